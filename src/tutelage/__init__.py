@@ -1,0 +1,71 @@
+"""tutelage trains neural networks under a teacher."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tutelage.api import distill, train
+    from tutelage.config import Config, Hardware, Recipe
+    from tutelage.data import Batch, Data, open_data
+    from tutelage.errors import TutelageError, TutelageWarning
+    from tutelage.evaluation import evaluate
+    from tutelage.methods import method
+    from tutelage.models import Outputs, Tapped
+    from tutelage.sources import EMA, Frozen, Peers
+    from tutelage.terms import CrossEntropy, SoftTargets, Term
+    from tutelage.training import Learner, Run, fit
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "tutelage.api": ("distill", "train"),
+    "tutelage.config": ("Config", "Hardware", "Recipe"),
+    "tutelage.data": ("Batch", "Data", "open_data"),
+    "tutelage.errors": ("TutelageError", "TutelageWarning"),
+    "tutelage.evaluation": ("evaluate",),
+    "tutelage.methods": ("method",),
+    "tutelage.models": ("Outputs", "Tapped"),
+    "tutelage.sources": ("EMA", "Frozen", "Peers"),
+    "tutelage.terms": ("CrossEntropy", "SoftTargets", "Term"),
+    "tutelage.training": ("Learner", "Run", "fit"),
+}
+
+__all__ = [
+    "EMA",
+    "Batch",
+    "Config",
+    "CrossEntropy",
+    "Data",
+    "Frozen",
+    "Hardware",
+    "Learner",
+    "Outputs",
+    "Peers",
+    "Recipe",
+    "Run",
+    "SoftTargets",
+    "Tapped",
+    "Term",
+    "TutelageError",
+    "TutelageWarning",
+    "distill",
+    "evaluate",
+    "fit",
+    "method",
+    "open_data",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: the command line's help does not wait for torch."""
+    for home, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

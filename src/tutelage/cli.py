@@ -1,0 +1,424 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from tutelage.config import Config, Recipe, read_config
+from tutelage.errors import TutelageError, TutelageWarning
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tutelage.runs import Result
+
+app = typer.Typer(
+    help="Train neural networks under a teacher.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable results.")]
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of the click that this typer carries
+
+
+def main() -> NoReturn:
+    """Run the command line: 0 when all went well, 2 and one line for what the user can mend, 130 when stopped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", TutelageWarning)
+        warnings.showwarning = _show_warning
+        try:
+            app(standalone_mode=False)
+        except TutelageError as error:
+            _fail(str(error))
+        except UsageError as error:
+            _fail(error.format_message())  # type: ignore[attr-defined]
+        except (KeyboardInterrupt, typer.Abort):
+            print("stopped; the same command goes on where this one was", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+    if issubclass(category, TutelageWarning):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+# --- the commands that train: their options are the fields of the configuration
+
+
+def _options(**renamed: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each field of ``Config``, under the field's name or another one."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        shown = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        for name, field in Config.model_fields.items():
+            if name in ("settings", "method") and name not in renamed:
+                continue
+            option = "--" + renamed.get(name, name).replace("_", "-")
+            default = "" if field.default in (None, ()) else f" [default: {field.default}]"
+            text = (field.description or "") + default
+            if field.annotation in (bool, bool | None):
+                kind: Any = Annotated[bool | None, typer.Option(f"{option}/--no-{option[2:]}", help=text)]
+            elif name in ("teacher", "milestones"):
+                kind = Annotated[list[str] | None, typer.Option(option, help=text, metavar="TEXT")]
+            else:
+                kind = Annotated[str | None, typer.Option(option, help=text, metavar=_metavar(field.annotation))]
+            shown.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+
+        def command(**values: Any) -> None:
+            fields = {name: values.pop(name) for name in Config.model_fields if name in values}
+            function(fields={name: value for name, value in fields.items() if value not in (None, [])}, **values)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in shown}
+        return command
+
+    return decorate
+
+
+def _metavar(annotation: Any) -> str:
+    names = {int: "INT", float: "FLOAT", int | None: "INT", float | None: "FLOAT"}
+    return names.get(annotation, "TEXT")
+
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.  [default: runs/METHOD-seedN]")]
+File = Annotated[
+    Path | None, typer.Option("--config", help="TOML or YAML file of the same fields; options override it.")
+]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="A parameter of the method, as name=value; repeatable.")]
+
+
+@app.command()
+@_options(student="model", method="method")
+def train(out: Out = None, config: File = None, set_: Sets = None, json_: Json = False, **fields: Any) -> None:
+    """Train a network without a teacher: a future teacher, or a student to compare with."""
+    _train("plain", out, config, set_, json_, fields["fields"])
+
+
+@app.command()
+@_options(student="student", method="method")
+def distill(out: Out = None, config: File = None, set_: Sets = None, json_: Json = False, **fields: Any) -> None:
+    """Train a student under a teacher."""
+    _train("hinton", out, config, set_, json_, fields["fields"])
+
+
+def _train(
+    method: str,
+    out: Path | None,
+    file: Path | None,
+    sets: list[str] | None,
+    as_json: bool,
+    fields: dict[str, Any],
+) -> None:
+    read = read_config(file) if file else {}
+    settings = {**(read.pop("settings", None) or {}), **_settings(sets or [])}
+    config = Config(**{"method": method, **read, **fields, "settings": settings})
+    out = out or Path("runs") / f"{config.method}-seed{config.seed}"
+    from tutelage.runs import execute
+
+    console = _console()
+    if not as_json:
+        console.print(f"[dim]# in Python:[/]\n[dim]{_python(config, out)}[/]", highlight=False)
+    with _watching(console, quiet=as_json) as report:
+        result = execute(config, out, report=report)
+    if as_json:
+        print(json.dumps({**result.metrics, "folder": str(out)}, allow_nan=False))
+    else:
+        _show(result)
+
+
+def _settings(sets: list[str]) -> dict[str, Any]:
+    import yaml
+
+    settings = {}
+    for text in sets:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise TutelageError(f"--set takes name=value, got {text!r}; for instance --set temperature=2")
+        try:
+            settings[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            settings[name.strip()] = value
+    return settings
+
+
+def _python(config: Config, out: Path) -> str:
+    """The call that does the same."""
+    call = "distill" if config.teacher or config.method not in ("plain", "dml") else "train"
+    teachers = config.teacher[0] if len(config.teacher) == 1 else list(config.teacher)
+    words = [repr(teachers)] if call == "distill" else []
+    words += [repr(config.student), repr(config.data)]
+    implied = {"teacher", "student", "data"} | (
+        {"method"} if config.method == {"distill": "hinton", "train": "plain"}[call] else set()
+    )
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
+        if name not in implied and (value != field.default or name == "method"):
+            words.append(f"{name}={value!r}")
+    return f"tutelage.{call}({', '.join([*words, f'out={str(out)!r}'])})"
+
+
+# --- what a person sees
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, soft_wrap=True)
+
+
+@contextmanager
+def _watching(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """A bar a fit on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    tasks: dict[int, Any] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def report(record: dict[str, Any]) -> None:
+            number, epoch, epochs = record["fit"], record["epoch"], record["epochs"]
+            note = _note(record)
+            if number not in tasks:
+                tasks[number] = bars.add_task(f"fit {number + 1}", total=epochs, note="")
+            bars.update(tasks[number], completed=epoch, note=note)
+            if not console.is_terminal and (epoch == epochs or epoch % max(1, epochs // 10) == 0):
+                console.print(f"fit {number + 1}  epoch {epoch}/{epochs}  {note}", highlight=False)
+
+        yield report
+
+
+def _note(record: dict[str, Any]) -> str:
+    learner = next(iter(record["learners"].values()))
+    return "  ".join(f"{name} {value:.4g}" for name, value in learner.items())
+
+
+def _show(result: Result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    metrics, test = result.metrics, result.metrics["test"]
+    table = Table(title=f"{metrics['method']} on {metrics['data']['name']}, seed {metrics['seed']}", show_header=False)
+    table.add_row("test accuracy, last epoch", f"{test['accuracy']:.2%}")
+    if "selected" in metrics:
+        chosen = metrics["selected"]
+        table.add_row(f"test accuracy, epoch {chosen['epoch']} (best on held-out)", f"{chosen['test_accuracy']:.2%}")
+    table.add_row("worst class", f"{test['worst_class_accuracy']:.2%}")
+    table.add_row("NLL, Brier, ECE", f"{test['nll']:.4f}, {test['brier']:.4f}, {test['ece']:.4f}")
+    if metrics["train"]["memorised"] is not None:
+        table.add_row(
+            f"memorised of {metrics['train']['wrong_labels']} wrong labels",
+            f"{metrics['train']['memorised']:.2%}",
+        )
+    if "teacher_accuracy" in test:
+        table.add_row("teacher's test accuracy", f"{test['teacher_accuracy']:.2%}")
+        table.add_row("agreement with the teacher, KL to it", f"{test['agreement']:.2%}, {test['kl_to_teacher']:.4f}")
+    cost = metrics["cost"]
+    table.add_row("parameters, FLOPs an image", f"{cost['parameters']:,}, {cost['flops']:,}")
+    table.add_row("latency, training time", f"{cost['latency_ms']:.2f} ms, {metrics['seconds']:.1f} s")
+    console = Console()
+    console.print(table)
+    console.print(f"{result.folder}", highlight=False, soft_wrap=True)
+
+
+# --- the commands that look
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(help="Folder of a finished run, MODEL@WEIGHTS, timm/NAME or hf/NAME.")],
+    data: Annotated[str | None, typer.Option(help="Data set.  [default: the run's own]")] = None,
+    part: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    teacher: Annotated[str | None, typer.Option(help="Another network to be compared with.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    image_size: Annotated[int | None, typer.Option(help="Resize image files to this.")] = None,
+    json_: Json = False,
+) -> None:
+    """Measure a trained network."""
+    from tutelage.config import Hardware
+    from tutelage.data import open_data
+    from tutelage.evaluation import cost_of
+    from tutelage.evaluation import evaluate as measure
+    from tutelage.runs import open_model
+    from tutelage.training.hardware import resolve
+
+    opened = open_data(data or _data_of(run), image_size=image_size)
+    on = resolve(Hardware(device=device)).device
+    model = open_model(run, opened).to(on)
+    other = open_model(teacher, opened).to(on) if teacher else None
+    result = {
+        **measure(model, opened, part=part, device=on, teacher=other),
+        "cost": cost_of(model, opened, on),
+    }
+    if json_:
+        print(json.dumps(result, allow_nan=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{run} on the {part} part of {opened.name}", show_header=False)
+    by_class = result.pop("per_class_accuracy")
+    for name, value in {**result, **result.pop("cost")}.items():
+        table.add_row(name.replace("_", " "), f"{value:,.4f}" if isinstance(value, float) else str(value))
+    table.add_row(
+        "accuracy by class", "  ".join(f"{name} {share:.3f}" for name, share in by_class.items() if share is not None)
+    )
+    Console().print(table)
+
+
+def _data_of(run: str) -> str:
+    file = Path(run) / "config.yaml"
+    if not file.is_file():
+        raise TutelageError(f"{run} does not say which data it was trained on; name it with --data")
+    return str(read_config(file)["data"])
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(help="Folder of a finished run, or MODEL@WEIGHTS.")],
+    onnx: Annotated[Path, typer.Option(help="File to write; takes raw pixels in [0, 1] and gives logits.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set that tells classes and image shape.  [default: the run's own]"),
+    ] = None,
+) -> None:
+    """Write a trained network as ONNX, its normalisation included."""
+    from tutelage.data import open_data
+    from tutelage.models.export import export_onnx
+    from tutelage.runs import open_model
+
+    opened = open_data(data or _data_of(run))
+    export_onnx(open_model(run, opened), opened.image_shape, onnx)
+    print(onnx)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One of them, for its page.")] = None, json_: Json = False
+) -> None:
+    """List the methods, or tell about one."""
+    from tutelage.methods import find, installed
+
+    if name is not None:
+        chosen = find(name)
+        print(f"{chosen.name} ({chosen.family}; {chosen.paper})\n\n{inspect.getdoc(chosen.function)}\n\nparameters:")
+        print("\n".join(f"  {key}{text}" for key, text in chosen.parameters.items()) or "  none")
+        return
+    found = [find(each) for each in installed()]
+    if json_:
+        print(
+            json.dumps(
+                [
+                    {
+                        "name": m.name,
+                        "family": m.family,
+                        "paper": m.paper,
+                        "summary": m.summary,
+                        "parameters": list(m.parameters),
+                    }
+                    for m in found
+                ]
+            )
+        )
+        return
+    _print_table(("method", "family", "what it does", "paper"), [(m.name, m.family, m.summary, m.paper) for m in found])
+
+
+@app.command()
+def models(json_: Json = False) -> None:
+    """List the networks."""
+    from tutelage.models.zoo import families
+
+    rows = [(", ".join(f.examples), f.about, f.paper) for f in families().values()]
+    rows += [
+        ("module:attr", "your own class, function or nn.Module", ""),
+        ("timm/NAME", "any of timm's (extra timm)", ""),
+        ("hf/NAME", "any image classifier of transformers (extra hf)", ""),
+    ]
+    if json_:
+        print(json.dumps([{"names": names, "description": text, "paper": paper} for names, text, paper in rows]))
+        return
+    _print_table(("names", "what it is", "paper"), rows)
+
+
+@app.command("data")
+def data_(
+    spec: Annotated[str, typer.Argument(help="digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO")] = "digits",
+    image_size: Annotated[int | None, typer.Option(help="Resize image files to this.")] = None,
+    json_: Json = False,
+) -> None:
+    """Tell what a data set holds: classes, counts, mean and standard deviation."""
+    from tutelage.data import open_data
+
+    summary = open_data(spec, image_size=image_size).summary()
+    if json_:
+        print(json.dumps(summary, allow_nan=False))
+        return
+    parts = list(summary["counts"])
+    rows = [(name, *(str(summary["counts"][part][c]) for part in parts)) for c, name in enumerate(summary["classes"])]
+    rows.append(("all", *(str(summary["samples"][part]) for part in parts)))
+    _print_table(("class", *parts), rows)
+    mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))
+    shape = tuple(summary["image_shape"])
+    print(f"images {shape}; of the training part's pixels in [0, 1]: mean {mean}, std {std}")
+
+
+def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/demo"),
+    data: Annotated[str, typer.Option(help="Data set.")] = "digits",
+    noise: Annotated[str, typer.Option(help="Share of the training labels made wrong.")] = "0.4",
+    teacher: Annotated[str, typer.Option(help="The teacher's network.")] = "resnet14",
+    student: Annotated[str, typer.Option(help="The students' network.")] = "resnet8",
+    methods: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: those of the study]")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Of every network.")] = Recipe.model_fields["epochs"].default,
+    json_: Json = False,
+) -> None:
+    """Compare the study's methods with a plain student where labels are wrong."""
+    from tutelage.report.demo import run_demo
+
+    config = Config(data=data, noise=noise, student=student, epochs=epochs)
+    run_demo(config, methods, list(range(seeds)), out, teacher=teacher, console=_console(), as_json=json_)

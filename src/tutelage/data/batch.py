@@ -1,0 +1,29 @@
+"""What a network is shown in one step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch, already on the device.
+
+    Attributes:
+        inputs: (B, C, H, W) float32, raw pixels in [0, 1]; every model carries its own normalisation.
+        targets: (B,) int64 class numbers, ``-1`` where a sample has no label; or (B, C) float32 soft labels.
+        index: (B,) int64, each sample's place in the training (or test) part of its data set.
+        view: (B,) int64, which of the data set's enumerable augmentations each sample was given.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    index: Tensor
+    view: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)

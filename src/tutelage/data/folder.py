@@ -1,0 +1,108 @@
+"""A folder of pictures, one sub-folder for each class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tutelage.data.data import Data
+from tutelage.data.decode import IN_MEMORY, ImageFiles, assemble
+from tutelage.errors import TutelageError
+
+__all__ = ["ImageFiles", "load"]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+LAYOUT = "pictures belong in train/CLASS/ and test/CLASS/ (and, if you like, val/CLASS/)"
+
+
+def load(folder: Path, image_size: int | None = None, *, in_memory_bytes: int = IN_MEMORY) -> Data:
+    """``train/CLASS/*`` and ``test/CLASS/*``, and ``val`` (or ``valid``, ``validation``) if it is there.
+
+    Without a ``test`` folder the validation folder is the test part, and the record says so. Hidden files and
+    files that are not PNG, JPEG, WebP or BMP are passed over. Classes are the folders of ``train``.
+    Images have one channel if no picture has a colour mode, else three.
+
+    Args:
+        folder: where ``train`` is.
+        image_size: side in pixels to scale and cut every picture to; ``None`` if they have one size already.
+        in_memory_bytes: how many bytes the decoded pixels may take; above that they are read batch by batch.
+
+    Raises:
+        TutelageError: a folder is missing or superfluous, or a picture cannot be used; the text names it.
+    """
+    found = _parts(folder)
+    if "train" not in found:
+        raise TutelageError(f"{folder} has no folder train; {LAYOUT}")
+    if len(found) == 1:
+        raise TutelageError(f"{folder} has no folder test; {LAYOUT}")
+    pictures = {part: _by_class(place) for part, place in found.items()}
+    classes = tuple(pictures["train"])
+    if not classes:
+        raise TutelageError(f"{found['train']} has no class folders; {LAYOUT}")
+    empty = [found["train"] / name for name, files in pictures["train"].items() if not files]
+    if empty:
+        raise TutelageError(f"the class folder {empty[0]} has no picture in it; add some or remove it")
+    strange = [found[part] / name for part in pictures for name in pictures[part] if name not in classes]
+    if strange:
+        raise TutelageError(
+            f"{strange[0]} is a class that {found['train']} does not have; add training pictures of it or remove it"
+        )
+    return assemble(
+        f"folder:{folder}",
+        classes,
+        {part: _labelled(found[part], by_class, classes) for part, by_class in pictures.items()},
+        image_size=image_size,
+        record={"source": "folder"},
+        in_memory_bytes=in_memory_bytes,
+    )
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """The folder of each part that is there."""
+    found = [(part, folder / name) for part, names in NAMES.items() for name in names if (folder / name).is_dir()]
+    parts = dict(found)
+    if len(parts) < len(found):
+        both = " and ".join(str(place) for part, place in found if part == "validation")
+        raise TutelageError(f"{both} are both validation parts; keep one of them")
+    return parts
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Files under one folder, as text: a million paths would be heavy to send to a worker."""
+
+    root: str
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, place: int) -> Path:
+        return Path(self.root, self.names[place])
+
+    def name(self, place: int) -> str:
+        return str(self[place])
+
+
+def _by_class(folder: Path) -> dict[str, list[str]]:
+    """The names of the pictures in every class folder, both sorted."""
+    return {
+        place.name: sorted(file.name for file in place.iterdir() if _is_picture(file))
+        for place in sorted(folder.iterdir())
+        if place.is_dir() and not place.name.startswith(".")
+    }
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+
+
+def _labelled(root: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[_Files, torch.Tensor]:
+    """A part's files, class by class, and their (N,) int64 labels."""
+    names = tuple(f"{name}/{file}" for name, files in by_class.items() for file in files)
+    numbers = torch.tensor([classes.index(name) for name in by_class], dtype=torch.int64)
+    counts = torch.tensor([len(files) for files in by_class.values()], dtype=torch.int64)
+    return _Files(str(root), names), numbers.repeat_interleave(counts)

@@ -1,0 +1,102 @@
+"""A data set of the Hugging Face hub, or a folder in its format, through the ``datasets`` library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.data.data import Data
+from tutelage.data.decode import IN_MEMORY, assemble
+from tutelage.errors import TutelageError, one_line
+
+# our name of a part to the hub's names of it
+SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+
+
+def load(repo: str, image_size: int | None = None, *, in_memory_bytes: int = IN_MEMORY) -> Data:
+    """The ``train`` and ``test`` splits of a data set with a column of images and one of class labels.
+
+    Without labelled test images the validation split is the test part, and the record says so. Of several
+    label columns the one called ``label`` is taken, or else the one with most classes; the record names it.
+
+    Args:
+        repo: its name on the hub (``"owner/name"``), or a local folder that ``datasets.load_dataset`` reads.
+        image_size: side in pixels to scale and cut every picture to; ``None`` if they have one size already.
+        in_memory_bytes: how many bytes the decoded pixels may take; above that they are read batch by batch.
+
+    Raises:
+        TutelageError: the extra is missing, the data set cannot be fetched, or it lacks a column or a split.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise TutelageError("hf: needs the extra: pip install 'tutelage[hf]'") from error
+    try:
+        splits: Mapping[str, Any] = datasets.load_dataset(repo)
+    except Exception as error:  # the library's, the network's, the disk's and the parsers' errors share no class
+        raise TutelageError(
+            f"hf:{repo} cannot be loaded ({one_line(error)}); check the name and the connection"
+        ) from error
+    found = {part: next((n for n in names if n in splits), None) for part, names in SPLITS.items()}
+    if found["train"] is None:
+        raise TutelageError(f"hf:{repo} has no split train; it has {', '.join(splits)}")
+    features: Mapping[str, Any] = splits["train"].features
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    if not images or not labels:
+        raise TutelageError(
+            f"hf:{repo} has no column of {'class labels (ClassLabel)' if images else 'images (Image)'}; "
+            f"cast one of its columns to that: {', '.join(features)}"
+        )
+    image, label = images[0], max(labels, key=lambda name: (name == "label", features[name].num_classes))
+    parts = {
+        part: (
+            _Column(splits[name].cast_column(image, datasets.Image(decode=False)), image, f"{repo} {name}"),
+            given,
+        )
+        for part, name in found.items()
+        if name is not None and ((given := _labels(splits[name][label])) >= 0).any()
+    }
+    for part in ("train", "test"):
+        if part not in parts and "validation" not in parts:
+            raise TutelageError(f"hf:{repo} has no labelled split {part}; its splits are {', '.join(splits)}")
+    return assemble(
+        f"hf:{repo}",
+        tuple(features[label].names),
+        parts,
+        image_size=image_size,
+        record={"source": "hf", "image_column": image, "label_column": label},
+        in_memory_bytes=in_memory_bytes,
+    )
+
+
+@dataclass(frozen=True)
+class _Column:
+    """The encoded pictures of one split."""
+
+    rows: Any
+    column: str
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> Path | bytes:
+        cell = self.rows[place][self.column] or {}
+        content, path = cell.get("bytes"), cell.get("path")
+        if content is None and path is None:
+            raise ValueError("the row has no image")
+        return content if content is not None else Path(str(path))
+
+    def name(self, place: int) -> str:
+        return f"{place} of hf:{self.where}"
+
+
+def _labels(column: Any) -> Tensor:
+    """(N,) int64; a row without a label gets -1, as the hub's hidden test labels already have."""
+    return torch.tensor([-1 if label is None else label for label in column], dtype=torch.int64)

@@ -1,0 +1,171 @@
+"""Batches in an order that is a function of (seed, epoch), so that a run can go on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tutelage.data.batch import Batch
+from tutelage.data.data import Images, Split
+from tutelage.data.views import Views
+from tutelage.errors import TutelageError
+
+
+class Batches:
+    """The training batches of a part.
+
+    The order and the views of epoch ``e`` depend on the seed and ``e`` alone: students of one seed see the same
+    batches whatever their method, and a resumed run needs no generator's state. Pixels in memory live on the device
+    as uint8 and are cropped and flipped there, a batch at a time; files stream through worker processes. A last
+    batch smaller than the others is left out (each sample is as likely to be in it), unless it is the only one.
+
+    Args:
+        split: the part to go through.
+        batch_size: samples a step, over all processes together.
+        views: the augmentation.
+        seed: of the order and the views.
+        device: where the batches are wanted.
+        rank, world: which of how many processes this is; each takes its share of every batch.
+        workers: processes that read files; of no use for pixels in memory.
+        layout: the memory format of the inputs.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        views: Views | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 2,
+        layout: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        if batch_size < 1 or batch_size % world:
+            raise TutelageError(f"the batch size must be a multiple of the {world} processes, got {batch_size}")
+        self.batch_size = min(batch_size, len(split) - len(split) % world)
+        if self.batch_size == 0:
+            raise TutelageError(f"{len(split)} training samples are too few for {world} processes")
+        self.views = views or Views()
+        self.seed, self.device = seed, torch.device(device)
+        self.rank, self.world, self.workers, self.layout = rank, world, workers, layout
+        self._split = split
+        self._index = split.index.to(self.device)
+        self._labels = split.labels.to(self.device)
+        self._images = split.images.to(self.device) if isinstance(split.images, Tensor) else split.images
+
+    def __len__(self) -> int:
+        return len(self._split) // self.batch_size
+
+    def places(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The order of this epoch and each sample's view, as places in the part: both (steps, batch) int64 on CPU."""
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        used = len(self) * self.batch_size
+        order = torch.randperm(len(self._split), generator=generator)[:used]
+        view = torch.randint(self.views.count, (len(self._split),), generator=generator)[:used]
+        return order.view(len(self), -1), view.view(len(self), -1)
+
+    def indices(self, epoch: int, step: int) -> Tensor:
+        """The ``index`` of every sample in this batch, over all processes."""
+        return self._split.index[self.places(epoch)[0][step]]
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """This process's share of every batch of an epoch, in order."""
+        order, view = (part[:, self.rank :: self.world] for part in self.places(epoch))
+        order, view = order.to(self.device), view.to(self.device)
+        for places, views, images in zip(order, view, self._pixels(order), strict=True):
+            yield Batch(
+                inputs=_as_floats(self.views(images, views), self.layout),
+                targets=self._labels[places],
+                index=self._index[places],
+                view=views,
+            )
+
+    def _pixels(self, order: Tensor) -> Iterator[Tensor]:
+        if isinstance(self._images, Tensor):
+            yield from (self._images[places] for places in order)
+        else:
+            yield from stream(self._images, order.cpu(), self.device, self.workers)
+
+
+def stream(images: Images, order: Tensor, device: torch.device, workers: int) -> Iterator[Tensor]:
+    """Read the images at each row of ``order`` ahead of time in worker processes: (B, H, W, C) uint8 each."""
+    pin = device.type == "cuda"
+    loader: DataLoader[Tensor | TutelageError] = DataLoader(
+        # A generator of its own: a DataLoader without one draws from the global one, and evaluating must not.
+        _Rows(images, order),
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, TutelageError):
+            raise batch
+        yield batch.to(device, non_blocking=True)
+
+
+class _Rows(Dataset[Tensor | TutelageError]):
+    """Batches of files as items, so that a worker reads a whole batch.
+
+    What the user can mend comes back as an item: raised in a worker it would arrive wrapped in the worker's traceback.
+    """
+
+    def __init__(self, images: Images, order: Tensor) -> None:
+        self.images, self.order = images, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, row: int) -> Tensor | TutelageError:
+        try:
+            return self.images[self.order[row]]
+        except TutelageError as error:
+            return error
+
+
+def in_order(
+    split: Split, *, device: torch.device | str = "cpu", batch_size: int = 512, workers: int = 2
+) -> Iterator[Batch]:
+    """Every sample of a part once, in order and as it is: for evaluation."""
+    device = torch.device(device)
+    chunks = torch.split(torch.arange(len(split)), batch_size)
+    if isinstance(split.images, Tensor):
+        pixels = (split.images[places].to(device) for places in chunks)
+    else:
+        images = split.images
+        pixels = (
+            batch
+            for rows in (
+                chunks[:-1],
+                chunks[-1:],
+            )  # the last one may be smaller, and rows must be of one length
+            if rows
+            for batch in stream(images, torch.stack(rows), device, workers)
+        )
+    for places, images_ in zip(chunks, pixels, strict=True):
+        yield Batch(
+            inputs=_as_floats(images_.permute(0, 3, 1, 2), torch.contiguous_format),
+            targets=split.labels[places].to(device),
+            index=split.index[places].to(device),
+            view=torch.zeros(len(places), dtype=torch.int64, device=device),
+        )
+
+
+def _as_floats(pixels: Tensor, layout: torch.memory_format) -> Tensor:
+    return pixels.to(torch.float32, memory_format=layout).div_(255)
+
+
+def mix(*parts: int) -> int:
+    """One seed from several numbers, the same on every machine, without the collisions that adding them has."""
+    value = 0x9E3779B97F4A7C15
+    for part in parts:
+        value = (value ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+        value ^= value >> 29
+    return value & 0x7FFFFFFFFFFFFFFF

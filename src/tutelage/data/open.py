@@ -1,0 +1,110 @@
+"""One name for every data set: ``digits``, ``idx:FOLDER``, ``npz:FILE``, ``folder:PATH``, ``hf:REPO``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tutelage.data.data import Data, as_path
+from tutelage.errors import TutelageError, one_line, unknown
+
+
+def open_data(spec: str | Data, *, image_size: int | None = None) -> Data:
+    """The data set that a text names, or the one that is given, as it is.
+
+    Args:
+        spec: ``digits`` (part of scikit-learn), ``idx:FOLDER`` (MNIST's files), ``npz:FILE`` (plain arrays),
+            ``folder:PATH`` (pictures in ``train/CLASS/``), ``hf:REPO`` (the Hugging Face hub), or a ``Data``.
+        image_size: side in pixels to scale and cut pictures to, for ``folder`` and ``hf``.
+
+    Raises:
+        TutelageError: the name, the path or what is in it cannot be used.
+    """
+    if isinstance(spec, Data):
+        _has_one_size(spec.name, image_size)
+        return spec
+    scheme, _, rest = spec.partition(":")
+    if scheme not in LOADERS:
+        raise unknown("data set", scheme, LOADERS, _advice(spec))
+    try:
+        return LOADERS[scheme](rest, image_size)
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise TutelageError(
+            f"cannot read {error.filename or spec}: {reason}; check the path and its permissions"
+        ) from error
+
+
+# Each imports its own module only, so that naming one data set does not need what another one needs.
+
+
+def _digits(rest: str, image_size: int | None) -> Data:
+    from tutelage.data import digits
+
+    if rest:
+        raise TutelageError(f"digits stands alone, got 'digits:{rest}'; leave out ':{rest}'")
+    _has_one_size("digits", image_size)
+    return digits.load()
+
+
+def _idx(rest: str, image_size: int | None) -> Data:
+    from tutelage.data import idx
+
+    _has_one_size("idx", image_size)
+    return idx.load(_existing("idx", rest, "folder"))
+
+
+def _npz(rest: str, image_size: int | None) -> Data:
+    from tutelage.data import npz
+
+    _has_one_size("npz", image_size)
+    return npz.load(_existing("npz", rest, "file"))
+
+
+def _folder(rest: str, image_size: int | None) -> Data:
+    from tutelage.data import folder
+
+    return folder.load(_existing("folder", rest, "folder"), image_size)
+
+
+def _hf(rest: str, image_size: int | None) -> Data:
+    from tutelage.data import hf
+
+    if not rest:
+        raise TutelageError("hf: needs the name of a data set, for instance hf:ylecun/mnist")
+    return hf.load(rest, image_size)
+
+
+LOADERS: Mapping[str, Callable[[str, int | None], Data]] = {
+    "digits": _digits,
+    "idx": _idx,
+    "npz": _npz,
+    "folder": _folder,
+    "hf": _hf,
+}
+
+
+def _has_one_size(name: str, image_size: int | None) -> None:
+    if image_size is not None:
+        raise TutelageError(f"the image size {image_size} is for folder: and hf: data; leave it out for {name}")
+
+
+def _existing(scheme: str, text: str, kind: str) -> Path:
+    """The path of a file or a folder that must be there and be of that kind."""
+    if not text:
+        raise TutelageError(f"{scheme}: needs a {kind}, for instance {scheme}:path/to/{kind}")
+    try:
+        path = as_path(text)
+    except RuntimeError as error:
+        raise TutelageError(f"{scheme}:{text} cannot be expanded ({one_line(error)}); write the whole path") from error
+    if not path.exists():
+        raise TutelageError(f"{scheme}: there is no {kind} {path}; check the path, which starts from {Path.cwd()}")
+    if path.is_dir() != (kind == "folder"):
+        raise TutelageError(f"{scheme}: {path} is a {'folder' if path.is_dir() else 'file'}; name a {kind}")
+    return path
+
+
+def _advice(spec: str) -> str:
+    if Path(spec).exists():
+        return f"For a path write folder:{spec}, idx:{spec} or npz:{spec}."
+    return "Write digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO."

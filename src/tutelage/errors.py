@@ -1,0 +1,33 @@
+"""What the user did that cannot work, in one line with the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TutelageError(Exception):
+    """Something the user can mend: the command line prints its text alone and exits with code 2."""
+
+
+class TutelageWarning(UserWarning):
+    """Something that works and is probably not what the user meant."""
+
+
+class NonFiniteError(TutelageError):
+    """A loss, a weight or an input became NaN or infinite. The last good checkpoint is untouched."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of somebody else's error message, or the name of its class when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> TutelageError:
+    """An error for a name that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    choices = f" Known: {', '.join(known)}." if known else ""
+    return TutelageError(f"unknown {kind} {name!r}{guess}{choices}{' ' + hint if hint else ''}")

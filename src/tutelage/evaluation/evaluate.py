@@ -1,0 +1,124 @@
+"""A network's results on a data set as plain JSON values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.data import Data, Split
+from tutelage.errors import TutelageError, unknown
+from tutelage.evaluation import cost, metrics
+from tutelage.evaluation.predict import predict
+
+
+def evaluate(
+    model: nn.Module,
+    data: Data,
+    *,
+    part: str = "test",
+    device: torch.device | str = "cpu",
+    teacher: nn.Module | None = None,
+) -> dict[str, Any]:
+    """Accuracy, calibration and, with a teacher, fidelity to it, on one part of a data set.
+
+    Soft labels count as their largest class. A number that does not exist (the accuracy of a class without
+    samples) is ``None``, so that the JSON is strict.
+
+    Args:
+        model: maps raw pixels (B, C, H, W) in [0, 1] to logits; it must be on ``device`` already.
+        data: the data set.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+        device: where to compute.
+        teacher: another network of the same classes, on the same device.
+
+    Returns:
+        ``samples`` (all of the part; those without a label count in the comparison with the teacher alone),
+        ``accuracy``, ``per_class_accuracy`` (by class name), ``worst_class_accuracy``, ``nll``, ``brier``,
+        ``ece``, ``calibration_gap``; with a teacher also ``agreement``, ``kl_to_teacher`` and
+        ``teacher_accuracy``.
+
+    Raises:
+        TutelageError: there is no such part, or a network has another number of classes than the data.
+    """
+    if part not in data.parts:
+        raise unknown("part", part, data.parts)
+    split = data.parts[part]
+    logits = _logits(model, "network", data, split, device)
+    labels = _hard(split.labels).to(logits.device)
+    each = metrics.per_class_accuracy(logits, labels).tolist()
+    result = {
+        "samples": len(split),
+        "accuracy": _number(metrics.accuracy(logits, labels)),
+        "per_class_accuracy": {name: _number(value) for name, value in zip(data.classes, each, strict=True)},
+        "worst_class_accuracy": _number(metrics.worst_class_accuracy(logits, labels)),
+        "nll": _number(metrics.nll(logits, labels)),
+        "brier": _number(metrics.brier(logits, labels)),
+        "ece": _number(metrics.ece(logits, labels)),
+        "calibration_gap": _number(metrics.calibration_gap(logits, labels)),
+    }
+    if teacher is not None:
+        answers = _logits(teacher, "teacher", data, split, device)
+        result["agreement"] = _number(metrics.agreement(logits, answers))
+        result["kl_to_teacher"] = _number(metrics.kl_to_teacher(logits, answers))
+        result["teacher_accuracy"] = _number(metrics.accuracy(answers, labels))
+    return result
+
+
+def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """How much of the wrong labels a network has learnt by heart, on the training part without augmentation.
+
+    Returns:
+        ``wrong_labels`` (how many there are), ``memorised`` (the share of them the network predicts, ``None``
+        where there is none), ``train_accuracy_clean`` and ``train_accuracy_given``.
+
+    Raises:
+        TutelageError: the network has another number of classes than the data.
+    """
+    logits = _logits(model, "network", data, data.train, device)
+    given = _hard(data.train.labels).to(logits.device)
+    clean = data.train.clean_labels.to(logits.device)
+    return {
+        "wrong_labels": int(metrics.wrongly_labelled(given, clean).sum()),
+        "memorised": _number(metrics.memorised(logits, given, clean)),
+        "train_accuracy_clean": _number(metrics.accuracy(logits, clean)),
+        "train_accuracy_given": _number(metrics.accuracy(logits, given)),
+    }
+
+
+def cost_of(model: nn.Module, data: Data, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A network's parameters, and the operations and time of a forward pass of one image of this data set.
+
+    Returns:
+        ``parameters``, ``flops`` (a multiply-add is 2), ``latency_ms`` (the median) and
+        ``latency_ms_quartiles`` (the first and the third).
+    """
+    taken = cost.latency(model, data.image_shape, device=device)
+    return {
+        "parameters": cost.parameters(model),
+        "flops": cost.flops(model, data.image_shape, device),
+        "latency_ms": taken.median,
+        "latency_ms_quartiles": [taken.first_quartile, taken.third_quartile],
+    }
+
+
+def _logits(model: nn.Module, who: str, data: Data, split: Split, device: torch.device | str) -> Tensor:
+    logits = predict(model, split, device=device)
+    if logits.shape[1] != data.num_classes:
+        raise TutelageError(
+            f"the {who} gives {logits.shape[1]} logits, but {data.name} has {data.num_classes} classes: "
+            f"give its last layer {data.num_classes} outputs, or use the data it was made for"
+        )
+    return logits
+
+
+def _hard(labels: Tensor) -> Tensor:
+    return labels if labels.ndim == 1 else labels.argmax(1)
+
+
+def _number(value: Tensor | float) -> float | None:
+    """A plain number; ``None`` for NaN, which JSON does not have."""
+    number = float(value)
+    return None if math.isnan(number) else number

@@ -1,0 +1,91 @@
+"""A network's logits for every sample of a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.data import Split
+from tutelage.data.loader import in_order
+from tutelage.errors import NonFiniteError, TutelageError
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode; afterwards each submodule is given back its own mode, also after an exception.
+
+    ``model.train()`` afterwards would not do: somebody may have frozen a single batch norm.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def predict(
+    model: nn.Module,
+    split: Split,
+    *,
+    device: torch.device | str,
+    batch_size: int = 512,
+    amp: torch.dtype | None = None,
+) -> Tensor:
+    """The logits of every sample of a part, in order, without augmentation.
+
+    Args:
+        model: maps raw pixels (B, C, H, W) float32 in [0, 1] to logits (B, K); it is on ``device`` already.
+        split: the part.
+        device: where to compute.
+        batch_size: samples a forward pass; of influence on speed and memory alone.
+        amp: the type to autocast to; ``None`` computes in the model's own, also inside somebody's autocast.
+
+    Returns:
+        (N, K) float32 on the device: an ordinary tensor, fit to be a loss's target.
+
+    Raises:
+        NonFiniteError: a logit is NaN or infinite.
+        TutelageError: the part is empty, or the model's answer is no (B, K) tensor.
+    """
+    if len(split) == 0:
+        raise TutelageError("there is no sample to predict: the part is empty")
+    device = torch.device(device)
+    answers: list[Tensor] = []
+    with (
+        evaluating(model),
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype=amp, enabled=amp is not None),
+    ):
+        for batch in in_order(split, device=device, batch_size=batch_size):
+            answer = model(batch.inputs)
+            if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(batch):
+                raise TutelageError(
+                    f"the network answers a batch of {len(batch)} with {_describe(answer)}; "
+                    f"give a network that returns logits ({len(batch)}, classes)"
+                )
+            answers.append(answer.float())
+    # Joined outside of inference mode, where a tensor may take part in a loss again.
+    logits = torch.cat(answers)
+    _check_finite(logits, split)
+    return logits
+
+
+def _check_finite(logits: Tensor, split: Split) -> None:
+    """One look at all logits at the end: a look at every batch would make the device wait."""
+    bad = ~logits.isfinite().all(1)
+    if bad.any():
+        first = int(split.index[int(bad.int().argmax())])
+        raise NonFiniteError(
+            f"the network's logits are NaN or infinite for {int(bad.sum())} of {len(logits)} samples, "
+            f"first for sample {first}: if training diverged, lower the learning rate; "
+            "if not, turn mixed precision off"
+        )
+
+
+def _describe(answer: object) -> str:
+    return f"a tensor of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"

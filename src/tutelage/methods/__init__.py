@@ -1,0 +1,137 @@
+"""Methods: one file each, named as the field names it.
+
+A method is a function that is given a ``Run`` and returns the student it trained. Every module of this folder holds
+one, under the module's own name; packages outside add theirs by the entry point group ``tutelage.methods``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from tutelage.config import error_in
+from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.models.tapped import Tapped
+from tutelage.training.run import Run
+
+ENTRY_POINTS = "tutelage.methods"
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train a student.
+
+    Attributes:
+        function: ``(run, *, its parameters) -> student``.
+        paper: where it comes from.
+        family: what is imitated: response, representation, relation, online, baseline, ...
+    """
+
+    function: Callable[..., Tapped]
+    paper: str
+    family: str
+
+    @property
+    def name(self) -> str:
+        """Its name, the function's."""
+        return self.function.__name__
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    @cached_property
+    def settings(self) -> type[BaseModel]:
+        """Its own parameters with their types and defaults, read from its signature."""
+        hints = typing.get_type_hints(self.function, include_extras=True)
+        parameters = [p for p in inspect.signature(self.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        fields: dict[str, Any] = {
+            p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
+        }
+        config = ConfigDict(extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+        return create_model(self.name, __config__=config, **fields)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Each parameter's type and default, as text."""
+        signature = inspect.signature(self.function).parameters
+        return {
+            name: f": {_type_name(signature[name].annotation)} = {field.default!r}"
+            for name, field in self.settings.model_fields.items()
+        }
+
+    def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """These settings, converted to their types, with the defaults of the others.
+
+        Raises:
+            TutelageError: for one that does not exist or does not fit; the right ones are named.
+        """
+        try:
+            checked = self.settings(**settings)
+        except ValidationError as error:
+            raise error_in(error, f"method {self.name}", self.parameters) from None
+        return {name: getattr(checked, name) for name in self.settings.model_fields}
+
+    def __call__(self, run: Run, **settings: Any) -> Tapped:
+        """Train a student and return it."""
+        return self.function(run, **self.check(settings))
+
+
+def method(*, paper: str, family: str) -> Callable[[Callable[..., Tapped]], Method]:
+    """Make a function of a run a method."""
+    return lambda function: Method(function, paper, family)
+
+
+def find(name: str) -> Method:
+    """The method of this name, from this folder or from an installed package.
+
+    Raises:
+        TutelageError: when there is none, or an installed package's cannot be imported.
+    """
+    own, others = _own(), _others()
+    if name in own:
+        return _checked(name, getattr(importlib.import_module(f"{__name__}.{name}"), name, None))
+    if name not in others:
+        raise unknown("method", name, [*own, *others])
+    try:
+        found = others[name].load()
+    except (ImportError, AttributeError) as error:
+        raise TutelageError(f"method {name!r} of {others[name].value} cannot be loaded: {one_line(error)}") from error
+    return _checked(name, found)
+
+
+def installed() -> list[str]:
+    """The names of all methods, sorted."""
+    return sorted({*_own(), *_others()})
+
+
+def _own() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
+def _others() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _checked(name: str, found: object) -> Method:
+    if not isinstance(found, Method):
+        raise TutelageError(f"method {name!r} is a {type(found).__name__}; decorate its function with @method(...)")
+    return found
+
+
+def _type_name(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)

@@ -1,0 +1,44 @@
+"""A trained network for other runtimes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import warnings
+from pathlib import Path
+
+import torch
+
+from tutelage.errors import TutelageError, one_line
+from tutelage.files import atomic_write
+from tutelage.models.tapped import Tapped
+
+
+def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path) -> None:
+    """Write a network as one ONNX file: ``pixels`` (batch, C, H, W) float32 in [0, 1] to ``logits`` (batch, classes).
+
+    Raises:
+        TutelageError: without the extra ``onnx``, or when the network cannot be exported.
+    """
+    try:
+        import onnxscript  # noqa: F401 - what torch's exporter needs
+    except ImportError as error:
+        raise TutelageError("ONNX needs the extra: pip install 'tutelage[onnx]'") from error
+    model = copy.deepcopy(model).eval().cpu()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")  # the exporter's notices about itself
+            program = torch.onnx.export(
+                model,
+                (torch.rand(2, *image_shape),),
+                dynamo=True,
+                input_names=["pixels"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+        if program is None:
+            raise RuntimeError("the exporter gave nothing")
+    except (RuntimeError, ValueError, TypeError, torch.onnx.OnnxExporterError) as error:
+        raise TutelageError(f"{type(model.module).__name__} cannot be exported to ONNX: {one_line(error)}") from error
+    atomic_write(path, program.model_proto.SerializeToString())

@@ -1,0 +1,71 @@
+"""What a network gives for a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tutelage.errors import TutelageError
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Logits and tapped features by role; for several teachers, also each one's own outputs.
+
+    Attributes:
+        logits: (B, C); ``None`` when a forward pass was stopped at the last feature that was asked for. Of an
+            ensemble: the logarithm of the mean of its members' probabilities.
+        features: role to tensor: ``stage1`` .. ``stageN`` (B, C, H, W), ``embedding`` (B, D).
+        members: the outputs of the single networks of an ensemble or a cohort; empty for one network.
+    """
+
+    logits: Tensor | None
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    members: tuple[Outputs, ...] = ()
+
+    def __getitem__(self, role: str) -> Tensor:
+        """The feature (or ``"logits"``) of this role."""
+        value = self.logits if role == "logits" else self.features.get(role)
+        if value is None:
+            had = [*(["logits"] if self.logits is not None else []), *self.features]
+            why = (
+                "an ensemble has no common features; use one teacher"
+                if self.members
+                else "a term must name it in `roles`"
+            )
+            raise TutelageError(f"no {role!r} in these outputs (they hold {', '.join(had) or 'nothing'}): {why}")
+        return value
+
+    def log_probs(self, temperature: float = 1.0) -> Tensor:
+        """log softmax(logits / temperature), (B, C), at least float32.
+
+        Of an ensemble: the logarithm of the *mean of the softened probabilities*, which is not what softening the
+        mean logits gives.
+        """
+        if self.members:
+            each = torch.stack([member.log_probs(temperature) for member in self.members])
+            return each.logsumexp(0) - torch.tensor(float(len(self.members))).log().to(each)
+        return (at_least_float32(self["logits"]) / temperature).log_softmax(-1)
+
+    def detach(self) -> Outputs:
+        """The same values, through which no gradient flows."""
+        return Outputs(
+            None if self.logits is None else self.logits.detach(),
+            {role: value.detach() for role, value in self.features.items()},
+            tuple(member.detach() for member in self.members),
+        )
+
+    @classmethod
+    def ensemble(cls, members: tuple[Outputs, ...]) -> Outputs:
+        """Several networks as one, averaged in probability space; the one itself when it is alone."""
+        if len(members) == 1:
+            return members[0]
+        return cls(logits=cls(None, members=members).log_probs(), members=members)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half-precision tensors as float32, others as they are: losses are never computed in half precision."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

@@ -1,0 +1,204 @@
+"""Finding a network's stages and embedding by watching one forward pass.
+
+No network needs editing or configuration. Every submodule's output is watched once, in eval mode, and the layers that
+play a part are named by the shapes that were seen:
+
+* ``stage1`` .. ``stageN``: the last map of each resolution, in order of execution. Token sequences (B, N, D) count as
+  maps of their patch grid. Where all maps have one resolution (a ViT, a ConvMixer) the blocks at a quarter, half,
+  three quarters and the end of the depth are the stages; that choice is ours.
+* ``embedding``: what the classifier (the last layer with a weight matrix) is given, (B, D).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import TutelageError, unknown
+
+INPUT = "input:"  # "input:fc" names what the layer fc is given; "fc" alone names what it gives
+ISOTROPIC_STAGES = 4
+MOST_PREFIX_TOKENS = 8  # class and register tokens in front of the patches
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """Where a role is read: a layer, its input or its output, and the patch grid when it gives tokens."""
+
+    layer: str
+    of_input: bool = False
+    grid: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        return INPUT + self.layer if self.of_input else self.layer
+
+    def read(self, role: str, value: Any) -> Tensor:
+        """The role's tensor from what the layer took or gave: a map (B, C, H, W) or a vector (B, D)."""
+        tensor = first_tensor(value)
+        if tensor is None:
+            raise TutelageError(f"layer {self.layer!r}, named as {role!r}, gives no tensor; name another layer")
+        if role == "embedding":
+            return tensor.mean((2, 3)) if tensor.ndim == 4 else tensor.flatten(1)
+        return as_map(tensor, self.grid) if tensor.ndim == 3 and self.grid else tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """One layer as it finished in the traced pass."""
+
+    layer: str
+    taken: Tensor | None
+    given: Tensor
+    size: tuple[int, int] | None  # the resolution, if it is a map or a grid of tokens
+    has_matrix: bool
+    has_weights: bool
+
+
+def first_tensor(value: Any) -> Tensor | None:
+    """The tensor in a layer's result: itself, or the first of a tuple (attention layers) or of a mapping."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list) and value:
+        return first_tensor(value[0])
+    return None
+
+
+def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(B, N, D) tokens as a (B, D, H, W) map; class and register tokens stand in front and are left out."""
+    height, width = grid
+    patches = tokens[:, tokens.shape[1] - height * width :].transpose(1, 2)
+    return patches.reshape(*patches.shape[:2], height, width)
+
+
+def find_roles(module: nn.Module, example: Tensor) -> dict[str, Tap]:
+    """The roles of a network's layers, found by one forward pass.
+
+    Args:
+        module: any classifier; it is run in eval mode without gradients and left in the mode it was in.
+        example: (B, C, H, W) float32, inputs as the module takes them.
+
+    Raises:
+        TutelageError: when neither a stage nor an embedding can be told; the message names the layers that were seen.
+    """
+    seen = _trace(module, example)
+    taps = _stages(seen) | _embedding(seen)
+    if not taps:
+        layers = ", ".join(f"{s.layer} {tuple(s.given.shape)}" for s in seen[:12]) or "none that gives a tensor"
+        raise TutelageError(
+            f"no stage or embedding found in {type(module).__name__}; layers seen: {layers}. "
+            'Name them by hand, for instance roles={"stage1": "layer1", "embedding": "input:fc"}'
+        )
+    return taps
+
+
+def named_roles(module: nn.Module, roles: Mapping[str, str], example: Tensor | None = None) -> dict[str, Tap]:
+    """Roles named by hand, checked against the module's layers."""
+    layers = dict(module.named_modules())
+    taps = {}
+    for role, text in roles.items():
+        layer = text.removeprefix(INPUT)
+        if layer not in layers:
+            raise unknown(
+                f"layer for role {role!r} in {type(module).__name__}",
+                layer,
+                [name for name in layers if name],
+            )
+        taps[role] = Tap(layer, of_input=text.startswith(INPUT))
+    if example is not None:
+        sizes = {s.layer: s.size for s in _trace(module, example) if s.given.ndim == 3}
+        taps = {role: Tap(t.layer, t.of_input, None if t.of_input else sizes.get(t.layer)) for role, t in taps.items()}
+    return taps
+
+
+def _trace(module: nn.Module, example: Tensor) -> list[_Seen]:
+    """Every submodule that ran exactly once and gave a tensor, in the order in which they finished."""
+    names = {child: name for name, child in module.named_modules() if name}
+    calls: Counter[str] = Counter()
+    seen: list[_Seen] = []
+    patch_grid: list[tuple[int, int]] = []
+
+    def watch(child: nn.Module, taken: tuple[Any, ...], given: Any) -> None:
+        tensor = first_tensor(given)
+        calls[names[child]] += 1
+        if tensor is None or tensor.shape[:1] != example.shape[:1]:
+            return
+        if tensor.ndim == 4:
+            patch_grid.append((int(tensor.shape[2]), int(tensor.shape[3])))
+        own = list(child.parameters(recurse=False))
+        seen.append(
+            _Seen(
+                names[child],
+                first_tensor(taken),
+                tensor,
+                _resolution(tensor, patch_grid),
+                has_matrix=any(p.ndim >= 2 for p in own),
+                has_weights=any(True for _ in child.parameters()),
+            )
+        )
+
+    modes = [(child, child.training) for child in module.modules()]
+    handles = [child.register_forward_hook(watch) for child in names]
+    try:
+        module.eval()
+        with torch.no_grad():
+            module(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for child, training in modes:
+            child.training = training
+    return [s for s in seen if calls[s.layer] == 1]
+
+
+def _resolution(tensor: Tensor, maps: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """The (height, width) of a map, or of the patch grid that a token sequence was made from; ``None`` for vectors."""
+    if tensor.ndim == 4:
+        size = (int(tensor.shape[2]), int(tensor.shape[3]))
+        return size if size != (1, 1) else None
+    if tensor.ndim != 3:
+        return None
+    tokens = int(tensor.shape[1])
+    for height, width in reversed(maps):
+        if 1 < height * width <= tokens <= height * width + MOST_PREFIX_TOKENS:
+            return height, width
+    side = math.isqrt(tokens)
+    return (side, side) if side > 1 and tokens - side * side <= 1 else None
+
+
+def _stages(seen: list[_Seen]) -> dict[str, Tap]:
+    groups: dict[tuple[int, int], list[_Seen]] = {}
+    for s in seen:
+        if s.size is not None:
+            groups.setdefault(s.size, []).append(s)
+    weighted = [group for group in groups.values() if any(s.has_weights for s in group)]
+    chosen = _by_depth(weighted[0]) if len(weighted) == 1 else [group[-1] for group in weighted]
+    return {f"stage{i}": Tap(s.layer, grid=s.size if s.given.ndim == 3 else None) for i, s in enumerate(chosen, 1)}
+
+
+def _by_depth(group: list[_Seen]) -> list[_Seen]:
+    """Of one resolution: evenly spaced members of the longest list of sibling blocks, or the last map."""
+    siblings: dict[str, list[_Seen]] = {}
+    for s in group:
+        parent, _, own = s.layer.rpartition(".")
+        if own.isdigit() and s.has_weights and s.given.shape == group[-1].given.shape:
+            siblings.setdefault(parent, []).append(s)
+    blocks = max(siblings.values(), key=len, default=[])
+    if len(blocks) < 2:
+        return [group[-1]]
+    count = min(ISOTROPIC_STAGES, len(blocks))
+    return [blocks[(i + 1) * len(blocks) // count - 1] for i in range(count)]
+
+
+def _embedding(seen: list[_Seen]) -> dict[str, Tap]:
+    for s in reversed(seen):
+        if s.has_matrix and s.taken is not None and s.taken.ndim in (2, 4):
+            return {"embedding": Tap(s.layer, of_input=True)}
+    return {}

@@ -1,0 +1,174 @@
+"""Any classifier, with its own normalisation and with layers that can be read by role."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import TutelageError
+from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.roles import Tap, find_roles, named_roles
+
+
+class Tapped(nn.Module):
+    """A network that takes raw pixels, gives logits, and can be tapped.
+
+    Called as a module it maps (B, C, H, W) pixels in [0, 1] to (B, classes) logits, normalising first. ``tap`` gives
+    the features of the roles that are asked for as well; its hooks live only during that call.
+
+    Args:
+        module: any ``nn.Module`` from normalised images to logits. Its own parameters and key names are untouched:
+            ``tapped.module.state_dict()`` is what belongs in a file.
+        mean, std: per-channel normalisation of pixels in [0, 1], each of length C (or 1); 0 and 1 for a module that
+            normalises for itself.
+        roles: role to layer name, to name them by hand (``"input:fc"`` is what ``fc`` is given). Otherwise a ``roles``
+            mapping on the module is used, and what that leaves open is found by tracing.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+        roles: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        by_hand = roles if roles is not None else getattr(module, "roles", None)
+        self._by_hand = named_roles(module, by_hand) if isinstance(by_hand, Mapping) else {}
+        self._taps: dict[str, Tap] | None = None
+        self._compiled: Any = None
+        self._captured: dict[str, Tensor] = {}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, C, H, W) pixels in [0, 1] to (B, classes) logits."""
+        logits: Tensor = self.module((inputs - self.mean) / self.std)
+        return logits
+
+    @property
+    def taps(self) -> Mapping[str, Tap]:
+        """Role to layer; empty before ``trace``."""
+        return self._taps or self._by_hand
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages, first to last."""
+        return tuple(sorted((r for r in self.taps if r.startswith("stage")), key=lambda role: int(role[5:])))
+
+    def trace(self, inputs: Tensor) -> Tapped:
+        """Find the roles by one forward pass over (B, C, H, W) pixels, unless that is done already."""
+        if self._taps is None:
+            example = (inputs - self.mean) / self.std
+            by_hand = {role: str(tap) for role, tap in self._by_hand.items()}
+            found = {} if {"stage1", "embedding"} <= by_hand.keys() else _found_or_none(self.module, example, by_hand)
+            if any(role.startswith("stage") for role in by_hand):
+                found = {role: tap for role, tap in found.items() if not role.startswith("stage")}
+            self._taps = found | named_roles(self.module, by_hand, example)
+        return self
+
+    def tap(self, inputs: Tensor, roles: Collection[str] = ("logits",)) -> Outputs:
+        """Run the network and capture what is asked for.
+
+        Args:
+            inputs: (B, C, H, W) pixels in [0, 1].
+            roles: ``"logits"`` and roles of ``taps``. Without ``"logits"`` the pass stops at the last role asked for:
+                what lies behind it is neither computed nor, in train mode, are its buffers touched.
+
+        Returns:
+            Outputs in float32 (or float64), with exactly these roles.
+        """
+        wanted = [role for role in roles if role != "logits"]
+        if not wanted:
+            return Outputs(at_least_float32(self._compiled(inputs) if self._compiled else self(inputs)))
+        self.trace(inputs)
+        for role in wanted:
+            if role not in self.taps:
+                raise TutelageError(
+                    f"{type(self.module).__name__} has no role {role!r}; it has {', '.join(self.taps) or 'none'}. "
+                    'Name its layers by hand, for instance roles={"stage1": "layer1"}'
+                )
+        logits: Tensor | None
+        if self._compiled is not None and "logits" in roles:
+            logits, captured = self._compiled_tap(inputs, wanted)
+        else:
+            logits, captured = self._hooked(inputs, wanted, stop="logits" not in roles)
+        features = {role: at_least_float32(self.taps[role].read(role, captured[role])) for role in wanted}
+        return Outputs(None if logits is None else at_least_float32(logits), features)
+
+    def _hooked(self, inputs: Tensor, wanted: list[str], stop: bool) -> tuple[Tensor | None, dict[str, Any]]:
+        captured: dict[str, Any] = {}
+        handles = []
+        try:
+            for role in wanted:
+                tap = self.taps[role]
+                handles.append(
+                    _hook(self.module.get_submodule(tap.layer), tap, role, captured, len(wanted) if stop else 0)
+                )
+            logits: Tensor = self(inputs)
+            return logits, captured
+        except _Stop:
+            return None, captured
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Run through ``torch.compile`` from now on, taps included; parameters and key names stay as they are.
+
+        Tapped layers get hooks that stay, since compiled code cannot grow them call by call.
+        """
+        self._compiled = torch.compile(self.forward, *args, **options)
+        self._compiled_with_taps: dict[tuple[str, ...], Any] = {}
+        self._compile_options = (args, options)
+
+    def _compiled_tap(self, inputs: Tensor, wanted: list[str]) -> tuple[Tensor, dict[str, Any]]:
+        key = tuple(wanted)
+        if key not in self._compiled_with_taps:
+            captured: dict[str, Any] = {}
+            for role in wanted:
+                tap = self.taps[role]
+                _hook(self.module.get_submodule(tap.layer), tap, role, captured, 0)
+
+            def run(pixels: Tensor) -> tuple[Tensor, dict[str, Any]]:
+                logits = self.forward(pixels)
+                return logits, {role: captured[role] for role in key}
+
+            args, options = self._compile_options
+            self._compiled_with_taps[key] = torch.compile(run, *args, **options)
+        logits, captured_now = self._compiled_with_taps[key](inputs)
+        return logits, captured_now
+
+
+class _Stop(Exception):  # noqa: N818 - not an error: it ends a pass that has given all that was asked of it
+    """Raised inside a forward pass once every wanted feature is there."""
+
+
+def _hook(layer: nn.Module, tap: Tap, role: str, captured: dict[str, Any], stop_at: int) -> Any:
+    """Keep what the layer takes or gives under its role; end the pass when ``stop_at`` roles are there."""
+
+    def keep(value: Any) -> None:
+        captured[role] = value
+        if stop_at and len(captured) == stop_at:
+            raise _Stop
+
+    if tap.of_input:
+        return layer.register_forward_pre_hook(lambda _layer, taken: keep(taken))
+    return layer.register_forward_hook(lambda _layer, _taken, given: keep(given))
+
+
+def _found_or_none(module: nn.Module, example: Tensor, by_hand: Mapping[str, str]) -> dict[str, Tap]:
+    """What tracing finds; nothing at all is an error only where nothing was named by hand either."""
+    try:
+        return find_roles(module, example)
+    except TutelageError:
+        if by_hand:
+            return {}
+        raise

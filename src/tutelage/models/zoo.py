@@ -1,0 +1,76 @@
+"""The built-in networks by name: ``resnet20``, ``resnet8x4``, ``wrn-40-2``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import nn
+
+from tutelage.errors import unknown
+from tutelage.models.resnet import ResNet
+from tutelage.models.wrn import WRN
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How the names of a family of networks are read.
+
+    Attributes:
+        pattern: matches the whole name; its named groups are numbers, handed to the builder as arguments.
+        builder: called with those, ``num_classes`` and ``in_channels``.
+        examples: names that work, for listings and for guesses at misspelt ones.
+        about: one line for ``tutelage models``.
+        paper: who proposed it.
+    """
+
+    pattern: re.Pattern[str]
+    builder: Callable[..., nn.Module]
+    examples: tuple[str, ...]
+    about: str
+    paper: str
+
+
+_FAMILIES = MappingProxyType(
+    {
+        "resnet": Family(
+            re.compile(r"resnet(?P<depth>[0-9]+)(?:x(?P<width>[0-9]+(?:\.[0-9]+)?))?"),
+            ResNet,
+            (*(f"resnet{depth}" for depth in (8, 14, 20, 26, 32, 44, 56, 110)), "resnet8x4", "resnet32x4"),
+            "CIFAR ResNet of depth 6n+2: resnet<depth>, or resnet<depth>x<width> with all channels x width",
+            "He, Zhang, Ren, Sun 2015, arXiv 1512.03385",
+        ),
+        "wrn": Family(
+            re.compile(r"wrn-(?P<depth>[0-9]+)-(?P<width>[0-9]+)"),
+            WRN,
+            ("wrn-10-2", "wrn-16-2", "wrn-28-2", "wrn-40-2", "wrn-40-1", "wrn-28-10"),
+            "wide ResNet of depth 6n+4: wrn-<depth>-<width>",
+            "Zagoruyko, Komodakis 2016, arXiv 1605.07146",
+        ),
+    }
+)
+
+
+def families() -> Mapping[str, Family]:
+    """The families that `build` knows, by their short names."""
+    return _FAMILIES
+
+
+def build(name: str, *, num_classes: int, in_channels: int) -> nn.Module:
+    """The named network with new weights, drawn from torch's global generator.
+
+    Raises:
+        TutelageError: no family reads this name, or its depth or width does not exist.
+    """
+    for family in _FAMILIES.values():
+        if match := family.pattern.fullmatch(name):
+            sizes = {key: _number(text) for key, text in match.groupdict().items() if text is not None}
+            return family.builder(**sizes, num_classes=num_classes, in_channels=in_channels)
+    examples = [example for family in _FAMILIES.values() for example in family.examples]
+    raise unknown("model", name, examples, "Networks from elsewhere: module:attr (your own code), timm/NAME, hf/NAME.")
+
+
+def _number(text: str) -> int | float:
+    return float(text) if "." in text else int(text)

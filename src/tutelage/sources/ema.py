@@ -1,0 +1,76 @@
+"""The average of the student over time: Tarvainen, Valpola 2017, arXiv 1703.01780."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.sources.frozen import Frozen
+from tutelage.sources.source import Cohort
+
+
+class EMA:
+    """An exponential moving average of a student's weights, used as its teacher.
+
+    After update t (from 1): average <- a average + (1 - a) student with a = min(decay, 1 - 1/t), so that the first
+    update copies the student and the random start is forgotten. Whole-number buffers (batch counters) are copied.
+
+    Args:
+        student: the network that is averaged. The average starts as a copy of it.
+        decay: the largest a, in [0, 1).
+        buffers: whether floating buffers (the running statistics of BatchNorm) are averaged or copied.
+    """
+
+    def __init__(self, student: Tapped, decay: float = 0.999, buffers: Literal["average", "copy"] = "average") -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay must lie in [0, 1), got {decay}")
+        self.student, self.decay, self.buffers = student, decay, buffers
+        self.model = copy.deepcopy(student)
+        self._frozen = Frozen(self.model)
+        self.updates = 0
+
+    def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
+        """The averaged network's outputs, in eval mode."""
+        return self._frozen(batch, roles, cohort)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Take the student's new weights into the average."""
+        self.updates += 1
+        rate = 1 - min(self.decay, 1 - 1 / self.updates)
+        blended: tuple[list[Tensor], list[Tensor]] = ([], [])
+        copied: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for average, current in zip(self.model.parameters(), self.student.parameters(), strict=True):
+            _add(blended, average, current)
+        for held, now in zip(self.model.buffers(), self.student.buffers(), strict=True):
+            _add(blended if self.buffers == "average" and held.is_floating_point() else copied, held, now)
+        if blended[0]:
+            torch._foreach_lerp_(blended[0], blended[1], rate)
+        if copied[0]:
+            torch._foreach_copy_(copied[0], copied[1])
+
+    def to(self, device: torch.device) -> EMA:
+        """Move the average."""
+        self._frozen.to(device)
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average and how many updates it has seen."""
+        return {"model": self.model.state_dict(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a kept average."""
+        self.model.load_state_dict(state["model"])
+        self.updates = state["updates"]
+
+
+def _add(lists: tuple[list[Tensor], list[Tensor]], average: Tensor, current: Tensor) -> None:
+    lists[0].append(average)
+    lists[1].append(current)

@@ -1,0 +1,33 @@
+"""The other students of a cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.sources.source import Cohort, Unchanging
+
+
+class Peers(Unchanging):
+    """Students that train beside the learner; what they gave for this batch teaches it, detached.
+
+    The learner never computes them again: the update rule says whether it sees their outputs from before or after
+    their own step. With more than one peer, ``members`` holds each one's outputs.
+
+    Args:
+        peers: the other learners' models.
+    """
+
+    def __init__(self, *peers: Tapped) -> None:
+        if not peers:
+            raise ValueError("Peers needs at least one other model")
+        self.peers = peers
+
+    def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
+        """The peers' outputs for this batch."""
+        absent = [peer for peer in self.peers if peer not in cohort]
+        if absent:
+            raise ValueError(f"{len(absent)} of {len(self.peers)} peers are no learners of this fit; fit them together")
+        return Outputs.ensemble(tuple(cohort[peer].detach() for peer in self.peers))

@@ -1,0 +1,1 @@
+"""Studies: methods compared on an equal footing over paired seeds."""

@@ -1,0 +1,41 @@
+"""Cross-entropy with the labels given."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.terms.term import Term
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """-sum_c y_c log softmax(z)_c per sample.
+
+    Args:
+        logits: (B, C).
+        targets: (B,) int64 class numbers, ``-1`` for no label (its value and gradient are 0); or (B, C) soft labels.
+
+    Returns:
+        (B,) nats.
+    """
+    logits = at_least_float32(logits)
+    if targets.is_floating_point():
+        return -(targets.to(logits) * logits.log_softmax(-1)).sum(-1)
+    return F.cross_entropy(logits, targets, reduction="none", ignore_index=UNLABELLED)
+
+
+class CrossEntropy(Term):
+    """The label loss: ``cross_entropy`` of the student's logits and the batch's targets, per sample (B,)."""
+
+    @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        """It reads nothing of a teacher."""
+        return ()
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        """(B,) nats."""
+        if batch is None:
+            raise ValueError("CrossEntropy needs the batch, for its targets")
+        return cross_entropy(student["logits"], batch.targets)

@@ -1,0 +1,95 @@
+"""Hints: Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, arXiv 1412.6550."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
+from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.terms.term import Term
+
+
+def hint_loss(guided: Tensor, hint: Tensor) -> Tensor:
+    """1/2 ||u_h(x) - r(v_g(x))||^2 per sample: the paper's equation 3, summed over the map.
+
+    Args:
+        guided: r(v_g(x)), (B, C, H, W).
+        hint: u_h(x), of the same shape; no gradient reaches it.
+
+    Returns:
+        (B,), half the squared distance. The benchmarks' mean over all elements is this times 2 / (C H W).
+    """
+    difference = at_least_float32(guided) - at_least_float32(hint.detach())
+    return 0.5 * difference.square().flatten(1).sum(1)
+
+
+def regressor(guided: tuple[int, ...], hint: tuple[int, ...]) -> nn.Module:
+    """The convolution r that takes the guided layer's map (C, H, W) to the hint's shape; identity where they agree.
+
+    Without padding, its kernel is N_g - N_h + 1 a side: 1x1 for equal sizes (the paper). The paper has no guided map
+    smaller than its hint; there the same kernel is transposed, which is ours. No final non-linearity: a hint may be
+    negative here, which a ReLU could not reach.
+    """
+    if guided == hint:
+        return nn.Identity()
+    (c_in, h_in, w_in), (c_out, h_out, w_out) = guided, hint
+    kernel = (abs(h_in - h_out) + 1, abs(w_in - w_out) + 1)
+    if h_in >= h_out and w_in >= w_out:
+        return nn.Conv2d(c_in, c_out, kernel)
+    if h_in <= h_out and w_in <= w_out:
+        return nn.ConvTranspose2d(c_in, c_out, kernel)
+    raise TutelageError(f"no convolution takes a map {guided} to a hint {hint}; name other layers as hint and guided")
+
+
+class Hint(Term):
+    """The guided layer of the student, through a trained regressor, against the hint layer of the teacher.
+
+    Args:
+        guided: the student's role. hint: the teacher's role.
+        reduction: ``"paper"`` is ``hint_loss``; ``"mean"`` the benchmarks' mean over the elements of the map. Both
+            per sample, (B,).
+        use_regressor: ``"auto"`` builds one where the shapes differ, as the authors' code does; ``"always"`` a
+            convolution also where they agree; ``"never"`` none, shapes must then agree.
+    """
+
+    def __init__(
+        self,
+        guided: str,
+        hint: str,
+        reduction: Literal["paper", "mean"] = "paper",
+        use_regressor: Literal["auto", "always", "never"] = "auto",
+    ) -> None:
+        super().__init__()
+        self.roles, self.hint, self.reduction, self.use_regressor = (guided,), hint, reduction, use_regressor
+        self.regressor: nn.Module | None = None
+
+    @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        """The hint layer."""
+        return (self.hint,)
+
+    def build(self, student: Outputs, teacher: Outputs | None) -> None:
+        """Make the regressor from the two shapes."""
+        if self.regressor is not None or teacher is None:
+            return
+        ours, theirs = tuple(student[self.roles[0]].shape[1:]), tuple(teacher[self.hint].shape[1:])
+        if self.use_regressor == "never" and ours != theirs:
+            raise TutelageError(
+                f"the student's {self.roles[0]} {ours} and the teacher's {self.hint} {theirs} differ; allow a regressor"
+            )
+        if self.use_regressor == "always" and ours == theirs:
+            self.regressor = nn.Conv2d(ours[0], theirs[0], 1)
+        else:
+            self.regressor = nn.Identity() if self.use_regressor == "never" else regressor(ours, theirs)
+        self.regressor.to(student[self.roles[0]].device)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        """(B,), squared feature units."""
+        if teacher is None or self.regressor is None:
+            raise ValueError("Hint needs a teacher's outputs, and build(student, teacher) once before it is used")
+        target = teacher[self.hint]
+        value = hint_loss(self.regressor(student[self.roles[0]]), target)
+        return value if self.reduction == "paper" else value * 2 / target[0].numel()

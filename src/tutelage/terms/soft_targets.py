@@ -1,0 +1,55 @@
+"""Softened outputs: Hinton, Vinyals, Dean 2015, arXiv 1503.02531."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.terms.term import Term
+
+
+def divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
+    """KL(target || other) = sum_c q_c (log q_c - log p_c), from logarithms: (..., C) twice to (...) nats."""
+    terms = target_log_probs.exp() * (target_log_probs - log_probs)
+    return terms.where(target_log_probs > float("-inf"), 0.0).sum(-1)  # 0 log 0 = 0
+
+
+def soft_targets(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
+    """T^2 KL(softmax(v / T) || softmax(z / T)) per sample.
+
+    z are the student's logits, v the teacher's; the sum runs over classes. The factor T^2 keeps the size of the
+    gradient, T (p - q), comparable with that of the label loss when T changes. Zero means matched: this is the
+    divergence, not the cross-entropy with soft labels, whose gradient is the same.
+
+    Args:
+        student_logits, teacher_logits: (B, C); no gradient reaches the teacher's.
+        temperature: T > 0.
+
+    Returns:
+        (B,) nats times T^2.
+    """
+    return _softened(Outputs(student_logits), Outputs(teacher_logits), temperature)
+
+
+class SoftTargets(Term):
+    """``soft_targets`` of the student's and the teacher's logits, per sample (B,).
+
+    Several teachers are averaged as softened *probabilities*, as the paper's ensembles are.
+    """
+
+    def __init__(self, temperature: float = 4.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"the temperature must be above 0, got {temperature}")
+        self.temperature = temperature
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        """(B,) nats times T^2."""
+        if teacher is None:
+            raise ValueError("SoftTargets needs a teacher's outputs")
+        return _softened(student, teacher, self.temperature)
+
+
+def _softened(student: Outputs, teacher: Outputs, temperature: float) -> Tensor:
+    return temperature**2 * divergence(teacher.detach().log_probs(temperature), student.log_probs(temperature))

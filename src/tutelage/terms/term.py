@@ -1,0 +1,63 @@
+"""What a student is asked to match: the frame that every term fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+
+Weight = float | Callable[[float], float]
+
+
+class Term(nn.Module):
+    """One thing to match: ``(student, teacher, batch)`` to a value per sample (B,), or to one value ().
+
+    Where the mathematics has a value per sample the term gives it, and reduction, weights and schedules stay with the
+    learner. A term computes in float32 at least; its gradient reaches the student and never the teacher. It may own
+    parameters (a projection), which ``build`` makes from the shapes of a first batch and the learner then trains; they
+    are never part of the student's file.
+
+    A number or a schedule times a term weighs it: ``0.9 * SoftTargets(4)``.
+    """
+
+    roles: tuple[str, ...] = ("logits",)
+    """What it reads of the student. Without ``"logits"`` in any term, the student's pass ends at the last role."""
+
+    @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        """What it reads of the teacher; the same as of the student unless overridden, nothing for label losses."""
+        return self.roles
+
+    def build(self, student: Outputs, teacher: Outputs | None) -> None:
+        """Check shapes and make what depends on them; called once, on the outputs for a first batch."""
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        """The term's value, (B,) or ()."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
+
+    def __mul__(self, weight: Weight) -> Weighted:
+        return Weighted(self, weight)
+
+    __rmul__ = __mul__
+
+
+class Weighted:
+    """A term and its weight: a number, or a function of progress in [0, 1]."""
+
+    def __init__(self, term: Term, weight: Weight = 1.0) -> None:
+        self.term, self.weight = term, weight
+
+    def at(self, progress: float) -> float:
+        """The weight at this point of the run."""
+        return self.weight(progress) if callable(self.weight) else float(self.weight)
+
+    def __mul__(self, factor: float) -> Weighted:
+        weight = self.weight
+        if callable(weight):
+            return Weighted(self.term, lambda progress: factor * weight(progress))
+        return Weighted(self.term, factor * weight)
+
+    __rmul__ = __mul__

@@ -1,0 +1,8 @@
+"""Training: learners, update rules and the one loop."""
+
+from tutelage.training.fit import Fitted, fit
+from tutelage.training.learner import Learner
+from tutelage.training.run import Run
+from tutelage.training.updates import Step, UpdateRule, in_turn, together
+
+__all__ = ["Fitted", "Learner", "Run", "Step", "UpdateRule", "fit", "in_turn", "together"]

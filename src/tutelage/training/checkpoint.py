@@ -1,0 +1,125 @@
+"""Checkpoints that survive a kill, a full disk and a damaged file.
+
+A file is one line, ``tutelage checkpoint 1 SHA256``, followed by what ``torch.save`` made of the state. It is written
+beside its place, flushed to the disk and renamed into it, so that a name never stands for half a file. Reading checks
+the sum first and then loads with ``weights_only``: nothing in the file can run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import random
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tutelage.errors import TutelageWarning
+from tutelage.files import atomic_write
+
+_MAGIC = b"tutelage checkpoint 1 "
+_NAME = re.compile(r"fit-(\d+)-epoch-(\d+)\.ckpt")
+
+
+class Checkpoints:
+    """The checkpoints of one fit in a folder.
+
+    Args:
+        folder: where they are; made when the first is written.
+        fit: the number of the fit within its run.
+        keep: how many to leave; the one before the last serves when the last is damaged.
+    """
+
+    def __init__(self, folder: Path, fit: int = 0, keep: int = 2) -> None:
+        self.folder, self.fit, self.keep = folder, fit, keep
+
+    def save(self, epoch: int, state: dict[str, Any]) -> Path:
+        """Write the state after this many epochs, then drop the oldest."""
+        path = self.folder / f"fit-{self.fit:02d}-epoch-{epoch:05d}.ckpt"
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        payload = buffer.getvalue()
+        atomic_write(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+        for _, old in self._files()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest undamaged state; ``None`` where there is none. A damaged one is left out with a warning."""
+        for _, path in reversed(self._files()):
+            try:
+                return read(path)
+            except (OSError, ValueError, pickle.UnpicklingError, RuntimeError) as error:
+                warnings.warn(
+                    f"checkpoint {path} is damaged ({error}); going on from the one before it",
+                    TutelageWarning,
+                    stacklevel=2,
+                )
+        return None
+
+    def latest(self) -> Path | None:
+        """The newest file, if there is one."""
+        files = self._files()
+        return files[-1][1] if files else None
+
+    def _files(self) -> list[tuple[int, Path]]:
+        if not self.folder.is_dir():
+            return []
+        found = ((match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name)))
+        return sorted((int(match[2]), path) for match, path in found if int(match[1]) == self.fit)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The state in one file.
+
+    Raises:
+        ValueError: when it is no checkpoint, or not what was written.
+    """
+    head, _, payload = path.read_bytes().partition(b"\n")
+    if not head.startswith(_MAGIC):
+        raise ValueError("it does not begin as a checkpoint does")
+    if hashlib.sha256(payload).hexdigest().encode() != head.removeprefix(_MAGIC):
+        raise ValueError("its content does not match its checksum")
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    return state
+
+
+def generators() -> dict[str, Any]:
+    """The state of every global random generator: torch's on CPU and GPUs, NumPy's, Python's."""
+    numpy_state = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": {
+            "key": torch.from_numpy(numpy_state["state"]["key"].astype(np.int64)),
+            "pos": int(numpy_state["state"]["pos"]),
+            "has_gauss": int(numpy_state["has_gauss"]),
+            "gauss": float(numpy_state["gauss"]),
+        },
+        "python": random.getstate(),
+    }
+
+
+def restore_generators(state: dict[str, Any]) -> None:
+    """Put every global random generator back to where ``generators`` found it."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kept = state["numpy"]
+    np.random.set_state(
+        ("MT19937", kept["key"].numpy().astype(np.uint32), kept["pos"], kept["has_gauss"], kept["gauss"])
+    )
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def seed_generators(seed: int) -> None:
+    """Start every global random generator from one seed."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -1,0 +1,340 @@
+"""The training loop. There is one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.config import Hardware, Recipe
+from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.data.data import Data
+from tutelage.data.loader import Batches, mix
+from tutelage.errors import NonFiniteError, TutelageError
+from tutelage.evaluation.metrics import accuracy
+from tutelage.evaluation.predict import predict
+from tutelage.sources.peers import Peers
+from tutelage.training.checkpoint import Checkpoints, generators, restore_generators, seed_generators
+from tutelage.training.dry_run import dry_run
+from tutelage.training.hardware import autocast, place, resolve
+from tutelage.training.learner import Learner
+from tutelage.training.optim import lr_factor, make_optimizer
+from tutelage.training.processes import Processes
+from tutelage.training.updates import Step, UpdateRule, together
+
+CHECK_EVERY = 50  # steps between looks for NaN: a look waits for the device
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A learner as it was at its best epoch, judged on the held-out part."""
+
+    epoch: int
+    accuracy: float
+    state: Mapping[str, Tensor] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit leaves behind, beside the models themselves.
+
+    Attributes:
+        history: a record an epoch.
+        selected: by learner's name; absent where nothing was held out or no logits were trained.
+    """
+
+    history: tuple[Record, ...]
+    selected: Mapping[str, Selected]
+
+
+def fit(
+    *learners: Learner,
+    data: Data,
+    recipe: Recipe | None = None,
+    hardware: Hardware | None = None,
+    update: UpdateRule = together,
+    seed: int = 0,
+    checkpoints: Checkpoints | None = None,
+    report: Callable[[Record], None] | None = None,
+    processes: Processes | None = None,
+) -> Fitted:
+    """Train learners on a data set, in place.
+
+    Args:
+        learners: those that train on the same batches.
+        data: its training part is trained on; its validation part, if any, selects an epoch. The test part is not read.
+        recipe: epochs, batch size, optimiser and schedule.
+        hardware: device, precision and layout.
+        update: how the cohort steps.
+        seed: of batches, views, projections and whatever draws random numbers in a model.
+        checkpoints: where to keep the state after each epoch, and to go on from if some are there.
+        report: called with each epoch's record, also with those that a resumed fit has behind it.
+        processes: which process this is, when several train together.
+
+    Returns:
+        The history and the selected states. The models hold the last epoch's weights.
+
+    Raises:
+        TutelageError: when the learners do not fit the data or their sources; before anything is trained.
+        NonFiniteError: when a loss or a weight becomes NaN or infinite.
+    """
+    recipe = recipe or Recipe()
+    if processes is None:
+        processes = Processes.current((hardware or Hardware()).device)
+    hardware = resolve(hardware or Hardware(), processes)
+    loop = _Loop(learners, data, recipe, hardware, update, seed, processes)
+    state = checkpoints.load() if checkpoints else None
+    if state is not None:
+        loop.load_state_dict(state)
+    for record in loop.history:
+        _report(report, processes, record)
+    with ExitStack() as stack:
+        for learner in learners:
+            stack.enter_context(processes.shared_statistics(learner.model))
+        while len(loop.history) < recipe.epochs:
+            record = loop.epoch(len(loop.history), checkpoints)
+            if checkpoints:
+                state = loop.state_dict()
+                if processes.main:
+                    checkpoints.save(len(loop.history), state)
+                processes.wait()
+            _report(report, processes, record)
+    return Fitted(tuple(loop.history), loop.selected)
+
+
+def _report(report: Callable[[Record], None] | None, processes: Processes, record: Record) -> None:
+    if report and processes.main:
+        report(record)
+
+
+class _Loop:
+    """The state of a fit: everything that has to be kept for it to go on exactly."""
+
+    def __init__(
+        self,
+        learners: Sequence[Learner],
+        data: Data,
+        recipe: Recipe,
+        hardware: Hardware,
+        update: UpdateRule,
+        seed: int,
+        processes: Processes,
+    ) -> None:
+        _check_names(learners)
+        self.learners, self.data, self.recipe, self.hardware = tuple(learners), data, recipe, hardware
+        self.update, self.processes = update, processes
+        seed_generators(mix(seed, 1))
+        device = torch.device(hardware.device)
+        self.batches = Batches(
+            data.train,
+            batch_size=recipe.batch_size,
+            views=data.views,
+            seed=seed,
+            device=device,
+            rank=processes.rank,
+            world=processes.world,
+            workers=hardware.workers,
+            layout=torch.channels_last if hardware.channels_last else torch.contiguous_format,
+        )
+        for learner in learners:
+            place(learner.model, hardware)
+            if learner.source is not None:
+                learner.source.to(device)
+        self.roles = {learner: _roles_of(learner, learners) for learner in learners}
+        dry_run(learners, self.roles, data, device)
+        for learner in learners:
+            learner.modules.to(device)
+            if hardware.compile and "logits" in self.roles[learner]:
+                learner.model.compile()
+        self.optimizers = {
+            learner: make_optimizer(recipe, _nonempty(learner, learner.parameters())) for learner in learners
+        }
+        self.peak = {
+            learner: [group["lr"] for group in optimizer.param_groups] for learner, optimizer in self.optimizers.items()
+        }
+        self.history: list[Record] = []
+        self.selected: dict[str, Selected] = {}
+
+    def epoch(self, epoch: int, checkpoints: Checkpoints | None) -> Record:
+        """One pass over the training part."""
+        start = time.perf_counter()
+        steps = len(self.batches)
+        values: dict[Learner, list[Tensor]] = {learner: [] for learner in self.learners}
+        right = {learner: torch.zeros((), device=self.hardware.device) for learner in self.learners}
+        checked = 0
+        factor = 1.0
+        for number, batch in enumerate(self.batches.epoch(epoch)):
+            place_in_run = epoch * steps + number
+            factor = lr_factor(self.recipe, place_in_run, steps)
+            step = self._step(batch, place_in_run / (self.recipe.epochs * steps), factor)
+            self.update(step)
+            for learner in self.learners:
+                values[learner].append(step.values[learner])
+                logits = step.outputs[learner.model].logits
+                if logits is not None:
+                    right[learner] += _hits(logits, batch.targets)
+            if (number + 1) % CHECK_EVERY == 0 or number + 1 == steps:
+                self._check_finite(values, epoch, checked, checkpoints)
+                checked = number + 1
+        self._check_weights(epoch, checkpoints)
+        record: Record = {"epoch": epoch + 1, "lr": factor * self.recipe.lr, "learners": {}}
+        seen = steps * self.batches.batch_size
+        for learner in self.learners:
+            means = self.processes.mean(torch.stack(values[learner]).mean(0)).tolist()
+            entry: Record = dict(zip(learner.terms, means, strict=True))
+            if "logits" in self.roles[learner]:
+                share = self.processes.mean(right[learner]) * self.processes.world / seen
+                entry |= {"train_accuracy": float(share)} | self._validate(learner, epoch)
+            record["learners"][learner.name] = entry
+        record["seconds"] = round(time.perf_counter() - start, 3)
+        self.history.append(record)
+        return record
+
+    def _step(self, batch: Batch, progress: float, factor: float) -> Step:
+        for learner in self.learners:
+            learner.train()
+            for group, peak in zip(self.optimizers[learner].param_groups, self.peak[learner], strict=True):
+                group["lr"] = peak * factor
+        return Step(
+            batch,
+            progress,
+            self.learners,
+            roles=self.roles,
+            apply=self._apply,
+            autocast=partial(autocast, self.hardware),
+        )
+
+    def _apply(self, learner: Learner, loss: Tensor) -> None:
+        optimizer = self.optimizers[learner]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.processes.average_gradients(parameters)
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
+        optimizer.step()
+        if learner.source is not None:
+            learner.source.after_step()
+
+    def _validate(self, learner: Learner, epoch: int) -> Record:
+        if self.data.validation is None:
+            return {}
+        amp = torch.bfloat16 if self.hardware.precision == "bfloat16" else None
+        logits = predict(learner.model, self.data.validation, device=self.hardware.device, amp=amp)
+        share = float(accuracy(logits, _hard(self.data.validation.labels).to(logits.device)))
+        best = self.selected.get(learner.name)
+        if best is None or share > best.accuracy:
+            state = {name: value.detach().clone() for name, value in learner.model.module.state_dict().items()}
+            self.selected[learner.name] = Selected(epoch + 1, share, state)
+        return {"validation_accuracy": share}
+
+    def _check_finite(
+        self, values: dict[Learner, list[Tensor]], epoch: int, start: int, checkpoints: Checkpoints | None
+    ) -> None:
+        for learner, rows in values.items():
+            table = self.processes.mean(torch.stack(rows[start:]))
+            bad = ~torch.isfinite(table)
+            if not bool(bad.any()):
+                continue
+            row, column = bad.nonzero()[0].tolist()
+            step, term = start + row, list(learner.terms)[column]
+            indices = self.batches.indices(epoch, step).tolist()
+            shown = ", ".join(map(str, indices[:8])) + (", …" if len(indices) > 8 else "")
+            error = NonFiniteError(
+                f"epoch {epoch + 1}, step {step + 1}: term {term!r} of learner {learner.name!r} became "
+                f"{float(table[row, column])} on the batch of samples [{shown}]; lower the learning rate "
+                f"(now {self.recipe.lr}), set a gradient clip, or look at these samples{_kept(checkpoints)}"
+            )
+            error.indices = indices  # type: ignore[attr-defined]
+            raise error
+
+    def _check_weights(self, epoch: int, checkpoints: Checkpoints | None) -> None:
+        """A last step can ruin the weights after its loss was still finite; such weights must not be kept."""
+        for learner in self.learners:
+            norms = torch.stack(torch._foreach_norm([*learner.model.parameters(), *learner.modules.parameters()]))
+            if not bool(torch.isfinite(norms).all()):
+                raise NonFiniteError(
+                    f"epoch {epoch + 1}: the weights of learner {learner.name!r} became NaN or infinite; lower the "
+                    f"learning rate (now {self.recipe.lr}) or set a gradient clip{_kept(checkpoints)}"
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes while training, as tensors and plain values."""
+        return {
+            "learners": [
+                {
+                    "model": learner.model.module.state_dict(),
+                    "terms": learner.modules.state_dict(),
+                    "optimizer": self.optimizers[learner].state_dict(),
+                    "source": learner.source.state_dict() if learner.source is not None else {},
+                }
+                for learner in self.learners
+            ],
+            "update": self.update.state_dict() if hasattr(self.update, "state_dict") else {},
+            "selected": {n: (s.epoch, s.accuracy, dict(s.state)) for n, s in self.selected.items()},
+            "history": self.history,
+            "generators": generators(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        for learner, kept in zip(self.learners, state["learners"], strict=True):
+            learner.model.module.load_state_dict(kept["model"])
+            learner.modules.load_state_dict(kept["terms"])
+            self.optimizers[learner].load_state_dict(kept["optimizer"])
+            if learner.source is not None:
+                learner.source.load_state_dict(kept["source"])
+        if hasattr(self.update, "load_state_dict"):
+            self.update.load_state_dict(state["update"])
+        self.selected = {name: Selected(*kept) for name, kept in state["selected"].items()}
+        self.history = list(state["history"])
+        restore_generators(state["generators"])
+
+
+def _check_names(learners: Sequence[Learner]) -> None:
+    names = [learner.name for learner in learners]
+    if not names:
+        raise TutelageError("fit needs at least one learner")
+    if len(set(names)) < len(names):
+        raise TutelageError(f"the learners of a fit need different names, got {names}")
+
+
+def _nonempty(learner: Learner, parameters: Any) -> list[nn.Parameter]:
+    found = list(parameters)
+    if not found:
+        raise TutelageError(
+            f"learner {learner.name!r} has nothing to train: every parameter is frozen. "
+            "Is its model also somebody's frozen teacher, or does trains=... leave none?"
+        )
+    return found
+
+
+def _roles_of(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
+    """What to read of a learner's model: what its own terms need, and what those of its peers need of it."""
+    wanted = list(learner.roles)
+    for other in cohort:
+        if isinstance(other.source, Peers) and learner.model in other.source.peers:
+            wanted += [role for weighted in other.terms.values() for role in weighted.term.teacher_roles]
+    return tuple(dict.fromkeys(wanted))
+
+
+def _hard(labels: Tensor) -> Tensor:
+    return labels if labels.ndim == 1 else labels.argmax(1)
+
+
+def _hits(logits: Tensor, targets: Tensor) -> Tensor:
+    targets = _hard(targets)
+    return ((logits.detach().argmax(1) == targets) & (targets != UNLABELLED)).sum()
+
+
+def _kept(checkpoints: Checkpoints | None) -> str:
+    path = checkpoints.latest() if checkpoints else None
+    return f". The last good checkpoint is {path}" if path else ""

@@ -1,0 +1,57 @@
+"""What the networks run on: device, precision, memory layout."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from tutelage.config import Hardware
+from tutelage.errors import TutelageError, one_line
+from tutelage.models.tapped import Tapped
+from tutelage.training.processes import Processes
+
+
+def resolve(hardware: Hardware, processes: Processes | None = None) -> Hardware:
+    """The same with every ``auto`` decided.
+
+    On a GPU that has bfloat16: autocast in it, channels-last. On a CPU: float32, and the layout the network came with,
+    since for small inputs converting costs more than it brings.
+    """
+    device = _device(hardware.device, processes)
+    gpu = device.type == "cuda"
+    precision = hardware.precision
+    if precision == "auto":
+        precision = "bfloat16" if gpu and torch.cuda.is_bf16_supported() else "float32"
+    channels_last = gpu if hardware.channels_last is None else hardware.channels_last
+    resolved: Hardware = hardware.but(device=str(device), precision=precision, channels_last=channels_last)
+    return resolved
+
+
+def _device(name: str, processes: Processes | None) -> torch.device:
+    if processes is not None and processes.device is not None:
+        return processes.device
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise TutelageError(f"device {name!r} cannot be used here: {one_line(error)}; try --device auto") from error
+    return device
+
+
+def autocast(hardware: Hardware) -> AbstractContextManager[object]:
+    """The precision of a network's pass, as a context."""
+    if hardware.precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(hardware.device).type, dtype=torch.bfloat16)
+
+
+def place(model: Tapped, hardware: Hardware) -> Tapped:
+    """Move a model to the device and into the memory layout."""
+    model.to(torch.device(hardware.device))
+    if hardware.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model

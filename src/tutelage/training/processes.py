@@ -1,0 +1,133 @@
+"""One process or several: which this is, and what they share. Launching is accelerate's (`accelerate launch`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce as _all_reduce
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among those that train together."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device | None = None
+
+    @classmethod
+    def current(cls, device: str) -> Processes:
+        """Join the processes of ``accelerate launch`` or ``torchrun``, if this is one of several."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        from accelerate import PartialState
+
+        state = PartialState(cpu=device == "cpu")
+        return cls(state.process_index, state.num_processes, state.device)
+
+    @property
+    def main(self) -> bool:
+        """Whether this one writes files and reports."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over processes; NaN or infinite if it is so in any of them."""
+        if self.world == 1:
+            return tensor
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+        return tensor / self.world
+
+    @torch.no_grad()
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The mean gradient over processes, in one message a dtype.
+
+        Done by hand and not by a wrapper around each model, so that it serves every update rule alike: learners in
+        turn, part of a network, a pass that ends at a hint layer.
+        """
+        if self.world == 1:
+            return
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in parameters:
+            if parameter.grad is not None:
+                by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+        for gradients in by_dtype.values():
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat)
+            flat /= self.world
+            for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    @contextmanager
+    def shared_statistics(self, model: nn.Module) -> Iterator[None]:
+        """Within it, batch normalisation takes its statistics from the batches of all processes."""
+        with ExitStack() as stack:
+            if self.world > 1:
+                for module in model.modules():
+                    if type(module) in _SHARED:
+                        stack.enter_context(_as_class(module, _SHARED[type(module)]))
+            yield
+
+
+@contextmanager
+def _as_class(module: nn.Module, cls: type[nn.Module]) -> Iterator[None]:
+    """A module with another class's forward: parameters, buffers and key names stay what they are."""
+    own = module.__class__
+    module.__class__ = cls
+    try:
+        yield
+    finally:
+        module.__class__ = own
+
+
+def all_reduce(tensor: Tensor) -> Tensor:
+    """The sum over processes, through which gradients flow."""
+    summed: Tensor = _all_reduce(tensor)  # type: ignore[no-untyped-call]
+    return summed
+
+
+class _Shared(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over all processes. ``torch.nn.SyncBatchNorm`` does this on a GPU and refuses a CPU."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        return
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        axes = [0, *range(2, input.ndim)]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        values = input.float()
+        sums = all_reduce(torch.cat([values.sum(axes), values.new_tensor([values.numel() / self.num_features])]))
+        count = sums[-1]
+        mean = sums[:-1] / count
+        variance = all_reduce((values - mean.view(shape)).square().sum(axes)) / count
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+            rate = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked or 1)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean), rate)
+                self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var), rate)
+        out: Tensor = (values - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(input.dtype)
+
+
+_SHARED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: _Shared,
+    nn.BatchNorm2d: _Shared,
+    nn.BatchNorm3d: _Shared,
+}

@@ -1,0 +1,129 @@
+"""What a method is given: data, a way to make students, teachers, and ``fit``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.config import Hardware, Recipe
+from tutelage.data.data import Data
+from tutelage.data.loader import in_order, mix
+from tutelage.errors import TutelageError
+from tutelage.models.tapped import Tapped
+from tutelage.training.checkpoint import Checkpoints
+from tutelage.training.fit import Fitted, Record, Selected, fit
+from tutelage.training.learner import Learner
+from tutelage.training.processes import Processes
+from tutelage.training.updates import UpdateRule, together
+
+
+class Run:
+    """One training of one student by one method.
+
+    A method is a function of a run that calls ``run.fit`` as often as its paper trains. The calls are numbered: when a
+    run in a folder is started again, a finished fit is loaded and an unfinished one goes on, exactly.
+
+    Args:
+        data: what to train on.
+        student: makes a student with fresh weights, each time it is called.
+        teachers: trained networks, if there are any.
+        recipe, hardware: how and on what to train.
+        seed: of weights, batches and whatever else is drawn.
+        folder: where checkpoints go; without one nothing is kept.
+        report: called with a record an epoch, which names the number of its fit.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        student: Callable[[], Tapped],
+        teachers: Sequence[Tapped] = (),
+        *,
+        recipe: Recipe | None = None,
+        hardware: Hardware | None = None,
+        seed: int = 0,
+        folder: Path | None = None,
+        report: Callable[[Record], None] | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self.data, self.recipe, self.hardware = data, recipe or Recipe(), hardware or Hardware()
+        self.seed, self.folder = seed, folder
+        self.processes = processes or Processes.current(self.hardware.device)
+        self._student, self._teachers, self._report = student, tuple(teachers), report
+        self.fits: list[Fitted] = []
+        self.selected: dict[Tapped, Selected] = {}
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs the run has in all."""
+        return self.recipe.epochs
+
+    def student(self, number: int = 0) -> Tapped:
+        """A student with its first weights.
+
+        Those of number 0 depend on the seed alone, so that students of one seed start alike whatever the method; each
+        further number has other ones.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(self.seed, 2, number))
+            return self._student()
+
+    def teacher(self) -> Tapped:
+        """The teacher, for a method that reads the layers of one."""
+        if len(self.teachers()) > 1:
+            raise TutelageError(f"this method reads one teacher's layers and got {len(self._teachers)}; give it one")
+        return self._teachers[0]
+
+    def teachers(self) -> tuple[Tapped, ...]:
+        """The teachers; at least one."""
+        if not self._teachers:
+            raise TutelageError("this method needs a teacher: give a trained run's folder with --teacher (teacher=...)")
+        return self._teachers
+
+    def paired_stages(self, student: Tapped, teacher: Tapped) -> tuple[tuple[str, str], ...]:
+        """(student role, teacher role) of the stages that correspond: one to one, counted from the last."""
+        example = next(in_order(self.data.train.subset(torch.arange(min(2, len(self.data.train)))), workers=0)).inputs
+        for who, model in (("student", student), ("teacher", teacher)):
+            if not model.trace(example.to(model.mean.device)).stages:
+                raise TutelageError(
+                    f"the {who}, {type(model.module).__name__}, has no feature maps to compare; it has "
+                    f'{", ".join(model.taps)}. Name layers that have, for instance roles={{"stage1": "layer1"}}'
+                )
+        count = min(len(student.stages), len(teacher.stages))
+        return tuple(zip(student.stages[-count:], teacher.stages[-count:], strict=True))
+
+    def fit(self, *learners: Learner, update: UpdateRule = together, **changes: Any) -> Fitted:
+        """Train learners together on the run's data, in place.
+
+        Args:
+            learners: the cohort.
+            update: how it steps.
+            changes: fields of the recipe that differ in this fit, ``epochs`` for instance.
+        """
+        number = len(self.fits)
+        recipe = self.recipe.but(**changes) if changes else self.recipe
+
+        def report(record: Record) -> None:
+            if self._report:
+                self._report({"fit": number, "epochs": recipe.epochs, **record})
+
+        fitted = fit(
+            *learners,
+            data=self.data,
+            recipe=recipe,
+            hardware=self.hardware,
+            update=update,
+            seed=self.seed,
+            checkpoints=Checkpoints(self.folder / "checkpoints", number) if self.folder else None,
+            report=report,
+            processes=self.processes,
+        )
+        self.fits.append(fitted)
+        for learner in learners:
+            self.selected.pop(learner.model, None)
+            if learner.name in fitted.selected:
+                self.selected[learner.model] = fitted.selected[learner.name]
+        return fitted

@@ -1,0 +1,111 @@
+"""How a cohort steps: the update rules, and what a rule can do within one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.training.learner import Learner
+
+
+class Step:
+    """One training step of a cohort, as an update rule sees it.
+
+    Attributes:
+        batch: what all learners are shown.
+        progress: how far the run is, in [0, 1).
+        learners: the cohort, in order.
+        outputs: what each model last gave for this batch; the cohort that ``Peers`` reads.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        progress: float,
+        learners: Sequence[Learner],
+        *,
+        roles: Mapping[Learner, tuple[str, ...]],
+        apply: Callable[[Learner, Tensor], None],
+        autocast: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self.batch, self.progress, self.learners = batch, progress, learners
+        self.outputs: dict[nn.Module, Outputs] = {}
+        self.values: dict[Learner, Tensor] = {}
+        self._roles, self._apply, self._autocast = roles, apply, autocast
+
+    def forward(self, learner: Learner) -> Outputs:
+        """Run the learner's model on the batch, with gradients, and keep what it gave."""
+        with self._autocast():
+            self.outputs[learner.model] = outputs = learner.model.tap(self.batch.inputs, self._roles[learner])
+        return outputs
+
+    def refresh(self, learner: Learner) -> None:
+        """Run an updated model once more, for its peers: train mode, no gradients, running statistics untouched."""
+        with torch.no_grad(), statistics_kept(learner.model), self._autocast():
+            self.outputs[learner.model] = learner.model.tap(self.batch.inputs, self._roles[learner])
+
+    def teach(self, learner: Learner) -> Outputs | None:
+        """What the learner's source answers to this batch, if any of its terms asks now."""
+        roles = learner.teacher_roles(self.progress)
+        if learner.source is None or not roles:
+            return None
+        with self._autocast():
+            return learner.source(self.batch, roles, self.outputs)
+
+    def loss(self, learner: Learner) -> Tensor:
+        """The learner's loss on what its model last gave with gradients, computed in full precision."""
+        total, self.values[learner] = learner.loss(
+            self.outputs[learner.model], self.teach(learner), self.batch, self.progress
+        )
+        return total
+
+    def update(self, learner: Learner, loss: Tensor) -> None:
+        """Backward, share gradients among processes, clip, step, and let the source react."""
+        self._apply(learner, loss)
+
+
+class UpdateRule(Protocol):
+    """What happens in one step. A rule with ``state_dict`` and ``load_state_dict`` is kept in checkpoints."""
+
+    def __call__(self, step: Step) -> None:
+        """Do the step."""
+        ...
+
+
+def together(step: Step) -> None:
+    """All learners at once: every forward before any update, so that each sees the others as they were."""
+    for learner in step.learners:
+        step.forward(learner)
+    losses = [step.loss(learner) for learner in step.learners]
+    for learner, loss in zip(step.learners, losses, strict=True):
+        step.update(learner, loss)
+
+
+def in_turn(step: Step) -> None:
+    """One learner after another, each taught by what the earlier ones give *after* their update on this batch."""
+    for learner in step.learners:
+        step.forward(learner)
+    for number, learner in enumerate(step.learners, 1):
+        step.update(learner, step.loss(learner))
+        if number < len(step.learners):
+            step.refresh(learner)
+
+
+@contextmanager
+def statistics_kept(model: Tapped) -> Iterator[None]:
+    """Within it, batch normalisation in train mode uses the batch and leaves its running statistics alone."""
+    tracking = [m for m in model.modules() if m.training and getattr(m, "track_running_stats", False)]
+    for module in tracking:
+        setattr(module, "track_running_stats", False)  # noqa: B010 - batch norms of any dimension
+    try:
+        yield
+    finally:
+        for module in tracking:
+            setattr(module, "track_running_stats", True)  # noqa: B010

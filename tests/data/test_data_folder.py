@@ -1,0 +1,286 @@
+from __future__ import annotations
+
+import pickle
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tutelage.data import Batches, Views, in_order, open_data
+from tutelage.data.folder import ImageFiles, load
+
+
+def picture(seed: int, shape: tuple[int, ...] = (16, 16, 3)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def put(file: Path, pixels: np.ndarray, **options: object) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file, **options)
+    return file
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Two classes with four training and two test pictures each, 16x16 in colour."""
+    for part, each in (("train", 4), ("test", 2)):
+        for number, name in enumerate(("cat", "dog")):
+            for i in range(each):
+                put(tmp_path / part / name / f"{i}.png", picture(100 * len(part) + 10 * number + i))
+    return tmp_path
+
+
+def test_a_folder_for_each_class_gives_its_pictures(folder):
+    data = open_data(f"folder:{folder}")
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4
+    assert data.test.labels.tolist() == [0, 0, 1, 1]
+    assert data.image_shape == (3, 16, 16)
+    assert data.views == Views(pad=2, flip=True)
+    for place, (name, i) in enumerate((name, i) for name in ("cat", "dog") for i in range(4)):
+        with Image.open(folder / "train" / name / f"{i}.png") as image:
+            np.testing.assert_array_equal(data.train.images[place], np.asarray(image))
+    assert data.record == ({"source": "folder", "test_from": "test", "resized_to": None, "in_memory": True},)
+
+
+def test_formats_suffixes_and_what_is_passed_over(folder):
+    smooth = np.add.outer(np.arange(16), np.arange(16))[..., None].repeat(3, 2).astype(np.uint8) * 6
+    for name, options in (
+        ("a.jpg", {"quality": 95}),
+        ("b.JPEG", {"quality": 95, "format": "JPEG"}),
+        ("c.webp", {"lossless": True}),
+        ("d.bmp", {}),
+    ):
+        put(folder / "train" / "ant" / name, smooth, **options)
+    (folder / "train" / "ant" / ".hidden.png").write_bytes(b"no picture")
+    (folder / "train" / "ant" / "notes.txt").write_text("no picture")
+    (folder / "train" / "ant" / "deeper.png").mkdir()
+    (folder / "train" / ".cache").mkdir()
+    (folder / "train" / "labels.csv").touch()
+    data = open_data(f"folder:{folder}")
+    assert data.classes == ("ant", "cat", "dog")
+    assert (data.train.labels == 0).sum() == 4
+    for image in data.train.images[:4]:
+        np.testing.assert_allclose(image.numpy().astype(float), smooth, atol=6)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_a_validation_folder_is_found_and_stands_in_for_the_test_folder(folder, name):
+    put(folder / name / "dog" / "0.png", picture(1))
+    data = open_data(f"folder:{folder}")
+    assert data.validation.labels.tolist() == [1]
+    np.testing.assert_array_equal(data.validation.images[0], picture(1))
+    (folder / "test").rename(folder / "kept")
+    data = open_data(f"folder:{folder}")
+    assert data.validation is None
+    assert data.test.labels.tolist() == [1]
+    assert data.record[0]["test_from"] == "validation"
+
+
+LEVELS = (np.arange(256).reshape(16, 16) * 257).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("image", "wanted"),
+    [
+        (Image.fromarray(picture(3, (16, 16))), picture(3, (16, 16))),
+        (Image.fromarray(picture(3, (16, 16)) > 99), (picture(3, (16, 16)) > 99) * 255),
+        (Image.fromarray(LEVELS), np.arange(256).reshape(16, 16)),
+        (Image.fromarray(picture(3, (16, 16))).convert("LA"), picture(3, (16, 16))),
+    ],
+    ids=["8 bits", "1 bit", "16 bits", "alpha"],
+)
+def test_pictures_that_are_all_grey_have_one_channel(tmp_path, image, wanted):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            image.save(tmp_path / part / name / "0.png")
+    data = open_data(f"folder:{tmp_path}")
+    assert data.image_shape == (1, 16, 16)
+    assert data.views == Views(pad=2, flip=False)
+    np.testing.assert_array_equal(data.train.images[0].squeeze(2), wanted)
+
+
+def test_one_picture_in_colour_makes_all_of_them_rgb(folder):
+    grey = picture(3, (16, 16))
+    put(folder / "test" / "cat" / "0.png", grey)
+    test = open_data(f"folder:{folder}").test
+    np.testing.assert_array_equal(test.images[0], grey[..., None].repeat(3, 2))
+
+
+def test_alpha_palettes_and_cmyk_become_rgb_without_a_word(folder):
+    flat = np.full((16, 16, 3), (200, 10, 60), np.uint8)
+    rgb = Image.fromarray(flat)
+    place = folder / "train" / "cat"
+    rgb.convert("RGBA").save(place / "0.png")
+    rgb.quantize(4).save(place / "1.png", transparency=b"\x00\xff\x80")  # Pillow warns of it on the way to RGB
+    rgb.convert("CMYK").save(place / "2.jpg", quality=95)
+    for image in open_data(f"folder:{folder}").train.images[:3]:  # sorted by name, so that 2.png comes after 2.jpg
+        np.testing.assert_allclose(image.numpy().astype(float), flat, atol=4)
+
+
+def test_pictures_of_several_sizes_need_a_size(folder, refused):
+    put(folder / "test" / "dog" / "1.png", picture(1, (20, 30, 3)))
+    with refused("2 sizes", "16x16", folder / "test" / "dog" / "1.png", "20x30", "--image-size N"):
+        open_data(f"folder:{folder}")
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20), (10, 7), (16, 16), (8, 8)])
+def test_an_image_size_scales_the_shorter_side_and_cuts_the_middle(folder, shape):
+    pixels = np.zeros((*shape, 3), np.uint8)
+    pixels[..., 0] = np.linspace(0, 250, shape[1])[None, :]
+    pixels[..., 1] = np.linspace(0, 250, shape[0])[:, None]
+    put(folder / "train" / "cat" / "0.png", pixels)
+    data = open_data(f"folder:{folder}", image_size=8)
+    assert data.image_shape == (3, 8, 8)
+    assert data.views.pad == 1
+    assert data.record[0]["resized_to"] == 8
+    short = min(shape)
+    centre = (np.arange(8) + 0.5) * short / 8 - 0.5  # the places in the middle square that the 8 pixels come from
+    across = (centre + (shape[1] - short) / 2) / (shape[1] - 1) * 250
+    down = (centre + (shape[0] - short) / 2) / (shape[0] - 1) * 250
+    got = data.train.images[0].numpy().astype(float)
+    step = 250 / min(shape)
+    np.testing.assert_allclose(got[:, :, 0], np.broadcast_to(across, (8, 8)), atol=step)
+    np.testing.assert_allclose(got[:, :, 1], np.broadcast_to(down[:, None], (8, 8)), atol=step)
+    if shape == (8, 8):
+        np.testing.assert_array_equal(got, pixels)
+
+
+def test_shrinking_is_antialiased(folder):
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    put(folder / "train" / "cat" / "0.png", stripes)
+    image = open_data(f"folder:{folder}", image_size=8).train.images[0]
+    assert (image.float() - 127.5).abs().max() < 12  # without it, all black or all white
+
+
+@pytest.mark.parametrize("size", [0, -4])
+def test_an_image_size_below_one_is_refused(folder, refused, size):
+    with refused(size, "1 pixel or more"):
+        open_data(f"folder:{folder}", image_size=size)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_stream_the_same_batches_as_memory_gives(folder, workers):
+    memory, files = load(folder), load(folder, in_memory_bytes=1000)
+    assert memory.train.in_memory
+    assert not files.train.in_memory
+    assert files.record[0]["in_memory"] is False
+    assert isinstance(files.train.images, ImageFiles)
+    options = {"batch_size": 3, "views": memory.views, "seed": 5}
+    pairs = [
+        (
+            Batches(memory.train, **options).epoch(1),
+            Batches(files.train, workers=workers, **options).epoch(1),
+        ),
+        (in_order(memory.test, batch_size=3), in_order(files.test, batch_size=3, workers=workers)),
+    ]
+    for kept, streamed in pairs:
+        steps = 0
+        for a, b in zip(kept, streamed, strict=True):
+            steps += 1
+            assert torch.equal(a.inputs, b.inputs)
+            assert torch.equal(a.targets, b.targets)
+            assert torch.equal(a.index, b.index)
+        assert steps == 2
+
+
+def test_files_can_be_held_out_pickled_and_measured(folder):
+    memory, files = load(folder), load(folder, in_memory_bytes=0)
+    np.testing.assert_allclose(memory.mean_std, files.mean_std, rtol=1e-9)
+    part = files.hold_out(0.5).validation
+    again = pickle.loads(pickle.dumps(part.images))
+    assert torch.equal(again[torch.arange(4)], memory.hold_out(0.5).validation.images)
+    assert again[torch.arange(0)].shape == (0, 16, 16, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_picture_spoilt_after_opening_is_named_by_a_worker_too(folder, refused, workers):
+    data = load(folder, in_memory_bytes=0)
+    file = folder / "train" / "dog" / "2.png"
+    file.write_bytes(file.read_bytes()[:200])
+    with refused(file, "cannot be read", "replace or remove"):
+        list(Batches(data.train, batch_size=4, workers=workers).epoch(0))
+    put(file, picture(1, (9, 16, 3)))
+    with refused(file, "16x9", "16x16 before"):
+        list(Batches(data.train, batch_size=4, workers=workers).epoch(0))
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """The head of a picture that claims this many pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return start + struct.pack(">I", 9) + b"IDAT"
+
+
+def whole_jpeg() -> bytes:
+    stream = BytesIO()
+    Image.fromarray(picture(1)).save(stream, "JPEG", quality=100)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "pieces"),
+    [
+        ("x.png", b"", ("cannot be read", "replace or remove")),
+        ("x.png", b"no picture at all", ("cannot be read", "replace or remove")),
+        ("x.jpg", whole_jpeg()[:-100], ("cannot be read", "truncated")),
+        ("x.png", huge_png(10_000, 10_000), ("too large", "100000000 pixels", "scale it down")),
+        ("x.png", huge_png(60_000, 60_000), ("too large", "3600000000 pixels", "scale it down")),
+    ],
+)
+def test_pictures_that_cannot_be_used_are_named(folder, refused, name, content, pieces):
+    file = folder / "train" / "cat" / name
+    file.write_bytes(content)
+    with refused(file, *pieces):
+        open_data(f"folder:{folder}")
+
+
+def test_a_picture_too_thin_to_scale_is_named(folder, refused):
+    file = put(folder / "train" / "cat" / "0.png", np.zeros((1, 9000, 3), np.uint8))
+    with refused(file, "9000x1", "too long and thin"):
+        open_data(f"folder:{folder}", image_size=128)
+
+
+def remove(place: Path) -> None:
+    for file in place.rglob("*.png"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "pieces"),
+    [
+        (lambda f: (f / "train").rename(f / "tarin"), ("no folder train", "train/CLASS/")),
+        (lambda f: (f / "test").rename(f / "tset"), ("no folder test", "test/CLASS/")),
+        (lambda f: (f / "test" / "eel").mkdir(), ("test/eel", "train", "remove it")),
+        (lambda f: (f / "train" / "eel").mkdir(), ("train/eel", "no picture", "remove it")),
+        (lambda f: remove(f / "test"), ("test part", "empty")),
+        (
+            lambda f: [(f / n / "cat").mkdir(parents=True) for n in ("val", "valid")],
+            ("val and", "valid", "keep one"),
+        ),
+        (
+            lambda f: ((f / "train").rename(f / "old"), put(f / "train" / "0.png", picture(0))),
+            ("no class folders", "train/CLASS/"),
+        ),
+    ],
+    ids=[
+        "no train",
+        "no test",
+        "strange class",
+        "empty class",
+        "empty test",
+        "two validations",
+        "no classes",
+    ],
+)
+def test_layouts_that_cannot_be_used_are_refused(folder, refused, spoil, pieces):
+    spoil(folder)
+    with refused(folder, *pieces):
+        open_data(f"folder:{folder}")

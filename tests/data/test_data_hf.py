@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tutelage.data import Batches, Views, open_data
+
+
+def test_without_the_extra_the_remedy_is_named(monkeypatch, refused):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with refused("hf: needs the extra: pip install 'tutelage[hf]'"):
+        open_data("hf:somebody/something")
+
+
+@pytest.fixture
+def datasets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets", reason="the extra hf is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    return datasets
+
+
+Saved = Callable[..., str]
+
+
+def pixels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def saved(datasets: Any, tmp_path: Path) -> Saved:
+    """A data set of the hub's format in a folder, with these labels in every split."""
+
+    def save(splits: dict[str, dict[str, list[int]]], names: dict[str, list[str]]) -> str:
+        for split, columns in splits.items():
+            features = {
+                column: datasets.ClassLabel(names=names[column]) if column in names else datasets.Value("int64")
+                for column in columns
+            }
+            size = len(next(iter(columns.values())))
+            made = datasets.Dataset.from_dict(
+                {"img": [Image.fromarray(pixels(i)) for i in range(size)], **columns},
+                features=datasets.Features({"img": datasets.Image(), **features}),
+            )
+            made.to_parquet(tmp_path / "repo" / f"{split}-00000.parquet")
+        return f"hf:{tmp_path / 'repo'}"
+
+    return save
+
+
+def test_images_and_labels_come_from_their_columns(saved):
+    data = open_data(saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]}))
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [0, 1, 1, 0]
+    for i in range(4):
+        np.testing.assert_array_equal(data.train.images[i], pixels(i))
+    assert data.views == Views(pad=1, flip=True)
+    assert data.validation is None
+    entry = data.record[0]
+    assert (entry["source"], entry["image_column"], entry["label_column"]) == ("hf", "img", "y")
+
+
+def test_validation_stands_in_for_a_test_split_without_labels(saved):
+    spec = saved({"train": {"y": [0, 1]}, "validation": {"y": [1]}, "test": {"y": [-1, -1]}}, {"y": ["cat", "dog"]})
+    data = open_data(spec)
+    assert data.test.labels.tolist() == [1]
+    assert data.record[0]["test_from"] == "validation"
+
+
+def test_of_several_label_columns_the_finest_is_taken(saved):
+    columns = {"coarse": [0, 0, 1], "fine": [0, 1, 2]}
+    names = {"coarse": ["a", "b"], "fine": ["x", "y", "z"]}
+    data = open_data(saved({"train": columns, "test": columns}, names))
+    assert data.classes == ("x", "y", "z")
+    assert data.record[0]["label_column"] == "fine"
+
+
+def test_a_large_set_streams_the_same_batches(saved, tmp_path):
+    from tutelage.data import hf
+
+    spec = saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
+    memory, files = open_data(spec), hf.load(str(tmp_path / "repo"), in_memory_bytes=0)
+    assert not files.train.in_memory
+    kept = Batches(memory.train, batch_size=2).epoch(0)
+    streamed = Batches(files.train, batch_size=2, workers=1).epoch(0)
+    for a, b in zip(kept, streamed, strict=True):
+        assert torch.equal(a.inputs, b.inputs)
+        assert torch.equal(a.targets, b.targets)
+
+
+@pytest.mark.parametrize(
+    ("splits", "names", "pieces"),
+    [
+        ({"test": {"y": [0]}}, {"y": ["cat"]}, ("no split train", "test")),
+        ({"train": {"y": [0, 1]}}, {"y": ["cat", "dog"]}, ("no labelled split test", "train")),
+        ({"train": {"y": [0]}, "test": {"y": [0]}}, {}, ("no column of class labels", "img, y")),
+    ],
+)
+def test_data_sets_that_lack_something_are_refused(saved, refused, splits, names, pieces):
+    spec = saved(splits, names)
+    with refused(spec, *pieces):
+        open_data(spec)
+
+
+@pytest.mark.usefixtures("datasets")
+def test_a_data_set_that_is_not_there_is_refused(refused):
+    with refused("hf:no/such-thing", "check the name and the connection"):
+        open_data("hf:no/such-thing")

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.data import Batch, Batches, Data, Split, Views, in_order
+from tutelage.data.data import check_every_class_taught
+from tutelage.data.loader import mix
+
+
+def contents(batches) -> list[tuple[torch.Tensor, ...]]:
+    return [(b.inputs, b.targets, b.index, b.view) for b in batches]
+
+
+def same(a: list[tuple[torch.Tensor, ...]], b: list[tuple[torch.Tensor, ...]]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
+
+
+def test_batches_are_a_function_of_seed_and_epoch(make_data):
+    split, views = make_data().train, Views(1, True)
+    first = Batches(split, batch_size=16, views=views, seed=3)
+    assert len(list(first.epoch(0))) == 3  # an epoch before must not matter
+    again = Batches(split, batch_size=16, views=views, seed=3)
+    other = Batches(split, batch_size=16, views=views, seed=4)
+    assert same(contents(first.epoch(5)), contents(again.epoch(5)))
+    assert not same(contents(first.epoch(5)), contents(first.epoch(6)))
+    assert not same(contents(first.epoch(5)), contents(other.epoch(5)))
+
+
+def test_an_epoch_shows_distinct_samples_as_their_view_says(make_data):
+    data, views = make_data(train=70), Views(1, True)
+    batches = Batches(data.train, batch_size=16, views=views)
+    seen = list(batches.epoch(2))
+    assert len(seen) == len(batches) == 4
+    index = torch.cat([batch.index for batch in seen])
+    assert len(index.unique()) == len(index) == 64
+    view = torch.cat([batch.view for batch in seen])
+    assert set(view.tolist()) <= set(range(18))
+    assert len(view.unique()) > 9
+    for step, batch in enumerate(seen):
+        assert torch.equal(batch.index, batches.indices(2, step))
+        assert torch.equal(batch.targets, data.train.labels[batch.index])
+        wanted = views(data.train.images[batch.index], batch.view).float() / 255
+        assert batch.inputs.dtype == torch.float32
+        torch.testing.assert_close(batch.inputs, wanted)
+
+
+def test_every_sample_is_seen_when_the_batches_come_out_even(make_data):
+    seen = torch.cat([batch.index for batch in Batches(make_data(train=64).train, batch_size=16).epoch(0)])
+    assert seen.sort().values.tolist() == list(range(64))
+
+
+def test_the_shares_of_two_processes_make_the_whole_batch(make_data):
+    split = make_data().train
+    options = {"batch_size": 12, "views": Views(1), "seed": 7}
+    whole = contents(Batches(split, **options).epoch(1))
+    shares = [contents(Batches(split, rank=rank, world=2, **options).epoch(1)) for rank in (0, 1)]
+    for step, batch in enumerate(whole):
+        for whole_part, even, odd in zip(batch, shares[0][step], shares[1][step], strict=True):
+            assert torch.equal(whole_part[0::2], even)
+            assert torch.equal(whole_part[1::2], odd)
+
+
+def test_a_part_smaller_than_a_batch_is_one_batch(make_data):
+    batches = Batches(make_data(train=7).train, batch_size=128, world=2)
+    assert [len(batch) for batch in batches.epoch(0)] == [3]
+
+
+@pytest.mark.parametrize(
+    ("options", "pieces"),
+    [
+        ({"batch_size": 0}, ("got 0",)),
+        ({"batch_size": 9, "world": 2}, ("got 9", "multiple of the 2")),
+        ({"batch_size": 128, "world": 64}, ("60 training samples", "64")),
+    ],
+)
+def test_batch_sizes_that_cannot_be_are_refused(make_data, refused, options, pieces):
+    with refused(*pieces):
+        Batches(make_data().train, **options)
+
+
+@pytest.mark.parametrize("batch_size", [7, 20, 512])
+def test_in_order_shows_every_sample_once_as_it_is(make_data, batch_size):
+    test = make_data().test
+    batches = list(in_order(test, batch_size=batch_size))
+    assert all(isinstance(batch, Batch) and len(batch) <= batch_size for batch in batches)
+    assert torch.cat([b.index for b in batches]).tolist() == list(range(20))
+    assert torch.equal(torch.cat([b.targets for b in batches]), test.labels)
+    torch.testing.assert_close(torch.cat([b.inputs for b in batches]), test.images.permute(0, 3, 1, 2) / 255)
+
+
+def test_mixed_seeds_do_not_collide():
+    assert len({mix(seed, epoch) for seed in range(40) for epoch in range(40)}) == 1600
+    assert mix(1, 2) != mix(2, 1)
+
+
+def test_mean_and_deviation_are_those_of_the_training_part_alone(make_data):
+    data = make_data()
+    mean, std = data.mean_std
+    pixels = data.train.images.numpy() / 255
+    np.testing.assert_allclose(mean, [pixels.mean()], rtol=1e-9)
+    np.testing.assert_allclose(std, [pixels.std()], rtol=1e-9)
+    assert abs(mean[0] - np.concatenate([pixels, data.test.images.numpy() / 255]).mean()) > 1e-5
+
+
+def test_a_channel_without_variation_has_a_deviation_of_one():
+    images = torch.full((4, 2, 2, 3), 51, dtype=torch.uint8)
+    part = Split.of(images, torch.arange(4) % 2)
+    mean, std = Data("flat", ("a", "b"), part, part).mean_std
+    np.testing.assert_allclose(mean, [0.2] * 3)
+    assert std == (1.0, 1.0, 1.0)
+
+
+def test_the_held_out_part_is_stratified_and_keeps_its_indices(make_data):
+    data = make_data(train=200)
+    held = data.hold_out(0.1, seed=3)
+    assert torch.bincount(held.validation.labels).tolist() == [5, 5, 5, 5]
+    both = torch.cat([held.train.index, held.validation.index])
+    assert both.sort().values.tolist() == list(range(200))
+    for part in (held.train, held.validation):
+        assert torch.equal(part.labels, data.train.labels[part.index])
+        assert torch.equal(part.images, data.train.images[part.index])
+    assert torch.equal(held.validation.index, data.hold_out(0.1, seed=3).validation.index)
+    assert not torch.equal(held.validation.index, data.hold_out(0.1, seed=4).validation.index)
+    assert held.record == ({"hold_out": 0.1, "seed": 3, "samples": 20},)
+
+
+def test_a_validation_part_of_its_own_is_kept(make_data):
+    data = make_data(validation=8)
+    assert data.hold_out(0.5) is data
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
+def test_fractions_that_cannot_be_held_out_are_refused(make_data, refused, fraction):
+    with refused(fraction, "[0, 1)"):
+        make_data().hold_out(fraction)
+
+
+def test_holding_everything_out_is_refused(make_data, refused):
+    with refused(0.99, "20 samples", "hold out less"):
+        make_data(train=20).hold_out(0.99)
+
+
+def test_a_class_without_a_training_sample_is_named(make_data, refused):
+    data = make_data(train=3, classes=4)
+    with refused("1 of the 4 classes", "'c3'"):
+        check_every_class_taught(data)
+
+
+def test_soft_labels_have_clean_labels_and_no_corruption():
+    soft = torch.tensor([[0.1, 0.9], [0.7, 0.3], [0.5, 0.5]])
+    part = Split.of(torch.zeros(3, 2, 2, 1, dtype=torch.uint8), soft)
+    assert part.clean_labels.tolist() == [1, 0, 0]
+    assert part.corrupted.tolist() == [False] * 3

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tutelage.data import Views, open_data
+
+RNG = np.random.default_rng(0)
+GOOD = {
+    "train_images": RNG.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8),
+    "train_labels": np.arange(8) % 4,
+    "test_images": RNG.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8),
+    "test_labels": np.arange(4),
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(**changes: object) -> str:
+        arrays = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
+        np.savez(tmp_path / "d.npz", **arrays)
+        return f"npz:{tmp_path / 'd.npz'}"
+
+    return save
+
+
+def test_plain_arrays_come_back(saved):
+    data = open_data(saved(classes=np.array(["a", "b", "c", "d"]), train_index=np.arange(8)))
+    np.testing.assert_array_equal(data.train.images, GOOD["train_images"])
+    np.testing.assert_array_equal(data.test.images, GOOD["test_images"])
+    assert data.train.labels.dtype == torch.int64
+    assert data.train.labels.tolist() == [0, 1, 2, 3] * 2
+    assert data.classes == ("a", "b", "c", "d")
+    assert data.views == Views(pad=2, flip=True)
+    assert data.validation is None
+    assert data.record == ()
+
+
+def test_the_other_spelling_and_grey_images_and_a_validation_part(tmp_path):
+    grey = GOOD["train_images"][..., 0]
+    column = np.arange(8, dtype=np.uint8)[:, None] % 3
+    np.savez(
+        tmp_path / "d.npz",
+        x_train=grey,
+        y_train=column,
+        x_val=grey[:3],
+        y_val=column[:3],
+        x_test=grey,
+        y_test=column,
+    )
+    data = open_data(f"npz:{tmp_path / 'd.npz'}")
+    assert data.image_shape == (1, 16, 16)
+    assert data.views == Views(pad=2, flip=False)
+    assert data.classes == ("0", "1", "2")
+    assert data.train.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    np.testing.assert_array_equal(data.validation.images.squeeze(3), grey[:3])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_floats_become_bytes_and_the_record_says_so(saved, dtype):
+    floats = (GOOD["train_images"] / 255).astype(dtype)
+    data = open_data(saved(train_images=floats))
+    np.testing.assert_array_equal(data.train.images, GOOD["train_images"])
+    assert data.record == ({"source": "npz", "rounded_to_uint8": ["train_images"]},)
+
+
+def test_soft_and_absent_labels(saved):
+    soft = RNG.dirichlet(np.ones(4), 8)
+    data = open_data(saved(train_labels=soft))
+    assert data.train.labels.dtype == torch.float32
+    np.testing.assert_allclose(data.train.labels, soft, rtol=1e-6)
+    assert data.classes == tuple("0123")
+    partly = open_data(saved(train_labels=np.array([-1, 1, 2, 3, -1, 1, 2, 3])))
+    assert partly.train.labels.tolist() == [-1, 1, 2, 3, -1, 1, 2, 3]
+
+
+def with_value(place: tuple[int, ...], value: float) -> np.ndarray:
+    floats = GOOD["train_images"].astype(np.float32) / 255
+    floats[place] = value
+    return floats
+
+
+SOFT = np.full((8, 4), 0.25)
+
+
+def soft_with(value: float) -> np.ndarray:
+    changed = SOFT.copy()
+    changed[5, 2] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("changes", "pieces"),
+    [
+        (
+            {"train_images": with_value((2, 0, 5, 1), np.nan)},
+            ("train_images", "nan at [2, 0, 5, 1]", "[0, 1]"),
+        ),
+        ({"train_images": with_value((0, 1, 0, 0), np.inf)}, ("inf at [0, 1, 0, 0]", "uint8")),
+        ({"train_images": with_value((7, 0, 0, 0), -0.5)}, ("-0.5 at [7, 0, 0, 0]", "divide by 255")),
+        ({"train_images": GOOD["train_images"].astype(float)}, ("divide by 255",)),
+        ({"train_images": GOOD["train_images"].astype(np.int64)}, ("int64", "uint8")),
+        (
+            {"train_images": GOOD["train_images"].transpose(0, 3, 1, 2)},
+            ("(8, 3, 16, 16)", ".transpose(0, 2, 3, 1)"),
+        ),
+        ({"train_images": GOOD["train_images"][0, 0]}, ("(16, 3)", "(N, H, W, C)")),
+        ({"train_images": GOOD["train_images"][:, :0]}, ("(8, 0, 16, 3)", "(N, H, W, C)")),
+        ({"train_images": GOOD["train_images"][:5]}, ("train part", "(5, 16, 16, 3)", "(8,)")),
+        (
+            {"train_images": GOOD["train_images"][:0], "train_labels": np.arange(0)},
+            ("no label at all", "label some"),
+        ),
+        ({"test_images": GOOD["test_images"][:, :8]}, ("different shapes", "(8, 16, 3)")),
+        ({"test_images": GOOD["test_images"][:0], "test_labels": np.arange(0)}, ("test part", "empty")),
+        ({"train_labels": np.array([0, 1, 2, -2] * 2)}, ("train_labels", "-2 at [3]", "-1 for no label")),
+        ({"train_labels": np.array([0, 1, 2, 10**9] * 2)}, ("1000000000 at [3]", "below 100000")),
+        ({"train_labels": np.array([0, 1, 2, 2**63] * 2, np.uint64)}, ("9223372036854775808 at [3]",)),
+        ({"train_labels": np.full(8, -1)}, ("no label at all", "label some samples")),
+        ({"train_labels": np.arange(8.0)}, ("float64", "(8,)", "integers")),
+        ({"train_labels": np.eye(4, dtype=int)[[0, 1, 2, 3] * 2]}, ("int64", "(8, 4)", "integers")),
+        ({"train_labels": np.array(list("abcdabcd"))}, ("<U1", "integers")),
+        ({"train_labels": soft_with(0.3)}, ("train_labels", "1.05", "[5]", "sums to 1")),
+        ({"train_labels": soft_with(-0.25)}, ("-0.25 at [5, 2]", "0 or more")),
+        ({"train_labels": soft_with(np.nan)}, ("nan at [5, 2]", "probabilities")),
+        ({"test_labels": np.array([0, 1, 2, 4])}, ("test part", "from 0 to 4", "4 classes")),
+        ({"classes": np.array(["a", "b", "c"])}, ("from 0 to 3", "3 classes")),
+        ({"classes": np.eye(3)}, ("classes", "float64", "(3, 3)", "names")),
+        ({"test_images": None, "test_labels": None}, ("no test part", "add test_images", "train_labels")),
+        ({"test_labels": None}, ("test_images without test_labels", "add it")),
+        (
+            {"train_images": None, "train_labels": None},
+            ("no train part", "add train_images", "test_images, test_labels"),
+        ),
+        ({"train_images": np.array([{}] * 8, dtype=object)}, ("train_images", "not as Python objects")),
+        ({"classes": np.array(["a", None], dtype=object)}, ("classes", "not as Python objects")),
+    ],
+)
+def test_arrays_that_cannot_be_used_are_named(saved, refused, changes, pieces):
+    spec = saved(**changes)
+    with refused(*pieces):
+        open_data(spec)
+
+
+def npy() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.arange(3))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"hello", pickle.dumps({"train_images": 1}), npy(), b"PK\x03\x04 and then nothing of the kind"],
+    ids=["empty", "text", "pickle", "npy", "broken zip"],
+)
+def test_a_file_that_is_no_archive_is_refused(tmp_path, refused, content):
+    (tmp_path / "d.npz").write_bytes(content)
+    with refused(tmp_path / "d.npz", "np.savez", "train_images"):
+        open_data(f"npz:{tmp_path / 'd.npz'}")
+
+
+def test_a_pickle_is_never_run(tmp_path, refused):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    np.savez(tmp_path / "d.npz", **{**GOOD, "train_labels": np.array([Trap()], dtype=object)})
+    with refused("train_labels", "Python objects"):
+        open_data(f"npz:{tmp_path / 'd.npz'}")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_an_array_damaged_in_the_archive_is_named(tmp_path, saved, refused):
+    spec = saved()
+    file = tmp_path / "d.npz"
+    content = bytearray(file.read_bytes())
+    at = content.find(GOOD["train_images"].tobytes()[:64])
+    content[at] ^= 0xFF
+    file.write_bytes(content)
+    with refused("train_images", file, "CRC", "save it again"):
+        open_data(spec)
+
+
+def test_a_member_that_is_no_array_is_named(tmp_path, saved, refused):
+    spec = saved(train_labels=None)
+    with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
+        archive.writestr("train_labels", b"0 1 2 3")
+    with refused("train_labels", "not an array", "np.savez"):
+        open_data(spec)
+
+
+def test_the_real_cifar10_test_part_has_its_known_statistics(tmp_path):
+    beside = Path(__file__).parents[3] / "shared" / "data"
+    file = Path(os.environ.get("TUTELAGE_DATA", beside)) / "cifar10-test.npz"
+    if not file.is_file():
+        pytest.skip("no cifar10-test.npz at TUTELAGE_DATA or in ../shared/data")
+    with np.load(file, allow_pickle=False) as kept:  # mosaics of 32x32 tiles, one encoded picture after the other
+        content, ends = kept["blob"].tobytes(), kept["offsets"].tolist()
+        labels, names = kept["labels"], kept["classes"].tobytes().decode().split("\n")
+        images = []
+        for start, end, (down, across) in zip(ends[:-1], ends[1:], kept["grid"].tolist(), strict=True):
+            mosaic = np.asarray(Image.open(io.BytesIO(content[start:end])).convert("RGB"))
+            tiles = mosaic.reshape(down, 32, across, 32, 3).transpose(0, 2, 1, 3, 4)
+            images.append(tiles.reshape(-1, 32, 32, 3))
+    pixels = np.concatenate(images)
+    halves = {
+        "train_images": pixels,
+        "train_labels": labels,
+        "test_images": pixels[:9],
+        "test_labels": labels[:9],
+    }
+    np.savez(tmp_path / "cifar.npz", **halves, classes=np.array(names))
+    data = open_data(f"npz:{tmp_path / 'cifar.npz'}")
+    assert data.classes[:2] == ("airplane", "automobile")
+    assert torch.bincount(data.train.labels).tolist() == [1000] * 10
+    assert data.views.count == 162
+    mean, std = data.mean_std
+    np.testing.assert_allclose(mean, [0.4942, 0.4851, 0.4504], atol=1e-4)
+    np.testing.assert_allclose(std, [0.2467, 0.2429, 0.2616], atol=1e-4)

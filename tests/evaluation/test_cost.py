@@ -1,0 +1,113 @@
+"""Counts worked out by hand; times that are times."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.evaluation import cost
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 4 * 6, 5))
+
+
+def test_parameters_by_hand() -> None:
+    assert cost.parameters(network()) == 8 * 3 * 9 + 2 * 8 + (8 * 4 * 6 * 5 + 5)
+
+
+def test_shared_parameters_count_once() -> None:
+    layer = nn.Linear(3, 3)
+    assert cost.parameters(nn.Sequential(layer, layer)) == 12
+
+
+def test_flops_by_hand() -> None:
+    """Outputs x weights of one output x 2: 8 maps of 4 x 6 pixels from 3 x 3 x 3, then 5 numbers from 192."""
+    assert cost.flops(network(), (3, 6, 8)) == 2 * (8 * 4 * 6) * (3 * 9) + 2 * 5 * (8 * 4 * 6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.Conv2d(4, 8, 3, stride=2, padding=1), 2 * (8 * 3 * 3) * (4 * 9)),
+        (nn.Conv2d(4, 4, 3, padding=1, groups=4), 2 * (4 * 6 * 6) * 9),
+        (nn.Sequential(nn.Flatten(), nn.Linear(144, 7)), 2 * 144 * 7),
+        (nn.ReLU(), 0),
+    ],
+)
+def test_flops_of_layers(layer: nn.Module, expected: int) -> None:
+    assert cost.flops(layer, (4, 6, 6)) == expected
+
+
+class Attention(nn.Module):
+    """Four places with eight channels that attend to each other, in two heads."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.layer = None if fused else nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = inputs.flatten(2).mT
+        if self.layer is None:
+            heads = tokens.view(1, 4, 2, 4).transpose(1, 2)
+            return F.scaled_dot_product_attention(heads, heads, heads)
+        return self.layer(tokens, tokens, tokens, need_weights=False)[0]
+
+
+@pytest.mark.parametrize(("fused", "projections"), [(True, 0), (False, 2 * 4 * 8 * 32)])
+def test_attention_is_not_free(fused: bool, projections: int) -> None:
+    """Two products of 4 x 4 x 4 in each of two heads; torch's own counter sees none of it on a CPU."""
+    torch.backends.mha.set_fastpath_enabled(True)
+    assert cost.flops(Attention(fused), (8, 2, 2)) == projections + 2 * 2 * (2 * 4 * 4 * 4)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_compiled_network_costs_the_same() -> None:
+    model = network()
+    expected = cost.flops(model, (3, 6, 8))
+    assert cost.flops(torch.compile(model, backend="eager"), (3, 6, 8)) == expected
+
+
+def test_latency_orders_its_quartiles() -> None:
+    taken = cost.latency(network(), (3, 6, 8), batch_size=2, repeats=7)
+    assert 0 < taken.first_quartile <= taken.median <= taken.third_quartile < 10_000
+
+
+def test_latency_is_in_milliseconds_of_passes_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that each forward pass moves: by a minute while warming up, then by 1, 2, 3, 4 and 5 ms."""
+    durations = iter([60.0] * cost.WARM_UP + [0.004, 0.001, 0.005, 0.003, 0.002])
+    now = 0.0
+    shapes = []
+
+    class Timed(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            nonlocal now
+            now += next(durations)
+            shapes.append(tuple(inputs.shape))
+            return inputs
+
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now)
+    taken = cost.latency(Timed(), (3, 6, 8), batch_size=2, repeats=5)
+    assert (taken.first_quartile, taken.median, taken.third_quartile) == pytest.approx((2, 3, 4))
+    assert shapes == [(2, 3, 6, 8)] * (cost.WARM_UP + 5)
+
+
+@pytest.mark.parametrize("measure", [cost.flops, cost.latency])
+def test_the_model_is_left_as_it_was(measure: object) -> None:
+    assert callable(measure)
+    model = network().train()
+    model[1].eval()
+    before = [module.training for module in model.modules()]
+    state, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    measure(model, (3, 6, 8))
+    assert [module.training for module in model.modules()] == before
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"repeats": 0}])
+def test_latency_of_nothing(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"got .*0"):
+        cost.latency(network(), (3, 6, 8), **wrong)

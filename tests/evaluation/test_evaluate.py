@@ -1,0 +1,137 @@
+"""The report of one network: plain JSON, numbers worked out by hand, mistakes named."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.data import Data, Split
+from tutelage.errors import TutelageError
+from tutelage.evaluation import cost_of, evaluate, memorisation
+
+
+class Reads(nn.Module):
+    """Predicts the class that is written in each image's first pixel, with logit ``scale``."""
+
+    def __init__(self, classes: int = 3, scale: float = 1000.0) -> None:
+        super().__init__()
+        self.classes, self.scale = classes, scale
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        written = (inputs[:, 0, 0, 0] * 255).round().long()
+        return self.scale * nn.functional.one_hot(written, self.classes).float() + self.weight
+
+
+def part(written: list[int], labels: list[int], clean: list[int] | None = None) -> Split:
+    images = torch.tensor(written, dtype=torch.uint8)[:, None, None, None].expand(-1, 2, 2, 1).contiguous()
+    split = Split.of(images, torch.tensor(labels))
+    return split if clean is None else replace(split, clean_labels=torch.tensor(clean))
+
+
+def data() -> Data:
+    return Data(
+        name="toy",
+        classes=("ant", "bee", "cow"),
+        # Samples 0, 2 and 3 are wrong; the network says the given label of 0 and 2, and the clean one of 3.
+        train=part([0, 1, 2, 1, 2], labels=[0, 1, 2, 0, -1], clean=[1, 1, 0, 1, 2]),
+        validation=part([0, 1], [0, 1]),
+        test=part([0, 0, 1, 1], labels=[0, 0, 0, 1]),
+    )
+
+
+def test_evaluate_by_hand() -> None:
+    result = evaluate(Reads(), data())
+    assert result == {
+        "samples": 4,
+        "accuracy": 0.75,
+        "per_class_accuracy": {"ant": pytest.approx(2 / 3), "bee": 1.0, "cow": None},
+        "worst_class_accuracy": pytest.approx(2 / 3),
+        "nll": 250.0,
+        "brier": 0.5,
+        "ece": 0.25,
+        "calibration_gap": 0.25,
+    }
+
+
+def test_evaluate_beside_a_teacher_by_hand() -> None:
+    """An undecided teacher: class 0 always. Each sure answer is 1000 nats off at two classes of three."""
+    result = evaluate(Reads(), data(), teacher=Reads(scale=0.0))
+    assert result["agreement"] == 0.5
+    assert result["teacher_accuracy"] == 0.75
+    assert result["kl_to_teacher"] == pytest.approx(1000 * 2 / 3 - math.log(3), rel=1e-5)
+
+
+@pytest.mark.parametrize(("name", "samples", "accuracy"), [("train", 5, 0.75), ("validation", 2, 1), ("test", 4, 0.75)])
+def test_the_part_that_is_asked_for(name: str, samples: int, accuracy: float) -> None:
+    result = evaluate(Reads(), data(), part=name)
+    assert (result["samples"], result["accuracy"]) == (samples, accuracy)
+
+
+def test_soft_labels_count_as_their_largest_class() -> None:
+    whole = data()
+    soft = replace(whole, test=replace(whole.test, labels=0.6 * torch.eye(3)[whole.test.labels] + 0.4 / 3))
+    assert evaluate(Reads(), soft) == evaluate(Reads(), whole)
+
+
+def test_the_json_is_strict_also_without_any_label() -> None:
+    nothing = replace(data(), test=part([0, 1], [-1, -1]))
+    result = evaluate(Reads(), nothing, teacher=Reads())
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["accuracy"] is None
+    assert result["worst_class_accuracy"] is None
+    assert result["ece"] is None
+    assert result["agreement"] == 1
+
+
+def test_memorisation_by_hand() -> None:
+    assert memorisation(Reads(), data()) == {
+        "wrong_labels": 3,
+        "memorised": pytest.approx(2 / 3),
+        "train_accuracy_clean": pytest.approx(3 / 5),
+        "train_accuracy_given": pytest.approx(3 / 4),
+    }
+
+
+def test_memorisation_of_clean_labels_is_no_number() -> None:
+    result = memorisation(Reads(), replace(data(), train=part([0, 1], [0, 0])))
+    assert result == {
+        "wrong_labels": 0,
+        "memorised": None,
+        "train_accuracy_clean": 0.5,
+        "train_accuracy_given": 0.5,
+    }
+
+
+def test_cost_of() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    result = cost_of(model, data())
+    assert list(result) == ["parameters", "flops", "latency_ms", "latency_ms_quartiles"]
+    assert (result["parameters"], result["flops"]) == (15, 24)
+    low, high = result["latency_ms_quartiles"]
+    assert 0 < low <= result["latency_ms"] <= high
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+@pytest.mark.parametrize("classes", [4, 10])
+def test_another_number_of_classes(classes: int) -> None:
+    wrong = f"gives {classes} logits, but toy has 3 classes: give its last layer 3 outputs"
+    with pytest.raises(TutelageError, match=f"the network {wrong}") as error:
+        evaluate(Reads(classes), data())
+    assert "\n" not in str(error.value)
+    with pytest.raises(TutelageError, match=f"the teacher {wrong}"):
+        evaluate(Reads(), data(), teacher=Reads(classes))
+    with pytest.raises(TutelageError, match=f"the network {wrong}"):
+        memorisation(Reads(classes), data())
+
+
+def test_a_part_that_does_not_exist() -> None:
+    with pytest.raises(TutelageError, match="unknown part 'tset'; did you mean 'test'"):
+        evaluate(Reads(), data(), part="tset")
+    with pytest.raises(TutelageError, match="unknown part 'validation'"):
+        evaluate(Reads(), replace(data(), validation=None), part="validation")

@@ -1,0 +1,354 @@
+"""Every metric against plain Python loops in float64, and against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tutelage.evaluation import metrics
+
+Scored = Callable[[Tensor, Tensor], Tensor]
+
+
+def softmax(row: list[float]) -> list[float]:
+    top = max(row)
+    powers = [math.exp(value - top) for value in row]
+    return [power / sum(powers) for power in powers]
+
+
+def first_largest(row: list[float]) -> int:
+    return row.index(max(row))
+
+
+def labelled(logits: Tensor, labels: Tensor) -> list[tuple[list[float], int]]:
+    pairs = zip(logits.double().tolist(), labels.tolist(), strict=True)
+    return [(row, label) for row, label in pairs if label != -1]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def slow_accuracy(logits: Tensor, labels: Tensor) -> float:
+    return mean([float(first_largest(row) == label) for row, label in labelled(logits, labels)])
+
+
+def slow_per_class(logits: Tensor, labels: Tensor) -> list[float]:
+    pairs = labelled(logits, labels)
+    return [mean([float(first_largest(r) == k) for r, k in pairs if k == c]) for c in range(logits.shape[1])]
+
+
+def slow_worst(logits: Tensor, labels: Tensor) -> float:
+    return min(value for value in slow_per_class(logits, labels) if not math.isnan(value))
+
+
+def slow_nll(logits: Tensor, labels: Tensor) -> float:
+    return mean([-math.log(softmax(row)[label]) for row, label in labelled(logits, labels)])
+
+
+def slow_brier(logits: Tensor, labels: Tensor) -> float:
+    return mean(
+        [sum((p - (c == label)) ** 2 for c, p in enumerate(softmax(row))) for row, label in labelled(logits, labels)]
+    )
+
+
+def slow_ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    pairs = labelled(logits, labels)
+    sure = [(max(softmax(row)), float(first_largest(row) == label)) for row, label in pairs]
+    total = 0.0
+    for b in range(bins):
+        here = [pair for pair in sure if b / bins < pair[0] <= (b + 1) / bins]
+        if here:
+            total += len(here) / len(sure) * abs(mean([p for p, _ in here]) - mean([hit for _, hit in here]))
+    return total
+
+
+def slow_gap(logits: Tensor, labels: Tensor) -> float:
+    return mean([max(softmax(r)) - (first_largest(r) == label) for r, label in labelled(logits, labels)])
+
+
+def slow_agreement(student: Tensor, teacher: Tensor) -> float:
+    pairs = zip(student.double().tolist(), teacher.double().tolist(), strict=True)
+    return mean([float(first_largest(s) == first_largest(t)) for s, t in pairs])
+
+
+def slow_kl(student: Tensor, teacher: Tensor) -> float:
+    pairs = zip(student.double().tolist(), teacher.double().tolist(), strict=True)
+    return mean([sum(q * math.log(q / p) for p, q in zip(softmax(s), softmax(t), strict=True)) for s, t in pairs])
+
+
+WITH_LABELS: list[tuple[Scored, Callable[[Tensor, Tensor], float]]] = [
+    (metrics.accuracy, slow_accuracy),
+    (metrics.worst_class_accuracy, slow_worst),
+    (metrics.nll, slow_nll),
+    (metrics.brier, slow_brier),
+    (metrics.ece, slow_ece),
+    (metrics.calibration_gap, slow_gap),
+]
+OF_PAIRS: list[tuple[Scored, Callable[[Tensor, Tensor], float]]] = [
+    (metrics.agreement, slow_agreement),
+    (metrics.kl_to_teacher, slow_kl),
+]
+
+
+def drawn(seed: int, samples: int, classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of a student and a teacher and labels that are often right; every fifth sample has no label."""
+    generator = torch.Generator().manual_seed(seed)
+    teacher = 2 * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
+    student = (teacher + torch.randn(samples, classes, generator=generator, dtype=torch.float64)).to(dtype)
+    labels = teacher.argmax(1)
+    labels[::5] = -1
+    return student, teacher.to(dtype), labels
+
+
+SIZES = [(0, 1, 3), (1, 60, 2), (2, 101, 7)]  # seed, samples, classes
+PRECISION = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-5}
+
+
+@pytest.mark.parametrize("size", SIZES[1:])
+@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize(("fast", "slow"), WITH_LABELS)
+def test_equals_plain_loops(
+    fast: Scored,
+    slow: Callable[[Tensor, Tensor], float],
+    dtype: torch.dtype,
+    size: tuple[int, int, int],
+) -> None:
+    logits, _, labels = drawn(*size, dtype)
+    value = fast(logits, labels)
+    assert value.shape == ()
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert value.item() == pytest.approx(slow(logits, labels), abs=PRECISION[dtype])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", PRECISION)
+@pytest.mark.parametrize(("fast", "slow"), OF_PAIRS)
+def test_pair_equals_plain_loops(
+    fast: Scored,
+    slow: Callable[[Tensor, Tensor], float],
+    dtype: torch.dtype,
+    size: tuple[int, int, int],
+) -> None:
+    student, teacher, _ = drawn(*size, dtype)
+    value = fast(student, teacher)
+    assert value.shape == ()
+    assert value.item() == pytest.approx(slow(student, teacher), abs=PRECISION[dtype])
+
+
+@pytest.mark.parametrize("bins", [1, 4, 40])
+def test_ece_with_other_bins(bins: int) -> None:
+    logits, _, labels = drawn(3, 90, 5, torch.float64)
+    assert metrics.ece(logits, labels, bins).item() == pytest.approx(slow_ece(logits, labels, bins), abs=1e-12)
+
+
+def test_per_class_accuracy_equals_plain_loops() -> None:
+    logits, _, labels = drawn(4, 80, 6, torch.float64)
+    labels[labels == 3] = -1
+    value = metrics.per_class_accuracy(logits, labels)
+    assert value[3].isnan()
+    assert value.tolist() == pytest.approx(slow_per_class(logits, labels), nan_ok=True)
+
+
+@pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
+def test_adding_a_constant_to_a_samples_logits_changes_nothing(metric: Scored) -> None:
+    logits, _, labels = drawn(5, 50, 4, torch.float64)
+    shift = torch.linspace(-30, 30, 50, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(metric(logits + shift, labels), metric(logits, labels), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("metric", [metric for metric, _ in OF_PAIRS])
+def test_adding_a_constant_to_either_side_changes_nothing(metric: Scored) -> None:
+    student, teacher, _ = drawn(5, 50, 4, torch.float64)
+    torch.testing.assert_close(metric(student + 9, teacher - 7), metric(student, teacher), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
+def test_unlabelled_samples_are_left_out(metric: Scored) -> None:
+    logits, _, labels = drawn(6, 40, 4, torch.float64)
+    have = labels >= 0
+    assert 0 < have.sum() < len(labels)
+    torch.testing.assert_close(metric(logits, labels), metric(logits[have], labels[have]))
+
+
+@pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
+@pytest.mark.parametrize("samples", [0, 4])
+def test_without_any_label_the_answer_is_nan(metric: Scored, samples: int) -> None:
+    assert metric(torch.zeros(samples, 3), torch.full((samples,), -1)).isnan()
+
+
+# Six samples, in each of which one class of three has all the probability there is.
+CERTAIN = 1000.0 * torch.eye(3).repeat(2, 1)
+RIGHT = torch.tensor([0, 1, 2, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("metric", "right", "wrong"),
+    [
+        (metrics.accuracy, 1.0, 0.0),
+        (metrics.worst_class_accuracy, 1.0, 0.0),
+        (metrics.nll, 0.0, 1000.0),
+        (metrics.brier, 0.0, 2.0),
+        (metrics.ece, 0.0, 1.0),
+        (metrics.calibration_gap, 0.0, 1.0),
+    ],
+)
+def test_perfectly_sure(metric: Scored, right: float, wrong: float) -> None:
+    assert metric(CERTAIN, RIGHT).item() == right
+    assert metric(CERTAIN, (RIGHT + 1) % 3).item() == wrong
+
+
+@pytest.mark.parametrize("classes", [2, 5, 10])
+def test_uniform_logits(classes: int) -> None:
+    logits, labels = torch.full((classes, classes), 3.0, dtype=torch.float64), torch.arange(classes)
+    assert metrics.nll(logits, labels).item() == pytest.approx(math.log(classes), abs=1e-12)
+    assert metrics.brier(logits, labels).item() == pytest.approx(1 - 1 / classes, abs=1e-12)
+    # Equal logits go to class 0, and one sample in C is of class 0: as often right as it is sure.
+    assert metrics.accuracy(logits, labels).item() == pytest.approx(1 / classes)
+    assert metrics.worst_class_accuracy(logits, labels).item() == 0
+    assert metrics.ece(logits, labels).item() == pytest.approx(0, abs=1e-12)
+    assert metrics.calibration_gap(logits, labels).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_worst_class_is_not_the_mean_and_ignores_absent_classes() -> None:
+    logits = torch.eye(4)[[0, 0, 1, 0, 0]]
+    labels = torch.tensor([0, 0, 1, 1, 1])
+    assert metrics.per_class_accuracy(logits, labels)[:2].tolist() == pytest.approx([1.0, 1 / 3])
+    assert metrics.worst_class_accuracy(logits, labels).item() == pytest.approx(1 / 3)
+    assert metrics.accuracy(logits, labels).item() == pytest.approx(3 / 5)
+
+
+def of_confidence(*confidences: float, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Two-class logits whose softmax gives class 0 these probabilities."""
+    first = torch.tensor(confidences, dtype=dtype)
+    return torch.stack([first.log(), (1 - first).log()], 1)
+
+
+@pytest.mark.parametrize(("bins", "place"), [(2, 0), (4, 1), (3, 1)])
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below(bins: int, place: int) -> None:
+    diagram = metrics.reliability(torch.zeros(1, 2), torch.tensor([0]), bins)
+    assert diagram.count.tolist() == [int(b == place) for b in range(bins)]
+
+
+@pytest.mark.parametrize(("classes", "bins"), [(3, 15), (5, 15), (15, 15), (2, 14), (5, 55)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_edges_are_the_nearest_floats(classes: int, bins: int, dtype: torch.dtype) -> None:
+    """Uniform logits are as sure as the float nearest to 1/C, an edge; with 55 bins linspace is below it."""
+    diagram = metrics.reliability(torch.zeros(1, classes, dtype=dtype), torch.tensor([0]), bins)
+    assert diagram.count.nonzero().tolist() == [[bins // classes - 1]]
+
+
+def test_a_confidence_of_one_is_in_the_last_bin() -> None:
+    assert metrics.reliability(CERTAIN, RIGHT).count.tolist() == [0] * 14 + [6]
+
+
+def test_reliability_by_hand() -> None:
+    logits, labels = of_confidence(0.7, 0.72, 0.9, 0.6), torch.tensor([0, 1, 0, -1])
+    diagram = metrics.reliability(logits, labels, bins=4)
+    assert diagram.count.tolist() == [0, 0, 2, 1]
+    assert diagram.accuracy.tolist() == pytest.approx([math.nan, math.nan, 0.5, 1], nan_ok=True)
+    assert diagram.confidence.tolist() == pytest.approx([math.nan, math.nan, 0.71, 0.9], nan_ok=True)
+    assert diagram.error.item() == pytest.approx((2 * 0.21 + 1 * 0.1) / 3)
+
+
+def test_ece_with_all_samples_in_one_bin_is_the_gap() -> None:
+    logits, labels = of_confidence(0.81, 0.82, 0.83, 0.84), torch.tensor([0, 0, 0, 1])
+    assert metrics.ece(logits, labels).item() == pytest.approx(0.825 - 0.75)
+    assert metrics.calibration_gap(logits, labels).item() == pytest.approx(0.825 - 0.75)
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0, 0.1), (1, 0.9)])
+def test_ece_of_one_sample(label: int, expected: float) -> None:
+    assert metrics.ece(of_confidence(0.9), torch.tensor([label])).item() == pytest.approx(expected)
+
+
+def test_the_gap_has_a_sign_and_ece_does_not_cancel() -> None:
+    logits = of_confidence(0.6, 0.6, 0.9, 0.9)
+    modest, bold = torch.tensor([0, 0, 0, 0]), torch.tensor([1, 1, 1, 1])
+    assert metrics.calibration_gap(logits, modest).item() == pytest.approx(-0.25)
+    assert metrics.calibration_gap(logits, bold).item() == pytest.approx(0.75)
+    mixed = torch.tensor([0, 0, 1, 0])
+    assert metrics.calibration_gap(logits, mixed).item() == pytest.approx(0)
+    assert metrics.ece(logits, mixed).item() == pytest.approx(0.4)
+
+
+def test_nan_logits_do_not_look_calibrated() -> None:
+    assert metrics.ece(torch.full((3, 2), math.nan), torch.tensor([0, 1, 0])).isnan()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ece_equals_torchmetrics(seed: int) -> None:
+    theirs = pytest.importorskip("torchmetrics.functional.classification")
+    logits, _, labels = drawn(seed, 200, 6, torch.float32)
+    expected = theirs.multiclass_calibration_error(
+        logits.softmax(1), labels, num_classes=6, n_bins=15, norm="l1", ignore_index=-1
+    )
+    torch.testing.assert_close(metrics.ece(logits, labels), expected, atol=1e-5, rtol=0)
+
+
+def test_kl_is_of_the_student_from_the_teacher() -> None:
+    student, teacher = of_confidence(0.5), of_confidence(0.8)
+    expected = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
+    assert metrics.kl_to_teacher(student, teacher).item() == pytest.approx(expected)
+    assert metrics.kl_to_teacher(teacher, teacher).item() == 0
+    assert metrics.agreement(teacher, teacher).item() == 1
+
+
+def test_kl_stays_finite_where_a_probability_is_zero_in_float32() -> None:
+    """The teacher's mass is all where the student's logarithm is -1000."""
+    assert metrics.kl_to_teacher(torch.tensor([[1000.0, 0]]), torch.tensor([[0, 1000.0]])).item() == 1000
+
+
+def test_memorised_by_hand() -> None:
+    given = torch.tensor([1, 2, 0, 0, 1, -1, 2])
+    clean = torch.tensor([0, 0, 0, 1, 2, 1, -1])
+    predicted = torch.tensor([1, 0, 1, 0, 0, 1, 2])
+    # Samples 0, 1, 3 and 4 are wrong: 0 and 3 are predicted as given, 1 as it was, 4 as neither.
+    assert metrics.wrongly_labelled(given, clean).tolist() == [True, True, False, True, True, False, False]
+    assert metrics.memorised(torch.eye(3)[predicted], given, clean).item() == 0.5
+
+
+def test_nothing_is_memorised_where_nothing_is_wrong() -> None:
+    labels = torch.tensor([0, 1, 2])
+    assert metrics.memorised(torch.eye(3), labels, labels).isnan()
+    assert metrics.memorised(torch.eye(3), (labels + 1) % 3, labels).item() == 0
+    assert metrics.memorised(torch.eye(3), labels, (labels + 1) % 3).item() == 1
+
+
+@pytest.mark.parametrize("metric", [*(metric for metric, _ in WITH_LABELS), metrics.per_class_accuracy])
+@pytest.mark.parametrize(("logits", "labels"), [((3, 4), (5,)), ((3, 4), (3, 1)), ((3,), (3,))])
+def test_shapes_that_do_not_fit(metric: Scored, logits: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"logits \(N, C\)") as error:
+        metric(torch.zeros(logits), torch.zeros(labels, dtype=torch.int64))
+    assert f"got {logits} and {labels}" in str(error.value)
+
+
+@pytest.mark.parametrize("metric", [metric for metric, _ in OF_PAIRS])
+@pytest.mark.parametrize(("student", "teacher"), [((3, 4), (3, 5)), ((3, 4), (1, 4)), ((3,), (3,))])
+def test_pairs_that_do_not_fit(metric: Scored, student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="student and teacher logits") as error:
+        metric(torch.zeros(student), torch.zeros(teacher))
+    assert f"got {student} and {teacher}" in str(error.value)
+
+
+def test_memorised_with_shapes_that_do_not_fit() -> None:
+    three, two = torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
+        metrics.memorised(torch.zeros(3, 4), three, two)
+    with pytest.raises(ValueError, match=r"got \(2, 4\) and \(3,\)"):
+        metrics.memorised(torch.zeros(2, 4), three, three)
+
+
+@pytest.mark.parametrize("label", [-2, 4])
+def test_a_label_that_is_no_class(label: int) -> None:
+    with pytest.raises(ValueError, match=r"labels must lie in -1 \.\. 3"):
+        metrics.accuracy(torch.zeros(2, 4), torch.tensor([0, label]))
+
+
+def test_no_bins() -> None:
+    with pytest.raises(ValueError, match="got 0"):
+        metrics.ece(torch.zeros(1, 2), torch.tensor([0]), 0)

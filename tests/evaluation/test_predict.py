@@ -1,0 +1,152 @@
+"""Prediction: in order, whatever the batch size, leaving the model as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.data import Split
+from tutelage.errors import NonFiniteError, TutelageError
+from tutelage.evaluation.predict import predict
+
+
+def part(samples: int = 11) -> Split:
+    images = torch.randint(256, (samples, 4, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return Split.of(images, torch.arange(samples) % 3)
+
+
+def network() -> nn.Sequential:
+    """Batch norm and dropout, whose answers in train mode depend on the batch and on chance."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(24, 3))
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
+class Fails(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        raise RuntimeError("broken")
+
+
+class Answers(nn.Module):
+    """Always the same, whatever it is shown."""
+
+    def __init__(self, answer: object) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, inputs: Tensor) -> object:
+        return self.answer
+
+
+class Poisoned(nn.Module):
+    """NaN or infinite for the images whose first pixel is white."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        bad = inputs[:, 0, 0, 0] == 1
+        return torch.zeros(len(inputs), 3).masked_fill(bad[:, None], self.value)
+
+
+def test_equals_the_model_on_the_pixels_in_eval_mode() -> None:
+    split, model = part(), network()
+    pixels = split.images[torch.arange(len(split))].permute(0, 3, 1, 2).float() / 255
+    logits = predict(model, split, device="cpu")
+    assert logits.shape == (11, 3)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, model.eval()(pixels).detach())
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 10, 11, 12])
+def test_the_batch_size_does_not_matter(batch_size: int) -> None:
+    split, model = part(), network()
+    torch.testing.assert_close(
+        predict(model, split, device="cpu", batch_size=batch_size), predict(model, split, device="cpu")
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_each_submodule_gets_its_own_mode_back(fails: bool) -> None:
+    model = network()
+    if fails:
+        model.append(Fails())
+    model.train()
+    model[1].eval()
+    before = modes(model)
+    assert len(set(before)) == 2
+    statistics = model[1].running_mean.clone()
+    if fails:
+        with pytest.raises(RuntimeError, match="broken"):
+            predict(model, part(), device="cpu")
+    else:
+        predict(model, part(), device="cpu")
+    assert modes(model) == before
+    assert torch.equal(model[1].running_mean, statistics)
+
+
+def test_statistics_and_generator_are_left_alone() -> None:
+    model = network().train()
+    state, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    predict(model, part(), device="cpu")
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_the_answer_can_be_a_target_in_a_loss() -> None:
+    logits = predict(network(), part(), device="cpu")
+    assert not logits.requires_grad
+    student = torch.zeros_like(logits, requires_grad=True)
+    (student.exp() * logits).sum().backward()
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, logits)
+
+
+def test_amp_computes_in_lower_precision_and_answers_in_float32() -> None:
+    model, split = network(), part()
+    full, low = predict(model, split, device="cpu"), predict(model, split, device="cpu", amp=torch.bfloat16)
+    assert low.dtype == torch.float32
+    assert not torch.equal(full, low)
+    torch.testing.assert_close(full, low, atol=0.05, rtol=0.05)
+
+
+def test_without_amp_somebodys_autocast_does_not_reach_it() -> None:
+    model, split = network(), part()
+    full = predict(model, split, device="cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(predict(model, split, device="cpu"), full)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("batch_size", [2, 512])
+def test_logits_that_are_not_finite(value: float, batch_size: int) -> None:
+    split = part()
+    images = torch.zeros(11, 4, 5, 3, dtype=torch.uint8)
+    images[[3, 8]] = 255
+    split = Split.of(images, split.labels).subset(torch.arange(10, 1, -1))
+    with pytest.raises(NonFiniteError, match=r"2 of 9 samples, first for sample 8.*learning rate"):
+        predict(Poisoned(value), split, device="cpu", batch_size=batch_size)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (torch.zeros(11), r"a tensor of shape \(11,\)"),
+        (torch.zeros(1, 3), r"a tensor of shape \(1, 3\)"),
+        ((torch.zeros(11, 3),), "a tuple"),
+    ],
+)
+def test_an_answer_that_is_no_logits(answer: object, words: str) -> None:
+    with pytest.raises(TutelageError, match=f"batch of 11 with {words}.*returns logits"):
+        predict(Answers(answer), part(), device="cpu")
+
+
+def test_an_empty_part() -> None:
+    with pytest.raises(TutelageError, match="empty"):
+        predict(network(), part().subset(torch.arange(0)), device="cpu")

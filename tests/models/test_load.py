@@ -1,0 +1,492 @@
+"""The doors by which a network comes in, and what each says when it stays shut."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.models.load import Built, LogitsOf, make_model
+from tutelage.models.resnet import ResNet
+
+USER_CODE = '''
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    """Keeps what it was called with."""
+
+    def __init__(self, num_classes, image_shape, hidden=3):
+        super().__init__()
+        self.called_with = (num_classes, image_shape, hidden)
+        self.fc = nn.Linear(2, num_classes)
+
+
+class Inner:
+    Net = Net
+
+
+def keywords_only(*, image_size, in_channels):
+    net = nn.Identity()
+    net.called_with = (image_size, in_channels)
+    return net
+
+
+def anything(**options):
+    net = nn.Identity()
+    net.called_with = options
+    return net
+
+
+def hands_on(*, weights=None, **options):
+    """As torchvision's: takes any keyword and gives it to a class that does not."""
+    return nn.Linear(4, **options) if weights else hands_on_to(**options)
+
+
+def hands_on_to(num_classes):
+    return nn.Linear(4, num_classes)
+
+
+instance = nn.Linear(2, 3)
+
+
+def needs_more(num_classes, layers):
+    return nn.Identity()
+
+
+def fails(num_classes):
+    raise RuntimeError("no luck today\\nand a second line")
+
+
+def returns_a_number():
+    return 7
+
+
+class NotAModule:
+    pass
+
+
+number = 3
+'''
+
+
+@pytest.fixture
+def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module in the current folder, which is not on the path; its name is new for each test."""
+    name = f"nets_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(USER_CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    return name
+
+
+def made(spec: str, *, shape: tuple[int, int, int] = (1, 8, 8), pretrained: bool = False) -> Built:
+    return make_model(spec, num_classes=5, image_shape=shape, pretrained=pretrained)
+
+
+def refusal(spec: str, **options: Any) -> str:
+    """The one line of the error, which has the spec's own text in it."""
+    with pytest.raises(TutelageError) as caught:
+        made(spec, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 400
+    return message
+
+
+# --- the zoo
+
+
+def test_zoo() -> None:
+    built = made("resnet8")
+    assert isinstance(built.module, ResNet)
+    assert built.module(torch.rand(2, 1, 8, 8)).shape == (2, 5)
+    assert (built.mean_std, built.input_size) == (None, None)
+
+
+def test_unknown_name_passes_the_zoo_s_hint() -> None:
+    assert "did you mean 'resnet8'" in refusal("resnet-8")
+
+
+@pytest.mark.parametrize("spec", ["resnet8", "somewhere:Net"])
+def test_pretrained_is_refused_where_there_are_no_published_weights(spec: str) -> None:
+    assert refusal(spec, pretrained=True).startswith(f"no published weights for {spec!r}")
+
+
+@pytest.mark.parametrize(("num_classes", "shape"), [(0, (1, 8, 8)), (5, (0, 8, 8)), (5, (1, 8, -8)), (5, (8, 8))])
+def test_impossible_sizes(num_classes: int, shape: Any) -> None:
+    with pytest.raises(TutelageError) as caught:
+        make_model("resnet8", num_classes=num_classes, image_shape=shape)
+    assert f"{num_classes} classes" in str(caught.value)
+    assert str(shape) in str(caught.value)
+
+
+# --- module:attr
+
+
+@pytest.mark.parametrize(
+    ("attribute", "shape", "called_with"),
+    [
+        ("Net", (1, 8, 8), (5, (1, 8, 8), 3)),
+        ("Inner.Net", (1, 8, 8), (5, (1, 8, 8), 3)),
+        ("keywords_only", (3, 16, 16), (16, 3)),
+        ("keywords_only", (3, 16, 24), ((16, 24), 3)),
+        (
+            "anything",
+            (1, 8, 8),
+            {"num_classes": 5, "in_channels": 1, "image_shape": (1, 8, 8), "image_size": 8},
+        ),
+    ],
+)
+def test_a_factory_gets_what_it_takes(
+    user_code: str, attribute: str, shape: tuple[int, int, int], called_with: object
+) -> None:
+    built = made(f"{user_code}:{attribute}", shape=shape)
+    assert built.module.called_with == called_with
+    assert built.mean_std is None
+
+
+def test_a_factory_that_hands_every_keyword_on_is_asked_again_without_those_refused(user_code: str) -> None:
+    module = made(f"{user_code}:hands_on").module
+    assert isinstance(module, nn.Linear)
+    assert module.out_features == 5
+
+
+def test_an_instance_is_copied(user_code: str) -> None:
+    first, second = made(f"{user_code}:instance").module, made(f"{user_code}:instance").module
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    assert torch.equal(first.weight, second.weight)
+    with torch.no_grad():
+        first.weight.zero_()
+    assert second.weight.any()
+
+
+def test_the_path_is_as_it_was(user_code: str) -> None:
+    before = list(sys.path)
+    made(f"{user_code}:Net")
+    refusal(f"{user_code}_missing:Net")
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("attribute", "parts"),
+    [
+        ("Nett", ["no attribute 'Nett'", "did you mean 'Net'?"]),
+        ("Inner.Nett", ["no attribute 'Nett'", "did you mean 'Net'?"]),
+        ("zzzzzz", ["no attribute 'zzzzzz'", "name a class"]),
+        ("number", ["is of type int", "name a class or function"]),
+        ("returns_a_number", ["returned an object of type int", "return an nn.Module"]),
+        ("NotAModule", ["returned an object of type NotAModule", "return an nn.Module"]),
+        ("needs_more", ["missing a required argument: 'layers'", "default", "num_classes, in_channels"]),
+        ("fails", ["called with (num_classes=5)", "RuntimeError: no luck today;"]),
+    ],
+)
+def test_refused_attributes(user_code: str, attribute: str, parts: list[str]) -> None:
+    message = refusal(f"{user_code}:{attribute}")
+    assert f"{user_code}:{attribute}" in message
+    assert [part for part in parts if part not in message] == []
+
+
+def test_the_original_error_is_kept(user_code: str) -> None:
+    with pytest.raises(TutelageError) as caught:
+        made(f"{user_code}:fails")
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("import a_package_that_is_not_there", "No module named 'a_package_that_is_not_there'"),
+        ("def broken(:", "SyntaxError"),
+        ("raise SystemExit('use main()')", "SystemExit: use main()"),
+    ],
+)
+def test_a_module_that_cannot_be_imported(user_code: str, tmp_path: Path, code: str, text: str) -> None:
+    name = f"broken_{user_code}"
+    (tmp_path / f"{name}.py").write_text(code)
+    message = refusal(f"{name}:Net")
+    assert message.startswith(f"importing {name!r} for the model '{name}:Net' failed: ")
+    assert text in message
+
+
+@pytest.mark.parametrize("path", ["nowhere_at_all", "nowhere_at_all.nets", "nets/small.py"])
+def test_a_module_that_is_not_there(path: str) -> None:
+    message = refusal(f"{path}:Net")
+    assert message.startswith("no module ")
+    assert f"'{path}:Net'" in message
+    assert "without .py" in message
+
+
+@pytest.mark.parametrize("spec", [":Net", "package:", ":"])
+def test_half_a_name(spec: str) -> None:
+    assert f"{spec!r} is not of the form module:attr" in refusal(spec)
+
+
+# --- timm/NAME
+
+
+class FakeTimmModel(nn.Module):
+    """What timm's models have that is used here, or is easily mistaken for it."""
+
+    def __init__(self, num_classes: int, in_chans: int, facts: dict[str, Any]) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.pretrained_cfg = self.default_cfg = facts
+        self.stem = nn.Conv2d(in_chans, 4, 3)
+        self.head = nn.Linear(4, num_classes)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.stem(x)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.forward_features(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class FakeTimm(types.ModuleType):
+    """A stand-in with timm's interface that notes its calls."""
+
+    def __init__(self) -> None:
+        super().__init__("timm")
+        self.calls: list[dict[str, Any]] = []
+
+    def list_models(self) -> list[str]:
+        return ["resnet18", "resnet10t", "vit_tiny"]
+
+    def create_model(self, name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
+        self.calls.append({"name": name, "pretrained": pretrained, **options})
+        if name == "resnet10t":
+            raise ValueError("no weights\nfor it")
+        facts = {
+            "input_size": (3, 224, 224),
+            "fixed_input_size": name == "vit_tiny",
+            "mean": (0.3, 0.4, 0.8),
+            "std": (0.1, 0.2, 0.3),
+        }
+        return FakeTimmModel(options["num_classes"], options["in_chans"], facts)
+
+
+@pytest.fixture
+def timm(monkeypatch: pytest.MonkeyPatch) -> FakeTimm:
+    fake = FakeTimm()
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    return fake
+
+
+def test_timm_without_weights_leaves_the_normalisation_to_the_caller(timm: FakeTimm) -> None:
+    built = made("timm/resnet18", shape=(2, 16, 16))
+    assert timm.calls == [{"name": "resnet18", "pretrained": False, "num_classes": 5, "in_chans": 2}]
+    assert built.module(torch.rand(3, 2, 16, 16)).shape == (3, 5)
+    assert (built.mean_std, built.input_size) == (None, None)
+
+
+@pytest.mark.parametrize(("channels", "mean", "std"), [(3, (0.3, 0.4, 0.8), (0.1, 0.2, 0.3)), (1, (0.5,), (0.2,))])
+def test_timm_with_weights_brings_their_normalisation(
+    timm: FakeTimm, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    built = made("timm/resnet18.a1_in1k", shape=(channels, 16, 16), pretrained=True)
+    assert timm.calls[0]["name"] == "resnet18.a1_in1k"
+    assert timm.calls[0]["pretrained"] is True
+    assert built.mean_std is not None
+    assert built.mean_std[0] == pytest.approx(mean)
+    assert built.mean_std[1] == pytest.approx(std)
+    assert built.input_size == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "told"),
+    [
+        ("vit_tiny", (3, 32, 48), [None, (32, 48)]),
+        ("vit_tiny", (3, 224, 224), [None]),
+        ("resnet18", (3, 32, 48), [None]),
+    ],
+)
+def test_timm_models_of_a_fixed_size_are_told_it(
+    timm: FakeTimm, name: str, shape: tuple[int, int, int], told: list[object]
+) -> None:
+    made(f"timm/{name}", shape=shape)
+    assert [call.get("img_size") for call in timm.calls] == told
+
+
+def test_timm_addresses_are_not_looked_up_in_its_list(timm: FakeTimm) -> None:
+    made("timm/hf-hub:timm/some_model")
+    assert timm.calls[0]["name"] == "hf-hub:timm/some_model"
+
+
+@pytest.mark.parametrize(
+    ("spec", "parts"),
+    [
+        ("timm/resnet81", ["no model 'resnet81'", "did you mean 'resnet18'?", "timm.list_models()"]),
+        ("timm/resnet10t", ["'timm/resnet10t' cannot be built: ValueError: no weights;", "check the name"]),
+    ],
+)
+def test_timm_refusals(timm: FakeTimm, spec: str, parts: list[str]) -> None:
+    message = refusal(spec)
+    assert [part for part in parts if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "package", "extra"), [("timm/resnet18", "timm", "timm"), ("hf/x", "transformers", "hf")]
+)
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, spec: str, package: str, extra: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # an import finds None and gives up
+    assert refusal(spec) == f"{spec!r} needs the extra: pip install 'tutelage[{extra}]'"
+
+
+def test_a_broken_extra_is_told_from_a_missing_one(
+    user_code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = refusal("timm/resnet18")
+    assert "installed and cannot be imported: operator torchvision::nms does not exist" in message
+
+
+def importable(package: str) -> None:
+    """Skip the test where the optional package is missing or at odds with the others installed."""
+    try:
+        __import__(package)
+    except Exception as error:
+        pytest.skip(f"{package}: {error!r}")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "shape"), [("resnet10t", (1, 32, 32)), ("test_vit", (3, 32, 32)), ("test_vit", (3, 160, 160))]
+)
+def test_real_timm(name: str, shape: tuple[int, int, int]) -> None:
+    importable("timm")
+    built = made(f"timm/{name}", shape=shape)
+    assert built.module(torch.rand(2, *shape)).shape == (2, 5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_real_timm_guesses() -> None:
+    importable("timm")
+    assert "did you mean 'resnet18" in refusal("timm/resnet18_")
+
+
+# --- hf/NAME
+
+
+class FakeClassifier(nn.Module):
+    """A transformers classifier for colour images, as far as it is used here."""
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__()
+        self.config = types.SimpleNamespace(num_channels=3, image_size=32)
+        self.head = nn.Linear(3, num_labels)
+
+    def forward(self, pixel_values: Tensor) -> types.SimpleNamespace:
+        return types.SimpleNamespace(logits=self.head(pixel_values.mean((2, 3))))
+
+
+Fake = Callable[[dict[str, Any] | None], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def transformers(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """Installs a stand-in whose models come with this preprocessor file; returns the list of its calls."""
+
+    def install(preprocessor: dict[str, Any] | None) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = []
+
+        class AutoModelForImageClassification:
+            @staticmethod
+            def from_pretrained(name: str, *, num_labels: int, **options: Any) -> nn.Module:
+                calls.append({"name": name, "num_labels": num_labels, **options})
+                return FakeClassifier(num_labels)
+
+        class ImageProcessingMixin:
+            @staticmethod
+            def get_image_processor_dict(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+                if preprocessor is None:
+                    raise OSError(f"no preprocessor_config.json in {name}")
+                return preprocessor, {}
+
+        fake: Any = types.ModuleType("transformers")
+        fake.AutoModelForImageClassification = AutoModelForImageClassification
+        fake.ImageProcessingMixin = ImageProcessingMixin
+        monkeypatch.setitem(sys.modules, "transformers", fake)
+        return calls
+
+    return install
+
+
+COLOURS = {"image_mean": [0.3, 0.4, 0.8], "image_std": [0.1, 0.2, 0.3]}
+
+
+@pytest.mark.parametrize(
+    ("preprocessor", "channels", "mean", "std"),
+    [
+        (COLOURS, 3, (0.3, 0.4, 0.8), (0.1, 0.2, 0.3)),
+        (COLOURS, 1, (0.5,), (0.2,)),
+        (COLOURS | {"do_normalize": False}, 3, (0, 0, 0), (1, 1, 1)),
+    ],
+)
+def test_hf(
+    transformers: Fake,
+    preprocessor: dict[str, Any],
+    channels: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> None:
+    calls = transformers(preprocessor)
+    built = made("hf/owner/name", shape=(channels, 32, 32))
+    assert calls[0]["name"] == "owner/name"
+    assert calls[0]["num_labels"] == 5
+    assert calls[0]["trust_remote_code"] is False
+    assert built.input_size == (3, 32, 32)
+    assert built.mean_std is not None
+    assert built.mean_std[0] == pytest.approx(mean)
+    assert built.mean_std[1] == pytest.approx(std)
+    images = torch.rand(2, channels, 32, 32)
+    assert isinstance(built.module, LogitsOf)
+    torch.testing.assert_close(
+        built.module(images), built.module.network(pixel_values=images.expand(-1, 3, -1, -1)).logits
+    )
+
+
+def test_hf_warns_where_the_normalisation_is_unknown(transformers: Fake) -> None:
+    transformers(None)
+    with pytest.warns(TutelageWarning, match=r"'hf/owner/name' has no preprocessor_config\.json") as caught:
+        assert made("hf/owner/name", shape=(3, 32, 32)).mean_std is None
+    assert caught[0].filename == __file__  # it points at the caller
+
+
+def test_hf_refuses_channels_that_do_not_fit(transformers: Fake) -> None:
+    transformers(COLOURS)
+    assert "takes images of 3 channels and the data has 4" in refusal("hf/owner/name", shape=(4, 32, 32))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_real_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    importable("transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import transformers
+
+    config = transformers.ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=3
+    )
+    saved = transformers.AutoModelForImageClassification.from_config(config)
+    saved.save_pretrained(tmp_path / "tiny")
+    (tmp_path / "tiny" / "preprocessor_config.json").write_text(json.dumps(COLOURS))
+
+    built = made(f"hf/{tmp_path / 'tiny'}", shape=(3, 32, 32))
+    assert built.mean_std == ((0.3, 0.4, 0.8), (0.1, 0.2, 0.3))
+    assert built.module(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+    stem = "resnet.embedder.embedder.convolution.weight"
+    assert torch.equal(built.module.state_dict()[f"network.{stem}"], saved.state_dict()[stem])
+
+    message = refusal(f"hf/{tmp_path / 'nowhere'}", shape=(3, 32, 32))
+    assert "nowhere' cannot be built: OSError" in message

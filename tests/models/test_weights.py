@@ -1,0 +1,429 @@
+"""Weights go to disk whole or not at all, and come back into the network they fit or not at all."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tutelage.errors import NonFiniteError, TutelageError
+from tutelage.files import atomic_write
+from tutelage.models.resnet import ResNet
+from tutelage.models.weights import load_weights, read_about, save_weights
+
+ABOUT = {"model": "resnet8", "classes": ["cat", "dög"], "epochs": 3, "z": None, "a": {"y": 1.5, "x": True}}
+
+
+@pytest.fixture
+def network() -> ResNet:
+    torch.manual_seed(0)
+    network = ResNet(8)
+    network(torch.rand(4, 3, 8, 8))  # the running statistics leave 0 and 1
+    return network
+
+
+@pytest.fixture
+def other() -> ResNet:
+    torch.manual_seed(1)
+    return ResNet(8)
+
+
+def same(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return list(state) == list(other) and all(
+        value.dtype == other[key].dtype and torch.equal(value, other[key]) for key, value in state.items()
+    )
+
+
+def refusal(path: Path, module: nn.Module, kind: type[TutelageError] = TutelageError) -> str:
+    """The one line of the error, which names the file; the module is left as it was."""
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(kind) as caught:
+        load_weights(path, module)
+    message = str(caught.value)
+    assert repr(str(path)) in message
+    assert "\n" not in message
+    assert same(before, module.state_dict())
+    return message
+
+
+# --- there and back
+
+
+def test_round_trip(tmp_path: Path, network: ResNet, other: ResNet) -> None:
+    path = tmp_path / "new" / "folder" / "student.safetensors"
+    save_weights(path, network, ABOUT)
+    assert load_weights(path, other) == ABOUT
+    assert same(network.state_dict(), other.state_dict())
+    assert read_about(path) == ABOUT
+    assert os.listdir(path.parent) == ["student.safetensors"]
+
+
+def test_the_file_is_plain_safetensors_under_the_module_s_own_names(tmp_path: Path, network: ResNet) -> None:
+    save_weights(tmp_path / "w.safetensors", network, ABOUT)
+    read = load_file(tmp_path / "w.safetensors")
+    assert same(network.state_dict(), {key: read[key] for key in network.state_dict()})
+    assert set(read) == set(network.state_dict())
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as opened:
+        assert list(opened.metadata()) == ["tutelage"]
+
+
+def test_equal_weights_are_equal_files(tmp_path: Path, network: ResNet) -> None:
+    save_weights(tmp_path / "a", network, ABOUT)
+    save_weights(tmp_path / "b", copy.deepcopy(network), dict(reversed(ABOUT.items())))
+    save_weights(tmp_path / "c", copy.deepcopy(network).to(memory_format=torch.channels_last), ABOUT)  # type: ignore[call-overload]
+    first = (tmp_path / "a").read_bytes()
+    assert (tmp_path / "b").read_bytes() == first
+    assert (tmp_path / "c").read_bytes() == first
+    with torch.no_grad():
+        network.fc.bias[0] += 1
+    save_weights(tmp_path / "d", network, ABOUT)
+    assert (tmp_path / "d").read_bytes() != first
+
+
+class Odd(nn.Module):
+    """Tied weights, a view into another's memory, a transposed one, half precision, a scalar."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.register_buffer("whole", torch.arange(6.0))
+        self.register_buffer("part", self.get_buffer("whole")[2:4])
+        self.register_buffer("turned", torch.arange(6.0).view(2, 3).T)
+        self.register_buffer("short", torch.rand(3).bfloat16())
+        self.register_buffer("count", torch.tensor(4))
+
+
+def test_shared_and_strided_tensors(tmp_path: Path) -> None:
+    odd, again = Odd(), Odd()
+    again.get_buffer("whole").zero_()
+    save_weights(tmp_path / "w", odd, {})
+    load_weights(tmp_path / "w", again)
+    assert same(odd.state_dict(), again.state_dict())
+    assert again.second.weight is again.first.weight
+
+
+class WithExtraState(nn.Linear):
+    def get_extra_state(self) -> object:
+        return {"epoch": 3}
+
+    def set_extra_state(self, state: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("module", "about", "text"),
+    [
+        (nn.Linear(2, 2), {"when": object()}, "not JSON: Object of type object"),
+        (nn.Linear(2, 2), {"loss": float("nan")}, "not JSON: Out of range float"),
+        (WithExtraState(2, 2), {}, "WithExtraState keeps _extra_state in its state_dict"),
+        (nn.LazyLinear(2), {}, "this LazyLinear cannot be saved"),
+    ],
+    ids=["object", "nan", "extra state", "lazy"],
+)
+def test_what_cannot_be_saved(tmp_path: Path, module: nn.Module, about: dict[str, Any], text: str) -> None:
+    with pytest.raises(TutelageError) as caught:
+        save_weights(tmp_path / "w", module, about)
+    assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+# --- files from elsewhere
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
+def test_files_of_torch_save(
+    tmp_path: Path,
+    network: ResNet,
+    other: ResNet,
+    wrap: Callable[[dict[str, Tensor]], dict[str, Any]],
+    prefix: str,
+) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(wrap({prefix + key: value for key, value in network.state_dict().items()}), path)
+    assert load_weights(path, other) == {}
+    assert same(network.state_dict(), other.state_dict())
+    assert read_about(path) == {}
+
+
+def test_a_safetensors_file_without_our_header(tmp_path: Path, network: ResNet, other: ResNet) -> None:
+    path = tmp_path / "misnamed.pt"
+    save_file(network.state_dict(), path, metadata={"format": "pt"})
+    assert load_weights(path, other) == {}
+    assert same(network.state_dict(), other.state_dict())
+
+
+def test_a_module_whose_own_keys_have_the_prefix_keeps_it(tmp_path: Path) -> None:
+    wrapped, again = nn.DataParallel(nn.Linear(2, 2)), nn.DataParallel(nn.Linear(2, 2))
+    save_weights(tmp_path / "w", wrapped, {})
+    load_weights(tmp_path / "w", again)
+    assert same(wrapped.state_dict(), again.state_dict())
+
+
+def test_old_files_without_a_count_of_batches(tmp_path: Path, network: ResNet, other: ResNet) -> None:
+    state = {key: value for key, value in network.state_dict().items() if "num_batches" not in key}
+    torch.save(state, tmp_path / "w.pth")
+    load_weights(tmp_path / "w.pth", other)
+    assert torch.equal(other.layer3[0].get_buffer("bn2.running_var"), state["layer3.0.bn2.running_var"])
+
+
+class Hostile:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_asks_to_run_code(tmp_path: Path, other: ResNet, zipped: bool) -> None:
+    path, marker = tmp_path / "w.pth", tmp_path / "it ran"
+    torch.save({"model": Hostile(marker)}, path, _use_new_zipfile_serialization=zipped)
+    message = refusal(path, other)
+    assert "asks to run code" in message
+    assert "system" in message
+    assert "convert its state_dict to safetensors" in message
+    assert not marker.exists()
+
+
+def test_a_whole_pickled_network_is_code_too(tmp_path: Path, network: ResNet, other: ResNet) -> None:
+    torch.save(network, tmp_path / "w.pth")
+    assert "asks to run code (tutelage.models.resnet.ResNet)" in refusal(tmp_path / "w.pth", other)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (
+            {"weights": {"a": torch.ones(1)}, "epoch": 3},
+            "holds a mapping of 'weights', 'epoch' and no state_dict",
+        ),
+        (torch.ones(3), "holds Tensor and no state_dict"),
+        ({}, "no state_dict"),
+    ],
+    ids=["mapping", "tensor", "empty"],
+)
+def test_a_pickle_without_a_state_dict(tmp_path: Path, other: ResNet, content: object, text: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    message = refusal(tmp_path / "w.pth", other)
+    assert text in message
+    assert "save model.state_dict()" in message
+
+
+# --- files that are damaged
+
+
+def flipped_header(data: bytes) -> bytes:
+    return data[:8] + b"[" + data[9:]
+
+
+def bad_about(_: bytes) -> bytes:
+    header = b'{"__metadata__":{"tutelage":"{oops"}}'
+    return struct.pack("<Q", len(header)) + header
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:20],
+        lambda data: b"",
+        lambda data: b"not weights at all\n" * 9,
+        lambda data: b"\xff" * 8 + data[8:],
+        lambda data: data + b"more",
+        flipped_header,
+        bad_about,
+    ],
+    ids=["last byte", "half", "header", "empty", "text", "length", "longer", "no brace", "about"],
+)
+def test_damaged_safetensors(tmp_path: Path, network: ResNet, other: ResNet, damage: Callable[[bytes], bytes]) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, network, ABOUT)
+    path.write_bytes(damage(path.read_bytes()))
+    assert "is not a whole weights file" in refusal(path, other)
+
+
+def test_about_that_is_no_object(tmp_path: Path, other: ResNet) -> None:
+    save_file(other.state_dict(), tmp_path / "w", metadata={"tutelage": "[1]"})
+    assert "expected a JSON object" in refusal(tmp_path / "w", other)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.99])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_files_of_torch_save(tmp_path: Path, network: ResNet, other: ResNet, keep: float, zipped: bool) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(network.state_dict(), path, _use_new_zipfile_serialization=zipped)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    refusal(path, other)
+
+
+def test_no_such_file(tmp_path: Path, other: ResNet) -> None:
+    assert "No such file or directory; check the path" in refusal(tmp_path / "w", other)
+    assert "check the path" in refusal(tmp_path, other)
+
+
+# --- weights that do not fit
+
+
+def test_another_number_of_classes(tmp_path: Path, other: ResNet) -> None:
+    save_weights(tmp_path / "w", ResNet(8, num_classes=100), {})
+    message = refusal(tmp_path / "w", other)
+    assert "are for 100 classes and this ResNet for 10" in message
+    assert "fc.weight is (100, 64) in the file and (10, 64) in the model" in message
+    assert message.endswith("num_classes=100")
+
+
+@pytest.mark.parametrize(
+    ("saved", "parts"),
+    [
+        (ResNet(8, in_channels=1), ["conv1.weight is (16, 1, 3, 3) in the file and (16, 3, 3, 3)"]),
+        (
+            ResNet(8, width=2, num_classes=4),
+            ["conv1.weight is (32, 3, 3, 3) in the file", " and 34 more; build the model"],
+        ),
+        (ResNet(14), ["the file also has layer1.1.bn1.bias, ", " and 33 more; build the model"]),
+        (nn.Linear(2, 2), ["lacks conv1.weight, ", " and 34 more and also has bias, weight; build"]),
+    ],
+    ids=["channels", "width", "deeper", "another"],
+)
+def test_weights_of_another_network(tmp_path: Path, other: ResNet, saved: nn.Module, parts: list[str]) -> None:
+    save_weights(tmp_path / "w", saved, {})
+    message = refusal(tmp_path / "w", other)
+    assert [part for part in parts if part not in message] == []
+    assert "this ResNet" in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("key", ["layer2.0.conv1.weight", "bn1.running_var"])
+def test_weights_that_are_not_finite(tmp_path: Path, network: ResNet, other: ResNet, key: str, value: float) -> None:
+    network.state_dict()[key].view(-1)[-1] = value
+    save_weights(tmp_path / "w", network, {})
+    assert f"hold NaN or infinity in {key}: " in refusal(tmp_path / "w", other, NonFiniteError)
+
+
+# --- atomic_write
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    path = tmp_path / "result.json"
+    atomic_write(path, b"old")
+    return path
+
+
+def alone(path: Path) -> bool:
+    """No temporary file lies beside it."""
+    return os.listdir(path.parent) == [path.name]
+
+
+def test_atomic_write_replaces(target: Path) -> None:
+    atomic_write(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert alone(target)
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("failure", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; free some"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied; choose a folder"),
+        (OSError("the wire was cut"), "the wire was cut; check the disk"),
+        (KeyboardInterrupt(), None),
+    ],
+    ids=["full", "denied", "unnamed", "ctrl-c"],
+)
+def test_a_failure_before_the_end_leaves_the_old_file_alone(
+    target: Path, monkeypatch: pytest.MonkeyPatch, function: str, failure: BaseException, text: str | None
+) -> None:
+    def fail(*_: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(os, function, fail)
+    with pytest.raises(KeyboardInterrupt if text is None else TutelageError) as caught:
+        atomic_write(target, b"new")
+    if text is not None:
+        assert str(caught.value).startswith(f"cannot write {str(target)!r}: {text}")
+        assert "\n" not in str(caught.value)
+    assert target.read_bytes() == b"old"
+    assert alone(target)
+
+
+def test_the_bytes_are_on_disk_before_they_take_the_name(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        fsync(descriptor)
+
+    def noted_replace(source: Path, destination: Path) -> None:
+        assert Path(source).read_bytes() == b"new"
+        assert Path(source).parent == target.parent  # another file system would need a copy
+        done.append("name")
+        replace(source, destination)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    atomic_write(target, b"new")
+    assert done == ["file", "name", "folder"]
+
+
+def test_a_folder_that_cannot_be_synced_is_no_error(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    atomic_write(target, b"new")
+    assert target.read_bytes() == b"new"
+
+
+def test_a_link_stays_a_link(target: Path, tmp_path: Path) -> None:
+    link = tmp_path / "latest.json"
+    link.symlink_to(target)
+    atomic_write(link, b"new")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"new"
+
+
+def test_others_may_read_it_as_far_as_the_umask_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        atomic_write(tmp_path / "w", b"new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "w").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("folder", "name a file in it"), ("file/w", "choose another folder"), ("n" * 300, "a shorter name")],
+    ids=["folder", "file as folder", "long"],
+)
+def test_places_where_nothing_can_be_written(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(TutelageError) as caught:
+        atomic_write(tmp_path / name, b"new")
+    assert str(caught.value).endswith(text)
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]

@@ -1,0 +1,70 @@
+"""Names become networks, and wrong names become hints."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tutelage.errors import TutelageError
+from tutelage.models import zoo
+from tutelage.models.resnet import ResNet
+from tutelage.models.wrn import WRN
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "blocks", "channels"),
+    [
+        ("resnet8", ResNet, 3, 16),
+        ("resnet20", ResNet, 9, 16),
+        ("resnet8x4", ResNet, 3, 64),
+        ("resnet14x0.5", ResNet, 6, 8),
+        ("wrn-10-2", WRN, 3, 16),
+        ("wrn-16-1", WRN, 6, 16),
+    ],
+)
+def test_names(name: str, kind: type[ResNet | WRN], blocks: int, channels: int) -> None:
+    network = zoo.build(name, num_classes=6, in_channels=1)
+    assert isinstance(network, kind)
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 6)
+    assert network.conv1.out_channels == channels
+    assert sum(key.endswith("conv2.weight") for key in network.state_dict()) == blocks
+
+
+@pytest.mark.parametrize("family", zoo.families().values(), ids=zoo.families())
+def test_every_example_is_read_by_its_own_family_alone(family: zoo.Family) -> None:
+    for example in family.examples:
+        assert [other for other in zoo.families().values() if other.pattern.fullmatch(example)] == [family]
+    assert family.paper
+    assert "\n" not in family.about
+    with torch.device("meta"):  # no memory, no time
+        for example in family.examples:
+            zoo.build(example, num_classes=10, in_channels=3)
+
+
+def test_families_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        zoo.families()["mine"] = zoo.families()["wrn"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("resnet-20", "resnet20"),
+        ("ResNet56", "resnet56"),
+        ("wrn_40_2", "wrn-40-2"),
+        ("resnet8x", "resnet8x4"),
+    ],
+)
+def test_unknown_names_get_the_nearest_and_the_other_doors(name: str, near: str) -> None:
+    with pytest.raises(TutelageError) as caught:
+        zoo.build(name, num_classes=10, in_channels=3)
+    message = str(caught.value)
+    assert message.startswith(f"unknown model {name!r}; did you mean {near!r}?")
+    assert all(door in message for door in ("module:attr", "timm/NAME", "hf/NAME"))
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("name", "text"), [("resnet18", "14 and 20"), ("wrn-18-2", "16 and 22")])
+def test_depths_that_do_not_exist(name: str, text: str) -> None:
+    with pytest.raises(TutelageError, match=text):
+        zoo.build(name, num_classes=10, in_channels=3)
