@@ -1,29 +1,35 @@
 # make demo    a virtual environment, the package, and the main job on real digits
 # make test    the same set-up and the whole test suite
-# make check   lint, formatting and types as CI runs them
+# make check   lint, formatting and types, as CI runs them
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-READY := $(VENV)/ready
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test check clean
 
-demo: $(READY)
+demo: $(VENV)/installed
 	$(RUN) -m tutelage demo
 
-test: $(READY)
-	$(RUN) -m pytest -n 2 --dist worksteal
+test: $(VENV)/installed-dev
+	$(RUN) -m pytest --numprocesses 2 --dist worksteal
 
-check: $(READY)
+check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-$(READY): pyproject.toml constraints.txt
+# torch goes first and by its exact version: that is the small CPU build.
+$(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	touch $(READY)
+	@echo "installing into $(VENV), a minute or two"
+	$(INSTALL) torch
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV)

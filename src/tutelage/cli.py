@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tutelage.config import Config, Recipe, read_config
+from tutelage.config import DEFAULT_METHOD, Config, Recipe, read_config
 from tutelage.errors import TutelageError, TutelageWarning
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tutelage.data import Data
     from tutelage.runs import Result
 
 app = typer.Typer(
@@ -115,18 +116,18 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="A parameter of th
 @_options(student="model", method="method")
 def train(out: Out = None, config: File = None, set_: Sets = None, json_: Json = False, **fields: Any) -> None:
     """Train a network without a teacher: a future teacher, or a student to compare with."""
-    _train("plain", out, config, set_, json_, fields["fields"])
+    _train("train", out, config, set_, json_, fields["fields"])
 
 
 @app.command()
 @_options(student="student", method="method")
 def distill(out: Out = None, config: File = None, set_: Sets = None, json_: Json = False, **fields: Any) -> None:
     """Train a student under a teacher."""
-    _train("hinton", out, config, set_, json_, fields["fields"])
+    _train("distill", out, config, set_, json_, fields["fields"])
 
 
 def _train(
-    method: str,
+    verb: str,
     out: Path | None,
     file: Path | None,
     sets: list[str] | None,
@@ -135,18 +136,19 @@ def _train(
 ) -> None:
     read = read_config(file) if file else {}
     settings = {**(read.pop("settings", None) or {}), **_settings(sets or [])}
-    config = Config(**{"method": method, **read, **fields, "settings": settings})
+    config = Config(**{"method": DEFAULT_METHOD[verb], **read, **fields, "settings": settings})
     out = out or Path("runs") / f"{config.method}-seed{config.seed}"
     from tutelage.runs import execute
+    from tutelage.runs.commands import as_python
 
     console = _console()
     if not as_json:
-        console.print(f"[dim]# in Python:[/]\n[dim]{_python(config, out)}[/]", highlight=False)
+        console.print(f"[dim]# in Python:[/]\n[dim]{as_python(config, out)}[/]", highlight=False)
     with _watching(console, quiet=as_json) as report:
         result = execute(config, out, report=report)
-    if as_json:
+    if as_json and result.metrics:
         print(json.dumps({**result.metrics, "folder": str(out)}, allow_nan=False))
-    else:
+    elif result.metrics:  # of several processes only the first has measured
         _show(result)
 
 
@@ -163,22 +165,6 @@ def _settings(sets: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             settings[name.strip()] = value
     return settings
-
-
-def _python(config: Config, out: Path) -> str:
-    """The call that does the same."""
-    call = "distill" if config.teacher or config.method not in ("plain", "dml") else "train"
-    teachers = config.teacher[0] if len(config.teacher) == 1 else list(config.teacher)
-    words = [repr(teachers)] if call == "distill" else []
-    words += [repr(config.student), repr(config.data)]
-    implied = {"teacher", "student", "data"} | (
-        {"method"} if config.method == {"distill": "hinton", "train": "plain"}[call] else set()
-    )
-    for name, field in Config.model_fields.items():
-        value = getattr(config, name)
-        if name not in implied and (value != field.default or name == "method"):
-            words.append(f"{name}={value!r}")
-    return f"tutelage.{call}({', '.join([*words, f'out={str(out)!r}'])})"
 
 
 # --- what a person sees
@@ -268,13 +254,12 @@ def evaluate(
 ) -> None:
     """Measure a trained network."""
     from tutelage.config import Hardware
-    from tutelage.data import open_data
     from tutelage.evaluation import cost_of
     from tutelage.evaluation import evaluate as measure
     from tutelage.runs import open_model
     from tutelage.training.hardware import resolve
 
-    opened = open_data(data or _data_of(run), image_size=image_size)
+    opened = _data_for(run, data, image_size)
     on = resolve(Hardware(device=device)).device
     model = open_model(run, opened).to(on)
     other = open_model(teacher, opened).to(on) if teacher else None
@@ -298,11 +283,17 @@ def evaluate(
     Console().print(table)
 
 
-def _data_of(run: str) -> str:
-    file = Path(run) / "config.yaml"
-    if not file.is_file():
-        raise TutelageError(f"{run} does not say which data it was trained on; name it with --data")
-    return str(read_config(file)["data"])
+def _data_for(run: str, spec: str | None, image_size: int | None) -> Data:
+    """The data set that is named, or else the one that the run was trained on."""
+    from tutelage.data import open_data
+
+    if spec is None:
+        file = Path(run) / "config.yaml"
+        fields = read_config(file) if file.is_file() else {}
+        spec, image_size = str(fields.get("data", "given:")), image_size or fields.get("image_size")
+        if spec.startswith("given:"):
+            raise TutelageError(f"{run} does not say which data to open; name it with --data")
+    return open_data(spec, image_size=image_size)
 
 
 @app.command()
@@ -315,11 +306,10 @@ def export(
     ] = None,
 ) -> None:
     """Write a trained network as ONNX, its normalisation included."""
-    from tutelage.data import open_data
     from tutelage.models.export import export_onnx
     from tutelage.runs import open_model
 
-    opened = open_data(data or _data_of(run))
+    opened = _data_for(run, data, None)
     export_onnx(open_model(run, opened), opened.image_shape, onnx)
     print(onnx)
 

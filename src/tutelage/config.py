@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -112,6 +113,10 @@ class Config(Recipe, Hardware):
         """The configuration as a file that ``read_config`` takes."""
         values = self.model_dump(mode="json", fallback=lambda value: getattr(value, "__qualname__", repr(value)))
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"train": "plain", "distill": "hinton"})
+"""What each verb of the command line does unless told otherwise."""
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -87,6 +87,12 @@ def test_the_record_is_json_and_says_what_was_done(make_data):
     assert noise["changed"] == int(data.train.corrupted.sum())
 
 
+def test_conditions_of_one_seed_draw_numbers_of_their_own(data):
+    symmetric, uniform = (noise(0.3, seed=1)(data).train.corrupted for noise in NOISES)
+    both = float((symmetric & uniform).double().mean())
+    assert abs(both - 0.3 * 0.3 * (C - 1) / C) < 0.02  # one stream for both would make it 0.24
+
+
 def test_a_second_noise_is_counted_against_the_first_and_clean_labels_stay(data):
     once = SymmetricNoise(0.3, seed=1)(data)
     twice = UniformNoise(0.2, seed=1)(once)

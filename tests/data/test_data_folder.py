@@ -82,7 +82,7 @@ def test_a_validation_folder_is_found_and_stands_in_for_the_test_folder(folder, 
     assert data.record[0]["test_from"] == "validation"
 
 
-LEVELS = (np.arange(256).reshape(16, 16) * 257).astype(np.uint16)
+DEEP = np.random.default_rng(4).integers(0, 2**16, (16, 16), dtype=np.uint16)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ LEVELS = (np.arange(256).reshape(16, 16) * 257).astype(np.uint16)
     [
         (Image.fromarray(picture(3, (16, 16))), picture(3, (16, 16))),
         (Image.fromarray(picture(3, (16, 16)) > 99), (picture(3, (16, 16)) > 99) * 255),
-        (Image.fromarray(LEVELS), np.arange(256).reshape(16, 16)),
+        (Image.fromarray(DEEP), np.rint(DEEP / 257)),
         (Image.fromarray(picture(3, (16, 16))).convert("LA"), picture(3, (16, 16))),
     ],
     ids=["8 bits", "1 bit", "16 bits", "alpha"],
@@ -106,10 +106,12 @@ def test_pictures_that_are_all_grey_have_one_channel(tmp_path, image, wanted):
     np.testing.assert_array_equal(data.train.images[0].squeeze(2), wanted)
 
 
-def test_one_picture_in_colour_makes_all_of_them_rgb(folder):
+@pytest.mark.parametrize("coloured", ["train/a", "train/b", "test/b"])
+def test_one_picture_in_colour_makes_all_of_them_rgb(tmp_path, coloured):
     grey = picture(3, (16, 16))
-    put(folder / "test" / "cat" / "0.png", grey)
-    test = open_data(f"folder:{folder}").test
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        put(tmp_path / name / "0.png", picture(3) if name == coloured else grey)
+    test = open_data(f"folder:{tmp_path}").test
     np.testing.assert_array_equal(test.images[0], grey[..., None].repeat(3, 2))
 
 
@@ -118,7 +120,10 @@ def test_alpha_palettes_and_cmyk_become_rgb_without_a_word(folder):
     rgb = Image.fromarray(flat)
     place = folder / "train" / "cat"
     rgb.convert("RGBA").save(place / "0.png")
-    rgb.quantize(4).save(place / "1.png", transparency=b"\x00\xff\x80")  # Pillow warns of it on the way to RGB
+    shades = flat.copy()
+    shades[..., 0] += np.arange(16, dtype=np.uint8) // 4
+    palette = Image.fromarray(shades).quantize(4)
+    palette.save(place / "1.png", transparency=b"\x00\xff\x80\xff")  # Pillow warns of it on the way to RGB
     rgb.convert("CMYK").save(place / "2.jpg", quality=95)
     for image in open_data(f"folder:{folder}").train.images[:3]:  # sorted by name, so that 2.png comes after 2.jpg
         np.testing.assert_allclose(image.numpy().astype(float), flat, atol=4)
@@ -235,6 +240,7 @@ def whole_jpeg() -> bytes:
         ("x.png", huge_png(60_000, 60_000), ("too large", "3600000000 pixels", "scale it down")),
     ],
 )
+@pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
 def test_pictures_that_cannot_be_used_are_named(folder, refused, name, content, pieces):
     file = folder / "train" / "cat" / name
     file.write_bytes(content)

@@ -75,12 +75,14 @@ def test_validation_stands_in_for_a_test_split_without_labels(saved):
     assert data.record[0]["test_from"] == "validation"
 
 
-def test_of_several_label_columns_the_finest_is_taken(saved):
-    columns = {"coarse": [0, 0, 1], "fine": [0, 1, 2]}
-    names = {"coarse": ["a", "b"], "fine": ["x", "y", "z"]}
+@pytest.mark.parametrize(("coarse", "taken"), [("coarse", "fine"), ("label", "label")])
+def test_of_several_label_columns_the_one_of_that_name_or_the_finest_is_taken(saved, coarse, taken):
+    columns = {coarse: [0, 0, 1], "fine": [0, 1, 2]}
+    names = {coarse: ["a", "b"], "fine": ["x", "y", "z"]}
     data = open_data(saved({"train": columns, "test": columns}, names))
-    assert data.classes == ("x", "y", "z")
-    assert data.record[0]["label_column"] == "fine"
+    assert data.record[0]["label_column"] == taken
+    assert data.classes == tuple(names[taken])
+    assert data.train.labels.tolist() == columns[taken]
 
 
 def test_a_large_set_streams_the_same_batches(saved, tmp_path):

@@ -76,10 +76,11 @@ ZIPPED = gzip.compress(encoded(IMAGES["t10k"]), mtime=0)
     [
         ZIPPED[: len(ZIPPED) // 2],
         ZIPPED[:200] + b"\xff" * 50 + ZIPPED[250:],
+        ZIPPED[:10] + b"\x07" + ZIPPED[11:],
         ZIPPED[:-8] + b"\0" * 8,
         b"not gzip at all",
     ],
-    ids=["truncated", "overwritten", "checksum", "no gzip"],
+    ids=["truncated", "overwritten", "no such block", "checksum", "no gzip"],
 )
 def test_a_damaged_gzip_is_named(tmp_path, refused, content):
     write(tmp_path, zipped=True)

@@ -10,7 +10,20 @@ from torch import Tensor, nn
 
 from tutelage.data.data import Data, Split
 from tutelage.errors import TutelageError, unknown
-from tutelage.evaluation import cost, metrics
+from tutelage.evaluation.cost import flops, latency, parameters
+from tutelage.evaluation.metrics import (
+    accuracy,
+    agreement,
+    brier,
+    calibration_gap,
+    ece,
+    kl_to_teacher,
+    memorised,
+    nll,
+    per_class_accuracy,
+    worst_class_accuracy,
+    wrongly_labelled,
+)
 from tutelage.evaluation.predict import predict
 
 
@@ -48,22 +61,22 @@ def evaluate(
     split = data.parts[part]
     logits = _logits(model, "network", data, split, device)
     labels = _hard(split.labels).to(logits.device)
-    each = metrics.per_class_accuracy(logits, labels).tolist()
+    each = per_class_accuracy(logits, labels).tolist()
     result = {
         "samples": len(split),
-        "accuracy": _number(metrics.accuracy(logits, labels)),
+        "accuracy": _number(accuracy(logits, labels)),
         "per_class_accuracy": {name: _number(value) for name, value in zip(data.classes, each, strict=True)},
-        "worst_class_accuracy": _number(metrics.worst_class_accuracy(logits, labels)),
-        "nll": _number(metrics.nll(logits, labels)),
-        "brier": _number(metrics.brier(logits, labels)),
-        "ece": _number(metrics.ece(logits, labels)),
-        "calibration_gap": _number(metrics.calibration_gap(logits, labels)),
+        "worst_class_accuracy": _number(worst_class_accuracy(logits, labels)),
+        "nll": _number(nll(logits, labels)),
+        "brier": _number(brier(logits, labels)),
+        "ece": _number(ece(logits, labels)),
+        "calibration_gap": _number(calibration_gap(logits, labels)),
     }
     if teacher is not None:
         answers = _logits(teacher, "teacher", data, split, device)
-        result["agreement"] = _number(metrics.agreement(logits, answers))
-        result["kl_to_teacher"] = _number(metrics.kl_to_teacher(logits, answers))
-        result["teacher_accuracy"] = _number(metrics.accuracy(answers, labels))
+        result["agreement"] = _number(agreement(logits, answers))
+        result["kl_to_teacher"] = _number(kl_to_teacher(logits, answers))
+        result["teacher_accuracy"] = _number(accuracy(answers, labels))
     return result
 
 
@@ -81,10 +94,10 @@ def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu
     given = _hard(data.train.labels).to(logits.device)
     clean = data.train.clean_labels.to(logits.device)
     return {
-        "wrong_labels": int(metrics.wrongly_labelled(given, clean).sum()),
-        "memorised": _number(metrics.memorised(logits, given, clean)),
-        "train_accuracy_clean": _number(metrics.accuracy(logits, clean)),
-        "train_accuracy_given": _number(metrics.accuracy(logits, given)),
+        "wrong_labels": int(wrongly_labelled(given, clean).sum()),
+        "memorised": _number(memorised(logits, given, clean)),
+        "train_accuracy_clean": _number(accuracy(logits, clean)),
+        "train_accuracy_given": _number(accuracy(logits, given)),
     }
 
 
@@ -95,10 +108,10 @@ def cost_of(model: nn.Module, data: Data, device: torch.device | str = "cpu") ->
         ``parameters``, ``flops`` (a multiply-add is 2), ``latency_ms`` (the median) and
         ``latency_ms_quartiles`` (the first and the third).
     """
-    taken = cost.latency(model, data.image_shape, device=device)
+    taken = latency(model, data.image_shape, device=device)
     return {
-        "parameters": cost.parameters(model),
-        "flops": cost.flops(model, data.image_shape, device),
+        "parameters": parameters(model),
+        "flops": flops(model, data.image_shape, device),
         "latency_ms": taken.median,
         "latency_ms_quartiles": [taken.first_quartile, taken.third_quartile],
     }

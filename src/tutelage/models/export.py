@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +15,19 @@ import torch
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import atomic_write
 from tutelage.models.tapped import Tapped
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporter's notices about itself."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        before = logging.root.manager.disable
+        logging.disable(max(before, logging.WARNING))
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path) -> None:
@@ -27,8 +42,7 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path) ->
         raise TutelageError("ONNX needs the extra: pip install 'tutelage[onnx]'") from error
     model = copy.deepcopy(model).eval().cpu()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # the exporter's notices about itself
+        with _quietly():
             program = torch.onnx.export(
                 model,
                 (torch.rand(2, *image_shape),),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -47,7 +48,7 @@ class Outputs:
         """
         if self.members:
             each = torch.stack([member.log_probs(temperature) for member in self.members])
-            return each.logsumexp(0) - torch.tensor(float(len(self.members))).log().to(each)
+            return each.logsumexp(0) - math.log(len(self.members))
         return (at_least_float32(self["logits"]) / temperature).log_softmax(-1)
 
     def detach(self) -> Outputs:
@@ -60,10 +61,16 @@ class Outputs:
 
     @classmethod
     def ensemble(cls, members: tuple[Outputs, ...]) -> Outputs:
-        """Several networks as one, averaged in probability space; the one itself when it is alone."""
+        """Several networks as one, averaged in probability space; the one itself when it is alone.
+
+        Where a member has no logits, since only features were asked for, neither has the ensemble.
+        """
         if len(members) == 1:
             return members[0]
-        return cls(logits=cls(None, members=members).log_probs(), members=members)
+        together = cls(None, members=members)
+        if any(member.logits is None for member in members):
+            return together
+        return cls(logits=together.log_probs(), members=members)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def named_roles(module: nn.Module, roles: Mapping[str, str], example: Tensor | N
                 [name for name in layers if name],
             )
         taps[role] = Tap(layer, of_input=text.startswith(INPUT))
-    if example is not None:
+    if taps and example is not None:
         sizes = {s.layer: s.size for s in _trace(module, example) if s.given.ndim == 3}
         taps = {role: Tap(t.layer, t.of_input, None if t.of_input else sizes.get(t.layer)) for role, t in taps.items()}
     return taps
@@ -132,7 +132,8 @@ def _trace(module: nn.Module, example: Tensor) -> list[_Seen]:
             return
         if tensor.ndim == 4:
             patch_grid.append((int(tensor.shape[2]), int(tensor.shape[3])))
-        own = list(child.parameters(recurse=False))
+        # A parametrised layer (weight norm) keeps its weights in a child of this name.
+        own = [p for name, p in child.named_parameters() if "." not in name or name.startswith("parametrizations.")]
         seen.append(
             _Seen(
                 names[child],
@@ -184,13 +185,16 @@ def _stages(seen: list[_Seen]) -> dict[str, Tap]:
 
 
 def _by_depth(group: list[_Seen]) -> list[_Seen]:
-    """Of one resolution: evenly spaced members of the longest list of sibling blocks, or the last map."""
+    """Of one resolution: evenly spaced members of the longest list of sibling blocks, or the last map.
+
+    Of lists that are equally long the outermost counts: blocks, not the layers of one block.
+    """
     siblings: dict[str, list[_Seen]] = {}
     for s in group:
         parent, _, own = s.layer.rpartition(".")
         if own.isdigit() and s.has_weights and s.given.shape == group[-1].given.shape:
             siblings.setdefault(parent, []).append(s)
-    blocks = max(siblings.values(), key=len, default=[])
+    blocks = max(siblings.values(), key=lambda blocks: (len(blocks), -blocks[0].layer.count(".")), default=[])
     if len(blocks) < 2:
         return [group[-1]]
     count = min(ISOTROPIC_STAGES, len(blocks))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, at_least_float32
@@ -46,7 +47,8 @@ class Tapped(nn.Module):
         self._by_hand = named_roles(module, by_hand) if isinstance(by_hand, Mapping) else {}
         self._taps: dict[str, Tap] | None = None
         self._compiled: Any = None
-        self._captured: dict[str, Tensor] = {}
+        self._compiled_with_taps: dict[tuple[str, ...], Any] = {}
+        self._staying_hooks: list[RemovableHandle] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, C, H, W) pixels in [0, 1] to (B, classes) logits."""
@@ -61,7 +63,8 @@ class Tapped(nn.Module):
     @property
     def stages(self) -> tuple[str, ...]:
         """The names of the stages, first to last."""
-        return tuple(sorted((r for r in self.taps if r.startswith("stage")), key=lambda role: int(role[5:])))
+        numbered = (role for role in self.taps if role.startswith("stage") and role[5:].isdecimal())
+        return tuple(sorted(numbered, key=lambda role: int(role[5:])))
 
     def trace(self, inputs: Tensor) -> Tapped:
         """Find the roles by one forward pass over (B, C, H, W) pixels, unless that is done already."""
@@ -85,7 +88,7 @@ class Tapped(nn.Module):
         Returns:
             Outputs in float32 (or float64), with exactly these roles.
         """
-        wanted = [role for role in roles if role != "logits"]
+        wanted = [role for role in dict.fromkeys(roles) if role != "logits"]
         if not wanted:
             return Outputs(at_least_float32(self._compiled(inputs) if self._compiled else self(inputs)))
         self.trace(inputs)
@@ -100,6 +103,12 @@ class Tapped(nn.Module):
             logits, captured = self._compiled_tap(inputs, wanted)
         else:
             logits, captured = self._hooked(inputs, wanted, stop="logits" not in roles)
+        for role in wanted:
+            if role not in captured:
+                layer = self.taps[role].layer
+                raise TutelageError(
+                    f"layer {layer!r} of {type(self.module).__name__}, named as {role!r}, does not run; name another"
+                )
         features = {role: at_least_float32(self.taps[role].read(role, captured[role])) for role in wanted}
         return Outputs(None if logits is None else at_least_float32(logits), features)
 
@@ -125,9 +134,23 @@ class Tapped(nn.Module):
 
         Tapped layers get hooks that stay, since compiled code cannot grow them call by call.
         """
+        self._leave_compiled()
         self._compiled = torch.compile(self.forward, *args, **options)
-        self._compiled_with_taps: dict[tuple[str, ...], Any] = {}
         self._compile_options = (args, options)
+
+    def _leave_compiled(self) -> None:
+        self._compiled, self._compiled_with_taps = None, {}
+        for handle in self._staying_hooks:
+            handle.remove()
+        self._staying_hooks = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_compiled": None, "_compiled_with_taps": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy is not compiled: that code runs the network it was made from."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._leave_compiled()
 
     def _compiled_tap(self, inputs: Tensor, wanted: list[str]) -> tuple[Tensor, dict[str, Any]]:
         key = tuple(wanted)
@@ -135,7 +158,7 @@ class Tapped(nn.Module):
             captured: dict[str, Any] = {}
             for role in wanted:
                 tap = self.taps[role]
-                _hook(self.module.get_submodule(tap.layer), tap, role, captured, 0)
+                self._staying_hooks.append(_hook(self.module.get_submodule(tap.layer), tap, role, captured, 0))
 
             def run(pixels: Tensor) -> tuple[Tensor, dict[str, Any]]:
                 logits = self.forward(pixels)

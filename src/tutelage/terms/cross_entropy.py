@@ -22,7 +22,9 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """
     logits = at_least_float32(logits)
     if targets.is_floating_point():
-        return -(targets.to(logits) * logits.log_softmax(-1)).sum(-1)
+        log_probs = logits.log_softmax(-1)
+        terms = targets.to(logits) * log_probs
+        return -terms.where((targets != 0) | (log_probs > float("-inf")), 0.0).sum(-1)  # 0 log 0 = 0
     return F.cross_entropy(logits, targets, reduction="none", ignore_index=UNLABELLED)
 
 

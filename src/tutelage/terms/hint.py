@@ -84,12 +84,12 @@ class Hint(Term):
             self.regressor = nn.Conv2d(ours[0], theirs[0], 1)
         else:
             self.regressor = nn.Identity() if self.use_regressor == "never" else regressor(ours, theirs)
-        self.regressor.to(student[self.roles[0]].device)
+        self.regressor.to(at_least_float32(student[self.roles[0]]))
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), squared feature units."""
         if teacher is None or self.regressor is None:
             raise ValueError("Hint needs a teacher's outputs, and build(student, teacher) once before it is used")
         target = teacher[self.hint]
-        value = hint_loss(self.regressor(student[self.roles[0]]), target)
+        value = hint_loss(self.regressor(at_least_float32(student[self.roles[0]])), target)
         return value if self.reduction == "paper" else value * 2 / target[0].numel()

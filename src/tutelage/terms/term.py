@@ -54,10 +54,11 @@ class Weighted:
         """The weight at this point of the run."""
         return self.weight(progress) if callable(self.weight) else float(self.weight)
 
-    def __mul__(self, factor: float) -> Weighted:
+    def __mul__(self, factor: Weight) -> Weighted:
         weight = self.weight
-        if callable(weight):
-            return Weighted(self.term, lambda progress: factor * weight(progress))
+        if callable(weight) or callable(factor):
+            other = Weighted(self.term, factor)
+            return Weighted(self.term, lambda progress: other.at(progress) * self.at(progress))
         return Weighted(self.term, factor * weight)
 
     __rmul__ = __mul__

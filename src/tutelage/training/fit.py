@@ -149,7 +149,8 @@ class _Loop:
             if learner.source is not None:
                 learner.source.to(device)
         self.roles = {learner: _roles_of(learner, learners) for learner in learners}
-        dry_run(learners, self.roles, data, device)
+        with torch.random.fork_rng(devices=[]):  # what is built draws numbers; training draws the same without it
+            dry_run(learners, self.roles, data, device)
         for learner in learners:
             learner.modules.to(device)
             if hardware.compile and "logits" in self.roles[learner]:

@@ -13,6 +13,9 @@ from torch import nn
 from tutelage.config import Recipe
 from tutelage.errors import TutelageError, one_line, unknown
 
+# What torch.optim has and a step of one backward pass over dense gradients cannot drive.
+_UNFIT = {"LBFGS": "wants to compute the loss several times a step", "SparseAdam": "takes sparse gradients alone"}
+
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The recipe's optimiser over these parameters.
@@ -35,7 +38,11 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.
         recipe.optimizer.lower()
     )
     if factory is None:
-        raise unknown("optimizer", recipe.optimizer, known)
+        raise unknown("optimizer", recipe.optimizer, known.keys() - _UNFIT.keys())
+    if factory.__name__ in _UNFIT:
+        raise TutelageError(
+            f"the optimizer {recipe.optimizer!r} {_UNFIT[factory.__name__]}; choose another, SGD or AdamW for instance"
+        )
     takes = inspect.signature(factory).parameters
     options: dict[str, Any] = {
         "lr": recipe.lr,
@@ -47,7 +54,9 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.
     try:
         return factory(parameters, **{name: value for name, value in options.items() if name in takes})
     except (TypeError, ValueError) as error:
-        raise TutelageError(f"torch.optim.{recipe.optimizer}: {one_line(error)}") from error
+        raise TutelageError(
+            f"torch.optim.{factory.__name__}: {one_line(error)}; choose another optimizer or other values"
+        ) from error
 
 
 def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

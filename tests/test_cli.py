@@ -1,0 +1,223 @@
+"""The command line as a user meets it: what it prints, where it stops, and with which code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tutelage.cli import main
+from tutelage.config import Config
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run a command line in an empty folder; the exit code, what it printed, and what it said on the side."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["tutelage", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run, made once."""
+    from tutelage.runs import execute
+
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    execute(Config(data="digits", student="resnet8", epochs=2), folder)
+    return folder
+
+
+def test_the_main_path(run: Run, teacher: Path) -> None:
+    words = ["--data", "digits", "--noise", "0.4", "--student", "resnet8", "--epochs", "1", "--out", "runs/student"]
+    code, out, err = run("distill", "--teacher", str(teacher), "--method", "hinton", "--set", "temperature=2", *words)
+    assert code == 0
+    assert "test accuracy, last epoch" in out
+    assert "memorised of" in out
+    assert out.strip().endswith("runs/student")
+    assert "tutelage.distill(" in err  # the same in Python
+    folder = Path("runs/student")
+    names = {entry.name for entry in folder.iterdir()}
+    assert {
+        "config.yaml",
+        "versions.json",
+        "metrics.jsonl",
+        "result.json",
+        "student.safetensors",
+        "checkpoints",
+    } <= names
+    assert yaml.safe_load((folder / "config.yaml").read_text())["settings"] == {"temperature": 2.0, "alpha": 0.9}
+    result = json.loads((folder / "result.json").read_text())
+    assert result["command"].startswith("tutelage distill")
+
+    code, out, _ = run("evaluate", "runs/student", "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] == result["test"]["accuracy"]
+
+    code, out, _ = run("distill", "--config", "runs/student/config.yaml", "--out", "runs/again", "--json")
+    assert code == 0
+    assert json.loads(out)["test"] == result["test"]
+    assert (folder / "student.safetensors").read_bytes() == Path("runs/again/student.safetensors").read_bytes()
+
+
+def test_the_printed_python_does_the_same(run: Run) -> None:
+    import tutelage
+
+    words = ("train", "--model", "resnet8", "--epochs", "1", "--lr", "0.1", "--noise", "0.2", "--no-augment")
+    code, _, err = run(*words, "--out", "a")
+    assert code == 0
+    call = next(line for line in err.splitlines() if line.startswith("tutelage.train("))
+    result = eval(call.replace("out='a'", "out='b'"), {"tutelage": tutelage})
+    assert result.folder == Path("b")
+    assert Path("a/student.safetensors").read_bytes() == Path("b/student.safetensors").read_bytes()
+
+
+def test_the_command_in_the_result_does_the_same(run: Run, teacher: Path) -> None:
+    import shlex
+
+    run(
+        "distill",
+        "--teacher",
+        str(teacher),
+        "--epochs",
+        "1",
+        "--set",
+        "alpha=0.5",
+        "--optimizer",
+        "adamw",
+        "--out",
+        "a",
+    )
+    words = shlex.split(json.loads(Path("a/result.json").read_text())["command"])[1:]
+    assert run(*words, "--out", "b")[0] == 0
+    assert Path("a/student.safetensors").read_bytes() == Path("b/student.safetensors").read_bytes()
+
+
+def test_toml_and_yaml_configurations(run: Run) -> None:
+    Path("run.toml").write_text('data = "digits"\nstudent = "resnet8"\nepochs = 1\nmilestones = [0.5]\n')
+    Path("run.yaml").write_text("data: digits\nstudent: resnet8\nepochs: 1\nmilestones: [0.5]\n")
+    assert run("train", "--config", "run.toml", "--out", "a")[0] == 0
+    assert run("train", "--config", "run.yaml", "--out", "b")[0] == 0
+    assert Path("a/config.yaml").read_text() == Path("b/config.yaml").read_text()
+
+
+DOORS = {
+    "unknown method": ("train --method hintn", ["'hintn'", "'hinton'"]),
+    "unknown model": ("train --model resnet21", ["21", "20 and 26"]),
+    "unknown data": ("train --data digts", ["'digts'", "'digits'"]),
+    "missing data": ("train --data npz:absent.npz", ["absent.npz"]),
+    "missing config": ("train --config absent.yaml", ["absent.yaml"]),
+    "mistyped field": ("train --epochs many", ["epochs", "'many'"]),
+    "no epochs": ("train --epochs 0", ["epochs", "'0'"]),
+    "nan": ("train --lr nan", ["lr", "nan"]),
+    "bad noise": ("train --noise 1.5", ["1.5"]),
+    "unknown noise": ("train --noise asymetric:0.4", ["asymetric"]),
+    "unknown optimizer": ("train --optimizer SDG", ["'SDG'", "'SGD'"]),
+    "unknown device": ("train --device gpu0", ["gpu0"]),
+    "unknown option": ("train --epoch 3", ["--epoch"]),
+    "unknown command": ("destill", ["destill"]),
+    "unknown setting": ("train --method dml --set peer=3", ["'peer'", "peers"]),
+    "mistyped setting": ("train --method dml --set peers=some", ["peers", "'some'"]),
+    "setting out of range": ("train --method dml --set peers=1", ["peers", "1"]),
+    "setting without value": ("train --method dml --set peers", ["name=value"]),
+    "no teacher": ("distill --method hinton --epochs 1", ["--teacher"]),
+    "missing teacher": ("distill --teacher runs/absent", ["runs/absent"]),
+    "missing module": ("train --model absent.module:Net", ["absent"]),
+    "missing run": ("evaluate runs/absent --data digits", ["runs/absent"]),
+    "unknown part": ("evaluate {teacher} --part tset", ["tset", "test"]),
+    "batch too large a word": ("train --batch-size -3", ["batch_size", "-3"]),
+}
+
+
+@pytest.mark.parametrize(("command", "said"), DOORS.values(), ids=DOORS)
+def test_a_users_mistake_is_one_clear_line_and_code_2(run: Run, teacher: Path, command: str, said: list[str]) -> None:
+    code, _, err = run(*command.format(teacher=teacher).split())
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2
+    assert len(errors) == 1
+    assert err.splitlines()[-1] == errors[0]
+    assert "Traceback" not in err
+    for text in said:
+        assert text in errors[0]
+
+
+def test_a_config_file_with_a_wrong_name(run: Run) -> None:
+    Path("run.yaml").write_text("data: digits\nepoch: 3\n")
+    code, _, err = run("train", "--config", "run.yaml")
+    assert code == 2
+    assert "'epoch'" in err
+    assert "'epochs'" in err
+    Path("run.toml").write_text("data = ")
+    assert run("train", "--config", "run.toml")[0] == 2
+    Path("list.yaml").write_text("- 1\n- 2\n")
+    assert run("train", "--config", "list.yaml")[0] == 2
+
+
+def test_another_runs_folder_is_refused(run: Run, teacher: Path) -> None:
+    before = {entry.name: entry.stat().st_mtime_ns for entry in teacher.iterdir() if entry.name != ".lock"}
+    code, _, err = run("train", "--model", "resnet8", "--epochs", "2", "--lr", "0.2", "--out", str(teacher))
+    assert code == 2
+    assert "lr: 0.05 there, 0.2 here" in err
+    assert before == {entry.name: entry.stat().st_mtime_ns for entry in teacher.iterdir() if entry.name != ".lock"}
+
+
+def test_a_finished_run_is_shown_again(run: Run, teacher: Path) -> None:
+    code, out, _ = run("train", "--model", "resnet8", "--epochs", "2", "--out", str(teacher), "--json")
+    assert code == 0
+    assert json.loads(out)["test"] == json.loads((teacher / "result.json").read_text())["test"]
+
+
+def test_a_hostile_teacher_does_not_run(run: Run, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (open, (str(tmp_path / "owned"), "w"))  # type: ignore[return-value]
+
+    torch.save(Evil(), tmp_path / "evil.pt")
+    code, _, err = run("distill", "--teacher", f"resnet8@{tmp_path / 'evil.pt'}", "--epochs", "1")
+    assert code == 2
+    assert "run code" in err
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("command", ["methods", "models", "data", "data digits"])
+def test_lists(run: Run, command: str) -> None:
+    code, out, _ = run(*command.split())
+    assert code == 0
+    assert out.strip()
+    code, out, _ = run(*command.split(), "--json")
+    assert code == 0
+    assert json.loads(out)
+
+
+def test_the_page_of_a_method(run: Run) -> None:
+    code, out, _ = run("methods", "hinton")
+    assert code == 0
+    assert "arXiv 1503.02531" in out
+    assert "temperature" in out
+
+
+def test_export(run: Run, teacher: Path) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    from tutelage.data import open_data
+    from tutelage.runs import open_model
+
+    assert run("export", str(teacher), "--onnx", "student.onnx")[0] == 0
+    data = open_data("digits")
+    pixels = data.test.images[:5].permute(0, 3, 1, 2).float() / 255
+    session = runtime.InferenceSession("student.onnx")
+    logits = torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
+    torch.testing.assert_close(logits, open_model(str(teacher), data).eval()(pixels).detach(), atol=1e-4, rtol=1e-4)

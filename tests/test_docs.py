@@ -1,0 +1,51 @@
+"""What the documents say is so."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_method_pages_are_those_of_the_docstrings() -> None:
+    spec = importlib.util.spec_from_file_location("make_method_pages", ROOT / "docs" / "make_method_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, text in module.pages().items():
+        file = ROOT / "docs" / "methods" / name
+        assert file.exists()
+        assert file.read_text() == text, f"run python docs/make_method_pages.py ({name})"
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/dependencies.md"])
+def test_links_and_named_files_exist(file: str) -> None:
+    text = (ROOT / file).read_text()
+    here = (ROOT / file).parent
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert not [link for link in links if not (here / link).exists()]
+
+
+def test_every_dependency_is_accounted_for() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = (ROOT / "docs" / "dependencies.md").read_text()
+    core = {re.split(r"[<>=\[]", name)[0] for name in project["dependencies"]}
+    assert core == set(re.findall(r"^\| ([a-z-]+) \|", told, re.M)) - {"core", "extra"}
+    assert set(project["optional-dependencies"]) == set(re.findall(r"^\| `([a-z]+)` \|", told, re.M))
+
+
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each Python block of the README, in order and in one namespace, with the epochs cut short."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert blocks
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(re.sub(r"epochs=\d+", "epochs=1", block), namespace)
