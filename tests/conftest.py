@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -42,15 +44,15 @@ class TinyNet(nn.Module):
 
 @pytest.fixture
 def tiny_data() -> Data:
-    """48 training, 16 held-out and 16 test images, grey 8x8, of four classes that can be told: a bright quarter."""
+    """48 training, 16 held-out and 16 test images, grey 8x8, of four classes: flat, stripes both ways, a chessboard."""
     generator = torch.Generator().manual_seed(7)
 
     def part(size: int) -> Split:
         labels = torch.arange(size) % 4
         images = torch.randint(120, (size, 8, 8, 1), generator=generator, dtype=torch.uint8)
-        for sample, label in enumerate(labels.tolist()):
-            top, left = 4 * (label // 2), 4 * (label % 2)
-            images[sample, top : top + 4, left : left + 4] += 90
+        rows, columns = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+        patterns = torch.stack([torch.zeros(8, 8), rows % 2, columns % 2, (rows + columns) % 2])
+        images += (90 * patterns[labels]).to(torch.uint8)[..., None]
         return Split.of(images, labels)
 
     return Data("tiny", ("a", "b", "c", "d"), part(48), part(16), part(16), Views(pad=1))
@@ -130,3 +132,30 @@ def soft(tiny_data: Data) -> Data:
     """``tiny_data`` with soft training labels."""
     labels = F.one_hot(tiny_data.train.labels, 4).float() * 0.8 + 0.05
     return replace(tiny_data, train=replace(tiny_data.train, labels=labels))
+
+
+@pytest.fixture
+def taught(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> Callable[..., Tapped]:
+    """``taught(seed=1, ...)``: a tiny model that knows its classes."""
+    from tutelage.terms import CrossEntropy
+    from tutelage.training import Learner, fit
+
+    def make(seed: int = 1, **options: float) -> Tapped:
+        model = tiny_model(seed, **options)
+        recipe = Recipe(epochs=12, batch_size=16, lr=0.1)
+        fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny_npz(tiny_data: Data, tmp_path: Path) -> str:
+    """``tiny_data`` as a data set that is opened by its name."""
+    arrays = {"classes": np.array(tiny_data.classes)}
+    for part, key in (("train", "train"), ("validation", "val"), ("test", "test")):
+        split = tiny_data.parts[part]
+        assert isinstance(split.images, Tensor)
+        arrays |= {f"{key}_images": split.images.numpy(), f"{key}_labels": split.labels.numpy()}
+    np.savez(tmp_path / "tiny.npz", **arrays)
+    return f"npz:{tmp_path / 'tiny.npz'}"

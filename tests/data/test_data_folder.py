@@ -186,6 +186,7 @@ def test_files_stream_the_same_batches_as_memory_gives(folder, workers):
         ),
         (in_order(memory.test, batch_size=3), in_order(files.test, batch_size=3, workers=workers)),
     ]
+    generator = torch.get_rng_state()
     for kept, streamed in pairs:
         steps = 0
         for a, b in zip(kept, streamed, strict=True):
@@ -194,6 +195,7 @@ def test_files_stream_the_same_batches_as_memory_gives(folder, workers):
             assert torch.equal(a.targets, b.targets)
             assert torch.equal(a.index, b.index)
         assert steps == 2
+    assert torch.equal(torch.get_rng_state(), generator)  # reading must not change what a model draws
 
 
 def test_files_can_be_held_out_pickled_and_measured(folder):

@@ -30,7 +30,7 @@ class Images(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """One part of a data set.
 
@@ -71,7 +71,7 @@ class Split:
         return Split(images, self.labels[places], self.index[places], self.clean_labels[places])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Chosen:
     """Some of the images of a larger set of files."""
 
@@ -86,7 +86,7 @@ class _Chosen:
         return self.images[self.places[index]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """A data set with its classes, its parts and the record of what was done to it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import torch
@@ -96,6 +97,7 @@ class Batches:
 def stream(images: Images, order: Tensor, device: torch.device, workers: int) -> Iterator[Tensor]:
     """Read the images at each row of ``order`` ahead of time in worker processes: (B, H, W, C) uint8 each."""
     pin = device.type == "cuda"
+    workers = min(workers, os.cpu_count() or 1)  # more only wait for each other, and torch warns of it
     loader: DataLoader[Tensor | TutelageError] = DataLoader(
         # A generator of its own: a DataLoader without one draws from the global one, and evaluating must not.
         _Rows(images, order),

@@ -109,7 +109,7 @@ def find(name: str) -> Method:
         raise unknown("method", name, [*own, *others])
     try:
         found = others[name].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever somebody else's file does while it is imported
         raise TutelageError(f"method {name!r} of {others[name].value} cannot be loaded: {one_line(error)}") from error
     return _checked(name, found)
 

@@ -45,7 +45,7 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path) ->
         with _quietly():
             program = torch.onnx.export(
                 model,
-                (torch.rand(2, *image_shape),),
+                (torch.zeros(2, *image_shape),),
                 dynamo=True,
                 input_names=["pixels"],
                 output_names=["logits"],
@@ -54,5 +54,6 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path) ->
         if program is None:
             raise RuntimeError("the exporter gave nothing")
     except (RuntimeError, ValueError, TypeError, torch.onnx.OnnxExporterError) as error:
-        raise TutelageError(f"{type(model.module).__name__} cannot be exported to ONNX: {one_line(error)}") from error
+        why = one_line(error.__cause__ or error)  # the exporter wraps what went wrong in advice about itself
+        raise TutelageError(f"{type(model.module).__name__} cannot be exported to ONNX: {why}") from error
     atomic_write(path, program.model_proto.SerializeToString())

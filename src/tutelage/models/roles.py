@@ -34,6 +34,8 @@ class Tap:
     layer: str
     of_input: bool = False
     grid: tuple[int, int] | None = None
+    overwritten: bool = False
+    """Whether the network changes the tensor in place later on (as a ReLU may): it is then copied when it is read."""
 
     def __str__(self) -> str:
         return INPUT + self.layer if self.of_input else self.layer
@@ -48,7 +50,7 @@ class Tap:
         return as_map(tensor, self.grid) if tensor.ndim == 3 and self.grid else tensor
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
     """One layer as it finished in the traced pass."""
 
@@ -58,6 +60,13 @@ class _Seen:
     size: tuple[int, int] | None  # the resolution, if it is a map or a grid of tokens
     has_matrix: bool
     has_weights: bool
+    holds_weights: bool  # it or a layer in it
+    version: int  # of the tensor when the layer gave it; a later one means it was changed in place
+
+    def tap(self) -> Tap:
+        """This layer's output as a role."""
+        grid = self.size if self.given.ndim == 3 else None
+        return Tap(self.layer, grid=grid, overwritten=self.given._version != self.version)
 
 
 def first_tensor(value: Any) -> Tensor | None:
@@ -113,8 +122,8 @@ def named_roles(module: nn.Module, roles: Mapping[str, str], example: Tensor | N
             )
         taps[role] = Tap(layer, of_input=text.startswith(INPUT))
     if taps and example is not None:
-        sizes = {s.layer: s.size for s in _trace(module, example) if s.given.ndim == 3}
-        taps = {role: Tap(t.layer, t.of_input, None if t.of_input else sizes.get(t.layer)) for role, t in taps.items()}
+        seen = {s.layer: s.tap() for s in _trace(module, example)}
+        taps = {role: tap if tap.of_input else seen.get(tap.layer, tap) for role, tap in taps.items()}
     return taps
 
 
@@ -130,7 +139,7 @@ def _trace(module: nn.Module, example: Tensor) -> list[_Seen]:
         calls[names[child]] += 1
         if tensor is None or tensor.shape[:1] != example.shape[:1]:
             return
-        if tensor.ndim == 4:
+        if tensor.ndim == 4 and _is_picture(tensor, example):
             patch_grid.append((int(tensor.shape[2]), int(tensor.shape[3])))
         # A parametrised layer (weight norm) keeps its weights in a child of this name.
         own = [p for name, p in child.named_parameters() if "." not in name or name.startswith("parametrizations.")]
@@ -139,9 +148,11 @@ def _trace(module: nn.Module, example: Tensor) -> list[_Seen]:
                 names[child],
                 first_tensor(taken),
                 tensor,
-                _resolution(tensor, patch_grid),
+                _resolution(tensor, patch_grid, example),
                 has_matrix=any(p.ndim >= 2 for p in own),
-                has_weights=any(True for _ in child.parameters()),
+                has_weights=bool(own),
+                holds_weights=next(child.parameters(), None) is not None,
+                version=tensor._version,
             )
         )
 
@@ -159,11 +170,21 @@ def _trace(module: nn.Module, example: Tensor) -> list[_Seen]:
     return [s for s in seen if calls[s.layer] == 1]
 
 
-def _resolution(tensor: Tensor, maps: list[tuple[int, int]]) -> tuple[int, int] | None:
-    """The (height, width) of a map, or of the patch grid that a token sequence was made from; ``None`` for vectors."""
+def _is_picture(tensor: Tensor, example: Tensor) -> bool:
+    """Whether (B, C, H, W) can be a map of the input: no larger and about of its proportions.
+
+    Attention heads (B, heads, N, D) and channels-last maps (B, H, W, C) have four axes too and are none.
+    """
+    (height, width), (full_height, full_width) = tensor.shape[2:], example.shape[2:]
+    proportion = height * full_width / (width * full_height)
+    return bool(height <= full_height and width <= full_width and 2 / 3 <= proportion <= 3 / 2)
+
+
+def _resolution(tensor: Tensor, maps: list[tuple[int, int]], example: Tensor) -> tuple[int, int] | None:
+    """The (height, width) of a map, or of the patch grid that a token sequence was made from; ``None`` for others."""
     if tensor.ndim == 4:
         size = (int(tensor.shape[2]), int(tensor.shape[3]))
-        return size if size != (1, 1) else None
+        return size if size != (1, 1) and _is_picture(tensor, example) else None
     if tensor.ndim != 3:
         return None
     tokens = int(tensor.shape[1])
@@ -175,13 +196,16 @@ def _resolution(tensor: Tensor, maps: list[tuple[int, int]]) -> tuple[int, int] 
 
 
 def _stages(seen: list[_Seen]) -> dict[str, Tap]:
+    classifier = _classifier(seen)
+    if classifier is not None:
+        seen = seen[: seen.index(classifier)]  # a convolutional classifier's map of classes is no stage
     groups: dict[tuple[int, int], list[_Seen]] = {}
     for s in seen:
         if s.size is not None:
             groups.setdefault(s.size, []).append(s)
     weighted = [group for group in groups.values() if any(s.has_weights for s in group)]
     chosen = _by_depth(weighted[0]) if len(weighted) == 1 else [group[-1] for group in weighted]
-    return {f"stage{i}": Tap(s.layer, grid=s.size if s.given.ndim == 3 else None) for i, s in enumerate(chosen, 1)}
+    return {f"stage{i}": s.tap() for i, s in enumerate(chosen, 1)}
 
 
 def _by_depth(group: list[_Seen]) -> list[_Seen]:
@@ -192,7 +216,7 @@ def _by_depth(group: list[_Seen]) -> list[_Seen]:
     siblings: dict[str, list[_Seen]] = {}
     for s in group:
         parent, _, own = s.layer.rpartition(".")
-        if own.isdigit() and s.has_weights and s.given.shape == group[-1].given.shape:
+        if own.isdigit() and s.holds_weights and s.given.shape == group[-1].given.shape:
             siblings.setdefault(parent, []).append(s)
     blocks = max(siblings.values(), key=lambda blocks: (len(blocks), -blocks[0].layer.count(".")), default=[])
     if len(blocks) < 2:
@@ -202,7 +226,11 @@ def _by_depth(group: list[_Seen]) -> list[_Seen]:
 
 
 def _embedding(seen: list[_Seen]) -> dict[str, Tap]:
-    for s in reversed(seen):
-        if s.has_matrix and s.taken is not None and s.taken.ndim in (2, 4):
-            return {"embedding": Tap(s.layer, of_input=True)}
-    return {}
+    classifier = _classifier(seen)
+    return {} if classifier is None else {"embedding": Tap(classifier.layer, of_input=True)}
+
+
+def _classifier(seen: list[_Seen]) -> _Seen | None:
+    """The last layer with a weight matrix."""
+    fitting = (s for s in reversed(seen) if s.has_matrix and s.taken is not None and s.taken.ndim in (2, 4))
+    return next(fitting, None)

@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, at_least_float32
-from tutelage.models.roles import Tap, find_roles, named_roles
+from tutelage.models.roles import Tap, find_roles, first_tensor, named_roles
 
 
 class Tapped(nn.Module):
@@ -134,23 +134,21 @@ class Tapped(nn.Module):
 
         Tapped layers get hooks that stay, since compiled code cannot grow them call by call.
         """
-        self._leave_compiled()
+        self.uncompile()
         self._compiled = torch.compile(self.forward, *args, **options)
         self._compile_options = (args, options)
 
-    def _leave_compiled(self) -> None:
+    def uncompile(self) -> None:
+        """Run as written again."""
         self._compiled, self._compiled_with_taps = None, {}
         for handle in self._staying_hooks:
             handle.remove()
         self._staying_hooks = []
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_compiled": None, "_compiled_with_taps": {}}
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy is not compiled: that code runs the network it was made from."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._leave_compiled()
+        self.uncompile()
 
     def _compiled_tap(self, inputs: Tensor, wanted: list[str]) -> tuple[Tensor, dict[str, Any]]:
         key = tuple(wanted)
@@ -170,7 +168,7 @@ class Tapped(nn.Module):
         return logits, captured_now
 
 
-class _Stop(Exception):  # noqa: N818 - not an error: it ends a pass that has given all that was asked of it
+class _Stop(BaseException):  # not an error, and not for a network's own `except Exception` to catch
     """Raised inside a forward pass once every wanted feature is there."""
 
 
@@ -178,7 +176,8 @@ def _hook(layer: nn.Module, tap: Tap, role: str, captured: dict[str, Any], stop_
     """Keep what the layer takes or gives under its role; end the pass when ``stop_at`` roles are there."""
 
     def keep(value: Any) -> None:
-        captured[role] = value
+        tensor = first_tensor(value)
+        captured[role] = tensor.clone() if tap.overwritten and tensor is not None else value
         if stop_at and len(captured) == stop_at:
             raise _Stop
 

@@ -3,6 +3,6 @@
 from tutelage.sources.ema import EMA
 from tutelage.sources.frozen import Frozen
 from tutelage.sources.peers import Peers
-from tutelage.sources.source import Cohort, Source, Unchanging
+from tutelage.sources.source import Cohort, Source
 
-__all__ = ["EMA", "Cohort", "Frozen", "Peers", "Source", "Unchanging"]
+__all__ = ["EMA", "Cohort", "Frozen", "Peers", "Source"]

@@ -13,26 +13,36 @@ from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources.frozen import Frozen
-from tutelage.sources.source import Cohort
+from tutelage.sources.source import Cohort, Source
 
 
-class EMA:
+class EMA(Source):
     """An exponential moving average of a student's weights, used as its teacher.
 
-    After update t (from 1): average <- a average + (1 - a) student with a = min(decay, 1 - 1/t), so that the first
-    update copies the student and the random start is forgotten. Whole-number buffers (batch counters) are copied.
+    After update t (from 1): average <- a average + (1 - a) student. With a warm start a = min(decay, 1 - 1/t), so that
+    the first update copies the student and the random start is forgotten; without, a = decay from the first update on,
+    as some codes have it. Whole-number buffers (batch counters) are copied.
 
     Args:
         student: the network that is averaged. The average starts as a copy of it.
         decay: the largest a, in [0, 1).
         buffers: whether floating buffers (the running statistics of BatchNorm) are averaged or copied.
+        warm_start: see above.
     """
 
-    def __init__(self, student: Tapped, decay: float = 0.999, buffers: Literal["average", "copy"] = "average") -> None:
+    def __init__(
+        self,
+        student: Tapped,
+        decay: float = 0.999,
+        buffers: Literal["average", "copy"] = "average",
+        *,
+        warm_start: bool = True,
+    ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay must lie in [0, 1), got {decay}")
-        self.student, self.decay, self.buffers = student, decay, buffers
+        self.student, self.decay, self.buffers, self.warm_start = student, decay, buffers, warm_start
         self.model = copy.deepcopy(student)
+        self.models = (self.model,)
         self._frozen = Frozen(self.model)
         self.updates = 0
 
@@ -44,7 +54,7 @@ class EMA:
     def after_step(self) -> None:
         """Take the student's new weights into the average."""
         self.updates += 1
-        rate = 1 - min(self.decay, 1 - 1 / self.updates)
+        rate = 1 - (min(self.decay, 1 - 1 / self.updates) if self.warm_start else self.decay)
         blended: tuple[list[Tensor], list[Tensor]] = ([], [])
         copied: tuple[list[Tensor], list[Tensor]] = ([], [])
         for average, current in zip(self.model.parameters(), self.student.parameters(), strict=True):
@@ -56,18 +66,13 @@ class EMA:
         if copied[0]:
             torch._foreach_copy_(copied[0], copied[1])
 
-    def to(self, device: torch.device) -> EMA:
-        """Move the average."""
-        self._frozen.to(device)
-        return self
-
     def state_dict(self) -> dict[str, Any]:
         """The average and how many updates it has seen."""
-        return {"model": self.model.state_dict(), "updates": self.updates}
+        return {"model": self.model.module.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a kept average."""
-        self.model.load_state_dict(state["model"])
+        self.model.module.load_state_dict(state["model"])
         self.updates = state["updates"]
 
 

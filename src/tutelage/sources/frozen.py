@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import nn
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.sources.source import Cohort, Unchanging
+from tutelage.sources.source import Cohort, Source
 
 
-class Frozen(Unchanging):
+class Frozen(Source):
     """Frozen teachers: in eval mode and without gradients whatever anyone calls.
 
     Several are averaged in probability space; each one's own outputs are the ensemble's ``members``. Being a source
@@ -26,21 +25,14 @@ class Frozen(Unchanging):
     def __init__(self, *teachers: Tapped) -> None:
         if not teachers:
             raise ValueError("Frozen needs at least one teacher")
-        self.teachers = teachers
+        self.models = teachers
         for teacher in teachers:
-            teacher.requires_grad_(False)
-        self._modules: list[nn.Module] = [module for teacher in teachers for module in teacher.modules()]
+            teacher.eval().requires_grad_(False)
 
     def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
         """The teachers' outputs for this batch."""
-        for module in self._modules:  # somebody may have called train() on the teacher since the last batch
-            if module.training:
+        for teacher in self.models:
+            for module in teacher.modules():  # somebody may have called train() on it since the last batch
                 module.training = False
         with torch.no_grad():
-            return Outputs.ensemble(tuple(teacher.tap(batch.inputs, roles) for teacher in self.teachers))
-
-    def to(self, device: torch.device) -> Frozen:
-        """Move the teachers."""
-        for teacher in self.teachers:
-            teacher.to(device)
-        return self
+            return Outputs.ensemble(tuple(teacher.tap(batch.inputs, roles) for teacher in self.models))

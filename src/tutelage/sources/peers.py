@@ -7,10 +7,10 @@ from collections.abc import Collection
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.sources.source import Cohort, Unchanging
+from tutelage.sources.source import Cohort, Source
 
 
-class Peers(Unchanging):
+class Peers(Source):
     """Students that train beside the learner; what they gave for this batch teaches it, detached.
 
     The learner never computes them again: the update rule says whether it sees their outputs from before or after

@@ -14,11 +14,17 @@ from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.terms.term import Term
 
 Form = Literal["code", "paper"]
+REFERENCE_PIXELS = 32 * 32  # of the maps that the published weight was found on
 
 
 def attention_map(features: Tensor, p: float = 2.0) -> Tensor:
-    """Q = vec(sum_c |A_c|^p) / ||.||_2: (B, C, H, W) activations to (B, H W) maps of unit length."""
-    energy = at_least_float32(features).abs().pow(p).sum(1).flatten(1)
+    """Q = vec(sum_c |A_c|^p) / ||.||_2: (B, C, H, W) activations to (B, H W) maps of unit length.
+
+    Q does not depend on the activations' scale, which is taken out first so that no power of it over- or underflows.
+    """
+    size = at_least_float32(features).abs()
+    scale = size.detach().amax((1, 2, 3), keepdim=True)
+    energy = (size / scale.where(scale > 0, 1.0)).pow(p).sum(1).flatten(1)
     return F.normalize(energy, dim=1)
 
 
@@ -37,13 +43,17 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, form: F
     Returns:
         (B,), no unit.
     """
-    height, width = (min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
+    height, width = _common_size(student, teacher)
     maps = [attention_map(_pooled(features, height, width), p) for features in (student, teacher.detach())]
     if form == "paper":
         # Its gradient where the maps are equal is 0; that of a square root written out would be NaN.
         distance: Tensor = torch.linalg.vector_norm(maps[0] - maps[1], dim=1)
         return distance
     return (maps[0] - maps[1]).square().mean(1)
+
+
+def _common_size(student: Tensor, teacher: Tensor) -> tuple[int, int]:
+    return min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
 
 
 def _pooled(features: Tensor, height: int, width: int) -> Tensor:
@@ -54,20 +64,19 @@ def _pooled(features: Tensor, height: int, width: int) -> Tensor:
 class AttentionTransfer(Term):
     """The sum of ``attention_transfer`` over pairs of stages, per sample (B,).
 
+    In the code's form it is multiplied by H W / 32^2, with H x W the first pair's maps: the mean over pixels shrinks as
+    maps grow, and without the factor a weight found at 32 x 32 would collapse a student of 8 x 8 inputs.
+
     Args:
-        pairs: (student role, teacher role) of each pair of stages.
+        pairs: (student role, teacher role) of each pair of stages, the largest maps first.
         p, form: as in ``attention_transfer``.
-        per_pixel: whether each stage's value is the authors' mean over its H W pixels. Without it the sum over pixels
-            is kept, ||Q_S - Q_T||^2, whose size does not depend on the input's resolution.
     """
 
-    def __init__(
-        self, pairs: tuple[tuple[str, str], ...], p: float = 2.0, form: Form = "code", per_pixel: bool = True
-    ) -> None:
+    def __init__(self, pairs: tuple[tuple[str, str], ...], p: float = 2.0, form: Form = "code") -> None:
         super().__init__()
         if not pairs:
             raise TutelageError("attention transfer needs at least one pair of stages; name some with roles={...}")
-        self.pairs, self.p, self.form, self.per_pixel = pairs, p, form, per_pixel
+        self.pairs, self.p, self.form = pairs, p, form
         self.roles = tuple(student for student, _ in pairs)
 
     @property
@@ -79,13 +88,11 @@ class AttentionTransfer(Term):
         """(B,), no unit."""
         if teacher is None:
             raise ValueError("AttentionTransfer needs a teacher's outputs")
-        total = at_least_float32(student[self.roles[0]]).new_zeros(len(student[self.roles[0]]))
-        for ours, theirs in self.pairs:
-            value = attention_transfer(student[ours], teacher[theirs], self.p, self.form)
-            if self.form == "code" and not self.per_pixel:
-                height, width = (
-                    min(a, b) for a, b in zip(student[ours].shape[2:], teacher[theirs].shape[2:], strict=True)
-                )
-                value = value * (height * width)
-            total = total + value
-        return total
+        each = [attention_transfer(student[ours], teacher[theirs], self.p, self.form) for ours, theirs in self.pairs]
+        total = torch.stack(each).sum(0)
+        return total if self.form == "paper" else total * self._pixels(student, teacher) / REFERENCE_PIXELS
+
+    def _pixels(self, student: Outputs, teacher: Outputs) -> int:
+        ours, theirs = self.pairs[0]
+        height, width = _common_size(student[ours], teacher[theirs])
+        return height * width

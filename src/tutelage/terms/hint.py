@@ -31,10 +31,16 @@ def regressor(guided: tuple[int, ...], hint: tuple[int, ...]) -> nn.Module:
 
     Without padding, its kernel is N_g - N_h + 1 a side: 1x1 for equal sizes (the paper). The paper has no guided map
     smaller than its hint; there the same kernel is transposed, which is ours. No final non-linearity: a hint may be
-    negative here, which a ReLU could not reach.
+    negative here, which a ReLU could not reach. Between embeddings it is linear.
     """
     if guided == hint:
         return nn.Identity()
+    if len(guided) == len(hint) == 1:
+        return nn.Linear(guided[0], hint[0])
+    if len(guided) != 3 or len(hint) != 3:
+        raise TutelageError(
+            f"a hint needs two maps or two embeddings, got shapes {guided} and {hint}; name other layers"
+        )
     (c_in, h_in, w_in), (c_out, h_out, w_out) = guided, hint
     kernel = (abs(h_in - h_out) + 1, abs(w_in - w_out) + 1)
     if h_in >= h_out and w_in >= w_out:
@@ -81,7 +87,7 @@ class Hint(Term):
                 f"the student's {self.roles[0]} {ours} and the teacher's {self.hint} {theirs} differ; allow a regressor"
             )
         if self.use_regressor == "always" and ours == theirs:
-            self.regressor = nn.Conv2d(ours[0], theirs[0], 1)
+            self.regressor = nn.Conv2d(ours[0], theirs[0], 1) if len(ours) == 3 else nn.Linear(ours[0], theirs[0])
         else:
             self.regressor = nn.Identity() if self.use_regressor == "never" else regressor(ours, theirs)
         self.regressor.to(at_least_float32(student[self.roles[0]]))

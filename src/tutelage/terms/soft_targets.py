@@ -40,8 +40,8 @@ class SoftTargets(Term):
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"the temperature must be above 0, got {temperature}")
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"the temperature must be a finite number above 0, got {temperature}")
         self.temperature = temperature
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tutelage.errors import TutelageWarning
+from tutelage.errors import TutelageWarning, one_line
 from tutelage.files import atomic_write
 
 _MAGIC = b"tutelage checkpoint 1 "
@@ -51,15 +51,15 @@ class Checkpoints:
 
     def load(self) -> dict[str, Any] | None:
         """The newest undamaged state; ``None`` where there is none. A damaged one is left out with a warning."""
-        for _, path in reversed(self._files()):
+        files = self._files()
+        for older, (_, path) in reversed(list(enumerate(files))):
             try:
                 return read(path)
-            except (OSError, ValueError, pickle.UnpicklingError, RuntimeError) as error:
-                warnings.warn(
-                    f"checkpoint {path} is damaged ({error}); going on from the one before it",
-                    TutelageWarning,
-                    stacklevel=2,
-                )
+            except Exception as error:  # what is damaged, or made to harm, fails in ways of its own
+                foreign = isinstance(error, pickle.UnpicklingError)  # torch's text then advises to load it anyway
+                why = "it holds more than tensors and plain values" if foreign else one_line(error)
+                then = "going on from the one before it" if older else "starting anew"
+                warnings.warn(f"checkpoint {path} is damaged ({why}); {then}", TutelageWarning, stacklevel=2)
         return None
 
     def latest(self) -> Path | None:
@@ -85,7 +85,9 @@ def read(path: Path) -> dict[str, Any]:
         raise ValueError("it does not begin as a checkpoint does")
     if hashlib.sha256(payload).hexdigest().encode() != head.removeprefix(_MAGIC):
         raise ValueError("its content does not match its checksum")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.data.data import Data
 from tutelage.data.loader import Batches, mix
-from tutelage.errors import NonFiniteError, TutelageError
+from tutelage.errors import NonFiniteError, TutelageError, one_line
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import predict
 from tutelage.sources.peers import Peers
@@ -92,13 +93,22 @@ def fit(
     hardware = resolve(hardware or Hardware(), processes)
     loop = _Loop(learners, data, recipe, hardware, update, seed, processes)
     state = checkpoints.load() if checkpoints else None
-    if state is not None:
-        loop.load_state_dict(state)
+    if checkpoints and state is not None:
+        try:
+            loop.load_state_dict(state)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise TutelageError(
+                f"the checkpoints in {checkpoints.folder} are of another fit ({one_line(error)}); "
+                "choose another folder or remove them"
+            ) from error
     for record in loop.history:
         _report(report, processes, record)
     with ExitStack() as stack:
         for learner in learners:
             stack.enter_context(processes.shared_statistics(learner.model))
+        for model in loop.models if hardware.compile else ():
+            model.compile()
+            stack.callback(model.uncompile)
         while len(loop.history) < recipe.epochs:
             record = loop.epoch(len(loop.history), checkpoints)
             if checkpoints:
@@ -128,7 +138,7 @@ class _Loop:
         seed: int,
         processes: Processes,
     ) -> None:
-        _check_names(learners)
+        _check_distinct(learners)
         self.learners, self.data, self.recipe, self.hardware = tuple(learners), data, recipe, hardware
         self.update, self.processes = update, processes
         seed_generators(mix(seed, 1))
@@ -144,17 +154,15 @@ class _Loop:
             workers=hardware.workers,
             layout=torch.channels_last if hardware.channels_last else torch.contiguous_format,
         )
-        for learner in learners:
-            place(learner.model, hardware)
-            if learner.source is not None:
-                learner.source.to(device)
+        taught_by = [model for learner in learners if learner.source for model in learner.source.models]
+        self.models = tuple(dict.fromkeys([*(learner.model for learner in learners), *taught_by]))
+        for model in self.models:
+            place(model, hardware)
         self.roles = {learner: _roles_of(learner, learners) for learner in learners}
         with torch.random.fork_rng(devices=[]):  # what is built draws numbers; training draws the same without it
             dry_run(learners, self.roles, data, device)
         for learner in learners:
             learner.modules.to(device)
-            if hardware.compile and "logits" in self.roles[learner]:
-                learner.model.compile()
         self.optimizers = {
             learner: make_optimizer(recipe, _nonempty(learner, learner.parameters())) for learner in learners
         }
@@ -170,8 +178,8 @@ class _Loop:
         steps = len(self.batches)
         values: dict[Learner, list[Tensor]] = {learner: [] for learner in self.learners}
         right = {learner: torch.zeros((), device=self.hardware.device) for learner in self.learners}
+        labelled = torch.zeros((), device=self.hardware.device)
         checked = 0
-        factor = 1.0
         for number, batch in enumerate(self.batches.epoch(epoch)):
             place_in_run = epoch * steps + number
             factor = lr_factor(self.recipe, place_in_run, steps)
@@ -179,21 +187,24 @@ class _Loop:
             self.update(step)
             for learner in self.learners:
                 values[learner].append(step.values[learner])
-                logits = step.outputs[learner.model].logits
+                logits = step.logits[learner]
                 if logits is not None:
                     right[learner] += _hits(logits, batch.targets)
+            labelled += (_hard(batch.targets) != UNLABELLED).sum()
             if (number + 1) % CHECK_EVERY == 0 or number + 1 == steps:
                 self._check_finite(values, epoch, checked, checkpoints)
                 checked = number + 1
         self._check_weights(epoch, checkpoints)
-        record: Record = {"epoch": epoch + 1, "lr": factor * self.recipe.lr, "learners": {}}
-        seen = steps * self.batches.batch_size
+        lr = float(self.optimizers[self.learners[0]].param_groups[0]["lr"])
+        record: Record = {"epoch": epoch + 1, "lr": lr, "learners": {}}
+        labelled = self.processes.mean(labelled)
         for learner in self.learners:
             means = self.processes.mean(torch.stack(values[learner]).mean(0)).tolist()
             entry: Record = dict(zip(learner.terms, means, strict=True))
             if "logits" in self.roles[learner]:
-                share = self.processes.mean(right[learner]) * self.processes.world / seen
-                entry |= {"train_accuracy": float(share)} | self._validate(learner, epoch)
+                if labelled > 0:
+                    entry["train_accuracy"] = float(self.processes.mean(right[learner]) / labelled)
+                entry |= self._validate(learner, epoch)
             record["learners"][learner.name] = entry
         record["seconds"] = round(time.perf_counter() - start, 3)
         self.history.append(record)
@@ -216,8 +227,8 @@ class _Loop:
     def _apply(self, learner: Learner, loss: Tensor) -> None:
         optimizer = self.optimizers[learner]
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
         self.processes.average_gradients(parameters)
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
@@ -231,6 +242,8 @@ class _Loop:
         amp = torch.bfloat16 if self.hardware.precision == "bfloat16" else None
         logits = predict(learner.model, self.data.validation, device=self.hardware.device, amp=amp)
         share = float(accuracy(logits, _hard(self.data.validation.labels).to(logits.device)))
+        if math.isnan(share):  # none of the held-out samples has a label to judge by
+            return {}
         best = self.selected.get(learner.name)
         if best is None or share > best.accuracy:
             state = {name: value.detach().clone() for name, value in learner.model.module.state_dict().items()}
@@ -252,7 +265,7 @@ class _Loop:
             error = NonFiniteError(
                 f"epoch {epoch + 1}, step {step + 1}: term {term!r} of learner {learner.name!r} became "
                 f"{float(table[row, column])} on the batch of samples [{shown}]; lower the learning rate "
-                f"(now {self.recipe.lr}), set a gradient clip, or look at these samples{_kept(checkpoints)}"
+                f"(now {self.peak[learner][0]:g}), set a gradient clip, or look at these samples{_kept(checkpoints)}"
             )
             error.indices = indices  # type: ignore[attr-defined]
             raise error
@@ -260,11 +273,12 @@ class _Loop:
     def _check_weights(self, epoch: int, checkpoints: Checkpoints | None) -> None:
         """A last step can ruin the weights after its loss was still finite; such weights must not be kept."""
         for learner in self.learners:
-            norms = torch.stack(torch._foreach_norm([*learner.model.parameters(), *learner.modules.parameters()]))
+            owned = [tensor for m in (learner.model, learner.modules) for tensor in (*m.parameters(), *m.buffers())]
+            norms = torch.stack(torch._foreach_norm([tensor for tensor in owned if tensor.is_floating_point()]))
             if not bool(torch.isfinite(norms).all()):
                 raise NonFiniteError(
-                    f"epoch {epoch + 1}: the weights of learner {learner.name!r} became NaN or infinite; lower the "
-                    f"learning rate (now {self.recipe.lr}) or set a gradient clip{_kept(checkpoints)}"
+                    f"epoch {epoch + 1}: the weights or statistics of learner {learner.name!r} became NaN or infinite; "
+                    f"lower the learning rate (now {self.peak[learner][0]:g}) or set a clip{_kept(checkpoints)}"
                 )
 
     def state_dict(self) -> dict[str, Any]:
@@ -300,12 +314,20 @@ class _Loop:
         restore_generators(state["generators"])
 
 
-def _check_names(learners: Sequence[Learner]) -> None:
+def _check_distinct(learners: Sequence[Learner]) -> None:
     names = [learner.name for learner in learners]
     if not names:
         raise TutelageError("fit needs at least one learner")
     if len(set(names)) < len(names):
         raise TutelageError(f"the learners of a fit need different names, got {names}")
+    by_model: dict[nn.Module, str] = {}
+    for learner in learners:
+        if learner.model in by_model:
+            raise TutelageError(
+                f"learners {by_model[learner.model]!r} and {learner.name!r} train the same model; "
+                "make one learner of them, with the terms of both"
+            )
+        by_model[learner.model] = learner.name
 
 
 def _nonempty(learner: Learner, parameters: Any) -> list[nn.Parameter]:

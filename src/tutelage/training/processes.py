@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce as _all_reduce
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,23 @@ def _as_class(module: nn.Module, cls: type[nn.Module]) -> Iterator[None]:
         module.__class__ = own
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over processes; what each of them feels of it is summed on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        summed = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Sum.forward(ctx, gradients[0])
+
+
 def all_reduce(tensor: Tensor) -> Tensor:
     """The sum over processes, through which gradients flow."""
-    summed: Tensor = _all_reduce(tensor)  # type: ignore[no-untyped-call]
+    summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
     return summed
 
 

@@ -23,6 +23,7 @@ class Step:
         progress: how far the run is, in [0, 1).
         learners: the cohort, in order.
         outputs: what each model last gave for this batch; the cohort that ``Peers`` reads.
+        values, logits: each learner's terms and logits in the pass that it learnt from, for the history.
     """
 
     def __init__(
@@ -38,12 +39,14 @@ class Step:
         self.batch, self.progress, self.learners = batch, progress, learners
         self.outputs: dict[nn.Module, Outputs] = {}
         self.values: dict[Learner, Tensor] = {}
+        self.logits: dict[Learner, Tensor | None] = {}
         self._roles, self._apply, self._autocast = roles, apply, autocast
 
     def forward(self, learner: Learner) -> Outputs:
         """Run the learner's model on the batch, with gradients, and keep what it gave."""
         with self._autocast():
             self.outputs[learner.model] = outputs = learner.model.tap(self.batch.inputs, self._roles[learner])
+        self.logits[learner] = outputs.logits
         return outputs
 
     def refresh(self, learner: Learner) -> None:

@@ -1,0 +1,7 @@
+"""A whole run: data, models and method from one configuration, in one folder."""
+
+from tutelage.runs.execute import Result, execute
+from tutelage.runs.folder import RunFolder
+from tutelage.runs.models import open_model
+
+__all__ = ["Result", "RunFolder", "execute", "open_model"]

@@ -1,0 +1,214 @@
+"""From a configuration to a trained, saved and measured student."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.config import Config
+from tutelage.data import Data, Views, open_data
+from tutelage.data.conditions import parse_noise
+from tutelage.data.data import check_every_class_taught
+from tutelage.errors import TutelageError
+from tutelage.evaluation import cost_of, evaluate, memorisation
+from tutelage.methods import find
+from tutelage.models.ensemble import Ensemble
+from tutelage.models.tapped import Tapped
+from tutelage.models.weights import load_weights, save_weights
+from tutelage.runs.commands import as_command
+from tutelage.runs.folder import RunFolder
+from tutelage.runs.models import GIVEN, WEIGHTS, about_model, make_student, open_model, warn_at_chance
+from tutelage.training.fit import Record, Selected
+from tutelage.training.hardware import resolve
+from tutelage.training.processes import Processes
+from tutelage.training.run import Run
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives back.
+
+    Attributes:
+        model: the student as it was after the last epoch; takes raw pixels (B, C, H, W) in [0, 1], gives logits.
+            ``model.module`` is the bare network, which takes normalised images.
+        metrics: what ``result.json`` holds.
+        history: a record an epoch.
+        config: the resolved configuration.
+        folder: where it is kept, if anywhere.
+    """
+
+    model: Tapped
+    metrics: dict[str, Any]
+    history: tuple[Record, ...]
+    config: Config
+    folder: Path | None
+
+
+@dataclass(frozen=True)
+class Given:
+    """Objects handed over in Python in place of names; what stays ``None`` is opened from the configuration."""
+
+    data: Data | None = None
+    student: Callable[[], Tapped] | None = None
+    teachers: tuple[Tapped, ...] | None = None
+
+
+def execute(
+    config: Config,
+    folder: Path | None = None,
+    *,
+    given: Given = Given(),
+    report: Callable[[Record], None] | None = None,
+) -> Result:
+    """Train, save and measure a student as the configuration says.
+
+    With a folder the run can be stopped or killed at any time: executed again it goes on where it was and ends with
+    the same bytes, and one that is finished is read back.
+
+    Raises:
+        TutelageError: for anything the user can mend.
+    """
+    method = find(config.method)
+    settings = method.check(config.settings)
+    processes = Processes.current(config.device)
+    hardware = resolve(config.hardware(), processes)
+    dumped = method.settings(**settings).model_dump(mode="json")
+    config = config.but(settings=dumped, **hardware.model_dump())
+    data = given.data if given.data is not None else load_data(config)
+    check_every_class_taught(data)
+    teachers = given.teachers if given.teachers is not None else tuple(open_model(t, data) for t in config.teacher)
+    make = given.student or (lambda: make_student(config.student, data, pretrained=config.pretrained))
+    place = RunFolder(folder) if folder else None
+    with place.lock() if place and processes.main else nullcontext():
+        if place and processes.main:
+            place.claim(config, _inputs(data, teachers))
+        processes.wait()
+        done = place.result() if place else None
+        if place and done is not None:
+            return _read_back(config, place, done, make)
+        for name, teacher in zip(config.teacher, teachers, strict=True):
+            warn_at_chance(name, teacher.to(hardware.device), data, hardware.device)
+        history: list[Record] = []
+        if place and processes.main:
+            place.start_metrics()
+
+        def keep(record: Record) -> None:
+            history.append(record)
+            if place:
+                place.add_metrics(record)
+            if report:
+                report(record)
+
+        run = Run(
+            data,
+            make,
+            teachers,
+            recipe=config.recipe(),
+            hardware=hardware,
+            seed=config.seed,
+            folder=folder,
+            report=keep,
+            processes=processes,
+        )
+        student = method(run, **settings)
+        if processes.main:
+            if place:
+                save_weights(place.path / WEIGHTS, student.module, about_model(config.student, student, data))
+            metrics = _measure(config, data, student, teachers, run.selected.get(student), history)
+            if place:
+                place.write_result(metrics)
+        else:
+            metrics = {}
+        processes.wait()
+    return Result(student, metrics, tuple(history), config, folder)
+
+
+def load_data(config: Config) -> Data:
+    """The data set under the configuration's label noise, with its part held out."""
+    data = open_data(config.data, image_size=config.image_size)
+    if not config.augment:
+        data = replace(data, views=Views())
+    noise = parse_noise(config.noise, config.seed) if config.noise is not None else None
+    return (noise(data) if noise else data).hold_out(config.validation, config.seed)
+
+
+def _measure(
+    config: Config,
+    data: Data,
+    student: Tapped,
+    teachers: Sequence[Tapped],
+    selected: Selected | None,
+    history: Sequence[Record],
+) -> dict[str, Any]:
+    """Everything ``result.json`` says. This is the one place where the test part is read."""
+    device = config.device
+    teacher = Ensemble(teachers).to(device) if teachers else None
+    metrics: dict[str, Any] = {
+        "method": config.method,
+        "settings": config.settings,
+        "seed": config.seed,
+        "test": evaluate(student, data, device=device, teacher=teacher),
+        "train": memorisation(student, data, device),
+        "cost": cost_of(student, data, device),
+        "data": data.summary(),
+        "seconds": round(sum(record["seconds"] for record in history), 3),
+        "command": as_command(config),
+    }
+    if teacher is not None:
+        metrics["teacher"] = memorisation(teacher, data, device)
+    if selected is not None:
+        last = {name: value.clone() for name, value in student.module.state_dict().items()}
+        student.module.load_state_dict(dict(selected.state))
+        metrics["selected"] = {
+            "epoch": selected.epoch,
+            "validation_accuracy": selected.accuracy,
+            "test_accuracy": evaluate(student, data, device=device)["accuracy"],
+        }
+        student.module.load_state_dict(last)
+    return metrics
+
+
+def _inputs(data: Data, teachers: Sequence[nn.Module]) -> dict[str, str]:
+    """Fingerprints of what a run reads, so that it is not continued on something else."""
+    labels = hashlib.sha256(data.train.labels.contiguous().numpy().tobytes())
+    if isinstance(data.train.images, torch.Tensor):
+        labels.update(data.train.images.contiguous().numpy().data)
+    return {"training data": labels.hexdigest()[:16]} | {
+        f"teacher {number}": fingerprint(teacher) for number, teacher in enumerate(teachers, 1)
+    }
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Sixteen hexadecimal digits that two networks share only if all their weights and buffers are equal."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read_back(config: Config, place: RunFolder, done: dict[str, Any], make: Callable[[], Tapped]) -> Result:
+    model = make()
+    try:
+        load_weights(place.path / WEIGHTS, model.module)
+    except TutelageError as error:
+        raise TutelageError(
+            f"{error}; remove {place.path / 'result.json'} to finish the run from its checkpoint"
+        ) from error
+    return Result(model.to(config.device), done, (), config, place.path)
+
+
+def describe(value: object) -> str:
+    """What a configuration says of an object that has no name."""
+    if isinstance(value, Tapped):
+        value = value.module
+    kind = value.__class__ if not callable(value) or isinstance(value, nn.Module) else value
+    name = f"{kind.__module__}.{getattr(kind, '__qualname__', kind)}"
+    return f"{GIVEN}{name}:{fingerprint(value)}" if isinstance(value, nn.Module) else f"{GIVEN}{name}"

@@ -1,0 +1,119 @@
+"""Trained networks from what a user names, and students from what a configuration says."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tutelage.data.data import Data
+from tutelage.errors import TutelageError, TutelageWarning, one_line
+from tutelage.evaluation.metrics import accuracy
+from tutelage.evaluation.predict import predict
+from tutelage.models.load import make_model
+from tutelage.models.tapped import Tapped
+from tutelage.models.weights import load_weights, read_about
+
+WEIGHTS = "student.safetensors"
+GIVEN = "given:"  # what a configuration says of an object that was handed over in Python
+
+
+def about_model(spec: str, model: Tapped, data: Data) -> dict[str, Any]:
+    """What a weights file has to say of itself for its network to be built again."""
+    return {
+        "model": spec,
+        "classes": list(data.classes),
+        "image_shape": list(data.image_shape),
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+    }
+
+
+def make_student(spec: str, data: Data, *, pretrained: bool = False) -> Tapped:
+    """A student with fresh weights (or published ones), normalised as those weights want or as the data is."""
+    built = make_model(spec, num_classes=data.num_classes, image_shape=data.image_shape, pretrained=pretrained)
+    return Tapped(built.module, *(built.mean_std or data.mean_std))
+
+
+def open_model(text: str, data: Data) -> Tapped:
+    """A trained network: a run's folder, ``MODEL@WEIGHTS``, or a ``timm/`` or ``hf/`` name with published weights.
+
+    Raises:
+        TutelageError: when it is none of these, or was trained for another number of classes.
+    """
+    folder = Path(text).expanduser()
+    spec, at, weights = text.rpartition("@")
+    if folder.is_dir():
+        if not (folder / WEIGHTS).is_file():
+            raise TutelageError(f"{text} holds no {WEIGHTS}; it is no folder of a finished run")
+        about = read_about(folder / WEIGHTS)
+        spec, file = str(about.get("model", "")), folder / WEIGHTS
+        if not spec or spec.startswith(GIVEN):
+            raise TutelageError(f"{file} does not say which network it is for; name it, as MODEL@{file}")
+    elif at:
+        file = Path(weights).expanduser()
+        about = read_about(file)
+    elif text.startswith(("timm/", "hf/")):
+        return make_student(text, data, pretrained=True)
+    else:
+        raise TutelageError(
+            f"no trained network {text!r}: give the folder of a finished run, MODEL@WEIGHTS.safetensors, "
+            "timm/NAME or hf/NAME"
+        )
+    _check_classes(text, about, data)
+    built = make_model(spec, num_classes=data.num_classes, image_shape=data.image_shape)
+    load_weights(file, built.module)
+    mean_std = (about["mean"], about["std"]) if "mean" in about else built.mean_std or data.mean_std
+    return Tapped(built.module, *mean_std)
+
+
+def _check_classes(text: str, about: dict[str, Any], data: Data) -> None:
+    classes = about.get("classes")
+    if classes is None:
+        return
+    if len(classes) != data.num_classes:
+        raise TutelageError(
+            f"{text} was trained for {len(classes)} classes and {data.name} has {data.num_classes}; "
+            "give it a network of the same classes"
+        )
+    differing = [pair for pair in zip(classes, data.classes, strict=True) if pair[0] != pair[1]]
+    if differing:
+        warnings.warn(
+            f"{text} calls its classes differently ({differing[0][0]!r} where {data.name} has {differing[0][1]!r}); "
+            "check that they stand in the same order",
+            TutelageWarning,
+            stacklevel=3,
+        )
+
+
+def warn_at_chance(text: str, model: Tapped, data: Data, device: torch.device | str) -> None:
+    """Warn of a teacher that knows nothing of this data, judged on held-out or else on training labels.
+
+    Raises:
+        TutelageError: when it does not take these images or has another number of classes.
+    """
+    split = data.validation or data.train
+    split = split.subset(torch.arange(min(2000, len(split))))
+    labels = split.labels if split.labels.ndim == 1 else split.labels.argmax(1)
+    try:
+        logits = predict(model, split, device=device)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise TutelageError(
+            f"the teacher {text} cannot take images of shape {data.image_shape}: {one_line(error)}; "
+            "give it one for such images"
+        ) from error
+    if logits.shape[1] != data.num_classes:
+        raise TutelageError(
+            f"the teacher {text} gives {logits.shape[1]} logits and {data.name} has {data.num_classes} classes; "
+            "give it a network of the same classes"
+        )
+    share = float(accuracy(logits, labels.to(device)))
+    if share < 1.5 / data.num_classes:
+        warnings.warn(
+            f"the teacher {text} gets {share:.1%} of {len(split)} samples of {data.name} right, which is chance level "
+            f"for {data.num_classes} classes; check its weights, its normalisation and the order of the classes",
+            TutelageWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,80 @@
+"""ONNX: another runtime gives the same numbers, from one file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.models.export import export_onnx
+from tutelage.models.tapped import Tapped
+
+
+def needs_onnx() -> Any:
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    return pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+
+
+@pytest.fixture
+def trained(tiny_model: Callable[..., Tapped]) -> Tapped:
+    """In train mode, as training leaves it, with dropout and running statistics of its own."""
+    model = tiny_model(dropout=0.5)
+    model(torch.rand(16, 1, 8, 8))
+    return model
+
+
+def test_onnxruntime_gives_the_same_logits_for_any_batch_from_one_file(
+    trained: Tapped, tmp_path: Path, state_of: Any, changed: Any
+) -> None:
+    onnxruntime = needs_onnx()
+    before, path = state_of(trained), tmp_path / "new folder" / "student.onnx"
+    level, random = logging.root.manager.disable, torch.get_rng_state()
+    export_onnx(trained, (1, 8, 8), path)
+
+    assert list(path.parent.iterdir()) == [path]
+    assert all(module.training for module in trained.modules())
+    assert changed(before, state_of(trained)) == set()
+    assert logging.root.manager.disable == level
+    assert torch.equal(torch.get_rng_state(), random)
+
+    alone = tmp_path / "elsewhere.onnx"  # nothing beside the file is needed
+    path.rename(alone)
+    session = onnxruntime.InferenceSession(str(alone), providers=["CPUExecutionProvider"])
+    assert [given.name for given in session.get_inputs()] == ["pixels"]
+    assert [given.name for given in session.get_outputs()] == ["logits"]
+    trained.eval()
+    for batch in (1, 5):
+        pixels = torch.rand(batch, 1, 8, 8)
+        (logits,) = session.run(None, {"pixels": pixels.numpy()})
+        assert logits.shape == (batch, 4)
+        torch.testing.assert_close(torch.from_numpy(logits), trained(pixels).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_without_the_extra_it_names_the_command(
+    trained: Tapped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with refused("pip install 'tutelage[onnx]'"):
+        export_onnx(trained, (1, 8, 8), tmp_path / "student.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_cannot_be_exported_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Any
+) -> None:
+    needs_onnx()
+
+    class Counting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1) * len(set(x.flatten().tolist()))
+
+    with refused("Counting cannot be exported to ONNX: ", "data-dependent"):  # what went wrong, not where to report it
+        export_onnx(Tapped(Counting()), (1, 2, 2), tmp_path / "student.onnx")
+    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,429 @@
+"""The two calls from a notebook: objects handed over in place of names."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import tutelage
+from tutelage.config import Config
+from tutelage.data import Data
+from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.models.load import make_model
+from tutelage.models.tapped import Tapped
+from tutelage.models.weights import save_weights
+from tutelage.runs import execute, open_model
+from tutelage.terms import CrossEntropy
+
+Net = Callable[..., Tapped]
+SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.1, "device": "cpu"}
+
+
+def pixels(data: Data) -> Tensor:
+    assert isinstance(data.test.images, Tensor)
+    return data.test.images.permute(0, 3, 1, 2) / 255
+
+
+def right(model: nn.Module, data: Data) -> float:
+    with torch.no_grad():
+        return float((model.eval()(pixels(data)).argmax(1) == data.test.labels).float().mean())
+
+
+def frozen_copy(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+# --- the student
+
+
+def test_a_module_is_trained_in_place_and_takes_raw_pixels(
+    tiny_data: Data, tiny_model: Net, taught: Net, changed: Any
+) -> None:
+    student, teacher = tiny_model().module, taught(width=6).module
+    before, teaching = frozen_copy(student), frozen_copy(teacher)
+    result = tutelage.distill(teacher, student, tiny_data, **SHORT | {"epochs": 20, "lr": 0.2})
+    assert result.model.module is student
+    assert changed(before, student.state_dict())
+    assert changed(teaching, teacher.state_dict()) == set()
+    assert result.metrics["test"]["accuracy"] == pytest.approx(right(result.model, tiny_data))
+    assert result.metrics["test"]["accuracy"] > 0.7  # the normalisation is part of the model
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in tiny_data.mean_std)
+    torch.testing.assert_close(student((pixels(tiny_data) - mean) / std), result.model(pixels(tiny_data)))
+    assert len(result.history) == 20
+    assert result.config.method == "hinton"
+    assert result.folder is None
+
+
+def test_a_wrapped_student_keeps_its_own_normalisation(tiny_data: Data, tiny_model: Net) -> None:
+    student = Tapped(tiny_model().module, [0.25], [2.0])
+    result = tutelage.train(student, tiny_data, **SHORT)
+    assert result.model is student
+    assert (student.mean.item(), student.std.item()) == (0.25, 2.0)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_factory_makes_the_student_from_the_seed(wrapped: bool, tiny_data: Data, changed: Any, state_of: Any) -> None:
+    made: list[nn.Module] = []
+
+    def factory() -> nn.Module:
+        made.append(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
+        return Tapped(made[-1], [0.5], [0.5]) if wrapped else made[-1]
+
+    states = []
+    for seed in (0, 0, 1):
+        torch.rand(5)
+        result = tutelage.train(factory, tiny_data, seed=seed, **SHORT)
+        assert result.model.module is made[-1]
+        states.append(state_of(result.model))
+    assert len(made) == 3
+    assert changed(states[0], states[1]) == set()
+    assert changed(states[0], states[2])
+    assert (result.model.mean.item() == 0.5) == wrapped
+
+
+def test_dml_with_a_single_module_draws_its_peers_anew(tiny_data: Data, tiny_model: Net, changed: Any) -> None:
+    """Each net begins with other weights, the first with the ones it was given."""
+    begun: list[dict[str, Tensor]] = []
+
+    class Noted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = tiny_model().module
+
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.is_grad_enabled() and not hasattr(self, "seen"):
+                self.seen = True
+                begun.append({n: v.clone() for n, v in self.net.named_parameters()})
+            return self.net(x)  # type: ignore[no-any-return]
+
+    student = Noted()
+    before = {n: v.clone() for n, v in student.net.named_parameters()}
+    result = tutelage.train(student, tiny_data, method="dml", settings={"peers": 3}, **SHORT)
+    assert result.model.module is student
+    assert len(begun) == 3
+    assert changed(before, begun[0]) == set()
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert {"conv1.weight", "conv2.weight", "fc.weight"} <= changed(begun[a], begun[b])
+
+
+def test_a_named_student(tiny_data: Data, taught: Net) -> None:
+    result = tutelage.distill(taught().module, "resnet8x0.25", tiny_data, **SHORT)
+    assert type(result.model.module).__name__ == "ResNet"
+
+
+# --- the teacher
+
+
+@pytest.mark.parametrize("method", ["hinton", "at", "fitnet", "dml", "plain"])
+def test_a_teacher_is_as_it_was_after_every_method(
+    method: str, tiny_data: Data, tiny_model: Net, taught: Net, state_of: Any, changed: Any
+) -> None:
+    teacher = taught(width=6)
+    before = state_of(teacher)
+    tutelage.distill(teacher.module.train(), tiny_model().module, tiny_data, method=method, **SHORT)
+    assert changed(before, state_of(teacher)) == set()
+
+
+def test_a_teacher_at_chance_level_is_worth_a_warning(tiny_data: Data, tiny_model: Net) -> None:
+    teacher = tiny_model(seed=1).module
+    nn.init.zeros_(teacher.get_parameter("fc.weight"))
+    with pytest.warns(TutelageWarning, match=r"25\.0% of 16 samples of tiny right, which is chance level for 4") as w:
+        tutelage.distill(teacher, tiny_model().module, tiny_data, **SHORT)
+    assert len(w) == 1
+    assert "check its weights, its normalisation" in str(w[0].message)
+
+
+@pytest.mark.parametrize("classes", [3, 5])
+@pytest.mark.parametrize("method", ["hinton", "dml"])
+def test_a_teacher_of_other_classes_is_refused(
+    classes: int, method: str, tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
+) -> None:
+    with refused("teacher", f"{classes} logits", "tiny has 4 classes", "of the same classes"):
+        tutelage.distill(tiny_model(classes=classes).module, tiny_model().module, tiny_data, method=method, **SHORT)
+
+
+def test_a_teacher_of_other_images_is_refused(tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]) -> None:
+    with refused("teacher", "TinyNet", "cannot take images of shape (1, 8, 8)", "3 channels"):
+        tutelage.distill(tiny_model(channels=3).module, tiny_model().module, tiny_data, **SHORT)
+
+
+def test_a_student_of_other_classes_is_refused(
+    tiny_data: Data, tiny_model: Net, taught: Net, refused: Callable[..., Any]
+) -> None:
+    with refused("'student'", "(4, 3)", "4 classes of tiny"):
+        tutelage.distill(taught().module, tiny_model(classes=3).module, tiny_data, **SHORT)
+
+
+def test_several_teachers_are_averaged_as_probabilities(tiny_data: Data, tiny_model: Net, taught: Net) -> None:
+    teachers = [taught(seed=1), taught(seed=2, width=6), taught(seed=3)]
+    result = tutelage.distill([t.module for t in teachers], tiny_model().module, tiny_data, **SHORT)
+    with torch.no_grad():
+        each = [teacher.eval()(pixels(tiny_data)).softmax(1) for teacher in teachers]
+        mean = torch.stack(each).mean(0)
+        ours = result.model.eval()(pixels(tiny_data)).log_softmax(1)
+    test = result.metrics["test"]
+    assert test["teacher_accuracy"] == pytest.approx((mean.argmax(1) == tiny_data.test.labels).float().mean().item())
+    assert test["kl_to_teacher"] == pytest.approx((mean * (mean.log() - ours)).sum(1).mean().item(), rel=1e-4)
+
+
+def test_a_method_of_layers_takes_one_teacher(
+    tiny_data: Data, tiny_model: Net, taught: Net, refused: Callable[..., Any]
+) -> None:
+    with refused("one teacher", "got 2"):
+        tutelage.distill([taught(), taught(2)], tiny_model().module, tiny_data, method="at", **SHORT)
+
+
+def test_hinton_needs_a_teacher(tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]) -> None:
+    with refused("needs a teacher"):
+        tutelage.train(tiny_model().module, tiny_data, method="hinton", **SHORT)
+
+
+# --- what the weights of nothing are
+
+
+def test_hinton_of_no_alpha_is_plain_to_the_bit(
+    tiny_data: Data, tiny_model: Net, taught: Net, state_of: Any, changed: Any
+) -> None:
+    under = tutelage.distill(taught(width=6), tiny_model(dropout=0.3).module, tiny_data, settings={"alpha": 0}, **SHORT)
+    alone = tutelage.train(tiny_model(dropout=0.3).module, tiny_data, **SHORT)
+    assert changed(state_of(under.model), state_of(alone.model)) == set()
+    half = tutelage.distill(
+        taught(width=6), tiny_model(dropout=0.3).module, tiny_data, settings={"alpha": 0.5}, **SHORT
+    )
+    assert changed(state_of(half.model), state_of(alone.model))
+
+
+# --- the data
+
+
+@pytest.mark.parametrize("field", [{"noise": "0.1"}, {"image_size": 16}, {"augment": False}])
+def test_conditions_of_data_by_name_are_refused_for_data_itself(
+    field: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
+) -> None:
+    with refused("opened by name", "apply them to the Data first"):
+        tutelage.train(tiny_model().module, tiny_data, **field)
+
+
+def test_a_part_is_held_out_where_there_is_none(tiny_data: Data, tiny_model: Net) -> None:
+    data = replace(tiny_data, validation=None)
+    result = tutelage.train(tiny_model().module, data, validation=0.25, **SHORT)
+    assert result.metrics["data"]["samples"] == {"train": 36, "validation": 12, "test": 16}
+    kept = tutelage.train(tiny_model().module, tiny_data, validation=0.25, **SHORT)
+    assert kept.metrics["data"]["samples"] == {"train": 48, "validation": 16, "test": 16}
+
+
+def test_a_class_without_samples_is_refused(tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]) -> None:
+    train = tiny_data.train.subset(torch.nonzero(tiny_data.train.labels != 2).flatten())
+    with refused("'c'", "no training sample", "add samples or remove the class"):
+        tutelage.train(tiny_model().module, replace(tiny_data, train=train), **SHORT)
+
+
+# --- folders and names
+
+
+def test_a_stopped_call_goes_on_when_it_is_made_again(
+    tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, state_of: Any, changed: Any
+) -> None:
+    whole = tutelage.distill(taught(), tiny_model().module, tiny_data, out=tmp_path / "whole", **SHORT)
+
+    def stop(record: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tutelage.distill(taught(), tiny_model().module, tiny_data, out=tmp_path / "run", report=stop, **SHORT)
+    again = tutelage.distill(taught(), tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
+    assert changed(state_of(whole.model), state_of(again.model)) == set()
+    student = tiny_model().module
+    read = tutelage.distill(taught(), student, tiny_data, out=str(tmp_path / "run"), **SHORT)
+    assert read.model.module is student
+    assert changed(state_of(whole.model), state_of(read.model)) == set()
+    assert read.metrics == again.metrics
+
+
+def test_a_run_of_given_objects_says_so_and_is_told_from_another(
+    tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    import yaml
+
+    tutelage.distill(taught(), tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["data"] == "given:tiny"
+    assert written["student"].startswith("given:")
+    assert "TinyNet" in written["student"]
+    assert written["teacher"][0].startswith("given:")
+    with refused("different run", "teacher"):
+        tutelage.distill(taught(seed=2), tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
+    with refused("different run", "student"):
+        tutelage.distill(taught(), tiny_model(width=6).module, tiny_data, out=tmp_path / "run", **SHORT)
+
+
+@pytest.fixture
+def finished(tiny_npz: str, tmp_path: Path) -> Path:
+    folder = tmp_path / "finished"
+    execute(Config(data=tiny_npz, student="resnet8x0.5", **SHORT | {"epochs": 10, "lr": 0.2}), folder)
+    return folder
+
+
+def test_a_trained_network_is_named_by_folder_or_by_file(finished: Path, tiny_data: Data, tiny_npz: str) -> None:
+    by_folder = open_model(str(finished), tiny_data)
+    by_file = open_model(f"resnet8x0.5@{finished / 'student.safetensors'}", tiny_data)
+    x = pixels(tiny_data)
+    assert torch.equal(by_folder.eval()(x), by_file.eval()(x))
+    assert right(by_folder, tiny_data) > 0.6
+    results = [
+        tutelage.distill(teacher, "resnet8x0.25", tiny_npz, **SHORT)
+        for teacher in (str(finished), f"resnet8x0.5@{finished / 'student.safetensors'}", by_folder)
+    ]
+    assert results[0].metrics["test"] == results[1].metrics["test"] == results[2].metrics["test"]
+
+
+def test_a_network_keeps_the_normalisation_it_was_trained_with(finished: Path, tiny_data: Data, tmp_path: Path) -> None:
+    brighter = replace(tiny_data, train=replace(tiny_data.train, images=tiny_data.train.images // 2))
+    opened = open_model(str(finished), brighter)
+    assert opened.mean.item() == pytest.approx(tiny_data.mean_std[0][0])
+    # a file from elsewhere says nothing of itself: the data's own is the best guess
+    save_file(opened.module.state_dict(), tmp_path / "bare.safetensors")
+    bare = open_model(f"resnet8x0.5@{tmp_path / 'bare.safetensors'}", brighter)
+    assert bare.mean.item() == pytest.approx(brighter.mean_std[0][0])
+
+
+def test_names_of_trained_networks_that_are_none(
+    finished: Path, tiny_data: Data, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with refused(f"{tmp_path / 'empty'} holds no student.safetensors", "finished run"):
+        open_model(str(tmp_path / "empty"), tiny_data)
+    with refused("no trained network 'resnet8'", "MODEL@WEIGHTS"):
+        open_model("resnet8", tiny_data)
+    with refused("nowhere.safetensors", "No such file", "check the path"):
+        open_model(f"resnet8@{tmp_path / 'nowhere.safetensors'}", tiny_data)
+    with refused("student.safetensors", "in the file", "in the model"):
+        open_model(f"resnet8x0.25@{finished / 'student.safetensors'}", tiny_data)
+    three = replace(tiny_data, classes=("a", "b", "c", "d", "e"))
+    with refused("was trained for 4 classes and tiny has 5"):
+        open_model(str(finished), three)
+
+
+def test_the_folder_of_a_given_student_wants_its_model_named(
+    tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    tutelage.train(tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
+    with refused("does not say which network", f"MODEL@{tmp_path / 'run' / 'student.safetensors'}"):
+        open_model(str(tmp_path / "run"), tiny_data)
+
+
+def test_classes_of_other_names_are_worth_a_warning(tiny_data: Data, tmp_path: Path) -> None:
+    module = make_model("resnet8x0.25", num_classes=4, image_shape=(1, 8, 8)).module
+    save_weights(tmp_path / "w.safetensors", module, {"classes": ["a", "c", "b", "d"]})
+    with pytest.warns(TutelageWarning, match="'c' where tiny has 'b'.*same order"):
+        open_model(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", tiny_data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pieces"),
+    [
+        ({"epochs": 0}, ("epochs", "greater than or equal to 1", "0")),
+        ({"batch": 16}, ("'batch'", "did you mean 'batch_size'")),
+        ({"method": "hintn"}, ("'hintn'", "did you mean 'hinton'", "plain")),
+        ({"optimizer": "SDG"}, ("'SDG'", "SGD")),
+        ({"device": "cuda:99"}, ("'cuda:99'", "cannot be used here", "auto")),
+        ({"device": "gpu"}, ("'gpu'", "cannot be used here")),
+        ({"settings": {"temprature": 2}}, ("plain", "'temprature'")),
+        ({"batch_size": 0}, ("batch_size", "0")),
+        ({"seed": -1}, ("seed", "-1")),
+    ],
+)
+def test_fields_that_cannot_be(
+    fields: dict[str, Any], pieces: tuple[str, ...], tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
+) -> None:
+    with refused(*pieces):
+        tutelage.train(tiny_model().module, tiny_data, **{"epochs": 1, **fields})
+
+
+# --- the command that a result names
+
+
+COMMANDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "another model": {"student": "wrn-10-1"},
+    "a cohort": {"method": "dml", "settings": {"peers": 3, "update": "synchronous"}},
+    "hinton": {"teacher": ("runs/a teacher",), "method": "hinton", "settings": {"alpha": 0.5}},
+    "two teachers": {"teacher": ("one", "resnet8@two.safetensors"), "method": "hinton"},
+    "plain beside a teacher": {"teacher": ("one",), "method": "plain"},
+    "fields": {
+        "data": "npz:my data.npz",
+        "noise": "uniform:0.25",
+        "augment": False,
+        "compile": True,
+        "channels_last": True,
+        "milestones": (0.25, 0.5),
+        "clip": 1.5,
+        "optimizer": "AdamW",
+        "lr": 1e-3,
+        "seed": 7,
+        "validation": 0.0,
+        "nesterov": False,
+        "precision": "bfloat16",
+        "device": "cpu",
+        "weight_decay": 0.0,
+    },
+    "resolved": {"device": "cpu", "precision": "float32", "channels_last": False},
+}
+
+
+@pytest.mark.parametrize("fields", COMMANDS.values(), ids=list(COMMANDS))
+def test_the_command_of_a_run_makes_the_same_configuration(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shlex
+
+    from tutelage.cli import main
+    from tutelage.runs.commands import as_command
+
+    config = Config(**fields)
+    read: list[Config] = []
+
+    def instead(given: Config, *_: Any, **__: Any) -> None:
+        read.append(given)
+        raise TutelageError("enough")
+
+    monkeypatch.setattr("tutelage.runs.execute", instead)
+    monkeypatch.setattr("sys.argv", shlex.split(as_command(config)))
+    with pytest.raises(SystemExit):
+        main()
+    assert read == [config]
+
+
+def test_a_python_call_makes_the_same_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the command line prints can be pasted."""
+    import tutelage.api
+    from tutelage.runs.commands import as_python
+
+    read: list[Config] = []
+
+    def instead(teachers: Any, student: Any, data: Any, out: Any, report: Any, fields: dict[str, Any]) -> None:
+        assert out == str(tmp_path)
+        read.append(Config(teacher=tuple(teachers), student=student, data=data, **fields))
+
+    monkeypatch.setattr(tutelage.api, "_execute", instead)
+    for name, fields in COMMANDS.items():
+        config = Config(**fields)
+        eval(as_python(config, tmp_path), {"tutelage": tutelage})
+        assert read.pop() == config, name
+
+
+def test_a_model_given_to_a_learner_is_not_wrapped_twice(tiny_data: Data, tiny_model: Net) -> None:
+    model = tiny_model()
+    names = set(copy.deepcopy(model.module).state_dict())
+    tutelage.fit(
+        tutelage.Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=tutelage.Recipe(epochs=1)
+    )
+    assert set(model.module.state_dict()) == names

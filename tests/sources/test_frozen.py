@@ -1,0 +1,143 @@
+"""A frozen teacher stays as it is, whatever anyone calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.sources import Frozen
+from tutelage.terms import AttentionTransfer, Hint, SoftTargets
+
+ROLES = ("logits", "stage1", "stage2", "embedding")
+
+
+@pytest.fixture
+def teacher(tiny_model: Callable[..., Tapped], batch: Batch) -> Tapped:
+    """With running statistics of its own, and dropout, so that train mode would show."""
+    model = tiny_model(dropout=0.5)
+    for _ in range(3):
+        model(batch.inputs)
+    return model
+
+
+MEDDLING: dict[str, Callable[[Tapped], object]] = {
+    "nothing": lambda teacher: None,
+    "train()": lambda teacher: teacher.train(),
+    "train() of its module": lambda teacher: teacher.module.train(),
+    "train() of a layer": lambda teacher: teacher.module.bn2.train(),  # type: ignore[operator, union-attr]
+    "train() of what holds it": lambda teacher: nn.ModuleList([teacher]).train(),
+    "requires_grad_()": lambda teacher: teacher.requires_grad_(True),
+}
+
+
+@pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING.keys())
+@pytest.mark.parametrize("roles", [("logits",), ROLES, ("stage1",)])
+def test_it_never_runs_in_train_mode_and_no_bit_of_it_changes(
+    meddle: Callable[[Tapped], object],
+    roles: tuple[str, ...],
+    teacher: Tapped,
+    batch: Batch,
+    state_of: Any,
+    changed: Any,
+) -> None:
+    before, expected = state_of(teacher), teacher.eval().tap(batch.inputs, roles)
+    teacher.train()
+    source = Frozen(teacher)
+    modes: list[bool] = []
+    for module in teacher.modules():
+        module.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    for _ in range(5):
+        meddle(teacher)
+        found = source(batch, roles, {})
+        for role in roles:
+            assert not found[role].requires_grad
+            assert torch.equal(found[role], expected[role])
+    assert modes
+    assert not any(modes)
+    assert changed(before, state_of(teacher)) == set()
+
+
+def test_being_a_source_takes_its_gradients_away(teacher: Tapped) -> None:
+    Frozen(teacher)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_a_student_learns_from_it_and_it_does_not_learn(
+    teacher: Tapped, tiny_model: Callable[..., Tapped], batch: Batch, state_of: Any, changed: Any
+) -> None:
+    student, source, before = tiny_model(seed=1), Frozen(teacher), state_of(teacher)
+    terms = [SoftTargets(), AttentionTransfer((("stage1", "stage1"),)), Hint("stage2", "stage2")]
+    optimizer = torch.optim.SGD([*student.parameters(), *teacher.parameters()], lr=0.1)
+    for _ in range(3):
+        teacher.train()
+        given, taught = student.tap(batch.inputs, ROLES), source(batch, ROLES, {})
+        optimizer.zero_grad()
+        for term in terms:
+            term.build(given, taught)
+        torch.stack([term(given, taught, batch).mean() for term in terms]).sum().backward()
+        optimizer.step()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert changed(before, state_of(teacher)) == set()
+
+
+def test_several_are_averaged_as_probabilities_and_give_their_own_outputs_as_members(
+    tiny_model: Callable[..., Tapped], batch: Batch
+) -> None:
+    teachers = [tiny_model(seed=seed, width=width) for seed, width in ((0, 4), (1, 6), (2, 5))]
+    source = Frozen(*teachers)
+    found = source(batch, ROLES, {})
+    alone = [Frozen(teacher)(batch, ROLES, {}) for teacher in teachers]
+    for temperature in (1.0, 4.0):
+        each = [(outputs["logits"] / temperature).softmax(1).tolist() for outputs in alone]
+        mean = [[sum(column) / 3 for column in zip(*rows, strict=True)] for rows in zip(*each, strict=True)]
+        torch.testing.assert_close(found.log_probs(temperature).exp(), torch.tensor(mean))
+    assert len(found.members) == 3
+    for member, expected in zip(found.members, alone, strict=True):
+        assert all(torch.equal(member[role], expected[role]) for role in ROLES)
+    assert not any(module.training for teacher in teachers for module in teacher.modules())
+
+
+def test_of_several_no_common_feature_can_be_asked(
+    tiny_model: Callable[..., Tapped], batch: Batch, refused: Any
+) -> None:
+    found = Frozen(tiny_model(seed=0), tiny_model(seed=1))(batch, ("stage1",), {})
+    with refused("no 'stage1'", "an ensemble has no common features; use one teacher"):
+        found["stage1"]
+
+
+def test_it_has_nothing_to_keep(teacher: Tapped, state_of: Any, changed: Any) -> None:
+    source, before = Frozen(teacher), state_of(teacher)
+    source.after_step()
+    assert source.state_dict() == {}
+    source.load_state_dict({})
+    assert changed(before, state_of(teacher)) == set()
+
+
+def test_the_loop_is_told_of_all_its_teachers(tiny_model: Callable[..., Tapped]) -> None:
+    teachers = (tiny_model(seed=0), tiny_model(seed=1))
+    assert Frozen(*teachers).models == teachers
+
+
+def test_a_layer_that_is_replaced_later_is_held_to_it_too(teacher: Tapped, batch: Batch) -> None:
+    source = Frozen(teacher)
+    teacher.module.add_module("late", torch.nn.Dropout())
+    source(batch, ("logits",), {})
+    assert not any(module.training for module in teacher.modules())
+
+
+def test_without_a_teacher_there_is_none() -> None:
+    with pytest.raises(ValueError, match="at least one teacher"):
+        Frozen()
+
+
+def test_a_student_of_its_own_answers_gets_nothing_to_learn(teacher: Tapped, batch: Batch) -> None:
+    found = Frozen(teacher)(batch, ("logits",), {})
+    assert SoftTargets()(Outputs(found["logits"].clone()), found, batch).abs().max() == 0

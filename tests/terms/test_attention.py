@@ -1,0 +1,201 @@
+"""Attention transfer: the card's values, its invariances, and the places where a gradient could break."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.models.outputs import Outputs
+from tutelage.terms import AttentionTransfer, attention_map, attention_transfer
+from tutelage.terms.attention import Form
+
+FORMS: list[Form] = ["code", "paper"]
+
+
+def features(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def by_hand(student: Tensor, teacher: Tensor, p: float, form: Form) -> list[float]:
+    values = []
+    for pair in zip(student.tolist(), teacher.tolist(), strict=True):
+        maps = []
+        for sample in pair:
+            pixels = [(y, x) for y in range(len(sample[0])) for x in range(len(sample[0][0]))]
+            energy = [sum(abs(channel[y][x]) ** p for channel in sample) for y, x in pixels]
+            norm = math.sqrt(sum(e * e for e in energy))
+            maps.append([e / norm for e in energy])
+        squares = [(a - b) ** 2 for a, b in zip(*maps, strict=True)]
+        values.append(sum(squares) / len(squares) if form == "code" else math.sqrt(sum(squares)))
+    return values
+
+
+def spread(*energies: float) -> Tensor:
+    """One sample, one channel, 2x2, with these values."""
+    return torch.tensor(energies, dtype=torch.float32).view(1, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "code", "squares", "paper"),
+    [
+        (spread(1, 2, 0, 0), spread(0, 0, 3, 1), 0.5, 2.0, math.sqrt(2)),  # disjoint supports
+        (spread(0, 5, 0, 0), spread(1, 1, 1, 1), 0.25, 1.0, 1.0),  # one-hot and uniform
+    ],
+)
+def test_values_on_the_card(student: Tensor, teacher: Tensor, code: float, squares: float, paper: float) -> None:
+    pair = Outputs(None, {"s": student}), Outputs(None, {"t": teacher})
+    assert attention_transfer(student, teacher).tolist() == pytest.approx([code])
+    assert (AttentionTransfer((("s", "t"),))(*pair, None) * 1024).tolist() == pytest.approx([squares])
+    assert attention_transfer(student, teacher).item() * 4 == pytest.approx(squares)
+    assert attention_transfer(student, teacher, form="paper").tolist() == pytest.approx([paper])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("p", [1, 2, 3])  # 3: an odd power of a negative activation
+def test_equals_plain_loops(p: float, form: Form) -> None:
+    student, teacher = features(3, 4, 2, 3), features(3, 5, 2, 3, seed=1)
+    assert attention_transfer(student, teacher, p, form).tolist() == pytest.approx(by_hand(student, teacher, p, form))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: 1e-9 * a,
+        lambda a: 1e30 * a,
+        lambda a: a[:, [2, 0, 3, 1]],
+        lambda a: a.repeat(1, 3, 1, 1),
+        lambda a: -a,
+    ],
+    ids=["shrunk", "scaled", "channels permuted", "channels repeated", "sign flipped"],
+)
+def test_what_changes_nothing(change: Callable[[Tensor], Tensor], p: float, form: Form) -> None:
+    student, teacher = features(2, 4, 3, 3), features(2, 4, 3, 3, seed=1)
+    value = attention_transfer(student, teacher, p, form)
+    torch.testing.assert_close(attention_transfer(change(student), teacher, p, form), value)
+    torch.testing.assert_close(attention_transfer(student, change(teacher), p, form), value)
+
+
+def test_maps_are_flat_and_of_unit_length() -> None:
+    found = attention_map(features(3, 4, 2, 5))
+    assert found.shape == (3, 10)
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(3).double())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_sample_is_normalised_by_itself(form: Form) -> None:
+    student, teacher = features(1, 4, 3, 3), features(1, 4, 3, 3, seed=1)
+    one = attention_transfer(student, teacher, form=form)
+    two = attention_transfer(student.repeat(2, 1, 1, 1), teacher.repeat(2, 1, 1, 1), form=form)
+    torch.testing.assert_close(two, one.repeat(2))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("dead", ["student", "teacher", "both"])
+def test_a_map_of_zeros_is_finite_in_value_and_gradient(dead: str, p: float, form: Form) -> None:
+    student = (torch.zeros(1, 2, 2, 2) if dead != "teacher" else spread(0, 1, 0, 0)).requires_grad_()
+    teacher = torch.zeros(1, 2, 2, 2) if dead != "student" else spread(0, 1, 0, 0)
+    value = attention_transfer(student, teacher, p, form)
+    value.sum().backward()
+    size = 0.0 if dead == "both" else 1.0
+    assert value.tolist() == pytest.approx([size / 4 if form == "code" else size])
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_gradient_at_equality_is_zero(form: Form) -> None:
+    """Of a square root written out it would be NaN."""
+    student = features(2, 4, 3, 3).requires_grad_()
+    attention_transfer(student, student.detach().clone(), form=form).sum().backward()
+    assert student.grad is not None
+    assert student.grad.abs().max() == 0
+
+
+def test_the_papers_gradient_keeps_its_size_near_equality() -> None:
+    teacher, direction = features(1, 4, 3, 3), features(1, 4, 3, 3, seed=1)
+    sizes: dict[Form, list[float]] = {"code": [], "paper": []}
+    for form, found in sizes.items():
+        for distance in (1e-2, 1e-4):
+            student = (teacher + distance * direction).requires_grad_()
+            attention_transfer(student, teacher, form=form).sum().backward()
+            assert student.grad is not None
+            found.append(student.grad.norm().item())
+    assert sizes["paper"][1] == pytest.approx(sizes["paper"][0], rel=0.1)
+    assert sizes["code"][1] == pytest.approx(sizes["code"][0] / 100, rel=0.1)
+
+
+def test_upsampling_divides_the_code_form_by_four_and_leaves_the_term() -> None:
+    maps = [features(2, 4, 3, 3, seed=seed) for seed in (0, 1)]
+    large = [F.interpolate(each, scale_factor=2, mode="nearest") for each in maps]
+    torch.testing.assert_close(attention_transfer(*large), attention_transfer(*maps) / 4)
+    term = AttentionTransfer((("s", "t"),))
+    small_value, large_value = (
+        term(Outputs(None, {"s": student}), Outputs(None, {"t": teacher}), None) for student, teacher in (maps, large)
+    )
+    torch.testing.assert_close(large_value, small_value)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "pooled"), [((6, 4), (3, 2), 0), ((3, 2), (6, 4), 1)], ids=["student larger", "teacher larger"]
+)
+def test_the_larger_map_is_average_pooled(ours: tuple[int, int], theirs: tuple[int, int], pooled: int) -> None:
+    maps = [features(2, 4, *ours), features(2, 5, *theirs, seed=1)]
+    value = attention_transfer(*maps)
+    maps[pooled] = F.avg_pool2d(maps[pooled], 2)
+    torch.testing.assert_close(value, attention_transfer(*maps))
+
+
+def test_each_axis_is_pooled_to_the_smaller() -> None:
+    tall, wide = features(2, 4, 4, 2), features(2, 5, 2, 6, seed=1)
+    pooled = F.avg_pool2d(tall, (2, 1)), F.avg_pool2d(wide, (1, 3))
+    torch.testing.assert_close(attention_transfer(tall, wide), attention_transfer(*pooled))
+    term = AttentionTransfer((("s", "t"),))
+    value = term(Outputs(None, {"s": tall}), Outputs(None, {"t": wide}), None)
+    torch.testing.assert_close(value, 4 / 1024 * attention_transfer(*pooled))  # 2x2 pixels were compared
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("p", [1, 2])
+def test_gradcheck(p: float, form: Form) -> None:
+    teacher = features(2, 3, 2, 2, seed=1)
+    student = features(2, 3, 4, 4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a: attention_transfer(a, teacher, p, form), student)
+
+
+@pytest.mark.parametrize(("form", "factor"), [("code", 16 / 1024), ("paper", 1.0)])  # the first maps have 16 pixels
+def test_the_term_sums_over_its_pairs(form: Form, factor: float) -> None:
+    pairs = (("stage1", "stage2"), ("stage2", "stage4"))
+    student = Outputs(None, {"stage1": features(3, 2, 4, 4), "stage2": features(3, 3, 2, 2, seed=1)})
+    teacher = Outputs(None, {"stage2": features(3, 4, 4, 4, seed=2), "stage4": features(3, 5, 2, 2, seed=3)})
+    term = AttentionTransfer(pairs, form=form)
+    assert (term.roles, term.teacher_roles) == (("stage1", "stage2"), ("stage2", "stage4"))
+    first, second = (by_hand(student[ours], teacher[theirs], 2, form) for ours, theirs in pairs)
+    expected = [factor * (a + b) for a, b in zip(first, second, strict=True)]
+    assert term(student, teacher, None).tolist() == pytest.approx(expected)
+
+
+def test_the_term_passes_power_and_form_on() -> None:
+    student, teacher = features(3, 2, 3, 3), features(3, 2, 3, 3, seed=1)
+    term = AttentionTransfer((("s", "t"),), 1, "paper")
+    value = term(Outputs(None, {"s": student}), Outputs(None, {"t": teacher}), None)
+    assert value.tolist() == pytest.approx(by_hand(student, teacher, 1, "paper"))
+
+
+def test_without_pairs_there_is_nothing_to_match(refused: Any) -> None:
+    with refused("at least one pair of stages", "roles={...}"):
+        AttentionTransfer(())
+
+
+def test_at_32_by_32_the_term_is_the_authors() -> None:
+    student, teacher = features(1, 2, 32, 32), features(1, 2, 32, 32, seed=1)
+    value = AttentionTransfer((("s", "t"),))(Outputs(None, {"s": student}), Outputs(None, {"t": teacher}), None)
+    torch.testing.assert_close(value, attention_transfer(student, teacher))

@@ -1,0 +1,183 @@
+"""FitNets' hints: the card's values, plain loops, and which convolution is built when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.models.outputs import Outputs
+from tutelage.terms import Hint, hint_loss, regressor
+
+Shape = tuple[int, int, int]
+
+
+def features(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def both(guided: Tensor, hint: Tensor) -> tuple[Outputs, Outputs]:
+    return Outputs(None, {"g": guided}), Outputs(None, {"h": hint})
+
+
+def built(guided: Tensor, hint: Tensor, **options: Any) -> Hint:
+    torch.manual_seed(0)
+    term = Hint("g", "h", **options)
+    term.build(*both(guided, hint))
+    return term
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 7, 2, 5), (3, 1, 1, 1)])
+def test_values_on_the_card(shape: tuple[int, ...]) -> None:
+    """Zeros against ones: 1/2 for each element, summed; exactly 1 as a mean; C H W / 2 between the two."""
+    zeros, ones, elements = torch.zeros(shape), torch.ones(shape), torch.ones(shape)[0].numel()
+    paper, mean = (built(zeros, ones, reduction=kind)(*both(zeros, ones), None) for kind in ("paper", "mean"))
+    assert paper.tolist() == [0.5 * elements] * shape[0]
+    assert mean.tolist() == [1.0] * shape[0]
+    assert torch.equal(hint_loss(zeros, ones), paper)
+
+
+@pytest.mark.parametrize("reduction", ["paper", "mean"])
+def test_equals_plain_loops_through_its_convolution(reduction: str) -> None:
+    guided, hint = features(2, 3, 4, 3), features(2, 5, 3, 3, seed=1)
+    term = built(guided, hint, reduction=reduction)
+    assert isinstance(term.regressor, nn.Conv2d)
+    weight, bias = term.regressor.weight.tolist(), term.regressor.bias.tolist()  # type: ignore[union-attr]
+    expected = []
+    for v, u in zip(guided.tolist(), hint.tolist(), strict=True):
+        total = 0.0
+        for c in range(5):
+            for y in range(3):
+                for x in range(3):
+                    r = bias[c] + sum(weight[c][i][k][0] * v[i][y + k][x] for i in range(3) for k in range(2))
+                    total += (u[c][y][x] - r) ** 2
+        expected.append(total / 2 if reduction == "paper" else total / 45)
+    assert term(*both(guided, hint), None).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("guided", "hint", "kind", "kernel"),
+    [
+        ((4, 8, 8), (4, 8, 8), nn.Identity, None),
+        ((4, 8, 8), (6, 8, 8), nn.Conv2d, (1, 1)),
+        ((4, 8, 8), (6, 4, 4), nn.Conv2d, (5, 5)),
+        ((4, 8, 8), (4, 8, 5), nn.Conv2d, (1, 4)),
+        ((4, 4, 4), (6, 8, 8), nn.ConvTranspose2d, (5, 5)),
+        ((4, 8, 3), (4, 8, 5), nn.ConvTranspose2d, (1, 3)),
+    ],
+)
+def test_regressor_takes_one_shape_to_the_other(
+    guided: Shape, hint: Shape, kind: type[nn.Module], kernel: tuple[int, int] | None
+) -> None:
+    module = regressor(guided, hint)
+    assert type(module) is kind
+    assert getattr(module, "kernel_size", None) == kernel
+    assert module(torch.rand(2, *guided)).shape == (2, *hint)
+
+
+def test_no_convolution_shrinks_one_axis_and_widens_the_other(refused: Any) -> None:
+    with refused((4, 8, 2), (4, 4, 4), "name other layers"):
+        regressor((4, 8, 2), (4, 4, 4))
+
+
+def test_a_negative_hint_can_be_reached() -> None:
+    """With a final ReLU the loss could not fall below 1."""
+    guided, hint = features(2, 3, 4, 4).relu(), -torch.ones(2, 5, 4, 4).double()
+    term = built(guided, hint, reduction="mean")
+    optimizer = torch.optim.LBFGS(term.parameters(), max_iter=50)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = term(*both(guided, hint), None).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    assert closure() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("use", "kind"), [("auto", nn.Identity), ("never", nn.Identity), ("always", nn.Conv2d)], ids=str
+)
+def test_what_is_built_where_the_shapes_agree(use: str, kind: type[nn.Module]) -> None:
+    maps = features(2, 3, 4, 4), features(2, 3, 4, 4, seed=1)
+    term = built(*maps, use_regressor=use)
+    assert type(term.regressor) is kind
+    if kind is nn.Identity:
+        assert list(term.parameters()) == []
+        assert torch.equal(term(*both(*maps), None), hint_loss(*maps))
+    else:
+        assert getattr(term.regressor, "kernel_size", None) == (1, 1)
+        assert not torch.allclose(term(*both(*maps), None), hint_loss(*maps))
+
+
+@pytest.mark.parametrize("use", ["auto", "always"])
+def test_what_is_built_where_the_shapes_differ(use: str) -> None:
+    term = built(features(2, 3, 4, 4), features(2, 5, 3, 3), use_regressor=use)
+    assert isinstance(term.regressor, nn.Conv2d)
+    assert term.regressor.kernel_size == (2, 2)
+
+
+def test_never_a_regressor_where_the_shapes_differ(refused: Any) -> None:
+    with refused("g (3, 4, 4)", "h (5, 4, 4)", "allow a regressor"):
+        built(features(2, 3, 4, 4), features(2, 5, 4, 4), use_regressor="never")
+
+
+def test_what_it_reads() -> None:
+    assert (Hint("g", "h").roles, Hint("g", "h").teacher_roles) == (("g",), ("h",))
+
+
+def test_it_is_built_once() -> None:
+    guided, hint = features(2, 3, 4, 4), features(2, 5, 4, 4)
+    term = built(guided, hint)
+    before = term.regressor
+    term.build(*both(guided, hint))
+    assert term.regressor is before
+
+
+def test_unbuilt_it_says_so() -> None:
+    guided, hint = features(2, 3, 4, 4), features(2, 3, 4, 4)
+    term = Hint("g", "h")
+    term.build(both(guided, hint)[0], None)
+    assert term.regressor is None
+    with pytest.raises(ValueError, match=r"build\(student, teacher\) once"):
+        term(*both(guided, hint), None)
+
+
+def test_gradient_reaches_the_student_and_the_regressor_and_not_the_teacher() -> None:
+    guided, hint = features(2, 3, 4, 4).requires_grad_(), features(2, 5, 4, 4).requires_grad_()
+    term = built(guided, hint)
+    term(*both(guided, hint), None).sum().backward()
+    trained = [guided, *term.parameters()]
+    assert len(trained) == 3
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in trained)
+    assert hint.grad is None
+
+
+def test_at_equality_value_and_gradient_are_zero_without_a_regressor() -> None:
+    guided = features(2, 3, 4, 4).requires_grad_()
+    value = built(guided, guided)(*both(guided, guided.detach()), None)
+    value.sum().backward()
+    assert value.tolist() == [0, 0]
+    assert guided.grad is not None
+    assert guided.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("hint", [(2, 5, 2, 2), (2, 5, 4, 4)], ids=["smaller", "larger"])
+def test_gradcheck(hint: tuple[int, ...]) -> None:
+    guided, target = features(2, 2, 3, 3).requires_grad_(), features(*hint, seed=1)
+    term = built(guided, target)
+    assert torch.autograd.gradcheck(lambda v: term(*both(v, target), None), guided)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_features_of_any_precision_pass_through_the_regressor(dtype: torch.dtype) -> None:
+    guided, hint = features(2, 3, 4, 4).to(dtype), features(2, 5, 4, 4).to(dtype)
+    term = built(guided, hint)
+    value = term(*both(guided, hint), None)
+    full = torch.promote_types(dtype, torch.float32)
+    assert {parameter.dtype for parameter in term.parameters()} == {full}
+    assert value.dtype == full
+    assert torch.equal(value, term(*both(guided.to(full), hint.to(full)), None))

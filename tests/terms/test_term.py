@@ -1,0 +1,190 @@
+"""What holds of every term, and the arithmetic of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from tutelage.models.outputs import Outputs
+from tutelage.terms import AttentionTransfer, Hint, Mimicry, SoftTargets, Term, Weighted
+
+STAGES = {"stage1": (3, 4, 4), "stage2": (5, 2, 2)}
+PAIRS = (("stage1", "stage1"), ("stage2", "stage2"))
+
+
+@dataclass(frozen=True)
+class Case:
+    make: Callable[[], Term]
+    symmetric: bool
+
+
+CASES = {
+    "soft targets": Case(lambda: SoftTargets(4), False),
+    "soft targets at T=1": Case(lambda: SoftTargets(1), False),
+    "mimicry": Case(lambda: Mimicry(2), False),
+    "attention": Case(lambda: AttentionTransfer(PAIRS), True),
+    "attention, paper": Case(lambda: AttentionTransfer(PAIRS, 1, "paper"), True),
+    "hint": Case(lambda: Hint("stage1", "stage1"), True),
+    "hint, mean": Case(lambda: Hint("stage2", "stage2", "mean"), True),
+}
+every_term = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def outputs(seed: int, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> Outputs:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return (2 * torch.randn(3, *shape, generator=generator)).to(dtype).requires_grad_(requires_grad)
+
+    return Outputs(draw(6), {role: draw(*shape) for role, shape in STAGES.items()})
+
+
+def tensors(of: Outputs, roles: tuple[str, ...]) -> list[Tensor]:
+    return [of[role] for role in roles]
+
+
+def built(case: Case, student: Outputs, teacher: Outputs) -> Term:
+    term = case.make()
+    term.build(student, teacher)
+    return term
+
+
+@every_term
+def test_gives_a_value_per_sample_without_a_batch(case: Case) -> None:
+    student, teacher = outputs(0), outputs(1)
+    value = built(case, student, teacher)(student, teacher, None)
+    assert (value.shape, value.dtype) == ((3,), torch.float32)
+    assert (value > 0).all()
+
+
+@every_term
+def test_no_sample_counts_in_anothers_value(case: Case) -> None:
+    student, teacher = outputs(0), outputs(1)
+    term = built(case, student, teacher)
+    alone = [
+        Outputs(of["logits"][1:2], {role: value[1:2] for role, value in of.features.items()})
+        for of in (student, teacher)
+    ]
+    torch.testing.assert_close(term(*alone, None), term(student, teacher, None)[1:2])
+
+
+@every_term
+def test_is_exactly_zero_at_equality_with_no_gradient(case: Case) -> None:
+    student = outputs(0, requires_grad=True)
+    term = built(case, student, student)
+    value = term(student, student.detach(), None)
+    value.sum().backward()
+    assert value.tolist() == [0, 0, 0]
+    for tensor in tensors(student, term.roles):
+        assert tensor.grad is not None
+        assert tensor.grad.abs().max() <= 1e-6  # T (p - q), of rounded p and q
+
+
+@every_term
+def test_gradient_reaches_the_student_and_never_the_teacher(case: Case) -> None:
+    student, teacher = outputs(0, requires_grad=True), outputs(1, requires_grad=True)
+    term = built(case, student, teacher)
+    term(student, teacher, None).sum().backward()
+    assert all(t.grad is not None and t.grad.abs().max() > 0 for t in tensors(student, term.roles))
+    assert [t.grad for t in (teacher["logits"], *teacher.features.values())] == [None, None, None]
+
+
+@every_term
+def test_swapping_its_arguments_changes_it_unless_it_is_symmetric(case: Case) -> None:
+    student, teacher = outputs(0), outputs(1)
+    term = built(case, student, teacher)
+    forth, back = term(student, teacher, None), term(teacher, student, None)
+    assert torch.allclose(forth, back, rtol=1e-5) == case.symmetric
+
+
+@every_term
+def test_gradcheck(case: Case) -> None:
+    student, teacher = outputs(0, torch.float64, requires_grad=True), outputs(1, torch.float64)
+    term = built(case, student, teacher)
+
+    def value(*given: Tensor) -> Tensor:
+        taken = dict(zip(term.roles, given, strict=True))
+        return term(Outputs(taken.pop("logits", None), taken), teacher, None)
+
+    assert torch.autograd.gradcheck(value, tensors(student, term.roles))
+
+
+@every_term
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(case: Case, half: torch.dtype) -> None:
+    student, teacher = outputs(0, half), outputs(1, half)
+    rounded = [
+        Outputs(of["logits"].float(), {role: v.float() for role, v in of.features.items()}) for of in (student, teacher)
+    ]
+    term = built(case, student, teacher)
+    value = term(student, teacher, None)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, term(*rounded, None))
+
+
+@every_term
+def test_autocast_changes_nothing(case: Case) -> None:
+    student, teacher = outputs(0), outputs(1)
+    term = built(case, student, teacher)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = term(student, teacher, None)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, term(student, teacher, None))
+
+
+@every_term
+def test_without_a_teacher_it_says_so(case: Case) -> None:
+    term = built(case, outputs(0), outputs(1))
+    with pytest.raises(ValueError, match=f"{type(term).__name__} needs"):
+        term(outputs(0), None, None)
+
+
+def test_by_default_a_term_reads_the_logits_of_both_and_must_say_what_it_computes() -> None:
+    class Unfinished(Term):
+        pass
+
+    assert (Unfinished().roles, Unfinished().teacher_roles) == (("logits",), ("logits",))
+    with pytest.raises(NotImplementedError, match="Unfinished must define forward"):
+        Unfinished()(outputs(0), outputs(1), None)
+
+
+# --- weights
+
+TERM = SoftTargets()
+
+
+def ramp(progress: float) -> float:
+    return 10 * progress
+
+
+@pytest.mark.parametrize(
+    ("weighted", "early", "late"),
+    [
+        (Weighted(TERM), 1, 1),
+        (0.5 * TERM, 0.5, 0.5),
+        (TERM * 0.5, 0.5, 0.5),
+        (3 * TERM, 3, 3),
+        (2 * (0.5 * TERM), 1, 1),
+        ((0.5 * TERM) * 3, 1.5, 1.5),
+        (ramp * TERM, 1, 9),
+        (TERM * ramp, 1, 9),
+        (0.5 * (ramp * TERM), 0.5, 4.5),
+        (ramp * (0.5 * TERM), 0.5, 4.5),
+        (ramp * (ramp * TERM), 1, 81),
+        (2 * (ramp * (0.5 * TERM)) * 3, 3, 27),
+    ],
+)
+def test_weights_multiply(weighted: Weighted, early: float, late: float) -> None:
+    assert weighted.term is TERM
+    assert (weighted.at(0.1), weighted.at(0.9)) == (pytest.approx(early), pytest.approx(late))
+    assert isinstance(weighted.at(0.1), float)
+
+
+def test_weighing_leaves_the_weighted_term_as_it_was() -> None:
+    half = 0.5 * TERM
+    _ = 4 * half
+    assert half.at(0) == 0.5

@@ -1,0 +1,646 @@
+"""The loop against loops written by hand, and what it must leave alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.config import Hardware, Recipe
+from tutelage.data import Batch, Data
+from tutelage.data.loader import Batches
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.sources import EMA, Frozen, Peers, Source
+from tutelage.terms import CrossEntropy, Hint, SoftTargets, Term
+from tutelage.training import Learner, Step, fit, in_turn, together
+
+Net = Callable[..., Tapped]
+Look = Callable[[nn.Module], dict[str, Tensor]]
+Changed = Callable[..., set[str]]
+
+
+class Probe(Term):
+    """Passes what it is shown to a function, which may give the value; 0 a sample otherwise, with a gradient."""
+
+    def __init__(
+        self,
+        look: Callable[[Outputs, Outputs | None, Batch], Tensor | None],
+        roles: tuple[str, ...] = ("logits",),
+        teacher_roles: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.look, self.roles, self._teacher_roles = look, roles, teacher_roles
+
+    @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        return self._teacher_roles
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        assert batch is not None
+        value = self.look(student, teacher, batch) if torch.is_grad_enabled() else None  # not in the dry run
+        return student[self.roles[0]].flatten(1).sum(1) * 0 if value is None else value
+
+
+def batches_of(data: Data, recipe: Recipe, seed: int = 0) -> list[Batch]:
+    batches = Batches(data.train, batch_size=recipe.batch_size, views=data.views, seed=seed)
+    return [batch for epoch in range(recipe.epochs) for batch in batches.epoch(epoch)]
+
+
+# --- one step
+
+
+def test_sgd_equals_a_loop_written_by_hand_to_the_bit(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    recipe = Recipe(epochs=5, batch_size=16, lr=0.1, weight_decay=0.01, milestones=(0.4, 0.8), gamma=0.5, warmup=1)
+    ours, theirs = tiny_model(), tiny_model()
+    fit(Learner(ours, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu, seed=3)
+
+    optimizer = torch.optim.SGD(
+        theirs.module.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=True
+    )
+    theirs.train()
+    for step, batch in enumerate(batches_of(tiny_data, recipe, seed=3)):
+        epoch = step // 3
+        optimizer.param_groups[0]["lr"] = 0.1 * min(1, (step + 1) / 3) * 0.5 ** ((epoch >= 2) + (epoch >= 4))
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in tiny_data.mean_std)
+        loss = F.cross_entropy(theirs.module((batch.inputs - mean) / std), batch.targets, reduction="none").mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for (name, a), b in zip(ours.module.state_dict().items(), theirs.module.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_optimisers_arithmetic_is_nesterovs(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    """v <- m v + (g + d w); w <- w - lr ((g + d w) + m v), written out."""
+    recipe = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=0.02, schedule="constant")
+    ours, theirs = tiny_model(), tiny_model().train()
+    fit(Learner(ours, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    parameters = list(theirs.module.parameters())
+    velocity = [torch.zeros_like(p) for p in parameters]
+    for batch in batches_of(tiny_data, recipe):
+        gradients = torch.autograd.grad(F.cross_entropy(theirs(batch.inputs), batch.targets), parameters)
+        with torch.no_grad():
+            for p, v, g in zip(parameters, velocity, gradients, strict=True):
+                decayed = g + 0.02 * p
+                v.mul_(0.9).add_(decayed)
+                p.sub_(0.05 * (decayed + 0.9 * v))
+    for a, b in zip(ours.module.parameters(), parameters, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def _plain(logits: Tensor, batch: Batch) -> Tensor:
+    return F.cross_entropy(logits, batch.targets)
+
+
+def _odd(batch: Batch) -> Tensor:
+    return (batch.index % 2).double()  # of another type than the values, on purpose
+
+
+ONE_STEP: dict[str, Any] = {
+    "per sample": (lambda: {"ce": CrossEntropy()}, None, _plain),
+    "a sum of two": (
+        lambda: {"a": 0.5 * CrossEntropy(), "b": 2 * Probe(lambda s, t, b: s["logits"].square().sum(1))},
+        None,
+        lambda z, b: 0.5 * _plain(z, b) + 2 * z.square().sum(1).mean(),
+    ),
+    "one value": (lambda: {"x": 3 * Probe(lambda s, t, b: s["logits"].sum())}, None, lambda z, b: 3 * z.sum()),
+    "sample weights": (
+        lambda: {"ce": CrossEntropy()},
+        _odd,
+        lambda z, b: (F.cross_entropy(z, b.targets, reduction="none") * (b.index % 2)).sum() / len(b),
+    ),
+    "sample weights leave one value as it is": (
+        lambda: {"x": Probe(lambda s, t, b: s["logits"].sum())},
+        _odd,
+        lambda z, b: z.sum(),
+    ),
+    "weights multiply": (lambda: {"ce": 0.5 * (4 * CrossEntropy())}, None, lambda z, b: 2 * _plain(z, b)),
+    "a schedule times a number": (
+        lambda: {"ce": 0.5 * ((lambda progress: 3 + progress) * CrossEntropy())},
+        None,
+        lambda z, b: 1.5 * _plain(z, b),
+    ),
+}
+
+
+@pytest.mark.parametrize(("terms", "weights", "oracle"), ONE_STEP.values(), ids=list(ONE_STEP))
+def test_the_loss_is_the_weighted_sum_of_means(
+    terms: Any, weights: Any, oracle: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
+    data = replace(tiny_data, train=tiny_data.train.subset(torch.arange(16)))
+    recipe = Recipe(epochs=1, batch_size=16, lr=0.1, momentum=0, weight_decay=0, schedule="constant")
+    ours, theirs = tiny_model(), tiny_model().train()
+    fit(Learner(ours, None, terms(), sample_weight=weights), data=data, recipe=recipe, hardware=on_cpu)
+    (batch,) = batches_of(data, recipe)
+    oracle(theirs(batch.inputs), batch).backward()
+    for a, b in zip(ours.module.parameters(), theirs.module.parameters(), strict=True):
+        torch.testing.assert_close(a, b - 0.1 * b.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_without_a_label_give_nothing_and_count(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    labels = tiny_data.train.labels[:16].clone()
+    labels[4:] = -1
+    some = tiny_data.train.subset(torch.arange(16))
+    data = replace(tiny_data, train=replace(some, labels=labels))
+    recipe = Recipe(epochs=1, batch_size=16, lr=0.1, momentum=0, weight_decay=0, schedule="constant")
+    ours, theirs = tiny_model(), tiny_model().train()
+    fitted = fit(Learner(ours, None, {"ce": CrossEntropy()}), data=data, recipe=recipe, hardware=on_cpu)
+    (batch,) = batches_of(data, recipe)
+    labelled = batch.targets >= 0
+    logits = theirs(batch.inputs)
+    loss = F.cross_entropy(logits[labelled], batch.targets[labelled], reduction="sum") / 16
+    loss.backward()
+    for a, b in zip(ours.module.parameters(), theirs.module.parameters(), strict=True):
+        torch.testing.assert_close(a, b - 0.1 * b.grad, rtol=1e-5, atol=1e-6)
+    entry = fitted.history[0]["learners"]["student"]
+    assert entry["ce"] == pytest.approx(loss.item(), rel=1e-5)
+    right = (logits.argmax(1) == batch.targets)[labelled].float().mean()
+    assert entry["train_accuracy"] == pytest.approx(float(right))  # of those that have a label
+
+
+def test_soft_labels_are_learnt(soft: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    recipe = Recipe(epochs=12, batch_size=16, lr=0.1)
+    fitted = fit(Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=soft, recipe=recipe, hardware=on_cpu)
+    first, last = (fitted.history[place]["learners"]["student"] for place in (0, -1))
+    assert last["ce"] < first["ce"]
+    assert last["train_accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_clip_bounds_the_gradient(optimizer: str, tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    norms: list[float] = []
+
+    def watched(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = getattr(torch.optim, optimizer)(parameters, lr=0.01)
+        made.register_step_pre_hook(
+            lambda *_: norms.append(float(torch.stack([p.grad.norm() for p in parameters]).norm()))  # type: ignore[union-attr]
+        )
+        return made
+
+    for clip in (None, 0.01):
+        recipe = Recipe(epochs=1, batch_size=16, optimizer=watched, clip=clip)
+        fit(Learner(tiny_model(), None, {"ce": 10 * CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    assert min(norms[:3]) > 0.01
+    assert max(norms[3:]) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_history_tells_the_rate_that_the_optimiser_had(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    recipe = Recipe(
+        epochs=2, batch_size=16, milestones=(0.5,), gamma=0.1, optimizer=lambda p: torch.optim.SGD(p, lr=0.3)
+    )
+    fitted = fit(Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    assert [record["lr"] for record in fitted.history] == pytest.approx([0.3, 0.03])
+
+
+# --- weights, schedules and what is not asked for
+
+
+def test_a_schedule_is_told_the_progress_in_0_to_1(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    seen: list[float] = []
+
+    def weight(progress: float) -> float:
+        seen.append(progress)
+        return 1.0
+
+    recipe = Recipe(epochs=2, batch_size=16)
+    fit(Learner(tiny_model(), None, {"ce": weight * CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    assert sorted(set(seen)) == pytest.approx([step / 6 for step in range(6)])
+
+
+class Counting(Source):
+    """A source that counts how often it is asked, and for what."""
+
+    def __init__(self, inner: Frozen) -> None:
+        self.inner, self.asked = inner, list[tuple[str, ...]]()
+
+    def __call__(self, batch: Batch, roles: Collection[str], cohort: Any) -> Outputs:
+        if torch.is_grad_enabled():
+            self.asked.append(tuple(roles))
+        return self.inner(batch, roles, cohort)
+
+
+def test_a_term_of_no_weight_is_not_computed(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("computed")
+
+    source = Counting(Frozen(tiny_model(seed=1)))
+    terms = {"ce": CrossEntropy(), "x": 0 * Probe(never, teacher_roles=("stage1",)), "kd": 0.0 * SoftTargets()}
+    fitted = fit(Learner(tiny_model(), source, terms), data=tiny_data, recipe=short, hardware=on_cpu)
+    assert source.asked == []
+    assert fitted.history[0]["learners"]["student"]["x"] == 0
+
+
+def test_of_the_teacher_only_what_counts_now_is_asked(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe
+) -> None:
+    source = Counting(Frozen(tiny_model(seed=1)))
+    later = Probe(lambda *_: None, teacher_roles=("stage1",))
+    terms = {
+        "ce": CrossEntropy(),
+        "kd": (lambda progress: float(progress < 0.5)) * SoftTargets(),
+        "x": (lambda progress: float(progress >= 0.5)) * later,
+    }
+    fit(Learner(tiny_model(), source, terms), data=tiny_data, recipe=short, hardware=on_cpu)
+    assert source.asked == [("logits",)] * 3 + [("stage1",)] * 3
+
+
+def test_only_terms_of_no_weight_change_nothing_but_statistics(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    model = tiny_model()
+    before = state_of(model)
+    fit(Learner(model, None, {"ce": 0 * CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    assert all("running" in name or "tracked" in name for name in changed(before, state_of(model)))
+
+
+# --- what learns and what does not
+
+
+def test_what_does_not_train_does_not_move_nor_do_its_statistics(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    model = tiny_model()
+    before = state_of(model)
+
+    def upper(name: str) -> bool:
+        return name.startswith(("conv2", "bn2", "fc"))
+
+    fit(Learner(model, None, {"ce": CrossEntropy()}, trains=upper), data=tiny_data, recipe=short, hardware=on_cpu)
+    moved = {name.removeprefix("module.") for name in changed(before, state_of(model))}
+    everything = {name.removeprefix("module.") for name in before}
+    assert moved == {name for name in everything if upper(name)}
+    assert all(p.requires_grad for p in model.parameters())
+    assert all(p.grad is None for name, p in model.module.named_parameters() if not upper(name))
+
+
+def test_frozen_parameters_stay_frozen_without_a_predicate(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    model = tiny_model()
+    model.module.get_submodule("conv1").requires_grad_(False)
+    before = state_of(model)
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    moved = changed(before, state_of(model))
+    assert "module.conv1.weight" not in moved
+    assert "module.conv2.weight" in moved
+    assert [n for n, p in model.module.named_parameters() if not p.requires_grad] == ["conv1.weight"]
+
+
+def test_a_learner_of_features_alone_leaves_everything_above_as_it_was(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    model, teacher = tiny_model(), tiny_model(seed=1, width=6)
+    before = state_of(model)
+    fitted = fit(
+        Learner(model, Frozen(teacher), {"hint": Hint("stage1", "stage1", "mean")}),
+        data=tiny_data,
+        recipe=short,
+        hardware=on_cpu,
+    )
+    moved = {name.removeprefix("module.") for name in changed(before, state_of(model))}
+    assert moved == {name.removeprefix("module.") for name in before if name.startswith(("module.conv1", "module.bn1"))}
+    assert set(fitted.history[0]["learners"]["student"]) == {"hint"}  # nothing is said of logits that were not trained
+    assert fitted.selected == {}
+
+
+def test_terms_parameters_learn(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
+    term = Hint("stage1", "stage1", "mean")
+    learner = Learner(tiny_model(), Frozen(tiny_model(seed=1, width=6)), {"hint": term})
+    seen: list[Tensor] = []
+    fit(
+        learner,
+        data=tiny_data,
+        recipe=short,
+        hardware=on_cpu,
+        report=lambda _: seen.append(term.regressor.weight.detach().clone()),  # type: ignore[union-attr,operator]
+    )
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_learners_are_in_train_mode_at_every_step(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    model, modes = tiny_model(), list[bool]()
+
+    def disturb(*_: object) -> None:
+        modes.append(all(module.training for module in model.modules()))
+        model.eval()  # somebody's term or callback
+
+    term = Probe(disturb)
+    fit(
+        Learner(model, None, {"ce": CrossEntropy(), "x": term}),
+        data=tiny_data,
+        recipe=Recipe(epochs=2, batch_size=16),
+        hardware=on_cpu,
+        report=lambda _: model.eval() and None,
+    )
+    assert modes == [True] * 6
+
+
+def test_the_teacher_is_in_eval_mode_and_untouched_whatever_anyone_calls(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    teacher = tiny_model(seed=1)
+    before = state_of(teacher)
+    terms = {"kd": SoftTargets(), "x": Probe(lambda *_: teacher.train() and None)}
+    fit(Learner(tiny_model(), Frozen(teacher), terms), data=tiny_data, recipe=short, hardware=on_cpu)
+    assert changed(before, state_of(teacher)) == set()
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+# --- what must not matter
+
+
+def fit_with_dropout(data: Data, model: Tapped, hardware: Hardware, **terms: Any) -> Tapped:
+    learner = Learner(model, EMA(model, 0.5), {"ce": CrossEntropy(), "kd": SoftTargets()} | terms)
+    fit(learner, data=data, recipe=Recipe(epochs=3, batch_size=16), hardware=hardware)
+    return model
+
+
+def test_validation_does_not_change_training(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Look, changed: Changed
+) -> None:
+    with_it = fit_with_dropout(tiny_data, tiny_model(dropout=0.3), on_cpu)
+    without = fit_with_dropout(replace(tiny_data, validation=None), tiny_model(dropout=0.3), on_cpu)
+    assert changed(state_of(with_it), state_of(without)) == set()
+
+
+def test_what_is_built_before_the_first_step_does_not_change_training(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Look, changed: Changed
+) -> None:
+    """A projection draws random numbers; dropout must not see that."""
+    without = fit_with_dropout(tiny_data, tiny_model(dropout=0.3), on_cpu)
+    unused = 0 * Hint("stage1", "stage1", "mean", "always")
+    with_it = fit_with_dropout(tiny_data, tiny_model(dropout=0.3), on_cpu, unused=unused)
+    assert unused.term.regressor is not None  # type: ignore[attr-defined]
+    assert changed(state_of(with_it), state_of(without)) == set()
+
+
+def test_the_seed_decides_batches_and_dropout(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    states = []
+    for seed in (0, 0, 1):
+        model = tiny_model(dropout=0.3)
+        torch.rand(seed + 1)  # what was drawn before does not matter
+        fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu, seed=seed)
+        states.append(state_of(model))
+    assert changed(states[0], states[1]) == set()
+    assert changed(states[0], states[2])
+
+
+# --- cohorts
+
+
+class Watch(Source):
+    """A source that notes when its learner has stepped."""
+
+    def __init__(self, events: list[str], name: str) -> None:
+        self.events, self.name = events, name
+
+    def __call__(self, batch: Batch, roles: Collection[str], cohort: Any) -> Outputs:
+        raise AssertionError("nobody asks")
+
+    def after_step(self) -> None:
+        self.events.append(f"step {self.name}")
+
+
+def test_together_all_forwards_come_before_any_step(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    events: list[str] = []
+    learners = []
+    for name in "abc":
+        model = tiny_model(seed=ord(name))
+        model.module.register_forward_hook(
+            lambda *_, name=name: events.append(f"forward {name}") if torch.is_grad_enabled() else None
+        )
+        learners.append(Learner(model, Watch(events, name), {"ce": CrossEntropy()}, name=name))
+    data = replace(tiny_data, validation=None)
+    fit(*learners, data=data, recipe=Recipe(epochs=1, batch_size=24), hardware=on_cpu, update=together)
+    assert events == [*("forward a", "forward b", "forward c"), *("step a", "step b", "step c")] * 2
+
+
+def test_together_peers_see_each_other_as_they_were(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    """Both targets of a step are what the nets gave before either of them stepped."""
+    nets = [tiny_model(seed=1), tiny_model(seed=2)]
+    given: dict[int, list[Tensor]] = {0: [], 1: []}
+    seen: dict[int, list[Tensor]] = {0: [], 1: []}
+
+    def probe(number: int) -> Probe:
+        def look(student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
+            assert teacher is not None
+            given[number].append(student["logits"].detach().clone())
+            seen[number].append(teacher["logits"].clone())
+            assert not teacher["logits"].requires_grad
+
+        return Probe(look, teacher_roles=("logits",))
+
+    learners = [
+        Learner(net, Peers(nets[1 - number]), {"ce": CrossEntropy(), "x": probe(number)}, name=str(number))
+        for number, net in enumerate(nets)
+    ]
+    fit(*learners, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+    for number in (0, 1):
+        assert len(seen[number]) == 3
+        assert all(map(torch.equal, seen[number], given[1 - number]))
+
+
+def test_in_turn_the_second_net_sees_the_first_after_its_step(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
+    first, second = tiny_model(seed=1), tiny_model(seed=2)
+    matches: list[bool] = []
+
+    def look(student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
+        assert teacher is not None
+        again = copy.deepcopy(first).train()  # as it is now: updated
+        matches.append(torch.equal(teacher["logits"], again(batch.inputs)))
+
+    learners = (
+        Learner(first, Peers(second), {"ce": CrossEntropy(), "kd": SoftTargets(1.0)}, name="first"),
+        Learner(second, Peers(first), {"ce": CrossEntropy(), "x": Probe(look, teacher_roles=("logits",))}, name="2nd"),
+    )
+    fit(*learners, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), hardware=on_cpu, update=in_turn)
+    assert matches == [True] * 6
+
+
+def test_in_turn_statistics_are_those_of_one_pass_a_batch(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, changed: Changed
+) -> None:
+    recipe = Recipe(epochs=1, batch_size=48)
+    nets = [tiny_model(seed=seed) for seed in range(3)]
+    once = [copy.deepcopy(net).train() for net in nets]
+    learners = [
+        Learner(
+            net, Peers(*(n for n in nets if n is not net)), {"ce": CrossEntropy(), "kd": SoftTargets()}, name=str(k)
+        )
+        for k, net in enumerate(nets)
+    ]
+    fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=in_turn)
+    (batch,) = batches_of(tiny_data, recipe)
+    for net, other in zip(nets, once, strict=True):
+        other(batch.inputs)
+        assert changed(dict(net.named_buffers()), dict(other.named_buffers())) == set()
+        assert all(m.track_running_stats for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_copies_under_together_stay_copies_and_in_turn_they_do_not(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    for update, differ in ((together, False), (in_turn, True)):
+        nets = [tiny_model(seed=1), tiny_model(seed=1)]
+        learners = [
+            Learner(net, Peers(nets[1 - k]), {"ce": CrossEntropy(), "kd": SoftTargets(1.0)}, name=str(k))
+            for k, net in enumerate(nets)
+        ]
+        fit(*learners, data=tiny_data, recipe=short, hardware=on_cpu, update=update)
+        assert bool(changed(state_of(nets[0]), state_of(nets[1]))) == differ
+
+
+@pytest.mark.parametrize("update", [together, in_turn])
+def test_gradients_never_reach_a_peer(
+    update: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    """A net that is only imitated learns as it would alone."""
+    imitated, imitator, alone = tiny_model(seed=1), tiny_model(seed=2), tiny_model(seed=1)
+    fit(
+        Learner(imitator, Peers(imitated), {"kd": SoftTargets(1.0)}, name="imitator"),
+        Learner(imitated, None, {"ce": CrossEntropy()}, name="imitated"),
+        data=tiny_data,
+        recipe=short,
+        hardware=on_cpu,
+        update=update,
+    )
+    fit(Learner(alone, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    assert changed(state_of(imitated), state_of(alone)) == set()
+
+
+def test_peers_may_read_features_that_a_net_itself_does_not_train(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe
+) -> None:
+    first, second = tiny_model(seed=1), tiny_model(seed=2)
+    fitted = fit(
+        Learner(first, None, {"ce": CrossEntropy()}, name="first"),
+        Learner(second, Peers(first), {"ce": CrossEntropy(), "hint": Hint("stage1", "stage2", "mean")}, name="second"),
+        data=tiny_data,
+        recipe=short,
+        hardware=on_cpu,
+    )
+    assert fitted.history[-1]["learners"]["second"]["hint"] > 0
+
+
+@pytest.mark.parametrize("update", [together, in_turn])
+def test_train_accuracy_is_that_of_the_pass_that_was_trained_on(
+    update: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
+    """Of every net in the same way: not after its own step on that batch, which would flatter it."""
+    nets = [tiny_model(seed=1), tiny_model(seed=2)]
+    learners = [
+        Learner(net, Peers(nets[1 - k]), {"ce": CrossEntropy(), "kd": 0.0 * SoftTargets()}, name=str(k))
+        for k, net in enumerate(nets)
+    ]
+    recipe = Recipe(epochs=1, batch_size=48, lr=0.5)
+    (batch,) = batches_of(tiny_data, recipe)
+    expected = [(copy.deepcopy(n).train()(batch.inputs).argmax(1) == batch.targets).float().mean() for n in nets]
+    fitted = fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=update)
+    got = [fitted.history[0]["learners"][str(k)]["train_accuracy"] for k in range(2)]
+    assert got == pytest.approx([float(share) for share in expected])
+
+
+def test_an_update_rule_of_ones_own(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
+    """Every second step of a learner is left out: a rule is a function of a step."""
+    trained: list[int] = []
+
+    def lazy(step: Step) -> None:
+        learner = step.learners[0]
+        step.forward(learner)
+        loss = step.loss(learner)
+        if len(trained) % 2 == 0:
+            step.update(learner, loss)
+        trained.append(1)
+
+    model = tiny_model()
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu, update=lazy)
+    assert len(trained) == 6
+
+
+# --- what a fit gives back
+
+
+def test_the_selected_state_is_that_of_the_best_epoch(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, changed: Changed
+) -> None:
+    """With the held-out labels turned round, learning makes that accuracy fall: an early epoch is the best."""
+    held = tiny_data.validation
+    assert held is not None
+    data = replace(tiny_data, validation=replace(held, labels=(held.labels + 1) % 4))
+    model, states = tiny_model(), list[dict[str, Tensor]]()
+
+    def keep(_: object) -> None:
+        states.append({name: value.clone() for name, value in model.module.state_dict().items()})
+
+    fitted = fit(
+        Learner(model, None, {"ce": CrossEntropy()}),
+        data=data,
+        recipe=Recipe(epochs=6, batch_size=16, lr=0.1),
+        hardware=on_cpu,
+        report=keep,
+    )
+    shares = [record["learners"]["student"]["validation_accuracy"] for record in fitted.history]
+    best = shares.index(max(shares))  # the first of equals
+    assert best < 5
+    selected = fitted.selected["student"]
+    assert (selected.epoch, selected.accuracy) == (best + 1, shares[best])
+    assert changed(states[best], selected.state) == set()
+    assert changed(states[-1], selected.state)
+    assert changed(states[-1], model.module.state_dict()) == set()  # the model holds the last epoch's
+
+
+def test_nothing_is_selected_without_a_held_out_part(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe
+) -> None:
+    data = replace(tiny_data, validation=None)
+    fitted = fit(Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=data, recipe=short, hardware=on_cpu)
+    assert fitted.selected == {}
+    assert "validation_accuracy" not in fitted.history[0]["learners"]["student"]
+
+
+def test_the_history_has_a_record_an_epoch_and_report_gets_the_same(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
+    reported: list[dict[str, Any]] = []
+    terms = {"ce": CrossEntropy(), "kd": 0.5 * SoftTargets()}
+    recipe = Recipe(epochs=3, batch_size=16, lr=0.1, milestones=(0.5,), gamma=0.1)
+    fitted = fit(
+        Learner(tiny_model(), Frozen(tiny_model(seed=1)), terms, name="me"),
+        data=tiny_data,
+        recipe=recipe,
+        hardware=on_cpu,
+        report=reported.append,
+    )
+    assert [record["epoch"] for record in fitted.history] == [1, 2, 3]
+    assert [record["lr"] for record in fitted.history] == pytest.approx([0.1, 0.01, 0.01])
+    assert list(fitted.history) == reported
+    for record in fitted.history:
+        assert set(record["learners"]["me"]) == {"ce", "kd", "train_accuracy", "validation_accuracy"}
+        assert record["seconds"] > 0
+
+
+def test_recorded_values_are_the_unweighted_means_of_the_epoch(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
+    values: list[float] = []
+
+    def note(student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        value = student["logits"].square().sum(1)
+        values.append(float(value.detach().mean()))
+        return value
+
+    recipe = Recipe(epochs=1, batch_size=16)
+    learner = Learner(tiny_model(), None, {"ce": CrossEntropy(), "x": 7 * Probe(note)})
+    fitted = fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu)
+    assert fitted.history[0]["learners"]["student"]["x"] == pytest.approx(sum(values) / 3, rel=1e-5)

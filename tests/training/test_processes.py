@@ -1,0 +1,236 @@
+"""Several processes train as one would on the same batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tutelage.data import Data
+from tutelage.data.loader import Batches
+from tutelage.training.processes import Processes
+
+SCRIPT = textwrap.dedent(
+    """
+    import json, os, shutil, sys
+    from pathlib import Path
+    import torch
+    from torch import nn
+    import tutelage
+    from tutelage.data import Data, Split, Views
+    from tutelage.training.processes import Processes
+
+    torch.set_num_threads(1)
+    out, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
+    generator = torch.Generator().manual_seed(0)
+
+    def part(size):
+        images = torch.randint(256, (size, 8, 8, 1), generator=generator, dtype=torch.uint8)
+        return Split.of(images, torch.arange(size) % 4)
+
+    def net(seed):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+            nn.Conv2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 4),
+        )
+
+    data = Data("made", tuple("abcd"), part(50), part(8), part(12), Views(pad=1))
+    told = {}
+
+    def go(method, folder):
+        common = dict(data=data, out=out / folder, device="cpu", epochs=4, batch_size=16, lr=0.02, seed=5)
+        if method == "hinton":
+            return tutelage.distill(net(1).eval(), net(2), method=method, **common)
+        return tutelage.train(net(2), method=method, **common)
+
+    for method in ("plain", "hinton", "dml"):
+        result = go(method, method)
+        told[method] = {
+            "history": len(result.history),
+            "metrics": sorted(result.metrics),
+            "weights": [value.double().sum().item() for value in result.model.module.state_dict().values()],
+        }
+    processes = Processes.current("cpu")
+    if rank == 0:  # as a run that was killed in its last epoch leaves its folder
+        shutil.copytree(out / "dml", out / "again")
+        for name in ("result.json", "student.safetensors", "checkpoints/fit-00-epoch-00004.ckpt"):
+            (out / "again" / name).unlink()
+    processes.wait()
+    go("dml", "again")
+    (out / f"rank{rank}.json").write_text(json.dumps({"world": processes.world, **told}))
+    """
+)
+
+
+def run(command: list[str], folder: Path) -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    folder.mkdir()
+    done = subprocess.run(
+        [*command, str(folder)],
+        env={**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.timeout(320)
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """One test, since starting processes is what takes the time."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    # Not accelerate launch --cpu: that starts one process, however many it is asked for.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run([sys.executable, str(script)], one)
+    run([*launch, str(script)], two)
+
+    first, second = (json.loads((two / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert (first["world"], second["world"]) == (2, 2)
+    for method in ("plain", "hinton", "dml"):
+        ours, theirs = (load_file(folder / method / "student.safetensors") for folder in (one, two))
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=f"{method}: {name}")
+        lines = [(folder / method / "metrics.jsonl").read_text().splitlines() for folder in (one, two)]
+        for line, other in zip(*lines, strict=True):
+            for learner, entry in json.loads(line)["learners"].items():
+                assert json.loads(other)["learners"][learner] == pytest.approx(entry, rel=1e-3, abs=1e-3)
+        # only the first process measures and writes, and each holds the same student
+        assert len(lines[1]) == first[method]["history"] == 4
+        assert "test" in first[method]["metrics"]
+        assert (second[method]["history"], second[method]["metrics"]) == (0, [])
+        assert second[method]["weights"] == first[method]["weights"]
+    for folder in (one, two):  # taken up again after a kill
+        assert (folder / "dml" / "student.safetensors").read_bytes() == (
+            folder / "again" / "student.safetensors"
+        ).read_bytes()
+
+
+# --- one process
+
+
+def test_alone_nothing_is_shared() -> None:
+    processes = Processes()
+    assert processes.main
+    tensor = torch.tensor([1.0, float("nan")])
+    assert processes.mean(tensor) is tensor
+    processes.wait()
+    model = nn.BatchNorm2d(3)
+    with processes.shared_statistics(model):
+        assert type(model) is nn.BatchNorm2d
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    processes.average_gradients([weight])
+    assert torch.equal(weight.grad, torch.ones(2))
+
+
+def test_current_is_one_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert Processes.current("cpu") == Processes()
+
+
+def test_shares_of_a_batch_are_the_batch(tiny_data: Data) -> None:
+    whole = next(iter(Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=1).epoch(2)))
+    shares = [
+        next(iter(Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=1, rank=r, world=2).epoch(2)))
+        for r in (0, 1)
+    ]
+    assert sorted(torch.cat([share.index for share in shares]).tolist()) == sorted(whole.index.tolist())
+    assert torch.equal(shares[0].inputs, whole.inputs[0::2])
+    assert torch.equal(shares[1].inputs, whole.inputs[1::2])
+
+
+class Swapped(RuntimeError):  # noqa: N818 - raised to leave the block
+    pass
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_shared_statistics_give_every_class_back(fails: bool) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.BatchNorm2d(2), nn.ReLU()), nn.BatchNorm3d(2))
+    classes = [type(module) for module in model.modules()]
+    names = list(model.state_dict())
+    try:
+        with Processes(rank=0, world=2).shared_statistics(model):
+            within = [type(module) for module in model.modules()]
+            assert list(model.state_dict()) == names
+            if fails:
+                raise Swapped
+    except Swapped:
+        assert fails
+    assert [type(module) for module in model.modules()] == classes
+    assert [a is not b for a, b in zip(within, classes, strict=True)] == [
+        c.__name__.startswith("BatchN") for c in classes
+    ]
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    """A group of this process alone: summing over it changes nothing."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}])
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        (nn.BatchNorm1d, (6, 3)),
+        (nn.BatchNorm1d, (6, 3, 5)),
+        (nn.BatchNorm2d, (4, 3, 5, 2)),
+        (nn.BatchNorm3d, (2, 3, 2, 2, 2)),
+    ],
+)
+def test_shared_batch_normalisation_is_batch_normalisation(
+    kind: Any, shape: tuple[int, ...], options: dict[str, Any], training: bool
+) -> None:
+    torch.manual_seed(0)
+    ours, theirs = kind(3, **options).train(training), kind(3, **options).train(training)
+    for layer in (ours, theirs):
+        for number, parameter in enumerate(layer.parameters()):
+            nn.init.constant_(parameter, 0.5 + number)
+    for _ in range(2):  # the second time running statistics are not what they began as
+        inputs: list[Tensor] = [(3 + 2 * torch.randn(shape)).requires_grad_()]
+        inputs.append(inputs[0].detach().clone().requires_grad_())
+        with Processes(rank=0, world=2).shared_statistics(ours):
+            outputs = [ours(inputs[0]), theirs(inputs[1])]
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
+        for output in outputs:
+            output.pow(3).sum().backward()
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+        for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("group")
+def test_shared_batch_normalisation_under_autocast_keeps_its_type() -> None:
+    layer = nn.BatchNorm2d(3)
+    with Processes(rank=0, world=2).shared_statistics(layer):
+        out = layer(torch.randn(4, 3, 2, 2, dtype=torch.bfloat16))
+    assert out.dtype == torch.bfloat16
+    assert layer.running_mean is not None
+    assert layer.running_mean.dtype == torch.float32
+
+
+def test_a_batch_that_does_not_divide_is_refused(tiny_data: Data, refused: Any) -> None:
+    with refused("multiple of the 2 processes", "15"):
+        Batches(tiny_data.train, batch_size=15, rank=0, world=2)
