@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from tutelage.config import DEFAULT_METHOD, Config, Recipe, read_config
+from tutelage.config import DEFAULT_METHOD, Config, read_config
 from tutelage.errors import TutelageError, TutelageWarning
 
 if TYPE_CHECKING:
@@ -400,15 +400,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/demo"),
     data: Annotated[str, typer.Option(help="Data set.")] = "digits",
     noise: Annotated[str, typer.Option(help="Share of the training labels made wrong.")] = "0.4",
-    teacher: Annotated[str, typer.Option(help="The teacher's network.")] = "resnet14",
-    student: Annotated[str, typer.Option(help="The students' network.")] = "resnet8",
+    teacher: Annotated[str, typer.Option(help="The teacher's network.")] = "resnet14x0.5",
+    student: Annotated[str, typer.Option(help="The students' network.")] = "resnet8x0.5",
     methods: Annotated[list[str] | None, typer.Option(help="Repeatable.  [default: those of the study]")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Of every network.")] = Recipe.model_fields["epochs"].default,
+    epochs: Annotated[int, typer.Option(min=1, help="Of every network.")] = 20,
+    augment: Annotated[bool, typer.Option(help="Crops and flips.")] = False,
     json_: Json = False,
 ) -> None:
     """Compare the study's methods with a plain student where labels are wrong."""
     from tutelage.report.demo import run_demo
 
-    config = Config(data=data, noise=noise, student=student, epochs=epochs)
+    config = Config(data=data, noise=noise, student=student, epochs=epochs, augment=augment)
     run_demo(config, methods, list(range(seeds)), out, teacher=teacher, console=_console(), as_json=json_)

@@ -59,7 +59,8 @@ def run_demo(
                 console.print(f"{name}, seed {seed}: fit {record['fit'] + 1} done", highlight=False)
 
         rows = compare(config, chosen, seeds, out, teacher=teacher, progress=progress)
-    title = f"{config.data}, label noise {config.noise}, {config.student} under {teacher}, {len(seeds)} seeds"
+    views = "" if config.augment else ", no augmentation"
+    title = f"{config.data}, label noise {config.noise}{views}: {config.student} under {teacher}, {len(seeds)} seeds"
     result = {
         "title": title,
         "seeds": list(seeds),
@@ -78,7 +79,7 @@ def run_demo(
 
 
 def _table(rows: Sequence[Row], title: str) -> Table:
-    table = Table(title=title, caption="mean with 95 % t interval; gain paired by seed, in points")
+    table = Table(title=title, caption="mean ± half of its 95 % t interval; gains are paired by seed, in points")
     for head, side in (
         ("", "left"),
         ("test accuracy, %", "right"),
@@ -98,7 +99,7 @@ def _interval(interval: Interval, sign: bool = False) -> str:
     text = form.format(100 * interval.mean)
     if interval.n == 1:
         return text
-    return f"{text} [{form.format(100 * interval.low)}, {form.format(100 * interval.high)}]"
+    return f"{text} ± {100 * (interval.high - interval.mean):.2f}"
 
 
 def _strict(value: Any) -> Any:
