@@ -144,6 +144,16 @@ def test_the_loss_is_the_weighted_sum_of_means(
         torch.testing.assert_close(a, b - 0.1 * b.grad, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(16, 1), (3,), ()])
+def test_sample_weights_of_another_shape_are_refused(
+    shape: tuple[int, ...], tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, refused: Any
+) -> None:
+    """(B, 1) times (B,) would be a table whose mean means nothing."""
+    learner = Learner(tiny_model(), None, {"ce": CrossEntropy()}, sample_weight=lambda batch: torch.ones(shape))
+    with refused("sample_weight of learner 'student'", "(16,)", str(shape)):
+        fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)
+
+
 def test_samples_without_a_label_give_nothing_and_count(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     labels = tiny_data.train.labels[:16].clone()
     labels[4:] = -1

@@ -357,14 +357,61 @@ def test_a_full_disk_stops_the_fit_in_one_line_and_it_goes_on_later(
     assert changed(state_of(student), state_of(again)) == set()
 
 
-def test_checkpoints_of_something_else_are_refused(
-    tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
+@pytest.mark.parametrize(
+    ("width", "change", "piece"),
+    [
+        (6, {}, "TinyNet"),
+        (4, {"lr": 0.9}, "lr: 0.05 there, 0.9 here"),
+        (4, {"epochs": 1}, "epochs: 2 there, 1 here"),
+        (4, {"optimizer": "AdamW"}, "optimizer: 'SGD' there, 'AdamW' here"),
+        (4, {"seed": 1}, "seed: 0 there, 1 here"),
+    ],
+)
+def test_checkpoints_of_another_fit_are_refused(
+    width: int,
+    change: dict[str, Any],
+    piece: str,
+    tmp_path: Path,
+    tiny_data: Data,
+    tiny_model: Net,
+    on_cpu: Hardware,
+    refused: Callable[..., Any],
 ) -> None:
     """A folder of a run guards against this; who calls fit himself is told too."""
-    common: dict[str, Any] = {"data": tiny_data, "recipe": Recipe(epochs=1), "hardware": on_cpu}
-    fit(Learner(tiny_model(), None, {"ce": CrossEntropy()}), checkpoints=Checkpoints(tmp_path), **common)
-    with refused(str(tmp_path), "another"):
-        fit(Learner(tiny_model(width=6), None, {"ce": CrossEntropy()}), checkpoints=Checkpoints(tmp_path), **common)
+
+    def go(width: int = 4, seed: int = 0, **fields: Any) -> None:
+        learner = Learner(tiny_model(width=width), None, {"ce": CrossEntropy()})
+        recipe = Recipe(**{"epochs": 2, **fields})
+        fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu, seed=seed, checkpoints=Checkpoints(tmp_path))
+
+    go()
+    go()
+    with refused(str(tmp_path), "another fit", piece, "choose another folder"):
+        go(width, **change)
+
+
+def test_an_optimisers_factory_is_taken_up_again(
+    tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any, changed: Any
+) -> None:
+    """Another function object each time, as in another process."""
+    states = []
+    for folder, stops in (("whole", [None]), ("stopped", [1, None])):
+        for stop in stops:
+            model = tiny_model()
+            recipe = Recipe(epochs=2, batch_size=16, optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
+
+            def report(record: dict[str, Any], stop: int | None = stop) -> None:
+                if record["epoch"] == stop:
+                    raise StoppedError
+
+            learner = Learner(model, None, {"ce": CrossEntropy()})
+            kept = Checkpoints(tmp_path / folder)
+            try:
+                fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu, checkpoints=kept, report=report)
+            except StoppedError:
+                continue
+        states.append(state_of(model))
+    assert changed(*states) == set()
 
 
 # --- what is not finite

@@ -171,6 +171,8 @@ class _Loop:
         }
         self.history: list[Record] = []
         self.selected: dict[str, Selected] = {}
+        named = isinstance(recipe.optimizer, str)
+        self.told = {"seed": seed} | recipe.model_dump(mode="json", exclude=set() if named else {"optimizer"})
 
     def epoch(self, epoch: int, checkpoints: Checkpoints | None) -> Record:
         """One pass over the training part."""
@@ -284,6 +286,7 @@ class _Loop:
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes while training, as tensors and plain values."""
         return {
+            "told": self.told,
             "learners": [
                 {
                     "model": learner.model.module.state_dict(),
@@ -301,6 +304,9 @@ class _Loop:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
+        for name, there in state["told"].items():
+            if there != self.told.get(name):
+                raise ValueError(f"{name}: {there!r} there, {self.told.get(name)!r} here")
         for learner, kept in zip(self.learners, state["learners"], strict=True):
             learner.model.module.load_state_dict(kept["model"])
             learner.modules.load_state_dict(kept["terms"])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources.source import Source
@@ -82,6 +83,11 @@ class Learner:
     def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
         """The total (), and each term's unweighted mean (terms,), detached; 0 for a term whose weight is 0."""
         weight = None if self.sample_weight is None else self.sample_weight(batch)
+        if weight is not None and weight.shape != (len(batch),):
+            raise TutelageError(
+                f"sample_weight of learner {self.name!r} must give one number a sample, ({len(batch)},); "
+                f"it gave shape {tuple(weight.shape)}"
+            )
         total: Tensor | float = 0.0
         values = []
         for weighted in self.terms.values():
