@@ -79,8 +79,8 @@ def _execute(
 ) -> Result:
     named = Config(
         data=data if isinstance(data, str) else f"given:{data.name}",
-        student=student if isinstance(student, str) else describe(student),
-        teacher=tuple(t if isinstance(t, str) else describe(t) for t in teachers),
+        student=student if isinstance(student, str) else describe(student, weights=False),
+        teacher=tuple(t if isinstance(t, str) else describe(t, weights=True) for t in teachers),
         **fields,
     )
     from tutelage.runs.execute import load_data

@@ -326,7 +326,12 @@ def methods(
         print(f"{chosen.name} ({chosen.family}; {chosen.paper})\n\n{inspect.getdoc(chosen.function)}\n\nparameters:")
         print("\n".join(f"  {key}{text}" for key, text in chosen.parameters.items()) or "  none")
         return
-    found = [find(each) for each in installed()]
+    found = []
+    for each in installed():
+        try:
+            found.append(find(each))
+        except TutelageError as error:  # somebody's broken package is no reason to hide the others
+            warnings.warn(str(error), TutelageWarning, stacklevel=1)
     if json_:
         print(
             json.dumps(

@@ -111,7 +111,9 @@ class Config(Recipe, Hardware):
 
     def as_yaml(self) -> str:
         """The configuration as a file that ``read_config`` takes."""
-        values = self.model_dump(mode="json", fallback=lambda value: getattr(value, "__qualname__", repr(value)))
+        values = self.model_dump(
+            mode="json", fallback=lambda value: f"given:{getattr(value, '__qualname__', type(value).__qualname__)}"
+        )
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

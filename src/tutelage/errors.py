@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class TutelageError(Exception):
@@ -15,7 +15,15 @@ class TutelageWarning(UserWarning):
 
 
 class NonFiniteError(TutelageError):
-    """A loss, a weight or an input became NaN or infinite. The last good checkpoint is untouched."""
+    """A loss, a weight or an input became NaN or infinite. The last good checkpoint is untouched.
+
+    Attributes:
+        indices: the samples of the batch it came up on, where that is known.
+    """
+
+    def __init__(self, text: str, indices: Sequence[int] = ()) -> None:
+        super().__init__(text)
+        self.indices = list(indices)
 
 
 def one_line(error: BaseException) -> str:

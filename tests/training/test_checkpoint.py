@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tutelage.errors import TutelageWarning
-from tutelage.training.checkpoint import Checkpoints, generators, read, restore_generators, seed_generators
+from tutelage.training.checkpoint import Checkpoints, generators, read, restore_generators, seeded
 
 MAGIC = b"tutelage checkpoint 1 "
 
@@ -174,20 +174,30 @@ def draws() -> list[float]:
 
 
 def test_every_generator_goes_on_where_it_was(tmp_path: Path) -> None:
-    seed_generators(5)
-    draws()  # half of a pair of normal numbers is kept back by NumPy and by Python
-    Checkpoints(tmp_path).save(1, {"generators": generators()})
-    expected = draws() + draws()
-    seed_generators(6)
-    draws()
-    restore_generators(Checkpoints(tmp_path).load()["generators"])  # type: ignore[index]
-    assert draws() + draws() == expected
+    with seeded(5):
+        draws()  # half of a pair of normal numbers is kept back by NumPy and by Python
+        Checkpoints(tmp_path).save(1, {"generators": generators()})
+        expected = draws() + draws()
+    with seeded(6):
+        draws()
+        restore_generators(Checkpoints(tmp_path).load()["generators"])  # type: ignore[index]
+        assert draws() + draws() == expected
+
+
+def test_seeding_is_over_when_it_is_over() -> None:
+    with seeded(1):
+        expected = draws() + draws()
+    with seeded(1):
+        first = draws()
+        with seeded(2), pytest.raises(RuntimeError), seeded(3):
+            raise RuntimeError(draws())
+        assert first + draws() == expected
 
 
 def test_seeding_makes_every_generator_the_same() -> None:
     drawn = []
     for seed in (2**62 + 1, 2**62 + 1, 3):
-        seed_generators(seed)
-        drawn.append(draws())
+        with seeded(seed):
+            drawn.append(draws())
     assert drawn[0] == drawn[1]
     assert all(a != b for a, b in zip(drawn[0], drawn[2], strict=True))

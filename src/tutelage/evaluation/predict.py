@@ -35,6 +35,7 @@ def predict(
     device: torch.device | str,
     batch_size: int = 512,
     amp: torch.dtype | None = None,
+    workers: int = 2,
 ) -> Tensor:
     """The logits of every sample of a part, in order, without augmentation.
 
@@ -43,6 +44,7 @@ def predict(
         split: the part.
         device: where to compute.
         batch_size: samples a forward pass; of influence on speed and memory alone.
+        workers: processes that read files.
         amp: the type to autocast to; ``None`` computes in the model's own, also inside somebody's autocast.
 
     Returns:
@@ -61,7 +63,7 @@ def predict(
         torch.inference_mode(),
         torch.autocast(device.type, dtype=amp, enabled=amp is not None),
     ):
-        for batch in in_order(split, device=device, batch_size=batch_size):
+        for batch in in_order(split, device=device, batch_size=batch_size, workers=workers):
             answer = model(batch.inputs)
             if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(batch):
                 raise TutelageError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from tutelage.config import error_in
+from tutelage.data.loader import mix
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.models.tapped import Tapped
+from tutelage.training.checkpoint import seeded
 from tutelage.training.run import Run
 
 ENTRY_POINTS = "tutelage.methods"
@@ -57,8 +60,12 @@ class Method:
     @cached_property
     def settings(self) -> type[BaseModel]:
         """Its own parameters with their types and defaults, read from its signature."""
-        hints = typing.get_type_hints(self.function, include_extras=True)
         parameters = [p for p in inspect.signature(self.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        # Only theirs: a file may import what it annotates the run with for type checkers alone.
+        own = types.SimpleNamespace(
+            __annotations__={p.name: p.annotation for p in parameters if p.annotation != p.empty}
+        )
+        hints = typing.get_type_hints(own, self.function.__globals__, include_extras=True)
         fields: dict[str, Any] = {
             p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
         }
@@ -87,8 +94,9 @@ class Method:
         return {name: getattr(checked, name) for name in self.settings.model_fields}
 
     def __call__(self, run: Run, **settings: Any) -> Tapped:
-        """Train a student and return it."""
-        return self.function(run, **self.check(settings))
+        """Train a student and return it. What the method draws between its fits depends on the run's seed alone."""
+        with seeded(mix(run.seed, 3)):
+            return self.function(run, **self.check(settings))
 
 
 def method(*, paper: str, family: str) -> Callable[[Callable[..., Tapped]], Method]:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from filelock import FileLock, Timeout
 
@@ -107,6 +108,14 @@ class RunFolder:
         """Begin the list of epochs anew: a run that goes on reports those behind it again."""
         atomic_write(self.path / METRICS, b"")
 
+    def history(self) -> tuple[dict[str, Any], ...]:
+        """The epochs' records."""
+        try:
+            lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
+            return tuple(json.loads(line) for line in lines)
+        except (OSError, ValueError):
+            return ()  # the result does not depend on them
+
     def add_metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's line."""
         try:
@@ -146,5 +155,7 @@ def _left_by_a_kill(name: str) -> bool:
 
 def versions() -> dict[str, str]:
     """What the numbers may depend on besides the configuration."""
-    packages = ("tutelage", "torch", "numpy", "scikit-learn", "accelerate", "safetensors")
-    return {"python": platform.python_version(), "platform": platform.platform()} | {p: version(p) for p in packages}
+    packages = ("tutelage", "numpy", "scikit-learn", "accelerate", "safetensors")
+    return {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__} | {
+        package: version(package) for package in packages
+    }

@@ -13,6 +13,8 @@ import pickle
 import random
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +122,14 @@ def restore_generators(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-def seed_generators(seed: int) -> None:
-    """Start every global random generator from one seed."""
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it, every global random generator starts from this seed; afterwards each is where it was before."""
+    before = generators()
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
+    try:
+        yield
+    finally:
+        restore_generators(before)

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.config import Hardware, Recipe
-from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.data.batch import Batch
 from tutelage.data.data import Data
 from tutelage.data.loader import Batches, mix
 from tutelage.errors import NonFiniteError, TutelageError, one_line
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import predict
 from tutelage.sources.peers import Peers
-from tutelage.training.checkpoint import Checkpoints, generators, restore_generators, seed_generators
+from tutelage.training.checkpoint import Checkpoints, generators, restore_generators, seeded
 from tutelage.training.dry_run import dry_run
 from tutelage.training.hardware import autocast, place, resolve
 from tutelage.training.learner import Learner
+from tutelage.training.meter import Meter
 from tutelage.training.optim import lr_factor, make_optimizer
 from tutelage.training.processes import Processes
 from tutelage.training.updates import Step, UpdateRule, together
@@ -91,19 +92,13 @@ def fit(
     if processes is None:
         processes = Processes.current((hardware or Hardware()).device)
     hardware = resolve(hardware or Hardware(), processes)
-    loop = _Loop(learners, data, recipe, hardware, update, seed, processes)
-    state = checkpoints.load() if checkpoints else None
-    if checkpoints and state is not None:
-        try:
-            loop.load_state_dict(state)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise TutelageError(
-                f"the checkpoints in {checkpoints.folder} are of another fit ({one_line(error)}); "
-                "choose another folder or remove them"
-            ) from error
-    for record in loop.history:
-        _report(report, processes, record)
     with ExitStack() as stack:
+        stack.enter_context(seeded(mix(seed, 1)))
+        loop = _Loop(learners, data, recipe, hardware, update, seed, processes)
+        if checkpoints:
+            _go_on(loop, checkpoints)
+        for record in loop.history:
+            _report(report, processes, record)
         for learner in learners:
             stack.enter_context(processes.shared_statistics(learner.model))
         for model in loop.models if hardware.compile else ():
@@ -118,6 +113,20 @@ def fit(
                 processes.wait()
             _report(report, processes, record)
     return Fitted(tuple(loop.history), loop.selected)
+
+
+def _go_on(loop: _Loop, checkpoints: Checkpoints) -> None:
+    """Take up the newest state that is kept, if any is."""
+    state = checkpoints.load()
+    if state is None:
+        return
+    try:
+        loop.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise TutelageError(
+            f"the checkpoints in {checkpoints.folder} are of another fit ({one_line(error)}); "
+            "choose another folder or remove them"
+        ) from error
 
 
 def _report(report: Callable[[Record], None] | None, processes: Processes, record: Record) -> None:
@@ -141,7 +150,6 @@ class _Loop:
         _check_distinct(learners)
         self.learners, self.data, self.recipe, self.hardware = tuple(learners), data, recipe, hardware
         self.update, self.processes = update, processes
-        seed_generators(mix(seed, 1))
         device = torch.device(hardware.device)
         self.batches = Batches(
             data.train,
@@ -178,34 +186,22 @@ class _Loop:
         """One pass over the training part."""
         start = time.perf_counter()
         steps = len(self.batches)
-        values: dict[Learner, list[Tensor]] = {learner: [] for learner in self.learners}
-        right = {learner: torch.zeros((), device=self.hardware.device) for learner in self.learners}
-        labelled = torch.zeros((), device=self.hardware.device)
-        checked = 0
+        meters = {learner: Meter(learner, torch.device(self.hardware.device)) for learner in self.learners}
         for number, batch in enumerate(self.batches.epoch(epoch)):
             place_in_run = epoch * steps + number
             factor = lr_factor(self.recipe, place_in_run, steps)
             step = self._step(batch, place_in_run / (self.recipe.epochs * steps), factor)
             self.update(step)
-            for learner in self.learners:
-                values[learner].append(step.values[learner])
-                logits = step.logits[learner]
-                if logits is not None:
-                    right[learner] += _hits(logits, batch.targets)
-            labelled += (_hard(batch.targets) != UNLABELLED).sum()
+            for learner, values in step.values.items():
+                meters[learner].add(number, values, step.logits.get(learner), batch.targets)
             if (number + 1) % CHECK_EVERY == 0 or number + 1 == steps:
-                self._check_finite(values, epoch, checked, checkpoints)
-                checked = number + 1
+                self._check_finite(meters, epoch, checkpoints)
         self._check_weights(epoch, checkpoints)
         lr = float(self.optimizers[self.learners[0]].param_groups[0]["lr"])
         record: Record = {"epoch": epoch + 1, "lr": lr, "learners": {}}
-        labelled = self.processes.mean(labelled)
-        for learner in self.learners:
-            means = self.processes.mean(torch.stack(values[learner]).mean(0)).tolist()
-            entry: Record = dict(zip(learner.terms, means, strict=True))
+        for learner, meter in meters.items():
+            entry: Record = meter.means(self.processes)
             if "logits" in self.roles[learner]:
-                if labelled > 0:
-                    entry["train_accuracy"] = float(self.processes.mean(right[learner]) / labelled)
                 entry |= self._validate(learner, epoch)
             record["learners"][learner.name] = entry
         record["seconds"] = round(time.perf_counter() - start, 3)
@@ -242,7 +238,13 @@ class _Loop:
         if self.data.validation is None:
             return {}
         amp = torch.bfloat16 if self.hardware.precision == "bfloat16" else None
-        logits = predict(learner.model, self.data.validation, device=self.hardware.device, amp=amp)
+        logits = predict(
+            learner.model,
+            self.data.validation,
+            device=self.hardware.device,
+            amp=amp,
+            workers=self.hardware.workers,
+        )
         share = float(accuracy(logits, _hard(self.data.validation.labels).to(logits.device)))
         if math.isnan(share):  # none of the held-out samples has a label to judge by
             return {}
@@ -252,25 +254,19 @@ class _Loop:
             self.selected[learner.name] = Selected(epoch + 1, share, state)
         return {"validation_accuracy": share}
 
-    def _check_finite(
-        self, values: dict[Learner, list[Tensor]], epoch: int, start: int, checkpoints: Checkpoints | None
-    ) -> None:
-        for learner, rows in values.items():
-            table = self.processes.mean(torch.stack(rows[start:]))
-            bad = ~torch.isfinite(table)
-            if not bool(bad.any()):
+    def _check_finite(self, meters: Mapping[Learner, Meter], epoch: int, checkpoints: Checkpoints | None) -> None:
+        for learner, meter in meters.items():
+            bad = meter.first_not_finite(self.processes)
+            if bad is None:
                 continue
-            row, column = bad.nonzero()[0].tolist()
-            step, term = start + row, list(learner.terms)[column]
-            indices = self.batches.indices(epoch, step).tolist()
+            indices = self.batches.indices(epoch, bad.step).tolist()
             shown = ", ".join(map(str, indices[:8])) + (", …" if len(indices) > 8 else "")
-            error = NonFiniteError(
-                f"epoch {epoch + 1}, step {step + 1}: term {term!r} of learner {learner.name!r} became "
-                f"{float(table[row, column])} on the batch of samples [{shown}]; lower the learning rate "
-                f"(now {self.peak[learner][0]:g}), set a gradient clip, or look at these samples{_kept(checkpoints)}"
+            raise NonFiniteError(
+                f"epoch {epoch + 1}, step {bad.step + 1}: term {bad.term!r} of learner {learner.name!r} became "
+                f"{bad.value} on the batch of samples [{shown}]; lower the learning rate "
+                f"(now {self.peak[learner][0]:g}), set a gradient clip, or look at these samples{_kept(checkpoints)}",
+                indices,
             )
-            error.indices = indices  # type: ignore[attr-defined]
-            raise error
 
     def _check_weights(self, epoch: int, checkpoints: Checkpoints | None) -> None:
         """A last step can ruin the weights after its loss was still finite; such weights must not be kept."""
@@ -357,11 +353,6 @@ def _roles_of(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
 
 def _hard(labels: Tensor) -> Tensor:
     return labels if labels.ndim == 1 else labels.argmax(1)
-
-
-def _hits(logits: Tensor, targets: Tensor) -> Tensor:
-    targets = _hard(targets)
-    return ((logits.detach().argmax(1) == targets) & (targets != UNLABELLED)).sum()
 
 
 def _kept(checkpoints: Checkpoints | None) -> str:

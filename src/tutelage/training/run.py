@@ -13,7 +13,7 @@ from tutelage.data.data import Data
 from tutelage.data.loader import in_order, mix
 from tutelage.errors import TutelageError
 from tutelage.models.tapped import Tapped
-from tutelage.training.checkpoint import Checkpoints
+from tutelage.training.checkpoint import Checkpoints, seeded
 from tutelage.training.fit import Fitted, Record, Selected, fit
 from tutelage.training.learner import Learner
 from tutelage.training.processes import Processes
@@ -67,8 +67,7 @@ class Run:
         Those of number 0 depend on the seed alone, so that students of one seed start alike whatever the method; each
         further number has other ones.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(self.seed, 2, number))
+        with seeded(mix(self.seed, 2, number)):
             return self._student()
 
     def teacher(self) -> Tapped:
