@@ -5,18 +5,28 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_the_method_pages_are_those_of_the_docstrings() -> None:
-    spec = importlib.util.spec_from_file_location("make_method_pages", ROOT / "docs" / "make_method_pages.py")
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_results_are_those_of_the_raw_files() -> None:
+    assert (ROOT / "docs" / "results" / "demo.md").read_text() == script("make_results").page()
+
+
+def test_the_method_pages_are_those_of_the_docstrings() -> None:
+    module = script("make_method_pages")
     for name, text in module.pages().items():
         file = ROOT / "docs" / "methods" / name
         assert file.exists()
