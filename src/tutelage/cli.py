@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -18,10 +17,7 @@ from tutelage.config import DEFAULT_METHOD, Config, read_config
 from tutelage.errors import TutelageError, TutelageWarning
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tutelage.data import Data
-    from tutelage.runs import Result
 
 app = typer.Typer(
     help="Train neural networks under a teacher.",
@@ -138,18 +134,19 @@ def _train(
     settings = {**(read.pop("settings", None) or {}), **_settings(sets or [])}
     config = Config(**{"method": DEFAULT_METHOD[verb], **read, **fields, "settings": settings})
     out = out or Path("runs") / f"{config.method}-seed{config.seed}"
+    from tutelage.report.console import show, side_console, watching
     from tutelage.runs import execute
     from tutelage.runs.commands import as_python
 
-    console = _console()
+    console = side_console()
     if not as_json:
         console.print(f"[dim]# in Python:[/]\n[dim]{as_python(config, out)}[/]", highlight=False)
-    with _watching(console, quiet=as_json) as report:
+    with watching(console, quiet=as_json) as report:
         result = execute(config, out, report=report)
     if as_json and result.metrics:
         print(json.dumps({**result.metrics, "folder": str(out)}, allow_nan=False))
     elif result.metrics:  # of several processes only the first has measured
-        _show(result)
+        show(result)
 
 
 def _settings(sets: list[str]) -> dict[str, Any]:
@@ -165,78 +162,6 @@ def _settings(sets: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             settings[name.strip()] = value
     return settings
-
-
-# --- what a person sees
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, soft_wrap=True)
-
-
-@contextmanager
-def _watching(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None] | None]:
-    """A bar a fit on a terminal, a line now and then elsewhere."""
-    if quiet:
-        yield None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    tasks: dict[int, Any] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-
-        def report(record: dict[str, Any]) -> None:
-            number, epoch, epochs = record["fit"], record["epoch"], record["epochs"]
-            note = _note(record)
-            if number not in tasks:
-                tasks[number] = bars.add_task(f"fit {number + 1}", total=epochs, note="")
-            bars.update(tasks[number], completed=epoch, note=note)
-            if not console.is_terminal and (epoch == epochs or epoch % max(1, epochs // 10) == 0):
-                console.print(f"fit {number + 1}  epoch {epoch}/{epochs}  {note}", highlight=False)
-
-        yield report
-
-
-def _note(record: dict[str, Any]) -> str:
-    learner = next(iter(record["learners"].values()))
-    return "  ".join(f"{name} {value:.4g}" for name, value in learner.items())
-
-
-def _show(result: Result) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    metrics, test = result.metrics, result.metrics["test"]
-    table = Table(title=f"{metrics['method']} on {metrics['data']['name']}, seed {metrics['seed']}", show_header=False)
-    table.add_row("test accuracy, last epoch", f"{test['accuracy']:.2%}")
-    if "selected" in metrics:
-        chosen = metrics["selected"]
-        table.add_row(f"test accuracy, epoch {chosen['epoch']} (best on held-out)", f"{chosen['test_accuracy']:.2%}")
-    table.add_row("worst class", f"{test['worst_class_accuracy']:.2%}")
-    table.add_row("NLL, Brier, ECE", f"{test['nll']:.4f}, {test['brier']:.4f}, {test['ece']:.4f}")
-    if metrics["train"]["memorised"] is not None:
-        table.add_row(
-            f"memorised of {metrics['train']['wrong_labels']} wrong labels",
-            f"{metrics['train']['memorised']:.2%}",
-        )
-    if "teacher_accuracy" in test:
-        table.add_row("teacher's test accuracy", f"{test['teacher_accuracy']:.2%}")
-        table.add_row("agreement with the teacher, KL to it", f"{test['agreement']:.2%}, {test['kl_to_teacher']:.4f}")
-    cost = metrics["cost"]
-    table.add_row("parameters, FLOPs an image", f"{cost['parameters']:,}, {cost['flops']:,}")
-    table.add_row("latency, training time", f"{cost['latency_ms']:.2f} ms, {metrics['seconds']:.1f} s")
-    console = Console()
-    console.print(table)
-    console.print(f"{result.folder}", highlight=False, soft_wrap=True)
 
 
 # --- the commands that look
@@ -320,6 +245,7 @@ def methods(
 ) -> None:
     """List the methods, or tell about one."""
     from tutelage.methods import find, installed
+    from tutelage.report.console import print_table
 
     if name is not None:
         chosen = find(name)
@@ -348,13 +274,14 @@ def methods(
             )
         )
         return
-    _print_table(("method", "family", "what it does", "paper"), [(m.name, m.family, m.summary, m.paper) for m in found])
+    print_table(("method", "family", "what it does", "paper"), [(m.name, m.family, m.summary, m.paper) for m in found])
 
 
 @app.command()
 def models(json_: Json = False) -> None:
     """List the networks."""
     from tutelage.models.zoo import families
+    from tutelage.report.console import print_table
 
     rows = [(", ".join(f.examples), f.about, f.paper) for f in families().values()]
     rows += [
@@ -365,7 +292,7 @@ def models(json_: Json = False) -> None:
     if json_:
         print(json.dumps([{"names": names, "description": text, "paper": paper} for names, text, paper in rows]))
         return
-    _print_table(("names", "what it is", "paper"), rows)
+    print_table(("names", "what it is", "paper"), rows)
 
 
 @app.command("data")
@@ -376,6 +303,7 @@ def data_(
 ) -> None:
     """Tell what a data set holds: classes, counts, mean and standard deviation."""
     from tutelage.data import open_data
+    from tutelage.report.console import print_table
 
     summary = open_data(spec, image_size=image_size).summary()
     if json_:
@@ -384,20 +312,10 @@ def data_(
     parts = list(summary["counts"])
     rows = [(name, *(str(summary["counts"][part][c]) for part in parts)) for c, name in enumerate(summary["classes"])]
     rows.append(("all", *(str(summary["samples"][part]) for part in parts)))
-    _print_table(("class", *parts), rows)
+    print_table(("class", *parts), rows)
     mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))
     shape = tuple(summary["image_shape"])
     print(f"images {shape}; of the training part's pixels in [0, 1]: mean {mean}, std {std}")
-
-
-def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
 
 
 @app.command()
@@ -414,7 +332,8 @@ def demo(
     json_: Json = False,
 ) -> None:
     """Compare the study's methods with a plain student where labels are wrong."""
+    from tutelage.report.console import side_console
     from tutelage.report.demo import run_demo
 
     config = Config(data=data, noise=noise, student=student, epochs=epochs, augment=augment)
-    run_demo(config, methods, list(range(seeds)), out, teacher=teacher, console=_console(), as_json=json_)
+    run_demo(config, methods, list(range(seeds)), out, teacher=teacher, console=side_console(), as_json=json_)

@@ -1,31 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from tutelage.data import Data, Split, Views
-from tutelage.errors import TutelageError
-
-Refused = Callable[..., AbstractContextManager[None]]
-
-
-@pytest.fixture
-def refused() -> Refused:
-    """The block must end in an error of one line with every one of these pieces in it."""
-
-    @contextmanager
-    def check(*pieces: object) -> Iterator[None]:
-        with pytest.raises(TutelageError) as caught:
-            yield
-        text = str(caught.value)
-        assert len(text.splitlines()) == 1
-        for piece in pieces:
-            assert str(piece) in text
-
-    return check
 
 
 @pytest.fixture

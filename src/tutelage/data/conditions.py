@@ -44,7 +44,7 @@ class _LabelNoise:
 
     def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
         """What each label becomes if it is hit."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say what a label becomes")
 
     def __call__(self, data: Data) -> Data:
         """The data set with noisy training labels, and the realised rate and transitions in its record."""

@@ -246,7 +246,7 @@ def _timm_facts(module: nn.Module) -> Mapping[str, Any]:
 class LogitsOf(nn.Module):
     """A transformers image classifier as an ordinary network: images in, logits out.
 
-    Its parameters' names begin with ``network.``; ``network`` is the model itself, for ``save_pretrained``.
+    ``network`` is the model itself, for ``save_pretrained``, and its weights keep the names they have there.
     Grey images are repeated for a network that was made for colour.
     """
 
@@ -254,6 +254,14 @@ class LogitsOf(nn.Module):
         super().__init__()
         self.network = network
         self.channels = channels
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """The model's own, under its own names."""
+        return self.network.state_dict(*args, **options)
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        """Into the model itself."""
+        return self.network.load_state_dict(*args, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, 1 or channels, H, W) to logits (B, num_classes)."""

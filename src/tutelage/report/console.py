@@ -1,0 +1,87 @@
+"""What a person sees of a run on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from tutelage.runs import Result
+
+
+def side_console() -> Console:
+    """Where progress goes: not into the output that a program may read."""
+    return Console(stderr=True, soft_wrap=True)
+
+
+@contextmanager
+def watching(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """A bar a fit on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    tasks: dict[int, Any] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+
+        def report(record: dict[str, Any]) -> None:
+            number, epoch, epochs = record["fit"], record["epoch"], record["epochs"]
+            note = note_of(record)
+            if number not in tasks:
+                tasks[number] = bars.add_task(f"fit {number + 1}", total=epochs, note="")
+            bars.update(tasks[number], completed=epoch, note=note)
+            if not console.is_terminal and (epoch == epochs or epoch % max(1, epochs // 10) == 0):
+                console.print(f"fit {number + 1}  epoch {epoch}/{epochs}  {note}", highlight=False)
+
+        yield report
+
+
+def note_of(record: dict[str, Any]) -> str:
+    """The first learner's numbers of an epoch, on one line."""
+    learner = next(iter(record["learners"].values()))
+    return "  ".join(f"{name} {value:.4g}" for name, value in learner.items())
+
+
+def show(result: Result) -> None:
+    """What a run measured."""
+    metrics, test = result.metrics, result.metrics["test"]
+    table = Table(title=f"{metrics['method']} on {metrics['data']['name']}, seed {metrics['seed']}", show_header=False)
+    table.add_row("test accuracy, last epoch", f"{test['accuracy']:.2%}")
+    if "selected" in metrics:
+        chosen = metrics["selected"]
+        table.add_row(f"test accuracy, epoch {chosen['epoch']} (best on held-out)", f"{chosen['test_accuracy']:.2%}")
+    table.add_row("worst class", f"{test['worst_class_accuracy']:.2%}")
+    table.add_row("NLL, Brier, ECE", f"{test['nll']:.4f}, {test['brier']:.4f}, {test['ece']:.4f}")
+    if metrics["train"]["memorised"] is not None:
+        table.add_row(
+            f"memorised of {metrics['train']['wrong_labels']} wrong labels",
+            f"{metrics['train']['memorised']:.2%}",
+        )
+    if "teacher_accuracy" in test:
+        table.add_row("teacher's test accuracy", f"{test['teacher_accuracy']:.2%}")
+        table.add_row("agreement with the teacher, KL to it", f"{test['agreement']:.2%}, {test['kl_to_teacher']:.4f}")
+    cost = metrics["cost"]
+    table.add_row("parameters, FLOPs an image", f"{cost['parameters']:,}, {cost['flops']:,}")
+    table.add_row("latency, training time", f"{cost['latency_ms']:.2f} ms, {metrics['seconds']:.1f} s")
+    console = Console()
+    console.print(table)
+    console.print(f"{result.folder}", highlight=False, soft_wrap=True)
+
+
+def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Rows under a head."""
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
