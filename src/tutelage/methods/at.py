@@ -31,7 +31,7 @@ def at(run: Run, *, beta: NonNegative = 250.0, p: Annotated[float, Field(ge=1)] 
             1000 small students on 8 x 8 digits fell behind the plain one where they were trained for 20 epochs.
         p: the power of the attention map, 1 or more.
         form: "code", as above; "paper", equation 2: beta/2 * sum_j ||Q_S^j - Q_T^j||_2, not squared, with no factor for
-            the size. The paper's beta is about 0.1 [as users quote it].
+            the size; give beta with it, which is about 0.1 in the paper [as users quote it].
 
     Deviations: the factor for the input size and the default of beta; pooling where sizes differ (the paper
     interpolates). Gradient-based attention transfer, which the paper also has, is not here.

@@ -33,7 +33,8 @@ def fitnet(
     Guided and hint layers are the middle stages of both networks.
 
     Args:
-        run: what to train. Both stages together take the run's epochs, so that methods are compared at equal cost.
+        run: what to train. Both stages together take the run's epochs (each one at least), so that methods are compared
+            at equal cost.
         temperature: T, 3 in the authors' code.
         first_weight, last_weight: of lambda, 4 and 1 in the authors' CIFAR-10 run of 500 epochs.
         hint_share: the share of the epochs that stage 1 takes. Ours: the authors stop it by its validation error.
