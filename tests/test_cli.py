@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -190,6 +195,28 @@ def test_a_hostile_teacher_does_not_run(run: Run, tmp_path: Path) -> None:
     assert code == 2
     assert "run code" in err
     assert not (tmp_path / "owned").exists()
+
+
+def test_ctrl_c_is_said_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "tutelage", "train", "--model", "resnet8x0.5", "--out", str(tmp_path / "run")]
+    # A shell that starts a job in the background makes it deaf to Ctrl-C; a person's does not.
+    listen = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    job = subprocess.Popen(
+        [*words, "--epochs", "500"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=listen,  # noqa: PLW1509
+    )
+    until = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("checkpoints/*.ckpt")) and time.monotonic() < until:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert err.splitlines()[-1] == "stopped; the same command goes on where this one was"
+    assert "Traceback" not in err
+    assert list((tmp_path / "run").glob("checkpoints/*.ckpt"))
 
 
 @pytest.mark.parametrize("command", ["methods", "models", "data", "data digits"])

@@ -38,17 +38,19 @@ def main() -> NoReturn:
         warnings.simplefilter("default", TutelageWarning)
         warnings.showwarning = _show_warning
         try:
-            app(standalone_mode=False)
+            code = app(standalone_mode=False)  # some typers raise at Ctrl-C, others give 130 back
         except TutelageError as error:
             _fail(str(error))
         except UsageError as error:
             _fail(error.format_message())  # type: ignore[attr-defined]
         except (KeyboardInterrupt, typer.Abort):
-            print("stopped; the same command goes on where this one was", file=sys.stderr)
-            sys.exit(130)
+            code = 130
         except BrokenPipeError:  # whoever read our output has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+            code = 0
+    if code == 130:
+        print("stopped; the same command goes on where this one was", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(text: str) -> NoReturn:
