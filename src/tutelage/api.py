@@ -13,7 +13,8 @@ from tutelage.config import Config
 from tutelage.data import Data
 from tutelage.errors import TutelageError
 from tutelage.models.tapped import Tapped
-from tutelage.runs.execute import Given, Result, describe, execute
+from tutelage.runs.execute import Given, Result, describe, execute, load_data
+from tutelage.runs.models import GIVEN, open_model
 from tutelage.training.fit import Record
 
 Network = str | nn.Module | Tapped
@@ -78,14 +79,11 @@ def _execute(
     fields: dict[str, Any],
 ) -> Result:
     named = Config(
-        data=data if isinstance(data, str) else f"given:{data.name}",
+        data=data if isinstance(data, str) else f"{GIVEN}{data.name}",
         student=student if isinstance(student, str) else describe(student, weights=False),
         teacher=tuple(t if isinstance(t, str) else describe(t, weights=True) for t in teachers),
         **fields,
     )
-    from tutelage.runs.execute import load_data
-    from tutelage.runs.models import open_model
-
     if isinstance(data, Data):
         if named.noise is not None or named.image_size is not None or not named.augment:
             raise TutelageError(
