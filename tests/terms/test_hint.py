@@ -39,7 +39,7 @@ def test_values_on_the_card(shape: tuple[int, ...]) -> None:
     assert torch.equal(hint_loss(zeros, ones), paper)
 
 
-@pytest.mark.parametrize("reduction", ["paper", "mean"])
+@pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
 def test_equals_plain_loops_through_its_convolution(reduction: str) -> None:
     guided, hint = features(2, 3, 4, 3), features(2, 5, 3, 3, seed=1)
     term = built(guided, hint, reduction=reduction)
@@ -54,7 +54,40 @@ def test_equals_plain_loops_through_its_convolution(reduction: str) -> None:
                     r = bias[c] + sum(weight[c][i][k][0] * v[i][y + k][x] for i in range(3) for k in range(2))
                     total += (u[c][y][x] - r) ** 2
         expected.append(total / 2 if reduction == "paper" else total / 45)
+    if reduction == "relative":
+        squares = [x * x for x in hint.flatten().tolist()]
+        expected = [value / (sum(squares) / 90) for value in expected]
     assert term(*both(guided, hint), None).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 4, 4), (4, 7, 1, 2), (4, 6), (1, 2, 2, 2)])
+@pytest.mark.parametrize("scale", [0.01, 1, 30])
+def test_relative_is_one_on_average_where_zero_is_predicted(scale: float, shape: tuple[int, ...]) -> None:
+    zeros, hint = torch.zeros(shape).double(), scale * features(*shape)
+    value = built(zeros, hint, reduction="relative")(*both(zeros, hint), None)
+    assert value.shape == shape[:1]
+    assert value.mean().item() == pytest.approx(1)
+    if len(value) > 1:
+        assert value.std() > 0.05  # the scale is the batch's and not each sample's own
+    torch.testing.assert_close(value, hint.square().flatten(1).mean(1) / hint.square().mean())
+
+
+@pytest.mark.parametrize(("reduction", "factor"), [("relative", 1), ("paper", 100), ("mean", 100)])
+def test_scale_counts_unless_the_loss_is_relative(reduction: str, factor: float) -> None:
+    guided, hint = features(3, 4, 2, 2), features(3, 4, 2, 2, seed=1)
+    term = built(guided, hint, reduction=reduction)
+    scaled = term(*both(10 * guided, 10 * hint), None)
+    torch.testing.assert_close(scaled, factor * term(*both(guided, hint), None))
+
+
+@pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
+def test_a_hint_of_zeros_is_finite_in_value_and_gradient(reduction: str) -> None:
+    guided, hint = torch.ones(2, 3, 2, 2, requires_grad=True), torch.zeros(2, 3, 2, 2)
+    value = built(guided, hint, reduction=reduction)(*both(guided, hint), None)
+    value.sum().backward()
+    assert value.tolist() == [6 if reduction == "paper" else 1] * 2
+    assert guided.grad is not None
+    assert guided.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -146,9 +179,10 @@ def test_unbuilt_it_says_so() -> None:
         term(*both(guided, hint), None)
 
 
-def test_gradient_reaches_the_student_and_the_regressor_and_not_the_teacher() -> None:
+@pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
+def test_gradient_reaches_the_student_and_the_regressor_and_not_the_teacher(reduction: str) -> None:
     guided, hint = features(2, 3, 4, 4).requires_grad_(), features(2, 5, 4, 4).requires_grad_()
-    term = built(guided, hint)
+    term = built(guided, hint, reduction=reduction)
     term(*both(guided, hint), None).sum().backward()
     trained = [guided, *term.parameters()]
     assert len(trained) == 3
@@ -156,26 +190,29 @@ def test_gradient_reaches_the_student_and_the_regressor_and_not_the_teacher() ->
     assert hint.grad is None
 
 
-def test_at_equality_value_and_gradient_are_zero_without_a_regressor() -> None:
+@pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
+def test_at_equality_value_and_gradient_are_zero_without_a_regressor(reduction: str) -> None:
     guided = features(2, 3, 4, 4).requires_grad_()
-    value = built(guided, guided)(*both(guided, guided.detach()), None)
+    value = built(guided, guided, reduction=reduction)(*both(guided, guided.detach()), None)
     value.sum().backward()
     assert value.tolist() == [0, 0]
     assert guided.grad is not None
     assert guided.grad.abs().max() == 0
 
 
+@pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
 @pytest.mark.parametrize("hint", [(2, 5, 2, 2), (2, 5, 4, 4)], ids=["smaller", "larger"])
-def test_gradcheck(hint: tuple[int, ...]) -> None:
+def test_gradcheck(hint: tuple[int, ...], reduction: str) -> None:
     guided, target = features(2, 2, 3, 3).requires_grad_(), features(*hint, seed=1)
-    term = built(guided, target)
+    term = built(guided, target, reduction=reduction)
     assert torch.autograd.gradcheck(lambda v: term(*both(v, target), None), guided)
 
 
+@pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_features_of_any_precision_pass_through_the_regressor(dtype: torch.dtype) -> None:
-    guided, hint = features(2, 3, 4, 4).to(dtype), features(2, 5, 4, 4).to(dtype)
-    term = built(guided, hint)
+def test_features_of_any_precision_pass_through_the_regressor(dtype: torch.dtype, reduction: str) -> None:
+    guided, hint = features(2, 3, 4, 4).to(dtype), (300 * features(2, 5, 4, 4)).to(dtype)  # 300^2 is no float16
+    term = built(guided, hint, reduction=reduction)
     value = term(*both(guided, hint), None)
     full = torch.promote_types(dtype, torch.float32)
     assert {parameter.dtype for parameter in term.parameters()} == {full}

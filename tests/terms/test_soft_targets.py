@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.terms import CrossEntropy, SoftTargets, divergence, soft_targets
+from tutelage.terms import CrossEntropy, SoftTargets, divergence, labels_and_soft_targets, soft_targets
 
 Z, V = torch.tensor([[1.0, 2, 3]], dtype=torch.float64), torch.tensor([[3.0, 2, 1]], dtype=torch.float64)
 INF = float("inf")
@@ -61,6 +61,35 @@ def test_total_on_the_card(batch_of: Callable[[Tensor], Batch]) -> None:
     batch = batch_of(torch.tensor([0]))
     total = sum(part.at(0.5) * part.term(Outputs(Z), Outputs(V), batch).mean() for part in parts)
     assert float(total) == pytest.approx(1.428427, abs=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.9, 1])
+def test_labels_and_soft_targets_share_the_weight(alpha: float, batch_of: Callable[[Tensor], Batch]) -> None:
+    terms, batch = labels_and_soft_targets(alpha), batch_of(torch.tensor([0]))
+    assert list(terms) == ["ce", "kd"]
+    assert (type(terms["ce"].term), type(terms["kd"].term)) == (CrossEntropy, SoftTargets)
+    assert [term.view for term in terms.values()] == [None, None]
+    total = sum(part.at(0.5) * part.term(Outputs(Z), Outputs(V), batch).mean() for part in terms.values())
+    label = math.log(sum(math.exp(z) for z in (1, 2, 3))) - 1
+    assert float(total) == pytest.approx((1 - alpha) * label + alpha * 1.319630, abs=1e-6)
+
+
+def test_their_total_on_the_card(batch_of: Callable[[Tensor], Batch]) -> None:
+    parts, batch = labels_and_soft_targets(0.9, 4).values(), batch_of(torch.tensor([0]))
+    total = sum(part.at(0) * part.term(Outputs(Z), Outputs(V), batch).mean() for part in parts)
+    assert float(total) == pytest.approx(1.428427, abs=1e-6)
+
+
+def test_without_soft_targets_the_labels_stand_alone_and_no_teacher_is_read() -> None:
+    terms = labels_and_soft_targets(0, 7)
+    assert list(terms) == ["ce"]
+    assert terms["ce"].at(0.5) == 1
+    assert (type(terms["ce"].term), terms["ce"].term.teacher_roles) == (CrossEntropy, ())
+
+
+def test_their_temperature_is_passed_on_and_four_if_none_is() -> None:
+    kd = [labels_and_soft_targets(0.5, *t)["kd"].term(Outputs(Z), Outputs(V), None) for t in ((), (2,), (1,))]
+    assert [value.item() for value in kd] == [soft_targets(Z, V, t).item() for t in (4, 2, 1)]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 3.7])

@@ -1,4 +1,4 @@
-"""What holds of every term, and the arithmetic of weights."""
+"""What holds of every term, the arithmetic of weights, and terms on another batch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,24 @@ import pytest
 import torch
 from torch import Tensor
 
+from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.terms import AttentionTransfer, Hint, Mimicry, SoftTargets, Term, Weighted
+from tutelage.terms import (
+    AngleRelations,
+    AttentionTransfer,
+    DistanceRelations,
+    Flow,
+    Hint,
+    Mimicry,
+    Of,
+    SimilarityPreserving,
+    SoftTargets,
+    Term,
+    View,
+    Weighted,
+)
 
-STAGES = {"stage1": (3, 4, 4), "stage2": (5, 2, 2)}
+FEATURES = {"stage1": (3, 4, 4), "stage2": (5, 2, 2), "embedding": (7,), "branch": (6,)}
 PAIRS = (("stage1", "stage1"), ("stage2", "stage2"))
 
 
@@ -20,6 +34,10 @@ PAIRS = (("stage1", "stage1"), ("stage2", "stage2"))
 class Case:
     make: Callable[[], Term]
     symmetric: bool
+    by_sample: bool = True
+    """No sample counts in another's value."""
+    whole: bool = False
+    """One value for the batch."""
 
 
 CASES = {
@@ -30,8 +48,23 @@ CASES = {
     "attention, paper": Case(lambda: AttentionTransfer(PAIRS, 1, "paper"), True),
     "hint": Case(lambda: Hint("stage1", "stage1"), True),
     "hint, mean": Case(lambda: Hint("stage2", "stage2", "mean"), True),
+    "hint, relative": Case(lambda: Hint("stage1", "stage1", "relative"), False, by_sample=False),
+    "hint of embeddings": Case(lambda: Hint("embedding", "embedding"), True),
+    "flow": Case(lambda: Flow(PAIRS), False, by_sample=False),
+    "flow, paper": Case(lambda: Flow(PAIRS, "paper"), True),
+    "flow, mean": Case(lambda: Flow(PAIRS, "mean"), True),
+    "similarity": Case(lambda: SimilarityPreserving("stage2", "stage2"), True, whole=True),
+    "distances": Case(DistanceRelations, True, whole=True),
+    "angles": Case(AngleRelations, True, whole=True),
+    "soft targets of a branch": Case(lambda: Of("branch", SoftTargets(4)), False),
 }
-every_term = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+def those(which: Callable[[Case], bool]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items() if which(case)])
+
+
+every_term = those(lambda case: True)
 
 
 def outputs(seed: int, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> Outputs:
@@ -40,7 +73,9 @@ def outputs(seed: int, dtype: torch.dtype = torch.float32, requires_grad: bool =
     def draw(*shape: int) -> Tensor:
         return (2 * torch.randn(3, *shape, generator=generator)).to(dtype).requires_grad_(requires_grad)
 
-    return Outputs(draw(6), {role: draw(*shape) for role, shape in STAGES.items()})
+    logits = draw(6)
+    features = {role: draw(*shape) for role, shape in FEATURES.items() if role != "branch"}
+    return Outputs(logits, features | {"branch": logits.detach().clone().requires_grad_(requires_grad)})
 
 
 def tensors(of: Outputs, roles: tuple[str, ...]) -> list[Tensor]:
@@ -54,22 +89,23 @@ def built(case: Case, student: Outputs, teacher: Outputs) -> Term:
 
 
 @every_term
-def test_gives_a_value_per_sample_without_a_batch(case: Case) -> None:
+def test_gives_a_value_per_sample_or_one_without_a_batch(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
     value = built(case, student, teacher)(student, teacher, None)
-    assert (value.shape, value.dtype) == ((3,), torch.float32)
+    assert (value.shape, value.dtype) == (() if case.whole else (3,), torch.float32)
     assert (value > 0).all()
 
 
-@every_term
-def test_no_sample_counts_in_anothers_value(case: Case) -> None:
+@those(lambda case: not case.whole)
+def test_no_sample_counts_in_anothers_value_unless_the_scale_is_the_batchs(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
     term = built(case, student, teacher)
     alone = [
         Outputs(of["logits"][1:2], {role: value[1:2] for role, value in of.features.items()})
         for of in (student, teacher)
     ]
-    torch.testing.assert_close(term(*alone, None), term(student, teacher, None)[1:2])
+    among_others = term(student, teacher, None)[1:2]
+    assert torch.allclose(term(*alone, None), among_others, rtol=1e-5) == case.by_sample
 
 
 @every_term
@@ -78,7 +114,7 @@ def test_is_exactly_zero_at_equality_with_no_gradient(case: Case) -> None:
     term = built(case, student, student)
     value = term(student, student.detach(), None)
     value.sum().backward()
-    assert value.tolist() == [0, 0, 0]
+    assert value.abs().max() == 0
     for tensor in tensors(student, term.roles):
         assert tensor.grad is not None
         assert tensor.grad.abs().max() <= 1e-6  # T (p - q), of rounded p and q
@@ -90,7 +126,7 @@ def test_gradient_reaches_the_student_and_never_the_teacher(case: Case) -> None:
     term = built(case, student, teacher)
     term(student, teacher, None).sum().backward()
     assert all(t.grad is not None and t.grad.abs().max() > 0 for t in tensors(student, term.roles))
-    assert [t.grad for t in (teacher["logits"], *teacher.features.values())] == [None, None, None]
+    assert all(t.grad is None for t in (teacher["logits"], *teacher.features.values()))
 
 
 @every_term
@@ -139,7 +175,8 @@ def test_autocast_changes_nothing(case: Case) -> None:
 @every_term
 def test_without_a_teacher_it_says_so(case: Case) -> None:
     term = built(case, outputs(0), outputs(1))
-    with pytest.raises(ValueError, match=f"{type(term).__name__} needs"):
+    asked = term.term if isinstance(term, Of) else term
+    with pytest.raises(ValueError, match=f"{type(asked).__name__} needs"):
         term(outputs(0), None, None)
 
 
@@ -188,3 +225,59 @@ def test_weighing_leaves_the_weighted_term_as_it_was() -> None:
     half = 0.5 * TERM
     _ = 4 * half
     assert half.at(0) == 0.5
+
+
+# --- views
+
+
+class Darker(View):
+    pass
+
+
+VIEW = Darker()
+
+
+def test_a_term_on_a_view_weighs_one() -> None:
+    weighted = TERM.on(VIEW)
+    assert isinstance(weighted, Weighted)
+    assert weighted.term is TERM
+    assert weighted.view is VIEW
+    assert weighted.at(0.3) == 1
+
+
+@pytest.mark.parametrize(
+    ("weighted", "late"),
+    [
+        (0.5 * TERM.on(VIEW), 0.5),
+        (TERM.on(VIEW) * 3, 3),
+        (2 * (0.5 * TERM.on(VIEW)), 1),
+        (ramp * TERM.on(VIEW), 9),
+        (TERM.on(VIEW) * ramp, 9),
+        (2 * (ramp * TERM.on(VIEW)), 18),
+        (ramp * (2 * TERM.on(VIEW)), 18),
+        (ramp * (ramp * TERM.on(VIEW)), 81),
+        (Weighted(TERM, 4, VIEW), 4),
+    ],
+)
+def test_weighing_keeps_the_view(weighted: Weighted, late: float) -> None:
+    assert weighted.view is VIEW
+    assert weighted.term is TERM
+    assert weighted.at(0.9) == pytest.approx(late)
+
+
+@pytest.mark.parametrize("weighted", [Weighted(TERM), 0.5 * TERM, ramp * TERM, 2 * (ramp * TERM)])
+def test_without_one_a_term_is_on_the_batch_at_hand(weighted: Weighted) -> None:
+    assert weighted.view is None
+
+
+def test_putting_a_term_on_a_view_leaves_the_term_as_it_was() -> None:
+    _ = TERM.on(VIEW)
+    assert (1 * TERM).view is None
+
+
+def test_by_default_a_view_reads_nothing_counts_in_the_statistics_and_must_say_what_it_shows(
+    batch_of: Callable[[Tensor], Batch],
+) -> None:
+    assert (VIEW.roles, VIEW.teacher_roles, VIEW.in_statistics) == ((), (), True)
+    with pytest.raises(NotImplementedError, match="Darker must define __call__"):
+        VIEW(batch_of(torch.zeros(2)), outputs(0), None)

@@ -40,6 +40,12 @@ class Outputs:
             raise TutelageError(f"no {role!r} in these outputs (they hold {', '.join(had) or 'nothing'}): {why}")
         return value
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        tensors = [self.logits, *self.features.values()]
+        return next((t.device for t in tensors if t is not None), None) or self.members[0].device
+
     def log_probs(self, temperature: float = 1.0) -> Tensor:
         """log softmax(logits / temperature), (B, C), at least float32.
 

@@ -11,6 +11,8 @@ from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.terms.term import Term
 
+Reduction = Literal["relative", "paper", "mean"]
+
 
 def hint_loss(guided: Tensor, hint: Tensor) -> Tensor:
     """1/2 ||u_h(x) - r(v_g(x))||^2 per sample: the paper's equation 3, summed over the map.
@@ -55,8 +57,9 @@ class Hint(Term):
 
     Args:
         guided: the student's role. hint: the teacher's role.
-        reduction: ``"paper"`` is ``hint_loss``; ``"mean"`` the benchmarks' mean over the elements of the map. Both
-            per sample, (B,).
+        reduction: ``"paper"`` is ``hint_loss``; ``"mean"`` the benchmarks' mean over the elements of the map;
+            ``"relative"`` that mean divided by the batch's mean square of the hint, which has no unit: 1 where 0 is
+            predicted, whatever the size and the scale of the maps. All per sample, (B,).
         use_regressor: ``"auto"`` builds one where the shapes differ, as the authors' code does; ``"always"`` a
             convolution also where they agree; ``"never"`` none, shapes must then agree.
     """
@@ -65,7 +68,7 @@ class Hint(Term):
         self,
         guided: str,
         hint: str,
-        reduction: Literal["paper", "mean"] = "paper",
+        reduction: Reduction = "paper",
         use_regressor: Literal["auto", "always", "never"] = "auto",
     ) -> None:
         super().__init__()
@@ -93,9 +96,15 @@ class Hint(Term):
         self.regressor.to(at_least_float32(student[self.roles[0]]))
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(B,), squared feature units."""
+        """(B,), squared feature units; without a unit if relative."""
         if teacher is None or self.regressor is None:
             raise ValueError("Hint needs a teacher's outputs, and build(student, teacher) once before it is used")
         target = teacher[self.hint]
         value = hint_loss(self.regressor(at_least_float32(student[self.roles[0]])), target)
-        return value if self.reduction == "paper" else value * 2 / target[0].numel()
+        if self.reduction == "paper":
+            return value
+        value = value * 2 / target[0].numel()
+        if self.reduction == "mean":
+            return value
+        power = at_least_float32(target.detach()).square().mean()
+        return value / power.where(power > 0, 1.0)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.terms.term import Term
+from tutelage.terms.cross_entropy import CrossEntropy
+from tutelage.terms.term import Term, Weighted
 
 
 def divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
@@ -49,6 +50,12 @@ class SoftTargets(Term):
         if teacher is None:
             raise ValueError("SoftTargets needs a teacher's outputs")
         return _softened(student, teacher, self.temperature)
+
+
+def labels_and_soft_targets(alpha: float, temperature: float = 4.0) -> dict[str, Weighted]:
+    """Hinton's loss as terms: (1 - alpha) CE(z, y) + alpha T^2 KL; with alpha = 0 the label loss alone."""
+    terms = {"ce": (1 - alpha) * CrossEntropy()}
+    return terms | {"kd": alpha * SoftTargets(temperature)} if alpha else terms
 
 
 def _softened(student: Outputs, teacher: Outputs, temperature: float) -> Tensor:

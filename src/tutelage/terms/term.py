@@ -1,15 +1,36 @@
-"""What a student is asked to match: the frame that every term fills in."""
+"""What a student is asked to match, and on which batch: the frames that terms and views fill in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 
 Weight = float | Callable[[float], float]
+
+
+class View:
+    """Another batch made from the one at hand, for some of a learner's terms: boundary samples, an attack, a mix-up.
+
+    The student and its source are shown that batch too, in a second pass of each.
+    """
+
+    roles: tuple[str, ...] = ()
+    """What it reads of the student's answer to the batch at hand."""
+
+    teacher_roles: tuple[str, ...] = ()
+    """What it reads of the teacher's."""
+
+    in_statistics: bool = True
+    """Whether its batch counts in the running statistics of the student's batch normalisation."""
+
+    def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
+        """The other batch; its ``weight`` says which samples count. No gradient is to flow through it."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(batch, student, teacher)")
 
 
 class Term(nn.Module):
@@ -20,7 +41,8 @@ class Term(nn.Module):
     parameters (a projection), which ``build`` makes from the shapes of a first batch and the learner then trains; they
     are never part of the student's file.
 
-    A number or a schedule times a term weighs it: ``0.9 * SoftTargets(4)``.
+    A number or a schedule times a term weighs it: ``0.9 * SoftTargets(4)``. ``term.on(view)`` is the term on the batch
+    that the view makes.
     """
 
     roles: tuple[str, ...] = ("logits",)
@@ -38,17 +60,27 @@ class Term(nn.Module):
         """The term's value, (B,) or ()."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
 
+    def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        """``forward`` outside of autocast, which would multiply matrices in half precision."""
+        with torch.autocast(student.device.type, enabled=False):
+            value: Tensor = super().__call__(student, teacher, batch)
+        return value
+
     def __mul__(self, weight: Weight) -> Weighted:
         return Weighted(self, weight)
 
     __rmul__ = __mul__
 
+    def on(self, view: View) -> Weighted:
+        """This term on the batch that ``view`` makes of the one at hand."""
+        return Weighted(self, view=view)
+
 
 class Weighted:
-    """A term and its weight: a number, or a function of progress in [0, 1]."""
+    """A term, its weight, a number or a function of progress in [0, 1], and its view if it has one."""
 
-    def __init__(self, term: Term, weight: Weight = 1.0) -> None:
-        self.term, self.weight = term, weight
+    def __init__(self, term: Term, weight: Weight = 1.0, view: View | None = None) -> None:
+        self.term, self.weight, self.view = term, weight, view
 
     def at(self, progress: float) -> float:
         """The weight at this point of the run."""
@@ -58,7 +90,7 @@ class Weighted:
         weight = self.weight
         if callable(weight) or callable(factor):
             other = Weighted(self.term, factor)
-            return Weighted(self.term, lambda progress: other.at(progress) * self.at(progress))
-        return Weighted(self.term, factor * weight)
+            return Weighted(self.term, lambda progress: other.at(progress) * self.at(progress), self.view)
+        return Weighted(self.term, factor * weight, self.view)
 
     __rmul__ = __mul__

@@ -1,0 +1,126 @@
+"""The flow of solution procedure (FSP): Yim, Joo, Bae, Kim, CVPR 2017."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
+from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.terms.term import Term
+
+Reduction = Literal["relative", "paper", "mean"]
+
+
+def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
+    """G_ij = 1/(h w) sum_{s,t} F1_{i,s,t} F2_{j,s,t}: how the channels of two maps of one network go together.
+
+    Args:
+        first, second: (B, m, h, w) and (B, n, h', w'); of different sizes the larger is max-pooled to the smaller.
+
+    Returns:
+        (B, m, n), in squared units of the features.
+    """
+    size = [min(sides) for sides in zip(first.shape[2:], second.shape[2:], strict=True)]
+    one, two = (_pooled(at_least_float32(features), size).flatten(2) for features in (first, second))
+    return one @ two.transpose(1, 2) / one.shape[2]
+
+
+def _pooled(features: Tensor, size: list[int]) -> Tensor:
+    return features if list(features.shape[2:]) == size else F.adaptive_max_pool2d(features, size)
+
+
+def flow_loss(student: Tensor, teacher: Tensor, reduction: Reduction = "paper") -> Tensor:
+    """||G^T - G^S||_F^2 per sample: the summand of the paper's equation 2.
+
+    ``"paper"`` is that sum over both channel axes, ``"mean"`` the benchmarks' mean over them (m n times smaller),
+    ``"relative"`` the sum divided by the batch's mean of ||G^T||_F^2, which has no unit: 1 where the student's is 0.
+
+    Args:
+        student, teacher: flow matrices (B, m, n); no gradient reaches the teacher's.
+        reduction: see above.
+
+    Returns:
+        (B,).
+
+    Raises:
+        TutelageError: for matrices of different shapes.
+    """
+    if student.shape != teacher.shape:
+        raise TutelageError(
+            f"the student's flow matrix {tuple(student.shape[1:])} and the teacher's {tuple(teacher.shape[1:])} cannot "
+            "be compared: FSP needs as many channels on both sides"
+        )
+    target = at_least_float32(teacher.detach())
+    value = (target - at_least_float32(student)).square().sum((1, 2))
+    if reduction == "relative":
+        energy = target.square().sum((1, 2)).mean()
+        return value / energy.where(energy > 0, 1.0)
+    return value if reduction == "paper" else value / target[0].numel()
+
+
+class Flow(Term):
+    """The flow between consecutive layers of the student against the teacher's, per sample (B,).
+
+    With the reductions ``"paper"`` and ``"mean"`` the sum over flows, with ``"relative"`` their mean.
+
+    Args:
+        layers: (student role, teacher role), first to last, two pairs or more; a flow lies between neighbours.
+        reduction: as in ``flow_loss``.
+        adapter: ``"auto"`` takes a student's layer to the teacher's number of channels by a trained 1x1 convolution
+            where they differ; it is thrown away with the term and is not in the paper. ``"never"`` refuses then.
+    """
+
+    def __init__(
+        self,
+        layers: tuple[tuple[str, str], ...],
+        reduction: Reduction = "relative",
+        adapter: Literal["auto", "never"] = "auto",
+    ) -> None:
+        super().__init__()
+        if len(layers) < 2:
+            names = ", ".join(" and ".join(pair) for pair in layers) or "none"
+            raise TutelageError(
+                f"FSP compares the flow between two layers, and the two networks have less in common ({names}); "
+                'name more of them, for instance roles={"stem": "conv1", "stage1": "layer1"}'
+            )
+        self.layers, self.reduction, self.adapter = layers, reduction, adapter
+        self.roles = tuple(student for student, _ in layers)
+        self.adapters: nn.ModuleList | None = None
+
+    @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        """The teacher's layers."""
+        return tuple(teacher for _, teacher in self.layers)
+
+    def build(self, student: Outputs, teacher: Outputs | None) -> None:
+        """Make an adapter for each layer from the numbers of channels."""
+        if self.adapters is not None or teacher is None:
+            return
+        adapters: list[nn.Module] = []
+        for ours, theirs in self.layers:
+            have, want = student[ours].shape[1], teacher[theirs].shape[1]
+            if have != want and self.adapter == "never":
+                raise TutelageError(
+                    f"the student's {ours} has {have} channels and the teacher's {theirs} {want}; FSP needs as many: "
+                    "take a student that differs in depth alone, or adapter=auto"
+                )
+            adapters.append(nn.Identity() if have == want else nn.Conv2d(have, want, 1, bias=False))
+        self.adapters = nn.ModuleList(adapters).to(at_least_float32(student[self.roles[0]]))
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        """(B,); its unit is the reduction's."""
+        if teacher is None or self.adapters is None:
+            raise ValueError("Flow needs a teacher's outputs, and build(student, teacher) once before it is used")
+        ours = [
+            adapter(at_least_float32(student[role])) for adapter, role in zip(self.adapters, self.roles, strict=True)
+        ]
+        theirs = [teacher[role].detach() for role in self.teacher_roles]
+        flows = zip(pairwise(ours), pairwise(theirs), strict=True)
+        each = torch.stack([flow_loss(flow_matrix(*s), flow_matrix(*t), self.reduction) for s, t in flows])
+        return each.mean(0) if self.reduction == "relative" else each.sum(0)

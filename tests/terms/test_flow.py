@@ -1,0 +1,362 @@
+"""FSP: the card's values, plain loops, which map is pooled how, and what stands between unequal channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.models.outputs import Outputs
+from tutelage.terms import Flow, flow_loss, flow_matrix
+from tutelage.terms.flow import Reduction
+
+REDUCTIONS: list[Reduction] = ["relative", "paper", "mean"]
+every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
+LAYERS = (("stem", "conv1"), ("one", "layer1"), ("two", "layer2"))
+OURS = {"stem": (2, 4, 4), "one": (3, 4, 4), "two": (5, 2, 2)}
+THEIRS = {"conv1": (2, 6, 6), "layer1": (3, 3, 3), "layer2": (5, 3, 3)}  # the same channels, other sizes
+WIDER = {"conv1": (4, 4, 4), "layer1": (3, 4, 4), "layer2": (6, 2, 2)}
+NARROWER = {"conv1": (1, 4, 4), "layer1": (3, 4, 4), "layer2": (2, 2, 2)}
+
+
+def features(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def outputs(shapes: Mapping[str, tuple[int, ...]], seed: int = 0, batch: int = 2) -> Outputs:
+    return Outputs(None, {role: features(batch, *s, seed=10 * seed + i) for i, (role, s) in enumerate(shapes.items())})
+
+
+def times(factor: float, of: Outputs) -> Outputs:
+    return Outputs(None, {role: factor * value for role, value in of.features.items()})
+
+
+def built(student: Outputs, teacher: Outputs, *options: Any) -> Flow:
+    torch.manual_seed(0)
+    term = Flow(LAYERS, *options)
+    term.build(student, teacher)
+    return term
+
+
+def matrix_by_hand(first: list[Any], second: list[Any]) -> list[list[float]]:
+    """Of one sample; maps of different sizes are max-pooled, window by window, where the larger is a multiple."""
+    height, width = (min(len(a), len(b)) for a, b in ((first[0], second[0]), (first[0][0], second[0][0])))
+
+    def pooled(channel: list[list[float]], y: int, x: int) -> float:
+        down, across = len(channel) // height, len(channel[0]) // width
+        return max(channel[y * down + i][x * across + j] for i in range(down) for j in range(across))
+
+    places = list(product(range(height), range(width)))
+    return [[sum(pooled(a, *p) * pooled(b, *p) for p in places) / len(places) for b in second] for a in first]
+
+
+def loss_by_hand(student: list[Any], teacher: list[Any], reduction: Reduction) -> list[float]:
+    """Of lists of matrices, one a sample."""
+    squares = [
+        [(t - s) ** 2 for rows in zip(ours, theirs, strict=True) for s, t in zip(*rows, strict=True)]
+        for ours, theirs in zip(student, teacher, strict=True)
+    ]
+    energy = sum(t * t for matrix in teacher for row in matrix for t in row) / len(teacher)
+    divisor = {"paper": 1, "mean": len(squares[0]), "relative": energy}[reduction]
+    return [sum(each) / divisor for each in squares]
+
+
+def matrices_by_hand(first: Tensor, second: Tensor) -> list[list[list[float]]]:
+    return [matrix_by_hand(*pair) for pair in zip(first.tolist(), second.tolist(), strict=True)]
+
+
+# --- the matrix
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (2, 7)])
+def test_constant_maps_give_their_product_whatever_the_size(size: tuple[int, int]) -> None:
+    found = flow_matrix(torch.full((2, 3, *size), 2.0), torch.full((2, 5, *size), -1.5))
+    torch.testing.assert_close(found, torch.full((2, 3, 5), -3.0))
+
+
+def test_the_larger_map_is_max_pooled_as_on_the_card() -> None:
+    """Average pooling would give 3."""
+    large, small = torch.tensor([[0.0, 1], [2, 3]]).view(1, 1, 2, 2), torch.full((1, 1, 1, 1), 2.0)
+    assert flow_matrix(large, small).tolist() == [[[6]]]
+    assert flow_matrix(small, large).tolist() == [[[6]]]
+    assert flow_matrix(-large - 1, small).tolist() == [[[-2]]]  # no padding, no ReLU: the largest is -1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((3, 4, 2, 3), (3, 5, 2, 3)),
+        ((2, 4, 4, 6), (2, 3, 2, 3)),
+        ((2, 3, 2, 3), (2, 4, 4, 6)),
+        ((2, 3, 4, 2), (2, 2, 2, 6)),
+        ((1, 1, 3, 3), (1, 6, 1, 1)),
+    ],
+    ids=["one size", "first larger", "second larger", "each axis by itself", "a single place"],
+)
+def test_the_matrix_equals_plain_loops(first: tuple[int, ...], second: tuple[int, ...]) -> None:
+    one, two = features(*first), features(*second, seed=1)
+    found = flow_matrix(one, two)
+    assert found.shape == (first[0], first[1], second[1])
+    torch.testing.assert_close(found, torch.tensor(matrices_by_hand(one, two), dtype=torch.float64))
+
+
+def test_sizes_that_do_not_divide_are_pooled_too() -> None:
+    one, two = features(2, 3, 5, 7), features(2, 4, 3, 2, seed=1)
+    torch.testing.assert_close(flow_matrix(one, two), flow_matrix(F.adaptive_max_pool2d(one, (3, 2)), two))
+
+
+def test_it_is_bilinear() -> None:
+    one, two, three = features(2, 3, 4, 4), features(2, 5, 4, 4, seed=1), features(2, 5, 4, 4, seed=2)
+    torch.testing.assert_close(flow_matrix(2 * one, two), 2 * flow_matrix(one, two))
+    torch.testing.assert_close(flow_matrix(one, -3 * two), -3 * flow_matrix(one, two))
+    torch.testing.assert_close(flow_matrix(one, two + three), flow_matrix(one, two) + flow_matrix(one, three))
+    torch.testing.assert_close(flow_matrix(two, one), flow_matrix(one, two).transpose(1, 2))
+
+
+def test_places_may_be_permuted_and_channels_may_not() -> None:
+    one, two, order = features(2, 3, 2, 3), features(2, 5, 2, 3, seed=1), torch.tensor([4, 2, 0, 5, 1, 3])
+    moved = [f.flatten(2)[:, :, order].view_as(f) for f in (one, two)]
+    found = flow_matrix(one, two)
+    torch.testing.assert_close(flow_matrix(*moved), found)
+    assert not torch.allclose(flow_matrix(moved[0], two), found, rtol=1e-2)
+    permuted = flow_matrix(one[:, [2, 0, 1]], two)
+    torch.testing.assert_close(permuted, found[:, [2, 0, 1]])
+    assert (flow_loss(permuted, found) > 1e-2).all()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_products_beyond_half_precision(half: torch.dtype) -> None:
+    """300^2 is more than a float16 can hold."""
+    found = flow_matrix(torch.full((1, 2, 2, 2), 300.0).to(half), torch.full((1, 3, 4, 4), 300.0).to(half))
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[[9e4] * 3] * 2]
+    expectations: dict[Reduction, float] = {"paper": 6 * 9e4, "mean": 9e4, "relative": 1}
+    for reduction, expected in expectations.items():
+        pair = torch.zeros(1, 2, 3).to(half), torch.full((1, 2, 3), 300.0).to(half)
+        value = flow_loss(pair[0], pair[1], reduction)
+        assert value.dtype == torch.float32
+        assert value.tolist() == [expected]
+
+
+# --- the loss
+
+
+def test_the_loss_is_the_squared_frobenius_norm_and_not_that_of_its_columns() -> None:
+    """Column norms that are not squared would add up to 5 + 2."""
+    student, teacher = torch.zeros(1, 2, 2), torch.tensor([[[3.0, 0], [4, 2]]])
+    assert flow_loss(student, teacher).tolist() == [29]
+    assert flow_loss(student, teacher, "mean").tolist() == [29 / 4]
+    assert flow_loss(student, teacher, "relative").tolist() == [1]
+    assert flow_loss(student, -teacher, "paper").tolist() == [29]
+
+
+@every_reduction
+def test_the_loss_equals_plain_loops(reduction: Reduction) -> None:
+    student, teacher = features(3, 4, 5), features(3, 4, 5, seed=1)
+    expected = loss_by_hand(student.tolist(), teacher.tolist(), reduction)
+    assert flow_loss(student, teacher, reduction).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_relative_loss_is_one_on_average_where_the_student_is_zero() -> None:
+    teacher = features(4, 3, 5)
+    value = flow_loss(torch.zeros_like(teacher), teacher, "relative")
+    assert value.mean().item() == pytest.approx(1)
+    assert value.std() > 0.1  # the scale is the batch's and not each sample's own
+
+
+@every_reduction
+def test_a_teacher_of_zeros_is_finite_in_value_and_gradient(reduction: Reduction) -> None:
+    student = torch.ones(2, 3, 4, requires_grad=True)
+    value = flow_loss(student, torch.zeros(2, 3, 4), reduction)
+    value.sum().backward()
+    assert value.tolist() == [1 if reduction == "mean" else 12] * 2
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 4), (4, 3)])
+def test_matrices_of_other_channels_cannot_be_compared(shape: tuple[int, int], refused: Any) -> None:
+    """(4, 3) has as many entries as (3, 4), and they mean others."""
+    with refused(shape, (3, 4), "as many channels"):
+        flow_loss(torch.zeros(2, *shape), torch.zeros(2, 3, 4))
+
+
+@every_reduction
+def test_gradcheck(reduction: Reduction) -> None:
+    teacher = flow_matrix(features(2, 2, 3, 3, seed=2), features(2, 3, 3, 3, seed=3))
+    given = [features(2, 2, 4, 4).requires_grad_(), features(2, 3, 2, 2, seed=1).requires_grad_()]
+    assert torch.autograd.gradcheck(lambda a, b: flow_loss(flow_matrix(a, b), teacher, reduction), given)
+
+
+@every_reduction
+def test_no_gradient_reaches_the_teachers_matrix(reduction: Reduction) -> None:
+    student, teacher = features(2, 3, 4).requires_grad_(), features(2, 3, 4, seed=1).requires_grad_()
+    flow_loss(student, teacher, reduction).sum().backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+# --- the term
+
+
+def test_what_it_reads() -> None:
+    term = Flow(LAYERS)
+    assert (term.roles, term.teacher_roles) == (("stem", "one", "two"), ("conv1", "layer1", "layer2"))
+    assert (term.reduction, term.adapter) == ("relative", "auto")
+
+
+@every_reduction
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_it_compares_the_flows_between_neighbours(batch: int, reduction: Reduction) -> None:
+    """Their sum, or with the relative reduction their mean."""
+    student, teacher = outputs(OURS, 0, batch), outputs(THEIRS, 1, batch)
+    expected = torch.zeros(batch).double()
+    for (ours, theirs), (next_of_ours, next_of_theirs) in ((LAYERS[0], LAYERS[1]), (LAYERS[1], LAYERS[2])):
+        flows = (
+            matrices_by_hand(student[ours], student[next_of_ours]),
+            matrices_by_hand(teacher[theirs], teacher[next_of_theirs]),
+        )
+        expected += torch.tensor(loss_by_hand(*flows, reduction), dtype=torch.float64)
+    if reduction == "relative":
+        expected /= 2
+    term = built(student, teacher, reduction)
+    value = term(student, teacher, None)
+    assert value.shape == (batch,)
+    torch.testing.assert_close(value, expected)
+    assert list(term.parameters()) == []
+
+
+@every_reduction
+def test_zero_at_equality(reduction: Reduction) -> None:
+    student = outputs(OURS)
+    for value in student.features.values():
+        value.requires_grad_()
+    teacher = Outputs(None, {theirs: student[ours].detach() for ours, theirs in LAYERS})
+    value = built(student, teacher, reduction)(student, teacher, None)
+    value.sum().backward()
+    assert value.tolist() == [0, 0]
+    for given in student.features.values():
+        assert given.grad is not None
+        assert given.grad.abs().max() == 0
+
+
+def test_scale_counts_unless_the_loss_is_relative() -> None:
+    student, teacher = outputs(OURS), outputs(THEIRS, 1)
+    for reduction, factor in (("relative", 1), ("paper", 1e4), ("mean", 1e4)):
+        term = built(student, teacher, reduction)
+        scaled = term(times(10, student), times(10, teacher), None)
+        torch.testing.assert_close(scaled, factor * term(student, teacher, None))
+
+
+@pytest.mark.parametrize("theirs", [THEIRS, WIDER], ids=["as many channels", "through adapters"])
+def test_a_student_that_gives_zero_has_a_relative_loss_of_one(theirs: Mapping[str, tuple[int, ...]]) -> None:
+    student, teacher = times(0, outputs(OURS)), outputs(theirs, 1)
+    assert built(student, teacher)(student, teacher, None).mean().item() == pytest.approx(1)
+
+
+@every_reduction
+@pytest.mark.parametrize("dead", ["student", "teacher", "both"])
+def test_maps_of_zeros_are_finite_in_value_and_gradient(dead: str, reduction: Reduction) -> None:
+    student = times(0 if dead != "teacher" else 1, outputs(OURS))
+    teacher = times(0 if dead != "student" else 1, outputs(THEIRS, 1))
+    for value in student.features.values():
+        value.requires_grad_()
+    value = built(student, teacher, reduction)(student, teacher, None)
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert all(v.grad is not None and v.grad.isfinite().all() for v in student.features.values())
+
+
+@pytest.mark.parametrize("theirs", [WIDER, NARROWER], ids=["wider teacher", "narrower teacher"])
+def test_an_adapter_is_built_just_where_the_channels_differ(theirs: Mapping[str, tuple[int, ...]]) -> None:
+    student, teacher = outputs(OURS), outputs(theirs, 1)
+    term = built(student, teacher)
+    assert term.adapters is not None
+    stem, one, two = term.adapters
+    assert type(one) is nn.Identity
+    for adapter, channels in ((stem, (2, theirs["conv1"][0])), (two, (5, theirs["layer2"][0]))):
+        assert isinstance(adapter, nn.Conv2d)
+        assert (adapter.in_channels, adapter.out_channels) == channels
+        assert (adapter.kernel_size, adapter.bias) == ((1, 1), None)
+    assert len(list(term.parameters())) == 2
+    assert term(student, teacher, None).shape == (2,)
+
+
+def test_the_students_maps_pass_through_the_adapters() -> None:
+    student, teacher = outputs(OURS), outputs(WIDER, 1)
+    term = built(student, teacher, "paper")
+    taken = {role: value.clone() for role, value in student.features.items()}
+    for role, parameter in zip(("stem", "two"), term.parameters(), strict=True):
+        taken[role] = torch.einsum("oi,bihw->bohw", parameter[:, :, 0, 0], student[role])
+    adapted = Outputs(None, taken)
+    torch.testing.assert_close(term(student, teacher, None), built(adapted, teacher, "paper")(adapted, teacher, None))
+
+
+def test_gradient_reaches_the_student_and_the_adapters_and_not_the_teacher() -> None:
+    student, teacher = outputs(OURS), outputs(WIDER, 1)
+    for value in (*student.features.values(), *teacher.features.values()):
+        value.requires_grad_()
+    term = built(student, teacher)
+    term(student, teacher, None).sum().backward()
+    trained = [*student.features.values(), *term.parameters()]
+    assert len(trained) == 5
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in trained)
+    assert [value.grad for value in teacher.features.values()] == [None, None, None]
+
+
+def test_never_an_adapter_refuses_other_channels_and_names_the_layers(refused: Any) -> None:
+    with refused("stem has 2 channels", "conv1 4", "adapter=auto"):
+        built(outputs(OURS), outputs(WIDER, 1), "relative", "never")
+    with refused("stem has 2 channels", "conv1 1"):
+        built(outputs(OURS), outputs(NARROWER, 1), "relative", "never")
+    with refused("two has 5 channels", "layer2 6", "differs in depth alone"):
+        built(outputs(OURS), outputs({**WIDER, "conv1": (2, 4, 4)}, 1), "paper", "never")
+
+
+def test_never_an_adapter_changes_nothing_where_the_channels_agree() -> None:
+    student, teacher = outputs(OURS), outputs(THEIRS, 1)
+    values = [built(student, teacher, "relative", use)(student, teacher, None) for use in ("never", "auto")]
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize(("layers", "had"), [((), "(none)"), ((("one", "layer1"),), "(one and layer1)")], ids=str)
+def test_it_takes_two_layers_to_have_a_flow(layers: tuple[tuple[str, str], ...], had: str, refused: Any) -> None:
+    with refused("between two layers", had, "roles={"):
+        Flow(layers)
+
+
+def test_it_is_built_once() -> None:
+    student, teacher = outputs(OURS), outputs(WIDER, 1)
+    term = built(student, teacher)
+    before = term.adapters
+    term.build(student, teacher)
+    assert term.adapters is before
+
+
+@pytest.mark.parametrize("missing", ["teacher", "build"])
+def test_unbuilt_or_without_a_teacher_it_says_so(missing: str) -> None:
+    student, teacher = outputs(OURS), outputs(THEIRS, 1)
+    term = Flow(LAYERS)
+    term.build(student, None if missing == "build" else teacher)
+    assert (term.adapters is None) == (missing == "build")
+    with pytest.raises(ValueError, match=r"teacher's outputs, and build\(student, teacher\) once"):
+        term(student, None if missing == "teacher" else teacher, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_features_of_any_precision_pass_through_the_adapters(dtype: torch.dtype) -> None:
+    def to(of: Outputs, kind: torch.dtype) -> Outputs:
+        return Outputs(None, {role: value.to(kind) for role, value in of.features.items()})
+
+    student, teacher = to(outputs(OURS), dtype), to(outputs(WIDER, 1), dtype)
+    term = built(student, teacher)
+    value = term(student, teacher, None)
+    full = torch.promote_types(dtype, torch.float32)
+    assert {parameter.dtype for parameter in term.parameters()} == {full}
+    assert value.dtype == full
+    assert torch.equal(value, term(to(student, full), to(teacher, full), None))

@@ -1,0 +1,110 @@
+"""A term asked of another output of the student."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.terms import CrossEntropy, Hint, Of, SoftTargets, Term, cross_entropy, soft_targets
+
+
+def logits(seed: int) -> Tensor:
+    return torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+class Watched(Term):
+    """Keeps what it is given, has a parameter, and reads one more role of the teacher."""
+
+    teacher_roles = ("logits", "embedding")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.built: list[tuple[Outputs, Outputs | None]] = []
+        self.given: list[tuple[Outputs, Outputs | None, Batch | None]] = []
+
+    def build(self, student: Outputs, teacher: Outputs | None) -> None:
+        self.built.append((student, teacher))
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        self.given.append((student, teacher, batch))
+        return self.scale * student["logits"].sum(1)
+
+
+def test_it_reads_its_role_of_the_student_and_of_the_teacher_what_its_term_reads() -> None:
+    assert (Of("branch", SoftTargets()).roles, Of("branch", SoftTargets()).teacher_roles) == (("branch",), ("logits",))
+    assert Of("branch", CrossEntropy()).teacher_roles == ()
+    assert Of("branch", Watched()).teacher_roles == ("logits", "embedding")
+
+
+def test_the_branch_takes_the_place_of_the_logits(batch_of: Callable[[Tensor], Batch]) -> None:
+    student, teacher = Outputs(logits(0), {"branch": logits(1)}), Outputs(logits(2), {"branch": logits(3)})
+    kd = Of("branch", SoftTargets(3))(student, teacher, None)
+    assert torch.equal(kd, soft_targets(logits(1), logits(2), 3))
+    labels = torch.tensor([1, -1, 3])
+    ce = Of("branch", CrossEntropy())(student, None, batch_of(labels))
+    assert torch.equal(ce, cross_entropy(logits(1), labels))
+
+
+def test_the_student_may_have_been_stopped_before_its_logits() -> None:
+    value = Of("branch", SoftTargets())(Outputs(None, {"branch": logits(1)}), Outputs(logits(2)), None)
+    assert torch.equal(value, soft_targets(logits(1), logits(2)))
+
+
+def test_its_term_is_built_and_called_on_the_branch_with_teacher_and_batch_as_they_are(
+    batch_of: Callable[[Tensor], Batch],
+) -> None:
+    inner = Watched()
+    student, teacher, batch = Outputs(logits(0), {"branch": logits(1)}), Outputs(logits(2)), batch_of(torch.zeros(3))
+    term = Of("branch", inner)
+    term.build(student, teacher)
+    term(student, teacher, batch)
+    (at_build,), (at_call,) = inner.built, inner.given
+    assert torch.equal(at_build[0]["logits"], logits(1))
+    assert torch.equal(at_call[0]["logits"], logits(1))
+    assert at_build[1] is at_call[1] is teacher
+    assert at_call[2] is batch
+
+
+def test_parameters_of_its_term_are_its_own() -> None:
+    inner = Watched()
+    assert list(Of("branch", inner).parameters()) == [inner.scale]
+
+
+def test_gradient_reaches_the_branch_and_not_the_logits_and_never_the_teacher() -> None:
+    ours, branch, theirs = (logits(seed).requires_grad_() for seed in range(3))
+    Of("branch", SoftTargets())(Outputs(ours, {"branch": branch}), Outputs(theirs), None).sum().backward()
+    assert branch.grad is not None
+    assert branch.grad.abs().max() > 0
+    assert (ours.grad, theirs.grad) == (None, None)
+
+
+def test_zero_where_the_branch_equals_the_teacher() -> None:
+    branch = logits(1).requires_grad_()
+    value = Of("branch", SoftTargets())(Outputs(logits(0), {"branch": branch}), Outputs(logits(1)), None)
+    value.sum().backward()
+    assert value.tolist() == [0, 0, 0]
+    assert branch.grad is not None
+    assert branch.grad.abs().max() < 1e-12  # T (p - q), of rounded p and q
+
+
+def test_without_that_role_it_says_so(refused: Any) -> None:
+    with refused("no 'branch'", "logits"):
+        Of("branch", SoftTargets())(Outputs(logits(0)), Outputs(logits(1)), None)
+
+
+def test_a_term_that_is_not_about_logits_finds_nothing_there(refused: Any) -> None:
+    features = Outputs(None, {"branch": logits(0), "stage1": torch.zeros(3, 2, 2, 2)})
+    with refused("no 'stage1'"):
+        Of("branch", Hint("stage1", "stage1")).build(features, features)
+
+
+def test_without_a_teacher_its_term_says_so() -> None:
+    with pytest.raises(ValueError, match="SoftTargets needs a teacher"):
+        Of("branch", SoftTargets())(Outputs(None, {"branch": logits(0)}), None, None)
