@@ -212,32 +212,32 @@ def seen_by_hand(model: Tapped, layers: Mapping[str, str]) -> dict[str, Tensor]:
 FOUND: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "resnet": (
         lambda: ResNet(8, 5),
-        {"stage1": "layer1", "stage2": "layer2", "stage3": "layer3", "embedding": "input:fc"},
+        {"stem": "input:layer1", "stage1": "layer1", "stage2": "layer2", "stage3": "layer3", "embedding": "input:fc"},
     ),
     "wrn": (
         lambda: WRN(10, 1, 5),
-        {"stage1": "block1", "stage2": "block2", "stage3": "block3", "embedding": "input:fc"},
+        {"stem": "conv1", "stage1": "block1", "stage2": "block2", "stage3": "block3", "embedding": "input:fc"},
     ),
-    "vgg": (vgg, {"stage1": "5", "stage2": "9", "stage3": "13", "embedding": "input:17"}),
+    "vgg": (vgg, {"stem": "0", "stage1": "5", "stage2": "9", "stage3": "13", "embedding": "input:17"}),
     "imagenet resnet": (  # of 8x8, 4x4, 2x2; the fourth layer has one pixel
         ImageNetResNet,
-        {"stage1": "relu", "stage2": "layer1", "stage3": "layer2", "embedding": "input:fc"},
+        {"stem": "conv1", "stage1": "relu", "stage2": "layer1", "stage3": "layer2", "embedding": "input:fc"},
     ),
     "vit": (
         ViT,
-        {f"stage{i}": f"blocks.{i - 1}" for i in range(1, 5)} | {"embedding": "input:head"},
+        {f"stage{i}": f"blocks.{i - 1}" for i in range(1, 5)} | {"stem": "patches", "embedding": "input:head"},
     ),
     "vit of eight blocks": (
         lambda: ViT(8),
-        {f"stage{i}": f"blocks.{2 * i - 1}" for i in range(1, 5)} | {"embedding": "input:head"},
+        {f"stage{i}": f"blocks.{2 * i - 1}" for i in range(1, 5)} | {"stem": "patches", "embedding": "input:head"},
     ),
     "convmixer": (
         lambda: ConvMixer(8),
-        {f"stage{i}": f"blocks.{2 * i - 1}" for i in range(1, 5)} | {"embedding": "input:head.2"},
+        {f"stage{i}": f"blocks.{2 * i - 1}" for i in range(1, 5)} | {"stem": "stem.0", "embedding": "input:head.2"},
     ),
     "convmixer of three blocks": (  # as many blocks as layers in a block
         lambda: ConvMixer(3),
-        {f"stage{i}": f"blocks.{i - 1}" for i in range(1, 4)} | {"embedding": "input:head.2"},
+        {f"stage{i}": f"blocks.{i - 1}" for i in range(1, 4)} | {"stem": "stem.0", "embedding": "input:head.2"},
     ),
     "mlp": (mlp, {"embedding": "input:5"}),
     "shared relu": (SharedReLU, {"stage1": "conv1", "stage2": "conv3", "embedding": "input:fc"}),
@@ -250,7 +250,8 @@ every_network = pytest.mark.parametrize(("make", "layers"), FOUND.values(), ids=
 def test_layers_are_found(make: Callable[[], nn.Module], layers: dict[str, str]) -> None:
     model = tapped(make)
     assert layers_of(model) == dict(sorted(layers.items()))
-    assert model.stages == tuple(role for role in sorted(layers) if role != "embedding")
+    assert model.stages == tuple(role for role in sorted(layers) if role not in ("stem", "embedding"))
+    assert model.maps == (("stem",) if "stem" in layers else ()) + model.stages
 
 
 @every_network
@@ -275,7 +276,7 @@ def test_stages_of_an_imagenet_resnet_and_their_sizes(sides: tuple[int, int]) ->
     model = tapped(ImageNetResNet)
     inputs = torch.rand(2, 3, *sides)
     found = model.tap(inputs, ("stage1", "stage2", "stage3", "stage4", "stage5", "embedding"))
-    layers = {role: str(tap) for role, tap in model.taps.items() if role != "embedding"}
+    layers = {role: str(tap) for role, tap in model.taps.items() if role not in ("stem", "embedding")}
     assert list(layers.values()) == ["relu", "layer1", "layer2", "layer3", "layer4"]
     shapes = [tuple(found[role].shape) for role in model.stages]
     expected = [(2, c, sides[0] // s, sides[1] // s) for c, s in ((4, 2), (4, 4), (6, 8), (8, 16))]
@@ -329,10 +330,13 @@ def test_a_convolution_as_classifier_is_given_the_embedding() -> None:
     ("roles", "expected"),
     [
         ({"stage1": "layer2.0"}, {"stage1": "layer2.0", "embedding": "input:fc"}),  # replaces all that would be found
-        ({"embedding": "input:layer3"}, {f"stage{i}": f"layer{i}" for i in (1, 2, 3)} | {"embedding": "input:layer3"}),
+        (
+            {"embedding": "input:layer3"},
+            {f"stage{i}": f"layer{i}" for i in (1, 2, 3)} | {"stem": "conv1", "embedding": "input:layer3"},
+        ),
         (
             {"gate": "bn1"},
-            {f"stage{i}": f"layer{i}" for i in (1, 2, 3)} | {"gate": "bn1", "embedding": "input:fc"},
+            {f"stage{i}": f"layer{i}" for i in (1, 2, 3)} | {"gate": "bn1", "stem": "conv1", "embedding": "input:fc"},
         ),
         ({"stage1": "layer1", "embedding": "fc"}, {"stage1": "layer1", "embedding": "fc"}),
     ],

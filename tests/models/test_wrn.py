@@ -37,6 +37,7 @@ def test_shapes_of_logits_and_roles(shape: tuple[int, int, int], sides: tuple[in
     for role, layer in WRN.roles.items():
         network.get_submodule(layer).register_forward_hook(lambda _, __, out, role=role: seen.update({role: out}))
     assert network(torch.rand(2, *shape)).shape == (2, 7)
+    assert tuple(seen.pop("stem").shape) == (2, 16, *shape[1:])
     assert {role: tuple(out.shape) for role, out in seen.items()} == {
         f"stage{index}": (2, channels, side, side)
         for index, channels, side in zip((1, 2, 3), (32, 64, 128), sides, strict=True)

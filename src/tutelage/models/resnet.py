@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -46,9 +48,14 @@ class ResNet(nn.Module):
             (RepDistiller's ``resnet8x4`` has a stem of 32 and 1x1 convolutions as shortcuts, hence another
             number of parameters.) Fractions work while 16 times the width is whole: 0.5 gives 8-16-32.
 
+    Attributes:
+        roles: what the first stage is given; the stages themselves are found by tracing.
+
     Raises:
         TutelageError: the depth is not 6n+2, or the width gives no whole number of channels.
     """
+
+    roles: ClassVar[dict[str, str]] = {"stem": "input:layer1"}
 
     def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, width: float = 1) -> None:
         super().__init__()

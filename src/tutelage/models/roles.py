@@ -6,6 +6,8 @@ play a part are named by the shapes that were seen:
 * ``stage1`` .. ``stageN``: the last map of each resolution, in order of execution. Token sequences (B, N, D) count as
   maps of their patch grid. Where all maps have one resolution (a ViT, a ConvMixer) the blocks at a quarter, half,
   three quarters and the end of the depth are the stages; that choice is ours.
+* ``stem``: the first map of the first of these resolutions, made by a layer with weights, where it is not the stage
+  itself: about what the first stage is given.
 * ``embedding``: what the classifier (the last layer with a weight matrix) is given, (B, D).
 """
 
@@ -15,6 +17,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -87,18 +90,25 @@ def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return patches.reshape(*patches.shape[:2], height, width)
 
 
-def find_roles(module: nn.Module, example: Tensor) -> dict[str, Tap]:
+def find_roles(module: nn.Module, example: Tensor, by_hand: Mapping[str, Tap] = MappingProxyType({})) -> dict[str, Tap]:
     """The roles of a network's layers, found by one forward pass.
 
     Args:
         module: any classifier; it is run in eval mode without gradients and left in the mode it was in.
         example: (B, C, H, W) float32, inputs as the module takes them.
+        by_hand: from ``named_roles``; they come before what is found. A stage among them replaces all stages, and the
+            stem.
 
     Raises:
         TutelageError: when neither a stage nor an embedding can be told; the message names the layers that were seen.
     """
     seen = _trace(module, example)
-    taps = _stages(seen) | _embedding(seen)
+    found = _stages(seen) | _embedding(seen)
+    if any(role.startswith("stage") for role in by_hand):
+        found = {role: tap for role, tap in found.items() if role == "embedding"}
+    outputs = {s.layer: s.tap() for s in seen}  # these know of grids, and of what is changed in place later
+    named = {role: tap if tap.of_input else outputs.get(tap.layer, tap) for role, tap in by_hand.items()}
+    taps = found | named
     if not taps:
         layers = ", ".join(f"{s.layer} {tuple(s.given.shape)}" for s in seen[:12]) or "none that gives a tensor"
         raise TutelageError(
@@ -108,7 +118,7 @@ def find_roles(module: nn.Module, example: Tensor) -> dict[str, Tap]:
     return taps
 
 
-def named_roles(module: nn.Module, roles: Mapping[str, str], example: Tensor | None = None) -> dict[str, Tap]:
+def named_roles(module: nn.Module, roles: Mapping[str, str]) -> dict[str, Tap]:
     """Roles named by hand, checked against the module's layers."""
     layers = dict(module.named_modules())
     taps = {}
@@ -121,9 +131,6 @@ def named_roles(module: nn.Module, roles: Mapping[str, str], example: Tensor | N
                 [name for name in layers if name],
             )
         taps[role] = Tap(layer, of_input=text.startswith(INPUT))
-    if taps and example is not None:
-        seen = {s.layer: s.tap() for s in _trace(module, example)}
-        taps = {role: tap if tap.of_input else seen.get(tap.layer, tap) for role, tap in taps.items()}
     return taps
 
 
@@ -205,7 +212,9 @@ def _stages(seen: list[_Seen]) -> dict[str, Tap]:
             groups.setdefault(s.size, []).append(s)
     weighted = [group for group in groups.values() if any(s.has_weights for s in group)]
     chosen = _by_depth(weighted[0]) if len(weighted) == 1 else [group[-1] for group in weighted]
-    return {f"stage{i}": s.tap() for i, s in enumerate(chosen, 1)}
+    stages = {f"stage{i}": s.tap() for i, s in enumerate(chosen, 1)}
+    stem = next((s for s in weighted[0] if s.has_weights), None) if weighted else None
+    return stages if stem is None or stem.layer == stages["stage1"].layer else {"stem": stem.tap()} | stages
 
 
 def _by_depth(group: list[_Seen]) -> list[_Seen]:

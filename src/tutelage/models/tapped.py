@@ -66,15 +66,15 @@ class Tapped(nn.Module):
         numbered = (role for role in self.taps if role.startswith("stage") and role[5:].isdecimal())
         return tuple(sorted(numbered, key=lambda role: int(role[5:])))
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """The stages, and before them the stem, what the first stage is given, if it could be told."""
+        return ("stem", *self.stages) if "stem" in self.taps else self.stages
+
     def trace(self, inputs: Tensor) -> Tapped:
         """Find the roles by one forward pass over (B, C, H, W) pixels, unless that is done already."""
         if self._taps is None:
-            example = (inputs - self.mean) / self.std
-            by_hand = {role: str(tap) for role, tap in self._by_hand.items()}
-            found = {} if {"stage1", "embedding"} <= by_hand.keys() else _found_or_none(self.module, example, by_hand)
-            if any(role.startswith("stage") for role in by_hand):
-                found = {role: tap for role, tap in found.items() if not role.startswith("stage")}
-            self._taps = found | named_roles(self.module, by_hand, example)
+            self._taps = find_roles(self.module, (inputs - self.mean) / self.std, self._by_hand)
         return self
 
     def tap(self, inputs: Tensor, roles: Collection[str] = ("logits",)) -> Outputs:
@@ -184,13 +184,3 @@ def _hook(layer: nn.Module, tap: Tap, role: str, captured: dict[str, Any], stop_
     if tap.of_input:
         return layer.register_forward_pre_hook(lambda _layer, taken: keep(taken))
     return layer.register_forward_hook(lambda _layer, _taken, given: keep(given))
-
-
-def _found_or_none(module: nn.Module, example: Tensor, by_hand: Mapping[str, str]) -> dict[str, Tap]:
-    """What tracing finds; nothing at all is an error only where nothing was named by hand either."""
-    try:
-        return find_roles(module, example)
-    except TutelageError:
-        if by_hand:
-            return {}
-        raise

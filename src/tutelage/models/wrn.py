@@ -54,7 +54,12 @@ class WRN(nn.Module):
         TutelageError: the depth is not 6n+4, or the width is not positive.
     """
 
-    roles: ClassVar[dict[str, str]] = {"stage1": "block1", "stage2": "block2", "stage3": "block3"}
+    roles: ClassVar[dict[str, str]] = {
+        "stem": "conv1",
+        "stage1": "block1",
+        "stage2": "block2",
+        "stage3": "block3",
+    }
 
     def __init__(self, depth: int, width: int, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__()
