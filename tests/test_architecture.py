@@ -18,6 +18,7 @@ ROOMS = (
     ["data"],
     ["models"],
     ["terms"],
+    ["attacks"],
     ["sources"],
     ["evaluation"],
     ["training"],

@@ -85,10 +85,13 @@ def _execute(
         **fields,
     )
     if isinstance(data, Data):
-        if named.noise is not None or named.image_size is not None or not named.augment:
-            raise TutelageError(
-                "noise, image_size and augment act on data opened by name; apply them to the Data first"
-            )
+        acted = [
+            name
+            for name in ("noise", "imbalance", "per_class", "image_size", "augment")
+            if getattr(named, name) != Config.model_fields[name].default
+        ]
+        if acted:
+            raise TutelageError(f"{', '.join(acted)} act on data opened by name; apply them to the Data first")
         opened = data.hold_out(named.validation, named.seed)
     else:
         opened = load_data(named)

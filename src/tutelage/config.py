@@ -89,7 +89,15 @@ class Config(Recipe, Hardware):
 
     data: str = Field(default="digits", description="digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO")
     image_size: int | None = Field(default=None, ge=4, description="resize image files to this many pixels a side")
-    noise: str | None = Field(default=None, description="wrong labels: RATE, symmetric:RATE or uniform:RATE")
+    per_class: int | None = Field(default=None, ge=1, description="train on this many samples of each class")
+    imbalance: str | None = Field(
+        default=None, description="rare classes: powerlaw:GAMMA, longtail:FACTOR or step:SHARE:FACTOR"
+    )
+    noise: str | None = Field(
+        default=None,
+        description="wrong labels: RATE, uniform:RATE, pair:RATE, instance:RATE, matrix:FILE, human:FILE:COLUMN; "
+        "absent ones: missing:RATE",
+    )
     validation: float = Field(default=0.1, ge=0, lt=1, description="share of the training part held out to select by")
     augment: bool = Field(default=True, description="the data set's own crops and flips")
     student: str = Field(default="resnet8", description="resnet8, wrn-16-2, module:attr, timm/NAME, hf/NAME")

@@ -8,11 +8,29 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data import Data, Split, Subset, SymmetricNoise, UniformNoise
-from tutelage.data.conditions import parse_noise
+from tutelage.config import Config
+from tutelage.data import (
+    AsymmetricNoise,
+    Data,
+    HumanLabels,
+    InstanceNoise,
+    LongTail,
+    MissingLabels,
+    PairFlip,
+    PowerLawImbalance,
+    Split,
+    StepImbalance,
+    Subset,
+    SymmetricNoise,
+    UniformNoise,
+)
+from tutelage.data.conditions import parse_imbalance, parse_noise
+from tutelage.runs.execute import load_data
 
 N, C = 6000, 5
-NOISES = [SymmetricNoise, UniformNoise]
+SHARES = {SymmetricNoise: 1.0, UniformNoise: (C - 1) / C, PairFlip: 1.0, InstanceNoise: 1.0, MissingLabels: 1.0}
+RATED = list(SHARES)  # the noises of a rate, and the share of the labels hit that end up other than they were
+NOISES = [SymmetricNoise, UniformNoise, PairFlip, InstanceNoise]
 
 
 @pytest.fixture
@@ -20,8 +38,8 @@ def data(make_data) -> Data:
     return make_data(train=N, classes=C)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.4, 0.9])
-@pytest.mark.parametrize(("noise", "wrong"), [(SymmetricNoise, 1.0), (UniformNoise, (C - 1) / C)])
+@pytest.mark.parametrize("rate", [0.05, 0.1, 0.4, 0.9])
+@pytest.mark.parametrize(("noise", "wrong"), SHARES.items())
 def test_the_realised_rate_is_that_of_its_convention(data, noise, wrong, rate):
     noisy = noise(rate, seed=3)(data)
     expected = rate * wrong
@@ -29,7 +47,8 @@ def test_the_realised_rate_is_that_of_its_convention(data, noise, wrong, rate):
     realised = float((noisy.train.labels != data.train.labels).double().mean())
     assert abs(realised - expected) < 3 * sigma
     assert noisy.record[-1]["realised_rate"] == realised
-    assert torch.equal(noisy.train.corrupted, noisy.train.labels != data.train.labels)
+    wrong_now = (noisy.train.labels != data.train.labels) & (noisy.train.labels >= 0)
+    assert torch.equal(noisy.train.corrupted, wrong_now)
 
 
 @pytest.mark.parametrize(("noise", "kept"), [(SymmetricNoise, 0.4), (UniformNoise, 0.4 + 0.6 / C)])
@@ -41,30 +60,50 @@ def test_every_row_of_transitions_is_flat_off_the_diagonal(data, noise, kept):
     assert (np.abs(counts / (N // C) - expected) < 4 * sigma).all()
 
 
-@pytest.mark.parametrize("noise", NOISES)
-def test_the_transitions_are_those_of_the_labels(data, noise):
-    noisy = noise(0.5)(data)
-    counts = np.zeros((C, C), int)
-    for before, after in zip(data.train.labels.tolist(), noisy.train.labels.tolist(), strict=True):
-        counts[before, after] += 1
-    assert noisy.record[-1]["transition_counts"] == counts.tolist()
+@pytest.mark.parametrize("noise", RATED)
+def test_the_transitions_and_the_rate_are_those_of_the_labels(data, noise):
+    labels = data.train.labels.clone()
+    labels[::7] = -1
+    noisy = noise(0.5)(replace(data, train=replace(data.train, labels=labels)))
+    counts, labelled, changed = np.zeros((C, C), int), 0, 0
+    for before, after in zip(labels.tolist(), noisy.train.labels.tolist(), strict=True):
+        labelled += before >= 0
+        changed += before != after
+        if before >= 0 and after >= 0:
+            counts[before, after] += 1
+    entry = noisy.record[-1]
+    assert entry["transition_counts"] == counts.tolist()
+    assert (entry["labelled"], entry["changed"]) == (labelled, changed)
+    assert entry["realised_rate"] == changed / labelled
 
 
-def test_all_labels_are_wrong_at_a_rate_of_one(data):
-    assert SymmetricNoise(1.0)(data).train.corrupted.all()
+@pytest.mark.parametrize("noise", [SymmetricNoise, PairFlip, InstanceNoise])
+def test_all_labels_are_wrong_at_a_rate_of_one_and_none_at_zero(data, noise):
+    assert noise(1.0)(data).train.corrupted.all()
+    assert not noise(0.0)(data).train.corrupted.any()
 
 
-@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("noise", RATED)
 def test_the_same_seed_hits_the_same_samples(data, noise):
     noisy = noise(0.3, seed=5)(data)
     assert torch.equal(noisy.train.labels, noise(0.3, seed=5)(data).train.labels)
     assert not torch.equal(noisy.train.labels, noise(0.3, seed=6)(data).train.labels)
     more = noise(0.5, seed=5)(data)
-    hit = noisy.train.corrupted
+    hit = noisy.train.labels != data.train.labels
     assert torch.equal(more.train.labels[hit], noisy.train.labels[hit])
 
 
-@pytest.mark.parametrize("condition", [SymmetricNoise(0.5), UniformNoise(0.5), Subset(7)])
+CONDITIONS = [
+    *[noise(0.5) for noise in RATED],
+    AsymmetricNoise(np.full((4, 4), 0.25)),
+    Subset(7),
+    PowerLawImbalance(0.5),
+    LongTail(0.1),
+    StepImbalance(0.5, 0.1),
+]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: type(condition).__name__)
 def test_nothing_but_the_training_part_is_touched(make_data, condition):
     data = make_data(train=100, validation=20)
     before = {name: (p.images.clone(), p.labels.clone()) for name, p in data.parts.items()}
@@ -76,6 +115,12 @@ def test_nothing_but_the_training_part_is_touched(make_data, condition):
         if name != "train":
             assert torch.equal(changed.parts[name].images, images)
             assert torch.equal(changed.parts[name].labels, labels)
+    kept = changed.train.index
+    assert torch.equal(changed.train.clean_labels, before["train"][1][kept])
+    assert torch.equal(changed.train.images, before["train"][0][kept])
+    assert json.loads(json.dumps(changed.summary()["record"]))[-1]["condition"] == type(condition).__name__
+    assert condition == replace(condition)
+    assert hash(condition) == hash(replace(condition))
 
 
 def test_the_record_is_json_and_says_what_was_done(make_data):
@@ -88,7 +133,7 @@ def test_the_record_is_json_and_says_what_was_done(make_data):
 
 
 def test_conditions_of_one_seed_draw_numbers_of_their_own(data):
-    symmetric, uniform = (noise(0.3, seed=1)(data).train.corrupted for noise in NOISES)
+    symmetric, uniform = (noise(0.3, seed=1)(data).train.corrupted for noise in (SymmetricNoise, UniformNoise))
     both = float((symmetric & uniform).double().mean())
     assert abs(both - 0.3 * 0.3 * (C - 1) / C) < 0.02  # one stream for both would make it 0.24
 
@@ -123,7 +168,7 @@ def test_noise_needs_hard_labels_and_two_classes(make_data, refused, noise):
         noise(0.1)(make_data(classes=1))
 
 
-@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("noise", RATED)
 @pytest.mark.parametrize("rate", [float("nan"), -0.1, 1.01, float("inf"), "0.4", None])
 def test_rates_that_are_none_are_refused(refused, noise, rate):
     with refused(repr(rate), "from 0 to 1"):
@@ -162,6 +207,12 @@ def test_a_subset_leaves_absent_labels_out_and_takes_soft_ones_by_their_largest(
     assert torch.bincount(small.train.labels.argmax(1)).tolist() == [5] * 4
 
 
+def test_a_subset_is_the_same_before_and_after_noise(data):
+    first, last = SymmetricNoise(0.6)(Subset(50)(data)), Subset(50)(SymmetricNoise(0.6)(data))
+    assert torch.equal(first.train.index, last.train.index)
+    assert torch.bincount(last.train.clean_labels).tolist() == [50] * C
+
+
 @pytest.mark.parametrize("per_class", [0, -3])
 def test_a_subset_of_nothing_is_refused(refused, per_class):
     with refused(per_class, "1 sample of each class"):
@@ -181,10 +232,16 @@ def test_a_subset_larger_than_a_class_is_refused(make_data, refused):
         (1, SymmetricNoise(1.0, 9)),
         ("symmetric:0.4", SymmetricNoise(0.4, 9)),
         ("uniform:0.25", UniformNoise(0.25, 9)),
+        ("pair:0.4", PairFlip(0.4, 9)),
+        ("instance:0.4", InstanceNoise(0.4, 9)),
+        ("missing:0.3", MissingLabels(0.3, 9)),
+        ("human:some/labels.npz:worst", HumanLabels("some/labels.npz", "worst")),
+        ("human:C:\\labels.csv:worst", HumanLabels("C:\\labels.csv", "worst")),
         ("0", None),
         (0, None),
         (0.0, None),
         ("uniform:0", None),
+        ("missing:0", None),
     ],
 )
 def test_noise_is_named_by_a_text(text, wanted):
@@ -196,12 +253,115 @@ def test_noise_is_named_by_a_text(text, wanted):
     [
         *[
             (text, (repr(text), "from 0 to 1", "symmetric:0.4"))
-            for text in ["nan", "-0.1", "1.5", "many", "", "uniform:", "40%"]
+            for text in ["nan", "-0.1", "1.5", "many", "", "uniform:", "40%", "pair:1.5", "missing", "instance:0.4:2"]
         ],
         ("symetric:0.4", ("'symetric'", "did you mean 'symmetric'")),
         (":0.4", ("unknown noise ''", "symmetric, uniform")),
+        ("matrix:", ("'matrix:'", "matrix:FILE", ".csv, .npy or .json")),
+        ("matrix:nowhere.csv", ("nowhere.csv", "No such file")),
+        ("human:labels.npz", ("'human:labels.npz'", "human:FILE:COLUMN")),
+        ("human:labels.npz:", ("'human:labels.npz:'", "human:FILE:COLUMN")),
     ],
 )
 def test_texts_that_name_no_noise_are_refused(refused, text, pieces):
     with refused(*pieces):
         parse_noise(text, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("powerlaw:0.2", PowerLawImbalance(0.2)),
+        ("longtail:0.01", LongTail(0.01)),
+        ("step:0.5:0.1", StepImbalance(0.5, 0.1)),
+        (" step:0.5:1e-1 ", StepImbalance(0.5, 0.1)),
+    ],
+)
+def test_an_imbalance_is_named_by_a_text(text, wanted):
+    assert parse_imbalance(text) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("longtial:0.1", ("'longtial'", "did you mean 'longtail'", "powerlaw:0.2")),
+        ("0.1", ("unknown imbalance '0.1'", "longtail:0.01")),
+        ("powerlaw", ("'powerlaw'", "write powerlaw:0.2")),
+        ("powerlaw:steep", ("'powerlaw:steep'", "write powerlaw:0.2")),
+        ("step:0.5", ("'step:0.5'", "write step:0.5:0.1")),
+        ("longtail:0.1:3", ("'longtail:0.1:3'", "write longtail:0.01")),
+        ("longtail:2", ("2.0", "at most 1")),
+        ("step:1:0.1", ("1.0", "between 0 and 1")),
+        ("powerlaw:0", ("0.0", "above 0")),
+    ],
+)
+def test_texts_that_name_no_imbalance_are_refused(refused, text, pieces):
+    with refused(*pieces):
+        parse_imbalance(text)
+
+
+# --- all together, as a run is told
+
+
+def test_a_run_is_given_imbalance_then_a_subset_then_noise_then_a_part_held_out():
+    data = load_data(Config(imbalance="longtail:0.5", per_class=40, noise="pair:0.5", validation=0.25, seed=3))
+    assert [entry.get("condition", "hold_out") for entry in data.record[-4:]] == [
+        "LongTail",
+        "Subset",
+        "PairFlip",
+        "hold_out",
+    ]
+    assert len(data.train) == 300
+    clean = torch.cat([data.train.clean_labels, data.validation.clean_labels])
+    assert torch.bincount(clean).tolist() == [40] * 10
+    assert data.validation.corrupted.any()
+
+
+def test_human_labels_come_before_samples_are_chosen(tmp_path):
+    whole = load_data(Config(validation=0.0)).train
+    people = (whole.labels + (torch.arange(len(whole)) % 3 == 0)) % 10
+    np.savetxt(tmp_path / "people.csv", people[:, None], fmt="%d", header="mine", comments="")
+    said = {"noise": f"human:{tmp_path / 'people.csv'}:mine", "imbalance": "longtail:0.1", "validation": 0.0}
+    data = load_data(Config(**said))
+    assert [entry.get("condition") for entry in data.record[-2:]] == ["HumanLabels", "LongTail"]
+    assert torch.equal(data.train.labels, people[data.train.index])
+    assert torch.equal(data.train.clean_labels, whole.labels[data.train.index])
+    assert torch.bincount(data.train.clean_labels).tolist() == data.record[-1]["class_counts"]
+    rare = load_data(Config(imbalance="longtail:0.1", validation=0.0))
+    assert torch.equal(data.train.index, rare.train.index)
+
+
+def test_a_run_with_few_labels_trains(tmp_path):
+    from tutelage import train
+
+    result = train("resnet8x0.25", "digits", noise="missing:0.5", imbalance="step:0.5:0.5", epochs=1, device="cpu")
+    noise = result.metrics["data"]["record"][-2]
+    assert noise["condition"] == "MissingLabels"
+    assert result.metrics["train"]["wrong_labels"] == 0
+    assert 0.3 < noise["realised_rate"] < 0.7
+
+
+def test_imbalance_acts_on_data_opened_by_name(make_data, refused):
+    from tutelage import train
+
+    with refused("imbalance", "opened by name", "apply them to the Data first"):
+        train("resnet8x0.25", make_data(), imbalance="longtail:0.1")
+
+
+@pytest.mark.parametrize(
+    ("words", "pieces"),
+    [
+        ("--imbalance powerlow:0.2", ["error: unknown imbalance 'powerlow'", "did you mean 'powerlaw'"]),
+        ("--noise pear:0.2", ["error: unknown noise 'pear'", "did you mean 'pair'"]),
+        ("--noise human:nowhere.npz:worst", ["error: cannot read nowhere.npz"]),
+    ],
+)
+def test_the_command_line_takes_these_texts(words, pieces, monkeypatch, capsys):
+    from tutelage.cli import main
+
+    monkeypatch.setattr("sys.argv", ["tutelage", "train", *words.split(), "--json"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert all(piece in said for piece in pieces)

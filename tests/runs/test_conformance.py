@@ -55,6 +55,43 @@ class Vit(nn.Module):
         return self.head(self.norm(x)[:, 0])  # type: ignore[no-any-return]
 
 
+class Residual(nn.Module):
+    """A block as torchvision's: one ReLU, in place, runs twice."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outside)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.downsample = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        out += self.downsample(x)
+        return self.relu(out)  # type: ignore[no-any-return]
+
+
+class ImageNetStyle(nn.Module):
+    """Stem, max-pool, layers, average pool and fc, with torchvision's names; halves the image at once."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 3, 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 1, 1)
+        self.layer1 = nn.Sequential(Residual(width, width, 1))
+        self.layer2 = nn.Sequential(Residual(width, 2 * width, 2))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(2 * width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer2(self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x))))))
+        return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
+
+
 def by_hand(width: int = 4) -> Tapped:
     """Layers without names that tell anything, and their roles named by hand."""
     module = nn.Sequential(
@@ -84,6 +121,9 @@ Make = Callable[[], Tapped]
         "a transformer learns",
         "a transformer teaches",
         "roles named by hand",
+        "another depth",
+        "torchvision's style learns",
+        "torchvision's style teaches, on smaller maps",
     ]
 )
 def pair(request: pytest.FixtureRequest, tiny_model: Callable[..., Tapped]) -> tuple[Make, Make]:
@@ -101,6 +141,9 @@ def pair(request: pytest.FixtureRequest, tiny_model: Callable[..., Tapped]) -> t
         "a transformer learns": (lambda: Tapped(Vit()), tiny(4)),
         "a transformer teaches": (tiny(4), lambda: Tapped(Vit())),
         "roles named by hand": (by_hand, lambda: by_hand(6)),
+        "another depth": (named("resnet8x0.25"), named("resnet20x0.25")),
+        "torchvision's style learns": (lambda: Tapped(ImageNetStyle()), named("resnet8x0.25")),
+        "torchvision's style teaches, on smaller maps": (named("wrn-10-1"), lambda: Tapped(ImageNetStyle(6))),
     }
     return pairs[request.param]
 
@@ -136,7 +179,7 @@ def test_a_method_on_a_pair(
         def student() -> Tapped:
             made = make()
             if not watched:
-                made.register_forward_pre_hook(_Seen(shown))
+                made.module.register_forward_pre_hook(_Seen(shown))
                 watched.append(state_of(made))
             return made
 
@@ -161,7 +204,7 @@ def test_a_method_on_a_pair(
     # Its first weights and batches are those of every other method with this seed.
     assert changed(begun[0], state_of(Run(tiny_data, make, seed=4).student())) == set()
     expected = next(iter(Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=4).epoch(0))).inputs
-    assert torch.equal(shown[0], expected)
+    assert torch.equal(shown[0], (expected - student.mean) / student.std)
 
     # Stopped and taken up again it is the same.
     with pytest.raises(StoppedError):
@@ -179,7 +222,7 @@ def test_a_method_on_a_pair(
 
 
 class _Seen:
-    """Keeps the inputs that a model is given with gradients, as training gives them."""
+    """Keeps the images that a network is given with gradients, as training gives them: normalised ones."""
 
     def __init__(self, shown: list[Tensor]) -> None:
         self.shown = shown
@@ -254,3 +297,90 @@ def test_the_forms_of_mutual_learning_differ(
         find("plain")(Run(tiny_data, lambda: tiny_model(int(torch.randint(9999, ()))), recipe=RECIPE, hardware=on_cpu))
     )
     assert changed(states[3], plain) == set()  # nets that do not heed each other
+
+
+@pytest.mark.parametrize("method", [name for name in installed() if "kd_alpha" in find(name).parameters])
+def test_hintons_term_joins_any_method_with_a_teacher(
+    method: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
+) -> None:
+    states, runs = [], []
+    for alpha in (0.0, 0.5):
+        torch.manual_seed(0)
+        run = Run(tiny_data, lambda: tiny_model(2), [tiny_model(1, width=6)], recipe=RECIPE, hardware=on_cpu)
+        states.append(state_of(find(method)(run, kd_alpha=alpha)))
+        runs.append(run)
+    without, joined = (run.fits[-1].history[-1]["learners"]["student"] for run in runs)
+    assert "kd" not in without
+    assert joined["kd"] > 0
+    assert changed(*states)
+
+
+def test_every_method_with_a_teacher_takes_it() -> None:
+    alone = {"plain", "dml", "one"}
+    own_form = {"hinton"}
+    takers = {name for name in installed() if "kd_alpha" in find(name).parameters}
+    assert takers == {*installed()} - alone - own_form
+
+
+def test_a_joint_hint_is_one_stage(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> None:
+    run = Run(tiny_data, lambda: tiny_model(2), [tiny_model(1, width=6)], recipe=RECIPE, hardware=on_cpu)
+    find("fitnet")(run, mode="joint")
+    (fitted,) = run.fits
+    entry = fitted.history[-1]["learners"]["student"]
+    assert {"ce", "hint"} <= entry.keys()
+    assert "soft" not in entry
+
+
+def test_the_flow_is_learnt_in_the_first_stage(
+    tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
+) -> None:
+    states: list[dict[str, Tensor]] = []
+    made: list[Tapped] = []
+
+    def student() -> Tapped:
+        made.append(tiny_model(2))
+        states.append(state_of(made[-1]))
+        return made[-1]
+
+    run = Run(
+        tiny_data,
+        student,
+        [tiny_model(1, width=6)],
+        recipe=Recipe(epochs=8, batch_size=16, lr=0.02),
+        hardware=on_cpu,
+        report=lambda record: states.append(state_of(made[-1])),
+    )
+    find("fsp")(run, init_share=0.5, init_lr=1.0)
+    first, second = (fitted.history for fitted in run.fits)
+    assert (len(first), len(second)) == (4, 4)
+    flow = [record["learners"]["student"]["flow"] for record in first]
+    assert flow[-1] < flow[0]
+    assert "flow" not in second[0]["learners"]["student"]
+    classifier = {name for name in states[0] if name.startswith("module.fc")}
+    assert classifier
+    assert changed(states[0], states[4]).isdisjoint(classifier)  # untouched to the bit, and then trained
+    assert classifier <= changed(states[4], states[8])
+
+
+def test_one_flow_needs_two_layers(tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
+    def single() -> Tapped:
+        body = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.ReLU())
+        return Tapped(
+            nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)), roles={"stage1": "0"}
+        )
+
+    run = Run(tiny_data, single, [single()], recipe=RECIPE, hardware=on_cpu)
+    with refused("FSP compares the flow between two layers", "stage1", "roles="):
+        find("fsp")(run)
+    with refused("ONE branches the last stage", "1 stage", "roles="):
+        find("one")(run)
+
+
+@pytest.mark.parametrize(("method", "samples"), [("one", 1), ("sp", 1), ("rkd", 2)])
+def test_a_batch_too_small_for_a_method_is_refused(
+    method: str, samples: int, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, refused: Any
+) -> None:
+    recipe = Recipe(epochs=1, batch_size=samples)
+    run = Run(tiny_data, lambda: tiny_model(2), [tiny_model(1)], recipe=recipe, hardware=on_cpu)
+    with refused("batch", "take"):
+        find(method)(run)

@@ -1,23 +1,43 @@
 """Data sets: where they come from, what is done to their labels on purpose, how batches are made of them.
 
 ``open_data`` names a data set; it has a training and a test part and maybe a validation part, images as uint8
-and labels that are hard, soft or absent. Conditions (``SymmetricNoise``, ``UniformNoise``, ``Subset``) turn
-one data set into another and leave a record. ``Batches`` goes through a part in an order that (seed, epoch)
-alone decides.
+and labels that are hard, soft or absent. Conditions (wrong labels as ``SymmetricNoise``, few samples as ``Subset``,
+rare classes as ``PowerLawImbalance``) turn one data set into another and leave a record. ``Batches`` goes through a
+part in an order that (seed, epoch) alone decides.
 """
 
 from tutelage.data.batch import Batch
-from tutelage.data.conditions import Subset, SymmetricNoise, UniformNoise
+from tutelage.data.conditions import (
+    AsymmetricNoise,
+    HumanLabels,
+    InstanceNoise,
+    LongTail,
+    MissingLabels,
+    PairFlip,
+    PowerLawImbalance,
+    StepImbalance,
+    Subset,
+    SymmetricNoise,
+    UniformNoise,
+)
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import Batches, in_order
 from tutelage.data.open import open_data
 from tutelage.data.views import Views
 
 __all__ = [
+    "AsymmetricNoise",
     "Batch",
     "Batches",
     "Data",
+    "HumanLabels",
+    "InstanceNoise",
+    "LongTail",
+    "MissingLabels",
+    "PairFlip",
+    "PowerLawImbalance",
     "Split",
+    "StepImbalance",
     "Subset",
     "SymmetricNoise",
     "UniformNoise",

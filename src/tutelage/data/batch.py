@@ -18,12 +18,15 @@ class Batch:
         targets: (B,) int64 class numbers, ``-1`` where a sample has no label; or (B, C) float32 soft labels.
         index: (B,) int64, each sample's place in the training (or test) part of its data set.
         view: (B,) int64, which of the data set's enumerable augmentations each sample was given.
+        weight: (B,) float32, how much each sample counts: a mean over the batch is that of weight x value. ``None`` is
+            1 for each.
     """
 
     inputs: Tensor
     targets: Tensor
     index: Tensor
     view: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)

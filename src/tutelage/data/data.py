@@ -37,7 +37,7 @@ class Split:
     Attributes:
         images: (N, H, W, C) uint8: a tensor, or ``ImageFiles`` that are read batch by batch.
         labels: (N,) int64 class numbers, ``-1`` for no label; or (N, C) float32 soft labels.
-        index: (N,) int64, each sample's place in the part it was loaded from.
+        index: (N,) int64, each sample's place in the part it was loaded from, or its number in a published set.
         clean_labels: (N,) int64, the labels before any condition was applied. For analysis, never for training.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import BadZipFile
@@ -30,7 +31,9 @@ def load(file: Path) -> Data:
 
     Images are (N, H, W) or (N, H, W, C) uint8; floats are taken if all lie in [0, 1], rounded to 256 levels,
     and the record says so. Labels are (N,) or (N, 1) integers, -1 for no label, or (N, C) floats whose rows
-    are distributions. ``classes`` (C,) may name the classes. Nothing is ever unpickled.
+    are distributions. ``classes`` (C,) may name the classes. Where a file holds a part of a published set,
+    ``{train,val,test}_index`` (N,) may tell each sample's number there, which becomes its ``index``. Nothing is
+    ever unpickled.
 
     Raises:
         TutelageError: the file, a key or a value is not as above; the text names it.
@@ -38,12 +41,17 @@ def load(file: Path) -> Data:
     parts: dict[str, Split] = {}
     rounded: list[str] = []
     with file.open("rb") as stream:
-        archive = _Archive(file, stream)
+        archive = Archive(file, stream)
         for part, (image_key, label_key) in archive.parts().items():
             raw = archive.read(image_key)
             rounded += [image_key] if raw.dtype.kind == "f" else []
             images = _images(raw, f"{image_key} of {file}")
-            parts[part] = Split.of(images, _labels(archive.read(label_key), f"{label_key} of {file}"))
+            split = Split.of(images, _labels(archive.read(label_key), f"{label_key} of {file}"))
+            index_key = f"{KEYED_AS[part]}_index"
+            if index_key in archive.keys:
+                index = _index(archive.read(index_key), len(split), f"{index_key} of {file}")
+                split = replace(split, index=index)
+            parts[part] = split
         names = archive.read("classes") if "classes" in archive.keys else None
     _, height, _, channels = parts["train"].images.shape
     return Data(
@@ -55,11 +63,11 @@ def load(file: Path) -> Data:
     )
 
 
-class _Archive:
+class Archive:
     """An open ``.npz`` whose troubles are told in one line."""
 
-    def __init__(self, file: Path, stream: BinaryIO) -> None:
-        self.file = file
+    def __init__(self, file: Path, stream: BinaryIO, wanted: str = WANTED) -> None:
+        self.file, self.wanted = file, wanted
         try:
             archive = np.load(stream, allow_pickle=False)
         except DAMAGE as error:
@@ -71,7 +79,7 @@ class _Archive:
 
     def _not_an_archive(self) -> TutelageError:
         return TutelageError(
-            f"{self.file} is not a readable .npz archive of plain arrays; np.savez writes one ({WANTED})"
+            f"{self.file} is not a readable .npz archive of plain arrays; np.savez writes one ({self.wanted})"
         )
 
     @property
@@ -162,6 +170,18 @@ def _soft_labels(array: Array, what: str) -> Tensor:
         "every row of soft labels sums to 1",
     )
     return torch.from_numpy(array.astype(np.float32))
+
+
+def _index(array: Array, samples: int, what: str) -> Tensor:
+    """(N,) different numbers of samples, 0 or more, to (N,) int64."""
+    if array.dtype.kind not in "iu" or array.shape != (samples,):
+        raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; an index is ({samples},) integers")
+    _refuse(array < 0, array, what, "numbers of samples are 0 or more")
+    array = array.astype(np.int64)
+    first = np.zeros(samples, np.bool_)
+    first[np.unique(array, return_index=True)[1]] = True
+    _refuse(~first, array, what, "each sample has a number of its own")
+    return torch.from_numpy(array)
 
 
 def _refuse(bad: NDArray[np.bool_], values: Array, what: str, rule: str) -> None:

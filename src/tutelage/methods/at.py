@@ -6,17 +6,25 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tutelage.methods import NonNegative, method
+from tutelage.methods import NonNegative, Positive, Share, method
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
-from tutelage.terms import AttentionTransfer, CrossEntropy
+from tutelage.terms import AttentionTransfer, labels_and_soft_targets
 from tutelage.terms.attention import Form
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
 @method(paper="Zagoruyko, Komodakis 2017, arXiv 1612.03928", family="representation")
-def at(run: Run, *, beta: NonNegative = 250.0, p: Annotated[float, Field(ge=1)] = 2.0, form: Form = "code") -> Tapped:
+def at(
+    run: Run,
+    *,
+    beta: NonNegative = 250.0,
+    p: Annotated[float, Field(ge=1)] = 2.0,
+    form: Form = "code",
+    kd_alpha: Share = 0.0,
+    kd_temperature: Positive = 4.0,
+) -> Tapped:
     """Attention: where each stage of the teacher responds, the student is to respond.
 
     L = CE(z, y) + beta * (H W / 32^2) * sum over stages j of mean over pixels of (Q_S^j - Q_T^j)^2, averaged over the
@@ -32,6 +40,9 @@ def at(run: Run, *, beta: NonNegative = 250.0, p: Annotated[float, Field(ge=1)] 
         p: the power of the attention map, 1 or more.
         form: "code", as above; "paper", equation 2: beta/2 * sum_j ||Q_S^j - Q_T^j||_2, not squared, with no factor for
             the size; give beta with it, which is about 0.1 in the paper [as users quote it].
+        kd_alpha: above 0, Hinton's term joins: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE. The authors'
+            code has 0.9 with T = 4 for this.
+        kd_temperature: its T.
 
     Deviations: the factor for the input size and the default of beta; pooling where sizes differ (the paper
     interpolates). Gradient-based attention transfer, which the paper also has, is not here.
@@ -39,5 +50,6 @@ def at(run: Run, *, beta: NonNegative = 250.0, p: Annotated[float, Field(ge=1)] 
     student, teacher = run.student(), run.teacher()
     attention = AttentionTransfer(run.paired_stages(student, teacher), p, form)
     weight = beta / 2 if form == "paper" else beta
-    run.fit(Learner(student, Frozen(teacher), {"ce": CrossEntropy(), "at": weight * attention}))
+    terms = labels_and_soft_targets(kd_alpha, kd_temperature) | {"at": weight * attention}
+    run.fit(Learner(student, Frozen(teacher), terms))
     return student

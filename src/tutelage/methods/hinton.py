@@ -5,7 +5,7 @@ from __future__ import annotations
 from tutelage.methods import Positive, Share, method
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
-from tutelage.terms import CrossEntropy, SoftTargets
+from tutelage.terms import labels_and_soft_targets
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
@@ -27,6 +27,5 @@ def hinton(run: Run, *, temperature: Positive = 4.0, alpha: Share = 0.9) -> Tapp
     Deviations: none known. The paper gives the hard labels "a considerably lower" weight without a figure.
     """
     student = run.student()
-    terms = {"ce": (1 - alpha) * CrossEntropy(), "kd": alpha * SoftTargets(temperature)}
-    run.fit(Learner(student, Frozen(*run.teachers()), terms))
+    run.fit(Learner(student, Frozen(*run.teachers()), labels_and_soft_targets(alpha, temperature)))
     return student

@@ -14,17 +14,17 @@ from torch import nn
 
 from tutelage.config import Config
 from tutelage.data import Data, Views, open_data
-from tutelage.data.conditions import parse_noise
+from tutelage.data.conditions import HumanLabels, Subset, parse_imbalance, parse_noise
 from tutelage.data.data import check_every_class_taught
 from tutelage.errors import TutelageError
 from tutelage.evaluation import cost_of, evaluate, memorisation
 from tutelage.methods import find
 from tutelage.models.ensemble import Ensemble
 from tutelage.models.tapped import Tapped
-from tutelage.models.weights import load_weights, save_weights
+from tutelage.models.weights import save_weights
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import RunFolder
-from tutelage.runs.models import GIVEN, WEIGHTS, about_model, make_student, open_model, warn_at_chance
+from tutelage.runs.models import GIVEN, WEIGHTS, about_model, load_student, make_student, open_model, warn_at_chance
 from tutelage.training.fit import Record, Selected
 from tutelage.training.hardware import resolve
 from tutelage.training.processes import Processes
@@ -92,7 +92,7 @@ def execute(
         processes.wait()
         done = place.result() if place else None
         if place and done is not None:
-            return _read_back(config, place, done, make)
+            return _read_back(config, place, done, make, data)
         for name, teacher in zip(config.teacher, teachers, strict=True):
             warn_at_chance(name, teacher.to(hardware.device), data, hardware.device)
         history: list[Record] = []
@@ -131,12 +131,18 @@ def execute(
 
 
 def load_data(config: Config) -> Data:
-    """The data set under the configuration's label noise, with its part held out."""
+    """The data set under the configuration's conditions, with its part held out."""
     data = open_data(config.data, image_size=config.image_size)
     if not config.augment:
         data = replace(data, views=Views())
     noise = parse_noise(config.noise, config.seed) if config.noise is not None else None
-    return (noise(data) if noise else data).hold_out(config.validation, config.seed)
+    rare = parse_imbalance(config.imbalance) if config.imbalance is not None else None
+    few = Subset(config.per_class, config.seed) if config.per_class is not None else None
+    # The rows of a file of human labels are those of the whole training part; all other noise is of what is kept.
+    conditions = (noise, rare, few) if isinstance(noise, HumanLabels) else (rare, few, noise)
+    for condition in conditions:
+        data = condition(data) if condition else data
+    return data.hold_out(config.validation, config.seed)
 
 
 def _measure(
@@ -194,14 +200,18 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read_back(config: Config, place: RunFolder, done: dict[str, Any], make: Callable[[], Tapped]) -> Result:
+def _read_back(
+    config: Config, place: RunFolder, done: dict[str, Any], make: Callable[[], Tapped], data: Data
+) -> Result:
     model = make()
     try:
-        load_weights(place.path / WEIGHTS, model.module)
+        module = load_student(place.path / WEIGHTS, model.module, data)
     except TutelageError as error:
         raise TutelageError(
             f"{error}; remove {place.path / 'result.json'} to finish the run from its checkpoint"
         ) from error
+    if module is not model.module:  # after surgery, roles of the plain network say nothing of it
+        model = Tapped(module, model.mean.flatten().tolist(), model.std.flatten().tolist())
     return Result(model.to(config.device), done, place.history(), config, place.path)
 
 

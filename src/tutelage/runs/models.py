@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import predict
 from tutelage.models.load import make_model
+from tutelage.models.surgery import repeat, surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, read_about
 
@@ -28,7 +30,22 @@ def about_model(spec: str, model: Tapped, data: Data) -> dict[str, Any]:
         "image_shape": list(data.image_shape),
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
+        "surgery": surgery_of(model.module),
     }
+
+
+def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
+    """The network that a file's weights are for, with them: ``network``, after the surgery that the file tells of.
+
+    Raises:
+        TutelageError: when the file is damaged, or its weights do not fit.
+    """
+    operations = read_about(file).get("surgery", [])
+    if not isinstance(operations, list) or not all(isinstance(entry, dict) for entry in operations):
+        raise TutelageError(f"{file} says {operations!r} about its network's surgery: expected a list; save it again")
+    network = repeat(network, operations, torch.zeros(2, *data.image_shape))
+    load_weights(file, network)
+    return network
 
 
 def make_student(spec: str, data: Data, *, pretrained: bool = False) -> Tapped:
@@ -64,9 +81,9 @@ def open_model(text: str, data: Data) -> Tapped:
         )
     _check_classes(text, about, data)
     built = make_model(spec, num_classes=data.num_classes, image_shape=data.image_shape)
-    load_weights(file, built.module)
+    module = load_student(file, built.module, data)
     mean_std = (about["mean"], about["std"]) if "mean" in about else built.mean_std or data.mean_std
-    return Tapped(built.module, *mean_std)
+    return Tapped(module, *mean_std)
 
 
 def _check_classes(text: str, about: dict[str, Any], data: Data) -> None:

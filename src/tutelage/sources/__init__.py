@@ -1,8 +1,9 @@
-"""Who teaches: a frozen network, an average of the student over time, the other students of a cohort."""
+"""Who teaches: a frozen network, an average of the student over time, the students of a cohort, the student itself."""
 
 from tutelage.sources.ema import EMA
 from tutelage.sources.frozen import Frozen
+from tutelage.sources.own import Own
 from tutelage.sources.peers import Peers
 from tutelage.sources.source import Cohort, Source
 
-__all__ = ["EMA", "Cohort", "Frozen", "Peers", "Source"]
+__all__ = ["EMA", "Cohort", "Frozen", "Own", "Peers", "Source"]

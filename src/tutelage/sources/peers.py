@@ -23,11 +23,13 @@ class Peers(Source):
     def __init__(self, *peers: Tapped) -> None:
         if not peers:
             raise ValueError("Peers needs at least one other model")
-        self.peers = peers
+        self.reads = peers
 
     def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
         """The peers' outputs for this batch."""
-        absent = [peer for peer in self.peers if peer not in cohort]
+        if not cohort:
+            raise ValueError("peers answer the batch at hand alone; terms on a view need another source")
+        absent = [peer for peer in self.reads if peer not in cohort]
         if absent:
-            raise ValueError(f"{len(absent)} of {len(self.peers)} peers are no learners of this fit; fit them together")
-        return Outputs.ensemble(tuple(cohort[peer].detach() for peer in self.peers))
+            raise ValueError(f"{len(absent)} of {len(self.reads)} peers are no learners of this fit; fit them together")
+        return Outputs.ensemble(tuple(cohort[peer].detach() for peer in self.reads))

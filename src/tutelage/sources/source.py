@@ -24,6 +24,9 @@ class Source:
     models: tuple[Tapped, ...] = ()
     """The networks it runs itself; the loop places and compiles them."""
 
+    reads: tuple[Tapped, ...] = ()
+    """The learners' models whose answers to the batch it passes on."""
+
     def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
         """The teaching outputs for this batch, with these roles."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(batch, roles, cohort)")

@@ -12,9 +12,11 @@ from tutelage.data.data import Data
 from tutelage.data.loader import in_order
 from tutelage.errors import TutelageError, one_line
 from tutelage.models.outputs import Outputs
-from tutelage.training.learner import Learner
+from tutelage.terms.term import View
+from tutelage.training.learner import Learner, Lesson
 
 SAMPLES = 4
+_NOT_OURS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)  # what networks and terms fail with
 
 
 def dry_run(
@@ -46,7 +48,7 @@ def _outputs(who: str, model: nn.Module, batch: Batch, roles: Sequence[str]) -> 
         outputs: Outputs = model.tap(batch.inputs, roles)  # type: ignore[operator]
     except TutelageError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+    except _NOT_OURS as error:
         shape = tuple(batch.inputs.shape[1:])
         raise TutelageError(f"{who} cannot take images of shape {shape}: {one_line(error)}") from error
     return outputs
@@ -64,34 +66,64 @@ def _check_classes(who: str, outputs: Outputs, data: Data) -> None:
 
 
 def _try_terms(learner: Learner, cohort: Mapping[nn.Module, Outputs], batch: Batch, data: Data) -> None:
-    student = cohort[learner.model]
-    wanted = tuple(dict.fromkeys(role for w in learner.terms.values() for role in w.term.teacher_roles))
-    teacher = None
-    if learner.source is not None and wanted:
-        try:
-            teacher = learner.source(batch, wanted, cohort)
-        except TutelageError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            shape = tuple(batch.inputs.shape[1:])
-            raise TutelageError(
-                f"the source of learner {learner.name!r} cannot teach on images of shape {shape}: {one_line(error)}"
-            ) from error
-        _check_classes(f"the teacher of learner {learner.name!r}", teacher, data)
+    lesson = Lesson(batch, cohort[learner.model], _teacher(learner, batch, None, cohort, data))
+    lessons: dict[View | None, Lesson] = {None: lesson}
+    for view in learner.views():
+        lessons[view] = _shown(learner, view, lesson, data)
     for name, weighted in learner.terms.items():
-        term = weighted.term
+        term, lesson = weighted.term, lessons[weighted.view]
         try:
-            term.build(student, teacher)
+            term.build(lesson.student, lesson.teacher)
             term.to(batch.inputs.device)
-            value = term(student, teacher, batch)
+            value = term(lesson.student, lesson.teacher, lesson.batch)
         except TutelageError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        except _NOT_OURS as error:
             raise TutelageError(
-                f"term {name!r} of learner {learner.name!r} failed on a first batch, with student {_shapes(student)} "
-                f"and teacher {_shapes(teacher)}: {one_line(error)}"
+                f"term {name!r} of learner {learner.name!r} failed on a first batch, with student "
+                f"{_shapes(lesson.student)} and teacher {_shapes(lesson.teacher)}: {one_line(error)}"
             ) from error
-        _check_value(f"term {name!r} of learner {learner.name!r}", value, len(batch))
+        _check_value(f"term {name!r} of learner {learner.name!r}", value, len(lesson.batch))
+
+
+def _teacher(
+    learner: Learner, batch: Batch, view: View | None, cohort: Mapping[nn.Module, Outputs], data: Data
+) -> Outputs | None:
+    wanted = learner.teacher_roles(view=view)
+    if learner.source is None or not wanted:
+        return None
+    try:
+        teacher = learner.source(batch, wanted, cohort)
+    except TutelageError:
+        raise
+    except _NOT_OURS as error:
+        shape = tuple(batch.inputs.shape[1:])
+        raise TutelageError(
+            f"the source of learner {learner.name!r} cannot teach on images of shape {shape}: {one_line(error)}"
+        ) from error
+    _check_classes(f"the teacher of learner {learner.name!r}", teacher, data)
+    return teacher
+
+
+def _shown(learner: Learner, view: View, lesson: Lesson, data: Data) -> Lesson:
+    who = f"{type(view).__name__} of learner {learner.name!r}"
+    try:
+        batch: object = view(lesson.batch, lesson.student, lesson.teacher)
+    except TutelageError:
+        raise
+    except _NOT_OURS as error:
+        raise TutelageError(f"{who} failed on a first batch: {one_line(error)}") from error
+    if not isinstance(batch, Batch):
+        raise TutelageError(f"{who} must give a Batch; it gave {type(batch).__name__}")
+    if batch.weight is not None and tuple(batch.weight.shape) != (len(batch),):
+        raise TutelageError(
+            f"the weight in the batch of {who} must be one number a sample, ({len(batch)},); "
+            f"it has shape {tuple(batch.weight.shape)}"
+        )
+    student = _outputs(
+        f"learner {learner.name!r}, shown {type(view).__name__},", learner.model, batch, learner.roles(view)
+    )
+    return Lesson(batch, student, _teacher(learner, batch, view, {}, data))
 
 
 def _check_value(who: str, value: object, samples: int) -> None:

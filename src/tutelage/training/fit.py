@@ -20,7 +20,6 @@ from tutelage.data.loader import Batches, mix
 from tutelage.errors import NonFiniteError, TutelageError, one_line
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import predict
-from tutelage.sources.peers import Peers
 from tutelage.training.checkpoint import Checkpoints, generators, restore_generators, seeded
 from tutelage.training.dry_run import dry_run
 from tutelage.training.hardware import autocast, place, resolve
@@ -163,7 +162,8 @@ class _Loop:
             layout=torch.channels_last if hardware.channels_last else torch.contiguous_format,
         )
         taught_by = [model for learner in learners if learner.source for model in learner.source.models]
-        self.models = tuple(dict.fromkeys([*(learner.model for learner in learners), *taught_by]))
+        own = [model for learner in learners for model in (learner.model, learner.deployed)]
+        self.models = tuple(dict.fromkeys([*own, *taught_by]))
         for model in self.models:
             place(model, hardware)
         self.roles = {learner: _roles_of(learner, learners) for learner in learners}
@@ -239,7 +239,7 @@ class _Loop:
             return {}
         amp = torch.bfloat16 if self.hardware.precision == "bfloat16" else None
         logits = predict(
-            learner.model,
+            learner.deployed,
             self.data.validation,
             device=self.hardware.device,
             amp=amp,
@@ -250,7 +250,7 @@ class _Loop:
             return {}
         best = self.selected.get(learner.name)
         if best is None or share > best.accuracy:
-            state = {name: value.detach().clone() for name, value in learner.model.module.state_dict().items()}
+            state = {name: value.detach().clone() for name, value in learner.deployed.module.state_dict().items()}
             self.selected[learner.name] = Selected(epoch + 1, share, state)
         return {"validation_accuracy": share}
 
@@ -343,11 +343,11 @@ def _nonempty(learner: Learner, parameters: Any) -> list[nn.Parameter]:
 
 
 def _roles_of(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
-    """What to read of a learner's model: what its own terms need, and what those of its peers need of it."""
-    wanted = list(learner.roles)
+    """What to read of a learner's model: what its own terms need, and those of whom it teaches."""
+    wanted = list(learner.roles())
     for other in cohort:
-        if isinstance(other.source, Peers) and learner.model in other.source.peers:
-            wanted += [role for weighted in other.terms.values() for role in weighted.term.teacher_roles]
+        if other.source is not None and learner.model in other.source.reads:
+            wanted += other.teacher_roles()
     return tuple(dict.fromkeys(wanted))
 
 

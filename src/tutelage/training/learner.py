@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,16 @@ from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources.source import Source
-from tutelage.terms.term import Term, Weighted
+from tutelage.terms.term import Term, View, Weighted
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A batch, and what student and teacher gave for it."""
+
+    batch: Batch
+    student: Outputs
+    teacher: Outputs | None
 
 
 class Learner:
@@ -20,7 +30,8 @@ class Learner:
 
     Its loss is the sum over terms of weight x mean over the batch of sample weight x value. A term with a value per
     sample is averaged here, over all B samples (one without a label counts, with the 0 that label losses give it); one
-    that has a single value is taken as it is. A term whose weight is 0 is not computed.
+    that has a single value is taken as it is. A term whose weight is 0 is not computed, nor is a view that only such
+    terms want.
 
     Args:
         model: what learns.
@@ -30,6 +41,7 @@ class Learner:
         trains: which parameters learn, by their names in the model's own ``state_dict``; all of them if ``None``. What
             does not learn does not move: its weights stay, and layers of which no weight learns keep their buffers.
         sample_weight: a weight per sample, ``batch -> (B,)``, for every term with a value per sample.
+        deployed: the network that is judged and kept, where that is not ``model`` itself but a part of it.
         name: what metrics and errors call it.
     """
 
@@ -41,25 +53,36 @@ class Learner:
         *,
         trains: Callable[[str], bool] | None = None,
         sample_weight: Callable[[Batch], Tensor] | None = None,
+        deployed: Tapped | None = None,
         name: str = "student",
     ) -> None:
         if not terms:
             raise ValueError("a learner needs at least one term")
         self.model, self.source, self.name = model, source, name
+        self.deployed = model if deployed is None else deployed
         self.terms = {key: term if isinstance(term, Weighted) else Weighted(term) for key, term in terms.items()}
         self.trains, self.sample_weight = trains, sample_weight
         self.modules = nn.ModuleDict({key: weighted.term for key, weighted in self.terms.items()})
         """Its terms, as one module: what they own is trained, moved and kept with the learner."""
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """What its terms read of the student."""
-        return tuple(dict.fromkeys(role for weighted in self.terms.values() for role in weighted.term.roles))
+    def views(self, progress: float | None = None) -> tuple[View, ...]:
+        """The views that its terms want; with ``progress``, those of terms that count at this point of the run."""
+        return tuple(dict.fromkeys(w.view for w in self._active(progress) if w.view is not None))
 
-    def teacher_roles(self, progress: float) -> tuple[str, ...]:
-        """What the terms that count at this point of the run read of the teacher."""
-        active = [weighted.term for weighted in self.terms.values() if weighted.at(progress)]
-        return tuple(dict.fromkeys(role for term in active for role in term.teacher_roles))
+    def roles(self, view: View | None = None) -> tuple[str, ...]:
+        """What is read of the student on the batch at hand, by terms and by views; or what terms read on a view's."""
+        readers: list[Term | View] = [w.term for w in self._active(None) if w.view is view]
+        readers += () if view else self.views()
+        return tuple(dict.fromkeys(role for reader in readers for role in reader.roles))
+
+    def teacher_roles(self, progress: float | None = None, view: View | None = None) -> tuple[str, ...]:
+        """The same of the teacher; with ``progress``, by those that count at this point of the run."""
+        readers: list[Term | View] = [w.term for w in self._active(progress) if w.view is view]
+        readers += () if view else self.views(progress)
+        return tuple(dict.fromkeys(role for reader in readers for role in reader.teacher_roles))
+
+    def _active(self, progress: float | None) -> list[Weighted]:
+        return [w for w in self.terms.values() if progress is None or w.at(progress)]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What the optimiser is given: the parameters that learn, and those of the terms."""
@@ -80,26 +103,41 @@ class Learner:
             if holds and not any(self.trains(name) for name in own):
                 module.training = False
 
-    def loss(self, student: Outputs, teacher: Outputs | None, batch: Batch, progress: float) -> tuple[Tensor, Tensor]:
-        """The total (), and each term's unweighted mean (terms,), detached; 0 for a term whose weight is 0."""
-        weight = None if self.sample_weight is None else self.sample_weight(batch)
-        if weight is not None and weight.shape != (len(batch),):
-            raise TutelageError(
-                f"sample_weight of learner {self.name!r} must give one number a sample, ({len(batch)},); "
-                f"it gave shape {tuple(weight.shape)}"
-            )
+    def loss(self, lessons: Mapping[View | None, Lesson], progress: float) -> tuple[Tensor, Tensor]:
+        """The total (), and each term's unweighted mean (terms,), detached; 0 for a term whose weight is 0.
+
+        Args:
+            lessons: the batch at hand under ``None``, and those that the views made.
+            progress: how far the run is, in [0, 1).
+        """
+        weights = {view: self._sample_weights(lesson.batch) for view, lesson in lessons.items()}
+        device = lessons[None].batch.inputs.device
         total: Tensor | float = 0.0
         values = []
         for weighted in self.terms.values():
             factor = weighted.at(progress)
             if factor == 0:
-                values.append(torch.zeros((), device=batch.inputs.device))
+                values.append(torch.zeros((), device=device))
                 continue
-            value = weighted.term(student, teacher, batch)
+            lesson = lessons[weighted.view]
+            value = weighted.term(lesson.student, lesson.teacher, lesson.batch)
             if value.ndim:
+                weight = weights[weighted.view]
                 value = (value if weight is None else value * weight.to(value)).mean()
             values.append(value.detach().float())
             total = total + factor * value
         if not isinstance(total, Tensor):
-            total = torch.zeros((), device=batch.inputs.device, requires_grad=True)
+            total = torch.zeros((), device=device, requires_grad=True)
         return total, torch.stack(values)
+
+    def _sample_weights(self, batch: Batch) -> Tensor | None:
+        """How much each sample counts: by the batch itself and by the learner's own weighting; ``None`` is 1."""
+        if self.sample_weight is None:
+            return batch.weight
+        weight = self.sample_weight(batch)
+        if weight.shape != (len(batch),):
+            raise TutelageError(
+                f"sample_weight of learner {self.name!r} must give one number a sample, ({len(batch)},); "
+                f"it gave shape {tuple(weight.shape)}"
+            )
+        return weight if batch.weight is None else weight * batch.weight

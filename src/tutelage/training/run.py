@@ -82,11 +82,21 @@ class Run:
             raise TutelageError("this method needs a teacher: give a trained run's folder with --teacher (teacher=...)")
         return self._teachers
 
+    def trace(self, model: Tapped) -> Tapped:
+        """Find a network's roles, by showing it two training images."""
+        part = self.data.train.subset(torch.arange(min(2, len(self.data.train))))
+        return model.trace(next(in_order(part, workers=0)).inputs.to(model.mean.device))
+
+    def paired_maps(self, student: Tapped, teacher: Tapped) -> tuple[tuple[str, str], ...]:
+        """As ``paired_stages``, with the stems before them where both networks have one left to pair."""
+        self.paired_stages(student, teacher)
+        count = min(len(student.maps), len(teacher.maps))
+        return tuple(zip(student.maps[-count:], teacher.maps[-count:], strict=True))
+
     def paired_stages(self, student: Tapped, teacher: Tapped) -> tuple[tuple[str, str], ...]:
         """(student role, teacher role) of the stages that correspond: one to one, counted from the last."""
-        example = next(in_order(self.data.train.subset(torch.arange(min(2, len(self.data.train)))), workers=0)).inputs
         for who, model in (("student", student), ("teacher", teacher)):
-            if not model.trace(example.to(model.mean.device)).stages:
+            if not self.trace(model).stages:
                 raise TutelageError(
                     f"the {who}, {type(model.module).__name__}, has no feature maps to compare; it has "
                     f'{", ".join(model.taps)}. Name layers that have, for instance roles={{"stage1": "layer1"}}'
@@ -122,7 +132,7 @@ class Run:
         )
         self.fits.append(fitted)
         for learner in learners:
-            self.selected.pop(learner.model, None)
+            self.selected.pop(learner.deployed, None)
             if learner.name in fitted.selected:
-                self.selected[learner.model] = fitted.selected[learner.name]
+                self.selected[learner.deployed] = fitted.selected[learner.name]
         return fitted

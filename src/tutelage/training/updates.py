@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.training.learner import Learner
+from tutelage.terms.term import View
+from tutelage.training.learner import Learner, Lesson
 
 
 class Step:
@@ -49,24 +50,36 @@ class Step:
         self.logits[learner] = outputs.logits
         return outputs
 
+    def _shown(self, learner: Learner, view: View, student: Outputs, teacher: Outputs | None) -> Lesson:
+        """Make a view's batch, and show it to the learner's model, with gradients, and to its source."""
+        with self._autocast():
+            batch = view(self.batch, student.detach(), teacher)
+            with nullcontext() if view.in_statistics else statistics_kept(learner.model):
+                answer = learner.model.tap(batch.inputs, learner.roles(view))
+        return Lesson(batch, answer, self.teach(learner, batch, view))
+
     def refresh(self, learner: Learner) -> None:
         """Run an updated model once more, for its peers: train mode, no gradients, running statistics untouched."""
         with torch.no_grad(), statistics_kept(learner.model), self._autocast():
             self.outputs[learner.model] = learner.model.tap(self.batch.inputs, self._roles[learner])
 
-    def teach(self, learner: Learner) -> Outputs | None:
-        """What the learner's source answers to this batch, if any of its terms asks now."""
-        roles = learner.teacher_roles(self.progress)
+    def teach(self, learner: Learner, batch: Batch | None = None, view: View | None = None) -> Outputs | None:
+        """What the learner's source answers to the batch at hand, or to a view's, if any of the terms asks now."""
+        roles = learner.teacher_roles(self.progress, view)
         if learner.source is None or not roles:
             return None
         with self._autocast():
-            return learner.source(self.batch, roles, self.outputs)
+            if batch is None:
+                return learner.source(self.batch, roles, self.outputs)
+            return learner.source(batch, roles, {})  # a cohort has answered the batch at hand alone
 
     def loss(self, learner: Learner) -> Tensor:
         """The learner's loss on what its model last gave with gradients, computed in full precision."""
-        total, self.values[learner] = learner.loss(
-            self.outputs[learner.model], self.teach(learner), self.batch, self.progress
-        )
+        student, teacher = self.outputs[learner.model], self.teach(learner)
+        lessons: dict[View | None, Lesson] = {None: Lesson(self.batch, student, teacher)}
+        for view in learner.views(self.progress):
+            lessons[view] = self._shown(learner, view, student, teacher)
+        total, self.values[learner] = learner.loss(lessons, self.progress)
         return total
 
     def update(self, learner: Learner, loss: Tensor) -> None:

@@ -1,0 +1,30 @@
+"""What is done to a training part on purpose: wrong or absent labels, fewer samples, rare classes.
+
+Each condition is a frozen value that turns one data set into another. Only the training part changes, clean labels
+are kept, the same seed hits the same samples, and the record says what came of it. The test part is never touched.
+"""
+
+from tutelage.data.conditions.condition import Condition
+from tutelage.data.conditions.human import HumanLabels
+from tutelage.data.conditions.imbalance import LongTail, PowerLawImbalance, StepImbalance
+from tutelage.data.conditions.instance import InstanceNoise
+from tutelage.data.conditions.noise import AsymmetricNoise, MissingLabels, PairFlip, SymmetricNoise, UniformNoise
+from tutelage.data.conditions.parse import parse_imbalance, parse_noise
+from tutelage.data.conditions.subset import Subset
+
+__all__ = [
+    "AsymmetricNoise",
+    "Condition",
+    "HumanLabels",
+    "InstanceNoise",
+    "LongTail",
+    "MissingLabels",
+    "PairFlip",
+    "PowerLawImbalance",
+    "StepImbalance",
+    "Subset",
+    "SymmetricNoise",
+    "UniformNoise",
+    "parse_imbalance",
+    "parse_noise",
+]

@@ -1,0 +1,120 @@
+"""The files that conditions read: a matrix, or columns of labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.data.data import as_path
+from tutelage.data.npz import DAMAGE, Archive
+from tutelage.errors import TutelageError, one_line
+
+Reader = TypeVar("Reader", bound=Callable[..., Any])
+BAD = (*DAMAGE, TypeError, csv.Error, RuntimeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of all columns of a file, and those that were asked for and found, (N,) int64."""
+
+    names: Sequence[str]
+    found: Mapping[str, NDArray[np.int64]]
+
+
+def read_matrix(file: str | Path) -> NDArray[np.float64]:
+    """The numbers in a ``.csv`` without header, an ``.npy`` or a ``.json`` file, whatever their shape.
+
+    Raises:
+        TutelageError: it cannot be read, or holds something other than numbers.
+    """
+    with _told("a matrix of numbers", file):
+        return _reader({".csv": _csv_matrix, ".npy": _npy_matrix, ".json": _json_matrix}, file)(as_path(str(file)))
+
+
+def read_columns(file: str | Path, wanted: Sequence[str]) -> Columns:
+    """The wanted columns, as far as they exist, of an ``.npz`` or a ``.csv`` whose first line names them.
+
+    Raises:
+        TutelageError: it cannot be read, or a wanted column is not one whole number a row.
+    """
+    with _told("labels", file):
+        columns = _reader({".npz": _npz_columns, ".csv": _csv_columns}, file)(as_path(str(file)), wanted)
+    sizes = {name: len(column) for name, column in columns.found.items()}
+    if len(set(sizes.values())) > 1:
+        raise TutelageError(f"the columns of {file} have different lengths, {sizes}; give each sample one row")
+    return columns
+
+
+def _reader(readers: Mapping[str, Reader], file: str | Path) -> Reader:
+    """The reader for this file's ending."""
+    suffix = Path(file).suffix.lower()
+    if suffix not in readers:
+        raise TutelageError(f"cannot tell what {str(file)!r} is; save it as one of {', '.join(readers)}")
+    return readers[suffix]
+
+
+@contextmanager
+def _told(what: str, file: str | Path) -> Iterator[None]:
+    """Turn whatever goes wrong with a file into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise TutelageError(
+            f"cannot read {file}: {error.strerror or one_line(error)}; check the path, which starts from {Path.cwd()}"
+        ) from error
+    except BAD as error:
+        raise TutelageError(f"{file} does not hold {what} ({one_line(error)}); write them as plain text") from error
+
+
+def _csv_matrix(path: Path) -> NDArray[np.float64]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        return np.array([[float(cell) for cell in row] for row in csv.reader(stream) if row], dtype=np.float64)
+
+
+def _npy_matrix(path: Path) -> NDArray[np.float64]:
+    array = np.load(path, allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise TypeError("it is no array of numbers")
+    return array.astype(np.float64)
+
+
+def _json_matrix(path: Path) -> NDArray[np.float64]:
+    return np.array(json.loads(path.read_text(encoding="utf-8-sig")), dtype=np.float64)
+
+
+def _npz_columns(path: Path, wanted: Sequence[str]) -> Columns:
+    with path.open("rb") as stream:
+        archive = Archive(path, stream, "an array for each column of labels")
+        found = {name: archive.read(name) for name in wanted if name in archive.keys}
+    for name, array in found.items():
+        if array.dtype.kind not in "iu" or array.ndim != 1:
+            raise TutelageError(f"{name} of {path} is {array.dtype} of shape {array.shape}; labels are (N,) integers")
+    return Columns(archive.keys, {name: array.astype(np.int64) for name, array in found.items()})
+
+
+def _csv_columns(path: Path, wanted: Sequence[str]) -> Columns:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream)
+        names = [name.strip() for name in next(reader, [])]
+        rows = [(reader.line_num, row) for row in reader if row]
+    found: dict[str, NDArray[np.int64]] = {}
+    for name in set(wanted) & set(names):
+        place = names.index(name)
+        found[name] = np.zeros(len(rows), np.int64)
+        for number, (line, row) in enumerate(rows):
+            try:
+                found[name][number] = int(row[place])
+            except (ValueError, IndexError, OverflowError) as error:
+                cell = repr(row[place]) if place < len(row) else "missing"
+                raise TutelageError(
+                    f"{name} of {path} is {cell} in line {line}; labels are whole numbers, -1 for none"
+                ) from error
+    return Columns(names, found)

@@ -1,0 +1,179 @@
+"""Rare classes: of each class so many training samples as a law says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Self
+
+import numpy as np
+import torch
+
+from tutelage.data.conditions.condition import clean_classes
+from tutelage.data.data import Data
+from tutelage.errors import TutelageError
+
+SLACK = 1e-9  # relative: a product that is a whole number but for rounding is not to lose one
+
+
+@dataclass(frozen=True)
+class Imbalance:
+    """The *first* n_c training samples of each class c, in their order.
+
+    Nothing is drawn. Classes are counted from 1 in the order of the class numbers, and are the clean ones, so that
+    noise after or before does not change which samples are kept. Soft labels count for their largest class;
+    unlabelled samples are left out. A validation part that exists already, and the test part, stay as they are.
+    """
+
+    def _sizes(self, classes: int, most: int) -> list[int]:
+        """n_1 .. n_C; ``most`` is the size of the smallest class, which every class can give."""
+        raise NotImplementedError(f"{type(self).__name__} must say how many samples a class keeps")
+
+    def _pinned(self, most: int) -> Self:
+        """The same with its defaults filled in."""
+        return self
+
+    def __call__(self, data: Data) -> Data:
+        """The data set with the smaller training part, and the size of each class in its record."""
+        name = type(self).__name__
+        if data.num_classes < 2:
+            raise TutelageError(f"{name} needs 2 classes or more, and {data.name} has {data.num_classes}")
+        labels, counts = clean_classes(data.train, data.num_classes)
+        law = self._pinned(min(counts))
+        wanted = law._sizes(data.num_classes, min(counts))
+        for c, (size, count) in enumerate(zip(wanted, counts, strict=True)):
+            if max(size, 1) > count:
+                raise TutelageError(
+                    f"the class {data.classes[c]!r} of {data.name} has {count} training samples, fewer than the "
+                    f"{max(size, 1)} that {name} keeps of it; ask for fewer or add samples of it"
+                )
+        kept = [np.flatnonzero(labels == c)[:size] for c, size in enumerate(wanted)]
+        places = torch.from_numpy(np.sort(np.concatenate(kept)))
+        entry = {
+            "condition": name,
+            **asdict(law),
+            "samples_before": len(labels),
+            "samples": len(places),
+            "class_counts": [len(each) for each in kept],
+        }
+        return replace(data, train=data.train.subset(places), record=(*data.record, entry))
+
+
+@dataclass(frozen=True)
+class PowerLawImbalance(Imbalance):
+    """n_c = round(a / (b + c^gamma)), pinned to n_1 = n_max and n_C = n_min; a smaller gamma is harder.
+
+    With b = (n_min C^gamma - n_max) / (n_max - n_min) and a = n_max (1 + b). The library of Sarfraz et al. (in
+    InBiaseD and DoGo) after Hendrycks, Lee and Mazeika (2019, arXiv 1901.09960 [from memory]); theirs has 10 for C
+    and 5000 and 250 for the ends. Computed in a form of the same value that does not overflow.
+
+    Attributes:
+        gamma: above 0. The smaller, the faster sizes fall after the first class; the larger, the more classes keep
+            nearly n_max.
+        n_max: samples of the first class; by default those of the smallest class, so that it is 5000 on CIFAR-10.
+        n_min: samples of the last class; by default a twentieth of n_max, at least 1.
+    """
+
+    gamma: float
+    n_max: int | None = None
+    n_min: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.gamma) or not 0 < self.gamma < math.inf:  # as NaN is not
+            raise TutelageError(f"the gamma of a power law is a number above 0, got {self.gamma!r}; 0.2 to 2 are usual")
+        if self.n_min is not None and self.n_min < 1:
+            raise TutelageError(f"n_min is 1 sample or more, got {self.n_min}; a class without samples is not taught")
+        if self.n_max is not None and self.n_max <= (self.n_min or 1):
+            raise TutelageError(
+                f"n_max is larger than n_min, got n_max {self.n_max} and n_min {self.n_min or 1}; use Subset for "
+                "classes of one size"
+            )
+
+    def _ends(self, most: int) -> tuple[int, int]:
+        n_max = self.n_max if self.n_max is not None else most
+        n_min = self.n_min if self.n_min is not None else max(1, round(n_max / 20))
+        if n_max <= n_min:
+            raise TutelageError(
+                f"the smallest class has {most} training samples, and n_max {n_max} must be more than n_min {n_min}; "
+                "name n_max and n_min, or add samples"
+            )
+        return n_max, n_min
+
+    def _pinned(self, most: int) -> Self:
+        n_max, n_min = self._ends(most)
+        return replace(self, n_max=n_max, n_min=n_min)
+
+    def _sizes(self, classes: int, most: int) -> list[int]:
+        """a / (b + c^g) = n_max / (1 + (n_max / n_min - 1) s_c) with s_c = (c^g - 1) / (C^g - 1), from 0 to 1."""
+        n_max, n_min = self._ends(most)
+        c = np.arange(1, classes + 1)
+        g = float(self.gamma)
+        share = (c / classes) ** g * np.expm1(-g * np.log(c)) / np.expm1(-g * np.log(classes))
+        sizes: list[int] = np.rint(n_max / (1 + (n_max / n_min - 1) * share)).astype(int).tolist()
+        return sizes
+
+
+@dataclass(frozen=True)
+class LongTail(Imbalance):
+    """n_c = n_max factor^((c - 1) / (C - 1)), rounded down, at least 1: from n_max to ``factor`` times that.
+
+    The exponential long tail of Cui et al. (2019, arXiv 1901.05555) and of LDAM (Cao et al. 2019, arXiv 1906.07413),
+    whose imbalance ratio of 100 is a factor of 0.01. n_max is the size of the smallest class. Deviation: their code
+    draws the samples of a class, here they are its first ones.
+    """
+
+    factor: float
+
+    def __post_init__(self) -> None:
+        _check_factor(self.factor)
+
+    def _sizes(self, classes: int, most: int) -> list[int]:
+        return [_share(most, self.factor ** (c / (classes - 1))) for c in range(classes)]
+
+
+@dataclass(frozen=True)
+class StepImbalance(Imbalance):
+    """The last round(share C) classes keep ``factor`` n_max samples, rounded down, at least 1; the others n_max.
+
+    The step imbalance of Buda et al. (2018, arXiv 1710.05381 [from memory]) and LDAM (Cao et al. 2019, arXiv
+    1906.07413), whose share is 0.5. n_max is the size of the smallest class. Deviation: as that of ``LongTail``.
+
+    Attributes:
+        rare_share: the share of the classes that are rare, between 0 and 1.
+        factor: the size of a rare class over that of another one.
+    """
+
+    rare_share: float
+    factor: float
+
+    def __post_init__(self) -> None:
+        if not _is_number(self.rare_share) or not 0 < self.rare_share < 1:
+            raise TutelageError(
+                f"the share of rare classes lies between 0 and 1, got {self.rare_share!r}; 0.5 is usual"
+            )
+        _check_factor(self.factor)
+
+    def _sizes(self, classes: int, most: int) -> list[int]:
+        rare = round(self.rare_share * classes)
+        if not 0 < rare < classes:
+            raise TutelageError(
+                f"a share of {self.rare_share} of {classes} classes is {rare} of them; "
+                f"choose one from {1 / classes:.3g} to {1 - 1 / classes:.3g}"
+            )
+        return [most] * (classes - rare) + [_share(most, self.factor)] * rare
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (float, int))
+
+
+def _check_factor(factor: float) -> None:
+    if not _is_number(factor) or not 0 < factor <= 1:
+        raise TutelageError(
+            f"an imbalance factor is the size of the rarest class over that of the largest, above 0 and at most 1, "
+            f"got {factor!r}; 0.01 is usual"
+        )
+
+
+def _share(most: int, factor: float) -> int:
+    return max(1, math.floor(most * factor * (1 + SLACK)))

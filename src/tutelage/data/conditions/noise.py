@@ -1,0 +1,169 @@
+"""Labels that are wrong, or absent, by chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tutelage.data.conditions.condition import Labels, Relabelling, stream
+from tutelage.data.conditions.files import read_matrix
+from tutelage.data.data import Data
+from tutelage.errors import TutelageError
+
+SUM_TOLERANCE = 1e-3  # of a row of probabilities, as written with three digits or more
+
+
+@dataclass(frozen=True)
+class LabelNoise(Relabelling):
+    """Labels hit independently with probability ``rate``.
+
+    Unlabelled samples stay unlabelled. The same seed always hits the same samples, and a higher rate hits those of
+    a lower one and more.
+    """
+
+    rate: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        rate: object = self.rate
+        if not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= 1:  # as NaN is not
+            raise TutelageError(f"a noise rate is a number from 0 to 1, got {self.rate!r}")
+
+    def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
+        """What each label (N,) becomes if it is hit."""
+        raise NotImplementedError(f"{type(self).__name__} must say what a label becomes")
+
+    def _relabel(self, data: Data, before: Labels) -> Labels:
+        generator = stream(type(self).__name__, self.seed)
+        hit = (generator.random(len(before)) < self.rate) & (before >= 0)
+        return np.where(hit, self._redraw(generator, before, data.num_classes), before)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"rate": float(self.rate), "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class SymmetricNoise(LabelNoise):
+    """With probability ``rate`` a label becomes one of the *other* C - 1 classes, all equally likely.
+
+    The convention of Co-teaching (Han et al. 2018, arXiv 1804.06872) and of most papers since: about ``rate``
+    of the labels are wrong. ``UniformNoise`` is the other convention that is called symmetric noise.
+    """
+
+    def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
+        return (labels + generator.integers(1, num_classes, len(labels))) % num_classes
+
+
+@dataclass(frozen=True)
+class UniformNoise(LabelNoise):
+    """With probability ``rate`` a label is drawn anew from *all* C classes, its own included.
+
+    The convention of Zhang et al. (2017, arXiv 1611.03530) and of the library of Sarfraz et al. (their
+    ``CIFAR10RandomLabels``): about ``rate`` (C - 1) / C of the labels are wrong. ``SymmetricNoise`` is the
+    other convention.
+    """
+
+    def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
+        return generator.integers(0, num_classes, len(labels))
+
+
+@dataclass(frozen=True)
+class PairFlip(LabelNoise):
+    """With probability ``rate`` a label c becomes the next one, c + 1, and the last class becomes the first.
+
+    The pair flipping of Co-teaching (Han et al. 2018, arXiv 1804.06872). Each class is mistaken for one other class
+    only, so that from a rate of 0.5 on the right label is no longer the most frequent one.
+    """
+
+    def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
+        return (labels + 1) % num_classes
+
+
+@dataclass(frozen=True)
+class MissingLabels(LabelNoise):
+    """With probability ``rate`` a label is taken away: it becomes -1, which terms that read labels leave out.
+
+    Which are hit does not depend on the label. The clean labels stay, and an absent label does not count as wrong.
+    In the record ``changed`` are those taken away, and the transitions are of those that are left.
+    """
+
+    def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
+        return np.full_like(labels, -1)
+
+
+@dataclass(frozen=True)
+class AsymmetricNoise(Relabelling):
+    """A label c becomes k with probability T[c, k], independently of everything else.
+
+    Unlabelled samples stay unlabelled, and the same seed always draws the same labels. (Patrini et al. 2017, arXiv
+    1609.03683, and many others; what is called asymmetric noise on CIFAR-10 is one such matrix.)
+
+    Attributes:
+        matrix: C x C, row c the distribution over the classes that a label c becomes. Rows may be off 1 by 0.001,
+            as rounded numbers are, and are scaled to 1 when drawn from.
+        seed: of the draws.
+    """
+
+    matrix: Sequence[Sequence[float]] | NDArray[np.float64]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        try:
+            matrix = np.asarray(self.matrix, dtype=np.float64)
+        except (ValueError, TypeError) as error:
+            raise TutelageError(
+                f"a transition matrix is C rows of C numbers, got {self.matrix!r:.80}; give nested lists or an array"
+            ) from error
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
+            raise TutelageError(
+                f"a transition matrix is C x C with a row for each of 2 classes or more, got shape {matrix.shape}"
+            )
+        if (bad := ~((matrix >= 0) & (matrix < math.inf))).any():
+            row, column = (int(place) for place in np.argwhere(bad)[0])
+            raise TutelageError(
+                f"the transition matrix is {matrix[row, column]} at row {row}, column {column}; "
+                "probabilities are 0 or more"
+            )
+        sums = matrix.sum(1)
+        if (off := np.abs(sums - 1) > SUM_TOLERANCE).any():
+            row = int(off.argmax())
+            raise TutelageError(
+                f"row {row} of the transition matrix sums to {sums[row]:.6g}; every row sums to 1 "
+                "(row c says what a label c becomes)"
+            )
+        object.__setattr__(self, "matrix", tuple(map(tuple, matrix.tolist())))  # so that equal values are equal
+
+    @classmethod
+    def read(cls, file: str | Path, seed: int = 0) -> AsymmetricNoise:
+        """The noise of the matrix in a file: ``.csv`` without header, ``.npy`` (never unpickled), ``.json`` (lists).
+
+        Raises:
+            TutelageError: the file cannot be read, or what is in it is no transition matrix.
+        """
+        matrix = read_matrix(file)
+        try:
+            return cls(matrix, seed)
+        except TutelageError as error:
+            raise TutelageError(f"{file}: {error}") from error
+
+    def _relabel(self, data: Data, before: Labels) -> Labels:
+        matrix = np.array(self.matrix)
+        if len(matrix) != data.num_classes:
+            raise TutelageError(
+                f"the transition matrix is {len(matrix)} x {len(matrix)}, and {data.name} has {data.num_classes} "
+                "classes; give it a row and a column for each"
+            )
+        up_to = matrix.cumsum(1)
+        up_to /= up_to[:, -1:]
+        draws = stream("AsymmetricNoise", self.seed).random(len(before))
+        drawn = (up_to[before] <= draws[:, None]).sum(1)
+        return np.where(before >= 0, drawn, before)
+
+    def _settings(self) -> dict[str, Any]:
+        return {"matrix": np.array(self.matrix).tolist(), "seed": self.seed}

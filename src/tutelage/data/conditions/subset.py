@@ -1,0 +1,44 @@
+"""Few samples, as many of each class."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from tutelage.data.conditions.condition import clean_classes, stream
+from tutelage.data.data import Data
+from tutelage.errors import TutelageError
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Only ``per_class`` training samples of each class, drawn at random and kept in their order.
+
+    Classes are the clean ones, so that a subset is the same before and after noise. Soft labels count for their
+    largest class; unlabelled samples are left out. With the same seed a larger subset contains the smaller one.
+    """
+
+    per_class: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.per_class < 1:
+            raise TutelageError(f"a subset needs 1 sample of each class or more, got {self.per_class}")
+
+    def __call__(self, data: Data) -> Data:
+        """The data set with the smaller training part."""
+        labels, counts = clean_classes(data.train, data.num_classes)
+        if min(counts) < self.per_class:
+            rarest = int(np.argmin(counts))
+            raise TutelageError(
+                f"the class {data.classes[rarest]!r} of {data.name} has {counts[rarest]} training samples, "
+                f"fewer than the {self.per_class} wanted of each; ask for fewer or add samples of it"
+            )
+        drawn = np.lexsort((stream("Subset", self.seed).random(len(labels)), labels))
+        drawn = drawn[np.count_nonzero(labels < 0) :]  # sorted by class, so those without one come first
+        rank = np.arange(len(drawn)) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = torch.from_numpy(np.sort(drawn[rank < self.per_class]))
+        entry = {"condition": "Subset", **asdict(self), "samples_before": len(labels), "samples": len(places)}
+        return replace(data, train=data.train.subset(places), record=(*data.record, entry))

@@ -1,0 +1,52 @@
+"""Networks changed from the inside, and rebuilt so from a file.
+
+Each module of this folder is one operation, ``operate(network, ...)``. The network it gives has an attribute
+``surgery``: the operations that made it, with plain settings. A weights file carries that, so that the network can be
+built again before its weights are loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from tutelage.errors import TutelageError, one_line, unknown
+
+
+def surgery_of(network: nn.Module) -> list[dict[str, Any]]:
+    """What has been done to this network, for its file."""
+    return [dict(operation) for operation in getattr(network, "surgery", ())]
+
+
+def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example: Tensor) -> nn.Module:
+    """Do these operations again on a network as it was built, in order.
+
+    Args:
+        network: as it was built; it is changed.
+        operations: from ``surgery_of``, or from a file; only operations of this folder are ever called.
+        example: (B, C, H, W), images as the network takes them.
+
+    Raises:
+        TutelageError: for an operation that does not exist, or whose settings do not fit.
+    """
+    known = [module.name for module in pkgutil.iter_modules(__path__)]
+    for operation in operations:
+        settings = dict(operation)
+        name = str(settings.pop("operation", ""))
+        if name not in known:
+            raise unknown("operation on a network", name, known)
+        for setting, value in settings.items():
+            if not isinstance(value, str | int | float):
+                raise TutelageError(
+                    f"the operation {name!r} cannot be done again: its {setting!r} is a {type(value).__name__}; "
+                    "expected text or a number"
+                )
+        try:
+            network = importlib.import_module(f"{__name__}.{name}").operate(network, example, **settings)
+        except TypeError as error:
+            raise TutelageError(f"the operation {name!r} cannot be done again: {one_line(error)}") from error
+    return network

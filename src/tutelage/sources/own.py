@@ -1,0 +1,27 @@
+"""The student itself: what one part of it gives teaches another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.sources.source import Cohort, Source
+
+
+class Own(Source):
+    """What the learner's own model gave for this batch, detached: its ensemble, or its last layer, as a target.
+
+    Args:
+        model: the learner's model.
+    """
+
+    def __init__(self, model: Tapped) -> None:
+        self.reads = (model,)
+
+    def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
+        """The model's outputs for this batch."""
+        if self.reads[0] not in cohort:
+            raise ValueError("a model teaches itself on the batch at hand alone, and as a learner of this fit")
+        return cohort[self.reads[0]].detach()

@@ -1,0 +1,576 @@
+"""Samples moved to a teacher's boundary: the attack, whom it takes, and what its batch says of itself."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import make_moons
+from torch import Tensor, nn
+
+from tutelage.attacks import BoundarySamples, boundary_attack, other_classes
+from tutelage.attacks.boundary import Norm, choose
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.terms import View
+from tutelage.training.learner import Lesson
+
+EPS = 1e-4  # the authors' overshoot
+ETA = 0.3
+
+
+def two_planes(length: float) -> Callable[[Tensor], Tensor]:
+    """f(x) = (w x, 0) with ||w|| = length, along no axis: its boundary is the plane w x = 0."""
+    w = torch.tensor([0.6, 0.0, 0.8], dtype=torch.float64) * length
+    return lambda x: torch.stack([x @ w, torch.zeros(len(x), dtype=x.dtype)], 1)
+
+
+def at_gap(gap: float, length: float) -> Tensor:
+    """(1, 3), an input whose first logit is ``gap`` above the other."""
+    return torch.tensor([[0.6, 0.0, 0.8]], dtype=torch.float64) * gap / length
+
+
+BASE, TARGET = torch.tensor([0]), torch.tensor([1])
+
+
+def mlp(classes: int = 4, features: int = 5) -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(features, 16), nn.Tanh(), nn.Linear(16, classes)).double()
+
+
+def moved_one_by_one(
+    network: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    base: Tensor,
+    target: Tensor,
+    low: Tensor,
+    high: Tensor,
+    steps: int,
+    norm: str,
+) -> Tensor:
+    """The algorithm as it stands in the paper, one sample after another, in plain loops."""
+    ends = []
+    for x, b, k in zip(inputs, base.tolist(), target.tolist(), strict=True):
+        for _ in range(steps):
+            logits = network(x[None])[0].detach()
+            if int(logits.argmax()) != b:
+                break
+            jacobian = torch.autograd.functional.jacobian(lambda v: network(v[None])[0], x)  # type: ignore[no-untyped-call]
+            gradient = (jacobian[b] - jacobian[k]).flatten().tolist()
+            length = math.sqrt(sum(g * g for g in gradient))
+            divisor = length if norm == "first" else length**2
+            gap = float(logits[b] - logits[k])
+            flat, lows, highs = x.flatten().tolist(), low.expand_as(x).flatten(), high.expand_as(x).flatten()
+            x = torch.tensor(  # noqa: PLW2901
+                [
+                    min(max(value - ETA * (gap + EPS) * g / divisor, float(least)), float(most))
+                    for value, g, least, most in zip(flat, gradient, lows, highs, strict=True)
+                ],
+                dtype=x.dtype,
+            ).view_as(x)
+        ends.append(x)
+    return torch.stack(ends).detach()
+
+
+# --- the attack
+
+
+@pytest.mark.parametrize(("steps", "gap"), [(1, 0.79994), (2, 0.319916)])
+def test_a_step_of_the_first_power_on_a_linear_teacher(steps: int, gap: float) -> None:
+    """(1 - eta ||w||)^i (L_0 + eps) - eps, with L_0 = 2, ||w|| = 2."""
+    network = two_planes(2.0)
+    moved = boundary_attack(network, at_gap(2.0, 2.0), BASE, TARGET, steps=steps)
+    found = float(network(moved)[0, 0])
+    assert found == pytest.approx(gap, rel=1e-5)
+    assert found == pytest.approx(0.4**steps * (2 + EPS) - EPS, rel=1e-9)
+
+
+@pytest.mark.parametrize("length", [0.1, 2.0, 50.0])
+def test_a_squared_step_on_a_linear_teacher_does_not_depend_on_its_scale(length: float) -> None:
+    """(1 - eta)^i (L_0 + eps) - eps: ten steps do not cross from L_0 = 2."""
+    network = two_planes(length)
+    moved = boundary_attack(network, at_gap(2.0, length), BASE, TARGET, norm="squared")
+    found = float(network(moved)[0, 0])
+    assert found == pytest.approx(0.0563979, rel=1e-6)
+    assert found == pytest.approx(0.7**10 * (2 + EPS) - EPS, rel=1e-9)
+    # along the gradient and in no other direction
+    torch.testing.assert_close(moved, at_gap(found, length))
+
+
+@pytest.mark.parametrize(
+    ("norm", "length", "crossing"), [("squared", 2.0, 28), ("squared", 7.0, 28), ("first", 2.0, 11)]
+)
+def test_the_step_at_which_it_crosses_is_its_last(norm: Norm, length: float, crossing: int) -> None:
+    network = two_planes(length)
+
+    def go(steps: int) -> Tensor:
+        return boundary_attack(network, at_gap(2.0, length), BASE, TARGET, steps=steps, norm=norm)
+
+    assert int(network(go(crossing - 1)).argmax()) == 0
+    assert int(network(go(crossing)).argmax()) == 1
+    assert torch.equal(go(crossing), go(crossing + 60))
+    assert not torch.equal(go(crossing - 1), go(crossing))
+
+
+def test_it_stops_running_the_network_when_all_have_crossed() -> None:
+    calls: list[int] = []
+    plane = two_planes(2.0)
+
+    def network(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        return plane(x)
+
+    boundary_attack(network, at_gap(2.0, 2.0), BASE, TARGET, steps=500)
+    assert len(calls) == 12  # eleven steps, and a look that says that all are over
+
+
+def test_a_sample_of_another_class_is_not_moved() -> None:
+    network = mlp()
+    inputs = torch.randn(40, 5, dtype=torch.float64)
+    says = network(inputs).argmax(1)
+    base, target = says.clone(), (says + 1) % 4
+    base[::2] = (says[::2] + 2) % 4  # these the network does not call so
+    moved = boundary_attack(network, inputs, base, target)
+    still = (moved == inputs).all(1)
+    assert still[::2].all()
+    assert not still[1::2].any()
+
+
+@pytest.mark.parametrize("norm", ["first", "squared"])
+@pytest.mark.parametrize("steps", [1, 10, 60])
+def test_samples_go_their_own_ways_as_in_plain_loops(norm: Norm, steps: int) -> None:
+    network = mlp()
+    inputs = torch.randn(24, 5, dtype=torch.float64)
+    base = network(inputs).argmax(1)
+    target = (base + torch.randint(1, 4, (24,))) % 4
+    low, high = torch.linspace(-3, -1, 5).double(), torch.linspace(1, 2, 5).double()
+    inputs = inputs.clamp(low, high)
+    base = network(inputs).argmax(1)
+    target = torch.where(target == base, (base + 1) % 4, target)
+    moved = boundary_attack(network, inputs, base, target, low=low, high=high, steps=steps, norm=norm)
+    expected = moved_one_by_one(network, inputs, base, target, low, high, steps, norm)
+    torch.testing.assert_close(moved, expected, rtol=1e-8, atol=1e-8)
+    if steps == 60:
+        after = network(moved).argmax(1)
+        assert int((after != base).sum()) > 0
+        assert ((moved == low) | (moved == high)).any()
+
+
+def test_pictures_are_moved_as_flat_inputs_are() -> None:
+    """The gradient's length is that over all of a sample's axes."""
+    network = mlp(features=12)
+    inputs = torch.randn(6, 3, 2, 2, dtype=torch.float64)
+    base = network(inputs.flatten(1)).argmax(1)
+    target = (base + 1) % 4
+    moved = boundary_attack(lambda x: network(x.flatten(1)), inputs, base, target)
+    assert torch.equal(moved.flatten(1), boundary_attack(network, inputs.flatten(1), base, target))
+
+
+@pytest.mark.parametrize("norm", ["first", "squared"])
+def test_no_gradient_moves_nothing_and_is_no_nan(norm: Norm) -> None:
+    def network(x: Tensor) -> Tensor:  # flat where the first input is negative
+        slope = x[:, :1].clamp(min=0)
+        return torch.cat([1 + slope, 0 * slope], 1)
+
+    inputs = torch.tensor([[-1.0, 2.0], [1.0, 2.0]])
+    moved = boundary_attack(network, inputs, torch.zeros(2).long(), torch.ones(2).long(), norm=norm)
+    assert torch.equal(moved[0], inputs[0])
+    assert torch.isfinite(moved).all()
+    assert moved[1, 0] < 1
+
+
+def test_nothing_but_the_returned_samples_changes() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = copy.deepcopy(network.state_dict())
+    inputs = torch.rand(9, 1, 6, 6).requires_grad_()
+    kept = inputs.detach().clone()
+    base = network(inputs).argmax(1)
+    with torch.no_grad():  # as the dry run has it
+        moved = boundary_attack(network, inputs, base, (base + 1) % 3)
+    assert not torch.equal(moved, kept)
+    assert not moved.requires_grad
+    assert moved.grad_fn is None
+    assert torch.equal(inputs, kept)
+    assert inputs.grad is None
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(p.requires_grad and p.grad is not None and bool((p.grad == 1).all()) for p in network.parameters())
+
+
+@pytest.mark.parametrize(("norm", "step_size", "steps"), [("squared", ETA, 10), ("first", 0.05, 10)])
+def test_points_of_two_moons_come_to_the_boundary(norm: Norm, step_size: float, steps: int) -> None:
+    """The gap's slope here is 10 to 30: steps of the first power with 0.3 would go far beyond the boundary."""
+    points, labels = make_moons(400, noise=0.1, random_state=0)
+    x, y = torch.tensor(points), torch.tensor(labels).long()
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2)).double()
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(teacher(x), y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    right = teacher(x).argmax(1) == y
+    assert right.double().mean() > 0.97
+    x, y = x[right], y[right]
+    moved = boundary_attack(teacher, x, y, 1 - y, steps=steps, step_size=step_size, norm=norm)
+    with torch.no_grad():
+        start, end = ((z[:, 0] - z[:, 1]).abs() for z in (teacher(x), teacher(moved)))
+    assert (end < start).double().mean() >= 0.9
+    assert (end / start).median() < 0.1
+
+
+# --- towards which class
+
+
+def test_other_classes_are_drawn_as_often_as_the_teacher_thinks_of_them() -> None:
+    q = torch.tensor([0.2, 0.5, 0.1, 0.2])
+    drawn = other_classes(q.log().expand(100_000, 4), torch.ones(100_000).long())
+    found = drawn.bincount(minlength=4) / 100_000
+    torch.testing.assert_close(found, torch.tensor([0.4, 0.0, 0.2, 0.4]), rtol=0, atol=0.01)
+    torch.testing.assert_close(found, torch.tensor([0.4, 0.0, 0.2, 0.4]), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("sure", [40.0, 1e4, 3e38])
+def test_the_own_class_is_never_drawn_however_sure_the_teacher_is(sure: float) -> None:
+    logits = torch.tensor([0.0, sure, 1.0])
+    assert float(logits.softmax(0)[1]) == 1.0
+    drawn = other_classes(logits.expand(100_000, 3), torch.ones(100_000).long())
+    found = drawn.bincount(minlength=3) / 100_000
+    expected = 1 / (1 + math.e)
+    torch.testing.assert_close(found, torch.tensor([expected, 0.0, 1 - expected]), rtol=0, atol=0.01)
+
+
+def test_with_two_classes_there_is_one_other() -> None:
+    base = torch.tensor([0, 1, 1, 0])
+    assert torch.equal(other_classes(torch.randn(4, 2) * 50, base), 1 - base)
+
+
+def test_each_sample_has_its_own_draw_with_its_own_logits() -> None:
+    logits = torch.full((50, 6), -1e4)
+    base, other = torch.arange(50) % 6, (torch.arange(50) + 2) % 6
+    logits[torch.arange(50), base], logits[torch.arange(50), other] = 5.0, 0.0
+    assert torch.equal(other_classes(logits.requires_grad_(), base), other)
+
+
+# --- which samples
+
+
+def chosen_by_loops(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> list[int]:
+    def softmax(row: list[float]) -> list[float]:
+        powers = [math.exp(value - max(row)) for value in row]
+        return [power / sum(powers) for power in powers]
+
+    scored = []
+    for n, (s, t, b) in enumerate(zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True)):
+        if s.index(max(s)) == b and t.index(max(t)) == b:
+            q_s, q_t = softmax(s), softmax(t)
+            scored.append((sum((q_t[c] - q_s[c]) ** 2 for c in range(len(s)) if c != b), n))
+    return [n for _, n in sorted(scored, reverse=True)[:count]]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("count", [1, 5, 16, 64])
+def test_the_most_disputed_of_those_that_both_get_right_are_taken(seed: int, count: int) -> None:
+    torch.manual_seed(seed)
+    student, teacher, labels = 2 * torch.randn(64, 4), 2 * torch.randn(64, 4), torch.randint(4, (64,))
+    for logits in (student, teacher):
+        logits[torch.arange(64), labels] += 2
+    labels[:8] = -1
+    expected = chosen_by_loops(student, teacher, labels, count)
+    places, counts = choose(student, teacher, labels, count)
+    assert places.shape == counts.shape == (count,)
+    assert places[counts].tolist() == expected
+    assert counts.tolist() == [True] * len(expected) + [False] * (count - len(expected))
+    assert set(places.tolist()) <= set(expected)  # what is repeated is one of them
+    if count == 64:
+        assert 8 < len(expected) < 56
+
+
+@pytest.mark.parametrize("who", ["student", "teacher", "both", "nobody knows the label"])
+def test_where_nobody_fits_nobody_counts(who: str) -> None:
+    right, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
+    wrong = right.roll(1, dims=1)
+    student = wrong if who in ("student", "both") else right
+    teacher = wrong if who in ("teacher", "both") else right
+    if who == "nobody knows the label":
+        labels = torch.full((6,), -1)
+    places, counts = choose(student, teacher, labels, 4)
+    assert not counts.any()
+    assert ((places >= 0) & (places < 6)).all()
+
+
+def test_one_that_fits_is_repeated_and_counts_once() -> None:
+    right, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
+    teacher = right.roll(1, dims=1)
+    teacher[4] = right[4]
+    places, counts = choose(right, teacher, labels, 3)
+    assert places.tolist() == [4, 4, 4]
+    assert counts.tolist() == [True, False, False]
+
+
+# --- the batch
+
+
+MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.25, 0.4)
+
+
+def as_batch(inputs: Tensor, targets: Tensor) -> Batch:
+    index = torch.arange(len(inputs))
+    return Batch(inputs, targets, 100 + index, index % 5)
+
+
+@pytest.fixture
+def teacher() -> Tapped:
+    """An MLP over twelve pixels of three channels that are normalised differently, for three classes."""
+    torch.manual_seed(5)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 3))
+    return Tapped(module, MEAN, STD).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def known(teacher: Tapped) -> tuple[Batch, Outputs]:
+    """Sixteen images that the teacher gets right, and what it says."""
+    inputs = torch.rand(16, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    outputs = teacher.tap(inputs)
+    return as_batch(inputs, outputs["logits"].argmax(1)), outputs
+
+
+def agreeing(batch: Batch, where: list[int]) -> Outputs:
+    """What a student says that gets just these right."""
+    labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+    logits = F.one_hot(labels, 3).float()
+    wrong = [n for n in range(len(batch)) if n not in where]
+    logits[wrong] = logits[wrong].roll(1, dims=1)
+    return Outputs(logits)
+
+
+EVERY = list(range(16))
+
+
+def test_its_samples_are_those_of_the_plain_loops_in_normalised_space(
+    teacher: Tapped, known: tuple[Batch, Outputs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, outputs = known
+    drawn: list[tuple[Tensor, Tensor]] = []
+
+    def towards(logits: Tensor, base: Tensor) -> Tensor:
+        drawn.append((logits, base))
+        return (base + 1) % 3
+
+    monkeypatch.setattr("tutelage.attacks.boundary.other_classes", towards)
+    student = agreeing(batch, EVERY)
+    made = BoundarySamples(teacher, share=0.5)(batch, student, outputs)
+    places = (made.index - 100).tolist()
+    assert places == chosen_by_loops(student["logits"], outputs["logits"], batch.targets, 8)
+    assert torch.equal(made.targets, batch.targets[places])
+    assert torch.equal(made.view, batch.view[places])
+    ((logits, base),) = drawn
+    assert torch.equal(logits, outputs["logits"][places])
+    assert torch.equal(base, batch.targets[places])
+    mean, std = (torch.tensor(v).double().view(3, 1, 1) for v in (MEAN, STD))
+    module = copy.deepcopy(teacher.module).double()
+    images = (batch.inputs[places].double() - mean) / std
+    expected = moved_one_by_one(module, images, base, (base + 1) % 3, (0 - mean) / std, (1 - mean) / std, 10, "first")
+    torch.testing.assert_close(made.inputs.double(), expected * std + mean, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(made.inputs, batch.inputs[places], atol=1e-2)
+
+
+def test_moved_images_keep_to_the_exact_range_of_pixels_in_every_channel(
+    teacher: Tapped, known: tuple[Batch, Outputs]
+) -> None:
+    batch, outputs = known
+    made = BoundarySamples(teacher, share=1.0, step_size=50.0)(batch, agreeing(batch, EVERY), outputs)
+    for channel in range(3):
+        assert float(made.inputs[:, channel].min()) == pytest.approx(0, abs=1e-6)
+        assert float(made.inputs[:, channel].max()) == pytest.approx(1, abs=1e-6)
+    assert float(made.inputs.min()) >= 0
+    assert float(made.inputs.max()) <= 1
+
+
+def test_clamping_is_to_each_channels_own_bounds() -> None:
+    low, high = torch.tensor([-2.0, -0.5, -1.75]).view(3, 1, 1), torch.tensor([8.0, 2.0, 0.75]).view(3, 1, 1)
+    rows = torch.stack([torch.ones(12), -torch.ones(12)])
+    inputs = torch.full((1, 3, 2, 2), 0.5)
+    down = boundary_attack(lambda x: x.flatten(1) @ rows.T, inputs, BASE, TARGET, low=low, high=high, step_size=100.0)
+    assert torch.equal(down, low.expand(1, 3, 2, 2))
+    up = boundary_attack(
+        lambda x: 20 - x.flatten(1) @ rows.T, inputs, BASE, TARGET, low=low, high=high, step_size=0.5, steps=1
+    )
+    assert torch.equal(up, inputs)  # that says the other class already
+    up = boundary_attack(lambda x: x.flatten(1) @ rows.T, -inputs, TARGET, BASE, low=low, high=high, step_size=100.0)
+    assert torch.equal(up, high.expand(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize("fitting", [1, 2, 3, 8, 11, 16])
+def test_the_mean_of_its_batch_is_over_the_boundary_samples_alone(
+    fitting: int, teacher: Tapped, known: tuple[Batch, Outputs]
+) -> None:
+    batch, outputs = known
+    made = BoundarySamples(teacher, share=0.5)(batch, agreeing(batch, EVERY[:fitting]), outputs)
+    assert len(made) == len(made.inputs) == 8
+    assert made.weight is not None
+    assert made.weight.dtype == torch.float32
+    counted = (made.index - 100)[made.weight > 0].tolist()
+    assert len(counted) == len(set(counted)) == min(fitting, 8)
+    assert set(counted) <= set(EVERY[:fitting])
+    value = torch.rand(8)
+    mean = sum(value[made.weight > 0].tolist()) / min(fitting, 8)
+    assert float((made.weight * value).mean()) == pytest.approx(mean, rel=1e-6)
+
+
+def test_no_boundary_sample_gives_a_loss_of_0_and_a_gradient_of_0(
+    teacher: Tapped, known: tuple[Batch, Outputs]
+) -> None:
+    from tutelage.sources import Frozen
+    from tutelage.terms import SoftTargets
+    from tutelage.training import Learner
+
+    batch, outputs = known
+    student = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+    view = BoundarySamples(teacher, share=0.25)
+    made = view(batch, agreeing(batch, []), outputs)
+    assert made.weight is not None
+    assert made.weight.tolist() == [0.0] * 4
+    learner = Learner(student, Frozen(teacher), {"boundary": SoftTargets(3.0).on(view)})
+    lessons: dict[View | None, Lesson] = {
+        None: Lesson(batch, student.tap(batch.inputs), outputs),
+        view: Lesson(made, student.tap(made.inputs), teacher.tap(made.inputs)),
+    }
+    total, values = learner.loss(lessons, 0.0)
+    assert total.item() == 0
+    assert values.tolist() == [0.0]
+    total.backward()  # type: ignore[no-untyped-call]
+    for parameter in student.parameters():
+        assert parameter.grad is not None
+        assert bool((parameter.grad == 0).all())
+
+
+def test_its_samples_count_in_statistics_unless_told_otherwise(teacher: Tapped) -> None:
+    assert BoundarySamples(teacher).in_statistics
+    assert not BoundarySamples(teacher, in_statistics=False).in_statistics
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.001, 1), (0.25, 4), (0.3, 5), (1.0, 16)])
+def test_its_size_is_a_share_of_the_batch(
+    share: float, count: int, teacher: Tapped, known: tuple[Batch, Outputs]
+) -> None:
+    batch, outputs = known
+    assert len(BoundarySamples(teacher, share)(batch, agreeing(batch, EVERY), outputs)) == count
+
+
+def test_samples_that_the_teacher_gets_wrong_are_never_taken(teacher: Tapped, known: tuple[Batch, Outputs]) -> None:
+    batch, outputs = known
+    labels = batch.targets.clone()
+    labels[:12] = (labels[:12] + 1) % 3
+    relabelled = as_batch(batch.inputs, labels)
+    made = BoundarySamples(teacher, share=0.5)(relabelled, agreeing(relabelled, EVERY), outputs)
+    assert made.weight is not None
+    assert set((made.index - 100).tolist()) == {12, 13, 14, 15}
+    assert made.weight.tolist() == [2.0] * 4 + [0.0] * 4
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_failed_attacks_are_left_out_where_that_is_asked(discard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third class lies on the way to the second: samples that aim at the second end in it."""
+    linear = nn.Linear(2, 3)
+    linear.weight.data = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [-2.0, 0.0]])
+    linear.bias.data = torch.tensor([0.0, 0.0, 0.4])
+    teacher = Tapped(nn.Sequential(nn.Flatten(), linear)).eval()
+    aims = torch.tensor([1, 2, 1, 2, 2, 2])
+    monkeypatch.setattr("tutelage.attacks.boundary.other_classes", lambda logits, base: aims)
+    inputs = torch.full((6, 1, 1, 2), 0.5)
+    batch, student = as_batch(inputs, torch.zeros(6).long()), Outputs(torch.tensor([[1.0, 0.0, 0.0]] * 6))
+
+    def weights(step_size: float) -> list[float]:
+        view = BoundarySamples(teacher, share=1.0, steps=1, step_size=step_size, discard_failed=discard)
+        made = view(batch, student, teacher.tap(inputs))
+        assert made.index.tolist() == list(range(100, 106))
+        says = teacher(made.inputs).argmax(1).tolist()
+        assert says == ([2] * 6 if step_size > 0.25 else [0] * 6)
+        assert made.weight is not None
+        return made.weight.tolist()
+
+    assert weights(0.26) == ([0.0, 1.5, 0.0, 1.5, 1.5, 1.5] if discard else [1.0] * 6)
+    assert weights(0.05) == ([0.0] * 6 if discard else [1.0] * 6)  # they have not left their class
+
+
+def test_soft_labels_are_taken_by_their_largest_and_passed_on_whole(
+    teacher: Tapped, known: tuple[Batch, Outputs]
+) -> None:
+    batch, outputs = known
+    soft = F.one_hot(batch.targets, 3).float() * 0.7 + 0.1
+    softened = as_batch(batch.inputs, soft)
+    student = agreeing(batch, EVERY[:6])
+    torch.manual_seed(0)
+    hard = BoundarySamples(teacher, share=0.5)(batch, student, outputs)
+    torch.manual_seed(0)
+    made = BoundarySamples(teacher, share=0.5)(softened, student, outputs)
+    assert torch.equal(made.inputs, hard.inputs)
+    assert torch.equal(made.index, hard.index)
+    assert made.weight is not None
+    assert hard.weight is not None
+    assert torch.equal(made.weight, hard.weight)
+    assert torch.equal(made.targets, soft[made.index - 100])
+
+
+def test_samples_without_a_label_never_count(teacher: Tapped, known: tuple[Batch, Outputs]) -> None:
+    batch, outputs = known
+    labels = batch.targets.clone()
+    labels[3:] = -1
+    made = BoundarySamples(teacher, share=0.5)(as_batch(batch.inputs, labels), agreeing(batch, EVERY), outputs)
+    assert made.weight is not None
+    assert sorted((made.index - 100)[made.weight > 0].tolist()) == [0, 1, 2]
+    labels[:] = -1
+    none = BoundarySamples(teacher, share=0.5)(as_batch(batch.inputs, labels), agreeing(batch, EVERY), outputs)
+    assert none.weight is not None
+    assert not none.weight.any()
+    assert torch.isfinite(none.inputs).all()
+
+
+def test_the_batch_at_hand_and_the_teacher_stay_as_they_are(
+    taught: Callable[..., Tapped], state_of: Any, changed: Any
+) -> None:
+    """A teacher with batch normalisation whose parameters would take gradients."""
+    teacher = taught().requires_grad_()
+    teacher.zero_grad()
+    before, modes = state_of(teacher), [module.training for module in teacher.modules()]
+    inputs = torch.rand(16, 1, 8, 8)
+    outputs = teacher.tap(inputs)
+    batch = as_batch(inputs.clone(), outputs["logits"].argmax(1))
+    student = Outputs(F.one_hot(batch.targets, 4).float().requires_grad_())
+    made = BoundarySamples(teacher, share=0.5, discard_failed=True)(batch, student, outputs)
+    assert not torch.equal(made.inputs, inputs[made.index - 100])
+    assert torch.equal(batch.inputs, inputs)
+    assert changed(before, state_of(teacher)) == set()
+    assert modes == [module.training for module in teacher.modules()]
+    assert all(p.grad is None and p.requires_grad for p in teacher.parameters())
+    assert made.weight is not None
+    assert not any(tensor.requires_grad for tensor in (made.inputs, made.targets, made.weight))
+
+
+def test_without_a_teacher_there_is_no_boundary(teacher: Tapped, known: tuple[Batch, Outputs]) -> None:
+    batch, outputs = known
+    with pytest.raises(ValueError, match="needs a teacher's outputs"):
+        BoundarySamples(teacher)(batch, outputs, None)
+
+
+def test_an_unfit_sample_does_not_count_because_its_attack_went_well() -> None:
+    linear = nn.Linear(1, 2)
+    linear.weight.data, linear.bias.data = torch.tensor([[4.0], [0.0]]), torch.tensor([0.0, 1.0])
+    teacher = Tapped(nn.Sequential(nn.Flatten(), linear)).eval()
+    inputs = torch.tensor([0.9, 0.8, 0.7, 0.6]).view(4, 1, 1, 1)
+    student = Outputs(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]))
+    view = BoundarySamples(teacher, share=1.0, discard_failed=True)
+    made = view(as_batch(inputs, torch.zeros(4).long()), student, teacher.tap(inputs))
+    assert teacher(made.inputs).argmax(1).tolist() == [1] * 4
+    assert made.index.tolist() == [100] * 4
+    assert made.weight is not None
+    assert made.weight.tolist() == [4.0, 0.0, 0.0, 0.0]

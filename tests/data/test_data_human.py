@@ -1,0 +1,270 @@
+"""Labels that people gave, from a file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.data import Data, HumanLabels, LongTail, Split, Subset, SymmetricNoise, open_data
+
+N, C = 60, 4
+
+
+@pytest.fixture
+def data(make_data) -> Data:
+    return make_data(train=N, classes=C)
+
+
+@pytest.fixture
+def people(data) -> np.ndarray:
+    """Every fifth label is that of another class, and one is absent."""
+    labels = data.train.labels.numpy().copy()
+    labels[::5] = (labels[::5] + 1 + np.arange(N // 5) % 3) % C
+    labels[7] = -1
+    return labels
+
+
+@pytest.fixture
+def saved(tmp_path, data, people):
+    """A function that writes columns to a file with this ending; with none named, ``mine`` and ``clean``."""
+
+    def save(suffix=".npz", **columns):
+        file = tmp_path / f"labels{suffix}"
+        columns = columns or {"mine": people, "clean": data.train.labels.numpy()}
+        if suffix == ".npz":
+            np.savez(file, **columns)
+        else:
+            rows = zip(*columns.values(), strict=True)
+            file.write_text("\n".join(",".join(map(str, row)) for row in [tuple(columns), *rows]) + "\n")
+        return file
+
+    return save
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv"])
+def test_the_labels_become_those_of_the_file(data, saved, people, suffix):
+    file = saved(suffix)
+    given = HumanLabels(file, "mine")(data)
+    assert given.train.labels.tolist() == people.tolist()
+    assert torch.equal(given.train.clean_labels, data.train.labels)
+    assert int(given.train.corrupted.sum()) == N // 5
+    counts = np.zeros((C, C), int)
+    for before, after in zip(data.train.labels.tolist(), people.tolist(), strict=True):
+        if after >= 0:
+            counts[before, after] += 1
+    assert given.record[-1] == {
+        "condition": "HumanLabels",
+        "file": str(file),
+        "column": "mine",
+        "labelled": N,
+        "changed": N // 5 + 1,
+        "realised_rate": (N // 5 + 1) / N,
+        "transition_counts": counts.tolist(),
+        "validation": "absent",
+    }
+    assert torch.equal(given.test.labels, data.test.labels)
+
+
+def test_bytes_and_one_column_alone_will_do(data, saved, people):
+    file = saved(mine=np.where(people < 0, 3, people).astype(np.uint8))
+    assert HumanLabels(str(file), "mine")(data).train.labels.tolist() == np.where(people < 0, 3, people).tolist()
+
+
+def test_people_may_label_what_had_no_label(data, saved, people):
+    labels = data.train.labels.clone()
+    labels[:10] = -1
+    bare = replace(data, train=replace(data.train, labels=labels, clean_labels=labels))
+    given = HumanLabels(saved(), "mine")(bare)
+    assert given.train.labels.tolist() == people.tolist()
+    assert given.record[-1]["labelled"] == N - 10
+    assert given.record[-1]["changed"] == 10  # places 10, 15, .. 55; those before had no label
+
+
+@pytest.mark.parametrize("choose", [Subset(5, seed=1), LongTail(0.2)])
+def test_the_labels_are_the_same_before_and_after_samples_are_chosen(data, saved, people, choose):
+    people[7] = 1  # an absent label would be left out where labels come first, and kept where they come last
+    human = HumanLabels(saved(), "mine")
+    first, last = choose(human(data)), human(choose(data))
+    assert torch.equal(first.train.index, last.train.index)
+    assert torch.equal(first.train.labels, last.train.labels)
+    assert torch.equal(first.train.clean_labels, last.train.clean_labels)
+
+
+def test_human_labels_replace_those_of_a_noise(data, saved, people):
+    given = HumanLabels(saved(), "mine")(SymmetricNoise(0.5)(data))
+    assert given.train.labels.tolist() == people.tolist()
+
+
+def test_a_part_of_a_published_set_is_matched_by_its_index(tmp_path, saved, data, people):
+    index = np.array([3, 50, 8, 21, 2, 57])
+    arrays = {
+        "train_images": data.train.images.numpy()[index],
+        "train_labels": data.train.labels.numpy()[index],
+        "train_index": index,
+        "test_images": data.test.images.numpy(),
+        "test_labels": data.test.labels.numpy(),
+    }
+    np.savez(tmp_path / "part.npz", **arrays)
+    part = open_data(f"npz:{tmp_path / 'part.npz'}")
+    assert part.train.index.tolist() == index.tolist()
+    assert part.test.index.tolist() == list(range(20))
+    assert HumanLabels(saved(), "mine")(part).train.labels.tolist() == people[index].tolist()
+
+
+@pytest.mark.parametrize(
+    ("index", "pieces"),
+    [
+        (np.array([0, 1, 2, -1]), ("-1", "[3]", "0 or more")),
+        (np.array([0, 1, 2, 1]), ("is 1", "[3]", "a number of its own")),
+        (np.arange(5), ("(5,)", "(4,) integers")),
+        (np.arange(4.0), ("float64", "(4,) integers")),
+    ],
+)
+def test_an_index_that_cannot_be_is_refused(tmp_path, refused, index, pieces):
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4)
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    np.savez(tmp_path / "d.npz", **arrays, train_index=index)
+    with refused("train_index", *pieces):
+        open_data(f"npz:{tmp_path / 'd.npz'}")
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv"])
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(data, saved, refused, suffix):
+    file = saved(suffix)
+    with refused("unknown column 'mime'", "did you mean 'mine'", "clean, mine", file):
+        HumanLabels(file, "mime")(data)
+
+
+def test_a_file_of_another_length_is_refused(data, saved, people, refused):
+    for rows in (people[:-1], np.append(people, 0)):
+        file = saved(mine=rows)
+        with refused(file, f"{len(rows)} rows", f"needs {N}", "training part as it was loaded"):
+            HumanLabels(file, "mine")(data)
+    few = data.train.subset(torch.tensor([1, 40]))
+    file = saved(mine=people[:40], clean=data.train.labels.numpy()[:40])
+    with refused("40 rows", "at least 41"):
+        HumanLabels(file, "mine")(replace(data, train=few))
+
+
+def test_columns_of_different_lengths_are_refused(data, saved, people, refused):
+    file = saved(mine=people, clean=people[:-1])
+    with refused(file, "different lengths", "'mine': 60", "'clean': 59"):
+        HumanLabels(file, "mine")(data)
+
+
+def test_a_part_that_nothing_shows_to_be_matched_is_refused(data, saved, people, refused):
+    file = saved(mine=people)
+    with refused("20 samples of a larger one", file, "'clean'", "before samples are chosen"):
+        HumanLabels(file, "mine")(Subset(5)(data))
+
+
+@pytest.mark.parametrize(("value", "row"), [(4, 9), (-2, 0), (255, 59)])
+def test_labels_out_of_range_are_refused(data, saved, people, refused, value, row):
+    people[row] = value
+    file = saved(mine=people)
+    with refused(f"mine of {file} is {value}", f"row {row}", "0 to 3"):
+        HumanLabels(file, "mine")(data)
+
+
+def test_rows_in_another_order_are_refused(data, saved, people, refused):
+    clean = data.train.labels.numpy().copy()
+    clean[[11, 12]] = clean[[12, 11]]
+    file = saved(mine=people, clean=clean)
+    with refused("'clean'", file, "is 0 in row 11", "made has 3", "2 of 60 differ", "order"):
+        HumanLabels(file, "mine")(data)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "column", "pieces"),
+    [
+        (".npz", np.zeros(N), ("float64", "(N,) integers")),
+        (".npz", np.zeros((N, 1), int), ("(60, 1)", "(N,) integers")),
+        (".npz", np.array(["cat"] * N), ("<U3", "(N,) integers")),
+        (".npz", np.array([None] * N), ("cannot be read", "Python objects")),
+        (".csv", ["cat", *[0] * (N - 1)], ("mine", "'cat'", "line 2", "whole numbers")),
+        (".csv", [0, "1.5", *[0] * (N - 2)], ("'1.5'", "line 3")),
+        (".csv", [0, "9" * 30, *[0] * (N - 2)], ("line 3", "whole numbers")),
+    ],
+)
+def test_columns_that_are_no_labels_are_refused(data, saved, refused, suffix, column, pieces):
+    file = saved(suffix, mine=column)
+    with refused(file, *pieces):
+        HumanLabels(file, "mine")(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "pieces"),
+    [
+        ("d.npz", b"rubbish", ("d.npz", "not a readable .npz")),
+        ("d.csv", b"mine,clean\n1\n1,1\n", ("clean", "missing", "line 2")),
+        ("d.csv", b"", ("unknown column 'mine'", "d.csv")),
+        ("d.csv", b"mine\n", ("d.csv", "0 rows", "needs 60")),
+        ("d.csv", b"mine\n\xff\xff", ("d.csv", "labels")),
+        ("d.pt", b"", ("d.pt", ".npz, .csv")),
+    ],
+)
+def test_files_without_labels_are_refused(data, tmp_path, refused, name, content, pieces):
+    (tmp_path / name).write_bytes(content)
+    with refused(*pieces):
+        HumanLabels(tmp_path / name, "mine")(data)
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_told(data, tmp_path, refused):
+    with refused("nowhere.npz", "No such file", "check the path"):
+        HumanLabels(tmp_path / "nowhere.npz", "mine")(data)
+    (tmp_path / "folder.csv").mkdir()
+    with refused("folder.csv", "directory"):
+        HumanLabels(tmp_path / "folder.csv", "mine")(data)
+
+
+def test_soft_labels_are_refused(data, saved, refused):
+    soft = replace(data, train=replace(data.train, labels=torch.full((N, C), 0.25)))
+    with refused("HumanLabels", "hard labels", "(60, 4)"):
+        HumanLabels(saved(), "mine")(soft)
+
+
+# --- CIFAR-10N
+
+
+@pytest.fixture(scope="module")
+def cifar() -> tuple[Data, Path]:
+    """The labels of CIFAR-10's training part under pictures of one pixel, and the file of CIFAR-10N."""
+    folder = Path(os.environ.get("TUTELAGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
+    files = [folder / f"{name}.npz" for name in ("cifar10-train-1of2", "cifar10-train-2of2", "cifar10n-human-labels")]
+    if missing := [file.name for file in files if not file.is_file()]:
+        pytest.skip(f"no {', '.join(missing)} at TUTELAGE_DATA or in ../shared/data")
+    labels = np.concatenate([np.load(file, allow_pickle=False)["labels"] for file in files[:2]]).astype(np.int64)
+    part = Split.of(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), torch.from_numpy(labels))
+    return Data("cifar10", tuple("0123456789"), part, part.subset(torch.arange(10))), files[2]
+
+
+@pytest.mark.parametrize(
+    ("column", "percent"),
+    [("aggregate", 9.03), ("random1", 17.23), ("random2", 18.12), ("random3", 17.64), ("worst", 40.21)],
+)
+def test_the_real_cifar10n_has_its_published_rates(cifar, column, percent):
+    """Those of the paper [from memory]; the published file itself has 9.01 for ``aggregate``."""
+    data, file = cifar
+    given = HumanLabels(file, column)(data)
+    assert 100 * given.record[-1]["realised_rate"] == pytest.approx(percent, abs=0.021)
+    assert torch.equal(given.train.clean_labels, data.train.labels)
+
+
+def test_the_real_cifar10n_survives_a_subset_and_not_another_order(cifar, refused):
+    data, file = cifar
+    human = HumanLabels(file, "worst")
+    first, last = Subset(100)(human(data)), human(Subset(100)(data))
+    assert torch.equal(first.train.labels, last.train.labels)
+    assert torch.equal(first.train.index, last.train.index)
+    turned = data.train.subset(torch.arange(50_000).flip(0))
+    turned = replace(turned, index=torch.arange(50_000))
+    with refused("'clean'", "differ", "order"):
+        human(replace(data, train=turned))

@@ -1,0 +1,255 @@
+"""Noises that have a law of their own: pairs, a matrix, the picture, absence."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tutelage.data import AsymmetricNoise, Data, InstanceNoise, MissingLabels, PairFlip, Split
+from tutelage.data.conditions import parse_noise
+from tutelage.data.conditions.instance import flip_rates
+
+N, C = 6000, 5
+MATRIX = np.array(
+    [
+        [0.5, 0.5, 0.0, 0.0, 0.0],
+        [0.0, 1.0, 0.0, 0.0, 0.0],
+        [0.1, 0.2, 0.4, 0.2, 0.1],
+        [0.0, 0.0, 0.3, 0.7, 0.0],
+        [0.3, 0.0, 0.0, 0.0, 0.7],
+    ]
+)
+
+
+@pytest.fixture
+def data(make_data) -> Data:
+    return make_data(train=N, classes=C)
+
+
+def test_a_flipped_label_is_the_next_one_and_the_last_becomes_the_first(data):
+    labels, clean = PairFlip(0.4, seed=1)(data).train.labels, data.train.labels
+    hit = labels != clean
+    assert torch.equal(labels[hit], (clean[hit] + 1) % C)
+    assert set(clean[hit].tolist()) == set(range(C))
+
+
+def test_absent_labels_are_absent_and_known_as_clean(data):
+    thinned = MissingLabels(0.3, seed=2)(data)
+    gone = thinned.train.labels == -1
+    assert torch.equal(thinned.train.labels[~gone], data.train.labels[~gone])
+    assert torch.equal(thinned.train.clean_labels, data.train.labels)
+    assert not thinned.train.corrupted.any()
+    entry = thinned.record[-1]
+    assert entry["changed"] == int(gone.sum())
+    counts = np.array(entry["transition_counts"])
+    assert counts.tolist() == np.diag(torch.bincount(data.train.labels[~gone]).numpy()).tolist()
+    assert (MissingLabels(1.0)(data).train.labels == -1).all()
+
+
+# --- a matrix
+
+
+def test_labels_are_drawn_from_the_rows_of_the_matrix(data):
+    noisy = AsymmetricNoise(MATRIX, seed=1)(data)
+    entry = noisy.record[-1]
+    each = N // C
+    drawn = np.array(entry["transition_counts"])
+    sigma = np.sqrt(MATRIX * (1 - MATRIX) / each)
+    assert (np.abs(drawn / each - MATRIX) <= 3 * sigma).all()  # and exactly where the matrix says 0 or 1
+    wrong = float(1 - np.trace(MATRIX) / C)
+    assert abs(entry["realised_rate"] - wrong) < 3 * math.sqrt(wrong * (1 - wrong) / N)
+    assert entry["realised_rate"] == float((noisy.train.labels != data.train.labels).double().mean())
+    assert entry["matrix"] == MATRIX.tolist()
+    assert entry["seed"] == 1
+
+
+def test_the_identity_changes_nothing_and_a_permutation_everything(data):
+    assert torch.equal(AsymmetricNoise(np.eye(C))(data).train.labels, data.train.labels)
+    turned = AsymmetricNoise(np.roll(np.eye(C), 2, axis=1))(data)
+    assert torch.equal(turned.train.labels, (data.train.labels + 2) % C)
+
+
+def test_the_same_seed_draws_the_same_labels(data):
+    first, again, other = (AsymmetricNoise(MATRIX, seed)(data).train.labels for seed in (5, 5, 6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_equal_matrices_are_equal_values(data):
+    assert AsymmetricNoise(MATRIX) == AsymmetricNoise(MATRIX.tolist())
+    assert AsymmetricNoise(MATRIX) != AsymmetricNoise(np.eye(C))
+    assert hash(AsymmetricNoise(MATRIX)) == hash(AsymmetricNoise(MATRIX.tolist()))
+
+
+def test_rounded_rows_are_scaled_and_absent_labels_stay_absent(make_data):
+    data = make_data(train=900, classes=3)
+    labels = data.train.labels.clone()
+    labels[::2] = -1
+    noisy = AsymmetricNoise(np.full((3, 3), 0.333))(replace(data, train=replace(data.train, labels=labels)))
+    assert torch.equal(noisy.train.labels == -1, labels == -1)
+    assert set(noisy.train.labels.tolist()) == {-1, 0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "pieces"),
+    [
+        ([[0.5, 0.5], [0.5, 0.4]], ("row 1", "0.9", "every row sums to 1")),
+        ([[1.5, -0.5], [0.0, 1.0]], ("-0.5", "row 0, column 1", "0 or more")),
+        ([[float("nan"), 0.5], [0.0, 1.0]], ("nan", "row 0, column 0")),
+        ([[float("inf"), 0.0], [0.0, 1.0]], ("inf", "row 0, column 0")),
+        ([[0.5, 0.5]], ("C x C", "(1, 2)")),
+        ([0.5, 0.5], ("C x C", "(2,)")),
+        ([], ("C x C", "(0,)")),
+        ([[1.0]], ("C x C", "2 classes", "(1, 1)")),
+        ([[1.0, 0.0], [1.0]], ("C rows of C numbers", "nested lists")),
+        ("0.4", ("C x C", "()")),
+        ("many", ("C rows of C numbers", "'many'")),
+    ],
+)
+def test_what_is_no_transition_matrix_is_refused(refused, matrix, pieces):
+    with refused(*pieces):
+        AsymmetricNoise(matrix)
+
+
+def test_a_matrix_of_another_size_is_refused(make_data, refused):
+    with refused("5 x 5", "made has 4 classes", "row and a column"):
+        AsymmetricNoise(MATRIX)(make_data())
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A function that writes the matrix to a file with this ending."""
+
+    def write(suffix):
+        file = tmp_path / f"matrix{suffix}"
+        if suffix == ".npy":
+            np.save(file, MATRIX)
+        else:
+            rows = [",".join(map(str, row)) for row in MATRIX.tolist()]
+            file.write_text(json.dumps(MATRIX.tolist()) if suffix == ".json" else "\n".join(rows) + "\n\n")
+        return file
+
+    return write
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npy", ".json"])
+def test_a_matrix_is_read_from_a_file(written, suffix):
+    file = written(suffix)
+    assert AsymmetricNoise.read(file, seed=4) == AsymmetricNoise(MATRIX, seed=4)
+    assert AsymmetricNoise.read(str(file)) == AsymmetricNoise(MATRIX)
+    assert parse_noise(f"matrix:{file}", seed=4) == AsymmetricNoise(MATRIX, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "pieces"),
+    [
+        ("m.csv", b"a,b\n1,0\n", ("m.csv", "matrix of numbers", "'a'")),
+        ("m.csv", b"1,0\n1\n", ("m.csv", "matrix of numbers")),
+        ("m.csv", b"", ("m.csv", "C x C", "(0,)")),
+        ("m.csv", b"\xff\xfe", ("m.csv", "matrix of numbers")),
+        ("m.csv", b"0.5,0.4\n0,1", ("m.csv", "row 0", "0.9")),
+        ("m.json", b"{", ("m.json", "matrix of numbers")),
+        ("m.json", b'{"a": 1}', ("m.json", "matrix of numbers")),
+        ("m.json", b"[" * 100_000, ("m.json", "matrix of numbers")),
+        ("m.npy", b"", ("m.npy", "matrix of numbers")),
+        ("m.npy", b"rubbish", ("m.npy", "matrix of numbers")),
+        ("m.txt", b"1,0\n0,1", ("m.txt", ".csv, .npy, .json")),
+    ],
+)
+def test_files_without_a_matrix_are_refused(tmp_path, refused, name, content, pieces):
+    (tmp_path / name).write_bytes(content)
+    with refused(*pieces):
+        AsymmetricNoise.read(tmp_path / name)
+
+
+def test_a_matrix_is_never_unpickled(tmp_path, refused):
+    class Trap:
+        def __reduce__(self):
+            return pytest.fail, ("it was unpickled",)
+
+    np.save(tmp_path / "m.npy", np.array([Trap()], dtype=object), allow_pickle=True)
+    with refused("m.npy", "matrix of numbers", "allow_pickle=False"):
+        AsymmetricNoise.read(tmp_path / "m.npy")
+    np.save(tmp_path / "text.npy", np.array([["a", "b"]]))
+    with refused("text.npy", "no array of numbers"):
+        AsymmetricNoise.read(tmp_path / "text.npy")
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path, refused):
+    with refused("nowhere.csv", "No such file", "check the path"):
+        AsymmetricNoise.read(tmp_path / "nowhere.csv")
+
+
+# --- the picture
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.2, 0.5, 0.8, 1.0])
+def test_flip_rates_have_the_truncated_normals_mean_and_bounds(rate):
+    draws = (np.arange(100_000) + 0.5) / 100_000
+    rates = flip_rates(draws, rate)
+    width = min(rate, 1 - rate)
+    assert (np.abs(rates - rate) <= width + 1e-12).all()
+    assert (np.diff(rates) >= 0).all()
+    assert float(rates.mean()) == pytest.approx(rate, abs=1e-6)
+    if 0 < rate < 1:
+        from scipy.stats import truncnorm
+
+        law = truncnorm(-width / 0.1, width / 0.1, loc=rate, scale=0.1)
+        np.testing.assert_allclose(rates, law.ppf(draws), atol=1e-9)
+        assert float(rates.std()) == pytest.approx(law.std(), abs=1e-4)
+
+
+def test_the_wrong_labels_are_those_of_the_projections(make_data):
+    """Sample by sample, as the docstring says, in float64."""
+    data, rate, seed = make_data(train=400, classes=4), 0.5, 3
+    noisy = InstanceNoise(rate, seed)(data).train.labels.tolist()
+
+    def stream(name):
+        return np.random.default_rng([seed, *name.encode()])
+
+    mean, std = data.mean_std
+    directions = [stream(f"InstanceNoise {y}").standard_normal((64, 4), dtype=np.float32) for y in range(4)]
+    draws, coins, choices = stream("InstanceNoise").random((3, 400))
+    rates = flip_rates(draws, rate)
+    for i, label in enumerate(data.train.labels.tolist()):
+        pixels = (data.train.images[i].numpy().astype(float) / 255 - mean[0]) / std[0]
+        scores = pixels.reshape(-1) @ directions[label].astype(float)
+        others = [c for c in range(4) if c != label]
+        weights = np.array([math.exp(scores[c] - max(scores[o] for o in others)) for c in others])
+        up_to = np.cumsum(weights / weights.sum())
+        wanted = others[int(np.searchsorted(up_to, choices[i], side="right"))] if coins[i] < rates[i] else label
+        assert noisy[i] == wanted
+
+
+def test_pictures_that_are_alike_are_mistaken_for_the_same_class():
+    """Of a class with one picture most wrong labels are one; with symmetric noise it would be a third of them."""
+    generator = torch.Generator().manual_seed(0)
+    faces = torch.randint(256, (4, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(4000) % 4
+    part = Split.of(faces[labels], labels)
+    counts = np.array(InstanceNoise(0.4)(Data("faces", tuple("abcd"), part, part)).record[-1]["transition_counts"])
+    np.fill_diagonal(counts, 0)
+    assert (counts.max(1) > 0.8 * counts.sum(1)).all()
+
+
+def test_pictures_in_files_get_the_labels_of_those_in_memory(data):
+    class Files:
+        def __init__(self, images):
+            self.images = images
+
+        @property
+        def shape(self):
+            return tuple(self.images.shape)
+
+        def __getitem__(self, index):
+            return self.images[index]
+
+    small = replace(data, train=data.train.subset(torch.arange(500)))
+    filed = replace(small, train=replace(small.train, images=Files(small.train.images)))
+    noise = InstanceNoise(0.4, seed=1)
+    assert torch.equal(noise(filed).train.labels, noise(small).train.labels)

@@ -1,0 +1,547 @@
+"""Several last parts on one trunk: what is shared, what is not, and the way back to a plain network."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.data import Data
+from tutelage.models.load import make_model
+from tutelage.models.surgery import repeat, surgery_of
+from tutelage.models.surgery.branch import Branched, Gate, operate
+from tutelage.models.tapped import Tapped
+from tutelage.models.weights import save_weights
+from tutelage.runs import open_model
+
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+
+
+class Mixer(nn.Module):
+    """A transformer block's shape without its attention."""
+
+    def __init__(self, width: int, tokens: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.across = nn.Linear(tokens, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.across(self.norm(x).transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+class Vit(nn.Module):
+    """Tokens, one of which is a parameter of no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 8, 2, stride=2)
+        self.token = nn.Parameter(torch.randn(1, 1, 8))
+        self.blocks = nn.ModuleList([Mixer(8, 17) for _ in range(3)])
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x)[:, 0])  # type: ignore[no-any-return]
+
+
+class Overwriting(nn.Module):
+    """One ReLU in place for all layers, one layer that runs twice, an in-place sum on the last shared map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.twice = nn.Conv2d(4, 4, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.bn2 = nn.BatchNorm2d(4)
+        self.conv3, self.bn3 = nn.Conv2d(4, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.twice(x) + self.twice(0.5 * x)
+        x = self.bn2(x)
+        x += 1
+        x = self.relu(x)
+        x = self.relu(self.bn3(self.conv3(x)))
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Pair(nn.Module):
+    """A shared layer that gives a tuple, whose first tensor is changed in place later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = Both()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.both(x)
+        first += second
+        return self.fc(first.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = self.conv(x).chunk(2, 1)
+        return first.clone(), second
+
+
+def sequential() -> nn.Module:
+    return nn.Sequential(
+        nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True)),
+        nn.Sequential(nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(inplace=True)),
+        nn.Flatten(),
+        nn.Linear(36, 4),
+    )
+
+
+def named(name: str) -> Callable[[], nn.Module]:
+    return lambda: make_model(name, num_classes=4, image_shape=(1, 8, 8)).module
+
+
+# How it is made, where it is branched, which parameters are shared by that.
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, tuple[str, ...]]] = {
+    "tokens": (Vit, "blocks.1", ("patches.", "blocks.0.", "blocks.1.", "token")),
+    "overwriting": (Overwriting, "bn2", ("conv1.", "bn1.", "twice.", "bn2.")),
+    "a tuple": (Pair, "both", ("both.",)),
+    "sequential": (sequential, "0", ("0.",)),
+    "resnet": (named("resnet8x0.25"), "layer2", ("conv1.", "bn1.", "layer1.", "layer2.")),
+    "wrn": (named("wrn-10-1"), "block2", ("conv1.", "block1.", "block2.")),
+    "within a block": (named("resnet8x0.25"), "layer2.0.conv1", ("conv1.", "bn1.", "layer1.", "layer2.0.conv1.")),
+}
+
+Made = tuple[Branched, list[nn.Module], str, Callable[[str], bool]]
+
+
+@pytest.fixture(params=list(NETWORKS))
+def made(request: pytest.FixtureRequest) -> Made:
+    """A branched network of three; the three as plain networks, whose trunk is the first's; where; what is shared."""
+    make, at, prefixes = NETWORKS[request.param]
+    torch.manual_seed(2)
+    plain = [make() for _ in range(3)]
+
+    def shared(name: str) -> bool:
+        return name.startswith(prefixes)
+
+    trunk = {name: value for name, value in plain[0].state_dict().items() if shared(name)}
+    expected = copy.deepcopy(plain)
+    for network in expected[1:]:
+        network.load_state_dict(network.state_dict() | trunk)
+    return operate(plain[0], EXAMPLE, at=at, branches=3, others=plain[1:]), expected, at, shared
+
+
+def outputs(network: Branched, images: Tensor) -> list[Tensor]:
+    """Each branch's logits, and the sum's, in one pass."""
+    found: dict[str, Tensor] = {}
+    handles = [
+        branch.register_forward_hook(lambda _, __, given, n=n: found.__setitem__(str(n), given))
+        for n, branch in enumerate(network.branches)
+    ]
+    together = network(images)
+    for handle in handles:
+        handle.remove()
+    return [*(found[str(n)] for n in range(len(network.branches))), together]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_every_branch_is_a_plain_network_with_the_first_ones_trunk(made: Made, training: bool) -> None:
+    network, plain, _, _ = made
+    network.train(training)
+    images = torch.rand(6, 1, 8, 8)
+    for _ in range(2):
+        *logits, together = outputs(network, images)
+        for mine, theirs in zip(logits, plain, strict=True):
+            torch.testing.assert_close(mine, theirs.train(training)(images))
+        assert not any(torch.allclose(a, b) for a, b in itertools.combinations(logits, 2))
+        assert together.shape == (6, 4)
+
+
+def test_the_sum_is_gated_per_sample(made: Made) -> None:
+    network, plain, _, _ = made
+    gates = torch.rand(6, 3)
+    network.gate.register_forward_hook(lambda *_: gates)
+    images = torch.rand(6, 1, 8, 8)
+    *_, together = outputs(network.eval(), images)
+    each = [p.eval()(images) for p in plain]
+    expected = [[sum(float(gates[n, i]) * each[i][n, c].item() for i in range(3)) for c in range(4)] for n in range(6)]
+    torch.testing.assert_close(together, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_gate_is_given_what_the_last_shared_layer_gave(made: Made, training: bool) -> None:
+    """Before anything changed it in place."""
+    network, plain, at, _ = made
+    images = torch.rand(6, 1, 8, 8)
+    seen: list[Tensor] = []
+    network.gate.register_forward_pre_hook(lambda _, taken: seen.append(taken[0].clone()))
+    network.train(training)(images)
+    expected: list[Tensor] = []
+
+    def keep(_: nn.Module, __: Any, given: Any) -> None:
+        expected.append((given[0] if isinstance(given, tuple) else given).clone())
+
+    plain[0].train(training).get_submodule(at).register_forward_hook(keep)
+    plain[0](images)
+    torch.testing.assert_close(seen[0], expected[0])
+
+
+def test_dropout_in_place_drops_in_its_own_branch_alone() -> None:
+    """In eval mode, in which the network is looked at, it changes nothing in place."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Dropout(0.5, inplace=True), nn.Linear(30, 4))
+    branched = operate(network, EXAMPLE, at="1", branches=3)
+    kept: list[Tensor] = []
+    branched.gate.register_forward_pre_hook(lambda _, taken: kept.append(taken[0].clone()))
+    for branch in branched.branches:
+        branch.get_submodule("3").register_forward_pre_hook(lambda _, taken: kept.append(taken[0].clone()))
+    images = torch.rand(6, 1, 8, 8)
+    branched.train()(images)
+    *dropped, shared = kept
+    torch.testing.assert_close(shared, network[1](images.flatten(1)))
+    for one in dropped:
+        torch.testing.assert_close(one, torch.where(one == 0, 0.0, 2 * shared))
+        assert 0.4 < float((one == 0).float().mean()) < 0.6
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(dropped, 2))
+
+
+def test_looking_at_a_network_draws_no_random_number() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Dropout(0.5), nn.Linear(30, 4)).train()
+    states = []
+    for dropout in (0.5, 0.0):
+        network[2] = nn.Dropout(dropout)
+        torch.manual_seed(1)
+        operate(copy.deepcopy(network), EXAMPLE, at="1")
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_the_trunks_gradient_is_the_sum_of_the_branches(made: Made) -> None:
+    network, plain, _, shared = made
+    network.train()
+    images, factors = torch.rand(6, 1, 8, 8), [torch.randn(6, 4) for _ in range(3)]
+    *logits, _ = outputs(network, images)
+    sum((f * z).sum() for f, z in zip(factors, logits, strict=True)).backward()  # type: ignore[union-attr]
+    for factor, theirs in zip(factors, plain, strict=True):
+        (factor * theirs.train()(images)).sum().backward()
+    own = [dict(branch.named_parameters()) for branch in network.branches]
+    for name in dict(plain[0].named_parameters()):
+        theirs_of = [p.get_parameter(name).grad for p in plain]
+        assert all(gradient is not None for gradient in theirs_of)
+        if shared(name):
+            total = sum(gradient for gradient in theirs_of if gradient is not None)
+            torch.testing.assert_close(own[0][name].grad, total, rtol=1e-3, atol=1e-4)
+            assert all(name not in others or others[name] is own[0][name] for others in own[1:])
+        else:
+            for mine, gradient in zip(own, theirs_of, strict=True):
+                torch.testing.assert_close(mine[name].grad, gradient, rtol=1e-3, atol=1e-4)
+    assert all(p.grad is None for p in network.gate.parameters())  # which had no part in this
+
+
+def test_the_gated_sum_reaches_trunk_branches_and_gate(made: Made) -> None:
+    network = made[0].train()
+    network(torch.rand(6, 1, 8, 8)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all()
+    assert all(any(bool(p.grad.any()) for p in part.parameters()) for part in (*network.branches, network.gate))
+
+
+def test_the_gates_choice_reaches_the_trunk(made: Made) -> None:
+    """Where the branches' answers hold still, the trunk learns through the gate alone."""
+    network, _, _, shared = made
+    for branch in network.branches:
+        branch.register_forward_hook(lambda _, __, given: given.detach())
+    network.train()(torch.rand(6, 1, 8, 8)).square().sum().backward()
+    trunk = [p.grad for name, p in network.branches[0].named_parameters() if shared(name) and name != "token"]
+    assert all(gradient is not None for gradient in trunk)
+    assert any(bool(gradient.any()) for gradient in trunk if gradient is not None)
+
+
+def test_the_trunk_runs_once_and_counts_once(made: Made) -> None:
+    network, plain, _, shared = made
+    calls: dict[str, int] = {}
+    for name, module in network.named_modules():
+        if not list(module.children()) and list(module.parameters()):
+            module.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
+    images = torch.rand(6, 1, 8, 8)
+    network.train()(images)
+    for theirs in plain:
+        theirs.train()(images)
+    runs = {name: 2 if name.endswith("twice") else 1 for name in calls}
+    assert calls == runs
+    firsts = {name.removeprefix("branches.0.") for name in calls if name.startswith("branches.0.")}
+    for n in (1, 2):
+        mine = {name.removeprefix(f"branches.{n}.") for name in calls if name.startswith(f"branches.{n}.")}
+        assert mine == {name for name in firsts if not shared(f"{name}.")}
+    # running statistics are those of each plain network alone, the trunk's and the branches' own
+    for n, theirs in enumerate(plain):
+        mine_state, state = network.branches[n].state_dict(), theirs.state_dict()
+        for key in (key for key in state if "running" in key or "tracked" in key):
+            if key in mine_state:
+                torch.testing.assert_close(mine_state[key], state[key])
+            else:
+                assert n > 0
+                assert shared(key)
+
+
+def test_the_first_branch_keeps_its_own_layers_and_key_names(made: Made) -> None:
+    network, plain, _, shared = made
+    assert list(network.branches[0].state_dict()) == list(plain[0].state_dict())
+    for branch, theirs in zip(list(network.branches)[1:], plain[1:], strict=True):
+        expected = {key for key in theirs.state_dict() if not shared(key) or key == "token"}
+        assert set(branch.state_dict()) == expected
+
+
+def test_the_released_branch_is_a_plain_network(made: Made) -> None:
+    network, plain, _, _ = made
+    images = torch.rand(6, 1, 8, 8)
+    network.train()(images)
+    plain[0].train()(images)
+    within = outputs(network.eval(), images)[0]
+    alone = network.release()
+    assert alone is network.branches[0]
+    assert type(alone) is type(plain[0])
+    assert list(alone.state_dict()) == list(plain[0].state_dict())
+    assert all(torch.equal(value, plain[0].state_dict()[key]) for key, value in alone.state_dict().items())
+    assert [type(m) for m in alone.modules()] == [type(m) for m in plain[0].modules()]
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in alone.modules())
+    assert torch.equal(alone.eval()(images), within)
+    assert torch.equal(alone(images), plain[0].eval()(images))
+    assert surgery_of(alone) == []
+
+
+def test_the_first_branch_alone_leaves_the_whole_as_it_was(made: Made) -> None:
+    """It is judged by itself in training: nothing is kept of that pass."""
+    network, plain, _, _ = made
+    network.eval()
+    images = torch.rand(6, 1, 8, 8)
+    before = network(images)
+    assert torch.equal(network.branches[0](images[:3]), plain[0].eval()(images[:3]))
+    assert torch.equal(network(images), before)
+    assert network._given == {}
+
+
+def test_a_copy_is_a_network_of_its_own(made: Made) -> None:
+    network = made[0].eval()
+    images = torch.rand(6, 1, 8, 8)
+    expected = network(images)
+    twin = copy.deepcopy(network)
+    assert torch.equal(twin(images), expected)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert torch.equal(twin(images), expected)
+    assert not torch.equal(network(images), expected)
+    alone = twin.release()
+    assert not any(m._forward_hooks for m in alone.modules())
+    assert any(m._forward_hooks for m in network.branches[0].modules())
+
+
+def test_after_an_error_it_works_again(made: Made) -> None:
+    network = made[0].eval()
+    images = torch.rand(6, 1, 8, 8)
+    expected = network(images)
+    with pytest.raises(RuntimeError):
+        network(torch.rand(2, 3, 8, 8))
+    assert torch.equal(network(images), expected)
+
+
+def test_other_batch_sizes_and_modes_after_the_trace(made: Made) -> None:
+    network, plain, _, _ = made
+    assert all(module.training for module in network.modules())
+    network.branches[1].eval()
+    operated = operate(made[1][0].train(), EXAMPLE, at=made[2])
+    assert all(module.training for module in operated.modules())
+    for size in (3, 1, 9):
+        images = torch.rand(size, 1, 8, 8)
+        torch.testing.assert_close(outputs(network.eval(), images)[0], plain[0].eval()(images))
+
+
+# --- made again
+
+
+def test_it_is_made_again_from_what_it_tells(made: Made) -> None:
+    network, plain, at, _ = made
+    assert surgery_of(network) == [{"operation": "branch", "at": at, "branches": 3}]
+    told = surgery_of(network)
+    again = repeat(copy.deepcopy(plain[1]), told, EXAMPLE)
+    assert told == surgery_of(network) == surgery_of(again)
+    assert list(again.state_dict()) == list(network.state_dict())
+    again.load_state_dict(network.state_dict())
+    images = torch.rand(6, 1, 8, 8)
+    assert torch.equal(again.eval()(images), network.eval()(images))
+
+
+def test_a_plain_network_tells_nothing_and_nothing_is_done_to_it() -> None:
+    network = sequential()
+    assert surgery_of(network) == []
+    assert repeat(network, [], EXAMPLE) is network
+
+
+PLAIN: dict[str, Any] = {"operation": "branch", "at": "layer1", "branches": 2}
+HOSTILE: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "an unknown operation": ([{"operation": "brnch"}], ("unknown operation", "'brnch'", "did you mean 'branch'?")),
+    "a module of python": ([{"operation": "os"}], ("unknown operation", "'os'")),
+    "this folder": ([{"operation": "__init__"}], ("unknown operation",)),
+    "a path": ([{"operation": "../load"}], ("unknown operation",)),
+    "no operation": ([{"at": "layer1"}], ("unknown operation", "''")),
+    "a list for a name": ([{"operation": ["branch"]}], ("unknown operation",)),
+    "no list": ({"operation": "branch"}, ("surgery", "expected a list")),
+    "text": ("branch", ("surgery", "expected a list")),
+    "null": (None, ("surgery", "expected a list")),
+    "a list of texts": (["branch"], ("surgery", "expected a list")),
+    "no layer": ([{"operation": "branch"}], ("'branch' cannot be done again", "at")),
+    "an unknown layer": ([PLAIN | {"at": "layer9"}], ("unknown layer", "'layer9'")),
+    "no name of a layer": ([PLAIN | {"at": ""}], ("unknown layer",)),
+    "a number for a layer": ([PLAIN | {"at": 5}], ("'branch' cannot be done again",)),
+    "null for a layer": ([PLAIN | {"at": None}], ("'branch' cannot be done again", "NoneType")),
+    "a list for a layer": ([PLAIN | {"at": ["layer1"]}], ("'branch' cannot be done again", "list")),
+    "a layer that does not run": ([PLAIN | {"at": "fc.nothing"}], ("unknown layer",)),
+    "very many branches": ([PLAIN | {"branches": 10**12}], ("2 to 64 branches",)),
+    "one branch": ([PLAIN | {"branches": 1}], ("2 to 64 branches, got 1",)),
+    "minus one branch": ([PLAIN | {"branches": -1}], ("2 to 64 branches, got -1",)),
+    "half a branch": ([PLAIN | {"branches": 2.5}], ("'branch' cannot be done again",)),
+    "text for a number": ([PLAIN | {"branches": "2"}], ("'branch' cannot be done again",)),
+    "true for a number": ([PLAIN | {"branches": True}], ("2 to 64 branches",)),
+    "an unknown setting": ([PLAIN | {"run": "rm"}], ("'branch' cannot be done again", "run")),
+    "a setting of two lines": ([PLAIN | {"a\nb": "rm"}], ("'branch' cannot be done again",)),
+    "networks of text": ([PLAIN | {"others": ["x"]}], ("'branch' cannot be done again", "'others'", "list")),
+    "no networks": ([PLAIN | {"others": []}], ("'branch' cannot be done again", "'others'", "list")),
+    "a number of networks": ([PLAIN | {"others": 3}], ("'branch' cannot be done again",)),
+    "the network itself": ([PLAIN | {"network": "x"}], ("'branch' cannot be done again", "network")),
+    "branches of branches": ([PLAIN, PLAIN | {"at": "branches.0.layer1"}], ("has branches already",)),
+    "other branches than it has": ([PLAIN | {"branches": 4}], ("weights", "lacks")),
+}
+
+
+@pytest.mark.parametrize(("surgery", "pieces"), HOSTILE.values(), ids=list(HOSTILE))
+def test_a_file_that_tells_of_impossible_surgery(
+    surgery: Any, pieces: tuple[str, ...], tiny_data: Data, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    module = named("resnet8x0.25")()
+    network = operate(module, EXAMPLE, at="layer1", branches=2)
+    save_weights(tmp_path / "w.safetensors", network, {"surgery": surgery})
+    with refused(*pieces):
+        open_model(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", tiny_data)
+
+
+def test_a_file_that_tells_of_surgery_is_opened(tiny_data: Data, tmp_path: Path) -> None:
+    network = operate(named("resnet8x0.25")(), EXAMPLE, at="layer1", branches=2).eval()
+    save_weights(tmp_path / "w.safetensors", network, {"surgery": [PLAIN], "mean": [0.0], "std": [1.0]})
+    opened = open_model(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", tiny_data).eval()
+    images = torch.rand(6, 1, 8, 8)
+    assert torch.equal(opened(images), network(images))
+
+
+# --- the gate
+
+
+def test_a_gates_rows_add_up_to_1() -> None:
+    torch.manual_seed(0)
+    gate = Gate(5, 3).train()
+    for shared in (torch.randn(7, 5, 4, 4), torch.randn(7, 9, 5), torch.randn(7, 5)):
+        gates = gate(shared)
+        assert gates.shape == (7, 3)
+        torch.testing.assert_close(gates.sum(1), torch.ones(7))
+        assert (gates > 0).all()
+        assert not torch.allclose(gates, torch.full((7, 3), 1 / 3))
+
+
+def test_a_gate_is_a_pooled_linear_norm_relu_softmax() -> None:
+    torch.manual_seed(0)
+    gate = Gate(5, 3).train()
+    nn.init.uniform_(gate.norm.weight, 0.5, 1.5)
+    nn.init.normal_(gate.norm.bias)
+    pooled = torch.randn(8, 5)
+    offsets = torch.randn(8, 5, 2, 3)
+    maps = pooled[:, :, None, None] + offsets - offsets.mean((2, 3), keepdim=True)
+    z = pooled.double() @ gate.linear.weight.double().T + gate.linear.bias.double()
+    normed = (z - z.mean(0)) / (z.var(0, unbiased=False) + gate.norm.eps).sqrt()
+    normed = normed * gate.norm.weight.double() + gate.norm.bias.double()
+    powers = torch.where(normed > 0, normed, 0.0).exp()
+    expected = (powers / powers.sum(1, keepdim=True)).float()
+    assert (normed < 0).any()
+    for shared in (pooled, maps, maps.flatten(2).transpose(1, 2)):
+        torch.testing.assert_close(gate(shared), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("branches", [2, 3, 5])
+def test_where_the_norm_gives_nothing_above_0_all_branches_weigh_the_same(branches: int) -> None:
+    gate = Gate(4, branches)
+    gate.norm.bias.data.fill_(-50)
+    expected = torch.full((6, branches), 1 / branches)
+    assert torch.equal(gate.train()(torch.randn(6, 4)), expected)
+    assert torch.equal(gate.eval()(torch.randn(6, 4)), expected)
+
+
+# --- what cannot be branched
+
+
+@pytest.mark.parametrize(
+    ("make", "at", "pieces"),
+    [
+        (Overwriting, "twice", ("Overwriting cannot be branched at 'twice'", "runs 2 times")),
+        (Overwriting, "relu", ("'relu'", "runs 3 times")),
+        (Vit, "blocks", ("'blocks'", "runs 0 times", "name a layer that runs once")),
+        (Vit, "blocks.7", ("unknown layer to branch at 'blocks.7'", "blocks.1")),
+        (Vit, "", ("unknown layer to branch at ''",)),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)),
+            "0",
+            ("nothing to share up to '0'", "branch at a later layer"),
+        ),
+    ],
+)
+def test_where_it_cannot_be_branched(
+    make: Callable[[], nn.Module], at: str, pieces: tuple[str, ...], refused: Callable[..., Any]
+) -> None:
+    with refused(*pieces):
+        operate(make(), EXAMPLE, at=at)
+
+
+def test_branches_are_branched_no_further(refused: Callable[..., Any]) -> None:
+    network = operate(Vit(), EXAMPLE, at="blocks.0", branches=2)
+    with refused("Branched has branches already"):
+        operate(network, EXAMPLE, at="branches.0.blocks.1")
+    with refused("Sequential has branches already"):
+        operate(nn.Sequential(network), EXAMPLE, at="0.branches.0.blocks.1")
+
+
+# --- compiled
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiled_it_gives_the_same(training: bool) -> None:
+    """Through Dynamo alone, which needs no compiler."""
+    torch.manual_seed(0)
+    roles = {f"branch{n}": f"branches.{n}" for n in range(3)}
+    networks = [Overwriting() for _ in range(3)]
+    network = operate(networks[0], EXAMPLE, at="bn2", branches=3, others=networks[1:]).train(training)
+    eager, compiled = (Tapped(copy.deepcopy(network), roles=roles) for _ in range(2))
+    compiled.compile(backend="eager")
+    images, asked = torch.rand(6, 1, 8, 8), ("logits", *roles)
+    for _ in range(2):
+        found, expected = compiled.tap(images, asked), eager.tap(images, asked)
+        for role in asked:
+            torch.testing.assert_close(found[role], expected[role])
+        for answers in (found, expected):
+            sum(answers[role].square().sum() for role in asked).backward()  # type: ignore[union-attr]
+        for mine, theirs in zip(compiled.parameters(), eager.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
+        for counted, expected_count in zip(compiled.buffers(), eager.buffers(), strict=True):
+            torch.testing.assert_close(counted, expected_count)
+    compiled.uncompile()

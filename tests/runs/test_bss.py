@@ -1,0 +1,232 @@
+"""Boundary samples as a method: its weights over the run, its terms, and what it leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.attacks import BoundarySamples
+from tutelage.config import Hardware, Recipe
+from tutelage.data import Data
+from tutelage.data.batch import Batch
+from tutelage.methods import find
+from tutelage.methods.bss import alpha, beta
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.sources import Frozen
+from tutelage.terms import View
+from tutelage.training import Learner, Run
+from tutelage.training.fit import Fitted
+from tutelage.training.learner import Lesson
+
+Net = Callable[..., Tapped]
+
+
+class Caught(Run):
+    """A run that trains nothing and keeps what it was to train."""
+
+    learners: tuple[Learner, ...] = ()
+
+    def fit(self, *learners: Learner, **_: Any) -> Fitted:
+        self.learners = learners
+        return Fitted((), {})
+
+
+@pytest.fixture
+def learner(tiny_data: Data, tiny_model: Net) -> Callable[..., Learner]:
+    """``learner(**settings)``: what the method trains."""
+
+    def make(**settings: Any) -> Learner:
+        run = Caught(tiny_data, tiny_model, [tiny_model(1)])
+        find("bss")(run, **settings)
+        (caught,) = run.learners
+        return caught
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("epoch", "kd", "boundary"), [(1, 3.9625, 1.9666667), (40, 2.5, 0.6666667), (60, 1.75, 0.0), (80, 1.0, 0.0)]
+)
+def test_the_weights_over_eighty_epochs(epoch: int, kd: float, boundary: float) -> None:
+    assert alpha(epoch / 80) == pytest.approx(kd, abs=1e-6)
+    assert beta(epoch / 80) == pytest.approx(boundary, abs=1e-6)
+    assert beta(epoch / 80) >= 0
+
+
+def test_the_weights_at_the_start() -> None:
+    assert (alpha(0.0), beta(0.0)) == (4.0, 2.0)
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """-(1/B) sum q^T log p^T, by torch's own with soft labels."""
+    return F.cross_entropy(student / temperature, (teacher / temperature).softmax(1))
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 0.7, 0.8])
+@pytest.mark.parametrize("temperature", [3.0, 1.5])
+def test_the_gradient_is_that_of_the_papers_loss(
+    progress: float, temperature: float, learner: Callable[..., Learner]
+) -> None:
+    """CE + alpha H + beta H', H without T^2; the value differs by the entropy of the teacher's answers."""
+    found = learner(temperature=temperature)
+    torch.manual_seed(0)
+    labels, index = torch.randint(4, (8,)), torch.arange(8)
+    z, z_moved = torch.randn(8, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    v, v_moved = 3 * torch.randn(8, 4), 3 * torch.randn(2, 4)
+    batch = Batch(torch.zeros(8, 1, 8, 8), labels, index, index)
+    moved = Batch(torch.zeros(2, 1, 8, 8), labels[:2], index[:2], index[:2], torch.tensor([2.0, 0.0]))
+    (view,) = found.views()
+    lessons: dict[View | None, Lesson] = {
+        None: Lesson(batch, Outputs(z), Outputs(v)),
+        view: Lesson(moved, Outputs(z_moved), Outputs(v_moved)),
+    }
+    total, _ = found.loss(lessons, progress)
+    gradients = torch.autograd.grad(total, (z, z_moved), allow_unused=True)
+    falling, gone = 1 + 3 * (1 - progress), max(0.0, 2 * (1 - 4 * progress / 3))
+    expected = (
+        F.cross_entropy(z, labels)
+        + falling * soft_cross_entropy(z, v, temperature)
+        + gone * soft_cross_entropy(z_moved[:1], v_moved[:1], temperature)  # the other does not count
+    )
+    for mine, theirs in zip(gradients, torch.autograd.grad(expected, (z, z_moved)), strict=True):
+        torch.testing.assert_close(torch.zeros_like(theirs) if mine is None else mine, theirs, rtol=1e-4, atol=1e-6)
+    if gone:
+        assert gradients[1] is not None
+        assert gradients[1][0].any()
+    assert found.views(progress) == ((view,) if gone else ())
+
+
+def test_the_plain_labels_can_be_hintons_loss(learner: Callable[..., Learner]) -> None:
+    found = learner(kd_alpha=0.9, kd_temperature=2.0)
+    assert {name: weighted.at(0.0) for name, weighted in found.terms.items()} == pytest.approx(
+        {"ce": 0.1, "kd": 0.9, "soft": 4 / 9, "boundary": 2 / 9}
+    )
+    assert set(learner().terms) == {"ce", "soft", "boundary"}
+
+
+def test_its_settings_are_the_views(learner: Callable[..., Learner]) -> None:
+    (view,) = learner(share=0.5, steps=3, step_size=0.1, norm="squared", discard_failed=True).views()
+    assert isinstance(view, BoundarySamples)
+    told = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.in_statistics)
+    assert told == (0.5, 3, 0.1, "squared", True, True)
+    (view,) = learner(statistics="kept").views()
+    assert isinstance(view, BoundarySamples)
+    told = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.in_statistics)
+    assert told == (0.25, 10, 0.3, "first", False, False)
+
+
+def test_it_is_the_teachers_boundary_that_is_sought(tiny_data: Data, tiny_model: Net) -> None:
+    teacher = tiny_model(1)
+    run = Caught(tiny_data, tiny_model, [teacher])
+    student = find("bss")(run)
+    (found,) = run.learners
+    (view,) = found.views()
+    assert isinstance(view, BoundarySamples)
+    assert view.teacher is teacher
+    assert isinstance(found.source, Frozen)
+    assert found.source.models == (teacher,)
+    assert found.model is found.deployed is student
+
+
+def test_it_wants_one_teacher(tiny_data: Data, tiny_model: Net, refused: Any) -> None:
+    with refused("needs a teacher"):
+        find("bss")(Run(tiny_data, tiny_model))
+    with refused("got 2"):
+        find("bss")(Run(tiny_data, tiny_model, [tiny_model(1), tiny_model(2)]))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"share": 0}, {"share": 1.1}, {"steps": 0}, {"step_size": 0}, {"norm": "third"}, {"statistics": "lost"}]
+)
+def test_settings_that_cannot_be(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
+    ((name, value),) = wrong.items()
+    with refused(name, value):
+        find("bss")(Run(tiny_data, tiny_model, [tiny_model(1)]), **wrong)
+
+
+# --- trained
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft", "half of them missing", "none"])
+def test_it_trains_whatever_the_labels(
+    labels: str, tiny_data: Data, soft: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
+) -> None:
+    from dataclasses import replace
+
+    data = {"hard": tiny_data, "soft": soft}.get(labels, tiny_data)
+    if labels not in ("hard", "soft"):
+        given = tiny_data.train.labels.clone()
+        given[:: 2 if labels.startswith("half") else 1] = -1
+        data = replace(tiny_data, train=replace(tiny_data.train, labels=given))
+    recipe = Recipe(epochs=4, batch_size=16, lr=0.1)
+    run = Run(data, tiny_model, [taught()], recipe=recipe, hardware=on_cpu)
+    student = find("bss")(run)
+    values = [record["learners"]["student"]["boundary"] for record in run.fits[0].history]
+    assert values[-1] == 0  # beta is 0 in the last quarter
+    assert (values[1] > 0) == (labels != "none")
+    assert all(torch.isfinite(p).all() for p in student.parameters())
+
+
+def test_kept_statistics_are_those_of_clean_batches_alone(
+    tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
+) -> None:
+    """With a learning rate of next to nothing both see the same network on the clean batches."""
+    recipe = Recipe(epochs=1, batch_size=16, lr=1e-30, weight_decay=0)
+    student, teacher = taught(2).state_dict(), taught()
+
+    def after(method: str, **settings: Any) -> dict[str, Tensor]:
+        def make() -> Tapped:
+            made = tiny_model()
+            made.load_state_dict(student)
+            return made
+
+        run = Run(tiny_data, make, [teacher], recipe=recipe, hardware=on_cpu)
+        return find(method)(run, **settings).state_dict()
+
+    clean, kept, updated = after("plain"), after("bss", statistics="kept"), after("bss", statistics="updated")
+    assert all(torch.equal(clean[name], kept[name]) for name in clean)
+    assert updated["module.bn1.num_batches_tracked"] > clean["module.bn1.num_batches_tracked"]
+    assert not torch.equal(updated["module.bn1.running_mean"], clean["module.bn1.running_mean"])
+
+
+def test_a_sample_is_repeated_in_the_second_batch_and_counts_once(
+    tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
+) -> None:
+    """What the term reports is the mean over the boundary samples alone."""
+    run = Caught(tiny_data, tiny_model, [taught()])
+    find("bss")(run, share=1.0)
+    (found,) = run.learners
+    (view,) = found.views()
+    assert found.source is not None
+    assert isinstance(tiny_data.train.images, Tensor)
+    images = tiny_data.train.images[:16].permute(0, 3, 1, 2) / 255
+    index = torch.arange(16)
+    batch = Batch(images, tiny_data.train.labels[:16], index, index * 0)
+    teacher = found.source(batch, ("logits",), {})
+    student = Outputs(F.one_hot(batch.targets, 4).float())
+    wrong = list(range(5, 16))
+    student["logits"][wrong] = student["logits"][wrong].roll(1, dims=1)
+    moved = view(batch, student, teacher)
+    assert len(moved) == 16
+    answer = found.model.eval().tap(moved.inputs)
+    taught_there = found.source(moved, ("logits",), {})
+    lessons: dict[View | None, Lesson] = {
+        None: Lesson(batch, student, teacher),
+        view: Lesson(moved, answer, taught_there),
+    }
+    _, values = found.loss(lessons, 0.0)
+    p, q = (z["logits"].div(3).softmax(1) for z in (answer, taught_there))
+    kl = (q * (q / p).log()).sum(1).tolist()
+    fitting = [n for n in range(5) if int(teacher["logits"][n].argmax()) == int(batch.targets[n])]
+    assert len(fitting) >= 2
+    first = {int(i): kl[place] for place, i in reversed(list(enumerate(moved.index)))}
+    assert set(first) == set(fitting)
+    assert values[list(found.terms).index("boundary")].item() == pytest.approx(
+        9 * sum(first.values()) / len(first), rel=1e-4
+    )

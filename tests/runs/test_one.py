@@ -1,0 +1,418 @@
+"""The native ensemble as a method: its loss, its gate, and what it gives back."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import tutelage
+from tutelage.config import Config, Hardware, Recipe
+from tutelage.data import Data
+from tutelage.data.batch import Batch
+from tutelage.methods import find
+from tutelage.methods.one import rise
+from tutelage.models.outputs import Outputs
+from tutelage.models.surgery.branch import Branched
+from tutelage.models.tapped import Tapped
+from tutelage.models.weights import read_about
+from tutelage.runs import execute, open_model
+from tutelage.terms import View
+from tutelage.training import Learner, Run
+from tutelage.training.fit import Fitted
+from tutelage.training.learner import Lesson
+
+Net = Callable[..., Tapped]
+SHORT = Recipe(epochs=2, batch_size=16, lr=0.05)
+
+
+class Caught(Run):
+    """A run that trains nothing and keeps what it was to train."""
+
+    learners: tuple[Learner, ...] = ()
+
+    def fit(self, *learners: Learner, **_: Any) -> Fitted:
+        self.learners = learners
+        return Fitted((), {})
+
+
+@pytest.fixture
+def any_model(tiny_model: Net) -> Callable[[], Tapped]:
+    """A tiny network with first weights that are drawn."""
+    return lambda: tiny_model(int(torch.randint(9999, ())))
+
+
+@pytest.fixture
+def learner(tiny_data: Data, any_model: Callable[[], Tapped]) -> Callable[..., Learner]:
+    """``learner(**settings)``: what the method trains, as it starts."""
+
+    def make(**settings: Any) -> Learner:
+        run = Caught(tiny_data, any_model, seed=3)
+        find("one")(run, **{"deploy": "ensemble"} | settings)
+        (caught,) = run.learners
+        return caught
+
+    return make
+
+
+def pixels(data: Data) -> Tensor:
+    assert isinstance(data.test.images, Tensor)
+    return data.test.images.permute(0, 3, 1, 2) / 255
+
+
+def a_batch(data: Data, size: int = 16) -> Batch:
+    assert isinstance(data.train.images, Tensor)
+    index = torch.arange(size)
+    return Batch(data.train.images[:size].permute(0, 3, 1, 2) / 255, data.train.labels[:size], index, index * 0)
+
+
+# --- the loss
+
+
+@pytest.mark.parametrize(("progress", "total"), [(0.5, 4.622162), (0.0, 3.64015 + 0.006738 * 0.982012)])
+def test_the_closed_form_of_the_loss(progress: float, total: float, learner: Callable[..., Learner]) -> None:
+    """z_0 = (2, 0), z_1 = (0, 2), z_2 = (1, 1), equal gates, y = 0, T = 3."""
+    found = learner()
+    z = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
+    given = Outputs(z.mean(0)[None], {f"branch{i}": z[i][None] for i in range(3)})
+    zero = torch.zeros(1).long()
+    lessons: dict[View | None, Lesson] = {None: Lesson(Batch(torch.zeros(1, 1, 8, 8), zero, zero, zero), given, given)}
+    loss, values = found.loss(lessons, progress)
+    assert dict(zip(found.terms, values.tolist(), strict=True)) == pytest.approx(
+        {
+            "ensemble": 0.693147,
+            "ce branch0": 0.126928,
+            "ce branch1": 2.126928,
+            "ce branch2": 0.693147,
+            "kd branch0": 0.491006,
+            "kd branch1": 0.491006,
+            "kd branch2": 0.0,
+        },
+        abs=1e-6,
+    )
+    assert loss.item() == pytest.approx(total, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "weight"),
+    [(0, 0.006738), (20, 0.060055), (40, 0.286505), (60, 0.731616), (80, 1.0), (81, 1.0), (299, 1.0)],
+)
+def test_the_ramp(epoch: int, weight: float, learner: Callable[..., Learner]) -> None:
+    assert rise(epoch / 300, 80 / 300) == pytest.approx(weight, abs=1e-6)
+    terms = learner().terms
+    for name, weighted in terms.items():
+        assert weighted.at(epoch / 300) == pytest.approx(weight if name.startswith("kd") else 1.0, abs=1e-6)
+
+
+def test_without_a_ramp_the_divergence_counts_from_the_start(learner: Callable[..., Learner]) -> None:
+    assert rise(0.0, 0.0) == 1
+    assert learner(ramp=0).terms["kd branch1"].at(0.0) == 1
+    assert learner(ramp=1).terms["kd branch1"].at(0.5) == pytest.approx(math.exp(-1.25))
+
+
+def parts_of_the_loss(found: Learner, batch: Batch) -> dict[str, Tensor]:
+    """Each term's mean, with gradients, as a step has them."""
+    outputs = found.model.train().tap(batch.inputs, found.roles())
+    assert found.source is not None
+    taught = found.source(batch, found.teacher_roles(), {found.model: outputs})
+    return {name: w.term(outputs, taught, batch).mean() for name, w in found.terms.items()}
+
+
+def gradients(loss: Tensor, module: nn.Module) -> list[Tensor]:
+    parameters = list(module.parameters())
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+def test_the_gate_learns_from_the_labels_of_the_sum_alone(learner: Callable[..., Learner], tiny_data: Data) -> None:
+    found = learner()
+    network = found.model.module
+    assert isinstance(network, Branched)
+    parts = parts_of_the_loss(found, a_batch(tiny_data))
+    for name, part in parts.items():
+        moved = any(bool(gradient.any()) for gradient in gradients(part, network.gate))
+        assert moved == (name == "ensemble"), name
+    assert all(p.requires_grad for p in network.gate.parameters())
+
+
+def test_a_branchs_terms_reach_it_and_the_trunk_and_no_other_branch(
+    learner: Callable[..., Learner], tiny_data: Data
+) -> None:
+    found = learner()
+    network = found.model.module
+    parts = parts_of_the_loss(found, a_batch(tiny_data))
+    heads = [network.get_submodule(f"branches.{n}.fc") for n in range(3)]
+    trunk = network.get_submodule("branches.0.conv1")
+    for name, part in parts.items():
+        reached = [any(bool(gradient.any()) for gradient in gradients(part, head)) for head in heads]
+        assert reached == [name in ("ensemble", f"ce branch{n}", f"kd branch{n}") for n in range(3)], name
+        assert gradients(part, trunk)[0].any(), name
+
+
+def test_what_is_trained_is_everything_once(learner: Callable[..., Learner]) -> None:
+    found = learner()
+    network = found.model.module
+    trained = list(found.parameters())
+    assert len({id(p) for p in trained}) == len(trained)
+    assert {id(p) for p in trained} == {id(p) for p in network.parameters()}
+    names = {name for name, _ in network.named_parameters()}
+    assert "gate.linear.weight" in names
+    assert "gate.norm.bias" in names
+    assert "branches.2.fc.weight" in names
+    assert "branches.0.conv1.weight" in names
+    assert "branches.1.conv1.weight" not in names
+
+
+# --- the start
+
+
+def test_the_first_branch_starts_as_the_plain_student_and_the_others_differ(
+    learner: Callable[..., Learner], tiny_data: Data, any_model: Callable[[], Tapped], changed: Any, state_of: Any
+) -> None:
+    found, plain = learner(), Run(tiny_data, any_model, seed=3).student()
+    first = found.model.module.get_submodule("branches.0")
+    assert changed(state_of(first), state_of(plain.module)) == set()
+    images = pixels(tiny_data)
+    for training in (False, True):
+        outputs = found.model.train(training).tap(images, found.roles())
+        assert torch.equal(outputs["branch0"], plain.train(training)(images))
+        branches = [outputs[f"branch{n}"] for n in range(3)]
+        assert not any(torch.allclose(a, b) for a, b in itertools.combinations(branches, 2))
+
+
+@pytest.mark.parametrize("branches", [2, 5])
+def test_there_are_as_many_branches_as_asked_for(branches: int, learner: Callable[..., Learner]) -> None:
+    found = learner(branches=branches)
+    network = found.model.module
+    assert isinstance(network, Branched)
+    assert len(network.branches) == network.gate.linear.out_features == branches
+    assert len(found.terms) == 1 + 2 * branches
+
+
+def test_the_last_stage_is_branched(learner: Callable[..., Learner], tiny_data: Data) -> None:
+    network = learner().model.module
+    assert isinstance(network, Branched)
+    assert network.at == "bn1"
+    from tutelage.models.load import make_model
+
+    run = Caught(tiny_data, lambda: Tapped(make_model("resnet8x0.25", num_classes=4, image_shape=(1, 8, 8)).module))
+    find("one")(run)
+    network = run.learners[0].model.module
+    assert isinstance(network, Branched)
+    assert network.at == "layer2"
+
+
+# --- trained
+
+
+def test_the_branch_that_is_given_back_is_a_plain_network(
+    tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
+) -> None:
+    run = Run(tiny_data, any_model, recipe=Recipe(epochs=8, batch_size=16, lr=0.1), hardware=on_cpu, seed=3)
+    kept: list[Learner] = []
+    fit = run.fit
+
+    def keeping(*learners: Learner, **changes: Any) -> Fitted:
+        kept.extend(learners)
+        return fit(*learners, **changes)
+
+    run.fit = keeping  # type: ignore[method-assign]
+    student = find("one")(run)
+    plain = any_model()
+    assert type(student.module) is type(plain.module)
+    assert list(student.state_dict()) == list(plain.state_dict())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in student.modules())
+    (found,) = kept
+    assert student is found.deployed
+    assert student.module is found.model.module.get_submodule("branches.0")
+    history = [record["learners"]["student"] for record in run.fits[0].history]
+    assert history[-1]["ensemble"] < history[0]["ensemble"]
+    assert history[-1]["ce branch2"] < history[0]["ce branch2"]
+    from tutelage.evaluation.metrics import accuracy
+    from tutelage.evaluation.predict import predict
+
+    assert tiny_data.validation is not None
+    judged = float(accuracy(predict(student, tiny_data.validation, device="cpu"), tiny_data.validation.labels))
+    assert history[-1]["validation_accuracy"] == judged
+    assert list(run.selected) == [student]
+    assert list(run.selected[student].state) == list(plain.module.state_dict())
+
+
+def test_statistics_of_trunk_and_branches_count_each_batch_once(
+    tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
+) -> None:
+    run = Run(tiny_data, any_model, recipe=SHORT, hardware=on_cpu)
+    state = find("one")(run, deploy="ensemble").module.state_dict()
+    counts = {name: int(value) for name, value in state.items() if name.endswith("num_batches_tracked")}
+    assert counts == dict.fromkeys(
+        [f"branches.{n}.bn2.num_batches_tracked" for n in range(3)]
+        + ["branches.0.bn1.num_batches_tracked", "gate.norm.num_batches_tracked"],
+        6,
+    )
+
+
+def test_with_both_deployments_it_trains_the_same(
+    tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
+) -> None:
+    branch, whole = (
+        find("one")(Run(tiny_data, any_model, recipe=SHORT, hardware=on_cpu), deploy=deploy)
+        for deploy in ("branch", "ensemble")
+    )
+    within = whole.eval().tap(pixels(tiny_data), ("logits", "branch0", "branch1"))
+    assert torch.equal(branch.eval()(pixels(tiny_data)), within["branch0"])
+    assert not torch.allclose(within["logits"], within["branch0"])
+
+
+@pytest.fixture
+def config(tiny_npz: str) -> Config:
+    return Config(
+        data=tiny_npz,
+        student="resnet8x0.25",
+        method="one",
+        settings={"deploy": "ensemble", "branches": 4},
+        epochs=2,
+        batch_size=16,
+        lr=0.1,
+        device="cpu",
+    )
+
+
+@pytest.mark.parametrize(("name", "at"), [("resnet8x0.25", "layer2"), ("wrn-10-1", "block2")])
+def test_an_ensemble_is_written_opened_and_read_back(
+    name: str, at: str, config: Config, tiny_data: Data, tmp_path: Path
+) -> None:
+    config = config.but(student=name, epochs=10, lr=0.2)
+    result = execute(config, tmp_path / "run")
+    file = tmp_path / "run" / "student.safetensors"
+    assert read_about(file)["surgery"] == [{"operation": "branch", "at": at, "branches": 4}]
+    expected = result.model.eval()(pixels(tiny_data))
+    opened = open_model(str(tmp_path / "run"), tiny_data)
+    again = execute(config, tmp_path / "run").model
+    for model in (opened, again, open_model(f"{name}@{file}", tiny_data)):
+        assert isinstance(model.module, Branched)
+        assert torch.equal(model.eval()(pixels(tiny_data)), expected)
+    assert result.metrics["test"]["samples"] == 16
+    # and teaches others, by its logits or by its maps
+    for method in ("hinton", "at"):
+        for teacher in (str(tmp_path / "run"), opened, again):
+            taught = tutelage.distill(
+                teacher, "resnet8x0.25", tiny_data, method=method, epochs=1, batch_size=16, device="cpu"
+            )
+            assert math.isfinite(taught.metrics["test"]["nll"])
+
+
+def test_an_ensemble_of_a_given_student_is_read_back(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+    def go() -> tutelage.Result:
+        return tutelage.train(
+            tiny_model().module,
+            tiny_data,
+            method="one",
+            settings={"deploy": "ensemble"},
+            out=tmp_path / "run",
+            epochs=1,
+            batch_size=16,
+            device="cpu",
+        )
+
+    first, second = go().model.eval(), go().model.eval()
+    assert torch.equal(first(pixels(tiny_data)), second(pixels(tiny_data)))
+
+
+def test_a_plain_student_that_is_read_back_keeps_its_roles(tiny_data: Data, tmp_path: Path) -> None:
+    def go() -> tutelage.Result:
+        student = Tapped(TwoConvs(), roles={"mine": "first"})
+        return tutelage.train(student, tiny_data, out=tmp_path / "run", epochs=1, batch_size=16, device="cpu")
+
+    class TwoConvs(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.flat, self.fc = nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 4)
+
+    first, second = go().model, go().model
+    assert "mine" in first.taps
+    assert "mine" in second.taps
+    assert torch.equal(
+        first.tap(pixels(tiny_data), ("mine",))["mine"], second.tap(pixels(tiny_data), ("mine",))["mine"]
+    )
+
+
+def test_a_branch_is_written_as_a_plain_network(config: Config, tiny_data: Data, tmp_path: Path) -> None:
+    plain = config.but(settings={"deploy": "branch"})
+    result = execute(plain, tmp_path / "run")
+    assert read_about(tmp_path / "run" / "student.safetensors")["surgery"] == []
+    opened = open_model(str(tmp_path / "run"), tiny_data).eval()
+    assert type(opened.module).__name__ == "ResNet"
+    assert torch.equal(opened(pixels(tiny_data)), result.model.eval()(pixels(tiny_data)))
+    assert torch.equal(opened(pixels(tiny_data)), execute(plain, tmp_path / "run").model.eval()(pixels(tiny_data)))
+
+
+def test_a_damaged_file_of_an_ensemble_is_told_in_one_line(
+    config: Config, tiny_data: Data, tmp_path: Path, refused: Any
+) -> None:
+    from tutelage.models.weights import save_weights
+
+    result = execute(config, tmp_path / "run")
+    file = tmp_path / "run" / "student.safetensors"
+    about = read_about(file)
+    save_weights(file, result.model.module, about | {"surgery": [{"operation": "branch", "at": "nowhere"}]})
+    with refused("unknown layer", "'nowhere'", "remove", "result.json"):
+        execute(config, tmp_path / "run")
+    with refused("unknown layer", "'nowhere'"):
+        open_model(str(tmp_path / "run"), tiny_data)
+
+
+# --- what does not fit
+
+
+def test_a_batch_of_one_is_refused(tiny_data: Data, any_model: Callable[[], Tapped], refused: Any) -> None:
+    with refused("normalises over the batch", "batch size of 2 or more"):
+        find("one")(Run(tiny_data, any_model, recipe=Recipe(batch_size=1)))
+
+
+class Flat(nn.Module):
+    """One resolution, one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("make", "pieces"),
+    [
+        (lambda: Tapped(Flat()), ("branches the last stage", "Flat has 1 stage", "roles=")),
+        (
+            lambda: Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4))),
+            ("branches the last stage", "Sequential has 0 stage", "roles="),
+        ),
+        (
+            lambda: Tapped(Flat(), roles={"stage1": "input:conv", "stage2": "conv"}),
+            ("input:conv", "name that layer by its output"),
+        ),
+    ],
+)
+def test_networks_that_cannot_be_branched(
+    make: Callable[[], Tapped], pieces: tuple[str, ...], tiny_data: Data, refused: Any
+) -> None:
+    with refused(*pieces):
+        find("one")(Run(tiny_data, make))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"branches": 1}, {"branches": 65}, {"temperature": 0}, {"ramp": 1.5}, {"deploy": "all"}]
+)
+def test_settings_that_cannot_be(
+    wrong: dict[str, Any], tiny_data: Data, any_model: Callable[[], Tapped], refused: Any
+) -> None:
+    ((name, value),) = wrong.items()
+    with refused(name, value):
+        find("one")(Run(tiny_data, any_model), **wrong)

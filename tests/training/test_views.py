@@ -1,0 +1,434 @@
+"""Terms on another batch than the one at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.config import Hardware, Recipe
+from tutelage.data import Batch, Data
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.sources import EMA, Frozen, Peers, Source
+from tutelage.terms import AttentionTransfer, CrossEntropy, SoftTargets, Term, View, Weighted
+from tutelage.training import Learner, fit
+from tutelage.training.updates import Step, in_turn
+
+Net = Callable[..., Tapped]
+Terms = dict[str, Term | Weighted]
+
+
+class Flipped(View):
+    """The batch mirrored, or a part of it; remembers what it was given."""
+
+    def __init__(self, weight: Tensor | None = None, samples: int | None = None) -> None:
+        self.weight, self.samples = weight, samples
+        self.given: list[tuple[Batch, Outputs, Outputs | None]] = []
+
+    def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
+        self.given.append((batch, student, teacher))
+        part = slice(None, self.samples)
+        return Batch(batch.inputs[part].flip(3), batch.targets[part], batch.index[part], batch.view[part], self.weight)
+
+
+class Reads(Flipped):
+    """Asks for more than nothing."""
+
+    roles = ("logits", "stage1")
+    teacher_roles = ("logits", "embedding")
+
+
+class Still(Flipped):
+    """Leaves running statistics alone."""
+
+    in_statistics = False
+
+
+class Runs:
+    """Keeps the pixels that a model is shown."""
+
+    def __init__(self, model: Tapped) -> None:
+        self.shown: list[Tensor] = []
+        model.register_forward_pre_hook(lambda _, inputs: self.shown.append(inputs[0].detach().clone()))
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Eight grey images."""
+    index = torch.arange(8)
+    inputs = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Batch(inputs, index % 4, index, torch.zeros_like(index))
+
+
+def loss_of(learner: Learner, batch: Batch, progress: float = 0.0) -> tuple[Tensor, list[float]]:
+    """The learner's loss in a step, and its terms' values."""
+    roles = {learner: learner.roles()}
+    step = Step(batch, progress, [learner], roles=roles, apply=lambda *_: None, autocast=nullcontext)
+    learner.train()
+    step.forward(learner)
+    return step.loss(learner), step.values[learner].tolist()
+
+
+def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL per sample, by torch's own."""
+    return (
+        F.kl_div((student / temperature).log_softmax(1), (teacher / temperature).softmax(1), reduction="none").sum(1)
+        * temperature**2
+    )
+
+
+# --- the loss
+
+
+def test_the_loss_is_the_sum_over_both_batches(tiny_model: Net, batch: Batch) -> None:
+    model, teacher, flipped = tiny_model(), tiny_model(1, width=6), Flipped()
+    terms: Terms = {
+        "ce": 0.5 * CrossEntropy(),
+        "kd": SoftTargets(2.0).on(flipped),
+        "ce flipped": 3 * CrossEntropy().on(flipped),
+    }
+    total, values = loss_of(Learner(model, Frozen(teacher), terms), batch)
+    total.backward()  # type: ignore[no-untyped-call]
+    found = [p.grad for p in model.parameters()]
+    fresh, mirrored = tiny_model(), batch.inputs.flip(3)
+    fresh.train()
+    expected = [
+        F.cross_entropy(fresh(batch.inputs), batch.targets),
+        kl(fresh(mirrored), teacher(mirrored), 2.0).mean(),
+        F.cross_entropy(fresh(mirrored), batch.targets),
+    ]
+    assert values == pytest.approx([value.item() for value in expected], rel=1e-5)
+    (0.5 * expected[0] + expected[1] + 3 * expected[2]).backward()  # type: ignore[no-untyped-call]
+    assert total.item() == pytest.approx(0.5 * values[0] + values[1] + 3 * values[2], rel=1e-6)
+    for ours, parameter in zip(found, fresh.parameters(), strict=True):
+        torch.testing.assert_close(ours, parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_terms_that_share_a_view_share_its_pass(tiny_model: Net, batch: Batch) -> None:
+    model, teacher, flipped = tiny_model(), tiny_model(1), Flipped()
+    student_runs, teacher_runs = Runs(model), Runs(teacher)
+    terms: Terms = {
+        "ce": CrossEntropy(),
+        "kd": SoftTargets().on(flipped),
+        "more": 2 * SoftTargets(2.0).on(flipped),
+        "at": AttentionTransfer((("stage1", "stage1"),)).on(flipped),
+    }
+    loss_of(Learner(model, Frozen(teacher), terms), batch)
+    assert len(flipped.given) == 1
+    for runs, expected in (
+        (student_runs, [batch.inputs, batch.inputs.flip(3)]),
+        (teacher_runs, [batch.inputs.flip(3)]),
+    ):
+        shown = [inputs for inputs in runs.shown if len(inputs) == 8]
+        assert len(shown) == len(expected)
+        assert all(torch.equal(*pair) for pair in zip(shown, expected, strict=True))
+
+
+def test_two_views_are_two_passes(tiny_model: Net, batch: Batch) -> None:
+    model, views = tiny_model(), (Flipped(), Flipped(samples=5))
+    runs = Runs(model)
+    loss_of(Learner(model, None, {str(n): CrossEntropy().on(view) for n, view in enumerate(views)}), batch)
+    assert [len(inputs) for inputs in runs.shown] == [8, 8, 5]
+    assert [len(view.given) for view in views] == [1, 1]
+
+
+def test_a_view_whose_terms_weigh_nothing_now_is_not_made(tiny_model: Net, batch: Batch) -> None:
+    model, teacher, early, never = tiny_model(), tiny_model(1), Reads(), Flipped()
+    runs, teacher_runs = Runs(model), Runs(teacher)
+    terms: Terms = {
+        "ce": CrossEntropy(),
+        "early": (lambda progress: 1.0 if progress < 0.5 else 0.0) * SoftTargets().on(early),
+        "never": 0 * CrossEntropy().on(never),
+    }
+    learner = Learner(model, Frozen(teacher), terms)
+    _, values = loss_of(learner, batch, 0.6)
+    assert values[1:] == [0.0, 0.0]
+    assert (len(early.given), len(runs.shown), len(teacher_runs.shown)) == (0, 1, 0)
+    assert learner.views(0.6) == ()
+    _, values = loss_of(learner, batch, 0.4)
+    assert values[1] > 0
+    assert (len(early.given), len(runs.shown)) == (1, 3)
+    assert len([inputs for inputs in teacher_runs.shown if len(inputs) == 8]) == 2  # for the view, and for its batch
+    assert never.given == []
+    assert learner.views(0.4) == (early,)
+    assert learner.views() == (early, never)
+
+
+# --- how much samples count
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_batchs_weight_counts_and_multiplies_with_the_learners(own: bool, tiny_model: Net, batch: Batch) -> None:
+    weight = torch.tensor([2.0, 0.0, 0.5, 0.0, 1.0])
+    flipped, model = Flipped(weight, samples=5), tiny_model()
+    by_index = (lambda given: given.index.float() + 1) if own else None
+    terms: Terms = {"ce": CrossEntropy(), "flipped": CrossEntropy().on(flipped)}
+    _, values = loss_of(Learner(model, None, terms, sample_weight=by_index), batch)
+    fresh = tiny_model().train()
+    each = F.cross_entropy(fresh(batch.inputs), batch.targets, reduction="none").tolist()
+    mirrored = F.cross_entropy(fresh(batch.inputs[:5].flip(3)), batch.targets[:5], reduction="none").tolist()
+    factors = [n + 1 if own else 1 for n in range(8)]
+    assert values == pytest.approx(
+        [
+            sum(f * v for f, v in zip(factors, each, strict=True)) / 8,
+            sum(w * f * v for w, f, v in zip(weight.tolist(), factors, mirrored, strict=False)) / 5,
+        ],
+        rel=1e-5,
+    )
+
+
+def test_one_value_for_the_whole_batch_is_taken_as_it_is(tiny_model: Net, batch: Batch) -> None:
+    class Whole(Term):
+        def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+            return student["logits"].sum() * 0 + 7
+
+    flipped = Flipped(torch.full((8,), 0.25))
+    _, values = loss_of(Learner(tiny_model(), None, {"whole": Whole().on(flipped), "ce": CrossEntropy()}), batch)
+    assert values[0] == 7
+
+
+# --- what it is given
+
+
+def test_a_view_reads_what_it_names_and_no_gradient_flows_through_it(tiny_model: Net, batch: Batch) -> None:
+    model, teacher, reads = tiny_model(), tiny_model(1), Reads()
+    total, _ = loss_of(Learner(model, Frozen(teacher), {"ce": CrossEntropy().on(reads)}), batch)
+    ((at_hand, student, taught),) = reads.given
+    assert at_hand is batch
+    assert taught is not None
+    assert student["stage1"].shape == (8, 4, 8, 8)
+    assert taught["embedding"].shape == (8, 8)
+    assert student["logits"].shape == taught["logits"].shape == (8, 4)
+    for outputs in (student, taught):
+        assert not any(value.requires_grad for value in (outputs["logits"], *outputs.features.values()))
+    assert total.requires_grad
+
+
+def test_roles_of_batch_and_views(tiny_model: Net) -> None:
+    reads, flipped = Reads(), Flipped()
+    terms: Terms = {
+        "ce": CrossEntropy(),
+        "at": AttentionTransfer((("stage2", "stage1"),)).on(flipped),
+        "kd": (lambda progress: 1 - progress) * SoftTargets().on(reads),
+    }
+    learner = Learner(tiny_model(), Frozen(tiny_model(1)), terms)
+    assert learner.roles() == ("logits", "stage1")  # the label loss's, and the view's
+    assert learner.roles(flipped) == ("stage2",)
+    assert learner.roles(reads) == ("logits",)
+    assert learner.teacher_roles() == learner.teacher_roles(0.5) == ("logits", "embedding")
+    assert learner.teacher_roles(1.0) == ()
+    assert learner.teacher_roles(view=flipped) == learner.teacher_roles(1.0, flipped) == ("stage1",)
+    assert learner.teacher_roles(view=reads) == ("logits",)
+    assert learner.teacher_roles(1.0, reads) == ()
+
+
+def test_a_pass_on_a_view_ends_where_its_terms_do(tiny_model: Net, batch: Batch) -> None:
+    model, teacher, flipped = tiny_model(), tiny_model(1), Flipped()
+    ends: list[int] = []
+    model.module.get_submodule("fc").register_forward_hook(lambda _, inputs, __: ends.append(len(inputs[0])))
+    terms: Terms = {"ce": CrossEntropy(), "at": AttentionTransfer((("stage1", "stage1"),)).on(flipped)}
+    model.trace(batch.inputs[:2])
+    ends.clear()
+    loss_of(Learner(model, Frozen(teacher), terms), batch)
+    assert len(flipped.given) == 1
+    assert ends == [8]
+
+
+def test_a_source_is_shown_the_views_batch(tiny_model: Net, batch: Batch) -> None:
+    class Told(Source):
+        def __init__(self) -> None:
+            self.asked: list[tuple[Batch, tuple[str, ...], int]] = []
+
+        def __call__(self, batch: Batch, roles: Any, cohort: Any) -> Outputs:
+            self.asked.append((batch, tuple(roles), len(cohort)))
+            return Outputs(torch.zeros(len(batch), 4))
+
+    source, flipped = Told(), Flipped(samples=3)
+    terms: Terms = {"kd": SoftTargets(), "flipped": SoftTargets().on(flipped)}
+    loss_of(Learner(tiny_model(), source, terms), batch)
+    (first, roles, cohort), (second, more_roles, nobody) = source.asked
+    assert first is batch
+    assert torch.equal(second.inputs, batch.inputs[:3].flip(3))
+    assert roles == more_roles == ("logits",)
+    assert (cohort, nobody) == (1, 0)
+
+
+# --- statistics
+
+
+def test_batch_normalisation_counts_the_views_batch_unless_it_says_not(
+    tiny_model: Net, batch: Batch, state_of: Any, changed: Any
+) -> None:
+    def after(view: View | None) -> dict[str, Tensor]:
+        model = tiny_model()
+        terms: Terms = {"ce": CrossEntropy()}
+        if view:
+            terms["flipped"] = CrossEntropy().on(view)
+        total, _ = loss_of(Learner(model, None, terms), batch)
+        total.backward()  # type: ignore[no-untyped-call]
+        assert all(m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+        state: dict[str, Tensor] = state_of(model)
+        return state
+
+    clean, counted, still = after(None), after(Flipped(samples=4)), after(Still(samples=4))
+    assert changed(clean, still) == set()
+    assert int(clean["module.bn1.num_batches_tracked"]) == 1
+    assert int(counted["module.bn1.num_batches_tracked"]) == 2
+    assert "module.bn1.running_mean" in changed(clean, counted)
+
+
+# --- a fit
+
+
+def test_a_fit_trains_on_views_and_reports_their_terms(
+    tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
+) -> None:
+    flipped = Flipped()
+    learner = Learner(tiny_model(), Frozen(taught()), {"ce": CrossEntropy(), "kd": 2 * SoftTargets().on(flipped)})
+    recipe = Recipe(epochs=4, batch_size=16, lr=0.1)
+    fitted = fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu)
+    values = [record["learners"]["student"]["kd"] for record in fitted.history]
+    assert values[-1] < values[0]
+    assert len(flipped.given) == 1 + 4 * 3  # the dry run, and each step
+
+
+def test_an_average_of_the_student_teaches_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    model = tiny_model()
+    learner = Learner(model, EMA(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Flipped())})
+    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), hardware=on_cpu)
+    assert fitted.history[-1]["learners"]["student"]["kd"] > 0
+
+
+def test_peers_that_take_turns_may_have_label_losses_on_views(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
+    models = [tiny_model(n) for n in range(2)]
+    learners = [
+        Learner(
+            model,
+            Peers(models[1 - n]),
+            {"kd": SoftTargets(), "ce": CrossEntropy().on(Flipped())},
+            name=f"net{n}",
+        )
+        for n, model in enumerate(models)
+    ]
+    fitted = fit(*learners, data=tiny_data, update=in_turn, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+    assert all(entry["ce"] > 0 for entry in fitted.history[0]["learners"].values())
+
+
+# --- what does not fit
+
+
+def test_peers_refuse_terms_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any) -> None:
+    models = [tiny_model(n) for n in range(2)]
+    learners = [
+        Learner(models[0], Peers(models[1]), {"kd": SoftTargets().on(Flipped())}, name="a"),
+        Learner(models[1], Peers(models[0]), {"kd": SoftTargets()}, name="b"),
+    ]
+    with refused("source of learner 'a'", "answer the batch at hand alone", "need another source"):
+        fit(*learners, data=tiny_data, hardware=on_cpu)
+
+
+class Raises(View):
+    def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
+        raise ValueError("not today\nnor tomorrow")
+
+
+class Gives(View):
+    def __init__(self, made: Callable[[Batch], Any]) -> None:
+        self.made = made
+
+    def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
+        return self.made(batch)  # type: ignore[no-any-return]
+
+
+WRONG: dict[str, tuple[View, tuple[str, ...]]] = {
+    "a view that raises": (Raises(), ("Raises of learner 'student' failed on a first batch", "not today")),
+    "a view that is none": (View(), ("View of learner 'student'", "must define __call__")),
+    "no batch": (Gives(lambda batch: batch.inputs), ("Gives of learner 'student'", "must give a Batch", "Tensor")),
+    "nothing": (Gives(lambda batch: None), ("Gives of learner 'student'", "must give a Batch", "NoneType")),
+    "weights of another shape": (
+        Gives(lambda batch: replace(batch, weight=torch.ones(len(batch), 1))),
+        ("Gives of learner 'student'", "(4,)", "(4, 1)"),
+    ),
+    "one weight for all": (
+        Gives(lambda batch: replace(batch, weight=torch.ones(1))),
+        ("Gives of learner 'student'", "(4,)", "(1,)"),
+    ),
+    "images of other channels": (
+        Gives(lambda batch: replace(batch, inputs=batch.inputs.repeat(1, 3, 1, 1))),
+        ("learner 'student', shown Gives,", "(3, 8, 8)"),
+    ),
+    "labels of another length": (
+        Gives(lambda batch: replace(batch, targets=batch.targets[:2])),
+        ("term 'ce' of learner 'student' failed on a first batch",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("view", "pieces"), WRONG.values(), ids=list(WRONG))
+def test_a_view_that_fails_is_told_in_one_line(
+    view: View, pieces: tuple[str, ...], tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any
+) -> None:
+    model = tiny_model().train()
+    with refused(*pieces):
+        fit(Learner(model, None, {"ce": CrossEntropy().on(view)}), data=tiny_data, hardware=on_cpu)
+    assert all(module.training for module in model.modules())
+
+
+def test_a_view_that_needs_a_teacher_says_so(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any) -> None:
+    from tutelage.attacks import BoundarySamples
+
+    learner = Learner(tiny_model(), None, {"ce": CrossEntropy().on(BoundarySamples(tiny_model(1)))})
+    with refused("BoundarySamples of learner 'student'", "needs a teacher's outputs"):
+        fit(learner, data=tiny_data, hardware=on_cpu)
+
+
+def test_a_projection_on_a_view_is_built_from_the_views_outputs(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
+    from tutelage.terms import Hint
+
+    hint = Hint("stage1", "stage1")
+    learner = Learner(
+        tiny_model(), Frozen(tiny_model(1, width=6)), {"ce": CrossEntropy(), "hint": hint.on(Flipped(samples=2))}
+    )
+    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+    assert isinstance(hint.regressor, nn.Conv2d)
+    assert fitted.history[0]["learners"]["student"]["hint"] > 0
+
+
+# --- what is judged
+
+
+def test_the_deployed_part_is_judged_and_selected(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = tiny_model().module, tiny_model(1).module
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(x) + 100 * self.second(x)  # type: ignore[no-any-return]
+
+    from tutelage.evaluation.metrics import accuracy
+    from tutelage.evaluation.predict import predict
+
+    whole = Tapped(Two(), *tiny_data.mean_std)
+    part = Tapped(whole.module.get_submodule("first"), *tiny_data.mean_std)
+    learner = Learner(whole, None, {"ce": 0.01 * CrossEntropy()}, deployed=part)
+    assert Learner(whole, None, {"ce": CrossEntropy()}).deployed is whole
+    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=3, batch_size=16, lr=0.3), hardware=on_cpu)
+    assert tiny_data.validation is not None
+    judged = accuracy(predict(part, tiny_data.validation, device="cpu"), tiny_data.validation.labels)
+    assert fitted.history[-1]["learners"]["student"]["validation_accuracy"] == float(judged)
+    best = fitted.selected["student"]
+    accuracies = [record["learners"]["student"]["validation_accuracy"] for record in fitted.history]
+    assert best.accuracy == max(accuracies)
+    assert set(best.state) == set(part.module.state_dict())
