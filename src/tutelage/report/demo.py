@@ -19,8 +19,8 @@ from tutelage.report.plots import plot_gains
 from tutelage.studies.compare import PLAIN, TEACHER, Row, compare
 from tutelage.studies.statistics import Interval
 
-STUDY = ("hinton", "fitnet", "at", "dml")
-"""Those of the study's nine methods that are built."""
+STUDY = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
+"""The nine methods of the study."""
 
 
 def run_demo(

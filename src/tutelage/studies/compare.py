@@ -48,9 +48,13 @@ class Row:
         return asdict(self)
 
 
+Methods = Sequence[str] | Mapping[str, tuple[str, Mapping[str, Any]]]
+"""Names of methods; or, by the name a row is to have, a method and its settings."""
+
+
 def compare(
     config: Config,
-    methods: Sequence[str],
+    methods: Methods,
     seeds: Sequence[int],
     out: Path,
     *,
@@ -64,7 +68,7 @@ def compare(
 
     Args:
         config: what all runs share; the label noise and the batches of a seed are the same for all of them.
-        methods: beside ``plain``, which is always there.
+        methods: beside ``plain``, which is always there, as it stands.
         seeds: paired over methods.
         out: where the runs are kept.
         teacher: the teacher's network; it is trained on the same (noisy) labels.
@@ -74,28 +78,30 @@ def compare(
     Raises:
         TutelageError: when a run fails; the others are kept.
     """
-    methods = [PLAIN, *(name for name in dict.fromkeys(methods) if name != PLAIN)]
-    workers = max(1, min(workers or os.cpu_count() or 1, len(seeds) * len(methods)))
+    named = methods if isinstance(methods, Mapping) else {name: (name, {}) for name in methods}
+    students: dict[str, tuple[str, Mapping[str, Any]]] = {PLAIN: (PLAIN, {})}
+    students |= {name: how for name, how in named.items() if name != PLAIN}
+    workers = max(1, min(workers or os.cpu_count() or 1, len(seeds) * len(students)))
     threads = max(1, (os.cpu_count() or 1) // workers)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
         epochs = manager.Queue()
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(threads,))
         try:
-            results = _run_all(pool, config, methods, seeds, out, teacher, epochs, progress)
+            results = _run_all(pool, config, students, seeds, out, teacher, epochs, progress)
         except BaseException:
             for process in list((pool._processes or {}).values()):
                 process.terminate()  # each run goes on from its last checkpoint when it is asked for again
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         pool.shutdown()
-    return tabulate(results, [TEACHER, *methods], seeds)
+    return tabulate(results, [TEACHER, *students], seeds)
 
 
 def _run_all(
     pool: ProcessPoolExecutor,
     config: Config,
-    methods: Sequence[str],
+    students: Mapping[str, tuple[str, Mapping[str, Any]]],
     seeds: Sequence[int],
     out: Path,
     teacher: str,
@@ -112,7 +118,8 @@ def _run_all(
         if name == TEACHER:
             changes |= {"student": teacher, "method": PLAIN, "settings": {}}
         else:
-            changes |= {"method": name, "teacher": (str(folder / TEACHER),)}
+            method, settings = students[name]
+            changes |= {"method": method, "settings": dict(settings), "teacher": (str(folder / TEACHER),)}
         running[pool.submit(_run, config.but(**changes), folder / name, name, epochs)] = (name, seed)
 
     for seed in seeds:
@@ -129,8 +136,8 @@ def _run_all(
             except TutelageError as error:
                 raise TutelageError(f"{name}, seed {seed}: {error}") from error
             if name == TEACHER:
-                for method in methods:
-                    submit(method, seed)
+                for student in students:
+                    submit(student, seed)
     return results
 
 
