@@ -15,7 +15,7 @@ from tutelage.terms.term import View
 
 Norm = Literal["first", "squared"]
 OVERSHOOT = 1e-4  # the authors' eps: aims a little beyond the boundary
-SMALLEST = 1e-12  # a gradient's length is not divided by less
+SMALLEST = 1e-12  # a gradient's length is taken to be no less
 
 
 def boundary_attack(
@@ -33,9 +33,9 @@ def boundary_attack(
     """Move each input from its base class towards the target class until the network no longer says base.
 
     With L(x) = f_b(x) - f_k(x), a step is x <- x - eta (L + 1e-4) dL/dx / ||dL/dx||, per sample, clamped to
-    [low, high]; a sample stops as soon as the largest logit is another than f_b. ``norm="first"`` divides by the length
-    of the gradient, as the authors' code does; ``"squared"`` by its square, a DeepFool step that does not depend on the
-    scale of f (the paper [from memory]).
+    [low, high]; a sample stops as soon as the largest logit is another than f_b, and costs nothing from then on.
+    ``norm="first"`` divides by the length of the gradient, as the authors' code does; ``"squared"`` by its square, a
+    DeepFool step that does not depend on the scale of f (the paper [from memory]).
 
     Args:
         network: images (B, ...) to logits (B, C). Its parameters get no gradient.
@@ -49,25 +49,21 @@ def boundary_attack(
     Returns:
         (B, ...), detached.
     """
-    moved, moving = inputs.detach(), torch.ones_like(base, dtype=torch.bool)
+    moved, places = inputs.detach().clone(), torch.arange(len(inputs), device=inputs.device)
     for _ in range(steps):
         with torch.enable_grad():
-            moved.requires_grad_()
-            logits = network(moved)
-            gap = (logits.gather(1, base[:, None]) - logits.gather(1, target[:, None])).squeeze(1)
-            (gradient,) = torch.autograd.grad(gap.sum(), moved)
-        moved = moved.detach()
-        moving = moving & (logits.argmax(1) == base)
-        if not bool(moving.any()):  # waits for the device, and saves whole passes
+            images = moved[places].requires_grad_()
+            logits = network(images)
+            gap = (logits.gather(1, base[places, None]) - logits.gather(1, target[places, None])).squeeze(1)
+            (gradient,) = torch.autograd.grad(gap.sum(), images)
+        moving = logits.argmax(1) == base[places]
+        places, images, gradient = places[moving], images.detach()[moving], gradient[moving]
+        if not len(places):
             break
         length = gradient.flatten(1).norm(dim=1).clamp(min=SMALLEST)
-        if norm == "squared":
-            length = length.square().clamp(min=SMALLEST)
-        pace = step_size * (gap.detach() + OVERSHOOT) / length
-        step = _per_sample(pace, moved) * gradient
-        moved = torch.where(
-            _per_sample(moving, moved), (moved - step).clamp(_like(low, moved), _like(high, moved)), moved
-        )
+        pace = step_size * (gap.detach()[moving] + OVERSHOOT) / (length if norm == "first" else length.square())
+        step = pace.view(-1, *[1] * (images.ndim - 1)) * gradient
+        moved[places] = (images - step).clamp(_like(low, moved), _like(high, moved))
     return moved
 
 
@@ -84,9 +80,9 @@ class BoundarySamples(View):
     other classes, sum over c != b of (q_t,c - q_s,c)^2. Each is moved towards a class drawn by ``other_classes``, in
     the space of the teacher's normalised images, whose exact range is that of pixels in [0, 1].
 
-    The batch always has the same number of samples, so that nothing waits for the device and compiled networks see one
-    shape: where fewer fit, they are repeated, and only the first of each counts (``weight``). Where none fits, no
-    sample counts.
+    The batch always has the same number of samples, so that batch normalisation has enough of them and compiled
+    networks see one shape: where fewer fit, they are repeated, and only the first of each counts (``weight``). Where
+    none fits, no sample is moved and none counts.
 
     Args:
         teacher: whose boundary it is.
@@ -123,17 +119,20 @@ class BoundarySamples(View):
         base, targets = labels[chosen].clamp(min=0), batch.targets[chosen]  # without a label a sample never counts
         target = other_classes(teacher["logits"][chosen], base)
         mean, std = self.teacher.mean, self.teacher.std
-        moved = boundary_attack(
-            self._logits,
-            (batch.inputs[chosen] - mean) / std,
-            base,
-            target,
-            low=(0 - mean) / std,
-            high=(1 - mean) / std,
-            steps=self.steps,
-            step_size=self.step_size,
-            norm=self.norm,
-        )
+        moved = (batch.inputs[chosen] - mean) / std
+        if found := int(valid.sum()):
+            attacked = boundary_attack(
+                self._logits,
+                moved[:found],
+                base[:found],
+                target[:found],
+                low=(0 - mean) / std,
+                high=(1 - mean) / std,
+                steps=self.steps,
+                step_size=self.step_size,
+                norm=self.norm,
+            )
+            moved = attacked[torch.arange(len(moved), device=moved.device) % found]
         if self.discard_failed:
             with torch.no_grad():
                 valid = valid & (self._logits(moved).argmax(1) == target)
@@ -163,10 +162,6 @@ def choose(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> tupl
     found = right.sum()
     place = torch.arange(count, device=labels.device)
     return order[torch.where(found > 0, place % found.clamp(min=1), place)], place < found
-
-
-def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def _like(bound: Tensor | float, inputs: Tensor) -> Tensor:
