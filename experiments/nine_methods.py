@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,16 @@ class Setting:
     teacher: str
     epochs: int
     per_class: int | None
+    augment: bool
     methods: dict[str, tuple[str, dict[str, Any]]]
 
 
 SMALL = ("experiments.nets:small_resnet8", "experiments.nets:small_resnet14")
 SETTINGS = {
-    "digits": Setting("resnet8x0.5", "resnet14x0.5", 20, None, METHODS | VARIANTS),
-    "fashion": Setting(*SMALL, epochs=8, per_class=1000, methods=METHODS),
-    "cifar10": Setting(*SMALL, epochs=8, per_class=1000, methods=METHODS),
+    "digits": Setting("resnet8x0.5", "resnet14x0.5", 20, None, True, METHODS | VARIANTS),
+    # Without crops and flips: in so few epochs they cost more than they bring.
+    "fashion": Setting(*SMALL, epochs=8, per_class=1000, augment=False, methods=METHODS),
+    "cifar10": Setting(*SMALL, epochs=8, per_class=1000, augment=False, methods=METHODS),
 }
 
 
@@ -64,6 +67,7 @@ def run(name: str, source: str, noise: str, rows: list[str], seeds: list[int], w
         student=setting.student,
         epochs=setting.epochs,
         per_class=setting.per_class,
+        augment=setting.augment,
         noise=noise if float(noise) else None,
         validation=0.0,
     )
@@ -76,16 +80,14 @@ def run(name: str, source: str, noise: str, rows: list[str], seeds: list[int], w
     compare(config, methods, seeds, RUNS / where, teacher=setting.teacher, workers=workers, progress=progress)
     for seed in seeds:
         for label in (TEACHER, PLAIN, *methods):
-            keep(
-                RUNS / where / f"seed-{seed}" / label,
-                RAW / where / f"{label.replace(', ', '-')}-seed-{seed}.json",
-                label,
-            )
+            file = RAW / where / f"{re.sub('[^a-z]+', '-', label)}-seed-{seed}.json"
+            keep(RUNS / where / f"seed-{seed}" / label, file, label)
 
 
 def keep(folder: Path, file: Path, label: str) -> None:
-    """What a run measured, without what depends on the machine's load."""
+    """What a run measured, as one small file."""
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    versions = json.loads((folder / "versions.json").read_text(encoding="utf-8"))
     test = result["test"]
     raw = {
         "row": label,
@@ -97,7 +99,7 @@ def keep(folder: Path, file: Path, label: str) -> None:
         "train": result["train"],
         "parameters": result["cost"]["parameters"],
         "training_seconds": result["seconds"],
-        "versions": json.loads((folder / "versions.json").read_text(encoding="utf-8")),
+        "versions": {name: versions[name] for name in ("python", "torch", "tutelage")},
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")

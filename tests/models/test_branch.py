@@ -545,3 +545,22 @@ def test_compiled_it_gives_the_same(training: bool) -> None:
         for counted, expected_count in zip(compiled.buffers(), eager.buffers(), strict=True):
             torch.testing.assert_close(counted, expected_count)
     compiled.uncompile()
+
+
+def test_code_may_ask_a_replaced_layer_for_its_attributes() -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Sequential()
+            self.stem.add_module("projection", nn.Conv2d(1, 3, 3))
+            self.body = nn.Conv2d(3, 4, 3)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.to(self.stem.projection.weight.dtype)  # type: ignore[arg-type, union-attr]
+            y: Tensor = self.head(self.body(self.stem(x)).mean((2, 3)))
+            return y
+
+    network = operate(Asking(), torch.rand(2, 1, 8, 8), at="stem")
+    assert network(torch.rand(2, 1, 8, 8)).shape == (2, 2)
+    assert copy.deepcopy(network)(torch.rand(2, 1, 8, 8)).shape == (2, 2)

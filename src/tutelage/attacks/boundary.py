@@ -107,6 +107,8 @@ class BoundarySamples(View):
         discard_failed: bool = False,
         in_statistics: bool = True,
     ) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"the share of a batch lies in (0, 1], got {share}")
         self.teacher, self.share, self.in_statistics = teacher, share, in_statistics
         self.steps, self.step_size, self.norm, self.discard_failed = steps, step_size, norm, discard_failed
 

@@ -54,8 +54,10 @@ def fitnet(
         kd_alpha: above 0, Hinton's own term joins: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE.
         kd_temperature: its T.
 
-    Deviations: the relative loss, as said. The regressor has no final non-linearity (the paper's has the hint layer's),
-    since maps here may be negative. lambda falls a step at a time and not an epoch. Both stages use the run's recipe.
+    Deviations: the relative loss, as said; gradients of stage 1 are clipped at a length of 1, for students whose maps
+    start at quite another scale than the teacher's. The regressor has no final non-linearity (the paper's has the hint
+    layer's), since maps here may be negative. lambda falls a step at a time and not an epoch. Both stages use the run's
+    recipe.
     """
     student, teacher = run.student(), run.teacher()
     pairs = run.paired_stages(student, teacher)
@@ -66,7 +68,8 @@ def fitnet(
         run.fit(Learner(student, Frozen(teacher), terms | {"hint": beta * hints}))
         return student
     hint_epochs = max(1, round(hint_share * run.epochs))
-    run.fit(Learner(student, Frozen(teacher), {"hint": hints}), epochs=hint_epochs)
+    clip = min(1.0, run.recipe.clip or 1.0)
+    run.fit(Learner(student, Frozen(teacher), {"hint": hints}), epochs=hint_epochs, clip=clip)
 
     def weight(progress: float) -> float:
         return teacher_decay(500 * progress, first_weight, last_weight) / temperature**2

@@ -54,7 +54,9 @@ class Branched(nn.Module):
         self.at, self._given, self._listening = at, dict[str, list[Any]](), False
         self._replays: list[list[_Replay]] = []
         for other in others:
-            replays = [_replace(other, name, name in trunk.overwritten) for name in trunk.layers]
+            replays = [
+                _replace(other, name, first.get_submodule(name), name in trunk.overwritten) for name in trunk.layers
+            ]
             self._replays.append(replays)
             _share_loose_parameters(first, other)
         self.branches = nn.ModuleList([first, *others])
@@ -136,12 +138,25 @@ class _Listener:
 
 
 class _Replay(nn.Module):
-    """Stands for a trunk layer in a further branch: gives what the first branch's gave, call by call."""
+    """Stands for a trunk layer in a further branch: gives what the first branch's gave, call by call.
 
-    def __init__(self, layer: str, overwritten: bool) -> None:
+    Code around it may ask the layer for its attributes; the first branch's layer answers.
+    """
+
+    def __init__(self, layer: str, original: nn.Module, overwritten: bool) -> None:
         super().__init__()
         self.layer, self.overwritten = layer, overwritten
+        self.original = [original]  # in a list: its parameters are the first branch's
         self.waiting: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        """What a module has not is asked of the layer it stands for."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "original" not in self.__dict__:  # while it is being copied
+                raise
+            return getattr(self.original[0], name)
 
     def forward(self, *_: Any, **__: Any) -> Any:
         """What the layer gave for these images."""
@@ -161,8 +176,8 @@ def _tensors(given: Any) -> list[Tensor]:
     return [given] if isinstance(given, Tensor) else []
 
 
-def _replace(network: nn.Module, layer: str, overwritten: bool) -> _Replay:
-    replay = _Replay(layer, overwritten)
+def _replace(network: nn.Module, layer: str, original: nn.Module, overwritten: bool) -> _Replay:
+    replay = _Replay(layer, original, overwritten)
     network.set_submodule(layer, replay)
     return replay
 
