@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tutelage.studies.statistics import Interval, mean_interval, paired_difference
+from tutelage.studies.statistics import Interval, holm, mean_interval, paired_difference, paired_p_value
 
 
 @pytest.mark.parametrize("n", [2, 3, 30])
@@ -67,3 +67,41 @@ def test_what_cannot_be_compared() -> None:
 def test_a_confidence_that_is_none(confidence: float) -> None:
     with pytest.raises(ValueError, match=r"\(0, 1\)"):
         mean_interval([1, 2], confidence)
+
+
+@pytest.mark.parametrize("n", [2, 5, 12])
+def test_the_p_value_is_that_of_the_paired_test(n: int) -> None:
+    generator = np.random.default_rng(n)
+    a, b = generator.normal(70, 3, n).tolist(), generator.normal(69, 3, n).tolist()
+    assert paired_p_value(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    assert paired_p_value(b, a) == pytest.approx(paired_p_value(a, b))
+
+
+def test_the_p_value_agrees_with_the_interval() -> None:
+    for seed in range(40):
+        a, b = np.random.default_rng(seed).normal((1.5, 0), 1, (5, 2)).T.tolist()
+        gain = paired_difference(a, b)
+        assert (paired_p_value(a, b) < 0.05) == (gain.low > 0 or gain.high < 0)
+
+
+def test_equal_differences_are_certain() -> None:
+    assert paired_p_value([2.0, 3.0], [1.0, 2.0]) == 0
+    assert paired_p_value([2.0, 3.0], [2.0, 3.0]) == 1
+    with pytest.raises(ValueError, match="two pairs"):
+        paired_p_value([1.0], [2.0])
+    with pytest.raises(ValueError, match="as many"):
+        paired_p_value([1.0, 2.0], [2.0])
+
+
+def test_holms_correction_is_that_of_its_definition() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 x 0.01; 2 x 0.03; then no smaller
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+    for seed in range(20):
+        p = np.random.default_rng(seed).uniform(0, 0.1, 7).tolist()
+        ranked = sorted(range(7), key=lambda i: p[i])
+        expected = [0.0] * 7
+        for k, i in enumerate(ranked):
+            expected[i] = min(1.0, max((7 - j) * p[ranked[j]] for j in range(k + 1)))
+        assert holm(p) == pytest.approx(expected)
