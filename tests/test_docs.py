@@ -22,7 +22,22 @@ def script(name: str) -> ModuleType:
 
 
 def test_the_results_are_those_of_the_raw_files() -> None:
-    assert (ROOT / "docs" / "results" / "demo.md").read_text() == script("make_results").page()
+    made = script("make_results")
+    assert (ROOT / "docs" / "results" / "demo.md").read_text() == made.demo_page()
+    assert (ROOT / "docs" / "results" / "nine-methods.md").read_text() == made.nine_page()
+
+
+def test_who_costs_more_than_half_a_point_where_labels_are_right_is_said() -> None:
+    made = script("make_results")
+    text = (ROOT / "docs" / "methods" / "weights.md").read_text()
+    _, said = text.split("As of now:")
+    for data in made.DATA:
+        gains = {row.method: row.gain for row in made.nine_rows(data, "0") if row.method in made.ORDER}
+        assert set(gains) == set(made.ORDER)
+        below = [name for name in made.ORDER if gains[name].mean < -made.TOLERATED]
+        (line,) = [line for line in said.splitlines() if line.startswith(f"- {data}:")]
+        assert line.startswith(f"- {data}: {', '.join(f'`{name}`' for name in below) or 'none'}")
+        assert f"({gains['hinton'].n} seeds)" in line
 
 
 def test_the_method_pages_are_those_of_the_docstrings() -> None:
