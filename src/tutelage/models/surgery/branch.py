@@ -81,7 +81,8 @@ class Branched(nn.Module):
         finally:
             self._listening = False
             self._given.clear()
-        assert shared is not None  # the layer was seen to give a tensor
+        if shared is None:
+            raise TypeError(f"layer {self.at!r} of {type(self.branches[0]).__name__} gave no tensor this time")
         gates = self.gate(at_least_float32(shared))
         together: Tensor = (gates[:, :, None] * torch.stack(logits, 1)).sum(1)
         return together
