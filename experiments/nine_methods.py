@@ -52,7 +52,7 @@ class Setting:
 SMALL = ("experiments.nets:small_resnet8", "experiments.nets:small_resnet14")
 SETTINGS = {
     "digits": Setting("resnet8x0.5", "resnet14x0.5", 20, None, True, METHODS | VARIANTS),
-    # Without crops and flips: in so few epochs they cost more than they bring.
+    # Without crops and flips, for trainings this short.
     "fashion": Setting(*SMALL, epochs=8, per_class=1000, augment=False, methods=METHODS),
     "cifar10": Setting(*SMALL, epochs=8, per_class=1000, augment=False, methods=METHODS),
 }
