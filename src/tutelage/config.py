@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -27,7 +27,10 @@ def error_in(error: ValidationError, what: str, known: Mapping[str, str]) -> Tut
     return TutelageError(f"{what}: {name}: {problem} (got {first['input']!r})")
 
 
-class _Frozen(BaseModel):
+class Fields(BaseModel):
+    """A frozen value made of checked fields; a wrong one is refused in one line."""
+
+    what: ClassVar[str] = "the configuration"
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     def __init__(self, **fields: Any) -> None:
@@ -35,14 +38,14 @@ class _Frozen(BaseModel):
             super().__init__(**fields)
         except ValidationError as error:
             names = dict.fromkeys(type(self).model_fields, "")
-            raise error_in(error, "the configuration", names) from None
+            raise error_in(error, self.what, names) from None
 
     def but(self, **changes: Any) -> Any:
         """The same with some fields changed, checked again."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
 
-class Recipe(_Frozen):
+class Recipe(Fields):
     """How networks are trained: the optimiser and its schedule. The defaults are the field's, scaled to batch 64."""
 
     epochs: int = Field(default=20, ge=1, description="passes over the training part")
@@ -68,7 +71,7 @@ class Recipe(_Frozen):
         return value
 
 
-class Hardware(_Frozen):
+class Hardware(Fields):
     """What the networks run on. ``auto`` and ``None`` become what helps on the device, and are recorded as that."""
 
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
@@ -91,12 +94,12 @@ class Config(Recipe, Hardware):
     image_size: int | None = Field(default=None, ge=4, description="resize image files to this many pixels a side")
     per_class: int | None = Field(default=None, ge=1, description="train on this many samples of each class")
     imbalance: str | None = Field(
-        default=None, description="rare classes: powerlaw:GAMMA, longtail:FACTOR or step:SHARE:FACTOR"
+        default=None, description="rare classes: powerlaw:GAMMA[:MAX:MIN], longtail:FACTOR or step:SHARE:FACTOR"
     )
     noise: str | None = Field(
         default=None,
         description="wrong labels: RATE, uniform:RATE, pair:RATE, instance:RATE, matrix:FILE, human:FILE:COLUMN; "
-        "absent ones: missing:RATE",
+        "absent ones: missing:RATE; several in turn: 0.4+missing:0.5",
     )
     validation: float = Field(default=0.1, ge=0, lt=1, description="share of the training part held out to select by")
     augment: bool = Field(default=True, description="the data set's own crops and flips")
@@ -123,6 +126,32 @@ class Config(Recipe, Hardware):
             mode="json", fallback=lambda value: f"given:{getattr(value, '__qualname__', type(value).__qualname__)}"
         )
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _as_numbers(value: Any) -> Any:
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+class Beyond(Fields):
+    """What to measure of a network beyond its answers to clean images."""
+
+    what = "the evaluation"
+
+    corruptions: bool = Field(default=False, description="noise, blur, contrast, ... in five severities")
+    pgd: Annotated[tuple[float, ...], BeforeValidator(_as_numbers)] = Field(
+        default=(), description="radii of an attack, shares of the pixels' range, for instance 0.01,0.03"
+    )
+    ood: str | None = Field(default=None, min_length=1, description="another data set, to be told from the own one")
+    samples: int | None = Field(
+        default=None, ge=1, description="judge corruptions and attack on so many samples, spread over the part"
+    )
+
+    @field_validator("pgd")
+    @classmethod
+    def _rising(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < radius <= 1 for radius in value):
+            raise ValueError("radii are shares of the pixels' range, above 0 and at most 1")
+        return tuple(sorted(set(value)))
 
 
 DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"train": "plain", "distill": "hinton"})

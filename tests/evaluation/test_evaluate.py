@@ -56,6 +56,13 @@ def test_evaluate_by_hand() -> None:
         "brier": 0.5,
         "ece": 0.25,
         "calibration_gap": 0.25,
+        "aurc": pytest.approx(0.25),  # four samples that are equally sure: an error of 1/4 at every coverage
+        "reliability": {
+            "count": [0] * 14 + [4],
+            "accuracy": [None] * 14 + [0.75],
+            "confidence": [None] * 14 + [1.0],
+        },
+        "risk_coverage": {"coverage": [0.25, 0.5, 0.75, 1.0], "risk": pytest.approx([0.25] * 4)},
     }
 
 
@@ -86,7 +93,22 @@ def test_the_json_is_strict_also_without_any_label() -> None:
     assert result["accuracy"] is None
     assert result["worst_class_accuracy"] is None
     assert result["ece"] is None
+    assert result["aurc"] is None
+    assert result["reliability"]["count"] == [0] * 15
+    assert result["risk_coverage"] == {"coverage": [], "risk": []}
     assert result["agreement"] == 1
+
+
+@pytest.mark.parametrize("size", [100, 101, 102, 1000])
+def test_a_long_risk_coverage_curve_is_thinned_to_101_points(size: int) -> None:
+    """All samples are equally sure, and half of them are wrong."""
+    whole = replace(data(), test=part([0, 1] * (size // 2) + [0] * (size % 2), [0] * size))
+    curve = evaluate(Reads(), whole)["risk_coverage"]
+    assert len(curve["coverage"]) == len(curve["risk"]) == min(size, 101)
+    assert curve["coverage"][0] == pytest.approx(1 / size)
+    assert curve["coverage"][-1] == 1
+    assert curve["coverage"] == sorted(set(curve["coverage"]))
+    assert curve["risk"] == pytest.approx([size // 2 / size] * len(curve["risk"]))
 
 
 def test_memorisation_by_hand() -> None:

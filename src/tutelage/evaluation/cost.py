@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tutelage.evaluation.predict import evaluating
+from tutelage.models.modes import evaluating
 
 WARM_UP = 5  # forward passes that allocate memory and choose kernels, and are not timed
 

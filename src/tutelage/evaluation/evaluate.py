@@ -21,10 +21,14 @@ from tutelage.evaluation.metrics import (
     memorised,
     nll,
     per_class_accuracy,
+    reliability,
     worst_class_accuracy,
     wrongly_labelled,
 )
 from tutelage.evaluation.predict import predict
+from tutelage.evaluation.selective import risk_coverage
+
+CURVE_POINTS = 101  # at most so many of a risk-coverage curve are kept
 
 
 def evaluate(
@@ -50,7 +54,9 @@ def evaluate(
     Returns:
         ``samples`` (all of the part; those without a label count in the comparison with the teacher alone),
         ``accuracy``, ``per_class_accuracy`` (by class name), ``worst_class_accuracy``, ``nll``, ``brier``,
-        ``ece``, ``calibration_gap``; with a teacher also ``agreement``, ``kl_to_teacher`` and
+        ``ece``, ``calibration_gap``, ``aurc``, ``reliability`` (``count``, ``accuracy`` and ``confidence`` of 15 bins,
+        ``None`` where one is empty) and ``risk_coverage`` (``coverage`` and ``risk`` at no more than 101 points,
+        the first and the last among them); with a teacher also ``agreement``, ``kl_to_teacher`` and
         ``teacher_accuracy``.
 
     Raises:
@@ -59,9 +65,11 @@ def evaluate(
     if part not in data.parts:
         raise unknown("part", part, data.parts)
     split = data.parts[part]
-    logits = _logits(model, "network", data, split, device)
+    logits = logits_of(model, "network", data, split, device)
     labels = _hard(split.labels).to(logits.device)
     each = per_class_accuracy(logits, labels).tolist()
+    bins, curve = reliability(logits, labels), risk_coverage(logits, labels)
+    shown = _spread(len(curve.risk), CURVE_POINTS)
     result = {
         "samples": len(split),
         "accuracy": _number(accuracy(logits, labels)),
@@ -71,9 +79,16 @@ def evaluate(
         "brier": _number(brier(logits, labels)),
         "ece": _number(ece(logits, labels)),
         "calibration_gap": _number(calibration_gap(logits, labels)),
+        "aurc": _number(curve.area),
+        "reliability": {
+            "count": bins.count.tolist(),
+            "accuracy": _numbers(bins.accuracy),
+            "confidence": _numbers(bins.confidence),
+        },
+        "risk_coverage": {"coverage": _numbers(curve.coverage[shown]), "risk": _numbers(curve.risk[shown])},
     }
     if teacher is not None:
-        answers = _logits(teacher, "teacher", data, split, device)
+        answers = logits_of(teacher, "teacher", data, split, device)
         result["agreement"] = _number(agreement(logits, answers))
         result["kl_to_teacher"] = _number(kl_to_teacher(logits, answers))
         result["teacher_accuracy"] = _number(accuracy(answers, labels))
@@ -90,7 +105,7 @@ def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu
     Raises:
         TutelageError: the network has another number of classes than the data.
     """
-    logits = _logits(model, "network", data, data.train, device)
+    logits = logits_of(model, "network", data, data.train, device)
     given = _hard(data.train.labels).to(logits.device)
     clean = data.train.clean_labels.to(logits.device)
     return {
@@ -117,7 +132,8 @@ def cost_of(model: nn.Module, data: Data, device: torch.device | str = "cpu") ->
     }
 
 
-def _logits(model: nn.Module, who: str, data: Data, split: Split, device: torch.device | str) -> Tensor:
+def logits_of(model: nn.Module, who: str, data: Data, split: Split, device: torch.device | str) -> Tensor:
+    """A network's logits for a part; ``who`` it is, for the error where it has another number of classes."""
     logits = predict(model, split, device=device)
     if logits.shape[1] != data.num_classes:
         raise TutelageError(
@@ -129,6 +145,17 @@ def _logits(model: nn.Module, who: str, data: Data, split: Split, device: torch.
 
 def _hard(labels: Tensor) -> Tensor:
     return labels if labels.ndim == 1 else labels.argmax(1)
+
+
+def _spread(size: int, count: int) -> list[int]:
+    """At most ``count`` of the places 0 .. size - 1, evenly, the first and the last among them."""
+    if size <= count:
+        return list(range(size))
+    return [round(place * (size - 1) / (count - 1)) for place in range(count)]
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    return [_number(value) for value in values.tolist()]
 
 
 def _number(value: Tensor | float) -> float | None:

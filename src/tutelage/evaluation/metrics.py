@@ -20,13 +20,13 @@ from tutelage.models.outputs import at_least_float32
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of samples whose largest logit is the label's: 0-d, in [0, 1]."""
-    logits, labels = _labelled(logits, labels)
+    logits, labels = only_labelled(logits, labels)
     return _correct(logits, labels).mean()
 
 
 def per_class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """The share of each class's samples that is recognised: (C,), NaN for a class without samples."""
-    logits, labels = _labelled(logits, labels)
+    logits, labels = only_labelled(logits, labels)
     classes = logits.shape[1]
     hits = torch.bincount(labels[logits.argmax(1) == labels], minlength=classes)
     return hits.to(logits.dtype) / torch.bincount(labels, minlength=classes).to(logits.dtype)
@@ -41,7 +41,7 @@ def worst_class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
 
 def nll(logits: Tensor, labels: Tensor) -> Tensor:
     """The mean negative log-likelihood of the labels: 0-d, in nats."""
-    logits, labels = _labelled(logits, labels)
+    logits, labels = only_labelled(logits, labels)
     return F.cross_entropy(logits, labels)
 
 
@@ -51,7 +51,7 @@ def brier(logits: Tensor, labels: Tensor) -> Tensor:
     Brier, "Verification of forecasts expressed in terms of probability", 1950. (Some libraries halve it or
     take the mean over classes.)
     """
-    logits, labels = _labelled(logits, labels)
+    logits, labels = only_labelled(logits, labels)
     target = F.one_hot(labels, logits.shape[1])
     return (logits.softmax(1) - target).square().sum(1).mean()
 
@@ -91,7 +91,7 @@ def reliability(logits: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
     """
     if bins < 1:
         raise ValueError(f"at least one bin is needed, got {bins}")
-    logits, labels = _labelled(logits, labels)
+    logits, labels = only_labelled(logits, labels)
     confidence, correct = _confidence(logits), _correct(logits, labels)
     # The nearest float to each edge, which linspace does not promise: a confidence of 3/15 must find it.
     edges = torch.tensor([b / bins for b in range(1, bins)], dtype=logits.dtype, device=logits.device)
@@ -117,7 +117,7 @@ def ece(logits: Tensor, labels: Tensor, n_bins: int = 15) -> Tensor:
 
 def calibration_gap(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean confidence minus accuracy: 0-d, in [-1, 1]; positive when over-confident."""
-    logits, labels = _labelled(logits, labels)
+    logits, labels = only_labelled(logits, labels)
     return _confidence(logits).mean() - _correct(logits, labels).mean()
 
 
@@ -155,7 +155,7 @@ def memorised(logits: Tensor, given_labels: Tensor, clean_labels: Tensor) -> Ten
     return accuracy(logits, given_labels.where(wrong, UNLABELLED))
 
 
-def _labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def only_labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The samples that have a label, checked, the logits in float32 at least."""
     _check(logits, labels)
     has_one = labels != UNLABELLED

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Split
 from tutelage.data.loader import in_order
 from tutelage.errors import NonFiniteError, TutelageError
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards each submodule is given back its own mode, also after an exception.
-
-    ``model.train()`` afterwards would not do: somebody may have frozen a single batch norm.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+from tutelage.models.modes import evaluating
 
 
 def predict(
@@ -64,17 +50,40 @@ def predict(
         torch.autocast(device.type, dtype=amp, enabled=amp is not None),
     ):
         for batch in in_order(split, device=device, batch_size=batch_size, workers=workers):
-            answer = model(batch.inputs)
-            if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(batch):
-                raise TutelageError(
-                    f"the network answers a batch of {len(batch)} with {_describe(answer)}; "
-                    f"give a network that returns logits ({len(batch)}, classes)"
-                )
-            answers.append(answer.float())
+            answers.append(answer(model, batch.inputs))
     # Joined outside of inference mode, where a tensor may take part in a loss again.
     logits = torch.cat(answers)
     _check_finite(logits, split)
     return logits
+
+
+def answer(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The logits (B, K) of one batch as float32.
+
+    Raises:
+        TutelageError: the model's answer is no (B, K) tensor.
+    """
+    logits = model(inputs)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
+        raise TutelageError(
+            f"the network answers a batch of {len(inputs)} with {_describe(logits)}; "
+            f"give a network that returns logits ({len(inputs)}, classes)"
+        )
+    return logits.float()
+
+
+def labelled(split: Split) -> Split:
+    """The samples of a part that have a label, soft labels as their largest class.
+
+    Raises:
+        TutelageError: there is none.
+    """
+    hard = split.labels if split.labels.ndim == 1 else split.labels.argmax(1)
+    places = (hard != UNLABELLED).nonzero().squeeze(1)
+    if len(places) == 0:
+        raise TutelageError(f"none of the {len(split)} samples has a label to judge by; use a part that has labels")
+    hardened = replace(split, labels=hard)
+    return hardened if len(places) == len(split) else hardened.subset(places)
 
 
 def _check_finite(logits: Tensor, split: Split) -> None:

@@ -1,0 +1,70 @@
+"""What accuracy on clean images does not tell: corruptions, an attack, images from elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.config import Beyond
+from tutelage.data.data import Data
+from tutelage.errors import unknown
+from tutelage.evaluation.corruptions import corruption_accuracies
+from tutelage.evaluation.evaluate import logits_of
+from tutelage.evaluation.ood import ood_auroc
+from tutelage.evaluation.predict import labelled
+from tutelage.evaluation.robustness import pgd_accuracies
+
+
+def evaluate_beyond(
+    model: nn.Module,
+    data: Data,
+    what: Beyond,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    *,
+    part: str = "test",
+) -> dict[str, Any]:
+    """Those of the measurements that ``what`` asks for, as plain JSON values, each ``None`` where it is not asked for.
+
+    Args:
+        model: maps raw pixels (B, C, H, W) in [0, 1] to logits; it must be on ``device`` already.
+        data: the data set.
+        what: what to measure.
+        device: where to compute.
+        seed: of the corruptions' noise and of the attack's starts.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+
+    Returns:
+        ``corruptions`` (name to the accuracies at severities 1 to 5), ``corruption_accuracy`` (the mean of them all),
+        ``pgd`` (radius, as text, to accuracy), ``zero_gradient_share`` (of the samples that were attacked; see
+        ``Robustness``) and ``ood_auroc``.
+
+    Raises:
+        TutelageError: there is no such part, it has no labels, the network has another number of classes than the data,
+            or the other data set cannot be opened.
+    """
+    if part not in data.parts:
+        raise unknown("part", part, data.parts)
+    split = data.parts[part]
+    logits_of(model, "network", data, split.subset(torch.arange(1)), device)  # refuses another number of classes
+    result: dict[str, Any] = dict.fromkeys(
+        ("corruptions", "corruption_accuracy", "pgd", "zero_gradient_share", "ood_auroc")
+    )
+    if what.ood is not None:  # first, since a name that cannot be opened should not cost what the others do
+        result["ood_auroc"] = ood_auroc(model, data, what.ood, part=part, device=device)
+    if what.corruptions or what.pgd:
+        split = labelled(split)
+        if what.samples is not None and what.samples < len(split):
+            # Spread over the part: the first ones of a folder of pictures are all of one class.
+            split = split.subset(torch.arange(what.samples) * len(split) // what.samples)
+    if what.corruptions:
+        found = corruption_accuracies(model, split, device=device, seed=seed)
+        shares = [share for each in found.values() for share in each]
+        result |= {"corruptions": found, "corruption_accuracy": sum(shares) / len(shares)}
+    if what.pgd:
+        robust = pgd_accuracies(model, split, what.pgd, device=device, seed=seed)
+        result["pgd"] = {str(radius): share for radius, share in robust.accuracies.items()}
+        result["zero_gradient_share"] = robust.zero_gradient_share
+    return result

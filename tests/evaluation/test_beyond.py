@@ -1,0 +1,145 @@
+"""All of it on the digits with a linear network; what is asked for and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from tutelage.config import Beyond
+from tutelage.data import Data, open_data
+from tutelage.evaluation import CORRUPTIONS, evaluate, evaluate_beyond
+from tutelage.models.tapped import Tapped
+
+Refused = Callable[..., AbstractContextManager[None]]
+NOTHING = {
+    "corruptions": None,
+    "corruption_accuracy": None,
+    "pgd": None,
+    "zero_gradient_share": None,
+    "ood_auroc": None,
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return open_data("digits")
+
+
+@pytest.fixture(scope="module")
+def model(digits: Data) -> nn.Module:
+    """Logistic regression, fitted by scikit-learn."""
+    images = digits.train.images
+    assert isinstance(images, Tensor)
+    fitted = LogisticRegression(max_iter=1000).fit(images.flatten(1).numpy() / 255.0, digits.train.labels.numpy())
+    layer = nn.Linear(64, 10)
+    layer.weight.data = torch.from_numpy(fitted.coef_).float()
+    layer.bias.data = torch.from_numpy(fitted.intercept_).float()
+    return Tapped(nn.Sequential(nn.Flatten(), layer))
+
+
+def test_everything_on_the_digits(digits: Data, model: nn.Module, tiny_npz: str) -> None:
+    found = evaluate_beyond(model, digits, Beyond(corruptions=True, pgd=(0.03, 0.01, 0.1), ood=tiny_npz))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert list(found) == list(NOTHING)
+    clean = evaluate(model, digits)["accuracy"]
+    assert clean > 0.95
+
+    assert list(found["corruptions"]) == list(CORRUPTIONS)
+    shares = [share for each in found["corruptions"].values() for share in each]
+    assert len(shares) == 5 * len(CORRUPTIONS)
+    assert found["corruption_accuracy"] == pytest.approx(sum(shares) / len(shares))
+    assert 0.5 < found["corruption_accuracy"] < clean
+    assert found["corruptions"]["gaussian_blur"][4] < found["corruptions"]["gaussian_blur"][0]
+
+    assert list(found["pgd"]) == ["0.01", "0.03", "0.1"]
+    assert clean > found["pgd"]["0.01"] > found["pgd"]["0.03"] > found["pgd"]["0.1"]
+    assert found["pgd"]["0.1"] < 0.75 * clean
+    assert found["zero_gradient_share"] == 0
+    assert 0.5 < found["ood_auroc"] < 1
+
+
+def test_what_is_not_asked_for_is_null(digits: Data, model: nn.Module) -> None:
+    assert evaluate_beyond(model, digits, Beyond()) == NOTHING
+    only = evaluate_beyond(model, digits, Beyond(pgd=(0.02,), samples=20))
+    assert {name for name, value in only.items() if value is not None} == {"pgd", "zero_gradient_share"}
+    only = evaluate_beyond(model, digits, Beyond(corruptions=True, samples=20))
+    assert {name for name, value in only.items() if value is not None} == {"corruptions", "corruption_accuracy"}
+
+
+def test_the_same_again_and_another_seed(digits: Data, model: nn.Module) -> None:
+    what = Beyond(corruptions=True, pgd=(0.02,))
+    first = evaluate_beyond(model, digits, what, seed=1)
+    assert first == evaluate_beyond(model, digits, what, seed=1)
+    other = evaluate_beyond(model, digits, what, seed=2)
+    assert other["corruptions"]["gaussian_noise"] != first["corruptions"]["gaussian_noise"]
+    assert other["corruptions"]["jpeg"] == first["corruptions"]["jpeg"]
+
+
+def test_a_sample_of_the_part_has_every_class(digits: Data, model: nn.Module) -> None:
+    """Sorted by class, as a folder's pictures are, the first 60 samples would have two classes of ten."""
+    order = digits.test.labels.argsort(stable=True)
+    by_class = replace(digits, test=digits.test.subset(order))
+    spread = by_class.test.subset(torch.arange(60) * 360 // 60)
+    assert len(spread.labels.unique()) == 10
+    what = Beyond(corruptions=True, pgd=(0.02,))
+    of_sixty = evaluate_beyond(model, by_class, what.but(samples=60))
+    assert of_sixty == evaluate_beyond(model, replace(by_class, test=spread), what)
+    assert evaluate_beyond(model, by_class, what.but(samples=5000)) == evaluate_beyond(model, by_class, what)
+
+
+def test_the_part_that_is_asked_for(digits: Data, model: nn.Module, refused: Refused) -> None:
+    what = Beyond(pgd=(0.02,))
+    swapped = replace(digits, test=digits.train, train=digits.test)
+    assert evaluate_beyond(model, digits, what, part="train") == evaluate_beyond(model, swapped, what)
+    with refused("unknown part 'tset'", "'test'"):
+        evaluate_beyond(model, digits, what, part="tset")
+
+
+def test_another_number_of_classes(digits: Data, refused: Refused) -> None:
+    small = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    with refused("the network gives 4 logits, but digits has 10 classes"):
+        evaluate_beyond(small, digits, Beyond(pgd=(0.1,)))
+
+
+def test_another_data_set_that_does_not_exist_is_told_before_the_work(digits: Data, model: nn.Module) -> None:
+    from tutelage.errors import TutelageError
+
+    with pytest.raises(TutelageError, match="unknown data set 'digts'"):
+        evaluate_beyond(model, digits, Beyond(corruptions=True, ood="digts"))
+
+
+# --- what may be asked
+
+
+def test_radii_are_sorted_and_each_counts_once() -> None:
+    assert Beyond(pgd=(0.3, 0.1, 0.3)).pgd == (0.1, 0.3)
+    assert Beyond(pgd="0.3, 0.1") == Beyond(pgd=[0.1, 0.3])
+    assert Beyond(pgd=(1,)).pgd == (1.0,)
+
+
+WRONG = {
+    "radius 0": ({"pgd": (0.1, 0)}, ["pgd", "above 0 and at most 1", "(0.1, 0)"]),
+    "radius in levels": ({"pgd": (8,)}, ["pgd", "above 0 and at most 1", "8"]),
+    "negative radius": ({"pgd": "-0.1"}, ["pgd", "-0.1"]),
+    "a word": ({"pgd": "0.1,far"}, ["pgd", "'far'"]),
+    "nothing": ({"pgd": ""}, ["pgd", "''"]),
+    "nan": ({"pgd": ("nan",)}, ["pgd", "nan"]),
+    "one number": ({"pgd": 0.1}, ["pgd", "0.1"]),
+    "no name": ({"ood": ""}, ["ood", "''"]),
+    "no samples": ({"samples": 0}, ["samples", "0"]),
+    "maybe": ({"corruptions": "maybe"}, ["corruptions", "'maybe'"]),
+    "unknown": ({"corruption": True}, ["'corruption'", "'corruptions'"]),
+}
+
+
+@pytest.mark.parametrize(("fields", "said"), WRONG.values(), ids=WRONG)
+def test_what_may_not_be_asked(fields: dict[str, object], said: list[str], refused: Refused) -> None:
+    with refused("the evaluation", *said):
+        Beyond(**fields)

@@ -1,0 +1,261 @@
+"""Corruptions against Pillow, SciPy, colorsys and closed forms; what they promise of ranges, draws and batches."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import ndimage
+from sklearn.datasets import load_sample_images
+from torch import Tensor, nn
+
+from tutelage.data import Data
+from tutelage.errors import NonFiniteError
+from tutelage.evaluation import CORRUPTIONS, accuracy, corruption_accuracies
+from tutelage.evaluation.corruptions import (
+    SEVERITIES,
+    brightness,
+    contrast,
+    draws_of,
+    gaussian_blur,
+    gaussian_noise,
+    impulse_noise,
+    jpeg,
+    pixelate,
+    shot_noise,
+)
+from tutelage.models.tapped import Tapped
+
+Refused = Callable[..., AbstractContextManager[None]]
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Image.Image]:
+    """Twelve pieces of two photographs, in colour, 32x32."""
+    whole = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    corners = [(left, top) for left in (0, 200, 400) for top in (0, 200)]
+    return [photo.crop((x, y, x + 128, y + 128)).resize((32, 32)) for photo in whole for x, y in corners]
+
+
+def pixels_of(image: Image.Image) -> Tensor:
+    """(1, C, H, W) in [0, 1]."""
+    array = np.atleast_3d(np.asarray(image))
+    return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def levels_of(images: Tensor) -> np.ndarray[Any, Any]:
+    """(1, C, H, W) in [0, 1] to (H, W, C) from 0 to 255."""
+    return (images[0].permute(1, 2, 0) * 255).numpy()
+
+
+def corrupt(images: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
+    return CORRUPTIONS[name](images, severity, draws_of(name, severity, seed))
+
+
+# --- each against another library or a closed form
+
+
+@pytest.mark.parametrize("quality", CORRUPTIONS["jpeg"].strengths)
+@pytest.mark.parametrize(("mode", "size", "apart"), [("L", (32, 32), 0.5), ("L", (21, 30), 0.5), ("RGB", (32, 32), 1.5),
+                                                      ("RGB", (21, 30), 1.5)])  # fmt: skip
+def test_jpeg_is_nearly_pillows(
+    photos: list[Image.Image], quality: int, mode: str, size: tuple[int, int], apart: float
+) -> None:
+    """In levels of 255, on average. What the coding itself changes is several times that."""
+    ours, theirs = [], []
+    for photo in photos:
+        image, file = photo.resize(size).convert(mode), io.BytesIO()
+        image.save(file, "JPEG", quality=quality)
+        decoded = np.atleast_3d(np.asarray(Image.open(file))).astype(float)
+        ours.append(np.abs(levels_of(jpeg(pixels_of(image), quality)) - decoded).mean())
+        theirs.append(np.abs(levels_of(pixels_of(image)) - decoded).mean())
+    assert np.mean(ours) < apart
+    assert np.mean(ours) < np.mean(theirs) / 3
+
+
+def test_jpeg_keeps_a_flat_image() -> None:
+    """One coefficient a block, whose step is at most 20 of 8 x 255: an error of no more than 10 / 8 levels."""
+    flat = torch.rand(5, 1, 1, 1).expand(-1, 1, 12, 20)
+    assert (jpeg(flat, 40) - flat).abs().max() <= 10 / 8 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("size", [(32, 32), (28, 28), (20, 12)])
+@pytest.mark.parametrize("scale", CORRUPTIONS["pixelate"].strengths)
+def test_pixelate_is_pillows_box_filter(photos: list[Image.Image], scale: float, size: tuple[int, int]) -> None:
+    image = photos[0].resize(size)
+    small = image.resize((int(size[0] * scale), int(size[1] * scale)), Image.Resampling.BOX)
+    grown = np.asarray(small.resize(size, Image.Resampling.BOX)).astype(float)
+    assert np.abs(levels_of(pixelate(pixels_of(image), scale)) - grown).max() < 1.01  # Pillow rounds twice on its way
+
+
+def test_pixelate_twice_is_once() -> None:
+    images = torch.rand(2, 3, 11, 17)
+    once = pixelate(images, 0.65)
+    torch.testing.assert_close(pixelate(once, 0.65), once)
+    assert torch.allclose(pixelate(images, 0.01), images.mean((2, 3), keepdim=True))  # a single cell
+
+
+@pytest.mark.parametrize("sigma", CORRUPTIONS["gaussian_blur"].strengths)
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 1, 8, 8), (1, 2, 3, 19)])
+def test_blur_is_scipys(shape: tuple[int, ...], sigma: float) -> None:
+    images = torch.rand(shape, dtype=torch.float64)
+    expected = ndimage.gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest", truncate=4)
+    torch.testing.assert_close(gaussian_blur(images, sigma), torch.from_numpy(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shift", CORRUPTIONS["brightness"].strengths)
+def test_brightness_raises_the_value_of_hsv(shift: float) -> None:
+    images = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+    images[0, :, 0, 0] = 0.0
+    images[0, :, 0, 1] = torch.tensor([0.5, 0.5, 0.5])
+    changed = brightness(images, shift)
+    for row in range(4):
+        for column in range(4):
+            hue, saturation, value = colorsys.rgb_to_hsv(*images[0, :, row, column].tolist())
+            expected = colorsys.hsv_to_rgb(hue, saturation, min(1.0, value + shift))
+            assert changed[0, :, row, column].tolist() == pytest.approx(expected)
+
+
+def test_brightness_of_grey_is_an_addition() -> None:
+    images = torch.rand(2, 1, 5, 5)
+    torch.testing.assert_close(brightness(images, 0.3), (images + 0.3).clamp(max=1))
+
+
+def test_contrast_keeps_the_mean_and_scales_the_deviation() -> None:
+    images = torch.rand(3, 3, 8, 8)
+    changed = contrast(images, 0.4)
+    torch.testing.assert_close(changed.mean((2, 3)), images.mean((2, 3)))
+    torch.testing.assert_close(changed.std((2, 3)), 0.4 * images.std((2, 3)))
+
+
+def test_noise_has_the_moments_it_says() -> None:
+    grey = torch.full((200, 3, 16, 16), 0.5)
+    noise = gaussian_noise(grey, 0.08, torch.Generator().manual_seed(0)) - grey
+    assert float(noise.std()) == pytest.approx(0.08, rel=0.02)
+    assert float(noise.mean()) == pytest.approx(0, abs=0.001)
+    shot = shot_noise(grey, 100, torch.Generator().manual_seed(0)) - grey
+    assert float(shot.std()) == pytest.approx((0.5 / 100) ** 0.5, rel=0.02)
+    assert float(shot.mean()) == pytest.approx(0, abs=0.001)
+    struck = impulse_noise(grey, 0.07, torch.Generator().manual_seed(0))
+    assert float((struck == 0).double().mean()) == pytest.approx(0.035, abs=0.002)
+    assert float((struck == 1).double().mean()) == pytest.approx(0.035, abs=0.002)
+    assert set(struck.unique().tolist()) == {0.0, 0.5, 1.0}
+
+
+def test_shot_noise_leaves_black_alone() -> None:
+    assert not shot_noise(torch.zeros(2, 1, 4, 4), 50, torch.Generator()).any()
+
+
+# --- all of them
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("shape", [(3, 3, 32, 32), (2, 1, 8, 8), (2, 3, 13, 9), (1, 2, 5, 40), (2, 1, 1, 1)])
+def test_pixels_stay_pixels(name: str, shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for images in (torch.rand(shape, generator=generator), torch.zeros(shape), torch.ones(shape)):
+        before = images.clone()
+        for severity in SEVERITIES:
+            changed = corrupt(images, name, severity)
+            assert changed.shape == shape
+            assert changed.dtype == images.dtype
+            assert changed.isfinite().all()
+            assert changed.min() >= 0
+            assert changed.max() <= 1
+        assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_higher_severity_is_further_from_the_image(photos: list[Image.Image], name: str) -> None:
+    images = torch.cat([pixels_of(photo) for photo in photos])
+    apart = [float((corrupt(images, name, severity) - images).square().mean()) for severity in SEVERITIES]
+    assert apart == sorted(set(apart))
+    assert apart[0] > 0
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_images_get_the_same_in_any_batch(name: str) -> None:
+    images = torch.rand(10, 3, 7, 5)
+    whole = corrupt(images, name, 3)
+    draws = draws_of(name, 3)
+    parts = torch.cat([CORRUPTIONS[name](part, 3, draws) for part in images.split([1, 6, 3])])
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+    assert torch.equal(corrupt(images, name, 3), whole)
+
+
+@pytest.mark.parametrize("name", [name for name, each in CORRUPTIONS.items() if each.random])
+def test_draws_depend_on_seed_and_severity(name: str) -> None:
+    images = torch.rand(2, 1, 8, 8)
+    assert not torch.equal(corrupt(images, name, 5, seed=1), corrupt(images, name, 5))
+    first = [torch.rand(3, generator=draws_of(name, severity)) for severity in SEVERITIES]
+    assert len({tuple(draw.tolist()) for draw in first}) == 5
+
+
+@pytest.mark.parametrize("severity", [0, 6, -1])
+def test_there_are_five_severities(severity: int) -> None:
+    assert all(len(each.strengths) == 5 for each in CORRUPTIONS.values())
+    with pytest.raises(ValueError, match=f"1 to 5, got {severity}"):
+        CORRUPTIONS["jpeg"](torch.rand(1, 1, 8, 8), severity, torch.Generator())
+
+
+# --- a network under them
+
+
+def test_accuracies_are_those_of_a_corrupted_part(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+    model = taught()
+    found = corruption_accuracies(model, tiny_data.test, batch_size=5)
+    assert list(found) == list(CORRUPTIONS)
+    images = tiny_data.test.images
+    assert isinstance(images, Tensor)
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    for name, shares in found.items():
+        with torch.no_grad():
+            answers = [model(corrupt(pixels, name, severity)) for severity in SEVERITIES]
+        assert shares == pytest.approx([float(accuracy(logits, tiny_data.test.labels)) for logits in answers])
+    assert found == corruption_accuracies(model, tiny_data.test, batch_size=16)
+    assert len({share for shares in found.values() for share in shares}) > 3
+
+
+def test_the_network_stays_as_it_is(
+    tiny_data: Data, tiny_model: Callable[..., Tapped], state_of: Any, changed: Any
+) -> None:
+    model = tiny_model(dropout=0.5).train()
+    model.module.bn1.eval()  # type: ignore[union-attr]
+    before, modes = state_of(model), [module.training for module in model.modules()]
+    randomness = torch.get_rng_state()
+    corruption_accuracies(model, tiny_data.test)
+    assert changed(before, state_of(model)) == set()
+    assert modes == [module.training for module in model.modules()]
+    assert torch.equal(randomness, torch.get_rng_state())
+
+
+def test_soft_and_absent_labels(tiny_data: Data, soft: Data, taught: Callable[..., Tapped], refused: Refused) -> None:
+    model = taught()
+    assert corruption_accuracies(model, soft.train) == corruption_accuracies(model, tiny_data.train)
+    labels = tiny_data.test.labels.clone()
+    labels[8:] = -1
+    half = corruption_accuracies(model, replace(tiny_data.test, labels=labels))
+    assert half["jpeg"] == corruption_accuracies(model, tiny_data.test.subset(torch.arange(8)))["jpeg"]
+    with refused("none of the 16 samples has a label"):
+        corruption_accuracies(model, replace(tiny_data.test, labels=torch.full((16,), -1)))
+
+
+class Unfit(nn.Module):
+    """Divides by the distance of an image from white, 0 in many images that are brightened."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        room = (1 - inputs).amin((1, 2, 3))
+        return torch.stack([room / room, room], 1)
+
+
+def test_logits_that_are_no_numbers_are_refused(tiny_data: Data) -> None:
+    with pytest.raises(NonFiniteError, match=r"under .* of severity [1-5]"):
+        corruption_accuracies(Unfit(), tiny_data.test)

@@ -1,0 +1,109 @@
+"""Own images against foreign ones: counted pair by pair, and brought to one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from tutelage.data import Data, Split, open_data
+from tutelage.evaluation import ood_auroc
+from tutelage.evaluation.ood import ImagesAs
+from tutelage.models.tapped import Tapped
+
+Refused = Callable[..., AbstractContextManager[None]]
+
+
+def filled(levels: list[int], shape: tuple[int, int, int] = (8, 8, 1)) -> Split:
+    images = torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, *shape).contiguous()
+    return Split.of(images, torch.zeros(len(levels), dtype=torch.int64))
+
+
+def of(levels: list[int], shape: tuple[int, int, int] = (8, 8, 1), name: str = "flat") -> Data:
+    return Data(name, ("a", "b"), filled(levels, shape), filled(levels, shape))
+
+
+class Brightness(nn.Module):
+    """The surer, the brighter the image."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        light = images.mean((1, 2, 3))
+        return torch.stack([scale * light for scale in (100.0, 0.0)], 1)
+
+
+def test_every_pair_is_counted_and_a_draw_is_half() -> None:
+    own, foreign = [10, 200, 200, 90], [200, 5, 90]
+    won = [1.0 if a > b else 0.5 if a == b else 0.0 for a in own for b in foreign]
+    assert ood_auroc(Brightness(), of(own), of(foreign)) == pytest.approx(sum(won) / len(won))
+
+
+def test_which_way_round() -> None:
+    assert ood_auroc(Brightness(), of([200, 201]), of([3, 4])) == 1
+    assert ood_auroc(Brightness(), of([3, 4]), of([200, 201])) == 0
+    assert ood_auroc(Brightness(), of([3, 4]), of([3, 4])) == 0.5
+
+
+def test_confidences_that_round_to_1_are_told_apart() -> None:
+    """Both are 1 in float32: by probability alone the answer would be a half."""
+    logits = Brightness()(torch.tensor([200 / 255, 250 / 255]).view(2, 1, 1, 1))
+    assert logits.softmax(1).amax(1).tolist() == [1.0, 1.0]
+    assert ood_auroc(Brightness(), of([250]), of([200])) == 1
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (20, 12, 1), (5, 31, 3), (8, 8, 4)])
+def test_other_shapes_are_brought_to_the_own_one(shape: tuple[int, int, int]) -> None:
+    for own in ((8, 8, 1), (8, 8, 3)):
+        assert ood_auroc(Brightness(), of([10, 100], own), of([50, 60, 70], shape)) == 0.5
+
+
+def test_by_name_part_and_with_a_network(
+    tiny_data: Data, taught: Callable[..., Tapped], tiny_npz: str, refused: Refused
+) -> None:
+    model = taught()
+    assert ood_auroc(model, tiny_data, tiny_npz) == 0.5
+    against_digits = ood_auroc(model, tiny_data, "digits")
+    assert against_digits == ood_auroc(model, tiny_data, open_data("digits"))
+    assert 0 < against_digits < 1
+    assert ood_auroc(model, tiny_data, "digits", part="train") != against_digits
+    with refused("unknown data set 'digts'; did you mean 'digits'"):
+        ood_auroc(model, tiny_data, "digts")
+    with refused("unknown part 'tset'; did you mean 'test'"):
+        ood_auroc(model, tiny_data, "digits", part="tset")
+
+
+def test_the_labels_of_the_others_are_of_no_influence(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+    digits = open_data("digits")
+    unlabelled = replace(digits, test=replace(digits.test, labels=torch.full((360,), -1)))
+    model = taught()
+    assert ood_auroc(model, tiny_data, unlabelled) == ood_auroc(model, tiny_data, digits)
+
+
+def test_a_network_of_one_class_tells_nothing() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    assert ood_auroc(model, of([1, 2]), of([3])) == 0.5
+
+
+def test_images_of_the_right_shape_are_left_alone() -> None:
+    images = torch.rand(2, 3, 5, 7)
+    assert torch.equal(ImagesAs((3, 5, 7))(images), images)
+
+
+def test_channels_are_repeated_or_averaged() -> None:
+    grey, colour = torch.rand(2, 1, 4, 4), torch.rand(2, 3, 4, 4)
+    assert torch.equal(ImagesAs((3, 4, 4))(grey), grey.repeat(1, 3, 1, 1))
+    torch.testing.assert_close(ImagesAs((1, 4, 4))(colour), colour.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (11, 20), (40, 37)])
+def test_resizing_is_pillows_bilinear_one(size: tuple[int, int]) -> None:
+    """Which averages over the pixels that a smaller one covers. In floats, so that Pillow rounds nothing."""
+    image = np.random.default_rng(0).random((24, 30), dtype=np.float32)
+    expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    resized = ImagesAs((1, *size))(torch.from_numpy(image)[None, None])[0, 0]
+    torch.testing.assert_close(resized, torch.from_numpy(expected.copy()), atol=1e-5, rtol=0)

@@ -1,0 +1,180 @@
+"""Accuracy under attack: the closed form of a linear network, the order of the radii, the alarm."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.data import Data, Split
+from tutelage.errors import TutelageWarning
+from tutelage.evaluation import accuracy, pgd_accuracies, predict
+from tutelage.models.tapped import Tapped
+
+Refused = Callable[..., AbstractContextManager[None]]
+
+
+def part(samples: int = 120, seed: int = 0) -> Split:
+    """Grey 4x4 images, far from black and white, of two classes that a plane tells apart, a fifth mislabelled."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(90, 166, (samples, 4, 4, 1), generator=generator, dtype=torch.uint8)
+    labels = (images.float().flatten(1).sub(127.5) @ weights()[0] < 0).long()
+    flipped = torch.rand(samples, generator=generator) < 0.2
+    return Split.of(images, labels ^ flipped.long())
+
+
+def weights() -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    row = torch.randn(16, generator=generator)
+    return torch.stack([row, -row])
+
+
+def plane() -> nn.Module:
+    layer = nn.Linear(16, 2)
+    layer.weight.data = weights()
+    layer.bias.data = -weights().sum(1) / 2
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+RADII = (0.005, 0.02, 0.08, 0.3)
+
+
+def test_a_linear_network_loses_what_the_closed_form_says() -> None:
+    """Right is right at radius r if its margin is more than r times the sum of |w_0 - w_1|."""
+    split, model = part(), plane()
+    assert isinstance(split.images, Tensor)
+    pixels = split.images.flatten(1).float() / 255
+    apart = weights()[0] - weights()[1]
+    margin = (pixels - 0.5) @ apart * torch.where(split.labels == 0, 1.0, -1.0)
+    found = pgd_accuracies(model, split, RADII)
+    assert found.clean == pytest.approx(float((margin > 0).double().mean()))
+    assert list(found.accuracies) == list(RADII)
+    for radius, share in found.accuracies.items():
+        assert share == pytest.approx(float((margin > radius * apart.abs().sum()).double().mean()))
+    assert len({found.clean, *found.accuracies.values()}) > 3
+    assert found.zero_gradient_share == 0
+
+
+def test_radius_0_is_the_clean_accuracy(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+    model = taught()
+    found = pgd_accuracies(model, tiny_data.test, [0.0])
+    assert found.accuracies == {0.0: found.clean}
+    assert found.clean == float(accuracy(predict(model, tiny_data.test, device="cpu"), tiny_data.test.labels))
+
+
+def test_the_accuracy_never_rises_with_the_radius(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+    """A step of a weak attack: at one radius alone it may well miss what it found at a smaller one."""
+    model = taught()
+    found = pgd_accuracies(model, tiny_data.train, [0.3, 0.001, 0.01, 0.01, 0.1], steps=1)
+    assert list(found.accuracies) == [0.001, 0.01, 0.1, 0.3]
+    shares = [found.clean, *found.accuracies.values()]
+    assert shares == sorted(shares, reverse=True)
+
+
+class Deaf(nn.Module):
+    """The plane, for images within 0.1 of middle grey; beyond that it says 0 whatever it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = plane()
+
+    def forward(self, images: Tensor) -> Tensor:
+        near = ((images - 0.5).abs().flatten(1).amax(1) < 0.1)[:, None]
+        return torch.where(near, self.inside(images), torch.tensor([1.0, 0.0]))
+
+
+def test_what_breaks_at_a_small_radius_is_broken_at_a_large_one() -> None:
+    """A large radius starts far off, where this network is deaf and always right; a small one finds the boundary."""
+    split = part()
+    assert isinstance(split.images, Tensor)
+    # Within 0.05 of middle grey.
+    near = replace(split, images=(127.5 + (split.images.float() - 127.5) / 4).to(torch.uint8))
+    first = near.subset((predict(plane(), near, device="cpu").argmax(1) == 0).nonzero().squeeze(1))
+    zeros = replace(first, labels=torch.zeros_like(first.labels))
+    alone = pgd_accuracies(Deaf(), zeros, [1.0]).accuracies[1.0]
+    both = pgd_accuracies(Deaf(), zeros, [0.03, 1.0]).accuracies
+    assert alone == 1
+    assert both[1.0] == both[0.03] < 1
+
+
+def test_the_batch_size_is_of_no_influence(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+    model = taught().double()
+    model.forward = lambda images, forward=model.forward: forward(images.double())  # type: ignore[method-assign,misc]
+    found = [pgd_accuracies(model, tiny_data.train, RADII, steps=3, restarts=2, batch_size=n) for n in (7, 48)]
+    assert found[0] == found[1]
+    assert found[0] == pgd_accuracies(model, tiny_data.train, RADII, steps=3, restarts=2)
+
+
+def test_the_network_stays_as_it_is(
+    tiny_data: Data, tiny_model: Callable[..., Tapped], state_of: Any, changed: Any
+) -> None:
+    model = tiny_model(dropout=0.5).train()
+    model.module.bn1.eval()  # type: ignore[union-attr]
+    before, modes = state_of(model), [module.training for module in model.modules()]
+    randomness = torch.get_rng_state()
+    with torch.inference_mode():
+        pgd_accuracies(model, tiny_data.test, [0.01, 0.1], steps=2)
+    assert changed(before, state_of(model)) == set()
+    assert modes == [module.training for module in model.modules()]
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert torch.equal(randomness, torch.get_rng_state())
+
+
+def test_samples_without_a_label_are_left_out(refused: Refused) -> None:
+    split, model = part(), plane()
+    labels = split.labels.clone()
+    labels[50:] = -1
+    some = pgd_accuracies(model, replace(split, labels=labels), RADII)
+    first = pgd_accuracies(model, split.subset(torch.arange(50)), RADII)
+    assert some == first
+    with refused("none of the 120 samples has a label"):
+        pgd_accuracies(model, replace(split, labels=torch.full((120,), -1)), RADII)
+
+
+def test_where_nothing_is_right_nothing_is_left() -> None:
+    split = part()
+    wrong = replace(split, labels=1 - predict(plane(), split, device="cpu").argmax(1))
+    found = pgd_accuracies(plane(), wrong, RADII)
+    assert (found.clean, set(found.accuracies.values())) == (0, {0})
+
+
+class Rounded(nn.Module):
+    """The plane behind a staircase: gradients are 0 almost everywhere; those of the first ``share`` images are not."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.inside, self.share = plane(), share
+
+    def forward(self, images: Tensor) -> Tensor:
+        kept = math.ceil(len(images) * self.share)
+        stepped = (images * 255).round() / 255
+        logits: Tensor = self.inside(torch.cat([images[:kept], stepped[kept:]]))
+        return logits
+
+
+def test_the_alarm_goes_off_where_the_gradient_is_hidden() -> None:
+    with pytest.warns(TutelageWarning, match=r"100% of the 120 attacked samples .* overestimated"):
+        found = pgd_accuracies(Rounded(0.0), part(), [0.02], steps=2)
+    assert found.zero_gradient_share == 1
+    assert found.accuracies[0.02] > pgd_accuracies(plane(), part(), [0.02]).accuracies[0.02]
+    with pytest.warns(TutelageWarning, match="10% of the 120"):
+        assert pgd_accuracies(Rounded(0.9), part(), [0.02], steps=2).zero_gradient_share == pytest.approx(0.1)
+
+
+def test_a_few_zero_gradients_are_told_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = pgd_accuracies(Rounded(0.95), part(), [0.02], steps=2)
+    assert found.zero_gradient_share == pytest.approx(0.05)
+
+
+def test_a_negative_radius() -> None:
+    with pytest.raises(ValueError, match="must be 0 or more"):
+        pgd_accuracies(plane(), part(), [-0.1])

@@ -1,0 +1,132 @@
+"""Risk and coverage: against loops over every order of tied samples, scikit-learn, and values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise, permutations
+
+import pytest
+import torch
+from sklearn.metrics import accuracy_score
+from torch import Tensor
+
+from tutelage.evaluation import aurc, risk_coverage
+from tutelage.evaluation.selective import certainty
+
+
+def some(samples: int, classes: int = 5, seed: int = 0, scale: float = 2.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = scale * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
+    return logits, torch.randint(classes, (samples,), generator=generator)
+
+
+def risks_one_by_one(confidence: list[float], wrong: list[bool]) -> list[float]:
+    """The risks, the mean over all orders of samples that are equally confident."""
+    samples = range(len(wrong))
+    orders = [o for o in permutations(samples) if all(confidence[a] >= confidence[b] for a, b in pairwise(o))]
+    return [
+        sum(sum(wrong[i] for i in order[:k]) / k for order in orders) / len(orders) for k in range(1, len(wrong) + 1)
+    ]
+
+
+def test_by_hand() -> None:
+    """Sure and right, sure and wrong, unsure and right: the risk goes 0, 1/2, 1/3."""
+    logits = torch.tensor([[1.0, 0.0], [9.0, 0.0], [5.0, 0.0]])
+    labels = torch.tensor([0, 0, 1])
+    curve = risk_coverage(logits, labels)
+    torch.testing.assert_close(curve.coverage, torch.tensor([1 / 3, 2 / 3, 1.0]))
+    torch.testing.assert_close(curve.risk, torch.tensor([0.0, 1 / 2, 1 / 3]))
+    assert float(aurc(logits, labels)) == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ties_are_the_mean_over_every_order(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    level = torch.randint(3, (6,), generator=generator)
+    logits = torch.stack([level, torch.zeros(6, dtype=torch.int64)], 1).double()
+    labels = torch.randint(2, (6,), generator=generator)
+    expected = risks_one_by_one(level.tolist(), (logits.argmax(1) != labels).tolist())
+    assert risk_coverage(logits, labels).risk.tolist() == pytest.approx(expected)
+
+
+def test_against_scikit_learn_at_every_coverage() -> None:
+    logits, labels = some(200)
+    order = logits.softmax(1).amax(1).argsort(descending=True)
+    curve = risk_coverage(logits, labels)
+    said, true = logits.argmax(1)[order].numpy(), labels[order].numpy()
+    expected = [1 - accuracy_score(true[:k], said[:k]) for k in range(1, 201)]
+    assert curve.risk.tolist() == pytest.approx(expected)
+    assert curve.coverage.tolist() == pytest.approx([k / 200 for k in range(1, 201)])
+    assert float(aurc(logits, labels)) == pytest.approx(sum(expected) / 200)
+    assert float(curve.risk[-1]) == pytest.approx(1 - accuracy_score(labels.numpy(), logits.argmax(1).numpy()))
+
+
+def test_the_order_of_samples_and_of_classes_is_of_no_influence() -> None:
+    logits, labels = some(60)
+    logits = torch.cat([logits, logits[:30] + 3.0]).float()  # the added constant leaves the probabilities as they are
+    labels = torch.cat([labels, (labels[:30] + 1) % 5])
+    before = risk_coverage(logits, labels)
+    order = torch.randperm(90, generator=torch.Generator().manual_seed(1))
+    classes = torch.tensor([3, 0, 4, 1, 2])  # class c moves to place classes.argsort()[c]
+    shuffled = risk_coverage(logits[order], labels[order])
+    renamed = risk_coverage(logits[:, classes], classes.argsort()[labels])
+    for after in (shuffled, renamed):
+        torch.testing.assert_close(after.risk, before.risk)
+
+
+def test_a_perfect_ranking_has_the_closed_form() -> None:
+    """m wrong of n, the wrong ones last: the risk at k is (k - (n - m))+ / k, and no ranking has a smaller area."""
+    n, m = 50, 12
+    sure = torch.arange(n, 0, -1.0)
+    logits = torch.stack([sure, torch.zeros(n)], 1)
+    labels = (torch.arange(n) >= n - m).long()
+    expected = [max(0, k - (n - m)) / k for k in range(1, n + 1)]
+    assert risk_coverage(logits, labels).risk.tolist() == pytest.approx(expected)
+    best = float(aurc(logits, labels))
+    for seed in range(3):
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+        assert float(aurc(logits, labels[order])) > best
+    # Geifman, Uziel, El-Yaniv: about r + (1 - r) ln(1 - r)
+    assert best == pytest.approx(m / n + (1 - m / n) * math.log(1 - m / n), abs=0.01)
+
+
+def test_a_constant_network_has_its_error_rate() -> None:
+    labels = torch.tensor([0, 1, 1, 2, 0, 0, 1])
+    assert risk_coverage(torch.zeros(7, 3), labels).risk.tolist() == pytest.approx([4 / 7] * 7)
+
+
+def test_probabilities_that_round_to_1_are_still_ranked() -> None:
+    logits = torch.tensor([[100.0, 0.0], [200.0, 0.0], [150.0, 0.0]])
+    assert logits.softmax(1).amax(1).tolist() == [1.0] * 3
+    torch.testing.assert_close(risk_coverage(logits, torch.tensor([1, 0, 0])).risk, torch.tensor([0.0, 0.0, 1 / 3]))
+
+
+def test_certainty_is_the_log_odds() -> None:
+    logits, _ = some(50)
+    top = logits.softmax(1).amax(1)
+    torch.testing.assert_close(certainty(logits), (top / (1 - top)).log())
+    assert certainty(torch.tensor([[3.0]])).tolist() == [math.inf]
+    assert float(certainty(torch.zeros(1, 2))[0]) == 0
+
+
+def test_samples_without_a_label_are_left_out() -> None:
+    logits, labels = some(20)
+    with_more = torch.cat([logits, 100 * logits]), torch.cat([labels, torch.full((20,), -1)])
+    assert torch.equal(risk_coverage(*with_more).risk, risk_coverage(logits, labels).risk)
+    nothing = risk_coverage(logits, torch.full((20,), -1))
+    assert nothing.coverage.shape == nothing.risk.shape == (0,)
+    assert math.isnan(aurc(logits, torch.full((20,), -1)))
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    logits, labels = some(30)
+    half = logits.to(torch.bfloat16)
+    assert risk_coverage(half, labels).risk.dtype == torch.float32
+    assert torch.equal(risk_coverage(half, labels).risk, risk_coverage(half.float(), labels).risk)
+
+
+def test_shapes_and_labels_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 3\) and \(5,\)"):
+        risk_coverage(torch.zeros(4, 3), torch.zeros(5).long())
+    with pytest.raises(ValueError, match=r"labels must lie in -1 \.\. 2"):
+        aurc(torch.zeros(2, 3), torch.tensor([0, 3]))
