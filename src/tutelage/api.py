@@ -29,6 +29,7 @@ def distill(
     method: str = "hinton",
     out: str | Path | None = None,
     report: Callable[[Record], None] | None = None,
+    track: str | None = None,
     **config: Any,
 ) -> Result:
     """Train a student under a teacher.
@@ -43,6 +44,8 @@ def distill(
         method: see ``tutelage methods``; its own parameters go in ``settings={...}``.
         out: a folder to keep the run in. A run that was stopped goes on when it is asked for again.
         report: called with a record an epoch.
+        track: who else is told, several with commas between them: ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``
+            or another tracker that accelerate knows. One that fails is left out with a warning.
         config: any other field of ``Config``: ``epochs``, ``seed``, ``noise``, ``lr``, ...
 
     Returns:
@@ -52,7 +55,7 @@ def distill(
         TutelageError: for anything you can mend; nothing has been lost.
     """
     teachers = [teacher] if isinstance(teacher, str | nn.Module) else list(teacher)
-    return _execute(teachers, student, data, out, report, {"method": method, **config})
+    return _execute(teachers, student, data, out, report, track, {"method": method, **config})
 
 
 def train(
@@ -61,13 +64,14 @@ def train(
     *,
     out: str | Path | None = None,
     report: Callable[[Record], None] | None = None,
+    track: str | None = None,
     **config: Any,
 ) -> Result:
     """Train a network without a teacher: a future teacher, a student to compare with, or a cohort.
 
     Args and errors are those of ``distill``.
     """
-    return _execute([], model, data, out, report, {"method": "plain", **config})
+    return _execute([], model, data, out, report, track, {"method": "plain", **config})
 
 
 def _execute(
@@ -76,6 +80,7 @@ def _execute(
     data: str | Data,
     out: str | Path | None,
     report: Callable[[Record], None] | None,
+    track: str | None,
     fields: dict[str, Any],
 ) -> Result:
     named = Config(
@@ -100,7 +105,7 @@ def _execute(
         None if isinstance(student, str) else _maker(student, opened),
         tuple(open_model(t, opened) if isinstance(t, str) else _tapped(t, opened) for t in teachers),
     )
-    return execute(named, Path(out) if out is not None else None, given=given, report=report)
+    return execute(named, Path(out) if out is not None else None, given=given, report=report, track=track)
 
 
 def _tapped(module: nn.Module, data: Data) -> Tapped:

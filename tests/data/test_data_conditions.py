@@ -227,25 +227,32 @@ def test_a_subset_larger_than_a_class_is_refused(make_data, refused):
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
-        ("0.4", SymmetricNoise(0.4, 9)),
-        (0.4, SymmetricNoise(0.4, 9)),
-        (1, SymmetricNoise(1.0, 9)),
-        ("symmetric:0.4", SymmetricNoise(0.4, 9)),
-        ("uniform:0.25", UniformNoise(0.25, 9)),
-        ("pair:0.4", PairFlip(0.4, 9)),
-        ("instance:0.4", InstanceNoise(0.4, 9)),
-        ("missing:0.3", MissingLabels(0.3, 9)),
-        ("human:some/labels.npz:worst", HumanLabels("some/labels.npz", "worst")),
-        ("human:C:\\labels.csv:worst", HumanLabels("C:\\labels.csv", "worst")),
-        ("0", None),
-        (0, None),
-        (0.0, None),
-        ("uniform:0", None),
-        ("missing:0", None),
+        ("0.4", [SymmetricNoise(0.4, 9)]),
+        (0.4, [SymmetricNoise(0.4, 9)]),
+        (1, [SymmetricNoise(1.0, 9)]),
+        ("symmetric:0.4", [SymmetricNoise(0.4, 9)]),
+        ("uniform:0.25", [UniformNoise(0.25, 9)]),
+        ("pair:0.4", [PairFlip(0.4, 9)]),
+        ("instance:0.4", [InstanceNoise(0.4, 9)]),
+        ("missing:0.3", [MissingLabels(0.3, 9)]),
+        ("human:some/labels.npz:worst", [HumanLabels("some/labels.npz", "worst")]),
+        ("human:C:\\labels.csv:worst", [HumanLabels("C:\\labels.csv", "worst")]),
+        ("0", []),
+        (0, []),
+        (0.0, []),
+        ("uniform:0", []),
+        ("missing:0", []),
+        ("0.4+missing:0.5", [SymmetricNoise(0.4, 9), MissingLabels(0.5, 9)]),
+        ("missing:0.5 + 0.4", [MissingLabels(0.5, 9), SymmetricNoise(0.4, 9)]),
+        ("pair:0.1+.2+missing:0.3", [PairFlip(0.1, 9), SymmetricNoise(0.2, 9), MissingLabels(0.3, 9)]),
+        ("0+missing:0.5", [MissingLabels(0.5, 9)]),
+        ("0+uniform:0", []),
+        ("+0.4", [SymmetricNoise(0.4, 9)]),
+        ("human:c++/a+b.npz:worst+missing:0.5", [HumanLabels("c++/a+b.npz", "worst"), MissingLabels(0.5, 9)]),
     ],
 )
 def test_noise_is_named_by_a_text(text, wanted):
-    assert parse_noise(text, seed=9) == wanted
+    assert parse_noise(text, seed=9) == tuple(wanted)
 
 
 @pytest.mark.parametrize(
@@ -261,6 +268,14 @@ def test_noise_is_named_by_a_text(text, wanted):
         ("matrix:nowhere.csv", ("nowhere.csv", "No such file")),
         ("human:labels.npz", ("'human:labels.npz'", "human:FILE:COLUMN")),
         ("human:labels.npz:", ("'human:labels.npz:'", "human:FILE:COLUMN")),
+        ("0.4+mising:0.5", ("unknown noise 'mising'", "did you mean 'missing'")),
+        ("0.4+missing:2", ("'missing:2'", "from 0 to 1")),
+        ("0.4+", ("'0.4+'", "from 0 to 1")),
+        ("0.4+nonsense", ("'0.4+nonsense'", "from 0 to 1")),
+        ("0.4++0.2", ("'0.4+'", "from 0 to 1")),
+        ("matrix:a+b.csv+0.2", ("a+b.csv", "No such file")),
+        ("0.4+symmetric:0.2", ("'0.4+symmetric:0.2'", "SymmetricNoise 2 times", "once")),
+        ("missing:0.4+human:labels.npz:worst", ("human labels after others", "first")),
     ],
 )
 def test_texts_that_name_no_noise_are_refused(refused, text, pieces):
@@ -272,6 +287,7 @@ def test_texts_that_name_no_noise_are_refused(refused, text, pieces):
     ("text", "wanted"),
     [
         ("powerlaw:0.2", PowerLawImbalance(0.2)),
+        ("powerlaw:0.2:500:25", PowerLawImbalance(0.2, 500, 25)),
         ("longtail:0.01", LongTail(0.01)),
         ("step:0.5:0.1", StepImbalance(0.5, 0.1)),
         (" step:0.5:1e-1 ", StepImbalance(0.5, 0.1)),
@@ -293,6 +309,14 @@ def test_an_imbalance_is_named_by_a_text(text, wanted):
         ("longtail:2", ("2.0", "at most 1")),
         ("step:1:0.1", ("1.0", "between 0 and 1")),
         ("powerlaw:0", ("0.0", "above 0")),
+        ("powerlaw:0.2:500", ("'powerlaw:0.2:500'", "write powerlaw:0.2 or powerlaw:0.2:500:25")),
+        ("powerlaw:0.2:500:25:1", ("'powerlaw:0.2:500:25:1'", "powerlaw:0.2:500:25")),
+        ("powerlaw:0.2:500:few", ("'powerlaw:0.2:500:few'", "powerlaw:0.2:500:25")),
+        ("powerlaw:0.2:500.5:25", ("whole numbers", "500.5 and 25")),
+        ("powerlaw:0.2:inf:25", ("whole numbers", "inf and 25")),
+        ("powerlaw:0.2:500:nan", ("whole numbers", "500 and nan")),
+        ("powerlaw:0.2:25:500", ("n_max 25", "n_min 500")),
+        ("powerlaw:0.2:500:0", ("n_min", "got 0")),
     ],
 )
 def test_texts_that_name_no_imbalance_are_refused(refused, text, pieces):
@@ -329,6 +353,34 @@ def test_human_labels_come_before_samples_are_chosen(tmp_path):
     assert torch.bincount(data.train.clean_labels).tolist() == data.record[-1]["class_counts"]
     rare = load_data(Config(imbalance="longtail:0.1", validation=0.0))
     assert torch.equal(data.train.index, rare.train.index)
+
+
+def test_noises_act_from_left_to_right_and_are_recorded_one_by_one():
+    both = load_data(Config(noise="0.4+missing:0.5", validation=0.0, seed=3))
+    wrong = load_data(Config(noise="0.4", validation=0.0, seed=3))
+    first, second = both.record[-2:]
+    assert first == wrong.record[-1]
+    assert (second["condition"], second["labelled"]) == ("MissingLabels", len(both.train))
+    assert second == MissingLabels(0.5, 3)(wrong).record[-1]
+    there = both.train.labels >= 0
+    assert 0.4 < there.float().mean() < 0.6
+    assert torch.equal(both.train.labels[there], wrong.train.labels[there])
+    assert torch.equal(both.train.clean_labels, wrong.train.clean_labels)
+    other = load_data(Config(noise="missing:0.5+0.4", validation=0.0, seed=3))
+    assert other.record[-1]["labelled"] == (other.train.labels >= 0).sum()  # only what has a label can be wrong
+
+
+def test_of_several_noises_human_labels_alone_come_before_samples_are_chosen(tmp_path):
+    whole = load_data(Config(validation=0.0)).train
+    people = (whole.labels + (torch.arange(len(whole)) % 3 == 0)) % 10
+    np.savetxt(tmp_path / "people.csv", people[:, None], fmt="%d", header="mine", comments="")
+    noise = f"human:{tmp_path / 'people.csv'}:mine+missing:0.5"
+    data = load_data(Config(noise=noise, imbalance="longtail:0.1", per_class=5, validation=0.0))
+    names = [entry.get("condition") for entry in data.record[-4:]]
+    assert names == ["HumanLabels", "LongTail", "Subset", "MissingLabels"]
+    assert data.record[-1]["labelled"] == len(data.train)
+    there = data.train.labels >= 0
+    assert torch.equal(data.train.labels[there], people[data.train.index][there])
 
 
 def test_a_run_with_few_labels_trains(tmp_path):

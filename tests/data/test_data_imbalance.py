@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tutelage.data import Data, LongTail, MissingLabels, PowerLawImbalance, Split, StepImbalance, SymmetricNoise
+from tutelage.data.conditions import parse_imbalance
 
 LAWS = [PowerLawImbalance(0.6), LongTail(0.1), StepImbalance(0.5, 0.1)]
 
@@ -47,6 +48,8 @@ def test_the_power_law_gives_the_studys_table(gamma, counts, total, ends):
         "samples": total,
         "class_counts": counts,
     }
+    text = ":".join(["powerlaw", *map(str, (gamma, *ends))])
+    assert parse_imbalance(text)(tiny(CIFAR, shuffled=True)).record == rare.record
 
 
 @pytest.mark.parametrize("gamma", [0.1, 0.2, 0.4, 0.8, 1.5, 2.0, 3.0, 7.0])

@@ -409,7 +409,9 @@ def test_a_python_call_makes_the_same_configuration(monkeypatch: pytest.MonkeyPa
 
     read: list[Config] = []
 
-    def instead(teachers: Any, student: Any, data: Any, out: Any, report: Any, fields: dict[str, Any]) -> None:
+    def instead(
+        teachers: Any, student: Any, data: Any, out: Any, report: Any, track: Any, fields: dict[str, Any]
+    ) -> None:
         assert out == str(tmp_path)
         read.append(Config(teacher=tuple(teachers), student=student, data=data, **fields))
 

@@ -108,6 +108,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
             torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=f"{method}: {name}")
         lines = [(folder / method / "metrics.jsonl").read_text().splitlines() for folder in (one, two)]
         for line, other in zip(*lines, strict=True):
+            assert json.loads(other)["forward_passes"] == json.loads(line)["forward_passes"]
             for learner, entry in json.loads(line)["learners"].items():
                 assert json.loads(other)["learners"][learner] == pytest.approx(entry, rel=1e-3, abs=1e-3)
         # only the first process measures and writes, and each holds the same student
@@ -129,6 +130,7 @@ def test_alone_nothing_is_shared() -> None:
     assert processes.main
     tensor = torch.tensor([1.0, float("nan")])
     assert processes.mean(tensor) is tensor
+    assert processes.total(3, 0) == [3, 0]
     processes.wait()
     model = nn.BatchNorm2d(3)
     with processes.shared_statistics(model):

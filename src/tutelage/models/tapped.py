@@ -27,6 +27,10 @@ class Tapped(nn.Module):
             normalises for itself.
         roles: role to layer name, to name them by hand (``"input:fc"`` is what ``fc`` is given). Otherwise a ``roles``
             mapping on the module is used, and what that leaves open is found by tracing.
+
+    Attributes:
+        passes: how many samples ``tap`` has run, ever: what a training costs. A pass that stops early counts as one;
+            calls of the model by itself, as evaluation makes them, do not count.
     """
 
     mean: Tensor
@@ -45,6 +49,7 @@ class Tapped(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         by_hand = roles if roles is not None else getattr(module, "roles", None)
         self._by_hand = named_roles(module, by_hand) if isinstance(by_hand, Mapping) else {}
+        self.passes = 0
         self._taps: dict[str, Tap] | None = None
         self._compiled: Any = None
         self._compiled_with_taps: dict[tuple[str, ...], Any] = {}
@@ -88,6 +93,7 @@ class Tapped(nn.Module):
         Returns:
             Outputs in float32 (or float64), with exactly these roles.
         """
+        self.passes += len(inputs)  # out here, where torch.compile does not see it
         wanted = [role for role in dict.fromkeys(roles) if role != "logits"]
         if not wanted:
             return Outputs(at_least_float32(self._compiled(inputs) if self._compiled else self(inputs)))

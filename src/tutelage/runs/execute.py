@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 from tutelage.config import Config
@@ -23,8 +24,9 @@ from tutelage.models.ensemble import Ensemble
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs.commands import as_command
-from tutelage.runs.folder import RunFolder
+from tutelage.runs.folder import TRACKING, RunFolder
 from tutelage.runs.models import GIVEN, WEIGHTS, about_model, load_student, make_student, open_model, warn_at_chance
+from tutelage.runs.tracking import Trackers
 from tutelage.training.fit import Record, Selected
 from tutelage.training.hardware import resolve
 from tutelage.training.processes import Processes
@@ -66,11 +68,13 @@ def execute(
     *,
     given: Given = Given(),
     report: Callable[[Record], None] | None = None,
+    track: str | None = None,
 ) -> Result:
     """Train, save and measure a student as the configuration says.
 
     With a folder the run can be stopped or killed at any time: executed again it goes on where it was and ends with
-    the same bytes, and one that is finished is read back.
+    the same bytes, and one that is finished is read back. ``report`` is called with each epoch's record; ``track``
+    names who else is told (see ``Trackers``), which may differ each time that a run is asked for.
 
     Raises:
         TutelageError: for anything the user can mend.
@@ -79,6 +83,7 @@ def execute(
     settings = method.check(config.settings)
     processes = Processes.current(config.device)
     hardware = resolve(config.hardware(), processes)
+    trackers = Trackers(track, folder / TRACKING if folder else None)
     dumped = method.settings(**settings).model_dump(mode="json")
     config = config.but(settings=dumped, **hardware.model_dump())
     data = given.data if given.data is not None else load_data(config)
@@ -86,7 +91,7 @@ def execute(
     teachers = given.teachers if given.teachers is not None else tuple(open_model(t, data) for t in config.teacher)
     make = given.student or (lambda: make_student(config.student, data, pretrained=config.pretrained))
     place = RunFolder(folder) if folder else None
-    with place.lock() if place and processes.main else nullcontext():
+    with place.lock() if place and processes.main else nullcontext(), closing(trackers):
         if place and processes.main:
             place.claim(config, _inputs(data, teachers))
         processes.wait()
@@ -98,11 +103,14 @@ def execute(
         history: list[Record] = []
         if place and processes.main:
             place.start_metrics()
+        if processes.main:
+            trackers.start(yaml.safe_load(config.as_yaml()))
 
         def keep(record: Record) -> None:
             history.append(record)
             if place:
                 place.add_metrics(record)
+            trackers.epoch(record)
             if report:
                 report(record)
 
@@ -122,6 +130,7 @@ def execute(
             if place:
                 save_weights(place.path / WEIGHTS, student.module, about_model(config.student, student, data))
             metrics = _measure(config, data, student, teachers, run.selected.get(student), history)
+            trackers.test(metrics["test"])
             if place:
                 place.write_result(metrics)
         else:
@@ -135,12 +144,12 @@ def load_data(config: Config) -> Data:
     data = open_data(config.data, image_size=config.image_size)
     if not config.augment:
         data = replace(data, views=Views())
-    noise = parse_noise(config.noise, config.seed) if config.noise is not None else None
+    noises = parse_noise(config.noise, config.seed) if config.noise is not None else ()
     rare = parse_imbalance(config.imbalance) if config.imbalance is not None else None
     few = Subset(config.per_class, config.seed) if config.per_class is not None else None
     # The rows of a file of human labels are those of the whole training part; all other noise is of what is kept.
-    conditions = (noise, rare, few) if isinstance(noise, HumanLabels) else (rare, few, noise)
-    for condition in conditions:
+    human = [noise for noise in noises if isinstance(noise, HumanLabels)]
+    for condition in (*human, rare, few, *noises[len(human) :]):
         data = condition(data) if condition else data
     return data.hold_out(config.validation, config.seed)
 
@@ -165,6 +174,9 @@ def _measure(
         "cost": cost_of(student, data, device),
         "data": data.summary(),
         "seconds": round(sum(record["seconds"] for record in history), 3),
+        "forward_passes": {
+            who: sum(record["forward_passes"][who] for record in history) for who in ("student", "teacher")
+        },
         "command": as_command(config),
     }
     if teacher is not None:
@@ -183,12 +195,17 @@ def _measure(
 
 def _inputs(data: Data, teachers: Sequence[nn.Module]) -> dict[str, str]:
     """Fingerprints of what a run reads, so that it is not continued on something else."""
-    labels = hashlib.sha256(data.train.labels.contiguous().numpy().tobytes())
-    if isinstance(data.train.images, torch.Tensor):
-        labels.update(data.train.images.contiguous().numpy().data)
-    return {"training data": labels.hexdigest()[:16]} | {
+    return {"training data": data_fingerprint(data)} | {
         f"teacher {number}": fingerprint(teacher) for number, teacher in enumerate(teachers, 1)
     }
+
+
+def data_fingerprint(data: Data) -> str:
+    """Sixteen hexadecimal digits that two training parts share only if labels, and images in memory, are equal."""
+    digest = hashlib.sha256(data.train.labels.contiguous().numpy().tobytes())
+    if isinstance(data.train.images, torch.Tensor):
+        digest.update(data.train.images.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -18,12 +18,13 @@ from tutelage.config import Config
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import atomic_write
 
-CONFIG, INPUTS, VERSIONS, METRICS, RESULT = (
+CONFIG, INPUTS, VERSIONS, METRICS, RESULT, TRACKING = (
     "config.yaml",
     "inputs.json",
     "versions.json",
     "metrics.jsonl",
     "result.json",
+    "tracking",
 )
 
 
@@ -31,7 +32,8 @@ class RunFolder:
     """Reads and writes what a run keeps.
 
     ``config.yaml`` the resolved configuration; ``inputs.json`` the fingerprints of data and teachers;
-    ``versions.json``; ``metrics.jsonl`` a line an epoch; ``result.json``; ``student.safetensors``; ``checkpoints/``.
+    ``versions.json``; ``metrics.jsonl`` a line an epoch; ``result.json``; ``student.safetensors``; ``checkpoints/``;
+    ``tracking/`` the files of trackers, if any follow it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +82,7 @@ class RunFolder:
         if self._has_trained():
             return
         # A run that stopped before its first epoch, over a misspelt name say, has left nothing worth keeping.
-        own = {CONFIG, INPUTS, VERSIONS, METRICS, "checkpoints"} if (self.path / CONFIG).exists() else set()
+        own = {CONFIG, INPUTS, VERSIONS, METRICS, TRACKING, "checkpoints"} if (self.path / CONFIG).exists() else set()
         strangers = [
             entry.name
             for entry in self.path.iterdir()

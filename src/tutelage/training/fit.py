@@ -48,7 +48,9 @@ class Fitted:
     """What a fit leaves behind, beside the models themselves.
 
     Attributes:
-        history: a record an epoch.
+        history: a record an epoch: ``epoch``, ``lr``, ``learners`` (each one's terms and accuracies), ``seconds`` and
+            ``forward_passes``, the samples that were run through networks that learn ("student") and through those that
+            only teach ("teacher", an attack on one included), in all processes. The held-out part is not counted.
         selected: by learner's name; absent where nothing was held out or no logits were trained.
     """
 
@@ -164,6 +166,8 @@ class _Loop:
         taught_by = [model for learner in learners if learner.source for model in learner.source.models]
         own = [model for learner in learners for model in (learner.model, learner.deployed)]
         self.models = tuple(dict.fromkeys([*own, *taught_by]))
+        self.learning = tuple(learner.model for learner in learners)
+        self.teaching = tuple(model for model in self.models if model not in self.learning)
         for model in self.models:
             place(model, hardware)
         self.roles = {learner: _roles_of(learner, learners) for learner in learners}
@@ -185,6 +189,7 @@ class _Loop:
     def epoch(self, epoch: int, checkpoints: Checkpoints | None) -> Record:
         """One pass over the training part."""
         start = time.perf_counter()
+        before = self._passes()
         steps = len(self.batches)
         meters = {learner: Meter(learner, torch.device(self.hardware.device)) for learner in self.learners}
         for number, batch in enumerate(self.batches.epoch(epoch)):
@@ -198,15 +203,21 @@ class _Loop:
                 self._check_finite(meters, epoch, checkpoints)
         self._check_weights(epoch, checkpoints)
         lr = float(self.optimizers[self.learners[0]].param_groups[0]["lr"])
+        passes = self.processes.total(*(now - then for now, then in zip(self._passes(), before, strict=True)))
         record: Record = {"epoch": epoch + 1, "lr": lr, "learners": {}}
         for learner, meter in meters.items():
             entry: Record = meter.means(self.processes)
             if "logits" in self.roles[learner]:
                 entry |= self._validate(learner, epoch)
             record["learners"][learner.name] = entry
+        record["forward_passes"] = dict(zip(("student", "teacher"), passes, strict=True))
         record["seconds"] = round(time.perf_counter() - start, 3)
         self.history.append(record)
         return record
+
+    def _passes(self) -> tuple[int, int]:
+        """How many samples the networks that learn, and those that only teach, have run so far in this process."""
+        return sum(model.passes for model in self.learning), sum(model.passes for model in self.teaching)
 
     def _step(self, batch: Batch, progress: float, factor: float) -> Step:
         for learner in self.learners:

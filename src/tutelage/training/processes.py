@@ -49,6 +49,15 @@ class Processes:
         dist.all_reduce(tensor)
         return tensor / self.world
 
+    def total(self, *counts: int) -> list[int]:
+        """Each count's sum over processes."""
+        if self.world == 1:
+            return list(counts)
+        summed = torch.tensor(counts, device=self.device)
+        dist.all_reduce(summed)
+        totals: list[int] = summed.tolist()
+        return totals
+
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """The mean gradient over processes, in one message a dtype.

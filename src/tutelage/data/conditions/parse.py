@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -13,45 +14,66 @@ from tutelage.data.conditions.instance import InstanceNoise
 from tutelage.data.conditions.noise import AsymmetricNoise, MissingLabels, PairFlip, SymmetricNoise, UniformNoise
 from tutelage.errors import TutelageError, unknown
 
+# A plus before another noise: `kind:...` or a rate. Names of files may have one too, and are left whole.
+PLUS = re.compile(r"(?<!^)\+(?=\s*(?:[a-z]+:|[\d.]+\s*(?:\+|$)))")
 
-def parse_noise(text: str | float, seed: int = 0) -> Condition | None:
-    """The noise that a text names; ``None`` for a rate of 0.
+
+def parse_noise(text: str | float, seed: int = 0) -> tuple[Condition, ...]:
+    """The noises that a text names, in the order in which they act; none for a rate of 0.
 
     Args:
         text: ``0.4`` or ``symmetric:0.4``, ``uniform:0.4``, ``pair:0.4``, ``instance:0.4``, ``missing:0.4``,
-            ``matrix:FILE`` (see ``AsymmetricNoise.read``) or ``human:FILE:COLUMN`` (see ``HumanLabels``).
+            ``matrix:FILE`` (see ``AsymmetricNoise.read``) or ``human:FILE:COLUMN`` (see ``HumanLabels``); or several,
+            each on the labels that the one before it left: ``0.4+missing:0.5``. Each kind comes once, since the same
+            seed would hit the same samples again, and human labels come first, since they replace all others.
         seed: of what is drawn.
 
     Raises:
-        TutelageError: the kind is unknown, the rate is not a number from 0 to 1, or the file cannot be used.
+        TutelageError: a kind is unknown or out of place, a rate is not a number from 0 to 1, or a file cannot be used.
     """
-    kind, colon, rest = str(text).strip().partition(":")
+    named = [_one_noise(part.strip(), seed) for part in PLUS.split(str(text).strip())]
+    noises = tuple(noise for noise in named if noise is not None)
+    kinds = [type(noise) for noise in noises]
+    if twice := [kind.__name__ for kind in kinds if kinds.count(kind) > 1]:
+        raise TutelageError(f"the noise {text!r} has {twice[0]} {len(twice)} times; write each kind once")
+    if HumanLabels in kinds[1:]:
+        raise TutelageError(f"the noise {text!r} has human labels after others, which they replace; write them first")
+    return noises
+
+
+def _one_noise(text: str, seed: int) -> Condition | None:
+    kind, colon, rest = text.partition(":")
     if not colon and kind not in NOISES:
         kind, rest = "symmetric", kind
     if kind not in NOISES:
         raise unknown("noise", kind, NOISES)
-    return NOISES[kind](rest, seed, str(text))
+    return NOISES[kind](rest, seed, text)
 
 
 def parse_imbalance(text: str) -> Condition:
     """The imbalance that a text names.
 
     Args:
-        text: ``powerlaw:0.2`` (gamma), ``longtail:0.01`` (factor) or ``step:0.5:0.1`` (share of rare classes, factor).
+        text: ``powerlaw:0.2`` (gamma) or ``powerlaw:0.2:500:25`` (and n_max, n_min), ``longtail:0.01`` (factor) or
+            ``step:0.5:0.1`` (share of rare classes, factor).
 
     Raises:
         TutelageError: the law is unknown, or its numbers cannot be.
     """
     kind, *numbers = text.strip().split(":")
     if kind not in IMBALANCES:
-        raise unknown("imbalance", kind, IMBALANCES, f"Write {', '.join(law[1] for law in IMBALANCES.values())}, say.")
-    law, example = IMBALANCES[kind]
+        raise unknown(
+            "imbalance", kind, IMBALANCES, f"Write {', '.join(law[1][0] for law in IMBALANCES.values())}, say."
+        )
+    law, examples = IMBALANCES[kind]
     try:
         values = [float(number) for number in numbers]
     except ValueError:
         values = []
-    if len(values) != example.count(":"):
-        raise TutelageError(f"the imbalance {text!r} is not {kind} with its numbers; write {example}, say")
+    if len(values) not in [example.count(":") for example in examples]:
+        raise TutelageError(
+            f"the imbalance {text!r} is not {kind} with its numbers; write {' or '.join(examples)}, say"
+        )
     return law(*values)
 
 
@@ -63,6 +85,13 @@ def _by_rate(kind: Callable[[float, int], Condition], rest: str, seed: int, text
     if not 0 <= rate <= 1:
         raise TutelageError(f"the noise {text!r} has no rate from 0 to 1; write 0.4, symmetric:0.4 or uniform:0.4, say")
     return kind(rate, seed) if rate > 0 else None
+
+
+def _power_law(gamma: float, *ends: float) -> Condition:
+    if not all(end.is_integer() for end in ends):
+        shown = " and ".join(f"{end:g}" for end in ends)
+        raise TutelageError(f"n_max and n_min of a power law are whole numbers of samples, got {shown}")
+    return PowerLawImbalance(gamma, *map(int, ends))
 
 
 def _matrix(rest: str, seed: int, text: str) -> Condition:
@@ -90,8 +119,8 @@ NOISES: Mapping[str, Callable[[str, int, str], Condition | None]] = {
     "human": _human,
 }
 
-IMBALANCES: Mapping[str, tuple[Callable[..., Condition], str]] = {
-    "powerlaw": (PowerLawImbalance, "powerlaw:0.2"),
-    "longtail": (LongTail, "longtail:0.01"),
-    "step": (StepImbalance, "step:0.5:0.1"),
+IMBALANCES: Mapping[str, tuple[Callable[..., Condition], tuple[str, ...]]] = {
+    "powerlaw": (_power_law, ("powerlaw:0.2", "powerlaw:0.2:500:25")),
+    "longtail": (LongTail, ("longtail:0.01",)),
+    "step": (StepImbalance, ("step:0.5:0.1",)),
 }

@@ -1,0 +1,241 @@
+"""Who follows a run is told what the run itself writes, and can do it no harm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tutelage
+from tutelage.config import Config
+from tutelage.data import Data
+from tutelage.errors import TutelageWarning
+from tutelage.models.tapped import Tapped
+from tutelage.runs import execute
+
+Net = Callable[..., Tapped]
+
+
+class Notes:
+    """A tracker that keeps what it is told, and fails where it is asked to."""
+
+    requires_logging_directory = False
+    fails_at: str | None = None
+    told: list[tuple[Any, ...]]
+
+    def __init__(self, run_name: str) -> None:
+        self._note("made", run_name)
+
+    def start(self) -> None:
+        self._note("start")
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self._note("configuration", values)
+
+    def log(self, values: dict[str, Any], step: int) -> None:
+        self._note(f"log {step}", values)
+
+    def finish(self) -> None:
+        self._note("finish")
+
+    def _note(self, what: str, *values: Any) -> None:
+        if what == self.fails_at:
+            raise ConnectionError(f"nobody answers to {what}")
+        self.told.append((what, *values))
+
+
+@pytest.fixture
+def notes(monkeypatch: pytest.MonkeyPatch) -> type[Notes]:
+    """A tracker by the name of ``notes``."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    kind = type("Fresh", (Notes,), {"told": []})
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "notes", kind)
+    return kind
+
+
+@pytest.fixture
+def config(tiny_npz: str) -> Config:
+    return Config(data=tiny_npz, student="resnet8x0.25", epochs=2, batch_size=16, lr=0.1, device="cpu", workers=0)
+
+
+def without_clock(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name not in ("seconds", "cost")}
+
+
+# --- what is told
+
+
+def test_a_run_is_told_from_its_configuration_to_its_test(config: Config, notes: type[Notes]) -> None:
+    result = execute(config, track="notes")
+    order = ["made", "start", "configuration", "log 1", "log 2", "log 2", "finish"]
+    assert [what for what, *_ in notes.told] == order
+    told = notes.told
+    assert told[0][1] == "tutelage"
+    values = told[2][1]
+    assert (values["lr"], values["clip"], values["milestones"]) == (0.1, None, "0.3, 0.6, 0.8")
+    assert all(isinstance(value, str | int | float | None) for value in values.values())
+    for (_, logged), record in zip(told[3:5], result.history, strict=True):
+        student = {f"fit0/student/{name}": value for name, value in record["learners"]["student"].items()}
+        assert {"fit0/student/ce", "fit0/student/train_accuracy", "fit0/student/validation_accuracy"} <= set(student)
+        assert logged == {"fit0/lr": record["lr"], **student}
+    test = result.metrics["test"]
+    assert told[5][1]["test/accuracy"] == test["accuracy"]
+    assert "test/per_class_accuracy" not in told[5][1]
+
+
+def test_steps_go_on_over_the_fits_of_a_run(config: Config, notes: type[Notes], tmp_path: Path) -> None:
+    execute(config, tmp_path / "teacher")
+    execute(config.but(teacher=str(tmp_path / "teacher"), method="fitnet", epochs=4), track="notes")
+    logged = [(what, {name.split("/")[0] for name in rest[0]}) for what, *rest in notes.told if what[:3] == "log"]
+    assert logged == [
+        ("log 1", {"fit0"}),
+        *[(f"log {step}", {"fit1"}) for step in (2, 3, 4)],
+        ("log 4", {"test"}),
+    ]
+    values = next(rest[0] for what, *rest in notes.told if what == "configuration")
+    assert any(name.startswith("settings.") for name in values)
+
+
+def test_the_two_calls_take_it_too(tiny_data: Data, tiny_model: Net, taught: Net, notes: type[Notes]) -> None:
+    tutelage.train(tiny_model(), tiny_data, epochs=1, device="cpu", track="notes")
+    tutelage.distill(taught(), tiny_model(), tiny_data, epochs=1, device="cpu", track=" notes ")
+    assert [what for what, *_ in notes.told].count("finish") == 2
+
+
+def test_a_stopped_run_tells_its_earlier_epochs_again(config: Config, notes: type[Notes], tmp_path: Path) -> None:
+    def stop(record: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, tmp_path / "run", report=stop, track="notes")
+    assert [what for what, *_ in notes.told[-2:]] == ["log 1", "finish"]
+    first = notes.told[-2]
+    notes.told.clear()
+    execute(config, tmp_path / "run", track="notes")
+    assert notes.told[3] == first
+    assert [what for what, *_ in notes.told[3:]] == ["log 1", "log 2", "log 2", "finish"]
+    notes.told.clear()
+    execute(config, tmp_path / "run", track="notes")  # finished: nothing is trained, and nobody told
+    assert notes.told == []
+
+
+def test_who_follows_is_no_part_of_the_run(config: Config, notes: type[Notes], tmp_path: Path) -> None:
+    whole, followed = execute(config, tmp_path / "a"), execute(config, tmp_path / "b", track="notes")
+    assert without_clock(followed.metrics) == without_clock(whole.metrics)
+    for name in ("student.safetensors", "config.yaml", "inputs.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert "track" not in followed.metrics["command"]
+
+
+# --- what goes wrong
+
+
+@pytest.mark.parametrize("at", ["made", "start", "configuration", "log 1", "log 2", "finish"])
+def test_one_that_fails_is_left_out_with_one_warning(
+    at: str, config: Config, notes: type[Notes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    other = type("Other", (Notes,), {"told": []})
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "other", other)
+    notes.fails_at = at
+    with pytest.warns(TutelageWarning) as caught:
+        result = execute(config, track="notes,other")
+    (warning,) = caught
+    assert str(warning.message) == f"tracker 'notes' failed (nobody answers to {at}); the run goes on without it"
+    assert result.metrics["test"]
+    assert other.told[-1] == ("finish",)
+
+
+def test_unknown_and_absent_trackers_are_refused_before_anything_is_done(
+    config: Config, tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with refused("unknown tracker 'tensorbord'", "did you mean 'tensorboard'", "mlflow", "wandb"):
+        execute(config, out, track="tensorbord")
+    with refused("unknown tracker ''"):
+        execute(config, out, track="")
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [])
+    with refused("'wandb'", "pip install wandb"):
+        execute(config, out, track="wandb")
+    assert not out.exists()
+
+
+# --- TensorBoard itself
+
+
+@pytest.fixture
+def scalars() -> Callable[[Path], dict[str, list[tuple[int, float]]]]:
+    """``scalars(folder)``: (step, value) of every curve in the folder of a run."""
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+
+    def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        events = EventAccumulator(str(folder / "tracking" / "tensorboard" / "tutelage")).Reload()
+        return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+    return read
+
+
+def test_tensorboard_reads_what_was_measured_also_after_a_stop(config: Config, tmp_path: Path, scalars: Any) -> None:
+    out = tmp_path / "run"
+
+    def stop(record: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, out, report=stop, track="tensorboard")
+    assert [step for step, _ in scalars(out)["fit0/lr"]] == [1]
+    result = execute(config, out, track="tensorboard")
+    curves = scalars(out)
+    for name in ("ce", "train_accuracy", "validation_accuracy"):
+        wanted = [(record["epoch"], record["learners"]["student"][name]) for record in result.history]
+        assert [step for step, _ in curves[f"fit0/student/{name}"]] == [1, 2]  # each once
+        assert [v for _, v in curves[f"fit0/student/{name}"]] == pytest.approx([v for _, v in wanted], rel=1e-6)
+    assert curves["test/accuracy"] == [(2, pytest.approx(result.metrics["test"]["accuracy"], rel=1e-6))]
+    (stored,) = out.glob("tracking/tensorboard/tutelage/*/hparams.yml")
+    assert "resnet8x0.25" in stored.read_text()
+    assert execute(config, out).metrics == result.metrics  # and the folder is still this run's
+
+
+def test_a_folder_of_a_run_that_never_trained_may_hold_its_tracking(
+    config: Config, tmp_path: Path, scalars: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the tracker's start and the first checkpoint."""
+    out = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr("tutelage.training.run.fit", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            execute(config, out, track="tensorboard")
+    assert (out / "tracking").is_dir()
+    execute(config, out)
+    assert json.loads((out / "result.json").read_text())["test"]
+
+
+def test_files_need_a_folder(config: Config, scalars: Any, refused: Any) -> None:
+    with refused("'tensorboard' writes files", "out="):
+        execute(config, track="tensorboard")
+
+
+def test_the_command_line_has_the_option(
+    config: Config, tmp_path: Path, scalars: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tutelage.cli import main
+
+    words = ["train", "--data", config.data, "--model", "resnet8x0.25", "--epochs", "1", "--device", "cpu", "--json"]
+    monkeypatch.setattr("sys.argv", ["tutelage", *words, "--out", str(tmp_path / "run"), "--track", "tensorboard"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    assert "--track" not in json.loads(capsys.readouterr().out)["command"]
+    assert "test/accuracy" in scalars(tmp_path / "run")
+    monkeypatch.setattr("sys.argv", ["tutelage", *words, "--out", str(tmp_path / "run"), "--track", "nobody"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    assert "error: unknown tracker 'nobody'" in capsys.readouterr().err
