@@ -20,7 +20,7 @@ def fsp(
     run: Run,
     *,
     init_share: Annotated[float, Field(gt=0, lt=1)] = 0.15,
-    init_lr: Positive = 0.3,
+    init_lr: Positive = 0.1,
     reduction: Reduction = "relative",
     adapter: Literal["auto", "never"] = "auto",
     kd_alpha: Share = 0.0,
@@ -37,9 +37,9 @@ def fsp(
     Args:
         run: what to train. Both stages together take the run's epochs (each one at least).
         init_share: the share of the epochs that stage 1 takes; ours, about the benchmarks' 30 of 270.
-        init_lr: stage 1's learning rate as a part of the recipe's; ours, and the ratio [from memory] of the paper's is
-            0.01. The loss grows with the fourth power of the activations, so that a student whose activations start far
-            from the teacher's would run away: gradients of stage 1 are clipped at a length of 1.
+        init_lr: stage 1's learning rate as a part of the recipe's; inferred, and the ratio [from memory] of the paper's
+            is 0.01. The loss grows with the fourth power of the activations, so that a student whose activations start
+            far from the teacher's would run away: gradients of stage 1 are clipped at a length of 1.
         reduction: "relative" divides ||G_i^T - G_i^S||^2 by the batch's mean of ||G_i^T||^2 and takes the mean over
             flows, so that one learning rate fits every network; "paper" is the sum above; "mean" the benchmarks' mean
             over the entries of G.
