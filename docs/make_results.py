@@ -1,21 +1,19 @@
 """Write the pages of docs/results from the raw files beside them.
 
-``demo.md`` is from what ``tutelage demo`` wrote, ``nine-methods.md`` and its picture from what
-``experiments/nine_methods.py`` wrote.
+``demo.md`` is of ``tutelage demo``, ``nine-methods.md`` and its picture of ``experiments/nine_methods.py``; the raw
+files of both are those that ``experiments/raw.py`` keeps of a study.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import stdev
-from typing import Any
 
 from tutelage.report.plots import plot_gain_grid
-from tutelage.studies.compare import PLAIN, TEACHER, Row, tabulate
-from tutelage.studies.statistics import holm, paired_p_value
+from tutelage.report.words import verdict
+from tutelage.studies.results import METRICS, PLAIN, Results, Row
+from tutelage.studies.statistics import Interval
 
 FOLDER = Path(__file__).resolve().parent / "results"
 
@@ -38,9 +36,9 @@ label is learnt by heart and little is left to gain: that, with five seeds, and 
 
 def demo_page() -> str:
     """The page of the demo."""
-    result = json.loads((FOLDER / "demo.json").read_text(encoding="utf-8"))
-    said = verdict([row for row in result["rows"] if row["gain"] is not None])
-    return "\n\n".join([DEMO_HEAD, table(result["rows"]), said, "Raw: [demo.json](demo.json)\n"])
+    results = measured(FOLDER / "demo", "digits", "0.4")
+    said = verdict(results.table())
+    return "\n\n".join([DEMO_HEAD, table(results), said, "Raw: [demo](demo), a file a run\n"])
 
 
 # --- the nine methods
@@ -68,27 +66,20 @@ Made again by `python -m experiments.nine_methods digits`, `... fashion --source
 DATA = {
     "digits": "Digits: 1,437 training images of 8 x 8; `resnet14x0.5` teaches `resnet8x0.5`, 20 epochs, crops",
     "fashion": (
-        "Fashion-MNIST: 10,000 training images of 28 x 28, 1,000 a class; ResNet-14 teaches ResNet-8, "
-        "channels 8-16-32, first convolution at stride 4, 8 epochs, no crops or flips"
+        "Fashion-MNIST: 10,000 training images of 28 x 28, 1,000 a class; ResNet-8 with channels 32-64-128 teaches one "
+        "with 8-16-32, first convolutions at stride 4, 8 epochs, no crops or flips"
     ),
     "cifar10": (
-        "CIFAR-10: 10,000 training images of 32 x 32, 1,000 a class; ResNet-14 teaches ResNet-8, "
-        "channels 8-16-32, first convolution at stride 4, 8 epochs, no crops or flips"
+        "CIFAR-10: 10,000 training images of 32 x 32, 1,000 a class; ResNet-8 with channels 32-64-128 teaches one "
+        "with 8-16-32, first convolutions at stride 4, 8 epochs, no crops or flips"
     ),
 }
 NOISE = {"0": "correct labels", "0.4": "40 % of the labels wrong"}
 
 
-def nine_rows(data: str, noise: str) -> list[Row]:
-    """What was measured on a data set under a noise, from the raw files; empty where there are none."""
-    runs: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for file in sorted((FOLDER / "nine-methods" / f"{data}-noise-{noise}").glob("*.json")):
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        runs[raw["row"], raw["seed"]] = raw
-    names = list(dict.fromkeys(name for name, _ in runs))
-    seeds = sorted({seed for _, seed in runs})
-    order = [TEACHER, PLAIN, *(name for name in ORDER if name in names)]
-    return tabulate(runs, order + [name for name in names if name not in order], seeds) if runs else []
+def nine(data: str, noise: str) -> Results | None:
+    """What was measured on a data set under a noise; ``None`` where nothing was."""
+    return measured(FOLDER / "nine-methods" / f"{data}-noise-{noise}", data, noise)
 
 
 ORDER = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
@@ -100,83 +91,92 @@ def nine_page() -> str:
     for data, about in DATA.items():
         parts.append(f"## {about}\n")
         for noise, labels in NOISE.items():
-            rows = [asdict(row) for row in nine_rows(data, noise)]
-            if not rows:
+            results = nine(data, noise)
+            if results is None:
                 parts.append(f"### {data}, {labels}\n\nNot run yet.\n")
                 continue
-            said = f"{verdict([row for row in rows if row['gain'] is not None])} {corrected(rows)}"
+            said = " ".join([verdict(results.table()), *falling_short(results)])
             folder = f"nine-methods/{data}-noise-{noise}"
             raw = f"Raw: [{folder}]({folder}), a file a run\n"
-            seeds = len(rows[0]["values"])
-            parts += [f"### {data}, {labels}, {seeds} seeds\n", f"{said}\n", table(rows, spread=True), "", raw]
+            seeds = len(results.study["seeds"])
+            parts += [f"### {data}, {labels}, {seeds} seeds\n", f"{said}\n", table(results, spread=True), "", raw]
     return "\n".join(parts)
 
 
 def nine_picture() -> None:
     """Gains over the plain student, a panel for each data set and noise."""
     panels = {
-        f"{data}, {labels}": [row for row in nine_rows(data, noise) if row.method in ORDER]
+        f"{data}, {labels}": [row for row in results.table() if row.cell.method in ORDER]
         for data in DATA
         for noise, labels in NOISE.items()
-        if nine_rows(data, noise)
+        if (results := nine(data, noise))
     }
     plot_gain_grid(panels, FOLDER / "nine-methods.png")
 
 
 # --- both
 
+
+def measured(folder: Path, data: str, noise: str) -> Results | None:
+    """A study of one condition, out of its raw files; ``None`` where there are none."""
+    raws = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    if not raws:
+        return None
+    condition = {"data": data, "noise": noise, "imbalance": None, "per_class": None, "teacher_labels": "noisy"}
+    names = sorted({raw["row"] for raw in raws}, key=lambda name: (_place(name), name))
+    runs = [
+        dict.fromkeys(METRICS)
+        | raw["test"]
+        | {"memorised": raw["train"]["memorised"], "seed": raw["seed"], "method": raw["row"]}
+        | {**condition, "teacher": "", "student": "", "status": "done", "error": None}
+        for raw in sorted(raws, key=lambda raw: names.index(raw["row"]))
+    ]
+    return Results(folder, {"seeds": sorted({raw["seed"] for raw in raws})}, tuple(runs))
+
+
+def _place(name: str) -> int:
+    known = ("teacher", PLAIN, *ORDER)
+    return known.index(name) if name in known else len(known)
+
+
 TOLERATED = 0.005  # what a default may cost in accuracy; see docs/methods/weights.md
 
 
-def verdict(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the intervals allow to say of the gains."""
-    above = [row["method"] for row in rows if row["gain"]["low"] > 0]
-    below = [row["method"] for row in rows if row["gain"]["high"] < 0]
-    said = [
-        f"{'Clearly above' if names is above else 'Clearly below'} the plain student: {'; '.join(names)}."
-        for names in (above, below)
-        if names
-    ]
-    rest = len(rows) - len(above) - len(below)
-    if rest:
-        said.append(f"For {'the other ' if said else 'all '}{rest} the interval holds 0.")
-    worse = [row["method"] for row in rows if row["gain"]["mean"] < -TOLERATED and row["method"] in ORDER]
-    if worse:
-        said.append(f"More than half a point below in the mean: {'; '.join(worse)}.")
-    return " ".join(said)
+def below(results: Results) -> list[str]:
+    """Which of the nine are more than that below the plain student in the mean."""
+    gains = {row.cell.method: row.gain for row in results.table() if row.gain and row.cell.method in ORDER}
+    return [name for name, gain in gains.items() if gain.mean < -TOLERATED]
 
 
-def corrected(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Which of the nine still differ from the plain student when it is said that nine were compared."""
-    values = {row["method"]: row["values"] for row in rows}
-    compared = [name for name in ORDER if name in values]
-    adjusted = holm([paired_p_value(values[name], values[PLAIN]) for name in compared])
-    left = [name for name, p in zip(compared, adjusted, strict=True) if p < 0.05]
-    return f"After Holm's correction for {len(compared)} comparisons: {'; '.join(left) if left else 'none differs'}."
+def falling_short(results: Results) -> list[str]:
+    """That in a sentence, if there is any."""
+    names = below(results)
+    return [f"More than half a point below in the mean: {'; '.join(names)}."] if names else []
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, spread: bool = False) -> str:
+def table(results: Results, *, spread: bool = False) -> str:
     """Rows as a table; with ``spread`` the accuracy has its standard deviation over seeds and not its interval."""
     lines = [
         "| | test accuracy, % | difference to plain | memorised, % | ECE |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for row in rows:
-        accuracy = (
-            f"{100 * row['accuracy']['mean']:.2f} ± {100 * stdev(row['values']):.2f}"
-            if spread
-            else _cell(row["accuracy"])
-        )
-        cells = (accuracy, _cell(row["gain"], "+.2f"), _cell(row["memorised"]), _cell(row["ece"], ".3f", 1))
-        lines.append(f"| {row['method']} | {' | '.join(cells)} |")
+    for rows in zip(results.table(), results.table("memorised"), results.table("ece"), strict=True):
+        lines.append(f"| {rows[0].cell.method} | {' | '.join(_cells(rows, spread))} |")
     return "\n".join(lines)
 
 
-def _cell(interval: Mapping[str, float] | None, form: str = ".2f", scale: float = 100) -> str:
+def _cells(rows: Sequence[Row], spread: bool) -> list[str]:
+    row, memorised, ece = rows
+    accuracy = _cell(row.mean)
+    if spread and row.mean is not None and row.deviation is not None:
+        accuracy = f"{100 * row.mean.mean:.2f} ± {100 * row.deviation:.2f}"
+    return [accuracy, _cell(row.gain, "+.2f"), _cell(memorised.mean), _cell(ece.mean, ".3f", 1)]
+
+
+def _cell(interval: Interval | None, form: str = ".2f", scale: float = 100) -> str:
     if interval is None:
         return ""
-    half = scale * (interval["high"] - interval["mean"])
-    return f"{scale * interval['mean']:{form}} ± {half:{form.lstrip('+')}}"
+    return f"{scale * interval.mean:{form}} ± {scale * (interval.high - interval.mean):{form.lstrip('+')}}"
 
 
 if __name__ == "__main__":

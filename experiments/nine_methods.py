@@ -1,8 +1,8 @@
 """The nine methods of the study beside the plain student, at a size that a CPU can do.
 
-    python experiments/nine_methods.py digits
-    python experiments/nine_methods.py fashion --source idx:FOLDER
-    python experiments/nine_methods.py cifar10 --source npz:FILE
+    python -m experiments.nine_methods digits
+    python -m experiments.nine_methods fashion --source idx:FOLDER
+    python -m experiments.nine_methods cifar10 --source npz:FILE
 
 Every run is kept below ``runs/nine-methods`` and goes on where it was; what it measured is written as one small file
 to ``docs/results/nine-methods``, from which ``python docs/make_results.py`` makes the page.
@@ -13,101 +13,62 @@ Part of it, on another machine: ``--methods sp rkd --seeds 2 --noise 0.4``.
 from __future__ import annotations
 
 import argparse
-import json
-import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tutelage.config import Config
-from tutelage.studies.compare import PLAIN, TEACHER, compare
+from rich.console import Console
+
+from experiments.raw import keep
+from tutelage.report.console import watching_study
+from tutelage.studies.runner import run_study
+from tutelage.studies.study import Study
+from tutelage.studies.workers import LocalWorkers
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS, RAW = Path("runs") / "nine-methods", ROOT / "docs" / "results" / "nine-methods"
 
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    name: (name, {}) for name in ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
-}
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fitnet, joint": ("fitnet", {"mode": "joint"}),
-    "rkd, distances": ("rkd", {"angle": 0.0}),
-    "rkd, angles": ("rkd", {"distance": 0.0}),
-    "one, ensemble": ("one", {"deploy": "ensemble"}),
-    "at + hinton": ("at", {"kd_alpha": 0.9}),
-}
+NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
+VARIANTS: list[dict[str, Any]] = [
+    {"row": "fitnet, joint", "method": "fitnet", "settings": {"mode": "joint"}},
+    {"row": "rkd, distances", "method": "rkd", "settings": {"angle": 0.0}},
+    {"row": "rkd, angles", "method": "rkd", "settings": {"distance": 0.0}},
+    {"row": "one, ensemble", "method": "one", "settings": {"deploy": "ensemble"}},
+    {"row": "at + hinton", "method": "at", "settings": {"kd_alpha": 0.9}},
+]
 
-
-@dataclass(frozen=True)
-class Setting:
-    """What one data set is run with."""
-
-    student: str
-    teacher: str
-    epochs: int
-    per_class: int | None
-    augment: bool
-    methods: dict[str, tuple[str, dict[str, Any]]]
-
-
-SMALL = ("experiments.nets:small_resnet8", "experiments.nets:small_resnet14")
-SETTINGS = {
-    "digits": Setting("resnet8x0.5", "resnet14x0.5", 20, None, True, METHODS | VARIANTS),
+SMALL = {
+    "students": "experiments.nets:small_resnet8",
+    "teachers": "experiments.nets:small_resnet8x4",
+    "methods": NINE,
+    "per_class": 1000,
     # Without crops and flips, for trainings this short.
-    "fashion": Setting(*SMALL, epochs=8, per_class=1000, augment=False, methods=METHODS),
-    "cifar10": Setting(*SMALL, epochs=8, per_class=1000, augment=False, methods=METHODS),
+    "train": {"epochs": 8, "augment": False, "validation": 0.0},
+}
+STUDIES: dict[str, dict[str, Any]] = {
+    "digits": {
+        "students": "resnet8x0.5",
+        "teachers": "resnet14x0.5",
+        "methods": [*NINE, *VARIANTS],
+        "train": {"epochs": 20, "validation": 0.0},
+    },
+    "fashion": SMALL,
+    "cifar10": SMALL,
 }
 
 
-def run(name: str, source: str, noise: str, rows: list[str], seeds: list[int], workers: int | None) -> None:
-    """One data set under one noise: all methods, or these rows; all seeds; a raw file a run."""
-    setting = SETTINGS[name]
-    methods = {label: setting.methods[label] for label in rows or setting.methods}
-    config = Config(
-        data=source,
-        student=setting.student,
-        epochs=setting.epochs,
-        per_class=setting.per_class,
-        augment=setting.augment,
-        noise=noise if float(noise) else None,
-        validation=0.0,
-    )
+def run(name: str, source: str, noise: str, rows: list[str], seeds: int, workers: int | None) -> None:
+    """One data set under one noise: all rows, or these; all seeds; a raw file a run."""
+    study = Study(name=f"The nine methods, {name}", data=source, noise=noise, seeds=seeds, **STUDIES[name])
+    if rows:
+        study = study.but(methods={row: study.methods[row].model_dump() for row in rows})
     where = f"{name}-noise-{noise}"
-
-    def progress(method: str, seed: int, record: dict[str, Any]) -> None:
-        if record["epoch"] == record["epochs"]:
-            print(f"{where}: {method}, seed {seed}, fit {record['fit'] + 1} done", flush=True)
-
-    compare(config, methods, seeds, RUNS / where, teacher=setting.teacher, workers=workers, progress=progress)
-    for seed in seeds:
-        for label in (TEACHER, PLAIN, *methods):
-            file = RAW / where / f"{re.sub('[^a-z]+', '-', label)}-seed-{seed}.json"
-            keep(RUNS / where / f"seed-{seed}" / label, file, label)
-
-
-def keep(folder: Path, file: Path, label: str) -> None:
-    """What a run measured, as one small file."""
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    versions = json.loads((folder / "versions.json").read_text(encoding="utf-8"))
-    test = result["test"]
-    raw = {
-        "row": label,
-        "command": result["command"],
-        "method": result["method"],
-        "settings": result["settings"],
-        "seed": result["seed"],
-        "test": {key: test[key] for key in ("accuracy", "worst_class_accuracy", "nll", "brier", "ece")},
-        "train": result["train"],
-        "parameters": result["cost"]["parameters"],
-        "training_seconds": result["seconds"],
-        "versions": {name: versions[name] for name in ("python", "torch", "tutelage")},
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    with watching_study(Console(stderr=True), quiet=False) as watch:
+        keep(run_study(study, RUNS / where, workers=LocalWorkers(workers), watch=watch), RAW / where)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="The nine methods beside the plain student.")
-    parser.add_argument("data", choices=SETTINGS)
+    parser.add_argument("data", choices=STUDIES)
     parser.add_argument("--source", help="where the data set is (see `tutelage data`); digits need none")
     parser.add_argument("--noise", nargs="+", default=["0", "0.4"], help="rates of symmetric label noise")
     parser.add_argument("--seeds", type=int, default=5, help="how many")
@@ -117,4 +78,4 @@ if __name__ == "__main__":
     if given.source is None and given.data != "digits":
         parser.error(f"say where {given.data} is: --source idx:FOLDER or npz:FILE")
     for rate in given.noise:
-        run(given.data, given.source or given.data, rate, given.methods, list(range(given.seeds)), given.workers)
+        run(given.data, given.source or given.data, rate, given.methods, given.seeds, given.workers)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,3 +162,69 @@ def tiny_npz(tiny_data: Data, tmp_path: Path) -> str:
         arrays |= {f"{key}_images": split.images.numpy(), f"{key}_labels": split.labels.numpy()}
     np.savez(tmp_path / "tiny.npz", **arrays)
     return f"npz:{tmp_path / 'tiny.npz'}"
+
+
+WriteStudy = Callable[..., Path]
+
+
+@pytest.fixture
+def write_study(tmp_path: Path) -> WriteStudy:
+    """``write_study(name, numbers, noise=.., pairs=.., methods=.., seeds=.., **study)``: a folder as a study leaves it.
+
+    ``numbers(record)`` gives what a record is to say beside or in place of numbers that are drawn.
+    """
+    from tutelage.studies.results import METRICS
+
+    def write(
+        name: str = "study",
+        numbers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda record: {},
+        *,
+        noise: Sequence[str | None] = (None, "0.4"),
+        pairs: Sequence[tuple[str, str]] = (("big", "small"),),
+        methods: Sequence[str] = ("at", "sp", "rkd"),
+        seeds: Sequence[int] = (0, 1, 2),
+        **study: Any,
+    ) -> Path:
+        generator = np.random.default_rng(11)
+        rows = ["plain", *methods]
+        records = []
+        for level, pair, row, seed in product(noise, pairs, ["teacher", *rows], seeds):
+            place = {"data": "digits", "noise": level, "imbalance": None, "per_class": None, "teacher_labels": "noisy"}
+            place |= {"teacher": pair[0], "student": pair[1], "method": row, "seed": seed}
+            run = {
+                "key": f"{len(records):016x}",
+                "folder": f"runs/{row}-{len(records)}",
+                "status": "done",
+                "error": None,
+            }
+            run |= {**place, "function": "plain" if row == "teacher" else row, "settings": {}}
+            run |= dict(zip(METRICS, generator.uniform(0.1, 0.9, len(METRICS)).tolist(), strict=True))
+            run |= {"parameters": 19074, "flops": 378496, "wrong_labels": 517 if level else 0}
+            run |= {} if level else {"memorised": None, "noise_rate": None}
+            run |= {"agreement": None, "kl_to_teacher": None, "teacher_accuracy": None} if row == "teacher" else {}
+            run |= {"corruption_accuracy": None, "ood_auroc": None, "corruptions": None, "pgd": None}
+            run |= {"per_class_accuracy": {"a": 0.5, "b": 0.25}, "command": "tutelage train"}
+            run["curve"] = {
+                "epoch": [1, 2],
+                "train_accuracy": [0.4, 0.6],
+                "validation_accuracy": [None] * 2,
+                "loss": {},
+            }
+            run |= {"reliability": {"count": [3], "accuracy": [1.0], "confidence": [0.5]}}
+            run |= {"risk_coverage": {"coverage": [1.0], "risk": [0.5]}}
+            run |= numbers(run)
+            if run["status"] != "done":
+                kept = {*place, "key", "folder", "status", "error", "function", "settings"}
+                run = {field: value if field in kept else None for field, value in run.items()}
+            records.append(run)
+        told = {"name": name, "data": ["digits"], "noise": list(noise), "imbalance": [None], "per_class": [None]}
+        told |= {"teacher_labels": ["noisy"], "pairs": [list(pair) for pair in pairs], "seeds": list(seeds)}
+        told |= {"methods": {row: {"method": row, "settings": {}} for row in rows}, "train": {"epochs": 5}}
+        told |= {"evaluate": {"corruptions": False, "pgd": [], "ood": None}, "budget": 0}
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "study.json").write_text(json.dumps({**told, **study}))
+        (folder / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        return folder
+
+    return write

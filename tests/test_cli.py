@@ -143,6 +143,10 @@ DOORS = {
     "missing module": ("train --model absent.module:Net", ["absent"]),
     "missing run": ("evaluate runs/absent --data digits", ["runs/absent"]),
     "unknown part": ("evaluate {teacher} --part tset", ["tset", "test"]),
+    "radius that is no number": ("evaluate {teacher} --pgd 0.01,far", ["pgd", "'far'"]),
+    "radius in levels of 255": ("evaluate {teacher} --pgd 8", ["pgd", "above 0 and at most 1", "8"]),
+    "no samples to judge": ("evaluate {teacher} --corruptions --samples 0", ["samples", "0"]),
+    "unknown other data": ("evaluate {teacher} --ood digts", ["'digts'", "'digits'"]),
     "batch too large a word": ("train --batch-size -3", ["batch_size", "-3"]),
 }
 
@@ -177,6 +181,26 @@ def test_another_runs_folder_is_refused(run: Run, teacher: Path) -> None:
     assert code == 2
     assert "lr: 0.05 there, 0.2 here" in err
     assert before == {entry.name: entry.stat().st_mtime_ns for entry in teacher.iterdir() if entry.name != ".lock"}
+
+
+def test_evaluating_beyond_accuracy(run: Run, teacher: Path, tiny_npz: str) -> None:
+    asked = ("--corruptions", "--pgd", "0.1,0.01", "--ood", tiny_npz, "--samples", "40")
+    code, out, _ = run("evaluate", str(teacher), *asked, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert len(found["corruptions"]["jpeg"]) == 5
+    assert 0 < found["corruption_accuracy"] < 1
+    assert list(found["pgd"]) == ["0.01", "0.1"]
+    assert 0 < found["ood_auroc"] < 1
+    code, out, _ = run("evaluate", str(teacher), *asked)
+    assert code == 0
+    for shown in ("corruption accuracy", "under gaussian blur", "accuracy by radius", "ood auroc", "aurc"):
+        assert shown in out
+    assert "{" not in out  # nothing nested in a cell
+    assert "None" not in out
+    code, out, _ = run("evaluate", str(teacher))
+    assert "aurc" in out
+    assert not any(word in out for word in ("{", "None", "corruption", "radius", "ood"))
 
 
 def test_a_finished_run_is_shown_again(run: Run, teacher: Path) -> None:

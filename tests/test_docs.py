@@ -32,12 +32,12 @@ def test_who_costs_more_than_half_a_point_where_labels_are_right_is_said() -> No
     text = (ROOT / "docs" / "methods" / "weights.md").read_text()
     _, said = text.split("As of now:")
     for data in made.DATA:
-        gains = {row.method: row.gain for row in made.nine_rows(data, "0") if row.method in made.ORDER}
-        assert set(gains) == set(made.ORDER)
-        below = [name for name in made.ORDER if gains[name].mean < -made.TOLERATED]
+        results = made.nine(data, "0")
+        below = made.below(results)
+        assert {row.cell.method for row in results.table()} >= set(made.ORDER)
         (line,) = [line for line in said.splitlines() if line.startswith(f"- {data}:")]
         assert line.startswith(f"- {data}: {', '.join(f'`{name}`' for name in below) or 'none'}")
-        assert f"({gains['hinton'].n} seeds)" in line
+        assert f"({len(results.study['seeds'])} seeds)" in line
 
 
 def test_the_method_pages_are_those_of_the_docstrings() -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tutelage.methods import method
     from tutelage.models import Outputs, Tapped
     from tutelage.sources import EMA, Frozen, Peers
+    from tutelage.studies.results import Results
+    from tutelage.studies.runner import run_study
+    from tutelage.studies.study import Study
     from tutelage.terms import CrossEntropy, SoftTargets, Term
     from tutelage.training import Learner, Run, fit
 
@@ -28,6 +31,9 @@ _HOME = {
     "tutelage.methods": ("method",),
     "tutelage.models": ("Outputs", "Tapped"),
     "tutelage.sources": ("EMA", "Frozen", "Peers"),
+    "tutelage.studies.results": ("Results",),
+    "tutelage.studies.runner": ("run_study",),
+    "tutelage.studies.study": ("Study",),
     "tutelage.terms": ("CrossEntropy", "SoftTargets", "Term"),
     "tutelage.training": ("Learner", "Run", "fit"),
 }
@@ -44,8 +50,10 @@ __all__ = [
     "Outputs",
     "Peers",
     "Recipe",
+    "Results",
     "Run",
     "SoftTargets",
+    "Study",
     "Tapped",
     "Term",
     "TutelageError",
@@ -55,6 +63,7 @@ __all__ = [
     "fit",
     "method",
     "open_data",
+    "run_study",
     "train",
 ]
 

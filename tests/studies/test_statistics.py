@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from tutelage.studies.statistics import Interval, holm, mean_interval, paired_difference, paired_p_value
+from tutelage.studies.statistics import (
+    Interval,
+    average_ranks,
+    bootstrap_difference,
+    bootstrap_interval,
+    critical_difference,
+    friedman_p_value,
+    holm,
+    mean_interval,
+    paired_difference,
+    paired_p_value,
+    wins,
+)
 
 
 @pytest.mark.parametrize("n", [2, 3, 30])
@@ -105,3 +118,116 @@ def test_holms_correction_is_that_of_its_definition() -> None:
         for k, i in enumerate(ranked):
             expected[i] = min(1.0, max((7 - j) * p[ranked[j]] for j in range(k + 1)))
         assert holm(p) == pytest.approx(expected)
+
+
+# --- the bootstrap
+
+
+def test_the_bootstrap_is_near_the_t_interval_of_many_values() -> None:
+    a, b = np.random.default_rng(0).normal((0.5, 0), 1, (200, 2)).T.tolist()
+    ours, theirs = bootstrap_difference(a, b), paired_difference(a, b)
+    assert (ours.mean, ours.n) == (theirs.mean, theirs.n)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_bca_by_its_equations() -> None:
+    """Efron 1987: percentiles of the same resamples, moved by the bias z0 and the acceleration of the jackknife."""
+    values = np.random.default_rng(3).exponential(1, 12)
+    got = bootstrap_interval(values.tolist(), 0.9, resamples=2000, seed=5)
+    draws = stats.bootstrap(
+        (values,), np.mean, n_resamples=2000, method="percentile", random_state=np.random.default_rng(5)
+    ).bootstrap_distribution
+    left_out = (values.sum() - values) / 11
+    u = left_out.mean() - left_out
+    acceleration = (u**3).sum() / (6 * (u**2).sum() ** 1.5)
+    z0 = stats.norm.ppf(((draws < values.mean()).mean() + (draws <= values.mean()).mean()) / 2)
+    ends = []
+    for z in stats.norm.ppf([0.05, 0.95]):
+        share = stats.norm.cdf(z0 + (z0 + z) / (1 - acceleration * (z0 + z)))
+        ends.append(float(np.percentile(draws, 100 * share)))
+    assert [got.low, got.high] == pytest.approx(ends, rel=1e-3)
+
+
+def test_the_bootstrap_is_drawn_from_its_seed() -> None:
+    values = [0.1, 0.5, 0.2, 0.9]
+    assert bootstrap_interval(values) == bootstrap_interval(values)
+    assert bootstrap_interval(values, resamples=99) != bootstrap_interval(values, resamples=99, seed=1)
+    assert bootstrap_interval(values, 0.5).high < bootstrap_interval(values, 0.99).high
+
+
+def test_the_bootstrap_of_what_has_no_spread() -> None:
+    assert bootstrap_difference([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]) == Interval(1.0, 1.0, 1.0, 3)
+    one = bootstrap_difference([2.0], [0.5])
+    assert (one.mean, one.n) == (1.5, 1)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        bootstrap_difference([1.0], [1.0, 2.0])
+
+
+def test_where_bca_has_no_value_percentiles_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    drawn = stats.bootstrap
+
+    def without_bca(*given: object, method: str, **more: object) -> object:
+        asked.append(method)
+        if method == "BCa":
+            return SimpleNamespace(confidence_interval=SimpleNamespace(low=math.nan, high=math.nan))
+        return drawn(*given, method=method, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stats, "bootstrap", without_bca)
+    got = bootstrap_interval([1.0, 2.0, 4.0])
+    assert asked == ["BCa", "percentile"]
+    assert 1 <= got.low < got.mean < got.high <= 4
+
+
+@pytest.mark.parametrize("values", [[0.0, 1.0], [1.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0, 1e-300], [1e15, 1e15 + 1, 1e15]])
+def test_the_bootstrap_of_few_values_has_ends(values: list[float]) -> None:
+    got = bootstrap_interval(values)
+    assert min(values) <= got.low <= got.high <= max(values)
+
+
+# --- wins and ranks
+
+
+def test_wins() -> None:
+    assert wins([1, 2, 3], [0, 2, 4]) == 1.5
+    assert wins([1, 2, 3, 3], [0, 2, 4, 4], higher_is_better=False) == 2.5
+    assert wins([], []) == 0
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        wins([1], [1, 2])
+
+
+def test_ranks_by_hand() -> None:
+    blocks = [[0.9, 0.8, 0.8, 0.1], [0.5, 0.6, 0.7, 0.4]]
+    assert average_ranks(blocks) == [2.0, 2.25, 1.75, 4.0]
+    assert average_ranks(blocks, higher_is_better=False) == [3.0, 2.75, 3.25, 1.0]
+    assert average_ranks([[1.0]]) == [1.0]
+    for wrong in ([], [[1.0, 2.0], [1.0]]):
+        with pytest.raises(ValueError, match="a value of every method"):
+            average_ranks(wrong)
+
+
+@pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (9, 3.102), (10, 3.164)])
+def test_the_critical_difference_has_the_q_of_demsars_table_5(methods: int, q: float) -> None:
+    assert critical_difference(methods, 14) == pytest.approx(q * math.sqrt(methods * (methods + 1) / 84), rel=5e-4)
+
+
+def test_demsars_own_example() -> None:
+    """Section 3.2.4: four classifiers on 14 sets, 2.569 sqrt(4 5 / (6 14)) = 1.25; and at 10 %, 2.291 for q."""
+    assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
+    assert critical_difference(4, 14, 0.1) == pytest.approx(1.12, abs=0.005)
+    for methods, blocks in ((1, 3), (3, 0)):
+        with pytest.raises(ValueError, match="two methods and a block"):
+            critical_difference(methods, blocks)
+
+
+def test_friedmans_test_by_its_equation() -> None:
+    values = np.random.default_rng(2).normal((0, 0.3, 1.0, 0.2), 1, (8, 4))
+    N, k = values.shape
+    ranks = np.array(average_ranks(values.tolist()))
+    chi = 12 * N / (k * (k + 1)) * ((ranks**2).sum() - k * (k + 1) ** 2 / 4)
+    assert friedman_p_value(values.tolist()) == pytest.approx(stats.chi2.sf(chi, k - 1))
+    assert friedman_p_value([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]) == 1
+    with pytest.raises(ValueError, match="three methods"):
+        friedman_p_value([[1.0, 2.0]])

@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from tutelage.runs import Result
+    from tutelage.studies.runner import Status, Watch
 
 
 def side_console() -> Console:
@@ -45,6 +46,36 @@ def watching(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, A
                 console.print(f"fit {number + 1}  epoch {epoch}/{epochs}  {note}", highlight=False)
 
         yield report
+
+
+@contextmanager
+def watching_study(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
+    """What runs, what is done and the time left: bars on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    shown: dict[str, Any] = {}
+    said = [-1]
+    # Runs take minutes: an estimate from the last half minute alone would jump about.
+    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600) as bars:
+        whole = bars.add_task("all runs", total=1.0, note="")
+
+        def watch(status: Status) -> None:
+            note = f"{status.done} of {status.runs} done" + (f", {status.failed} failed" if status.failed else "")
+            bars.update(whole, completed=status.share, note=note)
+            for name in shown.keys() - dict(status.running).keys():
+                bars.remove_task(shown.pop(name))
+            for name, share in status.running:
+                if name not in shown:
+                    shown[name] = bars.add_task(f"  {name.rpartition('-')[0]}", total=1.0, note="")
+                bars.update(shown[name], completed=share)
+            over = status.done + status.failed
+            if not console.is_terminal and over != said[0]:
+                said[0] = over
+                console.print(note, highlight=False)
+
+        yield watch
 
 
 def note_of(record: dict[str, Any]) -> str:

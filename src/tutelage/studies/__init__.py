@@ -1,1 +1,1 @@
-"""Studies: methods compared on an equal footing over paired seeds."""
+"""Methods compared on an equal footing: what is asked, what is run, what came out."""

@@ -1,0 +1,59 @@
+"""The command line. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import typer
+
+from tutelage.cli.look import data, evaluate, export, methods, models
+from tutelage.cli.study import compare, demo, report, study
+from tutelage.cli.train import distill, train
+from tutelage.errors import TutelageError, TutelageWarning
+
+app = typer.Typer(
+    help="Train neural networks under a teacher.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train, distill, evaluate, export, study, report, compare, demo, methods, models, data):
+    app.command()(command)
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of the click that this typer carries
+
+
+def main() -> NoReturn:
+    """Run the command line: 0 when all went well, 2 and one line for what the user can mend, 130 when stopped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", TutelageWarning)
+        warnings.showwarning = _show_warning
+        try:
+            code = app(standalone_mode=False)  # some typers raise at Ctrl-C, others give 130 back
+        except TutelageError as error:
+            _fail(str(error))
+        except UsageError as error:
+            _fail(error.format_message())  # type: ignore[attr-defined]
+        except (KeyboardInterrupt, typer.Abort):
+            code = 130
+        except BrokenPipeError:  # whoever read our output has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = 0
+    if code == 130:
+        print("stopped; the same command goes on where this one was", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+    if issubclass(category, TutelageWarning):
+        print(f"warning: {message}", file=sys.stderr)

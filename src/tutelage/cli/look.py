@@ -1,0 +1,182 @@
+"""The commands that look: at a network, at data, at what there is."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tutelage.cli.options import Json
+from tutelage.config import Beyond, read_config
+from tutelage.errors import TutelageError, TutelageWarning
+
+if TYPE_CHECKING:
+    from tutelage.data import Data
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="Folder of a finished run, MODEL@WEIGHTS, timm/NAME or hf/NAME.")],
+    data: Annotated[str | None, typer.Option(help="Data set.  [default: the run's own]")] = None,
+    part: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    teacher: Annotated[str | None, typer.Option(help="Another network to be compared with.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    image_size: Annotated[int | None, typer.Option(help="Resize image files to this.")] = None,
+    corruptions: Annotated[bool, typer.Option("--corruptions", help="Also under noise, blur, contrast, ...")] = False,
+    pgd: Annotated[
+        str, typer.Option(help="Also attacked, with these radii, for instance 0.01,0.03.", metavar="RADII")
+    ] = "",
+    ood: Annotated[str | None, typer.Option(help="Also against images of this other data set.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Judge corruptions and attack on so many samples.  [default: all]")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Measure a trained network."""
+    asked: dict[str, Any] = {"corruptions": corruptions, "pgd": pgd or (), "ood": ood, "samples": samples}
+    beyond = Beyond(**asked)
+    from tutelage.config import Hardware
+    from tutelage.evaluation import cost_of, evaluate_beyond
+    from tutelage.evaluation import evaluate as measure
+    from tutelage.runs import open_model
+    from tutelage.training.hardware import resolve
+
+    opened = _data_for(run, data, image_size)
+    on = resolve(Hardware(device=device)).device
+    model = open_model(run, opened).to(on)
+    other = open_model(teacher, opened).to(on) if teacher else None
+    result = {
+        **measure(model, opened, part=part, device=on, teacher=other),
+        **evaluate_beyond(model, opened, beyond, on, part=part),
+        "cost": cost_of(model, opened, on),
+    }
+    if json_:
+        print(json.dumps(result, allow_nan=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{run} on the {part} part of {opened.name}", show_header=False)
+    by_class = result.pop("per_class_accuracy")
+    for name, value in {**result, **result.pop("cost")}.items():
+        if value is not None and not isinstance(value, dict):
+            table.add_row(name.replace("_", " "), f"{value:,.4f}" if isinstance(value, float) else str(value))
+    table.add_row("accuracy by class", _shares({n: share for n, share in by_class.items() if share is not None}))
+    if attacked := result["pgd"]:
+        table.add_row("accuracy by radius", _shares(attacked))
+    for name, each in (result["corruptions"] or {}).items():
+        table.add_row(f"under {name.replace('_', ' ')}", "  ".join(f"{share:.3f}" for share in each))
+    Console().print(table)
+
+
+def _shares(named: dict[str, float]) -> str:
+    return "  ".join(f"{name} {share:.3f}" for name, share in named.items())
+
+
+def _data_for(run: str, spec: str | None, image_size: int | None) -> Data:
+    """The data set that is named, or else the one that the run was trained on."""
+    from tutelage.data import open_data
+
+    if spec is None:
+        file = Path(run) / "config.yaml"
+        fields = read_config(file) if file.is_file() else {}
+        spec, image_size = str(fields.get("data", "given:")), image_size or fields.get("image_size")
+        if spec.startswith("given:"):
+            raise TutelageError(f"{run} does not say which data to open; name it with --data")
+    return open_data(spec, image_size=image_size)
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="Folder of a finished run, or MODEL@WEIGHTS.")],
+    onnx: Annotated[Path, typer.Option(help="File to write; takes raw pixels in [0, 1] and gives logits.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set that tells classes and image shape.  [default: the run's own]"),
+    ] = None,
+) -> None:
+    """Write a trained network as ONNX, its normalisation included."""
+    from tutelage.models.export import export_onnx
+    from tutelage.runs import open_model
+
+    opened = _data_for(run, data, None)
+    export_onnx(open_model(run, opened), opened.image_shape, onnx)
+    print(onnx)
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One of them, for its page.")] = None, json_: Json = False
+) -> None:
+    """List the methods, or tell about one."""
+    from tutelage.methods import find, installed
+    from tutelage.report.console import print_table
+
+    if name is not None:
+        chosen = find(name)
+        print(f"{chosen.name} ({chosen.family}; {chosen.paper})\n\n{inspect.getdoc(chosen.function)}\n\nparameters:")
+        print("\n".join(f"  {key}{text}" for key, text in chosen.parameters.items()) or "  none")
+        return
+    found = []
+    for each in installed():
+        try:
+            found.append(find(each))
+        except TutelageError as error:  # somebody's broken package is no reason to hide the others
+            warnings.warn(str(error), TutelageWarning, stacklevel=1)
+    if json_:
+        print(
+            json.dumps(
+                [
+                    {
+                        "name": m.name,
+                        "family": m.family,
+                        "paper": m.paper,
+                        "summary": m.summary,
+                        "parameters": list(m.parameters),
+                    }
+                    for m in found
+                ]
+            )
+        )
+        return
+    print_table(("method", "family", "what it does", "paper"), [(m.name, m.family, m.summary, m.paper) for m in found])
+
+
+def models(json_: Json = False) -> None:
+    """List the networks."""
+    from tutelage.models.zoo import families
+    from tutelage.report.console import print_table
+
+    rows = [(", ".join(f.examples), f.about, f.paper) for f in families().values()]
+    rows += [
+        ("module:attr", "your own class, function or nn.Module", ""),
+        ("timm/NAME", "any of timm's (extra timm)", ""),
+        ("hf/NAME", "any image classifier of transformers (extra hf)", ""),
+    ]
+    if json_:
+        print(json.dumps([{"names": names, "description": text, "paper": paper} for names, text, paper in rows]))
+        return
+    print_table(("names", "what it is", "paper"), rows)
+
+
+def data(
+    spec: Annotated[str, typer.Argument(help="digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO")] = "digits",
+    image_size: Annotated[int | None, typer.Option(help="Resize image files to this.")] = None,
+    json_: Json = False,
+) -> None:
+    """Tell what a data set holds: classes, counts, mean and standard deviation."""
+    from tutelage.data import open_data
+    from tutelage.report.console import print_table
+
+    summary = open_data(spec, image_size=image_size).summary()
+    if json_:
+        print(json.dumps(summary, allow_nan=False))
+        return
+    parts = list(summary["counts"])
+    rows = [(name, *(str(summary["counts"][part][c]) for part in parts)) for c, name in enumerate(summary["classes"])]
+    rows.append(("all", *(str(summary["samples"][part]) for part in parts)))
+    print_table(("class", *parts), rows)
+    mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))
+    shape = tuple(summary["image_shape"])
+    print(f"images {shape}; of the training part's pixels in [0, 1]: mean {mean}, std {std}")

@@ -1,0 +1,91 @@
+"""What a person, or a program, is told of two studies or two runs beside each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from tutelage.report.console import print_table
+from tutelage.report.tables import finite, with_ends
+from tutelage.studies.difference import Both, Change, RunDifference, StudyDifference
+from tutelage.studies.results import CONDITION, METRICS, PAIR, Cell
+
+
+def show_studies(found: StudyDifference, *, as_json: bool = False) -> None:
+    """Print the differences B - A of two studies."""
+    if as_json:
+        _print_json(
+            {
+                "metric": found.metric,
+                "seeds": list(found.seeds),
+                "on_purpose": _sides(found.on_purpose),
+                "differences": [_line(change) for change in found.changes],
+                "only_a": [_place(cell) for cell in found.only_a],
+                "only_b": [_place(cell) for cell in found.only_b],
+            }
+        )
+        return
+    metric = METRICS[found.metric]
+    rows = []
+    for change in found.changes:
+        said = f"hole in {change.hole}" if change.difference is None else with_ends(change.difference, metric)
+        rows.append((_words(change), change.method, said))
+    print_table(("condition", "method", f"{metric.title}{', points' if metric.share else ''}: B - A"), rows)
+    n = len(found.seeds)
+    _say(f"B - A over {n} common seed{'' if n == 1 else 's'}, paired, with 95 % t intervals")
+    for name, (here, there) in found.on_purpose.items():
+        _say(f"differs: {name} is {here} in A, {there} in B")
+    for side, cells in (("A", found.only_a), ("B", found.only_b)):
+        for cell in cells:
+            _say(f"only in {side}: {cell.method}, {_words(cell)}")
+
+
+def show_runs(found: RunDifference, *, as_json: bool = False) -> None:
+    """Print in what two runs differ."""
+    if as_json:
+        _print_json({"config": _sides(found.config), "numbers": _sides(found.numbers)})
+        return
+    print_table(("field", "A", "B"), [(name, str(a), str(b)) for name, (a, b) in found.config.items()])
+    rows = [
+        (name, _number(a), _number(b), "" if a is None or b is None else f"{b - a:+.4g}")
+        for name, (a, b) in found.numbers.items()
+    ]
+    print_table(("measured", "A", "B", "B - A"), rows)
+
+
+def _line(change: Change) -> dict[str, Any]:
+    gap = change.difference
+    ends: dict[str, float | None] = {"difference": None, "low": None, "high": None}
+    if gap is not None:
+        ends = {"difference": gap.mean, "low": finite(gap.low), "high": finite(gap.high)}
+    return {**_place(change), **ends, "hole": change.hole}
+
+
+def _place(row: Change | Cell) -> dict[str, Any]:
+    return {**dict(zip((*CONDITION, *PAIR), (*row.condition, *row.pair), strict=True)), "method": row.method}
+
+
+def _words(row: Change | Cell) -> str:
+    place = _place(row)
+    said = [str(place["data"]), *(f"{axis} {place[axis]}" for axis in CONDITION[1:-1] if place[axis] is not None)]
+    said += ["teacher on clean labels"] if place["teacher_labels"] == "clean" else []
+    return ", ".join([*said, f"{row.pair[0]} teaches {row.pair[1]}"])
+
+
+def _sides(both: Mapping[str, Both]) -> dict[str, dict[str, Any]]:
+    return {name: {"a": here, "b": there} for name, (here, there) in both.items()}
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _say(text: str) -> None:
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, allow_nan=False, default=str))

@@ -1,0 +1,176 @@
+"""Drawings for the page of a study: SVG that takes its colours and its letters from the page around it."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Drawn in these colours, which nothing else has; each becomes what the page's style sheet says.
+INK, QUIET, RULE, ACCENT, SECOND, PAPER = "#010203", "#020304", "#030405", "#040506", "#050607", "#060708"
+_COLOURS = {
+    INK: "currentColor",
+    QUIET: "var(--quiet)",
+    RULE: "var(--rule)",
+    ACCENT: "var(--accent)",
+    SECOND: "var(--second)",
+    PAPER: "var(--paper)",
+}
+_PANEL = "panel-"
+_DECIMALS = re.compile(r"-?\d+\.\d{2,}")
+_FONT = re.compile(r"font(-family)?: [^;]*;")
+_NOTHING_TO_SEE = {"metadata", "style"}
+
+Draw = Callable[["Axes"], object]
+Marks = Sequence["Artist"]
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's settings while figures of the page are made and written."""
+    import matplotlib as mpl
+
+    settings = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "tutelage",
+        "path.simplify_threshold": 0.3,
+        "text.parse_math": False,
+        "font.size": 10,
+        "text.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": QUIET,
+        "axes.labelcolor": QUIET,
+        "axes.linewidth": 0.7,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.facecolor": "none",
+        "axes.unicode_minus": True,
+        "grid.color": RULE,
+        "grid.linewidth": 0.7,
+        "axes.labelsize": "medium",
+        "xtick.color": QUIET,
+        "ytick.color": QUIET,
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "xtick.minor.size": 0,
+        "ytick.minor.size": 0,
+        "lines.solid_capstyle": "butt",
+        "figure.facecolor": "none",
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+class Sheet:
+    """The drawings of one page. What several of them share, a frame or a marker, is defined once.
+
+    A definition's name is made of its content, or counted, so that no two of them clash.
+    """
+
+    def __init__(self) -> None:
+        self._definitions: dict[str, str] = {}
+        self._frames = 0
+
+    def definitions(self) -> str:
+        """What the drawings refer to, as an element without a size; it must be on the page."""
+        inner = "".join(self._definitions.values())
+        return f'<svg class="definitions" width="0" height="0" aria-hidden="true"><defs>{inner}</defs></svg>'
+
+    def drawing(self, figure: Figure, label: str) -> str:
+        """A whole figure, whose size is in points, as an ``svg`` element with ``label`` for those who cannot see it."""
+        root, _ = self._written(figure)
+        return self._element(figure, label, "".join(self._plain(child) for child in root))
+
+    def panels(self, figure: Figure, frame: Draw, marks: Sequence[Marks], labels: Sequence[str]) -> list[str]:
+        """A drawing for each of ``marks``, all on the figure's only axes, as ``frame`` leaves it.
+
+        The frame sets limits, ticks and names of the axes. It is drawn and defined once, which is what makes hundreds
+        of panels quick to write and small. Marks keep to the frame by their numbers: nothing is clipped.
+        """
+        (axes,) = figure.axes
+        frame(axes)
+        for number, artists in enumerate(marks):
+            for artist in artists:
+                artist.set_gid(f"{_PANEL}{number}")
+                axes.add_artist(artist)
+        _, drawn = self._written(figure)
+        groups: dict[str, list[str]] = {}
+        common = []
+        for child in drawn:
+            name = child.get("id", "")
+            where = groups.setdefault(name, []) if name.startswith(_PANEL) else common
+            where.append(self._plain(child))
+        self._frames += 1
+        key = f"frame-{self._frames}"
+        self._definitions[key] = f'<g id="{key}">{"".join(common)}</g>'
+        use = f'<use href="#{key}"/>'
+        return [
+            self._element(figure, label, use + "".join(groups.get(f"{_PANEL}{number}", [])))
+            for number, label in enumerate(labels)
+        ]
+
+    def _written(self, figure: Figure) -> tuple[ElementTree.Element, ElementTree.Element]:
+        """The figure as a tree: its root, and the part that is the first axes."""
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        root = ElementTree.fromstring(file.getvalue())
+        axes = next((part for part in root.iter() if part.get("id") == "axes_1"), root)
+        return root, axes
+
+    def _element(self, figure: Figure, label: str, inner: str) -> str:
+        width, height = (round(72 * float(side)) for side in figure.get_size_inches())
+        return (
+            f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}" '
+            f'style="--width:{width}">{inner}</svg>'
+        )
+
+    def _plain(self, element: ElementTree.Element) -> str:
+        """An element as text without namespaces, names and machine precision; definitions go to the sheet."""
+        tag = element.tag.rpartition("}")[2]
+        if tag in _NOTHING_TO_SEE:
+            return ""
+        if tag == "defs":
+            for child in element:
+                name = child.get("id")
+                if name:
+                    self._definitions[name] = self._tag(child, keep=name)
+            return ""
+        if tag == "path" and element.get("style", "").replace(" ", "") in ("fill:none", "fill:none;opacity:0"):
+            return ""  # the invisible background
+        return self._tag(element)
+
+    def _tag(self, element: ElementTree.Element, keep: str = "") -> str:
+        tag = element.tag.rpartition("}")[2]
+        inner = escape((element.text or "").strip(), quote=False) + "".join(self._plain(child) for child in element)
+        if tag == "g" and not inner:
+            return ""
+        attributes = {"id": keep} if keep else {}
+        for name, value in element.attrib.items():
+            short = name.rpartition("}")[2]
+            if short == "transform" and "rotate(-0 " in value:
+                continue
+            if short not in ("id", "clip-path"):
+                attributes[short] = _short(short, value)
+        if tag == "g" and not attributes:
+            return inner
+        said = "".join(f' {name}="{escape(value)}"' for name, value in attributes.items())
+        return f"<{tag}{said}>{inner}</{tag}>" if inner else f"<{tag}{said}/>"
+
+
+def _short(name: str, value: str) -> str:
+    if name == "style":
+        for drawn, shown in _COLOURS.items():
+            value = value.replace(drawn, shown)
+        return _FONT.sub("", value).replace(": ", ":").replace("; ", ";")
+    value = " ".join(value.split())
+    return _DECIMALS.sub(lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), value)

@@ -1,0 +1,180 @@
+"""A study's table as a file: for people, for spreadsheets and for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from tutelage.errors import TutelageError, unknown
+from tutelage.files import atomic_write
+from tutelage.report.words import verdict
+from tutelage.studies.results import CONDITION, METRICS, PAIR, PLAIN, TEACHER, Metric, Results, Row, hole_of
+from tutelage.studies.statistics import Interval
+
+
+def write_table(
+    results: Results, format: str, path: str | Path, *, metric: str = "accuracy", interval: str = "t"
+) -> None:
+    """Write ``table_as`` to a file, all at once.
+
+    Raises:
+        TutelageError: as ``table_as``, or where the file cannot be written.
+    """
+    atomic_write(path, table_as(results, format, metric=metric, interval=interval))
+
+
+def table_as(results: Results, format: str, *, metric: str = "accuracy", interval: str = "t") -> bytes:
+    """A study's table in one of the formats.
+
+    ``csv``, ``json`` and ``parquet`` hold the same lines, those of ``flat_rows``; ``md`` is a table a condition and
+    pair with what may be said of it. Text is UTF-8.
+
+    Raises:
+        TutelageError: for a format, metric or interval that does not exist; for parquet without pyarrow.
+    """
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    return FORMATS[format](results, metric, interval)
+
+
+def flat_rows(results: Results, metric: str = "accuracy", interval: str = "t") -> list[dict[str, Any]]:
+    """A plain line a row of the table; what is not known is ``None``, never NaN.
+
+    ``n`` counts the seeds that were asked for; ``hole`` says which of them have no number. ``gain`` is method - plain,
+    and shares are in [0, 1].
+    """
+    lines = []
+    for row in results.table(metric, interval):
+        cell = row.cell
+        line: dict[str, Any] = dict(zip((*CONDITION, *PAIR), (*cell.condition, *cell.pair), strict=True))
+        line |= {"method": cell.method, "function": cell.runs[0]["function"], "metric": metric, "n": len(cell.runs)}
+        line |= {"mean": None, "low": None, "high": None, "deviation": row.deviation}
+        line |= {"gain": None, "gain_low": None, "gain_high": None, "p": row.p, "holm": row.holm, "wins": row.wins}
+        if row.mean:
+            line |= {"mean": row.mean.mean, "low": finite(row.mean.low), "high": finite(row.mean.high)}
+        if row.gain:
+            line |= {"gain": row.gain.mean, "gain_low": finite(row.gain.low), "gain_high": finite(row.gain.high)}
+        lines.append({**line, "hole": hole_of(cell) if cell.holes else None})
+    return lines
+
+
+def finite(value: float) -> float | None:
+    """The value, or ``None`` for NaN, which JSON does not have."""
+    return None if math.isnan(value) else value
+
+
+# --- the formats
+
+
+def _csv(results: Results, metric: str, interval: str) -> bytes:
+    rows = flat_rows(results, metric, interval)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _json(results: Results, metric: str, interval: str) -> bytes:
+    return (json.dumps(flat_rows(results, metric, interval), indent=1, allow_nan=False) + "\n").encode()
+
+
+def _parquet(results: Results, metric: str, interval: str) -> bytes:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise TutelageError("parquet needs pyarrow; pip install 'tutelage[frame]'") from error
+    rows = flat_rows(results, metric, interval)
+    texts = {*CONDITION, *PAIR, "method", "function", "metric", "hole"} - {"per_class"}
+    whole = {"per_class", "n"}
+    schema = pa.schema(
+        [(name, pa.string() if name in texts else pa.int64() if name in whole else pa.float64()) for name in rows[0]]
+    )
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink)
+    return sink.getvalue()
+
+
+def _markdown(results: Results, metric: str, interval: str) -> bytes:
+    tables: dict[tuple[Any, ...], list[Row]] = {}
+    for row in results.table(metric, interval):
+        tables.setdefault((row.cell.condition, row.cell.pair), []).append(row)
+    kind = "Student's t" if interval == "t" else "bootstrap"
+    seeds = len(results.study["seeds"])
+    parts = [
+        f"# {_escaped(str(results.study['name']))}: {METRICS[metric].title}",
+        f"Mean ± standard deviation over {seeds} seed{'' if seeds == 1 else 's'}. The difference to the plain student "
+        f"is the mean of paired differences with its 95 % interval ({kind}); p of the paired t-test, corrected within "
+        "each table by Holm; wins over the plain student count a tie as half.",
+    ]
+    for (condition, pair), rows in tables.items():
+        parts += [f"## {_escaped(results.heading(condition, pair))}", _escaped(verdict(rows, metric))]
+        parts.append(_grid(rows, METRICS[metric]))
+    return ("\n\n".join(parts) + "\n").encode()
+
+
+FORMATS: Mapping[str, Callable[[Results, str, str], bytes]] = MappingProxyType(
+    {"md": _markdown, "csv": _csv, "json": _json, "parquet": _parquet}
+)
+"""The formats of ``table_as``."""
+
+
+# --- the table for people
+
+
+def _grid(rows: Sequence[Row], metric: Metric) -> str:
+    unit, points = (", %", ", points") if metric.share else ("", "")
+    lines = [
+        f"| | {metric.title}{unit} | difference to plain{points} | p (Holm) | wins |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    plain = next((row for row in rows if row.cell.method == PLAIN), None)
+    for row in rows:
+        cells = [_mean(row, metric), _gain(row, plain, metric)]
+        cells.append("" if row.holm is None else "< 0.001" if row.holm < 0.001 else f"{row.holm:.3f}")
+        cells.append("" if row.wins is None else f"{row.wins:g} of {len(row.cell.runs)}")
+        lines.append(f"| {_escaped(row.cell.method)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(row: Row, metric: Metric) -> str:
+    if row.mean is None:
+        return f"hole: {hole_of(row.cell)}" if row.cell.holes else ""
+    spread = "" if row.deviation is None else f" ± {shown(row.deviation, metric)}"
+    return shown(row.mean.mean, metric) + spread
+
+
+def _gain(row: Row, plain: Row | None, metric: Metric) -> str:
+    if row.gain is not None:
+        return with_ends(row.gain, metric)
+    if row.cell.method in (TEACHER, PLAIN) or row.cell.holes or plain is None or not plain.cell.holes:
+        return ""
+    return f"hole: plain, {hole_of(plain.cell)}"
+
+
+def shown(value: float, metric: Metric, sign: str = "") -> str:
+    """A number as tables show it: shares in per cent or points, large ones whole, small ones to two digits."""
+    if metric.share:
+        return f"{100 * value:{sign}.2f}"
+    if abs(value) >= 1000:
+        return f"{value:{sign},.0f}"
+    return f"{value:{sign}.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:{sign}.2g}"
+
+
+def with_ends(interval: Interval, metric: Metric) -> str:
+    """A difference with the ends of its interval, where it has some."""
+    mean = shown(interval.mean, metric, "+")
+    if math.isnan(interval.low):
+        return mean
+    return f"{mean} [{shown(interval.low, metric, '+')}, {shown(interval.high, metric, '+')}]"
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

@@ -1,0 +1,452 @@
+"""What a study measured: a record a run, and tables over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.studies.statistics import (
+    Interval,
+    average_ranks,
+    bootstrap_difference,
+    bootstrap_interval,
+    critical_difference,
+    friedman_p_value,
+    holm,
+    mean_interval,
+    paired_difference,
+    paired_p_value,
+    wins,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RECORDS, TRIALS, STUDY = "results.jsonl", "trials.jsonl", "study.json"
+CONDITION = ("data", "noise", "imbalance", "per_class", "teacher_labels")
+PAIR = ("teacher", "student")
+TEACHER, PLAIN = "teacher", "plain"
+
+Record = Mapping[str, Any]
+"""One run that was asked for: a line of ``results.jsonl``. Numbers of a run that failed or is missing are ``None``."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a record that tables can be made of.
+
+    Attributes:
+        title: its name in words.
+        better: the end that is good; ``None`` where neither is, or where the condition alone decides it.
+        share: whether it lies in [0, 1] and is shown in per cent, its differences in points.
+    """
+
+    title: str
+    better: Literal["higher", "lower"] | None
+    share: bool = False
+
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "accuracy": Metric("test accuracy", "higher", share=True),
+        "worst_class_accuracy": Metric("accuracy of the worst class", "higher", share=True),
+        "nll": Metric("negative log-likelihood", "lower"),
+        "brier": Metric("Brier score", "lower"),
+        "ece": Metric("expected calibration error", "lower"),
+        "calibration_gap": Metric("confidence minus accuracy", None),  # best at 0, on neither side
+        "aurc": Metric("area under the risk-coverage curve", "lower"),
+        "agreement": Metric("agreement with the teacher", "higher", share=True),
+        "kl_to_teacher": Metric("KL divergence to the teacher", "lower"),
+        "teacher_accuracy": Metric("the teacher's test accuracy", None, share=True),
+        "memorised": Metric("wrong labels memorised", "lower", share=True),
+        "wrong_labels": Metric("wrong training labels", None),
+        "noise_rate": Metric("share of wrong training labels", None, share=True),
+        "parameters": Metric("parameters", "lower"),
+        "flops": Metric("FLOPs an image", "lower"),
+        "latency_ms": Metric("latency, ms", "lower"),
+        "seconds": Metric("training time, s", "lower"),
+        "forward_passes": Metric("forward passes of training", "lower"),
+        "corruption_accuracy": Metric("accuracy under corruptions", "higher", share=True),
+        "ood_auroc": Metric("out-of-distribution AUROC", "higher", share=True),
+    }
+)
+"""The numbers of a record, in the order of the store."""
+
+_FIELDS = (
+    *("key", "folder", "status", "error", *CONDITION, *PAIR, "method", "function", "settings", "seed", *METRICS),
+    *("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd", "command", "curve"),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one pair of networks under one condition, over the study's seeds.
+
+    Attributes:
+        condition: the fields of ``CONDITION``.
+        pair: the fields of ``PAIR``.
+        method: its row's name; ``plain``, ``teacher`` or a method's.
+        runs: a record a seed, in the order of the study's seeds.
+    """
+
+    condition: tuple[Any, ...]
+    pair: tuple[str, str]
+    method: str
+    runs: tuple[Record, ...]
+
+    @property
+    def holes(self) -> tuple[Record, ...]:
+        """The runs that failed or are missing."""
+        return tuple(run for run in self.runs if run["status"] != "done")
+
+    def values(self, metric: str) -> tuple[float, ...] | None:
+        """The number of every seed; ``None`` where one has none, for being a hole or for not having been measured."""
+        found = [run[metric] for run in self.runs]
+        return None if None in found else tuple(float(value) for value in found)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell as a line of the table.
+
+    Attributes:
+        cell: the runs behind it.
+        mean: over all seeds; ``None`` where a run is missing: a hole is shown as one, never as a smaller n. Also
+            ``None`` where the metric was not measured.
+        deviation: standard deviation over seeds (n - 1); ``None`` of one seed.
+        gain: paired difference to the plain student of the same condition and pair; ``None`` for the plain student and
+            the teacher, and where a run of either is missing. Always method - plain, also where lower is better.
+        p: two-sided p-value of the gain by the paired t-test, unadjusted, whichever interval is shown; ``None`` of one
+            seed. ``holm``: adjusted for the methods of the same condition and pair that have one.
+        wins: on how many seeds it is better than the plain student, ties counting half; ``None`` where neither end of
+            the metric is the better one.
+    """
+
+    cell: Cell
+    mean: Interval | None
+    deviation: float | None
+    gain: Interval | None
+    p: float | None
+    holm: float | None
+    wins: float | None
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Methods ranked within blocks. A block is a condition with a pair of networks; its values are means over seeds.
+
+    Attributes:
+        metric: what they are ranked by.
+        average: the mean rank of each method over the blocks, the best first; 1 is the best, ties share their ranks.
+        blocks: how many.
+        critical_difference: average ranks that lie less apart do not differ (Nemenyi at 5 %); ``None`` for fewer than
+            two methods.
+        p: Friedman's test that all methods are alike; ``None`` for fewer than three methods or two blocks.
+        unranked: methods with a hole anywhere have no rank; why, by name.
+    """
+
+    metric: str
+    average: Mapping[str, float]
+    blocks: int
+    critical_difference: float | None
+    p: float | None
+    unranked: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All of a study.
+
+    Attributes:
+        folder: where it is.
+        study: its declaration, as ``study.json`` holds it.
+        runs: the records.
+        trials: the records of what was tried under a tuning budget; empty without one.
+    """
+
+    folder: Path
+    study: Mapping[str, Any]
+    runs: tuple[Record, ...]
+    trials: tuple[Record, ...] = ()
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Results:
+        """Read a study's folder.
+
+        Raises:
+            TutelageError: there is no such folder, no study in it, or a file of it is damaged or of another version.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise TutelageError(f"there is no folder {str(folder)!r}; name the one that tutelage study wrote")
+        if not is_study(folder):
+            raise TutelageError(f"{str(folder)!r} holds no study, it has no {STUDY}; name what tutelage study wrote")
+        if not (folder / RECORDS).is_file():
+            raise TutelageError(f"the study in {str(folder)!r} has no {RECORDS} yet; run it with tutelage study")
+        study = _read_study(folder / STUDY)
+        runs = _read_records(folder / RECORDS, _FIELDS)
+        if not runs:
+            raise TutelageError(f"{folder / RECORDS} holds no run; run the study again")
+        _refuse_gaps(folder / RECORDS, study, runs)
+        trials = folder / TRIALS
+        return cls(folder, study, runs, _read_records(trials, (*_FIELDS, "score")) if trials.is_file() else ())
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The runs, put together over seeds, in the order of the store."""
+        found: dict[_Place, dict[int, Record]] = {}
+        for run in self.runs:
+            found.setdefault(_place(run), {})[run["seed"]] = run
+        return tuple(
+            Cell(condition, pair, method, tuple(runs[seed] for seed in self.study["seeds"]))
+            for (condition, pair, method), runs in found.items()
+        )
+
+    @property
+    def failed(self) -> list[Record]:
+        """The runs that failed."""
+        return [run for run in self.runs if run["status"] == "failed"]
+
+    def table(self, metric: str = "accuracy", interval: str = "t") -> list[Row]:
+        """A row a cell, in their order.
+
+        Args:
+            metric: a name of ``METRICS``.
+            interval: ``t``, Student's, or ``bootstrap``, of 9,999 resamples. The p-values are the paired t-test's
+                either way.
+
+        Raises:
+            TutelageError: for a metric or an interval that does not exist.
+        """
+        better = check_metric(metric).better
+        if interval not in ("t", "bootstrap"):
+            raise unknown("interval", interval, ("t", "bootstrap"))
+        of_mean, of_gain = (
+            (mean_interval, paired_difference) if interval == "t" else (bootstrap_interval, bootstrap_difference)
+        )
+        cells = self.cells
+        plain = {(cell.condition, cell.pair): cell.values(metric) for cell in cells if cell.method == PLAIN}
+        rows = []
+        for cell in cells:
+            own, other = cell.values(metric), plain.get((cell.condition, cell.pair))
+            gain = p = won = None
+            if own is not None and other is not None and cell.method not in (TEACHER, PLAIN):
+                gain = of_gain(own, other)
+                p = paired_p_value(own, other) if len(own) > 1 else None
+                won = wins(own, other, higher_is_better=better == "higher") if better else None
+            mean = of_mean(own) if own is not None else None
+            spread = stdev(own) if own is not None and len(own) > 1 else None
+            rows.append(Row(cell, mean, spread, gain, p, None, won))
+        return _corrected(rows)
+
+    def ranks(self, metric: str = "accuracy") -> Ranks:
+        """The plain student and the methods, ranked in each condition and pair by their means over seeds.
+
+        A block in which nobody has the metric, such as memorised labels where none are wrong, is none. A method that
+        lacks it in one of the others has no rank: a block is never left out for it.
+
+        Raises:
+            TutelageError: for a metric that does not exist, or has no better end, or that nobody has.
+        """
+        better = check_metric(metric).better
+        if better is None:
+            raise TutelageError(f"nothing can be ranked by {metric!r}: neither end of it is the better one")
+        blocks: dict[tuple[Any, ...], dict[str, Cell]] = {}
+        for cell in self.cells:
+            if cell.method != TEACHER:
+                blocks.setdefault((cell.condition, cell.pair), {})[cell.method] = cell
+        measured = {}
+        for place, cells in blocks.items():
+            done = [run for cell in cells.values() for run in cell.runs if run["status"] == "done"]
+            if not done or any(run[metric] is not None for run in done):
+                measured[place] = cells
+        if not measured:
+            raise TutelageError(f"no run of {self.folder} has {metric!r}; rank by another metric")
+        unranked: dict[str, str] = {}
+        for cells in measured.values():
+            for name, cell in cells.items():
+                if cell.values(metric) is None:
+                    unranked.setdefault(name, f"{self.heading(cell.condition, cell.pair)}: {hole_of(cell)}")
+        names = [name for name in next(iter(measured.values())) if name not in unranked]
+        # Six digits: what float32 rounds away in a run must not break a tie.
+        values = [
+            [float(f"{fmean(cells[name].values(metric) or ()):.6g}") for name in names] for cells in measured.values()
+        ]
+        ranks = average_ranks(values, higher_is_better=better == "higher") if names else []
+        return Ranks(
+            metric=metric,
+            average=dict(sorted(zip(names, ranks, strict=True), key=lambda entry: entry[1])),
+            blocks=len(values),
+            critical_difference=critical_difference(len(names), len(values)) if len(names) > 1 else None,
+            p=friedman_p_value(values) if len(names) > 2 and len(values) > 1 else None,
+            unranked=unranked,
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """The records as a table of pandas, a line a run; numbers are float64, and NaN where there are none.
+
+        Raises:
+            TutelageError: without pandas.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise TutelageError("a frame needs pandas; pip install 'tutelage[frame]'") from error
+        return pd.DataFrame(list(self.runs)).astype(dict.fromkeys(METRICS, "float64"))
+
+    def label(self, condition: Sequence[Any]) -> str:
+        """A condition in words, by what varies over the study; the data's name where nothing does."""
+        varying = [axis for axis in CONDITION if len({run[axis] for run in self.runs}) > 1] or ["data"]
+        values = dict(zip(CONDITION, condition, strict=True))
+        return ", ".join(_WORDS[axis](values[axis]) for axis in varying)
+
+    def heading(self, condition: Sequence[Any], pair: Sequence[str]) -> str:
+        """The label of a condition, and the networks where the study has several pairs."""
+        pairs = {tuple(run[name] for name in PAIR) for run in self.runs}
+        return self.label(condition) + (f", {pair[0]} teaches {pair[1]}" if len(pairs) > 1 else "")
+
+
+def is_study(folder: Path) -> bool:
+    """Whether a study is kept in a folder."""
+    return (folder / STUDY).is_file()
+
+
+def hole_of(cell: Cell) -> str:
+    """Why a cell has no number: which seeds failed or are missing; or that it was not measured."""
+    seeds = [f"seed {run['seed']} {'failed' if run['status'] == 'failed' else 'is missing'}" for run in cell.holes]
+    return ", ".join(seeds) or "not measured"
+
+
+_WORDS: Mapping[str, Any] = MappingProxyType(
+    {
+        "data": str,
+        "noise": lambda value: "correct labels" if value is None else f"noise {value}",
+        "imbalance": lambda value: "balanced classes" if value is None else f"imbalance {value}",
+        "per_class": lambda value: "all samples" if value is None else f"{value} samples a class",
+        "teacher_labels": lambda value: f"teacher on {value} labels",
+    }
+)
+
+
+def check_metric(metric: str) -> Metric:
+    """What is known of a metric; an error with the known names for one that does not exist."""
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    return METRICS[metric]
+
+
+_Place = tuple[tuple[Any, ...], tuple[str, str], str]
+
+
+def _place(run: Record) -> _Place:
+    return tuple(run[axis] for axis in CONDITION), (run["teacher"], run["student"]), run["method"]
+
+
+def _corrected(rows: Sequence[Row]) -> list[Row]:
+    """With Holm's correction over the methods of the same condition and pair."""
+    families: dict[tuple[Any, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        if row.p is not None:
+            families.setdefault((row.cell.condition, row.cell.pair), []).append(number)
+    corrected = list(rows)
+    for family in families.values():
+        for number, p in zip(family, holm([rows[n].p or 0.0 for n in family]), strict=True):
+            corrected[number] = replace(rows[number], holm=p)
+    return corrected
+
+
+# --- the files
+
+
+def _read_study(path: Path) -> Mapping[str, Any]:
+    try:
+        study: dict[str, Any] = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise TutelageError(f"{path} cannot be read: {one_line(error)}; run the study again") from error
+    fields = ("name", *CONDITION, "pairs", "methods", "seeds", "train", "evaluate", "budget")
+    lacking = [name for name in fields if name not in study] if isinstance(study, dict) else list(fields)
+    if lacking:
+        raise TutelageError(f"{path} lacks {_some(lacking)}: another version wrote it; run the study again")
+    for name in ("methods", "train", "evaluate"):
+        if not isinstance(study[name], dict):
+            raise TutelageError(f"{path}: {name} must be a table, got {study[name]!r}; run the study again")
+    seeds, methods = study["seeds"], study["methods"]
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise TutelageError(f"{path}: seeds must be whole numbers, got {seeds!r}; run the study again")
+    if PLAIN not in methods:
+        raise TutelageError(f"{path}: the methods lack {PLAIN!r}; run the study again")
+    return study
+
+
+def _read_records(path: Path, fields: Sequence[str]) -> tuple[Record, ...]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise TutelageError(f"{path} cannot be read: {one_line(error)}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, parse_constant=_refuse_constant)
+            problem = _problem(record, fields)
+        except (ValueError, RecursionError) as error:
+            problem = one_line(error)
+        if problem:
+            raise TutelageError(f"{path}, line {number}: {problem}; remove {path.name} and run the study again")
+        records.append(record)
+    return tuple(records)
+
+
+def _problem(record: Any, fields: Sequence[str]) -> str | None:
+    """What is wrong with a record, if anything."""
+    if not isinstance(record, dict):
+        return "not a record"
+    lacking = [name for name in fields if name not in record]
+    if lacking:
+        return f"lacks {_some(lacking)}, so another version wrote it"
+    if record["status"] not in ("done", "failed", "missing"):
+        return f"status is {record['status']!r}"
+    names = (*PAIR, "method", "folder", "key", "function")
+    wrong = [name for name in names if not isinstance(record[name], str)]
+    wrong += [axis for axis in CONDITION if isinstance(record[axis], list | dict)]
+    wrong += ["seed"] if type(record["seed"]) is not int else []
+    wrong += [name for name in METRICS if not _is_number(record[name])]
+    return f"{wrong[0]} is {record[wrong[0]]!r}" if wrong else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(value))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"holds {name}")
+
+
+def _refuse_gaps(path: Path, study: Mapping[str, Any], runs: Sequence[Record]) -> None:
+    """Every row must have a record a seed: one that is not there would be a hole that nobody sees."""
+    seeds: dict[_Place, list[int]] = {}
+    for run in runs:
+        seeds.setdefault(_place(run), []).append(run["seed"])
+    for condition, pair in {place[:2] for place in seeds}:
+        for method in study["methods"]:
+            seeds.setdefault((condition, pair, method), [])
+    for (condition, pair, method), there in seeds.items():
+        if sorted(there) != sorted(study["seeds"]):
+            where = ", ".join(str(part) for part in (*condition, *pair) if part is not None)
+            raise TutelageError(
+                f"{path} has the seeds {there} of {method} ({where}) and {STUDY} says {study['seeds']}; "
+                "run the study again"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

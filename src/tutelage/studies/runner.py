@@ -1,0 +1,246 @@
+"""Do the runs of a study that are not done yet, in processes, and keep what they measured."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tutelage.config import Beyond, Config
+from tutelage.errors import TutelageError, TutelageWarning, one_line
+from tutelage.files import atomic_write
+from tutelage.studies.plan import Job, Planner, inspect
+from tutelage.studies.records import BEYOND, Store
+from tutelage.studies.results import Results
+from tutelage.studies.study import Study
+from tutelage.studies.tuning import choose, trials_of
+from tutelage.studies.workers import LocalWorkers, Workers
+
+ATTEMPTS = 2
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a study is.
+
+    Attributes:
+        runs: how many there are in all; ``done`` and ``failed`` of them are over.
+        found: how many of the done ones were there before.
+        running: name and share done of those at work.
+    """
+
+    runs: int
+    done: int
+    failed: int
+    found: int
+    running: tuple[tuple[str, float], ...]
+
+    @property
+    def share(self) -> float:
+        """Of all runs, those at work counting in part: in [0, 1]."""
+        return (self.done + self.failed + sum(share for _, share in self.running)) / max(1, self.runs)
+
+
+Watch = Callable[[Status], None]
+
+
+def run_study(
+    study: Study,
+    out: str | Path,
+    *,
+    workers: Workers | None = None,
+    watch: Watch | None = None,
+    track: str | None = None,
+) -> Results:
+    """Train everything that a study asks for and that is not there yet, and read all of it.
+
+    Every run has a folder below ``out/runs``, named after all that its numbers depend on: asked again, also by another
+    study in the same folder, it is read and not done again. A run that fails is tried once more, then its error is
+    kept and the study goes on without it. Stopped or killed, it goes on where it was, each run at its last epoch.
+
+    Started from a script, the call belongs under ``if __name__ == "__main__":``, since workers import the script.
+
+    Args:
+        study: what to do.
+        out: the study's folder.
+        workers: where; processes of this machine, one a core, unless given. They are stopped in the end.
+        watch: told several times a second how far it is.
+        track: trackers of every run, see ``train``.
+
+    Raises:
+        TutelageError: the study names something that cannot work (before anything is trained), the folder is in use or
+            cannot be written.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; nothing but the epochs at work is lost.
+    """
+    out = Path(out)
+    with _held(out), _stopped_by_sigterm():
+        planner = Planner(study, out, inspect(study))
+        store = Store(out, study)
+        place = workers or LocalWorkers()
+        try:
+            runner = _Runner(store, place, watch, track)
+            tried = trials_of(planner)
+            runner.do([trial.asked.job for trial in tried])
+            chosen = choose(tried, store)
+            asked = planner.asked(chosen.settings)
+            runner.do([line.job for line in asked], tell=_now_and_then(lambda: store.write(asked)))
+            store.write(asked, chosen.trials)
+        finally:
+            place.stop()
+    return Results.read(out)
+
+
+def _now_and_then(act: Callable[[], None], seconds: float = 5.0) -> Callable[[], None]:
+    """The same, but not more often than this: a large study's results take a while to write."""
+    last = -math.inf
+
+    def call() -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            act()
+            last = time.monotonic()
+
+    return call
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Hold the study's folder for this process."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise TutelageError(f"another study is at work in {out}; wait for it, or choose another folder") from None
+    except OSError as error:
+        raise TutelageError(
+            f"cannot write in {out}: {error.strerror or one_line(error)}; choose another folder"
+        ) from error
+    with lock:
+        yield
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C, so that the workers are stopped too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Runner:
+    def __init__(self, store: Store, workers: Workers, watch: Watch | None, track: str | None) -> None:
+        self.store, self.workers, self.watch, self.track = store, workers, watch, track
+
+    def do(self, jobs: Sequence[Job], tell: Callable[[], None] = lambda: None) -> None:
+        """Do these and the teachers that they need."""
+        if not jobs:
+            return
+        waiting = {each.key: each for job in jobs for each in (job.needs, job) if each}
+        done = {key for key, job in waiting.items() if self.store.is_done(job)}
+        found, runs, began = len(done), len(waiting), time.time()
+        failed: set[str] = set()
+        attempts: Counter[str] = Counter()
+        running: dict[Future[Outcome], Job] = {}
+        waiting = {key: job for key, job in waiting.items() if key not in done}
+        while waiting or running:
+            for key, job in list(waiting.items()):
+                if job.needs and job.needs.key in failed:
+                    self.store.keep_failure(job, f"its teacher {job.needs.name} failed", "")
+                    failed.add(waiting.pop(key).key)
+                elif not job.needs or job.needs.key in done:
+                    attempts[key] += 1
+                    running[self._start(waiting.pop(key))] = job
+            self._tell(Status(runs, len(done), len(failed), found, self._shares(running.values(), began)))
+            over, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
+            for future in over:
+                job = running.pop(future)
+                outcome = _outcome(future)
+                for text in outcome.warnings:
+                    warnings.warn(f"{job.name}: {text}", TutelageWarning, stacklevel=2)
+                if outcome.error is None:
+                    self.store.forget_failure(job)
+                    done.add(job.key)
+                else:
+                    self.store.keep_failure(job, outcome.error, outcome.trace)
+                    if attempts[job.key] < ATTEMPTS:
+                        waiting[job.key] = job
+                    else:
+                        failed.add(job.key)
+            if over:
+                tell()
+        self._tell(Status(runs, len(done), len(failed), found, ()))
+
+    def _start(self, job: Job) -> Future[Outcome]:
+        return self.workers.submit(work, job.config, self.store.folder(job), self.store.evaluate, self.track)
+
+    def _tell(self, status: Status) -> None:
+        if self.watch:
+            self.watch(status)
+
+    def _shares(self, jobs: Iterable[Job], began: float) -> tuple[tuple[str, float], ...]:
+        """Those at work, which is seen from the epochs they have written since."""
+        shares = [(job.name, self.store.epochs(job, began) / job.config.epochs) for job in jobs]
+        return tuple((name, min(1.0, share)) for name, share in shares if share > 0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the error in one line, if any, where it came up, and what it warned of."""
+
+    error: str | None = None
+    trace: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+def _outcome(future: Future[Outcome]) -> Outcome:
+    try:
+        return future.result()
+    except Exception as error:  # the worker died: killed, out of memory, ...
+        return Outcome(f"its process died: {one_line(error)}", traceback.format_exc())
+
+
+def work(config: Config, folder: Path, evaluate: Beyond, track: str | None) -> Outcome:
+    """One run, and what is to be measured beyond; called in a worker."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TutelageWarning)
+        try:
+            _train_and_measure(config, folder, evaluate, track)
+            error, trace = None, ""
+        except Exception as problem:  # one run's trouble is not the study's
+            error, trace = one_line(problem), traceback.format_exc()
+    said = [str(one.message) for one in caught if issubclass(one.category, TutelageWarning)]
+    return Outcome(error, trace, tuple(dict.fromkeys(said)))
+
+
+def _train_and_measure(config: Config, folder: Path, evaluate: Beyond, track: str | None) -> None:
+    from tutelage.evaluation import evaluate_beyond
+    from tutelage.runs.execute import execute, load_data
+
+    result = execute(config, folder, track=track)
+    if evaluate != Beyond():
+        device = result.config.device
+        measured = evaluate_beyond(result.model, load_data(config), evaluate, device=device, seed=config.seed)
+        text = json.dumps({"asked": evaluate.model_dump(mode="json"), **measured}, allow_nan=False)
+        atomic_write(folder / BEYOND, text.encode())

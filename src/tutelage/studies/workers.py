@@ -1,0 +1,129 @@
+"""Where a study's runs are done: processes of this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from tutelage.errors import TutelageError, one_line
+
+
+class Workers(Protocol):
+    """A place that calls functions in processes of its own. A process that dies takes one call with it, no other."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """Call it when there is room; the future raises what the call raises, or that its process died."""
+        ...
+
+    def stop(self) -> None:
+        """End all processes now, whatever they do."""
+        ...
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class LocalWorkers:
+    """Processes of this machine, each with its share of the cores.
+
+    Args:
+        count: how many; as many as cores unless given.
+    """
+
+    def __init__(self, count: int | None = None) -> None:
+        from pebble import ProcessPool
+
+        count = count or cores()
+        self._pool = ProcessPool(
+            count,
+            initializer=_start,
+            initargs=(max(1, cores() // count),),
+            context=multiprocessing.get_context("spawn"),
+        )
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """See ``Workers``."""
+        future: Future[Any] = self._pool.schedule(function, args=arguments)
+        return future
+
+    def stop(self) -> None:
+        """See ``Workers``."""
+        self._pool.stop()
+        self._pool.join()
+
+
+def _start(threads: int) -> None:
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one stops the others
+    torch.set_num_threads(threads)
+    if study := multiprocessing.parent_process():
+        threading.Thread(target=_end_with, args=(study,), daemon=True).start()
+
+
+def _end_with(study: Any) -> None:
+    """Leave when the study is gone: one that was killed cannot stop its workers, and the next would find them at it."""
+    study.join()
+    os._exit(1)
+
+
+class RayWorkers:
+    """Processes of a Ray cluster, as many as it has cores for.
+
+    All machines need the package and see the study's folder, and the data, under the same path.
+
+    Args:
+        address: of the cluster; ``auto`` for the one this machine belongs to, ``local`` to start one here.
+        threads: cores a run is given.
+
+    Raises:
+        TutelageError: ray is not installed, or there is no such cluster.
+    """
+
+    def __init__(self, address: str, threads: int = 1) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise TutelageError("--ray needs ray: pip install 'tutelage[ray]'") from None
+        self._ray = ray
+        try:
+            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            raise TutelageError(
+                f"no Ray cluster at {address!r} ({one_line(error)}); ray start --head starts one; or use --ray local"
+            ) from error
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        # A run that died is the study's to try again, not ray's.
+        self._call = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_as_here)
+        self._threads, self._asked = threads, []
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """See ``Workers``."""
+        asked = self._call.remote(os.getcwd(), sys.path, self._threads, function, arguments)
+        self._asked.append(asked)
+        future: Future[Any] = asked.future()
+        return future
+
+    def stop(self) -> None:
+        """See ``Workers``."""
+        for asked in self._asked:
+            self._ray.cancel(asked, force=True)
+        self._ray.shutdown()
+
+
+def _as_here(folder: str, path: list[str], threads: int, function: Callable[..., Any], arguments: Any) -> Any:
+    """Call a function with the driver's folder and import path, since names in a study may depend on both."""
+    import torch
+
+    os.chdir(folder)
+    sys.path[:] = path
+    torch.set_num_threads(threads)
+    return function(*arguments)

@@ -1,0 +1,121 @@
+"""Every format holds the same rows and numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.report.tables import FORMATS, flat_rows, table_as, write_table
+from tutelage.studies.results import Results
+
+Refused = Callable[..., AbstractContextManager[None]]
+WriteStudy = Callable[..., Path]
+
+
+def hole(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    hit = (record["method"], record["noise"], record["seed"]) == ("sp", "0.4", 3)
+    return {"status": "failed", "error": "step 4: 'flow' | became\nnan"} if hit else {}
+
+
+@pytest.fixture
+def results(write_study: WriteStudy) -> Results:
+    names = {"methods": ("at", "sp", 'odd, "name" | é'), "seeds": (0, 3)}
+    return Results.read(write_study(numbers=hole, **names))
+
+
+@pytest.mark.parametrize(("metric", "interval"), [("accuracy", "t"), ("memorised", "bootstrap")])
+def test_all_formats_say_the_same(results: Results, metric: str, interval: str) -> None:
+    rows = flat_rows(results, metric, interval)
+    assert len(rows) == len(results.cells)
+    read = json.loads(table_as(results, "json", metric=metric, interval=interval))
+    assert read == rows
+    text = table_as(results, "csv", metric=metric, interval=interval).decode()
+    lines = list(csv.DictReader(io.StringIO(text, newline="")))
+    kinds = {name: type(next((row[name] for row in rows if row[name] is not None), "")) for name in rows[0]}
+    assert [{name: kinds[name](value) if value else None for name, value in line.items()} for line in lines] == rows
+    parquet = pytest.importorskip("pyarrow.parquet", reason="extra frame is not installed")
+    table = parquet.read_table(io.BytesIO(table_as(results, "parquet", metric=metric, interval=interval)))
+    assert table.to_pylist() == rows
+    assert str(table.schema.field("imbalance").type) == "string"  # also where all are null
+
+
+def test_flat_rows_are_the_table(results: Results) -> None:
+    for line, row in zip(flat_rows(results), results.table(), strict=True):
+        assert (line["method"], line["noise"], line["n"]) == (row.cell.method, row.cell.condition[1], 2)
+        assert (line["p"], line["holm"], line["wins"]) == (row.p, row.holm, row.wins)
+        assert line["mean"] == (row.mean.mean if row.mean else None)
+        assert line["gain_high"] == (row.gain.high if row.gain else None)
+    assert [line["hole"] for line in flat_rows(results) if line["hole"]] == ["seed 3 failed"]
+
+
+def test_one_seed_gives_no_nan(write_study: WriteStudy) -> None:
+    rows = flat_rows(Results.read(write_study(seeds=(0,))))
+    assert not any(isinstance(value, float) and math.isnan(value) for row in rows for value in row.values())
+    assert rows[2]["gain"] is not None
+    assert rows[2]["gain_low"] is None
+
+
+def test_the_table_for_people(write_study: WriteStudy) -> None:
+    values = {"teacher": [0.9, 0.92], "plain": [0.8, 0.84], "at": [0.81, 0.87], "sp": [0.5, 0.5]}
+
+    def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"accuracy": values[record["method"]][record["seed"] == 3]} | hole(record)
+
+    results = Results.read(write_study(numbers=numbers, methods=("at", "sp"), seeds=(0, 3)))
+    lines = table_as(results, "md").decode().splitlines()
+    assert lines[0] == "# study: test accuracy"
+    assert "## noise 0.4" in lines
+    table = lines[lines.index("## noise 0.4") :]
+    assert "| teacher | 91.00 ± 1.41 |  |  |  |" in table
+    assert "| plain | 82.00 ± 2.83 |  |  |  |" in table
+    assert "| at | 84.00 ± 4.24 | +2.00 [-10.71, +14.71] | 0.295 | 2 of 2 |" in table
+    assert "| sp | hole: seed 3 failed |  |  |  |" in table
+    assert any("A hole: sp (seed 3 failed: step 4: 'flow' \\| became nan)" in line for line in table)
+    loss = table_as(results, "md", metric="nll", interval="bootstrap").decode()
+    assert "(bootstrap)" in loss
+    assert "%, " not in loss
+
+
+def test_a_hole_of_the_plain_student_is_shown_in_every_difference(write_study: WriteStudy) -> None:
+    gone = write_study(numbers=lambda r: {"status": "missing"} if r["method"] == "plain" and r["seed"] == 1 else {})
+    text = table_as(Results.read(gone), "md").decode()
+    assert text.count("| hole: plain, seed 1 is missing |") == 2 * 3
+    assert text.count("| plain | hole: seed 1 is missing |") == 2
+
+
+def test_names_do_not_break_the_table(results: Results) -> None:
+    rows = [line for line in table_as(results, "md").decode().splitlines() if line.startswith('| odd, "name" \\| é |')]
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize("format", ["md", "csv", "json"])
+def test_files_are_what_is_printed(results: Results, tmp_path: Path, format: str) -> None:
+    path = tmp_path / "new" / f"table.{format}"
+    write_table(results, format, path, metric="ece")
+    assert path.read_bytes() == table_as(results, format, metric="ece")
+
+
+def test_small_and_large_numbers_are_legible(write_study: WriteStudy) -> None:
+    results = Results.read(write_study(numbers=lambda record: {"aurc": 0.00019, "forward_passes": 57480}))
+    assert "| plain | 0.00019 ± 0.000 |" in table_as(results, "md", metric="aurc").decode()
+    assert "| plain | 57,480 ± 0.000 |" in table_as(results, "md", metric="forward_passes").decode()
+
+
+def test_what_does_not_exist_is_refused(results: Results, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    with refused("format", "'xlsx'", *FORMATS):
+        table_as(results, "xlsx")
+    for format in FORMATS:
+        with refused("metric", "'speed'"):
+            table_as(results, format, metric="speed")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with refused("pyarrow", "pip install 'tutelage[frame]'"):
+        table_as(results, "parquet")

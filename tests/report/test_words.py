@@ -1,0 +1,148 @@
+"""The sentences claim what the corrected intervals allow, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tutelage.report.words import LEVEL, answer, standing, verdict
+from tutelage.studies.results import Results, Row
+
+WriteStudy = Callable[..., Path]
+
+PLAIN = (0.80, 0.82, 0.78, 0.81, 0.79)
+
+
+def made_of(write: WriteStudy, values: Mapping[str, Sequence[float | None]], **more: Any) -> Results:
+    """A study of these accuracies on one condition; ``None`` for a run that failed."""
+
+    def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
+        value = values.get(record["method"], PLAIN)[record["seed"]]
+        if value is None:
+            return {"status": "failed", "error": "step 4: nan"}
+        return {"accuracy": value, "ece": value}
+
+    methods = [name for name in values if name not in ("plain", "teacher")]
+    more = {"noise": (None,), "seeds": range(len(PLAIN)), **more}
+    return Results.read(write(numbers=numbers, methods=methods, **more))
+
+
+def plus(*differences: float) -> list[float]:
+    return [a + b for a, b in zip(PLAIN, differences, strict=True)]
+
+
+CLEAR = plus(0.05, 0.051, 0.049, 0.0505, 0.0495)
+LOST = plus(0.01, 0.03, 0.02, 0.001, 0.03)  # the interval leaves out 0 by little
+UNSURE = plus(0.03, -0.02, 0.01, 0.0, -0.01)
+
+
+def test_standings(write_study: WriteStudy) -> None:
+    worse = [2 * a - b for a, b in zip(PLAIN, CLEAR, strict=True)]
+    gone = [*CLEAR[:4], None]
+    values = {"up": CLEAR, "down": worse, "lost": LOST, "same": plus(*5 * [0.05]), "unsure": UNSURE, "gone": gone}
+    rows = {row.cell.method: row for row in made_of(write_study, values).table()}
+    assert {name: standing(rows[name]) for name in values} == {
+        "up": "above",
+        "down": "below",
+        "lost": "uncorrected",
+        "same": "steady",
+        "unsure": "unsure",
+        "gone": "absent",
+    }
+    text = verdict(list(rows.values()))
+    assert text == (
+        "A hole: gone (seed 4 failed: step 4: nan). After Holm's correction for 5 comparisons, clearly better than the "
+        "plain student: up; clearly worse than the plain student: down. The interval leaves out 0, but the corrected "
+        "p-value is not below 0.05: lost. The same difference on every seed, which shows no spread to judge by: same. "
+        "For the other 1 the interval holds 0."
+    )
+
+
+def test_where_lower_is_better_the_words_turn(write_study: WriteStudy) -> None:
+    results = made_of(write_study, {"up": CLEAR})
+    assert "clearly better than the plain student: up." in verdict(results.table())
+    assert "clearly worse than the plain student: up." in verdict(results.table("ece"), "ece")
+    assert "clearly worse than the plain student: up (+0.05)" in answer(results, "ece")[1]
+
+
+def test_no_claim_without_the_corrected_p_value(write_study: WriteStudy) -> None:
+    """Many studies of chance: whoever is called better or worse has an adjusted p below 0.05 and an interval off 0."""
+    for seed in range(12):
+        draws = np.random.default_rng(seed).normal(0.01, 0.01, (5, 5))
+        values = {f"m{number}": plus(*row) for number, row in enumerate(draws)}
+        results = made_of(lambda **more: write_study(f"study-{seed}", **more), values)  # noqa: B023
+        for interval in ("t", "bootstrap"):
+            rows = results.table(interval=interval)
+            said = verdict(rows)
+            second = answer(results, interval=interval)[1]
+            for row in rows:
+                if row.gain is None:
+                    continue
+                claimed = f"{row.cell.method} (" in second
+                assert claimed == (standing(row) in ("above", "below"))
+                assert not claimed or (row.holm is not None and row.holm < LEVEL and row.gain.low * row.gain.high > 0)
+            assert ("clearly better" in said or "clearly worse" in said) == ("none clearly differs" not in said)
+
+
+def test_chance_alone_is_called_nothing(write_study: WriteStudy) -> None:
+    results = made_of(write_study, {"a": UNSURE, "b": UNSURE})
+    assert verdict(results.table()) == (
+        "After Holm's correction for 2 comparisons, none clearly differs from the plain student. "
+        "For all 2 the interval holds 0."
+    )
+    first, second, third = answer(results)
+    assert first == (
+        "2 methods (a; b) were compared with the plain student on digits, big teaching small, over 5 seeds, by test "
+        "accuracy."
+    )
+    assert second == (
+        "After Holm's correction within each condition and pair, no method clearly differs from the plain student."
+    )
+    assert third.startswith("What could not be told: 2 of 2 comparisons cannot be told from no difference")
+
+
+def test_one_seed_is_not_enough(write_study: WriteStudy) -> None:
+    results = made_of(write_study, {"a": CLEAR, "b": UNSURE}, seeds=(2,))
+    assert verdict(results.table()) == "Not enough seeds: one does not tell how much seeds differ."
+    first, second, third = answer(results)
+    assert "over 1 seed," in first
+    assert second == "One seed is not enough to tell any method from the plain student."
+    assert third == "What could not be told: 2 of 2 comparisons cannot be told from no difference."
+
+
+def test_holes_are_named_with_their_errors(write_study: WriteStudy) -> None:
+    results = made_of(write_study, {"plain": [*PLAIN[:4], None], "a": CLEAR})
+    assert verdict(results.table()) == (
+        "A hole: plain (seed 4 failed: step 4: nan). Nothing can be compared with the plain student."
+    )
+    _, second, third = answer(results)
+    assert second == "No method could be compared with the plain student."
+    assert "plain with digits has a hole (seed 4 failed: step 4: nan)" in third
+    assert "1 comparison of 1 could not be made" in third
+
+
+def test_where_it_helped_is_said(write_study: WriteStudy) -> None:
+    results = made_of(write_study, {"a": CLEAR, "b": CLEAR}, noise=(None, "0.4"), pairs=(("x", "y"), ("z", "y")))
+    first, second, third = answer(results)
+    assert "under 2 conditions (correct labels; noise 0.4), x teaching y; z teaching y, over" in first
+    assert "clearly better than the plain student: a (+5.00 points); b (+5.00 points) with correct labels, x" in second
+    assert third == "No run is missing and nothing was left untold."
+
+
+def test_a_study_of_the_plain_student_alone(write_study: WriteStudy) -> None:
+    results = made_of(write_study, {})
+    rows: list[Row] = results.table()
+    assert verdict(rows) == "Nothing can be compared with the plain student."
+    assert answer(results)[1] == "No method could be compared with the plain student."
+
+
+@pytest.mark.parametrize("metric", ["calibration_gap", "memorised", "ood_auroc"])
+def test_metrics_without_a_better_end_or_a_number(write_study: WriteStudy, metric: str) -> None:
+    results = made_of(write_study, {"a": CLEAR})
+    said = " ".join([verdict(results.table(metric), metric), *answer(results, metric)])
+    assert "better" not in said
+    assert "nan" not in said

@@ -1,0 +1,206 @@
+"""Two studies and two runs beside each other, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from scipy import stats
+
+from tutelage.studies.difference import compare_runs, compare_studies
+from tutelage.studies.results import Results
+
+Refused = Callable[..., AbstractContextManager[None]]
+WriteStudy = Callable[..., Path]
+
+
+# --- studies
+
+
+def shifted(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"accuracy": record["accuracy"] ** 2}
+
+
+def test_differences_are_those_of_the_paired_test(write_study: WriteStudy) -> None:
+    a, b = write_study("a", seeds=(0, 1, 2, 3)), write_study("b", shifted, seeds=(0, 1, 2, 3))
+    found = compare_studies(a, b)
+    ours, theirs = Results.read(a), Results.read(b)
+    assert len(found.changes) == len(ours.cells) == 10
+    assert (found.seeds, dict(found.on_purpose), found.only_a, found.only_b) == ((0, 1, 2, 3), {}, (), ())
+    for change, here, there in zip(found.changes, ours.cells, theirs.cells, strict=True):
+        assert (change.condition, change.pair, change.method) == (here.condition, here.pair, here.method)
+        test = stats.ttest_rel(there.values("accuracy"), here.values("accuracy"))
+        low, high = test.confidence_interval(0.95)
+        assert change.difference is not None
+        assert (change.difference.low, change.difference.high) == pytest.approx((low, high))
+        assert change.difference.mean == pytest.approx((low + high) / 2)
+
+
+def test_seeds_are_paired_by_their_number(write_study: WriteStudy) -> None:
+    values = {0: 0.5, 1: 0.6, 2: 0.7, 3: 0.8}
+    a = write_study("a", lambda record: {"accuracy": values[record["seed"]]}, seeds=(0, 1, 2))
+    b = write_study("b", lambda record: {"accuracy": values[record["seed"]]}, seeds=(3, 2, 1))
+    found = compare_studies(a, b)
+    assert found.seeds == (1, 2)
+    assert all(change.difference and change.difference.mean == 0 for change in found.changes)
+    one = compare_studies(a, write_study("one", seeds=(2,)))
+    assert all(change.difference and math.isnan(change.difference.low) for change in one.changes)
+
+
+def test_rows_of_one_study_alone_and_methods_that_differ(write_study: WriteStudy) -> None:
+    ways = {"plain": {"method": "plain", "settings": {}}, "at": {"method": "at", "settings": {"beta": 9}}}
+    a = write_study("a", methods=("at", "sp"))
+    b = write_study("b", methods=("at",), noise=("0.4", "0.8"))
+    told = json.loads((b / "study.json").read_text())
+    (b / "study.json").write_text(json.dumps(told | {"methods": ways}))
+    found = compare_studies(a, b)
+    assert [(change.condition[1], change.method) for change in found.changes] == [
+        ("0.4", "teacher"),
+        ("0.4", "plain"),
+        ("0.4", "at"),
+    ]
+    assert dict(found.on_purpose) == {"at": ({"method": "at", "settings": {}}, ways["at"])}
+    assert {(cell.condition[1], cell.method) for cell in found.only_a} == {
+        *((None, method) for method in ("teacher", "plain", "at", "sp")),
+        ("0.4", "sp"),
+    }
+    assert {cell.condition[1] for cell in found.only_b} == {"0.8"}
+
+
+def test_a_hole_on_a_common_seed_is_one(write_study: WriteStudy) -> None:
+    def gone(record: Mapping[str, Any]) -> Mapping[str, Any]:
+        hit = (record["method"], record["noise"]) == ("at", "0.4") and record["seed"] == 1
+        return {"status": "failed", "error": "no"} if hit else {}
+
+    a, b = write_study("a"), write_study("b", gone)
+    holes = [change for change in compare_studies(a, b).changes if change.difference is None]
+    assert [(change.method, change.hole) for change in holes] == [("at", "B: seed 1 failed")]
+    without = compare_studies(write_study("c", seeds=(0, 2)), b)
+    assert all(change.difference for change in without.changes)  # seed 1 is not asked about
+    assert {change.hole for change in compare_studies(a, b, "ood_auroc").changes} == {
+        "A: not measured; B: not measured",
+        "A: not measured; B: seed 1 failed",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "pieces"),
+    [
+        ({"train": {"epochs": 6, "lr": 0.1}}, ["train.epochs is 5 in the first, 6 in the second", "train.lr is 0.05"]),
+        ({"evaluate": {"corruptions": True}}, ["evaluate.corruptions", "True"]),
+        ({"budget": 3}, ["budget is 0 in the first, 3"]),
+        ({"seeds": (7, 8)}, ["seeds is [0, 1, 2] in the first, [7, 8]"]),
+        ({"pairs": (("huge", "small"),)}, ["teacher is ['big'] in the first, ['huge'] in the second"]),
+        ({"noise": ("0.8",)}, ["noise is [None, '0.4'] in the first, ['0.8'] in the second"]),
+        ({"train": {"epoch": 5}}, ["'epoch'", "did you mean 'epochs'"]),
+    ],
+)
+def test_studies_that_cannot_be_compared(
+    write_study: WriteStudy, refused: Refused, change: dict[str, Any], pieces: list[str]
+) -> None:
+    a, b = write_study("a"), write_study("b", **change)
+    with refused(*pieces):
+        compare_studies(a, b)
+
+
+def test_defaults_that_are_written_out_and_hardware_are_no_difference(write_study: WriteStudy) -> None:
+    a = write_study("a", train={})
+    b = write_study("b", train={"epochs": 20, "device": "cuda", "workers": 0})
+    assert dict(compare_studies(a, b).on_purpose) == {"train.device": ("auto", "cuda"), "train.workers": (2, 0)}
+
+
+def test_data_that_changed_under_its_name_is_found(write_study: WriteStudy, refused: Refused) -> None:
+    a, b = write_study("a"), write_study("b")
+    for folder, digits in ((a, "00ff"), (b, "11ff")):
+        place = folder / Results.read(folder).cells[1].runs[0]["folder"]
+        place.mkdir(parents=True)
+        (place / "inputs.json").write_text(json.dumps({"training data": digits}))
+    with refused("the training data's fingerprint", "00ff", "11ff"):
+        compare_studies(a, b)
+
+
+def test_what_is_no_study_and_no_metric(write_study: WriteStudy, tmp_path: Path, refused: Refused) -> None:
+    with refused("no study", "empty"):
+        (tmp_path / "empty").mkdir()
+        compare_studies(write_study(), tmp_path / "empty")
+    with refused("metric", "'speed'"):
+        compare_studies(tmp_path / "study", tmp_path / "study", "speed")
+
+
+# --- runs
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Callable[..., Path]:
+    def write(name: str, *, config: Mapping[str, Any] = {}, print_: str = "00ff", **result: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        told = {"data": "digits", "noise": "0.4", "seed": 0, "epochs": 5, "method": "at", "settings": {"beta": 1.0}}
+        (folder / "config.yaml").write_text(yaml.safe_dump({**told, **config}))
+        (folder / "inputs.json").write_text(json.dumps({"training data": print_}))
+        data = {"classes": ["a", "b"], "image_shape": [1, 8, 8], "counts": {"train": [9, 9], "test": [3, 4]}}
+        measured = {"test": {"accuracy": 0.5, "samples": 7}, "seconds": 2.5, "data": data, "seed": 0, "method": "at"}
+        (folder / "result.json").write_text(json.dumps({**measured, **result}))
+        return folder
+
+    return write
+
+
+def test_runs_field_by_field(write_run: Callable[..., Path]) -> None:
+    a = write_run("a")
+    b = write_run("b", config={"epochs": 6, "extra": 1}, test={"accuracy": 0.75, "samples": 7, "ece": 0.1})
+    found = compare_runs(a, b)
+    assert dict(found.config) == {"epochs": (5, 6), "extra": (None, 1)}
+    assert dict(found.numbers) == {
+        "test.accuracy": (0.5, 0.75),
+        "test.samples": (7, 7),
+        "seconds": (2.5, 2.5),
+        "test.ece": (None, 0.1),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "pieces"),
+    [
+        ({"config": {"data": "npz:x"}, "print_": "11ff"}, ["data is 'digits' in the first, 'npz:x' in the second"]),
+        ({"config": {"image_size": 16}, "print_": "11ff"}, ["image_size is None"]),
+        ({"print_": "11ff"}, ["fingerprint"]),
+        ({"data": {"classes": ["a", "b"], "image_shape": [1, 8, 8], "counts": {"test": [3, 5]}}}, ["test images"]),
+        ({"data": {"classes": ["a", "c"], "image_shape": [1, 8, 8], "counts": {"test": [3, 4]}}}, ["classes"]),
+        ({"data": 3}, ["classes"]),
+    ],
+)
+def test_runs_that_cannot_be_compared(
+    write_run: Callable[..., Path], refused: Refused, changes: dict[str, Any], pieces: list[str]
+) -> None:
+    a, b = write_run("a"), write_run("b", **changes)
+    with refused("cannot be compared", *pieces):
+        compare_runs(a, b)
+
+
+def test_conditions_may_differ_and_data_may_have_moved(write_run: Callable[..., Path]) -> None:
+    noisy = compare_runs(write_run("a"), write_run("b", config={"noise": "0.8"}, print_="11ff"))
+    assert dict(noisy.config) == {"noise": ("0.4", "0.8")}
+    moved = compare_runs(write_run("c"), write_run("d", config={"data": "npz:copy.npz"}))
+    assert dict(moved.config) == {"data": ("digits", "npz:copy.npz")}
+
+
+def test_runs_that_are_not_there(write_run: Callable[..., Path], tmp_path: Path, refused: Refused) -> None:
+    a, b = write_run("a"), write_run("b")
+    with refused("neither a study nor a run", "nowhere"):
+        compare_runs(a, tmp_path / "nowhere")
+    (b / "result.json").write_text("{")
+    with refused("result.json", "cannot be read"):
+        compare_runs(a, b)
+    (b / "result.json").write_text("[1]")
+    with refused("result.json", "no table"):
+        compare_runs(a, b)
+    (b / "result.json").unlink()
+    with refused("not finished"):
+        compare_runs(a, b)

@@ -1,0 +1,337 @@
+"""What is read of a study, and its table recomputed with pandas and scipy."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tutelage.studies.results import METRICS, Results
+from tutelage.studies.statistics import critical_difference
+
+Refused = Callable[..., AbstractContextManager[None]]
+WriteStudy = Callable[..., Path]
+
+
+def failing(method: str, noise: str | None, seed: int) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
+    def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
+        hit = (record["method"], record["noise"], record["seed"]) == (method, noise, seed)
+        return {"status": "failed", "error": "step 4: 'flow' became nan"} if hit else {}
+
+    return numbers
+
+
+# --- the table, against other libraries
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "nll", "memorised", "seconds"])
+def test_the_table_is_that_of_pandas_and_scipy(write_study: WriteStudy, metric: str) -> None:
+    pd = pytest.importorskip("pandas", reason="the oracle is pandas")
+    folder = write_study(pairs=(("big", "small"), ("huge", "small")), seeds=(3, 1, 2, 7))
+    raw = pd.read_json(folder / "results.jsonl", lines=True, dtype={"noise": str})
+    raw["noise"] = raw["noise"].where(raw["noise"].notna(), "none").replace("None", "none")
+    groups = {key: group.sort_values("seed") for key, group in raw.groupby(["noise", "teacher", "student", "method"])}
+    rows = Results.read(folder).table(metric)
+    assert len(rows) == len(groups) == 2 * 2 * 5
+    adjusted: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        noise = row.cell.condition[1] or "none"
+        own = groups[noise, *row.cell.pair, row.cell.method][metric].astype(float)
+        if own.isna().any():
+            assert (row.mean, row.gain, row.p, row.wins) == (None, None, None, None)
+            continue
+        assert row.mean is not None
+        assert row.mean.mean == pytest.approx(own.mean())
+        assert row.deviation == pytest.approx(own.std())
+        if row.cell.method in ("teacher", "plain"):
+            assert (row.gain, row.p, row.holm, row.wins) == (None, None, None, None)
+            continue
+        plain = groups[noise, *row.cell.pair, "plain"][metric].astype(float)
+        test = stats.ttest_rel(own, plain)
+        low, high = test.confidence_interval(0.95)
+        assert row.gain is not None
+        assert (row.gain.mean, row.gain.low, row.gain.high) == pytest.approx((own.mean() - plain.mean(), low, high))
+        assert row.p == pytest.approx(test.pvalue)
+        higher = own.to_numpy() > plain.to_numpy()
+        assert row.wins == (higher if metric == "accuracy" else ~higher).sum()
+        assert row.holm is not None
+        adjusted.setdefault((noise, row.cell.pair[0]), []).append((test.pvalue, row.holm))
+    for family in adjusted.values():
+        ordered = sorted(family)
+        expected = np.minimum(1, np.maximum.accumulate([p * (len(ordered) - i) for i, (p, _) in enumerate(ordered)]))
+        assert [holm for _, holm in ordered] == pytest.approx(expected.tolist())
+
+
+def test_the_bootstrap_changes_the_intervals_alone(write_study: WriteStudy) -> None:
+    results = Results.read(write_study())
+    for ours, theirs in zip(results.table(), results.table(interval="bootstrap"), strict=True):
+        assert (ours.deviation, ours.p, ours.holm, ours.wins) == (theirs.deviation, theirs.p, theirs.holm, theirs.wins)
+        assert ours.mean is not None
+        assert theirs.mean is not None
+        assert ours.mean.mean == theirs.mean.mean
+        values = ours.cell.values("accuracy")
+        assert values is not None
+        assert min(values) - 1e-9 <= theirs.mean.low < theirs.mean.high <= max(values) + 1e-9
+        assert ours.mean.low < theirs.mean.low
+
+
+def test_a_failed_run_is_a_hole_and_never_a_smaller_n(write_study: WriteStudy) -> None:
+    results = Results.read(write_study(numbers=failing("sp", "0.4", 1)))
+    rows = {(row.cell.condition[1], row.cell.method): row for row in results.table()}
+    hole = rows["0.4", "sp"]
+    assert (hole.mean, hole.deviation, hole.gain, hole.p, hole.holm, hole.wins) == (None,) * 6
+    assert [run["seed"] for run in hole.cell.holes] == [1]
+    assert [run["error"] for run in results.failed] == ["step 4: 'flow' became nan"]
+    assert all(row.mean.n == 3 for row in rows.values() if row.mean)
+    left = [rows["0.4", name] for name in ("at", "rkd")]
+    smallest = min(row.p or 0 for row in left)
+    assert min(row.holm or 0 for row in left) == pytest.approx(min(1, 2 * smallest))  # of the two that have one
+
+
+def test_without_the_plain_student_nothing_is_compared(write_study: WriteStudy) -> None:
+    for row in Results.read(write_study(numbers=failing("plain", "0.4", 0))).table():
+        if row.cell.condition[1] == "0.4":
+            assert (row.gain, row.p, row.holm, row.wins) == (None,) * 4
+            assert (row.mean is None) == (row.cell.method == "plain")
+
+
+def test_one_seed_has_no_spread(write_study: WriteStudy) -> None:
+    for interval in ("t", "bootstrap"):
+        for row in Results.read(write_study(interval, seeds=(4,))).table(interval=interval):
+            assert row.mean is not None
+            assert row.mean.n == 1
+            assert math.isnan(row.mean.low)
+            assert (row.deviation, row.p, row.holm) == (None, None, None)
+            assert row.gain is None or math.isnan(row.gain.high)
+
+
+def test_ties_are_half_a_win_and_the_better_end_is_known(write_study: WriteStudy) -> None:
+    values = {"at": {"accuracy": 0.5, "ece": 0.5}, "sp": {"accuracy": 0.6, "ece": 0.6}}
+    folder = write_study(numbers=lambda record: values.get(record["method"], {"accuracy": 0.5, "ece": 0.5}))
+    results = Results.read(folder)
+    won = {
+        (metric, row.cell.method): row.wins
+        for metric in ("accuracy", "ece", "calibration_gap")
+        for row in results.table(metric)
+    }
+    assert (won["accuracy", "at"], won["accuracy", "sp"], won["ece", "sp"]) == (1.5, 3, 0)
+    assert won["calibration_gap", "sp"] is None  # best at 0, on neither side
+
+
+# --- ranks
+
+
+def test_ranks_are_those_of_pandas(write_study: WriteStudy) -> None:
+    pd = pytest.importorskip("pandas", reason="the oracle is pandas")
+    folder = write_study(pairs=(("big", "small"), ("huge", "small")), noise=(None, "0.2", "0.4"))
+    results = Results.read(folder)
+    for metric, ascending in (("accuracy", False), ("brier", True)):
+        raw = pd.read_json(folder / "results.jsonl", lines=True)
+        raw = raw[raw["method"] != "teacher"].fillna({"noise": 0})
+        blocks = raw.pivot_table(metric, ["noise", "teacher"], "method")
+        expected = blocks.rank(axis=1, ascending=ascending).mean().sort_values()
+        ranks = results.ranks(metric)
+        assert dict(ranks.average) == pytest.approx(expected.to_dict())
+        assert list(ranks.average.values()) == sorted(ranks.average.values())
+        assert (ranks.blocks, ranks.unranked) == (6, {})
+        assert ranks.p == pytest.approx(stats.friedmanchisquare(*blocks.to_numpy().T).pvalue)
+        assert ranks.critical_difference == critical_difference(4, 6)
+
+
+def test_a_method_with_a_hole_has_no_rank_and_no_block_is_dropped(write_study: WriteStudy) -> None:
+    ranks = Results.read(write_study(numbers=failing("sp", "0.4", 1))).ranks()
+    assert set(ranks.average) == {"plain", "at", "rkd"}
+    assert ranks.unranked == {"sp": "noise 0.4: seed 1 failed"}
+    assert ranks.blocks == 2
+    assert sum(ranks.average.values()) == pytest.approx(6)
+
+
+def test_a_condition_in_which_everything_failed_is_not_left_out(write_study: WriteStudy) -> None:
+    folder = write_study(numbers=lambda r: {"status": "failed", "error": "no data"} if r["noise"] else {})
+    ranks = Results.read(folder).ranks()
+    assert (ranks.blocks, dict(ranks.average)) == (2, {})
+    assert ranks.unranked["plain"] == "noise 0.4: seed 0 failed, seed 1 failed, seed 2 failed"
+
+
+def test_ties_are_not_broken_by_rounding(write_study: WriteStudy) -> None:
+    close = {"plain": 0.98666665, "at": 0.98666667, "sp": 0.98, "rkd": 0.99}
+    ranks = Results.read(write_study(numbers=lambda r: {"accuracy": close.get(r["method"], 0.5)})).ranks()
+    assert dict(ranks.average) == {"rkd": 1, "plain": 2.5, "at": 2.5, "sp": 4}
+
+
+def test_where_nobody_has_the_metric_there_is_no_block(write_study: WriteStudy, refused: Refused) -> None:
+    results = Results.read(write_study())
+    ranks = results.ranks("memorised")
+    assert (ranks.blocks, ranks.p) == (1, None)
+    with refused("ood_auroc", "rank by another"):
+        results.ranks("ood_auroc")
+    with refused("calibration_gap", "neither end"):
+        results.ranks("calibration_gap")
+
+
+def test_ranks_of_few(write_study: WriteStudy) -> None:
+    two = Results.read(write_study("two", methods=("at",))).ranks()
+    assert two.p is None
+    assert two.critical_difference == critical_difference(2, 2)
+    alone = Results.read(write_study("alone", methods=())).ranks()
+    assert (dict(alone.average), alone.critical_difference) == ({"plain": 1}, None)
+    all_gone = write_study("gone", lambda r: {"status": "missing"} if r["seed"] == 0 and r["noise"] else {})
+    ranks = Results.read(all_gone).ranks()
+    assert (dict(ranks.average), ranks.critical_difference, len(ranks.unranked)) == ({}, None, 4)
+
+
+# --- names
+
+
+def test_conditions_are_called_by_what_varies(write_study: WriteStudy) -> None:
+    one = Results.read(write_study("one", noise=(None,)))
+    assert one.label(("digits", None, None, None, "noisy")) == "digits"
+    two = Results.read(write_study("two", pairs=(("big", "small"), ("huge", "small"))))
+    assert two.label(("digits", None, None, None, "noisy")) == "correct labels"
+    assert two.heading(("digits", "0.4", None, None, "noisy"), ("huge", "small")) == "noise 0.4, huge teaches small"
+    changes: dict[str, dict[str, Any]] = {"0.4": {"data": "fashion", "per_class": 100, "teacher_labels": "clean"}}
+    many = Results.read(write_study("many", lambda r: {"imbalance": "step:0.5:0.1"} | changes.get(r["noise"], {})))
+    assert many.label(("fashion", "pair:0.2", "step:0.5:0.1", 100, "clean")) == (
+        "fashion, noise pair:0.2, 100 samples a class, teacher on clean labels"
+    )
+
+
+def test_unknown_names_are_refused(write_study: WriteStudy, refused: Refused) -> None:
+    results = Results.read(write_study())
+    with refused("metric", "'acuracy'", "did you mean 'accuracy'"):
+        results.table("acuracy")
+    with refused("metric", "'method'"):
+        results.ranks("method")
+    with refused("interval", "'boot'", "bootstrap"):
+        results.table(interval="boot")
+
+
+# --- the frame
+
+
+def test_the_frame_is_the_records(write_study: WriteStudy) -> None:
+    pytest.importorskip("pandas", reason="extra frame is not installed")
+    results = Results.read(write_study(numbers=failing("sp", "0.4", 1)))
+    frame = results.frame()
+    assert len(frame) == len(results.runs)
+    assert all(frame[name].dtype == "float64" for name in METRICS)
+    assert frame["accuracy"].isna().sum() == 1
+    assert frame["accuracy"].tolist()[:3] == [run["accuracy"] for run in results.runs[:3]]
+    assert frame["per_class_accuracy"][0] == {"a": 0.5, "b": 0.25}
+
+
+def test_without_pandas_the_frame_names_the_extra(
+    write_study: WriteStudy, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with refused("pandas", "pip install 'tutelage[frame]'"):
+        Results.read(write_study()).frame()
+
+
+# --- folders that are not as they should be
+
+
+def test_runs_stand_in_the_order_of_the_seeds(write_study: WriteStudy) -> None:
+    folder = write_study(seeds=(5, 0, 3))
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    (folder / "results.jsonl").write_text("\n".join([*lines[::-1], "", " "]))
+    assert all([run["seed"] for run in cell.runs] == [5, 0, 3] for cell in Results.read(folder).cells)
+
+
+def test_trials_are_read(write_study: WriteStudy, refused: Refused) -> None:
+    folder = write_study()
+    assert Results.read(folder).trials == ()
+    first = json.loads((folder / "results.jsonl").read_text().splitlines()[0])
+    (folder / "trials.jsonl").write_text(json.dumps(first | {"score": 0.5, "chosen": True}))
+    assert [trial["score"] for trial in Results.read(folder).trials] == [0.5]
+    (folder / "trials.jsonl").write_text(json.dumps(first))
+    with refused("trials.jsonl, line 1", "'score'"):
+        Results.read(folder)
+
+
+def test_folders_without_a_study(tmp_path: Path, write_study: WriteStudy, refused: Refused) -> None:
+    with refused("no folder", "nowhere"):
+        Results.read(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with refused("no folder", "file"):
+        Results.read(tmp_path / "file")
+    with refused("holds no study", "study.json"):
+        Results.read(tmp_path)
+    folder = write_study()
+    (folder / "results.jsonl").write_text("\n")
+    with refused("holds no run"):
+        Results.read(folder)
+    (folder / "results.jsonl").unlink()
+    with refused("no results.jsonl yet"):
+        Results.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "pieces"),
+    [
+        (lambda line: line[: len(line) // 2], ["line 4"]),
+        (lambda line: line.replace('"status": "done"', '"status": "well"'), ["line 4", "'well'"]),
+        (lambda line: line.replace('"seed": 0', '"seed": "0"'), ["line 4", "seed"]),
+        (lambda line: line.replace('"seed": 0', '"seed": true'), ["line 4", "seed"]),
+        (lambda line: line.replace('"seed": 0', '"seed": 9'), ["plain", "[0, 1, 2]", "run the study again"]),
+        (lambda line: line.replace('"flops": 378496', '"flops": NaN'), ["line 4", "NaN"]),
+        (lambda line: line.replace('"flops": 378496', '"flops": 1e999'), ["line 4", "flops", "inf"]),
+        (lambda line: line.replace('"flops": 378496', '"flops": "many"'), ["line 4", "flops", "'many'"]),
+        (lambda line: line.replace('"flops": 378496', '"flops": true'), ["line 4", "flops"]),
+        (lambda line: line.replace('"flops": 378496, ', ""), ["line 4", "'flops'", "another version"]),
+        (lambda line: line.replace('"noise": null', '"noise": [1]'), ["line 4", "noise", "[1]"]),
+        (lambda line: line.replace('"method": "plain"', '"method": null'), ["line 4", "method"]),
+        (lambda line: "[]", ["line 4", "not a record"]),
+        (lambda line: "3", ["line 4", "not a record"]),
+        (lambda line: "[" * 100_000, ["line 4"]),
+        (lambda line: line + "\n" + line, ["plain", "[0, 0, 1, 2]"]),
+        (lambda line: "", ["plain", "[1, 2]"]),
+        (lambda line: "\udcff\udcfe", ["line 4"]),
+    ],
+)
+def test_a_damaged_line_is_named(
+    write_study: WriteStudy, refused: Refused, change: Callable[[str], str], pieces: list[str]
+) -> None:
+    folder = write_study()
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    lines[3] = change(lines[3])
+    (folder / "results.jsonl").write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+    with refused("results.jsonl", *pieces):
+        Results.read(folder)
+
+
+def test_a_whole_row_that_is_not_there_is_missed(write_study: WriteStudy, refused: Refused) -> None:
+    folder = write_study()
+    lines = (folder / "results.jsonl").read_text().splitlines()
+    (folder / "results.jsonl").write_text("\n".join(line for line in lines if '"method": "rkd"' not in line))
+    with refused("rkd", "run the study again"):
+        Results.read(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "piece"), [("{", "cannot be read"), ("[]", "lacks 'name'"), ('{"seeds": []}', "another version")]
+)
+def test_a_damaged_declaration(write_study: WriteStudy, refused: Refused, text: str, piece: str) -> None:
+    folder = write_study()
+    (folder / "study.json").write_text(text)
+    with refused("study.json", piece):
+        Results.read(folder)
+
+
+@pytest.mark.parametrize("change", [{"seeds": []}, {"seeds": ["0"]}, {"methods": {"at": {}}}, {"train": 3}])
+def test_a_declaration_that_says_something_else(
+    write_study: WriteStudy, refused: Refused, change: dict[str, Any]
+) -> None:
+    folder = write_study()
+    told = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({**told, **change}))
+    with refused("study.json", *change, "run the study again"):
+        Results.read(folder)

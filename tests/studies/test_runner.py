@@ -1,0 +1,265 @@
+"""A study as it runs: only what is missing, whatever happens on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.errors import TutelageWarning
+from tutelage.studies.results import Results
+from tutelage.studies.runner import Status, run_study
+from tutelage.studies.study import Study
+from tutelage.studies.workers import LocalWorkers
+
+Refused = Callable[..., AbstractContextManager[None]]
+Tiny = Callable[..., Study]
+
+BROKEN = """
+from torch import nn
+from tutelage.models.resnet import ResNet
+
+class Broken(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.body = ResNet(8, num_classes, in_channels, width=0.25)
+
+    def forward(self, x):
+        if self.training:
+            {}
+        return self.body(x)
+"""
+
+
+@pytest.fixture
+def tiny(tiny_npz: str) -> Tiny:
+    """A study of runs of a second."""
+
+    def make(**fields: Any) -> Study:
+        train = {"epochs": 6, "batch_size": 8, "lr": 0.1, "device": "cpu", **fields.pop("train", {})}
+        told = {"data": tiny_npz, "students": "resnet8x0.25", "teachers": "resnet8x0.25", "seeds": 2}
+        return Study(**{**told, "methods": "hinton", "train": train, **fields})
+
+    return make
+
+
+class Here:
+    """Calls at once, in this process: what the runner decides does not depend on where it is done."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+    def stop(self) -> None:
+        pass
+
+
+def run(study: Study, out: Path, watch: Callable[[Status], None] | None = None) -> Results:
+    return run_study(study, out, workers=Here(), watch=watch)
+
+
+def written(out: Path) -> dict[str, float]:
+    """When each run was finished."""
+    return {file.parent.name: file.stat().st_mtime_ns for file in (out / "runs").glob("*/result.json")}
+
+
+def test_only_what_is_missing_is_run(tiny: Tiny, tmp_path: Path) -> None:
+    seen: list[Status] = []
+    first = run(tiny(noise=[0, 0.4]), tmp_path, seen.append)
+    assert len(first.runs) == 2 * 3 * 2
+    assert {record["status"] for record in first.runs} == {"done"}
+    assert seen[-1] == Status(runs=12, done=12, failed=0, found=0, running=())
+    assert all(0 <= status.share <= 1 for status in seen)
+    before = written(tmp_path)
+
+    again = run(tiny(noise=[0, 0.4]), tmp_path, seen.append)
+    assert again.runs == first.runs
+    assert written(tmp_path) == before
+    assert seen[-1].found == 12
+
+    more = run(tiny(noise=[0, 0.4], methods="hinton,dml", seeds=3), tmp_path, seen.append)
+    assert before.items() <= written(tmp_path).items()
+    assert seen[-1].runs - seen[-1].found == 2 * 2 + 2 * 4  # dml of two seeds, and all of the third
+    old = {(record["noise"], record["method"], record["seed"]): record for record in first.runs}
+    new = {(record["noise"], record["method"], record["seed"]): record for record in more.runs}
+    assert all(new[place] == record for place, record in old.items())
+
+
+def test_a_record_says_what_its_run_measured(tiny: Tiny, tmp_path: Path) -> None:
+    results = run(tiny(noise=0.4, seeds=1), tmp_path)
+    for record in results.runs:
+        folder = tmp_path / record["folder"]
+        result = json.loads((folder / "result.json").read_text())
+        assert record["accuracy"] == result["test"]["accuracy"]
+        assert record["memorised"] == result["train"]["memorised"]
+        assert record["noise_rate"] == result["data"]["record"][0]["realised_rate"]
+        assert record["forward_passes"] == sum(result["forward_passes"].values()) > 0
+        assert record["curve"]["epoch"] == [1, 2, 3, 4, 5, 6]
+        assert all(len(values) == 6 for values in record["curve"]["loss"].values())
+    assert [record["method"] for record in results.runs] == ["teacher", "plain", "hinton"]
+    teacher, plain, hinton = results.runs
+    assert hinton["teacher_accuracy"] == plain["teacher_accuracy"] == teacher["accuracy"]
+    assert teacher["agreement"] is None
+    assert hinton["agreement"] is not None
+    frame = pytest.importorskip("pandas").read_json(tmp_path / "results.jsonl", lines=True)
+    assert list(frame["method"]) == ["teacher", "plain", "hinton"]
+
+
+def test_numbers_are_those_of_the_same_run_alone(tiny: Tiny, tmp_path: Path) -> None:
+    from tutelage.config import Config, read_config
+    from tutelage.runs import execute
+
+    (hinton,) = [r for r in run(tiny(noise=0.4, seeds=1), tmp_path / "study").runs if r["method"] == "hinton"]
+    config = Config(**read_config(tmp_path / "study" / hinton["folder"] / "config.yaml"))
+    assert execute(config, tmp_path / "alone").metrics["test"]["nll"] == hinton["nll"]
+
+
+def test_what_is_measured_beyond_is_measured_later_without_training_again(tiny: Tiny, tmp_path: Path) -> None:
+    run(tiny(seeds=1), tmp_path)
+    before = written(tmp_path)
+    results = run(tiny(seeds=1, evaluate={"pgd": [0.01, 0.1]}), tmp_path)
+    assert written(tmp_path) == before
+    for record in results.runs:
+        assert list(record["pgd"]) == ["0.01", "0.1"]
+        assert record["accuracy"] >= record["pgd"]["0.01"] >= record["pgd"]["0.1"]
+
+
+def test_a_run_that_fails_is_a_hole_with_its_error(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_net.py").write_text(BROKEN.format('raise RuntimeError("no luck today\\nnor tomorrow")'))
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "out"
+    results = run(tiny(students="broken_net:Broken", seeds=1), out)
+    status = {record["method"]: (record["status"], record["error"]) for record in results.runs}
+    assert status["teacher"] == ("done", None)
+    for row in ("plain", "hinton"):
+        assert status[row][0] == "failed"
+        assert "no luck today" in status[row][1]
+    assert all(row.mean is None for row in results.table() if row.cell.method != "teacher")
+    (kept,) = (out / "failures").glob("plain-*.json")
+    attempts = json.loads(kept.read_text())["attempts"]
+    assert len(attempts) == 2  # tried once more
+    assert "RuntimeError" in attempts[0]["traceback"]
+
+    (tmp_path / "broken_net.py").write_text(BROKEN.format("pass"))  # mended, it is run as what is missing
+    monkeypatch.delitem(sys.modules, "broken_net")
+    assert {record["status"] for record in run(tiny(students="broken_net:Broken", seeds=1), out).runs} == {"done"}
+    assert not any((out / "failures").iterdir())
+
+
+def test_without_its_teacher_a_student_fails_by_name(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_teacher.py").write_text(BROKEN.format('raise RuntimeError("no luck")'))
+    monkeypatch.syspath_prepend(tmp_path)
+    results = run(tiny(teachers="broken_teacher:Broken", seeds=1), tmp_path / "out")
+    errors = {record["method"]: record["error"] for record in results.runs}
+    assert "no luck" in errors["teacher"]
+    assert "its teacher teacher-seed0-" in errors["hinton"]
+
+
+def test_a_worker_that_is_killed_costs_one_attempt(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = f"import os, pathlib; mark = pathlib.Path({str(tmp_path / 'mark')!r}); "
+    once += "mark.exists() or (mark.touch(), os.kill(os.getpid(), 9))"
+    (tmp_path / "killed_net.py").write_text(BROKEN.format(once))
+    monkeypatch.syspath_prepend(tmp_path)
+    study = tiny(students="killed_net:Broken", seeds=1)
+    results = run_study(study, tmp_path / "out", workers=LocalWorkers(1))
+    assert (tmp_path / "mark").exists()
+    assert {record["status"] for record in results.runs} == {"done"}
+
+
+def test_warnings_of_runs_reach_the_one_who_asked(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.warns(TutelageWarning, match="seed0-.*: the teacher .* chance level"):
+        run(tiny(train={"epochs": 1, "lr": 1e-9}, seeds=1), tmp_path)
+
+
+def test_one_study_at_a_time(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".lock"), refused("another study is at work"):
+        run(tiny(), tmp_path)
+
+
+def test_nothing_is_written_for_a_study_that_cannot_work(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+    with refused("hintom"):
+        run(tiny(methods="hintom"), tmp_path)
+    assert not (tmp_path / "study.json").exists()
+
+
+# --- real processes, stopped and killed
+
+
+def start(out: Path, tiny_npz: str) -> subprocess.Popen[bytes]:
+    words = ["study", "nine", "--data", tiny_npz, "--students", "resnet8x0.25", "--teachers", "resnet8x0.25"]
+    words += ["--noise", "0.4", "--methods", "hinton,dml", "--seeds", "2", "--set", "epochs=12"]
+    words += ["--set", "batch_size=8", "--set", "device=cpu", "--out", str(out)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tutelage", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 120
+    while not found():
+        assert process.poll() is None, process.communicate()[1].decode()[-2000:]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.timeout(280)
+def test_a_study_stopped_and_killed_ends_as_one_that_never_was(tiny_npz: str, tmp_path: Path) -> None:
+    whole = start(tmp_path / "whole", tiny_npz)
+    _, said = whole.communicate(timeout=200)
+    assert whole.returncode == 0, said.decode()[-2000:]
+
+    out = tmp_path / "out"
+
+    def epochs() -> int:
+        return sum(file.read_bytes().count(b"\n") for file in out.glob("runs/*/metrics.jsonl"))
+
+    for how, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)):
+        before = epochs()
+        process = start(out, tiny_npz)
+        wait_for(lambda before=before: epochs() > before, process)
+        process.send_signal(how)
+        process.communicate(timeout=60)
+        assert process.returncode == code
+        until = time.monotonic() + 30
+        while alive(process.pid):  # no worker is left behind, not even by SIGKILL
+            assert time.monotonic() < until
+            time.sleep(0.05)
+    last = start(out, tiny_npz)
+    printed, said = last.communicate(timeout=200)
+    assert last.returncode == 0, said.decode()[-2000:]
+    assert b"| hinton |" in printed
+    assert (out / "report.html").exists()
+
+    def numbers(folder: Path) -> list[dict[str, Any]]:
+        lines = (folder / "results.jsonl").read_text().splitlines()
+        timed = ("seconds", "latency_ms", "command")  # the command names the folder of the teacher
+        return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+
+    assert numbers(out) == numbers(tmp_path / "whole")

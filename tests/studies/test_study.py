@@ -1,0 +1,207 @@
+"""What a study may say, and what it is told when it says something else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tutelage.config import Config
+from tutelage.studies.plan import Planner, inspect
+from tutelage.studies.study import Study, Way, read_study
+
+Refused = Callable[..., AbstractContextManager[None]]
+
+
+def test_one_value_several_and_a_text_with_commas_say_the_same() -> None:
+    study = Study(data="digits", noise="0, 0.2,pair:0.4", seeds=2, methods="hinton,dml")
+    same = Study(data=["digits"], noise=[0, 0.2, "pair:0.4"], seeds=[0, 1], methods=["hinton", {"method": "dml"}])
+    assert study == same
+    assert study.noise == (None, "0.2", "pair:0.4")
+    assert study.seeds == (0, 1)
+    assert list(study.methods) == ["plain", "hinton", "dml"]
+
+
+def test_rows_are_named_by_their_settings_or_by_hand() -> None:
+    study = Study(
+        methods=[
+            "at",
+            {"method": "at", "settings": {"beta": 1000}},
+            {"method": "at", "row": "strong", "settings": {"beta": 9}},
+        ]
+    )
+    assert list(study.methods) == ["plain", "at", "at, beta=1000", "strong"]
+    assert study.methods["strong"] == Way(method="at", settings={"beta": 9})
+    by_name = Study(methods={"at": {}, "strong": {"method": "at", "settings": {"beta": 9}}})
+    assert by_name.methods["strong"] == study.methods["strong"]
+    assert by_name.methods["at"] == Way(method="at")
+
+
+def test_pairs_are_the_product_or_what_is_said() -> None:
+    assert Study(teachers="a,b", students="c,d").all_pairs == (("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"))
+    assert Study(pairs=[["a", "c"], ["b", "d"]]).all_pairs == (("a", "c"), ("b", "d"))
+
+
+MISTAKES = {
+    "an unknown field": ({"sedes": 3}, ["the study", "sedes", "seeds"]),
+    "no seed": ({"seeds": 0}, ["seeds", "one seed or more"]),
+    "no seed in a list": ({"seeds": []}, ["seeds"]),
+    "a seed twice": ({"seeds": [1, 1]}, ["seeds", "twice"]),
+    "a negative seed": ({"seeds": [-1, 2]}, ["seeds", "-1"]),
+    "a seed that is no number": ({"seeds": ["first"]}, ["seeds", "first"]),
+    "no data": ({"data": []}, ["data"]),
+    "a noise twice": ({"noise": [0.2, "0.2"]}, ["noise", "0.2", "twice"]),
+    "nothing twice": ({"noise": [0, None]}, ["noise", "twice"]),
+    "labels of no kind": ({"teacher_labels": "dirty"}, ["teacher_labels", "dirty"]),
+    "too few samples": ({"per_class": [0.5]}, ["per_class"]),
+    "a pair of three": ({"pairs": [["a", "b", "c"]]}, ["pairs"]),
+    "a row of the teacher's name": ({"methods": {"teacher": {"method": "hinton"}}}, ["teacher's own"]),
+    "another plain": ({"methods": {"plain": {"method": "hinton"}}}, ["plain student"]),
+    "a row twice": ({"methods": ["at", "at"]}, ["two rows", "at"]),
+    "a method of no form": ({"methods": [3]}, ["methods"]),
+    "a method's table with more in it": ({"methods": [{"method": "at", "beta": 3}]}, ["beta", "settings"]),
+    "settings that are none": ({"methods": [{"method": "at", "settings": 3}]}, ["settings"]),
+    "a field of its own in train": ({"train": {"seed": 3}}, ["seed", "seeds", "outside of train"]),
+    "an unknown field in train": ({"train": {"epoch": 3}}, ["epoch", "epochs"]),
+    "a wrong value in train": ({"train": {"epochs": 0}}, ["epochs", "0"]),
+    "train that is no table": ({"train": 3}, ["train"]),
+    "an unknown thing to measure": ({"evaluate": {"pdg": [0.1]}}, ["the evaluation", "pdg", "pgd"]),
+    "a radius that is none": ({"evaluate": {"pgd": [7]}}, ["pgd", "7"]),
+    "a budget without a judge": ({"budget": 3, "train": {"validation": 0}}, ["validation", "0.1"]),
+    "a search without a budget": ({"search": {"hinton": {"alpha": [0.1, 0.9]}}}, ["budget"]),
+    "a search for no row": ({"budget": 2, "search": {"hintom": {"alpha": [0.1, 0.9]}}}, ["hintom", "hinton"]),
+    "no name": ({"name": ""}, ["name"]),
+}
+
+
+@pytest.mark.parametrize(("fields", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_in_one_line(fields: dict[str, object], said: list[str], refused: Refused) -> None:
+    with refused(*said):
+        Study(**fields)
+
+
+WRONG = {
+    "no such data": ({"data": "digitz"}, ["digitz"]),
+    "no such network": ({"students": "resnet9"}, ["9"]),
+    "no such teacher": ({"teachers": "resnot8"}, ["resnot8"]),
+    "no such method": ({"methods": "hintom"}, ["hintom", "hinton"]),
+    "no such parameter": ({"methods": [{"method": "hinton", "settings": {"temprature": 3}}]}, ["temprature"]),
+    "a parameter out of bounds": ({"methods": [{"method": "hinton", "settings": {"alpha": 3}}]}, ["alpha", "3"]),
+    "no such noise": ({"noise": "piar:0.2"}, ["piar", "pair"]),
+    "a noise of more than all": ({"noise": 1.2}, ["1.2"]),
+    "no such imbalance": ({"imbalance": "powerlow:0.2"}, ["powerlow"]),
+    "more samples than there are": ({"per_class": 100_000}, ["100000"]),
+}
+
+
+@pytest.mark.parametrize(("fields", "said"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_opened_is_told_before_anything_is_trained(
+    fields: dict[str, object], said: list[str], refused: Refused
+) -> None:
+    with refused(*said):
+        inspect(Study(**fields))
+
+
+def test_a_study_comes_from_a_file_a_program_or_by_its_name(tmp_path: Path, refused: Refused) -> None:
+    (tmp_path / "mine.toml").write_text('noise = [0, 0.4]\nmethods = ["hinton"]\n[train]\nepochs = 2\n')
+    (tmp_path / "mine.py").write_text("import tutelage\nstudy = tutelage.Study(noise=[0, 0.4], train={'epochs': 2})\n")
+    assert Study(**read_study(tmp_path / "mine.toml")) == Study(**read_study(tmp_path / "mine.py"))
+    nine = Study(**read_study("nine"))
+    assert len(nine.methods) == 10
+    assert nine.all_pairs == (("resnet14x0.5", "resnet8x0.5"),)
+    inspect(nine)
+    with refused("nin", "nine"):
+        read_study("nin")
+    with refused("gone.toml"):
+        read_study(tmp_path / "gone.toml")
+    (tmp_path / "broken.toml").write_text("noise = [0, ")
+    with refused("broken.toml"):
+        read_study(tmp_path / "broken.toml")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    with refused("broken.py", "division by zero"):
+        read_study(tmp_path / "broken.py")
+    (tmp_path / "empty.py").write_text("studie = 3")
+    with refused("empty.py", "study ="):
+        read_study(tmp_path / "empty.py")
+
+
+def test_what_is_written_down_makes_the_study_again() -> None:
+    study = Study(**read_study("nine"))
+    assert Study(**json.loads(json.dumps(study.as_json()))).as_json() == study.as_json()
+
+
+# --- the plan
+
+
+def planned(study: Study, out: str = "here") -> dict[tuple[object, ...], str]:
+    lines = Planner(study, Path(out), dict.fromkeys(study.data, "0")).asked({})
+    return {(line.case, line.row, line.seed): line.job.key for line in lines}
+
+
+def test_every_row_of_every_case_and_seed_is_asked_for_once() -> None:
+    study = Study(
+        noise=[0, 0.4], imbalance=["none", "step:0.5:0.5"], teachers="resnet14,resnet20", methods="hinton,dml"
+    )
+    keys = planned(study)
+    assert len(keys) == 2 * 2 * 2 * (1 + 3) * 3
+    assert len(set(keys.values())) == len(keys)
+
+
+def test_equal_runs_share_a_key_whatever_the_study_around_them() -> None:
+    small = planned(Study(noise=0.4, methods="hinton", seeds=1))
+    large = planned(Study(name="another", noise=[0, 0.4], methods="dml,hinton", seeds=3), out="elsewhere")
+    assert set(small.items()) <= set(large.items())
+
+
+def test_all_that_a_number_depends_on_changes_the_key() -> None:
+    base = {"noise": 0.4, "methods": "hinton", "seeds": [0]}
+    (key,) = {key for (_, row, _), key in planned(Study(**base)).items() if row == "hinton"}
+    for change in (
+        {"train": {"epochs": 19}},
+        {"train": {"lr": 0.1}},
+        {"methods": [{"method": "hinton", "row": "hinton", "settings": {"alpha": 0.5}}]},
+        {"teachers": "resnet20"},  # which is trained otherwise
+        {"students": "resnet14"},
+        {"noise": "pair:0.4"},
+        {"seeds": [1]},
+        {"teacher_labels": "clean"},
+    ):
+        (other,) = {key for (_, row, _), key in planned(Study(**{**base, **change})).items() if row == "hinton"}
+        assert other != key, change
+    defaults_said = {"methods": [{"method": "hinton", "row": "hinton", "settings": {"temperature": 4.0}}]}
+    (same,) = {key for (_, row, _), key in planned(Study(**{**base, **defaults_said})).items() if row == "hinton"}
+    assert same == key
+
+
+def test_a_teacher_is_trained_once_for_all_its_students() -> None:
+    study = Study(noise=0.4, methods="hinton,dml", students="resnet8,resnet14", teachers="resnet20", seeds=1)
+    lines = Planner(study, Path("here"), {"digits": "0"}).asked({})
+    assert len({line.job.key for line in lines if line.row == "teacher"}) == 1
+    assert {line.job.needs.key for line in lines if line.job.needs} == {
+        line.job.key for line in lines if line.row == "teacher"
+    }
+
+
+def test_a_teacher_of_correct_labels_is_told_no_noise() -> None:
+    study = Study(noise=0.4, teacher_labels="noisy,clean", methods="hinton", seeds=1)
+    lines = Planner(study, Path("here"), {"digits": "0"}).asked({})
+    noises = {(line.case.teacher_labels, line.row == "teacher"): line.job.config.noise for line in lines}
+    assert noises == {("noisy", True): "0.4", ("noisy", False): "0.4", ("clean", True): None, ("clean", False): "0.4"}
+
+
+def test_a_trained_teacher_is_taken_as_it_is() -> None:
+    study = Study(teachers="resnet8@weights.safetensors", methods="hinton", seeds=1)
+    lines = Planner(study, Path("here"), {"digits": "0"}).asked({})
+    assert {line.row for line in lines} == {"plain", "hinton"}
+    assert {line.job.config.teacher for line in lines} == {("resnet8@weights.safetensors",)}
+    assert all(line.job.needs is None for line in lines)
+
+
+def test_runs_are_told_what_the_study_says_for_all() -> None:
+    study = Study(train={"epochs": 3, "batch_size": 32}, noise=0.4, seeds=1)
+    for line in Planner(study, Path("here"), {"digits": "0"}).asked({}):
+        assert isinstance(line.job.config, Config)
+        assert (line.job.config.epochs, line.job.config.batch_size, line.job.config.noise) == (3, 32, "0.4")

@@ -1,0 +1,129 @@
+"""The same budget for every method, spent on its own parameters, judged on held-out training data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tutelage.studies.plan import Planner
+from tutelage.studies.study import Study
+from tutelage.studies.tuning import Range, Trial, choose, space, trials_of
+
+Refused = Callable[..., AbstractContextManager[None]]
+
+
+def planner(**fields: object) -> Planner:
+    study = Study(**{"budget": 4, "seeds": 2, "methods": "hinton,dml", **fields})
+    return Planner(study, Path("here"), dict.fromkeys(study.data, "0"))
+
+
+def test_shares_positive_numbers_and_choices_are_searched_around_their_defaults() -> None:
+    found = space(planner(methods="hinton,fitnet"), "hinton")
+    assert found == {"temperature": Range(1.0, 16.0, log=True), "alpha": Range(0.1, 0.9)}
+    fitnet = space(planner(methods="hinton,fitnet"), "fitnet")
+    assert fitnet["mode"].choices == ("two_stage", "joint")
+    assert "kd_alpha" not in fitnet or fitnet["kd_alpha"].low > 0  # what is off stays off
+    assert space(planner(), "plain") == {}
+
+
+def test_a_study_can_say_where_to_search_and_a_row_what_stays() -> None:
+    settings = {"hinton": {"method": "hinton", "settings": {"alpha": 0.5}}}
+    made = planner(methods=settings, search={"hinton": {"temperature": [2, 8.5]}})
+    assert space(made, "hinton") == {"temperature": Range(2, 8.5, log=True)}
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"temprature": [1, 2]}, ["temprature", "temperature"]),
+        ({"temperature": [8, 2]}, ["temperature", "8", "2"]),
+        ({"temperature": []}, ["temperature", "empty"]),
+    ],
+)
+def test_a_search_that_is_none_is_refused(search: dict[str, object], said: list[str], refused: Refused) -> None:
+    with refused(*said):
+        space(planner(search={"hinton": search}), "hinton")
+
+
+def test_what_a_row_sets_is_not_searched_for(refused: Refused) -> None:
+    settings = {"hinton": {"method": "hinton", "settings": {"alpha": 0.5}}}
+    with refused("alpha", "one of the two"):
+        space(planner(methods=settings, search={"hinton": {"alpha": [0.1, 0.2]}}), "hinton")
+
+
+def test_places_cover_a_range() -> None:
+    assert [Range(1, 16, log=True).at(place) for place in (0, 0.5, 0.999999)] == [1, 4, pytest.approx(16, rel=1e-3)]
+    assert [Range(0, 2).at(place) for place in (0, 0.5)] == [0, 1]
+    assert {Range(2, 4, whole=True).at(place / 100) for place in range(100)} == {2, 3, 4}
+    assert {Range(choices=("a", None)).at(place / 100) for place in range(100)} == {"a", None}
+
+
+def test_every_method_gets_as_many_trials_the_first_as_it_stands() -> None:
+    made = planner(noise=[0, 0.4], methods="hinton,rkd")
+    trials = trials_of(made)
+    counts: dict[tuple[object, str], int] = {}
+    for trial in trials:
+        counts[trial.asked.case, trial.asked.row] = counts.get((trial.asked.case, trial.asked.row), 0) + 1
+        assert trial.asked.seed == 2  # none of the seeds that the table is of
+        assert trial.asked.job.config.validation > 0
+    assert set(counts.values()) == {4}
+    assert len(counts) == 2 * 2
+    assert trials[0].settings == {}
+    assert len({trial.asked.job.key for trial in trials}) == len(trials)
+    assert [trial.settings for trial in trials] == [trial.settings for trial in trials_of(made)]  # no luck in it
+    assert trials_of(planner(budget=0)) == []
+
+
+class FakeStore:
+    def __init__(self, scores: dict[str, float | None]) -> None:
+        self.scores = scores
+
+    def record(self, asked: object) -> dict[str, object]:
+        score = self.scores[asked.job.key]  # type: ignore[attr-defined]
+        return {"curve": None if score is None else {"validation_accuracy": [0.99, score]}}
+
+
+def test_the_last_epoch_on_held_out_data_decides_and_the_first_of_equals_wins() -> None:
+    trials = [trial for trial in trials_of(planner(methods="hinton")) if trial.asked.row == "hinton"]
+    keys = [trial.asked.job.key for trial in trials]
+    chosen = choose(trials, FakeStore(dict(zip(keys, [0.5, None, 0.7, 0.7], strict=True))))  # type: ignore[arg-type]
+    assert chosen.settings == {(trials[0].asked.case, "hinton"): trials[2].settings}
+    assert [record["chosen"] for record in chosen.trials] == [False, False, True, False]
+    assert [record["score"] for record in chosen.trials] == [0.5, None, 0.7, 0.7]
+    lost = choose(trials, FakeStore(dict.fromkeys(keys)))  # type: ignore[arg-type]
+    assert lost.settings == {}
+
+
+def test_the_chosen_settings_are_those_of_the_table(tiny_npz: str, tmp_path: Path) -> None:
+    from tutelage.studies.runner import run_study
+    from tutelage.studies.workers import LocalWorkers
+
+    study = Study(
+        data=tiny_npz,
+        students="resnet8x0.25",
+        teachers="resnet8x0.25",
+        methods="hinton",
+        seeds=1,
+        budget=3,
+        train={"epochs": 5, "batch_size": 8, "lr": 0.1, "device": "cpu"},
+    )
+    results = run_study(study, tmp_path, workers=LocalWorkers(1))
+    assert len(results.trials) == 3
+    (best,) = [trial for trial in results.trials if trial["chosen"]]
+    assert best["score"] == max(trial["score"] for trial in results.trials)
+    (hinton,) = [record for record in results.runs if record["method"] == "hinton"]
+    assert hinton["settings"] == best["settings"]
+    assert hinton["seed"] == 0
+    assert best["seed"] == 1
+    kept = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [record["score"] for record in kept] == [record["score"] for record in results.trials]
+
+
+def test_a_trial_is_a_value() -> None:
+    (first, *_) = trials_of(planner())
+    assert isinstance(first, Trial)
+    assert first == trials_of(planner())[0]
