@@ -413,10 +413,10 @@ def _along(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet, axi
         place = np.log10(list(levels.values())) if factors else np.asarray(list(levels.values()))
         place = -place if axis == "imbalance" else place
         lines: dict[str, dict[str, Line | str]] = {}
-        for others, found in groups.items():
+        for others, group in groups.items():
             title = _others(results, others, at, levels, len(groups) > 1)
-            for method in dict.fromkeys(name for name, _ in found):
-                line = _of_rows(place, [found.get((method, value)) for value in levels], scale)
+            for method in dict.fromkeys(name for name, _ in group):
+                line = _of_rows(place, [group.get((method, value)) for value in levels], scale)
                 lines.setdefault(", ".join(filter(None, (title, kind if len(kinds) > 1 else ""))), {})[method] = line
         frame = partial(_ticks, places=place, names=[f"{level:g}" for level in levels.values()])
         name = METRICS[metric].title + (", %" if share else "")
@@ -588,7 +588,7 @@ def _per_class(results: Results, sheet: Sheet) -> Section | None:
                 panels.append(Panel(cell.method, "", hole_of(cell)))
                 continue
             worst = min(means[cell.method], key=lambda name: means[cell.method][name])
-            said = f"worst: {_short(worst, 12)}, {100 * means[cell.method][worst]:.1f} %"
+            said = f"worst: {_short(worst, 12)}, {100 * means[cell.method][worst]:.1f}\u00a0%"
             panels.append(Panel(cell.method, drawn[cell.method], said))
         blocks.append(Block(title, tuple(panels)))
     note = (
@@ -625,11 +625,9 @@ def _draw_classes(mean: Mapping[str, float], beside: Mapping[str, float] | None)
     x, y = zip(*bad, bad[0], strict=True)
     drawn += [_area([bad], SECOND, 0.3), _stroke(x, y, SECOND, linewidth=1.3)]
     if beside is not None:
-        x, y = [], []
-        for place, name in enumerate(mean):
-            x += [100 * beside.get(name, math.nan)] * 2 + [math.nan]
-            y += [place - 0.45, place + 0.45, math.nan]
-        drawn.append(_stroke(x, y, INK, linewidth=1.3))
+        across = [part for name in mean for part in (*[100 * beside.get(name, math.nan)] * 2, math.nan)]
+        down = [part for place in range(len(mean)) for part in (place - 0.45, place + 0.45, math.nan)]
+        drawn.append(_stroke(across, down, INK, linewidth=1.3))
     return drawn
 
 

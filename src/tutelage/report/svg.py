@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def style() -> Iterator[None]:
     """Matplotlib's settings while figures of the page are made and written."""
     import matplotlib as mpl
 
-    settings = {
+    settings: Any = {  # matplotlib lists each name there is, from one version on
         "svg.fonttype": "none",
         "svg.hashsalt": "tutelage",
         "path.simplify_threshold": 0.3,
@@ -105,7 +105,7 @@ class Sheet:
                 axes.add_artist(artist)
         _, drawn = self._written(figure)
         groups: dict[str, list[str]] = {}
-        common = []
+        common: list[str] = []
         for child in drawn:
             name = child.get("id", "")
             where = groups.setdefault(name, []) if name.startswith(_PANEL) else common

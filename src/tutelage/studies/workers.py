@@ -8,7 +8,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from tutelage.errors import TutelageError, one_line
@@ -34,42 +37,78 @@ def cores() -> int:
 class LocalWorkers:
     """Processes of this machine, each with its share of the cores.
 
+    Every process has a pipe of its own and shares no lock with the others, so that one can be killed at any moment.
+
     Args:
         count: how many; as many as cores unless given.
     """
 
     def __init__(self, count: int | None = None) -> None:
-        from pebble import ProcessPool
-
         count = count or cores()
-        self._pool = ProcessPool(
-            count,
-            initializer=_start,
-            initargs=(max(1, cores() // count),),
-            context=multiprocessing.get_context("spawn"),
-        )
+        self._share = max(1, cores() // count)
+        self._threads = ThreadPoolExecutor(count)  # one waits for each process
+        self._own = threading.local()
+        self._all: list[_Process] = []
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """See ``Workers``."""
-        future: Future[Any] = self._pool.schedule(function, args=arguments)
-        return future
+        return self._threads.submit(self._call, function, arguments)
+
+    def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        process: _Process | None = getattr(self._own, "process", None)
+        if process is None or not process.alive:
+            self._own.process = process = _Process(self._share)
+            self._all.append(process)
+        return process.call(function, arguments)
 
     def stop(self) -> None:
         """See ``Workers``."""
-        self._pool.stop()
-        self._pool.join()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for process in self._all:
+            process.kill()
+        self._threads.shutdown()
 
 
-def _start(threads: int) -> None:
+class _Process:
+    def __init__(self, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, threads))
+        self._process.start()
+        theirs.close()  # so that the pipe ends when the process does
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        try:
+            self._pipe.send((function, arguments))
+            return self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise ChildProcessError(f"exit code {self._process.exitcode}") from None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(pipe: Connection, threads: int) -> None:
+    """What a process does: one call after another."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one stops the others
     torch.set_num_threads(threads)
     if study := multiprocessing.parent_process():
         threading.Thread(target=_end_with, args=(study,), daemon=True).start()
+    with suppress(EOFError):
+        while True:
+            function, arguments = pipe.recv()
+            pipe.send(function(*arguments))
 
 
-def _end_with(study: Any) -> None:
+def _end_with(study: BaseProcess) -> None:
     """Leave when the study is gone: one that was killed cannot stop its workers, and the next would find them at it."""
     study.join()
     os._exit(1)
