@@ -36,6 +36,6 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Tutel
     """An error for a name that does not exist, with the nearest one that does."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    guess = f"; did you mean {near[0]!r}?" if near else ""
+    guess = f"; did you mean {near[0]!r}?" if near else "."
     choices = f" Known: {', '.join(known)}." if known else ""
     return TutelageError(f"unknown {kind} {name!r}{guess}{choices}{' ' + hint if hint else ''}")

@@ -57,6 +57,10 @@ MISTAKES = {
     "nothing twice": ({"noise": [0, None]}, ["noise", "twice"]),
     "labels of no kind": ({"teacher_labels": "dirty"}, ["teacher_labels", "dirty"]),
     "too few samples": ({"per_class": [0.5]}, ["per_class"]),
+    "no sample": ({"per_class": 0}, ["per_class", "0"]),
+    "a network twice": ({"students": "resnet8,resnet8"}, ["students", "resnet8", "twice"]),
+    "pairs of no form": ({"pairs": "resnet14,resnet8"}, ["pairs", "[teacher, student]"]),
+    "a method in train": ({"train": {"method": "at"}}, ["method", "methods", "outside of train"]),
     "a pair of three": ({"pairs": [["a", "b", "c"]]}, ["pairs"]),
     "a row of the teacher's name": ({"methods": {"teacher": {"method": "hinton"}}}, ["teacher's own"]),
     "another plain": ({"methods": {"plain": {"method": "hinton"}}}, ["plain student"]),
@@ -93,6 +97,8 @@ WRONG = {
     "no such noise": ({"noise": "piar:0.2"}, ["piar", "pair"]),
     "a noise of more than all": ({"noise": 1.2}, ["1.2"]),
     "no such imbalance": ({"imbalance": "powerlow:0.2"}, ["powerlow"]),
+    "no such weights": ({"teachers": "resnet8@gone.safetensors"}, ["gone.safetensors"]),
+    "no such foreign data": ({"evaluate": {"ood": "digitz"}}, ["digitz"]),
     "more samples than there are": ({"per_class": 100_000}, ["100000"]),
 }
 

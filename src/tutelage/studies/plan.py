@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tutelage.config import Config
+from tutelage.data import open_data
 from tutelage.data.data import check_every_class_taught
 from tutelage.methods import find
 from tutelage.models.load import make_model
 from tutelage.runs.execute import data_fingerprint, load_data
+from tutelage.runs.models import open_model
 from tutelage.studies.study import PLAIN, TEACHER, Study, canonical
 
 
@@ -68,12 +70,17 @@ def inspect(study: Study) -> dict[str, str]:
     """
     for way in study.methods.values():
         find(way.method).check(way.settings)
+    if study.evaluate.ood is not None:
+        open_data(study.evaluate.ood)
     fingerprints: dict[str, str] = {}
     for spec in study.data:
         plain = load_data(_config(study, data=spec))
         fingerprints[spec] = data_fingerprint(plain)
-        for network in {name for pair in study.all_pairs for name in pair if not is_trained(name)}:
-            make_model(network, num_classes=plain.num_classes, image_shape=plain.image_shape)
+        for network in {name for pair in study.all_pairs for name in pair}:
+            if is_trained(network):
+                open_model(network, plain)
+            else:
+                make_model(network, num_classes=plain.num_classes, image_shape=plain.image_shape)
         for noise, imbalance, few in product(study.noise, study.imbalance, study.per_class):
             if (noise, imbalance, few) != (None, None, None):
                 told = _config(study, data=spec, noise=noise, imbalance=imbalance, per_class=few)

@@ -19,6 +19,8 @@ PLAIN, TEACHER = "plain", "teacher"
 OWN = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed")
 """Fields of ``Config`` that the study itself sets, run by run."""
 
+PLACES = {"student": "students", "teacher": "teachers", "seed": "seeds", "method": "methods", "settings": "methods"}
+
 
 def _each(value: Any) -> Any:
     """One value, several, or several in a text with commas, as a tuple."""
@@ -30,6 +32,17 @@ def _each(value: Any) -> Any:
 def _conditions(value: Any) -> Any:
     """As ``_each``; numbers become their text, and whatever says that nothing is done becomes ``None``."""
     return tuple(None if one in (None, 0, "0", "0.0", "none", "clean") else f"{one}" for one in _each(value))
+
+
+def _few(value: Any) -> Any:
+    """As ``_each``; all samples are ``None``."""
+    return tuple(None if one in (None, "none", "all") else one for one in _each(value))
+
+
+def _pairs(value: Any) -> Any:
+    if isinstance(value, str) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+        raise ValueError("pairs are a list of [teacher, student]")
+    return tuple(value)
 
 
 def _seeds(value: Any) -> Any:
@@ -97,15 +110,17 @@ class Study(Fields):
     data: Names = Field(default=("digits",), description="data sets, as in Config")
     noise: Conditions = Field(default=(None,), description="label noises, as in Config; 0 for none")
     imbalance: Conditions = Field(default=(None,), description="imbalances, as in Config; none for none")
-    per_class: Annotated[
-        tuple[Annotated[int, Field(ge=1)] | None, ...], BeforeValidator(_conditions), Field(min_length=1)
-    ] = Field(default=(None,), description="training samples of each class; none for all of them")
+    per_class: Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], BeforeValidator(_few), Field(min_length=1)] = (
+        Field(default=(None,), description="training samples of each class; none for all of them")
+    )
     teacher_labels: Annotated[tuple[Literal["noisy", "clean"], ...], BeforeValidator(_each), Field(min_length=1)] = (
         Field(default=("noisy",), description="what teachers are trained on: the students' labels, or correct ones")
     )
     students: Names = Field(default=("resnet8x0.5",), description="networks to train")
     teachers: Names = Field(default=("resnet14x0.5",), description="networks to learn from")
-    pairs: tuple[tuple[str, str], ...] = Field(default=(), description="[teacher, student], instead of all of both")
+    pairs: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
+        default=(), description="[teacher, student], instead of all of both"
+    )
     methods: Annotated[dict[str, Way], BeforeValidator(_ways)] = Field(
         default=("hinton",), validate_default=True, description="rows of the table, beside the plain student"
     )
@@ -119,7 +134,9 @@ class Study(Fields):
         default={}, description="for a row's parameter, [low, high] or the choices; otherwise around its default"
     )
 
-    @field_validator("data", "noise", "imbalance", "per_class", "teacher_labels", "pairs", "seeds")
+    @field_validator(
+        *("data", "noise", "imbalance", "per_class", "teacher_labels", "students", "teachers", "pairs", "seeds")
+    )
     @classmethod
     def _distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         twice = [one for one in value if value.count(one) > 1]
@@ -141,7 +158,7 @@ class Study(Fields):
     def _not_its_own(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if name in OWN:
-                place = {"student": "students", "teacher": "teachers", "seed": "seeds"}.get(name, name)
+                place = PLACES.get(name, name)
                 raise ValueError(f"the study sets {name!r} itself; say it under {place}, outside of train")
         Config(**value)
         return value
