@@ -1,0 +1,328 @@
+"""The page of a study: whole, safe to open, and right in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tutelage.errors import TutelageError
+from tutelage.report.page import page, write_page
+from tutelage.report.pictures import over_seeds
+from tutelage.studies.results import CONDITION, METRICS, PAIR, Results
+from tutelage.studies.statistics import mean_interval
+
+HOSTILE = '<script>alert("x")</script>&"\'$a_b$'
+VOID = {"meta", "link", "br", "input", "hr", "img", "path", "use"}
+
+
+def record(method: str, seed: int, place: tuple[Any, ...], rng: np.random.Generator) -> dict[str, Any]:
+    accuracy = float(rng.uniform(0.6, 0.9))
+    measured = {name: float(rng.uniform(0, 1)) for name in METRICS} | {"accuracy": accuracy, "seconds": 3.0 + seed}
+    return {
+        **dict(zip((*CONDITION, *PAIR), place, strict=True)),
+        **measured,
+        "key": f"{abs(hash((method, seed, place))):016x}"[:16],
+        "folder": f"runs/{method}-{place[1]}-seed{seed}",
+        "status": "done",
+        "error": None,
+        "method": method,
+        "function": method,
+        "settings": {"weight": 1.0},
+        "seed": seed,
+        "per_class_accuracy": {HOSTILE: accuracy, "b": accuracy / 2},
+        "reliability": {"count": [0, 5, 9], "accuracy": [None, 0.5, 0.8], "confidence": [None, 0.5, 0.9]},
+        "risk_coverage": {"coverage": [0.5, 1.0], "risk": [0.1, 1 - accuracy]},
+        "corruptions": {"noise": [0.8, 0.7, 0.6, 0.5, 0.4]},
+        "pgd": {"0.01": accuracy / 2},
+        "command": f"tutelage distill --method '{method}' --seed {seed}",
+        "curve": {"epoch": [1, 2], "train_accuracy": [None, 0.5], "validation_accuracy": [0.4, 0.5], "loss": {}},
+    }
+
+
+def study(
+    folder: Path,
+    methods: tuple[str, ...] = ("hinton", "at"),
+    noise: tuple[str | None, ...] = (None, "0.2", "0.4"),
+    seeds: int = 3,
+    broken: tuple[str, ...] = (),
+    tried: bool = False,
+) -> Results:
+    """A study on disk, read again; every seed of the ``broken`` methods failed."""
+    rng = np.random.default_rng(0)
+    names = ["plain", *methods]
+    records = []
+    for one in noise:
+        for method in ("teacher", *names):
+            for seed in range(seeds):
+                run = record(method, seed, ("digits", one, None, None, "noisy", "big", "small"), rng)
+                if method in broken:
+                    lost = (
+                        *METRICS,
+                        "per_class_accuracy",
+                        "reliability",
+                        "risk_coverage",
+                        "corruptions",
+                        "pgd",
+                        "curve",
+                    )
+                    run |= dict.fromkeys(lost) | {"status": "failed", "error": f"became nan {HOSTILE}"}
+                records.append(run)
+    declared = {
+        "name": f"a study {HOSTILE}",
+        "data": ["digits"],
+        "noise": list(noise),
+        "imbalance": [None],
+        "per_class": [None],
+        "teacher_labels": ["noisy"],
+        "pairs": [["big", "small"]],
+        "methods": {name: {"method": name, "settings": {}} for name in names},
+        "seeds": list(range(seeds)),
+        "train": {"epochs": 2},
+        "budget": 2 if tried else 0,
+        "evaluate": {"corruptions": True, "pgd": [0.01], "ood": None},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "study.json").write_text(json.dumps(declared))
+    (folder / "results.jsonl").write_text("".join(json.dumps(run) + "\n" for run in records))
+    if tried:
+        trials = [
+            records[-1] | {"score": score, "chosen": chosen, "settings": {"weight": HOSTILE}}
+            for score, chosen in ((0.7, False), (0.8, True))
+        ]
+        (folder / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in trials))
+    return Results.read(folder)
+
+
+class Reader(HTMLParser):
+    """Tags that are open, and what was said between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.said: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len({name for name, _ in attrs}) == len(attrs), (tag, attrs)
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.said.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.said).split())
+
+    def ids(self) -> list[str]:
+        return [str(attributes["id"]) for _, attributes in self.tags if "id" in attributes]
+
+
+EDGES: dict[str, dict[str, Any]] = {
+    "usual": {},
+    "one seed": {"seeds": 1},
+    "one method": {"methods": ("hinton",)},
+    "no method": {"methods": ()},
+    "one condition": {"noise": (None,)},
+    "labels from a file": {"noise": ("human:labels.npz:worst", "human:labels.npz:random1")},
+    "a method failed": {"broken": ("at",)},
+    "plain failed": {"broken": ("plain",)},
+    "all failed": {"broken": ("teacher", "plain", "hinton", "at")},
+    "hostile": {"methods": (HOSTILE, "a" * 200, "$", "\\frac{")},
+    "trials": {"tried": True},
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_the_page_is_whole_and_refers_to_nothing_outside(edge: str, tmp_path: Path) -> None:
+    results = study(tmp_path, **EDGES[edge])
+    text = page(results)
+    read = Reader(text)
+    ids = read.ids()
+    assert len(set(ids)) == len(ids)
+    named = {value for _, attributes in read.tags for name, value in attributes.items() if name == "href"}
+    assert {f"#{one}" for one in ids} >= named
+    assert not re.search(r"https?://|@import|src=|url\(", text)
+    assert sum(tag == "script" for tag, _ in read.tags) == 1
+    assert not any(name.startswith("on") for _, attributes in read.tags for name in attributes)
+    controlled = {value for _, attributes in read.tags for name, value in attributes.items() if name == "aria-controls"}
+    assert controlled <= set(ids)
+    assert all("aria-label" in attributes for tag, attributes in read.tags if tag == "svg" and "role" in attributes)
+    for run in results.runs:
+        assert run["folder"] in read.text
+        assert run["command"] in read.text
+    assert "nan" not in re.sub(r"[^<]*became nan.*?<", "<", " ".join(re.findall(r'd="[^"]*"', text)))
+
+
+def test_what_the_study_brings_is_shown_as_text(tmp_path: Path) -> None:
+    text = page(study(tmp_path, methods=(HOSTILE,), broken=(HOSTILE,), tried=True))
+    assert "<script>alert" not in text
+    assert HOSTILE in Reader(text).text
+    assert f"Report of a study a study {HOSTILE}" in Reader(text).text
+
+
+def test_a_hole_is_a_hole_everywhere(tmp_path: Path) -> None:
+    text = page(study(tmp_path, methods=("hinton", "at"), broken=("at",)))
+    read = Reader(text)
+    assert 'id="failed"' in text
+    assert "hole 3 of 3 runs" in read.text
+    assert "9 failed" in read.text
+    assert any("became nan" in str(attributes.get("title")) for tag, attributes in read.tags if tag == "abbr")
+    assert read.text.count("hole: seed 0 failed") >= 5  # in each kind of picture
+
+
+def test_empty_sections_are_left_out(tmp_path: Path) -> None:
+    text = page(study(tmp_path, noise=(None,)))
+    assert 'id="gains"' in text
+    assert not re.search('id="(noise|imbalance|ranks|failed|trials)"', text)
+
+
+def test_a_single_seed_is_given_no_interval(tmp_path: Path) -> None:
+    read = Reader(page(study(tmp_path, seeds=1)))
+    assert "One seed allows no interval" in read.text
+    assert "±" not in read.text
+
+
+def test_the_chosen_trial_is_marked(tmp_path: Path) -> None:
+    read = Reader(page(study(tmp_path, tried=True)))
+    assert "✓ chosen 80.00" in read.text
+    assert "✓ chosen 70.00" not in read.text
+
+
+def test_bands_are_those_of_the_table() -> None:
+    values = np.random.default_rng(1).normal(size=(4, 3))
+    mean, half = over_seeds(values)
+    for point in range(3):
+        interval = mean_interval(values[:, point])
+        assert mean[point] == pytest.approx(interval.mean)
+        assert mean[point] + half[point] == pytest.approx(interval.high)
+
+
+def test_another_metric(tmp_path: Path) -> None:
+    results = study(tmp_path)
+    assert "Expected calibration error" in page(results, "ece")
+    with pytest.raises(TutelageError, match="accurcy"):
+        write_page(results, tmp_path / "report.html", metric="accurcy")
+
+
+def test_forty_methods_under_six_conditions(tmp_path: Path) -> None:
+    methods = tuple(f"method {number}" for number in range(40))
+    noise = (None, "0.1", "0.2", "pair:0.1", "pair:0.2", "instance:0.4")
+    write_page(study(tmp_path, methods=methods, noise=noise, seeds=2), tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 8e6
+
+
+# --- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not found:
+        pytest.skip("no Chromium on this machine")
+    with sync.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> str:
+    path = tmp_path / "report.html"
+    write_page(study(tmp_path, methods=("hinton", "at", HOSTILE), broken=("at",)), path)
+    return path.as_uri()
+
+
+def opened(browser: Any, address: str, **more: Any) -> Any:
+    """The page, which must ask for nothing and complain of nothing."""
+    tab = browser.new_page(**more)
+    tab.heard = []
+    tab.on("console", lambda message: tab.heard.append(message.text))
+    tab.on("pageerror", lambda error: tab.heard.append(str(error)))
+    tab.on("dialog", lambda dialog: tab.heard.append(dialog.message))
+    tab.on("request", lambda request: tab.heard.append(request.url) if request.url != address else None)
+    tab.goto(address)
+    return tab
+
+
+def shown(tab: Any) -> list[str]:
+    return [text.strip() for text in tab.locator("#numbers > tbody:visible > tr > th").all_inner_texts()]
+
+
+def test_it_opens_in_silence_sorts_filters_and_unfolds(browser: Any, report: str) -> None:
+    tab = opened(browser, report)
+    assert len(shown(tab)) == 15
+    head = tab.locator("#numbers > thead th", has_text="accuracy, %").first
+    for order, sign in (("descending", -1), ("ascending", 1)):
+        head.locator("button").click()
+        assert head.get_attribute("aria-sort") == order
+        values = tab.eval_on_selector_all(
+            "#numbers > tbody > tr:first-child > td:nth-child(3)", "cells => cells.map(cell => cell.dataset.value)"
+        )
+        assert values[-3:] == [None] * 3  # holes come last either way
+        numbers = [float(value) for value in values[:-3]]
+        assert numbers == sorted(numbers, key=lambda value: sign * value)
+    tab.fill("#search", "hinton")
+    assert shown(tab) == ["hinton"] * 3
+    tab.select_option("[data-filter=condition]", "noise 0.2")
+    assert shown(tab) == ["hinton"]
+    assert tab.locator("#count").inner_text() == "1 of 15 lines"
+    tab.locator(".open:visible").click()
+    assert tab.locator(".behind:visible .folder").all_inner_texts() == [
+        f"runs/hinton-0.2-seed{seed}" for seed in range(3)
+    ]
+    tab.fill("#search", "")
+    tab.select_option("[data-filter=condition]", "")
+    tab.select_option("[data-filter=method]", HOSTILE)
+    assert shown(tab) == [HOSTILE] * 3
+    assert tab.heard == []
+    tab.close()
+
+
+@pytest.mark.parametrize(("scheme", "light"), [("light", True), ("dark", False)])
+@pytest.mark.parametrize("width", [390, 1200])
+def test_it_follows_the_scheme_and_fits_the_window(
+    browser: Any, report: str, scheme: str, light: bool, width: int
+) -> None:
+    tab = opened(browser, report, color_scheme=scheme, viewport={"width": width, "height": 800})
+    colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    red, green, blue = (int(part) for part in re.findall(r"\d+", colour)[:3])
+    assert (min(red, green, blue) > 200) if light else (max(red, green, blue) < 60)
+    ink = tab.evaluate("getComputedStyle(document.querySelector('figure svg text')).fill")
+    assert (sum(int(part) for part in re.findall(r"\d+", ink)[:3]) < 384) == light
+    assert tab.evaluate("document.documentElement.scrollWidth") == width
+    assert tab.heard == []
+    tab.close()
+
+
+def test_it_prints(browser: Any, report: str) -> None:
+    tab = opened(browser, report, color_scheme="dark")
+    printed = tab.pdf(prefer_css_page_size=True)
+    assert printed.startswith(b"%PDF")
+    tab.emulate_media(media="print")
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
+    assert not tab.locator(".controls").is_visible()
+    assert tab.heard == []
+    tab.close()
