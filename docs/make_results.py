@@ -7,10 +7,13 @@ files of both are those that ``experiments/raw.py`` keeps of a study.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tutelage.report.plots import plot_gain_grid
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
 from tutelage.report.words import verdict
 from tutelage.studies.results import METRICS, PLAIN, Results, Row
 from tutelage.studies.statistics import Interval
@@ -111,7 +114,42 @@ def nine_picture() -> None:
         for noise, labels in NOISE.items()
         if (results := nine(data, noise))
     }
-    plot_gain_grid(panels, FOLDER / "nine-methods.png")
+    draw_gains(panels, FOLDER / "nine-methods.png")
+
+
+_ACCENT, _QUIET = "#1f6f8b", "#8a8f98"
+
+
+def draw_gains(panels: Mapping[str, Sequence[Row]], path: Path) -> None:
+    """Gain over the plain student with its interval, a line a method, a panel a comparison, two side by side: a PNG."""
+    shown = {title: [row for row in rows if row.gain is not None] for title, rows in panels.items()}
+    shown = {title: rows for title, rows in shown.items() if rows}
+    most = max(len(rows) for rows in shown.values())
+    with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
+        down = (len(shown) + 1) // 2
+        figure = Figure(figsize=(10, down * (1.1 + 0.3 * most)), layout="constrained")
+        axes = figure.subplots(down, 2, squeeze=False).flatten()
+        for axis, (title, rows) in zip(axes, shown.items(), strict=False):
+            for place, row in enumerate(rows):
+                _draw_gain(axis, place, row)
+            axis.axvline(0, color="black", linewidth=0.8)
+            axis.set_yticks(range(len(rows)), [row.cell.method for row in rows])
+            axis.invert_yaxis()
+            axis.set_title(title, loc="left", fontweight="bold", fontsize=10)
+            axis.set_xlabel("gain over the plain student, points (95 % interval)")
+        for axis in axes[len(shown) :]:
+            axis.remove()
+        figure.savefig(path, dpi=150)
+
+
+def _draw_gain(axis: Axes, place: int, row: Row) -> None:
+    """A dot with its interval; quiet where the interval holds 0."""
+    gain = row.gain
+    if gain is None:
+        return
+    colour = _ACCENT if gain.low > 0 or gain.high < 0 else _QUIET
+    axis.plot([100 * gain.low, 100 * gain.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+    axis.plot(100 * gain.mean, place, "o", color=colour, markersize=7)
 
 
 # --- both

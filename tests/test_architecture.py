@@ -103,7 +103,9 @@ def test_no_code_tests_a_methods_name() -> None:
                 assert not constants & names, f"{path}:{node.lineno}"
 
 
-@pytest.mark.parametrize("command", ["--help", "distill --help", "train --epochs many", "nonsense", "study nine --seeds 0"])
+@pytest.mark.parametrize(
+    "command", ["--help", "distill --help", "train --epochs many", "nonsense", "study nine --seeds 0"]
+)
 def test_help_and_argument_errors_do_not_wait_for_torch(command: str) -> None:
     code = (
         "import sys; sys.argv = ['tutelage', *sys.argv[1:]]\n"

@@ -48,7 +48,9 @@ def test_the_method_pages_are_those_of_the_docstrings() -> None:
         assert file.read_text() == text, f"run python docs/make_method_pages.py ({name})"
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/dependencies.md", "docs/studies.md"])
+@pytest.mark.parametrize(
+    "file", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/dependencies.md", "docs/studies.md"]
+)
 def test_links_and_named_files_exist(file: str) -> None:
     text = (ROOT / file).read_text()
     here = (ROOT / file).parent

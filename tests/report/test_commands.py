@@ -61,7 +61,7 @@ def test_the_page_and_parquet_stand_in_the_folder(run: Command, write_study: Wri
         (["--format", "md", "--metric", "acuracy"], ["'acuracy'", "'accuracy'"]),
         (["--metric", "acuracy"], ["'acuracy'", "'accuracy'"]),
         (["--format", "md", "--interval", "boot"], ["'boot'", "bootstrap"]),
-        (["--interval", "bootstrap"], ["'bootstrap'", "--format md"]),
+        (["--interval", "boot"], ["'boot'", "bootstrap"]),
     ],
 )
 def test_what_the_report_cannot_do(run: Command, write_study: WriteStudy, words: list[str], pieces: list[str]) -> None:

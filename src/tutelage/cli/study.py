@@ -112,12 +112,8 @@ def report(
     if format_ == "html":
         from tutelage.report.page import write_page
 
-        if interval != "t":
-            raise TutelageError(
-                f"the page shows Student's t intervals, got {interval!r}; choose --format md for others"
-            )
         path = out or folder / "report.html"
-        write_page(results, path, metric=metric)
+        write_page(results, path, metric=metric, interval=interval)
     elif format_ not in FORMATS:
         raise unknown("format", format_, ("html", *FORMATS))
     elif out is None and format_ != "parquet":

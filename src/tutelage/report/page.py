@@ -17,7 +17,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tutelage.errors import unknown
 from tutelage.files import atomic_write
 from tutelage.report.pictures import Block, Panel, Section, sections
 from tutelage.report.svg import Sheet
@@ -30,7 +29,10 @@ _FEW = 30
 """So many panels of a section are shown at once; of more, those of the first condition."""
 
 
-def write_page(results: Results, path: str | Path, *, metric: str = "accuracy") -> None:
+_INTERVALS = {"t": "Student's t", "bootstrap": "of 9,999 bootstrap resamples, and bands along curves Student's t,"}
+
+
+def write_page(results: Results, path: str | Path, *, metric: str = "accuracy", interval: str = "t") -> None:
     """Write the report of a study.
 
     The file opens without a network and makes no request; its policy forbids it any, and any script but its own. What
@@ -40,22 +42,21 @@ def write_page(results: Results, path: str | Path, *, metric: str = "accuracy") 
         results: of the study.
         path: of the file, ``report.html`` say.
         metric: what the table, the answer and the gains are about, a name of ``METRICS``.
+        interval: theirs, as in ``Results.table``; bands along curves are always Student's t.
 
     Raises:
-        TutelageError: for a metric that does not exist, or where the file cannot be written.
+        TutelageError: for a metric or an interval that does not exist, or where the file cannot be written.
     """
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS)
-    atomic_write(path, page(results, metric).encode())
+    atomic_write(path, page(results, metric, interval).encode())
 
 
-def page(results: Results, metric: str = "accuracy") -> str:
+def page(results: Results, metric: str = "accuracy", interval: str = "t") -> str:
     """The whole page."""
-    rows = results.table(metric)
+    rows = results.table(metric, interval)
     sheet = Sheet()
     pictures = sections(results, rows, metric, sheet)
     parts = {
-        "answer": ("The answer", _answer(results, metric)),
+        "answer": ("The answer", _answer(results, metric, interval)),
         "asked": ("What was asked", _asked(results, metric)),
         "table": ("The numbers", _table(results, rows, metric)),
         "failed": ("Runs without a result", _failed(results)),
@@ -100,8 +101,8 @@ def page(results: Results, metric: str = "accuracy") -> str:
 {body}</main>
 <footer>
 <p>Made by <code>tutelage report</code> from the plain files of <code>{escape(str(results.folder))}</code>.
-Intervals are Student's t over seeds at 95 %. A run that failed leaves a hole: no mean is ever taken of fewer seeds than
-were asked for.</p>
+Intervals are {_INTERVALS[interval]} over seeds at 95 %. A run that failed leaves a hole: no mean is ever taken of fewer
+seeds than were asked for.</p>
 </footer>
 {sheet.definitions()}
 <script>{script}</script>
@@ -161,8 +162,9 @@ def _state(results: Results) -> str:
     return f'<ul class="state">{"".join(f"<li><b>{value}</b> {words}</li>" for value, words in facts)}{said}</ul>'
 
 
-def _answer(results: Results, metric: str) -> str:
-    return '<div class="answer">' + "".join(f"<p>{escape(said)}</p>" for said in answer(results, metric)) + "</div>"
+def _answer(results: Results, metric: str, interval: str) -> str:
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in answer(results, metric, interval))
+    return f'<div class="answer">{said}</div>'
 
 
 # --- what was asked
@@ -262,11 +264,12 @@ def _shown(value: float, metric: str, sign: str = "") -> str:
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of numbers: its head, what the head means, a cell's number to sort by and its text."""
+    """A column of numbers: its head, what the head means, a cell's number to sort by and its text, and its class."""
 
     head: str
     about: str
     cell: Callable[[Row], tuple[float | None, str]]
+    kind: str = "number"
 
 
 _MORE = {
@@ -283,13 +286,17 @@ _MORE = {
 }
 
 
+_DRAWN = ("agreement", "seconds", "forward_passes")
+"""What a printed page, which is not as wide as a screen, leaves to the pictures or to the records."""
+
+
 def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column]:
     share = METRICS[metric].share
     unit, points = (", %", ", points") if share else ("", "")
     columns = [
         _Column(
             _MORE.get(metric, METRICS[metric].title) + unit,
-            f"{METRICS[metric].title}: mean over seeds and half of its 95 % t interval",
+            f"{METRICS[metric].title}: mean over seeds and half of its 95 % interval",
             partial(_mean, metric=metric),
         )
     ]
@@ -299,7 +306,7 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
         columns.append(
             _Column(
                 f"gain{points}",
-                "mean paired difference to the plain student and its 95 % t interval, not adjusted",
+                "mean paired difference to the plain student and its 95 % interval, not adjusted",
                 partial(_gain, metric=metric),
             )
         )
@@ -312,7 +319,9 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
     for name, head in _MORE.items():
         if name != metric and any(run[name] is not None for run in results.runs):
             unit = ", %" if METRICS[name].share else ""
-            columns.append(_Column(head + unit, f"{METRICS[name].title}: mean over seeds", partial(_more, metric=name)))
+            kind = "number screen" if name in _DRAWN else "number"
+            about = f"{METRICS[name].title}: mean over seeds"
+            columns.append(_Column(head + unit, about, partial(_more, metric=name), kind))
     return columns
 
 
@@ -323,8 +332,12 @@ def _mean(row: Row, metric: str) -> tuple[float | None, str]:
 
 
 def _half(interval: Interval, metric: str) -> str:
-    half = interval.high - interval.mean
-    return "" if math.isnan(half) else f' <span class="quiet">± {_shown(half, metric)}</span>'
+    low, high = interval.low, interval.high
+    if math.isnan(high):
+        return ""
+    even = math.isclose(high - interval.mean, interval.mean - low, rel_tol=1e-6, abs_tol=1e-12)
+    ends = f"± {_shown(high - interval.mean, metric)}" if even else f"[{_shown(low, metric)}, {_shown(high, metric)}]"
+    return f' <span class="quiet">{ends}</span>'
 
 
 def _hole(row: Row) -> str:
@@ -379,14 +392,14 @@ def _table(results: Results, rows: Sequence[Row], metric: str) -> str:
         _select(name, _distinct(cell[number] for cell in cells)) for number, (name, _) in enumerate(words)
     )
     heads = "".join(_head(name, "", "words") for name, _ in words)
-    heads += "".join(_head(column.head, column.about, "number") for column in columns)
+    heads += "".join(_head(column.head, column.about, column.kind) for column in columns)
     bodies = "".join(
         _row(number, row, cells[number], columns, metric, [name for name, _ in words])
         for number, row in enumerate(rows)
     )
     return (
-        '<p class="note">A line is one method over all seeds. Press a head to sort, and the arrow of a line to see the '
-        "runs behind it, with their folders and commands.</p>"
+        '<p class="note screen">A line is one method over all seeds. Press a head to sort, and the arrow of a line to '
+        "see the runs behind it, with their folders and commands.</p>"
         '<div class="controls"><label>Search <input type="search" id="search" autocomplete="off"></label>'
         f'{choices}<output id="count" aria-live="polite"></output></div>'
         '<div class="wide" tabindex="0" role="region" aria-label="Table of all methods, scrolls sideways">'
@@ -424,7 +437,8 @@ def _row(
     said = "".join(f'<td class="words">{escape(word)}</td>' for word in others)
     for column in columns:
         value, text = column.cell(row)
-        said += f'<td data-value="{value!r}">{text}</td>' if value is not None else f"<td>{text}</td>"
+        sorted_by = f' data-value="{value!r}"' if value is not None else ""
+        said += f'<td class="{column.kind}"{sorted_by}>{text}</td>'
     runs = "".join(_run(run, metric) for run in row.cell.runs)
     wide = len(words) + len(columns)
     name = METRICS[metric].title + (", %" if METRICS[metric].share else "")

@@ -261,7 +261,7 @@ def _of_runs(x: Sequence[float] | Array, values: Array, **more: Any) -> Line:
     return Line(np.asarray(x, dtype=np.float64), mean, half, **more)
 
 
-_BANDS = "Bands: 95 % t interval of the mean over seeds. Dashed: the plain student."
+_BANDS = "Bands: 95 % interval of the mean over seeds. Dashed: the plain student."
 _ONE_SEED = "One seed allows no interval, so there are no bands. Dashed: the plain student."
 
 
@@ -515,7 +515,7 @@ def _gains(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> 
     drawn = sheet.panels(figure, frame, [marks(group) for group in groups.values()], labels)
     better = {"higher": "Right of 0 is better.", "lower": "Left of 0 is better.", None: ""}[METRICS[metric].better]
     said = (
-        "Bars: 95 % t interval of the mean paired difference, not adjusted for comparing many methods. Filled: clearly "
+        "Bars: 95 % interval of the mean paired difference, not adjusted for comparing many methods. Filled: clearly "
         "differs also after Holm's correction within its panel; hollow: not shown to differ."
         if len(results.study["seeds"]) > 1
         else "One seed allows no interval: none of these differences is shown to exist."
@@ -720,7 +720,7 @@ def _cost(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> S
     many = any(len(group) > _LABELLED for group in groups.values())
     note = (
         "Up and to the left is better. Means over seeds; "
-        + ("bars: 95 % t interval. " if len(results.study["seeds"]) > 1 else "one seed allows no interval. ")
+        + ("bars: 95 % interval. " if len(results.study["seeds"]) > 1 else "one seed allows no interval. ")
         + "Square: plain; diamond: the teacher. Seconds were taken on whatever machine ran the study and are only as "
         "comparable as it was quiet; of several networks trained together, all count."
         + (" Of many methods, those are named that none beats at a lower cost; the table has them all." if many else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -132,17 +133,18 @@ class RayWorkers:
             import ray
         except ImportError:
             raise TutelageError("--ray needs ray: pip install 'tutelage[ray]'") from None
-        self._ray = ray
+        self._ray: Any = ray
         try:
-            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
+            ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             raise TutelageError(
                 f"no Ray cluster at {address!r} ({one_line(error)}); ray start --head starts one; or use --ray local"
             ) from error
-        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
         # A run that died is the study's to try again, not ray's.
         self._call = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_as_here)
-        self._threads, self._asked = threads, []
+        self._threads = threads
+        self._asked: list[Any] = []
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """See ``Workers``."""
