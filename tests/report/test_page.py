@@ -94,7 +94,8 @@ def study(
     (folder / "results.jsonl").write_text("".join(json.dumps(run) + "\n" for run in records))
     if tried:
         trials = [
-            records[-1] | {"score": score, "chosen": chosen, "settings": {"weight": HOSTILE}}
+            records[-1]
+            | {"space": {"weight": HOSTILE}, "score": score, "chosen": chosen, "settings": {"weight": HOSTILE}}
             for score, chosen in ((0.7, False), (0.8, True))
         ]
         (folder / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in trials))

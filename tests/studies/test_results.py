@@ -250,7 +250,7 @@ def test_trials_are_read(write_study: WriteStudy, refused: Refused) -> None:
     folder = write_study()
     assert Results.read(folder).trials == ()
     first = json.loads((folder / "results.jsonl").read_text().splitlines()[0])
-    (folder / "trials.jsonl").write_text(json.dumps(first | {"score": 0.5, "chosen": True}))
+    (folder / "trials.jsonl").write_text(json.dumps(first | {"space": {}, "score": 0.5, "chosen": True}))
     assert [trial["score"] for trial in Results.read(folder).trials] == [0.5]
     (folder / "trials.jsonl").write_text(json.dumps(first))
     with refused("trials.jsonl, line 1", "'score'"):

@@ -55,6 +55,12 @@ def test_what_a_row_sets_is_not_searched_for(refused: Refused) -> None:
         space(planner(methods=settings, search={"hinton": {"alpha": [0.1, 0.2]}}), "hinton")
 
 
+def test_a_range_says_where_it_is() -> None:
+    assert Range(1, 16, log=True).words == "from 1 to 16 on a logarithmic scale"
+    assert Range(2, 4, whole=True).words == "a whole number from 2 to 4"
+    assert Range(choices=("a", None)).words == "one of a, None"
+
+
 def test_places_cover_a_range() -> None:
     assert [Range(1, 16, log=True).at(place) for place in (0, 0.5, 0.999999)] == [1, 4, pytest.approx(16, rel=1e-3)]
     assert [Range(0, 2).at(place) for place in (0, 0.5)] == [0, 1]

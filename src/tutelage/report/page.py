@@ -527,10 +527,9 @@ def _trials(results: Results) -> str:
     for trial in results.trials:
         groups.setdefault((_where(results, trial), trial["method"]), []).append(trial)
     several = len({where for where, _ in groups}) > 1
-    space = results.study.get("search") or {}
     blocks = ""
     for (where, method), trials in groups.items():
-        searched = _settings(space.get(method, {}))
+        searched = "; ".join(f"{name} {where}" for name, where in trials[0]["space"].items())
         ordered = sorted(
             trials, key=lambda trial: -math.inf if trial["score"] is None else trial["score"], reverse=True
         )
@@ -539,7 +538,7 @@ def _trials(results: Results) -> str:
         blocks += (
             f'<details class="block"><summary>{escape(title)} '
             f'<span class="quiet">{_counted(len(trials), "trial")}</span></summary>'
-            f"{f'<p>Searched: {searched}</p>' if searched else ''}"
+            f"{f'<p>Searched: {escape(searched)}</p>' if searched else ''}"
             f'<div class="wide"><table><caption>Trials of {escape(title)}, the best first</caption><thead><tr>'
             '<th scope="col"></th><th scope="col">held-out accuracy, %</th><th scope="col">seed</th>'
             f'<th scope="col">settings</th></tr></thead><tbody>{lines}</tbody></table></div></details>'

@@ -196,7 +196,12 @@ class Results:
             raise TutelageError(f"{folder / RECORDS} holds no run; run the study again")
         _refuse_gaps(folder / RECORDS, study, runs)
         trials = folder / TRIALS
-        return cls(folder, study, runs, _read_records(trials, (*_FIELDS, "score")) if trials.is_file() else ())
+        return cls(
+            folder,
+            study,
+            runs,
+            _read_records(trials, (*_FIELDS, "space", "score", "chosen")) if trials.is_file() else (),
+        )
 
     @property
     def cells(self) -> tuple[Cell, ...]:

@@ -31,6 +31,14 @@ class Range:
     log: bool = False
     whole: bool = False
 
+    @property
+    def words(self) -> str:
+        """Where that is, in words."""
+        if self.choices:
+            return f"one of {', '.join(map(str, self.choices))}"
+        kind = "a whole number " if self.whole else ""
+        return f"{kind}from {self.low:g} to {self.high:g}{' on a logarithmic scale' if self.log else ''}"
+
     def at(self, place: float) -> Any:
         """The value at a place in [0, 1)."""
         if self.choices:
@@ -47,10 +55,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings to try for a row in a case."""
+    """Settings to try for a row in a case, and where they were looked for."""
 
     asked: Asked
     settings: dict[str, Any]
+    space: dict[str, Range]
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,9 @@ def trials_of(planner: Planner) -> list[Trial]:
         tried: list[dict[str, Any]] = [{}]
         tried += [{name: one.at(place) for (name, one), place in zip(ranges.items(), p, strict=True)} for p in points]
         for case in planner.cases:
-            trials += [Trial(Asked(case, row, seed, planner.student(case, row, seed, each)), each) for each in tried]
+            trials += [
+                Trial(Asked(case, row, seed, planner.student(case, row, seed, each)), each, ranges) for each in tried
+            ]
     return trials
 
 
@@ -148,7 +159,9 @@ def choose(trials: Sequence[Trial], store: Store) -> Chosen:
     for number, trial in enumerate(trials):
         record = store.record(trial.asked)
         accuracies = [one for one in (record["curve"] or {}).get("validation_accuracy", []) if one is not None]
-        records.append(record | {"score": accuracies[-1] if accuracies else None, "chosen": False})
+        searched = {name: one.words for name, one in trial.space.items()}
+        score = accuracies[-1] if accuracies else None
+        records.append(record | {"space": searched, "score": score, "chosen": False})
         place = (trial.asked.case, trial.asked.row)
         if accuracies and (place not in best or accuracies[-1] > records[best[place]]["score"]):
             best[place] = number
