@@ -15,7 +15,7 @@ import pytest
 
 from tutelage.errors import TutelageError
 from tutelage.report.page import page, write_page
-from tutelage.report.pictures import over_seeds
+from tutelage.report.pictures.frame import over_seeds
 from tutelage.studies.results import CONDITION, METRICS, PAIR, Results
 from tutelage.studies.statistics import mean_interval
 

@@ -18,7 +18,8 @@ from statistics import fmean
 from typing import Any
 
 from tutelage.files import atomic_write
-from tutelage.report.pictures import Block, Panel, Section, sections
+from tutelage.report.pictures import sections
+from tutelage.report.pictures.frame import Block, Panel, Section
 from tutelage.report.svg import Sheet
 from tutelage.report.tables import shown as _plainly
 from tutelage.report.words import answer

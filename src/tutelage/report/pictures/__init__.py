@@ -1,0 +1,39 @@
+"""The pictures of a study's page.
+
+Most are small multiples: a panel a method, the method in colour, the plain student beside it as a dashed line. So
+nothing has to be told apart by colour, and forty methods are as legible as four. Panels of a section share their
+scales.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tutelage.report.pictures.calibration import reliability
+from tutelage.report.pictures.classes import per_class
+from tutelage.report.pictures.cost import cost
+from tutelage.report.pictures.curves import corruptions, pgd, risk_coverage, training
+from tutelage.report.pictures.frame import Section
+from tutelage.report.pictures.gains import gains, ranks
+from tutelage.report.pictures.levels import along
+from tutelage.report.svg import Sheet, style
+from tutelage.studies.results import Results, Row
+
+
+def sections(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> list[Section]:
+    """All that the results have something for, in the order of the page."""
+    with style():
+        found = [
+            gains(results, rows, metric, sheet),
+            ranks(results, metric, sheet),
+            along(results, rows, metric, sheet, "noise"),
+            along(results, rows, metric, sheet, "imbalance"),
+            per_class(results, sheet),
+            reliability(results, sheet),
+            risk_coverage(results, sheet),
+            corruptions(results, sheet),
+            pgd(results, sheet),
+            cost(results, rows, metric, sheet),
+            training(results, sheet),
+        ]
+    return [section for section in found if section is not None]

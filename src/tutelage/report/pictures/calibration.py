@@ -1,0 +1,97 @@
+"""How often a network is right when it is so sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tutelage.report.pictures.frame import (
+    Array,
+    Block,
+    Panel,
+    Section,
+    area,
+    blank_figure,
+    name_axes,
+    places,
+    rectangle,
+    stroke,
+    title_of,
+)
+from tutelage.report.svg import ACCENT, INK, QUIET, Sheet
+from tutelage.studies.results import PLAIN, Record, Results, hole_of
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+
+def reliability(results: Results, sheet: Sheet) -> Section | None:
+    """Reliability diagrams."""
+    groups = places(results.cells)
+    found = []
+    for place, cells in groups.items():
+        bins = {cell.method: _pool(cell.runs) for cell in cells if all(run["reliability"] for run in cell.runs)}
+        if bins:
+            found.append((title_of(results, place, len(groups) > 1), cells, bins))
+    if not found:
+        return None
+
+    def frame(axes: Axes) -> None:
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+        axes.set_xticks([0, 50, 100])
+        axes.set_yticks([0, 50, 100])
+        axes.plot([0, 100], [0, 100], color=QUIET, linewidth=0.8)
+        name_axes(axes, "confidence, %", "right, %")
+
+    marks = [
+        _draw_reliability(one, bins.get(PLAIN) if name != PLAIN else None)
+        for _, _, bins in found
+        for name, one in bins.items()
+    ]
+    labels = [
+        f"{name}: reliability diagram{f'; {title}' if title else ''}" for title, _, bins in found for name in bins
+    ]
+    drawn = iter(sheet.panels(blank_figure(170, 172), frame, marks, labels))
+    blocks = []
+    for title, cells, bins in found:
+        panels = []
+        for cell in cells:
+            ece = cell.values("ece")
+            said = hole_of(cell) if cell.method not in bins else f"ECE {np.mean(ece):.3f}" if ece is not None else ""
+            panels.append(Panel(cell.method, next(drawn) if cell.method in bins else "", said))
+        blocks.append(Block(title, tuple(panels)))
+    note = (
+        "What share of answers is right at each confidence, the samples of all seeds pooled; no intervals. On the "
+        "diagonal the network is as right as it is sure; below it, too sure. Grey columns: where its samples lie. "
+        "Dashed: the plain student. ECE: expected calibration error, mean over seeds."
+    )
+    return Section("reliability", "Calibration", note, tuple(blocks), width=170)
+
+
+def _pool(runs: Sequence[Record]) -> tuple[Array, Array, Array]:
+    """Counts, accuracies and confidences of the bins of several runs together; empty bins are left out."""
+    count, accuracy, confidence = (
+        np.asarray([[value or 0 for value in run["reliability"][name]] for run in runs], dtype=np.float64)
+        for name in ("count", "accuracy", "confidence")
+    )
+    total = count.sum(0)
+    there = total > 0
+    mean = [(count * part).sum(0)[there] / total[there] for part in (accuracy, confidence)]
+    return total[there] / total.sum(), 100 * mean[0], 100 * mean[1]
+
+
+def _draw_reliability(bins: tuple[Array, Array, Array], beside: tuple[Array, Array, Array] | None) -> list[Artist]:
+    count, accuracy, confidence = bins
+    columns = [
+        rectangle(max(0, at - 2.4), 0, min(100, at + 2.4), 30 * share / count.max())
+        for at, share in zip(confidence, count, strict=True)
+    ]
+    drawn = [area(columns, QUIET, 0.3)]
+    if beside is not None:
+        drawn.append(stroke(beside[2], beside[1], INK, linewidth=1.1, dashes=(3.2, 2)))
+    colour = INK if beside is None else ACCENT
+    return [*drawn, stroke(confidence, accuracy, colour, linewidth=1.5, marker="o", markersize=3.6)]

@@ -1,0 +1,143 @@
+"""A metric against what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tutelage.report.pictures.frame import (
+    Array,
+    Block,
+    Panel,
+    Place,
+    Section,
+    blank_figure,
+    limits_of,
+    name_axes,
+    shortened,
+    stroke,
+    title_of,
+)
+from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, SECOND, Sheet
+from tutelage.studies.results import METRICS, PLAIN, TEACHER, Results, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def cost(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> Section | None:
+    """Scatter plots against training time and forward passes."""
+    groups: dict[Place, list[Row]] = {}
+    for row in rows:
+        if row.mean is not None:
+            groups.setdefault((row.cell.condition, row.cell.pair), []).append(row)
+    blocks = []
+    for place, group in groups.items():
+        title = title_of(results, place, len(groups) > 1)
+        panels = [
+            Panel("", svg)
+            for cost, words in (("seconds", "training time, s"), ("forward_passes", "forward passes of training"))
+            if (svg := _scatter(sheet, group, metric, cost, words, title))
+        ]
+        if panels:
+            blocks.append(Block(title, tuple(panels)))
+    many = any(len(group) > _LABELLED for group in groups.values())
+    note = (
+        "Up and to the left is better. Means over seeds; "
+        + ("bars: 95 % interval. " if len(results.study["seeds"]) > 1 else "one seed allows no interval. ")
+        + "Square: plain; diamond: the teacher. Seconds were taken on whatever machine ran the study and are only as "
+        "comparable as it was quiet; of several networks trained together, all count."
+        + (" Of many methods, those are named that none beats at a lower cost; the table has them all." if many else "")
+    )
+    return Section("cost", f"Cost against {METRICS[metric].title}", note, tuple(blocks), width=380) if blocks else None
+
+
+_LABELLED = 14
+
+
+def _scatter(sheet: Sheet, group: Sequence[Row], metric: str, cost: str, words: str, title: str) -> str:
+    """One metric against one cost; empty where the cost was not measured."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    points = [
+        (row.cell.method, float(np.mean(values)), row.mean)
+        for row in group
+        if row.mean is not None and (values := row.cell.values(cost)) is not None
+    ]
+    if not points:
+        return ""
+    scale = 100 if METRICS[metric].share else 1
+    figure = blank_figure(380, 270, left=38, top=24, bottom=36)
+    (axes,) = figure.axes
+    xs = np.asarray([x for _, x, _ in points])
+    ys = scale * np.asarray([mean.mean for *_, mean in points])
+    bars = [scale * np.asarray([mean.low, mean.high]) for *_, mean in points]
+    low, high = limits_of([xs, np.zeros(1)])
+    axes.set_xlim(max(0, low), high + 0.12 * (high - low))
+    axes.set_ylim(*limits_of([ys, *bars], 0, scale if scale == 100 else math.inf))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    name_axes(axes, words, METRICS[metric].title + (", %" if scale == 100 else ""))
+    for x, bar in zip(xs, bars, strict=True):
+        axes.add_artist(stroke([x, x], np.clip(bar, *axes.get_ylim()), QUIET, linewidth=1, alpha=0.7))
+    for (name, x, _), y in zip(points, ys, strict=True):
+        marker = {PLAIN: "s", TEACHER: "D"}.get(name, "o")
+        colour = {PLAIN: INK, TEACHER: SECOND}.get(name, ACCENT)
+        edge = {"markeredgecolor": PAPER, "markeredgewidth": 0.8}
+        axes.add_artist(stroke([x], [y], colour, marker=marker, markersize=6.5, **edge))
+    names = [name for name, *_ in points]
+    _label(axes, names, xs, ys, _front(names, xs, ys, METRICS[metric].better))
+    return sheet.drawing(figure, f"{METRICS[metric].title} against {words}{f'; {title}' if title else ''}")
+
+
+def _front(names: Sequence[str], xs: Array, ys: Array, better: str | None) -> list[int]:
+    """Whom to name: all of a few; of many, the plain student, the teacher and those whom none beats at a lower cost."""
+    if len(names) <= _LABELLED:
+        return list(range(len(names)))
+    good = ys if better == "higher" else -ys
+    return [
+        number
+        for number, name in enumerate(names)
+        if name in (PLAIN, TEACHER) or not ((xs <= xs[number]) & (good > good[number])).any()
+    ]
+
+
+def _label(axes: Axes, names: Sequence[str], xs: Array, ys: Array, chosen: Sequence[int]) -> None:
+    """Names beside their points, where they cover no other point or name, with a line to it if need be; or none."""
+    spots = axes.transData.transform(np.stack([xs, ys], 1)) * 72 / axes.figure.dpi
+    frame = axes.bbox.bounds
+    bottom, top = (frame[1] * 72 / axes.figure.dpi, (frame[1] + frame[3]) * 72 / axes.figure.dpi)
+    right = (frame[0] + frame[2]) * 72 / axes.figure.dpi + 8
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
+    for number in sorted(chosen, key=lambda one: -spots[one][1]):
+        x, y = spots[number]
+        name = shortened(names[number], 18)
+        wide = 5.4 * len(name)
+        tries = [(7.0, 0.0), (-7.0 - wide, 0.0)]
+        tries += [
+            (sideways, away * step)
+            for step in (11, 20, 29, 38, 47)
+            for away in (1, -1)
+            for sideways in (8.0, -8.0 - wide)
+        ]
+        for dx, dy in tries:
+            box = (x + dx, y + dy - 5, x + dx + wide, y + dy + 5)
+            inside = box[0] > frame[0] * 72 / axes.figure.dpi and box[2] < right and bottom < box[1] and box[3] < top
+            if inside and not any(_overlap(box, other) for other in taken):
+                break
+        else:
+            continue
+        taken.append(box)
+        arrow = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4} if dy else None
+        axes.annotate(
+            name, (xs[number], ys[number]), (dx, dy), textcoords="offset points", va="center", fontsize=10,
+            arrowprops=arrow,
+        )  # fmt: skip
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

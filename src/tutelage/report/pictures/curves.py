@@ -1,0 +1,241 @@
+"""Curves with bands: training, risk and coverage, corruptions, attacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tutelage.report.pictures.frame import (
+    Array,
+    Block,
+    Panel,
+    Section,
+    area,
+    blank_figure,
+    limits_of,
+    name_axes,
+    over_seeds,
+    percent_axis,
+    places,
+    stroke,
+    title_of,
+)
+from tutelage.report.svg import ACCENT, INK, QUIET, SECOND, Sheet
+from tutelage.studies.results import PLAIN, TEACHER, Cell, Results, hole_of
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Line:
+    """Means over seeds along an axis, with half of their interval, NaN where one seed allows none. Shape (points,).
+
+    Attributes:
+        thin: more lines without bands.
+        second: a line of its own kind, dotted.
+    """
+
+    x: Array
+    mean: Array
+    half: Array
+    thin: tuple[Array, ...] = ()
+    second: Array | None = None
+
+
+def line_panels(
+    sheet: Sheet,
+    blocks: Mapping[str, Mapping[str, Line | str]],
+    *,
+    frame: Callable[[Axes], None] = lambda axes: None,
+    x: str,
+    y: str,
+    high: float = math.inf,
+) -> tuple[Block, ...]:
+    """A panel a method; where there is no line, the reason why."""
+    lines = [line for block in blocks.values() for line in block.values() if isinstance(line, Line)]
+    if not lines:
+        return ()
+    extent = [
+        part
+        for line in lines
+        for part in (line.mean - np.nan_to_num(line.half), line.mean + np.nan_to_num(line.half), *line.thin)
+    ]
+    extent += [line.second for line in lines if line.second is not None]
+    limits = limits_of(extent, 0.0, high)
+    across = limits_of([line.x for line in lines])
+    figure = blank_figure(200, 142)
+
+    def whole(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        axes.set_xlim(*across)
+        axes.set_ylim(*limits)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=across[1] - across[0] > 4))
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        name_axes(axes, x, y)
+        frame(axes)
+
+    marks = []
+    labels = []
+    for title, block in blocks.items():
+        plain = block.get(PLAIN)
+        for name, line in block.items():
+            if isinstance(line, Line):
+                marks.append(_draw_line(line, plain if isinstance(plain, Line) and name != PLAIN else None, limits))
+                labels.append(f"{name}: {y} against {x}{f'; {title}' if title else ''}")
+    drawn = iter(sheet.panels(figure, whole, marks, labels))
+    return tuple(
+        Block(
+            title,
+            tuple(
+                Panel(name, next(drawn)) if isinstance(line, Line) else Panel(name, "", line)
+                for name, line in block.items()
+            ),
+        )
+        for title, block in blocks.items()
+    )
+
+
+def _draw_line(line: Line, beside: Line | None, limits: tuple[float, float]) -> list[Artist]:
+    colour = INK if beside is None else ACCENT
+    there = np.isfinite(line.half)
+    low, high = np.clip([line.mean - line.half, line.mean + line.half], *limits)[:, there]
+    drawn = []
+    if there.sum() > 1:
+        x = line.x[there]
+        drawn.append(area([[*zip(x, low, strict=True), *zip(x[::-1], high[::-1], strict=True)]], colour, 0.16))
+    drawn += [stroke(line.x, thin, QUIET, linewidth=0.5) for thin in line.thin]
+    if beside is not None:
+        drawn.append(stroke(beside.x, beside.mean, INK, linewidth=1.1, dashes=(3.2, 2)))
+    if line.second is not None:
+        drawn.append(stroke(line.x, line.second, SECOND, linewidth=1.4, dashes=(1, 1.2)))
+    marker = "o" if len(line.x) <= 8 else ""
+    return [*drawn, stroke(line.x, line.mean, colour, linewidth=1.7, marker=marker, markersize=4.5)]
+
+
+def _each(
+    results: Results, line: Callable[[Cell], Line | None], *, teacher: bool = True
+) -> dict[str, dict[str, Line | str]]:
+    """The lines of every cell, by condition and pair, then by method. Empty where no cell has one."""
+    groups = places(results.cells)
+    found = {}
+    for place, cells in groups.items():
+        lines = {
+            cell.method: line(cell) if not cell.holes else None for cell in cells if teacher or cell.method != TEACHER
+        }
+        if any(one is not None for one in lines.values()):
+            reasons = {cell.method: hole_of(cell) for cell in cells}
+            found[title_of(results, place, len(groups) > 1)] = {
+                name: one if one is not None else reasons[name] for name, one in lines.items()
+            }
+    return found
+
+
+def _of_runs(x: Sequence[float] | Array, values: Array, **more: Any) -> Line:
+    mean, half = over_seeds(values)
+    return Line(np.asarray(x, dtype=np.float64), mean, half, **more)
+
+
+_BANDS = "Bands: 95 % interval of the mean over seeds. Dashed: the plain student."
+
+
+_ONE_SEED = "One seed allows no interval, so there are no bands. Dashed: the plain student."
+
+
+def about_bands(results: Results) -> str:
+    """What the bands of a section are."""
+    return _BANDS if len(results.study["seeds"]) > 1 else _ONE_SEED
+
+
+def training(results: Results, sheet: Sheet) -> Section | None:
+    """Accuracy and losses by epoch."""
+    held_out = any(
+        value is not None for run in results.runs for value in (run["curve"] or {}).get("validation_accuracy") or ()
+    )
+
+    def line(cell: Cell) -> Line | None:
+        curves = [run["curve"] for run in cell.runs]
+        if not all(curve and any(one is not None for one in curve["train_accuracy"]) for curve in curves):
+            return None
+        length = min(len(curve["epoch"]) for curve in curves)
+        kept = np.unique(np.linspace(0, length - 1, min(length, 60)).astype(int))
+        judged = [curve.get("validation_accuracy") or [None] for curve in curves]
+        second = None
+        if all(len(one) >= length and None not in one for one in judged):
+            second = 100 * np.asarray([[one[n] for n in kept] for one in judged], dtype=np.float64).mean(0)
+        shares = [[curve["train_accuracy"][n] for n in kept] for curve in curves]  # none in a stage without labels
+        values = 100 * np.asarray(shares, dtype=np.float64)
+        return _of_runs([curves[0]["epoch"][n] for n in kept], values, second=second)
+
+    blocks = line_panels(sheet, _each(results, line), x="epoch", y="training accuracy, %", high=100)
+    note = (
+        "Share of the training labels, wrong ones included, that the network gives while it trains."
+        + (" Dotted: accuracy on the held-out part, mean over seeds." if held_out else "")
+        + f" {about_bands(results)}"
+    )
+    return Section("training", "Training curves", note, blocks) if blocks else None
+
+
+def risk_coverage(results: Results, sheet: Sheet) -> Section | None:
+    """The share of errors among the surest answers."""
+    grid = np.linspace(0.05, 1, 39)
+
+    def line(cell: Cell) -> Line | None:
+        curves = [run["risk_coverage"] for run in cell.runs]
+        if not all(curve and curve["coverage"] for curve in curves):
+            return None
+        risks = [np.interp(grid, curve["coverage"], curve["risk"]) for curve in curves]
+        return _of_runs(100 * grid, 100 * np.asarray(risks))
+
+    blocks = line_panels(
+        sheet, _each(results, line), x="answered, %, surest first", y="wrong, %", high=100, frame=percent_axis
+    )
+    note = (
+        "If the network answers only where it is surest: what share of its answers is wrong, from 5 % answered on. "
+        f"Lower is better. {about_bands(results)}"
+    )
+    return Section("risk", "Risk and coverage", note, blocks) if blocks else None
+
+
+def corruptions(results: Results, sheet: Sheet) -> Section | None:
+    """Accuracy by severity."""
+
+    def line(cell: Cell) -> Line | None:
+        if not all(run["corruptions"] for run in cell.runs):
+            return None
+        kinds = list(cell.runs[0]["corruptions"])
+        values = 100 * np.asarray([[run["corruptions"][kind] for kind in kinds] for run in cell.runs], dtype=np.float64)
+        thin = tuple(values[:, number].mean(0) for number in range(len(kinds)))
+        return _of_runs(range(1, values.shape[2] + 1), values.mean(1), thin=thin)
+
+    blocks = line_panels(sheet, _each(results, line), x="severity", y="test accuracy, %", high=100)
+    kinds = next((list(run["corruptions"]) for run in results.runs if run["corruptions"]), [])
+    note = (
+        f"Test images made worse at five severities: {', '.join(kind.replace('_', ' ') for kind in kinds)}. Thick: the "
+        f"mean over kinds; thin: each kind. {about_bands(results)}"
+    )
+    return Section("corruptions", "Corrupted images", note, blocks) if blocks else None
+
+
+def pgd(results: Results, sheet: Sheet) -> Section | None:
+    """Accuracy by the radius of the attack."""
+
+    def line(cell: Cell) -> Line | None:
+        if not all(run["pgd"] for run in cell.runs):
+            return None
+        radii = sorted(cell.runs[0]["pgd"], key=float)
+        values = [[run["accuracy"], *(run["pgd"][radius] for radius in radii)] for run in cell.runs]
+        return _of_runs([0.0, *map(float, radii)], 100 * np.asarray(values, dtype=np.float64))
+
+    blocks = line_panels(sheet, _each(results, line), x="radius", y="test accuracy, %", high=100)
+    note = (
+        "Test images moved against the network by projected gradient descent, each pixel by the radius at most (pixels "
+        f"lie in [0, 1]). {about_bands(results)}"
+    )
+    return Section("pgd", "Attacked images", note, blocks) if blocks else None

@@ -1,0 +1,153 @@
+"""What the pictures share: panels, blocks and sections of a page, figures and strokes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tutelage.report.svg import INK, QUIET
+from tutelage.studies.results import Cell, Results
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+Place = tuple[tuple[Any, ...], tuple[str, str]]
+"""A condition and a pair of networks."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture with its title; of a hole there is only the reason, as the note."""
+
+    title: str
+    svg: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The panels of one condition and pair; without a title where there is only one."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Pictures of one kind. ``note`` says what is drawn and what the bands are."""
+
+    key: str
+    title: str
+    note: str
+    blocks: tuple[Block, ...]
+    width: int = 200
+
+
+def places(cells: Iterable[Cell]) -> dict[Place, list[Cell]]:
+    """The cells of each condition and pair."""
+    found: dict[Place, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault((cell.condition, cell.pair), []).append(cell)
+    return found
+
+
+def over_seeds(values: Array) -> tuple[Array, Array]:
+    """Means, and halves of their 95 % t intervals, of shape (points,), from values (seeds, points)."""
+    from scipy import stats
+
+    n = len(values)
+    mean = values.mean(0)
+    if n == 1:
+        return mean, np.full_like(mean, np.nan)
+    return mean, stats.t.ppf(0.975, n - 1) * values.std(0, ddof=1) / math.sqrt(n)
+
+
+def blank_figure(width: float, height: float, left: float = 30, top: float = 20, bottom: float = 30) -> Figure:
+    """A figure of this size in points, whose axes leave room for their names."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width / 72, height / 72))
+    figure.add_axes((left / width, bottom / height, (width - left - 10) / width, (height - top - bottom) / height))
+    return figure
+
+
+def name_axes(axes: Axes, x: str, y: str) -> None:
+    """Names of the axes: y's stands above it, upright."""
+    axes.set_xlabel(x, labelpad=2)
+    axes.annotate(y, (0, 1), (2, -2), "figure fraction", "offset points", color=QUIET, va="top", annotation_clip=False)
+    axes.tick_params(pad=3)
+
+
+def stroke(x: Sequence[float] | Array, y: Sequence[float] | Array, colour: str, **more: Any) -> Artist:
+    """A line, or with a ``marker`` and ``linestyle`` "" dots."""
+    from matplotlib.lines import Line2D
+
+    return Line2D(x, y, color=colour, **{"markeredgewidth": 0, **more})
+
+
+def area(polygons: Iterable[Sequence[tuple[float, float]]], colour: str, alpha: float) -> Artist:
+    """Polygons as one shape."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    parts = [Path([*polygon, polygon[0]], closed=True) for polygon in polygons]
+    return PathPatch(Path.make_compound_path(*parts), facecolor=colour, alpha=alpha, linewidth=0)
+
+
+def rectangle(left: float, low: float, right: float, high: float) -> list[tuple[float, float]]:
+    """A bar's corners."""
+    return [(left, low), (right, low), (right, high), (left, high)]
+
+
+def limits_of(values: Iterable[Array], low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
+    """What holds all finite values and a little more, between low and high."""
+    found = np.concatenate([np.ravel(one) for one in values])
+    found = np.clip(found[np.isfinite(found)], low, high)
+    if not len(found):
+        return (0.0, 1.0)
+    room = 0.05 * (found.max() - found.min()) or 0.05 * abs(found.max()) or 0.05
+    return max(low, float(found.min() - room)), min(high, float(found.max() + room))
+
+
+def title_of(results: Results, place: Place, several: bool) -> str:
+    """A block's title, where there are several."""
+    return results.heading(*place) if several else ""
+
+
+def percent_axis(axes: Axes) -> None:
+    """An axis from 0 to 100."""
+    axes.set_xlim(0, 100)
+    axes.set_xticks([0, 50, 100])
+
+
+def shortened(name: str, most: int = 26) -> str:
+    """A name that is not too long."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def listing(axes: Axes, names: Sequence[str], limits: tuple[float, float], x: str) -> None:
+    """A frame with a line a name."""
+    axes.set_xlim(*limits)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), [shortened(name) for name in names], color=INK)
+    axes.tick_params(axis="y", pad=4)
+    axes.spines.left.set_visible(False)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(x, labelpad=3)
+    axes.tick_params(labelsize=10)
+
+
+def list_figure(names: Sequence[str], wide: float = 250) -> Figure:
+    """A figure with room for a line a name."""
+    left = 14 + 5.6 * max(len(shortened(name)) for name in names)
+    return blank_figure(left + wide, 44 + 17 * len(names), left=left, top=6, bottom=36)

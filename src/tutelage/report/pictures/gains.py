@@ -1,0 +1,118 @@
+"""Gains over the plain student, and average ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tutelage.report.pictures.frame import (
+    Block,
+    Panel,
+    Place,
+    Section,
+    limits_of,
+    list_figure,
+    listing,
+    stroke,
+    title_of,
+)
+from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, RULE, SECOND, Sheet
+from tutelage.report.words import standing
+from tutelage.studies.results import METRICS, PLAIN, TEACHER, Results, Row, hole_of
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+
+
+def gains(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> Section | None:
+    """Gains with their intervals, a panel a condition and pair."""
+    groups: dict[Place, list[Row]] = {}
+    for row in rows:
+        if row.cell.method not in (TEACHER, PLAIN):
+            groups.setdefault((row.cell.condition, row.cell.pair), []).append(row)
+    gains = [row.gain for row in rows if row.gain is not None]
+    if not gains:
+        return None
+    share = METRICS[metric].share
+    scale = 100 if share else 1
+    low, high = limits_of([np.zeros(1), *(scale * np.asarray([gain.mean, gain.low, gain.high]) for gain in gains)])
+    names = list(dict.fromkeys(row.cell.method for group in groups.values() for row in group))
+    figure = list_figure(names)
+    unit = "points" if share else METRICS[metric].title
+
+    def frame(axes: Axes) -> None:
+        listing(axes, names, (low, high), f"difference to the plain student, {unit}")
+        axes.axvline(0, color=INK, linewidth=0.9)
+
+    def marks(group: Sequence[Row]) -> list[Artist]:
+        from matplotlib.text import Text
+
+        drawn: list[Artist] = []
+        for row in group:
+            place = names.index(row.cell.method)
+            if row.gain is None:
+                why = hole_of(row.cell) if row.mean is None else "the plain student has a hole"
+                drawn.append(Text(low, place, f" {why}", color=SECOND, verticalalignment="center", fontstyle="italic"))
+                continue
+            clear = standing(row) in ("above", "below")
+            colour = ACCENT if clear else QUIET
+            if math.isfinite(row.gain.low):
+                drawn.append(stroke([scale * row.gain.low, scale * row.gain.high], [place] * 2, colour, linewidth=2))
+            face = {"markerfacecolor": colour if clear else PAPER, "markeredgewidth": 1.6}
+            drawn.append(stroke([scale * row.gain.mean], [place], colour, marker="o", markersize=6.5, **face))
+        return drawn
+
+    titles = [title_of(results, place, len(groups) > 1) for place in groups]
+    labels = [f"Difference of each method to the plain student{f'; {title}' if title else ''}" for title in titles]
+    drawn = sheet.panels(figure, frame, [marks(group) for group in groups.values()], labels)
+    better = {"higher": "Right of 0 is better.", "lower": "Left of 0 is better.", None: ""}[METRICS[metric].better]
+    said = (
+        "Bars: 95 % interval of the mean paired difference, not adjusted for comparing many methods. Filled: clearly "
+        "differs also after Holm's correction within its panel; hollow: not shown to differ."
+        if len(results.study["seeds"]) > 1
+        else "One seed allows no interval: none of these differences is shown to exist."
+    )
+    what = f"{METRICS[metric].title.capitalize()} of each method minus the plain student's, paired by seed."
+    note = f"{what} {better} {said}"
+    panels = tuple(Panel(title, svg) for title, svg in zip(titles, drawn, strict=True))
+    return Section("gains", "Gain over the plain student", note, (Block("", panels),), width=350)
+
+
+def ranks(results: Results, metric: str, sheet: Sheet) -> Section | None:
+    """Average ranks with the critical difference."""
+    if METRICS[metric].better is None or all(run[metric] is None for run in results.runs if run["method"] != TEACHER):
+        return None
+    ranks = results.ranks(metric)
+    if ranks.critical_difference is None or ranks.blocks < 2:
+        return None
+    names = list(ranks.average)
+    figure = list_figure(names, wide=330)
+    (axes,) = figure.axes
+    best = ranks.average[names[0]]
+    listing(axes, names, (0.7, len(names) + 0.3), "average rank, 1 is the best")
+    edge = min(best + ranks.critical_difference, len(names) + 0.3)
+    axes.fill(
+        [best, edge, edge, best],
+        [-0.5, -0.5, len(names) - 0.5, len(names) - 0.5],
+        color=ACCENT,
+        alpha=0.13,
+        linewidth=0,
+    )
+    for place, (name, rank) in enumerate(ranks.average.items()):
+        axes.plot([0.7, rank], [place, place], color=RULE, linewidth=1)
+        axes.plot(rank, place, "o", color=INK if name == PLAIN else ACCENT, markersize=7, markeredgewidth=0)
+        axes.annotate(f"{rank:.2f}", (rank, place), (7, 0), textcoords="offset points", va="center")
+    note = (
+        f"Mean rank over {ranks.blocks} conditions and pairs, by the mean over seeds. Shaded: the critical difference "
+        f"of {ranks.critical_difference:.2f} from the best (Nemenyi, 5 %); whoever lies in it is not shown to be worse."
+    )
+    if ranks.p is not None:
+        note += f" Friedman's test that all are alike: p = {ranks.p:.2g}."
+    if ranks.unranked:
+        note += " Without a rank: " + "; ".join(f"{name} ({why})" for name, why in ranks.unranked.items()) + "."
+    svg = sheet.drawing(figure, "Average rank of each method with the critical difference from the best")
+    return Section("ranks", "Average rank", note, (Block("", (Panel("", svg),)),), width=420)

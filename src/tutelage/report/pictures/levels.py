@@ -1,0 +1,112 @@
+"""A metric along an axis of conditions: label noise or class imbalance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tutelage.report.pictures.curves import Line, about_bands, line_panels
+from tutelage.report.pictures.frame import Array, Block, Section
+from tutelage.report.svg import Sheet
+from tutelage.studies.results import METRICS, Results, Row, hole_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_KINDS: Mapping[str, Mapping[str, tuple[str, float | None, bool]]] = {
+    "noise": {
+        "symmetric": ("share of labels made another class", 0, False),
+        "uniform": ("share of labels drawn anew", 0, False),
+        "pair": ("share of labels made the next class", 0, False),
+        "instance": ("share of wrong labels, likelier on some images", 0, False),
+        "missing": ("share of labels missing", 0, False),
+    },
+    "imbalance": {
+        "powerlaw": ("power law's gamma; harder to the right", None, False),
+        "longtail": ("smallest class / largest; harder to the right", 1, True),
+        "step": ("rare classes / others; harder to the right", 1, True),
+    },
+}
+
+
+_AXES = {"noise": "label noise", "imbalance": "class imbalance"}
+
+
+def _level(axis: str, value: str) -> tuple[str, float] | None:
+    """The kind of a condition and its level; ``None`` where it has no number: labels from a file, say."""
+    kind, _, level = value.rpartition(":")
+    try:
+        number = float(level)
+    except ValueError:
+        return None
+    kind = kind or "symmetric"
+    return (kind, number) if kind.partition(":")[0] in _KINDS[axis] else None
+
+
+def along(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet, axis: str) -> Section | None:
+    """A metric against the level of an axis, all else equal. Only of kinds with two levels or more."""
+    at = ("data", "noise", "imbalance").index(axis)
+    groups: dict[tuple[Any, ...], dict[tuple[str, Any], Row]] = {}
+    for row in rows:
+        condition, pair = row.cell.condition, row.cell.pair
+        others = (condition[:at], condition[at + 1 :], pair)
+        groups.setdefault(others, {})[row.cell.method, condition[at]] = row
+    values = list(dict.fromkeys(row.cell.condition[at] for row in rows))
+    kinds = dict.fromkeys(found[0] for value in values if value is not None and (found := _level(axis, value)))
+    share = METRICS[metric].share
+    scale = 100 if share else 1
+    blocks: list[Block] = []
+    for kind in kinds:
+        words, neutral, factors = _KINDS[axis][kind.partition(":")[0]]
+        levels = {
+            value: found[1]
+            for value in values
+            if value is not None and (found := _level(axis, value)) and found[0] == kind
+        }
+        if None in values and neutral is not None:
+            levels = {None: float(neutral), **levels}
+        levels = dict(sorted(levels.items(), key=lambda entry: entry[1]))
+        if len(levels) < 2:
+            continue
+        place = np.log10(list(levels.values())) if factors else np.asarray(list(levels.values()))
+        place = -place if axis == "imbalance" else place
+        lines: dict[str, dict[str, Line | str]] = {}
+        for others, group in groups.items():
+            title = _others(results, others, at, levels, len(groups) > 1)
+            for method in dict.fromkeys(name for name, _ in group):
+                line = _of_rows(place, [group.get((method, value)) for value in levels], scale)
+                lines.setdefault(", ".join(filter(None, (title, kind if len(kinds) > 1 else ""))), {})[method] = line
+        frame = partial(_ticks, places=place, names=[f"{level:g}" for level in levels.values()])
+        name = METRICS[metric].title + (", %" if share else "")
+        blocks += line_panels(sheet, lines, frame=frame, x=words, y=name, high=scale if share else math.inf)
+    note = f"How the {METRICS[metric].title} changes with {_AXES[axis]}, all else equal. {about_bands(results)}"
+    title = f"{METRICS[metric].title.capitalize()} against {_AXES[axis]}"
+    return Section(axis, title, note, tuple(blocks)) if blocks else None
+
+
+def _ticks(axes: Axes, places: Array, names: Sequence[str]) -> None:
+    axes.set_xticks(places, names)
+
+
+def _of_rows(x: Array, rows: Sequence[Row | None], scale: float) -> Line | str:
+    """A line through the means of rows; the reason where one has none."""
+    means = [row.mean if row is not None else None for row in rows]
+    if None in means:
+        return next((hole_of(row.cell) for row in rows if row is not None and row.mean is None), "not measured")
+    mean = scale * np.asarray([one.mean for one in means if one], dtype=np.float64)
+    return Line(x, mean, scale * np.asarray([one.high for one in means if one], dtype=np.float64) - mean)
+
+
+def _others(results: Results, others: tuple[Any, ...], at: int, levels: Mapping[Any, float], several: bool) -> str:
+    """What the other axes are at, in words."""
+    if not several:
+        return ""
+    before, after, pair = others
+    with_, without = (results.heading((*before, level, *after), pair) for level in list(levels)[:2])
+    # The axis itself is the part that changes with its level.
+    return ", ".join(a for a, b in zip(with_.split(", "), without.split(", "), strict=True) if a == b)
