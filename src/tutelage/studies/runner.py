@@ -86,11 +86,11 @@ def run_study(
         KeyboardInterrupt: Ctrl-C or SIGTERM; nothing but the epochs at work is lost.
     """
     out = Path(out)
-    with _held(out), _stopped_by_sigterm():
-        planner = Planner(study, out, inspect(study))
-        store = Store(out, study)
-        place = workers or LocalWorkers()
-        try:
+    place = workers or LocalWorkers()
+    try:
+        with _held(out), _stopped_by_sigterm():
+            planner = Planner(study, out, inspect(study))
+            store = Store(out, study)
             runner = _Runner(store, place, watch, track)
             tried = trials_of(planner)
             runner.do([trial.asked.job for trial in tried])
@@ -98,8 +98,8 @@ def run_study(
             asked = planner.asked(chosen.settings)
             runner.do([line.job for line in asked], tell=_now_and_then(lambda: store.write(asked)))
             store.write(asked, chosen.trials)
-        finally:
-            place.stop()
+    finally:
+        place.stop()
     return Results.read(out)
 
 
