@@ -73,11 +73,13 @@ class Store:
     def _failure(self, job: Job) -> Path:
         return self.path / FAILURES / f"{job.name}.json"
 
-    def write(self, asked: Sequence[Asked], trials: Sequence[Mapping[str, Any]] = ()) -> None:
+    def write(self, asked: Sequence[Asked], trials: Sequence[Mapping[str, Any]]) -> None:
         """Write the results as they are now, and the trials."""
         _write_lines(self.path / RECORDS, [self.record(line) for line in asked])
         if trials:
             _write_lines(self.path / TRIALS, trials)
+        else:  # those of an earlier study with a budget are not this one's
+            (self.path / TRIALS).unlink(missing_ok=True)
 
     def record(self, line: Asked) -> dict[str, Any]:
         """Everything about a run as one flat record; what was not measured is ``None``."""

@@ -96,7 +96,7 @@ def run_study(
             runner.do([trial.asked.job for trial in tried])
             chosen = choose(tried, store)
             asked = planner.asked(chosen.settings)
-            runner.do([line.job for line in asked], tell=_now_and_then(lambda: store.write(asked)))
+            runner.do([line.job for line in asked], tell=_now_and_then(lambda: store.write(asked, chosen.trials)))
             store.write(asked, chosen.trials)
     finally:
         place.stop()
