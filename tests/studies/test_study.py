@@ -113,8 +113,12 @@ def test_what_cannot_be_opened_is_told_before_anything_is_trained(
 
 def test_a_study_comes_from_a_file_a_program_or_by_its_name(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "mine.toml").write_text('noise = [0, 0.4]\nmethods = ["hinton"]\n[train]\nepochs = 2\n')
-    (tmp_path / "mine.py").write_text("import tutelage\nstudy = tutelage.Study(noise=[0, 0.4], train={'epochs': 2})\n")
-    assert Study(**read_study(tmp_path / "mine.toml")) == Study(**read_study(tmp_path / "mine.py"))
+    (tmp_path / "mine.py").write_text(
+        "import tutelage\nstudy = tutelage.Study(noise=[0, 0.4], methods='hinton', train={'epochs': 2})\n"
+    )
+    mine = Study(**read_study(tmp_path / "mine.toml"))
+    assert mine == Study(**read_study(tmp_path / "mine.py"))
+    assert mine.but(seeds=2).methods == mine.methods
     nine = Study(**read_study("nine"))
     assert len(nine.methods) == 10
     assert nine.all_pairs == (("resnet14x0.5", "resnet8x0.5"),)

@@ -71,6 +71,8 @@ def _ways(value: Any) -> Any:
 
 
 def _way(value: Any) -> dict[str, Any]:
+    if isinstance(value, Way):
+        return value.model_dump()
     if isinstance(value, str):
         return {"method": value, "settings": {}}
     if not isinstance(value, Mapping) or "method" not in value:
