@@ -15,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tutelage.report.words import verdict
-from tutelage.studies.results import METRICS, PLAIN, Results, Row
+from tutelage.studies import PLAIN
+from tutelage.studies.results import METRICS, Results, Row
 from tutelage.studies.statistics import Interval
 
 FOLDER = Path(__file__).resolve().parent / "results"

@@ -23,7 +23,8 @@ from tutelage.report.pictures.frame import Block, Panel, Section
 from tutelage.report.svg import Sheet
 from tutelage.report.tables import shown as _plainly
 from tutelage.report.words import answer
-from tutelage.studies.results import METRICS, PLAIN, STUDY, TEACHER, Record, Results, Row
+from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.results import METRICS, STUDY, Record, Results, Row
 from tutelage.studies.statistics import Interval
 
 _FEW = 30

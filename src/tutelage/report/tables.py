@@ -14,7 +14,8 @@ from typing import Any
 from tutelage.errors import TutelageError, unknown
 from tutelage.files import atomic_write
 from tutelage.report.words import verdict
-from tutelage.studies.results import CONDITION, METRICS, PAIR, PLAIN, TEACHER, Metric, Results, Row, hole_of
+from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.results import CONDITION, METRICS, PAIR, Metric, Results, Row, hole_of
 from tutelage.studies.statistics import Interval
 
 

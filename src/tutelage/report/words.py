@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from tutelage.studies.results import METRICS, PLAIN, TEACHER, Results, Row, hole_of
+from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.results import METRICS, Results, Row, hole_of
 
 LEVEL = 0.05
 """What an adjusted p-value must be below for a difference to be claimed."""

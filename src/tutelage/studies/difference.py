@@ -12,13 +12,13 @@ from tutelage.config import Beyond, Config, Hardware, read_config
 from tutelage.errors import TutelageError, one_line
 from tutelage.studies.results import CONDITION, PAIR, Cell, Record, Results, check_metric, hole_of
 from tutelage.studies.statistics import Interval, paired_difference
+from tutelage.studies.study import OWN
 
 Both = tuple[Any, Any]
 """A value in A and in B."""
 
 _CONFIG, _INPUTS, _RESULT = "config.yaml", "inputs.json", "result.json"
 _OF_THE_DATA = ("data", "image_size", "noise", "imbalance", "per_class", "validation", "seed")
-_OF_THE_STUDY = {"data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed"}
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def compare_runs(a: Path, b: Path) -> RunDifference:
 
 def _settings(study: Mapping[str, Any]) -> dict[str, Any]:
     """What two studies have to share, the defaults of what was not said included."""
-    train = Config(**study["train"]).model_dump(mode="json", include=set(Config.model_fields) - _OF_THE_STUDY)
+    train = Config(**study["train"]).model_dump(mode="json", include=set(Config.model_fields) - set(OWN))
     evaluate = Beyond(**study["evaluate"]).model_dump(mode="json")
     return {
         **{f"train.{name}": value for name, value in train.items()},

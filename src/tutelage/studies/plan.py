@@ -17,7 +17,8 @@ from tutelage.methods import find
 from tutelage.models.load import make_model
 from tutelage.runs.execute import data_fingerprint, load_data
 from tutelage.runs.models import open_model
-from tutelage.studies.study import PLAIN, TEACHER, Study, canonical
+from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.study import Study, canonical
 
 
 class Case(NamedTuple):

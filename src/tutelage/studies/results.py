@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.statistics import (
     Interval,
     average_ranks,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 RECORDS, TRIALS, STUDY = "results.jsonl", "trials.jsonl", "study.json"
 CONDITION = ("data", "noise", "imbalance", "per_class", "teacher_labels")
 PAIR = ("teacher", "student")
-TEACHER, PLAIN = "teacher", "plain"
 
 Record = Mapping[str, Any]
 """One run that was asked for: a line of ``results.jsonl``. Numbers of a run that failed or is missing are ``None``."""

@@ -13,8 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tutelage.config import Beyond, Config, Fields, read_config
 from tutelage.errors import TutelageError, one_line, unknown
-
-PLAIN, TEACHER = "plain", "teacher"
+from tutelage.studies import PLAIN, TEACHER
 
 OWN = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed")
 """Fields of ``Config`` that the study itself sets, run by run."""

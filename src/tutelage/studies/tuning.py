@@ -13,9 +13,9 @@ from pydantic.fields import FieldInfo
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.methods import find
+from tutelage.studies import PLAIN
 from tutelage.studies.plan import Asked, Case, Planner
 from tutelage.studies.records import Store
-from tutelage.studies.study import PLAIN
 
 AROUND = 4.0
 """How far the search goes from a positive default, as a factor."""

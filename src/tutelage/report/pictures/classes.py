@@ -22,7 +22,8 @@ from tutelage.report.pictures.frame import (
     title_of,
 )
 from tutelage.report.svg import ACCENT, INK, SECOND, Sheet
-from tutelage.studies.results import PLAIN, Record, Results, hole_of
+from tutelage.studies import PLAIN
+from tutelage.studies.results import Record, Results, hole_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -22,7 +22,8 @@ from tutelage.report.pictures.frame import (
     title_of,
 )
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, SECOND, Sheet
-from tutelage.studies.results import METRICS, PLAIN, TEACHER, Results, Row
+from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.results import METRICS, Results, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

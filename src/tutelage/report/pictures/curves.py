@@ -25,7 +25,8 @@ from tutelage.report.pictures.frame import (
     title_of,
 )
 from tutelage.report.svg import ACCENT, INK, QUIET, SECOND, Sheet
-from tutelage.studies.results import PLAIN, TEACHER, Cell, Results, hole_of
+from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.results import Cell, Results, hole_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
