@@ -1,0 +1,69 @@
+"""Runs without a result, and what tuning tried."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+
+from tutelage.report.page.markup import command_of, counted, error_of, settings_of, where_of
+from tutelage.studies.results import Record, Results
+
+
+def failed(results: Results) -> str:
+    """The runs that failed or are missing, and why."""
+    holes = [run for run in results.runs if run["status"] != "done"]
+    if not holes:
+        return ""
+    lines = "".join(
+        f"<li><b>{escape(run['method'])}</b>, {escape(where_of(results, run))}, seed {run['seed']}: "
+        f'<span class="hole">{escape(run["status"])}</span>{error_of(run)}'
+        f'<code class="folder">{escape(run["folder"])}</code>{command_of(run["command"])}</li>'
+        for run in holes
+    )
+    return (
+        '<p class="note">Each leaves a hole in the table and in the pictures. Asking for the study again runs them, '
+        f'and only them.</p><ul class="failed">{lines}</ul>'
+    )
+
+
+def trials(results: Results) -> str:
+    """Of each method: where was searched, what was tried and what it gave, and what was chosen."""
+    if not results.trials:
+        return ""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for trial in results.trials:
+        groups.setdefault((where_of(results, trial), trial["method"]), []).append(trial)
+    several = len({where for where, _ in groups}) > 1
+    blocks = ""
+    for (where, method), trials in groups.items():
+        searched = "; ".join(f"{name} {where}" for name, where in trials[0]["space"].items())
+        ordered = sorted(
+            trials, key=lambda trial: -math.inf if trial["score"] is None else trial["score"], reverse=True
+        )
+        lines = "".join(_trial(trial) for trial in ordered)
+        title = f"{method}, {where}" if several else method
+        blocks += (
+            f'<details class="block"><summary>{escape(title)} '
+            f'<span class="quiet">{counted(len(trials), "trial")}</span></summary>'
+            f"{f'<p>Searched: {escape(searched)}</p>' if searched else ''}"
+            f'<div class="wide"><table><caption>Trials of {escape(title)}, the best first</caption><thead><tr>'
+            '<th scope="col"></th><th scope="col">held-out accuracy, %</th><th scope="col">seed</th>'
+            f'<th scope="col">settings</th></tr></thead><tbody>{lines}</tbody></table></div></details>'
+        )
+    return (
+        '<p class="note">Each method had as many trials, judged on held-out training data whose labels are as wrong as '
+        f"the rest. The chosen one is marked.</p>{blocks}"
+    )
+
+
+def _trial(trial: Record) -> str:
+    chosen = bool(trial.get("chosen"))
+    score = (
+        f"{100 * trial['score']:.2f}"
+        if trial["score"] is not None
+        else f'<span class="hole">{escape(trial["status"])}</span>'
+    )
+    return (
+        f'<tr{" class=chosen" if chosen else ""}><td class="words">{"✓ chosen" if chosen else ""}</td><td>{score}</td>'
+        f'<td>{trial["seed"]}</td><td class="words">{settings_of(trial["settings"])}{error_of(trial)}</td></tr>'
+    )
