@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from tutelage.report.words import verdict
 from tutelage.studies import PLAIN
-from tutelage.studies.results import METRICS, Results, Row
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.results import Results, Row
 from tutelage.studies.statistics import Interval
 
 FOLDER = Path(__file__).resolve().parent / "results"

@@ -173,7 +173,7 @@ def write_study(tmp_path: Path) -> WriteStudy:
 
     ``numbers(record)`` gives what a record is to say beside or in place of numbers that are drawn.
     """
-    from tutelage.studies.results import METRICS
+    from tutelage.studies.metrics import METRICS
 
     def write(
         name: str = "study",

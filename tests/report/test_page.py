@@ -16,7 +16,9 @@ import pytest
 from tutelage.errors import TutelageError
 from tutelage.report.page import page, write_page
 from tutelage.report.pictures.frame import over_seeds
-from tutelage.studies.results import CONDITION, METRICS, PAIR, Results
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.reading import CONDITION, PAIR
+from tutelage.studies.results import Results
 from tutelage.studies.statistics import mean_interval
 
 HOSTILE = '<script>alert("x")</script>&"\'$a_b$'

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tutelage.studies.results import METRICS, Results
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.results import Results
 from tutelage.studies.statistics import critical_difference
 
 Refused = Callable[..., AbstractContextManager[None]]

@@ -11,7 +11,9 @@ from rich.console import Console
 from tutelage.report.console import print_table
 from tutelage.report.tables import finite, with_ends
 from tutelage.studies.difference import Both, Change, RunDifference, StudyDifference
-from tutelage.studies.results import CONDITION, METRICS, PAIR, Cell
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.reading import CONDITION, PAIR
+from tutelage.studies.results import Cell
 
 
 def show_studies(found: StudyDifference, *, as_json: bool = False) -> None:

@@ -15,7 +15,9 @@ from tutelage.errors import TutelageError, unknown
 from tutelage.files import atomic_write
 from tutelage.report.words import verdict
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.results import CONDITION, METRICS, PAIR, Metric, Results, Row, hole_of
+from tutelage.studies.metrics import METRICS, Metric
+from tutelage.studies.reading import CONDITION, PAIR
+from tutelage.studies.results import Results, Row, hole_of
 from tutelage.studies.statistics import Interval
 
 

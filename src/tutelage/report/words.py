@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.results import METRICS, Results, Row, hole_of
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.results import Results, Row, hole_of
 
 LEVEL = 0.05
 """What an adjusted p-value must be below for a difference to be claimed."""

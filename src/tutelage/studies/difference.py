@@ -10,7 +10,9 @@ from typing import Any
 
 from tutelage.config import Beyond, Config, Hardware, read_config
 from tutelage.errors import TutelageError, one_line
-from tutelage.studies.results import CONDITION, PAIR, Cell, Record, Results, check_metric, hole_of
+from tutelage.studies.metrics import check_metric
+from tutelage.studies.reading import CONDITION, PAIR, Record
+from tutelage.studies.results import Cell, Results, hole_of
 from tutelage.studies.statistics import Interval, paired_difference
 from tutelage.studies.study import OWN
 

@@ -14,7 +14,7 @@ from tutelage.files import atomic_write
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import METRICS, RESULT
 from tutelage.studies.plan import Asked, Job
-from tutelage.studies.results import RECORDS, STUDY, TRIALS
+from tutelage.studies.reading import RECORDS, STUDY, TRIALS
 from tutelage.studies.study import Study
 
 BEYOND, FAILURES = "beyond.json", "failures"

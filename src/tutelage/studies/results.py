@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.errors import TutelageError, unknown
 from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.metrics import METRICS, check_metric
+from tutelage.studies.reading import (
+    CONDITION,
+    FIELDS,
+    PAIR,
+    RECORDS,
+    STUDY,
+    TRIALS,
+    Place,
+    Record,
+    place_of,
+    read_records,
+    read_study_file,
+    refuse_gaps,
+)
 from tutelage.studies.statistics import (
     Interval,
     average_ranks,
@@ -29,60 +42,6 @@ from tutelage.studies.statistics import (
 
 if TYPE_CHECKING:
     import pandas as pd
-
-RECORDS, TRIALS, STUDY = "results.jsonl", "trials.jsonl", "study.json"
-CONDITION = ("data", "noise", "imbalance", "per_class", "teacher_labels")
-PAIR = ("teacher", "student")
-
-Record = Mapping[str, Any]
-"""One run that was asked for: a line of ``results.jsonl``. Numbers of a run that failed or is missing are ``None``."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of a record that tables can be made of.
-
-    Attributes:
-        title: its name in words.
-        better: the end that is good; ``None`` where neither is, or where the condition alone decides it.
-        share: whether it lies in [0, 1] and is shown in per cent, its differences in points.
-    """
-
-    title: str
-    better: Literal["higher", "lower"] | None
-    share: bool = False
-
-
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        "accuracy": Metric("test accuracy", "higher", share=True),
-        "worst_class_accuracy": Metric("accuracy of the worst class", "higher", share=True),
-        "nll": Metric("negative log-likelihood", "lower"),
-        "brier": Metric("Brier score", "lower"),
-        "ece": Metric("expected calibration error", "lower"),
-        "calibration_gap": Metric("confidence minus accuracy", None),  # best at 0, on neither side
-        "aurc": Metric("area under the risk-coverage curve", "lower"),
-        "agreement": Metric("agreement with the teacher", "higher", share=True),
-        "kl_to_teacher": Metric("KL divergence to the teacher", "lower"),
-        "teacher_accuracy": Metric("the teacher's test accuracy", None, share=True),
-        "memorised": Metric("wrong labels memorised", "lower", share=True),
-        "wrong_labels": Metric("wrong training labels", None),
-        "noise_rate": Metric("share of wrong training labels", None, share=True),
-        "parameters": Metric("parameters", "lower"),
-        "flops": Metric("FLOPs an image", "lower"),
-        "latency_ms": Metric("latency, ms", "lower"),
-        "seconds": Metric("training time, s", "lower"),
-        "forward_passes": Metric("forward passes of training", "lower"),
-        "corruption_accuracy": Metric("accuracy under corruptions", "higher", share=True),
-        "ood_auroc": Metric("out-of-distribution AUROC", "higher", share=True),
-    }
-)
-"""The numbers of a record, in the order of the store."""
-
-_FIELDS = (
-    *("key", "folder", "status", "error", *CONDITION, *PAIR, "method", "function", "settings", "seed", *METRICS),
-    *("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd", "command", "curve"),
-)
 
 
 @dataclass(frozen=True)
@@ -190,25 +149,25 @@ class Results:
             raise TutelageError(f"{str(folder)!r} holds no study, it has no {STUDY}; name what tutelage study wrote")
         if not (folder / RECORDS).is_file():
             raise TutelageError(f"the study in {str(folder)!r} has no {RECORDS} yet; run it with tutelage study")
-        study = _read_study(folder / STUDY)
-        runs = _read_records(folder / RECORDS, _FIELDS)
+        study = read_study_file(folder / STUDY)
+        runs = read_records(folder / RECORDS, FIELDS)
         if not runs:
             raise TutelageError(f"{folder / RECORDS} holds no run; run the study again")
-        _refuse_gaps(folder / RECORDS, study, runs)
+        refuse_gaps(folder / RECORDS, study, runs)
         trials = folder / TRIALS
         return cls(
             folder,
             study,
             runs,
-            _read_records(trials, (*_FIELDS, "space", "score", "chosen")) if trials.is_file() else (),
+            read_records(trials, (*FIELDS, "space", "score", "chosen")) if trials.is_file() else (),
         )
 
     @property
     def cells(self) -> tuple[Cell, ...]:
         """The runs, put together over seeds, in the order of the store."""
-        found: dict[_Place, dict[int, Record]] = {}
+        found: dict[Place, dict[int, Record]] = {}
         for run in self.runs:
-            found.setdefault(_place(run), {})[run["seed"]] = run
+            found.setdefault(place_of(run), {})[run["seed"]] = run
         return tuple(
             Cell(condition, pair, method, tuple(runs[seed] for seed in self.study["seeds"]))
             for (condition, pair, method), runs in found.items()
@@ -340,20 +299,6 @@ _WORDS: Mapping[str, Any] = MappingProxyType(
 )
 
 
-def check_metric(metric: str) -> Metric:
-    """What is known of a metric; an error with the known names for one that does not exist."""
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS)
-    return METRICS[metric]
-
-
-_Place = tuple[tuple[Any, ...], tuple[str, str], str]
-
-
-def _place(run: Record) -> _Place:
-    return tuple(run[axis] for axis in CONDITION), (run["teacher"], run["student"]), run["method"]
-
-
 def _corrected(rows: Sequence[Row]) -> list[Row]:
     """With Holm's correction over the methods of the same condition and pair."""
     families: dict[tuple[Any, ...], list[int]] = {}
@@ -365,93 +310,3 @@ def _corrected(rows: Sequence[Row]) -> list[Row]:
         for number, p in zip(family, holm([rows[n].p or 0.0 for n in family]), strict=True):
             corrected[number] = replace(rows[number], holm=p)
     return corrected
-
-
-# --- the files
-
-
-def _read_study(path: Path) -> Mapping[str, Any]:
-    try:
-        study: dict[str, Any] = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
-        raise TutelageError(f"{path} cannot be read: {one_line(error)}; run the study again") from error
-    fields = ("name", *CONDITION, "pairs", "methods", "seeds", "train", "evaluate", "budget")
-    lacking = [name for name in fields if name not in study] if isinstance(study, dict) else list(fields)
-    if lacking:
-        raise TutelageError(f"{path} lacks {_some(lacking)}: another version wrote it; run the study again")
-    for name in ("methods", "train", "evaluate"):
-        if not isinstance(study[name], dict):
-            raise TutelageError(f"{path}: {name} must be a table, got {study[name]!r}; run the study again")
-    seeds, methods = study["seeds"], study["methods"]
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise TutelageError(f"{path}: seeds must be whole numbers, got {seeds!r}; run the study again")
-    if PLAIN not in methods:
-        raise TutelageError(f"{path}: the methods lack {PLAIN!r}; run the study again")
-    return study
-
-
-def _read_records(path: Path, fields: Sequence[str]) -> tuple[Record, ...]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise TutelageError(f"{path} cannot be read: {one_line(error)}") from error
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line, parse_constant=_refuse_constant)
-            problem = _problem(record, fields)
-        except (ValueError, RecursionError) as error:
-            problem = one_line(error)
-        if problem:
-            raise TutelageError(f"{path}, line {number}: {problem}; remove {path.name} and run the study again")
-        records.append(record)
-    return tuple(records)
-
-
-def _problem(record: Any, fields: Sequence[str]) -> str | None:
-    """What is wrong with a record, if anything."""
-    if not isinstance(record, dict):
-        return "not a record"
-    lacking = [name for name in fields if name not in record]
-    if lacking:
-        return f"lacks {_some(lacking)}, so another version wrote it"
-    if record["status"] not in ("done", "failed", "missing"):
-        return f"status is {record['status']!r}"
-    names = (*PAIR, "method", "folder", "key", "function")
-    wrong = [name for name in names if not isinstance(record[name], str)]
-    wrong += [axis for axis in CONDITION if isinstance(record[axis], list | dict)]
-    wrong += ["seed"] if type(record["seed"]) is not int else []
-    wrong += [name for name in METRICS if not _is_number(record[name])]
-    return f"{wrong[0]} is {record[wrong[0]]!r}" if wrong else None
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and math.isfinite(value))
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"holds {name}")
-
-
-def _refuse_gaps(path: Path, study: Mapping[str, Any], runs: Sequence[Record]) -> None:
-    """Every row must have a record a seed: one that is not there would be a hole that nobody sees."""
-    seeds: dict[_Place, list[int]] = {}
-    for run in runs:
-        seeds.setdefault(_place(run), []).append(run["seed"])
-    for condition, pair in {place[:2] for place in seeds}:
-        for method in study["methods"]:
-            seeds.setdefault((condition, pair, method), [])
-    for (condition, pair, method), there in seeds.items():
-        if sorted(there) != sorted(study["seeds"]):
-            where = ", ".join(str(part) for part in (*condition, *pair) if part is not None)
-            raise TutelageError(
-                f"{path} has the seeds {there} of {method} ({where}) and {STUDY} says {study['seeds']}; "
-                "run the study again"
-            )
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

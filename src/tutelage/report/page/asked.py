@@ -12,7 +12,9 @@ from typing import Any
 from tutelage.report.page.markup import command_of, counted, distinct, listing, places, settings_of, value_of
 from tutelage.report.words import answer
 from tutelage.studies import PLAIN
-from tutelage.studies.results import METRICS, STUDY, Results
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.reading import STUDY
+from tutelage.studies.results import Results
 
 
 def question(results: Results) -> str:

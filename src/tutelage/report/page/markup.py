@@ -8,7 +8,9 @@ from html import escape
 from typing import Any
 
 from tutelage.report.tables import shown as _plainly
-from tutelage.studies.results import METRICS, Record, Results
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.reading import Record
+from tutelage.studies.results import Results
 
 
 def counted(number: int, noun: str) -> str:

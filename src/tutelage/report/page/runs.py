@@ -6,7 +6,8 @@ import math
 from html import escape
 
 from tutelage.report.page.markup import command_of, counted, error_of, settings_of, where_of
-from tutelage.studies.results import Record, Results
+from tutelage.studies.reading import Record
+from tutelage.studies.results import Results
 
 
 def failed(results: Results) -> str:

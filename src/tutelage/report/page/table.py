@@ -11,7 +11,9 @@ from statistics import fmean
 
 from tutelage.report.page.markup import command_of, counted, distinct, error_of, places, shown
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.results import METRICS, Record, Results, Row
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.reading import Record
+from tutelage.studies.results import Results, Row
 from tutelage.studies.statistics import Interval
 
 

@@ -23,7 +23,8 @@ from tutelage.report.pictures.frame import (
 )
 from tutelage.report.svg import ACCENT, INK, SECOND, Sheet
 from tutelage.studies import PLAIN
-from tutelage.studies.results import Record, Results, hole_of
+from tutelage.studies.reading import Record
+from tutelage.studies.results import Results, hole_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

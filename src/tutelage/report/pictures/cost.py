@@ -23,7 +23,8 @@ from tutelage.report.pictures.frame import (
 )
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, SECOND, Sheet
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.results import METRICS, Results, Row
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.results import Results, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,7 +22,8 @@ from tutelage.report.pictures.frame import (
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, RULE, SECOND, Sheet
 from tutelage.report.words import standing
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.results import METRICS, Results, Row, hole_of
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.results import Results, Row, hole_of
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -12,7 +12,8 @@ import numpy as np
 from tutelage.report.pictures.curves import Line, about_bands, line_panels
 from tutelage.report.pictures.frame import Array, Block, Section
 from tutelage.report.svg import Sheet
-from tutelage.studies.results import METRICS, Results, Row, hole_of
+from tutelage.studies.metrics import METRICS
+from tutelage.studies.results import Results, Row, hole_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

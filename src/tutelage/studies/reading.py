@@ -1,0 +1,122 @@
+"""What a study's files hold, checked as they are read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import TutelageError, one_line
+from tutelage.studies import PLAIN
+from tutelage.studies.metrics import METRICS
+
+RECORDS, TRIALS, STUDY = "results.jsonl", "trials.jsonl", "study.json"
+CONDITION = ("data", "noise", "imbalance", "per_class", "teacher_labels")
+PAIR = ("teacher", "student")
+
+Record = Mapping[str, Any]
+"""One run that was asked for: a line of ``results.jsonl``. Numbers of a run that failed or is missing are ``None``."""
+
+FIELDS = (
+    *("key", "folder", "status", "error", *CONDITION, *PAIR, "method", "function", "settings", "seed", *METRICS),
+    *("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd", "command", "curve"),
+)
+
+Place = tuple[tuple[Any, ...], tuple[str, str], str]
+"""A condition, a pair and a row."""
+
+
+def place_of(run: Record) -> Place:
+    """Where a run stands in the tables."""
+    return tuple(run[axis] for axis in CONDITION), (run["teacher"], run["student"]), run["method"]
+
+
+def read_study_file(path: Path) -> Mapping[str, Any]:
+    """A declaration, as far as tables need it; an error of one line for one that is damaged or of another version."""
+    try:
+        study: dict[str, Any] = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+    except (OSError, ValueError, RecursionError) as error:
+        raise TutelageError(f"{path} cannot be read: {one_line(error)}; run the study again") from error
+    fields = ("name", *CONDITION, "pairs", "methods", "seeds", "train", "evaluate", "budget")
+    lacking = [name for name in fields if name not in study] if isinstance(study, dict) else list(fields)
+    if lacking:
+        raise TutelageError(f"{path} lacks {_some(lacking)}: another version wrote it; run the study again")
+    for name in ("methods", "train", "evaluate"):
+        if not isinstance(study[name], dict):
+            raise TutelageError(f"{path}: {name} must be a table, got {study[name]!r}; run the study again")
+    seeds, methods = study["seeds"], study["methods"]
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise TutelageError(f"{path}: seeds must be whole numbers, got {seeds!r}; run the study again")
+    if PLAIN not in methods:
+        raise TutelageError(f"{path}: the methods lack {PLAIN!r}; run the study again")
+    return study
+
+
+def read_records(path: Path, fields: Sequence[str]) -> tuple[Record, ...]:
+    """Records that have these fields; an error with the line's number for one that has not, or that is damaged."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise TutelageError(f"{path} cannot be read: {one_line(error)}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, parse_constant=_refuse_constant)
+            problem = _problem(record, fields)
+        except (ValueError, RecursionError) as error:
+            problem = one_line(error)
+        if problem:
+            raise TutelageError(f"{path}, line {number}: {problem}; remove {path.name} and run the study again")
+        records.append(record)
+    return tuple(records)
+
+
+def _problem(record: Any, fields: Sequence[str]) -> str | None:
+    """What is wrong with a record, if anything."""
+    if not isinstance(record, dict):
+        return "not a record"
+    lacking = [name for name in fields if name not in record]
+    if lacking:
+        return f"lacks {_some(lacking)}, so another version wrote it"
+    if record["status"] not in ("done", "failed", "missing"):
+        return f"status is {record['status']!r}"
+    names = (*PAIR, "method", "folder", "key", "function")
+    wrong = [name for name in names if not isinstance(record[name], str)]
+    wrong += [axis for axis in CONDITION if isinstance(record[axis], list | dict)]
+    wrong += ["seed"] if type(record["seed"]) is not int else []
+    wrong += [name for name in METRICS if not _is_number(record[name])]
+    return f"{wrong[0]} is {record[wrong[0]]!r}" if wrong else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(value))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"holds {name}")
+
+
+def refuse_gaps(path: Path, study: Mapping[str, Any], runs: Sequence[Record]) -> None:
+    """Every row must have a record a seed: one that is not there would be a hole that nobody sees."""
+    seeds: dict[Place, list[int]] = {}
+    for run in runs:
+        seeds.setdefault(place_of(run), []).append(run["seed"])
+    for condition, pair in {place[:2] for place in seeds}:
+        for method in study["methods"]:
+            seeds.setdefault((condition, pair, method), [])
+    for (condition, pair, method), there in seeds.items():
+        if sorted(there) != sorted(study["seeds"]):
+            where = ", ".join(str(part) for part in (*condition, *pair) if part is not None)
+            raise TutelageError(
+                f"{path} has the seeds {there} of {method} ({where}) and {STUDY} says {study['seeds']}; "
+                "run the study again"
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
