@@ -60,7 +60,7 @@ points, ± half of its 95 % t interval.
 Everything here is **CPU-scale**: small networks, few epochs. Nothing of it is the study's own protocol (200 epochs,
 WRN-40-2 teaching WRN-16-2 on all of CIFAR-10), which takes a GPU and has not been run. FitNets' and FSP's two stages
 share the epochs of the others. DML trains two nets; BSS, with up to ten steps of its attack a batch, took three to
-eight times as long as the plain student. `training_seconds` in the raw files were taken on a busy machine.
+fourteen times as long as the plain student. `training_seconds` in the raw files were taken on a busy machine.
 
 ![gains](nine-methods.png)
 
