@@ -76,3 +76,17 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(re.sub(r"epochs=\d+", "epochs=1", block), namespace)
+
+
+def test_the_study_that_is_shown_is_one() -> None:
+    import tomllib
+
+    from tutelage.studies.study import Study
+
+    text = (ROOT / "docs" / "studies.md").read_text()
+    (shown,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    study = Study(**tomllib.loads(shown))
+    assert list(study.methods) == ["plain", "hinton", "dml", "at, published weight"]
+    assert set(Study.model_fields) - set(tomllib.loads(shown)) <= {"pairs", "budget", "search"}
+    for field in ("pairs", "budget", "search"):
+        assert field in text
