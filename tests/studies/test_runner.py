@@ -191,6 +191,19 @@ def test_one_study_at_a_time(tiny: Tiny, tmp_path: Path, refused: Refused) -> No
         run(tiny(), tmp_path)
 
 
+def test_an_unknown_tracker_is_told_before_anything_is_trained(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+    with refused("tensorbord", "tensorboard"):
+        run_study(tiny(), tmp_path, workers=Here(), track="tensorbord")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_trackers_follow_every_run(tiny: Tiny, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    results = run_study(tiny(seeds=1), tmp_path, workers=Here(), track="tensorboard")
+    for record in results.runs:
+        assert [*(tmp_path / record["folder"] / "tracking" / "tensorboard").rglob("events.*")]
+
+
 def test_nothing_is_written_for_a_study_that_cannot_work(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     with refused("hintom"):
         run(tiny(methods="hintom"), tmp_path)

@@ -71,6 +71,7 @@ MISTAKES = {
     "a field of its own in train": ({"train": {"seed": 3}}, ["seed", "seeds", "outside of train"]),
     "an unknown field in train": ({"train": {"epoch": 3}}, ["epoch", "epochs"]),
     "a wrong value in train": ({"train": {"epochs": 0}}, ["epochs", "0"]),
+    "an object in train": ({"train": {"optimizer": dict}}, ["train", "plain values"]),
     "train that is no table": ({"train": 3}, ["train"]),
     "an unknown thing to measure": ({"evaluate": {"pdg": [0.1]}}, ["the evaluation", "pdg", "pgd"]),
     "a radius that is none": ({"evaluate": {"pgd": [7]}}, ["pgd", "7"]),

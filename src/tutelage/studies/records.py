@@ -46,7 +46,7 @@ class Store:
 
     def is_done(self, job: Job) -> bool:
         """Whether its run is finished and everything that is asked was measured."""
-        if _read(self.folder(job) / RESULT) is None:
+        if not _read(self.folder(job) / RESULT):
             return False
         asked = self.evaluate.model_dump(mode="json")
         return self.evaluate == Beyond() or (_read(self.folder(job) / BEYOND) or {}).get("asked") == asked

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from tutelage.config import Beyond, Config
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.files import atomic_write
+from tutelage.runs.tracking import Trackers
 from tutelage.studies.plan import Job, Planner, inspect
 from tutelage.studies.records import BEYOND, Store
 from tutelage.studies.results import Results
@@ -89,6 +90,7 @@ def run_study(
     place = workers or LocalWorkers()
     try:
         with _held(out), _stopped_by_sigterm():
+            Trackers(track, out)  # refuses one that is unknown or not installed
             planner = Planner(study, out, inspect(study))
             store = Store(out, study)
             runner = _Runner(store, place, watch, track)

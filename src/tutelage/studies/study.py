@@ -162,6 +162,10 @@ class Study(Fields):
                 place = PLACES.get(name, name)
                 raise ValueError(f"the study sets {name!r} itself; say it under {place}, outside of train")
         Config(**value)
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("a study is kept in a file, so train holds plain values: optimizer='AdamW', say") from None
         return value
 
     @model_validator(mode="after")
