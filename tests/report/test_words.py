@@ -96,8 +96,8 @@ def test_chance_alone_is_called_nothing(write_study: WriteStudy) -> None:
     )
     first, second, third = answer(results)
     assert first == (
-        "2 methods (a; b) were compared with the plain student on digits, big teaching small, over 5 seeds, by test "
-        "accuracy."
+        "2 methods (a; b) were compared with the plain student on digits, correct labels, big teaching small, "
+        "over 5 seeds, by test accuracy."
     )
     assert second == (
         "After Holm's correction within each condition and pair, no method clearly differs from the plain student."
@@ -121,7 +121,7 @@ def test_holes_are_named_with_their_errors(write_study: WriteStudy) -> None:
     )
     _, second, third = answer(results)
     assert second == "No method could be compared with the plain student."
-    assert "plain with digits has a hole (seed 4 failed: step 4: nan)" in third
+    assert "plain with digits, correct labels has a hole (seed 4 failed: step 4: nan)" in third
     assert "1 comparison of 1 could not be made" in third
 
 

@@ -15,7 +15,7 @@ import pytest
 from scipy import stats
 
 from tutelage.studies.metrics import METRICS
-from tutelage.studies.results import Results
+from tutelage.studies.results import Results, described
 from tutelage.studies.statistics import critical_difference
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -194,7 +194,10 @@ def test_ranks_of_few(write_study: WriteStudy) -> None:
 
 def test_conditions_are_called_by_what_varies(write_study: WriteStudy) -> None:
     one = Results.read(write_study("one", noise=(None,)))
-    assert one.label(("digits", None, None, None, "noisy")) == "digits"
+    assert one.label(("digits", None, None, None, "noisy")) == "digits, correct labels"
+    assert described(("digits", "0.4", "step:0.5:0.1", 100, "clean")) == (
+        "digits, noise 0.4, imbalance step:0.5:0.1, 100 samples a class, teacher on clean labels"
+    )
     two = Results.read(write_study("two", pairs=(("big", "small"), ("huge", "small"))))
     assert two.label(("digits", None, None, None, "noisy")) == "correct labels"
     assert two.heading(("digits", "0.4", None, None, "noisy"), ("huge", "small")) == "noise 0.4, huge teaches small"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.metrics import METRICS
-from tutelage.studies.results import Results, Row, hole_of
+from tutelage.studies.results import Results, Row, described, hole_of
 
 LEVEL = 0.05
 """What an adjusted p-value must be below for a difference to be claimed."""
@@ -93,7 +93,7 @@ def _compared(results: Results, metric: str) -> str:
     methods = [name for name in results.study["methods"] if name != PLAIN]
     conditions = list(dict.fromkeys(cell.condition for cell in results.cells))
     pairs = list(dict.fromkeys((run["teacher"], run["student"]) for run in results.runs))
-    where = f"on {conditions[0][0]}"
+    where = f"on {described(conditions[0])}"
     if len(conditions) > 1:
         where = f"under {len(conditions)} conditions ({'; '.join(results.label(each) for each in conditions)})"
     networks = "; ".join(f"{teacher} teaching {student}" for teacher, student in pairs)

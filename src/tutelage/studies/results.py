@@ -266,15 +266,23 @@ class Results:
         return pd.DataFrame(list(self.runs)).astype(dict.fromkeys(METRICS, "float64"))
 
     def label(self, condition: Sequence[Any]) -> str:
-        """A condition in words, by what varies over the study; the data's name where nothing does."""
-        varying = [axis for axis in CONDITION if len({run[axis] for run in self.runs}) > 1] or ["data"]
+        """A condition in words, by what varies over the study; all of it where nothing does."""
+        varying = [axis for axis in CONDITION if len({run[axis] for run in self.runs}) > 1]
         values = dict(zip(CONDITION, condition, strict=True))
-        return ", ".join(_WORDS[axis](values[axis]) for axis in varying)
+        return ", ".join(_WORDS[axis](values[axis]) for axis in varying) or described(condition)
 
     def heading(self, condition: Sequence[Any], pair: Sequence[str]) -> str:
         """The label of a condition, and the networks where the study has several pairs."""
         pairs = {tuple(run[name] for name in PAIR) for run in self.runs}
         return self.label(condition) + (f", {pair[0]} teaches {pair[1]}" if len(pairs) > 1 else "")
+
+
+def described(condition: Sequence[Any]) -> str:
+    """All of a condition in words: the data, their labels, and what else is not as usual."""
+    values = dict(zip(CONDITION, condition, strict=True))
+    said = ["data", "noise", *(axis for axis in ("imbalance", "per_class") if values[axis] is not None)]
+    said += ["teacher_labels"] if values["teacher_labels"] != "noisy" else []
+    return ", ".join(_WORDS[axis](values[axis]) for axis in said)
 
 
 def is_study(folder: Path) -> bool:

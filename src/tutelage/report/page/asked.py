@@ -14,7 +14,7 @@ from tutelage.report.words import answer
 from tutelage.studies import PLAIN
 from tutelage.studies.metrics import METRICS
 from tutelage.studies.reading import STUDY
-from tutelage.studies.results import Results
+from tutelage.studies.results import Results, described
 
 
 def question(results: Results) -> str:
@@ -67,7 +67,7 @@ def asked(results: Results, metric: str) -> str:
         ("Data", escape(", ".join(distinct(str(condition[0]) for condition in conditions)))),
         (
             "Conditions",
-            listing(escape(results.label(condition)) + rates.get(condition, "") for condition in conditions),
+            listing(escape(described(condition)) + rates.get(condition, "") for condition in conditions),
         ),
         ("Networks", listing(f"{escape(teacher)} teaches {escape(student)}" for teacher, student in pairs)),
         ("Teachers learn from", escape(", ".join(f"{one} labels" for one in study["teacher_labels"]))),
