@@ -293,6 +293,14 @@ def test_the_folder_of_another_run_is_left_alone(
     assert contents(folder) == before
 
 
+def test_a_teacher_that_has_moved_is_the_same_teacher(config: Config, teacher: str, tmp_path: Path) -> None:
+    config = config.but(method="hinton", teacher=teacher)
+    whole = execute(config, tmp_path / "run").metrics["test"]
+    (tmp_path / "run" / "result.json").unlink()
+    Path(teacher).rename(tmp_path / "moved")
+    assert execute(config.but(teacher=str(tmp_path / "moved")), tmp_path / "run").metrics["test"] == whole
+
+
 def test_the_same_names_with_another_content_are_another_run(
     config: Config, teacher: str, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
