@@ -142,7 +142,7 @@ def test_a_matrix_is_read_from_a_file(written, suffix):
     file = written(suffix)
     assert AsymmetricNoise.read(file, seed=4) == AsymmetricNoise(MATRIX, seed=4)
     assert AsymmetricNoise.read(str(file)) == AsymmetricNoise(MATRIX)
-    assert parse_noise(f"matrix:{file}", seed=4) == AsymmetricNoise(MATRIX, seed=4)
+    assert parse_noise(f"matrix:{file}", seed=4) == (AsymmetricNoise(MATRIX, seed=4),)
 
 
 @pytest.mark.parametrize(
