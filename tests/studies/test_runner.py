@@ -57,6 +57,8 @@ def tiny(tiny_npz: str) -> Tiny:
 class Here:
     """Calls at once, in this process: what the runner decides does not depend on where it is done."""
 
+    count = 1
+
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
         future.set_result(function(*arguments))
@@ -178,6 +180,48 @@ def test_a_worker_that_is_killed_costs_one_attempt(tiny: Tiny, tmp_path: Path, m
     results = run_study(study, tmp_path / "out", workers=LocalWorkers(1))
     assert (tmp_path / "mark").exists()
     assert {record["status"] for record in results.runs} == {"done"}
+
+
+def test_one_that_ends_its_process_is_alone_the_next_time(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fatal_net.py").write_text(BROKEN.format("import os; os.kill(os.getpid(), 9)"))
+    monkeypatch.syspath_prepend(tmp_path)
+    study = tiny(students="resnet8x0.25,fatal_net:Broken", seeds=1)
+    results = run_study(study, tmp_path / "out", workers=LocalWorkers(1))
+    ended = {(record["student"], record["method"]): record["status"] for record in results.runs}
+    for (student, method), status in ended.items():
+        assert status == ("failed" if student.startswith("fatal") and method != "teacher" else "done")
+
+
+class Listed(Here):
+    """Remembers how many runs each call was for."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.count, self.sizes = count, list[int]()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        self.sizes.append(len(arguments[0]))
+        return super().submit(function, *arguments)
+
+
+def test_side_by_side_or_alone_gives_the_same_numbers(tiny: Tiny, tmp_path: Path) -> None:
+    study = tiny(noise=0.4, methods="hinton,at,sp,dml", students="resnet8x0.25,resnet8x0.5", seeds=[0, 1])
+    beside, alone = Listed(), Listed()
+    ours = run_study(study, tmp_path / "beside", workers=beside)
+    theirs = run_study(study, tmp_path / "alone", workers=alone, together=1)
+    assert alone.sizes == [1] * 22
+    assert beside.sizes == [1, 1, 10, 10]  # teachers; then all that has one seed and teacher
+    clocks = ("seconds", "latency_ms", "command")
+    for one, other in zip(ours.runs, theirs.runs, strict=True):
+        assert {**one, **dict.fromkeys(clocks)} == {**other, **dict.fromkeys(clocks)}
+
+
+def test_no_process_is_left_without_work(tiny: Tiny, tmp_path: Path) -> None:
+    study = tiny(methods="hinton,at,sp,rkd,dml", seeds=1)
+    many = Listed(4)
+    run_study(study, tmp_path, workers=many)
+    assert many.sizes == [1, 2, 1, 1, 1, 1]
 
 
 def test_warnings_of_runs_reach_the_one_who_asked(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

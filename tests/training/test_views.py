@@ -241,7 +241,8 @@ def test_a_pass_on_a_view_ends_where_its_terms_do(tiny_model: Net, batch: Batch)
     assert ends == [8]
 
 
-def test_a_source_is_shown_the_views_batch(tiny_model: Net, batch: Batch) -> None:
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_source_is_shown_the_views_batch(tiny_model: Net, batch: Batch, reads: bool) -> None:
     class Told(Source):
         def __init__(self) -> None:
             self.asked: list[tuple[Batch, tuple[str, ...], int]] = []
@@ -250,14 +251,15 @@ def test_a_source_is_shown_the_views_batch(tiny_model: Net, batch: Batch) -> Non
             self.asked.append((batch, tuple(roles), len(cohort)))
             return Outputs(torch.zeros(len(batch), 4))
 
-    source, flipped = Told(), Flipped(samples=3)
+    model, source, flipped = tiny_model(), Told(), Flipped(samples=3)
+    source.reads = (model,) if reads else ()
     terms: Terms = {"kd": SoftTargets(), "flipped": SoftTargets().on(flipped)}
-    loss_of(Learner(tiny_model(), source, terms), batch)
+    loss_of(Learner(model, source, terms), batch)
     (first, roles, cohort), (second, more_roles, nobody) = source.asked
     assert first is batch
     assert torch.equal(second.inputs, batch.inputs[:3].flip(3))
     assert roles == more_roles == ("logits",)
-    assert (cohort, nobody) == (1, 0)
+    assert (cohort, nobody) == (int(reads), 0)  # one that reads nobody is asked before anybody has answered
 
 
 # --- statistics

@@ -34,6 +34,9 @@ def study(
     ood: Annotated[str | None, typer.Option(help="Another data set, to be told from this one.")] = None,
     budget: Annotated[int | None, typer.Option(help="Settings to try for each method.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: as many as cores]")] = None,
+    together: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side in a process, at most.  [default: 16]")
+    ] = None,
     ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster instead: auto, local or its address.")] = None,
     track: Track = None,
     json_: Json = False,
@@ -52,17 +55,18 @@ def study(
     asked = {"corruptions": corruptions, "pgd": pgd, "ood": ood}
     said["evaluate"] = {**_table(said, "evaluate"), **{k: v for k, v in asked.items() if v is not None}}
     place = partial(RayWorkers, ray) if ray else partial(LocalWorkers, workers)
-    _run_study(Study(**said), out or Path("runs") / Path(source).stem, place, track, json_)
+    how = {} if together is None else {"together": together}
+    _run_study(Study(**said), out or Path("runs") / Path(source).stem, place, json_, track=track, **how)
 
 
-def _run_study(study: Study, out: Path, workers: Callable[[], Workers], track: str | None, as_json: bool) -> None:
+def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json: bool, **how: Any) -> None:
     from tutelage.report.console import side_console, watching_study
     from tutelage.report.page import write_page
     from tutelage.report.tables import table_as
     from tutelage.studies.runner import run_study
 
     with watching_study(side_console(), quiet=as_json) as watch:
-        results = run_study(study, out, workers=workers(), watch=watch, track=track)
+        results = run_study(study, out, workers=workers(), watch=watch, **how)
     write_page(results, out / "report.html")
     print(table_as(results, "json" if as_json else "md").decode())
     if not as_json:
@@ -89,7 +93,7 @@ def demo(
 
     said = read_study("demo")
     said |= {"seeds": seeds, "methods": methods or said["methods"], "train": {**said["train"], "epochs": epochs}}
-    _run_study(Study(**said), out, LocalWorkers, None, json_)
+    _run_study(Study(**said), out, LocalWorkers, json_)
 
 
 Metric = Annotated[str, typer.Option(help="A number of the runs: accuracy, nll, ece, memorised, seconds, ...")]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Hashable, Iterator
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from tutelage.data.data import Images, Split
 from tutelage.data.orders import Order, shuffled
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError
+
+Show = Callable[[Hashable, int, int, Callable[[], Batch]], Batch]
 
 
 class Batches:
@@ -87,11 +89,21 @@ class Batches:
         """The ``index`` of every sample in this batch, over all processes."""
         return self._split.index[self.places(epoch)[0][step]]
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """This process's share of every batch of an epoch, in order."""
+    def epoch(self, epoch: int, show: Show | None = None) -> Iterator[Batch]:
+        """This process's share of every batch of an epoch, in order.
+
+        ``show`` is given each batch's stream, epoch, step and how to make it: others may be shown the same ones.
+        Streams are equal only if their batches are.
+        """
         parts = [part[:, self.rank :: self.world].to(self.device) for part in self.places(epoch)]
-        for places, views, again, images in zip(*parts, self._pixels(parts[0]), strict=True):
-            yield self._batch(places, views, again, images)
+        pixels = _InTurn(lambda first: self._pixels(parts[0][first:]))
+        how = (self.order, self.seed, self.batch_size, self.views, self.second, self.layout, self.device)
+        for step, drawn in enumerate(zip(*parts, strict=True)):
+            make = partial(self._make, pixels, step, drawn)
+            yield make() if show is None else show((self._split, *how), epoch, step, make)
+
+    def _make(self, pixels: _InTurn, step: int, drawn: tuple[Tensor, Tensor, Tensor]) -> Batch:
+        return self._batch(*drawn, pixels.at(step))
 
     def at(self, number: int) -> Batch:
         """This process's share of the batch of this number, counted over all epochs from the first: an endless stream.
@@ -119,6 +131,20 @@ class Batches:
             yield from (self._images[places] for places in order)
         else:
             yield from stream(self._images, order.cpu(), self.device, self.workers)
+
+
+class _InTurn:
+    """Items that are made from a place on, one after another; where some are passed over it begins again."""
+
+    def __init__(self, begin: Callable[[int], Iterator[Tensor]]) -> None:
+        self._begin, self._next = begin, -1
+        self._items: Iterator[Tensor] = iter(())
+
+    def at(self, place: int) -> Tensor:
+        if place != self._next:
+            self._items = self._begin(place)
+        self._next = place + 1
+        return next(self._items)
 
 
 def stream(images: Images, order: Tensor, device: torch.device, workers: int) -> Iterator[Tensor]:

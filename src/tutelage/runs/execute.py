@@ -35,6 +35,7 @@ from tutelage.training.fit import Record, Selected
 from tutelage.training.hardware import resolve
 from tutelage.training.processes import Processes
 from tutelage.training.run import Run
+from tutelage.training.side_by_side import Seat
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,14 @@ def execute(
     given: Given = Given(),
     report: Callable[[Record], None] | None = None,
     track: str | None = None,
+    seat: Seat | None = None,
 ) -> Result:
     """Train, save and measure a student as the configuration says.
 
     With a folder the run can be stopped or killed at any time: executed again it goes on where it was and ends with
     the same bytes, and one that is finished is read back. ``report`` is called with each epoch's record; ``track``
-    names who else is told (see ``Trackers``), which may differ each time that a run is asked for.
+    names who else is told (see ``Trackers``), which may differ each time that a run is asked for; ``seat`` is the run's
+    place among those that train side by side.
 
     Raises:
         TutelageError: for anything the user can mend.
@@ -129,6 +132,7 @@ def execute(
             answers=AnswerStore(config.answers, data, config.answers_as) if config.answers else None,
             report=keep,
             processes=processes,
+            seat=seat,
         )
         student = method(run, **settings)
         if processes.main:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -11,6 +11,13 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources.source import Cohort, Source
 from tutelage.sources.store import AnswerStore
+
+Ask = Callable[[Tapped, Batch, Collection[str]], Outputs]
+
+
+def ask(teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
+    """What a network answers to a batch."""
+    return teacher.tap(batch.inputs, roles)
 
 
 class Frozen(Source):
@@ -22,12 +29,13 @@ class Frozen(Source):
     Args:
         teachers: networks from raw pixels to logits.
         store: where their answers to the training part are kept, so that each is computed once.
+        ask: how one of them is asked; runs side by side ask together.
     """
 
-    def __init__(self, *teachers: Tapped, store: AnswerStore | None = None) -> None:
+    def __init__(self, *teachers: Tapped, store: AnswerStore | None = None, ask: Ask = ask) -> None:
         if not teachers:
             raise ValueError("Frozen needs at least one teacher")
-        self.models, self.store = teachers, store
+        self.models, self.store, self.ask = teachers, store, ask
         for teacher in teachers:
             teacher.eval().requires_grad_(False)
 
@@ -40,4 +48,4 @@ class Frozen(Source):
             return Outputs.ensemble(tuple(self._answer(teacher, batch, roles) for teacher in self.models))
 
     def _answer(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
-        return teacher.tap(batch.inputs, roles) if self.store is None else self.store(teacher, batch, roles)
+        return self.ask(teacher, batch, roles) if self.store is None else self.store(teacher, batch, roles)

@@ -25,7 +25,7 @@ class Source:
     """The networks it runs itself; the loop places and compiles them."""
 
     reads: tuple[Tapped, ...] = ()
-    """The learners' models whose answers to the batch it passes on."""
+    """The learners' models whose answers to the batch it passes on; one that reads none is asked before they answer."""
 
     second_view: bool = False
     """Whether it wants each batch's samples under a second view too, ``Batch.second``."""

@@ -9,19 +9,24 @@ import threading
 import time
 import traceback
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from greenlet import getcurrent, greenlet
 
 from tutelage.config import Beyond, Config
+from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
+from tutelage.evaluation import evaluate_beyond
 from tutelage.files import atomic_write
+from tutelage.runs.execute import Given, execute, load_data
 from tutelage.runs.tracking import Trackers
 from tutelage.studies.plan import Job, Planner, inspect
 from tutelage.studies.records import BEYOND, Store
@@ -29,8 +34,11 @@ from tutelage.studies.results import Results
 from tutelage.studies.study import Study
 from tutelage.studies.tuning import choose, trials_of
 from tutelage.studies.workers import LocalWorkers, Workers
+from tutelage.training.side_by_side import Seat, side_by_side
 
 ATTEMPTS = 2
+TOGETHER = 16
+"""Runs that one process trains side by side unless told otherwise; each has its weights and optimiser in memory."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ def run_study(
     workers: Workers | None = None,
     watch: Watch | None = None,
     track: str | None = None,
+    together: int = TOGETHER,
 ) -> Results:
     """Train everything that a study asks for and that is not there yet, and read all of it.
 
@@ -80,6 +89,9 @@ def run_study(
         workers: where; processes of this machine, one a core, unless given. They are stopped in the end.
         watch: told several times a second how far it is.
         track: trackers of every run, see ``train``.
+        together: how many runs, at most, one process trains side by side: those of one condition, seed and teacher.
+            They give the numbers that they give alone, and the teacher is asked once for all. One that failed is tried
+            again alone; and those that trackers follow are alone, for most trackers know one run a process.
 
     Raises:
         TutelageError: the study names something that cannot work (before anything is trained), the folder is in use or
@@ -93,7 +105,7 @@ def run_study(
             Trackers(track, out)  # refuses one that is unknown or not installed
             planner = Planner(study, out, inspect(study))
             store = Store(out, study)
-            runner = _Runner(store, place, watch, track)
+            runner = _Runner(store, place, watch, track, 1 if track else together)
             tried = trials_of(planner)
             runner.do([trial.asked.job for trial in tried])
             chosen = choose(tried, store)
@@ -152,8 +164,8 @@ def _stopped_by_sigterm() -> Iterator[None]:
 
 
 class _Runner:
-    def __init__(self, store: Store, workers: Workers, watch: Watch | None, track: str | None) -> None:
-        self.store, self.workers, self.watch, self.track = store, workers, watch, track
+    def __init__(self, store: Store, workers: Workers, watch: Watch | None, track: str | None, together: int) -> None:
+        self.store, self.workers, self.watch, self.track, self.together = store, workers, watch, track, together
 
     def do(self, jobs: Sequence[Job], tell: Callable[[], None] = lambda: None) -> None:
         """Do these and the teachers that they need."""
@@ -164,38 +176,58 @@ class _Runner:
         found, runs, began = len(done), len(waiting), time.time()
         failed: set[str] = set()
         attempts: Counter[str] = Counter()
-        running: dict[Future[Outcome], Job] = {}
+        running: dict[Future[list[Outcome]], list[Job]] = {}
         waiting = {key: job for key, job in waiting.items() if key not in done}
         while waiting or running:
             for key, job in list(waiting.items()):
                 if job.needs and job.needs.key in failed:
                     self.store.keep_failure(job, f"its teacher {job.needs.name} failed", "")
                     failed.add(waiting.pop(key).key)
-                elif not job.needs or job.needs.key in done:
-                    attempts[key] += 1
-                    running[self._start(waiting.pop(key))] = job
-            self._tell(Status(runs, len(done), len(failed), found, self._shares(running.values(), began)))
+            ready = [job for job in waiting.values() if not job.needs or job.needs.key in done]
+            while ready and len(running) < self.workers.count:
+                part = self._part(ready, attempts)
+                for job in part:
+                    attempts[job.key] += 1
+                    ready.remove(waiting.pop(job.key))
+                running[self._start(part)] = part
+            at_work = [job for part in running.values() for job in part]
+            self._tell(Status(runs, len(done), len(failed), found, self._shares(at_work, began)))
             over, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
-            for future in over:
-                job = running.pop(future)
-                outcome = _outcome(future)
-                for text in outcome.warnings:
-                    warnings.warn(f"{job.name}: {text}", TutelageWarning, stacklevel=2)
+            outcomes = [pair for future in over for pair in _outcomes(future, running.pop(future))]
+            for job, outcome in outcomes:
+                self._note(job, outcome)
                 if outcome.error is None:
-                    self.store.forget_failure(job)
                     done.add(job.key)
+                elif attempts[job.key] < ATTEMPTS:
+                    waiting[job.key] = job
                 else:
-                    self.store.keep_failure(job, outcome.error, outcome.trace)
-                    if attempts[job.key] < ATTEMPTS:
-                        waiting[job.key] = job
-                    else:
-                        failed.add(job.key)
+                    failed.add(job.key)
             if over:
                 tell()
         self._tell(Status(runs, len(done), len(failed), found, ()))
 
-    def _start(self, job: Job) -> Future[Outcome]:
-        return self.workers.submit(work, job.config, self.store.folder(job), self.store.evaluate, self.track)
+    def _part(self, ready: Sequence[Job], attempts: Mapping[str, int]) -> list[Job]:
+        """What one process is to do next: teachers first, for others wait for them; then what can share its stream.
+
+        Not more than leaves the other processes as much, so that all come to an end at about the same time.
+        """
+        first = min(ready, key=lambda job: job.needs is not None)
+        if attempts[first.key]:  # it may have been what ended its process, and the others with it
+            return [first]
+        alike = [job for job in ready if not attempts[job.key] and _stream(job) == _stream(first)]
+        return alike[: min(self.together, math.ceil(len(ready) / self.workers.count))]
+
+    def _start(self, jobs: Sequence[Job]) -> Future[list[Outcome]]:
+        tasks = [(job.config, self.store.folder(job)) for job in jobs]
+        return self.workers.submit(work, tasks, self.store.evaluate, self.track)
+
+    def _note(self, job: Job, outcome: Outcome) -> None:
+        for text in outcome.warnings:
+            warnings.warn(f"{job.name}: {text}", TutelageWarning, stacklevel=3)
+        if outcome.error is None:
+            self.store.forget_failure(job)
+        else:
+            self.store.keep_failure(job, outcome.error, outcome.trace)
 
     def _tell(self, status: Status) -> None:
         if self.watch:
@@ -216,33 +248,52 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-def _outcome(future: Future[Outcome]) -> Outcome:
+def _outcomes(future: Future[list[Outcome]], jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
     try:
-        return future.result()
+        outcomes = future.result()
     except Exception as error:  # the worker died: killed, out of memory, ...
-        return Outcome(f"its process died: {one_line(error)}", traceback.format_exc())
+        outcomes = [Outcome(f"its process died: {one_line(error)}", traceback.format_exc())] * len(jobs)
+    return list(zip(jobs, outcomes, strict=True))
 
 
-def work(config: Config, folder: Path, evaluate: Beyond, track: str | None) -> Outcome:
-    """One run, and what is to be measured beyond; called in a worker."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TutelageWarning)
+def _stream(job: Job) -> dict[str, Any]:
+    """What runs have to have in common to be shown one stream of batches and taught by one pass of a teacher."""
+    return job.config.model_dump(exclude={"student", "method", "settings"})
+
+
+def work(tasks: Sequence[tuple[Config, Path]], evaluate: Beyond, track: str | None) -> list[Outcome]:
+    """Runs of one stream, side by side, and what is to be measured beyond; called in a worker."""
+    said: dict[greenlet, dict[str, None]] = defaultdict(dict)
+    common = said[getcurrent()]
+
+    def heard(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, TutelageWarning):
+            said[getcurrent()][str(message)] = None
+
+    def run(config: Config, folder: Path, seat: Seat) -> Outcome:
         try:
-            _train_and_measure(config, folder, evaluate, track)
+            _train_and_measure(config, folder, data, evaluate, track, seat)
             error, trace = None, ""
         except Exception as problem:  # one run's trouble is not the study's
             error, trace = one_line(problem), traceback.format_exc()
-    said = [str(one.message) for one in caught if issubclass(one.category, TutelageWarning)]
-    return Outcome(error, trace, tuple(dict.fromkeys(said)))
+        return Outcome(error, trace, tuple(common | said[getcurrent()]))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TutelageWarning)
+        warnings.showwarning = heard
+        try:
+            data = load_data(tasks[0][0])
+        except Exception as problem:
+            return [Outcome(one_line(problem), traceback.format_exc())] * len(tasks)
+        over = side_by_side(*(partial(run, config, folder) for config, folder in tasks))
+    return [outcome for outcome in over if isinstance(outcome, Outcome)]  # run() raises nothing
 
 
-def _train_and_measure(config: Config, folder: Path, evaluate: Beyond, track: str | None) -> None:
-    from tutelage.evaluation import evaluate_beyond
-    from tutelage.runs.execute import execute, load_data
-
-    result = execute(config, folder, track=track)
+def _train_and_measure(
+    config: Config, folder: Path, data: Data, evaluate: Beyond, track: str | None, seat: Seat
+) -> None:
+    result = execute(config, folder, given=Given(data=data), track=track, seat=seat)
     if evaluate != Beyond():
-        device = result.config.device
-        measured = evaluate_beyond(result.model, load_data(config), evaluate, device=device, seed=config.seed)
+        measured = evaluate_beyond(result.model, data, evaluate, device=result.config.device, seed=config.seed)
         text = json.dumps({"asked": evaluate.model_dump(mode="json"), **measured}, allow_nan=False)
         atomic_write(folder / BEYOND, text.encode())

@@ -21,6 +21,9 @@ from tutelage.errors import TutelageError, one_line
 class Workers(Protocol):
     """A place that calls functions in processes of its own. A process that dies takes one call with it, no other."""
 
+    count: int
+    """How many calls it has room for at once."""
+
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Call it when there is room; the future raises what the call raises, or that its process died."""
         ...
@@ -45,9 +48,9 @@ class LocalWorkers:
     """
 
     def __init__(self, count: int | None = None) -> None:
-        count = count or cores()
-        self._share = max(1, cores() // count)
-        self._threads = ThreadPoolExecutor(count)  # one waits for each process
+        self.count = count or cores()
+        self._share = max(1, cores() // self.count)
+        self._threads = ThreadPoolExecutor(self.count)  # one waits for each process
         self._own = threading.local()
         self._all: list[_Process] = []
 
@@ -140,7 +143,9 @@ class RayWorkers:
             raise TutelageError(
                 f"no Ray cluster at {address!r} ({one_line(error)}); ray start --head starts one; or use --ray local"
             ) from error
-        gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
+        there = self._ray.cluster_resources()
+        gpus = 1 if there.get("GPU") else 0
+        self.count = max(1, int(there["GPU"] if gpus else there["CPU"] // threads))
         # A run that died is the study's to try again, not ray's.
         self._call = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_as_here)
         self._threads = threads

@@ -29,6 +29,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.meter import Meter
 from tutelage.training.optim import lr_factor, make_optimizer
 from tutelage.training.processes import Processes
+from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import Step, UpdateRule, together
 
 CHECK_EVERY = 50  # steps between looks for NaN: a look waits for the device
@@ -73,6 +74,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     report: Callable[[Record], None] | None = None,
     processes: Processes | None = None,
+    seat: Seat | None = None,
 ) -> Fitted:
     """Train learners on a data set, in place.
 
@@ -89,6 +91,7 @@ def fit(
         checkpoints: where to keep the state after each epoch, and to go on from if some are there.
         report: called with each epoch's record, also with those that a resumed fit has behind it.
         processes: which process this is, when several train together.
+        seat: the place among those that train side by side in this process, see ``side_by_side``.
 
     Returns:
         The history and the selected states. The models hold the last epoch's weights.
@@ -103,7 +106,7 @@ def fit(
     hardware = resolve(hardware or Hardware(), processes)
     with ExitStack() as stack:
         stack.enter_context(seeded(mix(seed, 1)))
-        loop = _Loop(learners, data, recipe, hardware, update, seed, processes, order, streams or {})
+        loop = _Loop(learners, data, recipe, hardware, update, seed, processes, order, streams or {}, seat)
         if checkpoints:
             _go_on(loop, checkpoints)
         for record in loop.history:
@@ -157,10 +160,11 @@ class _Loop:
         processes: Processes,
         order: Order,
         streams: Mapping[str, Split],
+        seat: Seat | None,
     ) -> None:
         _check_distinct(learners)
         self.learners, self.data, self.recipe, self.hardware = tuple(learners), data, recipe, hardware
-        self.update, self.processes = update, processes
+        self.update, self.processes, self.seat = update, processes, seat
         device = torch.device(hardware.device)
         batches = partial(
             Batches,
@@ -202,11 +206,11 @@ class _Loop:
 
     def epoch(self, epoch: int, checkpoints: Checkpoints | None) -> Record:
         """One pass over the training part."""
-        start = time.perf_counter()
+        start = self._clock()
         before = self._passes()
         steps = len(self.batches)
         meters = {learner: Meter(learner, torch.device(self.hardware.device)) for learner in self.learners}
-        for number, batch in enumerate(self.batches.epoch(epoch)):
+        for number, batch in enumerate(self.batches.epoch(epoch, self.seat.show if self.seat else None)):
             place_in_run = epoch * steps + number
             factor = lr_factor(self.recipe, place_in_run, steps)
             step = self._step(batch, place_in_run, place_in_run / (self.recipe.epochs * steps), factor)
@@ -225,9 +229,13 @@ class _Loop:
                 entry |= self._validate(learner, epoch)
             record["learners"][learner.name] = entry
         record["forward_passes"] = dict(zip(("student", "teacher"), passes, strict=True))
-        record["seconds"] = round(time.perf_counter() - start, 3)
+        record["seconds"] = round(self._clock() - start, 3)
         self.history.append(record)
         return record
+
+    def _clock(self) -> float:
+        """Seconds, without those in which runs beside this one had their turns."""
+        return time.perf_counter() - (self.seat.waited if self.seat else 0.0)
 
     def _passes(self) -> tuple[int, int]:
         """How many samples the networks that learn, and those that only teach, have run so far in this process."""

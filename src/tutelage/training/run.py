@@ -18,11 +18,13 @@ from tutelage.evaluation.predict import predict
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore, Frozen
+from tutelage.sources.frozen import ask
 from tutelage.training.checkpoint import Checkpoints, seeded
 from tutelage.training.fit import Fitted, Record, Selected, fit
 from tutelage.training.hardware import place, resolve
 from tutelage.training.learner import Learner
 from tutelage.training.processes import Processes
+from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import UpdateRule, together
 
 
@@ -41,6 +43,7 @@ class Run:
         folder: where checkpoints go; without one nothing is kept.
         answers: where the teachers' answers are kept and found; without one they are asked each time.
         report: called with a record an epoch, which names the number of its fit.
+        seat: the run's place among those that train side by side.
     """
 
     def __init__(
@@ -56,9 +59,10 @@ class Run:
         answers: AnswerStore | None = None,
         report: Callable[[Record], None] | None = None,
         processes: Processes | None = None,
+        seat: Seat | None = None,
     ) -> None:
         self.data, self.recipe, self.hardware = data, recipe or Recipe(), hardware or Hardware()
-        self.seed, self.folder, self.answers = seed, folder, answers
+        self.seed, self.folder, self.answers, self.seat = seed, folder, answers, seat
         self.processes = processes or Processes.current(self.hardware.device)
         self._student, self._teachers, self._report = student, tuple(teachers), report
         self.trains: str | None = None
@@ -104,8 +108,8 @@ class Run:
         return model
 
     def frozen(self, *teachers: Tapped) -> Frozen:
-        """Teachers as a source, whose answers come from the run's store if it has one."""
-        return Frozen(*teachers, store=self.answers)
+        """Teachers as a source, whose answers come from the run's store if it has one, or from others' questions."""
+        return Frozen(*teachers, store=self.answers, ask=self.seat.ask if self.seat else ask)
 
     def trace(self, model: Tapped) -> Tapped:
         """Find a network's roles, by showing it two training images."""
@@ -174,6 +178,7 @@ class Run:
             checkpoints=Checkpoints(self.folder / "checkpoints", number) if self.folder else None,
             report=report,
             processes=self.processes,
+            seat=self.seat,
         )
         self.fits.append(fitted)
         for learner in learners:

@@ -47,6 +47,7 @@ class Step:
         self.outputs: dict[nn.Module, Outputs] = {}
         self.values: dict[Learner, Tensor] = {}
         self.logits: dict[Learner, Tensor | None] = {}
+        self._taught: dict[Learner, Outputs | None] = {}
         self._streams, self._roles, self._apply, self._autocast = streams, roles, apply, autocast
 
     def draw(self, stream: str) -> Batch:
@@ -60,7 +61,12 @@ class Step:
 
         Nothing is run where no term reads the answer to the batch at hand. ``eager`` is for second derivatives: it does
         without ``torch.compile`` and fused attention, which have none, and without autocast, which rounds them.
+
+        A source that answers for itself is asked before: a teacher's pass between the student's forward and backward
+        would drive what backward reads out of the processor's caches.
         """
+        if learner.source is not None and not learner.source.reads:
+            self._taught[learner] = self.teach(learner)
         if roles := self._roles[learner]:
             with sdpa_kernel(SDPBackend.MATH) if eager else self._autocast():
                 outputs = learner.model.tap(self.batch.inputs, roles, eager=eager)
@@ -95,7 +101,8 @@ class Step:
 
     def loss(self, learner: Learner) -> Tensor:
         """The learner's loss on what its model last gave with gradients, computed in full precision."""
-        student, teacher = self.outputs[learner.model], self.teach(learner)
+        student = self.outputs[learner.model]
+        teacher = self._taught.pop(learner) if learner in self._taught else self.teach(learner)
         lessons: dict[View | None, Lesson] = {None: Lesson(self.batch, student, teacher)}
         for view in learner.views(self.progress):
             lessons[view] = self._shown(learner, view, student, teacher)
