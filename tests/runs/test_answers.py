@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from tutelage.config import Config, Hardware, Recipe
-from tutelage.data import Data, Views, open_data
+from tutelage.data import Data, Views, folder, open_data
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import load_data
@@ -19,32 +20,52 @@ from tutelage.sources import AnswerStore
 from tutelage.training import Run
 
 Net = Callable[..., Tapped]
-READ = ["hinton", "rkd", "bss", "fitnet"]  # logits; embeddings; logits and boundary samples; maps, then logits
+READ = {"hinton": 192, "rkd": 192, "bss": 192, "fitnet": 144, "at": 176, "fsp": 32}
+"""How many answers are read, of 4 x 48: logits; embeddings; logits and boundary samples; maps for an epoch, then
+logits; attention, but for the first batch, which shows its shape; flow, the same, in its one epoch."""
 
 
 @pytest.fixture
 def train(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any) -> Callable[..., tuple[Any, Run]]:
-    def go(method: str, answers: AnswerStore | None, seed: int = 3) -> tuple[Any, Run]:
+    def go(method: str, answers: AnswerStore | None, seed: int = 3, data: Data = tiny_data) -> tuple[Any, Run]:
         recipe = Recipe(epochs=4, batch_size=16, lr=0.05)
         torch.manual_seed(0)
         student, teachers = (lambda: tiny_model(2)), [tiny_model(1)]
-        run = Run(tiny_data, student, teachers, recipe=recipe, hardware=on_cpu, seed=seed, answers=answers)
+        run = Run(data, student, teachers, recipe=recipe, hardware=on_cpu, seed=seed, answers=answers)
         return state_of(find(method)(run)), run
 
     return go
 
 
-@pytest.mark.parametrize("method", READ)
-def test_a_run_is_the_same_to_the_bit(method: str, train: Any, tiny_data: Data, tmp_path: Path, changed: Any) -> None:
+@pytest.mark.parametrize(("method", "read"), READ.items())
+def test_a_run_is_the_same_to_the_bit(
+    method: str, read: int, train: Any, tiny_data: Data, tmp_path: Path, changed: Any
+) -> None:
     live, without = train(method, None)
     first, second = (AnswerStore(tmp_path, tiny_data) for _ in range(2))
     assert changed(live, train(method, first)[0]) == set()
     state, run = train(method, second)  # by now everything is there
     assert changed(live, state) == set()
-    assert second.misses <= 4 * len(run.fits)  # of the dry runs, which open the files
-    assert second.hits >= 2 * 48
+    assert second.misses <= 4 * len(run.fits) + 16  # of the dry runs, and of a first batch
+    assert second.hits == read
     passes = [sum(r["forward_passes"]["teacher"] for f in each.fits for r in f.history) for each in (run, without)]
     assert passes[0] < passes[1]
+
+
+@pytest.mark.parametrize("method", ["hinton", "at"])
+def test_images_may_be_files(method: str, train: Any, tiny_data: Data, tmp_path: Path, changed: Any) -> None:
+    for part, split in tiny_data.parts.items():
+        for place, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):  # type: ignore[arg-type]
+            file = tmp_path / "pictures" / part / tiny_data.classes[label] / f"{place:02}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.squeeze(2).numpy()).save(file)
+    data = folder.load(tmp_path / "pictures", in_memory_bytes=0)
+    assert not data.train.in_memory
+    live, _ = train(method, None, data=data)
+    for _ in range(2):
+        store = AnswerStore(tmp_path / "answers", folder.load(tmp_path / "pictures", in_memory_bytes=0))
+        assert changed(live, train(method, store, data=data)[0]) == set()
+    assert store.hits == READ[method]
 
 
 def test_methods_and_seeds_share_the_answers(train: Any, tiny_data: Data, tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from tutelage.config import Hardware, Recipe
+from tutelage.data import Data
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Peers
-from tutelage.terms import Mimicry
+from tutelage.terms import AttentionTransfer, CrossEntropy, Mimicry
+from tutelage.training import Learner, fit
 
 ROLES = ("logits", "stage1")
 
@@ -80,3 +83,22 @@ def test_it_has_nothing_to_keep_and_runs_nothing_itself(nets: list[Tapped]) -> N
     source.load_state_dict({})
     assert source.state_dict() == {}
     assert source.models == ()
+
+
+def test_they_pay_attention_to_each_other_in_one_fit_after_another(
+    tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
+) -> None:
+    """The terms are built in the first, and ask for digests in the second."""
+    nets = [tiny_model(seed=1), tiny_model(seed=2, width=6)]
+    pairs = (("stage1", "stage1"), ("stage2", "stage2"))
+    learners = [
+        Learner(net, Peers(peer), {"ce": CrossEntropy(), "at": 9 * AttentionTransfer(pairs)}, name=name)
+        for net, peer, name in zip(nets, nets[::-1], "ab", strict=True)
+    ]
+    found = []
+    for _ in range(2):
+        fitted = fit(*learners, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+        found += [entry["at"] for entry in fitted.history[-1]["learners"].values()]
+    assert min(found) > 0
+    assert found[0] == pytest.approx(found[1])  # it is symmetric
+    assert found[2] == pytest.approx(found[3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from tutelage.data import Data, Views
+from tutelage.data import Data, Views, folder
 from tutelage.data.batch import Batch
 from tutelage.data.loader import Batches
+from tutelage.models.digest import Digest
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.sources.store import AnswerStore
+from tutelage.terms.attention import pooled_attention
+from tutelage.terms.flow import flow_matrix
 
 Net = Callable[..., Tapped]
 ROLES = ("logits", "embedding")
+ATTENTION = Digest(pooled_attention, "stage1", size=(4, 4), p=2.0)
+FLOW = Digest(flow_matrix, "stage1", "stage2")
+KEPT = {"logits": 4, "embedding": 8, ATTENTION: 16, FLOW: 32}
+"""Roles, and the numbers that the tiny network's answer has."""
 
 
 def epochs(data: Data, count: int, seed: int = 0) -> list[Batch]:
@@ -32,8 +40,8 @@ def epochs(data: Data, count: int, seed: int = 0) -> list[Batch]:
     return [batch for epoch in range(count) for batch in batches.epoch(epoch)]
 
 
-def furthest(a: Outputs, b: Outputs) -> float:
-    return max(float((a[role] - b[role]).abs().max()) for role in ROLES)
+def furthest(a: Outputs, b: Outputs, roles: Collection[str] = ROLES) -> float:
+    return max(float((a[role] - b[role]).abs().max()) for role in roles)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.0), ("float16", 1e-3), ("bfloat16", 1e-2)])
@@ -46,16 +54,19 @@ def test_stored_answers_are_the_live_ones(
         store = AnswerStore(tmp_path, tiny_data, precision)
         kept = Frozen(teacher, store=store)
         for batch in shown:
-            answer, expected = kept(batch, ROLES, {}), live(batch, ROLES, {})
+            answer, expected = kept(batch, KEPT, {}), live(batch, KEPT, {})
             assert answer["logits"].dtype == torch.float32
-            scale = max(float(expected[role].abs().max()) for role in ROLES)
-            assert furthest(answer, expected) <= tolerance * scale
+            scale = max(float(expected[role].abs().max()) for role in KEPT)
+            assert furthest(answer, expected, KEPT) <= tolerance * scale
         assert store.hits + store.misses == len(shown) * 16
         assert (store.misses == 16) if again else (store.misses > 16)  # the first batch shows the shapes
     sizes = {file.name.split("-", 2)[2]: file.stat().st_size for file in tmp_path.iterdir()}
-    assert set(sizes) == {f"{role}-{precision}.answers" for role in ROLES}
     width = {"float32": 4, "float16": 2, "bfloat16": 2}[precision]
-    assert sizes[f"logits-{precision}.answers"] == 4096 + 48 * (8 + 9 * (4 + 4 * width))
+    names = ("logits", "embedding", "pooled_attention-stage1-size-4-4-p-2.0", "flow_matrix-stage1-stage2")
+    assert sizes == {
+        f"{name}-{precision}.answers": 4096 + 48 * (8 + 9 * (4 + numbers * width))
+        for name, numbers in zip(names, KEPT.values(), strict=True)
+    }
 
 
 def test_a_fresh_answer_is_rounded_as_a_kept_one(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
@@ -107,8 +118,9 @@ def test_answers_in_half_precision_are_kept_apart(tiny_data: Data, tiny_model: N
     assert kept.store.hits == 32
 
 
-def test_whole_maps_are_asked_live(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
-    teacher, roles = tiny_model(1), ("logits", "stage1")
+@pytest.mark.parametrize("roles", [("logits", "stage1"), (ATTENTION, "stage1"), ("stage2",)], ids=str)
+def test_whole_maps_are_asked_live(roles: tuple[str, ...], tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+    teacher = tiny_model(1)
     kept = Frozen(teacher, store=AnswerStore(tmp_path, tiny_data))
     for batch in epochs(tiny_data, 2):
         answer, expected = kept(batch, roles, {}), Frozen(teacher)(batch, roles, {})
@@ -116,37 +128,38 @@ def test_whole_maps_are_asked_live(tiny_data: Data, tiny_model: Net, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def filled(data: Data, teacher: Tapped, folder: Path) -> Path:
+def filled(data: Data, teacher: Tapped, folder: Path, role: str = "logits") -> Path:
     kept = Frozen(teacher, store=AnswerStore(folder, data))
     for batch in epochs(data, 1):
-        kept(batch, ("logits",), {})
+        kept(batch, (role,), {})
     (file,) = folder.iterdir()
     return file
 
 
-def used(data: Data, teacher: Tapped, folder: Path) -> tuple[int, int]:
+def used(data: Data, teacher: Tapped, folder: Path, role: str = "logits") -> tuple[int, int]:
     """How many answers are taken from the store; that all are right is asserted."""
     store = AnswerStore(folder, data)
     for batch in epochs(data, 1):
-        answer = Frozen(teacher, store=store)(batch, ("logits",), {})["logits"]
-        assert torch.equal(answer, Frozen(teacher)(batch, ("logits",), {})["logits"])
+        answer = Frozen(teacher, store=store)(batch, (role,), {})[role]
+        assert torch.equal(answer, Frozen(teacher)(batch, (role,), {})[role])
     return store.hits, store.misses
 
 
-def test_any_damaged_byte_of_an_answer_is_noticed(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+@pytest.mark.parametrize("role", ["logits", ATTENTION, FLOW])
+def test_any_damaged_byte_of_an_answer_is_noticed(role: str, tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     teacher = tiny_model(1)
-    file = filled(tiny_data, teacher, tmp_path)
+    file = filled(tiny_data, teacher, tmp_path, role)
     whole = file.read_bytes()
     generator = np.random.default_rng(0)
-    row = 8 + 9 * (4 + 16)
-    for _ in range(40):
+    row = 8 + 9 * (4 + 4 * KEPT[role])
+    for _ in range(40 if role == "logits" else 10):
         damaged = bytearray(whole)
         sample, byte = int(generator.integers(48)), int(generator.integers(8, row))
         damaged[4096 + sample * row + byte] ^= 1 << int(generator.integers(8))
         file.write_bytes(damaged)
-        hits, misses = used(tiny_data, teacher, tmp_path)
-        assert (hits, misses) in ((32, 16), (31, 17))  # the first batch is asked live in any case
-        assert used(tiny_data, teacher, tmp_path) == (32, 16)  # and it has been mended
+        hits, misses = used(tiny_data, teacher, tmp_path, role)
+        assert (hits, misses) in ((32, 16), (30, 18))  # the first batch is asked live in any case, and no sample alone
+        assert used(tiny_data, teacher, tmp_path, role) == (32, 16)  # and it has been mended
 
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], tuple[str, ...]]] = {
@@ -225,13 +238,97 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(
         filled(tiny_data, tiny_model(1), tmp_path)
 
 
-def test_images_in_files_are_refused(tiny_data: Data, tmp_path: Path, refused: Any) -> None:
-    class Files:
+# --- images in files
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Four classes of four training pictures, 8x8 and grey, that were last changed long ago; and one to test."""
+    generator = np.random.default_rng(0)
+    for name in "abcd":
+        for file in [*(f"train/{name}/{number}.png" for number in range(4)), f"test/{name}/0.png"]:
+            path = tmp_path / "pictures" / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+            os.utime(path, (1e9, 1e9))
+    return tmp_path / "pictures"
+
+
+def opened(pictures: Path, image_size: int | None = None) -> Data:
+    return folder.load(pictures, image_size, in_memory_bytes=0)
+
+
+def test_answers_to_files_are_found_again_without_opening_them(
+    pictures: Path, tiny_model: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, teacher = opened(pictures), tiny_model(1)
+    filled(data, teacher, tmp_path / "answers")
+    part = replace(data, train=data.train.subset(torch.tensor([9, 2, 14])))
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", lambda *_: pytest.fail("it was opened"))
+        AnswerStore(tmp_path / "answers", data)
+        AnswerStore(tmp_path / "answers", part)
+    used(data, teacher, tmp_path / "answers")
+    used(opened(pictures.rename(tmp_path / "moved")), teacher, tmp_path / "answers")
+
+
+def touched(file: Path) -> None:
+    os.utime(file, (1e9, 1e9 + 1))
+
+
+def replaced(file: Path) -> None:
+    """By a picture of another size in bytes, with the time of the old one."""
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(file)
+    os.utime(file, (1e9, 1e9))
+
+
+def renamed(file: Path) -> None:
+    file.rename(file.with_name("1b.png"))
+
+
+def removed(file: Path) -> None:
+    """All that come behind it have another number now."""
+    file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "differ"), [(touched, "1 of 16"), (replaced, "1 of 16"), (renamed, "1 of 16"), (removed, "10 of 15")]
+)
+def test_other_files_are_other_images(
+    change: Callable[[Path], None], differ: str, pictures: Path, tiny_model: Net, tmp_path: Path, refused: Any
+) -> None:
+    teacher = tiny_model(1)
+    filled(opened(pictures), teacher, tmp_path / "answers")
+    change(pictures / "train" / "b" / "1.png")
+    with refused("answers to other images", differ, "number 5", "another folder"):
+        used(opened(pictures), teacher, tmp_path / "answers")
+
+
+def test_images_of_another_size_are_other_images(pictures: Path, tiny_model: Net, tmp_path: Path, refused: Any) -> None:
+    teacher = tiny_model(1)
+    filled(opened(pictures), teacher, tmp_path / "answers")
+    with refused("answers to other images", "16 of 16"):
+        used(opened(pictures, image_size=8), teacher, tmp_path / "answers")  # cut, if they were not square
+
+
+def test_a_file_that_is_gone_is_named(pictures: Path, tmp_path: Path, refused: Any) -> None:
+    data, file = opened(pictures), pictures / "train" / "b" / "1.png"
+    file.unlink()
+    with refused(file, "cannot be read", "No such file"):
+        AnswerStore(tmp_path / "answers", data)
+
+
+def test_images_that_nothing_tells_apart_are_refused(tiny_data: Data, tmp_path: Path, refused: Any) -> None:
+    class Rows:
         shape = (48, 8, 8, 1)
 
         def __getitem__(self, index: Tensor) -> Tensor:
-            return tiny_data.train.images[index]  # type: ignore[no-any-return]
+            return tiny_data.train.images[index]
 
-    data = replace(tiny_data, train=replace(tiny_data.train, images=Files()))
-    with refused("read from files", "without answers="):
-        AnswerStore(tmp_path, data)
+        def stamp(self, place: int) -> None:
+            """A table's rows have none."""
+
+    train = replace(tiny_data.train, images=Rows())
+    for part in (train, train.subset(torch.arange(5))):
+        with refused("tiny", "no files of their own", "without answers="):
+            AnswerStore(tmp_path, replace(tiny_data, train=part))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -188,6 +190,37 @@ def test_the_term_passes_power_and_form_on() -> None:
     term = AttentionTransfer((("s", "t"),), 1, "paper")
     value = term(Outputs(None, {"s": student}), Outputs(None, {"t": teacher}), None)
     assert value.tolist() == pytest.approx(by_hand(student, teacher, 1, "paper"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("theirs", [(4, 4), (8, 6), (2, 3)], ids=["of one size", "larger", "smaller"])
+def test_once_built_it_takes_the_teachers_attention_and_not_its_stages(theirs: tuple[int, int], form: Form) -> None:
+    student = Outputs(None, {"s": features(3, 2, 4, 4).float(), "other": features(3, 2, 2, 2).float()})
+    teacher = Outputs(None, {"t": features(3, 5, *theirs, seed=1).float(), "u": features(3, 3, 2, 2, seed=2).float()})
+    term = AttentionTransfer((("s", "t"), ("other", "u")), 2, form)
+    unbuilt = term(student, teacher, None)
+    term.build(student, teacher)
+    assert term.teacher_roles == (
+        "pooled_attention(t, size=(4, 4), p=2.0)",
+        "pooled_attention(u, size=(2, 2), p=2.0)",
+    )
+    digests = teacher.only(term.teacher_roles)
+    height, width = min(4, theirs[0]), min(4, theirs[1])
+    assert [tuple(value.shape) for value in digests.features.values()] == [(3, height, width), (3, 2, 2)]
+    for each in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
+        assert torch.equal(each(student, digests, None), unbuilt)
+    parts = [attention_transfer(student[ours], teacher[their], 2, form) for ours, their in term.pairs]
+    factor = height * width / 1024 if form == "code" else 1
+    assert torch.equal(unbuilt, torch.stack(parts).sum(0) * factor)
+
+
+def test_a_student_of_other_sizes_needs_a_term_of_its_own(refused: Any) -> None:
+    small, large, teacher = (Outputs(None, {"s": features(3, 2, side, side)}) for side in (2, 4, 8))
+    term = AttentionTransfer((("s", "s"),))
+    term.build(large, teacher)
+    term.build(large, None)
+    with refused("built to compare pooled_attention(s, size=(4, 4), p=2.0)", "ask for", "(2, 2)", "of its own"):
+        term.build(small, teacher)
 
 
 def test_without_pairs_there_is_nothing_to_match(refused: Any) -> None:

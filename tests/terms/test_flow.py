@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
@@ -328,6 +330,20 @@ def test_never_an_adapter_changes_nothing_where_the_channels_agree() -> None:
 def test_it_takes_two_layers_to_have_a_flow(layers: tuple[tuple[str, str], ...], had: str, refused: Any) -> None:
     with refused("between two layers", had, "roles={"):
         Flow(layers)
+
+
+@every_reduction
+def test_once_built_it_takes_the_teachers_flow_and_not_its_layers(reduction: Reduction) -> None:
+    student, teacher = outputs(OURS), outputs(WIDER, 1)
+    term = Flow(LAYERS, reduction)
+    assert term.teacher_roles == ("conv1", "layer1", "layer2")
+    torch.manual_seed(0)
+    term.build(student, teacher)
+    assert term.teacher_roles == ("flow_matrix(conv1, layer1)", "flow_matrix(layer1, layer2)")
+    digests = teacher.only(term.teacher_roles)
+    assert [tuple(value.shape) for value in digests.features.values()] == [(2, 4, 3), (2, 3, 6)]
+    for each in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
+        assert torch.equal(each(student, digests, None), term(student, teacher, None))
 
 
 def test_it_is_built_once() -> None:

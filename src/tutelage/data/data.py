@@ -29,6 +29,10 @@ class Images(Protocol):
         """The images at these places, (B, H, W, C) uint8."""
         ...
 
+    def stamp(self, place: int) -> str | None:
+        """What tells this image from another without reading it; ``None`` where nothing does."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -88,6 +92,9 @@ class _Chosen:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         return self.images[self.places[index]]
+
+    def stamp(self, place: int) -> str | None:
+        return self.images.stamp(int(self.places[place]))
 
 
 @dataclass(frozen=True, eq=False)

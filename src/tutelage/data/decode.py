@@ -40,6 +40,10 @@ class Encoded(Protocol):
         """What an error calls this picture."""
         ...
 
+    def stamp(self, place: int) -> str | None:
+        """What tells this picture from another without opening it; ``None`` where nothing does."""
+        ...
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -71,6 +75,16 @@ class ImageFiles:
             with _opened(self.encoded, place) as image:
                 row[:] = self._pixels(image)
         return torch.from_numpy(batch)
+
+    def stamp(self, place: int) -> str | None:
+        """The picture's stamp and what is made of the picture; ``None`` where that has none.
+
+        Raises:
+            TutelageError: the picture's file is not there any more.
+        """
+        with _readable(self.encoded, place):
+            stamp = self.encoded.stamp(place)
+        return stamp and f"{stamp} as {self.shape[1:]}{' resized' if self.resize else ''}"
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         image = _eight_bits(image, "L" if self.channels == 1 else "RGB")
@@ -170,11 +184,17 @@ def _headers(encoded: Encoded) -> list[Header]:
 @contextmanager
 def _opened(encoded: Encoded, place: int) -> Iterator[Image.Image]:
     """One picture; whatever is wrong with it is told in one line with its name."""
-    name = encoded.name(place)
-    try:
+    with _readable(encoded, place):
         source = encoded[place]
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             yield image
+
+
+@contextmanager
+def _readable(encoded: Encoded, place: int) -> Iterator[None]:
+    name = encoded.name(place)
+    try:
+        yield
     except BOMB as error:
         raise TutelageError(f"the image {name} is too large ({one_line(error)}); scale it down or remove it") from error
     except UNREADABLE as error:

@@ -86,6 +86,11 @@ class _Files:
     def name(self, place: int) -> str:
         return str(self[place])
 
+    def stamp(self, place: int) -> str:
+        """Where under the root it is, its bytes and when it was changed, in nanoseconds."""
+        told = self[place].stat()
+        return f"{self.names[place]} {told.st_size} {told.st_mtime_ns}"
+
 
 def _by_class(folder: Path) -> dict[str, list[str]]:
     """The names of the pictures in every class folder, both sorted."""

@@ -96,6 +96,9 @@ class _Column:
     def name(self, place: int) -> str:
         return f"{place} of hf:{self.where}"
 
+    def stamp(self, place: int) -> None:
+        """Rows of a table have none."""
+
 
 def _labels(column: Any) -> Tensor:
     """(N,) int64; a row without a label gets -1, as the hub's hidden test labels already have."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import TutelageError
+from tutelage.models.digest import Digest
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.models.roles import Tap, find_roles, first_tensor, named_roles
 
@@ -112,12 +113,15 @@ class Tapped(nn.Module):
         Args:
             inputs: (B, C, H, W) pixels in [0, 1].
             eager: whether to do without ``torch.compile``, if it is on.
-            roles: ``"logits"`` and roles of ``taps``. Without ``"logits"`` the pass stops at the last role asked for:
-                what lies behind it is neither computed nor, in train mode, are its buffers touched.
+            roles: ``"logits"``, roles of ``taps`` and digests of them. Without ``"logits"`` the pass stops at the last
+                role asked for: what lies behind it is neither computed nor, in train mode, are its buffers touched.
 
         Returns:
             Outputs in float32 (or float64), with exactly these roles.
         """
+        if any(isinstance(role, Digest) for role in roles):
+            bases = [base for role in roles for base in (role.bases if isinstance(role, Digest) else (role,))]
+            return self.tap(inputs, bases, eager=eager).only(roles)
         self.passes += len(inputs)  # out here, where torch.compile does not see it
         compiled = None if eager else self._compiled
         wanted = [role for role in dict.fromkeys(roles) if role != "logits"]

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 import torch
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.sources.source import Cohort, Source
+from tutelage.sources.source import Ask, Cohort, Source, ask
 from tutelage.sources.store import AnswerStore
-
-Ask = Callable[[Tapped, Batch, Collection[str]], Outputs]
-
-
-def ask(teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
-    """What a network answers to a batch."""
-    return teacher.tap(batch.inputs, roles)
 
 
 class Frozen(Source):
@@ -48,4 +41,6 @@ class Frozen(Source):
             return Outputs.ensemble(tuple(self._answer(teacher, batch, roles) for teacher in self.models))
 
     def _answer(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
-        return self.ask(teacher, batch, roles) if self.store is None else self.store(teacher, batch, roles)
+        if self.store is None:
+            return self.ask(teacher, batch, roles)
+        return self.store(teacher, batch, roles, self.ask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,14 @@ from tutelage.models.tapped import Tapped
 
 Cohort = Mapping[nn.Module, Outputs]
 """What the models that train together gave for this batch."""
+
+
+Ask = Callable[[Tapped, Batch, Collection[str]], Outputs]
+
+
+def ask(teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
+    """What a network answers to a batch."""
+    return teacher.tap(batch.inputs, roles)
 
 
 class Source:

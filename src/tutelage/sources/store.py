@@ -6,8 +6,10 @@ a file are those of this teacher to these images under this augmentation is chec
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import struct
 import uuid
 from collections.abc import Collection
@@ -24,9 +26,11 @@ from torch import Tensor
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, one_line
+from tutelage.models.digest import Digest
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
+from tutelage.sources.source import Ask, ask
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -39,19 +43,27 @@ _CODE = np.dtype("<u8")
 class AnswerStore:
     """The answers of frozen networks to the views of a data set's training samples, in a folder.
 
-    A file each of a teacher, a role (``logits``, ``embedding``) and the precision that the teacher runs in (autocast),
-    memory-mapped: a row a sample, in it an answer a view. It is filled as batches come by, and read by every epoch,
-    method, seed and process that asks for the same. Any number of processes may write at once: an answer counts from
-    the moment its checksum fits, so that one that was being written when a process died, or was damaged since, is
-    simply asked again.
+    A file each of a teacher, a role (``logits``, ``embedding``, a digest) and the precision that the teacher runs in
+    (autocast), memory-mapped: a row a sample, in it an answer a view. It is filled as batches come by, and read by
+    every epoch, method, seed and process that asks for the same. Any number of processes may write at once: an answer
+    counts from the moment its checksum fits, so that one that was being written when a process died, or was damaged
+    since, is simply asked again.
 
     In float32 an answer is the one that was computed, to the bit. Half precision halves the file and rounds it.
-    Kept are vectors (logits, embeddings). Whole maps are not: of CIFAR-10 in 162 views those of one stage fill a
-    terabyte, and reading them would take longer than the teacher does. Where one is asked for, the teacher runs.
+    Kept are vectors (logits, embeddings) and what terms need of maps (attention, flow). Where a whole map is asked for
+    the teacher runs: of CIFAR-10 in 162 views those of one stage fill a terabyte. Such are hints, and similarities,
+    whose rows depend on who else is in the batch.
+
+    A sample takes 8 bytes, and a view of it 4 and those of the answer; all of a file is reserved when it is made. In
+    float32 a view's attention has 4 H W bytes a stage, 5,376 for a wide ResNet's three of 32x32, 16x16 and 8x8; the
+    flow between m and n channels 4 m n, 11,264 for the three of a ResNet-20 (16, 16, 32 and 64), and 43,008 for those
+    of a WRN-d-2.
 
     Args:
         folder: where the files are; made if it is missing.
-        data: its training part is what is answered about; the images must be in memory.
+        data: its training part is what is answered about. That the images are those of the files is told by their
+            pixels if they are in memory, and else by name, size and time of change of each one's file, as they are now:
+            a copy has the time of the original or is taken for another.
         precision: what the answers are kept as.
 
     Attributes:
@@ -59,29 +71,23 @@ class AnswerStore:
     """
 
     def __init__(self, folder: Path | str, data: Data, precision: Precision = "float32") -> None:
-        images = data.train.images
-        if not isinstance(images, Tensor):
-            raise TutelageError(
-                f"the images of {data.name} are read from files as they are needed, and stored answers are checked "
-                "against pixels in memory; train without answers="
-            )
         self.folder, self.views, self.precision = Path(folder), data.views, precision
         self.hits = self.misses = 0
         index = data.train.index.cpu().numpy()
         self._rows = int(max(int(part.index.max()) for part in (data.train, data.validation) if part is not None)) + 1
         self._codes = np.zeros(self._rows, _CODE)
-        self._codes[index] = _pixel_codes(images)
+        self._codes[index] = _codes(data)
         self._open: dict[tuple[int, str, str], _File] = {}
         self._maps: set[tuple[int, str]] = set()
         self._fingerprints: dict[int, str] = {}
 
-    def __call__(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
+    def __call__(self, teacher: Tapped, batch: Batch, roles: Collection[str], ask: Ask = ask) -> Outputs:
         """The teacher's answers for a batch of the training part, those that are not there yet computed now.
 
         The teacher is to be in eval mode. A batch that is none of the augmentations is not looked up.
         """
         if batch.view is None or not roles or any((id(teacher), role) in self._maps for role in roles):
-            return teacher.tap(batch.inputs, roles)
+            return ask(teacher, batch, roles)
         rows, views = batch.index.cpu().numpy(), batch.view.cpu().numpy()
         passes = "bfloat16" if torch.is_autocast_enabled(batch.inputs.device.type) else "float32"
         files = {role: self._open.get((id(teacher), role, passes)) for role in roles}
@@ -89,14 +95,16 @@ class AnswerStore:
         there = np.ones(len(rows), bool)
         for role in roles:
             there &= found[role].there if role in found else False
+        if np.count_nonzero(~there) == 1:  # one by itself is rounded otherwise than in a batch, so ask for another too
+            there[there.argmax()] = False
         self.hits += int(there.sum())
         self.misses += int((~there).sum())
         if there.all():
             return self._outputs({role: found[role].values for role in roles}, batch)
         missing = torch.from_numpy((~there).nonzero()[0])
         places = missing.to(batch.inputs.device)
-        live = teacher.tap(batch.inputs if not there.any() else batch.inputs[places], roles)
-        if maps := [role for role in roles if live[role].ndim > 2]:
+        live = teacher.tap(batch.inputs[places], roles) if there.any() else ask(teacher, batch, roles)
+        if maps := [role for role in roles if live[role].ndim > 2 and not isinstance(role, Digest)]:
             self._maps |= {(id(teacher), role) for role in maps}
             return live  # whole, since nothing can have been there
         answers: dict[str, Tensor] = {}
@@ -128,7 +136,8 @@ class AnswerStore:
             "views": asdict(self.views),
             "passes": passes,
         }
-        path = self.folder / f"{told['teacher']}-{passes}-{role}-{self.precision}.answers"
+        named = re.sub(r"[^\w.]+", "-", role).strip("-")
+        path = self.folder / f"{told['teacher']}-{passes}-{named}-{self.precision}.answers"
         file = _File(path, told, self._rows, self.views.count, self._codes)
         self._open[id(teacher), role, passes] = file
         return file
@@ -168,7 +177,7 @@ class _File:
         self._claim(codes)
         # Odd factors, another one for each word: any single flipped bit changes the sum.
         words = -(-size // 4)
-        self._factors = (2 * np.arange(words, dtype=np.uint64) + 1) * np.uint64(2654435761) & np.uint64(0xFFFFFFFF)
+        self._factors = (2 * np.arange(words, dtype=_SUM) + _SUM.type(1)) * _SUM.type(2654435761)
 
     def _claim(self, codes: NDArray[Any]) -> None:
         """Check that the samples are those of the file, as far as they meet; tell it of the others."""
@@ -198,10 +207,10 @@ class _File:
 
     def _sums(self, content: NDArray[Any], rows: NDArray[Any], views: NDArray[Any]) -> NDArray[Any]:
         """A checksum of each answer, of its bytes and of where it belongs; never 0."""
-        padded = np.pad(content, ((0, 0), (0, -content.shape[1] % 4))).view(_SUM).astype(np.uint64)
-        place = rows.astype(np.uint64) * np.uint64(self.memory["sums"].shape[1]) + views.astype(np.uint64)
-        total = (padded * self._factors).sum(1) + (place + np.uint64(1)) * np.uint64(0x9E3779B1)
-        sums: NDArray[Any] = (total & np.uint64(0xFFFFFFFF)).astype(_SUM) | _SUM.type(1)
+        words = np.pad(content, ((0, 0), (0, -content.shape[1] % 4))).view(_SUM)
+        place = rows * self.memory["sums"].shape[1] + views + 1
+        # Modulo 2^32, as whole numbers of 32 bits are multiplied and added.
+        sums: NDArray[Any] = words @ self._factors + place.astype(_SUM) * _SUM.type(0x9E3779B1) | _SUM.type(1)
         return sums
 
 
@@ -253,6 +262,23 @@ def _reserve(descriptor: int, length: int) -> None:
         os.posix_fallocate(descriptor, 0, length)
     else:
         os.truncate(descriptor, length)
+
+
+def _codes(data: Data) -> NDArray[Any]:
+    """A number for each training image, another one for another image: (N,) uint64, never 0."""
+    images = data.train.images
+    if isinstance(images, Tensor):
+        return _pixel_codes(images)
+    codes = np.empty(len(data.train), _CODE)
+    for place in range(len(codes)):
+        stamp = images.stamp(place)
+        if stamp is None:
+            raise TutelageError(
+                f"the images of {data.name} are read as they are needed and are no files of their own, so that stored "
+                "answers could not be told from those to other images; train without answers="
+            )
+        codes[place] = int.from_bytes(hashlib.blake2b(os.fsencode(stamp), digest_size=8).digest(), "little")
+    return codes | _CODE.type(1)
 
 
 def _pixel_codes(images: Tensor) -> NDArray[Any]:

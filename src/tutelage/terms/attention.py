@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
+from tutelage.models.digest import Digest
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.terms.term import Term
 
@@ -43,22 +44,40 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, form: F
     Returns:
         (B,), no unit.
     """
-    height, width = _common_size(student, teacher)
-    maps = [attention_map(_pooled(features, height, width), p) for features in (student, teacher.detach())]
+    return _distance(student, pooled_attention(teacher.detach(), size_of(student), p), p, form)
+
+
+def pooled_attention(features: Tensor, size: tuple[int, int], p: float = 2.0) -> Tensor:
+    """``attention_map`` of a map that was average-pooled along each axis on which it is larger than ``size``.
+
+    Args:
+        features: (B, C, H, W).
+        size: what the other network's map has.
+        p: as in ``attention_map``.
+
+    Returns:
+        (B, min(H, size[0]), min(W, size[1])), each sample's of unit length.
+    """
+    height, width = (min(sides) for sides in zip(size_of(features), size, strict=True))
+    same = size_of(features) == (height, width)
+    pooled = features if same else F.adaptive_avg_pool2d(at_least_float32(features), (height, width))
+    return attention_map(pooled, p).view(-1, height, width)
+
+
+def size_of(features: Tensor) -> tuple[int, int]:
+    """(H, W) of a map (B, C, H, W)."""
+    return features.shape[2], features.shape[3]
+
+
+def _distance(student: Tensor, attention: Tensor, p: float, form: Form) -> Tensor:
+    """``attention_transfer`` to a teacher's ``pooled_attention``, (B, h, w)."""
+    height, width = attention.shape[1:]
+    difference = (pooled_attention(student, (height, width), p) - attention).flatten(1)
     if form == "paper":
         # Its gradient where the maps are equal is 0; that of a square root written out would be NaN.
-        distance: Tensor = torch.linalg.vector_norm(maps[0] - maps[1], dim=1)
+        distance: Tensor = torch.linalg.vector_norm(difference, dim=1)
         return distance
-    return (maps[0] - maps[1]).square().mean(1)
-
-
-def _common_size(student: Tensor, teacher: Tensor) -> tuple[int, int]:
-    return min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3])
-
-
-def _pooled(features: Tensor, height: int, width: int) -> Tensor:
-    same = features.shape[2:] == (height, width)
-    return features if same else F.adaptive_avg_pool2d(at_least_float32(features), (height, width))
+    return difference.square().mean(1)
 
 
 class AttentionTransfer(Term):
@@ -66,6 +85,8 @@ class AttentionTransfer(Term):
 
     In the code's form it is multiplied by H W / 32^2, with H x W the first pair's maps: the mean over pixels shrinks as
     maps grow, and without the factor a weight found at 32 x 32 would collapse a student of 8 x 8 inputs.
+
+    Once it is built for a student's sizes, it asks the teacher for attention maps and not for the stages.
 
     Args:
         pairs: (student role, teacher role) of each pair of stages, the largest maps first.
@@ -76,23 +97,36 @@ class AttentionTransfer(Term):
         super().__init__()
         if not pairs:
             raise TutelageError("attention transfer needs at least one pair of stages; name some with roles={...}")
-        self.pairs, self.p, self.form = pairs, p, form
+        self.pairs, self.p, self.form = pairs, float(p), form
         self.roles = tuple(student for student, _ in pairs)
+        self._asked: tuple[str, ...] = tuple(teacher for _, teacher in pairs)
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """The teacher's side of the pairs."""
-        return tuple(teacher for _, teacher in self.pairs)
+        """The teacher's side of the pairs; once built, its attention there."""
+        return self._asked
+
+    def build(self, student: Outputs, teacher: Outputs | None) -> None:
+        """Take the sizes of the student's maps."""
+        attention = self._attention(student)
+        if self._asked not in (tuple(theirs for _, theirs in self.pairs), attention):
+            raise TutelageError(
+                f"this AttentionTransfer was built to compare {', '.join(self._asked)}, and another student's maps ask "
+                f"for {', '.join(attention)}; give each student a term of its own"
+            )
+        self._asked = attention
+
+    def _attention(self, student: Outputs) -> tuple[Digest, ...]:
+        """What is compared of the teacher with a student whose maps have these sizes."""
+        return tuple(
+            Digest(pooled_attention, theirs, size=size_of(student[ours]), p=self.p) for ours, theirs in self.pairs
+        )
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), no unit."""
         if teacher is None:
             raise ValueError("AttentionTransfer needs a teacher's outputs")
-        each = [attention_transfer(student[ours], teacher[theirs], self.p, self.form) for ours, theirs in self.pairs]
+        ours, theirs = [student[role] for role in self.roles], [teacher[role] for role in self._attention(student)]
+        each = [_distance(s, t.detach(), self.p, self.form) for s, t in zip(ours, theirs, strict=True)]
         total = torch.stack(each).sum(0)
-        return total if self.form == "paper" else total * self._pixels(student, teacher) / REFERENCE_PIXELS
-
-    def _pixels(self, student: Outputs, teacher: Outputs) -> int:
-        ours, theirs = self.pairs[0]
-        height, width = _common_size(student[ours], teacher[theirs])
-        return height * width
+        return total if self.form == "paper" else total * theirs[0][0].numel() / REFERENCE_PIXELS

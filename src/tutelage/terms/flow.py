@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
+from tutelage.models.digest import Digest
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.terms.term import Term
 
@@ -67,7 +68,8 @@ def flow_loss(student: Tensor, teacher: Tensor, reduction: Reduction = "paper") 
 class Flow(Term):
     """The flow between consecutive layers of the student against the teacher's, per sample (B,).
 
-    With the reductions ``"paper"`` and ``"mean"`` the sum over flows, with ``"relative"`` their mean.
+    With the reductions ``"paper"`` and ``"mean"`` the sum over flows, with ``"relative"`` their mean. Once it is built
+    it asks the teacher for the flow matrices and not for the layers.
 
     Args:
         layers: (student role, teacher role), first to last, two pairs or more; a flow lies between neighbours.
@@ -92,11 +94,12 @@ class Flow(Term):
         self.layers, self.reduction, self.adapter = layers, reduction, adapter
         self.roles = tuple(student for student, _ in layers)
         self.adapters: nn.ModuleList | None = None
+        self._flows = tuple(Digest(flow_matrix, *theirs) for theirs in pairwise(teacher for _, teacher in layers))
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """The teacher's layers."""
-        return tuple(teacher for _, teacher in self.layers)
+        """The teacher's layers; once built, the flow between them."""
+        return self._flows if self.adapters is not None else tuple(teacher for _, teacher in self.layers)
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
         """Make an adapter for each layer from the numbers of channels."""
@@ -120,7 +123,6 @@ class Flow(Term):
         ours = [
             adapter(at_least_float32(student[role])) for adapter, role in zip(self.adapters, self.roles, strict=True)
         ]
-        theirs = [teacher[role].detach() for role in self.teacher_roles]
-        flows = zip(pairwise(ours), pairwise(theirs), strict=True)
-        each = torch.stack([flow_loss(flow_matrix(*s), flow_matrix(*t), self.reduction) for s, t in flows])
+        flows = zip(pairwise(ours), self._flows, strict=True)
+        each = torch.stack([flow_loss(flow_matrix(*s), teacher[t], self.reduction) for s, t in flows])
         return each.mean(0) if self.reduction == "relative" else each.sum(0)

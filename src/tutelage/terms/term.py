@@ -51,7 +51,10 @@ class Term(nn.Module):
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """What it reads of the teacher; the same as of the student unless overridden, nothing for label losses."""
+        """What it reads of the teacher; the same as of the student unless overridden, nothing for label losses.
+
+        Once the term is built, digests may stand where layers did: an ``AnswerStore`` keeps them.
+        """
         return self.roles
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:

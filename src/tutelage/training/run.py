@@ -18,7 +18,7 @@ from tutelage.evaluation.predict import predict
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore, Frozen
-from tutelage.sources.frozen import ask
+from tutelage.sources.source import ask
 from tutelage.training.checkpoint import Checkpoints, seeded
 from tutelage.training.fit import Fitted, Record, Selected, fit
 from tutelage.training.hardware import place, resolve

@@ -125,9 +125,7 @@ class _Room:
             logits = known.logits if new.logits is None else new.logits
             known = Outputs(logits, {**known.features, **new.features})
             self._answers[weights, autocast, id(batch)] = known
-        return Outputs(
-            known.logits if "logits" in roles else None, {role: known[role] for role in roles if role != "logits"}
-        )
+        return known.only(roles)
 
     def _weights(self, teacher: Tapped) -> Hashable:
         """What two networks share only if they answer alike."""
