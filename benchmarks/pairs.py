@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from greenlet import getcurrent, greenlet
+
+from tutelage.data.batch import Batch
+
+Numbers = dict[str, Any]
+
+
+def as_json(ratios: Mapping[str, Ratio]) -> Numbers:
+    """Plain values."""
+    return {name: ratio.as_json() for name, ratio in ratios.items()}
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,48 @@ def compare(things: Mapping[str, Callable[[], object]], against: str, rounds: in
             if number:
                 taken[name].append(seconds)
     return {name: _ratio(taken[name], taken[against]) for name in names}
+
+
+class InRounds:
+    """Long work as something that is done a round at a time.
+
+    Args:
+        work: is given a function; calling it ends a round, and returns when the next one begins.
+    """
+
+    def __init__(self, work: Callable[[Callable[[], None]], object]) -> None:
+        self._work = greenlet(work)
+        self._caller = getcurrent()
+
+    def __call__(self) -> None:
+        """One round more.
+
+        Raises:
+            RuntimeError: when the work is over.
+        """
+        self._work.switch(self._caller.switch)
+        if self._work.dead:
+            raise RuntimeError("the work was over before the last round")
+
+    def end(self) -> None:
+        """No round more."""
+        self._work.throw()
+
+
+class Beat:
+    """A seat in ``fit`` that ends a round with each step."""
+
+    waited = 0.0
+
+    def __init__(self, end_round: Callable[[], None]) -> None:
+        self._end_round, self._first = end_round, True
+
+    def show(self, stream: Hashable, epoch: int, step: int, make: Callable[[], Batch]) -> Batch:
+        """The step's own batch."""
+        if not self._first:
+            self._end_round()
+        self._first = False
+        return make()
 
 
 def timed(thing: Callable[[], object]) -> float:

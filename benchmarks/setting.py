@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -17,16 +18,23 @@ from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 
 TEMPERATURE, ALPHA = 4.0, 0.9
+PAIRS = (("wrn-40-2", "wrn-16-2"), ("resnet56", "resnet20"))
+BATCH = 64
 
 
-def pictures(samples: int, side: int = 32, classes: int = 10) -> Data:
+def named(pair: tuple[str, str]) -> str:
+    """A teacher and its student."""
+    return " teaches ".join(pair)
+
+
+def pictures(samples: int, side: int = 32, classes: int = 10, views: int | None = None) -> Data:
     """A data set of the shape of CIFAR-10, of noise: what is in a picture costs nothing and gives nothing."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (samples, side, side, 3), generator=generator, dtype=torch.uint8)
     labels = torch.arange(samples) % classes
     part = Split.of(images, labels)
     names = tuple(str(number) for number in range(classes))
-    return Data("noise", names, part, part.subset(torch.arange(classes)), None, Views(pad=4, flip=True))
+    return Data("noise", names, part, part.subset(torch.arange(classes)), None, Views(pad=4, flip=True, limit=views))
 
 
 def network(name: str, data: Data, seed: int = 0) -> Tapped:
@@ -49,50 +57,61 @@ def optimiser(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
-def bare_loop(student: nn.Module, teacher: nn.Module | None, batches: list[tuple[Tensor, Tensor]]) -> None:
+def bare_steps(
+    student: nn.Module, teacher: nn.Module, batches: list[tuple[Tensor, Tensor]], end_step: Callable[[], None]
+) -> None:
     """The forward, backward and optimiser steps of a distillation, and nothing else at all."""
     steps = optimiser(student)
     student.train()
-    for images, labels in batches:
-        if teacher is None:
-            loss = F.cross_entropy(student(images), labels)
-        else:
-            with torch.no_grad():
-                answer = teacher(images)
-            loss = distillation_loss(student(images), answer, labels)
+    teacher.eval()
+    for images, labels in cycle(batches):
+        with torch.no_grad():
+            answer = teacher(images)
+        loss = distillation_loss(student(images), answer, labels)
         steps.zero_grad(set_to_none=True)
         loss.backward()
         steps.step()
+        end_step()
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
     """One picture at a time through PIL: pad, crop, flip, to floats, normalise."""
 
     def __init__(self, data: Data) -> None:
+        self.pad, self.flip = data.views.pad, data.views.flip
         images = data.train.images
         assert isinstance(images, Tensor)
         self.images: NDArray[np.uint8] = images.numpy()
         self.labels = data.train.labels.tolist()
-        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in data.mean_std)
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in data.mean_std)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, place: int) -> tuple[Tensor, int]:
-        side = self.images.shape[1]
-        image = ImageOps.expand(Image.fromarray(self.images[place]), 4)
-        left, top = (int(torch.randint(9, (1,))) for _ in range(2))
+        side, channels = self.images.shape[1], self.images.shape[3]
+        image = Image.fromarray(self.images[place].squeeze())
+        image = ImageOps.expand(image, self.pad)
+        left, top = (int(torch.randint(2 * self.pad + 1, (1,))) for _ in range(2))
         image = image.crop((left, top, left + side, top + side))
-        if torch.rand(1) < 0.5:
+        if self.flip and torch.rand(1) < 0.5:
             image = ImageOps.mirror(image)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
+        array = np.array(image).reshape(side, side, channels)
+        pixels = torch.from_numpy(array).permute(2, 0, 1).contiguous().float().div(255)
         return (pixels - self.mean) / self.std, self.labels[place]
 
 
-def research_loop(student: nn.Module, teacher: nn.Module, data: Data, batch_size: int, workers: int) -> float:
+def research_loop(
+    student: nn.Module,
+    teacher: nn.Module,
+    data: Data,
+    batch_size: int,
+    workers: int,
+    steps: torch.optim.Optimizer | None = None,
+) -> torch.optim.Optimizer:
     """An epoch as research code has it: float32, NCHW, a picture at a time, the loss looked at in each step."""
     loader = DataLoader(Pictures(data), batch_size, shuffle=True, num_workers=workers, drop_last=True)
-    steps = optimiser(student)
+    steps = steps or optimiser(student)
     student.train()
     teacher.eval()
     total, right, seen = 0.0, 0.0, 0
@@ -107,7 +126,7 @@ def research_loop(student: nn.Module, teacher: nn.Module, data: Data, batch_size
         total += loss.item() * len(labels)
         right += (logits.argmax(1) == labels).float().sum().item()
         seen += len(labels)
-    return total / seen + right
+    return steps
 
 
 def as_batches(data: Data, batch_size: int, steps: int) -> list[tuple[Tensor, Tensor]]:

@@ -1,0 +1,196 @@
+"""What epochs, runs and studies cost beside other ways to the same end."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.pairs import InRounds, Numbers, as_json, compare
+from benchmarks.setting import BATCH, PAIRS, named, network, pictures, research_loop
+from tutelage.config import Config, Hardware, Recipe
+from tutelage.data import Data, open_data
+from tutelage.errors import TutelageWarning
+from tutelage.evaluation import evaluate
+from tutelage.methods import find
+from tutelage.models.tapped import Tapped
+from tutelage.models.weights import save_weights
+from tutelage.runs.execute import execute
+from tutelage.sources import AnswerStore, Frozen
+from tutelage.studies.runner import run_study
+from tutelage.studies.study import Study
+from tutelage.terms import CrossEntropy, labels_and_soft_targets
+from tutelage.training import Learner, Run, fit
+
+NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
+
+
+def one_epoch(student: Tapped, source: Frozen | None, data: Data, hardware: Hardware) -> None:
+    """What a user calls, for an epoch."""
+    terms = {"ce": CrossEntropy()} if source is None else labels_and_soft_targets(0.9)
+    recipe = Recipe(epochs=1, batch_size=BATCH, schedule="constant")
+    fit(Learner(student, source, terms), data=data, recipe=recipe, hardware=hardware)
+
+
+def epochs(student: Tapped, source: Frozen, data: Data, hardware: Hardware) -> InRounds:
+    """The same, an epoch a round."""
+    learner = Learner(student, source, labels_and_soft_targets(0.9))
+    recipe = Recipe(epochs=1000, batch_size=BATCH, schedule="constant")
+
+    def work(end_round: Callable[[], None]) -> None:
+        fit(learner, data=data, recipe=recipe, hardware=hardware, report=lambda _: end_round())
+
+    return InRounds(work)
+
+
+def research(short: bool) -> Numbers:
+    """Ours beside the way of research repositories: float32, NCHW, a picture at a time, the loss looked at each step.
+
+    Epochs of pictures in one view, so that from the second epoch on every stored answer is there. ``compiled`` is
+    without its warm-up, for which see ``compiled``. Goal: the best at most a third.
+    """
+    steps, rounds = (2, 1) if short else (12, 5)
+    found: Numbers = {}
+    for names in PAIRS[1:] if short else PAIRS:
+        data = pictures(steps * BATCH, views=1)
+        teacher, student = (network(name, data) for name in names)
+        theirs = [deepcopy(model.module).to(memory_format=torch.contiguous_format) for model in (student, teacher)]
+
+        def ours(
+            answers: AnswerStore | None, d: Data = data, nets: tuple[Tapped, Tapped] = (student, teacher), **how: bool
+        ) -> InRounds:
+            own, taught_by = (deepcopy(net) for net in nets)
+            return epochs(own, Frozen(taught_by, store=answers), d, Hardware(**how))
+
+        with tempfile.TemporaryDirectory() as folder:
+            kept = AnswerStore(folder, data)
+            ways: dict[str, Callable[[], object]] = {
+                "research loop": lambda t=theirs, d=data: research_loop(*t, d, BATCH, 2),
+                "fit": ours(None),
+                "fit, compiled": ours(None, compile=not short),
+                "fit, stored answers": ours(kept),
+                "fit, stored answers, compiled": ours(kept, compile=not short),
+            }
+            found[named(names)] = as_json(compare(ways, "research loop", rounds))
+            for way in ways.values():
+                if isinstance(way, InRounds):
+                    way.end()
+    return found
+
+
+def accuracy(short: bool) -> Numbers:
+    """Test accuracy, in %, of a student trained by the research loop and by ``fit`` from the same weights: real digits.
+
+    The two draw other batches and crops, so that they agree within what chance does.
+    """
+    seeds, length = (1, 1) if short else (5, 30)
+    data = open_data("digits")
+    recipe = Recipe(epochs=length, batch_size=BATCH, schedule="constant")
+    teacher = network("resnet14x0.5", data)
+    fit(Learner(teacher, None, {"ce": CrossEntropy()}), data=data, recipe=recipe)
+    found: dict[str, list[float]] = {"research loop": [], "fit": []}
+    for seed in range(seeds):
+        student = network("resnet8x0.5", data, seed)
+        theirs, torn = deepcopy(student), deepcopy(teacher.module).to(memory_format=torch.contiguous_format)
+        torch.manual_seed(seed)
+        steps = None
+        for _ in range(length):
+            steps = research_loop(theirs.module, torn, data, BATCH, 0, steps)
+        learner = Learner(student, Frozen(teacher), labels_and_soft_targets(0.9))
+        fit(learner, data=data, recipe=recipe, seed=seed)
+        for way, net in (("research loop", theirs), ("fit", student)):
+            found[way].append(round(100 * evaluate(net, data, device="cpu")["accuracy"], 2))
+    return {"resnet14x0.5 teaches resnet8x0.5": {way: str(values) for way, values in found.items()}}
+
+
+def methods(short: bool) -> Numbers:
+    """Each of the nine methods beside plain training of the same student: whole runs of two epochs, all they build
+    included."""
+    steps, rounds = (2, 1) if short else (8, 3)
+    teacher_name, student_name = PAIRS[1]
+    data = pictures(steps * BATCH)
+    teacher = network(teacher_name, data)
+    recipe = Recipe(epochs=2, batch_size=BATCH, schedule="constant")
+
+    def run(method: str) -> None:
+        find(method)(Run(data, lambda: network(student_name, data), [teacher], recipe=recipe))
+
+    names = ("plain", "hinton", "dml") if short else ("plain", *NINE)
+    ways = {name: lambda name=name: run(name) for name in names}
+    return {named(PAIRS[1]): as_json(compare(ways, "plain", rounds))}
+
+
+def stored(short: bool) -> Numbers:
+    """Stored teacher answers beside live ones, an epoch of which all answers are there; and the size of the store."""
+    steps, rounds = (2, 1) if short else (16, 5)
+    found: Numbers = {}
+    for names in PAIRS[1:] if short else PAIRS:
+        data = pictures(steps * BATCH)
+        teacher, student = (network(name, data) for name in names)
+        with tempfile.TemporaryDirectory() as folder:
+            kept = Frozen(teacher, store=AnswerStore(folder, data))
+            ways = {
+                "live": lambda s=student, t=teacher, d=data: one_epoch(s, Frozen(t), d, Hardware()),
+                "stored": lambda s=student, k=kept, d=data: one_epoch(s, k, d, Hardware()),
+                "plain": lambda s=student, d=data: one_epoch(s, None, d, Hardware()),
+            }
+            entry = as_json(compare(ways, "live", rounds))
+            (file,) = Path(folder).iterdir()
+            entry["bytes a sample"] = round(file.stat().st_size / len(data.train))
+        found[named(names)] = entry
+    return found
+
+
+def study(short: bool) -> Numbers:
+    """Plain training and the nine methods under a trained teacher as a study, beside the same runs one by one.
+
+    A round is a seed. One by one they run in this process with all its threads, so that none pays for a start of
+    Python; the study pays for those of its processes, one a core. ``each run alone`` is without runs side by side.
+    Goal: a quarter.
+    """
+    steps, length, seeds = (2, 1, 1) if short else (8, 4, 3)
+    pairs = (("resnet14x0.5", "resnet8x0.5"),) if short else (("resnet56", "resnet20"), ("resnet56", "resnet8"))
+    found: Numbers = {}
+    for names in pairs:
+        with tempfile.TemporaryDirectory() as place:
+            found[named(names)] = _study(names, Path(place), steps, length, seeds)
+    return found
+
+
+def _study(names: tuple[str, str], place: Path, steps: int, epochs: int, seeds: int) -> Numbers:
+    data = pictures(steps * BATCH)
+    parts = {"train": data.train, "test": data.test}
+    arrays = {f"x_{name}": part.images for name, part in parts.items()}
+    arrays |= {f"y_{name}": part.labels for name, part in parts.items()}
+    np.savez(place / "pictures.npz", **arrays)
+    save_weights(place / "teacher.safetensors", network(names[0], data).module, {})
+    teacher = f"{names[0]}@{place / 'teacher.safetensors'}"
+    source = f"npz:{place / 'pictures.npz'}"
+    recipe = {"epochs": epochs, "batch_size": BATCH, "validation": 0.0, "lr": 0.01}
+
+    def one_by_one(seed: int) -> None:
+        for method in ("plain", *NINE):
+            taught = () if method == "plain" else (teacher,)
+            execute(Config(data=source, student=names[1], teacher=taught, method=method, seed=seed, **recipe))
+
+    def as_study(seed: int, **how: int) -> None:
+        asked = Study(data=source, students=names[1], teachers=teacher, methods=NINE, seeds=[seed], train=recipe)
+        with tempfile.TemporaryDirectory() as out:
+            run_study(asked, out, **how)
+
+    ways = {
+        "one by one": one_by_one,
+        "study, each run alone": partial(as_study, together=1),
+        "study": as_study,
+    }
+    turns = {way: partial(lambda do, of: do(next(of)), do, count()) for way, do in ways.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TutelageWarning)  # a teacher of noise is at chance level
+        return as_json(compare(turns, "one by one", seeds))

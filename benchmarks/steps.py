@@ -1,0 +1,101 @@
+"""What a training step costs beside the networks' own work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.pairs import Beat, InRounds, Numbers, as_json, compare
+from benchmarks.setting import BATCH, PAIRS, as_batches, bare_steps, named, network, pictures
+from tutelage.config import Hardware, Recipe
+from tutelage.data import Data
+from tutelage.data.loader import Batches
+from tutelage.models.tapped import Tapped
+from tutelage.sources import Frozen
+from tutelage.terms import CrossEntropy, labels_and_soft_targets
+from tutelage.training import Learner, fit
+from tutelage.training.hardware import place, resolve
+
+
+def fit_steps(student: Tapped, source: Frozen | None, data: Data, hardware: Hardware) -> InRounds:
+    """``fit`` as a user calls it, a step a round."""
+    terms = {"ce": CrossEntropy()} if source is None else labels_and_soft_targets(0.9)
+    recipe = Recipe(epochs=1000, batch_size=BATCH, schedule="constant")
+
+    def work(end_round: Callable[[], None]) -> None:
+        fit(Learner(student, source, terms), data=data, recipe=recipe, hardware=hardware, seat=Beat(end_round))
+
+    return InRounds(work)
+
+
+def overhead(short: bool) -> Numbers:
+    """A step of ``fit`` beside a bare loop with the same forward, backward and optimiser step. Goal: at most 1.03.
+
+    The two take turns step by step. What an epoch adds once (means, a look at the weights) falls on every eighth.
+    """
+    rounds = 2 if short else 80
+    found: Numbers = {}
+    for names in PAIRS[1:] if short else PAIRS:
+        data = pictures(8 * BATCH)
+        teacher, student = (place(network(name, data), resolve(Hardware())) for name in names)
+        batches = as_batches(data, BATCH, 8)
+        ways = {
+            "bare loop": InRounds(lambda end, s=student, t=teacher, b=batches: bare_steps(s, t, b, end)),
+            "fit": fit_steps(student, Frozen(teacher), data, Hardware()),
+        }
+        found[named(names)] = as_json(compare(ways, "bare loop", rounds))
+        for way in ways.values():
+            way.end()
+    return found
+
+
+def loader(short: bool) -> Numbers:
+    """The batches alone, beside a training step without a teacher. Goal: at most 0.02."""
+    rounds = 2 if short else 80
+    data = pictures(8 * BATCH)
+
+    def batches(end_round: Callable[[], None]) -> None:
+        made = Batches(data.train, batch_size=BATCH, views=data.views, layout=torch.channels_last)
+        for epoch in range(1000):
+            for _ in made.epoch(epoch):
+                end_round()
+
+    found: Numbers = {}
+    for _, name in PAIRS[1:] if short else PAIRS:
+        ways = {"fit, plain": fit_steps(network(name, data), None, data, Hardware()), "batches": InRounds(batches)}
+        found[name] = as_json(compare(ways, "fit, plain", rounds))
+        for way in ways.values():
+            way.end()
+    return found
+
+
+def compiled(short: bool) -> Numbers:
+    """A step under ``torch.compile`` beside one without, what its warm-up takes, and after how many steps it has paid.
+
+    The short form is not compiled to machine code, which takes a compiler and minutes.
+    """
+    rounds = 2 if short else 24
+    found: Numbers = {}
+    for names in PAIRS[1:] if short else PAIRS:
+        data = pictures(8 * BATCH)
+        entry: Numbers = {}
+        for what, taught in (("distilled", True), ("plain", False)):
+            ways = {}
+            for way, compile_ in (("as written", False), ("compiled", not short)):
+                teacher, student = (network(name, data) for name in names)
+                source = Frozen(teacher) if taught else None
+                ways[f"{what}, {way}"] = fit_steps(student, source, data, Hardware(compile=compile_))
+            start = time.perf_counter()
+            ways[f"{what}, compiled"]()
+            warm_up = time.perf_counter() - start
+            ratios = compare(ways, f"{what}, as written", rounds)
+            entry |= as_json(ratios)
+            slow, fast = (ratios[f"{what}, {way}"].seconds for way in ("as written", "compiled"))
+            entry[f"{what}, warm-up, seconds"] = round(warm_up, 1)
+            entry[f"{what}, pays after steps"] = round(warm_up / (slow - fast)) if slow > fast else "never"
+            for step in ways.values():
+                step.end()
+        found[named(names)] = entry
+    return found
