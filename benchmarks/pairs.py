@@ -39,18 +39,20 @@ class Ratio:
         }
 
 
-def compare(things: Mapping[str, Callable[[], object]], against: str, rounds: int) -> dict[str, Ratio]:
+def compare(
+    things: Mapping[str, Callable[[], object]], against: str, rounds: int, warm_up: int = 1
+) -> dict[str, Ratio]:
     """Run each thing once a round, in an order that turns, and set its time against that of one of them.
 
-    One round more than ``rounds`` is run, and the first forgotten: it warms up.
+    So many rounds more as ``warm_up`` says are run first, and forgotten.
     """
     names = list(things)
     taken: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds + 1):
+    for number in range(-warm_up, rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             seconds = timed(things[name])
-            if number:
+            if number >= 0:
                 taken[name].append(seconds)
     return {name: _ratio(taken[name], taken[against]) for name in names}
 

@@ -29,59 +29,65 @@ from tutelage.studies.study import Study
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
 from tutelage.training import Learner, Run, fit
 
+RECIPE = Recipe(batch_size=BATCH, schedule="constant")
 NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
 
 
 def one_epoch(student: Tapped, source: Frozen | None, data: Data, hardware: Hardware) -> None:
     """What a user calls, for an epoch."""
-    terms = {"ce": CrossEntropy()} if source is None else labels_and_soft_targets(0.9)
-    recipe = Recipe(epochs=1, batch_size=BATCH, schedule="constant")
-    fit(Learner(student, source, terms), data=data, recipe=recipe, hardware=hardware)
+    fit(_learner(student, source), data=data, recipe=RECIPE.but(epochs=1), hardware=hardware)
 
 
-def epochs(student: Tapped, source: Frozen, data: Data, hardware: Hardware) -> InRounds:
+def epochs(student: Tapped, source: Frozen | None, data: Data, **how: bool) -> InRounds:
     """The same, an epoch a round."""
-    learner = Learner(student, source, labels_and_soft_targets(0.9))
-    recipe = Recipe(epochs=1000, batch_size=BATCH, schedule="constant")
 
     def work(end_round: Callable[[], None]) -> None:
-        fit(learner, data=data, recipe=recipe, hardware=hardware, report=lambda _: end_round())
+        learner, hardware = _learner(student, source), Hardware(**how)
+        fit(learner, data=data, recipe=RECIPE.but(epochs=1000), hardware=hardware, report=lambda _: end_round())
 
     return InRounds(work)
+
+
+def _learner(student: Tapped, source: Frozen | None) -> Learner:
+    return Learner(student, source, {"ce": CrossEntropy()} if source is None else labels_and_soft_targets(0.9))
 
 
 def research(short: bool) -> Numbers:
     """Ours beside the way of research repositories: float32, NCHW, a picture at a time, the loss looked at each step.
 
     Epochs of pictures in one view, so that from the second epoch on every stored answer is there. ``compiled`` is
-    without its warm-up, for which see ``compiled``. Goal: the best at most a third.
+    without its warm-up, for which see ``compiled``. ``plain`` has no teacher: no way of asking one can be faster. Goal:
+    the best at most a third.
     """
     steps, rounds = (2, 1) if short else (12, 5)
-    found: Numbers = {}
-    for names in PAIRS[1:] if short else PAIRS:
-        data = pictures(steps * BATCH, views=1)
+    return {named(names): _research(names, steps, rounds, not short) for names in (PAIRS[1:] if short else PAIRS)}
+
+
+def _research(names: tuple[str, str], steps: int, rounds: int, compile_: bool) -> Numbers:
+    data = pictures(steps * BATCH, views=1)
+
+    def nets() -> tuple[Tapped, Tapped]:
         teacher, student = (network(name, data) for name in names)
-        theirs = [deepcopy(model.module).to(memory_format=torch.contiguous_format) for model in (student, teacher)]
+        return teacher, student
 
-        def ours(
-            answers: AnswerStore | None, d: Data = data, nets: tuple[Tapped, Tapped] = (student, teacher), **how: bool
-        ) -> InRounds:
-            own, taught_by = (deepcopy(net) for net in nets)
-            return epochs(own, Frozen(taught_by, store=answers), d, Hardware(**how))
+    def ours(answers: AnswerStore | None = None, **how: bool) -> InRounds:
+        teacher, student = nets()
+        return epochs(student, Frozen(teacher, store=answers), data, **how)
 
-        with tempfile.TemporaryDirectory() as folder:
-            kept = AnswerStore(folder, data)
-            ways: dict[str, Callable[[], object]] = {
-                "research loop": lambda t=theirs, d=data: research_loop(*t, d, BATCH, 2),
-                "fit": ours(None),
-                "fit, compiled": ours(None, compile=not short),
-                "fit, stored answers": ours(kept),
-                "fit, stored answers, compiled": ours(kept, compile=not short),
-            }
-            found[named(names)] = as_json(compare(ways, "research loop", rounds))
-            for way in ways.values():
-                if isinstance(way, InRounds):
-                    way.end()
+    teacher, student = (net.module.to(memory_format=torch.contiguous_format) for net in nets())
+    with tempfile.TemporaryDirectory() as folder:
+        kept = AnswerStore(folder, data)
+        own = {
+            "fit": ours(),
+            "fit, compiled": ours(compile=compile_),
+            "fit, stored answers": ours(kept),
+            "fit, stored answers, compiled": ours(kept, compile=compile_),
+            "fit, plain": epochs(nets()[1], None, data),
+        }
+        theirs = {"research loop": partial(research_loop, student, teacher, data, BATCH, 2)}
+        found = as_json(compare(theirs | own, "research loop", rounds))
+        for way in own.values():
+            way.end()
     return found
 
 
@@ -92,7 +98,7 @@ def accuracy(short: bool) -> Numbers:
     """
     seeds, length = (1, 1) if short else (5, 30)
     data = open_data("digits")
-    recipe = Recipe(epochs=length, batch_size=BATCH, schedule="constant")
+    recipe = RECIPE.but(epochs=length)
     teacher = network("resnet14x0.5", data)
     fit(Learner(teacher, None, {"ce": CrossEntropy()}), data=data, recipe=recipe)
     found: dict[str, list[float]] = {"research loop": [], "fit": []}
@@ -117,7 +123,7 @@ def methods(short: bool) -> Numbers:
     teacher_name, student_name = PAIRS[1]
     data = pictures(steps * BATCH)
     teacher = network(teacher_name, data)
-    recipe = Recipe(epochs=2, batch_size=BATCH, schedule="constant")
+    recipe = RECIPE.but(epochs=2)
 
     def run(method: str) -> None:
         find(method)(Run(data, lambda: network(student_name, data), [teacher], recipe=recipe))
@@ -155,13 +161,10 @@ def study(short: bool) -> Numbers:
     Python; the study pays for those of its processes, one a core. ``each run alone`` is without runs side by side.
     Goal: a quarter.
     """
-    steps, length, seeds = (2, 1, 1) if short else (8, 4, 3)
-    pairs = (("resnet14x0.5", "resnet8x0.5"),) if short else (("resnet56", "resnet20"), ("resnet56", "resnet8"))
-    found: Numbers = {}
-    for names in pairs:
-        with tempfile.TemporaryDirectory() as place:
-            found[named(names)] = _study(names, Path(place), steps, length, seeds)
-    return found
+    steps, length, seeds = (2, 1, 1) if short else (4, 3, 3)
+    names = ("resnet14x0.5", "resnet8x0.5") if short else PAIRS[1]
+    with tempfile.TemporaryDirectory() as place:
+        return {named(names): _study(names, Path(place), steps, length, seeds)}
 
 
 def _study(names: tuple[str, str], place: Path, steps: int, epochs: int, seeds: int) -> Numbers:
@@ -193,4 +196,4 @@ def _study(names: tuple[str, str], place: Path, steps: int, epochs: int, seeds: 
     turns = {way: partial(lambda do, of: do(next(of)), do, count()) for way, do in ways.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TutelageWarning)  # a teacher of noise is at chance level
-        return as_json(compare(turns, "one by one", seeds))
+        return as_json(compare(turns, "one by one", seeds, warm_up=0))

@@ -58,16 +58,22 @@ def optimiser(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def bare_steps(
-    student: nn.Module, teacher: nn.Module, batches: list[tuple[Tensor, Tensor]], end_step: Callable[[], None]
+    student: nn.Module,
+    teacher: nn.Module,
+    batches: list[tuple[Tensor, Tensor]],
+    end_step: Callable[[], None],
+    *,
+    teacher_first: bool = True,
 ) -> None:
     """The forward, backward and optimiser steps of a distillation, and nothing else at all."""
     steps = optimiser(student)
     student.train()
     teacher.eval()
     for images, labels in cycle(batches):
+        logits = None if teacher_first else student(images)
         with torch.no_grad():
             answer = teacher(images)
-        loss = distillation_loss(student(images), answer, labels)
+        loss = distillation_loss(student(images) if logits is None else logits, answer, labels)
         steps.zero_grad(set_to_none=True)
         loss.backward()
         steps.step()

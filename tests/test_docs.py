@@ -51,6 +51,14 @@ def test_who_costs_more_than_half_a_point_where_labels_are_right_is_said() -> No
         assert f"({len(results.study['seeds'])} seeds)" in line
 
 
+def test_the_tables_of_speed_are_those_of_the_raw_files() -> None:
+    made = script("make_performance")
+    text = made.PAGE.read_text()
+    assert made.filled(text) == text, "run python docs/make_performance.py"
+    shown = re.findall(r"<!-- (\w+) -->\n", text)
+    assert sorted({*shown} - {"end"}) == sorted(file.stem for file in (ROOT / "benchmarks" / "results").glob("*.json"))
+
+
 def test_the_method_pages_are_those_of_the_docstrings() -> None:
     module = script("make_method_pages")
     for name, text in module.pages().items():

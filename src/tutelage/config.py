@@ -79,8 +79,14 @@ class Hardware(Fields):
         default="auto", description="of the networks' passes (autocast)"
     )
     channels_last: bool | None = Field(default=None, description="channels-last memory layout")
-    compile: bool = Field(default=False, description="run the networks through torch.compile")
+    compile: bool | Literal["auto"] = Field(
+        default=False, description="run the networks through torch.compile: true, false, auto for long runs alone"
+    )
     workers: int = Field(default=2, ge=0, description="processes that read image files")
+
+
+FLAG: tuple[Any, ...] = (bool, bool | None)
+"""The kinds of fields that are said by their name alone on the command line, or by --no-NAME."""
 
 
 def _as_tuple(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.cli.options import Json, Track, settings_from
-from tutelage.config import DEFAULT_METHOD, Config, read_config
+from tutelage.config import DEFAULT_METHOD, FLAG, Config, read_config
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.  [default: runs/METHOD-seedN]")]
 File = Annotated[
@@ -32,7 +32,7 @@ def _options(**renamed: str) -> Callable[[Callable[..., None]], Callable[..., No
             option = "--" + renamed.get(name, name).replace("_", "-")
             default = "" if field.default in (None, ()) else f" [default: {field.default}]"
             text = (field.description or "") + default
-            if field.annotation in (bool, bool | None):
+            if field.annotation in FLAG:
                 kind: Any = Annotated[bool | None, typer.Option(f"{option}/--no-{option[2:]}", help=text)]
             elif name in ("teacher", "milestones"):
                 kind = Annotated[list[str] | None, typer.Option(option, help=text, metavar="TEXT")]

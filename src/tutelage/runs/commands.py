@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from tutelage.config import DEFAULT_METHOD, Config
+from tutelage.config import DEFAULT_METHOD, FLAG, Config
 
 
 def _verb(config: Config) -> str:
@@ -24,7 +24,7 @@ def as_command(config: Config) -> str:
     words = ["tutelage", _verb(config)]
     for name, value in _said(config).items():
         option = "--" + ("model" if name == "student" and not config.teacher else name).replace("_", "-")
-        if isinstance(value, bool):
+        if Config.model_fields[name].annotation in FLAG:
             words.append(option if value else "--no-" + option[2:])
         elif isinstance(value, tuple):
             words += [word for item in value for word in (option, str(item))]

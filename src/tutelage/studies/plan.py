@@ -151,6 +151,8 @@ class Planner:
     def _job(self, case: Case, row: str, teacher: Job | None, **told: Any) -> Job:
         config = _config(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **told)
         says = config.model_dump(mode="json", exclude={"teacher", "workers"})
+        says["answers"] = None  # where they are kept changes nothing; rounded ones do
+        says["answers_as"] = config.answers_as if config.answers else "float32"
         if row != TEACHER:
             says["teacher"] = teacher.key if teacher else case.teacher
             config = config.but(teacher=(str(self.out / "runs" / teacher.name) if teacher else case.teacher,))

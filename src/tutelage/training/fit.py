@@ -23,6 +23,7 @@ from tutelage.errors import NonFiniteError, TutelageError, one_line
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import predict
 from tutelage.training.checkpoint import Checkpoints, generators, restore_generators, seeded
+from tutelage.training.compiling import Compiling
 from tutelage.training.dry_run import dry_run
 from tutelage.training.hardware import autocast, place, resolve
 from tutelage.training.learner import Learner
@@ -113,9 +114,8 @@ def fit(
             _report(report, processes, record)
         for learner in learners:
             stack.enter_context(processes.shared_statistics(learner.model))
-        for model in loop.models if hardware.compile else ():
-            model.compile()
-            stack.callback(model.uncompile)
+        stack.callback(loop.compiling.stop)
+        loop.compiling.start()
         while len(loop.history) < recipe.epochs and not (until and loop.history and until(loop.history[-1])):
             record = loop.epoch(len(loop.history), checkpoints)
             if checkpoints:
@@ -199,6 +199,7 @@ class _Loop:
         self.peak = {
             learner: [group["lr"] for group in optimizer.param_groups] for learner, optimizer in self.optimizers.items()
         }
+        self.compiling = Compiling(self.models, hardware.compile, recipe.epochs * len(self.batches), self._clock)
         self.history: list[Record] = []
         self.selected: dict[str, Selected] = {}
         named = isinstance(recipe.optimizer, str)
@@ -212,6 +213,7 @@ class _Loop:
         meters = {learner: Meter(learner, torch.device(self.hardware.device)) for learner in self.learners}
         for number, batch in enumerate(self.batches.epoch(epoch, self.seat.show if self.seat else None)):
             place_in_run = epoch * steps + number
+            self.compiling.before(place_in_run)
             factor = lr_factor(self.recipe, place_in_run, steps)
             step = self._step(batch, place_in_run, place_in_run / (self.recipe.epochs * steps), factor)
             self.update(step)
@@ -330,6 +332,7 @@ class _Loop:
             "update": self.update.state_dict() if hasattr(self.update, "state_dict") else {},
             "selected": {n: (s.epoch, s.accuracy, dict(s.state)) for n, s in self.selected.items()},
             "history": self.history,
+            "compiled": self.compiling.decided,
             "generators": generators(),
         }
 
@@ -348,6 +351,7 @@ class _Loop:
             self.update.load_state_dict(state["update"])
         self.selected = {name: Selected(*kept) for name, kept in state["selected"].items()}
         self.history = list(state["history"])
+        self.compiling.take_up(state.get("compiled"))
         restore_generators(state["generators"])
 
 

@@ -1,0 +1,114 @@
+"""Networks are compiled when it pays, and give what they give as written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tutelage.config import Hardware, Recipe
+from tutelage.data import Data
+from tutelage.methods import find
+from tutelage.models.tapped import Tapped
+from tutelage.terms import CrossEntropy
+from tutelage.training import Learner, Run, fit
+from tutelage.training.checkpoint import Checkpoints
+from tutelage.training.compiling import FIRST, LAST, PAYS_AFTER, Compiling
+
+Net = Callable[..., Tapped]
+NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
+
+
+@pytest.fixture
+def dynamo_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the stages that need a compiler and minutes."""
+    compiled = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compiled(function, backend="eager"))
+    torch.compiler.reset()
+
+
+class Clock:
+    """Tells so many seconds more with every look."""
+
+    def __init__(self, pace: float) -> None:
+        self.pace, self.now = pace, 0.0
+
+    def __call__(self) -> float:
+        self.now += self.pace * (LAST - FIRST)
+        return self.now
+
+
+def decided(model: Tapped, when: Any, pace: float, steps: int = 1000) -> tuple[int | None, bool | None]:
+    """At which step it was compiled, and what was decided."""
+    compiling = Compiling([model], when, steps, Clock(pace))
+    compiling.start()
+    try:
+        for step in range(steps):
+            if model._compiled is not None:
+                return step, compiling.decided
+            compiling.before(step)
+        return None, compiling.decided
+    finally:
+        compiling.stop()
+        assert model._compiled is None
+
+
+@pytest.mark.usefixtures("dynamo_alone")
+def test_long_runs_alone_are_compiled(tiny_model: Net) -> None:
+    pace = PAYS_AFTER / (1000 - LAST)  # a step takes so long that what is to come takes just that
+    assert decided(tiny_model(), "auto", 1.01 * pace) == (LAST + 1, True)
+    assert decided(tiny_model(), "auto", 0.99 * pace) == (None, False)
+    assert decided(tiny_model(), "auto", 1e9, steps=LAST) == (None, None)
+    assert decided(tiny_model(), True, 0.0) == (0, True)
+    assert decided(tiny_model(), False, 1e9) == (None, False)
+
+
+@pytest.mark.usefixtures("dynamo_alone")
+def test_what_was_decided_is_kept(
+    tiny_model: Net, tiny_data: Data, on_cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(epochs=8, batch_size=8)  # six steps an epoch
+
+    def train(epochs: int) -> Tapped:
+        model = tiny_model()
+        learner = Learner(model, None, {"ce": CrossEntropy()})
+        stop = lambda record: record["epoch"] == epochs  # noqa: E731
+        hardware = on_cpu.but(compile="auto")
+        fit(learner, data=tiny_data, recipe=recipe, hardware=hardware, checkpoints=Checkpoints(tmp_path), until=stop)
+        return model
+
+    seen: list[str] = []
+    monkeypatch.setattr(Tapped, "compile", lambda self: seen.append("compiled"))
+    monkeypatch.setattr("tutelage.training.compiling.PAYS_AFTER", 0.0)
+    train(3)
+    assert seen == []
+    train(6)
+    assert seen == ["compiled"]
+    monkeypatch.setattr("tutelage.training.compiling.PAYS_AFTER", 1e9)
+    train(8)
+    assert seen == ["compiled"] * 2  # from its first step on
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("method", NINE)
+def test_compiled_to_machine_code_a_method_is_what_it_is(
+    method: str, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any
+) -> None:
+    torch.compiler.reset()
+
+    def train(hardware: Hardware) -> dict[str, torch.Tensor]:
+        recipe = Recipe(epochs=2, batch_size=24, lr=0.01, momentum=0.0, nesterov=False)
+        student, teachers = (lambda: tiny_model(2)), [tiny_model(1, width=6)]
+        state: dict[str, torch.Tensor] = state_of(
+            find(method)(Run(tiny_data, student, teachers, recipe=recipe, hardware=hardware, seed=2))
+        )
+        return state
+
+    plain, compiled = train(on_cpu), train(on_cpu.but(compile=True))
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
