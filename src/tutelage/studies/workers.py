@@ -21,8 +21,10 @@ from tutelage.errors import TutelageError, one_line
 class Workers(Protocol):
     """A place that calls functions in processes of its own. A process that dies takes one call with it, no other."""
 
-    count: int
-    """How many calls it has room for at once."""
+    @property
+    def count(self) -> int:
+        """How many calls it has room for at once."""
+        ...
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Call it when there is room; the future raises what the call raises, or that its process died."""
@@ -143,13 +145,17 @@ class RayWorkers:
             raise TutelageError(
                 f"no Ray cluster at {address!r} ({one_line(error)}); ray start --head starts one; or use --ray local"
             ) from error
-        there = self._ray.cluster_resources()
-        gpus = 1 if there.get("GPU") else 0
-        self.count = max(1, int(there["GPU"] if gpus else there["CPU"] // threads))
+        gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
+        self._resource, self._each = ("GPU", 1) if gpus else ("CPU", threads)
         # A run that died is the study's to try again, not ray's.
         self._call = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_as_here)
         self._threads = threads
         self._asked: list[Any] = []
+
+    @property
+    def count(self) -> int:
+        """As many as the cluster has room for now; machines may join and leave it."""
+        return max(1, int(self._ray.cluster_resources().get(self._resource, 0) // self._each))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """See ``Workers``."""
