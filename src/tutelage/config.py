@@ -84,6 +84,13 @@ class Hardware(Fields):
     )
     workers: int = Field(default=2, ge=0, description="processes that read image files")
 
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in ("true", "false", "auto"):
+            raise ValueError("say true, false or auto")
+        return value
+
 
 FLAG: tuple[Any, ...] = (bool, bool | None)
 """The kinds of fields that are said by their name alone on the command line, or by --no-NAME."""

@@ -338,6 +338,7 @@ def test_classes_of_other_names_are_worth_a_warning(tiny_data: Data, tmp_path: P
         ({"device": "gpu"}, ("'gpu'", "cannot be used here")),
         ({"settings": {"temprature": 2}}, ("plain", "'temprature'")),
         ({"batch_size": 0}, ("batch_size", "0")),
+        ({"compile": "maybe"}, ("compile", "maybe", "true, false or auto")),
         ({"seed": -1}, ("seed", "-1")),
     ],
 )
@@ -375,6 +376,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
         "device": "cpu",
         "weight_decay": 0.0,
     },
+    "compiled where it pays": {"compile": "auto"},
     "resolved": {"device": "cpu", "precision": "float32", "channels_last": False},
 }
 

@@ -31,7 +31,7 @@ def as_command(config: Config) -> str:
         elif isinstance(value, dict):
             words += [word for key, entry in value.items() for word in ("--set", f"{key}={entry}")]
         else:
-            words += [option, str(value)]
+            words += [option, str(value).lower() if isinstance(value, bool) else str(value)]
     return shlex.join(words)
 
 
