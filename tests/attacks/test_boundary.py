@@ -285,7 +285,7 @@ def test_the_most_disputed_of_those_that_both_get_right_are_taken(seed: int, cou
         logits[torch.arange(64), labels] += 2
     labels[:8] = -1
     expected = chosen_by_loops(student, teacher, labels, count)
-    places, counts = choose(student, teacher, labels, count)
+    places, _, counts = choose(student, teacher, labels, count)
     assert places.shape == counts.shape == (count,)
     assert places[counts].tolist() == expected
     assert counts.tolist() == [True] * len(expected) + [False] * (count - len(expected))
@@ -302,7 +302,7 @@ def test_where_nobody_fits_nobody_counts(who: str) -> None:
     teacher = wrong if who in ("teacher", "both") else right
     if who == "nobody knows the label":
         labels = torch.full((6,), -1)
-    places, counts = choose(student, teacher, labels, 4)
+    places, _, counts = choose(student, teacher, labels, 4)
     assert not counts.any()
     assert ((places >= 0) & (places < 6)).all()
 
@@ -311,7 +311,7 @@ def test_one_that_fits_is_repeated_and_counts_once() -> None:
     right, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
     teacher = right.roll(1, dims=1)
     teacher[4] = right[4]
-    places, counts = choose(right, teacher, labels, 3)
+    places, _, counts = choose(right, teacher, labels, 3)
     assert places.tolist() == [4, 4, 4]
     assert counts.tolist() == [True, False, False]
 

@@ -29,6 +29,7 @@ def boundary_attack(
     steps: int = 10,
     step_size: float = 0.3,
     norm: Norm = "first",
+    who: Tensor | None = None,
 ) -> Tensor:
     """Move each input from its base class towards the target class until the network no longer says base.
 
@@ -45,25 +46,29 @@ def boundary_attack(
         steps: at most so many.
         step_size: eta.
         norm: see above.
+        who: (B,) bool, the samples to move; all of them if ``None``.
 
     Returns:
         (B, ...), detached.
     """
     moved, places = inputs.detach().clone(), torch.arange(len(inputs), device=inputs.device)
+    moving = torch.ones_like(places, dtype=torch.bool) if who is None else who
     for _ in range(steps):
+        if moving.is_cpu:  # elsewhere, to find out who is still on the way would be to wait for the device
+            places, moving = places[moving], moving[moving]
+            if not len(places):
+                break
         with torch.enable_grad():
             images = moved[places].requires_grad_()
             logits = network(images)
             gap = (logits.gather(1, base[places, None]) - logits.gather(1, target[places, None])).squeeze(1)
             (gradient,) = torch.autograd.grad(gap.sum(), images)
-        moving = logits.argmax(1) == base[places]
-        places, images, gradient = places[moving], images.detach()[moving], gradient[moving]
-        if not len(places):
-            break
+        moving = moving & (logits.argmax(1) == base[places])
         length = gradient.flatten(1).norm(dim=1).clamp(min=SMALLEST)
-        pace = step_size * (gap.detach()[moving] + OVERSHOOT) / (length if norm == "first" else length.square())
-        step = pace.view(-1, *[1] * (images.ndim - 1)) * gradient
-        moved[places] = (images - step).clamp(_like(low, moved), _like(high, moved))
+        pace = step_size * (gap.detach() + OVERSHOOT) / (length if norm == "first" else length.square())
+        each = (-1, *[1] * (images.ndim - 1))
+        ahead = (images.detach() - pace.view(each) * gradient).clamp(_like(low, moved), _like(high, moved))
+        moved[places] = torch.where(moving.view(each), ahead, images.detach())
     return moved
 
 
@@ -117,24 +122,26 @@ class BoundarySamples(View):
         if teacher is None:
             raise ValueError("BoundarySamples needs a teacher's outputs")
         labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
-        chosen, valid = choose(student["logits"], teacher["logits"], labels, max(1, round(self.share * len(batch))))
+        chosen, first, valid = choose(
+            student["logits"], teacher["logits"], labels, max(1, round(self.share * len(batch)))
+        )
         base, targets = labels[chosen].clamp(min=0), batch.targets[chosen]  # without a label a sample never counts
         target = other_classes(teacher["logits"][chosen], base)
         mean, std = self.teacher.mean, self.teacher.std
         moved = (batch.inputs[chosen] - mean) / std
-        if found := int(valid.sum()):
-            attacked = boundary_attack(
-                self._logits,
-                moved[:found],
-                base[:found],
-                target[:found],
-                low=(0 - mean) / std,
-                high=(1 - mean) / std,
-                steps=self.steps,
-                step_size=self.step_size,
-                norm=self.norm,
-            )
-            moved = attacked[torch.arange(len(moved), device=moved.device) % found]
+        attacked = boundary_attack(
+            self._logits,
+            moved,
+            base,
+            target,
+            low=(0 - mean) / std,
+            high=(1 - mean) / std,
+            steps=self.steps,
+            step_size=self.step_size,
+            norm=self.norm,
+            who=valid,
+        )
+        moved = attacked[first]
         if self.discard_failed:
             with torch.no_grad():
                 valid = valid & (self._logits(moved).argmax(1) == target)
@@ -148,7 +155,7 @@ class BoundarySamples(View):
         return self.teacher.tap(pixels, eager=True)["logits"]
 
 
-def choose(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def choose(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Base samples: those that both networks get right, the most disputed first.
 
     Args:
@@ -157,7 +164,8 @@ def choose(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> tupl
         count: how many are wanted, at most B.
 
     Returns:
-        Their places in the batch (count,), and which of them count (count,): not the repeated ones, where fewer fit.
+        Their places in the batch (count,); for each the number of the first one in that place (count,); and which of
+        them count (count,): not the repeated ones, where fewer fit.
     """
     right = (student.argmax(1) == labels) & (teacher.argmax(1) == labels)
     apart = (teacher.float().softmax(1) - student.float().softmax(1)).square()
@@ -165,7 +173,8 @@ def choose(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> tupl
     order = disputed.where(right, -1.0).argsort(descending=True, stable=True)
     found = right.sum()
     place = torch.arange(count, device=labels.device)
-    return order[torch.where(found > 0, place % found.clamp(min=1), place)], place < found
+    first = torch.where(found > 0, place % found.clamp(min=1), place)
+    return order[first], first, place < found
 
 
 def _like(bound: Tensor | float, inputs: Tensor) -> Tensor:

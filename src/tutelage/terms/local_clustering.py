@@ -33,8 +33,16 @@ def local_clustering(a: Tensor, b: Tensor, threshold: float | Tensor) -> Tensor:
     Returns:
         (), in that unit too.
     """
-    distances = mean_squared_distances(*(at_least_float32(features).flatten(1) for features in (a, b)))
-    near = ~(distances > threshold)  # a NaN is near, so that it stays to be seen
+    distances = mean_squared_distances(_flat(a), _flat(b))
+    return _pull(distances, threshold, torch.ones_like(distances, dtype=torch.bool))
+
+
+def _flat(features: Tensor) -> Tensor:
+    return at_least_float32(features).flatten(1)
+
+
+def _pull(distances: Tensor, threshold: float | Tensor, pairs: Tensor) -> Tensor:
+    near = ~(distances > threshold) & pairs  # a NaN is near, so that it stays to be seen
     pulled = (distances * (-distances / threshold).exp()).where(near, 0.0)
     return pulled.sum() / near.sum().clamp(min=1)
 
@@ -70,19 +78,27 @@ class LocalClustering(Term):
         """(), in the unit of the features squared."""
         if batch is None:
             raise ValueError("LocalClustering needs the batch, for its targets")
-        labelled = unlabelled = student["embedding"]
-        has_label = batch.targets != UNLABELLED
-        if has_label.ndim == 1 and not has_label.all():
-            labelled, unlabelled = labelled[has_label], unlabelled[~has_label]
-        threshold = _quantile(unlabelled, self.quantile) if self.threshold is None else self.threshold
-        return local_clustering(labelled, unlabelled, threshold) + local_clustering(unlabelled, unlabelled, threshold)
+        features = _flat(student["embedding"])
+        hard = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+        # Masks, and no parts of the batch: to make parts is to wait for the device to say how large they are.
+        labelled = hard != UNLABELLED
+        unlabelled = ~labelled | labelled.all()
+        distances, within = mean_squared_distances(features, features), unlabelled[:, None] & unlabelled
+        threshold = _quantile(distances, within, self.quantile) if self.threshold is None else self.threshold
+        across = labelled[:, None] & unlabelled
+        return _pull(distances, threshold, across) + _pull(distances, threshold, within)
 
 
 @torch.no_grad()
-def _quantile(features: Tensor, share: float) -> Tensor:
-    """The distance within which this share of the pairs of different samples lie, above 0."""
-    flat, count = at_least_float32(features).flatten(1), len(features)
-    itself = torch.eye(count, dtype=torch.bool, device=flat.device)
-    distances = mean_squared_distances(flat, flat).masked_fill(itself, 0).flatten().sort().values
-    place = count - 1 + math.ceil(share * count * (count - 1))  # the samples themselves come first
-    return distances[place].clamp(min=torch.finfo(distances.dtype).tiny)
+def _quantile(distances: Tensor, pairs: Tensor, share: float) -> Tensor:
+    """The distance within which this share of these pairs lie, those of a sample with itself apart: (1,), above 0.
+
+    Args:
+        distances: (n, n) of all samples.
+        pairs: (n, n) bool, all pairs of some of them, at least of one.
+    """
+    count = pairs.diagonal().sum()
+    found = distances.masked_fill(torch.eye(len(pairs), dtype=torch.bool, device=pairs.device), 0)
+    found = found.masked_fill(~pairs, float("inf")).flatten().sort().values
+    place = count - 1 + (share * (count * (count - 1))).ceil().long()  # the samples themselves come first
+    return found.gather(0, place[None]).clamp(min=torch.finfo(found.dtype).tiny)

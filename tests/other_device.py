@@ -1,0 +1,259 @@
+"""Every method on a device that is not the processor, on machines that have no other.
+
+``python other_device.py METHOD ...`` trains each on a made-up device: its tensors lie in the processor's memory and are
+computed there, but what a GPU would refuse is refused (tensors of two devices, a generator of another), and what would
+make the host wait for a GPU is written down. A line of JSON for each method says where it waited within a step, what
+went wrong, and how far the weights are from those that the processor gives.
+
+A process of its own, since a device cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from conftest import TinyNet
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+from tutelage.config import Hardware, Recipe
+from tutelage.data import Data, Split, Views
+from tutelage.methods import find
+from tutelage.models.gan import DCGAN
+from tutelage.models.generator import Generator
+from tutelage.models.tapped import Tapped
+from tutelage.training import Run
+
+NAME = "elsewhere"
+PROJECT = "src/tutelage/"
+WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive")
+INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")
+MOVES = ("_to_copy", "copy_", "_copy_from", "lift_fresh")
+
+
+class Backend(_DummyBackendModule):
+    """What torch wants to know of a device."""
+
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        return [torch.bfloat16]
+
+
+_setup_privateuseone_for_python_backend(NAME, backend_module=Backend())
+
+
+class Watch:
+    """Where the host had to wait for the device, while it is on."""
+
+    def __init__(self) -> None:
+        self.on, self.seen = False, set[str]()
+
+    def note(self, why: str) -> None:
+        if self.on:
+            own = [frame for frame in traceback.extract_stack() if PROJECT in frame.filename]
+            self.seen.add(f"{why}: {own[-1].filename.rpartition(PROJECT)[2]}, line {own[-1].lineno}" if own else why)
+
+    @contextmanager
+    def set(self, on: bool) -> Iterator[None]:
+        before, self.on = self.on, on
+        try:
+            yield
+        finally:
+            self.on = before
+
+
+watch = Watch()
+
+
+class Far(Tensor):
+    """A tensor that says it is elsewhere, around one that is here."""
+
+    near: Tensor
+
+    @staticmethod
+    def __new__(cls, near: Tensor) -> Far:
+        self = Tensor._make_wrapper_subclass(
+            cls,
+            near.size(),
+            strides=near.stride(),
+            storage_offset=near.storage_offset(),
+            dtype=near.dtype,
+            layout=near.layout,
+            device=torch.device(NAME, 0),
+        )
+        self.near = near
+        return self
+
+    def tolist(self) -> Any:
+        watch.note("tolist")
+        return self.near.detach().tolist()
+
+    def numpy(self, **_: Any) -> Any:
+        raise TypeError("a tensor that is elsewhere has no numpy()")
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.near.__reduce_ex__(protocol)
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+def near(value: Any) -> Any:
+    return value.near if isinstance(value, Far) else value
+
+
+def is_far(device: Any) -> bool:
+    return device is not None and torch.device(device).type == NAME
+
+
+def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Do an operation here, as it would be done there."""
+    name = func._schema.name.split("::")[1]
+    flat, _ = tree_flatten((args, kwargs))
+    far = [value for value in flat if isinstance(value, Far)]
+    device = kwargs.get("device")
+    if not far and not is_far(device):
+        return func(*args, **kwargs)
+    if any(isinstance(value, torch.Generator) for value in flat):
+        raise RuntimeError(f"{name}: a generator of the host for a tensor that is elsewhere")
+    _check_places(name, flat, far)
+    stays = is_far(device) if device is not None else name not in MOVES or isinstance((args or [None])[0], Far)
+    if not stays:
+        watch.note(f"{name} to the host")
+    here = dict(kwargs) | ({"device": torch.device("cpu")} if device is not None else {})
+    found = func(*tree_map(near, args), **tree_map(near, here))
+    if name == "copy_":
+        return args[0]
+    if not stays:
+        return found
+    known = {id(value.near): value for value in far}
+    out = tree_map(lambda t: known[id(t)] if id(t) in known else Far(t) if isinstance(t, Tensor) else t, found)
+    aliases = far and any(result.alias_info for result in func._schema.returns)
+    return return_and_correct_aliasing(func, args, kwargs, out) if aliases else out
+
+
+def _check_places(name: str, flat: list[Any], far: list[Far]) -> None:
+    if name in WAITS:
+        watch.note(name)
+    if name in INDEXED and any(value.dtype in (torch.bool, torch.uint8) for value in far[1:]):
+        watch.note(f"{name} by a mask")
+    for value in flat if far and name not in MOVES else ():
+        if isinstance(value, Tensor) and not isinstance(value, Far) and value.ndim:
+            if name not in INDEXED:
+                raise RuntimeError(f"{name}: tensors of two devices")
+            watch.note(f"{name} by places of the host")
+
+
+class Computes(TorchDispatchMode):
+    """Operations that are given no tensor, only the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return compute(func, args, kwargs or {})
+
+
+class Makes(TorchFunctionMode):
+    """Tensors made of plain numbers, which torch makes where no mode sees it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        made = func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor)
+        if made and is_far(kwargs.get("device")):
+            return func(*args, **kwargs | {"device": "cpu"}).to(kwargs["device"])
+        return func(*args, **kwargs)
+
+
+@torch.library.impl("aten::empty_strided", "PrivateUse1")
+def empty_strided(size: Any, stride: Any, dtype: Any = None, **_: Any) -> Tensor:
+    return Far(torch.empty_strided(size, stride, dtype=dtype))
+
+
+@torch.library.impl("aten::_copy_from", "PrivateUse1")
+def copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
+    near(target).copy_(near(source))
+    return target
+
+
+def only_steps_count() -> None:
+    """Watch each epoch, but not its looks for NaN, its means and the held-out part."""
+    loop, meter = (
+        importlib.import_module("tutelage.training.fit")._Loop,
+        importlib.import_module("tutelage.training.meter"),
+    )
+
+    def during(on: bool, owner: type, name: str) -> None:
+        function: Callable[..., Any] = getattr(owner, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            with watch.set(on):
+                return function(*args, **kwargs)
+
+        setattr(owner, name, watched)
+
+    during(True, loop, "epoch")
+    for name in ("_check_finite", "_check_weights", "_validate"):
+        during(False, loop, name)
+    during(False, meter.Meter, "means")
+
+
+def data() -> Data:
+    """48 training and 16 held-out images of four classes."""
+    generator = torch.Generator().manual_seed(7)
+
+    def part(size: int) -> Split:
+        return Split.of(
+            torch.randint(256, (size, 8, 8, 1), generator=generator, dtype=torch.uint8), torch.arange(size) % 4
+        )
+
+    return Data("tiny", ("a", "b", "c", "d"), part(48), part(16), part(16), Views(pad=1, flip=True))
+
+
+def trained(method: str, device: str) -> dict[str, Tensor]:
+    """The weights of a student, here."""
+    given = data()
+
+    def network(seed: int, width: int) -> Tapped:
+        torch.manual_seed(seed)
+        if method == "akdg":
+            return Generator(DCGAN((1, 8, 8), 0.02 * width, latent=6))
+        return Tapped(TinyNet(width=width), *given.mean_std)
+
+    hardware = Hardware(device=device, precision="float32", channels_last=False, workers=0)
+    recipe = Recipe(epochs=2, batch_size=16, lr=0.02)
+    teachers = [network(1, 6)]
+    settings = {"critic_width": 0.1} if method == "akdg" else {}
+    student = find(method)(
+        Run(given, lambda: network(2, 4), teachers, recipe=recipe, hardware=hardware, seed=3), **settings
+    )
+    return {name: value.detach().cpu() for name, value in student.module.state_dict().items()}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    only_steps_count()
+    for method in sys.argv[1:]:
+        told: dict[str, Any] = {"method": method, "error": None, "apart": None}
+        watch.seen.clear()
+        try:
+            with Computes(), Makes():
+                there = trained(method, NAME)
+            here = trained(method, "cpu")
+            told["apart"] = max(float((there[name].double() - here[name].double()).abs().max()) for name in here)
+        except Exception as error:
+            told["error"] = "".join(traceback.format_exception(error)[-2:])
+        print(json.dumps(told | {"waits": sorted(watch.seen)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
