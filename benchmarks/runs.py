@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
 from itertools import count
@@ -65,30 +66,36 @@ def research(short: bool) -> Numbers:
 
 def _research(names: tuple[str, str], steps: int, rounds: int, compile_: bool) -> Numbers:
     data = pictures(steps * BATCH, views=1)
+    teacher, student = (network(name, data).module.to(memory_format=torch.contiguous_format) for name in names)
+    theirs = {"research loop": partial(research_loop, student, teacher, data, BATCH, 2)}
+    with ways_of(names, data, partial(network, data=data), compile_) as ours:
+        return as_json(compare(theirs | ours, "research loop", rounds))
 
-    def nets() -> tuple[Tapped, Tapped]:
-        teacher, student = (network(name, data) for name in names)
-        return teacher, student
+
+@contextmanager
+def ways_of(
+    names: tuple[str, str], data: Data, make: Callable[[str], Tapped], compile_: bool
+) -> Iterator[dict[str, Callable[[], object]]]:
+    """Our ways of an epoch of distillation, and plain training, whose epoch no way of asking a teacher can beat."""
 
     def ours(answers: AnswerStore | None = None, **how: bool) -> InRounds:
-        teacher, student = nets()
+        teacher, student = map(make, names)
         return epochs(student, Frozen(teacher, store=answers), data, **how)
 
-    teacher, student = (net.module.to(memory_format=torch.contiguous_format) for net in nets())
     with tempfile.TemporaryDirectory() as folder:
         kept = AnswerStore(folder, data)
-        own = {
+        ways = {
             "fit": ours(),
             "fit, compiled": ours(compile=compile_),
             "fit, stored answers": ours(kept),
             "fit, stored answers, compiled": ours(kept, compile=compile_),
-            "fit, plain": epochs(nets()[1], None, data),
+            "fit, plain": epochs(make(names[1]), None, data),
         }
-        theirs = {"research loop": partial(research_loop, student, teacher, data, BATCH, 2)}
-        found = as_json(compare(theirs | own, "research loop", rounds))
-        for way in own.values():
-            way.end()
-    return found
+        try:
+            yield {**ways}
+        finally:
+            for way in ways.values():
+                way.end()
 
 
 def accuracy(short: bool) -> Numbers:

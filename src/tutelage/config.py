@@ -71,6 +71,9 @@ class Recipe(Fields):
         return value
 
 
+Compile = bool | Literal["auto", "reduce-overhead", "max-autotune"]
+
+
 class Hardware(Fields):
     """What the networks run on. ``auto`` and ``None`` become what helps on the device, and are recorded as that."""
 
@@ -79,16 +82,18 @@ class Hardware(Fields):
         default="auto", description="of the networks' passes (autocast)"
     )
     channels_last: bool | None = Field(default=None, description="channels-last memory layout")
-    compile: bool | Literal["auto"] = Field(
-        default=False, description="run the networks through torch.compile: true, false, auto for long runs alone"
+    compile: Compile = Field(
+        default=False,
+        description="run the networks through torch.compile: true, false, auto for long runs alone, or a mode of it "
+        "that has CUDA graphs: reduce-overhead, max-autotune",
     )
     workers: int = Field(default=2, ge=0, description="processes that read image files")
 
     @field_validator("compile", mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
-        if isinstance(value, str) and value not in ("true", "false", "auto"):
-            raise ValueError("say true, false or auto")
+        if isinstance(value, str) and value not in ("true", "false", "auto", "reduce-overhead", "max-autotune"):
+            raise ValueError("say true, false, auto, reduce-overhead or max-autotune")
         return value
 
 

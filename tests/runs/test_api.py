@@ -338,7 +338,7 @@ def test_classes_of_other_names_are_worth_a_warning(tiny_data: Data, tmp_path: P
         ({"device": "gpu"}, ("'gpu'", "cannot be used here")),
         ({"settings": {"temprature": 2}}, ("plain", "'temprature'")),
         ({"batch_size": 0}, ("batch_size", "0")),
-        ({"compile": "maybe"}, ("compile", "maybe", "true, false or auto")),
+        ({"compile": "maybe"}, ("compile", "maybe", "true, false, auto, reduce-overhead or max-autotune")),
         ({"seed": -1}, ("seed", "-1")),
     ],
 )

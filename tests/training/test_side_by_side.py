@@ -76,6 +76,17 @@ def test_each_is_the_run_alone(go: Go, changed: Any, counted: Counted) -> None:
     assert counted.calls < 0.6 * calls  # seven of them have the teacher, and each shows it two images before it begins
 
 
+def test_with_cuda_graphs_each_is_the_run_alone(go: Go, changed: Any, on_cpu: Hardware, graphs: Any) -> None:
+    """The teacher's answer is for all of them, and each tells torch that its own step begins."""
+    names, hardware = ("hinton", "at", "sp"), on_cpu.but(compile="reduce-overhead")
+    alone = [go(name, hardware=hardware) for name in names]
+    assert graphs.places
+    beside = side_by_side(*(partial(go, name, hardware=hardware) for name in names))
+    for name, one, other in zip(names, alone, beside, strict=True):
+        assert not isinstance(other, Exception), (name, other)
+        assert changed(one[0], other[0]) == set(), name
+
+
 def test_the_teacher_is_asked_once_a_batch(go: Go, counted: Counted) -> None:
     names = ("hinton", "at", "sp", "rkd")
     go("plain")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -67,10 +67,17 @@ class Outputs:
 
     def detach(self) -> Outputs:
         """The same values, through which no gradient flows."""
+        return self._each(Tensor.detach)
+
+    def clone(self) -> Outputs:
+        """Copies of the values, in memory of their own."""
+        return self._each(Tensor.clone)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Outputs:
         return Outputs(
-            None if self.logits is None else self.logits.detach(),
-            {role: value.detach() for role, value in self.features.items()},
-            tuple(member.detach() for member in self.members),
+            None if self.logits is None else change(self.logits),
+            {role: change(value) for role, value in self.features.items()},
+            tuple(member._each(change) for member in self.members),
         )
 
     @classmethod

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 
+from tutelage.config import Compile
 from tutelage.models.tapped import Tapped
 
 PAYS_AFTER = 3600.0
@@ -23,6 +23,9 @@ FIRST, LAST = 4, 20  # the steps between which one is timed; those before warm u
 class Compiling:
     """Networks that are compiled at once, never, or (``"auto"``) as soon as the run is known to be long enough.
 
+    With one of torch's modes that have CUDA graphs, what a compiled network gave lies where its answer to the next
+    step's batch will lie: each step says when it begins, and keeps of the last one only what it has copied.
+
     Compiling takes a minute or so and then saves a part of each step. So the first steps are timed as the networks are
     written, and they are compiled if the steps to come would take ``PAYS_AFTER`` seconds at that pace. What was decided
     is kept with the fit: one that goes on does not decide anew, since compiled code rounds otherwise.
@@ -37,32 +40,34 @@ class Compiling:
     def __init__(
         self,
         models: Sequence[Tapped],
-        when: bool | Literal["auto"],
+        when: Compile,
         steps: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._models, self._steps, self._clock = models, steps, clock
-        self.decided: bool | None = None if when == "auto" else when
+        self.decided: bool | str | None = None if when == "auto" else when
         self._began: tuple[int, float] | None = None
 
     def start(self) -> None:
         """Compile, if that is decided already."""
         if self.decided:
             for model in self._models:
-                model.compile()
+                model.compile(**({"mode": self.decided} if isinstance(self.decided, str) else {}))
 
     def stop(self) -> None:
         """Run as written again."""
         for model in self._models if self.decided else ():
             model.uncompile()
 
-    def take_up(self, decided: bool | None) -> None:
+    def take_up(self, decided: bool | str | None) -> None:
         """Go on as was decided, if it was and nobody has said otherwise."""
         if self.decided is None:
             self.decided = decided
 
     def before(self, step: int) -> None:
         """Told of each step of the fit before it is done, counted from 0."""
+        if isinstance(self.decided, str):
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         if self.decided is not None:
             return
         if self._began is None:

@@ -122,6 +122,7 @@ class _Room:
             teacher.passes += len(batch)
         else:
             new = teacher.tap(batch.inputs, sorted({*roles, *self._expected.get(weights, ())} - have))
+            new = new.clone()  # with CUDA graphs it lies where it stays only until the next of the runs begins its step
             logits = known.logits if new.logits is None else new.logits
             known = Outputs(logits, {**known.features, **new.features})
             self._answers[weights, autocast, id(batch)] = known
