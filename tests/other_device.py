@@ -1,9 +1,9 @@
 """Every method on a device that is not the processor, on machines that have no other.
 
-``python other_device.py METHOD ...`` trains each on a made-up device: its tensors lie in the processor's memory and are
-computed there, but what a GPU would refuse is refused (tensors of two devices, a generator of another), and what would
-make the host wait for a GPU is written down. A line of JSON for each method says where it waited within a step, what
-went wrong, and how far the weights are from those that the processor gives.
+``python other_device.py METHOD ...`` trains each (``METHOD+answers``: with stored answers) on a made-up device. Its
+tensors lie in the processor's memory and are computed there, but what a GPU would refuse is refused (tensors of two
+devices, a generator of another), and what would make the host wait for a GPU is written down. A line of JSON for each
+says where it waited within a step, what went wrong, and how far the weights are from those that the processor gives.
 
 A process of its own, since a device cannot be taken back.
 """
@@ -17,6 +17,8 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from tutelage.methods import find
 from tutelage.models.gan import DCGAN
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
+from tutelage.sources import AnswerStore
 from tutelage.training import Run
 
 NAME = "elsewhere"
@@ -218,9 +221,10 @@ def data() -> Data:
     return Data("tiny", ("a", "b", "c", "d"), part(48), part(16), part(16), Views(pad=1, flip=True))
 
 
-def trained(method: str, device: str) -> dict[str, Tensor]:
+def trained(method: str, device: str, answers: Path | None = None) -> dict[str, Tensor]:
     """The weights of a student, here."""
     given = data()
+    store = AnswerStore(answers, given) if answers else None
 
     def network(seed: int, width: int) -> Tapped:
         torch.manual_seed(seed)
@@ -232,9 +236,8 @@ def trained(method: str, device: str) -> dict[str, Tensor]:
     recipe = Recipe(epochs=2, batch_size=16, lr=0.02)
     teachers = [network(1, 6)]
     settings = {"critic_width": 0.1} if method == "akdg" else {}
-    student = find(method)(
-        Run(given, lambda: network(2, 4), teachers, recipe=recipe, hardware=hardware, seed=3), **settings
-    )
+    run = Run(given, lambda: network(2, 4), teachers, recipe=recipe, hardware=hardware, seed=3, answers=store)
+    student = find(method)(run, **settings)
     return {name: value.detach().cpu() for name, value in student.module.state_dict().items()}
 
 
@@ -243,13 +246,17 @@ def main() -> None:
     warnings.simplefilter("ignore")
     only_steps_count()
     for method in sys.argv[1:]:
+        name, _, stored = method.partition("+")
         told: dict[str, Any] = {"method": method, "error": None, "apart": None}
-        watch.seen.clear()
         try:
-            with Computes(), Makes():
-                there = trained(method, NAME)
-            here = trained(method, "cpu")
-            told["apart"] = max(float((there[name].double() - here[name].double()).abs().max()) for name in here)
+            with Computes(), Makes(), TemporaryDirectory() as folder:
+                answers = Path(folder) if stored else None
+                if stored:  # what is not there yet is waited for
+                    trained(name, NAME, answers)
+                watch.seen.clear()
+                there = trained(name, NAME, answers)
+            here = trained(name, "cpu")
+            told["apart"] = max(float((there[key].double() - here[key].double()).abs().max()) for key in here)
         except Exception as error:
             told["error"] = "".join(traceback.format_exception(error)[-2:])
         print(json.dumps(told | {"waits": sorted(watch.seen)}), flush=True)

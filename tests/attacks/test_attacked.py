@@ -76,7 +76,7 @@ def test_a_sample_without_a_label_stays_where_it_is(batch: Batch, taught: Callab
 
 def test_soft_labels_and_radius_0(batch: Batch, taught: Callable[..., Tapped]) -> None:
     model = taught()
-    soft = Batch(batch.inputs, F.one_hot(batch.targets, 4).float(), batch.index, batch.view)
+    soft = Batch(batch.inputs, F.one_hot(batch.targets, 4).float(), batch.index, batch.key)
     found = []
     for each in (soft, batch):
         torch.manual_seed(0)

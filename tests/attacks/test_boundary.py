@@ -324,7 +324,7 @@ MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.25, 0.4)
 
 def as_batch(inputs: Tensor, targets: Tensor) -> Batch:
     index = torch.arange(len(inputs))
-    return Batch(inputs, targets, 100 + index, index % 5)
+    return Batch(inputs, targets, 100 + index, torch.stack([100 + index, index % 5], 1))
 
 
 @pytest.fixture
@@ -371,7 +371,7 @@ def test_its_samples_are_those_of_the_plain_loops_in_normalised_space(
     places = (made.index - 100).tolist()
     assert places == chosen_by_loops(student["logits"], outputs["logits"], batch.targets, 8)
     assert torch.equal(made.targets, batch.targets[places])
-    assert made.view is None  # no augmentation of the data set
+    assert made.key is None  # no augmentation of the data set
     ((logits, base),) = drawn
     assert torch.equal(logits, outputs["logits"][places])
     assert torch.equal(base, batch.targets[places])

@@ -10,7 +10,7 @@ from tutelage.data.loader import mix
 
 
 def contents(batches) -> list[tuple[torch.Tensor, ...]]:
-    return [(b.inputs, b.targets, b.index, b.view) for b in batches]
+    return [(b.inputs, b.targets, b.index, b.key) for b in batches]
 
 
 def same(a: list[tuple[torch.Tensor, ...]], b: list[tuple[torch.Tensor, ...]]) -> bool:
@@ -37,13 +37,14 @@ def test_an_epoch_shows_distinct_samples_as_their_view_says(make_data):
     assert len(seen) == len(batches) == 4
     index = torch.cat([batch.index for batch in seen])
     assert len(index.unique()) == len(index) == 64
-    view = torch.cat([batch.view for batch in seen])
+    view = torch.cat([batch.key[:, 1] for batch in seen])
     assert set(view.tolist()) <= set(range(18))
     assert len(view.unique()) > 9
     for step, batch in enumerate(seen):
         assert torch.equal(batch.index, batches.indices(2, step))
+        assert torch.equal(batch.key[:, 0], batch.index)
         assert torch.equal(batch.targets, data.train.labels[batch.index])
-        wanted = views(data.train.images[batch.index], batch.view).float() / 255
+        wanted = views(data.train.images[batch.index], batch.key[:, 1]).float() / 255
         assert batch.inputs.dtype == torch.float32
         torch.testing.assert_close(batch.inputs, wanted)
 

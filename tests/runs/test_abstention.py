@@ -58,7 +58,7 @@ def lesson_of(labels: Tensor) -> Lesson:
     generator = torch.Generator().manual_seed(0)
     s, v = (2 * torch.randn(2, len(labels), 5, generator=generator, dtype=torch.float64)).unbind()
     index = torch.arange(len(labels))
-    batch = Batch(torch.zeros(len(labels), 1, 8, 8), labels, index, index * 0)
+    batch = Batch(torch.zeros(len(labels), 1, 8, 8), labels, index, None)
     return Lesson(batch, Outputs(s[:, :4], {"abstain": s[:, 4:]}), Outputs(v[:, :4]))
 
 

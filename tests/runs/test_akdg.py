@@ -107,7 +107,7 @@ def lessons_of(learner: Learner, batch: Batch, shown: dict[View | None, Tensor])
     """Lessons in which the views give these images."""
     found: dict[View | None, Lesson] = {None: Lesson(batch, Outputs(None), None)}
     for view, images in shown.items():
-        given = Batch(images, batch.targets, batch.index, batch.view)
+        given = Batch(images, batch.targets, batch.index, batch.key)
         found[view] = Lesson(given, learner.model.tap(images, learner.roles(view)), None)
     return found
 

@@ -79,8 +79,8 @@ def test_the_gradient_is_that_of_the_papers_loss(
     labels, index = torch.randint(4, (8,)), torch.arange(8)
     z, z_moved = torch.randn(8, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
     v, v_moved = 3 * torch.randn(8, 4), 3 * torch.randn(2, 4)
-    batch = Batch(torch.zeros(8, 1, 8, 8), labels, index, index)
-    moved = Batch(torch.zeros(2, 1, 8, 8), labels[:2], index[:2], index[:2], torch.tensor([2.0, 0.0]))
+    batch = Batch(torch.zeros(8, 1, 8, 8), labels, index, None)
+    moved = Batch(torch.zeros(2, 1, 8, 8), labels[:2], index[:2], None, torch.tensor([2.0, 0.0]))
     (view,) = found.views()
     lessons: dict[View | None, Lesson] = {
         None: Lesson(batch, Outputs(z), Outputs(v)),
@@ -207,7 +207,7 @@ def test_a_sample_is_repeated_in_the_second_batch_and_counts_once(
     assert isinstance(tiny_data.train.images, Tensor)
     images = tiny_data.train.images[:16].permute(0, 3, 1, 2) / 255
     index = torch.arange(16)
-    batch = Batch(images, tiny_data.train.labels[:16], index, index * 0)
+    batch = Batch(images, tiny_data.train.labels[:16], index, None)
     teacher = found.source(batch, ("logits",), {})
     student = Outputs(F.one_hot(batch.targets, 4).float())
     wrong = list(range(5, 16))

@@ -72,7 +72,7 @@ def rare(data: Data) -> Data:
 
 def lesson(targets: Tensor) -> Lesson:
     index = torch.arange(len(targets))
-    return Lesson(Batch(torch.zeros(len(targets), 1, 8, 8), targets, index, index * 0), Outputs(None), None)
+    return Lesson(Batch(torch.zeros(len(targets), 1, 8, 8), targets, index, None), Outputs(None), None)
 
 
 def test_weights_are_inverse_frequencies(tiny_data: Data) -> None:
@@ -105,7 +105,7 @@ def test_the_weighted_form_is_class_weighted_cross_entropy(
     (learner,) = kept
     targets, logits = torch.tensor([0, 0, 1, 3, 2]), torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     index = torch.arange(5)
-    batch = Batch(torch.zeros(5, 1, 8, 8), targets, index, index * 0)
+    batch = Batch(torch.zeros(5, 1, 8, 8), targets, index, None)
     total, _ = learner.loss({None: Lesson(batch, Outputs(logits), None)}, 0.5)
     weights = torch.tensor([24 / (4 * n) for n in (12, 6, 4, 2)])
     expected = F.cross_entropy(logits, targets, weight=weights, reduction="sum") / 5

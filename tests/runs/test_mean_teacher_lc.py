@@ -125,7 +125,7 @@ def test_the_loss_by_plain_loops(caught: Callable[..., Caught]) -> None:
     generator = torch.Generator().manual_seed(0)
     z, v, f = (torch.randn(10, size, dtype=torch.float64, generator=generator) for size in (4, 4, 3))
     targets, index = torch.tensor([1, 3, *[-1] * 8]), torch.arange(10)
-    batch = Batch(torch.zeros(10, 1, 8, 8), targets, index, index)
+    batch = Batch(torch.zeros(10, 1, 8, 8), targets, index, None)
     lessons: dict[View | None, Lesson] = {None: Lesson(batch, Outputs(z, {"embedding": f}), Outputs(v))}
     found, _ = learner.loss(lessons, 0.5)
     p, q = z.softmax(1).tolist(), v.softmax(1).tolist()

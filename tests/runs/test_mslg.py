@@ -50,9 +50,9 @@ class World:
         self.scores = torch.randn(SAMPLES, CLASSES, generator=generator).to(dtype)
         self.labels = LearnedLabels(split, self.scores)
         self.places = torch.tensor([4, 1, 8, 6])
-        self.batch = Batch(images[self.places], labels[self.places], index[self.places], self.places * 0)
+        self.batch = Batch(images[self.places], labels[self.places], index[self.places], None)
         answers = torch.tensor([0, 2, 1, 1, 0])
-        self.meta = Batch(torch.rand(5, 1, 2, 3, generator=generator).to(dtype), answers, answers, answers * 0)
+        self.meta = Batch(torch.rand(5, 1, 2, 3, generator=generator).to(dtype), answers, answers, None)
         self.learner = Learner(self.model, None, {"labels": self.labels, "entropy": 1.0 * Entropy()})
         self.losses: list[Tensor] = []
 

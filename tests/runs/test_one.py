@@ -69,7 +69,7 @@ def pixels(data: Data) -> Tensor:
 def a_batch(data: Data, size: int = 16) -> Batch:
     assert isinstance(data.train.images, Tensor)
     index = torch.arange(size)
-    return Batch(data.train.images[:size].permute(0, 3, 1, 2) / 255, data.train.labels[:size], index, index * 0)
+    return Batch(data.train.images[:size].permute(0, 3, 1, 2) / 255, data.train.labels[:size], index, None)
 
 
 # --- the loss
@@ -82,7 +82,7 @@ def test_the_closed_form_of_the_loss(progress: float, total: float, learner: Cal
     z = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
     given = Outputs(z.mean(0)[None], {f"branch{i}": z[i][None] for i in range(3)})
     zero = torch.zeros(1).long()
-    lessons: dict[View | None, Lesson] = {None: Lesson(Batch(torch.zeros(1, 1, 8, 8), zero, zero, zero), given, given)}
+    lessons: dict[View | None, Lesson] = {None: Lesson(Batch(torch.zeros(1, 1, 8, 8), zero, zero, None), given, given)}
     loss, values = found.loss(lessons, progress)
     assert dict(zip(found.terms, values.tolist(), strict=True)) == pytest.approx(
         {

@@ -26,9 +26,7 @@ from tutelage.training.learner import Lesson
 
 def lesson(logits: Tensor, targets: Tensor) -> Lesson:
     size = len(targets)
-    return Lesson(
-        Batch(torch.zeros(size, 1, 2, 2), targets, torch.arange(size), torch.zeros(size)), Outputs(logits), None
-    )
+    return Lesson(Batch(torch.zeros(size, 1, 2, 2), targets, torch.arange(size), None), Outputs(logits), None)
 
 
 def showing(differences: Sequence[float]) -> Lesson:

@@ -100,7 +100,7 @@ def test_inputs_that_are_no_augmentation_are_asked_live(tiny_data: Data, tiny_mo
     (batch, *_), teacher = epochs(tiny_data, 1), tiny_model(1)
     kept = Frozen(teacher, store=AnswerStore(tmp_path, tiny_data))
     kept(batch, ROLES, {})
-    moved = replace(batch, inputs=batch.inputs.flip(2), view=None)
+    moved = replace(batch, inputs=batch.inputs.flip(2), key=None)
     assert furthest(kept(moved, ROLES, {}), Frozen(teacher)(moved, ROLES, {})) == 0
     assert kept.store is not None
     assert (kept.store.hits, kept.store.misses) == (0, 16)

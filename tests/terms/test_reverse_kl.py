@@ -118,7 +118,7 @@ def test_labels_belong_to_samples_and_not_to_places(tiny_data: Data) -> None:
     term = LearnedLabels(split, scores)
     index = torch.tensor([17, 40])
     assert torch.equal(term.scores(index), scores[[2, 0]])
-    batch = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([-1, 0]), index, index)
+    batch = Batch(torch.zeros(2, 1, 8, 8), torch.tensor([-1, 0]), index, None)
     logits = torch.randn(2, 4)
     value = term(Outputs(logits), None, batch)
     assert term.teacher_roles == ()

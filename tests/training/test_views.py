@@ -35,7 +35,7 @@ class Flipped(View):
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
         self.given.append((batch, student, teacher))
         part = slice(None, self.samples)
-        return Batch(batch.inputs[part].flip(3), batch.targets[part], batch.index[part], batch.view[part], self.weight)
+        return Batch(batch.inputs[part].flip(3), batch.targets[part], batch.index[part], batch.key[part], self.weight)
 
 
 class Reads(Flipped):
@@ -64,7 +64,7 @@ def batch() -> Batch:
     """Eight grey images."""
     index = torch.arange(8)
     inputs = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Batch(inputs, index % 4, index, torch.zeros_like(index))
+    return Batch(inputs, index % 4, index, torch.stack([index, index], 1))
 
 
 def loss_of(learner: Learner, batch: Batch, progress: float = 0.0) -> tuple[Tensor, list[float]]:

@@ -17,7 +17,8 @@ class Batch:
         inputs: (B, C, H, W) float32, raw pixels in [0, 1]; every model carries its own normalisation.
         targets: (B,) int64 class numbers, ``-1`` where a sample has no label; or (B, C) float32 soft labels.
         index: (B,) int64, each sample's place in the training (or test) part of its data set.
-        view: (B,) int64, which of the data set's enumerable augmentations each sample was given; ``None`` for inputs
+        key: (B, 2) int64 on the host: each sample's ``index``, and which of the data set's enumerable augmentations it
+            was given. What is kept about a picture is found by it, without waiting for the device. ``None`` for inputs
             that are none of them.
         weight: (B,) float32, how much each sample counts: a mean over the batch is that of weight x value. ``None`` is
             1 for each.
@@ -28,7 +29,7 @@ class Batch:
     inputs: Tensor
     targets: Tensor
     index: Tensor
-    view: Tensor | None
+    key: Tensor | None
     weight: Tensor | None = None
     second: Tensor | None = None
 

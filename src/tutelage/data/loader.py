@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -65,7 +66,7 @@ class Batches:
         self.rank, self.world, self.workers, self.layout = rank, world, workers, layout
         self.order, self.second = order, second
         self._split = split
-        self._index = split.index.to(self.device)
+        self._index, self._numbers = split.index.to(self.device), split.index.cpu()
         self._labels = split.labels.to(self.device)
         self._images = split.images.to(self.device) if isinstance(split.images, Tensor) else split.images
         self._drawn: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
@@ -95,15 +96,16 @@ class Batches:
         ``show`` is given each batch's stream, epoch, step and how to make it: others may be shown the same ones.
         Streams are equal only if their batches are.
         """
-        parts = [part[:, self.rank :: self.world].to(self.device) for part in self.places(epoch)]
-        pixels = _InTurn(lambda first: self._pixels(parts[0][first:]))
+        parts = [part[:, self.rank :: self.world] for part in self.places(epoch)]
+        moved = [part.to(self.device) for part in parts]
+        pixels = _InTurn(lambda first: self._pixels(moved[0][first:]))
         how = (self.order, self.seed, self.batch_size, self.views, self.second, self.layout, self.device)
-        for step, drawn in enumerate(zip(*parts, strict=True)):
-            make = partial(self._make, pixels, step, drawn)
+        for step in range(len(self)):
+            make = partial(self._make, pixels, step, _Drawn.of(parts, step), _Drawn.of(moved, step))
             yield make() if show is None else show((self._split, *how), epoch, step, make)
 
-    def _make(self, pixels: _InTurn, step: int, drawn: tuple[Tensor, Tensor, Tensor]) -> Batch:
-        return self._batch(*drawn, pixels.at(step))
+    def _make(self, pixels: _InTurn, step: int, drawn: _Drawn, moved: _Drawn) -> Batch:
+        return self._batch(drawn, moved, pixels.at(step))
 
     def at(self, number: int) -> Batch:
         """This process's share of the batch of this number, counted over all epochs from the first: an endless stream.
@@ -113,17 +115,19 @@ class Batches:
         epoch, step = divmod(number, len(self))
         if self._drawn is None or self._drawn[0] != epoch:
             self._drawn = epoch, self.places(epoch)
-        drawn, views, again = (part[step, self.rank :: self.world].to(self.device) for part in self._drawn[1])
-        images = self._images[drawn if isinstance(self._images, Tensor) else drawn.cpu()].to(self.device)
-        return self._batch(drawn, views, again, images)
+        parts = [part[:, self.rank :: self.world] for part in self._drawn[1]]
+        drawn = _Drawn.of(parts, step)
+        moved = _Drawn(*(part.to(self.device) for part in drawn))
+        images = self._images[(moved if isinstance(self._images, Tensor) else drawn).places].to(self.device)
+        return self._batch(drawn, moved, images)
 
-    def _batch(self, places: Tensor, views: Tensor, again: Tensor, images: Tensor) -> Batch:
+    def _batch(self, drawn: _Drawn, moved: _Drawn, images: Tensor) -> Batch:
         return Batch(
-            inputs=_as_floats(self.views(images, views), self.layout),
-            targets=self._labels[places],
-            index=self._index[places],
-            view=views,
-            second=_as_floats(self.views(images, again), self.layout) if self.second else None,
+            inputs=_as_floats(self.views(images, moved.views), self.layout),
+            targets=self._labels[moved.places],
+            index=self._index[moved.places],
+            key=torch.stack([self._numbers[drawn.places], drawn.views], 1),
+            second=_as_floats(self.views(images, moved.again), self.layout) if self.second else None,
         )
 
     def _pixels(self, order: Tensor) -> Iterator[Tensor]:
@@ -131,6 +135,19 @@ class Batches:
             yield from (self._images[places] for places in order)
         else:
             yield from stream(self._images, order.cpu(), self.device, self.workers)
+
+
+class _Drawn(NamedTuple):
+    """What is drawn for a batch: places in the part, and their first and second views, (B,) int64 each."""
+
+    places: Tensor
+    views: Tensor
+    again: Tensor
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor], step: int) -> _Drawn:
+        places, views, again = (part[step] for part in parts)
+        return cls(places, views, again)
 
 
 class _InTurn:
@@ -209,7 +226,7 @@ def in_order(
             inputs=_as_floats(images_.permute(0, 3, 1, 2), torch.contiguous_format),
             targets=split.labels[places].to(device),
             index=split.index[places].to(device),
-            view=None,
+            key=None,
         )
 
 

@@ -29,7 +29,7 @@ class SecondView(Source):
         """The source's answer to ``batch.second``."""
         if batch.second is None:
             raise ValueError("SecondView needs a batch with a second view; a view of a term makes none")
-        return self.source(replace(batch, inputs=batch.second, view=None), roles, cohort)
+        return self.source(replace(batch, inputs=batch.second, key=None), roles, cohort)
 
     def after_step(self) -> None:
         """As the source."""

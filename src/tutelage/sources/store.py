@@ -86,9 +86,9 @@ class AnswerStore:
 
         The teacher is to be in eval mode. A batch that is none of the augmentations is not looked up.
         """
-        if batch.view is None or not roles or any((id(teacher), role) in self._maps for role in roles):
+        if batch.key is None or not roles or any((id(teacher), role) in self._maps for role in roles):
             return ask(teacher, batch, roles)
-        rows, views = batch.index.cpu().numpy(), batch.view.cpu().numpy()
+        rows, views = batch.key.numpy().T
         passes = "bfloat16" if torch.is_autocast_enabled(batch.inputs.device.type) else "float32"
         files = {role: self._open.get((id(teacher), role, passes)) for role in roles}
         found = {role: file.read(rows, views) for role, file in files.items() if file is not None}
@@ -120,7 +120,7 @@ class AnswerStore:
         return self._outputs(answers, batch)
 
     def _outputs(self, answers: dict[str, Tensor], batch: Batch) -> Outputs:
-        moved = {role: value.to(batch.inputs.device).float() for role, value in answers.items()}
+        moved = {role: _moved(value, batch.inputs.device).float() for role, value in answers.items()}
         return Outputs(moved.pop("logits", None), moved)
 
     def _file(self, teacher: Tapped, role: str, passes: str, example: Tensor) -> _File:
@@ -149,6 +149,11 @@ class _Found:
 
     there: NDArray[np.bool_]
     values: Tensor
+
+
+def _moved(values: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for what it is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 class _File:

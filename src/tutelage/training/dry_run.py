@@ -29,7 +29,9 @@ def dry_run(
     draws depend on the seed alone.
     """
     batch = next(in_order(data.train.subset(torch.arange(min(SAMPLES, len(data.train)))), device=device, workers=0))
-    batch = replace(batch, view=torch.full_like(batch.index, data.views.identity), second=batch.inputs)
+    index = batch.index.cpu()
+    key = torch.stack([index, torch.full_like(index, data.views.identity)], 1)
+    batch = replace(batch, key=key, second=batch.inputs)
     modes = {module: module.training for learner in learners for module in learner.model.modules()}
     taught_by = [model for learner in learners if learner.source is not None for model in learner.source.models]
     kept = [(buffer, buffer.clone()) for model in taught_by for buffer in model.buffers()]  # a source may gather some

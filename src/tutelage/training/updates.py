@@ -79,7 +79,7 @@ class Step:
     def _shown(self, learner: Learner, view: View, student: Outputs, teacher: Outputs | None) -> Lesson:
         """Make a view's batch, and show it to the learner's model, with gradients, and to its source."""
         with self._autocast():
-            batch = replace(view(self.batch, student.detach(), teacher), view=None)
+            batch = replace(view(self.batch, student.detach(), teacher), key=None)
             with nullcontext() if view.in_statistics else statistics_kept(learner.model):
                 answer = learner.model.tap(batch.inputs, learner.roles(view))
         return Lesson(batch, answer, self.teach(learner, batch, view))
