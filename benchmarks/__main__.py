@@ -23,13 +23,13 @@ from benchmarks.pairs import Numbers
 from benchmarks.processes import imports, memory
 from benchmarks.repositories import repositories
 from benchmarks.runs import accuracy, methods, research, stored, study
-from benchmarks.steps import compiled, loader, overhead
+from benchmarks.steps import compiled, floor, loader, overhead
 
 HERE = Path(__file__).resolve().parent
 
 PARTS: dict[str, Callable[[bool], Numbers]] = {
     part.__name__: part
-    for part in (overhead, loader, compiled, research, repositories, accuracy, methods, stored, study, memory, imports)
+    for part in (overhead, floor, loader, compiled, research, repositories, accuracy, methods, stored, study, memory, imports)
 }
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.pairs import Beat, InRounds, Numbers, as_json, compare
 from benchmarks.setting import BATCH, PAIRS, as_batches, bare_steps, named, network, pictures
@@ -73,6 +76,39 @@ def loader(short: bool) -> Numbers:
         for way in ways.values():
             way.end()
     return found
+
+
+def floor(short: bool) -> Numbers:
+    """How near the arithmetic of a step comes to that of a product of large matrices, which is as fast as it gets.
+
+    Ratios of float operations per second. What is missing at 1 is all that better convolutions could bring.
+    """
+    rounds, side = (2, 256) if short else (40, 2048)
+    data = pictures(BATCH)
+    left, right = torch.randn(2, side, side)
+    ways: dict[str, InRounds | Callable[[], object]] = {"matrix product": lambda: left @ right}
+    work = {"matrix product": 2.0 * side**3}
+    for teacher, student in PAIRS[1:] if short else PAIRS:
+        (images, labels), *_ = as_batches(data, BATCH, 1)
+        for name, learns in ((teacher, False), (student, True)):
+            net = place(network(name, data), resolve(Hardware())).train(learns)
+            way = f"{name}, forward and backward" if learns else f"{name}, forward"
+            ways[way] = partial(_pass, net, images, labels, learns)
+            with FlopCounterMode(display=False) as counter:
+                ways[way]()
+            work[way] = counter.get_total_flops()
+    times = compare(ways, "matrix product", rounds)
+    product = work["matrix product"] / times["matrix product"].seconds
+    return {"": {way: round(work[way] / times[way].seconds / product, 3) for way in ways}} | {
+        "matrix product": {"GFLOP/s": round(product / 1e9, 1)}
+    }
+
+
+def _pass(net: Tapped, images: Tensor, labels: Tensor, learns: bool) -> None:
+    with torch.set_grad_enabled(learns):
+        logits = net(images)
+        if learns:
+            torch.nn.functional.cross_entropy(logits, labels).backward()
 
 
 def compiled(short: bool) -> Numbers:

@@ -18,7 +18,7 @@ from tutelage.evaluation import evaluate
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.training import Run
-from tutelage.training.fit import Record
+from tutelage.training.loop import Record
 
 EPOCHS, BATCH, LABELLED, START = 40, 160, 32, 0.6
 FIRST_SEED = 100  # none that was looked at while the settings were chosen

@@ -10,7 +10,6 @@ A process of its own, since a device cannot be taken back.
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import traceback
@@ -37,6 +36,8 @@ from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore
 from tutelage.training import Run
+from tutelage.training.loop import Loop
+from tutelage.training.meter import Meter
 
 NAME = "elsewhere"
 PROJECT = "src/tutelage/"
@@ -189,10 +190,6 @@ def copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Ten
 
 def only_steps_count() -> None:
     """Watch each epoch, but not its looks for NaN, its means and the held-out part."""
-    loop, meter = (
-        importlib.import_module("tutelage.training.fit")._Loop,
-        importlib.import_module("tutelage.training.meter"),
-    )
 
     def during(on: bool, owner: type, name: str) -> None:
         function: Callable[..., Any] = getattr(owner, name)
@@ -203,10 +200,10 @@ def only_steps_count() -> None:
 
         setattr(owner, name, watched)
 
-    during(True, loop, "epoch")
+    during(True, Loop, "epoch")
     for name in ("_check_finite", "_check_weights", "_validate"):
-        during(False, loop, name)
-    during(False, meter.Meter, "means")
+        during(False, Loop, name)
+    during(False, Meter, "means")
 
 
 def data() -> Data:

@@ -16,7 +16,7 @@ from tutelage.models.generator import wrapped
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Given, Result, describe, execute, load_data
 from tutelage.runs.models import GIVEN, open_model
-from tutelage.training.fit import Record
+from tutelage.training.loop import Record
 
 Network = str | nn.Module | Tapped
 Student = Network | Callable[[], nn.Module]

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, TutelageWarning
-from tutelage.models.load import Built, LogitsOf, make_model
+from tutelage.models.doors.door import Built
+from tutelage.models.doors.transformers import LogitsOf
+from tutelage.models.load import make_model
 from tutelage.models.resnet import ResNet
 
 USER_CODE = '''

@@ -21,8 +21,8 @@ from tutelage.models.redundancy import eliminate
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
-from tutelage.training.fit import Record
 from tutelage.training.learner import Learner
+from tutelage.training.loop import Record
 from tutelage.training.run import Run
 
 IMAGES = 256  # that activations are collected on, or as many as the layer has units

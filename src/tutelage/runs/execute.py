@@ -31,8 +31,8 @@ from tutelage.runs.folder import TRACKING, RunFolder
 from tutelage.runs.models import GIVEN, WEIGHTS, about_model, load_student, make_student, open_model, warn_at_chance
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import AnswerStore
-from tutelage.training.fit import Record, Selected
 from tutelage.training.hardware import resolve
+from tutelage.training.loop import Record, Selected
 from tutelage.training.processes import Processes
 from tutelage.training.run import Run
 from tutelage.training.side_by_side import Seat

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import TutelageError, TutelageWarning, one_line, unknown
-from tutelage.training.fit import Record
+from tutelage.training.loop import Record
 
 PROJECT = "tutelage"
 HyperParameter = str | int | float | None

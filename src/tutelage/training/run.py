@@ -20,9 +20,10 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore, Frozen
 from tutelage.sources.source import ask
 from tutelage.training.checkpoint import Checkpoints, seeded
-from tutelage.training.fit import Fitted, Record, Selected, fit
+from tutelage.training.fit import Fitted, fit
 from tutelage.training.hardware import place, resolve
 from tutelage.training.learner import Learner
+from tutelage.training.loop import Record, Selected
 from tutelage.training.processes import Processes
 from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import UpdateRule, together

@@ -1,0 +1,1 @@
+"""Ways to networks that are not in the zoo, a file each."""

@@ -1,0 +1,95 @@
+"""What the doors to other people's networks share."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from tutelage.errors import TutelageError, one_line
+
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A network, and what is known of the images that its weights were trained on.
+
+    Attributes:
+        module: images (B, C, H, W) to logits (B, num_classes); a generator: latents (B, ``latent``) to images.
+        mean_std: mean and standard deviation of each of the C channels, for pixels in [0, 1], that the images
+            must be normalised with; ``None`` where the weights are new or the network does it itself, and the
+            caller chooses.
+        input_size: (C, H, W) of the images that the weights were trained on; ``None`` where unknown.
+    """
+
+    module: nn.Module
+    mean_std: MeanStd | None = None
+    input_size: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the network is for."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    pretrained: bool
+
+    def arguments(self) -> dict[str, Any]:
+        """What a user's factory may ask for by name; ``image_size`` is one number for square images."""
+        channels, height, width = self.image_shape
+        return {
+            "num_classes": self.num_classes,
+            "in_channels": channels,
+            "image_shape": self.image_shape,
+            "image_size": height if height == width else (height, width),
+        }
+
+
+def extra(spec: str, package: str, extra: str) -> Any:
+    """Import an optional package, or say how to get it."""
+    try:
+        return importlib.import_module(package)
+    except Exception as error:  # a package at odds with torch fails with anything, not only ImportError
+        if isinstance(error, ModuleNotFoundError) and error.name == package:
+            raise TutelageError(f"{spec!r} needs the extra: pip install 'tutelage[{extra}]'") from error
+        raise TutelageError(
+            f"{spec!r} needs {package}, which is installed and cannot be imported: {one_line(error)};"
+            f" try pip install --upgrade 'tutelage[{extra}]'"
+        ) from error
+
+
+@contextmanager
+def building(spec: str) -> Iterator[None]:
+    """Within it, whatever goes wrong is an error of one line."""
+    try:
+        yield
+    except Exception as error:
+        raise TutelageError(
+            f"{spec!r} cannot be built: {type(error).__name__}: {one_line(error)}; check the name, the image"
+            " size and, for published weights, the connection"
+        ) from error
+
+
+def mean_std_of(mean: Iterable[float] | None, std: Iterable[float] | None, channels: int) -> MeanStd | None:
+    """Both for this many channels: where the weights saw another number, each is the average over those."""
+    if mean is None or std is None:
+        return None
+    return _for_channels(mean, channels), _for_channels(std, channels)
+
+
+def _for_channels(values: Iterable[float], channels: int) -> tuple[float, ...]:
+    values = tuple(float(value) for value in values)
+    return values if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+def guess(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence: the name that may have been meant, if one is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,121 @@
+"""``module:attr``: a network from the user's own code."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from tutelage.errors import TutelageError, one_line
+from tutelage.models.doors.door import Wanted, guess
+
+
+def from_import(spec: str, wanted: Wanted) -> nn.Module:
+    """What the attribute is or makes."""
+    path, _, attribute = spec.partition(":")
+    if not path or not attribute:
+        raise TutelageError(f"model {spec!r} is not of the form module:attr, such as my_package.nets:SmallNet")
+    found = _attribute(spec, _import(spec, path), attribute)
+    if isinstance(found, nn.Module):
+        return copy.deepcopy(found)
+    if not callable(found):
+        raise TutelageError(
+            f"{spec!r} is of type {type(found).__name__}:"
+            " name a class or function that makes an nn.Module, or an nn.Module"
+        )
+    made = _call(spec, found, wanted.arguments())
+    if not isinstance(made, nn.Module):
+        raise TutelageError(f"{spec!r} returned an object of type {type(made).__name__}: return an nn.Module")
+    return made
+
+
+def _import(spec: str, path: str) -> ModuleType:
+    try:
+        with _current_folder_first():
+            return importlib.import_module(path)
+    except (Exception, SystemExit) as error:  # whatever the user's file does while it is imported
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and (path == missing or path.startswith(f"{missing}.")):
+            raise TutelageError(
+                f"no module {missing!r} for the model {spec!r}: give an import path with dots and without"
+                " .py, to a file under the current folder or to an installed package"
+            ) from error
+        raise TutelageError(
+            f"importing {path!r} for the model {spec!r} failed: {type(error).__name__}: {one_line(error)};"
+            " mend that file"
+        ) from error
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """Let the current folder be imported from, as under ``python -m``, and take it off the path again."""
+    folder = os.getcwd()
+    importlib.invalidate_caches()  # the file may be younger than the last look at its folder
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # the imported file may have tidied the path itself
+            sys.path.remove(folder)
+
+
+def _attribute(spec: str, module: ModuleType, attribute: str) -> object:
+    value: object = module
+    for name in attribute.split("."):
+        if not hasattr(value, name):
+            public = [known for known in dir(value) if not known.startswith("_")]
+            raise TutelageError(
+                f"no attribute {name!r} for the model {spec!r}{guess(name, public)}: name a class, function"
+                f" or nn.Module of {module.__name__!r}"
+            )
+        value = getattr(value, name)
+    return value
+
+
+def _call(spec: str, factory: Callable[..., object], offers: Mapping[str, Any]) -> object:
+    """Call a user's factory with what it takes of what there is to give."""
+    given, open_ended = _accepted(spec, factory, offers)
+    while True:
+        try:
+            return factory(**given)
+        except TutelageError:
+            raise  # it has said what is wrong already
+        except Exception as error:
+            # Some factories take any keyword and hand it on to a class that does not, as torchvision's do.
+            refused = [name for name in given if f"unexpected keyword argument '{name}'" in str(error)]
+            if open_ended and refused and isinstance(error, TypeError):
+                given = {name: value for name, value in given.items() if name not in refused}
+                continue
+            arguments = ", ".join(f"{name}={value!r}" for name, value in given.items())
+            raise TutelageError(
+                f"{spec!r} failed when called with ({arguments}): {type(error).__name__}: {one_line(error)};"
+                " mend it, or name a function that builds the model"
+            ) from error
+
+
+def _accepted(spec: str, factory: Callable[..., object], offers: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The arguments that the signature takes, and whether it takes any keyword."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # some callables written in C have none
+        return {}, False
+    parameters = signature.parameters.values()
+    named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    given = {name: value for name, value in offers.items() if open_ended or name in named}
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise TutelageError(
+            f"{spec!r} cannot be called: {one_line(error)}; give that argument a default, or name a function"
+            f" of some of {', '.join(offers)}"
+        ) from error
+    return given, open_ended

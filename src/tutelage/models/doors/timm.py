@@ -1,0 +1,46 @@
+"""``timm/NAME``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from tutelage.errors import TutelageError
+from tutelage.models.doors.door import Built, Wanted, building, extra, guess, mean_std_of
+
+
+def from_timm(spec: str, name: str, wanted: Wanted) -> Built:
+    """One of timm's architectures, with its published weights if they are wanted."""
+    timm = extra(spec, "timm", extra="timm")
+    known = timm.list_models()
+    # A tag after a dot names the weights; with a colon it is one of timm's addresses (hf-hub:, local-dir:).
+    if ":" not in name and name.partition(".")[0] not in known:
+        raise TutelageError(
+            f"timm has no model {name!r}{guess(name, known)}: timm.list_models() lists all {len(known)}"
+        )
+    shape = wanted.image_shape
+    create = functools.partial(
+        timm.create_model,
+        name,
+        pretrained=wanted.pretrained,
+        num_classes=wanted.num_classes,
+        in_chans=shape[0],
+    )
+    with building(spec):
+        module: nn.Module = create()
+        facts = _timm_facts(module)
+        size = facts.get("input_size")
+        if facts.get("fixed_input_size") and size is not None and tuple(size[1:]) != shape[1:]:
+            # A transformer with a table of positions: it must know the size of its images from the start.
+            module = create(img_size=shape[1:])
+    if not wanted.pretrained:
+        return Built(module)
+    return Built(module, mean_std_of(facts.get("mean"), facts.get("std"), shape[0]), size and tuple(size))
+
+
+def _timm_facts(module: nn.Module) -> Mapping[str, Any]:
+    facts = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    return facts if isinstance(facts, Mapping) else vars(facts)

@@ -1,0 +1,299 @@
+"""The training loop, and all that has to be kept for it to go on exactly. There is one."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.config import Hardware, Recipe
+from tutelage.data.batch import Batch
+from tutelage.data.data import Data, Split
+from tutelage.data.loader import Batches, mix
+from tutelage.data.orders import Order
+from tutelage.errors import NonFiniteError, TutelageError
+from tutelage.evaluation.metrics import accuracy
+from tutelage.evaluation.predict import predict
+from tutelage.training.checkpoint import Checkpoints, generators, restore_generators
+from tutelage.training.compiling import Compiling
+from tutelage.training.dry_run import dry_run
+from tutelage.training.hardware import autocast, place
+from tutelage.training.learner import Learner
+from tutelage.training.meter import Meter
+from tutelage.training.optim import lr_factor, make_optimizer
+from tutelage.training.processes import Processes
+from tutelage.training.side_by_side import Seat
+from tutelage.training.updates import Step, UpdateRule
+
+CHECK_EVERY = 50  # steps between looks for NaN: a look waits for the device
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A learner as it was at its best epoch, judged on the held-out part."""
+
+    epoch: int
+    accuracy: float
+    state: Mapping[str, Tensor] = field(repr=False)
+
+
+class Loop:
+    """The state of a fit: everything that has to be kept for it to go on exactly."""
+
+    def __init__(
+        self,
+        learners: Sequence[Learner],
+        data: Data,
+        recipe: Recipe,
+        hardware: Hardware,
+        update: UpdateRule,
+        seed: int,
+        processes: Processes,
+        order: Order,
+        streams: Mapping[str, Split],
+        seat: Seat | None,
+    ) -> None:
+        _check_distinct(learners)
+        self.learners, self.data, self.recipe, self.hardware = tuple(learners), data, recipe, hardware
+        self.update, self.processes, self.seat = update, processes, seat
+        device = torch.device(hardware.device)
+        batches = partial(
+            Batches,
+            batch_size=recipe.batch_size,
+            views=data.views,
+            device=device,
+            rank=processes.rank,
+            world=processes.world,
+            workers=hardware.workers,
+            layout=torch.channels_last if hardware.channels_last else torch.contiguous_format,
+        )
+        second = any(learner.source is not None and learner.source.second_view for learner in learners)
+        self.batches = batches(data.train, seed=seed, order=order, second=second)
+        self.streams = {
+            name: batches(split, seed=mix(seed, 4, zlib.crc32(name.encode()))).at for name, split in streams.items()
+        }
+        taught_by = [model for learner in learners if learner.source for model in learner.source.models]
+        own = [model for learner in learners for model in (learner.model, learner.deployed)]
+        self.models = tuple(dict.fromkeys([*own, *taught_by]))
+        self.learning = tuple(learner.model for learner in learners)
+        self.teaching = tuple(model for model in self.models if model not in self.learning)
+        for model in self.models:
+            place(model, hardware)
+        self.roles = {learner: _roles_of(learner, learners) for learner in learners}
+        with torch.random.fork_rng(devices=[]):  # what is built draws numbers; training draws the same without it
+            dry_run(learners, self.roles, data, device)
+        for learner in learners:
+            learner.modules.to(device)
+        self.optimizers = {
+            learner: make_optimizer(recipe, _nonempty(learner, learner.parameters())) for learner in learners
+        }
+        self.peak = {
+            learner: [group["lr"] for group in optimizer.param_groups] for learner, optimizer in self.optimizers.items()
+        }
+        self.compiling = Compiling(self.models, hardware.compile, recipe.epochs * len(self.batches), self._clock)
+        self.history: list[Record] = []
+        self.selected: dict[str, Selected] = {}
+        named = isinstance(recipe.optimizer, str)
+        self.told = {"seed": seed} | recipe.model_dump(mode="json", exclude=set() if named else {"optimizer"})
+
+    def epoch(self, epoch: int, checkpoints: Checkpoints | None) -> Record:
+        """One pass over the training part."""
+        start = self._clock()
+        before = self._passes()
+        steps = len(self.batches)
+        meters = {learner: Meter(learner, torch.device(self.hardware.device)) for learner in self.learners}
+        for number, batch in enumerate(self.batches.epoch(epoch, self.seat.show if self.seat else None)):
+            place_in_run = epoch * steps + number
+            self.compiling.before(place_in_run)
+            factor = lr_factor(self.recipe, place_in_run, steps)
+            step = self._step(batch, place_in_run, place_in_run / (self.recipe.epochs * steps), factor)
+            self.update(step)
+            for learner, values in step.values.items():
+                meters[learner].add(number, values, step.logits.get(learner), batch.targets)
+            if (number + 1) % CHECK_EVERY == 0 or number + 1 == steps:
+                self._check_finite(meters, epoch, checkpoints)
+        self._check_weights(epoch, checkpoints)
+        lr = float(self.optimizers[self.learners[0]].param_groups[0]["lr"])
+        passes = self.processes.total(*(now - then for now, then in zip(self._passes(), before, strict=True)))
+        record: Record = {"epoch": epoch + 1, "lr": lr, "learners": {}}
+        for learner, meter in meters.items():
+            entry: Record = meter.means(self.processes)
+            if learner.gives_logits:
+                entry |= self._validate(learner, epoch)
+            record["learners"][learner.name] = entry
+        record["forward_passes"] = dict(zip(("student", "teacher"), passes, strict=True))
+        record["seconds"] = round(self._clock() - start, 3)
+        self.history.append(record)
+        return record
+
+    def _clock(self) -> float:
+        """Seconds, without those in which runs beside this one had their turns."""
+        return time.perf_counter() - (self.seat.waited if self.seat else 0.0)
+
+    def _passes(self) -> tuple[int, int]:
+        """How many samples the networks that learn, and those that only teach, have run so far in this process."""
+        return sum(model.passes for model in self.learning), sum(model.passes for model in self.teaching)
+
+    def _step(self, batch: Batch, number: int, progress: float, factor: float) -> Step:
+        for learner in self.learners:
+            learner.train()
+            for group, peak in zip(self.optimizers[learner].param_groups, self.peak[learner], strict=True):
+                group["lr"] = peak * factor
+        return Step(
+            batch,
+            number,
+            progress,
+            self.learners,
+            streams=self.streams,
+            roles=self.roles,
+            apply=self._apply,
+            autocast=partial(autocast, self.hardware),
+        )
+
+    def _apply(self, learner: Learner, loss: Tensor) -> None:
+        optimizer = self.optimizers[learner]
+        optimizer.zero_grad(set_to_none=True)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        self.processes.average_gradients(parameters)
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
+        optimizer.step()
+        if learner.source is not None:
+            learner.source.after_step()
+
+    def _validate(self, learner: Learner, epoch: int) -> Record:
+        if self.data.validation is None:
+            return {}
+        amp = torch.bfloat16 if self.hardware.precision == "bfloat16" else None
+        logits = predict(
+            learner.deployed,
+            self.data.validation,
+            device=self.hardware.device,
+            amp=amp,
+            workers=self.hardware.workers,
+        )
+        share = float(accuracy(logits, _hard(self.data.validation.labels).to(logits.device)))
+        if math.isnan(share):  # none of the held-out samples has a label to judge by
+            return {}
+        best = self.selected.get(learner.name)
+        if best is None or share > best.accuracy:
+            state = {name: value.detach().clone() for name, value in learner.deployed.module.state_dict().items()}
+            self.selected[learner.name] = Selected(epoch + 1, share, state)
+        return {"validation_accuracy": share}
+
+    def _check_finite(self, meters: Mapping[Learner, Meter], epoch: int, checkpoints: Checkpoints | None) -> None:
+        for learner, meter in meters.items():
+            bad = meter.first_not_finite(self.processes)
+            if bad is None:
+                continue
+            indices = self.batches.indices(epoch, bad.step).tolist()
+            shown = ", ".join(map(str, indices[:8])) + (", …" if len(indices) > 8 else "")
+            raise NonFiniteError(
+                f"epoch {epoch + 1}, step {bad.step + 1}: term {bad.term!r} of learner {learner.name!r} became "
+                f"{bad.value} on the batch of samples [{shown}]; lower the learning rate "
+                f"(now {self.peak[learner][0]:g}), set a gradient clip, or look at these samples{_kept(checkpoints)}",
+                indices,
+            )
+
+    def _check_weights(self, epoch: int, checkpoints: Checkpoints | None) -> None:
+        """A last step can ruin the weights after its loss was still finite; such weights must not be kept."""
+        for learner in self.learners:
+            owned = [tensor for m in (learner.model, learner.modules) for tensor in (*m.parameters(), *m.buffers())]
+            norms = torch.stack(torch._foreach_norm([tensor for tensor in owned if tensor.is_floating_point()]))
+            if not bool(torch.isfinite(norms).all()):
+                raise NonFiniteError(
+                    f"epoch {epoch + 1}: the weights or statistics of learner {learner.name!r} became NaN or infinite; "
+                    f"lower the learning rate (now {self.peak[learner][0]:g}) or set a clip{_kept(checkpoints)}"
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes while training, as tensors and plain values."""
+        return {
+            "told": self.told,
+            "learners": [
+                {
+                    "model": learner.model.module.state_dict(),
+                    "terms": learner.modules.state_dict(),
+                    "optimizer": self.optimizers[learner].state_dict(),
+                    "source": learner.source.state_dict() if learner.source is not None else {},
+                }
+                for learner in self.learners
+            ],
+            "update": self.update.state_dict() if hasattr(self.update, "state_dict") else {},
+            "selected": {n: (s.epoch, s.accuracy, dict(s.state)) for n, s in self.selected.items()},
+            "history": self.history,
+            "compiled": self.compiling.decided,
+            "generators": generators(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        for name, there in state["told"].items():
+            if there != self.told.get(name):
+                raise ValueError(f"{name}: {there!r} there, {self.told.get(name)!r} here")
+        for learner, kept in zip(self.learners, state["learners"], strict=True):
+            learner.model.module.load_state_dict(kept["model"])
+            learner.modules.load_state_dict(kept["terms"])
+            self.optimizers[learner].load_state_dict(kept["optimizer"])
+            if learner.source is not None:
+                learner.source.load_state_dict(kept["source"])
+        if hasattr(self.update, "load_state_dict"):
+            self.update.load_state_dict(state["update"])
+        self.selected = {name: Selected(*kept) for name, kept in state["selected"].items()}
+        self.history = list(state["history"])
+        self.compiling.take_up(state.get("compiled"))
+        restore_generators(state["generators"])
+
+
+def _check_distinct(learners: Sequence[Learner]) -> None:
+    names = [learner.name for learner in learners]
+    if not names:
+        raise TutelageError("fit needs at least one learner")
+    if len(set(names)) < len(names):
+        raise TutelageError(f"the learners of a fit need different names, got {names}")
+    by_model: dict[nn.Module, str] = {}
+    for learner in learners:
+        if learner.model in by_model:
+            raise TutelageError(
+                f"learners {by_model[learner.model]!r} and {learner.name!r} train the same model; "
+                "make one learner of them, with the terms of both"
+            )
+        by_model[learner.model] = learner.name
+
+
+def _nonempty(learner: Learner, parameters: Any) -> list[nn.Parameter]:
+    found = list(parameters)
+    if not found:
+        raise TutelageError(
+            f"learner {learner.name!r} has nothing to train: every parameter is frozen. "
+            "Is its model also somebody's frozen teacher, or does trains=... leave none?"
+        )
+    return found
+
+
+def _roles_of(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
+    """What to read of a learner's model: what its own terms need, and those of whom it teaches."""
+    wanted = list(learner.roles())
+    for other in cohort:
+        if other.source is not None and learner.model in other.source.reads:
+            wanted += other.teacher_roles()
+    return tuple(dict.fromkeys(wanted))
+
+
+def _hard(labels: Tensor) -> Tensor:
+    return labels if labels.ndim == 1 else labels.argmax(1)
+
+
+def _kept(checkpoints: Checkpoints | None) -> str:
+    path = checkpoints.latest() if checkpoints else None
+    return f". The last good checkpoint is {path}" if path else ""
