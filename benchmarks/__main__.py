@@ -29,7 +29,20 @@ HERE = Path(__file__).resolve().parent
 
 PARTS: dict[str, Callable[[bool], Numbers]] = {
     part.__name__: part
-    for part in (overhead, floor, loader, compiled, research, repositories, accuracy, methods, stored, study, memory, imports)
+    for part in (
+        overhead,
+        floor,
+        loader,
+        compiled,
+        research,
+        repositories,
+        accuracy,
+        methods,
+        stored,
+        study,
+        memory,
+        imports,
+    )
 }
 
 

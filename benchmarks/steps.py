@@ -8,6 +8,8 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.pairs import Beat, InRounds, Numbers, as_json, compare
@@ -79,36 +81,49 @@ def loader(short: bool) -> Numbers:
 
 
 def floor(short: bool) -> Numbers:
-    """How near the arithmetic of a step comes to that of a product of large matrices, which is as fast as it gets.
+    """What of a pass is convolutions, and how near those come to a product of large matrices, as fast as it gets.
 
-    Ratios of float operations per second. What is missing at 1 is all that better convolutions could bring.
+    ``arithmetic`` is the float operations a second of a whole pass beside those of the product, and ``convolutions``
+    their share of the pass's time.
     """
     rounds, side = (2, 256) if short else (40, 2048)
     data = pictures(BATCH)
+    ((images, labels),) = as_batches(data, BATCH, 1)
     left, right = torch.randn(2, side, side)
-    ways: dict[str, InRounds | Callable[[], object]] = {"matrix product": lambda: left @ right}
-    work = {"matrix product": 2.0 * side**3}
+    ways: dict[str, Callable[[], object]] = {"matrix product": lambda: left @ right}
     for teacher, student in PAIRS[1:] if short else PAIRS:
-        (images, labels), *_ = as_batches(data, BATCH, 1)
         for name, learns in ((teacher, False), (student, True)):
             net = place(network(name, data), resolve(Hardware())).train(learns)
             way = f"{name}, forward and backward" if learns else f"{name}, forward"
             ways[way] = partial(_pass, net, images, labels, learns)
-            with FlopCounterMode(display=False) as counter:
-                ways[way]()
-            work[way] = counter.get_total_flops()
     times = compare(ways, "matrix product", rounds)
-    product = work["matrix product"] / times["matrix product"].seconds
-    return {"": {way: round(work[way] / times[way].seconds / product, 3) for way in ways}} | {
-        "matrix product": {"GFLOP/s": round(product / 1e9, 1)}
+    pace = {way: _work(ways[way]) / ratio.seconds for way, ratio in times.items()}
+    fastest = pace.pop("matrix product")
+    found: Numbers = {
+        way: {"arithmetic": round(each / fastest, 3), "convolutions": round(_convolving(ways[way]), 3)}
+        for way, each in pace.items()
     }
+    return {"matrix product": {"GFLOP/s": round(fastest / 1e9, 1)}} | found
 
 
 def _pass(net: Tapped, images: Tensor, labels: Tensor, learns: bool) -> None:
     with torch.set_grad_enabled(learns):
         logits = net(images)
         if learns:
-            torch.nn.functional.cross_entropy(logits, labels).backward()
+            cross_entropy(logits, labels).backward()
+
+
+def _work(way: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        way()
+    return counter.get_total_flops()
+
+
+def _convolving(way: Callable[[], object]) -> float:
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        way()
+    spent = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    return sum(spent[name] for name in spent if "convolution" in name) / sum(spent.values())
 
 
 def compiled(short: bool) -> Numbers:
