@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import conv2d, cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -84,7 +84,7 @@ def floor(short: bool) -> Numbers:
     """What of a pass is convolutions, and how near those come to a product of large matrices, as fast as it gets.
 
     ``arithmetic`` is the float operations a second of a whole pass beside those of the product, and ``convolutions``
-    their share of the pass's time.
+    their share of the pass's time. Then the three passes of a convolution of 3x3 by themselves, beside the product too.
     """
     rounds, side = (2, 256) if short else (40, 2048)
     data = pictures(BATCH)
@@ -96,14 +96,36 @@ def floor(short: bool) -> Numbers:
             net = place(network(name, data), resolve(Hardware())).train(learns)
             way = f"{name}, forward and backward" if learns else f"{name}, forward"
             ways[way] = partial(_pass, net, images, labels, learns)
-    times = compare(ways, "matrix product", rounds)
-    pace = {way: _work(ways[way]) / ratio.seconds for way, ratio in times.items()}
-    fastest = pace.pop("matrix product")
-    found: Numbers = {
-        way: {"arithmetic": round(each / fastest, 3), "convolutions": round(_convolving(ways[way]), 3)}
-        for way, each in pace.items()
+    single = {
+        f"{width} channels, {side}x{side}": _passes(width, side) for width, side in ((32, 32), (64, 16), (128, 8))
     }
-    return {"matrix product": {"GFLOP/s": round(fastest / 1e9, 1)}} | found
+    ways |= {f"{what}: {name}": way for what, passes in single.items() for name, way in passes.items()}
+    times = compare(ways, "matrix product", rounds)
+    fastest = _work(ways["matrix product"]) / times["matrix product"].seconds
+    pace = {way: round(_work(ways[way]) / ratio.seconds / fastest, 3) for way, ratio in times.items()}
+    found: Numbers = {"matrix product": {"GFLOP/s": round(fastest / 1e9, 1)}}
+    for way in ways:
+        if way.endswith("ward"):
+            found[way] = {"arithmetic": pace[way], "convolutions": round(_convolving(ways[way]), 3)}
+    return found | {what: {name: pace[f"{what}: {name}"] for name in passes} for what, passes in single.items()}
+
+
+def _passes(width: int, side: int) -> dict[str, Callable[[], object]]:
+    """A convolution's forward, and its two gradients."""
+    inputs, gradient = (
+        t.contiguous(memory_format=torch.channels_last) for t in torch.randn(2, BATCH, width, side, side)
+    )
+    weight = torch.randn(width, width, 3, 3).contiguous(memory_format=torch.channels_last)
+
+    def back(*wanted: bool) -> object:
+        how = (1, 1), (1, 1), (1, 1), False, (0, 0), 1
+        return torch.ops.aten.convolution_backward(gradient, inputs, weight, None, *how, wanted)
+
+    return {
+        "values": lambda: conv2d(inputs, weight, padding=1),
+        "gradients of inputs": lambda: back(True, False, False),
+        "gradients of weights": lambda: back(False, True, False),
+    }
 
 
 def _pass(net: Tapped, images: Tensor, labels: Tensor, learns: bool) -> None:

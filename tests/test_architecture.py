@@ -89,7 +89,7 @@ def test_no_circle_among_modules() -> None:
 
 def test_there_is_one_training_loop() -> None:
     backward = [p for p in FILES if ".backward(" in p.read_text()]
-    assert [str(p.relative_to(SRC)) for p in backward] == ["training/fit.py"]
+    assert [str(p.relative_to(SRC)) for p in backward] == ["training/loop.py"]
 
 
 def test_no_code_tests_a_methods_name() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.models.attach import attach_after, attach_before, attach_beside, classifier_of, detach
+from tutelage.models.attach import attach_after, attach_before, attach_beside, classifier_of, detach, layer_of
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 
@@ -55,7 +55,7 @@ def test_what_is_attached_runs_is_copied_and_can_be_taken_off(attach: Any) -> No
     torch.testing.assert_close(network(IMAGES), expected)
     if attach is not attach_beside:
         assert not torch.allclose(twin(IMAGES), network(IMAGES))  # a copy runs its own
-    assert detach(network, "3", "extra") is extra
+    detach(network, "3", "extra")
     assert set(network.state_dict()) == keys
     assert torch.equal(network(IMAGES), before)
 
@@ -89,3 +89,10 @@ def test_a_network_that_was_operated_on_is_tapped_anew() -> None:
     outputs = again.tap(IMAGES, ("hidden", "extra"))
     assert outputs["extra"].shape == (3, 1)
     assert torch.equal(outputs["hidden"], model.tap(IMAGES, ("hidden",))["hidden"])
+
+
+def test_a_layer_of_another_kind_is_refused(refused: Any) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    assert layer_of(network, "1", nn.Linear) is network[1]
+    with refused("'1'", "Linear", "BatchNorm1d"):
+        layer_of(network, "1", nn.BatchNorm1d)

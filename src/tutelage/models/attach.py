@@ -6,7 +6,7 @@ and files treat it as any other part.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.modes import evaluating
 from tutelage.models.roles import first_tensor
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def classifier_of(network: nn.Module, example: Tensor) -> str:
@@ -48,6 +50,21 @@ def classifier_of(network: nn.Module, example: Tensor) -> str:
     )
 
 
+def layer_of(network: nn.Module, name: str, kind: type[Layer]) -> Layer:
+    """The layer of this name.
+
+    Raises:
+        TutelageError: when it is of another kind.
+    """
+    layer = network.get_submodule(name)
+    if not isinstance(layer, kind):
+        raise TutelageError(
+            f"layer {name!r} of {type(network).__name__} is a {type(layer).__name__} and no {kind.__name__}; it was "
+            "changed since"
+        )
+    return layer
+
+
 def attach_after(network: nn.Module, layer: str, name: str, module: nn.Module) -> None:
     """From now on ``module(output)`` takes the place of what the layer gives."""
     _child(network, layer, name, module).register_forward_hook(_After(name))
@@ -63,15 +80,13 @@ def attach_beside(network: nn.Module, layer: str, name: str, module: nn.Module) 
     _child(network, layer, name, module).register_forward_hook(_Beside(name))
 
 
-def detach(network: nn.Module, layer: str, name: str) -> nn.Module:
-    """Take the module from the layer again, which is then as it was before; gives the module."""
+def detach(network: nn.Module, layer: str, name: str) -> None:
+    """Take the module from the layer again, which is then as it was before."""
     at = network.get_submodule(layer)
-    module: nn.Module = at.get_submodule(name)
     for hooks in (at._forward_hooks, at._forward_pre_hooks):
         for key in [key for key, hook in hooks.items() if getattr(hook, "name", None) == name]:
             del hooks[key]
     delattr(at, name)
-    return module
 
 
 def _child(network: nn.Module, layer: str, name: str, module: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tutelage.models.attach import attach_beside, classifier_of
+from tutelage.models.attach import attach_beside, classifier_of, layer_of
 
 ABSTAIN = "abstain"
 """The role of the logit of not answering, (B, 1)."""
@@ -25,8 +25,7 @@ def operate(network: nn.Module, example: Tensor) -> nn.Module:
         TutelageError: when it has no such classifier, or abstains already.
     """
     layer = classifier_of(network, example)
-    classifier = network.get_submodule(layer)
-    assert isinstance(classifier, nn.Linear)
+    classifier = layer_of(network, layer, nn.Linear)
     attach_beside(network, layer, ABSTAIN, nn.Linear(classifier.in_features, 1, dtype=classifier.weight.dtype))
     network.roles = {**getattr(network, "roles", {}), ABSTAIN: f"{layer}.{ABSTAIN}"}  # type: ignore[assignment]
     network.surgery = (*getattr(network, "surgery", ()), {"operation": "abstain"})  # type: ignore[assignment]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
-from tutelage.models.attach import attach_after, attach_before, classifier_of, detach
+from tutelage.models.attach import attach_after, attach_before, classifier_of, detach, layer_of
 
 _NAME = "final_bn"
 POSITIONS = {"logits": attach_after, "penultimate": attach_before}
@@ -39,7 +39,7 @@ def operate(
             f"the momentum of the final batch normalisation lies in (0, 1], got {momentum}; 0.1 is usual"
         )
     layer = classifier_of(network, example)
-    classifier = _linear(network, layer)
+    classifier = layer_of(network, layer, nn.Linear)
     width = classifier.out_features if position == "logits" else classifier.in_features
     norm = nn.BatchNorm1d(width, momentum=momentum, affine=bool(affine), dtype=classifier.weight.dtype)
     POSITIONS[position](network, layer, _NAME, norm)
@@ -54,10 +54,10 @@ def remove(network: nn.Module) -> nn.BatchNorm1d:
     That is another function: ``fold`` keeps it. Gives the layer.
     """
     layer, _ = _where(network)
-    norm = detach(network, layer, _NAME)
+    norm = layer_of(network, f"{layer}.{_NAME}", nn.BatchNorm1d)
+    detach(network, layer, _NAME)
     done = getattr(network, "surgery", ())
     network.surgery = tuple(each for each in done if each["operation"] != _NAME)  # type: ignore[assignment]
-    assert isinstance(norm, nn.BatchNorm1d)
     return norm
 
 
@@ -70,13 +70,10 @@ def fold(network: nn.Module) -> nn.Module:
     """
     plain = copy.deepcopy(network)
     layer, position = _where(plain)
-    norm, classifier = remove(plain), _linear(plain, layer)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    mean, variance = norm.running_mean.double(), norm.running_var.double()
-    a = (variance + norm.eps).rsqrt() * (norm.weight.double() if norm.affine else 1.0)
-    c = (norm.bias.double() if norm.affine else 0.0) - a * mean
+    norm, classifier = remove(plain).double().eval(), layer_of(plain, layer, nn.Linear)
     weight = classifier.weight.double()
+    c = norm(weight.new_zeros(1, norm.num_features))[0]
+    a = norm(weight.new_ones(1, norm.num_features))[0] - c
     bias = classifier.bias.double() if classifier.bias is not None else weight.new_zeros(len(weight))
     folded = (a[:, None] * weight, a * bias + c) if position == "logits" else (weight * a, bias + weight @ c)
     classifier.weight.copy_(folded[0])
@@ -93,9 +90,3 @@ def _where(network: nn.Module) -> tuple[str, str]:
             f"{type(network).__name__} has no final batch normalisation; give it one by method=final_bn"
         )
     return layers[0], done[0]["position"]
-
-
-def _linear(network: nn.Module, layer: str) -> nn.Linear:
-    classifier = network.get_submodule(layer)
-    assert isinstance(classifier, nn.Linear)
-    return classifier
