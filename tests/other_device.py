@@ -30,6 +30,7 @@ from torch.utils.backend_registration import _DummyBackendModule, _setup_private
 
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, Split, Views
+from tutelage.data.loader import Batches
 from tutelage.methods import find
 from tutelage.models.gan import DCGAN
 from tutelage.models.generator import Generator
@@ -129,6 +130,9 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     device = kwargs.get("device")
     if not far and not is_far(device):
         return func(*args, **kwargs)
+    moved = name in MOVES and any(isinstance(value, Tensor) and not isinstance(value, Far) for value in flat)
+    if moved and not kwargs.get("non_blocking") and (is_far(device) or name == "copy_"):
+        watch.note(f"{name} from the host")
     if any(isinstance(value, torch.Generator) for value in flat):
         raise RuntimeError(f"{name}: a generator of the host for a tensor that is elsewhere")
     _check_places(name, flat, far)
@@ -173,6 +177,7 @@ class Makes(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         made = func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor)
         if made and is_far(kwargs.get("device")):
+            watch.note("numbers of the host")
             return func(*args, **kwargs | {"device": "cpu"}).to(kwargs["device"])
         return func(*args, **kwargs)
 
@@ -189,7 +194,7 @@ def copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Ten
 
 
 def only_steps_count() -> None:
-    """Watch each epoch, but not its looks for NaN, its means and the held-out part."""
+    """Watch each epoch, but not its draws, its looks for NaN, its means and the held-out part."""
 
     def during(on: bool, owner: type, name: str) -> None:
         function: Callable[..., Any] = getattr(owner, name)
@@ -204,6 +209,7 @@ def only_steps_count() -> None:
     for name in ("_check_finite", "_check_weights", "_validate"):
         during(False, Loop, name)
     during(False, Meter, "means")
+    during(False, Batches, "_draw")  # once an epoch
 
 
 def data() -> Data:

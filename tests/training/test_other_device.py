@@ -28,7 +28,8 @@ with o.Computes(), o.Makes(), o.watch.set(True):
             continue
         raise AssertionError
     waits = (lambda: float(there.sum()), lambda: there[there > 0], there.cpu, lambda: bool((there > 0).all()),
-             lambda: there.nonzero(), lambda: there[torch.tensor([1, 2])], there.tolist, lambda: here.copy_(there))
+             lambda: there.nonzero(), lambda: there[torch.tensor([1, 2])], there.tolist, lambda: here.copy_(there),
+             lambda: here.to(o.NAME), lambda: torch.tensor([1.0], device=o.NAME), lambda: there.copy_(here))
     for number, wait in enumerate(waits):
         o.watch.seen.clear()
         wait()

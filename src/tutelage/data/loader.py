@@ -69,7 +69,7 @@ class Batches:
         self._index, self._numbers = split.index.to(self.device), split.index.cpu()
         self._labels = split.labels.to(self.device)
         self._images = split.images.to(self.device) if isinstance(split.images, Tensor) else split.images
-        self._drawn: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
+        self._drawn: tuple[int, list[Tensor], list[Tensor]] | None = None
 
     def __len__(self) -> int:
         return self._steps
@@ -96,8 +96,7 @@ class Batches:
         ``show`` is given each batch's stream, epoch, step and how to make it: others may be shown the same ones.
         Streams are equal only if their batches are.
         """
-        parts = [part[:, self.rank :: self.world] for part in self.places(epoch)]
-        moved = [part.to(self.device) for part in parts]
+        parts, moved = self._draw(epoch)
         pixels = _InTurn(lambda first: self._pixels(moved[0][first:]))
         how = (self.order, self.seed, self.batch_size, self.views, self.second, self.layout, self.device)
         for step in range(len(self)):
@@ -114,12 +113,15 @@ class Batches:
         """
         epoch, step = divmod(number, len(self))
         if self._drawn is None or self._drawn[0] != epoch:
-            self._drawn = epoch, self.places(epoch)
-        parts = [part[:, self.rank :: self.world] for part in self._drawn[1]]
-        drawn = _Drawn.of(parts, step)
-        moved = _Drawn(*(part.to(self.device) for part in drawn))
+            self._drawn = epoch, *self._draw(epoch)
+        drawn, moved = (_Drawn.of(parts, step) for parts in self._drawn[1:])
         images = self._images[(moved if isinstance(self._images, Tensor) else drawn).places].to(self.device)
         return self._batch(drawn, moved, images)
+
+    def _draw(self, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
+        """This process's share of an epoch's draws, here and on the device: moved at once, for a move is a wait."""
+        parts = [part[:, self.rank :: self.world] for part in self.places(epoch)]
+        return parts, [part.to(self.device) for part in parts]
 
     def _batch(self, drawn: _Drawn, moved: _Drawn, images: Tensor) -> Batch:
         return Batch(

@@ -153,7 +153,7 @@ class _Found:
 
 def _moved(values: Tensor, device: torch.device) -> Tensor:
     """On the device, without waiting for what it is doing."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
 
 
 class _File:

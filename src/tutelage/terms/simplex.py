@@ -45,14 +45,13 @@ def gaussian_simplex(
     apart = outputs - mean[hard.clamp(min=0)]
     variance = share @ apart.square()
     bounded = variance.clamp(min=FLOOR)
-    log_volume = bounded.log().sum(1)
+    log_volume, unit = bounded.log().sum(1), torch.eye(size, dtype=outputs.dtype, device=outputs.device)
     if full:
         covariance = torch.einsum("cb,bd,be->cde", share, apart, apart)
-        unit = torch.eye(size, dtype=outputs.dtype, device=outputs.device)
         enough = (count >= 2 * size)[:, None, None]
         whole = torch.where(enough, covariance + FLOOR * unit, unit).slogdet().logabsdet
         log_volume = torch.where(enough[:, 0, 0], whole, log_volume)
-    divergence = variance.sum(1) - log_volume - size + (mean - scale * torch.eye(size).to(mean)).square().sum(1)
+    divergence = variance.sum(1) - log_volume - size + (mean - scale * unit).square().sum(1)
     kurtosis = share @ apart.pow(4) / bounded.square()
     value = divergence + tail * (kurtosis - 3).abs().sum(1)
     counts = count >= FEWEST
