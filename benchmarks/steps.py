@@ -81,7 +81,7 @@ def loader(short: bool) -> Numbers:
 
 
 def floor(short: bool) -> Numbers:
-    """What of a pass is convolutions, and how near those come to a product of large matrices, as fast as it gets.
+    """What of a pass is convolutions, and how near those come to a product of large matrices.
 
     ``arithmetic`` is the float operations a second of a whole pass beside those of the product, and ``convolutions``
     their share of the pass's time. Then the three passes of a convolution of 3x3 by themselves, beside the product too.
