@@ -1,6 +1,6 @@
 """Everything that docs/performance.md says in numbers, measured again.
 
-    python -m benchmarks                    all of it, about forty minutes on two cores
+    python -m benchmarks                    all of it, about an hour on two cores
     python -m benchmarks overhead stored    some of it
     python -m benchmarks --short            only to see that it works
 

@@ -16,12 +16,11 @@ _MEMORY = """
 import resource, sys, time, torch
 from benchmarks.runs import one_epoch
 from benchmarks.setting import network, pictures
-from tutelage.config import Hardware
 data = pictures(int(sys.argv[1]))
 model = network("resnet8x0.5", data)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
-one_epoch(model, None, data, Hardware())
+one_epoch(model, None, data)
 print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter() - start)
 """
 

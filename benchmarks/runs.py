@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.pairs import InRounds, Numbers, as_json, compare
 from benchmarks.setting import BATCH, PAIRS, named, network, optimiser, pictures, research_loop
+from benchmarks.steps import fit_steps
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data, open_data
 from tutelage.errors import TutelageWarning
@@ -35,9 +36,9 @@ SMALL = (("resnet14x0.5", "resnet8x0.5"),)
 NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
 
 
-def one_epoch(student: Tapped, source: Frozen | None, data: Data, hardware: Hardware) -> None:
+def one_epoch(student: Tapped, source: Frozen | None, data: Data) -> None:
     """What a user calls, for an epoch."""
-    fit(_learner(student, source), data=data, recipe=RECIPE.but(epochs=1), hardware=hardware)
+    fit(_learner(student, source), data=data, recipe=RECIPE.but(epochs=1))
 
 
 def epochs(student: Tapped, source: Frozen | None, data: Data, **how: bool) -> InRounds:
@@ -150,22 +151,23 @@ def methods(short: bool) -> Numbers:
 
 
 def stored(short: bool) -> Numbers:
-    """Stored teacher answers beside live ones, an epoch of which all answers are there; and the size of the store."""
-    steps, rounds = (2, 1) if short else (16, 5)
+    """Stored teacher answers beside live ones, step by step, all of them there; and a sample's bytes for all views."""
+    rounds = 2 if short else 40
     found: Numbers = {}
     for names in PAIRS[1:] if short else PAIRS:
-        data = pictures(steps * BATCH)
-        teacher, student = (network(name, data) for name in names)
+        data = pictures(4 * BATCH, views=1)
+        teacher = network(names[0], data)
         with tempfile.TemporaryDirectory() as folder:
-            kept = Frozen(teacher, store=AnswerStore(folder, data))
-            ways = {
-                "live": lambda s=student, t=teacher, d=data: one_epoch(s, Frozen(t), d, Hardware()),
-                "stored": lambda s=student, k=kept, d=data: one_epoch(s, k, d, Hardware()),
-                "plain": lambda s=student, d=data: one_epoch(s, None, d, Hardware()),
-            }
-            entry = as_json(compare(ways, "live", rounds))
-            (file,) = Path(folder).iterdir()
-            entry["bytes a sample"] = round(file.stat().st_size / len(data.train))
+            kept = Frozen(teacher, store=AnswerStore(Path(folder, "one"), data))
+            sources = {"live": Frozen(teacher), "stored": kept, "plain": None}
+            ways = {way: fit_steps(network(names[1], data), of, data, Hardware()) for way, of in sources.items()}
+            entry = as_json(compare(ways, "live", rounds, warm_up=len(data.train) // BATCH + 1))
+            for step in ways.values():
+                step.end()
+            whole = pictures(BATCH)
+            one_epoch(network(names[1], data), Frozen(teacher, store=AnswerStore(Path(folder, "all"), whole)), whole)
+            (file,) = Path(folder, "all").iterdir()
+            entry["bytes a sample"] = round(file.stat().st_size / len(whole.train))
         found[named(names)] = entry
     return found
 
