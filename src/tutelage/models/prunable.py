@@ -172,15 +172,15 @@ def take_over(network: nn.Module, group: Group, elimination: Elimination) -> Non
     transfer = elimination.transfer
     between = transfer[: group.units, : group.units]
     for name, columns in group.consumers.items():
-        consumer = network.get_submodule(name)
-        assert isinstance(consumer, nn.Conv2d | nn.Linear)
-        weight = consumer.weight.cpu().double().reshape(*consumer.weight.shape[:2], -1)
+        consumer = dict(network.get_submodule(name).named_parameters())
+        weight = consumer["weight"].cpu().double().reshape(*consumer["weight"].shape[:2], -1)
         places = columns.cpu()
         units = weight[:, places]  # (outputs, units, positions, kernel)
         weight[:, places] = torch.einsum("oupk,uv->ovpk", units, between)
-        consumer.weight.copy_(weight.view(consumer.weight.shape))
-        if len(transfer) > group.units and consumer.bias is not None:
-            consumer.bias += torch.einsum("oupk,u->o", units, transfer[: group.units, -1]).to(consumer.bias)
+        consumer["weight"].copy_(weight.view(consumer["weight"].shape))
+        if len(transfer) > group.units and "bias" in consumer:
+            constant = torch.einsum("oupk,u->o", units, transfer[: group.units, -1])
+            consumer["bias"].add_(constant.to(consumer["bias"]))
 
 
 def drop(network: nn.Module, group: Group, removed: Iterable[int]) -> None:
