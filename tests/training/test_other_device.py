@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch.utils import backend_registration
 
 from tutelage.methods import installed
 
-pytest.importorskip("torch.utils.backend_registration", reason="this torch cannot be told of a device by Python alone")
+pytestmark = pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch cannot be told of a device by Python alone",
+)
 SCRIPT = Path(__file__).parents[1] / "other_device.py"
 
 
