@@ -90,24 +90,22 @@ def floor(short: bool) -> Numbers:
     data = pictures(BATCH)
     ((images, labels),) = as_batches(data, BATCH, 1)
     left, right = torch.randn(2, side, side)
-    ways: dict[str, Callable[[], object]] = {"matrix product": lambda: left @ right}
+    whole: dict[str, Callable[[], object]] = {}
     for teacher, student in PAIRS[1:] if short else PAIRS:
-        for name, learns in ((teacher, False), (student, True)):
+        for name, learns, what in ((teacher, False, "forward"), (student, True, "forward and backward")):
             net = place(network(name, data), resolve(Hardware())).train(learns)
-            way = f"{name}, forward and backward" if learns else f"{name}, forward"
-            ways[way] = partial(_pass, net, images, labels, learns)
+            whole[f"{name}, {what}"] = partial(_pass, net, images, labels, learns)
     single = {
         f"{width} channels, {side}x{side}": _passes(width, side) for width, side in ((32, 32), (64, 16), (128, 8))
     }
-    ways |= {f"{what}: {name}": way for what, passes in single.items() for name, way in passes.items()}
+    ways = {"matrix product": lambda: left @ right} | whole
+    ways |= {f"{layer}: {name}": way for layer, passes in single.items() for name, way in passes.items()}
     times = compare(ways, "matrix product", rounds)
     fastest = _work(ways["matrix product"]) / times["matrix product"].seconds
     pace = {way: round(_work(ways[way]) / ratio.seconds / fastest, 3) for way, ratio in times.items()}
     found: Numbers = {"matrix product": {"GFLOP/s": round(fastest / 1e9, 1)}}
-    for way in ways:
-        if way.endswith("ward"):
-            found[way] = {"arithmetic": pace[way], "convolutions": round(_convolving(ways[way]), 3)}
-    return found | {what: {name: pace[f"{what}: {name}"] for name in passes} for what, passes in single.items()}
+    found |= {way: {"arithmetic": pace[way], "convolutions": round(_convolving(whole[way]), 3)} for way in whole}
+    return found | {layer: {name: pace[f"{layer}: {name}"] for name in passes} for layer, passes in single.items()}
 
 
 def _passes(width: int, side: int) -> dict[str, Callable[[], object]]:

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -71,7 +71,8 @@ class Recipe(Fields):
         return value
 
 
-Compile = bool | Literal["auto", "reduce-overhead", "max-autotune"]
+CompileWhen = Literal["auto", "reduce-overhead", "max-autotune"]
+Compile = bool | CompileWhen
 
 
 class Hardware(Fields):
@@ -92,8 +93,9 @@ class Hardware(Fields):
     @field_validator("compile", mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
-        if isinstance(value, str) and value not in ("true", "false", "auto", "reduce-overhead", "max-autotune"):
-            raise ValueError("say true, false, auto, reduce-overhead or max-autotune")
+        known = ("true", "false", *get_args(CompileWhen))
+        if isinstance(value, str) and value not in known:
+            raise ValueError(f"say {', '.join(known[:-1])} or {known[-1]}")
         return value
 
 
