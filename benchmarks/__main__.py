@@ -1,10 +1,11 @@
 """Everything that docs/performance.md says in numbers, measured again.
 
-    python -m benchmarks                    all of it, about an hour on two cores
+    python -m benchmarks                    all of it, an hour and a half on two cores
     python -m benchmarks overhead stored    some of it
     python -m benchmarks --short            only to see that it works
 
-Each writes ``benchmarks/results/NAME.json``, with the machine in it; ``--short`` writes nothing.
+Each writes ``benchmarks/results/NAME.json``, with the machine in it, where there is a GPU ``results/gpu/NAME.json``;
+``--short`` writes nothing. Networks are on the GPU, then, but for what is about the processor (``floor``).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from benchmarks.pairs import Numbers
 from benchmarks.processes import imports, memory
 from benchmarks.repositories import repositories
 from benchmarks.runs import accuracy, methods, research, stored, study
-from benchmarks.steps import compiled, floor, loader, overhead
+from benchmarks.setting import device
+from benchmarks.steps import compiled, floor, loader, overhead, precision
+from benchmarks.students import students
 
 HERE = Path(__file__).resolve().parent
 
@@ -33,12 +36,14 @@ PARTS: dict[str, Callable[[bool], Numbers]] = {
         overhead,
         floor,
         loader,
+        precision,
         compiled,
         research,
         repositories,
         accuracy,
         methods,
         stored,
+        students,
         study,
         memory,
         imports,
@@ -55,7 +60,8 @@ def machine() -> Numbers:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = f"{models[0]}, {len(models)} of its threads" if models else cpu
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    there = device()
+    gpu = None if there.type == "cpu" else torch.cuda.get_device_name() if there.type == "cuda" else there.type
     return {
         "processor": cpu,
         "gpu": gpu,
@@ -72,12 +78,14 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="as little as shows that it works")
     given = parser.parse_args()
     console = Console()
+    folder = HERE / "results" / ("" if device().type == "cpu" else "gpu")
     for name in given.parts or PARTS:
         found = PARTS[name](given.short)
         console.print(_table(name, found))
         if not given.short:
             told = {"command": f"python -m benchmarks {name}", "machine": machine(), "measured": found}
-            (HERE / "results" / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            folder.mkdir(exist_ok=True)
+            (folder / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def _table(name: str, found: Numbers) -> Table:

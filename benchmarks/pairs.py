@@ -84,23 +84,36 @@ class InRounds:
 
 
 class Beat:
-    """A seat in ``fit`` that ends a round with each step."""
+    """A seat in ``fit`` that tells of the end of each step."""
 
     waited = 0.0
 
-    def __init__(self, end_round: Callable[[], None]) -> None:
-        self._end_round, self._first = end_round, True
+    def __init__(self, end_step: Callable[[], None]) -> None:
+        self._end_step, self._first = end_step, True
 
     def show(self, stream: Hashable, epoch: int, step: int, make: Callable[[], Batch]) -> Batch:
         """The step's own batch."""
         if not self._first:
-            self._end_round()
+            self._end_step()
         self._first = False
         return make()
 
 
+def every(steps: int, end_round: Callable[[], None]) -> Callable[[], None]:
+    """What ends a step, where so many of them are a round."""
+    done = 0
+
+    def end_step() -> None:
+        nonlocal done
+        done += 1
+        if done % steps == 0:
+            end_round()
+
+    return end_step
+
+
 def timed(thing: Callable[[], object]) -> float:
-    """How many seconds it takes, to the end of what a GPU was told."""
+    """How many seconds it takes, to the end of what an accelerator was told."""
     _wait()
     start = time.perf_counter()
     thing()
@@ -109,8 +122,8 @@ def timed(thing: Callable[[], object]) -> float:
 
 
 def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def _ratio(taken: list[float], reference: list[float]) -> Ratio:

@@ -62,7 +62,7 @@ def _checkout() -> Path | None:
 def _from_repdistiller(name: str, data: Data) -> Tapped:
     from models import model_dict
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Tapped(model_dict[name.replace("-", "_")](num_classes=data.num_classes), *data.mean_std)
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.pairs import InRounds, Numbers, as_json, compare
-from benchmarks.setting import BATCH, PAIRS, named, network, optimiser, pictures, research_loop
+from benchmarks.setting import BATCH, PAIRS, SMALL, device, named, network, optimiser, pictures, research_loop
 from benchmarks.steps import fit_steps
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data, open_data
@@ -32,7 +32,6 @@ from tutelage.terms import CrossEntropy, labels_and_soft_targets
 from tutelage.training import Learner, Run, fit
 
 RECIPE = Recipe(batch_size=BATCH, schedule="constant")
-SMALL = (("resnet14x0.5", "resnet8x0.5"),)
 NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
 
 
@@ -68,7 +67,9 @@ def research(short: bool) -> Numbers:
 
 def _research(names: tuple[str, str], steps: int, rounds: int, compile_: bool) -> Numbers:
     data = pictures(steps * BATCH, views=1)
-    teacher, student = (network(name, data).module.to(memory_format=torch.contiguous_format) for name in names)
+    teacher, student = (
+        network(name, data).module.to(device(), memory_format=torch.contiguous_format) for name in names
+    )
     theirs = {"research loop": partial(research_loop, student, teacher, data, BATCH, 2)}
     with ways_of(names, data, partial(network, data=data), compile_) as ours:
         return as_json(compare(theirs | ours, "research loop", rounds))
@@ -117,7 +118,10 @@ def _accuracy(names: tuple[str, str], seeds: int, length: int) -> Numbers:
     found: dict[str, list[float]] = {"research loop": [], "fit": []}
     for seed in range(seeds):
         student = network(names[1], data, seed)
-        theirs, torn = deepcopy(student), deepcopy(teacher.module).to(memory_format=torch.contiguous_format)
+        theirs, torn = (
+            deepcopy(student).to(device()),
+            deepcopy(teacher.module).to(memory_format=torch.contiguous_format),
+        )
         torch.manual_seed(seed)
         steps = optimiser(theirs.module)
         for epoch in range(length):
@@ -128,7 +132,7 @@ def _accuracy(names: tuple[str, str], seeds: int, length: int) -> Numbers:
         learner = Learner(student, Frozen(teacher), labels_and_soft_targets(0.9))
         fit(learner, data=data, recipe=recipe, seed=seed)
         for way, net in (("research loop", theirs), ("fit", student)):
-            found[way].append(round(100 * evaluate(net, data, device="cpu")["accuracy"], 2))
+            found[way].append(round(100 * evaluate(net, data, device=device())["accuracy"], 2))
     apart = [round(ours - theirs, 2) for ours, theirs in zip(found["fit"], found["research loop"], strict=True)]
     return {way: ", ".join(map(str, values)) for way, values in {**found, "difference": apart}.items()}
 

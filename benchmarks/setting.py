@@ -13,18 +13,36 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from tutelage.config import Hardware
 from tutelage.data import Data, Split, Views
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
+from tutelage.training.hardware import autocast, resolve
 
 TEMPERATURE, ALPHA = 4.0, 0.9
 PAIRS = (("wrn-40-2", "wrn-16-2"), ("resnet56", "resnet20"))
+SMALL = (("resnet14x0.5", "resnet8x0.5"),)
 BATCH = 64
 
 
-def named(pair: tuple[str, str]) -> str:
-    """A teacher and its student."""
-    return " teaches ".join(pair)
+def device() -> torch.device:
+    """Where it is measured: on a GPU if there is one."""
+    return torch.device(resolve(Hardware()).device)
+
+
+def sizes() -> tuple[int, ...]:
+    """How large the batches of single steps are."""
+    return (BATCH,) if device().type == "cpu" else (128, 512)
+
+
+def steps_a_round() -> int:
+    """How many steps are timed at once: on a GPU several, which is told of one while it still does the last."""
+    return 1 if device().type == "cpu" else 10
+
+
+def named(pair: tuple[str, str], size: int = BATCH) -> str:
+    """A teacher and its student, and their batches where these are not the usual ones."""
+    return " teaches ".join(pair) + (f", batches of {size}" if size != BATCH else "")
 
 
 def pictures(samples: int, side: int = 32, classes: int = 10, views: int | None = None) -> Data:
@@ -39,7 +57,7 @@ def pictures(samples: int, side: int = 32, classes: int = 10, views: int | None 
 
 def network(name: str, data: Data, seed: int = 0) -> Tapped:
     """A network for these pictures."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Tapped(
             make_model(name, num_classes=data.num_classes, image_shape=data.image_shape).module, *data.mean_std
@@ -63,6 +81,7 @@ def bare_steps(
     batches: list[tuple[Tensor, Tensor]],
     end_step: Callable[[], None],
     *,
+    hardware: Hardware,
     teacher_first: bool = True,
 ) -> None:
     """The forward, backward and optimiser steps of a distillation, and nothing else at all."""
@@ -70,10 +89,12 @@ def bare_steps(
     student.train()
     teacher.eval()
     for images, labels in cycle(batches):
-        logits = None if teacher_first else student(images)
-        with torch.no_grad():
-            answer = teacher(images)
-        loss = distillation_loss(student(images) if logits is None else logits, answer, labels)
+        with autocast(hardware):
+            logits = None if teacher_first else student(images)
+            with torch.no_grad():
+                answer = teacher(images)
+            logits = student(images) if logits is None else logits
+        loss = distillation_loss(logits.float(), answer.float(), labels)
         steps.zero_grad(set_to_none=True)
         loss.backward()
         steps.step()
@@ -116,12 +137,14 @@ def research_loop(
     steps: torch.optim.Optimizer | None = None,
 ) -> float:
     """An epoch as research code has it: float32, NCHW, a picture at a time, the loss looked at in each step."""
+    there = next(student.parameters()).device
     loader = DataLoader(Pictures(data), batch_size, shuffle=True, num_workers=workers, drop_last=True)
     steps = steps or optimiser(student)
     student.train()
     teacher.eval()
     total, right, seen = 0.0, 0.0, 0
-    for images, labels in loader:
+    for batch in loader:
+        images, labels = (part.to(there) for part in batch)
         with torch.no_grad():
             answer = teacher(images)
         logits = student(images)
@@ -135,9 +158,9 @@ def research_loop(
     return total / seen + right
 
 
-def as_batches(data: Data, batch_size: int, steps: int) -> list[tuple[Tensor, Tensor]]:
+def as_batches(data: Data, batch_size: int, steps: int, there: torch.device) -> list[tuple[Tensor, Tensor]]:
     """Batches made beforehand, for the bare loop."""
-    return list(_batches(data, batch_size, steps))
+    return [(images.to(there), labels.to(there)) for images, labels in _batches(data, batch_size, steps)]
 
 
 def _batches(data: Data, batch_size: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -12,8 +13,20 @@ from torch.nn.functional import conv2d, cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.pairs import Beat, InRounds, Numbers, as_json, compare
-from benchmarks.setting import BATCH, PAIRS, as_batches, bare_steps, named, network, pictures
+from benchmarks.pairs import Beat, InRounds, Numbers, as_json, compare, every
+from benchmarks.setting import (
+    BATCH,
+    PAIRS,
+    SMALL,
+    as_batches,
+    bare_steps,
+    device,
+    named,
+    network,
+    pictures,
+    sizes,
+    steps_a_round,
+)
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.loader import Batches
@@ -24,13 +37,14 @@ from tutelage.training import Learner, fit
 from tutelage.training.hardware import place, resolve
 
 
-def fit_steps(student: Tapped, source: Frozen | None, data: Data, hardware: Hardware) -> InRounds:
-    """``fit`` as a user calls it, a step a round."""
+def fit_steps(student: Tapped, source: Frozen | None, data: Data, hardware: Hardware, size: int = BATCH) -> InRounds:
+    """``fit`` as a user calls it, a step a round (see ``steps_a_round``)."""
     terms = {"ce": CrossEntropy()} if source is None else labels_and_soft_targets(0.9)
-    recipe = Recipe(epochs=1000, batch_size=BATCH, schedule="constant")
+    recipe = Recipe(epochs=10**6, batch_size=size, schedule="constant")
 
     def work(end_round: Callable[[], None]) -> None:
-        fit(Learner(student, source, terms), data=data, recipe=recipe, hardware=hardware, seat=Beat(end_round))
+        beat = Beat(every(steps_a_round(), end_round))
+        fit(Learner(student, source, terms), data=data, recipe=recipe, hardware=hardware, seat=beat)
 
     return InRounds(work)
 
@@ -41,23 +55,58 @@ def overhead(short: bool) -> Numbers:
     They take turns step by step. What an epoch adds once (means, a look at the weights) falls on every eighth. In the
     third way the teacher runs between the student's forward and backward.
     """
-    rounds = 2 if short else 80
-    found: Numbers = {}
-    for names in PAIRS[1:] if short else PAIRS:
-        data = pictures(8 * BATCH)
-        teacher, student = (place(network(name, data), resolve(Hardware())) for name in names)
-        batches = as_batches(data, BATCH, 8)
-        ways = {
-            "bare loop": InRounds(lambda end, s=student, t=teacher, b=batches: bare_steps(s, t, b, end)),
-            "fit": fit_steps(student, Frozen(teacher), data, Hardware()),
-            "bare loop, student first": InRounds(
-                lambda end, s=student, t=teacher, b=batches: bare_steps(s, t, b, end, teacher_first=False)
-            ),
-        }
-        found[named(names)] = as_json(compare(ways, "bare loop", rounds))
+    return {named(names, size): _overhead(names, size, 2 if short else 80) for names, size in _settings(short)}
+
+
+def _settings(short: bool) -> list[tuple[tuple[str, str], int]]:
+    return [(names, size) for names in (SMALL if short else PAIRS) for size in (sizes()[:1] if short else sizes())]
+
+
+def _overhead(names: tuple[str, str], size: int, rounds: int) -> Numbers:
+    data, hardware = pictures(8 * size), resolve(Hardware())
+    teacher, student = (place(network(name, data), hardware) for name in names)
+    batches = as_batches(data, size, 8, device())
+
+    def bare(end_round: Callable[[], None], *, teacher_first: bool) -> None:
+        end_step = every(steps_a_round(), end_round)
+        bare_steps(student, teacher, batches, end_step, hardware=hardware, teacher_first=teacher_first)
+
+    ways = {
+        "bare loop": InRounds(partial(bare, teacher_first=True)),
+        "fit": fit_steps(student, Frozen(teacher), data, Hardware(), size),
+        "bare loop, student first": InRounds(partial(bare, teacher_first=False)),
+    }
+    return _in_turns(ways, "bare loop", rounds)
+
+
+def _in_turns(ways: dict[str, InRounds], against: str, rounds: int) -> Numbers:
+    try:
+        return as_json(compare(ways, against, rounds))
+    finally:
         for way in ways.values():
             way.end()
-    return found
+
+
+def precision(short: bool) -> Numbers:
+    """A step in each precision and layout, beside torch's own default; on a GPU also in its ways of compiling."""
+    return {named(names, size): _precision(names, size, short) for names, size in _settings(short)}
+
+
+def _precision(names: tuple[str, str], size: int, short: bool) -> Numbers:
+    asked = {
+        f"{kind}, {'channels-last' if last else 'NCHW'}": Hardware(precision=kind, channels_last=last)
+        for kind in ("float32", "bfloat16")
+        for last in (False, True)
+    }
+    if device().type != "cpu" and not short:
+        best = Hardware(precision="bfloat16", channels_last=True)
+        asked |= {f"bfloat16, channels-last, compile={how}": best.but(compile=how) for how in (True, "reduce-overhead")}
+    data = pictures(8 * size)
+    ways = {}
+    for way, hardware in asked.items():
+        teacher, student = (network(name, data) for name in names)
+        ways[way] = fit_steps(student, Frozen(teacher), data, hardware, size)
+    return _in_turns(ways, "float32, NCHW", 2 if short else 8)
 
 
 def loader(short: bool) -> Numbers:
@@ -66,34 +115,34 @@ def loader(short: bool) -> Numbers:
     data = pictures(8 * BATCH)
 
     def batches(end_round: Callable[[], None]) -> None:
-        made = Batches(data.train, batch_size=BATCH, views=data.views, layout=torch.channels_last)
-        for epoch in range(1000):
+        made = Batches(data.train, batch_size=BATCH, views=data.views, layout=torch.channels_last, device=device())
+        end_step = every(steps_a_round(), end_round)
+        for epoch in count():
             for _ in made.epoch(epoch):
-                end_round()
+                end_step()
 
     found: Numbers = {}
     for _, name in PAIRS[1:] if short else PAIRS:
         ways = {"fit, plain": fit_steps(network(name, data), None, data, Hardware()), "batches": InRounds(batches)}
-        found[name] = as_json(compare(ways, "fit, plain", rounds))
-        for way in ways.values():
-            way.end()
+        found[name] = _in_turns(ways, "fit, plain", rounds)
     return found
 
 
 def floor(short: bool) -> Numbers:
-    """What of a pass is convolutions, and how near those come to a product of large matrices.
+    """What of a pass is convolutions, and how near those come to a product of large matrices, on the processor.
 
     ``arithmetic`` is the float operations a second of a whole pass beside those of the product, and ``convolutions``
     their share of the pass's time. Then the three passes of a convolution of 3x3 by themselves, beside the product too.
     """
     rounds, side = (2, 256) if short else (40, 2048)
     data = pictures(BATCH)
-    ((images, labels),) = as_batches(data, BATCH, 1)
+    processor = resolve(Hardware(device="cpu"))
+    ((images, labels),) = as_batches(data, BATCH, 1, torch.device("cpu"))
     left, right = torch.randn(2, side, side)
     whole: dict[str, Callable[[], object]] = {}
     for teacher, student in PAIRS[1:] if short else PAIRS:
         for name, learns, what in ((teacher, False, "forward"), (student, True, "forward and backward")):
-            net = place(network(name, data), resolve(Hardware())).train(learns)
+            net = place(network(name, data), processor).train(learns)
             whole[f"{name}, {what}"] = partial(_pass, net, images, labels, learns)
     single = {
         f"{width} channels, {side}x{side}": _passes(width, side) for width, side in ((32, 32), (64, 16), (128, 8))
@@ -169,7 +218,8 @@ def compiled(short: bool) -> Numbers:
             entry |= as_json(ratios)
             slow, fast = (ratios[f"{what}, {way}"].seconds for way in ("as written", "compiled"))
             entry[f"{what}, warm-up, seconds"] = round(warm_up, 1)
-            entry[f"{what}, pays after steps"] = round(warm_up / (slow - fast)) if slow > fast else "never"
+            saved = (slow - fast) / steps_a_round()
+            entry[f"{what}, pays after steps"] = round(warm_up / saved) if saved > 0 else "never"
             for step in ways.values():
                 step.end()
         found[named(names)] = entry

@@ -1,6 +1,7 @@
 """Fill the tables of docs/performance.md from the raw files of ``python -m benchmarks``.
 
-A table stands between ``<!-- NAME -->`` and ``<!-- end -->`` and is made of ``benchmarks/results/NAME.json``.
+A table stands between ``<!-- NAME -->`` and ``<!-- end -->`` and is made of ``benchmarks/results/NAME.json``, one of
+a GPU between ``<!-- gpu/NAME -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def filled(text: str) -> str:
     """The page with its tables as the raw files have them now."""
-    return re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", lambda found: _table(found[1]), text, flags=re.DOTALL)
+    return re.sub(r"<!-- ([\w/]+) -->\n.*?<!-- end -->", lambda found: _table(found[1]), text, flags=re.DOTALL)
 
 
 def _table(name: str) -> str:
-    raw = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    raw = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     lines = [f"<!-- {name} -->", "", "| | | ratio | quartiles | seconds |", "| --- | --- | --- | --- | --- |"]
     lines += [
         f"| {of} | {what} | {_told(value)} |" for of, row in raw["measured"].items() for what, value in row.items()
