@@ -28,10 +28,12 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, channels, ceil(H / stride), ceil(W / stride))."""
-        out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         # Pixels 0, stride, 2 stride, ...: the centres of the strided convolution's windows, odd sizes too.
         shortcut = x[:, :, :: self.stride, :: self.stride]
-        return F.relu(out + F.pad(shortcut, (0, 0, 0, 0, self.before, self.after)))
+        if self.before or self.after:  # padding by nothing would copy, and its gradient too
+            shortcut = F.pad(shortcut, (0, 0, 0, 0, self.before, self.after))
+        return F.relu(out + shortcut, inplace=True)
 
 
 class ResNet(nn.Module):
@@ -76,7 +78,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) to logits (B, num_classes)."""
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(x.mean((2, 3)))
         return logits

@@ -28,8 +28,8 @@ class WideBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, channels, ceil(H / stride), ceil(W / stride)), not activated."""
-        active = F.relu(self.bn1(x))
-        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active))))
+        active = F.relu(self.bn1(x), inplace=True)
+        out: Tensor = self.conv2(F.relu(self.bn2(self.conv1(active)), inplace=True))
         return out + (x if self.shortcut is None else self.shortcut(active))
 
 
@@ -78,7 +78,7 @@ class WRN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images (B, in_channels, H, W) to logits (B, num_classes)."""
         x = self.block3(self.block2(self.block1(self.conv1(x))))
-        logits: Tensor = self.fc(F.relu(self.bn(x)).mean((2, 3)))
+        logits: Tensor = self.fc(F.relu(self.bn(x), inplace=True).mean((2, 3)))
         return logits
 
 
