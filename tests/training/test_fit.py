@@ -337,12 +337,15 @@ def test_terms_parameters_learn(tiny_data: Data, tiny_model: Net, on_cpu: Hardwa
     assert not torch.equal(seen[0], seen[1])
 
 
-def test_learners_are_in_train_mode_at_every_step(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+@pytest.mark.parametrize("layer", ["", "module.bn2"])
+def test_learners_are_in_train_mode_at_every_step(
+    layer: str, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
     model, modes = tiny_model(), list[bool]()
 
     def disturb(*_: object) -> None:
         modes.append(all(module.training for module in model.modules()))
-        model.eval()  # somebody's term or callback
+        model.get_submodule(layer).eval()  # somebody's term or callback
 
     term = Probe(disturb)
     fit(
@@ -353,6 +356,30 @@ def test_learners_are_in_train_mode_at_every_step(tiny_data: Data, tiny_model: N
         report=lambda _: model.eval() and None,
     )
     assert modes == [True] * 6
+
+
+def test_a_network_may_keep_layers_in_eval_mode_by_its_own_train(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    class Still(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = tiny_model().module
+
+        def train(self, mode: bool = True) -> Still:
+            super().train(mode)
+            self.net.get_submodule("bn1").eval()
+            return self
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            logits: Tensor = self.net(inputs)
+            return logits
+
+    model = Tapped(Still())
+    before = state_of(model)
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    moved = {name.removeprefix("module.net.") for name in changed(before, state_of(model)) if "running" in name}
+    assert moved == {"bn2.running_mean", "bn2.running_var"}
 
 
 def test_the_teacher_is_in_eval_mode_and_untouched_whatever_anyone_calls(

@@ -35,8 +35,9 @@ class Frozen(Source):
     def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
         """The teachers' outputs for this batch."""
         for teacher in self.models:
-            for module in teacher.modules():  # somebody may have called train() on it since the last batch
-                module.training = False
+            for module in teacher.modules():
+                if module.training:  # somebody has called train() on it since the last batch
+                    module.training = False
         with torch.no_grad():
             return Outputs.ensemble(tuple(self._answer(teacher, batch, roles) for teacher in self.models))
 

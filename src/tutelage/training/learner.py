@@ -68,6 +68,7 @@ class Learner:
         """Its terms, as one module: what they own is trained, moved and kept with the learner."""
         if isinstance(sample_weight, nn.Module):
             self.modules["sample_weight"] = sample_weight
+        self._modes: list[tuple[nn.Module, bool]] = []
 
     def views(self, progress: float | None = None) -> tuple[View, ...]:
         """The views that its terms want; with ``progress``, those of terms that count at this point of the run."""
@@ -105,15 +106,17 @@ class Learner:
 
     def train(self) -> None:
         """Train mode, except for the layers that hold weights or buffers of which none learns."""
+        if self._modes and all(module.training is mode for module, mode in self._modes):
+            return  # asked in each step: to look costs a hundredth of what it costs to set
         self.model.train()
         self.modules.train()
-        if self.trains is None:
-            return
-        for prefix, module in self.model.module.named_modules():
-            own = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
-            holds = own or next(module.buffers(recurse=False), None) is not None
-            if holds and not any(self.trains(name) for name in own):
-                module.training = False
+        if self.trains is not None:
+            for prefix, module in self.model.module.named_modules():
+                own = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
+                holds = own or next(module.buffers(recurse=False), None) is not None
+                if holds and not any(self.trains(name) for name in own):
+                    module.training = False
+        self._modes = [(module, module.training) for root in (self.model, self.modules) for module in root.modules()]
 
     def loss(self, lessons: Mapping[View | None, Lesson], progress: float) -> tuple[Tensor, Tensor]:
         """The total (), and each term's unweighted mean (terms,), detached; 0 for a term whose weight is 0.
