@@ -79,16 +79,18 @@ def test_methods_and_seeds_share_the_answers(train: Any, tiny_data: Data, tmp_pa
     assert seed.hits > seed.misses / 4  # nine views a sample, of which the first seed saw four
 
 
-def test_a_configuration_keeps_them_where_it_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_configuration_keeps_them_where_it_says(precision: str, tmp_path: Path) -> None:
     import tutelage
 
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     fields: Any = {"epochs": 2, "per_class": 8, "answers": str(tmp_path), "views": 2, "validation": 0.0}
+    fields["precision"] = precision
     with pytest.warns(UserWarning, match="chance level"):
         result = tutelage.distill(teacher, lambda: student, "digits", answers_as="float16", **fields)
     (file,) = tmp_path.glob("*.answers")
-    assert file.name.endswith("-float32-logits-float16.answers")
+    assert file.name.endswith(f"-{precision}-logits-float16.answers")
     assert result.metrics["data"]["views"] == {"pad": 1, "flip": False, "limit": 2, "count": 2}
     assert "--views 2" in result.metrics["command"]
 

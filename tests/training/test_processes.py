@@ -50,7 +50,8 @@ SCRIPT = textwrap.dedent(
     told = {}
 
     def go(method, folder):
-        common = dict(data=data, out=out / folder, device="cpu", epochs=4, batch_size=16, lr=0.02, seed=5)
+        common = dict(data=data, out=out / folder, epochs=4, batch_size=16, lr=0.02, seed=5)
+        common |= dict(device="cpu", precision="float32")
         if method == "hinton":
             return tutelage.distill(net(1).eval(), net(2), method=method, **common)
         return tutelage.train(net(2), method=method, **common)

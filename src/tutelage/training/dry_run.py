@@ -85,7 +85,8 @@ def _try_terms(learner: Learner, cohort: Mapping[nn.Module, Outputs], batch: Bat
         term, lesson = weighted.term, lessons[weighted.view]
         teacher = lessons[None].student if weighted.between else lesson.teacher
         try:
-            term.build(lesson.student, teacher)
+            with torch.autocast(batch.inputs.device.type, enabled=False):
+                term.build(lesson.student, teacher)
             term.to(batch.inputs.device)
             value = term(lesson.student, teacher, lesson.batch)
         except TutelageError:

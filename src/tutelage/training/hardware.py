@@ -15,16 +15,25 @@ from tutelage.training.processes import Processes
 def resolve(hardware: Hardware, processes: Processes | None = None) -> Hardware:
     """The same with every ``auto`` decided.
 
-    Channels-last on GPUs and CPUs, whose convolutions are faster in it. bfloat16 on a GPU that has it; on a CPU
-    float32, since few have the instructions that make the other pay.
+    Channels-last on GPUs and CPUs, whose convolutions are faster in it. bfloat16 where there are instructions for it,
+    without which it costs many times what float32 does.
     """
     device = _device(hardware.device, processes)
     precision = hardware.precision
     if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        precision = "bfloat16" if _has_bfloat16(device) else "float32"
     channels_last = device.type in ("cuda", "cpu") if hardware.channels_last is None else hardware.channels_last
     resolved: Hardware = hardware.but(device=str(device), precision=precision, channels_last=channels_last)
     return resolved
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
+        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return False
 
 
 def _device(name: str, processes: Processes | None) -> torch.device:

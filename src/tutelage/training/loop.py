@@ -89,7 +89,8 @@ class Loop:
         for model in self.models:
             place(model, hardware)
         self.roles = {learner: _roles_of(learner, learners) for learner in learners}
-        with torch.random.fork_rng(devices=[]):  # what is built draws numbers; training draws the same without it
+        # What is built draws numbers; training draws the same without it.
+        with torch.random.fork_rng(devices=[]), autocast(hardware):
             dry_run(learners, self.roles, data, device)
         for learner in learners:
             learner.modules.to(device)
