@@ -80,7 +80,7 @@ class Hardware(Fields):
 
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the networks' passes (autocast)"
+        default="auto", description="of the networks' passes; auto is bfloat16 where there are instructions for it"
     )
     channels_last: bool | None = Field(default=None, description="channels-last memory layout")
     compile: Compile = Field(

@@ -13,8 +13,8 @@ from tutelage.models.tapped import Tapped
 PAYS_AFTER = 3600.0
 """Seconds of training to come from which compiling saves more than it takes.
 
-On a processor it took 51 and 67 seconds and saved 7 and 2 % (``python -m benchmarks compiled``): that pays after 700
-and 2,700 seconds.
+On a processor it took 10 to 65 seconds and saved 4 to 9 % (``python -m benchmarks compiled``): that pays after 170 to
+1,500 seconds, so that an hour is on the safe side.
 """
 
 FIRST, LAST = 4, 20  # the steps between which one is timed; those before warm up
