@@ -1,6 +1,6 @@
 """Everything that docs/performance.md says in numbers, measured again.
 
-    python -m benchmarks                    all of it, an hour and a half on two cores
+    python -m benchmarks                    all of it, an hour and a quarter on two cores
     python -m benchmarks overhead stored    some of it
     python -m benchmarks --short            only to see that it works
 
@@ -27,6 +27,8 @@ from benchmarks.runs import accuracy, methods, research, stored, study
 from benchmarks.setting import device
 from benchmarks.steps import compiled, floor, loader, overhead, precision
 from benchmarks.students import students
+from tutelage.config import Hardware
+from tutelage.training.hardware import resolve
 
 HERE = Path(__file__).resolve().parent
 
@@ -64,7 +66,9 @@ def machine() -> Numbers:
     gpu = None if there.type == "cpu" else torch.cuda.get_device_name() if there.type == "cuda" else there.type
     return {
         "processor": cpu,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "gpu": gpu,
+        "precision": resolve(Hardware()).precision,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -13,7 +16,7 @@ from torch.nn.functional import conv2d, cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.pairs import Beat, InRounds, Numbers, as_json, compare, every
+from benchmarks.pairs import Beat, InRounds, Numbers, as_json, compare, every, timed
 from benchmarks.setting import (
     BATCH,
     PAIRS,
@@ -200,27 +203,34 @@ def compiled(short: bool) -> Numbers:
 
     The short form is not compiled to machine code, which takes a compiler and minutes.
     """
-    rounds = 2 if short else 24
     found: Numbers = {}
     for names in PAIRS[1:] if short else PAIRS:
-        data = pictures(8 * BATCH)
         entry: Numbers = {}
         for what, taught in (("distilled", True), ("plain", False)):
-            ways = {}
-            for way, compile_ in (("as written", False), ("compiled", not short)):
-                teacher, student = (network(name, data) for name in names)
-                source = Frozen(teacher) if taught else None
-                ways[f"{what}, {way}"] = fit_steps(student, source, data, Hardware(compile=compile_))
-            start = time.perf_counter()
-            ways[f"{what}, compiled"]()
-            warm_up = time.perf_counter() - start
-            ratios = compare(ways, f"{what}, as written", rounds)
-            entry |= as_json(ratios)
-            slow, fast = (ratios[f"{what}, {way}"].seconds for way in ("as written", "compiled"))
-            entry[f"{what}, warm-up, seconds"] = round(warm_up, 1)
-            saved = (slow - fast) / steps_a_round()
-            entry[f"{what}, pays after steps"] = round(warm_up / saved) if saved > 0 else "never"
-            for step in ways.values():
-                step.end()
+            with _nothing_compiled():
+                entry |= {f"{what}, {key}": value for key, value in _compiled(names, taught, short).items()}
         found[named(names)] = entry
     return found
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """Forget what is compiled, on the disk too."""
+    torch.compiler.reset()
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder):
+        yield
+
+
+def _compiled(names: tuple[str, str], taught: bool, short: bool) -> Numbers:
+    data = pictures(8 * BATCH)
+    ways = {}
+    for way, compile_ in (("as written", False), ("compiled", not short)):
+        teacher, student = (network(name, data) for name in names)
+        ways[way] = fit_steps(student, Frozen(teacher) if taught else None, data, Hardware(compile=compile_))
+    warm_up = timed(ways["compiled"])
+    ratios = compare(ways, "as written", 2 if short else 24)
+    for step in ways.values():
+        step.end()
+    saved = (ratios["as written"].seconds - ratios["compiled"].seconds) / steps_a_round()
+    pays = round(warm_up / saved) if saved > 0 else "never"
+    return as_json(ratios) | {"warm-up, seconds": round(warm_up, 1), "pays after steps": pays}

@@ -28,7 +28,7 @@ def _table(name: str) -> str:
         f"| {of} | {what} | {_told(value)} |" for of, row in raw["measured"].items() for what, value in row.items()
     ]
     machine = raw["machine"]
-    on = ", ".join(f"{machine[key]}" for key in ("processor", "gpu") if machine[key])
+    on = ", ".join(machine[key] for key in ("processor", "instructions", "gpu", "precision") if machine.get(key))
     lines += ["", f"`{raw['command']}` on {on}, {machine['threads']} threads, torch {machine['torch']}", "<!-- end -->"]
     return "\n".join(lines)
 
