@@ -144,6 +144,27 @@ def test_what_does_not_fit_is_said_in_one_line(
         fit(*make(tiny_model), data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu)
 
 
+@pytest.mark.parametrize("teaches", [False, True])
+def test_what_bfloat16_is_not_made_for_is_told_of_the_other_precision(
+    teaches: bool, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
+) -> None:
+    class ThroughNumpy(nn.Linear):
+        def forward(self, inputs: Tensor) -> Tensor:
+            logits = super().forward(inputs.flatten(1))
+            logits.detach().numpy()  # has no bfloat16
+            return logits
+
+    through = Tapped(ThroughNumpy(64, 4))
+    learner = (
+        Learner(tiny_model(), Frozen(through), {"kd": SoftTargets()})
+        if teaches
+        else Learner(through, None, {"ce": CrossEntropy()})
+    )
+    with refused("learner 'student'", "BFloat16; try --precision float32"):
+        fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu.but(precision="bfloat16"))
+    fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu)
+
+
 def test_a_model_that_is_its_own_frozen_teacher(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
 ) -> None:

@@ -61,8 +61,13 @@ def _outputs(who: str, model: nn.Module, batch: Batch, roles: Sequence[str]) -> 
         raise
     except _NOT_OURS as error:
         shape = tuple(batch.inputs.shape[1:])
-        raise TutelageError(f"{who} cannot take images of shape {shape}: {one_line(error)}") from error
+        raise TutelageError(f"{who} cannot take images of shape {shape}: {_because(error)}") from error
     return outputs
+
+
+def _because(error: Exception) -> str:
+    said = one_line(error)
+    return f"{said}; try --precision float32" if "BFloat16" in said else said
 
 
 def _check_classes(who: str, outputs: Outputs, data: Data) -> None:
@@ -112,7 +117,7 @@ def _teacher(
     except _NOT_OURS as error:
         shape = tuple(batch.inputs.shape[1:])
         raise TutelageError(
-            f"the source of learner {learner.name!r} cannot teach on images of shape {shape}: {one_line(error)}"
+            f"the source of learner {learner.name!r} cannot teach on images of shape {shape}: {_because(error)}"
         ) from error
     _check_classes(f"the teacher of learner {learner.name!r}", teacher, data)
     return teacher
