@@ -34,7 +34,7 @@ DEMO_HEAD = """\
 
 `tutelage demo`: real handwritten digits (1,797 of them, 8 x 8, from scikit-learn), 40 % of the training labels wrong,
 no augmentation. `resnet8x0.5` students (channels 8-16-32) under a `resnet14x0.5` teacher that was trained on the same
-labels; 20 epochs, three paired seeds, last epoch, CPU, torch 2.13.
+labels; 20 epochs, three paired seeds, last epoch, float32 on a CPU, torch 2.13.
 FitNets' and FSP's two stages share the 20 epochs; DML trains two nets, so it costs twice as much, and ONE three last
 stages. Test labels are clean. Mean ± half of the 95 % t interval over seeds; the gain is the mean of paired
 differences, in points.
