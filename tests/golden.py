@@ -1,0 +1,101 @@
+"""Six short runs whose students and numbers must never change: prints the hashes and the results as JSON.
+
+``python -m tests.golden FOLDER > tests/golden.json`` records them anew, which only a deliberate change of numbers may do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+GOLDEN = Path(__file__).with_suffix(".json")
+
+# Kernels round differently on processors with other instructions, and with other numbers of threads.
+ENVIRONMENT = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_CBWR": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+SHORT: dict[str, Any] = {
+    "epochs": 2,
+    "per_class": 30,
+    "batch_size": 32,
+    "device": "cpu",
+    "precision": "float32",
+    "noise": "0.2",
+}
+GAN = SHORT | {"epochs": 1, "noise": None}
+CRITIC = {"critic_width": 0.1, "critic_steps": 2}
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """Train and describe: by method, the SHA-256 of the student's file and the numbers that do not depend on time."""
+    import torch
+
+    import tutelage
+
+    torch.set_num_threads(1)
+    teacher = folder / "teacher"
+    runs = {"plain": tutelage.train("resnet14x0.5", "digits", out=teacher, **SHORT)}
+    for method in ("hinton", "fitnet", "dml", "pdiff"):
+        taught = [] if method in ("dml", "pdiff") else [str(teacher)]
+        runs[method] = tutelage.distill(
+            taught, "resnet8x0.5", "digits", method=method, out=folder / method, **SHORT | {"seed": 1}
+        )
+    generator = tutelage.train(
+        "dcganx0.2", "digits", out=folder / "generator", **GAN | {"method": "akdg", "settings": CRITIC | {"weight": 0}}
+    )
+    runs["akdg"] = tutelage.distill(
+        str(generator.folder), "mlp-ganx0.1", "digits", method="akdg", out=folder / "akdg", settings=CRITIC, **GAN
+    )
+    return {name: _described(run) for name, run in runs.items()}
+
+
+def _described(run: Any) -> dict[str, Any]:
+    file = run.folder / "student.safetensors"
+    result = json.loads((run.folder / "result.json").read_text())
+    kept = {key: result[key] for key in ("settings", "test", "train", "forward_passes", "selected") if key in result}
+    return {"student": hashlib.sha256(file.read_bytes()).hexdigest(), "result": kept}
+
+
+def in_fixed_environment(folder: Path) -> dict[str, Any]:
+    """``record`` in a process of its own, in which kernels and threads are those of the stored numbers."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.golden", "--record", str(folder)],
+        env={**os.environ, **ENVIRONMENT},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    recorded: dict[str, Any] = json.loads(done.stdout)
+    return recorded
+
+
+def made_with() -> dict[str, str]:
+    """The software that the numbers depend on."""
+    import torch
+
+    return {"torch": torch.__version__, "machine": platform.machine()}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--record":
+        print(json.dumps(record(Path(sys.argv[2]))))
+    else:
+        print(
+            json.dumps(
+                {"made_with": made_with(), "runs": in_fixed_environment(Path(sys.argv[1]))}, indent=1, sort_keys=True
+            )
+        )

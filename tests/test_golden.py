@@ -1,0 +1,52 @@
+"""No change of the code moves a number of an existing run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.golden import GOLDEN, in_fixed_environment, made_with
+
+pytestmark = pytest.mark.skipif(
+    not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="the stored numbers are of AVX2 kernels"
+)
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, Any]:
+    golden: dict[str, Any] = json.loads(GOLDEN.read_text())
+    if made_with() != golden["made_with"]:
+        pytest.skip(f"the stored numbers are of {golden['made_with']}, this is {made_with()}")
+    return golden["runs"]  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def runs(stored: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return in_fixed_environment(tmp_path_factory.mktemp("golden"))
+
+
+@pytest.mark.parametrize("method", ["plain", "hinton", "fitnet", "dml", "pdiff", "akdg"])
+def test_students_and_results_are_those_that_are_stored(
+    method: str, stored: dict[str, Any], runs: dict[str, Any]
+) -> None:
+    _same(runs[method]["result"], stored[method]["result"], method)
+    assert runs[method]["student"] == stored[method]["student"]
+
+
+def _same(now: Any, then: Any, where: str) -> None:
+    """Everything that is stored is there and equal; there may be more."""
+    if isinstance(then, dict):
+        for key, value in then.items():
+            assert key in now, f"{where}: {key} is missing"
+            _same(now[key], value, f"{where}.{key}")
+    else:
+        assert now == then, where
+
+
+def test_one_number_that_moved_is_noticed(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"a\.nll"):
+        _same({"accuracy": 0.5, "nll": 1.1}, {"accuracy": 0.5, "nll": 1.0}, "a")
