@@ -14,7 +14,7 @@ SRC = Path(__file__).resolve().parent.parent / "src" / "tutelage"
 # From the ground up. A room may import from those before it.
 ROOMS = (
     ["errors"],
-    ["files", "config"],
+    ["files", "config", "ambient"],
     ["data"],
     ["models"],
     ["terms"],

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from tutelage.ambient import default_settings
 from tutelage.config import Config
 from tutelage.data import Data
 from tutelage.errors import TutelageError
@@ -75,6 +76,7 @@ def train(
     return _execute([], model, data, out, report, track, {"method": "plain", **config})
 
 
+@default_settings()
 def _execute(
     teachers: Sequence[Network],
     student: Student,

@@ -177,3 +177,45 @@ def test_without_a_warm_start_the_decay_is_constant(tiny_model: Callable[..., Ta
 def test_a_decay_outside_its_range_is_refused(decay: float, tiny_model: Callable[..., Tapped]) -> None:
     with pytest.raises(ValueError, match=rf"\[0, 1\), got {decay}"):
         EMA(tiny_model(), decay)
+
+
+class Centred(nn.Module):
+    """Buffers of every kind, one of which is a running statistic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 4)
+        self.register_buffer("running_centre", torch.zeros(64))
+        self.register_buffer("positions", torch.zeros(64))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(inputs.flatten(1))
+        return logits
+
+
+def test_running_statistics_alone_are_averaged() -> None:
+    student = Tapped(Centred())
+    ema = EMA(student, 0.75, warm_start=False)
+    for buffer in student.module.buffers():
+        buffer.data = torch.full_like(buffer, 2.0)
+    ema.after_step()
+    averaged = dict(ema.model.module.named_buffers())
+    assert averaged["running_centre"].unique().tolist() == [0.5]
+    assert averaged["positions"].unique().tolist() == averaged["scale"].unique().tolist() == [2.0]
+
+
+@pytest.mark.parametrize("normalised", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_an_average_keeps_the_spectral_norm(normalised: Callable[[nn.Module], nn.Module], batch: Batch) -> None:
+    torch.manual_seed(0)
+    student = Tapped(nn.Sequential(nn.Flatten(), normalised(nn.Linear(64, 16)), normalised(nn.Linear(16, 4))))
+    ema = EMA(student, 0.95)
+    for _ in range(60):
+        student.train()(batch.inputs)
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.add_(torch.randn(parameter.shape) * parameter.std(), alpha=0.1)
+        ema.after_step()
+    ema(batch, ("logits",), {})
+    for layer in list(ema.model.module)[1:]:  # type: ignore[arg-type]
+        assert float(torch.linalg.matrix_norm(layer.weight, 2)) == pytest.approx(1, abs=0.05)

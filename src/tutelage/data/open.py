@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tutelage.ambient import default_settings
 from tutelage.data.data import Data, as_path
 from tutelage.errors import TutelageError, one_line, unknown
 
 
+@default_settings()
 def open_data(spec: str | Data, *, image_size: int | None = None) -> Data:
     """The data set that a text names, or the one that is given, as it is.
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tutelage.ambient import default_settings
 from tutelage.config import Beyond
 from tutelage.data.data import Data
 from tutelage.errors import unknown
@@ -17,6 +18,7 @@ from tutelage.evaluation.predict import labelled
 from tutelage.evaluation.robustness import pgd_accuracies
 
 
+@default_settings()
 def evaluate_beyond(
     model: nn.Module,
     data: Data,

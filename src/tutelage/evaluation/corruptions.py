@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.ambient import default_settings
 from tutelage.data.data import Split
 from tutelage.data.loader import in_order, mix
 from tutelage.errors import NonFiniteError
@@ -201,6 +202,7 @@ def draws_of(name: str, severity: int, seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(mix(seed, zlib.crc32(name.encode()), severity))
 
 
+@default_settings()
 def corruption_accuracies(
     model: nn.Module,
     split: Split,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tutelage.ambient import default_settings
 from tutelage.models.modes import evaluating
 
 WARM_UP = 5  # forward passes that allocate memory and choose kernels, and are not timed
@@ -23,6 +24,7 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+@default_settings()
 def flops(model: nn.Module, image_shape: tuple[int, ...], device: torch.device | str = "cpu") -> int:
     """Floating-point operations of one image's forward pass; a multiply-add is 2 of them.
 
@@ -50,6 +52,7 @@ class Latency:
     third_quartile: float
 
 
+@default_settings()
 def latency(
     model: nn.Module,
     image_shape: tuple[int, ...],

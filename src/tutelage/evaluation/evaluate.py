@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tutelage.ambient import default_settings
 from tutelage.data.data import Data, Split
 from tutelage.errors import TutelageError, unknown
 from tutelage.evaluation.cost import flops, latency, parameters
@@ -36,6 +37,7 @@ from tutelage.models.tapped import Tapped
 CURVE_POINTS = 101  # at most so many of a risk-coverage curve are kept
 
 
+@default_settings()
 def evaluate(
     model: nn.Module,
     data: Data,
@@ -108,6 +110,7 @@ def evaluate(
     return result
 
 
+@default_settings()
 def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu") -> dict[str, Any]:
     """How much of the wrong labels a network has learnt by heart, on the training part without augmentation.
 
@@ -129,6 +132,7 @@ def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu
     }
 
 
+@default_settings()
 def cost_of(model: nn.Module, data: Data, device: torch.device | str = "cpu") -> dict[str, Any]:
     """A network's parameters, and the operations and time of a forward pass of one image of this data set.
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.ambient import default_settings
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
 from tutelage.errors import TutelageError, unknown
@@ -71,6 +72,7 @@ def coverage(real: Tensor, generated: Tensor, neighbours: int = 5) -> float:
     return float((torch.cdist(real, generated).amin(1) <= among).double().mean())
 
 
+@default_settings()
 def evaluate_generator(
     generator: Generator,
     data: Data,

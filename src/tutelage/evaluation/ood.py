@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.ambient import default_settings
 from tutelage.data.data import Data
 from tutelage.data.open import open_data
 from tutelage.errors import unknown
@@ -14,6 +15,7 @@ from tutelage.evaluation.selective import certainty
 from tutelage.models.outputs import at_least_float32
 
 
+@default_settings()
 def ood_auroc(
     model: nn.Module, data: Data, other: str | Data, *, part: str = "test", device: torch.device | str = "cpu"
 ) -> float:

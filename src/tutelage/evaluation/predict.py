@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from tutelage.ambient import default_settings
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Split
 from tutelage.data.loader import in_order
@@ -16,6 +17,7 @@ from tutelage.models.modes import evaluating
 from tutelage.models.tapped import Tapped
 
 
+@default_settings()
 def predict(
     model: nn.Module,
     split: Split,
@@ -59,6 +61,7 @@ def predict(
     return logits
 
 
+@default_settings()
 def predict_roles(model: Tapped, split: Split, roles: Sequence[str], *, device: torch.device | str) -> Tensor:
     """What a network gives under these roles, each (B, K), side by side: as ``predict`` gives its logits alone."""
     for batch in in_order(split.subset(torch.arange(min(2, len(split)))), device=device, workers=0):

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from tutelage.ambient import default_settings
 from tutelage.attacks.pgd import Loss, input_gradient, pgd, zero_gradients
 from tutelage.data.data import Split
 from tutelage.data.loader import in_order, mix
@@ -71,6 +72,7 @@ def auac(accuracies: Mapping[float, float]) -> float:
     return sum((far - near) * (a + b) / 2 for (near, a), (far, b) in pairwise(curve)) / radii[-1]
 
 
+@default_settings()
 def pgd_accuracies(
     model: nn.Module,
     split: Split,

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from tutelage.ambient import default_settings
 from tutelage.config import error_in
 from tutelage.data.loader import mix
 from tutelage.errors import TutelageError, one_line, unknown
@@ -95,6 +96,7 @@ class Method:
             raise error_in(error, f"method {self.name}", self.parameters) from None
         return {name: getattr(checked, name) for name in self.settings.model_fields}
 
+    @default_settings()
     def __call__(self, run: Run, **settings: Any) -> Tapped:
         """Train a student and return it. What the method draws between its fits depends on the run's seed alone."""
         run.trains = self.trains

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from tutelage.ambient import default_settings
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import atomic_write
 from tutelage.models.tapped import Tapped
@@ -30,6 +31,7 @@ def _quietly() -> Iterator[None]:
             logging.disable(before)
 
 
+@default_settings()
 def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path) -> None:
     """Write a network as one ONNX file: ``pixels`` (batch, C, H, W) float32 in [0, 1] to ``logits`` (batch, classes).
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 from torch import nn
 
+from tutelage.ambient import default_settings
 from tutelage.config import Config
 from tutelage.data import Data, Views, open_data
 from tutelage.data.conditions import HumanLabels, Subset, parse_imbalance, parse_noise
@@ -67,6 +68,7 @@ class Given:
     teachers: tuple[Tapped, ...] | None = None
 
 
+@default_settings()
 def execute(
     config: Config,
     folder: Path | None = None,
@@ -148,6 +150,7 @@ def execute(
     return Result(student, metrics, tuple(history), config, folder)
 
 
+@default_settings()
 def load_data(config: Config) -> Data:
     """The data set under the configuration's conditions, with its part held out."""
     data = open_data(config.data, image_size=config.image_size)

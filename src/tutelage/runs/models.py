@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tutelage.ambient import default_settings
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.evaluation.metrics import accuracy
@@ -49,12 +50,14 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
     return network
 
 
+@default_settings()
 def make_student(spec: str, data: Data, *, pretrained: bool = False) -> Tapped:
     """A student with fresh weights (or published ones), normalised as those weights want or as the data is."""
     built = make_model(spec, num_classes=data.num_classes, image_shape=data.image_shape, pretrained=pretrained)
     return wrapped(built.module, *(built.mean_std or data.mean_std))
 
 
+@default_settings()
 def open_model(text: str, data: Data) -> Tapped:
     """A trained network: a run's folder, ``MODEL@WEIGHTS``, or a ``timm/`` or ``hf/`` name with published weights.
 

@@ -21,14 +21,18 @@ class EMA(Source):
 
     After update t (from 1): average <- a average + (1 - a) student. With a warm start a = min(decay, 1 - 1/t), so that
     the first update copies the student and the random start is forgotten; without, a = decay from the first update on,
-    as some codes have it. Whole-number buffers (batch counters) are copied.
+    as some codes have it.
+
+    Buffers are averaged only where they are averages themselves: floating buffers whose own name begins with
+    ``running_``, such as ``running_mean`` and ``running_var`` of batch normalisation. All others are copied: batch
+    counters, the vectors of spectral norm, scales of quantisers, tables of positions.
 
     Args:
         student: the network that is averaged.
         decay: the largest a, in [0, 1).
-        buffers: whether floating buffers (the running statistics of BatchNorm) are averaged or copied; or the average's
-            "own": it then runs in train mode, with dropout and the statistics of the batch, and its running statistics
-            come of its own passes, as in the codes that average parameters alone.
+        buffers: whether running statistics are averaged or copied; or the average's "own": it then runs in train mode,
+            with dropout and the statistics of the batch, and its buffers come of its own passes, as in the codes that
+            average parameters alone.
         warm_start: see above.
         start: a network whose weights the average begins with; a copy of the student unless given.
     """
@@ -66,9 +70,10 @@ class EMA(Source):
         copied: tuple[list[Tensor], list[Tensor]] = ([], [])
         for average, current in zip(self.model.parameters(), self.student.parameters(), strict=True):
             _add(blended, average, current)
-        taken = () if self.buffers == "own" else zip(self.model.buffers(), self.student.buffers(), strict=True)
-        for held, now in taken:
-            _add(blended if self.buffers == "average" and held.is_floating_point() else copied, held, now)
+        if self.buffers != "own":
+            for (name, held), now in zip(self.model.named_buffers(), self.student.buffers(), strict=True):
+                average_it = self.buffers == "average" and _is_statistic(name, held)
+                _add(blended if average_it else copied, held, now)
         if blended[0]:
             torch._foreach_lerp_(blended[0], blended[1], rate)
         if copied[0]:
@@ -82,6 +87,11 @@ class EMA(Source):
         """Take up a kept average."""
         self.model.module.load_state_dict(state["model"])
         self.updates = state["updates"]
+
+
+def _is_statistic(name: str, buffer: Tensor) -> bool:
+    """Whether a buffer of this name is an average over training itself, so that an average of it has a meaning."""
+    return buffer.is_floating_point() and name.rpartition(".")[2].startswith("running_")
 
 
 def _add(lists: tuple[list[Tensor], list[Tensor]], average: Tensor, current: Tensor) -> None:

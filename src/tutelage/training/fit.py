@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from tutelage.ambient import default_settings
 from tutelage.config import Hardware, Recipe
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import mix
@@ -35,6 +36,7 @@ class Fitted:
     selected: Mapping[str, Selected]
 
 
+@default_settings()
 def fit(
     *learners: Learner,
     data: Data,

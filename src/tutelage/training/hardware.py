@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 
@@ -51,10 +51,9 @@ def _device(name: str, processes: Processes | None) -> torch.device:
 
 
 def autocast(hardware: Hardware) -> AbstractContextManager[object]:
-    """The precision of a network's pass, as a context."""
-    if hardware.precision == "float32":
-        return nullcontext()
-    return torch.autocast(torch.device(hardware.device).type, dtype=torch.bfloat16)
+    """The precision of a network's pass, as a context: the configured one, also inside another autocast."""
+    kind, enabled = torch.device(hardware.device).type, hardware.precision == "bfloat16"
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
 
 
 def place(model: Tapped, hardware: Hardware) -> Tapped:

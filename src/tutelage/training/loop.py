@@ -62,7 +62,7 @@ class Loop:
         streams: Mapping[str, Split],
         seat: Seat | None,
     ) -> None:
-        _check_distinct(learners)
+        _check_learners(learners)
         self.learners, self.data, self.recipe, self.hardware = tuple(learners), data, recipe, hardware
         self.update, self.processes, self.seat = update, processes, seat
         device = torch.device(hardware.device)
@@ -256,7 +256,7 @@ class Loop:
         restore_generators(state["generators"])
 
 
-def _check_distinct(learners: Sequence[Learner]) -> None:
+def _check_learners(learners: Sequence[Learner]) -> None:
     names = [learner.name for learner in learners]
     if not names:
         raise TutelageError("fit needs at least one learner")
@@ -270,6 +270,11 @@ def _check_distinct(learners: Sequence[Learner]) -> None:
                 "make one learner of them, with the terms of both"
             )
         by_model[learner.model] = learner.name
+        if any(tensor.is_inference() for tensor in (*learner.model.parameters(), *learner.model.buffers())):
+            raise TutelageError(
+                f"the model of learner {learner.name!r} was made inside torch.inference_mode(), where weights "
+                "record no gradients; make it outside"
+            )
 
 
 def _nonempty(learner: Learner, parameters: Any) -> list[nn.Parameter]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from greenlet import getcurrent, greenlet
 
+from tutelage.ambient import default_settings
 from tutelage.data.batch import Batch
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.outputs import Outputs
@@ -21,6 +22,7 @@ Position = tuple[int, int]
 """An epoch of a fit, and a step of the epoch."""
 
 
+@default_settings()
 def side_by_side(*runs: Callable[[Seat], T]) -> list[T | Exception]:
     """Call functions that train, each with its seat, and give what each returns, or the error that ended it.
 
