@@ -13,7 +13,9 @@ SRC = Path(__file__).resolve().parent.parent / "src" / "tutelage"
 
 # From the ground up. A room may import from those before it.
 ROOMS = (
+    ["text"],
     ["errors"],
+    ["parsing"],
     ["files", "config", "ambient"],
     ["data"],
     ["models"],

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.parsing import parse_toml, parse_yaml, write_yaml
+from tutelage.text import value_text
 
 
 def error_in(error: ValidationError, what: str, known: Mapping[str, str]) -> TutelageError:
@@ -24,7 +24,7 @@ def error_in(error: ValidationError, what: str, known: Mapping[str, str]) -> Tut
         return unknown(f"setting of {what}", name, [f"{key}{kind}" for key, kind in known.items()])
     problem = first["msg"].removeprefix("Value error, ")
     problem = problem[0].lower() + problem[1:]
-    return TutelageError(f"{what}: {name}: {problem} (got {first['input']!r})")
+    return TutelageError(f"{what}: {name}: {problem} (got {value_text(first['input'])})")
 
 
 class Fields(BaseModel):
@@ -33,7 +33,7 @@ class Fields(BaseModel):
     what: ClassVar[str] = "the configuration"
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -152,7 +152,7 @@ class Config(Recipe, Hardware):
         values = self.model_dump(
             mode="json", fallback=lambda value: f"given:{getattr(value, '__qualname__', type(value).__qualname__)}"
         )
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return write_yaml(values)
 
 
 def _as_numbers(value: Any) -> Any:
@@ -189,17 +189,16 @@ def read_config(path: Path) -> dict[str, Any]:
     """The fields in a TOML or YAML file, as they stand there.
 
     Raises:
-        TutelageError: when it cannot be read, is neither, or holds no table of fields.
+        TutelageError: when it cannot be read, is neither (see ``parsing``), or holds no table of fields.
     """
     try:
         text = path.read_text(encoding="utf-8")
-        fields = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise TutelageError(f"cannot read the configuration {path}: {one_line(error)}") from error
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
-        raise TutelageError(
-            f"{path} is not a readable {path.suffix or 'YAML'} file: {' '.join(str(error).split())}"
-        ) from error
+    try:
+        fields = parse_toml(text) if path.suffix == ".toml" else parse_yaml(text)
+    except ValueError as error:
+        raise TutelageError(f"{path} is not a readable {path.suffix or 'YAML'} file: {error}") from error
     if not isinstance(fields, dict):
         raise TutelageError(f"{path} holds no fields; write one a line, for instance 'data: digits'")
     return {str(name): value for name, value in fields.items()}

@@ -5,13 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from tutelage.text import message, value_text
+
 
 class TutelageError(Exception):
-    """Something the user can mend: the command line prints its text alone and exits with code 2."""
+    """Something the user can mend: the command line prints its text alone and exits with code 2.
+
+    The text becomes one printable line of limited length.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(message(text))
 
 
 class TutelageWarning(UserWarning):
-    """Something that works and is probably not what the user meant."""
+    """Something that works and is probably not what the user meant. The text is one printable line."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(message(text))
 
 
 class NonFiniteError(TutelageError):
@@ -38,4 +49,4 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Tutel
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"; did you mean {near[0]!r}?" if near else "."
     choices = f" Known: {', '.join(known)}." if known else ""
-    return TutelageError(f"unknown {kind} {name!r}{guess}{choices}{' ' + hint if hint else ''}")
+    return TutelageError(f"unknown {kind} {value_text(name)}{guess}{choices}{' ' + hint if hint else ''}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.errors import TutelageError
+from tutelage.text import value_text
 
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable results.")]
 Track = Annotated[
@@ -17,15 +18,30 @@ Track = Annotated[
 
 def settings_from(sets: list[str]) -> dict[str, Any]:
     """Values by name, from the texts after ``--set``."""
-    import yaml
+    from tutelage.parsing import parse_yaml
 
-    settings = {}
+    settings: dict[str, Any] = {}
     for text in sets:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise TutelageError(f"--set takes name=value, got {text!r}; for instance --set temperature=2")
+        if name.strip() in settings:
+            raise TutelageError(f"--set gives {name.strip()!r} twice; give it once")
         try:
-            settings[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            settings[name.strip()] = parse_yaml(value)
+        except ValueError:  # ordinary text, such as a pattern with a star
             settings[name.strip()] = value
     return settings
+
+
+def table_of(value: Any, what: str) -> dict[str, Any]:
+    """A table of a file, empty where the file has none.
+
+    Raises:
+        TutelageError: it is something else; ``what`` names it.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise TutelageError(f"{what} must be a table with names, got {value_text(value)}")
+    return value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.options import Json, Track, settings_from
+from tutelage.cli.options import Json, Track, settings_from, table_of
 from tutelage.errors import TutelageError, unknown
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def study(
     said |= {name: value for name, value in fields.items() if value is not None}
     if teachers or students:
         said.pop("pairs", None)
-    said["train"] = {**_table(said, "train"), **settings_from(set_ or [])}
+    said["train"] = {**table_of(said.get("train"), "the study: train"), **settings_from(set_ or [])}
     asked = {"corruptions": corruptions, "pgd": pgd, "ood": ood}
-    said["evaluate"] = {**_table(said, "evaluate"), **{k: v for k, v in asked.items() if v is not None}}
+    said["evaluate"] = {**table_of(said.get("evaluate"), "the study: evaluate"), **{k: v for k, v in asked.items() if v is not None}}
     place = partial(RayWorkers, ray) if ray else partial(LocalWorkers, workers)
     how = {} if together is None else {"together": together}
     _run_study(Study(**said), out or Path("runs") / Path(source).stem, place, json_, track=track, **how)
@@ -71,13 +71,6 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
     print(table_as(results, "json" if as_json else "md").decode())
     if not as_json:
         print(out / "report.html")
-
-
-def _table(fields: dict[str, Any], name: str) -> dict[str, Any]:
-    value = fields.get(name) or {}
-    if not isinstance(value, dict):
-        raise TutelageError(f"the study: {name} is a table of fields, got {value!r}")
-    return value
 
 
 def demo(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.options import Json, Track, settings_from
+from tutelage.cli.options import Json, Track, settings_from, table_of
 from tutelage.config import DEFAULT_METHOD, FLAG, Config, read_config
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.  [default: runs/METHOD-seedN]")]
@@ -83,7 +83,7 @@ def _train(
     fields: dict[str, Any],
 ) -> None:
     read = read_config(file) if file else {}
-    settings = {**(read.pop("settings", None) or {}), **settings_from(sets or [])}
+    settings = {**table_of(read.pop("settings", None), f"{file}: settings"), **settings_from(sets or [])}
     config = Config(**{"method": DEFAULT_METHOD[verb], **read, **fields, "settings": settings})
     out = out or Path("runs") / f"{config.method}-seed{config.seed}"
     from tutelage.report.console import show, side_console, watching

@@ -1,0 +1,41 @@
+"""Names, values and paths from elsewhere, made fit for a message, a terminal and a table."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+
+# Control characters but tab and newline, marks that change the direction of text, line separators, lone surrogates.
+_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MESSAGE = 1200  # characters
+
+
+def printable(text: str) -> str:
+    """The text with each character that a terminal would obey, or not show, as an escape: ``\\x1b``, ``\\u202e``."""
+    return _INVISIBLE.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def message(text: str) -> str:
+    """One printable line of at most 1200 characters; the middle of a longer one is left out."""
+    line = printable(re.sub(r"\s*[\r\n]+\s*", " ", text.strip()))
+    half = _MESSAGE // 2
+    return line if len(line) <= _MESSAGE else f"{line[: half - 3]} ... {line[3 - half :]}"
+
+
+def value_text(value: object) -> str:
+    """``repr(value)`` of a limited length, whatever its size and depth."""
+    return _VALUES.repr(value)
+
+
+class _Values(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel = 4
+        self.maxstring = self.maxlong = self.maxother = 120
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to write integers of more than 4300 digits."""
+        return super().repr_int(x, level) if x.bit_length() < 1000 else f"an integer of {x.bit_length()} bits"  # noqa: PLR2004
+
+
+_VALUES = _Values()
