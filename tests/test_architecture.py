@@ -15,7 +15,7 @@ SRC = Path(__file__).resolve().parent.parent / "src" / "tutelage"
 ROOMS = (
     ["text"],
     ["errors"],
-    ["parsing"],
+    ["parsing", "trust"],
     ["files", "config", "ambient"],
     ["data"],
     ["models"],

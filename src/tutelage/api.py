@@ -18,6 +18,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Given, Result, describe, execute, load_data
 from tutelage.runs.models import GIVEN, open_model
 from tutelage.training.loop import Record
+from tutelage.trust import Trust, typed
 
 Network = str | nn.Module | Tapped
 Student = Network | Callable[[], nn.Module]
@@ -48,7 +49,8 @@ def distill(
         report: called with a record an epoch.
         track: who else is told, several with commas between them: ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``
             or another tracker that accelerate knows. One that fails is left out with a warning.
-        config: any other field of ``Config``: ``epochs``, ``seed``, ``noise``, ``lr``, ...
+        config: any other field of ``Config``: ``epochs``, ``seed``, ``noise``, ``lr``, ... And ``trust=True``: import
+            code that a teacher's file names (``module:attr``), not only what you name here; see docs/security.md.
 
     Returns:
         The student, what was measured and the history.
@@ -86,6 +88,7 @@ def _execute(
     track: str | None,
     fields: dict[str, Any],
 ) -> Result:
+    trust = fields.pop("trust", False)
     named = Config(
         data=data if isinstance(data, str) else f"{GIVEN}{data.name}",
         student=student if isinstance(student, str) else describe(student, weights=False),
@@ -103,12 +106,14 @@ def _execute(
         opened = data.hold_out(named.validation, named.seed)
     else:
         opened = load_data(named)
+    trusted: Trust = trust is True or typed(named.student, *named.teacher, named.method)
     given = Given(
         opened,
         None if isinstance(student, str) else _maker(student, opened),
-        tuple(open_model(t, opened) if isinstance(t, str) else _tapped(t, opened) for t in teachers),
+        tuple(open_model(t, opened, trusted) if isinstance(t, str) else _tapped(t, opened) for t in teachers),
     )
-    return execute(named, Path(out) if out is not None else None, given=given, report=report, track=track)
+    folder = Path(out) if out is not None else None
+    return execute(named, folder, given=given, report=report, track=track, trust=trusted)
 
 
 def _tapped(module: nn.Module, data: Data) -> Tapped:

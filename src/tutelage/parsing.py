@@ -24,7 +24,7 @@ def parse_yaml(text: str | bytes) -> Any:
         ValueError: it is not YAML, has an alias (``*name``, a few of which make billions of values), a key twice in a
             table, more than 50 levels, or an integer of more than 64 bits.
     """
-    return _plain(lambda: yaml.load(text, Loader=_Loader))  # noqa: S506
+    return _plain(lambda: yaml.load(text, Loader=_Loader))
 
 
 def parse_toml(text: str) -> Any:
@@ -43,11 +43,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is not JSON, has a key twice in an object, a number that is not finite, more than 50 levels, or
             an integer of more than 64 bits.
     """
-    return _plain(
-        lambda: json.loads(
-            text, object_pairs_hook=_distinct, parse_float=_finite, parse_constant=_finite
-        )
-    )
+    return _plain(lambda: json.loads(text, object_pairs_hook=_distinct, parse_float=_finite, parse_constant=_finite))
 
 
 def write_yaml(value: Any) -> str:

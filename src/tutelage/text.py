@@ -35,7 +35,7 @@ class _Values(reprlib.Repr):
 
     def repr_int(self, x: int, level: int) -> str:
         """Python refuses to write integers of more than 4300 digits."""
-        return super().repr_int(x, level) if x.bit_length() < 1000 else f"an integer of {x.bit_length()} bits"  # noqa: PLR2004
+        return super().repr_int(x, level) if x.bit_length() < 1000 else f"an integer of {x.bit_length()} bits"
 
 
 _VALUES = _Values()

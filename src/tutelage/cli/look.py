@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.options import Json
+from tutelage.cli.options import Json, TrustAll
 from tutelage.config import Beyond, read_config
 from tutelage.errors import TutelageError, TutelageWarning
 
@@ -33,6 +33,7 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option(help="Judge corruptions and attack on so many samples.  [default: all]")
     ] = None,
+    trust: TrustAll = False,
     json_: Json = False,
 ) -> None:
     """Measure a trained network."""
@@ -44,11 +45,13 @@ def evaluate(
     from tutelage.models.generator import Generator
     from tutelage.runs import open_model
     from tutelage.training.hardware import resolve
+    from tutelage.trust import typed
 
     opened = _data_for(run, data, image_size)
     on = resolve(Hardware(device=device)).device
-    model = open_model(run, opened).to(on)
-    other = open_model(teacher, opened).to(on) if teacher else None
+    trusted = trust or typed(run, teacher)
+    model = open_model(run, opened, trusted).to(on)
+    other = open_model(teacher, opened, trusted).to(on) if teacher else None
     if isinstance(model, Generator):
         taught = other if isinstance(other, Generator) else None
         measured = evaluate_generator(model, opened, part=part, device=on, teacher=taught)
@@ -100,13 +103,15 @@ def export(
         str | None,
         typer.Option(help="Data set that tells classes and image shape.  [default: the run's own]"),
     ] = None,
+    trust: TrustAll = False,
 ) -> None:
     """Write a trained network as ONNX, its normalisation included."""
     from tutelage.models.export import export_onnx
     from tutelage.runs import open_model
+    from tutelage.trust import typed
 
     opened = _data_for(run, data, None)
-    export_onnx(open_model(run, opened), opened.image_shape, onnx)
+    export_onnx(open_model(run, opened, trust or typed(run)), opened.image_shape, onnx)
     print(onnx)
 
 

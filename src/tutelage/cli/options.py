@@ -15,6 +15,11 @@ Track = Annotated[
     typer.Option("--track", help="Who follows the run: tensorboard, wandb, mlflow, trackio, ...; several by commas."),
 ]
 
+TrustAll = Annotated[
+    bool,
+    typer.Option("--trust", help="Import code that files name (module:attr), not only what is typed here."),
+]
+
 
 def settings_from(sets: list[str]) -> dict[str, Any]:
     """Values by name, from the texts after ``--set``."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.options import Json, Track, settings_from, table_of
-from tutelage.errors import TutelageError, unknown
+from tutelage.cli.options import Json, Track, TrustAll, settings_from, table_of
+from tutelage.errors import unknown
 
 if TYPE_CHECKING:
     from tutelage.studies.study import Study
@@ -39,11 +39,13 @@ def study(
     ] = None,
     ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster instead: auto, local or its address.")] = None,
     track: Track = None,
+    trust: TrustAll = False,
     json_: Json = False,
 ) -> None:
     """Compare methods under conditions, over seeds: only what is missing is run, and the report is made anew."""
     from tutelage.studies.study import Study, read_study
     from tutelage.studies.workers import LocalWorkers, RayWorkers
+    from tutelage.trust import typed
 
     said = read_study(source)
     fields: dict[str, Any] = {"data": data, "noise": noise, "imbalance": imbalance, "per_class": per_class}
@@ -53,10 +55,16 @@ def study(
         said.pop("pairs", None)
     said["train"] = {**table_of(said.get("train"), "the study: train"), **settings_from(set_ or [])}
     asked = {"corruptions": corruptions, "pgd": pgd, "ood": ood}
-    said["evaluate"] = {**table_of(said.get("evaluate"), "the study: evaluate"), **{k: v for k, v in asked.items() if v is not None}}
+    evaluate = table_of(said.get("evaluate"), "the study: evaluate")
+    said["evaluate"] = {**evaluate, **{name: value for name, value in asked.items() if value is not None}}
     place = partial(RayWorkers, ray) if ray else partial(LocalWorkers, workers)
     how = {} if together is None else {"together": together}
-    _run_study(Study(**said), out or Path("runs") / Path(source).stem, place, json_, track=track, **how)
+    names = [teachers, students, methods]
+    trusted = trust or typed(*(name.strip() for text in names if text for name in text.split(",")))
+    study = Study(**said)
+    if Path(source).suffix == ".py":  # the user ran this code, which names them
+        trusted = trust or study.code
+    _run_study(study, out or Path("runs") / Path(source).stem, place, json_, track=track, trust=trusted, **how)
 
 
 def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json: bool, **how: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.options import Json, Track, settings_from, table_of
+from tutelage.cli.options import Json, Track, TrustAll, settings_from, table_of
 from tutelage.config import DEFAULT_METHOD, FLAG, Config, read_config
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.  [default: runs/METHOD-seedN]")]
@@ -59,18 +59,30 @@ def _metavar(annotation: Any) -> str:
 
 @_options(student="model", method="method")
 def train(
-    out: Out = None, config: File = None, set_: Sets = None, track: Track = None, json_: Json = False, **fields: Any
+    out: Out = None,
+    config: File = None,
+    set_: Sets = None,
+    track: Track = None,
+    trust: TrustAll = False,
+    json_: Json = False,
+    **fields: Any,
 ) -> None:
     """Train a network without a teacher: a future teacher, or a student to compare with."""
-    _train("train", out, config, set_, track, json_, fields["fields"])
+    _train("train", out, config, set_, track, trust, json_, fields["fields"])
 
 
 @_options(student="student", method="method")
 def distill(
-    out: Out = None, config: File = None, set_: Sets = None, track: Track = None, json_: Json = False, **fields: Any
+    out: Out = None,
+    config: File = None,
+    set_: Sets = None,
+    track: Track = None,
+    trust: TrustAll = False,
+    json_: Json = False,
+    **fields: Any,
 ) -> None:
     """Train a student under a teacher."""
-    _train("distill", out, config, set_, track, json_, fields["fields"])
+    _train("distill", out, config, set_, track, trust, json_, fields["fields"])
 
 
 def _train(
@@ -79,6 +91,7 @@ def _train(
     file: Path | None,
     sets: list[str] | None,
     track: str | None,
+    trust: bool,
     as_json: bool,
     fields: dict[str, Any],
 ) -> None:
@@ -89,12 +102,14 @@ def _train(
     from tutelage.report.console import show, side_console, watching
     from tutelage.runs import execute
     from tutelage.runs.commands import as_python
+    from tutelage.trust import typed
 
+    names = typed(fields.get("student"), *fields.get("teacher", ()), fields.get("method"))
     console = side_console()
     if not as_json:
         console.print(f"[dim]# in Python:[/]\n[dim]{as_python(config, out)}[/]", highlight=False)
     with watching(console, quiet=as_json) as report:
-        result = execute(config, out, report=report, track=track)
+        result = execute(config, out, report=report, track=track, trust=trust or names)
     if as_json and result.metrics:
         print(json.dumps({**result.metrics, "folder": str(out)}, allow_nan=False))
     elif result.metrics:  # of several processes only the first has measured

@@ -11,13 +11,22 @@ from tutelage.models.doors.door import Built, Wanted
 from tutelage.models.doors.imported import from_import
 from tutelage.models.doors.timm import from_timm
 from tutelage.models.doors.transformers import from_transformers
+from tutelage.trust import Trust, check_trusted
 
 _DOORS: Mapping[str, Callable[[str, str, Wanted], Built]] = MappingProxyType(
     {"timm/": from_timm, "hf/": from_transformers}
 )
 
 
-def make_model(spec: str, *, num_classes: int, image_shape: tuple[int, int, int], pretrained: bool = False) -> Built:
+def make_model(
+    spec: str,
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    pretrained: bool = False,
+    trust: Trust = True,
+    named_in: str = "the configuration",
+) -> Built:
     """Build the network that ``spec`` names, for images of this shape and this many classes.
 
     Args:
@@ -34,10 +43,14 @@ def make_model(spec: str, *, num_classes: int, image_shape: tuple[int, int, int]
         num_classes: classes of the data.
         image_shape: (C, H, W).
         pretrained: with the published weights; for ``timm/NAME``.
+        trust: whose code may be imported (``check_trusted``). All, since the caller wrote ``spec``; where a file says
+            it, hand over what the user trusts.
+        named_in: which file says it, for the error.
 
     Raises:
-        TutelageError: there is no such network, its package is missing, or building it failed.
+        TutelageError: there is no such network, its package is missing, its code is not trusted, or building it failed.
     """
+    check_trusted(spec, trust, named_in)
     if num_classes < 1 or len(image_shape) != 3 or min(image_shape) < 1:
         raise TutelageError(
             f"a model for {num_classes} classes and images of shape {tuple(image_shape)} cannot be built:"

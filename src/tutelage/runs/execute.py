@@ -37,6 +37,7 @@ from tutelage.training.loop import Record, Selected
 from tutelage.training.processes import Processes
 from tutelage.training.run import Run
 from tutelage.training.side_by_side import Seat
+from tutelage.trust import Trust, check_trusted, typed
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,22 @@ def execute(
     report: Callable[[Record], None] | None = None,
     track: str | None = None,
     seat: Seat | None = None,
+    trust: Trust | None = None,
 ) -> Result:
     """Train, save and measure a student as the configuration says.
 
     With a folder the run can be stopped or killed at any time: executed again it goes on where it was and ends with
     the same bytes, and one that is finished is read back. ``report`` is called with each epoch's record; ``track``
     names who else is told (see ``Trackers``), which may differ each time that a run is asked for; ``seat`` is the run's
-    place among those that train side by side.
+    place among those that train side by side. ``trust`` says whose code may be imported (``check_trusted``): unless
+    given, that of the networks and the method which the configuration names, and none that files of its teachers name.
 
     Raises:
         TutelageError: for anything the user can mend.
     """
+    trust = typed(config.student, *config.teacher, config.method) if trust is None else trust
+    for name in (config.method, *([config.student] if given.student is None else [])):
+        check_trusted(name, trust, "the configuration")
     method = find(config.method)
     settings = method.check(config.settings)
     processes = Processes.current(config.device)
@@ -97,8 +103,10 @@ def execute(
     config = config.but(settings=dumped, **hardware.model_dump())
     data = given.data if given.data is not None else load_data(config)
     check_every_class_taught(data)
-    teachers = given.teachers if given.teachers is not None else tuple(open_model(t, data) for t in config.teacher)
-    make = given.student or (lambda: make_student(config.student, data, pretrained=config.pretrained))
+    teachers = given.teachers
+    if teachers is None:
+        teachers = tuple(open_model(name, data, trust) for name in config.teacher)
+    make = given.student or (lambda: make_student(config.student, data, pretrained=config.pretrained, trust=trust))
     place = RunFolder(folder) if folder else None
     with place.lock() if place and processes.main else nullcontext(), closing(trackers):
         if place and processes.main:

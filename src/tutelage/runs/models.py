@@ -19,6 +19,7 @@ from tutelage.models.load import make_model
 from tutelage.models.surgery import repeat, surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, read_about
+from tutelage.trust import Trust, typed
 
 WEIGHTS = "student.safetensors"
 GIVEN = "given:"  # what a configuration says of an object that was handed over in Python
@@ -51,25 +52,37 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
 
 
 @default_settings()
-def make_student(spec: str, data: Data, *, pretrained: bool = False) -> Tapped:
+def make_student(spec: str, data: Data, *, pretrained: bool = False, trust: Trust = True) -> Tapped:
     """A student with fresh weights (or published ones), normalised as those weights want or as the data is."""
-    built = make_model(spec, num_classes=data.num_classes, image_shape=data.image_shape, pretrained=pretrained)
+    built = make_model(
+        spec, num_classes=data.num_classes, image_shape=data.image_shape, pretrained=pretrained, trust=trust
+    )
     return wrapped(built.module, *(built.mean_std or data.mean_std))
 
 
 @default_settings()
-def open_model(text: str, data: Data) -> Tapped:
+def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
     """A trained network: a run's folder, ``MODEL@WEIGHTS``, or a ``timm/`` or ``hf/`` name with published weights.
 
+    Args:
+        text: which.
+        data: the images that it will be given.
+        trust: whose code may be imported (``check_trusted``). Unless given, that of the MODEL in ``text``, and not that
+            of a network which only the file in a folder names.
+
     Raises:
-        TutelageError: when it is none of these, or was trained for another number of classes.
+        TutelageError: when it is none of these, runs code that is not trusted, or was trained for another number of
+            classes.
     """
+    trust = typed(text) if trust is None else trust
+    named_in = "the configuration"
     folder = Path(text).expanduser()
     spec, at, weights = text.rpartition("@")
     if folder.is_dir():
         if not (folder / WEIGHTS).is_file():
             raise TutelageError(f"{text} holds no {WEIGHTS}; it is no folder of a finished run")
         about = read_about(folder / WEIGHTS)
+        named_in = str(folder / WEIGHTS)
         spec, file = str(about.get("model", "")), folder / WEIGHTS
         if not spec or spec.startswith(GIVEN):
             raise TutelageError(f"{file} does not say which network it is for; name it, as MODEL@{file}")
@@ -77,14 +90,14 @@ def open_model(text: str, data: Data) -> Tapped:
         file = Path(weights).expanduser()
         about = read_about(file)
     elif text.startswith(("timm/", "hf/")):
-        return make_student(text, data, pretrained=True)
+        return make_student(text, data, pretrained=True, trust=trust)
     else:
         raise TutelageError(
             f"no trained network {text!r}: give the folder of a finished run, MODEL@WEIGHTS.safetensors, "
             "timm/NAME or hf/NAME"
         )
     _check_classes(text, about, data)
-    built = make_model(spec, num_classes=data.num_classes, image_shape=data.image_shape)
+    built = make_model(spec, num_classes=data.num_classes, image_shape=data.image_shape, trust=trust, named_in=named_in)
     module = load_student(file, built.module, data)
     mean_std = (about["mean"], about["std"]) if "mean" in about else built.mean_std or data.mean_std
     return wrapped(module, *mean_std)

@@ -20,6 +20,7 @@ from tutelage.runs.execute import data_fingerprint, load_data
 from tutelage.runs.models import open_model
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.study import Study, canonical
+from tutelage.trust import Trust, check_trusted
 
 
 class Case(NamedTuple):
@@ -61,8 +62,12 @@ class Asked:
     job: Job
 
 
-def inspect(study: Study) -> dict[str, str]:
+def inspect(study: Study, trust: Trust | None = None) -> dict[str, str]:
     """Open and build everything that the study names, before anything is trained.
+
+    Args:
+        study: what to do.
+        trust: whose code may be imported (``check_trusted``); that which the study names, unless given.
 
     Returns:
         The fingerprint of each data set's training part.
@@ -70,7 +75,9 @@ def inspect(study: Study) -> dict[str, str]:
     Raises:
         TutelageError: the first thing that cannot work.
     """
+    trust = study.code if trust is None else trust
     for way in study.methods.values():
+        check_trusted(way.method, trust, "the study")
         method = find(way.method)
         method.check(way.settings)
         if method.trains != "classifier":
@@ -86,9 +93,15 @@ def inspect(study: Study) -> dict[str, str]:
         fingerprints[spec] = data_fingerprint(plain)
         for network in {name for pair in study.all_pairs for name in pair}:
             if is_trained(network):
-                open_model(network, plain)
+                open_model(network, plain, trust)
             else:
-                make_model(network, num_classes=plain.num_classes, image_shape=plain.image_shape)
+                make_model(
+                    network,
+                    num_classes=plain.num_classes,
+                    image_shape=plain.image_shape,
+                    trust=trust,
+                    named_in="the study",
+                )
         for noise, imbalance, few in product(study.noise, study.imbalance, study.per_class):
             if (noise, imbalance, few) != (None, None, None):
                 told = _config(study, data=spec, noise=noise, imbalance=imbalance, per_class=few)

@@ -35,6 +35,7 @@ from tutelage.studies.study import Study
 from tutelage.studies.tuning import choose, trials_of
 from tutelage.studies.workers import LocalWorkers, Workers
 from tutelage.training.side_by_side import Seat, side_by_side
+from tutelage.trust import Trust
 
 ATTEMPTS = 2
 TOGETHER = 16
@@ -74,6 +75,7 @@ def run_study(
     watch: Watch | None = None,
     track: str | None = None,
     together: int = TOGETHER,
+    trust: Trust | None = None,
 ) -> Results:
     """Train everything that a study asks for and that is not there yet, and read all of it.
 
@@ -92,6 +94,8 @@ def run_study(
         together: how many runs, at most, one process trains side by side: those of one condition, seed and teacher.
             They give the numbers that they give alone, and the teacher is asked once for all. One that failed is tried
             again alone; and those that trackers follow are alone, for most trackers know one run a process.
+        trust: whose code may be imported (``check_trusted``): unless given, that of the networks and methods which the
+            study names, and none that only the file of a trained teacher names. ``True`` for all.
 
     Raises:
         TutelageError: the study names something that cannot work (before anything is trained), the folder is in use or
@@ -100,12 +104,13 @@ def run_study(
     """
     out = Path(out)
     place = workers or LocalWorkers()
+    trust = study.code if trust is None else trust
     try:
         with _held(out), _stopped_by_sigterm():
             Trackers(track, out)  # refuses one that is unknown or not installed
-            planner = Planner(study, out, inspect(study))
+            planner = Planner(study, out, inspect(study, trust))
             store = Store(out, study)
-            runner = _Runner(store, place, watch, track, 1 if track else together)
+            runner = _Runner(store, place, watch, track, 1 if track else together, trust)
             tried = trials_of(planner)
             runner.do([trial.asked.job for trial in tried])
             chosen = choose(tried, store)
@@ -164,8 +169,11 @@ def _stopped_by_sigterm() -> Iterator[None]:
 
 
 class _Runner:
-    def __init__(self, store: Store, workers: Workers, watch: Watch | None, track: str | None, together: int) -> None:
+    def __init__(
+        self, store: Store, workers: Workers, watch: Watch | None, track: str | None, together: int, trust: Trust
+    ) -> None:
         self.store, self.workers, self.watch, self.track, self.together = store, workers, watch, track, together
+        self.trust = trust
 
     def do(self, jobs: Sequence[Job], tell: Callable[[], None] = lambda: None) -> None:
         """Do these and the teachers that they need."""
@@ -219,7 +227,7 @@ class _Runner:
 
     def _start(self, jobs: Sequence[Job]) -> Future[list[Outcome]]:
         tasks = [(job.config, self.store.folder(job)) for job in jobs]
-        return self.workers.submit(work, tasks, self.store.evaluate, self.track)
+        return self.workers.submit(work, tasks, self.store.evaluate, self.track, self.trust)
 
     def _note(self, job: Job, outcome: Outcome) -> None:
         for text in outcome.warnings:
@@ -261,7 +269,9 @@ def _stream(job: Job) -> dict[str, Any]:
     return job.config.model_dump(exclude={"student", "method", "settings"})
 
 
-def work(tasks: Sequence[tuple[Config, Path]], evaluate: Beyond, track: str | None) -> list[Outcome]:
+def work(
+    tasks: Sequence[tuple[Config, Path]], evaluate: Beyond, track: str | None, trust: Trust | None = None
+) -> list[Outcome]:
     """Runs of one stream, side by side, and what is to be measured beyond; called in a worker."""
     said: dict[greenlet, dict[str, None]] = defaultdict(dict)
     common = said[getcurrent()]
@@ -272,7 +282,7 @@ def work(tasks: Sequence[tuple[Config, Path]], evaluate: Beyond, track: str | No
 
     def run(config: Config, folder: Path, seat: Seat) -> Outcome:
         try:
-            _train_and_measure(config, folder, data, evaluate, track, seat)
+            _train_and_measure(config, folder, data, evaluate, track, seat, trust)
             error, trace = None, ""
         except Exception as problem:  # one run's trouble is not the study's
             error, trace = one_line(problem), traceback.format_exc()
@@ -290,9 +300,15 @@ def work(tasks: Sequence[tuple[Config, Path]], evaluate: Beyond, track: str | No
 
 
 def _train_and_measure(
-    config: Config, folder: Path, data: Data, evaluate: Beyond, track: str | None, seat: Seat
+    config: Config,
+    folder: Path,
+    data: Data,
+    evaluate: Beyond,
+    track: str | None,
+    seat: Seat,
+    trust: Trust | None,
 ) -> None:
-    result = execute(config, folder, given=Given(data=data), track=track, seat=seat)
+    result = execute(config, folder, given=Given(data=data), track=track, seat=seat, trust=trust)
     if evaluate != Beyond():
         measured = evaluate_beyond(result.model, data, evaluate, device=result.config.device, seed=config.seed)
         text = json.dumps({"asked": evaluate.model_dump(mode="json"), **measured}, allow_nan=False)

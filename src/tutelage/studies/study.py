@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from tutelage.config import Beyond, Config, Fields, read_config
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.studies import PLAIN, TEACHER
+from tutelage.trust import typed
 
 OWN = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed")
 """Fields of ``Config`` that the study itself sets, run by run."""
@@ -185,6 +186,13 @@ class Study(Fields):
     def all_pairs(self) -> tuple[tuple[str, str], ...]:
         """(teacher, student), each."""
         return self.pairs or tuple((teacher, student) for teacher in self.teachers for student in self.students)
+
+    @property
+    def code(self) -> frozenset[str]:
+        """The specifications of its networks and methods, for ``check_trusted``."""
+        return typed(
+            *(name for pair in self.all_pairs for name in pair), *(way.method for way in self.methods.values())
+        )
 
     def as_json(self) -> dict[str, Any]:
         """As it is written to ``study.json``."""

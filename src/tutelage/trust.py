@@ -1,0 +1,62 @@
+"""Whose code may be imported: what the user typed in this command, and nothing that only a file names."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Collection
+from importlib.machinery import PathFinder
+
+from tutelage.errors import TutelageError
+from tutelage.text import value_text
+
+Trust = bool | Collection[str]
+"""All code (``True``), none (``False``), or that of these specifications alone, which the user typed."""
+
+
+def typed(*texts: str | None) -> frozenset[str]:
+    """The specifications that a user typed: networks and methods, alone or as ``SPECIFICATION@WEIGHTS``."""
+    parts = [text.split("@") for text in texts if text is not None]
+    return frozenset("@".join(part[:count]) for part in parts for count in range(1, len(part) + 1))
+
+
+def check_trusted(spec: str, trust: Trust, named_in: str) -> None:
+    """Refuse a specification that runs code, unless it is trusted. Nothing is imported to find that out.
+
+    ``module:attr`` and ``file.py:attr`` run code. So may ``timm/hf-hub:NAME`` and timm's other addresses: weights there
+    may be pickles. Other names are networks and methods of this package, or of packages that are installed for it.
+
+    Args:
+        spec: a network or a method.
+        trust: whose code may run.
+        named_in: what names it, for the error.
+
+    Raises:
+        TutelageError: it is not trusted; the text says what would be imported, and from where.
+    """
+    if ":" not in spec or trust is True or (trust is not False and spec in trust):
+        return
+    raise TutelageError(
+        f"{named_in} names {value_text(spec)}, which would run code from {_origin(spec.partition(':')[0])}, and was not"
+        " opened: if you trust that code, pass --trust (trust=True in Python) or type this name yourself"
+    )
+
+
+def _origin(path: str) -> str:
+    """The file, or the place, that an import path or a file's name stands for; no parent package is imported."""
+    if path.endswith(".py"):
+        return os.path.abspath(path)
+    if path.startswith("timm/"):
+        return "weights outside timm's own collection"
+    names, places = path.split("."), [os.getcwd(), *sys.path]
+    importlib.invalidate_caches()
+    for number, name in enumerate(names):
+        found = PathFinder.find_spec(name, places)
+        if found is None:
+            break
+        if number == len(names) - 1:
+            return found.origin or next(iter(found.submodule_search_locations or ()), path)
+        places = list(found.submodule_search_locations or ())
+    loaded = sys.modules.get(path)  # built-in modules are found by no path
+    return getattr(loaded, "__file__", None) or f"the module {value_text(path)}"

@@ -1,0 +1,232 @@
+"""Which code runs: what the user typed in this command, never what only a file of somebody else names."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import tutelage
+from tutelage.cli import main
+from tutelage.errors import TutelageError
+from tutelage.models.weights import save_weights
+from tutelage.runs import open_model
+from tutelage.trust import check_trusted, typed
+
+Run = Callable[..., tuple[int, str]]
+
+CODE = """
+from pathlib import Path
+from torch import nn
+Path("it_ran").touch()
+
+class Net(nn.Module):
+    def __init__(self, num_classes=10, in_channels=1):
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(in_channels * 64, num_classes))
+
+    def forward(self, x):
+        return self.body(x)
+"""
+
+
+class Same(nn.Module):
+    """A network with the weights of the gift's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+@pytest.fixture
+def gift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A stranger's run folder in the current folder, with code beside the weights."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "gift"
+    save_weights(folder / "student.safetensors", Same(), {"model": "gift.code:Net"})
+    (folder / "code.py").write_text(CODE)
+    yield folder
+    for name in ("gift", "gift.code"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command line; its exit code and all that it printed."""
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["tutelage", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out + err
+
+    return call
+
+
+def renamed(folder: Path, spec: str) -> None:
+    save_weights(folder / "student.safetensors", Same(), {"model": spec})
+
+
+def refused(said: str, *words: str) -> None:
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, said
+    assert "Traceback" not in said
+    assert "--trust" in errors[0]
+    for word in words:
+        assert word in errors[0], said
+    assert not Path("it_ran").exists()
+    assert "gift" not in sys.modules
+
+
+COMMANDS = {
+    "evaluate": "evaluate gift --data digits",
+    "teacher to compare with": "evaluate resnet8@own.safetensors --data digits --teacher gift",
+    "export": "export gift --data digits --onnx out.onnx",
+    "distill": "distill --teacher gift --data digits --epochs 1 --per-class 4",
+    "config": "train --config gift/config.yaml",
+    "teacher in a config": "distill --config gift/taught.yaml",
+    "weights in a config": "distill --config gift/weights.yaml",
+    "study": "study gift/study.toml --out study",
+    "trained teacher in a study": "study gift/trained.toml --out study",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_file_imports_nothing(run: Run, gift: Path, command: str) -> None:
+    save_weights("own.safetensors", tutelage_net(), {})
+    (gift / "config.yaml").write_text("data: digits\nstudent: gift.code:Net\nepochs: 1\nper_class: 4\n")
+    (gift / "taught.yaml").write_text("data: digits\nteacher: gift\nepochs: 1\nper_class: 4\n")
+    (gift / "weights.yaml").write_text("data: digits\nteacher: 'gift.code:Net@gift/student.safetensors'\nepochs: 1\n")
+    (gift / "study.toml").write_text("data = 'digits'\nstudents = 'gift.code:Net'\nteachers = 'resnet8'\n")
+    (gift / "trained.toml").write_text("data = 'digits'\nstudents = 'resnet8'\nteachers = 'gift'\n")
+    code, said = run(*command.split())
+    assert code == 2
+    refused(said, "'gift.code:Net'", str(gift / "code.py"))
+    assert not Path("out.onnx").exists()
+    assert not Path("study/runs").exists()
+
+
+def tutelage_net() -> nn.Module:
+    from tutelage.models.load import make_model
+
+    return make_model("resnet8", num_classes=10, image_shape=(1, 8, 8)).module
+
+
+@pytest.mark.parametrize(
+    ("spec", "origin"),
+    [
+        ("os:getcwd", "os"),
+        ("this:Net", "this.py"),
+        ("torchvision.models:resnet18", "torchvision"),
+        ("gift:Net", "gift"),
+        ("absent.code:Net", "'absent.code'"),
+        ("timm/hf-hub:stranger/net", "timm"),
+    ],
+)
+def test_nor_do_other_specifications(run: Run, gift: Path, spec: str, origin: str) -> None:
+    renamed(gift, spec)
+    code, said = run("evaluate", "gift", "--data", "digits")
+    assert code == 2
+    refused(said, spec, origin)
+    assert "this" not in sys.modules
+
+
+def test_a_method_of_a_file_is_not_imported_either(run: Run, gift: Path) -> None:
+    for method in ("gift.code:Net", "gift/code.py:Net"):
+        (gift / "config.yaml").write_text(f"data: digits\nmethod: {method}\nepochs: 1\n")
+        (gift / "study.yaml").write_text(f"data: digits\nmethods: [{{method: '{method}'}}]\n")
+        for words in (("train", "--config", "gift/config.yaml"), ("study", "gift/study.yaml", "--out", "study")):
+            code, said = run(*words)
+            assert code == 2
+            refused(said, method, str(gift / "code.py"))
+
+
+def test_what_is_typed_is_imported(run: Run, gift: Path) -> None:
+    code, said = run("evaluate", "gift.code:Net@gift/student.safetensors", "--data", "digits")
+    assert code == 0, said
+    assert Path("it_ran").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "evaluate gift --data digits --trust",
+        "export gift --data digits --onnx out.onnx --trust",
+        "distill --teacher gift --student gift.code:Net --data digits --epochs 1 --per-class 4 --out out",
+        "train --config gift/config.yaml --trust --out out",
+        "train --config gift/config.yaml --model gift.code:Net --out out",
+    ],
+)
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_trusted_code_is_imported(run: Run, gift: Path, command: str) -> None:
+    (gift / "config.yaml").write_text("data: digits\nstudent: gift.code:Net\nepochs: 1\nper_class: 4\n")
+    code, said = run(*command.split())
+    assert code == 0, said
+    assert Path("it_ran").exists()
+
+
+def test_a_users_own_run_is_opened_again_by_its_command(run: Run, gift: Path) -> None:
+    command = [
+        "train",
+        "--model",
+        "gift.code:Net",
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "--per-class",
+        "4",
+        "--out",
+        "own",
+    ]
+    assert run(*command)[0] == 0
+    assert run(*command)[0] == 0  # read back
+    assert json.loads(Path("own/result.json").read_text())["method"] == "plain"
+    Path("it_ran").unlink()
+    for name in ("gift", "gift.code"):
+        del sys.modules[name]
+    code, said = run("evaluate", "own")
+    assert code == 2
+    refused(said, "'gift.code:Net'")
+    assert run("evaluate", "own", "--trust")[0] == 0
+
+
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_the_same_in_python(gift: Path, tiny_npz: str) -> None:
+    data = tutelage.open_data("digits")
+    short = {"data": data, "epochs": 1, "batch_size": 512, "device": "cpu"}
+    with pytest.raises(TutelageError, match="trust=True"):
+        open_model("gift", data)
+    with pytest.raises(TutelageError, match="trust=True"):
+        tutelage.distill("gift", "resnet8x0.25", **short)
+    assert not Path("it_ran").exists()
+    assert tutelage.distill("gift", "resnet8x0.25", trust=True, **short).metrics
+    assert tutelage.train("gift.code:Net", **short).metrics  # typed here
+    study = tutelage.Study(data=tiny_npz, students="resnet8x0.25", teachers="gift", seeds=1, train={"epochs": 1})
+    with pytest.raises(TutelageError, match="trust=True"):
+        tutelage.run_study(study, "study")
+
+
+def test_no_parent_package_is_imported_to_say_where_code_lies(gift: Path) -> None:
+    (gift / "__init__.py").write_text(CODE)
+    with pytest.raises(TutelageError, match=str(gift / "code.py")):
+        check_trusted("gift.code:Net", (), "a file")
+    assert not Path("it_ran").exists()
+    shutil.rmtree(gift)
+    with pytest.raises(TutelageError, match=r"module 'gift\.code'"):
+        check_trusted("gift.code:Net", False, "a file")
+
+
+def test_what_counts_as_typed() -> None:
+    assert {"my:Net", "my:Net@a@b/w.safetensors"} <= typed("my:Net@a@b/w.safetensors", None)
+    check_trusted("my:Net", typed("my:Net@w.safetensors"), "a file")
+    for spec in ("resnet8", "timm/resnet18", "hf/owner/name", "hinton"):
+        check_trusted(spec, False, "a file")
+    with pytest.raises(TutelageError):
+        check_trusted("my:Ne", typed("my:Net"), "a file")
