@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tutelage.data.batch import Batch
-from tutelage.data.data import Images, Split
+from tutelage.data.data import Split
+from tutelage.data.images import Images
 from tutelage.data.orders import Order, shuffled
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import nn
 
@@ -227,17 +226,9 @@ def _judged(data: Data, student: Tapped, teachers: Sequence[Tapped], device: str
 
 def _inputs(data: Data, teachers: Sequence[nn.Module]) -> dict[str, str]:
     """Fingerprints of what a run reads, so that it is not continued on something else."""
-    return {"training data": data_fingerprint(data)} | {
+    return {"training data": data.fingerprint} | {
         f"teacher {number}": fingerprint(teacher) for number, teacher in enumerate(teachers, 1)
     }
-
-
-def data_fingerprint(data: Data) -> str:
-    """Sixteen hexadecimal digits that two training parts share only if labels, and images in memory, are equal."""
-    digest = hashlib.sha256(data.train.labels.contiguous().numpy().tobytes())
-    if isinstance(data.train.images, torch.Tensor):
-        digest.update(data.train.images.contiguous().numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _read_back(

@@ -27,6 +27,9 @@ CONFIG, INPUTS, VERSIONS, METRICS, RESULT, TRACKING = (
     "tracking",
 )
 
+DATA = "training data"
+"""The name of the data's fingerprint among the inputs."""
+
 
 class RunFolder:
     """Reads and writes what a run keeps.
@@ -64,6 +67,8 @@ class RunFolder:
             # A field that came after the folder had its default then.
             there = {**yaml.safe_load(Config().as_yaml()), **self._read_config(), **self._read(INPUTS, {})}
             ours = {**yaml.safe_load(config.as_yaml()), **inputs}
+            if len(there.get(DATA, "")) == 16:  # of an older version: the training part's images and labels alone
+                ours[DATA] = ours[DATA][:16]
             differing = [name for name in {**there, **ours} if there.get(name) != ours.get(name)]
             differing = [name for name in differing if name != "answers"]  # where they lie changes none of them
             if not any(name.startswith("teacher ") for name in differing):  # by their fingerprints: they have moved

@@ -6,7 +6,6 @@ a file are those of this teacher to these images under this augmentation is chec
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data
+from tutelage.data.images import CODE, image_codes
 from tutelage.errors import TutelageError, one_line
 from tutelage.models.digest import Digest
 from tutelage.models.fingerprint import fingerprint
@@ -37,7 +37,6 @@ Precision = Literal["float32", "float16", "bfloat16"]
 _MAGIC = b"tutelage answers 1\n"
 _HEADER = 4096  # bytes before the first sample
 _SUM = np.dtype("<u4")
-_CODE = np.dtype("<u8")
 
 
 class AnswerStore:
@@ -75,8 +74,15 @@ class AnswerStore:
         self.hits = self.misses = 0
         index = data.train.index.cpu().numpy()
         self._rows = int(max(int(part.index.max()) for part in (data.train, data.validation) if part is not None)) + 1
-        self._codes = np.zeros(self._rows, _CODE)
-        self._codes[index] = _codes(data)
+        self._codes = np.zeros(self._rows, CODE)
+        codes = _codes(data)
+        self._codes[index] = codes
+        if (other := self._codes[index] != codes).any():
+            raise TutelageError(
+                f"{int(other.sum())} training samples of {data.name} share their number in index with another image, "
+                f"first number {int(index[other.argmax()])}; give each image a number of its own, or train without "
+                "answers="
+            )
         self._open: dict[tuple[int, str, str], _File] = {}
         self._maps: set[tuple[int, str]] = set()
         self._fingerprints: dict[int, str] = {}
@@ -163,7 +169,7 @@ class _File:
         self.path = path
         self.shape, self.dtype = tuple(told["shape"]), getattr(torch, told["precision"])
         size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        self.row = np.dtype([("code", _CODE), ("sums", _SUM, (views,)), ("answers", "u1", (views, size))])
+        self.row = np.dtype([("code", CODE), ("sums", _SUM, (views,)), ("answers", "u1", (views, size))])
         header = _header(told)
         try:
             if not path.exists():
@@ -271,25 +277,10 @@ def _reserve(descriptor: int, length: int) -> None:
 
 def _codes(data: Data) -> NDArray[Any]:
     """A number for each training image, another one for another image: (N,) uint64, never 0."""
-    images = data.train.images
-    if isinstance(images, Tensor):
-        return _pixel_codes(images)
-    codes = np.empty(len(data.train), _CODE)
-    for place in range(len(codes)):
-        stamp = images.stamp(place)
-        if stamp is None:
-            raise TutelageError(
-                f"the images of {data.name} are read as they are needed and are no files of their own, so that stored "
-                "answers could not be told from those to other images; train without answers="
-            )
-        codes[place] = int.from_bytes(hashlib.blake2b(os.fsencode(stamp), digest_size=8).digest(), "little")
-    return codes | _CODE.type(1)
-
-
-def _pixel_codes(images: Tensor) -> NDArray[Any]:
-    """A number for each image, another one for other pixels: (N, H, W, C) uint8 to (N,) uint64, never 0."""
-    flat = images.cpu().reshape(len(images), -1)
-    generator = torch.Generator().manual_seed(1)
-    factors = torch.randint(2**62, (flat.shape[1],), generator=generator) * 2 + 1
-    codes = torch.cat([(part.to(torch.int64) * factors).sum(1) for part in torch.split(flat, 4096)])
-    return codes.numpy().view(_CODE) | _CODE.type(1)
+    codes = image_codes(data.train.images)
+    if codes is None:
+        raise TutelageError(
+            f"the images of {data.name} are read as they are needed and are no files of their own, so that stored "
+            "answers could not be told from those to other images; train without answers="
+        )
+    return codes

@@ -16,7 +16,7 @@ from tutelage.data.data import check_every_class_taught
 from tutelage.errors import TutelageError
 from tutelage.methods import find
 from tutelage.models.load import make_model
-from tutelage.runs.execute import data_fingerprint, load_data
+from tutelage.runs.execute import load_data
 from tutelage.runs.models import open_model
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.study import Study, canonical
@@ -70,7 +70,7 @@ def inspect(study: Study, trust: Trust | None = None) -> dict[str, str]:
         trust: whose code may be imported (``check_trusted``); that which the study names, unless given.
 
     Returns:
-        The fingerprint of each data set's training part.
+        The fingerprint of each data set.
 
     Raises:
         TutelageError: the first thing that cannot work.
@@ -90,7 +90,7 @@ def inspect(study: Study, trust: Trust | None = None) -> dict[str, str]:
     fingerprints: dict[str, str] = {}
     for spec in study.data:
         plain = load_data(_config(study, data=spec))
-        fingerprints[spec] = data_fingerprint(plain)
+        fingerprints[spec] = plain.fingerprint
         for network in {name for pair in study.all_pairs for name in pair}:
             if is_trained(network):
                 open_model(network, plain, trust)

@@ -1,0 +1,169 @@
+"""Arrays and tensors as the images and labels of a part: the same checks for files and for objects made in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tutelage.errors import TutelageError
+
+Array = NDArray[Any]
+
+CHANNELS = (1, 3, 4)
+MOST_CLASSES = 100_000  # one stray label of 2,000,000,000 would otherwise mean as many class names
+LABELS = "labels are one class per sample: (N,) integers, or (N, C) floats whose rows are probabilities"
+
+
+def as_images(value: object, what: str) -> Tensor:
+    """(N, H, W) or (N, H, W, C), uint8 or float in [0, 1] (rounded to 256 levels), to (N, H, W, C) uint8.
+
+    Raises:
+        TutelageError: another shape (channels first among them), another dtype, or floats outside [0, 1].
+    """
+    array = _array(value, what)
+    check_image_shape(array.shape, what)
+    if array.dtype.kind == "f":
+        _refuse(~((array >= 0) & (array <= 1)), array, what, "float images lie in [0, 1]; divide by 255 or save uint8")
+        array = np.rint(array * np.float32(255)).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise TutelageError(f"{what} is {array.dtype}; images are uint8 from 0 to 255, or floats in [0, 1]")
+    return _tensor(array if array.ndim == 4 else array[..., None], value)
+
+
+def check_image_shape(shape: Sequence[int], what: str) -> None:
+    """Refuse shapes other than (N, H, W) and (N, H, W, C) with 1, 3 or 4 channels."""
+    shape = tuple(shape)
+    if channels_first(shape[1:]):
+        raise TutelageError(
+            f"{what} has shape {shape}, which looks like channels first (NCHW); make it channels last (NHWC), "
+            "(N, H, W, C), with .transpose(0, 2, 3, 1) in NumPy or .permute(0, 2, 3, 1) in torch"
+        )
+    if len(shape) not in (3, 4) or 0 in shape[1:]:
+        raise TutelageError(f"{what} has shape {shape}; images are (N, H, W) or (N, H, W, C)")
+    if len(shape) == 4 and shape[3] not in CHANNELS:
+        raise TutelageError(
+            f"{what} has shape {shape}, which would be {shape[3]} channels; images are channels last (NHWC), "
+            "(N, H, W, C) with 1, 3 or 4 channels"
+        )
+
+
+def channels_first(shape: Sequence[int]) -> bool:
+    """Whether one image of this shape must be (C, H, W): its first axis may be channels, and its last one may not."""
+    if len(shape) != 3:
+        return False
+    first, _, last = shape
+    return (first in CHANNELS and last not in CHANNELS) or (first in (1, 3) and last == 4)
+
+
+def as_labels(value: object, what: str) -> Tensor:
+    """(N,) or (N, 1) integers to (N,) int64; (N, C) floats, each row a distribution, to (N, C) float32.
+
+    Raises:
+        TutelageError: anything else, with the kind of targets that it looks like.
+    """
+    array = _array(value, what)
+    kind, columns = array.dtype.kind, array.shape[1] if array.ndim == 2 else 1
+    if kind == "f" and columns > 1:
+        return _soft_labels(array, value, what)
+    if kind not in "iu" or array.ndim not in (1, 2) or columns != 1:
+        raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}{_looks_like(array)}; {LABELS}")
+    array = array.reshape(-1)
+    _refuse(array < -1, array, what, "labels are 0 or more, or -1 for no label")
+    _refuse(array >= MOST_CLASSES, array, what, f"labels are class numbers below {MOST_CLASSES}")
+    return _tensor(array.astype(np.int64, copy=False), value)
+
+
+def _looks_like(array: Array) -> str:
+    """What targets that are no labels seem to be, for an error."""
+    if array.dtype.kind == "f":
+        return ", which looks like regression targets (cast whole numbers to integers if they are classes)"
+    if array.dtype.kind not in "iub" or array.ndim != 2 or not ((array == 0) | (array == 1)).all():
+        return ""
+    if (array.sum(1) == 1).all():
+        return ", which looks like one-hot labels (take their .argmax(1))"
+    return ", which looks like multi-label targets, several classes per sample"
+
+
+def _soft_labels(array: Array, value: object, what: str) -> Tensor:
+    _refuse(~((array >= 0) & (array <= np.inf)), array, what, "soft labels are probabilities, 0 or more")
+    sums = array.sum(1, dtype=np.float64)
+    off = ~(np.abs(sums - 1) <= 1e-3)
+    if off.any() and ((array == 0) | (array == 1)).all():
+        raise TutelageError(
+            f"{what} has {int(off.sum())} rows of zeros and ones that do not sum to 1, which looks like multi-label "
+            f"targets, several classes per sample; {LABELS}"
+        )
+    _refuse(off, sums, f"the sum over classes in {what}", "every row of soft labels sums to 1")
+    return _tensor(array.astype(np.float32, copy=False), value)
+
+
+def as_index(value: object, samples: int, what: str) -> Tensor:
+    """(N,) numbers of samples, 0 or more, to (N,) int64."""
+    array = _array(value, what)
+    if array.dtype.kind not in "iu" or array.shape != (samples,):
+        raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; an index is ({samples},) integers")
+    _refuse((array < 0) | (array > np.iinfo(np.int64).max), array, what, "numbers of samples are 0 or more")
+    return _tensor(array.astype(np.int64, copy=False), value)
+
+
+def check_unique(index: Tensor, what: str) -> None:
+    """Refuse an index in which two samples have the same number."""
+    array = index.numpy()
+    first = np.zeros(len(array), np.bool_)
+    first[np.unique(array, return_index=True)[1]] = True
+    _refuse(~first, array, what, "each sample has a number of its own")
+
+
+def as_clean_labels(value: object, samples: int, classes: int, what: str) -> Tensor:
+    """(N,) class numbers, or -1 where the clean label is not known, to (N,) int64."""
+    array = _array(value, what)
+    if array.dtype.kind not in "iu" or array.shape != (samples,):
+        raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; clean labels are ({samples},) integers")
+    _refuse((array < -1) | (array >= classes), array, what, f"clean labels are 0 to {classes - 1}, or -1 if unknown")
+    return _tensor(array.astype(np.int64, copy=False), value)
+
+
+def as_trusted(value: object, samples: int, what: str) -> Tensor:
+    """(N,) booleans as a tensor."""
+    array = _array(value, what)
+    if array.dtype != np.bool_ or array.shape != (samples,):
+        raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; trusted is ({samples},) booleans")
+    return _tensor(array, value)
+
+
+def _array(value: object, what: str) -> Array:
+    """The values as a NumPy array, which shares memory with a tensor on the CPU."""
+    if isinstance(value, Tensor):
+        try:
+            value = value.detach()
+            return (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, meta, quantized, eight-bit floats
+            raise TutelageError(
+                f"{what} is a {value.layout} tensor of {value.dtype} on {value.device}, which has no plain array of "
+                "values; give a dense tensor or a NumPy array"
+            ) from error
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        raise TutelageError(f"{what} is a {type(value).__name__}; give a tensor or a NumPy array")
+    return value
+
+
+def _tensor(array: Array, value: object) -> Tensor:
+    """The array as a contiguous tensor; the given tensor itself, on its device, where it already is that."""
+    array = np.ascontiguousarray(array)
+    made = torch.from_numpy(array if array.flags.writeable else array.copy())
+    if isinstance(value, Tensor) and value.is_contiguous() and (value.dtype, value.shape) == (made.dtype, made.shape):
+        return value.detach() if value.requires_grad else value
+    return made
+
+
+def _refuse(bad: NDArray[np.bool_], values: Array, what: str, rule: str) -> None:
+    """Refuse the first bad value, with its place."""
+    if bad.any():
+        place = np.unravel_index(int(bad.argmax()), bad.shape)
+        where = ", ".join(str(int(i)) for i in place)
+        raise TutelageError(f"{what} is {values[place]} at [{where}] ({int(bad.sum())} like it); {rule}")

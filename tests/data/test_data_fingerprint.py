@@ -1,0 +1,140 @@
+"""Two data sets have the same fingerprint only if a run on one is a run on the other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tutelage
+from tutelage.data import Data, Views, open_data
+from tutelage.data.folder import load
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    for part, each in (("train", 8), ("test", 3)):
+        for name in ("cat", "dog"):
+            for number in range(each):
+                file = tmp_path / "pictures" / part / name / f"{number}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+    return tmp_path / "pictures"
+
+
+def test_the_first_half_is_that_of_folders_written_before():
+    train = open_data("digits").train
+    before = hashlib.sha256(train.labels.numpy().tobytes())
+    before.update(train.images.numpy().data)
+    fingerprint = open_data("digits").fingerprint
+    assert fingerprint[:16] == before.hexdigest()[:16]
+    assert len(fingerprint) == 32
+    assert fingerprint == open_data("digits").fingerprint
+
+
+def flipped(tensor: torch.Tensor) -> torch.Tensor:
+    changed = tensor.clone()
+    changed[3] = changed[3].logical_not() if changed.dtype == torch.bool else (changed[3] + 1) % 4
+    return changed
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+@pytest.mark.parametrize("field", ["images", "labels", "index", "clean_labels"])
+def test_every_array_of_every_part_counts(tiny_data: Data, part: str, field: str):
+    split = tiny_data.parts[part]
+    other = replace(split, **{field: flipped(getattr(split, field))})
+    assert replace(tiny_data, **{part: other}).fingerprint != tiny_data.fingerprint
+
+
+def test_classes_views_trust_and_the_shape_count(tiny_data: Data):
+    train = tiny_data.train
+    trusted = torch.zeros(len(train), dtype=torch.bool)
+    others = [
+        replace(tiny_data, classes=("a", "b", "c", "e")),
+        replace(tiny_data, views=Views(pad=2)),
+        replace(tiny_data, validation=None),
+        replace(tiny_data, train=replace(train, trusted=trusted)),
+        replace(tiny_data, train=replace(train, trusted=flipped(trusted))),
+        Data(
+            tiny_data.name,
+            tiny_data.classes,
+            **{part: replace(each, images=each.images.view(-1, 4, 16, 1)) for part, each in tiny_data.parts.items()},
+            views=tiny_data.views,
+        ),
+    ]
+    assert len({data.fingerprint for data in (tiny_data, *others)}) == len(others) + 1
+    assert replace(tiny_data, name="renamed").fingerprint == tiny_data.fingerprint
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_files_count_by_their_stamps(folder: Path, part: str):
+    data = load(folder, in_memory_bytes=0)
+    before = data.fingerprint
+    assert load(folder, in_memory_bytes=0).fingerprint == before
+    file = folder / part / "dog" / "2.png"
+    told = file.stat()
+    os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns + 1))
+    assert data.fingerprint != before  # also of data that are open
+
+
+def test_images_without_a_stamp_count_by_their_pixels(folder: Path):
+    class Unstamped:
+        def __init__(self, images: torch.Tensor) -> None:
+            self.images = images
+
+        @property
+        def shape(self) -> tuple[int, ...]:
+            return tuple(self.images.shape)
+
+        def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+            return self.images[index]
+
+        def stamp(self, place: int) -> None:
+            return None
+
+    data = load(folder)
+    unstamped = replace(data, train=replace(data.train, images=Unstamped(data.train.images)))
+    assert unstamped.train.fingerprint == data.train.fingerprint
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_run_on_files_that_were_overwritten_is_not_read_back(
+    folder: Path, tmp_path: Path, refused, monkeypatch, part
+):
+    monkeypatch.setattr("tutelage.data.folder.IN_MEMORY", 0)
+    monkeypatch.setattr(load, "__kwdefaults__", {"in_memory_bytes": 0})
+    run = {"epochs": 1, "batch_size": 8, "device": "cpu", "precision": "float32", "workers": 0, "validation": 0}
+    first = tutelage.train("resnet8", f"folder:{folder}", out=tmp_path / "run", **run)
+    again = tutelage.train("resnet8", f"folder:{folder}", out=tmp_path / "run", **run)
+    assert again.metrics == first.metrics
+    for file in folder.glob(f"{part}/*/*.png"):
+        Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(file)
+    with refused("different run", "training data"):
+        tutelage.train("resnet8", f"folder:{folder}", out=tmp_path / "run", **run)
+
+
+def test_the_folder_of_an_older_version_is_read_back(tmp_path: Path, tiny_data: Data, refused):
+    run = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
+    tutelage.train("resnet8", tiny_data, out=tmp_path / "run", **run)
+    inputs = tmp_path / "run" / "inputs.json"
+    inputs.write_text(inputs.read_text().replace(tiny_data.fingerprint, tiny_data.fingerprint[:16]))
+    tutelage.train("resnet8", tiny_data, out=tmp_path / "run", **run)
+    other = replace(tiny_data, train=replace(tiny_data.train, labels=flipped(tiny_data.train.labels)))
+    with refused("different run", "training data"):
+        tutelage.train("resnet8", other, out=tmp_path / "run", **run)
+
+
+def test_data_made_in_python_under_other_views_or_test_images_are_another_run(tmp_path, tiny_data, refused):
+    run = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
+    tutelage.train("resnet8", tiny_data, out=tmp_path / "run", **run)
+    test = replace(tiny_data.test, images=flipped(tiny_data.test.images))
+    for other in (replace(tiny_data, views=Views()), replace(tiny_data, test=test)):
+        with refused("different run", "training data"):
+            tutelage.train("resnet8", other, out=tmp_path / "run", **run)

@@ -1,0 +1,104 @@
+"""Parts that are held out: class by class, and every class keeps a training sample."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import train_test_split
+
+from tutelage.config import Config
+from tutelage.data import Data, Split, SymmetricNoise, open_data
+from tutelage.data.data import check_every_class_taught, class_counts
+from tutelage.runs.execute import load_data
+
+
+def of_sizes(*sizes: int, unlabelled: int = 0) -> Data:
+    labels = torch.cat(
+        [torch.full((size,), label) for label, size in enumerate(sizes)] + [torch.full((unlabelled,), -1)]
+    )
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))]
+    part = Split.of(torch.zeros(len(labels), 8, 8, 1, dtype=torch.uint8), labels)
+    return Data("sizes", tuple(f"c{label}" for label in range(len(sizes))), part, part)
+
+
+def counts(data: Data) -> list[list[int]]:
+    return [class_counts(part.labels, data.num_classes) for part in (data.train, data.validation)]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
+@pytest.mark.parametrize("unlabelled", [0, 7])
+def test_where_scikit_learn_stratifies_its_split_is_taken(fraction, unlabelled):
+    data = of_sizes(20, 30, 12, unlabelled=unlabelled)
+    labels = data.train.labels.numpy()
+    expected = train_test_split(
+        np.arange(len(labels)), test_size=round(fraction * len(labels)), random_state=5, stratify=labels
+    )
+    held_out = data.hold_out(fraction, seed=5)
+    for part, places in zip((held_out.train, held_out.validation), expected, strict=True):
+        assert part.index.tolist() == sorted(places)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_class_of_one_sample_stays_in_training_and_the_others_give_their_share(seed):
+    kept, held = counts(of_sizes(50, 1, 30, 20, 1).hold_out(0.1, seed))
+    assert [kept[1], kept[4]] == [1, 1]
+    assert [held[1], held[4]] == [0, 0]
+    assert abs(held[0] - 5) <= 1
+    assert abs(held[2] - 3) <= 1
+    assert abs(held[3] - 2) <= 1
+    assert sum(held) == 10
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("sizes", [(2,) * 12, (40, 2, 2), (1, 1, 9), (3, 3, 3), (100, 2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_class_keeps_a_training_sample(sizes, fraction, seed):
+    data = of_sizes(*sizes)
+    held_out = data.hold_out(fraction, seed)
+    assert min(class_counts(held_out.train.labels, len(sizes))) >= 1
+    together = torch.cat([part.index for name, part in held_out.parts.items() if name != "test"])
+    assert sorted(together.tolist()) == list(range(sum(sizes)))
+
+
+def test_where_every_class_has_one_sample_nothing_is_held_out():
+    data = of_sizes(1, 1, 1)
+    assert data.hold_out(0.4) is data
+
+
+def test_the_record_has_how_many_were_held_out():
+    assert of_sizes(1, 1, 3).hold_out(0.8).record == ({"hold_out": 0.8, "seed": 0, "samples": 2},)
+
+
+@pytest.mark.parametrize("seed", [0, 18, 19, 27])
+def test_a_long_tail_can_be_held_out_from_with_every_seed(seed):
+    data = load_data(Config(imbalance="longtail:0.005", seed=seed))
+    check_every_class_taught(data)
+    assert data.validation is not None
+
+
+def test_samples_without_a_label_change_nothing_for_the_others():
+    kept, held = counts(of_sizes(30, 1, 20, unlabelled=1).hold_out(0.2))
+    assert kept[1] == 1
+    assert min(held[0], held[2]) >= 3
+
+
+def test_soft_labels_count_as_their_largest_class():
+    data = of_sizes(30, 1, 20)
+    soft = torch.eye(3)[data.train.labels]
+    held_out = replace(data, train=replace(data.train, labels=soft)).hold_out(0.2)
+    assert held_out.train.labels.argmax(1).bincount().tolist()[1] == 1
+
+
+def test_the_noise_rate_of_the_part_that_is_trained_on_is_in_the_summary():
+    noisy = SymmetricNoise(0.4)(open_data("digits"))
+    data = noisy.hold_out(0.3)
+    rates = data.summary()["noise_rate"]
+    train = data.train
+    assert rates["train"] == pytest.approx((train.labels != train.clean_labels).double().mean().item())
+    assert rates["train"] != noisy.record[0]["realised_rate"]
+    whole = (len(train) * rates["train"] + len(data.validation) * rates["validation"]) / len(noisy.train)
+    assert whole == pytest.approx(noisy.record[0]["realised_rate"])
+    assert rates["test"] == 0
