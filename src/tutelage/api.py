@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import copy
+import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
 from tutelage.config import Config
 from tutelage.data import Data
+from tutelage.data.open import spec_of
 from tutelage.errors import TutelageError
+from tutelage.files import as_path
+from tutelage.methods import Method
 from tutelage.models.generator import wrapped
+from tutelage.models.redrawn import Drawn, Redrawn
+from tutelage.models.state import materialised
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Given, Result, describe, execute, load_data
 from tutelage.runs.models import GIVEN, open_model
 from tutelage.training.loop import Record
+from tutelage.training.run import first_weights
 from tutelage.trust import Trust, typed
 
-Network = str | nn.Module | Tapped
+Network = str | os.PathLike[str] | nn.Module
 Student = Network | Callable[[], nn.Module]
 
 
 def distill(
     teacher: Network | Sequence[Network],
     student: Student,
-    data: str | Data = "digits",
+    data: str | os.PathLike[str] | Data = "digits",
     *,
-    method: str = "hinton",
-    out: str | Path | None = None,
+    method: str | Method = "hinton",
+    out: str | os.PathLike[str] | None = None,
     report: Callable[[Record], None] | None = None,
     track: str | None = None,
     **config: Any,
@@ -38,12 +44,14 @@ def distill(
     """Train a student under a teacher.
 
     Args:
-        teacher: a trained ``nn.Module``, a finished run's folder, ``MODEL@WEIGHTS``, ``timm/NAME`` or ``hf/NAME``; or
-            several, which are averaged. A bare module takes images normalised with the data's own mean and standard
-            deviation; wrap it as ``Tapped(module, mean, std)`` if it wants others. Its parameters are frozen.
+        teacher: a trained ``nn.Module``, the folder of a finished run, ``MODEL@WEIGHTS``, ``timm/NAME`` or
+            ``hf/NAME``; or several, which are averaged. A bare module takes images normalised with the data's own mean
+            and standard deviation; wrap it as ``Tapped(module, mean, std)`` if it wants others. Its parameters are
+            frozen.
         student: a name, an ``nn.Module``, which is trained in place from the weights it has, or a function that makes
-            one, for methods that need several.
-        data: a name (see ``open_data``), on which the other fields act; or a ``Data``, which is taken as it is.
+            one. Methods that train several networks copy a module, and draw the weights of the copies anew
+            (``models/redrawn.py``). It has no part in common with the teacher.
+        data: a name or a path (see ``open_data``), on which the other fields act; or a ``Data``, taken as it is.
         method: see ``tutelage methods``; its own parameters go in ``settings={...}``.
         out: a folder to keep the run in. A run that was stopped goes on when it is asked for again.
         report: called with a record an epoch.
@@ -58,15 +66,15 @@ def distill(
     Raises:
         TutelageError: for anything you can mend; nothing has been lost.
     """
-    teachers = [teacher] if isinstance(teacher, str | nn.Module) else list(teacher)
+    teachers = [teacher] if isinstance(teacher, str | os.PathLike | nn.Module) else list(teacher)
     return _execute(teachers, student, data, out, report, track, {"method": method, **config})
 
 
 def train(
     model: Student,
-    data: str | Data = "digits",
+    data: str | os.PathLike[str] | Data = "digits",
     *,
-    out: str | Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     report: Callable[[Record], None] | None = None,
     track: str | None = None,
     **config: Any,
@@ -82,61 +90,51 @@ def train(
 def _execute(
     teachers: Sequence[Network],
     student: Student,
-    data: str | Data,
-    out: str | Path | None,
+    data: str | os.PathLike[str] | Data,
+    out: str | os.PathLike[str] | None,
     report: Callable[[Record], None] | None,
     track: str | None,
     fields: dict[str, Any],
 ) -> Result:
     trust = fields.pop("trust", False)
-    named = Config(
-        data=data if isinstance(data, str) else f"{GIVEN}{data.name}",
-        student=student if isinstance(student, str) else describe(student, weights=False),
-        teacher=tuple(t if isinstance(t, str) else describe(t, weights=True) for t in teachers),
-        **fields,
+    names = [os.fspath(t) if isinstance(t, os.PathLike) else t for t in teachers]
+    config = Config(data=f"{GIVEN}{data.name}" if isinstance(data, Data) else spec_of(data), **fields)
+    opened = _held_out(data, config) if isinstance(data, Data) else load_data(config)
+    make = None if isinstance(student, str | os.PathLike) else _maker(student, opened, config.seed)
+    config = config.but(
+        student=os.fspath(student) if isinstance(student, str | os.PathLike) else describe(student, weights=False),
+        teacher=tuple(t if isinstance(t, str) else describe(t, weights=True) for t in names),
     )
-    if isinstance(data, Data):
-        acted = [
-            name
-            for name in ("noise", "imbalance", "per_class", "image_size", "augment", "views")
-            if getattr(named, name) != Config.model_fields[name].default
-        ]
-        if acted:
-            raise TutelageError(f"{', '.join(acted)} act on data opened by name; apply them to the Data first")
-        opened = data.hold_out(named.validation, named.seed)
-    else:
-        opened = load_data(named)
-    trusted: Trust = trust is True or typed(named.student, *named.teacher, named.method)
-    given = Given(
-        opened,
-        None if isinstance(student, str) else _maker(student, opened),
-        tuple(open_model(t, opened, trusted) if isinstance(t, str) else _tapped(t, opened) for t in teachers),
-    )
-    folder = Path(out) if out is not None else None
-    return execute(named, folder, given=given, report=report, track=track, trust=trusted)
+    trusted: Trust = trust is True or typed(config.student, *config.teacher, config.method)
+    models = tuple(open_model(t, opened, trusted) if isinstance(t, str) else _tapped(t, opened) for t in names)
+    given = Given(opened, make, models)
+    folder = None if out is None else as_path(out)
+    return execute(config, folder, given=given, report=report, track=track, trust=trusted)
+
+
+def _held_out(data: Data, config: Config) -> Data:
+    """Data given as an object, with its held-out part."""
+    conditions = ("noise", "imbalance", "per_class", "image_size", "augment", "views")
+    acting = [name for name in conditions if getattr(config, name) != Config.model_fields[name].default]
+    if acting:
+        raise TutelageError(f"{', '.join(acting)} act on data opened by name; apply them to the Data first")
+    return data.hold_out(config.validation, config.seed)
+
+
+def _maker(student: nn.Module | Callable[[], nn.Module], data: Data, seed: int = 0) -> Callable[[], Tapped]:
+    """Makes students: by a function that is given, or from a single network, itself first and then copies drawn anew.
+
+    The lazy layers of a network that is given are drawn as those of a student of this seed.
+    """
+    if not isinstance(student, nn.Module):
+        return Drawn(lambda: _tapped(student(), data))
+    with first_weights(seed):
+        return Redrawn(_tapped(student, data))
 
 
 def _tapped(module: nn.Module, data: Data) -> Tapped:
-    return module if isinstance(module, Tapped) else wrapped(module, *data.mean_std)
-
-
-def _maker(student: nn.Module | Callable[[], nn.Module], data: Data) -> Callable[[], Tapped]:
-    """Students, from a function that makes them or from one that is given: itself first, then copies drawn anew."""
-    if not isinstance(student, nn.Module):
-        return lambda: _tapped(student(), data)
-    original = _tapped(student, data)
-    first = copy.deepcopy(original)
-    made: list[Tapped] = []
-
-    def make() -> Tapped:
-        made.append(original if not made else _drawn_anew(copy.deepcopy(first)))
-        return made[-1]
-
-    return make
-
-
-def _drawn_anew(model: Tapped) -> Tapped:
-    for module in model.modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
+    if not isinstance(module, nn.Module):
+        raise TutelageError(f"expected a network, an nn.Module, and got a {type(module).__name__}; return the network")
+    model = module if isinstance(module, Tapped) else wrapped(module, *data.mean_std)
+    materialised(model.module, torch.zeros(2, *data.image_shape))
     return model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +28,13 @@ def error_in(error: ValidationError, what: str, known: Mapping[str, str]) -> Tut
     return TutelageError(f"{what}: {name}: {problem} (got {value_text(first['input'])})")
 
 
+def _as_text(value: Any) -> Any:
+    """Paths as texts, alone or in a list."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return type(value)(map(_as_text, value)) if type(value) in (list, tuple) else value
+
+
 class Fields(BaseModel):
     """A frozen value made of checked fields; a wrong one is refused in one line."""
 
@@ -34,6 +42,7 @@ class Fields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     def __init__(self, /, **fields: Any) -> None:
+        fields = {name: _as_text(value) for name, value in fields.items()}
         try:
             super().__init__(**fields)
         except ValidationError as error:

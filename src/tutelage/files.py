@@ -23,6 +23,18 @@ _REMEDIES = {
 }
 
 
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """The path that a user names; ``~`` is the home folder.
+
+    Raises:
+        TutelageError: there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise TutelageError(f"{str(path)!r} cannot be expanded ({one_line(error)}); write the whole path") from error
+
+
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a whole file at once: a reader, or a run that was killed, finds the old bytes or the new ones.
 
@@ -32,7 +44,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     Raises:
         TutelageError: the disk is full, the folder is not writable, ...; what was there is as it was.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(as_path(path)))
     # Not tempfile.mkstemp: it makes files that only their owner may read, and would hand that mode on.
     temporary = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex[:12]}.tmp")
     try:

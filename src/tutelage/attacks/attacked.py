@@ -8,7 +8,7 @@ import torch
 
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped
+from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.terms.cross_entropy import cross_entropy
 from tutelage.terms.term import View
 
@@ -30,6 +30,7 @@ class Attacked(View):
     """
 
     def __init__(self, model: Tapped, radius: float, step_size: float, steps: int, *, clamp: bool = True) -> None:
+        check_tapped("Attacked", model)
         if not (radius >= 0 and step_size >= 0 and steps >= 1):
             raise ValueError(
                 f"radius and step_size must be 0 or more and steps 1 or more, got {radius}, {step_size} and {steps}"

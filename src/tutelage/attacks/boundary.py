@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped
+from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.terms.term import View
 
 Norm = Literal["first", "squared"]
@@ -112,6 +112,7 @@ class BoundarySamples(View):
         discard_failed: bool = False,
         in_statistics: bool = True,
     ) -> None:
+        check_tapped("BoundarySamples", teacher)
         if not 0 < share <= 1:
             raise ValueError(f"the share of a batch lies in (0, 1], got {share}")
         self.teacher, self.share, self.in_statistics = teacher, share, in_statistics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from tutelage.errors import TutelageError, one_line, unknown
 
 
 @default_settings()
-def open_data(spec: str | Data, *, image_size: int | None = None) -> Data:
+def open_data(spec: str | os.PathLike[str] | Data, *, image_size: int | None = None) -> Data:
     """The data set that a text names, or the one that is given, as it is.
 
     Args:
         spec: ``digits`` (part of scikit-learn), ``idx:FOLDER`` (MNIST's files), ``npz:FILE`` (plain arrays),
-            ``folder:PATH`` (pictures in ``train/CLASS/``), ``hf:REPO`` (the Hugging Face hub), or a ``Data``.
+            ``folder:PATH`` (pictures in ``train/CLASS/``), ``hf:REPO`` (the Hugging Face hub), a ``Data``, or the
+            path (``os.PathLike``) of an ``.npz`` file or of a folder, of which it is seen what it holds.
         image_size: side in pixels to scale and cut pictures to, for ``folder`` and ``hf``.
 
     Raises:
@@ -25,6 +27,7 @@ def open_data(spec: str | Data, *, image_size: int | None = None) -> Data:
     if isinstance(spec, Data):
         _has_one_size(spec.name, image_size)
         return spec
+    spec = spec_of(spec)
     scheme, _, rest = spec.partition(":")
     if scheme not in LOADERS:
         raise unknown("data set", scheme, LOADERS, _advice(spec))
@@ -35,6 +38,17 @@ def open_data(spec: str | Data, *, image_size: int | None = None) -> Data:
         raise TutelageError(
             f"cannot read {error.filename or spec}: {reason}; check the path and its permissions"
         ) from error
+
+
+def spec_of(spec: str | os.PathLike[str]) -> str:
+    """A data set's name from its path: ``npz:FILE``, ``idx:FOLDER`` or ``folder:PATH``. A text is a name already."""
+    text = os.fspath(spec)
+    if isinstance(spec, str) or text.partition(":")[0] in LOADERS:
+        return text
+    path = as_path(text)
+    if path.is_dir():
+        return f"idx:{text}" if any(path.glob("*idx?-ubyte*")) else f"folder:{text}"
+    return f"npz:{text}" if path.suffix == ".npz" else text
 
 
 # Each imports its own module only, so that naming one data set does not need what another one needs.

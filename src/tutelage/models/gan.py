@@ -44,6 +44,10 @@ class DCGAN(nn.Module):
             layers += [nn.BatchNorm2d(channels), nn.ReLU()]
         self.body = nn.Sequential(*layers)
         self.image = nn.Conv2d(widest // 2 ** (len(sizes) - 1), image_shape[0], 3, padding=1)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights; biases and normalisations are as their layers have them."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, std=0.02)

@@ -81,5 +81,22 @@ class Generator(Tapped):
 
 
 def wrapped(module: nn.Module, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> Tapped:
-    """A bare network as one that learns or teaches: one that says how long its ``latent`` is generates images."""
-    return Generator(module) if isinstance(getattr(module, "latent", None), int) else Tapped(module, mean, std)
+    """A bare network as one that learns or teaches: one that makes images of latents is a generator."""
+    return Generator(module) if _generates(module) else Tapped(module, mean, std)
+
+
+def _generates(module: nn.Module) -> bool:
+    """Whether a network names the length of its ``latent`` and makes images of latents.
+
+    Classifiers may have an attribute of that name too, so that the network is run on two latents.
+    """
+    latent = getattr(module, "latent", None)
+    if not isinstance(latent, int) or latent < 1:
+        return False
+    weight = next(module.parameters(), torch.empty(0))
+    try:
+        with evaluating(module), torch.no_grad():
+            images = module(torch.zeros(2, latent, device=weight.device))
+    except Exception:  # whatever somebody else's network does with inputs that are not for it
+        return False
+    return isinstance(images, Tensor) and images.ndim == 4 and len(images) == 2

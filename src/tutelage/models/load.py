@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import torch
+
 from tutelage.errors import TutelageError
 from tutelage.models import zoo
 from tutelage.models.doors.door import Built, Wanted
 from tutelage.models.doors.imported import from_import
 from tutelage.models.doors.timm import from_timm
 from tutelage.models.doors.transformers import from_transformers
+from tutelage.models.state import materialised
 from tutelage.trust import Trust, check_trusted
 
 _DOORS: Mapping[str, Callable[[str, str, Wanted], Built]] = MappingProxyType(
@@ -65,5 +68,7 @@ def make_model(
             f"no published weights for {spec!r}: pretrained goes with timm/NAME; load a weights file instead"
         )
     if ":" in spec:
-        return Built(from_import(spec, wanted))
+        built = from_import(spec, wanted)
+        materialised(built.module, torch.zeros(2, *image_shape))
+        return built
     return Built(zoo.build(spec, num_classes=num_classes, image_shape=image_shape))

@@ -74,6 +74,10 @@ class ResNet(nn.Module):
         self.layer2 = _stage(blocks, channels, 2 * channels, stride=2)
         self.layer3 = _stage(blocks, 2 * channels, 4 * channels, stride=2)
         self.fc = nn.Linear(4 * channels, num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the convolutions; all other layers have drawn theirs."""
         he_initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ play a part are named by the shapes that were seen:
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from tutelage.errors import TutelageError, unknown
 
 INPUT = "input:"  # "input:fc" names what the layer fc is given; "fc" alone names what it gives
 ISOTROPIC_STAGES = 4
+_ADDED = "_tutelage_roles"  # an attribute that no network of a user has
 MOST_PREFIX_TOKENS = 8  # class and register tokens in front of the patches
 
 
@@ -116,6 +118,26 @@ def find_roles(module: nn.Module, example: Tensor, by_hand: Mapping[str, Tap] = 
             'Name them by hand, for instance roles={"stage1": "layer1", "embedding": "input:fc"}'
         )
     return taps
+
+
+def roles_of(module: nn.Module) -> dict[str, str]:
+    """The roles that a network names itself: by an attribute ``roles``, and those that surgery has added.
+
+    An attribute ``roles`` that maps no role of ours and names no layer is the network's own affair.
+    """
+    own = getattr(module, "roles", None)
+    added: Mapping[str, str] = module.__dict__.get(_ADDED, {})
+    if not isinstance(own, Mapping) or not all(isinstance(text, str) for pair in own.items() for text in pair):
+        return dict(added)
+    layers = dict(module.named_modules())
+    ours = any(re.fullmatch(r"stem|stage\d+|embedding", role) for role in own)
+    ours = ours or any(text.removeprefix(INPUT) in layers for text in own.values())
+    return {**(own if ours else {}), **added}
+
+
+def add_role(module: nn.Module, role: str, layer: str) -> None:
+    """Let a network name a further role from now on, copies of it too."""
+    module.__dict__[_ADDED] = {**module.__dict__.get(_ADDED, {}), role: layer}
 
 
 def named_roles(module: nn.Module, roles: Mapping[str, str]) -> dict[str, Tap]:

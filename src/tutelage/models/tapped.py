@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from tutelage.errors import TutelageError
 from tutelage.models.digest import Digest
 from tutelage.models.outputs import Outputs, at_least_float32
-from tutelage.models.roles import Tap, find_roles, first_tensor, named_roles
+from tutelage.models.roles import Tap, find_roles, first_tensor, named_roles, roles_of
 
 
 class Tapped(nn.Module):
@@ -45,11 +45,12 @@ class Tapped(nn.Module):
         roles: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(module, Tapped):
+            raise TutelageError("Tapped(...) of a Tapped normalises twice; give it the bare network, its .module")
         self.module = module
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-        by_hand = roles if roles is not None else getattr(module, "roles", None)
-        self._by_hand = named_roles(module, by_hand) if isinstance(by_hand, Mapping) else {}
+        self._by_hand = named_roles(module, roles if roles is not None else roles_of(module))
         self._named = dict(roles or {})
         self.passes = 0
         self._taps: dict[str, Tap] | None = None
@@ -58,16 +59,35 @@ class Tapped(nn.Module):
         self._staying_hooks: list[RemovableHandle] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, C, H, W) pixels in [0, 1] to (B, classes) logits."""
-        logits: Tensor = self.module((inputs - self.mean) / self.std)
+        """(B, C, H, W) pixels in [0, 1] to (B, classes) logits.
+
+        Raises:
+            TutelageError: the inputs are no such images, or have other channels than the normalisation.
+        """
+        logits: Tensor = self.module(self.normalised(inputs))
         return logits
+
+    def normalised(self, inputs: Tensor) -> Tensor:
+        """(B, C, H, W) pixels in [0, 1] as the bare network takes them.
+
+        Raises:
+            TutelageError: the inputs are no such images, or have other channels than the normalisation.
+        """
+        channels = max(self.mean.shape[1], self.std.shape[1])
+        if inputs.ndim != 4 or channels not in (1, inputs.shape[1]):
+            expected = "(B, C, H, W)" if channels == 1 else f"(B, {channels}, H, W)"
+            raise TutelageError(
+                f"Tapped normalises images of shape {expected} and was given {tuple(inputs.shape)}; "
+                "call its .module for other inputs"
+            )
+        return (inputs - self.mean) / self.std
 
     def operated(self) -> Tapped:
         """This model once more, after its network was changed from the inside: roles are found anew.
 
         The normalisation stays, and so do roles named by hand, to which the network may have added some.
         """
-        roles = {**self._named, **getattr(self.module, "roles", {})}
+        roles = {**self._named, **roles_of(self.module)}
         return Tapped(self.module, self.mean.flatten().tolist(), self.std.flatten().tolist(), roles or None)
 
     @property
@@ -89,7 +109,7 @@ class Tapped(nn.Module):
     def trace(self, inputs: Tensor) -> Tapped:
         """Find the roles by one forward pass over (B, C, H, W) pixels, unless that is done already."""
         if self._taps is None:
-            self._taps = find_roles(self.module, (inputs - self.mean) / self.std, self._by_hand)
+            self._taps = find_roles(self.module, self.normalised(inputs), self._by_hand)
         return self
 
     def with_parameters(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -202,6 +222,20 @@ class Tapped(nn.Module):
             self._compiled_with_taps[key] = torch.compile(run, *args, **options)
         logits, captured_now = self._compiled_with_taps[key](inputs)
         return logits, captured_now
+
+
+def check_tapped(who: str, *models: object) -> None:
+    """Check that what is to learn or to teach is a ``Tapped``.
+
+    Raises:
+        TutelageError: it is a bare ``nn.Module``, whose normalisation only its owner knows, or no network.
+    """
+    for model in models:
+        if not isinstance(model, Tapped):
+            raise TutelageError(
+                f"{who} takes networks wrapped as Tapped(module, mean, std) and was given a {type(model).__name__}; "
+                "write Tapped(module) if the network takes pixels in [0, 1] as they are"
+            )
 
 
 class _Stop(BaseException):  # not an error, and not for a network's own `except Exception` to catch

@@ -72,6 +72,10 @@ class WRN(nn.Module):
         self.block3 = _group(blocks, 32 * width, 64 * width, stride=2)
         self.bn = nn.BatchNorm2d(64 * width)
         self.fc = nn.Linear(64 * width, num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the convolutions, and set the classifier's bias to 0; all other layers have drawn theirs."""
         he_initialise(self)
         nn.init.zeros_(self.fc.bias)
 

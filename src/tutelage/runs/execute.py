@@ -23,12 +23,13 @@ from tutelage.methods import find
 from tutelage.models.ensemble import Ensemble
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.generator import Generator, wrapped
+from tutelage.models.state import check_state
 from tutelage.models.surgery import surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import TRACKING, RunFolder
-from tutelage.runs.models import GIVEN, WEIGHTS, about_model, load_student, make_student, open_model, warn_at_chance
+from tutelage.runs.models import GIVEN, WEIGHTS, about_model, load_student, open_model, student_maker, warn_at_chance
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import AnswerStore
 from tutelage.training.hardware import resolve
@@ -44,8 +45,8 @@ class Result:
     """What a run gives back.
 
     Attributes:
-        model: the student as it was after the last epoch; takes raw pixels (B, C, H, W) in [0, 1], gives logits.
-            ``model.module`` is the bare network, which takes normalised images.
+        model: the student as it was after the last epoch, in eval mode; takes raw pixels (B, C, H, W) in [0, 1], gives
+            logits. ``model.module`` is the bare network, which takes normalised images.
         metrics: what ``result.json`` holds.
         history: a record an epoch.
         config: the resolved configuration.
@@ -57,6 +58,9 @@ class Result:
     history: tuple[Record, ...]
     config: Config
     folder: Path | None
+
+    def __post_init__(self) -> None:
+        self.model.eval()
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def execute(
     teachers = given.teachers
     if teachers is None:
         teachers = tuple(open_model(name, data, trust) for name in config.teacher)
-    make = given.student or (lambda: make_student(config.student, data, pretrained=config.pretrained, trust=trust))
+    make = given.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
     place = RunFolder(folder) if folder else None
     with place.lock() if place and processes.main else nullcontext(), closing(trackers):
         if place and processes.main:
@@ -262,5 +266,6 @@ def describe(value: object, *, weights: bool) -> str:
 
 
 def _shape(model: nn.Module) -> str:
+    check_state(type(model).__name__, model)
     shapes = repr([(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()])
     return hashlib.sha256(shapes.encode()).hexdigest()[:16]

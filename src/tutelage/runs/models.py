@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import predict
 from tutelage.models.generator import Generator, wrapped
 from tutelage.models.load import make_model
+from tutelage.models.redrawn import Redrawn
+from tutelage.models.state import dtype_note
 from tutelage.models.surgery import repeat, surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, read_about
@@ -51,18 +54,36 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
     return network
 
 
+def student_maker(spec: str, data: Data, *, pretrained: bool = False, trust: Trust = True) -> Callable[[], Tapped]:
+    """Makes students as ``make_student`` does; where the text names a single network, the further ones are redrawn."""
+    redrawn: list[Redrawn] = []
+
+    def make() -> Tapped:
+        if redrawn:
+            return redrawn[0]()
+        built = make_model(
+            spec, num_classes=data.num_classes, image_shape=data.image_shape, pretrained=pretrained, trust=trust
+        )
+        model = wrapped(built.module, *(built.mean_std or data.mean_std))
+        if not built.single:
+            return model
+        redrawn.append(Redrawn(model))
+        return redrawn[0]()
+
+    return make
+
+
 @default_settings()
 def make_student(spec: str, data: Data, *, pretrained: bool = False, trust: Trust = True) -> Tapped:
     """A student with fresh weights (or published ones), normalised as those weights want or as the data is."""
-    built = make_model(
-        spec, num_classes=data.num_classes, image_shape=data.image_shape, pretrained=pretrained, trust=trust
-    )
-    return wrapped(built.module, *(built.mean_std or data.mean_std))
+    return student_maker(spec, data, pretrained=pretrained, trust=trust)()
 
 
 @default_settings()
 def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
     """A trained network: a run's folder, ``MODEL@WEIGHTS``, or a ``timm/`` or ``hf/`` name with published weights.
+
+    It is in eval mode.
 
     Args:
         text: which.
@@ -90,7 +111,7 @@ def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
         file = Path(weights).expanduser()
         about = read_about(file)
     elif text.startswith(("timm/", "hf/")):
-        return make_student(text, data, pretrained=True, trust=trust)
+        return make_student(text, data, pretrained=True, trust=trust).eval()
     else:
         raise TutelageError(
             f"no trained network {text!r}: give the folder of a finished run, MODEL@WEIGHTS.safetensors, "
@@ -100,7 +121,7 @@ def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
     built = make_model(spec, num_classes=data.num_classes, image_shape=data.image_shape, trust=trust, named_in=named_in)
     module = load_student(file, built.module, data)
     mean_std = (about["mean"], about["std"]) if "mean" in about else built.mean_std or data.mean_std
-    return wrapped(module, *mean_std)
+    return wrapped(module, *mean_std).eval()
 
 
 def _check_classes(text: str, about: dict[str, Any], data: Data) -> None:
@@ -138,9 +159,9 @@ def warn_at_chance(text: str, model: Tapped, data: Data, device: torch.device | 
     try:
         logits = predict(model, split, device=device)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        remedy = dtype_note(model) or "; give it one for such images"
         raise TutelageError(
-            f"the teacher {text} cannot take images of shape {data.image_shape}: {one_line(error)}; "
-            "give it one for such images"
+            f"the teacher {text} cannot take images of shape {data.image_shape}: {one_line(error)}{remedy}"
         ) from error
     if logits.shape[1] != data.num_classes:
         raise TutelageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from typing import Any, Literal
 
@@ -11,7 +10,8 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped
+from tutelage.models.state import copied
+from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.sources.frozen import Frozen
 from tutelage.sources.source import Cohort, Source
 
@@ -35,6 +35,9 @@ class EMA(Source):
             average parameters alone.
         warm_start: see above.
         start: a network whose weights the average begins with; a copy of the student unless given.
+
+    Raises:
+        TutelageError: a network is a bare ``nn.Module``, or cannot be copied.
     """
 
     def __init__(
@@ -48,8 +51,12 @@ class EMA(Source):
     ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay must lie in [0, 1), got {decay}")
+        check_tapped("EMA", student, *([] if start is None else [start]))
         self.student, self.decay, self.buffers, self.warm_start = student, decay, buffers, warm_start
-        self.model = copy.deepcopy(student if start is None else start)
+        begin = student if start is None else start
+        self.model = copied(
+            begin, type(begin.module).__name__, "EMA averages a copy; give a network that can be copied"
+        )
         self.models = (self.model,)
         self._frozen = Frozen(self.model)
         self.updates = 0

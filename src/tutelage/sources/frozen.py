@@ -8,7 +8,7 @@ import torch
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped
+from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.sources.source import Ask, Cohort, Source, ask
 from tutelage.sources.store import AnswerStore
 
@@ -23,11 +23,15 @@ class Frozen(Source):
         teachers: networks from raw pixels to logits.
         store: where their answers to the training part are kept, so that each is computed once.
         ask: how one of them is asked; runs side by side ask together.
+
+    Raises:
+        TutelageError: a teacher is a bare ``nn.Module``.
     """
 
     def __init__(self, *teachers: Tapped, store: AnswerStore | None = None, ask: Ask = ask) -> None:
         if not teachers:
             raise ValueError("Frozen needs at least one teacher")
+        check_tapped("Frozen", *teachers)
         self.models, self.store, self.ask = teachers, store, ask
         for teacher in teachers:
             teacher.eval().requires_grad_(False)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped
+from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.sources.source import Cohort, Source
 
 
@@ -15,9 +15,13 @@ class Own(Source):
 
     Args:
         model: the learner's model.
+
+    Raises:
+        TutelageError: it is a bare ``nn.Module``.
     """
 
     def __init__(self, model: Tapped) -> None:
+        check_tapped("Own", model)
         self.reads = (model,)
 
     def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:

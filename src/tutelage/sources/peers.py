@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped
+from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.sources.source import Cohort, Source
 
 
@@ -18,11 +18,15 @@ class Peers(Source):
 
     Args:
         peers: the other learners' models.
+
+    Raises:
+        TutelageError: one of them is a bare ``nn.Module``.
     """
 
     def __init__(self, *peers: Tapped) -> None:
         if not peers:
             raise ValueError("Peers needs at least one other model")
+        check_tapped("Peers", *peers)
         self.reads = peers
 
     def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:

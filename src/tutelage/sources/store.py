@@ -26,6 +26,7 @@ from tutelage.data.batch import Batch
 from tutelage.data.data import Data
 from tutelage.data.images import CODE, image_codes
 from tutelage.errors import TutelageError, one_line
+from tutelage.files import as_path
 from tutelage.models.digest import Digest
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.outputs import Outputs
@@ -69,8 +70,8 @@ class AnswerStore:
         hits, misses: how many answers were read, and how many had to be computed, so far.
     """
 
-    def __init__(self, folder: Path | str, data: Data, precision: Precision = "float32") -> None:
-        self.folder, self.views, self.precision = Path(folder), data.views, precision
+    def __init__(self, folder: str | os.PathLike[str], data: Data, precision: Precision = "float32") -> None:
+        self.folder, self.views, self.precision = as_path(folder), data.views, precision
         self.hits = self.misses = 0
         index = data.train.index.cpu().numpy()
         self._rows = int(max(int(part.index.max()) for part in (data.train, data.validation) if part is not None)) + 1

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs, at_least_float32
-from tutelage.models.tapped import Tapped
+from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.terms.term import Term
 
 
@@ -51,6 +51,7 @@ class Fooling(Term):
 
     def __init__(self, critic: Tapped) -> None:
         super().__init__()
+        check_tapped("Fooling", critic)
         self._critic = (critic,)  # in a tuple, where torch does not take it for a part of this module
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:

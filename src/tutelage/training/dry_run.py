@@ -13,6 +13,7 @@ from tutelage.data.data import Data
 from tutelage.data.loader import in_order
 from tutelage.errors import TutelageError, one_line
 from tutelage.models.outputs import Outputs
+from tutelage.models.state import dtype_note
 from tutelage.terms.term import View
 from tutelage.training.learner import Learner, Lesson
 
@@ -61,12 +62,14 @@ def _outputs(who: str, model: nn.Module, batch: Batch, roles: Sequence[str]) -> 
         raise
     except _NOT_OURS as error:
         shape = tuple(batch.inputs.shape[1:])
-        raise TutelageError(f"{who} cannot take images of shape {shape}: {_because(error)}") from error
+        raise TutelageError(f"{who} cannot take images of shape {shape}: {_because(error, model)}") from error
     return outputs
 
 
-def _because(error: Exception) -> str:
+def _because(error: Exception, *models: nn.Module) -> str:
     said = one_line(error)
+    if note := next((note for note in map(dtype_note, models) if note), ""):
+        return said + note
     return f"{said}; try --precision float32" if "BFloat16" in said else said
 
 
@@ -117,7 +120,8 @@ def _teacher(
     except _NOT_OURS as error:
         shape = tuple(batch.inputs.shape[1:])
         raise TutelageError(
-            f"the source of learner {learner.name!r} cannot teach on images of shape {shape}: {_because(error)}"
+            f"the source of learner {learner.name!r} cannot teach on images of shape {shape}: "
+            f"{_because(error, *learner.source.models)}"
         ) from error
     _check_classes(f"the teacher of learner {learner.name!r}", teacher, data)
     return teacher

@@ -70,7 +70,7 @@ def fit(
         seat: the place among those that train side by side in this process, see ``side_by_side``.
 
     Returns:
-        The history and the selected states. The models hold the last epoch's weights.
+        The history and the selected states. The models hold the last epoch's weights and are in eval mode.
 
     Raises:
         TutelageError: when the learners do not fit the data or their sources; before anything is trained.
@@ -99,6 +99,9 @@ def fit(
                     checkpoints.save(len(loop.history), state)
                 processes.wait()
             _report(report, processes, record)
+    for learner in learners:
+        learner.model.eval()
+        learner.deployed.eval()
     return Fitted(tuple(loop.history), loop.selected)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped
+from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.sources.source import Source
 from tutelage.terms.term import Term, View, Weighted
 
@@ -60,6 +60,7 @@ class Learner:
     ) -> None:
         if not terms:
             raise ValueError("a learner needs at least one term")
+        check_tapped("Learner", model, *([] if deployed is None else [deployed]))
         self.model, self.source, self.name = model, source, name
         self.deployed = model if deployed is None else deployed
         self.terms = {key: term if isinstance(term, Weighted) else Weighted(term) for key, term in terms.items()}

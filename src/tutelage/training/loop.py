@@ -21,6 +21,7 @@ from tutelage.data.orders import Order
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import predict
+from tutelage.models.state import check_state, shared_names, shared_text
 from tutelage.training.checkpoint import Checkpoints, generators, restore_generators
 from tutelage.training.compiling import Compiling
 from tutelage.training.dry_run import dry_run
@@ -63,6 +64,7 @@ class Loop:
         seat: Seat | None,
     ) -> None:
         _check_learners(learners)
+        _check_networks(learners)
         self.learners, self.data, self.recipe, self.hardware = tuple(learners), data, recipe, hardware
         self.update, self.processes, self.seat = update, processes, seat
         device = torch.device(hardware.device)
@@ -275,6 +277,26 @@ def _check_learners(learners: Sequence[Learner]) -> None:
                 f"the model of learner {learner.name!r} was made inside torch.inference_mode(), where weights "
                 "record no gradients; make it outside"
             )
+
+
+def _check_networks(learners: Sequence[Learner]) -> None:
+    """Refuse networks that cannot be kept or that a frozen teacher freezes in part."""
+    for learner in learners:
+        for model in (learner.model, learner.deployed):
+            check_state(f"the network of learner {learner.name!r}", model.module)
+        halves = {p.dtype for p in learner.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
+        if halves:
+            raise TutelageError(
+                f"the weights of learner {learner.name!r} are {halves.pop()}, in which small updates are lost: convert "
+                "the network with .float(); precision='bfloat16' runs float32 weights in bfloat16"
+            )
+        if learner.source is None:
+            continue
+        others = [model for model in learner.source.models if model is not learner.model]
+        for teacher in (model for model in others if not any(p.requires_grad for p in model.parameters())):
+            shared = shared_names(learner.model.module, teacher.module)
+            if trained := [name for name in shared if learner.trains is None or learner.trains(name)]:
+                raise TutelageError(shared_text(f"learner {learner.name!r}", "its teacher", trained))
 
 
 def _nonempty(learner: Learner, parameters: Any) -> list[nn.Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tutelage.data.orders import Order, shuffled
 from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import predict
 from tutelage.models.generator import Generator
+from tutelage.models.state import shared_names, shared_text
 from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore, Frozen
 from tutelage.sources.source import ask
@@ -27,6 +29,11 @@ from tutelage.training.loop import Record, Selected
 from tutelage.training.processes import Processes
 from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import UpdateRule, together
+
+
+def first_weights(seed: int, number: int = 0) -> AbstractContextManager[None]:
+    """Within it, the global random generators draw the weights of the student of this number."""
+    return seeded(mix(seed, 2, number))
 
 
 class Run:
@@ -82,8 +89,16 @@ class Run:
         Those of number 0 depend on the seed alone, so that students of one seed start alike whatever the method; each
         further number has other ones.
         """
-        with seeded(mix(self.seed, 2, number)):
-            return self._of_its_kind(self._student())
+        with first_weights(self.seed, number):
+            model = self._student()
+        self._check_unshared(model)
+        return self._of_its_kind(model)
+
+    def _check_unshared(self, student: Tapped) -> None:
+        """Refuse a student with parts of a teacher, which would be frozen with it, or change it."""
+        for teacher in self._teachers:
+            if shared := shared_names(student.module, teacher.module):
+                raise TutelageError(shared_text("the student", "its teacher", shared))
 
     def teacher(self) -> Tapped:
         """The teacher, for a method that reads the layers of one."""

@@ -26,11 +26,13 @@ class Built:
             must be normalised with; ``None`` where the weights are new or the network does it itself, and the
             caller chooses.
         input_size: (C, H, W) of the images that the weights were trained on; ``None`` where unknown.
+        single: whether it is a copy of one network of the user's, so that any other copy has the same weights.
     """
 
     module: nn.Module
     mean_std: MeanStd | None = None
     input_size: tuple[int, int, int] | None = None
+    single: bool = False
 
 
 @dataclass(frozen=True, slots=True)

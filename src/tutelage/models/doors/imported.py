@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import inspect
 import os
@@ -15,17 +14,18 @@ from typing import Any
 from torch import nn
 
 from tutelage.errors import TutelageError, one_line
-from tutelage.models.doors.door import Wanted, guess
+from tutelage.models.doors.door import Built, Wanted, guess
+from tutelage.models.state import copied
 
 
-def from_import(spec: str, wanted: Wanted) -> nn.Module:
+def from_import(spec: str, wanted: Wanted) -> Built:
     """What the attribute is or makes."""
     path, _, attribute = spec.partition(":")
     if not path or not attribute:
         raise TutelageError(f"model {spec!r} is not of the form module:attr, such as my_package.nets:SmallNet")
     found = _attribute(spec, _import(spec, path), attribute)
     if isinstance(found, nn.Module):
-        return copy.deepcopy(found)
+        return Built(copied(found, repr(spec), "name a class or function that makes the network"), single=True)
     if not callable(found):
         raise TutelageError(
             f"{spec!r} is of type {type(found).__name__}:"
@@ -34,7 +34,7 @@ def from_import(spec: str, wanted: Wanted) -> nn.Module:
     made = _call(spec, found, wanted.arguments())
     if not isinstance(made, nn.Module):
         raise TutelageError(f"{spec!r} returned an object of type {type(made).__name__}: return an nn.Module")
-    return made
+    return Built(made)
 
 
 def _import(spec: str, path: str) -> ModuleType:

@@ -1,8 +1,8 @@
 """Networks changed from the inside, and rebuilt so from a file.
 
-Each module of this folder is one operation, ``operate(network, ...)``. The network it gives has an attribute
-``surgery``: the operations that made it, with plain settings. A weights file carries that, so that the network can be
-built again before its weights are loaded.
+Each module of this folder is one operation, ``operate(network, ...)``. The network it gives records the operations that
+made it, with plain settings (``surgery_of``). A weights file carries that, so that the network can be built again
+before its weights are loaded.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, one_line, unknown
 
+_RECORD = "_tutelage_surgery"  # an attribute that no network of a user has
+
 
 def surgery_of(network: nn.Module) -> list[dict[str, Any]]:
     """What has been done to this network, for its file."""
-    return [dict(operation) for operation in getattr(network, "surgery", ())]
+    return [dict(operation) for operation in network.__dict__.get(_RECORD, ())]
+
+
+def record_surgery(network: nn.Module, operations: Sequence[Mapping[str, Any]]) -> None:
+    """Replace the record of what has been done to this network; copies of it have the same."""
+    network.__dict__[_RECORD] = tuple(dict(operation) for operation in operations)
 
 
 def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example: Tensor) -> nn.Module:
@@ -33,7 +40,7 @@ def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example:
     Raises:
         TutelageError: for an operation that does not exist, or whose settings do not fit.
     """
-    known = [module.name for module in pkgutil.iter_modules(__path__)]
+    known = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
     for operation in operations:
         settings = dict(operation)
         name = str(settings.pop("operation", ""))

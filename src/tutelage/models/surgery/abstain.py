@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tutelage.models.attach import attach_beside, classifier_of, layer_of
+from tutelage.models.roles import add_role
+from tutelage.models.surgery import record_surgery, surgery_of
 
 ABSTAIN = "abstain"
 """The role of the logit of not answering, (B, 1)."""
@@ -27,6 +29,6 @@ def operate(network: nn.Module, example: Tensor) -> nn.Module:
     layer = classifier_of(network, example)
     classifier = layer_of(network, layer, nn.Linear)
     attach_beside(network, layer, ABSTAIN, nn.Linear(classifier.in_features, 1, dtype=classifier.weight.dtype))
-    network.roles = {**getattr(network, "roles", {}), ABSTAIN: f"{layer}.{ABSTAIN}"}  # type: ignore[assignment]
-    network.surgery = (*getattr(network, "surgery", ()), {"operation": "abstain"})  # type: ignore[assignment]
+    add_role(network, ABSTAIN, f"{layer}.{ABSTAIN}")
+    record_surgery(network, [*surgery_of(network), {"operation": "abstain"}])
     return network

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.outputs import at_least_float32
 from tutelage.models.roles import first_tensor
+from tutelage.models.surgery import record_surgery
 
 
 class Gate(nn.Module):
@@ -45,7 +46,6 @@ class Branched(nn.Module):
     Attributes:
         branches: the networks; images (B, C, H, W) to logits (B, classes) each.
         gate: (B, ...) trunk output to (B, branches).
-        surgery: how to make it again.
     """
 
     def __init__(self, first: nn.Module, others: Sequence[nn.Module], at: str, example: Tensor) -> None:
@@ -65,7 +65,7 @@ class Branched(nn.Module):
             first.get_submodule(name).register_forward_hook(_Listener(self, name, name in trunk.overwritten))
             for name in trunk.layers
         ]
-        self.surgery = ({"operation": "branch", "at": at, "branches": len(self.branches)},)
+        record_surgery(self, [{"operation": "branch", "at": at, "branches": len(self.branches)}])
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to z_e = sum_i g_i z_i, (B, classes)."""

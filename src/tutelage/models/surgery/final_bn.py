@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.attach import attach_after, attach_before, classifier_of, detach, layer_of
+from tutelage.models.surgery import record_surgery, surgery_of
 
 _NAME = "final_bn"
 POSITIONS = {"logits": attach_after, "penultimate": attach_before}
@@ -44,7 +45,7 @@ def operate(
     norm = nn.BatchNorm1d(width, momentum=momentum, affine=bool(affine), dtype=classifier.weight.dtype)
     POSITIONS[position](network, layer, _NAME, norm)
     done = {"operation": _NAME, "position": position, "momentum": momentum, "affine": int(affine)}
-    network.surgery = (*getattr(network, "surgery", ()), done)  # type: ignore[assignment]
+    record_surgery(network, [*surgery_of(network), done])
     return network
 
 
@@ -56,8 +57,7 @@ def remove(network: nn.Module) -> nn.BatchNorm1d:
     layer, _ = _where(network)
     norm = layer_of(network, f"{layer}.{_NAME}", nn.BatchNorm1d)
     detach(network, layer, _NAME)
-    done = getattr(network, "surgery", ())
-    network.surgery = tuple(each for each in done if each["operation"] != _NAME)  # type: ignore[assignment]
+    record_surgery(network, [each for each in surgery_of(network) if each["operation"] != _NAME])
     return norm
 
 
@@ -84,9 +84,9 @@ def fold(network: nn.Module) -> nn.Module:
 def _where(network: nn.Module) -> tuple[str, str]:
     """The name of the layer that it is at, and its position."""
     layers = [name.removesuffix(f".{_NAME}") for name, _ in network.named_modules() if name.endswith(f".{_NAME}")]
-    done = [done for done in getattr(network, "surgery", ()) if done["operation"] == _NAME]
+    done = [done for done in surgery_of(network) if done["operation"] == _NAME]
     if len(layers) != 1 or len(done) != 1:
         raise TutelageError(
             f"{type(network).__name__} has no final batch normalisation; give it one by method=final_bn"
         )
-    return layers[0], done[0]["position"]
+    return layers[0], str(done[0]["position"])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.errors import TutelageError, unknown
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import record_surgery, surgery_of
 
 
 def operate(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outputs: int) -> nn.Module:
@@ -67,7 +67,7 @@ def keep(network: nn.Module, layer: str, *, inputs: Tensor | None = None, output
         setattr(module, of_outputs, len(outputs))
     there = dict(zip(("inputs", "outputs"), sizes(module), strict=True))
     others = [entry for entry in surgery_of(network) if (entry["operation"], entry.get("layer")) != ("resize", layer)]
-    network.surgery = (*others, {"operation": "resize", "layer": layer, **there})  # type: ignore[assignment]
+    record_surgery(network, [*others, {"operation": "resize", "layer": layer, **there}])
 
 
 def _names(module: nn.Module) -> tuple[str, str]:

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
 from tutelage.models.attach import attach_after, classifier_of
+from tutelage.models.roles import add_role
+from tutelage.models.surgery import record_surgery, surgery_of
 
 VERTICES = "vertices"
 """The role of the classifier's own outputs z, (B, classes)."""
@@ -44,6 +46,6 @@ def operate(network: nn.Module, example: Tensor, *, scale: float) -> nn.Module:
         raise TutelageError(f"the scale of the simplex must be a finite number above 0, got {scale}")
     layer = classifier_of(network, example)
     attach_after(network, layer, _NAME, Decision(scale))
-    network.roles = {**getattr(network, "roles", {}), VERTICES: f"input:{layer}.{_NAME}"}  # type: ignore[assignment]
-    network.surgery = (*getattr(network, "surgery", ()), {"operation": "simplex", "scale": scale})  # type: ignore[assignment]
+    add_role(network, VERTICES, f"input:{layer}.{_NAME}")
+    record_surgery(network, [*surgery_of(network), {"operation": "simplex", "scale": scale}])
     return network

@@ -1,0 +1,217 @@
+"""The networks of a cohort: copies with weights of their own, or a refusal."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+
+from tutelage.errors import TutelageWarning
+from tutelage.models.load import make_model
+from tutelage.models.redrawn import Drawn, Redrawn
+from tutelage.models.tapped import Tapped
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def cohort(network: nn.Module, count: int = 3) -> list[Tapped]:
+    make = Redrawn(Tapped(network))
+    return [make() for _ in range(count)]
+
+
+def equal(a: nn.Module, b: nn.Module) -> list[str]:
+    there = dict(b.named_parameters())
+    return [name for name, value in a.named_parameters() if torch.equal(value, there[name])]
+
+
+def norms() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.PReLU(), nn.Flatten(), nn.Linear(288, 10))
+
+
+def attention() -> nn.Module:
+    return nn.TransformerEncoderLayer(16, 4, 32)
+
+
+def recurrent() -> nn.Module:
+    return nn.GRU(16, 32)
+
+
+def embedding() -> nn.Module:
+    return nn.Embedding(100, 8, padding_idx=0)
+
+
+def zoo(name: str) -> nn.Module:
+    return make_model(name, num_classes=10, image_shape=(1, 8, 8)).module
+
+
+@pytest.mark.parametrize("make", [mlp, norms, attention, recurrent, embedding])
+def test_untrained_networks_are_drawn_anew_without_a_warning(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = make()
+    before = copy.deepcopy(network.state_dict())
+    first, *others = cohort(network)
+    assert first.module is network
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    for other in others:
+        assert all((value == value.flatten()[0]).all() for name in equal(first, other) for value in [before[name[7:]]])
+    assert set(equal(first, others[0])) == set(equal(*others))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn-10-1"])
+def test_a_zoo_network_is_drawn_as_a_new_one_of_the_same_seed(name: str) -> None:
+    make = Redrawn(Tapped(zoo(name)))
+    make()
+    torch.manual_seed(5)
+    copied = make().module
+    torch.manual_seed(5)
+    fresh = zoo(name)
+    assert all(torch.equal(value, copied.state_dict()[key]) for key, value in fresh.state_dict().items())
+
+
+def test_false_warnings_are_rare() -> None:
+    for seed in range(30):
+        torch.manual_seed(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cohort(nn.Sequential(nn.Conv2d(1, 16, 3), nn.Flatten(), nn.Linear(576, 64), nn.Linear(64, 10)))
+
+
+@pytest.mark.parametrize("parametrisation", [weight_norm, spectral_norm, orthogonal])
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_that_no_reset_draws_are_refused(parametrisation: Any, bias: bool, refused: Any) -> None:
+    network = nn.Sequential(nn.Flatten(), parametrisation(nn.Linear(64, 10, bias=bias)))
+    with refused("cohort", "'1.parametrizations.weight.original", "give a function that makes the network"):
+        cohort(network)
+
+
+class OwnParameter(nn.Module):
+    def __init__(self, value: Tensor, learns: bool = True) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+        self.own = nn.Parameter(value, requires_grad=learns)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.fc(images.flatten(1))
+        return logits + self.own.sum()
+
+
+def test_a_parameter_outside_of_any_layer_is_refused_if_it_was_drawn(refused: Any) -> None:
+    with refused("OwnParameter", "'own'", "give a function"):
+        cohort(OwnParameter(torch.randn(4, 4)))
+    for by_design in (torch.zeros(1, 1, 8), torch.ones(10), torch.tensor(0.5)):
+        first, second = cohort(OwnParameter(by_design), 2)
+        assert equal(first, second) == ["module.own"]
+    assert equal(*cohort(OwnParameter(torch.randn(4), learns=False), 2)) == ["module.own"]  # not to be trained at all
+
+
+def test_a_reset_of_the_networks_own_comes_last() -> None:
+    class Identity(OwnParameter):
+        def reset_parameters(self) -> None:
+            nn.init.eye_(self.own)
+            nn.init.zeros_(self.fc.bias)
+
+    network = Identity(torch.empty(4, 4))
+    network.reset_parameters()
+    first, second = cohort(network, 2)
+    assert equal(first, second) == ["module.own", "module.fc.bias"]
+
+
+def test_a_reset_that_fails_or_a_network_that_cannot_be_copied_is_refused(refused: Any) -> None:
+    class Strange(OwnParameter):
+        def reset_parameters(self, scale: float) -> None:
+            raise AssertionError
+
+    with refused("reset_parameters() of Strange fails", "'scale'", "give a function"):
+        cohort(Strange(torch.zeros(1)))
+    with pytest.warns(FutureWarning):
+        old = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 10)))
+    with refused("Sequential cannot be copied", "give a function"):
+        cohort(old)
+
+
+def xavier(layer: nn.Linear) -> None:
+    nn.init.xavier_uniform_(layer.weight)
+
+
+def orthogonal_(layer: nn.Linear) -> None:
+    nn.init.orthogonal_(layer.weight)
+
+
+def small(layer: nn.Linear) -> None:
+    nn.init.normal_(layer.weight, std=0.01)
+
+
+def no_bias(layer: nn.Linear) -> None:
+    nn.init.zeros_(layer.bias)
+
+
+@pytest.mark.parametrize("initialise", [xavier, orthogonal_, small, no_bias])
+def test_one_warning_says_that_an_own_initialisation_is_lost(initialise: Callable[[nn.Linear], None]) -> None:
+    torch.manual_seed(0)
+    network = mlp()
+    initialise(network[1])
+    with pytest.warns(TutelageWarning, match="further networks of this cohort.*'1.*lost.*give a function") as said:
+        cohort(network, 4)
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("make", [mlp, norms])
+def test_one_warning_says_that_training_is_lost(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = make()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+    for _ in range(20):
+        images, labels = torch.rand(32, 1, 8, 8), torch.arange(32) % 10
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+    with pytest.warns(TutelageWarning, match="training or initialisation is lost") as said:
+        first, second, _ = cohort(network)
+    assert len(said) == 1
+    assert first.module is network
+    assert not second.module.state_dict().get("1.running_mean", torch.zeros(1)).any()
+
+
+def test_a_copy_starts_from_what_the_first_held_before_its_training() -> None:
+    network = OwnParameter(torch.ones(3))
+    make = Redrawn(Tapped(network))
+    first = make()
+    with torch.no_grad():
+        first.module.get_parameter("own").fill_(7)
+    assert torch.equal(make().module.get_parameter("own"), torch.ones(3))
+    assert torch.equal(network.own, torch.full((3,), 7.0))
+
+
+def test_a_network_that_was_changed_since_is_refused(refused: Any) -> None:
+    network = mlp()
+    make = Redrawn(Tapped(network))
+    make()
+    network.append(nn.Linear(10, 10))
+    with refused("was changed since its first use", "give a function"):
+        make()
+
+
+def test_nothing_is_copied_for_a_single_network() -> None:
+    class Counted(OwnParameter):
+        def __deepcopy__(self, memo: Any) -> Counted:
+            raise AssertionError("copied")
+
+    assert isinstance(Redrawn(Tapped(Counted(torch.ones(1))))().module, Counted)
+
+
+def test_a_function_of_equal_networks_is_worth_one_warning() -> None:
+    network = mlp()
+    make = Drawn(lambda: Tapped(copy.deepcopy(network)))
+    with pytest.warns(TutelageWarning, match="the same weights each time") as said:
+        assert len([make() for _ in range(4)]) == 4
+    assert len(said) == 1
+    make = Drawn(lambda: Tapped(mlp()))
+    assert equal(make(), make()) == []
