@@ -16,7 +16,7 @@ ROOMS = (
     ["text"],
     ["errors"],
     ["parsing", "trust"],
-    ["files", "config", "ambient"],
+    ["files", "config", "ambient", "signals"],
     ["data"],
     ["models"],
     ["terms"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import typer
@@ -13,6 +14,7 @@ from tutelage.cli.look import data, evaluate, export, methods, models
 from tutelage.cli.study import compare, demo, report, study
 from tutelage.cli.train import distill, train
 from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.signals import ending_signals_interrupt
 
 app = typer.Typer(
     help="Train neural networks under a teacher.",
@@ -29,8 +31,12 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of the click that
 
 
 def main() -> NoReturn:
-    """Run the command line: 0 when all went well, 2 and one line for what the user can mend, 130 when stopped."""
-    with warnings.catch_warnings():
+    """Run the command line.
+
+    Exit codes: 0 when all went well, 2 and one line for what the user can mend, 130 when stopped by Ctrl-C, SIGTERM or
+    SIGHUP.
+    """
+    with ending_signals_interrupt(), warnings.catch_warnings():
         warnings.simplefilter("default", TutelageWarning)
         warnings.showwarning = _show_warning
         try:
@@ -45,7 +51,8 @@ def main() -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 0
     if code == 130:
-        print("stopped; the same command goes on where this one was", file=sys.stderr)
+        with suppress(OSError):  # SIGHUP: the terminal is gone
+            print("stopped; the same command goes on where this one was", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

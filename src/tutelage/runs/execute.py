@@ -19,6 +19,7 @@ from tutelage.data.conditions import HumanLabels, Subset, parse_imbalance, parse
 from tutelage.data.data import check_every_class_taught
 from tutelage.errors import TutelageError
 from tutelage.evaluation import cost_of, evaluate, evaluate_generator, memorisation
+from tutelage.files import atomic_write
 from tutelage.methods import find
 from tutelage.models.ensemble import Ensemble
 from tutelage.models.fingerprint import fingerprint
@@ -28,8 +29,8 @@ from tutelage.models.surgery import surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs.commands import as_command
-from tutelage.runs.folder import TRACKING, RunFolder
-from tutelage.runs.models import GIVEN, WEIGHTS, about_model, load_student, open_model, student_maker, warn_at_chance
+from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
+from tutelage.runs.models import GIVEN, about_model, load_student, open_model, student_maker, warn_at_chance
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import AnswerStore
 from tutelage.training.hardware import resolve
@@ -110,14 +111,14 @@ def execute(
     if teachers is None:
         teachers = tuple(open_model(name, data, trust) for name in config.teacher)
     make = given.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
+    inputs = _inputs(data, teachers)
     place = RunFolder(folder) if folder else None
+    if place and (done := place.finished(config, inputs)) is not None:  # the folder may be read-only
+        return _read_back(config, place, done, make, data)
     with place.lock() if place and processes.main else nullcontext(), closing(trackers):
         if place and processes.main:
-            place.claim(config, _inputs(data, teachers))
+            place.claim(config, inputs)
         processes.wait()
-        done = place.result() if place else None
-        if place and done is not None:
-            return _read_back(config, place, done, make, data)
         for name, teacher in zip(config.teacher, teachers, strict=True):
             warn_at_chance(name, teacher.to(hardware.device), data, hardware.device)
         history: list[Record] = []
@@ -142,6 +143,7 @@ def execute(
             hardware=hardware,
             seed=config.seed,
             folder=folder,
+            write=place.write if place else atomic_write,
             answers=AnswerStore(config.answers, data, config.answers_as) if config.answers else None,
             report=keep,
             processes=processes,
@@ -150,6 +152,7 @@ def execute(
         student = method(run, **settings)
         if processes.main:
             if place:
+                place.check()
                 save_weights(place.path / WEIGHTS, student.module, about_model(config.student, student, data))
             metrics = _measure(config, data, student, teachers, run.selected.get(student), history)
             trackers.test(metrics["test"])

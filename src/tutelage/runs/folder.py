@@ -4,28 +4,29 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
 from tutelage.config import Config
 from tutelage.errors import TutelageError, one_line
-from tutelage.files import atomic_write
+from tutelage.files import LOCK, LockedFolder, is_temporary, remove_abandoned
 
-CONFIG, INPUTS, VERSIONS, METRICS, RESULT, TRACKING = (
+CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, TRACKING = (
     "config.yaml",
     "inputs.json",
     "versions.json",
     "metrics.jsonl",
     "result.json",
+    "student.safetensors",
     "tracking",
 )
+_FILES = {CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS}
 
 DATA = "training data"
 """The name of the data's fingerprint among the inputs."""
@@ -40,22 +41,31 @@ class RunFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._folder = path, LockedFolder(path, "process")
+        self.check, self.write = self._folder.check, self._folder.write
 
-    def lock(self) -> AbstractContextManager[Any]:
-        """Hold the folder for this process; a killed one lets go of it by itself."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._refuse_strangers()  # before the lock leaves its file among them
-            return FileLock(self.path / ".lock").acquire(timeout=0)
-        except Timeout:
-            raise TutelageError(
-                f"another process is at work in {self.path}; wait for it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise TutelageError(
-                f"cannot write in {self.path}: {error.strerror or one_line(error)}; choose another folder"
-            ) from error
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Lock the folder for this process, and remove what killed processes left of files that they were writing.
+
+        Raises:
+            TutelageError: another process holds it, it holds other things, or nothing can be written there.
+        """
+        self._refuse_strangers()  # before the lock leaves its file among them
+        with self._folder.locked():
+            remove_abandoned(self.path, _FILES.__contains__)
+            yield
+
+    def finished(self, config: Config, inputs: Mapping[str, str]) -> dict[str, Any] | None:
+        """What this run measured, if it is finished; ``None`` if not. Needs no lock and writes nothing.
+
+        Raises:
+            TutelageError: when the folder holds a different run.
+        """
+        if not self._has_trained() or (result := self.result()) is None:
+            return None
+        self._refuse_another(config, inputs)
+        return result
 
     def claim(self, config: Config, inputs: Mapping[str, str]) -> None:
         """Make it this run's folder.
@@ -64,38 +74,40 @@ class RunFolder:
             TutelageError: when it holds a different run, or other things; nothing is touched then.
         """
         if self._has_trained():
-            # A field that came after the folder had its default then.
-            there = {**yaml.safe_load(Config().as_yaml()), **self._read_config(), **self._read(INPUTS, {})}
-            ours = {**yaml.safe_load(config.as_yaml()), **inputs}
-            if len(there.get(DATA, "")) == 16:  # of an older version: the training part's images and labels alone
-                ours[DATA] = ours[DATA][:16]
-            differing = [name for name in {**there, **ours} if there.get(name) != ours.get(name)]
-            differing = [name for name in differing if name != "answers"]  # where they lie changes none of them
-            if not any(name.startswith("teacher ") for name in differing):  # by their fingerprints: they have moved
-                differing = [name for name in differing if name != "teacher"]
-            if differing:
-                shown = "; ".join(f"{n}: {there.get(n)!r} there, {ours.get(n)!r} here" for n in differing[:3])
-                more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-                raise TutelageError(
-                    f"{self.path} holds a different run ({shown}{more}); choose another folder or remove it"
-                )
+            self._refuse_another(config, inputs)
             return
         self._refuse_strangers()
-        atomic_write(
-            self.path / CONFIG, config.as_yaml().encode()
-        )  # first: killed after it, the rest is known to be ours
+        # The configuration comes first: a run that is killed after it leaves a folder that is known to be one.
+        self.write(self.path / CONFIG, config.as_yaml().encode())
         self._write(INPUTS, dict(inputs))
         self._write(VERSIONS, versions())
 
+    def _refuse_another(self, config: Config, inputs: Mapping[str, str]) -> None:
+        # A field that came after the folder had its default then.
+        there = {**yaml.safe_load(Config().as_yaml()), **self._read_config(), **self._read(INPUTS, {})}
+        ours = {**yaml.safe_load(config.as_yaml()), **inputs}
+        if len(str(there.get(DATA))) == 16:  # of an older version: the training part's images and labels alone
+            ours[DATA] = ours[DATA][:16]
+        differing = [name for name in {**there, **ours} if there.get(name) != ours.get(name)]
+        differing = [name for name in differing if name != "answers"]  # where they lie changes none of them
+        if not any(name.startswith("teacher ") for name in differing):  # by their fingerprints: they have moved
+            differing = [name for name in differing if name != "teacher"]
+        if differing:
+            shown = "; ".join(f"{n}: {there.get(n)!r} there, {ours.get(n)!r} here" for n in differing[:3])
+            more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+            raise TutelageError(
+                f"{self.path} holds a different run ({shown}{more}); choose another folder or remove it"
+            )
+
     def _refuse_strangers(self) -> None:
-        if self._has_trained():
+        if not self.path.is_dir() or self._has_trained():
             return
         # A run that stopped before its first epoch, over a misspelt name say, has left nothing worth keeping.
-        own = {CONFIG, INPUTS, VERSIONS, METRICS, TRACKING, "checkpoints"} if (self.path / CONFIG).exists() else set()
+        own = {CONFIG, INPUTS, VERSIONS, METRICS, TRACKING, "checkpoints"} if self._is_a_runs() else set()
         strangers = [
             entry.name
             for entry in self.path.iterdir()
-            if entry.name not in own | {".lock"} and not _left_by_a_kill(entry.name)
+            if entry.name not in own | {LOCK} and not is_temporary(entry.name, _FILES.__contains__)
         ]
         if strangers:
             raise TutelageError(
@@ -103,8 +115,12 @@ class RunFolder:
             )
 
     def _has_trained(self) -> bool:
-        any_epoch = (self.path / RESULT).exists() or any((self.path / "checkpoints").glob("*.ckpt"))
-        return any_epoch and (self.path / CONFIG).exists()
+        kept = (self.path / RESULT, self.path / WEIGHTS, *(self.path / "checkpoints").glob("*.ckpt"))
+        return any(file.exists() for file in kept) and (self.path / CONFIG).exists()
+
+    def _is_a_runs(self) -> bool:
+        """Whether the folder's ``config.yaml`` may be a run's and not another program's."""
+        return (self.path / CONFIG).exists() and self._read_config().keys() <= Config.model_fields.keys()
 
     def result(self) -> dict[str, Any] | None:
         """What a finished run measured; ``None`` for one that is not finished."""
@@ -117,7 +133,7 @@ class RunFolder:
 
     def start_metrics(self) -> None:
         """Begin the list of epochs anew: a run that goes on reports those behind it again."""
-        atomic_write(self.path / METRICS, b"")
+        self.write(self.path / METRICS, b"")
 
     def history(self) -> tuple[dict[str, Any], ...]:
         """The epochs' records."""
@@ -129,11 +145,7 @@ class RunFolder:
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
         """Add an epoch's line."""
-        try:
-            with (self.path / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record, allow_nan=False) + "\n")
-        except OSError as error:
-            raise TutelageError(f"cannot write {self.path / METRICS}: {error.strerror or one_line(error)}") from error
+        self._folder.append(self.path / METRICS, json.dumps(record, allow_nan=False) + "\n")
 
     def _read_config(self) -> dict[str, Any]:
         try:
@@ -157,11 +169,7 @@ class RunFolder:
         return read
 
     def _write(self, name: str, value: Any) -> None:
-        atomic_write(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def _left_by_a_kill(name: str) -> bool:
-    return name.startswith(f".{CONFIG}.") and name.endswith(".tmp")
+        self.write(self.path / name, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def versions() -> dict[str, str]:

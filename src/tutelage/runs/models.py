@@ -22,9 +22,9 @@ from tutelage.models.state import dtype_note
 from tutelage.models.surgery import repeat, surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, read_about
+from tutelage.runs.folder import WEIGHTS
 from tutelage.trust import Trust, typed
 
-WEIGHTS = "student.safetensors"
 GIVEN = "given:"  # what a configuration says of an object that was handed over in Python
 
 

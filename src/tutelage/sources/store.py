@@ -10,7 +10,6 @@ import json
 import os
 import re
 import struct
-import uuid
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from tutelage.data.batch import Batch
 from tutelage.data.data import Data
 from tutelage.data.images import CODE, image_codes
 from tutelage.errors import TutelageError, one_line
-from tutelage.files import as_path
+from tutelage.files import as_path, publish, remove_abandoned
 from tutelage.models.digest import Digest
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.outputs import Outputs
@@ -36,6 +35,7 @@ from tutelage.sources.source import Ask, ask
 Precision = Literal["float32", "float16", "bfloat16"]
 
 _MAGIC = b"tutelage answers 1\n"
+_NAME = re.compile("[0-9a-f]{16}-(float32|bfloat16)-")  # how the name of a file of answers begins
 _HEADER = 4096  # bytes before the first sample
 _SUM = np.dtype("<u4")
 
@@ -73,6 +73,7 @@ class AnswerStore:
     def __init__(self, folder: str | os.PathLike[str], data: Data, precision: Precision = "float32") -> None:
         self.folder, self.views, self.precision = as_path(folder), data.views, precision
         self.hits = self.misses = 0
+        remove_abandoned(self.folder, lambda name: _NAME.match(name) is not None)
         index = data.train.index.cpu().numpy()
         self._rows = int(max(int(part.index.max()) for part in (data.train, data.validation) if part is not None)) + 1
         self._codes = np.zeros(self._rows, CODE)
@@ -234,13 +235,8 @@ def _header(told: dict[str, Any]) -> bytes:
 def _create(path: Path, header: bytes) -> None:
     """The file with its header, all at once; another process may have been quicker."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    temporary.write_bytes(header)
-    try:
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink()
+    with suppress(FileExistsError):
+        publish(path, header, overwrite=False)
 
 
 def _check_header(path: Path, header: bytes, told: dict[str, Any]) -> None:

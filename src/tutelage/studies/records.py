@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage.config import Beyond
 from tutelage.errors import TutelageError
-from tutelage.files import atomic_write
+from tutelage.files import LockedFolder, remove_abandoned
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import METRICS, RESULT
 from tutelage.studies.plan import Asked, Job
@@ -35,9 +35,11 @@ class Store:
     ``runs/`` their folders; ``failures/`` the errors of those that failed.
     """
 
-    def __init__(self, path: Path, study: Study) -> None:
-        self.path, self.evaluate = path, study.evaluate
-        atomic_write(path / STUDY, (json.dumps(study.as_json(), indent=2) + "\n").encode())
+    def __init__(self, folder: LockedFolder, study: Study) -> None:
+        self.path, self.evaluate = folder.path, study.evaluate
+        self._write, self.check = folder.write, folder.check
+        remove_abandoned(self.path / FAILURES, lambda name: name.endswith(".json"))
+        self._write(self.path / STUDY, (json.dumps(study.as_json(), indent=2) + "\n").encode())
         self._records: dict[str, dict[str, Any]] = {}
 
     def folder(self, job: Job) -> Path:
@@ -64,7 +66,7 @@ class Store:
         before = (_read(self._failure(job)) or {}).get("attempts", [])
         told = {"error": " ".join(error.split()), "traceback": trace}
         text = json.dumps({"run": job.name, "attempts": [*before, told]}, indent=1)
-        atomic_write(self._failure(job), text.encode())
+        self._write(self._failure(job), text.encode())
 
     def forget_failure(self, job: Job) -> None:
         """A run that failed before is done now."""
@@ -75,11 +77,18 @@ class Store:
 
     def write(self, asked: Sequence[Asked], trials: Sequence[Mapping[str, Any]]) -> None:
         """Write the results as they are now, and the trials."""
-        _write_lines(self.path / RECORDS, [self.record(line) for line in asked])
+        self._write_lines(self.path / RECORDS, [self.record(line) for line in asked])
         if trials:
-            _write_lines(self.path / TRIALS, trials)
+            self._write_lines(self.path / TRIALS, trials)
         else:  # those of an earlier study with a budget are not this one's
             (self.path / TRIALS).unlink(missing_ok=True)
+
+    def _write_lines(self, file: Path, records: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            lines = [json.dumps(record, allow_nan=False) for record in records]
+        except ValueError as error:
+            raise TutelageError(f"cannot write {file}: a number in it is not finite") from error
+        self._write(file, ("\n".join(lines) + "\n").encode())
 
     def record(self, line: Asked) -> dict[str, Any]:
         """Everything about a run as one flat record; what was not measured is ``None``."""
@@ -147,11 +156,3 @@ def _read(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return read if isinstance(read, dict) else None
-
-
-def _write_lines(file: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    try:
-        lines = [json.dumps(record, allow_nan=False) for record in records]
-    except ValueError as error:
-        raise TutelageError(f"cannot write {file}: a number in it is not finite") from error
-    atomic_write(file, ("\n".join(lines) + "\n").encode())

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 import traceback
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from greenlet import getcurrent, greenlet
 
 from tutelage.config import Beyond, Config
 from tutelage.data import Data
-from tutelage.errors import TutelageError, TutelageWarning, one_line
+from tutelage.errors import TutelageWarning, one_line
 from tutelage.evaluation import evaluate_beyond
-from tutelage.files import atomic_write
+from tutelage.files import LockedFolder, atomic_write
 from tutelage.runs.execute import Given, execute, load_data
 from tutelage.runs.tracking import Trackers
+from tutelage.signals import ending_signals_interrupt
 from tutelage.studies.plan import Job, Planner, inspect
 from tutelage.studies.records import BEYOND, Store
 from tutelage.studies.results import Results
@@ -100,16 +97,17 @@ def run_study(
     Raises:
         TutelageError: the study names something that cannot work (before anything is trained), the folder is in use or
             cannot be written.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; nothing but the epochs at work is lost.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; nothing but the epochs at work is lost.
     """
     out = Path(out)
     place = workers or LocalWorkers()
     trust = study.code if trust is None else trust
     try:
-        with _held(out), _stopped_by_sigterm():
+        folder = LockedFolder(out, "study")
+        with folder.locked(), ending_signals_interrupt():
             Trackers(track, out)  # refuses one that is unknown or not installed
             planner = Planner(study, out, inspect(study, trust))
-            store = Store(out, study)
+            store = Store(folder, study)
             runner = _Runner(store, place, watch, track, 1 if track else together, trust)
             tried = trials_of(planner)
             runner.do([trial.asked.job for trial in tried])
@@ -135,39 +133,6 @@ def _now_and_then(act: Callable[[], None], seconds: float = 5.0) -> Callable[[],
     return call
 
 
-@contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Hold the study's folder for this process."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise TutelageError(f"another study is at work in {out}; wait for it, or choose another folder") from None
-    except OSError as error:
-        raise TutelageError(
-            f"cannot write in {out}: {error.strerror or one_line(error)}; choose another folder"
-        ) from error
-    with lock:
-        yield
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C, so that the workers are stopped too."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 class _Runner:
     def __init__(
         self, store: Store, workers: Workers, watch: Watch | None, track: str | None, together: int, trust: Trust
@@ -187,6 +152,7 @@ class _Runner:
         running: dict[Future[list[Outcome]], list[Job]] = {}
         waiting = {key: job for key, job in waiting.items() if key not in done}
         while waiting or running:
+            self.store.check()
             for key, job in list(waiting.items()):
                 if job.needs and job.needs.key in failed:
                     self.store.keep_failure(job, f"its teacher {job.needs.name} failed", "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from tutelage.errors import TutelageError, one_line
+from tutelage.signals import ignore_ending_signals
 
 
 class Workers(Protocol):
@@ -104,7 +104,7 @@ def _serve(pipe: Connection, threads: int) -> None:
     """What a process does: one call after another."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the first one stops the others
+    ignore_ending_signals()  # they may reach every process; the study ends its workers
     torch.set_num_threads(threads)
     if study := multiprocessing.parent_process():
         threading.Thread(target=_end_with, args=(study,), daemon=True).start()

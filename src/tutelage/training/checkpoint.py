@@ -13,7 +13,7 @@ import pickle
 import random
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from tutelage.errors import TutelageWarning, one_line
-from tutelage.files import atomic_write
+from tutelage.files import atomic_write, remove_abandoned
 
 _MAGIC = b"tutelage checkpoint 1 "
 _NAME = re.compile(r"fit-(\d+)-epoch-(\d+)\.ckpt")
@@ -35,10 +35,14 @@ class Checkpoints:
         folder: where they are; made when the first is written.
         fit: the number of the fit within its run.
         keep: how many to leave; the one before the last serves when the last is damaged.
+        write: writes a whole file at once.
     """
 
-    def __init__(self, folder: Path, fit: int = 0, keep: int = 2) -> None:
-        self.folder, self.fit, self.keep = folder, fit, keep
+    def __init__(
+        self, folder: Path, fit: int = 0, keep: int = 2, write: Callable[[Path, bytes], None] = atomic_write
+    ) -> None:
+        self.folder, self.fit, self.keep, self._write = folder, fit, keep, write
+        remove_abandoned(folder, lambda name: _NAME.fullmatch(name) is not None)
 
     def save(self, epoch: int, state: dict[str, Any]) -> Path:
         """Write the state after this many epochs, then drop the oldest."""
@@ -46,7 +50,7 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         payload = buffer.getvalue()
-        atomic_write(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+        self._write(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
         for _, old in self._files()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
@@ -73,7 +77,7 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         found = ((match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name)))
-        return sorted((int(match[2]), path) for match, path in found if int(match[1]) == self.fit)
+        return sorted((int(match[2]), path) for match, path in found if int(match[1]) == self.fit and path.is_file())
 
 
 def read(path: Path) -> dict[str, Any]:

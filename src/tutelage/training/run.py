@@ -16,6 +16,7 @@ from tutelage.data.loader import in_order, mix
 from tutelage.data.orders import Order, shuffled
 from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import predict
+from tutelage.files import atomic_write
 from tutelage.models.generator import Generator
 from tutelage.models.state import shared_names, shared_text
 from tutelage.models.tapped import Tapped
@@ -49,6 +50,7 @@ class Run:
         recipe, hardware: how and on what to train.
         seed: of weights, batches and whatever else is drawn.
         folder: where checkpoints go; without one nothing is kept.
+        write: writes a whole file in that folder at once.
         answers: where the teachers' answers are kept and found; without one they are asked each time.
         report: called with a record an epoch, which names the number of its fit.
         seat: the run's place among those that train side by side.
@@ -64,6 +66,7 @@ class Run:
         hardware: Hardware | None = None,
         seed: int = 0,
         folder: Path | None = None,
+        write: Callable[[Path, bytes], None] = atomic_write,
         answers: AnswerStore | None = None,
         report: Callable[[Record], None] | None = None,
         processes: Processes | None = None,
@@ -72,7 +75,7 @@ class Run:
         self.data, self.recipe, self.hardware = data, recipe or Recipe(), hardware or Hardware()
         self.seed, self.folder, self.answers, self.seat = seed, folder, answers, seat
         self.processes = processes or Processes.current(self.hardware.device)
-        self._student, self._teachers, self._report = student, tuple(teachers), report
+        self._student, self._teachers, self._report, self._write = student, tuple(teachers), report, write
         self.trains: str | None = None
         """What kind of network the method at work trains; one of another kind is refused."""
         self.fits: list[Fitted] = []
@@ -181,6 +184,8 @@ class Run:
             if self._report:
                 self._report({"fit": number, "epochs": recipe.epochs, **record})
 
+        folder = self.folder / "checkpoints" if self.folder else None
+        checkpoints = Checkpoints(folder, number, write=self._write) if folder else None
         fitted = fit(
             *learners,
             data=self.data if data is None else data,
@@ -191,7 +196,7 @@ class Run:
             streams=streams,
             until=until,
             seed=self.seed,
-            checkpoints=Checkpoints(self.folder / "checkpoints", number) if self.folder else None,
+            checkpoints=checkpoints,
             report=report,
             processes=self.processes,
             seat=self.seat,

@@ -1,0 +1,43 @@
+"""Signals that ask a process to end, treated as Ctrl-C is: what is being written is finished or left as it was."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def ending_signals_interrupt() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP raise ``KeyboardInterrupt``, as SIGINT does; afterwards they do what they did.
+
+    SIGTERM is what ``kill``, ``timeout``, schedulers and containers send, SIGHUP what a closed terminal sends. A signal
+    that is ignored (``nohup``) stays ignored. Outside the main thread nothing changes: Python allows it no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    names = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    before = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
+    # None stands for a handler that was not installed from Python, and could not be restored.
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def ignore_ending_signals() -> None:
+    """Ignore Ctrl-C, SIGTERM and SIGHUP from now on, for a process that another one ends."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,85 @@
+"""SIGTERM and SIGHUP end a command as Ctrl-C does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tutelage.signals import ending_signals_interrupt
+
+
+@pytest.fixture
+def handlers() -> Iterator[Callable[..., None]]:
+    """``handlers(SIGTERM=..., SIGHUP=...)`` for the length of a test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def set_(**given: signal.Handlers) -> None:
+        for name, handler in given.items():
+            signal.signal(getattr(signal, name), handler)
+
+    yield set_
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def raise_in_process(number: int) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(1)  # a handler of Python's runs between two of its instructions
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_that_end_a_process_are_keyboard_interrupts(number: int, handlers: Callable[..., None]) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), ending_signals_interrupt():
+        raise_in_process(number)
+    assert signal.getsignal(number) == before
+
+
+def test_one_that_is_ignored_stays_ignored(handlers: Callable[..., None]) -> None:
+    handlers(SIGHUP=signal.SIG_IGN)
+    with ending_signals_interrupt():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+def test_another_thread_changes_no_handlers() -> None:
+    inside: list[object] = []
+
+    def look() -> None:
+        with ending_signals_interrupt():
+            inside.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert inside == [before]
+
+
+@pytest.mark.timeout(200)
+def test_a_command_stops_at_sigterm_as_at_ctrl_c(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ["train", "--model", "resnet8x0.25", "--data", "digits", "--per-class", "20", "--epochs", "100000"]
+    command = [sys.executable, "-m", "tutelage", *words, "--device", "cpu", "--out", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 100
+        while not list((folder / "checkpoints").glob("*.ckpt")):
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.decode().splitlines()[-1] == "stopped; the same command goes on where this one was"
+    assert "Traceback" not in said.decode()
+    assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]
