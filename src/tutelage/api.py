@@ -21,7 +21,8 @@ from tutelage.models.redrawn import Drawn, Redrawn
 from tutelage.models.state import materialised
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Given, Result, describe, execute, load_data
-from tutelage.runs.models import GIVEN, open_model
+from tutelage.runs.models import GIVEN, open_teachers
+from tutelage.runs.teachers import warn_of_other_labels
 from tutelage.training.loop import Record
 from tutelage.training.run import first_weights
 from tutelage.trust import Trust, typed
@@ -45,9 +46,9 @@ def distill(
 
     Args:
         teacher: a trained ``nn.Module``, the folder of a finished run, ``MODEL@WEIGHTS``, ``timm/NAME`` or
-            ``hf/NAME``; or several, which are averaged. A bare module takes images normalised with the data's own mean
-            and standard deviation; wrap it as ``Tapped(module, mean, std)`` if it wants others. Its parameters are
-            frozen.
+            ``hf/NAME``; or several, which are averaged. A bare module, or weights that record no normalization, get
+            images normalized with the data's own mean and standard deviation; for others give ``teacher_mean`` and
+            ``teacher_std``, or wrap the module as ``Tapped(module, mean, std)``. Its parameters are frozen.
         student: a name, an ``nn.Module``, which is trained in place from the weights it has, or a function that makes
             one. Methods that train several networks copy a module, and draw the weights of the copies anew
             (``models/redrawn.py``). It has no part in common with the teacher.
@@ -106,8 +107,8 @@ def _execute(
         teacher=tuple(t if isinstance(t, str) else describe(t, weights=True) for t in names),
     )
     trusted: Trust = trust is True or typed(config.student, *config.teacher, config.method)
-    models = tuple(open_model(t, opened, trusted) if isinstance(t, str) else _tapped(t, opened) for t in names)
-    given = Given(opened, make, models)
+    given = Given(opened, make, open_teachers(config, opened, names, trusted))
+    warn_of_other_labels(config)
     folder = None if out is None else as_path(out)
     return execute(config, folder, given=given, report=report, track=track, trust=trusted)
 

@@ -1,4 +1,4 @@
-"""What a run is told, as frozen values: how to train, on what, and everything together."""
+"""What a run depends on, as frozen values: how to train, on what hardware, and everything together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.parsing import parse_toml, parse_yaml, write_yaml
@@ -54,23 +54,36 @@ class Fields(BaseModel):
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
 
-class Recipe(Fields):
-    """How networks are trained: the optimiser and its schedule. The defaults are the field's, scaled to batch 64."""
+def _as_numbers(value: Any) -> Any:
+    """One number or several, in a text with commas too, as a tuple."""
+    each = value if isinstance(value, list | tuple) else (value,)
+    return tuple(part for one in each for part in (one.split(",") if isinstance(one, str) else (one,)))
 
-    epochs: int = Field(default=20, ge=1, description="passes over the training part")
-    batch_size: int = Field(default=64, ge=1, description="samples a step, over all processes")
-    optimizer: str | Callable[..., Any] = Field(default="SGD", description="any optimiser of torch.optim by name")
-    lr: float = Field(default=0.05, gt=0, description="peak learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, for optimisers that have it")
-    nesterov: bool = Field(default=True, description="Nesterov's form of momentum, for optimisers that have it")
-    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay of every parameter")
-    schedule: Literal["step", "cosine", "constant"] = Field(default="step", description="course of the learning rate")
-    milestones: tuple[float, ...] = Field(
-        default=(0.3, 0.6, 0.8), description="where 'step' drops, as shares of the run"
+
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_numbers)]
+
+
+class Recipe(Fields):
+    """How networks are trained: the optimizer and its schedule. The defaults are the usual ones, scaled to batch 64."""
+
+    epochs: int = Field(default=20, ge=1, description="number of passes over the training set")
+    batch_size: int = Field(default=64, ge=1, description="samples per step, over all processes")
+    optimizer: str | Callable[..., Any] = Field(
+        default="SGD", description="optimizer, by its class name in torch.optim"
     )
-    gamma: float = Field(default=0.2, gt=0, le=1, description="the factor of each drop of 'step'")
-    warmup: float = Field(default=0.0, ge=0, description="epochs of linear warm-up")
-    clip: float | None = Field(default=None, gt=0, description="largest gradient norm of a learner")
+    lr: float = Field(default=0.05, gt=0, description="peak learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, for optimizers that have it")
+    nesterov: bool = Field(default=True, description="Nesterov momentum, for optimizers that have it")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay, applied to all parameters")
+    schedule: Literal["step", "cosine", "constant"] = Field(
+        default="step", description="learning-rate schedule: step, cosine or constant"
+    )
+    milestones: Numbers = Field(
+        default=(0.3, 0.6, 0.8), description="when schedule 'step' lowers the rate, as shares of the run"
+    )
+    gamma: float = Field(default=0.2, gt=0, le=1, description="factor by which schedule 'step' lowers the rate")
+    warmup: float = Field(default=0.0, ge=0, description="linear warm-up of the learning rate, in epochs")
+    clip: float | None = Field(default=None, gt=0, description="clip the gradient norm to this value")
 
     @field_validator("milestones")
     @classmethod
@@ -85,19 +98,22 @@ Compile = bool | CompileWhen
 
 
 class Hardware(Fields):
-    """What the networks run on. ``auto`` and ``None`` become what helps on the device, and are recorded as that."""
+    """What the networks run on. ``auto`` and ``None`` are resolved for the device, and the result is recorded."""
 
-    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:1, mps")
+    device: str = Field(default="auto", description="device: auto, cpu, cuda, cuda:1 or mps")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the networks' passes; auto is bfloat16 where there are instructions for it"
+        default="auto",
+        description="auto, float32 or bfloat16 autocast; auto takes bfloat16 where the hardware supports it",
     )
-    channels_last: bool | None = Field(default=None, description="channels-last memory layout")
+    channels_last: bool | None = Field(
+        default=None, description="channels-last memory format; on by default on CPUs and GPUs"
+    )
     compile: Compile = Field(
         default=False,
-        description="run the networks through torch.compile: true, false, auto for long runs alone, or a mode of it "
-        "that has CUDA graphs: reduce-overhead, max-autotune",
+        description="use torch.compile: true, false, auto (only where the run is long enough to gain from it), or a "
+        "mode with CUDA graphs: reduce-overhead, max-autotune",
     )
-    workers: int = Field(default=2, ge=0, description="processes that read image files")
+    workers: int = Field(default=2, ge=0, description="worker processes that read image files")
 
     @field_validator("compile", mode="before")
     @classmethod
@@ -109,7 +125,7 @@ class Hardware(Fields):
 
 
 FLAG: tuple[Any, ...] = (bool, bool | None)
-"""The kinds of fields that are said by their name alone on the command line, or by --no-NAME."""
+"""The types of fields that are flags on the command line: --NAME or --no-NAME."""
 
 
 def _as_tuple(value: Any) -> Any:
@@ -117,36 +133,60 @@ def _as_tuple(value: Any) -> Any:
 
 
 class Config(Recipe, Hardware):
-    """Everything a run depends on. Written to its folder; running that file again gives the same numbers."""
+    """Everything a run depends on. Saved in its folder; running that file again gives the same numbers."""
 
-    data: str = Field(default="digits", description="digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO")
-    image_size: int | None = Field(default=None, ge=4, description="resize image files to this many pixels a side")
-    per_class: int | None = Field(default=None, ge=1, description="train on this many samples of each class")
+    data: str = Field(default="digits", description="data set: digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO")
+    image_size: int | None = Field(default=None, ge=4, description="resize image files to this many pixels per side")
+    per_class: int | None = Field(default=None, ge=1, description="use only this many training samples per class")
     imbalance: str | None = Field(
-        default=None, description="rare classes: powerlaw:GAMMA[:MAX:MIN], longtail:FACTOR or step:SHARE:FACTOR"
+        default=None, description="class imbalance: powerlaw:GAMMA[:MAX:MIN], longtail:FACTOR or step:SHARE:FACTOR"
     )
     noise: str | None = Field(
         default=None,
-        description="wrong labels: RATE, uniform:RATE, pair:RATE, instance:RATE, matrix:FILE, human:FILE:COLUMN; "
-        "absent ones: missing:RATE; checked ones: trusted:NUMBER a class; several in turn: 0.4+missing:0.5",
+        description="label noise: RATE (symmetric), uniform:RATE, pair:RATE, instance:RATE (instance-dependent), "
+        "matrix:FILE (transition matrix), human:FILE:COLUMN (human annotations); missing labels: missing:RATE; "
+        "verified labels: trusted:NUMBER per class; combined with +: 0.4+missing:0.5",
     )
-    validation: float = Field(default=0.1, ge=0, lt=1, description="share of the training part held out to select by")
-    augment: bool = Field(default=True, description="the data set's own crops and flips")
-    views: int | None = Field(default=None, ge=1, description="use only so many of the crops and flips, the same ones")
-    student: str = Field(default="resnet8", description="resnet8, wrn-16-2, module:attr, timm/NAME, hf/NAME")
-    pretrained: bool = Field(default=False, description="start a timm or hf student from its published weights")
+    validation: float = Field(
+        default=0.1, ge=0, lt=1, description="share of the training set held out for model selection"
+    )
+    augment: bool = Field(default=True, description="augment with the data set's random crops and flips")
+    views: int | None = Field(default=None, ge=1, description="use only this many fixed crops and flips per image")
+    student: str = Field(
+        default="resnet8",
+        description="network to train: resnet8, wrn-16-2, mobilenetv2, module:attr, timm/NAME or hf/NAME",
+    )
+    pretrained: bool = Field(default=False, description="initialize a timm or hf student with its published weights")
     teacher: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        default=(), description="a run's folder, or MODEL@WEIGHTS; several are averaged"
+        default=(),
+        description="trained network to learn from: a run's folder, MODEL@WEIGHTS, timm/NAME or hf/NAME; the "
+        "probabilities of several are averaged",
+    )
+    teacher_mean: Numbers = Field(
+        default=(),
+        description="normalization of the teacher's images where its weights record none: mean of each channel, for "
+        "pixels in [0, 1], such as 0.485,0.456,0.406",
+    )
+    teacher_std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_as_numbers)] = Field(
+        default=(), description="with teacher_mean: standard deviation of each channel, such as 0.229,0.224,0.225"
     )
     answers: str | None = Field(
-        default=None, description="a folder in which the teacher's answers are kept, and found again by other runs"
+        default=None, description="folder in which teacher outputs are cached, for this and later runs"
     )
     answers_as: Literal["float32", "float16", "bfloat16"] = Field(
-        default="float32", description="precision of kept answers; of float32 nothing is lost"
+        default="float32", description="precision of cached teacher outputs; float32 is lossless"
     )
-    method: str = Field(default="plain", description="how to teach; see tutelage methods")
-    settings: dict[str, Any] = Field(default={}, description="the method's own parameters")
-    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="of weights, batches and label noise")
+    method: str = Field(default="plain", description="training method; tutelage methods lists them")
+    settings: dict[str, Any] = Field(default={}, description="parameters of the method")
+    seed: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="random seed of initial weights, batches and label noise"
+    )
+
+    @model_validator(mode="after")
+    def _mean_with_std(self) -> Config:
+        if bool(self.teacher_mean) != bool(self.teacher_std):
+            raise TutelageError("teacher_mean and teacher_std go together; give both, or neither")
+        return self
 
     def recipe(self) -> Recipe:
         """The part that says how to train."""
@@ -164,22 +204,20 @@ class Config(Recipe, Hardware):
         return write_yaml(values)
 
 
-def _as_numbers(value: Any) -> Any:
-    return tuple(value.split(",")) if isinstance(value, str) else value
-
-
 class Beyond(Fields):
-    """What to measure of a network beyond its answers to clean images."""
+    """What to evaluate besides predictions on clean images."""
 
     what = "the evaluation"
 
-    corruptions: bool = Field(default=False, description="noise, blur, contrast, ... in five severities")
-    pgd: Annotated[tuple[float, ...], BeforeValidator(_as_numbers)] = Field(
-        default=(), description="radii of an attack, shares of the pixels' range, for instance 0.01,0.03"
+    corruptions: bool = Field(
+        default=False, description="evaluate on corrupted images: noise, blur, contrast, ... at five severities"
     )
-    ood: str | None = Field(default=None, min_length=1, description="another data set, to be told from the own one")
+    pgd: Numbers = Field(
+        default=(), description="evaluate under PGD attacks of these radii, as shares of the pixel range: 0.01,0.03"
+    )
+    ood: str | None = Field(default=None, min_length=1, description="out-of-distribution data set to detect")
     samples: int | None = Field(
-        default=None, ge=1, description="judge corruptions and attack on so many samples, spread over the part"
+        default=None, ge=1, description="evaluate corruptions and attacks on this many samples, spread over the part"
     )
 
     @field_validator("pgd")
@@ -191,7 +229,7 @@ class Beyond(Fields):
 
 
 DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"train": "plain", "distill": "hinton"})
-"""What each verb of the command line does unless told otherwise."""
+"""The default method of each training command."""
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, whatever happens in between, and folders with one writer."""
+"""Paths as users write them, files that are either the old or the new ones, and folders with one writer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that look: at a network, at data, at what there is."""
+"""The commands that inspect: a network, a data set, and what is available."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.options import Json, TrustAll
+from tutelage.cli.options import PATH, Json, TrustAll
 from tutelage.config import Beyond, read_config
 from tutelage.errors import TutelageError, TutelageWarning
 
@@ -20,23 +20,25 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: Annotated[str, typer.Argument(help="Folder of a finished run, MODEL@WEIGHTS, timm/NAME or hf/NAME.")],
-    data: Annotated[str | None, typer.Option(help="Data set.  [default: the run's own]")] = None,
-    part: Annotated[str, typer.Option(help="train, validation or test")] = "test",
-    teacher: Annotated[str | None, typer.Option(help="Another network to be compared with.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
-    image_size: Annotated[int | None, typer.Option(help="Resize image files to this.")] = None,
-    corruptions: Annotated[bool, typer.Option("--corruptions", help="Also under noise, blur, contrast, ...")] = False,
+    data: Annotated[str | None, typer.Option(help="Data set.  [default: that of the run]")] = None,
+    part: Annotated[str, typer.Option(help="Part of the data: train, validation or test.")] = "test",
+    teacher: Annotated[str | None, typer.Option(help="Teacher to compare with: agreement and KL divergence.")] = None,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    image_size: Annotated[int | None, typer.Option(help="Resize image files to this many pixels per side.")] = None,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Evaluate on corrupted images too: noise, blur, contrast, ...")
+    ] = False,
     pgd: Annotated[
-        str, typer.Option(help="Also attacked, with these radii, for instance 0.01,0.03.", metavar="RADII")
+        str, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="RADII")
     ] = "",
-    ood: Annotated[str | None, typer.Option(help="Also against images of this other data set.")] = None,
+    ood: Annotated[str | None, typer.Option(help="Out-of-distribution data set to detect.")] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Judge corruptions and attack on so many samples.  [default: all]")
+        int | None, typer.Option(help="Evaluate corruptions and attacks on this many samples.  [default: all]")
     ] = None,
     trust: TrustAll = False,
     json_: Json = False,
 ) -> None:
-    """Measure a trained network."""
+    """Evaluate a trained network."""
     asked: dict[str, Any] = {"corruptions": corruptions, "pgd": pgd or (), "ood": ood, "samples": samples}
     beyond = Beyond(**asked)
     from tutelage.config import Hardware
@@ -84,7 +86,7 @@ def _shares(named: dict[str, float]) -> str:
 
 
 def _data_for(run: str, spec: str | None, image_size: int | None) -> Data:
-    """The data set that is named, or else the one that the run was trained on."""
+    """The data set that is named, or else that of the run."""
     from tutelage.data import open_data
 
     if spec is None:
@@ -98,14 +100,14 @@ def _data_for(run: str, spec: str | None, image_size: int | None) -> Data:
 
 def export(
     run: Annotated[str, typer.Argument(help="Folder of a finished run, or MODEL@WEIGHTS.")],
-    onnx: Annotated[Path, typer.Option(help="File to write; takes raw pixels in [0, 1] and gives logits.")],
+    onnx: Annotated[Path, typer.Option(help="ONNX file to write: pixels in [0, 1] to logits.", **PATH)],
     data: Annotated[
         str | None,
-        typer.Option(help="Data set that tells classes and image shape.  [default: the run's own]"),
+        typer.Option(help="Data set with the classes and image size.  [default: that of the run]"),
     ] = None,
     trust: TrustAll = False,
 ) -> None:
-    """Write a trained network as ONNX, its normalisation included."""
+    """Export a trained network to ONNX, including its normalization."""
     from tutelage.models.export import export_onnx
     from tutelage.runs import open_model
     from tutelage.trust import typed
@@ -116,9 +118,9 @@ def export(
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One of them, for its page.")] = None, json_: Json = False
+    name: Annotated[str | None, typer.Argument(help="Show the page of this method.")] = None, json_: Json = False
 ) -> None:
-    """List the methods, or tell about one."""
+    """List the methods, or describe one."""
     from tutelage.methods import find, installed
     from tutelage.report.console import print_table
 
@@ -153,15 +155,15 @@ def methods(
 
 
 def models(json_: Json = False) -> None:
-    """List the networks."""
+    """List the available networks."""
     from tutelage.models.zoo import families
     from tutelage.report.console import print_table
 
     rows = [(", ".join(f.examples), f.about, f.paper) for f in families().values()]
     rows += [
         ("module:attr", "your own class, function or nn.Module", ""),
-        ("timm/NAME", "any of timm's (extra timm)", ""),
-        ("hf/NAME", "any image classifier of transformers (extra hf)", ""),
+        ("timm/NAME", "any model of timm (extra timm)", ""),
+        ("hf/NAME", "any image classifier of Hugging Face transformers (extra hf)", ""),
     ]
     if json_:
         print(json.dumps([{"names": names, "description": text, "paper": paper} for names, text, paper in rows]))
@@ -170,11 +172,13 @@ def models(json_: Json = False) -> None:
 
 
 def data(
-    spec: Annotated[str, typer.Argument(help="digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO")] = "digits",
-    image_size: Annotated[int | None, typer.Option(help="Resize image files to this.")] = None,
+    spec: Annotated[
+        str, typer.Argument(help="Data set: digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO.")
+    ] = "digits",
+    image_size: Annotated[int | None, typer.Option(help="Resize image files to this many pixels per side.")] = None,
     json_: Json = False,
 ) -> None:
-    """Tell what a data set holds: classes, counts, mean and standard deviation."""
+    """Describe a data set: classes, counts, mean and standard deviation."""
     from tutelage.data import open_data
     from tutelage.report.console import print_table
 
@@ -188,4 +192,4 @@ def data(
     print_table(("class", *parts), rows)
     mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))
     shape = tuple(summary["image_shape"])
-    print(f"images {shape}; of the training part's pixels in [0, 1]: mean {mean}, std {std}")
+    print(f"images {shape}; training pixels in [0, 1]: mean {mean}, std {std}")

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.errors import TutelageError
+from tutelage.files import as_path
 from tutelage.text import value_text
 
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable results.")]
+PATH: Any = {"parser": as_path, "metavar": "PATH"}
+"""Of an option or argument that is a path: ``~`` is expanded, also where no shell has done it (``--out=~/run``)."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Track = Annotated[
     str | None,
-    typer.Option("--track", help="Who follows the run: tensorboard, wandb, mlflow, trackio, ...; several by commas."),
+    typer.Option(
+        "--track",
+        help="Experiment trackers, comma-separated: tensorboard, wandb, mlflow, trackio, ...",
+        metavar="NAMES",
+    ),
 ]
 
 TrustAll = Annotated[

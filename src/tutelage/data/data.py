@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -411,8 +410,3 @@ def check_every_class_taught(data: Data) -> None:
             f"{len(empty)} of the {data.num_classes} classes of {data.name} have no training sample ({shown}); "
             "add samples or remove the class"
         )
-
-
-def as_path(text: str) -> Path:
-    """A path as the user wrote it, with ``~`` expanded."""
-    return Path(text).expanduser()

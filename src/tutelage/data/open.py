@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tutelage.ambient import default_settings
-from tutelage.data.data import Data, as_path
+from tutelage.data.data import Data
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.files import as_path
 
 
 @default_settings()
@@ -109,10 +110,7 @@ def _existing(scheme: str, text: str, kind: str) -> Path:
     """The path of a file or a folder that must be there and be of that kind."""
     if not text:
         raise TutelageError(f"{scheme}: needs a {kind}, for instance {scheme}:path/to/{kind}")
-    try:
-        path = as_path(text)
-    except RuntimeError as error:
-        raise TutelageError(f"{scheme}:{text} cannot be expanded ({one_line(error)}); write the whole path") from error
+    path = as_path(text)
     if not path.exists():
         raise TutelageError(f"{scheme}: there is no {kind} {path}; check the path, which starts from {Path.cwd()}")
     if path.is_dir() != (kind == "folder"):

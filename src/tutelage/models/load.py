@@ -29,6 +29,7 @@ def make_model(
     pretrained: bool = False,
     trust: Trust = True,
     named_in: str = "the configuration",
+    normalised: bool = False,
 ) -> Built:
     """Build the network that ``spec`` names, for images of this shape and this many classes.
 
@@ -49,6 +50,7 @@ def make_model(
         trust: whose code may be imported (``check_trusted``). All, since the caller wrote ``spec``; where a file says
             it, hand over what the user trusts.
         named_in: which file says it, for the error.
+        normalised: the caller knows the mean and standard deviation already, so none is looked up.
 
     Raises:
         TutelageError: there is no such network, its package is missing, its code is not trusted, or building it failed.
@@ -59,7 +61,7 @@ def make_model(
             f"a model for {num_classes} classes and images of shape {tuple(image_shape)} cannot be built:"
             " give 1 class or more and (channels, height, width) of 1 or more"
         )
-    wanted = Wanted(num_classes, image_shape, pretrained)
+    wanted = Wanted(num_classes, image_shape, pretrained, normalised)
     for prefix, door in _DOORS.items():
         if spec.startswith(prefix):
             return door(spec, spec.removeprefix(prefix), wanted)

@@ -30,7 +30,16 @@ from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
-from tutelage.runs.models import GIVEN, about_model, load_student, open_model, student_maker, warn_at_chance
+from tutelage.runs.models import (
+    GIVEN,
+    Opened,
+    about_model,
+    accuracy_here,
+    load_student,
+    open_teachers,
+    student_maker,
+)
+from tutelage.runs.teachers import compared, introduction
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import AnswerStore
 from tutelage.training.hardware import resolve
@@ -70,7 +79,7 @@ class Given:
 
     data: Data | None = None
     student: Callable[[], Tapped] | None = None
-    teachers: tuple[Tapped, ...] | None = None
+    teachers: tuple[Opened, ...] | None = None
 
 
 @default_settings()
@@ -80,6 +89,7 @@ def execute(
     *,
     given: Given = Given(),
     report: Callable[[Record], None] | None = None,
+    announce: Callable[[str], None] | None = None,
     track: str | None = None,
     seat: Seat | None = None,
     trust: Trust | None = None,
@@ -87,10 +97,11 @@ def execute(
     """Train, save and measure a student as the configuration says.
 
     With a folder the run can be stopped or killed at any time: executed again it goes on where it was and ends with
-    the same bytes, and one that is finished is read back. ``report`` is called with each epoch's record; ``track``
-    names who else is told (see ``Trackers``), which may differ each time that a run is asked for; ``seat`` is the run's
-    place among those that train side by side. ``trust`` says whose code may be imported (``check_trusted``): unless
-    given, that of the networks and the method which the configuration names, and none that files of its teachers name.
+    the same bytes, and one that is finished is read back. ``report`` is called with each epoch's record and
+    ``announce`` with a line on each teacher before training starts; ``track`` names experiment trackers (see
+    ``Trackers``), which may differ each time; ``seat`` is the run's place among those that train side by side.
+    ``trust`` says whose code may be imported (``check_trusted``): unless given, that of the networks and the method
+    which the configuration names, and none that files of its teachers name.
 
     Raises:
         TutelageError: for anything the user can mend.
@@ -107,9 +118,8 @@ def execute(
     config = config.but(settings=dumped, **hardware.model_dump())
     data = given.data if given.data is not None else load_data(config)
     check_every_class_taught(data)
-    teachers = given.teachers
-    if teachers is None:
-        teachers = tuple(open_model(name, data, trust) for name in config.teacher)
+    opened = given.teachers if given.teachers is not None else open_teachers(config, data, trust=trust)
+    teachers = tuple(teacher.model for teacher in opened)
     make = given.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
     inputs = _inputs(data, teachers)
     place = RunFolder(folder) if folder else None
@@ -119,8 +129,10 @@ def execute(
         if place and processes.main:
             place.claim(config, inputs)
         processes.wait()
-        for name, teacher in zip(config.teacher, teachers, strict=True):
-            warn_at_chance(name, teacher.to(hardware.device), data, hardware.device)
+        for name, teacher in zip(config.teacher, opened, strict=True):
+            accuracy = accuracy_here(name, teacher.model.to(hardware.device), data, hardware.device)
+            if announce and processes.main:
+                announce(introduction(name, teacher, accuracy))
         history: list[Record] = []
         if place and processes.main:
             place.start_metrics()
@@ -137,7 +149,7 @@ def execute(
 
         run = Run(
             data,
-            make,
+            compared(make, teachers, data, config.student),
             teachers,
             recipe=config.recipe(),
             hardware=hardware,

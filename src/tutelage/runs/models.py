@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
+from tutelage.config import Config
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import predict
+from tutelage.files import as_path
+from tutelage.models.doors.door import Built, MeanStd
 from tutelage.models.generator import Generator, wrapped
 from tutelage.models.load import make_model
 from tutelage.models.redrawn import Redrawn
@@ -22,9 +27,12 @@ from tutelage.models.state import dtype_note
 from tutelage.models.surgery import repeat, surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, read_about
-from tutelage.runs.folder import WEIGHTS
+from tutelage.runs.folder import CONFIG, WEIGHTS
 from tutelage.trust import Trust, typed
 
+RECORDED = "recorded with the weights"
+STATED = "as given"
+PUBLISHED = ("timm/", "hf/")
 GIVEN = "given:"  # what a configuration says of an object that was handed over in Python
 
 
@@ -79,6 +87,48 @@ def make_student(spec: str, data: Data, *, pretrained: bool = False, trust: Trus
     return student_maker(spec, data, pretrained=pretrained, trust=trust)()
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A trained network and where it came from.
+
+    Attributes:
+        model: with its normalisation.
+        normalisation: where its mean and standard deviation come from, in a few words.
+        folder: of the run that trained it; ``None`` where there is none.
+    """
+
+    model: Tapped
+    normalisation: str
+    folder: Path | None
+
+
+def open_teachers(
+    config: Config, data: Data, teachers: Sequence[str | nn.Module] | None = None, trust: Trust | None = None
+) -> tuple[Opened, ...]:
+    """The teachers of a configuration, or those that are handed over, by name or as networks.
+
+    Raises:
+        TutelageError: as ``open_trained``, or a normalisation is given and there is no teacher to use it.
+    """
+    given = (config.teacher_mean, config.teacher_std) if config.teacher_mean else None
+    each = config.teacher if teachers is None else teachers
+    opened = tuple(
+        open_trained(one, data, given, trust) if isinstance(one, str) else _bare(one, data, given) for one in each
+    )
+    if given is not None and all(one.normalisation != STATED for one in opened):
+        have = "every teacher's weights record their own" if opened else "there is no teacher"
+        raise TutelageError(f"teacher_mean and teacher_std have no use here: {have}; leave them out")
+    return opened
+
+
+def _bare(module: nn.Module, data: Data, mean_std: MeanStd | None) -> Opened:
+    """A network that was handed over in Python: wrapped with its own normalisation, or bare."""
+    if isinstance(module, Tapped):
+        return Opened(module, "its own", None)
+    chosen, origin = _normalisation({}, Built(module), data, mean_std)
+    return Opened(wrapped(module, *chosen), origin, None)
+
+
 @default_settings()
 def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
     """A trained network: a run's folder, ``MODEL@WEIGHTS``, or a ``timm/`` or ``hf/`` name with published weights.
@@ -95,33 +145,112 @@ def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
         TutelageError: when it is none of these, runs code that is not trusted, or was trained for another number of
             classes.
     """
+    return open_trained(text, data, trust=trust).model
+
+
+@default_settings()
+def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: Trust | None = None) -> Opened:
+    """As ``open_model``, with its origin.
+
+    Args:
+        text: see ``open_model``.
+        data: the data set whose images and classes it is for.
+        mean_std: normalisation for weights that do not record their own, each of length 1 or C. Without it they get
+            that of their published weights, or else that of the data's training part.
+        trust: see ``open_model``.
+
+    Raises:
+        TutelageError: as ``open_model``, or ``mean_std`` is for another number of channels.
+    """
     trust = typed(text) if trust is None else trust
-    named_in = "the configuration"
-    folder = Path(text).expanduser()
-    spec, at, weights = text.rpartition("@")
-    if folder.is_dir():
-        if not (folder / WEIGHTS).is_file():
-            raise TutelageError(f"{text} holds no {WEIGHTS}; it is no folder of a finished run")
-        about = read_about(folder / WEIGHTS)
-        named_in = str(folder / WEIGHTS)
-        spec, file = str(about.get("model", "")), folder / WEIGHTS
+    located = _locate(text)
+    build = partial(make_model, num_classes=data.num_classes, image_shape=data.image_shape, trust=trust)
+    about: dict[str, Any] = {}
+    if located is None:
+        built, file = build(text, pretrained=True), None
+    else:
+        spec, file, about = located
+        _check_classes(text, about, data)
+        named_in = str(file) if as_path(text).is_dir() else "the configuration"
+        built = build(spec, normalised="mean" in about, named_in=named_in)
+    module = built.module if file is None else load_student(file, built.module, data)
+    chosen, origin = _normalisation(about, built, data, mean_std)
+    return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text))
+
+
+def run_folder(text: str) -> Path | None:
+    """The folder of the run that trained the network of this name, its own or that of its weights, if there is one."""
+    named = None if as_path(text).is_dir() else weights_file(text)
+    folder = as_path(text) if named is None else named[1].parent
+    return folder if (folder / CONFIG).is_file() and (named is None or named[1].name == WEIGHTS) else None
+
+
+def weights_file(text: str) -> tuple[str, Path] | None:
+    """The two parts of ``MODEL@WEIGHTS``; ``None`` for a text without ``@``.
+
+    Either part may hold an ``@``: the text is split at the last one behind which there is a file, or else at the first.
+    """
+    places = [place for place, letter in enumerate(text) if letter == "@"]
+    splits = [(text[:place], as_path(text[place + 1 :])) for place in places]
+    return next((split for split in reversed(splits) if split[1].is_file()), splits[0] if splits else None)
+
+
+def _locate(text: str) -> tuple[str, Path, dict[str, Any]] | None:
+    """The model, the weights file and the file's own description; ``None`` for published weights."""
+    path = as_path(text)
+    if path.is_dir():
+        file = path / WEIGHTS
+        if not file.is_file():
+            remedy = (
+                "that run is not finished; give its command again"
+                if (path / CONFIG).is_file()
+                else "it is not the folder of a finished run"
+            )
+            raise TutelageError(f"{text} holds no {WEIGHTS}; {remedy}")
+        about = read_about(file)
+        spec = str(about.get("model", ""))
         if not spec or spec.startswith(GIVEN):
             raise TutelageError(f"{file} does not say which network it is for; name it, as MODEL@{file}")
-    elif at:
-        file = Path(weights).expanduser()
-        about = read_about(file)
-    elif text.startswith(("timm/", "hf/")):
-        return make_student(text, data, pretrained=True, trust=trust).eval()
-    else:
+        return spec, file, about
+    named = weights_file(text)
+    if named is not None:
+        spec, file = named
+        if not spec:
+            raise TutelageError(f"{text!r} names no model before the @; write MODEL@WEIGHTS, such as resnet8{text}")
+        if file.is_dir():
+            raise TutelageError(f"{file} is a folder; name the weights file in it, such as {spec}@{file / WEIGHTS}")
+        return spec, file, read_about(file)
+    if text.startswith(PUBLISHED):
+        return None
+    if path.is_file():
         raise TutelageError(
-            f"no trained network {text!r}: give the folder of a finished run, MODEL@WEIGHTS.safetensors, "
-            "timm/NAME or hf/NAME"
+            f"{text} is a file and no trained network by itself; give its model too, as MODEL@{text}, or the folder of "
+            "a finished run"
         )
-    _check_classes(text, about, data)
-    built = make_model(spec, num_classes=data.num_classes, image_shape=data.image_shape, trust=trust, named_in=named_in)
-    module = load_student(file, built.module, data)
-    mean_std = (about["mean"], about["std"]) if "mean" in about else built.mean_std or data.mean_std
-    return wrapped(module, *mean_std).eval()
+    raise TutelageError(
+        f"no trained network {text!r}: give the folder of a finished run, MODEL@WEIGHTS.safetensors, "
+        "timm/NAME or hf/NAME"
+    )
+
+
+def _normalisation(
+    about: dict[str, Any], built: Built, data: Data, mean_std: MeanStd | None
+) -> tuple[tuple[Sequence[float], Sequence[float]], str]:
+    """The mean and standard deviation to use, and where they come from."""
+    if "mean" in about:
+        return (about["mean"], about["std"]), RECORDED
+    if mean_std is not None:
+        channels = data.image_shape[0]
+        for values in mean_std:
+            if len(values) not in (1, channels):
+                raise TutelageError(
+                    f"a mean or standard deviation of {len(values)} channels does not fit the {channels} of "
+                    f"{data.name}; give {channels} or 1"
+                )
+        return mean_std, STATED
+    if built.mean_std is not None:
+        return built.mean_std, "of the published weights"
+    return data.mean_std, f"those of {data.name}: the network records none"
 
 
 def _check_classes(text: str, about: dict[str, Any], data: Data) -> None:
@@ -143,17 +272,17 @@ def _check_classes(text: str, about: dict[str, Any], data: Data) -> None:
         )
 
 
-def warn_at_chance(text: str, model: Tapped, data: Data, device: torch.device | str) -> None:
-    """Warn of a teacher that knows nothing of this data, judged on held-out or else on training labels.
+def accuracy_here(text: str, model: Tapped, data: Data, device: torch.device | str) -> str | None:
+    """A teacher's accuracy on held-out or else on training samples, in words; a warning at chance level.
 
-    A generator knows no labels, and is not judged here.
+    A generator predicts no labels: ``None``.
 
     Raises:
         TutelageError: when it does not take these images or has another number of classes.
     """
     if isinstance(model, Generator):
-        return
-    split = data.validation or data.train
+        return None
+    part, split = ("training", data.train) if data.validation is None else ("held-out", data.validation)
     split = split.subset(torch.arange(min(2000, len(split))))
     labels = split.labels if split.labels.ndim == 1 else split.labels.argmax(1)
     try:
@@ -176,3 +305,5 @@ def warn_at_chance(text: str, model: Tapped, data: Data, device: torch.device | 
             TutelageWarning,
             stacklevel=2,
         )
+    labelled = "noisily labelled " if bool(split.corrupted.any()) else ""
+    return f"accuracy {share:.1%} on {len(split)} {labelled}{part} samples"

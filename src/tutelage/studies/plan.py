@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -13,11 +14,12 @@ from typing import Any, NamedTuple
 from tutelage.config import Config
 from tutelage.data import open_data
 from tutelage.data.data import check_every_class_taught
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.methods import find
 from tutelage.models.load import make_model
 from tutelage.runs.execute import load_data
 from tutelage.runs.models import open_model
+from tutelage.runs.teachers import other_labels
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.study import Study, canonical
 from tutelage.trust import Trust, check_trusted
@@ -87,6 +89,7 @@ def inspect(study: Study, trust: Trust | None = None) -> dict[str, str]:
             )
     if study.evaluate.ood is not None:
         open_data(study.evaluate.ood)
+    _warn_of_other_labels(study)
     fingerprints: dict[str, str] = {}
     for spec in study.data:
         plain = load_data(_config(study, data=spec))
@@ -107,6 +110,17 @@ def inspect(study: Study, trust: Trust | None = None) -> dict[str, str]:
                 told = _config(study, data=spec, noise=noise, imbalance=imbalance, per_class=few)
                 check_every_class_taught(load_data(told))
     return fingerprints
+
+
+def _warn_of_other_labels(study: Study) -> None:
+    """Warn once where a teacher from elsewhere may have seen labels that a student of the study is denied."""
+    trained = {teacher for teacher, _ in study.all_pairs if is_trained(teacher)}
+    conditions = product(study.data, study.noise, study.imbalance, study.per_class, study.seeds, sorted(trained))
+    for data, noise, imbalance, few, seed, teacher in conditions:
+        config = _config(study, data=data, noise=noise, imbalance=imbalance, per_class=few, seed=seed)
+        if text := other_labels(teacher, config):
+            warnings.warn(text, TutelageWarning, stacklevel=3)
+            return
 
 
 def is_trained(teacher: str) -> bool:
@@ -164,6 +178,8 @@ class Planner:
     def _job(self, case: Case, row: str, teacher: Job | None, **told: Any) -> Job:
         config = _config(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **told)
         says = config.model_dump(mode="json", exclude={"teacher", "workers"})
+        if not config.teacher_mean:  # absent rather than empty, as in studies from before these fields
+            del says["teacher_mean"], says["teacher_std"]
         says["answers"] = None  # where they are kept changes nothing; rounded ones do
         says["answers_as"] = config.answers_as if config.answers else "float32"
         if row != TEACHER:

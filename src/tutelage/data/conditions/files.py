@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.data.data import as_path
 from tutelage.data.npz import DAMAGE, Archive
 from tutelage.errors import TutelageError, one_line
+from tutelage.files import as_path
 
 Reader = TypeVar("Reader", bound=Callable[..., Any])
 BAD = (*DAMAGE, TypeError, csv.Error, RuntimeError, OverflowError)

@@ -37,11 +37,18 @@ class Built:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the network is for."""
+    """What the network is for.
+
+    Attributes:
+        num_classes, image_shape: of the data.
+        pretrained: whether it comes with its published weights.
+        normalised: whether its mean and standard deviation are known already, so that none has to be looked up.
+    """
 
     num_classes: int
     image_shape: tuple[int, int, int]
     pretrained: bool
+    normalised: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """What a user's factory may ask for by name; ``image_size`` is one number for square images."""

@@ -59,7 +59,8 @@ def from_transformers(spec: str, name: str, wanted: Wanted) -> Built:
     side = getattr(network.config, "image_size", None)
     height_width = tuple(side) if isinstance(side, (list, tuple)) else (side, side)
     size = None if side is None else (taken, *height_width)
-    return Built(LogitsOf(network, taken), _processor_mean_std(transformers, spec, name, channels), size)
+    known = None if wanted.normalised else _processor_mean_std(transformers, spec, name, channels)
+    return Built(LogitsOf(network, taken), known, size)
 
 
 def _processor_mean_std(transformers: Any, spec: str, name: str, channels: int) -> MeanStd | None:

@@ -1,0 +1,159 @@
+"""What is known of a teacher before its student is trained: its labels, its normalisation, its accuracy, its cost."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tutelage.config import Config, read_config
+from tutelage.data import Data
+from tutelage.data.conditions import parse_noise
+from tutelage.data.conditions.condition import Relabelling
+from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.evaluation import flops
+from tutelage.models.tapped import Tapped
+from tutelage.runs.folder import CONFIG, RESULT
+from tutelage.runs.models import Opened, run_folder
+
+NEGLIGIBLE = 1e6  # operations an image, below which no cost is compared [ours]
+
+LABELS = ("data", "noise", "imbalance", "per_class", "seed")
+"""The fields that decide which samples a run is trained on, and with which labels."""
+
+
+def other_labels(teacher: str, config: Config) -> str | None:
+    """How a teacher's run differs from this one in its labels, where it may have seen more of them.
+
+    The teacher's run must be on the same data. Under label noise any other condition gives other labels: another
+    noise, another seed of noise that is drawn, another choice of samples. Without noise all labels are correct, and
+    a student can only be denied samples: by an imbalance that its teacher does not have, or by a smaller ``per_class``
+    (of one seed a larger subset contains the smaller one).
+
+    Returns:
+        A warning; ``None`` where there is no such difference or no record.
+    """
+    folder = run_folder(teacher)
+    if folder is None:
+        return None
+    try:
+        fields = read_config(folder / CONFIG)
+        there = Config(**{name: fields[name] for name in LABELS if name in fields})
+    except TutelageError:  # a damaged record is no reason to stop
+        return None
+    if _place(there.data) != _place(config.data):
+        return None
+    noisy = any(isinstance(noise, Relabelling) for noise in _noises(config))
+    differing = []
+    if noisy and _noises(there) != _noises(config):
+        differing += ["noise"] if there.noise != config.noise else ["seed"]
+    if there.imbalance != config.imbalance and (noisy or config.imbalance is not None):
+        differing.append("imbalance")
+    if there.per_class != config.per_class and (noisy or _sees_more(there.per_class, config.per_class)):
+        differing.append("per_class")
+    if there.seed != config.seed and config.per_class is not None:
+        differing.append("seed")
+    if not differing:
+        return None
+    shown = " and ".join(
+        f"{name} {_said(there, name)} (here {_said(config, name)})" for name in dict.fromkeys(differing)
+    )
+    return (
+        f"the teacher {teacher} was trained on the same data with {shown}: it may have seen labels that this "
+        "student is denied; for a fair comparison train it with the student's own noise, imbalance, per_class and seed"
+    )
+
+
+def warn_of_other_labels(config: Config) -> None:
+    """Warn of each teacher that may have seen labels which the student is denied; see ``other_labels``."""
+    for teacher in config.teacher:
+        if text := other_labels(teacher, config):
+            warnings.warn(text, TutelageWarning, stacklevel=3)
+
+
+def _noises(config: Config) -> tuple[Any, ...]:
+    """The noise as values that are equal where the labels are, however it is written."""
+    try:
+        return parse_noise(config.noise, config.seed) if config.noise is not None else ()
+    except TutelageError:  # a file that is no longer there
+        return (config.noise, config.seed)
+
+
+def _sees_more(there: int | None, here: int | None) -> bool:
+    return here is not None and (there is None or there > here)
+
+
+def _said(config: Config, name: str) -> object:
+    value = getattr(config, name)
+    return "none" if value is None else value
+
+
+def _place(data: str) -> tuple[str, Path]:
+    """A data set's name, equal for two spellings of one path."""
+    scheme, _, rest = data.partition(":")
+    return scheme, Path(rest).resolve()
+
+
+def introduction(name: str, teacher: Opened, accuracy: str | None) -> str:
+    """A line on a teacher: the normalisation of its images, its accuracy here and that which its run recorded.
+
+    Args:
+        name: as the user gave it.
+        teacher: the network.
+        accuracy: what was measured of it on this data, in words; ``None`` for a generator.
+    """
+    model = teacher.model
+    mean, std = (", ".join(f"{value:.4g}" for value in part.flatten().tolist()) for part in (model.mean, model.std))
+    parts = [f"teacher {name}: images normalized with mean {mean} and std {std} ({teacher.normalisation})"]
+    recorded = _recorded_accuracy(teacher.folder)
+    return "; ".join([*parts, *filter(None, (accuracy, recorded))])
+
+
+def _recorded_accuracy(folder: Path | None) -> str | None:
+    """The test accuracy in a run's result, in words; ``None`` where there is none to read."""
+    try:
+        result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if folder is not None else {}
+        return f"its run recorded {float(result['test']['accuracy']):.1%} on the test part of {result['data']['name']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def compared(make: Callable[[], Tapped], teachers: Sequence[Tapped], data: Data, student: str) -> Callable[[], Tapped]:
+    """The same maker of students, which warns once if its student costs more operations than every teacher.
+
+    Students of fewer than a million operations an image are not compared: nothing depends on what they cost.
+
+    Args:
+        make: makes a student.
+        teachers: what it learns from; without one nothing is compared.
+        data: whose images are counted for.
+        student: the student's name.
+    """
+    warned = not teachers
+
+    def make_and_compare() -> Tapped:
+        nonlocal warned
+        model = make()
+        if not warned:
+            warned = True
+            _warn_if_dearer(student, model, teachers, data)
+        return model
+
+    return make_and_compare
+
+
+def _warn_if_dearer(name: str, student: Tapped, teachers: Sequence[Tapped], data: Data) -> None:
+    try:
+        costs = [flops(model, data.image_shape, model.mean.device) for model in (student, *teachers)]
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, TutelageError):
+        return  # generators, and networks whose faults the dry run reports
+    if costs[0] > max(NEGLIGIBLE, *costs[1:]):
+        ours, theirs = (f"{cost / 1e6:,.1f}" for cost in (costs[0], max(costs[1:])))
+        warnings.warn(
+            f"the student {name} costs {ours} MFLOPs an image and its teacher {theirs}: choose a smaller student if it "
+            "is to be cheaper, for instance mobilenetv2x0.5 or resnet8x0.5",
+            TutelageWarning,
+            stacklevel=2,
+        )

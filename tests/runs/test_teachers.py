@@ -1,0 +1,254 @@
+"""What is said of a teacher before training starts: its labels, its normalisation, its accuracy, its cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import tutelage
+from tutelage.config import Config
+from tutelage.data import Data
+from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.models.tapped import Tapped
+from tutelage.models.weights import save_weights
+from tutelage.runs import execute
+from tutelage.runs.models import WEIGHTS, open_trained, weights_file
+from tutelage.runs.teachers import compared, other_labels
+
+Net = Callable[..., Tapped]
+SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Callable[..., str]:
+    """A run's folder as far as its labels are recorded."""
+
+    def record(name: str = "teacher", **fields: Any) -> str:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.yaml").write_text(yaml.safe_dump({"data": "digits", "seed": 0, **fields}))
+        return str(folder)
+
+    return record
+
+
+NOISY = {"noise": "0.4"}
+
+DENIED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "clean labels": ({}, NOISY, "noise none (here 0.4)"),
+    "another rate": ({"noise": "0.2"}, NOISY, "noise 0.2 (here 0.4)"),
+    "another kind": ({"noise": "pair:0.4"}, NOISY, "noise pair:0.4 (here 0.4)"),
+    "another seed": ({**NOISY, "seed": 1}, NOISY, "seed 1 (here 0)"),
+    "noise of fewer samples": ({**NOISY, "per_class": 20}, NOISY, "per_class 20 (here none)"),
+    "labels that the student lacks": ({}, {"noise": "missing:0.5"}, "noise none"),
+    "all samples": ({}, {"per_class": 20}, "per_class none (here 20)"),
+    "more samples": ({"per_class": 50}, {"per_class": 20}, "per_class 50 (here 20)"),
+    "other samples": ({"per_class": 20, "seed": 1}, {"per_class": 20}, "seed 1 (here 0)"),
+    "balanced classes": ({}, {"imbalance": "longtail:0.1"}, "imbalance none (here longtail:0.1)"),
+}
+
+
+@pytest.mark.parametrize(("there", "here", "said"), DENIED.values(), ids=DENIED)
+def test_a_teacher_that_may_have_seen_denied_labels_is_reported(
+    there: dict[str, Any], here: dict[str, Any], said: str, recorded: Callable[..., str]
+) -> None:
+    text = other_labels(recorded(**there), Config(**here))
+    assert text is not None
+    assert said in text
+    assert "\n" not in text
+
+
+FAIR: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "the same": ({**NOISY, "per_class": 20}, {**NOISY, "per_class": 20}),
+    "the same noise, written otherwise": ({"noise": "symmetric:0.40"}, NOISY),
+    "no noise, two spellings": ({"noise": "0"}, {}),
+    "a noisy teacher of a clean student": (NOISY, {}),
+    "fewer samples of the same seed": ({"per_class": 10}, {"per_class": 20}),
+    "a rarer teacher of a balanced student": ({"imbalance": "longtail:0.1", "per_class": None}, {}),
+    "another seed without noise": ({"seed": 3}, {}),
+    "other data": ({"data": "idx:mnist"}, NOISY),
+    "human labels, which are not drawn": ({"noise": "human:f.npz:worst", "seed": 1}, {"noise": "human:f.npz:worst"}),
+    "a damaged record": ({"noise": [1, 2]}, NOISY),
+}
+
+
+@pytest.mark.parametrize(("there", "here"), FAIR.values(), ids=FAIR)
+def test_a_teacher_that_has_seen_no_more_is_not_reported(
+    there: dict[str, Any], here: dict[str, Any], recorded: Callable[..., str]
+) -> None:
+    assert other_labels(recorded(**there), Config(**here)) is None
+
+
+def test_labels_are_compared_for_weights_beside_their_record_and_for_no_others(
+    recorded: Callable[..., str], tmp_path: Path
+) -> None:
+    folder = Path(recorded())
+    for name in (WEIGHTS, "other.safetensors"):
+        (folder / name).touch()
+    assert other_labels(f"resnet8@{folder / WEIGHTS}", Config(**NOISY)) is not None
+    assert other_labels(f"resnet8@{folder / 'other.safetensors'}", Config(**NOISY)) is None
+    assert other_labels("timm/resnet18", Config(**NOISY)) is None
+    assert other_labels(str(tmp_path / "absent"), Config(**NOISY)) is None
+
+
+def test_data_of_one_path_is_the_same_data(
+    recorded: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher = recorded(data="npz:set.npz")
+    assert other_labels(teacher, Config(data=f"npz:{tmp_path}/./set.npz", **NOISY)) is not None
+
+
+def test_a_call_from_python_warns_and_a_run_by_itself_does_not(tmp_path: Path, tiny_npz: str) -> None:
+    student: dict[str, Any] = {"data": tiny_npz, "student": "resnet8x0.25", **SHORT}
+    execute(Config(**student | {"epochs": 10, "lr": 0.2}), tmp_path / "t")
+    with pytest.warns(TutelageWarning, match="may have seen labels that this student is denied") as caught:
+        tutelage.distill(str(tmp_path / "t"), "resnet8x0.25", tiny_npz, noise="0.3", **SHORT)
+    assert len([w for w in caught if "denied" in str(w.message)]) == 1
+    config = Config(**student, teacher=(str(tmp_path / "t"),), method="hinton", noise="0.3")
+    execute(config)  # as a study does, which may have been asked for teachers of clean labels
+
+
+def test_a_study_warns_once_of_a_trained_teacher_and_not_of_its_own(recorded: Callable[..., str]) -> None:
+    from tutelage.studies.plan import _warn_of_other_labels
+    from tutelage.studies.study import Study
+
+    grid: dict[str, Any] = {"noise": [0, 0.2, 0.4], "methods": "hinton", "seeds": 2}
+    with pytest.warns(TutelageWarning, match="denied") as caught:
+        _warn_of_other_labels(Study(teachers=recorded(), **grid))
+    assert len(caught) == 1
+    _warn_of_other_labels(Study(teachers="resnet8", teacher_labels="clean", **grid))
+
+
+# --- names of weights
+
+
+def test_model_and_weights_are_split_where_the_file_is(tmp_path: Path) -> None:
+    file = tmp_path / "u@h" / "w@2.safetensors"
+    file.parent.mkdir()
+    file.touch()
+    assert weights_file(f"resnet8@{file}") == ("resnet8", file)
+    assert weights_file(f"timm/some@rev@{file}") == ("timm/some@rev", file)
+    assert weights_file("resnet8@u@h/absent.pt") == ("resnet8", Path("u@h/absent.pt"))
+    assert weights_file("resnet8") is None
+
+
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weights_file("resnet8@~/w.pt") == ("resnet8", tmp_path / "w.pt")
+
+
+# --- normalisation
+
+
+def test_the_normalisation_of_weights_is_recorded_given_or_of_the_data(tiny_data: Data, tmp_path: Path) -> None:
+    from tutelage.models.zoo import build
+
+    module = build("resnet8x0.25", num_classes=4, image_shape=(1, 8, 8))
+    save_weights(tmp_path / "own.safetensors", module, {"mean": [0.25], "std": [2.0]})
+    torch.save(module.state_dict(), tmp_path / "none.pt")
+    name = f"resnet8x0.25@{tmp_path}/"
+    own = open_trained(f"{name}own.safetensors", tiny_data, ((0.1,), (0.2,)))
+    assert (own.model.mean.item(), own.model.std.item(), own.normalisation) == (0.25, 2.0, "recorded with the weights")
+    given = open_trained(f"{name}none.pt", tiny_data, ((0.125,), (0.5,)))
+    assert (given.model.mean.item(), given.model.std.item(), given.normalisation) == (0.125, 0.5, "as given")
+    guessed = open_trained(f"{name}none.pt", tiny_data)
+    assert guessed.model.mean.item() == pytest.approx(tiny_data.mean_std[0][0])
+    assert guessed.normalisation == "those of tiny: the network records none"
+    with pytest.raises(TutelageError, match="3 channels does not fit the 1 of tiny; give 1"):
+        open_trained(f"{name}none.pt", tiny_data, ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
+
+
+def test_a_given_normalisation_reaches_a_teacher_from_python(tiny_data: Data, tiny_model: Net, taught: Net) -> None:
+    teacher = taught()
+    fields: dict[str, Any] = {
+        "teacher_mean": teacher.mean.flatten().tolist(),
+        "teacher_std": [1.25 * teacher.std.item()],
+    }
+    accuracies = []
+    for network in (teacher.module, Tapped(teacher.module, *fields.values())):
+        how = fields if network is teacher.module else {}
+        result = tutelage.distill(network, tiny_model().module, tiny_data, **how, **SHORT)
+        accuracies.append(result.metrics["test"]["teacher_accuracy"])
+    assert accuracies[0] == accuracies[1]
+    with pytest.raises(TutelageError, match="every teacher's weights record their own"):
+        tutelage.distill(Tapped(teacher.module), tiny_model().module, tiny_data, **fields, **SHORT)
+    with pytest.raises(TutelageError, match="there is no teacher"):
+        tutelage.train(tiny_model().module, tiny_data, **fields, **SHORT)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"teacher_mean": 0.5}, "go together"),
+        ({"teacher_std": "0.5,0"}, "teacher_std.*greater than 0"),
+        ({"teacher_mean": "a,b", "teacher_std": 1}, "teacher_mean.*'a'"),
+        ({"teacher_mean": float("nan"), "teacher_std": 1}, "teacher_mean.*finite"),
+    ],
+)
+def test_normalisations_that_cannot_be(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(TutelageError, match=said):
+        Config(**fields)
+
+
+def test_a_line_on_each_teacher_comes_before_training(tmp_path: Path, tiny_npz: str) -> None:
+    execute(Config(data=tiny_npz, student="resnet8x0.25", lr=0.2, **SHORT | {"epochs": 10}), tmp_path / "t")
+    torch.save(
+        open_trained(str(tmp_path / "t"), tutelage.open_data(tiny_npz)).model.module.state_dict(), tmp_path / "w.pt"
+    )
+    names = (str(tmp_path / "t"), f"resnet8x0.25@{tmp_path / 'w.pt'}")
+    lines: list[str] = []
+    config = Config(data=tiny_npz, student="resnet8x0.25", teacher=names, method="hinton", **SHORT)
+    execute(config, announce=lines.append, report=lambda record: lines.append("epoch"))
+    first, second, *rest = lines
+    accuracy = json.loads((tmp_path / "t" / "result.json").read_text())["test"]["accuracy"]
+    assert first.startswith(f"teacher {names[0]}: images normalized with mean ")
+    assert "(recorded with the weights); accuracy " in first
+    assert first.endswith(f"its run recorded {accuracy:.1%} on the test part of {tiny_npz}")
+    assert "the network records none); accuracy " in second
+    assert "recorded " not in second
+    assert rest == ["epoch"]
+
+
+# --- cost
+
+
+def test_a_student_that_costs_more_than_its_teacher_is_worth_a_warning(tiny_data: Data) -> None:
+    from tutelage.runs.models import make_student
+
+    large = replace(
+        tiny_data,
+        **{
+            part: replace(split, images=torch.zeros(len(split), 32, 32, 1, dtype=torch.uint8))
+            for part, split in tiny_data.parts.items()
+        },
+    )
+
+    def pair(data: Data, student: str, *teachers: str) -> None:
+        compared(lambda: make_student(student, data), [make_student(t, data) for t in teachers], data, student)()
+
+    with pytest.warns(TutelageWarning, match=r"resnet14 costs \d+\.\d MFLOPs an image and its teacher \d+\.\d: choose"):
+        pair(large, "resnet14", "resnet8")
+    pair(large, "resnet8", "resnet8")
+    pair(large, "resnet8", "resnet14")
+    pair(large, "resnet14", "resnet8", "resnet20")
+    pair(large, "resnet14")
+    pair(tiny_data, "resnet8x0.5", "resnet8x0.25")  # too small for its cost to matter
+
+
+def test_students_are_compared_once_and_those_that_fail_are_left_to_the_dry_run(tiny_data: Data) -> None:
+    class Fails(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("on purpose")
+
+    made = compared(lambda: Tapped(Fails()), [Tapped(Fails())], tiny_data, "fails")
+    assert isinstance(made().module, Fails)
+    assert isinstance(made().module, Fails)
