@@ -25,6 +25,10 @@ class TutelageWarning(UserWarning):
         super().__init__(message(text))
 
 
+NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
+"""What networks and terms fail with on inputs that they are not made for."""
+
+
 class NonFiniteError(TutelageError):
     """A loss, a weight or an input became NaN or infinite. The last good checkpoint is untouched.
 

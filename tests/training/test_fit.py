@@ -684,3 +684,50 @@ def test_recorded_values_are_the_unweighted_means_of_the_epoch(
     learner = Learner(tiny_model(), None, {"ce": CrossEntropy(), "x": 7 * Probe(note)})
     fitted = fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu)
     assert fitted.history[0]["learners"]["student"]["x"] == pytest.approx(sum(values) / 3, rel=1e-5)
+
+
+class Headed(nn.Module):
+    """A backbone in which every kind of layer keeps something, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.BatchNorm2d(4, affine=False)
+        )
+        self.head = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Dropout(0.5), nn.Linear(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_layers_that_the_user_froze_stay_in_eval_mode(
+    tiny_data: Data, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    model = Tapped(Headed())
+    model.module.get_submodule("backbone").requires_grad_(False)
+    before = state_of(model)
+    modes: dict[str, bool] = {}
+
+    def look(lesson: Lesson, progress: float) -> Tensor:
+        modes.update((name, module.training) for name, module in model.module.named_modules())
+        return torch.ones(len(lesson.batch))
+
+    learner = Learner(model, None, {"ce": CrossEntropy()}, sample_weight=look)
+    fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)
+    assert not any(name.startswith("module.backbone") for name in changed(before, state_of(model)))
+    assert {name for name, training in modes.items() if not training} == {
+        "backbone", *(f"backbone.{number}" for number in range(5))
+    }  # fmt: skip
+    assert "module.head.0.running_mean" in changed(before, state_of(model))
+
+
+def test_one_frozen_normalisation_keeps_its_statistics(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+) -> None:
+    model = tiny_model()
+    model.module.get_submodule("bn2").requires_grad_(False)
+    before = state_of(model)
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    moved = changed(before, state_of(model))
+    assert not any(".bn2." in name for name in moved)
+    assert {"module.bn1.running_mean", "module.conv2.weight"} <= moved

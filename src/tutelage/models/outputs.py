@@ -63,7 +63,7 @@ class Outputs:
         if self.members:
             each = torch.stack([member.log_probs(temperature) for member in self.members])
             return each.logsumexp(0) - math.log(len(self.members))
-        return (at_least_float32(self["logits"]) / temperature).log_softmax(-1)
+        return (at_least_float32(class_logits(self["logits"])) / temperature).log_softmax(-1)
 
     def detach(self) -> Outputs:
         """The same values, through which no gradient flows."""
@@ -92,6 +92,20 @@ class Outputs:
         if any(member.logits is None for member in members):
             return together
         return cls(logits=together.log_probs(), members=members)
+
+
+def class_logits(logits: Tensor) -> Tensor:
+    """The logits themselves, if classes are their last axis of two.
+
+    Raises:
+        TutelageError: for another shape than (B, C), whose softmax would run over an axis that may be none of classes.
+    """
+    if logits.ndim != 2:
+        raise TutelageError(
+            f"logits must be (B, C), a row a sample, got shape {tuple(logits.shape)}; move the classes last and "
+            "flatten the other axes, as logits.movedim(1, -1).flatten(0, -2) does for maps (B, C, H, W)"
+        )
+    return logits
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

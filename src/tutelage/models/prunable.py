@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tutelage.errors import NETWORK_ERRORS
 from tutelage.models.modes import evaluating
 from tutelage.models.redundancy import Elimination
 from tutelage.models.roles import first_tensor
 from tutelage.models.surgery.resize import keep, resizable, sizes
 
 FEWEST = 2  # units that always stay: a single one would be broadcast where another number does not fit
-_NOT_OURS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)  # what networks fail with
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def group_of(network: nn.Module, layer: str, example: Tensor) -> Group | None:
     try:
         with evaluating(network), torch.no_grad():
             logits = first_tensor(network(example[:1].expand(len(codes), *example.shape[1:]).contiguous()))
-    except _NOT_OURS:  # the batch is not the first dimension there
+    except NETWORK_ERRORS:  # the batch is not the first dimension there
         return None
     finally:
         for handle in handles:
@@ -234,7 +234,7 @@ def _is_whole(network: nn.Module, layer: str, example: Tensor) -> bool:
         try:
             with evaluating(unread), evaluating(smaller):
                 expected, given = first_tensor(unread(example)), first_tensor(smaller(example))
-        except _NOT_OURS:  # something else expects the unit: a sum with another branch, a view
+        except NETWORK_ERRORS:  # something else expects the unit: a sum with another branch, a view
             return False
     if expected is None or given is None or given.shape != expected.shape:
         return False

@@ -32,6 +32,7 @@ class Tapped(nn.Module):
     Attributes:
         passes: how many samples ``tap`` has run, ever: what a training costs. A pass that stops early counts as one;
             calls of the model by itself, as evaluation makes them, do not count.
+        contiguous: whether inputs in another memory layout are made contiguous first, for a network that needs it.
     """
 
     mean: Tensor
@@ -53,6 +54,7 @@ class Tapped(nn.Module):
         self._by_hand = named_roles(module, roles if roles is not None else roles_of(module))
         self._named = dict(roles or {})
         self.passes = 0
+        self.contiguous = False
         self._taps: dict[str, Tap] | None = None
         self._compiled: Any = None
         self._compiled_with_taps: dict[tuple[str, ...], Any] = {}
@@ -80,6 +82,9 @@ class Tapped(nn.Module):
                 f"Tapped normalises images of shape {expected} and was given {tuple(inputs.shape)}; "
                 "call its .module for other inputs"
             )
+        if self.contiguous:
+            # A copy, since the strides of one channel count as contiguous and as channels-last at once.
+            inputs = inputs.clone(memory_format=torch.contiguous_format)
         return (inputs - self.mean) / self.std
 
     def operated(self) -> Tapped:
@@ -146,7 +151,7 @@ class Tapped(nn.Module):
         compiled = None if eager else self._compiled
         wanted = [role for role in dict.fromkeys(roles) if role != "logits"]
         if not wanted:
-            return Outputs(at_least_float32((compiled or self)(inputs)))
+            return Outputs(self._logits((compiled or self)(inputs)))
         self.trace(inputs)
         for role in wanted:
             if role not in self.taps:
@@ -166,7 +171,16 @@ class Tapped(nn.Module):
                     f"layer {layer!r} of {type(self.module).__name__}, named as {role!r}, does not run; name another"
                 )
         features = {role: at_least_float32(self.taps[role].read(role, captured[role])) for role in wanted}
-        return Outputs(None if logits is None else at_least_float32(logits), features)
+        return Outputs(None if logits is None else self._logits(logits), features)
+
+    def _logits(self, answer: object) -> Tensor:
+        if not isinstance(answer, Tensor):
+            mode = "train" if self.module.training else "eval"
+            raise TutelageError(
+                f"{type(self.module).__name__} gives a {type(answer).__name__} in {mode} mode; give a network that "
+                "returns logits (B, classes), a tensor, in train and eval mode"
+            )
+        return at_least_float32(answer)
 
     def _hooked(self, inputs: Tensor, wanted: list[str], stop: bool) -> tuple[Tensor | None, dict[str, Any]]:
         captured: dict[str, Any] = {}

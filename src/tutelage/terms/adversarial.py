@@ -5,11 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from tutelage.data.batch import Batch
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
+from tutelage.terms.precision import full_precision
 from tutelage.terms.term import Term
 
 
+@full_precision
 def hinge(score: Tensor, *, genuine: bool) -> Tensor:
     """max(0, 1 - D(x)) per sample of what is to be told apart as genuine, max(0, 1 + D(x)) of what is not.
 
@@ -20,7 +22,7 @@ def hinge(score: Tensor, *, genuine: bool) -> Tensor:
     Returns:
         (B,): 1 where the critic says 0, 0 where it is sure of itself and right.
     """
-    score = at_least_float32(score).flatten()
+    score = score.flatten()
     return (1 - score if genuine else 1 + score).clamp(min=0)
 
 

@@ -11,24 +11,27 @@ from torch import Tensor
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.digest import Digest
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.outputs import Outputs
+from tutelage.terms.precision import full_precision
 from tutelage.terms.term import Term
 
 Form = Literal["code", "paper"]
 REFERENCE_PIXELS = 32 * 32  # of the maps that the published weight was found on
 
 
+@full_precision
 def attention_map(features: Tensor, p: float = 2.0) -> Tensor:
     """Q = vec(sum_c |A_c|^p) / ||.||_2: (B, C, H, W) activations to (B, H W) maps of unit length.
 
     Q does not depend on the activations' scale, which is taken out first so that no power of it over- or underflows.
     """
-    size = at_least_float32(features).abs()
+    size = features.abs()
     scale = size.detach().amax((1, 2, 3), keepdim=True)
     energy = (size / scale.where(scale > 0, 1.0)).pow(p).sum(1).flatten(1)
     return F.normalize(energy, dim=1)
 
 
+@full_precision
 def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, form: Form = "code") -> Tensor:
     """How far apart two activations' attention maps are, per sample.
 
@@ -47,6 +50,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, form: F
     return _distance(student, pooled_attention(teacher.detach(), size_of(student), p), p, form)
 
 
+@full_precision
 def pooled_attention(features: Tensor, size: tuple[int, int], p: float = 2.0) -> Tensor:
     """``attention_map`` of a map that was average-pooled along each axis on which it is larger than ``size``.
 
@@ -60,7 +64,7 @@ def pooled_attention(features: Tensor, size: tuple[int, int], p: float = 2.0) ->
     """
     height, width = (min(sides) for sides in zip(size_of(features), size, strict=True))
     same = size_of(features) == (height, width)
-    pooled = features if same else F.adaptive_avg_pool2d(at_least_float32(features), (height, width))
+    pooled = features if same else F.adaptive_avg_pool2d(features, (height, width))
     return attention_map(pooled, p).view(-1, height, width)
 
 

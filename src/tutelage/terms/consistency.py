@@ -5,10 +5,13 @@ from __future__ import annotations
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
+from tutelage.terms.precision import full_precision
 from tutelage.terms.term import Term
 
 
+@full_precision
 def softmax_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     """1/C sum_c (softmax(z)_c - softmax(v)_c)^2 per sample.
 
@@ -38,4 +41,10 @@ class SoftmaxMSE(Term):
 
 
 def _distance(student: Outputs, teacher: Outputs) -> Tensor:
-    return (student.log_probs().exp() - teacher.detach().log_probs().exp()).square().mean(-1)
+    ours, theirs = student.log_probs().exp(), teacher.detach().log_probs().exp()
+    if ours.shape != theirs.shape:
+        raise TutelageError(
+            f"outputs of shapes {tuple(ours.shape)} and {tuple(theirs.shape)} cannot be compared; "
+            "student and teacher need the same samples and classes"
+        )
+    return (ours - theirs).square().mean(-1)

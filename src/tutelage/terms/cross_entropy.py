@@ -6,10 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, Batch
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.outputs import Outputs, class_logits
+from tutelage.terms.precision import full_precision
+from tutelage.terms.targets import check_targets
 from tutelage.terms.term import Term
 
 
+@full_precision
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """-sum_c y_c log softmax(z)_c per sample.
 
@@ -19,12 +22,15 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Returns:
         (B,) nats.
+
+    Raises:
+        TutelageError: for other shapes, and on the processor for class numbers that do not exist.
     """
-    logits = at_least_float32(logits)
+    check_targets(targets, class_logits(logits).shape[1])
     if targets.is_floating_point():
         log_probs = logits.log_softmax(-1)
         terms = targets.to(logits) * log_probs
-        return -terms.where((targets != 0) | (log_probs > float("-inf")), 0.0).sum(-1)  # 0 log 0 = 0
+        return -terms.where((targets != 0) | (log_probs != float("-inf")), 0.0).sum(-1)  # 0 log 0 = 0
     return F.cross_entropy(logits, targets, reduction="none", ignore_index=UNLABELLED)
 
 

@@ -13,11 +13,13 @@ from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.digest import Digest
 from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.terms.precision import full_precision, scale_of
 from tutelage.terms.term import Term
 
 Reduction = Literal["relative", "paper", "mean"]
 
 
+@full_precision
 def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
     """G_ij = 1/(h w) sum_{s,t} F1_{i,s,t} F2_{j,s,t}: how the channels of two maps of one network go together.
 
@@ -28,7 +30,7 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
         (B, m, n), in squared units of the features.
     """
     size = [min(sides) for sides in zip(first.shape[2:], second.shape[2:], strict=True)]
-    one, two = (_pooled(at_least_float32(features), size).flatten(2) for features in (first, second))
+    one, two = (_pooled(features, size).flatten(2) for features in (first, second))
     return one @ two.transpose(1, 2) / one.shape[2]
 
 
@@ -36,6 +38,7 @@ def _pooled(features: Tensor, size: list[int]) -> Tensor:
     return features if list(features.shape[2:]) == size else F.adaptive_max_pool2d(features, size)
 
 
+@full_precision
 def flow_loss(student: Tensor, teacher: Tensor, reduction: Reduction = "paper") -> Tensor:
     """||G^T - G^S||_F^2 per sample: the summand of the paper's equation 2.
 
@@ -57,8 +60,11 @@ def flow_loss(student: Tensor, teacher: Tensor, reduction: Reduction = "paper") 
             f"the student's flow matrix {tuple(student.shape[1:])} and the teacher's {tuple(teacher.shape[1:])} cannot "
             "be compared: FSP needs as many channels on both sides"
         )
-    target = at_least_float32(teacher.detach())
-    value = (target - at_least_float32(student)).square().sum((1, 2))
+    target = teacher.detach()
+    if reduction == "relative":  # no square of it is to over- or underflow
+        scale = scale_of(target)
+        student, target = student / scale, target / scale
+    value = (target - student).square().sum((1, 2))
     if reduction == "relative":
         energy = target.square().sum((1, 2)).mean()
         return value / energy.where(energy > 0, 1.0)

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.errors import TutelageError
-from tutelage.models.outputs import Outputs
+from tutelage.models.outputs import Outputs, class_logits
 from tutelage.terms.knowledge_adjustment import Adjustment, adjusted, probability_shift
+from tutelage.terms.precision import full_precision
+from tutelage.terms.targets import hard_labels
 from tutelage.terms.term import Term
 
 
+@full_precision
 def gambler(logits: Tensor, abstain: Tensor, labels: Tensor, payoff: float) -> Tensor:
     """l = -log(p_y + p_a / o) per sample, with (p, p_a) = softmax(s_1 .. s_m, s_a) over all m + 1 outputs.
 
@@ -26,11 +29,13 @@ def gambler(logits: Tensor, abstain: Tensor, labels: Tensor, payoff: float) -> T
     Returns:
         (B,) nats.
     """
-    labels = labels.argmax(1) if labels.is_floating_point() else labels
-    returns = log_returns(logits, abstain, payoff).gather(1, labels.clamp(min=0)[:, None]).squeeze(1)
+    labels = hard_labels(labels, class_logits(logits).shape[1])
+    places = labels.where(labels != UNLABELLED, 0)[:, None]
+    returns = log_returns(logits, abstain, payoff).gather(1, places).squeeze(1)
     return -returns.where(labels != UNLABELLED, 0.0)
 
 
+@full_precision
 def soft_bet(logits: Tensor, abstain: Tensor, probs: Tensor, payoff: float) -> Tensor:
     """L = -sum_j q_j log(p_j + p_a / o) per sample: ``gambler``, where each class j wins with probability q_j.
 
@@ -46,9 +51,10 @@ def soft_bet(logits: Tensor, abstain: Tensor, probs: Tensor, payoff: float) -> T
     return -(probs * log_returns(logits, abstain, payoff)).sum(1)
 
 
+@full_precision
 def log_returns(logits: Tensor, abstain: Tensor, payoff: float) -> Tensor:
     """log(p_j + p_a / o) of each class, (B, m), from logarithms: p_a / o itself would be rounded to 0."""
-    log_probs = torch.cat([logits, abstain], 1).log_softmax(1)
+    log_probs = torch.cat([class_logits(logits), abstain], 1).log_softmax(1)
     return torch.logaddexp(log_probs[:, :-1], log_probs[:, -1:] - math.log(payoff))
 
 

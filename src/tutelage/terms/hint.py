@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.terms.precision import full_precision, scale_of
 from tutelage.terms.term import Term
 
 Reduction = Literal["relative", "paper", "mean"]
 
 
+@full_precision
 def hint_loss(guided: Tensor, hint: Tensor) -> Tensor:
     """1/2 ||u_h(x) - r(v_g(x))||^2 per sample: the paper's equation 3, summed over the map.
 
@@ -24,7 +26,7 @@ def hint_loss(guided: Tensor, hint: Tensor) -> Tensor:
     Returns:
         (B,), half the squared distance. The benchmarks' mean over all elements is this times 2 / (C H W).
     """
-    difference = at_least_float32(guided) - at_least_float32(hint.detach())
+    difference = guided - hint.detach()
     return 0.5 * difference.square().flatten(1).sum(1)
 
 
@@ -99,12 +101,15 @@ class Hint(Term):
         """(B,), squared feature units; without a unit if relative."""
         if teacher is None or self.regressor is None:
             raise ValueError("Hint needs a teacher's outputs, and build(student, teacher) once before it is used")
-        target = teacher[self.hint]
-        value = hint_loss(self.regressor(at_least_float32(student[self.roles[0]])), target)
+        guided, target = self.regressor(at_least_float32(student[self.roles[0]])), at_least_float32(teacher[self.hint])
+        if self.reduction == "relative":  # no square of it is to over- or underflow
+            scale = scale_of(target)
+            guided, target = guided / scale, target / scale
+        value = hint_loss(guided, target)
         if self.reduction == "paper":
             return value
         value = value * 2 / target[0].numel()
         if self.reduction == "mean":
             return value
-        power = at_least_float32(target.detach()).square().mean()
+        power = target.detach().square().mean()
         return value / power.where(power > 0, 1.0)

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
-from tutelage.models.outputs import Outputs
+from tutelage.models.outputs import Outputs, class_logits
+from tutelage.terms.precision import full_precision
 from tutelage.terms.soft_targets import divergence
+from tutelage.terms.targets import hard_labels
 from tutelage.terms.term import Term
 
 Adjustment = Callable[[Tensor, Tensor], Tensor]
 """(B, m) probabilities and their labels to (B, m) probabilities."""
 
 
+@full_precision
 def probability_shift(probs: Tensor, labels: Tensor) -> Tensor:
     """PS: where the teacher is wrong, q[argmax q] and q[y] change places.
 
@@ -31,6 +34,7 @@ def probability_shift(probs: Tensor, labels: Tensor) -> Tensor:
     return shifted.where(wrong, probs)
 
 
+@full_precision
 def label_smooth_replacement(probs: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
     """LSR: where the teacher is wrong, 1 - smoothing for the label and smoothing / (m - 1) for each other class.
 
@@ -73,7 +77,6 @@ def adjusted(teacher: Outputs | None, batch: Batch | None, adjustment: Adjustmen
 
 def _wrong(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Where the label is known and another class is larger, (B, 1), and places to gather from, (B, 1)."""
-    if labels.is_floating_point():
-        labels = labels.argmax(1)
+    labels = hard_labels(labels, class_logits(probs).shape[1])
     known, places = (labels >= 0)[:, None], labels.clamp(min=0)[:, None]
     return known & (probs.gather(1, places) < probs.amax(1, keepdim=True)), places

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, Batch
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.outputs import Outputs
+from tutelage.terms.precision import full_precision
+from tutelage.terms.targets import hard_labels
 from tutelage.terms.term import Term
 
 
+@full_precision
 def mean_squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """d_ij = ||a_i - b_j||^2 / D: (n, D) and (m, D) to (n, m), by matrix products, which need no (n, m, D)."""
     centre = b.detach().sum(0) / max(len(b), 1)  # moving both changes no distance, and leaves less to be rounded
@@ -20,6 +23,7 @@ def mean_squared_distances(a: Tensor, b: Tensor) -> Tensor:
     return squares.clamp(min=0) / a.shape[1]
 
 
+@full_precision
 def local_clustering(a: Tensor, b: Tensor, threshold: float | Tensor) -> Tensor:
     """LC(A, B) = sum_ij m_ij d_ij exp(-d_ij / tau) / sum_ij m_ij, with m_ij = 1 where d_ij <= tau and 0 elsewhere.
 
@@ -33,12 +37,8 @@ def local_clustering(a: Tensor, b: Tensor, threshold: float | Tensor) -> Tensor:
     Returns:
         (), in that unit too.
     """
-    distances = mean_squared_distances(_flat(a), _flat(b))
+    distances = mean_squared_distances(a.flatten(1), b.flatten(1))
     return _pull(distances, threshold, torch.ones_like(distances, dtype=torch.bool))
-
-
-def _flat(features: Tensor) -> Tensor:
-    return at_least_float32(features).flatten(1)
 
 
 def _pull(distances: Tensor, threshold: float | Tensor, pairs: Tensor) -> Tensor:
@@ -78,8 +78,8 @@ class LocalClustering(Term):
         """(), in the unit of the features squared."""
         if batch is None:
             raise ValueError("LocalClustering needs the batch, for its targets")
-        features = _flat(student["embedding"])
-        hard = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+        features = student["embedding"].flatten(1)
+        hard = hard_labels(batch.targets)
         # Masks, and no parts of the batch: to make parts is to wait for the device to say how large they are.
         labelled = hard != UNLABELLED
         unlabelled = ~labelled | labelled.all()

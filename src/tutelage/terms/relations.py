@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.batch import Batch
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.outputs import Outputs
+from tutelage.terms.precision import full_precision, scale_of
 from tutelage.terms.term import Term
 from tutelage.terms.unit import unit
 
@@ -15,6 +16,13 @@ MOST_ANGLES = 2**24
 """How many angles are compared at most: all N^3 of them up to a batch of 256."""
 
 
+def _unscaled(embeddings: Tensor) -> Tensor:
+    """(N, D) embeddings whose widest range along an axis lies in [1, 2), so that no square over- or underflows."""
+    embeddings = embeddings / scale_of(embeddings)
+    return embeddings / scale_of(embeddings.amax(0) - embeddings.amin(0))
+
+
+@full_precision
 def relative_distances(embeddings: Tensor) -> Tensor:
     """psi_D: Euclidean distances of (N, D) embeddings over their mean, (N, N).
 
@@ -26,6 +34,7 @@ def relative_distances(embeddings: Tensor) -> Tensor:
     return distances / mean.where(mean > 0, 1.0)
 
 
+@full_precision
 def distance_relations(student: Tensor, teacher: Tensor) -> Tensor:
     """L_D: the mean over all N^2 pairs of Huber(psi_D(s_i, s_j), psi_D(t_i, t_j)), delta = 1.
 
@@ -38,19 +47,22 @@ def distance_relations(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         (), no unit; unchanged when either side is moved, turned or scaled as a whole.
     """
-    ours, theirs = (at_least_float32(e).flatten(1) for e in (student, teacher.detach()))
+    ours, theirs = (_unscaled(e.flatten(1)) for e in (student, teacher.detach()))
     return F.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
 
 
+@full_precision
 def cosines(embeddings: Tensor, vertices: Tensor) -> Tensor:
     """psi_A: the cosine of the angle i-j-k at each vertex j, (V, N, N), from (N, D) embeddings and V vertices.
 
-    Two samples closer than 1e-6 have no direction; their cosines are 0 and have no gradient.
+    Two samples closer than 1e-6 have no direction; their cosines are 0 and have no gradient. ``angle_relations`` gives
+    embeddings whose widest range is about 1.
     """
     directions = unit(embeddings - embeddings[vertices].unsqueeze(1))
     return directions @ directions.transpose(1, 2)
 
 
+@full_precision
 def angle_relations(student: Tensor, teacher: Tensor, most: int = MOST_ANGLES) -> Tensor:
     """L_A: the mean over all N^3 triplets of Huber(psi_A(s_i, s_j, s_k), psi_A(t_i, t_j, t_k)), delta = 1.
 
@@ -64,7 +76,7 @@ def angle_relations(student: Tensor, teacher: Tensor, most: int = MOST_ANGLES) -
     Returns:
         (), no unit; unchanged when either side is moved, turned or scaled as a whole.
     """
-    ours, theirs = (at_least_float32(e).flatten(1) for e in (student, teacher.detach()))
+    ours, theirs = (_unscaled(e.flatten(1)) for e in (student, teacher.detach()))
     samples = len(ours)
     vertices = torch.arange(samples, device=ours.device)
     if samples**3 > most:

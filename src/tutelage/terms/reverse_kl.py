@@ -8,11 +8,13 @@ from torch import Tensor
 from tutelage.data.batch import Batch
 from tutelage.data.data import Split
 from tutelage.data.per_sample import PerSample
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.outputs import Outputs, class_logits
+from tutelage.terms.precision import full_precision
 from tutelage.terms.soft_targets import divergence
 from tutelage.terms.term import Term
 
 
+@full_precision
 def reverse_kl(logits: Tensor, label_log_probs: Tensor) -> Tensor:
     """1/C sum_c p_c (log p_c - log y_c) per sample: KL(p || y) / C, with the prediction p = softmax(z) first.
 
@@ -25,16 +27,17 @@ def reverse_kl(logits: Tensor, label_log_probs: Tensor) -> Tensor:
     Returns:
         (B,) nats divided by C.
     """
-    return divergence(at_least_float32(logits).log_softmax(-1), label_log_probs) / logits.shape[-1]
+    return divergence(class_logits(logits).log_softmax(-1), label_log_probs) / logits.shape[-1]
 
 
+@full_precision
 def entropy(logits: Tensor) -> Tensor:
     """-1/C sum_c p_c log p_c per sample: H(softmax(z)) / C, (B, C) to (B,) nats divided by C as in ``reverse_kl``.
 
     ``reverse_kl`` + ``entropy`` is the reverse cross-entropy -1/C sum_c p_c log y_c.
     """
-    log_probs = at_least_float32(logits).log_softmax(-1)
-    return -(log_probs.exp() * log_probs).where(log_probs > float("-inf"), 0.0).mean(-1)  # 0 log 0 = 0
+    log_probs = class_logits(logits).log_softmax(-1)
+    return -(log_probs.exp() * log_probs).where(log_probs != float("-inf"), 0.0).mean(-1)  # 0 log 0 = 0
 
 
 class LearnedLabels(Term):

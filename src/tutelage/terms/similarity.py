@@ -5,19 +5,26 @@ from __future__ import annotations
 from torch import Tensor
 
 from tutelage.data.batch import Batch
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.outputs import Outputs
+from tutelage.terms.precision import full_precision, scale_of
 from tutelage.terms.term import Term
 from tutelage.terms.unit import unit
 
 REFERENCE_BATCH = 64  # of the runs that the published weight is from
 
 
+@full_precision
 def similarities(features: Tensor) -> Tensor:
-    """G: the rows of Q Q^T at length 1 each, (b, b); Q is (b, ...) features, flattened per sample."""
-    flat = at_least_float32(features).flatten(1)
+    """G: the rows of Q Q^T at length 1 each, (b, b); Q is (b, ...) features, flattened per sample.
+
+    G does not depend on the features' scale, which is taken out first so that no product of them over- or underflows.
+    """
+    flat = features.flatten(1)
+    flat = flat / scale_of(flat)
     return unit(flat @ flat.T, smallest=1e-12)
 
 
+@full_precision
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     """L_SP = 1/b^2 ||G_T - G_S||_F^2, the paper's equation 4 for one layer.
 
@@ -25,7 +32,8 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher: (b, ...), alike in b alone; no gradient reaches the teacher's.
 
     Returns:
-        (), no unit. A property of the batch as a whole: single samples cannot be weighted.
+        (), no unit; unchanged when either side is scaled as a whole. A property of the batch as a whole: single samples
+        cannot be weighted.
     """
     difference: Tensor = similarities(teacher.detach()) - similarities(student)
     return difference.square().mean()

@@ -6,13 +6,16 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.outputs import Outputs, class_logits
+from tutelage.terms.precision import full_precision
+from tutelage.terms.targets import hard_labels
 from tutelage.terms.term import Term
 
 FEWEST = 3  # samples of a class in a batch, for it to count
 FLOOR = 1e-6  # of a variance that is divided by or whose logarithm is taken
 
 
+@full_precision
 def gaussian_simplex(
     outputs: Tensor, targets: Tensor, scale: float = 70.0, tail: float = 0.2, *, full: bool = False
 ) -> Tensor:
@@ -35,9 +38,8 @@ def gaussian_simplex(
         (), no unit; 0 where no class counts. Variances below 1e-6 count as that where they are divided by, so that it
         is finite. A property of the batch as a whole: single samples cannot be weighted.
     """
-    outputs = at_least_float32(outputs)
-    size = outputs.shape[1]
-    hard = targets if targets.ndim == 1 else targets.argmax(1)
+    size = class_logits(outputs).shape[1]
+    hard = hard_labels(targets, size)
     of_class = (hard[:, None] == torch.arange(size, device=hard.device)).to(outputs)  # -1 is of none
     count = of_class.sum(0)
     share = of_class.T / count.clamp(min=1)[:, None]  # (classes, B): times a column of the batch, its means by class

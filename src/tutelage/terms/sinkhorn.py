@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.outputs import Outputs
+from tutelage.terms.precision import full_precision
 from tutelage.terms.term import Term
 
 
+@full_precision
 def transport_plan(
     a: Tensor, b: Tensor, regularisation: float = 1.0, iterations: int = 50, tolerance: float = 0.1
 ) -> tuple[Tensor, Tensor]:
@@ -32,7 +34,6 @@ def transport_plan(
     Returns:
         pi (n, m), which adds up to 1, and C (n, m).
     """
-    a, b = at_least_float32(a), at_least_float32(b)
     cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
     u, v = a.new_zeros(len(a), 1), a.new_zeros(1, len(b))
     on = torch.ones((), dtype=torch.bool, device=a.device)
@@ -47,6 +48,7 @@ def transport_plan(
     return ((u + v - cost) / regularisation).exp(), cost
 
 
+@full_precision
 def sinkhorn_divergence(
     a: Tensor, b: Tensor, regularisation: float = 1.0, iterations: int = 50, tolerance: float = 0.1
 ) -> Tensor:

@@ -5,17 +5,30 @@ from __future__ import annotations
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.terms.cross_entropy import CrossEntropy
+from tutelage.terms.precision import full_precision
 from tutelage.terms.term import Term, Weighted
 
 
+@full_precision
 def divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
-    """KL(target || other) = sum_c q_c (log q_c - log p_c), from logarithms: (..., C) twice to (...) nats."""
+    """KL(target || other) = sum_c q_c (log q_c - log p_c), from logarithms: (..., C) twice to (...) nats.
+
+    Raises:
+        TutelageError: for two different shapes.
+    """
+    if target_log_probs.shape != log_probs.shape:
+        raise TutelageError(
+            f"outputs of shapes {tuple(log_probs.shape)} and {tuple(target_log_probs.shape)} cannot be compared; "
+            "student and teacher need the same samples and classes"
+        )
     terms = target_log_probs.exp() * (target_log_probs - log_probs)
-    return terms.where(target_log_probs > float("-inf"), 0.0).sum(-1)  # 0 log 0 = 0
+    return terms.where(target_log_probs != float("-inf"), 0.0).sum(-1)  # 0 log 0 = 0, and a NaN stays
 
 
+@full_precision
 def soft_targets(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
     """T^2 KL(softmax(v / T) || softmax(z / T)) per sample.
 

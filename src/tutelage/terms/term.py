@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 
 Weight = float | Callable[[float], float]
@@ -65,7 +66,22 @@ class Term(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
 
     def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """``forward`` outside of autocast, which would multiply matrices in half precision."""
+        """``forward`` outside of autocast, which would multiply matrices in half precision.
+
+        Raises:
+            TutelageError: for anything else than ``Outputs``.
+        """
+        for who, given in (("student", student), ("teacher", teacher)):
+            if not isinstance(given, Outputs) and (who == "student" or given is not None):
+                raise TutelageError(
+                    f"{type(self).__name__} takes the {who}'s Outputs, got a {type(given).__name__}; "
+                    "wrap logits as Outputs(logits), and features as Outputs(logits, {'stage1': features})"
+                )
+        if isinstance(batch, Tensor):
+            raise TutelageError(
+                f"{type(self).__name__} takes a Batch, got a tensor of shape {tuple(batch.shape)}; "
+                "make a Batch(inputs, targets, index, key=None)"
+            )
         with torch.autocast(student.device.type, enabled=False):
             value: Tensor = super().__call__(student, teacher, batch)
         return value

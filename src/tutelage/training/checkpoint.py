@@ -127,13 +127,20 @@ def restore_generators(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Within it, every global random generator starts from this seed; afterwards each is where it was before."""
+def generators_restored() -> Iterator[None]:
+    """Afterwards every global random generator is where it was."""
     before = generators()
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
     try:
         yield
     finally:
         restore_generators(before)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within it, every global random generator starts from this seed; afterwards each is where it was before."""
+    with generators_restored():
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        yield

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -11,48 +13,60 @@ from torch import Tensor, nn
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data
 from tutelage.data.loader import in_order
-from tutelage.errors import TutelageError, one_line
+from tutelage.errors import NETWORK_ERRORS, NonFiniteError, TutelageError, TutelageWarning, one_line
+from tutelage.models.modes import evaluating, restored
 from tutelage.models.outputs import Outputs
 from tutelage.models.state import dtype_note
 from tutelage.terms.term import View
 from tutelage.training.learner import Learner, Lesson
 
 SAMPLES = 4
-_NOT_OURS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)  # what networks and terms fail with
 
 
-def dry_run(
-    learners: Sequence[Learner], roles: Mapping[Learner, tuple[str, ...]], data: Data, device: torch.device
-) -> None:
+def dry_run(learners: Sequence[Learner], roles: Mapping[Learner, tuple[str, ...]], data: Data, batch: Batch) -> None:
     """Run every learner and its source on a few samples, build what the terms own, and check what comes out.
 
-    Models are in eval mode meanwhile and are left as they were: no buffer moves, and the random numbers that building
-    draws depend on the seed alone.
+    Models run in eval mode first and then as they train, and are left as they were: no buffer and no mode changes.
+
+    Args:
+        learners: the cohort.
+        roles: what is read of each learner's model on the batch at hand.
+        data: what they train on.
+        batch: from ``first_batch``.
     """
+    taught_by = [model for learner in learners if learner.source is not None for model in learner.source.models]
+    # The bare networks: what a Tapped has found out about its layers stays.
+    networks = [model.module for model in (*taught_by, *(learner.model for learner in learners))]
+    lessons: dict[Learner, dict[View | None, Lesson]] = {}
+    with ExitStack() as stack, torch.no_grad():
+        stack.enter_context(restored(*networks))
+        cohort: dict[nn.Module, Outputs] = {}
+        for learner in learners:
+            stack.enter_context(evaluating(learner.model))
+            cohort[learner.model] = Outputs(None)
+            if roles[learner]:
+                who = f"the model of learner {learner.name!r}"
+                cohort[learner.model] = _outputs(f"learner {learner.name!r}", learner.model, batch, roles[learner])
+                _check_classes(who, cohort[learner.model], data)
+                _warn_of_probabilities(who, cohort[learner.model])
+        for learner in learners:
+            lessons[learner] = _try_terms(learner, cohort, batch, data)
+    for learner in learners:
+        with restored(learner.model, learner.modules), torch.no_grad():
+            learner.train()
+            for view, lesson in lessons[learner].items():
+                read = roles[learner] if view is None else learner.roles(view)
+                if read:
+                    who = f"learner {learner.name!r} in train mode"
+                    _check_classes(who, _outputs(who, learner.model, lesson.batch, read), data)
+
+
+def first_batch(data: Data, device: torch.device) -> Batch:
+    """A few training samples as they are, under both views."""
     batch = next(in_order(data.train.subset(torch.arange(min(SAMPLES, len(data.train)))), device=device, workers=0))
     index = batch.index.cpu()
     key = torch.stack([index, torch.full_like(index, data.views.identity)], 1)
-    batch = replace(batch, key=key, second=batch.inputs)
-    modes = {module: module.training for learner in learners for module in learner.model.modules()}
-    taught_by = [model for learner in learners if learner.source is not None for model in learner.source.models]
-    kept = [(buffer, buffer.clone()) for model in taught_by for buffer in model.buffers()]  # a source may gather some
-    try:
-        with torch.no_grad():
-            cohort: dict[nn.Module, Outputs] = {}
-            for learner in learners:
-                learner.model.eval()
-                cohort[learner.model] = Outputs(None)
-                if not roles[learner]:
-                    continue
-                cohort[learner.model] = _outputs(f"learner {learner.name!r}", learner.model, batch, roles[learner])
-                _check_classes(f"the model of learner {learner.name!r}", cohort[learner.model], data)
-            for learner in learners:
-                _try_terms(learner, cohort, batch, data)
-    finally:
-        for buffer, before in kept:
-            buffer.copy_(before)
-        for module, training in modes.items():
-            module.training = training
+    return replace(batch, key=key, second=batch.inputs)
 
 
 def _outputs(who: str, model: nn.Module, batch: Batch, roles: Sequence[str]) -> Outputs:
@@ -60,7 +74,7 @@ def _outputs(who: str, model: nn.Module, batch: Batch, roles: Sequence[str]) -> 
         outputs: Outputs = model.tap(batch.inputs, roles)  # type: ignore[operator]
     except TutelageError:
         raise
-    except _NOT_OURS as error:
+    except NETWORK_ERRORS as error:
         shape = tuple(batch.inputs.shape[1:])
         raise TutelageError(f"{who} cannot take images of shape {shape}: {_because(error, model)}") from error
     return outputs
@@ -84,7 +98,36 @@ def _check_classes(who: str, outputs: Outputs, data: Data) -> None:
         )
 
 
-def _try_terms(learner: Learner, cohort: Mapping[nn.Module, Outputs], batch: Batch, data: Data) -> None:
+def _warn_of_probabilities(who: str, outputs: Outputs) -> None:
+    """Warn where logits are probabilities, whose softmax is nearly uniform. Logarithms of probabilities are logits."""
+    for logits in (each.logits for each in outputs.members or (outputs,)):
+        if logits is None or logits.shape[1] == 1:
+            continue
+        if bool(((logits >= 0) & ((logits.sum(1, keepdim=True) - 1).abs() < 0.01)).all()):
+            warnings.warn(
+                f"{who} gives probabilities (each row is 0 or more and adds up to 1), which are taken for logits; "
+                "remove the softmax at its end",
+                TutelageWarning,
+                stacklevel=2,
+            )
+            return
+
+
+def not_finite(outputs: Outputs) -> tuple[str, float] | None:
+    """The first role of which a value is NaN or infinite, and that value; a logit of -inf is a probability of 0."""
+    for member in outputs.members:
+        if found := not_finite(member):
+            return found
+    for role, values in {**({} if outputs.logits is None else {"logits": outputs.logits}), **outputs.features}.items():
+        fine = values.isfinite() | values.isneginf() if role == "logits" else values.isfinite()
+        if not bool(fine.all()):
+            return role, float(values[~fine][0])
+    return None
+
+
+def _try_terms(
+    learner: Learner, cohort: Mapping[nn.Module, Outputs], batch: Batch, data: Data
+) -> dict[View | None, Lesson]:
     lesson = Lesson(batch, cohort[learner.model], _teacher(learner, batch, None, cohort, data))
     lessons: dict[View | None, Lesson] = {None: lesson}
     for view in learner.views():
@@ -99,12 +142,13 @@ def _try_terms(learner: Learner, cohort: Mapping[nn.Module, Outputs], batch: Bat
             value = term(lesson.student, teacher, lesson.batch)
         except TutelageError:
             raise
-        except _NOT_OURS as error:
+        except NETWORK_ERRORS as error:
             raise TutelageError(
                 f"term {name!r} of learner {learner.name!r} failed on a first batch, with student "
                 f"{_shapes(lesson.student)} and teacher {_shapes(teacher)}: {one_line(error)}"
             ) from error
         _check_value(f"term {name!r} of learner {learner.name!r}", value, len(lesson.batch))
+    return lessons
 
 
 def _teacher(
@@ -117,14 +161,27 @@ def _teacher(
         teacher = learner.source(batch, wanted, cohort)
     except TutelageError:
         raise
-    except _NOT_OURS as error:
+    except NETWORK_ERRORS as error:
         shape = tuple(batch.inputs.shape[1:])
         raise TutelageError(
             f"the source of learner {learner.name!r} cannot teach on images of shape {shape}: "
             f"{_because(error, *learner.source.models)}"
         ) from error
-    _check_classes(f"the teacher of learner {learner.name!r}", teacher, data)
+    if not learner.source.reads:  # a cohort has been looked at already
+        who = f"the teacher of learner {learner.name!r}"
+        _check_classes(who, teacher, data)
+        if found := not_finite(teacher):
+            raise NonFiniteError(teacher_not_finite(learner.name, *found))
+        _warn_of_probabilities(who, teacher)
     return teacher
+
+
+def teacher_not_finite(name: str, role: str, value: float) -> str:
+    """What is wrong with a teacher whose outputs are not finite, and what to look at."""
+    return (
+        f"the teacher of learner {name!r} gives {value} for {role}; check its weights, its normalisation and, in half "
+        "precision, whether its activations overflow"
+    )
 
 
 def _shown(learner: Learner, view: View, lesson: Lesson, data: Data) -> Lesson:
@@ -133,7 +190,7 @@ def _shown(learner: Learner, view: View, lesson: Lesson, data: Data) -> Lesson:
         batch: object = view(lesson.batch, lesson.student, lesson.teacher)
     except TutelageError:
         raise
-    except _NOT_OURS as error:
+    except NETWORK_ERRORS as error:
         raise TutelageError(f"{who} failed on a first batch: {one_line(error)}") from error
     if not isinstance(batch, Batch):
         raise TutelageError(f"{who} must give a Batch; it gave {type(batch).__name__}")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from tutelage.config import Hardware
-from tutelage.errors import TutelageError, one_line
+from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
+from tutelage.models.modes import restored
 from tutelage.models.tapped import Tapped
 from tutelage.training.processes import Processes
 
@@ -56,9 +60,53 @@ def autocast(hardware: Hardware) -> AbstractContextManager[object]:
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
 
 
-def place(model: Tapped, hardware: Hardware) -> Tapped:
-    """Move a model to the device and into the memory layout."""
-    model.to(torch.device(hardware.device))
-    if hardware.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+def place(*models: Tapped, hardware: Hardware, example: Tensor) -> None:
+    """Move models to the device and into the memory layout.
+
+    A network that cannot run in channels-last memory, because it calls ``view`` on a map for instance, runs contiguous
+    instead, with a warning, and with it all that are placed in the same call. Nothing else of a model changes.
+
+    Args:
+        models: those that share parts of one network, or one alone.
+        hardware: resolved.
+        example: (B, C, H, W) pixels in [0, 1], on any device, for the passes that are tried.
+    """
+    device = torch.device(hardware.device)
+    for model in models:
+        model.to(device)
+    if not hardware.channels_last:
+        return
+    example = example.to(device).to(memory_format=torch.channels_last)
+    _lay_out(models, contiguous=any(model.contiguous for model in models))
+    error = next(filter(None, (_failure(model, example, hardware) for model in models)), None)
+    if error is None:
+        return
+    _lay_out(models, contiguous=True)
+    if any(_failure(model, example, hardware) for model in models):
+        _lay_out(models, contiguous=False)  # it cannot run at all, which the dry run explains
+        return
+    warnings.warn(
+        f"{type(models[0].module).__name__} cannot run in channels-last memory ({one_line(error)}) and runs in "
+        "contiguous memory; use reshape or flatten in its forward, or set channels_last=False (--no-channels-last)",
+        TutelageWarning,
+        stacklevel=2,
+    )
+
+
+def _lay_out(models: Sequence[Tapped], *, contiguous: bool) -> None:
+    for model in models:
+        model.contiguous = contiguous
+        layout = torch.contiguous_format if contiguous else torch.channels_last
+        model.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def _failure(model: Tapped, example: Tensor, hardware: Hardware) -> Exception | None:
+    """What a pass in eval mode, or in train mode for a model that is to be trained, fails with."""
+    with restored(model), torch.no_grad(), autocast(hardware):
+        trained = any(parameter.requires_grad for parameter in model.parameters())
+        for training in (False, True) if trained else (False,):
+            try:
+                model.train(training).tap(example, ())
+            except (*NETWORK_ERRORS, TutelageError) as error:
+                return error
+    return None

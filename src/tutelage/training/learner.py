@@ -39,7 +39,8 @@ class Learner:
         terms: what is matched, by a name that metrics and errors use. ``0.9 * SoftTargets(4)`` weighs one; a weight may
             be a function of progress in [0, 1].
         trains: which parameters learn, by their names in the model's own ``state_dict``; all of them if ``None``. What
-            does not learn does not move: its weights stay, and layers of which no weight learns keep their buffers.
+            does not require gradients never learns. Parts of the network of which no weight learns stay in eval mode:
+            their weights and their buffers, running statistics among them, do not change.
         sample_weight: a weight per sample, ``(lesson, progress) -> (B,)``, for every term with a value per sample. It
             is asked without gradients, once a step for each batch on which such a term counts. One that is an
             ``nn.Module`` is moved and kept with the learner: its buffers are its state.
@@ -100,24 +101,42 @@ class Learner:
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What the optimiser is given: the parameters that learn, and those of the terms."""
-        for name, parameter in self.model.module.named_parameters():
-            if parameter.requires_grad and (self.trains is None or self.trains(name)):
-                yield parameter
+        yield from (
+            parameter for name, parameter in self.model.module.named_parameters() if self._learns(name, parameter)
+        )
         yield from (p for p in self.modules.parameters() if p.requires_grad)
 
+    def _learns(self, name: str, parameter: nn.Parameter) -> bool:
+        return parameter.requires_grad and (self.trains is None or self.trains(name))
+
     def train(self) -> None:
-        """Train mode, except for the layers that hold weights or buffers of which none learns."""
+        """Train mode, except for the parts of the network of which no weight learns."""
         if self._modes and all(module.training is mode for module, mode in self._modes):
             return  # asked in each step: to look costs a hundredth of what it costs to set
         self.model.train()
         self.modules.train()
-        if self.trains is not None:
-            for prefix, module in self.model.module.named_modules():
-                own = [f"{prefix}.{name}".lstrip(".") for name, _ in module.named_parameters(recurse=False)]
-                holds = own or next(module.buffers(recurse=False), None) is not None
-                if holds and not any(self.trains(name) for name in own):
-                    module.training = False
+        for module in self._frozen():
+            module.training = False
         self._modes = [(module, module.training) for root in (self.model, self.modules) for module in root.modules()]
+
+    def _frozen(self) -> Iterator[nn.Module]:
+        """The submodules of which no weight learns.
+
+        One without weights is as the module around it, unless ``trains`` names what learns and it has buffers.
+        """
+        weights: dict[str, bool] = {}  # whether any learns, by the name of each submodule that has weights
+        for name, parameter in self.model.module.named_parameters(remove_duplicate=False):
+            learns, around = self._learns(name, parameter), name
+            while around:
+                around = around.rpartition(".")[0]
+                weights[around] = weights.get(around, False) or learns
+        for name, module in self.model.module.named_modules():
+            around = name
+            while around and around not in weights:
+                around = around.rpartition(".")[0]
+            only_buffers = name not in weights and next(module.buffers(recurse=False), None) is not None
+            if not weights.get(around, True) or (only_buffers and self.trains is not None):
+                yield module
 
     def loss(self, lessons: Mapping[View | None, Lesson], progress: float) -> tuple[Tensor, Tensor]:
         """The total (), and each term's unweighted mean (terms,), detached; 0 for a term whose weight is 0.

@@ -22,9 +22,9 @@ from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import predict
 from tutelage.models.state import check_state, shared_names, shared_text
-from tutelage.training.checkpoint import Checkpoints, generators, restore_generators
+from tutelage.training.checkpoint import Checkpoints, generators, generators_restored, restore_generators
 from tutelage.training.compiling import Compiling
-from tutelage.training.dry_run import dry_run
+from tutelage.training.dry_run import dry_run, first_batch, not_finite, teacher_not_finite
 from tutelage.training.hardware import autocast, place
 from tutelage.training.learner import Learner
 from tutelage.training.meter import Meter
@@ -88,12 +88,14 @@ class Loop:
         self.models = tuple(dict.fromkeys([*own, *taught_by]))
         self.learning = tuple(learner.model for learner in learners)
         self.teaching = tuple(model for model in self.models if model not in self.learning)
-        for model in self.models:
-            place(model, hardware)
         self.roles = {learner: _roles_of(learner, learners) for learner in learners}
-        # What is built draws numbers; training draws the same without it.
-        with torch.random.fork_rng(devices=[]), autocast(hardware):
-            dry_run(learners, self.roles, data, device)
+        # What is built and what is tried draws numbers; training draws the same without it.
+        with generators_restored():
+            batch = first_batch(data, device)
+            for models in (*((learner.model, learner.deployed) for learner in learners), *((m,) for m in taught_by)):
+                place(*dict.fromkeys(models), hardware=hardware, example=batch.inputs)
+            with autocast(hardware):
+                dry_run(learners, self.roles, data, batch)
         for learner in learners:
             learner.modules.to(device)
         self.optimizers = {
@@ -106,7 +108,10 @@ class Loop:
         self.history: list[Record] = []
         self.selected: dict[str, Selected] = {}
         named = isinstance(recipe.optimizer, str)
-        self.told = {"seed": seed} | recipe.model_dump(mode="json", exclude=set() if named else {"optimizer"})
+        contiguous = [model.contiguous for model in self.models]
+        self.told = {"seed": seed, "contiguous": contiguous} | recipe.model_dump(
+            mode="json", exclude=set() if named else {"optimizer"}
+        )
 
     def epoch(self, epoch: int, checkpoints: Checkpoints | None) -> Record:
         """One pass over the training part."""
@@ -201,12 +206,28 @@ class Loop:
                 continue
             indices = self.batches.indices(epoch, bad.step).tolist()
             shown = ", ".join(map(str, indices[:8])) + (", …" if len(indices) > 8 else "")
+            if found := self._teacher_not_finite(learner, epoch * len(self.batches) + bad.step, bad.term):
+                raise NonFiniteError(
+                    f"epoch {epoch + 1}, step {bad.step + 1}, on the batch of samples [{shown}]: "
+                    f"{teacher_not_finite(learner.name, *found)}{_kept(checkpoints)}",
+                    indices,
+                )
             raise NonFiniteError(
                 f"epoch {epoch + 1}, step {bad.step + 1}: term {bad.term!r} of learner {learner.name!r} became "
                 f"{bad.value} on the batch of samples [{shown}]; lower the learning rate "
                 f"(now {self.peak[learner][0]:g}), set a gradient clip, or look at these samples{_kept(checkpoints)}",
                 indices,
             )
+
+    @torch.no_grad()
+    def _teacher_not_finite(self, learner: Learner, step: int, term: str) -> tuple[str, float] | None:
+        """The role and the value of what a learner's source gives, once more, for a batch if that is not finite."""
+        source, view = learner.source, learner.terms[term].view
+        roles = {*learner.teacher_roles(), *learner.teacher_roles(view=view)}
+        if source is None or source.reads or not roles:
+            return None
+        with autocast(self.hardware):
+            return not_finite(source(self.batches.at(step), tuple(roles), {}))
 
     def _check_weights(self, epoch: int, checkpoints: Checkpoints | None) -> None:
         """A last step can ruin the weights after its loss was still finite; such weights must not be kept."""

@@ -22,7 +22,7 @@ from tutelage.models.state import shared_names, shared_text
 from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore, Frozen
 from tutelage.sources.source import ask
-from tutelage.training.checkpoint import Checkpoints, seeded
+from tutelage.training.checkpoint import Checkpoints, generators_restored, seeded
 from tutelage.training.fit import Fitted, fit
 from tutelage.training.hardware import place, resolve
 from tutelage.training.learner import Learner
@@ -155,7 +155,9 @@ class Run:
     def predict(self, model: Tapped, split: Split) -> Tensor:
         """A network's logits for a part of the data, (N, C) float32 on the CPU: eval mode, no augmentation."""
         hardware = resolve(self.hardware, self.processes)
-        place(model, hardware)
+        with generators_restored():
+            example = next(in_order(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
+            place(model, hardware=hardware, example=example)
         return predict(model, split, device=hardware.device, workers=hardware.workers).cpu()
 
     def fit(

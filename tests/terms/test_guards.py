@@ -1,0 +1,239 @@
+"""What every public function of tensors and every term does with precision, range, shapes and labels."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tutelage import terms
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=GENERATOR)
+
+
+LOGITS, OTHER, LABELS = 3 * drawn(6, 5), 3 * drawn(6, 5), torch.tensor([0, 1, 2, 3, 4, -1])
+MAPS, MAPS2, FEATURES, FEATURES2, ONE = drawn(6, 3, 4, 4), drawn(6, 3, 4, 4), drawn(6, 7), drawn(6, 7), drawn(6, 1)
+PROBS = OTHER.softmax(1)
+
+FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "angle_relations": (FEATURES, FEATURES2),
+    "attention_map": (MAPS,),
+    "attention_transfer": (MAPS, MAPS2),
+    "cross_entropy": (LOGITS, LABELS),
+    "distance_relations": (FEATURES, FEATURES2),
+    "divergence": (LOGITS.log_softmax(1), OTHER.log_softmax(1)),
+    "entropy": (LOGITS,),
+    "flow_loss": (MAPS.flatten(2), MAPS2.flatten(2)),
+    "flow_matrix": (MAPS, MAPS2),
+    "gambler": (LOGITS, ONE, LABELS, 2.0),
+    "gaussian_simplex": (LOGITS, torch.tensor([0, 0, 0, 1, 1, 1])),
+    "hint_loss": (MAPS, MAPS2),
+    "label_smooth_replacement": (PROBS, LABELS),
+    "local_clustering": (FEATURES, FEATURES2, 2.0),
+    "probability_shift": (PROBS, LABELS),
+    "reverse_kl": (LOGITS, OTHER.log_softmax(1)),
+    "similarity_preserving": (FEATURES, FEATURES2),
+    "sinkhorn_divergence": (LOGITS, OTHER),
+    "soft_bet": (LOGITS, ONE, PROBS, 2.0),
+    "soft_targets": (LOGITS, OTHER),
+    "softmax_mse": (LOGITS, OTHER),
+}
+HINGE = {"hinge": (ONE,)}
+NO_LOSSES = {"check_payoff", "labels_and_soft_targets", "regressor"}
+
+
+def test_every_public_function_is_in_the_table() -> None:
+    public = {name for name in terms.__all__ if inspect.isfunction(getattr(terms, name))}
+    assert public == {*FUNCTIONS, *HINGE, *NO_LOSSES}
+
+
+def called(name: str, *arguments: Any) -> Tensor:
+    value: Tensor = getattr(terms, name)(*arguments, **({"genuine": True} if name in HINGE else {}))
+    return value
+
+
+@pytest.mark.parametrize("name", {**FUNCTIONS, **HINGE})
+def test_autocast_changes_no_bit(name: str) -> None:
+    arguments = {**FUNCTIONS, **HINGE}[name]
+    expected = called(name, *arguments)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(called(name, *arguments), expected)
+    assert expected.dtype == torch.float32
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", {**FUNCTIONS, **HINGE})
+def test_half_precision_is_computed_in_float32(name: str, half: torch.dtype) -> None:
+    arguments = {**FUNCTIONS, **HINGE}[name]
+    rounded = [a.to(half) if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+    full = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in rounded]
+    value = called(name, *rounded)
+    assert value.dtype == torch.float32
+    assert torch.equal(value, called(name, *full))
+
+
+# --- NaN stays to be seen
+
+
+@pytest.mark.parametrize("place", range(2))
+@pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"attention_map", "entropy", "flow_matrix"}))
+def test_a_nan_is_not_hidden(name: str, place: int) -> None:
+    arguments = [a.clone() if isinstance(a, Tensor) else a for a in FUNCTIONS[name]]
+    if not arguments[place].is_floating_point():
+        return
+    arguments[place].view(-1)[0] = torch.nan
+    assert called(name, *arguments).isnan().any()
+
+
+def test_a_nan_of_the_teacher_is_the_value() -> None:
+    teacher = torch.tensor([[torch.nan, 0.0, 1.0], [0.0, -math.inf, 1.0]])
+    value = terms.soft_targets(torch.zeros(2, 3), teacher)
+    assert value.isnan().tolist() == [True, False]
+    assert terms.entropy(torch.tensor([[torch.nan, 0.0]])).isnan().all()
+
+
+# --- whatever the scale
+
+SCALES = [1e-30, 1e-19, 1e-7, 1.0, 1e10, 1e19, 1e30]
+FREE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "similarity_preserving": terms.similarity_preserving,
+    "angle_relations": terms.angle_relations,
+    "distance_relations": terms.distance_relations,
+    "attention_transfer": lambda s, t: terms.attention_transfer(s.view(6, 1, 1, 7), t.view(6, 1, 1, 7)),
+}
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", FREE)
+def test_neither_side_depends_on_its_scale(name: str, scale: float, side: int) -> None:
+    """The value, and the gradient times the scale, which is the derivative by the logarithm of a length."""
+    expected_at = [FEATURES.clone().requires_grad_(), FEATURES2.clone()]
+    expected = FREE[name](*expected_at)
+    scaled = [FEATURES.clone(), FEATURES2.clone()]
+    scaled[side] = scaled[side] * scale
+    scaled[0].requires_grad_()
+    value = FREE[name](*scaled)
+    torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-7)
+    expected.sum().backward()
+    value.sum().backward()
+    factor = scale if side == 0 and 1e-19 <= scale <= 1e19 else 1.0
+    if side == 0 and factor == 1.0 and scale != 1.0:
+        assert scaled[0].grad is not None
+        assert scaled[0].grad.isfinite().all()
+        return
+    torch.testing.assert_close(scaled[0].grad * factor, expected_at[0].grad, rtol=1e-3, atol=1e-6)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("scale", [2.0**-60, 2.0**-10, 2.0**10, 2.0**60])
+@pytest.mark.parametrize("name", ["similarity_preserving", "angle_relations", "distance_relations"])
+def test_a_power_of_two_changes_no_bit(name: str, scale: float) -> None:
+    assert torch.equal(FREE[name](FEATURES * scale, FEATURES2), FREE[name](FEATURES, FEATURES2))
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-7, 1e10, 1e15])
+@pytest.mark.parametrize("term", [terms.Hint("map", "map", "relative"), terms.Flow((("map", "map"),) * 2)])
+def test_relative_losses_do_not_depend_on_the_scale_of_both(term: terms.Term, scale: float) -> None:
+    def value(factor: float) -> Tensor:
+        student, teacher = Outputs(None, {"map": MAPS * factor}), Outputs(None, {"map": MAPS2 * factor})
+        term.build(student, teacher)
+        return term(student, teacher, None)
+
+    torch.testing.assert_close(value(scale), value(1.0), rtol=1e-4, atol=0)
+
+
+# --- the class axis
+
+
+def batch(targets: Tensor) -> Batch:
+    return Batch(torch.zeros(len(targets), 1, 2, 2), targets, torch.arange(len(targets)), None)
+
+
+WRONG_SHAPES = [(2, 5, 3, 3), (2, 7, 5), (5,)]
+
+
+@pytest.mark.parametrize("shape", WRONG_SHAPES)
+@pytest.mark.parametrize(
+    "term",
+    [
+        terms.SoftTargets(),
+        terms.Mimicry(),
+        terms.SoftmaxMSE(),
+        terms.AdjustedSoftTargets(),
+        terms.CrossEntropy(),
+        terms.Entropy(),
+        terms.Gambler(2.0),
+        terms.SoftBet(2.0),
+        terms.GaussianSimplex("logits"),
+        terms.Of("branch", terms.SoftTargets()),
+    ],
+    ids=lambda term: type(term).__name__,
+)
+def test_logits_of_other_axes_are_refused(term: terms.Term, shape: tuple[int, ...], refused: Any) -> None:
+    logits = torch.zeros(shape)
+    outputs = Outputs(logits, {"abstain": torch.zeros(shape[0], 1), "branch": logits})
+    with refused("logits must be (B, C)", shape, "movedim"):
+        term(outputs, outputs, batch(torch.zeros(shape[0], dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("loss", [terms.soft_targets, terms.softmax_mse])
+def test_logits_that_would_be_broadcast_are_refused(loss: Callable[..., Tensor], refused: Any) -> None:
+    for other in ((6, 1), (1, 5), (6, 4)):
+        with refused("(6, 5)", other, "the same samples and classes"):
+            loss(LOGITS, torch.zeros(other))
+
+
+LABEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "cross_entropy": lambda labels: terms.cross_entropy(LOGITS, labels),
+    "gambler": lambda labels: terms.gambler(LOGITS, ONE, labels, 2.0),
+    "probability_shift": lambda labels: terms.probability_shift(PROBS, labels),
+    "label_smooth_replacement": lambda labels: terms.label_smooth_replacement(PROBS, labels),
+    "gaussian_simplex": lambda labels: terms.gaussian_simplex(LOGITS, labels),
+    "LocalClustering": lambda labels: terms.LocalClustering()(
+        Outputs(None, {"embedding": FEATURES}), None, batch(labels)
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", [-100, -2, 5])
+@pytest.mark.parametrize("name", LABEL_LOSSES)
+def test_class_numbers_that_do_not_exist_are_refused(name: str, wrong: int, refused: Any) -> None:
+    labels = LABELS.clone()
+    labels[2] = wrong
+    if name == "LocalClustering" and wrong == 5:  # it knows no number of classes
+        return
+    with refused(f"label {wrong} does not exist", "-1 stands for no label"):
+        LABEL_LOSSES[name](labels)
+
+
+@pytest.mark.parametrize("name", LABEL_LOSSES)
+def test_targets_of_another_kind_are_refused(name: str, refused: Any) -> None:
+    for targets in (torch.rand(6), torch.rand(6, 1, 1), LABELS[:, None], LABELS.int(), LABELS > 0):
+        with refused("labels must be (B,", tuple(targets.shape)):
+            LABEL_LOSSES[name](targets)
+
+
+# --- raw tensors
+
+
+def test_tensors_in_the_place_of_outputs_are_refused(refused: Any) -> None:
+    outputs = Outputs(LOGITS)
+    with refused("SoftTargets takes the student's Outputs, got a Tensor", "Outputs(logits)"):
+        terms.SoftTargets()(LOGITS, OTHER, None)  # type: ignore[arg-type]
+    with refused("SoftTargets takes the teacher's Outputs, got a Tensor", "Outputs(logits)"):
+        terms.SoftTargets()(outputs, OTHER, None)  # type: ignore[arg-type]
+    with refused("Hint takes the student's Outputs, got a tuple"):
+        terms.Hint("stage1", "stage1")((LOGITS,), outputs, None)  # type: ignore[arg-type]
+    with refused("CrossEntropy takes a Batch, got a tensor of shape (6,)", "Batch("):
+        terms.CrossEntropy()(outputs, None, LABELS)  # type: ignore[arg-type]
