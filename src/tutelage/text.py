@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
 import reprlib
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 # Control characters but tab and newline, marks that change the direction of text, line separators, lone surrogates.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -15,11 +19,34 @@ def printable(text: str) -> str:
     return _INVISIBLE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
+def printable_values(value: Any) -> Any:
+    """Plain values (tables, lists, text, numbers) with all their text made printable."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {printable_values(key): printable_values(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(printable_values, value))
+    return value
+
+
 def message(text: str) -> str:
     """One printable line of at most 1200 characters; the middle of a longer one is left out."""
     line = printable(re.sub(r"\s*[\r\n]+\s*", " ", text.strip()))
     half = _MESSAGE // 2
     return line if len(line) <= _MESSAGE else f"{line[: half - 3]} ... {line[3 - half :]}"
+
+
+def markdown_text(text: str) -> str:
+    """The text as one line of Markdown that shows it as it is, without HTML, table cells, links or pictures."""
+    line = " ".join(printable(text).split())
+    return html.escape(line, quote=False).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
+
+
+def csv_text(text: str) -> str:
+    """The text as a csv cell that no spreadsheet takes for a formula: one that begins like a formula gets a ``'``."""
+    begin = unicodedata.normalize("NFKC", text.lstrip(" ")[:1])
+    return f"'{printable(text)}" if begin and begin in "=+-@\t\r\n" else printable(text)
 
 
 def value_text(value: object) -> str:

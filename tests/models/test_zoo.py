@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -68,3 +70,23 @@ def test_unknown_names_get_the_nearest_and_the_other_doors(name: str, near: str)
 def test_depths_that_do_not_exist(name: str, text: str) -> None:
     with pytest.raises(TutelageError, match=text):
         zoo.build(name, num_classes=10, image_shape=(3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet8x100000000", "resnet60000002", "wrn-16-9999", "resnet8x" + "9" * 5000, "mlp-ganx9999", "resnet110x500.0"],
+)
+def test_networks_that_fit_in_no_memory_are_refused_at_once(name: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(TutelageError, match=r"too large|would have") as caught:
+        zoo.build(name, num_classes=10, image_shape=(3, 32, 32))
+    assert time.monotonic() - began < 5
+    assert len(str(caught.value)) < 300
+
+
+def test_the_size_is_found_out_without_drawing_numbers() -> None:
+    torch.manual_seed(1)
+    first = zoo.build("resnet8", num_classes=10, image_shape=(3, 32, 32))
+    torch.manual_seed(1)
+    again = ResNet(8, 10, 3)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -329,3 +329,13 @@ def test_it_prints(browser: Any, report: str) -> None:
     assert not tab.locator(".controls").is_visible()
     assert tab.heard == []
     tab.close()
+
+
+def test_control_characters_do_not_stop_the_page(write_study: Callable[..., Path]) -> None:
+    evil = "a\x1b[31m\x00\ud800"
+    classes = {"per_class_accuracy": {evil: 0.5, "b": 0.25}}
+    study = write_study(numbers=lambda run: classes, methods=(evil,), pairs=((evil, evil),), seeds=(0, 1))
+    text = page(Results.read(study))
+    text.encode()
+    assert "\x1b" not in text
+    assert "\x00" not in text

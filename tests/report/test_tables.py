@@ -119,3 +119,46 @@ def test_what_does_not_exist_is_refused(results: Results, refused: Refused, monk
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with refused("pyarrow", "pip install 'tutelage[frame]'"):
         table_as(results, "parquet")
+
+
+STRANGE = {
+    '=HYPERLINK("http://x")': '\'=HYPERLINK("http://x")',
+    "+1": "'+1",
+    "-1": "'-1",
+    "@SUM(A1)": "'@SUM(A1)",
+    "\tx": "'\tx",
+    "\r=1": "'\\r=1",
+    "＝1": "'＝1",
+    " =1": "' =1",
+    "a\x1b[31mb": "a\\x1b[31mb",
+    "at": "at",
+}
+
+
+def test_a_name_is_no_formula(write_study: WriteStudy) -> None:
+    study = Results.read(write_study(methods=tuple(STRANGE), pairs=(("=teacher", "@student"),), seeds=(0, 1)))
+    lines = list(csv.DictReader(io.StringIO(table_as(study, "csv").decode(), newline="")))
+    assert {line["method"] for line in lines} == {"plain", "teacher", *STRANGE.values()}
+    assert {(line["teacher"], line["student"]) for line in lines} == {("'=teacher", "'@student")}
+    gains = [float(line["gain"]) for line in lines if line["gain"]]
+    assert min(gains) < 0  # numbers keep their sign
+    assert {row["method"] for row in json.loads(table_as(study, "json"))} == {"plain", "teacher", *STRANGE}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("<img src=x onerror=y>", "&lt;img src=x onerror=y&gt;"),
+        ("a|b", r"a\|b"),
+        (r"a\|b", r"a\\\|b"),
+        ("![x](http:y)", r"![x]\(http:y)"),
+        ("a\x1b[2J", r"a\\x1b[2J"),
+        ("&lt;", "&amp;lt;"),
+    ],
+)
+def test_markdown_shows_a_name_as_it_is(write_study: WriteStudy, name: str, shown: str) -> None:
+    hole = {"status": "failed", "error": name}
+    study = write_study(name, lambda run: hole if run["method"] == name else {}, methods=(name,), seeds=(0, 1))
+    text = table_as(Results.read(study.rename(study.with_name("study"))), "md").decode()
+    assert f"| {shown} |" in text
+    assert text.count(shown) == 1 + 2 * 3  # the title; and of two conditions the row, the hole and its error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -15,6 +16,7 @@ from tutelage.cli.study import compare, demo, report, study
 from tutelage.cli.train import distill, train
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.signals import ending_signals_interrupt
+from tutelage.text import message as one_message
 
 app = typer.Typer(
     help="Train neural networks under a teacher.",
@@ -36,6 +38,9 @@ def main() -> NoReturn:
     Exit codes: 0 when all went well, 2 and one line for what the user can mend, 130 when stopped by Ctrl-C, SIGTERM or
     SIGHUP.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an ASCII terminal cannot show becomes an escape, no traceback
+            stream.reconfigure(errors="backslashreplace")
     with ending_signals_interrupt(), warnings.catch_warnings():
         warnings.simplefilter("default", TutelageWarning)
         warnings.showwarning = _show_warning
@@ -57,10 +62,10 @@ def main() -> NoReturn:
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"error: {one_message(text)}", file=sys.stderr)
     sys.exit(2)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
     if issubclass(category, TutelageWarning):
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {one_message(str(message))}", file=sys.stderr)

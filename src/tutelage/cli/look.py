@@ -64,8 +64,9 @@ def evaluate(
     if json_:
         print(json.dumps(result, allow_nan=False))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from tutelage.report.console import Terminal
 
     table = Table(title=f"{run} on the {part} part of {opened.name}", show_header=False)
     by_class = result.pop("per_class_accuracy", {})
@@ -78,7 +79,7 @@ def evaluate(
         table.add_row("accuracy by radius", _shares(attacked))
     for name, each in (result.get("corruptions") or {}).items():
         table.add_row(f"under {name.replace('_', ' ')}", "  ".join(f"{share:.3f}" for share in each))
-    Console().print(table)
+    Terminal().print(table)
 
 
 def _shares(named: dict[str, float]) -> str:
@@ -109,12 +110,13 @@ def export(
 ) -> None:
     """Export a trained network to ONNX, including its normalization."""
     from tutelage.models.export import export_onnx
+    from tutelage.report.console import say
     from tutelage.runs import open_model
     from tutelage.trust import typed
 
     opened = _data_for(run, data, None)
     export_onnx(open_model(run, opened, trust or typed(run)), opened.image_shape, onnx)
-    print(onnx)
+    say(onnx)
 
 
 def methods(
@@ -122,12 +124,12 @@ def methods(
 ) -> None:
     """List the methods, or describe one."""
     from tutelage.methods import find, installed
-    from tutelage.report.console import print_table
+    from tutelage.report.console import print_table, say
 
     if name is not None:
         chosen = find(name)
-        print(f"{chosen.name} ({chosen.family}; {chosen.paper})\n\n{inspect.getdoc(chosen.function)}\n\nparameters:")
-        print("\n".join(f"  {key}{text}" for key, text in chosen.parameters.items()) or "  none")
+        say(f"{chosen.name} ({chosen.family}; {chosen.paper})\n\n{inspect.getdoc(chosen.function)}\n\nparameters:")
+        say("\n".join(f"  {key}{text}" for key, text in chosen.parameters.items()) or "  none")
         return
     found = []
     for each in installed():

@@ -68,7 +68,7 @@ def study(
 
 
 def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json: bool, **how: Any) -> None:
-    from tutelage.report.console import side_console, watching_study
+    from tutelage.report.console import say, side_console, watching_study
     from tutelage.report.page import write_page
     from tutelage.report.tables import table_as
     from tutelage.studies.runner import run_study
@@ -78,7 +78,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
     write_page(results, out / "report.html")
     print(table_as(results, "json" if as_json else "md").decode())
     if not as_json:
-        print(out / "report.html")
+        say(out / "report.html")
 
 
 def demo(
@@ -110,6 +110,7 @@ def report(
     interval: Annotated[str, typer.Option(help="t or bootstrap")] = "t",
 ) -> None:
     """Make the report of a study: a page, or its table."""
+    from tutelage.report.console import say
     from tutelage.report.tables import FORMATS, table_as, write_table
     from tutelage.studies.results import Results
 
@@ -127,7 +128,7 @@ def report(
     else:
         path = out or folder / "report.parquet"
         write_table(results, format_, path, metric=metric, interval=interval)
-    print(path)
+    say(path)
 
 
 def compare(

@@ -129,7 +129,7 @@ def _train(
         console.print(line, markup=False, highlight=False)
 
     if not as_json:
-        console.print(f"[dim]# in Python:[/]\n[dim]{as_python(config, out)}[/]", highlight=False)
+        console.print(f"# in Python:\n{as_python(config, out)}", style="dim", highlight=False)
     with watching(console, quiet=as_json) as report:
         lines = None if as_json else announce
         result = execute(config, out, report=report, announce=lines, track=track, trust=trust or names)

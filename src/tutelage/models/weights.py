@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -9,7 +10,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,18 +19,20 @@ from torch import Tensor, nn
 
 from tutelage.errors import NonFiniteError, TutelageError, one_line
 from tutelage.files import atomic_write
+from tutelage.parsing import parse_json
 
 # One key holds everything: the library keeps the header's map in no fixed order, and equal weights are to be
 # equal files.
 _ABOUT = "tutelage"
 
-# Put before every key by DataParallel and by torch.compile.
-_PREFIXES = ("module.", "_orig_mod.")
+# What checkpoints call the weights beside an optimiser's state and the like; the first that is there counts.
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "net_state_dict", "module")
+_COMPILED = "_orig_mod."  # torch.compile puts it where the compiled module is
 
 _SHOWN = 3  # so many keys are named in an error
 
 
-def save_weights(path: str | os.PathLike[str], module: nn.Module, about: Mapping[str, Any]) -> None:
+def save_weights(path: str | os.PathLike[str], module: nn.Module, about: Mapping[str, Any]) -> str:
     """Write the module's ``state_dict`` as safetensors, all at once; equal weights give equal bytes.
 
     Tensors that share memory are written once each, those in channels-last order as ordinary ones.
@@ -38,6 +41,9 @@ def save_weights(path: str | os.PathLike[str], module: nn.Module, about: Mapping
         path: the file; missing folders are made.
         module: its parameters and persistent buffers are written, under their own names, in their own types.
         about: anything that JSON can hold, kept in the file's header.
+
+    Returns:
+        The SHA-256 of the file, in hexadecimal digits.
 
     Raises:
         TutelageError: ``about`` is not JSON, the state holds more than dense tensors, or the disk refused.
@@ -67,13 +73,15 @@ def save_weights(path: str | os.PathLike[str], module: nn.Module, about: Mapping
             " safetensors holds dense tensors of the ordinary types"
         ) from error
     atomic_write(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def load_weights(path: str | os.PathLike[str], module: nn.Module) -> dict[str, Any]:
     """Copy a file's weights into the module, all of them or, after an error, none.
 
-    Safetensors files are read as they are; files of ``torch.save`` (a ``state_dict``, bare or under
-    ``state_dict`` or ``model``) only where they run no code. ``module.`` before every key is dropped.
+    Safetensors files are read as they are; files of ``torch.save`` (a ``state_dict``, bare or in a checkpoint under
+    ``state_dict``, ``model_state_dict``, ``model``, ``model_state``, ``net``, ...) only where they run no code. What
+    wrappers put before keys (``module.``, ``_orig_mod.``, in any order) is dropped.
 
     Returns:
         What `save_weights` was told about them; empty for files from elsewhere.
@@ -134,7 +142,7 @@ def _read_safetensors(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _about_in(file: str, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        about = json.loads(metadata.get(_ABOUT, "{}"))
+        about = parse_json(metadata.get(_ABOUT, "{}"))
     except ValueError as error:
         raise _damaged(file, error) from error
     if not isinstance(about, dict):
@@ -165,8 +173,8 @@ def _read_pickle(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     except Exception as error:
         raise _damaged(file, error) from error
-    wrapped = [loaded.get(key) for key in ("state_dict", "model")] if isinstance(loaded, Mapping) else []
-    for state in (loaded, *wrapped):
+    entries = [loaded.get(name) for name in _CONTAINERS] if isinstance(loaded, Mapping) else []
+    for state in (loaded, *entries):
         if _is_state(state):
             return dict(state), {}
     held = (
@@ -179,7 +187,7 @@ def _read_pickle(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     )
 
 
-def _is_state(value: object) -> bool:
+def _is_state(value: object) -> TypeGuard[Mapping[str, Tensor]]:
     return (
         isinstance(value, Mapping)
         and len(value) > 0
@@ -191,14 +199,15 @@ def _is_state(value: object) -> bool:
 
 
 def _without_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if _all_begin(state, prefix) and not _all_begin(own, prefix):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
-
-
-def _all_begin(keys: Mapping[str, Tensor], prefix: str) -> bool:
-    return bool(keys) and all(key.startswith(prefix) for key in keys)
+    """The state without what wrappers put before names, as far as the module itself has no such names."""
+    if not any(_COMPILED in key for key in own):
+        state = {key.replace(_COMPILED, ""): value for key, value in state.items()}
+    shorter = state
+    while not shorter.keys() & own.keys():
+        if len({key.partition(".")[0] for key in shorter}) != 1 or not all("." in key for key in shorter):
+            return state  # of another network: its names as they are
+        shorter = {key.partition(".")[2]: value for key, value in shorter.items()}
+    return shorter
 
 
 def _check_keys(file: str, module: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

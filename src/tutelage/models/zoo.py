@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import torch
 from torch import nn
 
-from tutelage.errors import unknown
+from tutelage.errors import TutelageError, unknown
 from tutelage.models.gan import DCGAN, MLPGenerator
 from tutelage.models.resnet import ResNet
 from tutelage.models.wrn import WRN
+from tutelage.text import value_text
+
+_LARGEST_SIZE = 10_000
+_MOST_PARAMETERS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +96,28 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> 
             sizes = {key: _number(text) for key, text in match.groupdict().items() if text is not None}
             offers = {"num_classes": num_classes, "in_channels": image_shape[0], "image_shape": image_shape}
             takes = inspect.signature(family.builder).parameters
-            return family.builder(**sizes, **{key: value for key, value in offers.items() if key in takes})
+            build = functools.partial(
+                family.builder, **sizes, **{key: value for key, value in offers.items() if key in takes}
+            )
+            _check_size(name, build)
+            return build()
     examples = [example for family in _FAMILIES.values() for example in family.examples]
     raise unknown("model", name, examples, "Networks from elsewhere: module:attr (your own code), timm/NAME, hf/NAME.")
 
 
 def _number(text: str) -> int | float:
-    return float(text) if "." in text else int(text)
+    value = float(text)
+    if value > _LARGEST_SIZE:
+        raise TutelageError(f"a network of size {value_text(text)} is too large: sizes go up to {_LARGEST_SIZE:,}")
+    return value if "." in text else int(text)
+
+
+def _check_size(name: str, build: Callable[[], nn.Module]) -> None:
+    """Refuse what does not fit into memory, before any of it is taken: on the meta device a tensor has no data."""
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in build().parameters())
+    if parameters > _MOST_PARAMETERS:
+        raise TutelageError(
+            f"{value_text(name)} would have {parameters:.2g} parameters, more than {_MOST_PARAMETERS:.0e}: choose a"
+            " smaller depth or width"
+        )

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
+
+from tutelage.text import printable
 
 if TYPE_CHECKING:
     from tutelage.runs import Result
     from tutelage.studies.runner import Status, Watch
 
 
+class Terminal(Console):
+    """A console that shows text as it is: names are no markup, and their control characters are escaped."""
+
+    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
+        super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Escape before rich measures the text, so that columns are wide enough."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Rich's own cursor movements pass; in all text, control characters become escapes."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
+def say(text: object) -> None:
+    """Print plain text to the output, with control characters as escapes."""
+    print(printable(str(text)))
+
+
 def side_console() -> Console:
     """Where progress goes: not into the output that a program may read."""
-    return Console(stderr=True, soft_wrap=True)
+    return Terminal(stderr=True, soft_wrap=True)
 
 
 @contextmanager
@@ -27,11 +52,11 @@ def watching(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, A
         yield None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     tasks: dict[int, Any] = {}
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
@@ -54,7 +79,12 @@ def watching_study(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
     if quiet:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+    )
     shown: dict[str, Any] = {}
     said = [-1]
     # Runs take minutes: an estimate from the last half minute alone would jump about.
@@ -94,7 +124,7 @@ def show(result: Result) -> None:
     cost = metrics["cost"]
     table.add_row("parameters, FLOPs an image", f"{cost['parameters']:,}, {cost['flops']:,}")
     table.add_row("latency, training time", f"{cost['latency_ms']:.2f} ms, {metrics['seconds']:.1f} s")
-    console = Console()
+    console = Terminal()
     console.print(table)
     console.print(f"{result.folder}", highlight=False, soft_wrap=True)
 
@@ -128,4 +158,4 @@ def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     table = Table(*head)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Terminal().print(table)

@@ -6,9 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-
-from tutelage.report.console import print_table
+from tutelage.report.console import print_table, say
 from tutelage.report.tables import finite, with_ends
 from tutelage.studies.difference import Both, Change, RunDifference, StudyDifference
 from tutelage.studies.metrics import METRICS
@@ -37,12 +35,12 @@ def show_studies(found: StudyDifference, *, as_json: bool = False) -> None:
         rows.append((_words(change), change.method, said))
     print_table(("condition", "method", f"{metric.title}{', points' if metric.share else ''}: B - A"), rows)
     n = len(found.seeds)
-    _say(f"B - A over {n} common seed{'' if n == 1 else 's'}, paired, with 95 % t intervals")
+    say(f"B - A over {n} common seed{'' if n == 1 else 's'}, paired, with 95 % t intervals")
     for name, (here, there) in found.on_purpose.items():
-        _say(f"differs: {name} is {here} in A, {there} in B")
+        say(f"differs: {name} is {here} in A, {there} in B")
     for side, cells in (("A", found.only_a), ("B", found.only_b)):
         for cell in cells:
-            _say(f"only in {side}: {cell.method}, {_words(cell)}")
+            say(f"only in {side}: {cell.method}, {_words(cell)}")
 
 
 def show_runs(found: RunDifference, *, as_json: bool = False) -> None:
@@ -83,10 +81,6 @@ def _sides(both: Mapping[str, Both]) -> dict[str, dict[str, Any]]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.4f}" if isinstance(value, float) else f"{value:,}"
-
-
-def _say(text: str) -> None:
-    Console().print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _print_json(value: Any) -> None:

@@ -19,6 +19,7 @@ from tutelage.studies.metrics import METRICS, Metric
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Results, Row, hole_of
 from tutelage.studies.statistics import Interval
+from tutelage.text import csv_text, markdown_text
 
 
 def write_table(
@@ -35,8 +36,9 @@ def write_table(
 def table_as(results: Results, format: str, *, metric: str = "accuracy", interval: str = "t") -> bytes:
     """A study's table in one of the formats.
 
-    ``csv``, ``json`` and ``parquet`` hold the same lines, those of ``flat_rows``; ``md`` is a table a condition and
-    pair with what may be said of it. Text is UTF-8.
+    ``csv``, ``json`` and ``parquet`` hold the same lines, those of ``flat_rows``; in csv, names that a spreadsheet
+    would take for formulas begin with ``'``. ``md`` is a table a condition and pair with what may be said of it. Text
+    is UTF-8.
 
     Raises:
         TutelageError: for a format, metric or interval that does not exist; for parquet without pyarrow.
@@ -80,7 +82,8 @@ def _csv(results: Results, metric: str, interval: str) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, rows[0])
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({name: csv_text(value) if isinstance(value, str) else value for name, value in row.items()})
     return text.getvalue().encode()
 
 
@@ -112,13 +115,13 @@ def _markdown(results: Results, metric: str, interval: str) -> bytes:
     kind = "Student's t" if interval == "t" else "bootstrap"
     seeds = len(results.study["seeds"])
     parts = [
-        f"# {_escaped(str(results.study['name']))}: {METRICS[metric].title}",
+        f"# {markdown_text(str(results.study['name']))}: {METRICS[metric].title}",
         f"Mean ± standard deviation over {seeds} seed{'' if seeds == 1 else 's'}. The difference to the plain student "
         f"is the mean of paired differences with its 95 % interval ({kind}); p of the paired t-test, corrected within "
         "each table by Holm; wins over the plain student count a tie as half.",
     ]
     for (condition, pair), rows in tables.items():
-        parts += [f"## {_escaped(results.heading(condition, pair))}", _escaped(verdict(rows, metric))]
+        parts += [f"## {markdown_text(results.heading(condition, pair))}", markdown_text(verdict(rows, metric))]
         parts.append(_grid(rows, METRICS[metric]))
     return ("\n\n".join(parts) + "\n").encode()
 
@@ -143,7 +146,7 @@ def _grid(rows: Sequence[Row], metric: Metric) -> str:
         cells = [_mean(row, metric), _gain(row, plain, metric)]
         cells.append("" if row.holm is None else "< 0.001" if row.holm < 0.001 else f"{row.holm:.3f}")
         cells.append("" if row.wins is None else f"{row.wins:g} of {len(row.cell.runs)}")
-        lines.append(f"| {_escaped(row.cell.method)} | {' | '.join(cells)} |")
+        lines.append(f"| {markdown_text(row.cell.method)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -177,7 +180,3 @@ def with_ends(interval: Interval, metric: Metric) -> str:
     if math.isnan(interval.low):
         return mean
     return f"{mean} [{shown(interval.low, metric, '+')}, {shown(interval.high, metric, '+')}]"
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from tutelage.ambient import default_settings
@@ -28,8 +27,10 @@ from tutelage.models.state import check_state
 from tutelage.models.surgery import surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
+from tutelage.parsing import parse_yaml
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
+from tutelage.runs.header import WEIGHTS_DIGEST
 from tutelage.runs.models import (
     GIVEN,
     Opened,
@@ -106,9 +107,7 @@ def execute(
     Raises:
         TutelageError: for anything the user can mend.
     """
-    trust = typed(config.student, *config.teacher, config.method) if trust is None else trust
-    for name in (config.method, *([config.student] if given.student is None else [])):
-        check_trusted(name, trust, "the configuration")
+    trust = _trusted(config, given, trust)
     method = find(config.method)
     settings = method.check(config.settings)
     processes = Processes.current(config.device)
@@ -137,7 +136,7 @@ def execute(
         if place and processes.main:
             place.start_metrics()
         if processes.main:
-            trackers.start(yaml.safe_load(config.as_yaml()))
+            trackers.start(parse_yaml(config.as_yaml()))
 
         def keep(record: Record) -> None:
             history.append(record)
@@ -163,10 +162,8 @@ def execute(
         )
         student = method(run, **settings)
         if processes.main:
-            if place:
-                place.check()
-                save_weights(place.path / WEIGHTS, student.module, about_model(config.student, student, data))
-            metrics = _measure(config, data, student, teachers, run.selected.get(student), history)
+            digest = _save(place, config, student, data) if place else {}
+            metrics = _measure(config, data, student, teachers, run.selected.get(student), history) | digest
             trackers.test(metrics["test"])
             if place:
                 place.write_result(metrics)
@@ -177,6 +174,21 @@ def execute(
 
 
 @default_settings()
+def _trusted(config: Config, given: Given, trust: Trust | None) -> Trust:
+    """Whose code may be imported, after a look at all that the configuration itself names."""
+    trust = typed(config.student, *config.teacher, config.method) if trust is None else trust
+    for name in (config.method, *([config.student] if given.student is None else [])):
+        check_trusted(name, trust, "the configuration")
+    return trust
+
+
+def _save(place: RunFolder, config: Config, student: Tapped, data: Data) -> dict[str, str]:
+    """Write the student's weights; their digest, for the result."""
+    place.check()
+    about = about_model(config.student, student, data)
+    return {WEIGHTS_DIGEST: save_weights(place.path / WEIGHTS, student.module, about)}
+
+
 def load_data(config: Config) -> Data:
     """The data set under the configuration's conditions, with its part held out."""
     data = open_data(config.data, image_size=config.image_size)

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from tutelage.config import Config
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import LOCK, LockedFolder, is_temporary, remove_abandoned
+from tutelage.parsing import parse_json, parse_yaml
+from tutelage.runs.schema import check_result, read_epochs
+from tutelage.text import value_text
 
 CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, TRACKING = (
     "config.yaml",
@@ -84,8 +86,8 @@ class RunFolder:
 
     def _refuse_another(self, config: Config, inputs: Mapping[str, str]) -> None:
         # A field that came after the folder had its default then.
-        there = {**yaml.safe_load(Config().as_yaml()), **self._read_config(), **self._read(INPUTS, {})}
-        ours = {**yaml.safe_load(config.as_yaml()), **inputs}
+        there = {**parse_yaml(Config().as_yaml()), **self._read_config(), **self._read(INPUTS, {})}
+        ours = {**parse_yaml(config.as_yaml()), **inputs}
         if len(str(there.get(DATA))) == 16:  # of an older version: the training part's images and labels alone
             ours[DATA] = ours[DATA][:16]
         differing = [name for name in {**there, **ours} if there.get(name) != ours.get(name)]
@@ -93,7 +95,9 @@ class RunFolder:
         if not any(name.startswith("teacher ") for name in differing):  # by their fingerprints: they have moved
             differing = [name for name in differing if name != "teacher"]
         if differing:
-            shown = "; ".join(f"{n}: {there.get(n)!r} there, {ours.get(n)!r} here" for n in differing[:3])
+            shown = "; ".join(
+                f"{n}: {value_text(there.get(n))} there, {value_text(ours.get(n))} here" for n in differing[:3]
+            )
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise TutelageError(
                 f"{self.path} holds a different run ({shown}{more}); choose another folder or remove it"
@@ -125,6 +129,8 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What a finished run measured; ``None`` for one that is not finished."""
         result: dict[str, Any] | None = self._read(RESULT, None)
+        if result is not None:
+            check_result(self.path / RESULT, result)
         return result
 
     def write_result(self, result: Mapping[str, Any]) -> None:
@@ -138,9 +144,8 @@ class RunFolder:
     def history(self) -> tuple[dict[str, Any], ...]:
         """The epochs' records."""
         try:
-            lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
-            return tuple(json.loads(line) for line in lines)
-        except (OSError, ValueError):
+            return read_epochs(self.path / METRICS)
+        except TutelageError:
             return ()  # the result does not depend on them
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
@@ -149,8 +154,8 @@ class RunFolder:
 
     def _read_config(self) -> dict[str, Any]:
         try:
-            read: dict[str, Any] = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            read = parse_yaml((self.path / CONFIG).read_bytes())
+        except (OSError, ValueError) as error:
             raise TutelageError(
                 f"cannot read {self.path / CONFIG}: {one_line(error)}; choose another folder"
             ) from error
@@ -161,7 +166,7 @@ class RunFolder:
         if not file.exists():
             return default
         try:
-            read = json.loads(file.read_text(encoding="utf-8"))
+            read = parse_json(file.read_bytes())
             if not isinstance(read, dict):
                 raise ValueError(f"it holds a {type(read).__name__} and no object")
         except (OSError, ValueError) as error:

@@ -26,8 +26,9 @@ from tutelage.models.redrawn import Redrawn
 from tutelage.models.state import dtype_note
 from tutelage.models.surgery import repeat, surgery_of
 from tutelage.models.tapped import Tapped
-from tutelage.models.weights import load_weights, read_about
+from tutelage.models.weights import load_weights
 from tutelage.runs.folder import CONFIG, WEIGHTS
+from tutelage.runs.header import Header, read_header
 from tutelage.trust import Trust, typed
 
 RECORDED = "recorded with the weights"
@@ -52,12 +53,9 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
     """The network that a file's weights are for, with them: ``network``, after the surgery that the file tells of.
 
     Raises:
-        TutelageError: when the file is damaged, or its weights do not fit.
+        TutelageError: when the file is damaged or not the one that its run has written, or its weights do not fit.
     """
-    operations = read_about(file).get("surgery", [])
-    if not isinstance(operations, list) or not all(isinstance(entry, dict) for entry in operations):
-        raise TutelageError(f"{file} says {operations!r} about its network's surgery: expected a list; save it again")
-    network = repeat(network, operations, torch.zeros(2, *data.image_shape))
+    network = repeat(network, read_header(file).surgery, torch.zeros(2, *data.image_shape))
     load_weights(file, network)
     return network
 
@@ -125,7 +123,7 @@ def _bare(module: nn.Module, data: Data, mean_std: MeanStd | None) -> Opened:
     """A network that was handed over in Python: wrapped with its own normalisation, or bare."""
     if isinstance(module, Tapped):
         return Opened(module, "its own", None)
-    chosen, origin = _normalisation({}, Built(module), data, mean_std)
+    chosen, origin = _normalisation(Header(), Built(module), data, mean_std)
     return Opened(wrapped(module, *chosen), origin, None)
 
 
@@ -165,16 +163,16 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     trust = typed(text) if trust is None else trust
     located = _locate(text)
     build = partial(make_model, num_classes=data.num_classes, image_shape=data.image_shape, trust=trust)
-    about: dict[str, Any] = {}
+    header = Header()
     if located is None:
         built, file = build(text, pretrained=True), None
     else:
-        spec, file, about = located
-        _check_classes(text, about, data)
+        spec, file, header = located
+        _check_classes(text, header.classes, data)
         named_in = str(file) if as_path(text).is_dir() else "the configuration"
-        built = build(spec, normalised="mean" in about, named_in=named_in)
+        built = build(spec, normalised=bool(header.mean), named_in=named_in)
     module = built.module if file is None else load_student(file, built.module, data)
-    chosen, origin = _normalisation(about, built, data, mean_std)
+    chosen, origin = _normalisation(header, built, data, mean_std)
     return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text))
 
 
@@ -195,8 +193,8 @@ def weights_file(text: str) -> tuple[str, Path] | None:
     return next((split for split in reversed(splits) if split[1].is_file()), splits[0] if splits else None)
 
 
-def _locate(text: str) -> tuple[str, Path, dict[str, Any]] | None:
-    """The model, the weights file and the file's own description; ``None`` for published weights."""
+def _locate(text: str) -> tuple[str, Path, Header] | None:
+    """The model, the weights file and the file's header; ``None`` for published weights."""
     path = as_path(text)
     if path.is_dir():
         file = path / WEIGHTS
@@ -207,11 +205,11 @@ def _locate(text: str) -> tuple[str, Path, dict[str, Any]] | None:
                 else "it is not the folder of a finished run"
             )
             raise TutelageError(f"{text} holds no {WEIGHTS}; {remedy}")
-        about = read_about(file)
-        spec = str(about.get("model", ""))
+        header = read_header(file)
+        spec = header.model
         if not spec or spec.startswith(GIVEN):
             raise TutelageError(f"{file} does not say which network it is for; name it, as MODEL@{file}")
-        return spec, file, about
+        return spec, file, header
     named = weights_file(text)
     if named is not None:
         spec, file = named
@@ -219,7 +217,7 @@ def _locate(text: str) -> tuple[str, Path, dict[str, Any]] | None:
             raise TutelageError(f"{text!r} names no model before the @; write MODEL@WEIGHTS, such as resnet8{text}")
         if file.is_dir():
             raise TutelageError(f"{file} is a folder; name the weights file in it, such as {spec}@{file / WEIGHTS}")
-        return spec, file, read_about(file)
+        return spec, file, read_header(file)
     if text.startswith(PUBLISHED):
         return None
     if path.is_file():
@@ -234,11 +232,12 @@ def _locate(text: str) -> tuple[str, Path, dict[str, Any]] | None:
 
 
 def _normalisation(
-    about: dict[str, Any], built: Built, data: Data, mean_std: MeanStd | None
+    header: Header, built: Built, data: Data, mean_std: MeanStd | None
 ) -> tuple[tuple[Sequence[float], Sequence[float]], str]:
     """The mean and standard deviation to use, and where they come from."""
-    if "mean" in about:
-        return (about["mean"], about["std"]), RECORDED
+    recorded = header.mean_std(data.image_shape[0])
+    if recorded is not None:
+        return recorded, RECORDED
     if mean_std is not None:
         channels = data.image_shape[0]
         for values in mean_std:
@@ -253,9 +252,8 @@ def _normalisation(
     return data.mean_std, f"those of {data.name}: the network records none"
 
 
-def _check_classes(text: str, about: dict[str, Any], data: Data) -> None:
-    classes = about.get("classes")
-    if classes is None:
+def _check_classes(text: str, classes: Sequence[str], data: Data) -> None:
+    if not classes:
         return
     if len(classes) != data.num_classes:
         raise TutelageError(

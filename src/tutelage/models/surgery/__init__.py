@@ -54,6 +54,8 @@ def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example:
                 )
         try:
             network = importlib.import_module(f"{__name__}.{name}").operate(network, example, **settings)
-        except TypeError as error:
+        except TutelageError:
+            raise
+        except Exception as error:  # settings of a file may be anything
             raise TutelageError(f"the operation {name!r} cannot be done again: {one_line(error)}") from error
     return network

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +17,7 @@ from tutelage.report.page.table import table
 from tutelage.report.pictures import sections
 from tutelage.report.svg import Sheet
 from tutelage.studies.results import Results
+from tutelage.text import printable, printable_values
 
 _INTERVALS = {"t": "Student's t", "bootstrap": "of 9,999 bootstrap resamples, and bands along curves Student's t,"}
 
@@ -40,6 +42,12 @@ def write_page(results: Results, path: str | Path, *, metric: str = "accuracy", 
 
 def page(results: Results, metric: str = "accuracy", interval: str = "t") -> str:
     """The whole page."""
+    results = replace(
+        results,
+        study=printable_values(results.study),
+        runs=printable_values(results.runs),
+        trials=printable_values(results.trials),
+    )
     rows = results.table(metric, interval)
     sheet = Sheet()
     pictures = sections(results, rows, metric, sheet)
@@ -88,7 +96,7 @@ def page(results: Results, metric: str = "accuracy", interval: str = "t") -> str
 <main>
 {body}</main>
 <footer>
-<p>Made by <code>tutelage report</code> from the plain files of <code>{escape(str(results.folder))}</code>.
+<p>Made by <code>tutelage report</code> from the plain files of <code>{escape(printable(str(results.folder)))}</code>.
 Intervals are {_INTERVALS[interval]} over seeds at 95 %. A run that failed leaves a hole: no mean is ever taken of fewer
 seeds than were asked for.</p>
 </footer>

@@ -1,0 +1,101 @@
+"""What the header of a student's weights file says, checked as it is read."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from tutelage.config import Fields
+from tutelage.errors import TutelageError, one_line
+from tutelage.models.doors.door import MeanStd
+from tutelage.models.weights import read_about
+from tutelage.runs.folder import RESULT, WEIGHTS, RunFolder
+
+WEIGHTS_DIGEST = "student_sha256"
+"""The key of ``result.json`` under which the SHA-256 of the student's weights file is kept."""
+
+_LARGEST = 1e30  # float32 holds it and its inverse
+
+
+class Header(Fields):
+    """What is said of the weights. An empty field says nothing; other fields than these are passed over."""
+
+    what = "the header"
+    model_config = ConfigDict(extra="ignore", strict=True, validate_default=False)
+
+    model: str = ""
+    classes: list[str] = Field(default=[], min_length=1)
+    image_shape: list[Annotated[int, Field(gt=0)]] = Field(default=[], min_length=3, max_length=3)
+    mean: list[float] = Field(default=[], min_length=1)
+    std: list[float] = Field(default=[], min_length=1)
+    surgery: list[dict[str, Any]] = Field(default=[])
+
+    @field_validator("mean")
+    @classmethod
+    def _limited(cls, value: list[float]) -> list[float]:
+        if any(abs(entry) > _LARGEST for entry in value):
+            raise ValueError("a mean of pixels in [0, 1] is a moderate number")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: list[float]) -> list[float]:
+        if any(not 1 / _LARGEST < entry < _LARGEST for entry in value):
+            raise ValueError("a standard deviation is above 0")
+        return value
+
+    @model_validator(mode="after")
+    def _as_many(self) -> Header:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} entries and std {len(self.std)}")
+        if self.image_shape and len(self.mean) not in (0, 1, self.image_shape[0]):
+            raise ValueError(f"mean has {len(self.mean)} entries for images of {self.image_shape[0]} channels")
+        return self
+
+    def mean_std(self, channels: int) -> MeanStd | None:
+        """The normalisation for images of so many channels; ``None`` where the header has none.
+
+        Raises:
+            TutelageError: it is for another number of channels.
+        """
+        if len(self.mean) not in (0, 1, channels):
+            raise TutelageError(
+                f"the weights normalise images of {len(self.mean)} channels and the data has {channels}; "
+                "choose other weights, or convert the images"
+            )
+        return (tuple(self.mean), tuple(self.std)) if self.mean else None
+
+
+def read_header(file: Path) -> Header:
+    """The header of a weights file; an empty one of a file from elsewhere.
+
+    Raises:
+        TutelageError: the file is damaged, is not the one that the run in its folder has written, or its header has a
+            field of a wrong type.
+    """
+    about = read_about(file)
+    _check_digest(file)
+    try:
+        return Header(**about)
+    except TutelageError as error:
+        raise TutelageError(f"{file}: {error}; save the weights again") from None
+
+
+def _check_digest(file: Path) -> None:
+    """Hold a student's file against what its run has recorded. Runs of older versions have not."""
+    folder = RunFolder(file.parent)
+    if file.name != WEIGHTS or not (file.parent / RESULT).is_file():
+        return
+    recorded = (folder.result() or {}).get(WEIGHTS_DIGEST)
+    try:
+        actual = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise TutelageError(f"cannot read the weights {str(file)!r}: {one_line(error)}; check the path") from error
+    if recorded is not None and recorded != actual:
+        raise TutelageError(
+            f"{file} is damaged or was replaced: its SHA-256 is {actual[:16]}... and {RESULT} beside it says "
+            f"{str(recorded)[:16]}...; copy the folder again, or remove {RESULT} to finish the run from its checkpoint"
+        )

@@ -1,0 +1,132 @@
+"""What the files of a run hold: the fields that are read again, and their types. More fields may stand beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, Field
+
+from tutelage.config import Fields
+from tutelage.errors import TutelageError, one_line
+from tutelage.parsing import parse_json
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Open(Fields):
+    what: ClassVar[str] = "the result"
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Classified(_Open):
+    """What the test part says of a classifier."""
+
+    accuracy: float
+    worst_class_accuracy: float
+    nll: float
+    brier: float
+    ece: float
+    teacher_accuracy: float | None = None
+    agreement: float | None = None
+    kl_to_teacher: float | None = None
+    per_class_accuracy: dict[str, float | None] = Field(default={})
+
+
+class Generated(_Open):
+    """What the test part says of a generator."""
+
+    frechet_distance: float
+    features: str
+    coverage: float
+    teacher_frechet_distance: float | None = None
+
+
+class Trained(_Open):
+    """What the training part says of a classifier."""
+
+    memorised: float | None = None
+    wrong_labels: Count = 0
+
+
+class Selected(_Open):
+    """The epoch that was best on held-out data."""
+
+    epoch: int
+    test_accuracy: float
+
+
+class Cost(_Open):
+    """What the network takes."""
+
+    parameters: Count
+    flops: Count
+    latency_ms: float
+
+
+class DataSummary(_Open):
+    """The data set, and what was done to it."""
+
+    name: str
+    record: list[dict[str, Any]] = Field(default=[])
+
+
+class RunResult(_Open):
+    """``result.json``."""
+
+    method: str
+    settings: dict[str, Any]
+    seed: Count
+    test: dict[str, Any]
+    train: Trained | None = None
+    selected: Selected | None = None
+    cost: Cost
+    data: DataSummary
+    seconds: float
+    forward_passes: dict[str, Count] = Field(default={})
+    command: str = ""
+    student_sha256: str | None = None
+
+
+class Epoch(_Open):
+    """A line of ``metrics.jsonl``."""
+
+    what: ClassVar[str] = "the epoch"
+    learners: Annotated[dict[str, dict[str, float | None]], Field(min_length=1)]
+
+
+def check_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Refuse what is no result of a run.
+
+    Raises:
+        TutelageError: a field is missing or of another type.
+    """
+    try:
+        read = RunResult(**result)
+        (Generated if "frechet_distance" in read.test else Classified)(**read.test)
+    except TutelageError as error:
+        raise TutelageError(f"{path}: {error}; remove it or choose another folder") from None
+
+
+def read_epochs(path: Path) -> tuple[dict[str, Any], ...]:
+    """The lines of ``metrics.jsonl``.
+
+    Raises:
+        TutelageError: it cannot be read, or a line is no record of an epoch.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise TutelageError(f"cannot read {path}: {error.strerror or one_line(error)}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = parse_json(line)
+            if not isinstance(record, dict):
+                raise ValueError("it is no table")
+            Epoch(**record)
+        except (ValueError, TutelageError) as error:
+            raise TutelageError(f"{path}, line {number}: {one_line(error)}") from None
+        records.append(record)
+    return tuple(records)
