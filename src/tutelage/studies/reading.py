@@ -88,11 +88,12 @@ def _problem(record: Any, fields: Sequence[str]) -> str | None:
     wrong = [name for name in names if not isinstance(record[name], str)]
     wrong += [axis for axis in CONDITION if isinstance(record[axis], list | dict)]
     wrong += ["seed"] if type(record["seed"]) is not int else []
-    wrong += [name for name in METRICS if not _is_number(record[name])]
+    wrong += [name for name in METRICS if not is_number(record[name])]
     return f"{wrong[0]} is {record[wrong[0]]!r}" if wrong else None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, or ``None`` for one that was not measured."""
     return value is None or (type(value) in (int, float) and math.isfinite(value))
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.config import Beyond
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, one_line
 from tutelage.files import LockedFolder, remove_abandoned
+from tutelage.parsing import parse_json
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import METRICS, RESULT
 from tutelage.studies.plan import Asked, Job
-from tutelage.studies.reading import RECORDS, STUDY, TRIALS
+from tutelage.studies.reading import RECORDS, STUDY, TRIALS, is_number
 from tutelage.studies.study import Study
+from tutelage.text import value_text
 
 BEYOND, FAILURES = "beyond.json", "failures"
 
@@ -26,6 +28,10 @@ TEST = (
 TRAIN = ("memorised", "wrong_labels")
 COST = ("parameters", "flops", "latency_ms")
 MORE = ("corruption_accuracy", "corruptions", "pgd", "auac", "zero_gradient_share", "ood_auroc")
+
+_TABLES = ("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd")
+_NOTHING = dict.fromkeys((*TEST, *TRAIN, *COST, *MORE, "noise_rate", "seconds", "forward_passes", "curve"))
+_LARGEST = 2**28  # bytes; a million epochs take half of it
 
 
 class Store:
@@ -111,48 +117,105 @@ class Store:
         return told | self._records[line.job.key]
 
     def _measured(self, job: Job) -> dict[str, Any]:
-        folder = self.folder(job)
-        result = (_read(folder / RESULT) or {}) if self.is_done(job) else {}
+        if self.is_done(job):
+            try:
+                return {"status": "done", "error": None, **self._numbers(self.folder(job))}
+            except ValueError as error:
+                why = f"{one_line(error)}; remove {self.folder(job)} and run the study again"
+                return {"status": "missing", "error": why, **_NOTHING}
         failure = _read(self._failure(job))
-        status = "done" if result else "failed" if failure else "missing"
-        noise = [step["realised_rate"] for step in result.get("data", {}).get("record", []) if "realised_rate" in step]
-        parts = (
-            (result.get("test", {}), TEST),
-            (result.get("train", {}), TRAIN),
-            (result.get("cost", {}), COST),
-            ((_read(folder / BEYOND) or {}) if result and self.evaluate != Beyond() else {}, MORE),
-        )
-        passes = result.get("forward_passes")
-        return {
-            "status": status,
-            "error": failure["attempts"][-1]["error"] if failure and status == "failed" else None,
+        if failure is None:
+            return {"status": "missing", "error": None, **_NOTHING}
+        return {"status": "failed", "error": failure["attempts"][-1]["error"], **_NOTHING}
+
+    def _numbers(self, folder: Path) -> dict[str, Any]:
+        """What a finished run measured.
+
+        Raises:
+            ValueError: a file of it does not hold what a run writes there.
+        """
+        result = _table(_read(folder / RESULT), RESULT)
+        beyond = _table(_read(folder / BEYOND), BEYOND) if self.evaluate != Beyond() else {}
+        test, train, cost = (_table(result.get(name, {}), f"{RESULT}, {name}") for name in ("test", "train", "cost"))
+        if "accuracy" not in test:
+            raise ValueError(f"{RESULT}, test has no accuracy")
+        parts = ((test, TEST), (train, TRAIN), (cost, COST), (beyond, MORE))
+        conditions = _table(result.get("data", {}), f"{RESULT}, data").get("record", [])
+        if not isinstance(conditions, list):
+            raise ValueError(f"{RESULT}, data, record is {value_text(conditions)} and no list")
+        noise = [_table(each, f"{RESULT}, data, record").get("realised_rate") for each in conditions]
+        noise = [rate for rate in noise if rate is not None]
+        passes = _table(result.get("forward_passes") or {}, f"{RESULT}, forward_passes")
+        counts = [_number(count, "forward_passes") or 0 for count in passes.values()]
+        numbers = {
             **{name: part.get(name) for part, names in parts for name in names},
             "noise_rate": noise[0] if noise else None,
             "seconds": result.get("seconds"),
-            "forward_passes": sum(passes.values()) if passes else None,
-            "curve": _curve(folder / METRICS) if result else None,
+            "forward_passes": sum(_number(value, "forward_passes") or 0 for value in passes.values())
+            if passes
+            else None,
         }
+        for name, value in numbers.items():
+            if name in _TABLES:
+                for entry in _table(value if value is not None else {}, name).values():
+                    for each in entry if isinstance(entry, list) else [entry]:
+                        _number(each, name)
+            else:
+                _number(value, name)
+        return {**numbers, "curve": _curve(folder / METRICS)}
 
 
 def _curve(file: Path) -> dict[str, Any]:
-    """The first learner's numbers by epoch, its fits one after another; ``None`` where there was none."""
-    epochs = []
-    with suppress(OSError, ValueError):
-        epochs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    learners = [next(iter(epoch["learners"].values())) for epoch in epochs]
+    """The first learner's numbers by epoch, its fits one after another; none where there is no such file."""
+    learners = []
+    for number, line in enumerate(_content(file).splitlines() if file.exists() else (), 1):
+        place = f"{file.name}, line {number}"
+        try:
+            epoch = _table(parse_json(line), place)
+        except ValueError as error:
+            raise ValueError(f"{place}: {one_line(error)}") from error
+        named = _table(epoch.get("learners"), f"{place}, learners")
+        if not named:
+            raise ValueError(f"{place}, learners is empty")
+        learners.append(_table(next(iter(named.values())), f"{place}, learners"))
+        for name, value in learners[-1].items():
+            _number(value, f"{place}, {name}")
     names = dict.fromkeys(name for learner in learners for name in learner)
     shares = ("train_accuracy", "validation_accuracy")
     return {
-        "epoch": list(range(1, len(epochs) + 1)),
+        "epoch": list(range(1, len(learners) + 1)),
         **{name: [learner.get(name) for learner in learners] for name in shares},
         "loss": {name: [learner.get(name) for learner in learners] for name in names if name not in shares},
     }
 
 
+def _table(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {value_text(value)} and no table")
+    return value
+
+
+def _number(value: Any, name: str) -> Any:
+    if not is_number(value):
+        raise ValueError(f"{name} is {value_text(value)} and no number")
+    return value
+
+
+def _content(file: Path) -> bytes:
+    if not file.is_file():
+        raise ValueError(f"{file.name} is no file")
+    if (size := file.stat().st_size) > _LARGEST:
+        raise ValueError(f"{file.name} has {size:,} bytes and is none of a run's")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file.name} cannot be read: {error.strerror or one_line(error)}") from error
+
+
 def _read(file: Path) -> dict[str, Any] | None:
     """What a file holds; ``None`` if it is not there or not whole, for then its run has to be done again."""
     try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read = parse_json(_content(file))
+    except ValueError:
         return None
     return read if isinstance(read, dict) else None

@@ -19,7 +19,7 @@ from greenlet import getcurrent, greenlet
 
 from tutelage.config import Beyond, Config
 from tutelage.data import Data
-from tutelage.errors import TutelageWarning, one_line
+from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.evaluation import evaluate_beyond
 from tutelage.files import LockedFolder, atomic_write
 from tutelage.runs.execute import Given, execute, load_data
@@ -30,7 +30,7 @@ from tutelage.studies.records import BEYOND, Store
 from tutelage.studies.results import Results
 from tutelage.studies.study import Study
 from tutelage.studies.tuning import choose, trials_of
-from tutelage.studies.workers import LocalWorkers, Workers
+from tutelage.studies.workers import LocalWorkers, Workers, refuse_unguarded
 from tutelage.training.side_by_side import Seat, side_by_side
 from tutelage.trust import Trust
 
@@ -99,6 +99,7 @@ def run_study(
             cannot be written.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; nothing but the epochs at work is lost.
     """
+    refuse_unguarded()
     out = Path(out)
     place = workers or LocalWorkers()
     trust = study.code if trust is None else trust
@@ -225,6 +226,8 @@ class Outcome:
 def _outcomes(future: Future[list[Outcome]], jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
     try:
         outcomes = future.result()
+    except TutelageError:  # no worker can start: nothing that one run could change
+        raise
     except Exception as error:  # the worker died: killed, out of memory, ...
         outcomes = [Outcome(f"its process died: {one_line(error)}", traceback.format_exc())] * len(jobs)
     return list(zip(jobs, outcomes, strict=True))

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.spawn import get_preparation_data
 from typing import Any, Protocol
 
 from tutelage.errors import TutelageError, one_line
@@ -40,6 +41,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def refuse_unguarded() -> None:
+    """End a worker whose main program starts a study while the worker imports it; the first study reports why."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # multiprocessing tells it by this, too
+        raise SystemExit(1)
+
+
+def _main_program() -> str | None:
+    """The file of the main program, which every worker imports; ``None`` where workers import none (``python -c``).
+
+    Raises:
+        TutelageError: it is no file that can be imported: it was read from standard input.
+    """
+    path: str | None = get_preparation_data("").get("init_main_from_path")
+    if path is not None and not os.path.isfile(path):
+        raise TutelageError(
+            f"workers import the main program, and {os.path.basename(path)} is no file: save the program as a file and "
+            'call run_study below if __name__ == "__main__":'
+        )
+    return path
+
+
 class LocalWorkers:
     """Processes of this machine, each with its share of the cores.
 
@@ -47,9 +69,13 @@ class LocalWorkers:
 
     Args:
         count: how many; as many as cores unless given.
+
+    Raises:
+        TutelageError: processes that import the main program cannot be started, for it is no file.
     """
 
     def __init__(self, count: int | None = None) -> None:
+        self._program = _main_program()
         self.count = count or cores()
         self._share = max(1, cores() // self.count)
         self._threads = ThreadPoolExecutor(self.count)  # one waits for each process
@@ -65,6 +91,7 @@ class LocalWorkers:
         if process is None or not process.alive:
             self._own.process = process = _Process(self._share)
             self._all.append(process)
+            process.wait_until_ready(self._program)
         return process.call(function, arguments)
 
     def stop(self) -> None:
@@ -87,6 +114,25 @@ class _Process:
     def alive(self) -> bool:
         return self._process.is_alive()
 
+    def wait_until_ready(self, program: str | None) -> None:
+        """Wait until the process has imported the main program.
+
+        Raises:
+            TutelageError: it ended by itself while it did.
+            ChildProcessError: it was killed.
+        """
+        try:
+            self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode or 0
+            if program is None or code < 0:
+                raise ChildProcessError(f"exit code {code}") from None
+            raise TutelageError(
+                f"a worker ended with exit code {code} while it imported the main program {program}: call run_study "
+                'below if __name__ == "__main__":'
+            ) from None
+
     def call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         try:
             self._pipe.send((function, arguments))
@@ -108,6 +154,7 @@ def _serve(pipe: Connection, threads: int) -> None:
     torch.set_num_threads(threads)
     if study := multiprocessing.parent_process():
         threading.Thread(target=_end_with, args=(study,), daemon=True).start()
+    pipe.send("ready")
     with suppress(EOFError):
         while True:
             function, arguments = pipe.recv()
