@@ -151,9 +151,7 @@ class Store:
             **{name: part.get(name) for part, names in parts for name in names},
             "noise_rate": noise[0] if noise else None,
             "seconds": result.get("seconds"),
-            "forward_passes": sum(_number(value, "forward_passes") or 0 for value in passes.values())
-            if passes
-            else None,
+            "forward_passes": sum(counts) if counts else None,
         }
         for name, value in numbers.items():
             if name in _TABLES:

@@ -1,0 +1,428 @@
+"""Kills runs of every method at random and at chosen moments, resumes them, and compares every byte.
+
+``python -m tests.kill --minutes 10 [--seed N] [--out FILE]`` prints what it does and a table of counts by kind; ``--out``
+writes the table to a file, too. A failure prints the command that repeats its case, and ends the campaign with exit code
+1. Not part of ``make test``; ``tests/test_kill_campaign.py`` runs a few of its cases.
+
+A case is a command, killed once or twice, then given again until it ends. It must end with the student's bytes, the
+numbers and the epochs of the same command that was never killed, and leave no temporary file. A killed process is a fork
+of this one: it has the libraries loaded, and nothing in the package knows that it is going to be killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+SHORT = "--data digits --per-class 12 --epochs 3 --batch-size 32 --device cpu --precision float32".split()
+STUDENT, TEACHER = "resnet8x0.25", "resnet8x0.5"
+
+# What a method needs beside a teacher and a student.
+NEEDS: dict[str, list[str]] = {
+    "mslg": ["--noise", "0.4+trusted:4"],
+    "mean_teacher_lc": ["--noise", "missing:0.5"],
+    "pdiff": ["--noise", "0.4"],
+    "akdg": "--student mlp-ganx0.1 --set critic_width=0.1 --set critic_steps=2".split(),
+}
+STUDY = (
+    "study nine --data digits --per-class 12 --students resnet8x0.25 --teachers resnet8x0.5 --methods hinton,dml "
+    "--seeds 1 --workers 2 --set epochs=3 --set batch_size=32 --set device=cpu"
+).split()
+
+CLOCKS = ("seconds", "latency_ms", "latency_ms_quartiles", "command")
+
+
+class FailedError(Exception):
+    """A case that did not end as it should."""
+
+
+# --- a process that is killed
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a process is killed, and how.
+
+    Attributes:
+        kind: for the table.
+        at: ``name``: at a file's taking its name; ``half``: in the middle of writing one; ``line``: in the middle of
+            adding a line; ``time``: after so many seconds.
+        count: which of these calls, from 1; for ``time`` the seconds.
+        number: the signal.
+        after: for ``name``, whether the file has its name already.
+    """
+
+    kind: str
+    at: str
+    count: float
+    number: int = signal.SIGKILL
+    after: bool = False
+
+    def prepare(self) -> None:
+        """Change the functions of this process so that it dies at the moment."""
+        from tutelage import files
+
+        if self.at == "name":
+            os.replace = self._dying(os.replace, lambda *_: None)  # type: ignore[assignment]
+        elif self.at == "half":
+            os.fsync = self._dying(os.fsync, _halve)  # type: ignore[assignment]
+        elif self.at == "line":
+            append = files.LockedFolder.append
+
+            def half(folder: files.LockedFolder, path: Path, text: str) -> None:
+                append(folder, path, text[: len(text) // 2])
+
+            files.LockedFolder.append = self._dying(append, half)  # type: ignore[method-assign]
+
+    def _dying(self, real: Callable[..., Any], last: Callable[..., Any]) -> Callable[..., Any]:
+        calls = 0
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls != self.count:
+                return real(*arguments, **named)
+            (real if self.after else last)(*arguments, **named)
+            os.kill(os.getpid(), self.number)
+            time.sleep(1)  # what a handler raises is raised here
+
+        return call
+
+
+def _halve(descriptor: int) -> None:
+    os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+
+
+class Counting:
+    """Counts the calls that a moment can be aimed at, in a process that is not killed."""
+
+    def __init__(self) -> None:
+        self.counts = Counter({"name": 0, "half": 0, "line": 0})
+
+    def prepare(self) -> None:
+        from tutelage import files
+
+        os.replace = self._counting("name", os.replace)  # type: ignore[assignment]
+        os.fsync = self._counting("half", os.fsync)  # type: ignore[assignment]
+        files.LockedFolder.append = self._counting("line", files.LockedFolder.append)  # type: ignore[method-assign]
+
+    def _counting(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.counts[name] += 1
+            return real(*arguments, **named)
+
+        return call
+
+
+def start(
+    words: Sequence[str], log: Path, prepare: Callable[[], None] = lambda: None, counts: Path | None = None
+) -> int:
+    """Begin a command in a fork of this process; its process id."""
+    pid = os.fork()
+    if pid == 0:
+        _run(words, log, prepare, counts)
+    return pid
+
+
+def _run(words: Sequence[str], log: Path, prepare: Callable[[], None], counts: Path | None) -> NoReturn:
+    code = 99
+    try:
+        os.setsid()
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have made it ignored in the background
+        import torch
+
+        torch.rand(random.SystemRandom().randrange(50))  # numbers must not depend on the state of generators
+        sys.argv = ["tutelage", *words]
+        prepare()
+        from tutelage.cli import main
+
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        if counts:
+            counts.write_text(json.dumps(prepare.__self__.counts))  # type: ignore[attr-defined]
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def end(pid: int) -> int:
+    """Wait for a process; its exit code, or minus the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+# --- what is killed, and what must come out
+
+
+class Command:
+    """A command of the package, its outcome when it is not killed, and how to kill it.
+
+    Args:
+        name: for messages.
+        words: the command line without the place of its output.
+        option: the name of the option for that place.
+        output: the file or folder below a case's folder.
+    """
+
+    def __init__(self, name: str, words: Sequence[str], option: str = "--out", output: str = "out") -> None:
+        self.name, self.words, self.option, self.output = name, list(words), option, output
+        self.whole: Path | None = None
+        self.counts: dict[str, int] = {}
+        self.seconds = 0.0
+
+    def line(self, folder: Path) -> list[str]:
+        """The words of the command line whose output is in a folder."""
+        here = [word.replace("HERE", str(folder)) for word in self.words]
+        return [*here, self.option, str(folder / self.output)]
+
+    def run_whole(self, folder: Path) -> None:
+        """Run it without killing it, once."""
+        if self.whole is not None:
+            return
+        folder.mkdir(parents=True)
+        counting, began = Counting(), time.monotonic()
+        code = end(start(self.line(folder), folder / "log", counting.prepare, folder / "counts.json"))
+        self.seconds = time.monotonic() - began
+        if code != 0:
+            raise FailedError(f"{self.name} without a kill: exit code {code}: {_tail(folder / 'log')}")
+        self.counts = json.loads((folder / "counts.json").read_text())
+        self.whole = folder
+
+    def compare(self, folder: Path) -> None:
+        """Compare a case's output with that of the command that was not killed."""
+        assert self.whole is not None
+        here, there = _outcome(folder / self.output), _outcome(self.whole / self.output)
+        if here.keys() != there.keys():
+            raise FailedError(f"other files: {sorted(here.keys() ^ there.keys())}")
+        differing = [name for name in here if here[name] != there[name]]
+        if differing:
+            raise FailedError(f"other contents: {differing}")
+        left = [str(path) for path in folder.rglob("*") if path.name.endswith(".tmp")]
+        if left:
+            raise FailedError(f"temporary files are left: {left}")
+
+
+def _outcome(output: Path) -> dict[str, Any]:
+    """What must be equal: by name, bytes of files of weights and pages, numbers of the others."""
+    files = sorted(path for path in (output.rglob("*") if output.is_dir() else [output]) if path.is_file())
+    outcome: dict[str, Any] = {}
+    for path in files:
+        name = str(path.relative_to(output))
+        if path.suffix == ".json":
+            outcome[name] = _timeless(json.loads(path.read_text()))
+        elif path.suffix == ".jsonl":
+            outcome[name] = [_timeless(json.loads(line)) for line in path.read_text().splitlines()]
+        elif path.suffix in (".safetensors", ".onnx"):
+            outcome[name] = path.read_bytes()
+        elif path.suffix != ".html":  # a page tells of times, too
+            outcome[name] = None
+    return outcome
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _timeless(inside) for name, inside in value.items() if name not in CLOCKS}
+    return [_timeless(inside) for inside in value] if isinstance(value, list) else value
+
+
+def _tail(log: Path) -> str:
+    return " | ".join(log.read_text(errors="replace").splitlines()[-6:])
+
+
+# --- the campaign
+
+
+def moment_of(command: Command, chance: random.Random) -> Moment:
+    """Some moment of a command's life."""
+    number = chance.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
+    names, after = command.counts["name"], chance.random() < 0.5
+    first = min(5, names)  # three files of inputs, the list of epochs, the first checkpoint
+    choices = [
+        Moment("before the first checkpoint", "name", chance.randint(1, first), number, after),
+        Moment("as a file takes its name", "name", chance.randint(1, names), number, after),
+        Moment("between the weights and the result", "name", names, number),
+        Moment("in the middle of a file", "half", chance.randint(1, command.counts["half"]), number),
+        Moment("any time", "time", chance.uniform(0, command.seconds), number),
+    ]
+    if command.counts["line"]:
+        choices.append(Moment("in the middle of a line", "line", chance.randint(1, command.counts["line"]), number))
+    return chance.choice(choices)
+
+
+def kill_and_resume(command: Command, moments: Sequence[Moment], folder: Path) -> bool:
+    """Kill a command at each moment in turn, run it to its end and compare; false where no kill struck."""
+    folder.mkdir(parents=True)
+    struck = False
+    for moment in moments:
+        pid = start(command.line(folder), folder / "log", moment.prepare)
+        if moment.at == "time":
+            time.sleep(moment.count)
+            os.kill(pid, moment.number)  # it is not waited for yet, so that the id is still its own
+        code = end(pid)
+        if code not in (0, 130, -moment.number):
+            raise FailedError(f"exit code {code} of the killed one: {_tail(folder / 'log')}")
+        if "Traceback" in (folder / "log").read_text(errors="replace"):
+            raise FailedError(f"a traceback of the killed one: {_tail(folder / 'log')}")
+        struck |= code != 0
+    code = end(start(command.line(folder), folder / "log"))
+    if code != 0:
+        raise FailedError(f"exit code {code} of the resumed one: {_tail(folder / 'log')}")
+    command.compare(folder)
+    return struck
+
+
+def kill_study(command: Command, who: str, chance: random.Random, folder: Path) -> bool:
+    """As ``kill_and_resume`` for a study, of which a worker or the parent is killed."""
+    folder.mkdir(parents=True)
+    pid = start(command.line(folder), folder / "log")
+    time.sleep(chance.uniform(0, command.seconds))
+    workers = _children(pid)
+    parent = who == "the study's parent" or not workers
+    os.kill(pid if parent else chance.choice(workers), signal.SIGKILL)
+    code = end(pid)
+    if code not in (0, -signal.SIGKILL):
+        raise FailedError(f"exit code {code} of the killed one: {_tail(folder / 'log')}")
+    until = time.monotonic() + 60
+    while any(_alive(worker) for worker in workers):
+        if time.monotonic() > until:
+            raise FailedError("workers outlive the study")
+        time.sleep(0.1)
+    code = end(start(command.line(folder), folder / "log"))
+    if code != 0:
+        raise FailedError(f"exit code {code} of the resumed one: {_tail(folder / 'log')}")
+    command.compare(folder)
+    return True
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def commands(place: Path) -> list[Command]:
+    """One command a method, and the commands that write other files."""
+    from tutelage.methods import find, installed
+
+    teacher, generator = place / "teacher", place / "generator"
+    for folder, words in (
+        (teacher, ["train", "--model", TEACHER, *SHORT]),
+        (generator, ["train", "--model", "dcganx0.2", "--method", "akdg", "--set", "weight=0", *SHORT]),
+    ):
+        if code := end(start([*words, "--out", str(folder)], place / "log")):
+            raise FailedError(f"{words}: exit code {code}: {_tail(place / 'log')}")
+    made = []
+    for name in installed():
+        own = generator if find(name).trains == "generator" else teacher
+        words = ["distill", "--method", name, "--student", STUDENT, "--teacher", str(own), *SHORT]
+        made.append(Command(name, [*words, *NEEDS.get(name, [])]))
+    taught = ["distill", "--method", "at", "--student", STUDENT, "--teacher", str(teacher), *SHORT]
+    made.append(Command("at, with stored answers", [*taught, "--answers", "HERE/answers"]))
+    made.append(Command("export", ["export", str(teacher), "--data", "digits"], "--onnx", "student.onnx"))
+    return made
+
+
+class Campaign:
+    """Cases until the time is up.
+
+    Args:
+        place: a folder for all that is written.
+        seed: of the choice of cases.
+        studies: whether studies are killed, too; they take longer.
+    """
+
+    def __init__(self, place: Path, seed: int, *, studies: bool = True) -> None:
+        self.place, self.seed = place, seed
+        self.commands = commands(place)
+        self.study = Command("study", STUDY) if studies else None
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def case(self, number: int) -> str:
+        """Do a case, which its number and the seed determine; a line that describes it."""
+        chance = random.Random(f"{self.seed}-{number}")
+        folder = self.place / f"case-{number}"
+        if self.study is not None and number % 12 == 11:
+            kind = chance.choice(["the study's parent", "a study's worker"])
+            self.study.run_whole(self.place / "whole-study")
+            struck = kill_study(self.study, kind, chance, folder)
+            kinds, name = [kind], "study"
+        else:
+            # Each method in turn, so that a short campaign has all of them.
+            command = self.commands[number % len(self.commands)]
+            command.run_whole(self.place / f"whole-{number % len(self.commands)}")
+            moments = [moment_of(command, chance) for _ in range(chance.choice([1, 1, 2]))]
+            struck = kill_and_resume(command, moments, folder)
+            kinds, name = [moment.kind for moment in moments], command.name
+        kind = kinds[0] if len(kinds) == 1 else "twice"
+        self.counts[kind, "killed" if struck else "over before"] += 1
+        shutil.rmtree(folder)
+        return f"{name}: {', then '.join(kinds)}{'' if struck else ' (over before)'}"
+
+    def table(self) -> str:
+        """Counts by kind, as Markdown."""
+        kinds = sorted({kind for kind, _ in self.counts})
+        rows = [f"| {kind} | {self.counts[kind, 'killed']} | {self.counts[kind, 'over before']} |" for kind in kinds]
+        killed = sum(count for (_, how), count in self.counts.items() if how == "killed")
+        total = f"| all | {killed} | {sum(self.counts.values()) - killed} |"
+        return "\n".join(
+            ["| moment | killed and resumed | over before the kill |", "| --- | --- | --- |", *rows, total]
+        )
+
+
+def main() -> int:
+    """The campaign of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", type=int, help="do this one alone")
+    parser.add_argument("--out", type=Path, help="file for the table")
+    options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    for name in ("tutelage.runs.execute", "tutelage.report.console", "tutelage.studies.runner", "sklearn.datasets"):
+        importlib.import_module(name)  # once, and not in every fork
+    until = time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory() as folder:
+        campaign = Campaign(Path(folder), options.seed)
+        number, failed = options.case or 0, False
+        while time.monotonic() < until and not failed:
+            try:
+                print(f"{number}: {campaign.case(number)}", flush=True)
+            except FailedError as error:
+                failed = True
+                print(f"FAILED: {error}\nrepeat it: python -m tests.kill --seed {options.seed} --case {number}")
+            if options.case is not None:
+                break
+            number += 1
+        print(campaign.table())
+        if options.out:
+            options.out.write_text(campaign.table() + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
