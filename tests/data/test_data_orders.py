@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.data.orders import LabelledFirst, class_balanced, shuffled
+from tutelage.data.orders import PK, LabelledFirst, class_balanced, shuffled
 
 
 def drawn(order: Any, labels: Tensor, batch_size: int, seed: int = 0) -> Tensor:
@@ -66,3 +66,60 @@ def test_a_batch_that_cannot_hold_both_is_refused(labelled: int, refused: Any) -
     labels = torch.tensor([0, -1] * 6)
     with refused("a batch of 4", f"{labelled} samples with a label"):
         drawn(LabelledFirst(labelled), labels, 4)
+
+
+def test_pk_batches_hold_so_many_samples_of_so_many_classes() -> None:
+    labels = torch.cat([torch.arange(130) % 10, torch.full((20,), -1)])
+    places = drawn(PK(4), labels, 16)
+    assert places.shape == (8, 16)  # 130 samples with a label, 4 classes of 4 in a batch
+    for batch in places:
+        assert len(batch.unique()) == 16
+        groups = labels[batch].view(4, 4)
+        assert (groups == groups[:, :1]).all()  # side by side
+        assert len(groups[:, 0].unique()) == 4
+        assert -1 not in labels[batch]
+    shown = torch.bincount(labels[places[:, ::4].flatten()], minlength=10)
+    assert shown.sum() == 32
+    assert shown.min() >= 2  # classes take turns
+    soft = torch.nn.functional.one_hot(labels.clamp(min=0), 10).float()
+    assert torch.equal(drawn(PK(4), soft[:130], 16), drawn(PK(4), labels[:130], 16))
+    assert torch.equal(places, drawn(PK(4), labels, 16))
+    assert not torch.equal(places, drawn(PK(4), labels, 16, seed=1))
+    assert PK(4) == PK(4)
+
+
+def test_pk_shows_a_class_in_turns() -> None:
+    labels = torch.arange(60) % 3
+    counts = torch.bincount(torch.cat([drawn(PK(5), labels, 15, seed) for seed in range(10)]).flatten(), minlength=60)
+    assert counts.tolist() == [10] * 60  # four groups of five are the whole class
+
+
+def test_pk_takes_all_classes_where_the_batch_could_hold_more() -> None:
+    places = drawn(PK(4), torch.arange(30) % 3, 64)
+    assert places.shape == (2, 12)
+
+
+def test_pk_repeats_samples_of_a_class_that_has_too_few() -> None:
+    labels = torch.tensor([0] * 20 + [1] * 3 + [2])
+    places = drawn(PK(4), labels, 12)
+    assert places.shape == (2, 12)
+    for batch in places:
+        assert torch.bincount(labels[batch]).tolist() == [4, 4, 4]
+        assert len(batch[labels[batch] == 0].unique()) == 4
+        assert len(batch[labels[batch] == 1].unique()) == 3
+
+
+@pytest.mark.parametrize(
+    ("each", "labels", "batch_size"),
+    [(1, torch.arange(8), 8), (0, torch.arange(8), 8), (4, torch.zeros(8).long(), 8), (8, torch.arange(32) % 4, 15)],
+)
+def test_pk_refuses_batches_without_a_triplet(each: int, labels: Tensor, batch_size: int, refused: Any) -> None:
+    with refused(f"a batch of {batch_size}", f"{each} samples of each"):
+        drawn(PK(each), labels, batch_size)
+
+
+def test_each_of_two_processes_gets_positives_and_negatives() -> None:
+    labels = torch.arange(64) % 8
+    for batch in labels[drawn(PK(4), labels, 16)]:
+        for rank in range(2):
+            assert torch.bincount(batch[rank::2], minlength=8).sort().values.tolist() == [0] * 4 + [2] * 4

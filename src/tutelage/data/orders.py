@@ -72,6 +72,48 @@ class LabelledFirst:
         return torch.cat([first.view(steps, -1), second.view(steps, -1)], 1)
 
 
+@dataclass(frozen=True, slots=True)
+class PK:
+    """P x K batches: P classes, and K samples of each.
+
+    P is as many classes as the batch can hold, ``batch_size // each``, or all of them where there are fewer. Classes
+    are drawn in turns, and so are the samples of each class: no class and no sample is twice in a batch, except samples
+    of a class that has fewer than K. There are as many batches as in ``shuffled`` of samples with a label. Soft labels
+    count as their largest class, samples without a label are left out. The K samples of a class stand side by side.
+
+    Attributes:
+        each: K, the samples of a class in a batch; at least 2.
+    """
+
+    each: int
+
+    def __call__(self, labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+        """(steps, P K) places."""
+        hard = labels if labels.ndim == 1 else labels.argmax(1)
+        classes = torch.unique(hard[hard != UNLABELLED])
+        together = min(batch_size // max(self.each, 1), len(classes))
+        if self.each < 2 or together < 2:
+            raise TutelageError(
+                f"a batch of {batch_size} of {len(classes)} classes cannot hold {self.each} samples of each of two "
+                "classes; take at least 2 samples of a class, larger batches or data with more classes"
+            )
+        steps = max(int((hard != UNLABELLED).sum()) // (together * self.each), 1)
+        chosen = _rows(torch.arange(len(classes)), steps, together, generator)
+        places = torch.empty(*chosen.shape, self.each, dtype=torch.int64)
+        for number, label in enumerate(classes):
+            turn = chosen == number
+            places[turn] = _rows((hard == label).nonzero().squeeze(1), int(turn.sum()), self.each, generator)
+        return places.flatten(1)
+
+
+def _rows(places: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
+    """(count, size) of these places, in turns; none is twice in a row if there are ``size`` of them."""
+    whole = len(places) // size * size or len(places)
+    turns = -(-count * size // whole)
+    orders = [places[torch.randperm(len(places), generator=generator)[:whole]] for _ in range(turns)]
+    return torch.cat(orders)[: count * size].view(count, size) if orders else places.new_empty(0, size)
+
+
 def _in_turns(places: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` of these places: all of them in a new order, then all again in another one, and so on."""
     turns = -(-count // len(places))

@@ -19,6 +19,7 @@ from tutelage.terms.simplex import GaussianSimplex, gaussian_simplex
 from tutelage.terms.sinkhorn import SinkhornDivergence, sinkhorn_divergence
 from tutelage.terms.soft_targets import SoftTargets, divergence, labels_and_soft_targets, soft_targets
 from tutelage.terms.term import Term, View, Weighted
+from tutelage.terms.triplets import Triplets, collapsed, draw_triplets, triplet_loss
 
 __all__ = [
     "AdjustedSoftTargets",
@@ -45,15 +46,18 @@ __all__ = [
     "SoftmaxMSE",
     "Taught",
     "Term",
+    "Triplets",
     "View",
     "Weighted",
     "angle_relations",
     "attention_map",
     "attention_transfer",
     "check_payoff",
+    "collapsed",
     "cross_entropy",
     "distance_relations",
     "divergence",
+    "draw_triplets",
     "entropy",
     "flow_loss",
     "flow_matrix",
@@ -72,4 +76,5 @@ __all__ = [
     "soft_bet",
     "soft_targets",
     "softmax_mse",
+    "triplet_loss",
 ]

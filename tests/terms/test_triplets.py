@@ -1,0 +1,265 @@
+"""Triplet losses: the card's values, plain loops, gradients, the draw of triplets, collapse, and a short training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.terms import Triplets, collapsed, draw_triplets, triplet_loss
+
+BatchOf = Callable[[Tensor], Batch]
+FORMS: list[dict[str, Any]] = [
+    {"form": "relative"},
+    {"form": "bounded"},
+    {"form": "bounded", "nested": True},
+    {"form": "absolute"},
+]
+
+
+def features(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def by_hand(near: float, far: float, form: str, nested: bool = False) -> float:
+    if form == "absolute":
+        return max(3 - far, 0) + max(near - 1, 0)
+    if form == "relative":
+        return max(near - far + 1, 0)
+    if nested:
+        return max(near - far + 1 + max(near - 1, 0), 0)
+    return max(near - far + 1, 0) + max(near - 1, 0)
+
+
+def value(term: Triplets, embedding: Tensor, batch: Batch) -> Tensor:
+    return term(Outputs(None, {"embedding": embedding}), None, batch)
+
+
+# --- the function
+
+
+@pytest.mark.parametrize(
+    ("distances", "relative", "bounded", "absolute"),
+    [((0.5, 4), 0, 0, 0), ((2, 4), 0, 1, 1), ((0.5, 1), 0.5, 0.5, 2), ((2, 2), 1, 2, 2), ((10, 12), 0, 9, 9)],
+)
+def test_values_on_the_card(distances: tuple[float, float], relative: float, bounded: float, absolute: float) -> None:
+    near, far = (torch.tensor(float(d)) for d in distances)
+    assert triplet_loss(near, far, "relative").item() == relative
+    assert triplet_loss(near, far, "bounded").item() == bounded
+    assert triplet_loss(near, far, "absolute").item() == absolute
+
+
+def test_the_nested_form_differs_where_the_gap_is_wide() -> None:
+    near, far = torch.tensor([2.0, 2.0]), torch.tensor([40.0, 2.0])
+    assert triplet_loss(near, far, "bounded").tolist() == [1, 2]
+    assert triplet_loss(near, far, "bounded", nested=True).tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("how", FORMS, ids=str)
+def test_equals_plain_arithmetic(how: dict[str, Any]) -> None:
+    near, far = (5 * features(2, 3, 4, seed=1).abs()).unbind()
+    expected = [by_hand(p, n, **how) for p, n in zip(near.flatten().tolist(), far.flatten().tolist(), strict=True)]
+    found = triplet_loss(near, far, **how)
+    assert found.shape == (3, 4)
+    assert found.flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_margins_are_settings() -> None:
+    near, far = torch.tensor(2.0), torch.tensor(2.5)
+    assert triplet_loss(near, far, "relative", 2.0).item() == 1.5
+    assert triplet_loss(near, far, "bounded", 2.0, 0.5).item() == 3.0
+    assert triplet_loss(near, far, "absolute", 4.0, 1.5).item() == 2.0
+
+
+def test_gradients_by_the_distances() -> None:
+    """Active hinges have a slope of 1, others of 0: a negative beyond alpha or a positive within beta is left alone."""
+    cases = {(2.0, 2.0): (1.0, -1.0), (0.5, 2.0): (0.0, -1.0), (2.0, 4.0): (1.0, 0.0), (0.5, 4.0): (0.0, 0.0)}
+    for (p, n), slopes in cases.items():
+        near, far = torch.tensor(p, requires_grad=True), torch.tensor(n, requires_grad=True)
+        assert torch.autograd.grad(triplet_loss(near, far, "absolute"), (near, far)) == slopes
+    near, far = torch.tensor(2.0, requires_grad=True), torch.tensor(2.5, requires_grad=True)
+    assert torch.autograd.grad(triplet_loss(near, far, "bounded"), (near, far)) == (2.0, -1.0)
+
+
+@pytest.mark.parametrize("how", FORMS, ids=str)
+def test_gradcheck(how: dict[str, Any]) -> None:
+    points = features(3, 5, 4).requires_grad_()
+
+    def loss(points: Tensor) -> Tensor:
+        anchor, positive, negative = points
+        return triplet_loss((anchor - positive).square().sum(1), (anchor - negative).square().sum(1), **how)
+
+    assert torch.autograd.gradcheck(loss, (points,))
+
+
+# --- the draw
+
+
+def test_each_positive_and_negative_is_drawn_equally_often() -> None:
+    torch.manual_seed(0)
+    targets = torch.tensor([0, 0, 0, 0, 1, 1, 2, -1])
+    drawn = [draw_triplets(targets) for _ in range(3000)]
+    positives = torch.stack([positive[0] for positive, _, _ in drawn])
+    negatives = torch.stack([negative[0] for _, negative, _ in drawn])
+    assert torch.bincount(positives, minlength=8).tolist() == pytest.approx([0, 1000, 1000, 1000, 0, 0, 0, 0], abs=120)
+    assert torch.bincount(negatives, minlength=8).tolist() == pytest.approx([0, 0, 0, 0, 1000, 1000, 1000, 0], abs=120)
+    assert all(complete.tolist() == [True] * 6 + [False] * 2 for _, _, complete in drawn)
+
+
+def test_torchs_generator_alone_decides() -> None:
+    targets = torch.arange(24) % 4
+    draws = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        draws.append(torch.cat(draw_triplets(targets)[:2]))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+# --- the term
+
+
+@pytest.mark.parametrize("how", FORMS, ids=str)
+def test_the_term_is_the_mean_over_drawn_triplets_zeros_among_them(how: dict[str, Any], batch_of: BatchOf) -> None:
+    embedding, targets = features(12, 3), torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, -1, 3, -1])
+    torch.manual_seed(5)
+    found = value(Triplets(**how), embedding, batch_of(targets))
+    torch.manual_seed(5)
+    positive, negative, complete = draw_triplets(targets)
+    losses = []
+    for anchor in complete.nonzero().flatten().tolist():
+        p, n = int(positive[anchor]), int(negative[anchor])
+        assert p != anchor
+        assert targets[p] == targets[anchor] != targets[n] != -1
+        near, far = (
+            sum((a - b) ** 2 for a, b in zip(*pair, strict=True))
+            for pair in (
+                (embedding[anchor].tolist(), embedding[p].tolist()),
+                (embedding[anchor].tolist(), embedding[n].tolist()),
+            )
+        )
+        losses.append(by_hand(near, far, **how))
+    assert len(losses) == 9
+    assert 0 in losses
+    assert found.shape == ()
+    assert found.item() == pytest.approx(sum(losses) / 9, rel=1e-12)
+
+
+def test_a_mean_over_nonzero_triplets_would_be_another(batch_of: BatchOf) -> None:
+    """Anchors at (d_ap, d_an) = (2, 4) and (0.5, 4), so 1 and 0: the mean is 0.5, over those above 0 it were 1."""
+    losses = triplet_loss(torch.tensor([0.5, 2.0]), torch.tensor([4.0, 4.0]))
+    assert losses.mean() == 0.5
+    # On a line: 0 and sqrt(2) of a class, both more than sqrt(3) from the other class, whose two samples coincide.
+    line = torch.tensor([[0.0], [2**0.5], [5.0], [5.0]])
+    found = value(Triplets(), line, batch_of(torch.tensor([0, 0, 1, 1])))
+    assert found.item() == pytest.approx((1 + 1 + 0 + 0) / 4)
+
+
+@pytest.mark.parametrize("targets", [[0, 1, 2, 3], [0, 0, 0, 0], [-1, -1, -1, -1]], ids=str)
+def test_a_batch_without_a_triplet_gives_zero_and_no_nan(targets: list[int], batch_of: BatchOf) -> None:
+    embedding = features(4, 3).requires_grad_()
+    found = value(Triplets(), embedding, batch_of(torch.tensor(targets)))
+    found.backward()
+    assert found.item() == 0
+    assert embedding.grad is not None
+    assert (embedding.grad == 0).all()
+
+
+def test_soft_labels_count_as_their_largest_class(batch_of: BatchOf) -> None:
+    embedding, targets = features(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    values = []
+    for form in (targets, F.one_hot(targets, 3) * 0.7 + 0.1):
+        torch.manual_seed(1)
+        values.append(value(Triplets(), embedding, batch_of(form)).item())
+    assert values[0] == values[1] > 0
+
+
+@pytest.mark.parametrize("how", FORMS, ids=str)
+def test_a_collapsed_embedding_stands_at_the_margin_without_a_gradient(how: dict[str, Any], batch_of: BatchOf) -> None:
+    embedding = torch.full((8, 5), 0.3, requires_grad=True)
+    found = value(Triplets(**how), embedding, batch_of(torch.arange(8) % 2))
+    found.backward()
+    assert found.item() == (3 if how["form"] == "absolute" else 1)
+    assert embedding.grad is not None
+    assert (embedding.grad == 0).all()
+    assert collapsed(embedding)
+
+
+def test_what_counts_as_collapsed() -> None:
+    spread = features(100, 8).float()
+    assert not collapsed(spread)
+    assert collapsed(7.0 + 5e-4 * spread)
+    assert not collapsed(7.0 + 5e-3 * spread)
+    assert not collapsed(F.pad(spread[:, :1], (0, 7)))  # one dimension is enough
+    assert collapsed(spread[:1])
+    assert collapsed(torch.zeros(4, 2, 3, 3))
+    assert not collapsed(torch.full((4, 2), torch.nan))
+    assert collapsed(spread).dtype == torch.bool
+
+
+@pytest.mark.parametrize("how", FORMS, ids=str)
+def test_moving_all_embeddings_changes_nothing_and_scaling_them_does(how: dict[str, Any], batch_of: BatchOf) -> None:
+    embedding, batch = features(12, 3), batch_of(torch.arange(12) % 3)
+    values = []
+    for changed in (embedding, embedding + 40, 3 * embedding):
+        torch.manual_seed(2)
+        values.append(value(Triplets(**how), changed, batch).item())
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+    assert abs(values[0] - values[2]) > 0.1
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_squares_beyond_half_precision(half: torch.dtype, batch_of: BatchOf) -> None:
+    found = value(Triplets("absolute"), (300 * features(6, 4)).to(half), batch_of(torch.arange(6) % 2))
+    assert found.dtype == torch.float32
+    assert found.isfinite()
+
+
+def test_what_is_not_a_number_is_not_hidden(batch_of: BatchOf) -> None:
+    embedding = features(6, 4)
+    embedding[1, 2] = math.nan
+    assert value(Triplets(), embedding, batch_of(torch.arange(6) % 2)).isnan()
+
+
+def test_what_the_term_reads_and_refuses() -> None:
+    term = Triplets()
+    assert (term.roles, term.teacher_roles, list(term.parameters())) == (("embedding",), (), [])
+    assert (Triplets("relative").alpha, Triplets("bounded").alpha, Triplets("absolute").alpha) == (1, 1, 3)
+    with pytest.raises(ValueError, match="batch"):
+        term(Outputs(None, {"embedding": features(2, 2)}), None, None)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"form": "hard"}, "form"),
+        ({"alpha": 0.0}, "alpha"),
+        ({"alpha": math.nan}, "alpha"),
+        ({"beta": -1.0}, "beta"),
+        ({"alpha": 1.0, "beta": 1.0}, "beta < alpha"),
+        ({"form": "relative", "nested": True}, "nested"),
+    ]
+    for how, match in wrong:
+        with pytest.raises(ValueError, match=match):
+            Triplets(**how)
+
+
+def test_training_brings_positives_within_beta_and_negatives_beyond_alpha(batch_of: BatchOf) -> None:
+    """Separable data: in the end the largest squared distance within a class is about 1 and the least between two 3."""
+    torch.manual_seed(0)
+    centres, targets = 2 * torch.eye(4), torch.arange(48) % 4
+    inputs = centres[targets] + 0.2 * torch.randn(48, 4)
+    net, term, batch = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 3)), Triplets(), batch_of(targets)
+    optimiser = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(300):
+        optimiser.zero_grad()
+        value(term, net(inputs), batch).backward()
+        optimiser.step()
+    with torch.no_grad():
+        distances = torch.cdist(net(inputs), net(inputs)).square()
+    same = targets[:, None] == targets
+    assert distances[same].max() < 1.1
+    assert distances[~same].min() > 2.9
