@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -118,6 +119,41 @@ def test_against_every_partition(samples: int) -> None:
         assert found <= multicut_objective(costs, torch.from_numpy(contract_edges(costs.numpy()))) + 1e-9
         optimal += found <= best + 1e-9
     assert optimal >= 45
+
+
+def naive_contraction(costs: Tensor) -> list[set[int]]:
+    """All pairs of clusters are looked at for each contraction."""
+    clusters = [{i} for i in range(len(costs))]
+    while len(clusters) > 1:
+        pairs = list(itertools.combinations(range(len(clusters)), 2))
+        sums = [sum(float(costs[i, j]) for i in clusters[a] for j in clusters[b]) for a, b in pairs]
+        best = max(range(len(pairs)), key=sums.__getitem__)
+        if sums[best] <= 0:
+            break
+        a, b = pairs[best]
+        clusters[a] |= clusters.pop(b)
+    return clusters
+
+
+def groups(clusters: Tensor) -> list[set[int]]:
+    return [set((clusters == c).nonzero().flatten().tolist()) for c in clusters.unique()]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_contraction_equals_one_that_looks_at_all_pairs(seed: int) -> None:
+    costs = random_costs(14, seed)
+    found = groups(torch.from_numpy(contract_edges(costs.numpy())))
+    assert sorted(map(sorted, found)) == sorted(map(sorted, naive_contraction(costs)))
+
+
+@pytest.mark.parametrize("seed", [*range(10), 218, 882, 1297])
+def test_contraction_with_equal_costs_leaves_no_attracting_clusters(seed: int) -> None:
+    samples = 6 + seed % 10
+    costs = torch.randint(-2, 3, (samples, samples), generator=torch.Generator().manual_seed(seed)).double()
+    costs = costs.triu(1) + costs.triu(1).T
+    found = groups(torch.from_numpy(contract_edges(costs.numpy())))
+    sums = [sum(float(costs[i, j]) for i in a for j in b) for a, b in itertools.combinations(found, 2)]
+    assert max(sums, default=0) <= 0
 
 
 def test_kernighan_lin_repairs_a_greedy_mistake() -> None:

@@ -133,7 +133,7 @@ def contract_edges(costs: Floats) -> Numbers:
         nearer = costs[a] >= best
         best[nearer], partner[nearer] = costs[a][nearer], a
         lost = ~nearer & ((partner == a) | (partner == b))
-        lost[a] = True
+        lost[[a, b]] = True
         best[lost], partner[lost] = costs[lost].max(1), costs[lost].argmax(1)
     return clusters
 
