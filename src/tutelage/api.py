@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
-from tutelage.config import Config
+from tutelage.config import GIVEN, Config
 from tutelage.data import Data
 from tutelage.data.open import spec_of
 from tutelage.errors import TutelageError
@@ -21,7 +21,7 @@ from tutelage.models.redrawn import Drawn, Redrawn
 from tutelage.models.state import materialised
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Given, Result, describe, execute, load_data
-from tutelage.runs.models import GIVEN, open_teachers
+from tutelage.runs.models import open_teachers
 from tutelage.runs.teachers import warn_of_other_labels
 from tutelage.training.loop import Record
 from tutelage.training.run import first_weights
@@ -53,7 +53,8 @@ def distill(
             one. Methods that train several networks copy a module, and draw the weights of the copies anew
             (``models/redrawn.py``). It has no part in common with the teacher.
         data: a name or a path (see ``open_data``), on which the other fields act; or a ``Data``, taken as it is.
-        method: see ``tutelage methods``; its own parameters go in ``settings={...}``.
+        method: a name (see ``tutelage methods``), ``FILE.py:NAME``, ``module:NAME`` or a function decorated with
+            ``@tutelage.method(...)``; its own parameters go in ``settings={...}``.
         out: a folder to keep the run in. A run that was stopped goes on when it is asked for again.
         report: called with a record an epoch.
         track: who else is told, several with commas between them: ``tensorboard``, ``wandb``, ``mlflow``, ``trackio``
@@ -107,7 +108,8 @@ def _execute(
         teacher=tuple(t if isinstance(t, str) else describe(t, weights=True) for t in names),
     )
     trusted: Trust = trust is True or typed(config.student, *config.teacher, config.method)
-    given = Given(opened, make, open_teachers(config, opened, names, trusted))
+    method = fields["method"] if isinstance(fields["method"], Method) else None
+    given = Given(opened, make, open_teachers(config, opened, names, trusted), method)
     warn_of_other_labels(config)
     folder = None if out is None else as_path(out)
     return execute(config, folder, given=given, report=report, track=track, trust=trusted)

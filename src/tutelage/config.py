@@ -128,6 +128,20 @@ FLAG: tuple[Any, ...] = (bool, bool | None)
 """The types of fields that are flags on the command line: --NAME or --no-NAME."""
 
 
+GIVEN = "given:"
+"""What a configuration says of an object that was handed over in Python begins with this."""
+
+
+def method_name(value: Any) -> Any:
+    """The text for a method that is given as an object; other values as they are."""
+    if callable(value) and not hasattr(value, "spec"):
+        raise ValueError("a method is a name, FILE.py:NAME, module:NAME or a function decorated with @method(...)")
+    return getattr(value, "spec", value)
+
+
+MethodName = Annotated[str, BeforeValidator(method_name)]
+
+
 def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
@@ -176,7 +190,9 @@ class Config(Recipe, Hardware):
     answers_as: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="precision of cached teacher outputs; float32 is lossless"
     )
-    method: str = Field(default="plain", description="training method; tutelage methods lists them")
+    method: MethodName = Field(
+        default="plain", description="training method: tutelage methods lists them; FILE.py:NAME or module:NAME"
+    )
     settings: dict[str, Any] = Field(default={}, description="parameters of the method")
     seed: int = Field(
         default=0, ge=0, le=2**31 - 1, description="random seed of initial weights, batches and label noise"
@@ -199,7 +215,7 @@ class Config(Recipe, Hardware):
     def as_yaml(self) -> str:
         """The configuration as a file that ``read_config`` takes."""
         values = self.model_dump(
-            mode="json", fallback=lambda value: f"given:{getattr(value, '__qualname__', type(value).__qualname__)}"
+            mode="json", fallback=lambda value: f"{GIVEN}{getattr(value, '__qualname__', type(value).__qualname__)}"
         )
         return write_yaml(values)
 
@@ -232,12 +248,13 @@ DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"train": "plain", "distill
 """The default method of each training command."""
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The fields in a TOML or YAML file, as they stand there.
 
     Raises:
         TutelageError: when it cannot be read, is neither (see ``parsing``), or holds no table of fields.
     """
+    path = Path(os.path.expanduser(path))
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -132,3 +132,19 @@ def test_a_copy_is_a_generator_too() -> None:
     assert isinstance(again, Generator)
     drawn = [g.sample(2, torch.Generator().manual_seed(0)) for g in (generator, again)]
     assert torch.equal(*drawn)
+
+
+def test_a_classifier_with_a_latent_is_no_generator() -> None:
+    from tutelage.models.generator import Generator, wrapped
+    from tutelage.models.tapped import Tapped
+
+    for classifier in (
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 4)),
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 4)),
+    ):
+        classifier.latent = 16  # type: ignore[assignment]
+        assert type(wrapped(classifier)) is Tapped
+    generator = wrapped(DCGAN((1, 8, 8), 0.1).train())
+    assert type(generator) is Generator
+    assert all(module.training for module in generator.modules())
+    assert generator.module.get_buffer("body.0.num_batches_tracked") == 0

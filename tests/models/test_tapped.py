@@ -594,3 +594,39 @@ def test_compiling_again_takes_the_earlier_hooks_away(lightly_compiled: Tapped) 
     found = lightly_compiled.tap(inputs, ("logits", "stage1"))
     assert hooks(lightly_compiled) == before
     torch.testing.assert_close(found["logits"], lightly_compiled(inputs))
+
+
+@pytest.mark.parametrize("shape", [(6, 12), (6,), (2, 5, 7), (2, 1, 3, 8, 8), (2, 1, 8, 8), (2, 4, 8, 8)])
+def test_inputs_that_are_no_such_images_are_refused(shape: tuple[int, ...], refused: Any) -> None:
+    """Where they would be broadcast to other shapes, or to other channels."""
+    model = Tapped(nn.Flatten(), [0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
+    for run in (model, model.tap, model.trace):
+        with refused("(B, 3, H, W)", str(shape), ".module"):
+            run(torch.zeros(shape))
+    if len(shape) != 4:
+        with refused("(B, C, H, W)", str(shape)):
+            Tapped(nn.Flatten())(torch.zeros(shape))
+
+
+def test_one_number_normalises_all_channels() -> None:
+    given = Tapped(nn.Identity(), [0.5], [0.5])(torch.full((2, 3, 4, 4), 1.0))
+    assert torch.equal(given, torch.ones(2, 3, 4, 4))
+
+
+def test_a_network_is_not_normalised_twice(refused: Any) -> None:
+    with refused("normalises twice", ".module"):
+        Tapped(Tapped(nn.Flatten()))
+
+
+def test_an_attribute_of_the_users_that_names_no_layer_is_no_role(refused: Any) -> None:
+    for roles in ({"admin": "root"}, ["admin"], {1: 2}, "admin", None):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+        network.roles = roles  # type: ignore[assignment]
+        model = Tapped(network)
+        assert model.taps == {}
+        assert set(model.trace(torch.zeros(2, 1, 8, 8)).taps) == {"embedding"}
+        assert model.operated().module is network
+    for roles in ({"stage1": "layr1"}, {"extra": "1", "more": "nowhere"}):
+        network.roles = roles  # type: ignore[assignment]
+        with refused("unknown layer for role"):
+            Tapped(network)

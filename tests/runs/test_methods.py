@@ -246,3 +246,209 @@ def test_a_broken_package_is_told_in_one_line(
     with refused(*pieces):
         find("odd")
     assert find("plain").name == "plain"
+
+
+# --- methods of the user's own files
+
+
+OWN_FILE = dedent(
+    """
+    from __future__ import annotations
+
+    from dataclasses import dataclass
+
+    from helper_of_mine import WEIGHT
+    from tutelage import CrossEntropy, Learner, Run, Tapped, method
+    from tutelage.methods import Positive
+
+
+    @dataclass
+    class Note:
+        text: str
+
+
+    @method(paper="none", family="own")
+    def mine(run: Run, *, weight: Positive = WEIGHT) -> Tapped:
+        '''Label loss alone.'''
+        student = run.student()
+        run.fit(Learner(student, None, {"ce": weight * CrossEntropy()}))
+        return student
+
+
+    other = 5
+    """
+)
+BRIEF: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu"}
+
+
+@pytest.fixture
+def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a method, beside a module that it imports, in the current folder."""
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "own_methods.py").write_text(OWN_FILE)
+    (folder / "helper_of_mine.py").write_text("WEIGHT = 1.0\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))  # and forgets what was imported from there
+    for name in ("own_methods", "helper_of_mine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return folder / "own_methods.py"
+
+
+def test_a_method_is_named_by_its_file_its_module_or_itself(
+    own_file: Path, tiny_data: Data, tiny_model: Net, tmp_path: Path
+) -> None:
+    imported = importlib.import_module("own_methods").mine
+    names = {
+        "own_methods.py:mine": "own_methods.py:mine",
+        str(own_file): f"{own_file}:mine",
+        "own_methods:mine": "own_methods:mine",
+        "object": imported,
+        "object of a file": find(f"{own_file}:mine"),
+    }
+    specs = {}
+    for how, name in names.items():
+        out = tmp_path / how.replace("/", "-")
+        result = tutelage.train(tiny_model().module, tiny_data, method=name, settings={"weight": 2}, out=out, **BRIEF)
+        specs[how] = result.config.method
+        assert f"method: {specs[how]}" in (out / "config.yaml").read_text()
+        assert find(specs[how]).name == "mine"  # the folder names it again
+        assert result.config.settings == {"weight": 2.0}
+    assert specs["object"] == "own_methods:mine"
+    assert specs["object of a file"] == f"{own_file}:mine"
+    assert tutelage.Config(method=imported).method == "own_methods:mine"
+
+
+def test_own_methods_are_told_from_names(refused: Callable[..., Any], own_file: Path) -> None:
+    with refused("no attribute 'mien'", "did you mean 'mine'", "@method"):
+        find("own_methods.py:mien")
+    with refused("'own_methods.py:other' is a int", "@method"):
+        find("own_methods.py:other")
+    with refused("no module 'nowhere.py'", "no such file"):
+        find("nowhere.py:mine")
+    with refused("no module 'nowhere'", "method 'nowhere:mine'"):
+        find("nowhere:mine")
+    with refused("not of the form module:attr"):
+        find("own_methods.py:")
+    own_file.write_text("1 / 0")
+    with refused("importing 'own_methods.py'", "ZeroDivisionError"):
+        find("own_methods.py:mine")
+    for strange in (lambda run: run, print, 5, None):
+        with refused("method"):
+            tutelage.Config(method=strange)
+    with refused("'given:__main__.mine' was an object", "FILE.py:mine"):
+        find("given:__main__.mine")
+
+
+def test_a_file_is_run_again_when_it_has_changed(own_file: Path) -> None:
+    first = find("own_methods.py:mine")
+    assert find("own_methods.py:mine") is first
+    own_file.write_text(OWN_FILE.replace("weight: Positive = WEIGHT", "weight: Positive = 3"))
+    assert find("own_methods.py:mine").check({}) == {"weight": 3}
+
+
+def test_a_folder_is_not_taken_for_that_of_changed_code(
+    own_file: Path, tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    def train() -> Any:
+        return tutelage.train(
+            tiny_model().module, tiny_data, method="own_methods.py:mine", out=tmp_path / "run", **BRIEF
+        )
+
+    assert train().metrics == train().metrics
+    own_file.write_text(OWN_FILE.replace("weight * CrossEntropy()", "0.5 * CrossEntropy()"))
+    with refused("different run", "method source"):
+        train()
+    assert find("hinton").source is None
+
+
+def test_a_method_of_a_notebook_runs_and_its_folder_says_that_it_was_given(
+    tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    @method(paper="none", family="own")
+    def local(run: Run) -> Tapped:
+        """Made in a function, as in a notebook it is in no module."""
+        return find("plain").function(run)
+
+    for _ in range(2):  # and is read back
+        result = tutelage.train(tiny_model().module, tiny_data, method=local, out=tmp_path / "run", **BRIEF)
+        assert result.config.method.startswith("given:")
+        assert result.config.method.endswith("local")
+    from tutelage.config import Config, read_config
+    from tutelage.runs import execute
+
+    with refused("was an object of a Python program", "method=local", "FILE.py:local"):
+        execute(Config(**read_config(tmp_path / "run" / "config.yaml")))
+    with refused("processes of a study import", "FILE.py:local"):
+        tutelage.Study(methods=[local])
+
+
+def test_a_study_takes_methods_as_objects_and_by_file(own_file: Path) -> None:
+    from tutelage.studies.plan import inspect as inspect_study
+
+    imported = importlib.import_module("own_methods").mine
+    rows = [
+        imported,
+        {"method": "own_methods.py:mine", "settings": {"weight": 2}},
+        {"method": imported, "row": "again"},
+    ]
+    study = tutelage.Study(methods=rows, seeds=1)
+    assert {row: way.method for row, way in study.methods.items()} == {
+        "plain": "plain",
+        "mine": "own_methods:mine",
+        "mine, weight=2": "own_methods.py:mine",
+        "again": "own_methods:mine",
+    }
+    inspect_study(study)
+    for strange in (5, {"method": 5}, [None]):
+        with pytest.raises(tutelage.TutelageError):
+            tutelage.Study(methods=strange)
+
+
+def test_a_folder_beside_the_methods_is_one_and_private_modules_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., Any]
+) -> None:
+    source = OWN_FILE.replace("from helper_of_mine import WEIGHT", "from tutelage.methods.mine._parts import WEIGHT")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text(source)
+    (tmp_path / "mine" / "_parts.py").write_text("WEIGHT = 1.0\n")
+    (tmp_path / "_common.py").write_text("raise AssertionError('imported')\n")
+    (tmp_path / "hinton-copy.py").write_text("raise AssertionError('imported')\n")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    assert installed() == sorted([*OWN, "mine"])
+    found = find("mine")
+    assert (found.name, found.spec, found.source) == ("mine", "mine", None)
+    for name in ("_common", "hinton-copy"):
+        with refused(f"unknown method '{name}'"):
+            find(name)
+    for name in ("tutelage.methods.mine", "tutelage.methods.mine._parts"):
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_the_command_line_takes_a_method_of_a_file(
+    own_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    from tutelage.cli import main
+
+    words = ["train", "--method", "own_methods.py:mine", "--model", "resnet8x0.25", "--epochs", "1", "--per-class", "5"]
+    monkeypatch.setattr("sys.argv", ["tutelage", *words, "--set", "weight=2", "--device", "cpu"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert (own_file.parent / "runs" / "mine-seed0" / "result.json").is_file()
+    monkeypatch.setattr("sys.argv", ["tutelage", "train", "--config", "runs/mine-seed0/config.yaml"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2  # a file does not run code
+    assert "pass --trust" in capsys.readouterr().err
+
+
+def test_a_configuration_of_a_given_student_says_so(
+    tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
+) -> None:
+    from tutelage.config import Config, read_config
+    from tutelage.runs import execute
+
+    tutelage.train(tiny_model().module, tiny_data, out=tmp_path / "run", **BRIEF)
+    with refused("the student 'given:", "was an object of a Python program", "FILE.py:NAME"):
+        execute(Config(**read_config(tmp_path / "run" / "config.yaml")))

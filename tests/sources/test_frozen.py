@@ -141,3 +141,30 @@ def test_without_a_teacher_there_is_none() -> None:
 def test_a_student_of_its_own_answers_gets_nothing_to_learn(teacher: Tapped, batch: Batch) -> None:
     found = Frozen(teacher)(batch, ("logits",), {})
     assert SoftTargets()(Outputs(found["logits"].clone()), found, batch).abs().max() == 0
+
+
+def test_a_bare_module_is_refused_where_a_network_is_wrapped(teacher: Tapped, refused: Callable[..., Any]) -> None:
+    from tutelage.attacks.attacked import Attacked
+    from tutelage.attacks.boundary import BoundarySamples
+    from tutelage.sources import EMA, Own, Peers
+    from tutelage.terms import CrossEntropy
+    from tutelage.training import Learner
+
+    bare = teacher.module
+    makers: dict[str, Callable[[], object]] = {
+        "Frozen": lambda: Frozen(teacher, bare),  # type: ignore[arg-type]
+        "EMA": lambda: EMA(bare),  # type: ignore[arg-type]
+        "Peers": lambda: Peers(bare),  # type: ignore[arg-type]
+        "Own": lambda: Own(bare),  # type: ignore[arg-type]
+        "Learner": lambda: Learner(bare, None, {"ce": CrossEntropy()}),  # type: ignore[arg-type]
+        "Attacked": lambda: Attacked(bare, 0.1, 0.1, 1),  # type: ignore[arg-type]
+        "BoundarySamples": lambda: BoundarySamples(bare),  # type: ignore[arg-type]
+    }
+    for who, make in makers.items():
+        with refused(f"{who} takes networks wrapped as Tapped(module, mean, std)", type(bare).__name__):
+            make()
+    with refused("EMA takes networks wrapped"):
+        EMA(teacher, start=bare)  # type: ignore[arg-type]
+    with refused("given a str"):
+        Frozen("resnet8")  # type: ignore[arg-type]
+    assert all(parameter.requires_grad for parameter in bare.parameters())

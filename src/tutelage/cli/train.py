@@ -114,7 +114,7 @@ def _train(
     read = read_config(file) if file else {}
     settings = {**table_of(read.pop("settings", None), f"{file}: settings"), **settings_from(sets or [])}
     config = Config(**{"method": DEFAULT_METHOD[verb], **read, **fields, "settings": settings})
-    out = out or Path("runs") / f"{config.method}-seed{config.seed}"
+    out = out or Path("runs") / f"{config.method.rpartition(':')[2]}-seed{config.seed}"
     from tutelage.report.console import show, side_console, watching
     from tutelage.runs import execute
     from tutelage.runs.commands import as_python

@@ -1,31 +1,37 @@
 """Methods: one file each, named as the field names it.
 
-A method is a function that is given a ``Run`` and returns the student it trained. Every module of this folder holds
-one, under the module's own name; packages outside add theirs by the entry point group ``tutelage.methods``.
+A method is a function that is given a ``Run`` and returns the student it trained. Every module or package of this
+folder holds one, under its own name, unless the name begins with an underscore; packages outside add theirs by the
+entry point group ``tutelage.methods``, and any file or module can be named: ``my.py:dkd``, ``my_package.dkd:dkd``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import pkgutil
+import sys
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from tutelage.ambient import default_settings
-from tutelage.config import error_in
+from tutelage.config import GIVEN, error_in
 from tutelage.data.loader import mix
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.models.doors.imported import attribute_of
 from tutelage.models.tapped import Tapped
 from tutelage.training.checkpoint import seeded
 from tutelage.training.run import Run
+from tutelage.trust import Trust, check_trusted
 
 ENTRY_POINTS = "tutelage.methods"
 
@@ -54,6 +60,38 @@ class Method:
     def name(self) -> str:
         """Its name, the function's."""
         return self.function.__name__
+
+    @property
+    def spec(self) -> str:
+        """The text that ``find`` finds it by; ``given:...`` for a method that cannot be imported from anywhere.
+
+        That is one of a notebook, of the program's main file or of another function.
+        """
+        home, name = self.function.__module__, self.name
+        if home == f"{__name__}.{name}" or home.startswith(f"{__name__}.{name}."):
+            return name
+        points = [point for point, entry in _others().items() if entry.value.replace(" ", "") == f"{home}:{name}"]
+        if points and points[0] not in _own():
+            return points[0]
+        importable = home != "__main__" and getattr(sys.modules.get(home), name, None) is self
+        return f"{home}:{name}" if importable else f"{GIVEN}{home}.{self.function.__qualname__}"
+
+    @property
+    def source(self) -> str | None:
+        """Sixteen hexadecimal digits of the code of a method outside of this package; ``None`` for one of its own.
+
+        The code is the whole file, and of a notebook or the program's main file the function alone.
+        """
+        home = self.function.__module__
+        if home.startswith(f"{__name__}."):
+            return None
+        try:
+            whole = home != "__main__" and inspect.getmodule(self.function) is not None
+            file = inspect.getsourcefile(self.function) if whole else None
+            code = Path(file).read_bytes() if file else inspect.getsource(self.function).encode()
+        except (OSError, TypeError):  # typed into an interpreter
+            code = self.function.__code__.co_code
+        return hashlib.sha256(code).hexdigest()[:16]
 
     @property
     def summary(self) -> str:
@@ -109,12 +147,26 @@ def method(*, paper: str, family: str, trains: str = "classifier") -> Callable[[
     return lambda function: Method(function, paper, family, trains)
 
 
-def find(name: str) -> Method:
-    """The method of this name, from this folder or from an installed package.
+def find(name: str, trust: Trust = True) -> Method:
+    """The method of this name, from this folder, from an installed package, or from ``file.py:attr``, ``module:attr``.
+
+    Args:
+        name: which.
+        trust: whose code may be imported (``check_trusted``). All, since the caller wrote ``name``; where a file says
+            it, hand over what the user trusts.
 
     Raises:
-        TutelageError: when there is none, or an installed package's cannot be imported.
+        TutelageError: when there is none, its code is not trusted, or it cannot be imported.
     """
+    if name.startswith(GIVEN):
+        function = name.rpartition(".")[2]
+        raise TutelageError(
+            f"the method {name!r} was an object of a Python program and can only be given again (method={function}); "
+            f"put it in a file, and name it FILE.py:{function}"
+        )
+    if ":" in name:
+        check_trusted(name, trust, "the configuration")
+        return _checked(name, attribute_of(name, "method"))
     own, others = _own(), _others()
     if name in own:
         return _checked(name, getattr(importlib.import_module(f"{__name__}.{name}"), name, None))
@@ -133,7 +185,8 @@ def installed() -> list[str]:
 
 
 def _own() -> list[str]:
-    return [module.name for module in pkgutil.iter_modules(__path__)]
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in names if name.isidentifier() and not name.startswith("_")]
 
 
 def _others() -> dict[str, EntryPoint]:

@@ -41,6 +41,7 @@ def make_model(
               ``python -m``. The attribute is a class or function, called with those of ``num_classes``,
               ``in_channels``, ``image_shape`` and ``image_size`` that it takes, or an ``nn.Module``, which is
               copied;
+            - ``file.py:attr``: the same of a Python file;
             - ``timm/NAME``: an architecture of timm;
             - ``hf/NAME``: a model of the Hugging Face hub or a folder written by ``save_pretrained``; always
               with its weights, only a classifier for another number of classes is new.

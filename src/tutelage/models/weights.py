@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tutelage.errors import NonFiniteError, TutelageError, one_line
-from tutelage.files import atomic_write
+from tutelage.files import as_path, atomic_write
 from tutelage.parsing import parse_json
 
 # One key holds everything: the library keeps the header's map in no fixed order, and equal weights are to be
@@ -90,7 +90,7 @@ def load_weights(path: str | os.PathLike[str], module: nn.Module) -> dict[str, A
         NonFiniteError: a weight is NaN or infinite.
         TutelageError: the file is missing, damaged, asks to run code, or belongs to another network.
     """
-    file = str(path)
+    file = str(as_path(path))
     state, about = _read_pickle(file) if _is_pickle(file) else _read_safetensors(file)
     own = module.state_dict()
     state = _without_prefix(state, own)
@@ -103,7 +103,7 @@ def load_weights(path: str | os.PathLike[str], module: nn.Module) -> dict[str, A
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `save_weights` was told, without reading the weights: enough to build the network they fit."""
-    file = str(path)
+    file = str(as_path(path))
     return {} if _is_pickle(file) else _about_in(file, _metadata(file))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
@@ -12,14 +13,14 @@ from typing import Any
 from torch import nn
 
 from tutelage.ambient import default_settings
-from tutelage.config import Config
+from tutelage.config import GIVEN, Config
 from tutelage.data import Data, Views, open_data
 from tutelage.data.conditions import HumanLabels, Subset, parse_imbalance, parse_noise
 from tutelage.data.data import check_every_class_taught
 from tutelage.errors import TutelageError
 from tutelage.evaluation import cost_of, evaluate, evaluate_generator, memorisation
-from tutelage.files import atomic_write
-from tutelage.methods import find
+from tutelage.files import as_path, atomic_write
+from tutelage.methods import Method, find
 from tutelage.models.ensemble import Ensemble
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.generator import Generator, wrapped
@@ -32,7 +33,6 @@ from tutelage.runs.commands import as_command
 from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
 from tutelage.runs.header import WEIGHTS_DIGEST
 from tutelage.runs.models import (
-    GIVEN,
     Opened,
     about_model,
     accuracy_here,
@@ -81,12 +81,13 @@ class Given:
     data: Data | None = None
     student: Callable[[], Tapped] | None = None
     teachers: tuple[Opened, ...] | None = None
+    method: Method | None = None
 
 
 @default_settings()
 def execute(
     config: Config,
-    folder: Path | None = None,
+    folder: str | os.PathLike[str] | None = None,
     *,
     given: Given = Given(),
     report: Callable[[Record], None] | None = None,
@@ -107,8 +108,9 @@ def execute(
     Raises:
         TutelageError: for anything the user can mend.
     """
-    trust = _trusted(config, given, trust)
-    method = find(config.method)
+    folder = None if folder is None else as_path(folder)
+    trust = typed(config.student, *config.teacher, config.method) if trust is None else trust
+    method = _method_of(config, given, trust)
     settings = method.check(config.settings)
     processes = Processes.current(config.device)
     hardware = resolve(config.hardware(), processes)
@@ -120,7 +122,7 @@ def execute(
     opened = given.teachers if given.teachers is not None else open_teachers(config, data, trust=trust)
     teachers = tuple(teacher.model for teacher in opened)
     make = given.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
-    inputs = _inputs(data, teachers)
+    inputs = _inputs(data, teachers, method)
     place = RunFolder(folder) if folder else None
     if place and (done := place.finished(config, inputs)) is not None:  # the folder may be read-only
         return _read_back(config, place, done, make, data)
@@ -173,13 +175,18 @@ def execute(
     return Result(student, metrics, tuple(history), config, folder)
 
 
-@default_settings()
-def _trusted(config: Config, given: Given, trust: Trust | None) -> Trust:
-    """Whose code may be imported, after a look at all that the configuration itself names."""
-    trust = typed(config.student, *config.teacher, config.method) if trust is None else trust
-    for name in (config.method, *([config.student] if given.student is None else [])):
-        check_trusted(name, trust, "the configuration")
-    return trust
+def _method_of(config: Config, given: Given, trust: Trust) -> Method:
+    """The method, once all code that the configuration names is known to be trusted."""
+    method = given.method or find(config.method, trust)
+    if given.student is not None:
+        return method
+    if config.student.startswith(GIVEN):
+        raise TutelageError(
+            f"the student {config.student!r} was an object of a Python program and can only be given again; name a "
+            "network instead, for instance as FILE.py:NAME"
+        )
+    check_trusted(config.student, trust, "the configuration")
+    return method
 
 
 def _save(place: RunFolder, config: Config, student: Tapped, data: Data) -> dict[str, str]:
@@ -189,6 +196,7 @@ def _save(place: RunFolder, config: Config, student: Tapped, data: Data) -> dict
     return {WEIGHTS_DIGEST: save_weights(place.path / WEIGHTS, student.module, about)}
 
 
+@default_settings()
 def load_data(config: Config) -> Data:
     """The data set under the configuration's conditions, with its part held out."""
     data = open_data(config.data, image_size=config.image_size)
@@ -255,11 +263,11 @@ def _judged(data: Data, student: Tapped, teachers: Sequence[Tapped], device: str
     return judged if ensemble is None else judged | {"teacher": memorisation(ensemble, data, device)}
 
 
-def _inputs(data: Data, teachers: Sequence[nn.Module]) -> dict[str, str]:
+def _inputs(data: Data, teachers: Sequence[nn.Module], method: Method) -> dict[str, str]:
     """Fingerprints of what a run reads, so that it is not continued on something else."""
-    return {"training data": data.fingerprint} | {
-        f"teacher {number}": fingerprint(teacher) for number, teacher in enumerate(teachers, 1)
-    }
+    inputs = {"training data": data.fingerprint}
+    inputs |= {f"teacher {number}": fingerprint(teacher) for number, teacher in enumerate(teachers, 1)}
+    return inputs if method.source is None else inputs | {"method source": method.source}
 
 
 def _read_back(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
-from tutelage.config import Config
+from tutelage.config import GIVEN, Config
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.evaluation.metrics import accuracy
@@ -34,7 +34,6 @@ from tutelage.trust import Trust, typed
 RECORDED = "recorded with the weights"
 STATED = "as given"
 PUBLISHED = ("timm/", "hf/")
-GIVEN = "given:"  # what a configuration says of an object that was handed over in Python
 
 
 def about_model(spec: str, model: Tapped, data: Data) -> dict[str, Any]:

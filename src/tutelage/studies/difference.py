@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from tutelage.config import Beyond, Config, Hardware, read_config
 from tutelage.errors import TutelageError, one_line
+from tutelage.files import as_path
 from tutelage.studies.metrics import check_metric
 from tutelage.studies.reading import CONDITION, PAIR, Record
 from tutelage.studies.results import Cell, Results, hole_of
@@ -75,7 +77,7 @@ class RunDifference:
     numbers: Mapping[str, Both]
 
 
-def compare_studies(a: Path, b: Path, metric: str = "accuracy") -> StudyDifference:
+def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str], metric: str = "accuracy") -> StudyDifference:
     """The differences B - A of every condition, pair and method that both have, over the seeds that both have.
 
     Raises:
@@ -83,6 +85,7 @@ def compare_studies(a: Path, b: Path, metric: str = "accuracy") -> StudyDifferen
             have no seed or row in common, or one cannot be read.
     """
     check_metric(metric)
+    a, b = as_path(a), as_path(b)
     first, second = Results.read(a), Results.read(b)
     unequal = _unequal(_settings(first.study), _settings(second.study))
     hardware = {f"train.{name}" for name in Hardware.model_fields if name != "precision"}
@@ -111,12 +114,13 @@ def compare_studies(a: Path, b: Path, metric: str = "accuracy") -> StudyDifferen
     )
 
 
-def compare_runs(a: Path, b: Path) -> RunDifference:
+def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> RunDifference:
     """What two finished runs were told and measured, field by field.
 
     Raises:
         TutelageError: when their data or their test parts differ, or one is no finished run.
     """
+    a, b = as_path(a), as_path(b)
     (told_a, measured_a), (told_b, measured_b) = _read_run(a), _read_run(b)
     conditions = [name for name in _OF_THE_DATA if told_a.get(name) != told_b.get(name)]
     unequal = _unequal(_test_part(measured_a), _test_part(measured_b))

@@ -15,6 +15,7 @@ from tutelage.config import Config
 from tutelage.data import open_data
 from tutelage.data.data import check_every_class_taught
 from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.files import as_path
 from tutelage.methods import find
 from tutelage.models.load import make_model
 from tutelage.runs.execute import load_data
@@ -125,7 +126,7 @@ def _warn_of_other_labels(study: Study) -> None:
 
 def is_trained(teacher: str) -> bool:
     """Whether a teacher is named as a trained network, ``MODEL@WEIGHTS`` or a run's folder, and not as one to train."""
-    return "@" in teacher or Path(teacher).is_dir()
+    return "@" in teacher or as_path(teacher).is_dir()
 
 
 class Planner:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import TutelageError, unknown
+from tutelage.files import as_path
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.metrics import METRICS, check_metric
 from tutelage.studies.reading import (
@@ -142,7 +143,7 @@ class Results:
         Raises:
             TutelageError: there is no such folder, no study in it, or a file of it is damaged or of another version.
         """
-        folder = Path(folder)
+        folder = as_path(folder)
         if not folder.is_dir():
             raise TutelageError(f"there is no folder {str(folder)!r}; name the one that tutelage study wrote")
         if not is_study(folder):

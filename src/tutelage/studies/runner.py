@@ -21,7 +21,7 @@ from tutelage.config import Beyond, Config
 from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.evaluation import evaluate_beyond
-from tutelage.files import LockedFolder, atomic_write
+from tutelage.files import LockedFolder, as_path, atomic_write
 from tutelage.runs.execute import Given, execute, load_data
 from tutelage.runs.tracking import Trackers
 from tutelage.signals import ending_signals_interrupt
@@ -100,7 +100,7 @@ def run_study(
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; nothing but the epochs at work is lost.
     """
     refuse_unguarded()
-    out = Path(out)
+    out = as_path(out)
     place = workers or LocalWorkers()
     trust = study.code if trust is None else trust
     try:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tutelage.config import Beyond, Config, Fields, read_config
+from tutelage.config import GIVEN, Beyond, Config, Fields, MethodName, method_name, read_config
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.files import as_path
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.trust import typed
 
@@ -63,7 +64,8 @@ def _ways(value: Any) -> Any:
     for one in _each(value):
         how = _way(one)
         settings = ", ".join(f"{key}={entry}" for key, entry in how["settings"].items())
-        row = how.pop("row", None) or (f"{how['method']}, {settings}" if settings else how["method"])
+        name = str(how["method"]).rpartition(":")[2]  # of FILE.py:NAME
+        row = how.pop("row", None) or (f"{name}, {settings}" if settings else name)
         if row in rows:
             raise ValueError(f"there are two rows named {row!r}; give one of them another name with row")
         rows[row] = how
@@ -73,6 +75,7 @@ def _ways(value: Any) -> Any:
 def _way(value: Any) -> dict[str, Any]:
     if isinstance(value, Way):
         return value.model_dump()
+    value = method_name(value)
     if isinstance(value, str):
         return {"method": value, "settings": {}}
     if not isinstance(value, Mapping) or "method" not in value:
@@ -83,7 +86,7 @@ def _way(value: Any) -> dict[str, Any]:
     settings = value.get("settings", {})
     if not isinstance(settings, Mapping):
         raise ValueError("the settings of a method are a table")
-    return {**value, "settings": dict(settings)}
+    return {**value, "method": method_name(value["method"]), "settings": dict(settings)}
 
 
 class Way(Fields):
@@ -91,8 +94,18 @@ class Way(Fields):
 
     what: ClassVar[str] = "a method of the study"
 
-    method: str
+    method: MethodName
     settings: dict[str, Any] = Field(default={})
+
+    @field_validator("method")
+    @classmethod
+    def _importable(cls, value: str) -> str:
+        if value.startswith(GIVEN):
+            raise ValueError(
+                "the processes of a study import its methods, and this one is in no file that they can import; put it "
+                f"in one, and name it FILE.py:{value.rpartition('.')[2]}"
+            )
+        return value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_each), Field(min_length=1)]
@@ -207,7 +220,7 @@ def read_study(source: str | Path) -> dict[str, Any]:
         TutelageError: there is none of this name, or the file cannot be read.
     """
     presets = {file.name.removesuffix(".toml"): file for file in (files(__package__) / "presets").iterdir()}
-    path = Path(source)
+    path = as_path(source)
     if str(source) in presets and not path.is_file():
         path = Path(str(presets[str(source)]))
     elif not path.is_file() and not path.suffix:

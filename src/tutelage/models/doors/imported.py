@@ -1,29 +1,29 @@
-"""``module:attr``: a network from the user's own code."""
+"""``module:attr`` and ``file.py:attr``: networks and methods from the user's own code."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
 from tutelage.errors import TutelageError, one_line
+from tutelage.files import as_path
 from tutelage.models.doors.door import Built, Wanted, guess
 from tutelage.models.state import copied
 
 
 def from_import(spec: str, wanted: Wanted) -> Built:
     """What the attribute is or makes."""
-    path, _, attribute = spec.partition(":")
-    if not path or not attribute:
-        raise TutelageError(f"model {spec!r} is not of the form module:attr, such as my_package.nets:SmallNet")
-    found = _attribute(spec, _import(spec, path), attribute)
+    found = attribute_of(spec, "model")
     if isinstance(found, nn.Module):
         return Built(copied(found, repr(spec), "name a class or function that makes the network"), single=True)
     if not callable(found):
@@ -37,27 +37,69 @@ def from_import(spec: str, wanted: Wanted) -> Built:
     return Built(made)
 
 
-def _import(spec: str, path: str) -> ModuleType:
+def attribute_of(spec: str, what: str) -> object:
+    """The attribute that a text names: ``module:attr``, or ``file.py:attr``. This runs the user's code.
+
+    Args:
+        spec: an import path, found from the current folder too, or a file; and an attribute, with dots if it is nested.
+        what: a model or a method, for the error.
+
+    Raises:
+        TutelageError: there is no such module, file or attribute, or its code fails.
+    """
+    path, _, attribute = spec.rpartition(":")
+    if not path or not attribute:
+        example = "my_package.nets:SmallNet" if what == "model" else "my_method.py:dkd"
+        raise TutelageError(f"{what} {spec!r} is not of the form module:attr, such as {example}")
+    return _attribute(spec, what, _import(spec, what, path), attribute)
+
+
+def _import(spec: str, what: str, path: str) -> ModuleType:
+    file = as_path(path).resolve() if path.endswith(".py") else None
+    if file is not None and not file.is_file():
+        raise TutelageError(
+            f"no module {path!r} for the {what} {spec!r}: there is no such file; check the path, or give an import path"
+            " with dots and without .py"
+        )
     try:
-        with _current_folder_first():
-            return importlib.import_module(path)
+        with _folder_first(os.getcwd() if file is None else str(file.parent)):
+            return importlib.import_module(path) if file is None else _run_file(file)
     except (Exception, SystemExit) as error:  # whatever the user's file does while it is imported
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and (path == missing or path.startswith(f"{missing}.")):
             raise TutelageError(
-                f"no module {missing!r} for the model {spec!r}: give an import path with dots and without"
+                f"no module {missing!r} for the {what} {spec!r}: give an import path with dots and without"
                 " .py, to a file under the current folder or to an installed package"
             ) from error
         raise TutelageError(
-            f"importing {path!r} for the model {spec!r} failed: {type(error).__name__}: {one_line(error)};"
+            f"importing {path!r} for the {what} {spec!r} failed: {type(error).__name__}: {one_line(error)};"
             " mend that file"
         ) from error
 
 
+def _run_file(file: Path) -> ModuleType:
+    """The module of a file: its name is its path, and it is run again only when the file has changed since."""
+    name, source = str(file), file.read_bytes()
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__source__", None) == source:
+        return known
+    found = importlib.util.spec_from_file_location(name, file)
+    if found is None or found.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(found)
+    module.__dict__["__source__"] = source
+    sys.modules[name] = module  # where the dataclasses of the file look for their module
+    try:
+        exec(compile(source, name, "exec"), module.__dict__)  # the loader could take bytecode of an older file
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
 @contextmanager
-def _current_folder_first() -> Iterator[None]:
-    """Let the current folder be imported from, as under ``python -m``, and take it off the path again."""
-    folder = os.getcwd()
+def _folder_first(folder: str) -> Iterator[None]:
+    """Let a folder be imported from, as the current one is under ``python -m``, and take it off the path again."""
     importlib.invalidate_caches()  # the file may be younger than the last look at its folder
     sys.path.insert(0, folder)
     try:
@@ -67,14 +109,15 @@ def _current_folder_first() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _attribute(spec: str, module: ModuleType, attribute: str) -> object:
+def _attribute(spec: str, what: str, module: ModuleType, attribute: str) -> object:
     value: object = module
     for name in attribute.split("."):
         if not hasattr(value, name):
             public = [known for known in dir(value) if not known.startswith("_")]
             raise TutelageError(
-                f"no attribute {name!r} for the model {spec!r}{guess(name, public)}: name a class, function"
-                f" or nn.Module of {module.__name__!r}"
+                f"no attribute {name!r} for the {what} {spec!r}{guess(name, public)}: name "
+                f"{'a class, function or nn.Module' if what == 'model' else 'a function decorated with @method(...)'}"
+                f" of {module.__name__!r}"
             )
         value = getattr(value, name)
     return value
