@@ -73,16 +73,47 @@ def test_the_table_for_people(write_study: WriteStudy) -> None:
     results = Results.read(write_study(numbers=numbers, methods=("at", "sp"), seeds=(0, 3)))
     lines = table_as(results, "md").decode().splitlines()
     assert lines[0] == "# study: test accuracy"
+    assert "Mean over 2 seeds. Two seeds: no interval of a mean." in lines[2]
     assert "## noise 0.4" in lines
     table = lines[lines.index("## noise 0.4") :]
-    assert "| teacher | 91.00 ± 1.41 |  |  |  |" in table
-    assert "| plain | 82.00 ± 2.83 |  |  |  |" in table
-    assert "| at | 84.00 ± 4.24 | +2.00 [-10.71, +14.71] | 0.295 | 2 of 2 |" in table
+    assert "| teacher | 91.00 |  |  |  |" in table
+    assert "| plain | 82.00 |  |  |  |" in table
+    assert "| at | 84.00 | +2.00 [-10.71, +14.71] | 0.295 | 2 of 2 |" in table
     assert "| sp | hole: seed 3 failed |  |  |  |" in table
     assert any("A hole: sp (seed 3 failed: step 4: 'flow' \\| became nan)" in line for line in table)
     loss = table_as(results, "md", metric="nll", interval="bootstrap").decode()
     assert "(bootstrap)" in loss
     assert "%, " not in loss
+
+
+def test_a_mean_stands_with_half_of_its_interval(write_study: WriteStudy) -> None:
+    values = {"teacher": [0.9, 0.92, 0.91], "plain": [0.8, 0.84, 0.82], "at": [0.81, 0.86, 0.83]}
+
+    def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"accuracy": values[record["method"]][record["seed"]]}
+
+    results = Results.read(write_study(numbers=numbers, methods=("at",)))
+    lines = table_as(results, "md").decode().splitlines()
+    assert "Mean over 3 seeds. After ± half of its 95 % interval." in lines[2]
+    assert "| teacher | 91.00 ± 2.48 |  |  |  |" in lines  # 4.303 * 0.01 / sqrt(3)
+    boot = table_as(results, "md", interval="bootstrap").decode().splitlines()
+    assert "or in brackets its ends." in boot[2]
+    assert any(line.startswith(("| teacher | 91.00 ± 1.00", "| teacher | 91.00 [")) for line in boot)
+
+
+def test_latex_has_a_table_a_condition_with_booktabs_and_nothing_that_breaks_it(write_study: WriteStudy) -> None:
+    name = r"50 % of {a_b} & c\d $x^2$ ~ # <i>"
+    folder = write_study(methods=("at", name))
+    text = table_as(Results.read(folder), "latex").decode()
+    assert text.count(r"\begin{tabular}{lrrrr}") == text.count(r"\bottomrule") == 2
+    row = next(line for line in text.splitlines() if line.startswith("50 "))
+    escaped = r"50 \% of \{a\_b\} \& c\textbackslash{}d \$x\textasciicircum{}2\$ \textasciitilde{} \# "
+    assert row.startswith(escaped + r"\textless{}i\textgreater{} & ")
+    assert row.endswith(r" \\")
+    assert r" $\pm$ " in row
+    bare = text.replace(r"\&", "").replace(r"\{", "").replace(r"\}", "")
+    assert {line.count("&") for line in bare.splitlines() if line.endswith(r" \\")} == {4}
+    assert bare.count("{") == bare.count("}")
 
 
 def test_a_hole_of_the_plain_student_is_shown_in_every_difference(write_study: WriteStudy) -> None:

@@ -232,6 +232,32 @@ def test_the_frame_is_the_records(write_study: WriteStudy) -> None:
     assert frame["per_class_accuracy"][0] == {"a": 0.5, "b": 0.25}
 
 
+def test_grouping_the_frame_drops_nothing(write_study: WriteStudy) -> None:
+    pytest.importorskip("pandas", reason="extra frame is not installed")
+    results = Results.read(write_study(pairs=(("big", "small"), ("big", "tiny"), ("huge", "small"))))
+    frame = results.frame()
+    assert frame["noise"].dtype == "float64"
+    assert sorted(frame["noise"].unique()) == [0.0, 0.4]
+    by = ["data", "noise", "imbalance", "per_class", "teacher_labels", "pair", "student", "method"]
+    assert frame.groupby(by)["accuracy"].count().sum() == len(frame)
+    assert set(frame["pair"]) == {"big", "huge", "big → small", "big → tiny", "huge → small"}
+    teachers = frame[frame["method"] == "teacher"]
+    assert len(teachers) == 2 * 2 * 3  # networks, conditions, seeds
+    assert len(frame) == 12 + 3 * 2 * 4 * 3
+
+
+def test_the_frame_keeps_kinds_of_conditions(write_study: WriteStudy) -> None:
+    pytest.importorskip("pandas", reason="extra frame is not installed")
+
+    def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"per_class": 100, "imbalance": "step:0.5:0.1"} if record["noise"] else {}
+
+    frame = Results.read(write_study(numbers=numbers, noise=(None, "pair:0.4"))).frame()
+    assert set(frame["noise"]) == {"0.0", "pair:0.4"}
+    assert set(frame["per_class"]) == {"all", "100"}
+    assert set(frame["imbalance"]) == {"none", "step:0.5:0.1"}
+
+
 def test_without_pandas_the_frame_names_the_extra(
     write_study: WriteStudy, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -142,7 +142,8 @@ def test_a_run_that_fails_is_a_hole_with_its_error(tiny: Tiny, tmp_path: Path, m
     (tmp_path / "broken_net.py").write_text(BROKEN.format('raise RuntimeError("no luck today\\nnor tomorrow")'))
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "out"
-    results = run(tiny(students="broken_net:Broken", seeds=1), out)
+    with pytest.warns(TutelageWarning, match="2 of 3 runs of the study failed; their errors are in .*failures"):
+        results = run(tiny(students="broken_net:Broken", seeds=1), out)
     status = {record["method"]: (record["status"], record["error"]) for record in results.runs}
     assert status["teacher"] == ("done", None)
     for row in ("plain", "hinton"):
@@ -165,10 +166,56 @@ def test_without_its_teacher_a_student_fails_by_name(
 ) -> None:
     (tmp_path / "broken_teacher.py").write_text(BROKEN.format('raise RuntimeError("no luck")'))
     monkeypatch.syspath_prepend(tmp_path)
-    results = run(tiny(teachers="broken_teacher:Broken", seeds=1), tmp_path / "out")
+    with pytest.warns(TutelageWarning, match="2 of 3 runs"):
+        results = run(tiny(teachers="broken_teacher:Broken", seeds=1), tmp_path / "out")
     errors = {record["method"]: record["error"] for record in results.runs}
     assert "no luck" in errors["teacher"]
     assert "its teacher teacher-seed0-" in errors["hinton"]
+    (plain,) = [record for record in results.runs if record["method"] == "plain"]
+    assert (plain["status"], plain["teacher_accuracy"]) == ("done", None)
+
+
+def test_a_study_all_of_whose_runs_failed_is_an_error(
+    tiny: Tiny, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hopeless_net.py").write_text(BROKEN.format('raise RuntimeError("no luck")'))
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "out"
+    with refused("all 3 runs of the study failed", str(out / "failures")):
+        run(tiny(teachers="hopeless_net:Broken", students="hopeless_net:Broken", seeds=1), out)
+    assert {record["status"] for record in Results.read(out).runs} == {"failed"}
+
+
+def failing_study(tiny_npz: str, teacher: str) -> list[str]:
+    words = ["study", "nine", "--data", tiny_npz, "--noise", "0", "--methods", "hinton", "--seeds", "1", "--workers"]
+    return [*words, "1", "--students", "hapless_net:Broken", "--teachers", teacher, "--set", "epochs=1"]
+
+
+@pytest.mark.parametrize(("teacher", "count"), [("resnet8x0.25", "2 of 3"), ("hapless_net:Broken", "all 3")])
+def test_the_command_exits_with_1_where_runs_failed_and_writes_the_report(
+    teacher: str,
+    count: str,
+    tiny_npz: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from tutelage.cli import main
+
+    (tmp_path / "hapless_net.py").write_text(BROKEN.format('raise RuntimeError("no luck")'))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count: Here())
+    monkeypatch.setattr("sys.argv", ["tutelage", *failing_study(tiny_npz, teacher), "--out", "out"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 1
+    assert [line for line in said if line.startswith("error: ")] == [
+        f"error: {count} runs of the study failed; their errors are in out/failures, and the same study tries them "
+        "again"
+    ]
+    assert "hole" in Path("out/report.html").read_text(encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "hapless_net")
 
 
 def test_a_worker_that_is_killed_costs_one_attempt(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +235,8 @@ def test_one_that_ends_its_process_is_alone_the_next_time(
     (tmp_path / "fatal_net.py").write_text(BROKEN.format("import os; os.kill(os.getpid(), 9)"))
     monkeypatch.syspath_prepend(tmp_path)
     study = tiny(students="resnet8x0.25,fatal_net:Broken", seeds=1)
-    results = run_study(study, tmp_path / "out", workers=LocalWorkers(1))
+    with pytest.warns(TutelageWarning, match="2 of 5 runs of the study failed"):
+        results = run_study(study, tmp_path / "out", workers=LocalWorkers(1))
     ended = {(record["student"], record["method"]): record["status"] for record in results.runs}
     for (student, method), status in ended.items():
         assert status == ("failed" if student.startswith("fatal") and method != "teacher" else "done")
@@ -224,6 +272,123 @@ def test_no_process_is_left_without_work(tiny: Tiny, tmp_path: Path) -> None:
     assert many.sizes == [1, 2, 1, 1, 1, 1]
 
 
+def test_a_student_that_no_teacher_teaches_is_trained_once_and_compared_with_each(tiny: Tiny, tmp_path: Path) -> None:
+    study = tiny(teachers="resnet8x0.25,resnet8x0.5", teacher_labels="noisy,clean", noise=0.4, methods="hinton,dml")
+    results = run(study.but(seeds=1), tmp_path)
+    folders = [folder.name.partition("-")[0] for folder in (tmp_path / "runs").iterdir()]
+    assert {name: folders.count(name) for name in folders} == {"teacher": 4, "plain": 1, "dml": 1, "hinton": 4}
+    by_place = {(r["teacher_labels"], r["teacher"], r["method"]): r for r in results.runs}
+    assert len(by_place) == len(results.runs) == 16
+    for (labels, teacher, method), record in by_place.items():
+        if method != "teacher":
+            assert record["teacher_accuracy"] == by_place[labels, teacher, "teacher"]["accuracy"]
+    plain = [record for (_, _, method), record in by_place.items() if method == "plain"]
+    assert len({record["key"] for record in plain}) == len({record["nll"] for record in plain}) == 1
+    assert len({record["kl_to_teacher"] for record in plain}) == 4
+    assert all(record["command"].startswith("tutelage train") for record in plain)
+
+
+def test_another_teacher_is_compared_with_what_is_trained_already(tiny: Tiny, tmp_path: Path) -> None:
+    run(tiny(seeds=1), tmp_path)
+    before = written(tmp_path)
+    results = run(tiny(seeds=1, teachers="resnet8x0.25,resnet8x0.5"), tmp_path)
+    assert before.items() <= written(tmp_path).items()
+    assert len(written(tmp_path)) == len(before) + 2  # the teacher, and hinton
+    assert all(r["agreement"] is not None for r in results.runs if r["method"] != "teacher")
+
+
+OWN_METHOD = """
+from tutelage.methods import method
+from tutelage.terms import CrossEntropy
+from tutelage.training.learner import Learner
+from own_part import FACTOR
+
+@method(paper="none", family="baseline")
+def own(run):
+    "Trained in two fits; the second reads the teacher where TAUGHT."
+    student = run.student()
+    run.fit(Learner(student, None, {"ce": FACTOR * CrossEntropy()}), epochs=1)
+    if TAUGHT:
+        run.fit(Learner(student, run.frozen(run.teacher()), {"ce": CrossEntropy()}), epochs=1)
+    return student
+"""
+
+
+@pytest.fixture
+def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Write a method of somebody's own, of two files, as an installed package's."""
+    import importlib
+    from importlib.metadata import EntryPoint
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("tutelage.methods._others", lambda: {"own": EntryPoint("own", "own_method:own", "group")})
+
+    def write(factor: float = 1.0, taught: bool = False) -> None:
+        (tmp_path / "own_method.py").write_text(OWN_METHOD.replace("TAUGHT", str(taught)))
+        (tmp_path / "own_part.py").write_text(f"FACTOR = {factor}")
+        importlib.invalidate_caches()
+        for name in ("own_method", "own_part"):
+            sys.modules.pop(name, None)
+
+    return write
+
+
+def test_a_method_whose_files_changed_is_run_again_and_nothing_else_is(
+    tiny: Tiny, tmp_path: Path, own_method: Callable[..., None]
+) -> None:
+    study, out = tiny(methods="hinton,own", seeds=1, train={"epochs": 1}), tmp_path / "out"
+    own_method()
+    first = {record["method"]: record for record in run(study, out).runs}
+    assert set(first["own"]["code"]) == {"own_method.py", "own_part.py"}
+    assert first["hinton"]["code"] == first["plain"]["code"] == {}
+    own_method()
+    again = {record["method"]: record for record in run(study, out).runs}
+    assert again == first
+    own_method(factor=0.5)
+    with pytest.warns(TutelageWarning, match=r"^own_part.py changed .* 1 run is trained again: own$"):
+        changed = {record["method"]: record for record in run(study, out).runs}
+    assert changed["own"]["nll"] != first["own"]["nll"]
+    assert {**changed, "own": None} == {**first, "own": None}
+
+
+def test_a_method_that_is_named_by_its_file_is_run_again_when_the_file_changed(
+    tiny: Tiny, tmp_path: Path, own_method: Callable[..., None]
+) -> None:
+    study = tiny(methods=f"{tmp_path / 'own_method.py'}:own", seeds=1, train={"epochs": 1})
+    own_method()
+    first = {record["method"]: record for record in run(study, tmp_path / "out").runs}
+    own_method(taught=True)
+    with pytest.warns(TutelageWarning, match=r"^own_method.py changed .* 1 run is trained again: own$"):
+        changed = {record["method"]: record for record in run(study, tmp_path / "out").runs}
+    assert changed["own"]["key"] != first["own"]["key"]
+    assert changed["plain"] == first["plain"]
+
+
+def test_a_network_whose_file_changed_is_trained_again_and_so_is_what_it_teaches(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "changing_net.py"
+    study = tiny(teachers="changing_net:Broken", seeds=1, train={"epochs": 1})
+    file.write_text(BROKEN.format("pass"))
+    first = {record["method"]: record for record in run(study, tmp_path / "out").runs}
+    file.write_text(BROKEN.format("pass").replace("width=0.25", "width=0.5"))
+    monkeypatch.delitem(sys.modules, "changing_net")
+    with pytest.warns(TutelageWarning, match=r"^changing_net.py changed .* 2 runs are trained again: teacher, hinton$"):
+        changed = {record["method"]: record for record in run(study, tmp_path / "out").runs}
+    assert {name for name, record in changed.items() if record["key"] != first[name]["key"]} == {"teacher", "hinton"}
+    assert changed["plain"]["teacher_accuracy"] == changed["teacher"]["accuracy"]
+    monkeypatch.delitem(sys.modules, "changing_net")
+
+
+def test_a_method_that_reads_its_teacher_late_is_keyed_by_it(
+    tiny: Tiny, tmp_path: Path, own_method: Callable[..., None]
+) -> None:
+    own_method(taught=True)
+    results = run(tiny(methods="own", seeds=1, teachers="resnet8x0.25,resnet8x0.5"), tmp_path / "out")
+    assert len({record["key"] for record in results.runs if record["method"] == "own"}) == 2
+
+
 def test_warnings_of_runs_reach_the_one_who_asked(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(TutelageWarning, match="seed0-.*: the teacher .* chance level"):
         run(tiny(train={"epochs": 1, "lr": 1e-9}, seeds=1), tmp_path)
@@ -247,6 +412,41 @@ def test_trackers_follow_every_run(tiny: Tiny, tmp_path: Path) -> None:
     results = run_study(tiny(seeds=1), tmp_path, workers=Here(), track="tensorboard")
     for record in results.runs:
         assert [*(tmp_path / record["folder"] / "tracking" / "tensorboard").rglob("events.*")]
+
+
+COLOUR = """
+from torch import nn
+
+class Colour(nn.Sequential):
+    def __init__(self, num_classes):
+        pool = nn.AdaptiveAvgPool2d(1)
+        super().__init__(nn.Conv2d(CHANNELS, 8, 3), nn.ReLU(), pool, nn.Flatten(), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.mark.parametrize("role", ["students", "teachers"])
+def test_a_network_for_other_images_is_refused_before_anything_is_trained(
+    role: str, tiny: Tiny, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "colour_net.py").write_text(COLOUR.replace("CHANNELS", "3"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with refused("cannot train colour_net:Colour", "images of shape (1, 8, 8)"):
+        run(tiny(**{role: "colour_net:Colour"}), tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()
+    monkeypatch.delitem(sys.modules, "colour_net")
+
+
+def test_a_method_that_does_not_fit_the_networks_is_refused_before_anything_is_trained(
+    tiny: Tiny, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flat_net.py").write_text(
+        "from torch import nn\n\n"
+        "def flat(num_classes):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with refused("at cannot train flat_net:flat", "has no feature maps"):
+        run(tiny(students="flat_net:flat", methods="hinton,at"), tmp_path / "out")
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_nothing_is_written_for_a_study_that_cannot_work(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:

@@ -35,8 +35,8 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of the click that
 def main() -> NoReturn:
     """Run the command line.
 
-    Exit codes: 0 when all went well, 2 and one line for what the user can mend, 130 when stopped by Ctrl-C, SIGTERM or
-    SIGHUP.
+    Exit codes: 0 when all went well, 1 when runs of a study failed (its report is written), 2 and one line for what the
+    user can mend, 130 when stopped by Ctrl-C, SIGTERM or SIGHUP.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what an ASCII terminal cannot show becomes an escape, no traceback

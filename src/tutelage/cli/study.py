@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -71,14 +72,18 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
     from tutelage.report.console import say, side_console, watching_study
     from tutelage.report.page import write_page
     from tutelage.report.tables import table_as
-    from tutelage.studies.runner import run_study
+    from tutelage.studies.runner import failure_of, try_study
 
     with watching_study(side_console(), quiet=as_json) as watch:
-        results = run_study(study, out, workers=workers(), watch=watch, **how)
+        results = try_study(study, out, workers=workers(), watch=watch, **how)
     write_page(results, out / "report.html")
     print(table_as(results, "json" if as_json else "md").decode())
     if not as_json:
         say(out / "report.html")
+    failure = failure_of(results)
+    if failure:
+        print(f"error: {failure}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def demo(

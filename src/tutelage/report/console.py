@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -81,31 +83,46 @@ def watching_study(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
         return
     columns = (
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        BarColumn(20),
         TextColumn("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
     )
-    shown: dict[str, Any] = {}
-    said = [-1]
-    # Runs take minutes: an estimate from the last half minute alone would jump about.
-    with Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600) as bars:
-        whole = bars.add_task("all runs", total=1.0, note="")
+    bars: dict[str, Any] = {}
+    printed: list[str] = []
+    left = _TimeLeft()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
         def watch(status: Status) -> None:
-            note = f"{status.done} of {status.runs} done" + (f", {status.failed} failed" if status.failed else "")
-            bars.update(whole, completed=status.share, note=note)
-            for name in shown.keys() - dict(status.running).keys():
-                bars.remove_task(shown.pop(name))
-            for name, share in status.running:
-                if name not in shown:
-                    shown[name] = bars.add_task(f"  {name.rpartition('-')[0]}", total=1.0, note="")
-                bars.update(shown[name], completed=share)
-            over = status.done + status.failed
-            if not console.is_terminal and over != said[0]:
-                said[0] = over
-                console.print(note, highlight=False)
+            failed = f", {status.failed} failed" if status.failed else ""
+            count = f"{status.done} of {status.runs} {status.what} done{failed}"
+            current = {"": (f"all {status.what}", status.share, count + left.text(status))}
+            current |= {each.name: (f"  {each.label}", each.share, "") for each in status.running}
+            for name in bars.keys() - current.keys():
+                progress.remove_task(bars.pop(name))
+            for name, (label, share, note) in current.items():
+                if name not in bars:
+                    bars[name] = progress.add_task("", total=1.0, note="")
+                progress.update(bars[name], description=label, completed=share, note=note)
+            if not console.is_terminal and printed[-1:] != [count]:
+                printed.append(count)
+                console.print(count, highlight=False)
 
         yield watch
+
+
+class _TimeLeft:
+    """An estimate from all that was done since the first status of a kind: runs take minutes, and come in bursts."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[float, float]] = {}
+
+    def text(self, status: Status) -> str:
+        """The time left in words; empty as long as nothing was done."""
+        began, share = self._first.setdefault(status.what, (time.monotonic(), status.share))
+        gained = status.share - share
+        if gained <= 0 or status.share >= 1:
+            return ""
+        seconds = round((time.monotonic() - began) * (1 - status.share) / gained)
+        return f", {timedelta(seconds=seconds)} left"
 
 
 def note_of(record: dict[str, Any]) -> str:

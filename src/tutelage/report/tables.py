@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,8 +19,8 @@ from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.metrics import METRICS, Metric
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Results, Row, hole_of
-from tutelage.studies.statistics import Interval
-from tutelage.text import csv_text, markdown_text
+from tutelage.studies.statistics import FEWEST_SEEDS, Interval
+from tutelage.text import csv_text, markdown_text, printable
 
 
 def write_table(
@@ -37,8 +38,8 @@ def table_as(results: Results, format: str, *, metric: str = "accuracy", interva
     """A study's table in one of the formats.
 
     ``csv``, ``json`` and ``parquet`` hold the same lines, those of ``flat_rows``; in csv, names that a spreadsheet
-    would take for formulas begin with ``'``. ``md`` is a table a condition and pair with what may be said of it. Text
-    is UTF-8.
+    would take for formulas begin with ``'``. ``md`` is a table a condition and pair with what may be said of it;
+    ``latex`` the same tables for the package booktabs. Text is UTF-8.
 
     Raises:
         TutelageError: for a format, metric or interval that does not exist; for parquet without pyarrow.
@@ -109,25 +110,41 @@ def _parquet(results: Results, metric: str, interval: str) -> bytes:
 
 
 def _markdown(results: Results, metric: str, interval: str) -> bytes:
-    tables: dict[tuple[Any, ...], list[Row]] = {}
-    for row in results.table(metric, interval):
-        tables.setdefault((row.cell.condition, row.cell.pair), []).append(row)
-    kind = "Student's t" if interval == "t" else "bootstrap"
-    seeds = len(results.study["seeds"])
-    parts = [
-        f"# {markdown_text(str(results.study['name']))}: {METRICS[metric].title}",
-        f"Mean ± standard deviation over {seeds} seed{'' if seeds == 1 else 's'}. The difference to the plain student "
-        f"is the mean of paired differences with its 95 % interval ({kind}); p of the paired t-test, corrected within "
-        "each table by Holm; wins over the plain student count a tie as half.",
-    ]
-    for (condition, pair), rows in tables.items():
-        parts += [f"## {markdown_text(results.heading(condition, pair))}", markdown_text(verdict(rows, metric))]
-        parts.append(_grid(rows, METRICS[metric]))
+    tables = tables_of(results, metric, interval)
+    parts = [f"# {markdown_text(str(results.study['name']))}: {METRICS[metric].title}", caption(results, interval)]
+    for heading, rows in tables:
+        parts += [f"## {markdown_text(heading)}", markdown_text(verdict(rows, metric))]
+        cells = [(markdown_text(name), *others) for name, *others in grid(rows, METRICS[metric])]
+        head, *lines = [f"| {' | '.join(line)} |" for line in cells]
+        parts.append("\n".join([head, "| --- | --- | --- | --- | --- |", *lines]))
     return ("\n\n".join(parts) + "\n").encode()
 
 
+def _latex(results: Results, metric: str, interval: str) -> bytes:
+    tables = tables_of(results, metric, interval)
+    title = f"{results.study['name']}: {METRICS[metric].title}"
+    parts = [r"% needs \usepackage{booktabs}"]
+    for heading, rows in tables:
+        head, *lines = [" & ".join(map(_for_latex, line)) + r" \\" for line in grid(rows, METRICS[metric])]
+        parts += [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_for_latex(f'{title}; {heading}. {caption(results, interval)}')}}}",
+            r"\begin{tabular}{lrrrr}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    return ("\n".join(parts) + "\n").encode()
+
+
 FORMATS: Mapping[str, Callable[[Results, str, str], bytes]] = MappingProxyType(
-    {"md": _markdown, "csv": _csv, "json": _json, "parquet": _parquet}
+    {"md": _markdown, "csv": _csv, "json": _json, "parquet": _parquet, "latex": _latex}
 )
 """The formats of ``table_as``."""
 
@@ -135,26 +152,70 @@ FORMATS: Mapping[str, Callable[[Results, str, str], bytes]] = MappingProxyType(
 # --- the table for people
 
 
-def _grid(rows: Sequence[Row], metric: Metric) -> str:
+def tables_of(results: Results, metric: str, interval: str) -> list[tuple[str, list[Row]]]:
+    """The rows of each condition and pair, under their heading."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows_for_people(results, metric, interval):
+        found.setdefault((row.cell.condition, row.cell.pair), []).append(row)
+    return [(results.heading(*place), rows) for place, rows in found.items()]
+
+
+def rows_for_people(results: Results, metric: str, interval: str) -> list[Row]:
+    """The rows of the table; the means of fewer than three seeds without their intervals, which say nothing."""
+    rows = results.table(metric, interval)
+    if len(results.study["seeds"]) >= FEWEST_SEEDS:
+        return rows
+    return [replace(row, mean=row.mean and replace(row.mean, low=math.nan, high=math.nan)) for row in rows]
+
+
+def no_interval(results: Results) -> str:
+    """That means have no interval, where the seeds are too few."""
+    return {1: "One seed: no interval", 2: "Two seeds: no interval of a mean"}.get(len(results.study["seeds"]), "")
+
+
+def caption(results: Results, interval: str) -> str:
+    """What the columns of the table for people are."""
+    seeds = len(results.study["seeds"])
+    spread = no_interval(results) or (
+        "After ± half of its 95 % interval"
+        if interval == "t"
+        else "After ± half of its 95 % interval, or in brackets its ends"
+    )
+    kind = "Student's t" if interval == "t" else "bootstrap"
+    return (
+        f"Mean over {seeds} seed{'' if seeds == 1 else 's'}. {spread}. The difference to the plain student is the mean "
+        f"of paired differences with its 95 % interval ({kind}); p of the paired t-test, corrected within each table "
+        "by Holm; wins over the plain student count a tie as half."
+    )
+
+
+def grid(rows: Sequence[Row], metric: Metric) -> list[tuple[str, ...]]:
+    """The table of one condition and pair as text: its head, then a line a row."""
     unit, points = (", %", ", points") if metric.share else ("", "")
-    lines = [
-        f"| | {metric.title}{unit} | difference to plain{points} | p (Holm) | wins |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines: list[tuple[str, ...]] = [("", f"{metric.title}{unit}", f"difference to plain{points}", "p (Holm)", "wins")]
     plain = next((row for row in rows if row.cell.method == PLAIN), None)
     for row in rows:
-        cells = [_mean(row, metric), _gain(row, plain, metric)]
-        cells.append("" if row.holm is None else "< 0.001" if row.holm < 0.001 else f"{row.holm:.3f}")
-        cells.append("" if row.wins is None else f"{row.wins:g} of {len(row.cell.runs)}")
-        lines.append(f"| {markdown_text(row.cell.method)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        p = "" if row.holm is None else "< 0.001" if row.holm < 0.001 else f"{row.holm:.3f}"
+        won = "" if row.wins is None else f"{row.wins:g} of {len(row.cell.runs)}"
+        lines.append((row.cell.method, _mean(row, metric), _gain(row, plain, metric), p, won))
+    return lines
 
 
 def _mean(row: Row, metric: Metric) -> str:
     if row.mean is None:
         return f"hole: {hole_of(row.cell)}" if row.cell.holes else ""
-    spread = "" if row.deviation is None else f" ± {shown(row.deviation, metric)}"
-    return shown(row.mean.mean, metric) + spread
+    return " ".join(filter(None, (shown(row.mean.mean, metric), around(row, metric))))
+
+
+def around(row: Row, metric: Metric) -> str:
+    """Half of the 95 % interval of a row's mean, or its ends where it is uneven; nothing where it has none."""
+    if row.mean is None or math.isnan(row.mean.low):
+        return ""
+    mean, low, high = row.mean.mean, row.mean.low, row.mean.high
+    if math.isclose(high - mean, mean - low, rel_tol=1e-6, abs_tol=1e-12):
+        half = high - mean
+        return f"± {shown(half if half > 1e-9 * abs(mean) else 0.0, metric)}"
+    return f"[{shown(low, metric)}, {shown(high, metric)}]"
 
 
 def _gain(row: Row, plain: Row | None, metric: Metric) -> str:
@@ -180,3 +241,22 @@ def with_ends(interval: Interval, metric: Metric) -> str:
     if math.isnan(interval.low):
         return mean
     return f"{mean} [{shown(interval.low, metric, '+')}, {shown(interval.high, metric, '+')}]"
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "→": r"$\rightarrow$",
+    "−": "$-$",
+}
+
+
+def _for_latex(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    return "".join(_LATEX.get(sign, sign) for sign in printable(" ".join(text.split())))

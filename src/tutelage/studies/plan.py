@@ -5,23 +5,25 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tutelage.config import Config
-from tutelage.data import open_data
+from tutelage.data import Data, open_data
 from tutelage.data.data import check_every_class_taught
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.files import as_path
 from tutelage.methods import find
-from tutelage.models.load import make_model
+from tutelage.models.tapped import Tapped
+from tutelage.runs.code import code_of_method, code_of_network
 from tutelage.runs.execute import load_data
-from tutelage.runs.models import open_model
+from tutelage.runs.models import make_student, open_teachers
 from tutelage.runs.teachers import other_labels
 from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.rehearsal import reads_teacher
 from tutelage.studies.study import Study, canonical
 from tutelage.trust import Trust, check_trusted
 
@@ -39,6 +41,21 @@ class Case(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Compared:
+    """A teacher that a student is compared with after its training, without having learned from it.
+
+    Attributes:
+        name: its job's key, or what the study calls a network that is trained already.
+        job: the job that trains it, if one does.
+        config: a configuration that opens it as its teacher.
+    """
+
+    name: str
+    job: Job | None
+    config: Config
+
+
+@dataclass(frozen=True)
 class Job:
     """A run that somebody asked for.
 
@@ -47,33 +64,59 @@ class Job:
         name: its folder's.
         config: what it is told.
         needs: the job that trains its teacher, if one does.
+        compared: the teachers to compare it with, for a student that none of them teaches.
+        code: hashes of source files outside this package that its numbers depend on, those of its teacher included.
     """
 
     key: str
     name: str
     config: Config
     needs: Job | None
+    compared: tuple[Compared, ...]
+    code: Mapping[str, str]
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether it is a teacher's run, which others wait for."""
+        return not self.config.teacher and not self.compared
+
+    @property
+    def before(self) -> tuple[Job, ...]:
+        """The jobs that must be over before this one is done."""
+        others = (self.needs, *(other.job for other in self.compared))
+        return tuple(job for job in others if job is not None)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A line of the results: a row, in a case, with a seed."""
+    """A line of the results: a row, in a case, with a seed; ``beside`` names the compared teacher of its case."""
 
     case: Case
     row: str
     seed: int
     job: Job
+    beside: str | None = None
 
 
-def inspect(study: Study, trust: Trust | None = None) -> dict[str, str]:
-    """Open and build everything that the study names, before anything is trained.
+@dataclass(frozen=True)
+class Inspection:
+    """What was found while everything that a study names was opened.
+
+    Attributes:
+        fingerprints: of each data set's training part.
+        untaught: the rows whose method never reads a teacher.
+    """
+
+    fingerprints: Mapping[str, str]
+    untaught: frozenset[str]
+
+
+def inspect(study: Study, trust: Trust | None = None) -> Inspection:
+    """Open and build everything that the study names, and rehearse each of its runs up to the first step.
 
     Args:
         study: what to do.
         trust: whose code may be imported (``check_trusted``); that which the study names, unless given.
-
-    Returns:
-        The fingerprint of each data set.
 
     Raises:
         TutelageError: the first thing that cannot work.
@@ -81,7 +124,9 @@ def inspect(study: Study, trust: Trust | None = None) -> dict[str, str]:
     trust = study.code if trust is None else trust
     for way in study.methods.values():
         check_trusted(way.method, trust, "the study")
-        method = find(way.method)
+    methods = {row: find(way.method) for row, way in study.methods.items()}
+    for row, way in study.methods.items():
+        method = methods[row]
         method.check(way.settings)
         if method.trains != "classifier":
             raise TutelageError(
@@ -91,26 +136,38 @@ def inspect(study: Study, trust: Trust | None = None) -> dict[str, str]:
     if study.evaluate.ood is not None:
         open_data(study.evaluate.ood)
     _warn_of_other_labels(study)
+
+    def opened(network: str, data: Data) -> Tapped:
+        if is_trained(network):
+            return open_teachers(_config(study, teacher=(network,)), data, trust=trust)[0].model
+        check_trusted(network, trust, "the study")
+        return make_student(network, data, trust=trust)
+
+    def rehearse(row: str, data: Data, student: str, teacher: Tapped | None) -> bool:
+        name = PLAIN if row == TEACHER else row
+        config = _config(study, student=student)
+        try:
+            return reads_teacher(methods[name], study.methods[name].settings, data, config, teacher)
+        except TutelageError as error:
+            raise TutelageError(f"{row} cannot train {student} on {data.name}: {error}") from error
+
     fingerprints: dict[str, str] = {}
+    taught: set[str] = set()
     for spec in study.data:
         plain = load_data(_config(study, data=spec))
         fingerprints[spec] = plain.fingerprint
-        for network in {name for pair in study.all_pairs for name in pair}:
-            if is_trained(network):
-                open_model(network, plain, trust)
-            else:
-                make_model(
-                    network,
-                    num_classes=plain.num_classes,
-                    image_shape=plain.image_shape,
-                    trust=trust,
-                    named_in="the study",
-                )
+        networks = {name: opened(name, plain) for name in dict.fromkeys(n for pair in study.all_pairs for n in pair)}
+        for name in dict.fromkeys(teacher for teacher, _ in study.all_pairs if not is_trained(teacher)):
+            rehearse(TEACHER, plain, name, None)
         for noise, imbalance, few in product(study.noise, study.imbalance, study.per_class):
+            data = plain
             if (noise, imbalance, few) != (None, None, None):
-                told = _config(study, data=spec, noise=noise, imbalance=imbalance, per_class=few)
-                check_every_class_taught(load_data(told))
-    return fingerprints
+                data = load_data(_config(study, data=spec, noise=noise, imbalance=imbalance, per_class=few))
+                check_every_class_taught(data)
+            for (teacher, student), row in product(study.all_pairs, study.methods):
+                if rehearse(row, data, student, networks[teacher]):
+                    taught.add(row)
+    return Inspection(fingerprints, frozenset(study.methods) - taught)
 
 
 def _warn_of_other_labels(study: Study) -> None:
@@ -130,12 +187,23 @@ def is_trained(teacher: str) -> bool:
 
 
 class Planner:
-    """Makes the jobs of a study kept in a folder."""
+    """Makes the jobs of a study kept in a folder.
 
-    def __init__(self, study: Study, out: Path, fingerprints: Mapping[str, str]) -> None:
-        self.study, self.out, self.fingerprints = study, out, fingerprints
+    Args:
+        study: what is asked.
+        out: its folder.
+        fingerprints: of each data set's training part.
+        untaught: the rows whose method never reads a teacher: their runs do not depend on one, and all cases that
+            differ by the teacher alone share them.
+    """
+
+    def __init__(
+        self, study: Study, out: Path, fingerprints: Mapping[str, str], untaught: Collection[str] = ()
+    ) -> None:
+        self.study, self.out, self.fingerprints, self.untaught = study, out, fingerprints, untaught
         self._methods = {row: find(way.method) for row, way in study.methods.items()}
         self._teachers: dict[tuple[Case, int], Job] = {}
+        self._code = {name: code_of_network(name) for name in {n for pair in study.all_pairs for n in pair}}
 
     @property
     def cases(self) -> Iterator[Case]:
@@ -157,39 +225,85 @@ class Planner:
                 lines += [Asked(case, TEACHER, seed, self.teacher(case, seed)) for seed in self.study.seeds]
             for row in self.study.methods:
                 extra = chosen.get((case, row), {})
-                lines += [Asked(case, row, seed, self.student(case, row, seed, extra)) for seed in self.study.seeds]
+                lines += [self.line(case, row, seed, extra) for seed in self.study.seeds]
         return lines
+
+    def line(self, case: Case, row: str, seed: int, extra: Mapping[str, Any]) -> Asked:
+        """A student of a row, with settings beside the row's own."""
+        job = self.student(case, row, seed, extra)
+        return Asked(case, row, seed, job, self._compared(case, seed).name if job.compared else None)
 
     def teacher(self, case: Case, seed: int) -> Job:
         """The teacher of a case and seed, which all methods share."""
         if (case, seed) not in self._teachers:
             noise = case.noise if case.teacher_labels == "noisy" else None
-            job = self._job(case, TEACHER, None, seed=seed, noise=noise, student=case.teacher, method=PLAIN)
-            self._teachers[case, seed] = job
+            told = {"seed": seed, "noise": noise, "student": case.teacher, "method": PLAIN}
+            self._teachers[case, seed] = self._job(case, TEACHER, told, self._code[case.teacher])
         return self._teachers[case, seed]
 
     def student(self, case: Case, row: str, seed: int, extra: Mapping[str, Any]) -> Job:
-        """A student of a row, with settings beside the row's own."""
+        """The run of a student of a row, with settings beside the row's own."""
         way, method = self.study.methods[row], self._methods[row]
         settings = method.settings(**method.check({**way.settings, **extra})).model_dump(mode="json")
-        teacher = None if is_trained(case.teacher) else self.teacher(case, seed)
         told = {"seed": seed, "noise": case.noise, "student": case.student, "method": way.method, "settings": settings}
-        return self._job(case, row, teacher, **told)
+        code = code_of_method(method) | self._code[case.student]
+        # Another choice of a setting, unlike another number, may make the method read a teacher after all.
+        if row in self.untaught and not any(isinstance(value, str | bool) for value in extra.values()):
+            return self._job(case, row, told, code, compared=self._all_compared(case, seed))
+        teacher = None if is_trained(case.teacher) else self.teacher(case, seed)
+        return self._job(case, row, told, code | self._code[case.teacher], taught_by=(teacher, case.teacher))
 
-    def _job(self, case: Case, row: str, teacher: Job | None, **told: Any) -> Job:
+    def _all_compared(self, case: Case, seed: int) -> tuple[Compared, ...]:
+        """The teachers of all cases in which the student of this one is the same."""
+        cases = [
+            case._replace(teacher=teacher, teacher_labels=labels)
+            for labels in self.study.teacher_labels
+            for teacher, student in self.study.all_pairs
+            if student == case.student
+        ]
+        found = [self._compared(each, seed) for each in cases]
+        return tuple({one.name: one for one in found}.values())
+
+    def _compared(self, case: Case, seed: int) -> Compared:
+        if is_trained(case.teacher):
+            return Compared(case.teacher, None, _config(self.study, teacher=(case.teacher,)))
+        job = self.teacher(case, seed)
+        return Compared(job.key, job, job.config.but(teacher=(str(self._folder(job)),)))
+
+    def _folder(self, job: Job) -> Path:
+        return self.out / "runs" / job.name
+
+    def _job(
+        self,
+        case: Case,
+        row: str,
+        told: Mapping[str, Any],
+        code: Mapping[str, str],
+        *,
+        taught_by: tuple[Job | None, str] | None = None,
+        compared: tuple[Compared, ...] = (),
+    ) -> Job:
         config = _config(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **told)
+        if taught_by is None:
+            config = config.but(teacher_mean=(), teacher_std=())  # of teachers that are trained already
         says = config.model_dump(mode="json", exclude={"teacher", "workers"})
         if not config.teacher_mean:  # absent rather than empty, as in studies from before these fields
             del says["teacher_mean"], says["teacher_std"]
         says["answers"] = None  # where they are kept changes nothing; rounded ones do
         says["answers_as"] = config.answers_as if config.answers else "float32"
-        if row != TEACHER:
-            says["teacher"] = teacher.key if teacher else case.teacher
-            config = config.but(teacher=(str(self.out / "runs" / teacher.name) if teacher else case.teacher,))
+        teacher = None
+        if compared:
+            says["teacher"] = None  # which a teacher's own run, of the same network perhaps, does not say
+        if taught_by:
+            teacher, spec = taught_by
+            says["teacher"] = teacher.key if teacher else spec
+            config = config.but(teacher=(str(self._folder(teacher)) if teacher else spec,))
+        if code:  # only that of others, so that a run of the package's own methods and networks keeps its key
+            says["code"] = code
         says["training data"] = self.fingerprints[case.data]
         key = hashlib.sha256(canonical(says).encode()).hexdigest()[:16]
         slug = re.sub(r"[^\w.]+", "-", row).strip("-").lower() or "row"
-        return Job(key, f"{slug[:40]}-seed{config.seed}-{key}", config, teacher)
+        return Job(key, f"{slug[:40]}-seed{config.seed}-{key}", config, teacher, compared, code)
 
 
 def _config(study: Study, **fields: Any) -> Config:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tutelage.errors import TutelageError, one_line
@@ -15,6 +16,17 @@ from tutelage.studies.metrics import METRICS
 RECORDS, TRIALS, STUDY = "results.jsonl", "trials.jsonl", "study.json"
 CONDITION = ("data", "noise", "imbalance", "per_class", "teacher_labels")
 PAIR = ("teacher", "student")
+
+AXIS_WORDS: Mapping[str, Callable[[Any], str]] = MappingProxyType(
+    {
+        "data": str,
+        "noise": lambda value: "correct labels" if value is None else f"noise {value}",
+        "imbalance": lambda value: "balanced classes" if value is None else f"imbalance {value}",
+        "per_class": lambda value: "all samples" if value is None else f"{value} samples a class",
+        "teacher_labels": lambda value: f"teacher on {value} labels",
+    }
+)
+"""A value of a part of a condition, in words."""
 
 Record = Mapping[str, Any]
 """One run that was asked for: a line of ``results.jsonl``. Numbers of a run that failed or is missing are ``None``."""

@@ -14,17 +14,19 @@ from tutelage.files import LockedFolder, remove_abandoned
 from tutelage.parsing import parse_json
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import METRICS, RESULT
+from tutelage.studies import TEACHER
 from tutelage.studies.plan import Asked, Job
-from tutelage.studies.reading import RECORDS, STUDY, TRIALS, is_number
+from tutelage.studies.reading import AXIS_WORDS, CONDITION, RECORDS, STUDY, TRIALS, is_number
 from tutelage.studies.study import Study
 from tutelage.text import value_text
 
-BEYOND, FAILURES = "beyond.json", "failures"
+BEYOND, BESIDE, FAILURES = "beyond.json", "beside.json", "failures"
 
 TEST = (
     *("accuracy", "worst_class_accuracy", "nll", "brier", "ece", "calibration_gap", "aurc"),
     *("agreement", "kl_to_teacher", "teacher_accuracy", "per_class_accuracy", "reliability", "risk_coverage"),
 )
+BESIDE_TEACHER = ("agreement", "kl_to_teacher", "teacher_accuracy")
 TRAIN = ("memorised", "wrong_labels")
 COST = ("parameters", "flops", "latency_ms")
 MORE = ("corruption_accuracy", "corruptions", "pgd", "auac", "zero_gradient_share", "ood_auroc")
@@ -42,7 +44,7 @@ class Store:
     """
 
     def __init__(self, folder: LockedFolder, study: Study) -> None:
-        self.path, self.evaluate = folder.path, study.evaluate
+        self.path, self.study, self.evaluate = folder.path, study, study.evaluate
         self._write, self.check = folder.write, folder.check
         remove_abandoned(self.path / FAILURES, lambda name: name.endswith(".json"))
         self._write(self.path / STUDY, (json.dumps(study.as_json(), indent=2) + "\n").encode())
@@ -52,12 +54,28 @@ class Store:
         """Where a job's run is kept."""
         return self.path / "runs" / job.name
 
+    def is_complete(self, job: Job) -> bool:
+        """Whether nothing is left to do: it is done, and compared with all teachers that it is to be compared with."""
+        beside = _read(self.folder(job) / BESIDE) or {}
+        return self.is_done(job) and all(other.name in beside for other in job.compared)
+
     def is_done(self, job: Job) -> bool:
-        """Whether its run is finished and everything that is asked was measured."""
+        """Whether its run is finished and what is to be measured beyond was measured."""
         if not _read(self.folder(job) / RESULT):
             return False
         asked = self.evaluate.model_dump(mode="json")
         return self.evaluate == Beyond() or (_read(self.folder(job) / BEYOND) or {}).get("asked") == asked
+
+    def label(self, line: Asked) -> str:
+        """A run in words: its row and seed, and what it depends on of the conditions and networks that vary."""
+        case, study = line.case._asdict(), self.study
+        axes = [axis for axis in CONDITION if len(getattr(study, axis)) > 1]
+        words = [AXIS_WORDS[axis](case[axis]) for axis in axes if axis != "teacher_labels" or line.beside is None]
+        if len(study.all_pairs) > 1:
+            teacher = [] if line.beside is not None else [line.case.teacher]
+            student = [] if line.row == TEACHER else [line.case.student]
+            words.append(" → ".join(teacher + student))
+        return ", ".join([line.row, *words, f"seed {line.seed}"])
 
     def epochs(self, job: Job, since: float) -> int:
         """How many epochs a run has written down since a time; 0 for one that has not begun."""
@@ -69,17 +87,17 @@ class Store:
 
     def keep_failure(self, job: Job, error: str, trace: str) -> None:
         """Write down why a run failed; attempts of one study follow each other in the file."""
-        before = (_read(self._failure(job)) or {}).get("attempts", [])
+        before = (_read(self._failure(job.name)) or {}).get("attempts", [])
         told = {"error": " ".join(error.split()), "traceback": trace}
         text = json.dumps({"run": job.name, "attempts": [*before, told]}, indent=1)
-        self._write(self._failure(job), text.encode())
+        self._write(self._failure(job.name), text.encode())
 
-    def forget_failure(self, job: Job) -> None:
-        """A run that failed before is done now."""
-        self._failure(job).unlink(missing_ok=True)
+    def forget_failure(self, name: str) -> None:
+        """A run that failed before is done now, or is done by another one."""
+        self._failure(name).unlink(missing_ok=True)
 
-    def _failure(self, job: Job) -> Path:
-        return self.path / FAILURES / f"{job.name}.json"
+    def _failure(self, name: str) -> Path:
+        return self.path / FAILURES / f"{name}.json"
 
     def write(self, asked: Sequence[Asked], trials: Sequence[Mapping[str, Any]]) -> None:
         """Write the results as they are now, and the trials."""
@@ -108,13 +126,21 @@ class Store:
             "settings": config.settings,
             "seed": line.seed,
             "command": as_command(config),
+            "code": dict(line.job.code),
         }
         if line.job.key not in self._records:
             measured = self._measured(line.job)
             if measured["status"] != "done":
                 return told | measured
             self._records[line.job.key] = measured
-        return told | self._records[line.job.key]
+        return told | self._records[line.job.key] | self._beside(line)
+
+    def _beside(self, line: Asked) -> dict[str, Any]:
+        """What a student that no teacher taught gives beside the teacher of its case."""
+        if line.beside is None:
+            return {}
+        found = (_read(self.folder(line.job) / BESIDE) or {}).get(line.beside)
+        return {name: found.get(name) for name in BESIDE_TEACHER} if isinstance(found, dict) else {}
 
     def _measured(self, job: Job) -> dict[str, Any]:
         if self.is_done(job):
@@ -123,7 +149,7 @@ class Store:
             except ValueError as error:
                 why = f"{one_line(error)}; remove {self.folder(job)} and run the study again"
                 return {"status": "missing", "error": why, **_NOTHING}
-        failure = _read(self._failure(job))
+        failure = _read(self._failure(job.name))
         if failure is None:
             return {"status": "missing", "error": None, **_NOTHING}
         return {"status": "failed", "error": failure["attempts"][-1]["error"], **_NOTHING}

@@ -14,6 +14,7 @@ from tutelage.files import as_path
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.metrics import METRICS, check_metric
 from tutelage.studies.reading import (
+    AXIS_WORDS,
     CONDITION,
     FIELDS,
     PAIR,
@@ -255,7 +256,12 @@ class Results:
         )
 
     def frame(self) -> pd.DataFrame:
-        """The records as a table of pandas, a line a run; numbers are float64, and NaN where there are none.
+        """The records as a table of pandas: a line a student's run for each pair, and one a teacher's run.
+
+        Numbers are float64, and NaN where there are none. The columns of the conditions have no gaps, so that grouping
+        by them drops nothing: ``noise`` is a number, 0.0 for correct labels, unless a noise of the study has a kind
+        (``pair:0.4``), where all are texts; ``imbalance`` is "none" and ``per_class`` "all" where nothing is left out.
+        ``pair`` is "TEACHER → STUDENT", and a teacher's line has its own name there and no student ("").
 
         Raises:
             TutelageError: without pandas.
@@ -264,13 +270,25 @@ class Results:
             import pandas as pd
         except ImportError as error:
             raise TutelageError("a frame needs pandas; pip install 'tutelage[frame]'") from error
-        return pd.DataFrame(list(self.runs)).astype(dict.fromkeys(METRICS, "float64"))
+        lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for run in self.runs:
+            (condition, (teacher, student), method), seed = place_of(run), run["seed"]
+            networks = (teacher, "") if method == TEACHER else (teacher, student)
+            line = {**run, "student": networks[1], "pair": " → ".join(filter(None, networks))}
+            line |= {axis: value for axis, value in _NO_CHANGE.items() if run[axis] is None}
+            lines.setdefault((condition, networks, method, seed), line)
+        frame = pd.DataFrame(list(lines.values())).astype(dict.fromkeys(METRICS, "float64"))
+        if not any(_kind_of_noise(value) for value in frame["noise"]):
+            frame["noise"] = frame["noise"].astype("float64")
+        if (frame["per_class"] == _NO_CHANGE["per_class"]).any():
+            frame["per_class"] = frame["per_class"].astype("str")
+        return frame
 
     def label(self, condition: Sequence[Any]) -> str:
         """A condition in words, by what varies over the study; all of it where nothing does."""
         varying = [axis for axis in CONDITION if len({run[axis] for run in self.runs}) > 1]
         values = dict(zip(CONDITION, condition, strict=True))
-        return ", ".join(_WORDS[axis](values[axis]) for axis in varying) or described(condition)
+        return ", ".join(AXIS_WORDS[axis](values[axis]) for axis in varying) or described(condition)
 
     def heading(self, condition: Sequence[Any], pair: Sequence[str]) -> str:
         """The label of a condition, and the networks where the study has several pairs."""
@@ -278,12 +296,25 @@ class Results:
         return self.label(condition) + (f", {pair[0]} teaches {pair[1]}" if len(pairs) > 1 else "")
 
 
+_NO_CHANGE = MappingProxyType({"noise": "0.0", "imbalance": "none", "per_class": "all"})
+"""What the frame has where a condition leaves the data as they are."""
+
+
+def _kind_of_noise(value: str) -> bool:
+    """Whether a noise says more than a rate."""
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
+
+
 def described(condition: Sequence[Any]) -> str:
     """All of a condition in words: the data, their labels, and what else is not as usual."""
     values = dict(zip(CONDITION, condition, strict=True))
     said = ["data", "noise", *(axis for axis in ("imbalance", "per_class") if values[axis] is not None)]
     said += ["teacher_labels"] if values["teacher_labels"] != "noisy" else []
-    return ", ".join(_WORDS[axis](values[axis]) for axis in said)
+    return ", ".join(AXIS_WORDS[axis](values[axis]) for axis in said)
 
 
 def is_study(folder: Path) -> bool:
@@ -295,17 +326,6 @@ def hole_of(cell: Cell) -> str:
     """Why a cell has no number: which seeds failed or are missing; or that it was not measured."""
     seeds = [f"seed {run['seed']} {'failed' if run['status'] == 'failed' else 'is missing'}" for run in cell.holes]
     return ", ".join(seeds) or "not measured"
-
-
-_WORDS: Mapping[str, Any] = MappingProxyType(
-    {
-        "data": str,
-        "noise": lambda value: "correct labels" if value is None else f"noise {value}",
-        "imbalance": lambda value: "balanced classes" if value is None else f"imbalance {value}",
-        "per_class": lambda value: "all samples" if value is None else f"{value} samples a class",
-        "teacher_labels": lambda value: f"teacher on {value} labels",
-    }
-)
 
 
 def _corrected(rows: Sequence[Row]) -> list[Row]:

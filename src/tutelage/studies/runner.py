@@ -8,25 +8,29 @@ import time
 import traceback
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from greenlet import getcurrent, greenlet
 
 from tutelage.config import Beyond, Config
 from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
-from tutelage.evaluation import evaluate_beyond
+from tutelage.evaluation import evaluate, evaluate_beyond
 from tutelage.files import LockedFolder, as_path, atomic_write
-from tutelage.runs.execute import Given, execute, load_data
+from tutelage.models.ensemble import Ensemble
+from tutelage.runs.execute import Given, Result, execute, load_data
+from tutelage.runs.models import open_teachers
 from tutelage.runs.tracking import Trackers
 from tutelage.signals import ending_signals_interrupt
-from tutelage.studies.plan import Job, Planner, inspect
-from tutelage.studies.records import BEYOND, Store
+from tutelage.studies.plan import Asked, Job, Planner, inspect
+from tutelage.studies.reading import CONDITION, RECORDS, place_of
+from tutelage.studies.records import BESIDE, BESIDE_TEACHER, BEYOND, FAILURES, Store
 from tutelage.studies.results import Results
 from tutelage.studies.study import Study
 from tutelage.studies.tuning import choose, trials_of
@@ -39,6 +43,14 @@ TOGETHER = 16
 """Runs that one process trains side by side unless told otherwise; each has its weights and optimiser in memory."""
 
 
+class AtWork(NamedTuple):
+    """A run that is being trained: its folder's name, what it is in words, and the share of it that is done."""
+
+    name: str
+    label: str
+    share: float
+
+
 @dataclass(frozen=True)
 class Status:
     """How far a study is.
@@ -46,19 +58,21 @@ class Status:
     Attributes:
         runs: how many there are in all; ``done`` and ``failed`` of them are over.
         found: how many of the done ones were there before.
-        running: name and share done of those at work.
+        running: those at work.
+        what: what is counted: ``runs``, or the ``trials`` of a budget.
     """
 
     runs: int
     done: int
     failed: int
     found: int
-    running: tuple[tuple[str, float], ...]
+    running: tuple[AtWork, ...]
+    what: str = "runs"
 
     @property
     def share(self) -> float:
         """Of all runs, those at work counting in part: in [0, 1]."""
-        return (self.done + self.failed + sum(share for _, share in self.running)) / max(1, self.runs)
+        return (self.done + self.failed + sum(each.share for each in self.running)) / max(1, self.runs)
 
 
 Watch = Callable[[Status], None]
@@ -78,7 +92,8 @@ def run_study(
 
     Every run has a folder below ``out/runs``, named after all that its numbers depend on: asked again, also by another
     study in the same folder, it is read and not done again. A run that fails is tried once more, then its error is
-    kept and the study goes on without it. Stopped or killed, it goes on where it was, each run at its last epoch.
+    kept and the study goes on without it; a warning counts those that failed. Stopped or killed, it goes on where it
+    was, each run at its last epoch.
 
     Started from a script, the call belongs under ``if __name__ == "__main__":``, since workers import the script.
 
@@ -88,17 +103,48 @@ def run_study(
         workers: where; processes of this machine, one a core, unless given. They are stopped in the end.
         watch: told several times a second how far it is.
         track: trackers of every run, see ``train``.
-        together: how many runs, at most, one process trains side by side: those of one condition, seed and teacher.
-            They give the numbers that they give alone, and the teacher is asked once for all. One that failed is tried
+        together: how many runs, at most, one process trains side by side: those of one condition and seed. They
+            give the numbers that they give alone, and a teacher is asked once for all. One that failed is tried
             again alone; and those that trackers follow are alone, for most trackers know one run a process.
         trust: whose code may be imported (``check_trusted``): unless given, that of the networks and methods which the
             study names, and none that only the file of a trained teacher names. ``True`` for all.
 
     Raises:
         TutelageError: the study names something that cannot work (before anything is trained), the folder is in use or
-            cannot be written.
+            cannot be written; or every run failed.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; nothing but the epochs at work is lost.
     """
+    results = try_study(study, out, workers=workers, watch=watch, track=track, together=together, trust=trust)
+    failure = failure_of(results)
+    if failure and len(results.failed) == len(results.runs):
+        raise TutelageError(failure)
+    if failure:
+        warnings.warn(failure, TutelageWarning, stacklevel=2)
+    return results
+
+
+def failure_of(results: Results) -> str | None:
+    """How many runs failed and where their errors are, in one line; ``None`` if all are done."""
+    runs = {run["folder"]: run["status"] for run in results.runs}  # rows of several tables may share one
+    failed = [status for status in runs.values() if status != "done"]
+    if not failed:
+        return None
+    count = f"all {len(runs)}" if len(failed) == len(runs) else f"{len(failed)} of {len(runs)}"
+    where = results.folder / (FAILURES if "failed" in failed else RECORDS)
+    return f"{count} runs of the study failed; their errors are in {where}, and the same study tries them again"
+
+
+def try_study(
+    study: Study,
+    out: str | Path,
+    *,
+    workers: Workers | None = None,
+    watch: Watch | None = None,
+    track: str | None = None,
+    together: int = TOGETHER,
+    trust: Trust | None = None,
+) -> Results:
+    """As ``run_study``, but failed runs are in the results alone: there is no warning of them, and no error."""
     refuse_unguarded()
     out = as_path(out)
     place = workers or LocalWorkers()
@@ -107,14 +153,16 @@ def run_study(
         folder = LockedFolder(out, "study")
         with folder.locked(), ending_signals_interrupt():
             Trackers(track, out)  # refuses one that is unknown or not installed
-            planner = Planner(study, out, inspect(study, trust))
+            inspection = inspect(study, trust)
+            planner = Planner(study, out, inspection.fingerprints, inspection.untaught)
             store = Store(folder, study)
             runner = _Runner(store, place, watch, track, 1 if track else together, trust)
             tried = trials_of(planner)
-            runner.do([trial.asked.job for trial in tried])
+            runner.do([trial.asked for trial in tried], "trials")
             chosen = choose(tried, store)
             asked = planner.asked(chosen.settings)
-            runner.do([line.job for line in asked], tell=_now_and_then(lambda: store.write(asked, chosen.trials)))
+            _note_changed_code(store, asked)
+            runner.do(asked, tell=_now_and_then(lambda: store.write(asked, chosen.trials)))
             store.write(asked, chosen.trials)
     finally:
         place.stop()
@@ -141,12 +189,13 @@ class _Runner:
         self.store, self.workers, self.watch, self.track, self.together = store, workers, watch, track, together
         self.trust = trust
 
-    def do(self, jobs: Sequence[Job], tell: Callable[[], None] = lambda: None) -> None:
-        """Do these and the teachers that they need."""
-        if not jobs:
+    def do(self, lines: Sequence[Asked], what: str = "runs", tell: Callable[[], None] = lambda: None) -> None:
+        """Do the runs of these lines and those of the teachers that they need."""
+        if not lines:
             return
-        waiting = {each.key: each for job in jobs for each in (job.needs, job) if each}
-        done = {key for key, job in waiting.items() if self.store.is_done(job)}
+        waiting = {each.key: each for line in lines for each in (*line.job.before, line.job)}
+        labels = {line.job.key: self.store.label(line) for line in reversed(lines)}
+        done = {key for key, job in waiting.items() if self.store.is_complete(job)}
         found, runs, began = len(done), len(waiting), time.time()
         failed: set[str] = set()
         attempts: Counter[str] = Counter()
@@ -158,15 +207,15 @@ class _Runner:
                 if job.needs and job.needs.key in failed:
                     self.store.keep_failure(job, f"its teacher {job.needs.name} failed", "")
                     failed.add(waiting.pop(key).key)
-            ready = [job for job in waiting.values() if not job.needs or job.needs.key in done]
+            ready = [job for job in waiting.values() if all(other.key in done | failed for other in job.before)]
             while ready and len(running) < self.workers.count:
                 part = self._part(ready, attempts)
                 for job in part:
                     attempts[job.key] += 1
                     ready.remove(waiting.pop(job.key))
-                running[self._start(part)] = part
+                running[self._start(part, done)] = part
             at_work = [job for part in running.values() for job in part]
-            self._tell(Status(runs, len(done), len(failed), found, self._shares(at_work, began)))
+            self._tell(Status(runs, len(done), len(failed), found, self._shares(at_work, labels, began), what))
             over, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
             outcomes = [pair for future in over for pair in _outcomes(future, running.pop(future))]
             for job, outcome in outcomes:
@@ -179,28 +228,35 @@ class _Runner:
                     failed.add(job.key)
             if over:
                 tell()
-        self._tell(Status(runs, len(done), len(failed), found, ()))
+        self._tell(Status(runs, len(done), len(failed), found, (), what))
 
     def _part(self, ready: Sequence[Job], attempts: Mapping[str, int]) -> list[Job]:
         """What one process is to do next: teachers first, for others wait for them; then what can share its stream.
 
         Not more than leaves the other processes as much, so that all come to an end at about the same time.
         """
-        first = min(ready, key=lambda job: job.needs is not None)
+        first = min(ready, key=lambda job: not job.trains_teacher)
         if attempts[first.key]:  # it may have been what ended its process, and the others with it
             return [first]
         alike = [job for job in ready if not attempts[job.key] and _stream(job) == _stream(first)]
         return alike[: min(self.together, math.ceil(len(ready) / self.workers.count))]
 
-    def _start(self, jobs: Sequence[Job]) -> Future[list[Outcome]]:
-        tasks = [(job.config, self.store.folder(job)) for job in jobs]
+    def _start(self, jobs: Sequence[Job], done: Collection[str]) -> Future[list[Outcome]]:
+        tasks = [
+            (
+                job.config,
+                self.store.folder(job),
+                {other.name: other.config for other in job.compared if other.job is None or other.job.key in done},
+            )
+            for job in jobs
+        ]
         return self.workers.submit(work, tasks, self.store.evaluate, self.track, self.trust)
 
     def _note(self, job: Job, outcome: Outcome) -> None:
         for text in outcome.warnings:
             warnings.warn(f"{job.name}: {text}", TutelageWarning, stacklevel=3)
         if outcome.error is None:
-            self.store.forget_failure(job)
+            self.store.forget_failure(job.name)
         else:
             self.store.keep_failure(job, outcome.error, outcome.trace)
 
@@ -208,10 +264,12 @@ class _Runner:
         if self.watch:
             self.watch(status)
 
-    def _shares(self, jobs: Iterable[Job], began: float) -> tuple[tuple[str, float], ...]:
+    def _shares(self, jobs: Iterable[Job], labels: Mapping[str, str], began: float) -> tuple[AtWork, ...]:
         """Those at work, which is seen from the epochs they have written since."""
-        shares = [(job.name, self.store.epochs(job, began) / job.config.epochs) for job in jobs]
-        return tuple((name, min(1.0, share)) for name, share in shares if share > 0)
+        shares = [(job, self.store.epochs(job, began) / job.config.epochs) for job in jobs]
+        return tuple(
+            AtWork(job.name, labels.get(job.key, job.name), min(1.0, share)) for job, share in shares if share > 0
+        )
 
 
 @dataclass(frozen=True)
@@ -234,13 +292,15 @@ def _outcomes(future: Future[list[Outcome]], jobs: Sequence[Job]) -> list[tuple[
 
 
 def _stream(job: Job) -> dict[str, Any]:
-    """What runs have to have in common to be shown one stream of batches and taught by one pass of a teacher."""
-    return job.config.model_dump(exclude={"student", "method", "settings"})
+    """What runs have to have in common to be shown one stream of batches; a teacher's run waits for no student's."""
+    return job.config.model_dump(exclude={"student", "method", "settings", "teacher"}) | {"role": job.trains_teacher}
 
 
-def work(
-    tasks: Sequence[tuple[Config, Path]], evaluate: Beyond, track: str | None, trust: Trust | None = None
-) -> list[Outcome]:
+Task = tuple[Config, Path, Mapping[str, Config]]
+"""A run, its folder, and by name the teachers to compare its student with, as configurations of them."""
+
+
+def work(tasks: Sequence[Task], asked: Beyond, track: str | None, trust: Trust | None = None) -> list[Outcome]:
     """Runs of one stream, side by side, and what is to be measured beyond; called in a worker."""
     said: dict[greenlet, dict[str, None]] = defaultdict(dict)
     common = said[getcurrent()]
@@ -249,9 +309,10 @@ def work(
         if issubclass(category, TutelageWarning):
             said[getcurrent()][str(message)] = None
 
-    def run(config: Config, folder: Path, seat: Seat) -> Outcome:
+    def run(config: Config, folder: Path, compared: Mapping[str, Config], seat: Seat) -> Outcome:
         try:
-            _train_and_measure(config, folder, data, evaluate, track, seat, trust)
+            result = execute(config, folder, given=Given(data=data), track=track, seat=seat, trust=trust)
+            _measure(result, folder, data, asked, compared, trust)
             error, trace = None, ""
         except Exception as problem:  # one run's trouble is not the study's
             error, trace = one_line(problem), traceback.format_exc()
@@ -264,21 +325,52 @@ def work(
             data = load_data(tasks[0][0])
         except Exception as problem:
             return [Outcome(one_line(problem), traceback.format_exc())] * len(tasks)
-        over = side_by_side(*(partial(run, config, folder) for config, folder in tasks))
+        over = side_by_side(*(partial(run, *task) for task in tasks))
     return [outcome for outcome in over if isinstance(outcome, Outcome)]  # run() raises nothing
 
 
-def _train_and_measure(
-    config: Config,
-    folder: Path,
-    data: Data,
-    evaluate: Beyond,
-    track: str | None,
-    seat: Seat,
-    trust: Trust | None,
+def _measure(
+    result: Result, folder: Path, data: Data, asked: Beyond, compared: Mapping[str, Config], trust: Trust | None
 ) -> None:
-    result = execute(config, folder, given=Given(data=data), track=track, seat=seat, trust=trust)
-    if evaluate != Beyond():
-        measured = evaluate_beyond(result.model, data, evaluate, device=result.config.device, seed=config.seed)
-        text = json.dumps({"asked": evaluate.model_dump(mode="json"), **measured}, allow_nan=False)
+    """Measure what the run itself does not, into the run's folder."""
+    device = result.config.device
+    if compared:
+        beside = {}
+        for name, config in compared.items():
+            teacher = Ensemble([one.model for one in open_teachers(config, data, trust=trust)]).to(device)
+            found = evaluate(result.model, data, device=device, teacher=teacher)
+            beside[name] = {metric: found[metric] for metric in BESIDE_TEACHER}
+        atomic_write(folder / BESIDE, json.dumps(beside, allow_nan=False).encode())
+    if asked != Beyond():
+        measured = evaluate_beyond(result.model, data, asked, device=device, seed=result.config.seed)
+        text = json.dumps({"asked": asked.model_dump(mode="json"), **measured}, allow_nan=False)
         atomic_write(folder / BEYOND, text.encode())
+
+
+def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:
+    """Warn of runs that are done again because a method or network has other code than when the study was last run."""
+    before: dict[Any, dict[str, Any]] = {}
+    with suppress(OSError, ValueError, KeyError, TypeError):  # the records are written anew in any case
+        for text in (store.path / RECORDS).read_text(encoding="utf-8").splitlines():
+            record = json.loads(text)
+            before[place_of(record), record["seed"]] = record
+    rows, files = dict[str, str](), dict[str, None]()
+    for line in asked:
+        place = (line.case[: len(CONDITION)], line.case[len(CONDITION) :], line.row), line.seed
+        record, code = before.get(place, {}), line.job.code
+        old = record.get("code") or {}
+        if record.get("key") in (None, line.job.key) or old == code:
+            continue
+        if record.get("status") == "done":
+            rows[line.job.key] = line.row
+            files |= {name: None for name in {**old, **code} if old.get(name) != code.get(name)}
+        else:
+            store.forget_failure(Path(str(record.get("folder"))).name)
+    if rows:
+        names = ", ".join(dict.fromkeys(rows.values()))
+        warnings.warn(
+            f"{', '.join(files)} changed after the numbers in {store.path} were made, or was not recorded with them; "
+            f"{len(rows)} run{' is' if len(rows) == 1 else 's are'} trained again: {names}",
+            TutelageWarning,
+            stacklevel=4,
+        )

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FEWEST_SEEDS = 3
+"""So many values are needed for the interval of a mean to be worth showing: of two it is 12.7 standard errors wide."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:

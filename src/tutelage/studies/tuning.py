@@ -143,9 +143,7 @@ def trials_of(planner: Planner) -> list[Trial]:
         tried: list[dict[str, Any]] = [{}]
         tried += [{name: one.at(place) for (name, one), place in zip(ranges.items(), p, strict=True)} for p in points]
         for case in planner.cases:
-            trials += [
-                Trial(Asked(case, row, seed, planner.student(case, row, seed, each)), each, ranges) for each in tried
-            ]
+            trials += [Trial(planner.line(case, row, seed, each), each, ranges) for each in tried]
     return trials
 
 

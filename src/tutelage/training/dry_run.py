@@ -23,7 +23,14 @@ from tutelage.training.learner import Learner, Lesson
 SAMPLES = 4
 
 
-def dry_run(learners: Sequence[Learner], roles: Mapping[Learner, tuple[str, ...]], data: Data, batch: Batch) -> None:
+def dry_run(
+    learners: Sequence[Learner],
+    roles: Mapping[Learner, tuple[str, ...]],
+    data: Data,
+    batch: Batch,
+    *,
+    train_mode: bool = True,
+) -> None:
     """Run every learner and its source on a few samples, build what the terms own, and check what comes out.
 
     Models run in eval mode first and then as they train, and are left as they were: no buffer and no mode changes.
@@ -33,6 +40,7 @@ def dry_run(learners: Sequence[Learner], roles: Mapping[Learner, tuple[str, ...]
         roles: what is read of each learner's model on the batch at hand.
         data: what they train on.
         batch: from ``first_batch``.
+        train_mode: whether to run them as they train too.
     """
     taught_by = [model for learner in learners if learner.source is not None for model in learner.source.models]
     # The bare networks: what a Tapped has found out about its layers stays.
@@ -51,7 +59,7 @@ def dry_run(learners: Sequence[Learner], roles: Mapping[Learner, tuple[str, ...]
                 _warn_of_probabilities(who, cohort[learner.model])
         for learner in learners:
             lessons[learner] = _try_terms(learner, cohort, batch, data)
-    for learner in learners:
+    for learner in learners if train_mode else ():
         with restored(learner.model, learner.modules), torch.no_grad():
             learner.train()
             for view, lesson in lessons[learner].items():

@@ -88,7 +88,7 @@ class Loop:
         self.models = tuple(dict.fromkeys([*own, *taught_by]))
         self.learning = tuple(learner.model for learner in learners)
         self.teaching = tuple(model for model in self.models if model not in self.learning)
-        self.roles = {learner: _roles_of(learner, learners) for learner in learners}
+        self.roles = {learner: roles_of(learner, learners) for learner in learners}
         # What is built and what is tried draws numbers; training draws the same without it.
         with generators_restored():
             batch = first_batch(data, device)
@@ -330,7 +330,7 @@ def _nonempty(learner: Learner, parameters: Any) -> list[nn.Parameter]:
     return found
 
 
-def _roles_of(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
+def roles_of(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
     """What to read of a learner's model: what its own terms need, and those of whom it teaches."""
     wanted = list(learner.roles())
     for other in cohort:

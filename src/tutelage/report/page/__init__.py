@@ -16,6 +16,7 @@ from tutelage.report.page.runs import failed, trials
 from tutelage.report.page.table import table
 from tutelage.report.pictures import sections
 from tutelage.report.svg import Sheet
+from tutelage.report.tables import rows_for_people
 from tutelage.studies.results import Results
 from tutelage.text import printable, printable_values
 
@@ -48,7 +49,7 @@ def page(results: Results, metric: str = "accuracy", interval: str = "t") -> str
         runs=printable_values(results.runs),
         trials=printable_values(results.trials),
     )
-    rows = results.table(metric, interval)
+    rows = rows_for_people(results, metric, interval)
     sheet = Sheet()
     pictures = sections(results, rows, metric, sheet)
     parts = {

@@ -33,11 +33,12 @@ def question(results: Results) -> str:
 
 def state(results: Results) -> str:
     """How many runs, methods, conditions, pairs and seeds."""
-    counts = Counter(run["status"] for run in results.runs)
+    runs = {run["folder"]: run["status"] for run in results.runs}  # lines of several pairs may share one
+    counts = Counter(runs.values())
     conditions, pairs = places(results)
     methods = len(results.study["methods"]) - 1
     facts = [
-        (f"{counts['done']:,} of {len(results.runs):,}", "runs done"),
+        (f"{counts['done']:,} of {len(runs):,}", "runs done"),
         (f"{methods}", "method" if methods == 1 else "methods"),
         (f"{len(conditions)}", "condition" if len(conditions) == 1 else "conditions"),
         (f"{len(pairs)}", "pair of networks" if len(pairs) == 1 else "pairs of networks"),

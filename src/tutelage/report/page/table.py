@@ -10,11 +10,11 @@ from html import escape
 from statistics import fmean
 
 from tutelage.report.page.markup import command_of, counted, distinct, error_of, places, shown
+from tutelage.report.tables import around, no_interval
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.metrics import METRICS
 from tutelage.studies.reading import Record
 from tutelage.studies.results import Results, Row
-from tutelage.studies.statistics import Interval
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
     columns = [
         _Column(
             _MORE.get(metric, METRICS[metric].title) + unit,
-            f"{METRICS[metric].title}: mean over seeds and half of its 95 % interval",
+            f"{METRICS[metric].title}: mean over seeds" + _about_interval(results),
             partial(_mean, metric=metric),
         )
     ]
@@ -83,16 +83,16 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
 def _mean(row: Row, metric: str) -> tuple[float | None, str]:
     if row.mean is None:
         return None, _hole(row) if row.cell.holes else ""
-    return row.mean.mean, f"<b>{shown(row.mean.mean, metric)}</b>{_half(row.mean, metric)}"
+    interval = around(row, METRICS[metric]).replace("-", "−")
+    return row.mean.mean, f"<b>{shown(row.mean.mean, metric)}</b>" + (
+        f' <span class="quiet">{interval}</span>' if interval else ""
+    )
 
 
-def _half(interval: Interval, metric: str) -> str:
-    low, high = interval.low, interval.high
-    if math.isnan(high):
-        return ""
-    even = math.isclose(high - interval.mean, interval.mean - low, rel_tol=1e-6, abs_tol=1e-12)
-    ends = f"± {shown(high - interval.mean, metric)}" if even else f"[{shown(low, metric)}, {shown(high, metric)}]"
-    return f' <span class="quiet">{ends}</span>'
+def _about_interval(results: Results) -> str:
+    return (
+        "" if no_interval(results) else ", after ± half of its 95 % interval, or in brackets the ends of an uneven one"
+    )
 
 
 def _hole(row: Row) -> str:
@@ -154,6 +154,7 @@ def table(results: Results, rows: Sequence[Row], metric: str) -> str:
     return (
         '<p class="note screen">A line is one method over all seeds. Press a head to sort, and the arrow of a line to '
         "see the runs behind it, with their folders and commands.</p>"
+        f"{_note(no_interval(results))}"
         '<div class="controls"><label>Search <input type="search" id="search" autocomplete="off"></label>'
         f'{choices}<output id="count" aria-live="polite"></output></div>'
         '<div class="wide" tabindex="0" role="region" aria-label="Table of all methods, scrolls sideways">'
@@ -161,6 +162,10 @@ def table(results: Results, rows: Sequence[Row], metric: str) -> str:
         f"{counted(len(results.study['seeds']), 'seed')}</caption><thead><tr>{heads}</tr></thead>\n{bodies}"
         "</table></div>"
     )
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}.</p>' if text else ""
 
 
 def _select(name: str, values: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from tutelage.report.pictures.frame import (
     title_of,
 )
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, SECOND, Sheet
+from tutelage.report.tables import no_interval
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.metrics import METRICS
 from tutelage.studies.results import Results, Row
@@ -49,7 +50,7 @@ def cost(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> Se
     many = any(len(group) > _LABELLED for group in groups.values())
     note = (
         "Up and to the left is better. Means over seeds; "
-        + ("bars: 95 % interval. " if len(results.study["seeds"]) > 1 else "one seed allows no interval. ")
+        + (f"{few[0].lower()}{few[1:]}. " if (few := no_interval(results)) else "bars: 95 % interval. ")
         + "Square: plain; diamond: the teacher. Seconds were taken on whatever machine ran the study and are only as "
         "comparable as it was quiet; of several networks trained together, all count."
         + (" Of many methods, those are named that none beats at a lower cost; the table has them all." if many else "")

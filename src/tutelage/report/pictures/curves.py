@@ -25,6 +25,7 @@ from tutelage.report.pictures.frame import (
     title_of,
 )
 from tutelage.report.svg import ACCENT, INK, QUIET, SECOND, Sheet
+from tutelage.report.tables import no_interval
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.results import Cell, Results, hole_of
 
@@ -146,12 +147,13 @@ def _of_runs(x: Sequence[float] | Array, values: Array, **more: Any) -> Line:
 _BANDS = "Bands: 95 % interval of the mean over seeds. Dashed: the plain student."
 
 
-_ONE_SEED = "One seed allows no interval, so there are no bands. Dashed: the plain student."
+_NO_BANDS = "{}, so there are no bands. Dashed: the plain student."
 
 
 def about_bands(results: Results) -> str:
     """What the bands of a section are."""
-    return _BANDS if len(results.study["seeds"]) > 1 else _ONE_SEED
+    few = no_interval(results)
+    return _NO_BANDS.format(few) if few else _BANDS
 
 
 def training(results: Results, sheet: Sheet) -> Section | None:

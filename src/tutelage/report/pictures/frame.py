@@ -11,6 +11,7 @@ import numpy as np
 
 from tutelage.report.svg import INK, QUIET
 from tutelage.studies.results import Cell, Results
+from tutelage.studies.statistics import FEWEST_SEEDS
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -67,7 +68,7 @@ def over_seeds(values: Array) -> tuple[Array, Array]:
 
     n = len(values)
     mean = values.mean(0)
-    if n == 1:
+    if n < FEWEST_SEEDS:
         return mean, np.full_like(mean, np.nan)
     return mean, stats.t.ppf(0.975, n - 1) * values.std(0, ddof=1) / math.sqrt(n)
 

@@ -1,0 +1,88 @@
+"""A run up to its first step: whether a method can train a student on some data, and whether it reads a teacher."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.config import Config, Hardware
+from tutelage.data import Data, Split
+from tutelage.errors import TutelageError
+from tutelage.methods import Method
+from tutelage.models.tapped import Tapped
+from tutelage.runs.models import make_student
+from tutelage.training.dry_run import dry_run, first_batch
+from tutelage.training.fit import Fitted
+from tutelage.training.learner import Learner
+from tutelage.training.loop import roles_of
+from tutelage.training.run import Run
+
+_HARDWARE = Hardware(device="cpu", precision="float32", channels_last=False, workers=0)
+
+
+class Rehearsal(Run):
+    """A run whose fits do the dry run in eval mode and no step, and whose predictions are all equal.
+
+    Train mode is left to the run itself: what fails there (and may end its process) is that run's failure alone.
+
+    Attributes:
+        fits_tried: how many fits passed their dry run.
+        taught: whether a teacher was requested.
+    """
+
+    fits_tried = 0
+    taught = False
+
+    def teachers(self) -> tuple[Tapped, ...]:
+        """See ``Run.teachers``."""
+        self.taught = True
+        return super().teachers()
+
+    def predict(self, model: Tapped, split: Split) -> Tensor:
+        """(N, C) zeros."""
+        return torch.zeros(len(split), self.data.num_classes)
+
+    def fit(self, *learners: Learner, data: Data | None = None, **_: Any) -> Fitted:
+        """Do the dry run."""
+        data = self.data if data is None else data
+        roles = {learner: roles_of(learner, learners) for learner in learners}
+        dry_run(learners, roles, data, first_batch(data, torch.device("cpu")), train_mode=False)
+        self.fits_tried += 1
+        return Fitted((), {})
+
+
+def reads_teacher(
+    method: Method, settings: Mapping[str, Any], data: Data, config: Config, teacher: Tapped | None
+) -> bool:
+    """Rehearse a method on a student; the networks are on the CPU, in float32.
+
+    Returns:
+        Whether the method reads a teacher. True also where that could not be determined: a method may need the results
+        of its first fit to get to its second.
+
+    Raises:
+        TutelageError: the method, the networks and the data do not fit together, up to the first fit's dry run.
+    """
+    run = Rehearsal(
+        data,
+        lambda: make_student(config.student, data, pretrained=config.pretrained),
+        () if teacher is None else (teacher,),
+        recipe=config.recipe(),
+        hardware=_HARDWARE,
+        seed=config.seed,
+    )
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            method(run, **settings)
+    except TutelageError:
+        if not run.fits_tried:
+            raise
+        return True
+    except Exception:  # what only this imitation of a run made fail, or what the run itself will report
+        return True
+    return run.taught
