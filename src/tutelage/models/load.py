@@ -36,7 +36,7 @@ def make_model(
     Args:
         spec: one of
 
-            - a name of the zoo: ``resnet20``, ``resnet8x4``, ``wrn-40-2``, ``dcgan``;
+            - a name of the zoo: ``resnet20``, ``resnet8x4``, ``wrn-40-2``, ``mobilenetv2``, ``dcgan``;
             - ``module:attr``: import path and attribute, found from the current folder too, as with
               ``python -m``. The attribute is a class or function, called with those of ``num_classes``,
               ``in_channels``, ``image_shape`` and ``image_size`` that it takes, or an ``nn.Module``, which is

@@ -1,4 +1,4 @@
-"""The built-in networks by name: ``resnet20``, ``resnet8x4``, ``wrn-40-2``."""
+"""The built-in networks by name: ``resnet20``, ``resnet8x4``, ``wrn-40-2``, ``mobilenetv2``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.gan import DCGAN, MLPGenerator
+from tutelage.models.mobilenet import MobileNetV2
 from tutelage.models.resnet import ResNet
 from tutelage.models.wrn import WRN
 from tutelage.text import value_text
@@ -56,6 +57,13 @@ _FAMILIES = MappingProxyType(
             ("wrn-10-2", "wrn-16-2", "wrn-28-2", "wrn-40-2", "wrn-40-1", "wrn-28-10"),
             "wide ResNet of depth 6n+4: wrn-<depth>-<width>",
             "Zagoruyko, Komodakis 2016, arXiv 1605.07146",
+        ),
+        "mobilenetv2": Family(
+            re.compile(r"mobilenetv2(?:x(?P<width>[0-9]+(?:\.[0-9]+)?))?"),
+            MobileNetV2,
+            ("mobilenetv2", "mobilenetv2x0.5", "mobilenetv2x0.35", "mobilenetv2x1.4"),
+            "small network for real pictures: mobilenetv2, or mobilenetv2x<width> with all channels x width",
+            "Sandler et al. 2018, arXiv 1801.04381",
         ),
         "dcgan": Family(
             re.compile(r"dcgan(?:x(?P<width>[0-9]+(?:\.[0-9]+)?))?"),
