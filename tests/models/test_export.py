@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -54,6 +55,18 @@ def test_onnxruntime_gives_the_same_logits_for_any_batch_from_one_file(
         (logits,) = session.run(None, {"pixels": pixels.numpy()})
         assert logits.shape == (batch, 4)
         torch.testing.assert_close(torch.from_numpy(logits), trained(pixels).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_file_names_classes_and_size_and_leaves_the_batch_free(trained: Tapped, tmp_path: Path) -> None:
+    onnxruntime = needs_onnx()
+    export_onnx(trained, (1, 8, 8), tmp_path / "s.onnx", classes=["a", "é", "c", "d"])
+    session = onnxruntime.InferenceSession(str(tmp_path / "s.onnx"), providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert json.loads(metadata["classes"]) == ["a", "é", "c", "d"]
+    assert json.loads(metadata["image_shape"]) == [1, 8, 8]
+    batch, *size = session.get_inputs()[0].shape
+    assert isinstance(batch, str)
+    assert size == [1, 8, 8]
 
 
 def test_without_the_extra_it_names_the_command(

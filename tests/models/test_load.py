@@ -13,11 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tutelage.data import Data, Split
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.models.doors.door import Built
 from tutelage.models.doors.transformers import LogitsOf
 from tutelage.models.load import make_model
 from tutelage.models.resnet import ResNet
+from tutelage.models.weights import save_weights
+from tutelage.runs.models import open_model, open_trained
 
 USER_CODE = '''
 import torch
@@ -340,8 +343,19 @@ def test_timm_refusals(timm: FakeTimm, spec: str, parts: list[str]) -> None:
     ("spec", "package", "extra"), [("timm/resnet18", "timm", "timm"), ("hf/x", "transformers", "hf")]
 )
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, spec: str, package: str, extra: str) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.9.1")
     monkeypatch.setitem(sys.modules, package, None)  # an import finds None and gives up
     assert refusal(spec) == f"{spec!r} needs the extra: pip install 'tutelage[{extra}]'"
+
+
+@pytest.mark.parametrize("build", ["cpu", "cu128"])
+def test_timm_is_installed_without_replacing_a_build_of_torch(monkeypatch: pytest.MonkeyPatch, build: str) -> None:
+    monkeypatch.setattr(torch, "__version__", f"2.9.1+{build}")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    message = refusal("timm/resnet18")
+    assert "pip install --no-deps timm" in message
+    assert f"--no-deps torchvision --index-url https://download.pytorch.org/whl/{build} " in message
+    assert "for torch 2.9.1)" in message
 
 
 def test_a_broken_extra_is_told_from_a_missing_one(
@@ -464,6 +478,27 @@ def test_hf_warns_where_the_normalisation_is_unknown(transformers: Fake) -> None
     with pytest.warns(TutelageWarning, match=r"'hf/owner/name' has no preprocessor_config\.json") as caught:
         assert made("hf/owner/name", shape=(3, 32, 32)).mean_std is None
     assert caught[0].filename == __file__  # it points at the caller
+
+
+def test_hf_does_not_look_for_a_normalisation_that_is_known(transformers: Fake) -> None:
+    transformers(None)  # without a preprocessor file
+    built = make_model("hf/owner/name", num_classes=5, image_shape=(3, 32, 32), normalised=True)
+    assert built.mean_std is None
+
+
+def test_an_hf_student_is_opened_without_a_warning(transformers: Fake, tmp_path: Path) -> None:
+    """Its own file records the normalisation that it was trained with; bare weights of it record none."""
+    transformers(None)
+    part = Split.of(torch.zeros(8, 32, 32, 3, dtype=torch.uint8), torch.arange(8) % 5)
+    data = Data("tiny", tuple("abcde"), part, part)
+    network = FakeClassifier(5)
+    save_weights(tmp_path / "own.safetensors", network, {"mean": [0.5], "std": [0.25]})
+    save_weights(tmp_path / "bare.safetensors", network, {})
+    assert open_model(f"hf/owner/name@{tmp_path / 'own.safetensors'}", data).std.item() == 0.25
+    known = open_trained(f"hf/owner/name@{tmp_path / 'bare.safetensors'}", data, ((0.5,), (0.125,)))
+    assert known.model.std.item() == 0.125
+    with pytest.warns(TutelageWarning, match="will not be normalised as in its training"):
+        open_model(f"hf/owner/name@{tmp_path / 'bare.safetensors'}", data)
 
 
 def test_hf_refuses_channels_that_do_not_fit(transformers: Fake) -> None:

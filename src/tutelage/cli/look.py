@@ -111,12 +111,16 @@ def export(
     """Export a trained network to ONNX, including its normalization."""
     from tutelage.models.export import export_onnx
     from tutelage.report.console import say
-    from tutelage.runs import open_model
+    from tutelage.runs.models import about_model, open_trained
+    from tutelage.runs.plain import plain_pytorch
     from tutelage.trust import typed
 
     opened = _data_for(run, data, None)
-    export_onnx(open_model(run, opened, trust or typed(run)), opened.image_shape, onnx)
+    trained = open_trained(run, opened, trust=trust or typed(run))
+    export_onnx(trained.model, opened.image_shape, onnx, classes=opened.classes)
     say(onnx)
+    if trained.file is not None and trained.file.suffix == ".safetensors":
+        print(f"\n{plain_pytorch(about_model(trained.spec, trained.model, opened), repr(str(trained.file)))}", end="")
 
 
 def methods(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -32,8 +33,16 @@ def _quietly() -> Iterator[None]:
 
 
 @default_settings()
-def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path) -> None:
+def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *, classes: Sequence[str] = ()) -> None:
     """Write a network as one ONNX file: ``pixels`` (batch, C, H, W) float32 in [0, 1] to ``logits`` (batch, classes).
+
+    The batch size is free. The file's metadata holds ``classes`` and ``image_shape`` as JSON.
+
+    Args:
+        model: with its normalisation, which becomes part of the file.
+        image_shape: (C, H, W) of the images.
+        path: the file.
+        classes: their names, in the order of the logits.
 
     Raises:
         TutelageError: without the extra ``onnx``, or when the network cannot be exported.
@@ -58,4 +67,7 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path) ->
     except (RuntimeError, ValueError, TypeError, torch.onnx.OnnxExporterError) as error:
         why = one_line(error.__cause__ or error)  # the exporter wraps what went wrong in advice about itself
         raise TutelageError(f"{type(model.module).__name__} cannot be exported to ONNX: {why}") from error
-    atomic_write(path, program.model_proto.SerializeToString())
+    proto = program.model_proto
+    for key, value in (("classes", list(classes)), ("image_shape", list(image_shape))):
+        proto.metadata_props.add(key=key, value=json.dumps(value))
+    atomic_write(path, proto.SerializeToString())

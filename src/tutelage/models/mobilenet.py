@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler, Howard, Zhu, Zhmoginov, Chen 2018, arXiv 1801.04381, table 2): a small network for real pictures."""
+"""MobileNetV2, a small network for real pictures (Sandler et al. 2018, arXiv 1801.04381, table 2)."""
 
 from __future__ import annotations
 

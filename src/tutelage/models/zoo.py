@@ -61,7 +61,7 @@ _FAMILIES = MappingProxyType(
         "mobilenetv2": Family(
             re.compile(r"mobilenetv2(?:x(?P<width>[0-9]+(?:\.[0-9]+)?))?"),
             MobileNetV2,
-            ("mobilenetv2", "mobilenetv2x0.5", "mobilenetv2x0.35", "mobilenetv2x1.4"),
+            ("mobilenetv2", "mobilenetv2x0.5"),
             "small network for real pictures: mobilenetv2, or mobilenetv2x<width> with all channels x width",
             "Sandler et al. 2018, arXiv 1801.04381",
         ),

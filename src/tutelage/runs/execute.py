@@ -30,17 +30,17 @@ from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.parsing import parse_yaml
 from tutelage.runs.commands import as_command
-from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
+from tutelage.runs.folder import LOAD, TRACKING, WEIGHTS, RunFolder
 from tutelage.runs.header import WEIGHTS_DIGEST
 from tutelage.runs.models import (
     Opened,
     about_model,
-    accuracy_here,
     load_student,
     open_teachers,
     student_maker,
 )
-from tutelage.runs.teachers import compared, introduction
+from tutelage.runs.plain import plain_pytorch
+from tutelage.runs.teachers import compared, introduce
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import AnswerStore
 from tutelage.training.hardware import resolve
@@ -130,10 +130,7 @@ def execute(
         if place and processes.main:
             place.claim(config, inputs)
         processes.wait()
-        for name, teacher in zip(config.teacher, opened, strict=True):
-            accuracy = accuracy_here(name, teacher.model.to(hardware.device), data, hardware.device)
-            if announce and processes.main:
-                announce(introduction(name, teacher, accuracy))
+        introduce(config.teacher, opened, data, hardware.device, announce if processes.main else None)
         history: list[Record] = []
         if place and processes.main:
             place.start_metrics()
@@ -190,9 +187,10 @@ def _method_of(config: Config, given: Given, trust: Trust) -> Method:
 
 
 def _save(place: RunFolder, config: Config, student: Tapped, data: Data) -> dict[str, str]:
-    """Write the student's weights; their digest, for the result."""
+    """Write the student's weights, and how to load them; their digest, for the result."""
     place.check()
     about = about_model(config.student, student, data)
+    place.write(place.path / LOAD, plain_pytorch(about).encode())
     return {WEIGHTS_DIGEST: save_weights(place.path / WEIGHTS, student.module, about)}
 
 

@@ -19,16 +19,17 @@ from tutelage.parsing import parse_json, parse_yaml
 from tutelage.runs.schema import check_result, read_epochs
 from tutelage.text import value_text
 
-CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, TRACKING = (
+CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, LOAD, TRACKING = (
     "config.yaml",
     "inputs.json",
     "versions.json",
     "metrics.jsonl",
     "result.json",
     "student.safetensors",
+    "load.py",
     "tracking",
 )
-_FILES = {CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS}
+_FILES = {CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, LOAD}
 
 DATA = "training data"
 """The name of the data's fingerprint among the inputs."""
@@ -38,8 +39,8 @@ class RunFolder:
     """Reads and writes what a run keeps.
 
     ``config.yaml`` the resolved configuration; ``inputs.json`` the fingerprints of data and teachers;
-    ``versions.json``; ``metrics.jsonl`` a line an epoch; ``result.json``; ``student.safetensors``; ``checkpoints/``;
-    ``tracking/`` the files of trackers, if any follow it.
+    ``versions.json``; ``metrics.jsonl`` a line an epoch; ``result.json``; ``student.safetensors``, and ``load.py``
+    to load it in plain PyTorch; ``checkpoints/``; ``tracking/`` the files of trackers, if any follow it.
     """
 
     def __init__(self, path: Path) -> None:

@@ -92,11 +92,15 @@ class Opened:
         model: with its normalisation.
         normalisation: where its mean and standard deviation come from, in a few words.
         folder: of the run that trained it; ``None`` where there is none.
+        spec: what builds its network, as in a configuration.
+        file: its weights; ``None`` for published ones and for objects.
     """
 
     model: Tapped
     normalisation: str
-    folder: Path | None
+    folder: Path | None = None
+    spec: str = ""
+    file: Path | None = None
 
 
 def open_teachers(
@@ -121,9 +125,9 @@ def open_teachers(
 def _bare(module: nn.Module, data: Data, mean_std: MeanStd | None) -> Opened:
     """A network that was handed over in Python: wrapped with its own normalisation, or bare."""
     if isinstance(module, Tapped):
-        return Opened(module, "its own", None)
+        return Opened(module, "its own")
     chosen, origin = _normalisation(Header(), Built(module), data, mean_std)
-    return Opened(wrapped(module, *chosen), origin, None)
+    return Opened(wrapped(module, *chosen), origin)
 
 
 @default_settings()
@@ -164,15 +168,15 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     build = partial(make_model, num_classes=data.num_classes, image_shape=data.image_shape, trust=trust)
     header = Header()
     if located is None:
-        built, file = build(text, pretrained=True), None
+        spec, file, built = text, None, build(text, pretrained=True)
     else:
         spec, file, header = located
         _check_classes(text, header.classes, data)
         named_in = str(file) if as_path(text).is_dir() else "the configuration"
-        built = build(spec, normalised=bool(header.mean), named_in=named_in)
+        built = build(spec, normalised=bool(header.mean) or mean_std is not None, named_in=named_in)
     module = built.module if file is None else load_student(file, built.module, data)
     chosen, origin = _normalisation(header, built, data, mean_std)
-    return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text))
+    return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text), spec, file)
 
 
 def run_folder(text: str) -> Path | None:

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tutelage.config import Config, read_config
 from tutelage.data import Data
 from tutelage.data.conditions import parse_noise
@@ -16,7 +19,7 @@ from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation import flops
 from tutelage.models.tapped import Tapped
 from tutelage.runs.folder import CONFIG, RESULT
-from tutelage.runs.models import Opened, run_folder
+from tutelage.runs.models import Opened, accuracy_here, run_folder
 
 NEGLIGIBLE = 1e6  # operations an image, below which no cost is compared [ours]
 
@@ -96,19 +99,36 @@ def _place(data: str) -> tuple[str, Path]:
     return scheme, Path(rest).resolve()
 
 
-def introduction(name: str, teacher: Opened, accuracy: str | None) -> str:
-    """A line on a teacher: the normalisation of its images, its accuracy here and that which its run recorded.
+def introduce(
+    names: Sequence[str],
+    teachers: Sequence[Opened],
+    data: Data,
+    device: torch.device | str,
+    announce: Callable[[str], None] | None,
+) -> None:
+    """Try each teacher on this data, and announce its normalisation and its accuracy, here and as its run recorded it.
 
     Args:
-        name: as the user gave it.
-        teacher: the network.
-        accuracy: what was measured of it on this data, in words; ``None`` for a generator.
+        names: as the user gave them.
+        teachers: moved to the device.
+        data: what the student is trained on.
+        device: where to compute.
+        announce: called with a line on each teacher.
+
+    Raises:
+        TutelageError: a teacher does not fit the data.
     """
-    model = teacher.model
-    mean, std = (", ".join(f"{value:.4g}" for value in part.flatten().tolist()) for part in (model.mean, model.std))
-    parts = [f"teacher {name}: images normalized with mean {mean} and std {std} ({teacher.normalisation})"]
-    recorded = _recorded_accuracy(teacher.folder)
-    return "; ".join([*parts, *filter(None, (accuracy, recorded))])
+    for name, teacher in zip(names, teachers, strict=True):
+        model = teacher.model.to(device)
+        facts = [accuracy_here(name, model, data, device), _recorded_accuracy(teacher.folder)]
+        if announce is not None:
+            mean, std = (_numbers(part) for part in (model.mean, model.std))
+            first = f"teacher {name}: images normalized with mean {mean} and std {std} ({teacher.normalisation})"
+            announce("; ".join([first, *filter(None, facts)]))
+
+
+def _numbers(values: Tensor) -> str:
+    return ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
 
 
 def _recorded_accuracy(folder: Path | None) -> str | None:

@@ -61,13 +61,13 @@ class Wanted:
         }
 
 
-def extra(spec: str, package: str, extra: str) -> Any:
-    """Import an optional package, or say how to get it."""
+def extra(spec: str, package: str, extra: str, advice: str = "") -> Any:
+    """Import an optional package, or say how to get it, with further advice."""
     try:
         return importlib.import_module(package)
     except Exception as error:  # a package at odds with torch fails with anything, not only ImportError
         if isinstance(error, ModuleNotFoundError) and error.name == package:
-            raise TutelageError(f"{spec!r} needs the extra: pip install 'tutelage[{extra}]'") from error
+            raise TutelageError(f"{spec!r} needs the extra: pip install 'tutelage[{extra}]'{advice}") from error
         raise TutelageError(
             f"{spec!r} needs {package}, which is installed and cannot be imported: {one_line(error)};"
             f" try pip install --upgrade 'tutelage[{extra}]'"

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from tutelage.errors import TutelageError
@@ -14,7 +15,7 @@ from tutelage.models.doors.door import Built, Wanted, building, extra, guess, me
 
 def from_timm(spec: str, name: str, wanted: Wanted) -> Built:
     """One of timm's architectures, with its published weights if they are wanted."""
-    timm = extra(spec, "timm", extra="timm")
+    timm = extra(spec, "timm", extra="timm", advice=_keeping_torch())
     known = timm.list_models()
     # A tag after a dot names the weights; with a colon it is one of timm's addresses (hf-hub:, local-dir:).
     if ":" not in name and name.partition(".")[0] not in known:
@@ -39,6 +40,18 @@ def from_timm(spec: str, name: str, wanted: Wanted) -> Built:
     if not wanted.pretrained:
         return Built(module)
     return Built(module, mean_std_of(facts.get("mean"), facts.get("std"), shape[0]), size and tuple(size))
+
+
+def _keeping_torch() -> str:
+    """How to install timm beside a build of torch that PyPI does not have, which its dependencies would replace."""
+    version, _, build = torch.__version__.partition("+")
+    if not build:
+        return ""
+    return (
+        f"; as that may replace your torch {torch.__version__} by another build, rather: pip install --no-deps timm, "
+        f"and pip install --no-deps torchvision --index-url https://download.pytorch.org/whl/{build} (the release "
+        f"for torch {version})"
+    )
 
 
 def _timm_facts(module: nn.Module) -> Mapping[str, Any]:

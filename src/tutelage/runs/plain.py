@@ -1,0 +1,52 @@
+"""How a student is loaded and run in plain PyTorch: the text of ``load.py`` beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tutelage.runs.folder import WEIGHTS
+from tutelage.runs.models import GIVEN
+
+BESIDE = f'Path(__file__).with_name("{WEIGHTS}")'
+"""The path of the weights, as an expression, for a script in the same folder."""
+
+
+def plain_pytorch(about: Mapping[str, Any], file: str = BESIDE) -> str:
+    """A script that loads a student without a wrapper, and maps pixels in [0, 1] to what the student gives.
+
+    Args:
+        about: what the weights file says of itself (``about_model``).
+        file: a Python expression for the path of the weights.
+
+    Returns:
+        Lines that define ``network``, ``classes`` and the function ``student``, and ``mean`` and ``std`` where it
+        normalises. Where the network was handed over as an object, the user fills in the line that builds it.
+    """
+    spec, shape, operations = about["model"], tuple(about["image_shape"]), about["surgery"]
+    classes = list(about["classes"])
+    imports = ["from pathlib import Path", "", "import torch", "from safetensors.torch import load_file"]
+    if spec.startswith(GIVEN):
+        build = [f"network = ...  # build your network here: {spec.removeprefix(GIVEN)!r}"]
+    else:
+        imports.append("from tutelage.models.load import make_model")
+        build = [f"network = make_model({spec!r}, num_classes={len(classes)}, image_shape={shape}).module"]
+    if operations:
+        imports.append("from tutelage.models.surgery import repeat")
+        build.append(f"network = repeat(network, {operations!r}, torch.zeros(2, *{shape}))")
+    normalised = (list(about["mean"]), list(about["std"])) != ([0.0], [1.0])
+    statistics = [f"{name} = torch.tensor({about[name]}).view(1, -1, 1, 1)" for name in ("mean", "std")]
+    lines = [
+        f"# Loads the student in plain PyTorch. Images: (B, {', '.join(map(str, shape))}) float32, pixels in [0, 1].",
+        *imports,
+        "",
+        *build,
+        f"network.load_state_dict(load_file({file}))",
+        *(statistics if normalised else ()),
+        f"classes = {classes}",
+        "",
+        "",
+        "def student(inputs):",
+        f"    return network.eval()({'(inputs - mean) / std' if normalised else 'inputs'})",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,76 @@
+"""A student is loaded in plain PyTorch by the lines beside it, and gives the same numbers."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import tutelage
+from tutelage.config import Config
+from tutelage.data import Data
+from tutelage.models.tapped import Tapped
+from tutelage.runs import execute, open_model
+from tutelage.runs.plain import plain_pytorch
+
+SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
+
+
+def test_the_script_in_a_runs_folder_gives_equal_logits(
+    tmp_path: Path, tiny_npz: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(Config(data=tiny_npz, student="resnet8x0.25", **SHORT), tmp_path / "run")
+    monkeypatch.chdir("/")  # the folder may be anywhere
+    script = runpy.run_path(str(tmp_path / "run" / "load.py"))
+    pixels = torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        expected = open_model(str(tmp_path / "run"), tutelage.open_data(tiny_npz)).eval()(pixels)
+        assert torch.equal(script["student"](pixels), expected)
+    assert script["classes"] == ["a", "b", "c", "d"]
+    assert script["mean"].shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("method", ["final_bn", "one"])
+def test_a_student_after_surgery_is_built_again(method: str, tmp_path: Path, tiny_npz: str) -> None:
+    execute(Config(data=tiny_npz, student="resnet8x0.25", method=method, **SHORT), tmp_path / "run")
+    pixels = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        expected = open_model(str(tmp_path / "run"), tutelage.open_data(tiny_npz)).eval()(pixels)
+        assert torch.equal(runpy.run_path(str(tmp_path / "run" / "load.py"))["student"](pixels), expected)
+
+
+def test_a_network_of_ones_own_is_filled_in(tiny_data: Data, tiny_model: Callable[..., Tapped], tmp_path: Path) -> None:
+    result = tutelage.train(tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
+    file = tmp_path / "run" / "load.py"
+    text = file.read_text()
+    assert text.count("network = ...  # build your network here: ") == 1
+    namespace = runpy.run_path(
+        _written(tmp_path / "run" / "own.py", text.replace("...  #", "NETWORK  #")), {"NETWORK": tiny_model(3).module}
+    )
+    pixels = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(namespace["student"](pixels), result.model.eval()(pixels))
+
+
+def _written(file: Path, text: str) -> str:
+    file.write_text(text)
+    return str(file)
+
+
+def test_what_normalises_itself_gets_its_inputs_as_they_are_and_text_is_quoted() -> None:
+    about: dict[str, Any] = {
+        "classes": ["a", "b'\n"],
+        "image_shape": [3, 8, 8],
+        "mean": [0.0],
+        "std": [1.0],
+        "surgery": [],
+    }
+    text = plain_pytorch({**about, "model": "given:x\nimport os"})
+    assert "mean" not in text
+    assert "return network.eval()(inputs)" in text
+    assert len([line for line in text.splitlines() if line.startswith("import")]) == 1
+    compile(text, "load.py", "exec")
