@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-SHORT = ["--data", "digits", "--per-class", "12", "--epochs", "3", "--batch-size", "32", "--device", "cpu", "--precision", "float32"]
+SHORT = "--data digits --per-class 12 --epochs 3 --batch-size 32 --device cpu --precision float32".split()
 STUDENT, TEACHER = "resnet8x0.25", "resnet8x0.5"
 
 # What a method needs beside a teacher and a student.
@@ -35,9 +35,12 @@ NEEDS: dict[str, list[str]] = {
     "mslg": ["--noise", "0.4+trusted:4"],
     "mean_teacher_lc": ["--noise", "missing:0.5"],
     "pdiff": ["--noise", "0.4"],
-    "akdg": ["--student", "mlp-ganx0.1", "--set", "critic_width=0.1", "--set", "critic_steps=2"],
+    "akdg": "--student mlp-ganx0.1 --set critic_width=0.1 --set critic_steps=2".split(),
 }
-STUDY = ["study", "nine", "--data", "digits", "--per-class", "12", "--students", "resnet8x0.25", "--teachers", "resnet8x0.5", "--methods", "hinton,dml", "--seeds", "1", "--workers", "2", "--set", "epochs=3", "--set", "batch_size=32", "--set", "device=cpu"]
+STUDY = (
+    "study nine --data digits --per-class 12 --students resnet8x0.25 --teachers resnet8x0.5 --methods hinton,dml "
+    "--seeds 1 --workers 2 --set epochs=3 --set batch_size=32 --set device=cpu"
+).split()
 
 CLOCKS = ("seconds", "latency_ms", "latency_ms_quartiles", "command")
 

@@ -6,8 +6,10 @@ import importlib.util
 import re
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -68,6 +70,18 @@ def test_the_method_pages_are_those_of_the_docstrings() -> None:
         assert file.read_text() == text, f"run python docs/make_method_pages.py ({name})"
 
 
+def test_the_teacher_of_the_example_has_its_students_labels() -> None:
+    text = (ROOT / "README.md").read_text()
+    train, distill = (re.search(rf"^tutelage {verb} .*$", text, re.M) for verb in ("train", "distill"))
+    assert train is not None
+    assert distill is not None
+    for option in ("--data", "--noise", "--seed"):
+        values = [re.search(rf"{option} (\S+)", line[0]) for line in (train, distill)]
+        assert values[0] is not None
+        assert values[1] is not None
+        assert values[0][1] == values[1][1], option
+
+
 @pytest.mark.parametrize(
     "file",
     [
@@ -101,9 +115,11 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     assert blocks
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     for block in blocks:
         exec(re.sub(r"epochs=\d+", "epochs=1", block), namespace)
+    expected = namespace["student"].model.eval()(namespace["pixels"])  # the last block loads it in plain PyTorch
+    torch.testing.assert_close(namespace["logits"], expected)
 
 
 def test_the_study_that_is_shown_is_one() -> None:

@@ -22,6 +22,7 @@ from tutelage.models.state import materialised
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Given, Result, describe, execute, load_data
 from tutelage.runs.models import open_teachers
+from tutelage.runs.plain import add_script
 from tutelage.runs.teachers import warn_of_other_labels
 from tutelage.training.loop import Record
 from tutelage.training.run import first_weights
@@ -112,7 +113,10 @@ def _execute(
     given = Given(opened, make, open_teachers(config, opened, names, trusted), method)
     warn_of_other_labels(config)
     folder = None if out is None else as_path(out)
-    return execute(config, folder, given=given, report=report, track=track, trust=trusted)
+    result = execute(config, folder, given=given, report=report, track=track, trust=trusted)
+    if result.folder is not None and result.metrics:
+        add_script(result.folder)
+    return result
 
 
 def _held_out(data: Data, config: Config) -> Data:

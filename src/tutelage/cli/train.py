@@ -118,6 +118,7 @@ def _train(
     from tutelage.report.console import show, side_console, watching
     from tutelage.runs import execute
     from tutelage.runs.commands import as_python
+    from tutelage.runs.plain import add_script
     from tutelage.runs.teachers import warn_of_other_labels
     from tutelage.trust import typed
 
@@ -133,7 +134,9 @@ def _train(
     with watching(console, quiet=as_json) as report:
         lines = None if as_json else announce
         result = execute(config, out, report=report, announce=lines, track=track, trust=trust or names)
+    if result.metrics:  # of several processes only the first has measured
+        add_script(out)
     if as_json and result.metrics:
         print(json.dumps({**result.metrics, "folder": str(out)}, allow_nan=False))
-    elif result.metrics:  # of several processes only the first has measured
+    elif result.metrics:
         show(result)

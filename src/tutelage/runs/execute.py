@@ -30,7 +30,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.parsing import parse_yaml
 from tutelage.runs.commands import as_command
-from tutelage.runs.folder import LOAD, TRACKING, WEIGHTS, RunFolder
+from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
 from tutelage.runs.header import WEIGHTS_DIGEST
 from tutelage.runs.models import (
     Opened,
@@ -39,7 +39,6 @@ from tutelage.runs.models import (
     open_teachers,
     student_maker,
 )
-from tutelage.runs.plain import plain_pytorch
 from tutelage.runs.teachers import compared, introduce
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import AnswerStore
@@ -187,10 +186,9 @@ def _method_of(config: Config, given: Given, trust: Trust) -> Method:
 
 
 def _save(place: RunFolder, config: Config, student: Tapped, data: Data) -> dict[str, str]:
-    """Write the student's weights, and how to load them; their digest, for the result."""
+    """Write the student's weights; their digest, for the result."""
     place.check()
     about = about_model(config.student, student, data)
-    place.write(place.path / LOAD, plain_pytorch(about).encode())
     return {WEIGHTS_DIGEST: save_weights(place.path / WEIGHTS, student.module, about)}
 
 

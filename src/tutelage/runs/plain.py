@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from tutelage.runs.folder import WEIGHTS
-from tutelage.runs.models import GIVEN
+from tutelage.config import GIVEN
+from tutelage.errors import TutelageError
+from tutelage.files import atomic_write
+from tutelage.models.weights import read_about
+from tutelage.runs.folder import LOAD, WEIGHTS
 
 BESIDE = f'Path(__file__).with_name("{WEIGHTS}")'
 """The path of the weights, as an expression, for a script in the same folder."""
+
+
+def add_script(folder: Path) -> None:
+    """Write ``load.py`` into the folder of a finished run, unless it is there or nothing can be written there.
+
+    Runs of a study have none: nobody reads hundreds of them, and ``tutelage export`` prints the same lines.
+    """
+    with suppress(TutelageError):  # of a finished run on a read-only medium, say; nothing depends on the script
+        if not (folder / LOAD).exists():
+            atomic_write(folder / LOAD, plain_pytorch(read_about(folder / WEIGHTS)).encode())
 
 
 def plain_pytorch(about: Mapping[str, Any], file: str = BESIDE) -> str:
