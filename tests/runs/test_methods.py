@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
+from pydantic.fields import FieldInfo
 
 import tutelage
 from tutelage import methods
@@ -42,7 +43,8 @@ def test_a_method_tells_about_itself(name: str) -> None:
     assert first.name == "run"
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in others)
     assert list(found.check({})) == [p.name for p in others]
-    assert found.check({}) == {p.name: p.default for p in others}
+    plain = {p.name: p.default for p in others if not isinstance(p.default, FieldInfo)}  # others depend on these
+    assert found.check({}).items() >= plain.items()
     assert list(found.parameters) == [p.name for p in others]
 
 

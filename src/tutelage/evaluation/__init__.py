@@ -29,7 +29,7 @@ from tutelage.evaluation.metrics import (
     wrongly_labelled,
 )
 from tutelage.evaluation.ood import ood_auroc
-from tutelage.evaluation.predict import predict, predict_roles
+from tutelage.evaluation.predict import classifies, predict, predict_roles
 from tutelage.evaluation.robustness import Robustness, auac, pgd_accuracies
 from tutelage.evaluation.selective import RiskCoverage, aurc, commitment, reservation, risk_coverage
 from tutelage.models.modes import evaluating
@@ -46,6 +46,7 @@ __all__ = [
     "aurc",
     "brier",
     "calibration_gap",
+    "classifies",
     "commitment",
     "corruption_accuracies",
     "cost_of",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.ambient import default_settings
 from tutelage.data.batch import UNLABELLED
-from tutelage.data.data import Split
+from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.models.modes import evaluating
@@ -77,6 +77,15 @@ class _SideBySide(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = self.model.tap(inputs, self.roles)
         return torch.cat([outputs[role] for role in self.roles], 1)
+
+
+@default_settings()
+def classifies(model: nn.Module, data: Data, *, device: torch.device | str) -> bool:
+    """Whether a network gives logits of a data set's classes, and not features alone; by a pass over two images."""
+    example = next(in_order(data.train.subset(torch.arange(min(2, len(data.train)))), device=device, workers=0))
+    with evaluating(model), torch.inference_mode():
+        given = model(example.inputs)
+    return isinstance(given, Tensor) and given.shape == (len(example), data.num_classes)
 
 
 def answer(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -40,6 +40,15 @@ NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+def by(other: str, **defaults: Any) -> Any:
+    """A default that depends on another parameter, by the value of that one: ``by("form", code=250, paper=0.1)``.
+
+    The other parameter stands before it in the signature. Recorded settings hold the value, given or not.
+    """
+    shown = ", ".join(f"{value!r} with {other}={name}" for name, value in defaults.items())
+    return Field(default_factory=lambda checked: defaults[checked[other]], description=shown, validate_default=True)
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to train a student.
@@ -118,7 +127,8 @@ class Method:
         """Each parameter's type and default, as text."""
         signature = inspect.signature(self.function).parameters
         return {
-            name: f": {_type_name(signature[name].annotation)} = {field.default!r}"
+            name: f": {_type_name(signature[name].annotation)} = "
+            + (repr(field.default) if field.default_factory is None else str(field.description))
             for name, field in self.settings.model_fields.items()
         }
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tutelage.methods import NonNegative, Positive, Share, method
+from tutelage.methods import NonNegative, Positive, Share, by, method
 from tutelage.models.tapped import Tapped
 from tutelage.terms import AttentionTransfer, labels_and_soft_targets
 from tutelage.terms.attention import Form
@@ -18,9 +18,9 @@ from tutelage.training.run import Run
 def at(
     run: Run,
     *,
-    beta: NonNegative = 250.0,
-    p: Annotated[float, Field(ge=1)] = 2.0,
     form: Form = "code",
+    beta: NonNegative = by("form", code=250.0, paper=0.1),
+    p: Annotated[float, Field(ge=1)] = 2.0,
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,
 ) -> Tapped:
@@ -34,11 +34,12 @@ def at(
 
     Args:
         run: what to train.
-        beta: the authors' code has 1000, which recovers it at 32 x 32. The default is a quarter of that, and ours: with
-            1000 small students on 8 x 8 digits fell behind the plain one where they were trained for 20 epochs.
-        p: the power of the attention map, 1 or more.
         form: "code", as above; "paper", equation 2: beta/2 * sum_j ||Q_S^j - Q_T^j||_2, not squared, with no factor for
-            the size; give beta with it, which is about 0.1 in the paper [as users quote it].
+            the size.
+        beta: its default depends on the form. "code": the authors' code has 1000, which recovers it at 32 x 32; the
+            default is a quarter of that, and ours: with 1000 small students on 8 x 8 digits fell behind the plain one
+            where they were trained for 20 epochs. "paper": 0.1, about the paper's [as users quote it].
+        p: the power of the attention map, 1 or more.
         kd_alpha: above 0, Hinton's term joins: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE. The authors'
             code has 0.9 with T = 4 for this.
         kd_temperature: its T.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from tutelage.methods import NonNegative, Positive, Share, method
+from tutelage.errors import TutelageError
+from tutelage.methods import NonNegative, Positive, Share, by, method
 from tutelage.models.tapped import Tapped
 from tutelage.terms import Hint, SoftTargets, Term, Weighted, labels_and_soft_targets
 from tutelage.terms.hint import Reduction
@@ -21,8 +22,8 @@ def fitnet(
     first_weight: NonNegative = 4.0,
     last_weight: NonNegative = 1.0,
     hint_share: Share = 0.25,
-    beta: NonNegative = 1.0,
     reduction: Reduction = "relative",
+    beta: NonNegative | None = by("reduction", relative=1.0, mean=100.0, paper=None),
     regressor: Literal["auto", "always", "never"] = "auto",
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,
@@ -45,10 +46,11 @@ def fitnet(
         temperature: T, 3 in the authors' code.
         first_weight, last_weight: of lambda, 4 and 1 in the authors' CIFAR-10 run of 500 epochs.
         hint_share: the share of the epochs that stage 1 takes. Ours: the authors stop it by its validation error.
-        beta: the weight of the hint loss in the joint form. Benchmarks have 100 with reduction "mean".
         reduction: "relative", the mean over the map of (u_h - r)^2 divided by the batch's mean of u_h^2, has no unit
             and suits every network and input size; "mean" is without the division; "paper" half the sum, C H W / 2
             times the mean. The authors' RMSProp does not feel the difference; the recipe's SGD does.
+        beta: the weight of the hint loss in the joint form. Its default depends on the reduction: 1 for "relative",
+            which is ours, and the benchmarks' 100 for "mean". "paper" has none, since the paper has no joint form.
         regressor: "auto" has none where the two shapes agree, as the authors' code; "always", "never".
         kd_alpha: above 0, Hinton's own term joins: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE.
         kd_temperature: its T.
@@ -58,23 +60,26 @@ def fitnet(
     layer's), since maps here may be negative. lambda falls a step at a time and not an epoch. Both stages use the run's
     recipe.
     """
+    if mode == "joint" and beta is None:
+        raise TutelageError(f"beta has no default with mode=joint and reduction={reduction}; give one")
     student, teacher = run.student(), run.teacher()
     pairs = run.paired_stages(student, teacher)
     guided, hint = pairs[(len(pairs) - 1) // 2]
     hints = Hint(guided, hint, reduction, regressor)
     terms: dict[str, Term | Weighted] = {**labels_and_soft_targets(kd_alpha, kd_temperature)}
     if mode == "joint":
-        run.fit(Learner(student, run.frozen(teacher), terms | {"hint": beta * hints}))
+        run.fit(Learner(student, run.frozen(teacher), terms | {"hint": (beta or 0.0) * hints}))
         return student
-    hint_epochs = max(1, round(hint_share * run.epochs))
-    clip = min(1.0, run.recipe.clip or 1.0)
-    run.fit(Learner(student, run.frozen(teacher), {"hint": hints}), epochs=hint_epochs, clip=clip)
 
     def weight(progress: float) -> float:
         return teacher_decay(500 * progress, first_weight, last_weight) / temperature**2
 
-    soft = weight * SoftTargets(temperature)
-    run.fit(Learner(student, run.frozen(teacher), terms | {"soft": soft}), epochs=max(1, run.epochs - hint_epochs))
+    taught = Learner(student, run.frozen(teacher), terms | {"soft": weight * SoftTargets(temperature)})
+    run.check(taught)
+    hint_epochs = max(1, round(hint_share * run.epochs))
+    clip = min(1.0, run.recipe.clip or 1.0)
+    run.fit(Learner(student, run.frozen(teacher), {"hint": hints}), epochs=hint_epochs, clip=clip)
+    run.fit(taught, epochs=max(1, run.epochs - hint_epochs))
     return student
 
 

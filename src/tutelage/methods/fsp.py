@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tutelage.methods import Positive, Share, method
+from tutelage.methods import Positive, Share, by, method
 from tutelage.models.tapped import Tapped
 from tutelage.terms import Flow, labels_and_soft_targets
 from tutelage.terms.flow import Reduction
@@ -19,8 +19,8 @@ def fsp(
     run: Run,
     *,
     init_share: Annotated[float, Field(gt=0, lt=1)] = 0.15,
-    init_lr: Positive = 0.1,
     reduction: Reduction = "relative",
+    init_lr: Positive = by("reduction", relative=0.1, mean=0.1, paper=0.01),
     adapter: Literal["auto", "never"] = "auto",
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,
@@ -36,12 +36,13 @@ def fsp(
     Args:
         run: what to train. Both stages together take the run's epochs (each one at least).
         init_share: the share of the epochs that stage 1 takes; ours, about the benchmarks' 30 of 270.
-        init_lr: stage 1's learning rate as a part of the recipe's; inferred, and the ratio [from memory] of the paper's
-            is 0.01. The loss grows with the fourth power of the activations, so that a student whose activations start
-            far from the teacher's would run away: gradients of stage 1 are clipped at a length of 1.
         reduction: "relative" divides ||G_i^T - G_i^S||^2 by the batch's mean of ||G_i^T||^2 and takes the mean over
             flows, so that one learning rate fits every network; "paper" is the sum above; "mean" the benchmarks' mean
             over the entries of G.
+        init_lr: stage 1's learning rate as a part of the recipe's. Its default depends on the reduction: 0.01 for
+            "paper", the paper's ratio [from memory], and 0.1 for the others, which is ours. The loss grows with the
+            fourth power of the activations, so that a student whose activations start far from the teacher's would run
+            away: gradients of stage 1 are clipped at a length of 1.
         adapter: where a layer's channels differ from the teacher's, "auto" trains a 1x1 convolution in between and
             throws it away after stage 1; "never" refuses, as the paper's method has to.
         kd_alpha: above 0, Hinton's term joins stage 2: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE.
@@ -52,6 +53,8 @@ def fsp(
     """
     student, teacher = run.student(), run.teacher()
     flow = Flow(run.paired_maps(student, teacher), reduction, adapter)
+    taught = Learner(student, run.frozen(teacher), labels_and_soft_targets(kd_alpha, kd_temperature))
+    run.check(taught)
     init_epochs = max(1, round(init_share * run.epochs))
     run.fit(
         Learner(student, run.frozen(teacher), {"flow": flow}),
@@ -59,6 +62,5 @@ def fsp(
         lr=init_lr * run.recipe.lr,
         clip=min(1.0, run.recipe.clip or 1.0),
     )
-    terms = labels_and_soft_targets(kd_alpha, kd_temperature)
-    run.fit(Learner(student, run.frozen(teacher), terms), epochs=max(1, run.epochs - init_epochs))
+    run.fit(taught, epochs=max(1, run.epochs - init_epochs))
     return student

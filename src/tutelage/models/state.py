@@ -115,7 +115,12 @@ def shared_text(learner: str, teacher: str, names: list[str]) -> str:
 
 
 def _place(tensor: Tensor) -> int:
-    return 0 if is_lazy(tensor) or tensor.layout != torch.strided else tensor.untyped_storage().data_ptr()
+    if is_lazy(tensor) or tensor.layout != torch.strided:
+        return 0
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # a tensor made of others has no memory of its own
+        return 0
 
 
 def dtype_note(network: nn.Module) -> str:

@@ -16,9 +16,8 @@ from tutelage.ambient import default_settings
 from tutelage.config import GIVEN, Config
 from tutelage.data import Data, Views, open_data
 from tutelage.data.conditions import HumanLabels, Subset, parse_imbalance, parse_noise
-from tutelage.data.data import check_every_class_taught
 from tutelage.errors import TutelageError
-from tutelage.evaluation import cost_of, evaluate, evaluate_generator, memorisation
+from tutelage.evaluation import classifies, cost_of, evaluate, evaluate_generator, memorisation
 from tutelage.files import as_path, atomic_write
 from tutelage.methods import Method, find
 from tutelage.models.ensemble import Ensemble
@@ -117,7 +116,6 @@ def execute(
     dumped = method.settings(**settings).model_dump(mode="json")
     config = config.but(settings=dumped, **hardware.model_dump())
     data = given.data if given.data is not None else load_data(config)
-    check_every_class_taught(data)
     opened = given.teachers if given.teachers is not None else open_teachers(config, data, trust=trust)
     teachers = tuple(teacher.model for teacher in opened)
     make = given.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
@@ -251,7 +249,8 @@ def _judged(data: Data, student: Tapped, teachers: Sequence[Tapped], device: str
         generators = [teacher for teacher in teachers if isinstance(teacher, Generator)]
         teacher = generators[0] if generators else None
         return {"test": evaluate_generator(student, data, device=device, teacher=teacher)}
-    ensemble = Ensemble(teachers).to(device) if teachers else None
+    classify = bool(teachers) and all(classifies(teacher, data, device=device) for teacher in teachers)
+    ensemble = Ensemble(teachers).to(device) if classify else None  # others teach by their features alone
     judged = {
         "test": evaluate(student, data, device=device, teacher=ensemble),
         "train": memorisation(student, data, device),

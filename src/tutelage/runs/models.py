@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from tutelage.config import GIVEN, Config
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.evaluation.metrics import accuracy
-from tutelage.evaluation.predict import predict
+from tutelage.evaluation.predict import classifies, predict
 from tutelage.files import as_path
 from tutelage.models.doors.door import Built, MeanStd
 from tutelage.models.generator import Generator, wrapped
@@ -276,10 +277,11 @@ def _check_classes(text: str, classes: Sequence[str], data: Data) -> None:
 def accuracy_here(text: str, model: Tapped, data: Data, device: torch.device | str) -> str | None:
     """A teacher's accuracy on held-out or else on training samples, in words; a warning at chance level.
 
-    A generator predicts no labels: ``None``.
+    A generator predicts no labels, nor does a network with other outputs than the data's classes, which teaches by its
+    features: ``None``. The dry run refuses it where a term reads its logits.
 
     Raises:
-        TutelageError: when it does not take these images or has another number of classes.
+        TutelageError: when it does not take these images.
     """
     if isinstance(model, Generator):
         return None
@@ -287,18 +289,17 @@ def accuracy_here(text: str, model: Tapped, data: Data, device: torch.device | s
     split = split.subset(torch.arange(min(2000, len(split))))
     labels = split.labels if split.labels.ndim == 1 else split.labels.argmax(1)
     try:
+        if not classifies(model, data, device=device):
+            return None
         logits = predict(model, split, device=device)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
         remedy = dtype_note(model) or "; give it one for such images"
         raise TutelageError(
             f"the teacher {text} cannot take images of shape {data.image_shape}: {one_line(error)}{remedy}"
         ) from error
-    if logits.shape[1] != data.num_classes:
-        raise TutelageError(
-            f"the teacher {text} gives {logits.shape[1]} logits and {data.name} has {data.num_classes} classes; "
-            "give it a network of the same classes"
-        )
     share = float(accuracy(logits, labels.to(device)))
+    if math.isnan(share):  # no sample has a label to judge by
+        return None
     if share < 1.5 / data.num_classes:
         warnings.warn(
             f"the teacher {text} gets {share:.1%} of {len(split)} samples of {data.name} right, which is chance level "

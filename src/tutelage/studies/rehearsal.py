@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,11 +48,18 @@ class Rehearsal(Run):
 
     def fit(self, *learners: Learner, data: Data | None = None, **_: Any) -> Fitted:
         """Do the dry run."""
-        data = self.data if data is None else data
-        roles = {learner: roles_of(learner, learners) for learner in learners}
-        dry_run(learners, roles, data, first_batch(data, torch.device("cpu")), train_mode=False)
+        self._dry_run(learners, self.data if data is None else data)
         self.fits_tried += 1
         return Fitted((), {})
+
+    def check(self, *learners: Learner) -> None:
+        """Do the dry run."""
+        self._dry_run(learners, self.data)
+
+    def _dry_run(self, learners: Sequence[Learner], data: Data) -> None:
+        self.check_labels(learners)
+        roles = {learner: roles_of(learner, learners) for learner in learners}
+        dry_run(learners, roles, data, first_batch(data, torch.device("cpu")), train_mode=False)
 
 
 def reads_teacher(

@@ -29,6 +29,7 @@ def hinge(score: Tensor, *, genuine: bool) -> Tensor:
 class Hinge(Term):
     """A critic's loss on images that are genuine, or that are not. The student is the critic, and gives ``score``."""
 
+    reads_labels = False
     roles = ("score",)
     teacher_roles = ()
 
@@ -48,6 +49,7 @@ class Fooling(Term):
         critic: D. It is no part of the term and learns nothing from it; it is another learner's model.
     """
 
+    reads_labels = False
     roles = ("image",)
     teacher_roles = ()
 

@@ -97,6 +97,8 @@ class AttentionTransfer(Term):
         p, form: as in ``attention_transfer``.
     """
 
+    reads_labels = False
+
     def __init__(self, pairs: tuple[tuple[str, str], ...], p: float = 2.0, form: Form = "code") -> None:
         super().__init__()
         if not pairs:

@@ -33,6 +33,8 @@ class SoftmaxMSE(Term):
     It needs no label. Several teachers are averaged as probabilities.
     """
 
+    reads_labels = False
+
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), no unit."""
         if teacher is None:

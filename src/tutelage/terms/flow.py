@@ -84,6 +84,8 @@ class Flow(Term):
             where they differ; it is thrown away with the term and is not in the paper. ``"never"`` refuses then.
     """
 
+    reads_labels = False
+
     def __init__(
         self,
         layers: tuple[tuple[str, str], ...],

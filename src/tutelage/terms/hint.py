@@ -66,6 +66,8 @@ class Hint(Term):
             convolution also where they agree; ``"never"`` none, shapes must then agree.
     """
 
+    reads_labels = False
+
     def __init__(
         self,
         guided: str,

@@ -59,6 +59,7 @@ class LocalClustering(Term):
         quantile: which, in (0, 1].
     """
 
+    reads_labels = False
     roles = ("embedding",)
 
     def __init__(self, threshold: float | None = None, quantile: float = 0.1) -> None:

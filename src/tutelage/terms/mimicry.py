@@ -18,6 +18,8 @@ class Mimicry(Term):
     reported worse, since averaging sharpens the target).
     """
 
+    reads_labels = False
+
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
         self.each = SoftTargets(temperature)

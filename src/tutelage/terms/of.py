@@ -20,6 +20,7 @@ class Of(Term):
     def __init__(self, role: str, term: Term) -> None:
         super().__init__()
         self.roles, self.term = (role,), term
+        self.reads_labels = term.reads_labels
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ def angle_relations(student: Tensor, teacher: Tensor, most: int = MOST_ANGLES) -
 class DistanceRelations(Term):
     """``distance_relations`` of the embeddings, what the classifiers are given: one value ()."""
 
+    reads_labels = False
     roles = ("embedding",)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
@@ -99,6 +100,7 @@ class DistanceRelations(Term):
 class AngleRelations(Term):
     """``angle_relations`` of the embeddings, what the classifiers are given: one value ()."""
 
+    reads_labels = False
     roles = ("embedding",)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:

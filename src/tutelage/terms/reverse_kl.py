@@ -50,6 +50,8 @@ class LearnedLabels(Term):
         scores: (N, C), with which the labels begin. They are a buffer, kept with the learner that has the term.
     """
 
+    reads_labels = False
+
     def __init__(self, split: Split, scores: Tensor) -> None:
         super().__init__()
         self.store = PerSample(split, scores)
@@ -77,6 +79,8 @@ class LearnedLabels(Term):
 
 class Entropy(Term):
     """``entropy`` of the student's prediction, per sample (B,): a term of positive weight asks for certainty."""
+
+    reads_labels = False
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:

@@ -50,6 +50,8 @@ class SimilarityPreserving(Term):
         teacher_role: the teacher's.
     """
 
+    reads_labels = False
+
     def __init__(self, role: str, teacher_role: str) -> None:
         super().__init__()
         self.roles, self.teacher_role = (role,), teacher_role

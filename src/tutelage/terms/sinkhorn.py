@@ -79,6 +79,8 @@ class SinkhornDivergence(Term):
     through both. A source's logits have none.
     """
 
+    reads_labels = False
+
     def __init__(self, regularisation: float = 1.0, iterations: int = 50, tolerance: float = 0.1) -> None:
         super().__init__()
         if not 0 < regularisation < float("inf"):

@@ -52,6 +52,8 @@ class SoftTargets(Term):
     Several teachers are averaged as softened *probabilities*, as the paper's ensembles are.
     """
 
+    reads_labels = False
+
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
         if not 0 < temperature < float("inf"):

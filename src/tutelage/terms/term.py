@@ -50,6 +50,9 @@ class Term(nn.Module):
     roles: tuple[str, ...] = ("logits",)
     """What it reads of the student. Without ``"logits"`` in any term, the student's pass ends at the last role."""
 
+    reads_labels: bool = True
+    """Whether it needs labels. Training is refused where a class has none, unless no term of any weight needs them."""
+
     @property
     def teacher_roles(self) -> tuple[str, ...]:
         """What it reads of the teacher; the same as of the student unless overridden, nothing for label losses.
@@ -111,6 +114,11 @@ class Weighted:
 
     def __init__(self, term: Term, weight: Weight = 1.0, view: View | None = None, *, between: bool = False) -> None:
         self.term, self.weight, self.view, self.between = term, weight, view, between
+
+    @property
+    def never(self) -> bool:
+        """Whether the weight is 0 throughout."""
+        return not callable(self.weight) and self.weight == 0
 
     def at(self, progress: float) -> float:
         """The weight at this point of the run."""

@@ -90,6 +90,11 @@ class Learner:
         """Whether any of its terms reads the student's logits, so that it is a classifier to be judged."""
         return any("logits" in self.roles(view) for view in (None, *self.views()))
 
+    @property
+    def reads_labels(self) -> bool:
+        """Whether any term that can have a weight needs labels."""
+        return any(w.term.reads_labels and not w.never for w in self.terms.values())
+
     def teacher_roles(self, progress: float | None = None, view: View | None = None) -> tuple[str, ...]:
         """The same of the teacher; with ``progress``, by those that count at this point of the run."""
         readers: list[Term | View] = [w.term for w in self._active(progress) if w.view is view and not w.between]

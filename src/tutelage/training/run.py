@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tutelage.config import Hardware, Recipe
-from tutelage.data.data import Data, Split
+from tutelage.data.data import Data, Split, check_every_class_taught
 from tutelage.data.loader import in_order, mix
 from tutelage.data.orders import Order, shuffled
 from tutelage.errors import TutelageError
@@ -26,7 +26,7 @@ from tutelage.training.checkpoint import Checkpoints, generators_restored, seede
 from tutelage.training.fit import Fitted, fit
 from tutelage.training.hardware import place, resolve
 from tutelage.training.learner import Learner
-from tutelage.training.loop import Record, Selected
+from tutelage.training.loop import Loop, Record, Selected
 from tutelage.training.processes import Processes
 from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import UpdateRule, together
@@ -160,6 +160,22 @@ class Run:
             place(model, hardware=hardware, example=example)
         return predict(model, split, device=hardware.device, workers=hardware.workers).cpu()
 
+    def check(self, *learners: Learner) -> None:
+        """Refuse now what a later fit of these learners will refuse, before an earlier fit has taken its time.
+
+        Raises:
+            TutelageError: as ``fit``.
+        """
+        self.check_labels(learners)
+        hardware = resolve(self.hardware, self.processes)
+        with seeded(mix(self.seed, 1)):
+            Loop(learners, self.data, self.recipe, hardware, together, self.seed, self.processes, shuffled, {}, None)
+
+    def check_labels(self, learners: Sequence[Learner]) -> None:
+        """Refuse data in which a class has no labelled training sample, if a term of these learners needs labels."""
+        if any(learner.reads_labels for learner in learners):
+            check_every_class_taught(self.data)
+
     def fit(
         self,
         *learners: Learner,
@@ -179,6 +195,7 @@ class Run:
             order, streams, until: as in ``tutelage.training.fit``.
             changes: fields of the recipe that differ in this fit, ``epochs`` for instance.
         """
+        self.check_labels(learners)
         number = len(self.fits)
         recipe = self.recipe.but(**changes) if changes else self.recipe
 
