@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -146,6 +148,48 @@ DOORS = {
     "radius that is no number": ("evaluate {teacher} --pgd 0.01,far", ["pgd", "'far'"]),
     "radius in levels of 255": ("evaluate {teacher} --pgd 8", ["pgd", "above 0 and at most 1", "8"]),
     "no samples to judge": ("evaluate {teacher} --corruptions --samples 0", ["samples", "0"]),
+    "radius that is none": ("evaluate {teacher} --pgd abc", ["pgd", "'abc'"]),
+    "samples that are no number": ("evaluate {teacher} --samples some", ["--samples", "evaluate --help"]),
+    "no held-out part": ("evaluate {teacher} --part validation", ["'validation'", "test, train", "result.json"]),
+    "a device without memory": ("evaluate {teacher} --device meta", ["'meta'", "--device auto"]),
+    "no such run": ("evaluate runs/absent", ["no trained network 'runs/absent'", "folder of a finished run"]),
+    "no run at all": ("evaluate", ["'run'", "evaluate --help"]),
+    "a name in place of a run": ("evaluate resnet8", ["no trained network 'resnet8'", "MODEL@WEIGHTS"]),
+    "a file in place of a folder": (
+        "evaluate {teacher}/student.safetensors",
+        ["is a file", "give the folder {teacher}"],
+    ),
+    "another file": ("evaluate {teacher}/result.json", ["is a file", "folder of a finished run"]),
+    "a folder in a run": ("evaluate {teacher}/checkpoints", ["the run's folder is {teacher}"]),
+    "an empty folder": ("evaluate empty", ["empty holds no student.safetensors", "finished run"]),
+    "a run that is not finished": ("distill --teacher unfinished", ["unfinished holds no", "give its command again"]),
+    "a folder in place of weights": ("evaluate resnet8@{teacher}", ["is a folder", "resnet8@{teacher}/student"]),
+    "weights without a model": ("evaluate @{teacher}/student.safetensors", ["lacks a part", "MODEL@WEIGHTS"]),
+    "a model without weights": ("distill --teacher resnet8@", ["'resnet8@' lacks a part", "MODEL@WEIGHTS"]),
+    "missing weights": ("distill --teacher resnet8@absent.pt", ["'absent.pt'", "check the path"]),
+    "weights of another network": (
+        "evaluate resnet8x2@{teacher}/student.safetensors",
+        ["do not fit", "build the model"],
+    ),
+    "grey in place of colour": ("evaluate {teacher} --data npz:rgb.npz", ["images of 1 channel", "have 3"]),
+    "a teacher of grey images": ("distill --teacher {teacher} --data npz:rgb.npz", ["images of 1 channel", "have 3"]),
+    "a teacher of other classes": ("distill --teacher {teacher} --data npz:five.npz", ["10 classes", "has 5"]),
+    "an option without a value": ("train --noise", ["'--noise' requires an argument", "--help"]),
+    "a misspelt option": ("distill --techer t", ["--techer", "--teacher"]),
+    "an argument too many": ("models resnet8", ["resnet8", "models --help"]),
+    "a folder in place of a configuration": ("train --config {teacher}", ["Is a directory", "config.yaml"]),
+    "a path in place of a data set": ("train --data rgb.npz", ["npz:rgb.npz"]),
+    "a folder in place of a data set": ("data empty", ["folder:empty or idx:empty"]),
+    "no data set": ("data ''", ["digits, idx:FOLDER"]),
+    "a tiny image size": ("data digits --image-size 0", ["--image-size", "4"]),
+    "a file to cache outputs in": ("distill --teacher {teacher} --answers rgb.npz", ["rgb.npz", "name a folder"]),
+    "a setting of a method that has none": ("train --set temperature=2", ["'temperature'", "There are none"]),
+    "a mean without its deviation": ("distill --teacher {teacher} --teacher-mean 0.5", ["teacher_std", "both"]),
+    "a normalization that is recorded": (
+        "distill --teacher {teacher} --teacher-mean 0.5 --teacher-std 0.5",
+        ["no use here", "leave them out"],
+    ),
+    "an export of nothing": ("export runs/absent --onnx s.onnx", ["no trained network 'runs/absent'"]),
     "unknown other data": ("evaluate {teacher} --ood digts", ["'digts'", "'digits'"]),
     "batch too large a word": ("train --batch-size -3", ["batch_size", "-3"]),
 }
@@ -153,14 +197,95 @@ DOORS = {
 
 @pytest.mark.parametrize(("command", "said"), DOORS.values(), ids=DOORS)
 def test_a_users_mistake_is_one_clear_line_and_code_2(run: Run, teacher: Path, command: str, said: list[str]) -> None:
-    code, _, err = run(*command.format(teacher=teacher).split())
+    Path("empty").mkdir()
+    Path("unfinished").mkdir()
+    Path("unfinished/config.yaml").write_text("data: digits\n")
+    _arrays("rgb.npz", channels=3, classes=10)
+    _arrays("five.npz", channels=1, classes=5)
+    code, _, err = run(*shlex.split(command.format(teacher=teacher)))
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2
     assert len(errors) == 1
     assert err.splitlines()[-1] == errors[0]
     assert "Traceback" not in err
     for text in said:
-        assert text in errors[0]
+        assert text.format(teacher=teacher) in errors[0]
+
+
+def _arrays(file: str, *, channels: int, classes: int) -> None:
+    images, labels = np.zeros((20, 8, 8, channels), np.uint8), np.arange(20) % classes
+    np.savez(file, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+
+
+def test_images_of_another_size_are_worth_a_warning(run: Run, teacher: Path) -> None:
+    images, labels = np.zeros((20, 16, 16, 1), np.uint8), np.arange(20) % 10
+    np.savez("big.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+    code, _, err = run("evaluate", str(teacher), "--data", "npz:big.npz", "--json")
+    assert code == 0
+    (line,) = [line for line in err.splitlines() if "pixels" in line]
+    assert "images of 8 x 8 pixels and those of npz:big.npz have 16 x 16" in line
+    assert "warning" not in run("evaluate", str(teacher), "--json")[2]
+
+
+def test_images_of_any_shape_may_be_out_of_distribution(run: Run, teacher: Path) -> None:
+    _arrays("rgb.npz", channels=3, classes=10)
+    code, out, err = run("evaluate", str(teacher), "--ood", "npz:rgb.npz", "--json")
+    assert code == 0
+    assert 0 <= json.loads(out)["ood_auroc"] <= 1
+    assert err == ""
+
+
+def test_a_home_folder_is_expanded_where_no_shell_does_it(
+    run: Run, teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "c.yaml").write_text("data: digits\nstudent: resnet8x0.25\nepochs: 1\nper_class: 20\n")
+    words = ("train", "--config=~/c.yaml", "--out=~/run", "--json")
+    assert run(*words)[0] == 0
+    assert (home / "run" / "result.json").exists()
+    assert (home / "run" / "load.py").exists()
+    assert not Path("~").exists()
+    assert run("evaluate", "~/run", "--json")[0] == 0
+    code, _, err = run("train", "--config=~nobody-of-this-name/c.yaml")
+    assert code == 2
+    assert "write the whole path" in err
+
+
+def test_the_run_of_weights_says_on_which_data(run: Run, teacher: Path) -> None:
+    by_folder = json.loads(run("evaluate", str(teacher), "--json")[1])
+    by_weights = json.loads(run("evaluate", f"resnet8@{teacher / 'student.safetensors'}", "--json")[1])
+    assert by_weights["accuracy"] == by_folder["accuracy"]
+
+
+def test_a_teacher_is_introduced_and_the_labels_that_it_saw_are_reported(run: Run, teacher: Path) -> None:
+    words = ("distill", "--teacher", str(teacher), "--epochs", "1", "--noise", "0.4", "--per-class", "20")
+    code, _, err = run(*words, "--out", "a")
+    assert code == 0
+    assert "noise none (here 0.4)" in err
+    assert f"teacher {teacher}: images normalized with mean 0.3" in err
+    assert "(recorded with the weights); accuracy " in err
+    assert "its run recorded" in err
+    before_training = err.index("its run recorded") < err.index("epoch 1/1")
+    assert before_training
+    code, out, err = run(*words, "--out", "b", "--json")
+    assert code == 0
+    assert json.loads(out)["seed"] == 0
+    assert "images normalized" not in err
+
+
+@pytest.mark.parametrize("command", ["train", "distill", "evaluate", "export", "data", "methods", "models"])
+def test_help_is_in_plain_english(run: Run, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    text = " ".join(out.split()).replace("- ", "-")  # a word may be divided at its hyphen
+    for word in ("so many", "the picture asks", "is kept", "are kept", "Who follows", "told", "Judge", "comes along"):
+        assert word not in text
+    if command == "distill":
+        for term in ("Label noise", "instance-dependent", "Class imbalance", "cached", "Experiment trackers"):
+            assert term in text
+        assert "[default: hinton]" in text
 
 
 def test_a_config_file_with_a_wrong_name(run: Run) -> None:

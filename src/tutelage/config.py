@@ -157,7 +157,7 @@ class Config(Recipe, Hardware):
     )
     noise: str | None = Field(
         default=None,
-        description="label noise: RATE (symmetric), uniform:RATE, pair:RATE, instance:RATE (instance-dependent), "
+        description="label noise: RATE (symmetric), uniform:RATE, pair:RATE, instance:RATE (instance-dependent noise), "
         "matrix:FILE (transition matrix), human:FILE:COLUMN (human annotations); missing labels: missing:RATE; "
         "verified labels: trusted:NUMBER per class; combined with +: 0.4+missing:0.5",
     )
@@ -258,7 +258,10 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TutelageError(f"cannot read the configuration {path}: {one_line(error)}") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+        raise TutelageError(
+            f"cannot read the configuration {path}: {reason}; name a TOML or YAML file, such as config.yaml of a run"
+        ) from error
     try:
         fields = parse_toml(text) if path.suffix == ".toml" else parse_yaml(text)
     except ValueError as error:

@@ -52,5 +52,5 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Tutel
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"; did you mean {near[0]!r}?" if near else "."
-    choices = f" Known: {', '.join(known)}." if known else ""
+    choices = f" Known: {', '.join(known)}." if known else " There are none."
     return TutelageError(f"unknown {kind} {value_text(name)}{guess}{choices}{' ' + hint if hint else ''}")

@@ -49,7 +49,7 @@ def main() -> NoReturn:
         except TutelageError as error:
             _fail(str(error))
         except UsageError as error:
-            _fail(error.format_message())  # type: ignore[attr-defined]
+            _fail(_usage(error))
         except (KeyboardInterrupt, typer.Abort):
             code = 130
         except BrokenPipeError:  # whoever read our output has seen enough
@@ -59,6 +59,12 @@ def main() -> NoReturn:
         with suppress(OSError):  # SIGHUP: the terminal is gone
             print("stopped; the same command goes on where this one was", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> str:
+    """What is wrong with a command line, and where its options are listed."""
+    command = error.ctx.command_path if error.ctx is not None else "tutelage"
+    return f"{error.format_message().rstrip('.')}; {command} --help lists its options"
 
 
 def _fail(text: str) -> NoReturn:

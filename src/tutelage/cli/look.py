@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli.options import PATH, Json, TrustAll
-from tutelage.config import Beyond, read_config
-from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.config import GIVEN, Beyond, read_config
+from tutelage.errors import TutelageError, TutelageWarning, unknown
 
 if TYPE_CHECKING:
     from tutelage.data import Data
@@ -24,14 +24,18 @@ def evaluate(
     part: Annotated[str, typer.Option(help="Part of the data: train, validation or test.")] = "test",
     teacher: Annotated[str | None, typer.Option(help="Teacher to compare with: agreement and KL divergence.")] = None,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    image_size: Annotated[int | None, typer.Option(help="Resize image files to this many pixels per side.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=4, help="Resize image files to this many pixels per side.")
+    ] = None,
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Evaluate on corrupted images too: noise, blur, contrast, ...")
     ] = False,
     pgd: Annotated[
         str, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="RADII")
     ] = "",
-    ood: Annotated[str | None, typer.Option(help="Out-of-distribution data set to detect.")] = None,
+    ood: Annotated[
+        str | None, typer.Option(help="Out-of-distribution data set to detect; its images are resized to fit.")
+    ] = None,
     samples: Annotated[
         int | None, typer.Option(help="Evaluate corruptions and attacks on this many samples.  [default: all]")
     ] = None,
@@ -50,6 +54,9 @@ def evaluate(
     from tutelage.trust import typed
 
     opened = _data_for(run, data, image_size)
+    if part not in opened.parts:
+        held_out = "A part held out during training is drawn in the run, whose result.json has its accuracy."
+        raise unknown("part", part, opened.parts, held_out if part == "validation" else "")
     on = resolve(Hardware(device=device)).device
     trusted = trust or typed(run, teacher)
     model = open_model(run, opened, trusted).to(on)
@@ -87,15 +94,25 @@ def _shares(named: dict[str, float]) -> str:
 
 
 def _data_for(run: str, spec: str | None, image_size: int | None) -> Data:
-    """The data set that is named, or else that of the run."""
-    from tutelage.data import open_data
+    """The data set that is named, or else that of the run.
 
+    Raises:
+        TutelageError: there is no such data set, no trained network ``run``, or nothing says on what it was trained.
+    """
+    from tutelage.data import open_data
+    from tutelage.runs.folder import CONFIG
+    from tutelage.runs.models import locate, run_folder
+
+    locate(run)  # before anything is asked of the data: a misspelt path is the commoner mistake
     if spec is None:
-        file = Path(run) / "config.yaml"
-        fields = read_config(file) if file.is_file() else {}
-        spec, image_size = str(fields.get("data", "given:")), image_size or fields.get("image_size")
-        if spec.startswith("given:"):
-            raise TutelageError(f"{run} does not say which data to open; name it with --data")
+        folder = run_folder(run)
+        fields = read_config(folder / CONFIG) if folder is not None else {}
+        spec, image_size = (
+            str(fields.get("data", GIVEN)),
+            fields.get("image_size") if image_size is None else image_size,
+        )
+        if spec.startswith(GIVEN):
+            raise TutelageError(f"{run} does not record a data set that can be opened by name; name one with --data")
     return open_data(spec, image_size=image_size)
 
 
@@ -181,7 +198,9 @@ def data(
     spec: Annotated[
         str, typer.Argument(help="Data set: digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO.")
     ] = "digits",
-    image_size: Annotated[int | None, typer.Option(help="Resize image files to this many pixels per side.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=4, help="Resize image files to this many pixels per side.")
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Describe a data set: classes, counts, mean and standard deviation."""

@@ -119,6 +119,7 @@ def _existing(scheme: str, text: str, kind: str) -> Path:
 
 
 def _advice(spec: str) -> str:
-    if Path(spec).exists():
-        return f"For a path write folder:{spec}, idx:{spec} or npz:{spec}."
+    if spec and as_path(spec).exists():
+        kinds = ("folder", "idx") if as_path(spec).is_dir() else ("npz",)
+        return f"For this path write {' or '.join(f'{kind}:{spec}' for kind in kinds)}."
     return "Write digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO."

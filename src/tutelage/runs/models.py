@@ -165,7 +165,7 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
         TutelageError: as ``open_model``, or ``mean_std`` is for another number of channels.
     """
     trust = typed(text) if trust is None else trust
-    located = _locate(text)
+    located = locate(text)
     build = partial(make_model, num_classes=data.num_classes, image_shape=data.image_shape, trust=trust)
     header = Header()
     if located is None:
@@ -173,6 +173,7 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     else:
         spec, file, header = located
         _check_classes(text, header.classes, data)
+        _check_images(text, header.image_shape, data)
         named_in = str(file) if as_path(text).is_dir() else "the configuration"
         built = build(spec, normalised=bool(header.mean) or mean_std is not None, named_in=named_in)
     module = built.module if file is None else load_student(file, built.module, data)
@@ -197,18 +198,17 @@ def weights_file(text: str) -> tuple[str, Path] | None:
     return next((split for split in reversed(splits) if split[1].is_file()), splits[0] if splits else None)
 
 
-def _locate(text: str) -> tuple[str, Path, Header] | None:
-    """The model, the weights file and the file's header; ``None`` for published weights."""
+def locate(text: str) -> tuple[str, Path, Header] | None:
+    """The model, the weights file and the file's header; ``None`` for published weights.
+
+    Raises:
+        TutelageError: the text names no trained network.
+    """
     path = as_path(text)
     if path.is_dir():
         file = path / WEIGHTS
         if not file.is_file():
-            remedy = (
-                "that run is not finished; give its command again"
-                if (path / CONFIG).is_file()
-                else "it is not the folder of a finished run"
-            )
-            raise TutelageError(f"{text} holds no {WEIGHTS}; {remedy}")
+            raise TutelageError(f"{text} holds no {WEIGHTS}; {_remedy(path)}")
         header = read_header(file)
         spec = header.model
         if not spec or spec.startswith(GIVEN):
@@ -217,22 +217,29 @@ def _locate(text: str) -> tuple[str, Path, Header] | None:
     named = weights_file(text)
     if named is not None:
         spec, file = named
-        if not spec:
-            raise TutelageError(f"{text!r} names no model before the @; write MODEL@WEIGHTS, such as resnet8{text}")
+        if not spec or text.endswith("@"):
+            raise TutelageError(f"{text!r} lacks a part; write MODEL@WEIGHTS, such as resnet8@student.safetensors")
         if file.is_dir():
             raise TutelageError(f"{file} is a folder; name the weights file in it, such as {spec}@{file / WEIGHTS}")
         return spec, file, read_header(file)
     if text.startswith(PUBLISHED):
         return None
     if path.is_file():
-        raise TutelageError(
-            f"{text} is a file and no trained network by itself; give its model too, as MODEL@{text}, or the folder of "
-            "a finished run"
-        )
+        folder = f"the folder {path.parent} instead" if path.name == WEIGHTS else "the folder of a finished run"
+        raise TutelageError(f"{text} is a file; give {folder}, or for weights their model too, as MODEL@{text}")
     raise TutelageError(
         f"no trained network {text!r}: give the folder of a finished run, MODEL@WEIGHTS.safetensors, "
         "timm/NAME or hf/NAME"
     )
+
+
+def _remedy(folder: Path) -> str:
+    """What to do about a folder without weights."""
+    if (folder / CONFIG).is_file():
+        return "that run is not finished; give its command again"
+    if (folder.parent / WEIGHTS).is_file():
+        return f"the run's folder is {folder.parent}"
+    return "it is not the folder of a finished run; give that of one, or MODEL@WEIGHTS"
 
 
 def _normalisation(
@@ -254,6 +261,26 @@ def _normalisation(
     if built.mean_std is not None:
         return built.mean_std, "of the published weights"
     return data.mean_std, f"those of {data.name}: the network records none"
+
+
+def _check_images(text: str, shape: Sequence[int], data: Data) -> None:
+    """Refuse images of other channels than those that a network was trained on, and warn of another size."""
+    if not shape:
+        return
+    (channels, *size), (ours, *own) = shape, data.image_shape
+    if channels != ours:
+        raise TutelageError(
+            f"{text} was trained on images of {channels} channel{'s' * (channels > 1)} and those of {data.name} have "
+            f"{ours}; give it images, or the images a network, of the same channels"
+        )
+    if size != own:
+        before, now = (" x ".join(map(str, sides)) for sides in (size, own))
+        warnings.warn(
+            f"{text} was trained on images of {before} pixels and those of {data.name} have {now}: it may be far less "
+            "accurate on them; folder: and hf: data can be resized with --image-size",
+            TutelageWarning,
+            stacklevel=4,
+        )
 
 
 def _check_classes(text: str, classes: Sequence[str], data: Data) -> None:

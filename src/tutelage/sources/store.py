@@ -72,6 +72,10 @@ class AnswerStore:
 
     def __init__(self, folder: str | os.PathLike[str], data: Data, precision: Precision = "float32") -> None:
         self.folder, self.views, self.precision = as_path(folder), data.views, precision
+        if self.folder.is_file():
+            raise TutelageError(
+                f"{self.folder}, where the teacher's outputs are to be cached, is a file; name a folder"
+            )
         self.hits = self.misses = 0
         remove_abandoned(self.folder, lambda name: _NAME.match(name) is not None)
         index = data.train.index.cpu().numpy()

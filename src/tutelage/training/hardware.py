@@ -48,7 +48,7 @@ def _device(name: str, processes: Processes | None) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # a device without memory, such as meta, fails here
     except (RuntimeError, AssertionError, ValueError) as error:
         raise TutelageError(f"device {name!r} cannot be used here: {one_line(error)}; try --device auto") from error
     return device
