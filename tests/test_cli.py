@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -366,6 +367,45 @@ def test_ctrl_c_is_said_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
     assert err.splitlines()[-1] == "stopped; the same command goes on where this one was"
     assert "Traceback" not in err
     assert list((tmp_path / "run").glob("checkpoints/*.ckpt"))
+
+
+def test_fields_of_runs_are_options_of_a_study(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def keep(study: Any, *_: Any, **__: Any) -> None:
+        asked.update(study.train)
+
+    monkeypatch.setattr(sys.modules["tutelage.cli.study"], "_run_study", keep)
+    words = ["--epochs", "1", "--lr", "0.1", "--no-augment", "--device", "cpu", "--image-size", "16"]
+    assert run("study", "nine", *words, "--milestones", "0.5", "--set", "momentum=0.5") == (0, "", "")
+    assert asked == {
+        "epochs": 1,
+        "lr": 0.1,
+        "augment": False,
+        "device": "cpu",
+        "image_size": 16,
+        "milestones": [0.5],
+        "momentum": 0.5,
+    }
+    code, out, err = run("study", "nine", "--epochs", "many")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "epochs" in err
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_study_prints_tables_for_its_reader_and_the_answer_last(
+    run: Run, monkeypatch: pytest.MonkeyPatch, write_study: Callable[..., Path], terminal: bool
+) -> None:
+    from tutelage.report.words import answer
+    from tutelage.studies.results import Results
+
+    results = Results.read(write_study())
+    monkeypatch.setattr("tutelage.studies.runner.try_study", lambda *_, **__: results)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    code, out, _ = run("study", "nine", "--out", str(results.folder))
+    assert code == 0
+    assert ("| plain |" in out) != terminal
+    assert out.splitlines()[-3:] == list(answer(results))
 
 
 @pytest.mark.parametrize("command", ["methods", "models", "data", "data digits"])

@@ -207,6 +207,41 @@ def test_a_single_seed_is_given_no_interval(tmp_path: Path) -> None:
     assert "±" not in read.text
 
 
+def test_two_seeds_are_given_no_interval_of_a_mean(tmp_path: Path) -> None:
+    read = Reader(page(study(tmp_path, seeds=2)))
+    assert "Two seeds: no interval of a mean." in read.text
+    assert "±" not in read.text.replace("intervals being up to ±", "")
+    assert "Two seeds: no interval of a mean, so there are no bands" in read.text
+
+
+def test_the_overview_has_a_coloured_cell_for_each_method_and_condition(tmp_path: Path) -> None:
+    text = page(study(tmp_path, methods=("hinton", HOSTILE), broken=(HOSTILE,)))
+    part = text[text.index('<section id="overview"') : text.index('<section id="table"')]
+    read = Reader(part)
+    assert "noise 0.2" in read.text
+    assert read.text.count("hole") == 3
+    heat = [str(attributes["style"]) for tag, attributes in read.tags if tag == "td" and "style" in attributes]
+    assert len(heat) == 3  # hinton; neither the teacher, nor plain, nor holes
+    assert max(int(style.rpartition(":")[2].rstrip("%")) for style in heat) == 100
+    assert 'id="overview"' not in page(study(tmp_path, noise=(None,)))
+
+
+def test_lower_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
+    results = study(tmp_path)
+    heat = re.compile(r'title="difference to plain ([+−])[^"]*" style="--heat:var\(--(accent|second)\)')
+    for metric, better in (("accuracy", "+"), ("ece", "−")):
+        for sign, colour in heat.findall(page(results, metric)):
+            assert (colour == "accent") == (sign == better), metric
+
+
+def test_runs_that_several_pairs_share_are_counted_once(tmp_path: Path) -> None:
+    results = study(tmp_path, noise=(None,))
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    again = [json.dumps(json.loads(line) | {"teacher": "huge"}) for line in lines]
+    (tmp_path / "results.jsonl").write_text("\n".join(lines + again))
+    assert f"{len(results.runs)} of {len(results.runs)} runs done" in Reader(page(Results.read(tmp_path))).text
+
+
 def test_the_chosen_trial_is_marked(tmp_path: Path) -> None:
     read = Reader(page(study(tmp_path, tried=True)))
     assert "✓ chosen 80.00" in read.text
@@ -316,6 +351,20 @@ def test_it_follows_the_scheme_and_fits_the_window(
     ink = tab.evaluate("getComputedStyle(document.querySelector('figure svg text')).fill")
     assert (sum(int(part) for part in re.findall(r"\d+", ink)[:3]) < 384) == light
     assert tab.evaluate("document.documentElement.scrollWidth") == width
+    assert tab.heard == []
+    tab.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_wide_tables_keep_their_first_column_and_show_that_they_scroll(browser: Any, report: str, width: int) -> None:
+    tab = opened(browser, report, viewport={"width": width, "height": 800})
+    wide = tab.locator("#table .wide")
+    assert wide.evaluate("it => it.scrollWidth > it.clientWidth")
+    assert "local" in wide.evaluate("it => getComputedStyle(it).backgroundAttachment")
+    first = tab.locator("#numbers > thead th").first, tab.locator("#numbers > tbody > tr > th").first
+    before = [cell.bounding_box()["x"] for cell in first]
+    wide.evaluate("it => { it.scrollLeft = 200 }")
+    assert [cell.bounding_box()["x"] for cell in first] == before
     assert tab.heard == []
     tab.close()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 
+from tutelage.config import FLAG, Config
 from tutelage.errors import TutelageError
 from tutelage.files import as_path
 from tutelage.text import value_text
@@ -58,3 +62,58 @@ def table_of(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise TutelageError(f"{what} must be a table with names, got {value_text(value)}")
     return value
+
+
+def config_options(
+    names: Iterable[str], defaults: Mapping[str, Any], **renamed: str
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each of these fields of ``Config``; it gets those that are given as ``fields``.
+
+    Args:
+        names: of the fields.
+        defaults: shown in the help; of a field that is not among them none is.
+        renamed: options that have another name than their field.
+    """
+    names = tuple(names)
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        shown = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        for name in names:
+            field = Config.model_fields[name]
+            option = "--" + renamed.get(name, name).replace("_", "-")
+            text = _sentence(field.description or "") + _shown(defaults.get(name))
+            if field.annotation in FLAG:
+                kind: Any = Annotated[bool | None, typer.Option(f"{option}/--no-{option[2:]}", help=text)]
+            elif typing.get_origin(field.annotation) is tuple:
+                kind = Annotated[list[str] | None, typer.Option(option, help=text, metavar="TEXT")]
+            else:
+                kind = Annotated[str | None, typer.Option(option, help=text, metavar=_metavar(field.annotation))]
+            shown.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+
+        def command(**values: Any) -> None:
+            fields = {name: values.pop(name) for name in names if name in values}
+            function(fields={name: value for name, value in fields.items() if value not in (None, [])}, **values)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in shown}
+        return command
+
+    return decorate
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _shown(default: Any) -> str:
+    """A default as an option would be written; nothing for none."""
+    if default is None or default == ():
+        return ""
+    return f"  [default: {','.join(map(str, default)) if isinstance(default, tuple) else default}]"
+
+
+def _metavar(annotation: Any) -> str:
+    names = {int: "INT", float: "FLOAT", int | None: "INT", float | None: "FLOAT"}
+    return names.get(annotation, "TEXT")

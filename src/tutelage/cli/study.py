@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.options import Json, Track, TrustAll, settings_from, table_of
+from tutelage.cli.options import PATH, Json, Track, TrustAll, config_options, settings_from, table_of
+from tutelage.config import Config
 from tutelage.errors import unknown
 
 if TYPE_CHECKING:
@@ -18,32 +19,55 @@ if TYPE_CHECKING:
     from tutelage.studies.workers import Workers
 
 
+_GRID = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed")
+_TRAIN = tuple(name for name in Config.model_fields if name not in (*_GRID, "workers"))
+"""The fields that all runs of a study have in common; its workers are processes that train."""
+
+
+@config_options(_TRAIN, {})
 def study(
-    source: Annotated[str, typer.Argument(help="A .toml, .yaml or .py file, or one that comes along: nine.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the study.  [default: runs/SOURCE]")] = None,
-    data: Annotated[str | None, typer.Option(help="Data sets, by commas.")] = None,
-    noise: Annotated[str | None, typer.Option(help="Label noises, by commas: 0,0.2,pair:0.4")] = None,
-    imbalance: Annotated[str | None, typer.Option(help="Imbalances, by commas: none,powerlaw:0.2")] = None,
-    per_class: Annotated[str | None, typer.Option(help="Training samples of each class, by commas.")] = None,
-    teachers: Annotated[str | None, typer.Option(help="Networks to learn from, by commas.")] = None,
-    students: Annotated[str | None, typer.Option(help="Networks to train, by commas.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Methods, by commas.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="How many, or which, by commas: 0,1,")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any other field, as epochs=5; repeatable.")] = None,
-    corruptions: Annotated[bool | None, typer.Option("--corruptions", help="Judge on corrupted images too.")] = None,
-    pgd: Annotated[str | None, typer.Option(help="Radii of an attack, by commas, in pixels of [0, 1].")] = None,
-    ood: Annotated[str | None, typer.Option(help="Another data set, to be told from this one.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Settings to try for each method.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes.  [default: as many as cores]")] = None,
-    together: Annotated[
-        int | None, typer.Option(min=1, help="Runs side by side in a process, at most.  [default: 16]")
+    source: Annotated[str, typer.Argument(help="A study file (.toml, .yaml or .py), or a built-in study: nine, demo.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the study.  [default: runs/SOURCE]", **PATH)] = None,
+    data: Annotated[str | None, typer.Option(help="Data sets, comma-separated.")] = None,
+    noise: Annotated[str | None, typer.Option(help="Label noise levels, comma-separated: 0,0.2,pair:0.4.")] = None,
+    imbalance: Annotated[str | None, typer.Option(help="Class imbalances, comma-separated: none,powerlaw:0.2.")] = None,
+    per_class: Annotated[
+        str | None, typer.Option(help="Numbers of training samples per class, comma-separated: none,100.")
     ] = None,
-    ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster instead: auto, local or its address.")] = None,
+    teachers: Annotated[str | None, typer.Option(help="Teacher networks, comma-separated.")] = None,
+    students: Annotated[str | None, typer.Option(help="Student networks, comma-separated.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods, comma-separated; tutelage methods lists them.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Number of seeds, or the seeds themselves, comma-separated: 5, or 0,10,20.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Set a field of every run: name=value. Repeatable.", metavar="NAME=VALUE"),
+    ] = None,
+    corruptions: Annotated[
+        bool | None, typer.Option("--corruptions", help="Evaluate on corrupted images too: noise, blur, contrast, ...")
+    ] = None,
+    pgd: Annotated[
+        str | None, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="RADII")
+    ] = None,
+    ood: Annotated[str | None, typer.Option(help="Out-of-distribution data set to detect.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Number of settings to try for each method.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of worker processes.  [default: number of cores]")
+    ] = None,
+    together: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of runs trained side by side per process.  [default: 16]")
+    ] = None,
+    ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, local or its address.")] = None,
     track: Track = None,
     trust: TrustAll = False,
     json_: Json = False,
+    **recipe: Any,
 ) -> None:
-    """Compare methods under conditions, over seeds: only what is missing is run, and the report is made anew."""
+    """Compare methods under several conditions, over seeds. Only missing runs are trained; the report is rewritten.
+
+    The exit code is 1 where runs failed.
+    """
     from tutelage.studies.study import Study, read_study
     from tutelage.studies.workers import LocalWorkers, RayWorkers
     from tutelage.trust import typed
@@ -54,7 +78,8 @@ def study(
     said |= {name: value for name, value in fields.items() if value is not None}
     if teachers or students:
         said.pop("pairs", None)
-    said["train"] = {**table_of(said.get("train"), "the study: train"), **settings_from(set_ or [])}
+    typed_fields = Config(**recipe["fields"]).model_dump(mode="json", include=set(recipe["fields"]))
+    said["train"] = {**table_of(said.get("train"), "the study: train"), **typed_fields, **settings_from(set_ or [])}
     asked = {"corruptions": corruptions, "pgd": pgd, "ood": ood}
     evaluate = table_of(said.get("evaluate"), "the study: evaluate")
     said["evaluate"] = {**evaluate, **{name: value for name, value in asked.items() if value is not None}}
@@ -72,14 +97,22 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
     from tutelage.report.console import say, side_console, watching_study
     from tutelage.report.page import write_page
     from tutelage.report.tables import table_as
+    from tutelage.report.terminal import show_tables
+    from tutelage.report.words import answer
     from tutelage.studies.runner import failure_of, try_study
 
     with watching_study(side_console(), quiet=as_json) as watch:
         results = try_study(study, out, workers=workers(), watch=watch, **how)
     write_page(results, out / "report.html")
-    print(table_as(results, "json" if as_json else "md").decode())
-    if not as_json:
-        say(out / "report.html")
+    if as_json:
+        print(table_as(results, "json").decode())
+    else:
+        if sys.stdout.isatty():
+            show_tables(results)
+        else:
+            print(table_as(results, "md").decode())
+        say(f"{out / 'report.html'}\n")
+        say("\n".join(answer(results)))
     failure = failure_of(results)
     if failure:
         print(f"error: {failure}", file=sys.stderr)
@@ -87,13 +120,13 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the study.")] = Path("runs/demo"),
-    methods: Annotated[str | None, typer.Option(help="By commas.  [default: the nine of the study]")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
-    epochs: Annotated[int, typer.Option(min=1, help="Of every network.")] = 20,
+    out: Annotated[Path, typer.Option(help="Folder of the study.", **PATH)] = Path("runs/demo"),
+    methods: Annotated[str | None, typer.Option(help="Methods, comma-separated.  [default: the nine methods]")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of every network.")] = 20,
     json_: Json = False,
 ) -> None:
-    """Compare nine methods with a plain student on real digits of which 40 % are wrongly labelled."""
+    """Compare nine methods with a plain student on handwritten digits, 40 % of which have wrong labels."""
     from tutelage.studies.study import Study, read_study
     from tutelage.studies.workers import LocalWorkers
 
@@ -102,19 +135,22 @@ def demo(
     _run_study(Study(**said), out, LocalWorkers, json_)
 
 
-Metric = Annotated[str, typer.Option(help="A number of the runs: accuracy, nll, ece, memorised, seconds, ...")]
+Metric = Annotated[str, typer.Option(help="Metric: accuracy, nll, ece, memorised, seconds, ...")]
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
-    format_: Annotated[str, typer.Option("--format", help="html, md, csv, json or parquet")] = "html",
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.", **PATH)],
+    format_: Annotated[
+        str, typer.Option("--format", help="Format: html (the page), or the table as md, latex, csv, json or parquet.")
+    ] = "html",
     out: Annotated[
-        Path | None, typer.Option(help="File to write.  [default: FOLDER/report.html or .parquet, or the screen]")
+        Path | None,
+        typer.Option(help="File to write.  [default: FOLDER/report.html or .parquet, or standard output]", **PATH),
     ] = None,
     metric: Metric = "accuracy",
-    interval: Annotated[str, typer.Option(help="t or bootstrap")] = "t",
+    interval: Annotated[str, typer.Option(help="95 % intervals: t (Student's t) or bootstrap.")] = "t",
 ) -> None:
-    """Make the report of a study: a page, or its table."""
+    """Write the report of a study: a page, or its table."""
     from tutelage.report.console import say
     from tutelage.report.tables import FORMATS, table_as, write_table
     from tutelage.studies.results import Results
@@ -137,12 +173,12 @@ def report(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="Folder of a study or of a finished run.")],
-    b: Annotated[Path, typer.Argument(help="Another of the same kind.")],
+    a: Annotated[Path, typer.Argument(help="Folder of a study or of a finished run.", **PATH)],
+    b: Annotated[Path, typer.Argument(help="Folder of another study, or of another run.", **PATH)],
     metric: Metric = "accuracy",
     json_: Json = False,
 ) -> None:
-    """Compare two studies or two runs; refused where what should be equal is not."""
+    """Compare two studies or two runs. They must agree in data, training and evaluation."""
     from tutelage.report.differences import show_runs, show_studies
     from tutelage.studies.difference import compare_runs, compare_studies
     from tutelage.studies.results import is_study

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import typing
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.options import PATH, Json, Track, TrustAll, settings_from, table_of
-from tutelage.config import DEFAULT_METHOD, FLAG, Config, read_config
+from tutelage.cli.options import PATH, Json, Track, TrustAll, config_options, settings_from, table_of
+from tutelage.config import DEFAULT_METHOD, Config, read_config
 
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.  [default: runs/METHOD-seedN]", **PATH)]
 File = Annotated[
@@ -25,55 +22,14 @@ Sets = Annotated[
 ]
 
 
-def _options(verb: str, **renamed: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each field of ``Config``, under the field's name or another one."""
-    defaults = {name: field.default for name, field in Config.model_fields.items()} | {"method": DEFAULT_METHOD[verb]}
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(function, eval_str=True).parameters.values()
-        shown = [p for p in own if p.kind is not p.VAR_KEYWORD]
-        for name, field in Config.model_fields.items():
-            if name in ("settings", "method") and name not in renamed:
-                continue
-            option = "--" + renamed.get(name, name).replace("_", "-")
-            text = _sentence(field.description or "") + _shown(defaults[name])
-            if field.annotation in FLAG:
-                kind: Any = Annotated[bool | None, typer.Option(f"{option}/--no-{option[2:]}", help=text)]
-            elif typing.get_origin(field.annotation) is tuple:
-                kind = Annotated[list[str] | None, typer.Option(option, help=text, metavar="TEXT")]
-            else:
-                kind = Annotated[str | None, typer.Option(option, help=text, metavar=_metavar(field.annotation))]
-            shown.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
-
-        def command(**values: Any) -> None:
-            fields = {name: values.pop(name) for name in Config.model_fields if name in values}
-            function(fields={name: value for name, value in fields.items() if value not in (None, [])}, **values)
-
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
-        command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in shown}
-        return command
-
-    return decorate
+_FIELDS = tuple(name for name in Config.model_fields if name != "settings")
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def _defaults(verb: str) -> dict[str, Any]:
+    return {name: Config.model_fields[name].default for name in _FIELDS} | {"method": DEFAULT_METHOD[verb]}
 
 
-def _shown(default: Any) -> str:
-    """A default as an option would be written; nothing for none."""
-    if default is None or default == ():
-        return ""
-    return f"  [default: {','.join(map(str, default)) if isinstance(default, tuple) else default}]"
-
-
-def _metavar(annotation: Any) -> str:
-    names = {int: "INT", float: "FLOAT", int | None: "INT", float | None: "FLOAT"}
-    return names.get(annotation, "TEXT")
-
-
-@_options("train", student="model", method="method")
+@config_options(_FIELDS, _defaults("train"), student="model")
 def train(
     out: Out = None,
     config: File = None,
@@ -87,7 +43,7 @@ def train(
     _train("train", out, config, set_, track, trust, json_, fields["fields"])
 
 
-@_options("distill", method="method")
+@config_options(_FIELDS, _defaults("distill"))
 def distill(
     out: Out = None,
     config: File = None,

@@ -12,6 +12,7 @@ from pathlib import Path
 from tutelage.files import atomic_write
 from tutelage.report.page.asked import answered, asked, question, state
 from tutelage.report.page.figures import panels_of
+from tutelage.report.page.overview import overview
 from tutelage.report.page.runs import failed, trials
 from tutelage.report.page.table import table
 from tutelage.report.pictures import sections
@@ -55,6 +56,7 @@ def page(results: Results, metric: str = "accuracy", interval: str = "t") -> str
     parts = {
         "answer": ("The answer", answered(results, metric, interval)),
         "asked": ("What was asked", asked(results, metric)),
+        "overview": ("Overview", overview(results, rows, metric)),
         "table": ("The numbers", table(results, rows, metric)),
         "failed": ("Runs without a result", failed(results)),
         **{one.key: (one.title, panels_of(one)) for one in pictures},
