@@ -260,6 +260,30 @@ def test_the_run_of_weights_says_on_which_data(run: Run, teacher: Path) -> None:
     assert by_weights["accuracy"] == by_folder["accuracy"]
 
 
+def test_weights_without_a_normalization_are_evaluated_with_the_one_given(run: Run, teacher: Path) -> None:
+    from safetensors.torch import load_file
+
+    torch.save(load_file(teacher / "student.safetensors"), "bare.pt")
+    evaluated = ("evaluate", "resnet8@bare.pt", "--data", "digits", "--json")
+    recorded = json.loads(run("evaluate", str(teacher), "--json")[1])
+    code, out, err = run(*evaluated)
+    assert code == 0
+    assert "resnet8@bare.pt: images normalized with mean 0.3" in err
+    assert "(those of digits: the network records none)" in err
+    assert json.loads(out)["nll"] == pytest.approx(recorded["nll"], rel=1e-3)  # of nearly the same pixels
+    code, out, err = run(*evaluated, "--mean", "0", "--std", "1", "--teacher", str(teacher))
+    assert code == 0
+    assert "mean 0 and std 1 (as given)" in err
+    assert json.loads(out)["nll"] != pytest.approx(recorded["nll"], rel=0.01)
+    for wrong, said in (("--mean 0.5", "go together"), ("--mean 0.5 --std 0", "std"), ("--mean a --std 1", "mean")):
+        code, _, err = run(*evaluated, *wrong.split())
+        assert code == 2
+        assert said in err
+    code, _, err = run("export", str(teacher), "--mean", "0", "--std", "1", "--onnx", "s.onnx")
+    assert code == 2
+    assert "no use here: the weights record their own" in err
+
+
 def test_a_teacher_is_introduced_and_the_labels_that_it_saw_are_reported(run: Run, teacher: Path) -> None:
     words = ("distill", "--teacher", str(teacher), "--epochs", "1", "--noise", "0.4", "--per-class", "20")
     code, _, err = run(*words, "--out", "a")

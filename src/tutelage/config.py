@@ -63,6 +63,29 @@ def _as_numbers(value: Any) -> Any:
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_numbers)]
 
 
+Deviations = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_as_numbers)]
+
+
+class Normalization(Fields):
+    """What images are normalized with: a mean and a standard deviation of each channel, for pixels in [0, 1]."""
+
+    what: ClassVar[str] = "the normalization"
+
+    mean: Numbers = Field(default=(), description="mean of each channel")
+    std: Deviations = Field(default=(), description="standard deviation of each channel")
+
+    @model_validator(mode="after")
+    def _both(self) -> Normalization:
+        if bool(self.mean) != bool(self.std):
+            raise TutelageError("a mean and a standard deviation go together; give both (mean and std), or neither")
+        return self
+
+    @property
+    def pair(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """Both; ``None`` where none is given."""
+        return (self.mean, self.std) if self.mean else None
+
+
 class Recipe(Fields):
     """How networks are trained: the optimizer and its schedule. The defaults are the usual ones, scaled to batch 64."""
 
@@ -181,7 +204,7 @@ class Config(Recipe, Hardware):
         description="normalization of the teacher's images where its weights record none: mean of each channel, for "
         "pixels in [0, 1], such as 0.485,0.456,0.406",
     )
-    teacher_std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_as_numbers)] = Field(
+    teacher_std: Deviations = Field(
         default=(), description="with teacher_mean: standard deviation of each channel, such as 0.229,0.224,0.225"
     )
     answers: str | None = Field(

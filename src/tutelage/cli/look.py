@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.options import PATH, Json, TrustAll
-from tutelage.config import GIVEN, Beyond, read_config
+from tutelage.cli.options import PATH, Json, Mean, Std, TrustAll
+from tutelage.config import GIVEN, Beyond, Normalization, read_config
 from tutelage.errors import TutelageError, TutelageWarning, unknown
 
 if TYPE_CHECKING:
     from tutelage.data import Data
+    from tutelage.runs.models import Opened
 
 
 def evaluate(
@@ -39,6 +40,8 @@ def evaluate(
     samples: Annotated[
         int | None, typer.Option(help="Evaluate corruptions and attacks on this many samples.  [default: all]")
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
     trust: TrustAll = False,
     json_: Json = False,
 ) -> None:
@@ -49,18 +52,16 @@ def evaluate(
     from tutelage.evaluation import cost_of, evaluate_beyond, evaluate_generator
     from tutelage.evaluation import evaluate as measure
     from tutelage.models.generator import Generator
-    from tutelage.runs import open_model
     from tutelage.training.hardware import resolve
-    from tutelage.trust import typed
 
     opened = _data_for(run, data, image_size)
     if part not in opened.parts:
         held_out = "A part held out during training is drawn in the run, whose result.json has its accuracy."
         raise unknown("part", part, opened.parts, held_out if part == "validation" else "")
     on = resolve(Hardware(device=device)).device
-    trusted = trust or typed(run, teacher)
-    model = open_model(run, opened, trusted).to(on)
-    other = open_model(teacher, opened, trusted).to(on) if teacher else None
+    names = [run, *([teacher] if teacher else [])]
+    model, *others = (one.model.to(on) for one in _open(names, opened, mean, std, trust))
+    other = others[0] if others else None
     if isinstance(model, Generator):
         taught = other if isinstance(other, Generator) else None
         measured = evaluate_generator(model, opened, part=part, device=on, teacher=taught)
@@ -116,6 +117,24 @@ def _data_for(run: str, spec: str | None, image_size: int | None) -> Data:
     return open_data(spec, image_size=image_size)
 
 
+def _open(names: list[str], data: Data, mean: str | None, std: str | None, trust: bool) -> list[Opened]:
+    """Trained networks; those whose weights do not record a normalization get the one given, and theirs is printed."""
+    from tutelage.report.console import side_console
+    from tutelage.runs.models import RECORDED, check_used, open_trained
+    from tutelage.runs.teachers import normalisation_of
+    from tutelage.trust import typed
+
+    fields: dict[str, Any] = {name: text for name, text in (("mean", mean), ("std", std)) if text is not None}
+    given = Normalization(**fields).pair
+    opened = [open_trained(name, data, given, trust or typed(*names)) for name in names]
+    if given is not None:
+        check_used("--mean and --std", opened)
+    for name, one in zip(names, opened, strict=True):
+        if one.normalisation != RECORDED:
+            side_console().print(normalisation_of(name, one), markup=False, highlight=False)
+    return opened
+
+
 def export(
     run: Annotated[str, typer.Argument(help="Folder of a finished run, or MODEL@WEIGHTS.")],
     onnx: Annotated[Path, typer.Option(help="ONNX file to write: pixels in [0, 1] to logits.", **PATH)],
@@ -123,17 +142,18 @@ def export(
         str | None,
         typer.Option(help="Data set with the classes and image size.  [default: that of the run]"),
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
     trust: TrustAll = False,
 ) -> None:
     """Export a trained network to ONNX, including its normalization."""
     from tutelage.models.export import export_onnx
     from tutelage.report.console import say
-    from tutelage.runs.models import about_model, open_trained
+    from tutelage.runs.models import about_model
     from tutelage.runs.plain import plain_pytorch
-    from tutelage.trust import typed
 
     opened = _data_for(run, data, None)
-    trained = open_trained(run, opened, trust=trust or typed(run))
+    (trained,) = _open([run], opened, mean, std, trust)
     export_onnx(trained.model, opened.image_shape, onnx, classes=opened.classes)
     say(onnx)
     if trained.file is not None and trained.file.suffix == ".safetensors":

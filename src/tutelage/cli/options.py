@@ -27,6 +27,17 @@ Track = Annotated[
     ),
 ]
 
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="Mean of each channel, for weights that record no normalization: 0.485,0.456,0.406.", metavar="NUMBERS"
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="Standard deviation of each channel, with --mean: 0.229,0.224,0.225.", metavar="NUMBERS"),
+]
+
 TrustAll = Annotated[
     bool,
     typer.Option("--trust", help="Import code that files name (module:attr), not only what is typed here."),

@@ -33,6 +33,13 @@ class Header(Fields):
     std: list[float] = Field(default=[], min_length=1)
     surgery: list[dict[str, Any]] = Field(default=[])
 
+    @field_validator("surgery", mode="before")
+    @classmethod
+    def _operations(cls, value: Any) -> Any:
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise ValueError("expected a list of operations")
+        return value
+
     @field_validator("mean")
     @classmethod
     def _limited(cls, value: list[float]) -> list[float]:

@@ -117,10 +117,16 @@ def open_teachers(
     opened = tuple(
         open_trained(one, data, given, trust) if isinstance(one, str) else _bare(one, data, given) for one in each
     )
-    if given is not None and all(one.normalisation != STATED for one in opened):
-        have = "every teacher's weights record their own" if opened else "there is no teacher"
-        raise TutelageError(f"teacher_mean and teacher_std have no use here: {have}; leave them out")
+    if given is not None:
+        check_used("teacher_mean and teacher_std", opened)
     return opened
+
+
+def check_used(fields: str, opened: Sequence[Opened]) -> None:
+    """Refuse a normalisation, given in these fields, that none of these networks has a use for."""
+    if all(one.normalisation != STATED for one in opened):
+        have = "the weights record their own" if opened else "there is no teacher"
+        raise TutelageError(f"{fields} have no use here: {have}; leave them out")
 
 
 def _bare(module: nn.Module, data: Data, mean_std: MeanStd | None) -> Opened:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tutelage.config import Config, read_config
 from tutelage.data import Data
@@ -122,13 +121,16 @@ def introduce(
         model = teacher.model.to(device)
         facts = [accuracy_here(name, model, data, device), _recorded_accuracy(teacher.folder)]
         if announce is not None:
-            mean, std = (_numbers(part) for part in (model.mean, model.std))
-            first = f"teacher {name}: images normalized with mean {mean} and std {std} ({teacher.normalisation})"
-            announce("; ".join([first, *filter(None, facts)]))
+            announce("; ".join([f"teacher {normalisation_of(name, teacher)}", *filter(None, facts)]))
 
 
-def _numbers(values: Tensor) -> str:
-    return ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
+def normalisation_of(name: str, opened: Opened) -> str:
+    """What a network's images are normalised with, and where that comes from, on a line."""
+    mean, std = (
+        ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
+        for values in (opened.model.mean, opened.model.std)
+    )
+    return f"{name}: images normalized with mean {mean} and std {std} ({opened.normalisation})"
 
 
 def _recorded_accuracy(folder: Path | None) -> str | None:
