@@ -48,9 +48,10 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "soft_bet": (LOGITS, ONE, PROBS, 2.0),
     "soft_targets": (LOGITS, OTHER),
     "softmax_mse": (LOGITS, OTHER),
+    "triplet_loss": (FEATURES.square().sum(1), FEATURES2.square().sum(1)),
 }
 HINGE = {"hinge": (ONE,)}
-NO_LOSSES = {"check_payoff", "labels_and_soft_targets", "regressor"}
+NO_LOSSES = {"check_payoff", "collapsed", "draw_triplets", "labels_and_soft_targets", "regressor"}
 
 
 def test_every_public_function_is_in_the_table() -> None:
@@ -200,6 +201,7 @@ LABEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "probability_shift": lambda labels: terms.probability_shift(PROBS, labels),
     "label_smooth_replacement": lambda labels: terms.label_smooth_replacement(PROBS, labels),
     "gaussian_simplex": lambda labels: terms.gaussian_simplex(LOGITS, labels),
+    "draw_triplets": lambda labels: terms.draw_triplets(labels)[0],
     "LocalClustering": lambda labels: terms.LocalClustering()(
         Outputs(None, {"embedding": FEATURES}), None, batch(labels)
     ),
@@ -211,7 +213,7 @@ LABEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_class_numbers_that_do_not_exist_are_refused(name: str, wrong: int, refused: Any) -> None:
     labels = LABELS.clone()
     labels[2] = wrong
-    if name == "LocalClustering" and wrong == 5:  # it knows no number of classes
+    if name in ("LocalClustering", "draw_triplets") and wrong == 5:  # they know no number of classes
         return
     with refused(f"label {wrong} does not exist", "-1 stands for no label"):
         LABEL_LOSSES[name](labels)

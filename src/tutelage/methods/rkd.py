@@ -35,9 +35,9 @@ def rkd(
         kd_alpha: above 0, Hinton's term joins: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE.
         kd_temperature: its T.
 
-    Deviations: two samples closer than 1e-6 have no direction and no gradient (the authors' code gives such a pair one
-    of 1e11). In batches of more than 256 a random part of the vertices stands for all N^3 angles. With several
-    processes each compares its own share of the batch.
+    Deviations: two samples closer than 1e-6 of the embeddings' range have no direction and no gradient (the authors'
+    code gives such a pair one of 1e11). In batches of more than 256 a random part of the vertices stands for all N^3
+    angles. With several processes each compares its own share of the batch.
     """
     if run.recipe.batch_size < 3:
         raise TutelageError(f"RKD compares three samples of a batch; {run.recipe.batch_size} are too few, take more")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
@@ -16,10 +19,32 @@ MOST_ANGLES = 2**24
 """How many angles are compared at most: all N^3 of them up to a batch of 256."""
 
 
-def _unscaled(embeddings: Tensor) -> Tensor:
-    """(N, D) embeddings whose widest range along an axis lies in [1, 2), so that no square over- or underflows."""
-    embeddings = embeddings / scale_of(embeddings)
-    return embeddings / scale_of(embeddings.amax(0) - embeddings.amin(0))
+def _range(embeddings: Tensor) -> Tensor:
+    """The power of two at or below the widest range of (N, D) embeddings along an axis, ()."""
+    return scale_of(embeddings.amax(0) - embeddings.amin(0))
+
+
+class _Distances(torch.autograd.Function):
+    """Euclidean distances of (N, D) to (M, D), divided by a scale before any square is taken: (N, M).
+
+    ``cdist`` of quotients would be the same but for the order in which gradients are added up.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
+        # Not by the Gram matrix, which loses small distances; the gradient of a distance of 0 is 0.
+        distances = torch.cdist(a / scale, b / scale, compute_mode="donot_use_mm_for_euclid_dist")
+        ctx.save_for_backward(a, b, scale, distances)
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        a, b, scale, distances = ctx.saved_tensors
+        a, b = a / scale, b / scale
+        of_a = torch.ops.aten._cdist_backward(grad.contiguous(), a, b, 2.0, distances)
+        of_b = torch.ops.aten._cdist_backward(grad.mT.contiguous(), b, a, 2.0, distances.mT.contiguous())
+        return of_a / scale, of_b / scale, None
 
 
 @full_precision
@@ -28,8 +53,7 @@ def relative_distances(embeddings: Tensor) -> Tensor:
 
     The mean runs over the distances that are not 0 and carries its gradient.
     """
-    # Not by the Gram matrix, which loses small distances; the gradient of a distance of 0 is 0.
-    distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
+    distances: Tensor = _Distances.apply(embeddings, embeddings, _range(embeddings))  # type: ignore[no-untyped-call]
     mean = distances.sum() / (distances > 0).sum().clamp(min=1)
     return distances / mean.where(mean > 0, 1.0)
 
@@ -47,7 +71,7 @@ def distance_relations(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         (), no unit; unchanged when either side is moved, turned or scaled as a whole.
     """
-    ours, theirs = (_unscaled(e.flatten(1)) for e in (student, teacher.detach()))
+    ours, theirs = (e.flatten(1) for e in (student, teacher.detach()))
     return F.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
 
 
@@ -55,10 +79,10 @@ def distance_relations(student: Tensor, teacher: Tensor) -> Tensor:
 def cosines(embeddings: Tensor, vertices: Tensor) -> Tensor:
     """psi_A: the cosine of the angle i-j-k at each vertex j, (V, N, N), from (N, D) embeddings and V vertices.
 
-    Two samples closer than 1e-6 have no direction; their cosines are 0 and have no gradient. ``angle_relations`` gives
-    embeddings whose widest range is about 1.
+    Two samples closer than about 1e-6 of the widest range of the embeddings along an axis have no direction; their
+    cosines are 0 and have no gradient.
     """
-    directions = unit(embeddings - embeddings[vertices].unsqueeze(1))
+    directions = unit((embeddings - embeddings[vertices].unsqueeze(1)) / _range(embeddings))
     return directions @ directions.transpose(1, 2)
 
 
@@ -76,7 +100,7 @@ def angle_relations(student: Tensor, teacher: Tensor, most: int = MOST_ANGLES) -
     Returns:
         (), no unit; unchanged when either side is moved, turned or scaled as a whole.
     """
-    ours, theirs = (_unscaled(e.flatten(1)) for e in (student, teacher.detach()))
+    ours, theirs = (e.flatten(1) for e in (student, teacher.detach()))
     samples = len(ours)
     vertices = torch.arange(samples, device=ours.device)
     if samples**3 > most:

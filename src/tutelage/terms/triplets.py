@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.terms.precision import full_precision
+from tutelage.terms.targets import hard_labels
 from tutelage.terms.term import Term
 
 Form = Literal["relative", "bounded", "absolute"]
@@ -18,6 +20,7 @@ MARGINS: dict[Form, float] = {"relative": 1.0, "bounded": 1.0, "absolute": 3.0}
 """alpha of each form, unless another is given."""
 
 
+@full_precision
 def triplet_loss(
     positive: Tensor,
     negative: Tensor,
@@ -60,12 +63,13 @@ def draw_triplets(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A positive and a negative for each sample as an anchor, drawn uniformly by torch's generator.
 
     Args:
-        targets: (B,) int64, ``-1`` for samples without a label, which are in no triplet.
+        targets: (B,) int64, ``-1`` for samples without a label, which are in no triplet; of soft labels the largest.
 
     Returns:
         The places of the positives and the negatives, (B,) int64, and (B,) bool: which anchors have both. The places of
         the others mean nothing.
     """
+    targets = hard_labels(targets)
     labelled = targets != UNLABELLED
     known = labelled[:, None] & labelled
     same = targets[:, None] == targets
@@ -78,6 +82,7 @@ def draw_triplets(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return places[0], places[1], allowed.any(2).all(0)
 
 
+@full_precision
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """||a_i - b_i||^2 of two sets of embeddings (B, D): (B,). The gradient at a distance of 0 is 0."""
     return (a - b).square().sum(1)
@@ -142,8 +147,7 @@ class Triplets(Term):
         if batch is None:
             raise ValueError("Triplets needs the batch, for its targets")
         features = at_least_float32(student["embedding"]).flatten(1)
-        hard = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
-        positive, negative, complete = draw_triplets(hard)
+        positive, negative, complete = draw_triplets(batch.targets)
         near, far = (squared_distances(features, features[places]) for places in (positive, negative))
         losses = triplet_loss(near, far, self.form, self.alpha, self.beta, nested=self.nested)
         return losses.where(complete, 0.0).sum() / complete.sum().clamp(min=1)
