@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,8 +69,7 @@ def distill(
     Raises:
         TutelageError: for anything you can mend; nothing has been lost.
     """
-    several = isinstance(teacher, Iterable) and not isinstance(teacher, str | os.PathLike | nn.Module)
-    teachers: list[Any] = [*teacher] if several else [teacher]  # type: ignore[misc]
+    teachers = [teacher] if isinstance(teacher, str | os.PathLike | nn.Module) else list(teacher)
     return _execute(teachers, student, data, out, report, track, {"method": method, **config})
 
 
@@ -101,7 +100,6 @@ def _execute(
     fields: dict[str, Any],
 ) -> Result:
     trust = fields.pop("trust", False)
-    _check_types(teachers, student, data)
     names = [os.fspath(t) if isinstance(t, os.PathLike) else t for t in teachers]
     config = Config(data=f"{GIVEN}{data.name}" if isinstance(data, Data) else spec_of(data), **fields)
     opened = _held_out(data, config) if isinstance(data, Data) else load_data(config)
@@ -119,23 +117,6 @@ def _execute(
     if result.folder is not None and result.metrics:
         add_script(result.folder)
     return result
-
-
-def _check_types(teachers: Sequence[object], student: object, data: object) -> None:
-    """Refuse what is neither a name nor an object of the right kind."""
-    named = (str, os.PathLike)
-    for teacher in teachers:
-        if not isinstance(teacher, (*named, nn.Module)):
-            raise TutelageError(f"a teacher is a name, a path or an nn.Module, got a {type(teacher).__name__}")
-    if not isinstance(student, named) and not callable(student):
-        raise TutelageError(
-            f"the student is a name, an nn.Module or a function that makes one, got a {type(student).__name__}"
-        )
-    if not isinstance(data, (*named, Data)):
-        raise TutelageError(
-            f"data is a name (digits, npz:FILE, ...), a path or a Data, got a {type(data).__name__}; "
-            "tutelage.open_data makes a Data"
-        )
 
 
 def _held_out(data: Data, config: Config) -> Data:

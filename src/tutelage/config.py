@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tutelage.errors import TutelageError, one_line, unknown
-from tutelage.parsing import parse_toml, parse_yaml, write_yaml
+from tutelage.parsing import parse_json, parse_toml, parse_yaml, write_yaml
 from tutelage.text import value_text
 
 
@@ -25,7 +25,7 @@ def error_in(error: ValidationError, what: str, known: Mapping[str, str]) -> Tut
         return unknown(f"setting of {what}", name, [f"{key}{kind}" for key, kind in known.items()])
     problem = first["msg"].removeprefix("Value error, ")
     problem = problem[0].lower() + problem[1:]
-    return TutelageError(f"{what}: {name}: {problem} (got {value_text(first['input'])})")
+    return TutelageError(f"{what}: {f'{name}: ' if name else ''}{problem} (got {value_text(first['input'])})")
 
 
 def _as_text(value: Any) -> Any:
@@ -271,8 +271,11 @@ DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"train": "plain", "distill
 """The default method of each training command."""
 
 
+_PARSERS: Mapping[str, Callable[[str], Any]] = MappingProxyType({".toml": parse_toml, ".json": parse_json})
+
+
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The fields in a TOML or YAML file, as they stand there.
+    """The fields in a TOML, JSON or YAML file, as they stand there.
 
     Raises:
         TutelageError: when it cannot be read, is neither (see ``parsing``), or holds no table of fields.
@@ -286,7 +289,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"cannot read the configuration {path}: {reason}; name a TOML or YAML file, such as config.yaml of a run"
         ) from error
     try:
-        fields = parse_toml(text) if path.suffix == ".toml" else parse_yaml(text)
+        fields = _PARSERS.get(path.suffix, parse_yaml)(text)
     except ValueError as error:
         raise TutelageError(f"{path} is not a readable {path.suffix or 'YAML'} file: {error}") from error
     if not isinstance(fields, dict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from tutelage.errors import one_line
 from tutelage.text import value_text
 
 _DEPTH = 50
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _INTEGER = 2**63
 
 
@@ -22,7 +24,7 @@ def parse_yaml(text: str | bytes) -> Any:
 
     Raises:
         ValueError: it is not YAML, has an alias (``*name``, a few of which make billions of values), a key twice in a
-            table, more than 50 levels, or an integer of more than 64 bits.
+            table, more than 50 levels, an integer of more than 64 bits, or text that is no Unicode.
     """
     return _plain(lambda: yaml.load(text, Loader=_Loader))
 
@@ -31,7 +33,7 @@ def parse_toml(text: str) -> Any:
     """The table of a TOML text.
 
     Raises:
-        ValueError: it is not TOML, has more than 50 levels, or an integer of more than 64 bits.
+        ValueError: it is not TOML, has more than 50 levels or an integer of more than 64 bits.
     """
     return _plain(lambda: tomllib.loads(text))
 
@@ -40,10 +42,12 @@ def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, has a key twice in an object, a number that is not finite, more than 50 levels, or
-            an integer of more than 64 bits.
+        ValueError: it is not JSON, has a key twice in an object, a number that is not finite, more than 50 levels, an
+            integer of more than 64 bits, or text that is no Unicode.
     """
-    return _plain(lambda: json.loads(text, object_pairs_hook=_distinct, parse_float=_finite, parse_constant=_finite))
+    return _plain(
+        lambda: json.loads(text, object_pairs_hook=_finite_table, parse_constant=_refuse_constant), finite=True
+    )
 
 
 def write_yaml(value: Any) -> str:
@@ -80,8 +84,15 @@ class _Dumper(yaml.SafeDumper):
         """Write a value that occurs twice out twice."""
         return True
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Escape control characters and line separators, which PyYAML reads as line breaks."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
 
-def _plain(parse: Callable[[], Any]) -> Any:
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def _plain(parse: Callable[[], Any], *, finite: bool = False) -> Any:
     try:
         value = parse()
     except RecursionError:
@@ -95,6 +106,10 @@ def _plain(parse: Callable[[], Any]) -> Any:
         huge = [each for each in values if isinstance(each, int) and abs(each) >= _INTEGER]
         if huge:
             raise ValueError(f"it has {value_text(huge[0])}, which is more than 64 bits")
+        if finite and any(isinstance(each, float) and not math.isfinite(each) for each in values):
+            raise ValueError("it has a number that is not finite")
+        if any(isinstance(each, str) and _SURROGATE.search(each) for each in values):
+            raise ValueError("it has text that is no Unicode (a lone surrogate)")
         level, values = level + 1, [part for each in values for part in _parts(each)]
     return value
 
@@ -118,8 +133,12 @@ def _distinct(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
     return table
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"it has the number {value_text(text)}, which is not finite")
-    return value
+def _finite_table(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    for key, value in pairs:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{value_text(key)} is {value}, which is not finite")
+    return _distinct(pairs)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it has the number {name}, which is not finite")

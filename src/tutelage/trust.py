@@ -38,15 +38,15 @@ def check_trusted(spec: str, trust: Trust, named_in: str) -> None:
     if ":" not in spec or trust is True or (trust is not False and spec in trust):
         return
     raise TutelageError(
-        f"{named_in} names {value_text(spec)}, which would run code from {_origin(spec.partition(':')[0])}, and was not"
-        " opened: if you trust that code, pass --trust (trust=True in Python) or type this name yourself"
+        f"{named_in} names {value_text(spec)}, which would run code from {_origin(spec.rpartition(':')[0])}, and was"
+        " not opened: if you trust that code, pass --trust (trust=True in Python) or type this name yourself"
     )
 
 
 def _origin(path: str) -> str:
     """The file, or the place, that an import path or a file's name stands for; no parent package is imported."""
     if path.endswith(".py"):
-        return os.path.abspath(path)
+        return os.path.abspath(os.path.expanduser(path))
     if path.startswith("timm/"):
         return "weights outside timm's own collection"
     names, places = path.split("."), [os.getcwd(), *sys.path]

@@ -633,20 +633,3 @@ def test_paths_are_taken_as_they_are_and_from_the_home_folder(
     assert {"a", "b", "c", "answers"} <= {path.name for path in tmp_path.iterdir()}
     assert not (tmp_path / "~").exists()
     assert results[2].folder == tmp_path / "c"
-
-
-@pytest.mark.parametrize("strange", [5, None, 0.5])
-def test_objects_of_another_kind_are_refused(
-    strange: Any, tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
-) -> None:
-    got = f"got a {type(strange).__name__}"
-    with refused("a teacher is a name, a path or an nn.Module", got):
-        tutelage.distill(strange, tiny_model().module, tiny_data, **SHORT)
-    with refused("a teacher is", got):
-        tutelage.distill([tiny_model(), strange], tiny_model().module, tiny_data, **SHORT)
-    with refused("the student is a name, an nn.Module or a function", got):
-        tutelage.train(strange, tiny_data, **SHORT)
-    with refused("data is a name", got, "open_data"):
-        tutelage.train(tiny_model().module, strange, **SHORT)
-    with refused("expected a network", "return the network"):
-        tutelage.train(lambda: strange, tiny_data, **SHORT)

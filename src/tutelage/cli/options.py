@@ -53,6 +53,10 @@ def settings_from(sets: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise TutelageError(f"--set takes name=value, got {text!r}; for instance --set temperature=2")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise TutelageError(f"--set takes UTF-8, got {text!r}; write it without other bytes") from None
         if name.strip() in settings:
             raise TutelageError(f"--set gives {name.strip()!r} twice; give it once")
         try:

@@ -13,6 +13,7 @@ import typer
 from tutelage.cli.options import PATH, Json, Track, TrustAll, config_options, settings_from, table_of
 from tutelage.config import Config
 from tutelage.errors import unknown
+from tutelage.text import message
 
 if TYPE_CHECKING:
     from tutelage.studies.study import Study
@@ -115,7 +116,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
         say("\n".join(answer(results)))
     failure = failure_of(results)
     if failure:
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {message(failure)}", file=sys.stderr)
         raise typer.Exit(1)
 
 

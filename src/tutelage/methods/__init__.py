@@ -35,6 +35,8 @@ from tutelage.trust import Trust, check_trusted
 
 ENTRY_POINTS = "tutelage.methods"
 
+_LARGEST = 1e30
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -142,7 +144,14 @@ class Method:
             checked = self.settings(**settings)
         except ValidationError as error:
             raise error_in(error, f"method {self.name}", self.parameters) from None
-        return {name: getattr(checked, name) for name in self.settings.model_fields}
+        values = {name: getattr(checked, name) for name in self.settings.model_fields}
+        for name, value in values.items():
+            if isinstance(value, float) and value != 0 and not 1 / _LARGEST <= abs(value) <= _LARGEST:
+                raise TutelageError(
+                    f"method {self.name}: {name}: float32 computes with 0 and numbers from {1 / _LARGEST:g} to"
+                    f" {_LARGEST:g} (got {value!r})"
+                )
+        return values
 
     @default_settings()
     def __call__(self, run: Run, **settings: Any) -> Tapped:

@@ -15,14 +15,17 @@ from tutelage.parsing import parse_json
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Open(Fields):
+class Recorded(Fields):
+    """Fields of a file: of exactly these types, with others beside them."""
+
     what: ClassVar[str] = "the result"
     model_config = ConfigDict(extra="allow", strict=True)
 
 
-class Classified(_Open):
+class Classified(Recorded):
     """What the test part says of a classifier."""
 
+    what: ClassVar[str] = "test"
     accuracy: float
     worst_class_accuracy: float
     nll: float
@@ -34,45 +37,50 @@ class Classified(_Open):
     per_class_accuracy: dict[str, float | None] = Field(default={})
 
 
-class Generated(_Open):
+class Generated(Recorded):
     """What the test part says of a generator."""
 
+    what: ClassVar[str] = "test"
     frechet_distance: float
     features: str
     coverage: float
     teacher_frechet_distance: float | None = None
 
 
-class Trained(_Open):
+class Trained(Recorded):
     """What the training part says of a classifier."""
 
+    what: ClassVar[str] = "train"
     memorised: float | None = None
     wrong_labels: Count = 0
 
 
-class Selected(_Open):
+class Selected(Recorded):
     """The epoch that was best on held-out data."""
 
+    what: ClassVar[str] = "selected"
     epoch: int
     test_accuracy: float
 
 
-class Cost(_Open):
+class Cost(Recorded):
     """What the network takes."""
 
+    what: ClassVar[str] = "cost"
     parameters: Count
     flops: Count
     latency_ms: float
 
 
-class DataSummary(_Open):
+class DataSummary(Recorded):
     """The data set, and what was done to it."""
 
+    what: ClassVar[str] = "data"
     name: str
     record: list[dict[str, Any]] = Field(default=[])
 
 
-class RunResult(_Open):
+class RunResult(Recorded):
     """``result.json``."""
 
     method: str
@@ -89,7 +97,7 @@ class RunResult(_Open):
     student_sha256: str | None = None
 
 
-class Epoch(_Open):
+class Epoch(Recorded):
     """A line of ``metrics.jsonl``."""
 
     what: ClassVar[str] = "the epoch"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from tutelage.data.conditions.condition import Relabelling
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation import flops
 from tutelage.models.tapped import Tapped
+from tutelage.parsing import parse_json
 from tutelage.runs.folder import CONFIG, RESULT
 from tutelage.runs.models import Opened, accuracy_here, run_folder
 
@@ -136,7 +136,7 @@ def normalisation_of(name: str, opened: Opened) -> str:
 def _recorded_accuracy(folder: Path | None) -> str | None:
     """The test accuracy in a run's result, in words; ``None`` where there is none to read."""
     try:
-        result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if folder is not None else {}
+        result = parse_json((folder / RESULT).read_bytes()) if folder is not None else {}
         return f"its run recorded {float(result['test']['accuracy']):.1%} on the test part of {result['data']['name']}"
     except (OSError, ValueError, TypeError, KeyError):
         return None

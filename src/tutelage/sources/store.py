@@ -30,6 +30,7 @@ from tutelage.models.digest import Digest
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
+from tutelage.parsing import parse_json
 from tutelage.sources.source import Ask, ask
 
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -248,7 +249,7 @@ def _check_header(path: Path, header: bytes, told: dict[str, Any]) -> None:
         if not header.startswith(_MAGIC):
             raise ValueError("it does not begin as one")
         (length,) = struct.unpack_from("<I", header, len(_MAGIC))
-        there = json.loads(header[len(_MAGIC) + 4 :][:length])
+        there = parse_json(header[len(_MAGIC) + 4 :][:length])
         if not isinstance(there, dict):
             raise TypeError("its header is no table")
     except (ValueError, TypeError, struct.error) as error:

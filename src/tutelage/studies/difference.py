@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +11,13 @@ from typing import Any
 from tutelage.config import Beyond, Config, Hardware, read_config
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path
+from tutelage.parsing import parse_json
 from tutelage.studies.metrics import check_metric
 from tutelage.studies.reading import CONDITION, PAIR, Record
 from tutelage.studies.results import Cell, Results, hole_of
 from tutelage.studies.statistics import Interval, paired_difference
 from tutelage.studies.study import OWN
+from tutelage.text import value_text
 
 Both = tuple[Any, Any]
 """A value in A and in B."""
@@ -227,7 +228,7 @@ def _test_part(result: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        read = json.loads(path.read_bytes(), parse_constant=lambda name: None)  # NaN is no number
+        read = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
@@ -244,6 +245,7 @@ def _unequal(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Both]:
 def _refuse(a: Path, b: Path, unequal: Mapping[str, Both]) -> None:
     if unequal:
         said = "; ".join(
-            f"{name} is {here!r} in the first, {there!r} in the second" for name, (here, there) in unequal.items()
+            f"{name} is {value_text(here)} in the first, {value_text(there)} in the second"
+            for name, (here, there) in unequal.items()
         )
         raise TutelageError(f"{a} and {b} cannot be compared: {said}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,11 @@ from types import MappingProxyType
 from typing import Any
 
 from tutelage.errors import TutelageError, one_line
+from tutelage.parsing import parse_json
 from tutelage.studies import PLAIN
 from tutelage.studies.metrics import METRICS
+from tutelage.studies.schema import RunRecord, StudyFile
+from tutelage.text import value_text
 
 RECORDS, TRIALS, STUDY = "results.jsonl", "trials.jsonl", "study.json"
 CONDITION = ("data", "noise", "imbalance", "per_class", "teacher_labels")
@@ -48,8 +50,8 @@ def place_of(run: Record) -> Place:
 def read_study_file(path: Path) -> Mapping[str, Any]:
     """A declaration, as far as tables need it; an error of one line for one that is damaged or of another version."""
     try:
-        study: dict[str, Any] = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        study: dict[str, Any] = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise TutelageError(f"{path} cannot be read: {one_line(error)}; run the study again") from error
     fields = ("name", *CONDITION, "pairs", "methods", "seeds", "train", "evaluate", "budget")
     lacking = [name for name in fields if name not in study] if isinstance(study, dict) else list(fields)
@@ -57,12 +59,16 @@ def read_study_file(path: Path) -> Mapping[str, Any]:
         raise TutelageError(f"{path} lacks {_some(lacking)}: another version wrote it; run the study again")
     for name in ("methods", "train", "evaluate"):
         if not isinstance(study[name], dict):
-            raise TutelageError(f"{path}: {name} must be a table, got {study[name]!r}; run the study again")
+            raise TutelageError(f"{path}: {name} must be a table, got {value_text(study[name])}; run the study again")
     seeds, methods = study["seeds"], study["methods"]
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise TutelageError(f"{path}: seeds must be whole numbers, got {seeds!r}; run the study again")
+        raise TutelageError(f"{path}: seeds must be whole numbers, got {value_text(seeds)}; run the study again")
     if PLAIN not in methods:
         raise TutelageError(f"{path}: the methods lack {PLAIN!r}; run the study again")
+    try:
+        StudyFile(**study)
+    except TutelageError as error:
+        raise TutelageError(f"{path}: {error}; run the study again") from None
     return study
 
 
@@ -77,9 +83,9 @@ def read_records(path: Path, fields: Sequence[str]) -> tuple[Record, ...]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line, parse_constant=_refuse_constant)
+            record = parse_json(line)
             problem = _problem(record, fields)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             problem = one_line(error)
         if problem:
             raise TutelageError(f"{path}, line {number}: {problem}; remove {path.name} and run the study again")
@@ -95,22 +101,24 @@ def _problem(record: Any, fields: Sequence[str]) -> str | None:
     if lacking:
         return f"lacks {_some(lacking)}, so another version wrote it"
     if record["status"] not in ("done", "failed", "missing"):
-        return f"status is {record['status']!r}"
+        return f"status is {value_text(record['status'])}"
     names = (*PAIR, "method", "folder", "key", "function")
     wrong = [name for name in names if not isinstance(record[name], str)]
     wrong += [axis for axis in CONDITION if isinstance(record[axis], list | dict)]
     wrong += ["seed"] if type(record["seed"]) is not int else []
     wrong += [name for name in METRICS if not is_number(record[name])]
-    return f"{wrong[0]} is {record[wrong[0]]!r}" if wrong else None
+    if wrong:
+        return f"{wrong[0]} is {value_text(record[wrong[0]])}"
+    try:
+        RunRecord(**record)
+    except TutelageError as error:
+        return str(error)
+    return None
 
 
 def is_number(value: Any) -> bool:
     """Whether this is a finite number, or ``None`` for one that was not measured."""
     return value is None or (type(value) in (int, float) and math.isfinite(value))
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"holds {name}")
 
 
 def refuse_gaps(path: Path, study: Mapping[str, Any], runs: Sequence[Record]) -> None:

@@ -24,6 +24,7 @@ from tutelage.errors import TutelageError, TutelageWarning, one_line
 from tutelage.evaluation import evaluate, evaluate_beyond
 from tutelage.files import LockedFolder, as_path, atomic_write
 from tutelage.models.ensemble import Ensemble
+from tutelage.parsing import parse_json
 from tutelage.runs.execute import Given, Result, execute, load_data
 from tutelage.runs.models import open_teachers
 from tutelage.runs.tracking import Trackers
@@ -352,13 +353,13 @@ def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:
     before: dict[Any, dict[str, Any]] = {}
     with suppress(OSError, ValueError, KeyError, TypeError):  # the records are written anew in any case
         for text in (store.path / RECORDS).read_text(encoding="utf-8").splitlines():
-            record = json.loads(text)
+            record = parse_json(text)
             before[place_of(record), record["seed"]] = record
     rows, files = dict[str, str](), dict[str, None]()
     for line in asked:
         place = (line.case[: len(CONDITION)], line.case[len(CONDITION) :], line.row), line.seed
         record, code = before.get(place, {}), line.job.code
-        old = record.get("code") or {}
+        old = record["code"] if isinstance(record.get("code"), dict) else {}
         if record.get("key") in (None, line.job.key) or old == code:
             continue
         if record.get("status") == "done":

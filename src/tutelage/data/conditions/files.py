@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from tutelage.data.npz import DAMAGE, Archive
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path
+from tutelage.parsing import parse_json
 
 Reader = TypeVar("Reader", bound=Callable[..., Any])
 BAD = (*DAMAGE, TypeError, csv.Error, RuntimeError, OverflowError)
@@ -87,7 +87,7 @@ def _npy_matrix(path: Path) -> NDArray[np.float64]:
 
 
 def _json_matrix(path: Path) -> NDArray[np.float64]:
-    return np.array(json.loads(path.read_text(encoding="utf-8-sig")), dtype=np.float64)
+    return np.array(parse_json(path.read_text(encoding="utf-8-sig")), dtype=np.float64)
 
 
 def _npz_columns(path: Path, wanted: Sequence[str]) -> Columns:

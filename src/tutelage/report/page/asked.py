@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from tutelage.parsing import parse_json
 from tutelage.report.page.markup import command_of, counted, distinct, listing, places, settings_of, value_of
 from tutelage.report.words import answer
 from tutelage.studies import PLAIN
@@ -115,7 +115,7 @@ def _versions(results: Results) -> str:
     found: dict[str, list[str]] = {}
     for run in results.runs:
         try:
-            said = json.loads((results.folder / run["folder"] / "versions.json").read_bytes())
+            said = parse_json((results.folder / run["folder"] / "versions.json").read_bytes())
         except (OSError, ValueError):
             continue
         for name, version in said.items() if isinstance(said, dict) else ():

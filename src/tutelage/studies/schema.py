@@ -1,0 +1,113 @@
+"""What the files of a study hold: the fields that are read again, and their types; others may stand beside them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator, model_validator
+
+from tutelage.runs.schema import Count, Recorded
+
+Names = Annotated[list[str], Field(min_length=1)]
+Numbers = list[float | None]
+
+
+class WaySaid(Recorded):
+    """A method of ``study.json``."""
+
+    what: ClassVar[str] = "a method"
+    method: str
+    settings: dict[str, Any] = Field(default={})
+
+
+class StudyFile(Recorded):
+    """``study.json``."""
+
+    what: ClassVar[str] = "the study"
+    name: str
+    data: Names
+    noise: list[str | None]
+    imbalance: list[str | None]
+    per_class: list[int | None]
+    teacher_labels: Names
+    pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    methods: dict[str, WaySaid]
+    seeds: list[int]
+    train: dict[str, Any]
+    evaluate: dict[str, Any]
+    budget: Count
+
+
+class Reliability(Recorded):
+    """Confidence and accuracy by bins."""
+
+    what: ClassVar[str] = "reliability"
+    count: list[Count]
+    accuracy: Numbers
+    confidence: Numbers
+
+    @model_validator(mode="after")
+    def _as_long(self) -> Reliability:
+        if len({len(self.count), len(self.accuracy), len(self.confidence)}) > 1:
+            raise ValueError("the bins have different numbers of values")
+        return self
+
+
+class RiskCoverage(Recorded):
+    """The risk at each coverage."""
+
+    what: ClassVar[str] = "risk_coverage"
+    coverage: Numbers
+    risk: Numbers
+
+    @model_validator(mode="after")
+    def _as_long(self) -> RiskCoverage:
+        if len(self.coverage) != len(self.risk):
+            raise ValueError("coverage and risk have different numbers of values")
+        return self
+
+
+class Curve(Recorded):
+    """The numbers of training by epoch."""
+
+    what: ClassVar[str] = "the curve"
+    epoch: list[int]
+    train_accuracy: Numbers
+    validation_accuracy: Numbers
+    loss: dict[str, Numbers]
+
+    @model_validator(mode="after")
+    def _as_long(self) -> Curve:
+        parts = (self.train_accuracy, self.validation_accuracy, *self.loss.values())
+        if any(len(part) != len(self.epoch) for part in parts):
+            raise ValueError("the epochs and their numbers differ in length")
+        return self
+
+
+class RunRecord(Recorded):
+    """A line of ``results.jsonl`` or ``trials.jsonl``."""
+
+    what: ClassVar[str] = "the record"
+    data: str
+    noise: str | None
+    imbalance: str | None
+    per_class: int | None
+    teacher_labels: str
+    error: str | None
+    settings: dict[str, Any] | None
+    command: str | None
+    per_class_accuracy: dict[str, float | None] | None
+    reliability: Reliability | None
+    risk_coverage: RiskCoverage | None
+    corruptions: dict[str, Numbers] | None
+    pgd: dict[str, float | None] | None
+    curve: Curve | None
+    space: dict[str, str] = Field(default={})
+    score: float | None = None
+
+    @field_validator("pgd")
+    @classmethod
+    def _by_radius(cls, value: dict[str, float | None] | None) -> dict[str, float | None] | None:
+        for radius in value or ():
+            float(radius)
+        return value

@@ -1,0 +1,94 @@
+"""YAML, TOML and JSON of strangers: plain values, or one line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.config import Config, read_config
+from tutelage.errors import TutelageError, unknown
+from tutelage.parsing import parse_json, parse_toml, parse_yaml, write_yaml
+from tutelage.text import value_text
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "said"),
+    [
+        (parse_yaml, BOMB + "lr: *i", "alias"),
+        (parse_yaml, "a: &a [*a]", "alias"),
+        (parse_yaml, "lr: 1\nlr: 2", "'lr' twice"),
+        (parse_yaml, "x: {lr: 1, lr: 2}", "'lr' twice"),
+        (parse_yaml, "[" * 5000, "levels"),
+        (parse_yaml, "{a: " * 5000, "levels"),
+        (parse_yaml, "- " * 5000, "levels"),
+        (parse_yaml, "x: " + "9" * 5000, "digits"),
+        (parse_yaml, "x: " + "9" * 30, "64 bits"),
+        (parse_yaml, "!!python/object/apply:os.getcwd []", "python"),
+        (parse_yaml, "!!timestamp x", r"."),
+        (parse_yaml, "!!bool x", r"."),
+        (parse_yaml, "? [a]\n: 1", r"."),
+        (parse_yaml, r'"\ud800"', "Unicode"),
+        (parse_json, "[" * 100_000, "levels"),
+        (parse_json, '{"a": 1, "a": 2}', "'a' twice"),
+        (parse_json, '{"a": 1e999}', "'a' is inf"),
+        (parse_json, "[[NaN]]", "NaN"),
+        (parse_json, "[[1e999]]", "finite"),
+        (parse_json, "9" * 5000, "digits"),
+        (parse_json, "-" + "9" * 30, "64 bits"),
+        (parse_json, r'"\ud800"', "Unicode"),
+        (parse_json, b"\xff", r"."),
+        (parse_toml, "a = " + "[" * 5000, r"."),
+        (parse_toml, "a = 1\na = 2", r"."),
+        (parse_toml, "a = " + "9" * 30, "64 bits"),
+    ],
+)
+def test_what_is_refused_at_once(parse: Callable[[Any], Any], text: Any, said: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=said) as caught:
+        parse(text)
+    assert time.monotonic() - began < 2
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_ordinary_files_are_read() -> None:
+    assert parse_yaml("a: [1, 2.5, x, null, true]\nb: {c: y}") == {"a": [1, 2.5, "x", None, True], "b": {"c": "y"}}
+    assert parse_json('{"a": [1, 2.5, "\\ud83d\\ude00"]}') == {"a": [1, 2.5, "😀"]}
+    assert parse_toml("a = [1, 2.5]") == {"a": [1, 2.5]}
+
+
+def test_a_json_configuration_is_read_as_json(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"data": "digits", "settings": {"name": "\\ud83d\\ude00"}}')
+    assert Config(**read_config(tmp_path / "a.json")).settings == {"name": "😀"}
+
+
+def test_what_is_written_is_read_back() -> None:
+    same = [1, 2]
+    value = {"a": same, "b": same, "c": "x\x85y\u2028z\x1b", "é": "ü", "d": "a\nb", "e": 1e308, "f": "1", "g": None}
+    assert parse_yaml(write_yaml(value)) == value
+
+
+def test_an_alias_bomb_in_a_configuration(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(BOMB + "lr: *i")
+    with pytest.raises(TutelageError, match="alias") as caught:
+        read_config(tmp_path / "a.yaml")
+    assert len(str(caught.value)) < 300
+
+
+def test_values_in_messages_are_short() -> None:
+    deep: Any = 1
+    for _ in range(200):
+        deep = [deep] * 2
+    for value in ("x" * 10**6, list(range(10**6)), 10**9999, deep, {"a" * 10**6: 1}, object()):
+        assert len(value_text(value)) < 1000
+    with pytest.raises(TutelageError) as caught:
+        Config(lr="x" * 10**6)
+    assert len(str(caught.value)) < 400
+    assert len(str(unknown("method", "x" * 10**6, ["a"]))) < 400
