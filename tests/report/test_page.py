@@ -381,7 +381,7 @@ def test_it_prints(browser: Any, report: str) -> None:
 
 
 def test_control_characters_do_not_stop_the_page(write_study: Callable[..., Path]) -> None:
-    evil = "a\x1b[31m\x00\ud800"
+    evil = "a\x1b[31m\x00\u202e"
     classes = {"per_class_accuracy": {evil: 0.5, "b": 0.25}}
     study = write_study(numbers=lambda run: classes, methods=(evil,), pairs=((evil, evil),), seeds=(0, 1))
     text = page(Results.read(study))
