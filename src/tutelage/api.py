@@ -11,7 +11,7 @@ from torch import nn
 
 from tutelage.ambient import default_settings
 from tutelage.config import GIVEN, Config
-from tutelage.data import Data
+from tutelage.data import Data, open_data
 from tutelage.data.open import spec_of
 from tutelage.errors import TutelageError
 from tutelage.files import as_path
@@ -35,7 +35,7 @@ Student = Network | Callable[[], nn.Module]
 def distill(
     teacher: Network | Sequence[Network],
     student: Student,
-    data: str | os.PathLike[str] | Data = "digits",
+    data: str | os.PathLike[str] | Data | object = "digits",
     *,
     method: str | Method = "hinton",
     out: str | os.PathLike[str] | None = None,
@@ -53,7 +53,8 @@ def distill(
         student: a name, an ``nn.Module``, which is trained in place from the weights it has, or a function that makes
             one. Methods that train several networks copy a module, and draw the weights of the copies anew
             (``models/redrawn.py``). It has no part in common with the teacher.
-        data: a name or a path (see ``open_data``), on which the other fields act; or a ``Data``, taken as it is.
+        data: a name or a path (see ``open_data``), on which the other fields act; or a ``Data``, taken as it is, or an
+            object that ``open_data`` makes one of: a pair of arrays, a map-style dataset.
         method: a name (see ``tutelage methods``), ``FILE.py:NAME``, ``module:NAME`` or a function decorated with
             ``@tutelage.method(...)``; its own parameters go in ``settings={...}``.
         out: a folder to keep the run in. A run that was stopped goes on when it is asked for again.
@@ -75,7 +76,7 @@ def distill(
 
 def train(
     model: Student,
-    data: str | os.PathLike[str] | Data = "digits",
+    data: str | os.PathLike[str] | Data | object = "digits",
     *,
     out: str | os.PathLike[str] | None = None,
     report: Callable[[Record], None] | None = None,
@@ -93,13 +94,15 @@ def train(
 def _execute(
     teachers: Sequence[Network],
     student: Student,
-    data: str | os.PathLike[str] | Data,
+    data: str | os.PathLike[str] | Data | object,
     out: str | os.PathLike[str] | None,
     report: Callable[[Record], None] | None,
     track: str | None,
     fields: dict[str, Any],
 ) -> Result:
     trust = fields.pop("trust", False)
+    if not isinstance(data, str | os.PathLike | Data):
+        data = open_data(data, test=fields.pop("test", None))
     names = [os.fspath(t) if isinstance(t, os.PathLike) else t for t in teachers]
     config = Config(data=f"{GIVEN}{data.name}" if isinstance(data, Data) else spec_of(data), **fields)
     opened = _held_out(data, config) if isinstance(data, Data) else load_data(config)
@@ -121,7 +124,7 @@ def _execute(
 
 def _held_out(data: Data, config: Config) -> Data:
     """Data given as an object, with its held-out part."""
-    conditions = ("noise", "imbalance", "per_class", "image_size", "augment", "views")
+    conditions = ("noise", "imbalance", "per_class", "image_size", "test", "skip_bad", "augment", "views")
     acting = [name for name in conditions if getattr(config, name) != Config.model_fields[name].default]
     if acting:
         raise TutelageError(f"{', '.join(acting)} act on data opened by name; apply them to the Data first")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from numbers import Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -169,16 +170,25 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+def _as_text(value: Any) -> Any:
+    """A number as its text: ``noise=0.4``."""
+    return value if isinstance(value, bool) or not isinstance(value, Real) else str(value)
+
+
 class Config(Recipe, Hardware):
     """Everything a run depends on. Saved in its folder; running that file again gives the same numbers."""
 
     data: str = Field(default="digits", description="data set: digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO")
     image_size: int | None = Field(default=None, ge=4, description="resize image files to this many pixels per side")
+    test: float | None = Field(
+        default=None, gt=0, lt=1, description="share of the samples for testing, if there is no test part; default 0.2"
+    )
+    skip_bad: bool = Field(default=False, description="leave out image files that cannot be decoded")
     per_class: int | None = Field(default=None, ge=1, description="use only this many training samples per class")
     imbalance: str | None = Field(
         default=None, description="class imbalance: powerlaw:GAMMA[:MAX:MIN], longtail:FACTOR or step:SHARE:FACTOR"
     )
-    noise: str | None = Field(
+    noise: Annotated[str | None, BeforeValidator(_as_text)] = Field(
         default=None,
         description="label noise: RATE (symmetric), uniform:RATE, pair:RATE, instance:RATE (instance-dependent noise), "
         "matrix:FILE (transition matrix), human:FILE:COLUMN (human annotations); missing labels: missing:RATE; "

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tutelage.data import Batches, Views, in_order, open_data
 from tutelage.data.folder import ImageFiles, load
+from tutelage.errors import TutelageWarning
 
 
 def picture(seed: int, shape: tuple[int, ...] = (16, 16, 3)) -> np.ndarray:
@@ -55,6 +56,8 @@ def test_formats_suffixes_and_what_is_passed_over(folder):
         ("b.JPEG", {"quality": 95, "format": "JPEG"}),
         ("c.webp", {"lossless": True}),
         ("d.bmp", {}),
+        ("e.jfif", {"quality": 95, "format": "JPEG"}),
+        ("F.PNG", {}),
     ):
         put(folder / "train" / "ant" / name, smooth, **options)
     (folder / "train" / "ant" / ".hidden.png").write_bytes(b"no picture")
@@ -62,10 +65,12 @@ def test_formats_suffixes_and_what_is_passed_over(folder):
     (folder / "train" / "ant" / "deeper.png").mkdir()
     (folder / "train" / ".cache").mkdir()
     (folder / "train" / "labels.csv").touch()
-    data = open_data(f"folder:{folder}")
+    with pytest.warns(TutelageWarning, match=r"passed over: 1 \.csv, 1 \.txt, 1 folder, 1 hidden picture"):
+        data = open_data(f"folder:{folder}")
     assert data.classes == ("ant", "cat", "dog")
-    assert (data.train.labels == 0).sum() == 4
-    for image in data.train.images[:4]:
+    assert data.record[0]["passed_over"] == {".csv": 1, ".txt": 1, "folder": 1, "hidden picture": 1}
+    assert (data.train.labels == 0).sum() == 6
+    for image in data.train.images[:6]:
         np.testing.assert_allclose(image.numpy().astype(float), smooth, atol=6)
 
 
@@ -76,7 +81,8 @@ def test_a_validation_folder_is_found_and_stands_in_for_the_test_folder(folder, 
     assert data.validation.labels.tolist() == [1]
     np.testing.assert_array_equal(data.validation.images[0], picture(1))
     (folder / "test").rename(folder / "kept")
-    data = open_data(f"folder:{folder}")
+    with pytest.warns(TutelageWarning, match="no test part, so its validation part is the test part"):
+        data = open_data(f"folder:{folder}")
     assert data.validation is None
     assert data.test.labels.tolist() == [1]
     assert data.record[0]["test_from"] == "validation"
@@ -292,3 +298,162 @@ def test_layouts_that_cannot_be_used_are_refused(folder, refused, spoil, pieces)
     spoil(folder)
     with refused(folder, *pieces):
         open_data(f"folder:{folder}")
+
+
+def test_everything_that_is_no_picture_is_counted_in_one_warning(folder):
+    place = folder / "train" / "cat"
+    for name in ("a.tif", "b.TIF", "c.gif", "d"):
+        (place / name).write_bytes(b"")
+    (place / "more").mkdir()
+    put(place / "more" / "0.png", picture(1))
+    (place / ".DS_Store").touch()
+    put(folder / "test" / "stray.png", picture(1))
+    with pytest.warns(TutelageWarning) as caught:
+        data = open_data(f"folder:{folder}")
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    for piece in (f"folder:{folder}", "2 .tif", "1 .gif", "1 file without a suffix", "1 folder", "1 .png", ".jfif"):
+        assert piece in text
+    assert len(data.train) == 8
+
+
+def test_a_file_is_decoded_by_the_documented_formats_alone(folder, refused, monkeypatch):
+    from PIL import EpsImagePlugin
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
+    file = folder / "train" / "cat" / "0.png"
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n"
+    others = [eps]
+    for kind in ("TIFF", "GIF", "TGA", "PPM", "ICO", "PCX"):
+        stream = BytesIO()
+        Image.fromarray(picture(1)).save(stream, kind)
+        others.append(stream.getvalue())
+    for content in others:
+        file.write_bytes(content)
+        for memory in (2**30, 0):
+            with refused(file, "no PNG, JPEG, WebP or BMP", "replace or remove"):
+                load(folder, in_memory_bytes=memory)
+
+
+TURNS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+@pytest.mark.parametrize("memory", [2**30, 0])
+def test_the_orientation_in_exif_is_applied(tmp_path, suffix, memory):
+    upright = np.zeros((16, 24, 3), np.uint8)
+    upright[:8, :12, 0], upright[8:, 12:, 1], upright[8:, :12] = 255, 255, 128
+    for part in ("train", "test"):
+        for orientation, turn in TURNS.items():
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            # The stored picture is the one that the turn makes upright.
+            stored = next(p for p in (t(upright) for t in TURNS.values()) if np.array_equal(turn(p), upright))
+            options = {"lossless": True} if suffix == "webp" else {"quality": 100, "subsampling": 0}
+            put(tmp_path / part / "cat" / f"{orientation}.{suffix}", np.ascontiguousarray(stored), exif=exif, **options)
+            put(tmp_path / part / "dog" / f"{orientation}.{suffix}", upright, **options)
+    data = load(tmp_path, in_memory_bytes=memory)
+    assert data.image_shape == (3, 16, 24)
+    for image in data.train.images[torch.arange(16)]:
+        np.testing.assert_allclose(image.numpy().astype(float), upright, atol=12)
+
+
+def test_a_damaged_exif_block_is_no_reason_to_refuse_a_picture(folder):
+    put(folder / "train" / "cat" / "0.png", picture(5), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    np.testing.assert_array_equal(open_data(f"folder:{folder}").train.images[0], picture(5))
+
+
+def flat(folder: Path, *sizes: int) -> Path:
+    for label, size in enumerate(sizes):
+        for number in range(size):
+            put(folder / f"class {label}" / f"{number:03}.png", picture(100 * label + number, (8, 8, 3)))
+    return folder
+
+
+@pytest.mark.parametrize("memory", [2**30, 0])
+def test_folders_of_classes_alone_are_divided_by_class_the_same_way_every_time(tmp_path, memory):
+    flat(tmp_path, 20, 10, 1)
+    with pytest.warns(TutelageWarning, match=r"no test part: 6 of its 31 samples.*--test 0\.2"):
+        data = load(tmp_path, in_memory_bytes=memory)
+    assert data.classes == ("class 0", "class 1", "class 2")
+    assert data.test.labels.bincount(minlength=3).tolist() == [4, 2, 0]
+    assert data.train.labels.bincount().tolist() == [16, 8, 1]
+    assert sorted([*data.train.index.tolist(), *data.test.index.tolist()]) == list(range(31))
+    number = int(data.test.index[0])
+    np.testing.assert_array_equal(data.test.images[torch.tensor([0])][0], picture(number, (8, 8, 3)))
+    assert {**data.record[0], "in_memory": None} == {
+        "source": "folder",
+        "test_from": "train",
+        "test_share": 0.2,
+        "resized_to": None,
+        "in_memory": None,
+    }
+    again = load(tmp_path, test=0.2, in_memory_bytes=memory)  # named, the share needs no warning
+    assert torch.equal(again.test.index, data.test.index)
+
+
+def test_the_share_of_the_test_part_can_be_set(tmp_path, refused):
+    flat(tmp_path, 10, 10)
+    assert len(open_data(f"folder:{tmp_path}", test=0.5).test) == 10
+    for share in (0, 1, -0.1, float("nan")):
+        with refused("between 0 and 1", share):
+            open_data(f"folder:{tmp_path}", test=share)
+
+
+def test_a_share_for_a_folder_that_has_a_test_part_is_refused(folder, refused):
+    with refused("a test part of its own", "0.3"):
+        open_data(f"folder:{folder}", test=0.3)
+
+
+def test_classes_too_small_to_divide_are_refused(tmp_path, refused):
+    flat(tmp_path, 1, 1)
+    with refused(tmp_path, "no test part", "too small", "add a test part"):
+        open_data(f"folder:{tmp_path}")
+
+
+def test_folders_within_folders_are_not_taken_for_classes(tmp_path, refused):
+    flat(tmp_path / "pictures" / "all", 2, 2)
+    with refused("no picture", "2 folder", "CLASS/"):
+        open_data(f"folder:{tmp_path / 'pictures'}")
+
+
+@pytest.mark.parametrize("memory", [2**30, 0])
+@pytest.mark.parametrize(
+    "content", [b"", b"text", whole_jpeg()[:-100], huge_png(60_000, 60_000)], ids=["empty", "text", "cut", "bomb"]
+)
+def test_pictures_that_cannot_be_read_are_left_out_on_request(folder, refused, content, memory):
+    file = folder / "train" / "cat" / "1.jpg"
+    file.write_bytes(content)
+    with refused(file, "--skip-bad"):
+        data = load(folder, in_memory_bytes=memory)
+        list(Batches(data.train, batch_size=9, workers=0).epoch(0))
+    with pytest.warns(TutelageWarning, match=r"1 of 13 pictures cannot be read and are left out, first .*1\.jpg"):
+        data = load(folder, in_memory_bytes=memory, skip_bad=True)
+    assert data.record[0]["skipped"] == {"train": 1}
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4
+    pixels = data.train.images[torch.arange(8)]
+    np.testing.assert_array_equal(pixels[1], picture(501))
+    np.testing.assert_array_equal(pixels[7], picture(513))
+
+
+def test_of_good_pictures_none_is_left_out(folder):
+    data = open_data(f"folder:{folder}", skip_bad=True)
+    assert torch.equal(data.train.images, open_data(f"folder:{folder}").train.images)
+    assert "skipped" not in data.record[0]
+
+
+def test_a_folder_without_one_readable_picture_is_refused(tmp_path, refused):
+    for part in ("train", "test"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        (tmp_path / part / "cat" / "0.png").write_bytes(b"")
+    with pytest.warns(TutelageWarning, match="2 of 2"), refused("part", "is empty"):
+        open_data(f"folder:{tmp_path}", skip_bad=True)

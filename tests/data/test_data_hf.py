@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from tutelage.data import Batches, Views, open_data
+from tutelage.errors import TutelageWarning
 
 
 def test_without_the_extra_the_remedy_is_named(monkeypatch, refused):
@@ -70,7 +71,8 @@ def test_images_and_labels_come_from_their_columns(saved):
 
 def test_validation_stands_in_for_a_test_split_without_labels(saved):
     spec = saved({"train": {"y": [0, 1]}, "validation": {"y": [1]}, "test": {"y": [-1, -1]}}, {"y": ["cat", "dog"]})
-    data = open_data(spec)
+    with pytest.warns(TutelageWarning, match="no test part, so its validation part is the test part"):
+        data = open_data(spec)
     assert data.test.labels.tolist() == [1]
     assert data.record[0]["test_from"] == "validation"
 
@@ -116,3 +118,14 @@ def test_data_sets_that_lack_something_are_refused(saved, refused, splits, names
 def test_a_data_set_that_is_not_there_is_refused(refused):
     with refused("hf:no/such-thing", "check the name and the connection"):
         open_data("hf:no/such-thing")
+
+
+def test_rows_are_told_apart_by_the_fingerprint_of_their_table(saved, tmp_path):
+    from tutelage.data import hf
+
+    saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
+    one, again = (hf.load(str(tmp_path / "repo"), in_memory_bytes=0) for _ in range(2))
+    assert one.train.images.stamp(0) == again.train.images.stamp(0) != one.train.images.stamp(1)
+    assert one.fingerprint == again.fingerprint
+    saved({"train": {"y": [0, 1, 1, 0, 1]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
+    assert hf.load(str(tmp_path / "repo"), in_memory_bytes=0).train.images.stamp(0) != one.train.images.stamp(0)

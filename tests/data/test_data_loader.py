@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import multiprocessing
+
 import numpy as np
 import pytest
 import torch
@@ -156,3 +158,27 @@ def test_soft_labels_have_clean_labels_and_no_corruption():
     part = Split.of(torch.zeros(3, 2, 2, 1, dtype=torch.uint8), soft)
     assert part.clean_labels.tolist() == [1, 0, 0]
     assert part.corrupted.tolist() == [False] * 3
+
+
+class Files:
+    """Images that are read, but not from files."""
+
+    shape = (12, 8, 8, 1)
+
+    def __getitem__(self, index):
+        return index.to(torch.uint8)[:, None, None, None].expand(-1, 8, 8, 1)
+
+    def stamp(self, place):
+        return None
+
+
+def sums(_: int) -> list[float]:
+    """What a worker of a pool reads, with workers of its own wanted."""
+    split = Split.of(Files(), torch.arange(12) % 3)
+    order = Batches(split, batch_size=4, workers=2).epoch(0)
+    return sorted((batch.inputs.sum() * 255 / 64).item() for batch in [*order, *in_order(split, batch_size=5)])
+
+
+def test_a_worker_of_a_pool_reads_by_itself():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(sums, [0]) == [sums(0)]

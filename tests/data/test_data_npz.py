@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import torch
 from PIL import Image
 
 from tutelage.data import Views, open_data
+from tutelage.errors import TutelageError
 
 RNG = np.random.default_rng(0)
 GOOD = {
@@ -225,3 +228,107 @@ def test_the_real_cifar10_test_part_has_its_known_statistics(tmp_path):
     mean, std = data.mean_std
     np.testing.assert_allclose(mean, [0.4942, 0.4851, 0.4504], atol=1e-4)
     np.testing.assert_allclose(std, [0.2467, 0.2429, 0.2616], atol=1e-4)
+
+
+def member(shape: str, descr: str = "|u1", content: bytes = b"\0" * 64, version: tuple[int, int] = (1, 0)) -> bytes:
+    """An array whose header says what it likes."""
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(118) + b"\n"
+    size = len(header).to_bytes(2 if version == (1, 0) else 4, "little")
+    return b"\x93NUMPY" + bytes(version) + size + header + content
+
+
+@pytest.mark.parametrize("key", ["train_images", "train_labels", "classes", "train_index"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        member("(10**20,)"),
+        member("(100000000000000000000,)"),
+        member("(1000000000, 1000, 3)"),
+        member("(8000000000,)", "<f8"),
+        member("(-1,)"),
+        member("(-8, -8)"),
+        member("(8, 4611686018427387904, 4)"),
+        member("(65,)"),
+        member("(63,)"),
+        member("(" * 3000 + ")" * 3000),
+        member("(64,)", "<U0"),
+        member("(10000000000,)", "<U0", b""),
+        member("(8,)", "|O"),
+        member("(8,)", "nonsense"),
+        member("'no shape'"),
+        member("(64.0,)"),
+        member("(64,)", version=(3, 0)),
+        member("(64,)", version=(9, 9)),
+        member("(64,)")[:40],
+        b"\x93NUMPY",
+        b"\x93NUMPY\x02\x00\xff\xff\xff\xff{",
+        b"",
+    ],
+)
+def test_headers_that_lie_are_refused_without_their_memory(tmp_path, saved, refused, key, content):
+    spec = saved(**{key: None})
+    with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
+        archive.writestr(f"{key}.npy", content)
+    tracemalloc.start()
+    try:
+        with refused(key, "save it again"):
+            open_data(spec)
+        assert tracemalloc.get_traced_memory()[1] < 1e7
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_archives_cut_short_are_refused(tmp_path, refused, share, compressed):
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", **GOOD)
+    content = (tmp_path / "d.npz").read_bytes()
+    (tmp_path / "d.npz").write_bytes(content[: int(share * len(content))])
+    with refused(tmp_path / "d.npz", "np.savez"):
+        open_data(f"npz:{tmp_path / 'd.npz'}")
+
+
+@pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
+def test_every_damaged_byte_gives_the_arrays_or_one_line(tmp_path, saved):
+    spec = saved()
+    whole = (tmp_path / "d.npz").read_bytes()
+    for place in [*range(0, 300, 5), *range(len(whole) - 500, len(whole), 7)]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        (tmp_path / "d.npz").write_bytes(damaged)
+        with contextlib.suppress(TutelageError):
+            open_data(spec)
+
+
+@pytest.mark.parametrize("key", sorted(GOOD))
+@pytest.mark.parametrize("value", [np.array(3), np.array(3.5), np.array("cat"), np.zeros(0)])
+def test_arrays_of_no_dimension_or_no_value_are_refused(saved, refused, key, value):
+    with refused(key.partition("_")[0]):
+        open_data(saved(**{key: value}))
+
+
+def test_arrays_by_column_and_empty_names_come_back(saved):
+    by_column = np.asfortranarray(GOOD["train_images"])
+    np.testing.assert_array_equal(open_data(saved(train_images=by_column)).train.images, GOOD["train_images"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "pieces"),
+    [
+        ({"classes": np.array(["crane", "dog", "crane", "cat"])}, ("'crane'", "classes 0, 2", "its own name")),
+        ({"train_labels": np.arange(8.0)[:, None]}, ("train_labels", "regression", "one class per sample")),
+        ({"train_labels": RNG.integers(0, 2, (8, 4)) | np.eye(8, 4, dtype=int)}, ("multi-label", "one class")),
+        ({"train_images": np.zeros((8, 4, 16, 16), np.uint8)}, ("(8, 4, 16, 16)", "NHWC")),
+        ({"train_images": np.zeros((8, 1, 28, 28), np.uint8)}, ("(8, 1, 28, 28)", "NHWC")),
+        ({"train_images": np.zeros((8, 16, 16, 7), np.uint8)}, ("7 channels", "NHWC")),
+    ],
+)
+def test_names_targets_and_axes_of_another_kind_are_named(saved, refused, changes, pieces):
+    with refused(*pieces):
+        open_data(saved(**changes))
+
+
+def test_labels_that_start_at_1_are_called_that(saved, refused):
+    names = np.array(["a", "b", "c", "d"])
+    with refused("train part", "from 1 to 4", "they start at 1", "subtract 1"):
+        open_data(saved(train_labels=GOOD["train_labels"] + 1, classes=names))

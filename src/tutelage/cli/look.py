@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli.options import PATH, Json, Mean, Std, TrustAll
-from tutelage.config import GIVEN, Beyond, Normalization, read_config
+from tutelage.config import GIVEN, Beyond, Config, Normalization, read_config
 from tutelage.errors import TutelageError, TutelageWarning, unknown
 
 if TYPE_CHECKING:
     from tutelage.data import Data
     from tutelage.runs.models import Opened
+
+Test = Annotated[float | None, typer.Option(help="Share of the samples for testing, if there is no test part.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out image files that cannot be decoded.")]
 
 
 def evaluate(
@@ -28,6 +31,8 @@ def evaluate(
     image_size: Annotated[
         int | None, typer.Option(min=4, help="Resize image files to this many pixels per side.")
     ] = None,
+    test: Test = None,
+    skip_bad: SkipBad = False,
     corruptions: Annotated[
         bool, typer.Option("--corruptions", help="Evaluate on corrupted images too: noise, blur, contrast, ...")
     ] = False,
@@ -54,7 +59,7 @@ def evaluate(
     from tutelage.models.generator import Generator
     from tutelage.training.hardware import resolve
 
-    opened = _data_for(run, data, image_size)
+    opened = _data_for(run, data, image_size, test, skip_bad)
     if part not in opened.parts:
         held_out = "A part held out during training is drawn in the run, whose result.json has its accuracy."
         raise unknown("part", part, opened.parts, held_out if part == "validation" else "")
@@ -94,7 +99,9 @@ def _shares(named: dict[str, float]) -> str:
     return "  ".join(f"{name} {share:.3f}" for name, share in named.items())
 
 
-def _data_for(run: str, spec: str | None, image_size: int | None) -> Data:
+def _data_for(
+    run: str, spec: str | None, image_size: int | None, test: float | None = None, skip_bad: bool = False
+) -> Data:
     """The data set that is named, or else that of the run.
 
     Raises:
@@ -108,13 +115,13 @@ def _data_for(run: str, spec: str | None, image_size: int | None) -> Data:
     if spec is None:
         folder = run_folder(run)
         fields = read_config(folder / CONFIG) if folder is not None else {}
-        spec, image_size = (
-            str(fields.get("data", GIVEN)),
-            fields.get("image_size") if image_size is None else image_size,
-        )
-        if spec.startswith(GIVEN):
+        read = Config(**{name: fields[name] for name in ("data", "image_size", "test", "skip_bad") if name in fields})
+        if "data" not in fields or read.data.startswith(GIVEN):
             raise TutelageError(f"{run} does not record a data set that can be opened by name; name one with --data")
-    return open_data(spec, image_size=image_size)
+        spec, skip_bad = read.data, skip_bad or read.skip_bad
+        image_size = read.image_size if image_size is None else image_size
+        test = read.test if test is None else test
+    return open_data(spec, image_size=image_size, test=test, skip_bad=skip_bad)
 
 
 def _open(names: list[str], data: Data, mean: str | None, std: str | None, trust: bool) -> list[Opened]:
@@ -221,13 +228,15 @@ def data(
     image_size: Annotated[
         int | None, typer.Option(min=4, help="Resize image files to this many pixels per side.")
     ] = None,
+    test: Test = None,
+    skip_bad: SkipBad = False,
     json_: Json = False,
 ) -> None:
     """Describe a data set: classes, counts, mean and standard deviation."""
     from tutelage.data import open_data
     from tutelage.report.console import print_table
 
-    summary = open_data(spec, image_size=image_size).summary()
+    summary = open_data(spec, image_size=image_size, test=test, skip_bad=skip_bad).summary()
     if json_:
         print(json.dumps(summary, allow_nan=False))
         return

@@ -21,6 +21,7 @@ from tutelage.data.division import divide
 from tutelage.data.images import Chosen, Images, image_bytes
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.text import value_text
 
 ArrayLike = Tensor | NDArray[Any]
 
@@ -166,10 +167,8 @@ class Data:
         """
         pairs = {"train": train, "validation": validation, "test": test}
         given = {part: pair for part, pair in pairs.items() if pair is not None}
-        parts = {
-            part: Split.of(as_images(images, f"{part} images of {name}"), as_labels(labels, f"{part} labels of {name}"))
-            for part, (images, labels) in given.items()
-        }
+        parts = {part: _part(pair, f"{part} part of {name}") for part, pair in given.items()}
+        names = numbered_classes(parts["train"].labels, name) if classes is None else tuple(classes)
         rounded = [part for part, (images, _) in given.items() if _dtype(images) != "uint8"]
         record: list[dict[str, Any]] = [{"rounded_to_uint8": rounded}] if rounded else []
         if test is None:
@@ -180,7 +179,7 @@ class Data:
         _, height, _, channels = parts["train"].images.shape
         return cls(
             name,
-            numbered_classes(parts["train"].labels, name) if classes is None else tuple(classes),
+            names,
             **parts,
             views=Views(pad=height // 8, flip=channels == 3) if views is None else views,
             record=tuple(record),
@@ -319,9 +318,10 @@ def split_off_test(part: Split, share: float | None, name: str) -> tuple[Split, 
         )
     if share is None:
         warnings.warn(
-            f"{name} has no test part: {len(held)} of its {len(part)} samples, drawn class by class, become it; "
-            "--test 0.2 (test=0.2) sets the share",
-            TutelageWarning,
+            TutelageWarning(
+                f"{name} has no test part: {len(held)} of its {len(part)} samples, drawn class by class, become it; "
+                "--test 0.2 (test=0.2) sets the share"
+            ),
             stacklevel=4,
         )
     chosen = torch.zeros(len(part), dtype=torch.bool)
@@ -343,6 +343,16 @@ def _dtype(images: object) -> str:
     return str(getattr(images, "dtype", "uint8")).removeprefix("torch.")
 
 
+def _part(pair: object, what: str) -> Split:
+    """A part from a pair of arrays."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TutelageError(f"the {what} is no pair (images, labels): {value_text(pair)}")
+    images = as_images(pair[0], f"the array of images of the {what}")
+    labels = as_labels(pair[1], f"the array of labels of the {what}")
+    _check_sizes(images, labels, what)
+    return Split.of(images, labels)
+
+
 def _checked(split: object, what: str, classes: Sequence[str]) -> Split:
     """The part with its tensors as ``Split`` has them; one that no network could be trained on is refused."""
     if not isinstance(split, Split):
@@ -357,11 +367,7 @@ def _checked(split: object, what: str, classes: Sequence[str]) -> Split:
         images = as_images(images, f"the array of images of the {what}")
     else:
         check_image_shape(images.shape, f"the images of the {what}")
-    if images.shape[0] != len(labels):
-        raise TutelageError(
-            f"the {what} needs images (N, H, W, C) and N labels, got {tuple(images.shape)} images "
-            f"and {tuple(labels.shape)} labels"
-        )
+    _check_sizes(images, labels, what)
     _check_classes(labels, what, classes)
     samples = len(labels)
     checked: dict[str, Any] = {
@@ -373,6 +379,14 @@ def _checked(split: object, what: str, classes: Sequence[str]) -> Split:
     }
     changes = {name: value for name, value in checked.items() if value is not getattr(split, name)}
     return replace(split, **changes) if changes else split
+
+
+def _check_sizes(images: Tensor | Images, labels: Tensor, what: str) -> None:
+    if images.shape[0] != len(labels):
+        raise TutelageError(
+            f"the {what} needs images (N, H, W, C) and N labels, got {tuple(images.shape)} images "
+            f"and {tuple(labels.shape)} labels"
+        )
 
 
 def _check_classes(labels: Tensor, what: str, classes: Sequence[str]) -> None:

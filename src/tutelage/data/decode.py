@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +15,26 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from tutelage.data.data import Data, Split
+from tutelage.data.data import Data, Split, split_off_test
 from tutelage.data.views import Views
-from tutelage.errors import TutelageError, one_line
+from tutelage.errors import TutelageError, TutelageWarning, one_line
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""The only formats that are ever decoded, whatever a file is called: no other decoder of Pillow sees a user's file."""
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a picture upright, by the orientation in its EXIF."""
 
 IN_MEMORY = 2**30  # bytes of decoded pixels, over all parts
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error)
@@ -49,7 +63,7 @@ class Encoded(Protocol):
 class ImageFiles:
     """Pictures that are decoded each time they are asked for: the ``Images`` of a part too large for memory.
 
-    Colours become RGB; alpha and the orientation in EXIF are left aside; 16 bits become 8.
+    Colours become RGB; alpha is ignored; 16 bits become 8; the orientation in EXIF is applied.
 
     Attributes:
         encoded: the pictures.
@@ -84,10 +98,12 @@ class ImageFiles:
         """
         with _readable(self.encoded, place):
             stamp = self.encoded.stamp(place)
-        return stamp and f"{stamp} as {self.shape[1:]}{' resized' if self.resize else ''}"
+        return stamp and f"{stamp} as {self.shape[1:]}{' resized' if self.resize else ''} upright"
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        turn = UPRIGHT.get(_orientation(image))
         image = _eight_bits(image, "L" if self.channels == 1 else "RGB")
+        image = image if turn is None else image.transpose(turn)
         if self.resize:
             image = _centre(image, self.size[0])
         if (image.height, image.width) != self.size:
@@ -102,29 +118,95 @@ def assemble(
     *,
     image_size: int | None,
     record: Mapping[str, Any],
+    test: float | None = None,
+    skip_bad: bool = False,
     in_memory_bytes: int = IN_MEMORY,
 ) -> Data:
     """A data set from pictures and labels.
 
     Args:
         name, classes: as ``Data`` has them.
-        parts: ``train``, ``test`` and maybe ``validation``, which becomes the test part if there is none.
+        parts: ``train``, and maybe ``test`` and ``validation``. Without ``test`` the validation part is the test part;
+            without both, it is a share of the training part. A warning says so.
         image_size: side in pixels to scale and cut every picture to; ``None`` if they have one size already.
         record: what to say of where they came from.
+        test: the share of the training part that becomes the test part where there is none.
+        skip_bad: leave out pictures that cannot be decoded; a warning and the record have their number.
         in_memory_bytes: how many bytes all decoded pixels may take in memory; above that they stay files.
     """
-    test_from = "test" if "test" in parts else "validation"
-    parts = {("test" if part == test_from else part): content for part, content in parts.items()}
+    if test is not None and len(parts) > 1:
+        raise TutelageError(f"{name} has a test part of its own; leave out the test share of {test}")
+    skipped: dict[str, int] = {}
+    if skip_bad:
+        good = {part: _good(encoded, image_size) for part, (encoded, _) in parts.items()}
+        skipped = {part: lost for part, (encoded, _) in parts.items() if (lost := len(encoded) - len(good[part]))}
+        if skipped:
+            _warn_of_skipped(name, {part: encoded for part, (encoded, _) in parts.items()}, good)
+        parts = {part: (Some(encoded, good[part]), labels[good[part]]) for part, (encoded, labels) in parts.items()}
     images = _read({part: encoded for part, (encoded, _) in parts.items()}, image_size, in_memory_bytes)
     splits = {part: Split.of(images[part], labels) for part, (_, labels) in parts.items()}
+    entry: dict[str, Any] = {**record, "test_from": "test"}
+    if len(splits) == 1:
+        splits["train"], splits["test"], about = split_off_test(splits["train"], test, name)
+        entry |= about
+    elif "test" not in splits:
+        splits["test"] = splits.pop("validation")
+        entry["test_from"] = "validation"
+        warnings.warn(
+            TutelageWarning(f"{name} has no test part, so its validation part is the test part"), stacklevel=4
+        )
     _, height, _, channels = splits["train"].images.shape
-    entry = {"test_from": test_from, "resized_to": image_size, "in_memory": splits["train"].in_memory}
-    return Data(
-        name,
-        classes,
-        **splits,
-        views=Views(pad=height // 8, flip=channels == 3),
-        record=({**record, **entry},),
+    entry |= {"resized_to": image_size, "in_memory": splits["train"].in_memory}
+    entry |= {"skipped": skipped} if skipped else {}
+    return Data(name, classes, **splits, views=Views(pad=height // 8, flip=channels == 3), record=(entry,))
+
+
+@dataclass(frozen=True)
+class Some:
+    """Some of a larger set of pictures."""
+
+    encoded: Encoded
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: int) -> Path | bytes:
+        return self.encoded[self.places[place]]
+
+    def name(self, place: int) -> str:
+        """What the larger set calls it."""
+        return self.encoded.name(self.places[place])
+
+    def stamp(self, place: int) -> str | None:
+        """Its stamp in the larger set."""
+        return self.encoded.stamp(self.places[place])
+
+
+def _good(encoded: Encoded, image_size: int | None) -> list[int]:
+    """The places of the pictures that can be decoded, and scaled where that is wanted."""
+
+    def decodes(place: int) -> bool:
+        try:
+            with _opened(encoded, place) as image:
+                image.load()
+                if image_size is not None:
+                    _scaled(image.size, image_size)
+        except TutelageError:
+            return False
+        return True
+
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return [place for place, good in enumerate(pool.map(decodes, range(len(encoded)))) if good]
+
+
+def _warn_of_skipped(name: str, parts: Mapping[str, Encoded], good: Mapping[str, Sequence[int]]) -> None:
+    bad = [encoded.name(p) for part, encoded in parts.items() for p in sorted(set(range(len(encoded))) - {*good[part]})]
+    total = sum(len(encoded) for encoded in parts.values())
+    warnings.warn(
+        TutelageWarning(f"{name}: {len(bad)} of {total} pictures cannot be read and are left out, first {bad[0]}"),
+        stacklevel=5,
     )
 
 
@@ -177,7 +259,8 @@ def _headers(encoded: Encoded) -> list[Header]:
         for place in range(len(encoded)):
             with _opened(encoded, place) as image:
                 grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-                found.append(Header((image.height, image.width), grey))
+                turned = _orientation(image) >= 5  # by 90 degrees
+                found.append(Header(image.size if turned else (image.height, image.width), grey))
     return found
 
 
@@ -186,7 +269,11 @@ def _opened(encoded: Encoded, place: int) -> Iterator[Image.Image]:
     """One picture; whatever is wrong with it is told in one line with its name."""
     with _readable(encoded, place):
         source = encoded[place]
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+        try:
+            opened = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise ValueError("it is no PNG, JPEG, WebP or BMP") from error
+        with opened as image:
             yield image
 
 
@@ -196,9 +283,25 @@ def _readable(encoded: Encoded, place: int) -> Iterator[None]:
     try:
         yield
     except BOMB as error:
-        raise TutelageError(f"the image {name} is too large ({one_line(error)}); scale it down or remove it") from error
+        raise TutelageError(
+            f"the image {name} is too large ({one_line(error)}); scale it down or remove it, or leave out every such "
+            "image with --skip-bad (skip_bad=True)"
+        ) from error
     except UNREADABLE as error:
-        raise TutelageError(f"the image {name} cannot be read ({one_line(error)}); replace or remove it") from error
+        raise TutelageError(
+            f"the image {name} cannot be read ({one_line(error)}); replace or remove it, or leave out every such image "
+            "with --skip-bad (skip_bad=True)"
+        ) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation in the EXIF of a picture's header, 1 to 8; 1 where there is none that can be read."""
+    try:
+        # Not image.getexif(): for a PNG it decodes the pixels to look behind them.
+        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        return orientation if orientation in UPRIGHT else 1
+    except Exception:  # a damaged EXIF block says nothing of the pixels, and its errors share no class
+        return 1
 
 
 def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
@@ -213,9 +316,15 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
 
 def _centre(image: Image.Image, side: int) -> Image.Image:
     """The shorter side scaled to ``side`` with an antialiased bicubic filter, then the middle square."""
-    scale = side / min(image.size)
-    width, height = (max(side, round(length * scale)) for length in image.size)
-    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} is too long and thin for {side} pixels")
+    width, height = _scaled(image.size, side)
     left, top = (width - side) // 2, (height - side) // 2
     return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+
+
+def _scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """A width and a height scaled so that the shorter one is ``side``."""
+    scale = side / min(size)
+    width, height = (max(side, round(length * scale)) for length in size)
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{size[0]}x{size[1]} is too long and thin for {side} pixels")
+    return width, height

@@ -18,15 +18,16 @@ from tutelage.errors import TutelageError, one_line
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 
 
-def load(repo: str, image_size: int | None = None, *, in_memory_bytes: int = IN_MEMORY) -> Data:
+def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in_memory_bytes: int = IN_MEMORY) -> Data:
     """The ``train`` and ``test`` splits of a data set with a column of images and one of class labels.
 
-    Without labelled test images the validation split is the test part, and the record says so. Of several
+    Without labelled test images the validation split is the test part, as the record and a warning say. Of several
     label columns the one called ``label`` is taken, or else the one with most classes; the record names it.
 
     Args:
         repo: its name on the hub (``"owner/name"``), or a local folder that ``datasets.load_dataset`` reads.
         image_size: side in pixels to scale and cut every picture to; ``None`` if they have one size already.
+        skip_bad: leave out pictures that cannot be decoded, and count them in a warning and the record.
         in_memory_bytes: how many bytes the decoded pixels may take; above that they are read batch by batch.
 
     Raises:
@@ -49,9 +50,11 @@ def load(repo: str, image_size: int | None = None, *, in_memory_bytes: int = IN_
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if not images or not labels:
+        lacks = (
+            "class labels (ClassLabel, one per row: no numbers to regress on, no lists)" if images else "images (Image)"
+        )
         raise TutelageError(
-            f"hf:{repo} has no column of {'class labels (ClassLabel)' if images else 'images (Image)'}; "
-            f"cast one of its columns to that: {', '.join(features)}"
+            f"hf:{repo} has no column of {lacks}; cast one of its columns to that: {', '.join(features)}"
         )
     image, label = images[0], max(labels, key=lambda name: (name == "label", features[name].num_classes))
     parts = {
@@ -71,6 +74,7 @@ def load(repo: str, image_size: int | None = None, *, in_memory_bytes: int = IN_
         parts,
         image_size=image_size,
         record={"source": "hf", "image_column": image, "label_column": label},
+        skip_bad=skip_bad,
         in_memory_bytes=in_memory_bytes,
     )
 
@@ -96,8 +100,10 @@ class _Column:
     def name(self, place: int) -> str:
         return f"{place} of hf:{self.where}"
 
-    def stamp(self, place: int) -> None:
-        """Rows of a table have none."""
+    def stamp(self, place: int) -> str | None:
+        """The fingerprint of the table, which the library keeps, and the row."""
+        fingerprint = getattr(self.rows, "_fingerprint", None)
+        return fingerprint and f"{fingerprint} {place}"
 
 
 def _labels(column: Any) -> Tensor:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from tutelage.data.data import Data, Split
+from tutelage.data.npy import read_up_to
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError, one_line
-
-CHUNK = 1 << 24  # bytes; a header that lies must not make us allocate what it claims
 
 
 def load(folder: Path) -> Data:
@@ -61,7 +60,7 @@ def _read(file: Path, dimensions: int) -> Tensor:
     The header is big-endian: two zeros, the type (8: unsigned bytes), the number of dimensions, and each one.
     """
     with _opened(file) as stream:
-        header = _up_to(stream, 4 + 4 * dimensions)
+        header = read_up_to(stream, 4 + 4 * dimensions)
         if len(header) < 4 + 4 * dimensions:
             raise TutelageError(f"{file} is cut short: {len(header)} bytes do not make a header; fetch it again")
         magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
@@ -73,21 +72,13 @@ def _read(file: Path, dimensions: int) -> Tensor:
         if 0 in shape[1:]:
             raise TutelageError(f"{file} claims images of {shape[1]}x{shape[2]} pixels; fetch it again")
         size = math.prod(shape)
-        content = _up_to(stream, size + 1)
+        content = read_up_to(stream, size + 1)
     if len(content) != size:
         has = f"only {len(content)}" if len(content) < size else "more"
         raise TutelageError(f"{file} claims {size} bytes of shape {tuple(shape)} and has {has}; fetch it again")
     if not size:
         raise TutelageError(f"{file} is empty: it claims 0 samples")
     return torch.frombuffer(content, dtype=torch.uint8).view(shape)
-
-
-def _up_to(stream: BufferedIOBase, size: int) -> bytearray:
-    """The next ``size`` bytes, or fewer where the stream ends."""
-    content = bytearray()
-    while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
-        content += chunk
-    return content
 
 
 @contextmanager
@@ -100,5 +91,5 @@ def _opened(file: Path) -> Iterator[BufferedIOBase]:
     try:
         with gzip.open(file, "rb") as stream:
             yield stream
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, MemoryError) as error:
         raise TutelageError(f"{file} is damaged ({one_line(error)}); fetch it again") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import cached_property, partial
@@ -171,6 +172,8 @@ def stream(images: Images, order: Tensor, device: torch.device, workers: int) ->
     """Read the images at each row of ``order`` ahead of time in worker processes: (B, H, W, C) uint8 each."""
     pin = device.type == "cuda"
     workers = min(workers, os.cpu_count() or 1)  # more only wait for each other, and torch warns of it
+    if multiprocessing.current_process().daemon:  # a worker of a pool, which may have no processes of its own
+        workers = 0
     loader: DataLoader[Tensor | TutelageError] = DataLoader(
         # A generator of its own: a DataLoader without one draws from the global one, and evaluating must not.
         _Rows(images, order),

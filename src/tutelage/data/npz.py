@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
-import numpy as np
 from torch import Tensor
 
 from tutelage.data.arrays import Array, as_images, as_index, as_labels, check_unique
 from tutelage.data.data import Data, Split, numbered_classes
+from tutelage.data.npy import DAMAGE, read_npy
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError, one_line
 
 WANTED = "train_images, train_labels, test_images, test_labels"
 SPELLINGS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 KEYED_AS = {"train": "train", "validation": "val", "test": "test"}
-DAMAGE = (ValueError, EOFError, BadZipFile, zlib.error, NotImplementedError, MemoryError)
 
 
 def load(file: Path) -> Data:
@@ -64,20 +62,15 @@ class Archive:
     """An open ``.npz`` whose troubles are told in one line."""
 
     def __init__(self, file: Path, stream: BinaryIO, wanted: str = WANTED) -> None:
-        self.file, self.wanted = file, wanted
+        self.file = file
         try:
-            archive = np.load(stream, allow_pickle=False)
-        except DAMAGE as error:
-            raise self._not_an_archive() from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise self._not_an_archive()
-        self._archive = archive
-        self.keys = list(archive.files)
-
-    def _not_an_archive(self) -> TutelageError:
-        return TutelageError(
-            f"{self.file} is not a readable .npz archive of plain arrays; np.savez writes one ({self.wanted})"
-        )
+            self._archive = ZipFile(stream)
+        except (*DAMAGE, OSError) as error:
+            raise TutelageError(
+                f"{file} is not a readable .npz archive of plain arrays; np.savez writes one ({wanted})"
+            ) from error
+        self._members = {member.filename.removesuffix(".npy"): member for member in self._archive.infolist()}
+        self.keys = list(self._members)
 
     @property
     def listed(self) -> str:
@@ -107,16 +100,15 @@ class Archive:
 
     def read(self, key: str) -> Array:
         """One array."""
+        member = self._members[key]
         try:
-            array: object = self._archive[key]
+            with self._archive.open(member) as stream:
+                return read_npy(stream, member.file_size)
         except (*DAMAGE, OSError) as error:
             raise TutelageError(
-                f"{key} of {self.file} cannot be read ({one_line(error)}); save it again as plain numbers or "
-                "text, not as Python objects"
+                f"{key} of {self.file} cannot be read, or is not an array ({one_line(error)}); save it again with "
+                "np.savez, as plain numbers or text, not as Python objects"
             ) from error
-        if not isinstance(array, np.ndarray):
-            raise TutelageError(f"{key} of {self.file} is not an array; np.savez writes them")
-        return array
 
 
 def _classes(names: Array | None, labels: Tensor, file: Path) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.ambient import default_settings
@@ -12,28 +13,73 @@ from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.files import as_path
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How data are read, for those data sets that have the choice.
+
+    Attributes:
+        image_size: side in pixels to scale and cut pictures to.
+        test: the share that becomes the test part.
+        skip_bad: leave out pictures that cannot be decoded.
+    """
+
+    image_size: int | None = None
+    test: float | None = None
+    skip_bad: bool = False
+
+    def refuse(self, name: str, *fields: str) -> None:
+        """Refuse these fields if they are set: data of this name do not have the choice."""
+        if "image_size" in fields and self.image_size is not None:
+            raise TutelageError(
+                f"the image size {self.image_size} is for folder: and hf: data; leave it out for {name}"
+            )
+        if "test" in fields and self.test is not None:
+            raise TutelageError(
+                f"the test share {self.test} is for data without a test part of their own, in a folder: or in arrays; "
+                f"leave it out for {name}"
+            )
+        if "skip_bad" in fields and self.skip_bad:
+            raise TutelageError(f"skip_bad is for the pictures of folder: and hf: data; leave it out for {name}")
+
+
 @default_settings()
-def open_data(spec: str | os.PathLike[str] | Data, *, image_size: int | None = None) -> Data:
+def open_data(
+    spec: str | os.PathLike[str] | Data | object,
+    *,
+    image_size: int | None = None,
+    test: float | None = None,
+    skip_bad: bool = False,
+) -> Data:
     """The data set that a text names, or the one that is given, as it is.
 
     Args:
         spec: ``digits`` (part of scikit-learn), ``idx:FOLDER`` (MNIST's files), ``npz:FILE`` (plain arrays),
-            ``folder:PATH`` (pictures in ``train/CLASS/``), ``hf:REPO`` (the Hugging Face hub), a ``Data``, or the
-            path (``os.PathLike``) of an ``.npz`` file or of a folder, of which it is seen what it holds.
+            ``folder:PATH`` (pictures in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the Hugging Face hub); the path
+            (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or objects that hold all samples: a pair of
+            images and labels (see ``Data.from_arrays``), a map-style dataset of such pairs, or a tuple of a training
+            and a test set of those kinds.
         image_size: side in pixels to scale and cut pictures to, for ``folder`` and ``hf``.
+        test: the share of a data set without a test part that becomes it, for ``folder`` and objects; by default 0.2.
+        skip_bad: leave out pictures that cannot be decoded, for ``folder`` and ``hf``.
 
     Raises:
         TutelageError: the name, the path or what is in it cannot be used.
     """
+    options = Options(image_size, test, skip_bad)
     if isinstance(spec, Data):
-        _has_one_size(spec.name, image_size)
+        options.refuse(spec.name, "image_size", "test", "skip_bad")
         return spec
+    if not isinstance(spec, str | os.PathLike):
+        from tutelage.data.objects import as_data
+
+        options.refuse("objects made in Python", "image_size", "skip_bad")
+        return as_data(spec, test)
     spec = spec_of(spec)
     scheme, _, rest = spec.partition(":")
     if scheme not in LOADERS:
         raise unknown("data set", scheme, LOADERS, _advice(spec))
     try:
-        return LOADERS[scheme](rest, image_size)
+        return LOADERS[scheme](rest, options)
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise TutelageError(
@@ -55,55 +101,52 @@ def spec_of(spec: str | os.PathLike[str]) -> str:
 # Each imports its own module only, so that naming one data set does not need what another one needs.
 
 
-def _digits(rest: str, image_size: int | None) -> Data:
+def _digits(rest: str, options: Options) -> Data:
     from tutelage.data import digits
 
     if rest:
         raise TutelageError(f"digits stands alone, got 'digits:{rest}'; leave out ':{rest}'")
-    _has_one_size("digits", image_size)
+    options.refuse("digits", "image_size", "test", "skip_bad")
     return digits.load()
 
 
-def _idx(rest: str, image_size: int | None) -> Data:
+def _idx(rest: str, options: Options) -> Data:
     from tutelage.data import idx
 
-    _has_one_size("idx", image_size)
+    options.refuse("idx", "image_size", "test", "skip_bad")
     return idx.load(_existing("idx", rest, "folder"))
 
 
-def _npz(rest: str, image_size: int | None) -> Data:
+def _npz(rest: str, options: Options) -> Data:
     from tutelage.data import npz
 
-    _has_one_size("npz", image_size)
+    options.refuse("npz", "image_size", "test", "skip_bad")
     return npz.load(_existing("npz", rest, "file"))
 
 
-def _folder(rest: str, image_size: int | None) -> Data:
+def _folder(rest: str, options: Options) -> Data:
     from tutelage.data import folder
 
-    return folder.load(_existing("folder", rest, "folder"), image_size)
+    path = _existing("folder", rest, "folder")
+    return folder.load(path, options.image_size, test=options.test, skip_bad=options.skip_bad)
 
 
-def _hf(rest: str, image_size: int | None) -> Data:
+def _hf(rest: str, options: Options) -> Data:
     from tutelage.data import hf
 
     if not rest:
         raise TutelageError("hf: needs the name of a data set, for instance hf:ylecun/mnist")
-    return hf.load(rest, image_size)
+    options.refuse("hf", "test")
+    return hf.load(rest, options.image_size, skip_bad=options.skip_bad)
 
 
-LOADERS: Mapping[str, Callable[[str, int | None], Data]] = {
+LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
     "digits": _digits,
     "idx": _idx,
     "npz": _npz,
     "folder": _folder,
     "hf": _hf,
 }
-
-
-def _has_one_size(name: str, image_size: int | None) -> None:
-    if image_size is not None:
-        raise TutelageError(f"the image size {image_size} is for folder: and hf: data; leave it out for {name}")
 
 
 def _existing(scheme: str, text: str, kind: str) -> Path:

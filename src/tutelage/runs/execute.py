@@ -193,7 +193,7 @@ def _save(place: RunFolder, config: Config, student: Tapped, data: Data) -> dict
 @default_settings()
 def load_data(config: Config) -> Data:
     """The data set under the configuration's conditions, with its part held out."""
-    data = open_data(config.data, image_size=config.image_size)
+    data = open_data(config.data, image_size=config.image_size, test=config.test, skip_bad=config.skip_bad)
     if not config.augment:
         data = replace(data, views=Views())
     if config.views is not None:

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.data.npz import DAMAGE, Archive
+from tutelage.data.npy import DAMAGE, read_npy
+from tutelage.data.npz import Archive
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path
 from tutelage.parsing import parse_json
 
 Reader = TypeVar("Reader", bound=Callable[..., Any])
-BAD = (*DAMAGE, TypeError, csv.Error, RuntimeError, OverflowError)
+BAD = (*DAMAGE, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ def _csv_matrix(path: Path) -> NDArray[np.float64]:
 
 
 def _npy_matrix(path: Path) -> NDArray[np.float64]:
-    array = np.load(path, allow_pickle=False)
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+    with path.open("rb") as stream:
+        array = read_npy(stream, path.stat().st_size)
+    if array.dtype.kind not in "fiub":
         raise TypeError("it is no array of numbers")
     return array.astype(np.float64)
 

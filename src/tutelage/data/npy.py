@@ -1,0 +1,57 @@
+"""NumPy's format of one array, from files that nobody vouches for."""
+
+from __future__ import annotations
+
+import lzma
+import math
+import struct
+import tokenize
+import zlib
+from io import BufferedIOBase
+from typing import IO
+from zipfile import BadZipFile
+
+import numpy as np
+
+from tutelage.data.arrays import Array
+
+DAMAGE = (
+    *(ValueError, TypeError, LookupError, AttributeError, SyntaxError, OverflowError, RuntimeError, MemoryError),
+    *(EOFError, BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
+)
+"""What NumPy and the readers of zip archives raise over files that are damaged or made to do harm."""
+
+CHUNK = 1 << 24  # bytes; a size that is a lie must not make us allocate it
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def read_npy(stream: IO[bytes], size: int) -> Array:
+    """The array in a stream of ``size`` bytes. Nothing is unpickled, and no more is allocated than the stream has.
+
+    Raises:
+        ValueError, and others of ``DAMAGE``: it is no such array, or its header claims what is not there.
+    """
+    version = np.lib.format.read_magic(stream)
+    if version not in HEADERS:
+        raise ValueError(f"it is of version {version[0]}.{version[1]}, and plain arrays are of 1.0 or 2.0")
+    shape, by_column, dtype = HEADERS[version](stream)
+    if dtype.hasobject:
+        raise ValueError("its values are Python objects, which are never unpickled (allow_pickle=False)")
+    if not dtype.itemsize:
+        raise ValueError(f"its values are {dtype}, which take no bytes")
+    claimed, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if min(shape, default=0) < 0 or claimed != there:
+        raise ValueError(f"its header claims shape {shape!s:.80}, {claimed!s:.40} bytes, and there are {there}")
+    content = read_up_to(stream, there)
+    if len(content) != there:
+        raise ValueError(f"it ends after {len(content)} of {there} bytes")
+    array = np.frombuffer(content, dtype) if content else np.empty(0, dtype)
+    return array.reshape(shape, order="F" if by_column else "C")
+
+
+def read_up_to(stream: IO[bytes] | BufferedIOBase, size: int) -> bytearray:
+    """The next ``size`` bytes, or fewer where the stream ends."""
+    content = bytearray()
+    while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
+        content += chunk
+    return content

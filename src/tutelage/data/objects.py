@@ -1,0 +1,129 @@
+"""Data sets from the objects that users have: pairs of arrays, and datasets of PyTorch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence, Sized
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from tutelage.data.arrays import channels_first
+from tutelage.data.data import ArrayLike, Data
+from tutelage.errors import TutelageError, one_line
+from tutelage.text import value_text
+
+TAKEN = (
+    "give a name such as digits or folder:PATH, a Data, a pair (images, labels), a map-style dataset of such pairs, or "
+    "a tuple (training set, test set) of those"
+)
+LOOKED_AT_TWICE = 8  # samples, to find out whether a dataset gives another picture each time
+
+
+def as_data(value: object, test_share: float | None = None) -> Data:
+    """A data set from all samples of an object.
+
+    Args:
+        value: ``(images, labels)``, a map-style dataset whose items are those, or ``(training set, test set)``. Items
+            may be PIL images, (H, W) or (H, W, C) arrays, and (C, H, W) tensors, as torchvision has them.
+        test_share: the share that becomes the test part where there is none.
+
+    Raises:
+        TutelageError: it is something else; the text says what to give.
+    """
+    if isinstance(value, tuple | list) and len(value) == 2 and all(_is_set(part) for part in value):
+        train, test = value
+        return Data.from_arrays(_arrays(train), _arrays(test), classes=_classes(train), test_share=test_share)
+    return Data.from_arrays(_arrays(value), classes=_classes(value), test_share=test_share)
+
+
+def _is_set(value: object) -> bool:
+    """Whether it is a set of samples, and not one half of a pair of arrays."""
+    return isinstance(value, Dataset | DataLoader) or (
+        isinstance(value, tuple) and len(value) == 2 and not any(isinstance(part, int) for part in value)
+    )
+
+
+def _classes(value: object) -> Sequence[str] | None:
+    """The class names that a dataset has, as those of torchvision do, or the one that it is a subset of."""
+    names = getattr(value, "classes", getattr(getattr(value, "dataset", None), "classes", None))
+    return [str(name) for name in names] if isinstance(names, list | tuple) else None
+
+
+def _arrays(value: Any) -> tuple[ArrayLike, ArrayLike]:
+    """The images and the labels of a set."""
+    if isinstance(value, DataLoader):
+        raise TutelageError(
+            "a DataLoader shuffles and augments by itself, and so does tutelage; give its dataset (loader.dataset), "
+            "or a pair (images, labels)"
+        )
+    if isinstance(value, IterableDataset):
+        raise TutelageError(
+            f"{type(value).__name__} is an iterable dataset, whose samples have no numbers; give a map-style dataset "
+            "or a pair (images, labels)"
+        )
+    if isinstance(value, TensorDataset) and len(value.tensors) == 2:
+        images, labels = value.tensors
+        return (images.permute(0, 2, 3, 1) if channels_first(images.shape[1:]) else images), labels
+    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in value):
+        return value[0], value[1]
+    if (
+        isinstance(value, str | bytes | dict | tuple)
+        or not isinstance(value, Sized)
+        or not hasattr(value, "__getitem__")
+    ):
+        raise TutelageError(f"{_named(value)} is no data set; {TAKEN}")
+    return _items(value)
+
+
+def _items(value: Any) -> tuple[ArrayLike, ArrayLike]:
+    """All items of a map-style dataset."""
+    what = type(value).__name__
+    if len(value) == 0:
+        raise TutelageError(f"{what} has no sample; {TAKEN}")
+    images, labels = [], []
+    for number in range(len(value)):
+        image, label = _item(value, number, what)
+        if number < LOOKED_AT_TWICE and not np.array_equal(image, _item(value, number, what)[0], equal_nan=True):
+            raise TutelageError(
+                f"{what} gives another picture each time that item {number} is read; give it without random "
+                "transforms, since tutelage augments by itself (augment, views)"
+            )
+        images.append(image)
+        labels.append(label)
+    shapes = Counter(image.shape for image in images)
+    if len(shapes) > 1:
+        raise TutelageError(
+            f"the images of {what} have {len(shapes)} shapes, {value_text(list(shapes)[:3])}; resize them"
+        )
+    try:
+        stacked = np.array(labels)
+    except ValueError as error:
+        raise TutelageError(f"the labels of {what} have different shapes; give one class number per sample") from error
+    return np.stack(images), stacked
+
+
+def _item(value: Any, number: int, what: str) -> tuple[NDArray[Any], Any]:
+    """One image, (H, W) or (H, W, C), and its label."""
+    try:
+        item = value[number]
+    except Exception as error:  # of the user's code
+        raise TutelageError(f"item {number} of {what} cannot be read: {one_line(error)}") from error
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise TutelageError(f"item {number} of {what} is {_named(item)}; items are pairs (image, label)")
+    image, label = item
+    try:
+        pixels = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image)
+        label = np.asarray(label.detach().cpu() if isinstance(label, Tensor) else label)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TutelageError(f"item {number} of {what} is no image with a label: {one_line(error)}") from error
+    return (pixels.transpose(1, 2, 0) if channels_first(pixels.shape) else pixels), label
+
+
+def _named(value: object) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    return f"{type(value).__name__} {value_text(value)}"

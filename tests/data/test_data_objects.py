@@ -1,0 +1,172 @@
+"""Data sets from pairs of arrays and from datasets of PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, random_split
+
+import tutelage
+from tutelage.data import Data, Views, open_data
+from tutelage.errors import TutelageWarning
+
+GENERATOR = torch.Generator().manual_seed(0)
+IMAGES = torch.randint(256, (40, 8, 8, 3), generator=GENERATOR, dtype=torch.uint8)
+LABELS = torch.arange(40) % 4
+PAIR, TEST = (IMAGES, LABELS), (IMAGES[:8], LABELS[:8])
+
+
+class Items(Dataset):
+    """Images and labels, as a function makes them."""
+
+    def __init__(self, make, size=40):
+        self.make, self.size = make, size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, number):
+        return self.make(number)
+
+
+def pil(number):
+    return Image.fromarray(IMAGES[number].numpy()), int(LABELS[number])
+
+
+def channels_first(number):
+    return IMAGES[number].permute(2, 0, 1) / 255, LABELS[number]
+
+
+def same(data: Data) -> None:
+    assert torch.equal(data.train.images, IMAGES)
+    assert torch.equal(data.train.labels, LABELS)
+    assert torch.equal(data.test.images, IMAGES[:8])
+    assert data.classes == tuple("0123")
+    assert data.views == Views(pad=1, flip=True)
+
+
+def test_arrays_and_tensors_are_taken():
+    same(Data.from_arrays(PAIR, TEST))
+    same(Data.from_arrays(tuple(a.numpy() for a in PAIR), tuple(a.numpy() for a in TEST)))
+    data = Data.from_arrays((IMAGES / 255, LABELS.int()), TEST, TEST, classes=list("abcd"), name="mine", views=Views())
+    assert torch.equal(data.train.images, IMAGES)
+    assert data.record == ({"rounded_to_uint8": ["train"]},)
+    assert (data.classes, data.name, data.views, len(data.validation)) == (tuple("abcd"), "mine", Views(), 8)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        (PAIR, TEST),
+        (TensorDataset(*PAIR), TensorDataset(*TEST)),
+        [TensorDataset(*PAIR), TensorDataset(*TEST)],
+        (TensorDataset(IMAGES.permute(0, 3, 1, 2), LABELS), TEST),
+        (Items(pil), Items(pil, 8)),
+        (Items(channels_first), Items(channels_first, 8)),
+        (torch.utils.data.Subset(Items(pil), range(40)), TEST),
+    ],
+    ids=["pairs", "TensorDataset", "list", "channels first", "PIL", "tensors", "Subset"],
+)
+def test_training_and_test_sets_of_every_kind_give_the_same_data(value):
+    same(open_data(value))
+
+
+def test_a_single_set_is_divided_by_class():
+    with pytest.warns(TutelageWarning, match=r"no test part: 8 of its 40 samples"):
+        data = open_data(PAIR)
+    assert data.test.labels.bincount().tolist() == [2] * 4
+    assert torch.equal(data.train.images, IMAGES[data.train.index])
+    assert data.record == ({"test_from": "train", "test_share": 0.2},)
+    assert len(open_data(TensorDataset(*PAIR), test=0.5).test) == 20
+
+
+def test_samples_without_a_label_stay_in_training():
+    labels = LABELS.clone()
+    labels[::2] = -1
+    data = open_data((IMAGES, labels), test=0.2)
+    assert (data.test.labels >= 0).all()
+    assert len(data.test) == 4
+    assert (data.train.labels == -1).sum() == 20
+
+
+def test_the_class_names_of_a_dataset_are_used():
+    train = Items(pil)
+    train.classes = ["ant", "bee", "cat", "dog"]
+    assert open_data((train, TEST)).classes == ("ant", "bee", "cat", "dog")
+    assert open_data(tuple(random_split(train, [32, 8]))).classes == ("ant", "bee", "cat", "dog")
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield IMAGES[0], 0
+
+
+@pytest.mark.parametrize(
+    ("value", "pieces"),
+    [
+        (DataLoader(TensorDataset(*PAIR), shuffle=True), ("DataLoader", "loader.dataset")),
+        ((DataLoader(TensorDataset(*PAIR)), DataLoader(TensorDataset(*TEST))), ("DataLoader", "loader.dataset")),
+        (Endless(), ("Endless", "iterable", "map-style")),
+        ((IMAGES.permute(0, 3, 1, 2), LABELS), ("channels first", "NHWC", "(40, 3, 8, 8)")),
+        ((IMAGES, LABELS.float()[:, None]), ("regression", "(40, 1)")),
+        ((IMAGES, LABELS[:5]), ("(40, 8, 8, 3)", "(5,)")),
+        (IMAGES, ("Tensor of shape (8, 8, 3)", "items are pairs")),
+        ((IMAGES,), ("tuple", "no data set", "map-style")),
+        ({"train": PAIR}, ("dict", "no data set")),
+        (17, ("int 17", "no data set")),
+        (None, ("NoneType", "no data set")),
+        ((image for image in IMAGES), ("generator", "no data set")),
+        (TensorDataset(IMAGES), ("item 0", "pairs (image, label)")),
+        (TensorDataset(IMAGES[:0], LABELS[:0]), ("train part", "no label")),
+        (Items(pil, 0), ("Items", "no sample")),
+        (Items(lambda n: {"image": IMAGES[n]}), ("item 0 of Items", "dict", "pairs")),
+        (Items(lambda n: (IMAGES[n, : 4 + n % 2], 0)), ("2 shapes", "resize")),
+        (Items(lambda n: (IMAGES[n], "cat")), ("labels of the train part", "integers")),
+        (Items(lambda n: (IMAGES[n], [0, 1, 1])), ("multi-label", "one class per sample")),
+        (Items(lambda n: (IMAGES[n], list(range(n + 1)))), ("labels of Items", "one class number per sample")),
+        (Items(lambda n: (torch.randn(3, 8, 8), 0)), ("another picture each time", "random transforms")),
+        (Items(lambda n: 1 // 0), ("item 0 of Items", "division")),
+        (Items(lambda n: (IMAGES[n].float() - 128, n % 4)), ("[0, 1]", "divide by 255")),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_with_what_can(refused, value, pieces):
+    with refused(*pieces):
+        open_data(value, test=0.2)
+
+
+def test_pairs_that_are_none_are_refused(refused):
+    with refused("train part", "no pair (images, labels)"):
+        Data.from_arrays(IMAGES)
+    with refused("a test part of its own", "0.3"):
+        Data.from_arrays(PAIR, TEST, test_share=0.3)
+
+
+def test_networks_are_trained_on_them_in_one_call(refused, tmp_path: Path):
+    run = {"epochs": 1, "batch_size": 8, "device": "cpu", "precision": "float32"}
+    first = tutelage.train("resnet8", (PAIR, TEST), out=tmp_path / "run", **run)
+    assert tutelage.train("resnet8", (PAIR, TEST), out=tmp_path / "run", **run).metrics == first.metrics
+    assert first.metrics["data"]["samples"] == {"train": 36, "validation": 4, "test": 8}
+    parts = tutelage.train("resnet8", TensorDataset(*PAIR), test=0.5, **run).metrics["data"]["samples"]
+    assert parts == {"train": 18, "validation": 2, "test": 20}
+    with refused("DataLoader", "loader.dataset"):
+        tutelage.distill("resnet8", "resnet8", DataLoader(TensorDataset(*PAIR)), **run)
+    with refused("test act on data opened by name"):
+        tutelage.train("resnet8", open_data((PAIR, TEST)), test=0.2, **run)
+
+
+def test_paths_are_names(tmp_path: Path):
+    np.savez(tmp_path / "d.npz", train_images=IMAGES, train_labels=LABELS, test_images=IMAGES, test_labels=LABELS)
+    assert open_data(tmp_path / "d.npz").name == f"npz:{tmp_path / 'd.npz'}"
+    for part in ("train", "test"):
+        for number in range(8):
+            file = tmp_path / "pictures" / part / str(number % 2) / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(IMAGES[number].numpy()).save(file)
+    assert open_data(tmp_path / "pictures").name == f"folder:{tmp_path / 'pictures'}"
+    result = tutelage.train("resnet8", tmp_path / "d.npz", epochs=1, noise=0.4, device="cpu", precision="float32")
+    assert result.config.data == f"npz:{tmp_path / 'd.npz'}"
+    assert result.config.noise == "0.4"
