@@ -55,7 +55,7 @@ def open_data(
     Args:
         spec: ``digits`` (part of scikit-learn), ``idx:FOLDER`` (MNIST's files), ``npz:FILE`` (plain arrays),
             ``folder:PATH`` (pictures in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the Hugging Face hub); the path
-            (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or objects that hold all samples: a pair of
+            (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object with all samples: a pair of
             images and labels (see ``Data.from_arrays``), a map-style dataset of such pairs, or a tuple of a training
             and a test set of those kinds.
         image_size: side in pixels to scale and cut pictures to, for ``folder`` and ``hf``.
