@@ -170,7 +170,7 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def _as_text(value: Any) -> Any:
+def _number_as_text(value: Any) -> Any:
     """A number as its text: ``noise=0.4``."""
     return value if isinstance(value, bool) or not isinstance(value, Real) else str(value)
 
@@ -188,7 +188,7 @@ class Config(Recipe, Hardware):
     imbalance: str | None = Field(
         default=None, description="class imbalance: powerlaw:GAMMA[:MAX:MIN], longtail:FACTOR or step:SHARE:FACTOR"
     )
-    noise: Annotated[str | None, BeforeValidator(_as_text)] = Field(
+    noise: Annotated[str | None, BeforeValidator(_number_as_text)] = Field(
         default=None,
         description="label noise: RATE (symmetric), uniform:RATE, pair:RATE, instance:RATE (instance-dependent noise), "
         "matrix:FILE (transition matrix), human:FILE:COLUMN (human annotations); missing labels: missing:RATE; "
