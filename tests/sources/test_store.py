@@ -332,3 +332,29 @@ def test_images_that_nothing_tells_apart_are_refused(tiny_data: Data, tmp_path: 
     for part in (train, train.subset(torch.arange(5))):
         with refused("tiny", "no files of their own", "without answers="):
             AnswerStore(tmp_path, replace(tiny_data, train=part))
+
+
+def test_two_images_of_one_number_are_refused(tiny_data: Data, tmp_path: Path, refused: Any) -> None:
+    train = replace(tiny_data.train, index=torch.arange(len(tiny_data.train)) % 40)
+    with refused("8 training samples of tiny", "first number 0", "without answers="):
+        AnswerStore(tmp_path, replace(tiny_data, train=train))
+    twice = tiny_data.train.subset(torch.tensor([0, 1, 1, 2]))  # of a sample that is there twice nothing is mistaken
+    AnswerStore(tmp_path, replace(tiny_data, train=twice))
+
+
+def test_an_overwritten_file_is_another_image(tiny_data: Data, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from tutelage.data.folder import load
+
+    for part in ("train", "test"):
+        for number in range(6):
+            file = tmp_path / "pictures" / part / f"{number % 2}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(tiny_data.train.images[number, ..., 0].numpy()).save(file)
+    data = load(tmp_path / "pictures", in_memory_bytes=0)
+    before, codes = data.fingerprint, AnswerStore(tmp_path / "answers", data)._codes
+    Image.fromarray(tiny_data.train.images[9, ..., 0].numpy()).save(tmp_path / "pictures" / "train" / "0" / "2.png")
+    changed = load(tmp_path / "pictures", in_memory_bytes=0)
+    assert changed.fingerprint != before
+    assert (AnswerStore(tmp_path / "answers", changed)._codes != codes).tolist() == [False, True] + [False] * 4

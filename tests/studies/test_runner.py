@@ -107,6 +107,7 @@ def test_a_record_says_what_its_run_measured(tiny: Tiny, tmp_path: Path) -> None
         assert record["accuracy"] == result["test"]["accuracy"]
         assert record["memorised"] == result["train"]["memorised"]
         assert record["noise_rate"] == result["data"]["record"][0]["realised_rate"]
+        assert record["trained_noise_rate"] == result["data"]["noise_rate"]["train"]
         assert record["forward_passes"] == sum(result["forward_passes"].values()) > 0
         assert record["curve"]["epoch"] == [1, 2, 3, 4, 5, 6]
         assert all(len(values) == 6 for values in record["curve"]["loss"].values())

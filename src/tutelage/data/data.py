@@ -55,7 +55,12 @@ class Split:
             TutelageError: the labels are neither (N,) or (N, 1) integers nor (N, C) distributions.
         """
         labels = as_labels(labels, "the array of labels")
-        return cls(images, labels, torch.arange(len(labels)), labels if labels.ndim == 1 else labels.argmax(1))
+        return cls(
+            images,
+            labels,
+            torch.arange(len(labels), device=labels.device),
+            labels if labels.ndim == 1 else labels.argmax(1),
+        )
 
     def __len__(self) -> int:
         return len(self.index)
@@ -319,8 +324,8 @@ def split_off_test(part: Split, share: float | None, name: str) -> tuple[Split, 
     if share is None:
         warnings.warn(
             TutelageWarning(
-                f"{name} has no test part: {len(held)} of its {len(part)} samples, drawn class by class, become it; "
-                "--test 0.2 (test=0.2) sets the share"
+                f"{name} has no test part: {len(held)} of its {len(part)} samples, drawn class by class, are used for "
+                "testing; --test 0.2 (test=0.2) sets the share"
             ),
             stacklevel=4,
         )

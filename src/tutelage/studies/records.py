@@ -32,7 +32,9 @@ COST = ("parameters", "flops", "latency_ms")
 MORE = ("corruption_accuracy", "corruptions", "pgd", "auac", "zero_gradient_share", "ood_auroc")
 
 _TABLES = ("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd")
-_NOTHING = dict.fromkeys((*TEST, *TRAIN, *COST, *MORE, "noise_rate", "seconds", "forward_passes", "curve"))
+_NOTHING = dict.fromkeys(
+    (*TEST, *TRAIN, *COST, *MORE, "noise_rate", "trained_noise_rate", "seconds", "forward_passes", "curve")
+)
 _LARGEST = 2**28  # bytes; a million epochs take half of it
 
 
@@ -166,7 +168,8 @@ class Store:
         if "accuracy" not in test:
             raise ValueError(f"{RESULT}, test has no accuracy")
         parts = ((test, TEST), (train, TRAIN), (cost, COST), (beyond, MORE))
-        conditions = _table(result.get("data", {}), f"{RESULT}, data").get("record", [])
+        data = _table(result.get("data", {}), f"{RESULT}, data")
+        conditions, rates = data.get("record", []), _table(data.get("noise_rate", {}), f"{RESULT}, data, noise_rate")
         if not isinstance(conditions, list):
             raise ValueError(f"{RESULT}, data, record is {value_text(conditions)} and no list")
         noise = [_table(each, f"{RESULT}, data, record").get("realised_rate") for each in conditions]
@@ -175,7 +178,8 @@ class Store:
         counts = [_number(count, "forward_passes") or 0 for count in passes.values()]
         numbers = {
             **{name: part.get(name) for part, names in parts for name in names},
-            "noise_rate": noise[0] if noise else None,
+            "noise_rate": noise[0] if noise else None,  # of the whole training part
+            "trained_noise_rate": rates.get("train") if noise else None,  # without what is held out
             "seconds": result.get("seconds"),
             "forward_passes": sum(counts) if counts else None,
         }
