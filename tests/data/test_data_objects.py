@@ -51,6 +51,7 @@ def same(data: Data) -> None:
 
 def test_arrays_and_tensors_are_taken():
     same(Data.from_arrays(PAIR, TEST))
+    same(open_data((list(PAIR), TEST)))
     same(Data.from_arrays(tuple(a.numpy() for a in PAIR), tuple(a.numpy() for a in TEST)))
     data = Data.from_arrays((IMAGES / 255, LABELS.int()), TEST, TEST, classes=list("abcd"), name="mine", views=Views())
     assert torch.equal(data.train.images, IMAGES)

@@ -43,7 +43,7 @@ def as_data(value: object, test_share: float | None = None) -> Data:
 def _is_set(value: object) -> bool:
     """Whether it is a set of samples, and not one half of a pair of arrays."""
     return isinstance(value, Dataset | DataLoader) or (
-        isinstance(value, tuple) and len(value) == 2 and not any(isinstance(part, int) for part in value)
+        isinstance(value, tuple | list) and len(value) == 2 and not any(isinstance(part, int) for part in value)
     )
 
 
@@ -68,7 +68,8 @@ def _arrays(value: Any) -> tuple[ArrayLike, ArrayLike]:
     if isinstance(value, TensorDataset) and len(value.tensors) == 2:
         images, labels = value.tensors
         return (images.permute(0, 2, 3, 1) if channels_first(images.shape[1:]) else images), labels
-    if isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in value):
+    arrays = isinstance(value, tuple | list) and all(isinstance(part, Tensor | np.ndarray) for part in value)
+    if arrays and len(value) == 2:
         return value[0], value[1]
     if (
         isinstance(value, str | bytes | dict | tuple)

@@ -63,7 +63,10 @@ def slr(
 
 
 def refined(run: Run, *, rounds: int, folds: int, share: float, anchor: Literal["original", "previous"]) -> Tensor:
-    """The soft targets of the run's training part after these rounds, (N, C) float32; takes rounds x folds fits."""
+    """The soft targets of the run's training part after these rounds, (N, C) float32; takes rounds x folds fits.
+
+    With a share of 0 they are the labels as they are given.
+    """
     given = run.data.train
     _check_counts(run.data, folds)
     numbers = itertools.count(1)
@@ -75,8 +78,9 @@ def refined(run: Run, *, rounds: int, folds: int, share: float, anchor: Literal[
             data = replace(run.data, train=train.subset(kept), validation=None)
             run.fit(Learner(model, None, {"ce": CrossEntropy()}), data=data)
             predicted[left_out] = run.predict(model, train.subset(left_out)).softmax(1)
-        before: Split = given if anchor == "original" else train
-        train = replace(given, labels=mixed(before.labels, predicted, share))  # all folds at once
+        if share:
+            before: Split = given if anchor == "original" else train
+            train = replace(given, labels=mixed(before.labels, predicted, share))  # all folds at once
     return train.labels
 
 
