@@ -1,12 +1,12 @@
 """Kills runs of every method at random and at chosen moments, resumes them, and compares every byte.
 
-``python -m tests.kill --minutes 10 [--seed N] [--out FILE]`` prints what it does and a table of counts by kind; ``--out``
-writes the table to a file, too. A failure prints the command that repeats its case, and ends the campaign with exit code
-1. Not part of ``make test``; ``tests/test_kill_campaign.py`` runs a few of its cases.
+``python -m tests.kill --minutes 10 [--seed N] [--out FILE]`` prints what it does and a table of counts by kind;
+``--out`` writes the table to a file, too. A failure prints the command that repeats its case, and ends the campaign
+with exit code 1. Not part of ``make test``; ``tests/test_kill_campaign.py`` runs a few of its cases.
 
 A case is a command, killed once or twice, then given again until it ends. It must end with the student's bytes, the
-numbers and the epochs of the same command that was never killed, and leave no temporary file. A killed process is a fork
-of this one: it has the libraries loaded, and nothing in the package knows that it is going to be killed.
+numbers and the epochs of the same command that was never killed, and leave no temporary file. A killed process is a
+fork of this one: it has the libraries loaded, and nothing in the package knows that it is going to be killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-SHORT = "--data digits --per-class 12 --epochs 3 --batch-size 32 --device cpu --precision float32".split()
+SHORT = "--data digits --per-class 12 --epochs 3 --batch-size 32 --device cpu --precision float32".split()  # noqa: SIM905
 STUDENT, TEACHER = "resnet8x0.25", "resnet8x0.5"
 
 # What a method needs beside a teacher and a student.
@@ -35,12 +35,18 @@ NEEDS: dict[str, list[str]] = {
     "mslg": ["--noise", "0.4+trusted:4"],
     "mean_teacher_lc": ["--noise", "missing:0.5"],
     "pdiff": ["--noise", "0.4"],
-    "akdg": "--student mlp-ganx0.1 --set critic_width=0.1 --set critic_steps=2".split(),
+    "akdg": ["--student", "mlp-ganx0.1", "--set", "critic_width=0.1", "--set", "critic_steps=2"],
 }
-STUDY = (
+STUDY = (  # noqa: SIM905
     "study nine --data digits --per-class 12 --students resnet8x0.25 --teachers resnet8x0.5 --methods hinton,dml "
     "--seeds 1 --workers 2 --set epochs=3 --set batch_size=32 --set device=cpu"
 ).split()
+
+# What a fork of this process should not have to import itself.
+IMPORTED = (
+    *("tutelage.runs.execute", "tutelage.report.console", "tutelage.report.page", "tutelage.studies.runner"),
+    *("sklearn.datasets", "torch._dynamo", "torch.onnx"),
+)
 
 CLOCKS = ("seconds", "latency_ms", "latency_ms_quartiles", "command")
 
@@ -98,6 +104,7 @@ class Moment:
             (real if self.after else last)(*arguments, **named)
             os.kill(os.getpid(), self.number)
             time.sleep(1)  # what a handler raises is raised here
+            return None
 
         return call
 
@@ -254,16 +261,17 @@ def moment_of(command: Command, chance: random.Random) -> Moment:
     """Some moment of a command's life."""
     number = chance.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
     names, after = command.counts["name"], chance.random() < 0.5
-    first = min(5, names)  # three files of inputs, the list of epochs, the first checkpoint
     choices = [
-        Moment("before the first checkpoint", "name", chance.randint(1, first), number, after),
         Moment("as a file takes its name", "name", chance.randint(1, names), number, after),
-        Moment("between the weights and the result", "name", names, number),
         Moment("in the middle of a file", "half", chance.randint(1, command.counts["half"]), number),
         Moment("any time", "time", chance.uniform(0, command.seconds), number),
     ]
-    if command.counts["line"]:
-        choices.append(Moment("in the middle of a line", "line", chance.randint(1, command.counts["line"]), number))
+    if command.counts["line"]:  # it trains; first come three files of inputs, the list of epochs and a checkpoint
+        choices += [
+            Moment("before the first checkpoint", "name", chance.randint(1, 5), number),
+            Moment("between the weights and the result", "name", names, number),
+            Moment("in the middle of a line", "line", chance.randint(1, command.counts["line"]), number),
+        ]
     return chance.choice(choices)
 
 
@@ -297,9 +305,9 @@ def kill_study(command: Command, who: str, chance: random.Random, folder: Path) 
     workers = _children(pid)
     parent = who == "the study's parent" or not workers
     os.kill(pid if parent else chance.choice(workers), signal.SIGKILL)
-    code = end(pid)
-    if code not in (0, -signal.SIGKILL):
-        raise FailedError(f"exit code {code} of the killed one: {_tail(folder / 'log')}")
+    first = end(pid)
+    if first not in (0, -signal.SIGKILL):
+        raise FailedError(f"exit code {first} of the killed one: {_tail(folder / 'log')}")
     until = time.monotonic() + 60
     while any(_alive(worker) for worker in workers):
         if time.monotonic() > until:
@@ -309,7 +317,7 @@ def kill_study(command: Command, who: str, chance: random.Random, folder: Path) 
     if code != 0:
         raise FailedError(f"exit code {code} of the resumed one: {_tail(folder / 'log')}")
     command.compare(folder)
-    return True
+    return not parent or first != 0
 
 
 def _children(pid: int) -> list[int]:
@@ -346,40 +354,45 @@ def commands(place: Path) -> list[Command]:
 
 
 class Campaign:
-    """Cases until the time is up.
+    """Cases, one after another.
 
     Args:
         place: a folder for all that is written.
-        seed: of the choice of cases.
+        seed: of the choice of moments.
         studies: whether studies are killed, too; they take longer.
     """
 
     def __init__(self, place: Path, seed: int, *, studies: bool = True) -> None:
         self.place, self.seed = place, seed
         self.commands = commands(place)
-        self.study = Command("study", STUDY) if studies else None
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.victims: tuple[str, ...] = ()
+        if studies:
+            self.study, self.victims = Command("study", STUDY), ("the study's parent", "a study's worker")
+            self.study.run_whole(place / "whole-study")
+            self.commands.append(
+                Command("report", ["report", str(place / "whole-study" / "out")], "--out", "page.html")
+            )
 
     def case(self, number: int) -> str:
         """Do a case, which its number and the seed determine; a line that describes it."""
         chance = random.Random(f"{self.seed}-{number}")
         folder = self.place / f"case-{number}"
-        if self.study is not None and number % 12 == 11:
-            kind = chance.choice(["the study's parent", "a study's worker"])
-            self.study.run_whole(self.place / "whole-study")
-            struck = kill_study(self.study, kind, chance, folder)
-            kinds, name = [kind], "study"
-        else:
-            # Each method in turn, so that a short campaign has all of them.
-            command = self.commands[number % len(self.commands)]
-            command.run_whole(self.place / f"whole-{number % len(self.commands)}")
+        # Each in turn, so that a short campaign has all of them.
+        turn = number % (len(self.commands) + len(self.victims))
+        if turn < len(self.commands):
+            command = self.commands[turn]
+            command.run_whole(self.place / f"whole-{turn}")
             moments = [moment_of(command, chance) for _ in range(chance.choice([1, 1, 2]))]
             struck = kill_and_resume(command, moments, folder)
-            kinds, name = [moment.kind for moment in moments], command.name
+            kinds = [moment.kind for moment in moments]
+        else:
+            command, kinds = self.study, [self.victims[turn - len(self.commands)]]
+            struck = kill_study(command, kinds[0], chance, folder)
         kind = kinds[0] if len(kinds) == 1 else "twice"
         self.counts[kind, "killed" if struck else "over before"] += 1
         shutil.rmtree(folder)
-        return f"{name}: {', then '.join(kinds)}{'' if struck else ' (over before)'}"
+        return f"{command.name}: {', then '.join(kinds)}{'' if struck else ' (over before)'}"
 
     def table(self) -> str:
         """Counts by kind, as Markdown."""
@@ -403,7 +416,7 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
-    for name in ("tutelage.runs.execute", "tutelage.report.console", "tutelage.studies.runner", "sklearn.datasets"):
+    for name in IMPORTED:
         importlib.import_module(name)  # once, and not in every fork
     until = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
