@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,40 @@ def test_alone_nothing_is_shared() -> None:
 def test_current_is_one_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert Processes.current("cpu") == Processes()
+
+
+@pytest.mark.parametrize("value", ["", "  ", "1"])
+def test_current_is_one_where_the_launchers_variable_is_empty(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", value)
+    assert Processes.current("cpu") == Processes()
+
+
+@pytest.mark.parametrize(
+    ("variables", "pieces"),
+    [
+        ({"WORLD_SIZE": "x"}, ("WORLD_SIZE is 'x'", "a whole number from 1")),
+        ({"WORLD_SIZE": "0"}, ("WORLD_SIZE is '0'",)),
+        ({"WORLD_SIZE": "2.5"}, ("WORLD_SIZE is '2.5'",)),
+        ({"WORLD_SIZE": "9" * 5000}, ("WORLD_SIZE is '999",)),
+        ({"WORLD_SIZE": "2"}, ("WORLD_SIZE is 2", "RANK is None")),
+        ({"WORLD_SIZE": "2", "RANK": ""}, ("RANK is ''",)),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, ("RANK is '2'",)),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "x"}, ("LOCAL_RANK is 'x'",)),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, ("cannot join the 2 processes", "MASTER_ADDR")),
+    ],
+)
+def test_a_launchers_variables_that_make_no_sense_are_refused(
+    variables: dict[str, str],
+    pieces: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Callable[..., AbstractContextManager[None]],
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with refused(*pieces, "or unset WORLD_SIZE"):
+        Processes.current("cpu")
 
 
 def test_shares_of_a_batch_are_the_batch(tiny_data: Data) -> None:

@@ -12,6 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tutelage.errors import TutelageError, one_line
+from tutelage.text import value_text
+
 
 @dataclass(frozen=True, slots=True)
 class Processes:
@@ -23,12 +26,30 @@ class Processes:
 
     @classmethod
     def current(cls, device: str) -> Processes:
-        """Join the processes of ``accelerate launch`` or ``torchrun``, if this is one of several."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        """Join the processes of ``accelerate launch`` or ``torchrun``, if this is one of several.
+
+        Raises:
+            TutelageError: the environment variables of the launcher are incomplete or no numbers, or the processes
+                cannot find each other.
+        """
+        world = _from_environment("WORLD_SIZE", least=1)
+        if world in (None, 1):
             return cls()
+        rank = _from_environment("RANK", least=0)
+        _from_environment("LOCAL_RANK", least=0)
+        if rank is None or rank >= world:
+            raise TutelageError(f"WORLD_SIZE is {world} and RANK is {os.environ.get('RANK')!r}; {_REMEDY}")
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu")
+        try:
+            state = PartialState(cpu=device == "cpu")
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            PartialState._reset_state()  # it is one object a process, and only half made
+            raise TutelageError(
+                f"cannot join the {world} processes of WORLD_SIZE: {one_line(error)}; {_REMEDY}"
+            ) from error
+        if state.num_processes != world:
+            raise TutelageError(f"WORLD_SIZE is {world}, but {state.num_processes} processes have joined; {_REMEDY}")
         return cls(state.process_index, state.num_processes, state.device)
 
     @property
@@ -87,6 +108,21 @@ class Processes:
                     if type(module) in _SHARED:
                         stack.enter_context(_as_class(module, _SHARED[type(module)]))
             yield
+
+
+_REMEDY = "start the processes with accelerate launch or torchrun, or unset WORLD_SIZE for a single one"
+
+
+def _from_environment(name: str, *, least: int) -> int | None:
+    """A whole number that a launcher has set; ``None`` where it is unset or empty."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) >= least):
+        raise TutelageError(
+            f"the environment variable {name} is {value_text(text)}, expected a whole number from {least}; {_REMEDY}"
+        )
+    return int(text)
 
 
 @contextmanager
