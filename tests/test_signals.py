@@ -43,6 +43,46 @@ def test_signals_that_end_a_process_are_keyboard_interrupts(number: int, handler
     assert signal.getsignal(number) == before
 
 
+def fail_after(number: int) -> None:
+    try:
+        raise_in_process(number)
+    finally:
+        raise RuntimeError("worker exited unexpectedly")
+
+
+def test_an_error_that_follows_a_signal_is_an_interrupt() -> None:
+    """The signal may have ended a worker process, too, and a closed terminal cannot be written to."""
+    with pytest.raises(KeyboardInterrupt), ending_signals_interrupt():
+        fail_after(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match="for itself"), ending_signals_interrupt():
+        raise RuntimeError("for itself")
+
+
+class Slow:
+    """Its finaliser takes a while, as that of a data loader with worker processes does."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        raise_in_process(self.number)
+
+
+def dropped_in_a_finaliser(number: int) -> None:
+    Slow(number)
+    time.sleep(5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_arrives_in_a_finaliser_is_not_lost(number: int) -> None:
+    if number == signal.SIGINT and signal.getsignal(number) is not signal.default_int_handler:
+        pytest.skip("Ctrl-C is ignored here")
+    hook = sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), ending_signals_interrupt():
+        dropped_in_a_finaliser(number)
+    assert sys.unraisablehook is hook
+
+
 def test_one_that_is_ignored_stays_ignored(handlers: Callable[..., None]) -> None:
     handlers(SIGHUP=signal.SIG_IGN)
     with ending_signals_interrupt():

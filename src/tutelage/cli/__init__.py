@@ -41,11 +41,12 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what an ASCII terminal cannot show becomes an escape, no traceback
             stream.reconfigure(errors="backslashreplace")
-    with ending_signals_interrupt(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("default", TutelageWarning)
         warnings.showwarning = _show_warning
         try:
-            code = app(standalone_mode=False)  # some typers raise at Ctrl-C, others give 130 back
+            with ending_signals_interrupt():
+                code = app(standalone_mode=False)  # some typers raise at Ctrl-C, others give 130 back
         except TutelageError as error:
             _fail(str(error))
         except UsageError as error:
