@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tutelage.errors import TutelageWarning
 from tutelage.studies.results import Results
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
@@ -80,7 +81,8 @@ def test_a_run_with_a_damaged_file_is_missing_with_its_reason(study: Study, tmp_
         file = damaged / name
         before = file.read_bytes()
         damage(file)
-        runs = {run["method"]: run for run in run_study(study, tmp_path, workers=Here()).runs}
+        with pytest.warns(TutelageWarning, match="1 of 3 runs"):
+            runs = {run["method"]: run for run in run_study(study, tmp_path, workers=Here()).runs}
         assert runs["hinton"]["status"] == "missing"
         assert reason in runs["hinton"]["error"]
         assert f"remove {damaged} and run the study again" in runs["hinton"]["error"]

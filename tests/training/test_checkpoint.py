@@ -201,3 +201,18 @@ def test_seeding_makes_every_generator_the_same() -> None:
             drawn.append(draws())
     assert drawn[0] == drawn[1]
     assert all(a != b for a, b in zip(drawn[0], drawn[2], strict=True))
+
+
+def test_a_kill_between_a_write_and_the_removal_after_it_leaves_nothing_for_good(tmp_path: Path) -> None:
+    for epoch in (1, 2, 3):
+        Checkpoints(tmp_path, keep=3).save(epoch, {"epoch": epoch})
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    newest = tmp_path / "fit-00-epoch-00003.ckpt"
+    whole = newest.read_bytes()
+    newest.write_bytes(b"")
+    with pytest.warns(TutelageWarning, match="is damaged"):
+        assert checkpoints.load() == {"epoch": 2}
+    assert len(list(tmp_path.iterdir())) == 3  # any of them may be needed
+    newest.write_bytes(whole)
+    assert checkpoints.load() == {"epoch": 3}
+    assert [path.name[-10:] for path in sorted(tmp_path.iterdir())] == ["00002.ckpt", "00003.ckpt"]

@@ -14,7 +14,7 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +51,7 @@ class Checkpoints:
         torch.save(state, buffer)
         payload = buffer.getvalue()
         self._write(path, _MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
-        for _, old in self._files()[: -self.keep]:
-            old.unlink(missing_ok=True)
+        self._drop_old()
         return path
 
     def load(self) -> dict[str, Any] | None:
@@ -60,13 +59,23 @@ class Checkpoints:
         files = self._files()
         for older, (_, path) in reversed(list(enumerate(files))):
             try:
-                return read(path)
+                state = read(path)
             except Exception as error:  # what is damaged, or made to harm, fails in ways of its own
                 foreign = isinstance(error, pickle.UnpicklingError)  # torch's text then advises to load it anyway
                 why = "it holds more than tensors and plain values" if foreign else one_line(error)
                 then = "going on from the one before it" if older else "starting anew"
                 warnings.warn(f"checkpoint {path} is damaged ({why}); {then}", TutelageWarning, stacklevel=2)
+            else:
+                if path == files[-1][1]:  # a kill may have come between the last write and the removal after it
+                    self._drop_old()
+                return state
         return None
+
+    def _drop_old(self) -> None:
+        """Remove all but the newest; what cannot be removed stays."""
+        for _, old in self._files()[: -self.keep]:
+            with suppress(OSError):
+                old.unlink()
 
     def latest(self) -> Path | None:
         """The newest file, if there is one."""
