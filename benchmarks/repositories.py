@@ -73,7 +73,7 @@ class Indexed(Dataset[tuple[Any, int, int]]):
     def __init__(self, data: Data) -> None:
         from torchvision import transforms
 
-        images = data.train.images
+        images = data.train.inputs
         assert isinstance(images, Tensor)
         self.images, self.labels = images.numpy(), data.train.labels.tolist()
         self.transform = transforms.Compose(

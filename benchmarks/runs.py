@@ -194,7 +194,7 @@ def study(short: bool) -> Numbers:
 def _study(names: tuple[str, str], place: Path, steps: int, epochs: int, seeds: range, rounds: int) -> Numbers:
     data = pictures(steps * BATCH)
     parts = {"train": data.train, "test": data.test}
-    arrays = {f"x_{name}": part.images for name, part in parts.items()}
+    arrays = {f"x_{name}": part.inputs for name, part in parts.items()}
     arrays |= {f"y_{name}": part.labels for name, part in parts.items()}
     np.savez(place / "pictures.npz", **arrays)
     save_weights(place / "teacher.safetensors", network(names[0], data).module, {})

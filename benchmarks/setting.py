@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tutelage.config import Hardware
-from tutelage.data import Data, Split, Views
+from tutelage.data import CropsAndFlips, Data, Split
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 from tutelage.training.hardware import autocast, resolve
@@ -52,7 +52,9 @@ def pictures(samples: int, side: int = 32, classes: int = 10, views: int | None 
     labels = torch.arange(samples) % classes
     part = Split.of(images, labels)
     names = tuple(str(number) for number in range(classes))
-    return Data("noise", names, part, part.subset(torch.arange(classes)), None, Views(pad=4, flip=True, limit=views))
+    return Data(
+        "noise", names, part, part.subset(torch.arange(classes)), None, CropsAndFlips(pad=4, flip=True, limit=views)
+    )
 
 
 def network(name: str, data: Data, seed: int = 0) -> Tapped:
@@ -60,7 +62,7 @@ def network(name: str, data: Data, seed: int = 0) -> Tapped:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Tapped(
-            make_model(name, num_classes=data.num_classes, image_shape=data.image_shape).module, *data.mean_std
+            make_model(name, num_classes=data.num_classes, input_shape=data.image_shape).module, *data.mean_std
         )
 
 
@@ -106,7 +108,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, data: Data) -> None:
         self.pad, self.flip = data.views.pad, data.views.flip
-        images = data.train.images
+        images = data.train.inputs
         assert isinstance(images, Tensor)
         self.images: NDArray[np.uint8] = images.numpy()
         self.labels = data.train.labels.tolist()
@@ -164,7 +166,7 @@ def as_batches(data: Data, batch_size: int, steps: int, there: torch.device) -> 
 
 
 def _batches(data: Data, batch_size: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    images = data.train.images
+    images = data.train.inputs
     assert isinstance(images, Tensor)
     for number in range(steps):
         rows = torch.arange(number * batch_size, (number + 1) * batch_size) % len(images)

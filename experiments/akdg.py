@@ -15,7 +15,7 @@ from torch import Tensor
 
 from experiments.paired import Experiment, Metric, main
 from tutelage.config import Config, Hardware, Recipe
-from tutelage.data import Data, Views, open_data
+from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.batch import Batch
 from tutelage.evaluation import evaluate_generator
 from tutelage.methods import find
@@ -120,7 +120,7 @@ def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
         student = training.student()
         training.fit(
             Learner(student, None, {"mse": Paired(teacher)}),
-            data=replace(data, views=Views()),
+            data=replace(data, views=CropsAndFlips()),
             optimizer=partial(torch.optim.Adam, lr=CRITICS["lr"], betas=(0.0, 0.9)),
             schedule="constant",
         )

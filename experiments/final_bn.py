@@ -18,7 +18,7 @@ from experiments.nets import mlp, small_resnet8
 from experiments.paired import Experiment, Metric, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, Split, open_data
-from tutelage.data.views import Views
+from tutelage.data.views import CropsAndFlips
 from tutelage.evaluation import ece, per_class_f1
 from tutelage.methods import find
 from tutelage.methods.final_bn import InverseFrequency
@@ -111,7 +111,7 @@ def two_classes(data: Data, majority: Sequence[int], minority: Sequence[int], ma
         train=binary(data.train, chosen),
         test=binary(data.test, torch.cat([among(test, majority), among(test, minority)])),
         validation=None,
-        views=Views(),
+        views=CropsAndFlips(),
     )
 
 

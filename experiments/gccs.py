@@ -13,7 +13,7 @@ from experiments.nets import mlp
 from experiments.paired import Experiment, Metric, main
 from tutelage.attacks import margin, pgd
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Views, open_data
+from tutelage.data import CropsAndFlips, open_data
 from tutelage.evaluation import evaluate, predict
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
@@ -23,7 +23,7 @@ RADIUS = 0.15
 SCALES = {"plain": None, "GCCS 70": 70.0, "GCCS 10": 10.0}
 RECIPE = Recipe(epochs=60, batch_size=160, lr=0.05, warmup=1)
 HERE = Hardware(device="cpu", precision="float32", workers=0)
-DIGITS = replace(open_data("digits"), views=Views())
+DIGITS = replace(open_data("digits"), views=CropsAndFlips())
 
 
 def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
@@ -40,7 +40,7 @@ def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
 
 def under_attack(model: Tapped, has_vertices: bool) -> dict[str, float]:
     """The accuracy that each attack leaves, and the worst of them image by image."""
-    images = DIGITS.test.images.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
+    images = DIGITS.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
     labels = DIGITS.test.labels
 
     def standing(steps: int, restarts: int, loss: object) -> Tensor:

@@ -52,7 +52,7 @@ def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float
         return measured(pruned(dense, data, row, KEPT[condition], seed), dense, data)
     settings = {"dense": "teacher", "tolerance": 0.02, "keep": 0.7, "repair_epochs": 4, **AMC[row]}
     smaller = execute(config.but(method="lre_amc", teacher=(str(place),), settings=settings), folder)
-    again = make_model(config.student, num_classes=data.num_classes, image_shape=data.image_shape).module
+    again = make_model(config.student, num_classes=data.num_classes, input_shape=data.image_shape).module
     return measured(smaller.model, dense, data) | {
         "latency": slowness(smaller.model.module, again, data),
         "passes": smaller.metrics["forward_passes"]["student"] / len(data.train),
@@ -72,7 +72,7 @@ def measured(model: Tapped, dense: Tapped, data: Data) -> dict[str, float]:
 def pruned(dense: Tapped, data: Data, row: str, kept: int, seed: int) -> Tapped:
     """A copy of the dense network with so many hidden units, chosen as the row says."""
     model = copy.deepcopy(dense).eval()
-    pixels = data.train.images
+    pixels = data.train.inputs
     assert isinstance(pixels, Tensor)
     drawn = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     images = (pixels[drawn[:256]].permute(0, 3, 1, 2) / 255 - model.mean) / model.std

@@ -13,7 +13,7 @@ from torch import Tensor
 from experiments.nets import NoisyMLP
 from experiments.paired import Experiment, Metric, main
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Data, Split, Views, open_data
+from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.evaluation import evaluate
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
@@ -33,7 +33,7 @@ ROWS: dict[str, dict[str, Any]] = {
 def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float]:
     """Train one row and measure its accuracy, and how its unlabelled features lie."""
     seed += FIRST_SEED
-    digits = replace(open_data("digits"), views=Views())
+    digits = replace(open_data("digits"), views=CropsAndFlips())
     chosen = labelled_places(digits.train.labels, int(condition) // digits.num_classes, seed)
     hidden = torch.full_like(digits.train.labels, -1)
     hidden[chosen] = digits.train.labels[chosen]
@@ -83,8 +83,8 @@ def labelled_places(labels: Tensor, per_class: int, seed: int) -> Tensor:
 @torch.no_grad()
 def geometry(model: Tapped, split: Split) -> dict[str, float]:
     """Of the embeddings of a part: how much closer one class lies, and who the nearest tenth of the pairs are."""
-    assert isinstance(split.images, Tensor)
-    inputs = split.images.permute(0, 3, 1, 2) / 255
+    assert isinstance(split.inputs, Tensor)
+    inputs = split.inputs.permute(0, 3, 1, 2) / 255
     distances = torch.pdist(model.eval().tap(inputs, ("embedding",))["embedding"]).square()
     first, second = torch.triu_indices(len(split), len(split), 1)
     alike = split.clean_labels[first] == split.clean_labels[second]

@@ -14,7 +14,7 @@ import torch
 from experiments.nets import mlp
 from experiments.paired import Experiment, Metric, main
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Data, Views, open_data
+from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.conditions import parse_noise
 from tutelage.evaluation import memorisation
 from tutelage.evaluation.metrics import accuracy
@@ -35,7 +35,7 @@ LEARNED: dict[str, dict[str, Any]] = {
 
 def data(noise: str, seed: int) -> Data:
     """Digits as they are, without crops, with this noise and 10 trusted samples of each class."""
-    found = replace(open_data("digits"), views=Views())
+    found = replace(open_data("digits"), views=CropsAndFlips())
     for condition in parse_noise(f"{noise}+trusted:10", seed):
         found = condition(found)
     return found
@@ -67,7 +67,7 @@ def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
     found = data(condition, seed)
     training = Run(
         found,
-        lambda: Tapped(mlp(found.num_classes, found.train.images[torch.tensor([0])].numel()), *found.mean_std),
+        lambda: Tapped(mlp(found.num_classes, found.train.inputs[torch.tensor([0])].numel()), *found.mean_std),
         recipe=Recipe(epochs=EPOCHS, batch_size=64, lr=0.05),
         hardware=Hardware(device="cpu", precision="float32"),
         seed=seed,

@@ -12,7 +12,7 @@ from torch import Tensor
 from experiments.nets import mlp
 from experiments.paired import Experiment, Metric, main
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Views, open_data
+from tutelage.data import CropsAndFlips, open_data
 from tutelage.data.conditions import parse_noise
 from tutelage.evaluation.metrics import accuracy
 from tutelage.methods.pdiff import ProbabilityDifference
@@ -36,7 +36,7 @@ class Shuffled(ProbabilityDifference):
 
 def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float]:
     """Train the network once and look at what counted in the last epoch."""
-    data = replace(open_data("digits"), views=Views())
+    data = replace(open_data("digits"), views=CropsAndFlips())
     for noise in parse_noise(condition, seed):
         data = noise(data)
     one = Run(

@@ -11,7 +11,7 @@ from experiments.nets import mlp
 from experiments.paired import Experiment, Metric, main
 from tutelage.attacks import Attacked, margin
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Views, open_data
+from tutelage.data import CropsAndFlips, open_data
 from tutelage.data.loader import in_order
 from tutelage.evaluation import evaluate, pgd_accuracies
 from tutelage.methods import find
@@ -24,7 +24,7 @@ RADIUS, RADII = 0.15, (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 METHODS = {"plain": ("plain", None), "Madry": ("sat", 0.0), "SAT": ("sat", 1.0)}
 RECIPE = Recipe(epochs=25, batch_size=64, lr=0.05)
 HERE = Hardware(device="cpu", precision="float32", workers=0)
-DIGITS = replace(open_data("digits"), views=Views())
+DIGITS = replace(open_data("digits"), views=CropsAndFlips())
 
 
 def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from experiments.nets import mlp
 from experiments.paired import Experiment, Metric, main
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Data, Split, SymmetricNoise, Views, open_data
+from tutelage.data import CropsAndFlips, Data, Split, SymmetricNoise, open_data
 from tutelage.evaluation.metrics import accuracy
 from tutelage.methods.slr import mixed, refined
 from tutelage.models.tapped import Tapped
@@ -47,11 +47,11 @@ def people(seed: int) -> Task:
     answers = (counts / counts.sum(1, keepdim=True))[data.test.index]
     if not torch.equal(labels[data.test.index].long(), data.test.labels):
         raise ValueError("the two files are not of the same test part, in the same order")
-    pixels = data.test.images[torch.arange(len(data.test))].permute(0, 3, 1, 2).float()
+    pixels = data.test.inputs[torch.arange(len(data.test))].permute(0, 3, 1, 2).float()
     small = F.avg_pool2d(pixels, 4).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    whole = replace(data.test, images=small)
+    whole = replace(data.test, inputs=small)
     first, last = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed)).view(2, -1)
-    data = replace(data, train=whole.subset(first), validation=None, test=whole.subset(last), views=Views())
+    data = replace(data, train=whole.subset(first), validation=None, test=whole.subset(last), views=CropsAndFlips())
     return Task(
         data,
         lambda: Tapped(mlp(10, 192), *data.mean_std),
@@ -63,7 +63,7 @@ def people(seed: int) -> Task:
 
 def noisy_digits(seed: int) -> Task:
     """Digits of which three labels in ten are wrong."""
-    data = SymmetricNoise(0.3, seed)(replace(open_data("digits"), views=Views()))
+    data = SymmetricNoise(0.3, seed)(replace(open_data("digits"), views=CropsAndFlips()))
     return Task(data, lambda: Tapped(mlp(10, 64), *data.mean_std), Recipe(epochs=30, batch_size=128, lr=0.1))
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Data, Split, Views
+from tutelage.data import CropsAndFlips, Data, Split
 from tutelage.errors import TutelageError
 from tutelage.models.tapped import Tapped
 
@@ -58,7 +58,7 @@ def tiny_data() -> Data:
         images += (90 * patterns[labels]).to(torch.uint8)[..., None]
         return Split.of(images, labels)
 
-    return Data("tiny", ("a", "b", "c", "d"), part(48), part(16), part(16), Views(pad=1))
+    return Data("tiny", ("a", "b", "c", "d"), part(48), part(16), part(16), CropsAndFlips(pad=1))
 
 
 @pytest.fixture
@@ -158,8 +158,8 @@ def tiny_npz(tiny_data: Data, tmp_path: Path) -> str:
     arrays = {"classes": np.array(tiny_data.classes)}
     for part, key in (("train", "train"), ("validation", "val"), ("test", "test")):
         split = tiny_data.parts[part]
-        assert isinstance(split.images, Tensor)
-        arrays |= {f"{key}_images": split.images.numpy(), f"{key}_labels": split.labels.numpy()}
+        assert isinstance(split.inputs, Tensor)
+        arrays |= {f"{key}_images": split.inputs.numpy(), f"{key}_labels": split.labels.numpy()}
     np.savez(tmp_path / "tiny.npz", **arrays)
     return f"npz:{tmp_path / 'tiny.npz'}"
 

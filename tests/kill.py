@@ -358,7 +358,7 @@ def commands(place: Path) -> list[Command]:
             raise FailedError(f"{words}: exit code {code}: {_tail(place / 'log')}")
     made = []
     for name in installed():
-        own = generator if find(name).trains == "generator" else teacher
+        own = generator if find(name).task == "generation" else teacher
         words = ["distill", "--method", name, "--student", STUDENT, "--teacher", str(own), *SHORT]
         made.append(Command(name, [*words, *NEEDS.get(name, [])]))
     taught = ["distill", "--method", "at", "--student", STUDENT, "--teacher", str(teacher), *SHORT]

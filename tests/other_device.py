@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Data, Split, Views
+from tutelage.data import CropsAndFlips, Data, Split
 from tutelage.data.loader import Batches
 from tutelage.methods import find
 from tutelage.models.gan import DCGAN
@@ -39,6 +39,7 @@ from tutelage.sources import AnswerStore
 from tutelage.training import Run
 from tutelage.training.loop import Loop
 from tutelage.training.meter import Meter
+from tutelage.training.selection import Selection
 
 NAME = "elsewhere"
 PROJECT = "src/tutelage/"
@@ -206,8 +207,9 @@ def only_steps_count() -> None:
         setattr(owner, name, watched)
 
     during(True, Loop, "epoch")
-    for name in ("_check_finite", "_check_weights", "_validate"):
+    for name in ("_check_finite", "_check_weights"):
         during(False, Loop, name)
+    during(False, Selection, "after_epoch")
     during(False, Meter, "means")
     during(False, Batches, "_draw")  # once an epoch
 
@@ -221,7 +223,7 @@ def data() -> Data:
             torch.randint(256, (size, 8, 8, 1), generator=generator, dtype=torch.uint8), torch.arange(size) % 4
         )
 
-    return Data("tiny", ("a", "b", "c", "d"), part(48), part(16), part(16), Views(pad=1, flip=True))
+    return Data("tiny", ("a", "b", "c", "d"), part(48), part(16), part(16), CropsAndFlips(pad=1, flip=True))
 
 
 def trained(method: str, device: str, answers: Path | None = None) -> dict[str, Tensor]:

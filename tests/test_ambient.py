@@ -96,7 +96,11 @@ def test_a_fit_and_its_evaluation_are_the_same_in_every_bit(
     def go(student: Tapped, source: Frozen) -> tuple[dict[str, Tensor], list[Any]]:
         terms = {"ce": CrossEntropy(), "kd": SoftTargets()}
         fit(Learner(student, source, terms), data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
-        numbers = [evaluate(student, tiny_data), memorisation(student, tiny_data), cost_of(student, tiny_data)["flops"]]
+        numbers = [
+            evaluate(student, tiny_data),
+            memorisation(student, tiny_data),
+            cost_of(student, torch.full((1, *tiny_data.image_shape), 0.5))["flops"],
+        ]
         return student.state_dict(), [*numbers, predict(student, tiny_data.test, device="cpu").tolist()]
 
     def networks(folder: str) -> tuple[Tapped, Frozen]:

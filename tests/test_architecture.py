@@ -23,6 +23,7 @@ ROOMS = (
     ["attacks"],
     ["sources"],
     ["evaluation"],
+    ["tasks"],
     ["training"],
     ["methods"],
     ["runs"],

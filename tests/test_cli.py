@@ -462,7 +462,7 @@ def test_export(run: Run, teacher: Path) -> None:
 
     assert run("export", str(teacher), "--onnx", "student.onnx")[0] == 0
     data = open_data("digits")
-    pixels = data.test.images[:5].permute(0, 3, 1, 2).float() / 255
+    pixels = data.test.inputs[:5].permute(0, 3, 1, 2).float() / 255
     session = runtime.InferenceSession("student.onnx")
     logits = torch.from_numpy(session.run(None, {"pixels": pixels.numpy()})[0])
     torch.testing.assert_close(logits, open_model(str(teacher), data).eval()(pixels).detach(), atol=1e-4, rtol=1e-4)

@@ -289,7 +289,7 @@ def test_records_of_studies(data: st.DataObject, write_study: Callable[..., Path
 @BRIEF
 @given(data=st.data())
 def test_headers_of_weights(data: st.DataObject, digits: Data, tmp_path: Path) -> None:
-    network = make_model("resnet8x0.25", num_classes=10, image_shape=(1, 8, 8)).module
+    network = make_model("resnet8x0.25", num_classes=10, input_shape=(1, 8, 8)).module
     about = {
         "model": "resnet8x0.25",
         "classes": list(digits.classes),

@@ -115,7 +115,7 @@ def test_a_file_imports_nothing(run: Run, gift: Path, command: str) -> None:
 def tutelage_net() -> nn.Module:
     from tutelage.models.load import make_model
 
-    return make_model("resnet8", num_classes=10, image_shape=(1, 8, 8)).module
+    return make_model("resnet8", num_classes=10, input_shape=(1, 8, 8)).module
 
 
 @pytest.mark.parametrize(

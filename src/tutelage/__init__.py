@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from tutelage.config import Config, Hardware, Recipe
     from tutelage.data import Batch, Data, open_data
     from tutelage.errors import TutelageError, TutelageWarning
-    from tutelage.evaluation import evaluate
     from tutelage.methods import method
     from tutelage.models import Outputs, Tapped
     from tutelage.sources import EMA, Frozen, Peers
     from tutelage.studies.results import Results
     from tutelage.studies.runner import run_study
     from tutelage.studies.study import Study
+    from tutelage.tasks import evaluate
     from tutelage.terms import CrossEntropy, SoftTargets, Term
     from tutelage.training import Learner, Run, fit
 
@@ -27,7 +27,7 @@ _HOME = {
     "tutelage.config": ("Config", "Hardware", "Recipe"),
     "tutelage.data": ("Batch", "Data", "open_data"),
     "tutelage.errors": ("TutelageError", "TutelageWarning"),
-    "tutelage.evaluation": ("evaluate",),
+    "tutelage.tasks": ("evaluate",),
     "tutelage.methods": ("method",),
     "tutelage.models": ("Outputs", "Tapped"),
     "tutelage.sources": ("EMA", "Frozen", "Peers"),

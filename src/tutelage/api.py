@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
@@ -16,7 +15,6 @@ from tutelage.data.open import spec_of
 from tutelage.errors import TutelageError
 from tutelage.files import as_path
 from tutelage.methods import Method
-from tutelage.models.generator import wrapped
 from tutelage.models.redrawn import Drawn, Redrawn
 from tutelage.models.state import materialised
 from tutelage.models.tapped import Tapped
@@ -24,6 +22,7 @@ from tutelage.runs.execute import Given, Result, describe, execute, load_data
 from tutelage.runs.models import open_teachers
 from tutelage.runs.plain import add_script
 from tutelage.runs.teachers import warn_of_other_labels
+from tutelage.tasks import wrapped
 from tutelage.training.loop import Record
 from tutelage.training.run import first_weights
 from tutelage.trust import Trust, typed
@@ -146,5 +145,5 @@ def _tapped(module: nn.Module, data: Data) -> Tapped:
     if not isinstance(module, nn.Module):
         raise TutelageError(f"expected a network, an nn.Module, and got a {type(module).__name__}; return the network")
     model = module if isinstance(module, Tapped) else wrapped(module, *data.mean_std)
-    materialised(model.module, torch.zeros(2, *data.image_shape))
+    materialised(model.module, data.modality.example(2, data.input_shape))
     return model

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from tutelage.data import Data, Split, Views
+from tutelage.data import CropsAndFlips, Data, Split
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def make_data() -> Callable[..., Data]:
             part(train),
             part(test),
             part(validation) if validation else None,
-            Views(pad=1),
+            CropsAndFlips(pad=1),
         )
 
     return make

@@ -106,18 +106,18 @@ CONDITIONS = [
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: type(condition).__name__)
 def test_nothing_but_the_training_part_is_touched(make_data, condition):
     data = make_data(train=100, validation=20)
-    before = {name: (p.images.clone(), p.labels.clone()) for name, p in data.parts.items()}
+    before = {name: (p.inputs.clone(), p.labels.clone()) for name, p in data.parts.items()}
     changed = condition(data)
     assert not torch.equal(changed.train.labels, before["train"][1])
     for name, (images, labels) in before.items():
-        assert torch.equal(data.parts[name].images, images)
+        assert torch.equal(data.parts[name].inputs, images)
         assert torch.equal(data.parts[name].labels, labels)
         if name != "train":
-            assert torch.equal(changed.parts[name].images, images)
+            assert torch.equal(changed.parts[name].inputs, images)
             assert torch.equal(changed.parts[name].labels, labels)
     kept = changed.train.index
     assert torch.equal(changed.train.clean_labels, before["train"][1][kept])
-    assert torch.equal(changed.train.images, before["train"][0][kept])
+    assert torch.equal(changed.train.inputs, before["train"][0][kept])
     assert json.loads(json.dumps(changed.summary()["record"]))[-1]["condition"] == type(condition).__name__
     assert condition == replace(condition)
     assert hash(condition) == hash(replace(condition))
@@ -181,7 +181,7 @@ def test_a_subset_has_so_many_of_each_class_in_their_order(data, per_class):
     assert torch.bincount(small.train.labels).tolist() == [per_class] * C
     index = small.train.index
     assert index.tolist() == sorted(set(index.tolist()))
-    assert torch.equal(small.train.images, data.train.images[index])
+    assert torch.equal(small.train.inputs, data.train.inputs[index])
     assert torch.equal(index, Subset(per_class, seed=4)(data).train.index)
     assert not torch.equal(index, Subset(per_class, seed=5)(data).train.index)
     larger = Subset(per_class + 5, seed=4)(data)

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from tutelage.data import Views, open_data
+from tutelage.data import CropsAndFlips, open_data
 
 
 def test_digits_are_sklearns_scaled_to_bytes_and_split_in_fixed_parts():
     data = open_data("digits")
     assert data.classes == tuple("0123456789")
-    assert data.views == Views(pad=1, flip=False)
+    assert data.views == CropsAndFlips(pad=1, flip=False)
     assert data.image_shape == (1, 8, 8)
     assert (len(data.train), len(data.test)) == (1437, 360)
     pixels, labels = load_digits(return_X_y=True)
@@ -21,10 +21,10 @@ def test_digits_are_sklearns_scaled_to_bytes_and_split_in_fixed_parts():
     both = [
         (i.numpy().tobytes(), int(c))
         for part in (data.train, data.test)
-        for i, c in zip(part.images, part.labels, strict=True)
+        for i, c in zip(part.inputs, part.labels, strict=True)
     ]
     assert len(both) == 1797
     assert set(both) == known
     shares = torch.bincount(data.test.labels).numpy() / np.bincount(labels)
     assert (np.abs(shares - 0.2) < 0.005).all()
-    assert torch.equal(data.test.images, open_data("digits").test.images)
+    assert torch.equal(data.test.inputs, open_data("digits").test.inputs)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import tutelage
-from tutelage.data import Data, Views, open_data
+from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.folder import load
 
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_first_half_is_that_of_folders_written_before():
     train = open_data("digits").train
     before = hashlib.sha256(train.labels.numpy().tobytes())
-    before.update(train.images.numpy().data)
+    before.update(train.inputs.numpy().data)
     fingerprint = open_data("digits").fingerprint
     assert fingerprint[:16] == before.hexdigest()[:16]
     assert len(fingerprint) == 32
@@ -46,7 +46,7 @@ def flipped(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
-@pytest.mark.parametrize("field", ["images", "labels", "index", "clean_labels"])
+@pytest.mark.parametrize("field", ["inputs", "labels", "index", "clean_labels"])
 def test_every_array_of_every_part_counts(tiny_data: Data, part: str, field: str):
     split = tiny_data.parts[part]
     other = replace(split, **{field: flipped(getattr(split, field))})
@@ -58,14 +58,14 @@ def test_classes_views_trust_and_the_shape_count(tiny_data: Data):
     trusted = torch.zeros(len(train), dtype=torch.bool)
     others = [
         replace(tiny_data, classes=("a", "b", "c", "e")),
-        replace(tiny_data, views=Views(pad=2)),
+        replace(tiny_data, views=CropsAndFlips(pad=2)),
         replace(tiny_data, validation=None),
         replace(tiny_data, train=replace(train, trusted=trusted)),
         replace(tiny_data, train=replace(train, trusted=flipped(trusted))),
         Data(
             tiny_data.name,
             tiny_data.classes,
-            **{part: replace(each, images=each.images.view(-1, 4, 16, 1)) for part, each in tiny_data.parts.items()},
+            **{part: replace(each, inputs=each.inputs.view(-1, 4, 16, 1)) for part, each in tiny_data.parts.items()},
             views=tiny_data.views,
         ),
     ]
@@ -100,7 +100,7 @@ def test_images_without_a_stamp_count_by_their_pixels(folder: Path):
             return None
 
     data = load(folder)
-    unstamped = replace(data, train=replace(data.train, images=Unstamped(data.train.images)))
+    unstamped = replace(data, train=replace(data.train, inputs=Unstamped(data.train.inputs)))
     assert unstamped.train.fingerprint == data.train.fingerprint
 
 
@@ -134,7 +134,7 @@ def test_the_folder_of_an_older_version_is_read_back(tmp_path: Path, tiny_data: 
 def test_data_made_in_python_under_other_views_or_test_images_are_another_run(tmp_path, tiny_data, refused):
     run = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
     tutelage.train("resnet8", tiny_data, out=tmp_path / "run", **run)
-    test = replace(tiny_data.test, images=flipped(tiny_data.test.images))
-    for other in (replace(tiny_data, views=Views()), replace(tiny_data, test=test)):
+    test = replace(tiny_data.test, inputs=flipped(tiny_data.test.inputs))
+    for other in (replace(tiny_data, views=CropsAndFlips()), replace(tiny_data, test=test)):
         with refused("different run", "training data"):
             tutelage.train("resnet8", other, out=tmp_path / "run", **run)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.data import Batches, Views, in_order, open_data
+from tutelage.data import Batches, CropsAndFlips, in_order, open_data
 from tutelage.data.folder import ImageFiles, load
 from tutelage.errors import TutelageWarning
 
@@ -42,10 +42,10 @@ def test_a_folder_for_each_class_gives_its_pictures(folder):
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
     assert data.test.labels.tolist() == [0, 0, 1, 1]
     assert data.image_shape == (3, 16, 16)
-    assert data.views == Views(pad=2, flip=True)
+    assert data.views == CropsAndFlips(pad=2, flip=True)
     for place, (name, i) in enumerate((name, i) for name in ("cat", "dog") for i in range(4)):
         with Image.open(folder / "train" / name / f"{i}.png") as image:
-            np.testing.assert_array_equal(data.train.images[place], np.asarray(image))
+            np.testing.assert_array_equal(data.train.inputs[place], np.asarray(image))
     assert data.record == ({"source": "folder", "test_from": "test", "resized_to": None, "in_memory": True},)
 
 
@@ -70,7 +70,7 @@ def test_formats_suffixes_and_what_is_passed_over(folder):
     assert data.classes == ("ant", "cat", "dog")
     assert data.record[0]["passed_over"] == {".csv": 1, ".txt": 1, "folder": 1, "hidden picture": 1}
     assert (data.train.labels == 0).sum() == 6
-    for image in data.train.images[:6]:
+    for image in data.train.inputs[:6]:
         np.testing.assert_allclose(image.numpy().astype(float), smooth, atol=6)
 
 
@@ -79,7 +79,7 @@ def test_a_validation_folder_is_found_and_stands_in_for_the_test_folder(folder, 
     put(folder / name / "dog" / "0.png", picture(1))
     data = open_data(f"folder:{folder}")
     assert data.validation.labels.tolist() == [1]
-    np.testing.assert_array_equal(data.validation.images[0], picture(1))
+    np.testing.assert_array_equal(data.validation.inputs[0], picture(1))
     (folder / "test").rename(folder / "kept")
     with pytest.warns(TutelageWarning, match="no test part, so its validation part is the test part"):
         data = open_data(f"folder:{folder}")
@@ -108,8 +108,8 @@ def test_pictures_that_are_all_grey_have_one_channel(tmp_path, image, wanted):
             image.save(tmp_path / part / name / "0.png")
     data = open_data(f"folder:{tmp_path}")
     assert data.image_shape == (1, 16, 16)
-    assert data.views == Views(pad=2, flip=False)
-    np.testing.assert_array_equal(data.train.images[0].squeeze(2), wanted)
+    assert data.views == CropsAndFlips(pad=2, flip=False)
+    np.testing.assert_array_equal(data.train.inputs[0].squeeze(2), wanted)
 
 
 @pytest.mark.parametrize("coloured", ["train/a", "train/b", "test/b"])
@@ -118,7 +118,7 @@ def test_one_picture_in_colour_makes_all_of_them_rgb(tmp_path, coloured):
     for name in ("train/a", "train/b", "test/a", "test/b"):
         put(tmp_path / name / "0.png", picture(3) if name == coloured else grey)
     test = open_data(f"folder:{tmp_path}").test
-    np.testing.assert_array_equal(test.images[0], grey[..., None].repeat(3, 2))
+    np.testing.assert_array_equal(test.inputs[0], grey[..., None].repeat(3, 2))
 
 
 def test_alpha_palettes_and_cmyk_become_rgb_without_a_word(folder):
@@ -131,7 +131,7 @@ def test_alpha_palettes_and_cmyk_become_rgb_without_a_word(folder):
     palette = Image.fromarray(shades).quantize(4)
     palette.save(place / "1.png", transparency=b"\x00\xff\x80\xff")  # Pillow warns of it on the way to RGB
     rgb.convert("CMYK").save(place / "2.jpg", quality=95)
-    for image in open_data(f"folder:{folder}").train.images[:3]:  # sorted by name, so that 2.png comes after 2.jpg
+    for image in open_data(f"folder:{folder}").train.inputs[:3]:  # sorted by name, so that 2.png comes after 2.jpg
         np.testing.assert_allclose(image.numpy().astype(float), flat, atol=4)
 
 
@@ -155,7 +155,7 @@ def test_an_image_size_scales_the_shorter_side_and_cuts_the_middle(folder, shape
     centre = (np.arange(8) + 0.5) * short / 8 - 0.5  # the places in the middle square that the 8 pixels come from
     across = (centre + (shape[1] - short) / 2) / (shape[1] - 1) * 250
     down = (centre + (shape[0] - short) / 2) / (shape[0] - 1) * 250
-    got = data.train.images[0].numpy().astype(float)
+    got = data.train.inputs[0].numpy().astype(float)
     step = 250 / min(shape)
     np.testing.assert_allclose(got[:, :, 0], np.broadcast_to(across, (8, 8)), atol=step)
     np.testing.assert_allclose(got[:, :, 1], np.broadcast_to(down[:, None], (8, 8)), atol=step)
@@ -167,7 +167,7 @@ def test_shrinking_is_antialiased(folder):
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     put(folder / "train" / "cat" / "0.png", stripes)
-    image = open_data(f"folder:{folder}", image_size=8).train.images[0]
+    image = open_data(f"folder:{folder}", image_size=8).train.inputs[0]
     assert (image.float() - 127.5).abs().max() < 12  # without it, all black or all white
 
 
@@ -183,7 +183,7 @@ def test_files_stream_the_same_batches_as_memory_gives(folder, workers):
     assert memory.train.in_memory
     assert not files.train.in_memory
     assert files.record[0]["in_memory"] is False
-    assert isinstance(files.train.images, ImageFiles)
+    assert isinstance(files.train.inputs, ImageFiles)
     options = {"batch_size": 3, "views": memory.views, "seed": 5}
     pairs = [
         (
@@ -208,8 +208,8 @@ def test_files_can_be_held_out_pickled_and_measured(folder):
     memory, files = load(folder), load(folder, in_memory_bytes=0)
     np.testing.assert_allclose(memory.mean_std, files.mean_std, rtol=1e-9)
     part = files.hold_out(0.5).validation
-    again = pickle.loads(pickle.dumps(part.images))
-    assert torch.equal(again[torch.arange(4)], memory.hold_out(0.5).validation.images)
+    again = pickle.loads(pickle.dumps(part.inputs))
+    assert torch.equal(again[torch.arange(4)], memory.hold_out(0.5).validation.inputs)
     assert again[torch.arange(0)].shape == (0, 16, 16, 3)
 
 
@@ -363,13 +363,13 @@ def test_the_orientation_in_exif_is_applied(tmp_path, suffix, memory):
             put(tmp_path / part / "dog" / f"{orientation}.{suffix}", upright, **options)
     data = load(tmp_path, in_memory_bytes=memory)
     assert data.image_shape == (3, 16, 24)
-    for image in data.train.images[torch.arange(16)]:
+    for image in data.train.inputs[torch.arange(16)]:
         np.testing.assert_allclose(image.numpy().astype(float), upright, atol=12)
 
 
 def test_a_damaged_exif_block_is_no_reason_to_refuse_a_picture(folder):
     put(folder / "train" / "cat" / "0.png", picture(5), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
-    np.testing.assert_array_equal(open_data(f"folder:{folder}").train.images[0], picture(5))
+    np.testing.assert_array_equal(open_data(f"folder:{folder}").train.inputs[0], picture(5))
 
 
 def flat(folder: Path, *sizes: int) -> Path:
@@ -389,7 +389,7 @@ def test_folders_of_classes_alone_are_divided_by_class_the_same_way_every_time(t
     assert data.train.labels.bincount().tolist() == [16, 8, 1]
     assert sorted([*data.train.index.tolist(), *data.test.index.tolist()]) == list(range(31))
     number = int(data.test.index[0])
-    np.testing.assert_array_equal(data.test.images[torch.tensor([0])][0], picture(number, (8, 8, 3)))
+    np.testing.assert_array_equal(data.test.inputs[torch.tensor([0])][0], picture(number, (8, 8, 3)))
     assert {**data.record[0], "in_memory": None} == {
         "source": "folder",
         "test_from": "train",
@@ -440,14 +440,14 @@ def test_pictures_that_cannot_be_read_are_left_out_on_request(folder, refused, c
         data = load(folder, in_memory_bytes=memory, skip_bad=True)
     assert data.record[0]["skipped"] == {"train": 1}
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
-    pixels = data.train.images[torch.arange(8)]
+    pixels = data.train.inputs[torch.arange(8)]
     np.testing.assert_array_equal(pixels[1], picture(501))
     np.testing.assert_array_equal(pixels[7], picture(513))
 
 
 def test_of_good_pictures_none_is_left_out(folder):
     data = open_data(f"folder:{folder}", skip_bad=True)
-    assert torch.equal(data.train.images, open_data(f"folder:{folder}").train.images)
+    assert torch.equal(data.train.inputs, open_data(f"folder:{folder}").train.inputs)
     assert "skipped" not in data.record[0]
 
 

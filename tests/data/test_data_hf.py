@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.data import Batches, Views, open_data
+from tutelage.data import Batches, CropsAndFlips, open_data
 from tutelage.errors import TutelageWarning
 
 
@@ -62,8 +62,8 @@ def test_images_and_labels_come_from_their_columns(saved):
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0, 1, 1, 0]
     for i in range(4):
-        np.testing.assert_array_equal(data.train.images[i], pixels(i))
-    assert data.views == Views(pad=1, flip=True)
+        np.testing.assert_array_equal(data.train.inputs[i], pixels(i))
+    assert data.views == CropsAndFlips(pad=1, flip=True)
     assert data.validation is None
     entry = data.record[0]
     assert (entry["source"], entry["image_column"], entry["label_column"]) == ("hf", "img", "y")
@@ -125,7 +125,7 @@ def test_rows_are_told_apart_by_the_fingerprint_of_their_table(saved, tmp_path):
 
     saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
     one, again = (hf.load(str(tmp_path / "repo"), in_memory_bytes=0) for _ in range(2))
-    assert one.train.images.stamp(0) == again.train.images.stamp(0) != one.train.images.stamp(1)
+    assert one.train.inputs.stamp(0) == again.train.inputs.stamp(0) != one.train.inputs.stamp(1)
     assert one.fingerprint == again.fingerprint
     saved({"train": {"y": [0, 1, 1, 0, 1]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
-    assert hf.load(str(tmp_path / "repo"), in_memory_bytes=0).train.images.stamp(0) != one.train.images.stamp(0)
+    assert hf.load(str(tmp_path / "repo"), in_memory_bytes=0).train.inputs.stamp(0) != one.train.inputs.stamp(0)

@@ -11,8 +11,9 @@ from sklearn.model_selection import train_test_split
 
 from tutelage.config import Config
 from tutelage.data import Data, Split, SymmetricNoise, open_data
-from tutelage.data.data import check_every_class_taught, class_counts
+from tutelage.data.targets import class_counts
 from tutelage.runs.execute import load_data
+from tutelage.tasks.classification import task as classification
 
 
 def of_sizes(*sizes: int, unlabelled: int = 0) -> Data:
@@ -75,7 +76,7 @@ def test_the_record_has_how_many_were_held_out():
 @pytest.mark.parametrize("seed", [0, 18, 19, 27])
 def test_a_long_tail_can_be_held_out_from_with_every_seed(seed):
     data = load_data(Config(imbalance="longtail:0.005", seed=seed))
-    check_every_class_taught(data)
+    classification.check_labels(data)
     assert data.validation is not None
 
 

@@ -103,10 +103,10 @@ def test_human_labels_replace_those_of_a_noise(data, saved, people):
 def test_a_part_of_a_published_set_is_matched_by_its_index(tmp_path, saved, data, people):
     index = np.array([3, 50, 8, 21, 2, 57])
     arrays = {
-        "train_images": data.train.images.numpy()[index],
+        "train_images": data.train.inputs.numpy()[index],
         "train_labels": data.train.labels.numpy()[index],
         "train_index": index,
-        "test_images": data.test.images.numpy(),
+        "test_images": data.test.inputs.numpy(),
         "test_labels": data.test.labels.numpy(),
     }
     np.savez(tmp_path / "part.npz", **arrays)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tutelage.data import Views, open_data
+from tutelage.data import CropsAndFlips, open_data
 
 RNG = np.random.default_rng(0)
 IMAGES = {
@@ -36,10 +36,10 @@ def test_every_spelling_gives_the_arrays_back(tmp_path, mark, zipped):
     write(tmp_path, mark, zipped)
     data = open_data(f"idx:{tmp_path}")
     for split, part in ((data.train, "train"), (data.test, "t10k")):
-        np.testing.assert_array_equal(split.images.squeeze(3), IMAGES[part])
+        np.testing.assert_array_equal(split.inputs.squeeze(3), IMAGES[part])
         np.testing.assert_array_equal(split.labels, LABELS[part])
     assert data.classes == tuple("012345")
-    assert data.views == Views(pad=1, flip=False)
+    assert data.views == CropsAndFlips(pad=1, flip=False)
     assert data.image_shape == (1, 9, 16)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data import Batch, Batches, Data, Split, Views, in_order
-from tutelage.data.data import check_every_class_taught
+from tutelage.data import Batch, Batches, CropsAndFlips, Data, Split, in_order
 from tutelage.data.loader import mix
+from tutelage.tasks.classification import task as classification
 
 
 def contents(batches) -> list[tuple[torch.Tensor, ...]]:
@@ -22,7 +22,7 @@ def same(a: list[tuple[torch.Tensor, ...]], b: list[tuple[torch.Tensor, ...]]) -
 
 
 def test_batches_are_a_function_of_seed_and_epoch(make_data):
-    split, views = make_data().train, Views(1, True)
+    split, views = make_data().train, CropsAndFlips(1, True)
     first = Batches(split, batch_size=16, views=views, seed=3)
     assert len(list(first.epoch(0))) == 3  # an epoch before must not matter
     again = Batches(split, batch_size=16, views=views, seed=3)
@@ -33,7 +33,7 @@ def test_batches_are_a_function_of_seed_and_epoch(make_data):
 
 
 def test_an_epoch_shows_distinct_samples_as_their_view_says(make_data):
-    data, views = make_data(train=70), Views(1, True)
+    data, views = make_data(train=70), CropsAndFlips(1, True)
     batches = Batches(data.train, batch_size=16, views=views)
     seen = list(batches.epoch(2))
     assert len(seen) == len(batches) == 4
@@ -46,7 +46,7 @@ def test_an_epoch_shows_distinct_samples_as_their_view_says(make_data):
         assert torch.equal(batch.index, batches.indices(2, step))
         assert torch.equal(batch.key[:, 0], batch.index)
         assert torch.equal(batch.targets, data.train.labels[batch.index])
-        wanted = views(data.train.images[batch.index], batch.key[:, 1]).float() / 255
+        wanted = views(data.train.inputs[batch.index], batch.key[:, 1]).permute(0, 3, 1, 2).float() / 255
         assert batch.inputs.dtype == torch.float32
         torch.testing.assert_close(batch.inputs, wanted)
 
@@ -58,7 +58,7 @@ def test_every_sample_is_seen_when_the_batches_come_out_even(make_data):
 
 def test_the_shares_of_two_processes_make_the_whole_batch(make_data):
     split = make_data().train
-    options = {"batch_size": 12, "views": Views(1), "seed": 7}
+    options = {"batch_size": 12, "views": CropsAndFlips(1), "seed": 7}
     whole = contents(Batches(split, **options).epoch(1))
     shares = [contents(Batches(split, rank=rank, world=2, **options).epoch(1)) for rank in (0, 1)]
     for step, batch in enumerate(whole):
@@ -92,7 +92,7 @@ def test_in_order_shows_every_sample_once_as_it_is(make_data, batch_size):
     assert all(isinstance(batch, Batch) and len(batch) <= batch_size for batch in batches)
     assert torch.cat([b.index for b in batches]).tolist() == list(range(20))
     assert torch.equal(torch.cat([b.targets for b in batches]), test.labels)
-    torch.testing.assert_close(torch.cat([b.inputs for b in batches]), test.images.permute(0, 3, 1, 2) / 255)
+    torch.testing.assert_close(torch.cat([b.inputs for b in batches]), test.inputs.permute(0, 3, 1, 2) / 255)
 
 
 def test_mixed_seeds_do_not_collide():
@@ -103,10 +103,10 @@ def test_mixed_seeds_do_not_collide():
 def test_mean_and_deviation_are_those_of_the_training_part_alone(make_data):
     data = make_data()
     mean, std = data.mean_std
-    pixels = data.train.images.numpy() / 255
+    pixels = data.train.inputs.numpy() / 255
     np.testing.assert_allclose(mean, [pixels.mean()], rtol=1e-9)
     np.testing.assert_allclose(std, [pixels.std()], rtol=1e-9)
-    assert abs(mean[0] - np.concatenate([pixels, data.test.images.numpy() / 255]).mean()) > 1e-5
+    assert abs(mean[0] - np.concatenate([pixels, data.test.inputs.numpy() / 255]).mean()) > 1e-5
 
 
 def test_a_channel_without_variation_has_a_deviation_of_one():
@@ -125,7 +125,7 @@ def test_the_held_out_part_is_stratified_and_keeps_its_indices(make_data):
     assert both.sort().values.tolist() == list(range(200))
     for part in (held.train, held.validation):
         assert torch.equal(part.labels, data.train.labels[part.index])
-        assert torch.equal(part.images, data.train.images[part.index])
+        assert torch.equal(part.inputs, data.train.inputs[part.index])
     assert torch.equal(held.validation.index, data.hold_out(0.1, seed=3).validation.index)
     assert not torch.equal(held.validation.index, data.hold_out(0.1, seed=4).validation.index)
     assert held.record == ({"hold_out": 0.1, "seed": 3, "samples": 20},)
@@ -150,7 +150,7 @@ def test_holding_everything_out_is_refused(make_data, refused):
 def test_a_class_without_a_training_sample_is_named(make_data, refused):
     data = make_data(train=3, classes=4)
     with refused("1 of the 4 classes", "'c3'"):
-        check_every_class_taught(data)
+        classification.check_labels(data)
 
 
 def test_soft_labels_have_clean_labels_and_no_corruption():

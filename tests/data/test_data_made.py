@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tutelage.data import Data, Split
-from tutelage.data.data import check_every_class_taught
+from tutelage.tasks.classification import task as classification
 
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(256, (12, 8, 8, 3), generator=GENERATOR, dtype=torch.uint8)
@@ -38,17 +38,17 @@ def test_arrays_of_numpy_become_tensors():
     backwards = IMAGES.numpy()[::-1, :, ::-1]
     data = made(backwards, LABELS.numpy(), index=np.arange(12, dtype=np.int32), trusted=np.ones(12, bool))
     assert data.train.in_memory
-    assert torch.equal(data.train.images, IMAGES.flip(0, 2))
+    assert torch.equal(data.train.inputs, IMAGES.flip(0, 2))
     assert (data.train.index.dtype, data.train.trusted.dtype) == (torch.int64, torch.bool)
     read_only = IMAGES.numpy().copy()
     read_only.flags.writeable = False
-    assert torch.equal(made(read_only).train.images, IMAGES)
+    assert torch.equal(made(read_only).train.inputs, IMAGES)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_float_images_become_bytes_and_the_record_says_so(dtype):
     data = made((IMAGES.double() / 255).to(dtype))
-    assert torch.equal(data.train.images, IMAGES)
+    assert torch.equal(data.train.inputs, IMAGES)
     assert data.record == ({"rounded_to_uint8": ["train"]},)
     assert replace(data, name="again").record == data.record
 
@@ -61,13 +61,13 @@ def test_correct_parts_are_taken_as_they_are():
     grey = Data("grey", ["a", "b", "c"], part, part)
     assert grey.image_shape == (1, 8, 8)
     assert grey.classes == ("a", "b", "c")
-    assert made(IMAGES.permute(0, 2, 1, 3)).train.images.is_contiguous()
+    assert made(IMAGES.permute(0, 2, 1, 3)).train.inputs.is_contiguous()
 
 
 def test_small_images_are_not_taken_for_channels_first():
     for shape in ((12, 3, 3, 3), (12, 4, 4, 1), (12, 1, 9, 1), (12, 3, 5, 3), (12, 4, 4, 4), (12, 3, 3)):
         part = Split.of(torch.zeros(shape, dtype=torch.uint8), LABELS)
-        assert Data("small", ("a", "b", "c"), part, part).train.images.shape[:3] == shape[:3]
+        assert Data("small", ("a", "b", "c"), part, part).train.inputs.shape[:3] == shape[:3]
 
 
 def labels_with(value: float) -> torch.Tensor:
@@ -142,16 +142,16 @@ def test_class_names_that_occur_twice_are_refused(refused, classes, pieces):
 def test_a_single_class_is_not_trained_on(refused):
     part = Split.of(IMAGES, torch.zeros(12, dtype=torch.int64))
     with refused("alone has 1 class", "2 classes or more"):
-        check_every_class_taught(Data("alone", ("a",), part, part))
+        classification.check_labels(Data("alone", ("a",), part, part))
 
 
 def test_labels_that_start_at_1_are_called_that(refused):
     part = Split.of(IMAGES, LABELS + 1)
     with refused("'0'", "start at 1", "subtract 1"):
-        check_every_class_taught(Data("shifted", tuple("0123"), part, part))
+        classification.check_labels(Data("shifted", tuple("0123"), part, part))
 
 
 def test_data_and_parts_are_shown_in_one_short_line():
     data = made()
     assert repr(data) == "Data('made', 3 classes, 12 train, 12 test, images (3, 8, 8))"
-    assert repr(data.train) == "Split(12 samples, images (12, 8, 8, 3), labels (12,))"
+    assert repr(data.train) == "Split(12 samples, images (12, 8, 8, 3), classes (12,))"

@@ -217,7 +217,7 @@ def test_the_wrong_labels_are_those_of_the_projections(make_data):
     draws, coins, choices = stream("InstanceNoise").random((3, 400))
     rates = flip_rates(draws, rate)
     for i, label in enumerate(data.train.labels.tolist()):
-        pixels = (data.train.images[i].numpy().astype(float) / 255 - mean[0]) / std[0]
+        pixels = (data.train.inputs[i].numpy().astype(float) / 255 - mean[0]) / std[0]
         scores = pixels.reshape(-1) @ directions[label].astype(float)
         others = [c for c in range(4) if c != label]
         weights = np.array([math.exp(scores[c] - max(scores[o] for o in others)) for c in others])
@@ -250,6 +250,6 @@ def test_pictures_in_files_get_the_labels_of_those_in_memory(data):
             return self.images[index]
 
     small = replace(data, train=data.train.subset(torch.arange(500)))
-    filed = replace(small, train=replace(small.train, images=Files(small.train.images)))
+    filed = replace(small, train=replace(small.train, inputs=Files(small.train.inputs)))
     noise = InstanceNoise(0.4, seed=1)
     assert torch.equal(noise(filed).train.labels, noise(small).train.labels)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.data import Views, open_data
+from tutelage.data import CropsAndFlips, open_data
 from tutelage.errors import TutelageError
 
 RNG = np.random.default_rng(0)
@@ -37,12 +37,12 @@ def saved(tmp_path):
 
 def test_plain_arrays_come_back(saved):
     data = open_data(saved(classes=np.array(["a", "b", "c", "d"]), train_index=np.arange(8)))
-    np.testing.assert_array_equal(data.train.images, GOOD["train_images"])
-    np.testing.assert_array_equal(data.test.images, GOOD["test_images"])
+    np.testing.assert_array_equal(data.train.inputs, GOOD["train_images"])
+    np.testing.assert_array_equal(data.test.inputs, GOOD["test_images"])
     assert data.train.labels.dtype == torch.int64
     assert data.train.labels.tolist() == [0, 1, 2, 3] * 2
     assert data.classes == ("a", "b", "c", "d")
-    assert data.views == Views(pad=2, flip=True)
+    assert data.views == CropsAndFlips(pad=2, flip=True)
     assert data.validation is None
     assert data.record == ()
 
@@ -61,17 +61,17 @@ def test_the_other_spelling_and_grey_images_and_a_validation_part(tmp_path):
     )
     data = open_data(f"npz:{tmp_path / 'd.npz'}")
     assert data.image_shape == (1, 16, 16)
-    assert data.views == Views(pad=2, flip=False)
+    assert data.views == CropsAndFlips(pad=2, flip=False)
     assert data.classes == ("0", "1", "2")
     assert data.train.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    np.testing.assert_array_equal(data.validation.images.squeeze(3), grey[:3])
+    np.testing.assert_array_equal(data.validation.inputs.squeeze(3), grey[:3])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
 def test_floats_become_bytes_and_the_record_says_so(saved, dtype):
     floats = (GOOD["train_images"] / 255).astype(dtype)
     data = open_data(saved(train_images=floats))
-    np.testing.assert_array_equal(data.train.images, GOOD["train_images"])
+    np.testing.assert_array_equal(data.train.inputs, GOOD["train_images"])
     assert data.record == ({"source": "npz", "rounded_to_uint8": ["train_images"]},)
 
 
@@ -309,7 +309,7 @@ def test_arrays_of_no_dimension_or_no_value_are_refused(saved, refused, key, val
 
 def test_arrays_by_column_and_empty_names_come_back(saved):
     by_column = np.asfortranarray(GOOD["train_images"])
-    np.testing.assert_array_equal(open_data(saved(train_images=by_column)).train.images, GOOD["train_images"])
+    np.testing.assert_array_equal(open_data(saved(train_images=by_column)).train.inputs, GOOD["train_images"])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, random_split
 
 import tutelage
-from tutelage.data import Data, Views, open_data
+from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.errors import TutelageWarning
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -42,21 +42,23 @@ def channels_first(number):
 
 
 def same(data: Data) -> None:
-    assert torch.equal(data.train.images, IMAGES)
+    assert torch.equal(data.train.inputs, IMAGES)
     assert torch.equal(data.train.labels, LABELS)
-    assert torch.equal(data.test.images, IMAGES[:8])
+    assert torch.equal(data.test.inputs, IMAGES[:8])
     assert data.classes == tuple("0123")
-    assert data.views == Views(pad=1, flip=True)
+    assert data.views == CropsAndFlips(pad=1, flip=True)
 
 
 def test_arrays_and_tensors_are_taken():
     same(Data.from_arrays(PAIR, TEST))
     same(open_data((list(PAIR), TEST)))
     same(Data.from_arrays(tuple(a.numpy() for a in PAIR), tuple(a.numpy() for a in TEST)))
-    data = Data.from_arrays((IMAGES / 255, LABELS.int()), TEST, TEST, classes=list("abcd"), name="mine", views=Views())
-    assert torch.equal(data.train.images, IMAGES)
+    data = Data.from_arrays(
+        (IMAGES / 255, LABELS.int()), TEST, TEST, classes=list("abcd"), name="mine", views=CropsAndFlips()
+    )
+    assert torch.equal(data.train.inputs, IMAGES)
     assert data.record == ({"rounded_to_uint8": ["train"]},)
-    assert (data.classes, data.name, data.views, len(data.validation)) == (tuple("abcd"), "mine", Views(), 8)
+    assert (data.classes, data.name, data.views, len(data.validation)) == (tuple("abcd"), "mine", CropsAndFlips(), 8)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_a_single_set_is_divided_by_class():
     with pytest.warns(TutelageWarning, match=r"no test part: 8 of its 40 samples"):
         data = open_data(PAIR)
     assert data.test.labels.bincount().tolist() == [2] * 4
-    assert torch.equal(data.train.images, IMAGES[data.train.index])
+    assert torch.equal(data.train.inputs, IMAGES[data.train.index])
     assert data.record == ({"test_from": "train", "test_share": 0.2},)
     assert len(open_data(TensorDataset(*PAIR), test=0.5).test) == 20
 

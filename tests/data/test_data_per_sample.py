@@ -71,7 +71,7 @@ def test_a_second_view_is_of_the_same_samples_and_leaves_the_first(tiny_data: Da
     assert torch.equal(first.inputs, pair.inputs)
     same = [bool(torch.equal(a, b)) for a, b in zip(pair.inputs, pair.second, strict=True)]
     assert not all(same)
-    pixels = tiny_data.train.images[pair.index]  # type: ignore[index]
+    pixels = tiny_data.train.inputs[pair.index]  # type: ignore[index]
     for image, shown in zip(pixels, pair.second, strict=True):
-        views = tiny_data.views(image.expand(9, -1, -1, -1), torch.arange(9)) / 255
+        views = tiny_data.views(image.expand(9, -1, -1, -1), torch.arange(9)).permute(0, 3, 1, 2) / 255
         assert any(torch.equal(shown, view) for view in views)

@@ -36,7 +36,7 @@ def digits() -> Data:
 @pytest.fixture(scope="module")
 def model(digits: Data) -> nn.Module:
     """Logistic regression, fitted by scikit-learn."""
-    images = digits.train.images
+    images = digits.train.inputs
     assert isinstance(images, Tensor)
     fitted = LogisticRegression(max_iter=1000).fit(images.flatten(1).numpy() / 255.0, digits.train.labels.numpy())
     layer = nn.Linear(64, 10)
@@ -135,7 +135,6 @@ WRONG = {
     "a word": ({"pgd": "0.1,far"}, ["pgd", "'far'"]),
     "nothing": ({"pgd": ""}, ["pgd", "''"]),
     "nan": ({"pgd": ("nan",)}, ["pgd", "nan"]),
-    "one number": ({"pgd": 0.1}, ["pgd", "0.1"]),
     "no name": ({"ood": ""}, ["ood", "''"]),
     "no samples": ({"samples": 0}, ["samples", "0"]),
     "maybe": ({"corruptions": "maybe"}, ["corruptions", "'maybe'"]),

@@ -213,7 +213,7 @@ def test_accuracies_are_those_of_a_corrupted_part(tiny_data: Data, taught: Calla
     model = taught()
     found = corruption_accuracies(model, tiny_data.test, batch_size=5)
     assert list(found) == list(CORRUPTIONS)
-    images = tiny_data.test.images
+    images = tiny_data.test.inputs
     assert isinstance(images, Tensor)
     pixels = images.permute(0, 3, 1, 2).float() / 255
     for name, shares in found.items():

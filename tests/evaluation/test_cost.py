@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from tutelage.evaluation import cost
 
 
+def grey(*shape: int, count: int = 1) -> Tensor:
+    return torch.full((count, *shape), 0.5)
+
+
 def network() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 4 * 6, 5))
 
@@ -25,7 +29,7 @@ def test_shared_parameters_count_once() -> None:
 
 def test_flops_by_hand() -> None:
     """Outputs x weights of one output x 2: 8 maps of 4 x 6 pixels from 3 x 3 x 3, then 5 numbers from 192."""
-    assert cost.flops(network(), (3, 6, 8)) == 2 * (8 * 4 * 6) * (3 * 9) + 2 * 5 * (8 * 4 * 6)
+    assert cost.flops(network(), grey(3, 6, 8)) == 2 * (8 * 4 * 6) * (3 * 9) + 2 * 5 * (8 * 4 * 6)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +42,7 @@ def test_flops_by_hand() -> None:
     ],
 )
 def test_flops_of_layers(layer: nn.Module, expected: int) -> None:
-    assert cost.flops(layer, (4, 6, 6)) == expected
+    assert cost.flops(layer, grey(4, 6, 6)) == expected
 
 
 class Attention(nn.Module):
@@ -60,18 +64,18 @@ class Attention(nn.Module):
 def test_attention_is_not_free(fused: bool, projections: int) -> None:
     """Two products of 4 x 4 x 4 in each of two heads; torch's own counter sees none of it on a CPU."""
     torch.backends.mha.set_fastpath_enabled(True)
-    assert cost.flops(Attention(fused), (8, 2, 2)) == projections + 2 * 2 * (2 * 4 * 4 * 4)
+    assert cost.flops(Attention(fused), grey(8, 2, 2)) == projections + 2 * 2 * (2 * 4 * 4 * 4)
     assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_a_compiled_network_costs_the_same() -> None:
     model = network()
-    expected = cost.flops(model, (3, 6, 8))
-    assert cost.flops(torch.compile(model, backend="eager"), (3, 6, 8)) == expected
+    expected = cost.flops(model, grey(3, 6, 8))
+    assert cost.flops(torch.compile(model, backend="eager"), grey(3, 6, 8)) == expected
 
 
 def test_latency_orders_its_quartiles() -> None:
-    taken = cost.latency(network(), (3, 6, 8), batch_size=2, repeats=7)
+    taken = cost.latency(network(), grey(3, 6, 8, count=2), repeats=7)
     assert 0 < taken.first_quartile <= taken.median <= taken.third_quartile < 10_000
 
 
@@ -89,7 +93,7 @@ def test_latency_is_in_milliseconds_of_passes_after_the_warm_up(monkeypatch: pyt
             return inputs
 
     monkeypatch.setattr(cost.time, "perf_counter", lambda: now)
-    taken = cost.latency(Timed(), (3, 6, 8), batch_size=2, repeats=5)
+    taken = cost.latency(Timed(), grey(3, 6, 8, count=2), repeats=5)
     assert (taken.first_quartile, taken.median, taken.third_quartile) == pytest.approx((2, 3, 4))
     assert shapes == [(2, 3, 6, 8)] * (cost.WARM_UP + 5)
 
@@ -101,13 +105,13 @@ def test_the_model_is_left_as_it_was(measure: object) -> None:
     model[1].eval()
     before = [module.training for module in model.modules()]
     state, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
-    measure(model, (3, 6, 8))
+    measure(model, grey(3, 6, 8))
     assert [module.training for module in model.modules()] == before
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"repeats": 0}])
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"repeats": 0}])
 def test_latency_of_nothing(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"got .*0"):
-        cost.latency(network(), (3, 6, 8), **wrong)
+        cost.latency(network(), grey(3, 6, 8, count=wrong.get("count", 1)), repeats=wrong.get("repeats", 1))

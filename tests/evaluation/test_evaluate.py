@@ -137,7 +137,7 @@ def test_memorisation_of_clean_labels_is_no_number() -> None:
 
 def test_cost_of() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    result = cost_of(model, data())
+    result = cost_of(model, torch.full((1, *data().image_shape), 0.5))
     assert list(result) == ["parameters", "flops", "latency_ms", "latency_ms_quartiles"]
     assert (result["parameters"], result["flops"]) == (15, 24)
     low, high = result["latency_ms_quartiles"]

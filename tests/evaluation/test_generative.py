@@ -116,8 +116,8 @@ class Copier(nn.Module):
 
 
 def images_of(data: Data) -> Tensor:
-    assert isinstance(data.test.images, Tensor)
-    return data.test.images.permute(0, 3, 1, 2) / 255
+    assert isinstance(data.test.inputs, Tensor)
+    return data.test.inputs.permute(0, 3, 1, 2) / 255
 
 
 def test_a_generator_is_judged(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
@@ -157,6 +157,6 @@ def test_what_does_not_fit_is_told(tiny_data: Data, refused: Any) -> None:
 
 
 def test_a_generator_costs_what_one_image_costs(tiny_data: Data) -> None:
-    cost = cost_of(Generator(MLPGenerator((1, 8, 8), width=10 / 512, latent=6)), tiny_data)
+    cost = cost_of(Generator(MLPGenerator((1, 8, 8), width=10 / 512, latent=6)), torch.full((1, 6), 0.5))
     assert cost["parameters"] == 6 * 10 + 10 + 2 * 110 + 10 * 64 + 64
     assert cost["flops"] == 2 * (6 * 10 + 2 * 100 + 640)

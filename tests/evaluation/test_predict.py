@@ -58,7 +58,7 @@ class Poisoned(nn.Module):
 
 def test_equals_the_model_on_the_pixels_in_eval_mode() -> None:
     split, model = part(), network()
-    pixels = split.images[torch.arange(len(split))].permute(0, 3, 1, 2).float() / 255
+    pixels = split.inputs[torch.arange(len(split))].permute(0, 3, 1, 2).float() / 255
     logits = predict(model, split, device="cpu")
     assert logits.shape == (11, 3)
     assert logits.dtype == torch.float32
@@ -160,8 +160,8 @@ def test_roles_stand_side_by_side() -> None:
     both = predict_roles(model, split, ("hidden", "logits"), device="cpu")
     assert model.training
     assert torch.equal(both[:, 24:], predict(model, split, device="cpu"))
-    assert isinstance(split.images, Tensor)
-    hidden = model.eval().module[:4](split.images.permute(0, 3, 1, 2) / 255)  # type: ignore[index]
+    assert isinstance(split.inputs, Tensor)
+    hidden = model.eval().module[:4](split.inputs.permute(0, 3, 1, 2) / 255)  # type: ignore[index]
     torch.testing.assert_close(both[:, :24], hidden)
     with pytest.raises(TutelageError, match="no role 'abstain'"):
         predict_roles(model, split, ("abstain",), device="cpu")

@@ -50,8 +50,8 @@ RADII = (0.005, 0.02, 0.08, 0.3)
 def test_a_linear_network_loses_what_the_closed_form_says() -> None:
     """Right is right at radius r if its margin is more than r times the sum of |w_0 - w_1|."""
     split, model = part(), plane()
-    assert isinstance(split.images, Tensor)
-    pixels = split.images.flatten(1).float() / 255
+    assert isinstance(split.inputs, Tensor)
+    pixels = split.inputs.flatten(1).float() / 255
     apart = weights()[0] - weights()[1]
     margin = (pixels - 0.5) @ apart * torch.where(split.labels == 0, 1.0, -1.0)
     found = pgd_accuracies(model, split, RADII)
@@ -94,9 +94,9 @@ class Deaf(nn.Module):
 def test_what_breaks_at_a_small_radius_is_broken_at_a_large_one() -> None:
     """A large radius starts far off, where this network is deaf and always right; a small one finds the boundary."""
     split = part()
-    assert isinstance(split.images, Tensor)
+    assert isinstance(split.inputs, Tensor)
     # Within 0.05 of middle grey.
-    near = replace(split, images=(127.5 + (split.images.float() - 127.5) / 4).to(torch.uint8))
+    near = replace(split, inputs=(127.5 + (split.inputs.float() - 127.5) / 4).to(torch.uint8))
     first = near.subset((predict(plane(), near, device="cpu").argmax(1) == 0).nonzero().squeeze(1))
     zeros = replace(first, labels=torch.zeros_like(first.labels))
     alone = pgd_accuracies(Deaf(), zeros, [1.0]).accuracies[1.0]

@@ -21,7 +21,7 @@ EXAMPLE = torch.zeros(2, 1, 8, 8)
 
 def plain(name: str = "resnet8x0.25") -> nn.Module:
     torch.manual_seed(0)
-    return make_model(name, num_classes=4, image_shape=(1, 8, 8)).module.eval()
+    return make_model(name, num_classes=4, input_shape=(1, 8, 8)).module.eval()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_the_classifier_is_the_layer_that_gives_the_logits(tiny_model: Callable[
     assert classifier_of(tiny_model().module, IMAGES) == "fc"
     assert classifier_of(sequential(), IMAGES) == "3"
     for name in ("resnet8x0.25", "wrn-10-1"):
-        network = make_model(name, num_classes=4, image_shape=(1, 8, 8)).module
+        network = make_model(name, num_classes=4, input_shape=(1, 8, 8)).module
         layer = network.get_submodule(classifier_of(network, IMAGES))
         assert isinstance(layer, nn.Linear)
         assert network.training

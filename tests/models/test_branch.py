@@ -110,7 +110,7 @@ def sequential() -> nn.Module:
 
 
 def named(name: str) -> Callable[[], nn.Module]:
-    return lambda: make_model(name, num_classes=4, image_shape=(1, 8, 8)).module
+    return lambda: make_model(name, num_classes=4, input_shape=(1, 8, 8)).module
 
 
 # How it is made, where it is branched, which parameters are shared by that.

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.models.gan import DCGAN, Critic, MLPGenerator
-from tutelage.models.generator import Generator, wrapped
+from tutelage.models.generator import Generator
 from tutelage.models.resnet import ResNet
 from tutelage.models.tapped import Tapped
+from tutelage.tasks import wrapped
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (1, 5, 7), (3, 24, 48), (2, 1, 1)]
 
@@ -135,7 +136,7 @@ def test_a_copy_is_a_generator_too() -> None:
 
 
 def test_a_classifier_with_a_latent_is_no_generator() -> None:
-    from tutelage.models.generator import Generator, wrapped
+    from tutelage.models.generator import Generator
     from tutelage.models.tapped import Tapped
 
     for classifier in (

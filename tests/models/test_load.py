@@ -95,7 +95,7 @@ def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def made(spec: str, *, shape: tuple[int, int, int] = (1, 8, 8), pretrained: bool = False) -> Built:
-    return make_model(spec, num_classes=5, image_shape=shape, pretrained=pretrained)
+    return make_model(spec, num_classes=5, input_shape=shape, pretrained=pretrained)
 
 
 def refusal(spec: str, **options: Any) -> str:
@@ -127,10 +127,10 @@ def test_pretrained_is_refused_where_there_are_no_published_weights(spec: str) -
     assert refusal(spec, pretrained=True).startswith(f"no published weights for {spec!r}")
 
 
-@pytest.mark.parametrize(("num_classes", "shape"), [(0, (1, 8, 8)), (5, (0, 8, 8)), (5, (1, 8, -8)), (5, (8, 8))])
+@pytest.mark.parametrize(("num_classes", "shape"), [(0, (1, 8, 8)), (5, (0, 8, 8)), (5, (1, 8, -8)), (5, ())])
 def test_impossible_sizes(num_classes: int, shape: Any) -> None:
     with pytest.raises(TutelageError) as caught:
-        make_model("resnet8", num_classes=num_classes, image_shape=shape)
+        make_model("resnet8", num_classes=num_classes, input_shape=shape)
     assert f"{num_classes} classes" in str(caught.value)
     assert str(shape) in str(caught.value)
 
@@ -482,7 +482,7 @@ def test_hf_warns_where_the_normalisation_is_unknown(transformers: Fake) -> None
 
 def test_hf_does_not_look_for_a_normalisation_that_is_known(transformers: Fake) -> None:
     transformers(None)  # without a preprocessor file
-    built = make_model("hf/owner/name", num_classes=5, image_shape=(3, 32, 32), normalised=True)
+    built = make_model("hf/owner/name", num_classes=5, input_shape=(3, 32, 32), normalised=True)
     assert built.mean_std is None
 
 

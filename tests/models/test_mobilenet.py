@@ -14,12 +14,12 @@ from tutelage.models.zoo import build
 @pytest.mark.parametrize(("name", "count"), [("mobilenetv2", 3_504_872), ("mobilenetv2x0.5", 1_968_680)])
 def test_the_published_numbers_of_parameters(name: str, count: int) -> None:
     with torch.device("meta"):
-        assert parameters(build(name, num_classes=1000, image_shape=(3, 224, 224))) == count
+        assert parameters(build(name, num_classes=1000, input_shape=(3, 224, 224))) == count
 
 
 def test_the_published_number_of_multiply_adds() -> None:
-    network = build("mobilenetv2", num_classes=1000, image_shape=(3, 224, 224))
-    assert flops(network, (3, 224, 224)) / 2 == pytest.approx(300e6, rel=0.01)
+    network = build("mobilenetv2", num_classes=1000, input_shape=(3, 224, 224))
+    assert flops(network, torch.full((1, 3, 224, 224), 0.5)) / 2 == pytest.approx(300e6, rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_the_published_number_of_multiply_adds() -> None:
 )
 def test_small_images_are_reduced_eight_times_and_others_thirty_two_times(side: int, sides: list[int]) -> None:
     images = torch.rand(2, 1, side, side)
-    network = build("mobilenetv2x0.35", num_classes=5, image_shape=(1, side, side))
+    network = build("mobilenetv2x0.35", num_classes=5, input_shape=(1, side, side))
     model = Tapped(network).trace(images)
     features = model.tap(images, (*model.maps, "embedding", "logits"))
     stages = [features[stage].shape[-1] for stage in model.stages]
@@ -41,10 +41,11 @@ def test_small_images_are_reduced_eight_times_and_others_thirty_two_times(side: 
 def test_real_pictures_cost_half_of_what_a_network_for_small_ones_costs() -> None:
     """At 96 pixels, where resnet8 takes twice what a usual teacher does."""
     shape = (3, 96, 96)
-    costs = {name: flops(build(name, num_classes=10, image_shape=shape), shape) for name in ("mobilenetv2", "resnet8")}
+    image = torch.full((1, *shape), 0.5)
+    costs = {name: flops(build(name, num_classes=10, input_shape=shape), image) for name in ("mobilenetv2", "resnet8")}
     assert costs["mobilenetv2"] < 0.55 * costs["resnet8"]
 
 
 def test_a_width_of_nothing_is_refused() -> None:
     with pytest.raises(TutelageError, match="width 0 gives no channels"):
-        build("mobilenetv2x0", num_classes=10, image_shape=(3, 32, 32))
+        build("mobilenetv2x0", num_classes=10, input_shape=(3, 32, 32))

@@ -49,7 +49,7 @@ def embedding() -> nn.Module:
 
 
 def zoo(name: str) -> nn.Module:
-    return make_model(name, num_classes=10, image_shape=(1, 8, 8)).module
+    return make_model(name, num_classes=10, input_shape=(1, 8, 8)).module
 
 
 @pytest.mark.parametrize("make", [mlp, norms, attention, recurrent, embedding])

@@ -74,7 +74,7 @@ def test_lazy_layers_that_cannot_take_the_images_are_refused(refused: Any) -> No
 def test_a_lazy_network_from_an_import_is_initialised(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lazy_nets.py").write_text("from torch import nn\ndef net():\n    return nn.LazyConv2d(4, 8)\n")
     monkeypatch.chdir(tmp_path)
-    module = make_model("lazy_nets:net", num_classes=4, image_shape=(1, 8, 8)).module
+    module = make_model("lazy_nets:net", num_classes=4, input_shape=(1, 8, 8)).module
     assert module.get_parameter("weight").shape == (4, 1, 8, 8)
 
 

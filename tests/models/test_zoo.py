@@ -25,7 +25,7 @@ from tutelage.models.wrn import WRN
     ],
 )
 def test_names(name: str, kind: type[ResNet | WRN], blocks: int, channels: int) -> None:
-    network = zoo.build(name, num_classes=6, image_shape=(1, 8, 8))
+    network = zoo.build(name, num_classes=6, input_shape=(1, 8, 8))
     assert isinstance(network, kind)
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 6)
     assert network.conv1.out_channels == channels
@@ -40,7 +40,7 @@ def test_every_example_is_read_by_its_own_family_alone(family: zoo.Family) -> No
     assert "\n" not in family.about
     with torch.device("meta"):  # no memory, no time
         for example in family.examples:
-            zoo.build(example, num_classes=10, image_shape=(3, 32, 32))
+            zoo.build(example, num_classes=10, input_shape=(3, 32, 32))
 
 
 def test_families_cannot_be_changed() -> None:
@@ -59,7 +59,7 @@ def test_families_cannot_be_changed() -> None:
 )
 def test_unknown_names_get_the_nearest_and_the_other_doors(name: str, near: str) -> None:
     with pytest.raises(TutelageError) as caught:
-        zoo.build(name, num_classes=10, image_shape=(3, 32, 32))
+        zoo.build(name, num_classes=10, input_shape=(3, 32, 32))
     message = str(caught.value)
     assert message.startswith(f"unknown model {name!r}; did you mean {near!r}?")
     assert all(door in message for door in ("module:attr", "timm/NAME", "hf/NAME"))
@@ -69,7 +69,7 @@ def test_unknown_names_get_the_nearest_and_the_other_doors(name: str, near: str)
 @pytest.mark.parametrize(("name", "text"), [("resnet18", "14 and 20"), ("wrn-18-2", "16 and 22")])
 def test_depths_that_do_not_exist(name: str, text: str) -> None:
     with pytest.raises(TutelageError, match=text):
-        zoo.build(name, num_classes=10, image_shape=(3, 32, 32))
+        zoo.build(name, num_classes=10, input_shape=(3, 32, 32))
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,14 @@ def test_depths_that_do_not_exist(name: str, text: str) -> None:
 def test_networks_that_fit_in_no_memory_are_refused_at_once(name: str) -> None:
     began = time.monotonic()
     with pytest.raises(TutelageError, match=r"too large|would have") as caught:
-        zoo.build(name, num_classes=10, image_shape=(3, 32, 32))
+        zoo.build(name, num_classes=10, input_shape=(3, 32, 32))
     assert time.monotonic() - began < 5
     assert len(str(caught.value)) < 300
 
 
 def test_the_size_is_found_out_without_drawing_numbers() -> None:
     torch.manual_seed(1)
-    first = zoo.build("resnet8", num_classes=10, image_shape=(3, 32, 32))
+    first = zoo.build("resnet8", num_classes=10, input_shape=(3, 32, 32))
     torch.manual_seed(1)
     again = ResNet(8, 10, 3)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))

@@ -212,8 +212,8 @@ def test_it_learns_and_reads_back(variant: str, tiny_npz: str, tiny_data: Data, 
     assert curves[0]["risk"][-1] == curves[1]["risk"][-1] == pytest.approx(1 - test["accuracy"])
     json.dumps(result.metrics, allow_nan=False)
     assert read_about(tmp_path / "run" / "student.safetensors")["surgery"] == [{"operation": "abstain"}]
-    assert isinstance(tiny_data.test.images, Tensor)
-    pixels, roles = tiny_data.test.images.permute(0, 3, 1, 2) / 255, ("logits", "abstain")
+    assert isinstance(tiny_data.test.inputs, Tensor)
+    pixels, roles = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255, ("logits", "abstain")
     expected = result.model.eval().tap(pixels, roles)
     for model in (open_model(str(tmp_path / "run"), tiny_data), execute(config, tmp_path / "run").model):
         given = model.eval().tap(pixels, roles)

@@ -147,7 +147,7 @@ def gradient(run: Caught, weight: float | None = None) -> Tensor:
     learner = run.learners[0]
     for other in run.learners[1:]:
         other.model.eval()
-    assert isinstance(run.data.train.images, Tensor)
+    assert isinstance(run.data.train.inputs, Tensor)
     batch = a_batch(run.data)
     torch.manual_seed(0)
     outputs = learner.model.train().tap(batch.inputs, learner.roles())
@@ -263,7 +263,7 @@ class StoppedError(Exception):
     ],
     ids=["the same", "a narrower student", "mlp of dcgan", "dcgan of mlp", "one's own learns", "one's own teaches"],
 )
-@pytest.mark.parametrize("method", [name for name in installed() if find(name).trains == "generator"])
+@pytest.mark.parametrize("method", [name for name in installed() if find(name).task == "generation"])
 def test_a_method_on_a_pair_of_generators(
     method: str,
     make: Make,
@@ -323,12 +323,12 @@ def test_a_method_on_a_pair_of_generators(
 # --- what does not fit
 
 
-@pytest.mark.parametrize("method", [name for name in installed() if find(name).trains == "classifier"])
+@pytest.mark.parametrize("method", [name for name in installed() if find(name).task in (None, "classification")])
 def test_other_methods_refuse_a_generator(
     method: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, refused: Any
 ) -> None:
     run = Run(tiny_data, dcgan(0.1), [tiny_model()], recipe=RECIPE, hardware=on_cpu)
-    with refused("DCGAN is a generator", "this method is for classifiers"):
+    with refused("DCGAN is a network for generation", "this method is for classification"):
         find(method)(run)
 
 
@@ -336,14 +336,14 @@ def test_a_generator_does_not_teach_a_classifier(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, refused: Any
 ) -> None:
     run = Run(tiny_data, tiny_model, [dcgan(0.1)()], recipe=RECIPE, hardware=on_cpu)
-    with refused("DCGAN is a generator", "this method is for classifiers"):
+    with refused("DCGAN is a network for generation", "this method is for classification"):
         find("hinton")(run)
 
 
 def test_what_is_no_generator_is_refused(tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any) -> None:
-    with refused("TinyNet is a classifier", "this method is for generators"):
+    with refused("TinyNet is no generator", "this method is for generation"):
         find("akdg")(Run(tiny_data, tiny_model, [dcgan(0.1)()]))
-    with refused("TinyNet is a classifier", "give it a generator"):
+    with refused("TinyNet is no generator", "give a network that makes images"):
         find("akdg")(Run(tiny_data, dcgan(0.1), [tiny_model()]))
     with refused("needs a teacher"):
         find("akdg")(Run(tiny_data, dcgan(0.1)))

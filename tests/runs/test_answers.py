@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from tutelage.config import Config, Hardware, Recipe
-from tutelage.data import Data, Views, folder, open_data
+from tutelage.data import CropsAndFlips, Data, folder, open_data
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import load_data
@@ -56,7 +56,7 @@ def test_a_run_is_the_same_to_the_bit(
 @pytest.mark.parametrize("method", ["hinton", "at"])
 def test_images_may_be_files(method: str, train: Any, tiny_data: Data, tmp_path: Path, changed: Any) -> None:
     for part, split in tiny_data.parts.items():
-        for place, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):  # type: ignore[arg-type]
+        for place, (image, label) in enumerate(zip(split.inputs, split.labels.tolist(), strict=True)):  # type: ignore[arg-type]
             file = tmp_path / "pictures" / part / tiny_data.classes[label] / f"{place:02}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.squeeze(2).numpy()).save(file)
@@ -97,16 +97,16 @@ def test_a_configuration_keeps_them_where_it_says(precision: str, tmp_path: Path
 
 
 def test_few_views_are_some_of_all_and_the_image_is_one_of_them() -> None:
-    every, few = Views(pad=4, flip=True), Views(pad=4, flip=True, limit=7)
+    every, few = CropsAndFlips(pad=4, flip=True), CropsAndFlips(pad=4, flip=True, limit=7)
     image = torch.randint(256, (1, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    assert (every.count, few.count, Views(pad=1, limit=50).count) == (162, 7, 9)
+    assert (every.count, few.count, CropsAndFlips(pad=1, limit=50).count) == (162, 7, 9)
     shown = few(image.expand(7, -1, -1, -1), torch.arange(7))
     known = every(image.expand(162, -1, -1, -1), torch.arange(162))
     which = [int((known == picture).flatten(1).all(1).nonzero()[0]) for picture in shown]
     assert which[few.identity] == every.identity
     assert len(set(which)) == 7
     assert any(number >= 81 for number in which)  # mirror images too
-    limited, all_nine = (Views(pad=1, limit=n)(image.expand(9, -1, -1, -1), torch.arange(9)) for n in (9, None))
+    limited, all_nine = (CropsAndFlips(pad=1, limit=n)(image.expand(9, -1, -1, -1), torch.arange(9)) for n in (9, None))
     assert torch.equal(limited.unique(dim=0), all_nine.unique(dim=0))
 
 
@@ -114,4 +114,4 @@ def test_the_number_of_views_comes_from_the_configuration(refused: Any) -> None:
     assert load_data(Config(data="digits", views=3)).views.count == 3
     assert open_data("digits").views.count == 9
     with refused("at least one view", "0"):
-        Views(pad=1, limit=0)
+        CropsAndFlips(pad=1, limit=0)

@@ -28,8 +28,8 @@ SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.1, "device": "cp
 
 
 def pixels(data: Data) -> Tensor:
-    assert isinstance(data.test.images, Tensor)
-    return data.test.images.permute(0, 3, 1, 2) / 255
+    assert isinstance(data.test.inputs, Tensor)
+    return data.test.inputs.permute(0, 3, 1, 2) / 255
 
 
 def right(model: nn.Module, data: Data) -> float:
@@ -285,7 +285,7 @@ def test_a_trained_network_is_named_by_folder_or_by_file(finished: Path, tiny_da
 
 
 def test_a_network_keeps_the_normalisation_it_was_trained_with(finished: Path, tiny_data: Data, tmp_path: Path) -> None:
-    brighter = replace(tiny_data, train=replace(tiny_data.train, images=tiny_data.train.images // 2))
+    brighter = replace(tiny_data, train=replace(tiny_data.train, inputs=tiny_data.train.inputs // 2))
     opened = open_model(str(finished), brighter)
     assert opened.mean.item() == pytest.approx(tiny_data.mean_std[0][0])
     # a file from elsewhere says nothing of itself: the data's own is the best guess
@@ -320,7 +320,7 @@ def test_the_folder_of_a_given_student_wants_its_model_named(
 
 
 def test_classes_of_other_names_are_worth_a_warning(tiny_data: Data, tmp_path: Path) -> None:
-    module = make_model("resnet8x0.25", num_classes=4, image_shape=(1, 8, 8)).module
+    module = make_model("resnet8x0.25", num_classes=4, input_shape=(1, 8, 8)).module
     save_weights(tmp_path / "w.safetensors", module, {"classes": ["a", "c", "b", "d"]})
     with pytest.warns(TutelageWarning, match="'c' where tiny has 'b'.*same order"):
         open_model(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", tiny_data)

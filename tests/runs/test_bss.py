@@ -204,8 +204,8 @@ def test_a_sample_is_repeated_in_the_second_batch_and_counts_once(
     (found,) = run.learners
     (view,) = found.views()
     assert found.source is not None
-    assert isinstance(tiny_data.train.images, Tensor)
-    images = tiny_data.train.images[:16].permute(0, 3, 1, 2) / 255
+    assert isinstance(tiny_data.train.inputs, Tensor)
+    images = tiny_data.train.inputs[:16].permute(0, 3, 1, 2) / 255
     index = torch.arange(16)
     batch = Batch(images, tiny_data.train.labels[:16], index, None)
     teacher = found.source(batch, ("logits",), {})

@@ -109,7 +109,7 @@ def by_hand(width: int = 4) -> Tapped:
 
 
 def named(name: str) -> Callable[[], Tapped]:
-    return lambda: Tapped(make_model(name, num_classes=4, image_shape=(1, 8, 8)).module, [0.4], [0.3])
+    return lambda: Tapped(make_model(name, num_classes=4, input_shape=(1, 8, 8)).module, [0.4], [0.3])
 
 
 Make = Callable[[], Tapped]
@@ -156,7 +156,7 @@ class StoppedError(Exception):
     pass
 
 
-CLASSIFY = [name for name in installed() if find(name).trains == "classifier"]
+CLASSIFY = [name for name in installed() if find(name).task in (None, "classification")]
 
 
 @pytest.mark.parametrize("method", CLASSIFY)
@@ -229,7 +229,7 @@ def test_a_method_on_a_pair(
     save_weights(tmp_path / "student.safetensors", student.module, {"surgery": surgery_of(student.module)})
     fresh = make()
     fresh.module = load_student(tmp_path / "student.safetensors", fresh.module, tiny_data)
-    pixels = tiny_data.test.images.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
+    pixels = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
     assert torch.equal(fresh.eval()(pixels), student.eval()(pixels))
 
 

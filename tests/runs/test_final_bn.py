@@ -28,8 +28,8 @@ SHORT = Recipe(epochs=2, batch_size=16, lr=0.05)
 
 
 def pixels(data: Data) -> Tensor:
-    assert isinstance(data.test.images, Tensor)
-    return data.test.images.permute(0, 3, 1, 2) / 255
+    assert isinstance(data.test.inputs, Tensor)
+    return data.test.inputs.permute(0, 3, 1, 2) / 255
 
 
 @pytest.mark.parametrize("position", ["logits", "penultimate"])
@@ -82,7 +82,7 @@ def test_weights_are_inverse_frequencies(tiny_data: Data) -> None:
     assert torch.equal(weight(lesson(torch.arange(4)), 0.0), expected)
     assert weight(lesson(train.labels), 0.0).mean() == 1
     assert torch.equal(weight(lesson(F.one_hot(torch.arange(4)).float()), 0.0), expected)
-    unlabelled = Split.of(train.images, train.labels.where(train.labels != 3, -1))
+    unlabelled = Split.of(train.inputs, train.labels.where(train.labels != 3, -1))
     again = InverseFrequency(unlabelled, 4)
     assert again(lesson(torch.tensor([0, 1, 2])), 0.0).tolist() == pytest.approx([22 / 48, 22 / 24, 22 / 16])
     assert again.weights.isfinite().all()

@@ -132,7 +132,7 @@ def test_results_tell_the_last_epoch_and_the_selected_one(config: Config, tmp_pa
     config = config.but(epochs=6, lr=0.3)
     result = execute(config, folder)
     data = open_data(config.data)
-    fresh = Tapped(make_model(STUDENT, num_classes=4, image_shape=(1, 8, 8)).module, *data.mean_std)
+    fresh = Tapped(make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module, *data.mean_std)
     load_weights(folder / "student.safetensors", fresh.module)
     for key, value in evaluate(fresh, data).items():
         assert flat(result.metrics["test"][key]) == pytest.approx(flat(value), rel=1e-5, nan_ok=True), key
@@ -166,7 +166,7 @@ def test_memorised_labels_and_fidelity(config: Config, teacher: str, tmp_path: P
 
     data = load_data(config)
     wrong = data.train.labels != data.train.clean_labels
-    logits = result.model.eval()(data.train.images.permute(0, 3, 1, 2) / 255)  # type: ignore[union-attr]
+    logits = result.model.eval()(data.train.inputs.permute(0, 3, 1, 2) / 255)  # type: ignore[union-attr]
     answers = logits.argmax(1)
     told = result.metrics["train"]
     assert told["wrong_labels"] == int(wrong.sum()) > 5
@@ -177,7 +177,7 @@ def test_memorised_labels_and_fidelity(config: Config, teacher: str, tmp_path: P
     from tutelage.runs import open_model
 
     with torch.no_grad():
-        pixels = data.test.images.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
+        pixels = data.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
         theirs, ours = open_model(teacher, data).eval()(pixels), result.model.eval()(pixels)
     test = result.metrics["test"]
     assert test["agreement"] == pytest.approx((theirs.argmax(1) == ours.argmax(1)).float().mean().item())
@@ -186,11 +186,11 @@ def test_memorised_labels_and_fidelity(config: Config, teacher: str, tmp_path: P
     assert test["teacher_accuracy"] == pytest.approx((theirs.argmax(1) == data.test.labels).float().mean().item())
 
 
-@pytest.mark.parametrize("method", [name for name in installed() if find(name).trains == "classifier"])
+@pytest.mark.parametrize("method", [name for name in installed() if find(name).task in (None, "classification")])
 def test_the_students_file_holds_the_student_alone(method: str, config: Config, teacher: str, tmp_path: Path) -> None:
     execute(config.but(method=method, teacher=teacher), tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
-    own = make_model(STUDENT, num_classes=4, image_shape=(1, 8, 8)).module
+    own = make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module
     if operations := read_about(file)["surgery"]:  # what the file says was done to the network
         own = repeat(own, operations, torch.zeros(2, 1, 8, 8))
     assert {name: value.shape for name, value in load_file(file).items()} == {

@@ -28,7 +28,7 @@ def test_outputs_end_at_the_vertices(tiny_data: Data, tiny_model: Net, on_cpu: H
     run = Run(tiny_data, lambda: tiny_model(2, width=8), recipe=recipe, hardware=on_cpu)
     model = find("gccs")(run, scale=10).eval()
     assert surgery_of(model.module) == [{"operation": "simplex", "scale": 10.0}]
-    images = tiny_data.train.images.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
+    images = tiny_data.train.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
     outputs = model.tap(images, ("logits", VERTICES))
     labels = tiny_data.train.labels
     means = torch.stack([outputs[VERTICES][labels == label].mean(0) for label in range(4)])

@@ -129,7 +129,7 @@ WRONG: dict[str, dict[str, Any]] = {
 def test_wrong_types_in_the_header(tmp_path: Path, digits: Data, change: dict[str, Any]) -> None:
     about = {"model": "resnet8", "mean": [0.3], "std": [0.2], "image_shape": [1, 8, 8]} | change
     about = {name: value for name, value in about.items() if value is not ...}
-    network = make_model("resnet8", num_classes=10, image_shape=(1, 8, 8)).module
+    network = make_model("resnet8", num_classes=10, input_shape=(1, 8, 8)).module
     save_weights(tmp_path / "student.safetensors", network, about)
     refusal(lambda: open_model(str(tmp_path), digits))
     refusal(lambda: open_model(f"resnet8@{tmp_path / 'student.safetensors'}", digits))
@@ -138,7 +138,7 @@ def test_wrong_types_in_the_header(tmp_path: Path, digits: Data, change: dict[st
 def test_numbers_that_json_does_not_have(tmp_path: Path, digits: Data) -> None:
     from safetensors.torch import save_file
 
-    network = make_model("resnet8", num_classes=10, image_shape=(1, 8, 8)).module
+    network = make_model("resnet8", num_classes=10, input_shape=(1, 8, 8)).module
     for text in ('{"std": [Infinity]}', '{"mean": [NaN]}', '{"std": [1e999]}', "[" * 5000, '{"std": [1], "std": [2]}'):
         save_file(network.state_dict(), tmp_path / "w.safetensors", metadata={"tutelage": text})
         refusal(lambda: open_model(f"resnet8@{tmp_path / 'w.safetensors'}", digits))
@@ -146,7 +146,7 @@ def test_numbers_that_json_does_not_have(tmp_path: Path, digits: Data) -> None:
 
 def test_one_mean_for_all_channels(tmp_path: Path, tiny_data: Data) -> None:
     channels = tiny_data.image_shape[0]
-    network = make_model("resnet8", num_classes=tiny_data.num_classes, image_shape=tiny_data.image_shape).module
+    network = make_model("resnet8", num_classes=tiny_data.num_classes, input_shape=tiny_data.image_shape).module
     for count in {1, channels}:
         about = {"model": "resnet8", "mean": [0.5] * count, "std": [2] * count, "note": "other keys are fine"}
         save_weights(tmp_path / "student.safetensors", network, about)

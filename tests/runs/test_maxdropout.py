@@ -25,8 +25,8 @@ def a_run(data: Data, make: Callable[[], Tapped], hardware: Hardware, **options:
 
 
 def pixels(data: Data) -> Tensor:
-    assert isinstance(data.test.images, Tensor)
-    return data.test.images.permute(0, 3, 1, 2) / 255
+    assert isinstance(data.test.inputs, Tensor)
+    return data.test.inputs.permute(0, 3, 1, 2) / 255
 
 
 @pytest.mark.parametrize("where", ["stages", "dropout"])

@@ -244,9 +244,9 @@ def test_it_draws_neighbours_together(few: Data, trained: Callable[..., tuple[Ta
     spreads = []
     for weight in (0, 100):
         model, _ = trained(clustering=weight, clustering_start=0.0, threshold=50.0, consistency=1.0, deploy="student")
-        assert isinstance(few.train.images, Tensor)
+        assert isinstance(few.train.inputs, Tensor)
         with torch.no_grad():
-            f = model.eval().tap(few.train.images.permute(0, 3, 1, 2) / 255, ("embedding",))["embedding"]
+            f = model.eval().tap(few.train.inputs.permute(0, 3, 1, 2) / 255, ("embedding",))["embedding"]
         spreads.append(torch.pdist(f).square().mean())
     assert spreads[1] < 0.8 * spreads[0]
 
@@ -291,8 +291,8 @@ def test_on_the_command_line_labels_are_made_absent(tiny_npz: str, tiny_data: Da
     )
     result = execute(config, tmp_path / "run")
     assert math.isfinite(result.metrics["test"]["nll"])
-    assert isinstance(tiny_data.test.images, Tensor)
-    pixels = tiny_data.test.images.permute(0, 3, 1, 2) / 255
+    assert isinstance(tiny_data.test.inputs, Tensor)
+    pixels = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255
     opened = open_model(str(tmp_path / "run"), tiny_data).eval()
     assert torch.equal(opened(pixels), result.model.eval()(pixels))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -62,14 +63,14 @@ def learner(tiny_data: Data, any_model: Callable[[], Tapped]) -> Callable[..., L
 
 
 def pixels(data: Data) -> Tensor:
-    assert isinstance(data.test.images, Tensor)
-    return data.test.images.permute(0, 3, 1, 2) / 255
+    assert isinstance(data.test.inputs, Tensor)
+    return data.test.inputs.permute(0, 3, 1, 2) / 255
 
 
 def a_batch(data: Data, size: int = 16) -> Batch:
-    assert isinstance(data.train.images, Tensor)
+    assert isinstance(data.train.inputs, Tensor)
     index = torch.arange(size)
-    return Batch(data.train.images[:size].permute(0, 3, 1, 2) / 255, data.train.labels[:size], index, None)
+    return Batch(data.train.inputs[:size].permute(0, 3, 1, 2) / 255, data.train.labels[:size], index, None)
 
 
 # --- the loss
@@ -201,7 +202,7 @@ def test_the_last_stage_is_branched(learner: Callable[..., Learner], tiny_data: 
     assert network.at == "bn1"
     from tutelage.models.load import make_model
 
-    run = Caught(tiny_data, lambda: Tapped(make_model("resnet8x0.25", num_classes=4, image_shape=(1, 8, 8)).module))
+    run = Caught(tiny_data, lambda: Tapped(make_model("resnet8x0.25", num_classes=4, input_shape=(1, 8, 8)).module))
     find("one")(run)
     network = run.learners[0].model.module
     assert isinstance(network, Branched)
@@ -360,7 +361,10 @@ def test_a_damaged_file_of_an_ensemble_is_told_in_one_line(
     result = execute(config, tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
     about = read_about(file)
-    save_weights(file, result.model.module, about | {"surgery": [{"operation": "branch", "at": "nowhere"}]})
+    surgery = [{"operation": "branch", "at": "nowhere"}]
+    digest = save_weights(file, result.model.module, about | {"surgery": surgery})
+    recorded = tmp_path / "run" / "result.json"
+    recorded.write_text(json.dumps(json.loads(recorded.read_text()) | {"student_sha256": digest}))
     with refused("unknown layer", "'nowhere'", "remove", "result.json"):
         execute(config, tmp_path / "run")
     with refused("unknown layer", "'nowhere'"):

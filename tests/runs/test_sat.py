@@ -33,7 +33,7 @@ def train(data: Data, make: Callable[[], Tapped], on_cpu: Hardware, epochs: int 
 @pytest.mark.parametrize("weight", [0.0, 0.7])
 def test_the_loss_of_the_first_step(weight: float, tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     """Without a random start to speak of, for radius 1e-9; the attack itself has its own tests."""
-    data = Data("tiny", tiny_data.classes, tiny_data.train.subset(torch.arange(16)), None, tiny_data.test)
+    data = Data("tiny", tiny_data.classes, tiny_data.train.subset(torch.arange(16)), tiny_data.test)
     _, history = train(data, lambda: tiny_model(2), on_cpu, weight=weight, radius=1e-9)
     batch = next(Batches(data.train, batch_size=16, seed=3).epoch(0))
     model = tiny_model(2).train()

@@ -22,6 +22,7 @@ from tutelage.models.weights import save_weights
 from tutelage.runs import execute
 from tutelage.runs.models import WEIGHTS, open_trained, weights_file
 from tutelage.runs.teachers import compared, other_labels
+from tutelage.tasks import find as find_task
 
 Net = Callable[..., Tapped]
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
@@ -152,7 +153,7 @@ def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_normalisation_of_weights_is_recorded_given_or_of_the_data(tiny_data: Data, tmp_path: Path) -> None:
     from tutelage.models.zoo import build
 
-    module = build("resnet8x0.25", num_classes=4, image_shape=(1, 8, 8))
+    module = build("resnet8x0.25", num_classes=4, input_shape=(1, 8, 8))
     save_weights(tmp_path / "own.safetensors", module, {"mean": [0.25], "std": [2.0]})
     torch.save(module.state_dict(), tmp_path / "none.pt")
     name = f"resnet8x0.25@{tmp_path}/"
@@ -227,13 +228,14 @@ def test_a_student_that_costs_more_than_its_teacher_is_worth_a_warning(tiny_data
     large = replace(
         tiny_data,
         **{
-            part: replace(split, images=torch.zeros(len(split), 32, 32, 1, dtype=torch.uint8))
+            part: replace(split, inputs=torch.zeros(len(split), 32, 32, 1, dtype=torch.uint8))
             for part, split in tiny_data.parts.items()
         },
     )
 
     def pair(data: Data, student: str, *teachers: str) -> None:
-        compared(lambda: make_student(student, data), [make_student(t, data) for t in teachers], data, student)()
+        networks = [make_student(teacher, data) for teacher in teachers]
+        compared(lambda: make_student(student, data), networks, find_task("classification"), data, student)()
 
     with pytest.warns(TutelageWarning, match=r"resnet14 costs \d+\.\d MFLOPs an image and its teacher \d+\.\d: choose"):
         pair(large, "resnet14", "resnet8")
@@ -249,6 +251,6 @@ def test_students_are_compared_once_and_those_that_fail_are_left_to_the_dry_run(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("on purpose")
 
-    made = compared(lambda: Tapped(Fails()), [Tapped(Fails())], tiny_data, "fails")
+    made = compared(lambda: Tapped(Fails()), [Tapped(Fails())], find_task("classification"), tiny_data, "fails")
     assert isinstance(made().module, Fails)
     assert isinstance(made().module, Fails)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tutelage.data import Data, Views, folder
+from tutelage.data import CropsAndFlips, Data, folder
 from tutelage.data.batch import Batch
 from tutelage.data.loader import Batches
 from tutelage.models.digest import Digest
@@ -202,13 +202,13 @@ def test_other_images_other_weights_and_other_views_never_meet(
 ) -> None:
     teacher = tiny_model(1)
     filled(tiny_data, teacher, tmp_path)
-    images = tiny_data.train.images.clone()  # type: ignore[union-attr]
+    images = tiny_data.train.inputs.clone()  # type: ignore[union-attr]
     images[7, 3, 3] += 1
-    other = replace(tiny_data, train=replace(tiny_data.train, images=images))
+    other = replace(tiny_data, train=replace(tiny_data.train, inputs=images))
     with refused("answers to other images", "1 of 48", "number 7", "another folder"):
         used(other, teacher, tmp_path)
     with refused("answers of another views", "another folder"):
-        used(replace(tiny_data, views=Views(pad=1, flip=True)), teacher, tmp_path)
+        used(replace(tiny_data, views=CropsAndFlips(pad=1, flip=True)), teacher, tmp_path)
     with torch.no_grad():
         teacher.module.fc.bias += 1  # type: ignore[operator, union-attr]
     assert used(tiny_data, teacher, tmp_path)[1] == 48  # of other weights it is another file
@@ -323,12 +323,12 @@ def test_images_that_nothing_tells_apart_are_refused(tiny_data: Data, tmp_path: 
         shape = (48, 8, 8, 1)
 
         def __getitem__(self, index: Tensor) -> Tensor:
-            return tiny_data.train.images[index]
+            return tiny_data.train.inputs[index]
 
         def stamp(self, place: int) -> None:
             """A table's rows have none."""
 
-    train = replace(tiny_data.train, images=Rows())
+    train = replace(tiny_data.train, inputs=Rows())
     for part in (train, train.subset(torch.arange(5))):
         with refused("tiny", "no files of their own", "without answers="):
             AnswerStore(tmp_path, replace(tiny_data, train=part))
@@ -351,10 +351,10 @@ def test_an_overwritten_file_is_another_image(tiny_data: Data, tmp_path: Path) -
         for number in range(6):
             file = tmp_path / "pictures" / part / f"{number % 2}" / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(tiny_data.train.images[number, ..., 0].numpy()).save(file)
+            Image.fromarray(tiny_data.train.inputs[number, ..., 0].numpy()).save(file)
     data = load(tmp_path / "pictures", in_memory_bytes=0)
     before, codes = data.fingerprint, AnswerStore(tmp_path / "answers", data)._codes
-    Image.fromarray(tiny_data.train.images[9, ..., 0].numpy()).save(tmp_path / "pictures" / "train" / "0" / "2.png")
+    Image.fromarray(tiny_data.train.inputs[9, ..., 0].numpy()).save(tmp_path / "pictures" / "train" / "0" / "2.png")
     changed = load(tmp_path / "pictures", in_memory_bytes=0)
     assert changed.fingerprint != before
     assert (AnswerStore(tmp_path / "answers", changed)._codes != codes).tolist() == [False, True] + [False] * 4

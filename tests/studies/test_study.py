@@ -95,7 +95,7 @@ WRONG = {
     "no such method": ({"methods": "hintom"}, ["hintom", "hinton"]),
     "no such parameter": ({"methods": [{"method": "hinton", "settings": {"temprature": 3}}]}, ["temprature"]),
     "a parameter out of bounds": ({"methods": [{"method": "hinton", "settings": {"alpha": 3}}]}, ["alpha", "3"]),
-    "a method for generators": ({"methods": "akdg"}, ["compares classifiers", "akdg trains generators"]),
+    "a method for generators": ({"methods": "akdg"}, ["a study has one task", "akdg for generation"]),
     "no such noise": ({"noise": "piar:0.2"}, ["piar", "pair"]),
     "a noise of more than all": ({"noise": 1.2}, ["1.2"]),
     "no such imbalance": ({"imbalance": "powerlow:0.2"}, ["powerlow"]),

@@ -310,7 +310,7 @@ def test_stages_of_a_network_without_maps(
 def test_stages_are_paired_from_the_last(tiny_data: Data, tiny_model: Net) -> None:
     from tutelage.models.load import make_model
 
-    resnet = Tapped(make_model("resnet8", num_classes=4, image_shape=(1, 8, 8)).module)
+    resnet = Tapped(make_model("resnet8", num_classes=4, input_shape=(1, 8, 8)).module)
     run = run_with(tiny_data, tiny_model)
     assert run.paired_stages(tiny_model(), resnet) == (("stage1", "stage2"), ("stage2", "stage3"))
     assert run.paired_stages(resnet, tiny_model()) == (("stage2", "stage1"), ("stage3", "stage2"))

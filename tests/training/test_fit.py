@@ -634,7 +634,7 @@ def test_the_selected_state_is_that_of_the_best_epoch(
     best = shares.index(max(shares))  # the first of equals
     assert best < 5
     selected = fitted.selected["student"]
-    assert (selected.epoch, selected.accuracy) == (best + 1, shares[best])
+    assert (selected.epoch, selected.score) == (best + 1, shares[best])
     assert changed(states[best], selected.state) == set()
     assert changed(states[-1], selected.state)
     assert changed(states[-1], model.module.state_dict()) == set()  # the model holds the last epoch's

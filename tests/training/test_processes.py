@@ -29,7 +29,7 @@ SCRIPT = textwrap.dedent(
     import torch
     from torch import nn
     import tutelage
-    from tutelage.data import Data, Split, Views
+    from tutelage.data import Data, Split, CropsAndFlips
     from tutelage.training.processes import Processes
 
     torch.set_num_threads(1)
@@ -47,7 +47,7 @@ SCRIPT = textwrap.dedent(
             nn.Conv2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 4),
         )
 
-    data = Data("made", tuple("abcd"), part(50), part(8), part(12), Views(pad=1))
+    data = Data("made", tuple("abcd"), part(50), part(8), part(12), CropsAndFlips(pad=1))
     told = {}
 
     def go(method, folder):

@@ -139,7 +139,7 @@ def told(run: Run) -> Any:
 
 
 def vars_of(selected: Any) -> dict[str, Any]:
-    return {name: (kept.epoch, kept.accuracy, dict(kept.state)) for name, kept in selected.items()}
+    return {name: (kept.epoch, kept.score, dict(kept.state)) for name, kept in selected.items()}
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -90,7 +90,7 @@ def test_a_fit_on_other_data(run_of: Any, tiny_data: Data) -> None:
 def test_predictions_are_of_the_images_as_they_are(run_of: Any, tiny_data: Data) -> None:
     run = run_of()
     student = run.student()
-    images = tiny_data.test.images.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
+    images = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
     torch.testing.assert_close(run.predict(student, tiny_data.test), student.eval()(images).detach())
 
 

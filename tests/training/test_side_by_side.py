@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Data, Views
+from tutelage.data import CropsAndFlips, Data
 from tutelage.errors import NonFiniteError
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
@@ -122,7 +122,7 @@ def test_other_batches_are_not_mixed_up(go: Go, changed: Any, tiny_data: Data) -
         {},
         {"seed": 4},
         {"recipe": RECIPE.but(batch_size=8)},
-        {"data": replace(tiny_data, views=Views())},
+        {"data": replace(tiny_data, views=CropsAndFlips())},
         {"data": replace(tiny_data, train=replace(tiny_data.train, labels=tiny_data.train.labels.flip(0)))},
     ]
     alone = [go("hinton", **way) for way in ways]
@@ -184,7 +184,7 @@ def test_seconds_are_those_of_the_run_itself(go: Go, tiny_data: Data, tiny_model
 
 
 def test_a_picture_is_read_once_for_all(go: Go, tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    pixels = tiny_data.train.images
+    pixels = tiny_data.train.inputs
     reads: list[int] = []
 
     class Files:
@@ -197,7 +197,7 @@ def test_a_picture_is_read_once_for_all(go: Go, tiny_data: Data, tiny_model: Net
             reads.extend(places.tolist())
             return pixels[places]  # type: ignore[no-any-return]
 
-    data = replace(tiny_data, train=replace(tiny_data.train, images=Files()), validation=None)
+    data = replace(tiny_data, train=replace(tiny_data.train, inputs=Files()), validation=None)
 
     def train(seat: Seat) -> list[Any]:
         model = tiny_model(2)

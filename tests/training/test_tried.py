@@ -179,9 +179,9 @@ def test_a_teacher_that_is_never_finite_is_named_before_the_first_step(
 def test_a_teacher_that_is_not_finite_on_some_samples_is_named_in_the_epoch(
     role: str, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
-    images = tiny_data.train.images.clone()  # type: ignore[union-attr]
+    images = tiny_data.train.inputs.clone()  # type: ignore[union-attr]
     images[20] = 255  # none of those of the dry run
-    data = replace(tiny_data, train=replace(tiny_data.train, images=images))
+    data = replace(tiny_data, train=replace(tiny_data.train, inputs=images))
     network = tiny_model(1).module
 
     def ruin(layer: nn.Module, taken: Any, given: Tensor) -> Tensor:

@@ -432,5 +432,5 @@ def test_the_deployed_part_is_judged_and_selected(tiny_data: Data, tiny_model: N
     assert fitted.history[-1]["learners"]["student"]["validation_accuracy"] == float(judged)
     best = fitted.selected["student"]
     accuracies = [record["learners"]["student"]["validation_accuracy"] for record in fitted.history]
-    assert best.accuracy == max(accuracies)
+    assert best.score == max(accuracies)
     assert set(best.state) == set(part.module.state_dict())

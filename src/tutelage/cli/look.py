@@ -54,9 +54,9 @@ def evaluate(
     asked: dict[str, Any] = {"corruptions": corruptions, "pgd": pgd or (), "ood": ood, "samples": samples}
     beyond = Beyond(**asked)
     from tutelage.config import Hardware
-    from tutelage.evaluation import cost_of, evaluate_beyond, evaluate_generator
-    from tutelage.evaluation import evaluate as measure
-    from tutelage.models.generator import Generator
+    from tutelage.evaluation import cost_of
+    from tutelage.tasks import Compute, find
+    from tutelage.tasks import evaluate as measure
     from tutelage.training.hardware import resolve
 
     opened = _data_for(run, data, image_size, test, skip_bad)
@@ -65,15 +65,13 @@ def evaluate(
         raise unknown("part", part, opened.parts, held_out if part == "validation" else "")
     on = resolve(Hardware(device=device)).device
     names = [run, *([teacher] if teacher else [])]
-    model, *others = (one.model.to(on) for one in _open(names, opened, mean, std, trust))
-    other = others[0] if others else None
-    if isinstance(model, Generator):
-        taught = other if isinstance(other, Generator) else None
-        measured = evaluate_generator(model, opened, part=part, device=on, teacher=taught)
-    else:
-        measured = measure(model, opened, part=part, device=on, teacher=other)
-        measured |= evaluate_beyond(model, opened, beyond, on, part=part)
-    result = {**measured, "cost": cost_of(model, opened, on)}
+    trained, *others = _open(names, opened, mean, std, trust)
+    model = trained.model.to(on)
+    other = others[0].model.to(on) if others else None
+    task = find(trained.task or opened.targets.task)
+    measured = measure(model, opened, part=part, device=on, teacher=other, task=task.name)
+    measured |= task.evaluate_beyond(model, opened, beyond, Compute(on), part=part)
+    result = {**measured, "cost": cost_of(model, task.example(model, opened))}
     if json_:
         print(json.dumps(result, allow_nan=False))
         return
@@ -158,13 +156,15 @@ def export(
     from tutelage.report.console import say
     from tutelage.runs.models import about_model
     from tutelage.runs.plain import plain_pytorch
+    from tutelage.tasks import find
 
     opened = _data_for(run, data, None)
     (trained,) = _open([run], opened, mean, std, trust)
     export_onnx(trained.model, opened.image_shape, onnx, classes=opened.classes)
     say(onnx)
     if trained.file is not None and trained.file.suffix == ".safetensors":
-        print(f"\n{plain_pytorch(about_model(trained.spec, trained.model, opened), repr(str(trained.file)))}", end="")
+        about = about_model(trained.spec, trained.model, opened, find(trained.task or opened.targets.task))
+        print(f"\n{plain_pytorch(about, repr(str(trained.file)))}", end="")
 
 
 def methods(

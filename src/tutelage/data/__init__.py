@@ -23,27 +23,41 @@ from tutelage.data.conditions import (
 )
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import Batches, in_order
+from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waves
 from tutelage.data.open import open_data
-from tutelage.data.views import Views
+from tutelage.data.targets import Classes, ManyLabels, Numbers, Strings, Targets
+from tutelage.data.views import AsIs, CropsAndFlips, Views
 
 __all__ = [
+    "AsIs",
     "AsymmetricNoise",
     "Batch",
     "Batches",
+    "Classes",
+    "CropsAndFlips",
     "Data",
     "HumanLabels",
     "InstanceNoise",
     "LongTail",
+    "ManyLabels",
     "MissingLabels",
+    "Modality",
+    "Numbers",
     "PairFlip",
+    "Pixels",
     "PowerLawImbalance",
     "Split",
     "StepImbalance",
+    "Strings",
     "Subset",
     "SymmetricNoise",
+    "Targets",
+    "Tokens",
     "Trusted",
     "UniformNoise",
+    "Vectors",
     "Views",
+    "Waves",
     "in_order",
     "open_data",
 ]

@@ -92,14 +92,45 @@ def _looks_like(array: Array) -> str:
 def _soft_labels(array: Array, value: object, what: str) -> Tensor:
     _refuse(~((array >= 0) & (array <= np.inf)), array, what, "soft labels are probabilities, 0 or more")
     sums = array.sum(1, dtype=np.float64)
-    off = ~(np.abs(sums - 1) <= 1e-3)
+    off = ~(np.abs(sums - 1) <= 1e-3) & (array != 0).any(1)  # a row of zeros is no label
     if off.any() and ((array == 0) | (array == 1)).all():
         raise TutelageError(
             f"{what} has {int(off.sum())} rows of zeros and ones that do not sum to 1, which looks like multi-label "
             f"targets, several classes per sample; {LABELS}"
         )
-    _refuse(off, sums, f"the sum over classes in {what}", "every row of soft labels sums to 1")
+    rule = "every row of soft labels sums to 1, or is all 0 for no label"
+    _refuse(off, sums, f"the sum over classes in {what}", rule)
     return _tensor(array.astype(np.float32, copy=False), value)
+
+
+def as_numbers(value: object, what: str, form: str, *, axes: Sequence[int], missing: bool) -> Tensor:
+    """Numbers with so many axes, finite or, if ``missing``, NaN, to float32.
+
+    Raises:
+        TutelageError: anything else; ``form`` says what is expected.
+    """
+    array = _array(value, what)
+    if array.dtype.kind not in "fiu" or array.ndim not in axes or 0 in array.shape[1:]:
+        raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; expected {form}, floats")
+    array = array.astype(np.float32, copy=False)
+    if missing:
+        _refuse(np.isinf(array), array, what, "values are finite, or NaN where they are unknown")
+    else:
+        _refuse(~np.isfinite(array), array, what, "values are finite; remove or replace others")
+    return _tensor(array, value)
+
+
+def as_whole_numbers(value: object, what: str, form: str, *, low: int, high: int) -> Tensor:
+    """(N, L) integers from ``low`` to ``high``, to int64.
+
+    Raises:
+        TutelageError: anything else; ``form`` says what is expected.
+    """
+    array = _array(value, what)
+    if array.dtype.kind not in "iu" or array.ndim != 2 or 0 in array.shape[1:]:
+        raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; expected {form}, integers")
+    _refuse((array < low) | (array > high), array, what, f"expected {form} from {low} to {high}")
+    return _tensor(array.astype(np.int64, copy=False), value)
 
 
 def as_index(value: object, samples: int, what: str) -> Tensor:

@@ -14,8 +14,10 @@ class Batch:
     """One batch, already on the device.
 
     Attributes:
-        inputs: (B, C, H, W) float32, raw pixels in [0, 1]; every model carries its own normalisation.
-        targets: (B,) int64 class numbers, ``-1`` where a sample has no label; or (B, C) float32 soft labels.
+        inputs: (B, C, H, W) float32, raw pixels in [0, 1], or what the data's modality gives; every model carries its
+            own normalisation.
+        targets: (B,) int64 class numbers, ``-1`` where a sample has no label; or (B, C) float32 soft labels; or what
+            the data's ``targets`` say.
         index: (B,) int64, each sample's place in the training (or test) part of its data set.
         key: (B, 2) int64 on the host: each sample's ``index``, and which of the data set's enumerable augmentations it
             was given. What is kept about a picture is found by it, without waiting for the device. ``None`` for inputs

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from tutelage.data.data import Data, Split, split_off_test
-from tutelage.data.views import Views
+from tutelage.data.views import CropsAndFlips
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -155,10 +155,10 @@ def assemble(
         warnings.warn(
             TutelageWarning(f"{name} has no test part, so its validation part is the test part"), stacklevel=4
         )
-    _, height, _, channels = splits["train"].images.shape
+    _, height, _, channels = splits["train"].inputs.shape
     entry |= {"resized_to": image_size, "in_memory": splits["train"].in_memory}
     entry |= {"skipped": skipped} if skipped else {}
-    return Data(name, classes, **splits, views=Views(pad=height // 8, flip=channels == 3), record=(entry,))
+    return Data(name, classes, **splits, views=CropsAndFlips(pad=height // 8, flip=channels == 3), record=(entry,))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from tutelage.data.data import Data, Split
-from tutelage.data.views import Views
+from tutelage.data.views import CropsAndFlips
 
 
 def load() -> Data:
@@ -27,5 +27,5 @@ def load() -> Data:
         classes=tuple("0123456789"),
         train=Split.of(images[train], labels[train]),
         test=Split.of(images[test], labels[test]),
-        views=Views(pad=1),
+        views=CropsAndFlips(pad=1),
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tutelage.data.data import Data, Split
 from tutelage.data.npy import read_up_to
-from tutelage.data.views import Views
+from tutelage.data.views import CropsAndFlips
 from tutelage.errors import TutelageError, one_line
 
 
@@ -31,7 +31,7 @@ def load(folder: Path) -> Data:
     """
     train, test = _part(folder, "train"), _part(folder, "t10k")
     classes = tuple(str(c) for c in range(int(train.labels.max()) + 1)) if len(train) else ()
-    return Data(f"idx:{folder}", classes, train, test, views=Views(pad=train.images.shape[1] // 8))
+    return Data(f"idx:{folder}", classes, train, test, views=CropsAndFlips(pad=train.inputs.shape[1] // 8))
 
 
 def _part(folder: Path, part: str) -> Split:

@@ -71,8 +71,8 @@ def image_codes(images: Tensor | Images) -> NDArray[Any] | None:
 
 
 def _pixel_codes(images: Tensor) -> NDArray[Any]:
-    """A number for each image, another one for other pixels: (N, H, W, C) uint8 to (N,) uint64, never 0."""
-    flat = images.cpu().reshape(len(images), -1)
+    """A number for each sample, another one for other values: (N, ...) to (N,) uint64, never 0."""
+    flat = images.cpu().reshape(len(images), -1).contiguous().view(torch.uint8)
     generator = torch.Generator().manual_seed(1)
     factors = torch.randint(2**62, (flat.shape[1],), generator=generator) * 2 + 1
     codes = torch.cat([(part.to(torch.int64) * factors).sum(1) for part in torch.split(flat, 4096)])

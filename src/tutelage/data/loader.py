@@ -63,14 +63,14 @@ class Batches:
         self.batch_size = min(batch_size, len(split) - len(split) % world)
         if self.batch_size == 0:
             raise TutelageError(f"{len(split)} training samples are too few for {world} processes")
-        self.views = views or Views()
+        self.views = views or split.modality.unaugmented
         self.seed, self.device = seed, torch.device(device)
         self.rank, self.world, self.workers, self.layout = rank, world, workers, layout
         self.order, self.second = order, second
         self._split = split
         self._index, self._numbers = split.index.to(self.device), split.index.cpu()
         self._labels = split.labels.to(self.device)
-        self._images = split.images.to(self.device) if isinstance(split.images, Tensor) else split.images
+        self._images = split.inputs.to(self.device) if isinstance(split.inputs, Tensor) else split.inputs
         self._drawn: tuple[int, list[Tensor], list[Tensor]] | None = None
 
     def __len__(self) -> int:
@@ -127,12 +127,17 @@ class Batches:
 
     def _batch(self, drawn: _Drawn, moved: _Drawn, images: Tensor) -> Batch:
         return Batch(
-            inputs=_as_floats(self.views(images, moved.views), self.layout),
-            targets=self._labels[moved.places],
+            inputs=self._ready(images, moved.views),
+            targets=self._split.targets.moved(self._labels[moved.places], self.views, moved.views),
             index=self._index[moved.places],
             key=torch.stack([self._numbers[drawn.places], drawn.views], 1),
-            second=_as_floats(self.views(images, moved.again), self.layout) if self.second else None,
+            second=self._ready(images, moved.again) if self.second else None,
         )
+
+    def _ready(self, stored: Tensor, view: Tensor) -> Tensor:
+        """Stored samples under these views, as networks take them."""
+        modality = self._split.modality
+        return modality.ready(modality.arrange(self.views(stored, view)), self.layout)
 
     def _pixels(self, order: Tensor) -> Iterator[Tensor]:
         if isinstance(self._images, Tensor):
@@ -214,10 +219,10 @@ def in_order(
     """Every sample of a part once, in order and as it is: for evaluation."""
     device = torch.device(device)
     chunks = torch.split(torch.arange(len(split)), batch_size)
-    if isinstance(split.images, Tensor):
-        pixels = (split.images[places].to(device) for places in chunks)
+    if isinstance(split.inputs, Tensor):
+        pixels = (split.inputs[places].to(device) for places in chunks)
     else:
-        images = split.images
+        images = split.inputs
         pixels = (
             batch
             for rows in (
@@ -227,17 +232,13 @@ def in_order(
             if rows
             for batch in stream(images, torch.stack(rows), device, workers)
         )
-    for places, images_ in zip(chunks, pixels, strict=True):
+    for places, stored in zip(chunks, pixels, strict=True):
         yield Batch(
-            inputs=_as_floats(images_.permute(0, 3, 1, 2), torch.contiguous_format),
+            inputs=split.modality.ready(split.modality.arrange(stored)),
             targets=split.labels[places].to(device),
             index=split.index[places].to(device),
             key=None,
         )
-
-
-def _as_floats(pixels: Tensor, layout: torch.memory_format) -> Tensor:
-    return pixels.to(torch.float32, memory_format=layout).div_(255)
 
 
 def mix(*parts: int) -> int:

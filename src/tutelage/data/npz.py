@@ -10,9 +10,10 @@ from zipfile import ZipFile
 from torch import Tensor
 
 from tutelage.data.arrays import Array, as_images, as_index, as_labels, check_unique
-from tutelage.data.data import Data, Split, numbered_classes
+from tutelage.data.data import Data, Split, numbered_names
 from tutelage.data.npy import DAMAGE, read_npy
-from tutelage.data.views import Views
+from tutelage.data.targets import Classes
+from tutelage.data.views import CropsAndFlips
 from tutelage.errors import TutelageError, one_line
 
 WANTED = "train_images, train_labels, test_images, test_labels"
@@ -48,12 +49,12 @@ def load(file: Path) -> Data:
                 split = replace(split, index=index)
             parts[part] = split
         names = archive.read("classes") if "classes" in archive.keys else None
-    _, height, _, channels = parts["train"].images.shape
+    _, height, _, channels = parts["train"].inputs.shape
     return Data(
         name=f"npz:{file}",
         classes=_classes(names, parts["train"].labels, file),
         **parts,
-        views=Views(pad=height // 8, flip=channels == 3),
+        views=CropsAndFlips(pad=height // 8, flip=channels == 3),
         record=({"source": "npz", "rounded_to_uint8": rounded},) if rounded else (),
     )
 
@@ -117,4 +118,4 @@ def _classes(names: Array | None, labels: Tensor, file: Path) -> tuple[str, ...]
         if names.ndim != 1 or names.dtype.kind not in "USiu":
             raise TutelageError(f"classes of {file} is {names.dtype} of shape {names.shape}; it is (C,) names as text")
         return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
-    return numbered_classes(labels, str(file))
+    return numbered_names(Classes().size(labels), str(file))

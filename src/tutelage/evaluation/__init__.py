@@ -1,9 +1,11 @@
 """What a network is worth: accuracy, calibration, fidelity to its teacher, memorised noise, robustness, cost."""
 
+import importlib
+from typing import Any
+
 from tutelage.evaluation.beyond import evaluate_beyond
 from tutelage.evaluation.corruptions import CORRUPTIONS, corruption_accuracies
-from tutelage.evaluation.cost import Latency, flops, latency, parameters
-from tutelage.evaluation.evaluate import cost_of, evaluate, memorisation
+from tutelage.evaluation.cost import Latency, cost_of, flops, latency, parameters
 from tutelage.evaluation.generative import (
     coverage,
     evaluate_generator,
@@ -11,6 +13,7 @@ from tutelage.evaluation.generative import (
     frechet_distance_of,
     inception_score,
 )
+from tutelage.evaluation.memorisation import memorisation
 from tutelage.evaluation.metrics import (
     Reliability,
     accuracy,
@@ -29,7 +32,7 @@ from tutelage.evaluation.metrics import (
     wrongly_labelled,
 )
 from tutelage.evaluation.ood import ood_auroc
-from tutelage.evaluation.predict import classifies, predict, predict_roles
+from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.evaluation.robustness import Robustness, auac, pgd_accuracies
 from tutelage.evaluation.selective import RiskCoverage, aurc, commitment, reservation, risk_coverage
 from tutelage.models.modes import evaluating
@@ -46,7 +49,6 @@ __all__ = [
     "aurc",
     "brier",
     "calibration_gap",
-    "classifies",
     "commitment",
     "corruption_accuracies",
     "cost_of",
@@ -79,3 +81,10 @@ __all__ = [
     "worst_class_accuracy",
     "wrongly_labelled",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """``evaluate`` is the tasks', which are built on this package: imported when it is used."""
+    if name == "evaluate":
+        return importlib.import_module("tutelage.tasks").evaluate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,9 +12,8 @@ from tutelage.config import Beyond
 from tutelage.data.data import Data
 from tutelage.errors import unknown
 from tutelage.evaluation.corruptions import corruption_accuracies
-from tutelage.evaluation.evaluate import logits_of
 from tutelage.evaluation.ood import ood_auroc
-from tutelage.evaluation.predict import labelled
+from tutelage.evaluation.predict import labelled, logits_of
 from tutelage.evaluation.robustness import pgd_accuracies
 
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,21 +26,41 @@ def parameters(model: nn.Module) -> int:
 
 
 @default_settings()
-def flops(model: nn.Module, image_shape: tuple[int, ...], device: torch.device | str = "cpu") -> int:
-    """Floating-point operations of one image's forward pass; a multiply-add is 2 of them.
+def cost_of(model: nn.Module, example: Tensor) -> dict[str, Any]:
+    """A network's parameters, and the operations and time of a forward pass of one input.
+
+    Args:
+        model: on the device of ``example``.
+        example: (1, ...), an input as the network takes it.
+
+    Returns:
+        ``parameters``, ``flops`` (a multiply-add is 2), ``latency_ms`` (the median) and
+        ``latency_ms_quartiles`` (the first and the third).
+    """
+    taken = latency(model, example)
+    return {
+        "parameters": parameters(model),
+        "flops": flops(model, example),
+        "latency_ms": taken.median,
+        "latency_ms_quartiles": [taken.first_quartile, taken.third_quartile],
+    }
+
+
+@default_settings()
+def flops(model: nn.Module, example: Tensor) -> int:
+    """Floating-point operations of a forward pass; a multiply-add is 2 of them.
 
     Convolutions, matrix products and attention are counted, as ``torch.utils.flop_counter`` does; biases,
     normalisation and other element-wise work are not. (Papers that say FLOPs often mean multiply-adds, which
     are half as many.)
 
     Args:
-        model: maps (B, C, H, W) to logits; it must be on ``device`` already.
-        image_shape: (C, H, W); of a generator (latent,).
-        device: where to compute.
+        model: on the device of ``example``.
+        example: (1, ...), an input as the network takes it.
     """
     counter = FlopCounterMode(display=False)
     with evaluating(model), torch.no_grad(), _nothing_fused(), counter:
-        model(_images(1, image_shape, device))
+        model(example)
     return counter.get_total_flops()
 
 
@@ -53,45 +74,31 @@ class Latency:
 
 
 @default_settings()
-def latency(
-    model: nn.Module,
-    image_shape: tuple[int, ...],
-    batch_size: int = 1,
-    device: torch.device | str = "cpu",
-    repeats: int = 30,
-) -> Latency:
+def latency(model: nn.Module, example: Tensor, repeats: int = 30) -> Latency:
     """Time the forward pass of a batch, after five that are not timed.
 
     Args:
-        model: maps (B, C, H, W) to logits; it must be on ``device`` already.
-        image_shape: (C, H, W); of a generator (latent,).
-        batch_size: images a pass; the time is that of the whole batch.
-        device: where to compute; on a GPU each pass is waited for.
+        model: on the device of ``example``.
+        example: (B, ...), the batch; the time is that of all of it. On a GPU each pass is waited for.
         repeats: how many passes are timed.
 
     Raises:
-        ValueError: fewer than one image or one repeat.
+        ValueError: an empty batch or fewer than one repeat.
     """
-    if batch_size < 1 or repeats < 1:
-        raise ValueError(f"batch_size and repeats must be 1 or more, got {batch_size} and {repeats}")
-    device = torch.device(device)
-    images = _images(batch_size, image_shape, device)
+    if len(example) < 1 or repeats < 1:
+        raise ValueError(f"the batch and the repeats must be 1 or more, got {len(example)} and {repeats}")
+    device = example.device
     seconds = []
     with evaluating(model), torch.inference_mode():
         for _ in range(WARM_UP + repeats):
             _wait(device)
             start = time.perf_counter()
-            model(images)
+            model(example)
             _wait(device)
             seconds.append(time.perf_counter() - start)
     timed = torch.tensor(seconds[WARM_UP:], dtype=torch.float64) * 1000
     first, median, third = timed.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     return Latency(median=median, first_quartile=first, third_quartile=third)
-
-
-def _images(batch_size: int, image_shape: tuple[int, ...], device: torch.device | str) -> Tensor:
-    """Grey images: random ones would move a generator that a training run may depend on."""
-    return torch.full((batch_size, *image_shape), 0.5, device=device)
 
 
 def _wait(device: torch.device) -> None:

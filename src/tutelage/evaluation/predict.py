@@ -79,15 +79,6 @@ class _SideBySide(nn.Module):
         return torch.cat([outputs[role] for role in self.roles], 1)
 
 
-@default_settings()
-def classifies(model: nn.Module, data: Data, *, device: torch.device | str) -> bool:
-    """Whether a network gives logits of a data set's classes, and not features alone; by a pass over two images."""
-    example = next(in_order(data.train.subset(torch.arange(min(2, len(data.train)))), device=device, workers=0))
-    with evaluating(model), torch.inference_mode():
-        given = model(example.inputs)
-    return isinstance(given, Tensor) and given.shape == (len(example), data.num_classes)
-
-
 def answer(model: nn.Module, inputs: Tensor) -> Tensor:
     """The logits (B, K) of one batch as float32.
 
@@ -101,6 +92,17 @@ def answer(model: nn.Module, inputs: Tensor) -> Tensor:
             f"give a network that returns logits ({len(inputs)}, classes)"
         )
     return logits.float()
+
+
+def logits_of(model: nn.Module, who: str, data: Data, split: Split, device: torch.device | str) -> Tensor:
+    """A network's logits for a part; ``who`` it is, for the error where it has another number of classes."""
+    logits = predict(model, split, device=device)
+    if logits.shape[1:] != (data.num_classes,):
+        raise TutelageError(
+            f"the {who} gives {logits.shape[1]} logits, but {data.name} has {data.num_classes} classes: "
+            f"give its last layer {data.num_classes} outputs, or use the data it was made for"
+        )
+    return logits
 
 
 def labelled(split: Split) -> Split:

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED
 from tutelage.evaluation.metrics import only_labelled
+from tutelage.evaluation.numbers import numbers
+
+CURVE_POINTS = 101  # at most so many of a risk-coverage curve are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,15 @@ def risk_coverage(logits: Tensor, labels: Tensor, score: Tensor | None = None) -
     answered = torch.arange(1, len(labels) + 1, device=labels.device)
     expected = before + (answered - start) * errors.to(logits.dtype) / size
     return RiskCoverage(coverage=answered.to(logits.dtype) / len(labels), risk=expected / answered)
+
+
+def thinned(curve: RiskCoverage) -> dict[str, list[float | None]]:
+    """A curve at no more than ``CURVE_POINTS`` coverages, evenly, the first and the last among them."""
+    size = len(curve.risk)
+    places = list(range(size))
+    if size > CURVE_POINTS:
+        places = [round(place * (size - 1) / (CURVE_POINTS - 1)) for place in range(CURVE_POINTS)]
+    return {"coverage": numbers(curve.coverage[places]), "risk": numbers(curve.risk[places])}
 
 
 def aurc(logits: Tensor, labels: Tensor) -> Tensor:

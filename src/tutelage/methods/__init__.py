@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -29,6 +29,7 @@ from tutelage.data.loader import mix
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.models.doors.imported import attribute_of
 from tutelage.models.tapped import Tapped
+from tutelage.tasks import find as find_task
 from tutelage.training.checkpoint import seeded
 from tutelage.training.run import Run
 from tutelage.trust import Trust, check_trusted
@@ -40,6 +41,8 @@ _LARGEST = 1e30
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+Evidence = Literal["code", "paper", "abstract"]
 
 
 def by(other: str, **defaults: Any) -> Any:
@@ -59,13 +62,15 @@ class Method:
         function: ``(run, *, its parameters) -> student``.
         paper: where it comes from.
         family: what is imitated: response, representation, relation, online, baseline, ...
-        trains: what kind of network: ``"classifier"``, or ``"generator"`` of images.
+        task: what the student is trained for; ``None`` for whatever the data's targets are for.
+        evidence: how much of the original could be read: its code, its paper, or no more than its abstract.
     """
 
     function: Callable[..., Tapped]
     paper: str
     family: str
-    trains: str = "classifier"
+    task: str | None = "classification"
+    evidence: Evidence = "paper"
 
     @property
     def name(self) -> str:
@@ -156,14 +161,16 @@ class Method:
     @default_settings()
     def __call__(self, run: Run, **settings: Any) -> Tapped:
         """Train a student and return it. What the method draws between its fits depends on the run's seed alone."""
-        run.trains = self.trains
+        run.begin(find_task(self.task or run.data.targets.task))
         with seeded(mix(run.seed, 3)):
             return self.function(run, **self.check(settings))
 
 
-def method(*, paper: str, family: str, trains: str = "classifier") -> Callable[[Callable[..., Tapped]], Method]:
-    """Make a function of a run a method."""
-    return lambda function: Method(function, paper, family, trains)
+def method(
+    *, paper: str, family: str, task: str | None = "classification", evidence: Evidence = "paper"
+) -> Callable[[Callable[..., Tapped]], Method]:
+    """Make a function of a run a method; the arguments are the attributes of ``Method``."""
+    return lambda function: Method(function, paper, family, task, evidence)
 
 
 def find(name: str, trust: Trust = True) -> Method:

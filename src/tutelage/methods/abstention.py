@@ -6,7 +6,6 @@ import warnings
 from types import MappingProxyType
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from tutelage.errors import TutelageWarning
@@ -72,7 +71,7 @@ def abstention(
     check_payoff(payoff, run.data.num_classes)
     adjust = ADJUSTMENTS[adjustment]
     student = run.student()
-    example = torch.zeros(2, *run.data.image_shape, device=student.mean.device)
+    example = run.example(student)
     operate(student.module, example)
     student = student.operated()
     terms: dict[str, Term | Weighted]

@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import torch
 from pydantic import Field
 
-from tutelage.data import Views
+from tutelage.data import CropsAndFlips
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, method
 from tutelage.models.gan import Critic
@@ -27,7 +27,7 @@ Terms = dict[str, Term | Weighted]
 @method(
     paper="Tsunashima, Kataoka, Yamato, Chen, Morishima 2020, doi 10.1109/ICPR48806.2021.9413150",
     family="generative",
-    trains="generator",
+    task="generation",
 )
 def akdg(
     run: Run,
@@ -86,7 +86,7 @@ def akdg(
         Learner(student, None, terms),
         *critics,
         update=Alternating(critic_steps),
-        data=replace(run.data, views=Views()),
+        data=replace(run.data, views=CropsAndFlips()),
         optimizer=partial(torch.optim.Adam, lr=lr, betas=(0.0, 0.9)),
         schedule="constant",
     )

@@ -8,13 +8,13 @@ from pydantic import Field
 
 from tutelage.methods import NonNegative, Positive, Share, by, method
 from tutelage.models.tapped import Tapped
-from tutelage.terms import AttentionTransfer, labels_and_soft_targets
+from tutelage.terms import AttentionTransfer
 from tutelage.terms.attention import Form
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Zagoruyko, Komodakis 2017, arXiv 1612.03928", family="representation")
+@method(paper="Zagoruyko, Komodakis 2017, arXiv 1612.03928", family="representation", task=None)
 def at(
     run: Run,
     *,
@@ -50,6 +50,6 @@ def at(
     student, teacher = run.student(), run.teacher()
     attention = AttentionTransfer(run.paired_stages(student, teacher), p, form)
     weight = beta / 2 if form == "paper" else beta
-    terms = labels_and_soft_targets(kd_alpha, kd_temperature) | {"at": weight * attention}
+    terms = run.label_terms(kd_alpha, kd_temperature) | {"at": weight * attention}
     run.fit(Learner(student, run.frozen(teacher), terms))
     return student

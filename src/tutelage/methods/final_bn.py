@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tutelage.data.data import Split, class_counts
+from tutelage.data.data import Split
+from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 from tutelage.methods import method
 from tutelage.models.surgery.final_bn import operate
@@ -51,7 +52,7 @@ def final_bn(
     if run.recipe.batch_size < 2:
         raise TutelageError("final batch normalisation is over the batch; take a batch size of 2 or more")
     student = run.student()
-    example = torch.zeros(2, *run.data.image_shape, device=student.mean.device)
+    example = run.example(student)
     operate(student.module, example, position=position, momentum=momentum, affine=int(affine))
     weight = InverseFrequency(run.data.train, run.data.num_classes) if weighted else None
     run.fit(Learner(student, None, {"ce": CrossEntropy()}, sample_weight=weight))

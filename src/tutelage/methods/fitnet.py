@@ -7,13 +7,15 @@ from typing import Literal
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, Share, by, method
 from tutelage.models.tapped import Tapped
-from tutelage.terms import Hint, SoftTargets, Term, Weighted, labels_and_soft_targets
+from tutelage.terms import Hint, Term, Weighted
 from tutelage.terms.hint import Reduction
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, arXiv 1412.6550", family="representation")
+@method(
+    paper="Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, arXiv 1412.6550", family="representation", task=None
+)
 def fitnet(
     run: Run,
     *,
@@ -66,7 +68,7 @@ def fitnet(
     pairs = run.paired_stages(student, teacher)
     guided, hint = pairs[(len(pairs) - 1) // 2]
     hints = Hint(guided, hint, reduction, regressor)
-    terms: dict[str, Term | Weighted] = {**labels_and_soft_targets(kd_alpha, kd_temperature)}
+    terms: dict[str, Term | Weighted] = run.label_terms(kd_alpha, kd_temperature)
     if mode == "joint":
         run.fit(Learner(student, run.frozen(teacher), terms | {"hint": (beta or 0.0) * hints}))
         return student
@@ -74,7 +76,9 @@ def fitnet(
     def weight(progress: float) -> float:
         return teacher_decay(500 * progress, first_weight, last_weight) / temperature**2
 
-    taught = Learner(student, run.frozen(teacher), terms | {"soft": weight * SoftTargets(temperature)})
+    if first_weight or last_weight:
+        terms["soft"] = weight * run.task.soft_targets(temperature)
+    taught = Learner(student, run.frozen(teacher), terms)
     run.check(taught)
     hint_epochs = max(1, round(hint_share * run.epochs))
     clip = min(1.0, run.recipe.clip or 1.0)

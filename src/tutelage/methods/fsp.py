@@ -8,13 +8,13 @@ from pydantic import Field
 
 from tutelage.methods import Positive, Share, by, method
 from tutelage.models.tapped import Tapped
-from tutelage.terms import Flow, labels_and_soft_targets
+from tutelage.terms import Flow
 from tutelage.terms.flow import Reduction
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Yim, Joo, Bae, Kim, CVPR 2017", family="representation")
+@method(paper="Yim, Joo, Bae, Kim, CVPR 2017", family="representation", task=None)
 def fsp(
     run: Run,
     *,
@@ -53,7 +53,7 @@ def fsp(
     """
     student, teacher = run.student(), run.teacher()
     flow = Flow(run.paired_maps(student, teacher), reduction, adapter)
-    taught = Learner(student, run.frozen(teacher), labels_and_soft_targets(kd_alpha, kd_temperature))
+    taught = Learner(student, run.frozen(teacher), run.label_terms(kd_alpha, kd_temperature))
     run.check(taught)
     init_epochs = max(1, round(init_share * run.epochs))
     run.fit(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from tutelage.data.orders import class_balanced
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, method
@@ -50,7 +48,7 @@ def gccs(run: Run, *, scale: Positive = 70.0, tail: NonNegative = 0.2, full: boo
             f"{FEWEST * run.data.num_classes * run.processes.world} or more"
         )
     student = run.student()
-    example = torch.zeros(2, *run.data.image_shape, device=student.mean.device)
+    example = run.example(student)
     operate(student.module, example, scale=scale)
     student = student.operated()
     clip = CLIP if run.recipe.clip is None else run.recipe.clip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 
 from tutelage.errors import TutelageError
@@ -60,7 +59,7 @@ def one(
     if at.of_input:
         raise TutelageError(f"ONE shares what lies up to {at}; name that layer by its output, without 'input:'")
     others = [run.student(number).module for number in range(1, branches)]
-    example = torch.zeros(2, *run.data.image_shape, device=student.mean.device)
+    example = run.example(student)
     network = operate(student.module, example, at=at.layer, branches=branches, others=others)
     names = [f"branch{number}" for number in range(branches)]
     whole = Tapped(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from tutelage.methods import method
 from tutelage.models.tapped import Tapped
-from tutelage.terms import CrossEntropy
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="the ordinary way", family="baseline")
+@method(paper="the ordinary way", family="baseline", task=None)
 def plain(run: Run) -> Tapped:
-    """Cross-entropy with the labels given, and no teacher."""
+    """The task's loss by the labels given, of classes cross-entropy, and no teacher."""
     student = run.student()
-    run.fit(Learner(student, None, {"ce": CrossEntropy()}))
+    run.fit(Learner(student, None, run.label_terms()))
     return student

@@ -5,12 +5,12 @@ from __future__ import annotations
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, Share, method
 from tutelage.models.tapped import Tapped
-from tutelage.terms import AngleRelations, DistanceRelations, labels_and_soft_targets
+from tutelage.terms import AngleRelations, DistanceRelations
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Park, Kim, Lu, Cho 2019, arXiv 1904.05068", family="relation")
+@method(paper="Park, Kim, Lu, Cho 2019, arXiv 1904.05068", family="relation", task=None)
 def rkd(
     run: Run,
     *,
@@ -41,7 +41,7 @@ def rkd(
     """
     if run.recipe.batch_size < 3:
         raise TutelageError(f"RKD compares three samples of a batch; {run.recipe.batch_size} are too few, take more")
-    terms = labels_and_soft_targets(kd_alpha, kd_temperature) | {
+    terms = run.label_terms(kd_alpha, kd_temperature) | {
         "distance": distance * DistanceRelations(),
         "angle": angle * AngleRelations(),
     }

@@ -15,8 +15,9 @@ from pydantic import Field
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED
-from tutelage.data.data import Data, Split, class_counts
+from tutelage.data.data import Data, Split
 from tutelage.data.loader import mix
+from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 from tutelage.methods import Share, method
 from tutelage.models.tapped import Tapped

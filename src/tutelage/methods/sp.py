@@ -5,12 +5,12 @@ from __future__ import annotations
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, Share, method
 from tutelage.models.tapped import Tapped
-from tutelage.terms import SimilarityPreserving, labels_and_soft_targets
+from tutelage.terms import SimilarityPreserving
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Tung, Mori 2019, arXiv 1907.09682", family="relation")
+@method(paper="Tung, Mori 2019, arXiv 1907.09682", family="relation", task=None)
 def sp(run: Run, *, gamma: NonNegative = 300.0, kd_alpha: Share = 0.0, kd_temperature: Positive = 4.0) -> Tapped:
     """Similarities: samples that the teacher finds alike, the student is to find alike.
 
@@ -33,6 +33,6 @@ def sp(run: Run, *, gamma: NonNegative = 300.0, kd_alpha: Share = 0.0, kd_temper
         raise TutelageError("SP compares the samples of a batch; take a batch size of 2 or more")
     student, teacher = run.student(), run.teacher()
     *_, last = run.paired_stages(student, teacher)
-    terms = labels_and_soft_targets(kd_alpha, kd_temperature) | {"sp": gamma * SimilarityPreserving(*last)}
+    terms = run.label_terms(kd_alpha, kd_temperature) | {"sp": gamma * SimilarityPreserving(*last)}
     run.fit(Learner(student, run.frozen(teacher), terms))
     return student

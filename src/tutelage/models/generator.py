@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -80,12 +80,7 @@ class Generator(Tapped):
         )
 
 
-def wrapped(module: nn.Module, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> Tapped:
-    """A bare network as one that learns or teaches: one that makes images of latents is a generator."""
-    return Generator(module) if _generates(module) else Tapped(module, mean, std)
-
-
-def _generates(module: nn.Module) -> bool:
+def generates(module: nn.Module) -> bool:
     """Whether a network names the length of its ``latent`` and makes images of latents.
 
     Classifiers may have an attribute of that name too, so that the network is run on two latents.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import torch
-
+from tutelage.data.modality import Modality, Pixels
 from tutelage.errors import TutelageError
 from tutelage.models import zoo
 from tutelage.models.doors.door import Built, Wanted
@@ -25,13 +24,14 @@ def make_model(
     spec: str,
     *,
     num_classes: int,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
+    modality: Modality = Pixels(),  # noqa: B008 - a frozen value
     pretrained: bool = False,
     trust: Trust = True,
     named_in: str = "the configuration",
     normalised: bool = False,
 ) -> Built:
-    """Build the network that ``spec`` names, for images of this shape and this many classes.
+    """Build the network that ``spec`` names, for inputs of this shape and this many classes.
 
     Args:
         spec: one of
@@ -39,14 +39,15 @@ def make_model(
             - a name of the zoo: ``resnet20``, ``resnet8x4``, ``wrn-40-2``, ``mobilenetv2``, ``dcgan``;
             - ``module:attr``: import path and attribute, found from the current folder too, as with
               ``python -m``. The attribute is a class or function, called with those of ``num_classes``,
-              ``in_channels``, ``image_shape`` and ``image_size`` that it takes, or an ``nn.Module``, which is
-              copied;
+              ``in_channels``, ``image_shape`` and ``image_size`` (or what else ``modality.offers``) that it takes,
+              or an ``nn.Module``, which is copied;
             - ``file.py:attr``: the same of a Python file;
             - ``timm/NAME``: an architecture of timm;
             - ``hf/NAME``: a model of the Hugging Face hub or a folder written by ``save_pretrained``; always
               with its weights, only a classifier for another number of classes is new.
-        num_classes: classes of the data.
-        image_shape: (C, H, W).
+        num_classes: classes of the data, or what else the network has outputs for.
+        input_shape: of one input, (C, H, W) of images.
+        modality: what the inputs are.
         pretrained: with the published weights; for ``timm/NAME``.
         trust: whose code may be imported (``check_trusted``). All, since the caller wrote ``spec``; where a file says
             it, hand over what the user trusts.
@@ -57,12 +58,12 @@ def make_model(
         TutelageError: there is no such network, its package is missing, its code is not trusted, or building it failed.
     """
     check_trusted(spec, trust, named_in)
-    if num_classes < 1 or len(image_shape) != 3 or min(image_shape) < 1:
+    if num_classes < 1 or min(input_shape, default=0) < 1:
         raise TutelageError(
-            f"a model for {num_classes} classes and images of shape {tuple(image_shape)} cannot be built:"
-            " give 1 class or more and (channels, height, width) of 1 or more"
+            f"a model for {num_classes} classes and {modality.noun} of shape {tuple(input_shape)} cannot be built:"
+            " give 1 class or more, and a shape of 1 or more along each axis"
         )
-    wanted = Wanted(num_classes, image_shape, pretrained, normalised)
+    wanted = Wanted(num_classes, input_shape, modality, pretrained, normalised)
     for prefix, door in _DOORS.items():
         if spec.startswith(prefix):
             return door(spec, spec.removeprefix(prefix), wanted)
@@ -72,6 +73,6 @@ def make_model(
         )
     if ":" in spec:
         built = from_import(spec, wanted)
-        materialised(built.module, torch.zeros(2, *image_shape))
+        materialised(built.module, modality.example(2, input_shape))
         return built
-    return Built(zoo.build(spec, num_classes=num_classes, image_shape=image_shape))
+    return Built(zoo.build(spec, num_classes=num_classes, input_shape=input_shape, modality=modality))

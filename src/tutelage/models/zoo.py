@@ -12,6 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from tutelage.data.modality import Modality, Pixels
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.gan import DCGAN, MLPGenerator
 from tutelage.models.mobilenet import MobileNetV2
@@ -88,13 +89,20 @@ def families() -> Mapping[str, Family]:
     return _FAMILIES
 
 
-def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> nn.Module:
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    modality: Modality = Pixels(),  # noqa: B008
+) -> nn.Module:
     """The named network with new weights, drawn from torch's global generator.
 
     Args:
         name: see ``families``.
         num_classes: outputs of a classifier.
-        image_shape: (C, H, W) of the images that it takes or makes.
+        input_shape: (C, H, W) of the images that it takes or makes, or the shape of another input.
+        modality: what the inputs are.
 
     Raises:
         TutelageError: no family reads this name, or its depth or width does not exist.
@@ -102,8 +110,12 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int]) -> 
     for family in _FAMILIES.values():
         if match := family.pattern.fullmatch(name):
             sizes = {key: _number(text) for key, text in match.groupdict().items() if text is not None}
-            offers = {"num_classes": num_classes, "in_channels": image_shape[0], "image_shape": image_shape}
+            offers = {"num_classes": num_classes, **modality.offers(input_shape)}
             takes = inspect.signature(family.builder).parameters
+            if any(each.default is each.empty and key not in {*offers, *sizes} for key, each in takes.items()):
+                raise TutelageError(
+                    f"{name} is no network for {modality.noun}; name one of your own, as module:attr, or hf/NAME"
+                )
             build = functools.partial(
                 family.builder, **sizes, **{key: value for key, value in offers.items() if key in takes}
             )

@@ -2,6 +2,6 @@
 
 from tutelage.runs.execute import Result, execute
 from tutelage.runs.folder import RunFolder
-from tutelage.runs.models import open_model
+from tutelage.runs.models import open_model, open_trained
 
-__all__ = ["Result", "RunFolder", "execute", "open_model"]
+__all__ = ["Result", "RunFolder", "execute", "open_model", "open_trained"]

@@ -14,15 +14,13 @@ from torch import nn
 
 from tutelage.ambient import default_settings
 from tutelage.config import GIVEN, Config
-from tutelage.data import Data, Views, open_data
+from tutelage.data import Data, open_data
 from tutelage.data.conditions import HumanLabels, Subset, parse_imbalance, parse_noise
 from tutelage.errors import TutelageError
-from tutelage.evaluation import classifies, cost_of, evaluate, evaluate_generator, memorisation
+from tutelage.evaluation import cost_of
 from tutelage.files import as_path, atomic_write
 from tutelage.methods import Method, find
-from tutelage.models.ensemble import Ensemble
 from tutelage.models.fingerprint import fingerprint
-from tutelage.models.generator import Generator, wrapped
 from tutelage.models.state import check_state
 from tutelage.models.surgery import surgery_of
 from tutelage.models.tapped import Tapped
@@ -41,10 +39,13 @@ from tutelage.runs.models import (
 from tutelage.runs.teachers import compared, introduce
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import AnswerStore
+from tutelage.tasks import Compute, Task, wrapped
+from tutelage.tasks import find as find_task
 from tutelage.training.hardware import resolve
-from tutelage.training.loop import Record, Selected
+from tutelage.training.loop import Record
 from tutelage.training.processes import Processes
 from tutelage.training.run import Run
+from tutelage.training.selection import Selected
 from tutelage.training.side_by_side import Seat
 from tutelage.trust import Trust, check_trusted, typed
 
@@ -116,6 +117,8 @@ def execute(
     dumped = method.settings(**settings).model_dump(mode="json")
     config = config.but(settings=dumped, **hardware.model_dump())
     data = given.data if given.data is not None else load_data(config)
+    task = find_task(method.task or data.targets.task)
+    task.check_data(data)
     opened = given.teachers if given.teachers is not None else open_teachers(config, data, trust=trust)
     teachers = tuple(teacher.model for teacher in opened)
     make = given.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
@@ -127,7 +130,7 @@ def execute(
         if place and processes.main:
             place.claim(config, inputs)
         processes.wait()
-        introduce(config.teacher, opened, data, hardware.device, announce if processes.main else None)
+        introduce(config.teacher, opened, task, data, hardware.device, announce if processes.main else None)
         history: list[Record] = []
         if place and processes.main:
             place.start_metrics()
@@ -144,7 +147,7 @@ def execute(
 
         run = Run(
             data,
-            compared(make, teachers, data, config.student),
+            compared(make, teachers, task, data, config.student),
             teachers,
             recipe=config.recipe(),
             hardware=hardware,
@@ -155,11 +158,12 @@ def execute(
             report=keep,
             processes=processes,
             seat=seat,
+            check_labels=True,
         )
         student = method(run, **settings)
         if processes.main:
-            digest = _save(place, config, student, data) if place else {}
-            metrics = _measure(config, data, student, teachers, run.selected.get(student), history) | digest
+            digest = _save(place, config, student, data, task) if place else {}
+            metrics = _measure(config, task, data, student, teachers, run, history) | digest
             trackers.test(metrics["test"])
             if place:
                 place.write_result(metrics)
@@ -183,10 +187,10 @@ def _method_of(config: Config, given: Given, trust: Trust) -> Method:
     return method
 
 
-def _save(place: RunFolder, config: Config, student: Tapped, data: Data) -> dict[str, str]:
+def _save(place: RunFolder, config: Config, student: Tapped, data: Data, task: Task) -> dict[str, str]:
     """Write the student's weights; their digest, for the result."""
     place.check()
-    about = about_model(config.student, student, data)
+    about = about_model(config.student, student, data, task)
     return {WEIGHTS_DIGEST: save_weights(place.path / WEIGHTS, student.module, about)}
 
 
@@ -195,9 +199,9 @@ def load_data(config: Config) -> Data:
     """The data set under the configuration's conditions, with its part held out."""
     data = open_data(config.data, image_size=config.image_size, test=config.test, skip_bad=config.skip_bad)
     if not config.augment:
-        data = replace(data, views=Views())
+        data = replace(data, views=data.modality.unaugmented)
     if config.views is not None:
-        data = replace(data, views=replace(data.views, limit=config.views))
+        data = replace(data, views=data.views.limited(config.views))
     noises = parse_noise(config.noise, config.seed) if config.noise is not None else ()
     rare = parse_imbalance(config.imbalance) if config.imbalance is not None else None
     few = Subset(config.per_class, config.seed) if config.per_class is not None else None
@@ -210,20 +214,33 @@ def load_data(config: Config) -> Data:
 
 def _measure(
     config: Config,
+    task: Task,
     data: Data,
     student: Tapped,
     teachers: Sequence[Tapped],
-    selected: Selected | None,
+    run: Run,
     history: Sequence[Record],
 ) -> dict[str, Any]:
     """Everything ``result.json`` says. This is the one place where the test part is read."""
-    device = config.device
+    compute = Compute(config.device, workers=config.workers)
+    # Teachers of other outputs teach by their features alone.
+    comparable = bool(teachers) and all(task.answers(teacher, data) for teacher in teachers)
+    teacher = task.combined(teachers) if comparable else None
+    if teacher is not None:
+        teacher = teacher.to(config.device)
     metrics: dict[str, Any] = {
         "method": config.method,
         "settings": config.settings,
         "seed": config.seed,
-        **_judged(data, student, teachers, device),
-        "cost": cost_of(student, data, device),
+        "task": task.name,
+        "main": task.main,
+        "test": task.evaluate(student, data.test, data, compute, teacher=teacher),
+    }
+    for who, network in {"train": student, "teacher": teacher}.items():
+        if network is not None and (measured := task.on_training_labels(network, data, compute)):
+            metrics[who] = measured
+    metrics |= {
+        "cost": cost_of(student, task.example(student, data)),
         "data": data.summary(),
         "seconds": round(sum(record["seconds"] for record in history), 3),
         "forward_passes": {
@@ -231,31 +248,18 @@ def _measure(
         },
         "command": as_command(config),
     }
-    if selected is not None:
-        last = {name: value.clone() for name, value in student.module.state_dict().items()}
-        student.module.load_state_dict(dict(selected.state))
-        metrics["selected"] = {
-            "epoch": selected.epoch,
-            "validation_accuracy": selected.accuracy,
-            "test_accuracy": evaluate(student, data, device=device)["accuracy"],
-        }
-        student.module.load_state_dict(last)
-    return metrics
+    if (selected := run.selected.get(student)) is not None:
+        metrics["selected"] = _selected(student, selected, task, data, compute)
+    return metrics | ({"notes": run.notes} if run.notes else {})
 
 
-def _judged(data: Data, student: Tapped, teachers: Sequence[Tapped], device: str) -> dict[str, Any]:
-    """How good the student is at what it does: classify, or generate."""
-    if isinstance(student, Generator):
-        generators = [teacher for teacher in teachers if isinstance(teacher, Generator)]
-        teacher = generators[0] if generators else None
-        return {"test": evaluate_generator(student, data, device=device, teacher=teacher)}
-    classify = bool(teachers) and all(classifies(teacher, data, device=device) for teacher in teachers)
-    ensemble = Ensemble(teachers).to(device) if classify else None  # others teach by their features alone
-    judged = {
-        "test": evaluate(student, data, device=device, teacher=ensemble),
-        "train": memorisation(student, data, device),
-    }
-    return judged if ensemble is None else judged | {"teacher": memorisation(ensemble, data, device)}
+def _selected(student: Tapped, selected: Selected, task: Task, data: Data, compute: Compute) -> dict[str, Any]:
+    """The student of the best epoch on the test part; the student itself is left as it is."""
+    last = {name: value.clone() for name, value in student.module.state_dict().items()}
+    student.module.load_state_dict(dict(selected.state))
+    score = task.evaluate(student, data.test, data, compute)[task.main]
+    student.module.load_state_dict(last)
+    return {"epoch": selected.epoch, f"validation_{task.main}": selected.score, f"test_{task.main}": score}
 
 
 def _inputs(data: Data, teachers: Sequence[nn.Module], method: Method) -> dict[str, str]:

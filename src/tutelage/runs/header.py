@@ -26,9 +26,11 @@ class Header(Fields):
     what = "the header"
     model_config = ConfigDict(extra="ignore", strict=True, validate_default=False)
 
+    task: str = ""
     model: str = ""
     classes: list[str] = Field(default=[], min_length=1)
     image_shape: list[Annotated[int, Field(gt=0)]] = Field(default=[], min_length=3, max_length=3)
+    input_shape: list[Annotated[int, Field(gt=0)]] = Field(default=[], min_length=1)
     mean: list[float] = Field(default=[], min_length=1)
     std: list[float] = Field(default=[], min_length=1)
     surgery: list[dict[str, Any]] = Field(default=[])

@@ -16,12 +16,9 @@ from torch import nn
 from tutelage.ambient import default_settings
 from tutelage.config import GIVEN, Config
 from tutelage.data.data import Data
-from tutelage.errors import TutelageError, TutelageWarning, one_line
-from tutelage.evaluation.metrics import accuracy
-from tutelage.evaluation.predict import classifies, predict
+from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
 from tutelage.files import as_path
 from tutelage.models.doors.door import Built, MeanStd
-from tutelage.models.generator import Generator, wrapped
 from tutelage.models.load import make_model
 from tutelage.models.redrawn import Redrawn
 from tutelage.models.state import dtype_note
@@ -30,19 +27,26 @@ from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights
 from tutelage.runs.folder import CONFIG, WEIGHTS
 from tutelage.runs.header import Header, read_header
+from tutelage.tasks import Compute, Task, recognised, wrapped
 from tutelage.trust import Trust, typed
 
+DEFAULT_TASK = "classification"  # of a weights file that names none
 RECORDED = "recorded with the weights"
 STATED = "as given"
 PUBLISHED = ("timm/", "hf/")
 
 
-def about_model(spec: str, model: Tapped, data: Data) -> dict[str, Any]:
-    """What a weights file has to say of itself for its network to be built again."""
+def about_model(spec: str, model: Tapped, data: Data, task: Task) -> dict[str, Any]:
+    """What a weights file has to say of itself for its network to be built again.
+
+    The task is named where it follows neither from the network nor from the data.
+    """
+    obvious = task.recognises(model.module) or task.name == data.targets.task == DEFAULT_TASK
     return {
+        **({} if obvious else {"task": task.name}),
         "model": spec,
         "classes": list(data.classes),
-        "image_shape": list(data.image_shape),
+        ("image_shape" if len(data.input_shape) == 3 else "input_shape"): list(data.input_shape),
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
         "surgery": surgery_of(model.module),
@@ -55,7 +59,7 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
     Raises:
         TutelageError: when the file is damaged or not the one that its run has written, or its weights do not fit.
     """
-    network = repeat(network, read_header(file).surgery, torch.zeros(2, *data.image_shape))
+    network = repeat(network, read_header(file).surgery, data.modality.example(2, data.input_shape))
     load_weights(file, network)
     return network
 
@@ -68,7 +72,12 @@ def student_maker(spec: str, data: Data, *, pretrained: bool = False, trust: Tru
         if redrawn:
             return redrawn[0]()
         built = make_model(
-            spec, num_classes=data.num_classes, image_shape=data.image_shape, pretrained=pretrained, trust=trust
+            spec,
+            num_classes=data.num_classes,
+            input_shape=data.input_shape,
+            modality=data.modality,
+            pretrained=pretrained,
+            trust=trust,
         )
         model = wrapped(built.module, *(built.mean_std or data.mean_std))
         if not built.single:
@@ -95,6 +104,7 @@ class Opened:
         folder: of the run that trained it; ``None`` where there is none.
         spec: what builds its network, as in a configuration.
         file: its weights; ``None`` for published ones and for objects.
+        task: what it is for, where its file or the network itself tells; otherwise what the data's targets are for.
     """
 
     model: Tapped
@@ -102,6 +112,7 @@ class Opened:
     folder: Path | None = None
     spec: str = ""
     file: Path | None = None
+    task: str | None = None
 
 
 def open_teachers(
@@ -172,7 +183,9 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     """
     trust = typed(text) if trust is None else trust
     located = locate(text)
-    build = partial(make_model, num_classes=data.num_classes, image_shape=data.image_shape, trust=trust)
+    build = partial(
+        make_model, num_classes=data.num_classes, input_shape=data.input_shape, modality=data.modality, trust=trust
+    )
     header = Header()
     if located is None:
         spec, file, built = text, None, build(text, pretrained=True)
@@ -184,7 +197,9 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
         built = build(spec, normalised=bool(header.mean) or mean_std is not None, named_in=named_in)
     module = built.module if file is None else load_student(file, built.module, data)
     chosen, origin = _normalisation(header, built, data, mean_std)
-    return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text), spec, file)
+    asked = recognised(module)
+    task = header.task or (None if asked is None else asked.name)
+    return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text), spec, file, task)
 
 
 def run_folder(text: str) -> Path | None:
@@ -252,11 +267,11 @@ def _normalisation(
     header: Header, built: Built, data: Data, mean_std: MeanStd | None
 ) -> tuple[tuple[Sequence[float], Sequence[float]], str]:
     """The mean and standard deviation to use, and where they come from."""
-    recorded = header.mean_std(data.image_shape[0])
+    recorded = header.mean_std(data.input_shape[0])
     if recorded is not None:
         return recorded, RECORDED
     if mean_std is not None:
-        channels = data.image_shape[0]
+        channels = data.input_shape[0]
         for values in mean_std:
             if len(values) not in (1, channels):
                 raise TutelageError(
@@ -307,33 +322,31 @@ def _check_classes(text: str, classes: Sequence[str], data: Data) -> None:
         )
 
 
-def accuracy_here(text: str, model: Tapped, data: Data, device: torch.device | str) -> str | None:
-    """A teacher's accuracy on held-out or else on training samples, in words; a warning at chance level.
+def accuracy_here(text: str, model: Tapped, task: Task, data: Data, device: torch.device | str) -> str | None:
+    """A teacher's main metric on held-out or else on training samples, in words; a warning at chance level.
 
-    A generator predicts no labels, nor does a network with other outputs than the data's classes, which teaches by its
-    features: ``None``. The dry run refuses it where a term reads its logits.
+    ``None`` for a task that knows no chance level, and for a network with other outputs than the task's, which teaches
+    by its features: the dry run refuses it where a term reads its logits.
 
     Raises:
-        TutelageError: when it does not take these images.
+        TutelageError: when it does not take these inputs.
     """
-    if isinstance(model, Generator):
+    chance = task.chance(data)
+    if chance is None:
         return None
     part, split = ("training", data.train) if data.validation is None else ("held-out", data.validation)
     split = split.subset(torch.arange(min(2000, len(split))))
-    labels = split.labels if split.labels.ndim == 1 else split.labels.argmax(1)
     try:
-        if not classifies(model, data, device=device):
+        if not task.answers(model, data):
             return None
-        logits = predict(model, split, device=device)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        remedy = dtype_note(model) or "; give it one for such images"
-        raise TutelageError(
-            f"the teacher {text} cannot take images of shape {data.image_shape}: {one_line(error)}{remedy}"
-        ) from error
-    share = float(accuracy(logits, labels.to(device)))
-    if math.isnan(share):  # no sample has a label to judge by
+        share = task.score(model, split, data, Compute(device))
+    except NETWORK_ERRORS as error:
+        remedy = dtype_note(model) or f"; give it one for such {data.modality.noun}"
+        inputs = f"{data.modality.noun} of shape {data.input_shape}"
+        raise TutelageError(f"the teacher {text} cannot take {inputs}: {one_line(error)}{remedy}") from error
+    if math.isnan(share):  # no sample has a label
         return None
-    if share < 1.5 / data.num_classes:
+    if share < chance:
         warnings.warn(
             f"the teacher {text} gets {share:.1%} of {len(split)} samples of {data.name} right, which is chance level "
             f"for {data.num_classes} classes; check its weights, its normalisation and the order of the classes",
@@ -341,4 +354,4 @@ def accuracy_here(text: str, model: Tapped, data: Data, device: torch.device | s
             stacklevel=2,
         )
     labelled = "noisily labelled " if bool(split.corrupted.any()) else ""
-    return f"accuracy {share:.1%} on {len(split)} {labelled}{part} samples"
+    return f"{task.main.replace('_', ' ')} {share:.1%} on {len(split)} {labelled}{part} samples"

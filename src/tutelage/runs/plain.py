@@ -45,7 +45,7 @@ def plain_pytorch(about: Mapping[str, Any], file: str = BESIDE) -> str:
         build = [f"network = ...  # build your network here: {spec.removeprefix(GIVEN)!r}"]
     else:
         imports.append("from tutelage.models.load import make_model")
-        build = [f"network = make_model({spec!r}, num_classes={len(classes)}, image_shape={shape}).module"]
+        build = [f"network = make_model({spec!r}, num_classes={len(classes)}, input_shape={shape}).module"]
     if operations:
         imports.append("from tutelage.models.surgery import repeat")
         build.append(f"network = repeat(network, {operations!r}, torch.zeros(2, *{shape}))")

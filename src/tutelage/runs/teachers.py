@@ -19,6 +19,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.parsing import parse_json
 from tutelage.runs.folder import CONFIG, RESULT
 from tutelage.runs.models import Opened, accuracy_here, run_folder
+from tutelage.tasks import Task
 
 NEGLIGIBLE = 1e6  # operations an image, below which no cost is compared [ours]
 
@@ -101,6 +102,7 @@ def _place(data: str) -> tuple[str, Path]:
 def introduce(
     names: Sequence[str],
     teachers: Sequence[Opened],
+    task: Task,
     data: Data,
     device: torch.device | str,
     announce: Callable[[str], None] | None,
@@ -110,6 +112,7 @@ def introduce(
     Args:
         names: as the user gave them.
         teachers: moved to the device.
+        task: what is asked of them.
         data: what the student is trained on.
         device: where to compute.
         announce: called with a line on each teacher.
@@ -119,7 +122,7 @@ def introduce(
     """
     for name, teacher in zip(names, teachers, strict=True):
         model = teacher.model.to(device)
-        facts = [accuracy_here(name, model, data, device), _recorded_accuracy(teacher.folder)]
+        facts = [accuracy_here(name, model, task, data, device), _recorded_accuracy(teacher.folder)]
         if announce is not None:
             announce("; ".join([f"teacher {normalisation_of(name, teacher)}", *filter(None, facts)]))
 
@@ -142,7 +145,9 @@ def _recorded_accuracy(folder: Path | None) -> str | None:
         return None
 
 
-def compared(make: Callable[[], Tapped], teachers: Sequence[Tapped], data: Data, student: str) -> Callable[[], Tapped]:
+def compared(
+    make: Callable[[], Tapped], teachers: Sequence[Tapped], task: Task, data: Data, student: str
+) -> Callable[[], Tapped]:
     """The same maker of students, which warns once if its student costs more operations than every teacher.
 
     Students of fewer than a million operations an image are not compared: nothing depends on what they cost.
@@ -150,7 +155,8 @@ def compared(make: Callable[[], Tapped], teachers: Sequence[Tapped], data: Data,
     Args:
         make: makes a student.
         teachers: what it learns from; without one nothing is compared.
-        data: whose images are counted for.
+        task: what is asked of them.
+        data: whose inputs are counted for.
         student: the student's name.
     """
     warned = not teachers
@@ -160,15 +166,15 @@ def compared(make: Callable[[], Tapped], teachers: Sequence[Tapped], data: Data,
         model = make()
         if not warned:
             warned = True
-            _warn_if_dearer(student, model, teachers, data)
+            _warn_if_dearer(student, model, teachers, task, data)
         return model
 
     return make_and_compare
 
 
-def _warn_if_dearer(name: str, student: Tapped, teachers: Sequence[Tapped], data: Data) -> None:
+def _warn_if_dearer(name: str, student: Tapped, teachers: Sequence[Tapped], task: Task, data: Data) -> None:
     try:
-        costs = [flops(model, data.image_shape, model.mean.device) for model in (student, *teachers)]
+        costs = [flops(model, task.example(model, data)) for model in (student, *teachers)]
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, TutelageError):
         return  # generators, and networks whose faults the dry run reports
     if costs[0] > max(NEGLIGIBLE, *costs[1:]):

@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,7 +146,7 @@ class AnswerStore:
             "shape": list(example.shape[1:]),
             "precision": self.precision,
             "normalisation": [teacher.mean.flatten().tolist(), teacher.std.flatten().tolist()],
-            "views": asdict(self.views),
+            "views": self.views.settings(),
             "passes": passes,
         }
         named = re.sub(r"[^\w.]+", "-", role).strip("-")
@@ -279,7 +279,7 @@ def _reserve(descriptor: int, length: int) -> None:
 
 def _codes(data: Data) -> NDArray[Any]:
     """A number for each training image, another one for another image: (N,) uint64, never 0."""
-    codes = image_codes(data.train.images)
+    codes = image_codes(data.train.inputs)
     if codes is None:
         raise TutelageError(
             f"the images of {data.name} are read as they are needed and are no files of their own, so that stored "

@@ -24,6 +24,8 @@ from tutelage.runs.teachers import other_labels
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.rehearsal import reads_teacher
 from tutelage.studies.study import Study, canonical
+from tutelage.tasks import Task
+from tutelage.tasks import find as find_task
 from tutelage.trust import Trust, check_trusted
 
 
@@ -97,6 +99,24 @@ class Asked:
     beside: str | None = None
 
 
+def task_of(study: Study, data: Data) -> Task:
+    """What all methods of a study ask of the networks on this data.
+
+    Raises:
+        TutelageError: they ask for different things, or the data cannot be evaluated for it.
+    """
+    named = {row: find(way.method).task or data.targets.task for row, way in study.methods.items()}
+    for row, name in named.items():
+        if name != named[PLAIN]:
+            raise TutelageError(
+                f"a study has one task: plain is for {named[PLAIN]} on {data.name}, and {row} for {name}; "
+                f"run it by itself: tutelage distill --method {study.methods[row].method}"
+            )
+    task = find_task(named[PLAIN])
+    task.check_data(data)
+    return task
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What was found while everything that a study names was opened.
@@ -125,13 +145,7 @@ def inspect(study: Study, trust: Trust | None = None) -> Inspection:
         check_trusted(way.method, trust, "the study")
     methods = {row: find(way.method) for row, way in study.methods.items()}
     for row, way in study.methods.items():
-        method = methods[row]
-        method.check(way.settings)
-        if method.trains != "classifier":
-            raise TutelageError(
-                f"a study compares classifiers, and {way.method} trains {method.trains}s; "
-                f"run it by itself: tutelage distill --method {way.method}"
-            )
+        methods[row].check(way.settings)
     if study.evaluate.ood is not None:
         open_data(study.evaluate.ood)
     _warn_of_other_labels(study)
@@ -155,6 +169,7 @@ def inspect(study: Study, trust: Trust | None = None) -> Inspection:
     for spec in study.data:
         plain = load_data(_config(study, data=spec))
         fingerprints[spec] = plain.fingerprint
+        task_of(study, plain)
         networks = {name: opened(name, plain) for name in dict.fromkeys(n for pair in study.all_pairs for n in pair)}
         for name in dict.fromkeys(teacher for teacher, _ in study.all_pairs if not is_trained(teacher)):
             rehearse(TEACHER, plain, name, None)

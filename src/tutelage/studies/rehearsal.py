@@ -15,6 +15,7 @@ from tutelage.errors import TutelageError
 from tutelage.methods import Method
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import make_student
+from tutelage.tasks import Task
 from tutelage.training.dry_run import dry_run, first_batch
 from tutelage.training.fit import Fitted
 from tutelage.training.learner import Learner
@@ -42,24 +43,24 @@ class Rehearsal(Run):
         self.taught = True
         return super().teachers()
 
-    def predict(self, model: Tapped, split: Split) -> Tensor:
+    def predict(self, model: Tapped, split: Split, roles: Sequence[str] = ("logits",)) -> Tensor:
         """(N, C) zeros."""
         return torch.zeros(len(split), self.data.num_classes)
 
-    def fit(self, *learners: Learner, data: Data | None = None, **_: Any) -> Fitted:
+    def fit(self, *learners: Learner, data: Data | None = None, task: Task | None = None, **_: Any) -> Fitted:
         """Do the dry run."""
-        self._dry_run(learners, self.data if data is None else data)
+        self._dry_run(learners, self.data if data is None else data, self.task if task is None else task)
         self.fits_tried += 1
         return Fitted((), {})
 
     def check(self, *learners: Learner) -> None:
         """Do the dry run."""
-        self._dry_run(learners, self.data)
+        self._dry_run(learners, self.data, self.task)
 
-    def _dry_run(self, learners: Sequence[Learner], data: Data) -> None:
+    def _dry_run(self, learners: Sequence[Learner], data: Data, task: Task) -> None:
         self.check_labels(learners)
         roles = {learner: roles_of(learner, learners) for learner in learners}
-        dry_run(learners, roles, data, first_batch(data, torch.device("cpu")), train_mode=False)
+        dry_run(learners, roles, task, data, first_batch(data, torch.device("cpu")), train_mode=False)
 
 
 def reads_teacher(
@@ -81,6 +82,7 @@ def reads_teacher(
         recipe=config.recipe(),
         hardware=_HARDWARE,
         seed=config.seed,
+        check_labels=True,
     )
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

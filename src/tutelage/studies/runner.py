@@ -21,9 +21,7 @@ from greenlet import getcurrent, greenlet
 from tutelage.config import Beyond, Config
 from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
-from tutelage.evaluation import evaluate, evaluate_beyond
 from tutelage.files import LockedFolder, as_path, atomic_write
-from tutelage.models.ensemble import Ensemble
 from tutelage.parsing import parse_json
 from tutelage.runs.execute import Given, Result, execute, load_data
 from tutelage.runs.models import open_teachers
@@ -36,6 +34,8 @@ from tutelage.studies.results import Results
 from tutelage.studies.study import Study
 from tutelage.studies.tuning import choose, trials_of
 from tutelage.studies.workers import LocalWorkers, Workers, refuse_unguarded
+from tutelage.tasks import Compute
+from tutelage.tasks import find as find_task
 from tutelage.training.side_by_side import Seat, side_by_side
 from tutelage.trust import Trust
 
@@ -335,15 +335,17 @@ def _measure(
 ) -> None:
     """Measure what the run itself does not, into the run's folder."""
     device = result.config.device
+    task, compute = find_task(result.metrics["task"]), Compute(device)
     if compared:
         beside = {}
         for name, config in compared.items():
-            teacher = Ensemble([one.model for one in open_teachers(config, data, trust=trust)]).to(device)
-            found = evaluate(result.model, data, device=device, teacher=teacher)
-            beside[name] = {metric: found[metric] for metric in BESIDE_TEACHER}
+            teacher = task.combined([one.model for one in open_teachers(config, data, trust=trust)])
+            teacher = None if teacher is None else teacher.to(device)
+            found = task.evaluate(result.model, data.test, data, compute, teacher=teacher)
+            beside[name] = {metric: found.get(metric) for metric in BESIDE_TEACHER}
         atomic_write(folder / BESIDE, json.dumps(beside, allow_nan=False).encode())
     if asked != Beyond():
-        measured = evaluate_beyond(result.model, data, asked, device=device, seed=result.config.seed)
+        measured = task.evaluate_beyond(result.model, data, asked, compute, seed=result.config.seed)
         text = json.dumps({"asked": asked.model_dump(mode="json"), **measured}, allow_nan=False)
         atomic_write(folder / BEYOND, text.encode())
 

@@ -17,6 +17,7 @@ from tutelage.errors import NETWORK_ERRORS, NonFiniteError, TutelageError, Tutel
 from tutelage.models.modes import evaluating, restored
 from tutelage.models.outputs import Outputs
 from tutelage.models.state import dtype_note
+from tutelage.tasks import Task
 from tutelage.terms.term import View
 from tutelage.training.learner import Learner, Lesson
 
@@ -26,6 +27,7 @@ SAMPLES = 4
 def dry_run(
     learners: Sequence[Learner],
     roles: Mapping[Learner, tuple[str, ...]],
+    task: Task,
     data: Data,
     batch: Batch,
     *,
@@ -38,6 +40,7 @@ def dry_run(
     Args:
         learners: the cohort.
         roles: what is read of each learner's model on the batch at hand.
+        task: what is asked of the networks.
         data: what they train on.
         batch: from ``first_batch``.
         train_mode: whether to run them as they train too.
@@ -54,11 +57,13 @@ def dry_run(
             cohort[learner.model] = Outputs(None)
             if roles[learner]:
                 who = f"the model of learner {learner.name!r}"
-                cohort[learner.model] = _outputs(f"learner {learner.name!r}", learner.model, batch, roles[learner])
-                _check_classes(who, cohort[learner.model], data)
+                cohort[learner.model] = _outputs(
+                    f"learner {learner.name!r}", learner.model, batch, roles[learner], data
+                )
+                task.check(who, cohort[learner.model], data)
                 _warn_of_probabilities(who, cohort[learner.model])
         for learner in learners:
-            lessons[learner] = _try_terms(learner, cohort, batch, data)
+            lessons[learner] = _try_terms(learner, cohort, batch, task, data)
     for learner in learners if train_mode else ():
         with restored(learner.model, learner.modules), torch.no_grad():
             learner.train()
@@ -66,7 +71,7 @@ def dry_run(
                 read = roles[learner] if view is None else learner.roles(view)
                 if read:
                     who = f"learner {learner.name!r} in train mode"
-                    _check_classes(who, _outputs(who, learner.model, lesson.batch, read), data)
+                    task.check(who, _outputs(who, learner.model, lesson.batch, read, data), data)
 
 
 def first_batch(data: Data, device: torch.device) -> Batch:
@@ -77,14 +82,16 @@ def first_batch(data: Data, device: torch.device) -> Batch:
     return replace(batch, key=key, second=batch.inputs)
 
 
-def _outputs(who: str, model: nn.Module, batch: Batch, roles: Sequence[str]) -> Outputs:
+def _outputs(who: str, model: nn.Module, batch: Batch, roles: Sequence[str], data: Data) -> Outputs:
     try:
         outputs: Outputs = model.tap(batch.inputs, roles)  # type: ignore[operator]
     except TutelageError:
         raise
     except NETWORK_ERRORS as error:
         shape = tuple(batch.inputs.shape[1:])
-        raise TutelageError(f"{who} cannot take images of shape {shape}: {_because(error, model)}") from error
+        raise TutelageError(
+            f"{who} cannot take {data.modality.noun} of shape {shape}: {_because(error, model)}"
+        ) from error
     return outputs
 
 
@@ -95,21 +102,10 @@ def _because(error: Exception, *models: nn.Module) -> str:
     return f"{said}; try --precision float32" if "BFloat16" in said else said
 
 
-def _check_classes(who: str, outputs: Outputs, data: Data) -> None:
-    logits = outputs.logits
-    if logits is None:
-        return
-    if logits.ndim != 2 or logits.shape[1] != data.num_classes:
-        raise TutelageError(
-            f"{who} gives outputs of shape {tuple(logits.shape)} for {data.num_classes} classes of {data.name}; "
-            f"give it a classifier with {data.num_classes} outputs"
-        )
-
-
 def _warn_of_probabilities(who: str, outputs: Outputs) -> None:
     """Warn where logits are probabilities, whose softmax is nearly uniform. Logarithms of probabilities are logits."""
     for logits in (each.logits for each in outputs.members or (outputs,)):
-        if logits is None or logits.shape[1] == 1:
+        if logits is None or logits.ndim != 2 or logits.shape[1] == 1:
             continue
         if bool(((logits >= 0) & ((logits.sum(1, keepdim=True) - 1).abs() < 0.01)).all()):
             warnings.warn(
@@ -134,12 +130,12 @@ def not_finite(outputs: Outputs) -> tuple[str, float] | None:
 
 
 def _try_terms(
-    learner: Learner, cohort: Mapping[nn.Module, Outputs], batch: Batch, data: Data
+    learner: Learner, cohort: Mapping[nn.Module, Outputs], batch: Batch, task: Task, data: Data
 ) -> dict[View | None, Lesson]:
-    lesson = Lesson(batch, cohort[learner.model], _teacher(learner, batch, None, cohort, data))
+    lesson = Lesson(batch, cohort[learner.model], _teacher(learner, batch, None, cohort, task, data))
     lessons: dict[View | None, Lesson] = {None: lesson}
     for view in learner.views():
-        lessons[view] = _shown(learner, view, lesson, data)
+        lessons[view] = _shown(learner, view, lesson, task, data)
     for name, weighted in learner.terms.items():
         term, lesson = weighted.term, lessons[weighted.view]
         teacher = lessons[None].student if weighted.between else lesson.teacher
@@ -160,7 +156,7 @@ def _try_terms(
 
 
 def _teacher(
-    learner: Learner, batch: Batch, view: View | None, cohort: Mapping[nn.Module, Outputs], data: Data
+    learner: Learner, batch: Batch, view: View | None, cohort: Mapping[nn.Module, Outputs], task: Task, data: Data
 ) -> Outputs | None:
     wanted = learner.teacher_roles(view=view)
     if learner.source is None or not wanted:
@@ -172,12 +168,12 @@ def _teacher(
     except NETWORK_ERRORS as error:
         shape = tuple(batch.inputs.shape[1:])
         raise TutelageError(
-            f"the source of learner {learner.name!r} cannot teach on images of shape {shape}: "
+            f"the source of learner {learner.name!r} cannot teach on {data.modality.noun} of shape {shape}: "
             f"{_because(error, *learner.source.models)}"
         ) from error
     if not learner.source.reads:  # a cohort has been looked at already
         who = f"the teacher of learner {learner.name!r}"
-        _check_classes(who, teacher, data)
+        task.check(who, teacher, data)
         if found := not_finite(teacher):
             raise NonFiniteError(teacher_not_finite(learner.name, *found))
         _warn_of_probabilities(who, teacher)
@@ -192,7 +188,7 @@ def teacher_not_finite(name: str, role: str, value: float) -> str:
     )
 
 
-def _shown(learner: Learner, view: View, lesson: Lesson, data: Data) -> Lesson:
+def _shown(learner: Learner, view: View, lesson: Lesson, task: Task, data: Data) -> Lesson:
     who = f"{type(view).__name__} of learner {learner.name!r}"
     try:
         batch: object = view(lesson.batch, lesson.student, lesson.teacher)
@@ -208,9 +204,9 @@ def _shown(learner: Learner, view: View, lesson: Lesson, data: Data) -> Lesson:
             f"it has shape {tuple(batch.weight.shape)}"
         )
     student = _outputs(
-        f"learner {learner.name!r}, shown {type(view).__name__},", learner.model, batch, learner.roles(view)
+        f"learner {learner.name!r}, shown {type(view).__name__},", learner.model, batch, learner.roles(view), data
     )
-    return Lesson(batch, student, _teacher(learner, batch, view, {}, data))
+    return Lesson(batch, student, _teacher(learner, batch, view, {}, task, data))
 
 
 def _check_value(who: str, value: object, samples: int) -> None:

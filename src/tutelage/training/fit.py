@@ -12,11 +12,13 @@ from tutelage.data.data import Data, Split
 from tutelage.data.loader import mix
 from tutelage.data.orders import Order, shuffled
 from tutelage.errors import TutelageError, one_line
+from tutelage.tasks import Task, find
 from tutelage.training.checkpoint import Checkpoints, seeded
 from tutelage.training.hardware import resolve
 from tutelage.training.learner import Learner
-from tutelage.training.loop import Loop, Record, Selected
+from tutelage.training.loop import Loop, Record
 from tutelage.training.processes import Processes
+from tutelage.training.selection import Selected
 from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import UpdateRule, together
 
@@ -29,7 +31,7 @@ class Fitted:
         history: a record an epoch: ``epoch``, ``lr``, ``learners`` (each one's terms and accuracies), ``seconds`` and
             ``forward_passes``, the samples that were run through networks that learn ("student") and through those that
             only teach ("teacher", an attack on one included), in all processes. The held-out part is not counted.
-        selected: by learner's name; absent where nothing was held out or no logits were trained.
+        selected: by learner's name; absent where nothing was held out or nothing was trained that the task evaluates.
     """
 
     history: tuple[Record, ...]
@@ -51,6 +53,7 @@ def fit(
     report: Callable[[Record], None] | None = None,
     processes: Processes | None = None,
     seat: Seat | None = None,
+    task: Task | None = None,
 ) -> Fitted:
     """Train learners on a data set, in place.
 
@@ -67,6 +70,7 @@ def fit(
         checkpoints: where to keep the state after each epoch, and to go on from if some are there.
         report: called with each epoch's record, also with those that a resumed fit has behind it.
         processes: which process this is, when several train together.
+        task: what is asked of the networks, which an epoch is selected by; that of the data's targets unless given.
         seat: the place among those that train side by side in this process, see ``side_by_side``.
 
     Returns:
@@ -82,7 +86,19 @@ def fit(
     hardware = resolve(hardware or Hardware(), processes)
     with ExitStack() as stack:
         stack.enter_context(seeded(mix(seed, 1)))
-        loop = Loop(learners, data, recipe, hardware, update, seed, processes, order, streams or {}, seat)
+        loop = Loop(
+            learners,
+            data,
+            recipe,
+            hardware,
+            update,
+            seed,
+            processes,
+            order,
+            streams or {},
+            seat,
+            task or find(data.targets.task),
+        )
         if checkpoints:
             _go_on(loop, checkpoints)
         for record in loop.history:
@@ -102,7 +118,7 @@ def fit(
     for learner in learners:
         learner.model.eval()
         learner.deployed.eval()
-    return Fitted(tuple(loop.history), loop.selected)
+    return Fitted(tuple(loop.history), loop.selection.selected)
 
 
 def _go_on(loop: Loop, checkpoints: Checkpoints) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,10 +85,9 @@ class Learner:
             found += [role for w in self._active(None) if w.between for role in w.term.teacher_roles]
         return tuple(dict.fromkeys(found))
 
-    @property
-    def gives_logits(self) -> bool:
-        """Whether any of its terms reads the student's logits, so that it is a classifier to be judged."""
-        return any("logits" in self.roles(view) for view in (None, *self.views()))
+    def reads(self, roles: Collection[str]) -> bool:
+        """Whether any of its terms reads one of these roles of the student."""
+        return any(role in roles for view in (None, *self.views()) for role in self.roles(view))
 
     @property
     def reads_labels(self) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,9 +17,8 @@ from tutelage.data.data import Data, Split
 from tutelage.data.loader import Batches, mix
 from tutelage.data.orders import Order
 from tutelage.errors import NonFiniteError, TutelageError
-from tutelage.evaluation.metrics import accuracy
-from tutelage.evaluation.predict import predict
 from tutelage.models.state import check_state, shared_names, shared_text
+from tutelage.tasks import Task
 from tutelage.training.checkpoint import Checkpoints, generators, generators_restored, restore_generators
 from tutelage.training.compiling import Compiling
 from tutelage.training.dry_run import dry_run, first_batch, not_finite, teacher_not_finite
@@ -30,21 +27,13 @@ from tutelage.training.learner import Learner
 from tutelage.training.meter import Meter
 from tutelage.training.optim import lr_factor, make_optimizer
 from tutelage.training.processes import Processes
+from tutelage.training.selection import Selection
 from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import Step, UpdateRule
 
 CHECK_EVERY = 50  # steps between looks for NaN: a look waits for the device
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Selected:
-    """A learner as it was at its best epoch, judged on the held-out part."""
-
-    epoch: int
-    accuracy: float
-    state: Mapping[str, Tensor] = field(repr=False)
 
 
 class Loop:
@@ -62,11 +51,12 @@ class Loop:
         order: Order,
         streams: Mapping[str, Split],
         seat: Seat | None,
+        task: Task,
     ) -> None:
         _check_learners(learners)
         _check_networks(learners)
         self.learners, self.data, self.recipe, self.hardware = tuple(learners), data, recipe, hardware
-        self.update, self.processes, self.seat = update, processes, seat
+        self.update, self.processes, self.seat, self.task = update, processes, seat, task
         device = torch.device(hardware.device)
         batches = partial(
             Batches,
@@ -95,7 +85,7 @@ class Loop:
             for models in (*((learner.model, learner.deployed) for learner in learners), *((m,) for m in taught_by)):
                 place(*dict.fromkeys(models), hardware=hardware, example=batch.inputs)
             with autocast(hardware):
-                dry_run(learners, self.roles, data, batch)
+                dry_run(learners, self.roles, task, data, batch)
         for learner in learners:
             learner.modules.to(device)
         self.optimizers = {
@@ -106,7 +96,7 @@ class Loop:
         }
         self.compiling = Compiling(self.models, hardware.compile, recipe.epochs * len(self.batches), self._clock)
         self.history: list[Record] = []
-        self.selected: dict[str, Selected] = {}
+        self.selection = Selection(task, data, hardware)
         named = isinstance(recipe.optimizer, str)
         contiguous = [model.contiguous for model in self.models]
         self.told = {"seed": seed, "contiguous": contiguous} | recipe.model_dump(
@@ -118,7 +108,7 @@ class Loop:
         start = self._clock()
         before = self._passes()
         steps = len(self.batches)
-        meters = {learner: Meter(learner, torch.device(self.hardware.device)) for learner in self.learners}
+        meters = {learner: Meter(learner, self.task) for learner in self.learners}
         for number, batch in enumerate(self.batches.epoch(epoch, self.seat.show if self.seat else None)):
             place_in_run = epoch * steps + number
             self.compiling.before(place_in_run)
@@ -126,7 +116,7 @@ class Loop:
             step = self._step(batch, place_in_run, place_in_run / (self.recipe.epochs * steps), factor)
             self.update(step)
             for learner, values in step.values.items():
-                meters[learner].add(number, values, step.logits.get(learner), batch.targets)
+                meters[learner].add(number, values, step.learnt[learner], batch)
             if (number + 1) % CHECK_EVERY == 0 or number + 1 == steps:
                 self._check_finite(meters, epoch, checkpoints)
         self._check_weights(epoch, checkpoints)
@@ -134,9 +124,7 @@ class Loop:
         passes = self.processes.total(*(now - then for now, then in zip(self._passes(), before, strict=True)))
         record: Record = {"epoch": epoch + 1, "lr": lr, "learners": {}}
         for learner, meter in meters.items():
-            entry: Record = meter.means(self.processes)
-            if learner.gives_logits:
-                entry |= self._validate(learner, epoch)
+            entry = meter.means(self.processes) | self.selection.after_epoch(learner, epoch + 1)
             record["learners"][learner.name] = entry
         record["forward_passes"] = dict(zip(("student", "teacher"), passes, strict=True))
         record["seconds"] = round(self._clock() - start, 3)
@@ -178,26 +166,6 @@ class Loop:
         optimizer.step()
         if learner.source is not None:
             learner.source.after_step()
-
-    def _validate(self, learner: Learner, epoch: int) -> Record:
-        if self.data.validation is None:
-            return {}
-        amp = torch.bfloat16 if self.hardware.precision == "bfloat16" else None
-        logits = predict(
-            learner.deployed,
-            self.data.validation,
-            device=self.hardware.device,
-            amp=amp,
-            workers=self.hardware.workers,
-        )
-        share = float(accuracy(logits, _hard(self.data.validation.labels).to(logits.device)))
-        if math.isnan(share):  # none of the held-out samples has a label to judge by
-            return {}
-        best = self.selected.get(learner.name)
-        if best is None or share > best.accuracy:
-            state = {name: value.detach().clone() for name, value in learner.deployed.module.state_dict().items()}
-            self.selected[learner.name] = Selected(epoch + 1, share, state)
-        return {"validation_accuracy": share}
 
     def _check_finite(self, meters: Mapping[Learner, Meter], epoch: int, checkpoints: Checkpoints | None) -> None:
         for learner, meter in meters.items():
@@ -254,7 +222,7 @@ class Loop:
                 for learner in self.learners
             ],
             "update": self.update.state_dict() if hasattr(self.update, "state_dict") else {},
-            "selected": {n: (s.epoch, s.accuracy, dict(s.state)) for n, s in self.selected.items()},
+            "selected": self.selection.state_dict(),
             "history": self.history,
             "compiled": self.compiling.decided,
             "generators": generators(),
@@ -273,7 +241,7 @@ class Loop:
                 learner.source.load_state_dict(kept["source"])
         if hasattr(self.update, "load_state_dict"):
             self.update.load_state_dict(state["update"])
-        self.selected = {name: Selected(*kept) for name, kept in state["selected"].items()}
+        self.selection.load_state_dict(state["selected"])
         self.history = list(state["history"])
         self.compiling.take_up(state.get("compiled"))
         restore_generators(state["generators"])
@@ -337,10 +305,6 @@ def roles_of(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
         if other.source is not None and learner.model in other.source.reads:
             wanted += other.teacher_roles()
     return tuple(dict.fromkeys(wanted))
-
-
-def _hard(labels: Tensor) -> Tensor:
-    return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 def _kept(checkpoints: Checkpoints | None) -> str:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tutelage.data.batch import UNLABELLED
+from tutelage.data.batch import Batch
+from tutelage.models.outputs import Outputs
+from tutelage.tasks import Task
 from tutelage.training.learner import Learner
 from tutelage.training.processes import Processes
 
@@ -22,29 +24,25 @@ class NotFinite:
 
 
 class Meter:
-    """The terms' values and the right answers of one learner in one epoch.
+    """The values of one learner's terms in one epoch, and the task's main metric over what it was trained on.
 
     An update rule need not step every learner on every batch: only the steps it was trained on count.
     """
 
-    def __init__(self, learner: Learner, device: torch.device) -> None:
-        self.terms = list(learner.terms)
+    def __init__(self, learner: Learner, task: Task) -> None:
+        self.terms, self._task = list(learner.terms), task
         self._values: list[Tensor] = []
         self._steps: list[int] = []
         self._looked = 0
-        self._right, self._labelled = torch.zeros(2, 1, device=device).unbind()
-        self._answers = False
+        self._tally: Tensor | None = None
 
-    def add(self, step: int, values: Tensor, logits: Tensor | None, targets: Tensor) -> None:
-        """Take in one step: each term's value (terms,), the logits (B, C) if there were any, and the targets."""
+    def add(self, step: int, values: Tensor, outputs: Outputs, batch: Batch) -> None:
+        """Take in one step: each term's value (terms,), and what the learner gave for the batch."""
         self._values.append(values)
         self._steps.append(step)
-        if logits is not None:
-            self._answers = True
-            targets = targets if targets.ndim == 1 else targets.argmax(1)
-            labelled = targets != UNLABELLED
-            self._right += ((logits.detach().argmax(1) == targets) & labelled).sum()
-            self._labelled += labelled.sum()
+        tally = self._task.tally(outputs, batch)
+        if tally is not None:
+            self._tally = tally if self._tally is None else self._tally + tally
 
     def first_not_finite(self, processes: Processes) -> NotFinite | None:
         """The first value that is not finite, in any process, among those added since the last look."""
@@ -59,12 +57,12 @@ class Meter:
         return NotFinite(self._steps[new][row], self.terms[column], float(table[row, column]))
 
     def means(self, processes: Processes) -> dict[str, float]:
-        """Each term's mean over the epoch, and the accuracy on the labels given."""
+        """Each term's mean over the epoch, and ``train_`` and the task's main metric on the labels given."""
         result: dict[str, float] = {}
         if self._values:
             result |= zip(self.terms, processes.mean(torch.stack(self._values).mean(0)).tolist(), strict=True)
-        if self._answers:
-            right, labelled = processes.mean(torch.cat([self._right, self._labelled])).tolist()
-            if labelled:
-                result["train_accuracy"] = right / labelled
+        if self._tally is not None:
+            total, count = processes.mean(self._tally).tolist()
+            if count:
+                result[f"train_{self._task.main}"] = total / count
         return result

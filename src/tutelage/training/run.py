@@ -11,23 +11,25 @@ import torch
 from torch import Tensor
 
 from tutelage.config import Hardware, Recipe
-from tutelage.data.data import Data, Split, check_every_class_taught
+from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order, mix
 from tutelage.data.orders import Order, shuffled
 from tutelage.errors import TutelageError
-from tutelage.evaluation.predict import predict
+from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.files import atomic_write
-from tutelage.models.generator import Generator
 from tutelage.models.state import shared_names, shared_text
 from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore, Frozen
 from tutelage.sources.source import ask
+from tutelage.tasks import Task, find, recognised
+from tutelage.terms.term import Term, Weighted
 from tutelage.training.checkpoint import Checkpoints, generators_restored, seeded
 from tutelage.training.fit import Fitted, fit
 from tutelage.training.hardware import place, resolve
 from tutelage.training.learner import Learner
-from tutelage.training.loop import Loop, Record, Selected
+from tutelage.training.loop import Loop, Record
 from tutelage.training.processes import Processes
+from tutelage.training.selection import Selected
 from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import UpdateRule, together
 
@@ -53,6 +55,8 @@ class Run:
         write: writes a whole file in that folder at once.
         answers: where the teachers' answers are kept and found; without one they are asked each time.
         report: called with a record an epoch, which names the number of its fit.
+        check_labels: whether to refuse labels that the task cannot be trained by, a class without a sample for
+            instance, where a term reads labels.
         seat: the run's place among those that train side by side.
     """
 
@@ -71,15 +75,32 @@ class Run:
         report: Callable[[Record], None] | None = None,
         processes: Processes | None = None,
         seat: Seat | None = None,
+        check_labels: bool = False,
     ) -> None:
+        self._check_labels = check_labels
         self.data, self.recipe, self.hardware = data, recipe or Recipe(), hardware or Hardware()
         self.seed, self.folder, self.answers, self.seat = seed, folder, answers, seat
         self.processes = processes or Processes.current(self.hardware.device)
         self._student, self._teachers, self._report, self._write = student, tuple(teachers), report, write
-        self.trains: str | None = None
-        """What kind of network the method at work trains; one of another kind is refused."""
+        self.task = find(data.targets.task)
+        """What is asked of the student: what the data's targets are for, unless the method is for another task."""
+        self._begun = False
+        self.notes: dict[str, Any] = {}
         self.fits: list[Fitted] = []
         self.selected: dict[Tapped, Selected] = {}
+
+    def begin(self, task: Task) -> None:
+        """Train for this task.
+
+        Raises:
+            TutelageError: the data cannot be evaluated for it.
+        """
+        task.check_data(self.data)
+        self.task, self._begun = task, True
+
+    def note(self, **values: Any) -> None:
+        """Keep what the method found out that is no metric, under ``notes`` in ``result.json``: plain JSON values."""
+        self.notes |= values
 
     @property
     def epochs(self) -> int:
@@ -95,7 +116,7 @@ class Run:
         with first_weights(self.seed, number):
             model = self._student()
         self._check_unshared(model)
-        return self._of_its_kind(model)
+        return self._suited(model)
 
     def _check_unshared(self, student: Tapped) -> None:
         """Refuse a student with parts of a teacher, which would be frozen with it, or change it."""
@@ -114,17 +135,33 @@ class Run:
         if not self._teachers:
             raise TutelageError("this method needs a teacher: give a trained run's folder with --teacher (teacher=...)")
         for teacher in self._teachers:
-            self._of_its_kind(teacher)
+            self._suited(teacher)
         return self._teachers
 
-    def _of_its_kind(self, model: Tapped) -> Tapped:
-        kind = "generator" if isinstance(model, Generator) else "classifier"
-        if self.trains not in (None, kind):
-            raise TutelageError(
-                f"{type(model.module).__name__} is a {kind}, and this method is for {self.trains}s; "
-                f"give it a {self.trains}, or choose a method for {kind}s"
-            )
+    def _suited(self, model: Tapped) -> Tapped:
+        """Refuse a network that cannot be meant for the task of the method at work."""
+        if self._begun:
+            other = recognised(model.module)
+            if other is not None and other is not self.task:
+                raise TutelageError(
+                    f"{type(model.module).__name__} is a network for {other.name}, and this method is for "
+                    f"{self.task.name}; give it another network, or choose a method for {other.name}"
+                )
+            self.task.check_network(model)
         return model
+
+    def example(self, model: Tapped, count: int = 2) -> Tensor:
+        """Constant inputs of a network, where it is: what operations on networks and cost estimates run it on."""
+        return self.task.example(model, self.data, count)
+
+    def label_terms(self, kd_alpha: float = 0.0, kd_temperature: float = 4.0) -> dict[str, Term | Weighted]:
+        """The task's supervised loss as a term; with ``kd_alpha``, Hinton's: (1 - alpha) label loss + alpha T^2 KL.
+
+        Raises:
+            TutelageError: the task has no label loss or, where ``kd_alpha`` is above 0, no soft targets.
+        """
+        terms: dict[str, Term | Weighted] = {self.task.loss_name: (1 - kd_alpha) * self.task.label_loss()}
+        return terms | {"kd": kd_alpha * self.task.soft_targets(kd_temperature)} if kd_alpha else terms
 
     def frozen(self, *teachers: Tapped) -> Frozen:
         """Teachers as a source, whose answers come from the run's store if it has one, or from others' questions."""
@@ -152,13 +189,19 @@ class Run:
         count = min(len(student.stages), len(teacher.stages))
         return tuple(zip(student.stages[-count:], teacher.stages[-count:], strict=True))
 
-    def predict(self, model: Tapped, split: Split) -> Tensor:
-        """A network's logits for a part of the data, (N, C) float32 on the CPU: eval mode, no augmentation."""
+    def predict(self, model: Tapped, split: Split, roles: Sequence[str] = ("logits",)) -> Tensor:
+        """What a network gives for a part of the data under these roles, side by side: eval mode, no augmentation.
+
+        Returns:
+            (N, C) logits, or (N, K) of roles that are vectors; float32 on the CPU.
+        """
         hardware = resolve(self.hardware, self.processes)
         with generators_restored():
             example = next(in_order(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
             place(model, hardware=hardware, example=example)
-        return predict(model, split, device=hardware.device, workers=hardware.workers).cpu()
+        if tuple(roles) == ("logits",):
+            return predict(model, split, device=hardware.device, workers=hardware.workers).cpu()
+        return predict_roles(model, split, roles, device=hardware.device).cpu()
 
     def check(self, *learners: Learner) -> None:
         """Refuse now what a later fit of these learners will refuse, before an earlier fit has taken its time.
@@ -169,12 +212,24 @@ class Run:
         self.check_labels(learners)
         hardware = resolve(self.hardware, self.processes)
         with seeded(mix(self.seed, 1)):
-            Loop(learners, self.data, self.recipe, hardware, together, self.seed, self.processes, shuffled, {}, None)
+            Loop(
+                learners,
+                self.data,
+                self.recipe,
+                hardware,
+                together,
+                self.seed,
+                self.processes,
+                shuffled,
+                {},
+                None,
+                self.task,
+            )
 
     def check_labels(self, learners: Sequence[Learner]) -> None:
-        """Refuse data in which a class has no labelled training sample, if a term of these learners needs labels."""
-        if any(learner.reads_labels for learner in learners):
-            check_every_class_taught(self.data)
+        """Refuse training labels that the task cannot be trained by, if a term of these learners reads labels."""
+        if self._check_labels and any(learner.reads_labels for learner in learners):
+            self.task.check_labels(self.data)
 
     def fit(
         self,
@@ -184,6 +239,7 @@ class Run:
         order: Order = shuffled,
         streams: Mapping[str, Split] | None = None,
         until: Callable[[Record], bool] | None = None,
+        task: Task | None = None,
         **changes: Any,
     ) -> Fitted:
         """Train learners together, in place.
@@ -193,6 +249,7 @@ class Run:
             update: how it steps.
             data: what to train on, where that is not the run's own.
             order, streams, until: as in ``tutelage.training.fit``.
+            task: what the learners are evaluated by in this fit, where that is not the run's own.
             changes: fields of the recipe that differ in this fit, ``epochs`` for instance.
         """
         self.check_labels(learners)
@@ -219,6 +276,7 @@ class Run:
             report=report,
             processes=self.processes,
             seat=self.seat,
+            task=self.task if task is None else task,
         )
         self.fits.append(fitted)
         for learner in learners:

@@ -28,7 +28,7 @@ class Step:
         progress: how far the run is, in [0, 1).
         learners: the cohort, in order.
         outputs: what each model last gave for this batch; the cohort that ``Peers`` reads.
-        values, logits: each learner's terms and logits in the pass that it learnt from, for the history.
+        values, learnt: each learner's terms and outputs in the pass that it learnt from, for the history.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Step:
         self.batch, self.number, self.progress, self.learners = batch, number, progress, learners
         self.outputs: dict[nn.Module, Outputs] = {}
         self.values: dict[Learner, Tensor] = {}
-        self.logits: dict[Learner, Tensor | None] = {}
+        self.learnt: dict[Learner, Outputs] = {}
         self._taught: dict[Learner, Outputs | None] = {}
         self._streams, self._roles, self._apply, self._autocast = streams, roles, apply, autocast
 
@@ -73,7 +73,7 @@ class Step:
         else:
             outputs = Outputs(None)
         self.outputs[learner.model] = outputs
-        self.logits[learner] = outputs.logits
+        self.learnt[learner] = outputs
         return outputs
 
     def _shown(self, learner: Learner, view: View, student: Outputs, teacher: Outputs | None) -> Lesson:

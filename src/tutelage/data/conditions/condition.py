@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tutelage.data.data import Data, Split, class_counts
+from tutelage.data.data import Data, Split
+from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 
 Labels = NDArray[np.int64]

@@ -75,7 +75,7 @@ def flip_rates(draws: Numbers, rate: float) -> Numbers:
 def _normalised(data: Data, places: Tensor) -> Tensor:
     """The pixels of these training images, (B, H W channels) float32, with mean 0 and deviation 1 by channel."""
     mean, std = (torch.tensor(values) for values in data.mean_std)
-    pixels = data.train.images[places].cpu().float() / 255
+    pixels = data.train.inputs[places].cpu().float() / 255
     return ((pixels - mean) / std).flatten(1)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from tutelage.data.modality import Modality
 from tutelage.errors import TutelageError, one_line
 
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
@@ -40,25 +41,33 @@ class Wanted:
     """What the network is for.
 
     Attributes:
-        num_classes, image_shape: of the data.
+        num_classes: of the data.
+        input_shape: of one of its inputs.
+        modality: what its inputs are.
         pretrained: whether it comes with its published weights.
         normalised: whether its mean and standard deviation are known already, so that none has to be looked up.
     """
 
     num_classes: int
-    image_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
+    modality: Modality
     pretrained: bool
     normalised: bool = False
 
     def arguments(self) -> dict[str, Any]:
-        """What a user's factory may ask for by name; ``image_size`` is one number for square images."""
-        channels, height, width = self.image_shape
-        return {
-            "num_classes": self.num_classes,
-            "in_channels": channels,
-            "image_shape": self.image_shape,
-            "image_size": height if height == width else (height, width),
-        }
+        """What a user's factory may take by name."""
+        return {"num_classes": self.num_classes, **self.modality.offers(self.input_shape)}
+
+    def image_shape(self, spec: str) -> tuple[int, int, int]:
+        """(C, H, W), for a network that takes images.
+
+        Raises:
+            TutelageError: the data has none.
+        """
+        if len(self.input_shape) != 3:
+            raise TutelageError(f"{spec!r} takes images, and the data has {self.modality.noun}; choose another network")
+        channels, height, width = self.input_shape
+        return channels, height, width
 
 
 def extra(spec: str, package: str, extra: str, advice: str = "") -> Any:

@@ -22,7 +22,7 @@ def from_timm(spec: str, name: str, wanted: Wanted) -> Built:
         raise TutelageError(
             f"timm has no model {name!r}{guess(name, known)}: timm.list_models() lists all {len(known)}"
         )
-    shape = wanted.image_shape
+    shape = wanted.image_shape(spec)
     create = functools.partial(
         timm.create_model,
         name,

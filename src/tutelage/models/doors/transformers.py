@@ -42,7 +42,7 @@ class LogitsOf(nn.Module):
 def from_transformers(spec: str, name: str, wanted: Wanted) -> Built:
     """A model of the hub or of a folder, always with its weights."""
     transformers = extra(spec, "transformers", extra="hf")
-    channels = wanted.image_shape[0]
+    channels = wanted.image_shape(spec)[0]
     with building(spec):
         network = transformers.AutoModelForImageClassification.from_pretrained(
             name,

@@ -1,0 +1,248 @@
+"""What the inputs of a data set are: pixels, vectors, tokens, waveforms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tutelage.data.arrays import as_images, as_numbers, as_whole_numbers, check_image_shape
+from tutelage.data.images import Images
+from tutelage.data.views import AsIs, CropsAndFlips, Views
+from tutelage.errors import TutelageError
+
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+
+SMALLEST_STD = 1e-6  # a channel that never varies is divided by 1
+
+
+@dataclass(frozen=True, slots=True)
+class Modality:
+    """From a stored sample to a network's input, a batch at a time, on the device.
+
+    The frame that each kind of input fills in. A stored batch is what a part's ``inputs[places]`` gives; a network
+    takes one tensor, whatever the kind.
+    """
+
+    noun: ClassVar[str] = "inputs"
+    """What messages call several of them."""
+
+    unaugmented: ClassVar[Views] = AsIs()
+    """The views of data that are not augmented."""
+
+    def augmented(self, stored: tuple[int, ...]) -> Views:
+        """The usual augmentation of samples of this stored shape; none unless a kind has one."""
+        return self.unaugmented
+
+    def store(self, inputs: object, what: str) -> Tensor:
+        """An array or a tensor in memory as it is stored, (N, ...).
+
+        Args:
+            inputs: the values.
+            what: what an error calls them.
+
+        Raises:
+            TutelageError: another shape, dtype or range; the text says which is expected.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define store(inputs, what)")
+
+    def check_files(self, inputs: Images, what: str) -> None:
+        """Refuse inputs that are read from files when they are needed, and have another shape than stored ones.
+
+        Raises:
+            TutelageError: they have, or this kind is kept in memory alone.
+        """
+        raise TutelageError(f"{what} are no array; {self.noun} are kept in memory, as a tensor or a NumPy array")
+
+    def changed(self, inputs: object) -> str | None:
+        """What storing does to these values, for the record; ``None`` where they are kept as they are."""
+        return None
+
+    def arrange(self, stored: Tensor) -> Tensor:
+        """Stored inputs (B, ...) with the axes in the order that networks take."""
+        return stored
+
+    def ready(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """Arranged inputs as a network takes them."""
+        return arranged
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one network input, from that of one stored sample."""
+        return stored
+
+    def mean_std(self, batches: Iterator[Tensor]) -> MeanStd:
+        """Mean and standard deviation of each channel that networks normalise by; 0 and 1 where they do not."""
+        return (0.0,), (1.0,)
+
+    def example(self, count: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+        """``count`` constant inputs of this shape, for counting operations, exporting and rebuilding networks."""
+        return torch.full((count, *shape), 0.5, dtype=torch.float32, device=device)
+
+    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """The arguments about the input that a function that builds networks may take by name."""
+        return {"input_shape": shape}
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels(Modality):
+    """Images (H, W, C) uint8; networks take (C, H, W) float32 in [0, 1]."""
+
+    noun: ClassVar[str] = "images"
+
+    unaugmented: ClassVar[Views] = CropsAndFlips()
+
+    def augmented(self, stored: tuple[int, ...]) -> Views:
+        """Crops of images padded by an eighth of their height, and flips of coloured ones."""
+        height, _, channels = stored
+        return CropsAndFlips(pad=height // 8, flip=channels == 3)
+
+    def store(self, inputs: object, what: str) -> Tensor:
+        """(N, H, W) or (N, H, W, C), uint8 or floats in [0, 1], to (N, H, W, C) uint8."""
+        return as_images(inputs, what)
+
+    def check_files(self, inputs: Images, what: str) -> None:
+        """(N, H, W, C) with 1, 3 or 4 channels."""
+        check_image_shape(inputs.shape, what)
+
+    def changed(self, inputs: object) -> str | None:
+        """Floats are rounded to 256 levels; files are read as uint8."""
+        dtype = str(getattr(inputs, "dtype", "uint8")).removeprefix("torch.")
+        return None if dtype == "uint8" else "rounded_to_uint8"
+
+    def arrange(self, stored: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, C, H, W), in the same memory."""
+        return stored.permute(0, 3, 1, 2)
+
+    def ready(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """uint8 to float32 in [0, 1]."""
+        return arranged.to(torch.float32, memory_format=layout).div_(255)
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """(H, W, C) to (C, H, W)."""
+        height, width, channels = stored
+        return channels, height, width
+
+    def mean_std(self, batches: Iterator[Tensor]) -> MeanStd:
+        """Of the pixels in [0, 1], each (C,)."""
+        return _mean_std(stored.reshape(-1, stored.shape[-1]).double() / 255 for stored in batches)
+
+    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """``image_size`` is one number for square images."""
+        channels, height, width = shape
+        return {
+            "in_channels": channels,
+            "image_shape": shape,
+            "image_size": height if height == width else (height, width),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors(Modality):
+    """Measurements (D,) or (L, D), float32; networks take them as they are, and normalise each of the D features."""
+
+    noun: ClassVar[str] = "vectors"
+
+    def store(self, inputs: object, what: str) -> Tensor:
+        """(N, D) or (N, L, D) finite numbers to float32."""
+        return as_numbers(inputs, what, "vectors (N, D) or (N, L, D)", axes=(2, 3), missing=False)
+
+    def mean_std(self, batches: Iterator[Tensor]) -> MeanStd:
+        """Of each feature, (D,); of (L, D) inputs, whose channels are no second axis, nothing is normalised."""
+        batches = iter(batches)
+        first = next(batches)
+        if first.ndim != 2:
+            return (0.0,), (1.0,)
+        return _mean_std(batch.double() for batch in _again(first, batches))
+
+    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """``in_features`` is D."""
+        return {"in_features": shape[-1], "input_shape": shape}
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens(Modality):
+    """Token numbers (L,) int64; networks take them as they are.
+
+    Attributes:
+        vocabulary: how many tokens there are, padding among them.
+        padding: the number that fills shorter texts.
+    """
+
+    vocabulary: int
+    padding: int = 0
+
+    noun: ClassVar[str] = "texts"
+
+    def store(self, inputs: object, what: str) -> Tensor:
+        """(N, L) numbers of tokens, below the size of the vocabulary, to int64."""
+        return as_whole_numbers(inputs, what, "token numbers (N, L)", low=0, high=self.vocabulary - 1)
+
+    def example(self, count: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
+        """Texts of one token, which is no padding."""
+        token = int(self.padding == 0)
+        return torch.full((count, *shape), token, dtype=torch.int64, device=device)
+
+    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """``length`` is L."""
+        return {"vocabulary": self.vocabulary, "padding": self.padding, "length": shape[0], "input_shape": shape}
+
+
+@dataclass(frozen=True, slots=True)
+class Waves(Modality):
+    """Waveforms (L,) int16; networks take (1, L) float32 in [-1, 1).
+
+    Attributes:
+        rate: samples a second.
+    """
+
+    rate: int
+
+    noun: ClassVar[str] = "waveforms"
+
+    def store(self, inputs: object, what: str) -> Tensor:
+        """(N, L) whole numbers of 16 bits to int16."""
+        stored = as_whole_numbers(inputs, what, "waveforms (N, L)", low=-(2**15), high=2**15 - 1)
+        return stored.to(torch.int16)
+
+    def arrange(self, stored: Tensor) -> Tensor:
+        """(B, L) to (B, 1, L)."""
+        return stored[:, None]
+
+    def ready(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """int16 to float32 in [-1, 1)."""
+        return arranged.to(torch.float32).div_(2**15)
+
+    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """(L,) to (1, L)."""
+        return 1, *stored
+
+    def mean_std(self, batches: Iterator[Tensor]) -> MeanStd:
+        """Of all samples of all waveforms, (1,)."""
+        return _mean_std(stored.reshape(-1, 1).double() / 2**15 for stored in batches)
+
+    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """``length`` is the number of samples, ``rate`` how many make a second."""
+        return {"in_channels": 1, "length": shape[1], "rate": self.rate, "input_shape": shape}
+
+
+def _again(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
+    yield first
+    yield from rest
+
+
+def _mean_std(batches: Iterator[Tensor]) -> MeanStd:
+    """Of the columns of float64 batches (B, C)."""
+    total: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
+    count = 0
+    for batch in batches:
+        total = total + batch.sum(0).cpu()
+        squares = squares + batch.square().sum(0).cpu()
+        count += len(batch)
+    mean = torch.as_tensor(total) / count
+    std = (torch.as_tensor(squares) / count - mean.square()).clamp_min(0).sqrt()
+    std[std < SMALLEST_STD] = 1.0
+    return tuple(mean.tolist()), tuple(std.tolist())

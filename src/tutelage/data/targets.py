@@ -1,0 +1,207 @@
+"""What is known of each sample: a class, several labels, numbers, a string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from tutelage.data.arrays import as_labels, as_numbers, as_whole_numbers
+from tutelage.data.batch import UNLABELLED
+from tutelage.data.views import Views
+from tutelage.errors import TutelageError
+
+MOST_SYMBOLS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The form of a part's labels: the frame that each kind of target fills in."""
+
+    task: ClassVar[str]
+    """What is asked of a network on such data, unless the method asks for something else."""
+
+    noun: ClassVar[str]
+    """What messages call them."""
+
+    single: ClassVar[bool] = False
+    """Whether a sample has one class, so that labels can be wrong and classes rare."""
+
+    def store(self, labels: object, what: str) -> Tensor:
+        """An array or a tensor as labels are stored, (N, ...).
+
+        Raises:
+            TutelageError: another shape, dtype or range; the text says which is expected.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define store(labels, what)")
+
+    def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
+        """Refuse stored labels that do not fit the names of the classes, or of whatever they number.
+
+        Raises:
+            TutelageError: with the number of names and the one that is expected.
+        """
+
+    def size(self, labels: Tensor) -> int:
+        """How many names these labels need: of labels in columns, their number."""
+        return labels.shape[1]
+
+    def classes(self, labels: Tensor) -> Tensor:
+        """The class of each sample, (N,) int64; ``-1`` where it has none, as every sample of other kinds."""
+        return torch.full((len(labels),), UNLABELLED, device=labels.device)
+
+    def strata(self, labels: Tensor) -> Tensor:
+        """What a held-out part is stratified by, (N,) int64: the class, or nothing."""
+        return self.classes(labels)
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        """(N,) bool: which samples have a label."""
+        return self.classes(labels) != UNLABELLED
+
+    def moved(self, labels: Tensor, views: Views, view: Tensor) -> Tensor:
+        """The labels (B, ...) of inputs that are shown under these views (B,): the same, unless a kind has places."""
+        return labels
+
+    def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
+        """How many samples of a part have each of the names."""
+        return [len(labels)] * len(names)
+
+
+@dataclass(frozen=True, slots=True)
+class Classes(Targets):
+    """One class: (N,) int64, ``-1`` for no label; or a distribution over classes: (N, C) float32."""
+
+    task: ClassVar[str] = "classification"
+    noun: ClassVar[str] = "classes"
+    single: ClassVar[bool] = True
+
+    def store(self, labels: object, what: str) -> Tensor:
+        """(N,) or (N, 1) integers to (N,) int64, (N, C) distributions to float32."""
+        return as_labels(labels, what)
+
+    def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
+        """Class numbers below ``len(names)``, or as many columns."""
+        if labels.ndim == 2:
+            if labels.shape[1] != len(names):
+                raise TutelageError(f"the {what} has {labels.shape[1]} columns of soft labels for {len(names)} classes")
+            return
+        low, high = int(labels.min()), int(labels.max())
+        if high >= len(names):
+            start = "; they start at 1: subtract 1" if high == len(names) and not (labels == 0).any() else ""
+            raise TutelageError(
+                f"the {what} has labels from {low} to {high}, but there are {len(names)} classes, "
+                f"0 to {len(names) - 1}{start}"
+            )
+
+    def size(self, labels: Tensor) -> int:
+        """The columns of soft labels, or one more than the largest class number."""
+        return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1 if len(labels) else 0
+
+    def classes(self, labels: Tensor) -> Tensor:
+        """Soft labels count as their largest class."""
+        return hard(labels)
+
+    def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
+        """How many samples each class has; those without a label count for none."""
+        return class_counts(labels, len(names))
+
+
+@dataclass(frozen=True, slots=True)
+class ManyLabels(Targets):
+    """Any number of labels: (N, C) float32, 1 for a label that applies, 0 for one that does not, ``-1`` for unknown."""
+
+    task: ClassVar[str] = "multi_label"
+    noun: ClassVar[str] = "several labels a sample"
+
+    def store(self, labels: object, what: str) -> Tensor:
+        """(N, C) numbers or booleans, 0, 1 or -1, to float32."""
+        stored = as_numbers(labels, what, "several labels a sample (N, C) of 0, 1 or -1", axes=(2,), missing=False)
+        strange = stored[(stored != 0) & (stored != 1) & (stored != UNLABELLED)]
+        if len(strange):
+            raise TutelageError(f"{what} has the value {float(strange[0]):g}; labels are 0, 1, or -1 for unknown")
+        return stored
+
+    def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
+        """A column for each label."""
+        _check_columns(labels, what, names, "labels")
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        """Where at least one label is known."""
+        return (labels != UNLABELLED).any(1)
+
+    def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
+        """How many samples have each label."""
+        return (labels == 1).sum(0).tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers(Targets):
+    """Quantities: (N, K) float32, NaN for an unknown one."""
+
+    task: ClassVar[str] = "regression"
+    noun: ClassVar[str] = "quantities"
+
+    def store(self, labels: object, what: str) -> Tensor:
+        """(N, K) numbers to float32."""
+        return as_numbers(labels, what, "quantities (N, K), NaN where unknown", axes=(2,), missing=True)
+
+    def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
+        """A column for each quantity."""
+        _check_columns(labels, what, names, "quantities")
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        """Where at least one quantity is known."""
+        return (~labels.isnan()).any(1)
+
+    def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
+        """Of how many samples each quantity is known."""
+        return (~labels.isnan()).sum(0).tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Strings(Targets):
+    """A string of symbols: (N, L) int64 symbol numbers, ``-1`` where one is unknown."""
+
+    task: ClassVar[str] = "strings"
+    noun: ClassVar[str] = "strings"
+
+    def store(self, labels: object, what: str) -> Tensor:
+        """(N, L) integers to int64."""
+        return as_whole_numbers(labels, what, "strings of symbol numbers (N, L)", low=UNLABELLED, high=MOST_SYMBOLS)
+
+    def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
+        """Symbol numbers below ``len(names)``."""
+        high = int(labels.max())
+        if high >= len(names):
+            raise TutelageError(f"the {what} has the symbol number {high}, but there are {len(names)} symbols")
+
+    def size(self, labels: Tensor) -> int:
+        """One more than the largest symbol number."""
+        return int(labels.max()) + 1 if len(labels) else 0
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        """Where at least one symbol is known."""
+        return (labels != UNLABELLED).any(1)
+
+    def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
+        """How often each symbol occurs."""
+        return class_counts(labels.flatten(), len(names))
+
+
+def hard(labels: Tensor) -> Tensor:
+    """The largest class of soft labels: (N,) or (N, C) to (N,) int64."""
+    return labels if labels.ndim == 1 else labels.argmax(1)
+
+
+def class_counts(labels: Tensor, num_classes: int) -> list[int]:
+    """How many samples each class has; soft labels count for their largest class, unlabelled ones for none."""
+    classes = hard(labels)
+    return torch.bincount(classes[classes >= 0], minlength=num_classes).tolist()
+
+
+def _check_columns(labels: Tensor, what: str, names: Sequence[str], noun: str) -> None:
+    if labels.shape[1] != len(names):
+        raise TutelageError(f"the {what} has {labels.shape[1]} columns for {len(names)} {noun}")

@@ -1,0 +1,37 @@
+"""How many wrong labels a network has memorised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.ambient import default_settings
+from tutelage.data.data import Data
+from tutelage.data.targets import hard
+from tutelage.evaluation.metrics import accuracy, memorised, wrongly_labelled
+from tutelage.evaluation.numbers import number
+from tutelage.evaluation.predict import logits_of
+
+
+@default_settings()
+def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A classifier on the training part, without augmentation, by the labels given and by the clean ones.
+
+    Returns:
+        ``wrong_labels`` (how many there are), ``memorised`` (the share of them the network predicts, ``None``
+        where there is none), ``train_accuracy_clean`` and ``train_accuracy_given``.
+
+    Raises:
+        TutelageError: the network has another number of classes than the data.
+    """
+    logits = logits_of(model, "network", data, data.train, device)
+    given = hard(data.train.labels).to(logits.device)
+    clean = data.train.clean_labels.to(logits.device)
+    return {
+        "wrong_labels": int(wrongly_labelled(given, clean).sum()),
+        "memorised": number(memorised(logits, given, clean)),
+        "train_accuracy_clean": number(accuracy(logits, clean)),
+        "train_accuracy_given": number(accuracy(logits, given)),
+    }

@@ -1,0 +1,47 @@
+"""Evaluate any network on any data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tutelage.ambient import default_settings
+from tutelage.data.data import Data
+from tutelage.errors import unknown
+from tutelage.tasks.lookup import find
+from tutelage.tasks.task import Compute
+
+
+@default_settings()
+def evaluate(
+    model: nn.Module,
+    data: Data,
+    *,
+    part: str = "test",
+    device: torch.device | str = "cpu",
+    teacher: nn.Module | None = None,
+    task: str | None = None,
+) -> dict[str, Any]:
+    """A network's metrics on one part of a data set, as plain JSON values.
+
+    Args:
+        model: maps raw inputs, of images (B, C, H, W) in [0, 1], to its outputs; it must be on ``device`` already.
+        data: the data set.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
+        device: where to compute.
+        teacher: another network, on the same device, to compare with.
+        task: what is asked of the network; what the data's targets are for unless given.
+
+    Returns:
+        ``samples`` and the task's ``metrics``; ``None`` for a number that does not exist, the accuracy of a class
+        without samples for instance.
+
+    Raises:
+        TutelageError: there is no such part or task, or the network does not fit the data.
+    """
+    if part not in data.parts:
+        raise unknown("part", part, data.parts)
+    asked = find(data.targets.task if task is None else task)
+    return asked.evaluate(model, data.parts[part], data, Compute(device), teacher=teacher)

@@ -1,0 +1,117 @@
+"""Any number of labels a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.data.data import Data, Split
+from tutelage.errors import TutelageError
+from tutelage.evaluation.numbers import number, numbers
+from tutelage.evaluation.predict import predict
+from tutelage.models.outputs import Outputs
+from tutelage.tasks.task import Compute, Curve, Metric, Task
+from tutelage.terms.term import Term
+
+
+class BinaryCrossEntropy(Term):
+    """-mean over known labels c of y_c log s(z_c) + (1 - y_c) log(1 - s(z_c)), s the logistic function: (B,) nats.
+
+    Labels (B, C) are 1, 0 or -1 for unknown; a sample of which no label is known counts 0.
+    """
+
+    @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        """It reads nothing of a teacher."""
+        return ()
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        """(B,) nats."""
+        if batch is None:
+            raise ValueError("BinaryCrossEntropy needs the batch, for its targets")
+        known = batch.targets != UNLABELLED
+        each = F.binary_cross_entropy_with_logits(student["logits"], batch.targets.clamp(min=0), reduction="none")
+        return each.where(known, 0.0).sum(1) / known.sum(1).clamp(min=1)
+
+
+class MultiLabel(Task):
+    """Any number of labels a sample: each logit of (B, C) above 0 is a label that is predicted."""
+
+    metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
+        {
+            "mean_average_precision": Metric("mean average precision", "higher", share=True),
+            "average_precision": Curve("average precision of each label"),
+            "micro_f1": Metric("F1 over all labels", "higher", share=True),
+            "macro_f1": Metric("mean F1 of the labels", "higher", share=True),
+            "exact_match": Metric("samples with all labels right", "higher", share=True),
+            "hamming_loss": Metric("share of wrong labels", "lower", share=True),
+            "nll": Metric("negative log-likelihood a label", "lower"),
+            "teacher_mean_average_precision": Metric("the teacher's mean average precision", None, share=True),
+        }
+    )
+
+    def label_loss(self) -> Term:
+        """Binary cross-entropy of each label."""
+        return BinaryCrossEntropy()
+
+    def check(self, who: str, outputs: Outputs, data: Data) -> None:
+        """One logit for each label."""
+        logits = outputs.logits
+        if logits is not None and (logits.ndim != 2 or logits.shape[1] != data.num_classes):
+            raise TutelageError(
+                f"{who} gives outputs of shape {tuple(logits.shape)} for the {data.num_classes} labels of {data.name}; "
+                f"give it {data.num_classes} outputs"
+            )
+
+    def evaluate(
+        self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """All metrics; a label that is never or always there has no average precision."""
+        logits = predict(model, split, device=compute.device, amp=compute.amp, workers=compute.workers).cpu()
+        labels = split.labels.cpu()
+        known, there, said = labels != UNLABELLED, labels == 1, logits > 0
+        each = average_precision(logits, labels)
+        hits = (said & there).sum(0)
+        sizes = (said & known).sum(0) + there.sum(0)
+        f1 = 2 * hits / sizes
+        wrong = (said != there) & known
+        nll = F.binary_cross_entropy_with_logits(logits, there.float(), reduction="none")[known].mean()
+        result: dict[str, Any] = {
+            "samples": len(split),
+            "mean_average_precision": number(each.nanmean()),
+            "average_precision": dict(zip(data.classes, numbers(each), strict=True)),
+            "micro_f1": number(2 * hits.sum() / sizes.sum()),
+            "macro_f1": number(f1.nanmean()),
+            "exact_match": number((~wrong[known.any(1)].any(1)).float().mean()),
+            "hamming_loss": number(wrong.sum() / known.sum()),
+            "nll": number(nll),
+        }
+        if teacher is not None:
+            answers = predict(teacher, split, device=compute.device, workers=compute.workers).cpu()
+            result["teacher_mean_average_precision"] = number(average_precision(answers, labels).nanmean())
+        return result
+
+
+def average_precision(logits: Tensor, labels: Tensor) -> Tensor:
+    """Each label's mean precision at the ranks of its samples: (N, C) and (N, C) to (C,).
+
+    Samples are ranked by the logit; equally ranked ones count as one rank. Unknown labels, ``-1``, are left out. NaN
+    for a label that no known sample has.
+    """
+    from sklearn.metrics import average_precision_score
+
+    found = []
+    for scores, column in zip(logits.T, labels.T, strict=True):
+        known = column != UNLABELLED
+        there = column[known] == 1
+        found.append(average_precision_score(there, scores[known]) if bool(there.any()) else float("nan"))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+task = MultiLabel()

@@ -1,0 +1,107 @@
+"""Quantities."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from tutelage.data.batch import Batch
+from tutelage.data.data import Data, Split
+from tutelage.errors import TutelageError
+from tutelage.evaluation.numbers import number, numbers
+from tutelage.evaluation.predict import predict
+from tutelage.models.outputs import Outputs
+from tutelage.tasks.task import Compute, Curve, Metric, Task
+from tutelage.terms.term import Term
+
+SCALES = (1e-2, 1e2)  # outside of these, a network with ordinary first weights takes long to reach its targets
+
+
+class SquaredError(Term):
+    """mean over known quantities k of (f_k - y_k)^2: (B,), in squared units of the quantities.
+
+    Labels (B, K) are NaN where unknown; a sample of which no quantity is known counts 0.
+    """
+
+    @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        """It reads nothing of a teacher."""
+        return ()
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        """(B,)."""
+        if batch is None:
+            raise ValueError("SquaredError needs the batch, for its targets")
+        known = ~batch.targets.isnan()
+        error = student["logits"] - batch.targets.where(known, 0.0)
+        return error.square().where(known, 0.0).sum(1) / known.sum(1).clamp(min=1)
+
+
+class Regression(Task):
+    """Quantities: the outputs (B, K), taken as they are, in the units of the labels."""
+
+    metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
+        {
+            "rmse": Metric("root mean squared error", "lower"),
+            "mae": Metric("mean absolute error", "lower"),
+            "r2": Metric("explained share of the variance", "higher", share=True),
+            "rmse_of_each": Curve("root mean squared error of each quantity"),
+            "teacher_rmse": Metric("the teacher's root mean squared error", None),
+        }
+    )
+
+    def label_loss(self) -> Term:
+        """The squared error."""
+        return SquaredError()
+
+    def check(self, who: str, outputs: Outputs, data: Data) -> None:
+        """One output for each quantity."""
+        values = outputs.logits
+        if values is not None and (values.ndim != 2 or values.shape[1] != data.num_classes):
+            raise TutelageError(
+                f"{who} gives outputs of shape {tuple(values.shape)} for the {data.num_classes} quantities of "
+                f"{data.name}; give it {data.num_classes} outputs"
+            )
+
+    def check_labels(self, data: Data) -> None:
+        """Quantities of which some are known, on a scale that a network with ordinary first weights can reach."""
+        labels = data.train.labels
+        for name, column in zip(data.classes, labels.T, strict=True):
+            known = column[~column.isnan()]
+            if not len(known):
+                raise TutelageError(f"no training sample of {data.name} has {name!r}; label some, or leave it out")
+            scale = float(known.double().square().mean().sqrt())
+            if not SCALES[0] <= scale <= SCALES[1]:
+                raise TutelageError(
+                    f"{name!r} of {data.name} has a root mean square of {scale:.3g}, too far from 1 to be learnt; "
+                    "subtract its mean and divide it by its standard deviation first"
+                )
+
+    def evaluate(
+        self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """All metrics, over the quantities that are known."""
+        labels = split.labels.cpu().double()
+        known = ~labels.isnan()
+        values = predict(model, split, device=compute.device, amp=compute.amp, workers=compute.workers).cpu().double()
+        error = (values - labels).where(known, 0.0)
+        counts = known.sum(0)
+        centred = (labels - labels.nanmean(0)).where(known, 0.0)
+        result: dict[str, Any] = {
+            "samples": len(split),
+            "rmse": number((error.square().sum() / known.sum()).sqrt()),
+            "mae": number(error.abs().sum() / known.sum()),
+            "r2": number((1 - error.square().sum(0) / centred.square().sum(0)).nanmean()),
+            "rmse_of_each": dict(zip(data.classes, numbers((error.square().sum(0) / counts).sqrt()), strict=True)),
+        }
+        if teacher is not None:
+            answers = predict(teacher, split, device=compute.device, workers=compute.workers).cpu().double()
+            of_teacher = (answers - labels).where(known, 0.0)
+            result["teacher_rmse"] = number((of_teacher.square().sum() / known.sum()).sqrt())
+        return result
+
+
+task = Regression()

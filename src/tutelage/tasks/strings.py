@@ -1,0 +1,85 @@
+"""Strings of a fixed length, the digits of a barcode for instance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.data.data import Data, Split
+from tutelage.errors import TutelageError
+from tutelage.evaluation.numbers import number, numbers
+from tutelage.evaluation.predict import predict
+from tutelage.models.outputs import Outputs
+from tutelage.tasks.task import Compute, Curve, Metric, Task
+from tutelage.terms import CrossEntropy
+from tutelage.terms.term import Term
+
+
+class Strings(Task):
+    """Strings of L symbols: the largest logit of (B, L, C) at each place is the symbol that is read."""
+
+    metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
+        {
+            "string_accuracy": Metric("strings read without an error", "higher", share=True),
+            "symbol_accuracy": Metric("symbols read rightly", "higher", share=True),
+            "accuracy_by_place": Curve("accuracy of each place"),
+            "nll": Metric("negative log-likelihood a symbol", "lower"),
+            "teacher_string_accuracy": Metric("the teacher's string accuracy", None, share=True),
+        }
+    )
+
+    def label_loss(self) -> Term:
+        """The mean over the places of each one's cross-entropy."""
+        return CrossEntropy()
+
+    def check(self, who: str, outputs: Outputs, data: Data) -> None:
+        """A logit for each symbol at each place."""
+        expected = (data.train.labels.shape[1], data.num_classes)
+        logits = outputs.logits
+        if logits is not None and tuple(logits.shape[1:]) != expected:
+            raise TutelageError(
+                f"{who} gives outputs of shape {tuple(logits.shape)} for strings of {expected[0]} of {expected[1]} "
+                f"symbols in {data.name}; give it outputs (B, {expected[0]}, {expected[1]})"
+            )
+
+    def tally(self, outputs: Outputs, batch: Batch) -> Tensor | None:
+        """Strings that are read without an error."""
+        if outputs.logits is None:
+            return None
+        known = (batch.targets != UNLABELLED).any(1)
+        return torch.stack([(_right(outputs.logits.detach(), batch.targets) & known).sum(), known.sum()]).float()
+
+    def evaluate(
+        self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """All metrics, over the symbols that are known."""
+        logits = predict(model, split, device=compute.device, amp=compute.amp, workers=compute.workers)
+        labels = split.labels.to(logits.device)
+        known = labels != UNLABELLED
+        hits = (logits.argmax(2) == labels) & known
+        nll = -logits.log_softmax(2).gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0]
+        result: dict[str, Any] = {
+            "samples": len(split),
+            "string_accuracy": number(_right(logits, labels)[known.any(1)].double().mean()),
+            "symbol_accuracy": number(hits.sum() / known.sum()),
+            "accuracy_by_place": numbers(hits.sum(0) / known.sum(0)),
+            "nll": number(nll[known].mean()),
+        }
+        if teacher is not None:
+            answers = predict(teacher, split, device=compute.device, workers=compute.workers)
+            right = _right(answers, labels)[known.any(1)]
+            result["teacher_string_accuracy"] = number(right.double().mean())
+        return result
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, L, C) and (B, L) to (B,) bool: every known symbol is the largest logit's."""
+    return ((logits.argmax(2) == labels) | (labels == UNLABELLED)).all(1)
+
+
+task = Strings()

@@ -1,0 +1,67 @@
+"""Evaluation on the held-out part after each epoch, and the weights of the best epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.config import Hardware
+from tutelage.data.data import Data
+from tutelage.tasks import Compute, Task
+from tutelage.training.learner import Learner
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A learner as it was at its best epoch by the held-out part.
+
+    Attributes:
+        epoch: counted from 1.
+        score: the task's main metric there.
+        state: the deployed network's ``state_dict``.
+    """
+
+    epoch: int
+    score: float
+    state: Mapping[str, Tensor] = field(repr=False)
+
+
+class Selection:
+    """Evaluates learners on the held-out part, and keeps each one's best weights.
+
+    Args:
+        task: what they are evaluated by. A learner none of whose terms reads one of its roles is not.
+        data: its validation part is used; without one nothing is selected.
+        hardware: resolved.
+    """
+
+    def __init__(self, task: Task, data: Data, hardware: Hardware) -> None:
+        amp = torch.bfloat16 if hardware.precision == "bfloat16" else None
+        self.task, self.data, self._compute = task, data, Compute(hardware.device, amp, hardware.workers)
+        self.selected: dict[str, Selected] = {}
+
+    def after_epoch(self, learner: Learner, epoch: int) -> dict[str, float]:
+        """The learner's main metric, for the epoch's record; empty where it is not evaluated."""
+        if self.data.validation is None or not learner.reads(self.task.roles):
+            return {}
+        score = self.task.score(learner.deployed, self.data.validation, self.data, self._compute)
+        if math.isnan(score):  # no held-out sample has a label
+            return {}
+        best = self.selected.get(learner.name)
+        if self.task.improves(score, None if best is None else best.score):
+            state = {name: value.detach().clone() for name, value in learner.deployed.module.state_dict().items()}
+            self.selected[learner.name] = Selected(epoch, score, state)
+        return {f"validation_{self.task.main}": score}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed for an exact resume."""
+        return {name: (best.epoch, best.score, dict(best.state)) for name, best in self.selected.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+        self.selected = {name: Selected(*best) for name, best in state.items()}
