@@ -597,15 +597,31 @@ def test_compiling_again_takes_the_earlier_hooks_away(lightly_compiled: Tapped) 
 
 
 @pytest.mark.parametrize("shape", [(6, 12), (6,), (2, 5, 7), (2, 1, 3, 8, 8), (2, 1, 8, 8), (2, 4, 8, 8)])
-def test_inputs_that_are_no_such_images_are_refused(shape: tuple[int, ...], refused: Any) -> None:
+def test_inputs_of_other_channels_are_refused(shape: tuple[int, ...], refused: Any) -> None:
     """Where they would be broadcast to other shapes, or to other channels."""
     model = Tapped(nn.Flatten(), [0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
     for run in (model, model.tap, model.trace):
         with refused("(B, 3, H, W)", str(shape), ".module"):
             run(torch.zeros(shape))
-    if len(shape) != 4:
-        with refused("(B, C, H, W)", str(shape)):
+    if len(shape) < 2:
+        with refused("(B, C, ...)", str(shape)):
             Tapped(nn.Flatten())(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 5), (2, 3, 4, 5), (2, 3, 2, 2, 2)])
+def test_floating_inputs_are_normalised_along_the_second_axis(shape: tuple[int, ...]) -> None:
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 3.0])
+    inputs = torch.rand(shape)
+    given = Tapped(nn.Identity(), mean.tolist(), std.tolist())(inputs)
+    for channel in range(3):
+        assert torch.equal(given[:, channel], (inputs[:, channel] - mean[channel]) / std[channel])
+
+
+def test_integers_pass_unchanged() -> None:
+    tokens = torch.tensor([[3, 0, 1, 2]])
+    given = Tapped(nn.Identity(), [0.5], [0.5])(tokens)
+    assert given.dtype == torch.int64
+    assert torch.equal(given, tokens)
 
 
 def test_one_number_normalises_all_channels() -> None:

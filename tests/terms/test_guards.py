@@ -162,6 +162,7 @@ def batch(targets: Tensor) -> Batch:
 
 
 WRONG_SHAPES = [(2, 5, 3, 3), (2, 7, 5), (5,)]
+OF_STRINGS = {"SoftTargets", "Mimicry", "CrossEntropy", "Of"}  # take logits (B, L, C) too
 
 
 @pytest.mark.parametrize("shape", WRONG_SHAPES)
@@ -184,6 +185,8 @@ WRONG_SHAPES = [(2, 5, 3, 3), (2, 7, 5), (5,)]
 def test_logits_of_other_axes_are_refused(term: terms.Term, shape: tuple[int, ...], refused: Any) -> None:
     logits = torch.zeros(shape)
     outputs = Outputs(logits, {"abstain": torch.zeros(shape[0], 1), "branch": logits})
+    if len(shape) == 3 and type(term).__name__ in OF_STRINGS:
+        pytest.skip("tests/tasks/test_strings.py")
     with refused("logits must be (B, C)", shape, "movedim"):
         term(outputs, outputs, batch(torch.zeros(shape[0], dtype=torch.int64)))
 

@@ -30,7 +30,8 @@ def predict(
     """The logits of every sample of a part, in order, without augmentation.
 
     Args:
-        model: maps raw pixels (B, C, H, W) float32 in [0, 1] to logits (B, K); it is on ``device`` already.
+        model: maps raw inputs, of images (B, C, H, W) in [0, 1], to logits (B, K), or (B, L, K) for strings; it is on
+            ``device`` already.
         split: the part.
         device: where to compute.
         batch_size: samples a forward pass; of influence on speed and memory alone.
@@ -38,11 +39,11 @@ def predict(
         amp: the type to autocast to; ``None`` computes in the model's own, also inside somebody's autocast.
 
     Returns:
-        (N, K) float32 on the device: an ordinary tensor, fit to be a loss's target.
+        (N, K), or (N, L, K), float32 on the device: an ordinary tensor, fit to be a loss's target.
 
     Raises:
         NonFiniteError: a logit is NaN or infinite.
-        TutelageError: the part is empty, or the model's answer is no (B, K) tensor.
+        TutelageError: the part is empty, or the model's output is no such tensor.
     """
     if len(split) == 0:
         raise TutelageError("there is no sample to predict: the part is empty")
@@ -80,13 +81,13 @@ class _SideBySide(nn.Module):
 
 
 def answer(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The logits (B, K) of one batch as float32.
+    """The logits (B, K), or (B, L, K), of one batch as float32.
 
     Raises:
-        TutelageError: the model's answer is no (B, K) tensor.
+        TutelageError: the model's output is no such tensor.
     """
     logits = model(inputs)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
+    if not isinstance(logits, Tensor) or logits.ndim not in (2, 3) or len(logits) != len(inputs):
         raise TutelageError(
             f"the network answers a batch of {len(inputs)} with {_describe(logits)}; "
             f"give a network that returns logits ({len(inputs)}, classes)"
@@ -98,8 +99,9 @@ def logits_of(model: nn.Module, who: str, data: Data, split: Split, device: torc
     """A network's logits for a part; ``who`` it is, for the error where it has another number of classes."""
     logits = predict(model, split, device=device)
     if logits.shape[1:] != (data.num_classes,):
+        given = logits.shape[1] if logits.ndim == 2 else tuple(logits.shape[1:])
         raise TutelageError(
-            f"the {who} gives {logits.shape[1]} logits, but {data.name} has {data.num_classes} classes: "
+            f"the {who} gives {given} logits, but {data.name} has {data.num_classes} classes: "
             f"give its last layer {data.num_classes} outputs, or use the data it was made for"
         )
     return logits
@@ -121,7 +123,7 @@ def labelled(split: Split) -> Split:
 
 def _check_finite(logits: Tensor, split: Split) -> None:
     """One look at all logits at the end: a look at every batch would make the device wait."""
-    bad = ~logits.isfinite().all(1)
+    bad = ~logits.flatten(1).isfinite().all(1)
     if bad.any():
         first = int(split.index[int(bad.int().argmax())])
         raise NonFiniteError(

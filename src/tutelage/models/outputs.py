@@ -18,8 +18,8 @@ class Outputs:
     """Logits and tapped features by role; for several teachers, also each one's own outputs.
 
     Attributes:
-        logits: (B, C); ``None`` when a forward pass was stopped at the last feature that was asked for. Of an
-            ensemble: the logarithm of the mean of its members' probabilities.
+        logits: (B, C), or (B, L, C) for strings of L symbols; ``None`` when a forward pass was stopped at the last
+            feature that was asked for. Of an ensemble: the logarithm of the mean of its members' probabilities.
         features: role to tensor: ``stage1`` .. ``stageN`` (B, C, H, W), ``embedding`` (B, D).
         members: the outputs of the single networks of an ensemble or a cohort; empty for one network.
     """
@@ -55,7 +55,7 @@ class Outputs:
         return next((t.device for t in tensors if t is not None), None) or self.members[0].device
 
     def log_probs(self, temperature: float = 1.0) -> Tensor:
-        """log softmax(logits / temperature), (B, C), at least float32.
+        """log softmax(logits / temperature), of the shape of the logits, (B, C) or (B, L, C), at least float32.
 
         Of an ensemble: the logarithm of the *mean of the softened probabilities*, which is not what softening the
         mean logits gives.
@@ -63,7 +63,7 @@ class Outputs:
         if self.members:
             each = torch.stack([member.log_probs(temperature) for member in self.members])
             return each.logsumexp(0) - math.log(len(self.members))
-        return (at_least_float32(class_logits(self["logits"])) / temperature).log_softmax(-1)
+        return (at_least_float32(class_logits(self["logits"], places=True)) / temperature).log_softmax(-1)
 
     def detach(self) -> Outputs:
         """The same values, through which no gradient flows."""
@@ -94,13 +94,13 @@ class Outputs:
         return cls(logits=together.log_probs(), members=members)
 
 
-def class_logits(logits: Tensor) -> Tensor:
-    """The logits themselves, if classes are their last axis of two.
+def class_logits(logits: Tensor, *, places: bool = False) -> Tensor:
+    """The logits themselves, if they are (B, C) or, with ``places``, (B, L, C): a distribution at each of L places.
 
     Raises:
-        TutelageError: for another shape than (B, C), whose softmax would run over an axis that may be none of classes.
+        TutelageError: for another shape, whose softmax would run over an axis that may be none of classes.
     """
-    if logits.ndim != 2:
+    if logits.ndim not in ((2, 3) if places else (2,)):
         raise TutelageError(
             f"logits must be (B, C), a row a sample, got shape {tuple(logits.shape)}; move the classes last and "
             "flatten the other axes, as logits.movedim(1, -1).flatten(0, -2) does for maps (B, C, H, W)"

@@ -204,6 +204,8 @@ def _is_picture(tensor: Tensor, example: Tensor) -> bool:
 
     Attention heads (B, heads, N, D) and channels-last maps (B, H, W, C) have four axes too and are none.
     """
+    if example.ndim != 4:  # of texts, vectors and waveforms nothing is a map, unless it is named by hand
+        return False
     (height, width), (full_height, full_width) = tensor.shape[2:], example.shape[2:]
     proportion = height * full_width / (width * full_height)
     return bool(height <= full_height and width <= full_width and 2 / 3 <= proportion <= 3 / 2)
@@ -214,7 +216,7 @@ def _resolution(tensor: Tensor, maps: list[tuple[int, int]], example: Tensor) ->
     if tensor.ndim == 4:
         size = (int(tensor.shape[2]), int(tensor.shape[3]))
         return size if size != (1, 1) and _is_picture(tensor, example) else None
-    if tensor.ndim != 3:
+    if tensor.ndim != 3 or example.ndim != 4:
         return None
     tokens = int(tensor.shape[1])
     for height, width in reversed(maps):
@@ -264,4 +266,4 @@ def _embedding(seen: list[_Seen]) -> dict[str, Tap]:
 def _classifier(seen: list[_Seen]) -> _Seen | None:
     """The last layer with a weight matrix."""
     fitting = (s for s in reversed(seen) if s.has_matrix and s.taken is not None and s.taken.ndim in (2, 4))
-    return next(fitting, None)
+    return next((s for s in fitting if s.taken is not None and s.taken.is_floating_point()), None)  # no table of tokens

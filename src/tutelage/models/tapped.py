@@ -16,16 +16,16 @@ from tutelage.models.roles import Tap, find_roles, first_tensor, named_roles, ro
 
 
 class Tapped(nn.Module):
-    """A network that takes raw pixels, gives logits, and can be tapped.
+    """A network that takes raw inputs, gives logits, and can be tapped.
 
-    Called as a module it maps (B, C, H, W) pixels in [0, 1] to (B, classes) logits, normalising first. ``tap`` gives
-    the features of the roles that are asked for as well; its hooks live only during that call.
+    Called as a module it maps raw inputs, of images (B, C, H, W) pixels in [0, 1], to (B, classes) logits, normalising
+    first. ``tap`` gives the features of the roles that are asked for as well; its hooks live only during that call.
 
     Args:
-        module: any ``nn.Module`` from normalised images to logits. Its own parameters and key names are untouched:
+        module: any ``nn.Module`` from normalised inputs to logits. Its own parameters and key names are untouched:
             ``tapped.module.state_dict()`` is what belongs in a file.
-        mean, std: per-channel normalisation of pixels in [0, 1], each of length C (or 1); 0 and 1 for a module that
-            normalises for itself.
+        mean, std: normalisation of floating inputs along axis 1, of images per channel, each of length C (or 1); 0 and
+            1 for a module that normalises for itself. Integers, token numbers for instance, pass unchanged.
         roles: role to layer name, to name them by hand (``"input:fc"`` is what ``fc`` is given). Otherwise a ``roles``
             mapping on the module is used, and what that leaves open is found by tracing.
 
@@ -61,31 +61,34 @@ class Tapped(nn.Module):
         self._staying_hooks: list[RemovableHandle] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, C, H, W) pixels in [0, 1] to (B, classes) logits.
+        """Raw inputs (B, ...) to (B, classes) logits.
 
         Raises:
-            TutelageError: the inputs are no such images, or have other channels than the normalisation.
+            TutelageError: the inputs have other channels than the normalisation.
         """
         logits: Tensor = self.module(self.normalised(inputs))
         return logits
 
     def normalised(self, inputs: Tensor) -> Tensor:
-        """(B, C, H, W) pixels in [0, 1] as the bare network takes them.
+        """Raw inputs (B, ...) as the bare network takes them: floating ones normalised along axis 1, integers unchanged.
 
         Raises:
-            TutelageError: the inputs are no such images, or have other channels than the normalisation.
+            TutelageError: the inputs have other channels than the normalisation.
         """
         channels = max(self.mean.shape[1], self.std.shape[1])
-        if inputs.ndim != 4 or channels not in (1, inputs.shape[1]):
-            expected = "(B, C, H, W)" if channels == 1 else f"(B, {channels}, H, W)"
+        if inputs.ndim < 2 or (inputs.is_floating_point() and channels not in (1, inputs.shape[1])):
+            expected = "(B, C, ...)" if channels == 1 else f"(B, {channels}, ...), of images (B, {channels}, H, W),"
             raise TutelageError(
-                f"Tapped normalises images of shape {expected} and was given {tuple(inputs.shape)}; "
+                f"Tapped normalises inputs of shape {expected} and was given {tuple(inputs.shape)}; "
                 "call its .module for other inputs"
             )
         if self.contiguous:
             # A copy, since the strides of one channel count as contiguous and as channels-last at once.
             inputs = inputs.clone(memory_format=torch.contiguous_format)
-        return (inputs - self.mean) / self.std
+        if not inputs.is_floating_point():
+            return inputs
+        along = (1, -1, *[1] * (inputs.ndim - 2))
+        return (inputs - self.mean.view(along)) / self.std.view(along)
 
     def operated(self) -> Tapped:
         """This model once more, after its network was changed from the inside: roles are found anew.
@@ -112,7 +115,7 @@ class Tapped(nn.Module):
         return ("stem", *self.stages) if "stem" in self.taps else self.stages
 
     def trace(self, inputs: Tensor) -> Tapped:
-        """Find the roles by one forward pass over (B, C, H, W) pixels, unless that is done already."""
+        """Find the roles by one forward pass over raw inputs (B, ...), unless that is done already."""
         if self._taps is None:
             self._taps = find_roles(self.module, self.normalised(inputs), self._by_hand)
         return self
@@ -122,7 +125,7 @@ class Tapped(nn.Module):
 
         Args:
             parameters: by the names of ``named_parameters()``; those that are missing are the network's own.
-            inputs: (B, C, H, W) pixels in [0, 1].
+            inputs: raw, (B, ...); of images (B, C, H, W) pixels in [0, 1].
 
         Returns:
             (B, classes) logits, at least float32. No buffer of the network moves, in train mode neither.
@@ -136,7 +139,7 @@ class Tapped(nn.Module):
         """Run the network and capture what is asked for.
 
         Args:
-            inputs: (B, C, H, W) pixels in [0, 1].
+            inputs: raw, (B, ...); of images (B, C, H, W) pixels in [0, 1].
             eager: whether to do without ``torch.compile``, if it is on.
             roles: ``"logits"``, roles of ``taps`` and digests of them. Without ``"logits"`` the pass stops at the last
                 role asked for: what lies behind it is neither computed nor, in train mode, are its buffers touched.

@@ -28,7 +28,7 @@ def add_script(folder: Path) -> None:
 
 
 def plain_pytorch(about: Mapping[str, Any], file: str = BESIDE) -> str:
-    """A script that loads a student without a wrapper, and maps pixels in [0, 1] to what the student gives.
+    """A script that loads a student without a wrapper, and maps raw inputs to what the student gives.
 
     Args:
         about: what the weights file says of itself (``about_model``).
@@ -36,12 +36,16 @@ def plain_pytorch(about: Mapping[str, Any], file: str = BESIDE) -> str:
 
     Returns:
         Lines that define ``network``, ``classes`` and the function ``student``, and ``mean`` and ``std`` where it
-        normalises. Where the network was handed over as an object, the user fills in the line that builds it.
+        normalises. Where the network was handed over as an object, or its inputs are no images, the user fills in
+        the line that builds it.
     """
-    spec, shape, operations = about["model"], tuple(about["image_shape"]), about["surgery"]
+    spec, operations, images = about["model"], about["surgery"], "image_shape" in about
+    shape = tuple(about["image_shape" if images else "input_shape"])
     classes = list(about["classes"])
+    inputs = f"{'Images' if images else 'Inputs'}: (B, {', '.join(map(str, shape))})"
+    inputs += " float32, pixels in [0, 1]" if images else ""
     imports = ["from pathlib import Path", "", "import torch", "from safetensors.torch import load_file"]
-    if spec.startswith(GIVEN):
+    if spec.startswith(GIVEN) or not images:
         build = [f"network = ...  # build your network here: {spec.removeprefix(GIVEN)!r}"]
     else:
         imports.append("from tutelage.models.load import make_model")
@@ -50,9 +54,11 @@ def plain_pytorch(about: Mapping[str, Any], file: str = BESIDE) -> str:
         imports.append("from tutelage.models.surgery import repeat")
         build.append(f"network = repeat(network, {operations!r}, torch.zeros(2, *{shape}))")
     normalised = (list(about["mean"]), list(about["std"])) != ([0.0], [1.0])
-    statistics = [f"{name} = torch.tensor({about[name]}).view(1, -1, 1, 1)" for name in ("mean", "std")]
+    statistics = [
+        f"{name} = torch.tensor({about[name]}).view(1, -1{', 1' * (len(shape) - 1)})" for name in ("mean", "std")
+    ]
     lines = [
-        f"# Loads the student in plain PyTorch. Images: (B, {', '.join(map(str, shape))}) float32, pixels in [0, 1].",
+        f"# Loads the student in plain PyTorch. {inputs}.",
         *imports,
         "",
         *build,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -11,6 +12,7 @@ from pydantic import ConfigDict, Field
 from tutelage.config import Fields
 from tutelage.errors import TutelageError, one_line
 from tutelage.parsing import parse_json
+from tutelage.text import value_text
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -47,6 +49,15 @@ class Generated(Recorded):
     teacher_frechet_distance: float | None = None
 
 
+class Measured(Recorded):
+    """What the test part says of a network for any other task."""
+
+    what: ClassVar[str] = "test"
+
+
+TESTS: Mapping[str, type[Recorded]] = MappingProxyType({"classification": Classified, "generation": Generated})
+
+
 class Trained(Recorded):
     """What the training part says of a classifier."""
 
@@ -60,7 +71,6 @@ class Selected(Recorded):
 
     what: ClassVar[str] = "selected"
     epoch: int
-    test_accuracy: float
 
 
 class Cost(Recorded):
@@ -86,6 +96,8 @@ class RunResult(Recorded):
     method: str
     settings: dict[str, Any]
     seed: Count
+    task: str | None = None
+    main: str | None = None
     test: dict[str, Any]
     train: Trained | None = None
     selected: Selected | None = None
@@ -112,9 +124,23 @@ def check_result(path: Path, result: Mapping[str, Any]) -> None:
     """
     try:
         read = RunResult(**result)
-        (Generated if "frechet_distance" in read.test else Classified)(**read.test)
+        # Results of versions before tasks name none.
+        task = read.task or ("generation" if "frechet_distance" in read.test else "classification")
+        TESTS.get(task, Measured)(**read.test)
+        main = read.main or ("accuracy" if task == "classification" else "frechet_distance")
+        _check_number("test", read.test, main)
+        if read.selected is not None:
+            _check_number("selected", read.selected.model_dump(), f"test_{main}")
     except TutelageError as error:
         raise TutelageError(f"{path}: {error}; remove it or choose another folder") from None
+
+
+def _check_number(what: str, fields: Mapping[str, Any], name: str) -> None:
+    if name not in fields:
+        raise TutelageError(f"{what}: {name}: field required")
+    value = fields[name]
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TutelageError(f"{what}: {name}: expected a number (got {value_text(value)})")
 
 
 def read_epochs(path: Path) -> tuple[dict[str, Any], ...]:

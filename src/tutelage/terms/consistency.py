@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
-from tutelage.models.outputs import Outputs
+from tutelage.models.outputs import Outputs, class_logits
 from tutelage.terms.precision import full_precision
 from tutelage.terms.term import Term
 
@@ -43,6 +43,7 @@ class SoftmaxMSE(Term):
 
 
 def _distance(student: Outputs, teacher: Outputs) -> Tensor:
+    class_logits(student["logits"])
     ours, theirs = student.log_probs().exp(), teacher.detach().log_probs().exp()
     if ours.shape != theirs.shape:
         raise TutelageError(

@@ -37,7 +37,8 @@ def soft_targets(student_logits: Tensor, teacher_logits: Tensor, temperature: fl
     divergence, not the cross-entropy with soft labels, whose gradient is the same.
 
     Args:
-        student_logits, teacher_logits: (B, C); no gradient reaches the teacher's.
+        student_logits, teacher_logits: (B, C), or (B, L, C), of which the mean over all L places is taken; no gradient
+            reaches the teacher's.
         temperature: T > 0.
 
     Returns:
@@ -74,4 +75,5 @@ def labels_and_soft_targets(alpha: float, temperature: float = 4.0) -> dict[str,
 
 
 def _softened(student: Outputs, teacher: Outputs, temperature: float) -> Tensor:
-    return temperature**2 * divergence(teacher.detach().log_probs(temperature), student.log_probs(temperature))
+    each = divergence(teacher.detach().log_probs(temperature), student.log_probs(temperature))
+    return temperature**2 * (each if each.ndim == 1 else each.mean(1))

@@ -69,12 +69,12 @@ def place(*models: Tapped, hardware: Hardware, example: Tensor) -> None:
     Args:
         models: those that share parts of one network, or one alone.
         hardware: resolved.
-        example: (B, C, H, W) pixels in [0, 1], on any device, for the passes that are tried.
+        example: raw inputs, on any device, for the passes that are tried; only images, (B, C, H, W), have that layout.
     """
     device = torch.device(hardware.device)
     for model in models:
         model.to(device)
-    if not hardware.channels_last:
+    if not hardware.channels_last or example.ndim != 4:
         return
     example = example.to(device).to(memory_format=torch.channels_last)
     _lay_out(models, contiguous=any(model.contiguous for model in models))

@@ -1,0 +1,113 @@
+"""Tiny data and networks of each kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data import Data
+from tutelage.data.modality import Modality, Pixels, Tokens, Vectors
+from tutelage.data.targets import Classes, ManyLabels, Numbers, Strings, Targets
+
+FEATURES, TOKENS, LENGTH, SYMBOLS = 6, 12, 7, 4
+
+
+class OfTexts(nn.Module):
+    """The sum of embeddings, one hidden layer, a head."""
+
+    def __init__(self, outputs: int, width: int = 6) -> None:
+        super().__init__()
+        self.table = nn.Embedding(TOKENS, width, padding_idx=0)
+        self.hidden = nn.Linear(width, width)
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.head(torch.relu(self.hidden(self.table(tokens).sum(1))))
+        return logits
+
+
+class OfStrings(nn.Module):
+    """A shared layer, and logits (B, L, C)."""
+
+    def __init__(self, length: int, symbols: int, width: int = 8) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(64, width)
+        self.head = nn.Linear(width, length * symbols)
+        self.form = length, symbols
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.relu(self.hidden(images.flatten(1)))).view(-1, *self.form)  # type: ignore[no-any-return]
+
+
+def of_vectors(outputs: int, width: int = 8) -> nn.Module:
+    """One hidden layer with batch normalisation."""
+    return nn.Sequential(nn.Linear(FEATURES, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, outputs))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task with data, a function that makes networks for it, and the test part's main metric at most or at least."""
+
+    task: str
+    data: Data
+    make: Callable[[], nn.Module]
+
+
+def _data(name: str, draw: Callable[[int], tuple[Tensor, Tensor]], modality: Modality, targets: Targets) -> Data:
+    classes: dict[str, Any] = {"classes": [f"{name} {n}" for n in range(3)]} if name in ("label", "number") else {}
+    train, validation, test = draw(48), draw(16), draw(16)
+    return Data.from_arrays(train, test, validation, name=f"{name}s", modality=modality, targets=targets, **classes)
+
+
+def case_of(kind: str) -> Case:
+    """The case of a task, of texts for ``text``."""
+    generator = torch.Generator().manual_seed(3)
+    matrix = torch.randn(FEATURES, 3, generator=generator)
+
+    def vectors(count: int) -> Tensor:
+        return torch.randn(count, FEATURES, generator=generator)
+
+    def classes(count: int) -> tuple[Tensor, Tensor]:
+        inputs = vectors(count)
+        return inputs, (inputs @ matrix).argmax(1)
+
+    def labels(count: int) -> tuple[Tensor, Tensor]:
+        inputs = vectors(count)
+        found = (inputs @ matrix > 0).float()
+        found[::7, 1] = -1
+        return inputs, found
+
+    def numbers(count: int) -> tuple[Tensor, Tensor]:
+        inputs = vectors(count)
+        found = (inputs @ matrix).sin()
+        found[::7, 1] = float("nan")
+        return inputs, found
+
+    def strings(count: int) -> tuple[Tensor, Tensor]:
+        found = torch.randint(SYMBOLS, (count, 2), generator=generator)
+        images = torch.randint(60, (count, 8, 8, 1), generator=generator, dtype=torch.uint8)
+        for place in range(2):
+            for sample, symbol in enumerate(found[:, place].tolist()):
+                images[sample, 4 * place : 4 * place + 4, 2 * symbol : 2 * symbol + 2] += 180
+        found[::7, 1] = -1
+        return images, found
+
+    def texts(count: int) -> tuple[Tensor, Tensor]:
+        found = torch.arange(count) % 3
+        tokens = torch.randint(4, TOKENS, (count, LENGTH), generator=generator)
+        tokens[:, 2] = 1 + found
+        tokens[::2, 5:] = 0
+        return tokens, found
+
+    cases: dict[str, Callable[[], Case]] = {
+        "classification": lambda: Case(kind, _data("vector", classes, Vectors(), Classes()), lambda: of_vectors(3)),
+        "multi_label": lambda: Case(kind, _data("label", labels, Vectors(), ManyLabels()), lambda: of_vectors(3)),
+        "regression": lambda: Case(kind, _data("number", numbers, Vectors(), Numbers()), lambda: of_vectors(3)),
+        "strings": lambda: Case(kind, _data("string", strings, Pixels(), Strings()), lambda: OfStrings(2, SYMBOLS)),
+        "text": lambda: Case("classification", _data("text", texts, Tokens(TOKENS), Classes()), lambda: OfTexts(3)),
+    }
+    return cases[kind]()

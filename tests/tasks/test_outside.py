@@ -1,0 +1,103 @@
+"""A task of another package, in one file: grades, whose order counts."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import tutelage
+from tests.tasks.cases import case_of
+from tutelage.data import Batch, Data, Split
+from tutelage.evaluation import predict
+from tutelage.methods import method
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.tasks import Compute, Metric, Task, find, installed, lookup
+from tutelage.terms import Term
+from tutelage.training import Learner, Run
+
+SHORT: dict[str, Any] = {"epochs": 6, "batch_size": 16, "lr": 0.05, "device": "cpu", "precision": "float32"}
+
+
+class Cumulative(Term):
+    """Binary cross-entropy of "above grade k" for each of the first C - 1 logits: (B,) nats."""
+
+    @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        return ()
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        assert batch is not None
+        steps = student["logits"][:, :-1]
+        above = batch.targets[:, None] > torch.arange(steps.shape[1], device=steps.device)
+        return F.binary_cross_entropy_with_logits(steps, above.to(steps), reduction="none").mean(1)
+
+
+class Grades(Task):
+    """Grades: how many of the first C - 1 logits are above 0."""
+
+    name = "grades"  # type: ignore[assignment]
+    metrics: ClassVar[Mapping[str, Any]] = {"mean_distance": Metric("mean distance of the grade", "lower")}
+
+    def check_data(self, data: Data) -> None:
+        assert data.targets.single
+
+    def label_loss(self) -> Term:
+        return Cumulative()
+
+    def evaluate(
+        self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
+    ) -> dict[str, Any]:
+        logits = predict(model, split, device=compute.device).cpu()
+        distance = ((logits[:, :-1] > 0).sum(1) - split.labels).abs().float().mean()
+        return {"samples": len(split), "mean_distance": float(distance)}
+
+
+@method(paper="none", family="baseline", task="grades")
+def graded(run: Run) -> Tapped:
+    """The loss of the task."""
+    student = run.student()
+    run.fit(Learner(student, None, run.label_terms()))
+    return student
+
+
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a package with this task were installed, and one that cannot be imported."""
+    module = types.ModuleType("their_grades")
+    module.task, module.number = Grades(), 3  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "their_grades", module)
+    named = {"grades": "their_grades:task", "number": "their_grades:number", "broken": "no_such_package:task"}
+    points = [EntryPoint(name, where, "tutelage.tasks") for name, where in named.items()]
+    monkeypatch.setattr(lookup, "entry_points", lambda group: points if group == "tutelage.tasks" else [])
+
+
+def test_a_task_is_found_by_its_entry_point(package: None, refused: Any) -> None:
+    assert "grades" in installed()
+    assert isinstance(find("grades"), Grades)
+    with refused("'number'", "int", "subclass of Task"):
+        find("number")
+    with refused("'broken'", "no_such_package"):
+        find("broken")
+    with refused("grade", "grades"):
+        find("grade")
+
+
+def test_a_task_of_another_package_trains_selects_and_is_read_back(package: None, tmp_path: Path) -> None:
+    case = case_of("classification")
+    result = tutelage.train(case.make, case.data, method=graded, out=tmp_path, **SHORT)
+    assert result.metrics["task"] == "grades"
+    assert result.metrics["test"].keys() == {"samples", "mean_distance"}
+    scores = [record["learners"]["student"]["validation_mean_distance"] for record in result.history]
+    assert result.metrics["selected"]["validation_mean_distance"] == min(scores)
+    assert tutelage.evaluate(result.model, case.data, task="grades") == result.metrics["test"]
+    assert tutelage.train(case.make, case.data, method=graded, out=tmp_path, **SHORT).metrics == result.metrics

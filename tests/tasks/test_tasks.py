@@ -1,0 +1,252 @@
+"""Every task through the one loop, without looking into it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import tutelage
+from tests.tasks.cases import Case, case_of
+from tutelage.config import Hardware, Recipe
+from tutelage.data import Data
+from tutelage.methods import method
+from tutelage.models.tapped import Tapped
+from tutelage.tasks import Metric, find, installed
+from tutelage.training import Run
+
+SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.05, "device": "cpu", "precision": "float32"}
+
+
+@pytest.fixture(params=["classification", "multi_label", "regression", "strings", "text"])
+def case(request: pytest.FixtureRequest) -> Case:
+    """Each task, and classification of texts."""
+    return case_of(request.param)
+
+
+@pytest.fixture
+def text() -> Case:
+    """Classification of texts."""
+    return case_of("text")
+
+
+class StoppedError(Exception):
+    """A run is interrupted."""
+
+
+def made(case: Case, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return case.make()
+
+
+def strict(file: Path) -> Any:
+    """JSON without NaN and infinity."""
+
+    def refuse(value: str) -> None:
+        raise ValueError(f"{value} is no JSON")
+
+    return json.loads(file.read_text(), parse_constant=refuse)
+
+
+def timeless(value: Any) -> Any:
+    """Without what depends on the clock."""
+    times = ("seconds", "latency_ms", "latency_ms_quartiles", "throughput")
+    if isinstance(value, dict):
+        return {name: timeless(each) for name, each in value.items() if name not in times}
+    return value
+
+
+def test_all_tasks_are_listed() -> None:
+    assert {"classification", "generation", "multi_label", "regression", "strings"} <= set(installed())
+    for name in installed():
+        task = find(name)
+        assert task.name == name
+        assert task.summary
+        assert isinstance(task.metrics[task.main], Metric)
+        assert task.metrics[task.main].better in ("higher", "lower")  # type: ignore[union-attr]
+
+
+def test_plain_trains_and_records_every_metric(case: Case, tmp_path: Path) -> None:
+    result = tutelage.train(case.make, case.data, out=tmp_path, **SHORT | {"epochs": 6})
+    written = strict(tmp_path / "result.json")
+    task = find(case.task)
+    assert (written["task"], written["main"]) == (case.task, task.main)
+    expected = {name for name in task.metrics if "teacher" not in name and name != "agreement"}
+    assert expected <= written["test"].keys()
+    assert written["test"]["samples"] == 16
+    losses = [record["learners"]["student"][task.loss_name] for record in result.history]
+    assert losses[-1] < losses[0]
+    assert written["data"]["image_shape"] == list(case.data.input_shape)
+
+
+def test_an_interrupted_run_equals_an_uninterrupted_one(case: Case, tmp_path: Path) -> None:
+    def stop(record: dict[str, Any]) -> None:
+        raise StoppedError
+
+    whole = tutelage.train(case.make, case.data, out=tmp_path / "whole", **SHORT)
+    with pytest.raises(StoppedError):
+        tutelage.train(case.make, case.data, out=tmp_path / "parts", report=stop, **SHORT)
+    parts = tutelage.train(case.make, case.data, out=tmp_path / "parts", **SHORT)
+    files = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+    assert timeless(whole.metrics) == timeless(parts.metrics)
+
+
+def test_a_finished_run_is_read_back(case: Case, tmp_path: Path) -> None:
+    def never(record: dict[str, Any]) -> None:
+        raise AssertionError("it trained again")
+
+    first = tutelage.train(case.make, case.data, out=tmp_path, **SHORT)
+    again = tutelage.train(case.make, case.data, out=tmp_path, report=never, **SHORT)
+    assert first.metrics == again.metrics
+    assert tutelage.evaluate(again.model, case.data) == first.metrics["test"]
+
+
+def test_the_script_beside_the_weights_gives_equal_outputs(case: Case, tmp_path: Path) -> None:
+    result = tutelage.train(case.make, case.data, out=tmp_path, **SHORT)
+    script = (tmp_path / "load.py").read_text()
+    space: dict[str, Any] = {"network": case.make(), "__file__": str(tmp_path / "load.py")}
+    exec(compile(script.replace("network = ...", "pass"), "load.py", "exec"), space)
+    inputs = case.data.modality.example(3, case.data.input_shape)
+    with torch.no_grad():
+        assert torch.equal(space["student"](inputs), result.model(inputs))
+
+
+def test_selection_goes_by_the_main_metric(case: Case) -> None:
+    result = tutelage.train(case.make, case.data, **SHORT | {"epochs": 4})
+    task = find(case.task)
+    scores = [record["learners"]["student"][f"validation_{task.main}"] for record in result.history]
+    better = max if task.metrics[task.main].better == "higher" else min  # type: ignore[union-attr]
+    selected = result.metrics["selected"]
+    assert selected[f"validation_{task.main}"] == better(scores)
+    assert selected["epoch"] == 1 + scores.index(better(scores))
+    assert math.isfinite(selected[f"test_{task.main}"])
+
+
+def test_an_error_is_better_when_it_is_lower() -> None:
+    assert find("regression").improves(1.0, 2.0)
+    assert not find("regression").improves(2.0, 1.0)
+    assert find("strings").improves(0.5, 0.25)
+    assert not find("strings").improves(0.5, 0.5)
+    assert find("regression").improves(2.0, None)
+
+
+def test_a_feature_method_trains_under_a_teacher(case: Case, tmp_path: Path) -> None:
+    trained = tutelage.train(made(case), case.data, **SHORT | {"epochs": 12, "lr": 0.2}).model.module
+    result = tutelage.distill(trained, case.make, case.data, method="rkd", out=tmp_path, **SHORT)
+    written = strict(tmp_path / "result.json")
+    assert written["method"] == "rkd"
+    assert written["forward_passes"]["teacher"] > 0
+    assert any(name.startswith("teacher_") for name in written["test"])
+    network = Tapped(trained, *case.data.mean_std)
+    teacher = tutelage.evaluate(network, case.data)[find(case.task).main]
+    named = {"rmse": "teacher_rmse", "accuracy": "teacher_accuracy"}
+    main = find(case.task).main
+    assert written["test"][named.get(main, f"teacher_{main}")] == pytest.approx(teacher)
+    assert result.history[-1]["learners"]["student"]["distance"] > 0
+
+
+def test_a_teacher_of_other_outputs_teaches_by_its_features(case: Case) -> None:
+    other = case_of("classification" if case.task != "classification" else "regression")
+    if case.data.modality != other.data.modality:
+        pytest.skip("another modality")
+    module = made(other)
+    module.append(nn.Linear(3, 5))  # type: ignore[operator]
+    result = tutelage.distill(module, case.make, case.data, method="rkd", **SHORT | {"epochs": 1})
+    assert not any(name.startswith("teacher_") for name in result.metrics["test"])
+
+
+@pytest.mark.parametrize("name", ["hinton", "rkd"])
+def test_texts_are_taught_by_methods_as_they_are(name: str, text: Case) -> None:
+    teacher = tutelage.train(case_of("text").make, text.data, **SHORT | {"epochs": 12, "lr": 0.2}).model
+    result = tutelage.distill(teacher, text.make, text.data, method=name, **SHORT)
+    assert result.metrics["test"]["samples"] == 16
+    assert result.metrics["test"]["teacher_accuracy"] is not None
+    if name == "hinton":
+        assert result.history[-1]["learners"]["student"]["kd"] < result.history[0]["learners"]["student"]["kd"]
+
+
+def test_texts_train_side_by_side(text: Case) -> None:
+    result = tutelage.train(text.make, text.data, method="dml", **SHORT)
+    assert {"net1", "net2"} <= result.history[0]["learners"].keys()
+
+
+def test_methods_for_classes_are_refused_on_other_targets(refused: Any) -> None:
+    case = case_of("regression")
+    with refused("quantities", "regression", "classification"):
+        tutelage.distill(made(case), case.make, case.data, method="hinton", **SHORT)
+
+
+@pytest.mark.parametrize("kind", ["classification", "multi_label", "regression", "strings", "text"])
+def test_networks_of_other_outputs_are_refused(kind: str, refused: Any) -> None:
+    case = case_of(kind)
+
+    def wider() -> nn.Module:
+        return nn.Sequential(case.make(), _Wider())
+
+    with refused("gives outputs of shape", "give it"):
+        tutelage.train(wider, case.data, **SHORT)
+
+
+class _Wider(nn.Module):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values, values], -1)
+
+
+# --- what a method may say and ask
+
+
+def test_notes_are_written_beside_the_metrics(tmp_path: Path) -> None:
+    case = case_of("regression")
+
+    @method(paper="none", family="baseline", task=None)
+    def noting(run: Run) -> Tapped:
+        """Say something."""
+        from tutelage.training import Learner
+
+        student = run.student()
+        run.note(rounds=1)
+        run.fit(Learner(student, None, run.label_terms()))
+        run.note(widths=[8, 16], rounds=2)
+        return student
+
+    tutelage.train(case.make, case.data, method=noting, out=tmp_path, **SHORT)
+    assert strict(tmp_path / "result.json")["notes"] == {"rounds": 2, "widths": [8, 16]}
+
+
+def test_a_run_without_notes_has_none(tmp_path: Path) -> None:
+    case = case_of("regression")
+    tutelage.train(case.make, case.data, out=tmp_path, **SHORT | {"epochs": 1})
+    assert "notes" not in strict(tmp_path / "result.json")
+
+
+def test_predictions_of_roles_stand_side_by_side(case: Case, on_cpu: Hardware) -> None:
+    run = Run(case.data, lambda: Tapped(made(case), *case.data.mean_std), recipe=Recipe(epochs=1), hardware=on_cpu)
+    model = run.student()
+    logits = run.predict(model, case.data.test)
+    assert logits.shape[0] == 16
+    with torch.no_grad():
+        inputs = case.data.modality.ready(case.data.modality.arrange(case.data.test.inputs[torch.arange(16)]))
+        outputs = model.eval().tap(inputs, ("logits", "embedding"))
+    torch.testing.assert_close(logits, outputs["logits"])
+    torch.testing.assert_close(run.predict(model, case.data.test, ["embedding"]), outputs["embedding"])
+    if logits.ndim == 2:
+        both = run.predict(model, case.data.test, ["embedding", "logits"])
+        torch.testing.assert_close(both, torch.cat([outputs["embedding"], outputs["logits"]], 1))
+
+
+def test_held_out_and_test_parts_are_drawn_from_any_targets(case: Case) -> None:
+    data = replace(case.data, validation=None)
+    held = data.hold_out(0.25, seed=1)
+    assert held.validation is not None
+    assert len(held.validation) + len(held.train) == len(data.train)
+    whole = (data.train.inputs, data.train.labels)
+    split = Data.from_arrays(whole, test_share=0.25, modality=data.modality, targets=data.targets)  # type: ignore[arg-type]
+    assert len(split.test) + len(split.train) == len(data.train)
