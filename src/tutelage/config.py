@@ -178,7 +178,10 @@ def _number_as_text(value: Any) -> Any:
 class Config(Recipe, Hardware):
     """Everything a run depends on. Saved in its folder; running that file again gives the same numbers."""
 
-    data: str = Field(default="digits", description="data set: digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO")
+    data: str = Field(
+        default="digits",
+        description="data set: digits, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER or wav:FOLDER",
+    )
     image_size: int | None = Field(default=None, ge=4, description="resize image files to this many pixels per side")
     test: float | None = Field(
         default=None, gt=0, lt=1, description="share of the samples for testing, if there is no test part; default 0.2"

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from tutelage.cli.look import data, evaluate, export, methods, models
+from tutelage.cli.look import data, evaluate, export, methods, models, tasks
 from tutelage.cli.study import compare, demo, report, study
 from tutelage.cli.train import distill, train
 from tutelage.errors import TutelageError, TutelageWarning
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, distill, evaluate, export, study, report, compare, demo, methods, models, data):
+for command in (train, distill, evaluate, export, study, report, compare, demo, methods, models, tasks, data):
     app.command()(command)
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of the click that this typer carries

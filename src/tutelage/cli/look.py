@@ -17,6 +17,9 @@ from tutelage.errors import TutelageError, TutelageWarning, unknown
 if TYPE_CHECKING:
     from tutelage.data import Data
     from tutelage.runs.models import Opened
+    from tutelage.tasks import Curve, Metric
+
+ANY_TASK = "any"  # of methods that train for whatever the data's targets are for
 
 Test = Annotated[float | None, typer.Option(help="Share of the samples for testing, if there is no test part.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out image files that cannot be decoded.")]
@@ -176,7 +179,9 @@ def methods(
 
     if name is not None:
         chosen = find(name)
-        say(f"{chosen.name} ({chosen.family}; {chosen.paper})\n\n{inspect.getdoc(chosen.function)}\n\nparameters:")
+        say(f"{chosen.name} ({chosen.family}; {chosen.paper})")
+        say(f"task: {chosen.task or ANY_TASK}; written from: {chosen.evidence}")
+        say(f"\n{inspect.getdoc(chosen.function)}\n\nparameters:")
         say("\n".join(f"  {key}{text}" for key, text in chosen.parameters.items()) or "  none")
         return
     found = []
@@ -192,6 +197,8 @@ def methods(
                     {
                         "name": m.name,
                         "family": m.family,
+                        "task": m.task,
+                        "evidence": m.evidence,
                         "paper": m.paper,
                         "summary": m.summary,
                         "parameters": list(m.parameters),
@@ -201,7 +208,46 @@ def methods(
             )
         )
         return
-    print_table(("method", "family", "what it does", "paper"), [(m.name, m.family, m.summary, m.paper) for m in found])
+    rows = [(m.name, m.family, m.task or ANY_TASK, m.summary, m.paper, m.evidence) for m in found]
+    print_table(("method", "family", "task", "what it does", "paper", "written from"), rows)
+
+
+def tasks(json_: Json = False) -> None:
+    """List the tasks that networks are trained for, with their metrics; the first of them is the main one."""
+    from tutelage.report.console import print_table
+    from tutelage.tasks import Metric, find, installed
+
+    found = []
+    for each in installed():
+        try:
+            found.append(find(each))
+        except TutelageError as error:  # a package that cannot be imported does not hide the others
+            warnings.warn(str(error), TutelageWarning, stacklevel=1)
+    listed = [
+        {
+            "name": task.name,
+            "summary": task.summary,
+            "metrics": {
+                name: {"title": metric.title, "better": metric.better, "share": metric.share}
+                for name, metric in task.metrics.items()
+                if isinstance(metric, Metric)
+            },
+        }
+        for task in found
+    ]
+    if json_:
+        print(json.dumps(listed))
+        return
+    rows = [
+        (task.name, task.summary, ", ".join(_with_direction(name, m) for name, m in task.metrics.items()))
+        for task in found
+    ]
+    print_table(("task", "what it is", "metrics"), rows)
+
+
+def _with_direction(name: str, metric: Metric | Curve) -> str:
+    better = metric.better if isinstance(metric, Metric) else None
+    return f"{name} ({better})" if better else name
 
 
 def models(json_: Json = False) -> None:
@@ -223,7 +269,8 @@ def models(json_: Json = False) -> None:
 
 def data(
     spec: Annotated[
-        str, typer.Argument(help="Data set: digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO.")
+        str,
+        typer.Argument(help="Data set: digits, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER or wav:FOLDER."),
     ] = "digits",
     image_size: Annotated[
         int | None, typer.Option(min=4, help="Resize image files to this many pixels per side.")
@@ -236,14 +283,16 @@ def data(
     from tutelage.data import open_data
     from tutelage.report.console import print_table
 
-    summary = open_data(spec, image_size=image_size, test=test, skip_bad=skip_bad).summary()
+    opened = open_data(spec, image_size=image_size, test=test, skip_bad=skip_bad)
+    summary = opened.summary()
     if json_:
         print(json.dumps(summary, allow_nan=False))
         return
     parts = list(summary["counts"])
     rows = [(name, *(str(summary["counts"][part][c]) for part in parts)) for c, name in enumerate(summary["classes"])]
     rows.append(("all", *(str(summary["samples"][part]) for part in parts)))
-    print_table(("class", *parts), rows)
+    print_table((opened.targets.noun, *parts), rows)
     mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))
     shape = tuple(summary["image_shape"])
-    print(f"images {shape}; training pixels in [0, 1]: mean {mean}, std {std}")
+    normalised = f"; training {opened.modality.scale}: mean {mean}, std {std}" if opened.modality.scale else ""
+    print(f"{opened.modality.noun} {shape}, for {opened.targets.task}{normalised}")

@@ -30,6 +30,9 @@ class Modality:
     noun: ClassVar[str] = "inputs"
     """What messages call several of them."""
 
+    scale: ClassVar[str] = ""
+    """What a mean and a standard deviation are of, in words; empty where networks do not normalise."""
+
     unaugmented: ClassVar[Views] = AsIs()
     """The views of data that are not augmented."""
 
@@ -91,6 +94,7 @@ class Pixels(Modality):
     """Images (H, W, C) uint8; networks take (C, H, W) float32 in [0, 1]."""
 
     noun: ClassVar[str] = "images"
+    scale: ClassVar[str] = "pixels in [0, 1]"
 
     unaugmented: ClassVar[Views] = CropsAndFlips()
 
@@ -144,6 +148,7 @@ class Vectors(Modality):
     """Measurements (D,) or (L, D), float32; networks take them as they are, and normalise each of the D features."""
 
     noun: ClassVar[str] = "vectors"
+    scale: ClassVar[str] = "features"
 
     def store(self, inputs: object, what: str) -> Tensor:
         """(N, D) or (N, L, D) finite numbers to float32."""
@@ -201,6 +206,7 @@ class Waves(Modality):
     rate: int
 
     noun: ClassVar[str] = "waveforms"
+    scale: ClassVar[str] = "samples in [-1, 1)"
 
     def store(self, inputs: object, what: str) -> Tensor:
         """(N, L) whole numbers of 16 bits to int16."""

@@ -1,4 +1,4 @@
-"""One name for every data set: ``digits``, ``idx:FOLDER``, ``npz:FILE``, ``folder:PATH``, ``hf:REPO``."""
+"""One name for every data set: ``digits``, ``npz:FILE``, ``folder:PATH``, ``hf:REPO``, ``text:FOLDER`` and others."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def open_data(
 
     Args:
         spec: ``digits`` (part of scikit-learn), ``idx:FOLDER`` (MNIST's files), ``npz:FILE`` (plain arrays),
-            ``folder:PATH`` (pictures in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the Hugging Face hub); the path
+            ``folder:PATH`` (pictures in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the Hugging Face hub),
+            ``text:FOLDER`` (tab-separated files and a tokenizer), ``wav:FOLDER`` (sounds in ``train/CLASS/``); the path
             (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object with all samples: a pair of
             images and labels (see ``Data.from_arrays``), a map-style dataset of such pairs, or a tuple of a training
             and a test set of those kinds.
@@ -140,12 +141,28 @@ def _hf(rest: str, options: Options) -> Data:
     return hf.load(rest, options.image_size, skip_bad=options.skip_bad)
 
 
+def _text(rest: str, options: Options) -> Data:
+    from tutelage.data import text
+
+    options.refuse("text", "image_size", "test", "skip_bad")
+    return text.load(_existing("text", rest, "folder"))
+
+
+def _wav(rest: str, options: Options) -> Data:
+    from tutelage.data import wav
+
+    options.refuse("wav", "image_size", "test", "skip_bad")
+    return wav.load(_existing("wav", rest, "folder"))
+
+
 LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
     "digits": _digits,
     "idx": _idx,
     "npz": _npz,
     "folder": _folder,
     "hf": _hf,
+    "text": _text,
+    "wav": _wav,
 }
 
 
@@ -163,6 +180,6 @@ def _existing(scheme: str, text: str, kind: str) -> Path:
 
 def _advice(spec: str) -> str:
     if spec and as_path(spec).exists():
-        kinds = ("folder", "idx") if as_path(spec).is_dir() else ("npz",)
+        kinds = ("folder", "idx", "text", "wav") if as_path(spec).is_dir() else ("npz",)
         return f"For this path write {' or '.join(f'{kind}:{spec}' for kind in kinds)}."
-    return "Write digits, idx:FOLDER, npz:FILE, folder:PATH or hf:REPO."
+    return "Write digits, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER or wav:FOLDER."

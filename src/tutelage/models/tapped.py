@@ -70,7 +70,7 @@ class Tapped(nn.Module):
         return logits
 
     def normalised(self, inputs: Tensor) -> Tensor:
-        """Raw inputs (B, ...) as the bare network takes them: floating ones normalised along axis 1, integers unchanged.
+        """Raw inputs (B, ...) as the bare network takes them: floats normalised along axis 1, integers unchanged.
 
         Raises:
             TutelageError: the inputs have other channels than the normalisation.

@@ -135,7 +135,10 @@ def show(result: Result) -> None:
     """What a run measured."""
     metrics, test = result.metrics, result.metrics["test"]
     table = Table(title=f"{metrics['method']} on {metrics['data']['name']}, seed {metrics['seed']}", show_header=False)
-    rows = _of_a_generator(test) if "frechet_distance" in test else _of_a_classifier(metrics)
+    if "frechet_distance" in test:
+        rows = _of_a_generator(test)
+    else:
+        rows = _of_a_classifier(metrics) if metrics["task"] == "classification" else _of_a_task(metrics)
     for row in rows:
         table.add_row(*row)
     cost = metrics["cost"]
@@ -160,6 +163,16 @@ def _of_a_classifier(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "teacher_accuracy" in test:
         yield "teacher's test accuracy", f"{test['teacher_accuracy']:.2%}"
         yield "agreement with the teacher, KL to it", f"{test['agreement']:.2%}, {test['kl_to_teacher']:.4f}"
+
+
+def _of_a_task(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The numbers of any other task, with their titles."""
+    from tutelage.tasks import Metric, find
+
+    for name, metric in find(metrics["task"]).metrics.items():
+        value = metrics["test"].get(name)
+        if isinstance(metric, Metric) and value is not None:
+            yield metric.title, f"{value:.2%}" if metric.share else f"{value:.4g}"
 
 
 def _of_a_generator(test: dict[str, Any]) -> Iterator[tuple[str, str]]:

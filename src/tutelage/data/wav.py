@@ -1,0 +1,130 @@
+"""Sounds: a folder a class of WAV files."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tutelage.data.data import Data, Split
+from tutelage.data.modality import Waves
+from tutelage.errors import TutelageError, one_line
+from tutelage.text import value_text
+
+LAYOUT = "write train/CLASS/*.wav and test/CLASS/*.wav"
+PARTS = {"train": "train", "validation": "val", "test": "test"}
+
+
+def load(folder: Path) -> Data:
+    """``train/CLASS/*.wav`` and ``test/CLASS/*.wav``, and ``val/CLASS/*.wav`` if it is there.
+
+    Samples become int16: PCM of 8, 16, 24 and 32 bits is scaled to that range, as floats in [-1, 1] are; several
+    channels become their mean. Clips are cut to the length of the longest training clip, or padded with zeros to it.
+
+    Raises:
+        TutelageError: a file is missing, cannot be read or has another rate than the others; the text names it.
+    """
+    files: dict[str, dict[str, list[Path]]] = {}
+    for part, name in PARTS.items():
+        place = folder / name
+        if place.is_dir():
+            files[part] = {entry.name: _files(entry) for entry in sorted(place.iterdir()) if _is_class(entry)}
+    for part in ("train", "test"):
+        if not any(files.get(part, {}).values()):
+            raise TutelageError(f"wav: there is no .wav file in the class folders of {folder / part}; {LAYOUT}")
+    classes = tuple(files["train"])
+    for part, by_class in files.items():
+        for name, found in by_class.items():
+            if name not in classes:
+                raise TutelageError(
+                    f"{folder / PARTS[part] / name} is a class that {folder / 'train'} does not have; add training "
+                    "clips of it or remove it"
+                )
+            if not found and part == "train":
+                raise TutelageError(f"{folder / 'train' / name} has no .wav file; add some or remove it")
+    rates: dict[int, Path] = {}
+    clips: dict[str, list[NDArray[np.int16]]] = {}
+    for part, by_class in files.items():
+        clips[part] = []
+        for file in (file for found in by_class.values() for file in found):
+            rate, samples = _read(file)
+            rates.setdefault(rate, file)
+            clips[part].append(samples)
+    if len(rates) > 1:
+        (first, one), (second, other), *_ = rates.items()
+        raise TutelageError(
+            f"{one} has {first} samples a second and {other} has {second}; resample them to one rate, for instance "
+            f"ffmpeg -i IN.wav -ar {min(first, second)} OUT.wav"
+        )
+    length = max(len(samples) for samples in clips["train"])
+    waves = Waves(next(iter(rates)))
+    splits = {part: _split(clips[part], by_class, classes, length, waves) for part, by_class in files.items()}
+    cut = sum(len(samples) > length for part in clips.values() for samples in part)
+    record = {"source": "wav", "rate": waves.rate, "length": length, "cut": cut}
+    return Data(f"wav:{folder}", classes, **splits, views=waves.unaugmented, record=(record,))
+
+
+def to_int16(samples: NDArray[Any], what: str) -> NDArray[np.int16]:
+    """Samples (N,) or (N, channels) as SciPy reads them to (N,) int16, channels averaged.
+
+    SciPy gives 24-bit PCM as int32 with 8 low bits of 0, and 8-bit PCM as uint8 around 128.
+
+    Raises:
+        TutelageError: another type, no sample, or floats that are not in [-1, 1].
+    """
+    if samples.size == 0:
+        raise TutelageError(f"{what} has no sample; remove it")
+    values = samples.astype(np.float64)
+    if samples.dtype == np.uint8:
+        values = (values - 128) * 2**8
+    elif samples.dtype == np.int32:
+        values /= 2**16
+    elif samples.dtype.kind == "f":
+        if not (np.abs(values) <= 1).all():  # NaN among them
+            strange = values[~(np.abs(values) <= 1)][0]
+            raise TutelageError(f"{what} has the sample {value_text(float(strange))}; floats lie in [-1, 1]: scale it")
+        values *= 2**15
+    elif samples.dtype != np.int16:
+        raise TutelageError(
+            f"{what} has samples of {samples.dtype}; save it as PCM of 8, 16, 24 or 32 bits or as floats"
+        )
+    mono = values if values.ndim == 1 else values.mean(1)
+    return np.clip(np.rint(mono), -(2**15), 2**15 - 1).astype(np.int16)
+
+
+def _read(file: Path) -> tuple[int, NDArray[np.int16]]:
+    from scipy.io import wavfile
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Chunk .non-data. not understood")  # comments of editors
+            warnings.filterwarnings("error", message="Reached EOF prematurely")
+            rate, samples = wavfile.read(file)
+    except OSError:
+        raise
+    except Exception as error:  # struct.error, ValueError and more, whatever the bytes are
+        raise TutelageError(f"{file} cannot be read as WAV: {one_line(error)}; save it as PCM, or remove it") from error
+    return int(rate), to_int16(samples, str(file))
+
+
+def _split(
+    clips: list[NDArray[np.int16]], by_class: dict[str, list[Path]], classes: tuple[str, ...], length: int, waves: Waves
+) -> Split:
+    padded = np.zeros((len(clips), length), np.int16)
+    for row, samples in zip(padded, clips, strict=True):
+        row[: len(samples)] = samples[:length]
+    labels = [classes.index(name) for name, found in by_class.items() for _ in found]
+    return Split.of(torch.from_numpy(padded), torch.tensor(labels), modality=waves)
+
+
+def _is_class(entry: Path) -> bool:
+    return entry.is_dir() and not entry.name.startswith(".")
+
+
+def _files(place: Path) -> list[Path]:
+    found = (entry for entry in place.iterdir() if entry.suffix.lower() == ".wav" and not entry.name.startswith("."))
+    return sorted(entry for entry in found if entry.is_file())
