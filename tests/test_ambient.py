@@ -99,7 +99,7 @@ def test_a_fit_and_its_evaluation_are_the_same_in_every_bit(
         numbers = [
             evaluate(student, tiny_data),
             memorisation(student, tiny_data),
-            cost_of(student, torch.full((1, *tiny_data.image_shape), 0.5))["flops"],
+            cost_of(student, tiny_data.modality.example(1, tiny_data.input_shape))["flops"],
         ]
         return student.state_dict(), [*numbers, predict(student, tiny_data.test, device="cpu").tolist()]
 
