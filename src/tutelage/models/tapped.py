@@ -95,8 +95,17 @@ class Tapped(nn.Module):
 
         The normalisation stays, and so do roles named by hand, to which the network may have added some.
         """
-        roles = {**self._named, **roles_of(self.module)}
+        return self.naming({})
+
+    def naming(self, roles: Mapping[str, str]) -> Tapped:
+        """This model once more, with further roles named by hand; ``""`` is the whole network."""
+        roles = {**self._named, **roles_of(self.module), **roles}
         return Tapped(self.module, self.mean.flatten().tolist(), self.std.flatten().tolist(), roles or None)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The roles named by hand, by the caller or by the network itself."""
+        return frozenset(self._by_hand)
 
     @property
     def taps(self) -> Mapping[str, Tap]:

@@ -1,0 +1,126 @@
+"""Embeddings that form clusters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from tutelage.data.data import Data, Split
+from tutelage.errors import TutelageError
+from tutelage.evaluation.clustering import (
+    ari,
+    cut_costs,
+    k_means,
+    matched_accuracy,
+    multicut,
+    multicut_objective,
+    nmi,
+    pair_distances,
+    variation_of_information,
+)
+from tutelage.evaluation.embeddings import Embeddings, embeddings
+from tutelage.evaluation.numbers import number
+from tutelage.models.outputs import Outputs
+from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single
+
+MOST_CUT = 1000
+"""Samples of a part that are clustered by multicut, whose memory and time grow with their square."""
+
+
+class Clustering(Task):
+    """Embeddings (B, D) whose clusters are the classes: k-means, and correlation clustering (minimum-cost multicut).
+
+    Clustering does not read the labels; k-means is given the number of classes of the part, multicut is not. Samples
+    without a class are left out. Multicut joins and separates by one threshold for all networks: pairs nearer than a
+    squared distance of 2, half-way between the margins of the absolute triplet loss, attract each other. Its metrics
+    mean little for embeddings of another scale.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ("embedding",)
+    metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
+        {
+            "nmi": Metric("normalised mutual information of k-means and classes", "higher", share=True),
+            "ari": Metric("adjusted Rand index of k-means and classes", "higher"),
+            "matched_accuracy": Metric("accuracy of k-means matched with classes", "higher", share=True),
+            "multicut_clusters": Metric("clusters that multicut finds", None),
+            "multicut_nmi": Metric("normalised mutual information of multicut and classes", "higher", share=True),
+            "multicut_ari": Metric("adjusted Rand index of multicut and classes", "higher"),
+            "multicut_vi_split": Metric("bits by which multicut splits classes", "lower"),
+            "multicut_vi_merge": Metric("bits by which multicut merges classes", "lower"),
+            "multicut_objective": Metric("objective of multicut", None),
+            "teacher_nmi": Metric("the teacher's normalised mutual information", None, share=True),
+        }
+    )
+
+    def check_data(self, data: Data) -> None:
+        """One class a sample."""
+        check_single(self.name, data)
+
+    def check(self, who: str, outputs: Outputs, data: Data) -> None:
+        """A vector for each sample."""
+        check_embedding(who, outputs)
+
+    def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
+        """The NMI."""
+        value = _by_k_means(embeddings(model, split, data, compute.device))["nmi"]
+        return math.nan if value is None else value
+
+    def evaluate(
+        self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """All metrics; those of multicut on at most 1,000 samples, spread over the part."""
+        found = embeddings(model, split, data, compute.device)
+        result: dict[str, Any] = {"samples": len(split), **_by_k_means(found), **_by_multicut(found.spread(MOST_CUT))}
+        if teacher is not None:
+            result["teacher_nmi"] = _by_k_means(embeddings(teacher, split, data, compute.device))["nmi"]
+        return result
+
+
+def check_embedding(who: str, outputs: Outputs) -> None:
+    """Refuse a network that gives logits and no embedding, or an embedding that is no vector.
+
+    Raises:
+        TutelageError: with what it gives.
+    """
+    embedding = outputs.features.get("embedding")
+    if embedding is None and not outputs.features:
+        raise TutelageError(f'{who} gives no embedding; name the layer that does: roles={{"embedding": "LAYER"}}')
+    if embedding is not None and embedding.ndim != 2:
+        raise TutelageError(
+            f"{who} gives embeddings of shape {tuple(embedding.shape)}; name a layer that gives vectors (B, D)"
+        )
+
+
+def _by_k_means(found: Embeddings) -> dict[str, float | None]:
+    if not len(found.labels):
+        return dict.fromkeys(("nmi", "ari", "matched_accuracy"))
+    clusters = k_means(found.vectors, len(torch.unique(found.labels)))
+    return {
+        "nmi": number(nmi(found.labels, clusters)),
+        "ari": number(ari(found.labels, clusters)),
+        "matched_accuracy": number(matched_accuracy(found.labels, clusters)),
+    }
+
+
+def _by_multicut(found: Embeddings) -> dict[str, float | None]:
+    if not len(found.labels):
+        return dict.fromkeys(name for name in task.metrics if name.startswith("multicut_"))
+    costs = cut_costs(pair_distances(found.vectors))
+    clusters = multicut(costs)
+    split, merge = variation_of_information(found.labels, clusters)
+    return {
+        "multicut_clusters": len(torch.unique(clusters)),
+        "multicut_nmi": number(nmi(found.labels, clusters)),
+        "multicut_ari": number(ari(found.labels, clusters)),
+        "multicut_vi_split": number(split),
+        "multicut_vi_merge": number(merge),
+        "multicut_objective": number(multicut_objective(costs, clusters)),
+    }
+
+
+task = Clustering()

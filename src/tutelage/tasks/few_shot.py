@@ -1,0 +1,114 @@
+"""Classes of which a few labelled samples are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.data.data import Data, Split
+from tutelage.evaluation.embeddings import Embeddings, embeddings
+from tutelage.evaluation.episodes import Episodes, evaluate_episodes, nearest_mean, prepared, sample_episodes
+from tutelage.evaluation.numbers import number
+from tutelage.models.outputs import Outputs
+from tutelage.tasks.clustering import check_embedding
+from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single
+
+EPISODES = 600
+WAYS = 5
+QUERIES = 15
+SHOTS = (1, 5)
+SEED = 0
+_OF_EPISODES = {"accuracy": "nearest_mean", "linear": "without_graph", "graph": "accuracy", "gain": "gain"}
+
+
+def _metrics(shots: int) -> dict[str, Metric | Curve]:
+    """Those of one number of shots."""
+    return {
+        f"accuracy_{shots}_shot": Metric(f"{shots}-shot accuracy, nearest mean", "higher", share=True),
+        f"accuracy_{shots}_shot_half_width": Metric(f"half its 95 % interval ({shots} shot)", None, share=True),
+        f"linear_{shots}_shot": Metric(f"{shots}-shot accuracy, logistic regression", "higher", share=True),
+        f"linear_{shots}_shot_half_width": Metric(f"half its 95 % interval ({shots} shot, linear)", None, share=True),
+        f"graph_{shots}_shot": Metric(f"{shots}-shot accuracy, logistic regression with graph", "higher", share=True),
+        f"graph_{shots}_shot_half_width": Metric(f"half its 95 % interval ({shots} shot, graph)", None, share=True),
+        f"gain_{shots}_shot": Metric(f"{shots}-shot accuracy gained by the graph", None),
+        f"gain_{shots}_shot_half_width": Metric(f"half its 95 % interval ({shots} shot, gain)", None),
+        f"purity_{shots}_shot": Metric(f"purity of the graphs ({shots} shot)", "higher", share=True),
+    }
+
+
+class FewShot(Task):
+    """Classes of which one or five samples are labelled: episodes of at most 5 classes and 15 queries of each.
+
+    The embeddings (B, D) are frozen. The classes of an episode are those of the part that is evaluated, which the
+    network need not have been trained on. The episodes have a seed of their own. Where the part is too small there are
+    fewer classes or queries in an episode, and no accuracy if there are not two classes of one labelled sample and one
+    query each.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ("embedding",)
+    metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
+        {name: metric for shots in SHOTS for name, metric in _metrics(shots).items()}
+        | {"teacher_accuracy_1_shot": Metric("the teacher's 1-shot accuracy, nearest mean", None, share=True)}
+    )
+
+    def check_data(self, data: Data) -> None:
+        """One class a sample."""
+        check_single(self.name, data)
+
+    def check(self, who: str, outputs: Outputs, data: Data) -> None:
+        """A vector for each sample."""
+        check_embedding(who, outputs)
+
+    def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
+        """The 1-shot accuracy by the nearest mean, of the episodes that ``evaluate`` has."""
+        found = embeddings(model, split, data, compute.device)
+        episodes = _episodes(found.labels, SHOTS[0])
+        if episodes is None:
+            return math.nan
+        support, queries = prepared(found.vectors[episodes.support], found.vectors[episodes.queries])
+        logits = nearest_mean(support, episodes.support_targets, queries, episodes.ways)
+        return float((logits.argmax(-1) == episodes.query_targets).double().mean())
+
+    def evaluate(
+        self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
+    ) -> dict[str, Any]:
+        """All metrics."""
+        found = embeddings(model, split, data, compute.device)
+        result: dict[str, Any] = {"samples": len(split)}
+        for shots in SHOTS:
+            result |= _few_shot(found, shots)
+        if teacher is not None:
+            answers = embeddings(teacher, split, data, compute.device)
+            result["teacher_accuracy_1_shot"] = _few_shot(answers, 1)["accuracy_1_shot"]
+        return result
+
+
+def _few_shot(found: Embeddings, shots: int) -> dict[str, float | None]:
+    episodes = _episodes(found.labels, shots)
+    if episodes is None:
+        return dict.fromkeys(_metrics(shots))
+    values = evaluate_episodes(found.vectors, episodes)
+    result: dict[str, float | None] = {}
+    for name, key in _OF_EPISODES.items():
+        result[f"{name}_{shots}_shot"] = number(values[key])
+        result[f"{name}_{shots}_shot_half_width"] = number(values[f"{key}_half_width"])
+    return result | {f"purity_{shots}_shot": number(values["purity"])}
+
+
+def _episodes(labels: Tensor, shots: int) -> Episodes | None:
+    """The episodes of a part, as large as it allows; ``None`` where it has not two classes that are large enough."""
+    counts = torch.bincount(labels).sort(descending=True).values if len(labels) else labels
+    ways = min(WAYS, int((counts > shots).sum()))
+    if ways < 2:
+        return None
+    queries = min(QUERIES, int(counts[ways - 1]) - shots)
+    generator = torch.Generator().manual_seed(SEED)
+    return sample_episodes(labels, EPISODES, generator, ways=ways, shots=shots, queries=queries)
+
+
+task = FewShot()

@@ -1,0 +1,172 @@
+"""The task of embeddings that form clusters."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.data import AsIs, Data, Split
+from tutelage.data.targets import ManyLabels
+from tutelage.errors import TutelageError
+from tutelage.evaluation.embeddings import embedder, embeddings
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.tasks import Compute, evaluate, find
+
+CLASSES = 5
+
+
+class OfPixel(nn.Module):
+    """The corner encodes the class: an embedding without a weight, (B, 5) or wider."""
+
+    def __init__(self, scale: float = 2.0, width: int = 8) -> None:
+        super().__init__()
+        self.scale, self.width = scale, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.one_hot((x[:, 0, 0, 0] * 255).round().long() // 10, self.width).float()
+
+
+class WithoutTheCorner(nn.Module):
+    """All columns but the first, which encodes the class."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 1:]
+
+
+def data_of(labels: Tensor) -> Data:
+    """Images 4x4 whose corner is ten times the class, the other pixels random."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (len(labels), 4, 4, 1), generator=generator, dtype=torch.uint8)
+    images[:, 0, 0, 0] = (labels.clamp(min=0) * 10).to(torch.uint8)
+    split = Split.of(images, labels)
+    return Data("coded", tuple("abcde"), train=split, test=split, views=AsIs())
+
+
+def test_embeddings_that_are_the_classes_are_clustered_perfectly() -> None:
+    result = evaluate(OfPixel(), data_of(torch.arange(200) % CLASSES), task="clustering")
+    assert result["samples"] == 200
+    assert result["nmi"] == pytest.approx(1)
+    assert result["ari"] == 1
+    assert result["matched_accuracy"] == 1
+    assert result["multicut_clusters"] == CLASSES
+    assert result["multicut_nmi"] == pytest.approx(1)
+    assert result["multicut_ari"] == 1
+    assert result["multicut_vi_split"] == result["multicut_vi_merge"] == 0
+    # 10 pairs of classes of 40 samples each, at a squared distance of 8: each pair costs -(8 - 2) to cut
+    assert result["multicut_objective"] == pytest.approx(-6 * 10 * 40 * 40)
+
+
+def test_random_embeddings_have_no_mutual_information() -> None:
+    data = data_of(torch.arange(500) % CLASSES)
+    result = evaluate(nn.Sequential(nn.Flatten(), WithoutTheCorner()), data, task="clustering")
+    assert result["nmi"] < 0.03
+    assert abs(result["ari"]) < 0.03
+    assert result["matched_accuracy"] < 0.3
+
+
+def test_the_order_of_the_samples_changes_nothing() -> None:
+    data = data_of(torch.arange(300) % CLASSES)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
+    moved = Split.of(data.test.inputs[order], data.test.labels[order])
+    network = nn.Flatten()
+    first, second = (evaluate(network, replace(data, test=split), task="clustering") for split in (data.test, moved))
+    assert first == second == evaluate(network, data, task="clustering")
+
+
+def test_samples_without_a_class_are_left_out() -> None:
+    labels = torch.arange(200) % CLASSES
+    some = data_of(labels)
+    hidden = Split.of(some.test.inputs, labels.where(torch.arange(200) < 100, -1))
+    few = Split.of(some.test.inputs[:100], labels[:100])
+    results = [evaluate(nn.Flatten(), replace(some, test=split), task="clustering") for split in (hidden, few)]
+    assert results[0] | {"samples": 100} == results[1]
+
+
+def test_a_part_without_classes_has_no_metrics() -> None:
+    some = data_of(torch.arange(20) % CLASSES)
+    part = replace(some, test=Split.of(some.test.inputs, torch.full((20,), -1)))
+    result = evaluate(OfPixel(), part, task="clustering")
+    assert result.pop("samples") == 20
+    assert set(result.values()) == {None}
+    score = find("clustering").score(OfPixel(), part.test, part, Compute())
+    assert math.isnan(score)
+
+
+def test_multicut_takes_at_most_1000_samples_of_the_whole_part() -> None:
+    data = data_of((torch.arange(2500) % CLASSES).sort().values)
+    result = evaluate(OfPixel(), data, task="clustering")
+    assert result["multicut_clusters"] == CLASSES
+    assert -6 * 10 * 200 * 200 * 1.01 < result["multicut_objective"] <= -6 * 10 * 199 * 200
+
+
+def test_the_embedding_of_a_classifier_is_what_its_last_layer_is_given() -> None:
+    data = data_of(torch.arange(40) % CLASSES)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.ReLU(), nn.Linear(7, CLASSES))
+    assert embeddings(network, data.test, data, "cpu").vectors.shape == (40, 7)
+
+
+@pytest.mark.parametrize("width", [3, 9])
+def test_the_output_of_a_network_without_a_classifier_is_its_embedding(width: int) -> None:
+    data = data_of(torch.arange(40) % CLASSES)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.ReLU(), nn.Linear(7, width))
+    found = embeddings(network, data.test, data, "cpu").vectors
+    expected = network(data.test.inputs.movedim(3, 1).float() / 255)
+    assert torch.allclose(found.sort(0).values, expected.sort(0).values, atol=1e-6)
+
+
+def test_an_embedding_that_is_named_is_the_one() -> None:
+    data = data_of(torch.arange(40) % CLASSES)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.ReLU(), nn.Linear(7, CLASSES))
+    assert embeddings(Tapped(network, roles={"embedding": ""}), data.test, data, "cpu").vectors.shape == (40, CLASSES)
+    assert embeddings(Tapped(network, roles={"embedding": "1"}), data.test, data, "cpu").vectors.min() < 0
+    named = embedder(Tapped(network, roles={"embedding": "1"}), data)
+    assert named.named == {"embedding"}
+
+
+def test_evaluation_changes_neither_the_network_nor_the_random_numbers() -> None:
+    data = data_of(torch.arange(40) % CLASSES)
+    network = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 7), nn.BatchNorm1d(7))
+    before, state = {k: v.clone() for k, v in network.state_dict().items()}, torch.get_rng_state()
+    first = evaluate(network, data, task="clustering")
+    assert network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first == evaluate(network, data, task="clustering")
+
+
+def test_score_is_the_main_metric_and_a_teacher_is_compared_by_it() -> None:
+    data = data_of(torch.arange(100) % CLASSES)
+    task = find("clustering")
+    result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=OfPixel())
+    assert task.main == "nmi"
+    assert result["teacher_nmi"] == pytest.approx(1)
+    assert result["nmi"] == task.score(nn.Flatten(), data.test, data, Compute())
+
+
+@pytest.mark.parametrize("name", ["clustering", "few_shot"])
+def test_outputs_without_a_vector_for_each_sample_are_refused_in_one_line(name: str, tiny_data: Data) -> None:
+    task = find(name)
+    for outputs, part in (
+        (Outputs(torch.zeros(2, 4)), "gives no embedding"),
+        (Outputs(None, {"embedding": torch.zeros(2, 3, 4, 4)}), r"shape \(2, 3, 4, 4\)"),
+    ):
+        with pytest.raises(TutelageError, match=part) as error:
+            task.check("the student", outputs, tiny_data)
+        assert "\n" not in str(error.value)
+    task.check("the student", Outputs(None, {"embedding": torch.zeros(2, 3)}), tiny_data)
+    task.check("the teacher", Outputs(None, {"stage1": torch.zeros(2, 3, 4, 4)}), tiny_data)
+
+
+@pytest.mark.parametrize("name", ["clustering", "few_shot"])
+def test_data_of_other_labels_are_refused(name: str) -> None:
+    images = torch.zeros(8, 4, 4, 1, dtype=torch.uint8)
+    split = Split.of(images, torch.ones(8, 2), targets=ManyLabels())
+    data = Data("many", ("a", "b"), train=split, test=split, views=AsIs())
+    with pytest.raises(TutelageError, match="one class for each sample"):
+        find(name).check_data(data)

@@ -1,0 +1,93 @@
+"""The task of classes of which a few labelled samples are known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage.data import AsIs, Data, Split
+from tutelage.tasks import Compute, evaluate, find
+from tutelage.tasks import few_shot as module
+
+
+@pytest.fixture(autouse=True)
+def fewer_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """60 in the place of 600."""
+    monkeypatch.setattr(module, "EPISODES", 60)
+
+
+class OfCorner(nn.Module):
+    """A constant plus one number for each class, which the corner encodes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 1 + F.one_hot((x[:, 0, 0, 0] * 255).round().long() // 10, 20).float()
+
+
+class WithoutTheCorner(nn.Module):
+    """The other pixels, which are random."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, 1:]
+
+
+def data_of(labels: Tensor) -> Data:
+    """Images 4x4 whose corner is ten times the class, the other pixels random."""
+    images = torch.randint(0, 255, (len(labels), 4, 4, 1), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    images[:, 0, 0, 0] = (labels.clamp(min=0) * 10).to(torch.uint8)
+    split = Split.of(images, labels)
+    return Data("coded", tuple("abcdefgh"), train=split, test=split, views=AsIs())
+
+
+def test_embeddings_that_are_the_classes_are_classified_without_an_error() -> None:
+    result = evaluate(OfCorner(), data_of(torch.arange(240) % 8), task="few_shot")
+    for shots in (1, 5):
+        for name in ("accuracy", "linear", "graph"):
+            assert result[f"{name}_{shots}_shot"] == 1
+            assert result[f"{name}_{shots}_shot_half_width"] == 0
+        assert result[f"gain_{shots}_shot"] == 0
+
+
+@pytest.mark.parametrize(("classes", "ways"), [(8, 5), (3, 3), (2, 2)])
+def test_random_embeddings_are_at_chance_of_as_many_ways_as_there_are_classes(classes: int, ways: int) -> None:
+    result = evaluate(WithoutTheCorner(), data_of(torch.arange(40 * classes) % classes), task="few_shot")
+    for shots in (1, 5):
+        assert result[f"accuracy_{shots}_shot"] == pytest.approx(1 / ways, abs=0.08)
+        assert 0 < result[f"accuracy_{shots}_shot_half_width"] < 0.05
+
+
+def test_the_order_of_the_samples_changes_nothing() -> None:
+    data = data_of(torch.arange(160) % 8)
+    order = torch.randperm(160, generator=torch.Generator().manual_seed(1))
+    moved = Split.of(data.test.inputs[order], data.test.labels[order])
+    results = [evaluate(nn.Flatten(), replace(data, test=split), task="few_shot") for split in (data.test, moved)]
+    assert results[0] == results[1] == evaluate(nn.Flatten(), data, task="few_shot")
+
+
+def test_small_classes_make_small_episodes_and_too_small_ones_none() -> None:
+    small = evaluate(OfCorner(), data_of(torch.arange(12) % 4), task="few_shot")  # three samples of each class
+    assert small["accuracy_1_shot"] == 1
+    assert small["accuracy_5_shot"] is small["purity_5_shot"] is None
+    single = data_of(torch.arange(4))
+    result = evaluate(OfCorner(), single, task="few_shot")
+    assert result.pop("samples") == 4
+    assert set(result.values()) == {None}
+    assert math.isnan(find("few_shot").score(OfCorner(), single.test, single, Compute()))
+
+
+def test_a_class_without_queries_is_left_out_of_the_episodes() -> None:
+    labels = torch.cat([torch.arange(60) % 3, torch.tensor([3])])
+    assert evaluate(OfCorner(), data_of(labels), task="few_shot")["accuracy_1_shot"] == 1
+
+
+def test_score_is_the_main_metric_and_a_teacher_is_compared_by_it() -> None:
+    data, task = data_of(torch.arange(160) % 8), find("few_shot")
+    result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=OfCorner())
+    assert task.main == "accuracy_1_shot"
+    assert result["teacher_accuracy_1_shot"] == 1
+    assert result["accuracy_1_shot"] == pytest.approx(task.score(nn.Flatten(), data.test, data, Compute()))
+    assert {*task.metrics} == {*result} - {"samples"}
