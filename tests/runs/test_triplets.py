@@ -162,7 +162,7 @@ def test_a_run_that_is_stopped_resumes_exactly(tmp_path: Path, state_of: Any) ->
 def test_a_run_is_evaluated_by_its_task(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train("resnet8x0.25", "digits", out=tmp_path / "run", per_class=20, epochs=1, validation=0, **SHORT)
+    train("resnet8x0.25", "digits", out=tmp_path / "run", per_class=20, epochs=1, **SHORT)
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["tutelage", "evaluate", str(tmp_path / "run"), "--device", "cpu"])
     with pytest.raises(SystemExit) as stop:
