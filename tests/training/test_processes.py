@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -178,6 +179,7 @@ def test_a_launchers_variables_that_make_no_sense_are_refused(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(PartialState, "_shared_state", {})  # whatever other tests of this process have joined
     with refused(*pieces, "or unset WORLD_SIZE"):
         Processes.current("cpu")
 

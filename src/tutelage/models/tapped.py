@@ -87,8 +87,11 @@ class Tapped(nn.Module):
             inputs = inputs.clone(memory_format=torch.contiguous_format)
         if not inputs.is_floating_point():
             return inputs
-        along = (1, -1, *[1] * (inputs.ndim - 2))
-        return (inputs - self.mean.view(along)) / self.std.view(along)
+        mean, std = self.mean, self.std
+        if inputs.ndim != mean.ndim:
+            along = (1, -1, *[1] * (inputs.ndim - 2))
+            mean, std = mean.view(along), std.view(along)
+        return (inputs - mean) / std
 
     def operated(self) -> Tapped:
         """This model once more, after its network was changed from the inside: roles are found anew.
