@@ -17,7 +17,7 @@ from tutelage.config import Hardware
 from tutelage.data import CropsAndFlips, Data, Split
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
-from tutelage.training.hardware import autocast, resolve
+from tutelage.training.hardware import autocast, place, resolve
 
 TEMPERATURE, ALPHA = 4.0, 0.9
 PAIRS = (("wrn-40-2", "wrn-16-2"), ("resnet56", "resnet20"))
@@ -64,6 +64,12 @@ def network(name: str, data: Data, seed: int = 0) -> Tapped:
         return Tapped(
             make_model(name, num_classes=data.num_classes, input_shape=data.image_shape).module, *data.mean_std
         )
+
+
+def placed(net: Tapped, data: Data, hardware: Hardware) -> Tapped:
+    """The network on the device and in the memory layout."""
+    place(net, hardware=hardware, example=data.modality.example(2, data.input_shape))
+    return net
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from benchmarks.setting import (
     named,
     network,
     pictures,
+    placed,
     sizes,
     steps_a_round,
 )
@@ -37,7 +38,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
 from tutelage.training import Learner, fit
-from tutelage.training.hardware import place, resolve
+from tutelage.training.hardware import resolve
 
 
 def fit_steps(student: Tapped, source: Frozen | None, data: Data, hardware: Hardware, size: int = BATCH) -> InRounds:
@@ -67,7 +68,7 @@ def _settings(short: bool) -> list[tuple[tuple[str, str], int]]:
 
 def _overhead(names: tuple[str, str], size: int, rounds: int) -> Numbers:
     data, hardware = pictures(8 * size), resolve(Hardware())
-    teacher, student = (place(network(name, data), hardware) for name in names)
+    teacher, student = (placed(network(name, data), data, hardware) for name in names)
     batches = as_batches(data, size, 8, device())
 
     def bare(end_round: Callable[[], None], *, teacher_first: bool) -> None:
@@ -145,7 +146,7 @@ def floor(short: bool) -> Numbers:
     whole: dict[str, Callable[[], object]] = {}
     for teacher, student in PAIRS[1:] if short else PAIRS:
         for name, learns, what in ((teacher, False, "forward"), (student, True, "forward and backward")):
-            net = place(network(name, data), processor).train(learns)
+            net = placed(network(name, data), data, processor).train(learns)
             whole[f"{name}, {what}"] = partial(_pass, net, images, labels, learns)
     single = {
         f"{width} channels, {side}x{side}": _passes(width, side) for width, side in ((32, 32), (64, 16), (128, 8))

@@ -12,9 +12,9 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
 
 from benchmarks.pairs import Numbers, as_json, compare
-from benchmarks.setting import as_batches, device, network, pictures, sizes
+from benchmarks.setting import as_batches, device, network, pictures, placed, sizes
 from tutelage.config import Hardware
-from tutelage.training.hardware import autocast, place, resolve
+from tutelage.training.hardware import autocast, resolve
 
 NUMBER = 4
 NETWORKS = ("resnet8x0.5", "resnet20", "wrn-16-2")
@@ -36,7 +36,7 @@ def students(short: bool) -> Numbers:
 def _students(name: str, size: int, rounds: int) -> Numbers:
     data, hardware = pictures(size), resolve(Hardware())
     ((images, labels),) = as_batches(data, size, 1, device())
-    nets = [place(network(name, data, seed), hardware).train() for seed in range(NUMBER)]
+    nets = [placed(network(name, data, seed), data, hardware).train() for seed in range(NUMBER)]
     stack = _Stack(nets)
 
     def in_turns() -> None:

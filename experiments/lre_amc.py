@@ -61,10 +61,11 @@ def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float
 
 def measured(model: Tapped, dense: Tapped, data: Data) -> dict[str, float]:
     """Test accuracy, and what is left of the dense network's parameters and operations."""
+    image = data.modality.example(1, data.input_shape)
     return {
         "accuracy": evaluate(model, data)["accuracy"],
         "parameters": parameters(model) / parameters(dense),
-        "flops": flops(model, data.image_shape) / flops(dense, data.image_shape),
+        "flops": flops(model, image) / flops(dense, image),
     }
 
 
