@@ -305,7 +305,7 @@ def test_a_teacher_is_introduced_and_the_labels_that_it_saw_are_reported(run: Ru
     assert "images normalized" not in err
 
 
-@pytest.mark.parametrize("command", ["train", "distill", "evaluate", "export", "data", "methods", "models"])
+@pytest.mark.parametrize("command", ["train", "distill", "evaluate", "export", "data", "methods", "tasks", "models"])
 def test_help_is_in_plain_english(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -437,7 +437,7 @@ def test_a_study_prints_tables_for_its_reader_and_the_answer_last(
     assert out.splitlines()[-3:] == list(answer(results))
 
 
-@pytest.mark.parametrize("command", ["methods", "models", "data", "data digits"])
+@pytest.mark.parametrize("command", ["methods", "tasks", "models", "data", "data digits"])
 def test_lists(run: Run, command: str) -> None:
     code, out, _ = run(*command.split())
     assert code == 0

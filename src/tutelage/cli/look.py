@@ -17,7 +17,6 @@ from tutelage.errors import TutelageError, TutelageWarning, unknown
 if TYPE_CHECKING:
     from tutelage.data import Data
     from tutelage.runs.models import Opened
-    from tutelage.tasks import Curve, Metric
 
 ANY_TASK = "any"  # of methods that train for whatever the data's targets are for
 
@@ -223,7 +222,7 @@ def tasks(json_: Json = False) -> None:
             found.append(find(each))
         except TutelageError as error:  # a package that cannot be imported does not hide the others
             warnings.warn(str(error), TutelageWarning, stacklevel=1)
-    listed = [
+    listed: list[dict[str, Any]] = [
         {
             "name": task.name,
             "summary": task.summary,
@@ -238,16 +237,14 @@ def tasks(json_: Json = False) -> None:
     if json_:
         print(json.dumps(listed))
         return
-    rows = [
-        (task.name, task.summary, ", ".join(_with_direction(name, m) for name, m in task.metrics.items()))
-        for task in found
-    ]
+    rows = [(each["name"], each["summary"], _metrics(each["metrics"])) for each in listed]
     print_table(("task", "what it is", "metrics"), rows)
 
 
-def _with_direction(name: str, metric: Metric | Curve) -> str:
-    better = metric.better if isinstance(metric, Metric) else None
-    return f"{name} ({better})" if better else name
+def _metrics(metrics: dict[str, dict[str, Any]]) -> str:
+    """Their names, with an arrow to the end that is good."""
+    arrows = {"higher": " ↑", "lower": " ↓", None: ""}
+    return ", ".join(name + arrows[metric["better"]] for name, metric in metrics.items())
 
 
 def models(json_: Json = False) -> None:
