@@ -1,13 +1,12 @@
-"""Write the pages of docs/results from the raw files beside them.
+"""Write the pages of docs/results from the raw results beside them.
 
 ``demo.md`` is of ``tutelage demo``, ``nine-methods.md`` and its picture of ``experiments/nine_methods.py``; the raw
-files of both are those that ``experiments/raw.py`` keeps of a study. Each further page is of an ``EXPERIMENT`` (see
+results of both are those that ``experiments/raw.py`` writes of a study. Each further page is of an ``EXPERIMENT`` (see
 ``experiments/paired.py``).
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from tutelage.studies.statistics import Interval
 FOLDER = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(FOLDER.parent.parent))
 
-from experiments import paired  # noqa: E402 - it lies beside the package, not in it
+from experiments import paired, raw  # noqa: E402 - it lies beside the package, not in it
 
 # --- the demo
 
@@ -46,9 +45,9 @@ label is learnt by heart and little is left to gain: that, with five seeds, and 
 
 def demo_page() -> str:
     """The page of the demo."""
-    results = measured(FOLDER / "demo", "digits", "0.4")
+    results = measured(FOLDER / "demo.jsonl", "digits", "0.4")
     said = verdict(results.table())
-    return "\n\n".join([DEMO_HEAD, table(results), said, "Raw: [demo](demo), a file a run\n"])
+    return "\n\n".join([DEMO_HEAD, table(results), said, "Raw results: [demo.jsonl](demo.jsonl), a line a run\n"])
 
 
 # --- the nine methods
@@ -89,7 +88,7 @@ NOISE = {"0": "correct labels", "0.4": "40 % of the labels wrong"}
 
 def nine(data: str, noise: str) -> Results | None:
     """What was measured on a data set under a noise; ``None`` where nothing was."""
-    return measured(FOLDER / "nine-methods" / f"{data}-noise-{noise}", data, noise)
+    return measured(FOLDER / "nine-methods" / f"{data}-noise-{noise}.jsonl", data, noise)
 
 
 ORDER = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
@@ -106,10 +105,10 @@ def nine_page() -> str:
                 parts.append(f"### {data}, {labels}\n\nNot run yet.\n")
                 continue
             said = " ".join([verdict(results.table()), *falling_short(results)])
-            folder = f"nine-methods/{data}-noise-{noise}"
-            raw = f"Raw: [{folder}]({folder}), a file a run\n"
+            file = f"nine-methods/{data}-noise-{noise}.jsonl"
+            source = f"Raw results: [{file}]({file}), a line a run\n"
             seeds = len(results.study["seeds"])
-            parts += [f"### {data}, {labels}, {seeds} seeds\n", f"{said}\n", table(results, spread=True), "", raw]
+            parts += [f"### {data}, {labels}, {seeds} seeds\n", f"{said}\n", table(results, spread=True), "", source]
     return "\n".join(parts)
 
 
@@ -162,21 +161,21 @@ def _draw_gain(axis: Axes, place: int, row: Row) -> None:
 # --- both
 
 
-def measured(folder: Path, data: str, noise: str) -> Results | None:
-    """A study of one condition, out of its raw files; ``None`` where there are none."""
-    raws = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    if not raws:
+def measured(file: Path, data: str, noise: str) -> Results | None:
+    """A study of one condition, from its raw results; ``None`` where there are none."""
+    lines = raw.read(file)
+    if not lines:
         return None
     condition = {"data": data, "noise": noise, "imbalance": None, "per_class": None, "teacher_labels": "noisy"}
-    names = sorted({raw["row"] for raw in raws}, key=lambda name: (_place(name), name))
+    names = sorted({line["row"] for line in lines}, key=lambda name: (_place(name), name))
     runs = [
         dict.fromkeys(METRICS)
-        | raw["test"]
-        | {"memorised": raw["train"]["memorised"], "seed": raw["seed"], "method": raw["row"]}
+        | line["test"]
+        | {"memorised": line["train"]["memorised"], "seed": line["seed"], "method": line["row"]}
         | {**condition, "teacher": "", "student": "", "status": "done", "error": None}
-        for raw in sorted(raws, key=lambda raw: names.index(raw["row"]))
+        for line in sorted(lines, key=lambda line: names.index(line["row"]))
     ]
-    return Results(folder, {"seeds": sorted({raw["seed"] for raw in raws})}, tuple(runs))
+    return Results(file.parent, {"seeds": sorted({line["seed"] for line in lines})}, tuple(runs))
 
 
 def _place(name: str) -> int:

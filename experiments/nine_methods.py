@@ -8,8 +8,8 @@
 The last takes a GPU: all of CIFAR-10, WRN-40-2 teaches WRN-16-2, 200 epochs. Its schedule is that of the authors'
 sibling papers; the study's own is not published in detail.
 
-Every run is kept below ``runs/nine-methods`` and goes on where it was; what it measured is written as one small file
-to ``docs/results/nine-methods``, from which ``python docs/make_results.py`` makes the page.
+Every run is kept below ``runs/nine-methods`` and resumes; what it measured is a line of the condition's file in
+``docs/results/nine-methods``, from which ``python docs/make_results.py`` makes the page.
 
 Part of it, on another machine: ``--methods sp rkd --seeds 2 --noise 0.4``.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.raw import keep
+from experiments.raw import write_study
 from tutelage.report.console import watching_study
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
@@ -69,7 +69,7 @@ STUDIES: dict[str, dict[str, Any]] = {
 def run(
     name: str, source: str, noise: str, rows: list[str], seeds: int, workers: int | None, compile_: str | None
 ) -> None:
-    """One data set under one noise: all rows, or these; all seeds; a raw file a run."""
+    """One data set under one noise: all rows, or these; all seeds; a line a run."""
     study = Study(name=f"The nine methods, {name}", data=source, noise=noise, seeds=seeds, **STUDIES[name])
     if compile_:
         study = study.but(train={**study.train, "compile": compile_})
@@ -77,7 +77,8 @@ def run(
         study = study.but(methods={row: study.methods[row].model_dump() for row in rows})
     where = f"{name}-noise-{noise}"
     with watching_study(Console(stderr=True), quiet=False) as watch:
-        keep(run_study(study, RUNS / where, workers=LocalWorkers(workers), watch=watch), RAW / where)
+        results = run_study(study, RUNS / where, workers=LocalWorkers(workers), watch=watch)
+        write_study(results, RAW / f"{where}.jsonl")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Small experiments in rows and seeds: run what is missing, keep every number, make the page.
 
 A module of this folder declares an ``EXPERIMENT``; ``python -m experiments.NAME`` runs it, and its page in
-``docs/results`` is made of the raw files alone.
+``docs/results`` is made of the raw results alone: one JSONL file, a line a run.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import math
 import pkgutil
 import platform
@@ -24,6 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import experiments
+from experiments import raw
 from tutelage.studies.statistics import mean_interval
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,14 +71,9 @@ class Experiment:
     tail: str = ""
 
     @property
-    def folder(self) -> Path:
-        """Where its raw files are."""
-        return RESULTS / self.name
-
-    def file(self, condition: str, row: str, seed: int) -> Path:
-        """The raw file of one run."""
-        parts = [part for part in (condition, row) if part != "all"]
-        return self.folder / ("-".join("".join(c if c.isalnum() else "-" for c in p) for p in parts) + f"-{seed}.json")
+    def file(self) -> Path:
+        """Its raw results, one line a run."""
+        return RESULTS / f"{self.name}.jsonl"
 
 
 def installed() -> list[Experiment]:
@@ -88,18 +83,19 @@ def installed() -> list[Experiment]:
 
 
 def main(experiment: Experiment) -> None:
-    """The command of an experiment: runs what has no raw file yet, and writes the page."""
+    """The command of an experiment: runs what has no line yet, and writes the page."""
     parser = argparse.ArgumentParser(description=experiment.name)
     parser.add_argument("--rows", nargs="+", choices=experiment.rows, default=list(experiment.rows))
     parser.add_argument("--conditions", nargs="+", choices=list(experiment.conditions))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(experiment.seeds)))
-    given = parser.parse_args()
+    arguments = parser.parse_args()
+    done = {(line["condition"], line["row"], line["seed"]) for line in raw.read(experiment.file)}
     wanted = [
         (condition, row, seed)
-        for condition in given.conditions or experiment.conditions
-        for seed in given.seeds
-        for row in given.rows
-        if (condition, row) not in experiment.skip and not experiment.file(condition, row, seed).exists()
+        for condition in arguments.conditions or experiment.conditions
+        for seed in arguments.seeds
+        for row in arguments.rows
+        if (condition, row) not in experiment.skip and (condition, row, seed) not in done
     ]
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(experiment.name, total=len(wanted))
@@ -108,19 +104,19 @@ def main(experiment: Experiment) -> None:
             start = time.perf_counter()
             place = Path("runs") / experiment.name / condition / f"{row}-{seed}".replace(" ", "-")
             numbers = experiment.run(condition, row, seed, place)
-            keep(experiment, condition, row, seed, numbers, time.perf_counter() - start)
+            record(experiment, condition, row, seed, numbers, time.perf_counter() - start)
             progress.advance(task)
     (RESULTS / f"{experiment.name}.md").write_text(page(experiment), encoding="utf-8")
 
 
-def keep(
+def record(
     experiment: Experiment, condition: str, row: str, seed: int, numbers: Mapping[str, float], seconds: float
 ) -> None:
-    """Write one raw file."""
+    """Append one run to the raw results."""
     command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} --rows {row!r} --seeds {seed}"
     if len(experiment.conditions) > 1:
         command += f" --conditions {condition}"
-    raw = {
+    line = {
         "condition": condition,
         "row": row,
         "seed": seed,
@@ -130,13 +126,11 @@ def keep(
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "device": "cpu",
     }
-    file = experiment.file(condition, row, seed)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    raw.append(experiment.file, line)
 
 
 def page(experiment: Experiment) -> str:
-    """The page, of the raw files alone."""
+    """The page, from the raw results alone."""
     parts = [experiment.head.strip()]
     for condition, title in experiment.conditions.items():
         if title:
@@ -150,8 +144,8 @@ def page(experiment: Experiment) -> str:
     if experiment.tail:
         parts.append(experiment.tail.strip())
     parts.append(
-        f"Made by `python -m experiments.{experiment.name}` (CPU); raw: [{experiment.name}]({experiment.name}), "
-        "a file a run."
+        f"Made by `python -m experiments.{experiment.name}` (CPU); raw results: "
+        f"[{experiment.file.name}]({experiment.file.name}), a line a run."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -170,13 +164,12 @@ def _table(experiment: Experiment, condition: str) -> str:
 
 
 def measured(experiment: Experiment, condition: str, row: str) -> dict[int, dict[str, float | None]]:
-    """What the raw files of a row hold, by seed."""
-    found = {}
-    for file in sorted(experiment.folder.glob("*.json")):
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        if (raw["condition"], raw["row"]) == (condition, row):
-            found[int(raw["seed"])] = raw["measured"]
-    return found
+    """The numbers of a row, by seed."""
+    return {
+        int(line["seed"]): line["measured"]
+        for line in raw.read(experiment.file)
+        if (line["condition"], line["row"]) == (condition, row)
+    }
 
 
 def _cell(

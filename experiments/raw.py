@@ -1,27 +1,47 @@
-"""What a study measured, as small files to be committed: one a run.
+"""Raw results to be committed: one JSONL file an experiment, one line a run.
 
-python -m experiments.raw runs/demo docs/results/demo
+``python -m experiments.raw runs/demo docs/results/demo.jsonl`` writes the runs of a study.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
-import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tutelage.studies.results import Results
 
+Line = Mapping[str, Any]
 
-def keep(results: Results, to: Path) -> None:
-    """Write one file a run; a study with a hole is refused."""
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """The lines of a raw file, in their order; none where there is no file."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def append(file: Path, line: Line) -> None:
+    """Add a run; commands that run other parts of the same experiment may do so at the same time."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.write(json.dumps(line) + "\n")
+
+
+def write_study(results: Results, file: Path) -> None:
+    """Write the runs of a study, in the place of those with the same row and seed; one with a failed run is refused."""
+    lines = {(line["row"], line["seed"]): line for line in read(file)}
     for record in results.runs:
         if record["status"] != "done":
             raise SystemExit(f"{record['folder']} is {record['status']}: {record['error']}")
         folder = results.folder / record["folder"]
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         versions = json.loads((folder / "versions.json").read_text(encoding="utf-8"))
-        raw = {
+        lines[record["method"], record["seed"]] = {
             "row": record["method"],
             "command": result["command"],
             "method": result["method"],
@@ -33,14 +53,14 @@ def keep(results: Results, to: Path) -> None:
             "training_seconds": result["seconds"],
             "versions": {name: versions[name] for name in ("python", "torch", "tutelage")},
         }
-        file = to / f"{re.sub('[^a-z]+', '-', record['method'])}-seed-{record['seed']}.json"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ordered = [lines[place] for place in sorted(lines)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in ordered), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Keep what a study measured as one small file a run.")
+    parser = argparse.ArgumentParser(description="Write what a study measured as one JSONL file.")
     parser.add_argument("study", type=Path, help="folder of a study")
-    parser.add_argument("to", type=Path, help="folder for the files")
-    given = parser.parse_args()
-    keep(Results.read(given.study), given.to)
+    parser.add_argument("file", type=Path, help="JSONL file to write")
+    arguments = parser.parse_args()
+    write_study(Results.read(arguments.study), arguments.file)
