@@ -20,7 +20,9 @@ from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs import execute
-from tutelage.runs.models import WEIGHTS, open_trained, weights_file
+from tutelage.runs.folder import WEIGHTS
+from tutelage.runs.locate import weights_file
+from tutelage.runs.models import open_trained
 from tutelage.runs.teachers import compared, other_labels
 from tutelage.tasks import find as find_task
 

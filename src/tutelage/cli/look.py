@@ -109,7 +109,7 @@ def _data_for(
     """
     from tutelage.data import open_data
     from tutelage.runs.folder import CONFIG
-    from tutelage.runs.models import locate, run_folder
+    from tutelage.runs.locate import locate, run_folder
 
     locate(run)  # before anything is asked of the data: a misspelt path is the commoner mistake
     if spec is None:

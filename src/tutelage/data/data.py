@@ -1,121 +1,29 @@
-"""A data set: its parts, what its images look like, and what was done to it."""
+"""A data set: its parts, what its inputs look like, and what was done to it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.data.arrays import as_clean_labels, as_index, as_trusted
-from tutelage.data.division import divide
-from tutelage.data.images import Chosen, Images, image_bytes
+from tutelage.data.division import divide, split_off_test
 from tutelage.data.modality import MeanStd, Modality, Pixels
+from tutelage.data.split import Split, checked, part_of
 from tutelage.data.targets import Classes, Targets
 from tutelage.data.views import Views
-from tutelage.errors import TutelageError, TutelageWarning
-from tutelage.text import value_text
+from tutelage.errors import TutelageError
+
+__all__ = ["ArrayLike", "Data", "Split", "numbered_names"]
 
 ArrayLike = Tensor | NDArray[Any]
-
-TEST_SHARE = 0.2  # of a data set that has no test part
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Split:
-    """One part of a data set.
-
-    Attributes:
-        inputs: as they are stored, of images (N, H, W, C) uint8: a tensor, or ``ImageFiles`` that are read
-            batch by batch.
-        labels: (N,) int64 class numbers, ``-1`` for no label; or (N, C) float32 soft labels; or as ``targets`` says.
-        index: (N,) int64, each sample's place in the part it was loaded from, or its number in a published set.
-        clean_labels: (N,) int64, the labels before any condition was applied. For analysis, never for training.
-        trusted: (N,) bool, samples whose label somebody has checked: noise leaves them alone, and a method may train
-            by them. ``None`` where nobody has.
-        modality: what the inputs are.
-        targets: what the labels are.
-    """
-
-    inputs: Tensor | Images
-    labels: Tensor
-    index: Tensor
-    clean_labels: Tensor
-    trusted: Tensor | None = None
-    modality: Modality = Pixels()  # noqa: RUF009 - a frozen value
-    targets: Targets = Classes()  # noqa: RUF009 - a frozen value
-
-    @classmethod
-    def of(
-        cls,
-        inputs: Tensor | Images,
-        labels: Tensor,
-        modality: Modality = Pixels(),  # noqa: B008 - a frozen value
-        targets: Targets = Classes(),  # noqa: B008 - a frozen value
-    ) -> Split:
-        """A part as it was loaded: indices run from 0 and the labels, or the largest of soft ones, count as clean.
-
-        Raises:
-            TutelageError: the labels are not of the kind of ``targets``.
-        """
-        labels = targets.store(labels, "the array of labels")
-        index = torch.arange(len(labels), device=labels.device)
-        return cls(inputs, labels, index, targets.classes(labels), modality=modality, targets=targets)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __repr__(self) -> str:
-        inputs = f"{self.modality.noun} {tuple(self.inputs.shape)}"
-        return f"Split({len(self)} samples, {inputs}, {self.targets.noun} {tuple(self.labels.shape)})"
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the inputs are a tensor rather than files."""
-        return isinstance(self.inputs, Tensor)
-
-    @property
-    def corrupted(self) -> Tensor:
-        """(N,) bool: where the label given differs from the clean one (an absent label is not a wrong one)."""
-        given = self.targets.classes(self.labels)
-        return (given != self.clean_labels) & (given >= 0)
-
-    @property
-    def noise_rate(self) -> float:
-        """The share of the samples with a label whose label is wrong; 0 where no sample has one."""
-        return int(self.corrupted.sum()) / max(int(self.targets.labelled(self.labels).sum()), 1)
-
-    @property
-    def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that two parts share only if they have the same labels and the same images.
-
-        Images that are files count as the same while name, size and time of change of each one are.
-        """
-        digest = hashlib.sha256(self.labels.cpu().contiguous().numpy().data)
-        for content in image_bytes(self.inputs):
-            digest.update(content)
-        return digest.hexdigest()[:16]
-
-    def subset(self, places: Tensor) -> Split:
-        """The samples at these places of this part, in this order; their ``index`` is kept."""
-        inputs = self.inputs[places] if isinstance(self.inputs, Tensor) else Chosen(self.inputs, places)
-        return replace(
-            self,
-            inputs=inputs,
-            labels=self.labels[places],
-            index=self.index[places],
-            clean_labels=self.clean_labels[places],
-            trusted=None if self.trusted is None else self.trusted[places],
-        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -151,17 +59,17 @@ class Data:
                 "give each class its own name"
             )
         given = {**self.parts, "train": self.train, "test": self.test}
-        checked = {part: _checked(split, f"{part} part of {self.name}", names) for part, split in given.items()}
-        shapes = {tuple(split.inputs.shape[1:]) for split in checked.values()}
+        stored_parts = {part: checked(split, f"{part} part of {self.name}", names) for part, split in given.items()}
+        shapes = {tuple(split.inputs.shape[1:]) for split in stored_parts.values()}
         if len(shapes) > 1:
             raise TutelageError(f"the parts of {self.name} have images of different shapes: {sorted(shapes)}")
-        kinds = {(split.modality, split.targets) for split in checked.values()}
+        kinds = {(split.modality, split.targets) for split in stored_parts.values()}
         if len(kinds) > 1:
             raise TutelageError(f"the parts of {self.name} are of different kinds: {', '.join(map(str, kinds))}")
         stored = {part: split.inputs for part, split in given.items()}
-        record = (*self.record, *_changes(checked["train"].modality, stored))
-        views = checked["train"].modality.unaugmented if self.views is None else self.views
-        for field, value in {"classes": names, "views": views, "record": record, **checked}.items():
+        record = (*self.record, *_changes(stored_parts["train"].modality, stored))
+        views = stored_parts["train"].modality.unaugmented if self.views is None else self.views
+        for field, value in {"classes": names, "views": views, "record": record, **stored_parts}.items():
             object.__setattr__(self, field, value)
 
     @classmethod
@@ -196,7 +104,7 @@ class Data:
         """
         pairs = {"train": train, "validation": validation, "test": test}
         given = {part: pair for part, pair in pairs.items() if pair is not None}
-        parts = {part: _part(pair, f"{part} part of {name}", modality, targets) for part, pair in given.items()}
+        parts = {part: part_of(pair, f"{part} part of {name}", modality, targets) for part, pair in given.items()}
         names = numbered_names(targets.size(parts["train"].labels), name) if classes is None else tuple(classes)
         record: list[dict[str, Any]] = _changes(modality, {part: pair[0] for part, pair in given.items()})
         if test is None:
@@ -325,45 +233,6 @@ class Data:
         }
 
 
-def split_off_test(part: Split, share: float | None, name: str) -> tuple[Split, Split, dict[str, Any]]:
-    """A training and a test part from the only part of a data set: the same ones every time, class by class.
-
-    Args:
-        part: all samples; those without a label stay in the training part.
-        share: of each class; ``None`` is 0.2, and a warning says so.
-        name: of the data set.
-
-    Returns:
-        The training part, the test part, and what the record says of them.
-
-    Raises:
-        TutelageError: the share does not lie between 0 and 1, or no class has samples for both parts.
-    """
-    used = TEST_SHARE if share is None else share
-    if not 0 < used < 1:
-        raise TutelageError(f"the share of the test part lies between 0 and 1, got {used}")
-    strata = part.targets.strata(part.labels)
-    labelled = part.targets.labelled(part.labels).nonzero().squeeze(1)
-    _, held = divide(strata[labelled], max(1, round(used * len(labelled))), seed=0) if len(labelled) else ((), ())
-    if len(held) == 0:
-        raise TutelageError(
-            f"{name} has no test part, and the classes of its {len(part)} samples are too small to take one from; "
-            "add a test part"
-        )
-    if share is None:
-        warnings.warn(
-            TutelageWarning(
-                f"{name} has no test part: {len(held)} of its {len(part)} samples, drawn class by class, are used for "
-                "testing; --test 0.2 (test=0.2) sets the share"
-            ),
-            stacklevel=4,
-        )
-    chosen = torch.zeros(len(part), dtype=torch.bool)
-    chosen[labelled[torch.from_numpy(held)]] = True
-    kept, taken = (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
-    return part.subset(kept), part.subset(taken), {"test_from": "train", "test_share": used}
-
-
 def numbered_names(count: int, what: str) -> tuple[str, ...]:
     """The numbers of the classes as their names.
 
@@ -382,50 +251,3 @@ def _changes(modality: Modality, inputs: Mapping[str, object]) -> list[dict[str,
         if change := modality.changed(values):
             changes.setdefault(change, []).append(part)
     return [{change: changed} for change, changed in changes.items()]
-
-
-def _part(pair: object, what: str, modality: Modality, targets: Targets) -> Split:
-    """A part from a pair of arrays."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TutelageError(f"the {what} is no pair ({modality.noun}, labels): {value_text(pair)}")
-    inputs = modality.store(pair[0], f"the array of {modality.noun} of the {what}")
-    labels = targets.store(pair[1], f"the array of labels of the {what}")
-    _check_sizes(inputs, labels, what, modality)
-    return Split.of(inputs, labels, modality, targets)
-
-
-def _checked(split: object, what: str, classes: Sequence[str]) -> Split:
-    """The part with its tensors as ``Split`` has them; one that no network could be trained on is refused."""
-    if not isinstance(split, Split):
-        raise TutelageError(
-            f"the {what} is a {type(split).__name__}; make parts with Split.of(images, labels), or all of them with "
-            "Data.from_arrays((images, labels))"
-        )
-    modality, targets = split.modality, split.targets
-    images, labels = split.inputs, targets.store(split.labels, f"the array of labels of the {what}")
-    if len(labels) == 0:
-        raise TutelageError(f"the {what} is empty")
-    if isinstance(images, Tensor | np.ndarray) or not hasattr(images, "shape"):
-        images = modality.store(images, f"the array of {modality.noun} of the {what}")
-    else:
-        modality.check_files(images, f"the {modality.noun} of the {what}")
-    _check_sizes(images, labels, what, modality)
-    targets.check(labels, what, classes)
-    samples = len(labels)
-    checked: dict[str, Any] = {
-        "inputs": images,
-        "labels": labels,
-        "index": as_index(split.index, samples, f"the index of the {what}"),
-        "clean_labels": as_clean_labels(split.clean_labels, samples, len(classes), f"the clean labels of the {what}"),
-        "trusted": None if split.trusted is None else as_trusted(split.trusted, samples, f"trusted of the {what}"),
-    }
-    changes = {name: value for name, value in checked.items() if value is not getattr(split, name)}
-    return replace(split, **changes) if changes else split
-
-
-def _check_sizes(inputs: Tensor | Images, labels: Tensor, what: str, modality: Modality) -> None:
-    if inputs.shape[0] != len(labels):
-        raise TutelageError(
-            f"the {what} needs as many {modality.noun} as labels, got {tuple(inputs.shape)} {modality.noun} "
-            f"and {tuple(labels.shape)} labels"
-        )

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from tutelage.data.data import Data, Split, split_off_test
+from tutelage.data.data import Data, Split
+from tutelage.data.division import split_off_test
 from tutelage.data.views import CropsAndFlips
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 

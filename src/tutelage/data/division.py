@@ -1,14 +1,21 @@
-"""A part in two: which samples are held out, class by class."""
+"""A part in two: which samples are held out, or used for testing, class by class."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tutelage.data.split import Split
+from tutelage.errors import TutelageError, TutelageWarning
+
 Places = NDArray[Any]
+
+TEST_SHARE = 0.2  # of a data set that has no test part
 
 
 def divide(labels: Tensor, size: int, seed: int) -> tuple[Places, Places]:
@@ -44,3 +51,42 @@ def _in_turns(labels: Places, size: int, seed: int) -> tuple[Places, Places]:
     order = np.argsort(rank, kind="stable")
     size = min(size, int((rank >= 0).sum()))
     return order[: len(order) - size], order[len(order) - size :]
+
+
+def split_off_test(part: Split, share: float | None, name: str) -> tuple[Split, Split, dict[str, Any]]:
+    """A training and a test part from the only part of a data set: the same ones every time, class by class.
+
+    Args:
+        part: all samples; those without a label stay in the training part.
+        share: of each class; ``None`` is 0.2, and a warning says so.
+        name: of the data set.
+
+    Returns:
+        The training part, the test part, and what the record says of them.
+
+    Raises:
+        TutelageError: the share does not lie between 0 and 1, or no class has samples for both parts.
+    """
+    used = TEST_SHARE if share is None else share
+    if not 0 < used < 1:
+        raise TutelageError(f"the share of the test part lies between 0 and 1, got {used}")
+    strata = part.targets.strata(part.labels)
+    labelled = part.targets.labelled(part.labels).nonzero().squeeze(1)
+    _, held = divide(strata[labelled], max(1, round(used * len(labelled))), seed=0) if len(labelled) else ((), ())
+    if len(held) == 0:
+        raise TutelageError(
+            f"{name} has no test part, and the classes of its {len(part)} samples are too small to take one from; "
+            "add a test part"
+        )
+    if share is None:
+        warnings.warn(
+            TutelageWarning(
+                f"{name} has no test part: {len(held)} of its {len(part)} samples, drawn class by class, are used for "
+                "testing; --test 0.2 (test=0.2) sets the share"
+            ),
+            stacklevel=4,
+        )
+    chosen = torch.zeros(len(part), dtype=torch.bool)
+    chosen[labelled[torch.from_numpy(held)]] = True
+    kept, taken = (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
+    return part.subset(kept), part.subset(taken), {"test_from": "train", "test_share": used}

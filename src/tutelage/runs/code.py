@@ -15,7 +15,7 @@ from tutelage.files import as_path
 from tutelage.methods import Method
 from tutelage.runs.folder import WEIGHTS
 from tutelage.runs.header import read_header
-from tutelage.runs.models import weights_file
+from tutelage.runs.locate import weights_file
 
 _OWN = Path(__file__).resolve().parent.parent
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,30 +9,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
-from tutelage.config import GIVEN, Config
+from tutelage.config import Config
 from tutelage.data.data import Data
-from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
+from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.files import as_path
 from tutelage.models.doors.door import Built, MeanStd
 from tutelage.models.load import make_model
 from tutelage.models.redrawn import Redrawn
-from tutelage.models.state import dtype_note
 from tutelage.models.surgery import repeat, surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights
-from tutelage.runs.folder import CONFIG, WEIGHTS
 from tutelage.runs.header import Header, read_header
-from tutelage.tasks import Compute, Task, recognised, wrapped
+from tutelage.runs.locate import locate, run_folder
+from tutelage.tasks import Task, recognised, wrapped
 from tutelage.trust import Trust, typed
 
 DEFAULT_TASK = "classification"  # of a weights file that names none
 RECORDED = "recorded with the weights"
 STATED = "as given"
-PUBLISHED = ("timm/", "hf/")
 
 
 def about_model(spec: str, model: Tapped, data: Data, task: Task) -> dict[str, Any]:
@@ -202,67 +198,6 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text), spec, file, task)
 
 
-def run_folder(text: str) -> Path | None:
-    """The folder of the run that trained the network of this name, its own or that of its weights, if there is one."""
-    named = None if as_path(text).is_dir() else weights_file(text)
-    folder = as_path(text) if named is None else named[1].parent
-    return folder if (folder / CONFIG).is_file() and (named is None or named[1].name == WEIGHTS) else None
-
-
-def weights_file(text: str) -> tuple[str, Path] | None:
-    """The two parts of ``MODEL@WEIGHTS``; ``None`` for a text without ``@``.
-
-    Either part may hold an ``@``: the text is split at the last one behind which there is a file, or else at the first.
-    """
-    places = [place for place, letter in enumerate(text) if letter == "@"]
-    splits = [(text[:place], as_path(text[place + 1 :])) for place in places]
-    return next((split for split in reversed(splits) if split[1].is_file()), splits[0] if splits else None)
-
-
-def locate(text: str) -> tuple[str, Path, Header] | None:
-    """The model, the weights file and the file's header; ``None`` for published weights.
-
-    Raises:
-        TutelageError: the text names no trained network.
-    """
-    path = as_path(text)
-    if path.is_dir():
-        file = path / WEIGHTS
-        if not file.is_file():
-            raise TutelageError(f"{text} holds no {WEIGHTS}; {_remedy(path)}")
-        header = read_header(file)
-        spec = header.model
-        if not spec or spec.startswith(GIVEN):
-            raise TutelageError(f"{file} does not say which network it is for; name it, as MODEL@{file}")
-        return spec, file, header
-    named = weights_file(text)
-    if named is not None:
-        spec, file = named
-        if not spec or text.endswith("@"):
-            raise TutelageError(f"{text!r} lacks a part; write MODEL@WEIGHTS, such as resnet8@student.safetensors")
-        if file.is_dir():
-            raise TutelageError(f"{file} is a folder; name the weights file in it, such as {spec}@{file / WEIGHTS}")
-        return spec, file, read_header(file)
-    if text.startswith(PUBLISHED):
-        return None
-    if path.is_file():
-        folder = f"the folder {path.parent} instead" if path.name == WEIGHTS else "the folder of a finished run"
-        raise TutelageError(f"{text} is a file; give {folder}, or for weights their model too, as MODEL@{text}")
-    raise TutelageError(
-        f"no trained network {text!r}: give the folder of a finished run, MODEL@WEIGHTS.safetensors, "
-        "timm/NAME or hf/NAME"
-    )
-
-
-def _remedy(folder: Path) -> str:
-    """What to do about a folder without weights."""
-    if (folder / CONFIG).is_file():
-        return "that run is not finished; give its command again"
-    if (folder.parent / WEIGHTS).is_file():
-        return f"the run's folder is {folder.parent}"
-    return "it is not the folder of a finished run; give that of one, or MODEL@WEIGHTS"
-
-
 def _normalisation(
     header: Header, built: Built, data: Data, mean_std: MeanStd | None
 ) -> tuple[tuple[Sequence[float], Sequence[float]], str]:
@@ -320,38 +255,3 @@ def _check_classes(text: str, classes: Sequence[str], data: Data) -> None:
             TutelageWarning,
             stacklevel=3,
         )
-
-
-def accuracy_here(text: str, model: Tapped, task: Task, data: Data, device: torch.device | str) -> str | None:
-    """A teacher's main metric on held-out or else on training samples, in words; a warning at chance level.
-
-    ``None`` for a task that knows no chance level, and for a network with other outputs than the task's, which teaches
-    by its features: the dry run refuses it where a term reads its logits.
-
-    Raises:
-        TutelageError: when it does not take these inputs.
-    """
-    chance = task.chance(data)
-    if chance is None:
-        return None
-    part, split = ("training", data.train) if data.validation is None else ("held-out", data.validation)
-    split = split.subset(torch.arange(min(2000, len(split))))
-    try:
-        if not task.answers(model, data):
-            return None
-        share = task.score(model, split, data, Compute(device))
-    except NETWORK_ERRORS as error:
-        remedy = dtype_note(model) or f"; give it one for such {data.modality.noun}"
-        inputs = f"{data.modality.noun} of shape {data.input_shape}"
-        raise TutelageError(f"the teacher {text} cannot take {inputs}: {one_line(error)}{remedy}") from error
-    if math.isnan(share):  # no sample has a label
-        return None
-    if share < chance:
-        warnings.warn(
-            f"the teacher {text} gets {share:.1%} of {len(split)} samples of {data.name} right, which is chance level "
-            f"for {data.num_classes} classes; check its weights, its normalisation and the order of the classes",
-            TutelageWarning,
-            stacklevel=2,
-        )
-    labelled = "noisily labelled " if bool(split.corrupted.any()) else ""
-    return f"{task.main.replace('_', ' ')} {share:.1%} on {len(split)} {labelled}{part} samples"

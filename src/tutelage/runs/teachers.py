@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,13 +14,15 @@ from tutelage.config import Config, read_config
 from tutelage.data import Data
 from tutelage.data.conditions import parse_noise
 from tutelage.data.conditions.condition import Relabelling
-from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
 from tutelage.evaluation import flops
+from tutelage.models.state import dtype_note
 from tutelage.models.tapped import Tapped
 from tutelage.parsing import parse_json
 from tutelage.runs.folder import CONFIG, RESULT
-from tutelage.runs.models import Opened, accuracy_here, run_folder
-from tutelage.tasks import Task
+from tutelage.runs.locate import run_folder
+from tutelage.runs.models import Opened
+from tutelage.tasks import Compute, Task
 
 NEGLIGIBLE = 1e6  # operations an image, below which no cost is compared [ours]
 
@@ -125,6 +128,41 @@ def introduce(
         facts = [accuracy_here(name, model, task, data, device), _recorded_accuracy(teacher.folder)]
         if announce is not None:
             announce("; ".join([f"teacher {normalisation_of(name, teacher)}", *filter(None, facts)]))
+
+
+def accuracy_here(text: str, model: Tapped, task: Task, data: Data, device: torch.device | str) -> str | None:
+    """A teacher's main metric on held-out or else on training samples, in words; a warning at chance level.
+
+    ``None`` for a task that knows no chance level, and for a network with other outputs than the task's, which teaches
+    by its features: the dry run refuses it where a term reads its logits.
+
+    Raises:
+        TutelageError: when it does not take these inputs.
+    """
+    chance = task.chance(data)
+    if chance is None:
+        return None
+    part, split = ("training", data.train) if data.validation is None else ("held-out", data.validation)
+    split = split.subset(torch.arange(min(2000, len(split))))
+    try:
+        if not task.answers(model, data):
+            return None
+        share = task.score(model, split, data, Compute(device))
+    except NETWORK_ERRORS as error:
+        remedy = dtype_note(model) or f"; give it one for such {data.modality.noun}"
+        inputs = f"{data.modality.noun} of shape {data.input_shape}"
+        raise TutelageError(f"the teacher {text} cannot take {inputs}: {one_line(error)}{remedy}") from error
+    if math.isnan(share):  # no sample has a label
+        return None
+    if share < chance:
+        warnings.warn(
+            f"the teacher {text} gets {share:.1%} of {len(split)} samples of {data.name} right, which is chance level "
+            f"for {data.num_classes} classes; check its weights, its normalisation and the order of the classes",
+            TutelageWarning,
+            stacklevel=2,
+        )
+    labelled = "noisily labelled " if bool(split.corrupted.any()) else ""
+    return f"{task.main.replace('_', ' ')} {share:.1%} on {len(split)} {labelled}{part} samples"
 
 
 def normalisation_of(name: str, opened: Opened) -> str:
