@@ -15,8 +15,8 @@ SRC = Path(__file__).resolve().parent.parent / "src" / "tutelage"
 ROOMS = (
     ["text"],
     ["errors"],
-    ["parsing", "trust"],
-    ["files", "config", "ambient", "signals"],
+    ["parsing", "trust", "files"],
+    ["config", "ambient", "signals"],
     ["data"],
     ["models"],
     ["terms"],

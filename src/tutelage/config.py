@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.files import read_file
 from tutelage.parsing import parse_json, parse_toml, parse_yaml, write_yaml
 from tutelage.text import value_text
 
@@ -295,7 +296,7 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(os.path.expanduser(path))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
         raise TutelageError(

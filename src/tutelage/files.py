@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ if sys.platform != "win32":
     import fcntl
 
 LOCK = ".lock"
+LARGEST = 2**28
+"""Bytes of a file of records that are read at most; a million epochs take half of it."""
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp", re.DOTALL)
 _LONGEST = 100  # characters of a file's name in that of its temporary file
@@ -48,6 +51,24 @@ def as_path(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise TutelageError(f"{str(path)!r} cannot be expanded ({one_line(error)}); write the whole path") from error
+
+
+def read_file(path: str | os.PathLike[str], largest: int | None = LARGEST) -> bytes:
+    """The bytes of an ordinary file. A pipe, which may never end, and a device are refused before they are opened.
+
+    Args:
+        path: the file, or a link to one.
+        largest: bytes that it may have; ``None`` for any number.
+
+    Raises:
+        OSError: it cannot be read, is no ordinary file, or is larger.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no ordinary file")
+    if largest is not None and status.st_size > largest:
+        raise OSError(f"it has {status.st_size:,} bytes, and at most {largest:,} are read")
+    return Path(path).read_bytes()
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:

@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -427,3 +428,49 @@ def test_places_where_nothing_can_be_written(tmp_path: Path, name: str, text: st
         atomic_write(tmp_path / name, b"new")
     assert str(caught.value).endswith(text)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+# --- tensors that are no plain values, and archives that are bombs
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda weight: weight.to_sparse(), "not dense"),
+        (lambda weight: weight.to_sparse_csr(), "not dense"),
+        (lambda weight: torch.nested.nested_tensor(list(weight)), "not dense"),
+        (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "quantized"),
+        (lambda weight: weight.to("meta"), "empty (meta)"),
+        (lambda weight: weight + 1j, "complex64"),
+        (lambda weight: (weight * 100).to(torch.int8), "int8"),
+        (lambda weight: weight > 0, "bool"),
+    ],
+    ids=["sparse", "csr", "nested", "quantized", "meta", "complex", "int8", "bool"],
+)
+def test_tensors_without_the_models_values(tmp_path: Path, change: Callable[[Tensor], Tensor], text: str) -> None:
+    module = nn.Linear(3, 2)
+    torch.save({"weight": change(torch.rand(2, 3)), "bias": torch.zeros(2)}, tmp_path / "w.pt")
+    assert text in refusal(tmp_path / "w.pt", module)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
+def test_floats_of_every_type_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    module = nn.Linear(2, 1)
+    torch.save({"weight": torch.tensor([[0.5, -2.0]]).to(dtype), "bias": torch.zeros(1)}, tmp_path / "w.pt")
+    load_weights(tmp_path / "w.pt", module)
+    assert module.weight.tolist() == [[0.5, -2.0]]
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
+    module = nn.Linear(1000, 1000)
+    torch.save({"weight": torch.zeros(1000, 1000), "bias": torch.zeros(1000)}, tmp_path / "whole.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for member in whole.infolist():
+            packed.writestr(member.filename, whole.read(member))
+    assert (tmp_path / "w.pt").stat().st_size < 20_000
+    torch.load(tmp_path / "w.pt", weights_only=True)  # which would unpack it
+    assert "compressed entries" in refusal(tmp_path / "w.pt", module)

@@ -63,7 +63,7 @@ DAMAGES = {
     "half a line": ("metrics.jsonl", text('{"learners": {"stu'), "line 1"),
     "deep": ("metrics.jsonl", text("[" * 100_000), "line 1"),
     "binary": ("metrics.jsonl", text(b"\xff\xfe\0\0"), "line 1"),
-    "directory": ("metrics.jsonl", folder_there, "is no file"),
+    "directory": ("metrics.jsonl", folder_there, "it is a folder"),
     "huge": ("metrics.jsonl", huge, "1,099,511,627,776 bytes"),
     "no test": ("result.json", text('{"method": "plain"}'), "test has no accuracy"),
     "test": ("result.json", text('{"test": 5}'), "result.json, test is 5 and no table"),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.data import Data, Split
+from tutelage.data.memory import check_unpacked
 from tutelage.data.npy import read_up_to
 from tutelage.data.views import CropsAndFlips
 from tutelage.errors import TutelageError, one_line
@@ -72,6 +73,8 @@ def _read(file: Path, dimensions: int) -> Tensor:
         if 0 in shape[1:]:
             raise TutelageError(f"{file} claims images of {shape[1]}x{shape[2]} pixels; fetch it again")
         size = math.prod(shape)
+        stored = file.stat().st_size
+        check_unpacked(size if file.suffix == ".gz" else min(size, stored), stored, str(file))
         content = read_up_to(stream, size + 1)
     if len(content) != size:
         has = f"only {len(content)}" if len(content) < size else "more"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
-from zipfile import ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from torch import Tensor
 
 from tutelage.data.arrays import Array, as_images, as_index, as_labels, check_unique
 from tutelage.data.data import Data, Split, numbered_names
+from tutelage.data.memory import check_unpacked
 from tutelage.data.npy import DAMAGE, read_npy
 from tutelage.data.targets import Classes
 from tutelage.data.views import CropsAndFlips
@@ -102,6 +103,13 @@ class Archive:
     def read(self, key: str) -> Array:
         """One array."""
         member = self._members[key]
+        if member.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # others unpack gigabytes at a time
+            raise TutelageError(
+                f"{key} of {self.file} is packed in a way that NumPy does not use (zip method {member.compress_type}); "
+                "save it again with np.savez or np.savez_compressed"
+            )
+        stored = min(member.compress_size, self.file.stat().st_size)
+        check_unpacked(member.file_size, stored, f"{key} of {self.file}")
         try:
             with self._archive.open(member) as stream:
                 return read_npy(stream, member.file_size)

@@ -173,6 +173,8 @@ def _existing(scheme: str, text: str, kind: str) -> Path:
     path = as_path(text)
     if not path.exists():
         raise TutelageError(f"{scheme}: there is no {kind} {path}; check the path, which starts from {Path.cwd()}")
+    if kind == "file" and not path.is_dir() and not path.is_file():
+        raise TutelageError(f"{scheme}: {path} is no ordinary file; name one")
     if path.is_dir() != (kind == "folder"):
         raise TutelageError(f"{scheme}: {path} is a {'folder' if path.is_dir() else 'file'}; name a {kind}")
     return path

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.data import Data, Split
+from tutelage.data.memory import check_fits
 from tutelage.data.modality import Tokens
 from tutelage.errors import TutelageError, one_line
 
@@ -52,6 +53,8 @@ def load(folder: Path) -> Data:
     encoded = {part: tokenizer.encode_batch([text for _, text in lines]) for part, lines in rows.items()}
     ids = {part: [text.ids for text in texts] for part, texts in encoded.items()}
     longest = min(length, max(1, *(len(text) for text in ids["train"])))
+    count = sum(map(len, ids.values()))
+    check_fits(8 * count * longest, f"the {count} texts of {folder}, {longest} tokens each", "lower the truncation")
     tokens = Tokens(tokenizer.get_vocab_size(), padding)
     splits = {
         part: Split.of(

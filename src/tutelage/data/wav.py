@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from tutelage.data.data import Data, Split
+from tutelage.data.memory import check_fits
 from tutelage.data.modality import Waves
 from tutelage.errors import TutelageError, one_line
 from tutelage.text import value_text
@@ -61,6 +62,9 @@ def load(folder: Path) -> Data:
             f"ffmpeg -i IN.wav -ar {min(first, second)} OUT.wav"
         )
     length = max(len(samples) for samples in clips["train"])
+    count = sum(map(len, clips.values()))
+    what = f"the {count} clips of {folder}, padded to the longest training clip ({length} samples)"
+    check_fits(2 * count * length, what, "cut or remove the longest ones")
     waves = Waves(next(iter(rates)))
     splits = {part: _split(clips[part], by_class, classes, length, waves) for part, by_class in files.items()}
     cut = sum(len(samples) > length for part in clips.values() for samples in part)

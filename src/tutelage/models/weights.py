@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -95,6 +96,7 @@ def load_weights(path: str | os.PathLike[str], module: nn.Module) -> dict[str, A
     own = module.state_dict()
     state = _without_prefix(state, own)
     _check_keys(file, module, state, own)
+    _check_kinds(file, state, own)
     _check_shapes(file, module, state, own)
     _check_finite(file, state)
     module.load_state_dict(state)
@@ -113,6 +115,8 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _is_pickle(file: str) -> bool:
     """By the first bytes, since names lie: a zip archive or a bare pickle (both from ``torch.save``)."""
     try:
+        if Path(file).exists() and not Path(file).is_file():  # a pipe may never end
+            raise OSError("it is no ordinary file")
         with Path(file).open("rb") as opened:
             start = opened.read(9)
     except OSError as error:
@@ -160,6 +164,7 @@ def _damaged(file: str, error: Exception) -> TutelageError:
 
 
 def _read_pickle(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    _refuse_packed(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's remarks on old formats
@@ -185,6 +190,22 @@ def _read_pickle(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     raise TutelageError(
         f"{file!r} holds {held} and no state_dict: save model.state_dict(), bare or under 'state_dict' or 'model'"
     )
+
+
+def _refuse_packed(file: str) -> None:
+    """Refuse a compressed archive: torch.save writes none, and a small one may unpack to more than fits into memory."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            packed = sum(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
+        raise _damaged(file, error) from error
+    if packed:
+        raise TutelageError(
+            f"{file!r} has {packed} compressed entries, which torch.save does not write, and was not loaded:"
+            " save it with torch.save or as safetensors"
+        )
 
 
 def _is_state(value: object) -> TypeGuard[Mapping[str, Tensor]]:
@@ -220,6 +241,25 @@ def _check_keys(file: str, module: nn.Module, state: Mapping[str, Tensor], own: 
             f"the weights {file!r} are not those of this {type(module).__name__}:"
             f" the file {' and '.join(faults)}; build the model that they were saved from"
         )
+
+
+def _check_kinds(file: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse tensors without plain values, and those whose values would change on the way into the module's."""
+    for key in own.keys() & state.keys():
+        value = state[key]
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_nested:
+            what = "quantized" if value.is_quantized else "empty (meta)" if value.is_meta else "not dense"
+        elif _kind(value) != _kind(own[key]):
+            what = f"{value.dtype}, and the model's is {own[key].dtype}"
+        else:
+            continue
+        raise TutelageError(
+            f"the weights {file!r} do not fit: {key} is {what}; save dense weights of the model's own types"
+        )
+
+
+def _kind(value: Tensor) -> str:
+    return "complex" if value.is_complex() else "float" if value.is_floating_point() else "integer"
 
 
 def _check_shapes(file: str, module: nn.Module, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from tutelage.config import Config
 from tutelage.errors import TutelageError, one_line
-from tutelage.files import LOCK, LockedFolder, is_temporary, remove_abandoned
+from tutelage.files import LOCK, LockedFolder, is_temporary, read_file, remove_abandoned
 from tutelage.parsing import parse_json, parse_yaml
 from tutelage.runs.schema import check_result, read_epochs
 from tutelage.text import value_text
@@ -155,7 +155,7 @@ class RunFolder:
 
     def _read_config(self) -> dict[str, Any]:
         try:
-            read = parse_yaml((self.path / CONFIG).read_bytes())
+            read = parse_yaml(read_file(self.path / CONFIG))
         except (OSError, ValueError) as error:
             raise TutelageError(
                 f"cannot read {self.path / CONFIG}: {one_line(error)}; choose another folder"
@@ -167,7 +167,7 @@ class RunFolder:
         if not file.exists():
             return default
         try:
-            read = parse_json(file.read_bytes())
+            read = parse_json(read_file(file))
             if not isinstance(read, dict):
                 raise ValueError(f"it holds a {type(read).__name__} and no object")
         except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from tutelage.config import Fields
 from tutelage.errors import TutelageError, one_line
+from tutelage.files import read_file
 from tutelage.models.doors.door import MeanStd
 from tutelage.models.weights import read_about
 from tutelage.runs.folder import RESULT, WEIGHTS, RunFolder
@@ -100,7 +101,7 @@ def _check_digest(file: Path) -> None:
         return
     recorded = (folder.result() or {}).get(WEIGHTS_DIGEST)
     try:
-        actual = hashlib.sha256(file.read_bytes()).hexdigest()
+        actual = hashlib.sha256(read_file(file, largest=None)).hexdigest()
     except OSError as error:
         raise TutelageError(f"cannot read the weights {str(file)!r}: {one_line(error)}; check the path") from error
     if recorded is not None and recorded != actual:

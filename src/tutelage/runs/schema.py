@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 
 from tutelage.config import Fields
 from tutelage.errors import TutelageError, one_line
+from tutelage.files import read_file
 from tutelage.parsing import parse_json
 from tutelage.text import value_text
 
@@ -150,7 +151,7 @@ def read_epochs(path: Path) -> tuple[dict[str, Any], ...]:
         TutelageError: it cannot be read, or a line is no record of an epoch.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_file(path).splitlines()
     except OSError as error:
         raise TutelageError(f"cannot read {path}: {error.strerror or one_line(error)}") from error
     records = []

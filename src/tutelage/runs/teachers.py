@@ -16,6 +16,7 @@ from tutelage.data.conditions import parse_noise
 from tutelage.data.conditions.condition import Relabelling
 from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
 from tutelage.evaluation import flops
+from tutelage.files import read_file
 from tutelage.models.state import dtype_note
 from tutelage.models.tapped import Tapped
 from tutelage.parsing import parse_json
@@ -177,7 +178,7 @@ def normalisation_of(name: str, opened: Opened) -> str:
 def _recorded_accuracy(folder: Path | None) -> str | None:
     """The test accuracy in a run's result, in words; ``None`` where there is none to read."""
     try:
-        result = parse_json((folder / RESULT).read_bytes()) if folder is not None else {}
+        result = parse_json(read_file(folder / RESULT)) if folder is not None else {}
         return f"its run recorded {float(result['test']['accuracy']):.1%} on the test part of {result['data']['name']}"
     except (OSError, ValueError, TypeError, KeyError):
         return None

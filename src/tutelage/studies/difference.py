@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage.config import Beyond, Config, Hardware, read_config
 from tutelage.errors import TutelageError, one_line
-from tutelage.files import as_path
+from tutelage.files import as_path, read_file
 from tutelage.parsing import parse_json
 from tutelage.studies.metrics import check_metric
 from tutelage.studies.reading import CONDITION, PAIR, Record
@@ -228,7 +228,7 @@ def _test_part(result: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        read = parse_json(path.read_bytes())
+        read = parse_json(read_file(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

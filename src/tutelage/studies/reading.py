@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tutelage.errors import TutelageError, one_line
+from tutelage.files import read_file
 from tutelage.parsing import parse_json
 from tutelage.studies import PLAIN
 from tutelage.studies.metrics import METRICS
@@ -50,7 +51,7 @@ def place_of(run: Record) -> Place:
 def read_study_file(path: Path) -> Mapping[str, Any]:
     """A declaration, as far as tables need it; an error of one line for one that is damaged or of another version."""
     try:
-        study: dict[str, Any] = parse_json(path.read_bytes())
+        study: dict[str, Any] = parse_json(read_file(path))
     except (OSError, ValueError) as error:
         raise TutelageError(f"{path} cannot be read: {one_line(error)}; run the study again") from error
     fields = ("name", *CONDITION, "pairs", "methods", "seeds", "train", "evaluate", "budget")
@@ -75,7 +76,7 @@ def read_study_file(path: Path) -> Mapping[str, Any]:
 def read_records(path: Path, fields: Sequence[str]) -> tuple[Record, ...]:
     """Records that have these fields; an error with the line's number for one that has not, or that is damaged."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_file(path).split(b"\n")
     except OSError as error:
         raise TutelageError(f"{path} cannot be read: {one_line(error)}") from error
     records = []

@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage.config import Beyond
 from tutelage.errors import TutelageError, one_line
-from tutelage.files import LockedFolder, remove_abandoned
+from tutelage.files import LockedFolder, read_file, remove_abandoned
 from tutelage.parsing import parse_json
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import METRICS, RESULT
@@ -35,7 +35,6 @@ _TABLES = ("per_class_accuracy", "reliability", "risk_coverage", "corruptions", 
 _NOTHING = dict.fromkeys(
     (*TEST, *TRAIN, *COST, *MORE, "noise_rate", "trained_noise_rate", "seconds", "forward_passes", "curve")
 )
-_LARGEST = 2**28  # bytes; a million epochs take half of it
 
 
 class Store:
@@ -84,7 +83,7 @@ class Store:
         file = self.folder(job) / METRICS
         with suppress(OSError):
             if file.stat().st_mtime >= since:
-                return file.read_bytes().count(b"\n")
+                return read_file(file).count(b"\n")
         return 0
 
     def keep_failure(self, job: Job, error: str, trace: str) -> None:
@@ -230,12 +229,8 @@ def _number(value: Any, name: str) -> Any:
 
 
 def _content(file: Path) -> bytes:
-    if not file.is_file():
-        raise ValueError(f"{file.name} is no file")
-    if (size := file.stat().st_size) > _LARGEST:
-        raise ValueError(f"{file.name} has {size:,} bytes and is none of a run's")
     try:
-        return file.read_bytes()
+        return read_file(file)
     except OSError as error:
         raise ValueError(f"{file.name} cannot be read: {error.strerror or one_line(error)}") from error
 

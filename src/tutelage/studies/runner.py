@@ -21,7 +21,7 @@ from greenlet import getcurrent, greenlet
 from tutelage.config import Beyond, Config
 from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
-from tutelage.files import LockedFolder, as_path, atomic_write
+from tutelage.files import LockedFolder, as_path, atomic_write, read_file
 from tutelage.parsing import parse_json
 from tutelage.runs.execute import Given, Result, execute, load_data
 from tutelage.runs.models import open_teachers
@@ -354,7 +354,7 @@ def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:
     """Warn of runs that are done again because a method or network has other code than when the study was last run."""
     before: dict[Any, dict[str, Any]] = {}
     with suppress(OSError, ValueError, KeyError, TypeError):  # the records are written anew in any case
-        for text in (store.path / RECORDS).read_text(encoding="utf-8").splitlines():
+        for text in read_file(store.path / RECORDS).splitlines():
             record = parse_json(text)
             before[place_of(record), record["seed"]] = record
     rows, files = dict[str, str](), dict[str, None]()

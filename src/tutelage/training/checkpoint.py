@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from tutelage.errors import TutelageWarning, one_line
-from tutelage.files import atomic_write, remove_abandoned
+from tutelage.files import atomic_write, read_file, remove_abandoned
 
 _MAGIC = b"tutelage checkpoint 1 "
 _NAME = re.compile(r"fit-(\d+)-epoch-(\d+)\.ckpt")
@@ -95,7 +95,7 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: when it is no checkpoint, or not what was written.
     """
-    head, _, payload = path.read_bytes().partition(b"\n")
+    head, _, payload = read_file(path, largest=None).partition(b"\n")
     if not head.startswith(_MAGIC):
         raise ValueError("it does not begin as a checkpoint does")
     if hashlib.sha256(payload).hexdigest().encode() != head.removeprefix(_MAGIC):

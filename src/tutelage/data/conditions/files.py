@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tutelage.data.memory import check_unpacked
 from tutelage.data.npy import DAMAGE, read_npy
 from tutelage.data.npz import Archive
 from tutelage.errors import TutelageError, one_line
@@ -57,6 +58,9 @@ def read_columns(file: str | Path, wanted: Sequence[str]) -> Columns:
 def _reader(readers: Mapping[str, Reader], file: str | Path) -> Reader:
     """The reader for this file's ending."""
     suffix = Path(file).suffix.lower()
+    path = as_path(str(file))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise TutelageError(f"{file} is no ordinary file; name one of {', '.join(readers)}")
     if suffix not in readers:
         raise TutelageError(f"cannot tell what {str(file)!r} is; save it as one of {', '.join(readers)}")
     return readers[suffix]
@@ -82,7 +86,9 @@ def _csv_matrix(path: Path) -> NDArray[np.float64]:
 
 def _npy_matrix(path: Path) -> NDArray[np.float64]:
     with path.open("rb") as stream:
-        array = read_npy(stream, path.stat().st_size)
+        size = path.stat().st_size
+        check_unpacked(size, size, str(path))
+        array = read_npy(stream, size)
     if array.dtype.kind not in "fiub":
         raise TypeError("it is no array of numbers")
     return array.astype(np.float64)

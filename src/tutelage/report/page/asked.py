@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from tutelage.files import read_file
 from tutelage.parsing import parse_json
 from tutelage.report.page.markup import command_of, counted, distinct, listing, places, settings_of, value_of
 from tutelage.report.words import answer
@@ -115,7 +116,7 @@ def _versions(results: Results) -> str:
     found: dict[str, list[str]] = {}
     for run in results.runs:
         try:
-            said = parse_json((results.folder / run["folder"] / "versions.json").read_bytes())
+            said = parse_json(read_file(results.folder / run["folder"] / "versions.json"))
         except (OSError, ValueError):
             continue
         for name, version in said.items() if isinstance(said, dict) else ():

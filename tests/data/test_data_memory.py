@@ -1,0 +1,123 @@
+"""What files may unpack to: a bomb that holds all that it claims is refused before it has taken memory."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import tracemalloc
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from tutelage.data import memory, open_data
+from tutelage.data.conditions.files import read_matrix
+from tutelage.data.memory import available_memory, check_fits, check_unpacked
+
+Refused = Any
+LABELS = struct.pack(">2I", 0x801, 4) + bytes(range(4))
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PLAUSIBLE", 2**20)
+
+
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**6)
+
+
+def idx(folder: Path, side: int, value: bytes = b"\0") -> str:
+    """Four images of so many pixels squared, a value each; gzipped."""
+    images = struct.pack(">4I", 0x803, 4, side, side) + value * 4 * side**2
+    for part in ("train", "t10k"):
+        (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (folder / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(LABELS))
+    return f"idx:{folder}"
+
+
+def npz(file: Path, side: int, method: int = zipfile.ZIP_DEFLATED) -> str:
+    arrays = {f"{part}_labels": np.arange(4) for part in ("train", "test")}
+    arrays |= {f"{part}_images": np.zeros((4, side, side), np.uint8) for part in ("train", "test")}
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, array in arrays.items():
+            buffer = BytesIO()
+            np.save(buffer, array)
+            archive.writestr(f"{name}.npy", buffer.getvalue())
+    return f"npz:{file}"
+
+
+def peak(read: Any) -> int:
+    tracemalloc.start()
+    try:
+        read()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("kind", ["idx", "npz"])
+def test_a_bomb_is_refused_before_its_memory_is_taken(kind: str, tmp_path: Path, refused: Refused) -> None:
+    spec = idx(tmp_path, 1024) if kind == "idx" else npz(tmp_path / "d.npz", 1024)
+
+    def read() -> None:
+        with refused(tmp_path, "kB in the file and claims 4.194 MB", "100 times", "uncompressed"):
+            open_data(spec)
+
+    assert peak(read) < 1e6
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_packed_data_of_a_usual_ratio_and_small_data_of_any_are_read(tmp_path: Path) -> None:
+    assert open_data(idx(tmp_path, 500)).input_shape == (1, 500, 500)  # 1 MB at a ratio of 800
+    pixels = np.random.default_rng(0).integers(0, 60, 4 * 1024**2, dtype=np.uint8)
+    images = struct.pack(">4I", 0x803, 4, 1024, 1024) + pixels.tobytes()
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+    assert len(open_data(f"idx:{tmp_path}").train) == 4
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("kind", ["idx", "npz", "npz stored", "wav", "npy"])
+def test_what_does_not_fit_into_memory_is_refused_with_both_sizes(kind: str, tmp_path: Path, refused: Refused) -> None:
+    if kind == "wav":
+        for part, place, length in (("train", "a", 400_000), ("train", "b", 10), ("test", "a", 10)):
+            (tmp_path / part / place).mkdir(parents=True)
+            wavfile.write(tmp_path / part / place / "x.wav", 8000, np.zeros(length, np.int16))
+        with refused(f"3 clips of {tmp_path}", "2.4 MB of memory needed", "1 MB available", "longest"):
+            open_data(f"wav:{tmp_path}")
+    elif kind == "npy":
+        np.save(tmp_path / "m.npy", np.zeros((500, 500)))
+        with refused("m.npy", "2 MB of memory needed", "1 MB available"):
+            read_matrix(tmp_path / "m.npy")
+    else:
+        method = zipfile.ZIP_STORED if kind == "npz stored" else zipfile.ZIP_DEFLATED
+        spec = idx(tmp_path, 512) if kind == "idx" else npz(tmp_path / "d.npz", 512, method)
+        with refused("1.049 MB of memory needed", "1 MB available", "in the file"):
+            open_data(spec)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_unpack_without_a_bound_are_refused(method: int, tmp_path: Path, refused: Refused) -> None:
+    with refused(tmp_path, f"zip method {method}", "savez_compressed"):
+        open_data(npz(tmp_path / "d.npz", 8, method))
+
+
+def test_the_rule_at_its_ends(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda: None)  # systems that do not tell
+    check_unpacked(2**30, 1, "small")
+    check_unpacked(100 * 2**24, 2**24, "large")
+    check_fits(10**15, "anything", "")
+    with refused("it has 10.49 MB in the file and claims 107.4 GB in memory"):
+        check_unpacked(100 * 2**30, 10 * 2**20, "it")
+
+
+def test_the_memory_of_this_machine_is_known_or_not() -> None:
+    available = available_memory()
+    assert available is None or available > 2**20

@@ -1,0 +1,138 @@
+"""A run folder or a study of somebody else with pipes, devices, folders, links and huge files where files should be.
+
+Nothing waits for a pipe or reads a device: what is read gives a value or an error of one line.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.config import Config, read_config
+from tutelage.data import open_data
+from tutelage.data.conditions.files import read_columns, read_matrix
+from tutelage.errors import TutelageError
+from tutelage.files import LARGEST, read_file
+from tutelage.report.page import page
+from tutelage.runs import RunFolder, execute, open_model
+from tutelage.studies.difference import compare_runs, compare_studies
+from tutelage.studies.results import Results
+from tutelage.studies.study import read_study
+from tutelage.training.checkpoint import Checkpoints
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+
+RUN = Config(data="digits", student="resnet8x0.25", epochs=1, per_class=4, batch_size=32, workers=0, device="cpu")
+NAMES = ("config.yaml", "inputs.json", "versions.json", "result.json", "metrics.jsonl", "student.safetensors")
+
+
+def huge(path: Path) -> None:
+    """A file with a hole, which takes no place on the disk."""
+    path.touch()
+    os.truncate(path, LARGEST + 1)
+
+
+KINDS: dict[str, Callable[[Path], None]] = {
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "terminal": lambda path: path.symlink_to("/dev/tty"),
+    "folder": Path.mkdir,
+    "broken link": lambda path: path.symlink_to("nowhere"),
+    "circular link": lambda path: path.symlink_to(path.name),
+    "huge": huge,
+    "empty": Path.touch,
+}
+
+
+@pytest.fixture(autouse=True)
+def in_time() -> Iterator[None]:
+    """A reader that waits for a pipe fails instead of waiting for ever."""
+
+    def late(*_: Any) -> None:
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "run"
+    execute(RUN, folder)
+    return folder
+
+
+def good(read: Callable[[], object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            read()
+        except TutelageError as error:
+            text = str(error)
+            assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [*NAMES, "fit-00-epoch-00001.ckpt"])
+def test_in_a_run_folder(name: str, kind: str, whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    place = next(folder.rglob(name))
+    place.unlink()
+    KINDS[kind](place)
+    inputs = {"training data": "0" * 64}
+    good(lambda: RunFolder(folder).finished(RUN, inputs))
+    good(lambda: RunFolder(folder).history())
+    good(lambda: compare_runs(whole, folder))
+    good(lambda: compare_runs(folder, whole))
+    good(lambda: open_model(str(folder), open_data("digits")))
+    good(lambda: open_model(f"resnet8x0.25@{folder / 'student.safetensors'}", open_data("digits")))
+    good(lambda: Checkpoints(folder / "checkpoints").load())
+    good(lambda: execute(RUN, folder))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["study.json", "results.jsonl", "trials.jsonl", "runs"])
+def test_in_a_study(name: str, kind: str, write_study: Callable[..., Path]) -> None:
+    study, other = write_study("study", methods=("at",), seeds=(0,)), write_study("other", methods=("at",), seeds=(0,))
+    (study / name).unlink(missing_ok=True)
+    KINDS[kind](study / name)
+    good(lambda: page(Results.read(study)))
+    good(lambda: compare_studies(study, other))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_that_a_user_names(kind: str, tmp_path: Path) -> None:
+    readers: dict[str, Callable[[Path], object]] = {
+        "a.yaml": read_config,
+        "b.toml": read_study,
+        "c.npz": lambda path: open_data(f"npz:{path}"),
+        "d.npy": read_matrix,
+        "e.json": read_matrix,
+        "f.csv": lambda path: read_columns(path, ["a"]),
+        "w.pt": lambda path: open_model(f"resnet8@{path}", open_data("digits")),
+        "w.safetensors": lambda path: open_model(f"resnet8@{path}", open_data("digits")),
+    }
+    for name, read in readers.items():
+        if kind != "huge" or name not in ("e.json", "f.csv"):  # whose size nothing limits
+            KINDS[kind](tmp_path / name)
+            good(lambda read=read, name=name: read(tmp_path / name))  # type: ignore[misc]
+
+
+def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    assert read_file(tmp_path / "a", 5) == read_file(tmp_path / "a", None) == b"12345"
+    with pytest.raises(OSError, match="5 bytes, and at most 4"):
+        read_file(tmp_path / "a", 4)
+    (tmp_path / "link").symlink_to("a")
+    assert read_file(tmp_path / "link") == b"12345"
