@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -603,9 +604,12 @@ def test_inputs_of_other_channels_are_refused(shape: tuple[int, ...], refused: A
     for run in (model, model.tap, model.trace):
         with refused("(B, 3, H, W)", str(shape), ".module"):
             run(torch.zeros(shape))
-    if len(shape) < 2:
-        with refused("(B, C, ...)", str(shape)):
-            Tapped(nn.Flatten())(torch.zeros(shape))
+
+
+def test_without_a_mean_any_input_is_left_as_it_is() -> None:
+    for shape in ((6,), (6, 12), (2, 1, 7), (2, 3, 8, 8)):
+        inputs = torch.randn(shape)
+        assert Tapped(nn.Identity())(inputs) is inputs
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 5), (2, 3, 4, 5), (2, 3, 2, 2, 2)])
@@ -646,3 +650,100 @@ def test_an_attribute_of_the_users_that_names_no_layer_is_no_role(refused: Any) 
         network.roles = roles  # type: ignore[assignment]
         with refused("unknown layer for role"):
             Tapped(network)
+
+
+# --- several inputs, and what networks return
+
+
+class TwoInputs(nn.Module):
+    """Images and token numbers, of which some do not count; the tokens by position or by name."""
+
+    def __init__(self, returns: Callable[[Tensor], Any] = lambda logits: logits) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, 2)
+        self.embed = nn.Embedding(9, 4)
+        self.fc, self.returns = nn.Linear(4, 5), returns
+
+    def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Any:
+        words = self.embed(tokens)
+        words = words.mean(1) if mask is None else (words * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return self.returns(self.fc(self.conv(pixels).mean((2, 3)) + words))
+
+
+TOKENS = torch.randint(9, (4, 6), generator=torch.Generator().manual_seed(1))
+MASK = torch.tensor([[1.0, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0], [1] * 6, [0, 1, 0, 1, 0, 1]])
+GIVEN: dict[str, Any] = {
+    "tuple": (INPUTS, TOKENS, MASK),
+    "list": [INPUTS, TOKENS, MASK],
+    "dict": {"pixels": INPUTS, "tokens": TOKENS, "mask": MASK},
+}
+
+
+@pytest.mark.parametrize("inputs", GIVEN.values(), ids=GIVEN.keys())
+def test_of_several_inputs_only_images_are_normalised(inputs: Any) -> None:
+    model = tapped(TwoInputs).eval()
+    expected = model.module((INPUTS - model.mean) / model.std, TOKENS, MASK)
+    assert torch.equal(model(inputs), expected)
+    assert torch.equal(model(*GIVEN["tuple"]), expected)
+    assert torch.equal(model(INPUTS, TOKENS, mask=MASK), expected)
+    assert torch.equal(model(**GIVEN["dict"]), expected)
+    found = model.tap(inputs, ("logits", "embedding", "stage1"))
+    assert torch.equal(found["logits"], expected)
+    assert found["embedding"].shape == (4, 4)
+    assert found["stage1"].shape == (4, 4, 7, 7)
+    assert model.passes == 4
+    before = hooks(model)
+    assert torch.equal(model.tap(inputs, ("embedding",))["embedding"], found["embedding"])
+    assert hooks(model) == before
+
+
+def test_an_input_that_is_a_list_or_a_mapping_itself_stands_in_a_tuple_of_one() -> None:
+    class Sum(nn.Module):
+        def forward(self, parts: Any) -> Tensor:
+            y: Tensor = sum(parts.values() if isinstance(parts, dict) else parts)
+            return y
+
+    model, parts = Tapped(Sum()), [torch.ones(3, 2), torch.ones(3, 2)]
+    assert torch.equal(model((parts,)), torch.full((3, 2), 2.0))
+    assert torch.equal(model(({"a": parts[0], "b": parts[1]},)), torch.full((3, 2), 2.0))
+    with pytest.raises(TypeError):
+        model(parts)
+
+
+RETURNED: dict[str, Callable[[Tensor], Any]] = {
+    "tuple": lambda logits: (logits, logits * 2),
+    "mapping": lambda logits: {"loss": logits.sum(), "logits": logits},
+    "object": lambda logits: SimpleNamespace(loss=None, logits=logits),
+}
+
+
+@pytest.mark.parametrize("returns", RETURNED.values(), ids=RETURNED.keys())
+def test_logits_are_found_in_what_is_returned(returns: Callable[[Tensor], Any]) -> None:
+    model, plain = tapped(lambda: TwoInputs(returns)), tapped(TwoInputs)
+    for roles in (("logits",), ("logits", "embedding")):
+        assert torch.equal(model.tap(GIVEN["dict"], roles)["logits"], plain(GIVEN["dict"]))
+    assert torch.equal(model(GIVEN["dict"]), plain(GIVEN["dict"]))
+
+
+@pytest.mark.parametrize(
+    ("returns", "said"),
+    [
+        (lambda logits: (logits.sum(), logits), "tuple of (), (4, 5)"),
+        (lambda logits: {"hidden": logits, "more": None}, "dict with hidden: (4, 5), more: NoneType"),
+        (lambda logits: SimpleNamespace(scores=logits), "SimpleNamespace"),
+        (lambda logits: [], "list of nothing"),
+    ],
+)  # fmt: skip
+def test_where_there_are_no_logits_it_says_what_there_is(
+    returns: Callable[[Tensor], Any], said: str, refused: Any
+) -> None:
+    model = tapped(lambda: TwoInputs(returns))
+    for run in (model, model.tap):
+        with refused("TwoInputs returns no logits in train mode", said, "'logits'"):
+            run(GIVEN["dict"])
+    assert model.tap(GIVEN["dict"], ("embedding",))["embedding"].shape == (4, 4)  # which needs none
+
+
+def test_inputs_without_a_tensor_are_refused(refused: Any) -> None:
+    with refused("no input is a tensor", "dict"):
+        tapped(TwoInputs).tap({"pixels": None}, ("stage1",))

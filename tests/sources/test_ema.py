@@ -219,3 +219,23 @@ def test_an_average_keeps_the_spectral_norm(normalised: Callable[[nn.Module], nn
     ema(batch, ("logits",), {})
     for layer in list(ema.model.module)[1:]:  # type: ignore[arg-type]
         assert float(torch.linalg.matrix_norm(layer.weight, 2)) == pytest.approx(1, abs=0.05)
+
+
+def test_a_bare_module_is_averaged_in_a_loop_of_ones_own(
+    tiny_model: Callable[..., Tapped], batch: Batch, state_of: Any, changed: Any
+) -> None:
+    """As the wrapped one: weights and buffers, without gradients, in eval mode."""
+    wrapped, bare = Tapped(tiny_model().module), tiny_model().module
+    averages = EMA(wrapped, 0.6), EMA(bare, 0.6)
+    for step in range(1, 4):
+        train_one_step(wrapped, batch, step)
+        train_one_step(Tapped(bare), batch, step)
+        for average in averages:
+            average.after_step()
+            average.model.train()
+    found = averages[1](batch.inputs)["logits"]
+    assert torch.equal(found, averages[0](batch, ("logits",), {})["logits"])
+    assert not found.requires_grad
+    assert changed(state_of(averages[0].model), state_of(averages[1].model)) == set()
+    assert all(parameter.requires_grad for parameter in bare.parameters())
+    assert isinstance(EMA(bare, start=copy.deepcopy(bare)).model, Tapped)

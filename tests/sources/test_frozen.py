@@ -39,7 +39,9 @@ MEDDLING: dict[str, Callable[[Tapped], object]] = {
 
 @pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING.keys())
 @pytest.mark.parametrize("roles", [("logits",), ROLES, ("stage1",)])
+@pytest.mark.parametrize("bare", [False, True])
 def test_it_never_runs_in_train_mode_and_no_bit_of_it_changes(
+    bare: bool,
     meddle: Callable[[Tapped], object],
     roles: tuple[str, ...],
     teacher: Tapped,
@@ -47,18 +49,19 @@ def test_it_never_runs_in_train_mode_and_no_bit_of_it_changes(
     state_of: Any,
     changed: Any,
 ) -> None:
-    before, expected = state_of(teacher), teacher.eval().tap(batch.inputs, roles)
+    before = state_of(teacher)
+    expected = (Tapped(teacher.module) if bare else teacher).eval().tap(batch.inputs, roles)
     teacher.train()
-    source = Frozen(teacher)
+    source = Frozen(teacher.module if bare else teacher)
     modes: list[bool] = []
     for module in teacher.modules():
         module.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     for _ in range(5):
         meddle(teacher)
-        found = source(batch, roles, {})
-        for role in roles:
-            assert not found[role].requires_grad
-            assert torch.equal(found[role], expected[role])
+        for found in (source(batch, roles, {}), source(batch.inputs, roles)):
+            for role in roles:
+                assert not found[role].requires_grad
+                assert torch.equal(found[role], expected[role])
     assert modes
     assert not any(modes)
     assert changed(before, state_of(teacher)) == set()
@@ -146,14 +149,12 @@ def test_a_student_of_its_own_answers_gets_nothing_to_learn(teacher: Tapped, bat
 def test_a_bare_module_is_refused_where_a_network_is_wrapped(teacher: Tapped, refused: Callable[..., Any]) -> None:
     from tutelage.attacks.attacked import Attacked
     from tutelage.attacks.boundary import BoundarySamples
-    from tutelage.sources import EMA, Own, Peers
+    from tutelage.sources import Own, Peers
     from tutelage.terms import CrossEntropy
     from tutelage.training import Learner
 
     bare = teacher.module
     makers: dict[str, Callable[[], object]] = {
-        "Frozen": lambda: Frozen(teacher, bare),  # type: ignore[arg-type]
-        "EMA": lambda: EMA(bare),  # type: ignore[arg-type]
         "Peers": lambda: Peers(bare),  # type: ignore[arg-type]
         "Own": lambda: Own(bare),  # type: ignore[arg-type]
         "Learner": lambda: Learner(bare, None, {"ce": CrossEntropy()}),  # type: ignore[arg-type]
@@ -163,8 +164,6 @@ def test_a_bare_module_is_refused_where_a_network_is_wrapped(teacher: Tapped, re
     for who, make in makers.items():
         with refused(f"{who} takes networks wrapped as Tapped(module, mean, std)", type(bare).__name__):
             make()
-    with refused("EMA takes networks wrapped"):
-        EMA(teacher, start=bare)  # type: ignore[arg-type]
-    with refused("given a str"):
+    with refused("Frozen takes networks", "given a str"):
         Frozen("resnet8")  # type: ignore[arg-type]
     assert all(parameter.requires_grad for parameter in bare.parameters())

@@ -34,11 +34,17 @@ class Answer:
     logits: Tensor
 
 
-ANSWERS: dict[str, Callable[[Tensor], Any]] = {
+WITH_LOGITS: dict[str, Callable[[Tensor], Any]] = {
     "tuple": lambda logits: (logits, logits),
     "Pair": lambda logits: Pair(logits, logits),
     "dict": lambda logits: {"logits": logits},
     "Answer": Answer,
+}
+WITHOUT_LOGITS: dict[str, Callable[[Tensor], Any]] = {
+    "tuple": lambda logits: (logits.sum(), logits),
+    "dict": lambda logits: {"scores": logits},
+    "list": lambda logits: [],
+    "str": lambda logits: "logits",
 }
 
 
@@ -54,17 +60,17 @@ class Structured(nn.Module):
         return self.wrap(logits) if self.training in self.modes else logits
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", WITHOUT_LOGITS)
 @pytest.mark.parametrize(("modes", "said"), [((True,), "train mode"), ((True, False), "eval mode")])
-def test_a_student_that_gives_no_tensor(
+def test_a_student_that_gives_no_logits(
     name: str, modes: tuple[bool, ...], said: str, tiny_data: Data, on_cpu: Hardware, refused: Any, state_of: Any,
     changed: Any,
 ) -> None:  # fmt: skip
-    model = Tapped(Structured(ANSWERS[name], modes)).train()
+    model = Tapped(Structured(WITHOUT_LOGITS[name], modes)).train()
     before = state_of(model)
     generators = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
     for hardware in (on_cpu, on_cpu.but(channels_last=True)):
-        with refused(f"Structured gives a {name} in {said}", "returns logits (B, classes)"):
+        with refused(f"Structured returns no logits in {said}, but {name}", "returns logits (B, classes)"):
             fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=SHORT, hardware=hardware)
     assert changed(before, state_of(model)) == set()
     assert all(module.training for module in model.modules())
@@ -72,14 +78,29 @@ def test_a_student_that_gives_no_tensor(
     assert generators[1:] == (np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index]
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_a_teacher_that_gives_no_tensor(
+@pytest.mark.parametrize("name", WITH_LOGITS)
+def test_logits_in_what_a_network_returns_are_found(
+    name: str, tiny_data: Data, on_cpu: Hardware, state_of: Any, changed: Any
+) -> None:
+    """In one mode or both, it learns and teaches as one that returns the tensor itself."""
+    ends = []
+    for modes in ((), (True,), (True, False)):
+        torch.manual_seed(0)
+        student, teacher = (Tapped(Structured(WITH_LOGITS[name], modes)) for _ in range(2))
+        terms = {"ce": CrossEntropy(), "kd": SoftTargets()}
+        fit(Learner(student, Frozen(teacher), terms), data=tiny_data, recipe=SHORT, hardware=on_cpu)
+        ends.append(state_of(student))
+    assert changed(ends[0], ends[1]) == changed(ends[0], ends[2]) == set()
+
+
+@pytest.mark.parametrize("name", WITHOUT_LOGITS)
+def test_a_teacher_that_gives_no_logits(
     name: str, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any
 ) -> None:
-    teacher = Tapped(Structured(ANSWERS[name], (True, False)))
-    with refused(f"Structured gives a {name} in eval mode", "returns logits (B, classes)"):
+    teacher = Tapped(Structured(WITHOUT_LOGITS[name], (True, False)))
+    with refused(f"Structured returns no logits in eval mode, but {name}", "returns logits (B, classes)"):
         fit(Learner(tiny_model(), Frozen(teacher), {"kd": SoftTargets()}), data=tiny_data, hardware=on_cpu)
-    only_trained = Frozen(Tapped(Structured(ANSWERS[name], (True,))))  # which a teacher never is
+    only_trained = Frozen(Tapped(Structured(WITHOUT_LOGITS[name], (True,))))  # which a teacher never is
     fit(Learner(tiny_model(), only_trained, {"kd": SoftTargets()}), data=tiny_data, recipe=SHORT, hardware=on_cpu)
 
 

@@ -35,7 +35,7 @@ class Generator(Tapped):
         """Length of a latent."""
         return int(self.module.latent)  # type: ignore[arg-type]
 
-    def forward(self, latents: Tensor) -> Tensor:
+    def forward(self, latents: Tensor) -> Tensor:  # type: ignore[override]  # latents alone
         """Latents (B, latent) to images (B, C, H, W) in [0, 1]."""
         if latents.ndim != 2 or latents.shape[1] != self.latent:
             raise TutelageError(

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
+from tutelage.models.inputs import arguments, example_of
 
 INPUT = "input:"  # "input:fc" names what the layer fc is given; "fc" alone names what it gives
 ISOTROPIC_STAGES = 4
@@ -92,19 +93,19 @@ def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return patches.reshape(*patches.shape[:2], height, width)
 
 
-def find_roles(module: nn.Module, example: Tensor, by_hand: Mapping[str, Tap] = MappingProxyType({})) -> dict[str, Tap]:
+def find_roles(module: nn.Module, inputs: Any, by_hand: Mapping[str, Tap] = MappingProxyType({})) -> dict[str, Tap]:
     """The roles of a network's layers, found by one forward pass.
 
     Args:
         module: any classifier; it is run in eval mode without gradients and left in the mode it was in.
-        example: (B, C, H, W) float32, inputs as the module takes them.
+        inputs: as the module takes them: a tensor (B, ...), a tuple of positional or a mapping of keyword inputs.
         by_hand: from ``named_roles``; they come before what is found. A stage among them replaces all stages, and the
             stem.
 
     Raises:
         TutelageError: when neither a stage nor an embedding can be told; the message names the layers that were seen.
     """
-    seen = _trace(module, example)
+    seen = _trace(module, inputs)
     found = _stages(seen) | _embedding(seen)
     if any(role.startswith("stage") for role in by_hand):
         found = {role: tap for role, tap in found.items() if role == "embedding"}
@@ -156,8 +157,9 @@ def named_roles(module: nn.Module, roles: Mapping[str, str]) -> dict[str, Tap]:
     return taps
 
 
-def _trace(module: nn.Module, example: Tensor) -> list[_Seen]:
+def _trace(module: nn.Module, inputs: Any) -> list[_Seen]:
     """Every submodule that ran exactly once and gave a tensor, in the order in which they finished."""
+    example, (positional, keywords) = example_of(inputs), arguments(inputs)
     names = {child: name for name, child in module.named_modules() if name}
     calls: Counter[str] = Counter()
     seen: list[_Seen] = []
@@ -190,7 +192,7 @@ def _trace(module: nn.Module, example: Tensor) -> list[_Seen]:
     try:
         module.eval()
         with torch.no_grad():
-            module(example)
+            module(*positional, **keywords)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,7 +11,8 @@ from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import TutelageError
 from tutelage.models.digest import Digest
-from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.models.inputs import arguments, is_image, samples
+from tutelage.models.outputs import Outputs, at_least_float32, description, logits_in
 from tutelage.models.roles import Tap, find_roles, first_tensor, named_roles, roles_of
 
 
@@ -21,11 +22,16 @@ class Tapped(nn.Module):
     Called as a module it maps raw inputs, of images (B, C, H, W) pixels in [0, 1], to (B, classes) logits, normalising
     first. ``tap`` gives the features of the roles that are asked for as well; its hooks live only during that call.
 
+    The module may take several inputs, by position or by name; where one object stands for all of them, a tuple or a
+    list holds positional and a mapping keyword inputs. It may return a tensor, a mapping or an object with ``logits``
+    (as models of Hugging Face do), or a tuple that begins with them.
+
     Args:
         module: any ``nn.Module`` from normalised inputs to logits. Its own parameters and key names are untouched:
             ``tapped.module.state_dict()`` is what belongs in a file.
-        mean, std: normalisation of floating inputs along axis 1, of images per channel, each of length C (or 1); 0 and
-            1 for a module that normalises for itself. Integers, token numbers for instance, pass unchanged.
+        mean, std: normalisation of a floating input along axis 1, of images per channel, each of length C (or 1); 0 and
+            1, which leave any input as it is, for a module that normalises for itself. Of several inputs only images
+            (B, C, H, W) are normalised. Integers, token numbers for instance, pass unchanged.
         roles: role to layer name, to name them by hand (``"input:fc"`` is what ``fc`` is given). Otherwise a ``roles``
             mapping on the module is used, and what that leaves open is found by tracing.
 
@@ -51,6 +57,7 @@ class Tapped(nn.Module):
         self.module = module
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self._as_they_are = tuple(mean) == (0.0,) and tuple(std) == (1.0,)
         self._by_hand = named_roles(module, roles if roles is not None else roles_of(module))
         self._named = dict(roles or {})
         self.passes = 0
@@ -60,14 +67,31 @@ class Tapped(nn.Module):
         self._compiled_with_taps: dict[tuple[str, ...], Any] = {}
         self._staying_hooks: list[RemovableHandle] = []
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Any = None, /, *more: Any, **named: Any) -> Tensor:
         """Raw inputs (B, ...) to (B, classes) logits.
 
         Raises:
-            TutelageError: the inputs have other channels than the normalisation.
+            TutelageError: the inputs have other channels than the normalisation, or the network returns no logits.
         """
-        logits: Tensor = self.module(self.normalised(inputs))
-        return logits
+        if isinstance(inputs, Tensor) and not more and not named:
+            returned = self.module(self.normalised(inputs))
+        else:
+            positional, keywords = self._prepared(inputs, *more, **named)
+            returned = self.module(*positional, **keywords)
+        return returned if isinstance(returned, Tensor) else self._logits(returned)
+
+    def _prepared(self, inputs: Any = None, /, *more: Any, **named: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments of the bare network, from those that this model was called with."""
+        if named or more:
+            positional = (inputs, *more) if more or inputs is not None else ()
+        else:
+            positional, named = arguments(inputs)
+            if len(positional) == 1 and isinstance(positional[0], Tensor):
+                return (self.normalised(positional[0]),), {}
+        return (
+            tuple(self.normalised(value) if is_image(value) else value for value in positional),
+            {name: self.normalised(value) if is_image(value) else value for name, value in named.items()},
+        )
 
     def normalised(self, inputs: Tensor) -> Tensor:
         """Raw inputs (B, ...) as the bare network takes them: floats normalised along axis 1, integers unchanged.
@@ -75,18 +99,18 @@ class Tapped(nn.Module):
         Raises:
             TutelageError: the inputs have other channels than the normalisation.
         """
+        if self.contiguous:
+            # A copy, since the strides of one channel count as contiguous and as channels-last at once.
+            inputs = inputs.clone(memory_format=torch.contiguous_format)
+        if self._as_they_are or not inputs.is_floating_point():
+            return inputs
         channels = max(self.mean.shape[1], self.std.shape[1])
-        if inputs.ndim < 2 or (inputs.is_floating_point() and channels not in (1, inputs.shape[1])):
+        if inputs.ndim < 2 or channels not in (1, inputs.shape[1]):
             expected = "(B, C, ...)" if channels == 1 else f"(B, {channels}, ...), of images (B, {channels}, H, W),"
             raise TutelageError(
                 f"Tapped normalises inputs of shape {expected} and was given {tuple(inputs.shape)}; "
                 "call its .module for other inputs"
             )
-        if self.contiguous:
-            # A copy, since the strides of one channel count as contiguous and as channels-last at once.
-            inputs = inputs.clone(memory_format=torch.contiguous_format)
-        if not inputs.is_floating_point():
-            return inputs
         mean, std = self.mean, self.std
         if inputs.ndim != mean.ndim:
             along = (1, -1, *[1] * (inputs.ndim - 2))
@@ -126,10 +150,11 @@ class Tapped(nn.Module):
         """The stages, and before them the stem, what the first stage is given, if it could be told."""
         return ("stem", *self.stages) if "stem" in self.taps else self.stages
 
-    def trace(self, inputs: Tensor) -> Tapped:
+    def trace(self, inputs: Any) -> Tapped:
         """Find the roles by one forward pass over raw inputs (B, ...), unless that is done already."""
         if self._taps is None:
-            self._taps = find_roles(self.module, self.normalised(inputs), self._by_hand)
+            positional, named = self._prepared(inputs)
+            self._taps = find_roles(self.module, named or positional, self._by_hand)
         return self
 
     def with_parameters(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
@@ -147,11 +172,12 @@ class Tapped(nn.Module):
         logits: Tensor = torch.func.functional_call(self, {**buffers, **parameters}, (inputs,))
         return at_least_float32(logits)
 
-    def tap(self, inputs: Tensor, roles: Collection[str] = ("logits",), *, eager: bool = False) -> Outputs:
+    def tap(self, inputs: Any, roles: Collection[str] = ("logits",), *, eager: bool = False) -> Outputs:
         """Run the network and capture what is asked for.
 
         Args:
-            inputs: raw, (B, ...); of images (B, C, H, W) pixels in [0, 1].
+            inputs: raw, (B, ...); of images (B, C, H, W) pixels in [0, 1]. A tuple or list of positional inputs, or a
+                mapping of keyword inputs, for a network that takes several.
             eager: whether to do without ``torch.compile``, if it is on.
             roles: ``"logits"``, roles of ``taps`` and digests of them. Without ``"logits"`` the pass stops at the last
                 role asked for: what lies behind it is neither computed nor, in train mode, are its buffers touched.
@@ -162,11 +188,11 @@ class Tapped(nn.Module):
         if any(isinstance(role, Digest) for role in roles):
             bases = [base for role in roles for base in (role.bases if isinstance(role, Digest) else (role,))]
             return self.tap(inputs, bases, eager=eager).only(roles)
-        self.passes += len(inputs)  # out here, where torch.compile does not see it
+        self.passes += samples(inputs)  # out here, where torch.compile does not see it
         compiled = None if eager else self._compiled
         wanted = [role for role in dict.fromkeys(roles) if role != "logits"]
         if not wanted:
-            return Outputs(self._logits((compiled or self)(inputs)))
+            return Outputs(at_least_float32((compiled or self)(inputs)))
         self.trace(inputs)
         for role in wanted:
             if role not in self.taps:
@@ -186,18 +212,20 @@ class Tapped(nn.Module):
                     f"layer {layer!r} of {type(self.module).__name__}, named as {role!r}, does not run; name another"
                 )
         features = {role: at_least_float32(self.taps[role].read(role, captured[role])) for role in wanted}
-        return Outputs(None if logits is None else self._logits(logits), features)
+        return Outputs(None if logits is None else at_least_float32(logits), features)
 
-    def _logits(self, answer: object) -> Tensor:
-        if not isinstance(answer, Tensor):
+    def _logits(self, returned: object) -> Tensor:
+        logits = logits_in(returned)
+        if logits is None:
             mode = "train" if self.module.training else "eval"
             raise TutelageError(
-                f"{type(self.module).__name__} gives a {type(answer).__name__} in {mode} mode; give a network that "
-                "returns logits (B, classes), a tensor, in train and eval mode"
+                f"{type(self.module).__name__} returns no logits in {mode} mode, but {description(returned)}; give a "
+                "network that returns logits (B, classes): a tensor, a tuple that begins with it, or a mapping or an "
+                "object with 'logits'"
             )
-        return at_least_float32(answer)
+        return logits
 
-    def _hooked(self, inputs: Tensor, wanted: list[str], stop: bool) -> tuple[Tensor | None, dict[str, Any]]:
+    def _hooked(self, inputs: Any, wanted: list[str], stop: bool) -> tuple[Tensor | None, dict[str, Any]]:
         captured: dict[str, Any] = {}
         handles = []
         try:
@@ -235,7 +263,7 @@ class Tapped(nn.Module):
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.uncompile()
 
-    def _compiled_tap(self, inputs: Tensor, wanted: list[str]) -> tuple[Tensor, dict[str, Any]]:
+    def _compiled_tap(self, inputs: Any, wanted: list[str]) -> tuple[Tensor, dict[str, Any]]:
         key = tuple(wanted)
         if key not in self._compiled_with_taps:
             captured: dict[str, Any] = {}
@@ -243,7 +271,7 @@ class Tapped(nn.Module):
                 tap = self.taps[role]
                 self._staying_hooks.append(_hook(self.module.get_submodule(tap.layer), tap, role, captured, 0))
 
-            def run(pixels: Tensor) -> tuple[Tensor, dict[str, Any]]:
+            def run(pixels: Any) -> tuple[Tensor, dict[str, Any]]:
                 logits = self.forward(pixels)
                 return logits, {role: captured[role] for role in key}
 
@@ -251,6 +279,17 @@ class Tapped(nn.Module):
             self._compiled_with_taps[key] = torch.compile(run, *args, **options)
         logits, captured_now = self._compiled_with_taps[key](inputs)
         return logits, captured_now
+
+
+def as_tapped(who: str, model: object) -> Tapped:
+    """A network as a ``Tapped``; a bare ``nn.Module`` is then given its inputs as they are, without normalisation.
+
+    Raises:
+        TutelageError: it is no network.
+    """
+    if isinstance(model, nn.Module):
+        return model if isinstance(model, Tapped) else Tapped(model)
+    raise TutelageError(f"{who} takes networks and was given a {type(model).__name__}; give an nn.Module")
 
 
 def check_tapped(who: str, *models: object) -> None:

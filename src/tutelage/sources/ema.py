@@ -6,14 +6,15 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
+from tutelage.models.inputs import batch_of
 from tutelage.models.outputs import Outputs
 from tutelage.models.state import copied
-from tutelage.models.tapped import Tapped, check_tapped
+from tutelage.models.tapped import as_tapped
 from tutelage.sources.frozen import Frozen
-from tutelage.sources.source import Cohort, Source
+from tutelage.sources.source import NOBODY, Cohort, Source
 
 
 class EMA(Source):
@@ -27,8 +28,10 @@ class EMA(Source):
     ``running_``, such as ``running_mean`` and ``running_var`` of batch normalisation. All others are copied: batch
     counters, the vectors of spectral norm, scales of quantisers, tables of positions.
 
+    A training loop of one's own calls ``after_step`` after each step of the optimiser.
+
     Args:
-        student: the network that is averaged.
+        student: the network that is averaged; a bare ``nn.Module`` is given its inputs as they are.
         decay: the largest a, in [0, 1).
         buffers: whether running statistics are averaged or copied; or the average's "own": it then runs in train mode,
             with dropout and the statistics of the batch, and its buffers come of its own passes, as in the codes that
@@ -37,23 +40,22 @@ class EMA(Source):
         start: a network whose weights the average begins with; a copy of the student unless given.
 
     Raises:
-        TutelageError: a network is a bare ``nn.Module``, or cannot be copied.
+        TutelageError: a network cannot be copied.
     """
 
     def __init__(
         self,
-        student: Tapped,
+        student: nn.Module,
         decay: float = 0.999,
         buffers: Literal["average", "copy", "own"] = "average",
         *,
         warm_start: bool = True,
-        start: Tapped | None = None,
+        start: nn.Module | None = None,
     ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay must lie in [0, 1), got {decay}")
-        check_tapped("EMA", student, *([] if start is None else [start]))
-        self.student, self.decay, self.buffers, self.warm_start = student, decay, buffers, warm_start
-        begin = student if start is None else start
+        self.student, self.decay, self.buffers, self.warm_start = as_tapped("EMA", student), decay, buffers, warm_start
+        begin = self.student if start is None else as_tapped("EMA", start)
         self.model = copied(
             begin, type(begin.module).__name__, "EMA averages a copy; give a network that can be copied"
         )
@@ -61,8 +63,9 @@ class EMA(Source):
         self._frozen = Frozen(self.model)
         self.updates = 0
 
-    def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
+    def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
         """The averaged network's outputs: in eval mode, or in train mode where its statistics are its own."""
+        batch = batch_of(batch)
         if self.buffers != "own":
             return self._frozen(batch, roles, cohort)
         with torch.no_grad():

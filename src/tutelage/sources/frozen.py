@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage.data.batch import Batch
+from tutelage.models.inputs import batch_of
 from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped, check_tapped
-from tutelage.sources.source import Ask, Cohort, Source, ask
+from tutelage.models.tapped import Tapped, as_tapped
+from tutelage.sources.source import NOBODY, Ask, Cohort, Source, ask
 from tutelage.sources.store import AnswerStore
 
 
@@ -20,24 +23,25 @@ class Frozen(Source):
     sets ``requires_grad`` to False on their parameters. Neither parameters nor buffers ever change.
 
     Args:
-        teachers: networks from raw pixels to logits.
+        teachers: networks from raw pixels to logits. One that is a bare ``nn.Module`` is given its inputs as they are,
+            without normalisation.
         store: where their answers to the training part are kept, so that each is computed once.
         ask: how one of them is asked; runs side by side ask together.
 
     Raises:
-        TutelageError: a teacher is a bare ``nn.Module``.
+        TutelageError: a teacher is no network.
     """
 
-    def __init__(self, *teachers: Tapped, store: AnswerStore | None = None, ask: Ask = ask) -> None:
+    def __init__(self, *teachers: nn.Module, store: AnswerStore | None = None, ask: Ask = ask) -> None:
         if not teachers:
             raise ValueError("Frozen needs at least one teacher")
-        check_tapped("Frozen", *teachers)
-        self.models, self.store, self.ask = teachers, store, ask
-        for teacher in teachers:
+        self.models, self.store, self.ask = tuple(as_tapped("Frozen", each) for each in teachers), store, ask
+        for teacher in self.models:
             teacher.eval().requires_grad_(False)
 
-    def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
-        """The teachers' outputs for this batch."""
+    def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
+        """The teachers' outputs for this batch, or for plain inputs, as ``Tapped.tap`` takes them."""
+        batch = batch_of(batch)
         for teacher in self.models:
             for module in teacher.modules():
                 if module.training:  # somebody has called train() on it since the last batch

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
-from tutelage.sources.source import Cohort, Source
+from tutelage.sources.source import NOBODY, Cohort, Source
 
 
 class Own(Source):
@@ -24,7 +24,7 @@ class Own(Source):
         check_tapped("Own", model)
         self.reads = (model,)
 
-    def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
+    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
         """The model's outputs for this batch."""
         if self.reads[0] not in cohort:
             raise ValueError("a model teaches itself on the batch at hand alone, and as a learner of this fit")

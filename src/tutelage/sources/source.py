@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,9 @@ from tutelage.models.tapped import Tapped
 
 Cohort = Mapping[nn.Module, Outputs]
 """What the models that train together gave for this batch."""
+
+NOBODY: Cohort = MappingProxyType({})
+"""The cohort where no models train together."""
 
 
 Ask = Callable[[Tapped, Batch, Collection[str]], Outputs]
@@ -26,6 +30,9 @@ def ask(teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
 class Source:
     """Gives teaching outputs for a batch. Never with gradients; never changed by being asked.
 
+    In a loop of one's own, sources with networks of their own are called with plain inputs:
+    ``Frozen(teacher)(images)["logits"]``.
+
     One of your own defines ``__call__``, and of the rest what it needs.
     """
 
@@ -38,7 +45,7 @@ class Source:
     second_view: bool = False
     """Whether it wants each batch's samples under a second view too, ``Batch.second``."""
 
-    def __call__(self, batch: Batch, roles: Collection[str], cohort: Cohort) -> Outputs:
+    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
         """The teaching outputs for this batch, with these roles."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(batch, roles, cohort)")
 

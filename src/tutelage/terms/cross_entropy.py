@@ -6,30 +6,41 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, Batch
-from tutelage.errors import TutelageError
-from tutelage.models.outputs import Outputs, class_logits
+from tutelage.models.outputs import Outputs, classes_last
 from tutelage.terms.precision import full_precision
-from tutelage.terms.targets import check_targets
+from tutelage.terms.targets import IGNORED, by_row, check_targets, labelled
 from tutelage.terms.term import Term
 
 
 @full_precision
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """-sum_c y_c log softmax(z)_c per sample; with L places a sample, the mean over those that have a label.
+def cross_entropy(logits: Tensor, targets: Tensor, *, ignore_index: int = IGNORED, axis: int | None = None) -> Tensor:
+    """-sum_c y_c log softmax(z)_c per sample; of tokens and maps the mean over those places that have a label.
 
     Args:
-        logits: (B, C), or (B, L, C).
-        targets: (B,) int64 class numbers, ``-1`` for no label (its value and gradient are 0); or (B, C) soft labels.
-            Of logits (B, L, C), (B, L) int64.
+        logits: (B, C), (B, T, C) for tokens, or (B, C, H, W) for maps.
+        targets: int64 class numbers, (B,), (B, T) or (B, H, W), or soft labels of the shape of the logits. ``-1``,
+            ``ignore_index`` and soft labels of zeros alone stand for no label: value and gradient there are 0.
+        ignore_index: as in torch; -1 is none either way.
+        axis: the class axis, where it is another one than above: 1 for (B, C, T), as torch's function has it.
 
     Returns:
-        (B,) nats.
+        (B,) nats; 0 for a sample without any label.
 
     Raises:
         TutelageError: for other shapes, and on the processor for class numbers that do not exist.
     """
-    if class_logits(logits, places=True).ndim == 3:
-        return _over_places(logits, targets)
+    if not targets.is_floating_point():
+        targets = targets.masked_fill(targets == ignore_index, UNLABELLED)
+    rows = classes_last(logits, axis).flatten(0, -2)
+    if logits.ndim == 2:
+        return _of_rows(rows, targets)
+    targets = by_row(targets, logits, axis)
+    each, counts = (value.view(len(logits), -1) for value in (_of_rows(rows, targets), labelled(targets)))
+    return each.sum(1) / counts.sum(1).clamp(min=1)
+
+
+def _of_rows(logits: Tensor, targets: Tensor) -> Tensor:
+    """(N, C) and (N,) or (N, C) to (N,)."""
     check_targets(targets, logits.shape[1])
     if targets.is_floating_point():
         log_probs = logits.log_softmax(-1)
@@ -38,28 +49,33 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits, targets, reduction="none", ignore_index=UNLABELLED)
 
 
-def _over_places(logits: Tensor, targets: Tensor) -> Tensor:
-    """(B, L, C) and (B, L) to (B,): 0 for a sample without a label."""
-    if targets.shape != logits.shape[:2]:
-        raise TutelageError(
-            f"the labels of logits {tuple(logits.shape)} must be {tuple(logits.shape[:2])} int64 class numbers, got "
-            f"shape {tuple(targets.shape)}; give one for each place, {UNLABELLED} where it is unknown"
-        )
-    check_targets(targets.flatten(), logits.shape[2])
-    each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=UNLABELLED)
-    return each.sum(1) / (targets != UNLABELLED).sum(1).clamp(min=1)
-
-
 class CrossEntropy(Term):
-    """The label loss: ``cross_entropy`` of the student's logits and the batch's targets, per sample (B,)."""
+    """The label loss: ``cross_entropy`` of the student's logits and the batch's targets, per sample (B,).
+
+    Of plain tensors, ``CrossEntropy()(logits, labels)`` is the mean over all samples, tokens or pixels with a label, as
+    ``torch.nn.CrossEntropyLoss`` has it.
+
+    Args:
+        ignore_index, axis: as in ``cross_entropy``.
+    """
+
+    def __init__(self, ignore_index: int = IGNORED, axis: int | None = None) -> None:
+        super().__init__()
+        self.ignore_index, self.axis = ignore_index, axis
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
         """It reads nothing of a teacher."""
         return ()
 
+    def counted(self, batch: Batch | None) -> Tensor | None:
+        """Those with a label."""
+        if batch is None:
+            return None
+        return labelled(batch.targets) & (batch.targets != self.ignore_index).view(len(batch.targets), -1).any(1)
+
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats."""
         if batch is None:
             raise ValueError("CrossEntropy needs the batch, for its targets")
-        return cross_entropy(student["logits"], batch.targets)
+        return cross_entropy(student["logits"], batch.targets, ignore_index=self.ignore_index, axis=self.axis)

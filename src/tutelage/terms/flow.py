@@ -13,8 +13,9 @@ from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.digest import Digest
 from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.terms.plain import Values
 from tutelage.terms.precision import full_precision, scale_of
-from tutelage.terms.term import Term
+from tutelage.terms.term import BUILD_FIRST, Term
 
 Reduction = Literal["relative", "paper", "mean"]
 
@@ -109,10 +110,11 @@ class Flow(Term):
         """The teacher's layers; once built, the flow between them."""
         return self._flows if self.adapters is not None else tuple(teacher for _, teacher in self.layers)
 
-    def build(self, student: Outputs, teacher: Outputs | None) -> None:
+    def build(self, student: Values, teacher: Values | None) -> None:
         """Make an adapter for each layer from the numbers of channels."""
         if self.adapters is not None or teacher is None:
             return
+        student, teacher = self.outputs(student, teacher)
         adapters: list[nn.Module] = []
         for ours, theirs in self.layers:
             have, want = student[ours].shape[1], teacher[theirs].shape[1]
@@ -127,7 +129,7 @@ class Flow(Term):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,); its unit is the reduction's."""
         if teacher is None or self.adapters is None:
-            raise ValueError("Flow needs a teacher's outputs, and build(student, teacher) once before it is used")
+            raise ValueError(f"Flow needs a teacher's outputs, and {BUILD_FIRST}")
         ours = [
             adapter(at_least_float32(student[role])) for adapter, role in zip(self.adapters, self.roles, strict=True)
         ]

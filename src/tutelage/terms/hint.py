@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, at_least_float32
+from tutelage.terms.plain import Values
 from tutelage.terms.precision import full_precision, scale_of
-from tutelage.terms.term import Term
+from tutelage.terms.term import BUILD_FIRST, Term
 
 Reduction = Literal["relative", "paper", "mean"]
 
@@ -84,10 +85,11 @@ class Hint(Term):
         """The hint layer."""
         return (self.hint,)
 
-    def build(self, student: Outputs, teacher: Outputs | None) -> None:
+    def build(self, student: Values, teacher: Values | None) -> None:
         """Make the regressor from the two shapes."""
         if self.regressor is not None or teacher is None:
             return
+        student, teacher = self.outputs(student, teacher)
         ours, theirs = tuple(student[self.roles[0]].shape[1:]), tuple(teacher[self.hint].shape[1:])
         if self.use_regressor == "never" and ours != theirs:
             raise TutelageError(
@@ -102,7 +104,7 @@ class Hint(Term):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), squared feature units; without a unit if relative."""
         if teacher is None or self.regressor is None:
-            raise ValueError("Hint needs a teacher's outputs, and build(student, teacher) once before it is used")
+            raise ValueError(f"Hint needs a teacher's outputs, and {BUILD_FIRST}")
         guided, target = self.regressor(at_least_float32(student[self.roles[0]])), at_least_float32(teacher[self.hint])
         if self.reduction == "relative":  # no square of it is to over- or underflow
             scale = scale_of(target)

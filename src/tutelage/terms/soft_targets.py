@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
-from tutelage.models.outputs import Outputs
+from tutelage.models.outputs import Outputs, classes_last
 from tutelage.terms.cross_entropy import CrossEntropy
 from tutelage.terms.precision import full_precision
 from tutelage.terms.term import Term, Weighted
@@ -29,7 +29,14 @@ def divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
 
 
 @full_precision
-def soft_targets(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
+def soft_targets(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 4.0,
+    *,
+    mask: Tensor | None = None,
+    axis: int | None = None,
+) -> Tensor:
     """T^2 KL(softmax(v / T) || softmax(z / T)) per sample.
 
     z are the student's logits, v the teacher's; the sum runs over classes. The factor T^2 keeps the size of the
@@ -37,35 +44,46 @@ def soft_targets(student_logits: Tensor, teacher_logits: Tensor, temperature: fl
     divergence, not the cross-entropy with soft labels, whose gradient is the same.
 
     Args:
-        student_logits, teacher_logits: (B, C), or (B, L, C), of which the mean over all L places is taken; no gradient
-            reaches the teacher's.
+        student_logits, teacher_logits: (B, C); or (B, T, C) for tokens or (B, C, H, W) for maps, of which the mean over
+            all places is taken. No gradient reaches the teacher's.
         temperature: T > 0.
+        mask: (B, T) or (B, H, W) bool: which places count; of samples (B, C) it is (B,). All unless given.
+        axis: the class axis, where it is another one than above.
 
     Returns:
-        (B,) nats times T^2.
+        (B,) nats times T^2; 0 for a sample of which nothing counts.
     """
-    return _softened(Outputs(student_logits), Outputs(teacher_logits), temperature)
+    return _softened(Outputs(student_logits), Outputs(teacher_logits), temperature, mask, axis)
 
 
 class SoftTargets(Term):
     """``soft_targets`` of the student's and the teacher's logits, per sample (B,).
 
     Several teachers are averaged as softened *probabilities*, as the paper's ensembles are.
+
+    Args:
+        temperature: T > 0.
+        ignore_index: the label of samples, tokens and pixels that do not count, padding for instance (-100 in torch);
+            the term then reads labels. All count unless it is given, those without a label too.
+        axis: as in ``soft_targets``.
     """
 
-    reads_labels = False
-
-    def __init__(self, temperature: float = 4.0) -> None:
+    def __init__(self, temperature: float = 4.0, ignore_index: int | None = None, axis: int | None = None) -> None:
         super().__init__()
         if not 0 < temperature < float("inf"):
             raise ValueError(f"the temperature must be a finite number above 0, got {temperature}")
-        self.temperature = temperature
+        self.temperature, self.ignore_index, self.axis = temperature, ignore_index, axis
+        self.reads_labels = ignore_index is not None
+
+    def counted(self, batch: Batch | None) -> Tensor | None:
+        """Those whose label is not ``ignore_index``."""
+        return None if batch is None or self.ignore_index is None else batch.targets != self.ignore_index
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats times T^2."""
         if teacher is None:
             raise ValueError("SoftTargets needs a teacher's outputs")
-        return _softened(student, teacher, self.temperature)
+        return _softened(student, teacher, self.temperature, self.counted(batch), self.axis)
 
 
 def labels_and_soft_targets(alpha: float, temperature: float = 4.0) -> dict[str, Weighted]:
@@ -74,6 +92,17 @@ def labels_and_soft_targets(alpha: float, temperature: float = 4.0) -> dict[str,
     return terms | {"kd": alpha * SoftTargets(temperature)} if alpha else terms
 
 
-def _softened(student: Outputs, teacher: Outputs, temperature: float) -> Tensor:
-    each = divergence(teacher.detach().log_probs(temperature), student.log_probs(temperature))
-    return temperature**2 * (each if each.ndim == 1 else each.mean(1))
+def _softened(
+    student: Outputs, teacher: Outputs, temperature: float, mask: Tensor | None = None, axis: int | None = None
+) -> Tensor:
+    log_probs = [classes_last(each.log_probs(temperature, axis), axis) for each in (teacher.detach(), student)]
+    each = temperature**2 * divergence(*log_probs)
+    if mask is not None:
+        if mask.shape != each.shape:
+            raise TutelageError(
+                f"what counts of logits {tuple(student['logits'].shape)} must be {tuple(each.shape)}, got shape "
+                f"{tuple(mask.shape)}; give one value for each sample, token or pixel"
+            )
+        each, counts = each.where(mask.bool(), 0.0).view(len(each), -1), mask.bool().view(len(each), -1).sum(1)
+        return each.sum(1) / counts.clamp(min=1)
+    return each if each.ndim == 1 else each.flatten(1).mean(1)

@@ -7,6 +7,15 @@ from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED
 from tutelage.errors import TutelageError
+from tutelage.models.outputs import class_axis, classes_last
+
+IGNORED = -100
+"""What stands, in torch, at places of tokens and maps whose label does not count."""
+
+
+def labelled(targets: Tensor) -> Tensor:
+    """Which samples have a label, (B,) bool: targets are as in ``check_targets``."""
+    return (targets != 0).any(1) if targets.is_floating_point() else targets != UNLABELLED
 
 
 def check_targets(targets: Tensor, classes: int | None = None) -> None:
@@ -45,3 +54,27 @@ def hard_labels(targets: Tensor, classes: int | None = None) -> Tensor:
     """(B,) int64 class numbers, ``-1`` for no label; of soft labels the largest. Arguments as of ``check_targets``."""
     check_targets(targets, classes)
     return targets.argmax(1) if targets.is_floating_point() else targets
+
+
+def by_row(targets: Tensor, logits: Tensor, axis: int | None = None) -> Tensor:
+    """The targets of each token of (B, T, C) and each pixel of (B, C, H, W): (N,) class numbers or (N, C) soft labels.
+
+    Args:
+        targets: (B, T) or (B, H, W) int64, or soft labels of the shape of the logits.
+        logits: with more than two axes.
+        axis: the class axis, as in ``class_axis``.
+
+    Raises:
+        TutelageError: the targets have another shape.
+    """
+    if targets.is_floating_point() and targets.shape == logits.shape:
+        return classes_last(targets, axis).flatten(0, -2)
+    places = list(logits.shape)
+    del places[class_axis(logits, axis)]
+    if targets.shape != torch.Size(places):
+        advice = "" if logits.ndim > 3 or axis is not None else "; if the classes are its second axis, give axis=1"
+        raise TutelageError(
+            f"the labels of logits {tuple(logits.shape)} must be {tuple(places)} int64 class numbers, one for each "
+            f"place, {UNLABELLED} or {IGNORED} where it is unknown, got shape {tuple(targets.shape)}{advice}"
+        )
+    return targets.flatten()

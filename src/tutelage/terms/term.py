@@ -9,9 +9,15 @@ from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
+from tutelage.models.inputs import batch_of
 from tutelage.models.outputs import Outputs
+from tutelage.terms.plain import Values, by_place, outputs_of
 
 Weight = float | Callable[[float], float]
+
+BUILD_FIRST = (
+    "build(student, teacher) once before it is used and before the optimiser is made, for it has weights to learn"
+)
 
 
 class View:
@@ -42,6 +48,11 @@ class Term(nn.Module):
     parameters (a projection), which ``build`` makes from the shapes of a first batch and the learner then trains; they
     are never part of the student's file.
 
+    In a loop of one's own it takes plain tensors too, and gives their mean, (): ``SoftTargets(4)(student_logits,
+    teacher_logits)``, ``CrossEntropy()(logits, labels)``. A tensor stands for the one role that the term reads; a term
+    that reads several takes a mapping, ``{"stage1": tensor, ...}``. The labels come third, or second for a term that
+    reads no teacher. Of logits (B, T, C) and (B, C, H, W) each token and each pixel then counts as a sample.
+
     A number or a schedule times a term weighs it: ``0.9 * SoftTargets(4)``. ``term.on(view)`` is the term on the batch
     that the view makes, ``term.between(view)`` the term between the student's answers to that batch and to the one at
     hand.
@@ -52,6 +63,9 @@ class Term(nn.Module):
 
     reads_labels: bool = True
     """Whether it needs labels. Training is refused where a class has none, unless no term of any weight needs them."""
+
+    axis: int | None = None
+    """The class axis of logits of more than two axes, where it is another one than in ``class_axis``."""
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
@@ -68,26 +82,73 @@ class Term(nn.Module):
         """The term's value, (B,) or ()."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
 
-    def __call__(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+    def counted(self, batch: Batch | None) -> Tensor | None:
+        """Which samples count in ``mean``, (B,) bool; ``None`` for all of them."""
+        return None
+
+    def __call__(self, student: Values, teacher: Values | None = None, batch: Batch | Tensor | None = None) -> Tensor:
         """``forward`` outside of autocast, which would multiply matrices in half precision.
 
+        Args:
+            student, teacher: ``Outputs``; or plain tensors, as above.
+            batch: a ``Batch``; or labels.
+
+        Returns:
+            The term's value, (B,) or (); of plain tensors their ``mean``, ().
+
         Raises:
-            TutelageError: for anything else than ``Outputs``.
+            TutelageError: for anything else.
         """
-        for who, given in (("student", student), ("teacher", teacher)):
-            if not isinstance(given, Outputs) and (who == "student" or given is not None):
-                raise TutelageError(
-                    f"{type(self).__name__} takes the {who}'s Outputs, got a {type(given).__name__}; "
-                    "wrap logits as Outputs(logits), and features as Outputs(logits, {'stage1': features})"
-                )
-        if isinstance(batch, Tensor):
-            raise TutelageError(
-                f"{type(self).__name__} takes a Batch, got a tensor of shape {tuple(batch.shape)}; "
-                "make a Batch(inputs, targets, index, key=None)"
-            )
+        if not (
+            isinstance(student, Outputs) and isinstance(teacher, Outputs | None) and isinstance(batch, Batch | None)
+        ):
+            return self._of_plain(student, teacher, batch)
         with torch.autocast(student.device.type, enabled=False):
             value: Tensor = super().__call__(student, teacher, batch)
         return value
+
+    def mean(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
+        """The mean of the term over all that counts, ().
+
+        Where it reads logits alone, each token of (B, T, C) and each pixel of (B, C, H, W) is a sample. Samples that
+        ``counted`` leaves out are not in the mean, unlike in a ``Learner``, whose mean runs over the whole batch.
+        """
+        if {*self.roles, *self.teacher_roles} <= {"logits"}:
+            student, teacher, batch = by_place(student, teacher, batch, self.axis, reads_labels=self.reads_labels)
+        value = self(student, teacher, batch)
+        counts = self.counted(batch) if value.ndim else None
+        if counts is None:
+            return value.mean()
+        return value.where(counts, 0.0).sum() / counts.sum().clamp(min=1)
+
+    def outputs(self, student: object, teacher: object) -> tuple[Outputs, Outputs]:
+        """What student and teacher gave, plain or not, as ``Outputs``.
+
+        Raises:
+            TutelageError: it cannot be read as what the term reads.
+        """
+        who = type(self).__name__
+        return (
+            outputs_of(student, self.roles, f"{who}, of the student,"),
+            outputs_of(teacher, self.teacher_roles, f"{who}, of the teacher,"),
+        )
+
+    def _of_plain(self, student: object, teacher: object, batch: object) -> Tensor:
+        who = type(self).__name__
+        if not self.teacher_roles and batch is None:
+            teacher, batch = None, teacher
+        if batch is None and self.reads_labels:
+            raise TutelageError(f"{who} needs labels; give them last: {who}()(logits, labels)")
+        if teacher is None and self.teacher_roles:
+            raise TutelageError(f"{who} needs what the teacher gave; give it second: {who}()(student, teacher)")
+        if not isinstance(batch, Batch | Tensor | None):
+            raise TutelageError(f"{who} takes a Batch or labels, a tensor, got a {type(batch).__name__}")
+        taken, taught = self.outputs(student, Outputs(None) if teacher is None or not self.teacher_roles else teacher)
+        return self.mean(
+            taken,
+            taught if self.teacher_roles else None,
+            batch_of(batch, batch) if isinstance(batch, Tensor) else batch,
+        )
 
     def __mul__(self, weight: Weight) -> Weighted:
         return Weighted(self, weight)
