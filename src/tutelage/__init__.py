@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tutelage.studies.study import Study
     from tutelage.tasks import evaluate
     from tutelage.terms import CrossEntropy, SoftTargets, Term
-    from tutelage.training import Learner, Run, fit
+    from tutelage.training import Distiller, Learner, Run, fit
 
 __version__ = "0.1.0"
 
@@ -35,7 +35,7 @@ _HOME = {
     "tutelage.studies.runner": ("run_study",),
     "tutelage.studies.study": ("Study",),
     "tutelage.terms": ("CrossEntropy", "SoftTargets", "Term"),
-    "tutelage.training": ("Learner", "Run", "fit"),
+    "tutelage.training": ("Distiller", "Learner", "Run", "fit"),
 }
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "Config",
     "CrossEntropy",
     "Data",
+    "Distiller",
     "Frozen",
     "Hardware",
     "Learner",

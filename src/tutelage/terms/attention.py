@@ -23,12 +23,28 @@ REFERENCE_PIXELS = 32 * 32  # of the maps that the published weight was found on
 def attention_map(features: Tensor, p: float = 2.0) -> Tensor:
     """Q = vec(sum_c |A_c|^p) / ||.||_2: (B, C, H, W) activations to (B, H W) maps of unit length.
 
+    Of tokens (B, T, D) the sum runs over D, and Q is (B, T). Every token counts, a class token and padding among them;
+    those that are not to count are sliced off or multiplied by 0 before. Tokens are no part of the paper.
+
     Q does not depend on the activations' scale, which is taken out first so that no power of it over- or underflows.
     """
     size = features.abs()
-    scale = size.detach().amax((1, 2, 3), keepdim=True)
-    energy = (size / scale.where(scale > 0, 1.0)).pow(p).sum(1).flatten(1)
+    scale = size.detach().amax(tuple(range(1, size.ndim)), keepdim=True)
+    energy = (size / scale.where(scale > 0, 1.0)).pow(p).sum(_channels(features)).flatten(1)
     return F.normalize(energy, dim=1)
+
+
+def _channels(features: Tensor) -> int:
+    """The axis of the channels of a map (B, C, H, W), or of the width of tokens (B, T, D).
+
+    Raises:
+        TutelageError: for another number of axes.
+    """
+    if features.ndim not in (3, 4):
+        raise TutelageError(
+            f"attention is of maps (B, C, H, W) or tokens (B, T, D), got {tuple(features.shape)}; name other layers"
+        )
+    return 1 if features.ndim == 4 else 2
 
 
 @full_precision
@@ -40,7 +56,7 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, form: F
 
     Args:
         student, teacher: (B, C, H, W) with any channel counts; the larger map is average-pooled to the smaller one's
-            size. No gradient reaches the teacher's.
+            size. Or tokens (B, T, D) with any widths, as many on both sides. No gradient reaches the teacher's.
         p: the power of the map.
         form: see above.
 
@@ -51,32 +67,40 @@ def attention_transfer(student: Tensor, teacher: Tensor, p: float = 2.0, form: F
 
 
 @full_precision
-def pooled_attention(features: Tensor, size: tuple[int, int], p: float = 2.0) -> Tensor:
+def pooled_attention(features: Tensor, size: tuple[int, ...], p: float = 2.0) -> Tensor:
     """``attention_map`` of a map that was average-pooled along each axis on which it is larger than ``size``.
 
     Args:
-        features: (B, C, H, W).
-        size: what the other network's map has.
+        features: (B, C, H, W), or tokens (B, T, D).
+        size: (H, W) of the other network's map, or (T,).
         p: as in ``attention_map``.
 
     Returns:
-        (B, min(H, size[0]), min(W, size[1])), each sample's of unit length.
+        (B, min(H, size[0]), min(W, size[1])), or (B, T), each sample's of unit length.
+
+    Raises:
+        TutelageError: tokens meet a map or another number of tokens.
     """
-    height, width = (min(sides) for sides in zip(size_of(features), size, strict=True))
-    same = size_of(features) == (height, width)
-    pooled = features if same else F.adaptive_avg_pool2d(features, (height, width))
-    return attention_map(pooled, p).view(-1, height, width)
+    own = size_of(features)
+    if len(own) != len(size) or (len(own) == 1 and own != size):
+        other = f"tokens (B, {size[0]}, D)" if len(size) == 1 else f"maps (B, C, {size[0]}, {size[1]})"
+        raise TutelageError(
+            f"the attention of features {tuple(features.shape)} cannot be compared with that of {other}; bring both to "
+            "the same tokens, [:, 1:] without a class token, or both to maps"
+        )
+    smaller = tuple(min(sides) for sides in zip(own, size, strict=True))
+    pooled = features if own == smaller else F.adaptive_avg_pool2d(features, [*smaller])  # type: ignore[arg-type]
+    return attention_map(pooled, p).view(-1, *smaller)
 
 
-def size_of(features: Tensor) -> tuple[int, int]:
-    """(H, W) of a map (B, C, H, W)."""
-    return features.shape[2], features.shape[3]
+def size_of(features: Tensor) -> tuple[int, ...]:
+    """(H, W) of a map (B, C, H, W), (T,) of tokens (B, T, D)."""
+    return tuple(features.shape[2:]) if _channels(features) == 1 else (features.shape[1],)
 
 
 def _distance(student: Tensor, attention: Tensor, p: float, form: Form) -> Tensor:
-    """``attention_transfer`` to a teacher's ``pooled_attention``, (B, h, w)."""
-    height, width = attention.shape[1:]
-    difference = (pooled_attention(student, (height, width), p) - attention).flatten(1)
+    """``attention_transfer`` to a teacher's ``pooled_attention``, (B, h, w) or (B, T)."""
+    difference = (pooled_attention(student, tuple(attention.shape[1:]), p) - attention).flatten(1)
     if form == "paper":
         # Its gradient where the maps are equal is 0; that of a square root written out would be NaN.
         distance: Tensor = torch.linalg.vector_norm(difference, dim=1)
@@ -88,7 +112,8 @@ class AttentionTransfer(Term):
     """The sum of ``attention_transfer`` over pairs of stages, per sample (B,).
 
     In the code's form it is multiplied by H W / 32^2, with H x W the first pair's maps: the mean over pixels shrinks as
-    maps grow, and without the factor a weight found at 32 x 32 would collapse a student of 8 x 8 inputs.
+    maps grow, and without the factor a weight found at 32 x 32 would collapse a student of 8 x 8 inputs. Tokens count
+    as pixels there: T / 32^2.
 
     Once it is built for a student's sizes, it asks the teacher for attention maps and not for the stages.
 

@@ -21,7 +21,7 @@ def hint_loss(guided: Tensor, hint: Tensor) -> Tensor:
     """1/2 ||u_h(x) - r(v_g(x))||^2 per sample: the paper's equation 3, summed over the map.
 
     Args:
-        guided: r(v_g(x)), (B, C, H, W).
+        guided: r(v_g(x)), (B, C, H, W), tokens (B, T, D) or embeddings (B, D).
         hint: u_h(x), of the same shape; no gradient reaches it.
 
     Returns:
@@ -36,15 +36,20 @@ def regressor(guided: tuple[int, ...], hint: tuple[int, ...]) -> nn.Module:
 
     Without padding, its kernel is N_g - N_h + 1 a side: 1x1 for equal sizes (the paper). The paper has no guided map
     smaller than its hint; there the same kernel is transposed, which is ours. No final non-linearity: a hint may be
-    negative here, which a ReLU could not reach. Between embeddings it is linear.
+    negative here, which a ReLU could not reach. Between embeddings (D,) it is linear. Between tokens (T, D), which are
+    ours too, it is one linear map for all tokens, each of which counts, a class token and padding among them.
+
+    Raises:
+        TutelageError: the shapes are of different kinds, or one has other tokens than the other.
     """
     if guided == hint:
         return nn.Identity()
-    if len(guided) == len(hint) == 1:
-        return nn.Linear(guided[0], hint[0])
+    if len(guided) == len(hint) <= 2 and guided[:-1] == hint[:-1]:
+        return nn.Linear(guided[-1], hint[-1])
     if len(guided) != 3 or len(hint) != 3:
         raise TutelageError(
-            f"a hint needs two maps or two embeddings, got shapes {guided} and {hint}; name other layers"
+            f"a hint needs two maps, two embeddings, or as many tokens on both sides, got the student's {guided} and "
+            f"the teacher's {hint}; name other layers"
         )
     (c_in, h_in, w_in), (c_out, h_out, w_out) = guided, hint
     kernel = (abs(h_in - h_out) + 1, abs(w_in - w_out) + 1)
@@ -96,7 +101,7 @@ class Hint(Term):
                 f"the student's {self.roles[0]} {ours} and the teacher's {self.hint} {theirs} differ; allow a regressor"
             )
         if self.use_regressor == "always" and ours == theirs:
-            self.regressor = nn.Conv2d(ours[0], theirs[0], 1) if len(ours) == 3 else nn.Linear(ours[0], theirs[0])
+            self.regressor = nn.Conv2d(ours[0], theirs[0], 1) if len(ours) == 3 else nn.Linear(ours[-1], theirs[-1])
         else:
             self.regressor = nn.Identity() if self.use_regressor == "never" else regressor(ours, theirs)
         self.regressor.to(at_least_float32(student[self.roles[0]]))

@@ -29,7 +29,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
     """L_SP = 1/b^2 ||G_T - G_S||_F^2, the paper's equation 4 for one layer.
 
     Args:
-        student, teacher: (b, ...), alike in b alone; no gradient reaches the teacher's.
+        student, teacher: (b, ...), alike in b alone: maps, tokens or embeddings. No gradient reaches the teacher's.
 
     Returns:
         (), no unit; unchanged when either side is scaled as a whole. A property of the batch as a whole: single samples
