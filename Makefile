@@ -1,18 +1,22 @@
 # make demo    a virtual environment, the package, and the main job on real digits
 # make test    the same set-up and the whole test suite
+# make test-all  as test, with every method on every pair of networks and under every option
 # make check   lint, formatting and types, as CI runs them
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 demo: $(VENV)/installed
 	$(RUN) -m tutelage demo
 
 test: $(VENV)/installed-dev
 	$(RUN) -m pytest --numprocesses 2 --dist worksteal
+
+test-all: $(VENV)/installed-dev
+	$(RUN) -m pytest --numprocesses 2 --dist worksteal -m "full or not full"
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .

@@ -1,8 +1,8 @@
-"""Every method on every pair of models, without looking into either."""
+"""Every method on the pairs of networks that can differ for it, and all pairs with ``make test-all``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.runs.pairs import FEW, PAIRS, STUDENTS, named
+from tests.runs.uses import CLASSIFY, brief, representatives, use_of
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.loader import Batches
 from tutelage.data.orders import class_balanced, shuffled
 from tutelage.errors import TutelageError
 from tutelage.methods import find, installed
-from tutelage.models.load import make_model
 from tutelage.models.surgery import surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
@@ -26,150 +27,34 @@ from tutelage.training import Run
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.02)
 
 
-class Mixer(nn.Module):
-    """A transformer block's shape without its attention."""
-
-    def __init__(self, width: int, tokens: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.across = nn.Linear(tokens, tokens)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.across(self.norm(x).transpose(1, 2)).transpose(1, 2)
-        return x + self.mlp(x)  # type: ignore[no-any-return]
-
-
-class Vit(nn.Module):
-    """Patches, a class token, blocks of one resolution, a head on the class token."""
-
-    def __init__(self, classes: int = 4, width: int = 8) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(1, width, 2, stride=2)
-        self.token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = nn.ModuleList([Mixer(width, 17) for _ in range(4)])
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x)[:, 0])  # type: ignore[no-any-return]
-
-
-class Residual(nn.Module):
-    """A block as torchvision's: one ReLU, in place, runs twice."""
-
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outside)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outside)
-        self.downsample = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
-        out += self.downsample(x)
-        return self.relu(out)  # type: ignore[no-any-return]
-
-
-class ImageNetStyle(nn.Module):
-    """Stem, max-pool, layers, average pool and fc, with torchvision's names; halves the image at once."""
-
-    def __init__(self, width: int = 4) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, width, 3, 2, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 1, 1)
-        self.layer1 = nn.Sequential(Residual(width, width, 1))
-        self.layer2 = nn.Sequential(Residual(width, 2 * width, 2))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(2 * width, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layer2(self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x))))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
-
-
-def by_hand(width: int = 4) -> Tapped:
-    """Layers without names that tell anything, and their roles named by hand."""
-    module = nn.Sequential(
-        nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(width, width, 3, stride=2, padding=1), nn.ReLU()),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(width, 4),
-    )
-    return Tapped(module, roles={"stage1": "0", "stage2": "1", "embedding": "input:4"})
-
-
-def named(name: str) -> Callable[[], Tapped]:
-    return lambda: Tapped(make_model(name, num_classes=4, input_shape=(1, 8, 8)).module, [0.4], [0.3])
-
-
-Make = Callable[[], Tapped]
-
-
-@pytest.fixture(
-    params=[
-        "the same network",
-        "a narrower student",
-        "a wider student",
-        "resnet teaches wrn",
-        "wrn teaches resnet",
-        "a transformer learns",
-        "a transformer teaches",
-        "roles named by hand",
-        "another depth",
-        "torchvision's style learns",
-        "torchvision's style teaches, on smaller maps",
-    ]
-)
-def pair(request: pytest.FixtureRequest, tiny_model: Callable[..., Tapped]) -> tuple[Make, Make]:
-    """How to make a student and a teacher."""
-
-    def tiny(width: int) -> Make:
-        return lambda: tiny_model(int(torch.randint(9999, ())), width=width, dropout=0.1)
-
-    pairs: dict[str, tuple[Make, Make]] = {
-        "the same network": (tiny(4), tiny(4)),
-        "a narrower student": (tiny(3), tiny(6)),
-        "a wider student": (tiny(7), tiny(4)),
-        "resnet teaches wrn": (named("wrn-10-1"), named("resnet8x0.25")),
-        "wrn teaches resnet": (named("resnet8x0.25"), named("wrn-10-1")),
-        "a transformer learns": (lambda: Tapped(Vit()), tiny(4)),
-        "a transformer teaches": (tiny(4), lambda: Tapped(Vit())),
-        "roles named by hand": (by_hand, lambda: by_hand(6)),
-        "another depth": (named("resnet8x0.25"), named("resnet20x0.25")),
-        "torchvision's style learns": (lambda: Tapped(ImageNetStyle()), named("resnet8x0.25")),
-        "torchvision's style teaches, on smaller maps": (named("wrn-10-1"), lambda: Tapped(ImageNetStyle(6))),
-    }
-    return pairs[request.param]
+Case = tuple[str, str]
 
 
 class StoppedError(Exception):
     pass
 
 
-CLASSIFY = [name for name in installed() if find(name).task in (None, "classification")]
+CASES = [(method, pair) for method in CLASSIFY for pair in PAIRS]
+NEEDED = [(method, pair) for method, pair in CASES if pair in use_of(method).pairs]
 
 
-@pytest.mark.parametrize("method", CLASSIFY)
+def _cases(cases: Sequence[Case], needed: Collection[Case]) -> list[Any]:
+    """All cases; those that no method's use asks for are left to ``make test-all``."""
+    marks: dict[bool, Any] = {True: (), False: pytest.mark.full}
+    return [pytest.param(*case, marks=marks[case in needed]) for case in cases]
+
+
+@pytest.mark.parametrize(("method", "pair"), _cases(CASES, NEEDED))
 def test_a_method_on_a_pair(
     method: str,
-    pair: tuple[Make, Make],
+    pair: str,
     tiny_data: Data,
     on_cpu: Hardware,
     tmp_path: Path,
     state_of: Any,
     changed: Any,
 ) -> None:
-    make, make_teacher = pair
+    make, make_teacher = PAIRS[pair]
     torch.manual_seed(1)
     teacher = make_teacher().train()
     before = state_of(teacher)
@@ -193,7 +78,7 @@ def test_a_method_on_a_pair(
         watched: list[dict[str, Tensor]] = []
         torch.rand(len(reports) + 1)
         run = Run(tiny_data, student, [teacher], recipe=RECIPE, hardware=on_cpu, seed=4, folder=folder, report=report)
-        trained = find(method)(run)
+        trained = find(method)(run, **brief(method))
         begun.append(watched[0])
         return trained, run, shown
 
@@ -247,15 +132,20 @@ class _Seen:
         return _Seen([])  # an average of the student has its own
 
 
-OPTIONS = {
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "channels last and bfloat16": {"channels_last": True, "precision": "bfloat16"},
     "channels last": {"channels_last": True},
     "compiled": {"compile": "reduce-overhead"},
-    "bfloat16": {"precision": "bfloat16"},
 }
+WITH_OPTIONS = [(method, option) for method in CLASSIFY for option in OPTIONS]
+OPTIONS_NEEDED = [
+    (method, option)
+    for method, option in WITH_OPTIONS
+    if option == "channels last and bfloat16" or method in representatives()
+]
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("method", CLASSIFY)
+@pytest.mark.parametrize(("method", "option"), _cases(WITH_OPTIONS, OPTIONS_NEEDED))
 def test_a_method_under_each_option_of_the_hardware(
     method: str, option: str, tiny_data: Data, on_cpu: Hardware, graphs: Any
 ) -> None:
@@ -265,19 +155,40 @@ def test_a_method_under_each_option_of_the_hardware(
         torch.manual_seed(0)
         recipe = Recipe(epochs=2, batch_size=24, lr=0.01, momentum=0.0, nesterov=False)
         student, teacher = named("resnet8x0.25"), named("wrn-10-1")
-        trained = find(method)(Run(tiny_data, student, [teacher()], recipe=recipe, hardware=hardware, seed=2))
+        run = Run(tiny_data, student, [teacher()], recipe=recipe, hardware=hardware, seed=2)
+        trained = find(method)(run, **brief(method))
         assert all(value.isfinite().all() for value in trained.state_dict().values())
         return trained.state_dict()
 
     with torch.random.fork_rng():
         plain, other = train(on_cpu), train(on_cpu.but(**OPTIONS[option]))
     assert bool(graphs.places) == (option == "compiled" and method != "gccs")  # which needs second derivatives
-    if option != "bfloat16":
+    if "bfloat16" not in option:
         assert plain.keys() == other.keys()
         for name, value in plain.items():
             torch.testing.assert_close(
                 other[name], value, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
             )
+
+
+def test_the_cases_stay_within_their_budget() -> None:
+    """Another method adds 4 to 12; whoever raises this decides that continuous integration takes longer."""
+    assert len(NEEDED) + len(OPTIONS_NEEDED) <= 450
+
+
+def test_the_pairs_follow_from_what_a_method_reads() -> None:
+    assert use_of("hinton").pairs == FEW
+    assert use_of("maxdropout").pairs == STUDENTS  # it puts layers into its student
+    assert use_of("lre_amc").pairs == STUDENTS  # it takes units out of it
+    assert tuple(use_of("at").pairs) == tuple(PAIRS)
+    assert {"source Frozen", "view"} <= use_of("bss").seams
+    assert not [name for name in CLASSIFY if any("unknown" in seam for seam in use_of(name).seams)]
+
+
+def test_every_seam_has_a_representative() -> None:
+    chosen = representatives()
+    assert set().union(*(use_of(name).seams for name in chosen)) == set().union(*(use_of(n).seams for n in CLASSIFY))
+    assert len(chosen) < len(CLASSIFY) // 2 + 1
 
 
 def test_hints_are_learnt_in_the_first_stage(

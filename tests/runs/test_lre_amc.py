@@ -21,6 +21,7 @@ from tutelage.runs.execute import Given, execute
 from tutelage.training import Run
 
 RECIPE = Recipe(epochs=6, batch_size=16, lr=0.1)
+BRIEF = {"keep": 0.5}  # for the conformance tests
 
 
 @pytest.fixture

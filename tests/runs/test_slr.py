@@ -21,6 +21,7 @@ from tutelage.training import Learner, Run
 from tutelage.training.fit import Fitted
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.1)
+BRIEF = {"folds": 2}  # for the conformance tests
 
 
 class Watched(Run):

@@ -1,0 +1,129 @@
+"""What a method uses of the library, found by a rehearsal: which pairs and options its conformance tests need."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.runs.pairs import FEW, PAIRS, STUDENTS
+from tutelage.config import Hardware, Recipe
+from tutelage.data import Data, Split
+from tutelage.methods import find, installed
+from tutelage.models.surgery import surgery_of
+from tutelage.models.tapped import Tapped
+from tutelage.studies.rehearsal import Rehearsal
+from tutelage.training.fit import Fitted
+from tutelage.training.learner import Learner
+from tutelage.training.updates import together
+
+CLASSIFY = [name for name in installed() if find(name).task in (None, "classification")]
+
+
+@dataclass(frozen=True)
+class Use:
+    """What was recorded of a method.
+
+    Attributes:
+        teacher_features: whether it reads features of a teacher.
+        student_layers: whether it reads features of its student, looks for layers in it, or changes them.
+        seams: the parts of the library it stands on, for instance ``source Frozen``, ``view`` or ``surgery``.
+    """
+
+    teacher_features: bool
+    student_layers: bool
+    seams: frozenset[str]
+
+    @property
+    def pairs(self) -> Sequence[str]:
+        """The pairs of networks that can differ for it."""
+        if self.teacher_features:
+            return tuple(PAIRS)
+        return STUDENTS if self.student_layers else FEW
+
+
+class Recorder(Rehearsal):
+    """A rehearsal that records what the fits are given."""
+
+    def __init__(self, data: Data, student: Any, teachers: Sequence[Tapped], **options: Any) -> None:
+        super().__init__(data, student, teachers, **options)
+        self.seams: set[str] = set()
+        self.teacher_features = self.student_layers = False
+
+    def trace(self, model: Tapped) -> Tapped:
+        """See ``Run.trace``."""
+        if all(model is not teacher for teacher in self._teachers):
+            self.seams.add("layers found by tracing")
+            self.student_layers = True
+        return super().trace(model)
+
+    def fit(self, *learners: Learner, update: Any = together, **options: Any) -> Fitted:
+        """See ``Run.fit``."""
+        self.seams |= {f"fit with {name}" for name in options.keys() & {"data", "streams", "until"}}
+        if update is not together:
+            self.seams.add(f"update {getattr(update, '__name__', type(update).__name__)}")
+        for learner in learners:
+            student, teacher = {*learner.roles()} - {"logits"}, {*learner.teacher_roles()} - {"logits"}
+            self.teacher_features |= bool(teacher)
+            self.student_layers |= bool(student)
+            self.seams |= {
+                name
+                for name, used in {
+                    f"source {type(learner.source).__name__}": learner.source is not None,
+                    "features": bool(student or teacher),
+                    "view": bool(learner.views()),
+                    "sample weight": learner.sample_weight is not None,
+                    "part deployed": learner.deployed is not learner.model,
+                    "part trained": learner.trains is not None,
+                    "surgery": bool(surgery_of(learner.model.module)),
+                }.items()
+                if used
+            }
+        return super().fit(*learners, update=update, **options)
+
+
+@cache
+def use_of(method: str) -> Use:
+    """What a method uses; everything, where its rehearsal ends early."""
+    pixels = torch.arange(24 * 64, dtype=torch.uint8).view(24, 8, 8, 1)
+    part = Split.of(pixels, torch.arange(24) % 4)
+    data = Data("rehearsed", ("a", "b", "c", "d"), part, part, part)
+    make, teacher = PAIRS[FEW[0]]
+    hardware = Hardware(device="cpu", precision="float32", channels_last=False, workers=0)
+    run = Recorder(data, make, [teacher()], recipe=Recipe(epochs=2, batch_size=12), hardware=hardware)
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            student = find(method)(run, **brief(method))
+    except Exception:  # an imitation of a run has no results; the method's own tests show what is wrong
+        return Use(True, True, frozenset({*run.seams, f"unknown ({method})"}))
+    changed = bool(surgery_of(student.module))
+    seams = run.seams | ({"surgery"} if changed else set())
+    return Use(run.teacher_features, run.student_layers or changed, frozenset(seams))
+
+
+def representatives() -> list[str]:
+    """A few methods that stand on every seam between them: the one with most seams not yet covered comes next."""
+    left = set().union(*(use_of(name).seams for name in CLASSIFY))
+    chosen: list[str] = []
+    while left:
+        best = max(CLASSIFY, key=lambda name: len(use_of(name).seams & left))
+        left -= use_of(best).seams
+        chosen.append(best)
+    return chosen
+
+
+def brief(method: str) -> Mapping[str, Any]:
+    """The settings ``BRIEF`` of a method's own test file, with which it trains less often; empty without one."""
+    file = Path(__file__).with_name(f"test_{method}.py")
+    if file.exists():
+        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "BRIEF":
+                return dict(ast.literal_eval(statement.value))
+    return {}
