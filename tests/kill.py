@@ -22,6 +22,7 @@ import stat
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -151,7 +152,7 @@ def start(
 
 
 def _run(words: Sequence[str], log: Path, prepare: Callable[[], None], counts: Path | None) -> NoReturn:
-    code = 99
+    code, entered = 99, False
     try:
         os.setsid()
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -165,6 +166,7 @@ def _run(words: Sequence[str], log: Path, prepare: Callable[[], None], counts: P
         prepare()
         from tutelage.cli import main
 
+        entered = True
         try:
             main()
         except SystemExit as end:
@@ -173,6 +175,12 @@ def _run(words: Sequence[str], log: Path, prepare: Callable[[], None], counts: P
             counts.write_text(json.dumps(prepare.__self__.counts))  # type: ignore[attr-defined]
         sys.stdout.flush()
         sys.stderr.flush()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not entered:  # the command has not begun
+            code = 130
+        else:
+            traceback.print_exc()
+            sys.stderr.flush()
     finally:
         os._exit(code)
 
