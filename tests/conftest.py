@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -284,3 +287,46 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", made.begin_step)
     torch.compiler.reset()
     return made
+
+
+class ReadOnly:
+    """Refuses, as a read-only medium does, every call that would write below a folder, also for root."""
+
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        sys.addaudithook(self)  # there is no way to remove one
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.folder is None:
+            return
+        writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate", "os.utime")
+        if event == "open":
+            flags = arguments[2]
+            writes = isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
+        if writes and isinstance(arguments[0], str | os.PathLike) and self.covers(arguments[0]):
+            raise OSError(errno.EROFS, "Read-only file system", os.path.abspath(arguments[0]))
+
+    def covers(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a path is on the medium."""
+        return self.folder is not None and os.path.abspath(path).startswith(f"{self.folder}{os.sep}")
+
+
+HOOK: list[ReadOnly] = []
+
+
+@pytest.fixture
+def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """``read_only(folder)``: what is below it can be read only, until the test is over."""
+    if not HOOK:
+        HOOK.append(ReadOnly())
+
+    access = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not (mode & os.W_OK and HOOK[0].covers(path)) and access(path, mode)
+    )
+
+    def make(folder: Path) -> None:
+        HOOK[0].folder = folder
+
+    yield make
+    HOOK[0].folder = None

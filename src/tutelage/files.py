@@ -71,6 +71,11 @@ def read_file(path: str | os.PathLike[str], largest: int | None = LARGEST) -> by
     return Path(path).read_bytes()
 
 
+def only_readable(folder: Path) -> bool:
+    """Whether a folder is there and nothing can be written in it."""
+    return folder.is_dir() and not os.access(folder, os.W_OK)
+
+
 def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a whole file at once: a reader, or a run that was killed, finds the old bytes or the new ones.
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -92,6 +91,37 @@ def test_the_configuration_of_another_program_is_not_overwritten(
     assert (tmp_path / "run" / "config.yaml").read_text() == "database: postgres\n"
 
 
+BY_HAND = {
+    "fields": "data: digits\nepochs: 3\n",
+    "comment": "# mine\ndata: digits\n",
+    "copy": "",  # of a run's
+}
+
+
+@pytest.mark.parametrize("kind", BY_HAND)
+def test_a_configuration_by_hand_is_not_replaced(kind: str, config: Config, tmp_path: Path, refused: Refused) -> None:
+    text = BY_HAND[kind] or config.but(epochs=7).as_yaml()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    with refused("holds no run", "config.yaml", "choose another folder"):
+        execute(config, tmp_path / "run")
+    assert {file.name: file.read_text() for file in (tmp_path / "run").iterdir()} == {"config.yaml": text}
+
+
+def test_a_comment_written_into_the_configuration_of_a_run_that_did_not_begin_is_not_lost(
+    config: Config, tmp_path: Path, refused: Refused
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / ".lock").touch()
+    (folder / "inputs.json").write_text("{}")
+    (folder / "config.yaml").write_text(f"# mine\n{config.as_yaml()}")
+    with refused("holds no run", "config.yaml"):
+        execute(config, folder)
+    (folder / "config.yaml").write_text(config.as_yaml())
+    assert execute(config, folder).metrics
+
+
 # --- a folder that is taken away meanwhile
 
 
@@ -162,42 +192,6 @@ def test_a_disk_that_runs_full_at_any_write_is_told_and_the_run_resumes(
 
 
 # --- a medium that cannot be written
-
-
-class ReadOnly:
-    """Refuses, as a read-only medium does, every call that would write below a folder, also for root."""
-
-    def __init__(self) -> None:
-        self.folder: Path | None = None
-        sys.addaudithook(self)  # there is no way to remove one
-
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self.folder is None:
-            return
-        writes = event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate", "os.utime")
-        if event == "open":
-            flags = arguments[2]
-            writes = isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC))
-        if writes and isinstance(arguments[0], str | os.PathLike):
-            path = os.path.abspath(arguments[0])
-            if path.startswith(f"{self.folder}{os.sep}"):
-                raise OSError(errno.EROFS, "Read-only file system", path)
-
-
-HOOK: list[ReadOnly] = []
-
-
-@pytest.fixture
-def read_only() -> Iterator[Callable[[Path], None]]:
-    """``read_only(folder)``: what is below it can be read only, until the test is over."""
-    if not HOOK:
-        HOOK.append(ReadOnly())
-
-    def make(folder: Path) -> None:
-        HOOK[0].folder = folder
-
-    yield make
-    HOOK[0].folder = None
 
 
 def test_a_finished_run_on_a_read_only_medium_is_read_back(

@@ -13,6 +13,7 @@ import typer
 from tutelage.cli.options import PATH, Json, Track, TrustAll, config_options, settings_from, table_of
 from tutelage.config import Config
 from tutelage.errors import unknown
+from tutelage.files import only_readable
 from tutelage.text import message
 
 if TYPE_CHECKING:
@@ -100,11 +101,14 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
     from tutelage.report.tables import table_as
     from tutelage.report.terminal import show_tables
     from tutelage.report.words import answer
-    from tutelage.studies.runner import failure_of, try_study
+    from tutelage.studies.failures import failure_of
+    from tutelage.studies.runner import try_study
 
     with watching_study(side_console(), quiet=as_json) as watch:
         results = try_study(study, out, workers=workers(), watch=watch, **how)
-    write_page(results, out / "report.html")
+    page: Path | None = None if only_readable(out) else out / "report.html"
+    if page is not None:
+        write_page(results, page)
     if as_json:
         print(table_as(results, "json").decode())
     else:
@@ -112,7 +116,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
             show_tables(results)
         else:
             print(table_as(results, "md").decode())
-        say(f"{out / 'report.html'}\n")
+        say(f"{page}\n" if page else f"{out} cannot be written to; tutelage report {out} --out FILE writes the page\n")
         say("\n".join(answer(results)))
     failure = failure_of(results)
     if failure:

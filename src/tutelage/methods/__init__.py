@@ -7,7 +7,6 @@ entry point group ``tutelage.methods``, and any file or module can be named: ``m
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 import pkgutil
@@ -18,7 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -91,23 +89,6 @@ class Method:
             return points[0]
         importable = home != "__main__" and getattr(sys.modules.get(home), name, None) is self
         return f"{home}:{name}" if importable else f"{GIVEN}{home}.{self.function.__qualname__}"
-
-    @property
-    def source(self) -> str | None:
-        """Sixteen hexadecimal digits of the code of a method outside of this package; ``None`` for one of its own.
-
-        The code is the whole file, and of a notebook or the program's main file the function alone.
-        """
-        home = self.function.__module__
-        if home.startswith(f"{__name__}."):
-            return None
-        try:
-            whole = home != "__main__" and inspect.getmodule(self.function) is not None
-            file = inspect.getsourcefile(self.function) if whole else None
-            code = Path(file).read_bytes() if file else inspect.getsource(self.function).encode()
-        except (OSError, TypeError):  # typed into an interpreter
-            code = self.function.__code__.co_code
-        return hashlib.sha256(code).hexdigest()[:16]
 
     @property
     def summary(self) -> str:

@@ -20,6 +20,11 @@ _DOORS: Mapping[str, Callable[[str, str, Wanted], Built]] = MappingProxyType(
 )
 
 
+def is_imported(spec: str) -> bool:
+    """Whether ``spec`` names code outside of this package, ``module:attr`` or ``file.py:attr``."""
+    return ":" in spec and not spec.startswith(tuple(_DOORS))
+
+
 def make_model(
     spec: str,
     *,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,38 @@ _OWN = Path(__file__).resolve().parent.parent
 def code_of_method(method: Method) -> dict[str, str]:
     """The source files of a method that is not the package's own: a hash each, by path."""
     return _code(method.function.__globals__)
+
+
+def digest_of_method(method: Method) -> str | None:
+    """Sixteen hexadecimal digits of the code of a method outside of this package; ``None`` for one of its own.
+
+    The code is that of ``code_of_method``, and of a method in a notebook or the program's main file the function alone.
+    """
+    home = method.function.__module__
+    if home.startswith("tutelage.methods."):
+        return None
+    if home != "__main__" and (code := code_of_method(method)):
+        return _digest(code)
+    try:
+        source = inspect.getsource(method.function).encode()
+    except (OSError, TypeError):  # typed into an interpreter
+        source = method.function.__code__.co_code
+    return hashlib.sha256(source).hexdigest()[:16]
+
+
+def digest_of_networks(specs: Iterable[str]) -> str | None:
+    """The same of networks, as ``code_of_network`` takes them; ``None`` where none of them has code of its own."""
+    code: dict[str, str] = {}
+    for spec in specs:
+        code |= code_of_network(spec)
+    return _digest(code) if code else None
+
+
+def _digest(code: Mapping[str, str]) -> str:
+    """One hash of several files; of a single file its own."""
+    if len(code) == 1:
+        return next(iter(code.values()))
+    return hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()[:16]
 
 
 def code_of_network(spec: str) -> dict[str, str]:

@@ -20,14 +20,17 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import cost_of
 from tutelage.files import as_path, atomic_write
 from tutelage.methods import Method, find
+from tutelage.models.doors.imported import attribute_of
 from tutelage.models.fingerprint import fingerprint
+from tutelage.models.load import is_imported
 from tutelage.models.state import check_state
 from tutelage.models.surgery import surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.parsing import parse_yaml
+from tutelage.runs.code import digest_of_method, digest_of_networks
 from tutelage.runs.commands import as_command
-from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
+from tutelage.runs.folder import NETWORK_CODE, TRACKING, WEIGHTS, RunFolder
 from tutelage.runs.header import WEIGHTS_DIGEST
 from tutelage.runs.models import (
     Opened,
@@ -122,7 +125,7 @@ def execute(
     opened = given.teachers if given.teachers is not None else open_teachers(config, data, trust=trust)
     teachers = tuple(teacher.model for teacher in opened)
     make = given.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
-    inputs = _inputs(data, teachers, method)
+    inputs = _inputs(data, teachers, method, config, given)
     place = RunFolder(folder) if folder else None
     if place and (done := place.finished(config, inputs)) is not None:  # the folder may be read-only
         return _read_back(config, place, done, make, data)
@@ -262,11 +265,17 @@ def _selected(student: Tapped, selected: Selected, task: Task, data: Data, compu
     return {"epoch": selected.epoch, f"validation_{task.main}": selected.score, f"test_{task.main}": score}
 
 
-def _inputs(data: Data, teachers: Sequence[nn.Module], method: Method) -> dict[str, str]:
+def _inputs(data: Data, teachers: Sequence[nn.Module], method: Method, config: Config, given: Given) -> dict[str, str]:
     """Fingerprints of what a run reads, so that it is not continued on something else."""
     inputs = {"training data": data.fingerprint}
     inputs |= {f"teacher {number}": fingerprint(teacher) for number, teacher in enumerate(teachers, 1)}
-    return inputs if method.source is None else inputs | {"method source": method.source}
+    networks = config.teacher
+    if given.student is None:
+        if is_imported(config.student):
+            attribute_of(config.student, "model")  # whose files are known once it is imported
+        networks = (config.student, *networks)
+    code = {"method source": digest_of_method(method), NETWORK_CODE: digest_of_networks(networks)}
+    return inputs | {name: digest for name, digest in code.items() if digest is not None}
 
 
 def _read_back(

@@ -15,7 +15,7 @@ import torch
 from tutelage.config import Config
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import LOCK, LockedFolder, is_temporary, read_file, remove_abandoned
-from tutelage.parsing import parse_json, parse_yaml
+from tutelage.parsing import parse_json, parse_yaml, write_yaml
 from tutelage.runs.schema import check_result, read_epochs
 from tutelage.text import value_text
 
@@ -31,8 +31,8 @@ CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, LOAD, TRACKING = (
 )
 _FILES = {CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, LOAD}
 
-DATA = "training data"
-"""The name of the data's fingerprint among the inputs."""
+DATA, NETWORK_CODE = "training data", "network source"
+"""The names, among the inputs, of the data's fingerprint and of the hash of outside networks' code."""
 
 
 class RunFolder:
@@ -91,6 +91,8 @@ class RunFolder:
         ours = {**parse_yaml(config.as_yaml()), **inputs}
         if len(str(there.get(DATA))) == 16:  # of an older version: the training part's images and labels alone
             ours[DATA] = ours[DATA][:16]
+        if NETWORK_CODE not in there:  # an older version did not record it
+            ours.pop(NETWORK_CODE, None)
         differing = [name for name in {**there, **ours} if there.get(name) != ours.get(name)]
         differing = [name for name in differing if name not in ("answers", "workers")]  # they change no number
         if not any(name.startswith("teacher ") for name in differing):  # by their fingerprints: they have moved
@@ -124,8 +126,16 @@ class RunFolder:
         return any(file.exists() for file in kept) and (self.path / CONFIG).exists()
 
     def _is_a_runs(self) -> bool:
-        """Whether the folder's ``config.yaml`` may be a run's and not another program's."""
-        return (self.path / CONFIG).exists() and self._read_config().keys() <= Config.model_fields.keys()
+        """Whether a run has written the folder's ``config.yaml``, and neither another program nor the user.
+
+        A run's has a lock or files of the run beside it, holds nothing but fields, and looks as runs write it.
+        """
+        file = self.path / CONFIG
+        if not file.exists() or all(entry.name == CONFIG for entry in self.path.iterdir()):
+            return False
+        config = self._read_config()
+        as_written = write_yaml(config).encode() if config else b""
+        return config.keys() <= Config.model_fields.keys() and read_file(file) == as_written
 
     def result(self) -> dict[str, Any] | None:
         """What a finished run measured; ``None`` for one that is not finished."""

@@ -47,9 +47,27 @@ class Store:
     def __init__(self, folder: LockedFolder, study: Study) -> None:
         self.path, self.study, self.evaluate = folder.path, study, study.evaluate
         self._write, self.check = folder.write, folder.check
-        remove_abandoned(self.path / FAILURES, lambda name: name.endswith(".json"))
-        self._write(self.path / STUDY, (json.dumps(study.as_json(), indent=2) + "\n").encode())
         self._records: dict[str, dict[str, Any]] = {}
+
+    def begin(self) -> None:
+        """Write the declaration, and remove what a killed study left half written.
+
+        Raises:
+            TutelageError: nothing can be written, or ``study.json`` is one that the user wrote.
+        """
+        file = self.path / STUDY
+        ran = any((self.path / name).exists() for name in (RECORDS, "runs"))
+        if file.exists() and not ran and not _as_written(file):
+            raise TutelageError(f"{file} is of no study that was run here and would be replaced; choose another folder")
+        remove_abandoned(self.path / FAILURES, lambda name: name.endswith(".json"))
+        self._write(file, _text(self.study.as_json()))
+
+    def is_declared(self) -> bool:
+        """Whether the folder's ``study.json`` is this study's."""
+        try:
+            return read_file(self.path / STUDY) == _text(self.study.as_json())
+        except OSError:
+            return False
 
     def folder(self, job: Job) -> Path:
         """Where a job's run is kept."""
@@ -214,6 +232,16 @@ def _curve(file: Path) -> dict[str, Any]:
         **{name: [learner.get(name) for learner in learners] for name in shares},
         "loss": {name: [learner.get(name) for learner in learners] for name in names if name not in shares},
     }
+
+
+def _text(declaration: Mapping[str, Any]) -> bytes:
+    return (json.dumps(declaration, indent=2) + "\n").encode()
+
+
+def _as_written(file: Path) -> bool:
+    """Whether a ``study.json`` has the form in which studies write it, and no user."""
+    declaration = _read(file) or {}
+    return "pairs" in declaration and read_file(file) == _text(declaration)
 
 
 def _table(value: Any, name: str) -> dict[str, Any]:

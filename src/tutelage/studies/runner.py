@@ -10,7 +10,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,15 +21,16 @@ from greenlet import getcurrent, greenlet
 from tutelage.config import Beyond, Config
 from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
-from tutelage.files import LockedFolder, as_path, atomic_write, read_file
+from tutelage.files import LockedFolder, as_path, atomic_write, only_readable, read_file
 from tutelage.parsing import parse_json
 from tutelage.runs.execute import Given, Result, execute, load_data
 from tutelage.runs.models import open_teachers
 from tutelage.runs.tracking import Trackers
 from tutelage.signals import ending_signals_interrupt
+from tutelage.studies.failures import failure_of
 from tutelage.studies.plan import Asked, Job, Planner, inspect
 from tutelage.studies.reading import CONDITION, RECORDS, place_of
-from tutelage.studies.records import BESIDE, BESIDE_TEACHER, BEYOND, FAILURES, Store
+from tutelage.studies.records import BESIDE, BESIDE_TEACHER, BEYOND, Store
 from tutelage.studies.results import Results
 from tutelage.studies.study import Study
 from tutelage.studies.tuning import choose, trials_of
@@ -124,17 +125,6 @@ def run_study(
     return results
 
 
-def failure_of(results: Results) -> str | None:
-    """How many runs failed and where their errors are, in one line; ``None`` if all are done."""
-    runs = {run["folder"]: run["status"] for run in results.runs}  # rows of several tables may share one
-    failed = [status for status in runs.values() if status != "done"]
-    if not failed:
-        return None
-    count = f"all {len(runs)}" if len(failed) == len(runs) else f"{len(failed)} of {len(runs)}"
-    where = results.folder / (FAILURES if "failed" in failed else RECORDS)
-    return f"{count} runs of the study failed; their errors are in {where}, and the same study tries them again"
-
-
 def try_study(
     study: Study,
     out: str | Path,
@@ -152,11 +142,14 @@ def try_study(
     trust = study.code if trust is None else trust
     try:
         folder = LockedFolder(out, "study")
-        with folder.locked(), ending_signals_interrupt():
+        with nullcontext() if only_readable(out) else folder.locked(), ending_signals_interrupt():
             Trackers(track, out)  # refuses one that is unknown or not installed
             inspection = inspect(study, trust)
             planner = Planner(study, out, inspection.fingerprints, inspection.untaught)
             store = Store(folder, study)
+            if only_readable(out):
+                return _finished(planner, store)
+            store.begin()
             runner = _Runner(store, place, watch, track, 1 if track else together, trust)
             tried = trials_of(planner)
             runner.do([trial.asked for trial in tried], "trials")
@@ -168,6 +161,22 @@ def try_study(
     finally:
         place.stop()
     return Results.read(out)
+
+
+def _finished(planner: Planner, store: Store) -> Results:
+    """The results of a study whose folder cannot be written to.
+
+    Raises:
+        TutelageError: it is not the folder of this study, or a run is missing.
+    """
+    tried = trials_of(planner)
+    jobs = [each for trial in tried for each in (*trial.asked.job.before, trial.asked.job)]
+    jobs += [line.job for line in planner.asked(choose(tried, store).settings)]
+    missing = {job.key for job in jobs if not store.is_complete(job)}
+    if missing or not store.is_declared():
+        lacks = f"lacks {len(missing)} runs of this study" if missing else "is that of another study"
+        raise TutelageError(f"{store.path} cannot be written to and {lacks}; choose another folder")
+    return Results.read(store.path)
 
 
 def _now_and_then(act: Callable[[], None], seconds: float = 5.0) -> Callable[[], None]:

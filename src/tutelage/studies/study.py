@@ -233,7 +233,7 @@ def read_study(source: str | Path) -> dict[str, Any]:
         raise TutelageError(f"{path} cannot be run: {one_line(error)}") from error
     if not isinstance(study, Study):
         raise TutelageError(f"{path} makes no study; it needs a line like study = tutelage.Study(data='digits')")
-    return {name: getattr(study, name) for name in study.model_fields_set}
+    return study.model_dump(include=study.model_fields_set)
 
 
 def canonical(value: Any) -> str:
