@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import nn
@@ -15,6 +16,7 @@ import tutelage
 from tutelage.cli import main
 from tutelage.errors import TutelageError
 from tutelage.models.weights import save_weights
+from tutelage.parsing import parse_yaml, write_yaml
 from tutelage.runs import open_model
 from tutelage.trust import check_trusted, typed
 
@@ -22,6 +24,7 @@ Run = Callable[..., tuple[int, str]]
 
 CODE = """
 from pathlib import Path
+from typing import Any
 from torch import nn
 Path("it_ran").touch()
 
@@ -230,3 +233,100 @@ def test_what_counts_as_typed() -> None:
         check_trusted(spec, False, "a file")
     with pytest.raises(TutelageError):
         check_trusted("my:Ne", typed("my:Net"), "a file")
+
+
+# --- report and compare, which only read
+
+
+STRANGE = ("gift.code:Net", "gift/code.py:Net", "gift.code:Net@gift/student.safetensors", "given:gift.code.Net")
+
+
+@pytest.mark.parametrize("spec", STRANGE)
+def test_report_and_compare_import_nothing_that_a_study_names(
+    run: Run, gift: Path, spec: str, write_study: Callable[..., Path]
+) -> None:
+    def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+        return {"function": spec, "command": f"tutelage train --model {spec} --trust", "code": {"gift/code.py": "0"}}
+
+    studies = [
+        write_study(
+            name, numbers, pairs=[(spec, spec)], methods=(spec,), seeds=(0, 1), train={"epochs": 1, "optimizer": spec}
+        )
+        for name in ("a", "b")
+    ]
+    for study in studies:
+        told = json.loads((study / "study.json").read_text())
+        told["methods"] = {row: {"method": spec, "settings": {"weight": spec}} for row in told["methods"]}
+        (study / "study.json").write_text(json.dumps({**told, "search": {spec: {"weight": [spec]}}}))
+        folder = study / "runs" / "plain-0"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(f"student: {spec}\nmethod: {spec}\nteacher: {spec}\n")
+        (folder / "versions.json").write_text(json.dumps({"tutelage": spec}))
+    commands = [("report", "a"), *(("report", "a", "--format", name) for name in ("md", "latex", "csv", "json"))]
+    commands += [("report", "a", "--format", "parquet"), ("compare", "a", "b"), ("compare", "a", "b", "--json")]
+    for words in commands:
+        code, said = run(*words)
+        assert code == 0, said
+        assert not Path("it_ran").exists()
+        assert "gift" not in sys.modules
+
+
+@pytest.mark.parametrize("spec", STRANGE)
+def test_compare_imports_nothing_that_a_run_names(run: Run, gift: Path, spec: str) -> None:
+    short = ("--data", "digits", "--epochs", "1", "--per-class", "4", "--device", "cpu")
+    assert run("train", "--model", "resnet8x0.25", *short, "--out", "a")[0] == 0
+    shutil.copytree("a", "b")
+    for folder in (Path("a"), Path("b")):
+        config = parse_yaml((folder / "config.yaml").read_bytes())
+        config |= {"student": spec, "method": spec, "teacher": [spec]}
+        (folder / "config.yaml").write_text(write_yaml(config))
+        renamed(folder, spec)
+        result = json.loads((folder / "result.json").read_text())
+        del result["student_sha256"]
+        (folder / "result.json").write_text(json.dumps({**result, "method": spec, "command": spec}))
+    for words in (("compare", "a", "b"), ("compare", "a", "b", "--json")):
+        code, said = run(*words)
+        assert code == 0, said
+    for words in (
+        ("evaluate", "a"),
+        ("evaluate", "a", "--teacher", "b"),
+        ("export", "a", "--onnx", "out.onnx"),
+        ("report", "a"),
+    ):
+        assert run(*words)[0] == 2
+    assert not Path("it_ran").exists()
+    assert "gift" not in sys.modules
+
+
+# --- folders that cannot be written to
+
+
+def test_finished_folders_on_a_read_only_medium_are_evaluated_exported_reported_and_compared(
+    run: Run, tmp_path: Path, write_study: Callable[..., Path], read_only: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    medium = tmp_path / "medium"
+    medium.mkdir()
+    monkeypatch.chdir(tmp_path)
+    short = ("--data", "digits", "--epochs", "1", "--per-class", "4", "--device", "cpu")
+    assert run("train", "--model", "resnet8x0.25", *short, "--out", str(medium / "run"))[0] == 0
+    shutil.move(write_study(methods=("at",), seeds=(0, 1)), medium / "study")
+    files = {file: file.read_bytes() for file in medium.rglob("*") if file.is_file()}
+    read_only(medium)
+    commands: list[tuple[object, ...]] = [
+        ("evaluate", medium / "run"),
+        ("evaluate", medium / "run", "--teacher", medium / "run"),
+        ("export", medium / "run", "--onnx", tmp_path / "out.onnx"),
+        ("train", "--model", "resnet8x0.25", *short, "--out", medium / "run"),
+        ("compare", medium / "run", medium / "run"),
+        ("compare", medium / "study", medium / "study"),
+        ("report", medium / "study", "--format", "md"),
+        ("report", medium / "study", "--out", tmp_path / "page.html"),
+    ]
+    for words in commands:
+        code, said = run(*map(str, words))
+        assert code == 0, said
+    code, said = run("report", str(medium / "study"))
+    assert code == 2
+    assert "Read-only file system" in said
+    assert "Traceback" not in said
+    assert {file: file.read_bytes() for file in medium.rglob("*") if file.is_file()} == files

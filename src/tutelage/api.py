@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ from tutelage.training.loop import Record
 from tutelage.training.run import first_weights
 from tutelage.trust import Trust, typed
 
+LOGGER = logging.getLogger("tutelage")
+
 Network = str | os.PathLike[str] | nn.Module
 Student = Network | Callable[[], nn.Module]
 
@@ -48,7 +51,9 @@ def distill(
         teacher: a trained ``nn.Module``, the folder of a finished run, ``MODEL@WEIGHTS``, ``timm/NAME`` or
             ``hf/NAME``; or several, which are averaged. A bare module, or weights that record no normalization, get
             images normalized with the data's own mean and standard deviation; for others give ``teacher_mean`` and
-            ``teacher_std``, or wrap the module as ``Tapped(module, mean, std)``. Its parameters are frozen.
+            ``teacher_std``, or wrap the module as ``Tapped(module, mean, std)``. The logger ``tutelage`` tells the
+            normalization and accuracy of each teacher before training, as a warning where the normalization is such a
+            guess. Its parameters are frozen.
         student: a name, an ``nn.Module``, which is trained in place from the weights it has, or a function that makes
             one. Methods that train several networks copy a module, and draw the weights of the copies anew
             (``models/redrawn.py``). It has no part in common with the teacher.
@@ -112,10 +117,13 @@ def _execute(
     )
     trusted: Trust = trust is True or typed(config.student, *config.teacher, config.method)
     method = fields["method"] if isinstance(fields["method"], Method) else None
-    given = Given(opened, make, open_teachers(config, opened, names, trusted), method)
+    taught_by = open_teachers(config, opened, names, trusted)
+    given = Given(opened, make, taught_by, method)
     warn_of_other_labels(config)
     folder = None if out is None else as_path(out)
-    result = execute(config, folder, given=given, report=report, track=track, trust=trusted)
+    # A line on each teacher: seen where its normalisation is a guess, and otherwise by those who configure logging.
+    announce = LOGGER.warning if any(teacher.guessed for teacher in taught_by) else LOGGER.info
+    result = execute(config, folder, given=given, report=report, announce=announce, track=track, trust=trusted)
     if result.folder is not None and result.metrics:
         add_script(result.folder)
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
+from tutelage.models.zoo import build
 from tutelage.runs import execute
 from tutelage.runs.folder import WEIGHTS
 from tutelage.runs.locate import weights_file
@@ -219,6 +221,30 @@ def test_a_line_on_each_teacher_comes_before_training(tmp_path: Path, tiny_npz: 
     assert "the network records none); accuracy " in second
     assert "recorded " not in second
     assert rest == ["epoch"]
+
+
+@pytest.mark.parametrize("kind", ["bare", "file", "wrapped", "stated"])
+def test_python_logs_that_line_as_a_warning_where_the_normalisation_is_a_guess(
+    kind: str, tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = taught()
+    save_weights(tmp_path / "w.safetensors", build("resnet8x0.25", num_classes=4, input_shape=(1, 8, 8)), {})
+    networks = {"bare": teacher.module, "wrapped": teacher, "stated": teacher.module}
+    fields: dict[str, Any] = {"teacher_mean": 0.25, "teacher_std": 0.5} if kind == "stated" else {}
+    with caplog.at_level("INFO", "tutelage"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", TutelageWarning)  # of accuracy at chance level
+        network = networks.get(kind, f"resnet8x0.25@{tmp_path / 'w.safetensors'}")
+        tutelage.distill(network, tiny_model().module, tiny_data, **fields, **SHORT)
+        tutelage.train(tiny_model().module, tiny_data, **SHORT)  # no teacher, no line
+    (record,) = (each for each in caplog.records if each.name == "tutelage")
+    said = {
+        "bare": "(those of tiny: the network records none); accuracy ",
+        "file": "(those of tiny: the network records none); accuracy ",
+        "wrapped": "(its own); accuracy ",
+        "stated": "mean 0.25 and std 0.5 (as given); accuracy ",
+    }
+    assert said[kind] in record.getMessage()
+    assert record.levelname == ("WARNING" if kind in ("bare", "file") else "INFO")
 
 
 # --- cost

@@ -30,6 +30,7 @@ from tutelage.trust import Trust, typed
 DEFAULT_TASK = "classification"  # of a weights file that names none
 RECORDED = "recorded with the weights"
 STATED = "as given"
+UNRECORDED = "the network records none"
 
 
 def about_model(spec: str, model: Tapped, data: Data, task: Task) -> dict[str, Any]:
@@ -109,6 +110,12 @@ class Opened:
     spec: str = ""
     file: Path | None = None
     task: str | None = None
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the normalisation is the data's own, since nothing says which the network was trained with."""
+        normalises = bool((self.model.mean != 0).any() or (self.model.std != 1).any())  # tokens are not, say
+        return normalises and self.normalisation.endswith(UNRECORDED)
 
 
 def open_teachers(
@@ -216,7 +223,7 @@ def _normalisation(
         return mean_std, STATED
     if built.mean_std is not None:
         return built.mean_std, "of the published weights"
-    return data.mean_std, f"those of {data.name}: the network records none"
+    return data.mean_std, f"those of {data.name}: {UNRECORDED}"
 
 
 def _check_images(text: str, shape: Sequence[int], data: Data) -> None:
