@@ -27,6 +27,7 @@ from tutelage.models.tapped import Tapped
 torch.set_num_threads(1)  # tests run beside each other, and threads that wait for a busy core spin
 
 State = dict[str, Tensor]
+Command = Callable[..., tuple[int, str, str]]
 
 
 class TinyNet(nn.Module):
@@ -330,3 +331,20 @@ def read_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None
 
     yield make
     HOOK[0].folder = None
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Run a command line in an empty folder; the exit code, what it printed, and what it said on the side."""
+    from tutelage.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["tutelage", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call

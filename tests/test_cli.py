@@ -18,25 +18,8 @@ import pytest
 import torch
 import yaml
 
-from tutelage.cli import main
+from tests.conftest import Command
 from tutelage.config import Config
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run a command line in an empty folder; the exit code, what it printed, and what it said on the side."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["tutelage", *words])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +32,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_main_path(run: Run, teacher: Path) -> None:
+def test_the_main_path(run: Command, teacher: Path) -> None:
     words = ["--data", "digits", "--noise", "0.4", "--student", "resnet8", "--epochs", "1", "--out", "runs/student"]
     code, out, err = run("distill", "--teacher", str(teacher), "--method", "hinton", "--set", "temperature=2", *words)
     assert code == 0
@@ -81,7 +64,7 @@ def test_the_main_path(run: Run, teacher: Path) -> None:
     assert (folder / "student.safetensors").read_bytes() == Path("runs/again/student.safetensors").read_bytes()
 
 
-def test_the_printed_python_does_the_same(run: Run) -> None:
+def test_the_printed_python_does_the_same(run: Command) -> None:
     import tutelage
 
     words = ("train", "--model", "resnet8", "--epochs", "1", "--lr", "0.1", "--noise", "0.2", "--no-augment")
@@ -93,7 +76,7 @@ def test_the_printed_python_does_the_same(run: Run) -> None:
     assert Path("a/student.safetensors").read_bytes() == Path("b/student.safetensors").read_bytes()
 
 
-def test_the_command_in_the_result_does_the_same(run: Run, teacher: Path) -> None:
+def test_the_command_in_the_result_does_the_same(run: Command, teacher: Path) -> None:
     import shlex
 
     run(
@@ -114,7 +97,7 @@ def test_the_command_in_the_result_does_the_same(run: Run, teacher: Path) -> Non
     assert Path("a/student.safetensors").read_bytes() == Path("b/student.safetensors").read_bytes()
 
 
-def test_toml_and_yaml_configurations(run: Run) -> None:
+def test_toml_and_yaml_configurations(run: Command) -> None:
     Path("run.toml").write_text('data = "digits"\nstudent = "resnet8"\nepochs = 1\nmilestones = [0.5]\n')
     Path("run.yaml").write_text("data: digits\nstudent: resnet8\nepochs: 1\nmilestones: [0.5]\n")
     assert run("train", "--config", "run.toml", "--out", "a")[0] == 0
@@ -179,7 +162,7 @@ DOORS = {
     ),
     "grey in place of colour": ("evaluate {teacher} --data npz:rgb.npz", ["images of 1 channel", "have 3"]),
     "a teacher of grey images": ("distill --teacher {teacher} --data npz:rgb.npz", ["images of 1 channel", "have 3"]),
-    "a teacher of other classes": ("distill --teacher {teacher} --data npz:five.npz", ["10 classes", "has 5"]),
+    "a teacher of other classes": ("distill --teacher {teacher} --data npz:five.npz", ["(4, 10)", "5 classes"]),
     "an option without a value": ("train --noise", ["'--noise' requires an argument", "--help"]),
     "a misspelt option": ("distill --techer t", ["--techer", "--teacher"]),
     "an argument too many": ("models resnet8", ["resnet8", "models --help"]),
@@ -202,7 +185,9 @@ DOORS = {
 
 
 @pytest.mark.parametrize(("command", "said"), DOORS.values(), ids=DOORS)
-def test_a_users_mistake_is_one_clear_line_and_code_2(run: Run, teacher: Path, command: str, said: list[str]) -> None:
+def test_a_users_mistake_is_one_clear_line_and_code_2(
+    run: Command, teacher: Path, command: str, said: list[str]
+) -> None:
     Path("empty").mkdir()
     Path("unfinished").mkdir()
     Path("unfinished/config.yaml").write_text("data: digits\n")
@@ -223,7 +208,7 @@ def _arrays(file: str, *, channels: int, classes: int) -> None:
     np.savez(file, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
 
 
-def test_images_of_another_size_are_worth_a_warning(run: Run, teacher: Path) -> None:
+def test_images_of_another_size_are_worth_a_warning(run: Command, teacher: Path) -> None:
     images, labels = np.zeros((20, 16, 16, 1), np.uint8), np.arange(20) % 10
     np.savez("big.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     code, _, err = run("evaluate", str(teacher), "--data", "npz:big.npz", "--json")
@@ -233,7 +218,7 @@ def test_images_of_another_size_are_worth_a_warning(run: Run, teacher: Path) -> 
     assert "warning" not in run("evaluate", str(teacher), "--json")[2]
 
 
-def test_images_of_any_shape_may_be_out_of_distribution(run: Run, teacher: Path) -> None:
+def test_images_of_any_shape_may_be_out_of_distribution(run: Command, teacher: Path) -> None:
     _arrays("rgb.npz", channels=3, classes=10)
     code, out, err = run("evaluate", str(teacher), "--ood", "npz:rgb.npz", "--json")
     assert code == 0
@@ -242,7 +227,7 @@ def test_images_of_any_shape_may_be_out_of_distribution(run: Run, teacher: Path)
 
 
 def test_a_home_folder_is_expanded_where_no_shell_does_it(
-    run: Run, teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Command, teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -259,13 +244,13 @@ def test_a_home_folder_is_expanded_where_no_shell_does_it(
     assert "write the whole path" in err
 
 
-def test_the_run_of_weights_says_on_which_data(run: Run, teacher: Path) -> None:
+def test_the_run_of_weights_says_on_which_data(run: Command, teacher: Path) -> None:
     by_folder = json.loads(run("evaluate", str(teacher), "--json")[1])
     by_weights = json.loads(run("evaluate", f"resnet8@{teacher / 'student.safetensors'}", "--json")[1])
     assert by_weights["accuracy"] == by_folder["accuracy"]
 
 
-def test_weights_without_a_normalization_are_evaluated_with_the_one_given(run: Run, teacher: Path) -> None:
+def test_weights_without_a_normalization_are_evaluated_with_the_one_given(run: Command, teacher: Path) -> None:
     from safetensors.torch import load_file
 
     torch.save(load_file(teacher / "student.safetensors"), "bare.pt")
@@ -289,7 +274,7 @@ def test_weights_without_a_normalization_are_evaluated_with_the_one_given(run: R
     assert "no use here: the weights record their own" in err
 
 
-def test_a_teacher_is_introduced_and_the_labels_that_it_saw_are_reported(run: Run, teacher: Path) -> None:
+def test_a_teacher_is_introduced_and_the_labels_that_it_saw_are_reported(run: Command, teacher: Path) -> None:
     words = ("distill", "--teacher", str(teacher), "--epochs", "1", "--noise", "0.4", "--per-class", "20")
     code, _, err = run(*words, "--out", "a")
     assert code == 0
@@ -306,7 +291,7 @@ def test_a_teacher_is_introduced_and_the_labels_that_it_saw_are_reported(run: Ru
 
 
 @pytest.mark.parametrize("command", ["train", "distill", "evaluate", "export", "data", "methods", "tasks", "models"])
-def test_help_is_in_plain_english(run: Run, command: str) -> None:
+def test_help_is_in_plain_english(run: Command, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     text = " ".join(out.split()).replace("- ", "-")  # a word may be divided at its hyphen
@@ -318,7 +303,7 @@ def test_help_is_in_plain_english(run: Run, command: str) -> None:
         assert "[default: hinton]" in text
 
 
-def test_a_config_file_with_a_wrong_name(run: Run) -> None:
+def test_a_config_file_with_a_wrong_name(run: Command) -> None:
     Path("run.yaml").write_text("data: digits\nepoch: 3\n")
     code, _, err = run("train", "--config", "run.yaml")
     assert code == 2
@@ -330,7 +315,7 @@ def test_a_config_file_with_a_wrong_name(run: Run) -> None:
     assert run("train", "--config", "list.yaml")[0] == 2
 
 
-def test_another_runs_folder_is_refused(run: Run, teacher: Path) -> None:
+def test_another_runs_folder_is_refused(run: Command, teacher: Path) -> None:
     before = {entry.name: entry.stat().st_mtime_ns for entry in teacher.iterdir() if entry.name != ".lock"}
     code, _, err = run("train", "--model", "resnet8", "--epochs", "2", "--lr", "0.2", "--out", str(teacher))
     assert code == 2
@@ -338,7 +323,7 @@ def test_another_runs_folder_is_refused(run: Run, teacher: Path) -> None:
     assert before == {entry.name: entry.stat().st_mtime_ns for entry in teacher.iterdir() if entry.name != ".lock"}
 
 
-def test_evaluating_beyond_accuracy(run: Run, teacher: Path, tiny_npz: str) -> None:
+def test_evaluating_beyond_accuracy(run: Command, teacher: Path, tiny_npz: str) -> None:
     asked = ("--corruptions", "--pgd", "0.1,0.01", "--ood", tiny_npz, "--samples", "40")
     code, out, _ = run("evaluate", str(teacher), *asked, "--json")
     assert code == 0
@@ -358,13 +343,13 @@ def test_evaluating_beyond_accuracy(run: Run, teacher: Path, tiny_npz: str) -> N
     assert not any(word in out for word in ("{", "None", "corruption", "radius", "ood"))
 
 
-def test_a_finished_run_is_shown_again(run: Run, teacher: Path) -> None:
+def test_a_finished_run_is_shown_again(run: Command, teacher: Path) -> None:
     code, out, _ = run("train", "--model", "resnet8", "--epochs", "2", "--out", str(teacher), "--json")
     assert code == 0
     assert json.loads(out)["test"] == json.loads((teacher / "result.json").read_text())["test"]
 
 
-def test_a_hostile_teacher_does_not_run(run: Run, tmp_path: Path) -> None:
+def test_a_hostile_teacher_does_not_run(run: Command, tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (open, (str(tmp_path / "owned"), "w"))  # type: ignore[return-value]
@@ -398,7 +383,7 @@ def test_ctrl_c_is_said_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "run").glob("checkpoints/*.ckpt"))
 
 
-def test_fields_of_runs_are_options_of_a_study(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fields_of_runs_are_options_of_a_study(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
 
     def keep(study: Any, *_: Any, **__: Any) -> None:
@@ -423,7 +408,7 @@ def test_fields_of_runs_are_options_of_a_study(run: Run, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_study_prints_tables_for_its_reader_and_the_answer_last(
-    run: Run, monkeypatch: pytest.MonkeyPatch, write_study: Callable[..., Path], terminal: bool
+    run: Command, monkeypatch: pytest.MonkeyPatch, write_study: Callable[..., Path], terminal: bool
 ) -> None:
     from tutelage.report.words import answer
     from tutelage.studies.results import Results
@@ -438,7 +423,7 @@ def test_a_study_prints_tables_for_its_reader_and_the_answer_last(
 
 
 @pytest.mark.parametrize("command", ["methods", "tasks", "models", "data", "data digits"])
-def test_lists(run: Run, command: str) -> None:
+def test_lists(run: Command, command: str) -> None:
     code, out, _ = run(*command.split())
     assert code == 0
     assert out.strip()
@@ -447,14 +432,14 @@ def test_lists(run: Run, command: str) -> None:
     assert json.loads(out)
 
 
-def test_the_page_of_a_method(run: Run) -> None:
+def test_the_page_of_a_method(run: Command) -> None:
     code, out, _ = run("methods", "hinton")
     assert code == 0
     assert "arXiv 1503.02531" in out
     assert "temperature" in out
 
 
-def test_export(run: Run, teacher: Path) -> None:
+def test_export(run: Command, teacher: Path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     pytest.importorskip("onnxscript", reason="needs the extra onnx")
     from tutelage.data import open_data

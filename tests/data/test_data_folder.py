@@ -280,8 +280,8 @@ def remove(place: Path) -> None:
             ("val and", "valid", "keep one"),
         ),
         (
-            lambda f: ((f / "train").rename(f / "old"), put(f / "train" / "0.png", picture(0))),
-            ("no class folders", "train/CLASS/"),
+            lambda f: ((f / "train").rename(f / "old"), (f / "train").mkdir()),
+            ("no class folders and no pictures", "train/CLASS/"),
         ),
     ],
     ids=[

@@ -150,7 +150,7 @@ def test_a_teacher_of_other_classes_is_refused(
 
 
 def test_a_teacher_of_other_images_is_refused(tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]) -> None:
-    with refused("teacher", "TinyNet", "cannot take images of shape (1, 8, 8)", "3 channels"):
+    with refused("teacher", "TinyNet", "cannot teach on images of shape (1, 8, 8)", "3 channels"):
         tutelage.distill(tiny_model(channels=3).module, tiny_model().module, tiny_data, **SHORT)
 
 

@@ -217,7 +217,7 @@ def test_a_line_on_each_teacher_comes_before_training(tmp_path: Path, tiny_npz: 
     accuracy = json.loads((tmp_path / "t" / "result.json").read_text())["test"]["accuracy"]
     assert first.startswith(f"teacher {names[0]}: images normalized with mean ")
     assert "(recorded with the weights); accuracy " in first
-    assert first.endswith(f"its run recorded {accuracy:.1%} on the test part of {tiny_npz}")
+    assert first.endswith(f"its run recorded accuracy {accuracy:.1%} on the test part of {tiny_npz}")
     assert "the network records none); accuracy " in second
     assert "recorded " not in second
     assert rest == ["epoch"]

@@ -59,7 +59,7 @@ WRONG: dict[str, tuple[Callable[[Net], list[Learner]], tuple[str, ...]]] = {
     ),
     "two teachers of different classes": (
         lambda net: [Learner(net(), Frozen(net(), net(classes=5)), {"kd": SoftTargets()})],
-        ("source of learner 'student'", "[4, 4]", "[4, 5]"),
+        ("teacher of learner 'student'", "[4, 4]", "[4, 5]"),
     ),
     "a student of other channels": (
         lambda net: [Learner(net(channels=3), None, {"ce": CrossEntropy()})],
@@ -67,7 +67,7 @@ WRONG: dict[str, tuple[Callable[[Net], list[Learner]], tuple[str, ...]]] = {
     ),
     "a teacher of other channels": (
         lambda net: [Learner(net(), Frozen(net(channels=3)), {"kd": SoftTargets()})],
-        ("source of learner 'student'", "(1, 8, 8)", "3 channels"),
+        ("teacher of learner 'student'", "(1, 8, 8)", "3 channels"),
     ),
     "a term of a wrong shape": (
         lambda net: [Learner(net(), None, {"odd": Given(lambda logits: logits)})],

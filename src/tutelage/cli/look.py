@@ -57,6 +57,8 @@ def evaluate(
     beyond = Beyond(**asked)
     from tutelage.config import Hardware
     from tutelage.evaluation import cost_of
+    from tutelage.report.console import side_console
+    from tutelage.runs.classes import check_classes, with_classes
     from tutelage.tasks import Compute, find
     from tutelage.tasks import evaluate as measure
     from tutelage.training.hardware import resolve
@@ -70,7 +72,16 @@ def evaluate(
     trained, *others = _open(names, opened, mean, std, trust)
     model = trained.model.to(on)
     other = others[0].model.to(on) if others else None
+    opened = with_classes(opened, model, trained.classes)
     task = find(trained.task or opened.targets.task)
+    if "logits" in task.roles:
+        check_classes(run, trained.classes, opened)
+    if other is not None and (misfit := task.misfit(other, opened)):
+        side_console().print(f"teacher {teacher}: not compared: {misfit}", highlight=False)
+        other = None
+    split = opened.parts[part]
+    if not bool(split.targets.labelled(split.labels).any()):
+        side_console().print(f"no {part} sample of {opened.name} has a label", highlight=False)
     measured = measure(model, opened, part=part, device=on, teacher=other, task=task.name)
     measured |= task.evaluate_beyond(model, opened, beyond, Compute(on), part=part)
     result = {**measured, "cost": cost_of(model, task.example(model, opened))}
@@ -86,8 +97,8 @@ def evaluate(
     for name, value in {**result, **result.pop("cost")}.items():
         if value is not None and not isinstance(value, dict):
             table.add_row(name.replace("_", " "), f"{value:,.4f}" if isinstance(value, float) else str(value))
-    if by_class:
-        table.add_row("accuracy by class", _shares({n: share for n, share in by_class.items() if share is not None}))
+    if known := {name: share for name, share in by_class.items() if share is not None}:
+        table.add_row("accuracy by class", _shares(known))
     if attacked := result.get("pgd"):
         table.add_row("accuracy by radius", _shares(attacked))
     for name, each in (result.get("corruptions") or {}).items():
@@ -156,12 +167,15 @@ def export(
     """Export a trained network to ONNX, including its normalization."""
     from tutelage.models.export import export_onnx
     from tutelage.report.console import say
+    from tutelage.runs.classes import check_classes, with_classes
     from tutelage.runs.models import about_model
     from tutelage.runs.plain import plain_pytorch
     from tutelage.tasks import find
 
     opened = _data_for(run, data, None)
     (trained,) = _open([run], opened, mean, std, trust)
+    opened = with_classes(opened, trained.model, trained.classes)
+    check_classes(run, trained.classes, opened)
     export_onnx(trained.model, opened.image_shape, onnx, classes=opened.classes)
     say(onnx)
     if trained.file is not None and trained.file.suffix == ".safetensors":

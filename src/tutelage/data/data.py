@@ -36,7 +36,8 @@ class Data:
     Attributes:
         name: what it was opened as, for instance ``"digits"``.
         classes: the class names, in the order of the class numbers; of other targets the names of the labels, the
-            quantities or the symbols.
+            quantities or the symbols. None where no sample has a label and nobody has named them: a run takes those
+            of its teacher.
         train, validation, test: the parts; ``validation`` is a held-out piece of the training part, or ``None``.
         views: the augmentation its training inputs are given; none unless given.
         record: what was done to it, in order, as plain JSON values (realised noise rates among them).
@@ -75,9 +76,9 @@ class Data:
     @classmethod
     def from_arrays(
         cls,
-        train: tuple[ArrayLike, ArrayLike],
-        test: tuple[ArrayLike, ArrayLike] | None = None,
-        validation: tuple[ArrayLike, ArrayLike] | None = None,
+        train: tuple[ArrayLike, ArrayLike | None],
+        test: tuple[ArrayLike, ArrayLike | None] | None = None,
+        validation: tuple[ArrayLike, ArrayLike | None] | None = None,
         *,
         classes: Sequence[str] | None = None,
         name: str = "arrays",
@@ -90,8 +91,10 @@ class Data:
 
         Args:
             train, test, validation: images, (N, H, W) or (N, H, W, C), uint8 or floats in [0, 1]; and labels, (N,)
-                integers, -1 for none, or (N, C) distributions. Or what ``modality`` and ``targets`` say.
-            classes: their names; by default the numbers up to the largest training label.
+                integers, -1 for none, or (N, C) distributions, or ``None`` where no sample has a label. Or what
+                ``modality`` and ``targets`` say.
+            classes: their names; by default the numbers up to the largest training label, or where the training part
+                has no label, up to the largest one of another part.
             name: what messages and records call it.
             views: the augmentation; by default crops, and flips of coloured images.
             modality: what the inputs are.
@@ -105,7 +108,7 @@ class Data:
         pairs = {"train": train, "validation": validation, "test": test}
         given = {part: pair for part, pair in pairs.items() if pair is not None}
         parts = {part: part_of(pair, f"{part} part of {name}", modality, targets) for part, pair in given.items()}
-        names = numbered_names(targets.size(parts["train"].labels), name) if classes is None else tuple(classes)
+        names = numbered_names(parts, name) if classes is None else tuple(classes)
         record: list[dict[str, Any]] = _changes(modality, {part: pair[0] for part, pair in given.items()})
         if test is None:
             parts["train"], parts["test"], entry = split_off_test(parts["train"], test_share, name)
@@ -125,6 +128,10 @@ class Data:
         sizes = ", ".join(f"{len(split)} {part}" for part, split in self.parts.items())
         inputs = f"{self.modality.noun} {self.input_shape}"
         return f"Data({self.name!r}, {self.num_classes} {self.targets.noun}, {sizes}, {inputs})"
+
+    def named(self, classes: Sequence[str]) -> Data:
+        """The same data with these class names, if it has none."""
+        return self if self.classes else replace(self, classes=tuple(classes))
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -182,12 +189,15 @@ class Data:
     def hold_out(self, fraction: float, seed: int = 0) -> Data:
         """Move this fraction of the training part to ``validation``, class by class (a data set's own is kept).
 
-        Every class keeps a training sample, so that one with a single sample is not held out from.
+        Every class keeps a training sample, so that one with a single sample is not held out from. Where no sample has
+        a label nothing is held out, since no epoch could be selected by it.
         """
         if self.validation is not None or fraction == 0:
             return self
         if not 0 < fraction < 1:
             raise TutelageError(f"the held-out fraction must lie in [0, 1), got {fraction}")
+        if not bool(self.targets.labelled(self.train.labels).any()):
+            return self
         labels = self.targets.strata(self.train.labels)
         size = round(fraction * len(labels))
         if size == len(labels):
@@ -233,14 +243,16 @@ class Data:
         }
 
 
-def numbered_names(count: int, what: str) -> tuple[str, ...]:
-    """The numbers of the classes as their names.
+def numbered_names(parts: Mapping[str, Split], what: str) -> tuple[str, ...]:
+    """The numbers of the classes as their names: those of the training labels or, without any, of the other parts'.
 
     Raises:
-        TutelageError: there is none, since no training sample has a label.
+        TutelageError: no label tells how many there are, and networks cannot take the number from a teacher.
     """
-    if count == 0:
-        raise TutelageError(f"the train part of {what} has no label at all; label some samples or name the classes")
+    sizes = {name: split.targets.size(split.labels) for name, split in parts.items()}
+    count = sizes["train"] or max(sizes.values())
+    if count == 0 and not parts["train"].targets.single:
+        raise TutelageError(f"the train part of {what} has no label at all; label some samples or name the symbols")
     return tuple(str(number) for number in range(count))
 
 

@@ -57,7 +57,7 @@ def split_off_test(part: Split, share: float | None, name: str) -> tuple[Split, 
     """A training and a test part from the only part of a data set: the same ones every time, class by class.
 
     Args:
-        part: all samples; those without a label stay in the training part.
+        part: all samples; those without a label stay in the training part, unless none has one.
         share: of each class; ``None`` is 0.2, and a warning says so.
         name: of the data set.
 
@@ -71,8 +71,10 @@ def split_off_test(part: Split, share: float | None, name: str) -> tuple[Split, 
     if not 0 < used < 1:
         raise TutelageError(f"the share of the test part lies between 0 and 1, got {used}")
     strata = part.targets.strata(part.labels)
-    labelled = part.targets.labelled(part.labels).nonzero().squeeze(1)
-    _, held = divide(strata[labelled], max(1, round(used * len(labelled))), seed=0) if len(labelled) else ((), ())
+    labelled = part.targets.labelled(part.labels)
+    candidates = labelled.nonzero().squeeze(1) if labelled.any() else torch.arange(len(part))
+    size = max(1, round(used * len(candidates)))
+    _, held = divide(strata[candidates], size, seed=0) if len(candidates) else ((), ())
     if len(held) == 0:
         raise TutelageError(
             f"{name} has no test part, and the classes of its {len(part)} samples are too small to take one from; "
@@ -81,12 +83,13 @@ def split_off_test(part: Split, share: float | None, name: str) -> tuple[Split, 
     if share is None:
         warnings.warn(
             TutelageWarning(
-                f"{name} has no test part: {len(held)} of its {len(part)} samples, drawn class by class, are used for "
-                "testing; --test 0.2 (test=0.2) sets the share"
+                f"{name} has no test part: {len(held)} of its {len(part)} samples, drawn "
+                f"{'class by class' if labelled.any() else 'at random'}, are used for testing; --test 0.2 (test=0.2) "
+                "sets the share"
             ),
             stacklevel=4,
         )
     chosen = torch.zeros(len(part), dtype=torch.bool)
-    chosen[labelled[torch.from_numpy(held)]] = True
+    chosen[candidates[torch.from_numpy(held)]] = True
     kept, taken = (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
     return part.subset(kept), part.subset(taken), {"test_from": "train", "test_share": used}

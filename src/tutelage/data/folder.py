@@ -1,14 +1,17 @@
-"""A folder of pictures, one sub-folder for each class."""
+"""A folder of pictures: one sub-folder for each class, or no class at all."""
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data
 from tutelage.data.decode import IN_MEMORY, ImageFiles, assemble
 from tutelage.errors import TutelageError, TutelageWarning
@@ -17,9 +20,12 @@ __all__ = ["ImageFiles", "load"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"})
 NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+WITHOUT_LABELS = ("unlabelled", "unlabeled")
+NO_CLASS = ""
 LAYOUT = (
     "pictures belong in train/CLASS/ and test/CLASS/ (and, if you like, val/CLASS/), or all in CLASS/ without those "
-    "folders, and a share of them becomes the test part"
+    "folders, and a share of them becomes the test part; pictures without labels belong in the folder of the part "
+    "itself, or in unlabelled/ for training"
 )
 
 
@@ -38,8 +44,13 @@ def load(
     so. Classes are the folders of ``train``. Images have one channel if no picture has a colour mode, else three.
     Whatever is no PNG, JPEG, WebP or BMP in the folder of a class is passed over, and a warning counts it.
 
+    A part whose folder has pictures and no class folders has no labels, and so have the pictures of a folder
+    ``unlabelled``, which join the training part, or are it where there is no ``train``. If no training picture has a
+    label, classes are the folders of the other parts; if no picture has one, there are none, and a run takes those of
+    its teacher.
+
     Args:
-        folder: where ``train`` is, or the classes are.
+        folder: where ``train`` is, or the classes are, or pictures without labels.
         image_size: side in pixels to scale and cut every picture to; ``None`` if they have one size already.
         test: the share that becomes the test part where there is no such folder; by default 0.2.
         skip_bad: leave out pictures that cannot be decoded, and count them in a warning and the record.
@@ -48,27 +59,33 @@ def load(
     Raises:
         TutelageError: a folder is missing or superfluous, or a picture cannot be used; the text names it.
     """
-    found = _parts(folder)
-    if not found:
-        found = {"train": folder}
-    elif "train" not in found:
+    parts = _parts(folder)
+    beside = _without_labels(folder) if parts else None
+    if not parts:
+        parts = {"train": folder}
+    elif "train" not in parts and beside is None:
         raise TutelageError(f"{folder} has no folder train; {LAYOUT}")
-    elif len(found) == 1:
+    elif len(parts) == 1 and "train" in parts:
         raise TutelageError(f"{folder} has no folder test; {LAYOUT}")
-    passed_over = _passed_over(found)
-    pictures = {part: _by_class(place) for part, place in found.items()}
-    classes = tuple(pictures["train"])
-    if not classes:
-        raise TutelageError(f"{found['train']} has no class folders; {LAYOUT}")
-    empty = [found["train"] / name for name, files in pictures["train"].items() if not files]
+    pictures = {part: _by_class(place) for part, place in parts.items()}
+    if beside is not None:
+        root = parts.setdefault("train", beside)
+        files = [os.path.join(os.path.relpath(beside, root), name) for name in _files(beside)]
+        among = pictures.get("train", {})
+        pictures = {**pictures, "train": {**among, NO_CLASS: [*among.get(NO_CLASS, []), *files]}}
+    passed_over = _passed_over({*parts.values(), *([] if beside is None else [beside])})
+    if not pictures["train"]:
+        raise TutelageError(f"{parts['train']} has no class folders and no pictures; {LAYOUT}")
+    empty = [parts["train"] / name for name, files in pictures["train"].items() if not files]
     if empty:
         raise TutelageError(
             f"the class folder {empty[0]} has no picture in it{_listed(passed_over)}; add some or remove it; {LAYOUT}"
         )
-    strange = [found[part] / name for part in pictures for name in pictures[part] if name not in classes]
+    classes = _classes(pictures["train"]) or _classes(name for found in pictures.values() for name in found)
+    strange = [parts[part] / name for part in pictures for name in _classes(pictures[part]) if name not in classes]
     if strange:
         raise TutelageError(
-            f"{strange[0]} is a class that {found['train']} does not have; add training pictures of it or remove it"
+            f"{strange[0]} is a class that {parts['train']} does not have; add training pictures of it or remove it"
         )
     if passed_over:
         warnings.warn(
@@ -81,7 +98,7 @@ def load(
     return assemble(
         f"folder:{folder}",
         classes,
-        {part: _labelled(found[part], by_class, classes) for part, by_class in pictures.items()},
+        {part: _labelled(parts[part], found, classes) for part, found in pictures.items()},
         image_size=image_size,
         record={"source": "folder"} | ({"passed_over": dict(passed_over)} if passed_over else {}),
         test=test,
@@ -90,12 +107,26 @@ def load(
     )
 
 
-def _passed_over(parts: dict[str, Path]) -> Counter[str]:
+def _without_labels(folder: Path) -> Path | None:
+    """The folder of unlabelled training pictures beside those of the parts, if it is there."""
+    return next((folder / name for name in WITHOUT_LABELS if (folder / name).is_dir()), None)
+
+
+def _classes(names: Iterable[str]) -> tuple[str, ...]:
+    """The classes among the folders of a part."""
+    return tuple(sorted({*names} - {NO_CLASS}))
+
+
+def _passed_over(places: Iterable[Path]) -> Counter[str]:
     """How many files and folders in the parts are not read, by suffix; hidden files only with that of a picture."""
-    classes = [place for part in parts.values() for place in part.iterdir() if _is_class(place)]
-    among = [entry for part in parts.values() for entry in part.iterdir() if not _is_class(entry)]
-    within = [entry for place in classes for entry in place.iterdir() if not _is_picture(entry)]
-    return Counter(sorted(kind for entry in (*among, *within) if (kind := _kind(entry))))
+    counts: Counter[str] = Counter()
+    for place in places:
+        entries = list(place.iterdir())
+        classes = [entry for entry in entries if _is_class(entry)]
+        among = [entry for entry in entries if not _is_class(entry) and (classes or not _is_picture(entry))]
+        within = [entry for each in classes for entry in each.iterdir() if not _is_picture(entry)]
+        counts.update(kind for entry in (*among, *within) if (kind := _kind(entry)))
+    return Counter(dict(sorted(counts.items())))
 
 
 def _kind(entry: Path) -> str:
@@ -147,12 +178,20 @@ class _Files:
 
 
 def _by_class(folder: Path) -> dict[str, list[str]]:
-    """The names of the pictures in every class folder, both sorted."""
+    """The pictures of a part by class, as paths in its folder, sorted; ``NO_CLASS`` has those without a label."""
+    classes = sorted(place for place in folder.iterdir() if _is_class(place))
+    if not classes:
+        files = _files(folder)
+        return {NO_CLASS: files} if files else {}
     return {
-        place.name: sorted(file.name for file in place.iterdir() if _is_picture(file))
-        for place in sorted(folder.iterdir())
-        if _is_class(place)
+        NO_CLASS if place.name in WITHOUT_LABELS else place.name: [f"{place.name}/{name}" for name in _files(place)]
+        for place in classes
     }
+
+
+def _files(folder: Path) -> list[str]:
+    """The names of the pictures in a folder, sorted."""
+    return sorted(file.name for file in folder.iterdir() if _is_picture(file))
 
 
 def _is_class(place: Path) -> bool:
@@ -165,7 +204,7 @@ def _is_picture(file: Path) -> bool:
 
 def _labelled(root: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[_Files, torch.Tensor]:
     """A part's files, class by class, and their (N,) int64 labels."""
-    names = tuple(f"{name}/{file}" for name, files in by_class.items() for file in files)
-    numbers = torch.tensor([classes.index(name) for name in by_class], dtype=torch.int64)
+    names = tuple(file for files in by_class.values() for file in files)
+    numbers = [UNLABELLED if name == NO_CLASS else classes.index(name) for name in by_class]
     counts = torch.tensor([len(files) for files in by_class.values()], dtype=torch.int64)
-    return _Files(str(root), names), numbers.repeat_interleave(counts)
+    return _Files(str(root), names), torch.tensor(numbers, dtype=torch.int64).repeat_interleave(counts)

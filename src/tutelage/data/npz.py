@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
-from torch import Tensor
-
 from tutelage.data.arrays import Array, as_images, as_index, as_labels, check_unique
 from tutelage.data.data import Data, Split, numbered_names
 from tutelage.data.memory import check_unpacked
 from tutelage.data.npy import DAMAGE, read_npy
-from tutelage.data.targets import Classes
 from tutelage.data.views import CropsAndFlips
 from tutelage.errors import TutelageError, one_line
 
@@ -53,7 +51,7 @@ def load(file: Path) -> Data:
     _, height, _, channels = parts["train"].inputs.shape
     return Data(
         name=f"npz:{file}",
-        classes=_classes(names, parts["train"].labels, file),
+        classes=_classes(names, parts, file),
         **parts,
         views=CropsAndFlips(pad=height // 8, flip=channels == 3),
         record=({"source": "npz", "rounded_to_uint8": rounded},) if rounded else (),
@@ -120,10 +118,10 @@ class Archive:
             ) from error
 
 
-def _classes(names: Array | None, labels: Tensor, file: Path) -> tuple[str, ...]:
-    """The class names, or the class numbers of the training labels as names."""
+def _classes(names: Array | None, parts: Mapping[str, Split], file: Path) -> tuple[str, ...]:
+    """The class names, or the class numbers of the labels as names."""
     if names is not None:
         if names.ndim != 1 or names.dtype.kind not in "USiu":
             raise TutelageError(f"classes of {file} is {names.dtype} of shape {names.shape}; it is (C,) names as text")
         return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
-    return numbered_names(Classes().size(labels), str(file))
+    return numbered_names(parts, str(file))

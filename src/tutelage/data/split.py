@@ -112,7 +112,8 @@ def part_of(pair: object, what: str, modality: Modality, targets: Targets) -> Sp
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TutelageError(f"the {what} is no pair ({modality.noun}, labels): {value_text(pair)}")
     inputs = modality.store(pair[0], f"the array of {modality.noun} of the {what}")
-    labels = targets.store(pair[1], f"the array of labels of the {what}")
+    given = targets.absent(len(inputs)) if pair[1] is None else pair[1]
+    labels = targets.store(given, f"the array of labels of the {what}")
     _check_sizes(inputs, labels, what, modality)
     return Split.of(inputs, labels, modality, targets)
 

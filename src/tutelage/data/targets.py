@@ -45,6 +45,17 @@ class Targets:
             TutelageError: with the number of names and the one that is expected.
         """
 
+    def absent(self, samples: int) -> Tensor:
+        """The labels of so many samples without any.
+
+        Raises:
+            TutelageError: of this kind, nothing would tell how many labels a sample has.
+        """
+        raise TutelageError(
+            f"{self.noun} cannot be left out: nothing tells how many there are; mark each one as unknown, -1 or of "
+            "quantities NaN"
+        )
+
     def size(self, labels: Tensor) -> int:
         """How many names these labels need: of labels in columns, their number."""
         return labels.shape[1]
@@ -95,6 +106,10 @@ class Classes(Targets):
                 f"the {what} has labels from {low} to {high}, but there are {len(names)} classes, "
                 f"0 to {len(names) - 1}{start}"
             )
+
+    def absent(self, samples: int) -> Tensor:
+        """-1 for each sample."""
+        return torch.full((samples,), UNLABELLED)
 
     def size(self, labels: Tensor) -> int:
         """The columns of soft labels, or one more than the largest class number."""

@@ -151,17 +151,21 @@ def show(result: Result) -> None:
 
 def _of_a_classifier(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     test = metrics["test"]
-    yield "test accuracy, last epoch", f"{test['accuracy']:.2%}"
-    if "selected" in metrics:
-        chosen = metrics["selected"]
-        yield f"test accuracy, epoch {chosen['epoch']} (best on held-out)", f"{chosen['test_accuracy']:.2%}"
-    yield "worst class", f"{test['worst_class_accuracy']:.2%}"
-    yield "NLL, Brier, ECE", f"{test['nll']:.4f}, {test['brier']:.4f}, {test['ece']:.4f}"
+    if test["accuracy"] is None:
+        yield "test accuracy", "none: no test sample has a label"
+    else:
+        yield "test accuracy, last epoch", f"{test['accuracy']:.2%}"
+        if "selected" in metrics:
+            chosen = metrics["selected"]
+            yield f"test accuracy, epoch {chosen['epoch']} (best on held-out)", f"{chosen['test_accuracy']:.2%}"
+        yield "worst class", f"{test['worst_class_accuracy']:.2%}"
+        yield "NLL, Brier, ECE", f"{test['nll']:.4f}, {test['brier']:.4f}, {test['ece']:.4f}"
     if metrics["train"]["memorised"] is not None:
         wrong = metrics["train"]["wrong_labels"]
         yield f"memorised of {wrong} wrong labels", f"{metrics['train']['memorised']:.2%}"
     if "teacher_accuracy" in test:
-        yield "teacher's test accuracy", f"{test['teacher_accuracy']:.2%}"
+        if test["teacher_accuracy"] is not None:
+            yield "teacher's test accuracy", f"{test['teacher_accuracy']:.2%}"
         yield "agreement with the teacher, KL to it", f"{test['agreement']:.2%}, {test['kl_to_teacher']:.4f}"
 
 

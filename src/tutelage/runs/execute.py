@@ -28,6 +28,7 @@ from tutelage.models.surgery import surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.parsing import parse_yaml
+from tutelage.runs.classes import with_classes
 from tutelage.runs.code import digest_of_method, digest_of_networks
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import NETWORK_CODE, TRACKING, WEIGHTS, RunFolder
@@ -39,7 +40,7 @@ from tutelage.runs.models import (
     open_teachers,
     student_maker,
 )
-from tutelage.runs.teachers import compared, introduce
+from tutelage.runs.teachers import compared, introduce, reference
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import AnswerStore
 from tutelage.tasks import Compute, Task, wrapped
@@ -124,6 +125,7 @@ def execute(
     task.check_data(data)
     opened = given.teachers if given.teachers is not None else open_teachers(config, data, trust=trust)
     teachers = tuple(teacher.model for teacher in opened)
+    data = with_classes(data, *((opened[0].model, opened[0].classes) if opened else (None, ())))
     make = given.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
     inputs = _inputs(data, teachers, method, config, given)
     place = RunFolder(folder) if folder else None
@@ -226,9 +228,7 @@ def _measure(
 ) -> dict[str, Any]:
     """Everything ``result.json`` says. This is the one place where the test part is read."""
     compute = Compute(config.device, workers=config.workers)
-    # Teachers of other outputs teach by their features alone.
-    comparable = bool(teachers) and all(task.answers(teacher, data) for teacher in teachers)
-    teacher = task.combined(teachers) if comparable else None
+    teacher = reference(task, teachers, data)
     if teacher is not None:
         teacher = teacher.to(config.device)
     metrics: dict[str, Any] = {

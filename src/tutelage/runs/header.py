@@ -65,6 +65,11 @@ class Header(Fields):
             raise ValueError(f"mean has {len(self.mean)} entries for images of {self.image_shape[0]} channels")
         return self
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input; empty where the header has none."""
+        return tuple(self.image_shape or self.input_shape)
+
     def mean_std(self, channels: int) -> MeanStd | None:
         """The normalisation for images of so many channels; ``None`` where the header has none.
 

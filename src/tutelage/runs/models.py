@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from tutelage.models.redrawn import Redrawn
 from tutelage.models.surgery import repeat, surgery_of
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights
+from tutelage.runs.classes import check_classes
 from tutelage.runs.header import Header, read_header
 from tutelage.runs.locate import locate, run_folder
 from tutelage.tasks import Task, recognised, wrapped
@@ -56,7 +56,8 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
     Raises:
         TutelageError: when the file is damaged or not the one that its run has written, or its weights do not fit.
     """
-    network = repeat(network, read_header(file).surgery, data.modality.example(2, data.input_shape))
+    header = read_header(file)
+    network = repeat(network, header.surgery, data.modality.example(2, header.shape or data.input_shape))
     load_weights(file, network)
     return network
 
@@ -102,6 +103,7 @@ class Opened:
         spec: what builds its network, as in a configuration.
         file: its weights; ``None`` for published ones and for objects.
         task: what it is for, where its file or the network itself tells; otherwise what the data's targets are for.
+        classes: the names of what it has outputs for, where its file tells.
     """
 
     model: Tapped
@@ -110,6 +112,7 @@ class Opened:
     spec: str = ""
     file: Path | None = None
     task: str | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def guessed(self) -> bool:
@@ -167,42 +170,51 @@ def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
         TutelageError: when it is none of these, runs code that is not trusted, or was trained for another number of
             classes.
     """
-    return open_trained(text, data, trust=trust).model
+    opened = open_trained(text, data, trust=trust)
+    check_classes(text, opened.classes, data)
+    return opened.model
 
 
 @default_settings()
 def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: Trust | None = None) -> Opened:
-    """As ``open_model``, with its origin.
+    """As ``open_model``, with its origin, and for whatever classes and size of inputs its file records.
 
     Args:
         text: see ``open_model``.
-        data: the data set whose images and classes it is for.
+        data: what it is to be given: its modality, and what the file does not record.
         mean_std: normalisation for weights that do not record their own, each of length 1 or C. Without it they get
             that of their published weights, or else that of the data's training part.
         trust: see ``open_model``.
 
     Raises:
-        TutelageError: as ``open_model``, or ``mean_std`` is for another number of channels.
+        TutelageError: it is no trained network, runs code that is not trusted, takes other inputs, or ``mean_std`` is
+            for another number of channels.
     """
     trust = typed(text) if trust is None else trust
     located = locate(text)
-    build = partial(
-        make_model, num_classes=data.num_classes, input_shape=data.input_shape, modality=data.modality, trust=trust
+    spec, file, header = located or (text, None, Header())
+    _check_inputs(text, header.shape, data)
+    classes = len(header.classes) or data.num_classes
+    if file is not None and not classes:
+        raise TutelageError(
+            f"{text} does not record its classes and {data.name} has none: no sample has a label; name the classes, by "
+            "a test part in folders of classes or as classes=... of Data, or give the folder of the teacher's run"
+        )
+    built = make_model(
+        spec,
+        num_classes=classes,
+        input_shape=header.shape or data.input_shape,
+        modality=data.modality,
+        trust=trust,
+        pretrained=file is None,
+        normalised=file is not None and (bool(header.mean) or mean_std is not None),
+        named_in=str(file) if as_path(text).is_dir() else "the configuration",
     )
-    header = Header()
-    if located is None:
-        spec, file, built = text, None, build(text, pretrained=True)
-    else:
-        spec, file, header = located
-        _check_classes(text, header.classes, data)
-        _check_images(text, header.image_shape, data)
-        named_in = str(file) if as_path(text).is_dir() else "the configuration"
-        built = build(spec, normalised=bool(header.mean) or mean_std is not None, named_in=named_in)
     module = built.module if file is None else load_student(file, built.module, data)
     chosen, origin = _normalisation(header, built, data, mean_std)
     asked = recognised(module)
     task = header.task or (None if asked is None else asked.name)
-    return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text), spec, file, task)
+    return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text), spec, file, task, tuple(header.classes))
 
 
 def _normalisation(
@@ -226,11 +238,18 @@ def _normalisation(
     return data.mean_std, f"those of {data.name}: {UNRECORDED}"
 
 
-def _check_images(text: str, shape: Sequence[int], data: Data) -> None:
-    """Refuse images of other channels than those that a network was trained on, and warn of another size."""
+def _check_inputs(text: str, shape: Sequence[int], data: Data) -> None:
+    """Refuse inputs of another kind or other channels than those a network was trained on; warn of another size."""
     if not shape:
         return
-    (channels, *size), (ours, *own) = shape, data.image_shape
+    if len(shape) != len(data.input_shape):
+        raise TutelageError(
+            f"{text} was trained on inputs of shape {tuple(shape)} and the {data.modality.noun} of {data.name} have "
+            f"shape {data.input_shape}; give it a network for {data.modality.noun}"
+        )
+    if len(shape) != 3:
+        return
+    (channels, *size), (ours, *own) = shape, data.input_shape
     if channels != ours:
         raise TutelageError(
             f"{text} was trained on images of {channels} channel{'s' * (channels > 1)} and those of {data.name} have "
@@ -243,22 +262,4 @@ def _check_images(text: str, shape: Sequence[int], data: Data) -> None:
             "accurate on them; folder: and hf: data can be resized with --image-size",
             TutelageWarning,
             stacklevel=4,
-        )
-
-
-def _check_classes(text: str, classes: Sequence[str], data: Data) -> None:
-    if not classes:
-        return
-    if len(classes) != data.num_classes:
-        raise TutelageError(
-            f"{text} was trained for {len(classes)} classes and {data.name} has {data.num_classes}; "
-            "give it a network of the same classes"
-        )
-    differing = [pair for pair in zip(classes, data.classes, strict=True) if pair[0] != pair[1]]
-    if differing:
-        warnings.warn(
-            f"{text} calls its classes differently ({differing[0][0]!r} where {data.name} has {differing[0][1]!r}); "
-            "check that they stand in the same order",
-            TutelageWarning,
-            stacklevel=3,
         )

@@ -29,11 +29,11 @@ class Classified(Recorded):
     """What the test part says of a classifier."""
 
     what: ClassVar[str] = "test"
-    accuracy: float
-    worst_class_accuracy: float
-    nll: float
-    brier: float
-    ece: float
+    accuracy: float | None
+    worst_class_accuracy: float | None
+    nll: float | None
+    brier: float | None
+    ece: float | None
     teacher_accuracy: float | None = None
     agreement: float | None = None
     kl_to_teacher: float | None = None

@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from tutelage.config import Config, read_config
 from tutelage.data import Data
 from tutelage.data.conditions import parse_noise
 from tutelage.data.conditions.condition import Relabelling
-from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
+from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation import flops
 from tutelage.files import read_file
-from tutelage.models.state import dtype_note
 from tutelage.models.tapped import Tapped
 from tutelage.parsing import parse_json
+from tutelage.runs.classes import warn_of_other_names
 from tutelage.runs.folder import CONFIG, RESULT
 from tutelage.runs.locate import run_folder
-from tutelage.runs.models import Opened
-from tutelage.tasks import Compute, Task
+from tutelage.runs.models import DEFAULT_TASK, Opened
+from tutelage.tasks import Compute, Metric, Task, find
 
 NEGLIGIBLE = 1e6  # operations an image, below which no cost is compared [ours]
 
@@ -111,7 +112,7 @@ def introduce(
     device: torch.device | str,
     announce: Callable[[str], None] | None,
 ) -> None:
-    """Try each teacher on this data, and announce its normalisation and its accuracy, here and as its run recorded it.
+    """Try each teacher on this data, and announce its normalisation and its main metric, here and as its run has it.
 
     Args:
         names: as the user gave them.
@@ -120,50 +121,48 @@ def introduce(
         data: what the student is trained on.
         device: where to compute.
         announce: called with a line on each teacher.
-
-    Raises:
-        TutelageError: a teacher does not fit the data.
     """
     for name, teacher in zip(names, teachers, strict=True):
         model = teacher.model.to(device)
-        facts = [accuracy_here(name, model, task, data, device), _recorded_accuracy(teacher.folder)]
+        warn_of_other_names(name, teacher.classes, data)
+        facts = [score_here(name, model, task, data, device), _recorded_score(teacher.folder)]
         if announce is not None:
             announce("; ".join([f"teacher {normalisation_of(name, teacher)}", *filter(None, facts)]))
 
 
-def accuracy_here(text: str, model: Tapped, task: Task, data: Data, device: torch.device | str) -> str | None:
+def score_here(text: str, model: Tapped, task: Task, data: Data, device: torch.device | str) -> str | None:
     """A teacher's main metric on held-out or else on training samples, in words; a warning at chance level.
 
-    ``None`` for a task that knows no chance level, and for a network with other outputs than the task's, which teaches
-    by its features: the dry run refuses it where a term reads its logits.
-
-    Raises:
-        TutelageError: when it does not take these inputs.
+    Why it has none, where its outputs cannot be evaluated: a backbone without a classifier or a network for other
+    classes teaches by its features, and the dry run refuses it where a term reads its logits. ``None`` for a task that
+    does not evaluate while it trains, and where no sample has a label.
     """
-    chance = task.chance(data)
-    if chance is None:
+    if not task.roles:
         return None
+    if misfit := task.misfit(model, data):
+        return f"not evaluated here: {misfit}"
     part, split = ("training", data.train) if data.validation is None else ("held-out", data.validation)
     split = split.subset(torch.arange(min(2000, len(split))))
-    try:
-        if not task.answers(model, data):
-            return None
-        share = task.score(model, split, data, Compute(device))
-    except NETWORK_ERRORS as error:
-        remedy = dtype_note(model) or f"; give it one for such {data.modality.noun}"
-        inputs = f"{data.modality.noun} of shape {data.input_shape}"
-        raise TutelageError(f"the teacher {text} cannot take {inputs}: {one_line(error)}{remedy}") from error
-    if math.isnan(share):  # no sample has a label
+    score = task.score(model, split, data, Compute(device))
+    if math.isnan(score):  # no sample has a label
         return None
-    if share < chance:
+    chance = task.chance(data)
+    if chance is not None and score < chance:
         warnings.warn(
-            f"the teacher {text} gets {share:.1%} of {len(split)} samples of {data.name} right, which is chance level "
+            f"the teacher {text} gets {score:.1%} of {len(split)} samples of {data.name} right, which is chance level "
             f"for {data.num_classes} classes; check its weights, its normalisation and the order of the classes",
             TutelageWarning,
             stacklevel=2,
         )
     labelled = "noisily labelled " if bool(split.corrupted.any()) else ""
-    return f"{task.main.replace('_', ' ')} {share:.1%} on {len(split)} {labelled}{part} samples"
+    return f"{_value(task, score)} on {len(split)} {labelled}{part} samples"
+
+
+def _value(task: Task, score: float) -> str:
+    """A value of the main metric, with its name."""
+    metric = task.metrics[task.main]
+    share = isinstance(metric, Metric) and metric.share
+    return f"{task.main.replace('_', ' ')} " + (f"{score:.1%}" if share else f"{score:.4g}")
 
 
 def normalisation_of(name: str, opened: Opened) -> str:
@@ -175,13 +174,22 @@ def normalisation_of(name: str, opened: Opened) -> str:
     return f"{name}: images normalized with mean {mean} and std {std} ({opened.normalisation})"
 
 
-def _recorded_accuracy(folder: Path | None) -> str | None:
-    """The test accuracy in a run's result, in words; ``None`` where there is none to read."""
+def _recorded_score(folder: Path | None) -> str | None:
+    """The main metric on the test part in a run's result, in words; ``None`` where there is none to read."""
     try:
         result = parse_json(read_file(folder / RESULT)) if folder is not None else {}
-        return f"its run recorded {float(result['test']['accuracy']):.1%} on the test part of {result['data']['name']}"
-    except (OSError, ValueError, TypeError, KeyError):
+        task = find(result.get("task", DEFAULT_TASK))
+        value = _value(task, float(result["test"][task.main]))
+        return f"its run recorded {value} on the test part of {result['data']['name']}"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, TutelageError):
         return None
+
+
+def reference(task: Task, teachers: Sequence[Tapped], data: Data) -> nn.Module | None:
+    """What a student is compared with: its teachers as one; ``None`` where one cannot be evaluated on this data."""
+    if not teachers or any(task.misfit(teacher, data) for teacher in teachers):
+        return None
+    return task.combined(teachers)
 
 
 def compared(

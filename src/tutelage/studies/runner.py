@@ -25,6 +25,7 @@ from tutelage.files import LockedFolder, as_path, atomic_write, only_readable, r
 from tutelage.parsing import parse_json
 from tutelage.runs.execute import Given, Result, execute, load_data
 from tutelage.runs.models import open_teachers
+from tutelage.runs.teachers import reference
 from tutelage.runs.tracking import Trackers
 from tutelage.signals import ending_signals_interrupt
 from tutelage.studies.failures import failure_of
@@ -348,7 +349,7 @@ def _measure(
     if compared:
         beside = {}
         for name, config in compared.items():
-            teacher = task.combined([one.model for one in open_teachers(config, data, trust=trust)])
+            teacher = reference(task, [one.model for one in open_teachers(config, data, trust=trust)], data)
             teacher = None if teacher is None else teacher.to(device)
             found = task.evaluate(result.model, data.test, data, compute, teacher=teacher)
             beside[name] = {metric: found.get(metric) for metric in BESIDE_TEACHER}

@@ -51,6 +51,7 @@ class Classification(Task):
     """
 
     loss_name: ClassVar[str] = "ce"
+    distributions: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "accuracy": Metric("test accuracy", "higher", share=True),

@@ -23,9 +23,10 @@ from tutelage.evaluation.clustering import (
     pair_distances,
     variation_of_information,
 )
-from tutelage.evaluation.embeddings import Embeddings, embeddings
+from tutelage.evaluation.embeddings import Embeddings, embedder, embeddings
 from tutelage.evaluation.numbers import number
 from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
 from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single
 
 MOST_CUT = 1000
@@ -64,6 +65,10 @@ class Clustering(Task):
     def check(self, who: str, outputs: Outputs, data: Data) -> None:
         """A vector for each sample."""
         check_embedding(who, outputs)
+
+    def evaluated(self, model: Tapped, data: Data) -> Tapped:
+        """See ``embedder``."""
+        return embedder(model, data)
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
         """The NMI."""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.data import Data, Split
-from tutelage.evaluation.embeddings import Embeddings, embeddings
+from tutelage.evaluation.embeddings import Embeddings, embedder, embeddings
 from tutelage.evaluation.episodes import Episodes, evaluate_episodes, nearest_mean, prepared, sample_episodes
 from tutelage.evaluation.numbers import number
 from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
 from tutelage.tasks.clustering import check_embedding
 from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single
 
@@ -63,6 +64,10 @@ class FewShot(Task):
     def check(self, who: str, outputs: Outputs, data: Data) -> None:
         """A vector for each sample."""
         check_embedding(who, outputs)
+
+    def evaluated(self, model: Tapped, data: Data) -> Tapped:
+        """See ``embedder``."""
+        return embedder(model, data)
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
         """The 1-shot accuracy by the nearest mean, of the episodes that ``evaluate`` has."""

@@ -23,6 +23,7 @@ from tutelage.terms.term import Term
 class Strings(Task):
     """Strings of L symbols: the largest logit of (B, L, C) at each place is the symbol that is read."""
 
+    distributions: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "string_accuracy": Metric("strings read without an error", "higher", share=True),

@@ -14,9 +14,10 @@ from tutelage.config import Beyond
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
-from tutelage.errors import TutelageError
+from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.models.modes import evaluating
 from tutelage.models.outputs import Outputs
+from tutelage.models.state import dtype_note
 from tutelage.models.tapped import Tapped
 from tutelage.terms.term import Term
 
@@ -77,6 +78,9 @@ class Task:
 
     loss_name: ClassVar[str] = "labels"
     """What records call the label loss."""
+
+    distributions: ClassVar[bool] = False
+    """Whether the outputs are logits, whose softmax over the last axis is a distribution over classes."""
 
     @property
     def name(self) -> str:
@@ -163,19 +167,32 @@ class Task:
             TutelageError: with the shape, the one expected, and the remedy.
         """
 
-    def answers(self, model: Tapped, data: Data) -> bool:
-        """Whether a network gives outputs that can be evaluated on this data, by a pass over two training samples.
+    def evaluated(self, model: Tapped, data: Data) -> Tapped:
+        """The network with the roles that are evaluated: itself, unless a task finds them in a way of its own.
 
-        One that does not, a backbone without a classifier or a network for other classes, can teach by its features.
+        Raises:
+            TutelageError: it has none.
+        """
+        return model
+
+    def misfit(self, model: Tapped, data: Data) -> str | None:
+        """Why a network's outputs cannot be evaluated on this data, by a pass over two training samples; or ``None``.
+
+        A backbone without a classifier, a network for other classes and one for inputs of another size cannot, and may
+        teach by their features all the same.
         """
         few = data.train.subset(torch.arange(min(2, len(data.train))))
-        batch = next(in_order(few, device=model.mean.device, workers=0))
+        name = type(model.module).__name__
         try:
+            batch = next(in_order(few, device=model.mean.device, workers=0))
             with evaluating(model), torch.no_grad():
-                self.check(type(model.module).__name__, model.tap(batch.inputs, self.roles), data)
-        except TutelageError:
-            return False
-        return True
+                self.check(name, self.evaluated(model, data).tap(batch.inputs, self.roles), data)
+        except TutelageError as error:
+            return str(error)
+        except NETWORK_ERRORS as error:
+            remedy = dtype_note(model) or f"; give it one for such {data.modality.noun}"
+            return f"{name} cannot take {data.modality.noun} of shape {data.input_shape}: {one_line(error)}{remedy}"
+        return None
 
     def check_labels(self, data: Data) -> None:
         """Refuse training labels that cannot train a network for this task; called where a term reads labels.

@@ -61,7 +61,7 @@ def dry_run(
                     f"learner {learner.name!r}", learner.model, batch, roles[learner], data
                 )
                 task.check(who, cohort[learner.model], data)
-                _warn_of_probabilities(who, cohort[learner.model])
+                _warn_of_probabilities(who, cohort[learner.model], task)
         for learner in learners:
             lessons[learner] = _try_terms(learner, cohort, batch, task, data)
     for learner in learners if train_mode else ():
@@ -102,12 +102,12 @@ def _because(error: Exception, *models: nn.Module) -> str:
     return f"{said}; try --precision float32" if "BFloat16" in said else said
 
 
-def _warn_of_probabilities(who: str, outputs: Outputs) -> None:
+def _warn_of_probabilities(who: str, outputs: Outputs, task: Task) -> None:
     """Warn where logits are probabilities, whose softmax is nearly uniform. Logarithms of probabilities are logits."""
-    for logits in (each.logits for each in outputs.members or (outputs,)):
-        if logits is None or logits.ndim != 2 or logits.shape[1] == 1:
+    for logits in (each.logits for each in outputs.members or (outputs,)) if task.distributions else ():
+        if logits is None or logits.ndim < 2 or logits.shape[-1] == 1:
             continue
-        if bool(((logits >= 0) & ((logits.sum(1, keepdim=True) - 1).abs() < 0.01)).all()):
+        if bool(((logits >= 0) & ((logits.sum(-1, keepdim=True) - 1).abs() < 0.01)).all()):
             warnings.warn(
                 f"{who} gives probabilities (each row is 0 or more and adds up to 1), which are taken for logits; "
                 "remove the softmax at its end",
@@ -167,16 +167,17 @@ def _teacher(
         raise
     except NETWORK_ERRORS as error:
         shape = tuple(batch.inputs.shape[1:])
+        names = ", ".join(type(model.module).__name__ for model in learner.source.models)
         raise TutelageError(
-            f"the source of learner {learner.name!r} cannot teach on {data.modality.noun} of shape {shape}: "
-            f"{_because(error, *learner.source.models)}"
+            f"the teacher of learner {learner.name!r}{names and f' ({names})'} cannot teach on {data.modality.noun} of "
+            f"shape {shape}: {_because(error, *learner.source.models)}"
         ) from error
     if not learner.source.reads:  # a cohort has been looked at already
         who = f"the teacher of learner {learner.name!r}"
         task.check(who, teacher, data)
         if found := not_finite(teacher):
             raise NonFiniteError(teacher_not_finite(learner.name, *found))
-        _warn_of_probabilities(who, teacher)
+        _warn_of_probabilities(who, teacher, task)
     return teacher
 
 

@@ -14,10 +14,10 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order, mix
 from tutelage.data.orders import Order, shuffled
-from tutelage.errors import TutelageError
+from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.files import atomic_write
-from tutelage.models.state import shared_names, shared_text
+from tutelage.models.state import dtype_note, shared_names, shared_text
 from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore, Frozen
 from tutelage.sources.source import ask
@@ -170,7 +170,15 @@ class Run:
     def trace(self, model: Tapped) -> Tapped:
         """Find a network's roles, by showing it two training images."""
         part = self.data.train.subset(torch.arange(min(2, len(self.data.train))))
-        return model.trace(next(in_order(part, workers=0)).inputs.to(model.mean.device))
+        inputs = next(in_order(part, workers=0)).inputs.to(model.mean.device)
+        try:
+            return model.trace(inputs)
+        except NETWORK_ERRORS as error:
+            noun = self.data.modality.noun
+            raise TutelageError(
+                f"{type(model.module).__name__} cannot take {noun} of shape {self.data.input_shape}: "
+                f"{one_line(error)}{dtype_note(model) or f'; give it one for such {noun}'}"
+            ) from error
 
     def paired_maps(self, student: Tapped, teacher: Tapped) -> tuple[tuple[str, str], ...]:
         """As ``paired_stages``, with the stems before them where both networks have one left to pair."""
@@ -228,8 +236,14 @@ class Run:
 
     def check_labels(self, learners: Sequence[Learner]) -> None:
         """Refuse training labels that the task cannot be trained by, if a term of these learners reads labels."""
-        if self._check_labels and any(learner.reads_labels for learner in learners):
-            self.task.check_labels(self.data)
+        if not self._check_labels or not any(learner.reads_labels for learner in learners):
+            return
+        if not bool(self.data.targets.labelled(self.data.train.labels).any()):
+            raise TutelageError(
+                f"no training sample of {self.data.name} has a label, and this method reads labels; label some, or "
+                "give the teacher's outputs all the weight, where the method can: --set alpha=1 or --set kd_alpha=1"
+            )
+        self.task.check_labels(self.data)
 
     def fit(
         self,

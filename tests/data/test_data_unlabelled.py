@@ -1,0 +1,143 @@
+"""Data of which some or all samples have no label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tutelage.data import Data, ManyLabels, Vectors, open_data
+from tutelage.errors import TutelageWarning
+
+
+def put(folder: Path, count: int, start: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(start, start + count):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def test_a_folder_of_pictures_has_no_labels_and_no_classes(tmp_path: Path) -> None:
+    put(tmp_path, 10)
+    with pytest.warns(TutelageWarning, match="2 of its 10 samples"):
+        data = open_data(f"folder:{tmp_path}")
+    assert data.classes == ()
+    assert (len(data.train), len(data.test)) == (8, 2)
+    assert set(data.train.labels.tolist()) == set(data.test.labels.tolist()) == {-1}
+    assert sorted({*data.train.index.tolist(), *data.test.index.tolist()}) == list(range(10))
+    again = open_data(f"folder:{tmp_path}", test=0.2)
+    assert torch.equal(again.test.inputs, data.test.inputs)  # type: ignore[arg-type]
+    assert data.summary()["counts"] == {"train": [], "test": []}
+
+
+@pytest.mark.parametrize("layout", ["train", "unlabelled", "unlabeled"])
+@pytest.mark.parametrize("part", ["test", "val"])
+@pytest.mark.filterwarnings("ignore:.*its validation part is the test part")
+def test_unlabelled_training_pictures_beside_labelled_ones_for_testing(layout: str, part: str, tmp_path: Path) -> None:
+    put(tmp_path / layout, 5)
+    put(tmp_path / part / "cat", 2, 10)
+    put(tmp_path / part / "ant", 1, 20)
+    data = open_data(f"folder:{tmp_path}")
+    assert data.classes == ("ant", "cat")
+    assert data.train.labels.tolist() == [-1] * 5
+    assert data.test.labels.tolist() == [0, 1, 1]
+    for place in range(5):
+        with Image.open(tmp_path / layout / f"{place}.png") as image:
+            np.testing.assert_array_equal(data.train.inputs[torch.tensor([place])][0], np.asarray(image))
+
+
+def test_unlabelled_pictures_join_those_with_labels(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "cat", 2)
+    put(tmp_path / "train" / "dog", 2, 2)
+    put(tmp_path / "unlabelled", 3, 4)
+    put(tmp_path / "train" / "unlabelled", 1, 7)
+    put(tmp_path / "test" / "dog", 1, 8)
+    data = open_data(f"folder:{tmp_path}")
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [0, 0, 1, 1, -1, -1, -1, -1]
+    assert len({row.numpy().tobytes() for row in data.train.inputs}) == 8  # type: ignore[union-attr]
+
+
+def test_beside_classes_without_parts_only_labelled_pictures_are_taken_for_testing(tmp_path: Path) -> None:
+    put(tmp_path / "cat", 5)
+    put(tmp_path / "dog", 5, 5)
+    put(tmp_path / "unlabelled", 6, 10)
+    data = open_data(f"folder:{tmp_path}", test=0.2)
+    assert data.classes == ("cat", "dog")
+    assert sorted(data.test.labels.tolist()) == [0, 1]
+    assert (data.train.labels == -1).sum() == 6
+
+
+def test_a_test_part_may_have_no_labels(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "cat", 2)
+    put(tmp_path / "train" / "dog", 2, 2)
+    put(tmp_path / "test", 3, 4)
+    data = open_data(f"folder:{tmp_path}")
+    assert data.test.labels.tolist() == [-1] * 3
+
+
+def test_pictures_beside_class_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "cat", 2)
+    put(tmp_path / "train", 3, 2)
+    put(tmp_path / "test" / "cat", 1, 8)
+    with pytest.warns(TutelageWarning, match=r"passed over: 3 \.png"):
+        assert len(open_data(f"folder:{tmp_path}").train) == 2
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path, refused: Any) -> None:
+    with refused("has no class folders and no pictures", "unlabelled/"):
+        open_data(f"folder:{tmp_path}")
+    put(tmp_path / "test" / "cat", 1)
+    (tmp_path / "unlabelled").mkdir()
+    with refused("unlabelled", "has no picture in it"):
+        open_data(f"folder:{tmp_path}")
+
+
+def test_folders_that_were_labelled_have_the_fingerprint_they_had(tmp_path: Path) -> None:
+    put(tmp_path / "train" / "cat", 2)
+    put(tmp_path / "test" / "cat", 1, 8)
+    before = open_data(f"folder:{tmp_path}")
+    assert before.fingerprint == open_data(f"folder:{tmp_path}").fingerprint
+    put(tmp_path / "unlabelled", 1, 9)
+    assert before.fingerprint != open_data(f"folder:{tmp_path}").fingerprint
+
+
+# --- arrays
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
+
+
+def test_arrays_may_have_no_labels() -> None:
+    data = Data.from_arrays((images(6), None), (images(3), np.array([0, 2, 1])))
+    assert data.classes == ("0", "1", "2")
+    assert data.train.labels.tolist() == [-1] * 6
+    assert Data.from_arrays((images(6), None), (images(3), None)).classes == ()
+    assert Data.from_arrays((images(6), -np.ones(6, int)), (images(3), None)).classes == ()
+    assert len(Data.from_arrays((images(10), None), test_share=0.3).test) == 3
+
+
+def test_labels_of_other_kinds_cannot_be_left_out(refused: Any) -> None:
+    with refused("several labels a sample cannot be left out", "-1"):
+        Data.from_arrays((np.zeros((4, 2)), None), modality=Vectors(), targets=ManyLabels())
+
+
+def test_classes_are_named_once() -> None:
+    data = Data.from_arrays((images(6), None), (images(3), None))
+    named = data.named(("a", "b"))
+    assert (named.classes, named.num_classes) == (("a", "b"), 2)
+    assert named.named(("c",)) is named
+    assert named.fingerprint != data.fingerprint
+
+
+def test_nothing_is_held_out_where_no_sample_has_a_label() -> None:
+    data = Data.from_arrays((images(20), None), (images(3), np.array([0, 2, 1])))
+    assert data.hold_out(0.5) is data
+    some = np.full(20, -1)
+    some[:6] = np.arange(6) % 3
+    assert Data.from_arrays((images(20), some), (images(3), None)).hold_out(0.5).validation is not None
