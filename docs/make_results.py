@@ -228,4 +228,6 @@ if __name__ == "__main__":
     (FOLDER / "nine-methods.md").write_text(nine_page(), encoding="utf-8")
     nine_picture()
     for experiment in paired.installed():
+        if not experiment.file.exists():  # nothing has been run yet
+            continue
         (FOLDER / f"{experiment.name}.md").write_text(paired.page(experiment), encoding="utf-8")

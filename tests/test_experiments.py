@@ -30,26 +30,25 @@ def experiment(calls: list[tuple[str, int]]) -> paired.Experiment:
     return paired.Experiment("made-up", "# Made up", run, ("plain", "ours"), metrics, against="plain", seeds=2)
 
 
-def run(one: paired.Experiment, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["experiments/made_up.py", *arguments])
-    paired.main(one)
+def run(one: paired.Experiment, *arguments: str) -> None:
+    paired.main(one, arguments)
 
 
-def test_what_has_a_line_is_not_run_again(calls: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_a_line_is_not_run_again(calls: list[tuple[str, int]]) -> None:
     one = experiment(calls)
-    run(one, monkeypatch, "--seeds", "0", "--rows", "plain")
-    run(one, monkeypatch)
+    run(one, "--seeds", "0", "--rows", "plain")
+    run(one)
     assert calls == [("plain", 0), ("ours", 0), ("plain", 1), ("ours", 1)]
     lines = raw.read(one.file)
     assert [(line["row"], line["seed"]) for line in lines] == calls
-    assert lines[0]["command"] == "python -m experiments.made_up --rows 'plain' --seeds 0"
-    run(one, monkeypatch)
+    assert lines[0]["command"] == "python -m experiments.made-up --rows 'plain' --seeds 0"
+    run(one)
     assert raw.read(one.file) == lines
 
 
-def test_the_page_holds_paired_differences(calls: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_holds_paired_differences(calls: list[tuple[str, int]]) -> None:
     one = experiment(calls)
-    run(one, monkeypatch)
+    run(one)
     text = (paired.RESULTS / "made-up.md").read_text()
     assert "| plain | 2 | 55.0 ± 63.5 |" in text  # t of one degree of freedom at 97.5 %: 12.706; times 10 / 2
     assert "| ours | 2 | 75.0 ± 63.5 (**+20.0 ± 0.0**) |" in text

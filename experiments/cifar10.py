@@ -1,0 +1,250 @@
+"""The study on all of CIFAR-10, at the largest size that two cores can do: one question a command.
+
+    python -m experiments.cifar10 clean --jobs 2
+    python -m experiments.cifar10 noise --jobs 2
+    python -m experiments.cifar10 imbalance --jobs 2
+    python -m experiments.cifar10 human --jobs 2
+    python -m experiments.cifar10 clean --hours          # only measure, and print how long each row takes
+
+A question's runs are the lines of ``docs/results/cifar10-QUESTION.jsonl``: what has a line is not run again, on no
+machine. Teachers of noisy or rare labels are trained first; their weights lie beside the lines. Run folders, below
+``runs/cifar10-QUESTION``, let a stopped run resume.
+
+``runs/data`` holds ``cifar10.npz`` (all of CIFAR-10), ``cifar10-resnet56.safetensors`` (the teacher of correct labels)
+and, for ``human``, ``cifar10n-human-labels.npz``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+import tutelage
+from experiments import raw
+from experiments.paired import RESULTS, Experiment, Metric, main
+
+DATA = Path("runs") / "data"
+STUDENT, TEACHER = "experiments.nets:resnet8_half", "resnet14"
+SEEDS, TUNING = (0, 1, 2), 100
+COMMON: Mapping[str, Any] = MappingProxyType(
+    {
+        "epochs": 24,
+        "batch_size": 128,
+        "schedule": "cosine",
+        "warmup": 2.0,
+        "views": 12,
+        "device": "cpu",
+        "precision": "bfloat16",
+        "workers": 0,
+    }
+)
+TUNED: Mapping[str, Any] = MappingProxyType({"epochs": 8, "warmup": 1.0, "validation": 0.1})
+
+LR = 0.1
+TRIALS: Mapping[str, list[dict[str, Any]]] = MappingProxyType(
+    {
+        "plain": [{"lr": 0.05}, {"lr": 0.1}, {"lr": 0.2}],
+        "hinton": [{"alpha": 0.9}, {"alpha": 0.5}, {"alpha": 0.9, "temperature": 10.0}],
+        "bss": [{"share": 0.25}, {"share": 0.125}, {"share": 0.25, "steps": 5}],
+        "fitnet": [{"beta": 0.25}, {"beta": 1.0}, {"beta": 4.0}],
+        "fsp": [{"init_lr": 0.03}, {"init_lr": 0.1}, {"init_lr": 0.3}],
+        "at": [{"beta": 60.0}, {"beta": 250.0}, {"beta": 1000.0}],
+        "sp": [{"gamma": 75.0}, {"gamma": 300.0}, {"gamma": 1200.0}],
+        "rkd": [{"distance": factor * 10.0, "angle": factor * 20.0} for factor in (0.25, 1.0, 4.0)],
+        "dml": [{"weight": 0.25}, {"weight": 1.0}, {"weight": 4.0}],
+        "one": [{"temperature": 1.0}, {"temperature": 3.0}, {"ramp": 0.0}],
+    }
+)
+"""Three for each row: of the learning rate for the plain student, of its own parameters for a method."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        title: of the page.
+        fields: of the runs, beside ``COMMON``.
+        own_teacher: whether the teacher is trained on the same labels, once a seed; or is the one of correct labels.
+    """
+
+    title: str
+    fields: Mapping[str, Any]
+    own_teacher: bool
+
+
+HUMAN = f"human:{DATA / 'cifar10n-human-labels.npz'}:worst"
+QUESTIONS: Mapping[str, Question] = MappingProxyType(
+    {
+        "clean": Question("correct labels", {}, own_teacher=False),
+        "noise": Question("40 % symmetric label noise", {"noise": "0.4"}, own_teacher=True),
+        "imbalance": Question("power-law class imbalance, gamma 0.2", {"imbalance": "powerlaw:0.2"}, own_teacher=True),
+        "human": Question('human labels, CIFAR-10N "worst"', {"noise": HUMAN}, own_teacher=True),
+    }
+)
+
+
+def run(question: str, condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float]:
+    """Train one teacher or student and give its numbers."""
+    asked = QUESTIONS[question]
+    fields: dict[str, Any] = {**COMMON, **asked.fields, "seed": seed, "out": folder, "lr": LR, "validation": 0.0}
+    data = f"npz:{DATA / 'cifar10.npz'}"
+    if row == "teacher":
+        result = tutelage.train(TEACHER, data, **{**fields, "views": None})
+        shutil.copy(folder / "student.safetensors", teacher_file(question, seed))
+        return numbers_of(result)
+    if condition.startswith("tuning"):
+        fields |= {**TUNED, **split(TRIALS[row][int(condition[-1])])}
+    else:
+        fields |= split(TRIALS[row][best_trial(question, row)])
+    if row == "plain":
+        result = tutelage.train(STUDENT, data, **fields)
+    else:
+        answers = Path("runs") / f"cifar10-{question}" / "answers"
+        teacher = teacher_of(question, seed)
+        result = tutelage.distill(teacher, STUDENT, data, method=row, answers=str(answers), **fields)
+    return numbers_of(result)
+
+
+def split(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial as fields: the learning rate is one itself, the others are settings of the method."""
+    settings = {name: value for name, value in trial.items() if name != "lr"}
+    return {name: value for name, value in trial.items() if name == "lr"} | ({"settings": settings} if settings else {})
+
+
+def teacher_file(question: str, seed: int) -> Path:
+    """The weights of a teacher that was trained for a question."""
+    return RESULTS / f"cifar10-{question}" / f"teacher-{seed}.safetensors"
+
+
+def teacher_of(question: str, seed: int) -> str:
+    """The teacher of a question's students, as ``MODEL@WEIGHTS``."""
+    if QUESTIONS[question].own_teacher:
+        return f"{TEACHER}@{teacher_file(question, seed)}"
+    return f"resnet56@{DATA / 'cifar10-resnet56.safetensors'}"
+
+
+def best_trial(question: str, row: str) -> int:
+    """The number of the trial with the best accuracy on held-out training data.
+
+    Raises:
+        SystemExit: one has not been run.
+    """
+    lines = raw.read(EXPERIMENTS[question].file)
+    scores = {
+        int(line["condition"][-1]): line["measured"]["validation_accuracy"]
+        for line in lines
+        if line["row"] == row and line["condition"].startswith("tuning")
+    }
+    if len(scores) < len(TRIALS[row]):
+        raise SystemExit(f"{row} is not tuned: run its conditions 'tuning 0' to 'tuning {len(TRIALS[row]) - 1}' first")
+    return max(scores, key=lambda number: scores[number])
+
+
+def numbers_of(result: tutelage.Result) -> dict[str, float]:
+    """What is kept of a run."""
+    test, train = result.metrics["test"], result.metrics["train"]
+    last = next(iter(result.history[-1]["learners"].values()))
+    numbers = {
+        **{name: test[name] for name in ("accuracy", "worst_class_accuracy", "nll", "brier", "ece", "aurc")},
+        "memorised": train.get("memorised"),
+        "wrong_labels": train.get("wrong_labels"),
+        "seconds": result.metrics["seconds"],
+        "forward_passes": sum(result.metrics["forward_passes"].values()) / 1e6,
+        "flops": result.metrics["cost"]["flops"],
+        "parameters": result.metrics["cost"]["parameters"],
+        "validation_accuracy": last.get("validation_accuracy"),
+    }
+    return {name: float("nan") if value is None else float(value) for name, value in numbers.items()}
+
+
+HEAD = """
+# CIFAR-10, {title}
+
+All {train} training images of CIFAR-10 and its 10,000 test images, which are looked at once.
+The student is a ResNet-8 whose first convolution has stride 2 (75,290 parameters); the teacher is
+{teacher}. Crops and flips, of which each image has twelve; 24 epochs of batches of
+128, SGD with Nesterov's momentum 0.9, weight decay 0.0005, two epochs of warm-up and a cosine; bfloat16. The last epoch
+counts. Each row has three trials of eight epochs, scored on a tenth of the training data that is held out and with a
+seed that is not reported: the plain student of its learning rate, a method of its own parameters at a learning rate of
+{lr}.
+"""
+
+
+def experiment(name: str) -> Experiment:
+    """A question as an experiment: teachers, trials, then the rows."""
+    question = QUESTIONS[name]
+    tuning = [f"tuning {number}" for number in range(3)]
+    seeds: dict[str, tuple[int, ...]] = dict.fromkeys(tuning, (TUNING,)) | {"test": SEEDS}
+    teachers = {"teachers": (TUNING, *SEEDS)} if question.own_teacher else {}
+    conditions = {**dict.fromkeys([*teachers, *tuning], ""), "test": question.title}
+    skip = {(condition, "teacher") for condition in (*tuning, "test")}
+    return Experiment(
+        name=f"cifar10-{name}",
+        head=HEAD.format(
+            title=question.title,
+            train="50,000" if name != "imbalance" else "chosen (8,662 of 50,000)",
+            teacher="a ResNet-14 trained on the same labels" if question.own_teacher else "a ResNet-56 of 93.4 %",
+            lr=LR,
+        ),
+        run=functools.partial(run, name),
+        rows=(*(["teacher"] if question.own_teacher else []), *TRIALS),
+        metrics={
+            "accuracy": Metric("test accuracy", digits=2),
+            "memorised": Metric("wrong labels memorised"),
+            "ece": Metric("calibration error", share=False, digits=3),
+            "worst_class_accuracy": Metric("worst class"),
+            "forward_passes": Metric("forward passes, millions", share=False),
+        },
+        against="plain",
+        conditions=conditions,
+        seeds=teachers | seeds,
+        skip=frozenset(skip | {("teachers", row) for row in TRIALS}),
+        module="cifar10",
+        arguments=name,
+    )
+
+
+EXPERIMENTS = {name: experiment(name) for name in QUESTIONS}
+
+
+def hours(question: str) -> None:
+    """Train each row for an epoch of 5,000 images in one thread, and print what the whole question would take."""
+    torch.set_num_threads(1)
+    total = 0.0
+    for row in TRIALS:
+        fields = {**COMMON, "epochs": 2, "warmup": 0.0, "views": 1, "validation": 0.0, "per_class": 250}
+        teacher = f"resnet56@{DATA / 'cifar10-resnet56.safetensors'}"
+        data = f"npz:{DATA / 'cifar10.npz'}"
+        if row == "plain":
+            result = tutelage.train(STUDENT, data, **fields)
+        else:
+            place = Path("runs") / "cifar10-hours"
+            result = tutelage.distill(teacher, STUDENT, data, method=row, answers=str(place / row), **fields)
+            shutil.rmtree(place, ignore_errors=True)
+        second = result.history[-1]["seconds"]  # the teacher's outputs are cached by then
+        one = second / 2500 * 50_000 * COMMON["epochs"] / 3600
+        runs = len(SEEDS) + len(TRIALS[row]) * TUNED["epochs"] / COMMON["epochs"] * 0.9
+        total += one * runs
+        print(f"{row:8s} {one:6.2f} hours a run, {one * runs:6.2f} in all, one thread", flush=True)
+    print(f"{question}: {total:.1f} hours of one thread, {total / 2:.1f} with --jobs 2")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", choices=list(QUESTIONS))
+    parser.add_argument("--hours", action="store_true", help="measure, and print how long it takes")
+    chosen, rest = parser.parse_known_args()
+    if chosen.hours:
+        hours(chosen.question)
+    else:
+        (RESULTS / f"cifar10-{chosen.question}").mkdir(exist_ok=True)
+        main(EXPERIMENTS[chosen.question], rest)
