@@ -16,6 +16,7 @@ from tutelage.studies import PLAIN
 from tutelage.studies.metrics import METRICS
 from tutelage.studies.reading import STUDY
 from tutelage.studies.results import Results, described
+from tutelage.text import printable
 
 
 def question(results: Results) -> str:
@@ -121,4 +122,5 @@ def _versions(results: Results) -> str:
             continue
         for name, version in said.items() if isinstance(said, dict) else ():
             found.setdefault(str(name), []).append(str(version))
-    return escape(", ".join(f"{name} {' and '.join(distinct(versions))}" for name, versions in found.items()))
+    said = ", ".join(f"{name} {' and '.join(distinct(versions))}" for name, versions in found.items())
+    return escape(printable(said))

@@ -43,8 +43,10 @@ def value_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def command_of(command: str) -> str:
-    """A command that can be copied."""
+def command_of(command: str | None) -> str:
+    """A command that can be copied; nothing for a record without one."""
+    if command is None:
+        return ""
     return (
         f'<span class="command"><code>{escape(command)}</code> '
         '<button type="button" class="copy" aria-label="Copy the command">copy</button></span>'

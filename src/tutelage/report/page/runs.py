@@ -22,8 +22,9 @@ def failed(results: Results) -> str:
         for run in holes
     )
     return (
-        '<p class="note">Each leaves a hole in the table and in the pictures. Asking for the study again runs them, '
-        f'and only them.</p><ul class="failed">{lines}</ul>'
+        '<p class="note">Each leaves a hole in the table and in the pictures. Asking for the study again runs those '
+        "that failed, and only them; one that is damaged is run again once its folder is removed.</p>"
+        f'<ul class="failed">{lines}</ul>'
     )
 
 

@@ -1,0 +1,194 @@
+"""Whatever names, notes and errors a study's records hold, the page shows them as text: no element, no attribute."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+
+from tutelage.report.page import page, write_page
+from tutelage.studies.results import Results
+from tutelage.text import printable
+
+PIECES = (
+    *("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"><zz evil="1">', "' onzz='alert(1)", '" onzz="1'),
+    *("</title>", "</style>", "</script>", "</svg>", "<!--", "-->", "]]>", "<![CDATA[", "<?xml?>", "&lt;b&gt;", "&amp"),
+    *(
+        "&#60;b&#62;",
+        "<b",
+        "</",
+        "<a href=javascript:alert(1)>",
+        "`",
+        "$x_1$",
+        "\\frac{",
+        "{{x}}",
+        "%s",
+        "{0}",
+        "\\x3c",
+    ),
+    *("\n", "\r", "\t", "\0", "\x1b[2J", "\u202e", "\u200f", "\u2028", "\u2066", "\ufeff"),
+    *("\U0001f600", "é", "中", " ", "a", "0", "=1+1", "|", "#", "nan"),
+)
+HOSTILE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
+PLACES = (
+    *("study", "data", "noise", "imbalance", "teacher", "student", "method", "function", "class", "setting", "value"),
+    *("error", "command", "folder", "version", "train", "optimizer", "attack", "corruption", "term"),
+)
+VOID = {"meta", "br", "hr", "img", "input", "link", "wbr", "col"}
+
+
+class Reader(HTMLParser):
+    """The elements of a page, and the text between them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.said: list[str] = []
+        self.others: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.said.append(data)
+
+    def handle_comment(self, data: str) -> None:
+        self.others.append(data)
+
+    unknown_decl = handle_pi = handle_comment
+
+
+def written(folder: Path, write_study: Callable[..., Path], text: Mapping[str, str]) -> str:
+    """The page of a study whose names are these, each made unique by its place."""
+    name = {place: f"{place}~{text[place]}" for place in PLACES}
+    condition = {"data": name["data"], "imbalance": name["imbalance"]}
+
+    def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+        bad = record["method"] == name["method"] and record["seed"] == 0
+        more = {"error": name["error"], "status": "failed"} if bad else {}
+        return condition | {
+            "function": name["function"],
+            "settings": {name["setting"]: name["value"]},
+            "command": name["command"],
+            "folder": record["folder"] if record["method"] == "teacher" else f"{name['folder']}{record['key']}",
+            "per_class_accuracy": {f"{name['class']}{number}": 0.1 * number for number in range(3)},
+            "corruptions": {name["corruption"]: [0.5, 0.4, 0.3, 0.2, 0.1]},
+            "pgd": {"0.1": 0.5},
+            "curve": {
+                "epoch": [1, 2],
+                "train_accuracy": [0.4, 0.6],
+                "validation_accuracy": [None] * 2,
+                "loss": {name["term"]: [1.0, 0.5]},
+            },
+            **more,
+        }
+
+    told = {
+        "data": [name["data"]],
+        "imbalance": [name["imbalance"]],
+        "train": {name["train"]: 1, "optimizer": name["optimizer"]},
+        "evaluate": {"corruptions": True, "pgd": [0.1], "ood": name["attack"]},
+    }
+    shutil.rmtree(folder / "study", ignore_errors=True)
+    pairs = [(name["teacher"], name["student"])]
+    study = write_study(
+        "study", numbers, noise=(None, name["noise"]), pairs=pairs, methods=(name["method"],), seeds=(0, 1), **told
+    )
+    way = {"method": name["function"], "settings": {name["setting"]: name["value"]}}
+    declared = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(
+        json.dumps(declared | {"name": name["study"], "methods": dict.fromkeys(declared["methods"], way)})
+    )
+    (study / "runs" / "teacher-0").mkdir(parents=True)
+    (study / "runs" / "teacher-0" / "versions.json").write_text(json.dumps({"tutelage": name["version"]}))
+    results = Results.read(study)
+    assert len(results.runs) == 12
+    return page(results)
+
+
+def opened(made: str) -> Reader:
+    made.encode()  # no lone surrogate
+    for drawing in re.findall(r"<svg.*?</svg>", made, re.DOTALL):
+        ElementTree.fromstring(drawing)
+    return Reader(made)
+
+
+@settings(
+    max_examples=4,
+    phases=[Phase.explicit, Phase.generate],  # to shrink takes minutes
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(text=st.fixed_dictionaries(dict.fromkeys(PLACES, HOSTILE)))
+@example(text=dict.fromkeys(PLACES, "<script>alert(1)</script>\"'><zz evil='1' onzz=\"2\">&lt;\n"))
+@example(text=dict.fromkeys(PLACES, "</title></style></script></svg><!-- ]]> <![CDATA[ <?x?>"))
+def test_names_make_no_element_and_no_attribute(
+    text: dict[str, str], write_study: Callable[..., Path], tmp_path: Path, plain_page: dict[str, Reader]
+) -> None:
+    if "usual" not in plain_page:
+        plain_page["usual"] = opened(written(tmp_path, write_study, dict.fromkeys(PLACES, "")))
+    usual = plain_page["usual"]
+    read = opened(written(tmp_path, write_study, {place: json.loads(json.dumps(each)) for place, each in text.items()}))
+    assert read.others == usual.others
+    # A long name may be written in more pieces of a drawing; nothing else depends on it.
+    drawn = {"text", "tspan", "g", "use", "path", "svg", "title"}
+    assert {tag: n for tag, n in Counter(read.tags).items() if tag not in drawn} == {
+        tag: n for tag, n in Counter(usual.tags).items() if tag not in drawn
+    }
+    assert set(read.tags) == set(usual.tags)
+    assert {(tag, name) for tag, name, _ in read.attributes} == {(tag, name) for tag, name, _ in usual.attributes}
+    ids = [value for _, name, value in read.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert all(value.removeprefix("#") in ids for _, name, value in read.attributes if name == "href")
+    for name in ("style", "class", "role", "type", "content"):
+        values = {value for _, own, value in read.attributes if own == name}
+        assert not any("~" in value for value in values), name
+    said = " ".join("".join(read.said).split())
+    for place in ("study", "data", "teacher", "student", "method", "error", "command", "value", "version"):
+        assert " ".join(printable(f"{place}~{text[place]}").split()) in said, place
+
+
+@pytest.fixture(scope="module")
+def plain_page() -> dict[str, Reader]:
+    """The page of the same study with plain names, once it is made."""
+    return {}
+
+
+def test_a_page_of_text_that_is_no_unicode_is_written(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    """Files with lone surrogates are refused when they are read; records made in Python may have them."""
+    results = Results.read(write_study(methods=("at",), seeds=(0,)))
+    strange = "\ud800<b>\udfff"
+    runs = tuple({**run, "error": strange, "command": strange, "status": "failed"} for run in results.runs)
+    made = page(replace(results, study={**results.study, "name": strange}, runs=runs))
+    assert "\\ud800<b>\\udfff" in "".join(opened(made).said)
+    write_page(replace(results, study={**results.study, "name": strange}), tmp_path / "page.html")
+    assert b"\\ud800&lt;b&gt;" in (tmp_path / "page.html").read_bytes()
