@@ -9,6 +9,14 @@ from tutelage.methods import Method, find, installed
 
 FOLDER = Path(__file__).resolve().parent / "methods"
 
+EVIDENCE = {
+    "code": "Written from its authors' code.",
+    "paper": "Written from its paper.",
+    "abstract": "Written from its abstract, from memory and from other people's code: neither its text nor its authors' "
+    "code could be read.",
+    None: "",
+}
+
 
 def page(method: Method) -> str:
     """The page of one method."""
@@ -30,6 +38,8 @@ def page(method: Method) -> str:
             f"{summary}",
             "",
             f"*{method.family}* · {method.paper}",
+            "",
+            f"Task: {f'`{method.task}`' if method.task else 'any'}. {EVIDENCE[method.evidence]}",
             "",
             *table,
             "```text",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tutelage.runs.models import Opened
 
 ANY_TASK = "any"  # of methods that train for whatever the data's targets are for
+NO_EVIDENCE = "-"
 
 Test = Annotated[float | None, typer.Option(help="Share of the samples for testing, if there is no test part.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out image files that cannot be decoded.")]
@@ -193,7 +194,7 @@ def methods(
     if name is not None:
         chosen = find(name)
         say(f"{chosen.name} ({chosen.family}; {chosen.paper})")
-        say(f"task: {chosen.task or ANY_TASK}; written from: {chosen.evidence}")
+        say(f"task: {chosen.task or ANY_TASK}; written from: {chosen.evidence or NO_EVIDENCE}")
         say(f"\n{inspect.getdoc(chosen.function)}\n\nparameters:")
         say("\n".join(f"  {key}{text}" for key, text in chosen.parameters.items()) or "  none")
         return
@@ -221,7 +222,7 @@ def methods(
             )
         )
         return
-    rows = [(m.name, m.family, m.task or ANY_TASK, m.summary, m.paper, m.evidence) for m in found]
+    rows = [(m.name, m.family, m.task or ANY_TASK, m.summary, m.paper, m.evidence or NO_EVIDENCE) for m in found]
     print_table(("method", "family", "task", "what it does", "paper", "written from"), rows)
 
 

@@ -61,14 +61,16 @@ class Method:
         paper: where it comes from.
         family: what is imitated: response, representation, relation, online, baseline, ...
         task: what the student is trained for; ``None`` for whatever the data's targets are for.
-        evidence: how much of the original could be read: its code, its paper, or no more than its abstract.
+        evidence: how much of the original could be read: its authors' code; its paper; or no more than its abstract,
+            the rest being from memory, from other people's code or inferred, as the docstring says. ``None`` where
+            there is no original, or nobody has said.
     """
 
     function: Callable[..., Tapped]
     paper: str
     family: str
     task: str | None = "classification"
-    evidence: Evidence = "paper"
+    evidence: Evidence | None = None
 
     @property
     def name(self) -> str:
@@ -148,7 +150,7 @@ class Method:
 
 
 def method(
-    *, paper: str, family: str, task: str | None = "classification", evidence: Evidence = "paper"
+    *, paper: str, family: str, task: str | None = "classification", evidence: Evidence | None = None
 ) -> Callable[[Callable[..., Tapped]], Method]:
     """Make a function of a run a method; the arguments are the attributes of ``Method``."""
     return lambda function: Method(function, paper, family, task, evidence)

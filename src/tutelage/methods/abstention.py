@@ -32,7 +32,7 @@ ADJUSTMENTS = MappingProxyType({"shift": probability_shift, "replacement": label
 MARGIN = 0.25  # a mean of 0.69 against 1 / 2.2 gave 65 % abstention on digits: it is to be warned of
 
 
-@method(paper="Xu, Pu, Zhao 2020, doi 10.1109/ICPR48806.2021.9412696", family="response")
+@method(paper="Xu, Pu, Zhao 2020, doi 10.1109/ICPR48806.2021.9412696", family="response", evidence="abstract")
 def abstention(
     run: Run,
     *,

@@ -28,6 +28,7 @@ Terms = dict[str, Term | Weighted]
     paper="Tsunashima, Kataoka, Yamato, Chen, Morishima 2020, doi 10.1109/ICPR48806.2021.9413150",
     family="generative",
     task="generation",
+    evidence="abstract",
 )
 def akdg(
     run: Run,

@@ -14,7 +14,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Zagoruyko, Komodakis 2017, arXiv 1612.03928", family="representation", task=None)
+@method(paper="Zagoruyko, Komodakis 2017, arXiv 1612.03928", family="representation", task=None, evidence="code")
 def at(
     run: Run,
     *,

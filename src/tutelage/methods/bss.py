@@ -15,7 +15,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Heo, Lee, Yun, Choi 2019, arXiv 1805.05532", family="response")
+@method(paper="Heo, Lee, Yun, Choi 2019, arXiv 1805.05532", family="response", evidence="code")
 def bss(
     run: Run,
     *,

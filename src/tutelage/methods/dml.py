@@ -15,7 +15,7 @@ from tutelage.training.run import Run
 from tutelage.training.updates import in_turn, together
 
 
-@method(paper="Zhang, Xiang, Hospedales, Lu 2018, arXiv 1706.00384", family="online")
+@method(paper="Zhang, Xiang, Hospedales, Lu 2018, arXiv 1706.00384", family="online", evidence="code")
 def dml(
     run: Run,
     *,

@@ -19,7 +19,7 @@ from tutelage.training.learner import Learner, Lesson
 from tutelage.training.run import Run
 
 
-@method(paper="Kocaman, Shir, Baeck 2020, arXiv 2011.06319", family="imbalance")
+@method(paper="Kocaman, Shir, Baeck 2020, arXiv 2011.06319", family="imbalance", evidence="abstract")
 def final_bn(
     run: Run,
     *,

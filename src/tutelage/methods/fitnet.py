@@ -14,7 +14,10 @@ from tutelage.training.run import Run
 
 
 @method(
-    paper="Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, arXiv 1412.6550", family="representation", task=None
+    paper="Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, arXiv 1412.6550",
+    family="representation",
+    task=None,
+    evidence="code",
 )
 def fitnet(
     run: Run,

@@ -14,7 +14,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Yim, Joo, Bae, Kim, CVPR 2017", family="representation", task=None)
+@method(paper="Yim, Joo, Bae, Kim, CVPR 2017", family="representation", task=None, evidence="abstract")
 def fsp(
     run: Run,
     *,

@@ -14,7 +14,7 @@ from tutelage.training.run import Run
 CLIP = 20.0  # [ours] of 1, 5, 20, 50, 100 and 300 what trains a ResNet-8 on digits furthest, at a learning rate of 0.05
 
 
-@method(paper="Ali, Migliorati, Bianchi, Magli 2020, arXiv 2010.15487", family="robust losses")
+@method(paper="Ali, Migliorati, Bianchi, Magli 2020, arXiv 2010.15487", family="robust losses", evidence="abstract")
 def gccs(run: Run, *, scale: Positive = 70.0, tail: NonNegative = 0.2, full: bool = False) -> Tapped:
     """Gaussian simplex: the outputs of each class are to be one Gaussian at a vertex of a simplex.
 

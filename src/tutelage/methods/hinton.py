@@ -9,7 +9,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Hinton, Vinyals, Dean 2015, arXiv 1503.02531", family="response")
+@method(paper="Hinton, Vinyals, Dean 2015, arXiv 1503.02531", family="response", evidence="abstract")
 def hinton(run: Run, *, temperature: Positive = 4.0, alpha: Share = 0.9) -> Tapped:
     """Soft targets: match the teacher's softened class probabilities beside the labels.
 

@@ -28,7 +28,7 @@ from tutelage.training.run import Run
 IMAGES = 256  # that activations are collected on, or as many as the layer has units
 
 
-@method(paper="Shah, Olivier, Raj 2020, arXiv 2005.14070", family="pruning")
+@method(paper="Shah, Olivier, Raj 2020, arXiv 2005.14070", family="pruning", evidence="code")
 def lre_amc(
     run: Run,
     *,

@@ -13,7 +13,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Santos, Colombo, Roder, Papa 2020, arXiv 2007.13723", family="regularisation")
+@method(paper="Santos, Colombo, Roder, Papa 2020, arXiv 2007.13723", family="regularisation", evidence="code")
 def maxdropout(
     run: Run, *, rate: Share = 0.3, random_rate: bool = False, where: Literal["stages", "dropout"] = "stages"
 ) -> Tapped:

@@ -20,6 +20,7 @@ from tutelage.training.run import Run
 @method(
     paper="Chen, Dutton, Ramachandra, Wu, Vatsavai 2020, arXiv 2004.09665",
     family="semi-supervised",
+    evidence="code",
 )
 def mean_teacher_lc(
     run: Run,

@@ -18,7 +18,7 @@ from tutelage.training.run import Run
 from tutelage.training.updates import Step
 
 
-@method(paper="Algan, Ulusoy 2020, arXiv 2007.05836", family="noisy labels")
+@method(paper="Algan, Ulusoy 2020, arXiv 2007.05836", family="noisy labels", evidence="code")
 def mslg(
     run: Run,
     *,

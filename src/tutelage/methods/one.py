@@ -17,7 +17,7 @@ from tutelage.training.ramp import rise
 from tutelage.training.run import Run
 
 
-@method(paper="Lan, Zhu, Gong 2018, arXiv 1806.04606", family="online")
+@method(paper="Lan, Zhu, Gong 2018, arXiv 1806.04606", family="online", evidence="code")
 def one(
     run: Run,
     *,

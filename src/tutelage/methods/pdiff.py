@@ -22,7 +22,7 @@ from tutelage.training.run import Run
 BINS = 221  # of width 0.01 from -1.1 on: differences of -1 and 1 lie well inside
 
 
-@method(paper="Hu, Zhao, Huang, Zhang 2020, arXiv 2009.06382", family="noisy labels")
+@method(paper="Hu, Zhao, Huang, Zhang 2020, arXiv 2009.06382", family="noisy labels", evidence="code")
 def pdiff(
     run: Run,
     *,

@@ -10,7 +10,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Park, Kim, Lu, Cho 2019, arXiv 1904.05068", family="relation", task=None)
+@method(paper="Park, Kim, Lu, Cho 2019, arXiv 1904.05068", family="relation", task=None, evidence="code")
 def rkd(
     run: Run,
     *,

@@ -14,7 +14,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Bouniot, Audigier, Loesch 2020, arXiv 2102.03156", family="adversarial robustness")
+@method(paper="Bouniot, Audigier, Loesch 2020, arXiv 2102.03156", family="adversarial robustness", evidence="code")
 def sat(
     run: Run,
     *,

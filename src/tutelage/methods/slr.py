@@ -26,7 +26,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Fang, Yang, Ni 2020, ICPR", family="label refinement")
+@method(paper="Fang, Yang, Ni 2020, ICPR", family="label refinement", evidence="abstract")
 def slr(
     run: Run,
     *,

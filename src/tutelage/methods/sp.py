@@ -10,7 +10,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Tung, Mori 2019, arXiv 1907.09682", family="relation", task=None)
+@method(paper="Tung, Mori 2019, arXiv 1907.09682", family="relation", task=None, evidence="abstract")
 def sp(run: Run, *, gamma: NonNegative = 300.0, kd_alpha: Share = 0.0, kd_temperature: Positive = 4.0) -> Tapped:
     """Similarities: samples that the teacher finds alike, the student is to find alike.
 
