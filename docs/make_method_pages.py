@@ -12,8 +12,8 @@ FOLDER = Path(__file__).resolve().parent / "methods"
 EVIDENCE = {
     "code": "Written from its authors' code.",
     "paper": "Written from its paper.",
-    "abstract": "Written from its abstract, from memory and from other people's code: neither its text nor its authors' "
-    "code could be read.",
+    "abstract": "Written from its abstract, from memory and from other people's code: neither its text nor its "
+    "authors' code could be read.",
     None: "",
 }
 

@@ -315,8 +315,11 @@ def test_arrays_by_column_and_empty_names_come_back(saved):
     ("changes", "pieces"),
     [
         ({"classes": np.array(["crane", "dog", "crane", "cat"])}, ("'crane'", "classes 0, 2", "its own name")),
-        ({"train_labels": np.arange(8.0)[:, None]}, ("train_labels", "regression", "one class per sample")),
-        ({"train_labels": RNG.integers(0, 2, (8, 4)) | np.eye(8, 4, dtype=int)}, ("multi-label", "one class")),
+        ({"train_labels": np.arange(8.0)[:, None]}, ("train_labels", "regression", "save classes as integers")),
+        (
+            {"train_labels": RNG.integers(0, 2, (8, 4)) | np.eye(8, 4, dtype=int)},
+            ("test_labels", "several labels a sample"),
+        ),
         ({"train_images": np.zeros((8, 4, 16, 16), np.uint8)}, ("(8, 4, 16, 16)", "NHWC")),
         ({"train_images": np.zeros((8, 1, 28, 28), np.uint8)}, ("(8, 1, 28, 28)", "NHWC")),
         ({"train_images": np.zeros((8, 16, 16, 7), np.uint8)}, ("7 channels", "NHWC")),

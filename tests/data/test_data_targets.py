@@ -71,7 +71,7 @@ def test_other_inputs_are_refused(modality: Modality, inputs: Any, pieces: tuple
         (ManyLabels(), np.array([[0, 2]]), ("2", "0, 1, or -1")),
         (ManyLabels(), np.array(np.array([0, 1])), ("(2,)", "(N, C)")),
         (ManyLabels(), np.array([[0.5]]), ("0.5", "0, 1, or -1")),
-        (Numbers(), np.array([1.0, 2.0]), ("(2,)", "(N, K)")),
+        (Numbers(), np.zeros((2, 1, 1)), ("(2, 1, 1)", "(N, K)")),
         (Numbers(), np.array([[np.inf]]), ("inf", "NaN where they are unknown")),
         (Strings(), np.array([[0.0]]), ("float64", "(N, L)")),
         (Strings(), np.array([[-2]]), ("-2", "from -1")),

@@ -302,6 +302,9 @@ def data(
         return
     parts = list(summary["counts"])
     rows = [(name, *(str(summary["counts"][part][c]) for part in parts)) for c, name in enumerate(summary["classes"])]
+    unlabelled = [int((~split.targets.labelled(split.labels)).sum()) for split in opened.parts.values()]
+    if any(unlabelled):
+        rows.append(("without a label", *map(str, unlabelled)))
     rows.append(("all", *(str(summary["samples"][part]) for part in parts)))
     print_table((opened.targets.noun, *parts), rows)
     mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))

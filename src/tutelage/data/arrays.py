@@ -104,13 +104,13 @@ def _soft_labels(array: Array, value: object, what: str) -> Tensor:
 
 
 def as_numbers(value: object, what: str, form: str, *, axes: Sequence[int], missing: bool) -> Tensor:
-    """Numbers with so many axes, finite or, if ``missing``, NaN, to float32.
+    """Numbers or booleans with so many axes, finite or, if ``missing``, NaN, to float32.
 
     Raises:
         TutelageError: anything else; ``form`` says what is expected.
     """
     array = _array(value, what)
-    if array.dtype.kind not in "fiu" or array.ndim not in axes or 0 in array.shape[1:]:
+    if array.dtype.kind not in "fiub" or array.ndim not in axes or 0 in array.shape[1:]:
         raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; expected {form}, floats")
     array = array.astype(np.float32, copy=False)
     if missing:

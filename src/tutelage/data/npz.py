@@ -8,52 +8,79 @@ from pathlib import Path
 from typing import BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
-from tutelage.data.arrays import Array, as_images, as_index, as_labels, check_unique
+from tutelage.data.arrays import Array, as_index, check_unique
 from tutelage.data.data import Data, Split, numbered_names
+from tutelage.data.kinds import modality_of, named_targets, targets_of
 from tutelage.data.memory import check_unpacked
 from tutelage.data.npy import DAMAGE, read_npy
-from tutelage.data.views import CropsAndFlips
+from tutelage.data.targets import Classes
 from tutelage.errors import TutelageError, one_line
 
 WANTED = "train_images, train_labels, test_images, test_labels"
 SPELLINGS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 KEYED_AS = {"train": "train", "validation": "val", "test": "test"}
+INDEX = {part: f"{key}_index" for part, key in KEYED_AS.items()}
+TARGETS = "targets"
 
 
 def load(file: Path) -> Data:
     """The arrays ``{train,val,test}_images`` and ``_labels``, or ``x_train``, ``y_train`` and so on.
 
-    Images are (N, H, W) or (N, H, W, C) uint8; floats are taken if all lie in [0, 1], rounded to 256 levels,
-    and the record says so. Labels are (N,) or (N, 1) integers, -1 for no label, or (N, C) floats whose rows
-    are distributions. ``classes`` (C,) may name the classes. Where a file holds a part of a published set,
-    ``{train,val,test}_index`` (N,) may tell each sample's number there, which becomes its ``index``. Nothing is
-    ever unpickled.
+    The dtype and the shape of the training part's arrays tell what they are:
+
+    ======================================================== =========================================================
+    inputs                                                   what they are
+    ======================================================== =========================================================
+    (N, H, W) or (N, H, W, C) uint8, or floats in [0, 1]     images; floats are rounded to 256 levels, and the record
+                                                             says so
+    (N, D) floats                                            vectors
+    ======================================================== =========================================================
+
+    ======================================================== =========================================================
+    labels                                                   what they are
+    ======================================================== =========================================================
+    (N,) or (N, 1) integers, -1 for no label                 classes
+    (N, C) floats, of which most rows sum to 1               distributions over classes
+    (N, C) of 0, 1 and, in integers, -1 for unknown          several labels a sample
+    (N,) or (N, K) floats, NaN for unknown                   quantities
+    ======================================================== =========================================================
+
+    What could be two of these is refused: floats that are whole numbers, one-hot integers, other integers in columns.
+    The entry ``targets`` then tells which, by a task: ``"classification"``, ``"multi_label"``, ``"regression"`` or
+    ``"strings"``. The labels of the training part may be left out, or those of all parts. ``classes`` (C,) may name the
+    classes, labels or quantities. Where a file holds a part of a published set, ``{train,val,test}_index`` (N,) may
+    tell each sample's number there, which becomes its ``index``. Nothing is ever unpickled.
 
     Raises:
         TutelageError: the file, a key or a value is not as above; the text names it.
     """
-    parts: dict[str, Split] = {}
-    rounded: list[str] = []
     with file.open("rb") as stream:
         archive = Archive(file, stream)
-        for part, (image_key, label_key) in archive.parts().items():
-            raw = archive.read(image_key)
-            rounded += [image_key] if raw.dtype.kind == "f" else []
-            images = as_images(raw, f"{image_key} of {file}")
-            split = Split.of(images, as_labels(archive.read(label_key), f"{label_key} of {file}"))
-            index_key = f"{KEYED_AS[part]}_index"
-            if index_key in archive.keys:
-                index = as_index(archive.read(index_key), len(split), f"{index_key} of {file}")
-                check_unique(index, f"{index_key} of {file}")
-                split = replace(split, index=index)
-            parts[part] = split
-        names = archive.read("classes") if "classes" in archive.keys else None
-    _, height, _, channels = parts["train"].inputs.shape
+        keys = archive.parts()
+        inputs = {part: archive.read(key) for part, (key, _) in keys.items()}
+        labels = {part: None if key is None else archive.read(key) for part, (_, key) in keys.items()}
+        others = {key: archive.read(key) for key in (*INDEX.values(), "classes", TARGETS) if key in archive.keys}
+    modality = modality_of(inputs["train"], f"{keys['train'][0]} of {file}")
+    if TARGETS in others:
+        targets = named_targets(others[TARGETS], f"{TARGETS} of {file}")
+    else:
+        targets = Classes() if labels["train"] is None else targets_of(labels["train"], f"{keys['train'][1]} of {file}")
+    parts: dict[str, Split] = {}
+    for part, (input_key, label_key) in keys.items():
+        stored = modality.store(inputs[part], f"{input_key} of {file}")
+        given = labels[part] if label_key is not None else targets.absent(len(stored))
+        split = Split.of(stored, targets.store(given, f"{label_key} of {file}"), modality, targets)
+        if INDEX[part] in others:
+            index = as_index(others[INDEX[part]], len(split), f"{INDEX[part]} of {file}")
+            check_unique(index, f"{INDEX[part]} of {file}")
+            split = replace(split, index=index)
+        parts[part] = split
+    rounded = [key for part, (key, _) in keys.items() if modality.changed(inputs[part])]
     return Data(
         name=f"npz:{file}",
-        classes=_classes(names, parts, file),
+        classes=_classes(others.get("classes"), parts, file),
         **parts,
-        views=CropsAndFlips(pad=height // 8, flip=channels == 3),
+        views=modality.augmented(tuple(parts["train"].inputs.shape[1:])),
         record=({"source": "npz", "rounded_to_uint8": rounded},) if rounded else (),
     )
 
@@ -77,26 +104,38 @@ class Archive:
         """The keys, for an error."""
         return ", ".join(self.keys[:20]) + (", …" if len(self.keys) > 20 else "") if self.keys else "nothing"
 
-    def parts(self) -> dict[str, tuple[str, str]]:
-        """The keys of every part's images and labels."""
+    def parts(self) -> dict[str, tuple[str, str | None]]:
+        """The keys of every part's inputs and labels, which the training part may lack, or all of them."""
         found = {part: pair for part, key in KEYED_AS.items() if (pair := self._pair(key)) is not None}
         for part in ("train", "test"):
             if part not in found:
                 raise TutelageError(
                     f"{self.file} has no {part} part; add {part}_images and {part}_labels to {self.listed}"
                 )
+        for inputs, labels in found.values():
+            # A key that is nobody's may be that of the labels, misspelt.
+            if labels is None and (found["train"][1] is not None or self._strange()):
+                missing = next(b for a, b in self._keys() if a == inputs)
+                raise TutelageError(f"{self.file} has {inputs} without {missing}; add it (it has: {self.listed})")
         return found
 
-    def _pair(self, part: str) -> tuple[str, str] | None:
+    def _pair(self, part: str) -> tuple[str, str | None] | None:
         """The keys of one part in whichever spelling is there."""
-        for images, labels in ((a.format(part), b.format(part)) for a, b in SPELLINGS):
-            present = [key for key in (images, labels) if key in self.keys]
-            if len(present) == 2:
-                return images, labels
-            if present:
-                (missing,) = {images, labels} - set(present)
-                raise TutelageError(f"{self.file} has {present[0]} without {missing}; add it (it has: {self.listed})")
+        for inputs, labels in ((a.format(part), b.format(part)) for a, b in SPELLINGS):
+            if inputs in self.keys:
+                return inputs, labels if labels in self.keys else None
+            if labels in self.keys:
+                raise TutelageError(f"{self.file} has {labels} without {inputs}; add it (it has: {self.listed})")
         return None
+
+    def _keys(self) -> list[tuple[str, str]]:
+        """The keys of inputs and labels that any part can have."""
+        return [(a.format(part), b.format(part)) for a, b in SPELLINGS for part in KEYED_AS.values()]
+
+    def _strange(self) -> set[str]:
+        """Keys that say nothing."""
+        known = {"classes", TARGETS, *INDEX.values()}
+        return set(self.keys) - known - {key for pair in self._keys() for key in pair}
 
     def read(self, key: str) -> Array:
         """One array."""

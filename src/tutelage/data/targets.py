@@ -160,8 +160,9 @@ class Numbers(Targets):
     noun: ClassVar[str] = "quantities"
 
     def store(self, labels: object, what: str) -> Tensor:
-        """(N, K) numbers to float32."""
-        return as_numbers(labels, what, "quantities (N, K), NaN where unknown", axes=(2,), missing=True)
+        """(N,) or (N, K) numbers to (N, K) float32."""
+        stored = as_numbers(labels, what, "quantities (N, K), NaN where unknown", axes=(1, 2), missing=True)
+        return stored if stored.ndim == 2 else stored[:, None]
 
     def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
         """A column for each quantity."""

@@ -1,0 +1,197 @@
+"""The command line on data, tasks and networks of other kinds than classified images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import Command
+from tutelage.methods import find, installed
+from tutelage.tasks import installed as installed_tasks
+
+SHORT = ("--epochs", "2", "--batch-size", "16", "--lr", "0.05", "--device", "cpu", "--precision", "float32")
+NETS = """
+from torch import nn
+
+
+def net(num_classes, in_features):
+    return nn.Sequential(nn.Linear(in_features, 8), nn.ReLU(), nn.Linear(8, num_classes))
+"""
+
+
+def strict(text: str) -> Any:
+    def refuse(value: str) -> None:
+        raise ValueError(f"{value} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture
+def arrays(run: Command) -> None:  # run changes the folder
+    """Vectors with classes, several labels, a quantity and two, and none, each in a file."""
+    random = np.random.default_rng(1)
+    inputs = random.normal(size=(64, 4))
+    scores = inputs @ random.normal(size=(4, 3))
+    labels = {
+        "classes": scores.argmax(1),
+        "several": (scores > 0).astype(int),
+        "number": np.sin(scores[:, 0]),
+        "two": np.sin(scores[:, :2]),
+    }
+    Path("nets.py").write_text(NETS)
+    for name, values in labels.items():
+        np.savez(f"{name}.npz", x_train=inputs[:48], y_train=values[:48], x_test=inputs[48:], y_test=values[48:])
+    np.savez("none.npz", x_train=inputs[:48], x_test=inputs[48:], y_test=labels["classes"][48:])
+
+
+OF_TARGETS = {
+    "classes": ("classification", "accuracy", "classes"),
+    "several": ("multi_label", "mean_average_precision", "several labels a sample"),
+    "number": ("regression", "rmse", "quantities"),
+    "two": ("regression", "rmse", "quantities"),
+}
+
+
+@pytest.mark.parametrize(("name", "task", "main", "noun"), [(k, *v) for k, v in OF_TARGETS.items()])
+def test_targets_of_an_archive_lead_from_data_to_evaluation(
+    name: str, task: str, main: str, noun: str, run: Command, arrays: None
+) -> None:
+    code, out, _ = run("data", f"npz:{name}.npz")
+    assert code == 0
+    assert noun in out
+    assert f"vectors (4,), for {task}" in " ".join(out.split())
+    code, out, _ = run("data", f"npz:{name}.npz", "--json")
+    assert code == 0
+    assert len(strict(out)["counts"]["train"]) == {"number": 1, "two": 2}.get(name, 3)
+
+    code, _, err = run("train", "--model", "nets.py:net", "--data", f"npz:{name}.npz", "--out", "t", *SHORT)
+    assert code == 0, err
+    recorded = strict(Path("t/result.json").read_text())
+    assert (recorded["task"], recorded["main"]) == (task, main)
+    code, out, _ = run("evaluate", "t", "--device", "cpu", "--json", "--trust")
+    assert code == 0
+    assert strict(out)[main] == recorded["test"][main]
+    code, out, _ = run("evaluate", "nets.py:net@t/student.safetensors", "--device", "cpu")
+    assert code == 0
+    assert main.replace("_", " ") in out
+
+    words = ("--student", "nets.py:net", "--data", f"npz:{name}.npz", "--method", "rkd", "--trust", *SHORT)
+    code, _, err = run("distill", "--teacher", "t", "--out", "s", *words)
+    assert code == 0, err
+    assert f"{main.replace('_', ' ')} " in err  # what is known of the teacher
+    assert "its run recorded" in err
+    assert f"teacher_{main}" in strict(Path("s/result.json").read_text())["test"]
+
+
+def test_vectors_without_labels_are_distilled(run: Command, arrays: None) -> None:
+    assert run("train", "--model", "nets.py:net", "--data", "npz:classes.npz", "--out", "t", *SHORT)[0] == 0
+    words = ("--student", "nets.py:net", "--data", "npz:none.npz", "--trust", *SHORT)
+    code, _, err = run("distill", "--teacher", "t", "--out", "s", "--set", "alpha=1", *words)
+    assert code == 0, err
+    assert strict(Path("s/result.json").read_text())["test"]["accuracy"] is not None
+    code, _, err = run("distill", "--teacher", "t", "--out", "u", *words)
+    assert code == 2
+    assert "no training sample of npz:none.npz has a label" in err
+    code, out, _ = run("data", "npz:none.npz")
+    assert code == 0
+    assert "without a label" in out
+
+
+# --- pictures without labels
+
+
+@pytest.fixture
+def pictures(run: Command) -> None:
+    """Pictures in one folder, the same with a labelled test part, and a teacher of three classes."""
+    random = np.random.default_rng(1)
+    for number in range(30):
+        pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
+        for place in (Path("flat"), Path("parts/unlabelled")):
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / f"{number}.png")
+    for number in range(12):
+        place = Path("parts/test") / "abc"[number % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(place / f"{number}.png")
+    shutil.copytree("parts/test", "labelled")
+    code, _, err = run("train", "--model", "resnet8x0.25", "--data", "folder:labelled", "--out", "t", *SHORT)
+    assert code == 0, err
+
+
+def test_a_folder_of_unlabelled_pictures_is_distilled_and_evaluated(run: Command, pictures: None) -> None:
+    words = ("distill", "--teacher", "t", "--student", "resnet8x0.25", "--set", "alpha=1", *SHORT)
+    code, out, err = run(*words, "--data", "folder:flat/", "--out", "s")
+    assert code == 0, err
+    assert "none: no test sample has a label" in out
+    assert "agreement with the teacher" in out
+    result = strict(Path("s/result.json").read_text())
+    assert result["data"]["classes"] == ["a", "b", "c"]
+    assert result["test"]["accuracy"] is None
+    code, out, err = run("evaluate", "s", "--teacher", "t", "--device", "cpu", "--json")
+    assert code == 0
+    assert "no test sample of folder:flat has a label" in err
+    assert strict(out)["agreement"] == result["test"]["agreement"]
+    code, out, _ = run("evaluate", "s", "--data", "folder:labelled", "--device", "cpu", "--json")
+    assert code == 0
+    assert strict(out)["accuracy"] is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [("hinton", "alpha=1"), ("at", "kd_alpha=1"), ("rkd", "kd_alpha=1"), ("fitnet", "kd_alpha=1")],
+)
+def test_unlabelled_pictures_train_and_labelled_ones_test(
+    method: str, setting: str, run: Command, pictures: None
+) -> None:
+    words = ("--student", "resnet8x0.25", "--method", method, "--set", setting, "--data", "folder:parts", *SHORT)
+    code, out, err = run("distill", "--teacher", "t", "--out", "s", *words)
+    assert code == 0, err
+    assert "test accuracy, last epoch" in out
+    result = strict(Path("s/result.json").read_text())
+    assert result["test"]["samples"] == 12
+    assert "selected" not in result
+
+
+def test_a_network_without_a_teacher_needs_labels(run: Command, pictures: None) -> None:
+    code, _, err = run("train", "--data", "folder:flat", "--out", "s", *SHORT)
+    assert code == 2
+    assert "no sample of folder:flat has a label, and there is no teacher" in err
+
+
+# --- what is there
+
+
+def test_methods_are_listed_with_task_and_evidence(run: Command) -> None:
+    code, out, _ = run("methods", "--json")
+    assert code == 0
+    listed = {entry["name"]: entry for entry in strict(out)}
+    assert listed["rkd"]["task"] is None
+    assert listed["triplets"]["task"] == "clustering"
+    assert (listed["mslg"]["evidence"], listed["slr"]["evidence"]) == ("code", "abstract")
+    code, out, _ = run("methods", "triplets")
+    assert code == 0
+    assert "task: clustering; written from: abstract" in out
+    assert "task: any; written from: -" in run("methods", "plain")[1]
+
+
+def test_every_method_says_how_much_of_its_original_was_read() -> None:
+    own = [find(name) for name in installed()]
+    silent = {m.name for m in own if m.function.__module__.startswith("tutelage.") and m.evidence is None}
+    assert silent == {"plain"}
+
+
+def test_tasks_are_listed_with_their_metrics(run: Command) -> None:
+    code, out, _ = run("tasks", "--json")
+    assert code == 0
+    listed = {entry["name"]: entry for entry in strict(out)}
+    assert set(listed) == set(installed_tasks())
+    for entry in listed.values():
+        main = next(iter(entry["metrics"].values()))
+        assert main["better"] in ("higher", "lower")
+    assert next(iter(listed["clustering"]["metrics"])) == "nmi"
