@@ -91,6 +91,7 @@ def test_the_teacher_of_the_example_has_its_students_labels() -> None:
         "CONTRIBUTING.md",
         "docs/architecture.md",
         "docs/dependencies.md",
+        "docs/own-loop.md",
         "docs/performance.md",
         "docs/studies.md",
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, random_split
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset, random_split
 
 import tutelage
 from tutelage.data import CropsAndFlips, Data, open_data
@@ -31,6 +31,16 @@ class Items(Dataset):
 
     def __getitem__(self, number):
         return self.make(number)
+
+
+class Indexed:
+    """A map-style dataset that is no subclass of torch's."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, number):
+        return IMAGES[number].numpy(), int(LABELS[number])
 
 
 def pil(number):
@@ -71,8 +81,10 @@ def test_arrays_and_tensors_are_taken():
         (Items(pil), Items(pil, 8)),
         (Items(channels_first), Items(channels_first, 8)),
         (torch.utils.data.Subset(Items(pil), range(40)), TEST),
+        (DataLoader(Items(pil), 7, shuffle=True, drop_last=True), DataLoader(TensorDataset(*TEST), 3)),
+        (Indexed(), TEST),
     ],
-    ids=["pairs", "TensorDataset", "list", "channels first", "PIL", "tensors", "Subset"],
+    ids=["pairs", "TensorDataset", "list", "channels first", "PIL", "tensors", "Subset", "DataLoader", "no Dataset"],
 )
 def test_training_and_test_sets_of_every_kind_give_the_same_data(value):
     same(open_data(value))
@@ -101,6 +113,13 @@ def test_the_class_names_of_a_dataset_are_used():
     train.classes = ["ant", "bee", "cat", "dog"]
     assert open_data((train, TEST)).classes == ("ant", "bee", "cat", "dog")
     assert open_data(tuple(random_split(train, [32, 8]))).classes == ("ant", "bee", "cat", "dog")
+    assert open_data(tuple(map(DataLoader, random_split(train, [32, 8])))).classes == ("ant", "bee", "cat", "dog")
+
+
+def test_what_is_shown_of_data_is_short():
+    data = open_data((PAIR, TEST))
+    assert repr(data) == "Data('arrays', 4 classes, 40 train, 8 test, images (3, 8, 8))"
+    assert repr(data.train) == "Split(40 samples, images (40, 8, 8, 3), classes (40,))"
 
 
 class Endless(IterableDataset):
@@ -111,8 +130,13 @@ class Endless(IterableDataset):
 @pytest.mark.parametrize(
     ("value", "pieces"),
     [
-        (DataLoader(TensorDataset(*PAIR), shuffle=True), ("DataLoader", "loader.dataset")),
-        ((DataLoader(TensorDataset(*PAIR)), DataLoader(TensorDataset(*TEST))), ("DataLoader", "loader.dataset")),
+        (DataLoader(TensorDataset(*PAIR), collate_fn=list), ("DataLoader", "collate_fn", "loader.dataset")),
+        (DataLoader(TensorDataset(*PAIR), sampler=[1, 2]), ("DataLoader", "list of its own", "loader.dataset")),
+        (
+            DataLoader(TensorDataset(*PAIR), sampler=RandomSampler(range(40), num_samples=9)),
+            ("draws other samples", "loader.dataset"),
+        ),
+        (DataLoader(Endless()), ("Endless", "iterable", "map-style")),
         (Endless(), ("Endless", "iterable", "map-style")),
         ((IMAGES.permute(0, 3, 1, 2), LABELS), ("channels first", "NHWC", "(40, 3, 8, 8)")),
         ((IMAGES, LABELS.float()[:, None]), ("regression", "(40, 1)")),
@@ -124,7 +148,7 @@ class Endless(IterableDataset):
         (None, ("NoneType", "no data set")),
         ((image for image in IMAGES), ("generator", "no data set")),
         (TensorDataset(IMAGES), ("item 0", "pairs (image, label)")),
-        (TensorDataset(IMAGES[:0], LABELS[:0]), ("train part", "no label")),
+        (TensorDataset(IMAGES[:0], LABELS[:0]), ("no test part", "0 samples")),
         (Items(pil, 0), ("Items", "no sample")),
         (Items(lambda n: {"image": IMAGES[n]}), ("item 0 of Items", "dict", "pairs")),
         (Items(lambda n: (IMAGES[n, : 4 + n % 2], 0)), ("2 shapes", "resize")),
@@ -155,8 +179,8 @@ def test_networks_are_trained_on_them_in_one_call(refused, tmp_path: Path):
     assert first.metrics["data"]["samples"] == {"train": 36, "validation": 4, "test": 8}
     parts = tutelage.train("resnet8", TensorDataset(*PAIR), test=0.5, **run).metrics["data"]["samples"]
     assert parts == {"train": 18, "validation": 2, "test": 20}
-    with refused("DataLoader", "loader.dataset"):
-        tutelage.distill("resnet8", "resnet8", DataLoader(TensorDataset(*PAIR)), **run)
+    loaders = DataLoader(TensorDataset(*PAIR), 8, shuffle=True), DataLoader(TensorDataset(*TEST), 8)
+    assert tutelage.train("resnet8", loaders, **run).metrics["test"] == first.metrics["test"]
     with refused("test act on data opened by name"):
         tutelage.train("resnet8", open_data((PAIR, TEST)), test=0.2, **run)
 

@@ -527,3 +527,45 @@ def test_real_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     message = refusal(f"hf/{tmp_path / 'nowhere'}", shape=(3, 32, 32))
     assert "nowhere' cannot be built: OSError" in message
+
+
+REMOTE_CODE = """
+import pathlib
+(pathlib.Path(__file__).parent / "it ran").touch()
+from transformers import PretrainedConfig, PreTrainedModel
+class TheirConfig(PretrainedConfig):
+    model_type = "theirs"
+class TheirModel(PreTrainedModel):
+    config_class = TheirConfig
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model_type", ["theirs", "resnet"])
+def test_code_that_comes_with_weights_is_not_run(
+    model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that names classes of its own is refused, or opened as the architecture of transformers that it has."""
+    importable("transformers")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import transformers
+
+    folder = tmp_path / "gift"
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic", "num_labels": 5}
+    config = transformers.ResNetConfig(**sizes)
+    transformers.AutoModelForImageClassification.from_config(config).save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text()) | {
+        "model_type": model_type,
+        "auto_map": {"AutoConfig": "gift_code.TheirConfig", "AutoModelForImageClassification": "gift_code.TheirModel"},
+    }
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "preprocessor_config.json").write_text(json.dumps(COLOURS))
+    (folder / "gift_code.py").write_text(REMOTE_CODE)
+    modules = set(sys.modules)
+    if model_type == "theirs":
+        with pytest.raises(TutelageError, match="contains custom code which must be executed"):
+            made(f"hf/{folder}", shape=(3, 32, 32))
+    else:
+        assert type(made(f"hf/{folder}", shape=(3, 32, 32)).module.network).__module__.startswith("transformers.")
+    assert not list(tmp_path.rglob("it ran"))
+    assert not [name for name in set(sys.modules) - modules if "gift_code" in name]

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
 
 from tutelage.data.arrays import channels_first
 from tutelage.data.data import ArrayLike, Data
@@ -17,8 +25,8 @@ from tutelage.errors import TutelageError, one_line
 from tutelage.text import value_text
 
 TAKEN = (
-    "give a name such as digits or folder:PATH, a Data, a pair (images, labels), a map-style dataset of such pairs, or "
-    "a tuple (training set, test set) of those"
+    "give a name such as digits or folder:PATH, a Data, a pair (images, labels), a map-style dataset of such pairs, a "
+    "DataLoader of one, or a tuple (training set, test set) of those"
 )
 LOOKED_AT_TWICE = 8  # samples, to find out whether a dataset gives another picture each time
 
@@ -27,8 +35,9 @@ def as_data(value: object, test_share: float | None = None) -> Data:
     """A data set from all samples of an object.
 
     Args:
-        value: ``(images, labels)``, a map-style dataset whose items are those, or ``(training set, test set)``. Items
-            may be PIL images, (H, W) or (H, W, C) arrays, and (C, H, W) tensors, as torchvision has them.
+        value: ``(images, labels)``, a map-style dataset whose items are those, a ``DataLoader`` of one, whose dataset
+            is read, or ``(training set, test set)``. Items may be PIL images, (H, W) or (H, W, C) arrays, and (C, H, W)
+            tensors, as torchvision has them.
         test_share: the share that becomes the test part where there is none.
 
     Raises:
@@ -42,24 +51,25 @@ def as_data(value: object, test_share: float | None = None) -> Data:
 
 def _is_set(value: object) -> bool:
     """Whether it is a set of samples, and not one half of a pair of arrays."""
-    return isinstance(value, Dataset | DataLoader) or (
-        isinstance(value, tuple | list) and len(value) == 2 and not any(isinstance(part, int) for part in value)
-    )
+    if isinstance(value, tuple | list):
+        return len(value) == 2 and not any(isinstance(part, int) for part in value)
+    if isinstance(value, Tensor | np.ndarray | str | bytes | Mapping):
+        return False
+    return isinstance(value, Dataset | DataLoader) or (isinstance(value, Sized) and hasattr(value, "__getitem__"))
 
 
 def _classes(value: object) -> Sequence[str] | None:
-    """The class names that a dataset has, as those of torchvision do, or the one that it is a subset of."""
-    names = getattr(value, "classes", getattr(getattr(value, "dataset", None), "classes", None))
+    """The class names that a dataset has, as those of torchvision do, or the one that it or its loader stands for."""
+    names = None
+    while value is not None and names is None:
+        names, value = getattr(value, "classes", None), getattr(value, "dataset", None)
     return [str(name) for name in names] if isinstance(names, list | tuple) else None
 
 
 def _arrays(value: Any) -> tuple[ArrayLike, ArrayLike]:
     """The images and the labels of a set."""
     if isinstance(value, DataLoader):
-        raise TutelageError(
-            "a DataLoader shuffles and augments by itself, and so does tutelage; give its dataset (loader.dataset), "
-            "or a pair (images, labels)"
-        )
+        return _arrays(_dataset_of(value))
     if isinstance(value, IterableDataset):
         raise TutelageError(
             f"{type(value).__name__} is an iterable dataset, whose samples have no numbers; give a map-style dataset "
@@ -78,6 +88,27 @@ def _arrays(value: Any) -> tuple[ArrayLike, ArrayLike]:
     ):
         raise TutelageError(f"{_named(value)} is no data set; {TAKEN}")
     return _items(value)
+
+
+def _dataset_of(loader: DataLoader[Any]) -> Any:
+    """The dataset that a loader reads, since batches, their order and augmentations are made here.
+
+    Raises:
+        TutelageError: the loader does more than put samples of its dataset into batches.
+    """
+    if isinstance(loader.dataset, IterableDataset):
+        return loader.dataset
+    own = [] if isinstance(loader.sampler, SequentialSampler | RandomSampler) else [type(loader.sampler).__name__]
+    if getattr(loader.sampler, "replacement", False) or getattr(loader.sampler, "_num_samples", None) is not None:
+        own = ["a sampler that draws other samples"]
+    if loader.collate_fn is not default_collate:
+        own.append("a collate_fn")
+    if own:
+        raise TutelageError(
+            f"the DataLoader has {' and '.join(own)} of its own, which would be left out; give its dataset "
+            "(loader.dataset), or a pair (images, labels)"
+        )
+    return loader.dataset
 
 
 def _items(value: Any) -> tuple[ArrayLike, ArrayLike]:

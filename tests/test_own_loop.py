@@ -1,0 +1,83 @@
+"""The page on loops of one's own: its code runs, with the real Lightning and the real Hugging Face Trainer."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "own-loop.md"
+BLOCKS = re.findall(r"```python ?(\w*)\n(.*?)```", PAGE.read_text(), re.S)
+PLAIN = "\n".join(code for package, code in BLOCKS if not package)
+
+# What must be so before a block and after it.
+BEFORE = """
+import copy
+def state_of(module):
+    return {name: value.clone() for name, value in [*module.named_parameters(), *module.named_buffers()]}
+def changed(before, module):
+    return [name for name, value in state_of(module).items() if not torch.equal(value, before[name])]
+before = state_of(teacher)
+torch.manual_seed(1)
+"""
+AFTER = {
+    "": """
+assert changed(before, teacher) == []
+assert not any(module.training for module in teacher.modules())
+assert list(losses) == ["ce", "kd", "loss"]
+assert torch.load("student.pt").keys() == convnet(8).state_dict().keys()
+assert per_sample.shape == (4,) and loss.shape == pixels.shape == () and answers.shape == (4, 10)
+assert not answers.requires_grad
+""",
+    "lightning": """
+assert changed(before, teacher) == []
+assert set(trainer.logged_metrics) == {"ce", "kd", "loss"}
+assert trainer.global_step == 8
+assert not any(layer.training for layer in teacher.modules())
+assert module.distiller.student.module[1].num_batches_tracked == 8
+assert not any(key.startswith("distiller.source") for key in module.state_dict())
+assert len(module.state_dict()) == len(convnet(8).state_dict())
+""",
+    "transformers": """
+assert trainer.state.global_step == 8
+assert all(torch.isfinite(p).all() for p in distiller.parameters())
+kept = BertForSequenceClassification.from_pretrained("runs/bert/student")
+assert all(torch.equal(value, kept.state_dict()[name]) for name, value in small.state_dict().items())
+assert not any(module.training for module in large.modules())
+assert all(p.grad is None for p in large.parameters())
+result = trainer.predict(texts[:8])
+assert result.predictions.shape == (8, 3), result.predictions
+with torch.no_grad():
+    expected = small.eval()(input_ids=torch.stack([t["input_ids"] for t in texts[:8]])).logits
+assert torch.allclose(torch.from_numpy(result.predictions), expected, atol=1e-5)
+assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss"]))
+trainer.save_model("runs/bert/whole")
+from safetensors.torch import load_file
+assert load_file("runs/bert/whole/model.safetensors").keys() == distiller.state_dict().keys()
+""",
+}
+
+
+def test_every_package_that_the_page_shows_is_tested() -> None:
+    assert {package for package, _ in BLOCKS} == set(AFTER)
+
+
+@pytest.mark.parametrize("package", AFTER)
+def test_the_page_runs(package: str, tmp_path: Path) -> None:
+    """In a process of its own: these packages are slow to import, and change logging and warnings for everybody."""
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    first, *_ = (code for name, code in BLOCKS if not name)
+    shown = "\n".join(code for name, code in BLOCKS if name in ("", package))
+    script = first + BEFORE + shown.removeprefix(first) + AFTER[package]
+    (tmp_path / "page.py").write_text(script)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
