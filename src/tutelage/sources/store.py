@@ -117,7 +117,7 @@ class AnswerStore:
         missing = torch.from_numpy((~there).nonzero()[0])
         places = missing.to(batch.inputs.device)
         live = teacher.tap(batch.inputs[places], roles) if there.any() else ask(teacher, batch, roles)
-        if maps := [role for role in roles if live[role].ndim > 2 and not isinstance(role, Digest)]:
+        if maps := [role for role in roles if _is_map(role, live[role])]:
             self._maps |= {(id(teacher), role) for role in maps}
             return live  # whole, since nothing can have been there
         answers: dict[str, Tensor] = {}
@@ -154,6 +154,11 @@ class AnswerStore:
         file = _File(path, told, self._rows, self.views.count, self._codes)
         self._open[id(teacher), role, passes] = file
         return file
+
+
+def _is_map(role: str, values: Tensor) -> bool:
+    """Whether a role is a whole map, which is too large to keep; logits of strings are (B, L, C) and are kept."""
+    return values.ndim > 2 and role != "logits" and not isinstance(role, Digest)
 
 
 @dataclass(frozen=True, slots=True)
