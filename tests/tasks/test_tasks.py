@@ -181,7 +181,21 @@ def test_texts_train_side_by_side(text: Case) -> None:
 def test_methods_for_classes_are_refused_on_other_targets(refused: Any) -> None:
     case = case_of("regression")
     with refused("quantities", "regression", "classification"):
+        tutelage.distill(made(case), case.make, case.data, method="dml", **SHORT)
+
+
+def test_soft_targets_are_refused_where_outputs_are_no_distributions(refused: Any) -> None:
+    case = case_of("regression")
+    with refused("soft targets are for classes", "regression"):
         tutelage.distill(made(case), case.make, case.data, method="hinton", **SHORT)
+
+
+def test_strings_are_taught_place_by_place() -> None:
+    case = case_of("strings")
+    teacher = tutelage.train(case.make, case.data, **SHORT | {"epochs": 12, "lr": 0.2}).model
+    result = tutelage.distill(teacher, case.make, case.data, method="hinton", **SHORT | {"epochs": 4})
+    assert result.metrics["test"]["teacher_string_accuracy"] is not None
+    assert result.history[-1]["learners"]["student"]["kd"] < result.history[0]["learners"]["student"]["kd"]
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label", "regression", "strings", "text"])

@@ -179,8 +179,11 @@ def export(
     check_classes(run, trained.classes, opened)
     export_onnx(trained.model, opened.image_shape, onnx, classes=opened.classes)
     say(onnx)
+    task = find(trained.task or opened.targets.task)
+    if task.decision:
+        say(f"the file holds the network alone and not the decision rule of {task.name}: {task.decision}")
     if trained.file is not None and trained.file.suffix == ".safetensors":
-        about = about_model(trained.spec, trained.model, opened, find(trained.task or opened.targets.task))
+        about = about_model(trained.spec, trained.model, opened, task)
         print(f"\n{plain_pytorch(about, repr(str(trained.file)))}", end="")
 
 
@@ -282,7 +285,9 @@ def models(json_: Json = False) -> None:
 def data(
     spec: Annotated[
         str,
-        typer.Argument(help="Data set: digits, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER or wav:FOLDER."),
+        typer.Argument(
+            help="Data set: digits, barcodes, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER."
+        ),
     ] = "digits",
     image_size: Annotated[
         int | None, typer.Option(min=4, help="Resize image files to this many pixels per side.")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from tutelage.methods import Positive, Share, method
 from tutelage.models.tapped import Tapped
-from tutelage.terms import labels_and_soft_targets
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Hinton, Vinyals, Dean 2015, arXiv 1503.02531", family="response", evidence="abstract")
+@method(paper="Hinton, Vinyals, Dean 2015, arXiv 1503.02531", family="response", task=None, evidence="abstract")
 def hinton(run: Run, *, temperature: Positive = 4.0, alpha: Share = 0.9) -> Tapped:
     """Soft targets: match the teacher's softened class probabilities beside the labels.
 
@@ -26,5 +25,5 @@ def hinton(run: Run, *, temperature: Positive = 4.0, alpha: Share = 0.9) -> Tapp
     Deviations: none known. The paper gives the hard labels "a considerably lower" weight without a figure.
     """
     student = run.student()
-    run.fit(Learner(student, run.frozen(*run.teachers()), labels_and_soft_targets(alpha, temperature)))
+    run.fit(Learner(student, run.frozen(*run.teachers()), run.label_terms(alpha, temperature)))
     return student

@@ -16,7 +16,7 @@ from tutelage.evaluation.numbers import number, numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
 from tutelage.tasks.task import Compute, Curve, Metric, Task
-from tutelage.terms import CrossEntropy
+from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.terms.term import Term
 
 
@@ -38,6 +38,10 @@ class Strings(Task):
         """The mean over the places of each one's cross-entropy."""
         return CrossEntropy()
 
+    def soft_targets(self, temperature: float) -> Term:
+        """The mean over the places of Hinton's loss."""
+        return SoftTargets(temperature)
+
     def check(self, who: str, outputs: Outputs, data: Data) -> None:
         """A logit for each symbol at each place."""
         expected = (data.train.labels.shape[1], data.num_classes)
@@ -55,6 +59,13 @@ class Strings(Task):
         known = (batch.targets != UNLABELLED).any(1)
         return torch.stack([(_right(outputs.logits.detach(), batch.targets) & known).sum(), known.sum()]).float()
 
+    def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
+        """The string accuracy."""
+        logits = predict(model, split, device=compute.device, amp=compute.amp, workers=compute.workers)
+        labels = split.labels.to(logits.device)
+        known = (labels != UNLABELLED).any(1)
+        return float(_right(logits, labels)[known].double().mean())
+
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
@@ -70,12 +81,17 @@ class Strings(Task):
             "symbol_accuracy": number(hits.sum() / known.sum()),
             "accuracy_by_place": numbers(hits.sum(0) / known.sum(0)),
             "nll": number(nll[known].mean()),
+            **self.decided(logits, labels),
         }
         if teacher is not None:
             answers = predict(teacher, split, device=compute.device, workers=compute.workers)
             right = _right(answers, labels)[known.any(1)]
             result["teacher_string_accuracy"] = number(right.double().mean())
         return result
+
+    def decided(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+        """What other decision rules than the largest logit make of logits (N, L, C) and labels (N, L): none here."""
+        return {}
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:

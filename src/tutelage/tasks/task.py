@@ -76,6 +76,9 @@ class Task:
     metrics: ClassVar[Mapping[str, Metric | Curve]]
     """What ``evaluate`` gives. The first is the main metric: selection, tuning and tables go by it."""
 
+    decision: ClassVar[str] = ""
+    """The rule by which outputs are read, where it is more than the largest one: in words, for ``tutelage export``."""
+
     loss_name: ClassVar[str] = "labels"
     """What records call the label loss."""
 
