@@ -11,6 +11,7 @@ from tutelage.ambient import default_settings
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.files import as_path
+from tutelage.text import value_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,9 @@ def open_data(
     """The data set that a text names, or the one that is given, as it is.
 
     Args:
-        spec: ``digits`` (part of scikit-learn), ``idx:FOLDER`` (MNIST's files), ``npz:FILE`` (plain arrays),
-            ``folder:PATH`` (pictures in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the Hugging Face hub),
+        spec: ``digits`` (part of scikit-learn), ``barcodes[:SEVERITY]`` (rendered), ``idx:FOLDER`` (MNIST's files),
+            ``npz:FILE`` (plain arrays), ``folder:PATH`` (pictures in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the
+            Hugging Face hub),
             ``text:FOLDER`` (tab-separated files and a tokenizer), ``wav:FOLDER`` (sounds in ``train/CLASS/``); the path
             (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object with all samples: a pair of
             images and labels (see ``Data.from_arrays``), a map-style dataset of such pairs, or a tuple of a training
@@ -111,6 +113,19 @@ def _digits(rest: str, options: Options) -> Data:
     return digits.load()
 
 
+def _barcodes(rest: str, options: Options) -> Data:
+    from tutelage.data import barcodes
+
+    try:
+        severity = float(rest) if rest else 1.0
+    except ValueError:
+        raise TutelageError(
+            f"the severity of barcodes is a number, got {value_text(rest)}; write barcodes or barcodes:1.4"
+        ) from None
+    options.refuse("barcodes", "image_size", "test", "skip_bad")
+    return barcodes.load(severity)
+
+
 def _idx(rest: str, options: Options) -> Data:
     from tutelage.data import idx
 
@@ -157,6 +172,7 @@ def _wav(rest: str, options: Options) -> Data:
 
 LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
     "digits": _digits,
+    "barcodes": _barcodes,
     "idx": _idx,
     "npz": _npz,
     "folder": _folder,
@@ -184,4 +200,4 @@ def _advice(spec: str) -> str:
     if spec and as_path(spec).exists():
         kinds = ("folder", "idx", "text", "wav") if as_path(spec).is_dir() else ("npz",)
         return f"For this path write {' or '.join(f'{kind}:{spec}' for kind in kinds)}."
-    return "Write digits, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER or wav:FOLDER."
+    return "Write digits, barcodes[:SEVERITY], idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER or wav:FOLDER."

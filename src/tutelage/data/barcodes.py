@@ -1,0 +1,214 @@
+"""Barcodes that need nothing: EAN-13 strings, rendered and distorted in torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.data.data import Data, Split
+from tutelage.data.ean13 import modules, with_check_digit
+from tutelage.data.modality import Pixels
+from tutelage.data.targets import Strings
+from tutelage.errors import TutelageError
+
+HEIGHT, WIDTH = 24, 192  # pixels: 1.7 a module; below about 1.3 the parities become unreadable
+QUIET = (11, 7)  # modules of the quiet zones, left and right
+SIZES = {"train": 20_000, "validation": 2_000, "test": 4_000}
+MOST_SEVERE = 3.0
+CHUNK = 100  # pictures that are distorted together, whose intermediate values fit into a processor's cache
+
+
+@dataclass(frozen=True, slots=True)
+class Barcodes(Strings):
+    """EAN-13 strings: (N, 13) int64 digits, ``-1`` where one is unknown."""
+
+    task: ClassVar[str] = "barcode"
+    noun: ClassVar[str] = "digits of barcodes"
+
+
+def load(severity: float = 1.0) -> Data:
+    """Grey 24x192 barcodes of random valid strings, the same ones every time.
+
+    The 20,000 training pictures are stored clean, and shown under ``Distortions``; the 2,000 held-out and the 4,000
+    test pictures are stored distorted, each by a draw of its own. The strings do not depend on the severity.
+    """
+    views = Distortions(severity)
+    generator = torch.Generator().manual_seed(13)
+    parts: dict[str, Any] = {}
+    for part, size in SIZES.items():
+        strings = with_check_digit(torch.randint(10, (size, 12), generator=generator))
+        pictures = render(modules(strings))
+        if part != "train":  # numbers that no training view has
+            numbers = views.count + torch.arange(size)
+            chunks = zip(torch.split(pictures, CHUNK), torch.split(numbers, CHUNK), strict=True)
+            pictures = torch.cat([views(some, number) for some, number in chunks])
+        parts[part] = Split.of(pictures, strings, Pixels(), Barcodes())
+    name = "barcodes" if severity == 1 else f"barcodes:{severity:g}"
+    return Data(name, tuple("0123456789"), **parts, views=views)
+
+
+def render(bars: Tensor, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
+    """Clean pictures: (N, 95) modules to (N, height, width, 1) uint8, bars 0 and paper 255, with quiet zones.
+
+    A pixel's value is the mean of the modules under it.
+    """
+    ink = F.pad(bars, QUIET).double()
+    count = ink.shape[1]
+    total = F.pad(ink.cumsum(1), (1, 0))  # ink up to each border between modules
+    borders = torch.arange(width + 1, dtype=torch.float64, device=bars.device) * (count / width)
+    below = borders.long().clamp(max=count - 1)
+    upto = total[:, below] + (borders - below) * ink[:, below]
+    row = (255 * (1 - upto.diff(dim=1) * (width / count))).round().clamp(0, 255).to(torch.uint8)
+    return row[:, None, :, None].expand(-1, height, -1, -1).contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class Distortions:
+    """Numbered distortions of pictures of barcodes: what a camera does to them.
+
+    View ``v`` of a picture is always the same: all that is random in it is a hash of ``v`` and of the picture's pixels.
+    At severity s each of these is drawn uniformly up to the size given: rotation 2s degrees, shear 0.15s, zoom 5s %,
+    shift 3s pixels across and s down, perspective 0.05s, a cylinder whose half-angle is 0.5s, a grey patch of half the
+    height and up to 0.6s of the width, Gaussian blur of up to 1.1s pixels, loss of contrast up to 0.6s at any
+    brightness, and Gaussian noise of standard deviation 0.06s. The kinds of distortions are those of the paper, the
+    sizes ours.
+
+    Attributes:
+        severity: s, from 0 to 3.
+        limit: use so many of the views and no more, the picture itself first. ``None`` is all.
+    """
+
+    severity: float = 1.0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.severity <= MOST_SEVERE:
+            raise TutelageError(f"the severity of distortions lies between 0 and {MOST_SEVERE:g}, got {self.severity}")
+        if self.limit is not None and self.limit < 1:
+            raise TutelageError(f"at least one view of a picture is needed, got a limit of {self.limit}")
+
+    @property
+    def count(self) -> int:
+        """How many views there are: about a million unless limited."""
+        return 2**20 if self.limit is None else self.limit
+
+    @property
+    def identity(self) -> int:
+        """The number of the view that is the picture itself."""
+        return 0
+
+    def limited(self, count: int) -> Distortions:
+        """The first so many."""
+        return replace(self, limit=count)
+
+    def moves(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Distortions bend pictures, so that no shift says where a point goes.
+
+        Raises:
+            TutelageError: always.
+        """
+        raise TutelageError("the distortions of barcodes move no point by a shift; places in them cannot be followed")
+
+    def settings(self) -> dict[str, Any]:
+        """Its fields, and its name."""
+        return {"views": "barcode distortions", **asdict(self)}
+
+    def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
+        """Apply view ``view[b]`` to picture ``b``: (B, H, W, 1) uint8 and (B,) int64 to (B, H, W, 1) uint8."""
+        seed = _hash(_code(stored) + _hash(view))
+        draw = _Uniform(seed, self.severity)
+        pictures = stored.permute(0, 3, 1, 2).float() / 255
+        pictures = F.grid_sample(pictures, _grid(draw, pictures), padding_mode="border", align_corners=False)
+        pictures = _blurred(_covered(pictures, draw), draw(0.0, 1.1))
+        contrast = 1 - draw(0.0, 0.6).clamp(max=0.95)
+        pictures = contrast * pictures + (1 - contrast) * draw.share()
+        pictures = pictures + 0.06 * self.severity * _noise(seed, pictures)
+        distorted = (255 * pictures).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return torch.where((view == self.identity)[:, None, None, None], stored, distorted)
+
+
+class _Uniform:
+    """Uniform numbers (B, 1, 1, 1), one after another, that depend on the seed of each sample alone."""
+
+    def __init__(self, seed: Tensor, severity: float) -> None:
+        self.seed, self.severity, self.drawn = seed, severity, 0
+
+    def share(self) -> Tensor:
+        """In [0, 1)."""
+        self.drawn += 1
+        bits = _hash(self.seed + self.drawn) & 0xFFFFFF
+        return (bits.float() / 2**24)[:, None, None, None]
+
+    def __call__(self, low: float, high: float) -> Tensor:
+        """In [low, high), times the severity."""
+        return self.severity * (low + (high - low) * self.share())
+
+
+def _hash(value: Tensor) -> Tensor:
+    """Well-mixed whole numbers of others, int64 (the finaliser of SplitMix64, modulo 2^64)."""
+    value = value * -7046029254386353131 + 1442695040888963407
+    value = (value ^ ((value >> 30) & (2**34 - 1))) * -4658895280553007687
+    value = (value ^ ((value >> 27) & (2**37 - 1))) * -7723592293110705685
+    return value ^ ((value >> 31) & (2**33 - 1))
+
+
+def _code(stored: Tensor) -> Tensor:
+    """A number of each picture's middle row: (B, H, W, 1) uint8 to (B,) int64."""
+    row = stored[:, stored.shape[1] // 2].flatten(1)
+    factors = _hash(torch.arange(row.shape[1], device=stored.device)) | 1
+    return (row.long() * factors).sum(1)
+
+
+def _grid(draw: _Uniform, pictures: Tensor) -> Tensor:
+    """Where each pixel comes from, (B, H, W, 2) for ``grid_sample``: -1 and 1 are the picture's borders."""
+    height, width = pictures.shape[2:]
+    down, across = ((torch.arange(size, device=pictures.device) + 0.5) / (size / 2) - 1 for size in (height, width))
+    y, x = down[None, :, None, None], across[None, None, :, None]
+    bend = draw(0.0, 0.5).clamp(0.01, 1.5)
+    x = (x * bend.sin()).asin() / bend
+    divisor = (1 + draw(-0.05, 0.05)) * (1 + draw(-0.05, 0.05) * x + draw(-0.05, 0.05) * y)
+    angle, skew = math.radians(1) * draw(-2.0, 2.0), draw(-0.15, 0.15)
+    flat = height / width
+    right = (x * angle.cos() + y * (flat * (angle.sin() + skew))) / divisor + draw(-3.0, 3.0) * (2 / width)
+    below = (y * angle.cos() - x * (angle.sin() / flat)) / divisor + draw(-1.0, 1.0) * (2 / height)
+    return torch.cat([right, below], 3)
+
+
+def _covered(pictures: Tensor, draw: _Uniform) -> Tensor:
+    """A grey patch of half the height over a part of the width."""
+    height, width = pictures.shape[2:]
+    rows = torch.arange(height, device=pictures.device)[:, None]
+    columns = torch.arange(width, device=pictures.device)
+    top, left = draw.share() * height / 2, draw.share() * width
+    inside = (rows >= top) & (rows < top + height / 2) & ((columns >= left) & (columns < left + width * draw(0.0, 0.6)))
+    return torch.where(inside, draw.share(), pictures)
+
+
+def _blurred(pictures: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of another standard deviation for each picture, in pixels; the border is repeated."""
+    reach = 4
+    offsets = torch.arange(-reach, reach + 1, device=pictures.device)
+    weights = (-0.5 * (offsets / sigma.clamp(min=1e-3)) ** 2).exp()
+    weights = weights / weights.sum(3, keepdim=True)  # (B, 1, 1, 9)
+    for axis, padding in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
+        padded, size = F.pad(pictures, padding, mode="replicate"), pictures.shape[axis]
+        pictures = torch.zeros_like(pictures)
+        for place in range(2 * reach + 1):
+            pictures.addcmul_(padded.narrow(axis, place, size), weights[:, :, :, place : place + 1])
+    return pictures
+
+
+def _noise(seed: Tensor, pictures: Tensor) -> Tensor:
+    """Noise of mean 0 and variance 1 for each pixel: the sum of four uniform bytes, nearly Gaussian."""
+    pixels = torch.arange(pictures[0].numel(), device=pictures.device, dtype=torch.int32)
+    bits = (_hash(seed + 2**32) & 0x7FFFFFFF).to(torch.int32)[:, None] ^ (pixels * 0x27D4EB2D)
+    for factor in (0x2C1B3C6D, 0x297A2D39):  # a hash of 32 bits: one of 64 costs four times as much
+        bits = (bits ^ (bits >> 15 & 0x1FFFF)) * factor
+    bits = bits ^ (bits >> 15 & 0x1FFFF)
+    total = (bits & 0xFF) + (bits >> 8 & 0xFF) + (bits >> 16 & 0xFF) + (bits >> 24 & 0xFF)
+    return ((total - 510).float() * (math.sqrt(3) / 256)).view_as(pictures)

@@ -1,0 +1,143 @@
+"""Barcodes: what is rendered can be read, and distortions are replayed by number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tutelage.data import Batches, Data, open_data
+from tutelage.data.barcodes import Barcodes, Distortions, render
+from tutelage.data.ean13 import EAN13, modules, with_check_digit
+
+
+@pytest.fixture(scope="module")
+def barcodes() -> Data:
+    return open_data("barcodes")
+
+
+@pytest.fixture
+def pictures() -> Tensor:
+    return render(modules(with_check_digit(torch.randint(10, (12, 12), generator=torch.Generator().manual_seed(1)))))
+
+
+def test_the_parts_are_valid_strings_of_their_own(barcodes: Data) -> None:
+    assert barcodes.targets == Barcodes()
+    assert barcodes.targets.task == "barcode"
+    assert barcodes.input_shape == (1, 24, 192)
+    sizes = {part: len(split) for part, split in barcodes.parts.items()}
+    assert sizes == {"train": 20_000, "validation": 2_000, "test": 4_000}
+    labels = torch.cat([split.labels for split in barcodes.parts.values()])
+    assert EAN13.valid(labels).all()
+    assert len(labels.unique(dim=0)) == len(labels)
+    assert barcodes.summary()["counts"]["test"] == torch.bincount(barcodes.test.labels.flatten()).tolist()
+
+
+def test_a_pixel_is_the_mean_of_the_modules_under_it() -> None:
+    bars = torch.zeros(1, 95, dtype=torch.uint8)
+    bars[0, ::2] = 1
+    exact = render(bars, 2, 113)
+    assert exact.shape == (1, 2, 113, 1)
+    expected = torch.full((113,), 255)
+    expected[11 : 11 + 95 : 2] = 0
+    assert torch.equal(exact[0, 0, :, 0], expected.to(torch.uint8))
+    threefold = render(bars, 1, 339)[0, 0, :, 0]
+    assert torch.equal(threefold, expected.repeat_interleave(3).to(torch.uint8))
+    coarse = render(bars)[0, 0, :, 0].double()
+    assert float(coarse.mean()) == pytest.approx(255 * (1 - 48 / 113), abs=0.5)
+
+
+def test_zxing_reads_clean_pictures() -> None:
+    zxingcpp = pytest.importorskip("zxingcpp")
+    strings = with_check_digit(torch.randint(10, (20, 12), generator=torch.Generator().manual_seed(2)))
+    for string, picture in zip(strings.tolist(), render(modules(strings), 40, 3 * 113), strict=True):
+        (found,) = zxingcpp.read_barcodes(picture[:, :, 0].numpy(), formats=zxingcpp.BarcodeFormat.EAN13)
+        assert found.text == "".join(map(str, string))
+
+
+def test_a_view_is_replayed_by_its_number_whatever_stands_beside_it(pictures: Tensor) -> None:
+    views = Distortions()
+    numbers = torch.randint(1, views.count, (12,), generator=torch.Generator().manual_seed(3))
+    batch = views(pictures, numbers)
+    assert batch.dtype == torch.uint8
+    assert batch.shape == pictures.shape
+    for place in (0, 5, 11):
+        assert torch.equal(views(pictures[place : place + 1], numbers[place : place + 1])[0], batch[place])
+    assert torch.equal(views(pictures.flip(0), numbers.flip(0)).flip(0), batch)
+
+
+def test_views_and_pictures_are_distorted_differently(pictures: Tensor) -> None:
+    views = Distortions()
+    one = views(pictures[:1].expand(6, -1, -1, -1), torch.arange(1, 7))
+    assert len(one.flatten(1).unique(dim=0)) == 6
+    same_number = views(pictures, torch.ones(12, dtype=torch.int64)).float()
+    noise_and_light = (same_number - pictures.float()).flatten(1).std(1)
+    assert len(noise_and_light.unique()) == 12
+
+
+def test_the_identity_is_the_picture_itself(pictures: Tensor) -> None:
+    for views in (Distortions(), Distortions(2.0), Distortions().limited(4)):
+        assert torch.equal(views(pictures, torch.full((12,), views.identity)), pictures)
+    assert Distortions().limited(4).count == 4
+
+
+def test_severity_is_how_far_pictures_are_from_clean_ones(pictures: Tensor) -> None:
+    numbers = torch.arange(1, 13)
+    distances = [
+        float((Distortions(severity)(pictures, numbers).float() - pictures.float()).abs().mean())
+        for severity in (0.0, 0.3, 1.0, 2.0)
+    ]
+    assert distances == sorted(distances)
+    assert distances[0] < 1  # resampled where it is, and a cylinder that is nearly flat
+    assert distances[2] > 20
+
+
+def test_noise_has_its_variance_and_pixels_have_noise_of_their_own() -> None:
+    grey = torch.full((200, 24, 192, 1), 128, dtype=torch.uint8)
+    found = Distortions(0.5)(grey, torch.arange(1, 201))[:, :, :, 0].double() / 255
+    for distance in (1, 2, 5):
+        for gaps in (found[:, :, distance:] - found[:, :, :-distance], found[:, distance:] - found[:, :-distance]):
+            squares = gaps.square()
+            inside = squares.where(squares < 0.04, torch.nan).flatten(1).nanmean(1)  # not across the patch's border
+            assert float(inside.median()) == pytest.approx(2 * 0.03**2, rel=0.1)
+
+
+def test_the_severity_of_a_name(barcodes: Data, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
+    monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 30, "validation": 10, "test": 10})
+    mild, usual = open_data("barcodes:0.5"), open_data("barcodes")
+    assert mild.name == "barcodes:0.5"
+    assert mild.views == Distortions(0.5)
+    assert torch.equal(mild.test.labels, usual.test.labels)
+    assert torch.equal(mild.train.inputs, usual.train.inputs)  # type: ignore[arg-type]
+    assert not torch.equal(mild.test.inputs, usual.test.inputs)  # type: ignore[arg-type]
+    assert mild.fingerprint != usual.fingerprint
+    assert open_data("barcodes").fingerprint == usual.fingerprint
+    with refused("severity", "hard", "barcodes:1.4"):
+        open_data("barcodes:hard")
+    for severity in ("-1", "3.1", "nan"):
+        with refused("between 0 and 3", severity):
+            open_data(f"barcodes:{severity}")
+    with refused("image size", "barcodes"):
+        open_data("barcodes", image_size=32)
+
+
+def test_a_limit_and_places_that_cannot_be_followed_are_refused(refused: Any) -> None:
+    with refused("at least one view", 0):
+        Distortions(limit=0)
+    with refused("shift"):
+        Distortions().moves(torch.arange(3))
+
+
+def test_batches_are_distorted_and_replayed(barcodes: Data) -> None:
+    part = barcodes.train.subset(torch.arange(64))
+    batches = [next(Batches(part, batch_size=32, views=barcodes.views, seed=4).epoch(2)) for _ in range(2)]
+    assert torch.equal(batches[0].inputs, batches[1].inputs)
+    assert torch.equal(batches[0].targets, barcodes.train.labels[batches[0].index])
+    assert not torch.equal(batches[0].inputs * 255, part.inputs[batches[0].index].permute(0, 3, 1, 2))  # type: ignore[index]
+
+
+def test_no_test_picture_is_a_training_view(barcodes: Data) -> None:
+    """The parts have other strings, and the test part's views have numbers beyond those of training."""
+    assert not (barcodes.test.labels[:, None] == barcodes.train.labels[None, :2000]).all(2).any()
