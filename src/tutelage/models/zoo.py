@@ -14,6 +14,7 @@ from torch import nn
 
 from tutelage.data.modality import Modality, Pixels
 from tutelage.errors import TutelageError, unknown
+from tutelage.models.barcode import BarcodeNet
 from tutelage.models.gan import DCGAN, MLPGenerator
 from tutelage.models.mobilenet import MobileNetV2
 from tutelage.models.resnet import ResNet
@@ -65,6 +66,13 @@ _FAMILIES = MappingProxyType(
             ("mobilenetv2", "mobilenetv2x0.5"),
             "small network for real pictures: mobilenetv2, or mobilenetv2x<width> with all channels x width",
             "Sandler et al. 2018, arXiv 1801.04381",
+        ),
+        "barcode": Family(
+            re.compile(r"barcode(?P<width>[0-9]+)"),
+            BarcodeNet,
+            ("barcode8", "barcode24"),
+            "reader of strings of 13 symbols: barcode<channels of the first convolution>",
+            "after Do et al. 2020, arXiv 2004.06297",
         ),
         "dcgan": Family(
             re.compile(r"dcgan(?:x(?P<width>[0-9]+(?:\.[0-9]+)?))?"),

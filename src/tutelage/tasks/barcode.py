@@ -1,0 +1,72 @@
+"""Barcodes: strings whose last digit checks the others, read with abstention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from tutelage.data.batch import UNLABELLED
+from tutelage.data.ean13 import EAN13
+from tutelage.evaluation.numbers import number
+from tutelage.evaluation.smart_inference import Reading, most_probable, read
+from tutelage.tasks.strings import Strings
+from tutelage.tasks.task import Curve, Metric
+
+CANDIDATES = (0, 1, 2, 3, 4, 6)
+USUAL = 2  # most of the gain, with few false reads
+
+
+class Barcode(Strings):
+    """EAN-13 barcodes: strings read by the largest logits, and by smart inference, which may read nothing.
+
+    ``string_accuracy`` is that of the largest logits. Smart inference lets the checksum correct the K least certain
+    digits; right, false and no reads are shares of all strings and add up to 1.
+    """
+
+    decision: ClassVar[str] = (
+        "tutelage.evaluation.smart_inference.read(logits, EAN13, candidates=2) corrects uncertain digits by the check "
+        "digit, or reads nothing"
+    )
+    metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
+        {
+            **Strings.metrics,
+            "read_accuracy": Metric("strings read rightly by smart inference with K = 2", "higher", share=True),
+            "false_reads": Metric("strings read falsely by smart inference with K = 2", "lower", share=True),
+            "checked_false_reads": Metric("false strings that the checksum holds for", "lower", share=True),
+            "most_probable_accuracy": Metric("accuracy of the most probable valid string", "higher", share=True),
+            "smart_inference": Curve("right, false and no reads by the number of digits open to correction"),
+        }
+    )
+
+    def decided(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Smart inference of each K, and the most probable valid string."""
+        by_candidates = {k: outcomes(read(logits, EAN13, k), labels) for k in CANDIDATES}
+        usual = by_candidates[USUAL]
+        return {
+            "read_accuracy": usual["right"],
+            "false_reads": usual["false"],
+            "checked_false_reads": by_candidates[0]["false"],
+            "most_probable_accuracy": outcomes(most_probable(logits, EAN13), labels)["right"],
+            "smart_inference": {
+                "candidates": list(CANDIDATES),
+                **{name: [found[name] for found in by_candidates.values()] for name in usual},
+            },
+        }
+
+
+def outcomes(reading: Reading, labels: Tensor) -> dict[str, float | None]:
+    """The shares of strings (N, L) that were read rightly, falsely and not at all; ``None`` where no label is known."""
+    known = (labels != UNLABELLED).any(1)
+    equal = ((reading.symbols == labels) | (labels == UNLABELLED)).all(1)
+    shares = {
+        "right": reading.accepted & equal,
+        "false": reading.accepted & ~equal,
+        "none": ~reading.accepted,
+    }
+    return {name: number(which[known].double().mean()) for name, which in shares.items()}
+
+
+task = Barcode()

@@ -1,0 +1,144 @@
+"""The barcode system from end to end, on few and small pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tutelage import distill, evaluate, train
+from tutelage.api import Result
+from tutelage.cli import main
+from tutelage.data import Data, open_data
+from tutelage.models.zoo import build
+
+SHORT: dict[str, Any] = {
+    "epochs": 2,
+    "batch_size": 64,
+    "optimizer": "Adam",
+    "lr": 4e-3,
+    "weight_decay": 0.0,
+    "schedule": "cosine",
+    "device": "cpu",
+    "precision": "float32",
+    "workers": 0,
+}
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 256, "validation": 64, "test": 64})
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Result:
+    return train("barcode4", "barcodes:0.2", out=tmp_path / "teacher", **SHORT)
+
+
+class StoppedError(Exception):
+    """A run is interrupted."""
+
+
+def command(line: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["tutelage", *line])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    return capsys.readouterr().out
+
+
+def test_a_network_learns_to_read_and_the_first_digit_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first digit is not drawn: it follows from the parities of six others."""
+    monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 1024, "validation": 64, "test": 256})
+    result = train("barcode4", "barcodes:0.1", **SHORT | {"epochs": 7, "batch_size": 32, "precision": "auto"})
+    test = result.metrics["test"]
+    assert test["symbol_accuracy"] > 0.5
+    assert test["accuracy_by_place"][0] == min(test["accuracy_by_place"])
+
+
+@pytest.mark.parametrize("method", ["hinton", "barcode"])
+def test_a_stopped_run_resumes_exactly(method: str, teacher: Result, tmp_path: Path, state_of: Any) -> None:
+    def stop(record: Any) -> None:
+        raise StoppedError
+
+    how: dict[str, Any] = {"method": method, "data": "barcodes:0.2", "student": "barcode2", **SHORT}
+    whole = distill(str(teacher.folder), out=tmp_path / "whole", **how)
+    with pytest.raises(StoppedError):
+        distill(str(teacher.folder), out=tmp_path / "parts", report=stop, **how)
+    parts = distill(str(teacher.folder), out=tmp_path / "parts", **how)
+    for name, value in state_of(whole.model).items():
+        assert torch.equal(value, state_of(parts.model)[name])
+    assert whole.metrics["test"] == parts.metrics["test"]
+    files = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+def test_its_student_is_hintons_and_k_is_noted(teacher: Result, tmp_path: Path, state_of: Any) -> None:
+    how: dict[str, Any] = {"data": "barcodes:0.2", "student": "barcode2", **SHORT}
+    hinton = distill(str(teacher.folder), method="hinton", **how)
+    ours = distill(str(teacher.folder), method="barcode", out=tmp_path / "run", **how)
+    for name, value in state_of(hinton.model).items():
+        assert torch.equal(value, state_of(ours.model)[name])
+    assert ours.history[-1]["learners"]["student"]["kd"] > 0
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (written["task"], written["main"]) == ("barcode", "string_accuracy")
+    assert written["notes"]["smart_inference"]["candidates"] in (0, 1, 2, 3, 4, 6)
+    assert written["test"]["teacher_string_accuracy"] is not None
+
+
+def test_with_no_weight_on_the_teacher_it_is_the_plain_one(teacher: Result, state_of: Any) -> None:
+    plain = train("barcode2", "barcodes:0.2", **SHORT)
+    ours = distill(str(teacher.folder), "barcode2", "barcodes:0.2", method="barcode", settings={"alpha": 0.0}, **SHORT)
+    for name, value in state_of(plain.model).items():
+        assert torch.equal(value, state_of(ours.model)[name])
+
+
+def test_a_run_is_opened_again_and_evaluated(
+    teacher: Result, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = command(["evaluate", str(teacher.folder), "--device", "cpu", "--json"], capsys, monkeypatch)
+    measured = json.loads(shown)
+    test = teacher.metrics["test"]
+    assert {name: measured[name] for name in test} == test
+    other = command(
+        ["evaluate", str(teacher.folder), "--data", "barcodes:1.4", "--device", "cpu", "--json"], capsys, monkeypatch
+    )
+    assert json.loads(other)["nll"] > measured["nll"]
+
+
+def test_export_says_that_the_rule_is_not_in_the_file(
+    teacher: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "reader.onnx"
+    shown = command(["export", str(teacher.folder), "--onnx", str(file)], capsys, monkeypatch)
+    (line,) = [line for line in shown.splitlines() if "decision rule" in line]
+    assert "smart_inference.read" in line
+    data = open_data("barcodes:0.2")
+    pixels = data.modality.ready(data.modality.arrange(data.test.inputs[torch.arange(5)]))
+    (logits,) = onnxruntime.InferenceSession(str(file)).run(None, {"pixels": pixels.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits), teacher.model.eval()(pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_networks_of_other_outputs_are_refused(refused: Any) -> None:
+    with refused("(B, 13, 10)", "gives outputs of shape"):
+        train("resnet8x0.25", "barcodes:0.2", **SHORT)
+    with refused("barcode0"):
+        build("barcode0", num_classes=10, input_shape=(1, 24, 192))
+
+
+def test_methods_for_classes_are_refused(teacher: Result, refused: Any) -> None:
+    with refused("digits of barcodes", "barcode", "classification"):
+        distill(str(teacher.folder), "barcode2", "barcodes:0.2", method="dml", **SHORT | {"epochs": 1})
+
+
+def test_of_the_whole_set_as_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_data("barcodes:0.2")
+    assert isinstance(data, Data)
+    result = train("barcode2", data, **SHORT | {"epochs": 1})
+    assert evaluate(result.model, data) == result.metrics["test"]

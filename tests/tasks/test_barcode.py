@@ -1,0 +1,86 @@
+"""The task of barcodes: what it adds to strings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tutelage.data import Data
+from tutelage.data.barcodes import Barcodes, Distortions, render
+from tutelage.data.ean13 import modules, with_check_digit
+from tutelage.evaluation.smart_inference import Reading
+from tutelage.tasks import Curve, evaluate, find
+from tutelage.tasks.barcode import CANDIDATES, outcomes
+
+
+@pytest.fixture
+def data() -> Data:
+    generator = torch.Generator().manual_seed(5)
+
+    def part(size: int) -> tuple[Tensor, Tensor]:
+        strings = with_check_digit(torch.randint(10, (size, 12), generator=generator))
+        return render(modules(strings)), strings
+
+    return Data.from_arrays(part(24), part(400), name="bars", targets=Barcodes(), views=Distortions())
+
+
+class Answers(nn.Module):
+    """Logits that are known beforehand."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits, self.shown = logits, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown += len(images)
+        return self.logits[(self.shown - len(images)) % len(self.logits) :][: len(images)]
+
+
+def test_the_shares_of_outcomes_add_up_to_one() -> None:
+    symbols = torch.tensor([[1, 2], [1, 3], [4, 4], [5, 5], [6, 6]])
+    labels = torch.tensor([[1, 2], [1, 2], [4, 4], [5, -1], [-1, -1]])
+    reading = Reading(symbols, torch.tensor([True, True, False, True, True]), torch.zeros(5))
+    assert outcomes(reading, labels) == {"right": 0.5, "false": 0.25, "none": 0.25}
+    assert outcomes(reading, torch.full((5, 2), -1)) == {"right": None, "false": None, "none": None}
+
+
+def test_noise_is_read_falsely_more_often_the_more_candidates_there_are(data: Data) -> None:
+    logits = torch.randn(400, 13, 10, generator=torch.Generator().manual_seed(6))
+    found = evaluate(Answers(logits), data)
+    curve = found["smart_inference"]
+    assert curve["candidates"] == list(CANDIDATES)
+    assert curve["false"] == sorted(curve["false"])
+    assert curve["false"][0] < 0.2
+    assert curve["false"][-1] > 0.8
+    for shares in zip(curve["right"], curve["false"], curve["none"], strict=True):
+        assert sum(shares) == pytest.approx(1)
+    assert found["false_reads"] == curve["false"][CANDIDATES.index(2)]
+    assert found["checked_false_reads"] == curve["false"][0]
+
+
+def test_a_digit_in_doubt_is_corrected(data: Data) -> None:
+    labels = data.test.labels
+    logits = 20 * nn.functional.one_hot(labels, 10).float()
+    rows, place = torch.arange(len(labels)), torch.arange(len(labels)) % 13
+    logits[rows, place, labels[rows, place]] = 1.0
+    logits[rows, place, (labels[rows, place] + 1) % 10] = 1.1
+    found = evaluate(Answers(logits), data)
+    assert found["string_accuracy"] == 0
+    assert found["symbol_accuracy"] == pytest.approx(12 / 13)
+    assert found["read_accuracy"] == found["most_probable_accuracy"] == 1
+    assert found["false_reads"] == found["checked_false_reads"] == 0
+    assert found["smart_inference"]["none"] == [1, 0, 0, 0, 0, 0]
+
+
+def test_it_has_the_metrics_of_strings_and_a_rule(data: Data) -> None:
+    task, strings = find("barcode"), find("strings")
+    assert data.targets.task == task.name
+    assert task.main == strings.main == "string_accuracy"
+    assert strings.metrics.items() <= task.metrics.items()
+    assert "check digit" in task.decision
+    assert not strings.decision
+    network = Answers(torch.randn(400, 13, 10))
+    assert task.metrics.keys() - {"teacher_string_accuracy"} <= evaluate(network, data).keys()
+    assert isinstance(task.metrics["smart_inference"], Curve)
+    assert set(evaluate(network, data, task="barcode")) > {"samples", "nll"}
