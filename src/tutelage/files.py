@@ -76,16 +76,19 @@ def only_readable(folder: Path) -> bool:
     return folder.is_dir() and not os.access(folder, os.W_OK)
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+def atomic_write(path: str | os.PathLike[str], data: bytes, *, follow: bool = True) -> None:
     """Write a whole file at once: a reader, or a run that was killed, finds the old bytes or the new ones.
 
     The bytes go to a hidden file in the same folder, reach the disk, and take the name in one step. Folders
-    that are missing are made, since hours of training may lie before the writing. A symbolic link stays one.
+    that are missing are made, since hours of training may lie before the writing. A symbolic link stays one, and the
+    file that it leads to is written; unless ``follow`` is false, for in a folder that somebody else has made a link may
+    lead to any file of the user's.
 
     Raises:
         TutelageError: the disk is full, the folder is not writable, ...; what was there is as it was.
     """
-    target = Path(os.path.realpath(as_path(path)))
+    target = as_path(path)
+    target = Path(os.path.realpath(target)) if follow else target.absolute()
     with _refusing(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         publish(target, data)

@@ -15,6 +15,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import cost_of, evaluate, memorisation
 from tutelage.models.surgery.abstain import operate
 from tutelage.models.tapped import Tapped
+from tutelage.tasks import evaluate as evaluate_task
 
 
 class Reads(nn.Module):
@@ -186,3 +187,12 @@ def test_a_network_that_can_abstain_is_also_ranked_by_that() -> None:
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     plain = evaluate(Tapped(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))), data())
     assert plain.keys() == result.keys() - {"reservation", "aurc_by_abstention", "risk_coverage_by_abstention"}
+
+
+@pytest.mark.parametrize("task", ["strings", "multi_label", "regression"])
+def test_a_task_that_the_data_is_not_for(task: str) -> None:
+    """A weights file may name any."""
+    with pytest.raises(
+        TutelageError, match=f"toy.*{task.split('_', maxsplit=1)[0]}|{task.split('_', maxsplit=1)[0]}.*toy"
+    ):
+        evaluate_task(Reads(), data(), task=task)

@@ -113,6 +113,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "the image's shape is text": {"image_shape": "1x8x8"},
     "the image's shape is short": {"image_shape": [8, 8]},
     "the image's shape is zero": {"image_shape": [1, 0, 8]},
+    "the image's shape is huge": {"image_shape": [1, 10**9, 10**9]},
     "model is a number": {"model": 5},
     "model is a list": {"model": ["resnet8"]},
     "surgery is a table": {"surgery": {"operation": "branch"}},

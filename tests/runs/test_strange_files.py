@@ -5,6 +5,8 @@ Nothing waits for a pipe or reads a device: what is read gives a value or an err
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import shutil
 import signal
@@ -14,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import tutelage
+from tutelage.cli import main
 from tutelage.config import Config, read_config
 from tutelage.data import open_data
 from tutelage.data.conditions.files import read_columns, read_matrix
@@ -26,10 +31,12 @@ from tutelage.studies.difference import compare_runs, compare_studies
 from tutelage.studies.results import Results
 from tutelage.studies.study import read_study
 from tutelage.training.checkpoint import Checkpoints
+from tutelage.training.checkpoint import read as read_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 
-RUN = Config(data="digits", student="resnet8x0.25", epochs=1, per_class=4, batch_size=32, workers=0, device="cpu")
+WORDS: dict[str, Any] = {"epochs": 1, "per_class": 4, "batch_size": 32, "workers": 0, "device": "cpu"}
+RUN = Config(data="digits", student="resnet8x0.25", **WORDS)
 NAMES = ("config.yaml", "inputs.json", "versions.json", "result.json", "metrics.jsonl", "student.safetensors")
 
 
@@ -136,3 +143,73 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
         read_file(tmp_path / "a", 4)
     (tmp_path / "link").symlink_to("a")
     assert read_file(tmp_path / "link") == b"12345"
+
+
+# --- links that lead to files of the user's
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("name", [*NAMES, "load.py", ".lock"])
+def test_a_link_in_a_run_folder_is_never_written_through(
+    name: str, there: bool, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, precious = tmp_path / "run", tmp_path / "precious"
+    shutil.copytree(whole, folder)
+    (folder / "result.json").unlink()  # so that the run goes on
+    (folder / name).unlink(missing_ok=True)
+    if there:
+        precious.write_bytes((whole / name).read_bytes() if (whole / name).exists() else b"mine")
+    before = precious.read_bytes() if there else None
+    (folder / name).symlink_to(precious)
+    good(lambda: tutelage.train("resnet8x0.25", "digits", out=folder, **WORDS))
+    assert (precious.read_bytes() if precious.exists() else None) == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("format", ["html", "parquet"])
+def test_nor_in_a_study(
+    format: str, there: bool, write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, precious = write_study("study", methods=("at",), seeds=(0, 1)), tmp_path / "precious"
+    if there:
+        precious.write_text("mine")
+    link = study / f"report.{format}"
+    link.symlink_to(precious)
+    monkeypatch.setattr("sys.argv", ["tutelage", "report", str(study), "--format", format])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert not link.is_symlink()
+    assert link.stat().st_size > 100
+    assert precious.exists() == there
+    assert not there or precious.read_text() == "mine"
+
+
+# --- checkpoints of somebody else, whole by their checksum
+
+
+BAD_STATES: dict[str, Any] = {
+    "nothing": {},
+    "no table": {"told": [1]},
+    "learners": {"learners": None},
+    "no learners": {"learners": []},
+    "history": {"history": [1, 2]},
+    "empty records": {"history": [{}, {}]},
+    "other learners": {"history": [dict.fromkeys(("epoch", "lr", "forward_passes", "seconds"), 1) | {"learners": {}}]},
+    "generators": {"generators": {}},
+    "selected": {"selected": {"a": 1}},
+}
+
+
+@pytest.mark.parametrize("kind", BAD_STATES)
+def test_checkpoints_that_hold_something_else(kind: str, whole: Path, tmp_path: Path, refused: Any) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / "result.json").unlink()
+    (file,) = (folder / "checkpoints").glob("*.ckpt")
+    state = read_checkpoint(file) if BAD_STATES[kind] else {}
+    buffer = io.BytesIO()
+    torch.save({**state, **BAD_STATES[kind]}, buffer)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
+    file.write_bytes(b"tutelage checkpoint 1 " + digest + b"\n" + buffer.getvalue())
+    with refused("checkpoints in", "are of another fit", "choose another folder or remove them"):
+        execute(RUN, folder)

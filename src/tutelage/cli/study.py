@@ -106,9 +106,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
 
     with watching_study(side_console(), quiet=as_json) as watch:
         results = try_study(study, out, workers=workers(), watch=watch, **how)
-    page: Path | None = None if only_readable(out) else out / "report.html"
-    if page is not None:
-        write_page(results, page)
+    page = None if only_readable(out) else write_page(results)
     if as_json:
         print(table_as(results, "json").decode())
     else:
@@ -164,16 +162,14 @@ def report(
     if format_ == "html":
         from tutelage.report.page import write_page
 
-        path = out or folder / "report.html"
-        write_page(results, path, metric=metric, interval=interval)
+        path = write_page(results, out, metric=metric, interval=interval)
     elif format_ not in FORMATS:
         raise unknown("format", format_, ("html", *FORMATS))
     elif out is None and format_ != "parquet":
         print(table_as(results, format_, metric=metric, interval=interval).decode(), end="")
         return
     else:
-        path = out or folder / "report.parquet"
-        write_table(results, format_, path, metric=metric, interval=interval)
+        path = write_table(results, format_, out, metric=metric, interval=interval)
     say(path)
 
 

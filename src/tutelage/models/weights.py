@@ -9,7 +9,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -33,7 +33,12 @@ _COMPILED = "_orig_mod."  # torch.compile puts it where the compiled module is
 _SHOWN = 3  # so many keys are named in an error
 
 
-def save_weights(path: str | os.PathLike[str], module: nn.Module, about: Mapping[str, Any]) -> str:
+def save_weights(
+    path: str | os.PathLike[str],
+    module: nn.Module,
+    about: Mapping[str, Any],
+    write: Callable[[Path, bytes], None] = atomic_write,
+) -> str:
     """Write the module's ``state_dict`` as safetensors, all at once; equal weights give equal bytes.
 
     Tensors that share memory are written once each, those in channels-last order as ordinary ones.
@@ -42,6 +47,7 @@ def save_weights(path: str | os.PathLike[str], module: nn.Module, about: Mapping
         path: the file; missing folders are made.
         module: its parameters and persistent buffers are written, under their own names, in their own types.
         about: anything that JSON can hold, kept in the file's header.
+        write: writes a whole file at once.
 
     Returns:
         The SHA-256 of the file, in hexadecimal digits.
@@ -73,7 +79,7 @@ def save_weights(path: str | os.PathLike[str], module: nn.Module, about: Mapping
             f"the weights of this {type(module).__name__} cannot be saved: {one_line(error)};"
             " safetensors holds dense tensors of the ordinary types"
         ) from error
-    atomic_write(path, data)
+    write(as_path(path), data)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tutelage.errors import TutelageError, unknown
-from tutelage.files import atomic_write
+from tutelage.files import as_path, atomic_write
 from tutelage.report.words import verdict
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.metrics import METRICS, Metric
@@ -24,14 +24,16 @@ from tutelage.text import csv_text, markdown_text, printable
 
 
 def write_table(
-    results: Results, format: str, path: str | Path, *, metric: str = "accuracy", interval: str = "t"
-) -> None:
-    """Write ``table_as`` to a file, all at once.
+    results: Results, format: str, path: str | Path | None = None, *, metric: str = "accuracy", interval: str = "t"
+) -> Path:
+    """Write ``table_as`` to a file, all at once: ``report.FORMAT`` in the study's folder unless one is given.
 
     Raises:
         TutelageError: as ``table_as``, or where the file cannot be written.
     """
-    atomic_write(path, table_as(results, format, metric=metric, interval=interval))
+    target = results.folder / f"report.{format}" if path is None else as_path(path)
+    atomic_write(target, table_as(results, format, metric=metric, interval=interval), follow=path is not None)
+    return target
 
 
 def table_as(results: Results, format: str, *, metric: str = "accuracy", interval: str = "t") -> bytes:

@@ -194,9 +194,8 @@ def _method_of(config: Config, given: Given, trust: Trust) -> Method:
 
 def _save(place: RunFolder, config: Config, student: Tapped, data: Data, task: Task) -> dict[str, str]:
     """Write the student's weights; their digest, for the result."""
-    place.check()
     about = about_model(config.student, student, data, task)
-    return {WEIGHTS_DIGEST: save_weights(place.path / WEIGHTS, student.module, about)}
+    return {WEIGHTS_DIGEST: save_weights(place.path / WEIGHTS, student.module, about, place.write)}
 
 
 @default_settings()

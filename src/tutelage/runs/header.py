@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from tutelage.runs.folder import RESULT, WEIGHTS, RunFolder
 WEIGHTS_DIGEST = "student_sha256"
 """The key of ``result.json`` under which the SHA-256 of the student's weights file is kept."""
 
+_LARGEST_INPUT = 2**28  # an input of 1 GiB, which the network is tried on
 _LARGEST = 1e30  # float32 holds it and its inverse
 
 
@@ -41,6 +43,13 @@ class Header(Fields):
     def _operations(cls, value: Any) -> Any:
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
             raise ValueError("expected a list of operations")
+        return value
+
+    @field_validator("image_shape", "input_shape")
+    @classmethod
+    def _sized(cls, value: list[int]) -> list[int]:
+        if math.prod(value) > _LARGEST_INPUT:
+            raise ValueError(f"one input has at most {_LARGEST_INPUT:,} values")
         return value
 
     @field_validator("mean")

@@ -24,7 +24,8 @@ def add_script(folder: Path) -> None:
     """
     with suppress(TutelageError):  # of a finished run on a read-only medium, say; nothing depends on the script
         if not (folder / LOAD).exists():
-            atomic_write(folder / LOAD, plain_pytorch(read_about(folder / WEIGHTS)).encode())
+            script = plain_pytorch(read_about(folder / WEIGHTS)).encode()
+            atomic_write(folder / LOAD, script, follow=False)
 
 
 def plain_pytorch(about: Mapping[str, Any], file: str = BESIDE) -> str:

@@ -353,11 +353,11 @@ def _measure(
             teacher = None if teacher is None else teacher.to(device)
             found = task.evaluate(result.model, data.test, data, compute, teacher=teacher)
             beside[name] = {metric: found.get(metric) for metric in BESIDE_TEACHER}
-        atomic_write(folder / BESIDE, json.dumps(beside, allow_nan=False).encode())
+        atomic_write(folder / BESIDE, json.dumps(beside, allow_nan=False).encode(), follow=False)
     if asked != Beyond():
         measured = task.evaluate_beyond(result.model, data, asked, compute, seed=result.config.seed)
         text = json.dumps({"asked": asked.model_dump(mode="json"), **measured}, allow_nan=False)
-        atomic_write(folder / BEYOND, text.encode())
+        atomic_write(folder / BEYOND, text.encode(), follow=False)
 
 
 def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:

@@ -44,4 +44,5 @@ def evaluate(
     if part not in data.parts:
         raise unknown("part", part, data.parts)
     asked = find(data.targets.task if task is None else task)
+    asked.check_data(data)
     return asked.evaluate(model, data.parts[part], data, Compute(device), teacher=teacher)

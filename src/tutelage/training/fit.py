@@ -11,7 +11,7 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import mix
 from tutelage.data.orders import Order, shuffled
-from tutelage.errors import TutelageError, one_line
+from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.tasks import Task, find
 from tutelage.training.checkpoint import Checkpoints, seeded
 from tutelage.training.hardware import resolve
@@ -128,7 +128,7 @@ def _go_on(loop: Loop, checkpoints: Checkpoints) -> None:
         return
     try:
         loop.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (*NETWORK_ERRORS, LookupError, OverflowError) as error:  # whatever a checkpoint of somebody else holds
         raise TutelageError(
             f"the checkpoints in {checkpoints.folder} are of another fit ({one_line(error)}); "
             "choose another folder or remove them"

@@ -34,6 +34,8 @@ from tutelage.training.updates import Step, UpdateRule
 CHECK_EVERY = 50  # steps between looks for NaN: a look waits for the device
 
 Record = dict[str, Any]
+RECORDED = {"epoch", "lr", "learners", "forward_passes", "seconds"}
+"""The fields of every record."""
 
 
 class Loop:
@@ -242,7 +244,11 @@ class Loop:
         if hasattr(self.update, "load_state_dict"):
             self.update.load_state_dict(state["update"])
         self.selection.load_state_dict(state["selected"])
-        self.history = list(state["history"])
+        self.history = [dict(record) for record in state["history"]]
+        names = {learner.name for learner in self.learners}
+        for record in self.history:
+            if not record.keys() >= RECORDED or dict(record["learners"]).keys() != names:
+                raise ValueError("its history is none of these learners")
         self.compiling.take_up(state.get("compiled"))
         restore_generators(state["generators"])
 

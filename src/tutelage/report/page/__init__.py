@@ -9,7 +9,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from tutelage.files import atomic_write
+from tutelage.files import as_path, atomic_write
 from tutelage.report.page.asked import answered, asked, question, state
 from tutelage.report.page.figures import panels_of
 from tutelage.report.page.overview import overview
@@ -21,25 +21,31 @@ from tutelage.report.tables import rows_for_people
 from tutelage.studies.results import Results
 from tutelage.text import printable, printable_values
 
+REPORT = "report.html"
+
 _INTERVALS = {"t": "Student's t", "bootstrap": "of 9,999 bootstrap resamples, and bands along curves Student's t,"}
 
 
-def write_page(results: Results, path: str | Path, *, metric: str = "accuracy", interval: str = "t") -> None:
-    """Write the report of a study.
+def write_page(
+    results: Results, path: str | Path | None = None, *, metric: str = "accuracy", interval: str = "t"
+) -> Path:
+    """Write the report of a study, and return its path.
 
     The file opens without a network and makes no request; its policy forbids it any, and any script but its own. What
     comes from the study, names and errors too, is shown as text.
 
     Args:
         results: of the study.
-        path: of the file, ``report.html`` say.
+        path: of the file; ``report.html`` in the study's folder unless given.
         metric: what the table, the answer and the gains are about, a name of ``METRICS``.
         interval: theirs, as in ``Results.table``; bands along curves are always Student's t.
 
     Raises:
         TutelageError: for a metric or an interval that does not exist, or where the file cannot be written.
     """
-    atomic_write(path, page(results, metric, interval).encode())
+    target = results.folder / REPORT if path is None else as_path(path)
+    atomic_write(target, page(results, metric, interval).encode(), follow=path is not None)
+    return target
 
 
 def page(results: Results, metric: str = "accuracy", interval: str = "t") -> str:
