@@ -229,3 +229,34 @@ def test_targets_of_another_kind_are_refused(name: str, refused: Any) -> None:
     for targets in (torch.rand(6), torch.rand(6, 1, 1), LABELS[:, None], LABELS.int(), LABELS > 0):
         with refused("labels must be (B,", tuple(targets.shape)):
             LABEL_LOSSES[name](targets)
+
+
+# --- features that would be broadcast
+
+COMPARED: dict[str, tuple[Tensor, Tensor]] = {
+    "angle_relations": (FEATURES, FEATURES2[:1]),
+    "attention_transfer": (MAPS, MAPS2[:1]),
+    "distance_relations": (FEATURES[:1], FEATURES2),
+    "flow_loss": (MAPS.flatten(2), MAPS2.flatten(2)[:1]),
+    "flow_matrix": (MAPS, MAPS2[:1]),
+    "hint_loss": (MAPS, MAPS2[:1]),
+    "similarity_preserving": (FEATURES, FEATURES2[:1]),
+}
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_one_sample_is_not_compared_with_all(name: str, refused: Any) -> None:
+    first, second = COMPARED[name]
+    counts = ["(6,", "(1,"] if name != "flow_loss" else []
+    with refused(*counts):
+        called(name, first, second)
+
+
+def test_flows_and_hints_of_other_shapes_are_refused(refused: Any) -> None:
+    with refused("(6, 7)", "(6, 1)", "regressor("):
+        terms.hint_loss(FEATURES, ONE)
+    tokens = drawn(6, 5, 3)
+    with refused("(6, 5, 3)", "tokens.transpose(1, 2).unsqueeze(3)"):
+        terms.flow_matrix(tokens, tokens)
+    as_maps = tokens.transpose(1, 2).unsqueeze(3)
+    torch.testing.assert_close(terms.flow_matrix(as_maps, as_maps), tokens.mT @ tokens / 5)

@@ -13,6 +13,7 @@ from tutelage.errors import TutelageError
 from tutelage.models.digest import Digest
 from tutelage.models.outputs import Outputs
 from tutelage.terms.precision import full_precision
+from tutelage.terms.shapes import check_samples
 from tutelage.terms.term import Term
 
 Form = Literal["code", "paper"]
@@ -100,6 +101,7 @@ def size_of(features: Tensor) -> tuple[int, ...]:
 
 def _distance(student: Tensor, attention: Tensor, p: float, form: Form) -> Tensor:
     """``attention_transfer`` to a teacher's ``pooled_attention``, (B, h, w) or (B, T)."""
+    check_samples(student, attention)
     difference = (pooled_attention(student, tuple(attention.shape[1:]), p) - attention).flatten(1)
     if form == "paper":
         # Its gradient where the maps are equal is 0; that of a square root written out would be NaN.

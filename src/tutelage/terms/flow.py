@@ -29,7 +29,15 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
 
     Returns:
         (B, m, n), in squared units of the features.
+
+    Raises:
+        TutelageError: they are no maps of the same samples.
     """
+    if first.ndim != 4 or second.ndim != 4 or len(first) != len(second):
+        raise TutelageError(
+            f"a flow runs between maps (B, C, H, W) of one network, got shapes {tuple(first.shape)} and "
+            f"{tuple(second.shape)}; give tokens (B, T, D) as maps, tokens.transpose(1, 2).unsqueeze(3)"
+        )
     size = [min(sides) for sides in zip(first.shape[2:], second.shape[2:], strict=True)]
     one, two = (_pooled(features, size).flatten(2) for features in (first, second))
     return one @ two.transpose(1, 2) / one.shape[2]

@@ -26,7 +26,15 @@ def hint_loss(guided: Tensor, hint: Tensor) -> Tensor:
 
     Returns:
         (B,), half the squared distance. The benchmarks' mean over all elements is this times 2 / (C H W).
+
+    Raises:
+        TutelageError: for two different shapes.
     """
+    if guided.shape != hint.shape:
+        raise TutelageError(
+            f"guided features {tuple(guided.shape)} and a hint {tuple(hint.shape)} cannot be compared; bring them to "
+            "one shape with regressor(guided.shape[1:], hint.shape[1:])"
+        )
     difference = guided - hint.detach()
     return 0.5 * difference.square().flatten(1).sum(1)
 

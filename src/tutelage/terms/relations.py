@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.terms.precision import full_precision, scale_of
+from tutelage.terms.shapes import check_samples
 from tutelage.terms.term import Term
 from tutelage.terms.unit import unit
 
@@ -71,6 +72,7 @@ def distance_relations(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         (), no unit; unchanged when either side is moved, turned or scaled as a whole.
     """
+    check_samples(student, teacher)
     ours, theirs = (e.flatten(1) for e in (student, teacher.detach()))
     return F.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
 
@@ -100,6 +102,7 @@ def angle_relations(student: Tensor, teacher: Tensor, most: int = MOST_ANGLES) -
     Returns:
         (), no unit; unchanged when either side is moved, turned or scaled as a whole.
     """
+    check_samples(student, teacher)
     ours, theirs = (e.flatten(1) for e in (student, teacher.detach()))
     samples = len(ours)
     vertices = torch.arange(samples, device=ours.device)

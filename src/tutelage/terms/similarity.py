@@ -7,6 +7,7 @@ from torch import Tensor
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.terms.precision import full_precision, scale_of
+from tutelage.terms.shapes import check_samples
 from tutelage.terms.term import Term
 from tutelage.terms.unit import unit
 
@@ -35,6 +36,7 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
         (), no unit; unchanged when either side is scaled as a whole. A property of the batch as a whole: single samples
         cannot be weighted.
     """
+    check_samples(student, teacher)
     difference: Tensor = similarities(teacher.detach()) - similarities(student)
     return difference.square().mean()
 
