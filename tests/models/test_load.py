@@ -368,6 +368,18 @@ def test_a_broken_extra_is_told_from_a_missing_one(
     assert "installed and cannot be imported: operator torchvision::nms does not exist" in message
 
 
+def test_timm_without_torchvision_says_how_to_get_it_beside_this_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "timm.py").write_text("from torchvision.ops.misc import FrozenBatchNorm2d")  # as timm does
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(TutelageError, match=r"cannot be imported: .*torchvision.* --no-deps torchvision --index-url"):
+        made("timm/resnet18")
+
+
 def importable(package: str) -> None:
     """Skip the test where the optional package is missing or at odds with the others installed."""
     try:

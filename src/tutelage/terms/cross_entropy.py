@@ -70,9 +70,7 @@ class CrossEntropy(Term):
 
     def counted(self, batch: Batch | None) -> Tensor | None:
         """Those with a label."""
-        if batch is None:
-            return None
-        return labelled(batch.targets) & (batch.targets != self.ignore_index).view(len(batch.targets), -1).any(1)
+        return None if batch is None else labelled(batch.targets, self.ignore_index)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats."""

@@ -13,9 +13,11 @@ IGNORED = -100
 """What stands, in torch, at places of tokens and maps whose label does not count."""
 
 
-def labelled(targets: Tensor) -> Tensor:
-    """Which samples have a label, (B,) bool: targets are as in ``check_targets``."""
-    return (targets != 0).any(1) if targets.is_floating_point() else targets != UNLABELLED
+def labelled(targets: Tensor, ignore_index: int = IGNORED) -> Tensor:
+    """Which samples have a label, (B,) bool: targets are as in ``check_targets``, or ``ignore_index``."""
+    if targets.is_floating_point():
+        return (targets != 0).any(1)
+    return (targets != UNLABELLED) & (targets != ignore_index)
 
 
 def check_targets(targets: Tensor, classes: int | None = None) -> None:

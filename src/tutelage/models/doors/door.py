@@ -79,7 +79,7 @@ def extra(spec: str, package: str, extra: str, advice: str = "") -> Any:
             raise TutelageError(f"{spec!r} needs the extra: pip install 'tutelage[{extra}]'{advice}") from error
         raise TutelageError(
             f"{spec!r} needs {package}, which is installed and cannot be imported: {one_line(error)};"
-            f" try pip install --upgrade 'tutelage[{extra}]'"
+            f" try pip install --upgrade 'tutelage[{extra}]'{advice}"
         ) from error
 
 
