@@ -31,6 +31,8 @@ def page(method: Method) -> str:
         if parameters
         else ["It has no parameters.", ""]
     )
+    source = f"src/tutelage/methods/{method.name}"
+    source += "" if (FOLDER.parent.parent / source).is_dir() else ".py"
     return "\n".join(
         [
             f"# {method.name}",
@@ -46,8 +48,7 @@ def page(method: Method) -> str:
             body.strip("\n"),
             "```",
             "",
-            f"Source: [`src/tutelage/methods/{method.name}.py`](../../src/tutelage/methods/{method.name}.py). "
-            f"On a terminal: `tutelage methods {method.name}`.",
+            f"Source: [`{source}`](../../{source}). On a terminal: `tutelage methods {method.name}`.",
             "",
         ]
     )

@@ -96,7 +96,8 @@ def test_there_is_one_training_loop() -> None:
 
 
 def test_no_code_tests_a_methods_name() -> None:
-    names = {p.stem for p in (SRC / "methods").glob("*.py")} - {"__init__", "plain"}
+    names = {p.stem for p in (SRC / "methods").iterdir() if p.stem.isidentifier() and not p.stem.startswith("_")}
+    names -= {"plain"}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Compare):

@@ -16,18 +16,20 @@ from torch import Tensor, nn
 
 from tutelage.evaluation.episodes import (
     Episodes,
-    adam_regression,
-    diffusion,
+    evaluate_alone,
     evaluate_episodes,
-    interpolated,
-    logistic_regression,
     mean_and_half_width,
+    sample_episodes,
+)
+from tutelage.evaluation.few_shot_classifiers import adam_regression, logistic_regression, nearest_mean
+from tutelage.evaluation.interpolation import (
+    diffusion,
+    interpolated,
     most_neighbours,
-    nearest_mean,
     neighbour_graph,
     prepared,
+    prepared_alone,
     purity,
-    sample_episodes,
 )
 
 
@@ -156,7 +158,7 @@ def test_negative_cosines_and_samples_without_a_neighbour_give_no_nan() -> None:
     assert operator.isfinite().all()
     assert operator[2].tolist() == operator[:, 2].tolist() == [0, 0, 0.125, 0]
     assert operator[3].tolist() == [0, 0, 0, 0.125]
-    assert all(part.isfinite().all() for part in interpolated(points[:2], points[2:], similarity))
+    assert all(part.isfinite().all() for part in interpolated((points[:2], points[2:]), similarity))
     assert diffusion(torch.full((2, 2), torch.nan)).isnan().all()
 
 
@@ -186,17 +188,27 @@ def test_support_and_queries_are_centred_apart_and_brought_to_length_one() -> No
     torch.testing.assert_close(prepared(vectors(5, 4), alone)[1], alone / alone.norm())
 
 
+def test_queries_alone_do_not_depend_on_each_other() -> None:
+    support, queries = vectors(5, 4), vectors(6, 4, seed=1)
+    whole = prepared_alone(support, queries)
+    torch.testing.assert_close(whole[0], prepared(support, queries)[0])
+    for number in range(6):
+        torch.testing.assert_close(prepared_alone(support, queries[number : number + 1])[1][0], whole[1][number])
+    raw = queries - support.mean(0)
+    torch.testing.assert_close(whole[1], raw / raw.norm(dim=1, keepdim=True))
+
+
 def test_interpolation_is_one_product_with_the_operator() -> None:
     support, queries = vectors(5, 4), vectors(6, 4, seed=1)
     similarity = neighbour_graph(torch.cat([support, queries]), 3)
     expected = diffusion(similarity, 0.3, 2) @ torch.cat(prepared(support, queries))
-    torch.testing.assert_close(torch.cat(interpolated(support, queries, similarity, 0.3, 2)), expected)
+    torch.testing.assert_close(torch.cat(interpolated(prepared(support, queries), similarity, 0.3, 2)), expected)
 
 
 def test_without_edges_and_with_alpha_one_nothing_changes() -> None:
     """E = I: ordinary logistic regression."""
     support, queries, targets = vectors(6, 4), vectors(5, 4, seed=1), torch.arange(6) // 2
-    same = interpolated(support, queries, torch.zeros(11, 11, dtype=torch.float64), alpha=1.0)
+    same = interpolated(prepared(support, queries), torch.zeros(11, 11, dtype=torch.float64), alpha=1.0)
     for found, expected in zip(same, prepared(support, queries), strict=True):
         torch.testing.assert_close(found, expected)
     plain = prepared(support, queries)
@@ -211,7 +223,7 @@ def test_permuting_the_queries_permutes_the_logits() -> None:
 
     def logits(queries: Tensor) -> Tensor:
         similarity = neighbour_graph(torch.cat([support, queries]), 4)
-        smooth = interpolated(support, queries, similarity)
+        smooth = interpolated(prepared(support, queries), similarity)
         return logistic_regression(smooth[0], targets, smooth[1], 5)
 
     torch.testing.assert_close(logits(queries[order]), logits(queries)[order], rtol=1e-5, atol=1e-5)
@@ -287,7 +299,8 @@ def test_the_classes_of_queries_are_no_input(digits: tuple[Tensor, Tensor]) -> N
     wrong = replace(episodes, query_targets=episodes.query_targets.flip(0))
     right = evaluate_episodes(digits[0], episodes, classifier=watching)
     other = evaluate_episodes(digits[0], wrong, classifier=watching)
-    assert torch.equal(torch.cat(seen[:2]), torch.cat(seen[2:]))
+    assert len(seen) == 4
+    assert all(torch.equal(*pair) for pair in zip(seen[:2], seen[2:], strict=True))
     assert right["accuracy"] > other["accuracy"]
     assert right["neighbours"] == other["neighbours"]
     for function in (interpolated, prepared, neighbour_graph, logistic_regression, adam_regression, nearest_mean):
@@ -302,10 +315,35 @@ def test_many_episodes_are_evaluated_as_a_few(digits: tuple[Tensor, Tensor]) -> 
         evaluate_episodes(digits[0], replace(episodes, support=episodes.support[p], queries=episodes.queries[p]))
         for p in parts
     ]
-    for name in ("accuracy", "without_graph", "nearest_mean", "gain", "purity"):
+    for name in ("accuracy", "without_graph", "nearest_mean", "inductive", "gain", "purity"):
         mean = sum(one[name] * one["episodes"] for one in each) / 103
         assert whole[name] == pytest.approx(mean)
     assert whole["gain"] == pytest.approx(whole["accuracy"] - whole["without_graph"])
+
+
+def test_a_query_alone_is_classified_as_in_an_episode_of_its_own(digits: tuple[Tensor, Tensor]) -> None:
+    features, episodes = digits[0], drawn(digits[1], 8, ways=3, queries=[2, 0, 4])
+    right = []
+    for number in range(8):
+        support = features[episodes.support[number]]
+        for place, label in ((0, 0), (2, 2)):  # the first query of each class that has one
+            query = features[episodes.queries[number, place]][None]
+            similarity = neighbour_graph(torch.cat([support, query]), 10)
+            smooth = interpolated(prepared_alone(support, query), similarity)
+            logits = logistic_regression(smooth[0], episodes.support_targets, smooth[1], 3)
+            right.append(int(logits.argmax()) == label)
+    found = evaluate_alone(features, episodes)
+    assert found["inductive_graph"] == pytest.approx(np.mean(right))
+    half = 1.96 * np.std(np.reshape(right, (8, 2)).mean(1), ddof=1) / math.sqrt(8)
+    assert found["inductive_graph_half_width"] == pytest.approx(half)
+
+
+def test_what_the_other_queries_tell(digits: tuple[Tensor, Tensor]) -> None:
+    """Of pixels of digits: a graph of one query and its support helps little, one of all queries much."""
+    features, episodes = digits[0].float(), drawn(digits[1], 200)
+    found = evaluate_episodes(features, episodes) | evaluate_alone(features, episodes)
+    assert found["inductive"] < found["without_graph"] < found["accuracy"] - 0.05
+    assert found["inductive_graph"] < found["accuracy"] - 0.03
 
 
 @pytest.mark.parametrize(

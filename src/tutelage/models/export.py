@@ -36,7 +36,8 @@ def _quietly() -> Iterator[None]:
 def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *, classes: Sequence[str] = ()) -> None:
     """Write a network as one ONNX file: ``pixels`` (batch, C, H, W) float32 in [0, 1] to ``logits`` (batch, classes).
 
-    The batch size is free. The file's metadata holds ``classes`` and ``image_shape`` as JSON.
+    The output of a network that is the role ``embedding`` as a whole is called that, (batch, D). The batch size is
+    free. The file's metadata holds ``image_shape`` and, with logits, ``classes`` as JSON.
 
     Args:
         model: with its normalisation, which becomes part of the file.
@@ -52,6 +53,7 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *,
     except ImportError as error:
         raise TutelageError("ONNX needs the extra: pip install 'tutelage[onnx]'") from error
     model = copy.deepcopy(model).eval().cpu()
+    output = next((role for role, tap in model.taps.items() if not str(tap)), "logits")
     try:
         with _quietly():
             program = torch.onnx.export(
@@ -59,7 +61,7 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *,
                 (torch.zeros(2, *image_shape),),
                 dynamo=True,
                 input_names=["pixels"],
-                output_names=["logits"],
+                output_names=[output],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
         if program is None:
@@ -68,6 +70,8 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *,
         why = one_line(error.__cause__ or error)  # the exporter wraps what went wrong in advice about itself
         raise TutelageError(f"{type(model.module).__name__} cannot be exported to ONNX: {why}") from error
     proto = program.model_proto
-    for key, value in (("classes", list(classes)), ("image_shape", list(image_shape))):
+    about: dict[str, object] = {"classes": list(classes)} if output == "logits" else {}
+    about["image_shape"] = list(image_shape)
+    for key, value in about.items():
         proto.metadata_props.add(key=key, value=json.dumps(value))
     atomic_write(path, proto.SerializeToString())

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from tutelage.data.data import Data, Split
 from tutelage.evaluation.embeddings import Embeddings, embedder, embeddings
-from tutelage.evaluation.episodes import Episodes, evaluate_episodes, nearest_mean, prepared, sample_episodes
+from tutelage.evaluation.episodes import Episodes, evaluate_alone, evaluate_episodes, sample_episodes
+from tutelage.evaluation.few_shot_classifiers import nearest_mean
+from tutelage.evaluation.interpolation import prepared
 from tutelage.evaluation.numbers import number
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
@@ -24,27 +26,40 @@ WAYS = 5
 QUERIES = 15
 SHOTS = (1, 5)
 SEED = 0
-_OF_EPISODES = {"accuracy": "nearest_mean", "linear": "without_graph", "graph": "accuracy", "gain": "gain"}
+_OF_EPISODES = {
+    "accuracy": "nearest_mean",
+    "linear": "without_graph",
+    "graph": "accuracy",
+    "gain": "gain",
+    "inductive": "inductive",
+    "inductive_graph": "inductive_graph",
+}
+"""Metrics, and what ``evaluate_episodes`` calls them."""
 
 
 def _metrics(shots: int) -> dict[str, Metric | Curve]:
     """Those of one number of shots."""
-    return {
-        f"accuracy_{shots}_shot": Metric(f"{shots}-shot accuracy, nearest mean", "higher", share=True),
-        f"accuracy_{shots}_shot_half_width": Metric(f"half its 95 % interval ({shots} shot)", None, share=True),
-        f"linear_{shots}_shot": Metric(f"{shots}-shot accuracy, logistic regression", "higher", share=True),
-        f"linear_{shots}_shot_half_width": Metric(f"half its 95 % interval ({shots} shot, linear)", None, share=True),
-        f"graph_{shots}_shot": Metric(f"{shots}-shot accuracy, logistic regression with graph", "higher", share=True),
-        f"graph_{shots}_shot_half_width": Metric(f"half its 95 % interval ({shots} shot, graph)", None, share=True),
-        f"gain_{shots}_shot": Metric(f"{shots}-shot accuracy gained by the graph", None),
-        f"gain_{shots}_shot_half_width": Metric(f"half its 95 % interval ({shots} shot, gain)", None),
-        f"purity_{shots}_shot": Metric(f"purity of the graphs ({shots} shot)", "higher", share=True),
-    }
+    found: dict[str, Metric | Curve] = {}
+    for name, title in {
+        "accuracy": "accuracy, nearest mean",
+        "linear": "accuracy, logistic regression",
+        "graph": "accuracy, logistic regression with graph",
+        "inductive": "accuracy, one query at a time",
+        "inductive_graph": "accuracy, one query at a time with graph",
+    }.items():
+        found[f"{name}_{shots}_shot"] = Metric(f"{shots}-shot {title}", "higher", share=True)
+        found[f"{name}_{shots}_shot_half_width"] = Metric(f"half its 95 % interval ({shots}-shot)", None, share=True)
+    found[f"gain_{shots}_shot"] = Metric(f"{shots}-shot accuracy gained by the graph", None)
+    found[f"gain_{shots}_shot_half_width"] = Metric(f"half its 95 % interval ({shots}-shot)", None)
+    found[f"purity_{shots}_shot"] = Metric(f"purity of the graphs ({shots}-shot)", "higher", share=True)
+    return found
 
 
 class FewShot(Task):
     """Classes of which one or five samples are labelled: episodes of at most 5 classes and 15 queries of each.
 
+    By logistic regression, with and without a graph of all samples of an episode, and by the nearest mean, where the
+    queries of an episode are known together (transductive); and by logistic regression one query at a time (inductive).
     The embeddings (B, D) are frozen. The classes of an episode are those of the part that is evaluated, which the
     network need not have been trained on. The episodes have a seed of their own. Where the part is too small there are
     fewer classes or queries in an episode, and no accuracy if there are not two classes of one labelled sample and one
@@ -97,7 +112,7 @@ def _few_shot(found: Embeddings, shots: int) -> dict[str, float | None]:
     episodes = _episodes(found.labels, shots)
     if episodes is None:
         return dict.fromkeys(_metrics(shots))
-    values = evaluate_episodes(found.vectors, episodes)
+    values = evaluate_episodes(found.vectors, episodes) | evaluate_alone(found.vectors, episodes)
     result: dict[str, float | None] = {}
     for name, key in _OF_EPISODES.items():
         result[f"{name}_{shots}_shot"] = number(values[key])

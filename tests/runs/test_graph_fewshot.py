@@ -1,0 +1,364 @@
+"""Backbones for few-shot classification: rotations, manifold mix-up, heads that are not kept, and classes held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tutelage import train
+from tutelage.cli import main
+from tutelage.config import Hardware, Recipe
+from tutelage.data import AsIs, Batch, Data, Split
+from tutelage.data.modality import Vectors
+from tutelage.methods import find
+from tutelage.methods.graph_fewshot.heads import BaseClasses, Rotation
+from tutelage.methods.graph_fewshot.views import MixedFeatures, Rotated
+from tutelage.models.outputs import Outputs
+from tutelage.models.surgery import surgery_of
+from tutelage.models.tapped import Tapped
+from tutelage.tasks import few_shot
+from tutelage.training import Run
+
+Net = Callable[..., Tapped]
+NOTHING = Outputs(None)
+CPU: dict[str, Any] = {"device": "cpu", "precision": "float32", "channels_last": False, "workers": 0}
+
+
+@pytest.fixture(autouse=True)
+def fewer_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """40 in the place of 600."""
+    monkeypatch.setattr(few_shot, "EPISODES", 40)
+
+
+@pytest.fixture
+def novel(tiny_data: Data) -> Data:
+    """``tiny_data`` whose classes c and d are of the test part alone."""
+    classes = tiny_data.classes
+
+    def of(part: Split, *labels: int) -> Split:
+        return part.subset(torch.isin(part.labels, torch.tensor(labels)).nonzero().squeeze(1))
+
+    return Data("novel", classes, of(tiny_data.train, 0, 1), of(tiny_data.train, 2, 3), of(tiny_data.test, 0, 1))
+
+
+def batch_of(images: Tensor, targets: Tensor) -> Batch:
+    return Batch(images, targets, torch.arange(len(images)), key=None)
+
+
+# --- rotations
+
+
+def test_every_image_is_shown_in_four_rotations() -> None:
+    images = torch.rand(3, 2, 5, 5, generator=torch.Generator().manual_seed(0))
+    turned = Rotated()(batch_of(images, torch.tensor([4, -1, 6])), NOTHING, None)
+    assert turned.inputs.shape == (12, 2, 5, 5)
+    for turns in range(4):
+        for sample in range(3):
+            expected = np.rot90(images[sample].numpy(), turns, axes=(1, 2))
+            np.testing.assert_array_equal(turned.inputs[3 * turns + sample].numpy(), expected)
+    assert turned.targets.tolist() == [4, -1, 6] * 4
+    assert turned.index.tolist() == [0, 1, 2] * 4
+
+
+@pytest.mark.parametrize(("share", "samples"), [(1.0, 8), (0.25, 2), (0.01, 1)])
+def test_a_share_of_the_batch_is_rotated(share: float, samples: int) -> None:
+    images = torch.rand(8, 1, 3, 3)
+    turned = Rotated(share)(replace(batch_of(images, torch.arange(8)), weight=torch.arange(8.0)), NOTHING, None)
+    assert len(turned) == 4 * samples
+    assert torch.equal(turned.inputs[:samples], images[:samples])
+    assert turned.weight is not None
+    assert turned.weight.tolist() == [*range(samples)] * 4
+
+
+# --- heads
+
+
+def features(count: int, width: int = 6, seed: int = 0) -> Outputs:
+    values = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    return Outputs(None, {"embedding": values.requires_grad_()})
+
+
+def test_rotations_are_classified_in_their_order() -> None:
+    term, student = Rotation(), features(8)
+    term.build(student, None)
+    assert term.head is not None
+    with torch.no_grad():
+        term.head.weight.zero_()
+        term.head.bias.copy_(torch.tensor([3.0, 2.0, 1.0, 0.0]))
+    expected = -torch.tensor([3.0, 2.0, 1.0, 0.0]).log_softmax(0)
+    torch.testing.assert_close(term(student, None, None).detach(), expected.repeat_interleave(2))
+
+
+def test_a_head_without_weights_is_at_the_logarithm_of_the_classes() -> None:
+    term, student = BaseClasses(torch.tensor([1, 4, 5]), 7), features(4)
+    term.build(student, None)
+    assert term.head is not None
+    nn.init.zeros_(term.head.weight)
+    nn.init.zeros_(term.head.bias)
+    batch = batch_of(torch.zeros(4, 1), torch.tensor([1, 5, -1, 2]))  # 2 is no class that is trained on
+    assert term(student, None, batch).tolist() == pytest.approx([float(np.log(3))] * 2 + [0.0, 0.0])
+
+
+def test_classes_are_numbered_among_those_trained_on() -> None:
+    term, student = BaseClasses(torch.tensor([1, 4, 5]), 7), features(6)
+    term.build(student, None)
+    assert term.head is not None
+    targets = torch.tensor([4, 1, 5, 5, 1, 4])
+    values = term(student, None, batch_of(torch.zeros(6, 1), targets))
+    logits = (student["embedding"].double() @ term.head.weight.double().T + term.head.bias.double()).detach()
+    expected = [-float(logits[i].log_softmax(0)[{1: 0, 4: 1, 5: 2}[int(t)]]) for i, t in enumerate(targets)]
+    assert values.tolist() == pytest.approx(expected, rel=1e-5)
+    soft = F.one_hot(targets, 7).float()
+    torch.testing.assert_close(term(student, None, batch_of(torch.zeros(6, 1), soft)), values)
+    values.mean().backward()
+    assert student["embedding"].grad is not None
+    assert student["embedding"].grad.abs().sum() > 0
+
+
+def test_a_head_that_is_there_is_not_made_anew() -> None:
+    term = Rotation()
+    term.build(features(4), None)
+    before = term.head
+    term.build(features(4, seed=1), None)
+    assert term.head is before
+
+
+# --- mix-up
+
+
+def whole(model: Tapped, inputs: Tensor) -> Tensor:
+    return model.tap(inputs, ("embedding",))["embedding"]
+
+
+def test_features_are_mixed_where_and_as_the_labels_say(tiny_data: Data, tiny_model: Net) -> None:
+    """By hand: the network in pieces, with the mixture between them."""
+    model = tiny_model(1).eval()
+    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model.trace(images)
+    net, batch = model.module, batch_of(images, torch.tensor([0, 1, 2, -1, 3]))
+    view = MixedFeatures(model, 2.0, 4)
+    seen = set()
+    with view.hooked():
+        for seed in range(12):
+            torch.manual_seed(seed)
+            mixed = view(batch, NOTHING, None)
+            mix = view.pending
+            assert mix is not None
+            seen.add(mix.place)
+            found = whole(model, mixed.inputs)
+            assert view.pending is None
+
+            def together(x: Tensor, place: str, mix: Any = mix) -> Tensor:
+                return mix.share * x + (1 - mix.share) * x[mix.partners] if place == mix.place else x
+
+            x = together((images - model.mean) / model.std, "input")
+            x = F.relu(together(net.bn1(net.conv1(x)), "stage1"))  # type: ignore[operator]
+            x = F.relu(together(net.bn2(net.conv2(x)), "stage2"))  # type: ignore[operator]
+            torch.testing.assert_close(found, x.mean((2, 3)))
+            known = F.one_hot(batch.targets.clamp(min=0), 4) * (batch.targets >= 0)[:, None]
+            torch.testing.assert_close(mixed.targets, mix.share * known + (1 - mix.share) * known[mix.partners])
+            torch.testing.assert_close(whole(model, images), whole(tiny_model(1).eval(), images))  # no other pass is
+    assert seen == {"input", "stage1", "stage2"}
+    assert not model.module._forward_pre_hooks
+
+
+def test_mixed_labels_are_a_mixture_of_losses(tiny_model: Net) -> None:
+    model = tiny_model(1)
+    model.trace(torch.rand(2, 1, 8, 8))
+    view, term, student = MixedFeatures(model, 2.0, 4), BaseClasses(torch.arange(4), 4), features(6)
+    term.build(student, None)
+    targets = torch.tensor([0, 1, 2, 3, 0, 1])
+    batch = batch_of(torch.rand(6, 1, 8, 8), targets)
+    mixed = view(batch, NOTHING, None)
+    assert view.pending is not None
+    share, partners = view.pending.share, view.pending.partners
+    own, other = (term(student, None, replace(batch, targets=t)) for t in (targets, targets[partners]))
+    torch.testing.assert_close(term(student, None, mixed), share * own + (1 - share) * other)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 2.0])
+def test_shares_are_of_the_beta_distribution(alpha: float, tiny_model: Net) -> None:
+    model = tiny_model(1)
+    view, batch = MixedFeatures(model, alpha, 4), batch_of(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
+    shares = []
+    torch.manual_seed(0)
+    for _ in range(2000):
+        view.pending = None
+        view(batch, NOTHING, None)
+        assert view.pending is not None
+        shares.append(view.pending.share)
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
+    assert np.var(shares) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.15)
+
+
+class Late(nn.Module):
+    """Names a layer as a stage that runs behind the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.fc, self.last = nn.Linear(64, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.fc(self.first(x.flatten(1))))
+        return logits
+
+
+def test_a_layer_behind_the_embedding_is_refused(tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
+    def late() -> Tapped:
+        return Tapped(Late(), roles={"stage1": "fc", "embedding": "first"})
+
+    run = Run(tiny_data, late, recipe=Recipe(epochs=2, batch_size=8, lr=0.01), hardware=on_cpu)
+    with refused("stage1 of Late is not computed before the embedding", "roles="):
+        find("graph_fewshot")(run, rotation="never", mix_share=1.0)
+
+
+# --- the method
+
+
+@pytest.mark.parametrize("rotation", ["both", "first", "never"])
+@pytest.mark.parametrize("mix_share", [0.0, 0.5, 1.0])
+def test_each_stage_has_its_losses(
+    rotation: str, mix_share: float, novel: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
+    run = Run(novel, lambda: tiny_model(2), recipe=Recipe(epochs=4, batch_size=8, lr=0.01), hardware=on_cpu)
+    find("graph_fewshot")(run, rotation=rotation, mix_share=mix_share)
+    rotated = {"rotated_ce", "rotation"}
+    first = rotated if rotation != "never" else {"ce"}
+    second = {"mixed_ce"} | (rotated if rotation == "both" else set())
+    expected = {0.0: [(4, first)], 0.5: [(2, first), (2, second)], 1.0: [(4, second)]}[mix_share]
+    metrics = {"validation_accuracy_1_shot"}
+    found = [(len(f.history), set(f.history[0]["learners"]["student"]) - metrics) for f in run.fits]
+    assert found == expected
+    shown = {"rotated_ce": 4, "ce": 1, "mixed_ce": 1}
+    passes = [sum(shown[name] for name in terms if name in shown) for _, terms in expected]
+    if "mixed_ce" in expected[-1][1] and rotation == "both":
+        passes[-1] = 2  # a quarter of the batch in four rotations beside the batch
+    samples = 8 * (len(novel.train) // 8)
+    counted = [f.history[0]["forward_passes"]["student"] / samples for f in run.fits]
+    assert counted == pytest.approx(passes)
+
+
+def test_the_backbone_has_no_head_and_is_reopened_so(novel: Data, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.01, "out": tmp_path / "run"}
+    fixed: dict[str, Any] = {**CPU, "method": "graph_fewshot"}
+    result = train("resnet8x0.25", novel, **options, **fixed)
+    network = result.model.module
+    assert surgery_of(network) == [{"operation": "headless"}]
+    assert not any(name.startswith("fc") for name in network.state_dict())
+    assert result.metrics["task"] == "few_shot"
+    pixels = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        embedding = result.model.tap(pixels, ("embedding", "stage3"))
+        assert torch.equal(result.model(pixels), embedding["embedding"])
+        assert result.model(pixels).shape == (3, 16)
+        torch.testing.assert_close(embedding["stage3"].mean((2, 3)), embedding["embedding"])
+        again = train("resnet8x0.25", novel, **options, **fixed)
+        assert torch.equal(again.model(pixels), result.model(pixels))
+    assert again.metrics == result.metrics
+    assert result.metrics["test"]["accuracy_1_shot"] is not None
+
+
+def test_a_run_that_is_stopped_resumes_exactly(
+    novel: Data, tiny_model: Net, on_cpu: Hardware, tmp_path: Path, state_of: Any, changed: Any
+) -> None:
+    def go(folder: Path, stop: int | None) -> Tapped:
+        reports: list[Any] = []
+
+        def report(record: Any) -> None:
+            reports.append(record)
+            if len(reports) == stop:
+                raise KeyboardInterrupt
+
+        recipe = Recipe(epochs=4, batch_size=8, lr=0.01)
+        run = Run(novel, lambda: tiny_model(2), recipe=recipe, hardware=on_cpu, folder=folder, report=report)
+        return find("graph_fewshot")(run)
+
+    straight = state_of(go(tmp_path / "whole", None))
+    for stop in (1, 2, 3):
+        folder = tmp_path / f"stopped{stop}"
+        with pytest.raises(KeyboardInterrupt):
+            go(folder, stop)
+        torch.rand(stop)
+        assert changed(straight, state_of(go(folder, None))) == set()
+
+
+def test_the_second_stage_continues_with_the_heads_of_the_first(novel: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    """A rate of 0 leaves the heads as they were drawn; they are drawn once."""
+    run = Run(novel, lambda: tiny_model(2), recipe=Recipe(epochs=4, batch_size=8, lr=1e-12), hardware=on_cpu)
+    find("graph_fewshot")(run)
+    first, second = (fitted.history[0]["learners"]["student"]["rotation"] for fitted in run.fits)
+    assert first == pytest.approx(second, abs=0.15)
+
+
+def test_classes_are_held_out_and_not_trained_on(novel: Data, tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
+    seen: list[Tensor] = []
+
+    def student() -> Tapped:
+        model = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 4)))
+        model.module.register_forward_pre_hook(lambda module, taken: seen.append(taken[0]) if module.training else None)
+        return model
+
+    data = replace(tiny_data, views=AsIs())
+    run = Run(data, student, recipe=Recipe(epochs=2, batch_size=8, lr=0.01), hardware=on_cpu)
+    find("graph_fewshot")(run, rotation="never", mix_share=0.0, validation_classes=0.5)
+    shown = torch.cat(seen).mul(255).round().to(torch.uint8).flatten(1)
+    images = tiny_data.train.inputs.flatten(1)  # type: ignore[union-attr]
+    kept = {int(tiny_data.train.labels[(images == row).all(1)][0]) for row in shown}
+    assert len(kept) == 2
+    assert run.fits[0].history[-1]["learners"]["student"]["validation_accuracy_1_shot"] > 0
+    with refused("validation_classes=0.9 of 4 classes of tiny are 4", "take another share"):
+        find("graph_fewshot")(Run(tiny_data, student, hardware=on_cpu), validation_classes=0.9)
+
+
+def test_what_it_cannot_train_on_is_refused(novel: Data, on_cpu: Hardware, tiny_model: Net, refused: Any) -> None:
+    single = replace(novel, train=novel.train.subset((novel.train.labels == 1).nonzero().squeeze(1)))
+    with refused("novel has 1 with labels", "train on 2 classes"):
+        find("graph_fewshot")(Run(single, tiny_model, hardware=on_cpu))
+    vectors = Split.of(torch.rand(8, 5), torch.arange(8) % 2, Vectors())
+    data = Data("vectors", ("a", "b"), vectors, vectors)
+    net = nn.Sequential(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2))
+    with refused("rotations need square images", "vectors of shape (5,)", "rotation=never"):
+        find("graph_fewshot")(Run(data, lambda: Tapped(net), hardware=on_cpu))
+    run = Run(data, lambda: Tapped(net), recipe=Recipe(epochs=2, batch_size=4, lr=0.1), hardware=on_cpu)
+    find("graph_fewshot")(run, rotation="never")  # mixed at the input
+
+
+def test_rotations_and_classes_are_learnt(novel: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    run = Run(novel, lambda: tiny_model(2), recipe=Recipe(epochs=24, batch_size=8, lr=0.1), hardware=on_cpu)
+    find("graph_fewshot")(run, mix_share=0.25)
+    first, last = (run.fits[0].history[place]["learners"]["student"] for place in (0, -1))
+    assert last["rotated_ce"] < 0.5 * first["rotated_ce"]
+    assert run.fits[1].history[-1]["learners"]["student"]["mixed_ce"] < float(np.log(2))
+
+
+def test_the_command_line_evaluates_and_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["tutelage", *words])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert not stop.value.code
+        return capsys.readouterr().out
+
+    run = str(tmp_path / "run")
+    fixed = ["--device", "cpu", "--precision", "float32", "--workers", "0", "--no-augment"]
+    how = ["--model", "resnet8x0.25", "--method", "graph_fewshot", "--per-class", "12", "--epochs", "2"]
+    command("train", *how, *fixed, "--out", run)
+    text = command("evaluate", run, "--device", "cpu")
+    for name in ("linear 1 shot", "graph 1 shot half width", "inductive 5 shot", "inductive graph 1 shot"):
+        assert name in text
+    onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    command("export", run, "--onnx", str(tmp_path / "net.onnx"))
+    model = onnx.load(tmp_path / "net.onnx")
+    assert [output.name for output in model.graph.output] == ["embedding"]
+    assert {entry.key for entry in model.metadata_props} == {"image_shape"}
