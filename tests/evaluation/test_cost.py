@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage.evaluation import cost
+from tutelage.models.resnet import ResNet
 
 
 def grey(*shape: int, count: int = 1) -> Tensor:
@@ -115,3 +120,45 @@ def test_the_model_is_left_as_it_was(measure: object) -> None:
 def test_latency_of_nothing(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"got .*0"):
         cost.latency(network(), grey(3, 6, 8, count=wrong.get("count", 1)), repeats=wrong.get("repeats", 1))
+
+
+class Products(nn.Module):
+    """Operations that torch decomposes into others."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found = torch.einsum("bi,bj->ij", inputs, inputs)
+        attended = nn.functional.scaled_dot_product_attention(*(found[None, None],) * 3)
+        return nn.functional.conv_transpose1d(attended[0], torch.ones(4, 2, 3))
+
+
+COUNTED: dict[str, tuple[nn.Module, Tensor]] = {
+    "convolutions": (ResNet(8, width=0.25), torch.zeros(1, 3, 8, 8)),
+    "attention": (nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), torch.zeros(1, 5, 8)),
+    "recurrence": (nn.GRU(4, 6, batch_first=True), torch.zeros(1, 5, 4)),
+    "products": (Products(), torch.zeros(3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_is_counted_without_the_compiler_is_what_torch_counts(name: str) -> None:
+    model, example = COUNTED[name]
+    ours, theirs = cost._Counter(), FlopCounterMode(display=False)
+    for counter in (ours, theirs):
+        with torch.no_grad(), counter:
+            model.eval()(example)
+    assert ours.get_total_flops() == theirs.get_total_flops()
+
+
+def test_networks_are_built_and_counted_without_importing_the_compiler() -> None:
+    code = (
+        "import sys, torch\n"
+        "from tutelage.evaluation import flops\n"
+        "from tutelage.models import zoo\n"
+        "for name in ('resnet8', 'wrn-10-1', 'mobilenetv2x0.5', 'dcganx0.125', 'mlp-ganx0.125'):\n"
+        "    network = zoo.build(name, num_classes=10, input_shape=(1, 8, 8))\n"
+        "    size = getattr(network, 'latent', None)\n"
+        "    assert flops(network, torch.zeros(1, size) if size else torch.zeros(1, 1, 8, 8)) > 0\n"
+        "print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from tutelage.ambient import default_settings
 from tutelage.models.modes import evaluating
@@ -58,10 +60,40 @@ def flops(model: nn.Module, example: Tensor) -> int:
         model: on the device of ``example``.
         example: (1, ...), an input as the network takes it.
     """
-    counter = FlopCounterMode(display=False)
+    # Without the compiler nothing is compiled, and torch's own counter would import it, which takes seconds.
+    counter = FlopCounterMode(display=False) if "torch._dynamo" in sys.modules else _Counter()
     with evaluating(model), torch.no_grad(), _nothing_fused(), counter:
         model(example)
     return counter.get_total_flops()
+
+
+class _Counter(TorchDispatchMode):
+    """The total that ``FlopCounterMode`` gives of a network that is not compiled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether to import the compiler so as to keep it out of ``__torch_dispatch__``."""
+        return False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if function not in flop_registry and function is not torch.ops.prim.device.default:
+            with self:  # an operation of others, which are counted
+                given = function.decompose(*args, **named)
+            if given is not NotImplemented:
+                return given
+        given = function(*args, **named)
+        count = flop_registry.get(function._overloadpacket)
+        self._total += 0 if count is None else count(*args, **named, out_val=given)
+        return given
+
+    def get_total_flops(self) -> int:
+        """Operations so far; a multiply-add is 2."""
+        return self._total
 
 
 @dataclass(frozen=True, slots=True)

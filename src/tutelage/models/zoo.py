@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from tutelage.data.modality import Modality, Pixels
 from tutelage.errors import TutelageError, unknown
@@ -140,9 +142,21 @@ def _number(text: str) -> int | float:
     return value if "." in text else int(text)
 
 
+class _Undrawn(TorchFunctionMode):
+    """Within it, weights are not drawn: on the meta device that would import torch's compiler, which takes seconds."""
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        if function in (Tensor.normal_, nn.init.normal_):
+            return named["tensor"] if "tensor" in named else args[0]
+        return function(*args, **named)
+
+
 def _check_size(name: str, build: Callable[[], nn.Module]) -> None:
     """Refuse what does not fit into memory, before any of it is taken: on the meta device a tensor has no data."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Undrawn():
         parameters = sum(parameter.numel() for parameter in build().parameters())
     if parameters > _MOST_PARAMETERS:
         raise TutelageError(
