@@ -67,11 +67,11 @@ def flops(model: nn.Module, example: Tensor) -> int:
     return counter.get_total_flops()
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The total that ``FlopCounterMode`` gives of a network that is not compiled."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._total = 0
 
     @classmethod

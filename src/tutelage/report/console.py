@@ -133,13 +133,10 @@ def note_of(record: dict[str, Any]) -> str:
 
 def show(result: Result) -> None:
     """What a run measured."""
-    metrics, test = result.metrics, result.metrics["test"]
+    metrics = result.metrics
     table = Table(title=f"{metrics['method']} on {metrics['data']['name']}, seed {metrics['seed']}", show_header=False)
-    if "frechet_distance" in test:
-        rows = _of_a_generator(test)
-    else:
-        rows = _of_a_classifier(metrics) if metrics["task"] == "classification" else _of_a_task(metrics)
-    for row in rows:
+    classified = metrics.get("task", "classification") == "classification"
+    for row in _of_a_classifier(metrics) if classified else _of_a_task(metrics):
         table.add_row(*row)
     cost = metrics["cost"]
     table.add_row("parameters, FLOPs an image", f"{cost['parameters']:,}, {cost['flops']:,}")
@@ -150,7 +147,12 @@ def show(result: Result) -> None:
 
 
 def _of_a_classifier(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    test = metrics["test"]
+    test, train = metrics["test"], metrics.get("train") or {}
+
+    def of(form: str, *names: str) -> str:
+        values = [test.get(name) for name in names]
+        return ", ".join("none" if value is None else format(value, form) for value in values)
+
     if test["accuracy"] is None:
         yield "test accuracy", "none: no test sample has a label"
     else:
@@ -158,15 +160,14 @@ def _of_a_classifier(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if "selected" in metrics:
             chosen = metrics["selected"]
             yield f"test accuracy, epoch {chosen['epoch']} (best on held-out)", f"{chosen['test_accuracy']:.2%}"
-        yield "worst class", f"{test['worst_class_accuracy']:.2%}"
-        yield "NLL, Brier, ECE", f"{test['nll']:.4f}, {test['brier']:.4f}, {test['ece']:.4f}"
-    if metrics["train"]["memorised"] is not None:
-        wrong = metrics["train"]["wrong_labels"]
-        yield f"memorised of {wrong} wrong labels", f"{metrics['train']['memorised']:.2%}"
-    if "teacher_accuracy" in test:
-        if test["teacher_accuracy"] is not None:
-            yield "teacher's test accuracy", f"{test['teacher_accuracy']:.2%}"
-        yield "agreement with the teacher, KL to it", f"{test['agreement']:.2%}, {test['kl_to_teacher']:.4f}"
+        yield "worst class", of(".2%", "worst_class_accuracy")
+        yield "NLL, Brier, ECE", of(".4f", "nll", "brier", "ece")
+    if train.get("memorised") is not None:
+        yield f"memorised of {train['wrong_labels']} wrong labels", f"{train['memorised']:.2%}"
+    if test.get("teacher_accuracy") is not None:
+        yield "teacher's test accuracy", f"{test['teacher_accuracy']:.2%}"
+    if "agreement" in test:
+        yield "agreement with the teacher, KL to it", f"{of('.2%', 'agreement')}, {of('.4f', 'kl_to_teacher')}"
 
 
 def _of_a_task(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -177,14 +178,6 @@ def _of_a_task(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
         value = metrics["test"].get(name)
         if isinstance(metric, Metric) and value is not None:
             yield metric.title, f"{value:.2%}" if metric.share else f"{value:.4g}"
-
-
-def _of_a_generator(test: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "Fréchet distance to the test part", f"{test['frechet_distance']:.4g}"
-    if "teacher_frechet_distance" in test:
-        yield "that of the teacher", f"{test['teacher_frechet_distance']:.4g}"
-    yield "in the space of", test["features"]
-    yield "coverage of the test part", f"{test['coverage']:.2%}"
 
 
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
@@ -13,6 +13,7 @@ from tutelage.config import Fields
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import read_file
 from tutelage.parsing import parse_json
+from tutelage.tasks import Metric, Task, find, installed
 from tutelage.text import value_text
 
 Count = Annotated[int, Field(ge=0)]
@@ -23,40 +24,6 @@ class Recorded(Fields):
 
     what: ClassVar[str] = "the result"
     model_config = ConfigDict(extra="allow", strict=True)
-
-
-class Classified(Recorded):
-    """What the test part says of a classifier."""
-
-    what: ClassVar[str] = "test"
-    accuracy: float | None
-    worst_class_accuracy: float | None
-    nll: float | None
-    brier: float | None
-    ece: float | None
-    teacher_accuracy: float | None = None
-    agreement: float | None = None
-    kl_to_teacher: float | None = None
-    per_class_accuracy: dict[str, float | None] = Field(default={})
-
-
-class Generated(Recorded):
-    """What the test part says of a generator."""
-
-    what: ClassVar[str] = "test"
-    frechet_distance: float
-    features: str
-    coverage: float
-    teacher_frechet_distance: float | None = None
-
-
-class Measured(Recorded):
-    """What the test part says of a network for any other task."""
-
-    what: ClassVar[str] = "test"
-
-
-TESTS: Mapping[str, type[Recorded]] = MappingProxyType({"classification": Classified, "generation": Generated})
 
 
 class Trained(Recorded):
@@ -125,15 +92,31 @@ def check_result(path: Path, result: Mapping[str, Any]) -> None:
     """
     try:
         read = RunResult(**result)
-        # Results of versions before tasks name none.
-        task = read.task or ("generation" if "frechet_distance" in read.test else "classification")
-        TESTS.get(task, Measured)(**read.test)
-        main = read.main or ("accuracy" if task == "classification" else "frechet_distance")
+        task = _task_of(read)
+        main = read.main or (None if task is None else task.main)
+        if main is None:
+            raise TutelageError("main: field required")
         _check_number("test", read.test, main)
+        for name, metric in {} if task is None else task.metrics.items():
+            if name in read.test:
+                (_check_number if isinstance(metric, Metric) else _check_curve)("test", read.test, name)
         if read.selected is not None:
             _check_number("selected", read.selected.model_dump(), f"test_{main}")
     except TutelageError as error:
         raise TutelageError(f"{path}: {error}; remove it or choose another folder") from None
+
+
+def _task_of(read: RunResult) -> Task | None:
+    """The task of a run; ``None`` where it is of a package that is not installed.
+
+    Results of versions before tasks name none: theirs is the one whose main metric they have.
+    """
+    for name in installed() if read.task is None else [read.task]:
+        with suppress(TutelageError):
+            task = find(name)
+            if read.task is not None or task.main in read.test:
+                return task
+    return None
 
 
 def _check_number(what: str, fields: Mapping[str, Any], name: str) -> None:
@@ -142,6 +125,17 @@ def _check_number(what: str, fields: Mapping[str, Any], name: str) -> None:
     value = fields[name]
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
         raise TutelageError(f"{what}: {name}: expected a number (got {value_text(value)})")
+
+
+def _check_curve(what: str, fields: Mapping[str, Any], name: str) -> None:
+    """Numbers in a list, or by name: each one, or a list of them."""
+    value = fields[name]
+    values = list(value.values()) if isinstance(value, dict) else [value]
+    flat = [number for each in values for number in (each if isinstance(each, list) else [each])]
+    if not isinstance(value, dict | list) or any(
+        isinstance(number, bool) or not isinstance(number, int | float | None) for number in flat
+    ):
+        raise TutelageError(f"{what}: {name}: expected numbers (got {value_text(value)})")
 
 
 def read_epochs(path: Path) -> tuple[dict[str, Any], ...]:
