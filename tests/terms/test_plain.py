@@ -142,14 +142,16 @@ def test_a_projection_is_built_before_it_is_used() -> None:
     ("shape", "axis", "place"),
     [
         ((6, 5), None, 1), ((3, 6, 5), None, 2), ((3, 5, 2, 2), None, 1), ((3, 5, 2, 2, 2), None, 1),
-        ((3, 5, 6), 1, 1), ((3, 2, 2, 5), -1, 3), ((3, 2, 2, 5), 3, 3),
+        ((3, 5, 6), 1, 1), ((3, 2, 2, 5), -1, 3), ((3, 2, 2, 5), 3, 3), ((6, 5), 3, 1),
     ],
 )  # fmt: skip
 def test_the_rule_of_the_class_axis(shape: tuple[int, ...], axis: int | None, place: int) -> None:
     assert class_axis(torch.zeros(shape), axis) % len(shape) == place
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((6, 5), 0), ((6, 5), 2), ((3, 6, 5), -3), ((3, 6, 5), -4), ((5,), None)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3, 6, 5), 0), ((3, 6, 5), 3), ((3, 6, 5), -3), ((3, 6, 5), -4), ((5,), None)]
+)
 def test_no_class_axis(shape: tuple[int, ...], axis: int | None, refused: Any) -> None:
     with refused(str(shape)):
         class_axis(torch.zeros(shape), axis)
@@ -176,13 +178,14 @@ def by_hand(temperature: float) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-@pytest.mark.parametrize("form", ["tokens", "torch's order", "maps", "maps, classes last"])
+@pytest.mark.parametrize("form", ["tokens", "torch's order", "maps", "maps, classes last", "maps, classes fourth"])
 def test_soft_targets_of_tokens_and_maps_are_those_of_their_places(form: str, temperature: float) -> None:
     change, axis = {
         "tokens": (lambda x: x, None),
         "torch's order": (lambda x: x.transpose(1, 2), 1),
         "maps": (lambda x: of_maps(x, 2, 3), None),
         "maps, classes last": (lambda x: x.unflatten(1, (2, 3)), -1),
+        "maps, classes fourth": (lambda x: x.unflatten(1, (2, 3)), 3),
     }[form]
     student, teacher = change(TOKENS), change(TAUGHT)
     each = torch.tensor(by_hand(temperature), dtype=torch.float64)
@@ -210,6 +213,7 @@ def test_cross_entropy_of_tokens_and_maps_is_torchs(ignored: int) -> None:
     for value in (
         term(TOKENS, places),
         CrossEntropy(ignored, axis=1)(TOKENS.transpose(1, 2), places),
+        CrossEntropy(ignored, axis=2)(TOKENS, places),
         term(of_maps(TOKENS, 2, 3), places.unflatten(1, (2, 3))),
     ):
         torch.testing.assert_close(value, expected)

@@ -103,7 +103,7 @@ def class_axis(logits: Tensor, axis: int | None = None) -> int:
 
     Args:
         logits: one distribution a sample, token or pixel.
-        axis: to name it.
+        axis: to name it, of logits with more than two axes.
 
     Raises:
         TutelageError: the logits have fewer than two axes, or ``axis`` is the batch's or does not exist.
@@ -111,7 +111,7 @@ def class_axis(logits: Tensor, axis: int | None = None) -> int:
     shape = tuple(logits.shape)
     if logits.ndim < 2:
         raise TutelageError(f"logits must be (B, C), (B, T, C) or (B, C, H, W), got shape {shape}; keep the batch axis")
-    if axis is None:
+    if axis is None or logits.ndim == 2:
         return 1 - logits.ndim if logits.ndim > 3 else -1
     if not 1 <= axis % logits.ndim < logits.ndim or not -logits.ndim <= axis < logits.ndim:
         raise TutelageError(f"axis={axis} is no class axis of logits {shape}; give one from 1 to {logits.ndim - 1}")
