@@ -12,6 +12,7 @@ import pytest
 from tutelage.config import Config, read_config
 from tutelage.errors import TutelageError, unknown
 from tutelage.parsing import parse_json, parse_toml, parse_yaml, write_yaml
+from tutelage.studies.study import Study
 from tutelage.text import value_text
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -92,3 +93,28 @@ def test_values_in_messages_are_short() -> None:
         Config(lr="x" * 10**6)
     assert len(str(caught.value)) < 400
     assert len(str(unknown("method", "x" * 10**6, ["a"]))) < 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "name", "text"),
+    [
+        ({"epochs": "9" * 20}, "epochs", "more than 64 bits"),
+        ({"epochs": 2**63}, "epochs", "more than 64 bits"),
+        ({"student": "\ud800"}, "student", "no Unicode"),
+        ({"teacher": ["a", "\udcff"]}, "teacher", "no Unicode"),
+        ({"data": "folder:caf\udce9"}, "data", "no Unicode"),  # a file's name that is no UTF-8
+        ({"settings": {"weight": {"a": [10**400]}}}, "settings", "more than 64 bits"),
+        ({"settings": {"a\udfff": 1}}, "settings", "no Unicode"),
+    ],
+)
+def test_fields_that_no_file_gives_back_are_refused(fields: dict[str, Any], name: str, text: str) -> None:
+    with pytest.raises(TutelageError, match=f"the configuration: {name}: .*{text}"):
+        Config(**fields)
+    good = Config(epochs=2**63 - 1, student="né", settings={"a": "\x1b"})
+    assert Config(**parse_yaml(good.as_yaml())) == good
+
+
+@pytest.mark.parametrize("fields", [{"name": "\ud800"}, {"seeds": [10**30]}, {"train": {"lr": 0.1, "epochs": 10**30}}])
+def test_nor_those_of_a_study(fields: dict[str, Any]) -> None:
+    with pytest.raises(TutelageError, match=r"[Uu]nicode|64 bits|seeds"):
+        Study(**fields)

@@ -30,6 +30,7 @@ from tutelage.runs.schema import read_epochs
 from tutelage.studies.difference import compare_runs, compare_studies
 from tutelage.studies.results import Results
 from tutelage.studies.study import Study, read_study
+from tutelage.text import printable
 
 Path_ = tuple[str | int, ...]
 
@@ -108,7 +109,7 @@ def good(read: Callable[[], object]) -> None:
             text = str(error)
             assert len(text.splitlines()) == 1
             assert len(text) <= 1200
-            assert text.isprintable()
+            assert printable(text) == text
 
 
 @pytest.fixture(scope="module")

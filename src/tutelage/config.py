@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.files import read_file
-from tutelage.parsing import parse_json, parse_toml, parse_yaml, write_yaml
+from tutelage.parsing import check_plain, parse_json, parse_toml, parse_yaml, write_yaml
 from tutelage.text import value_text
 
 
@@ -41,6 +41,8 @@ class Fields(BaseModel):
     """A frozen value made of checked fields; a wrong one is refused in one line."""
 
     what: ClassVar[str] = "the configuration"
+    kept: ClassVar[bool] = False
+    """Whether it is written to a file, and so holds only values that are read back from there."""
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     def __init__(self, /, **fields: Any) -> None:
@@ -50,6 +52,11 @@ class Fields(BaseModel):
         except ValidationError as error:
             names = dict.fromkeys(type(self).model_fields, "")
             raise error_in(error, self.what, names) from None
+        for name in type(self).model_fields if self.kept else ():
+            try:
+                check_plain(getattr(self, name))
+            except ValueError as error:
+                raise TutelageError(f"{self.what}: {name}: {error}; give another value") from None
 
     def but(self, **changes: Any) -> Any:
         """The same with some fields changed, checked again."""
@@ -178,6 +185,8 @@ def _number_as_text(value: Any) -> Any:
 
 class Config(Recipe, Hardware):
     """Everything a run depends on. Saved in its folder; running that file again gives the same numbers."""
+
+    kept: ClassVar[bool] = True
 
     data: str = Field(
         default="digits",

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -99,19 +99,35 @@ def _plain(parse: Callable[[], Any], *, finite: bool = False) -> Any:
         raise ValueError(f"it is nested more than {_DEPTH} levels deep") from None
     except Exception as error:  # parsers raise KeyError, IndexError, ... for values that their tags do not fit
         raise ValueError(" ".join(str(error).split()) or one_line(error)) from error
-    level, values = 0, [value]
-    while values:
+    check_plain(value)
+    floats = [each for values in _levels(value) for each in values if isinstance(each, float)] if finite else []
+    if not all(map(math.isfinite, floats)):
+        raise ValueError("it has a number that is not finite")
+    return value
+
+
+def check_plain(value: Any) -> None:
+    """Refuse what no reader of this module gives back.
+
+    Raises:
+        ValueError: it has more than 50 levels, an integer of more than 64 bits, or text that is no Unicode.
+    """
+    for level, values in enumerate(_levels(value)):
         if level > _DEPTH:
             raise ValueError(f"it is nested more than {_DEPTH} levels deep")
         huge = [each for each in values if isinstance(each, int) and abs(each) >= _INTEGER]
         if huge:
             raise ValueError(f"it has {value_text(huge[0])}, which is more than 64 bits")
-        if finite and any(isinstance(each, float) and not math.isfinite(each) for each in values):
-            raise ValueError("it has a number that is not finite")
         if any(isinstance(each, str) and _SURROGATE.search(each) for each in values):
             raise ValueError("it has text that is no Unicode (a lone surrogate)")
-        level, values = level + 1, [part for each in values for part in _parts(each)]
-    return value
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """A value, then its parts, then theirs, ..."""
+    values = [value]
+    while values:
+        yield values
+        values = [part for each in values for part in _parts(each)]
 
 
 def _parts(value: Any) -> list[Any]:

@@ -93,6 +93,7 @@ class Way(Fields):
     """A method and those of its parameters that are not left at their defaults."""
 
     what: ClassVar[str] = "a method of the study"
+    kept: ClassVar[bool] = True
 
     method: MethodName
     settings: dict[str, Any] = Field(default={})
@@ -120,6 +121,7 @@ class Study(Fields):
     """
 
     what: ClassVar[str] = "the study"
+    kept: ClassVar[bool] = True
 
     name: str = Field(default="study", min_length=1, description="what its report is called")
     data: Names = Field(default=("digits",), description="data sets, as in Config")
