@@ -13,6 +13,8 @@ from PIL import Image
 
 from tests.conftest import Command
 from tutelage.methods import find, installed
+from tutelage.models.load import make_model
+from tutelage.models.weights import save_weights
 from tutelage.tasks import installed as installed_tasks
 
 SHORT = ("--epochs", "2", "--batch-size", "16", "--lr", "0.05", "--device", "cpu", "--precision", "float32")
@@ -195,3 +197,92 @@ def test_tasks_are_listed_with_their_metrics(run: Command) -> None:
         main = next(iter(entry["metrics"].values()))
         assert main["better"] in ("higher", "lower")
     assert next(iter(listed["clustering"]["metrics"])) == "nmi"
+
+
+# --- evaluate knows the task of a run
+
+
+@pytest.fixture
+def grey(run: Command) -> str:
+    """48 training and 16 test images, grey 8x8, of four classes."""
+    random = np.random.default_rng(2)
+    labels = np.arange(64) % 4
+    images = (random.integers(0, 60, (64, 8, 8)) + 60 * (np.arange(8) % 4 == labels[:, None])[:, None]).astype(np.uint8)
+    np.savez("grey.npz", x_train=images[:48], y_train=labels[:48], x_test=images[48:], y_test=labels[48:])
+    return "npz:grey.npz"
+
+
+def test_a_run_of_embeddings_is_evaluated_by_its_clusters(run: Command, grey: str) -> None:
+    words = ("train", "--model", "resnet8x0.25", "--method", "triplets", "--data", grey, "--out", "t", *SHORT)
+    code, out, err = run(*words)
+    assert code == 0, err
+    assert "mutual information" in out
+    recorded = strict(Path("t/result.json").read_text())
+    assert (recorded["task"], recorded["main"]) == ("clustering", "nmi")
+    code, out, err = run("evaluate", "t", "--device", "cpu", "--json")
+    assert code == 0, err
+    assert strict(out)["nmi"] == recorded["test"]["nmi"]
+    code, out, err = run("evaluate", "resnet8x0.25@t/student.safetensors", "--data", grey, "--device", "cpu")
+    assert code == 0, err
+    assert "multicut nmi" in out
+
+
+def test_a_run_of_a_generator_is_evaluated_by_its_images(run: Command, grey: str) -> None:
+    network = make_model("mlp-ganx0.125", num_classes=4, input_shape=(1, 8, 8)).module
+    save_weights("g.safetensors", network, {})
+    words = ("--teacher", "mlp-ganx0.125@g.safetensors", "--student", "mlp-ganx0.125", "--method", "akdg")
+    code, out, err = run("distill", *words, "--set", "critic_width=0.125", "--data", grey, "--out", "s", *SHORT)
+    assert code == 0, err
+    assert "Fréchet distance" in out
+    recorded = strict(Path("s/result.json").read_text())
+    code, out, err = run("evaluate", "s", "--device", "cpu", "--json")
+    assert code == 0, err
+    assert strict(out)["frechet_distance"] == recorded["test"]["frechet_distance"]
+
+
+def test_a_run_of_strings_is_evaluated_by_its_symbols(run: Command, grey: str) -> None:
+    with np.load("grey.npz") as arrays:
+        strings = {name: np.stack([arrays[name], 1 - arrays[name] % 2], 1) for name in ("y_train", "y_test")}
+        np.savez("two.npz", targets="strings", x_train=arrays["x_train"], x_test=arrays["x_test"], **strings)
+    Path("reader.py").write_text(READER)
+    code, _, err = run("train", "--model", "reader.py:Reader", "--data", "npz:two.npz", "--out", "t", *SHORT)
+    assert code == 0, err
+    recorded = strict(Path("t/result.json").read_text())
+    code, out, err = run("evaluate", "t", "--device", "cpu", "--json", "--trust")
+    assert code == 0, err
+    assert strict(out)["string_accuracy"] == recorded["test"]["string_accuracy"]
+    code, out, _ = run("data", "npz:two.npz", "--json")
+    assert strict(out)["counts"]["train"] == [12 + 24, 12 + 24, 12, 12]
+
+
+READER = """
+from torch import nn
+
+
+class Reader(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.layer = nn.Linear(64, 2 * num_classes)
+        self.symbols = num_classes
+
+    def forward(self, images):
+        return self.layer(images.flatten(1)).view(-1, 2, self.symbols)
+"""
+
+
+def test_a_folder_of_sounds_is_described(run: Command) -> None:
+    from scipy.io import wavfile
+
+    for part, name, count in (("train", "low", 3), ("train", "high", 2), ("test", "low", 1)):
+        place = Path(part, name)
+        place.mkdir(parents=True)
+        for number in range(count):
+            wavfile.write(place / f"{number}.wav", 8000, np.arange(100, dtype=np.int16))
+    code, out, _ = run("data", "wav:.", "--json")
+    assert code == 0
+    described = strict(out)
+    assert described["classes"] == ["high", "low"]
+    assert described["counts"] == {"train": [2, 3], "test": [0, 1]}
+    code, out, _ = run("data", "wav:.")
+    assert code == 0
+    assert "waveforms (1, 100), for classification" in " ".join(out.split())
