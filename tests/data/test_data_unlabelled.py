@@ -141,3 +141,9 @@ def test_nothing_is_held_out_where_no_sample_has_a_label() -> None:
     some = np.full(20, -1)
     some[:6] = np.arange(6) % 3
     assert Data.from_arrays((images(20), some), (images(3), None)).hold_out(0.5).validation is not None
+
+
+def test_objects_made_in_python_may_have_no_labels() -> None:
+    assert open_data((images(10), None), test=0.2).classes == ()
+    data = open_data(((images(6), None), (images(3), np.array([0, 2, 1]))))
+    assert (len(data.train), data.classes) == (6, ("0", "1", "2"))

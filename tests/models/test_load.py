@@ -277,7 +277,7 @@ class FakeTimm(types.ModuleType):
             "mean": (0.3, 0.4, 0.8),
             "std": (0.1, 0.2, 0.3),
         }
-        return FakeTimmModel(options["num_classes"], options["in_chans"], facts)
+        return FakeTimmModel(options.get("num_classes", 9), options["in_chans"], facts)
 
 
 @pytest.fixture
@@ -431,9 +431,9 @@ def transformers(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
         class AutoModelForImageClassification:
             @staticmethod
-            def from_pretrained(name: str, *, num_labels: int, **options: Any) -> nn.Module:
-                calls.append({"name": name, "num_labels": num_labels, **options})
-                return FakeClassifier(num_labels)
+            def from_pretrained(name: str, **options: Any) -> nn.Module:
+                calls.append({"name": name, **options})
+                return FakeClassifier(options.get("num_labels", 7))
 
         class ImageProcessingMixin:
             @staticmethod
@@ -511,6 +511,16 @@ def test_an_hf_student_is_opened_without_a_warning(transformers: Fake, tmp_path:
     assert known.model.std.item() == 0.125
     with pytest.warns(TutelageWarning, match="will not be normalised as in its training"):
         open_model(f"hf/owner/name@{tmp_path / 'bare.safetensors'}", data)
+
+
+def test_published_classes_are_kept_for_data_that_names_none(transformers: Fake, timm: FakeTimm) -> None:
+    calls = transformers(COLOURS)
+    part = Split.of(torch.zeros(8, 32, 32, 3, dtype=torch.uint8), torch.full((8,), -1))
+    data = Data("tiny", (), part, part)
+    assert open_trained("hf/owner/name", data).model(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    assert "num_labels" not in calls[0]
+    open_trained("timm/resnet18", data)
+    assert "num_classes" not in timm.calls[0]
 
 
 def test_hf_refuses_channels_that_do_not_fit(transformers: Fake) -> None:

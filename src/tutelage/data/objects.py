@@ -66,8 +66,8 @@ def _classes(value: object) -> Sequence[str] | None:
     return [str(name) for name in names] if isinstance(names, list | tuple) else None
 
 
-def _arrays(value: Any) -> tuple[ArrayLike, ArrayLike]:
-    """The images and the labels of a set."""
+def _arrays(value: Any) -> tuple[ArrayLike, ArrayLike | None]:
+    """The images and the labels of a set; ``None`` where it has no labels."""
     if isinstance(value, DataLoader):
         return _arrays(_dataset_of(value))
     if isinstance(value, IterableDataset):
@@ -78,9 +78,10 @@ def _arrays(value: Any) -> tuple[ArrayLike, ArrayLike]:
     if isinstance(value, TensorDataset) and len(value.tensors) == 2:
         images, labels = value.tensors
         return (images.permute(0, 2, 3, 1) if channels_first(images.shape[1:]) else images), labels
-    arrays = isinstance(value, tuple | list) and all(isinstance(part, Tensor | np.ndarray) for part in value)
-    if arrays and len(value) == 2:
-        return value[0], value[1]
+    if isinstance(value, tuple | list) and len(value) == 2:
+        inputs, labels = value
+        if isinstance(inputs, Tensor | np.ndarray) and isinstance(labels, Tensor | np.ndarray | None):
+            return inputs, labels
     if (
         isinstance(value, str | bytes | dict | tuple)
         or not isinstance(value, Sized)

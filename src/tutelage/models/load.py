@@ -50,7 +50,8 @@ def make_model(
             - ``timm/NAME``: an architecture of timm;
             - ``hf/NAME``: a model of the Hugging Face hub or a folder written by ``save_pretrained``; always
               with its weights, only a classifier for another number of classes is new.
-        num_classes: classes of the data, or what else the network has outputs for.
+        num_classes: classes of the data, or what else the network has outputs for. 0 keeps the classes of published
+            weights, for data that name none.
         input_shape: of one input, (C, H, W) of images.
         modality: what the inputs are.
         pretrained: with the published weights; for ``timm/NAME``.
@@ -63,7 +64,8 @@ def make_model(
         TutelageError: there is no such network, its package is missing, its code is not trusted, or building it failed.
     """
     check_trusted(spec, trust, named_in)
-    if num_classes < 1 or min(input_shape, default=0) < 1:
+    published = pretrained and spec.startswith(tuple(_DOORS))
+    if num_classes < (0 if published else 1) or min(input_shape, default=0) < 1:
         raise TutelageError(
             f"a model for {num_classes} classes and {modality.noun} of shape {tuple(input_shape)} cannot be built:"
             " give 1 class or more, and a shape of 1 or more along each axis"

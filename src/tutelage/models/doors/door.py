@@ -41,7 +41,7 @@ class Wanted:
     """What the network is for.
 
     Attributes:
-        num_classes: of the data.
+        num_classes: of the data; 0 for those of the published weights.
         input_shape: of one of its inputs.
         modality: what its inputs are.
         pretrained: whether it comes with its published weights.

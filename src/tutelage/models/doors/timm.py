@@ -27,8 +27,8 @@ def from_timm(spec: str, name: str, wanted: Wanted) -> Built:
         timm.create_model,
         name,
         pretrained=wanted.pretrained,
-        num_classes=wanted.num_classes,
         in_chans=shape[0],
+        **({"num_classes": wanted.num_classes} if wanted.num_classes else {}),
     )
     with building(spec):
         module: nn.Module = create()

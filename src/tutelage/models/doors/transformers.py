@@ -46,9 +46,9 @@ def from_transformers(spec: str, name: str, wanted: Wanted) -> Built:
     with building(spec):
         network = transformers.AutoModelForImageClassification.from_pretrained(
             name,
-            num_labels=wanted.num_classes,
             ignore_mismatched_sizes=True,
             trust_remote_code=False,  # never ask, and never run, code that comes with weights
+            **({"num_labels": wanted.num_classes} if wanted.num_classes else {}),
         )
     taken = getattr(network.config, "num_channels", channels)
     if channels not in (1, taken):
