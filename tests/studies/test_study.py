@@ -47,7 +47,11 @@ def test_pairs_are_the_product_or_what_is_said() -> None:
 
 MISTAKES = {
     "an unknown field": ({"sedes": 3}, ["the study", "sedes", "seeds"]),
-    "no seed": ({"seeds": 0}, ["seeds", "one seed or more"]),
+    "no seed": ({"seeds": 0}, ["seeds", "1 to 10,000 seeds"]),
+    "too many seeds": ({"seeds": 2**40}, ["seeds", "1 to 10,000 seeds"]),
+    "too many trials": ({"budget": 2**40, "train": {"validation": 0.1}}, ["budget", "10000"]),
+    "pairs of nothing": ({"pairs": None}, ["pairs", "a list of [teacher, student]"]),
+    "pairs of a number": ({"pairs": 5}, ["pairs", "a list of [teacher, student]"]),
     "no seed in a list": ({"seeds": []}, ["seeds"]),
     "a seed twice": ({"seeds": [1, 1]}, ["seeds", "twice"]),
     "a negative seed": ({"seeds": [-1, 2]}, ["seeds", "-1"]),

@@ -23,6 +23,10 @@ OWN = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method"
 PLACES = {"student": "students", "teacher": "teachers", "seed": "seeds", "method": "methods", "settings": "methods"}
 
 
+MOST = 10_000
+"""Seeds of a study, and trials of a row, at most: a misspelt number would fill the memory with a list of them."""
+
+
 def _each(value: Any) -> Any:
     """One value, several, or several in a text with commas, as a tuple."""
     if isinstance(value, str):
@@ -41,7 +45,9 @@ def _few(value: Any) -> Any:
 
 
 def _pairs(value: Any) -> Any:
-    if isinstance(value, str) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+    if not isinstance(value, list | tuple) or not all(
+        isinstance(pair, list | tuple) and len(pair) == 2 for pair in value
+    ):
         raise ValueError("pairs are a list of [teacher, student]")
     return tuple(value)
 
@@ -51,8 +57,8 @@ def _seeds(value: Any) -> Any:
     many = isinstance(value, int) and not isinstance(value, bool)
     if isinstance(value, str) and value.strip().isdecimal():
         value, many = int(value), True
-    if many and value < 1:
-        raise ValueError("a study needs one seed or more")
+    if many and not 1 <= value <= MOST:
+        raise ValueError(f"a study has 1 to {MOST:,} seeds")
     return tuple(range(value)) if many else _each(value)
 
 
@@ -146,7 +152,9 @@ class Study(Fields):
     )
     train: dict[str, Any] = Field(default={}, description="other fields of Config, the same for every run")
     evaluate: Beyond = Field(default=Beyond(), description="what to measure beyond the usual")
-    budget: int = Field(default=0, ge=0, description="settings tried for each method, judged on held-out training data")
+    budget: int = Field(
+        default=0, ge=0, le=MOST, description="settings tried for each method, judged on held-out training data"
+    )
     search: dict[str, dict[str, tuple[Any, ...]]] = Field(
         default={}, description="for a row's parameter, [low, high] or the choices; otherwise around its default"
     )
