@@ -93,5 +93,5 @@ def test_on_a_view_it_is_refused_in_one_line(
 
     model = tiny_model()
     learner = Learner(model, Own(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Same())})
-    with refused("source of learner 'student'", "on the batch at hand alone"):  # type: ignore[attr-defined]
+    with refused("teacher of learner 'student'", "on the batch at hand alone"):  # type: ignore[attr-defined]
         fit(learner, data=tiny_data, hardware=on_cpu)

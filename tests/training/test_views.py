@@ -334,7 +334,7 @@ def test_peers_refuse_terms_on_views(tiny_data: Data, tiny_model: Net, on_cpu: H
         Learner(models[0], Peers(models[1]), {"kd": SoftTargets().on(Flipped())}, name="a"),
         Learner(models[1], Peers(models[0]), {"kd": SoftTargets()}, name="b"),
     ]
-    with refused("source of learner 'a'", "answer the batch at hand alone", "need another source"):
+    with refused("teacher of learner 'a'", "answer the batch at hand alone", "need another source"):
         fit(*learners, data=tiny_data, hardware=on_cpu)
 
 
