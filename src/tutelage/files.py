@@ -201,6 +201,10 @@ class LockedFolder:
             TutelageError: another process holds the lock, or nothing can be written there.
         """
         try:
+            str(self.path).encode()
+        except UnicodeEncodeError:  # safetensors opens no such path
+            raise TutelageError(f"the path {str(self.path)!r} is no UTF-8; choose another folder") from None
+        try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / LOCK).acquire(timeout=0)
         except Timeout:

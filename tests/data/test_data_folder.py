@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
 import pickle
 import struct
+import sys
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -457,3 +461,21 @@ def test_a_folder_without_one_readable_picture_is_refused(tmp_path, refused):
         (tmp_path / part / "cat" / "0.png").write_bytes(b"")
     with pytest.warns(TutelageWarning, match="2 of 2"), refused("part", "is empty"):
         open_data(f"folder:{tmp_path}", skip_bad=True)
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are Unicode there")
+def test_names_that_are_no_utf_8(tmp_path: Path, refused: Callable[..., Any]) -> None:
+    """Of an archive from elsewhere, say: a run with such class names could not be read back."""
+    for part in ("train", "test"):
+        for name in ("caf\udce9", "tea"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("L", (8, 8)).save(tmp_path / part / name / "a.png")
+            (tmp_path / part / name / "b.\udcff").touch()
+    with refused("the name 'caf\\udce9' cannot be kept", "rename it"), pytest.warns(TutelageWarning):
+        open_data(f"folder:{tmp_path}")
+    for part in ("train", "test"):
+        (tmp_path / part / "caf\udce9").rename(tmp_path / part / "café")
+    with pytest.warns(TutelageWarning, match=r"4 \.\\udcff"):
+        data = open_data(f"folder:{tmp_path}")
+    assert data.classes == ("café", "tea")
+    json.dumps(data.summary(), ensure_ascii=False).encode()

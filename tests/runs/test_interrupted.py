@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -298,3 +299,10 @@ def test_clocks_that_run_backwards_do_not_matter(
     monkeypatch.setattr("time.time", lambda: 0.0)
     execute(config, folder)
     assert (folder / "student.safetensors").read_bytes() == (tmp_path / "whole" / "student.safetensors").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are Unicode there")
+def test_a_path_that_is_no_utf_8_is_refused_before_training(config: Config, tmp_path: Path, refused: Refused) -> None:
+    with refused("caf\\udce9", "is no UTF-8", "choose another folder"):
+        execute(config, tmp_path / "caf\udce9")
+    assert not (tmp_path / "caf\udce9").exists()

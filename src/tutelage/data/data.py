@@ -20,6 +20,7 @@ from tutelage.data.split import Split, checked, part_of
 from tutelage.data.targets import Classes, Targets
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError
+from tutelage.parsing import check_plain
 
 __all__ = ["ArrayLike", "Data", "Split", "numbered_names"]
 
@@ -53,6 +54,11 @@ class Data:
 
     def __post_init__(self) -> None:
         names = tuple(str(name) for name in self.classes)
+        for name in (self.name, *names):
+            try:
+                check_plain(name)
+            except ValueError as error:  # of files whose names are in another encoding than UTF-8
+                raise TutelageError(f"{self.name}: the name {name!r:.80} cannot be kept: {error}; rename it") from None
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             places = ", ".join(str(place) for place, name in enumerate(names) if name == twice[0])
             raise TutelageError(

@@ -15,6 +15,7 @@ from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data
 from tutelage.data.decode import IN_MEMORY, ImageFiles, assemble
 from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.text import printable
 
 __all__ = ["ImageFiles", "load"]
 
@@ -133,7 +134,7 @@ def _kind(entry: Path) -> str:
     """What a warning calls something that is passed over; nothing for what systems hide in folders."""
     if entry.name.startswith("."):
         return "hidden picture" if entry.suffix.lower() in SUFFIXES else ""
-    return "folder" if entry.is_dir() else entry.suffix.lower() or "file without a suffix"
+    return "folder" if entry.is_dir() else printable(entry.suffix.lower()) or "file without a suffix"
 
 
 def _listed(passed_over: Counter[str]) -> str:
