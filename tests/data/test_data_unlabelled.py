@@ -10,7 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.data import Data, ManyLabels, Vectors, open_data
+from tutelage.data import (
+    Data,
+    LongTail,
+    ManyLabels,
+    MissingLabels,
+    Numbers,
+    PowerLawImbalance,
+    StepImbalance,
+    Subset,
+    SymmetricNoise,
+    Trusted,
+    Vectors,
+    open_data,
+)
 from tutelage.errors import TutelageWarning
 
 
@@ -147,3 +160,24 @@ def test_objects_made_in_python_may_have_no_labels() -> None:
     assert open_data((images(10), None), test=0.2).classes == ()
     data = open_data(((images(6), None), (images(3), np.array([0, 2, 1]))))
     assert (len(data.train), data.classes) == (6, ("0", "1", "2"))
+
+
+CONDITIONS = [Subset(2), Trusted(1), LongTail(0.5), StepImbalance(0.5, 0.5), PowerLawImbalance(0.5)]
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: type(condition).__name__)
+@pytest.mark.parametrize("test_labels", [None, np.array([0, 2, 1])])
+def test_conditions_that_choose_by_class_need_labels(condition: Any, test_labels: Any, refused: Any) -> None:
+    data = Data.from_arrays((images(20), None), (images(3), test_labels))
+    with refused(type(condition).__name__, "no training sample of arrays has a label", "leave it out"):
+        condition(data)
+
+
+@pytest.mark.parametrize(
+    "condition", [*CONDITIONS, SymmetricNoise(0.2), MissingLabels(0.2)], ids=lambda condition: type(condition).__name__
+)
+def test_conditions_on_classes_refuse_other_targets(condition: Any, refused: Any) -> None:
+    pair = (np.zeros((8, 2)), np.arange(16.0).reshape(8, 2) / 5)
+    data = Data.from_arrays(pair, pair, modality=Vectors(), targets=Numbers())
+    with refused(type(condition).__name__, "one class for each sample", "quantities"):
+        condition(data)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tutelage.data.data import Data, Split
+from tutelage.data.data import Data
 from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 
@@ -43,6 +43,7 @@ class Relabelling:
     def __call__(self, data: Data) -> Data:
         """The data set with these training labels, and the realised rate and transitions in its record."""
         name = type(self).__name__
+        check_single(data, name)
         if data.train.labels.ndim != 1:
             raise TutelageError(
                 f"{name} needs hard labels, and those of {data.name} are soft, of shape "
@@ -76,14 +77,34 @@ def stream(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, *name.encode()])
 
 
-def clean_classes(split: Split, num_classes: int) -> tuple[Labels, list[int]]:
-    """The class that each sample counts for where samples are chosen, (N,), and the size of each class, C numbers.
+def check_single(data: Data, condition: str) -> None:
+    """Refuse targets that are no classes, for a condition on classes.
+
+    Raises:
+        TutelageError: with the kind of targets.
+    """
+    if not data.targets.single:
+        raise TutelageError(
+            f"{condition} is for data with one class for each sample, and {data.name} has {data.targets.noun} for "
+            "labels; leave it out"
+        )
+
+
+def clean_classes(data: Data, condition: str) -> tuple[Labels, list[int]]:
+    """The class that each training sample counts for where samples are chosen, (N,), and the size of each class.
 
     It is the clean class where that is known and the given one elsewhere, so that which samples are kept does not
     depend on whether noise came first. Soft labels count for their largest class. A sample without a label is -1.
+
+    Raises:
+        TutelageError: the targets are no classes, or no sample has a label.
     """
-    labels = split.labels.cpu()
-    given = labels if labels.ndim == 1 else labels.argmax(1)
-    clean = split.clean_labels.cpu()
+    check_single(data, condition)
+    given, clean = data.targets.classes(data.train.labels).cpu(), data.train.clean_labels.cpu()
     classes = torch.where((given >= 0) & (clean >= 0), clean, given)
-    return classes.numpy(), class_counts(classes, num_classes)
+    if not bool((classes >= 0).any()):
+        raise TutelageError(
+            f"{condition} chooses samples by their classes, and no training sample of {data.name} has a label; "
+            "leave it out"
+        )
+    return classes.numpy(), class_counts(classes, data.num_classes)

@@ -36,9 +36,9 @@ class Imbalance:
     def __call__(self, data: Data) -> Data:
         """The data set with the smaller training part, and the size of each class in its record."""
         name = type(self).__name__
+        labels, counts = clean_classes(data, name)
         if data.num_classes < 2:
             raise TutelageError(f"{name} needs 2 classes or more, and {data.name} has {data.num_classes}")
-        labels, counts = clean_classes(data.train, data.num_classes)
         law = self._pinned(min(counts))
         wanted = law._sizes(data.num_classes, min(counts))
         for c, (size, count) in enumerate(zip(wanted, counts, strict=True)):

@@ -29,7 +29,7 @@ class Subset:
 
     def __call__(self, data: Data) -> Data:
         """The data set with the smaller training part."""
-        labels, counts = clean_classes(data.train, data.num_classes)
+        labels, counts = clean_classes(data, type(self).__name__)
         if min(counts) < self.per_class:
             rarest = int(np.argmin(counts))
             raise TutelageError(
