@@ -479,3 +479,25 @@ def test_names_that_are_no_utf_8(tmp_path: Path, refused: Callable[..., Any]) ->
         data = open_data(f"folder:{tmp_path}")
     assert data.classes == ("café", "tea")
     json.dumps(data.summary(), ensure_ascii=False).encode()
+
+
+def test_a_novel_part_has_classes_of_its_own(tmp_path, refused):
+    for number, place in enumerate(("train/b", "train/d", "val/c", "novel/a", "novel/e")):
+        put(tmp_path / place / "1.png", picture(number))
+    data = open_data(f"folder:{tmp_path}")
+    assert data.classes == ("b", "d", "a", "c", "e")
+    assert [data.train.labels.tolist(), data.test.labels.tolist()] == [[0, 1], [2, 4]]
+    assert data.validation.labels.tolist() == [3]
+    put(tmp_path / "novel" / "d" / "1.png", picture(0))
+    with refused("novel/d is a class that", "train has too", "name the folder test"):
+        open_data(f"folder:{tmp_path}")
+    put(tmp_path / "test" / "b" / "1.png", picture(0))
+    with refused(f"{tmp_path / 'test'} and {tmp_path / 'novel'} are both test parts"):
+        open_data(f"folder:{tmp_path}")
+
+
+def test_a_class_may_be_called_novel(tmp_path):
+    for place in ("novel", "poem"):
+        for number in range(5):
+            put(tmp_path / place / f"{number}.png", picture(number))
+    assert open_data(f"folder:{tmp_path}", test=0.2).classes == ("novel", "poem")

@@ -334,3 +334,19 @@ def test_labels_that_start_at_1_are_called_that(saved, refused):
     names = np.array(["a", "b", "c", "d"])
     with refused("train part", "from 1 to 4", "they start at 1", "subtract 1"):
         open_data(saved(train_labels=GOOD["train_labels"] + 1, classes=names))
+
+
+def test_a_novel_part_has_classes_of_its_own(saved, refused):
+    novel = {"test_images": None, "test_labels": None, "novel_images": GOOD["test_images"]}
+    labels = np.array([4, 5, 5, 4])
+    data = open_data(saved(**novel, novel_labels=labels, novel_index=np.arange(3, 7)))
+    assert data.classes == ("0", "1", "2", "3", "4", "5")
+    assert data.test.labels.tolist() == labels.tolist()
+    assert data.test.index.tolist() == [3, 4, 5, 6]
+    assert open_data(saved(**novel, novel_labels=labels, classes=np.array(list("abcdef")))).num_classes == 6
+    with refused("novel_labels of", "have the class 3, which train_labels have too", "classes from 4"):
+        open_data(saved(**novel, novel_labels=labels - 1))
+    with refused("has test_images and novel_images", "keep one"):
+        open_data(saved(novel_images=GOOD["test_images"], novel_labels=labels))
+    with refused("has novel_labels without novel_images"):
+        open_data(saved(test_images=None, test_labels=None, novel_labels=labels))

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from tutelage import train
 from tutelage.cli import main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import AsIs, Batch, Data, Split
+from tutelage.data.conditions import SymmetricNoise
 from tutelage.data.modality import Vectors
 from tutelage.methods import find
 from tutelage.methods.graph_fewshot.heads import BaseClasses, Rotation
@@ -362,3 +364,25 @@ def test_the_command_line_evaluates_and_exports(
     model = onnx.load(tmp_path / "net.onnx")
     assert [output.name for output in model.graph.output] == ["embedding"]
     assert {entry.key for entry in model.metadata_props} == {"image_shape"}
+
+
+def test_a_test_part_of_untaught_classes_is_for_tasks_that_evaluate_on_such(
+    novel: Data, on_cpu: Hardware, tiny_model: Net, refused: Any
+) -> None:
+    with refused("2 of the 4 classes of novel have no training sample", "choose a method for few_shot or clustering"):
+        train("resnet8x0.25", novel, epochs=1, batch_size=8, **CPU)
+    with refused("would give training samples the class 'c'", "leave the noise out"):
+        SymmetricNoise(0.9)(novel)
+    assert train("resnet8x0.25", novel, method="triplets", settings={"each": 4}, epochs=1, batch_size=8, **CPU).metrics
+
+
+def test_a_folder_with_novel_classes(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for place in ("train/a", "train/b", "val/c", "val/d", "novel/e", "novel/f"):
+        (tmp_path / place).mkdir(parents=True)
+        for number in range(6):
+            Image.fromarray(generator.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / place / f"{number}.png")
+    result = train("resnet8x0.25", f"folder:{tmp_path}", method="graph_fewshot", epochs=2, batch_size=4, **CPU)
+    assert result.metrics["data"]["counts"]["test"] == [0, 0, 0, 0, 6, 6]
+    assert result.metrics["test"]["graph_1_shot"] is not None
+    assert "validation_accuracy_1_shot" in result.metrics["selected"]

@@ -20,7 +20,8 @@ from tutelage.text import printable
 __all__ = ["ImageFiles", "load"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"})
-NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test", "novel")}
+NOVEL = "novel"  # a test part of other classes than those of ``train``
 WITHOUT_LABELS = ("unlabelled", "unlabeled")
 NO_CLASS = ""
 LAYOUT = (
@@ -39,6 +40,9 @@ def load(
     in_memory_bytes: int = IN_MEMORY,
 ) -> Data:
     """``train/CLASS/*`` and ``test/CLASS/*``, and ``val`` (or ``valid``, ``validation``); or just ``CLASS/*``.
+
+    A folder ``novel`` in the place of ``test`` has other classes than ``train``, for tasks that evaluate on classes
+    that are not taught; the validation folder may have such classes then too. The classes of ``train`` come first.
 
     Without a ``test`` folder the validation folder is the test part. Without any of those folders the ones that are
     there are classes, and a share of each becomes the test part, the same one every time. The record and a warning say
@@ -82,7 +86,15 @@ def load(
         raise TutelageError(
             f"the class folder {empty[0]} has no picture in it{_listed(passed_over)}; add some or remove it; {LAYOUT}"
         )
-    classes = _classes(pictures["train"]) or _classes(name for found in pictures.values() for name in found)
+    everything = _classes(name for found in pictures.values() for name in found)
+    classes = _classes(pictures["train"]) or everything
+    if "test" in parts and parts["test"].name == NOVEL:
+        if taught := [name for name in _classes(pictures["test"]) if name in pictures["train"]]:
+            raise TutelageError(
+                f"{parts['test'] / taught[0]} is a class that {parts['train']} has too; remove it from one of them, or "
+                "name the folder test if all its classes are taught"
+            )
+        classes += tuple(name for name in everything if name not in classes)
     strange = [parts[part] / name for part in pictures for name in _classes(pictures[part]) if name not in classes]
     if strange:
         raise TutelageError(
@@ -149,10 +161,13 @@ def _listed(passed_over: Counter[str]) -> str:
 def _parts(folder: Path) -> dict[str, Path]:
     """The folder of each part that is there."""
     found = [(part, folder / name) for part, names in NAMES.items() for name in names if (folder / name).is_dir()]
+    if not any(part == "train" for part, _ in found):  # it is a class of that name
+        found = [(part, place) for part, place in found if place.name != NOVEL]
     parts = dict(found)
     if len(parts) < len(found):
-        both = " and ".join(str(place) for part, place in found if part == "validation")
-        raise TutelageError(f"{both} are both validation parts; keep one of them")
+        twice = next(part for part, count in Counter(part for part, _ in found).items() if count > 1)
+        both = " and ".join(str(place) for part, place in found if part == twice)
+        raise TutelageError(f"{both} are both {twice} parts; keep one of them")
     return parts
 
 

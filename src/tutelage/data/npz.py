@@ -9,6 +9,7 @@ from typing import BinaryIO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from tutelage.data.arrays import Array, as_index, check_unique
+from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data, Split, numbered_names
 from tutelage.data.kinds import modality_of, named_targets, targets_of
 from tutelage.data.memory import check_unpacked
@@ -19,6 +20,7 @@ from tutelage.errors import TutelageError, one_line
 WANTED = "train_images, train_labels, test_images, test_labels"
 SPELLINGS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 KEYED_AS = {"train": "train", "validation": "val", "test": "test"}
+NOVEL = "novel"  # a test part of other classes than those of the training part
 INDEX = {part: f"{key}_index" for part, key in KEYED_AS.items()}
 TARGETS = "targets"
 
@@ -48,8 +50,10 @@ def load(file: Path) -> Data:
     What could be two of these is refused: floats that are whole numbers, one-hot integers, other integers in columns.
     The entry ``targets`` then tells which, by a task: ``"classification"``, ``"multi_label"``, ``"regression"`` or
     ``"strings"``. The labels of the training part may be left out, or those of all parts. ``classes`` (C,) may name the
-    classes, labels or quantities. Where a file holds a part of a published set, ``{train,val,test}_index`` (N,) may
-    tell each sample's number there, which becomes its ``index``. Nothing is ever unpickled.
+    classes, labels or quantities. ``novel_images`` and ``novel_labels`` in the place of the test part's are of other
+    classes than the training labels, for tasks that evaluate on classes that are not taught. Where a file holds a part
+    of a published set, ``{train,val,test}_index`` (N,) may tell each sample's number there, which becomes its
+    ``index``. Nothing is ever unpickled.
 
     Raises:
         TutelageError: the file, a key or a value is not as above; the text names it.
@@ -59,7 +63,8 @@ def load(file: Path) -> Data:
         keys = archive.parts()
         inputs = {part: archive.read(key) for part, (key, _) in keys.items()}
         labels = {part: None if key is None else archive.read(key) for part, (_, key) in keys.items()}
-        others = {key: archive.read(key) for key in (*INDEX.values(), "classes", TARGETS) if key in archive.keys}
+        index_keys = INDEX | ({"test": f"{NOVEL}_index"} if archive.novel else {})
+        others = {key: archive.read(key) for key in (*index_keys.values(), "classes", TARGETS) if key in archive.keys}
     modality = modality_of(inputs["train"], f"{keys['train'][0]} of {file}")
     if TARGETS in others:
         targets = named_targets(others[TARGETS], f"{TARGETS} of {file}")
@@ -70,15 +75,17 @@ def load(file: Path) -> Data:
         stored = modality.store(inputs[part], f"{input_key} of {file}")
         given = labels[part] if label_key is not None else targets.absent(len(stored))
         split = Split.of(stored, targets.store(given, f"{label_key} of {file}"), modality, targets)
-        if INDEX[part] in others:
-            index = as_index(others[INDEX[part]], len(split), f"{INDEX[part]} of {file}")
-            check_unique(index, f"{INDEX[part]} of {file}")
+        if (key := index_keys[part]) in others:
+            index = as_index(others[key], len(split), f"{key} of {file}")
+            check_unique(index, f"{key} of {file}")
             split = replace(split, index=index)
         parts[part] = split
+    if archive.novel:
+        _check_novel(parts, file)
     rounded = [key for part, (key, _) in keys.items() if modality.changed(inputs[part])]
     return Data(
         name=f"npz:{file}",
-        classes=_classes(others.get("classes"), parts, file),
+        classes=_classes(others.get("classes"), parts, file, novel=archive.novel),
         **parts,
         views=modality.augmented(tuple(parts["train"].inputs.shape[1:])),
         record=({"source": "npz", "rounded_to_uint8": rounded},) if rounded else (),
@@ -104,9 +111,18 @@ class Archive:
         """The keys, for an error."""
         return ", ".join(self.keys[:20]) + (", …" if len(self.keys) > 20 else "") if self.keys else "nothing"
 
+    @property
+    def novel(self) -> bool:
+        """Whether the test part is of classes of its own."""
+        return self._pair(NOVEL) is not None
+
     def parts(self) -> dict[str, tuple[str, str | None]]:
         """The keys of every part's inputs and labels, which the training part may lack, or all of them."""
         found = {part: pair for part, key in KEYED_AS.items() if (pair := self._pair(key)) is not None}
+        if (pair := self._pair(NOVEL)) is not None:
+            if "test" in found:
+                raise TutelageError(f"{self.file} has {found['test'][0]} and {pair[0]}; keep one of them")
+            found["test"] = pair
         for part in ("train", "test"):
             if part not in found:
                 raise TutelageError(
@@ -130,11 +146,11 @@ class Archive:
 
     def _keys(self) -> list[tuple[str, str]]:
         """The keys of inputs and labels that any part can have."""
-        return [(a.format(part), b.format(part)) for a, b in SPELLINGS for part in KEYED_AS.values()]
+        return [(a.format(part), b.format(part)) for a, b in SPELLINGS for part in (*KEYED_AS.values(), NOVEL)]
 
     def _strange(self) -> set[str]:
         """Keys that say nothing."""
-        known = {"classes", TARGETS, *INDEX.values()}
+        known = {"classes", TARGETS, *INDEX.values(), f"{NOVEL}_index"}
         return set(self.keys) - known - {key for pair in self._keys() for key in pair}
 
     def read(self, key: str) -> Array:
@@ -157,10 +173,22 @@ class Archive:
             ) from error
 
 
-def _classes(names: Array | None, parts: Mapping[str, Split], file: Path) -> tuple[str, ...]:
-    """The class names, or the class numbers of the labels as names."""
+def _check_novel(parts: Mapping[str, Split], file: Path) -> None:
+    """Refuse a novel part with a class of the training part."""
+    taught, novel = (set(parts[part].targets.classes(parts[part].labels).tolist()) for part in ("train", "test"))
+    if shared := sorted((taught & novel) - {UNLABELLED}):
+        raise TutelageError(
+            f"{NOVEL}_labels of {file} have the class {shared[0]}, which train_labels have too; number the novel "
+            f"classes from {max(taught) + 1}, or name the part test if all its classes are taught"
+        )
+
+
+def _classes(names: Array | None, parts: Mapping[str, Split], file: Path, *, novel: bool = False) -> tuple[str, ...]:
+    """The class names, or the class numbers of the labels as names; with a novel part those of all labels."""
     if names is not None:
         if names.ndim != 1 or names.dtype.kind not in "USiu":
             raise TutelageError(f"classes of {file} is {names.dtype} of shape {names.shape}; it is (C,) names as text")
         return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
+    if novel:
+        return tuple(str(number) for number in range(max(part.targets.size(part.labels) for part in parts.values())))
     return numbered_names(parts, str(file))

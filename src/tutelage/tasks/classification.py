@@ -109,9 +109,12 @@ class Classification(Task):
             )
         if empty:
             shown = ", ".join(repr(name) for name in empty[:5]) + (", …" if len(empty) > 5 else "")
+            evaluated = class_counts(data.test.labels, data.num_classes)
+            novel = all(evaluated[c] for c, count in enumerate(counts) if count == 0)
             raise TutelageError(
                 f"{len(empty)} of the {data.num_classes} classes of {data.name} have no training sample ({shown}); "
                 "add samples or remove the class"
+                + (", or choose a method for few_shot or clustering, which evaluate on such classes" if novel else "")
             )
 
     def tally(self, outputs: Outputs, batch: Batch) -> Tensor | None:

@@ -53,6 +53,12 @@ class Relabelling:
             raise TutelageError(f"{name} needs 2 classes or more, and {data.name} has {data.num_classes}")
         before = data.train.labels.cpu().numpy()
         after = self._relabel(data, before)
+        untaught = np.setdiff1d(np.arange(data.num_classes), before)
+        if (strange := np.intersect1d(after, untaught)).size:
+            raise TutelageError(
+                f"{name} would give training samples the class {data.classes[strange[0]]!r}, of which {data.name} has "
+                "no training sample; leave the noise out, or add samples"
+            )
         if data.train.trusted is not None:
             after = np.where(data.train.trusted.cpu().numpy(), before, after)
         labelled, both = before >= 0, (before >= 0) & (after >= 0)
