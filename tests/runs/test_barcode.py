@@ -142,3 +142,15 @@ def test_of_the_whole_set_as_data(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(data, Data)
     result = train("barcode2", data, **SHORT | {"epochs": 1})
     assert evaluate(result.model, data) == result.metrics["test"]
+
+
+def test_logits_of_strings_are_cached(teacher: Result, tmp_path: Path, state_of: Any) -> None:
+    how: dict[str, Any] = {"student": "barcode2", "data": "barcodes:0.2", "method": "hinton", "views": 2, **SHORT}
+    live = distill(str(teacher.folder), **how)
+    first, second = (distill(str(teacher.folder), answers=str(tmp_path / "answers"), **how) for _ in range(2))
+    for result in (first, second):
+        for name, value in state_of(live.model).items():
+            assert torch.equal(value, state_of(result.model)[name])
+    assert len(list((tmp_path / "answers").glob("*.answers"))) == 1
+    passes = [result.metrics["forward_passes"]["teacher"] for result in (live, first, second)]
+    assert passes[0] > passes[1] > passes[2]
