@@ -166,7 +166,7 @@ DOORS = {
     "an option without a value": ("train --noise", ["'--noise' requires an argument", "--help"]),
     "a misspelt option": ("distill --techer t", ["--techer", "--teacher"]),
     "an argument too many": ("models resnet8", ["resnet8", "models --help"]),
-    "a folder in place of a configuration": ("train --config {teacher}", ["Is a directory", "config.yaml"]),
+    "a folder in place of a configuration": ("train --config {teacher}", ["it is a folder", "config.yaml"]),
     "a path in place of a data set": ("train --data rgb.npz", ["npz:rgb.npz"]),
     "a folder in place of a data set": ("data empty", ["folder:empty or idx:empty"]),
     "no data set": ("data ''", ["digits, idx:FOLDER"]),

@@ -177,3 +177,25 @@ def test_a_file_system_without_locks_is_named(
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with LockedFolder(tmp_path, "study").locked(), pytest.raises(TutelageError, match="another study is at work"):
         LockedFolder(tmp_path, "study").locked().__enter__()
+
+
+@pytest.mark.parametrize("place", ["/", ".", "", "folder"])
+def test_a_folder_is_not_written_to_as_a_file(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for follow in (True, False):
+        with pytest.raises(TutelageError, match=r"cannot write .*: Is a directory; it is a folder: name a file in it"):
+            atomic_write(place, b"", follow=follow)
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_is_replaced_where_it_is_not_to_be_followed(there: bool, tmp_path: Path) -> None:
+    if there:
+        (tmp_path / "precious").write_text("mine")
+    (tmp_path / "link").symlink_to("precious")
+    atomic_write(tmp_path / "link", b"new", follow=False)
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "link").read_bytes() == b"new"
+    assert (tmp_path / "precious").exists() == there
+    assert not there or (tmp_path / "precious").read_text() == "mine"

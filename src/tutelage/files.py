@@ -90,6 +90,8 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, follow: bool = Tr
     target = as_path(path)
     target = Path(os.path.realpath(target)) if follow else target.absolute()
     with _refusing(path):
+        if target.is_dir():  # the root folder has no name, which its temporary file would have too
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         target.parent.mkdir(parents=True, exist_ok=True)
         publish(target, data)
 
