@@ -169,7 +169,7 @@ DOORS = {
     "a folder in place of a configuration": ("train --config {teacher}", ["it is a folder", "config.yaml"]),
     "a path in place of a data set": ("train --data rgb.npz", ["npz:rgb.npz"]),
     "a folder in place of a data set": ("data empty", ["folder:empty or idx:empty"]),
-    "no data set": ("data ''", ["digits, idx:FOLDER"]),
+    "no data set": ("data ''", ["idx:FOLDER"]),
     "a tiny image size": ("data digits --image-size 0", ["--image-size", "4"]),
     "a file to cache outputs in": ("distill --teacher {teacher} --answers rgb.npz", ["rgb.npz", "name a folder"]),
     "a setting of a method that has none": ("train --set temperature=2", ["'temperature'", "There are none"]),
