@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 
 from tutelage.report.words import verdict
 from tutelage.studies import PLAIN
-from tutelage.studies.metrics import METRICS
+from tutelage.studies.metrics import metrics_of
 from tutelage.studies.results import Results, Row
 from tutelage.studies.statistics import Interval
+from tutelage.tasks import find
 
 FOLDER = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(FOLDER.parent.parent))
@@ -169,7 +170,7 @@ def measured(file: Path, data: str, noise: str) -> Results | None:
     condition = {"data": data, "noise": noise, "imbalance": None, "per_class": None, "teacher_labels": "noisy"}
     names = sorted({line["row"] for line in lines}, key=lambda name: (_place(name), name))
     runs = [
-        dict.fromkeys(METRICS)
+        dict.fromkeys(metrics_of(find("classification")))
         | line["test"]
         | {"memorised": line["train"]["memorised"], "seed": line["seed"], "method": line["row"]}
         | {**condition, "teacher": "", "student": "", "status": "done", "error": None}

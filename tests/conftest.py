@@ -177,7 +177,10 @@ def write_study(tmp_path: Path) -> WriteStudy:
 
     ``numbers(record)`` gives what a record is to say beside or in place of numbers that are drawn.
     """
-    from tutelage.studies.metrics import METRICS
+    from tutelage.studies.metrics import metrics_of
+    from tutelage.tasks import find
+
+    metrics = metrics_of(find("classification"))
 
     def write(
         name: str = "study",
@@ -202,7 +205,7 @@ def write_study(tmp_path: Path) -> WriteStudy:
                 "error": None,
             }
             run |= {**place, "function": "plain" if row == "teacher" else row, "settings": {}}
-            run |= dict(zip(METRICS, generator.uniform(0.1, 0.9, len(METRICS)).tolist(), strict=True))
+            run |= dict(zip(metrics, generator.uniform(0.1, 0.9, len(metrics)).tolist(), strict=True))
             run |= {"parameters": 19074, "flops": 378496, "wrong_labels": 517 if level else 0}
             run |= {} if level else {"memorised": None, "noise_rate": None}
             run |= {"agreement": None, "kl_to_teacher": None, "teacher_accuracy": None} if row == "teacher" else {}

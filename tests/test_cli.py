@@ -414,7 +414,7 @@ def test_a_study_prints_tables_for_its_reader_and_the_answer_last(
     from tutelage.studies.results import Results
 
     results = Results.read(write_study())
-    monkeypatch.setattr("tutelage.studies.runner.try_study", lambda *_, **__: results)
+    monkeypatch.setattr("tutelage.studies.runner.run_study", lambda *_, **__: results)
     monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
     code, out, _ = run("study", "nine", "--out", str(results.folder))
     assert code == 0

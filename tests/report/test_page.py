@@ -16,11 +16,13 @@ import pytest
 from tutelage.errors import TutelageError
 from tutelage.report.page import page, write_page
 from tutelage.report.pictures.frame import over_seeds
-from tutelage.studies.metrics import METRICS
+from tutelage.studies.metrics import metrics_of
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Results
 from tutelage.studies.statistics import mean_interval
+from tutelage.tasks import find
 
+METRICS = metrics_of(find("classification"))
 HOSTILE = '<script>alert("x")</script>&"\'$a_b$'
 VOID = {"meta", "link", "br", "input", "hr", "img", "path", "use"}
 

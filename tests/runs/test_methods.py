@@ -464,7 +464,7 @@ def test_a_method_of_a_notebook_runs_and_its_folder_says_that_it_was_given(
 
 
 def test_a_study_takes_methods_as_objects_and_by_file(own_file: Path) -> None:
-    from tutelage.studies.plan import inspect as inspect_study
+    from tutelage.studies.inspection import inspect as inspect_study
 
     imported = importlib.import_module("own_methods").mine
     rows = [

@@ -123,7 +123,7 @@ def test_a_call_from_python_warns_and_a_run_by_itself_does_not(tmp_path: Path, t
 
 
 def test_a_study_warns_once_of_a_trained_teacher_and_not_of_its_own(recorded: Callable[..., str]) -> None:
-    from tutelage.studies.plan import _warn_of_other_labels
+    from tutelage.studies.inspection import _warn_of_other_labels
     from tutelage.studies.study import Study
 
     grid: dict[str, Any] = {"noise": [0, 0.2, 0.4], "methods": "hinton", "seeds": 2}

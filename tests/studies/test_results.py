@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tutelage.studies.metrics import METRICS
 from tutelage.studies.results import Results, described
 from tutelage.studies.statistics import critical_difference
 
@@ -226,7 +225,7 @@ def test_the_frame_is_the_records(write_study: WriteStudy) -> None:
     results = Results.read(write_study(numbers=failing("sp", "0.4", 1)))
     frame = results.frame()
     assert len(frame) == len(results.runs)
-    assert all(frame[name].dtype == "float64" for name in METRICS)
+    assert all(frame[name].dtype == "float64" for name in results.metrics)
     assert frame["accuracy"].isna().sum() == 1
     assert frame["accuracy"].tolist()[:3] == [run["accuracy"] for run in results.runs[:3]]
     assert frame["per_class_accuracy"][0] == {"a": 0.5, "b": 0.25}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tutelage.config import Config
-from tutelage.studies.plan import Planner, inspect
+from tutelage.studies.inspection import inspect
+from tutelage.studies.plan import Planner
 from tutelage.studies.study import Study, Way, read_study
 
 Refused = Callable[..., AbstractContextManager[None]]

@@ -80,6 +80,8 @@ def study(
     said |= {name: value for name, value in fields.items() if value is not None}
     if teachers or students:
         said.pop("pairs", None)
+    if data or methods:  # which decide the task
+        said.pop("task", None)
     typed_fields = Config(**recipe["fields"]).model_dump(mode="json", include=set(recipe["fields"]))
     said["train"] = {**table_of(said.get("train"), "the study: train"), **typed_fields, **settings_from(set_ or [])}
     asked = {"corruptions": corruptions, "pgd": pgd, "ood": ood}
@@ -102,10 +104,10 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
     from tutelage.report.terminal import show_tables
     from tutelage.report.words import answer
     from tutelage.studies.failures import failure_of
-    from tutelage.studies.runner import try_study
+    from tutelage.studies.runner import run_study
 
     with watching_study(side_console(), quiet=as_json) as watch:
-        results = try_study(study, out, workers=workers(), watch=watch, **how)
+        results = run_study(study, out, workers=workers(), watch=watch, check=False, **how)
     page = None if only_readable(out) else write_page(results)
     if as_json:
         print(table_as(results, "json").decode())
@@ -138,7 +140,10 @@ def demo(
     _run_study(Study(**said), out, LocalWorkers, json_)
 
 
-Metric = Annotated[str, typer.Option(help="Metric: accuracy, nll, ece, memorised, seconds, ...")]
+Metric = Annotated[
+    str | None,
+    typer.Option(help="Metric: accuracy, nll, ece, memorised, seconds, ...  [default: the main one of the task]"),
+]
 
 
 def report(
@@ -150,7 +155,7 @@ def report(
         Path | None,
         typer.Option(help="File to write.  [default: FOLDER/report.html or .parquet, or standard output]", **PATH),
     ] = None,
-    metric: Metric = "accuracy",
+    metric: Metric = None,
     interval: Annotated[str, typer.Option(help="95 % intervals: t (Student's t) or bootstrap.")] = "t",
 ) -> None:
     """Write the report of a study: a page, or its table."""
@@ -176,7 +181,7 @@ def report(
 def compare(
     a: Annotated[Path, typer.Argument(help="Folder of a study or of a finished run.", **PATH)],
     b: Annotated[Path, typer.Argument(help="Folder of another study, or of another run.", **PATH)],
-    metric: Metric = "accuracy",
+    metric: Metric = None,
     json_: Json = False,
 ) -> None:
     """Compare two studies or two runs. They must agree in data, training and evaluation."""

@@ -144,7 +144,7 @@ class Method:
     @default_settings()
     def __call__(self, run: Run, **settings: Any) -> Tapped:
         """Train a student and return it. What the method draws between its fits depends on the run's seed alone."""
-        run.begin(find_task(self.task or run.data.targets.task))
+        run.begin(run.task if self.task is None else find_task(self.task))
         with seeded(mix(run.seed, 3)):
             return self.function(run, **self.check(settings))
 

@@ -9,7 +9,6 @@ from typing import Any
 from tutelage.report.console import print_table, say
 from tutelage.report.tables import finite, with_ends
 from tutelage.studies.difference import Both, Change, RunDifference, StudyDifference
-from tutelage.studies.metrics import METRICS
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Cell
 
@@ -28,7 +27,7 @@ def show_studies(found: StudyDifference, *, as_json: bool = False) -> None:
             }
         )
         return
-    metric = METRICS[found.metric]
+    metric = found.about
     rows = []
     for change in found.changes:
         said = f"hole in {change.hole}" if change.difference is None else with_ends(change.difference, metric)

@@ -16,15 +16,15 @@ from tutelage.errors import TutelageError, unknown
 from tutelage.files import as_path, atomic_write
 from tutelage.report.words import verdict
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.metrics import METRICS, Metric
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Results, Row, hole_of
 from tutelage.studies.statistics import FEWEST_SEEDS, Interval
+from tutelage.tasks import Metric
 from tutelage.text import csv_text, markdown_text, printable
 
 
 def write_table(
-    results: Results, format: str, path: str | Path | None = None, *, metric: str = "accuracy", interval: str = "t"
+    results: Results, format: str, path: str | Path | None = None, *, metric: str | None = None, interval: str = "t"
 ) -> Path:
     """Write ``table_as`` to a file, all at once: ``report.FORMAT`` in the study's folder unless one is given.
 
@@ -36,7 +36,7 @@ def write_table(
     return target
 
 
-def table_as(results: Results, format: str, *, metric: str = "accuracy", interval: str = "t") -> bytes:
+def table_as(results: Results, format: str, *, metric: str | None = None, interval: str = "t") -> bytes:
     """A study's table in one of the formats.
 
     ``csv``, ``json`` and ``parquet`` hold the same lines, those of ``flat_rows``; in csv, names that a spreadsheet
@@ -48,16 +48,17 @@ def table_as(results: Results, format: str, *, metric: str = "accuracy", interva
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    return FORMATS[format](results, metric, interval)
+    return FORMATS[format](results, results.chosen(metric), interval)
 
 
-def flat_rows(results: Results, metric: str = "accuracy", interval: str = "t") -> list[dict[str, Any]]:
+def flat_rows(results: Results, metric: str | None = None, interval: str = "t") -> list[dict[str, Any]]:
     """A plain line a row of the table; what is not known is ``None``, never NaN.
 
     ``n`` counts the seeds that were asked for; ``hole`` says which of them have no number. ``gain`` is method - plain,
     and shares are in [0, 1].
     """
     lines = []
+    metric = results.chosen(metric)
     for row in results.table(metric, interval):
         cell = row.cell
         line: dict[str, Any] = dict(zip((*CONDITION, *PAIR), (*cell.condition, *cell.pair), strict=True))
@@ -113,10 +114,13 @@ def _parquet(results: Results, metric: str, interval: str) -> bytes:
 
 def _markdown(results: Results, metric: str, interval: str) -> bytes:
     tables = tables_of(results, metric, interval)
-    parts = [f"# {markdown_text(str(results.study['name']))}: {METRICS[metric].title}", caption(results, interval)]
+    parts = [
+        f"# {markdown_text(str(results.study['name']))}: {results.metrics[metric].title}",
+        caption(results, interval),
+    ]
     for heading, rows in tables:
-        parts += [f"## {markdown_text(heading)}", markdown_text(verdict(rows, metric))]
-        cells = [(markdown_text(name), *others) for name, *others in grid(rows, METRICS[metric])]
+        parts += [f"## {markdown_text(heading)}", markdown_text(verdict(rows))]
+        cells = [(markdown_text(name), *others) for name, *others in grid(rows)]
         head, *lines = [f"| {' | '.join(line)} |" for line in cells]
         parts.append("\n".join([head, "| --- | --- | --- | --- | --- |", *lines]))
     return ("\n\n".join(parts) + "\n").encode()
@@ -124,10 +128,10 @@ def _markdown(results: Results, metric: str, interval: str) -> bytes:
 
 def _latex(results: Results, metric: str, interval: str) -> bytes:
     tables = tables_of(results, metric, interval)
-    title = f"{results.study['name']}: {METRICS[metric].title}"
+    title = f"{results.study['name']}: {results.metrics[metric].title}"
     parts = [r"% needs \usepackage{booktabs}"]
     for heading, rows in tables:
-        head, *lines = [" & ".join(map(_for_latex, line)) + r" \\" for line in grid(rows, METRICS[metric])]
+        head, *lines = [" & ".join(map(_for_latex, line)) + r" \\" for line in grid(rows)]
         parts += [
             r"\begin{table}",
             r"\centering",
@@ -154,7 +158,7 @@ FORMATS: Mapping[str, Callable[[Results, str, str], bytes]] = MappingProxyType(
 # --- the table for people
 
 
-def tables_of(results: Results, metric: str, interval: str) -> list[tuple[str, list[Row]]]:
+def tables_of(results: Results, metric: str | None, interval: str) -> list[tuple[str, list[Row]]]:
     """The rows of each condition and pair, under their heading."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows_for_people(results, metric, interval):
@@ -162,7 +166,7 @@ def tables_of(results: Results, metric: str, interval: str) -> list[tuple[str, l
     return [(results.heading(*place), rows) for place, rows in found.items()]
 
 
-def rows_for_people(results: Results, metric: str, interval: str) -> list[Row]:
+def rows_for_people(results: Results, metric: str | None, interval: str) -> list[Row]:
     """The rows of the table; the means of fewer than three seeds without their intervals, which say nothing."""
     rows = results.table(metric, interval)
     if len(results.study["seeds"]) >= FEWEST_SEEDS:
@@ -191,38 +195,39 @@ def caption(results: Results, interval: str) -> str:
     )
 
 
-def grid(rows: Sequence[Row], metric: Metric) -> list[tuple[str, ...]]:
+def grid(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """The table of one condition and pair as text: its head, then a line a row."""
+    metric = rows[0].metric
     unit, points = (", %", ", points") if metric.share else ("", "")
     lines: list[tuple[str, ...]] = [("", f"{metric.title}{unit}", f"difference to plain{points}", "p (Holm)", "wins")]
     plain = next((row for row in rows if row.cell.method == PLAIN), None)
     for row in rows:
         p = "" if row.holm is None else "< 0.001" if row.holm < 0.001 else f"{row.holm:.3f}"
         won = "" if row.wins is None else f"{row.wins:g} of {len(row.cell.runs)}"
-        lines.append((row.cell.method, _mean(row, metric), _gain(row, plain, metric), p, won))
+        lines.append((row.cell.method, _mean(row), _gain(row, plain), p, won))
     return lines
 
 
-def _mean(row: Row, metric: Metric) -> str:
+def _mean(row: Row) -> str:
     if row.mean is None:
         return f"hole: {hole_of(row.cell)}" if row.cell.holes else ""
-    return " ".join(filter(None, (shown(row.mean.mean, metric), around(row, metric))))
+    return " ".join(filter(None, (shown(row.mean.mean, row.metric), around(row))))
 
 
-def around(row: Row, metric: Metric) -> str:
+def around(row: Row) -> str:
     """Half of the 95 % interval of a row's mean, or its ends where it is uneven; nothing where it has none."""
     if row.mean is None or math.isnan(row.mean.low):
         return ""
-    mean, low, high = row.mean.mean, row.mean.low, row.mean.high
+    metric, mean, low, high = row.metric, row.mean.mean, row.mean.low, row.mean.high
     if math.isclose(high - mean, mean - low, rel_tol=1e-6, abs_tol=1e-12):
         half = high - mean
         return f"± {shown(half if half > 1e-9 * abs(mean) else 0.0, metric)}"
     return f"[{shown(low, metric)}, {shown(high, metric)}]"
 
 
-def _gain(row: Row, plain: Row | None, metric: Metric) -> str:
+def _gain(row: Row, plain: Row | None) -> str:
     if row.gain is not None:
-        return with_ends(row.gain, metric)
+        return with_ends(row.gain, row.metric)
     if row.cell.method in (TEACHER, PLAIN) or row.cell.holes or plain is None or not plain.cell.holes:
         return ""
     return f"hole: plain, {hole_of(plain.cell)}"

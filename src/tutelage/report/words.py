@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.metrics import METRICS
 from tutelage.studies.results import Results, Row, described, hole_of
+from tutelage.tasks import Metric
 
 LEVEL = 0.05
 """What an adjusted p-value must be below for a difference to be claimed."""
@@ -39,18 +39,17 @@ def standing(row: Row) -> Standing:
     return "above" if low > 0 else "below"
 
 
-def directions(metric: str) -> tuple[str, str]:
+def directions(metric: Metric) -> tuple[str, str]:
     """What a value above and one below the plain student's is called."""
     called = {"higher": ("better than", "worse than"), "lower": ("worse than", "better than"), None: ("above", "below")}
-    return called[METRICS[metric].better]
+    return called[metric.better]
 
 
-def verdict(rows: Sequence[Row], metric: str = "accuracy") -> str:
+def verdict(rows: Sequence[Row]) -> str:
     """What the table of one condition and pair allows to say of the methods beside the plain student.
 
     Args:
         rows: of one condition and pair, as ``Results.table`` gives them.
-        metric: what they are of.
     """
     holes = "; ".join(f"{row.cell.method} ({hole_with_error(row)})" for row in rows if row.cell.holes)
     said = [f"A hole: {holes}."] if holes else []
@@ -62,7 +61,7 @@ def verdict(rows: Sequence[Row], metric: str = "accuracy") -> str:
         return " ".join([*said, "Not enough seeds: one does not tell how much seeds differ."])
     if not compared:
         return " ".join([*said, "Nothing can be compared with the plain student."])
-    above, below = directions(metric)
+    above, below = directions(rows[0].metric)
     after = f"after Holm's correction for {_counted(compared, 'comparison')}"
     claims = [
         f"clearly {word} the plain student: {'; '.join(groups[key])}"
@@ -83,13 +82,13 @@ def verdict(rows: Sequence[Row], metric: str = "accuracy") -> str:
     return " ".join(said)
 
 
-def answer(results: Results, metric: str = "accuracy", interval: str = "t") -> tuple[str, str, str]:
+def answer(results: Results, metric: str | None = None, interval: str = "t") -> tuple[str, str, str]:
     """A study in three sentences: what was compared, what helped or harmed where, and what could not be told."""
     rows = results.table(metric, interval)
-    return _compared(results, metric), _found(results, rows, metric), _untold(results, rows, metric)
+    return _compared(results, rows[0].metric), _found(results, rows), _untold(results, rows)
 
 
-def _compared(results: Results, metric: str) -> str:
+def _compared(results: Results, metric: Metric) -> str:
     methods = [name for name in results.study["methods"] if name != PLAIN]
     conditions = list(dict.fromkeys(cell.condition for cell in results.cells))
     pairs = list(dict.fromkeys((run["teacher"], run["student"]) for run in results.runs))
@@ -100,24 +99,24 @@ def _compared(results: Results, metric: str) -> str:
     return (
         f"{_counted(len(methods), 'method')} ({'; '.join(methods)}) {'was' if len(methods) == 1 else 'were'} compared "
         f"with the plain student {where}, {networks}, over "
-        f"{_counted(len(results.study['seeds']), 'seed')}, by {METRICS[metric].title}."
+        f"{_counted(len(results.study['seeds']), 'seed')}, by {metric.title}."
     )
 
 
-def _found(results: Results, rows: Sequence[Row], metric: str) -> str:
+def _found(results: Results, rows: Sequence[Row]) -> str:
     standings = {standing(row) for row in _methods(rows)}
     if standings <= {"absent"}:
         return "No method could be compared with the plain student."
     if "single" in standings:
         return "One seed is not enough to tell any method from the plain student."
-    above, below = directions(metric)
+    above, below = directions(rows[0].metric)
     parts = []
     for key, word in (("above", above), ("below", below)):
         places: dict[str, list[str]] = {}
         for row in rows:
             if standing(row) == key:
                 there = places.setdefault(results.heading(row.cell.condition, row.cell.pair), [])
-                there.append(f"{row.cell.method} ({amount(row, metric)})")
+                there.append(f"{row.cell.method} ({amount(row)})")
         if places:
             named = "; ".join(f"{'; '.join(methods)} with {place}" for place, methods in places.items())
             parts.append(f"clearly {word} the plain student: {named}")
@@ -125,7 +124,7 @@ def _found(results: Results, rows: Sequence[Row], metric: str) -> str:
     return f"After Holm's correction within each condition and pair, {found}."
 
 
-def _untold(results: Results, rows: Sequence[Row], metric: str) -> str:
+def _untold(results: Results, rows: Sequence[Row]) -> str:
     parts = []
     for row in rows:
         if row.cell.holes:
@@ -138,18 +137,18 @@ def _untold(results: Results, rows: Sequence[Row], metric: str) -> str:
         parts.append(f"{_counted(len(absent), 'comparison')} of {len(methods)} could not be made")
     if unsure:
         halves = [(row.gain.high - row.gain.low) / 2 for row in unsure if row.gain and not math.isnan(row.gain.low)]
-        wide = f", their intervals being up to ± {_scaled(max(halves), metric)}" if halves else ""
+        wide = f", their intervals being up to ± {_scaled(max(halves), rows[0].metric)}" if halves else ""
         parts.append(f"{len(unsure)} of {_counted(len(methods), 'comparison')} cannot be told from no difference{wide}")
     return f"What could not be told: {'; '.join(parts)}." if parts else "No run is missing and nothing was left untold."
 
 
-def amount(row: Row, metric: str) -> str:
+def amount(row: Row) -> str:
     """A row's gain with its sign, in points where the metric is a share; empty without one."""
-    return _scaled(row.gain.mean, metric, "+") if row.gain else ""
+    return _scaled(row.gain.mean, row.metric, "+") if row.gain else ""
 
 
-def _scaled(value: float, metric: str, sign: str = "") -> str:
-    return f"{100 * value:{sign}.2f} points" if METRICS[metric].share else f"{value:{sign}.3g}"
+def _scaled(value: float, metric: Metric, sign: str = "") -> str:
+    return f"{100 * value:{sign}.2f} points" if metric.share else f"{value:{sign}.3g}"
 
 
 def hole_with_error(row: Row) -> str:

@@ -79,12 +79,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Given:
-    """Objects handed over in Python in place of names; what stays ``None`` is opened from the configuration."""
+    """Objects handed over in Python in place of names; what stays ``None`` is opened from the configuration.
+
+    ``task`` is what a method that names no task trains for; what the data's targets are for unless given.
+    """
 
     data: Data | None = None
     student: Callable[[], Tapped] | None = None
     teachers: tuple[Opened, ...] | None = None
     method: Method | None = None
+    task: Task | None = None
 
 
 @default_settings()
@@ -121,13 +125,13 @@ def execute(
     dumped = method.settings(**settings).model_dump(mode="json")
     config = config.but(settings=dumped, **hardware.model_dump())
     data = given.data if given.data is not None else load_data(config)
-    task = find_task(method.task or data.targets.task)
+    task = given.task if method.task is None and given.task else find_task(method.task or data.targets.task)
     task.check_data(data)
     opened = given.teachers if given.teachers is not None else open_teachers(config, data, trust=trust)
     teachers = tuple(teacher.model for teacher in opened)
     data = with_classes(data, *((opened[0].model, opened[0].classes) if opened else (None, ())))
     make = given.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
-    inputs = _inputs(data, teachers, method, config, given)
+    inputs = _inputs(data, teachers, method, task, config, given)
     place = RunFolder(folder) if folder else None
     if place and (done := place.finished(config, inputs)) is not None:  # the folder may be read-only
         return _read_back(config, place, done, make, data)
@@ -164,6 +168,7 @@ def execute(
             processes=processes,
             seat=seat,
             check_labels=True,
+            task=task,
         )
         student = method(run, **settings)
         if processes.main:
@@ -264,10 +269,14 @@ def _selected(student: Tapped, selected: Selected, task: Task, data: Data, compu
     return {"epoch": selected.epoch, f"validation_{task.main}": selected.score, f"test_{task.main}": score}
 
 
-def _inputs(data: Data, teachers: Sequence[nn.Module], method: Method, config: Config, given: Given) -> dict[str, str]:
+def _inputs(
+    data: Data, teachers: Sequence[nn.Module], method: Method, task: Task, config: Config, given: Given
+) -> dict[str, str]:
     """Fingerprints of what a run reads, so that it is not continued on something else."""
     inputs = {"training data": data.fingerprint}
     inputs |= {f"teacher {number}": fingerprint(teacher) for number, teacher in enumerate(teachers, 1)}
+    if method.task is None and task.name != data.targets.task:
+        inputs["task"] = task.name
     networks = config.teacher
     if given.student is None:
         if is_imported(config.student):

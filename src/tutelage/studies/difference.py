@@ -12,11 +12,11 @@ from tutelage.config import Beyond, Config, Hardware, read_config
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path, read_file
 from tutelage.parsing import parse_json
-from tutelage.studies.metrics import check_metric
 from tutelage.studies.reading import CONDITION, PAIR, Record
 from tutelage.studies.results import Cell, Results, hole_of
 from tutelage.studies.statistics import Interval, paired_difference
 from tutelage.studies.study import OWN
+from tutelage.tasks import Metric
 from tutelage.text import value_text
 
 Both = tuple[Any, Any]
@@ -50,7 +50,7 @@ class StudyDifference:
     """Two studies.
 
     Attributes:
-        metric: what the differences are of.
+        metric: the name of what the differences are of; ``about`` says what that is.
         seeds: those that both have; all differences are paired over them.
         on_purpose: what differs and may: rows with another method or other settings, and the hardware.
         changes: the rows that both have.
@@ -58,6 +58,7 @@ class StudyDifference:
     """
 
     metric: str
+    about: Metric
     seeds: tuple[int, ...]
     on_purpose: Mapping[str, Both]
     changes: tuple[Change, ...]
@@ -78,16 +79,21 @@ class RunDifference:
     numbers: Mapping[str, Both]
 
 
-def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str], metric: str = "accuracy") -> StudyDifference:
+def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str], metric: str | None = None) -> StudyDifference:
     """The differences B - A of every condition, pair and method that both have, over the seeds that both have.
 
+    Args:
+        a, b: the studies' folders.
+        metric: of what; the task's main metric unless given.
+
     Raises:
-        TutelageError: when how they train, what they evaluate, their tuning budget or their data differ, when they
-            have no seed or row in common, or one cannot be read.
+        TutelageError: when their task, how they train, what they evaluate, their tuning budget or their data differ,
+            when they have no seed or row in common, or one cannot be read.
     """
-    check_metric(metric)
     a, b = as_path(a), as_path(b)
     first, second = Results.read(a), Results.read(b)
+    _refuse(a, b, _unequal({"task": first.task.name}, {"task": second.task.name}))
+    metric = first.chosen(metric)
     unequal = _unequal(_settings(first.study), _settings(second.study))
     hardware = {f"train.{name}" for name in Hardware.model_fields if name != "precision"}
     _refuse(a, b, {name: both for name, both in unequal.items() if name not in hardware})
@@ -104,6 +110,7 @@ def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str], metric
     methods = first.study["methods"], second.study["methods"]
     return StudyDifference(
         metric=metric,
+        about=first.metrics[metric],
         seeds=seeds,
         on_purpose={
             **{name: (methods[0][name], way) for name, way in methods[1].items() if methods[0].get(name, way) != way},

@@ -1,42 +1,14 @@
-"""The numbers of a run that tables can be made of."""
+"""The numbers of a run that tables can be made of: those of its task, and those that every run has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
-from tutelage.errors import unknown
+from tutelage.tasks import Curve, Metric, Task
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of a record that tables can be made of.
-
-    Attributes:
-        title: its name in words.
-        better: the end that is good; ``None`` where neither is, or where the condition alone decides it.
-        share: whether it lies in [0, 1] and is shown in per cent, its differences in points.
-    """
-
-    title: str
-    better: Literal["higher", "lower"] | None
-    share: bool = False
-
-
-METRICS: Mapping[str, Metric] = MappingProxyType(
+COMMON: Mapping[str, Metric] = MappingProxyType(
     {
-        "accuracy": Metric("test accuracy", "higher", share=True),
-        "worst_class_accuracy": Metric("accuracy of the worst class", "higher", share=True),
-        "nll": Metric("negative log-likelihood", "lower"),
-        "brier": Metric("Brier score", "lower"),
-        "ece": Metric("expected calibration error", "lower"),
-        "calibration_gap": Metric("confidence minus accuracy", None),  # best at 0, on neither side
-        "aurc": Metric("area under the risk-coverage curve", "lower"),
-        "agreement": Metric("agreement with the teacher", "higher", share=True),
-        "kl_to_teacher": Metric("KL divergence to the teacher", "lower"),
-        "teacher_accuracy": Metric("the teacher's test accuracy", None, share=True),
         "memorised": Metric("wrong labels memorised", "lower", share=True),
         "wrong_labels": Metric("wrong training labels", None),
         "noise_rate": Metric("share of wrong training labels", None, share=True),
@@ -50,11 +22,22 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "ood_auroc": Metric("out-of-distribution AUROC", "higher", share=True),
     }
 )
-"""The numbers of a record, in the order of the store."""
+"""Numbers of a record whatever its task, in the order of the store; ``None`` where a task does not have them."""
+
+DRAWN = ("per_class_accuracy", "reliability", "risk_coverage")
+"""The curves that a record keeps, if its task has them, since the page draws them."""
 
 
-def check_metric(metric: str) -> Metric:
-    """What is known of a metric; an error with the known names for one that does not exist."""
-    if metric not in METRICS:
-        raise unknown("metric", metric, METRICS)
-    return METRICS[metric]
+def own_metrics(task: Task) -> dict[str, Metric]:
+    """The single numbers of a task that records have."""
+    return {name: metric for name, metric in task.metrics.items() if isinstance(metric, Metric) and metric.in_studies}
+
+
+def metrics_of(task: Task) -> Mapping[str, Metric]:
+    """All numbers of a record of this task, its main metric first."""
+    return MappingProxyType({**own_metrics(task), **COMMON})
+
+
+def curves_of(task: Task) -> tuple[str, ...]:
+    """The curves that a record of this task keeps."""
+    return tuple(name for name in DRAWN if isinstance(task.metrics.get(name), Curve))

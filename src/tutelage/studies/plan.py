@@ -4,29 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tutelage.config import Config
-from tutelage.data import Data, open_data
-from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.files import as_path
 from tutelage.methods import find
-from tutelage.models.tapped import Tapped
 from tutelage.runs.code import code_of_method, code_of_network
-from tutelage.runs.execute import load_data
-from tutelage.runs.models import make_student, open_teachers
-from tutelage.runs.teachers import other_labels
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.rehearsal import reads_teacher
 from tutelage.studies.study import Study, canonical
-from tutelage.tasks import Task
-from tutelage.tasks import find as find_task
-from tutelage.trust import Trust, check_trusted
 
 
 class Case(NamedTuple):
@@ -66,6 +56,7 @@ class Job:
         config: what it is told.
         needs: the job that trains its teacher, if one does.
         compared: the teachers to compare it with, for a student that none of them teaches.
+        task: what its method, which names no task, trains for, where that is not what the data's targets are for.
         code: hashes of source files outside this package that its numbers depend on, those of its teacher included.
     """
 
@@ -74,6 +65,7 @@ class Job:
     config: Config
     needs: Job | None
     compared: tuple[Compared, ...]
+    task: str | None
     code: Mapping[str, str]
 
     @property
@@ -99,101 +91,6 @@ class Asked:
     beside: str | None = None
 
 
-def task_of(study: Study, data: Data) -> Task:
-    """What all methods of a study ask of the networks on this data.
-
-    Raises:
-        TutelageError: they ask for different things, or the data cannot be evaluated for it.
-    """
-    named = {row: find(way.method).task or data.targets.task for row, way in study.methods.items()}
-    for row, name in named.items():
-        if name != named[PLAIN]:
-            raise TutelageError(
-                f"a study has one task: plain is for {named[PLAIN]} on {data.name}, and {row} for {name}; "
-                f"run it by itself: tutelage distill --method {study.methods[row].method}"
-            )
-    task = find_task(named[PLAIN])
-    task.check_data(data)
-    return task
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What was found while everything that a study names was opened.
-
-    Attributes:
-        fingerprints: of each data set's training part.
-        untaught: the rows whose method never reads a teacher.
-    """
-
-    fingerprints: Mapping[str, str]
-    untaught: frozenset[str]
-
-
-def inspect(study: Study, trust: Trust | None = None) -> Inspection:
-    """Open and build everything that the study names, and rehearse each of its runs up to the first step.
-
-    Args:
-        study: what to do.
-        trust: whose code may be imported (``check_trusted``); that which the study names, unless given.
-
-    Raises:
-        TutelageError: the first thing that cannot work.
-    """
-    trust = study.code if trust is None else trust
-    for way in study.methods.values():
-        check_trusted(way.method, trust, "the study")
-    methods = {row: find(way.method) for row, way in study.methods.items()}
-    for row, way in study.methods.items():
-        methods[row].check(way.settings)
-    if study.evaluate.ood is not None:
-        open_data(study.evaluate.ood)
-    _warn_of_other_labels(study)
-
-    def opened(network: str, data: Data) -> Tapped:
-        if is_trained(network):
-            return open_teachers(_config(study, teacher=(network,)), data, trust=trust)[0].model
-        check_trusted(network, trust, "the study")
-        return make_student(network, data, trust=trust)
-
-    def rehearse(row: str, data: Data, student: str, teacher: Tapped | None) -> bool:
-        name = PLAIN if row == TEACHER else row
-        config = _config(study, student=student)
-        try:
-            return reads_teacher(methods[name], study.methods[name].settings, data, config, teacher)
-        except TutelageError as error:
-            raise TutelageError(f"{row} cannot train {student} on {data.name}: {error}") from error
-
-    fingerprints: dict[str, str] = {}
-    taught: set[str] = set()
-    for spec in study.data:
-        plain = load_data(_config(study, data=spec))
-        fingerprints[spec] = plain.fingerprint
-        task_of(study, plain)
-        networks = {name: opened(name, plain) for name in dict.fromkeys(n for pair in study.all_pairs for n in pair)}
-        for name in dict.fromkeys(teacher for teacher, _ in study.all_pairs if not is_trained(teacher)):
-            rehearse(TEACHER, plain, name, None)
-        for noise, imbalance, few in product(study.noise, study.imbalance, study.per_class):
-            data = plain
-            if (noise, imbalance, few) != (None, None, None):
-                data = load_data(_config(study, data=spec, noise=noise, imbalance=imbalance, per_class=few))
-            for (teacher, student), row in product(study.all_pairs, study.methods):
-                if rehearse(row, data, student, networks[teacher]):
-                    taught.add(row)
-    return Inspection(fingerprints, frozenset(study.methods) - taught)
-
-
-def _warn_of_other_labels(study: Study) -> None:
-    """Warn once where a teacher from elsewhere may have seen labels that a student of the study is denied."""
-    trained = {teacher for teacher, _ in study.all_pairs if is_trained(teacher)}
-    conditions = product(study.data, study.noise, study.imbalance, study.per_class, study.seeds, sorted(trained))
-    for data, noise, imbalance, few, seed, teacher in conditions:
-        config = _config(study, data=data, noise=noise, imbalance=imbalance, per_class=few, seed=seed)
-        if text := other_labels(teacher, config):
-            warnings.warn(text, TutelageWarning, stacklevel=3)
-            return
-
-
 def is_trained(teacher: str) -> bool:
     """Whether a teacher is named as a trained network, ``MODEL@WEIGHTS`` or a run's folder, and not as one to train."""
     return "@" in teacher or as_path(teacher).is_dir()
@@ -208,12 +105,19 @@ class Planner:
         fingerprints: of each data set's training part.
         untaught: the rows whose method never reads a teacher: their runs do not depend on one, and all cases that
             differ by the teacher alone share them.
+        tasks: the study's task by the data sets whose targets are for another one.
     """
 
     def __init__(
-        self, study: Study, out: Path, fingerprints: Mapping[str, str], untaught: Collection[str] = ()
+        self,
+        study: Study,
+        out: Path,
+        fingerprints: Mapping[str, str],
+        untaught: Collection[str] = (),
+        tasks: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.study, self.out, self.fingerprints, self.untaught = study, out, fingerprints, untaught
+        self.tasks = tasks
         self._methods = {row: find(way.method) for row, way in study.methods.items()}
         self._teachers: dict[tuple[Case, int], Job] = {}
         self._code = {name: code_of_network(name) for name in {n for pair in study.all_pairs for n in pair}}
@@ -279,7 +183,7 @@ class Planner:
 
     def _compared(self, case: Case, seed: int) -> Compared:
         if is_trained(case.teacher):
-            return Compared(case.teacher, None, _config(self.study, teacher=(case.teacher,)))
+            return Compared(case.teacher, None, config_of(self.study, teacher=(case.teacher,)))
         job = self.teacher(case, seed)
         return Compared(job.key, job, job.config.but(teacher=(str(self._folder(job)),)))
 
@@ -296,7 +200,7 @@ class Planner:
         taught_by: tuple[Job | None, str] | None = None,
         compared: tuple[Compared, ...] = (),
     ) -> Job:
-        config = _config(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **told)
+        config = config_of(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **told)
         if taught_by is None:
             config = config.but(teacher_mean=(), teacher_std=())  # of teachers that are trained already
         says = config.model_dump(mode="json", exclude={"teacher", "workers"})
@@ -314,11 +218,14 @@ class Planner:
         if code:  # only that of others, so that a run of the package's own methods and networks keeps its key
             says["code"] = code
         says["training data"] = self.fingerprints[case.data]
+        task = self.tasks.get(case.data) if find(config.method).task is None else None
+        if task is not None:
+            says["task"] = task
         key = hashlib.sha256(canonical(says).encode()).hexdigest()[:16]
         slug = re.sub(r"[^\w.]+", "-", row).strip("-").lower() or "row"
-        return Job(key, f"{slug[:40]}-seed{config.seed}-{key}", config, teacher, compared, code)
+        return Job(key, f"{slug[:40]}-seed{config.seed}-{key}", config, teacher, compared, task, code)
 
 
-def _config(study: Study, **fields: Any) -> Config:
-    """What a run is told. Files are read by the run's own process: the study's workers are processes already."""
+def config_of(study: Study, **fields: Any) -> Config:
+    """What a run is told. Its own process reads files: the study's workers are processes already."""
     return Config(**{"workers": 0, **study.train, **fields})

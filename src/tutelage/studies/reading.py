@@ -12,8 +12,9 @@ from tutelage.errors import TutelageError, one_line
 from tutelage.files import read_file
 from tutelage.parsing import parse_json
 from tutelage.studies import PLAIN
-from tutelage.studies.metrics import METRICS
+from tutelage.studies.metrics import curves_of, metrics_of, own_metrics
 from tutelage.studies.schema import RunRecord, StudyFile
+from tutelage.tasks import Task, find
 from tutelage.text import value_text
 
 RECORDS, TRIALS, STUDY = "results.jsonl", "trials.jsonl", "study.json"
@@ -34,10 +35,36 @@ AXIS_WORDS: Mapping[str, Callable[[Any], str]] = MappingProxyType(
 Record = Mapping[str, Any]
 """One run that was asked for: a line of ``results.jsonl``. Numbers of a run that failed or is missing are ``None``."""
 
-FIELDS = (
-    *("key", "folder", "status", "error", *CONDITION, *PAIR, "method", "function", "settings", "seed", *METRICS),
-    *("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd", "command", "curve"),
-)
+BEFORE_TASKS = "classification"
+"""The task of a study that names none: it was written by a version that had no other."""
+
+_ABOUT = ("key", "folder", "status", "error", *CONDITION, *PAIR, "method", "function", "settings", "seed")
+_TABLES = ("corruptions", "pgd", "command", "curve")
+
+
+def fields_of(task: Task) -> tuple[str, ...]:
+    """The fields of every record of a task.
+
+    Raises:
+        TutelageError: a metric of the task has the name of another field.
+    """
+    own, others = own_metrics(task), (*_ABOUT, *list(metrics_of(task))[len(own_metrics(task)) :], *_TABLES, "code")
+    if taken := [name for name in own if name in others]:
+        raise TutelageError(
+            f"the task {task.name} has a metric named {taken[0]!r}, which is another field of a study's records; "
+            "give it another name"
+        )
+    return (*_ABOUT, *metrics_of(task), *curves_of(task), *_TABLES)
+
+
+def task_named(study: Mapping[str, Any]) -> Task:
+    """The task of a study, from its declaration.
+
+    Raises:
+        TutelageError: there is no such task here.
+    """
+    return find(study.get("task") or BEFORE_TASKS)
+
 
 Place = tuple[tuple[Any, ...], tuple[str, str], str]
 """A condition, a pair and a row."""
@@ -73,8 +100,9 @@ def read_study_file(path: Path) -> Mapping[str, Any]:
     return study
 
 
-def read_records(path: Path, fields: Sequence[str]) -> tuple[Record, ...]:
-    """Records that have these fields; an error with the line's number for one that has not, or that is damaged."""
+def read_records(path: Path, task: Task, more: Sequence[str] = ()) -> tuple[Record, ...]:
+    """Records of a task, with ``more`` fields; an error with its line's number for one that is damaged."""
+    fields, numbers = (*fields_of(task), *more), tuple(metrics_of(task))
     try:
         lines = read_file(path).split(b"\n")
     except OSError as error:
@@ -85,7 +113,7 @@ def read_records(path: Path, fields: Sequence[str]) -> tuple[Record, ...]:
             continue
         try:
             record = parse_json(line)
-            problem = _problem(record, fields)
+            problem = _problem(record, fields, numbers)
         except ValueError as error:
             problem = one_line(error)
         if problem:
@@ -94,7 +122,7 @@ def read_records(path: Path, fields: Sequence[str]) -> tuple[Record, ...]:
     return tuple(records)
 
 
-def _problem(record: Any, fields: Sequence[str]) -> str | None:
+def _problem(record: Any, fields: Sequence[str], numbers: Sequence[str]) -> str | None:
     """What is wrong with a record, if anything."""
     if not isinstance(record, dict):
         return "not a record"
@@ -107,7 +135,7 @@ def _problem(record: Any, fields: Sequence[str]) -> str | None:
     wrong = [name for name in names if not isinstance(record[name], str)]
     wrong += [axis for axis in CONDITION if isinstance(record[axis], list | dict)]
     wrong += ["seed"] if type(record["seed"]) is not int else []
-    wrong += [name for name in METRICS if not is_number(record[name])]
+    wrong += [name for name in numbers if not is_number(record[name])]
     if wrong:
         return f"{wrong[0]} is {value_text(record[wrong[0]])}"
     try:

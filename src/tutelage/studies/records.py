@@ -15,26 +15,21 @@ from tutelage.parsing import parse_json
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import METRICS, RESULT
 from tutelage.studies import TEACHER
+from tutelage.studies.metrics import curves_of, own_metrics
 from tutelage.studies.plan import Asked, Job
-from tutelage.studies.reading import AXIS_WORDS, CONDITION, RECORDS, STUDY, TRIALS, is_number
+from tutelage.studies.reading import AXIS_WORDS, BEFORE_TASKS, CONDITION, RECORDS, STUDY, TRIALS, is_number
 from tutelage.studies.study import Study
+from tutelage.tasks import Task
 from tutelage.text import value_text
 
 BEYOND, BESIDE, FAILURES = "beyond.json", "beside.json", "failures"
 
-TEST = (
-    *("accuracy", "worst_class_accuracy", "nll", "brier", "ece", "calibration_gap", "aurc"),
-    *("agreement", "kl_to_teacher", "teacher_accuracy", "per_class_accuracy", "reliability", "risk_coverage"),
-)
-BESIDE_TEACHER = ("agreement", "kl_to_teacher", "teacher_accuracy")
 TRAIN = ("memorised", "wrong_labels")
 COST = ("parameters", "flops", "latency_ms")
 MORE = ("corruption_accuracy", "corruptions", "pgd", "auac", "zero_gradient_share", "ood_auroc")
 
 _TABLES = ("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd")
-_NOTHING = dict.fromkeys(
-    (*TEST, *TRAIN, *COST, *MORE, "noise_rate", "trained_noise_rate", "seconds", "forward_passes", "curve")
-)
+_REST = ("noise_rate", "trained_noise_rate", "seconds", "forward_passes", "curve")
 
 
 class Store:
@@ -44,8 +39,10 @@ class Store:
     ``runs/`` their folders; ``failures/`` the errors of those that failed.
     """
 
-    def __init__(self, folder: LockedFolder, study: Study) -> None:
-        self.path, self.study, self.evaluate = folder.path, study, study.evaluate
+    def __init__(self, folder: LockedFolder, study: Study, task: Task) -> None:
+        self.path, self.study, self.evaluate, self.task = folder.path, study.but(task=task.name), study.evaluate, task
+        self._test = (*own_metrics(task), *curves_of(task))
+        self._nothing = dict.fromkeys((*self._test, *TRAIN, *COST, *MORE, *_REST))
         self._write, self.check = folder.write, folder.check
         self._records: dict[str, dict[str, Any]] = {}
 
@@ -64,8 +61,11 @@ class Store:
 
     def is_declared(self) -> bool:
         """Whether the folder's ``study.json`` is this study's."""
+        declarations = [self.study.as_json()]
+        if self.task.name == BEFORE_TASKS:
+            declarations.append({name: value for name, value in declarations[0].items() if name != "task"})
         try:
-            return read_file(self.path / STUDY) == _text(self.study.as_json())
+            return read_file(self.path / STUDY) in map(_text, declarations)
         except OSError:
             return False
 
@@ -159,7 +159,7 @@ class Store:
         if line.beside is None:
             return {}
         found = (_read(self.folder(line.job) / BESIDE) or {}).get(line.beside)
-        return {name: found.get(name) for name in BESIDE_TEACHER} if isinstance(found, dict) else {}
+        return {name: found[name] for name in self._test if name in found} if isinstance(found, dict) else {}
 
     def _measured(self, job: Job) -> dict[str, Any]:
         if self.is_done(job):
@@ -167,11 +167,11 @@ class Store:
                 return {"status": "done", "error": None, **self._numbers(self.folder(job))}
             except ValueError as error:
                 why = f"{one_line(error)}; remove {self.folder(job)} and run the study again"
-                return {"status": "missing", "error": why, **_NOTHING}
+                return {"status": "missing", "error": why, **self._nothing}
         failure = _read(self._failure(job.name))
         if failure is None:
-            return {"status": "missing", "error": None, **_NOTHING}
-        return {"status": "failed", "error": failure["attempts"][-1]["error"], **_NOTHING}
+            return {"status": "missing", "error": None, **self._nothing}
+        return {"status": "failed", "error": failure["attempts"][-1]["error"], **self._nothing}
 
     def _numbers(self, folder: Path) -> dict[str, Any]:
         """What a finished run measured.
@@ -182,9 +182,9 @@ class Store:
         result = _table(_read(folder / RESULT), RESULT)
         beyond = _table(_read(folder / BEYOND), BEYOND) if self.evaluate != Beyond() else {}
         test, train, cost = (_table(result.get(name, {}), f"{RESULT}, {name}") for name in ("test", "train", "cost"))
-        if "accuracy" not in test:
-            raise ValueError(f"{RESULT}, test has no accuracy")
-        parts = ((test, TEST), (train, TRAIN), (cost, COST), (beyond, MORE))
+        if self.task.main not in test:
+            raise ValueError(f"{RESULT}, test has no {self.task.main}")
+        parts = ((test, self._test), (train, TRAIN), (cost, COST), (beyond, MORE))
         data = _table(result.get("data", {}), f"{RESULT}, data")
         conditions, rates = data.get("record", []), _table(data.get("noise_rate", {}), f"{RESULT}, data, noise_rate")
         if not isinstance(conditions, list):
@@ -207,10 +207,10 @@ class Store:
                         _number(each, name)
             else:
                 _number(value, name)
-        return {**numbers, "curve": _curve(folder / METRICS)}
+        return {**numbers, "curve": _curve(folder / METRICS, self.task.main)}
 
 
-def _curve(file: Path) -> dict[str, Any]:
+def _curve(file: Path, main: str) -> dict[str, Any]:
     """The first learner's numbers by epoch, its fits one after another; none where there is no such file."""
     learners = []
     for number, line in enumerate(_content(file).splitlines() if file.exists() else (), 1):
@@ -226,11 +226,11 @@ def _curve(file: Path) -> dict[str, Any]:
         for name, value in learners[-1].items():
             _number(value, f"{place}, {name}")
     names = dict.fromkeys(name for learner in learners for name in learner)
-    shares = ("train_accuracy", "validation_accuracy")
+    mains = (f"train_{main}", f"validation_{main}")
     return {
         "epoch": list(range(1, len(learners) + 1)),
-        **{name: [learner.get(name) for learner in learners] for name in shares},
-        "loss": {name: [learner.get(name) for learner in learners] for name in names if name not in shares},
+        **{name: [learner.get(name) for learner in learners] for name in mains},
+        "loss": {name: [learner.get(name) for learner in learners] for name in names if name not in mains},
     }
 
 

@@ -64,9 +64,9 @@ class Rehearsal(Run):
 
 
 def reads_teacher(
-    method: Method, settings: Mapping[str, Any], data: Data, config: Config, teacher: Tapped | None
+    method: Method, settings: Mapping[str, Any], data: Data, config: Config, teacher: Tapped | None, task: Task
 ) -> bool:
-    """Rehearse a method on a student; the networks are on the CPU, in float32.
+    """Rehearse a method, which trains for this task if it names none, on a student; on the CPU, in float32.
 
     Returns:
         Whether the method reads a teacher. True also where that could not be determined: a method may need the results
@@ -83,6 +83,7 @@ def reads_teacher(
         hardware=_HARDWARE,
         seed=config.seed,
         check_labels=True,
+        task=task,
     )
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.files import as_path
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.metrics import METRICS, check_metric
+from tutelage.studies.frame import frame_of
+from tutelage.studies.metrics import metrics_of
 from tutelage.studies.reading import (
     AXIS_WORDS,
     CONDITION,
-    FIELDS,
     PAIR,
     RECORDS,
     STUDY,
@@ -27,6 +27,7 @@ from tutelage.studies.reading import (
     read_records,
     read_study_file,
     refuse_gaps,
+    task_named,
 )
 from tutelage.studies.statistics import (
     Interval,
@@ -41,6 +42,7 @@ from tutelage.studies.statistics import (
     paired_p_value,
     wins,
 )
+from tutelage.tasks import Metric, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,6 +81,7 @@ class Row:
 
     Attributes:
         cell: the runs behind it.
+        metric: what its numbers are.
         mean: over all seeds; ``None`` where a run is missing: a hole is shown as one, never as a smaller n. Also
             ``None`` where the metric was not measured.
         deviation: standard deviation over seeds (n - 1); ``None`` of one seed.
@@ -91,6 +94,7 @@ class Row:
     """
 
     cell: Cell
+    metric: Metric
     mean: Interval | None
     deviation: float | None
     gain: Interval | None
@@ -152,7 +156,8 @@ class Results:
         if not (folder / RECORDS).is_file():
             raise TutelageError(f"the study in {str(folder)!r} has no {RECORDS} yet; run it with tutelage study")
         study = read_study_file(folder / STUDY)
-        runs = read_records(folder / RECORDS, FIELDS)
+        task = task_named(study)
+        runs = read_records(folder / RECORDS, task)
         if not runs:
             raise TutelageError(f"{folder / RECORDS} holds no run; run the study again")
         refuse_gaps(folder / RECORDS, study, runs)
@@ -161,8 +166,30 @@ class Results:
             folder,
             study,
             runs,
-            read_records(trials, (*FIELDS, "space", "score", "chosen")) if trials.is_file() else (),
+            read_records(trials, task, ("space", "score", "chosen")) if trials.is_file() else (),
         )
+
+    @cached_property
+    def task(self) -> Task:
+        """What its networks were trained for."""
+        return task_named(self.study)
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The numbers of its records, the task's main metric first."""
+        return metrics_of(self.task)
+
+    def chosen(self, metric: str | None) -> str:
+        """The name of a metric, the task's main one for ``None``.
+
+        Raises:
+            TutelageError: there is no metric of this name; the known ones are listed.
+        """
+        if metric is None:
+            return self.task.main
+        if metric not in self.metrics:
+            raise unknown("metric", metric, self.metrics)
+        return metric
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -180,18 +207,19 @@ class Results:
         """The runs that failed."""
         return [run for run in self.runs if run["status"] == "failed"]
 
-    def table(self, metric: str = "accuracy", interval: str = "t") -> list[Row]:
+    def table(self, metric: str | None = None, interval: str = "t") -> list[Row]:
         """A row a cell, in their order.
 
         Args:
-            metric: a name of ``METRICS``.
+            metric: a name of ``metrics``; the task's main metric unless given.
             interval: ``t``, Student's, or ``bootstrap``, of 9,999 resamples. The p-values are the paired t-test's
                 either way.
 
         Raises:
             TutelageError: for a metric or an interval that does not exist.
         """
-        better = check_metric(metric).better
+        metric = self.chosen(metric)
+        about = self.metrics[metric]
         if interval not in ("t", "bootstrap"):
             raise unknown("interval", interval, ("t", "bootstrap"))
         of_mean, of_gain = (
@@ -206,13 +234,13 @@ class Results:
             if own is not None and other is not None and cell.method not in (TEACHER, PLAIN):
                 gain = of_gain(own, other)
                 p = paired_p_value(own, other) if len(own) > 1 else None
-                won = wins(own, other, higher_is_better=better == "higher") if better else None
+                won = wins(own, other, higher_is_better=about.better == "higher") if about.better else None
             mean = of_mean(own) if own is not None else None
             spread = stdev(own) if own is not None and len(own) > 1 else None
-            rows.append(Row(cell, mean, spread, gain, p, None, won))
+            rows.append(Row(cell, about, mean, spread, gain, p, None, won))
         return _corrected(rows)
 
-    def ranks(self, metric: str = "accuracy") -> Ranks:
+    def ranks(self, metric: str | None = None) -> Ranks:
         """The plain student and the methods, ranked in each condition and pair by their means over seeds.
 
         A block in which nobody has the metric, such as memorised labels where none are wrong, is none. A method that
@@ -221,7 +249,8 @@ class Results:
         Raises:
             TutelageError: for a metric that does not exist, or has no better end, or that nobody has.
         """
-        better = check_metric(metric).better
+        metric = self.chosen(metric)
+        better = self.metrics[metric].better
         if better is None:
             raise TutelageError(f"nothing can be ranked by {metric!r}: neither end of it is the better one")
         blocks: dict[tuple[Any, ...], dict[str, Cell]] = {}
@@ -266,23 +295,7 @@ class Results:
         Raises:
             TutelageError: without pandas.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise TutelageError("a frame needs pandas; pip install 'tutelage[frame]'") from error
-        lines: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for run in self.runs:
-            (condition, (teacher, student), method), seed = place_of(run), run["seed"]
-            networks = (teacher, "") if method == TEACHER else (teacher, student)
-            line = {**run, "student": networks[1], "pair": " → ".join(filter(None, networks))}
-            line |= {axis: value for axis, value in _NO_CHANGE.items() if run[axis] is None}
-            lines.setdefault((condition, networks, method, seed), line)
-        frame = pd.DataFrame(list(lines.values())).astype(dict.fromkeys(METRICS, "float64"))
-        if not any(_kind_of_noise(value) for value in frame["noise"]):
-            frame["noise"] = frame["noise"].astype("float64")
-        if (frame["per_class"] == _NO_CHANGE["per_class"]).any():
-            frame["per_class"] = frame["per_class"].astype("str")
-        return frame
+        return frame_of(self.runs, self.metrics)
 
     def label(self, condition: Sequence[Any]) -> str:
         """A condition in words, by what varies over the study; all of it where nothing does."""
@@ -294,19 +307,6 @@ class Results:
         """The label of a condition, and the networks where the study has several pairs."""
         pairs = {tuple(run[name] for name in PAIR) for run in self.runs}
         return self.label(condition) + (f", {pair[0]} teaches {pair[1]}" if len(pairs) > 1 else "")
-
-
-_NO_CHANGE = MappingProxyType({"noise": "0.0", "imbalance": "none", "per_class": "all"})
-"""What the frame has where a condition leaves the data as they are."""
-
-
-def _kind_of_noise(value: str) -> bool:
-    """Whether a noise says more than a rate."""
-    try:
-        float(value)
-    except ValueError:
-        return True
-    return False
 
 
 def described(condition: Sequence[Any]) -> str:

@@ -1,44 +1,35 @@
-"""Do the runs of a study that are not done yet, in processes, and keep what they measured."""
+"""Do the runs of a study that are not done yet, in processes."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import traceback
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from greenlet import getcurrent, greenlet
-
-from tutelage.config import Beyond, Config
-from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning, one_line
-from tutelage.files import LockedFolder, as_path, atomic_write, only_readable, read_file
+from tutelage.files import LockedFolder, as_path, only_readable, read_file
 from tutelage.parsing import parse_json
-from tutelage.runs.execute import Given, Result, execute, load_data
-from tutelage.runs.models import open_teachers
-from tutelage.runs.teachers import reference
 from tutelage.runs.tracking import Trackers
 from tutelage.signals import ending_signals_interrupt
 from tutelage.studies.failures import failure_of
-from tutelage.studies.plan import Asked, Job, Planner, inspect
+from tutelage.studies.inspection import inspect
+from tutelage.studies.plan import Asked, Job, Planner
 from tutelage.studies.reading import CONDITION, RECORDS, place_of
-from tutelage.studies.records import BESIDE, BESIDE_TEACHER, BEYOND, Store
+from tutelage.studies.records import Store
 from tutelage.studies.results import Results
 from tutelage.studies.study import Study
 from tutelage.studies.tuning import choose, trials_of
+from tutelage.studies.work import Outcome, Piece, work
 from tutelage.studies.workers import LocalWorkers, Workers, refuse_unguarded
-from tutelage.tasks import Compute
-from tutelage.tasks import find as find_task
-from tutelage.training.side_by_side import Seat, side_by_side
+from tutelage.tasks import Task
 from tutelage.trust import Trust
 
 ATTEMPTS = 2
@@ -90,6 +81,7 @@ def run_study(
     track: str | None = None,
     together: int = TOGETHER,
     trust: Trust | None = None,
+    check: bool = True,
 ) -> Results:
     """Train everything that a study asks for and that is not there yet, and read all of it.
 
@@ -111,32 +103,13 @@ def run_study(
             again alone; and those that trackers follow are alone, for most trackers know one run a process.
         trust: whose code may be imported (``check_trusted``): unless given, that of the networks and methods which the
             study names, and none that only the file of a trained teacher names. ``True`` for all.
+        check: whether failed runs are a warning, and an error if all failed; otherwise the results alone tell of them.
 
     Raises:
         TutelageError: the study names something that cannot work (before anything is trained), the folder is in use or
             cannot be written; or every run failed.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; nothing but the epochs at work is lost.
     """
-    results = try_study(study, out, workers=workers, watch=watch, track=track, together=together, trust=trust)
-    failure = failure_of(results)
-    if failure and len(results.failed) == len(results.runs):
-        raise TutelageError(failure)
-    if failure:
-        warnings.warn(failure, TutelageWarning, stacklevel=2)
-    return results
-
-
-def try_study(
-    study: Study,
-    out: str | Path,
-    *,
-    workers: Workers | None = None,
-    watch: Watch | None = None,
-    track: str | None = None,
-    together: int = TOGETHER,
-    trust: Trust | None = None,
-) -> Results:
-    """As ``run_study``, but failed runs are in the results alone: there is no warning of them, and no error."""
     refuse_unguarded()
     out = as_path(out)
     place = workers or LocalWorkers()
@@ -146,38 +119,50 @@ def try_study(
         with nullcontext() if only_readable(out) else folder.locked(), ending_signals_interrupt():
             Trackers(track, out)  # refuses one that is unknown or not installed
             inspection = inspect(study, trust)
-            planner = Planner(study, out, inspection.fingerprints, inspection.untaught)
-            store = Store(folder, study)
+            task = inspection.task
+            other = dict.fromkeys(inspection.other, task.name)
+            planner = Planner(study, out, inspection.fingerprints, inspection.untaught, other)
+            store = Store(folder, study, task)
             if only_readable(out):
-                return _finished(planner, store)
-            store.begin()
-            runner = _Runner(store, place, watch, track, 1 if track else together, trust)
-            tried = trials_of(planner)
-            runner.do([trial.asked for trial in tried], "trials")
-            chosen = choose(tried, store)
-            asked = planner.asked(chosen.settings)
-            _note_changed_code(store, asked)
-            runner.do(asked, tell=_now_and_then(lambda: store.write(asked, chosen.trials)))
-            store.write(asked, chosen.trials)
+                _check_finished(planner, store, task)
+            else:
+                store.begin()
+                _do(planner, store, task, _Runner(store, place, watch, track, 1 if track else together, trust))
     finally:
         place.stop()
-    return Results.read(out)
+    results = Results.read(out)
+    failure = failure_of(results) if check else None
+    if failure and len(results.failed) == len(results.runs):
+        raise TutelageError(failure)
+    if failure:
+        warnings.warn(failure, TutelageWarning, stacklevel=2)
+    return results
 
 
-def _finished(planner: Planner, store: Store) -> Results:
-    """The results of a study whose folder cannot be written to.
+def _do(planner: Planner, store: Store, task: Task, runner: _Runner) -> None:
+    """The trials, then the runs with what was chosen."""
+    tried = trials_of(planner)
+    runner.do([trial.asked for trial in tried], "trials")
+    chosen = choose(tried, store, task)
+    asked = planner.asked(chosen.settings)
+    _note_changed_code(store, asked)
+    runner.do(asked, tell=_now_and_then(lambda: store.write(asked, chosen.trials)))
+    store.write(asked, chosen.trials)
+
+
+def _check_finished(planner: Planner, store: Store, task: Task) -> None:
+    """Refuse a study whose folder cannot be written to, unless all of it is there.
 
     Raises:
         TutelageError: it is not the folder of this study, or a run is missing.
     """
     tried = trials_of(planner)
     jobs = [each for trial in tried for each in (*trial.asked.job.before, trial.asked.job)]
-    jobs += [line.job for line in planner.asked(choose(tried, store).settings)]
+    jobs += [line.job for line in planner.asked(choose(tried, store, task).settings)]
     missing = {job.key for job in jobs if not store.is_complete(job)}
     if missing or not store.is_declared():
         lacks = f"lacks {len(missing)} runs of this study" if missing else "is that of another study"
         raise TutelageError(f"{store.path} cannot be written to and {lacks}; choose another folder")
-    return Results.read(store.path)
 
 
 def _now_and_then(act: Callable[[], None], seconds: float = 5.0) -> Callable[[], None]:
@@ -253,15 +238,16 @@ class _Runner:
         return alike[: min(self.together, math.ceil(len(ready) / self.workers.count))]
 
     def _start(self, jobs: Sequence[Job], done: Collection[str]) -> Future[list[Outcome]]:
-        tasks = [
-            (
+        pieces = [
+            Piece(
                 job.config,
                 self.store.folder(job),
                 {other.name: other.config for other in job.compared if other.job is None or other.job.key in done},
+                job.task,
             )
             for job in jobs
         ]
-        return self.workers.submit(work, tasks, self.store.evaluate, self.track, self.trust)
+        return self.workers.submit(work, pieces, self.store.evaluate, self.track, self.trust)
 
     def _note(self, job: Job, outcome: Outcome) -> None:
         for text in outcome.warnings:
@@ -283,15 +269,6 @@ class _Runner:
         )
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended: the error in one line, if any, where it came up, and what it warned of."""
-
-    error: str | None = None
-    trace: str = ""
-    warnings: tuple[str, ...] = ()
-
-
 def _outcomes(future: Future[list[Outcome]], jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
     try:
         outcomes = future.result()
@@ -305,59 +282,6 @@ def _outcomes(future: Future[list[Outcome]], jobs: Sequence[Job]) -> list[tuple[
 def _stream(job: Job) -> dict[str, Any]:
     """What runs have to have in common to be shown one stream of batches; a teacher's run waits for no student's."""
     return job.config.model_dump(exclude={"student", "method", "settings", "teacher"}) | {"role": job.trains_teacher}
-
-
-Task = tuple[Config, Path, Mapping[str, Config]]
-"""A run, its folder, and by name the teachers to compare its student with, as configurations of them."""
-
-
-def work(tasks: Sequence[Task], asked: Beyond, track: str | None, trust: Trust | None = None) -> list[Outcome]:
-    """Runs of one stream, side by side, and what is to be measured beyond; called in a worker."""
-    said: dict[greenlet, dict[str, None]] = defaultdict(dict)
-    common = said[getcurrent()]
-
-    def heard(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        if issubclass(category, TutelageWarning):
-            said[getcurrent()][str(message)] = None
-
-    def run(config: Config, folder: Path, compared: Mapping[str, Config], seat: Seat) -> Outcome:
-        try:
-            result = execute(config, folder, given=Given(data=data), track=track, seat=seat, trust=trust)
-            _measure(result, folder, data, asked, compared, trust)
-            error, trace = None, ""
-        except Exception as problem:  # one run's trouble is not the study's
-            error, trace = one_line(problem), traceback.format_exc()
-        return Outcome(error, trace, tuple(common | said[getcurrent()]))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", TutelageWarning)
-        warnings.showwarning = heard
-        try:
-            data = load_data(tasks[0][0])
-        except Exception as problem:
-            return [Outcome(one_line(problem), traceback.format_exc())] * len(tasks)
-        over = side_by_side(*(partial(run, *task) for task in tasks))
-    return [outcome for outcome in over if isinstance(outcome, Outcome)]  # run() raises nothing
-
-
-def _measure(
-    result: Result, folder: Path, data: Data, asked: Beyond, compared: Mapping[str, Config], trust: Trust | None
-) -> None:
-    """Measure what the run itself does not, into the run's folder."""
-    device = result.config.device
-    task, compute = find_task(result.metrics["task"]), Compute(device)
-    if compared:
-        beside = {}
-        for name, config in compared.items():
-            teacher = reference(task, [one.model for one in open_teachers(config, data, trust=trust)], data)
-            teacher = None if teacher is None else teacher.to(device)
-            found = task.evaluate(result.model, data.test, data, compute, teacher=teacher)
-            beside[name] = {metric: found.get(metric) for metric in BESIDE_TEACHER}
-        atomic_write(folder / BESIDE, json.dumps(beside, allow_nan=False).encode(), follow=False)
-    if asked != Beyond():
-        measured = task.evaluate_beyond(result.model, data, asked, compute, seed=result.config.seed)
-        text = json.dumps({"asked": asked.model_dump(mode="json"), **measured}, allow_nan=False)
-        atomic_write(folder / BEYOND, text.encode(), follow=False)
 
 
 def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:

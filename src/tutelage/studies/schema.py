@@ -25,6 +25,7 @@ class StudyFile(Recorded):
 
     what: ClassVar[str] = "the study"
     name: str
+    task: str | None = None
     data: Names
     noise: list[str | None]
     imbalance: list[str | None]
@@ -71,14 +72,13 @@ class Curve(Recorded):
     """The numbers of training by epoch."""
 
     what: ClassVar[str] = "the curve"
+    __pydantic_extra__: dict[str, Numbers]  # the main metric, as train_NAME and validation_NAME
     epoch: list[int]
-    train_accuracy: Numbers
-    validation_accuracy: Numbers
     loss: dict[str, Numbers]
 
     @model_validator(mode="after")
     def _as_long(self) -> Curve:
-        parts = (self.train_accuracy, self.validation_accuracy, *self.loss.values())
+        parts = (*self.__pydantic_extra__.values(), *self.loss.values())
         if any(len(part) != len(self.epoch) for part in parts):
             raise ValueError("the epochs and their numbers differ in length")
         return self
@@ -96,9 +96,9 @@ class RunRecord(Recorded):
     error: str | None
     settings: dict[str, Any] | None
     command: str | None
-    per_class_accuracy: dict[str, float | None] | None
-    reliability: Reliability | None
-    risk_coverage: RiskCoverage | None
+    per_class_accuracy: dict[str, float | None] | None = None
+    reliability: Reliability | None = None
+    risk_coverage: RiskCoverage | None = None
     corruptions: dict[str, Numbers] | None
     pgd: dict[str, float | None] | None
     curve: Curve | None

@@ -130,6 +130,10 @@ class Study(Fields):
     kept: ClassVar[bool] = True
 
     name: str = Field(default="study", min_length=1, description="what its report is called")
+    task: str | None = Field(
+        default=None,
+        description="what the networks are for, which the methods and the data decide",
+    )
     data: Names = Field(default=("digits",), description="data sets, as in Config")
     noise: Conditions = Field(default=(None,), description="label noises, as in Config; 0 for none")
     imbalance: Conditions = Field(default=(None,), description="imbalances, as in Config; none for none")

@@ -16,6 +16,7 @@ from tutelage.methods import find
 from tutelage.studies import PLAIN
 from tutelage.studies.plan import Asked, Case, Planner
 from tutelage.studies.records import Store
+from tutelage.tasks import Task
 
 AROUND = 4.0
 """How far the search goes from a positive default, as a factor."""
@@ -147,21 +148,23 @@ def trials_of(planner: Planner) -> list[Trial]:
     return trials
 
 
-def choose(trials: Sequence[Trial], store: Store) -> Chosen:
+def choose(trials: Sequence[Trial], store: Store, task: Task) -> Chosen:
     """The settings that did best on held-out training data after the last epoch; the first of equals.
 
-    A trial that failed is out of the running; where all of them failed, the row keeps its own settings.
+    Best is by the task's main metric. A trial that failed is out of the running; where all of them failed, the row
+    keeps its own settings.
     """
     records = []
     best: dict[tuple[Case, str], int] = {}
     for number, trial in enumerate(trials):
         record = store.record(trial.asked)
-        accuracies = [one for one in (record["curve"] or {}).get("validation_accuracy", []) if one is not None]
+        curve = record["curve"] or {}
+        values = [value for value in curve.get(f"validation_{task.main}", []) if value is not None]
         searched = {name: one.words for name, one in trial.space.items()}
-        score = accuracies[-1] if accuracies else None
+        score = values[-1] if values else None
         records.append(record | {"space": searched, "score": score, "chosen": False})
         place = (trial.asked.case, trial.asked.row)
-        if accuracies and (place not in best or accuracies[-1] > records[best[place]]["score"]):
+        if score is not None and task.improves(score, records[best[place]]["score"] if place in best else None):
             best[place] = number
     for number in best.values():
         records[number]["chosen"] = True

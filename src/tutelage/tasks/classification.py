@@ -58,7 +58,7 @@ class Classification(Task):
             "per_class_accuracy": Curve("accuracy of each class"),
             "worst_class_accuracy": Metric("accuracy of the worst class", "higher", share=True),
             "per_class_f1": Curve("F1 of each class"),
-            "macro_f1": Metric("mean F1 of the classes", "higher", share=True),
+            "macro_f1": Metric("mean F1 of the classes", "higher", share=True, in_studies=False),
             "nll": Metric("negative log-likelihood", "lower"),
             "brier": Metric("Brier score", "lower"),
             "ece": Metric("expected calibration error", "lower"),
@@ -70,6 +70,20 @@ class Classification(Task):
             "kl_to_teacher": Metric("KL divergence to the teacher", "lower"),
             "teacher_accuracy": Metric("the teacher's test accuracy", None, share=True),
         }
+    )
+
+    columns: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {
+            "accuracy": "accuracy",
+            "worst_class_accuracy": "worst class",
+            "memorised": "memorised",
+            "agreement": "agreement",
+            "nll": "NLL",
+            "ece": "ECE",
+        }
+    )
+    training_note: ClassVar[str] = (
+        "Share of the training labels, wrong ones included, that the network gives while it trains."
     )
 
     def check_data(self, data: Data) -> None:
@@ -181,6 +195,9 @@ class Classification(Task):
     def on_training_labels(self, model: nn.Module, data: Data, compute: Compute) -> dict[str, Any]:
         """How many of the wrong labels it has memorised, and its accuracy by clean and given labels."""
         return memorisation(model, data, compute.device)
+
+    def check_beyond(self, what: Beyond) -> None:
+        """All of them can be measured."""
 
     def evaluate_beyond(
         self, model: nn.Module, data: Data, what: Beyond, compute: Compute, *, part: str = "test", seed: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -30,11 +31,18 @@ class Metric:
         title: its name in words.
         better: the end that is good; ``None`` where neither is, or where the condition alone decides it.
         share: whether it lies in [0, 1] and is shown in per cent, its differences in points.
+        in_studies: whether the records of a study have it; ``result.json`` has it in any case.
     """
 
     title: str
     better: Literal["higher", "lower"] | None
     share: bool = False
+    in_studies: bool = True
+
+    @property
+    def short_title(self) -> str:
+        """The title without the part that it is usually measured on."""
+        return self.title.removeprefix("test ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +87,17 @@ class Task:
     decision: ClassVar[str] = ""
     """The rule by which outputs are read, where it is more than the largest one: in words, for ``tutelage export``."""
 
+    columns: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Short heads of the numbers in the widest table of a study; if empty, it has all ``metrics`` with a better end."""
+
     loss_name: ClassVar[str] = "labels"
     """What records call the label loss."""
 
     distributions: ClassVar[bool] = False
     """Whether the outputs are logits, whose softmax over the last axis is a distribution over classes."""
+
+    training_note: ClassVar[str] = "The main metric over the training batches, by the labels given."
+    """What the numbers of ``tally`` are, as a sentence under their picture."""
 
     @property
     def name(self) -> str:
@@ -100,12 +114,17 @@ class Task:
         """The name of the main metric."""
         return next(iter(self.metrics))
 
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether small values of the main metric are the good ones."""
+        metric = self.metrics[self.main]
+        return isinstance(metric, Metric) and metric.better == "lower"
+
     def improves(self, score: float, best: float | None) -> bool:
         """Whether a value of the main metric is better than the best one so far."""
-        metric = self.metrics[self.main]
         if best is None:
             return True
-        return score < best if isinstance(metric, Metric) and metric.better == "lower" else score > best
+        return score < best if self.lower_is_better else score > best
 
     # --- networks and data
 
@@ -149,6 +168,11 @@ class Task:
             TutelageError: there is no loss of single labels; a method must bring its own.
         """
         raise TutelageError(f"{self.name} has no label loss of its own; choose a method for it: tutelage methods")
+
+    @property
+    def has_label_loss(self) -> bool:
+        """Whether it defines ``label_loss``."""
+        return type(self).label_loss is not Task.label_loss
 
     def soft_targets(self, temperature: float) -> Term:
         """Hinton's loss between a student's and a teacher's outputs, softened by this temperature.
@@ -236,18 +260,26 @@ class Task:
         """What a trained network made of the training labels, for ``result.json``; empty if there is nothing to say."""
         return {}
 
+    def check_beyond(self, what: Beyond) -> None:
+        """Refuse measurements that this task does not have.
+
+        Raises:
+            TutelageError: with its name.
+        """
+        if what != Beyond():
+            raise TutelageError(
+                f"corruptions, attacks and other data are measured of classifiers, and this is {self.name}"
+            )
+
     def evaluate_beyond(
         self, model: nn.Module, data: Data, what: Beyond, compute: Compute, *, part: str = "test", seed: int = 0
     ) -> dict[str, Any]:
         """Measurements that are made when they are asked for: corruptions, attacks, other data.
 
         Raises:
-            TutelageError: one is asked for that this task does not have.
+            TutelageError: as ``check_beyond``.
         """
-        if what != Beyond():
-            raise TutelageError(
-                f"corruptions, attacks and other data are measured of classifiers, and this is {self.name}"
-            )
+        self.check_beyond(what)
         return {}
 
     def chance(self, data: Data) -> float | None:

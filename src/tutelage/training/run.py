@@ -58,6 +58,7 @@ class Run:
         check_labels: whether to refuse labels that the task cannot be trained by, a class without a sample for
             instance, where a term reads labels.
         seat: the run's place among those that train side by side.
+        task: what methods that name no task train for; what the data's targets are for unless given.
     """
 
     def __init__(
@@ -76,13 +77,14 @@ class Run:
         processes: Processes | None = None,
         seat: Seat | None = None,
         check_labels: bool = False,
+        task: Task | None = None,
     ) -> None:
         self._check_labels = check_labels
         self.data, self.recipe, self.hardware = data, recipe or Recipe(), hardware or Hardware()
         self.seed, self.folder, self.answers, self.seat = seed, folder, answers, seat
         self.processes = processes or Processes.current(self.hardware.device)
         self._student, self._teachers, self._report, self._write = student, tuple(teachers), report, write
-        self.task = find(data.targets.task)
+        self.task = task or find(data.targets.task)
         """What is asked of the student: what the data's targets are for, unless the method is for another task."""
         self._begun = False
         self.notes: dict[str, Any] = {}
@@ -157,11 +159,14 @@ class Run:
     def label_terms(self, kd_alpha: float = 0.0, kd_temperature: float = 4.0) -> dict[str, Term | Weighted]:
         """The task's supervised loss as a term; with ``kd_alpha``, Hinton's: (1 - alpha) label loss + alpha T^2 KL.
 
+        Of a task without one, clustering for instance, it is that of the task which the data's targets are for.
+
         Raises:
-            TutelageError: the task has no label loss or, where ``kd_alpha`` is above 0, no soft targets.
+            TutelageError: there is no label loss or, where ``kd_alpha`` is above 0, no soft targets.
         """
-        terms: dict[str, Term | Weighted] = {self.task.loss_name: (1 - kd_alpha) * self.task.label_loss()}
-        return terms | {"kd": kd_alpha * self.task.soft_targets(kd_temperature)} if kd_alpha else terms
+        task = self.task if self.task.has_label_loss else find(self.data.targets.task)
+        terms: dict[str, Term | Weighted] = {task.loss_name: (1 - kd_alpha) * task.label_loss()}
+        return terms | {"kd": kd_alpha * task.soft_targets(kd_temperature)} if kd_alpha else terms
 
     def frozen(self, *teachers: Tapped) -> Frozen:
         """Teachers as a source, whose answers come from the run's store if it has one, or from others' questions."""

@@ -35,7 +35,8 @@ class Selection:
     """Evaluates learners on the held-out part, and keeps each one's best weights.
 
     Args:
-        task: what they are evaluated by. A learner none of whose terms reads one of its roles is not.
+        task: what they are evaluated by, if it has roles. A learner none of whose terms reads one of them, or the
+            logits, which come after all of them, is not evaluated.
         data: its validation part is used; without one nothing is selected.
         hardware: resolved.
     """
@@ -47,7 +48,8 @@ class Selection:
 
     def after_epoch(self, learner: Learner, epoch: int) -> dict[str, float]:
         """The learner's main metric, for the epoch's record; empty where it is not evaluated."""
-        if self.data.validation is None or not learner.reads(self.task.roles):
+        roles = (*self.task.roles, "logits") if self.task.roles else ()
+        if self.data.validation is None or not learner.reads(roles):
             return {}
         score = self.task.score(learner.deployed, self.data.validation, self.data, self._compute)
         if math.isnan(score):  # no held-out sample has a label

@@ -27,7 +27,7 @@ _INTERVALS = {"t": "Student's t", "bootstrap": "of 9,999 bootstrap resamples, an
 
 
 def write_page(
-    results: Results, path: str | Path | None = None, *, metric: str = "accuracy", interval: str = "t"
+    results: Results, path: str | Path | None = None, *, metric: str | None = None, interval: str = "t"
 ) -> Path:
     """Write the report of a study, and return its path.
 
@@ -37,7 +37,8 @@ def write_page(
     Args:
         results: of the study.
         path: of the file; ``report.html`` in the study's folder unless given.
-        metric: what the table, the answer and the gains are about, a name of ``METRICS``.
+        metric: what the table, the answer and the gains are about, a name of ``Results.metrics``; the task's main
+            metric unless given.
         interval: theirs, as in ``Results.table``; bands along curves are always Student's t.
 
     Raises:
@@ -48,7 +49,7 @@ def write_page(
     return target
 
 
-def page(results: Results, metric: str = "accuracy", interval: str = "t") -> str:
+def page(results: Results, metric: str | None = None, interval: str = "t") -> str:
     """The whole page."""
     results = replace(
         results,
@@ -56,13 +57,14 @@ def page(results: Results, metric: str = "accuracy", interval: str = "t") -> str
         runs=printable_values(results.runs),
         trials=printable_values(results.trials),
     )
+    metric = results.chosen(metric)
     rows = rows_for_people(results, metric, interval)
     sheet = Sheet()
     pictures = sections(results, rows, metric, sheet)
     parts = {
         "answer": ("The answer", answered(results, metric, interval)),
         "asked": ("What was asked", asked(results, metric)),
-        "overview": ("Overview", overview(results, rows, metric)),
+        "overview": ("Overview", overview(results, rows)),
         "table": ("The numbers", table(results, rows, metric)),
         "failed": ("Runs without a result", failed(results)),
         **{one.key: (one.title, panels_of(one)) for one in pictures},

@@ -13,7 +13,6 @@ from tutelage.parsing import parse_json
 from tutelage.report.page.markup import command_of, counted, distinct, listing, places, settings_of, value_of
 from tutelage.report.words import answer
 from tutelage.studies import PLAIN
-from tutelage.studies.metrics import METRICS
 from tutelage.studies.reading import STUDY
 from tutelage.studies.results import Results, described
 from tutelage.text import printable
@@ -77,7 +76,7 @@ def asked(results: Results, metric: str) -> str:
         ("Methods", listing((_way(name, way) for name, way in study["methods"].items()), "flow")),
         ("Seeds", escape(", ".join(str(seed) for seed in study["seeds"])) + ", paired over methods"),
         ("Training", settings_of(study["train"]) or "as the defaults are"),
-        ("Judged by", escape(METRICS[metric].title) + ", of the test part, after the last epoch"),
+        ("Judged by", escape(results.metrics[metric].title) + ", of the test part, after the last epoch"),
         (
             "Measured beyond the usual",
             escape(", ".join(f"{name} {value_of(study['evaluate'][name])}" for name in beyond)),

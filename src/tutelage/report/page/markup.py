@@ -8,9 +8,9 @@ from html import escape
 from typing import Any
 
 from tutelage.report.tables import shown as _plainly
-from tutelage.studies.metrics import METRICS
 from tutelage.studies.reading import Record
 from tutelage.studies.results import Results
+from tutelage.tasks import Metric
 
 
 def counted(number: int, noun: str) -> str:
@@ -53,9 +53,9 @@ def command_of(command: str | None) -> str:
     )
 
 
-def shown(value: float, metric: str, sign: str = "") -> str:
+def shown(value: float, metric: Metric, sign: str = "") -> str:
     """A number with a minus that is as wide as a plus."""
-    return _plainly(value, METRICS[metric], sign).replace("-", "−")
+    return _plainly(value, metric, sign).replace("-", "−")
 
 
 def error_of(run: Record) -> str:

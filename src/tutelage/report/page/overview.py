@@ -8,12 +8,12 @@ from html import escape
 from tutelage.report.page.markup import distinct, shown
 from tutelage.report.words import directions, standing
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.metrics import METRICS
 from tutelage.studies.results import Results, Row, hole_of
 
 
-def overview(results: Results, rows: Sequence[Row], metric: str) -> str:
+def overview(results: Results, rows: Sequence[Row]) -> str:
     """A table of methods and conditions with pairs, as a heat map; empty where there is one condition and pair."""
+    metric = rows[0].metric
     places = distinct((row.cell.condition, row.cell.pair) for row in rows)
     if len(places) < 2:
         return ""
@@ -28,14 +28,14 @@ def overview(results: Results, rows: Sequence[Row], metric: str) -> str:
     )
     lines = "".join(
         f'<tr class="{kind}"><th scope="row">{escape(method)}</th>'
-        + "".join(_cell(cells.get((method, place)), metric, widest) for place in places)
+        + "".join(_cell(cells.get((method, place)), widest) for place in places)
         + "</tr>"
         for method in distinct(row.cell.method for row in rows)
         for kind in [method if method in (PLAIN, TEACHER) else ""]
     )
-    title, unit = METRICS[metric].title, ", %" if METRICS[metric].share else ""
+    title, unit = metric.title, ", %" if metric.share else ""
     above, below = directions(metric)
-    first, second = (above, below) if METRICS[metric].better != "lower" else (below, above)
+    first, second = (above, below) if metric.better != "lower" else (below, above)
     return (
         f'<p class="note">{escape(title.capitalize())}{unit}, mean over seeds. Blue: {first} the plain student of the '
         f"same column; orange: {second} it; the darker, the larger the difference. "
@@ -46,18 +46,18 @@ def overview(results: Results, rows: Sequence[Row], metric: str) -> str:
     )
 
 
-def _cell(row: Row | None, metric: str, widest: float) -> str:
+def _cell(row: Row | None, widest: float) -> str:
     if row is None:
         return "<td></td>"
     if row.mean is None:
         hole = f'<abbr class="hole" title="{escape(hole_of(row.cell))}">hole</abbr>' if row.cell.holes else ""
         return f"<td>{hole}</td>"
-    text = shown(row.mean.mean, metric)
+    text = shown(row.mean.mean, row.metric)
     if row.gain is None or not widest:
         return f"<td>{text}</td>"
-    good = (row.gain.mean > 0) == (METRICS[metric].better != "lower")
+    good = (row.gain.mean > 0) == (row.metric.better != "lower")
     share = 100 * abs(row.gain.mean) / widest
     clear = ' class="clear"' if standing(row) in ("above", "below") else ""
-    about = f"difference to plain {shown(row.gain.mean, metric, '+')}"
+    about = f"difference to plain {shown(row.gain.mean, row.metric, '+')}"
     colour = "accent" if good else "second"
     return f'<td{clear} title="{about}" style="--heat:var(--{colour});--share:{share:.0f}%">{text}</td>'

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from html import escape
 
-from tutelage.report.page.markup import command_of, counted, error_of, settings_of, where_of
+from tutelage.report.page.markup import command_of, counted, error_of, settings_of, shown, where_of
 from tutelage.studies.reading import Record
 from tutelage.studies.results import Results
+from tutelage.tasks import Metric
 
 
 def failed(results: Results) -> str:
@@ -35,21 +36,25 @@ def trials(results: Results) -> str:
     groups: dict[tuple[str, str], list[Record]] = {}
     for trial in results.trials:
         groups.setdefault((where_of(results, trial), trial["method"]), []).append(trial)
+    main = results.metrics[results.task.main]
+    head = f"held-out {main.short_title}{', %' if main.share else ''}"
     several = len({where for where, _ in groups}) > 1
     blocks = ""
     for (where, method), trials in groups.items():
         searched = "; ".join(f"{name} {where}" for name, where in trials[0]["space"].items())
+        sign = -1 if results.task.lower_is_better else 1
         ordered = sorted(
-            trials, key=lambda trial: -math.inf if trial["score"] is None else trial["score"], reverse=True
+            trials, key=lambda trial: -math.inf if trial["score"] is None else sign * trial["score"], reverse=True
         )
-        lines = "".join(_trial(trial) for trial in ordered)
+        lines = "".join(_trial(trial, main) for trial in ordered)
         title = f"{method}, {where}" if several else method
         blocks += (
             f'<details class="block"><summary>{escape(title)} '
             f'<span class="quiet">{counted(len(trials), "trial")}</span></summary>'
             f"{f'<p>Searched: {escape(searched)}</p>' if searched else ''}"
             f'<div class="wide"><table><caption>Trials of {escape(title)}, the best first</caption><thead><tr>'
-            '<th scope="col"></th><th scope="col">held-out accuracy, %</th><th scope="col">seed</th>'
+            '<th scope="col"></th><th scope="col">'
+            f'{escape(head)}</th><th scope="col">seed</th>'
             f'<th scope="col">settings</th></tr></thead><tbody>{lines}</tbody></table></div></details>'
         )
     return (
@@ -58,10 +63,10 @@ def trials(results: Results) -> str:
     )
 
 
-def _trial(trial: Record) -> str:
+def _trial(trial: Record, metric: Metric) -> str:
     chosen = bool(trial.get("chosen"))
     score = (
-        f"{100 * trial['score']:.2f}"
+        shown(trial["score"], metric)
         if trial["score"] is not None
         else f'<span class="hole">{escape(trial["status"])}</span>'
     )

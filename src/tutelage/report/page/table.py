@@ -12,9 +12,10 @@ from statistics import fmean
 from tutelage.report.page.markup import command_of, counted, distinct, error_of, places, shown
 from tutelage.report.tables import around, no_interval
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.metrics import METRICS
+from tutelage.studies.metrics import own_metrics
 from tutelage.studies.reading import Record
 from tutelage.studies.results import Results, Row
+from tutelage.tasks import Metric
 
 
 @dataclass(frozen=True)
@@ -27,42 +28,37 @@ class _Column:
     kind: str = "number"
 
 
-_MORE = {
-    "accuracy": "accuracy",
-    "worst_class_accuracy": "worst class",
-    "memorised": "memorised",
-    "agreement": "agreement",
-    "nll": "NLL",
-    "ece": "ECE",
-    "corruption_accuracy": "corrupted",
-    "ood_auroc": "OOD",
-    "seconds": "seconds",
-    "forward_passes": "passes",
-}
-
+_COMMON = {"corruption_accuracy": "corrupted", "ood_auroc": "OOD", "seconds": "seconds", "forward_passes": "passes"}
+"""Heads of the numbers that the table shows whatever the task."""
 
 _DRAWN = ("agreement", "seconds", "forward_passes")
 """What a printed page, which is not as wide as a screen, leaves to the pictures or to the records."""
 
 
+def _heads(results: Results) -> dict[str, str]:
+    """The heads of the numbers that the table shows beside the one it is about."""
+    own = {name: metric.title for name, metric in own_metrics(results.task).items() if metric.better is not None}
+    return {**(results.task.columns or own), **_COMMON}
+
+
 def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column]:
-    share = METRICS[metric].share
-    unit, points = (", %", ", points") if share else ("", "")
+    about, heads = results.metrics[metric], _heads(results)
+    unit, points = (", %", ", points") if about.share else ("", "")
     columns = [
         _Column(
-            _MORE.get(metric, METRICS[metric].title) + unit,
-            f"{METRICS[metric].title}: mean over seeds" + _about_interval(results),
-            partial(_mean, metric=metric),
+            heads.get(metric, about.title) + unit,
+            f"{about.title}: mean over seeds" + _about_interval(results),
+            _mean,
         )
     ]
     if any(row.deviation is not None for row in rows):
-        columns.append(_Column("sd", "standard deviation over seeds", partial(_deviation, metric=metric)))
+        columns.append(_Column("sd", "standard deviation over seeds", _deviation))
     if any(row.gain is not None for row in rows):
         columns.append(
             _Column(
                 f"gain{points}",
                 "mean paired difference to the plain student and its 95 % interval, not adjusted",
-                partial(_gain, metric=metric),
+                _gain,
             )
         )
     if any(row.holm is not None for row in rows):
@@ -71,20 +67,20 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
         )
     if any(row.wins is not None for row in rows):
         columns.append(_Column("wins", "seeds on which it is better than the plain student, ties counting half", _wins))
-    for name, head in _MORE.items():
+    for name, head in heads.items():
         if name != metric and any(run[name] is not None for run in results.runs):
-            unit = ", %" if METRICS[name].share else ""
+            unit = ", %" if results.metrics[name].share else ""
             kind = "number screen" if name in _DRAWN else "number"
-            about = f"{METRICS[name].title}: mean over seeds"
-            columns.append(_Column(head + unit, about, partial(_more, metric=name), kind))
+            title = f"{results.metrics[name].title}: mean over seeds"
+            columns.append(_Column(head + unit, title, partial(_more, name=name, metric=results.metrics[name]), kind))
     return columns
 
 
-def _mean(row: Row, metric: str) -> tuple[float | None, str]:
+def _mean(row: Row) -> tuple[float | None, str]:
     if row.mean is None:
         return None, _hole(row) if row.cell.holes else ""
-    interval = around(row, METRICS[metric]).replace("-", "−")
-    return row.mean.mean, f"<b>{shown(row.mean.mean, metric)}</b>" + (
+    interval = around(row).replace("-", "−")
+    return row.mean.mean, f"<b>{shown(row.mean.mean, row.metric)}</b>" + (
         f' <span class="quiet">{interval}</span>' if interval else ""
     )
 
@@ -103,17 +99,17 @@ def _hole(row: Row) -> str:
     )
 
 
-def _deviation(row: Row, metric: str) -> tuple[float | None, str]:
-    return row.deviation, "" if row.deviation is None else shown(row.deviation, metric)
+def _deviation(row: Row) -> tuple[float | None, str]:
+    return row.deviation, "" if row.deviation is None else shown(row.deviation, row.metric)
 
 
-def _gain(row: Row, metric: str) -> tuple[float | None, str]:
+def _gain(row: Row) -> tuple[float | None, str]:
     if row.gain is None:
         return None, ""
-    mean = shown(row.gain.mean, metric, "+")
+    mean = shown(row.gain.mean, row.metric, "+")
     if math.isnan(row.gain.low):
         return row.gain.mean, f"<b>{mean}</b>"
-    low, high = (shown(end, metric, "+") for end in (row.gain.low, row.gain.high))
+    low, high = (shown(end, row.metric, "+") for end in (row.gain.low, row.gain.high))
     return row.gain.mean, f'<b>{mean}</b> <span class="quiet">[{low}, {high}]</span>'
 
 
@@ -127,8 +123,8 @@ def _wins(row: Row) -> tuple[float | None, str]:
     return row.wins, "" if row.wins is None else f"{row.wins:g} of {len(row.cell.runs)}"
 
 
-def _more(row: Row, metric: str) -> tuple[float | None, str]:
-    values = row.cell.values(metric)
+def _more(row: Row, name: str, metric: Metric) -> tuple[float | None, str]:
+    values = row.cell.values(name)
     if values is None:
         return None, '<span class="quiet">hole</span>' if row.cell.holes else ""
     return fmean(values), shown(fmean(values), metric)
@@ -158,7 +154,7 @@ def table(results: Results, rows: Sequence[Row], metric: str) -> str:
         '<div class="controls"><label>Search <input type="search" id="search" autocomplete="off"></label>'
         f'{choices}<output id="count" aria-live="polite"></output></div>'
         '<div class="wide" tabindex="0" role="region" aria-label="Table of all methods, scrolls sideways">'
-        f'<table id="numbers"><caption>{escape(METRICS[metric].title.capitalize())} and the rest, mean over '
+        f'<table id="numbers"><caption>{escape(results.metrics[metric].title.capitalize())} and the rest, mean over '
         f"{counted(len(results.study['seeds']), 'seed')}</caption><thead><tr>{heads}</tr></thead>\n{bodies}"
         "</table></div>"
     )
@@ -198,9 +194,9 @@ def _row(
         value, text = column.cell(row)
         sorted_by = f' data-value="{value!r}"' if value is not None else ""
         said += f'<td class="{column.kind}"{sorted_by}>{text}</td>'
-    runs = "".join(_run(run, metric) for run in row.cell.runs)
+    runs = "".join(_run(run, run[metric], row.metric) for run in row.cell.runs)
     wide = len(words) + len(columns)
-    name = METRICS[metric].title + (", %" if METRICS[metric].share else "")
+    name = row.metric.title + (", %" if row.metric.share else "")
     return (
         f'<tbody class="line {kind}"{data}><tr>{first}{said}</tr>'
         f'<tr class="behind" id="behind-{number}" hidden><td colspan="{wide}"><table><thead><tr>'
@@ -210,8 +206,8 @@ def _row(
     )
 
 
-def _run(run: Record, metric: str) -> str:
-    value = "" if run[metric] is None else shown(run[metric], metric)
+def _run(run: Record, number: float | None, metric: Metric) -> str:
+    value = "" if number is None else shown(number, metric)
     status = escape(run["status"])
     if run["status"] != "done":
         status = f'<span class="hole">{status}</span>{error_of(run)}'

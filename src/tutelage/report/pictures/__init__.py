@@ -24,16 +24,16 @@ def sections(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -
     """All that the results have something for, in the order of the page."""
     with style():
         found = [
-            gains(results, rows, metric, sheet),
+            gains(results, rows, sheet),
             ranks(results, metric, sheet),
-            along(results, rows, metric, sheet, "noise"),
-            along(results, rows, metric, sheet, "imbalance"),
+            along(results, rows, sheet, "noise"),
+            along(results, rows, sheet, "imbalance"),
             per_class(results, sheet),
             reliability(results, sheet),
             risk_coverage(results, sheet),
             corruptions(results, sheet),
             pgd(results, sheet),
-            cost(results, rows, metric, sheet),
+            cost(results, rows, sheet),
             training(results, sheet),
         ]
     return [section for section in found if section is not None]

@@ -35,7 +35,7 @@ def reliability(results: Results, sheet: Sheet) -> Section | None:
     groups = places(results.cells)
     found = []
     for place, cells in groups.items():
-        bins = {cell.method: _pool(cell.runs) for cell in cells if all(run["reliability"] for run in cell.runs)}
+        bins = {cell.method: _pool(cell.runs) for cell in cells if all(run.get("reliability") for run in cell.runs)}
         if bins:
             found.append((title_of(results, place, len(groups) > 1), cells, bins))
     if not found:

@@ -36,7 +36,7 @@ def per_class(results: Results, sheet: Sheet) -> Section | None:
     groups = places(results.cells)
     blocks = []
     for place, cells in groups.items():
-        whole = {cell.method: cell for cell in cells if all(run["per_class_accuracy"] for run in cell.runs)}
+        whole = {cell.method: cell for cell in cells if all(run.get("per_class_accuracy") for run in cell.runs)}
         if not whole:
             continue
         means = {name: _class_means(cell.runs) for name, cell in whole.items()}

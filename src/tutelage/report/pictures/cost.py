@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from tutelage.report.pictures.frame import (
     Place,
     Section,
     blank_figure,
+    floor_of,
     limits_of,
     name_axes,
     shortened,
@@ -24,44 +26,50 @@ from tutelage.report.pictures.frame import (
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, SECOND, Sheet
 from tutelage.report.tables import no_interval
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.metrics import METRICS
 from tutelage.studies.results import Results, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def cost(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> Section | None:
+def cost(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None:
     """Scatter plots against training time and forward passes."""
     groups: dict[Place, list[Row]] = {}
     for row in rows:
         if row.mean is not None:
             groups.setdefault((row.cell.condition, row.cell.pair), []).append(row)
-    blocks = []
+    metric, blocks = rows[0].metric, []
     for place, group in groups.items():
         title = title_of(results, place, len(groups) > 1)
         panels = [
             Panel("", svg)
             for cost, words in (("seconds", "training time, s"), ("forward_passes", "forward passes of training"))
-            if (svg := _scatter(sheet, group, metric, cost, words, title))
+            if (svg := _scatter(sheet, group, cost, words, title))
         ]
         if panels:
             blocks.append(Block(title, tuple(panels)))
     many = any(len(group) > _LABELLED for group in groups.values())
     note = (
-        "Up and to the left is better. Means over seeds; "
+        f"{_BETTER[metric.better]} Means over seeds; "
         + (f"{few[0].lower()}{few[1:]}. " if (few := no_interval(results)) else "bars: 95 % interval. ")
         + "Square: plain; diamond: the teacher. Seconds were taken on whatever machine ran the study and are only as "
         "comparable as it was quiet; of several networks trained together, all count."
         + (" Of many methods, those are named that none beats at a lower cost; the table has them all." if many else "")
     )
-    return Section("cost", f"Cost against {METRICS[metric].title}", note, tuple(blocks), width=380) if blocks else None
+    return Section("cost", f"Cost against {metric.title}", note, tuple(blocks), width=380) if blocks else None
 
 
 _LABELLED = 14
+_BETTER = MappingProxyType(
+    {
+        "higher": "Up and to the left is better.",
+        "lower": "Down and to the left is better.",
+        None: "To the left is cheaper.",
+    }
+)
 
 
-def _scatter(sheet: Sheet, group: Sequence[Row], metric: str, cost: str, words: str, title: str) -> str:
+def _scatter(sheet: Sheet, group: Sequence[Row], cost: str, words: str, title: str) -> str:
     """One metric against one cost; empty where the cost was not measured."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -72,7 +80,8 @@ def _scatter(sheet: Sheet, group: Sequence[Row], metric: str, cost: str, words: 
     ]
     if not points:
         return ""
-    scale = 100 if METRICS[metric].share else 1
+    metric = group[0].metric
+    scale = 100 if metric.share else 1
     figure = blank_figure(380, 270, left=38, top=24, bottom=36)
     (axes,) = figure.axes
     xs = np.asarray([x for _, x, _ in points])
@@ -80,11 +89,11 @@ def _scatter(sheet: Sheet, group: Sequence[Row], metric: str, cost: str, words: 
     bars = [scale * np.asarray([mean.low, mean.high]) for *_, mean in points]
     low, high = limits_of([xs, np.zeros(1)])
     axes.set_xlim(max(0, low), high + 0.12 * (high - low))
-    axes.set_ylim(*limits_of([ys, *bars], 0, scale if scale == 100 else math.inf))
+    axes.set_ylim(*limits_of([ys, *bars], floor_of([ys]), scale if scale == 100 else math.inf))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    name_axes(axes, words, METRICS[metric].title + (", %" if scale == 100 else ""))
+    name_axes(axes, words, metric.title + (", %" if scale == 100 else ""))
     for x, bar in zip(xs, bars, strict=True):
         axes.add_artist(stroke([x, x], np.clip(bar, *axes.get_ylim()), QUIET, linewidth=1, alpha=0.7))
     for (name, x, _), y in zip(points, ys, strict=True):
@@ -93,8 +102,8 @@ def _scatter(sheet: Sheet, group: Sequence[Row], metric: str, cost: str, words: 
         edge = {"markeredgecolor": PAPER, "markeredgewidth": 0.8}
         axes.add_artist(stroke([x], [y], colour, marker=marker, markersize=6.5, **edge))
     names = [name for name, *_ in points]
-    _label(axes, names, xs, ys, _front(names, xs, ys, METRICS[metric].better))
-    return sheet.drawing(figure, f"{METRICS[metric].title} against {words}{f'; {title}' if title else ''}")
+    _label(axes, names, xs, ys, _front(names, xs, ys, metric.better))
+    return sheet.drawing(figure, f"{metric.title} against {words}{f'; {title}' if title else ''}")
 
 
 def _front(names: Sequence[str], xs: Array, ys: Array, better: str | None) -> list[int]:

@@ -16,6 +16,7 @@ from tutelage.report.pictures.frame import (
     Section,
     area,
     blank_figure,
+    floor_of,
     limits_of,
     name_axes,
     over_seeds,
@@ -69,7 +70,7 @@ def line_panels(
         for part in (line.mean - np.nan_to_num(line.half), line.mean + np.nan_to_num(line.half), *line.thin)
     ]
     extent += [line.second for line in lines if line.second is not None]
-    limits = limits_of(extent, 0.0, high)
+    limits = limits_of(extent, floor_of([line.mean for line in lines]), high)
     across = limits_of([line.x for line in lines])
     figure = blank_figure(200, 142)
 
@@ -157,29 +158,36 @@ def about_bands(results: Results) -> str:
 
 
 def training(results: Results, sheet: Sheet) -> Section | None:
-    """Accuracy and losses by epoch."""
-    held_out = any(
-        value is not None for run in results.runs for value in (run["curve"] or {}).get("validation_accuracy") or ()
+    """The main metric by epoch: of the training batches, or where it is not measured there, of the held-out part."""
+    metric, main = results.metrics[results.task.main], results.task.main
+    scale, unit = (100, ", %") if metric.share else (1, "")
+    curves = [run["curve"] or {} for run in results.runs]
+    trained, held_out = (
+        any(value is not None for curve in curves for value in curve.get(f"{part}_{main}") or ())
+        for part in ("train", "validation")
     )
+    first = f"train_{main}" if trained else f"validation_{main}"
 
     def line(cell: Cell) -> Line | None:
-        curves = [run["curve"] for run in cell.runs]
-        if not all(curve and any(one is not None for one in curve["train_accuracy"]) for curve in curves):
+        curves = [run["curve"] or {} for run in cell.runs]
+        if not all(any(one is not None for one in curve.get(first) or ()) for curve in curves):
             return None
         length = min(len(curve["epoch"]) for curve in curves)
         kept = np.unique(np.linspace(0, length - 1, min(length, 60)).astype(int))
-        judged = [curve.get("validation_accuracy") or [None] for curve in curves]
+        judged = [curve.get(f"validation_{main}") or [None] for curve in curves] if trained else [[None]]
         second = None
         if all(len(one) >= length and None not in one for one in judged):
-            second = 100 * np.asarray([[one[n] for n in kept] for one in judged], dtype=np.float64).mean(0)
-        shares = [[curve["train_accuracy"][n] for n in kept] for curve in curves]  # none in a stage without labels
-        values = 100 * np.asarray(shares, dtype=np.float64)
+            second = scale * np.asarray([[one[n] for n in kept] for one in judged], dtype=np.float64).mean(0)
+        numbers = [[curve[first][n] for n in kept] for curve in curves]  # none in a stage without labels
+        values = scale * np.asarray(numbers, dtype=np.float64)
         return _of_runs([curves[0]["epoch"][n] for n in kept], values, second=second)
 
-    blocks = line_panels(sheet, _each(results, line), x="epoch", y="training accuracy, %", high=100)
+    y = f"{'training' if trained else 'held-out'} {metric.short_title}{unit}"
+    blocks = line_panels(sheet, _each(results, line), x="epoch", y=y, high=scale if metric.share else math.inf)
+    held = f"{metric.short_title} on the held-out part"
     note = (
-        "Share of the training labels, wrong ones included, that the network gives while it trains."
-        + (" Dotted: accuracy on the held-out part, mean over seeds." if held_out else "")
+        (results.task.training_note if trained else f"{held[0].upper()}{held[1:]} after each epoch.")
+        + (f" Dotted: {held}, mean over seeds." if trained and held_out else "")
         + f" {about_bands(results)}"
     )
     return Section("training", "Training curves", note, blocks) if blocks else None
@@ -190,8 +198,8 @@ def risk_coverage(results: Results, sheet: Sheet) -> Section | None:
     grid = np.linspace(0.05, 1, 39)
 
     def line(cell: Cell) -> Line | None:
-        curves = [run["risk_coverage"] for run in cell.runs]
-        if not all(curve and curve["coverage"] for curve in curves):
+        curves = [run.get("risk_coverage") or {} for run in cell.runs]
+        if not all(curve.get("coverage") for curve in curves):
             return None
         risks = [np.interp(grid, curve["coverage"], curve["risk"]) for curve in curves]
         return _of_runs(100 * grid, 100 * np.asarray(risks))
@@ -233,7 +241,7 @@ def pgd(results: Results, sheet: Sheet) -> Section | None:
         if not all(run["pgd"] for run in cell.runs):
             return None
         radii = sorted(cell.runs[0]["pgd"], key=float)
-        values = [[run["accuracy"], *(run["pgd"][radius] for radius in radii)] for run in cell.runs]
+        values = [[run[results.task.main], *(run["pgd"][radius] for radius in radii)] for run in cell.runs]
         return _of_runs([0.0, *map(float, radii)], 100 * np.asarray(values, dtype=np.float64))
 
     blocks = line_panels(sheet, _each(results, line), x="radius", y="test accuracy, %", high=100)

@@ -120,6 +120,11 @@ def limits_of(values: Iterable[Array], low: float = -math.inf, high: float = mat
     return max(low, float(found.min() - room)), min(high, float(found.max() + room))
 
 
+def floor_of(values: Iterable[Array]) -> float:
+    """Where an axis of these values may begin: 0, if none of them is negative."""
+    return -math.inf if any(bool((one < 0).any()) for one in values) else 0.0
+
+
 def title_of(results: Results, place: Place, several: bool) -> str:
     """A block's title, where there are several."""
     return results.heading(*place) if several else ""

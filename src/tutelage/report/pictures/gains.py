@@ -22,7 +22,6 @@ from tutelage.report.pictures.frame import (
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, RULE, SECOND, Sheet
 from tutelage.report.words import standing
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.metrics import METRICS
 from tutelage.studies.results import Results, Row, hole_of
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def gains(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> Section | None:
+def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None:
     """Gains with their intervals, a panel a condition and pair."""
     groups: dict[Place, list[Row]] = {}
     for row in rows:
@@ -39,12 +38,13 @@ def gains(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> S
     gains = [row.gain for row in rows if row.gain is not None]
     if not gains:
         return None
-    share = METRICS[metric].share
+    metric = rows[0].metric
+    share = metric.share
     scale = 100 if share else 1
     low, high = limits_of([np.zeros(1), *(scale * np.asarray([gain.mean, gain.low, gain.high]) for gain in gains)])
     names = list(dict.fromkeys(row.cell.method for group in groups.values() for row in group))
     figure = list_figure(names)
-    unit = "points" if share else METRICS[metric].title
+    unit = "points" if share else metric.title
 
     def frame(axes: Axes) -> None:
         listing(axes, names, (low, high), f"difference to the plain student, {unit}")
@@ -71,14 +71,14 @@ def gains(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> S
     titles = [title_of(results, place, len(groups) > 1) for place in groups]
     labels = [f"Difference of each method to the plain student{f'; {title}' if title else ''}" for title in titles]
     drawn = sheet.panels(figure, frame, [marks(group) for group in groups.values()], labels)
-    better = {"higher": "Right of 0 is better.", "lower": "Left of 0 is better.", None: ""}[METRICS[metric].better]
+    better = {"higher": "Right of 0 is better.", "lower": "Left of 0 is better.", None: ""}[metric.better]
     said = (
         "Bars: 95 % interval of the mean paired difference, not adjusted for comparing many methods. Filled: clearly "
         "differs also after Holm's correction within its panel; hollow: not shown to differ."
         if len(results.study["seeds"]) > 1
         else "One seed allows no interval: none of these differences is shown to exist."
     )
-    what = f"{METRICS[metric].title.capitalize()} of each method minus the plain student's, paired by seed."
+    what = f"{metric.title.capitalize()} of each method minus the plain student's, paired by seed."
     note = f"{what} {better} {said}"
     panels = tuple(Panel(title, svg) for title, svg in zip(titles, drawn, strict=True))
     return Section("gains", "Gain over the plain student", note, (Block("", panels),), width=350)
@@ -86,7 +86,9 @@ def gains(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> S
 
 def ranks(results: Results, metric: str, sheet: Sheet) -> Section | None:
     """Average ranks with the critical difference."""
-    if METRICS[metric].better is None or all(run[metric] is None for run in results.runs if run["method"] != TEACHER):
+    if results.metrics[metric].better is None or all(
+        run[metric] is None for run in results.runs if run["method"] != TEACHER
+    ):
         return None
     ranks = results.ranks(metric)
     if ranks.critical_difference is None or ranks.blocks < 2:

@@ -12,7 +12,6 @@ import numpy as np
 from tutelage.report.pictures.curves import Line, about_bands, line_panels
 from tutelage.report.pictures.frame import Array, Block, Section
 from tutelage.report.svg import Sheet
-from tutelage.studies.metrics import METRICS
 from tutelage.studies.results import Results, Row, hole_of
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def _level(axis: str, value: str) -> tuple[str, float] | None:
     return (kind, number) if kind.partition(":")[0] in _KINDS[axis] else None
 
 
-def along(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet, axis: str) -> Section | None:
+def along(results: Results, rows: Sequence[Row], sheet: Sheet, axis: str) -> Section | None:
     """A metric against the level of an axis, all else equal. Only of kinds with two levels or more."""
     at = ("data", "noise", "imbalance").index(axis)
     groups: dict[tuple[Any, ...], dict[tuple[str, Any], Row]] = {}
@@ -59,7 +58,8 @@ def along(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet, axis
         groups.setdefault(others, {})[row.cell.method, condition[at]] = row
     values = list(dict.fromkeys(row.cell.condition[at] for row in rows))
     kinds = dict.fromkeys(found[0] for value in values if value is not None and (found := _level(axis, value)))
-    share = METRICS[metric].share
+    metric = rows[0].metric
+    share = metric.share
     scale = 100 if share else 1
     blocks: list[Block] = []
     for kind in kinds:
@@ -83,10 +83,10 @@ def along(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet, axis
                 line = _of_rows(place, [group.get((method, value)) for value in levels], scale)
                 lines.setdefault(", ".join(filter(None, (title, kind if len(kinds) > 1 else ""))), {})[method] = line
         frame = partial(_ticks, places=place, names=[f"{level:g}" for level in levels.values()])
-        name = METRICS[metric].title + (", %" if share else "")
+        name = metric.title + (", %" if share else "")
         blocks += line_panels(sheet, lines, frame=frame, x=words, y=name, high=scale if share else math.inf)
-    note = f"How the {METRICS[metric].title} changes with {_AXES[axis]}, all else equal. {about_bands(results)}"
-    title = f"{METRICS[metric].title.capitalize()} against {_AXES[axis]}"
+    note = f"How the {metric.title} changes with {_AXES[axis]}, all else equal. {about_bands(results)}"
+    title = f"{metric.title.capitalize()} against {_AXES[axis]}"
     return Section(axis, title, note, tuple(blocks)) if blocks else None
 
 

@@ -1,0 +1,161 @@
+"""Everything that a study names, opened and tried before anything is trained."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+from tutelage.data import Data, open_data
+from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.methods import find
+from tutelage.models.tapped import Tapped
+from tutelage.runs.execute import load_data
+from tutelage.runs.models import make_student, open_teachers
+from tutelage.runs.teachers import other_labels
+from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.plan import config_of, is_trained
+from tutelage.studies.reading import fields_of
+from tutelage.studies.rehearsal import reads_teacher
+from tutelage.studies.study import Study
+from tutelage.tasks import Task
+from tutelage.tasks import find as find_task
+from tutelage.trust import Trust, check_trusted
+
+
+def task_of(study: Study, data: Data) -> Task:
+    """What a study asks of the networks on this data: the task that its methods name, or what the targets are for.
+
+    Raises:
+        TutelageError: the methods name different tasks, or the data cannot be evaluated for it.
+    """
+    named = _named_tasks(study)
+    first = next(iter(named), PLAIN)
+    for row, name in named.items():
+        if name != named[first]:
+            raise TutelageError(
+                f"a study has one task: {first} is for {named[first]}, and {row} for {name}; make a study of each"
+            )
+    task = find_task(named.get(first, data.targets.task))
+    task.check_data(data)
+    fields_of(task)
+    task.check_beyond(study.evaluate)
+    if study.task not in (None, task.name):
+        raise TutelageError(
+            f"the study says that its task is {study.task}, and its methods and data are for {task.name}; leave it out"
+        )
+    return task
+
+
+def _named_tasks(study: Study) -> dict[str, str]:
+    """The tasks of the rows whose method names one."""
+    tasks = {row: find(way.method).task for row, way in study.methods.items()}
+    return {row: task for row, task in tasks.items() if task is not None}
+
+
+def _check_plain(study: Study, task: Task, data: Data, networks: Mapping[str, Tapped]) -> None:
+    """Refuse networks that plain trains and the study's task cannot evaluate, where the data's targets are for another.
+
+    Raises:
+        TutelageError: with both tasks.
+    """
+    row = next(iter(_named_tasks(study)), PLAIN)
+    for name, network in networks.items():
+        task.check_network(network)
+        if why := task.misfit(network, data):
+            raise TutelageError(
+                f"a study has one task: plain is for {data.targets.task} on {data.name}, and {row} for {task.name}, "
+                f"which cannot evaluate {name}: {why}"
+            )
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found while everything that a study names was opened.
+
+    Attributes:
+        task: the study's.
+        fingerprints: of each data set's training part.
+        untaught: the rows whose method never reads a teacher.
+        other: the data sets whose targets are for another task than the study's.
+    """
+
+    task: Task
+    fingerprints: Mapping[str, str]
+    untaught: frozenset[str]
+    other: frozenset[str]
+
+
+def inspect(study: Study, trust: Trust | None = None) -> Inspection:
+    """Open and build everything that the study names, and rehearse each of its runs up to the first step.
+
+    Args:
+        study: what to do.
+        trust: whose code may be imported (``check_trusted``); that which the study names, unless given.
+
+    Raises:
+        TutelageError: the first thing that cannot work.
+    """
+    trust = study.code if trust is None else trust
+    for way in study.methods.values():
+        check_trusted(way.method, trust, "the study")
+    methods = {row: find(way.method) for row, way in study.methods.items()}
+    for row, way in study.methods.items():
+        methods[row].check(way.settings)
+    if study.evaluate.ood is not None:
+        open_data(study.evaluate.ood)
+    _warn_of_other_labels(study)
+
+    def opened(network: str, data: Data) -> Tapped:
+        if is_trained(network):
+            return open_teachers(config_of(study, teacher=(network,)), data, trust=trust)[0].model
+        check_trusted(network, trust, "the study")
+        return make_student(network, data, trust=trust)
+
+    def rehearse(row: str, data: Data, student: str, teacher: Tapped | None, task: Task) -> bool:
+        name = PLAIN if row == TEACHER else row
+        config = config_of(study, student=student)
+        try:
+            return reads_teacher(methods[name], study.methods[name].settings, data, config, teacher, task)
+        except TutelageError as error:
+            raise TutelageError(f"{row} cannot train {student} on {data.name}: {error}") from error
+
+    fingerprints: dict[str, str] = {}
+    taught: set[str] = set()
+    tasks: dict[str, Task] = {}
+    other: set[str] = set()
+    for spec in study.data:
+        plain = load_data(config_of(study, data=spec))
+        fingerprints[spec] = plain.fingerprint
+        tasks[spec] = task = task_of(study, plain)
+        if task is not tasks[study.data[0]]:
+            raise TutelageError(
+                f"a study has one task: {study.data[0]} is for {tasks[study.data[0]].name}, and {spec} for {task.name};"
+                " make a study of each"
+            )
+        networks = {name: opened(name, plain) for name in dict.fromkeys(n for pair in study.all_pairs for n in pair)}
+        if task.name != plain.targets.task:
+            other.add(spec)
+            _check_plain(study, task, plain, networks)
+        for name in dict.fromkeys(teacher for teacher, _ in study.all_pairs if not is_trained(teacher)):
+            rehearse(TEACHER, plain, name, None, task)
+        for noise, imbalance, few in product(study.noise, study.imbalance, study.per_class):
+            data = plain
+            if (noise, imbalance, few) != (None, None, None):
+                data = load_data(config_of(study, data=spec, noise=noise, imbalance=imbalance, per_class=few))
+            for (teacher, student), row in product(study.all_pairs, study.methods):
+                if rehearse(row, data, student, networks[teacher], task):
+                    taught.add(row)
+    return Inspection(tasks[study.data[0]], fingerprints, frozenset(study.methods) - taught, frozenset(other))
+
+
+def _warn_of_other_labels(study: Study) -> None:
+    """Warn once where a teacher from elsewhere may have seen labels that a student of the study is denied."""
+    trained = {teacher for teacher, _ in study.all_pairs if is_trained(teacher)}
+    conditions = product(study.data, study.noise, study.imbalance, study.per_class, study.seeds, sorted(trained))
+    for data, noise, imbalance, few, seed, teacher in conditions:
+        config = config_of(study, data=data, noise=noise, imbalance=imbalance, per_class=few, seed=seed)
+        if text := other_labels(teacher, config):
+            warnings.warn(text, TutelageWarning, stacklevel=3)
+            return
