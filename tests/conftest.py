@@ -173,25 +173,25 @@ WriteStudy = Callable[..., Path]
 
 @pytest.fixture
 def write_study(tmp_path: Path) -> WriteStudy:
-    """``write_study(name, numbers, noise=.., pairs=.., methods=.., seeds=.., **study)``: a folder as a study leaves it.
+    """``write_study(name, numbers, task=.., noise=.., pairs=.., ..., **study)``: a folder as a study leaves it.
 
     ``numbers(record)`` gives what a record is to say beside or in place of numbers that are drawn.
     """
     from tutelage.studies.metrics import metrics_of
     from tutelage.tasks import find
 
-    metrics = metrics_of(find("classification"))
-
     def write(
         name: str = "study",
         numbers: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda record: {},
         *,
+        task: str = "classification",
         noise: Sequence[str | None] = (None, "0.4"),
         pairs: Sequence[tuple[str, str]] = (("big", "small"),),
         methods: Sequence[str] = ("at", "sp", "rkd"),
         seeds: Sequence[int] = (0, 1, 2),
         **study: Any,
     ) -> Path:
+        metrics, main = metrics_of(find(task)), find(task).main
         generator = np.random.default_rng(11)
         rows = ["plain", *methods]
         records = []
@@ -208,17 +208,18 @@ def write_study(tmp_path: Path) -> WriteStudy:
             run |= dict(zip(metrics, generator.uniform(0.1, 0.9, len(metrics)).tolist(), strict=True))
             run |= {"parameters": 19074, "flops": 378496, "wrong_labels": 517 if level else 0}
             run |= {} if level else {"memorised": None, "noise_rate": None}
-            run |= {"agreement": None, "kl_to_teacher": None, "teacher_accuracy": None} if row == "teacher" else {}
+            of_teacher = [each for each in metrics if "teacher" in each or each == "agreement"]
+            run |= dict.fromkeys(of_teacher) if row == "teacher" else {}
             run |= {"corruption_accuracy": None, "auac": None, "ood_auroc": None, "corruptions": None, "pgd": None}
-            run |= {"per_class_accuracy": {"a": 0.5, "b": 0.25}, "command": "tutelage train"}
-            run["curve"] = {
-                "epoch": [1, 2],
-                "train_accuracy": [0.4, 0.6],
-                "validation_accuracy": [None] * 2,
-                "loss": {},
-            }
-            run |= {"reliability": {"count": [3], "accuracy": [1.0], "confidence": [0.5]}}
-            run |= {"risk_coverage": {"coverage": [1.0], "risk": [0.5]}}
+            run["command"] = "tutelage train"
+            curves: dict[str, Any] = {f"train_{main}": [0.4, 0.6], f"validation_{main}": [None] * 2}
+            if task == "classification":
+                run |= {"per_class_accuracy": {"a": 0.5, "b": 0.25}}
+                run |= {"reliability": {"count": [3], "accuracy": [1.0], "confidence": [0.5]}}
+                run |= {"risk_coverage": {"coverage": [1.0], "risk": [0.5]}}
+            else:
+                curves = {f"train_{main}": [None] * 2, f"validation_{main}": [0.6, 0.4]}
+            run["curve"] = {"epoch": [1, 2], **curves, "loss": {}}
             run |= numbers(run)
             if run["status"] != "done":
                 kept = {*place, "key", "folder", "status", "error", "function", "settings"}
@@ -228,6 +229,7 @@ def write_study(tmp_path: Path) -> WriteStudy:
         told |= {"teacher_labels": ["noisy"], "pairs": [list(pair) for pair in pairs], "seeds": list(seeds)}
         told |= {"methods": {row: {"method": row, "settings": {}} for row in rows}, "train": {"epochs": 5}}
         told |= {"evaluate": {"corruptions": False, "pgd": [], "ood": None}, "budget": 0}
+        told |= {"task": task} if task != "classification" else {}  # as studies from before tasks
         folder = tmp_path / name
         folder.mkdir()
         (folder / "study.json").write_text(json.dumps({**told, **study}))
