@@ -62,8 +62,12 @@ def _check_plain(study: Study, task: Task, data: Data, networks: Mapping[str, Ta
     """
     row = next(iter(_named_tasks(study)), PLAIN)
     for name, network in networks.items():
-        task.check_network(network)
-        if why := task.misfit(network, data):
+        try:
+            task.check_network(network)
+            why = task.misfit(network, data)
+        except TutelageError as error:
+            why = str(error)
+        if why:
             raise TutelageError(
                 f"a study has one task: plain is for {data.targets.task} on {data.name}, and {row} for {task.name}, "
                 f"which cannot evaluate {name}: {why}"

@@ -12,7 +12,7 @@ from tutelage.errors import TutelageError, one_line
 from tutelage.files import read_file
 from tutelage.parsing import parse_json
 from tutelage.studies import PLAIN
-from tutelage.studies.metrics import curves_of, metrics_of, own_metrics
+from tutelage.studies.metrics import COMMON, curves_of, metrics_of, own_metrics
 from tutelage.studies.schema import RunRecord, StudyFile
 from tutelage.tasks import Task, find
 from tutelage.text import value_text
@@ -48,8 +48,7 @@ def fields_of(task: Task) -> tuple[str, ...]:
     Raises:
         TutelageError: a metric of the task has the name of another field.
     """
-    own, others = own_metrics(task), (*_ABOUT, *list(metrics_of(task))[len(own_metrics(task)) :], *_TABLES, "code")
-    if taken := [name for name in own if name in others]:
+    if taken := [name for name in own_metrics(task) if name in (*_ABOUT, *COMMON, *_TABLES, "code")]:
         raise TutelageError(
             f"the task {task.name} has a metric named {taken[0]!r}, which is another field of a study's records; "
             "give it another name"

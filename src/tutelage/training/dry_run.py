@@ -60,7 +60,7 @@ def dry_run(
                 cohort[learner.model] = _outputs(
                     f"learner {learner.name!r}", learner.model, batch, roles[learner], data
                 )
-                task.check(who, cohort[learner.model], data)
+                _check(task, who, cohort[learner.model], roles[learner], data)
                 _warn_of_probabilities(who, cohort[learner.model], task)
         for learner in learners:
             lessons[learner] = _try_terms(learner, cohort, batch, task, data)
@@ -71,7 +71,13 @@ def dry_run(
                 read = roles[learner] if view is None else learner.roles(view)
                 if read:
                     who = f"learner {learner.name!r} in train mode"
-                    task.check(who, _outputs(who, learner.model, lesson.batch, read, data), data)
+                    _check(task, who, _outputs(who, learner.model, lesson.batch, read, data), read, data)
+
+
+def _check(task: Task, who: str, outputs: Outputs, read: Sequence[str], data: Data) -> None:
+    """Refuse outputs that cannot be evaluated, where a role that the task evaluates was read."""
+    if any(role in task.roles for role in read):
+        task.check(who, outputs, data)
 
 
 def first_batch(data: Data, device: torch.device) -> Batch:
@@ -174,7 +180,7 @@ def _teacher(
         ) from error
     if not learner.source.reads:  # a cohort has been looked at already
         who = f"the teacher of learner {learner.name!r}"
-        task.check(who, teacher, data)
+        _check(task, who, teacher, wanted, data)
         if found := not_finite(teacher):
             raise NonFiniteError(teacher_not_finite(learner.name, *found))
         _warn_of_probabilities(who, teacher, task)
