@@ -134,6 +134,6 @@ def test_the_study_that_is_shown_is_one() -> None:
     (shown,) = re.findall(r"```toml\n(.*?)```", text, re.S)
     study = Study(**tomllib.loads(shown))
     assert list(study.methods) == ["plain", "hinton", "dml", "at, published weight"]
-    assert set(Study.model_fields) - set(tomllib.loads(shown)) <= {"pairs", "budget", "search"}
-    for field in ("pairs", "budget", "search"):
+    assert set(Study.model_fields) - set(tomllib.loads(shown)) <= {"task", "pairs", "budget", "search"}
+    for field in ("task", "pairs", "budget", "search"):
         assert field in text

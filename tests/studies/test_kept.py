@@ -17,7 +17,8 @@ from tutelage.cli import main
 from tutelage.errors import TutelageWarning
 from tutelage.runs.code import code_of_network
 from tutelage.studies import workers
-from tutelage.studies.plan import inspect, is_trained
+from tutelage.studies.inspection import inspect
+from tutelage.studies.plan import is_trained
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study, read_study
 

@@ -218,7 +218,8 @@ class Planner:
         if code:  # only that of others, so that a run of the package's own methods and networks keeps its key
             says["code"] = code
         says["training data"] = self.fingerprints[case.data]
-        task = self.tasks.get(case.data) if find(config.method).task is None else None
+        method = self._methods[PLAIN if row == TEACHER else row]
+        task = self.tasks.get(case.data) if method.task is None else None
         if task is not None:
             says["task"] = task
         key = hashlib.sha256(canonical(says).encode()).hexdigest()[:16]
