@@ -189,9 +189,11 @@ def test_a_study_from_before_tasks_is_one_of_classification(write_study: WriteSt
 def test_plain_students_of_a_study_of_clustering_are_clustered(tiny_npz: str, tmp_path: Path) -> None:
     train = {"epochs": 3, "batch_size": 16, "lr": 0.01, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="resnet8x0.25", teachers="resnet8x0.25", seeds=1, train=train)
-    results = run_study(study.but(methods={"triplets": {"method": "triplets"}}), tmp_path, workers=Here())
+    methods = {name: {"method": name} for name in ("triplets", "hinton")}
+    results = run_study(study.but(methods=methods), tmp_path, workers=Here())
     assert results.task.name == "clustering"
-    teacher, plain, triplets = results.runs
+    teacher, plain, triplets, hinton = results.runs
+    assert {"ce", "kd"} <= hinton["curve"]["loss"].keys()
     for run in results.runs:
         assert run["status"] == "done", run["error"]
         assert 0 <= run["nmi"] <= 1
@@ -232,10 +234,10 @@ def test_a_metric_may_not_have_the_name_of_another_field(
     ("fields", "pieces"),
     [
         (
-            {"methods": "hinton,triplets"},
-            ["a study has one task", "hinton is for classification", "triplets for clust"],
+            {"methods": "dml,triplets"},
+            ["a study has one task", "dml is for classification", "triplets for clust"],
         ),
-        ({"data": "cases:regression"}, ["quantities", "regression", "classification"]),
+        ({"data": "cases:regression", "methods": "dml"}, ["quantities", "regression", "classification"]),
         (
             {"data": "cases:regression,cases:multi_label", "methods": "rkd"},
             ["one task", "for regression", "multi_label"],

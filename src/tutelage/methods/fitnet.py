@@ -80,7 +80,7 @@ def fitnet(
         return teacher_decay(500 * progress, first_weight, last_weight) / temperature**2
 
     if first_weight or last_weight:
-        terms["soft"] = weight * run.task.soft_targets(temperature)
+        terms["soft"] = weight * run.label_task.soft_targets(temperature)
     taught = Learner(student, run.frozen(teacher), terms)
     run.check(taught)
     hint_epochs = max(1, round(hint_share * run.epochs))

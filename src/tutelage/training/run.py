@@ -156,6 +156,11 @@ class Run:
         """Constant inputs of a network, where it is: what operations on networks and cost estimates run it on."""
         return self.task.example(model, self.data, count)
 
+    @property
+    def label_task(self) -> Task:
+        """Whose losses train by labels and soft targets: of a task without one, what the data's targets are for."""
+        return self.task if self.task.has_label_loss else find(self.data.targets.task)
+
     def label_terms(self, kd_alpha: float = 0.0, kd_temperature: float = 4.0) -> dict[str, Term | Weighted]:
         """The task's supervised loss as a term; with ``kd_alpha``, Hinton's: (1 - alpha) label loss + alpha T^2 KL.
 
@@ -164,7 +169,7 @@ class Run:
         Raises:
             TutelageError: there is no label loss or, where ``kd_alpha`` is above 0, no soft targets.
         """
-        task = self.task if self.task.has_label_loss else find(self.data.targets.task)
+        task = self.label_task
         terms: dict[str, Term | Weighted] = {task.loss_name: (1 - kd_alpha) * task.label_loss()}
         return terms | {"kd": kd_alpha * task.soft_targets(kd_temperature)} if kd_alpha else terms
 
