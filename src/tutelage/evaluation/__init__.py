@@ -32,9 +32,10 @@ from tutelage.evaluation.metrics import (
     wrongly_labelled,
 )
 from tutelage.evaluation.ood import ood_auroc
+from tutelage.evaluation.operations.abstain import commitment, reservation
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.evaluation.robustness import Robustness, auac, pgd_accuracies
-from tutelage.evaluation.selective import RiskCoverage, aurc, commitment, reservation, risk_coverage
+from tutelage.evaluation.selective import RiskCoverage, aurc, risk_coverage
 from tutelage.models.modes import evaluating
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A network that may abstain: how often it errs on the samples that it is surest of.
+"""A network that answers only what it is surest of: risk by coverage.
 
 Pure functions of tensors, of the shapes and with the errors of ``metrics``.
 """
@@ -63,16 +63,6 @@ def certainty(logits: Tensor) -> Tensor:
     """
     ordered = logits.sort(1, descending=True).values
     return -(ordered[:, 1:] - ordered[:, :1]).logsumexp(1)
-
-
-def reservation(logits: Tensor, abstain: Tensor) -> Tensor:
-    """p_a = softmax(s_1 .. s_m, s_a)_a, what is not bet on any class: (N, m) and (N, 1) to (N,)."""
-    return torch.cat([logits, abstain], 1).softmax(1)[:, -1]
-
-
-def commitment(logits: Tensor, abstain: Tensor) -> Tensor:
-    """log((1 - p_a) / p_a), the log-odds of betting at all: it ranks samples as 1 - p_a does, and is never rounded."""
-    return logits.logsumexp(1) - abstain[:, 0]
 
 
 def risk_coverage(logits: Tensor, labels: Tensor, score: Tensor | None = None) -> RiskCoverage:

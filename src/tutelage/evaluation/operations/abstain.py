@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tutelage.data.data import Split
 from tutelage.evaluation.numbers import number
 from tutelage.evaluation.predict import predict_roles
-from tutelage.evaluation.selective import commitment, reservation, risk_coverage, thinned
+from tutelage.evaluation.selective import risk_coverage, thinned
 from tutelage.models.surgery.abstain import ABSTAIN
 from tutelage.models.tapped import Tapped
 
@@ -23,3 +24,13 @@ def metrics(model: Tapped, split: Split, logits: Tensor, labels: Tensor) -> dict
         "aurc_by_abstention": number(curve.area),
         "risk_coverage_by_abstention": thinned(curve),
     }
+
+
+def reservation(logits: Tensor, abstain: Tensor) -> Tensor:
+    """p_a = softmax(s_1 .. s_m, s_a)_a, what is not bet on any class: (N, m) and (N, 1) to (N,)."""
+    return torch.cat([logits, abstain], 1).softmax(1)[:, -1]
+
+
+def commitment(logits: Tensor, abstain: Tensor) -> Tensor:
+    """log((1 - p_a) / p_a), the log-odds of betting at all: it ranks samples as 1 - p_a does, and is never rounded."""
+    return logits.logsumexp(1) - abstain[:, 0]
