@@ -133,7 +133,9 @@ class Data:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{len(split)} {part}" for part, split in self.parts.items())
         inputs = f"{self.modality.noun} {self.input_shape}"
-        return f"Data({self.name!r}, {self.num_classes} {self.targets.noun}, {sizes}, {inputs})"
+        count, noun = self.num_classes, self.targets.noun
+        labels = f"{count} {noun}" if self.targets.single else f"{noun} ({count})"
+        return f"Data({self.name!r}, {labels}, {sizes}, {inputs})"
 
     def named(self, classes: Sequence[str]) -> Data:
         """The same data with these class names, if it has none."""
