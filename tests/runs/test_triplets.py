@@ -144,6 +144,20 @@ def test_a_network_without_an_embedding_is_refused(tiny_data: Data, on_cpu: Hard
     assert "\n" not in str(error.value)
 
 
+def test_an_embedding_that_no_weight_acts_on_is_refused(tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
+    """That of a lone linear layer, the input of the classifier, is the image itself."""
+    run = Run(
+        tiny_data,
+        lambda: Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))),
+        recipe=Recipe(epochs=1, batch_size=16),
+        hardware=on_cpu,
+    )
+    with refused(
+        "no weight that learner 'student' trains", "embedding", "a layer before that", 'roles={"embedding": ""}'
+    ):
+        find("triplets")(run, each=4)
+
+
 def test_a_run_that_is_stopped_resumes_exactly(tmp_path: Path, state_of: Any) -> None:
     def stop(record: Any) -> None:
         if record["epoch"] == 2:

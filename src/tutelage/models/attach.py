@@ -6,6 +6,7 @@ and files treat it as any other part.
 
 from __future__ import annotations
 
+import sys
 from typing import Any, TypeVar
 
 import torch
@@ -65,6 +66,27 @@ def layer_of(network: nn.Module, name: str, kind: type[Layer]) -> Layer:
     return layer
 
 
+def entrance_of(network: nn.Module) -> str:
+    """The name of the module that is given the network's inputs as they are, fit for ``attach_before``.
+
+    It is the network itself, ``""``, or of an ``nn.Sequential`` its first layer.
+
+    Raises:
+        TutelageError: that layer runs a second time, or there is none.
+    """
+    name, module = "", network
+    while isinstance(module, nn.Sequential):
+        if not len(module):
+            raise TutelageError(f"{type(network).__name__} has no layer to put anything before")
+        first = next(iter(module._modules))
+        name, module = f"{name}.{first}".removeprefix("."), module.get_submodule(first)
+    if sum(other is module for _, other in network.named_modules(remove_duplicate=False)) > 1:
+        raise TutelageError(
+            f"the first layer of {type(network).__name__}, {name!r}, is in it twice; put a copy of it in one place"
+        )
+    return name
+
+
 def attach_after(network: nn.Module, layer: str, name: str, module: nn.Module) -> None:
     """From now on ``module(output)`` takes the place of what the layer gives."""
     _child(network, layer, name, module).register_forward_hook(_After(name))
@@ -90,13 +112,16 @@ def detach(network: nn.Module, layer: str, name: str) -> None:
 
 
 def _child(network: nn.Module, layer: str, name: str, module: nn.Module) -> nn.Module:
-    if layer not in dict(network.named_modules()) or not layer:
+    if layer not in dict(network.named_modules()):
         raise unknown("layer to attach to", layer, [known for known, _ in network.named_modules() if known])
     at = network.get_submodule(layer)
     if isinstance(at, nn.Sequential | nn.ModuleList | nn.ModuleDict):
         raise TutelageError(f"layer {layer!r} is a {type(at).__name__}, which would run a child; name a layer in it")
     if hasattr(at, name):
-        raise TutelageError(f"layer {layer!r} of {type(network).__name__} has a part {name!r} already")
+        where = f"layer {layer!r} of {type(network).__name__}" if layer else type(network).__name__
+        raise TutelageError(f"{where} has a part {name!r} already")
+    if "torch._dynamo" in sys.modules:  # what was compiled for such a network does not look for new hooks
+        torch.compiler.reset()
     weight = next(at.parameters(), None)
     at.add_module(name, module if weight is None else module.to(weight.device))
     return at

@@ -158,6 +158,12 @@ class Loop:
         )
 
     def _apply(self, learner: Learner, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            raise TutelageError(
+                f"no weight that learner {learner.name!r} trains acts on what its terms read, "
+                f"{', '.join(learner.roles())}; give a network with a layer before that, or name a later layer: "
+                'roles={"embedding": ""} is the output'
+            )
         optimizer = self.optimizers[learner]
         optimizer.zero_grad(set_to_none=True)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -15,8 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.text import value_text
 
 _RECORD = "_tutelage_surgery"  # an attribute that no network of a user has
+_LONGEST = 4096  # entries of a list among an operation's settings
 
 
 def surgery_of(network: nn.Module) -> list[dict[str, Any]]:
@@ -47,11 +49,7 @@ def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example:
         if name not in known:
             raise unknown("operation on a network", name, known)
         for setting, value in settings.items():
-            if not isinstance(value, str | int | float):
-                raise TutelageError(
-                    f"the operation {name!r} cannot be done again: its {setting!r} is a {type(value).__name__}; "
-                    "expected text or a number"
-                )
+            _check_plain(name, setting, value)
         try:
             network = importlib.import_module(f"{__name__}.{name}").operate(network, example, **settings)
         except TutelageError:
@@ -59,3 +57,15 @@ def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example:
         except Exception as error:  # settings of a file may be anything
             raise TutelageError(f"the operation {name!r} cannot be done again: {one_line(error)}") from error
     return network
+
+
+def _check_plain(operation: str, setting: str, value: object) -> None:
+    """Refuse a setting that is no text, number or flat list of them."""
+    values = value if isinstance(value, list) else [value]
+    if len(values) <= _LONGEST and all(isinstance(each, str | int | float) for each in values):
+        return
+    what = f"holds {len(values)} values" if len(values) > _LONGEST else f"is {value_text(value)}"
+    raise TutelageError(
+        f"the operation {operation!r} cannot be done again: its {setting!r} {what}; "
+        f"expected text, a number or a list of at most {_LONGEST} of them"
+    )

@@ -1,0 +1,83 @@
+"""Half of each image hidden (Georgescu, Ionescu 2020, arXiv 2008.01003)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.errors import TutelageError
+from tutelage.text import value_text
+
+Half = Literal["upper", "lower"]
+
+
+def occlude(images: Tensor, hidden: Half = "upper", fill: float | Tensor = 0.0) -> Tensor:
+    """Replace the upper or the lower half of the rows; the others stay as they are, to the bit.
+
+    Of H rows the upper half is the first H // 2, the lower half the rest: no row is of both halves.
+
+    Args:
+        images: (B, C, H, W).
+        hidden: which half.
+        fill: what stands there, a number or (C,); 0 is black in images that are not normalised.
+
+    Returns:
+        (B, C, H, W).
+    """
+    rows = torch.arange(images.shape[2], device=images.device)[:, None]
+    upper = rows < images.shape[2] // 2
+    value = torch.as_tensor(fill, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
+    return torch.where(upper if hidden == "upper" else ~upper, value, images)
+
+
+class Occlude(nn.Module):
+    """``occlude`` as a layer, without parameters."""
+
+    fill: Tensor
+
+    def __init__(self, hidden: Half, fill: Sequence[float]) -> None:
+        super().__init__()
+        self.hidden: Half = hidden
+        self.register_buffer("fill", torch.tensor(list(fill)), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return occlude(images, self.hidden, self.fill)
+
+
+def black(mean: Tensor, std: Tensor, channels: int) -> list[float]:
+    """What pixels of 0 are after normalisation, (0 - mean) / std, one number for each channel."""
+    values: list[float] = (-mean / std).flatten().tolist()
+    return values * channels if len(values) == 1 else values
+
+
+def build(example: Tensor, *, hidden: Half, fill: Sequence[float]) -> Occlude:
+    """The layer.
+
+    Args:
+        example: (B, C, H, W).
+        hidden: "upper" or "lower".
+        fill: what stands in the hidden half, C numbers; ``black`` gives them.
+
+    Raises:
+        TutelageError: the inputs are no images of two rows or more, there is no such half, or ``fill`` is not C finite
+            numbers.
+    """
+    if example.ndim != 4 or example.shape[2] < 2:
+        raise TutelageError(
+            f"half of an image can be hidden, not of an input of shape {tuple(example.shape[1:])}; "
+            "give images (C, H, W) of at least two rows"
+        )
+    if hidden not in get_args(Half):
+        raise TutelageError(f"the hidden half is {' or '.join(get_args(Half))}, got {value_text(hidden)}")
+    channels = example.shape[1]
+    numbers = isinstance(fill, list | tuple) and all(isinstance(value, int | float) for value in fill)
+    if not numbers or len(fill) != channels or not all(map(math.isfinite, fill)):
+        raise TutelageError(
+            f"the hidden half is filled with a finite number for each of {channels} channels, got {value_text(fill)}"
+        )
+    return Occlude(hidden, fill)

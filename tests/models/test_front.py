@@ -1,0 +1,145 @@
+"""Fronts: half of an image hidden, before the first layer of any network, and the same again from a file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tutelage.data import Data
+from tutelage.models import fronts
+from tutelage.models.attach import entrance_of
+from tutelage.models.fronts.occlude import black, occlude
+from tutelage.models.surgery import record_surgery, repeat, surgery_of
+from tutelage.models.surgery.front import operate
+from tutelage.models.tapped import Tapped
+from tutelage.models.weights import load_weights, save_weights
+
+HALF: dict[str, Any] = {"kind": "occlude", "hidden": "upper", "fill": [0.0]}
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.rand(*(shape or (6, 1, 8, 8)), generator=torch.Generator().manual_seed(0)) + 0.01
+
+
+@pytest.mark.parametrize("height", [8, 7, 2])
+def test_each_row_is_hidden_by_one_half_and_left_by_the_other(height: int) -> None:
+    images = pixels(3, 2, height, 5)
+    upper, lower = occlude(images, "upper"), occlude(images, "lower")
+    assert (upper[:, :, : height // 2] == 0).all()
+    assert torch.equal(upper[:, :, height // 2 :], images[:, :, height // 2 :])
+    assert torch.equal(lower[:, :, : height // 2], images[:, :, : height // 2])
+    assert (lower[:, :, height // 2 :] == 0).all()
+    assert torch.equal(upper + lower, images)
+
+
+def test_the_hidden_half_is_black_whatever_the_normalisation() -> None:
+    """It is what a network is given for pixels of 0, in each channel."""
+    images = pixels(2, 3, 6, 6)
+    mean, std = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.2, 0.4])
+    seen: list[torch.Tensor] = []
+    network = nn.Sequential(nn.Conv2d(3, 4, 1))
+    network[0].register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
+    black_model = Tapped(network, mean.tolist(), std.tolist())
+    black_model(occlude(images, "lower"))
+    fronted = nn.Sequential(nn.Conv2d(3, 4, 1))
+    operate(fronted, images, kind="occlude", hidden="lower", fill=black(mean, std, 3))
+    fronted[0].register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
+    Tapped(fronted, mean.tolist(), std.tolist())(images)
+    assert torch.equal(seen[0], seen[1])
+    assert black(torch.tensor([0.5]), torch.tensor([0.25]), 3) == [-2.0, -2.0, -2.0]
+
+
+def nested() -> nn.Module:
+    return nn.Sequential(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), nn.Flatten(), nn.Linear(72, 4))
+
+
+@pytest.mark.parametrize("kind", ["a module", "nn.Sequential"])
+def test_any_network_is_given_what_the_front_makes(kind: str, tiny_model: Callable[..., Tapped]) -> None:
+    network = (tiny_model().module if kind == "a module" else nested()).eval()
+    plain, keys = copy.deepcopy(network), list(network.state_dict())
+    operate(network, pixels(), **HALF)
+    assert torch.equal(network(pixels()), plain(occlude(pixels())))
+    assert list(network.state_dict()) == keys
+    assert surgery_of(network) == [{"operation": "front", **HALF}]
+    assert torch.equal(copy.deepcopy(network)(pixels()), network(pixels()))
+
+
+def test_it_is_the_same_again_from_a_file(tiny_model: Callable[..., Tapped], tiny_data: Data, tmp_path: Path) -> None:
+    network = operate(tiny_model(3).module, pixels(), **HALF).eval()
+    save_weights(tmp_path / "w.safetensors", network, {"surgery": surgery_of(network)})
+    again = repeat(tiny_model(5).module, surgery_of(network), pixels())
+    load_weights(tmp_path / "w.safetensors", again)
+    assert torch.equal(again.eval()(pixels()), network(pixels()))
+
+
+def test_code_that_was_compiled_before_does_not_run_without_it(tiny_model: Callable[..., Tapped]) -> None:
+    torch.compiler.reset()
+    model = tiny_model().eval()
+    model.compile(backend="eager")
+    without = model.tap(pixels())["logits"]
+    model.uncompile()
+    operate(model.module, pixels(), **HALF)
+    model = model.operated()
+    eager = model.tap(pixels())["logits"]
+    model.compile(backend="eager")
+    assert torch.equal(model.tap(pixels())["logits"], eager)
+    assert not torch.equal(eager, without)
+    torch.compiler.reset()
+
+
+def test_where_inputs_enter(tiny_model: Callable[..., Tapped], refused: Any) -> None:
+    assert entrance_of(tiny_model().module) == ""
+    assert entrance_of(nested()) == "0.0"
+    relu = nn.ReLU()
+    with refused("first layer of Sequential, '0', is in it twice", "copy"):
+        entrance_of(nn.Sequential(relu, nn.Flatten(), relu))
+    with refused("Sequential has no layer"):
+        entrance_of(nn.Sequential())
+
+
+@pytest.mark.parametrize(
+    ("settings", "pieces"),
+    [
+        ({"kind": "mirror"}, ["front", "mirror", "occlude"]),
+        ({"hidden": "left"}, ["upper or lower", "left"]),
+        ({"fill": [0.0, 0.0]}, ["each of 1 channels", "[0.0, 0.0]"]),
+        ({"fill": [float("nan")]}, ["finite"]),
+        ({"fill": 0.5}, ["each of 1 channels", "0.5"]),
+    ],
+)
+def test_settings_that_cannot_be(
+    settings: dict[str, Any], pieces: list[str], tiny_model: Callable[..., Tapped], refused: Any
+) -> None:
+    with refused(*pieces):
+        operate(tiny_model().module, pixels(), **{**HALF, **settings})
+
+
+def test_inputs_that_are_no_images_and_a_second_front_are_refused(
+    tiny_model: Callable[..., Tapped], refused: Any
+) -> None:
+    with refused("shape (6,)", "two rows"):
+        operate(nn.Sequential(nn.Linear(6, 2)), torch.rand(2, 6), **HALF)
+    network = operate(tiny_model().module, pixels(), **HALF)
+    with refused("TinyNet has a part 'front_occlude' already"):
+        operate(network, pixels(), **HALF)
+
+
+def test_fronts_are_found_by_name() -> None:
+    assert "occlude" in fronts.kinds()
+    assert all(
+        callable(__import__(f"tutelage.models.fronts.{kind}", fromlist=["build"]).build) for kind in fronts.kinds()
+    )
+
+
+@pytest.mark.parametrize("value", [None, {"a": 1}, [[1.0]], [None], [0.0] * 5000])
+def test_a_file_holds_text_numbers_and_flat_lists(value: Any, tiny_model: Callable[..., Tapped], refused: Any) -> None:
+    network = tiny_model().module
+    with refused("operation 'front' cannot be done again", "'fill'", "a list of at most 4096"):
+        repeat(network, [{"operation": "front", "kind": "occlude", "hidden": "upper", "fill": value}], pixels())
+    record_surgery(network, [])
