@@ -16,6 +16,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import labelled
 from tutelage.methods import Positive, Share, method
+from tutelage.methods._start import start_from_teacher
 from tutelage.models.prunable import FEWEST, drop, group_of, prunable, second_moments, take_over
 from tutelage.models.redundancy import eliminate
 from tutelage.models.tapped import Tapped
@@ -91,8 +92,11 @@ def lre_amc(
         )
     if dense == "trained":
         run.fit(Learner(student, None, {"ce": CrossEntropy()}))
-    else:
-        _start_from(run, student, run.teacher())
+    elif not start_from_teacher(run, student, run.teacher()):
+        raise TutelageError(
+            f"dense=teacher starts from the teacher's weights, and the student, {type(student.module).__name__}, is "
+            f"another network than the teacher, {type(run.teacher().module).__name__}; give the same, or dense=trained"
+        )
     teacher = Frozen(copy.deepcopy(student))
     most = run.epochs if repair_epochs is None else repair_epochs
     goal = _accuracy(run, student, held_out) - tolerance - 1e-6
@@ -154,18 +158,3 @@ def _shown(run: Run, model: Tapped, count: int) -> Iterator[Tensor]:
 
 def _accuracy(run: Run, model: Tapped, part: Split) -> float:
     return float(accuracy(run.predict(model, part), part.labels))
-
-
-def _start_from(run: Run, student: Tapped, teacher: Tapped) -> None:
-    """Give the student the teacher's weights."""
-    part = run.data.train.subset(torch.arange(min(64, len(run.data.train))))
-    try:
-        student.module.load_state_dict(teacher.module.state_dict())
-        same = torch.allclose(run.predict(student, part), run.predict(teacher, part), rtol=1e-3, atol=1e-4)
-    except RuntimeError:  # other names or shapes
-        same = False
-    if not same:
-        raise TutelageError(
-            f"dense=teacher starts from the teacher's weights, and the student, {type(student.module).__name__}, is "
-            f"another network than the teacher, {type(teacher.module).__name__}; give the same, or dense=trained"
-        )

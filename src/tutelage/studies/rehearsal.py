@@ -11,8 +11,10 @@ from torch import Tensor
 
 from tutelage.config import Config, Hardware
 from tutelage.data import Data, Split
+from tutelage.data.loader import in_order
 from tutelage.errors import TutelageError
 from tutelage.methods import Method
+from tutelage.models.modes import evaluating
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import make_student
 from tutelage.tasks import Task
@@ -44,8 +46,13 @@ class Rehearsal(Run):
         return super().teachers()
 
     def predict(self, model: Tapped, split: Split, roles: Sequence[str] = ("logits",)) -> Tensor:
-        """(N, C) zeros."""
-        return torch.zeros(len(split), self.data.num_classes)
+        """Zeros: (N, C) logits, or (N, K) of roles that are K wide in this network."""
+        if tuple(roles) == ("logits",):
+            return torch.zeros(len(split), self.data.num_classes)
+        inputs = next(in_order(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
+        with evaluating(model), torch.no_grad():
+            outputs = model.tap(inputs, roles)
+        return torch.zeros(len(split), sum(outputs[role].flatten(1).shape[1] for role in roles))
 
     def fit(self, *learners: Learner, data: Data | None = None, task: Task | None = None, **_: Any) -> Fitted:
         """Do the dry run."""

@@ -1,0 +1,233 @@
+"""Half of each image hidden: the stages, the support vector machine, the network that is deployed, what is refused."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.svm import LinearSVC
+from torch import Tensor, nn
+
+from tutelage.config import Config, Hardware, Recipe
+from tutelage.data import Data, open_data
+from tutelage.evaluation import evaluate
+from tutelage.methods import find
+from tutelage.methods.occlusion import joined, train_students
+from tutelage.methods.occlusion.svm import fit_scale, fit_svm
+from tutelage.models.export import export_onnx
+from tutelage.models.surgery import surgery_of
+from tutelage.models.tapped import Tapped
+from tutelage.runs.execute import execute
+from tutelage.runs.models import open_model
+from tutelage.tasks import find as find_task
+from tutelage.training import Run
+
+Net = Callable[..., Tapped]
+BRIEF = {"each": 4, "c": 1.0}
+STEPS: dict[str, Any] = {
+    "hidden": "upper",
+    "start": "teacher",
+    "alpha": 0.7,
+    "temperature": 4.0,
+    "margin": 0.3,
+    "each": 4,
+    "tuning_lr": 1.0,
+}
+
+
+@pytest.fixture
+def run_of(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> Callable[..., Run]:
+    """A run whose teacher knows the classes; ``width`` is the student's, 4 the teacher's."""
+
+    def make(width: int = 4, epochs: int = 1, data: Data = tiny_data, **options: Any) -> Run:
+        recipe = Recipe(epochs=epochs, batch_size=16, lr=0.05)
+        run = Run(data, lambda: tiny_model(2, width=width), [taught()], recipe=recipe, hardware=on_cpu, **options)
+        run.begin(find_task("classification"))
+        return run
+
+    return make
+
+
+def test_the_student_sees_half_and_the_teacher_the_whole(run_of: Callable[..., Run]) -> None:
+    """They share the batch; what stands in the hidden half is of no account to the student."""
+    run = run_of()
+    shown: list[Tensor] = []
+    teacher = run.teacher()
+    handle = teacher.module.register_forward_pre_hook(lambda _, taken: shown.append(taken[0].detach().clone()))
+    students = train_students(run, **STEPS)
+    handle.remove()
+    black = (0 - teacher.mean) / teacher.std
+    assert shown
+    assert all((images[:, :, :4] != black).any() for images in shown)
+    images = torch.rand(5, 1, 8, 8)
+    other_upper, other_lower = images.clone(), images.clone()
+    other_upper[:, :, :4], other_lower[:, :, 4:] = torch.rand(2, 5, 1, 4, 8)
+    for student in (students.fine_tuned, students.soft, students.triplet, joined(run, students.soft, students.triplet)):
+        student.eval()
+        assert torch.equal(student(images), student(other_upper))
+        assert not torch.equal(student(images), student(other_lower))
+
+
+@pytest.mark.parametrize(("width", "start", "fits"), [(4, "auto", 3), (3, "auto", 4), (4, "trained", 4)])
+def test_it_starts_from_the_teacher_where_that_is_the_same_network(
+    width: int, start: str, fits: int, run_of: Callable[..., Run]
+) -> None:
+    run = run_of(width)
+    find("occlusion")(run, start=start, each=4)
+    assert len(run.fits) == fits
+    assert run.notes["start"] == ("teacher" if fits == 3 else "trained")
+    assert run.notes["c"] in (0.01, 0.1, 1.0, 10.0, 100.0)
+    assert 0 <= run.notes["active_triplets"] <= 1
+    assert 0 < run.notes["mean_distance"] <= 2
+
+
+def test_the_first_weights_are_the_teachers(run_of: Callable[..., Run], changed: Any) -> None:
+    run = run_of()
+    run.recipe = run.recipe.but(lr=1e-9, weight_decay=0.0)
+    students = train_students(run, **STEPS)
+    for student in (students.fine_tuned, students.soft, students.triplet):
+        for name, value in run.teacher().module.named_parameters():
+            torch.testing.assert_close(student.module.get_parameter(name), value, rtol=0, atol=1e-6)
+
+
+def test_teacher_and_students_are_apart(run_of: Callable[..., Run], state_of: Any, changed: Any) -> None:
+    """The teacher does not move, both students have come away from the fine-tuned one, and from each other."""
+    run = run_of(epochs=2)
+    before = state_of(run.teacher())
+    students = train_students(run, **STEPS)
+    assert changed(before, state_of(run.teacher())) == set()
+    fine_tuned, soft, triplet = (state_of(each) for each in (students.fine_tuned, students.soft, students.triplet))
+    assert changed(fine_tuned, soft)
+    assert changed(fine_tuned, triplet)
+    assert changed(soft, triplet)
+    assert "module.fc.weight" not in changed(fine_tuned, triplet)  # no label loss in that step
+
+
+def test_it_learns_what_can_be_seen(run_of: Callable[..., Run], tiny_data: Data) -> None:
+    student = find("occlusion")(run_of(epochs=6), each=4)
+    assert evaluate(student, tiny_data)["accuracy"] > 0.85
+
+
+def test_the_result_is_one_network_in_a_file(tiny_npz: str, tmp_path: Path) -> None:
+    shared = {"data": tiny_npz, "epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
+    shared |= {"channels_last": False, "workers": 0}
+    execute(Config(student="resnet8x0.25", method="plain", **{**shared, "epochs": 8}), tmp_path / "teacher")
+    config = Config(
+        student="resnet8x0.25",
+        method="occlusion",
+        teacher=str(tmp_path / "teacher"),
+        settings={"each": 4, "hidden": "lower"},
+        **shared,
+    )
+    result = execute(config, tmp_path / "run")
+    images, data = torch.rand(5, 1, 8, 8), open_data(tiny_npz)
+    opened = open_model(str(tmp_path / "run"), data)
+    assert [done["operation"] for done in surgery_of(opened.module)] == ["front", "join"]
+    assert torch.equal(opened(images), result.model.eval()(images))
+    again = execute(config, tmp_path / "run")
+    assert torch.equal(again.model.eval()(images), opened(images))
+    assert evaluate(opened, data)["accuracy"] == result.metrics["test"]["accuracy"]
+    assert result.metrics["notes"]["start"] == "teacher"
+
+    runtime = pytest.importorskip("onnxruntime")
+    export_onnx(opened, (1, 8, 8), tmp_path / "student.onnx")
+    session = runtime.InferenceSession(str(tmp_path / "student.onnx"), providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"pixels": images.numpy()})
+    np.testing.assert_allclose(logits, opened(images).detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+class Constant(nn.Module):
+    """The same embedding for all images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.fc = nn.Linear(1, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.layer(x.new_ones(len(x), 1)))
+        return logits
+
+
+def test_a_collapse_is_refused(run_of: Callable[..., Run], refused: Any) -> None:
+    run = run_of()
+    run._student = lambda: Tapped(Constant())
+    with refused("after epoch 1 of the triplet loss all samples have the same embedding", "learning rate", "margin"):
+        find("occlusion")(run, each=4)
+
+
+def test_what_cannot_be_is_refused_before_anything_is_trained(run_of: Callable[..., Run], refused: Any) -> None:
+    run = run_of(width=3)
+    with refused("start=teacher", "TinyNet", "start=trained"):
+        find("occlusion")(run, start="teacher", each=4)
+    with refused("a batch of 16", "cannot hold 9 samples"):
+        find("occlusion")(run, each=9)
+    run._student = lambda: Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.LogSoftmax(1)))
+    with refused("classifier of Sequential", "nn.Linear"):
+        find("occlusion")(run, each=4)
+    assert run.fits == []
+
+
+# --- the support vector machine
+
+
+def features(count: int = 60, classes: int = 3) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.arange(count) % classes
+    centres = torch.randn(classes, 5, generator=generator)
+    return centres[labels] + 0.8 * torch.randn(count, 5, generator=generator), labels
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_it_decides_as_scikit_learns(classes: int) -> None:
+    vectors, labels = features(classes=classes)
+    weight, bias = fit_svm(vectors, labels, classes, c=0.7)
+    expected = LinearSVC(C=0.7, dual=False, tol=1e-6, max_iter=10_000).fit(vectors.double().numpy(), labels.numpy())
+    assert np.array_equal((vectors @ weight.T + bias).argmax(1).numpy(), expected.predict(vectors.double().numpy()))
+    assert weight.shape == (classes, 5)
+
+
+def test_it_minimises_the_objective() -> None:
+    """The gradient of ||(w, b)||^2 / 2 + C sum [1 - s (w x + b)]_+^2 is 0 there."""
+    vectors, labels = features()
+    weight, bias = (value.double().requires_grad_() for value in fit_svm(vectors, labels, 3, c=0.7))
+    signs = 2 * F.one_hot(labels, 3).double() - 1
+    hinge = (1 - signs * (vectors.double() @ weight.T + bias)).relu().square().sum()
+    ((weight.square().sum() + bias.square().sum()) / 2 + 0.7 * hinge).backward()
+    for value in (weight, bias):
+        assert value.grad is not None
+        assert value.grad.abs().max() < 1e-2
+
+
+def test_a_class_without_samples_is_never_the_answer() -> None:
+    vectors, labels = features()
+    weight, bias = fit_svm(vectors, 2 * labels, 5)
+    answers = (vectors @ weight.T + bias).argmax(1)
+    assert set(answers.tolist()) <= {0, 2, 4}
+
+
+def test_the_scale_makes_probabilities_of_use() -> None:
+    vectors, labels = features(400)
+    weight, bias = fit_svm(vectors[:200], labels[:200], 3)
+    logits = vectors[200:] @ weight.T + bias
+    factor = fit_scale(logits, labels[200:])
+    losses = {each: float(F.cross_entropy(each * factor * logits, labels[200:])) for each in (0.9, 1.0, 1.1)}
+    assert losses[1.0] == min(losses.values())
+    assert losses[1.0] < float(F.cross_entropy(logits, labels[200:]))
+
+
+def test_c_is_chosen_by_the_held_out_part(run_of: Callable[..., Run], tiny_data: Data) -> None:
+    without = run_of(data=replace(tiny_data, validation=None))
+    students = train_students(without, **STEPS)
+    copies = [copy.deepcopy(each) for each in (students.soft, students.triplet)]
+    joined(without, students.soft, students.triplet)
+    assert without.notes["c"] == 1.0
+    given = run_of()
+    joined(given, *copies, c=3.0)
+    assert given.notes["c"] == 3.0
