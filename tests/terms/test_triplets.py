@@ -263,3 +263,29 @@ def test_training_brings_positives_within_beta_and_negatives_beyond_alpha(batch_
     same = targets[:, None] == targets
     assert distances[same].max() < 1.1
     assert distances[~same].min() > 2.9
+
+
+# --- against pytorch-metric-learning
+
+
+@pytest.mark.parametrize("form", ["relative", "absolute"])
+def test_as_pytorch_metric_learning_over_all_triplets(form: str) -> None:
+    """Its triplet margin loss is the relative form; contrastive loss has the hinges of the absolute one, over pairs."""
+    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    from pytorch_metric_learning.distances import LpDistance
+    from pytorch_metric_learning.reducers import MeanReducer
+    from pytorch_metric_learning.utils.loss_and_miner_utils import get_all_pairs_indices, get_all_triplets_indices
+
+    embedding, targets = features(8, 5), torch.tensor([0, 0, 0, 1, 1, 2, 2, 2])
+    squared = torch.cdist(embedding, embedding).square()
+    options = {"distance": LpDistance(normalize_embeddings=False, power=2), "reducer": MeanReducer()}
+    if form == "relative":
+        expected = losses.TripletMarginLoss(margin=1, **options)(embedding, targets)
+        a, p, n = get_all_triplets_indices(targets)
+        found = triplet_loss(squared[a, p], squared[a, n], "relative").mean()
+    else:
+        expected = losses.ContrastiveLoss(pos_margin=1, neg_margin=3, **options)(embedding, targets)
+        a, p, b, n = get_all_pairs_indices(targets)
+        zero = torch.zeros((), dtype=torch.float64)
+        found = triplet_loss(squared[a, p], zero + 3, "absolute").mean() + triplet_loss(zero, squared[b, n]).mean()
+    torch.testing.assert_close(found, expected)

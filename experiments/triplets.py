@@ -1,0 +1,205 @@
+"""Triplet losses for clustering under wrong labels, on digits: level, spread over seeds, one threshold for multicut.
+
+python -m experiments.triplets
+python -m experiments.triplets tune
+python -m experiments.triplets spread
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise, product
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from experiments.paired import Experiment, Metric, main, measured
+from tutelage.config import Hardware, Recipe
+from tutelage.data import AsIs, Data, open_data
+from tutelage.data.conditions import parse_noise
+from tutelage.data.division import divide
+from tutelage.evaluation.clustering import ari, cut_costs, fit_cut, k_means, matched_accuracy, multicut, nmi
+from tutelage.evaluation.clustering import pair_distances as distances_of
+from tutelage.methods import find
+from tutelage.models.tapped import Tapped
+from tutelage.training import Run
+
+RECIPE = Recipe(epochs=30, batch_size=160, optimizer="Adam", lr=3e-3, weight_decay=0.0)
+SETTINGS: Mapping[str, Mapping[str, object]] = {
+    "relative": {"form": "relative"},
+    "bounded": {"form": "bounded", "beta": 0.5},
+    "absolute": {"form": "absolute"},
+}
+UNTRAINED, RELATIVE, ABSOLUTE = "untrained", "relative", "absolute"
+RATES = (1e-3, 3e-3, 1e-2)
+FIRST_TUNING_SEED = 100
+CHOSEN: Mapping[str, float] = {"uniform:0.3": 3e-3, "clean": 1e-2}  # of all rows alike, by ``tune``
+
+
+def embedder() -> nn.Module:
+    """Digits to (B, 32)."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
+
+
+@lru_cache(maxsize=1)
+def setting(condition: str, seed: int) -> Data:
+    """Digits, a fifth of the training part held out, both with the condition's noise; no augmentation."""
+    data = replace(open_data("digits"), views=AsIs())
+    for noise in () if condition == "clean" else parse_noise(condition, seed):
+        data = noise(data)
+    kept, held = (torch.from_numpy(places) for places in divide(data.train.labels, len(data.train) // 5, seed))
+    return replace(data, train=data.train.subset(kept), validation=data.train.subset(held))
+
+
+def embeddings(condition: str, row: str, seed: int, lr: float) -> tuple[Data, Tensor, Tensor]:
+    """The data, and the embeddings of its held-out and its test part."""
+    data = setting(condition, seed)
+    run = Run(
+        data,
+        lambda: Tapped(embedder(), *data.mean_std, roles={"embedding": ""}),
+        recipe=RECIPE.but(lr=lr),
+        hardware=Hardware(device="cpu", precision="float32", workers=0),
+        seed=seed,
+    )
+    student = run.student() if row == UNTRAINED else find("triplets")(run, each=16, **SETTINGS[row])
+    assert data.validation is not None
+    held, test = (run.predict(student, part, ("embedding",)) for part in (data.validation, data.test))
+    return data, held, test
+
+
+def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float]:
+    """Train and cluster once; nothing is kept in the folder."""
+    data, held, test = embeddings(condition, row, seed, CHOSEN[condition])
+    assert data.validation is not None
+    labels, distances = data.test.labels, distances_of(test)
+    clusters = k_means(test, data.num_classes)
+    fixed = multicut(cut_costs(distances))
+    fitted = multicut(cut_costs(distances, *fit_cut(distances_of(held), data.validation.labels)))
+    count, fitted_count = (len(torch.unique(found)) for found in (fixed, fitted))
+    return {
+        "nmi": float(nmi(labels, clusters)),
+        "ari": float(ari(labels, clusters)),
+        "matched": float(matched_accuracy(labels, clusters)),
+        "cut_nmi": float(nmi(labels, fixed)),
+        "clusters": count,
+        "gap": abs(count - data.num_classes),
+        "fitted_nmi": float(nmi(labels, fitted)),
+        "fitted_clusters": fitted_count,
+        "fitted_gap": abs(fitted_count - data.num_classes),
+    }
+
+
+def tune(seeds: int = 2) -> None:
+    """Print the learning rate of the best mean NMI on the held-out part, whose labels are as noisy, for each row."""
+    for condition in EXPERIMENT.conditions:
+        for row in SETTINGS:
+            scores: dict[float, float] = {}
+            for lr in RATES:
+                found = []
+                for seed in range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + seeds):
+                    data, held, _ = embeddings(condition, row, seed, lr)
+                    assert data.validation is not None
+                    found.append(float(nmi(data.validation.labels, k_means(held, data.num_classes))))
+                scores[lr] = fmean(found)
+            print(condition, row, max(scores, key=lambda lr: scores[lr]), scores, flush=True)
+
+
+def spread() -> None:
+    """Print the seeds' standard deviations, tests of equal variances, and what these tests could have seen."""
+    for condition, key in product(EXPERIMENT.conditions, ("nmi", "cut_nmi")):
+        rows = {row: measured(EXPERIMENT, condition, row) for row in SETTINGS}
+        seeds = sorted(set.intersection(*(set(each) for each in rows.values())))
+        values = {row: [float(each[seed][key] or 0) for seed in seeds] for row, each in rows.items()}
+        print(condition, key, {row: f"{100 * stdev(each):.2f}" for row, each in values.items()})
+        for first, second in [*pairwise(SETTINGS), (RELATIVE, ABSOLUTE)]:
+            a, b = values[first], values[second]
+            if not stdev(a) or not stdev(b):
+                continue
+            levene = stats.levene(a, b, center="median").pvalue
+            # Of two samples of the same seeds, sums and differences are uncorrelated where variances are equal.
+            pitman = stats.pearsonr(
+                [x + y for x, y in zip(a, b, strict=True)], [x - y for x, y in zip(a, b, strict=True)]
+            )
+            half = stdev([x - y for x, y in zip(a, b, strict=True)]) / math.sqrt(len(a))
+            seen = 100 * half * (stats.t.ppf(0.975, len(a) - 1) + stats.t.ppf(0.8, len(a) - 1))
+            degrees = len(a) - 1
+            ratio = math.sqrt(stats.f.ppf(0.975, degrees, degrees) / stats.f.ppf(0.2, degrees, degrees))
+            print(
+                f"  {first} and {second}: ratio {stdev(a) / stdev(b):.2f}, Brown-Forsythe p = {levene:.3g}, "
+                f"Pitman-Morgan p = {pitman.pvalue:.3g}; with power 80 %: a ratio of {ratio:.2f}, {seen:.2f} points"
+            )
+
+
+EXPERIMENT = Experiment(
+    name="triplets",
+    head="""# Triplet losses for clustering, under wrong labels and clean ones
+
+Ho, Keuper, Pfreundt and Keuper (2020) compare three triplet losses for embeddings that are clustered, trained with
+noisy labels, and propose the third, with absolute margins, as the best for k-means and for multicut [abstract; their
+tables could not be read]. Here: digits, a fifth of the training part held out, an MLP 64-128-32 without augmentation,
+30 epochs of Adam in batches of ten classes with 16 samples each. The 360 test images, with clean labels, are
+clustered by k-means, which is given the number of classes, and by multicut, which is not: at the one threshold for
+all networks (squared distance 2, half-way between the margins 1 and 3), and at one fitted for each network by
+logistic regression on the pairs of the held-out part. *Bounded* has a radius of 0.5.
+
+The learning rate (0.001, 0.003 or 0.01) was chosen for each condition and loss by the NMI of the held-out part on two
+other seeds; all three losses chose 0.003 with noise and 0.01 without. The positive control is the untrained network,
+which all losses must beat, and the loss of NMI from clean labels to noisy ones.
+""",
+    run=run,
+    rows=(UNTRAINED, *SETTINGS),
+    metrics={
+        "nmi": Metric("k-means: NMI"),
+        "ari": Metric("ARI"),
+        "matched": Metric("matched accuracy"),
+        "cut_nmi": Metric("multicut, threshold 2: NMI"),
+        "clusters": Metric("clusters", share=False),
+        "gap": Metric("distance from 10", share=False),
+        "fitted_nmi": Metric("multicut, fitted: NMI"),
+        "fitted_clusters": Metric("clusters", share=False),
+        "fitted_gap": Metric("distance from 10", share=False),
+    },
+    against=RELATIVE,
+    conditions={"uniform:0.3": "30 % of the labels drawn anew (27 % wrong)", "clean": "Clean labels"},
+    seeds=20,
+    tail="""## What it shows
+
+- **No smaller spread of k-means under noise.** The standard deviation of NMI over the 20 seeds is 1.8 points with the
+  relative form and 2.1 with the absolute one: the ratio is 0.85, Brown-Forsythe p = 0.44, Pitman-Morgan p = 0.35.
+  With a power of 80 % a ratio of 1.93 would have been seen; a claim of three seeds (2.2 against 1.0) is not
+  supported.
+- **A slightly higher level.** Under noise the absolute form is 1.1 points of NMI above the relative one, about the
+  smallest difference that could have been seen (1.06 points with a power of 80 %). The bounded form is clearly hurt
+  by wrong labels, as expected: its radius pulls wrong positives in.
+- **One threshold needs absolute margins.** At the fixed threshold multicut has an NMI of 81 with the absolute form
+  and of 51 with the relative one under noise, and there the spread is smaller too: by a factor of 2.35,
+  Brown-Forsythe p = 0.034, Pitman-Morgan p = 0.0007. The relative form's number of clusters is near ten there and its
+  clusters are not the classes: the distance from 10 alone would mislead. On clean labels it finds some 60 clusters,
+  the absolute form about 12. The bounded form puts everything into one cluster under noise, its embeddings lying
+  nearer together than the threshold.
+- **Fitting the threshold on pairs does not help.** Nine pairs in ten are of different classes, and with wrong labels
+  hardly any distance speaks for "same": the fitted threshold leaves nearly every image alone. On clean labels it
+  finds too many clusters with every form.
+- k-means, which is told that there are ten clusters, has a higher NMI than multicut under noise with every form; on
+  clean labels the two are level for the absolute form.
+- **Clean labels**, where no ranking was expected: the absolute form is 2.1 ± 0.9 points of NMI above the relative one
+  (1.3 would have been seen with a power of 80 %), by k-means. The spreads are 1.4 and 1.0 points, p = 0.15, which is no
+  difference that could be told from 0.
+
+The spreads, tests and smallest effects are printed by `python -m experiments.triplets spread`. One small data set,
+one network, one rate of noise: this says nothing of CIFAR-10.
+""",
+)
+
+if __name__ == "__main__":
+    if sys.argv[1:] in (["tune"], ["spread"]):
+        {"tune": tune, "spread": spread}[sys.argv[1]]()
+    else:
+        main(EXPERIMENT)
