@@ -133,10 +133,12 @@ def note_of(record: dict[str, Any]) -> str:
 
 def show(result: Result) -> None:
     """What a run measured."""
+    from tutelage.runs.models import DEFAULT_TASK  # these import torch
+    from tutelage.tasks import find
+
     metrics = result.metrics
     table = Table(title=f"{metrics['method']} on {metrics['data']['name']}, seed {metrics['seed']}", show_header=False)
-    classified = metrics.get("task", "classification") == "classification"
-    for row in _of_a_classifier(metrics) if classified else _of_a_task(metrics):
+    for row in find(metrics.get("task", DEFAULT_TASK)).described(metrics):
         table.add_row(*row)
     cost = metrics["cost"]
     table.add_row("parameters, FLOPs an image", f"{cost['parameters']:,}, {cost['flops']:,}")
@@ -144,40 +146,6 @@ def show(result: Result) -> None:
     console = Terminal()
     console.print(table)
     console.print(f"{result.folder}", highlight=False, soft_wrap=True)
-
-
-def _of_a_classifier(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    test, train = metrics["test"], metrics.get("train") or {}
-
-    def of(form: str, *names: str) -> str:
-        values = [test.get(name) for name in names]
-        return ", ".join("none" if value is None else format(value, form) for value in values)
-
-    if test["accuracy"] is None:
-        yield "test accuracy", "none: no test sample has a label"
-    else:
-        yield "test accuracy, last epoch", f"{test['accuracy']:.2%}"
-        if "selected" in metrics:
-            chosen = metrics["selected"]
-            yield f"test accuracy, epoch {chosen['epoch']} (best on held-out)", f"{chosen['test_accuracy']:.2%}"
-        yield "worst class", of(".2%", "worst_class_accuracy")
-        yield "NLL, Brier, ECE", of(".4f", "nll", "brier", "ece")
-    if train.get("memorised") is not None:
-        yield f"memorised of {train['wrong_labels']} wrong labels", f"{train['memorised']:.2%}"
-    if test.get("teacher_accuracy") is not None:
-        yield "teacher's test accuracy", f"{test['teacher_accuracy']:.2%}"
-    if "agreement" in test:
-        yield "agreement with the teacher, KL to it", f"{of('.2%', 'agreement')}, {of('.4f', 'kl_to_teacher')}"
-
-
-def _of_a_task(metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The numbers of any other task, with their titles."""
-    from tutelage.tasks import Metric, find
-
-    for name, metric in find(metrics["task"]).metrics.items():
-        value = metrics["test"].get(name)
-        if isinstance(metric, Metric) and value is not None:
-            yield metric.title, f"{value:.2%}" if metric.share else f"{value:.4g}"
 
 
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

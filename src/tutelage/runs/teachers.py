@@ -161,8 +161,9 @@ def score_here(text: str, model: Tapped, task: Task, data: Data, device: torch.d
 def _value(task: Task, score: float) -> str:
     """A value of the main metric, with its name."""
     metric = task.metrics[task.main]
-    share = isinstance(metric, Metric) and metric.share
-    return f"{task.main.replace('_', ' ')} " + (f"{score:.1%}" if share else f"{score:.4g}")
+    if not isinstance(metric, Metric):
+        return f"{metric.title} {score:.4g}"
+    return f"{metric.short_title} " + (f"{score:.1%}" if metric.share else f"{score:.4g}")
 
 
 def normalisation_of(name: str, opened: Opened) -> str:

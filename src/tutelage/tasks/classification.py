@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -204,6 +204,31 @@ class Classification(Task):
     ) -> dict[str, Any]:
         """Corruptions, an attack, images from elsewhere."""
         return evaluate_beyond(model, data, what, compute.device, seed, part=part)
+
+    def described(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """The main numbers of the test part, and what the training labels and the teacher have to do with them."""
+        test, train = metrics["test"], metrics.get("train") or {}
+
+        def of(form: str, *names: str) -> str:
+            values = [test.get(name) for name in names]
+            return ", ".join("none" if value is None else format(value, form) for value in values)
+
+        if test["accuracy"] is None:
+            yield "test accuracy", "none: no test sample has a label"
+        else:
+            yield "test accuracy, last epoch", f"{test['accuracy']:.2%}"
+            if "selected" in metrics:
+                selected = metrics["selected"]
+                title = f"test accuracy, epoch {selected['epoch']} (best on held-out)"
+                yield title, f"{selected['test_accuracy']:.2%}"
+            yield "worst class", of(".2%", "worst_class_accuracy")
+            yield "NLL, Brier, ECE", of(".4f", "nll", "brier", "ece")
+        if train.get("memorised") is not None:
+            yield f"memorised of {train['wrong_labels']} wrong labels", f"{train['memorised']:.2%}"
+        if test.get("teacher_accuracy") is not None:
+            yield "teacher's test accuracy", f"{test['teacher_accuracy']:.2%}"
+        if "agreement" in test:
+            yield "agreement with the teacher, KL to it", f"{of('.2%', 'agreement')}, {of('.4f', 'kl_to_teacher')}"
 
     def chance(self, data: Data) -> float | None:
         """A little above guessing."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
@@ -43,6 +43,10 @@ class Metric:
     def short_title(self) -> str:
         """The title without the part that it is usually measured on."""
         return self.title.removeprefix("test ")
+
+    def text(self, value: float) -> str:
+        """A value of it for a terminal."""
+        return f"{value:.2%}" if self.share else f"{value:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +285,24 @@ class Task:
         """
         self.check_beyond(what)
         return {}
+
+    def described(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """What a terminal shows of a run: titles and values.
+
+        Args:
+            metrics: what ``result.json`` holds.
+        """
+        test = metrics["test"]
+        for name, metric in self.metrics.items():
+            value = test.get(name)
+            if isinstance(metric, Metric) and value is not None:
+                yield metric.title, metric.text(value)
+        chosen = metrics.get("selected")
+        if chosen:
+            main = self.metrics[self.main]
+            value = chosen[f"test_{self.main}"]
+            if isinstance(main, Metric) and value is not None:
+                yield f"{main.title}, epoch {chosen['epoch']} (best on held-out)", main.text(value)
 
     def chance(self, data: Data) -> float | None:
         """The main metric of a network that knows nothing, below which a teacher is warned of; ``None`` if unknown."""
