@@ -287,3 +287,42 @@ def test_the_commands(
     folders = sorted((out / "runs").glob("rkd*"))
     code, text, _ = run("compare", *folders)
     assert (code, "test.micro_f1" in text) == (0, True)
+
+
+@pytest.mark.filterwarnings("ignore:.*chance level")
+@pytest.mark.parametrize("kind", ["classification", "multi_label", "regression", "strings", "text"])
+def test_every_task_has_a_study(
+    kind: str, tmp_path: Path, vectors: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = case_of(kind)
+    module = types.ModuleType("nets_of_cases")
+    module.make = lambda: case_of(kind).make()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nets_of_cases", module)
+    nets = {"students": "nets_of_cases:make", "teachers": "nets_of_cases:make"}
+    results = run_study(vectors(kind, **nets, seeds=1), tmp_path / "out", workers=Here())
+    assert {run["status"] for run in results.runs} == {"done"}, [run["error"] for run in results.runs]
+    assert results.task is find(case.task)
+    main_metric = results.task.main
+    assert all(run[main_metric] is not None for run in results.runs)
+    assert table_as(results, "md").count(b"\n") > 3
+    title = results.task.metrics[main_metric].title
+    assert title in page(results)
+
+
+def test_a_study_of_few_shot_backbones(tiny_npz: str, tmp_path: Path) -> None:
+    train = {"epochs": 2, "batch_size": 16, "lr": 0.01, "device": "cpu", "precision": "float32"}
+    study = Study(data=tiny_npz, students="resnet8x0.25", teachers="resnet8x0.25", seeds=1, train=train)
+    results = run_study(study.but(methods={"graph_fewshot": {"method": "graph_fewshot"}}), tmp_path, workers=Here())
+    assert results.task.name == "few_shot"
+    assert [run["status"] for run in results.runs] == ["done"] * 3, [run["error"] for run in results.runs]
+    assert all(0 <= run["accuracy_1_shot"] <= 1 for run in results.runs)
+    assert results.task.metrics["accuracy_1_shot"].title in page(results)
+
+
+def test_a_study_of_generators_is_refused_since_nothing_trains_a_plain_one(
+    tiny_npz: str, tmp_path: Path, refused: Refused
+) -> None:
+    train = {"epochs": 2, "batch_size": 16, "device": "cpu", "precision": "float32"}
+    study = Study(data=tiny_npz, students="dcganx0.125", teachers="dcganx0.125", seeds=1, train=train)
+    with refused("teacher cannot train dcganx0.125", "generator", "akdg"):
+        run_study(study.but(methods={"akdg": {"method": "akdg"}}), tmp_path, workers=Here())
