@@ -7,30 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.studies.here import Here
 from tutelage.errors import TutelageWarning
 from tutelage.studies.results import Results
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
-
-
-class Here:
-    """Calls at once, in this process."""
-
-    count = 1
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(function(*arguments))
-        return future
-
-    def stop(self) -> None:
-        pass
 
 
 @pytest.fixture

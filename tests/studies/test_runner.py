@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.studies.here import Here
 from tutelage.errors import TutelageWarning
 from tutelage.studies.results import Results
 from tutelage.studies.runner import Status, run_study
@@ -52,20 +53,6 @@ def tiny(tiny_npz: str) -> Tiny:
         return Study(**{**told, "methods": "hinton", "train": train, **fields})
 
     return make
-
-
-class Here:
-    """Calls at once, in this process: what the runner decides does not depend on where it is done."""
-
-    count = 1
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(function(*arguments))
-        return future
-
-    def stop(self) -> None:
-        pass
 
 
 def run(study: Study, out: Path, watch: Callable[[Status], None] | None = None) -> Results:

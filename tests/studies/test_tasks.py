@@ -6,7 +6,6 @@ import json
 import sys
 import types
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.studies.here import Here
 from tests.tasks.cases import case_of
 from tests.tasks.test_outside import Grades
 from tutelage.cli import main
@@ -41,20 +41,6 @@ def small(num_classes):
 def large(num_classes):
     return nn.Sequential(nn.Linear(6, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, num_classes))
 """
-
-
-class Here:
-    """Calls at once, in this process."""
-
-    count = 1
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(function(*arguments))
-        return future
-
-    def stop(self) -> None:
-        pass
 
 
 @pytest.fixture
