@@ -16,6 +16,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,9 +30,10 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from tutelage.config import Hardware, Recipe
-from tutelage.data import CropsAndFlips, Data, Split
+from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.data.loader import Batches
 from tutelage.methods import find
+from tutelage.models.barcode import BarcodeNet
 from tutelage.models.gan import DCGAN
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
@@ -226,15 +228,24 @@ def data() -> Data:
     return Data("tiny", ("a", "b", "c", "d"), part(48), part(16), part(16), CropsAndFlips(pad=1, flip=True))
 
 
+def barcodes() -> Data:
+    """48 training and 16 held-out barcodes."""
+    whole = open_data("barcodes")
+    train, test = (part.subset(torch.arange(size)) for part, size in ((whole.train, 48), (whole.test, 16)))
+    return replace(whole, train=train, validation=test, test=test)
+
+
 def trained(method: str, device: str, answers: Path | None = None) -> dict[str, Tensor]:
     """The weights of a student, here."""
-    given = data()
+    given = barcodes() if method == "barcode" else data()
     store = AnswerStore(answers, given) if answers else None
 
     def network(seed: int, width: int) -> Tapped:
         torch.manual_seed(seed)
         if method == "akdg":
             return Generator(DCGAN((1, 8, 8), 0.02 * width, latent=6))
+        if method == "barcode":
+            return Tapped(BarcodeNet(width // 2), *given.mean_std)
         return Tapped(TinyNet(width=width), *given.mean_std)
 
     hardware = Hardware(device=device, precision="float32", channels_last=False, workers=0)

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import pkgutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ from tutelage.runs.code import digest_of_method
 from tutelage.training import Run
 
 Net = Callable[..., Tapped]
-OWN = sorted(path.stem for path in Path(methods.__path__[0]).glob("*.py") if path.stem != "__init__")
+OWN = sorted(module.name for module in pkgutil.iter_modules(methods.__path__) if not module.name.startswith("_"))
 
 
 def test_every_file_of_the_folder_is_a_method() -> None:

@@ -89,7 +89,7 @@ class MixedFeatures(View):
             )
         share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
         place = places[int(torch.randint(len(places), ()))]
-        partners = torch.randperm(len(batch)).to(batch.inputs.device)
+        partners = torch.randperm(len(batch), device=batch.inputs.device)
         self.pending = Mix(place, share, partners)
         soft = batch.targets
         if not soft.is_floating_point():

@@ -23,15 +23,14 @@ def occlude(images: Tensor, hidden: Half = "upper", fill: float | Tensor = 0.0) 
     Args:
         images: (B, C, H, W).
         hidden: which half.
-        fill: what stands there, a number or (C,); 0 is black in images that are not normalised.
+        fill: what stands there, a number or (C, 1, 1); 0 is black in images that are not normalised.
 
     Returns:
         (B, C, H, W).
     """
     rows = torch.arange(images.shape[2], device=images.device)[:, None]
     upper = rows < images.shape[2] // 2
-    value = torch.as_tensor(fill, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
-    return torch.where(upper if hidden == "upper" else ~upper, value, images)
+    return torch.where(upper if hidden == "upper" else ~upper, fill, images)
 
 
 class Occlude(nn.Module):
@@ -42,7 +41,7 @@ class Occlude(nn.Module):
     def __init__(self, hidden: Half, fill: Sequence[float]) -> None:
         super().__init__()
         self.hidden: Half = hidden
-        self.register_buffer("fill", torch.tensor(list(fill)), persistent=False)
+        self.register_buffer("fill", torch.tensor(list(fill))[:, None, None], persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
@@ -80,4 +79,4 @@ def build(example: Tensor, *, hidden: Half, fill: Sequence[float]) -> Occlude:
         raise TutelageError(
             f"the hidden half is filled with a finite number for each of {channels} channels, got {value_text(fill)}"
         )
-    return Occlude(hidden, fill)
+    return Occlude(hidden, fill).to(example.device)

@@ -8,6 +8,7 @@ before its weights are loaded.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,10 +49,16 @@ def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example:
         name = str(settings.pop("operation", ""))
         if name not in known:
             raise unknown("operation on a network", name, known)
+        operate = importlib.import_module(f"{__name__}.{name}").operate
+        parameters = inspect.signature(operate).parameters
         for setting, value in settings.items():
             _check_plain(name, setting, value)
+            if setting in parameters and "Module" in str(parameters[setting].annotation):
+                raise TutelageError(
+                    f"the operation {name!r} cannot be done again: its {setting!r} takes networks, which no file holds"
+                )
         try:
-            network = importlib.import_module(f"{__name__}.{name}").operate(network, example, **settings)
+            network = operate(network, example, **settings)
         except TutelageError:
             raise
         except Exception as error:  # settings of a file may be anything
