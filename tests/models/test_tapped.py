@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -747,3 +747,19 @@ def test_where_there_are_no_logits_it_says_what_there_is(
 def test_inputs_without_a_tensor_are_refused(refused: Any) -> None:
     with refused("no input is a tensor", "dict"):
         tapped(TwoInputs).tap({"pixels": None}, ("stage1",))
+
+
+def test_no_network_runs_what_was_compiled_for_another(tiny_model: Callable[..., Tapped]) -> None:
+    torch.compiler.reset()
+    pixels, roles = torch.rand(4, 1, 8, 8), ("logits", "stage1")
+
+    def check(model: Tapped, roles: Sequence[str]) -> None:
+        expected = model.eval().tap(pixels, roles)
+        model.compile(backend="eager")
+        compiled = model.tap(pixels, roles)
+        assert all(torch.equal(compiled[role], expected[role]) for role in roles)
+
+    for width in range(3, 12):  # more than torch keeps of one function
+        check(tiny_model(width=width), roles)
+    check(tiny_model(1), ("logits",))  # without hooks
+    check(tiny_model(2), roles)

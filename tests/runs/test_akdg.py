@@ -375,7 +375,7 @@ def test_the_main_path(
     )
     words = ("distill", *alone, "--student", "mlp-ganx0.1", "--teacher", "teacher", "--out", "student")
     shown = call(*words)
-    assert "that of the teacher" in shown
+    assert "the teacher's Fréchet distance" in shown
     assert call(*words) == shown  # finished, and read back
     result = json.loads((tmp_path / "student" / "result.json").read_text())
     assert "train" not in result

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import FunctionType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from tutelage.models.digest import Digest
 from tutelage.models.inputs import arguments, is_image, samples
 from tutelage.models.outputs import Outputs, at_least_float32, description, logits_in
 from tutelage.models.roles import Tap, find_roles, first_tensor, named_roles, roles_of
+
+T = TypeVar("T")
 
 
 class Tapped(nn.Module):
@@ -248,7 +251,11 @@ class Tapped(nn.Module):
         Tapped layers get hooks that stay, since compiled code cannot grow them call by call.
         """
         self.uncompile()
-        self._compiled = torch.compile(self.forward, *args, **options)
+
+        def run(inputs: Any) -> Tensor:
+            return self.forward(inputs)
+
+        self._compiled = torch.compile(_with_own_code(run), *args, **options)
         self._compile_options = (args, options)
 
     def uncompile(self) -> None:
@@ -276,9 +283,20 @@ class Tapped(nn.Module):
                 return logits, {role: captured[role] for role in key}
 
             args, options = self._compile_options
-            self._compiled_with_taps[key] = torch.compile(run, *args, **options)
+            self._compiled_with_taps[key] = torch.compile(_with_own_code(run), *args, **options)
         logits, captured_now = self._compiled_with_taps[key](inputs)
         return logits, captured_now
+
+
+def _with_own_code(function: Callable[..., T]) -> Callable[..., T]:
+    """The same function with a code object of its own.
+
+    ``torch.compile`` keeps what it compiled by code object, limits how much that is, and does not look at hooks: with
+    one code object for all networks, one of them could run what was compiled for another without its hooks.
+    """
+    assert isinstance(function, FunctionType)
+    code, name = function.__code__.replace(), function.__name__
+    return FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)
 
 
 def as_tapped(who: str, model: object) -> Tapped:
