@@ -230,7 +230,7 @@ on half images must bring most of that back.
   as many epochs as the whole procedure has (-0.5 ± 0.8 points; 1.1 would have been seen with a power of 80 %).
 - **Soft targets help**: +0.7 ± 0.5 points over fine-tuning by the student's own classifier, and +1.0 ± 0.7 by support
   vector machines on either side, in six seeds of six. That is the first of the paper's two steps. Over scratch
-  training of equal length it is +0.2 ± 0.6, which is nothing that could be told from 0.
+  training of equal length it is +0.2 ± 0.6, which cannot be distinguished from 0.
 - **The triplet loss does not help**: -0.5 ± 0.9 points against a support vector machine on the fine-tuned network
   (1.3 would have been seen). Two triplets in three still had a loss at the end and the mean distance is 1.2, so that
   it is no collapse; without a label loss, training on 1,000 images moves the embedding away from what separates the

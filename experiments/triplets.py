@@ -187,11 +187,11 @@ which all losses must beat, and the loss of NMI from clean labels to noisy ones.
 - **Fitting the threshold on pairs does not help.** Nine pairs in ten are of different classes, and with wrong labels
   hardly any distance speaks for "same": the fitted threshold leaves nearly every image alone. On clean labels it
   finds too many clusters with every form.
-- k-means, which is told that there are ten clusters, has a higher NMI than multicut under noise with every form; on
-  clean labels the two are level for the absolute form.
+- k-means, which is given the number of clusters, has a higher NMI than multicut at the fixed threshold under noise,
+  with every form; on clean labels the two are level for the absolute form.
 - **Clean labels**, where no ranking was expected: the absolute form is 2.1 ± 0.9 points of NMI above the relative one
   (1.3 would have been seen with a power of 80 %), by k-means. The spreads are 1.4 and 1.0 points, p = 0.15, which is no
-  difference that could be told from 0.
+  difference that can be distinguished from 0.
 
 The spreads, tests and smallest effects are printed by `python -m experiments.triplets spread`. One small data set,
 one network, one rate of noise: this says nothing of CIFAR-10.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -294,9 +294,8 @@ def _with_own_code(function: Callable[..., T]) -> Callable[..., T]:
     ``torch.compile`` keeps what it compiled by code object, limits how much that is, and does not look at hooks: with
     one code object for all networks, one of them could run what was compiled for another without its hooks.
     """
-    assert isinstance(function, FunctionType)
-    code, name = function.__code__.replace(), function.__name__
-    return FunctionType(code, function.__globals__, name, function.__defaults__, function.__closure__)
+    own = cast(FunctionType, function)
+    return FunctionType(own.__code__.replace(), own.__globals__, own.__name__, own.__defaults__, own.__closure__)
 
 
 def as_tapped(who: str, model: object) -> Tapped:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from tutelage.data.data import Data, Split
-from tutelage.errors import TutelageError
 from tutelage.evaluation.clustering import (
     ari,
     cut_costs,
@@ -23,17 +22,16 @@ from tutelage.evaluation.clustering import (
     pair_distances,
     variation_of_information,
 )
-from tutelage.evaluation.embeddings import Embeddings, embedder, embeddings
+from tutelage.evaluation.embeddings import Embeddings, embeddings
 from tutelage.evaluation.numbers import number
-from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped
-from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single
+from tutelage.tasks._embeddings import OfEmbeddings
+from tutelage.tasks.task import Compute, Curve, Metric
 
 MOST_CUT = 1000
 """Samples of a part that are clustered by multicut, whose memory and time grow with their square."""
 
 
-class Clustering(Task):
+class Clustering(OfEmbeddings):
     """Embeddings (B, D) whose clusters are the classes: k-means, and correlation clustering (minimum-cost multicut).
 
     Clustering does not read the labels; k-means is given the number of classes of the part, multicut is not. Samples
@@ -42,7 +40,6 @@ class Clustering(Task):
     mean little for embeddings of another scale.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("embedding",)
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "nmi": Metric("normalised mutual information of k-means and classes", "higher", share=True),
@@ -58,18 +55,6 @@ class Clustering(Task):
         }
     )
 
-    def check_data(self, data: Data) -> None:
-        """One class a sample."""
-        check_single(self.name, data)
-
-    def check(self, who: str, outputs: Outputs, data: Data) -> None:
-        """A vector for each sample."""
-        check_embedding(who, outputs)
-
-    def evaluated(self, model: Tapped, data: Data) -> Tapped:
-        """See ``embedder``."""
-        return embedder(model, data)
-
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
         """The NMI."""
         value = _by_k_means(embeddings(model, split, data, compute.device))["nmi"]
@@ -84,21 +69,6 @@ class Clustering(Task):
         if teacher is not None:
             result["teacher_nmi"] = _by_k_means(embeddings(teacher, split, data, compute.device))["nmi"]
         return result
-
-
-def check_embedding(who: str, outputs: Outputs) -> None:
-    """Refuse a network that gives logits and no embedding, or an embedding that is no vector.
-
-    Raises:
-        TutelageError: with what it gives.
-    """
-    embedding = outputs.features.get("embedding")
-    if embedding is None and not outputs.features:
-        raise TutelageError(f'{who} gives no embedding; name the layer that does: roles={{"embedding": "LAYER"}}')
-    if embedding is not None and embedding.ndim != 2:
-        raise TutelageError(
-            f"{who} gives embeddings of shape {tuple(embedding.shape)}; name a layer that gives vectors (B, D)"
-        )
 
 
 def _by_k_means(found: Embeddings) -> dict[str, float | None]:

@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.data import Data, Split
-from tutelage.evaluation.embeddings import Embeddings, embedder, embeddings
+from tutelage.evaluation.embeddings import Embeddings, embeddings
 from tutelage.evaluation.episodes import Episodes, evaluate_alone, evaluate_episodes, sample_episodes
 from tutelage.evaluation.few_shot_classifiers import nearest_mean
 from tutelage.evaluation.interpolation import prepared
 from tutelage.evaluation.numbers import number
-from tutelage.models.outputs import Outputs
-from tutelage.models.tapped import Tapped
-from tutelage.tasks.clustering import check_embedding
-from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single
+from tutelage.tasks._embeddings import OfEmbeddings
+from tutelage.tasks.task import Compute, Curve, Metric
 
 EPISODES = 600
 WAYS = 5
@@ -55,7 +53,7 @@ def _metrics(shots: int) -> dict[str, Metric | Curve]:
     return found
 
 
-class FewShot(Task):
+class FewShot(OfEmbeddings):
     """Classes of which one or five samples are labelled: episodes of at most 5 classes and 15 queries of each.
 
     By logistic regression, with and without a graph of all samples of an episode, and by the nearest mean, where the
@@ -66,23 +64,10 @@ class FewShot(Task):
     query each.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("embedding",)
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {name: metric for shots in SHOTS for name, metric in _metrics(shots).items()}
         | {"teacher_accuracy_1_shot": Metric("the teacher's 1-shot accuracy, nearest mean", None, share=True)}
     )
-
-    def check_data(self, data: Data) -> None:
-        """One class a sample."""
-        check_single(self.name, data)
-
-    def check(self, who: str, outputs: Outputs, data: Data) -> None:
-        """A vector for each sample."""
-        check_embedding(who, outputs)
-
-    def evaluated(self, model: Tapped, data: Data) -> Tapped:
-        """See ``embedder``."""
-        return embedder(model, data)
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
         """The 1-shot accuracy by the nearest mean, of the episodes that ``evaluate`` has."""
