@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tutelage.cli import main
 from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.report.console import Terminal, print_table, say
@@ -22,20 +21,10 @@ EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnp"
 SHOWN = r"\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnp"
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run a command line in an empty folder; its exit code, output and messages."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of 200 columns."""
     monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["tutelage", *words])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import io
 import os
 import shutil
 import signal
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ import pytest
 import torch
 
 import tutelage
+from tests.test_readers import good
 from tutelage.cli import main
 from tutelage.config import Config, read_config
 from tutelage.data import open_data
 from tutelage.data.conditions.files import read_columns, read_matrix
-from tutelage.errors import TutelageError
 from tutelage.files import LARGEST, read_file
 from tutelage.report.page import page
 from tutelage.runs import RunFolder, execute, open_model
@@ -77,16 +76,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
     execute(RUN, folder)
     return folder
-
-
-def good(read: Callable[[], object]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            read()
-        except TutelageError as error:
-            text = str(error)
-            assert len(text.splitlines()) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
