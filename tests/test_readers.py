@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tutelage.cli.options import settings_from
-from tutelage.config import Beyond, Config, read_config
+from tutelage.config import Config, ExtraEvaluation, read_config
 from tutelage.data import Data, open_data
 from tutelage.errors import TutelageError
 from tutelage.methods import find
@@ -221,7 +221,7 @@ def test_studies(value: Any, tmp_path: Path) -> None:
 def test_settings(text: str) -> None:
     good(lambda: find("hinton").check(settings_from([f"temperature={text}"])))
     good(lambda: settings_from([text]))
-    good(lambda: Beyond(pgd=text, samples=text))  # type: ignore[arg-type]
+    good(lambda: ExtraEvaluation(pgd=text, samples=text))  # type: ignore[arg-type]
 
 
 @BRIEF

@@ -266,7 +266,7 @@ class Config(Recipe, Hardware):
         return write_yaml(values)
 
 
-class Beyond(Fields):
+class ExtraEvaluation(Fields):
     """What to evaluate besides predictions on clean images."""
 
     what = "the evaluation"

@@ -171,8 +171,8 @@ def test_a_program_with_an_evaluation_runs_from_the_command_line(
 ) -> None:
     program = tmp_path / "mine.py"
     program.write_text(
-        "import tutelage\nfrom tutelage.config import Beyond\n"
-        f"study = tutelage.Study(**{ {**fields, 'seeds': [3]}!r}, evaluate=Beyond(pgd=(0.1,)))\n"
+        "import tutelage\nfrom tutelage.config import ExtraEvaluation\n"
+        f"study = tutelage.Study(**{ {**fields, 'seeds': [3]}!r}, evaluate=ExtraEvaluation(pgd=(0.1,)))\n"
     )
     code, said = run("study", program, "--out", tmp_path / "study", "--lr", "0.05")
     assert code == 0, said

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli.options import PATH, Json, Mean, Std, TrustAll
-from tutelage.config import GIVEN, Beyond, Config, Normalization, read_config
+from tutelage.config import GIVEN, Config, ExtraEvaluation, Normalization, read_config
 from tutelage.errors import TutelageError, TutelageWarning, unknown
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained network."""
     asked: dict[str, Any] = {"corruptions": corruptions, "pgd": pgd or (), "ood": ood, "samples": samples}
-    beyond = Beyond(**asked)
+    extra = ExtraEvaluation(**asked)
     from tutelage.config import Hardware
     from tutelage.evaluation import cost_of
     from tutelage.report.console import side_console
@@ -84,7 +84,7 @@ def evaluate(
     if not bool(split.targets.labelled(split.labels).any()):
         side_console().print(f"no {part} sample of {opened.name} has a label", highlight=False)
     measured = measure(model, opened, part=part, device=on, teacher=other, task=task.name)
-    measured |= task.evaluate_beyond(model, opened, beyond, Compute(on), part=part)
+    measured |= task.evaluate_extra(model, opened, extra, Compute(on), part=part)
     result = {**measured, "cost": cost_of(model, task.example(model, opened))}
     if json_:
         print(json.dumps(result, allow_nan=False))

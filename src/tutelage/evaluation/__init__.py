@@ -3,9 +3,9 @@
 import importlib
 from typing import Any
 
-from tutelage.evaluation.beyond import evaluate_beyond
 from tutelage.evaluation.corruptions import CORRUPTIONS, corruption_accuracies
 from tutelage.evaluation.cost import Latency, cost_of, flops, latency, parameters
+from tutelage.evaluation.extra import evaluate_extra
 from tutelage.evaluation.generative import (
     coverage,
     evaluate_generator,
@@ -56,7 +56,7 @@ __all__ = [
     "coverage",
     "ece",
     "evaluate",
-    "evaluate_beyond",
+    "evaluate_extra",
     "evaluate_generator",
     "evaluating",
     "flops",

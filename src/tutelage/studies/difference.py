@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tutelage.config import Beyond, Config, Hardware, read_config
+from tutelage.config import Config, ExtraEvaluation, Hardware, read_config
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path, read_file
 from tutelage.parsing import parse_json
@@ -152,7 +152,7 @@ def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> RunDif
 def _settings(study: Mapping[str, Any]) -> dict[str, Any]:
     """What two studies have to share, the defaults of what was not said included."""
     train = Config(**study["train"]).model_dump(mode="json", include=set(Config.model_fields) - set(OWN))
-    evaluate = Beyond(**study["evaluate"]).model_dump(mode="json")
+    evaluate = ExtraEvaluation(**study["evaluate"]).model_dump(mode="json")
     return {
         **{f"train.{name}": value for name, value in train.items()},
         **{f"evaluate.{name}": value for name, value in evaluate.items()},

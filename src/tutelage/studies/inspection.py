@@ -40,7 +40,7 @@ def task_of(study: Study, data: Data) -> Task:
     task = find_task(named.get(first, data.targets.task))
     task.check_data(data)
     fields_of(task)
-    task.check_beyond(study.evaluate)
+    task.check_extra(study.evaluate)
     if study.task not in (None, task.name):
         raise TutelageError(
             f"the study says that its task is {study.task}, and its methods and data are for {task.name}; leave it out"

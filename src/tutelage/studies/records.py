@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tutelage.config import Beyond
+from tutelage.config import ExtraEvaluation
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import LockedFolder, read_file, remove_abandoned
 from tutelage.parsing import parse_json
@@ -22,7 +22,7 @@ from tutelage.studies.study import Study
 from tutelage.tasks import Task
 from tutelage.text import value_text
 
-BEYOND, BESIDE, FAILURES = "beyond.json", "beside.json", "failures"
+EXTRA, BESIDE, FAILURES = "extra.json", "beside.json", "failures"
 
 TRAIN = ("memorised", "wrong_labels")
 COST = ("parameters", "flops", "latency_ms")
@@ -79,11 +79,11 @@ class Store:
         return self.is_done(job) and all(other.name in beside for other in job.compared)
 
     def is_done(self, job: Job) -> bool:
-        """Whether its run is finished and what is to be measured beyond was measured."""
+        """Whether its run is finished and its extra evaluation is complete."""
         if not _read(self.folder(job) / RESULT):
             return False
         asked = self.evaluate.model_dump(mode="json")
-        return self.evaluate == Beyond() or (_read(self.folder(job) / BEYOND) or {}).get("asked") == asked
+        return self.evaluate == ExtraEvaluation() or (_read(self.folder(job) / EXTRA) or {}).get("asked") == asked
 
     def label(self, line: Asked) -> str:
         """A run in words: its row and seed, and what it depends on of the conditions and networks that vary."""
@@ -180,11 +180,11 @@ class Store:
             ValueError: a file of it does not hold what a run writes there.
         """
         result = _table(_read(folder / RESULT), RESULT)
-        beyond = _table(_read(folder / BEYOND), BEYOND) if self.evaluate != Beyond() else {}
+        extra = _table(_read(folder / EXTRA), EXTRA) if self.evaluate != ExtraEvaluation() else {}
         test, train, cost = (_table(result.get(name, {}), f"{RESULT}, {name}") for name in ("test", "train", "cost"))
         if self.task.main not in test:
             raise ValueError(f"{RESULT}, test has no {self.task.main}")
-        parts = ((test, self._test), (train, TRAIN), (cost, COST), (beyond, MORE))
+        parts = ((test, self._test), (train, TRAIN), (cost, COST), (extra, MORE))
         data = _table(result.get("data", {}), f"{RESULT}, data")
         conditions, rates = data.get("record", []), _table(data.get("noise_rate", {}), f"{RESULT}, data, noise_rate")
         if not isinstance(conditions, list):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tutelage.config import GIVEN, Beyond, Config, Fields, MethodName, method_name, read_config
+from tutelage.config import GIVEN, Config, ExtraEvaluation, Fields, MethodName, method_name, read_config
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.files import as_path
 from tutelage.studies import PLAIN, TEACHER
@@ -155,7 +155,9 @@ class Study(Fields):
         default=(0, 1, 2), min_length=1, description="how many, or which; paired over methods"
     )
     train: dict[str, Any] = Field(default={}, description="other fields of Config, the same for every run")
-    evaluate: Beyond = Field(default=Beyond(), description="what to measure beyond the usual")
+    evaluate: ExtraEvaluation = Field(
+        default=ExtraEvaluation(), description="extra evaluation of every run: corruptions, attacks, OOD detection"
+    )
     budget: int = Field(
         default=0, ge=0, le=MOST, description="settings tried for each method, judged on held-out training data"
     )

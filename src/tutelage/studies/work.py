@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from greenlet import getcurrent, greenlet
 
-from tutelage.config import Beyond, Config
+from tutelage.config import Config, ExtraEvaluation
 from tutelage.data import Data
 from tutelage.errors import TutelageWarning, one_line
 from tutelage.files import atomic_write
@@ -22,7 +22,7 @@ from tutelage.runs.execute import Given, Result, execute, load_data
 from tutelage.runs.models import open_teachers
 from tutelage.runs.teachers import reference
 from tutelage.studies.metrics import own_metrics
-from tutelage.studies.records import BESIDE, BEYOND
+from tutelage.studies.records import BESIDE, EXTRA
 from tutelage.tasks import Compute, find
 from tutelage.training.side_by_side import Seat, side_by_side
 from tutelage.trust import Trust
@@ -53,7 +53,9 @@ class Piece(NamedTuple):
     task: str | None
 
 
-def work(pieces: Sequence[Piece], asked: Beyond, track: str | None, trust: Trust | None = None) -> list[Outcome]:
+def work(
+    pieces: Sequence[Piece], asked: ExtraEvaluation, track: str | None, trust: Trust | None = None
+) -> list[Outcome]:
     """Runs of one stream, side by side, and what is to be measured beyond; called in a worker."""
     said: dict[greenlet, dict[str, None]] = defaultdict(dict)
     common = said[getcurrent()]
@@ -84,7 +86,12 @@ def work(pieces: Sequence[Piece], asked: Beyond, track: str | None, trust: Trust
 
 
 def _measure(
-    result: Result, folder: Path, data: Data, asked: Beyond, compared: Mapping[str, Config], trust: Trust | None
+    result: Result,
+    folder: Path,
+    data: Data,
+    asked: ExtraEvaluation,
+    compared: Mapping[str, Config],
+    trust: Trust | None,
 ) -> None:
     """Measure what the run itself does not, into the run's folder."""
     device = result.config.device
@@ -98,7 +105,7 @@ def _measure(
             found = task.evaluate(result.model, data.test, data, compute, teacher=teacher)
             beside[name] = {metric: found.get(metric) for metric in missing}
         atomic_write(folder / BESIDE, json.dumps(beside, allow_nan=False).encode(), follow=False)
-    if asked != Beyond():
-        measured = task.evaluate_beyond(result.model, data, asked, compute, seed=result.config.seed)
+    if asked != ExtraEvaluation():
+        measured = task.evaluate_extra(result.model, data, asked, compute, seed=result.config.seed)
         text = json.dumps({"asked": asked.model_dump(mode="json"), **measured}, allow_nan=False)
-        atomic_write(folder / BEYOND, text.encode(), follow=False)
+        atomic_write(folder / EXTRA, text.encode(), follow=False)

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tutelage.config import Beyond
+from tutelage.config import ExtraEvaluation
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.data.data import Data, Split
 from tutelage.data.targets import class_counts, hard
 from tutelage.errors import TutelageError
 from tutelage.evaluation import operations
-from tutelage.evaluation.beyond import evaluate_beyond
+from tutelage.evaluation.extra import evaluate_extra
 from tutelage.evaluation.memorisation import memorisation
 from tutelage.evaluation.metrics import (
     accuracy,
@@ -196,14 +196,21 @@ class Classification(Task):
         """How many of the wrong labels it has memorised, and its accuracy by clean and given labels."""
         return memorisation(model, data, compute.device)
 
-    def check_beyond(self, what: Beyond) -> None:
+    def check_extra(self, what: ExtraEvaluation) -> None:
         """All of them can be measured."""
 
-    def evaluate_beyond(
-        self, model: nn.Module, data: Data, what: Beyond, compute: Compute, *, part: str = "test", seed: int = 0
+    def evaluate_extra(
+        self,
+        model: nn.Module,
+        data: Data,
+        what: ExtraEvaluation,
+        compute: Compute,
+        *,
+        part: str = "test",
+        seed: int = 0,
     ) -> dict[str, Any]:
         """Corruptions, an attack, images from elsewhere."""
-        return evaluate_beyond(model, data, what, compute.device, seed, part=part)
+        return evaluate_extra(model, data, what, compute.device, seed, part=part)
 
     def described(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The main numbers of the test part, and what the training labels and the teacher have to do with them."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from tutelage.config import Beyond
+from tutelage.config import ExtraEvaluation
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
@@ -264,26 +264,33 @@ class Task:
         """What a trained network made of the training labels, for ``result.json``; empty if there is nothing to say."""
         return {}
 
-    def check_beyond(self, what: Beyond) -> None:
+    def check_extra(self, what: ExtraEvaluation) -> None:
         """Refuse measurements that this task does not have.
 
         Raises:
             TutelageError: with its name.
         """
-        if what != Beyond():
+        if what != ExtraEvaluation():
             raise TutelageError(
                 f"corruptions, attacks and other data are measured of classifiers, and this is {self.name}"
             )
 
-    def evaluate_beyond(
-        self, model: nn.Module, data: Data, what: Beyond, compute: Compute, *, part: str = "test", seed: int = 0
+    def evaluate_extra(
+        self,
+        model: nn.Module,
+        data: Data,
+        what: ExtraEvaluation,
+        compute: Compute,
+        *,
+        part: str = "test",
+        seed: int = 0,
     ) -> dict[str, Any]:
         """Measurements that are made when they are asked for: corruptions, attacks, other data.
 
         Raises:
-            TutelageError: as ``check_beyond``.
+            TutelageError: as ``check_extra``.
         """
-        self.check_beyond(what)
+        self.check_extra(what)
         return {}
 
     def described(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -12,9 +12,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from tutelage.config import Beyond
+from tutelage.config import ExtraEvaluation
 from tutelage.data import Data, open_data
-from tutelage.evaluation import CORRUPTIONS, evaluate, evaluate_beyond
+from tutelage.evaluation import CORRUPTIONS, evaluate, evaluate_extra
 from tutelage.models.tapped import Tapped
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -46,7 +46,7 @@ def model(digits: Data) -> nn.Module:
 
 
 def test_everything_on_the_digits(digits: Data, model: nn.Module, tiny_npz: str) -> None:
-    found = evaluate_beyond(model, digits, Beyond(corruptions=True, pgd=(0.03, 0.01, 0.1), ood=tiny_npz))
+    found = evaluate_extra(model, digits, ExtraEvaluation(corruptions=True, pgd=(0.03, 0.01, 0.1), ood=tiny_npz))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found) == list(NOTHING)
     clean = evaluate(model, digits)["accuracy"]
@@ -70,18 +70,18 @@ def test_everything_on_the_digits(digits: Data, model: nn.Module, tiny_npz: str)
 
 
 def test_what_is_not_asked_for_is_null(digits: Data, model: nn.Module) -> None:
-    assert evaluate_beyond(model, digits, Beyond()) == NOTHING
-    only = evaluate_beyond(model, digits, Beyond(pgd=(0.02,), samples=20))
+    assert evaluate_extra(model, digits, ExtraEvaluation()) == NOTHING
+    only = evaluate_extra(model, digits, ExtraEvaluation(pgd=(0.02,), samples=20))
     assert {name for name, value in only.items() if value is not None} == {"pgd", "auac", "zero_gradient_share"}
-    only = evaluate_beyond(model, digits, Beyond(corruptions=True, samples=20))
+    only = evaluate_extra(model, digits, ExtraEvaluation(corruptions=True, samples=20))
     assert {name for name, value in only.items() if value is not None} == {"corruptions", "corruption_accuracy"}
 
 
 def test_the_same_again_and_another_seed(digits: Data, model: nn.Module) -> None:
-    what = Beyond(corruptions=True, pgd=(0.02,))
-    first = evaluate_beyond(model, digits, what, seed=1)
-    assert first == evaluate_beyond(model, digits, what, seed=1)
-    other = evaluate_beyond(model, digits, what, seed=2)
+    what = ExtraEvaluation(corruptions=True, pgd=(0.02,))
+    first = evaluate_extra(model, digits, what, seed=1)
+    assert first == evaluate_extra(model, digits, what, seed=1)
+    other = evaluate_extra(model, digits, what, seed=2)
     assert other["corruptions"]["gaussian_noise"] != first["corruptions"]["gaussian_noise"]
     assert other["corruptions"]["jpeg"] == first["corruptions"]["jpeg"]
 
@@ -92,40 +92,40 @@ def test_a_sample_of_the_part_has_every_class(digits: Data, model: nn.Module) ->
     by_class = replace(digits, test=digits.test.subset(order))
     spread = by_class.test.subset(torch.arange(60) * 360 // 60)
     assert len(spread.labels.unique()) == 10
-    what = Beyond(corruptions=True, pgd=(0.02,))
-    of_sixty = evaluate_beyond(model, by_class, what.but(samples=60))
-    assert of_sixty == evaluate_beyond(model, replace(by_class, test=spread), what)
-    assert evaluate_beyond(model, by_class, what.but(samples=5000)) == evaluate_beyond(model, by_class, what)
+    what = ExtraEvaluation(corruptions=True, pgd=(0.02,))
+    of_sixty = evaluate_extra(model, by_class, what.but(samples=60))
+    assert of_sixty == evaluate_extra(model, replace(by_class, test=spread), what)
+    assert evaluate_extra(model, by_class, what.but(samples=5000)) == evaluate_extra(model, by_class, what)
 
 
 def test_the_part_that_is_asked_for(digits: Data, model: nn.Module, refused: Refused) -> None:
-    what = Beyond(pgd=(0.02,))
+    what = ExtraEvaluation(pgd=(0.02,))
     swapped = replace(digits, test=digits.train, train=digits.test)
-    assert evaluate_beyond(model, digits, what, part="train") == evaluate_beyond(model, swapped, what)
+    assert evaluate_extra(model, digits, what, part="train") == evaluate_extra(model, swapped, what)
     with refused("unknown part 'tset'", "'test'"):
-        evaluate_beyond(model, digits, what, part="tset")
+        evaluate_extra(model, digits, what, part="tset")
 
 
 def test_another_number_of_classes(digits: Data, refused: Refused) -> None:
     small = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     with refused("the network gives 4 logits, but digits has 10 classes"):
-        evaluate_beyond(small, digits, Beyond(pgd=(0.1,)))
+        evaluate_extra(small, digits, ExtraEvaluation(pgd=(0.1,)))
 
 
 def test_another_data_set_that_does_not_exist_is_told_before_the_work(digits: Data, model: nn.Module) -> None:
     from tutelage.errors import TutelageError
 
     with pytest.raises(TutelageError, match="unknown data set 'digts'"):
-        evaluate_beyond(model, digits, Beyond(corruptions=True, ood="digts"))
+        evaluate_extra(model, digits, ExtraEvaluation(corruptions=True, ood="digts"))
 
 
 # --- what may be asked
 
 
 def test_radii_are_sorted_and_each_counts_once() -> None:
-    assert Beyond(pgd=(0.3, 0.1, 0.3)).pgd == (0.1, 0.3)
-    assert Beyond(pgd="0.3, 0.1") == Beyond(pgd=[0.1, 0.3])
-    assert Beyond(pgd=(1,)).pgd == (1.0,)
+    assert ExtraEvaluation(pgd=(0.3, 0.1, 0.3)).pgd == (0.1, 0.3)
+    assert ExtraEvaluation(pgd="0.3, 0.1") == ExtraEvaluation(pgd=[0.1, 0.3])
+    assert ExtraEvaluation(pgd=(1,)).pgd == (1.0,)
 
 
 WRONG = {
@@ -145,4 +145,4 @@ WRONG = {
 @pytest.mark.parametrize(("fields", "said"), WRONG.values(), ids=WRONG)
 def test_what_may_not_be_asked(fields: dict[str, object], said: list[str], refused: Refused) -> None:
     with refused("the evaluation", *said):
-        Beyond(**fields)
+        ExtraEvaluation(**fields)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
-from tutelage.config import Beyond
+from tutelage.config import ExtraEvaluation
 from tutelage.data.data import Data
 from tutelage.errors import unknown
 from tutelage.evaluation.corruptions import corruption_accuracies
@@ -18,10 +18,10 @@ from tutelage.evaluation.robustness import pgd_accuracies
 
 
 @default_settings()
-def evaluate_beyond(
+def evaluate_extra(
     model: nn.Module,
     data: Data,
-    what: Beyond,
+    what: ExtraEvaluation,
     device: torch.device | str = "cpu",
     seed: int = 0,
     *,
