@@ -14,11 +14,11 @@ from torch import Tensor
 from experiments.paired import Experiment, Metric, main
 from tutelage.config import Config
 from tutelage.data import Split
+from tutelage.data.configured import load_data
 from tutelage.evaluation import commitment, predict_roles, reservation, risk_coverage
 from tutelage.methods import find
 from tutelage.models.surgery.abstain import ABSTAIN
 from tutelage.models.tapped import Tapped
-from tutelage.runs.execute import load_data
 from tutelage.runs.models import make_student
 from tutelage.training.run import Run
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from experiments.paired import Experiment, Metric, main
 from tutelage.config import Config
 from tutelage.data import Data
+from tutelage.data.configured import load_data
 from tutelage.evaluation import evaluate
 from tutelage.evaluation.cost import flops, parameters
 from tutelage.models.load import make_model
 from tutelage.models.prunable import Group, drop, group_of, second_moments, take_over
 from tutelage.models.redundancy import eliminate
 from tutelage.models.tapped import Tapped
-from tutelage.runs.execute import execute, load_data
+from tutelage.runs.execute import execute
 
 KEPT = {"keep-64": 64, "keep-32": 32, "keep-16": 16}  # of 128 hidden units
 RIDGE = 1e-3

@@ -12,6 +12,7 @@ from torch import nn
 from tutelage.ambient import default_settings
 from tutelage.config import GIVEN, Config
 from tutelage.data import Data, open_data
+from tutelage.data.configured import load_data
 from tutelage.data.open import spec_of
 from tutelage.errors import TutelageError
 from tutelage.files import as_path
@@ -19,7 +20,8 @@ from tutelage.methods import Method
 from tutelage.models.redrawn import Drawn, Redrawn
 from tutelage.models.state import materialised
 from tutelage.models.tapped import Tapped
-from tutelage.runs.execute import Given, Result, describe, execute, load_data
+from tutelage.runs.execute import Overrides, Result, execute
+from tutelage.runs.inputs import describe_object
 from tutelage.runs.models import open_teachers
 from tutelage.runs.plain import add_script
 from tutelage.runs.teachers import warn_of_other_labels
@@ -110,20 +112,21 @@ def _execute(
     names = [os.fspath(t) if isinstance(t, os.PathLike) else t for t in teachers]
     config = Config(data=f"{GIVEN}{data.name}" if isinstance(data, Data) else spec_of(data), **fields)
     opened = _held_out(data, config) if isinstance(data, Data) else load_data(config)
-    make = None if isinstance(student, str | os.PathLike) else _maker(student, opened, config.seed)
+    student = os.fspath(student) if isinstance(student, os.PathLike) else student
+    make = None if isinstance(student, str) else _maker(student, opened, config.seed)
     config = config.but(
-        student=os.fspath(student) if isinstance(student, str | os.PathLike) else describe(student, weights=False),
-        teacher=tuple(t if isinstance(t, str) else describe(t, weights=True) for t in names),
+        student=student if isinstance(student, str) else describe_object(student, weights=False),
+        teacher=tuple(t if isinstance(t, str) else describe_object(t, weights=True) for t in names),
     )
     trusted: Trust = trust is True or typed(config.student, *config.teacher, config.method)
     method = fields["method"] if isinstance(fields["method"], Method) else None
     taught_by = open_teachers(config, opened, names, trusted)
-    given = Given(opened, make, taught_by, method)
+    overrides = Overrides(opened, make, taught_by, method)
     warn_of_other_labels(config)
     folder = None if out is None else as_path(out)
     # A line on each teacher: seen where its normalisation is a guess, and otherwise by those who configure logging.
     announce = LOGGER.warning if any(teacher.guessed for teacher in taught_by) else LOGGER.info
-    result = execute(config, folder, given=given, report=report, announce=announce, track=track, trust=trusted)
+    result = execute(config, folder, overrides=overrides, report=report, announce=announce, track=track, trust=trusted)
     if result.folder is not None and result.metrics:
         add_script(result.folder)
     return result

@@ -25,7 +25,7 @@ from tutelage.data import (
     UniformNoise,
 )
 from tutelage.data.conditions import parse_imbalance, parse_noise
-from tutelage.runs.execute import load_data
+from tutelage.data.configured import load_data
 
 N, C = 6000, 5
 SHARES = {SymmetricNoise: 1.0, UniformNoise: (C - 1) / C, PairFlip: 1.0, InstanceNoise: 1.0, MissingLabels: 1.0}

@@ -11,8 +11,8 @@ from sklearn.model_selection import train_test_split
 
 from tutelage.config import Config
 from tutelage.data import Data, Split, SymmetricNoise, open_data
+from tutelage.data.configured import load_data
 from tutelage.data.targets import class_counts
-from tutelage.runs.execute import load_data
 from tutelage.tasks.classification import task as classification
 
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, folder, open_data
+from tutelage.data.configured import load_data
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
-from tutelage.runs.execute import load_data
 from tutelage.sources import AnswerStore
 from tutelage.training import Run
 

@@ -162,7 +162,7 @@ def test_nothing_is_selected_where_nothing_is_held_out(config: Config, tiny_data
 def test_memorised_labels_and_fidelity(config: Config, teacher: str, tmp_path: Path) -> None:
     config = config.but(noise="0.4", seed=3, epochs=12)
     result = execute(config.but(method="hinton", teacher=teacher), tmp_path / "run")
-    from tutelage.runs.execute import load_data
+    from tutelage.data.configured import load_data
 
     data = load_data(config)
     wrong = data.train.labels != data.train.clean_labels

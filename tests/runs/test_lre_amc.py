@@ -17,7 +17,7 @@ from tutelage.evaluation.cost import parameters
 from tutelage.methods import find
 from tutelage.models.surgery import surgery_of
 from tutelage.models.tapped import Tapped
-from tutelage.runs.execute import Given, execute
+from tutelage.runs.execute import Overrides, execute
 from tutelage.training import Run
 
 RECIPE = Recipe(epochs=6, batch_size=16, lr=0.1)
@@ -112,11 +112,11 @@ def test_a_finished_run_is_read_back_pruned(
     config = Config(
         student="given:tiny", method="lre_amc", settings={"tolerance": 0.3}, epochs=4, batch_size=16, device="cpu"
     )
-    given = Given(data=tiny_data, student=lambda: tiny_model(2, width=6))
-    first = execute(config, tmp_path / "run", given=given)
+    overrides = Overrides(data=tiny_data, student=lambda: tiny_model(2, width=6))
+    first = execute(config, tmp_path / "run", overrides=overrides)
     cost = first.metrics["cost"]
     assert cost["parameters"] == parameters(first.model) < parameters(tiny_model(2, width=6))
-    again = execute(config, tmp_path / "run", given=given)
+    again = execute(config, tmp_path / "run", overrides=overrides)
     assert changed(state_of(first.model.module), state_of(again.model.module)) == set()
     assert again.metrics == first.metrics
 

@@ -186,7 +186,7 @@ def _recorded_score(folder: Path | None) -> str | None:
         return None
 
 
-def reference(task: Task, teachers: Sequence[Tapped], data: Data) -> nn.Module | None:
+def reference_teacher(task: Task, teachers: Sequence[Tapped], data: Data) -> nn.Module | None:
     """What a student is compared with: its teachers as one; ``None`` where one cannot be evaluated on this data."""
     if not teachers or any(task.misfit(teacher, data) for teacher in teachers):
         return None

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import product
 
 from tutelage.data import Data, open_data
+from tutelage.data.configured import load_data
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
-from tutelage.runs.execute import load_data
 from tutelage.runs.models import make_student, open_teachers
 from tutelage.runs.teachers import other_labels
 from tutelage.studies import PLAIN, TEACHER

@@ -16,11 +16,12 @@ from greenlet import getcurrent, greenlet
 
 from tutelage.config import Config, ExtraEvaluation
 from tutelage.data import Data
+from tutelage.data.configured import load_data
 from tutelage.errors import TutelageWarning, one_line
 from tutelage.files import atomic_write
-from tutelage.runs.execute import Given, Result, execute, load_data
+from tutelage.runs.execute import Overrides, Result, execute
 from tutelage.runs.models import open_teachers
-from tutelage.runs.teachers import reference
+from tutelage.runs.teachers import reference_teacher
 from tutelage.studies.metrics import own_metrics
 from tutelage.studies.records import BESIDE, EXTRA
 from tutelage.tasks import Compute, find
@@ -66,8 +67,8 @@ def work(
 
     def run(piece: Piece, seat: Seat) -> Outcome:
         try:
-            given = Given(data=data, task=find(piece.task) if piece.task else None)
-            result = execute(piece.config, piece.folder, given=given, track=track, seat=seat, trust=trust)
+            overrides = Overrides(data=data, task=find(piece.task) if piece.task else None)
+            result = execute(piece.config, piece.folder, overrides=overrides, track=track, seat=seat, trust=trust)
             _measure(result, piece.folder, data, asked, piece.compared, trust)
             error, trace = None, ""
         except Exception as problem:  # one run's trouble is not the study's
@@ -100,7 +101,7 @@ def _measure(
         beside = {}
         missing = [metric for metric in own_metrics(task) if result.metrics["test"].get(metric) is None]
         for name, config in compared.items():
-            teacher = reference(task, [one.model for one in open_teachers(config, data, trust=trust)], data)
+            teacher = reference_teacher(task, [one.model for one in open_teachers(config, data, trust=trust)], data)
             teacher = None if teacher is None else teacher.to(device)
             found = task.evaluate(result.model, data.test, data, compute, teacher=teacher)
             beside[name] = {metric: found.get(metric) for metric in missing}
