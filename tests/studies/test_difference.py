@@ -32,7 +32,7 @@ def test_differences_are_those_of_the_paired_test(write_study: WriteStudy) -> No
     found = compare_studies(a, b)
     ours, theirs = Results.read(a), Results.read(b)
     assert len(found.changes) == len(ours.cells) == 10
-    assert (found.seeds, dict(found.on_purpose), found.only_a, found.only_b) == ((0, 1, 2, 3), {}, (), ())
+    assert (found.seeds, dict(found.setup_changes), found.only_a, found.only_b) == ((0, 1, 2, 3), {}, (), ())
     for change, here, there in zip(found.changes, ours.cells, theirs.cells, strict=True):
         assert (change.condition, change.pair, change.method) == (here.condition, here.pair, here.method)
         test = stats.ttest_rel(there.values("accuracy"), here.values("accuracy"))
@@ -65,7 +65,7 @@ def test_rows_of_one_study_alone_and_methods_that_differ(write_study: WriteStudy
         ("0.4", "plain"),
         ("0.4", "at"),
     ]
-    assert dict(found.on_purpose) == {"at": ({"method": "at", "settings": {}}, ways["at"])}
+    assert dict(found.setup_changes) == {"at": ({"method": "at", "settings": {}}, ways["at"])}
     assert {(cell.condition[1], cell.method) for cell in found.only_a} == {
         *((None, method) for method in ("teacher", "plain", "at", "sp")),
         ("0.4", "sp"),
@@ -112,7 +112,7 @@ def test_studies_that_cannot_be_compared(
 def test_defaults_that_are_written_out_and_hardware_are_no_difference(write_study: WriteStudy) -> None:
     a = write_study("a", train={})
     b = write_study("b", train={"epochs": 20, "device": "cuda", "workers": 0})
-    assert dict(compare_studies(a, b).on_purpose) == {"train.device": ("auto", "cuda"), "train.workers": (2, 0)}
+    assert dict(compare_studies(a, b).setup_changes) == {"train.device": ("auto", "cuda"), "train.workers": (2, 0)}
 
 
 def test_data_that_changed_under_its_name_is_found(write_study: WriteStudy, refused: Refused) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tutelage.studies.results import Results, described
+from tutelage.studies.results import Results, describe_condition
 from tutelage.studies.statistics import critical_difference
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -88,7 +88,7 @@ def test_a_failed_run_is_a_hole_and_never_a_smaller_n(write_study: WriteStudy) -
     rows = {(row.cell.condition[1], row.cell.method): row for row in results.table()}
     hole = rows["0.4", "sp"]
     assert (hole.mean, hole.deviation, hole.gain, hole.p, hole.holm, hole.wins) == (None,) * 6
-    assert [run["seed"] for run in hole.cell.holes] == [1]
+    assert [run["seed"] for run in hole.cell.incomplete] == [1]
     assert [run["error"] for run in results.failed] == ["step 4: 'flow' became nan"]
     assert all(row.mean.n == 3 for row in rows.values() if row.mean)
     left = [rows["0.4", name] for name in ("at", "rkd")]
@@ -194,7 +194,7 @@ def test_ranks_of_few(write_study: WriteStudy) -> None:
 def test_conditions_are_called_by_what_varies(write_study: WriteStudy) -> None:
     one = Results.read(write_study("one", noise=(None,)))
     assert one.label(("digits", None, None, None, "noisy")) == "digits, correct labels"
-    assert described(("digits", "0.4", "step:0.5:0.1", 100, "clean")) == (
+    assert describe_condition(("digits", "0.4", "step:0.5:0.1", 100, "clean")) == (
         "digits, noise 0.4, imbalance step:0.5:0.1, 100 samples a class, teacher on clean labels"
     )
     two = Results.read(write_study("two", pairs=(("big", "small"), ("huge", "small"))))

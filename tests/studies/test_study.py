@@ -12,7 +12,7 @@ import pytest
 from tutelage.config import Config
 from tutelage.studies.inspection import inspect
 from tutelage.studies.plan import Planner
-from tutelage.studies.study import Study, Way, read_study
+from tutelage.studies.study import Study, Variant, read_study
 
 Refused = Callable[..., AbstractContextManager[None]]
 
@@ -35,10 +35,10 @@ def test_rows_are_named_by_their_settings_or_by_hand() -> None:
         ]
     )
     assert list(study.methods) == ["plain", "at", "at, beta=1000", "strong"]
-    assert study.methods["strong"] == Way(method="at", settings={"beta": 9})
+    assert study.methods["strong"] == Variant(method="at", settings={"beta": 9})
     by_name = Study(methods={"at": {}, "strong": {"method": "at", "settings": {"beta": 9}}})
     assert by_name.methods["strong"] == study.methods["strong"]
-    assert by_name.methods["at"] == Way(method="at")
+    assert by_name.methods["at"] == Variant(method="at")
 
 
 def test_pairs_are_the_product_or_what_is_said() -> None:

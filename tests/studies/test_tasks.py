@@ -23,7 +23,7 @@ from tutelage.report.tables import table_as
 from tutelage.report.words import answer, verdict
 from tutelage.studies.difference import compare_studies
 from tutelage.studies.inspection import inspect
-from tutelage.studies.metrics import COMMON, metrics_of
+from tutelage.studies.metrics import COMMON_METRICS, metrics_of
 from tutelage.studies.results import Results
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
@@ -269,7 +269,7 @@ def test_the_commands(
     assert (code, "hamming_loss" in text) == (0, True)
     code, _, err = run("report", out, "--metric", "accuracy")
     assert code == 2
-    assert all(name in err for name in ("mean_average_precision", "micro_f1", *COMMON))
+    assert all(name in err for name in ("mean_average_precision", "micro_f1", *COMMON_METRICS))
     folders = sorted((out / "runs").glob("rkd*"))
     code, text, _ = run("compare", *folders)
     assert (code, "test.micro_f1" in text) == (0, True)

@@ -103,7 +103,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
     from tutelage.report.tables import table_as
     from tutelage.report.terminal import show_tables
     from tutelage.report.words import answer
-    from tutelage.studies.failures import failure_of
+    from tutelage.studies.failures import failure_summary
     from tutelage.studies.runner import run_study
 
     with watching_study(side_console(), quiet=as_json) as watch:
@@ -118,7 +118,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
             print(table_as(results, "md").decode())
         say(f"{page}\n" if page else f"{out} cannot be written to; tutelage report {out} --out FILE writes the page\n")
         say("\n".join(answer(results)))
-    failure = failure_of(results)
+    failure = failure_summary(results)
     if failure:
         print(f"error: {message(failure)}", file=sys.stderr)
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ def show_studies(found: StudyDifference, *, as_json: bool = False) -> None:
             {
                 "metric": found.metric,
                 "seeds": list(found.seeds),
-                "on_purpose": _sides(found.on_purpose),
+                "setup_changes": _sides(found.setup_changes),
                 "differences": [_line(change) for change in found.changes],
                 "only_a": [_place(cell) for cell in found.only_a],
                 "only_b": [_place(cell) for cell in found.only_b],
@@ -35,7 +35,7 @@ def show_studies(found: StudyDifference, *, as_json: bool = False) -> None:
     print_table(("condition", "method", f"{metric.title}{', points' if metric.share else ''}: B - A"), rows)
     n = len(found.seeds)
     say(f"B - A over {n} common seed{'' if n == 1 else 's'}, paired, with 95 % t intervals")
-    for name, (here, there) in found.on_purpose.items():
+    for name, (here, there) in found.setup_changes.items():
         say(f"differs: {name} is {here} in A, {there} in B")
     for side, cells in (("A", found.only_a), ("B", found.only_b)):
         for cell in cells:

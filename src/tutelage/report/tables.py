@@ -17,7 +17,7 @@ from tutelage.files import as_path, atomic_write
 from tutelage.report.words import verdict
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.reading import CONDITION, PAIR
-from tutelage.studies.results import Results, Row, hole_of
+from tutelage.studies.results import Results, Row, missing_reason
 from tutelage.studies.statistics import FEWEST_SEEDS, Interval
 from tutelage.tasks import Metric
 from tutelage.text import csv_text, markdown_text, printable
@@ -48,7 +48,7 @@ def table_as(results: Results, format: str, *, metric: str | None = None, interv
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    return FORMATS[format](results, results.chosen(metric), interval)
+    return FORMATS[format](results, results.metric_name(metric), interval)
 
 
 def flat_rows(results: Results, metric: str | None = None, interval: str = "t") -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def flat_rows(results: Results, metric: str | None = None, interval: str = "t") 
     and shares are in [0, 1].
     """
     lines = []
-    metric = results.chosen(metric)
+    metric = results.metric_name(metric)
     for row in results.table(metric, interval):
         cell = row.cell
         line: dict[str, Any] = dict(zip((*CONDITION, *PAIR), (*cell.condition, *cell.pair), strict=True))
@@ -69,7 +69,7 @@ def flat_rows(results: Results, metric: str | None = None, interval: str = "t") 
             line |= {"mean": row.mean.mean, "low": finite(row.mean.low), "high": finite(row.mean.high)}
         if row.gain:
             line |= {"gain": row.gain.mean, "gain_low": finite(row.gain.low), "gain_high": finite(row.gain.high)}
-        lines.append({**line, "hole": hole_of(cell) if cell.holes else None})
+        lines.append({**line, "hole": missing_reason(cell) if cell.incomplete else None})
     return lines
 
 
@@ -210,7 +210,7 @@ def grid(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def _mean(row: Row) -> str:
     if row.mean is None:
-        return f"hole: {hole_of(row.cell)}" if row.cell.holes else ""
+        return f"hole: {missing_reason(row.cell)}" if row.cell.incomplete else ""
     return " ".join(filter(None, (shown(row.mean.mean, row.metric), around(row))))
 
 
@@ -228,9 +228,9 @@ def around(row: Row) -> str:
 def _gain(row: Row, plain: Row | None) -> str:
     if row.gain is not None:
         return with_ends(row.gain, row.metric)
-    if row.cell.method in (TEACHER, PLAIN) or row.cell.holes or plain is None or not plain.cell.holes:
+    if row.cell.method in (TEACHER, PLAIN) or row.cell.incomplete or plain is None or not plain.cell.incomplete:
         return ""
-    return f"hole: plain, {hole_of(plain.cell)}"
+    return f"hole: plain, {missing_reason(plain.cell)}"
 
 
 def shown(value: float, metric: Metric, sign: str = "") -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.results import Results, Row, described, hole_of
+from tutelage.studies.results import Results, Row, describe_condition, missing_reason
 from tutelage.tasks import Metric
 
 LEVEL = 0.05
@@ -51,7 +51,7 @@ def verdict(rows: Sequence[Row]) -> str:
     Args:
         rows: of one condition and pair, as ``Results.table`` gives them.
     """
-    holes = "; ".join(f"{row.cell.method} ({hole_with_error(row)})" for row in rows if row.cell.holes)
+    holes = "; ".join(f"{row.cell.method} ({hole_with_error(row)})" for row in rows if row.cell.incomplete)
     said = [f"A hole: {holes}."] if holes else []
     groups: dict[Standing, list[str]] = {}
     for row in _methods(rows):
@@ -92,7 +92,7 @@ def _compared(results: Results, metric: Metric) -> str:
     methods = [name for name in results.study["methods"] if name != PLAIN]
     conditions = list(dict.fromkeys(cell.condition for cell in results.cells))
     pairs = list(dict.fromkeys((run["teacher"], run["student"]) for run in results.runs))
-    where = f"on {described(conditions[0])}"
+    where = f"on {describe_condition(conditions[0])}"
     if len(conditions) > 1:
         where = f"under {len(conditions)} conditions ({'; '.join(results.label(each) for each in conditions)})"
     networks = "; ".join(f"{teacher} teaching {student}" for teacher, student in pairs)
@@ -127,7 +127,7 @@ def _found(results: Results, rows: Sequence[Row]) -> str:
 def _untold(results: Results, rows: Sequence[Row]) -> str:
     parts = []
     for row in rows:
-        if row.cell.holes:
+        if row.cell.incomplete:
             place = results.heading(row.cell.condition, row.cell.pair)
             parts.append(f"{row.cell.method} with {place} has a hole ({hole_with_error(row)})")
     methods = _methods(rows)
@@ -153,8 +153,8 @@ def _scaled(value: float, metric: Metric, sign: str = "") -> str:
 
 def hole_with_error(row: Row) -> str:
     """Which seeds have no number, with the first error."""
-    errors = [run["error"] for run in row.cell.holes if run["error"]]
-    return hole_of(row.cell) + (f": {errors[0]}" if errors else "")
+    errors = [run["error"] for run in row.cell.incomplete if run["error"]]
+    return missing_reason(row.cell) + (f": {errors[0]}" if errors else "")
 
 
 def _methods(rows: Sequence[Row]) -> list[Row]:

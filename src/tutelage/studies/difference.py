@@ -13,9 +13,9 @@ from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path, read_file
 from tutelage.parsing import parse_json
 from tutelage.studies.reading import CONDITION, PAIR, Record
-from tutelage.studies.results import Cell, Results, hole_of
+from tutelage.studies.results import Cell, Results, missing_reason
 from tutelage.studies.statistics import Interval, paired_difference
-from tutelage.studies.study import OWN
+from tutelage.studies.study import GRID_FIELDS
 from tutelage.tasks import Metric
 from tutelage.text import value_text
 
@@ -52,7 +52,7 @@ class StudyDifference:
     Attributes:
         metric: the name of what the differences are of; ``about`` says what that is.
         seeds: those that both have; all differences are paired over them.
-        on_purpose: what differs and may: rows with another method or other settings, and the hardware.
+        setup_changes: what differs and may: rows with another method or other settings, and the hardware.
         changes: the rows that both have.
         only_a, only_b: the rows that one has and the other has not.
     """
@@ -60,7 +60,7 @@ class StudyDifference:
     metric: str
     about: Metric
     seeds: tuple[int, ...]
-    on_purpose: Mapping[str, Both]
+    setup_changes: Mapping[str, Both]
     changes: tuple[Change, ...]
     only_a: tuple[Cell, ...]
     only_b: tuple[Cell, ...]
@@ -93,7 +93,7 @@ def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str], metric
     a, b = as_path(a), as_path(b)
     first, second = Results.read(a), Results.read(b)
     _refuse(a, b, _unequal({"task": first.task.name}, {"task": second.task.name}))
-    metric = first.chosen(metric)
+    metric = first.metric_name(metric)
     unequal = _unequal(_settings(first.study), _settings(second.study))
     hardware = {f"train.{name}" for name in Hardware.model_fields if name != "precision"}
     _refuse(a, b, {name: both for name, both in unequal.items() if name not in hardware})
@@ -112,8 +112,8 @@ def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str], metric
         metric=metric,
         about=first.metrics[metric],
         seeds=seeds,
-        on_purpose={
-            **{name: (methods[0][name], way) for name, way in methods[1].items() if methods[0].get(name, way) != way},
+        setup_changes={
+            **{row: (methods[0][row], new) for row, new in methods[1].items() if methods[0].get(row, new) != new},
             **unequal,
         },
         changes=tuple(_change(here, there, seeds, metric) for here, there in common),
@@ -151,7 +151,7 @@ def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> RunDif
 
 def _settings(study: Mapping[str, Any]) -> dict[str, Any]:
     """What two studies have to share, the defaults of what was not said included."""
-    train = Config(**study["train"]).model_dump(mode="json", include=set(Config.model_fields) - set(OWN))
+    train = Config(**study["train"]).model_dump(mode="json", include=set(Config.model_fields) - set(GRID_FIELDS))
     evaluate = ExtraEvaluation(**study["evaluate"]).model_dump(mode="json")
     return {
         **{f"train.{name}": value for name, value in train.items()},
@@ -176,7 +176,7 @@ def _change(here: Cell, there: Cell, seeds: Sequence[int], metric: str) -> Chang
     if ours is not None and theirs is not None:
         return Change(here.condition, here.pair, here.method, paired_difference(theirs, ours), None)
     holes = "; ".join(
-        f"{name}: {hole_of(cell)}" for name, cell in zip("AB", found, strict=True) if cell.values(metric) is None
+        f"{name}: {missing_reason(cell)}" for name, cell in zip("AB", found, strict=True) if cell.values(metric) is None
     )
     return Change(here.condition, here.pair, here.method, None, holes)
 

@@ -9,7 +9,7 @@ from tutelage.studies.records import FAILURES
 from tutelage.studies.results import Results
 
 
-def failure_of(results: Results) -> str | None:
+def failure_summary(results: Results) -> str | None:
     """How many runs failed or are damaged, and what to do about them, in one line; ``None`` if all are done."""
     lost = {run["folder"]: run for run in results.runs if run["status"] != "done"}  # rows of several tables may share
     damaged = [folder for folder, run in lost.items() if run["status"] == "missing" and run["error"]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import TutelageError
 from tutelage.studies import TEACHER
-from tutelage.studies.reading import Record, place_of
+from tutelage.studies.reading import Record, cell_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,7 @@ def frame_of(runs: Sequence[Record], metrics: Iterable[str]) -> pd.DataFrame:
         raise TutelageError("a frame needs pandas; pip install 'tutelage[frame]'") from error
     lines: dict[tuple[Any, ...], dict[str, Any]] = {}
     for run in runs:
-        (condition, (teacher, student), method), seed = place_of(run), run["seed"]
+        (condition, (teacher, student), method), seed = cell_key(run), run["seed"]
         networks = (teacher, "") if method == TEACHER else (teacher, student)
         line = {**run, "student": networks[1], "pair": " → ".join(filter(None, networks))}
         line |= {axis: value for axis, value in _NO_CHANGE.items() if run[axis] is None}

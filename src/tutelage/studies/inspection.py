@@ -50,7 +50,7 @@ def task_of(study: Study, data: Data) -> Task:
 
 def _named_tasks(study: Study) -> dict[str, str]:
     """The tasks of the rows whose method names one."""
-    tasks = {row: find(way.method).task for row, way in study.methods.items()}
+    tasks = {row: find(variant.method).task for row, variant in study.methods.items()}
     return {row: task for row, task in tasks.items() if task is not None}
 
 
@@ -81,13 +81,13 @@ class Inspection:
     Attributes:
         task: the study's.
         fingerprints: of each data set's training part.
-        untaught: the rows whose method never reads a teacher.
+        teacher_free: the rows whose method never reads a teacher.
         other: the data sets whose targets are for another task than the study's.
     """
 
     task: Task
     fingerprints: Mapping[str, str]
-    untaught: frozenset[str]
+    teacher_free: frozenset[str]
     other: frozenset[str]
 
 
@@ -102,11 +102,11 @@ def inspect(study: Study, trust: Trust | None = None) -> Inspection:
         TutelageError: the first thing that cannot work.
     """
     trust = study.code if trust is None else trust
-    for way in study.methods.values():
-        check_trusted(way.method, trust, "the study")
-    methods = {row: find(way.method) for row, way in study.methods.items()}
-    for row, way in study.methods.items():
-        methods[row].check(way.settings)
+    for variant in study.methods.values():
+        check_trusted(variant.method, trust, "the study")
+    methods = {row: find(variant.method) for row, variant in study.methods.items()}
+    for row, variant in study.methods.items():
+        methods[row].check(variant.settings)
     if study.evaluate.ood is not None:
         open_data(study.evaluate.ood)
     _warn_of_other_labels(study)

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from tutelage.tasks import Curve, Metric, Task
 
-COMMON: Mapping[str, Metric] = MappingProxyType(
+COMMON_METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "memorised": Metric("wrong labels memorised", "lower", share=True),
         "wrong_labels": Metric("wrong training labels", None),
@@ -28,14 +28,14 @@ DRAWN = ("per_class_accuracy", "reliability", "risk_coverage")
 """The curves that a record keeps, if its task has them, since the page draws them."""
 
 
-def own_metrics(task: Task) -> dict[str, Metric]:
+def task_metrics(task: Task) -> dict[str, Metric]:
     """The single numbers of a task that records have."""
     return {name: metric for name, metric in task.metrics.items() if isinstance(metric, Metric) and metric.in_studies}
 
 
 def metrics_of(task: Task) -> Mapping[str, Metric]:
     """All numbers of a record of this task, its main metric first."""
-    return MappingProxyType({**own_metrics(task), **COMMON})
+    return MappingProxyType({**task_metrics(task), **COMMON_METRICS})
 
 
 def curves_of(task: Task) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ class Case(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Compared:
+class ReferenceTeacher:
     """A teacher that a student is compared with after its training, without having learned from it.
 
     Attributes:
@@ -64,7 +64,7 @@ class Job:
     name: str
     config: Config
     needs: Job | None
-    compared: tuple[Compared, ...]
+    compared: tuple[ReferenceTeacher, ...]
     task: str | None
     code: Mapping[str, str]
 
@@ -103,7 +103,7 @@ class Planner:
         study: what is asked.
         out: its folder.
         fingerprints: of each data set's training part.
-        untaught: the rows whose method never reads a teacher: their runs do not depend on one, and all cases that
+        teacher_free: the rows whose method never reads a teacher: their runs do not depend on one, and all cases that
             differ by the teacher alone share them.
         tasks: the study's task by the data sets whose targets are for another one.
     """
@@ -113,12 +113,12 @@ class Planner:
         study: Study,
         out: Path,
         fingerprints: Mapping[str, str],
-        untaught: Collection[str] = (),
+        teacher_free: Collection[str] = (),
         tasks: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self.study, self.out, self.fingerprints, self.untaught = study, out, fingerprints, untaught
+        self.study, self.out, self.fingerprints, self.teacher_free = study, out, fingerprints, teacher_free
         self.tasks = tasks
-        self._methods = {row: find(way.method) for row, way in study.methods.items()}
+        self._methods = {row: find(variant.method) for row, variant in study.methods.items()}
         self._teachers: dict[tuple[Case, int], Job] = {}
         self._code = {name: code_of_network(name) for name in {n for pair in study.all_pairs for n in pair}}
 
@@ -160,17 +160,18 @@ class Planner:
 
     def student(self, case: Case, row: str, seed: int, extra: Mapping[str, Any]) -> Job:
         """The run of a student of a row, with settings beside the row's own."""
-        way, method = self.study.methods[row], self._methods[row]
-        settings = method.settings(**method.check({**way.settings, **extra})).model_dump(mode="json")
-        told = {"seed": seed, "noise": case.noise, "student": case.student, "method": way.method, "settings": settings}
+        variant, method = self.study.methods[row], self._methods[row]
+        settings = method.settings(**method.check({**variant.settings, **extra})).model_dump(mode="json")
+        told: dict[str, Any] = {"seed": seed, "noise": case.noise, "student": case.student}
+        told |= {"method": variant.method, "settings": settings}
         code = code_of_method(method) | self._code[case.student]
         # Another choice of a setting, unlike another number, may make the method read a teacher after all.
-        if row in self.untaught and not any(isinstance(value, str | bool) for value in extra.values()):
+        if row in self.teacher_free and not any(isinstance(value, str | bool) for value in extra.values()):
             return self._job(case, row, told, code, compared=self._all_compared(case, seed))
         teacher = None if is_trained(case.teacher) else self.teacher(case, seed)
         return self._job(case, row, told, code | self._code[case.teacher], taught_by=(teacher, case.teacher))
 
-    def _all_compared(self, case: Case, seed: int) -> tuple[Compared, ...]:
+    def _all_compared(self, case: Case, seed: int) -> tuple[ReferenceTeacher, ...]:
         """The teachers of all cases in which the student of this one is the same."""
         cases = [
             case._replace(teacher=teacher, teacher_labels=labels)
@@ -181,11 +182,11 @@ class Planner:
         found = [self._compared(each, seed) for each in cases]
         return tuple({one.name: one for one in found}.values())
 
-    def _compared(self, case: Case, seed: int) -> Compared:
+    def _compared(self, case: Case, seed: int) -> ReferenceTeacher:
         if is_trained(case.teacher):
-            return Compared(case.teacher, None, config_of(self.study, teacher=(case.teacher,)))
+            return ReferenceTeacher(case.teacher, None, config_of(self.study, teacher=(case.teacher,)))
         job = self.teacher(case, seed)
-        return Compared(job.key, job, job.config.but(teacher=(str(self._folder(job)),)))
+        return ReferenceTeacher(job.key, job, job.config.but(teacher=(str(self._folder(job)),)))
 
     def _folder(self, job: Job) -> Path:
         return self.out / "runs" / job.name
@@ -198,7 +199,7 @@ class Planner:
         code: Mapping[str, str],
         *,
         taught_by: tuple[Job | None, str] | None = None,
-        compared: tuple[Compared, ...] = (),
+        compared: tuple[ReferenceTeacher, ...] = (),
     ) -> Job:
         config = config_of(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **told)
         if taught_by is None:

@@ -12,7 +12,7 @@ from tutelage.errors import TutelageError, one_line
 from tutelage.files import read_file
 from tutelage.parsing import parse_json
 from tutelage.studies import PLAIN
-from tutelage.studies.metrics import COMMON, curves_of, metrics_of, own_metrics
+from tutelage.studies.metrics import COMMON_METRICS, curves_of, metrics_of, task_metrics
 from tutelage.studies.schema import RunRecord, StudyFile
 from tutelage.tasks import Task, find
 from tutelage.text import value_text
@@ -35,7 +35,7 @@ AXIS_WORDS: Mapping[str, Callable[[Any], str]] = MappingProxyType(
 Record = Mapping[str, Any]
 """One run that was asked for: a line of ``results.jsonl``. Numbers of a run that failed or is missing are ``None``."""
 
-BEFORE_TASKS = "classification"
+DEFAULT_TASK = "classification"
 """The task of a study that names none: it was written by a version that had no other."""
 
 _ABOUT = ("key", "folder", "status", "error", *CONDITION, *PAIR, "method", "function", "settings", "seed")
@@ -48,7 +48,7 @@ def fields_of(task: Task) -> tuple[str, ...]:
     Raises:
         TutelageError: a metric of the task has the name of another field.
     """
-    if taken := [name for name in own_metrics(task) if name in (*_ABOUT, *COMMON, *_TABLES, "code")]:
+    if taken := [name for name in task_metrics(task) if name in (*_ABOUT, *COMMON_METRICS, *_TABLES, "code")]:
         raise TutelageError(
             f"the task {task.name} has a metric named {taken[0]!r}, which is another field of a study's records; "
             "give it another name"
@@ -62,14 +62,14 @@ def task_named(study: Mapping[str, Any]) -> Task:
     Raises:
         TutelageError: there is no such task here.
     """
-    return find(study.get("task") or BEFORE_TASKS)
+    return find(study.get("task") or DEFAULT_TASK)
 
 
-Place = tuple[tuple[Any, ...], tuple[str, str], str]
+CellKey = tuple[tuple[Any, ...], tuple[str, str], str]
 """A condition, a pair and a row."""
 
 
-def place_of(run: Record) -> Place:
+def cell_key(run: Record) -> CellKey:
     """Where a run stands in the tables."""
     return tuple(run[axis] for axis in CONDITION), (run["teacher"], run["student"]), run["method"]
 
@@ -151,9 +151,9 @@ def is_number(value: Any) -> bool:
 
 def refuse_gaps(path: Path, study: Mapping[str, Any], runs: Sequence[Record]) -> None:
     """Every row must have a record a seed: one that is not there would be a hole that nobody sees."""
-    seeds: dict[Place, list[int]] = {}
+    seeds: dict[CellKey, list[int]] = {}
     for run in runs:
-        seeds.setdefault(place_of(run), []).append(run["seed"])
+        seeds.setdefault(cell_key(run), []).append(run["seed"])
     for condition, pair in {place[:2] for place in seeds}:
         for method in study["methods"]:
             seeds.setdefault((condition, pair, method), [])

@@ -15,9 +15,9 @@ from tutelage.parsing import parse_json
 from tutelage.runs.commands import as_command
 from tutelage.runs.folder import METRICS, RESULT
 from tutelage.studies import TEACHER
-from tutelage.studies.metrics import curves_of, own_metrics
+from tutelage.studies.metrics import curves_of, task_metrics
 from tutelage.studies.plan import Asked, Job
-from tutelage.studies.reading import AXIS_WORDS, BEFORE_TASKS, CONDITION, RECORDS, STUDY, TRIALS, is_number
+from tutelage.studies.reading import AXIS_WORDS, CONDITION, DEFAULT_TASK, RECORDS, STUDY, TRIALS, is_number
 from tutelage.studies.study import Study
 from tutelage.tasks import Task
 from tutelage.text import value_text
@@ -41,7 +41,7 @@ class Store:
 
     def __init__(self, folder: LockedFolder, study: Study, task: Task) -> None:
         self.path, self.study, self.evaluate, self.task = folder.path, study.but(task=task.name), study.evaluate, task
-        self._test = (*own_metrics(task), *curves_of(task))
+        self._test = (*task_metrics(task), *curves_of(task))
         self._nothing = dict.fromkeys((*self._test, *TRAIN, *COST, *MORE, *_REST))
         self._write, self.check = folder.write, folder.check
         self._records: dict[str, dict[str, Any]] = {}
@@ -62,7 +62,7 @@ class Store:
     def is_declared(self) -> bool:
         """Whether the folder's ``study.json`` is this study's."""
         declarations = [self.study.as_json()]
-        if self.task.name == BEFORE_TASKS:
+        if self.task.name == DEFAULT_TASK:
             declarations.append({name: value for name, value in declarations[0].items() if name != "task"})
         try:
             return read_file(self.path / STUDY) in map(_text, declarations)

@@ -21,9 +21,9 @@ from tutelage.studies.reading import (
     RECORDS,
     STUDY,
     TRIALS,
-    Place,
+    CellKey,
     Record,
-    place_of,
+    cell_key,
     read_records,
     read_study_file,
     refuse_gaps,
@@ -65,7 +65,7 @@ class Cell:
     runs: tuple[Record, ...]
 
     @property
-    def holes(self) -> tuple[Record, ...]:
+    def incomplete(self) -> tuple[Record, ...]:
         """The runs that failed or are missing."""
         return tuple(run for run in self.runs if run["status"] != "done")
 
@@ -179,7 +179,7 @@ class Results:
         """The numbers of its records, the task's main metric first."""
         return metrics_of(self.task)
 
-    def chosen(self, metric: str | None) -> str:
+    def metric_name(self, metric: str | None) -> str:
         """The name of a metric, the task's main one for ``None``.
 
         Raises:
@@ -194,9 +194,9 @@ class Results:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """The runs, put together over seeds, in the order of the store."""
-        found: dict[Place, dict[int, Record]] = {}
+        found: dict[CellKey, dict[int, Record]] = {}
         for run in self.runs:
-            found.setdefault(place_of(run), {})[run["seed"]] = run
+            found.setdefault(cell_key(run), {})[run["seed"]] = run
         return tuple(
             Cell(condition, pair, method, tuple(runs[seed] for seed in self.study["seeds"]))
             for (condition, pair, method), runs in found.items()
@@ -218,7 +218,7 @@ class Results:
         Raises:
             TutelageError: for a metric or an interval that does not exist.
         """
-        metric = self.chosen(metric)
+        metric = self.metric_name(metric)
         about = self.metrics[metric]
         if interval not in ("t", "bootstrap"):
             raise unknown("interval", interval, ("t", "bootstrap"))
@@ -249,7 +249,7 @@ class Results:
         Raises:
             TutelageError: for a metric that does not exist, or has no better end, or that nobody has.
         """
-        metric = self.chosen(metric)
+        metric = self.metric_name(metric)
         better = self.metrics[metric].better
         if better is None:
             raise TutelageError(f"nothing can be ranked by {metric!r}: neither end of it is the better one")
@@ -268,7 +268,7 @@ class Results:
         for cells in measured.values():
             for name, cell in cells.items():
                 if cell.values(metric) is None:
-                    unranked.setdefault(name, f"{self.heading(cell.condition, cell.pair)}: {hole_of(cell)}")
+                    unranked.setdefault(name, f"{self.heading(cell.condition, cell.pair)}: {missing_reason(cell)}")
         names = [name for name in next(iter(measured.values())) if name not in unranked]
         # Six digits: what float32 rounds away in a run must not break a tie.
         values = [
@@ -301,7 +301,7 @@ class Results:
         """A condition in words, by what varies over the study; all of it where nothing does."""
         varying = [axis for axis in CONDITION if len({run[axis] for run in self.runs}) > 1]
         values = dict(zip(CONDITION, condition, strict=True))
-        return ", ".join(AXIS_WORDS[axis](values[axis]) for axis in varying) or described(condition)
+        return ", ".join(AXIS_WORDS[axis](values[axis]) for axis in varying) or describe_condition(condition)
 
     def heading(self, condition: Sequence[Any], pair: Sequence[str]) -> str:
         """The label of a condition, and the networks where the study has several pairs."""
@@ -309,7 +309,7 @@ class Results:
         return self.label(condition) + (f", {pair[0]} teaches {pair[1]}" if len(pairs) > 1 else "")
 
 
-def described(condition: Sequence[Any]) -> str:
+def describe_condition(condition: Sequence[Any]) -> str:
     """All of a condition in words: the data, their labels, and what else is not as usual."""
     values = dict(zip(CONDITION, condition, strict=True))
     said = ["data", "noise", *(axis for axis in ("imbalance", "per_class") if values[axis] is not None)]
@@ -322,9 +322,9 @@ def is_study(folder: Path) -> bool:
     return (folder / STUDY).is_file()
 
 
-def hole_of(cell: Cell) -> str:
+def missing_reason(cell: Cell) -> str:
     """Why a cell has no number: which seeds failed or are missing; or that it was not measured."""
-    seeds = [f"seed {run['seed']} {'failed' if run['status'] == 'failed' else 'is missing'}" for run in cell.holes]
+    seeds = [f"seed {run['seed']} {'failed' if run['status'] == 'failed' else 'is missing'}" for run in cell.incomplete]
     return ", ".join(seeds) or "not measured"
 
 

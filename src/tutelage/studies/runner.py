@@ -19,10 +19,10 @@ from tutelage.files import LockedFolder, as_path, only_readable, read_file
 from tutelage.parsing import parse_json
 from tutelage.runs.tracking import Trackers
 from tutelage.signals import ending_signals_interrupt
-from tutelage.studies.failures import failure_of
+from tutelage.studies.failures import failure_summary
 from tutelage.studies.inspection import inspect
 from tutelage.studies.plan import Asked, Job, Planner
-from tutelage.studies.reading import CONDITION, RECORDS, place_of
+from tutelage.studies.reading import CONDITION, RECORDS, cell_key
 from tutelage.studies.records import Store
 from tutelage.studies.results import Results
 from tutelage.studies.study import Study
@@ -121,7 +121,7 @@ def run_study(
             inspection = inspect(study, trust)
             task = inspection.task
             other = dict.fromkeys(inspection.other, task.name)
-            planner = Planner(study, out, inspection.fingerprints, inspection.untaught, other)
+            planner = Planner(study, out, inspection.fingerprints, inspection.teacher_free, other)
             store = Store(folder, study, task)
             if only_readable(out):
                 _check_finished(planner, store, task)
@@ -131,7 +131,7 @@ def run_study(
     finally:
         place.stop()
     results = Results.read(out)
-    failure = failure_of(results) if check else None
+    failure = failure_summary(results) if check else None
     if failure and len(results.failed) == len(results.runs):
         raise TutelageError(failure)
     if failure:
@@ -290,7 +290,7 @@ def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:
     with suppress(OSError, ValueError, KeyError, TypeError):  # the records are written anew in any case
         for text in read_file(store.path / RECORDS).splitlines():
             record = parse_json(text)
-            before[place_of(record), record["seed"]] = record
+            before[cell_key(record), record["seed"]] = record
     rows, files = dict[str, str](), dict[str, None]()
     for line in asked:
         place = (line.case[: len(CONDITION)], line.case[len(CONDITION) :], line.row), line.seed

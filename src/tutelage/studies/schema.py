@@ -12,7 +12,7 @@ Names = Annotated[list[str], Field(min_length=1)]
 Numbers = list[float | None]
 
 
-class WaySaid(Recorded):
+class VariantEntry(Recorded):
     """A method of ``study.json``."""
 
     what: ClassVar[str] = "a method"
@@ -32,7 +32,7 @@ class StudyFile(Recorded):
     per_class: list[int | None]
     teacher_labels: Names
     pairs: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
-    methods: dict[str, WaySaid]
+    methods: dict[str, VariantEntry]
     seeds: list[int]
     train: dict[str, Any]
     evaluate: dict[str, Any]

@@ -17,7 +17,7 @@ from tutelage.files import as_path
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.trust import typed
 
-OWN = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed")
+GRID_FIELDS = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed")
 """Fields of ``Config`` that the study itself sets, run by run."""
 
 PLACES = {"student": "students", "teacher": "teachers", "seed": "seeds", "method": "methods", "settings": "methods"}
@@ -79,7 +79,7 @@ def _ways(value: Any) -> Any:
 
 
 def _way(value: Any) -> dict[str, Any]:
-    if isinstance(value, Way):
+    if isinstance(value, Variant):
         return value.model_dump()
     value = method_name(value)
     if isinstance(value, str):
@@ -95,7 +95,7 @@ def _way(value: Any) -> dict[str, Any]:
     return {**value, "method": method_name(value["method"]), "settings": dict(settings)}
 
 
-class Way(Fields):
+class Variant(Fields):
     """A method and those of its parameters that are not left at their defaults."""
 
     what: ClassVar[str] = "a method of the study"
@@ -148,7 +148,7 @@ class Study(Fields):
     pairs: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
         default=(), description="[teacher, student], instead of all of both"
     )
-    methods: Annotated[dict[str, Way], BeforeValidator(_ways)] = Field(
+    methods: Annotated[dict[str, Variant], BeforeValidator(_ways)] = Field(
         default=("hinton",), validate_default=True, description="rows of the table, beside the plain student"
     )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 2)], ...], BeforeValidator(_seeds)] = Field(
@@ -177,18 +177,18 @@ class Study(Fields):
 
     @field_validator("methods")
     @classmethod
-    def _with_plain(cls, value: dict[str, Way]) -> dict[str, Way]:
+    def _with_plain(cls, value: dict[str, Variant]) -> dict[str, Variant]:
         if TEACHER in value:
             raise ValueError("a row cannot be named 'teacher', which is the teacher's own")
-        if value.get(PLAIN, Way(method=PLAIN)) != Way(method=PLAIN):
+        if value.get(PLAIN, Variant(method=PLAIN)) != Variant(method=PLAIN):
             raise ValueError("the row 'plain' is the plain student, whose method is plain; give yours another name")
-        return {PLAIN: Way(method=PLAIN)} | value
+        return {PLAIN: Variant(method=PLAIN)} | value
 
     @field_validator("train")
     @classmethod
     def _not_its_own(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
-            if name in OWN:
+            if name in GRID_FIELDS:
                 place = PLACES.get(name, name)
                 raise ValueError(f"the study sets {name!r} itself; say it under {place}, outside of train")
         Config(**value)
@@ -220,7 +220,7 @@ class Study(Fields):
     def code(self) -> frozenset[str]:
         """The specifications of its networks and methods, for ``check_trusted``."""
         return typed(
-            *(name for pair in self.all_pairs for name in pair), *(way.method for way in self.methods.values())
+            *(name for pair in self.all_pairs for name in pair), *(variant.method for variant in self.methods.values())
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -81,17 +81,17 @@ def space(planner: Planner, row: str) -> dict[str, Range]:
     Raises:
         TutelageError: the study names a parameter that the method does not have, or a range that is none.
     """
-    way = planner.study.methods[row]
-    fields = find(way.method).settings.model_fields
+    variant = planner.study.methods[row]
+    fields = find(variant.method).settings.model_fields
     said = planner.study.search.get(row, {})
     for name in said:
         if name not in fields:
-            raise unknown(f"parameter of {way.method} to search for", name, fields)
-        if name in way.settings:
+            raise unknown(f"parameter of {variant.method} to search for", name, fields)
+        if name in variant.settings:
             raise TutelageError(f"row {row!r} sets {name!r} and the study searches for it; say one of the two")
     found = {name: _said(row, name, values) for name, values in said.items()}
     for name, field in fields.items():
-        if name not in said and name not in way.settings and (usual := _around(field)):
+        if name not in said and name not in variant.settings and (usual := _around(field)):
             found[name] = usual
     return found
 

@@ -22,7 +22,7 @@ from tutelage.files import atomic_write
 from tutelage.runs.execute import Overrides, Result, execute
 from tutelage.runs.models import open_teachers
 from tutelage.runs.teachers import reference_teacher
-from tutelage.studies.metrics import own_metrics
+from tutelage.studies.metrics import task_metrics
 from tutelage.studies.records import BESIDE, EXTRA
 from tutelage.tasks import Compute, find
 from tutelage.training.side_by_side import Seat, side_by_side
@@ -99,7 +99,7 @@ def _measure(
     task, compute = find(result.metrics["task"]), Compute(device)
     if compared:
         beside = {}
-        missing = [metric for metric in own_metrics(task) if result.metrics["test"].get(metric) is None]
+        missing = [metric for metric in task_metrics(task) if result.metrics["test"].get(metric) is None]
         for name, config in compared.items():
             teacher = reference_teacher(task, [one.model for one in open_teachers(config, data, trust=trust)], data)
             teacher = None if teacher is None else teacher.to(device)

@@ -57,7 +57,7 @@ def page(results: Results, metric: str | None = None, interval: str = "t") -> st
         runs=printable_values(results.runs),
         trials=printable_values(results.trials),
     )
-    metric = results.chosen(metric)
+    metric = results.metric_name(metric)
     rows = rows_for_people(results, metric, interval)
     sheet = Sheet()
     pictures = sections(results, rows, metric, sheet)

@@ -14,7 +14,7 @@ from tutelage.report.page.markup import command_of, counted, distinct, listing, 
 from tutelage.report.words import answer
 from tutelage.studies import PLAIN
 from tutelage.studies.reading import STUDY
-from tutelage.studies.results import Results, described
+from tutelage.studies.results import Results, describe_condition
 from tutelage.text import printable
 
 
@@ -69,7 +69,7 @@ def asked(results: Results, metric: str) -> str:
         ("Data", escape(", ".join(distinct(str(condition[0]) for condition in conditions)))),
         (
             "Conditions",
-            listing(escape(described(condition)) + rates.get(condition, "") for condition in conditions),
+            listing(escape(describe_condition(condition)) + rates.get(condition, "") for condition in conditions),
         ),
         ("Networks", listing(f"{escape(teacher)} teaches {escape(student)}" for teacher, student in pairs)),
         ("Teachers learn from", escape(", ".join(f"{one} labels" for one in study["teacher_labels"]))),

@@ -8,7 +8,7 @@ from html import escape
 from tutelage.report.page.markup import distinct, shown
 from tutelage.report.words import directions, standing
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.results import Results, Row, hole_of
+from tutelage.studies.results import Results, Row, missing_reason
 
 
 def overview(results: Results, rows: Sequence[Row]) -> str:
@@ -50,7 +50,9 @@ def _cell(row: Row | None, widest: float) -> str:
     if row is None:
         return "<td></td>"
     if row.mean is None:
-        hole = f'<abbr class="hole" title="{escape(hole_of(row.cell))}">hole</abbr>' if row.cell.holes else ""
+        hole = (
+            f'<abbr class="hole" title="{escape(missing_reason(row.cell))}">hole</abbr>' if row.cell.incomplete else ""
+        )
         return f"<td>{hole}</td>"
     text = shown(row.mean.mean, row.metric)
     if row.gain is None or not widest:

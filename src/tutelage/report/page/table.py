@@ -12,7 +12,7 @@ from statistics import fmean
 from tutelage.report.page.markup import command_of, counted, distinct, error_of, places, shown
 from tutelage.report.tables import around, no_interval
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.metrics import own_metrics
+from tutelage.studies.metrics import task_metrics
 from tutelage.studies.reading import Record
 from tutelage.studies.results import Results, Row
 from tutelage.tasks import Metric
@@ -37,7 +37,7 @@ _DRAWN = ("agreement", "seconds", "forward_passes")
 
 def _heads(results: Results) -> dict[str, str]:
     """The heads of the numbers that the table shows beside the one it is about."""
-    own = {name: metric.title for name, metric in own_metrics(results.task).items() if metric.better is not None}
+    own = {name: metric.title for name, metric in task_metrics(results.task).items() if metric.better is not None}
     return {**(results.task.columns or own), **_COMMON}
 
 
@@ -78,7 +78,7 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
 
 def _mean(row: Row) -> tuple[float | None, str]:
     if row.mean is None:
-        return None, _hole(row) if row.cell.holes else ""
+        return None, _hole(row) if row.cell.incomplete else ""
     interval = around(row).replace("-", "−")
     return row.mean.mean, f"<b>{shown(row.mean.mean, row.metric)}</b>" + (
         f' <span class="quiet">{interval}</span>' if interval else ""
@@ -92,10 +92,10 @@ def _about_interval(results: Results) -> str:
 
 
 def _hole(row: Row) -> str:
-    why = "; ".join(f"seed {run['seed']}: {run['error'] or run['status']}" for run in row.cell.holes)
+    why = "; ".join(f"seed {run['seed']}: {run['error'] or run['status']}" for run in row.cell.incomplete)
     return (
         f'<abbr class="hole" title="{escape(why)}">hole</abbr> '
-        f'<span class="quiet">{len(row.cell.holes)} of {len(row.cell.runs)} runs</span>'
+        f'<span class="quiet">{len(row.cell.incomplete)} of {len(row.cell.runs)} runs</span>'
     )
 
 
@@ -126,7 +126,7 @@ def _wins(row: Row) -> tuple[float | None, str]:
 def _more(row: Row, name: str, metric: Metric) -> tuple[float | None, str]:
     values = row.cell.values(name)
     if values is None:
-        return None, '<span class="quiet">hole</span>' if row.cell.holes else ""
+        return None, '<span class="quiet">hole</span>' if row.cell.incomplete else ""
     return fmean(values), shown(fmean(values), metric)
 
 
@@ -182,7 +182,11 @@ def _row(
     data = "".join(f' data-{name}="{escape(word)}"' for name, word in zip(names, words, strict=True))
     kind = " ".join(
         filter(
-            None, [row.cell.method if row.cell.method in (PLAIN, TEACHER) else "", "holed" if row.cell.holes else ""]
+            None,
+            [
+                row.cell.method if row.cell.method in (PLAIN, TEACHER) else "",
+                "holed" if row.cell.incomplete else "",
+            ],
         )
     )
     first = (

@@ -23,7 +23,7 @@ from tutelage.report.pictures.frame import (
 from tutelage.report.svg import ACCENT, INK, QUIET, Sheet
 from tutelage.studies import PLAIN
 from tutelage.studies.reading import Record
-from tutelage.studies.results import Results, hole_of
+from tutelage.studies.results import Results, missing_reason
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -63,7 +63,13 @@ def reliability(results: Results, sheet: Sheet) -> Section | None:
         panels = []
         for cell in cells:
             ece = cell.values("ece")
-            said = hole_of(cell) if cell.method not in bins else f"ECE {np.mean(ece):.3f}" if ece is not None else ""
+            said = (
+                missing_reason(cell)
+                if cell.method not in bins
+                else f"ECE {np.mean(ece):.3f}"
+                if ece is not None
+                else ""
+            )
             panels.append(Panel(cell.method, next(drawn) if cell.method in bins else "", said))
         blocks.append(Block(title, tuple(panels)))
     note = (

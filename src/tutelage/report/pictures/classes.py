@@ -24,7 +24,7 @@ from tutelage.report.pictures.frame import (
 from tutelage.report.svg import ACCENT, INK, SECOND, Sheet
 from tutelage.studies import PLAIN
 from tutelage.studies.reading import Record
-from tutelage.studies.results import Results, hole_of
+from tutelage.studies.results import Results, missing_reason
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -53,7 +53,7 @@ def per_class(results: Results, sheet: Sheet) -> Section | None:
         panels = []
         for cell in cells:
             if cell.method not in drawn:
-                panels.append(Panel(cell.method, "", hole_of(cell)))
+                panels.append(Panel(cell.method, "", missing_reason(cell)))
                 continue
             worst = min(means[cell.method], key=lambda name: means[cell.method][name])
             said = f"worst: {shortened(worst, 12)}, {100 * means[cell.method][worst]:.1f}\u00a0%"

@@ -28,7 +28,7 @@ from tutelage.report.pictures.frame import (
 from tutelage.report.svg import ACCENT, INK, QUIET, SECOND, Sheet
 from tutelage.report.tables import no_interval
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.results import Cell, Results, hole_of
+from tutelage.studies.results import Cell, Results, missing_reason
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -130,10 +130,12 @@ def _each(
     found = {}
     for place, cells in groups.items():
         lines = {
-            cell.method: line(cell) if not cell.holes else None for cell in cells if teacher or cell.method != TEACHER
+            cell.method: line(cell) if not cell.incomplete else None
+            for cell in cells
+            if teacher or cell.method != TEACHER
         }
         if any(one is not None for one in lines.values()):
-            reasons = {cell.method: hole_of(cell) for cell in cells}
+            reasons = {cell.method: missing_reason(cell) for cell in cells}
             found[title_of(results, place, len(groups) > 1)] = {
                 name: one if one is not None else reasons[name] for name, one in lines.items()
             }

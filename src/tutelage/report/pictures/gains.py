@@ -22,7 +22,7 @@ from tutelage.report.pictures.frame import (
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, RULE, SECOND, Sheet
 from tutelage.report.words import standing
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.studies.results import Results, Row, hole_of
+from tutelage.studies.results import Results, Row, missing_reason
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -57,7 +57,7 @@ def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None
         for row in group:
             place = names.index(row.cell.method)
             if row.gain is None:
-                why = hole_of(row.cell) if row.mean is None else "the plain student has a hole"
+                why = missing_reason(row.cell) if row.mean is None else "the plain student has a hole"
                 drawn.append(Text(low, place, f" {why}", color=SECOND, verticalalignment="center", fontstyle="italic"))
                 continue
             clear = standing(row) in ("above", "below")

@@ -12,7 +12,7 @@ import numpy as np
 from tutelage.report.pictures.curves import Line, about_bands, line_panels
 from tutelage.report.pictures.frame import Array, Block, Section
 from tutelage.report.svg import Sheet
-from tutelage.studies.results import Results, Row, hole_of
+from tutelage.studies.results import Results, Row, missing_reason
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,7 +98,7 @@ def _of_rows(x: Array, rows: Sequence[Row | None], scale: float) -> Line | str:
     """A line through the means of rows; the reason where one has none."""
     means = [row.mean if row is not None else None for row in rows]
     if None in means:
-        return next((hole_of(row.cell) for row in rows if row is not None and row.mean is None), "not measured")
+        return next((missing_reason(row.cell) for row in rows if row is not None and row.mean is None), "not measured")
     mean = scale * np.asarray([one.mean for one in means if one], dtype=np.float64)
     return Line(x, mean, scale * np.asarray([one.high for one in means if one], dtype=np.float64) - mean)
 
