@@ -161,7 +161,7 @@ def tiny_npz(tiny_data: Data, tmp_path: Path) -> str:
     """``tiny_data`` as a data set that is opened by its name."""
     arrays = {"classes": np.array(tiny_data.classes)}
     for part, key in (("train", "train"), ("validation", "val"), ("test", "test")):
-        split = tiny_data.parts[part]
+        split = tiny_data.splits[part]
         assert isinstance(split.inputs, Tensor)
         arrays |= {f"{key}_images": split.inputs.numpy(), f"{key}_labels": split.labels.numpy()}
     np.savez(tmp_path / "tiny.npz", **arrays)

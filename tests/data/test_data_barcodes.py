@@ -27,9 +27,9 @@ def test_the_parts_are_valid_strings_of_their_own(barcodes: Data) -> None:
     assert barcodes.targets == Barcodes()
     assert barcodes.targets.task == "barcode"
     assert barcodes.input_shape == (1, 24, 192)
-    sizes = {part: len(split) for part, split in barcodes.parts.items()}
+    sizes = {part: len(split) for part, split in barcodes.splits.items()}
     assert sizes == {"train": 20_000, "validation": 2_000, "test": 4_000}
-    labels = torch.cat([split.labels for split in barcodes.parts.values()])
+    labels = torch.cat([split.labels for split in barcodes.splits.values()])
     assert EAN13.valid(labels).all()
     assert len(labels.unique(dim=0)) == len(labels)
     assert barcodes.summary()["counts"]["test"] == torch.bincount(barcodes.test.labels.flatten()).tolist()

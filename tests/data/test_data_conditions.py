@@ -106,15 +106,15 @@ CONDITIONS = [
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: type(condition).__name__)
 def test_nothing_but_the_training_part_is_touched(make_data, condition):
     data = make_data(train=100, validation=20)
-    before = {name: (p.inputs.clone(), p.labels.clone()) for name, p in data.parts.items()}
+    before = {name: (p.inputs.clone(), p.labels.clone()) for name, p in data.splits.items()}
     changed = condition(data)
     assert not torch.equal(changed.train.labels, before["train"][1])
     for name, (images, labels) in before.items():
-        assert torch.equal(data.parts[name].inputs, images)
-        assert torch.equal(data.parts[name].labels, labels)
+        assert torch.equal(data.splits[name].inputs, images)
+        assert torch.equal(data.splits[name].labels, labels)
         if name != "train":
-            assert torch.equal(changed.parts[name].inputs, images)
-            assert torch.equal(changed.parts[name].labels, labels)
+            assert torch.equal(changed.splits[name].inputs, images)
+            assert torch.equal(changed.splits[name].labels, labels)
     kept = changed.train.index
     assert torch.equal(changed.train.clean_labels, before["train"][1][kept])
     assert torch.equal(changed.train.inputs, before["train"][0][kept])

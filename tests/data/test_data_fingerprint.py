@@ -48,7 +48,7 @@ def flipped(tensor: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 @pytest.mark.parametrize("field", ["inputs", "labels", "index", "clean_labels"])
 def test_every_array_of_every_part_counts(tiny_data: Data, part: str, field: str):
-    split = tiny_data.parts[part]
+    split = tiny_data.splits[part]
     other = replace(split, **{field: flipped(getattr(split, field))})
     assert replace(tiny_data, **{part: other}).fingerprint != tiny_data.fingerprint
 
@@ -65,7 +65,7 @@ def test_classes_views_trust_and_the_shape_count(tiny_data: Data):
         Data(
             tiny_data.name,
             tiny_data.classes,
-            **{part: replace(each, inputs=each.inputs.view(-1, 4, 16, 1)) for part, each in tiny_data.parts.items()},
+            **{part: replace(each, inputs=each.inputs.view(-1, 4, 16, 1)) for part, each in tiny_data.splits.items()},
             views=tiny_data.views,
         ),
     ]

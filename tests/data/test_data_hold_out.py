@@ -60,7 +60,7 @@ def test_every_class_keeps_a_training_sample(sizes, fraction, seed):
     data = of_sizes(*sizes)
     held_out = data.hold_out(fraction, seed)
     assert min(class_counts(held_out.train.labels, len(sizes))) >= 1
-    together = torch.cat([part.index for name, part in held_out.parts.items() if name != "test"])
+    together = torch.cat([part.index for name, part in held_out.splits.items() if name != "test"])
     assert sorted(together.tolist()) == list(range(sum(sizes)))
 
 

@@ -81,7 +81,7 @@ def test_evaluate_beside_a_teacher_by_hand() -> None:
 
 @pytest.mark.parametrize(("name", "samples", "accuracy"), [("train", 5, 0.75), ("validation", 2, 1), ("test", 4, 0.75)])
 def test_the_part_that_is_asked_for(name: str, samples: int, accuracy: float) -> None:
-    result = evaluate(Reads(), data(), part=name)
+    result = evaluate(Reads(), data(), split=name)
     assert (result["samples"], result["accuracy"]) == (samples, accuracy)
 
 
@@ -159,10 +159,10 @@ def test_another_number_of_classes(classes: int) -> None:
 
 
 def test_a_part_that_does_not_exist() -> None:
-    with pytest.raises(TutelageError, match="unknown part 'tset'; did you mean 'test'"):
-        evaluate(Reads(), data(), part="tset")
-    with pytest.raises(TutelageError, match="unknown part 'validation'"):
-        evaluate(Reads(), replace(data(), validation=None), part="validation")
+    with pytest.raises(TutelageError, match="unknown split 'tset'; did you mean 'test'"):
+        evaluate(Reads(), data(), split="tset")
+    with pytest.raises(TutelageError, match="unknown split 'validation'"):
+        evaluate(Reads(), replace(data(), validation=None), split="validation")
 
 
 def test_a_network_that_can_abstain_is_also_ranked_by_that() -> None:

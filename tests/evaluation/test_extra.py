@@ -101,9 +101,9 @@ def test_a_sample_of_the_part_has_every_class(digits: Data, model: nn.Module) ->
 def test_the_part_that_is_asked_for(digits: Data, model: nn.Module, refused: Refused) -> None:
     what = ExtraEvaluation(pgd=(0.02,))
     swapped = replace(digits, test=digits.train, train=digits.test)
-    assert evaluate_extra(model, digits, what, part="train") == evaluate_extra(model, swapped, what)
-    with refused("unknown part 'tset'", "'test'"):
-        evaluate_extra(model, digits, what, part="tset")
+    assert evaluate_extra(model, digits, what, split="train") == evaluate_extra(model, swapped, what)
+    with refused("unknown split 'tset'", "'test'"):
+        evaluate_extra(model, digits, what, split="tset")
 
 
 def test_another_number_of_classes(digits: Data, refused: Refused) -> None:

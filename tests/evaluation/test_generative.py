@@ -152,8 +152,8 @@ def test_what_does_not_fit_is_told(tiny_data: Data, refused: Any) -> None:
     generator = Generator(Copier(torch.rand(4, 1, 5, 5)))
     with refused("(1, 5, 5)", "(1, 8, 8)", "give a generator of such images"):
         evaluate_generator(generator, tiny_data)
-    with refused("unknown part", "exam"):
-        evaluate_generator(generator, tiny_data, part="exam")
+    with refused("unknown split", "exam"):
+        evaluate_generator(generator, tiny_data, split="exam")
 
 
 def test_a_generator_costs_what_one_image_costs(tiny_data: Data) -> None:

@@ -70,11 +70,11 @@ def test_by_name_part_and_with_a_network(
     against_digits = ood_auroc(model, tiny_data, "digits")
     assert against_digits == ood_auroc(model, tiny_data, open_data("digits"))
     assert 0 < against_digits < 1
-    assert ood_auroc(model, tiny_data, "digits", part="train") != against_digits
+    assert ood_auroc(model, tiny_data, "digits", split="train") != against_digits
     with refused("unknown data set 'digts'; did you mean 'digits'"):
         ood_auroc(model, tiny_data, "digts")
-    with refused("unknown part 'tset'; did you mean 'test'"):
-        ood_auroc(model, tiny_data, "digits", part="tset")
+    with refused("unknown split 'tset'; did you mean 'test'"):
+        ood_auroc(model, tiny_data, "digits", split="tset")
 
 
 def test_the_labels_of_the_others_are_of_no_influence(tiny_data: Data, taught: Callable[..., Tapped]) -> None:

@@ -33,7 +33,7 @@ def evil_data(tiny_data: Data, tmp_path: Path) -> str:
     names = [EVIL, "[/]", "[bold]b", ":smile:", *(f"c{number}" for number in range(tiny_data.num_classes))]
     arrays = {"classes": np.array(names[: tiny_data.num_classes])}
     for part in ("train", "test"):
-        split = tiny_data.parts[part]
+        split = tiny_data.splits[part]
         arrays |= {f"{part}_images": np.asarray(split.inputs), f"{part}_labels": np.asarray(split.labels)}
     np.savez(tmp_path / "evil.npz", **arrays)
     return f"npz:{tmp_path / 'evil.npz'}"

@@ -55,7 +55,7 @@ def test_a_run_is_the_same_to_the_bit(
 
 @pytest.mark.parametrize("method", ["hinton", "at"])
 def test_images_may_be_files(method: str, train: Any, tiny_data: Data, tmp_path: Path, changed: Any) -> None:
-    for part, split in tiny_data.parts.items():
+    for part, split in tiny_data.splits.items():
         for place, (image, label) in enumerate(zip(split.inputs, split.labels.tolist(), strict=True)):  # type: ignore[arg-type]
             file = tmp_path / "pictures" / part / tiny_data.classes[label] / f"{place:02}.png"
             file.parent.mkdir(parents=True, exist_ok=True)

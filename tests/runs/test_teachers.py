@@ -257,7 +257,7 @@ def test_a_student_that_costs_more_than_its_teacher_is_worth_a_warning(tiny_data
         tiny_data,
         **{
             part: replace(split, inputs=torch.zeros(len(split), 32, 32, 1, dtype=torch.uint8))
-            for part, split in tiny_data.parts.items()
+            for part, split in tiny_data.splits.items()
         },
     )
 

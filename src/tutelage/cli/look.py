@@ -28,7 +28,7 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out image files
 def evaluate(
     run: Annotated[str, typer.Argument(help="Folder of a finished run, MODEL@WEIGHTS, timm/NAME or hf/NAME.")],
     data: Annotated[str | None, typer.Option(help="Data set.  [default: that of the run]")] = None,
-    part: Annotated[str, typer.Option(help="Part of the data: train, validation or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the data: train, validation or test.")] = "test",
     teacher: Annotated[str | None, typer.Option(help="Teacher to compare with: agreement and KL divergence.")] = None,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     image_size: Annotated[
@@ -65,9 +65,9 @@ def evaluate(
     from tutelage.training.hardware import resolve
 
     opened = _data_for(run, data, image_size, test, skip_bad)
-    if part not in opened.parts:
-        held_out = "A part held out during training is drawn in the run, whose result.json has its accuracy."
-        raise unknown("part", part, opened.parts, held_out if part == "validation" else "")
+    if split not in opened.splits:
+        held_out = "A split held out during training is drawn in the run, whose result.json has its accuracy."
+        raise unknown("split", split, opened.splits, held_out if split == "validation" else "")
     on = resolve(Hardware(device=device)).device
     names = [run, *([teacher] if teacher else [])]
     trained, *others = _open(names, opened, mean, std, trust)
@@ -80,11 +80,11 @@ def evaluate(
     if other is not None and (misfit := task.misfit(other, opened)):
         side_console().print(f"teacher {teacher}: not compared: {misfit}", highlight=False)
         other = None
-    split = opened.parts[part]
-    if not bool(split.targets.labelled(split.labels).any()):
-        side_console().print(f"no {part} sample of {opened.name} has a label", highlight=False)
-    measured = measure(model, opened, part=part, device=on, teacher=other, task=task.name)
-    measured |= task.evaluate_extra(model, opened, extra, Compute(on), part=part)
+    evaluated = opened.splits[split]
+    if not bool(evaluated.targets.labelled(evaluated.labels).any()):
+        side_console().print(f"no {split} sample of {opened.name} has a label", highlight=False)
+    measured = measure(model, opened, split=split, device=on, teacher=other, task=task.name)
+    measured |= task.evaluate_extra(model, opened, extra, Compute(on), split=split)
     result = {**measured, "cost": cost_of(model, task.example(model, opened))}
     if json_:
         print(json.dumps(result, allow_nan=False))
@@ -93,7 +93,7 @@ def evaluate(
 
     from tutelage.report.console import Terminal
 
-    table = Table(title=f"{run} on the {part} part of {opened.name}", show_header=False)
+    table = Table(title=f"{run} on the {split} split of {opened.name}", show_header=False)
     by_class = result.pop("per_class_accuracy", {})
     for name, value in {**result, **result.pop("cost")}.items():
         if value is not None and not isinstance(value, dict):
@@ -307,7 +307,7 @@ def data(
         return
     parts = list(summary["counts"])
     rows = [(name, *(str(summary["counts"][part][c]) for part in parts)) for c, name in enumerate(summary["classes"])]
-    unlabelled = [int((~split.targets.labelled(split.labels)).sum()) for split in opened.parts.values()]
+    unlabelled = [int((~split.targets.labelled(split.labels)).sum()) for split in opened.splits.values()]
     if any(unlabelled):
         rows.append(("without a label", *map(str, unlabelled)))
     rows.append(("all", *(str(summary["samples"][part]) for part in parts)))

@@ -65,7 +65,7 @@ class Data:
                 f"{self.name} has the class name {twice[0]!r:.80} more than once (classes {places}); "
                 "give each class its own name"
             )
-        given = {**self.parts, "train": self.train, "test": self.test}
+        given = {**self.splits, "train": self.train, "test": self.test}
         stored_parts = {part: checked(split, f"{part} part of {self.name}", names) for part, split in given.items()}
         shapes = {tuple(split.inputs.shape[1:]) for split in stored_parts.values()}
         if len(shapes) > 1:
@@ -131,7 +131,7 @@ class Data:
         )
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{len(split)} {part}" for part, split in self.parts.items())
+        sizes = ", ".join(f"{len(split)} {part}" for part, split in self.splits.items())
         inputs = f"{self.modality.noun} {self.input_shape}"
         count, noun = self.num_classes, self.targets.noun
         labels = f"{count} {noun}" if self.targets.single else f"{noun} ({count})"
@@ -142,7 +142,7 @@ class Data:
         return self if self.classes else replace(self, classes=tuple(classes))
 
     @property
-    def parts(self) -> dict[str, Split]:
+    def splits(self) -> dict[str, Split]:
         """The parts that exist, by name."""
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: split for name, split in parts.items() if split is not None}
@@ -228,7 +228,7 @@ class Data:
         the class names, the augmentation, the other parts, and each sample's index, clean label and trust.
         """
         digest = hashlib.sha256(json.dumps([self.classes, self.views.settings(), self.input_shape]).encode())
-        for part, split in self.parts.items():
+        for part, split in self.splits.items():
             digest.update(f"{part} {'' if part == 'train' else split.fingerprint}".encode())
             for values in (split.index, split.clean_labels, split.trusted):
                 digest.update(b"none" if values is None else values.cpu().numpy().data)
@@ -240,9 +240,9 @@ class Data:
         return {
             "name": self.name,
             "classes": list(self.classes),
-            "counts": {part: split.targets.counts(split.labels, self.classes) for part, split in self.parts.items()},
-            "samples": {part: len(split) for part, split in self.parts.items()},
-            "noise_rate": {part: split.noise_rate for part, split in self.parts.items()},
+            "counts": {part: split.targets.counts(split.labels, self.classes) for part, split in self.splits.items()},
+            "samples": {part: len(split) for part, split in self.splits.items()},
+            "noise_rate": {part: split.noise_rate for part, split in self.splits.items()},
             "image_shape": list(self.input_shape),
             "mean": list(mean),
             "std": list(std),

@@ -25,7 +25,7 @@ def evaluate_extra(
     device: torch.device | str = "cpu",
     seed: int = 0,
     *,
-    part: str = "test",
+    split: str = "test",
 ) -> dict[str, Any]:
     """Those of the measurements that ``what`` asks for, as plain JSON values, each ``None`` where it is not asked for.
 
@@ -35,7 +35,7 @@ def evaluate_extra(
         what: what to measure.
         device: where to compute.
         seed: of the corruptions' noise and of the attack's starts.
-        part: ``"train"``, ``"validation"`` or ``"test"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
 
     Returns:
         ``corruptions`` (name to the accuracies at severities 1 to 5), ``corruption_accuracy`` (the mean of them all),
@@ -43,29 +43,29 @@ def evaluate_extra(
         ``zero_gradient_share`` (of the samples that were attacked; see ``Robustness``) and ``ood_auroc``.
 
     Raises:
-        TutelageError: there is no such part, it has no labels, the network has another number of classes than the data,
-            or the other data set cannot be opened.
+        TutelageError: there is no such split, it has no labels, the network has another number of classes than the
+            data, or the other data set cannot be opened.
     """
-    if part not in data.parts:
-        raise unknown("part", part, data.parts)
-    split = data.parts[part]
-    logits_of(model, "network", data, split.subset(torch.arange(1)), device)  # refuses another number of classes
+    if split not in data.splits:
+        raise unknown("split", split, data.splits)
+    samples = data.splits[split]
+    logits_of(model, "network", data, samples.subset(torch.arange(1)), device)  # refuses another number of classes
     result: dict[str, Any] = dict.fromkeys(
         ("corruptions", "corruption_accuracy", "pgd", "auac", "zero_gradient_share", "ood_auroc")
     )
     if what.ood is not None:  # first, since a name that cannot be opened should not cost what the others do
-        result["ood_auroc"] = ood_auroc(model, data, what.ood, part=part, device=device)
+        result["ood_auroc"] = ood_auroc(model, data, what.ood, split=split, device=device)
     if what.corruptions or what.pgd:
-        split = labelled(split)
-        if what.samples is not None and what.samples < len(split):
-            # Spread over the part: the first ones of a folder of pictures are all of one class.
-            split = split.subset(torch.arange(what.samples) * len(split) // what.samples)
+        samples = labelled(samples)
+        if what.samples is not None and what.samples < len(samples):
+            # Spread over the split: the first ones of a folder of images are all of one class.
+            samples = samples.subset(torch.arange(what.samples) * len(samples) // what.samples)
     if what.corruptions:
-        found = corruption_accuracies(model, split, device=device, seed=seed)
+        found = corruption_accuracies(model, samples, device=device, seed=seed)
         shares = [share for each in found.values() for share in each]
         result |= {"corruptions": found, "corruption_accuracy": sum(shares) / len(shares)}
     if what.pgd:
-        robust = pgd_accuracies(model, split, what.pgd, device=device, seed=seed)
+        robust = pgd_accuracies(model, samples, what.pgd, device=device, seed=seed)
         result["pgd"] = {str(radius): share for radius, share in robust.accuracies.items()}
         result |= {"auac": robust.auac, "zero_gradient_share": robust.zero_gradient_share}
     return result

@@ -77,7 +77,7 @@ def evaluate_generator(
     generator: Generator,
     data: Data,
     *,
-    part: str = "test",
+    split: str = "test",
     device: torch.device | str = "cpu",
     classifier: Tapped | None = None,
     teacher: Generator | None = None,
@@ -90,7 +90,7 @@ def evaluate_generator(
     Args:
         generator: 2,000 images of it are taken, always of the same latents; it must be on ``device`` already.
         data: the data set.
-        part: ``"train"``, ``"validation"`` or ``"test"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
         device: where to compute.
         classifier: on the same device; its embedding is the feature space. Without one this is the part's own first
             64 principal components of pixels, larger images averaged down to 16 a side first; no condition on the
@@ -102,19 +102,19 @@ def evaluate_generator(
         ``teacher_frechet_distance``; with a classifier also ``inception_score`` by that classifier.
 
     Raises:
-        TutelageError: there is no such part, or the generator makes images of another shape.
+        TutelageError: there is no such split, or the generator makes images of another shape.
     """
-    if part not in data.parts:
-        raise unknown("part", part, data.parts)
-    split = data.parts[part]
+    if split not in data.splits:
+        raise unknown("split", split, data.splits)
+    samples = data.splits[split]
     if classifier is None:
-        features = _pixels(split, device)
-        space = f"the first {COMPONENTS} principal components of the {part} part's pixels"
+        features = _pixels(samples, device)
+        space = f"the first {COMPONENTS} principal components of the {split} part's pixels"
     else:
         features = partial(_embedding, classifier)
         space = f"the embedding of a classifier, {type(classifier.module).__name__}"
     with torch.no_grad():
-        real = torch.cat([features(batch.inputs) for batch in in_order(split, device=device)])
+        real = torch.cat([features(batch.inputs) for batch in in_order(samples, device=device)])
     images = _images_of(generator, data)
     made = _in_parts(features, images)
     result: dict[str, Any] = {

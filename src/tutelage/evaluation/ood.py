@@ -17,7 +17,7 @@ from tutelage.models.outputs import at_least_float32
 
 @default_settings()
 def ood_auroc(
-    model: nn.Module, data: Data, other: str | Data, *, part: str = "test", device: torch.device | str = "cpu"
+    model: nn.Module, data: Data, other: str | Data, *, split: str = "test", device: torch.device | str = "cpu"
 ) -> float:
     """The chance that the network is surer of one of its own images than of one of another data set, in [0, 1].
 
@@ -31,18 +31,18 @@ def ood_auroc(
         data: what the network was made for.
         other: another data set, or the name that ``open_data`` takes. Its test part is brought to ``data``'s image
             shape by ``ImagesAs``; its labels are of no influence.
-        part: the part of ``data``.
+        split: the split of ``data``.
         device: where to compute.
 
     Raises:
-        TutelageError: the other data set cannot be opened, or there is no such part.
+        TutelageError: the other data set cannot be opened, or there is no such split.
     """
     from sklearn.metrics import roc_auc_score
 
-    if part not in data.parts:
-        raise unknown("part", part, data.parts)
+    if split not in data.splits:
+        raise unknown("split", split, data.splits)
     foreign = open_data(other)
-    own = certainty(predict(model, data.parts[part], device=device))
+    own = certainty(predict(model, data.splits[split], device=device))
     theirs = certainty(predict(nn.Sequential(ImagesAs(data.image_shape), model), foreign.test, device=device))
     is_own = torch.cat([torch.ones_like(own), torch.zeros_like(theirs)])
     # A network of one class is infinitely sure of everything, which scikit-learn refuses.

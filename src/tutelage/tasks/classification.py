@@ -206,11 +206,11 @@ class Classification(Task):
         what: ExtraEvaluation,
         compute: Compute,
         *,
-        part: str = "test",
+        split: str = "test",
         seed: int = 0,
     ) -> dict[str, Any]:
         """Corruptions, an attack, images from elsewhere."""
-        return evaluate_extra(model, data, what, compute.device, seed, part=part)
+        return evaluate_extra(model, data, what, compute.device, seed, split=split)
 
     def described(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The main numbers of the test part, and what the training labels and the teacher have to do with them."""

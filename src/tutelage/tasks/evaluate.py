@@ -19,17 +19,17 @@ def evaluate(
     model: nn.Module,
     data: Data,
     *,
-    part: str = "test",
+    split: str = "test",
     device: torch.device | str = "cpu",
     teacher: nn.Module | None = None,
     task: str | None = None,
 ) -> dict[str, Any]:
-    """A network's metrics on one part of a data set, as plain JSON values.
+    """A network's metrics on one split of a data set, as plain JSON values.
 
     Args:
         model: maps raw inputs, of images (B, C, H, W) in [0, 1], to its outputs; it must be on ``device`` already.
         data: the data set.
-        part: ``"train"``, ``"validation"`` or ``"test"``.
+        split: ``"train"``, ``"validation"`` or ``"test"``.
         device: where to compute.
         teacher: another network, on the same device, to compare with.
         task: what is asked of the network; what the data's targets are for unless given.
@@ -39,10 +39,10 @@ def evaluate(
         without samples for instance.
 
     Raises:
-        TutelageError: there is no such part or task, or the network does not fit the data.
+        TutelageError: there is no such split or task, or the network does not fit the data.
     """
-    if part not in data.parts:
-        raise unknown("part", part, data.parts)
+    if split not in data.splits:
+        raise unknown("split", split, data.splits)
     asked = find(data.targets.task if task is None else task)
     asked.check_data(data)
-    return asked.evaluate(model, data.parts[part], data, Compute(device), teacher=teacher)
+    return asked.evaluate(model, data.splits[split], data, Compute(device), teacher=teacher)

@@ -53,9 +53,9 @@ class Generation(Task):
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
         """See ``evaluate_generator``."""
-        part = next(name for name, each in data.parts.items() if each is split)
+        name = next(name for name, candidate in data.splits.items() if candidate is split)
         other = None if teacher is None else _generator(teacher)
-        return evaluate_generator(_generator(model), data, part=part, device=compute.device, teacher=other)
+        return evaluate_generator(_generator(model), data, split=name, device=compute.device, teacher=other)
 
     def example(self, model: Tapped, data: Data, count: int = 1) -> Tensor:
         """Latents."""

@@ -282,7 +282,7 @@ class Task:
         what: ExtraEvaluation,
         compute: Compute,
         *,
-        part: str = "test",
+        split: str = "test",
         seed: int = 0,
     ) -> dict[str, Any]:
         """Measurements that are made when they are asked for: corruptions, attacks, other data.
