@@ -18,9 +18,9 @@ from tutelage.data import Data
 from tutelage.data.configured import load_data
 from tutelage.evaluation import evaluate
 from tutelage.evaluation.cost import flops, parameters
+from tutelage.methods.lre_amc.groups import Group, drop, group_of, second_moments, take_over
+from tutelage.methods.lre_amc.redundancy import eliminate
 from tutelage.models.load import make_model
-from tutelage.models.prunable import Group, drop, group_of, second_moments, take_over
-from tutelage.models.redundancy import eliminate
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 

@@ -19,7 +19,7 @@ from tutelage.data import Data, open_data
 from tutelage.data.conditions import Subset
 from tutelage.evaluation import accuracy
 from tutelage.methods import find
-from tutelage.models.maxdropout import MaxDropout, in_place_of_dropout
+from tutelage.methods.maxdropout.layer import MaxDropout, in_place_of_dropout
 from tutelage.models.resnet import ResNet
 from tutelage.models.tapped import Tapped
 from tutelage.training import Run

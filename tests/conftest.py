@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split
+from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.tapped import Tapped
 
@@ -73,6 +74,17 @@ def tiny_model(tiny_data: Data) -> Callable[..., Tapped]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             return Tapped(TinyNet(**options), *tiny_data.mean_std)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def batch_of() -> Callable[[Tensor], Batch]:
+    """``batch_of(targets)``: a batch of black images with these targets."""
+
+    def make(targets: Tensor) -> Batch:
+        index = torch.arange(len(targets))
+        return Batch(torch.zeros(len(targets), 1, 2, 2), targets, index, None)
 
     return make
 

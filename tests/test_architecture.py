@@ -20,6 +20,7 @@ ROOMS = (
     ["data"],
     ["models"],
     ["terms"],
+    ["losses"],
     ["attacks"],
     ["sources"],
     ["evaluation"],

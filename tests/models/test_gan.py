@@ -1,4 +1,4 @@
-"""Generators and their critic, and how a generator is wrapped."""
+"""Generators, and how a generator is wrapped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tutelage.models.gan import DCGAN, Critic, MLPGenerator
+from tutelage.models.gan import DCGAN, MLPGenerator
 from tutelage.models.generator import Generator
 from tutelage.models.resnet import ResNet
 from tutelage.models.tapped import Tapped
@@ -27,14 +27,6 @@ def test_images_of_any_shape_in_the_range_of_pixels(make: Any, shape: tuple[int,
     assert 0 <= images.min() < images.max() <= 1
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_a_critic_of_any_shape(shape: tuple[int, int, int]) -> None:
-    critic = Tapped(Critic(shape, width=0.1), (0.5,), (0.5,))
-    outputs = critic.tap(torch.rand(3, *shape), ("score",))
-    assert outputs["score"].shape == (3, 1)
-    assert outputs.logits is None
-
-
 def test_the_student_of_the_paper_has_its_size() -> None:
     """2.2 million parameters and multiply-adds for 32 pixels and colour."""
     count = sum(p.numel() for p in MLPGenerator((3, 32, 32)).parameters())
@@ -44,25 +36,7 @@ def test_the_student_of_the_paper_has_its_size() -> None:
     assert DCGAN((3, 32, 32)).start == (512, 4, 4)
 
 
-def test_every_layer_of_a_critic_has_spectral_norm_one() -> None:
-    torch.manual_seed(0)
-    critic = Critic((1, 8, 8), width=0.25)
-    for _ in range(200):
-        critic(torch.rand(2, 1, 8, 8))  # a step of power iteration each
-    layers = [m for m in critic.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    assert len(layers) == 3
-    for layer in layers:
-        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-3)
-
-
-def test_looking_leaves_a_critic_as_it_was(state_of: Any, changed: Any) -> None:
-    critic = Tapped(Critic((1, 8, 8), width=0.25)).eval()
-    before = state_of(critic)
-    critic.tap(torch.rand(4, 1, 8, 8), ("score",))
-    assert changed(before, state_of(critic)) == set()
-
-
-@pytest.mark.parametrize("make", [DCGAN, MLPGenerator, Critic])
+@pytest.mark.parametrize("make", [DCGAN, MLPGenerator])
 def test_no_width_no_network(make: Any, refused: Any) -> None:
     with refused("width", "take a larger one"):
         make((1, 8, 8), width=0.0001)

@@ -16,12 +16,13 @@ from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageWarning
+from tutelage.losses import probability_shift
 from tutelage.methods import find
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import read_about
 from tutelage.runs import execute, open_model
-from tutelage.terms import View, probability_shift
+from tutelage.terms import View
 from tutelage.training import Learner, Run
 from tutelage.training.fit import Fitted
 from tutelage.training.learner import Lesson

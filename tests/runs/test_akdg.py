@@ -19,13 +19,14 @@ from tutelage.data import Data
 from tutelage.data.batch import Batch
 from tutelage.data.loader import Batches, mix
 from tutelage.methods import find, installed
+from tutelage.methods.akdg.views import GeneratedImages, TeacherImages
 from tutelage.models.gan import DCGAN, MLPGenerator
 from tutelage.models.generator import Generator
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, save_weights
 from tutelage.runs import execute, open_model
-from tutelage.terms import Generated, Taught, View
+from tutelage.terms import View
 from tutelage.training import Learner, Run
 from tutelage.training.checkpoint import seeded
 from tutelage.training.fit import Fitted
@@ -94,9 +95,9 @@ def test_the_discriminators_see_what_they_should(caught: Callable[..., Caught], 
     assert student.source is None
     assert of_real.source is None
     assert of_real.terms["real"].view is None
-    assert isinstance(of_real.terms["student"].view, Generated)
-    assert isinstance(of_teacher.terms["teacher"].view, Taught)
-    assert isinstance(of_teacher.terms["student"].view, Generated)
+    assert isinstance(of_real.terms["student"].view, GeneratedImages)
+    assert isinstance(of_teacher.terms["teacher"].view, TeacherImages)
+    assert isinstance(of_teacher.terms["student"].view, GeneratedImages)
     shapes = [[tuple(p.shape) for p in learner.model.parameters()] for learner in (of_real, of_teacher)]
     assert shapes[0] == shapes[1]
     pairs = zip(of_real.model.parameters(), of_teacher.model.parameters(), strict=True)

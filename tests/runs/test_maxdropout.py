@@ -13,7 +13,7 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.evaluation import accuracy
 from tutelage.methods import find
-from tutelage.models.maxdropout import MaxDropout
+from tutelage.methods.maxdropout.layer import MaxDropout
 from tutelage.models.tapped import Tapped
 from tutelage.training import Fitted, Learner, Run
 

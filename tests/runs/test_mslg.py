@@ -19,8 +19,9 @@ from tutelage.data.batch import Batch
 from tutelage.data.conditions import parse_noise
 from tutelage.methods import find
 from tutelage.methods.mslg import MetaLabels, first_scores, smallest_losses
+from tutelage.methods.mslg.labels import Entropy, LearnedLabels
 from tutelage.models.tapped import Tapped
-from tutelage.terms import CrossEntropy, Entropy, LearnedLabels
+from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run, Step
 from tutelage.training.fit import Fitted
 from tutelage.training.processes import Processes

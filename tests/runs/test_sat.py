@@ -14,10 +14,10 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.loader import Batches
 from tutelage.evaluation import pgd_accuracies
+from tutelage.losses import sinkhorn_divergence
 from tutelage.methods import find
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.terms import sinkhorn_divergence
 from tutelage.training import Run
 
 Net = Callable[..., Tapped]

@@ -14,11 +14,12 @@ from tests.tasks.cases import FEATURES
 from tutelage.data import Batch, Data
 from tutelage.data.modality import Vectors
 from tutelage.data.targets import ManyLabels, Numbers, Strings
+from tutelage.losses import cross_entropy, soft_targets
 from tutelage.models.outputs import Outputs
 from tutelage.tasks import Compute, evaluate, find
 from tutelage.tasks.multi_label import BinaryCrossEntropy, average_precision
 from tutelage.tasks.regression import SquaredError
-from tutelage.terms import CrossEntropy, SoftTargets, cross_entropy, soft_targets
+from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.terms.term import Term
 
 NAN = float("nan")

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.losses import attention_map, attention_transfer
 from tutelage.models.outputs import Outputs
-from tutelage.terms import AttentionTransfer, attention_map, attention_transfer
+from tutelage.terms import AttentionTransfer
 from tutelage.terms.attention import Form
 
 FORMS: list[Form] = ["code", "paper"]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tutelage.losses import softmax_mse
 from tutelage.models.outputs import Outputs
-from tutelage.terms import SoftmaxMSE, softmax_mse
+from tutelage.terms import SoftmaxMSE
 
 
 def logits(*shape: int, seed: int = 0) -> Tensor:

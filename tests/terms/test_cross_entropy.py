@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.losses import cross_entropy
 from tutelage.models.outputs import Outputs
-from tutelage.terms import CrossEntropy, cross_entropy
+from tutelage.terms import CrossEntropy
 
 INF = float("inf")
 

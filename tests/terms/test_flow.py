@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.losses import flow_loss, flow_matrix
 from tutelage.models.outputs import Outputs
-from tutelage.terms import Flow, flow_loss, flow_matrix
+from tutelage.terms import Flow
 from tutelage.terms.flow import Reduction
 
 REDUCTIONS: list[Reduction] = ["relative", "paper", "mean"]

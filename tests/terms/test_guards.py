@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage import terms
+from tutelage import losses, terms
 from tutelage.data.batch import Batch
+from tutelage.methods.abstention.gambler import Gambler, SoftBet, gambler, soft_bet
+from tutelage.methods.akdg.adversarial import hinge
+from tutelage.methods.gccs.loss import GaussianSimplex, gaussian_simplex
+from tutelage.methods.mean_teacher_lc.local_clustering import LocalClustering, local_clustering
+from tutelage.methods.mslg.labels import Entropy, entropy, reverse_kl
 from tutelage.models.outputs import Outputs
 
 GENERATOR = torch.Generator().manual_seed(3)
@@ -32,7 +36,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "attention_transfer": (MAPS, MAPS2),
     "cross_entropy": (LOGITS, LABELS),
     "distance_relations": (FEATURES, FEATURES2),
-    "divergence": (LOGITS.log_softmax(1), OTHER.log_softmax(1)),
+    "kl_divergence": (LOGITS.log_softmax(1), OTHER.log_softmax(1)),
     "entropy": (LOGITS,),
     "flow_loss": (MAPS.flatten(2), MAPS2.flatten(2)),
     "flow_matrix": (MAPS, MAPS2),
@@ -41,6 +45,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "hint_loss": (MAPS, MAPS2),
     "label_smooth_replacement": (PROBS, LABELS),
     "local_clustering": (FEATURES, FEATURES2, 2.0),
+    "mimicry_loss": (LOGITS, OTHER),
     "probability_shift": (PROBS, LABELS),
     "reverse_kl": (LOGITS, OTHER.log_softmax(1)),
     "similarity_preserving": (FEATURES, FEATURES2),
@@ -51,17 +56,30 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "triplet_loss": (FEATURES.square().sum(1), FEATURES2.square().sum(1)),
 }
 HINGE = {"hinge": (ONE,)}
-NO_LOSSES = {"check_payoff", "collapsed", "draw_triplets", "labels_and_soft_targets", "regressor"}
+OF_METHODS: tuple[Callable[..., Tensor], ...] = (
+    entropy,
+    gambler,
+    gaussian_simplex,
+    hinge,
+    local_clustering,
+    reverse_kl,
+    soft_bet,
+)
+NO_LOSSES = {"draw_triplets", "regressor"}
 
 
-def test_every_public_function_is_in_the_table() -> None:
-    public = {name for name in terms.__all__ if inspect.isfunction(getattr(terms, name))}
-    assert public == {*FUNCTIONS, *HINGE, *NO_LOSSES}
+def test_every_public_loss_is_in_the_table() -> None:
+    assert {*losses.__all__} | {loss.__name__ for loss in OF_METHODS} == {*FUNCTIONS, *HINGE, *NO_LOSSES}
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    **{name: getattr(losses, name) for name in losses.__all__},
+    **{loss.__name__: loss for loss in OF_METHODS},
+}
 
 
 def called(name: str, *arguments: Any) -> Tensor:
-    value: Tensor = getattr(terms, name)(*arguments, **({"genuine": True} if name in HINGE else {}))
-    return value
+    return LOSSES[name](*arguments, **({"genuine": True} if name in HINGE else {}))
 
 
 @pytest.mark.parametrize("name", {**FUNCTIONS, **HINGE})
@@ -99,19 +117,19 @@ def test_a_nan_is_not_hidden(name: str, place: int) -> None:
 
 def test_a_nan_of_the_teacher_is_the_value() -> None:
     teacher = torch.tensor([[torch.nan, 0.0, 1.0], [0.0, -math.inf, 1.0]])
-    value = terms.soft_targets(torch.zeros(2, 3), teacher)
+    value = losses.soft_targets(torch.zeros(2, 3), teacher)
     assert value.isnan().tolist() == [True, False]
-    assert terms.entropy(torch.tensor([[torch.nan, 0.0]])).isnan().all()
+    assert entropy(torch.tensor([[torch.nan, 0.0]])).isnan().all()
 
 
 # --- whatever the scale
 
 SCALES = [1e-30, 1e-19, 1e-7, 1.0, 1e10, 1e19, 1e30]
 FREE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "similarity_preserving": terms.similarity_preserving,
-    "angle_relations": terms.angle_relations,
-    "distance_relations": terms.distance_relations,
-    "attention_transfer": lambda s, t: terms.attention_transfer(s.view(6, 1, 1, 7), t.view(6, 1, 1, 7)),
+    "similarity_preserving": losses.similarity_preserving,
+    "angle_relations": losses.angle_relations,
+    "distance_relations": losses.distance_relations,
+    "attention_transfer": lambda s, t: losses.attention_transfer(s.view(6, 1, 1, 7), t.view(6, 1, 1, 7)),
 }
 
 
@@ -174,10 +192,10 @@ OF_PLACES = {"SoftTargets", "Mimicry", "CrossEntropy", "Of"}  # take logits (B, 
         terms.SoftmaxMSE(),
         terms.AdjustedSoftTargets(),
         terms.CrossEntropy(),
-        terms.Entropy(),
-        terms.Gambler(2.0),
-        terms.SoftBet(2.0),
-        terms.GaussianSimplex("logits"),
+        Entropy(),
+        Gambler(2.0),
+        SoftBet(2.0),
+        GaussianSimplex("logits"),
         terms.Of("branch", terms.SoftTargets()),
     ],
     ids=lambda term: type(term).__name__,
@@ -191,7 +209,7 @@ def test_logits_of_other_axes_are_refused(term: terms.Term, shape: tuple[int, ..
         term(outputs, outputs, batch(torch.zeros(shape[0], dtype=torch.int64)))
 
 
-@pytest.mark.parametrize("loss", [terms.soft_targets, terms.softmax_mse])
+@pytest.mark.parametrize("loss", [losses.soft_targets, losses.softmax_mse])
 def test_logits_that_would_be_broadcast_are_refused(loss: Callable[..., Tensor], refused: Any) -> None:
     for other in ((6, 1), (1, 5), (6, 4)):
         with refused("(6, 5)", other, "the same samples and classes"):
@@ -199,15 +217,13 @@ def test_logits_that_would_be_broadcast_are_refused(loss: Callable[..., Tensor],
 
 
 LABEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
-    "cross_entropy": lambda labels: terms.cross_entropy(LOGITS, labels),
-    "gambler": lambda labels: terms.gambler(LOGITS, ONE, labels, 2.0),
-    "probability_shift": lambda labels: terms.probability_shift(PROBS, labels),
-    "label_smooth_replacement": lambda labels: terms.label_smooth_replacement(PROBS, labels),
-    "gaussian_simplex": lambda labels: terms.gaussian_simplex(LOGITS, labels),
-    "draw_triplets": lambda labels: terms.draw_triplets(labels)[0],
-    "LocalClustering": lambda labels: terms.LocalClustering()(
-        Outputs(None, {"embedding": FEATURES}), None, batch(labels)
-    ),
+    "cross_entropy": lambda labels: losses.cross_entropy(LOGITS, labels),
+    "gambler": lambda labels: gambler(LOGITS, ONE, labels, 2.0),
+    "probability_shift": lambda labels: losses.probability_shift(PROBS, labels),
+    "label_smooth_replacement": lambda labels: losses.label_smooth_replacement(PROBS, labels),
+    "gaussian_simplex": lambda labels: gaussian_simplex(LOGITS, labels),
+    "draw_triplets": lambda labels: losses.draw_triplets(labels)[0],
+    "LocalClustering": lambda labels: LocalClustering()(Outputs(None, {"embedding": FEATURES}), None, batch(labels)),
 }
 
 
@@ -254,9 +270,9 @@ def test_one_sample_is_not_compared_with_all(name: str, refused: Any) -> None:
 
 def test_flows_and_hints_of_other_shapes_are_refused(refused: Any) -> None:
     with refused("(6, 7)", "(6, 1)", "regressor("):
-        terms.hint_loss(FEATURES, ONE)
+        losses.hint_loss(FEATURES, ONE)
     tokens = drawn(6, 5, 3)
     with refused("(6, 5, 3)", "tokens.transpose(1, 2).unsqueeze(3)"):
-        terms.flow_matrix(tokens, tokens)
+        losses.flow_matrix(tokens, tokens)
     as_maps = tokens.transpose(1, 2).unsqueeze(3)
-    torch.testing.assert_close(terms.flow_matrix(as_maps, as_maps), tokens.mT @ tokens / 5)
+    torch.testing.assert_close(losses.flow_matrix(as_maps, as_maps), tokens.mT @ tokens / 5)

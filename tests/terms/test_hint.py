@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tutelage.losses import hint_loss, regressor
 from tutelage.models.outputs import Outputs
-from tutelage.terms import Hint, hint_loss, regressor
+from tutelage.terms import Hint
 
 Shape = tuple[int, int, int]
 

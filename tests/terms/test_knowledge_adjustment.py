@@ -10,14 +10,9 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.losses import label_smooth_replacement, probability_shift, soft_targets
 from tutelage.models.outputs import Outputs
-from tutelage.terms import (
-    AdjustedSoftTargets,
-    SoftTargets,
-    label_smooth_replacement,
-    probability_shift,
-    soft_targets,
-)
+from tutelage.terms import AdjustedSoftTargets, SoftTargets
 from tutelage.terms.knowledge_adjustment import Adjustment
 
 

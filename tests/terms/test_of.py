@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
+from tutelage.losses import cross_entropy, soft_targets
 from tutelage.models.outputs import Outputs
-from tutelage.terms import CrossEntropy, Hint, Of, SoftTargets, Term, cross_entropy, soft_targets
+from tutelage.terms import CrossEntropy, Hint, Of, SoftTargets, Term
 
 
 def logits(seed: int) -> Tensor:

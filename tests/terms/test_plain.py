@@ -13,21 +13,19 @@ from torch import Tensor
 
 from tutelage.data import Split
 from tutelage.data.batch import Batch
+from tutelage.losses import cross_entropy, soft_targets
+from tutelage.methods.mslg.labels import Entropy, LearnedLabels
 from tutelage.models.outputs import Outputs, class_axis
 from tutelage.terms import (
     AttentionTransfer,
     CrossEntropy,
     DistanceRelations,
-    Entropy,
     Flow,
     Hint,
-    LearnedLabels,
     Mimicry,
     SimilarityPreserving,
     SoftmaxMSE,
     SoftTargets,
-    cross_entropy,
-    soft_targets,
 )
 
 GENERATOR = torch.Generator().manual_seed(5)

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.losses import angle_relations, distance_relations
 from tutelage.models.outputs import Outputs
-from tutelage.terms import AngleRelations, DistanceRelations, angle_relations, distance_relations
+from tutelage.terms import AngleRelations, DistanceRelations
 from tutelage.terms.relations import MOST_ANGLES, cosines, relative_distances
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.losses import similarity_preserving
 from tutelage.models.outputs import Outputs
-from tutelage.terms import SimilarityPreserving, similarity_preserving
+from tutelage.terms import SimilarityPreserving
 from tutelage.terms.similarity import similarities
 
 EYE, SAME = torch.eye(2).double(), torch.tensor([[1.0, 0], [1, 0]]).double()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tutelage.losses import sinkhorn_divergence
 from tutelage.models.outputs import Outputs
-from tutelage.terms import SinkhornDivergence, sinkhorn_divergence
+from tutelage.terms import SinkhornDivergence
 from tutelage.terms.sinkhorn import transport_plan
 
 

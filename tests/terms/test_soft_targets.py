@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.losses import kl_divergence, soft_targets
 from tutelage.models.outputs import Outputs
-from tutelage.terms import CrossEntropy, SoftTargets, divergence, labels_and_soft_targets, soft_targets
+from tutelage.terms import CrossEntropy, SoftTargets, labels_and_soft_targets
 
 Z, V = torch.tensor([[1.0, 2, 3]], dtype=torch.float64), torch.tensor([[3.0, 2, 1]], dtype=torch.float64)
 INF = float("inf")
@@ -38,7 +39,7 @@ def test_value_on_the_card(temperature: float, value: float, tolerance: float) -
 
 
 def test_the_divergence_itself_has_no_temperature_squared() -> None:
-    value = divergence((V / 4).log_softmax(-1), (Z / 4).log_softmax(-1))
+    value = kl_divergence((V / 4).log_softmax(-1), (Z / 4).log_softmax(-1))
     assert value.tolist() == pytest.approx([0.0824769], abs=1e-7)
 
 

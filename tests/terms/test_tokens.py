@@ -9,17 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tutelage.losses import attention_map, attention_transfer, hint_loss, regressor, similarity_preserving
 from tutelage.models.outputs import Outputs
-from tutelage.terms import (
-    AttentionTransfer,
-    Hint,
-    SimilarityPreserving,
-    attention_map,
-    attention_transfer,
-    hint_loss,
-    regressor,
-    similarity_preserving,
-)
+from tutelage.terms import AttentionTransfer, Hint, SimilarityPreserving
 
 GENERATOR = torch.Generator().manual_seed(2)
 

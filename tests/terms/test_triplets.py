@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
+from tutelage.losses import draw_triplets, triplet_loss
 from tutelage.models.outputs import Outputs
-from tutelage.terms import Triplets, collapsed, draw_triplets, triplet_loss
+from tutelage.terms import Triplets
+from tutelage.terms.triplets import collapsed
 
 BatchOf = Callable[[Tensor], Batch]
 FORMS: list[dict[str, Any]] = [

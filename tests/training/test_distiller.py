@@ -18,17 +18,10 @@ import tutelage
 from tutelage.attacks.boundary import BoundarySamples
 from tutelage.config import Hardware, Recipe
 from tutelage.data import AsIs, Data
+from tutelage.losses import cross_entropy, soft_targets
 from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen, Own, Peers
-from tutelage.terms import (
-    AttentionTransfer,
-    CrossEntropy,
-    DistanceRelations,
-    Hint,
-    SoftTargets,
-    cross_entropy,
-    soft_targets,
-)
+from tutelage.terms import AttentionTransfer, CrossEntropy, DistanceRelations, Hint, SoftTargets
 from tutelage.training import Distiller, Learner, fit
 
 Net = Callable[..., Tapped]

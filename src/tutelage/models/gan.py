@@ -1,14 +1,12 @@
-"""Small networks for adversarial training: two generators, and the critic that judges their images."""
+"""Two small generators of images: a DCGAN and an MLP."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from tutelage.errors import TutelageError
 
@@ -34,8 +32,8 @@ class DCGAN(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], width: float = 1, latent: int = 128) -> None:
         super().__init__()
         self.latent = latent
-        sizes = _sizes(*image_shape[1:])
-        widest = _channels("DCGAN", 64 * width) * 2 ** (len(sizes) - 1)
+        sizes = halved_sizes(*image_shape[1:])
+        widest = scaled_channels("DCGAN", 64 * width) * 2 ** (len(sizes) - 1)
         self.start = (widest, *sizes[-1])
         self.linear = nn.Linear(latent, widest * sizes[-1][0] * sizes[-1][1])
         layers: list[nn.Module] = [nn.BatchNorm2d(widest), nn.ReLU()]
@@ -76,7 +74,7 @@ class MLPGenerator(nn.Module):
     def __init__(self, image_shape: tuple[int, int, int], width: float = 1, latent: int = 128) -> None:
         super().__init__()
         self.latent, self.image_shape = latent, image_shape
-        units = _channels("MLPGenerator", 512 * width)
+        units = scaled_channels("MLPGenerator", 512 * width)
         pixels = image_shape[0] * image_shape[1] * image_shape[2]
         sizes = (latent, units, units, units)
         hidden = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
@@ -87,44 +85,8 @@ class MLPGenerator(nn.Module):
         return (1 + torch.tanh(self.layers(latents).view(-1, *self.image_shape))) / 2
 
 
-class Critic(nn.Module):
-    """A discriminator: one score an image, without a sigmoid; spectral norm in every layer (Miyato et al. 2018).
-
-    A 3x3 convolution, then for each halving of the map a 4x4 convolution at stride 2 that doubles the channels, with
-    leaky ReLU (0.1) between them, and a linear layer on all of the last map.
-
-    Args:
-        image_shape: (C, H, W) of the images.
-        width: multiplies the 64 channels of the first layer.
-
-    Attributes:
-        roles: where its score is read, (B, 1).
-
-    Raises:
-        TutelageError: the width leaves no channels.
-    """
-
-    roles: ClassVar[dict[str, str]] = {"score": "score"}
-
-    def __init__(self, image_shape: tuple[int, int, int], width: float = 1) -> None:
-        super().__init__()
-        sizes = _sizes(*image_shape[1:])
-        channels = _channels("Critic", 64 * width)
-        layers: list[nn.Module] = [spectral_norm(nn.Conv2d(image_shape[0], channels, 3, padding=1)), nn.LeakyReLU(0.1)]
-        for _ in sizes[1:]:
-            layers += [spectral_norm(nn.Conv2d(channels, 2 * channels, 4, stride=2, padding=1)), nn.LeakyReLU(0.1)]
-            channels *= 2
-        self.body = nn.Sequential(*layers, nn.Flatten())
-        self.score = spectral_norm(nn.Linear(channels * sizes[-1][0] * sizes[-1][1], 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to scores (B, 1)."""
-        score: Tensor = self.score(self.body(images))
-        return score
-
-
-def _sizes(height: int, width: int) -> Sequence[tuple[int, int]]:
-    """The sizes of the maps, from the image's own down."""
+def halved_sizes(height: int, width: int) -> Sequence[tuple[int, int]]:
+    """The sizes of an image's feature maps: halved while both sides are even and larger than ``SMALLEST``."""
     sizes = [(height, width)]
     while min(height, width) > SMALLEST and height % 2 == width % 2 == 0:
         height, width = height // 2, width // 2
@@ -132,7 +94,12 @@ def _sizes(height: int, width: int) -> Sequence[tuple[int, int]]:
     return sizes
 
 
-def _channels(who: str, channels: float) -> int:
+def scaled_channels(network: str, channels: float) -> int:
+    """``channels``, rounded.
+
+    Raises:
+        TutelageError: none are left.
+    """
     if round(channels) < 1:
-        raise TutelageError(f"the width of this {who} leaves {channels:g} channels: take a larger one")
+        raise TutelageError(f"the width of this {network} leaves {channels:g} channels: take a larger one")
     return round(channels)

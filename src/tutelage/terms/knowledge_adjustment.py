@@ -10,7 +10,7 @@ from torch import Tensor
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs, class_logits
 from tutelage.terms.precision import full_precision
-from tutelage.terms.soft_targets import divergence
+from tutelage.terms.soft_targets import kl_divergence
 from tutelage.terms.targets import hard_labels
 from tutelage.terms.term import Term
 
@@ -65,7 +65,7 @@ class AdjustedSoftTargets(Term):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats times T^2."""
         target = adjusted(teacher, batch, self.adjustment, self.temperature).log()
-        return self.temperature**2 * divergence(target, student.log_probs(self.temperature))
+        return self.temperature**2 * kl_divergence(target, student.log_probs(self.temperature))
 
 
 def adjusted(teacher: Outputs | None, batch: Batch | None, adjustment: Adjustment, temperature: float = 1.0) -> Tensor:

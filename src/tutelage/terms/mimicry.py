@@ -7,8 +7,22 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.terms.soft_targets import SoftTargets
+from tutelage.terms.soft_targets import SoftTargets, soft_targets
 from tutelage.terms.term import Term
+
+
+def mimicry_loss(student_logits: Tensor, *peer_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """1/(K-1) sum over peers l of T^2 KL(softmax(z_l / T) || softmax(z / T)) per sample.
+
+    Args:
+        student_logits: z, (B, C), or of tokens or maps as in ``soft_targets``.
+        peer_logits: z_l of each of the K - 1 peers, of the same shape. No gradient reaches them.
+        temperature: T > 0; the paper has 1.
+
+    Returns:
+        (B,) nats times T^2.
+    """
+    return torch.stack([soft_targets(student_logits, peer, temperature) for peer in peer_logits]).mean(0)
 
 
 class Mimicry(Term):

@@ -13,7 +13,7 @@ from tutelage.terms.term import Term, Weighted
 
 
 @full_precision
-def divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
+def kl_divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
     """KL(target || other) = sum_c q_c (log q_c - log p_c), from logarithms: (..., C) twice to (...) nats.
 
     Raises:
@@ -96,7 +96,7 @@ def _softened(
     student: Outputs, teacher: Outputs, temperature: float, mask: Tensor | None = None, axis: int | None = None
 ) -> Tensor:
     log_probs = [classes_last(each.log_probs(temperature, axis), axis) for each in (teacher.detach(), student)]
-    each = temperature**2 * divergence(*log_probs)
+    each = temperature**2 * kl_divergence(*log_probs)
     if mask is not None:
         if mask.shape != each.shape:
             raise TutelageError(

@@ -10,7 +10,7 @@ from tutelage.data.data import Split
 from tutelage.data.per_sample import PerSample
 from tutelage.models.outputs import Outputs, class_logits
 from tutelage.terms.precision import full_precision
-from tutelage.terms.soft_targets import divergence
+from tutelage.terms.soft_targets import kl_divergence
 from tutelage.terms.term import Term
 
 
@@ -27,7 +27,7 @@ def reverse_kl(logits: Tensor, label_log_probs: Tensor) -> Tensor:
     Returns:
         (B,) nats divided by C.
     """
-    return divergence(class_logits(logits).log_softmax(-1), label_log_probs) / logits.shape[-1]
+    return kl_divergence(class_logits(logits).log_softmax(-1), label_log_probs) / logits.shape[-1]
 
 
 @full_precision

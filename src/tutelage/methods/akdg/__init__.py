@@ -12,11 +12,13 @@ from pydantic import Field
 from tutelage.data import CropsAndFlips
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, method
-from tutelage.models.gan import Critic
+from tutelage.methods.akdg.adversarial import Fooling, Hinge
+from tutelage.methods.akdg.critic import Critic
+from tutelage.methods.akdg.views import GeneratedImages, TeacherImages
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
-from tutelage.terms import Fooling, Generated, Hinge, Taught, Term, Weighted
+from tutelage.terms import Term, Weighted
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 from tutelage.training.updates import Alternating
@@ -72,13 +74,13 @@ def akdg(
     critics: list[Learner] = []
     if real:
         of_real = Tapped(critic(), (0.5,), (0.5,))
-        told: Terms = {"real": Hinge(genuine=True), "student": fake.on(Generated(student))}
+        told: Terms = {"real": Hinge(genuine=True), "student": fake.on(GeneratedImages(student))}
         critics.append(Learner(of_real, None, told, name="D_S"))
         terms["real"] = Fooling(of_real)
     if weight:
         teacher = Frozen(_checked("teacher", run.teacher(), run))
         of_teacher = Tapped(critic(), (0.5,), (0.5,))
-        told = {"teacher": Hinge(genuine=True).on(Taught()), "student": fake.on(Generated(student))}
+        told = {"teacher": Hinge(genuine=True).on(TeacherImages()), "student": fake.on(GeneratedImages(student))}
         critics.append(Learner(of_teacher, teacher, told, name="D_KD"))
         terms["teacher"] = weight * Fooling(of_teacher)
     if not terms:

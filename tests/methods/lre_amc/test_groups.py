@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.evaluation.cost import parameters
-from tutelage.models.prunable import drop, group_of, prunable, second_moments, take_over, takes_constant
-from tutelage.models.redundancy import Elimination, eliminate
+from tutelage.methods.lre_amc.groups import drop, group_of, prunable, second_moments, take_over, takes_constant
+from tutelage.methods.lre_amc.redundancy import Elimination, eliminate
 from tutelage.models.surgery import repeat, surgery_of
 from tutelage.models.surgery.resize import operate
 from tutelage.models.weights import load_weights, save_weights

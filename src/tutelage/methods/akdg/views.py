@@ -11,7 +11,7 @@ from tutelage.models.outputs import Outputs
 from tutelage.terms.term import View
 
 
-class Generated(View):
+class GeneratedImages(View):
     """As many images as the batch has, newly made by a generator that is training itself; no gradient reaches it.
 
     Each view draws latents of its own. The generator stays in train mode, and the running statistics of its batch
@@ -30,7 +30,7 @@ class Generated(View):
             return _of(self.generator.tap(batch.inputs, ("image",))["image"], batch)
 
 
-class Taught(View):
+class TeacherImages(View):
     """The images that the learner's source makes, a frozen generator for instance."""
 
     teacher_roles = ("image",)
@@ -38,7 +38,7 @@ class Taught(View):
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
         """The images, without labels."""
         if teacher is None:
-            raise ValueError("Taught needs a source that generates images")
+            raise ValueError("TeacherImages needs a source that generates images")
         return _of(teacher["image"], batch)
 
 

@@ -17,8 +17,8 @@ from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import labelled
 from tutelage.methods import Positive, Share, method
 from tutelage.methods._start import start_from_teacher
-from tutelage.models.prunable import FEWEST, drop, group_of, prunable, second_moments, take_over
-from tutelage.models.redundancy import eliminate
+from tutelage.methods.lre_amc.groups import FEWEST, drop, group_of, prunable, second_moments, take_over
+from tutelage.methods.lre_amc.redundancy import eliminate
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import CrossEntropy, labels_and_soft_targets

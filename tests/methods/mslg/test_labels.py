@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tutelage.data import Data
 from tutelage.data.batch import Batch
+from tutelage.methods.mslg.labels import Entropy, LearnedLabels, entropy, reverse_kl
 from tutelage.models.outputs import Outputs
-from tutelage.terms import Entropy, LearnedLabels, entropy, reverse_kl
 
 INF = float("inf")
 

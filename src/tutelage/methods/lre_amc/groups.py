@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.errors import NETWORK_ERRORS
+from tutelage.methods.lre_amc.redundancy import Elimination
 from tutelage.models.modes import evaluating
-from tutelage.models.redundancy import Elimination
 from tutelage.models.roles import first_tensor
 from tutelage.models.surgery.resize import keep, resizable, sizes
 

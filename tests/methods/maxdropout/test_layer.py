@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.models.maxdropout import MaxDropout, after_stages, dominant, in_place_of_dropout, max_dropout
+from tutelage.methods.maxdropout.layer import MaxDropout, after_stages, dominant, in_place_of_dropout, max_dropout
 from tutelage.models.tapped import Tapped
 
 HALF = partial(MaxDropout, 0.5)

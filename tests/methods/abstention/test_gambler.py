@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
+from tutelage.losses import probability_shift
+from tutelage.methods.abstention.gambler import Gambler, SoftBet, check_payoff, gambler, soft_bet
 from tutelage.models.outputs import Outputs
-from tutelage.terms import Gambler, SoftBet, check_payoff, gambler, probability_shift, soft_bet
 
 ON_THE_CARD = [
     ((0.8, 0.15, 0.05), 2.2, (0.6333, 0, 0, 0.3667)),

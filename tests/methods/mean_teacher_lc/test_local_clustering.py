@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.methods.mean_teacher_lc.local_clustering import LocalClustering, local_clustering, mean_squared_distances
 from tutelage.models.outputs import Outputs
-from tutelage.terms import LocalClustering, local_clustering
-from tutelage.terms.local_clustering import mean_squared_distances
 
 BatchOf = Callable[[Tensor], Batch]
 INFINITY = float("inf")

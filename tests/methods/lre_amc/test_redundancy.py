@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.models.redundancy import eliminate, inverse, regression, residuals, without
+from tutelage.methods.lre_amc.redundancy import eliminate, inverse, regression, residuals, without
 
 
 def activations(rows: int = 60, units: int = 6, seed: int = 0) -> Tensor:

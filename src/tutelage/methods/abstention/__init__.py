@@ -10,21 +10,12 @@ from pydantic import Field
 
 from tutelage.errors import TutelageWarning
 from tutelage.methods import NonNegative, Positive, Share, method
+from tutelage.methods.abstention.gambler import Gambler, SoftBet, check_payoff
 from tutelage.models.ensemble import Ensemble
 from tutelage.models.surgery.abstain import operate
 from tutelage.models.tapped import Tapped
-from tutelage.terms import (
-    AdjustedSoftTargets,
-    CrossEntropy,
-    Gambler,
-    SoftBet,
-    Term,
-    Weighted,
-    check_payoff,
-    label_smooth_replacement,
-    probability_shift,
-)
-from tutelage.terms.knowledge_adjustment import Adjustment
+from tutelage.terms import AdjustedSoftTargets, CrossEntropy, Term, Weighted
+from tutelage.terms.knowledge_adjustment import Adjustment, label_smooth_replacement, probability_shift
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from tutelage.data.orders import class_balanced
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, method
+from tutelage.methods.gccs.loss import FEWEST, GaussianSimplex
 from tutelage.models.surgery.simplex import VERTICES, operate
 from tutelage.models.tapped import Tapped
-from tutelage.terms.simplex import FEWEST, GaussianSimplex
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.methods.akdg.adversarial import Fooling, Hinge, hinge
+from tutelage.methods.akdg.views import GeneratedImages, TeacherImages
 from tutelage.models.generator import Generator
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.terms import Fooling, Generated, Hinge, Taught, hinge
 
 
 class Slope(nn.Module):
@@ -106,12 +107,12 @@ def test_what_is_not_a_number_stays_one() -> None:
 def test_generated_images_are_new_each_time_and_without_gradient(batch_of: Callable[[Tensor], Batch]) -> None:
     generator = Generator(Dim())
     batch, none = batch_of(torch.arange(6)), Outputs(None)
-    view = Generated(generator)
+    view = GeneratedImages(generator)
     first, second = view(batch, none, None), view(batch, none, None)
     assert first.inputs.shape == (6, 1, 2, 2)
     assert not first.inputs.requires_grad
     assert not torch.equal(first.inputs, second.inputs)
-    assert not torch.equal(first.inputs, Generated(generator)(batch, none, None).inputs)
+    assert not torch.equal(first.inputs, GeneratedImages(generator)(batch, none, None).inputs)
     assert (first.targets == UNLABELLED).all()
     assert first.weight is None
     assert generator.module.training  # left as it trains
@@ -121,8 +122,8 @@ def test_generated_images_are_new_each_time_and_without_gradient(batch_of: Calla
 
 def test_taught_images_are_the_sources(batch_of: Callable[[Tensor], Batch]) -> None:
     images = torch.rand(6, 1, 2, 2)
-    batch = Taught()(batch_of(torch.arange(6)), Outputs(None), Outputs(None, {"image": images}))
+    batch = TeacherImages()(batch_of(torch.arange(6)), Outputs(None), Outputs(None, {"image": images}))
     assert batch.inputs is images
     assert (batch.targets == UNLABELLED).all()
     with pytest.raises(ValueError, match="source"):
-        Taught()(batch, Outputs(None), None)
+        TeacherImages()(batch, Outputs(None), None)

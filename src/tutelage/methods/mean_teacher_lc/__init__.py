@@ -9,9 +9,10 @@ from pydantic import Field
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.orders import LabelledFirst
 from tutelage.methods import NonNegative, Positive, Share, method
+from tutelage.methods.mean_teacher_lc.local_clustering import LocalClustering
 from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, SecondView
-from tutelage.terms import CrossEntropy, LocalClustering, SoftmaxMSE, Term, Weighted
+from tutelage.terms import CrossEntropy, SoftmaxMSE, Term, Weighted
 from tutelage.training.learner import Learner
 from tutelage.training.ramp import rise
 from tutelage.training.run import Run

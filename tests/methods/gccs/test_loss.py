@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from tutelage.data.batch import Batch
+from tutelage.methods.gccs.loss import GaussianSimplex, gaussian_simplex
 from tutelage.models.outputs import Outputs
-from tutelage.terms import GaussianSimplex, gaussian_simplex
 
 
 def normal(samples: int, size: int = 10, seed: int = 0) -> Tensor:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 from tutelage.methods import Share, method
-from tutelage.models.maxdropout import MaxDropout, after_stages, in_place_of_dropout
+from tutelage.methods.maxdropout.layer import MaxDropout, after_stages, in_place_of_dropout
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
 from tutelage.training.learner import Learner

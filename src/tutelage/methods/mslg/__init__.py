@@ -10,8 +10,10 @@ from torch import Tensor
 
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, Share, method
+from tutelage.methods.mslg.labels import Entropy, LearnedLabels, reverse_kl
 from tutelage.models.tapped import Tapped
-from tutelage.terms import CrossEntropy, Entropy, LearnedLabels, cross_entropy, reverse_kl
+from tutelage.terms import CrossEntropy
+from tutelage.terms.cross_entropy import cross_entropy
 from tutelage.training.learner import Learner
 from tutelage.training.meta import virtual_step
 from tutelage.training.run import Run
