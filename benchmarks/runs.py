@@ -36,7 +36,7 @@ NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
 
 def one_epoch(student: Tapped, source: Frozen | None, data: Data) -> None:
     """What a user calls, for an epoch."""
-    fit(_learner(student, source), data=data, recipe=RECIPE.but(epochs=1))
+    fit(_learner(student, source), data=data, recipe=RECIPE.replace(epochs=1))
 
 
 def epochs(student: Tapped, source: Frozen | None, data: Data, **how: bool) -> InRounds:
@@ -44,7 +44,7 @@ def epochs(student: Tapped, source: Frozen | None, data: Data, **how: bool) -> I
 
     def work(end_round: Callable[[], None]) -> None:
         learner, hardware = _learner(student, source), Hardware(**how)
-        fit(learner, data=data, recipe=RECIPE.but(epochs=1000), hardware=hardware, report=lambda _: end_round())
+        fit(learner, data=data, recipe=RECIPE.replace(epochs=1000), hardware=hardware, report=lambda _: end_round())
 
     return InRounds(work)
 
@@ -111,7 +111,7 @@ def accuracy(short: bool) -> Numbers:
 
 def _accuracy(names: tuple[str, str], seeds: int, length: int) -> Numbers:
     data = open_data("digits")
-    recipe = RECIPE.but(epochs=length, schedule="step", milestones=(0.5, 0.8), gamma=0.1)
+    recipe = RECIPE.replace(epochs=length, schedule="step", milestones=(0.5, 0.8), gamma=0.1)
     teacher = network(names[0], data)
     fit(Learner(teacher, None, {"ce": CrossEntropy()}), data=data, recipe=recipe)
     found: dict[str, list[float]] = {"research loop": [], "fit": []}
@@ -143,7 +143,7 @@ def methods(short: bool) -> Numbers:
     teacher_name, student_name = PAIRS[1]
     data = pictures(steps * BATCH)
     teacher = network(teacher_name, data)
-    recipe = RECIPE.but(epochs=2)
+    recipe = RECIPE.replace(epochs=2)
 
     def run(method: str) -> None:
         find(method)(Run(data, lambda: network(student_name, data), [teacher], recipe=recipe))

@@ -104,7 +104,9 @@ def _precision(names: tuple[str, str], size: int, short: bool) -> Numbers:
     }
     if device().type != "cpu" and not short:
         best = Hardware(precision="bfloat16", channels_last=True)
-        asked |= {f"bfloat16, channels-last, compile={how}": best.but(compile=how) for how in (True, "reduce-overhead")}
+        asked |= {
+            f"bfloat16, channels-last, compile={how}": best.replace(compile=how) for how in (True, "reduce-overhead")
+        }
     data = pictures(8 * size)
     ways = {}
     for way, hardware in asked.items():

@@ -49,10 +49,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
     """Train one student under the seed's teacher, and measure it on the test part."""
     method, settings = ROWS[row]
-    config = config_of(condition, seed).but(method=method, settings=settings)
+    config = config_of(condition, seed).replace(method=method, settings=settings)
     teacher = teacher_of(condition, seed)
     if row == "soft bet, o chosen":
-        config = config.but(settings={**settings, "payoff": chosen_payoff(config, teacher)})
+        config = config.replace(settings={**settings, "payoff": chosen_payoff(config, teacher)})
     found = measured(trained(config, teacher), load_data(config).test)
     return found | {"payoff": config.settings["payoff"]} if "payoff" in config.settings else found
 
@@ -81,7 +81,7 @@ def trained(config: Config, *teachers: Tapped) -> Tapped:
 @cache
 def teacher_of(condition: str, seed: int) -> Tapped:
     """The teacher of all rows of a seed: trained on the labels that its students get."""
-    return trained(config_of(condition, seed).but(student=TEACHERS[condition.partition("-")[0]]))
+    return trained(config_of(condition, seed).replace(student=TEACHERS[condition.partition("-")[0]]))
 
 
 def chosen_payoff(config: Config, teacher: Tapped) -> float:
@@ -92,7 +92,7 @@ def chosen_payoff(config: Config, teacher: Tapped) -> float:
     """
 
     def error(payoff: float) -> float:
-        trial = config.but(settings={**config.settings, "payoff": payoff}, validation=0.2)
+        trial = config.replace(settings={**config.settings, "payoff": payoff}, validation=0.2)
         held_out = load_data(trial).validation
         assert held_out is not None
         found = measured(trained(trial, teacher), held_out)

@@ -82,10 +82,10 @@ def setting(condition: str, seed: int) -> tuple[Data, Callable[[], Tapped], Reci
         kind = condition.removeprefix("digits-")
         few, batch = (602, 64) if kind == "balanced" else (8, int(kind))
         data = two_classes(open_data("digits"), range(5), range(5, 10), 602, few, seed)
-        return data, tapped(data, partial(mlp, 2, 64, 128)), recipe.but(batch_size=batch)
+        return data, tapped(data, partial(mlp, 2, 64, 128)), recipe.replace(batch_size=batch)
     first, second = {"clothes": (2, 4), "shoes": (7, 9)}[condition]
     data = two_classes(open_data("idx:runs/data/fashion-mnist"), [first], [second], 1000, 10, seed)
-    return data, tapped(data, partial(small_resnet8, 2, 1)), recipe.but(lr=0.05, epochs=20)
+    return data, tapped(data, partial(small_resnet8, 2, 1)), recipe.replace(lr=0.05, epochs=20)
 
 
 def two_classes(data: Data, majority: Sequence[int], minority: Sequence[int], many: int, few: int, seed: int) -> Data:

@@ -43,7 +43,7 @@ AMC: Mapping[str, Mapping[str, Any]] = {
 
 def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float]:
     """One row: the dense network, which all rows of a seed share, or what was made of it."""
-    config = (DIGITS if condition in KEPT else FASHION).but(seed=seed, device="cpu")
+    config = (DIGITS if condition in KEPT else FASHION).replace(seed=seed, device="cpu")
     data = load_data(config)
     place = folder.parent / f"dense-{seed}" if condition not in KEPT else folder.parent.parent / f"digits/dense-{seed}"
     dense = execute(config, place).model
@@ -52,7 +52,7 @@ def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float
     if condition in KEPT:
         return measured(pruned(dense, data, row, KEPT[condition], seed), dense, data)
     settings = {"dense": "teacher", "tolerance": 0.02, "keep": 0.7, "repair_epochs": 4, **AMC[row]}
-    smaller = execute(config.but(method="lre_amc", teacher=(str(place),), settings=settings), folder)
+    smaller = execute(config.replace(method="lre_amc", teacher=(str(place),), settings=settings), folder)
     again = make_model(config.student, num_classes=data.num_classes, input_shape=data.image_shape).module
     return measured(smaller.model, dense, data) | {
         "latency": slowness(smaller.model.module, again, data),

@@ -57,7 +57,7 @@ def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float
     on: dict[str, Any] = {"hardware": Hardware(device="cpu", precision="float32", workers=0), "seed": seed}
     if row == "labelled only":
         alone: Data = replace(digits, train=digits.train.subset(chosen))
-        model = find("plain")(Run(alone, student, recipe=recipe.but(epochs=EPOCHS * steps, batch_size=32), **on))
+        model = find("plain")(Run(alone, student, recipe=recipe.replace(epochs=EPOCHS * steps, batch_size=32), **on))
         at_start.append(float("nan"))
     else:
         taught = Run(data, student, recipe=recipe, report=report, **on)

@@ -72,9 +72,9 @@ def run(
     """One data set under one noise: all rows, or these; all seeds; a line a run."""
     study = Study(name=f"The nine methods, {name}", data=source, noise=noise, seeds=seeds, **STUDIES[name])
     if compile_:
-        study = study.but(train={**study.train, "compile": compile_})
+        study = study.replace(train={**study.train, "compile": compile_})
     if rows:
-        study = study.but(methods={row: study.methods[row].model_dump() for row in rows})
+        study = study.replace(methods={row: study.methods[row].model_dump() for row in rows})
     where = f"{name}-noise-{noise}"
     with watching_study(Console(stderr=True), quiet=False) as watch:
         results = run_study(study, RUNS / where, workers=LocalWorkers(workers), watch=watch)

@@ -64,7 +64,7 @@ def embeddings(condition: str, row: str, seed: int, lr: float) -> tuple[Data, Te
     run = Run(
         data,
         lambda: Tapped(embedder(), *data.mean_std, roles={"embedding": ""}),
-        recipe=RECIPE.but(lr=lr),
+        recipe=RECIPE.replace(lr=lr),
         hardware=Hardware(device="cpu", precision="float32", workers=0),
         seed=seed,
     )

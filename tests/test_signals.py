@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.signals import ending_signals_interrupt
+from tutelage.signals import termination_signals_interrupt
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def raise_in_process(number: int) -> None:
 def test_signals_that_end_a_process_are_keyboard_interrupts(number: int, handlers: Callable[..., None]) -> None:
     inherited = signal.signal(number, signal.SIG_DFL)  # the tests may run where SIGHUP is ignored
     try:
-        with pytest.raises(KeyboardInterrupt), ending_signals_interrupt():
+        with pytest.raises(KeyboardInterrupt), termination_signals_interrupt():
             raise_in_process(number)
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
@@ -55,9 +55,9 @@ def fail_after(number: int) -> None:
 
 def test_an_error_that_follows_a_signal_is_an_interrupt() -> None:
     """The signal may have ended a worker process, too, and a closed terminal cannot be written to."""
-    with pytest.raises(KeyboardInterrupt), ending_signals_interrupt():
+    with pytest.raises(KeyboardInterrupt), termination_signals_interrupt():
         fail_after(signal.SIGTERM)
-    with pytest.raises(RuntimeError, match="for itself"), ending_signals_interrupt():
+    with pytest.raises(RuntimeError, match="for itself"), termination_signals_interrupt():
         raise RuntimeError("for itself")
 
 
@@ -81,14 +81,14 @@ def test_a_signal_that_arrives_in_a_finaliser_is_not_lost(number: int) -> None:
     if number == signal.SIGINT and signal.getsignal(number) is not signal.default_int_handler:
         pytest.skip("Ctrl-C is ignored here")
     hook = sys.unraisablehook
-    with pytest.raises(KeyboardInterrupt), ending_signals_interrupt():
+    with pytest.raises(KeyboardInterrupt), termination_signals_interrupt():
         dropped_in_a_finaliser(number)
     assert sys.unraisablehook is hook
 
 
 def test_one_that_is_ignored_stays_ignored(handlers: Callable[..., None]) -> None:
     handlers(SIGHUP=signal.SIG_IGN)
-    with ending_signals_interrupt():
+    with termination_signals_interrupt():
         os.kill(os.getpid(), signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -98,7 +98,7 @@ def test_another_thread_changes_no_handlers() -> None:
     inside: list[object] = []
 
     def look() -> None:
-        with ending_signals_interrupt():
+        with termination_signals_interrupt():
             inside.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)

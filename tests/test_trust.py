@@ -18,7 +18,7 @@ from tutelage.errors import TutelageError
 from tutelage.models.weights import save_weights
 from tutelage.parsing import parse_yaml, write_yaml
 from tutelage.runs import open_model
-from tutelage.trust import check_trusted, typed
+from tutelage.trust import check_trusted, typed_specs
 
 Run = Callable[..., tuple[int, str]]
 
@@ -227,12 +227,12 @@ def test_no_parent_package_is_imported_to_say_where_code_lies(gift: Path) -> Non
 
 
 def test_what_counts_as_typed() -> None:
-    assert {"my:Net", "my:Net@a@b/w.safetensors"} <= typed("my:Net@a@b/w.safetensors", None)
-    check_trusted("my:Net", typed("my:Net@w.safetensors"), "a file")
+    assert {"my:Net", "my:Net@a@b/w.safetensors"} <= typed_specs("my:Net@a@b/w.safetensors", None)
+    check_trusted("my:Net", typed_specs("my:Net@w.safetensors"), "a file")
     for spec in ("resnet8", "timm/resnet18", "hf/owner/name", "hinton"):
         check_trusted(spec, False, "a file")
     with pytest.raises(TutelageError):
-        check_trusted("my:Ne", typed("my:Net"), "a file")
+        check_trusted("my:Ne", typed_specs("my:Net"), "a file")
 
 
 # --- report and compare, which only read

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from tutelage.ambient import default_settings
-from tutelage.config import GIVEN, Config
+from tutelage.config import OBJECT_PREFIX, Config
 from tutelage.data import Data, open_data
 from tutelage.data.configured import load_data
 from tutelage.data.open import spec_of
@@ -22,13 +22,13 @@ from tutelage.models.state import materialised
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Overrides, Result, execute
 from tutelage.runs.inputs import describe_object
+from tutelage.runs.loading_script import add_loading_script
 from tutelage.runs.models import open_teachers
-from tutelage.runs.plain import add_script
-from tutelage.runs.teachers import warn_of_other_labels
+from tutelage.runs.teachers import warn_of_label_differences
 from tutelage.tasks import wrapped
 from tutelage.training.loop import Record
 from tutelage.training.run import first_weights
-from tutelage.trust import Trust, typed
+from tutelage.trust import Trust, typed_specs
 
 LOGGER = logging.getLogger("tutelage")
 
@@ -110,25 +110,25 @@ def _execute(
     if not isinstance(data, str | os.PathLike | Data):
         data = open_data(data, test=fields.pop("test", None))
     names = [os.fspath(t) if isinstance(t, os.PathLike) else t for t in teachers]
-    config = Config(data=f"{GIVEN}{data.name}" if isinstance(data, Data) else spec_of(data), **fields)
+    config = Config(data=f"{OBJECT_PREFIX}{data.name}" if isinstance(data, Data) else spec_of(data), **fields)
     opened = _held_out(data, config) if isinstance(data, Data) else load_data(config)
     student = os.fspath(student) if isinstance(student, os.PathLike) else student
     make = None if isinstance(student, str) else _maker(student, opened, config.seed)
-    config = config.but(
+    config = config.replace(
         student=student if isinstance(student, str) else describe_object(student, weights=False),
         teacher=tuple(t if isinstance(t, str) else describe_object(t, weights=True) for t in names),
     )
-    trusted: Trust = trust is True or typed(config.student, *config.teacher, config.method)
+    trusted: Trust = trust is True or typed_specs(config.student, *config.teacher, config.method)
     method = fields["method"] if isinstance(fields["method"], Method) else None
     taught_by = open_teachers(config, opened, names, trusted)
     overrides = Overrides(opened, make, taught_by, method)
-    warn_of_other_labels(config)
+    warn_of_label_differences(config)
     folder = None if out is None else as_path(out)
     # A line on each teacher: seen where its normalisation is a guess, and otherwise by those who configure logging.
     announce = LOGGER.warning if any(teacher.guessed for teacher in taught_by) else LOGGER.info
     result = execute(config, folder, overrides=overrides, report=report, announce=announce, track=track, trust=trusted)
     if result.folder is not None and result.metrics:
-        add_script(result.folder)
+        add_loading_script(result.folder)
     return result
 
 

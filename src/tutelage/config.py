@@ -17,7 +17,7 @@ from tutelage.parsing import check_plain, parse_json, parse_toml, parse_yaml, wr
 from tutelage.text import value_text
 
 
-def error_in(error: ValidationError, what: str, known: Mapping[str, str]) -> TutelageError:
+def validation_error(error: ValidationError, what: str, known: Mapping[str, str]) -> TutelageError:
     """The first thing wrong with some fields, as one line with the value and, for an unknown name, the known ones."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part in known) or str(
@@ -40,8 +40,8 @@ def _as_text(value: Any) -> Any:
 class Fields(BaseModel):
     """A frozen value made of checked fields; a wrong one is refused in one line."""
 
-    what: ClassVar[str] = "the configuration"
-    kept: ClassVar[bool] = False
+    noun: ClassVar[str] = "the configuration"
+    saved: ClassVar[bool] = False
     """Whether it is written to a file, and so holds only values that are read back from there."""
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
@@ -51,14 +51,14 @@ class Fields(BaseModel):
             super().__init__(**fields)
         except ValidationError as error:
             names = dict.fromkeys(type(self).model_fields, "")
-            raise error_in(error, self.what, names) from None
-        for name in type(self).model_fields if self.kept else ():
+            raise validation_error(error, self.noun, names) from None
+        for name in type(self).model_fields if self.saved else ():
             try:
                 check_plain(getattr(self, name))
             except ValueError as error:
-                raise TutelageError(f"{self.what}: {name}: {error}; give another value") from None
+                raise TutelageError(f"{self.noun}: {name}: {error}; give another value") from None
 
-    def but(self, **changes: Any) -> Any:
+    def replace(self, **changes: Any) -> Any:
         """The same with some fields changed, checked again."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
@@ -78,7 +78,7 @@ Deviations = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidato
 class Normalization(Fields):
     """What images are normalized with: a mean and a standard deviation of each channel, for pixels in [0, 1]."""
 
-    what: ClassVar[str] = "the normalization"
+    noun: ClassVar[str] = "the normalization"
 
     mean: Numbers = Field(default=(), description="mean of each channel")
     std: Deviations = Field(default=(), description="standard deviation of each channel")
@@ -160,7 +160,7 @@ FLAG: tuple[Any, ...] = (bool, bool | None)
 """The types of fields that are flags on the command line: --NAME or --no-NAME."""
 
 
-GIVEN = "given:"
+OBJECT_PREFIX = "given:"
 """What a configuration says of an object that was handed over in Python begins with this."""
 
 
@@ -186,7 +186,7 @@ def _number_as_text(value: Any) -> Any:
 class Config(Recipe, Hardware):
     """Everything a run depends on. Saved in its folder; running that file again gives the same numbers."""
 
-    kept: ClassVar[bool] = True
+    saved: ClassVar[bool] = True
 
     data: str = Field(
         default="digits",
@@ -261,7 +261,8 @@ class Config(Recipe, Hardware):
     def as_yaml(self) -> str:
         """The configuration as a file that ``read_config`` takes."""
         values = self.model_dump(
-            mode="json", fallback=lambda value: f"{GIVEN}{getattr(value, '__qualname__', type(value).__qualname__)}"
+            mode="json",
+            fallback=lambda value: f"{OBJECT_PREFIX}{getattr(value, '__qualname__', type(value).__qualname__)}",
         )
         return write_yaml(values)
 
@@ -269,7 +270,7 @@ class Config(Recipe, Hardware):
 class ExtraEvaluation(Fields):
     """What to evaluate besides predictions on clean images."""
 
-    what = "the evaluation"
+    noun = "the evaluation"
 
     corruptions: bool = Field(
         default=False, description="evaluate on corrupted images: noise, blur, contrast, ... at five severities"

@@ -71,7 +71,7 @@ def read_file(path: str | os.PathLike[str], largest: int | None = LARGEST) -> by
     return Path(path).read_bytes()
 
 
-def only_readable(folder: Path) -> bool:
+def is_read_only(folder: Path) -> bool:
     """Whether a folder is there and nothing can be written in it."""
     return folder.is_dir() and not os.access(folder, os.W_OK)
 

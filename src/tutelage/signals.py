@@ -12,7 +12,7 @@ from typing import Any
 
 
 @contextmanager
-def ending_signals_interrupt() -> Iterator[None]:
+def termination_signals_interrupt() -> Iterator[None]:
     """Within it, SIGTERM and SIGHUP raise ``KeyboardInterrupt``, as SIGINT does; afterwards they do what they did.
 
     SIGTERM is what ``kill``, ``timeout``, schedulers and containers send, SIGHUP what a closed terminal sends. A signal
@@ -63,7 +63,7 @@ def ending_signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def ignore_ending_signals() -> None:
+def ignore_termination_signals() -> None:
     """Ignore Ctrl-C, SIGTERM and SIGHUP from now on, for a process that another one ends."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):

@@ -15,7 +15,7 @@ Trust = bool | Collection[str]
 """All code (``True``), none (``False``), or that of these specifications alone, which the user typed."""
 
 
-def typed(*texts: str | None) -> frozenset[str]:
+def typed_specs(*texts: str | None) -> frozenset[str]:
     """The specifications that a user typed: networks and methods, alone or as ``SPECIFICATION@WEIGHTS``."""
     parts = [text.split("@") for text in texts if text is not None]
     return frozenset("@".join(part[:count]) for part in parts for count in range(1, len(part) + 1))

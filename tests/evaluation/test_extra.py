@@ -93,9 +93,9 @@ def test_a_sample_of_the_part_has_every_class(digits: Data, model: nn.Module) ->
     spread = by_class.test.subset(torch.arange(60) * 360 // 60)
     assert len(spread.labels.unique()) == 10
     what = ExtraEvaluation(corruptions=True, pgd=(0.02,))
-    of_sixty = evaluate_extra(model, by_class, what.but(samples=60))
+    of_sixty = evaluate_extra(model, by_class, what.replace(samples=60))
     assert of_sixty == evaluate_extra(model, replace(by_class, test=spread), what)
-    assert evaluate_extra(model, by_class, what.but(samples=5000)) == evaluate_extra(model, by_class, what)
+    assert evaluate_extra(model, by_class, what.replace(samples=5000)) == evaluate_extra(model, by_class, what)
 
 
 def test_the_part_that_is_asked_for(digits: Data, model: nn.Module, refused: Refused) -> None:

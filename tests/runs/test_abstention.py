@@ -198,7 +198,7 @@ def test_a_soft_bet_under_a_teacher_in_doubt_is_warned_of(tiny_data: Data, tiny_
 def test_it_learns_and_reads_back(variant: str, tiny_npz: str, tiny_data: Data, tmp_path: Path) -> None:
     teacher = Config(data=tiny_npz, student="resnet8x0.5", epochs=12, batch_size=16, lr=0.1, device="cpu")
     execute(teacher, tmp_path / "teacher")
-    config = teacher.but(
+    config = teacher.replace(
         student="resnet8x0.25",
         teacher=(str(tmp_path / "teacher"),),
         method="abstention",
@@ -220,6 +220,6 @@ def test_it_learns_and_reads_back(variant: str, tiny_npz: str, tiny_data: Data, 
         given = model.eval().tap(pixels, roles)
         assert all(torch.equal(given[role], expected[role]) for role in roles)
     # and it teaches others, by its classes
-    further = execute(teacher.but(method="hinton", teacher=(str(tmp_path / "run"),), epochs=1), tmp_path / "next")
+    further = execute(teacher.replace(method="hinton", teacher=(str(tmp_path / "run"),), epochs=1), tmp_path / "next")
     assert math.isfinite(further.metrics["test"]["nll"])
     assert "reservation" not in further.metrics["test"]

@@ -494,11 +494,11 @@ def test_a_cohort_of_a_module_that_cannot_be_drawn_anew_is_refused(
 def test_a_network_of_a_users_module_is_drawn_anew_for_a_cohort(
     tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tutelage.runs.models import student_maker
+    from tutelage.runs.models import student_factory
 
     (tmp_path / "one_net.py").write_text("from torch import nn\nnet = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))\n")
     monkeypatch.chdir(tmp_path)
-    make = student_maker("one_net:net", tiny_data)
+    make = student_factory("one_net:net", tiny_data)
     first, second = make(), make()
     assert not torch.equal(first.module.get_parameter("1.weight"), second.module.get_parameter("1.weight"))
 

@@ -171,7 +171,7 @@ def test_a_method_under_each_option_of_the_hardware(
         return trained.state_dict()
 
     with torch.random.fork_rng():
-        plain, other = train(on_cpu), train(on_cpu.but(**OPTIONS[option]))
+        plain, other = train(on_cpu), train(on_cpu.replace(**OPTIONS[option]))
     assert bool(graphs.places) == (option == "compiled" and method != "gccs")  # which needs second derivatives
     if "bfloat16" not in option:
         assert plain.keys() == other.keys()
@@ -286,7 +286,7 @@ def test_every_method_with_a_teacher_takes_it(
     method: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
     own_form = {"hinton", "abstention", "occlusion"}  # they match soft targets as it is
-    run = Run(tiny_data, lambda: tiny_model(2), recipe=RECIPE.but(epochs=1), hardware=on_cpu)
+    run = Run(tiny_data, lambda: tiny_model(2), recipe=RECIPE.replace(epochs=1), hardware=on_cpu)
     try:
         find(method)(run)
         needs_one = False

@@ -57,7 +57,7 @@ def test_the_classifiers_bias_stays_where_it_was(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
     """Behind the layer an offset has no gradient."""
-    recipe = SHORT.but(weight_decay=0)
+    recipe = SHORT.replace(weight_decay=0)
     student = find("final_bn")(Run(tiny_data, tiny_model, recipe=recipe, hardware=on_cpu))
     torch.testing.assert_close(student.module.fc.bias, tiny_model().module.fc.bias, atol=1e-6, rtol=0)
     assert not torch.allclose(student.module.fc.weight, tiny_model().module.fc.weight)  # type: ignore[union-attr, arg-type]

@@ -51,7 +51,7 @@ def config(tiny_npz: str) -> Config:
 def teacher(config: Config, tmp_path: Path) -> str:
     """The folder of a finished run that knows its classes."""
     folder = tmp_path / "teacher"
-    execute(config.but(student="resnet8x0.5", epochs=10, lr=0.2), folder)
+    execute(config.replace(student="resnet8x0.5", epochs=10, lr=0.2), folder)
     return str(folder)
 
 
@@ -83,7 +83,7 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_a_finished_run_holds_what_is_promised(config: Config, tmp_path: Path) -> None:
-    result = execute(config.but(noise="0.25"), tmp_path / "run")
+    result = execute(config.replace(noise="0.25"), tmp_path / "run")
     folder = tmp_path / "run"
     assert result.folder == folder
     assert {entry.name for entry in folder.iterdir()} == FILES
@@ -112,7 +112,7 @@ def test_a_finished_run_holds_what_is_promised(config: Config, tmp_path: Path) -
 
 
 def test_settings_are_written_with_their_defaults(config: Config, teacher: str, tmp_path: Path) -> None:
-    execute(config.but(method="hinton", teacher=teacher, settings={"alpha": 0.5}), tmp_path / "run")
+    execute(config.replace(method="hinton", teacher=teacher, settings={"alpha": 0.5}), tmp_path / "run")
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["settings"] == {"temperature": 4.0, "alpha": 0.5}
     assert written["teacher"] == [teacher]
@@ -129,7 +129,7 @@ def flat(value: Any) -> list[float]:
 
 def test_results_tell_the_last_epoch_and_the_selected_one(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    config = config.but(epochs=6, lr=0.3)
+    config = config.replace(epochs=6, lr=0.3)
     result = execute(config, folder)
     data = open_data(config.data)
     fresh = Tapped(make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module, *data.mean_std)
@@ -160,8 +160,8 @@ def test_nothing_is_selected_where_nothing_is_held_out(config: Config, tiny_data
 
 
 def test_memorised_labels_and_fidelity(config: Config, teacher: str, tmp_path: Path) -> None:
-    config = config.but(noise="0.4", seed=3, epochs=12)
-    result = execute(config.but(method="hinton", teacher=teacher), tmp_path / "run")
+    config = config.replace(noise="0.4", seed=3, epochs=12)
+    result = execute(config.replace(method="hinton", teacher=teacher), tmp_path / "run")
     from tutelage.data.configured import load_data
 
     data = load_data(config)
@@ -188,7 +188,7 @@ def test_memorised_labels_and_fidelity(config: Config, teacher: str, tmp_path: P
 
 @pytest.mark.parametrize("method", [name for name in installed() if find(name).task in (None, "classification")])
 def test_the_students_file_holds_the_student_alone(method: str, config: Config, teacher: str, tmp_path: Path) -> None:
-    execute(config.but(method=method, teacher=teacher), tmp_path / "run")
+    execute(config.replace(method=method, teacher=teacher), tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
     own = make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module
     if operations := read_about(file)["surgery"]:  # what the file says was done to the network
@@ -204,7 +204,7 @@ def test_the_written_configuration_makes_the_same_run(
     method: str, config: Config, teacher: str, tmp_path: Path
 ) -> None:
     teachers = (teacher, teacher) if method == "hinton" else teacher if method == "fitnet" else ()
-    config = config.but(method=method, teacher=teachers, noise="0.2", seed=7, epochs=3)
+    config = config.replace(method=method, teacher=teachers, noise="0.2", seed=7, epochs=3)
     execute(config, tmp_path / "first")
     torch.rand(3)
     again = Config(**read_config(tmp_path / "first" / "config.yaml"))
@@ -237,7 +237,7 @@ def test_training_does_not_see_the_test_part(config: Config, tiny_data: Data, tm
         other = dict(arrays) | {"test_images": 255 - arrays["test_images"], "test_labels": arrays["test_labels"] * 0}
     np.savez(tmp_path / "other.npz", **other)
     execute(config, tmp_path / "one")
-    execute(config.but(data=f"npz:{tmp_path / 'other.npz'}"), tmp_path / "two")
+    execute(config.replace(data=f"npz:{tmp_path / 'other.npz'}"), tmp_path / "two")
     one, two = (tmp_path / name for name in ("one", "two"))
     assert (one / "student.safetensors").read_bytes() == (two / "student.safetensors").read_bytes()
     assert epochs(one) == epochs(two)
@@ -293,16 +293,16 @@ def test_the_folder_of_another_run_is_left_alone(
     execute(config, folder)
     before = contents(folder)
     with refused(str(folder), "different run", "choose another folder", *pieces):
-        execute(config.but(**change), folder)
+        execute(config.replace(**change), folder)
     assert contents(folder) == before
 
 
 def test_a_teacher_that_has_moved_is_the_same_teacher(config: Config, teacher: str, tmp_path: Path) -> None:
-    config = config.but(method="hinton", teacher=teacher)
+    config = config.replace(method="hinton", teacher=teacher)
     whole = execute(config, tmp_path / "run").metrics["test"]
     (tmp_path / "run" / "result.json").unlink()
     Path(teacher).rename(tmp_path / "moved")
-    assert execute(config.but(teacher=str(tmp_path / "moved")), tmp_path / "run").metrics["test"] == whole
+    assert execute(config.replace(teacher=str(tmp_path / "moved")), tmp_path / "run").metrics["test"] == whole
 
 
 def test_the_same_names_with_another_content_are_another_run(
@@ -314,10 +314,10 @@ def test_the_same_names_with_another_content_are_another_run(
     import numpy as np
 
     folder = tmp_path / "run"
-    config = config.but(method="hinton", teacher=teacher)
+    config = config.replace(method="hinton", teacher=teacher)
     execute(config, folder)
     other = tmp_path / "other"
-    execute(config.but(method="plain", teacher=(), student="resnet8x0.5", epochs=10, lr=0.2, seed=1), other)
+    execute(config.replace(method="plain", teacher=(), student="resnet8x0.5", epochs=10, lr=0.2, seed=1), other)
     whole = Path(teacher, "student.safetensors").read_bytes()
     result = Path(teacher, "result.json").read_bytes()
     for name in ("student.safetensors", "result.json"):
@@ -432,7 +432,7 @@ def test_a_folder_in_use_is_left_alone_until_its_process_is_gone(
 def test_the_lock_is_let_go_after_an_error(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(TutelageError):
-        execute(config.but(lr=1e30, epochs=4), folder)
+        execute(config.replace(lr=1e30, epochs=4), folder)
     with RunFolder(folder).lock():
         pass
 
@@ -497,4 +497,4 @@ def test_a_folder_from_before_a_field_was_there_is_taken_up(config: Config, tmp_
     del kept["views"], kept["answers"], kept["answers_as"]
     file.write_text(yaml.safe_dump(kept))
     (folder / "result.json").unlink()
-    assert execute(config.but(answers=str(tmp_path / "answers")), folder).metrics["method"] == "plain"
+    assert execute(config.replace(answers=str(tmp_path / "answers")), folder).metrics["method"] == "plain"

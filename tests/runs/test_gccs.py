@@ -50,7 +50,7 @@ def test_a_recipes_clip_goes_before_its_own(tiny_data: Data, tiny_model: Net, on
 
 def test_it_is_written_and_opened_again(tiny_npz: str, tmp_path: Path) -> None:
     config = Config(data=tiny_npz, student="resnet8x0.25", method="gccs", epochs=1, batch_size=16, device="cpu")
-    config = config.but(validation=0, precision="float32", channels_last=False, workers=0)
+    config = config.replace(validation=0, precision="float32", channels_last=False, workers=0)
     result = execute(config, tmp_path / "run")
     images = torch.rand(5, 1, 8, 8)
     from tutelage.data import open_data

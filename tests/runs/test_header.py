@@ -63,7 +63,7 @@ def test_a_damaged_file_is_refused_wherever_it_is_opened(folder: Path, digits: D
         lambda: open_model(str(folder), digits),
         lambda: open_model(f"resnet8x0.25@{file}", digits),
         lambda: execute(RUN, folder),
-        lambda: execute(RUN.but(teacher=str(folder), method="hinton")),
+        lambda: execute(RUN.replace(teacher=str(folder), method="hinton")),
     ):
         message = refusal(act)
         assert "student.safetensors" in message

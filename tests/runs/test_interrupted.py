@@ -101,7 +101,7 @@ BY_HAND = {
 
 @pytest.mark.parametrize("kind", BY_HAND)
 def test_a_configuration_by_hand_is_not_replaced(kind: str, config: Config, tmp_path: Path, refused: Refused) -> None:
-    text = BY_HAND[kind] or config.but(epochs=7).as_yaml()
+    text = BY_HAND[kind] or config.replace(epochs=7).as_yaml()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(text)
     with refused("holds no run", "config.yaml", "choose another folder"):
@@ -206,7 +206,7 @@ def test_a_finished_run_on_a_read_only_medium_is_read_back(
     assert again.metrics == first.metrics
     assert len(again.history) == 3
     with refused("different run", "lr: 0.1 there, 0.2 here"):
-        execute(config.but(lr=0.2), tmp_path / "run")
+        execute(config.replace(lr=0.2), tmp_path / "run")
     with refused("cannot write in", "Read-only file system", "choose another folder"):
         execute(config, tmp_path / "other")
 

@@ -39,8 +39,8 @@ def kill_after(process: subprocess.Popen[bytes], checkpoint: Path, delay: float)
 @pytest.mark.timeout(280)
 def test_a_killed_run_ends_with_the_bytes_of_one_that_never_was(tmp_path: Path) -> None:
     config = Config(data="digits", student="resnet8x0.5", batch_size=128, epochs=EPOCHS, noise="0.3", device="cpu")
-    execute(config.but(student="resnet8", batch_size=64, epochs=2, noise=None), tmp_path / "teacher")
-    execute(config.but(method="hinton", teacher=str(tmp_path / "teacher")), tmp_path / "whole")
+    execute(config.replace(student="resnet8", batch_size=64, epochs=2, noise=None), tmp_path / "teacher")
+    execute(config.replace(method="hinton", teacher=str(tmp_path / "teacher")), tmp_path / "whole")
 
     folder = tmp_path / "killed"
     words = ["distill", "--teacher", str(tmp_path / "teacher"), "--data", "digits", "--student", "resnet8x0.5"]

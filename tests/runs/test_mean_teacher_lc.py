@@ -153,7 +153,7 @@ def test_a_share_of_each_batch_has_labels(
     size: int, share: float, first: int, weight: float, caught: Callable[..., Caught]
 ) -> None:
     """A batch is at most the 48 samples that there are."""
-    run = caught(recipe=SHORT.but(batch_size=size), labelled=share)
+    run = caught(recipe=SHORT.replace(batch_size=size), labelled=share)
     assert run.order == LabelledFirst(first)
     assert run.learner.terms["ce"].at(0) == pytest.approx(weight)
 

@@ -90,7 +90,7 @@ def test_it_starts_from_the_teacher_where_that_is_the_same_network(
 
 def test_the_first_weights_are_the_teachers(run_of: Callable[..., Run], changed: Any) -> None:
     run = run_of()
-    run.recipe = run.recipe.but(lr=1e-9, weight_decay=0.0)
+    run.recipe = run.recipe.replace(lr=1e-9, weight_decay=0.0)
     students = train_students(run, **STEPS)
     for student in (students.fine_tuned, students.soft, students.triplet):
         for name, value in run.teacher().module.named_parameters():

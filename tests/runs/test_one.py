@@ -288,7 +288,7 @@ def config(tiny_npz: str) -> Config:
 def test_an_ensemble_is_written_opened_and_read_back(
     name: str, at: str, config: Config, tiny_data: Data, tmp_path: Path
 ) -> None:
-    config = config.but(student=name, epochs=10, lr=0.2)
+    config = config.replace(student=name, epochs=10, lr=0.2)
     result = execute(config, tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
     assert read_about(file)["surgery"] == [{"operation": "branch", "at": at, "branches": 4}]
@@ -344,7 +344,7 @@ def test_a_plain_student_that_is_read_back_keeps_its_roles(tiny_data: Data, tmp_
 
 
 def test_a_branch_is_written_as_a_plain_network(config: Config, tiny_data: Data, tmp_path: Path) -> None:
-    plain = config.but(settings={"deploy": "branch"})
+    plain = config.replace(settings={"deploy": "branch"})
     result = execute(plain, tmp_path / "run")
     assert read_about(tmp_path / "run" / "student.safetensors")["surgery"] == []
     opened = open_model(str(tmp_path / "run"), tiny_data).eval()

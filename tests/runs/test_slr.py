@@ -173,7 +173,7 @@ class Constant(nn.Module):
 
 def test_a_network_that_knows_the_prior_alone_smooths_the_labels(watched: Callable[..., Watched]) -> None:
     prior = torch.tensor([0.4, 0.3, 0.2, 0.1])
-    run = watched(lambda: Tapped(Constant(prior)), recipe=RECIPE.but(lr=1e-9, weight_decay=0.0))
+    run = watched(lambda: Tapped(Constant(prior)), recipe=RECIPE.replace(lr=1e-9, weight_decay=0.0))
     found = refined(run, rounds=3, folds=4, share=0.25, anchor="original")
     expected = 0.75 * F.one_hot(run.data.train.labels, 4) + 0.25 * prior
     assert torch.allclose(found, expected, atol=1e-6)

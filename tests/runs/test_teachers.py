@@ -23,9 +23,9 @@ from tutelage.models.weights import save_weights
 from tutelage.models.zoo import build
 from tutelage.runs import execute
 from tutelage.runs.folder import WEIGHTS
-from tutelage.runs.locate import weights_file
+from tutelage.runs.locate import split_model_spec
 from tutelage.runs.models import open_trained
-from tutelage.runs.teachers import compared, other_labels
+from tutelage.runs.teachers import label_differences, warn_if_costlier
 from tutelage.tasks import find as find_task
 
 Net = Callable[..., Tapped]
@@ -65,7 +65,7 @@ DENIED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 def test_a_teacher_that_may_have_seen_denied_labels_is_reported(
     there: dict[str, Any], here: dict[str, Any], said: str, recorded: Callable[..., str]
 ) -> None:
-    text = other_labels(recorded(**there), Config(**here))
+    text = label_differences(recorded(**there), Config(**here))
     assert text is not None
     assert said in text
     assert "\n" not in text
@@ -89,7 +89,7 @@ FAIR: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_a_teacher_that_has_seen_no_more_is_not_reported(
     there: dict[str, Any], here: dict[str, Any], recorded: Callable[..., str]
 ) -> None:
-    assert other_labels(recorded(**there), Config(**here)) is None
+    assert label_differences(recorded(**there), Config(**here)) is None
 
 
 def test_labels_are_compared_for_weights_beside_their_record_and_for_no_others(
@@ -98,10 +98,10 @@ def test_labels_are_compared_for_weights_beside_their_record_and_for_no_others(
     folder = Path(recorded())
     for name in (WEIGHTS, "other.safetensors"):
         (folder / name).touch()
-    assert other_labels(f"resnet8@{folder / WEIGHTS}", Config(**NOISY)) is not None
-    assert other_labels(f"resnet8@{folder / 'other.safetensors'}", Config(**NOISY)) is None
-    assert other_labels("timm/resnet18", Config(**NOISY)) is None
-    assert other_labels(str(tmp_path / "absent"), Config(**NOISY)) is None
+    assert label_differences(f"resnet8@{folder / WEIGHTS}", Config(**NOISY)) is not None
+    assert label_differences(f"resnet8@{folder / 'other.safetensors'}", Config(**NOISY)) is None
+    assert label_differences("timm/resnet18", Config(**NOISY)) is None
+    assert label_differences(str(tmp_path / "absent"), Config(**NOISY)) is None
 
 
 def test_data_of_one_path_is_the_same_data(
@@ -109,7 +109,7 @@ def test_data_of_one_path_is_the_same_data(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     teacher = recorded(data="npz:set.npz")
-    assert other_labels(teacher, Config(data=f"npz:{tmp_path}/./set.npz", **NOISY)) is not None
+    assert label_differences(teacher, Config(data=f"npz:{tmp_path}/./set.npz", **NOISY)) is not None
 
 
 def test_a_call_from_python_warns_and_a_run_by_itself_does_not(tmp_path: Path, tiny_npz: str) -> None:
@@ -140,15 +140,15 @@ def test_model_and_weights_are_split_where_the_file_is(tmp_path: Path) -> None:
     file = tmp_path / "u@h" / "w@2.safetensors"
     file.parent.mkdir()
     file.touch()
-    assert weights_file(f"resnet8@{file}") == ("resnet8", file)
-    assert weights_file(f"timm/some@rev@{file}") == ("timm/some@rev", file)
-    assert weights_file("resnet8@u@h/absent.pt") == ("resnet8", Path("u@h/absent.pt"))
-    assert weights_file("resnet8") is None
+    assert split_model_spec(f"resnet8@{file}") == ("resnet8", file)
+    assert split_model_spec(f"timm/some@rev@{file}") == ("timm/some@rev", file)
+    assert split_model_spec("resnet8@u@h/absent.pt") == ("resnet8", Path("u@h/absent.pt"))
+    assert split_model_spec("resnet8") is None
 
 
 def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert weights_file("resnet8@~/w.pt") == ("resnet8", tmp_path / "w.pt")
+    assert split_model_spec("resnet8@~/w.pt") == ("resnet8", tmp_path / "w.pt")
 
 
 # --- normalisation
@@ -263,7 +263,7 @@ def test_a_student_that_costs_more_than_its_teacher_is_worth_a_warning(tiny_data
 
     def pair(data: Data, student: str, *teachers: str) -> None:
         networks = [make_student(teacher, data) for teacher in teachers]
-        compared(lambda: make_student(student, data), networks, find_task("classification"), data, student)()
+        warn_if_costlier(lambda: make_student(student, data), networks, find_task("classification"), data, student)()
 
     with pytest.warns(TutelageWarning, match=r"resnet14 costs \d+\.\d MFLOPs an image and its teacher \d+\.\d: choose"):
         pair(large, "resnet14", "resnet8")
@@ -279,6 +279,6 @@ def test_students_are_compared_once_and_those_that_fail_are_left_to_the_dry_run(
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("on purpose")
 
-    made = compared(lambda: Tapped(Fails()), [Tapped(Fails())], find_task("classification"), tiny_data, "fails")
+    made = warn_if_costlier(lambda: Tapped(Fails()), [Tapped(Fails())], find_task("classification"), tiny_data, "fails")
     assert isinstance(made().module, Fails)
     assert isinstance(made().module, Fails)

@@ -89,7 +89,7 @@ def test_a_run_is_told_from_its_configuration_to_its_test(config: Config, notes:
 
 def test_steps_go_on_over_the_fits_of_a_run(config: Config, notes: type[Notes], tmp_path: Path) -> None:
     execute(config, tmp_path / "teacher")
-    execute(config.but(teacher=str(tmp_path / "teacher"), method="fitnet", epochs=4), track="notes")
+    execute(config.replace(teacher=str(tmp_path / "teacher"), method="fitnet", epochs=4), track="notes")
     logged = [(what, {name.split("/")[0] for name in rest[0]}) for what, *rest in notes.told if what[:3] == "log"]
     assert logged == [
         ("log 1", {"fit0"}),

@@ -262,7 +262,7 @@ def test_no_process_is_left_without_work(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_a_student_that_no_teacher_teaches_is_trained_once_and_compared_with_each(tiny: Tiny, tmp_path: Path) -> None:
     study = tiny(teachers="resnet8x0.25,resnet8x0.5", teacher_labels="noisy,clean", noise=0.4, methods="hinton,dml")
-    results = run(study.but(seeds=1), tmp_path)
+    results = run(study.replace(seeds=1), tmp_path)
     folders = [folder.name.partition("-")[0] for folder in (tmp_path / "runs").iterdir()]
     assert {name: folders.count(name) for name in folders} == {"teacher": 4, "plain": 1, "dml": 1, "hinton": 4}
     by_place = {(r["teacher_labels"], r["teacher"], r["method"]): r for r in results.runs}

@@ -125,7 +125,7 @@ def test_a_study_comes_from_a_file_a_program_or_by_its_name(tmp_path: Path, refu
     )
     mine = Study(**read_study(tmp_path / "mine.toml"))
     assert mine == Study(**read_study(tmp_path / "mine.py"))
-    assert mine.but(seeds=2).methods == mine.methods
+    assert mine.replace(seeds=2).methods == mine.methods
     nine = Study(**read_study("nine"))
     assert len(nine.methods) == 10
     assert nine.all_pairs == (("resnet14x0.5", "resnet8x0.5"),)

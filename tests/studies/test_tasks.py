@@ -176,7 +176,7 @@ def test_plain_students_of_a_study_of_clustering_are_clustered(tiny_npz: str, tm
     train = {"epochs": 3, "batch_size": 16, "lr": 0.01, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="resnet8x0.25", teachers="resnet8x0.25", seeds=1, train=train)
     methods = {name: {"method": name} for name in ("triplets", "hinton")}
-    results = run_study(study.but(methods=methods), tmp_path, workers=Here())
+    results = run_study(study.replace(methods=methods), tmp_path, workers=Here())
     assert results.task.name == "clustering"
     teacher, plain, triplets, hinton = results.runs
     assert {"ce", "kd"} <= hinton["curve"]["loss"].keys()
@@ -189,7 +189,7 @@ def test_plain_students_of_a_study_of_clustering_are_clustered(tiny_npz: str, tm
     assert triplets["teacher_nmi"] == plain["teacher_nmi"] == teacher["nmi"]
     assert "normalised mutual information" in page(results)
 
-    classified = run_study(study.but(methods={"dml": {"method": "dml"}}), tmp_path, workers=Here())
+    classified = run_study(study.replace(methods={"dml": {"method": "dml"}}), tmp_path, workers=Here())
     assert classified.runs[1]["folder"] != plain["folder"]  # the same student, evaluated by other metrics
     assert 0 <= classified.runs[1]["accuracy"] <= 1
 
@@ -298,7 +298,7 @@ def test_every_task_has_a_study(
 def test_a_study_of_few_shot_backbones(tiny_npz: str, tmp_path: Path) -> None:
     train = {"epochs": 2, "batch_size": 16, "lr": 0.01, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="resnet8x0.25", teachers="resnet8x0.25", seeds=1, train=train)
-    results = run_study(study.but(methods={"graph_fewshot": {"method": "graph_fewshot"}}), tmp_path, workers=Here())
+    results = run_study(study.replace(methods={"graph_fewshot": {"method": "graph_fewshot"}}), tmp_path, workers=Here())
     assert results.task.name == "few_shot"
     assert [run["status"] for run in results.runs] == ["done"] * 3, [run["error"] for run in results.runs]
     assert all(0 <= run["accuracy_1_shot"] <= 1 for run in results.runs)
@@ -311,4 +311,4 @@ def test_a_study_of_generators_is_refused_since_nothing_trains_a_plain_one(
     train = {"epochs": 2, "batch_size": 16, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="dcganx0.125", teachers="dcganx0.125", seeds=1, train=train)
     with refused("teacher cannot train dcganx0.125", "generator", "akdg"):
-        run_study(study.but(methods={"akdg": {"method": "akdg"}}), tmp_path, workers=Here())
+        run_study(study.replace(methods={"akdg": {"method": "akdg"}}), tmp_path, workers=Here())

@@ -128,7 +128,7 @@ def test_the_chosen_settings_are_those_of_the_table(tiny_npz: str, tmp_path: Pat
     assert best["seed"] == 1
     kept = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
     assert [record["score"] for record in kept] == [record["score"] for record in results.trials]
-    assert run_study(study.but(budget=0), tmp_path, workers=LocalWorkers(1)).trials == ()
+    assert run_study(study.replace(budget=0), tmp_path, workers=LocalWorkers(1)).trials == ()
 
 
 def test_a_trial_is_a_value() -> None:

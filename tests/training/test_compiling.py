@@ -77,7 +77,7 @@ def test_what_was_decided_is_kept(
         model = tiny_model()
         learner = Learner(model, None, {"ce": CrossEntropy()})
         stop = lambda record: record["epoch"] == epochs  # noqa: E731
-        hardware = on_cpu.but(compile="auto")
+        hardware = on_cpu.replace(compile="auto")
         fit(learner, data=tiny_data, recipe=recipe, hardware=hardware, checkpoints=Checkpoints(tmp_path), until=stop)
         return model
 
@@ -109,6 +109,6 @@ def test_compiled_to_machine_code_a_method_is_what_it_is(
         )
         return state
 
-    plain, compiled = train(on_cpu), train(on_cpu.but(compile=True))
+    plain, compiled = train(on_cpu), train(on_cpu.replace(compile=True))
     for name, value in plain.items():
         torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")

@@ -161,7 +161,7 @@ def test_what_bfloat16_is_not_made_for_is_told_of_the_other_precision(
         else Learner(through, None, {"ce": CrossEntropy()})
     )
     with refused("learner 'student'", "BFloat16; try --precision float32"):
-        fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu.but(precision="bfloat16"))
+        fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu.replace(precision="bfloat16"))
     fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu)
 
 

@@ -134,7 +134,7 @@ def test_compiled_networks_are_counted_alike(
     monkeypatch.setattr(torch, "compile", lambda function, **options: plain(function, backend="eager", **options))
     terms = {"ce": CrossEntropy(), "hint": Hint("stage1", "stage1", "mean")}
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), terms)
-    fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu.but(compile=True))
+    fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu.replace(compile=True))
     assert [record["forward_passes"] for record in fitted.history] == [{"student": 48, "teacher": 48}] * 2
 
 

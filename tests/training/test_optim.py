@@ -142,10 +142,10 @@ def test_a_recipe_is_frozen_and_but_checks_again() -> None:
     recipe = Recipe(epochs=3)
     with pytest.raises(Exception, match="frozen"):
         recipe.epochs = 4  # type: ignore[misc]
-    assert recipe.but(epochs=5).epochs == 5
+    assert recipe.replace(epochs=5).epochs == 5
     assert recipe.epochs == 3
     with pytest.raises(TutelageError, match="epochs"):
-        recipe.but(epochs=0)
+        recipe.replace(epochs=0)
 
 
 def test_a_parameter_may_get_its_first_gradient_later_than_others() -> None:

@@ -78,7 +78,7 @@ def test_each_is_the_run_alone(go: Go, changed: Any, counted: Counted) -> None:
 
 def test_with_cuda_graphs_each_is_the_run_alone(go: Go, changed: Any, on_cpu: Hardware, graphs: Any) -> None:
     """The teacher's answer is for all of them, and each tells torch that its own step begins."""
-    names, hardware = ("hinton", "at", "sp"), on_cpu.but(compile="reduce-overhead")
+    names, hardware = ("hinton", "at", "sp"), on_cpu.replace(compile="reduce-overhead")
     alone = [go(name, hardware=hardware) for name in names]
     assert graphs.places
     beside = side_by_side(*(partial(go, name, hardware=hardware) for name in names))
@@ -121,7 +121,7 @@ def test_other_batches_are_not_mixed_up(go: Go, changed: Any, tiny_data: Data) -
     ways: list[dict[str, Any]] = [
         {},
         {"seed": 4},
-        {"recipe": RECIPE.but(batch_size=8)},
+        {"recipe": RECIPE.replace(batch_size=8)},
         {"data": replace(tiny_data, views=CropsAndFlips())},
         {"data": replace(tiny_data, train=replace(tiny_data.train, labels=tiny_data.train.labels.flip(0)))},
     ]
@@ -146,7 +146,7 @@ def test_with_stored_answers_too(go: Go, changed: Any, tiny_data: Data, tmp_path
 
 
 def test_one_that_fails_leaves_the_others_alone(go: Go, changed: Any) -> None:
-    ruined = RECIPE.but(lr=1e30)
+    ruined = RECIPE.replace(lr=1e30)
     failed, fine = side_by_side(partial(go, "hinton", recipe=ruined), partial(go, "at"))
     assert isinstance(failed, NonFiniteError)
     assert not isinstance(fine, Exception)

@@ -69,7 +69,7 @@ def test_a_student_that_gives_no_logits(
     model = Tapped(Structured(WITHOUT_LOGITS[name], modes)).train()
     before = state_of(model)
     generators = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
-    for hardware in (on_cpu, on_cpu.but(channels_last=True)):
+    for hardware in (on_cpu, on_cpu.replace(channels_last=True)):
         with refused(f"Structured returns no logits in {said}, but {name}", "returns logits (B, classes)"):
             fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=SHORT, hardware=hardware)
     assert changed(before, state_of(model)) == set()
@@ -158,7 +158,7 @@ def test_probabilities_are_warned_of_once(
     learner = Learner(networks["model"], Frozen(networks["teacher"], networks["teacher"]), {"kd": SoftTargets()})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(learner, data=tiny_data, recipe=SHORT, hardware=on_cpu.but(precision=precision))
+        fit(learner, data=tiny_data, recipe=SHORT, hardware=on_cpu.replace(precision=precision))
     texts = [str(warning.message) for warning in caught]
     assert len(texts) == 1
     assert f"the {who} of learner 'student' gives probabilities" in texts[0]
@@ -227,7 +227,7 @@ def test_a_student_that_diverges_is_not_blamed_on_its_teacher(
 ) -> None:
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), {"ce": CrossEntropy(), "kd": SoftTargets()})
     with pytest.raises(NonFiniteError, match="lower the learning rate"):
-        fit(learner, data=tiny_data, recipe=SHORT.but(lr=1e30), hardware=on_cpu)
+        fit(learner, data=tiny_data, recipe=SHORT.replace(lr=1e30), hardware=on_cpu)
 
 
 # --- memory layouts
@@ -261,10 +261,10 @@ def test_a_network_that_cannot_be_channels_last_runs_contiguous(
         return student
 
     if who == "teacher" and modes == (True,):
-        run(on_cpu.but(channels_last=True))  # a teacher is never in train mode
+        run(on_cpu.replace(channels_last=True))  # a teacher is never in train mode
         return
     with pytest.warns(TutelageWarning, match=r"Viewing cannot run in channels-last .*channels_last=False") as caught:
-        student = run(on_cpu.but(channels_last=True))
+        student = run(on_cpu.replace(channels_last=True))
     assert len(caught) == 1
     assert student.contiguous is (who == "student")
     if who == "student":
@@ -272,7 +272,7 @@ def test_a_network_that_cannot_be_channels_last_runs_contiguous(
 
 
 def test_a_prediction_before_the_first_fit(tiny_data: Data, on_cpu: Hardware) -> None:
-    run = Run(tiny_data, lambda: Tapped(Viewing()), hardware=on_cpu.but(channels_last=True))
+    run = Run(tiny_data, lambda: Tapped(Viewing()), hardware=on_cpu.replace(channels_last=True))
     with pytest.warns(TutelageWarning, match="channels-last"):
         assert run.predict(run.student(), tiny_data.test).shape == (16, 4)
 
@@ -281,6 +281,6 @@ def test_a_network_that_can_be_channels_last_is(tiny_data: Data, tiny_model: Net
     model = tiny_model()
     terms = {"at": AttentionTransfer((("stage1", "stage1"),))}
     learner = Learner(model, Frozen(tiny_model(1)), terms)
-    fit(learner, data=tiny_data, recipe=SHORT, hardware=on_cpu.but(channels_last=True))
+    fit(learner, data=tiny_data, recipe=SHORT, hardware=on_cpu.replace(channels_last=True))
     assert not model.contiguous
     assert model.module.get_submodule("conv2").weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[operator]

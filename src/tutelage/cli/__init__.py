@@ -15,7 +15,7 @@ from tutelage.cli.look import data, evaluate, export, methods, models, tasks
 from tutelage.cli.study import compare, demo, report, study
 from tutelage.cli.train import distill, train
 from tutelage.errors import TutelageError, TutelageWarning
-from tutelage.signals import ending_signals_interrupt
+from tutelage.signals import termination_signals_interrupt
 from tutelage.text import message as one_message
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ def main() -> NoReturn:
         warnings.simplefilter("default", TutelageWarning)
         warnings.showwarning = _show_warning
         try:
-            with ending_signals_interrupt():
+            with termination_signals_interrupt():
                 code = app(standalone_mode=False)  # some typers raise at Ctrl-C, others give 130 back
         except TutelageError as error:
             _fail(str(error))

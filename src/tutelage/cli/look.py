@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli.options import PATH, Json, Mean, Std, TrustAll
-from tutelage.config import GIVEN, Config, ExtraEvaluation, Normalization, read_config
+from tutelage.config import OBJECT_PREFIX, Config, ExtraEvaluation, Normalization, read_config
 from tutelage.errors import TutelageError, TutelageWarning, unknown
 
 if TYPE_CHECKING:
     from tutelage.data import Data
-    from tutelage.runs.models import Opened
+    from tutelage.runs.models import TrainedModel
 
 ANY_TASK = "any"  # of methods that train for whatever the data's targets are for
 NO_EVIDENCE = "-"
@@ -128,7 +128,7 @@ def _data_for(
         folder = run_folder(run)
         fields = read_config(folder / CONFIG) if folder is not None else {}
         read = Config(**{name: fields[name] for name in ("data", "image_size", "test", "skip_bad") if name in fields})
-        if "data" not in fields or read.data.startswith(GIVEN):
+        if "data" not in fields or read.data.startswith(OBJECT_PREFIX):
             raise TutelageError(f"{run} does not record a data set that can be opened by name; name one with --data")
         spec, skip_bad = read.data, skip_bad or read.skip_bad
         image_size = read.image_size if image_size is None else image_size
@@ -136,21 +136,21 @@ def _data_for(
     return open_data(spec, image_size=image_size, test=test, skip_bad=skip_bad)
 
 
-def _open(names: list[str], data: Data, mean: str | None, std: str | None, trust: bool) -> list[Opened]:
+def _open(names: list[str], data: Data, mean: str | None, std: str | None, trust: bool) -> list[TrainedModel]:
     """Trained networks; those whose weights do not record a normalization get the one given, and theirs is printed."""
     from tutelage.report.console import side_console
-    from tutelage.runs.models import RECORDED, check_used, open_trained
-    from tutelage.runs.teachers import normalisation_of
-    from tutelage.trust import typed
+    from tutelage.runs.models import RECORDED, check_normalisation_used, open_trained
+    from tutelage.runs.teachers import describe_normalisation
+    from tutelage.trust import typed_specs
 
     fields: dict[str, Any] = {name: text for name, text in (("mean", mean), ("std", std)) if text is not None}
     given = Normalization(**fields).pair
-    opened = [open_trained(name, data, given, trust or typed(*names)) for name in names]
+    opened = [open_trained(name, data, given, trust or typed_specs(*names)) for name in names]
     if given is not None:
-        check_used("--mean and --std", opened)
+        check_normalisation_used("--mean and --std", opened)
     for name, one in zip(names, opened, strict=True):
         if one.normalisation != RECORDED:
-            side_console().print(normalisation_of(name, one), markup=False, highlight=False)
+            side_console().print(describe_normalisation(name, one), markup=False, highlight=False)
     return opened
 
 
@@ -169,8 +169,8 @@ def export(
     from tutelage.models.export import export_onnx
     from tutelage.report.console import say
     from tutelage.runs.classes import check_classes, with_classes
-    from tutelage.runs.models import about_model
-    from tutelage.runs.plain import plain_pytorch
+    from tutelage.runs.loading_script import loading_script
+    from tutelage.runs.models import weights_metadata
     from tutelage.tasks import find
 
     opened = _data_for(run, data, None)
@@ -183,8 +183,8 @@ def export(
     if task.decision:
         say(f"the file holds the network alone and not the decision rule of {task.name}: {task.decision}")
     if trained.file is not None and trained.file.suffix == ".safetensors":
-        about = about_model(trained.spec, trained.model, opened, task)
-        print(f"\n{plain_pytorch(about, repr(str(trained.file)))}", end="")
+        about = weights_metadata(trained.spec, trained.model, opened, task)
+        print(f"\n{loading_script(about, repr(str(trained.file)))}", end="")
 
 
 def methods(

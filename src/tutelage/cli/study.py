@@ -13,7 +13,7 @@ import typer
 from tutelage.cli.options import PATH, Json, Track, TrustAll, config_options, settings_from, table_of
 from tutelage.config import Config
 from tutelage.errors import unknown
-from tutelage.files import only_readable
+from tutelage.files import is_read_only
 from tutelage.text import message
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def study(
     """
     from tutelage.studies.study import Study, read_study
     from tutelage.studies.workers import LocalWorkers, RayWorkers
-    from tutelage.trust import typed
+    from tutelage.trust import typed_specs
 
     said = read_study(source)
     fields: dict[str, Any] = {"data": data, "noise": noise, "imbalance": imbalance, "per_class": per_class}
@@ -90,7 +90,7 @@ def study(
     place = partial(RayWorkers, ray) if ray else partial(LocalWorkers, workers)
     how = {} if together is None else {"together": together}
     names = [teachers, students, methods]
-    trusted = trust or typed(*(name.strip() for text in names if text for name in text.split(",")))
+    trusted = trust or typed_specs(*(name.strip() for text in names if text for name in text.split(",")))
     study = Study(**said)
     if Path(source).suffix == ".py":  # the user ran this code, which names them
         trusted = trust or study.code
@@ -108,7 +108,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
 
     with watching_study(side_console(), quiet=as_json) as watch:
         results = run_study(study, out, workers=workers(), watch=watch, check=False, **how)
-    page = None if only_readable(out) else write_page(results)
+    page = None if is_read_only(out) else write_page(results)
     if as_json:
         print(table_as(results, "json").decode())
     else:

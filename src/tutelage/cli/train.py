@@ -74,12 +74,12 @@ def _train(
     from tutelage.report.console import show, side_console, watching
     from tutelage.runs import execute
     from tutelage.runs.commands import as_python
-    from tutelage.runs.plain import add_script
-    from tutelage.runs.teachers import warn_of_other_labels
-    from tutelage.trust import typed
+    from tutelage.runs.loading_script import add_loading_script
+    from tutelage.runs.teachers import warn_of_label_differences
+    from tutelage.trust import typed_specs
 
-    names = typed(fields.get("student"), *fields.get("teacher", ()), fields.get("method"))
-    warn_of_other_labels(config)
+    names = typed_specs(fields.get("student"), *fields.get("teacher", ()), fields.get("method"))
+    warn_of_label_differences(config)
     console = side_console()
 
     def announce(line: str) -> None:
@@ -91,7 +91,7 @@ def _train(
         lines = None if as_json else announce
         result = execute(config, out, report=report, announce=lines, track=track, trust=trust or names)
     if result.metrics:  # of several processes only the first has measured
-        add_script(out)
+        add_loading_script(out)
     if as_json and result.metrics:
         print(json.dumps({**result.metrics, "folder": str(out)}, allow_nan=False))
     elif result.metrics:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from tutelage.ambient import default_settings
-from tutelage.config import GIVEN, error_in
+from tutelage.config import OBJECT_PREFIX, validation_error
 from tutelage.data.loader import mix
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.models.doors.imported import attribute_of
@@ -90,7 +90,7 @@ class Method:
         if points and points[0] not in _own():
             return points[0]
         importable = home != "__main__" and getattr(sys.modules.get(home), name, None) is self
-        return f"{home}:{name}" if importable else f"{GIVEN}{home}.{self.function.__qualname__}"
+        return f"{home}:{name}" if importable else f"{OBJECT_PREFIX}{home}.{self.function.__qualname__}"
 
     @property
     def summary(self) -> str:
@@ -131,7 +131,7 @@ class Method:
         try:
             checked = self.settings(**settings)
         except ValidationError as error:
-            raise error_in(error, f"method {self.name}", self.parameters) from None
+            raise validation_error(error, f"method {self.name}", self.parameters) from None
         values = {name: getattr(checked, name) for name in self.settings.model_fields}
         for name, value in values.items():
             if isinstance(value, float) and value != 0 and not 1 / _LARGEST <= abs(value) <= _LARGEST:
@@ -167,7 +167,7 @@ def find(name: str, trust: Trust = True) -> Method:
     Raises:
         TutelageError: when there is none, its code is not trusted, or it cannot be imported.
     """
-    if name.startswith(GIVEN):
+    if name.startswith(OBJECT_PREFIX):
         function = name.rpartition(".")[2]
         raise TutelageError(
             f"the method {name!r} was an object of a Python program and can only be given again (method={function}); "

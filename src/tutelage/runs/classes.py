@@ -68,10 +68,10 @@ def check_classes(text: str, classes: Sequence[str], data: Data) -> None:
             f"{text} was trained for {len(classes)} classes and {data.name} has {data.num_classes}; "
             "give it a network of the same classes"
         )
-    warn_of_other_names(text, classes, data)
+    warn_of_class_names(text, classes, data)
 
 
-def warn_of_other_names(text: str, classes: Sequence[str], data: Data) -> None:
+def warn_of_class_names(text: str, classes: Sequence[str], data: Data) -> None:
     """Warn where a network has as many classes as the data, and calls one of them differently."""
     if len(classes) != data.num_classes:
         return

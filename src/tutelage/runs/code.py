@@ -16,7 +16,7 @@ from tutelage.files import as_path
 from tutelage.methods import Method
 from tutelage.runs.folder import WEIGHTS
 from tutelage.runs.header import read_header
-from tutelage.runs.locate import weights_file
+from tutelage.runs.locate import split_model_spec
 
 _OWN = Path(__file__).resolve().parent.parent
 
@@ -64,7 +64,7 @@ def code_of_network(spec: str) -> dict[str, str]:
     Networks of the zoo, of timm and of transformers have none. The module must have been imported, which building the
     network does.
     """
-    folder, named = as_path(spec), weights_file(spec)
+    folder, named = as_path(spec), split_model_spec(spec)
     if folder.is_dir():
         try:
             spec = read_header(folder / WEIGHTS).model or ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.ambient import default_settings
-from tutelage.config import GIVEN, Config
+from tutelage.config import OBJECT_PREFIX, Config
 from tutelage.data import Data
 from tutelage.data.configured import load_data
 from tutelage.errors import TutelageError
@@ -25,8 +25,8 @@ from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
 from tutelage.runs.header import WEIGHTS_DIGEST
 from tutelage.runs.inputs import input_fingerprints
 from tutelage.runs.measure import measure
-from tutelage.runs.models import Opened, about_model, load_student, open_teachers, student_maker
-from tutelage.runs.teachers import compared, introduce
+from tutelage.runs.models import TrainedModel, load_student, open_teachers, student_factory, weights_metadata
+from tutelage.runs.teachers import announce_teachers, warn_if_costlier
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import AnswerStore
 from tutelage.tasks import Task, wrapped
@@ -36,7 +36,7 @@ from tutelage.training.loop import Record
 from tutelage.training.processes import Processes
 from tutelage.training.run import Run
 from tutelage.training.side_by_side import Seat
-from tutelage.trust import Trust, check_trusted, typed
+from tutelage.trust import Trust, check_trusted, typed_specs
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Overrides:
 
     data: Data | None = None
     student: Callable[[], Tapped] | None = None
-    teachers: tuple[Opened, ...] | None = None
+    teachers: tuple[TrainedModel, ...] | None = None
     method: Method | None = None
     task: Task | None = None
 
@@ -101,21 +101,21 @@ def execute(
         TutelageError: for anything the user can mend.
     """
     folder = None if folder is None else as_path(folder)
-    trust = typed(config.student, *config.teacher, config.method) if trust is None else trust
+    trust = typed_specs(config.student, *config.teacher, config.method) if trust is None else trust
     method = _method_of(config, overrides, trust)
     settings = method.check(config.settings)
     processes = Processes.current(config.device)
     hardware = resolve(config.hardware(), processes)
     trackers = Trackers(track, folder / TRACKING if folder else None)
     dumped = method.settings(**settings).model_dump(mode="json")
-    config = config.but(settings=dumped, **hardware.model_dump())
+    config = config.replace(settings=dumped, **hardware.model_dump())
     data = overrides.data if overrides.data is not None else load_data(config)
     task = overrides.task if method.task is None and overrides.task else find_task(method.task or data.targets.task)
     task.check_data(data)
     opened = overrides.teachers if overrides.teachers is not None else open_teachers(config, data, trust=trust)
     teachers = tuple(teacher.model for teacher in opened)
     data = with_classes(data, *((opened[0].model, opened[0].classes) if opened else (None, ())))
-    make = overrides.student or student_maker(config.student, data, pretrained=config.pretrained, trust=trust)
+    make = overrides.student or student_factory(config.student, data, pretrained=config.pretrained, trust=trust)
     inputs = input_fingerprints(data, teachers, method, task, config, by_name=overrides.student is None)
     place = RunFolder(folder) if folder else None
     if place and (done := place.finished(config, inputs)) is not None:  # the folder may be read-only
@@ -124,7 +124,7 @@ def execute(
         if place and processes.main:
             place.claim(config, inputs)
         processes.wait()
-        introduce(config.teacher, opened, task, data, hardware.device, announce if processes.main else None)
+        announce_teachers(config.teacher, opened, task, data, hardware.device, announce if processes.main else None)
         history: list[Record] = []
         if place and processes.main:
             place.start_metrics()
@@ -141,7 +141,7 @@ def execute(
 
         run = Run(
             data,
-            compared(make, teachers, task, data, config.student),
+            warn_if_costlier(make, teachers, task, data, config.student),
             teachers,
             recipe=config.recipe(),
             hardware=hardware,
@@ -173,7 +173,7 @@ def _method_of(config: Config, overrides: Overrides, trust: Trust) -> Method:
     method = overrides.method or find(config.method, trust)
     if overrides.student is not None:
         return method
-    if config.student.startswith(GIVEN):
+    if config.student.startswith(OBJECT_PREFIX):
         raise TutelageError(
             f"the student {config.student!r} was an object of a Python program and can only be given again; name a "
             "network instead, for instance as FILE.py:NAME"
@@ -184,7 +184,7 @@ def _method_of(config: Config, overrides: Overrides, trust: Trust) -> Method:
 
 def _save(place: RunFolder, config: Config, student: Tapped, data: Data, task: Task) -> dict[str, str]:
     """Write the student's weights; their digest, for the result."""
-    about = about_model(config.student, student, data, task)
+    about = weights_metadata(config.student, student, data, task)
     return {WEIGHTS_DIGEST: save_weights(place.path / WEIGHTS, student.module, about, place.write)}
 
 

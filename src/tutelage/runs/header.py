@@ -26,7 +26,7 @@ _LARGEST = 1e30  # float32 holds it and its inverse
 class Header(Fields):
     """What is said of the weights. An empty field says nothing; other fields than these are passed over."""
 
-    what = "the header"
+    noun = "the header"
     model_config = ConfigDict(extra="ignore", strict=True, validate_default=False)
 
     task: str = ""

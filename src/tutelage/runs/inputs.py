@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from tutelage.config import GIVEN, Config
+from tutelage.config import OBJECT_PREFIX, Config
 from tutelage.data import Data
 from tutelage.methods import Method
 from tutelage.models.doors.imported import attribute_of
@@ -57,7 +57,7 @@ def describe_object(value: object, *, weights: bool) -> str:
     if isinstance(value, Tapped):
         value = value.module
     named = value if hasattr(value, "__qualname__") else type(value)
-    name = f"{GIVEN}{named.__module__}.{named.__qualname__}"
+    name = f"{OBJECT_PREFIX}{named.__module__}.{named.__qualname__}"
     if not isinstance(value, nn.Module):
         return name
     return f"{name}:{fingerprint(value) if weights else _shape(value)}"

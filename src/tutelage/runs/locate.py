@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tutelage.config import GIVEN
+from tutelage.config import OBJECT_PREFIX
 from tutelage.errors import TutelageError
 from tutelage.files import as_path
 from tutelage.runs.folder import CONFIG, WEIGHTS
@@ -15,12 +15,12 @@ PUBLISHED = ("timm/", "hf/")
 
 def run_folder(text: str) -> Path | None:
     """The folder of the run that trained the network of this name, its own or that of its weights, if there is one."""
-    named = None if as_path(text).is_dir() else weights_file(text)
+    named = None if as_path(text).is_dir() else split_model_spec(text)
     folder = as_path(text) if named is None else named[1].parent
     return folder if (folder / CONFIG).is_file() and (named is None or named[1].name == WEIGHTS) else None
 
 
-def weights_file(text: str) -> tuple[str, Path] | None:
+def split_model_spec(text: str) -> tuple[str, Path] | None:
     """The two parts of ``MODEL@WEIGHTS``; ``None`` for a text without ``@``.
 
     Either part may hold an ``@``: the text is split at the last one behind which there is a file, or else at the first.
@@ -43,10 +43,10 @@ def locate(text: str) -> tuple[str, Path, Header] | None:
             raise TutelageError(f"{text} holds no {WEIGHTS}; {_remedy(path)}")
         header = read_header(file)
         spec = header.model
-        if not spec or spec.startswith(GIVEN):
+        if not spec or spec.startswith(OBJECT_PREFIX):
             raise TutelageError(f"{file} does not say which network it is for; name it, as MODEL@{file}")
         return spec, file, header
-    named = weights_file(text)
+    named = split_model_spec(text)
     if named is not None:
         spec, file = named
         if not spec or text.endswith("@"):

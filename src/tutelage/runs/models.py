@@ -25,7 +25,7 @@ from tutelage.runs.classes import check_classes
 from tutelage.runs.header import Header, read_header
 from tutelage.runs.locate import locate, run_folder
 from tutelage.tasks import Task, recognised, wrapped
-from tutelage.trust import Trust, typed
+from tutelage.trust import Trust, typed_specs
 
 DEFAULT_TASK = "classification"  # of a weights file that names none
 RECORDED = "recorded with the weights"
@@ -33,7 +33,7 @@ STATED = "as given"
 UNRECORDED = "the network records none"
 
 
-def about_model(spec: str, model: Tapped, data: Data, task: Task) -> dict[str, Any]:
+def weights_metadata(spec: str, model: Tapped, data: Data, task: Task) -> dict[str, Any]:
     """What a weights file has to say of itself for its network to be built again.
 
     The task is named where it follows neither from the network nor from the data.
@@ -62,7 +62,7 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
     return network
 
 
-def student_maker(spec: str, data: Data, *, pretrained: bool = False, trust: Trust = True) -> Callable[[], Tapped]:
+def student_factory(spec: str, data: Data, *, pretrained: bool = False, trust: Trust = True) -> Callable[[], Tapped]:
     """Makes students as ``make_student`` does; where the text names a single network, the further ones are redrawn."""
     redrawn: list[Redrawn] = []
 
@@ -89,11 +89,11 @@ def student_maker(spec: str, data: Data, *, pretrained: bool = False, trust: Tru
 @default_settings()
 def make_student(spec: str, data: Data, *, pretrained: bool = False, trust: Trust = True) -> Tapped:
     """A student with fresh weights (or published ones), normalised as those weights want or as the data is."""
-    return student_maker(spec, data, pretrained=pretrained, trust=trust)()
+    return student_factory(spec, data, pretrained=pretrained, trust=trust)()
 
 
 @dataclass(frozen=True)
-class Opened:
+class TrainedModel:
     """A trained network and where it came from.
 
     Attributes:
@@ -123,7 +123,7 @@ class Opened:
 
 def open_teachers(
     config: Config, data: Data, teachers: Sequence[str | nn.Module] | None = None, trust: Trust | None = None
-) -> tuple[Opened, ...]:
+) -> tuple[TrainedModel, ...]:
     """The teachers of a configuration, or those that are handed over, by name or as networks.
 
     Raises:
@@ -135,23 +135,23 @@ def open_teachers(
         open_trained(one, data, given, trust) if isinstance(one, str) else _bare(one, data, given) for one in each
     )
     if given is not None:
-        check_used("teacher_mean and teacher_std", opened)
+        check_normalisation_used("teacher_mean and teacher_std", opened)
     return opened
 
 
-def check_used(fields: str, opened: Sequence[Opened]) -> None:
+def check_normalisation_used(fields: str, opened: Sequence[TrainedModel]) -> None:
     """Refuse a normalisation, given in these fields, that none of these networks has a use for."""
     if all(one.normalisation != STATED for one in opened):
         have = "the weights record their own" if opened else "there is no teacher"
         raise TutelageError(f"{fields} have no use here: {have}; leave them out")
 
 
-def _bare(module: nn.Module, data: Data, mean_std: MeanStd | None) -> Opened:
+def _bare(module: nn.Module, data: Data, mean_std: MeanStd | None) -> TrainedModel:
     """A network that was handed over in Python: wrapped with its own normalisation, or bare."""
     if isinstance(module, Tapped):
-        return Opened(module, "its own")
+        return TrainedModel(module, "its own")
     chosen, origin = _normalisation(Header(), Built(module), data, mean_std)
-    return Opened(wrapped(module, *chosen), origin)
+    return TrainedModel(wrapped(module, *chosen), origin)
 
 
 @default_settings()
@@ -176,7 +176,7 @@ def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
 
 
 @default_settings()
-def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: Trust | None = None) -> Opened:
+def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: Trust | None = None) -> TrainedModel:
     """As ``open_model``, with its origin, and for whatever classes and size of inputs its file records.
 
     Args:
@@ -190,7 +190,7 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
         TutelageError: it is no trained network, runs code that is not trusted, takes other inputs, or ``mean_std`` is
             for another number of channels.
     """
-    trust = typed(text) if trust is None else trust
+    trust = typed_specs(text) if trust is None else trust
     located = locate(text)
     spec, file, header = located or (text, None, Header())
     _check_inputs(text, header.shape, data)
@@ -212,9 +212,10 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     )
     module = built.module if file is None else load_student(file, built.module, data)
     chosen, origin = _normalisation(header, built, data, mean_std)
-    asked = recognised(module)
-    task = header.task or (None if asked is None else asked.name)
-    return Opened(wrapped(module, *chosen).eval(), origin, run_folder(text), spec, file, task, tuple(header.classes))
+    own_task = recognised(module)
+    task = header.task or (None if own_task is None else own_task.name)
+    model = wrapped(module, *chosen).eval()
+    return TrainedModel(model, origin, run_folder(text), spec, file, task, tuple(header.classes))
 
 
 def _normalisation(

@@ -22,14 +22,14 @@ Count = Annotated[int, Field(ge=0)]
 class Recorded(Fields):
     """Fields of a file: of exactly these types, with others beside them."""
 
-    what: ClassVar[str] = "the result"
+    noun: ClassVar[str] = "the result"
     model_config = ConfigDict(extra="allow", strict=True)
 
 
 class Trained(Recorded):
     """What the training part says of a classifier."""
 
-    what: ClassVar[str] = "train"
+    noun: ClassVar[str] = "train"
     memorised: float | None = None
     wrong_labels: Count = 0
 
@@ -37,14 +37,14 @@ class Trained(Recorded):
 class Selected(Recorded):
     """The epoch that was best on held-out data."""
 
-    what: ClassVar[str] = "selected"
+    noun: ClassVar[str] = "selected"
     epoch: int
 
 
 class Cost(Recorded):
     """What the network takes."""
 
-    what: ClassVar[str] = "cost"
+    noun: ClassVar[str] = "cost"
     parameters: Count
     flops: Count
     latency_ms: float
@@ -53,7 +53,7 @@ class Cost(Recorded):
 class DataSummary(Recorded):
     """The data set, and what was done to it."""
 
-    what: ClassVar[str] = "data"
+    noun: ClassVar[str] = "data"
     name: str
     record: list[dict[str, Any]] = Field(default=[])
 
@@ -80,7 +80,7 @@ class RunResult(Recorded):
 class Epoch(Recorded):
     """A line of ``metrics.jsonl``."""
 
-    what: ClassVar[str] = "the epoch"
+    noun: ClassVar[str] = "the epoch"
     learners: Annotated[dict[str, dict[str, float | None]], Field(min_length=1)]
 
 

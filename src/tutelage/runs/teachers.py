@@ -20,10 +20,10 @@ from tutelage.evaluation import flops
 from tutelage.files import read_file
 from tutelage.models.tapped import Tapped
 from tutelage.parsing import parse_json
-from tutelage.runs.classes import warn_of_other_names
+from tutelage.runs.classes import warn_of_class_names
 from tutelage.runs.folder import CONFIG, RESULT
 from tutelage.runs.locate import run_folder
-from tutelage.runs.models import DEFAULT_TASK, Opened
+from tutelage.runs.models import DEFAULT_TASK, TrainedModel
 from tutelage.tasks import Compute, Metric, Task, find
 
 NEGLIGIBLE = 1e6  # operations an image, below which no cost is compared [ours]
@@ -32,7 +32,7 @@ LABELS = ("data", "noise", "imbalance", "per_class", "seed")
 """The fields that decide which samples a run is trained on, and with which labels."""
 
 
-def other_labels(teacher: str, config: Config) -> str | None:
+def label_differences(teacher: str, config: Config) -> str | None:
     """How a teacher's run differs from this one in its labels, where it may have seen more of them.
 
     The teacher's run must be on the same data. Under label noise any other condition gives other labels: another
@@ -74,10 +74,10 @@ def other_labels(teacher: str, config: Config) -> str | None:
     )
 
 
-def warn_of_other_labels(config: Config) -> None:
-    """Warn of each teacher that may have seen labels which the student is denied; see ``other_labels``."""
+def warn_of_label_differences(config: Config) -> None:
+    """Warn of each teacher that may have seen labels which the student is denied; see ``label_differences``."""
     for teacher in config.teacher:
-        if text := other_labels(teacher, config):
+        if text := label_differences(teacher, config):
             warnings.warn(text, TutelageWarning, stacklevel=3)
 
 
@@ -104,9 +104,9 @@ def _place(data: str) -> tuple[str, Path]:
     return scheme, Path(rest).resolve()
 
 
-def introduce(
+def announce_teachers(
     names: Sequence[str],
-    teachers: Sequence[Opened],
+    teachers: Sequence[TrainedModel],
     task: Task,
     data: Data,
     device: torch.device | str,
@@ -124,13 +124,13 @@ def introduce(
     """
     for name, teacher in zip(names, teachers, strict=True):
         model = teacher.model.to(device)
-        warn_of_other_names(name, teacher.classes, data)
-        facts = [score_here(name, model, task, data, device), _recorded_score(teacher.folder)]
+        warn_of_class_names(name, teacher.classes, data)
+        facts = [_describe_score(name, model, task, data, device), _recorded_score(teacher.folder)]
         if announce is not None:
-            announce("; ".join([f"teacher {normalisation_of(name, teacher)}", *filter(None, facts)]))
+            announce("; ".join([f"teacher {describe_normalisation(name, teacher)}", *filter(None, facts)]))
 
 
-def score_here(text: str, model: Tapped, task: Task, data: Data, device: torch.device | str) -> str | None:
+def _describe_score(text: str, model: Tapped, task: Task, data: Data, device: torch.device | str) -> str | None:
     """A teacher's main metric on held-out or else on training samples, in words; a warning at chance level.
 
     Why it has none, where its outputs cannot be evaluated: a backbone without a classifier or a network for other
@@ -166,7 +166,7 @@ def _value(task: Task, score: float) -> str:
     return f"{metric.short_title} " + (f"{score:.1%}" if metric.share else f"{score:.4g}")
 
 
-def normalisation_of(name: str, opened: Opened) -> str:
+def describe_normalisation(name: str, opened: TrainedModel) -> str:
     """What a network's images are normalised with, and where that comes from, on a line."""
     mean, std = (
         ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
@@ -193,7 +193,7 @@ def reference_teacher(task: Task, teachers: Sequence[Tapped], data: Data) -> nn.
     return task.combined(teachers)
 
 
-def compared(
+def warn_if_costlier(
     make: Callable[[], Tapped], teachers: Sequence[Tapped], task: Task, data: Data, student: str
 ) -> Callable[[], Tapped]:
     """The same maker of students, which warns once if its student costs more operations than every teacher.

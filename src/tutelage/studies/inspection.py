@@ -13,7 +13,7 @@ from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import make_student, open_teachers
-from tutelage.runs.teachers import other_labels
+from tutelage.runs.teachers import label_differences
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.plan import config_of, is_trained
 from tutelage.studies.reading import fields_of
@@ -160,6 +160,6 @@ def _warn_of_other_labels(study: Study) -> None:
     conditions = product(study.data, study.noise, study.imbalance, study.per_class, study.seeds, sorted(trained))
     for data, noise, imbalance, few, seed, teacher in conditions:
         config = config_of(study, data=data, noise=noise, imbalance=imbalance, per_class=few, seed=seed)
-        if text := other_labels(teacher, config):
+        if text := label_differences(teacher, config):
             warnings.warn(text, TutelageWarning, stacklevel=3)
             return

@@ -186,7 +186,7 @@ class Planner:
         if is_trained(case.teacher):
             return ReferenceTeacher(case.teacher, None, config_of(self.study, teacher=(case.teacher,)))
         job = self.teacher(case, seed)
-        return ReferenceTeacher(job.key, job, job.config.but(teacher=(str(self._folder(job)),)))
+        return ReferenceTeacher(job.key, job, job.config.replace(teacher=(str(self._folder(job)),)))
 
     def _folder(self, job: Job) -> Path:
         return self.out / "runs" / job.name
@@ -203,7 +203,7 @@ class Planner:
     ) -> Job:
         config = config_of(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **told)
         if taught_by is None:
-            config = config.but(teacher_mean=(), teacher_std=())  # of teachers that are trained already
+            config = config.replace(teacher_mean=(), teacher_std=())  # of teachers that are trained already
         says = config.model_dump(mode="json", exclude={"teacher", "workers"})
         if not config.teacher_mean:  # absent rather than empty, as in studies from before these fields
             del says["teacher_mean"], says["teacher_std"]
@@ -215,7 +215,7 @@ class Planner:
         if taught_by:
             teacher, spec = taught_by
             says["teacher"] = teacher.key if teacher else spec
-            config = config.but(teacher=(str(self._folder(teacher)) if teacher else spec,))
+            config = config.replace(teacher=(str(self._folder(teacher)) if teacher else spec,))
         if code:  # only that of others, so that a run of the package's own methods and networks keeps its key
             says["code"] = code
         says["training data"] = self.fingerprints[case.data]

@@ -40,7 +40,12 @@ class Store:
     """
 
     def __init__(self, folder: LockedFolder, study: Study, task: Task) -> None:
-        self.path, self.study, self.evaluate, self.task = folder.path, study.but(task=task.name), study.evaluate, task
+        self.path, self.study, self.evaluate, self.task = (
+            folder.path,
+            study.replace(task=task.name),
+            study.evaluate,
+            task,
+        )
         self._test = (*task_metrics(task), *curves_of(task))
         self._nothing = dict.fromkeys((*self._test, *TRAIN, *COST, *MORE, *_REST))
         self._write, self.check = folder.write, folder.check

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tutelage.errors import TutelageError, TutelageWarning, one_line
-from tutelage.files import LockedFolder, as_path, only_readable, read_file
+from tutelage.files import LockedFolder, as_path, is_read_only, read_file
 from tutelage.parsing import parse_json
 from tutelage.runs.tracking import Trackers
-from tutelage.signals import ending_signals_interrupt
+from tutelage.signals import termination_signals_interrupt
 from tutelage.studies.failures import failure_summary
 from tutelage.studies.inspection import inspect
 from tutelage.studies.plan import Asked, Job, Planner
@@ -116,14 +116,14 @@ def run_study(
     trust = study.code if trust is None else trust
     try:
         folder = LockedFolder(out, "study")
-        with nullcontext() if only_readable(out) else folder.locked(), ending_signals_interrupt():
+        with nullcontext() if is_read_only(out) else folder.locked(), termination_signals_interrupt():
             Trackers(track, out)  # refuses one that is unknown or not installed
             inspection = inspect(study, trust)
             task = inspection.task
             other = dict.fromkeys(inspection.other, task.name)
             planner = Planner(study, out, inspection.fingerprints, inspection.teacher_free, other)
             store = Store(folder, study, task)
-            if only_readable(out):
+            if is_read_only(out):
                 _check_finished(planner, store, task)
             else:
                 store.begin()

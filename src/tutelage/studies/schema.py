@@ -15,7 +15,7 @@ Numbers = list[float | None]
 class VariantEntry(Recorded):
     """A method of ``study.json``."""
 
-    what: ClassVar[str] = "a method"
+    noun: ClassVar[str] = "a method"
     method: str
     settings: dict[str, Any] = Field(default={})
 
@@ -23,7 +23,7 @@ class VariantEntry(Recorded):
 class StudyFile(Recorded):
     """``study.json``."""
 
-    what: ClassVar[str] = "the study"
+    noun: ClassVar[str] = "the study"
     name: str
     task: str | None = None
     data: Names
@@ -42,7 +42,7 @@ class StudyFile(Recorded):
 class Reliability(Recorded):
     """Confidence and accuracy by bins."""
 
-    what: ClassVar[str] = "reliability"
+    noun: ClassVar[str] = "reliability"
     count: list[Count]
     accuracy: Numbers
     confidence: Numbers
@@ -57,7 +57,7 @@ class Reliability(Recorded):
 class RiskCoverage(Recorded):
     """The risk at each coverage."""
 
-    what: ClassVar[str] = "risk_coverage"
+    noun: ClassVar[str] = "risk_coverage"
     coverage: Numbers
     risk: Numbers
 
@@ -71,7 +71,7 @@ class RiskCoverage(Recorded):
 class Curve(Recorded):
     """The numbers of training by epoch."""
 
-    what: ClassVar[str] = "the curve"
+    noun: ClassVar[str] = "the curve"
     __pydantic_extra__: dict[str, Numbers]  # the main metric, as train_NAME and validation_NAME
     epoch: list[int]
     loss: dict[str, Numbers]
@@ -87,7 +87,7 @@ class Curve(Recorded):
 class RunRecord(Recorded):
     """A line of ``results.jsonl`` or ``trials.jsonl``."""
 
-    what: ClassVar[str] = "the record"
+    noun: ClassVar[str] = "the record"
     data: str
     noise: str | None
     imbalance: str | None

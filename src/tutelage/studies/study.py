@@ -11,11 +11,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tutelage.config import GIVEN, Config, ExtraEvaluation, Fields, MethodName, method_name, read_config
+from tutelage.config import OBJECT_PREFIX, Config, ExtraEvaluation, Fields, MethodName, method_name, read_config
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.files import as_path
 from tutelage.studies import PLAIN, TEACHER
-from tutelage.trust import typed
+from tutelage.trust import typed_specs
 
 GRID_FIELDS = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed")
 """Fields of ``Config`` that the study itself sets, run by run."""
@@ -98,8 +98,8 @@ def _way(value: Any) -> dict[str, Any]:
 class Variant(Fields):
     """A method and those of its parameters that are not left at their defaults."""
 
-    what: ClassVar[str] = "a method of the study"
-    kept: ClassVar[bool] = True
+    noun: ClassVar[str] = "a method of the study"
+    saved: ClassVar[bool] = True
 
     method: MethodName
     settings: dict[str, Any] = Field(default={})
@@ -107,7 +107,7 @@ class Variant(Fields):
     @field_validator("method")
     @classmethod
     def _importable(cls, value: str) -> str:
-        if value.startswith(GIVEN):
+        if value.startswith(OBJECT_PREFIX):
             raise ValueError(
                 "the processes of a study import its methods, and this one is in no file that they can import; put it "
                 f"in one, and name it FILE.py:{value.rpartition('.')[2]}"
@@ -126,8 +126,8 @@ class Study(Fields):
     ``per_class`` and ``teacher_labels``; pairs are ``pairs``, or else the product of ``teachers`` and ``students``.
     """
 
-    what: ClassVar[str] = "the study"
-    kept: ClassVar[bool] = True
+    noun: ClassVar[str] = "the study"
+    saved: ClassVar[bool] = True
 
     name: str = Field(default="study", min_length=1, description="what its report is called")
     task: str | None = Field(
@@ -219,7 +219,7 @@ class Study(Fields):
     @property
     def code(self) -> frozenset[str]:
         """The specifications of its networks and methods, for ``check_trusted``."""
-        return typed(
+        return typed_specs(
             *(name for pair in self.all_pairs for name in pair), *(variant.method for variant in self.methods.values())
         )
 

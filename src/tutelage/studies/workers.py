@@ -16,7 +16,7 @@ from multiprocessing.spawn import get_preparation_data
 from typing import Any, Protocol
 
 from tutelage.errors import TutelageError, one_line
-from tutelage.signals import ignore_ending_signals
+from tutelage.signals import ignore_termination_signals
 
 
 class Workers(Protocol):
@@ -150,7 +150,7 @@ def _serve(pipe: Connection, threads: int) -> None:
     """What a process does: one call after another."""
     import torch
 
-    ignore_ending_signals()  # they may reach every process; the study ends its workers
+    ignore_termination_signals()  # they may reach every process; the study ends its workers
     torch.set_num_threads(threads)
     if study := multiprocessing.parent_process():
         threading.Thread(target=_end_with, args=(study,), daemon=True).start()

@@ -27,7 +27,7 @@ def resolve(hardware: Hardware, processes: Processes | None = None) -> Hardware:
     if precision == "auto":
         precision = "bfloat16" if _has_bfloat16(device) else "float32"
     channels_last = device.type in ("cuda", "cpu") if hardware.channels_last is None else hardware.channels_last
-    resolved: Hardware = hardware.but(device=str(device), precision=precision, channels_last=channels_last)
+    resolved: Hardware = hardware.replace(device=str(device), precision=precision, channels_last=channels_last)
     return resolved
 
 

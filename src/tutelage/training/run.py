@@ -278,7 +278,7 @@ class Run:
         """
         self.check_labels(learners)
         number = len(self.fits)
-        recipe = self.recipe.but(**changes) if changes else self.recipe
+        recipe = self.recipe.replace(**changes) if changes else self.recipe
 
         def report(record: Record) -> None:
             if self._report:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tutelage.config import GIVEN
+from tutelage.config import OBJECT_PREFIX
 from tutelage.errors import TutelageError
 from tutelage.files import atomic_write
 from tutelage.models.weights import read_about
@@ -17,22 +17,22 @@ BESIDE = f'Path(__file__).with_name("{WEIGHTS}")'
 """The path of the weights, as an expression, for a script in the same folder."""
 
 
-def add_script(folder: Path) -> None:
+def add_loading_script(folder: Path) -> None:
     """Write ``load.py`` into the folder of a finished run, unless it is there or nothing can be written there.
 
     Runs of a study have none: nobody reads hundreds of them, and ``tutelage export`` prints the same lines.
     """
     with suppress(TutelageError):  # of a finished run on a read-only medium, say; nothing depends on the script
         if not (folder / LOAD).exists():
-            script = plain_pytorch(read_about(folder / WEIGHTS)).encode()
+            script = loading_script(read_about(folder / WEIGHTS)).encode()
             atomic_write(folder / LOAD, script, follow=False)
 
 
-def plain_pytorch(about: Mapping[str, Any], file: str = BESIDE) -> str:
+def loading_script(about: Mapping[str, Any], file: str = BESIDE) -> str:
     """A script that loads a student without a wrapper, and maps raw inputs to what the student gives.
 
     Args:
-        about: what the weights file says of itself (``about_model``).
+        about: what the weights file says of itself (``weights_metadata``).
         file: a Python expression for the path of the weights.
 
     Returns:
@@ -46,8 +46,8 @@ def plain_pytorch(about: Mapping[str, Any], file: str = BESIDE) -> str:
     inputs = f"{'Images' if images else 'Inputs'}: (B, {', '.join(map(str, shape))})"
     inputs += " float32, pixels in [0, 1]" if images else ""
     imports = ["from pathlib import Path", "", "import torch", "from safetensors.torch import load_file"]
-    if spec.startswith(GIVEN) or not images:
-        build = [f"network = ...  # build your network here: {spec.removeprefix(GIVEN)!r}"]
+    if spec.startswith(OBJECT_PREFIX) or not images:
+        build = [f"network = ...  # build your network here: {spec.removeprefix(OBJECT_PREFIX)!r}"]
     else:
         imports.append("from tutelage.models.load import make_model")
         build = [f"network = make_model({spec!r}, num_classes={len(classes)}, input_shape={shape}).module"]

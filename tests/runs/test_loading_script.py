@@ -15,7 +15,7 @@ from tutelage.config import Config
 from tutelage.data import Data
 from tutelage.models.tapped import Tapped
 from tutelage.runs import execute, open_model
-from tutelage.runs.plain import add_script, plain_pytorch
+from tutelage.runs.loading_script import add_loading_script, loading_script
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
 
@@ -24,7 +24,7 @@ def test_the_script_in_a_runs_folder_gives_equal_logits(
     tmp_path: Path, tiny_npz: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(Config(data=tiny_npz, student="resnet8x0.25", **SHORT), tmp_path / "run")
-    add_script(tmp_path / "run")
+    add_loading_script(tmp_path / "run")
     monkeypatch.chdir("/")  # the folder may be anywhere
     script = runpy.run_path(str(tmp_path / "run" / "load.py"))
     pixels = torch.rand(5, 1, 8, 8)
@@ -38,7 +38,7 @@ def test_the_script_in_a_runs_folder_gives_equal_logits(
 @pytest.mark.parametrize("method", ["final_bn", "one"])
 def test_a_student_after_surgery_is_built_again(method: str, tmp_path: Path, tiny_npz: str) -> None:
     execute(Config(data=tiny_npz, student="resnet8x0.25", method=method, **SHORT), tmp_path / "run")
-    add_script(tmp_path / "run")
+    add_loading_script(tmp_path / "run")
     pixels = torch.rand(3, 1, 8, 8)
     with torch.no_grad():
         expected = open_model(str(tmp_path / "run"), tutelage.open_data(tiny_npz)).eval()(pixels)
@@ -59,12 +59,12 @@ def test_a_network_of_ones_own_is_filled_in(tiny_data: Data, tiny_model: Callabl
 
 
 def test_a_script_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
-    add_script(tmp_path / "absent")
+    add_loading_script(tmp_path / "absent")
     (tmp_path / "student.safetensors").write_bytes(b"damaged")
-    add_script(tmp_path)
+    add_loading_script(tmp_path)
     assert not (tmp_path / "load.py").exists()
     (tmp_path / "load.py").write_text("# mine")
-    add_script(tmp_path)
+    add_loading_script(tmp_path)
     assert (tmp_path / "load.py").read_text() == "# mine"
 
 
@@ -81,7 +81,7 @@ def test_what_normalises_itself_gets_its_inputs_as_they_are_and_text_is_quoted()
         "std": [1.0],
         "surgery": [],
     }
-    text = plain_pytorch({**about, "model": "given:x\nimport os"})
+    text = loading_script({**about, "model": "given:x\nimport os"})
     assert "mean" not in text
     assert "return network.eval()(inputs)" in text
     assert len([line for line in text.splitlines() if line.startswith("import")]) == 1
