@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.attacks import BoundarySamples, boundary_attack, other_classes
 from tutelage.attacks.boundary import Norm, choose
-from tutelage.data.batch import Batch
+from tutelage.data.batch import Batch, hard_labels
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.terms import View
@@ -345,7 +345,7 @@ def known(teacher: Tapped) -> tuple[Batch, Outputs]:
 
 def agreeing(batch: Batch, where: list[int]) -> Outputs:
     """What a student says that gets just these right."""
-    labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+    labels = hard_labels(batch.targets)
     logits = F.one_hot(labels, 3).float()
     wrong = [n for n in range(len(batch)) if n not in where]
     logits[wrong] = logits[wrong].roll(1, dims=1)

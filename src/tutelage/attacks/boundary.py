@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tutelage.data.batch import Batch
+from tutelage.data.batch import Batch, hard_labels
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.terms.term import View
@@ -122,7 +122,7 @@ class BoundarySamples(View):
         """The boundary samples, in pixels."""
         if teacher is None:
             raise ValueError("BoundarySamples needs a teacher's outputs")
-        labels = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+        labels = hard_labels(batch.targets)
         chosen, first, valid = choose(
             student["logits"], teacher["logits"], labels, max(1, round(self.share * len(batch)))
         )

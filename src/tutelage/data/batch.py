@@ -37,3 +37,8 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.index)
+
+
+def hard_labels(labels: Tensor) -> Tensor:
+    """Class numbers (N,) int64, as they are; of soft labels (N, C) the largest class."""
+    return labels if labels.ndim == 1 else labels.argmax(1)

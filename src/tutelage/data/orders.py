@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tutelage.data.batch import UNLABELLED
+from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.errors import TutelageError
 
 Order = Callable[[Tensor, int, torch.Generator], Tensor]
@@ -28,7 +28,7 @@ def class_balanced(labels: Tensor, batch_size: int, generator: torch.Generator) 
     labels count as their largest class, samples without a label are not shown. The batch is filled to the next lower
     multiple of the number of classes.
     """
-    hard = labels if labels.ndim == 1 else labels.argmax(1)
+    hard = hard_labels(labels)
     classes = torch.unique(hard[hard != UNLABELLED]).tolist()
     each = batch_size // max(len(classes), 1)
     if not each:
@@ -89,7 +89,7 @@ class PK:
 
     def __call__(self, labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
         """(steps, P K) places."""
-        hard = labels if labels.ndim == 1 else labels.argmax(1)
+        hard = hard_labels(labels)
         classes = torch.unique(hard[hard != UNLABELLED])
         together = min(batch_size // max(self.each, 1), len(classes))
         if self.each < 2 or together < 2:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.arrays import as_labels, as_numbers, as_whole_numbers
-from tutelage.data.batch import UNLABELLED
+from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError
 
@@ -117,7 +117,7 @@ class Classes(Targets):
 
     def classes(self, labels: Tensor) -> Tensor:
         """Soft labels count as their largest class."""
-        return hard(labels)
+        return hard_labels(labels)
 
     def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
         """How many samples each class has; those without a label count for none."""
@@ -207,14 +207,9 @@ class Strings(Targets):
         return class_counts(labels.flatten(), len(names))
 
 
-def hard(labels: Tensor) -> Tensor:
-    """The largest class of soft labels: (N,) or (N, C) to (N,) int64."""
-    return labels if labels.ndim == 1 else labels.argmax(1)
-
-
 def class_counts(labels: Tensor, num_classes: int) -> list[int]:
     """How many samples each class has; soft labels count for their largest class, unlabelled ones for none."""
-    classes = hard(labels)
+    classes = hard_labels(labels)
     return torch.bincount(classes[classes >= 0], minlength=num_classes).tolist()
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tutelage.data.batch import UNLABELLED
+from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
-from tutelage.data.targets import hard
 from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import predict_roles
 from tutelage.models.modes import evaluating
@@ -80,7 +79,7 @@ def embeddings(model: nn.Module, split: Split, data: Data, device: torch.device 
         TutelageError: the network has no embedding.
         NonFiniteError: an embedding is NaN or infinite.
     """
-    labels = hard(split.labels).cpu()
+    labels = hard_labels(split.labels).cpu()
     vectors = predict_roles(embedder(model, data), split, (ROLE,), device=device).cpu()
     places = (labels != UNLABELLED).nonzero().squeeze(1)
     labels, vectors = labels[places], vectors[places]

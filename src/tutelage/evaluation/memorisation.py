@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
+from tutelage.data.batch import hard_labels
 from tutelage.data.data import Data
-from tutelage.data.targets import hard
 from tutelage.evaluation.metrics import accuracy, memorised, wrongly_labelled
 from tutelage.evaluation.numbers import number
 from tutelage.evaluation.predict import logits_of
@@ -27,7 +27,7 @@ def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu
         TutelageError: the network has another number of classes than the data.
     """
     logits = logits_of(model, "network", data, data.train, device)
-    given = hard(data.train.labels).to(logits.device)
+    given = hard_labels(data.train.labels).to(logits.device)
     clean = data.train.clean_labels.to(logits.device)
     return {
         "wrong_labels": int(wrongly_labelled(given, clean).sum()),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.ambient import default_settings
-from tutelage.data.batch import UNLABELLED
+from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
 from tutelage.errors import NonFiniteError, TutelageError
@@ -113,7 +113,7 @@ def labelled(split: Split) -> Split:
     Raises:
         TutelageError: there is none.
     """
-    hard = split.labels if split.labels.ndim == 1 else split.labels.argmax(1)
+    hard = hard_labels(split.labels)
     places = (hard != UNLABELLED).nonzero().squeeze(1)
     if len(places) == 0:
         raise TutelageError(f"none of the {len(split)} samples has a label to judge by; use a part that has labels")

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from tutelage.data.batch import hard_labels
 from tutelage.data.data import Split
 from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
@@ -75,4 +76,4 @@ class InverseFrequency(nn.Module):
     def forward(self, lesson: Lesson, progress: float) -> Tensor:
         """(B,); of a sample without a label anything, as its loss is 0."""
         targets = lesson.batch.targets
-        return self.weights[targets.argmax(1) if targets.is_floating_point() else targets]
+        return self.weights[hard_labels(targets)]

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from tutelage.data.batch import UNLABELLED
+from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import mix
 from tutelage.data.targets import class_counts
@@ -92,7 +92,7 @@ def split_anew(labels: Tensor, folds: int, seed: int) -> Iterator[tuple[Tensor, 
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
     with warnings.catch_warnings():  # of fewer samples without a label than folds, which does no harm
         warnings.simplefilter("ignore", UserWarning)
-        parts = list(splitter.split(np.zeros(len(labels)), _hard(labels).numpy()))
+        parts = list(splitter.split(np.zeros(len(labels)), hard_labels(labels).numpy()))
     for kept, left_out in parts:
         yield torch.from_numpy(kept), torch.from_numpy(left_out)
 
@@ -123,7 +123,3 @@ def _check_counts(data: Data, folds: int) -> None:
             raise TutelageError(
                 f"class {name!r} has {count} training samples, too few for {folds} folds; take fewer folds or add some"
             )
-
-
-def _hard(labels: Tensor) -> Tensor:
-    return labels if labels.ndim == 1 else labels.argmax(1)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.config import ExtraEvaluation
-from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.data.batch import UNLABELLED, Batch, hard_labels
 from tutelage.data.data import Data, Split
-from tutelage.data.targets import class_counts, hard
+from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 from tutelage.evaluation import operations
 from tutelage.evaluation.extra import evaluate_extra
@@ -135,7 +135,7 @@ class Classification(Task):
         """Samples of which the prediction is the label given, and samples with a label."""
         if outputs.logits is None:
             return None
-        labels = hard(batch.targets)
+        labels = hard_labels(batch.targets)
         labelled = labels != UNLABELLED
         right = (outputs.logits.detach().argmax(1) == labels) & labelled
         return torch.stack([right.sum(), labelled.sum()]).float()
@@ -143,7 +143,7 @@ class Classification(Task):
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
         """The accuracy."""
         logits = predict(model, split, device=compute.device, amp=compute.amp, workers=compute.workers)
-        return float(accuracy(logits, hard(split.labels).to(logits.device)))
+        return float(accuracy(logits, hard_labels(split.labels).to(logits.device)))
 
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
@@ -163,7 +163,7 @@ class Classification(Task):
             TutelageError: a network has another number of classes than the data.
         """
         logits = logits_of(model, "network", data, split, compute.device)
-        labels = hard(split.labels).to(logits.device)
+        labels = hard_labels(split.labels).to(logits.device)
         bins, curve = reliability(logits, labels), risk_coverage(logits, labels)
         result: dict[str, Any] = {
             "samples": len(split),

@@ -11,7 +11,7 @@ from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs, class_logits
 from tutelage.terms.precision import full_precision
 from tutelage.terms.soft_targets import kl_divergence
-from tutelage.terms.targets import hard_labels
+from tutelage.terms.targets import checked_labels
 from tutelage.terms.term import Term
 
 Adjustment = Callable[[Tensor, Tensor], Tensor]
@@ -77,6 +77,6 @@ def adjusted(teacher: Outputs | None, batch: Batch | None, adjustment: Adjustmen
 
 def _wrong(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Where the label is known and another class is larger, (B, 1), and places to gather from, (B, 1)."""
-    labels = hard_labels(labels, class_logits(probs).shape[1])
+    labels = checked_labels(labels, class_logits(probs).shape[1])
     known, places = (labels >= 0)[:, None], labels.clamp(min=0)[:, None]
     return known & (probs.gather(1, places) < probs.amax(1, keepdim=True)), places

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tutelage.data.batch import UNLABELLED
+from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.errors import TutelageError
 from tutelage.models.outputs import class_axis, classes_last
 
@@ -52,10 +52,10 @@ def check_targets(targets: Tensor, classes: int | None = None) -> None:
             )
 
 
-def hard_labels(targets: Tensor, classes: int | None = None) -> Tensor:
+def checked_labels(targets: Tensor, classes: int | None = None) -> Tensor:
     """(B,) int64 class numbers, ``-1`` for no label; of soft labels the largest. Arguments as of ``check_targets``."""
     check_targets(targets, classes)
-    return targets.argmax(1) if targets.is_floating_point() else targets
+    return hard_labels(targets)
 
 
 def by_row(targets: Tensor, logits: Tensor, axis: int | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.terms.precision import full_precision
-from tutelage.terms.targets import hard_labels
+from tutelage.terms.targets import checked_labels
 from tutelage.terms.term import Term
 
 Form = Literal["relative", "bounded", "absolute"]
@@ -69,7 +69,7 @@ def draw_triplets(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         The places of the positives and the negatives, (B,) int64, and (B,) bool: which anchors have both. The places of
         the others mean nothing.
     """
-    targets = hard_labels(targets)
+    targets = checked_labels(targets)
     labelled = targets != UNLABELLED
     known = labelled[:, None] & labelled
     same = targets[:, None] == targets

@@ -12,7 +12,7 @@ from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, class_logits
 from tutelage.terms.knowledge_adjustment import Adjustment, adjusted, probability_shift
 from tutelage.terms.precision import full_precision
-from tutelage.terms.targets import hard_labels
+from tutelage.terms.targets import checked_labels
 from tutelage.terms.term import Term
 
 
@@ -29,7 +29,7 @@ def gambler(logits: Tensor, abstain: Tensor, labels: Tensor, payoff: float) -> T
     Returns:
         (B,) nats.
     """
-    labels = hard_labels(labels, class_logits(logits).shape[1])
+    labels = checked_labels(labels, class_logits(logits).shape[1])
     places = labels.where(labels != UNLABELLED, 0)[:, None]
     returns = log_returns(logits, abstain, payoff).gather(1, places).squeeze(1)
     return -returns.where(labels != UNLABELLED, 0.0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs, class_logits
 from tutelage.terms.precision import full_precision
-from tutelage.terms.targets import hard_labels
+from tutelage.terms.targets import checked_labels
 from tutelage.terms.term import Term
 
 FEWEST = 3  # samples of a class in a batch, for it to count
@@ -39,7 +39,7 @@ def gaussian_simplex(
         is finite. A property of the batch as a whole: single samples cannot be weighted.
     """
     size = class_logits(outputs).shape[1]
-    hard = hard_labels(targets, size)
+    hard = checked_labels(targets, size)
     of_class = (hard[:, None] == torch.arange(size, device=hard.device)).to(outputs)  # -1 is of none
     count = of_class.sum(0)
     share = of_class.T / count.clamp(min=1)[:, None]  # (classes, B): times a column of the batch, its means by class

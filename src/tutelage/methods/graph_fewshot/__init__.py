@@ -8,10 +8,9 @@ from typing import Literal
 
 import torch
 
-from tutelage.data.batch import UNLABELLED
+from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.data import Data
 from tutelage.data.loader import mix
-from tutelage.data.targets import hard
 from tutelage.errors import TutelageError
 from tutelage.evaluation.embeddings import ROLE, embedder
 from tutelage.methods import Positive, Share, method
@@ -106,7 +105,7 @@ def graph_fewshot(
 
 def _classes(data: Data) -> torch.Tensor:
     """(K,) int64, the classes of the training part, sorted."""
-    labels = hard(data.train.labels).cpu()
+    labels = hard_labels(data.train.labels).cpu()
     found: torch.Tensor = torch.unique(labels[labels != UNLABELLED])
     return found
 
@@ -127,7 +126,7 @@ def _held_out(data: Data, share: float, seed: int) -> Data:
             f"need {FEWEST} classes each: take another share, or 0"
         )
     order = torch.randperm(len(base), generator=torch.Generator().manual_seed(mix(seed, 4)))
-    held = torch.isin(hard(data.train.labels).cpu(), base[order[:count]])
+    held = torch.isin(hard_labels(data.train.labels).cpu(), base[order[:count]])
     train, validation = (data.train.subset(places.nonzero().squeeze(1)) for places in (~held, held))
     return replace(data, train=train, validation=validation)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.models.outputs import Outputs
 from tutelage.terms.precision import full_precision
-from tutelage.terms.targets import hard_labels
+from tutelage.terms.targets import checked_labels
 from tutelage.terms.term import Term
 
 
@@ -80,7 +80,7 @@ class LocalClustering(Term):
         if batch is None:
             raise ValueError("LocalClustering needs the batch, for its targets")
         features = student["embedding"].flatten(1)
-        hard = hard_labels(batch.targets)
+        hard = checked_labels(batch.targets)
         # Masks, and no parts of the batch: to make parts is to wait for the device to say how large they are.
         labelled = hard != UNLABELLED
         unlabelled = ~labelled | labelled.all()

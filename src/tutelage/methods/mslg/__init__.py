@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tutelage.data.batch import hard_labels
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, Share, method
 from tutelage.methods.mslg.labels import Entropy, LearnedLabels, reverse_kl
@@ -139,7 +140,7 @@ def smallest_losses(logits: Tensor, labels: Tensor, share: float) -> Tensor:
         share: of the N samples, in all; at least one of each class.
     """
     classes = logits.shape[1]
-    hard = labels if labels.ndim == 1 else labels.argmax(1)
+    hard = hard_labels(labels)
     losses = cross_entropy(logits, labels)
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(classes):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.terms.precision import full_precision
-from tutelage.terms.targets import hard_labels
+from tutelage.terms.targets import checked_labels
 from tutelage.terms.term import Term
 from tutelage.terms.triplets import squared_distances, triplet_loss
 from tutelage.terms.unit import unit
@@ -37,7 +37,7 @@ def cross_triplets(
         (B,) losses, 0 for anchors in no triplet; and the places (B,) of the positives and the negatives, which mean
         nothing for those anchors.
     """
-    targets, teacher = hard_labels(targets), teacher.detach()
+    targets, teacher = checked_labels(targets), teacher.detach()
     labelled = targets != UNLABELLED
     known = labelled[:, None] & labelled
     same = targets[:, None] == targets
