@@ -111,7 +111,14 @@ def students(hidden: Half, seed: int, factor: float) -> dict[str, dict[str, floa
     data, teacher = teacher_of(seed)
     run = new_run(data, seed, teacher)
     own = train_students(
-        run, hidden=hidden, start="teacher", alpha=0.7, temperature=4.0, margin=0.3, each=8, tuning_lr=factor
+        run,
+        hidden=hidden,
+        start="teacher",
+        alpha=0.7,
+        temperature=4.0,
+        margin=0.3,
+        samples_per_class=8,
+        tuning_lr=factor,
     )
     found = {
         TUNED: measured(run, own.fine_tuned),

@@ -68,7 +68,7 @@ def embeddings(condition: str, row: str, seed: int, lr: float) -> tuple[Data, Te
         hardware=Hardware(device="cpu", precision="float32", workers=0),
         seed=seed,
     )
-    student = run.student() if row == UNTRAINED else find("triplets")(run, each=16, **SETTINGS[row])
+    student = run.student() if row == UNTRAINED else find("triplets")(run, samples_per_class=16, **SETTINGS[row])
     assert data.validation is not None
     held, test = (run.predict(student, part, ("embedding",)) for part in (data.validation, data.test))
     return data, held, test

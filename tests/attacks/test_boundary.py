@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
-from tutelage.attacks import BoundarySamples, boundary_attack, other_classes
-from tutelage.attacks.boundary import Norm, choose
+from tutelage.attacks import BoundarySamples, boundary_attack, draw_targets
+from tutelage.attacks.boundary import Norm, select_samples
 from tutelage.data.batch import Batch, hard_labels
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
@@ -232,7 +232,7 @@ def test_points_of_two_moons_come_to_the_boundary(norm: Norm, step_size: float, 
 
 def test_other_classes_are_drawn_as_often_as_the_teacher_thinks_of_them() -> None:
     q = torch.tensor([0.2, 0.5, 0.1, 0.2])
-    drawn = other_classes(q.log().expand(100_000, 4), torch.ones(100_000).long())
+    drawn = draw_targets(q.log().expand(100_000, 4), torch.ones(100_000).long())
     found = drawn.bincount(minlength=4) / 100_000
     torch.testing.assert_close(found, torch.tensor([0.4, 0.0, 0.2, 0.4]), rtol=0, atol=0.01)
     torch.testing.assert_close(found, torch.tensor([0.4, 0.0, 0.2, 0.4]), rtol=0.02, atol=0)
@@ -242,7 +242,7 @@ def test_other_classes_are_drawn_as_often_as_the_teacher_thinks_of_them() -> Non
 def test_the_own_class_is_never_drawn_however_sure_the_teacher_is(sure: float) -> None:
     logits = torch.tensor([0.0, sure, 1.0])
     assert float(logits.softmax(0)[1]) == 1.0
-    drawn = other_classes(logits.expand(100_000, 3), torch.ones(100_000).long())
+    drawn = draw_targets(logits.expand(100_000, 3), torch.ones(100_000).long())
     found = drawn.bincount(minlength=3) / 100_000
     expected = 1 / (1 + math.e)
     torch.testing.assert_close(found, torch.tensor([expected, 0.0, 1 - expected]), rtol=0, atol=0.01)
@@ -250,14 +250,14 @@ def test_the_own_class_is_never_drawn_however_sure_the_teacher_is(sure: float) -
 
 def test_with_two_classes_there_is_one_other() -> None:
     base = torch.tensor([0, 1, 1, 0])
-    assert torch.equal(other_classes(torch.randn(4, 2) * 50, base), 1 - base)
+    assert torch.equal(draw_targets(torch.randn(4, 2) * 50, base), 1 - base)
 
 
 def test_each_sample_has_its_own_draw_with_its_own_logits() -> None:
     logits = torch.full((50, 6), -1e4)
     base, other = torch.arange(50) % 6, (torch.arange(50) + 2) % 6
     logits[torch.arange(50), base], logits[torch.arange(50), other] = 5.0, 0.0
-    assert torch.equal(other_classes(logits.requires_grad_(), base), other)
+    assert torch.equal(draw_targets(logits.requires_grad_(), base), other)
 
 
 # --- which samples
@@ -285,7 +285,7 @@ def test_the_most_disputed_of_those_that_both_get_right_are_taken(seed: int, cou
         logits[torch.arange(64), labels] += 2
     labels[:8] = -1
     expected = chosen_by_loops(student, teacher, labels, count)
-    places, _, counts = choose(student, teacher, labels, count)
+    places, _, counts = select_samples(student, teacher, labels, count)
     assert places.shape == counts.shape == (count,)
     assert places[counts].tolist() == expected
     assert counts.tolist() == [True] * len(expected) + [False] * (count - len(expected))
@@ -302,7 +302,7 @@ def test_where_nobody_fits_nobody_counts(who: str) -> None:
     teacher = wrong if who in ("teacher", "both") else right
     if who == "nobody knows the label":
         labels = torch.full((6,), -1)
-    places, _, counts = choose(student, teacher, labels, 4)
+    places, _, counts = select_samples(student, teacher, labels, 4)
     assert not counts.any()
     assert ((places >= 0) & (places < 6)).all()
 
@@ -311,7 +311,7 @@ def test_one_that_fits_is_repeated_and_counts_once() -> None:
     right, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
     teacher = right.roll(1, dims=1)
     teacher[4] = right[4]
-    places, _, counts = choose(right, teacher, labels, 3)
+    places, _, counts = select_samples(right, teacher, labels, 3)
     assert places.tolist() == [4, 4, 4]
     assert counts.tolist() == [True, False, False]
 
@@ -365,7 +365,7 @@ def test_its_samples_are_those_of_the_plain_loops_in_normalised_space(
         drawn.append((logits, base))
         return (base + 1) % 3
 
-    monkeypatch.setattr("tutelage.attacks.boundary.other_classes", towards)
+    monkeypatch.setattr("tutelage.attacks.boundary.draw_targets", towards)
     student = agreeing(batch, EVERY)
     made = BoundarySamples(teacher, share=0.5)(batch, student, outputs)
     places = (made.index - 100).tolist()
@@ -454,8 +454,8 @@ def test_no_boundary_sample_gives_a_loss_of_0_and_a_gradient_of_0(
 
 
 def test_its_samples_count_in_statistics_unless_told_otherwise(teacher: Tapped) -> None:
-    assert BoundarySamples(teacher).in_statistics
-    assert not BoundarySamples(teacher, in_statistics=False).in_statistics
+    assert BoundarySamples(teacher).updates_statistics
+    assert not BoundarySamples(teacher, updates_statistics=False).updates_statistics
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.001, 1), (0.25, 4), (0.3, 5), (1.0, 16)])
@@ -485,7 +485,7 @@ def test_failed_attacks_are_left_out_where_that_is_asked(discard: bool, monkeypa
     linear.bias.data = torch.tensor([0.0, 0.0, 0.4])
     teacher = Tapped(nn.Sequential(nn.Flatten(), linear)).eval()
     aims = torch.tensor([1, 2, 1, 2, 2, 2])
-    monkeypatch.setattr("tutelage.attacks.boundary.other_classes", lambda logits, base: aims)
+    monkeypatch.setattr("tutelage.attacks.boundary.draw_targets", lambda logits, base: aims)
     inputs = torch.full((6, 1, 1, 2), 0.5)
     batch, student = as_batch(inputs, torch.zeros(6).long()), Outputs(torch.tensor([[1.0, 0.0, 0.0]] * 6))
 

@@ -113,11 +113,11 @@ def test_the_plain_labels_can_be_hintons_loss(learner: Callable[..., Learner]) -
 def test_its_settings_are_the_views(learner: Callable[..., Learner]) -> None:
     (view,) = learner(share=0.5, steps=3, step_size=0.1, norm="squared", discard_failed=True).views()
     assert isinstance(view, BoundarySamples)
-    told = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.in_statistics)
+    told = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.updates_statistics)
     assert told == (0.5, 3, 0.1, "squared", True, True)
-    (view,) = learner(statistics="kept").views()
+    (view,) = learner(statistics="frozen").views()
     assert isinstance(view, BoundarySamples)
-    told = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.in_statistics)
+    told = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.updates_statistics)
     assert told == (0.25, 10, 0.3, "first", False, False)
 
 
@@ -189,7 +189,7 @@ def test_kept_statistics_are_those_of_clean_batches_alone(
         run = Run(tiny_data, make, [teacher], recipe=recipe, hardware=on_cpu)
         return find(method)(run, **settings).state_dict()
 
-    clean, kept, updated = after("plain"), after("bss", statistics="kept"), after("bss", statistics="updated")
+    clean, kept, updated = after("plain"), after("bss", statistics="frozen"), after("bss", statistics="updated")
     assert all(torch.equal(clean[name], kept[name]) for name in clean)
     assert updated["module.bn1.num_batches_tracked"] > clean["module.bn1.num_batches_tracked"]
     assert not torch.equal(updated["module.bn1.running_mean"], clean["module.bn1.running_mean"])

@@ -373,7 +373,9 @@ def test_a_test_part_of_untaught_classes_is_for_tasks_that_evaluate_on_such(
         train("resnet8x0.25", novel, epochs=1, batch_size=8, **CPU)
     with refused("would give training samples the class 'c'", "leave the noise out"):
         SymmetricNoise(0.9)(novel)
-    assert train("resnet8x0.25", novel, method="triplets", settings={"each": 4}, epochs=1, batch_size=8, **CPU).metrics
+    assert train(
+        "resnet8x0.25", novel, method="triplets", settings={"samples_per_class": 4}, epochs=1, batch_size=8, **CPU
+    ).metrics
 
 
 def test_a_folder_with_novel_classes(tmp_path: Path) -> None:

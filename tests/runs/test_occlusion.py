@@ -30,14 +30,14 @@ from tutelage.tasks import find as find_task
 from tutelage.training import Run
 
 Net = Callable[..., Tapped]
-BRIEF = {"each": 4, "c": 1.0}
+BRIEF = {"samples_per_class": 4, "c": 1.0}
 STEPS: dict[str, Any] = {
     "hidden": "upper",
     "start": "teacher",
     "alpha": 0.7,
     "temperature": 4.0,
     "margin": 0.3,
-    "each": 4,
+    "samples_per_class": 4,
     "tuning_lr": 1.0,
 }
 
@@ -80,7 +80,7 @@ def test_it_starts_from_the_teacher_where_that_is_the_same_network(
     width: int, start: str, fits: int, run_of: Callable[..., Run]
 ) -> None:
     run = run_of(width)
-    find("occlusion")(run, start=start, each=4)
+    find("occlusion")(run, start=start, samples_per_class=4)
     assert len(run.fits) == fits
     assert run.notes["start"] == ("teacher" if fits == 3 else "trained")
     assert run.notes["c"] in (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -111,7 +111,7 @@ def test_teacher_and_students_are_apart(run_of: Callable[..., Run], state_of: An
 
 
 def test_it_learns_what_can_be_seen(run_of: Callable[..., Run], tiny_data: Data) -> None:
-    student = find("occlusion")(run_of(epochs=6), each=4)
+    student = find("occlusion")(run_of(epochs=6), samples_per_class=4)
     assert evaluate(student, tiny_data)["accuracy"] > 0.85
 
 
@@ -123,7 +123,7 @@ def test_the_result_is_one_network_in_a_file(tiny_npz: str, tmp_path: Path) -> N
         student="resnet8x0.25",
         method="occlusion",
         teacher=str(tmp_path / "teacher"),
-        settings={"each": 4, "hidden": "lower"},
+        settings={"samples_per_class": 4, "hidden": "lower"},
         **shared,
     )
     result = execute(config, tmp_path / "run")
@@ -159,18 +159,18 @@ def test_a_collapse_is_refused(run_of: Callable[..., Run], refused: Any) -> None
     run = run_of()
     run._student = lambda: Tapped(Constant())
     with refused("after epoch 1 of the triplet loss all samples have the same embedding", "learning rate", "margin"):
-        find("occlusion")(run, each=4)
+        find("occlusion")(run, samples_per_class=4)
 
 
 def test_what_cannot_be_is_refused_before_anything_is_trained(run_of: Callable[..., Run], refused: Any) -> None:
     run = run_of(width=3)
     with refused("start=teacher", "TinyNet", "start=trained"):
-        find("occlusion")(run, start="teacher", each=4)
+        find("occlusion")(run, start="teacher", samples_per_class=4)
     with refused("a batch of 16", "cannot hold 9 samples"):
-        find("occlusion")(run, each=9)
+        find("occlusion")(run, samples_per_class=9)
     run._student = lambda: Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.LogSoftmax(1)))
     with refused("classifier of Sequential", "nn.Linear"):
-        find("occlusion")(run, each=4)
+        find("occlusion")(run, samples_per_class=4)
     assert run.fits == []
 
 

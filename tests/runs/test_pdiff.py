@@ -152,7 +152,7 @@ def test_a_window_is_never_longer_than_the_ramp() -> None:
 
 
 def test_processes_draw_the_same_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings: dict[str, Any] = {"noise_rate": 0.4, "ramp": 1, "window": 3, "mean_over": "kept"}
+    settings: dict[str, Any] = {"noise_rate": 0.4, "ramp": 1, "window": 3, "mean_over": "selected"}
     one = ProbabilityDifference(8, 2, 4, **settings)
     two = [ProbabilityDifference(8, 2, 4, **settings) for _ in range(2)]
     for step in range(8):
@@ -177,7 +177,7 @@ class _NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.mark.parametrize("noise_rate", [0.3, None])
 def test_it_never_waits_for_the_device(noise_rate: float | None) -> None:
-    weighting = ProbabilityDifference(4, 2, 6, noise_rate=noise_rate, window=2, mean_over="kept")
+    weighting = ProbabilityDifference(4, 2, 6, noise_rate=noise_rate, window=2, mean_over="selected")
     for step in range(12):
         shown = lesson(torch.randn(4, 3), torch.randint(-1, 3, (4,)))
         with _NoWaiting():  # type: ignore[no-untyped-call]
@@ -204,7 +204,7 @@ def loss_of(learner: Learner, shown: Lesson, progress: float) -> Tensor:
     return total
 
 
-@pytest.mark.parametrize("mean_over", ["batch", "kept"])
+@pytest.mark.parametrize("mean_over", ["batch", "selected"])
 def test_the_gradient_of_what_is_kept(mean_over: Any, tiny_model: Callable[..., Tapped]) -> None:
     logits = torch.tensor([[4.0, 0, 0], [0, 4, 0], [0, 0, 4], [4, 0, 0]], requires_grad=True)
     shown = lesson(logits, torch.tensor([0, 1, 2, 1]))

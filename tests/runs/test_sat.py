@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tutelage.attacks import Attacked
+from tutelage.attacks import AdversarialSamples
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.loader import Batches
@@ -38,7 +38,7 @@ def test_the_loss_of_the_first_step(weight: float, tiny_data: Data, tiny_model: 
     _, history = train(data, lambda: tiny_model(2), on_cpu, weight=weight, radius=1e-9)
     batch = next(Batches(data.train, batch_size=16, seed=3).epoch(0))
     model = tiny_model(2).train()
-    moved = Attacked(model, 1e-9, 0.05, 2)(batch, Outputs(None), None)
+    moved = AdversarialSamples(model, 1e-9, 0.05, 2)(batch, Outputs(None), None)
     clean, attacked = model(batch.inputs), model(moved.inputs)
     entry = history[0]["learners"]["student"]
     assert entry["ce"] == pytest.approx(F.cross_entropy(attacked, batch.targets).item(), rel=1e-4)

@@ -82,7 +82,7 @@ def test_the_loss_of_the_first_step(
     """Of a batch that is the whole part, it is one of those that the triplets of many draws give."""
     few = Data("tiny", tiny_data.classes, tiny_data.train.subset(torch.arange(8)), tiny_data.test)
     run = Run(few, lambda: tiny_model(2), recipe=Recipe(epochs=1, batch_size=8, lr=1e-3), hardware=on_cpu)
-    find("triplets")(run, form=form, each=2, beta=0.0)
+    find("triplets")(run, form=form, samples_per_class=2, beta=0.0)
     batch = next(Batches(few.train, batch_size=8, seed=0, order=PK(2)).epoch(0))
     features = tiny_model(2).train().tap(batch.inputs, ("embedding",))["embedding"].detach()
     expected = {by_hand(features, batch, form, alpha, 0.0) for _ in range(500)}
@@ -93,12 +93,12 @@ def test_classes_stand_side_by_side_in_batches(tiny_data: Data, tiny_model: Net,
     run = Run(tiny_data, lambda: tiny_model(2), recipe=Recipe(epochs=1, batch_size=8), hardware=on_cpu)
     with pytest.raises(TutelageError, match="cannot hold 8 samples of each of two classes"):
         find("triplets")(run)
-    find("triplets")(run, each=4)
+    find("triplets")(run, samples_per_class=4)
 
 
 def test_the_classifier_is_not_trained(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     run = Run(tiny_data, lambda: tiny_model(2), recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
-    student = find("triplets")(run, each=4)
+    student = find("triplets")(run, samples_per_class=4)
     before, after = tiny_model(2).module.state_dict(), student.module.state_dict()
     assert torch.equal(before["fc.weight"], after["fc.weight"])
     assert not torch.equal(before["conv1.weight"], after["conv1.weight"])
@@ -122,11 +122,13 @@ def test_collapse_is_refused_after_the_first_epoch(epochs: int, tiny_data: Data,
     with pytest.raises(
         TutelageError, match=r"after epoch 1 all samples have the same embedding.*learning rate"
     ) as error:
-        find("triplets")(run, each=4)
+        find("triplets")(run, samples_per_class=4)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("settings", [{"alpha": 1.0, "beta": 1.0}, {"nested": True}, {"each": 1}, {"form": "hardest"}])
+@pytest.mark.parametrize(
+    "settings", [{"alpha": 1.0, "beta": 1.0}, {"nested": True}, {"samples_per_class": 1}, {"form": "hardest"}]
+)
 def test_margins_that_do_not_fit_the_form_are_refused(
     settings: dict[str, Any], tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
@@ -140,7 +142,7 @@ def test_a_network_without_an_embedding_is_refused(tiny_data: Data, on_cpu: Hard
     convolutional = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
     run = Run(tiny_data, lambda: Tapped(convolutional), recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
     with pytest.raises(TutelageError, match="embedding") as error:
-        find("triplets")(run, each=4)
+        find("triplets")(run, samples_per_class=4)
     assert "\n" not in str(error.value)
 
 
@@ -155,7 +157,7 @@ def test_an_embedding_that_no_weight_acts_on_is_refused(tiny_data: Data, on_cpu:
     with refused(
         "no weight that learner 'student' trains", "embedding", "a layer before that", 'roles={"embedding": ""}'
     ):
-        find("triplets")(run, each=4)
+        find("triplets")(run, samples_per_class=4)
 
 
 def test_a_run_that_is_stopped_resumes_exactly(tmp_path: Path, state_of: Any) -> None:

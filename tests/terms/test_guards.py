@@ -180,7 +180,7 @@ def batch(targets: Tensor) -> Batch:
 
 
 WRONG_SHAPES = [(2, 5, 3, 3), (2, 7, 5), (5,)]
-OF_PLACES = {"SoftTargets", "Mimicry", "CrossEntropy", "Of"}  # take logits (B, T, C) and (B, C, H, W) too
+OF_PLACES = {"SoftTargets", "Mimicry", "CrossEntropy", "OnRole"}  # take logits (B, T, C) and (B, C, H, W) too
 
 
 @pytest.mark.parametrize("shape", WRONG_SHAPES)
@@ -196,7 +196,7 @@ OF_PLACES = {"SoftTargets", "Mimicry", "CrossEntropy", "Of"}  # take logits (B, 
         Gambler(2.0),
         SoftBet(2.0),
         GaussianSimplex("logits"),
-        terms.Of("branch", terms.SoftTargets()),
+        terms.OnRole("branch", terms.SoftTargets()),
     ],
     ids=lambda term: type(term).__name__,
 )

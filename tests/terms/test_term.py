@@ -18,7 +18,7 @@ from tutelage.terms import (
     Flow,
     Hint,
     Mimicry,
-    Of,
+    OnRole,
     SimilarityPreserving,
     SoftTargets,
     Term,
@@ -56,7 +56,7 @@ CASES = {
     "similarity": Case(lambda: SimilarityPreserving("stage2", "stage2"), True, whole=True),
     "distances": Case(DistanceRelations, True, whole=True),
     "angles": Case(AngleRelations, True, whole=True),
-    "soft targets of a branch": Case(lambda: Of("branch", SoftTargets(4)), False),
+    "soft targets of a branch": Case(lambda: OnRole("branch", SoftTargets(4)), False),
 }
 
 
@@ -175,7 +175,7 @@ def test_autocast_changes_nothing(case: Case) -> None:
 @every_term
 def test_without_a_teacher_it_says_so(case: Case) -> None:
     term = built(case, outputs(0), outputs(1))
-    asked = term.term if isinstance(term, Of) else term
+    asked = term.term if isinstance(term, OnRole) else term
     with pytest.raises(ValueError, match=f"{type(asked).__name__} needs"):
         term(outputs(0), None, None)
 
@@ -278,6 +278,6 @@ def test_putting_a_term_on_a_view_leaves_the_term_as_it_was() -> None:
 def test_by_default_a_view_reads_nothing_counts_in_the_statistics_and_must_say_what_it_shows(
     batch_of: Callable[[Tensor], Batch],
 ) -> None:
-    assert (VIEW.roles, VIEW.teacher_roles, VIEW.in_statistics) == ((), (), True)
+    assert (VIEW.roles, VIEW.teacher_roles, VIEW.updates_statistics) == ((), (), True)
     with pytest.raises(NotImplementedError, match="Darker must define __call__"):
         VIEW(batch_of(torch.zeros(2)), outputs(0), None)

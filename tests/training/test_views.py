@@ -48,7 +48,7 @@ class Reads(Flipped):
 class Still(Flipped):
     """Leaves running statistics alone."""
 
-    in_statistics = False
+    updates_statistics = False
 
 
 class Runs:

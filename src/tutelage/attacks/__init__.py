@@ -1,16 +1,16 @@
 """Inputs moved on purpose, against a network: for views in training and for evaluation."""
 
-from tutelage.attacks.attacked import Attacked
-from tutelage.attacks.boundary import BoundarySamples, boundary_attack, other_classes
+from tutelage.attacks.adversarial import AdversarialSamples
+from tutelage.attacks.boundary import BoundarySamples, boundary_attack, draw_targets
 from tutelage.attacks.pgd import input_gradient, margin, pgd, zero_gradients
 
 __all__ = [
-    "Attacked",
+    "AdversarialSamples",
     "BoundarySamples",
     "boundary_attack",
+    "draw_targets",
     "input_gradient",
     "margin",
-    "other_classes",
     "pgd",
     "zero_gradients",
 ]

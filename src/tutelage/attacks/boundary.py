@@ -72,7 +72,7 @@ def boundary_attack(
     return moved
 
 
-def other_classes(logits: Tensor, base: Tensor) -> Tensor:
+def draw_targets(logits: Tensor, base: Tensor) -> Tensor:
     """Draw a class k != b for each sample with probability q_k / (1 - q_b), q = softmax(logits): (B, C) to (B,)."""
     others = logits.detach().float().scatter(1, base[:, None], float("-inf"))  # exact also where q_b rounds to 1
     return torch.multinomial(others.softmax(1), 1).squeeze(1)
@@ -82,7 +82,7 @@ class BoundarySamples(View):
     """A batch of boundary supporting samples: well understood ones, moved to the teacher's boundary.
 
     Taken are samples that student *and* teacher get right; of too many those where the two disagree most about the
-    other classes, sum over c != b of (q_t,c - q_s,c)^2. Each is moved towards a class drawn by ``other_classes``, in
+    other classes, sum over c != b of (q_t,c - q_s,c)^2. Each is moved towards a class drawn by ``draw_targets``, in
     the space of the teacher's normalised images, whose exact range is that of pixels in [0, 1].
 
     The batch always has the same number of samples, so that batch normalisation has enough of them and compiled
@@ -95,8 +95,8 @@ class BoundarySamples(View):
         steps, step_size, norm: as in ``boundary_attack``.
         discard_failed: whether a sample counts only if it ends in the class it was moved towards, as in the paper [from
             memory]; the authors' code counts every one.
-        in_statistics: whether these samples count in the running statistics of the student's batch normalisation, as
-            they do in the authors' code.
+        updates_statistics: whether these samples update the running statistics of the student's batch normalisation, as
+            in the authors' code.
     """
 
     roles = teacher_roles = ("logits",)
@@ -110,12 +110,12 @@ class BoundarySamples(View):
         step_size: float = 0.3,
         norm: Norm = "first",
         discard_failed: bool = False,
-        in_statistics: bool = True,
+        updates_statistics: bool = True,
     ) -> None:
         check_tapped("BoundarySamples", teacher)
         if not 0 < share <= 1:
             raise ValueError(f"the share of a batch lies in (0, 1], got {share}")
-        self.teacher, self.share, self.in_statistics = teacher, share, in_statistics
+        self.teacher, self.share, self.updates_statistics = teacher, share, updates_statistics
         self.steps, self.step_size, self.norm, self.discard_failed = steps, step_size, norm, discard_failed
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
@@ -123,11 +123,11 @@ class BoundarySamples(View):
         if teacher is None:
             raise ValueError("BoundarySamples needs a teacher's outputs")
         labels = hard_labels(batch.targets)
-        chosen, first, valid = choose(
+        chosen, first, valid = select_samples(
             student["logits"], teacher["logits"], labels, max(1, round(self.share * len(batch)))
         )
         base, targets = labels[chosen].clamp(min=0), batch.targets[chosen]  # without a label a sample never counts
-        target = other_classes(teacher["logits"][chosen], base)
+        target = draw_targets(teacher["logits"][chosen], base)
         mean, std = self.teacher.mean, self.teacher.std
         moved = (batch.inputs[chosen] - mean) / std
         attacked = boundary_attack(
@@ -156,7 +156,7 @@ class BoundarySamples(View):
         return self.teacher.tap(pixels, eager=True)["logits"]
 
 
-def choose(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def select_samples(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Base samples: those that both networks get right, the most disputed first.
 
     Args:

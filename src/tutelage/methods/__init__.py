@@ -43,10 +43,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Evidence = Literal["code", "paper", "abstract"]
 
 
-def by(other: str, **defaults: Any) -> Any:
-    """A default that depends on another parameter, by the value of that one: ``by("form", code=250, paper=0.1)``.
+def default_by(other: str, **defaults: Any) -> Any:
+    """A default that depends on the value of another parameter: ``default_by("form", code=250, paper=0.1)``.
 
-    The other parameter stands before it in the signature. Recorded settings hold the value, given or not.
+    The other parameter comes first in the signature. Recorded settings hold the resolved value.
     """
     shown = ", ".join(f"{value!r} with {other}={name}" for name, value in defaults.items())
     return Field(default_factory=lambda checked: defaults[checked[other]], description=shown, validate_default=True)

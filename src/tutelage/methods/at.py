@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tutelage.methods import NonNegative, Positive, Share, by, method
+from tutelage.methods import NonNegative, Positive, Share, default_by, method
 from tutelage.models.tapped import Tapped
 from tutelage.terms import AttentionTransfer
 from tutelage.terms.attention import Form
@@ -19,7 +19,7 @@ def at(
     run: Run,
     *,
     form: Form = "code",
-    beta: NonNegative = by("form", code=250.0, paper=0.1),
+    beta: NonNegative = default_by("form", code=250.0, paper=0.1),
     p: Annotated[float, Field(ge=1)] = 2.0,
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,

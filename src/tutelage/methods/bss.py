@@ -25,7 +25,7 @@ def bss(
     step_size: Positive = 0.3,
     norm: Norm = "first",
     discard_failed: bool = False,
-    statistics: Literal["updated", "kept"] = "updated",
+    statistics: Literal["updated", "frozen"] = "updated",
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,
 ) -> Tapped:
@@ -49,7 +49,7 @@ def bss(
         discard_failed: leave out samples that do not end in the class aimed at, as in the paper [from memory]; the
             authors' code takes them all.
         statistics: whether the boundary samples count in the running statistics of the student's batch normalisation
-            ("updated", the authors' code) or leave them alone ("kept").
+            ("updated", the authors' code) or leave them alone ("frozen").
         kd_alpha: above 0, Hinton's own term joins: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE.
         kd_temperature: its T.
 
@@ -65,7 +65,7 @@ def bss(
         step_size=step_size,
         norm=norm,
         discard_failed=discard_failed,
-        in_statistics=statistics == "updated",
+        updates_statistics=statistics == "updated",
     )
     per_square = 1 / temperature**2
     terms: dict[str, Term | Weighted] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tutelage.errors import TutelageError
-from tutelage.methods import NonNegative, Positive, Share, by, method
+from tutelage.methods import NonNegative, Positive, Share, default_by, method
 from tutelage.models.tapped import Tapped
 from tutelage.terms import Hint, Term, Weighted
 from tutelage.terms.hint import Reduction
@@ -28,7 +28,7 @@ def fitnet(
     last_weight: NonNegative = 1.0,
     hint_share: Share = 0.25,
     reduction: Reduction = "relative",
-    beta: NonNegative | None = by("reduction", relative=1.0, mean=100.0, paper=None),
+    beta: NonNegative | None = default_by("reduction", relative=1.0, mean=100.0, paper=None),
     regressor: Literal["auto", "always", "never"] = "auto",
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tutelage.methods import Positive, Share, by, method
+from tutelage.methods import Positive, Share, default_by, method
 from tutelage.models.tapped import Tapped
 from tutelage.terms import Flow
 from tutelage.terms.flow import Reduction
@@ -20,7 +20,7 @@ def fsp(
     *,
     init_share: Annotated[float, Field(gt=0, lt=1)] = 0.15,
     reduction: Reduction = "relative",
-    init_lr: Positive = by("reduction", relative=0.1, mean=0.1, paper=0.01),
+    init_lr: Positive = default_by("reduction", relative=0.1, mean=0.1, paper=0.01),
     adapter: Literal["auto", "never"] = "auto",
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,

@@ -11,7 +11,7 @@ from tutelage.methods import Positive, method
 from tutelage.models.surgery.branch import operate
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Own
-from tutelage.terms import CrossEntropy, Of, SoftTargets, Term, Weighted
+from tutelage.terms import CrossEntropy, OnRole, SoftTargets, Term, Weighted
 from tutelage.training.learner import Learner
 from tutelage.training.ramp import rise
 from tutelage.training.run import Run
@@ -70,9 +70,9 @@ def one(
     )
     terms: dict[str, Term | Weighted] = {"ensemble": CrossEntropy()}
     for name in names:
-        terms[f"ce {name}"] = Of(name, CrossEntropy())
+        terms[f"ce {name}"] = OnRole(name, CrossEntropy())
     for name in names:
-        terms[f"kd {name}"] = (lambda progress: rise(progress, ramp)) * Of(name, SoftTargets(temperature))
+        terms[f"kd {name}"] = (lambda progress: rise(progress, ramp)) * OnRole(name, SoftTargets(temperature))
     deployed = student if deploy == "branch" else whole
     run.fit(Learner(whole, Own(whole), terms, deployed=deployed))
     if deploy == "branch":

@@ -30,7 +30,7 @@ def pdiff(
     ramp: Annotated[int, Field(ge=1)] = 20,
     window: Annotated[int, Field(ge=1)] = 100,
     saturation: Share = 0.9,
-    mean_over: Literal["batch", "kept"] = "batch",
+    mean_over: Literal["batch", "selected"] = "batch",
 ) -> Tapped:
     """Sample selection: samples whose label is the least probable beside the best other class are left out.
 
@@ -48,8 +48,8 @@ def pdiff(
         window: how many batches the distribution is of; the authors' code has 100, their paper a part of an epoch
             [from memory]. Never more than T_k epochs have, so that it is full when the ramp ends [ours].
         saturation: zeta, of use without a noise rate.
-        mean_over: "batch" divides by B, as the authors' code does, so that steps shrink with what is left out; "kept"
-            by the sum of w, a variant.
+        mean_over: "batch" divides by B, as the authors' code does, so that steps shrink with what is left out;
+            "selected" by the sum of w, a variant.
 
     Deviations: none known from the authors' Caffe layer beside the bound on the window. As there, an iteration counts
     when it begins, so that e goes up one step before an epoch ends, and samples without a label are in no distribution.
@@ -104,7 +104,7 @@ class ProbabilityDifference(nn.Module):
         ramp: int = 20,
         window: int = 100,
         saturation: float = 0.9,
-        mean_over: Literal["batch", "kept"] = "batch",
+        mean_over: Literal["batch", "selected"] = "batch",
     ) -> None:
         super().__init__()
         self.steps, self.epochs, self.noise_rate = steps, epochs, noise_rate
@@ -115,7 +115,7 @@ class ProbabilityDifference(nn.Module):
 
     @torch.no_grad()
     def forward(self, lesson: Lesson, progress: float) -> Tensor:
-        """(B,) weights: 0 or 1, or 0 or B / sum(w) with ``mean_over="kept"``."""
+        """(B,) weights: 0 or 1, or 0 or B / sum(w) with ``mean_over="selected"``."""
         done = round(progress * self.epochs * self.steps)  # a whole number but for rounding
         targets = lesson.batch.targets
         bins = bin_of(self.differences(lesson.student["logits"], targets)).masked_fill(targets == UNLABELLED, -1)
@@ -126,7 +126,7 @@ class ProbabilityDifference(nn.Module):
             share = self._cumulative()
             rate = self._drop_rate(share, (done + 1) // self.steps)
             self.weights = (share[bins.clamp_min(0)] > rate).float()  # the first bin above R, and those behind it
-            if self.mean_over == "kept":
+            if self.mean_over == "selected":
                 kept = (share[everyone.clamp_min(0)] > rate) & (everyone >= 0)
                 self.weights *= len(everyone) / kept.sum().clamp_min(1)
         return self.weights

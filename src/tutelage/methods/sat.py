@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tutelage.attacks import Attacked
+from tutelage.attacks import AdversarialSamples
 from tutelage.methods import NonNegative, Positive, method
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy, SinkhornDivergence, Term, Weighted
@@ -51,7 +51,7 @@ def sat(
     Several processes compare their own shares of the batch.
     """
     student = run.student()
-    attacked = Attacked(student, radius, step_size, steps, clamp=clamp)
+    attacked = AdversarialSamples(student, radius, step_size, steps, clamp=clamp)
     terms: dict[str, Term | Weighted] = {"ce": CrossEntropy().on(attacked)}
     if weight:
         terms["sinkhorn"] = weight * SinkhornDivergence(regularisation).between(attacked)

@@ -10,7 +10,7 @@ from pydantic import Field
 from tutelage.data.orders import PK
 from tutelage.errors import TutelageError
 from tutelage.evaluation.embeddings import embedder
-from tutelage.methods import NonNegative, Positive, by, method
+from tutelage.methods import NonNegative, Positive, default_by, method
 from tutelage.models.tapped import Tapped
 from tutelage.terms.triplets import Form, Triplets, collapsed
 from tutelage.training.learner import Learner
@@ -30,18 +30,18 @@ def triplets(
     run: Run,
     *,
     form: Form = "absolute",
-    alpha: Positive = by("form", relative=1.0, bounded=1.0, absolute=3.0),
+    alpha: Positive = default_by("form", relative=1.0, bounded=1.0, absolute=3.0),
     beta: NonNegative = 1.0,
     nested: bool = False,
-    each: Annotated[int, Field(ge=2)] = 8,
+    samples_per_class: Annotated[int, Field(ge=2)] = 8,
 ) -> Tapped:
     """Triplet losses: embeddings that k-means and multicut cluster into the classes, also where labels are wrong.
 
     For an anchor a, a positive p of its class and a negative n of another, with squared distances d_ap and d_an of the
     embeddings: L_III = [alpha - d_an]_+ + [d_ap - beta]_+ (absolute), L_I = [d_ap - d_an + alpha]_+ (relative),
     L_II = L_I + [d_ap - beta]_+ (bounded). Each sample of a batch is an anchor once; its positive and its negative are
-    drawn uniformly. The loss is the mean over all triplets, those of 0 among them. A batch has ``each`` samples of as
-    many classes as it can hold.
+    drawn uniformly. The loss is the mean over all triplets, those of 0 among them. A batch has
+    ``samples_per_class`` samples of as many classes as it can hold.
     The embedding is the input of the classifier, which is not trained, and of a network without a classifier its
     output. A network without a classifier that has as many outputs as there are classes must name its embedding:
     ``roles = {"embedding": ""}``, an attribute, means the output. Embeddings are not normalised, since the margins are
@@ -58,7 +58,7 @@ def triplets(
         alpha: the margin; 3 of the absolute form [re-implementations], 1 of the others.
         beta: the squared radius of a class; relative triplets have none.
         nested: of the bounded form, [d_ap - d_an + alpha + [d_ap - beta]_+]_+, as one public re-implementation has it.
-        each: samples of a class in a batch, at least 2.
+        samples_per_class: samples of each class in a batch, at least 2.
 
     Raises:
         TutelageError: all embeddings are the same after an epoch, and the gradient of every triplet is 0; or the
@@ -84,7 +84,7 @@ def triplets(
             )
         return False
 
-    fitted = run.fit(Learner(student, None, {"triplets": loss}), order=PK(each), until=check_spread)
+    fitted = run.fit(Learner(student, None, {"triplets": loss}), order=PK(samples_per_class), until=check_spread)
     for record in fitted.history[-1:]:  # ``until`` is not called after the last epoch
         check_spread(record)
     return student

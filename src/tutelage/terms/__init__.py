@@ -10,7 +10,7 @@ from tutelage.terms.flow import Flow
 from tutelage.terms.hint import Hint
 from tutelage.terms.knowledge_adjustment import AdjustedSoftTargets
 from tutelage.terms.mimicry import Mimicry
-from tutelage.terms.of import Of
+from tutelage.terms.on_role import OnRole
 from tutelage.terms.relations import AngleRelations, DistanceRelations
 from tutelage.terms.similarity import SimilarityPreserving
 from tutelage.terms.sinkhorn import SinkhornDivergence
@@ -27,7 +27,7 @@ __all__ = [
     "Flow",
     "Hint",
     "Mimicry",
-    "Of",
+    "OnRole",
     "SimilarityPreserving",
     "SinkhornDivergence",
     "SoftTargets",

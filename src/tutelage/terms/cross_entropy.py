@@ -68,7 +68,7 @@ class CrossEntropy(Term):
         """It reads nothing of a teacher."""
         return ()
 
-    def counted(self, batch: Batch | None) -> Tensor | None:
+    def mask(self, batch: Batch | None) -> Tensor | None:
         """Those with a label."""
         return None if batch is None else labelled(batch.targets, self.ignore_index)
 

@@ -75,7 +75,7 @@ class SoftTargets(Term):
         self.temperature, self.ignore_index, self.axis = temperature, ignore_index, axis
         self.reads_labels = ignore_index is not None
 
-    def counted(self, batch: Batch | None) -> Tensor | None:
+    def mask(self, batch: Batch | None) -> Tensor | None:
         """Those whose label is not ``ignore_index``."""
         return None if batch is None or self.ignore_index is None else batch.targets != self.ignore_index
 
@@ -83,7 +83,7 @@ class SoftTargets(Term):
         """(B,) nats times T^2."""
         if teacher is None:
             raise ValueError("SoftTargets needs a teacher's outputs")
-        return _softened(student, teacher, self.temperature, self.counted(batch), self.axis)
+        return _softened(student, teacher, self.temperature, self.mask(batch), self.axis)
 
 
 def labels_and_soft_targets(alpha: float, temperature: float = 4.0) -> dict[str, Weighted]:

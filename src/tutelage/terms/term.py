@@ -32,7 +32,7 @@ class View:
     teacher_roles: tuple[str, ...] = ()
     """What it reads of the teacher's."""
 
-    in_statistics: bool = True
+    updates_statistics: bool = True
     """Whether its batch counts in the running statistics of the student's batch normalisation."""
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
@@ -82,7 +82,7 @@ class Term(nn.Module):
         """The term's value, (B,) or ()."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
 
-    def counted(self, batch: Batch | None) -> Tensor | None:
+    def mask(self, batch: Batch | None) -> Tensor | None:
         """Which samples count in ``mean``, (B,) bool; ``None`` for all of them."""
         return None
 
@@ -111,12 +111,12 @@ class Term(nn.Module):
         """The mean of the term over all that counts, ().
 
         Where it reads logits alone, each token of (B, T, C) and each pixel of (B, C, H, W) is a sample. Samples that
-        ``counted`` leaves out are not in the mean, unlike in a ``Learner``, whose mean runs over the whole batch.
+        ``mask`` leaves out are not in the mean, unlike in a ``Learner``, whose mean runs over the whole batch.
         """
         if {*self.roles, *self.teacher_roles} <= {"logits"}:
             student, teacher, batch = by_place(student, teacher, batch, self.axis, reads_labels=self.reads_labels)
         value = self(student, teacher, batch)
-        counts = self.counted(batch) if value.ndim else None
+        counts = self.mask(batch) if value.ndim else None
         if counts is None:
             return value.mean()
         return value.where(counts, 0.0).sum() / counts.sum().clamp(min=1)
@@ -177,7 +177,7 @@ class Weighted:
         self.term, self.weight, self.view, self.between = term, weight, view, between
 
     @property
-    def never(self) -> bool:
+    def is_off(self) -> bool:
         """Whether the weight is 0 throughout."""
         return not callable(self.weight) and self.weight == 0
 

@@ -94,7 +94,7 @@ class Distiller(nn.Module):
                 called, or shapes do not fit.
         """
         for name, weighted in self._learner.terms.items():
-            if y is None and weighted.term.reads_labels and not weighted.never:
+            if y is None and weighted.term.reads_labels and not weighted.is_off:
                 raise TutelageError(f"the term {name!r} reads labels; call distiller(x, y)")
             if progress is None and callable(weighted.weight):
                 raise TutelageError(

@@ -92,7 +92,7 @@ class Learner:
     @property
     def reads_labels(self) -> bool:
         """Whether any term that can have a weight needs labels."""
-        return any(w.term.reads_labels and not w.never for w in self.terms.values())
+        return any(w.term.reads_labels and not w.is_off for w in self.terms.values())
 
     def teacher_roles(self, progress: float | None = None, view: View | None = None) -> tuple[str, ...]:
         """The same of the teacher; with ``progress``, by those that count at this point of the run."""

@@ -80,7 +80,7 @@ class Step:
         """Make a view's batch, and show it to the learner's model, with gradients, and to its source."""
         with self._autocast():
             batch = replace(view(self.batch, student.detach(), teacher), key=None)
-            with nullcontext() if view.in_statistics else statistics_kept(learner.model):
+            with nullcontext() if view.updates_statistics else statistics_kept(learner.model):
                 answer = learner.model.tap(batch.inputs, learner.roles(view))
         return Lesson(batch, answer, self.teach(learner, batch, view))
 

@@ -60,7 +60,7 @@ def occlusion(
     alpha: Share = 0.7,
     temperature: Positive = 4.0,
     margin: Annotated[float, Field(gt=0, lt=4)] = 0.3,
-    each: Annotated[int, Field(ge=2)] = 8,
+    samples_per_class: Annotated[int, Field(ge=2)] = 8,
     tuning_lr: Positive = 0.2,
     c: Positive | None = None,
 ) -> Tapped:
@@ -75,7 +75,7 @@ def occlusion(
     3. From there, L = (1 - alpha) CE(z(o(x)), y) + alpha T^2 KL(softmax(v(x) / T) || softmax(z(o(x)) / T)).
     4. From step 2 again, L = mean over anchors a of [m + ||s_a - t_p||^2 - ||s_a - s_n||^2]_+, with the positive p of
        the teacher and the negative n of the student, the hardest ones of the batch (``cross_triplets``), in batches of
-       ``each`` samples of as many classes as they hold.
+       ``samples_per_class`` samples of as many classes as they hold.
     5. e = [s of step 3; s of step 4], and a linear support vector machine on e, one class against the rest. The result
        is one network: both students, joined, with the machine as its classifier.
 
@@ -87,7 +87,7 @@ def occlusion(
             teacher's weights and needs the same network; "auto" takes them where it is the same and trains otherwise.
         alpha, temperature: of step 3 [inferred].
         margin: m, between squared distances of vectors of length 1 [inferred: 0.2 to 0.5].
-        each: samples of a class in a batch of step 4 [inferred].
+        samples_per_class: samples of each class in a batch of step 4 [inferred].
         tuning_lr: see ``run`` [ours].
         c: C of the support vector machine; unless given, the best of 0.01, 0.1, 1, 10 and 100 by the held-out part, or
             1 where nothing is held out.
@@ -115,7 +115,7 @@ def occlusion(
         alpha=alpha,
         temperature=temperature,
         margin=margin,
-        each=each,
+        samples_per_class=samples_per_class,
         tuning_lr=tuning_lr,
     )
     return joined(run, students.soft, students.triplet, c=c)
@@ -129,7 +129,7 @@ def train_students(
     alpha: float,
     temperature: float,
     margin: float,
-    each: int,
+    samples_per_class: int,
     tuning_lr: float,
 ) -> Students:
     """Steps 1 to 4 of ``occlusion``, whose parameters these are."""
@@ -140,7 +140,7 @@ def train_students(
     tried = _fronted(run, copy.deepcopy(student), hidden)
     run.check(Learner(tried, source, terms))
     run.check(Learner(tried, source, {"triplet": CrossTriplets(margin)}))
-    order = PK(each)
+    order = PK(samples_per_class)
     order(run.data.train.labels, run.recipe.batch_size, torch.Generator())  # refuses batches that are too small
     same = start != "trained" and start_from_teacher(run, student, teacher)
     if start == "teacher" and not same:

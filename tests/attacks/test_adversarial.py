@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tutelage.attacks import Attacked
+from tutelage.attacks import AdversarialSamples
 from tutelage.data import Data
 from tutelage.data.batch import Batch
 from tutelage.data.loader import in_order
@@ -27,7 +27,7 @@ def batch(tiny_data: Data) -> Batch:
 def test_one_step_by_hand(batch: Batch, taught: Callable[..., Tapped]) -> None:
     model = taught()
     torch.manual_seed(3)
-    moved = Attacked(model, 0.1, 0.03, 1)(batch, NOTHING, None)
+    moved = AdversarialSamples(model, 0.1, 0.03, 1)(batch, NOTHING, None)
     torch.manual_seed(3)
     start = (batch.inputs + torch.empty_like(batch.inputs).uniform_(-0.1, 0.1)).clamp(0, 1).requires_grad_()
     (gradient,) = torch.autograd.grad(F.cross_entropy(model(start), batch.targets), start)
@@ -41,7 +41,7 @@ def test_one_step_by_hand(batch: Batch, taught: Callable[..., Tapped]) -> None:
 def test_it_raises_the_loss_and_stays_within(batch: Batch, taught: Callable[..., Tapped]) -> None:
     model = taught()
     for clamp in (True, False):
-        moved = Attacked(model, 0.1, 0.025, 7, clamp=clamp)(batch, NOTHING, None).inputs
+        moved = AdversarialSamples(model, 0.1, 0.025, 7, clamp=clamp)(batch, NOTHING, None).inputs
         assert (moved - batch.inputs).abs().max() <= 0.1 + 1e-6
         assert bool((moved.min() >= 0) & (moved.max() <= 1)) == clamp
         before, after = (F.cross_entropy(model(images), batch.targets) for images in (batch.inputs, moved))
@@ -54,7 +54,7 @@ def test_the_network_runs_in_its_mode_and_is_otherwise_left_alone(
     model = tiny_model().train()
     before, passes = state_of(model), model.passes
     with torch.no_grad():
-        Attacked(model, 0.1, 0.025, 5)(batch, NOTHING, None)
+        AdversarialSamples(model, 0.1, 0.025, 5)(batch, NOTHING, None)
     assert model.passes - passes == 5 * 16
     moved = changed(before, state_of(model))
     assert moved
@@ -63,13 +63,13 @@ def test_the_network_runs_in_its_mode_and_is_otherwise_left_alone(
     assert all(p.grad is None for p in model.parameters())
     assert model.training
     before = state_of(model.eval())
-    Attacked(model, 0.1, 0.025, 5)(batch, NOTHING, None)
+    AdversarialSamples(model, 0.1, 0.025, 5)(batch, NOTHING, None)
     assert changed(before, state_of(model)) == set()
 
 
 def test_a_sample_without_a_label_stays_where_it_is(batch: Batch, taught: Callable[..., Tapped]) -> None:
     batch.targets[::2] = -1
-    moved = Attacked(taught(), 0.1, 0.025, 3)(batch, NOTHING, None).inputs
+    moved = AdversarialSamples(taught(), 0.1, 0.025, 3)(batch, NOTHING, None).inputs
     assert torch.equal(moved[::2], batch.inputs[::2])
     assert ((moved - batch.inputs)[1::2].flatten(1).abs().amax(1) > 0.05).all()
 
@@ -80,12 +80,12 @@ def test_soft_labels_and_radius_0(batch: Batch, taught: Callable[..., Tapped]) -
     found = []
     for each in (soft, batch):
         torch.manual_seed(0)
-        found.append(Attacked(model, 0.1, 0.05, 3)(each, NOTHING, None).inputs)
+        found.append(AdversarialSamples(model, 0.1, 0.05, 3)(each, NOTHING, None).inputs)
     torch.testing.assert_close(*found)
-    assert torch.equal(Attacked(model, 0.0, 0.05, 2)(batch, NOTHING, None).inputs, batch.inputs)
+    assert torch.equal(AdversarialSamples(model, 0.0, 0.05, 2)(batch, NOTHING, None).inputs, batch.inputs)
 
 
 @pytest.mark.parametrize("wrong", [(-0.1, 0.1, 1), (0.1, -0.1, 1), (0.1, 0.1, 0), (float("nan"), 0.1, 1)])
 def test_what_cannot_be(wrong: tuple[float, float, int], tiny_model: Callable[..., Tapped]) -> None:
     with pytest.raises(ValueError, match="must be 0 or more and steps 1 or more"):
-        Attacked(tiny_model(), *wrong)
+        AdversarialSamples(tiny_model(), *wrong)

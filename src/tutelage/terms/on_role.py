@@ -9,7 +9,7 @@ from tutelage.models.outputs import Outputs
 from tutelage.terms.term import Term
 
 
-class Of(Term):
+class OnRole(Term):
     """A term about logits, asked of another role that gives logits: a branch, an auxiliary classifier.
 
     Args:

@@ -13,7 +13,7 @@ from tutelage.terms.cross_entropy import cross_entropy
 from tutelage.terms.term import View
 
 
-class Attacked(View):
+class AdversarialSamples(View):
     """Each image, moved to raise its cross-entropy by projected gradient descent in the maximum norm.
 
     From x_0 drawn uniformly within ``radius``, ``steps`` times x <- clip(x + step_size sign(dCE/dx)), with the clip to
@@ -30,7 +30,7 @@ class Attacked(View):
     """
 
     def __init__(self, model: Tapped, radius: float, step_size: float, steps: int, *, clamp: bool = True) -> None:
-        check_tapped("Attacked", model)
+        check_tapped("AdversarialSamples", model)
         if not (radius >= 0 and step_size >= 0 and steps >= 1):
             raise ValueError(
                 f"radius and step_size must be 0 or more and steps 1 or more, got {radius}, {step_size} and {steps}"

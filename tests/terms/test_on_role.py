@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tutelage.data.batch import Batch
 from tutelage.losses import cross_entropy, soft_targets
 from tutelage.models.outputs import Outputs
-from tutelage.terms import CrossEntropy, Hint, Of, SoftTargets, Term
+from tutelage.terms import CrossEntropy, Hint, OnRole, SoftTargets, Term
 
 
 def logits(seed: int) -> Tensor:
@@ -39,22 +39,25 @@ class Watched(Term):
 
 
 def test_it_reads_its_role_of_the_student_and_of_the_teacher_what_its_term_reads() -> None:
-    assert (Of("branch", SoftTargets()).roles, Of("branch", SoftTargets()).teacher_roles) == (("branch",), ("logits",))
-    assert Of("branch", CrossEntropy()).teacher_roles == ()
-    assert Of("branch", Watched()).teacher_roles == ("logits", "embedding")
+    assert (OnRole("branch", SoftTargets()).roles, OnRole("branch", SoftTargets()).teacher_roles) == (
+        ("branch",),
+        ("logits",),
+    )
+    assert OnRole("branch", CrossEntropy()).teacher_roles == ()
+    assert OnRole("branch", Watched()).teacher_roles == ("logits", "embedding")
 
 
 def test_the_branch_takes_the_place_of_the_logits(batch_of: Callable[[Tensor], Batch]) -> None:
     student, teacher = Outputs(logits(0), {"branch": logits(1)}), Outputs(logits(2), {"branch": logits(3)})
-    kd = Of("branch", SoftTargets(3))(student, teacher, None)
+    kd = OnRole("branch", SoftTargets(3))(student, teacher, None)
     assert torch.equal(kd, soft_targets(logits(1), logits(2), 3))
     labels = torch.tensor([1, -1, 3])
-    ce = Of("branch", CrossEntropy())(student, None, batch_of(labels))
+    ce = OnRole("branch", CrossEntropy())(student, None, batch_of(labels))
     assert torch.equal(ce, cross_entropy(logits(1), labels))
 
 
 def test_the_student_may_have_been_stopped_before_its_logits() -> None:
-    value = Of("branch", SoftTargets())(Outputs(None, {"branch": logits(1)}), Outputs(logits(2)), None)
+    value = OnRole("branch", SoftTargets())(Outputs(None, {"branch": logits(1)}), Outputs(logits(2)), None)
     assert torch.equal(value, soft_targets(logits(1), logits(2)))
 
 
@@ -63,7 +66,7 @@ def test_its_term_is_built_and_called_on_the_branch_with_teacher_and_batch_as_th
 ) -> None:
     inner = Watched()
     student, teacher, batch = Outputs(logits(0), {"branch": logits(1)}), Outputs(logits(2)), batch_of(torch.zeros(3))
-    term = Of("branch", inner)
+    term = OnRole("branch", inner)
     term.build(student, teacher)
     term(student, teacher, batch)
     (at_build,), (at_call,) = inner.built, inner.given
@@ -75,12 +78,12 @@ def test_its_term_is_built_and_called_on_the_branch_with_teacher_and_batch_as_th
 
 def test_parameters_of_its_term_are_its_own() -> None:
     inner = Watched()
-    assert list(Of("branch", inner).parameters()) == [inner.scale]
+    assert list(OnRole("branch", inner).parameters()) == [inner.scale]
 
 
 def test_gradient_reaches_the_branch_and_not_the_logits_and_never_the_teacher() -> None:
     ours, branch, theirs = (logits(seed).requires_grad_() for seed in range(3))
-    Of("branch", SoftTargets())(Outputs(ours, {"branch": branch}), Outputs(theirs), None).sum().backward()
+    OnRole("branch", SoftTargets())(Outputs(ours, {"branch": branch}), Outputs(theirs), None).sum().backward()
     assert branch.grad is not None
     assert branch.grad.abs().max() > 0
     assert (ours.grad, theirs.grad) == (None, None)
@@ -88,7 +91,7 @@ def test_gradient_reaches_the_branch_and_not_the_logits_and_never_the_teacher() 
 
 def test_zero_where_the_branch_equals_the_teacher() -> None:
     branch = logits(1).requires_grad_()
-    value = Of("branch", SoftTargets())(Outputs(logits(0), {"branch": branch}), Outputs(logits(1)), None)
+    value = OnRole("branch", SoftTargets())(Outputs(logits(0), {"branch": branch}), Outputs(logits(1)), None)
     value.sum().backward()
     assert value.tolist() == [0, 0, 0]
     assert branch.grad is not None
@@ -97,15 +100,15 @@ def test_zero_where_the_branch_equals_the_teacher() -> None:
 
 def test_without_that_role_it_says_so(refused: Any) -> None:
     with refused("no 'branch'", "logits"):
-        Of("branch", SoftTargets())(Outputs(logits(0)), Outputs(logits(1)), None)
+        OnRole("branch", SoftTargets())(Outputs(logits(0)), Outputs(logits(1)), None)
 
 
 def test_a_term_that_is_not_about_logits_finds_nothing_there(refused: Any) -> None:
     features = Outputs(None, {"branch": logits(0), "stage1": torch.zeros(3, 2, 2, 2)})
     with refused("no 'stage1'"):
-        Of("branch", Hint("stage1", "stage1")).build(features, features)
+        OnRole("branch", Hint("stage1", "stage1")).build(features, features)
 
 
 def test_without_a_teacher_its_term_says_so() -> None:
     with pytest.raises(ValueError, match="SoftTargets needs a teacher"):
-        Of("branch", SoftTargets())(Outputs(None, {"branch": logits(0)}), None, None)
+        OnRole("branch", SoftTargets())(Outputs(None, {"branch": logits(0)}), None, None)
