@@ -24,7 +24,7 @@ from tutelage.evaluation.metrics import accuracy
 from tutelage.methods.occlusion import joined, train_students
 from tutelage.methods.occlusion.svm import choose_svm
 from tutelage.models.fronts.occlude import Half, black
-from tutelage.models.surgery.front import operate as put_front
+from tutelage.models.surgery.front import apply as put_front
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import find
 from tutelage.terms import CrossEntropy
@@ -84,7 +84,7 @@ def hiding(run: Run, model: Tapped, hidden: Half) -> Tapped:
     model = copy.deepcopy(model)
     example = run.example(model)
     put_front(model.module, example, kind="occlude", hidden=hidden, fill=black(model.mean, model.std, example.shape[1]))
-    return model.operated()
+    return model.rewrapped()
 
 
 @lru_cache(maxsize=1)

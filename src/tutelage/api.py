@@ -18,7 +18,7 @@ from tutelage.errors import TutelageError
 from tutelage.files import as_path
 from tutelage.methods import Method
 from tutelage.models.redrawn import Drawn, Redrawn
-from tutelage.models.state import materialised
+from tutelage.models.state import initialise_lazy_layers
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Overrides, Result, execute
 from tutelage.runs.inputs import describe_object
@@ -156,5 +156,5 @@ def _tapped(module: nn.Module, data: Data) -> Tapped:
     if not isinstance(module, nn.Module):
         raise TutelageError(f"expected a network, an nn.Module, and got a {type(module).__name__}; return the network")
     model = module if isinstance(module, Tapped) else wrapped(module, *data.mean_std)
-    materialised(model.module, data.modality.example(2, data.input_shape))
+    initialise_lazy_layers(model.module, data.modality.example(2, data.input_shape))
     return model

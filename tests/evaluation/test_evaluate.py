@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tutelage.data.data import Data, Split
 from tutelage.errors import TutelageError
 from tutelage.evaluation import cost_of, evaluate, memorisation
-from tutelage.models.surgery.abstain import operate
+from tutelage.models.surgery.abstain import apply
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import evaluate as evaluate_task
 
@@ -170,7 +170,7 @@ def test_a_network_that_can_abstain_is_also_ranked_by_that() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     fc = network[1]
     assert isinstance(fc, nn.Linear)
-    operate(network, torch.zeros(1, 1, 2, 2))
+    apply(network, torch.zeros(1, 1, 2, 2))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()

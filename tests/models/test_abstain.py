@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
 from tutelage.models.load import make_model
-from tutelage.models.surgery import repeat, surgery_of
-from tutelage.models.surgery.abstain import operate
+from tutelage.models.surgery import applied_operations, reapply
+from tutelage.models.surgery.abstain import apply
 from tutelage.models.tapped import Tapped
-from tutelage.models.weights import load_weights, read_about, save_weights
+from tutelage.models.weights import load_weights, read_metadata, save_weights
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 
@@ -34,7 +34,7 @@ def test_it_is_a_classifier_of_one_row_more(name: str, images: Tensor) -> None:
     network = plain(name)
     wider = copy.deepcopy(network)
     keys = list(network.state_dict())
-    operate(network, EXAMPLE)
+    apply(network, EXAMPLE)
     row = network.fc.abstain  # type: ignore[union-attr]
     assert isinstance(row, nn.Linear)
     linear = network.fc
@@ -51,7 +51,7 @@ def test_it_is_a_classifier_of_one_row_more(name: str, images: Tensor) -> None:
 def test_the_answer_stays_what_it_was_to_the_bit(images: Tensor) -> None:
     network = plain()
     before = network(images)
-    assert torch.equal(operate(network, EXAMPLE)(images), before)
+    assert torch.equal(apply(network, EXAMPLE)(images), before)
 
 
 def test_the_row_is_drawn_as_torch_draws_a_classifiers() -> None:
@@ -59,7 +59,7 @@ def test_the_row_is_drawn_as_torch_draws_a_classifiers() -> None:
     for seed in (1, 1, 2):
         network = plain()
         torch.manual_seed(seed)
-        rows.append(operate(network, EXAMPLE).get_parameter("fc.abstain.weight").detach())
+        rows.append(apply(network, EXAMPLE).get_parameter("fc.abstain.weight").detach())
     torch.manual_seed(1)
     assert torch.equal(rows[0], nn.Linear(rows[0].shape[1], 1).weight)
     assert torch.equal(rows[0], rows[1])
@@ -67,25 +67,25 @@ def test_the_row_is_drawn_as_torch_draws_a_classifiers() -> None:
 
 
 def test_named_roles_stay() -> None:
-    network = operate(plain("wrn-10-1"), EXAMPLE)
+    network = apply(plain("wrn-10-1"), EXAMPLE)
     assert {"stage1", "abstain"} <= Tapped(network).trace(EXAMPLE).taps.keys()
     assert "abstain" not in type(network).roles  # type: ignore[operator]
 
 
 def test_it_can_be_done_again_from_a_file(images: Tensor, tmp_path: Path) -> None:
-    network = operate(plain(), EXAMPLE)
-    assert surgery_of(network) == [{"operation": "abstain"}]
-    save_weights(tmp_path / "file", network, {"surgery": surgery_of(network)})
-    again = repeat(plain(), read_about(tmp_path / "file")["surgery"], EXAMPLE)
+    network = apply(plain(), EXAMPLE)
+    assert applied_operations(network) == [{"operation": "abstain"}]
+    save_weights(tmp_path / "file", network, {"surgery": applied_operations(network)})
+    again = reapply(plain(), read_metadata(tmp_path / "file")["surgery"], EXAMPLE)
     load_weights(tmp_path / "file", again)
     roles = ("logits", "abstain")
     there, here = (Tapped(model.eval()).tap(images, roles) for model in (network, again))
     assert all(torch.equal(there[role], here[role]) for role in roles)
-    assert surgery_of(again) == surgery_of(network)
+    assert applied_operations(again) == applied_operations(network)
 
 
 def test_a_copy_has_its_own(images: Tensor) -> None:
-    network = operate(plain(), EXAMPLE)
+    network = apply(plain(), EXAMPLE)
     copied = copy.deepcopy(network)
     with torch.no_grad():
         copied.get_parameter("fc.abstain.bias").add_(1)
@@ -96,7 +96,7 @@ def test_a_copy_has_its_own(images: Tensor) -> None:
 def test_networks_it_is_not_for() -> None:
     convolutional = nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten())
     with pytest.raises(TutelageError, match=r"nn\.Linear as its last layer"):
-        operate(convolutional, EXAMPLE)
-    once = operate(plain(), EXAMPLE)
+        apply(convolutional, EXAMPLE)
+    once = apply(plain(), EXAMPLE)
     with pytest.raises(TutelageError, match="already"):
-        operate(once, EXAMPLE)
+        apply(once, EXAMPLE)

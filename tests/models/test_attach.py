@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.models.attach import attach_after, attach_before, attach_beside, classifier_of, detach, layer_of
+from tutelage.models.attach import attach_after, attach_before, attach_parallel, detach, find_classifier, get_layer
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 
@@ -22,21 +22,21 @@ def sequential() -> nn.Module:
 
 
 def test_the_classifier_is_the_layer_that_gives_the_logits(tiny_model: Callable[..., Tapped]) -> None:
-    assert classifier_of(tiny_model().module, IMAGES) == "fc"
-    assert classifier_of(sequential(), IMAGES) == "3"
+    assert find_classifier(tiny_model().module, IMAGES) == "fc"
+    assert find_classifier(sequential(), IMAGES) == "3"
     for name in ("resnet8x0.25", "wrn-10-1"):
         network = make_model(name, num_classes=4, input_shape=(1, 8, 8)).module
-        layer = network.get_submodule(classifier_of(network, IMAGES))
+        layer = network.get_submodule(find_classifier(network, IMAGES))
         assert isinstance(layer, nn.Linear)
         assert network.training
 
 
 def test_a_network_without_one_is_refused(refused: Any) -> None:
     with refused("classifier of Sequential", "1 linear layers", "nn.Linear"):
-        classifier_of(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Sigmoid()), IMAGES)
+        find_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Sigmoid()), IMAGES)
 
 
-@pytest.mark.parametrize("attach", [attach_after, attach_before, attach_beside])
+@pytest.mark.parametrize("attach", [attach_after, attach_before, attach_parallel])
 def test_what_is_attached_runs_is_copied_and_can_be_taken_off(attach: Any) -> None:
     network = sequential()
     before, keys = network(IMAGES), set(network.state_dict())
@@ -50,10 +50,10 @@ def test_what_is_attached_runs_is_copied_and_can_be_taken_off(attach: Any) -> No
     expected = {
         attach_after: lambda: extra(nn.functional.linear(body, network[3].weight, network[3].bias)),
         attach_before: lambda: nn.functional.linear(extra(body), network[3].weight, network[3].bias),
-        attach_beside: lambda: before,
+        attach_parallel: lambda: before,
     }[attach]()
     torch.testing.assert_close(network(IMAGES), expected)
-    if attach is not attach_beside:
+    if attach is not attach_parallel:
         assert not torch.allclose(twin(IMAGES), network(IMAGES))  # a copy runs its own
     detach(network, "3", "extra")
     assert set(network.state_dict()) == keys
@@ -62,7 +62,7 @@ def test_what_is_attached_runs_is_copied_and_can_be_taken_off(attach: Any) -> No
 
 def test_what_runs_beside_can_be_tapped() -> None:
     network = sequential()
-    attach_beside(network, "3", "extra", nn.Linear(4, 1))
+    attach_parallel(network, "3", "extra", nn.Linear(4, 1))
     outputs = Tapped(network, roles={"extra": "3.extra"}).tap(IMAGES, ("logits", "extra"))
     torch.testing.assert_close(outputs["extra"], network[3].extra(network[:3](IMAGES)))
 
@@ -81,9 +81,9 @@ def test_places_that_cannot_be_are_refused(refused: Any) -> None:
 def test_a_network_that_was_operated_on_is_tapped_anew() -> None:
     model = Tapped(sequential(), [0.3], [0.7], roles={"hidden": "1"})
     model.trace(IMAGES)
-    attach_beside(model.module, "3", "extra", nn.Linear(4, 1))
+    attach_parallel(model.module, "3", "extra", nn.Linear(4, 1))
     model.module.roles = {"extra": "3.extra"}  # type: ignore[assignment]
-    again = model.operated()
+    again = model.rewrapped()
     assert again.module is model.module
     assert torch.equal(again.mean, model.mean)
     outputs = again.tap(IMAGES, ("hidden", "extra"))
@@ -93,6 +93,6 @@ def test_a_network_that_was_operated_on_is_tapped_anew() -> None:
 
 def test_a_layer_of_another_kind_is_refused(refused: Any) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    assert layer_of(network, "1", nn.Linear) is network[1]
+    assert get_layer(network, "1", nn.Linear) is network[1]
     with refused("'1'", "Linear", "BatchNorm1d"):
-        layer_of(network, "1", nn.BatchNorm1d)
+        get_layer(network, "1", nn.BatchNorm1d)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from tutelage.data import Data
 from tutelage.models.load import make_model
-from tutelage.models.surgery import repeat, surgery_of
-from tutelage.models.surgery.branch import Branched, Gate, operate
+from tutelage.models.surgery import applied_operations, reapply
+from tutelage.models.surgery.branch import Branched, Gate, apply
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs import open_model
@@ -141,7 +141,7 @@ def made(request: pytest.FixtureRequest) -> Made:
     expected = copy.deepcopy(plain)
     for network in expected[1:]:
         network.load_state_dict(network.state_dict() | trunk)
-    return operate(plain[0], EXAMPLE, at=at, branches=3, others=plain[1:]), expected, at, shared
+    return apply(plain[0], EXAMPLE, at=at, branches=3, others=plain[1:]), expected, at, shared
 
 
 def outputs(network: Branched, images: Tensor) -> list[Tensor]:
@@ -203,7 +203,7 @@ def test_dropout_in_place_drops_in_its_own_branch_alone() -> None:
     """In eval mode, in which the network is looked at, it changes nothing in place."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Dropout(0.5, inplace=True), nn.Linear(30, 4))
-    branched = operate(network, EXAMPLE, at="1", branches=3)
+    branched = apply(network, EXAMPLE, at="1", branches=3)
     kept: list[Tensor] = []
     branched.gate.register_forward_pre_hook(lambda _, taken: kept.append(taken[0].clone()))
     for branch in branched.branches:
@@ -224,7 +224,7 @@ def test_looking_at_a_network_draws_no_random_number() -> None:
     for dropout in (0.5, 0.0):
         network[2] = nn.Dropout(dropout)
         torch.manual_seed(1)
-        operate(copy.deepcopy(network), EXAMPLE, at="1")
+        apply(copy.deepcopy(network), EXAMPLE, at="1")
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
 
@@ -321,7 +321,7 @@ def test_the_released_branch_is_a_plain_network(made: Made) -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in alone.modules())
     assert torch.equal(alone.eval()(images), within)
     assert torch.equal(alone(images), plain[0].eval()(images))
-    assert surgery_of(alone) == []
+    assert applied_operations(alone) == []
 
 
 def test_the_first_branch_alone_leaves_the_whole_as_it_was(made: Made) -> None:
@@ -364,7 +364,7 @@ def test_other_batch_sizes_and_modes_after_the_trace(made: Made) -> None:
     network, plain, _, _ = made
     assert all(module.training for module in network.modules())
     network.branches[1].eval()
-    operated = operate(made[1][0].train(), EXAMPLE, at=made[2])
+    operated = apply(made[1][0].train(), EXAMPLE, at=made[2])
     assert all(module.training for module in operated.modules())
     for size in (3, 1, 9):
         images = torch.rand(size, 1, 8, 8)
@@ -376,10 +376,10 @@ def test_other_batch_sizes_and_modes_after_the_trace(made: Made) -> None:
 
 def test_it_is_made_again_from_what_it_tells(made: Made) -> None:
     network, plain, at, _ = made
-    assert surgery_of(network) == [{"operation": "branch", "at": at, "branches": 3}]
-    told = surgery_of(network)
-    again = repeat(copy.deepcopy(plain[1]), told, EXAMPLE)
-    assert told == surgery_of(network) == surgery_of(again)
+    assert applied_operations(network) == [{"operation": "branch", "at": at, "branches": 3}]
+    told = applied_operations(network)
+    again = reapply(copy.deepcopy(plain[1]), told, EXAMPLE)
+    assert told == applied_operations(network) == applied_operations(again)
     assert list(again.state_dict()) == list(network.state_dict())
     again.load_state_dict(network.state_dict())
     images = torch.rand(6, 1, 8, 8)
@@ -388,8 +388,8 @@ def test_it_is_made_again_from_what_it_tells(made: Made) -> None:
 
 def test_a_plain_network_tells_nothing_and_nothing_is_done_to_it() -> None:
     network = sequential()
-    assert surgery_of(network) == []
-    assert repeat(network, [], EXAMPLE) is network
+    assert applied_operations(network) == []
+    assert reapply(network, [], EXAMPLE) is network
 
 
 PLAIN: dict[str, Any] = {"operation": "branch", "at": "layer1", "branches": 2}
@@ -433,14 +433,14 @@ def test_a_file_that_tells_of_impossible_surgery(
     surgery: Any, pieces: tuple[str, ...], tiny_data: Data, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     module = named("resnet8x0.25")()
-    network = operate(module, EXAMPLE, at="layer1", branches=2)
+    network = apply(module, EXAMPLE, at="layer1", branches=2)
     save_weights(tmp_path / "w.safetensors", network, {"surgery": surgery})
     with refused(*pieces):
         open_model(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", tiny_data)
 
 
 def test_a_file_that_tells_of_surgery_is_opened(tiny_data: Data, tmp_path: Path) -> None:
-    network = operate(named("resnet8x0.25")(), EXAMPLE, at="layer1", branches=2).eval()
+    network = apply(named("resnet8x0.25")(), EXAMPLE, at="layer1", branches=2).eval()
     save_weights(tmp_path / "w.safetensors", network, {"surgery": [PLAIN], "mean": [0.0], "std": [1.0]})
     opened = open_model(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", tiny_data).eval()
     images = torch.rand(6, 1, 8, 8)
@@ -510,15 +510,15 @@ def test_where_it_cannot_be_branched(
     make: Callable[[], nn.Module], at: str, pieces: tuple[str, ...], refused: Callable[..., Any]
 ) -> None:
     with refused(*pieces):
-        operate(make(), EXAMPLE, at=at)
+        apply(make(), EXAMPLE, at=at)
 
 
 def test_branches_are_branched_no_further(refused: Callable[..., Any]) -> None:
-    network = operate(Vit(), EXAMPLE, at="blocks.0", branches=2)
+    network = apply(Vit(), EXAMPLE, at="blocks.0", branches=2)
     with refused("Branched has branches already"):
-        operate(network, EXAMPLE, at="branches.0.blocks.1")
+        apply(network, EXAMPLE, at="branches.0.blocks.1")
     with refused("Sequential has branches already"):
-        operate(nn.Sequential(network), EXAMPLE, at="0.branches.0.blocks.1")
+        apply(nn.Sequential(network), EXAMPLE, at="0.branches.0.blocks.1")
 
 
 # --- compiled
@@ -530,7 +530,7 @@ def test_compiled_it_gives_the_same(training: bool) -> None:
     torch.manual_seed(0)
     roles = {f"branch{n}": f"branches.{n}" for n in range(3)}
     networks = [Overwriting() for _ in range(3)]
-    network = operate(networks[0], EXAMPLE, at="bn2", branches=3, others=networks[1:]).train(training)
+    network = apply(networks[0], EXAMPLE, at="bn2", branches=3, others=networks[1:]).train(training)
     eager, compiled = (Tapped(copy.deepcopy(network), roles=roles) for _ in range(2))
     compiled.compile(backend="eager")
     images, asked = torch.rand(6, 1, 8, 8), ("logits", *roles)
@@ -561,6 +561,6 @@ def test_code_may_ask_a_replaced_layer_for_its_attributes() -> None:
             y: Tensor = self.head(self.body(self.stem(x)).mean((2, 3)))
             return y
 
-    network = operate(Asking(), torch.rand(2, 1, 8, 8), at="stem")
+    network = apply(Asking(), torch.rand(2, 1, 8, 8), at="stem")
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 2)
     assert copy.deepcopy(network)(torch.rand(2, 1, 8, 8)).shape == (2, 2)

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.models.surgery import repeat, surgery_of
-from tutelage.models.surgery.final_bn import fold, operate, remove
+from tutelage.models.surgery import applied_operations, reapply
+from tutelage.models.surgery.final_bn import apply, fold, remove
 from tutelage.models.tapped import Tapped
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -43,14 +43,14 @@ def learnt(network: nn.Module) -> nn.Module:
 def test_each_logit_has_mean_0_and_variance_1_over_the_batch(scale: float, network: Any) -> None:
     network.fc.weight.data *= scale
     plain = network(IMAGES)
-    logits = operate(network, IMAGES, affine=0).train()(IMAGES)
+    logits = apply(network, IMAGES, affine=0).train()(IMAGES)
     expected = plain.var(0, correction=0) / (plain.var(0, correction=0) + 1e-5)
     torch.testing.assert_close(logits.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(logits.var(0, correction=0), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_an_offset_of_a_logit_does_nothing_and_has_no_gradient(network: Any) -> None:
-    operate(network.double(), IMAGES.double()).train()
+    apply(network.double(), IMAGES.double()).train()
     logits = network(IMAGES.double())
     network.fc.bias.data += torch.tensor([5.0, -3.0, 0.0, 100.0])
     shifted = network(IMAGES.double())
@@ -63,14 +63,14 @@ def test_an_offset_of_a_logit_does_nothing_and_has_no_gradient(network: Any) -> 
 def test_the_scale_of_a_logit_does_nothing(network: Any) -> None:
     network.double()
     network.fc.weight.data *= 100  # so that eps counts for nothing
-    logits = operate(network, IMAGES.double()).train()(IMAGES.double())
+    logits = apply(network, IMAGES.double()).train()(IMAGES.double())
     for parameter in (network.fc.weight, network.fc.bias):
         parameter.data[2] *= 7
     torch.testing.assert_close(network(IMAGES.double()), logits, atol=1e-4, rtol=0)
 
 
 def test_equal_logits_become_0_without_a_gradient() -> None:
-    network = operate(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), IMAGES, affine=0).train()
+    network = apply(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), IMAGES, affine=0).train()
     logits = network(IMAGES[:1].expand(8, -1, -1, -1))
     torch.testing.assert_close(logits, torch.zeros(8, 2), atol=1e-4, rtol=0)
     loss = F.cross_entropy(logits, LABELS[:8] % 2)
@@ -80,14 +80,14 @@ def test_equal_logits_become_0_without_a_gradient() -> None:
 
 
 def test_a_batch_of_one_is_torchs_error(network: nn.Module) -> None:
-    operate(network, IMAGES)
+    apply(network, IMAGES)
     with pytest.raises(ValueError, match="more than 1 value"):
         network.train()(IMAGES[:1])
     assert network.eval()(IMAGES[:1]).shape == (1, 4)
 
 
 def test_before_the_classifier_its_features_are_normalised(network: Any) -> None:
-    operate(network, IMAGES, position="penultimate", affine=0)
+    apply(network, IMAGES, position="penultimate", affine=0)
     features: list[Tensor] = []
     network.fc.register_forward_pre_hook(lambda _layer, taken: features.append(taken[0]))
     network.train()(IMAGES)
@@ -98,7 +98,7 @@ def test_before_the_classifier_its_features_are_normalised(network: Any) -> None
 @pytest.mark.parametrize("momentum", [0.01, 0.1])
 def test_after_n_batches_the_statistics_have_moved_so_far(momentum: float, network: Any) -> None:
     plain = network.train()(IMAGES)
-    operate(network, IMAGES, momentum=momentum).train()
+    apply(network, IMAGES, momentum=momentum).train()
     for _ in range(5):
         network(IMAGES)
     moved = 1 - (1 - momentum) ** 5
@@ -115,15 +115,15 @@ def test_after_n_batches_the_statistics_have_moved_so_far(momentum: float, netwo
 def test_folded_it_gives_the_same_logits(position: str, affine: int, bias: bool, network: Any, state_of: Any) -> None:
     network.fc = nn.Linear(8, 4, bias=bias)
     keys = dict(network.state_dict())
-    learnt(operate(network, IMAGES, position=position, affine=affine)).eval()
+    learnt(apply(network, IMAGES, position=position, affine=affine)).eval()
     before = state_of(network)
     plain = fold(network)
     torch.testing.assert_close(plain(IMAGES), network(IMAGES), atol=1e-6, rtol=1e-6)
     assert set(plain.state_dict()) == {*keys, "fc.bias"}
     assert type(plain.fc) is nn.Linear
-    assert surgery_of(plain) == []
+    assert applied_operations(plain) == []
     assert all(torch.equal(value, before[name]) for name, value in state_of(network).items())
-    assert surgery_of(network)  # the one that was folded is as it was
+    assert applied_operations(network)  # the one that was folded is as it was
     removed = copy.deepcopy(network)
     remove(removed)
     assert not torch.allclose(removed(IMAGES), network(IMAGES), atol=1e-2)
@@ -133,7 +133,7 @@ def test_folded_it_gives_the_same_logits(position: str, affine: int, bias: bool,
 def test_taken_away_nothing_is_left(position: str, network: Any, state_of: Any, changed: Any) -> None:
     before, shape = state_of(network), repr(network)
     expected = network.eval()(IMAGES)
-    operate(network, IMAGES, position=position)
+    apply(network, IMAGES, position=position)
     assert set(network.state_dict()) - before.keys() == {
         f"fc.final_bn.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     }
@@ -143,14 +143,14 @@ def test_taken_away_nothing_is_left(position: str, network: Any, state_of: Any, 
     assert repr(network) == shape
     assert torch.equal(network(IMAGES), expected)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
-    assert surgery_of(network) == []
-    operate(network, IMAGES)  # and it can be done again
+    assert applied_operations(network) == []
+    apply(network, IMAGES)  # and it can be done again
 
 
 @pytest.mark.parametrize("settings", [{}, {"position": "penultimate", "momentum": 0.01, "affine": 0}])
 def test_it_is_repeated_as_it_was_done(settings: dict[str, Any], network: Any, tiny_model: Any) -> None:
-    learnt(operate(network, IMAGES, **settings)).eval()
-    again: Any = repeat(tiny_model(3).module, surgery_of(network), IMAGES)
+    learnt(apply(network, IMAGES, **settings)).eval()
+    again: Any = reapply(tiny_model(3).module, applied_operations(network), IMAGES)
     again.load_state_dict(network.state_dict())
     assert torch.equal(again.eval()(IMAGES), network(IMAGES))
     for name in ("momentum", "affine", "num_features"):
@@ -170,7 +170,7 @@ def test_it_is_repeated_as_it_was_done(settings: dict[str, Any], network: Any, t
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], pieces: Any, network: nn.Module, refused: Any) -> None:
     with refused(*pieces):
-        operate(network, IMAGES, **settings)
+        apply(network, IMAGES, **settings)
 
 
 def test_networks_that_cannot_have_it(network: nn.Module, refused: Any) -> None:
@@ -178,8 +178,8 @@ def test_networks_that_cannot_have_it(network: nn.Module, refused: Any) -> None:
         fold(network)
     with refused("TinyNet has no final batch normalisation"):
         remove(network)
-    operate(network, IMAGES)
+    apply(network, IMAGES)
     with refused("has a part 'final_bn' already"):
-        operate(network, IMAGES)
+        apply(network, IMAGES)
     with refused("classifier", "Sequential"):
-        operate(nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), IMAGES)
+        apply(nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), IMAGES)

@@ -13,10 +13,10 @@ from torch import nn
 
 from tutelage.data import Data
 from tutelage.models import fronts
-from tutelage.models.attach import entrance_of
+from tutelage.models.attach import input_layer
 from tutelage.models.fronts.occlude import black, occlude
-from tutelage.models.surgery import record_surgery, repeat, surgery_of
-from tutelage.models.surgery.front import operate
+from tutelage.models.surgery import applied_operations, reapply, record_operations
+from tutelage.models.surgery.front import apply
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, save_weights
 
@@ -48,7 +48,7 @@ def test_the_hidden_half_is_black_whatever_the_normalisation() -> None:
     black_model = Tapped(network, mean.tolist(), std.tolist())
     black_model(occlude(images, "lower"))
     fronted = nn.Sequential(nn.Conv2d(3, 4, 1))
-    operate(fronted, images, kind="occlude", hidden="lower", fill=black(mean, std, 3))
+    apply(fronted, images, kind="occlude", hidden="lower", fill=black(mean, std, 3))
     fronted[0].register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
     Tapped(fronted, mean.tolist(), std.tolist())(images)
     assert torch.equal(seen[0], seen[1])
@@ -63,17 +63,17 @@ def nested() -> nn.Module:
 def test_any_network_is_given_what_the_front_makes(kind: str, tiny_model: Callable[..., Tapped]) -> None:
     network = (tiny_model().module if kind == "a module" else nested()).eval()
     plain, keys = copy.deepcopy(network), list(network.state_dict())
-    operate(network, pixels(), **HALF)
+    apply(network, pixels(), **HALF)
     assert torch.equal(network(pixels()), plain(occlude(pixels())))
     assert list(network.state_dict()) == keys
-    assert surgery_of(network) == [{"operation": "front", **HALF}]
+    assert applied_operations(network) == [{"operation": "front", **HALF}]
     assert torch.equal(copy.deepcopy(network)(pixels()), network(pixels()))
 
 
 def test_it_is_the_same_again_from_a_file(tiny_model: Callable[..., Tapped], tiny_data: Data, tmp_path: Path) -> None:
-    network = operate(tiny_model(3).module, pixels(), **HALF).eval()
-    save_weights(tmp_path / "w.safetensors", network, {"surgery": surgery_of(network)})
-    again = repeat(tiny_model(5).module, surgery_of(network), pixels())
+    network = apply(tiny_model(3).module, pixels(), **HALF).eval()
+    save_weights(tmp_path / "w.safetensors", network, {"surgery": applied_operations(network)})
+    again = reapply(tiny_model(5).module, applied_operations(network), pixels())
     load_weights(tmp_path / "w.safetensors", again)
     assert torch.equal(again.eval()(pixels()), network(pixels()))
 
@@ -84,8 +84,8 @@ def test_code_that_was_compiled_before_does_not_run_without_it(tiny_model: Calla
     model.compile(backend="eager")
     without = model.tap(pixels())["logits"]
     model.uncompile()
-    operate(model.module, pixels(), **HALF)
-    model = model.operated()
+    apply(model.module, pixels(), **HALF)
+    model = model.rewrapped()
     eager = model.tap(pixels())["logits"]
     model.compile(backend="eager")
     assert torch.equal(model.tap(pixels())["logits"], eager)
@@ -94,13 +94,13 @@ def test_code_that_was_compiled_before_does_not_run_without_it(tiny_model: Calla
 
 
 def test_where_inputs_enter(tiny_model: Callable[..., Tapped], refused: Any) -> None:
-    assert entrance_of(tiny_model().module) == ""
-    assert entrance_of(nested()) == "0.0"
+    assert input_layer(tiny_model().module) == ""
+    assert input_layer(nested()) == "0.0"
     relu = nn.ReLU()
     with refused("first layer of Sequential, '0', is in it twice", "copy"):
-        entrance_of(nn.Sequential(relu, nn.Flatten(), relu))
+        input_layer(nn.Sequential(relu, nn.Flatten(), relu))
     with refused("Sequential has no layer"):
-        entrance_of(nn.Sequential())
+        input_layer(nn.Sequential())
 
 
 @pytest.mark.parametrize(
@@ -117,17 +117,17 @@ def test_settings_that_cannot_be(
     settings: dict[str, Any], pieces: list[str], tiny_model: Callable[..., Tapped], refused: Any
 ) -> None:
     with refused(*pieces):
-        operate(tiny_model().module, pixels(), **{**HALF, **settings})
+        apply(tiny_model().module, pixels(), **{**HALF, **settings})
 
 
 def test_inputs_that_are_no_images_and_a_second_front_are_refused(
     tiny_model: Callable[..., Tapped], refused: Any
 ) -> None:
     with refused("shape (6,)", "two rows"):
-        operate(nn.Sequential(nn.Linear(6, 2)), torch.rand(2, 6), **HALF)
-    network = operate(tiny_model().module, pixels(), **HALF)
+        apply(nn.Sequential(nn.Linear(6, 2)), torch.rand(2, 6), **HALF)
+    network = apply(tiny_model().module, pixels(), **HALF)
     with refused("TinyNet has a part 'front_occlude' already"):
-        operate(network, pixels(), **HALF)
+        apply(network, pixels(), **HALF)
 
 
 def test_fronts_are_found_by_name() -> None:
@@ -141,5 +141,5 @@ def test_fronts_are_found_by_name() -> None:
 def test_a_file_holds_text_numbers_and_flat_lists(value: Any, tiny_model: Callable[..., Tapped], refused: Any) -> None:
     network = tiny_model().module
     with refused("operation 'front' cannot be done again", "'fill'", "a list of at most 4096"):
-        repeat(network, [{"operation": "front", "kind": "occlude", "hidden": "upper", "fill": value}], pixels())
-    record_surgery(network, [])
+        reapply(network, [{"operation": "front", "kind": "occlude", "hidden": "upper", "fill": value}], pixels())
+    record_operations(network, [])

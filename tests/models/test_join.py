@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tutelage.models.surgery import repeat, surgery_of
-from tutelage.models.surgery.join import operate
+from tutelage.models.surgery import applied_operations, reapply
+from tutelage.models.surgery.join import apply
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, save_weights
 
@@ -26,7 +26,7 @@ def pixels() -> Tensor:
 def test_logits_are_linear_in_both_embeddings(tiny_model: Net) -> None:
     first, second = (tiny_model(seed).eval() for seed in (1, 2))
     each = [model.tap(pixels(), ("embedding",))["embedding"] for model in (first, second)]
-    joined = operate(first.module, first.normalised(pixels()), others=[second.module])
+    joined = apply(first.module, first.normalised(pixels()), others=[second.module])
     side_by_side = torch.cat([vectors / vectors.norm(dim=1, keepdim=True) for vectors in each], 1)
     expected = side_by_side @ joined.classifier.weight.T + joined.classifier.bias
     torch.testing.assert_close(joined(first.normalised(pixels())), expected)
@@ -35,7 +35,7 @@ def test_logits_are_linear_in_both_embeddings(tiny_model: Net) -> None:
 
 def test_the_classifiers_input_is_the_embedding_that_is_tapped(tiny_model: Net) -> None:
     model = tiny_model(1).eval()
-    joined = Tapped(operate(model.module, pixels(), others=[tiny_model(2).module]), *[[0.4], [0.3]])
+    joined = Tapped(apply(model.module, pixels(), others=[tiny_model(2).module]), *[[0.4], [0.3]])
     outputs = joined.eval().tap(pixels(), ("logits", "embedding"))
     torch.testing.assert_close(
         outputs["embedding"], torch.cat(joined.module.embeddings(joined.normalised(pixels())), 1)
@@ -44,13 +44,13 @@ def test_the_classifiers_input_is_the_embedding_that_is_tapped(tiny_model: Net) 
 
 
 def test_it_is_written_and_built_again(tiny_model: Net, tmp_path: Path) -> None:
-    joined = operate(tiny_model(1).module, pixels(), members=3).eval()
+    joined = apply(tiny_model(1).module, pixels(), members=3).eval()
     with torch.no_grad():
         for parameter in joined.parameters():
             parameter.add_(torch.randn_like(parameter))
-    assert surgery_of(joined) == [{"operation": "join", "members": 3}]
+    assert applied_operations(joined) == [{"operation": "join", "members": 3}]
     save_weights(tmp_path / "w.safetensors", joined, {})
-    again = repeat(tiny_model(5).module, surgery_of(joined), pixels())
+    again = reapply(tiny_model(5).module, applied_operations(joined), pixels())
     load_weights(tmp_path / "w.safetensors", again)
     assert torch.equal(again.eval()(pixels()), joined(pixels()))
     assert torch.equal(copy.deepcopy(joined)(pixels()), joined(pixels()))
@@ -61,7 +61,7 @@ def test_an_embedding_of_zeros_gives_no_nan(tiny_model: Net) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-    logits = operate(network, pixels()).eval()(pixels())
+    logits = apply(network, pixels()).eval()(pixels())
     logits.sum().backward()
     assert logits.isfinite().all()
 
@@ -69,15 +69,15 @@ def test_an_embedding_of_zeros_gives_no_nan(tiny_model: Net) -> None:
 def test_what_cannot_be_joined_is_refused(tiny_model: Net, refused: Any) -> None:
     for members in (1, 65):
         with refused("2 to 64 networks can be joined", members):
-            operate(tiny_model().module, pixels(), members=members)
+            apply(tiny_model().module, pixels(), members=members)
     with refused("2 to 64", "got 3"):
-        operate(tiny_model().module, pixels(), others=[tiny_model().module] * 2)
+        apply(tiny_model().module, pixels(), others=[tiny_model().module] * 2)
     with refused("classifier of Sequential", "nn.Linear"):
-        operate(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Sigmoid()), pixels())
+        apply(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Sigmoid()), pixels())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_the_classifier_computes_in_float32_at_least(dtype: torch.dtype, tiny_model: Net) -> None:
     images = pixels().to(dtype)
-    joined = operate(tiny_model().module.to(dtype), images).eval()
+    joined = apply(tiny_model().module.to(dtype), images).eval()
     assert joined(images).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tutelage.data import Data, Split
 from tutelage.errors import TutelageError, TutelageWarning
-from tutelage.models.doors.door import Built
-from tutelage.models.doors.transformers import LogitsOf
+from tutelage.models.external.common import BuiltModel
+from tutelage.models.external.transformers import LogitsOf
 from tutelage.models.load import make_model
 from tutelage.models.resnet import ResNet
 from tutelage.models.weights import save_weights
@@ -94,7 +94,7 @@ def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def made(spec: str, *, shape: tuple[int, int, int] = (1, 8, 8), pretrained: bool = False) -> Built:
+def made(spec: str, *, shape: tuple[int, int, int] = (1, 8, 8), pretrained: bool = False) -> BuiltModel:
     return make_model(spec, num_classes=5, input_shape=shape, pretrained=pretrained)
 
 

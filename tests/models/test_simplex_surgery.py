@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tutelage.data import Data
-from tutelage.models.surgery import repeat, surgery_of
-from tutelage.models.surgery.simplex import VERTICES, operate
+from tutelage.models.surgery import applied_operations, reapply
+from tutelage.models.surgery.simplex import VERTICES, apply
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, save_weights
 
@@ -25,7 +25,7 @@ def test_logits_and_outputs(tiny_model: Callable[..., Tapped], tiny_data: Data, 
     plain = tiny_model(3).eval()
     images, keys = pixels(), plain.module.state_dict().keys()
     outputs = plain(images)
-    network = operate(copy.deepcopy(plain.module), images, scale=70.0)
+    network = apply(copy.deepcopy(plain.module), images, scale=70.0)
     model = Tapped(network, *tiny_data.mean_std).eval()
     tapped = model.tap(images, ("logits", VERTICES))
     torch.testing.assert_close(tapped["logits"], outputs / 70)
@@ -34,9 +34,9 @@ def test_logits_and_outputs(tiny_model: Callable[..., Tapped], tiny_data: Data, 
     vertices = 70 * torch.eye(4)
     assert torch.equal(model(images).argmax(1), torch.cdist(outputs, vertices).argmin(1))
     assert network.state_dict().keys() == keys
-    assert surgery_of(network) == [{"operation": "simplex", "scale": 70.0}]
+    assert applied_operations(network) == [{"operation": "simplex", "scale": 70.0}]
 
-    again = repeat(tiny_model(5).module, surgery_of(network), images)
+    again = reapply(tiny_model(5).module, applied_operations(network), images)
     save_weights(tmp_path / "w.safetensors", network, {})
     load_weights(tmp_path / "w.safetensors", again)
     assert torch.equal(Tapped(again, *tiny_data.mean_std).eval()(images), model(images))
@@ -46,10 +46,10 @@ def test_logits_and_outputs(tiny_model: Callable[..., Tapped], tiny_data: Data, 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
 def test_a_scale_that_cannot_be(scale: float, tiny_model: Callable[..., Tapped], refused: Any) -> None:
     with refused("finite number above 0", scale):
-        operate(tiny_model().module, pixels(), scale=scale)
+        apply(tiny_model().module, pixels(), scale=scale)
 
 
 def test_twice_is_refused(tiny_model: Callable[..., Tapped], refused: Any) -> None:
-    network = operate(tiny_model().module, pixels(), scale=70.0)
+    network = apply(tiny_model().module, pixels(), scale=70.0)
     with refused("decision", "already"):
-        operate(network, pixels(), scale=70.0)
+        apply(network, pixels(), scale=70.0)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.load import make_model
-from tutelage.models.state import check_state, dtype_note, materialised, shared_names
+from tutelage.models.state import check_state, dtype_hint, initialise_lazy_layers, shared_tensors
 
 
 def lazy() -> nn.Sequential:
@@ -56,19 +56,19 @@ def test_dense_tensors_of_any_dtype_are_fine() -> None:
 def test_lazy_layers_are_initialised_without_moving_statistics() -> None:
     network = lazy()
     torch.manual_seed(3)
-    assert materialised(network, torch.rand(2, 1, 8, 8)) is network
+    assert initialise_lazy_layers(network, torch.rand(2, 1, 8, 8)) is network
     assert network[4].in_features == 144
     assert network[1].num_batches_tracked == 0
     assert network[1].running_mean.eq(0).all()
     assert all(module.training for module in network.modules())
     first = network[0].weight.clone()
     torch.manual_seed(3)
-    assert torch.equal(materialised(lazy(), torch.rand(2, 1, 8, 8))[0].weight, first)
+    assert torch.equal(initialise_lazy_layers(lazy(), torch.rand(2, 1, 8, 8))[0].weight, first)
 
 
 def test_lazy_layers_that_cannot_take_the_images_are_refused(refused: Any) -> None:
     with refused("lazy layers of Sequential", "(1, 8, 8)"):
-        materialised(nn.Sequential(nn.LazyLinear(4), nn.Linear(5, 2)), torch.zeros(2, 1, 8, 8))
+        initialise_lazy_layers(nn.Sequential(nn.LazyLinear(4), nn.Linear(5, 2)), torch.zeros(2, 1, 8, 8))
 
 
 def test_a_lazy_network_from_an_import_is_initialised(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,14 +82,14 @@ def test_what_two_networks_have_in_common() -> None:
     stem, norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
     a, b = nn.Sequential(stem, norm, nn.Linear(2, 3)), nn.Sequential(stem, norm, nn.Linear(2, 3))
     common = ["0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"]
-    assert shared_names(a, b) == common
+    assert shared_tensors(a, b) == common
     tied = nn.Linear(2, 3)
     tied.weight = nn.Parameter(a[2].weight.data)  # another parameter in the same memory
-    assert shared_names(tied, a) == ["weight"]
-    assert shared_names(nn.Linear(2, 2), a) == []
+    assert shared_tensors(tied, a) == ["weight"]
+    assert shared_tensors(nn.Linear(2, 2), a) == []
 
 
 def test_the_dtype_is_named_where_it_is_not_float32() -> None:
-    assert dtype_note(nn.Linear(2, 2)) == dtype_note(nn.ReLU()) == ""
-    assert "float16" in dtype_note(nn.Linear(2, 2).half())
-    assert "float64" in dtype_note(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()))
+    assert dtype_hint(nn.Linear(2, 2)) == dtype_hint(nn.ReLU()) == ""
+    assert "float16" in dtype_hint(nn.Linear(2, 2).half())
+    assert "float64" in dtype_hint(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()))

@@ -645,7 +645,7 @@ def test_an_attribute_of_the_users_that_names_no_layer_is_no_role(refused: Any) 
         model = Tapped(network)
         assert model.taps == {}
         assert set(model.trace(torch.zeros(2, 1, 8, 8)).taps) == {"embedding"}
-        assert model.operated().module is network
+        assert model.rewrapped().module is network
     for roles in ({"stage1": "layr1"}, {"extra": "1", "more": "nowhere"}):
         network.roles = roles  # type: ignore[assignment]
         with refused("unknown layer for role"):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.files import atomic_write
 from tutelage.models.resnet import ResNet
-from tutelage.models.weights import load_weights, read_about, save_weights
+from tutelage.models.weights import load_weights, read_metadata, save_weights
 
 ABOUT = {"model": "resnet8", "classes": ["cat", "dög"], "epochs": 3, "z": None, "a": {"y": 1.5, "x": True}}
 
@@ -66,7 +66,7 @@ def test_round_trip(tmp_path: Path, network: ResNet, other: ResNet) -> None:
     save_weights(path, network, ABOUT)
     assert load_weights(path, other) == ABOUT
     assert same(network.state_dict(), other.state_dict())
-    assert read_about(path) == ABOUT
+    assert read_metadata(path) == ABOUT
     assert os.listdir(path.parent) == ["student.safetensors"]
 
 
@@ -156,7 +156,7 @@ def test_files_of_torch_save(
     torch.save(wrap({prefix + key: value for key, value in network.state_dict().items()}), path)
     assert load_weights(path, other) == {}
     assert same(network.state_dict(), other.state_dict())
-    assert read_about(path) == {}
+    assert read_metadata(path) == {}
 
 
 def test_a_safetensors_file_without_our_header(tmp_path: Path, network: ResNet, other: ResNet) -> None:

@@ -37,7 +37,7 @@ def test_every_example_is_read_by_its_own_family_alone(family: zoo.Family) -> No
     for example in family.examples:
         assert [other for other in zoo.families().values() if other.pattern.fullmatch(example)] == [family]
     assert family.paper
-    assert "\n" not in family.about
+    assert "\n" not in family.description
     with torch.device("meta"):  # no memory, no time
         for example in family.examples:
             zoo.build(example, num_classes=10, input_shape=(3, 32, 32))

@@ -20,7 +20,7 @@ from tutelage.losses import probability_shift
 from tutelage.methods import find
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.models.weights import read_about
+from tutelage.models.weights import read_metadata
 from tutelage.runs import execute, open_model
 from tutelage.terms import View
 from tutelage.training import Learner, Run
@@ -212,7 +212,7 @@ def test_it_learns_and_reads_back(variant: str, tiny_npz: str, tiny_data: Data, 
     curves = test["risk_coverage"], test["risk_coverage_by_abstention"]
     assert curves[0]["risk"][-1] == curves[1]["risk"][-1] == pytest.approx(1 - test["accuracy"])
     json.dumps(result.metrics, allow_nan=False)
-    assert read_about(tmp_path / "run" / "student.safetensors")["surgery"] == [{"operation": "abstain"}]
+    assert read_metadata(tmp_path / "run" / "student.safetensors")["surgery"] == [{"operation": "abstain"}]
     assert isinstance(tiny_data.test.inputs, Tensor)
     pixels, roles = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255, ("logits", "abstain")
     expected = result.model.eval().tap(pixels, roles)

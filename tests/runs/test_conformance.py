@@ -18,7 +18,7 @@ from tutelage.data.loader import Batches
 from tutelage.data.orders import class_balanced, shuffled
 from tutelage.errors import TutelageError
 from tutelage.methods import find, installed
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs.models import load_student
@@ -111,7 +111,7 @@ def test_a_method_on_a_pair(
     assert [len(fitted.history) for fitted in resumed.fits] == [len(fitted.history) for fitted in run.fits]
 
     # What is written is the student alone.
-    save_weights(tmp_path / "student.safetensors", student.module, {"surgery": surgery_of(student.module)})
+    save_weights(tmp_path / "student.safetensors", student.module, {"surgery": applied_operations(student.module)})
     fresh = make()
     fresh.module = load_student(tmp_path / "student.safetensors", fresh.module, tiny_data)
     pixels = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]

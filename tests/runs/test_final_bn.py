@@ -18,7 +18,7 @@ from tutelage.data.batch import Batch
 from tutelage.methods import find
 from tutelage.methods.final_bn import InverseFrequency
 from tutelage.models.outputs import Outputs
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import applied_operations
 from tutelage.models.surgery.final_bn import fold
 from tutelage.models.tapped import Tapped
 from tutelage.training import Fitted, Learner, Run
@@ -46,7 +46,7 @@ def test_the_layer_learns_and_stays(
     assert norm.affine == affine
     if affine:
         assert (norm.weight != 1).any()
-    assert surgery_of(student.module) == [
+    assert applied_operations(student.module) == [
         {"operation": "final_bn", "position": position, "momentum": 0.2, "affine": int(affine)}
     ]
     folded = fold(student.module.eval())

@@ -23,9 +23,9 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation import evaluate
 from tutelage.methods import find, installed
 from tutelage.models.load import make_model
-from tutelage.models.surgery import repeat
+from tutelage.models.surgery import reapply
 from tutelage.models.tapped import Tapped
-from tutelage.models.weights import load_weights, read_about
+from tutelage.models.weights import load_weights, read_metadata
 from tutelage.runs import RunFolder, execute
 from tutelage.training.checkpoint import read
 
@@ -191,8 +191,8 @@ def test_the_students_file_holds_the_student_alone(method: str, config: Config, 
     execute(config.replace(method=method, teacher=teacher), tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
     own = make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module
-    if operations := read_about(file)["surgery"]:  # what the file says was done to the network
-        own = repeat(own, operations, torch.zeros(2, 1, 8, 8))
+    if operations := read_metadata(file)["surgery"]:  # what the file says was done to the network
+        own = reapply(own, operations, torch.zeros(2, 1, 8, 8))
     assert {name: value.shape for name, value in load_file(file).items()} == {
         name: value.shape for name, value in own.state_dict().items()
     }

@@ -13,7 +13,7 @@ from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data
 from tutelage.evaluation import evaluate
 from tutelage.methods import find
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import applied_operations
 from tutelage.models.surgery.simplex import VERTICES
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
@@ -27,7 +27,7 @@ def test_outputs_end_at_the_vertices(tiny_data: Data, tiny_model: Net, on_cpu: H
     recipe = Recipe(epochs=40, batch_size=48, lr=0.05)
     run = Run(tiny_data, lambda: tiny_model(2, width=8), recipe=recipe, hardware=on_cpu)
     model = find("gccs")(run, scale=10).eval()
-    assert surgery_of(model.module) == [{"operation": "simplex", "scale": 10.0}]
+    assert applied_operations(model.module) == [{"operation": "simplex", "scale": 10.0}]
     images = tiny_data.train.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
     outputs = model.tap(images, ("logits", VERTICES))
     labels = tiny_data.train.labels

@@ -24,7 +24,7 @@ from tutelage.methods import find
 from tutelage.methods.graph_fewshot.heads import BaseClasses, Rotation
 from tutelage.methods.graph_fewshot.views import MixedFeatures, Rotated
 from tutelage.models.outputs import Outputs
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import few_shot
 from tutelage.training import Run
@@ -253,7 +253,7 @@ def test_the_backbone_has_no_head_and_is_reopened_so(novel: Data, tmp_path: Path
     fixed: dict[str, Any] = {**CPU, "method": "graph_fewshot"}
     result = train("resnet8x0.25", novel, **options, **fixed)
     network = result.model.module
-    assert surgery_of(network) == [{"operation": "headless"}]
+    assert applied_operations(network) == [{"operation": "headless"}]
     assert not any(name.startswith("fc") for name in network.state_dict())
     assert result.metrics["task"] == "few_shot"
     pixels = torch.rand(3, 1, 8, 8)

@@ -15,7 +15,7 @@ from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data
 from tutelage.evaluation.cost import parameters
 from tutelage.methods import find
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Overrides, execute
 from tutelage.training import Run
@@ -46,7 +46,7 @@ def test_it_ends_smaller_and_within_the_tolerance(make_run: Callable[..., Run], 
     assert set(run.fits[0].history[-1]["learners"]["student"]) >= {"ce", "validation_accuracy"}
     assert judged(run, student) >= dense - 0.1 - 1e-6
     assert parameters(student) < 0.8 * parameters(tiny_model(2, width=6))
-    sizes = {entry["layer"]: (entry["inputs"], entry["outputs"]) for entry in surgery_of(student.module)}
+    sizes = {entry["layer"]: (entry["inputs"], entry["outputs"]) for entry in applied_operations(student.module)}
     assert sizes["conv2"][0] == sizes["conv1"][1] == sizes["bn1"][0] == student.module.conv1.out_channels
     assert sizes["fc"] == (sizes["conv2"][1], 4)
 

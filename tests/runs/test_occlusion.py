@@ -22,7 +22,7 @@ from tutelage.methods import find
 from tutelage.methods.occlusion import joined, train_students
 from tutelage.methods.occlusion.svm import fit_scale, fit_svm
 from tutelage.models.export import export_onnx
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model
@@ -129,7 +129,7 @@ def test_the_result_is_one_network_in_a_file(tiny_npz: str, tmp_path: Path) -> N
     result = execute(config, tmp_path / "run")
     images, data = torch.rand(5, 1, 8, 8), open_data(tiny_npz)
     opened = open_model(str(tmp_path / "run"), data)
-    assert [done["operation"] for done in surgery_of(opened.module)] == ["front", "join"]
+    assert [done["operation"] for done in applied_operations(opened.module)] == ["front", "join"]
     assert torch.equal(opened(images), result.model.eval()(images))
     again = execute(config, tmp_path / "run")
     assert torch.equal(again.model.eval()(images), opened(images))

@@ -21,7 +21,7 @@ from tutelage.methods import find
 from tutelage.models.outputs import Outputs
 from tutelage.models.surgery.branch import Branched
 from tutelage.models.tapped import Tapped
-from tutelage.models.weights import read_about
+from tutelage.models.weights import read_metadata
 from tutelage.runs import execute, open_model
 from tutelage.terms import View
 from tutelage.training import Learner, Run
@@ -291,7 +291,7 @@ def test_an_ensemble_is_written_opened_and_read_back(
     config = config.replace(student=name, epochs=10, lr=0.2)
     result = execute(config, tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
-    assert read_about(file)["surgery"] == [{"operation": "branch", "at": at, "branches": 4}]
+    assert read_metadata(file)["surgery"] == [{"operation": "branch", "at": at, "branches": 4}]
     expected = result.model.eval()(pixels(tiny_data))
     opened = open_model(str(tmp_path / "run"), tiny_data)
     again = execute(config, tmp_path / "run").model
@@ -346,7 +346,7 @@ def test_a_plain_student_that_is_read_back_keeps_its_roles(tiny_data: Data, tmp_
 def test_a_branch_is_written_as_a_plain_network(config: Config, tiny_data: Data, tmp_path: Path) -> None:
     plain = config.replace(settings={"deploy": "branch"})
     result = execute(plain, tmp_path / "run")
-    assert read_about(tmp_path / "run" / "student.safetensors")["surgery"] == []
+    assert read_metadata(tmp_path / "run" / "student.safetensors")["surgery"] == []
     opened = open_model(str(tmp_path / "run"), tiny_data).eval()
     assert type(opened.module).__name__ == "ResNet"
     assert torch.equal(opened(pixels(tiny_data)), result.model.eval()(pixels(tiny_data)))
@@ -360,7 +360,7 @@ def test_a_damaged_file_of_an_ensemble_is_told_in_one_line(
 
     result = execute(config, tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
-    about = read_about(file)
+    about = read_metadata(file)
     surgery = [{"operation": "branch", "at": "nowhere"}]
     digest = save_weights(file, result.model.module, about | {"surgery": surgery})
     recorded = tmp_path / "run" / "result.json"

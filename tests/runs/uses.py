@@ -16,7 +16,7 @@ from tests.runs.pairs import FEW, PAIRS, STUDENTS
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, Split
 from tutelage.methods import find, installed
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.studies.rehearsal import Rehearsal
 from tutelage.training.fit import Fitted
@@ -81,7 +81,7 @@ class Recorder(Rehearsal):
                     "sample weight": learner.sample_weight is not None,
                     "part deployed": learner.deployed is not learner.model,
                     "part trained": learner.trains is not None,
-                    "surgery": bool(surgery_of(learner.model.module)),
+                    "surgery": bool(applied_operations(learner.model.module)),
                 }.items()
                 if used
             }
@@ -103,7 +103,7 @@ def use_of(method: str) -> Use:
             student = find(method)(run, **brief(method))
     except Exception:  # an imitation of a run has no results; the method's own tests show what is wrong
         return Use(True, True, frozenset({*run.seams, f"unknown ({method})"}))
-    changed = bool(surgery_of(student.module))
+    changed = bool(applied_operations(student.module))
     seams = run.seams | ({"surgery"} if changed else set())
     return Use(run.teacher_features, run.student_layers or changed, frozenset(seams))
 

@@ -126,7 +126,7 @@ def test_an_embedding_that_is_named_is_the_one() -> None:
     assert embeddings(Tapped(network, roles={"embedding": ""}), data.test, data, "cpu").vectors.shape == (40, CLASSES)
     assert embeddings(Tapped(network, roles={"embedding": "1"}), data.test, data, "cpu").vectors.min() < 0
     named = embedder(Tapped(network, roles={"embedding": "1"}), data)
-    assert named.named == {"embedding"}
+    assert named.manual_roles == {"embedding"}
 
 
 def test_evaluation_changes_neither_the_network_nor_the_random_numbers() -> None:

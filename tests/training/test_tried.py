@@ -18,7 +18,7 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.errors import NonFiniteError, TutelageWarning
 from tutelage.evaluation import evaluate
-from tutelage.models.modes import restored
+from tutelage.models.modes import restore_state
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import AttentionTransfer, CrossEntropy, Hint, SoftTargets
@@ -130,7 +130,7 @@ def test_a_network_is_restored_in_every_attribute_and_buffer() -> None:
     model = nn.Sequential(Restless(), nn.utils.spectral_norm(nn.Linear(3, 3)), nn.BatchNorm1d(3)).train()
     first = model[0]
     kept = {name: (buffer, buffer.clone()) for name, buffer in model.named_buffers()}
-    with restored(model):
+    with restore_state(model):
         model(torch.rand(4, 3))
         model.eval()
     assert first.calls == 0

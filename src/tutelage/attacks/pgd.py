@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import NonFiniteError
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import at_least_float32
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -73,7 +73,7 @@ def pgd(
     pace = 2.5 * radius / steps if step_size is None else step_size
     # All starts of an image at once: so it gets the same ones whatever batch it is in.
     starts = (2 * torch.rand(len(inputs), restarts, *inputs.shape[1:], generator=generator) - 1) * radius
-    with evaluating(model), torch.inference_mode(False), torch.no_grad():
+    with eval_mode(model), torch.inference_mode(False), torch.no_grad():
         inputs, labels = inputs.detach().clone(), labels.clone()  # copies take part in gradients, whoever calls
         low, high = (inputs - radius).clamp(min=0), (inputs + radius).clamp(max=1)
         logits = at_least_float32(model(inputs))

@@ -270,7 +270,7 @@ def models(json_: Json = False) -> None:
     from tutelage.models.zoo import families
     from tutelage.report.console import print_table
 
-    rows = [(", ".join(f.examples), f.about, f.paper) for f in families().values()]
+    rows = [(", ".join(f.examples), f.description, f.paper) for f in families().values()]
     rows += [
         ("module:attr", "your own class, function or nn.Module", ""),
         ("timm/NAME", "any model of timm (extra timm)", ""),

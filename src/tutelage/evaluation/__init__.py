@@ -36,7 +36,7 @@ from tutelage.evaluation.operations.abstain import commitment, reservation
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.evaluation.robustness import Robustness, auac, pgd_accuracies
 from tutelage.evaluation.selective import RiskCoverage, aurc, risk_coverage
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 
 __all__ = [
     "CORRUPTIONS",
@@ -55,10 +55,10 @@ __all__ = [
     "cost_of",
     "coverage",
     "ece",
+    "eval_mode",
     "evaluate",
     "evaluate_extra",
     "evaluate_generator",
-    "evaluating",
     "flops",
     "frechet_distance",
     "frechet_distance_of",

@@ -25,7 +25,7 @@ from tutelage.data.data import Split
 from tutelage.data.loader import in_order, mix
 from tutelage.errors import NonFiniteError
 from tutelage.evaluation.predict import answer, labelled
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -233,7 +233,7 @@ def corruption_accuracies(
     draws = {(name, severity): draws_of(name, severity, seed) for name in CORRUPTIONS for severity in SEVERITIES}
     hits = {key: torch.zeros((), dtype=torch.int64, device=device) for key in draws}
     finite = {key: torch.ones((), dtype=torch.bool, device=device) for key in draws}
-    with evaluating(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
+    with eval_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for batch in in_order(split, device=device, batch_size=batch_size, workers=workers):
             for (name, severity), generator in draws.items():
                 logits = answer(model, CORRUPTIONS[name](batch.inputs, severity, generator))

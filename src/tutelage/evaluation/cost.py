@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from tutelage.ambient import default_settings
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 
 WARM_UP = 5  # forward passes that allocate memory and choose kernels, and are not timed
 
@@ -62,7 +62,7 @@ def flops(model: nn.Module, example: Tensor) -> int:
     """
     # Without the compiler nothing is compiled, and torch's own counter would import it, which takes seconds.
     counter = FlopCounterMode(display=False) if "torch._dynamo" in sys.modules else _Counter()
-    with evaluating(model), torch.no_grad(), _nothing_fused(), counter:
+    with eval_mode(model), torch.no_grad(), _nothing_fused(), counter:
         model(example)
     return counter.get_total_flops()
 
@@ -121,7 +121,7 @@ def latency(model: nn.Module, example: Tensor, repeats: int = 30) -> Latency:
         raise ValueError(f"the batch and the repeats must be 1 or more, got {len(example)} and {repeats}")
     device = example.device
     seconds = []
-    with evaluating(model), torch.inference_mode():
+    with eval_mode(model), torch.inference_mode():
         for _ in range(WARM_UP + repeats):
             _wait(device)
             start = time.perf_counter()

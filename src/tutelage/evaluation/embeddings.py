@@ -13,7 +13,7 @@ from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
 from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import predict_roles
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.tapped import Tapped
 
 ROLE = "embedding"
@@ -55,11 +55,11 @@ def embedder(model: nn.Module, data: Data) -> Tapped:
         TutelageError: no embedding is named, and the output is no (B, D).
     """
     tapped = model if isinstance(model, Tapped) else Tapped(model)
-    if ROLE in tapped.named:
+    if ROLE in tapped.manual_roles:
         return tapped
     few = data.train.subset(torch.arange(min(2, len(data.train))))
     batch = next(in_order(few, device=tapped.mean.device, workers=0))
-    with evaluating(tapped), torch.no_grad():
+    with eval_mode(tapped), torch.no_grad():
         output: object = tapped(batch.inputs)
     if not isinstance(output, Tensor) or output.ndim != 2:
         given = (
@@ -69,7 +69,7 @@ def embedder(model: nn.Module, data: Data) -> Tapped:
             f"{type(tapped.module).__name__} gives {given}, no logits and no embedding (B, D); name the layer "
             'that gives its embedding: roles={"embedding": "LAYER"}'
         )
-    return tapped if output.shape[1] == data.num_classes else tapped.naming({ROLE: ""})
+    return tapped if output.shape[1] == data.num_classes else tapped.with_roles({ROLE: ""})
 
 
 def embeddings(model: nn.Module, split: Split, data: Data, device: torch.device | str) -> Embeddings:

@@ -16,7 +16,7 @@ from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.generator import Generator
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.tapped import Tapped
 
 SAMPLES = 2000  # images that are generated for a judgement: always as many, since the distance depends on it
@@ -127,7 +127,7 @@ def evaluate_generator(
         taught = _in_parts(features, _images_of(teacher, data))
         result["teacher_frechet_distance"] = frechet_distance_of(taught, real)
     if classifier is not None:
-        with evaluating(classifier):
+        with eval_mode(classifier):
             result["inception_score"] = inception_score(_in_parts(classifier, images).softmax(1))
     return result
 
@@ -148,7 +148,7 @@ def _in_parts(features: Features, images: Tensor) -> Tensor:
 
 
 def _embedding(classifier: Tapped, images: Tensor) -> Tensor:
-    with evaluating(classifier):
+    with eval_mode(classifier):
         return classifier.tap(images, ("embedding",))["embedding"].flatten(1)
 
 

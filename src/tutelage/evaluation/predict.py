@@ -13,7 +13,7 @@ from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
 from tutelage.errors import NonFiniteError, TutelageError
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.tapped import Tapped
 
 
@@ -50,7 +50,7 @@ def predict(
     device = torch.device(device)
     answers: list[Tensor] = []
     with (
-        evaluating(model),
+        eval_mode(model),
         torch.inference_mode(),
         torch.autocast(device.type, dtype=amp, enabled=amp is not None),
     ):

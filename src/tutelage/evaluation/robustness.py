@@ -17,7 +17,7 @@ from tutelage.data.data import Split
 from tutelage.data.loader import in_order, mix
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation.predict import labelled
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 
 ALARMING = 0.05  # a share of zero gradients that is warned of [ours]
 
@@ -115,7 +115,7 @@ def pgd_accuracies(
     draws = {r: torch.Generator().manual_seed(mix(seed, zlib.crc32(f"{r}".encode()))) for r in sorted(set(radii))}
     left, clean, hidden = dict.fromkeys(draws, 0), 0, 0
     for batch in in_order(split, device=device, batch_size=batch_size, workers=workers):
-        with evaluating(model):
+        with eval_mode(model):
             logits, gradient = input_gradient(model, batch.inputs, batch.targets, loss)
         standing = logits.argmax(1) == batch.targets
         clean += int(standing.sum())
@@ -127,7 +127,7 @@ def pgd_accuracies(
             moved = pgd(
                 model, images, labels, radius=radius, steps=steps, restarts=restarts, loss=loss, generator=generator
             )
-            with evaluating(model), torch.no_grad():
+            with eval_mode(model), torch.no_grad():
                 standing = model(moved).argmax(1) == labels
             images, labels = images[standing], labels[standing]
             left[radius] += len(labels)

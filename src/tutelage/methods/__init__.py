@@ -25,7 +25,7 @@ from tutelage.ambient import default_settings
 from tutelage.config import OBJECT_PREFIX, validation_error
 from tutelage.data.loader import mix
 from tutelage.errors import TutelageError, one_line, unknown
-from tutelage.models.doors.imported import attribute_of
+from tutelage.models.external.user_code import import_attribute
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import find as find_task
 from tutelage.training.checkpoint import seeded
@@ -175,7 +175,7 @@ def find(name: str, trust: Trust = True) -> Method:
         )
     if ":" in name:
         check_trusted(name, trust, "the configuration")
-        return _checked(name, attribute_of(name, "method"))
+        return _checked(name, import_attribute(name, "method"))
     own, others = _own(), _others()
     if name in own:
         return _checked(name, getattr(importlib.import_module(f"{__name__}.{name}"), name, None))

@@ -1,4 +1,4 @@
-"""Networks: the field's CIFAR families, doors to everybody else's, and how any of them is tapped by role."""
+"""Networks: built-in families, loaders for external model libraries, and access to features by role."""
 
 from tutelage.models.digest import Digest
 from tutelage.models.outputs import Outputs

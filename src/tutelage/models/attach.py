@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.roles import first_tensor
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def classifier_of(network: nn.Module, example: Tensor) -> str:
+def find_classifier(network: nn.Module, example: Tensor) -> str:
     """The name of the ``nn.Linear`` that gives the network's logits.
 
     Args:
@@ -37,7 +37,7 @@ def classifier_of(network: nn.Module, example: Tensor) -> str:
 
     handles = [module.register_forward_hook(watch(name)) for name, module in linear.items()]
     try:
-        with evaluating(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             logits = first_tensor(network(example))
     finally:
         for handle in handles:
@@ -51,7 +51,7 @@ def classifier_of(network: nn.Module, example: Tensor) -> str:
     )
 
 
-def layer_of(network: nn.Module, name: str, kind: type[Layer]) -> Layer:
+def get_layer(network: nn.Module, name: str, kind: type[Layer]) -> Layer:
     """The layer of this name.
 
     Raises:
@@ -66,7 +66,7 @@ def layer_of(network: nn.Module, name: str, kind: type[Layer]) -> Layer:
     return layer
 
 
-def entrance_of(network: nn.Module) -> str:
+def input_layer(network: nn.Module) -> str:
     """The name of the module that is given the network's inputs as they are, fit for ``attach_before``.
 
     It is the network itself, ``""``, or of an ``nn.Sequential`` its first layer.
@@ -97,7 +97,7 @@ def attach_before(network: nn.Module, layer: str, name: str, module: nn.Module) 
     _child(network, layer, name, module).register_forward_pre_hook(_Before(name))
 
 
-def attach_beside(network: nn.Module, layer: str, name: str, module: nn.Module) -> None:
+def attach_parallel(network: nn.Module, layer: str, name: str, module: nn.Module) -> None:
     """From now on the module runs on what the layer is given; its output is there to be tapped, and nothing else."""
     _child(network, layer, name, module).register_forward_hook(_Beside(name))
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.models.tapped import Tapped
 
@@ -70,7 +70,7 @@ class Generator(Tapped):
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, C, H, W) images in eval mode, without gradients; latents are drawn on the generator's device."""
         latents = torch.randn(count, self.latent, generator=generator, device=generator.device)
-        with evaluating(self), torch.no_grad():
+        with eval_mode(self), torch.no_grad():
             return torch.cat([self(part).float() for part in torch.split(latents.to(self.mean.device), 512)])
 
     def _no(self, what: str) -> TutelageError:
@@ -80,7 +80,7 @@ class Generator(Tapped):
         )
 
 
-def generates(module: nn.Module) -> bool:
+def is_generator(module: nn.Module) -> bool:
     """Whether a network names the length of its ``latent`` and makes images of latents.
 
     Classifiers may have an attribute of that name too, so that the network is run on two latents.
@@ -90,7 +90,7 @@ def generates(module: nn.Module) -> bool:
         return False
     weight = next(module.parameters(), torch.empty(0))
     try:
-        with evaluating(module), torch.no_grad():
+        with eval_mode(module), torch.no_grad():
             images = module(torch.zeros(2, latent, device=weight.device))
     except Exception:  # whatever somebody else's network does with inputs that are not for it
         return False

@@ -14,7 +14,7 @@ from tutelage.errors import TutelageError
 NO_INDEX = torch.iinfo(torch.int64).max  # beyond every table, so that a look-up fails
 
 
-def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and the keyword arguments of a network.
 
     A tuple or a list holds positional inputs, a mapping keyword inputs, and anything else is the one input. A network
@@ -25,7 +25,7 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(inputs), {}) if isinstance(inputs, tuple | list) else ((inputs,), {})
 
 
-def example_of(inputs: Any) -> Tensor:
+def example_tensor(inputs: Any) -> Tensor:
     """The tensor whose shape stands for the inputs: the image, if there is one, and else the first tensor.
 
     Raises:
@@ -33,7 +33,7 @@ def example_of(inputs: Any) -> Tensor:
     """
     if isinstance(inputs, Tensor):
         return inputs
-    positional, named = arguments(inputs)
+    positional, named = call_arguments(inputs)
     tensors = [value for value in (*positional, *named.values()) if isinstance(value, Tensor) and value.ndim]
     if not tensors:
         raise TutelageError(
@@ -47,19 +47,19 @@ def is_image(value: object) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
 
 
-def samples(inputs: Any) -> int:
+def sample_count(inputs: Any) -> int:
     """How many samples there are, B: the length of the first tensor, or of the first list."""
     if isinstance(inputs, Tensor):
         return len(inputs)
-    positional, named = arguments(inputs)
+    positional, named = call_arguments(inputs)
     return next((len(value) for value in (*positional, *named.values()) if isinstance(value, Sized)), 1)
 
 
-def batch_of(inputs: Any, targets: Any = None) -> Batch:
+def as_batch(inputs: Any, targets: Any = None) -> Batch:
     """A ``Batch`` of inputs from no ``Data``: no sample has an index, or a label if there are no targets."""
     if isinstance(inputs, Batch):
         return inputs
-    count, device = samples(inputs), example_of(inputs).device
+    count, device = sample_count(inputs), example_tensor(inputs).device
     if targets is None:
         targets = torch.full((count,), UNLABELLED, device=device)
     return Batch(inputs, targets, torch.full((count,), NO_INDEX, device=device), None)

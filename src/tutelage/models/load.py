@@ -8,21 +8,21 @@ from types import MappingProxyType
 from tutelage.data.modality import Modality, Pixels
 from tutelage.errors import TutelageError
 from tutelage.models import zoo
-from tutelage.models.doors.door import Built, Wanted
-from tutelage.models.doors.imported import from_import
-from tutelage.models.doors.timm import from_timm
-from tutelage.models.doors.transformers import from_transformers
-from tutelage.models.state import materialised
+from tutelage.models.external.common import BuiltModel, ModelSpec
+from tutelage.models.external.timm import from_timm
+from tutelage.models.external.transformers import from_transformers
+from tutelage.models.external.user_code import from_import
+from tutelage.models.state import initialise_lazy_layers
 from tutelage.trust import Trust, check_trusted
 
-_DOORS: Mapping[str, Callable[[str, str, Wanted], Built]] = MappingProxyType(
+_LIBRARIES: Mapping[str, Callable[[str, str, ModelSpec], BuiltModel]] = MappingProxyType(
     {"timm/": from_timm, "hf/": from_transformers}
 )
 
 
 def is_imported(spec: str) -> bool:
     """Whether ``spec`` names code outside of this package, ``module:attr`` or ``file.py:attr``."""
-    return ":" in spec and not spec.startswith(tuple(_DOORS))
+    return ":" in spec and not spec.startswith(tuple(_LIBRARIES))
 
 
 def make_model(
@@ -35,7 +35,7 @@ def make_model(
     trust: Trust = True,
     named_in: str = "the configuration",
     normalised: bool = False,
-) -> Built:
+) -> BuiltModel:
     """Build the network that ``spec`` names, for inputs of this shape and this many classes.
 
     Args:
@@ -64,22 +64,22 @@ def make_model(
         TutelageError: there is no such network, its package is missing, its code is not trusted, or building it failed.
     """
     check_trusted(spec, trust, named_in)
-    published = pretrained and spec.startswith(tuple(_DOORS))
+    published = pretrained and spec.startswith(tuple(_LIBRARIES))
     if num_classes < (0 if published else 1) or min(input_shape, default=0) < 1:
         raise TutelageError(
             f"a model for {num_classes} classes and {modality.noun} of shape {tuple(input_shape)} cannot be built:"
             " give 1 class or more, and a shape of 1 or more along each axis"
         )
-    wanted = Wanted(num_classes, input_shape, modality, pretrained, normalised)
-    for prefix, door in _DOORS.items():
+    requirements = ModelSpec(num_classes, input_shape, modality, pretrained, normalised)
+    for prefix, load in _LIBRARIES.items():
         if spec.startswith(prefix):
-            return door(spec, spec.removeprefix(prefix), wanted)
+            return load(spec, spec.removeprefix(prefix), requirements)
     if pretrained:
         raise TutelageError(
             f"no published weights for {spec!r}: pretrained goes with timm/NAME; load a weights file instead"
         )
     if ":" in spec:
-        built = from_import(spec, wanted)
-        materialised(built.module, modality.example(2, input_shape))
+        built = from_import(spec, requirements)
+        initialise_lazy_layers(built.module, modality.example(2, input_shape))
         return built
-    return Built(zoo.build(spec, num_classes=num_classes, input_shape=input_shape, modality=modality))
+    return BuiltModel(zoo.build(spec, num_classes=num_classes, input_shape=input_shape, modality=modality))

@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """The model in eval mode; afterwards each submodule is given back its own mode, also after an exception.
 
     ``model.train()`` afterwards would not do: somebody may have frozen a single batch norm.
@@ -25,7 +25,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def restored(*models: nn.Module) -> Iterator[None]:
+def restore_state(*models: nn.Module) -> Iterator[None]:
     """Afterwards every submodule has the attributes, the mode and the buffers that it had, also after an exception.
 
     For passes that are tried: batch normalisation, spectral norm and counters move in train mode. Parameters are not

@@ -138,7 +138,7 @@ def class_logits(logits: Tensor) -> Tensor:
     return logits
 
 
-def logits_in(returned: object) -> Tensor | None:
+def find_logits(returned: object) -> Tensor | None:
     """The logits in what a network returned, or ``None``.
 
     They are the tensor itself, what a mapping or an object calls ``logits`` (as those of Hugging Face do), or the first
@@ -152,7 +152,7 @@ def logits_in(returned: object) -> Tensor | None:
     return logits if isinstance(logits, Tensor) and logits.ndim else None
 
 
-def description(returned: object) -> str:
+def describe_output(returned: object) -> str:
     """What a network returned, for an error: its type, and the shapes of the tensors in it."""
     name = type(returned).__name__
     if isinstance(returned, Tensor):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, TutelageWarning, one_line
-from tutelage.models.state import constant, copied, equal_weights
+from tutelage.models.state import copy_network, is_constant, same_initial_weights
 from tutelage.models.tapped import Tapped
 
 _RESETS = ("reset_parameters", "_reset_parameters")  # the second is that of nn.MultiheadAttention and nn.Transformer
@@ -35,7 +35,7 @@ class Drawn:
         model = self.make()
         if self._first is None:
             self._first = model, _versions(model)
-        elif self._first[1] == _versions(self._first[0]) and equal_weights(self._first[0], model):
+        elif self._first[1] == _versions(self._first[0]) and same_initial_weights(self._first[0], model):
             self._first = model, []  # which is no state of a network: one warning is enough
             warnings.warn(
                 f"the function that makes the students gives a {type(model.module).__name__} with the same weights "
@@ -75,12 +75,12 @@ class Redrawn:
             self._initial = {name: value.detach().clone() for name, value in _tensors(self.original).items()}
             return self.original
         who = type(self.original.module).__name__
-        model = copied(self.original, who, f"this method trains several networks: {_ADVICE}")
+        model = copy_network(self.original, who, f"this method trains several networks: {_ADVICE}")
         self._take_back(model, who)
         untouched = _reset(model, who)
         for name, value in model.named_parameters():
             first = self._initial[name]
-            drawn = name not in untouched or not value.requires_grad or constant(first)
+            drawn = name not in untouched or not value.requires_grad or is_constant(first)
             if not drawn and torch.equal(first, value):
                 raise TutelageError(
                     f"{who} cannot be copied for a cohort: no reset_parameters() draws {_own(name)!r} anew, so that "
@@ -157,7 +157,7 @@ def _differs(first: Tensor, drawn: Tensor) -> bool:
         return True
     if first.numel() == 1:
         return False  # one draw says nothing about its distribution
-    if constant(first) or constant(drawn):
+    if is_constant(first) or is_constant(drawn):
         return True
     step = math.ceil(first.numel() / _COMPARED)
     a, b = (value.detach().flatten()[::step].float().sort().values for value in (first, drawn))

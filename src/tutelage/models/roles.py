@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
-from tutelage.models.inputs import arguments, example_of
+from tutelage.models.inputs import call_arguments, example_tensor
 
 INPUT = "input:"  # "input:fc" names what the layer fc is given; "fc" alone names what it gives
 ISOTROPIC_STAGES = 4
@@ -57,7 +57,7 @@ class Tap:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _TracedLayer:
     """One layer as it finished in the traced pass."""
 
     layer: str
@@ -99,7 +99,7 @@ def find_roles(module: nn.Module, inputs: Any, by_hand: Mapping[str, Tap] = Mapp
     Args:
         module: any classifier; it is run in eval mode without gradients and left in the mode it was in.
         inputs: as the module takes them: a tensor (B, ...), a tuple of positional or a mapping of keyword inputs.
-        by_hand: from ``named_roles``; they come before what is found. A stage among them replaces all stages, and the
+        by_hand: from ``parse_roles``; they come before what is found. A stage among them replaces all stages, and the
             stem.
 
     Raises:
@@ -121,7 +121,7 @@ def find_roles(module: nn.Module, inputs: Any, by_hand: Mapping[str, Tap] = Mapp
     return taps
 
 
-def roles_of(module: nn.Module) -> dict[str, str]:
+def declared_roles(module: nn.Module) -> dict[str, str]:
     """The roles that a network names itself: by an attribute ``roles``, and those that surgery has added.
 
     An attribute ``roles`` that maps no role of ours and names no layer is the network's own affair.
@@ -141,7 +141,7 @@ def add_role(module: nn.Module, role: str, layer: str) -> None:
     module.__dict__[_ADDED] = {**module.__dict__.get(_ADDED, {}), role: layer}
 
 
-def named_roles(module: nn.Module, roles: Mapping[str, str]) -> dict[str, Tap]:
+def parse_roles(module: nn.Module, roles: Mapping[str, str]) -> dict[str, Tap]:
     """Roles named by hand, checked against the module's layers."""
     layers = dict(module.named_modules())
     taps = {}
@@ -157,12 +157,12 @@ def named_roles(module: nn.Module, roles: Mapping[str, str]) -> dict[str, Tap]:
     return taps
 
 
-def _trace(module: nn.Module, inputs: Any) -> list[_Seen]:
+def _trace(module: nn.Module, inputs: Any) -> list[_TracedLayer]:
     """Every submodule that ran exactly once and gave a tensor, in the order in which they finished."""
-    example, (positional, keywords) = example_of(inputs), arguments(inputs)
+    example, (positional, keywords) = example_tensor(inputs), call_arguments(inputs)
     names = {child: name for name, child in module.named_modules() if name}
     calls: Counter[str] = Counter()
-    seen: list[_Seen] = []
+    seen: list[_TracedLayer] = []
     patch_grid: list[tuple[int, int]] = []
 
     def watch(child: nn.Module, taken: tuple[Any, ...], given: Any) -> None:
@@ -175,7 +175,7 @@ def _trace(module: nn.Module, inputs: Any) -> list[_Seen]:
         # A parametrised layer (weight norm) keeps its weights in a child of this name.
         own = [p for name, p in child.named_parameters() if "." not in name or name.startswith("parametrizations.")]
         seen.append(
-            _Seen(
+            _TracedLayer(
                 names[child],
                 first_tensor(taken),
                 tensor,
@@ -228,11 +228,11 @@ def _resolution(tensor: Tensor, maps: list[tuple[int, int]], example: Tensor) ->
     return (side, side) if side > 1 and tokens - side * side <= 1 else None
 
 
-def _stages(seen: list[_Seen]) -> dict[str, Tap]:
+def _stages(seen: list[_TracedLayer]) -> dict[str, Tap]:
     classifier = _classifier(seen)
     if classifier is not None:
         seen = seen[: seen.index(classifier)]  # a convolutional classifier's map of classes is no stage
-    groups: dict[tuple[int, int], list[_Seen]] = {}
+    groups: dict[tuple[int, int], list[_TracedLayer]] = {}
     for s in seen:
         if s.size is not None:
             groups.setdefault(s.size, []).append(s)
@@ -243,12 +243,12 @@ def _stages(seen: list[_Seen]) -> dict[str, Tap]:
     return stages if stem is None or stem.layer == stages["stage1"].layer else {"stem": stem.tap()} | stages
 
 
-def _by_depth(group: list[_Seen]) -> list[_Seen]:
+def _by_depth(group: list[_TracedLayer]) -> list[_TracedLayer]:
     """Of one resolution: evenly spaced members of the longest list of sibling blocks, or the last map.
 
     Of lists that are equally long the outermost counts: blocks, not the layers of one block.
     """
-    siblings: dict[str, list[_Seen]] = {}
+    siblings: dict[str, list[_TracedLayer]] = {}
     for s in group:
         parent, _, own = s.layer.rpartition(".")
         if own.isdigit() and s.holds_weights and s.given.shape == group[-1].given.shape:
@@ -260,12 +260,12 @@ def _by_depth(group: list[_Seen]) -> list[_Seen]:
     return [blocks[(i + 1) * len(blocks) // count - 1] for i in range(count)]
 
 
-def _embedding(seen: list[_Seen]) -> dict[str, Tap]:
+def _embedding(seen: list[_TracedLayer]) -> dict[str, Tap]:
     classifier = _classifier(seen)
     return {} if classifier is None else {"embedding": Tap(classifier.layer, of_input=True)}
 
 
-def _classifier(seen: list[_Seen]) -> _Seen | None:
+def _classifier(seen: list[_TracedLayer]) -> _TracedLayer | None:
     """The last layer with a weight matrix."""
     fitting = (s for s in reversed(seen) if s.has_matrix and s.taken is not None and s.taken.ndim in (2, 4))
     return next((s for s in fitting if s.taken is not None and s.taken.is_floating_point()), None)  # no table of tokens

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tutelage.errors import TutelageError, one_line
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -44,7 +44,7 @@ def _problem(value: object) -> str:
     return ""
 
 
-def materialised(network: Network, example: Tensor) -> Network:
+def initialise_lazy_layers(network: Network, example: Tensor) -> Network:
     """The network itself, its lazy layers (``nn.LazyLinear``) initialised by one pass, from torch's global generator.
 
     Args:
@@ -57,7 +57,7 @@ def materialised(network: Network, example: Tensor) -> Network:
     if not any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
         return network
     try:
-        with evaluating(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             network(example)
     except Exception as error:  # whatever somebody else's network does
         raise TutelageError(
@@ -67,7 +67,7 @@ def materialised(network: Network, example: Tensor) -> Network:
     return network
 
 
-def copied(network: Network, who: str, reason: str) -> Network:
+def copy_network(network: Network, who: str, reason: str) -> Network:
     """A deep copy.
 
     Args:
@@ -83,29 +83,29 @@ def copied(network: Network, who: str, reason: str) -> Network:
         raise TutelageError(f"{who} cannot be copied ({one_line(error).split('. ')[0]}); {reason}") from error
 
 
-def constant(value: Tensor) -> bool:
+def is_constant(value: Tensor) -> bool:
     """Whether all elements are equal, as those of a new bias or a new normalisation are."""
     return bool((value == value.flatten()[:1]).all())
 
 
-def equal_weights(network: nn.Module, other: nn.Module) -> bool:
+def same_initial_weights(network: nn.Module, other: nn.Module) -> bool:
     """Whether two networks start with the same values of all parameters that are drawn: learn, and are not constant."""
     pairs = [
         (value, there)
         for value, there in zip(network.parameters(), other.parameters(), strict=False)
-        if value.requires_grad and there.requires_grad and not constant(value.detach())
+        if value.requires_grad and there.requires_grad and not is_constant(value.detach())
     ]
     return bool(pairs) and all(value.shape == there.shape and torch.equal(value, there) for value, there in pairs)
 
 
-def shared_names(network: nn.Module, other: nn.Module) -> list[str]:
+def shared_tensors(network: nn.Module, other: nn.Module) -> list[str]:
     """The parameters and buffers of a network, by name, that lie in the same memory as one of another network."""
     there = {_place(tensor) for tensor in (*other.parameters(), *other.buffers())} - {0}
     own = (*network.named_parameters(), *network.named_buffers())
     return [name for name, tensor in own if _place(tensor) in there]
 
 
-def shared_text(learner: str, teacher: str, names: list[str]) -> str:
+def shared_tensors_error(learner: str, teacher: str, names: list[str]) -> str:
     """The error for a network that learns and one that teaches and have these parameters and buffers in common."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
@@ -123,7 +123,7 @@ def _place(tensor: Tensor) -> int:
         return 0
 
 
-def dtype_note(network: nn.Module) -> str:
+def dtype_hint(network: nn.Module) -> str:
     """The end of an error where a network fails on float32 images: its dtype and the remedy, if it has another one."""
     for tensor in network.parameters():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:

@@ -12,9 +12,9 @@ from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import TutelageError
 from tutelage.models.digest import Digest
-from tutelage.models.inputs import arguments, is_image, samples
-from tutelage.models.outputs import Outputs, at_least_float32, description, logits_in
-from tutelage.models.roles import Tap, find_roles, first_tensor, named_roles, roles_of
+from tutelage.models.inputs import call_arguments, is_image, sample_count
+from tutelage.models.outputs import Outputs, at_least_float32, describe_output, find_logits
+from tutelage.models.roles import Tap, declared_roles, find_roles, first_tensor, parse_roles
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Tapped(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self._as_they_are = tuple(mean) == (0.0,) and tuple(std) == (1.0,)
-        self._by_hand = named_roles(module, roles if roles is not None else roles_of(module))
+        self._by_hand = parse_roles(module, roles if roles is not None else declared_roles(module))
         self._named = dict(roles or {})
         self.passes = 0
         self.contiguous = False
@@ -88,7 +88,7 @@ class Tapped(nn.Module):
         if named or more:
             positional = (inputs, *more) if more or inputs is not None else ()
         else:
-            positional, named = arguments(inputs)
+            positional, named = call_arguments(inputs)
             if len(positional) == 1 and isinstance(positional[0], Tensor):
                 return (self.normalised(positional[0]),), {}
         return (
@@ -120,20 +120,20 @@ class Tapped(nn.Module):
             mean, std = mean.view(along), std.view(along)
         return (inputs - mean) / std
 
-    def operated(self) -> Tapped:
+    def rewrapped(self) -> Tapped:
         """This model once more, after its network was changed from the inside: roles are found anew.
 
         The normalisation stays, and so do roles named by hand, to which the network may have added some.
         """
-        return self.naming({})
+        return self.with_roles({})
 
-    def naming(self, roles: Mapping[str, str]) -> Tapped:
+    def with_roles(self, roles: Mapping[str, str]) -> Tapped:
         """This model once more, with further roles named by hand; ``""`` is the whole network."""
-        roles = {**self._named, **roles_of(self.module), **roles}
+        roles = {**self._named, **declared_roles(self.module), **roles}
         return Tapped(self.module, self.mean.flatten().tolist(), self.std.flatten().tolist(), roles or None)
 
     @property
-    def named(self) -> frozenset[str]:
+    def manual_roles(self) -> frozenset[str]:
         """The roles named by hand, by the caller or by the network itself."""
         return frozenset(self._by_hand)
 
@@ -191,7 +191,7 @@ class Tapped(nn.Module):
         if any(isinstance(role, Digest) for role in roles):
             bases = [base for role in roles for base in (role.bases if isinstance(role, Digest) else (role,))]
             return self.tap(inputs, bases, eager=eager).only(roles)
-        self.passes += samples(inputs)  # out here, where torch.compile does not see it
+        self.passes += sample_count(inputs)  # out here, where torch.compile does not see it
         compiled = None if eager else self._compiled
         wanted = [role for role in dict.fromkeys(roles) if role != "logits"]
         if not wanted:
@@ -218,13 +218,13 @@ class Tapped(nn.Module):
         return Outputs(None if logits is None else at_least_float32(logits), features)
 
     def _logits(self, returned: object) -> Tensor:
-        logits = logits_in(returned)
+        logits = find_logits(returned)
         if logits is None:
             mode = "train" if self.module.training else "eval"
             raise TutelageError(
-                f"{type(self.module).__name__} returns no logits in {mode} mode, but {description(returned)}; give a "
-                "network that returns logits (B, classes): a tensor, a tuple that begins with it, or a mapping or an "
-                "object with 'logits'"
+                f"{type(self.module).__name__} returns no logits in {mode} mode, but {describe_output(returned)}; "
+                "give a network that returns logits (B, classes): a tensor, a tuple that begins with it, or a mapping "
+                "or an object with 'logits'"
             )
         return logits
 

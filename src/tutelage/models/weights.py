@@ -109,7 +109,7 @@ def load_weights(path: str | os.PathLike[str], module: nn.Module) -> dict[str, A
     return about
 
 
-def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What `save_weights` was told, without reading the weights: enough to build the network they fit."""
     file = str(as_path(path))
     return {} if _is_pickle(file) else _about_in(file, _metadata(file))

@@ -35,14 +35,14 @@ class Family:
         pattern: matches the whole name; its named groups are numbers, handed to the builder as arguments.
         builder: called with those, and with what it takes of ``num_classes``, ``in_channels`` and ``image_shape``.
         examples: names that work, for listings and for guesses at misspelt ones.
-        about: one line for ``tutelage models``.
+        description: one line for ``tutelage models``.
         paper: who proposed it.
     """
 
     pattern: re.Pattern[str]
     builder: Callable[..., nn.Module]
     examples: tuple[str, ...]
-    about: str
+    description: str
     paper: str
 
 

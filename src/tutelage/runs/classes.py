@@ -10,7 +10,7 @@ import torch
 from tutelage.data.data import Data
 from tutelage.data.loader import in_order
 from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.tapped import Tapped
 
 
@@ -42,7 +42,7 @@ def _outputs(model: Tapped, data: Data) -> int:
     )
     name = type(model.module).__name__
     try:
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             outputs: object = model(batch.inputs)
     except NETWORK_ERRORS as error:
         raise TutelageError(

@@ -16,7 +16,7 @@ from tutelage.data.configured import load_data
 from tutelage.errors import TutelageError
 from tutelage.files import as_path, atomic_write
 from tutelage.methods import Method, find
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.parsing import parse_yaml
@@ -198,6 +198,6 @@ def _read_back(
         raise TutelageError(
             f"{error}; remove {place.path / 'result.json'} to finish the run from its checkpoint"
         ) from error
-    if surgery_of(module):  # the roles of the plain network say nothing of it
+    if applied_operations(module):  # the roles of the plain network say nothing of it
         model = wrapped(module, model.mean.flatten().tolist(), model.std.flatten().tolist())
     return Result(model.to(config.device), done, place.history(), config, place.path)

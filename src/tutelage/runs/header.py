@@ -12,8 +12,8 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from tutelage.config import Fields
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import read_file
-from tutelage.models.doors.door import MeanStd
-from tutelage.models.weights import read_about
+from tutelage.models.external.common import MeanStd
+from tutelage.models.weights import read_metadata
 from tutelage.runs.folder import RESULT, WEIGHTS, RunFolder
 
 WEIGHTS_DIGEST = "student_sha256"
@@ -100,7 +100,7 @@ def read_header(file: Path) -> Header:
         TutelageError: the file is damaged, is not the one that the run in its folder has written, or its header has a
             field of a wrong type.
     """
-    about = read_about(file)
+    about = read_metadata(file)
     _check_digest(file)
     try:
         return Header(**about)

@@ -10,7 +10,7 @@ from torch import nn
 from tutelage.config import OBJECT_PREFIX, Config
 from tutelage.data import Data
 from tutelage.methods import Method
-from tutelage.models.doors.imported import attribute_of
+from tutelage.models.external.user_code import import_attribute
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.load import is_imported
 from tutelage.models.state import check_state
@@ -40,7 +40,7 @@ def input_fingerprints(
     networks = config.teacher
     if by_name:
         if is_imported(config.student):
-            attribute_of(config.student, "model")  # its source files are known after the import
+            import_attribute(config.student, "model")  # its source files are known after the import
         networks = (config.student, *networks)
     code = {"method source": digest_of_method(method), NETWORK_CODE: digest_of_networks(networks)}
     return inputs | {name: digest for name, digest in code.items() if digest is not None}

@@ -10,7 +10,7 @@ from typing import Any
 from tutelage.config import OBJECT_PREFIX
 from tutelage.errors import TutelageError
 from tutelage.files import atomic_write
-from tutelage.models.weights import read_about
+from tutelage.models.weights import read_metadata
 from tutelage.runs.folder import LOAD, WEIGHTS
 
 BESIDE = f'Path(__file__).with_name("{WEIGHTS}")'
@@ -24,7 +24,7 @@ def add_loading_script(folder: Path) -> None:
     """
     with suppress(TutelageError):  # of a finished run on a read-only medium, say; nothing depends on the script
         if not (folder / LOAD).exists():
-            script = loading_script(read_about(folder / WEIGHTS)).encode()
+            script = loading_script(read_metadata(folder / WEIGHTS)).encode()
             atomic_write(folder / LOAD, script, follow=False)
 
 
@@ -52,8 +52,8 @@ def loading_script(about: Mapping[str, Any], file: str = BESIDE) -> str:
         imports.append("from tutelage.models.load import make_model")
         build = [f"network = make_model({spec!r}, num_classes={len(classes)}, input_shape={shape}).module"]
     if operations:
-        imports.append("from tutelage.models.surgery import repeat")
-        build.append(f"network = repeat(network, {operations!r}, torch.zeros(2, *{shape}))")
+        imports.append("from tutelage.models.surgery import reapply")
+        build.append(f"network = reapply(network, {operations!r}, torch.zeros(2, *{shape}))")
     normalised = (list(about["mean"]), list(about["std"])) != ([0.0], [1.0])
     statistics = [
         f"{name} = torch.tensor({about[name]}).view(1, -1{', 1' * (len(shape) - 1)})" for name in ("mean", "std")

@@ -15,10 +15,10 @@ from tutelage.config import Config
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.files import as_path
-from tutelage.models.doors.door import Built, MeanStd
+from tutelage.models.external.common import BuiltModel, MeanStd
 from tutelage.models.load import make_model
 from tutelage.models.redrawn import Redrawn
-from tutelage.models.surgery import repeat, surgery_of
+from tutelage.models.surgery import applied_operations, reapply
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights
 from tutelage.runs.classes import check_classes
@@ -46,7 +46,7 @@ def weights_metadata(spec: str, model: Tapped, data: Data, task: Task) -> dict[s
         ("image_shape" if len(data.input_shape) == 3 else "input_shape"): list(data.input_shape),
         "mean": model.mean.flatten().tolist(),
         "std": model.std.flatten().tolist(),
-        "surgery": surgery_of(model.module),
+        "surgery": applied_operations(model.module),
     }
 
 
@@ -57,7 +57,7 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
         TutelageError: when the file is damaged or not the one that its run has written, or its weights do not fit.
     """
     header = read_header(file)
-    network = repeat(network, header.surgery, data.modality.example(2, header.shape or data.input_shape))
+    network = reapply(network, header.surgery, data.modality.example(2, header.shape or data.input_shape))
     load_weights(file, network)
     return network
 
@@ -78,7 +78,7 @@ def student_factory(spec: str, data: Data, *, pretrained: bool = False, trust: T
             trust=trust,
         )
         model = wrapped(built.module, *(built.mean_std or data.mean_std))
-        if not built.single:
+        if not built.from_instance:
             return model
         redrawn.append(Redrawn(model))
         return redrawn[0]()
@@ -150,7 +150,7 @@ def _bare(module: nn.Module, data: Data, mean_std: MeanStd | None) -> TrainedMod
     """A network that was handed over in Python: wrapped with its own normalisation, or bare."""
     if isinstance(module, Tapped):
         return TrainedModel(module, "its own")
-    chosen, origin = _normalisation(Header(), Built(module), data, mean_std)
+    chosen, origin = _normalisation(Header(), BuiltModel(module), data, mean_std)
     return TrainedModel(wrapped(module, *chosen), origin)
 
 
@@ -219,7 +219,7 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
 
 
 def _normalisation(
-    header: Header, built: Built, data: Data, mean_std: MeanStd | None
+    header: Header, built: BuiltModel, data: Data, mean_std: MeanStd | None
 ) -> tuple[tuple[Sequence[float], Sequence[float]], str]:
     """The mean and standard deviation to use, and where they come from."""
     recorded = header.mean_std(data.input_shape[0])

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
-from tutelage.models.inputs import batch_of
+from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs
-from tutelage.models.state import copied
+from tutelage.models.state import copy_network
 from tutelage.models.tapped import as_tapped
 from tutelage.sources.frozen import Frozen
 from tutelage.sources.source import NOBODY, Cohort, Source
@@ -56,7 +56,7 @@ class EMA(Source):
             raise ValueError(f"the decay must lie in [0, 1), got {decay}")
         self.student, self.decay, self.buffers, self.warm_start = as_tapped("EMA", student), decay, buffers, warm_start
         begin = self.student if start is None else as_tapped("EMA", start)
-        self.model = copied(
+        self.model = copy_network(
             begin, type(begin.module).__name__, "EMA averages a copy; give a network that can be copied"
         )
         self.models = (self.model,)
@@ -65,7 +65,7 @@ class EMA(Source):
 
     def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
         """The averaged network's outputs: in eval mode, or in train mode where its statistics are its own."""
-        batch = batch_of(batch)
+        batch = as_batch(batch)
         if self.buffers != "own":
             return self._frozen(batch, roles, cohort)
         with torch.no_grad():

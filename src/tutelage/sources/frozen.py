@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tutelage.data.batch import Batch
-from tutelage.models.inputs import batch_of
+from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, as_tapped
 from tutelage.sources.source import NOBODY, Ask, Cohort, Source, ask
@@ -41,7 +41,7 @@ class Frozen(Source):
 
     def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
         """The teachers' outputs for this batch, or for plain inputs, as ``Tapped.tap`` takes them."""
-        batch = batch_of(batch)
+        batch = as_batch(batch)
         for teacher in self.models:
             for module in teacher.modules():
                 if module.training:  # somebody has called train() on it since the last batch

@@ -14,7 +14,7 @@ from tutelage.data import Data, Split
 from tutelage.data.loader import in_order
 from tutelage.errors import TutelageError
 from tutelage.methods import Method
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import make_student
 from tutelage.tasks import Task
@@ -50,7 +50,7 @@ class Rehearsal(Run):
         if tuple(roles) == ("logits",):
             return torch.zeros(len(split), self.data.num_classes)
         inputs = next(in_order(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             outputs = model.tap(inputs, roles)
         return torch.zeros(len(split), sum(outputs[role].flatten(1).shape[1] for role in roles))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tutelage.data.data import Data, Split
 from tutelage.errors import TutelageError
 from tutelage.evaluation.generative import evaluate_generator
-from tutelage.models.generator import Generator, generates
+from tutelage.models.generator import Generator, is_generator
 from tutelage.models.tapped import Tapped
 from tutelage.tasks.task import Compute, Curve, Metric, Task
 
@@ -31,7 +31,7 @@ class Generation(Task):
 
     def recognises(self, module: nn.Module) -> bool:
         """A network that names the length of its ``latent`` and makes images of latents."""
-        return generates(module)
+        return is_generator(module)
 
     def check_data(self, data: Data) -> None:
         """Images, whatever their labels."""

@@ -16,9 +16,9 @@ from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import in_order
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import Outputs
-from tutelage.models.state import dtype_note
+from tutelage.models.state import dtype_hint
 from tutelage.models.tapped import Tapped
 from tutelage.terms.term import Term
 
@@ -216,12 +216,12 @@ class Task:
         name = type(model.module).__name__
         try:
             batch = next(in_order(few, device=model.mean.device, workers=0))
-            with evaluating(model), torch.no_grad():
+            with eval_mode(model), torch.no_grad():
                 self.check(name, self.evaluated(model, data).tap(batch.inputs, self.roles), data)
         except TutelageError as error:
             return str(error)
         except NETWORK_ERRORS as error:
-            remedy = dtype_note(model) or f"; give it one for such {data.modality.noun}"
+            remedy = dtype_hint(model) or f"; give it one for such {data.modality.noun}"
             return f"{name} cannot take {data.modality.noun} of shape {data.input_shape}: {one_line(error)}{remedy}"
         return None
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.digest import Digest
-from tutelage.models.inputs import batch_of
-from tutelage.models.outputs import Outputs, class_axis, classes_last, description, logits_in
+from tutelage.models.inputs import as_batch
+from tutelage.models.outputs import Outputs, class_axis, classes_last, describe_output, find_logits
 from tutelage.terms.targets import by_row
 
 Values = Outputs | Tensor | Mapping[str, Tensor]
@@ -36,11 +36,11 @@ def outputs_of(values: object, roles: Collection[str], who: str) -> Outputs:
         return Outputs(tensors.pop("logits", None), tensors)
     if isinstance(values, Tensor) and len(bases) == 1:
         return Outputs(values) if "logits" in bases else Outputs(None, dict.fromkeys(bases, values))
-    logits = None if isinstance(values, Tensor | tuple | list) else logits_in(values)
+    logits = None if isinstance(values, Tensor | tuple | list) else find_logits(values)
     if logits is None:
         example = ", ".join(f"{role!r}: tensor" for role in bases) or "'logits': tensor"
         raise TutelageError(
-            f"{who} reads {', '.join(bases) or 'nothing'} and was given {description(values)}; give a mapping "
+            f"{who} reads {', '.join(bases) or 'nothing'} and was given {describe_output(values)}; give a mapping "
             f"{{{example}}}{', or the tensor itself' if len(bases) == 1 else ''}"
         )
     return Outputs(logits)
@@ -71,7 +71,7 @@ def by_place(
             )
     if batch is not None:
         rows = logits.new_empty(logits.numel() // logits.shape[class_axis(logits, axis)])  # as many as there are places
-        batch = batch_of(rows, by_row(batch.targets, logits, axis) if reads_labels else None)
+        batch = as_batch(rows, by_row(batch.targets, logits, axis) if reads_labels else None)
     return _rows(student, axis), None if teacher is None else _rows(teacher, axis), batch
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
-from tutelage.models.inputs import batch_of
+from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs
 from tutelage.terms.plain import Values, by_place, outputs_of
 
@@ -147,7 +147,7 @@ class Term(nn.Module):
         return self.mean(
             taken,
             taught if self.teacher_roles else None,
-            batch_of(batch, batch) if isinstance(batch, Tensor) else batch,
+            as_batch(batch, batch) if isinstance(batch, Tensor) else batch,
         )
 
     def __mul__(self, weight: Weight) -> Weighted:

@@ -12,10 +12,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
-from tutelage.models.inputs import batch_of
-from tutelage.models.modes import evaluating, restored
+from tutelage.models.inputs import as_batch
+from tutelage.models.modes import eval_mode, restore_state
 from tutelage.models.outputs import Outputs
-from tutelage.models.state import shared_names, shared_text
+from tutelage.models.state import shared_tensors, shared_tensors_error
 from tutelage.models.tapped import as_tapped
 from tutelage.sources.frozen import Frozen
 from tutelage.sources.source import Source
@@ -75,7 +75,7 @@ class Distiller(nn.Module):
         The networks are run in eval mode and left as they were.
         """
         networks = [model.module for model in (self.student, *self._models)]
-        with restored(*networks), evaluating(self.student), torch.no_grad():
+        with restore_state(*networks), eval_mode(self.student), torch.no_grad():
             _build(self.terms, *self._run(x, None, None)[:2])
         self._built = True
         return self
@@ -117,7 +117,7 @@ class Distiller(nn.Module):
 
         As in ``fit``, a teacher with networks of its own runs first.
         """
-        batch, roles = batch_of(x, y), self._learner.teacher_roles(progress)
+        batch, roles = as_batch(x, y), self._learner.teacher_roles(progress)
         source = self.source if roles else None
         teacher = source(batch, roles) if source is not None and not source.reads else None
         student = self.student.tap(batch.inputs, self._learner.roles())
@@ -169,8 +169,8 @@ def _check(learner: Learner) -> None:
     _check_compiled("student", network, learner.roles())
     for model in () if source is None else source.models:
         _check_compiled("teacher", model.module, learner.teacher_roles())
-        if names := shared_names(network, model.module):
-            raise TutelageError(shared_text("the student", "its teacher", names))
+        if names := shared_tensors(network, model.module):
+            raise TutelageError(shared_tensors_error("the student", "its teacher", names))
 
 
 def _check_compiled(who: str, network: nn.Module, roles: Collection[str]) -> None:

@@ -14,9 +14,9 @@ from tutelage.data.batch import Batch
 from tutelage.data.data import Data
 from tutelage.data.loader import in_order
 from tutelage.errors import NETWORK_ERRORS, NonFiniteError, TutelageError, TutelageWarning, one_line
-from tutelage.models.modes import evaluating, restored
+from tutelage.models.modes import eval_mode, restore_state
 from tutelage.models.outputs import Outputs
-from tutelage.models.state import dtype_note
+from tutelage.models.state import dtype_hint
 from tutelage.tasks import Task
 from tutelage.terms.term import View
 from tutelage.training.learner import Learner, Lesson
@@ -50,10 +50,10 @@ def dry_run(
     networks = [model.module for model in (*taught_by, *(learner.model for learner in learners))]
     lessons: dict[Learner, dict[View | None, Lesson]] = {}
     with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(restored(*networks))
+        stack.enter_context(restore_state(*networks))
         cohort: dict[nn.Module, Outputs] = {}
         for learner in learners:
-            stack.enter_context(evaluating(learner.model))
+            stack.enter_context(eval_mode(learner.model))
             cohort[learner.model] = Outputs(None)
             if roles[learner]:
                 who = f"the model of learner {learner.name!r}"
@@ -65,7 +65,7 @@ def dry_run(
         for learner in learners:
             lessons[learner] = _try_terms(learner, cohort, batch, task, data)
     for learner in learners if train_mode else ():
-        with restored(learner.model, learner.modules), torch.no_grad():
+        with restore_state(learner.model, learner.modules), torch.no_grad():
             learner.train()
             for view, lesson in lessons[learner].items():
                 read = roles[learner] if view is None else learner.roles(view)
@@ -103,7 +103,7 @@ def _outputs(who: str, model: nn.Module, batch: Batch, roles: Sequence[str], dat
 
 def _because(error: Exception, *models: nn.Module) -> str:
     said = one_line(error)
-    if note := next((note for note in map(dtype_note, models) if note), ""):
+    if note := next((note for note in map(dtype_hint, models) if note), ""):
         return said + note
     return f"{said}; try --precision float32" if "BFloat16" in said else said
 

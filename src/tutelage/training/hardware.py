@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.config import Hardware
 from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
-from tutelage.models.modes import restored
+from tutelage.models.modes import restore_state
 from tutelage.models.tapped import Tapped
 from tutelage.training.processes import Processes
 
@@ -102,7 +102,7 @@ def _lay_out(models: Sequence[Tapped], *, contiguous: bool) -> None:
 
 def _failure(model: Tapped, example: Tensor, hardware: Hardware) -> Exception | None:
     """What a pass in eval mode, or in train mode for a model that is to be trained, fails with."""
-    with restored(model), torch.no_grad(), autocast(hardware):
+    with restore_state(model), torch.no_grad(), autocast(hardware):
         trained = any(parameter.requires_grad for parameter in model.parameters())
         for training in (False, True) if trained else (False,):
             try:

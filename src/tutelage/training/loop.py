@@ -17,7 +17,7 @@ from tutelage.data.data import Data, Split
 from tutelage.data.loader import Batches, mix
 from tutelage.data.orders import Order
 from tutelage.errors import NonFiniteError, TutelageError
-from tutelage.models.state import check_state, shared_names, shared_text
+from tutelage.models.state import check_state, shared_tensors, shared_tensors_error
 from tutelage.tasks import Task
 from tutelage.training.checkpoint import Checkpoints, generators, generators_restored, restore_generators
 from tutelage.training.compiling import Compiling
@@ -295,9 +295,9 @@ def _check_networks(learners: Sequence[Learner]) -> None:
             continue
         others = [model for model in learner.source.models if model is not learner.model]
         for teacher in (model for model in others if not any(p.requires_grad for p in model.parameters())):
-            shared = shared_names(learner.model.module, teacher.module)
+            shared = shared_tensors(learner.model.module, teacher.module)
             if trained := [name for name in shared if learner.trains is None or learner.trains(name)]:
-                raise TutelageError(shared_text(f"learner {learner.name!r}", "its teacher", trained))
+                raise TutelageError(shared_tensors_error(f"learner {learner.name!r}", "its teacher", trained))
 
 
 def _nonempty(learner: Learner, parameters: Any) -> list[nn.Parameter]:

@@ -17,7 +17,7 @@ from tutelage.data.orders import Order, shuffled
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.files import atomic_write
-from tutelage.models.state import dtype_note, shared_names, shared_text
+from tutelage.models.state import dtype_hint, shared_tensors, shared_tensors_error
 from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore, Frozen
 from tutelage.sources.source import ask
@@ -123,8 +123,8 @@ class Run:
     def _check_unshared(self, student: Tapped) -> None:
         """Refuse a student with parts of a teacher, which would be frozen with it, or change it."""
         for teacher in self._teachers:
-            if shared := shared_names(student.module, teacher.module):
-                raise TutelageError(shared_text("the student", "its teacher", shared))
+            if shared := shared_tensors(student.module, teacher.module):
+                raise TutelageError(shared_tensors_error("the student", "its teacher", shared))
 
     def teacher(self) -> Tapped:
         """The teacher, for a method that reads the layers of one."""
@@ -187,7 +187,7 @@ class Run:
             noun = self.data.modality.noun
             raise TutelageError(
                 f"{type(model.module).__name__} cannot take {noun} of shape {self.data.input_shape}: "
-                f"{one_line(error)}{dtype_note(model) or f'; give it one for such {noun}'}"
+                f"{one_line(error)}{dtype_hint(model) or f'; give it one for such {noun}'}"
             ) from error
 
     def paired_maps(self, student: Tapped, teacher: Tapped) -> tuple[tuple[str, str], ...]:

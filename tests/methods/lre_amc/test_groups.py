@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tutelage.evaluation.cost import parameters
 from tutelage.methods.lre_amc.groups import drop, group_of, prunable, second_moments, take_over, takes_constant
 from tutelage.methods.lre_amc.redundancy import Elimination, eliminate
-from tutelage.models.surgery import repeat, surgery_of
-from tutelage.models.surgery.resize import operate
+from tutelage.models.surgery import applied_operations, reapply
+from tutelage.models.surgery.resize import apply
 from tutelage.models.weights import load_weights, save_weights
 from tutelage.models.wrn import WRN
 
@@ -135,7 +135,7 @@ def test_looking_changes_nothing(state_of: Any, changed: Any) -> None:
     second_moments(network, group, [EXAMPLE])
     assert changed(before, state_of(network)) == set()
     assert network.training
-    assert surgery_of(network) == []
+    assert applied_operations(network) == []
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
 
 
@@ -164,7 +164,7 @@ def test_parameters_add_up() -> None:
     drop(network, group, [1, 4])
     # Of each channel: 5 x 3 x 3 weights and a bias, a scale and a shift at 4 positions, 7 weights at 4 positions.
     assert before - parameters(network) == 2 * (5 * 9 + 1 + 2 * 4 + 7 * 4)
-    assert [(entry["layer"], entry["inputs"], entry["outputs"]) for entry in surgery_of(network)] == [
+    assert [(entry["layer"], entry["inputs"], entry["outputs"]) for entry in applied_operations(network)] == [
         ("4", 5, 4),
         ("7", 16, 16),
         ("9", 16, 7),
@@ -261,28 +261,28 @@ def test_a_file_of_a_pruned_network_is_opened(tmp_path: Path, refused: Any) -> N
         group = group_of(network, layer, EXAMPLE)
         assert group
         drop(network, group, removed)
-    operations = surgery_of(network)
+    operations = applied_operations(network)
     assert [entry["layer"] for entry in operations].count("0") == 1  # one entry a layer, however often
     save_weights(tmp_path / "weights.safetensors", network, {})
-    again = repeat(straight(), operations, EXAMPLE)
+    again = reapply(straight(), operations, EXAMPLE)
     with refused("do not fit"):
         load_weights(tmp_path / "weights.safetensors", straight())
     load_weights(tmp_path / "weights.safetensors", again)
     assert torch.equal(again.eval()(EXAMPLE), network(EXAMPLE))
-    assert surgery_of(again) == operations
+    assert applied_operations(again) == operations
     assert str(again) == str(network)
 
 
 def test_sizes_that_do_not_fit_are_refused(refused: Any) -> None:
     network = straight()
     with refused("'nine'", "layer to resize"):
-        operate(network, EXAMPLE, layer="nine", inputs=1, outputs=1)
+        apply(network, EXAMPLE, layer="nine", inputs=1, outputs=1)
     with refused("'2'", "ReLU", "only a Conv2d"):
-        operate(network, EXAMPLE, layer="2", inputs=1, outputs=1)
+        apply(network, EXAMPLE, layer="2", inputs=1, outputs=1)
     with refused("'0'", "5 outputs", "not 6"):
-        operate(network, EXAMPLE, layer="0", inputs=1, outputs=6)
+        apply(network, EXAMPLE, layer="0", inputs=1, outputs=6)
     with refused("'0'", "1 inputs", "not 0"):
-        operate(network, EXAMPLE, layer="0", inputs=0, outputs=5)
+        apply(network, EXAMPLE, layer="0", inputs=0, outputs=5)
     with refused("cannot be done again"):
-        repeat(network, [{"operation": "resize", "layer": "0"}], EXAMPLE)
-    assert surgery_of(network) == []
+        reapply(network, [{"operation": "resize", "layer": "0"}], EXAMPLE)
+    assert applied_operations(network) == []

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.data.data import Split
-from tutelage.models.surgery import surgery_of
+from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 
 
@@ -30,7 +30,7 @@ def metrics_of(model: nn.Module, split: Split, logits: Tensor, labels: Tensor) -
         return {}
     known = [module.name for module in pkgutil.iter_modules(__path__)]
     added: dict[str, Any] = {}
-    for operation in surgery_of(model.module):
+    for operation in applied_operations(model.module):
         if operation["operation"] in known:
             module = importlib.import_module(f"{__name__}.{operation['operation']}")
             added |= module.metrics(model, split, logits, labels)

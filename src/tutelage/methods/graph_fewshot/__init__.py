@@ -16,7 +16,7 @@ from tutelage.evaluation.embeddings import ROLE, embedder
 from tutelage.methods import Positive, Share, method
 from tutelage.methods.graph_fewshot.heads import BaseClasses, Rotation
 from tutelage.methods.graph_fewshot.views import MixedFeatures, Rotated
-from tutelage.models.surgery.headless import operate
+from tutelage.models.surgery.headless import apply
 from tutelage.models.tapped import Tapped
 from tutelage.terms.term import Term, Weighted
 from tutelage.training.learner import Learner
@@ -144,8 +144,8 @@ def _backbone(run: Run) -> Tapped:
     """The student without its classifier, if it has one."""
     student = run.student()
     model = embedder(student, run.data)
-    if ROLE in model.named:  # the whole output, or a layer named by hand
+    if ROLE in model.manual_roles:  # the whole output, or a layer named by hand
         return model
     roles = {role: str(tap) for role, tap in run.trace(model).taps.items() if role != ROLE}
-    operate(model.module, model.normalised(run.example(model)))
-    return model.operated().naming(roles)
+    apply(model.module, model.normalised(run.example(model)))
+    return model.rewrapped().with_roles(roles)

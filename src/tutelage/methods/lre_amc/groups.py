@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.errors import NETWORK_ERRORS
 from tutelage.methods.lre_amc.redundancy import Elimination
-from tutelage.models.modes import evaluating
+from tutelage.models.modes import eval_mode
 from tutelage.models.roles import first_tensor
 from tutelage.models.surgery.resize import keep, resizable, sizes
 
@@ -93,7 +93,7 @@ def group_of(network: nn.Module, layer: str, example: Tensor) -> Group | None:
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in watched.items()]
     handles.append(producer.register_forward_hook(poison))
     try:
-        with evaluating(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             logits = first_tensor(network(example[:1].expand(len(codes), *example.shape[1:]).contiguous()))
     except NETWORK_ERRORS:  # the batch is not the first dimension there
         return None
@@ -154,7 +154,7 @@ def second_moments(network: nn.Module, group: Group, images: Iterable[Tensor]) -
         network.get_submodule(name).register_forward_pre_hook(add(columns)) for name, columns in group.consumers.items()
     ]
     try:
-        with evaluating(network):
+        with eval_mode(network):
             for batch in images:
                 network(batch)
     finally:
@@ -232,7 +232,7 @@ def _is_whole(network: nn.Module, layer: str, example: Tensor) -> bool:
             unread.get_parameter(f"{name}.weight")[:, columns[0]] = 0
         drop(smaller, group, [0])
         try:
-            with evaluating(unread), evaluating(smaller):
+            with eval_mode(unread), eval_mode(smaller):
                 expected, given = first_tensor(unread(example)), first_tensor(smaller(example))
         except NETWORK_ERRORS:  # something else expects the unit: a sum with another branch, a view
             return False

@@ -17,11 +17,11 @@ from tutelage.methods import Positive, Share, method
 from tutelage.methods._start import start_from_teacher
 from tutelage.methods.occlusion.svm import choose_svm, fit_scale
 from tutelage.methods.occlusion.triplet import CrossTriplets, cross_triplets
-from tutelage.models.attach import classifier_of
+from tutelage.models.attach import find_classifier
 from tutelage.models.fronts.occlude import Half, black
-from tutelage.models.surgery.front import operate as put_front
+from tutelage.models.surgery.front import apply as put_front
 from tutelage.models.surgery.join import Joined
-from tutelage.models.surgery.join import operate as join
+from tutelage.models.surgery.join import apply as join
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
 from tutelage.terms.triplets import collapsed
@@ -136,7 +136,7 @@ def train_students(
     teacher, student = run.teacher(), run.student()
     source = run.frozen(teacher)
     terms, triplet = labels_and_soft_targets(alpha, temperature), CrossTriplets(margin)
-    classifier_of(student.module, run.example(student))
+    find_classifier(student.module, run.example(student))
     tried = _fronted(run, copy.deepcopy(student), hidden)
     run.check(Learner(tried, source, terms))
     run.check(Learner(tried, source, {"triplet": CrossTriplets(margin)}))
@@ -204,7 +204,7 @@ def _fronted(run: Run, student: Tapped, hidden: Half) -> Tapped:
     example = run.example(student)
     fill = black(student.mean, student.std, int(example.shape[1]))
     put_front(student.module, example, kind="occlude", hidden=hidden, fill=fill)
-    return student.operated()
+    return student.rewrapped()
 
 
 def _note_triplets(run: Run, term: CrossTriplets, student: Tapped, teacher: Tapped, order: PK) -> None:

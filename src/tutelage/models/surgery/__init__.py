@@ -1,8 +1,8 @@
 """Networks changed from the inside, and rebuilt so from a file.
 
-Each module of this folder is one operation, ``operate(network, ...)``. The network it gives records the operations that
-made it, with plain settings (``surgery_of``). A weights file carries that, so that the network can be built again
-before its weights are loaded.
+Each module of this folder is one operation, ``apply(network, example, ...)``. The network that it returns records its
+operations with their settings (``applied_operations``). A weights file stores this record, so that the network can be
+rebuilt before its weights are loaded.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ _RECORD = "_tutelage_surgery"  # an attribute that no network of a user has
 _LONGEST = 4096  # entries of a list among an operation's settings
 
 
-def surgery_of(network: nn.Module) -> list[dict[str, Any]]:
+def applied_operations(network: nn.Module) -> list[dict[str, Any]]:
     """What has been done to this network, for its file."""
     return [dict(operation) for operation in network.__dict__.get(_RECORD, ())]
 
 
-def record_surgery(network: nn.Module, operations: Sequence[Mapping[str, Any]]) -> None:
+def record_operations(network: nn.Module, operations: Sequence[Mapping[str, Any]]) -> None:
     """Replace the record of what has been done to this network; copies of it have the same."""
     network.__dict__[_RECORD] = tuple(dict(operation) for operation in operations)
 
 
-def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example: Tensor) -> nn.Module:
+def reapply(network: nn.Module, operations: Sequence[Mapping[str, Any]], example: Tensor) -> nn.Module:
     """Do these operations again on a network as it was built, in order.
 
     Args:
         network: as it was built; it is changed.
-        operations: from ``surgery_of``, or from a file; only operations of this folder are ever called.
+        operations: from ``applied_operations``, or from a file; only operations of this folder are ever called.
         example: (B, C, H, W), images as the network takes them.
 
     Raises:
@@ -49,8 +49,8 @@ def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example:
         name = str(settings.pop("operation", ""))
         if name not in known:
             raise unknown("operation on a network", name, known)
-        operate = importlib.import_module(f"{__name__}.{name}").operate
-        parameters = inspect.signature(operate).parameters
+        apply = importlib.import_module(f"{__name__}.{name}").apply
+        parameters = inspect.signature(apply).parameters
         for setting, value in settings.items():
             _check_plain(name, setting, value)
             if setting in parameters and "Module" in str(parameters[setting].annotation):
@@ -58,7 +58,7 @@ def repeat(network: nn.Module, operations: Sequence[Mapping[str, Any]], example:
                     f"the operation {name!r} cannot be done again: its {setting!r} takes networks, which no file holds"
                 )
         try:
-            network = operate(network, example, **settings)
+            network = apply(network, example, **settings)
         except TutelageError:
             raise
         except Exception as error:  # settings of a file may be anything

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tutelage.models.attach import attach_beside, classifier_of, layer_of
+from tutelage.models.attach import attach_parallel, find_classifier, get_layer
 from tutelage.models.roles import add_role
-from tutelage.models.surgery import record_surgery, surgery_of
+from tutelage.models.surgery import applied_operations, record_operations
 
 ABSTAIN = "abstain"
 """The role of the logit of not answering, (B, 1)."""
 
 
-def operate(network: nn.Module, example: Tensor) -> nn.Module:
+def apply(network: nn.Module, example: Tensor) -> nn.Module:
     """Give a network of m classes an (m+1)-th output, read by the role ``abstain``.
 
     It is a linear layer of its own on what the classifier is given, which is the same function as a classifier with one
@@ -26,9 +26,9 @@ def operate(network: nn.Module, example: Tensor) -> nn.Module:
     Raises:
         TutelageError: when it has no such classifier, or abstains already.
     """
-    layer = classifier_of(network, example)
-    classifier = layer_of(network, layer, nn.Linear)
-    attach_beside(network, layer, ABSTAIN, nn.Linear(classifier.in_features, 1, dtype=classifier.weight.dtype))
+    layer = find_classifier(network, example)
+    classifier = get_layer(network, layer, nn.Linear)
+    attach_parallel(network, layer, ABSTAIN, nn.Linear(classifier.in_features, 1, dtype=classifier.weight.dtype))
     add_role(network, ABSTAIN, f"{layer}.{ABSTAIN}")
-    record_surgery(network, [*surgery_of(network), {"operation": "abstain"}])
+    record_operations(network, [*applied_operations(network), {"operation": "abstain"}])
     return network

@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.outputs import at_least_float32
 from tutelage.models.roles import first_tensor
-from tutelage.models.surgery import record_surgery
+from tutelage.models.surgery import record_operations
 
 
 class Gate(nn.Module):
@@ -65,7 +65,7 @@ class Branched(nn.Module):
             first.get_submodule(name).register_forward_hook(_Listener(self, name, name in trunk.overwritten))
             for name in trunk.layers
         ]
-        record_surgery(self, [{"operation": "branch", "at": at, "branches": len(self.branches)}])
+        record_operations(self, [{"operation": "branch", "at": at, "branches": len(self.branches)}])
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) to z_e = sum_i g_i z_i, (B, classes)."""
@@ -94,7 +94,7 @@ class Branched(nn.Module):
         return self.branches[0]
 
 
-def operate(
+def apply(
     network: nn.Module, example: Tensor, *, at: str, branches: int = 3, others: Sequence[nn.Module] | None = None
 ) -> Branched:
     """Give a network ``branches`` last parts, of which its own is the first.

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
-from tutelage.models.attach import attach_after, attach_before, classifier_of, detach, layer_of
-from tutelage.models.surgery import record_surgery, surgery_of
+from tutelage.models.attach import attach_after, attach_before, detach, find_classifier, get_layer
+from tutelage.models.surgery import applied_operations, record_operations
 
 _NAME = "final_bn"
 POSITIONS = {"logits": attach_after, "penultimate": attach_before}
 
 
-def operate(
+def apply(
     network: nn.Module, example: Tensor, *, position: str = "logits", momentum: float = 0.1, affine: int = 1
 ) -> nn.Module:
     """Let the network's logits be z' = gamma (z - mu) / sqrt(var + eps) + beta, with z what its classifier gives.
@@ -39,25 +39,25 @@ def operate(
         raise TutelageError(
             f"the momentum of the final batch normalisation lies in (0, 1], got {momentum}; 0.1 is usual"
         )
-    layer = classifier_of(network, example)
-    classifier = layer_of(network, layer, nn.Linear)
+    layer = find_classifier(network, example)
+    classifier = get_layer(network, layer, nn.Linear)
     width = classifier.out_features if position == "logits" else classifier.in_features
     norm = nn.BatchNorm1d(width, momentum=momentum, affine=bool(affine), dtype=classifier.weight.dtype)
     POSITIONS[position](network, layer, _NAME, norm)
     done = {"operation": _NAME, "position": position, "momentum": momentum, "affine": int(affine)}
-    record_surgery(network, [*surgery_of(network), done])
+    record_operations(network, [*applied_operations(network), done])
     return network
 
 
 def remove(network: nn.Module) -> nn.BatchNorm1d:
-    """Take the layer from the network, which is then as it was before ``operate``, but for what it has learnt since.
+    """Take the layer from the network, which is then as it was before ``apply``, but for what it has learnt since.
 
     That is another function: ``fold`` keeps it. Gives the layer.
     """
     layer, _ = _where(network)
-    norm = layer_of(network, f"{layer}.{_NAME}", nn.BatchNorm1d)
+    norm = get_layer(network, f"{layer}.{_NAME}", nn.BatchNorm1d)
     detach(network, layer, _NAME)
-    record_surgery(network, [each for each in surgery_of(network) if each["operation"] != _NAME])
+    record_operations(network, [each for each in applied_operations(network) if each["operation"] != _NAME])
     return norm
 
 
@@ -70,7 +70,7 @@ def fold(network: nn.Module) -> nn.Module:
     """
     plain = copy.deepcopy(network)
     layer, position = _where(plain)
-    norm, classifier = remove(plain).double().eval(), layer_of(plain, layer, nn.Linear)
+    norm, classifier = remove(plain).double().eval(), get_layer(plain, layer, nn.Linear)
     weight = classifier.weight.double()
     c = norm(weight.new_zeros(1, norm.num_features))[0]
     a = norm(weight.new_ones(1, norm.num_features))[0] - c
@@ -84,7 +84,7 @@ def fold(network: nn.Module) -> nn.Module:
 def _where(network: nn.Module) -> tuple[str, str]:
     """The name of the layer that it is at, and its position."""
     layers = [name.removesuffix(f".{_NAME}") for name, _ in network.named_modules() if name.endswith(f".{_NAME}")]
-    done = [done for done in surgery_of(network) if done["operation"] == _NAME]
+    done = [done for done in applied_operations(network) if done["operation"] == _NAME]
     if len(layers) != 1 or len(done) != 1:
         raise TutelageError(
             f"{type(network).__name__} has no final batch normalisation; give it one by method=final_bn"

@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.models import fronts
-from tutelage.models.attach import attach_before, entrance_of
-from tutelage.models.surgery import record_surgery, surgery_of
+from tutelage.models.attach import attach_before, input_layer
+from tutelage.models.surgery import applied_operations, record_operations
 
 
-def operate(network: nn.Module, example: Tensor, *, kind: str, **settings: Any) -> nn.Module:
+def apply(network: nn.Module, example: Tensor, *, kind: str, **settings: Any) -> nn.Module:
     """Let the network be given what a front makes of its inputs.
 
     The network's own keys stay what they are; those of the front lie under ``front_KIND`` of the network, or of the
@@ -27,6 +27,6 @@ def operate(network: nn.Module, example: Tensor, *, kind: str, **settings: Any) 
         TutelageError: there is no such kind, its settings do not fit, or the network has such a front already.
     """
     front = fronts.build(kind, example, **settings)
-    attach_before(network, entrance_of(network), f"front_{kind}", front)
-    record_surgery(network, [*surgery_of(network), {"operation": "front", "kind": kind, **settings}])
+    attach_before(network, input_layer(network), f"front_{kind}", front)
+    record_operations(network, [*applied_operations(network), {"operation": "front", "kind": kind, **settings}])
     return network

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tutelage.models.attach import classifier_of, layer_of
-from tutelage.models.roles import add_role, find_roles, named_roles, roles_of
-from tutelage.models.surgery import record_surgery, surgery_of
+from tutelage.models.attach import find_classifier, get_layer
+from tutelage.models.roles import add_role, declared_roles, find_roles, parse_roles
+from tutelage.models.surgery import applied_operations, record_operations
 
 
-def operate(network: nn.Module, example: Tensor) -> nn.Module:
+def apply(network: nn.Module, example: Tensor) -> nn.Module:
     """Replace the classifier by the identity: the output is what the classifier was given, under ``embedding``.
 
     Args:
@@ -19,14 +19,15 @@ def operate(network: nn.Module, example: Tensor) -> nn.Module:
     Raises:
         TutelageError: it has no such classifier.
     """
-    layer = classifier_of(network, example)
-    layer_of(network, layer, nn.Linear)
+    layer = find_classifier(network, example)
+    get_layer(network, layer, nn.Linear)
     # Roles are found while the classifier is there: without it the last layer with weights would be taken for one.
     roles = {
-        role: str(tap) for role, tap in find_roles(network, example, named_roles(network, roles_of(network))).items()
+        role: str(tap)
+        for role, tap in find_roles(network, example, parse_roles(network, declared_roles(network))).items()
     }
     network.set_submodule(layer, nn.Identity())
     for role, place in (roles | {"embedding": ""}).items():
         add_role(network, role, place)
-    record_surgery(network, [*surgery_of(network), {"operation": "headless"}])
+    record_operations(network, [*applied_operations(network), {"operation": "headless"}])
     return network

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
-from tutelage.models.attach import classifier_of, layer_of
+from tutelage.models.attach import find_classifier, get_layer
 from tutelage.models.outputs import at_least_float32
 from tutelage.models.roles import first_tensor
-from tutelage.models.surgery import record_surgery, surgery_of
+from tutelage.models.surgery import applied_operations, record_operations
 
 
 class Joined(nn.Module):
@@ -40,7 +40,7 @@ class Joined(nn.Module):
         return logits
 
 
-def operate(
+def apply(
     network: nn.Module, example: Tensor, *, members: int = 2, others: Sequence[nn.Module] | None = None
 ) -> Joined:
     """Join networks of one kind; an embedding is what a network gives its classifier, which is removed.
@@ -59,15 +59,15 @@ def operate(
     if not 2 <= members <= 64 or (others is not None and len(others) != members - 1):
         raise TutelageError(f"2 to 64 networks can be joined, got {members if others is None else len(others) + 1}")
     each = [network, *([copy.deepcopy(network) for _ in range(members - 1)] if others is None else others)]
-    layers = [classifier_of(member, example) for member in each]
-    linear = [layer_of(member, layer, nn.Linear) for member, layer in zip(each, layers, strict=True)]
-    done = surgery_of(network)
+    layers = [find_classifier(member, example) for member in each]
+    linear = [get_layer(member, layer, nn.Linear) for member, layer in zip(each, layers, strict=True)]
+    done = applied_operations(network)
     for member, layer in zip(each, layers, strict=True):
         member.set_submodule(layer, nn.Identity())
     joined = Joined(each, [layer.in_features for layer in linear], linear[0].out_features)
     joined.classifier.to(at_least_float32(linear[0].weight))
     joined.train(network.training)
-    record_surgery(joined, [*done, {"operation": "join", "members": members}])
+    record_operations(joined, [*done, {"operation": "join", "members": members}])
     return joined
 
 

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tutelage.errors import TutelageError, unknown
-from tutelage.models.surgery import record_surgery, surgery_of
+from tutelage.models.surgery import applied_operations, record_operations
 
 
-def operate(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outputs: int) -> nn.Module:
+def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outputs: int) -> nn.Module:
     """Give a layer these sizes, so that a pruned network's weights fit it.
 
     Args:
@@ -66,8 +66,10 @@ def keep(network: nn.Module, layer: str, *, inputs: Tensor | None = None, output
             _select(module, name, 0, outputs)
         setattr(module, of_outputs, len(outputs))
     there = dict(zip(("inputs", "outputs"), sizes(module), strict=True))
-    others = [entry for entry in surgery_of(network) if (entry["operation"], entry.get("layer")) != ("resize", layer)]
-    record_surgery(network, [*others, {"operation": "resize", "layer": layer, **there}])
+    others = [
+        entry for entry in applied_operations(network) if (entry["operation"], entry.get("layer")) != ("resize", layer)
+    ]
+    record_operations(network, [*others, {"operation": "resize", "layer": layer, **there}])
 
 
 def _names(module: nn.Module) -> tuple[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
-from tutelage.models.attach import attach_after, classifier_of
+from tutelage.models.attach import attach_after, find_classifier
 from tutelage.models.roles import add_role
-from tutelage.models.surgery import record_surgery, surgery_of
+from tutelage.models.surgery import applied_operations, record_operations
 
 VERTICES = "vertices"
 """The role of the classifier's own outputs z, (B, classes)."""
@@ -27,7 +27,7 @@ class Decision(nn.Module):
         return outputs / self.scale
 
 
-def operate(network: nn.Module, example: Tensor, *, scale: float) -> nn.Module:
+def apply(network: nn.Module, example: Tensor, *, scale: float) -> nn.Module:
     """Let the network give z / scale for logits, with z what its classifier gives, to be read by the role ``vertices``.
 
     The largest logit is that of the nearest vertex, ||z - t_i||^2 being ||z||^2 + scale^2 - 2 scale z_i, and of the
@@ -44,8 +44,8 @@ def operate(network: nn.Module, example: Tensor, *, scale: float) -> nn.Module:
     """
     if not 0 < scale < float("inf"):
         raise TutelageError(f"the scale of the simplex must be a finite number above 0, got {scale}")
-    layer = classifier_of(network, example)
+    layer = find_classifier(network, example)
     attach_after(network, layer, _NAME, Decision(scale))
     add_role(network, VERTICES, f"input:{layer}.{_NAME}")
-    record_surgery(network, [*surgery_of(network), {"operation": "simplex", "scale": scale}])
+    record_operations(network, [*applied_operations(network), {"operation": "simplex", "scale": scale}])
     return network

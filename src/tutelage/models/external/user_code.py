@@ -17,27 +17,29 @@ from torch import nn
 
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path
-from tutelage.models.doors.door import Built, Wanted, guess
-from tutelage.models.state import copied
+from tutelage.models.external.common import BuiltModel, ModelSpec, suggestion
+from tutelage.models.state import copy_network
 
 
-def from_import(spec: str, wanted: Wanted) -> Built:
+def from_import(spec: str, requirements: ModelSpec) -> BuiltModel:
     """What the attribute is or makes."""
-    found = attribute_of(spec, "model")
+    found = import_attribute(spec, "model")
     if isinstance(found, nn.Module):
-        return Built(copied(found, repr(spec), "name a class or function that makes the network"), single=True)
+        return BuiltModel(
+            copy_network(found, repr(spec), "name a class or function that makes the network"), from_instance=True
+        )
     if not callable(found):
         raise TutelageError(
             f"{spec!r} is of type {type(found).__name__}:"
             " name a class or function that makes an nn.Module, or an nn.Module"
         )
-    made = _call(spec, found, wanted.arguments())
+    made = _call(spec, found, requirements.arguments())
     if not isinstance(made, nn.Module):
         raise TutelageError(f"{spec!r} returned an object of type {type(made).__name__}: return an nn.Module")
-    return Built(made)
+    return BuiltModel(made)
 
 
-def attribute_of(spec: str, what: str) -> object:
+def import_attribute(spec: str, what: str) -> object:
     """The attribute that a text names: ``module:attr``, or ``file.py:attr``. This runs the user's code.
 
     Args:
@@ -115,7 +117,7 @@ def _attribute(spec: str, what: str, module: ModuleType, attribute: str) -> obje
         if not hasattr(value, name):
             public = [known for known in dir(value) if not known.startswith("_")]
             raise TutelageError(
-                f"no attribute {name!r} for the {what} {spec!r}{guess(name, public)}: name "
+                f"no attribute {name!r} for the {what} {spec!r}{suggestion(name, public)}: name "
                 f"{'a class, function or nn.Module' if what == 'model' else 'a function decorated with @method(...)'}"
                 f" of {module.__name__!r}"
             )

@@ -10,36 +10,36 @@ import torch
 from torch import nn
 
 from tutelage.errors import TutelageError
-from tutelage.models.doors.door import Built, Wanted, building, extra, guess, mean_std_of
+from tutelage.models.external.common import BuiltModel, ModelSpec, build_errors, import_extra, mean_std_of, suggestion
 
 
-def from_timm(spec: str, name: str, wanted: Wanted) -> Built:
+def from_timm(spec: str, name: str, requirements: ModelSpec) -> BuiltModel:
     """One of timm's architectures, with its published weights if they are wanted."""
-    timm = extra(spec, "timm", extra="timm", advice=_keeping_torch())
+    timm = import_extra(spec, "timm", extra="timm", advice=_keeping_torch())
     known = timm.list_models()
     # A tag after a dot names the weights; with a colon it is one of timm's addresses (hf-hub:, local-dir:).
     if ":" not in name and name.partition(".")[0] not in known:
         raise TutelageError(
-            f"timm has no model {name!r}{guess(name, known)}: timm.list_models() lists all {len(known)}"
+            f"timm has no model {name!r}{suggestion(name, known)}: timm.list_models() lists all {len(known)}"
         )
-    shape = wanted.image_shape(spec)
+    shape = requirements.image_shape(spec)
     create = functools.partial(
         timm.create_model,
         name,
-        pretrained=wanted.pretrained,
+        pretrained=requirements.pretrained,
         in_chans=shape[0],
-        **({"num_classes": wanted.num_classes} if wanted.num_classes else {}),
+        **({"num_classes": requirements.num_classes} if requirements.num_classes else {}),
     )
-    with building(spec):
+    with build_errors(spec):
         module: nn.Module = create()
         facts = _timm_facts(module)
         size = facts.get("input_size")
         if facts.get("fixed_input_size") and size is not None and tuple(size[1:]) != shape[1:]:
             # A transformer with a table of positions: it must know the size of its images from the start.
             module = create(img_size=shape[1:])
-    if not wanted.pretrained:
-        return Built(module)
-    return Built(module, mean_std_of(facts.get("mean"), facts.get("std"), shape[0]), size and tuple(size))
+    if not requirements.pretrained:
+        return BuiltModel(module)
+    return BuiltModel(module, mean_std_of(facts.get("mean"), facts.get("std"), shape[0]), size and tuple(size))
 
 
 def _keeping_torch() -> str:

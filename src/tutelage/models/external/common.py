@@ -18,7 +18,7 @@ MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltModel:
     """A network, and what is known of the images that its weights were trained on.
 
     Attributes:
@@ -27,17 +27,17 @@ class Built:
             must be normalised with; ``None`` where the weights are new or the network does it itself, and the
             caller chooses.
         input_size: (C, H, W) of the images that the weights were trained on; ``None`` where unknown.
-        single: whether it is a copy of one network of the user's, so that any other copy has the same weights.
+        from_instance: whether it is a copy of one network of the user's, so that any other copy has the same weights.
     """
 
     module: nn.Module
     mean_std: MeanStd | None = None
     input_size: tuple[int, int, int] | None = None
-    single: bool = False
+    from_instance: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ModelSpec:
     """What the network is for.
 
     Attributes:
@@ -70,7 +70,7 @@ class Wanted:
         return channels, height, width
 
 
-def extra(spec: str, package: str, extra: str, advice: str = "") -> Any:
+def import_extra(spec: str, package: str, extra: str, advice: str = "") -> Any:
     """Import an optional package, or say how to get it, with further advice."""
     try:
         return importlib.import_module(package)
@@ -84,7 +84,7 @@ def extra(spec: str, package: str, extra: str, advice: str = "") -> Any:
 
 
 @contextmanager
-def building(spec: str) -> Iterator[None]:
+def build_errors(spec: str) -> Iterator[None]:
     """Within it, whatever goes wrong is an error of one line."""
     try:
         yield
@@ -107,7 +107,7 @@ def _for_channels(values: Iterable[float], channels: int) -> tuple[float, ...]:
     return values if len(values) == channels else (sum(values) / len(values),) * channels
 
 
-def guess(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
     """The end of a sentence: the name that may have been meant, if one is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""

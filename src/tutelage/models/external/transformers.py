@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, TutelageWarning
-from tutelage.models.doors.door import Built, MeanStd, Wanted, building, extra, mean_std_of
+from tutelage.models.external.common import BuiltModel, MeanStd, ModelSpec, build_errors, import_extra, mean_std_of
 
 
 class LogitsOf(nn.Module):
@@ -39,16 +39,16 @@ class LogitsOf(nn.Module):
         return logits
 
 
-def from_transformers(spec: str, name: str, wanted: Wanted) -> Built:
+def from_transformers(spec: str, name: str, requirements: ModelSpec) -> BuiltModel:
     """A model of the hub or of a folder, always with its weights."""
-    transformers = extra(spec, "transformers", extra="hf")
-    channels = wanted.image_shape(spec)[0]
-    with building(spec):
+    transformers = import_extra(spec, "transformers", extra="hf")
+    channels = requirements.image_shape(spec)[0]
+    with build_errors(spec):
         network = transformers.AutoModelForImageClassification.from_pretrained(
             name,
             ignore_mismatched_sizes=True,
             trust_remote_code=False,  # never ask, and never run, code that comes with weights
-            **({"num_labels": wanted.num_classes} if wanted.num_classes else {}),
+            **({"num_labels": requirements.num_classes} if requirements.num_classes else {}),
         )
     taken = getattr(network.config, "num_channels", channels)
     if channels not in (1, taken):
@@ -59,8 +59,8 @@ def from_transformers(spec: str, name: str, wanted: Wanted) -> Built:
     side = getattr(network.config, "image_size", None)
     height_width = tuple(side) if isinstance(side, (list, tuple)) else (side, side)
     size = None if side is None else (taken, *height_width)
-    known = None if wanted.normalised else _processor_mean_std(transformers, spec, name, channels)
-    return Built(LogitsOf(network, taken), known, size)
+    known = None if requirements.normalised else _processor_mean_std(transformers, spec, name, channels)
+    return BuiltModel(LogitsOf(network, taken), known, size)
 
 
 def _processor_mean_std(transformers: Any, spec: str, name: str, channels: int) -> MeanStd | None:
