@@ -17,7 +17,7 @@ from tutelage.data.open import spec_of
 from tutelage.errors import TutelageError
 from tutelage.files import as_path
 from tutelage.methods import Method
-from tutelage.models.redrawn import Drawn, Redrawn
+from tutelage.models.cohort import CopyFactory, ModelFactory
 from tutelage.models.state import initialise_lazy_layers
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import Overrides, Result, execute
@@ -58,7 +58,7 @@ def distill(
             guess. Its parameters are frozen.
         student: a name, an ``nn.Module``, which is trained in place from the weights it has, or a function that makes
             one. Methods that train several networks copy a module, and draw the weights of the copies anew
-            (``models/redrawn.py``). It has no part in common with the teacher.
+            (``models/cohort.py``). It has no part in common with the teacher.
         data: a name or a path (see ``open_data``), on which the other fields act; or a ``Data``, taken as it is, or an
             object that ``open_data`` makes one of: a pair of arrays, a map-style dataset.
         method: a name (see ``tutelage methods``), ``FILE.py:NAME``, ``module:NAME`` or a function decorated with
@@ -147,9 +147,9 @@ def _maker(student: nn.Module | Callable[[], nn.Module], data: Data, seed: int =
     The lazy layers of a network that is given are drawn as those of a student of this seed.
     """
     if not isinstance(student, nn.Module):
-        return Drawn(lambda: _tapped(student(), data))
+        return ModelFactory(lambda: _tapped(student(), data))
     with first_weights(seed):
-        return Redrawn(_tapped(student, data))
+        return CopyFactory(_tapped(student, data))
 
 
 def _tapped(module: nn.Module, data: Data) -> Tapped:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.inputs import call_arguments, example_tensor
+from tutelage.models.modes import eval_mode
 
 INPUT = "input:"  # "input:fc" names what the layer fc is given; "fc" alone names what it gives
 ISOTROPIC_STAGES = 4
@@ -187,17 +188,13 @@ def _trace(module: nn.Module, inputs: Any) -> list[_TracedLayer]:
             )
         )
 
-    modes = [(child, child.training) for child in module.modules()]
     handles = [child.register_forward_hook(watch) for child in names]
     try:
-        module.eval()
-        with torch.no_grad():
+        with eval_mode(module), torch.no_grad():
             module(*positional, **keywords)
     finally:
         for handle in handles:
             handle.remove()
-        for child, training in modes:
-            child.training = training
     return [s for s in seen if calls[s.layer] == 1]
 
 

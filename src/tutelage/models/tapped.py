@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from types import FunctionType
-from typing import Any, TypeVar, cast
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from tutelage.errors import TutelageError
+from tutelage.models.capture import capture
+from tutelage.models.compiled import CompiledForward
 from tutelage.models.digest import Digest
 from tutelage.models.inputs import call_arguments, is_image, sample_count
 from tutelage.models.outputs import Outputs, at_least_float32, describe_output, find_logits
-from tutelage.models.roles import Tap, declared_roles, find_roles, first_tensor, parse_roles
-
-T = TypeVar("T")
+from tutelage.models.roles import Tap, declared_roles, find_roles, parse_roles
 
 
 class Tapped(nn.Module):
@@ -66,9 +64,7 @@ class Tapped(nn.Module):
         self.passes = 0
         self.contiguous = False
         self._taps: dict[str, Tap] | None = None
-        self._compiled: Any = None
-        self._compiled_with_taps: dict[tuple[str, ...], Any] = {}
-        self._staying_hooks: list[RemovableHandle] = []
+        self._compiled: CompiledForward | None = None
 
     def forward(self, inputs: Any = None, /, *more: Any, **named: Any) -> Tensor:
         """Raw inputs (B, ...) to (B, classes) logits.
@@ -203,11 +199,12 @@ class Tapped(nn.Module):
                     f"{type(self.module).__name__} has no role {role!r}; it has {', '.join(self.taps) or 'none'}. "
                     'Name its layers by hand, for instance roles={"stage1": "layer1"}'
                 )
+        taps = {role: self.taps[role] for role in wanted}
         logits: Tensor | None
         if compiled is not None and "logits" in roles:
-            logits, captured = self._compiled_tap(inputs, wanted)
+            logits, captured = compiled.tap(inputs, self.module, taps)
         else:
-            logits, captured = self._hooked(inputs, wanted, stop="logits" not in roles)
+            logits, captured = capture(lambda: self(inputs), self.module, taps, stop="logits" not in roles)
         for role in wanted:
             if role not in captured:
                 layer = self.taps[role].layer
@@ -228,74 +225,24 @@ class Tapped(nn.Module):
             )
         return logits
 
-    def _hooked(self, inputs: Any, wanted: list[str], stop: bool) -> tuple[Tensor | None, dict[str, Any]]:
-        captured: dict[str, Any] = {}
-        handles = []
-        try:
-            for role in wanted:
-                tap = self.taps[role]
-                handles.append(
-                    _hook(self.module.get_submodule(tap.layer), tap, role, captured, len(wanted) if stop else 0)
-                )
-            logits: Tensor = self(inputs)
-            return logits, captured
-        except _Stop:
-            return None, captured
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def compile(self, *args: Any, **options: Any) -> None:
         """Run through ``torch.compile`` from now on, taps included; parameters and key names stay as they are.
 
         Tapped layers get hooks that stay, since compiled code cannot grow them call by call.
         """
         self.uncompile()
-
-        def run(inputs: Any) -> Tensor:
-            return self.forward(inputs)
-
-        self._compiled = torch.compile(_with_own_code(run), *args, **options)
-        self._compile_options = (args, options)
+        self._compiled = CompiledForward(self, *args, **options)
 
     def uncompile(self) -> None:
         """Run as written again."""
-        self._compiled, self._compiled_with_taps = None, {}
-        for handle in self._staying_hooks:
-            handle.remove()
-        self._staying_hooks = []
+        if self._compiled is not None:
+            self._compiled.discard()
+        self._compiled = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy is not compiled: that code runs the network it was made from."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.uncompile()
-
-    def _compiled_tap(self, inputs: Any, wanted: list[str]) -> tuple[Tensor, dict[str, Any]]:
-        key = tuple(wanted)
-        if key not in self._compiled_with_taps:
-            captured: dict[str, Any] = {}
-            for role in wanted:
-                tap = self.taps[role]
-                self._staying_hooks.append(_hook(self.module.get_submodule(tap.layer), tap, role, captured, 0))
-
-            def run(pixels: Any) -> tuple[Tensor, dict[str, Any]]:
-                logits = self.forward(pixels)
-                return logits, {role: captured[role] for role in key}
-
-            args, options = self._compile_options
-            self._compiled_with_taps[key] = torch.compile(_with_own_code(run), *args, **options)
-        logits, captured_now = self._compiled_with_taps[key](inputs)
-        return logits, captured_now
-
-
-def _with_own_code(function: Callable[..., T]) -> Callable[..., T]:
-    """The same function with a code object of its own.
-
-    ``torch.compile`` keeps what it compiled by code object, limits how much that is, and does not look at hooks: with
-    one code object for all networks, one of them could run what was compiled for another without its hooks.
-    """
-    own = cast(FunctionType, function)
-    return FunctionType(own.__code__.replace(), own.__globals__, own.__name__, own.__defaults__, own.__closure__)
 
 
 def as_tapped(who: str, model: object) -> Tapped:
@@ -321,21 +268,3 @@ def check_tapped(who: str, *models: object) -> None:
                 f"{who} takes networks wrapped as Tapped(module, mean, std) and was given a {type(model).__name__}; "
                 "write Tapped(module) if the network takes pixels in [0, 1] as they are"
             )
-
-
-class _Stop(BaseException):  # not an error, and not for a network's own `except Exception` to catch
-    """Raised inside a forward pass once every wanted feature is there."""
-
-
-def _hook(layer: nn.Module, tap: Tap, role: str, captured: dict[str, Any], stop_at: int) -> Any:
-    """Keep what the layer takes or gives under its role; end the pass when ``stop_at`` roles are there."""
-
-    def keep(value: Any) -> None:
-        tensor = first_tensor(value)
-        captured[role] = tensor.clone() if tap.overwritten and tensor is not None else value
-        if stop_at and len(captured) == stop_at:
-            raise _Stop
-
-    if tap.of_input:
-        return layer.register_forward_pre_hook(lambda _layer, taken: keep(taken))
-    return layer.register_forward_hook(lambda _layer, _taken, given: keep(given))

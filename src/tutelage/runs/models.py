@@ -15,9 +15,9 @@ from tutelage.config import Config
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.files import as_path
+from tutelage.models.cohort import CopyFactory
 from tutelage.models.external.common import BuiltModel, MeanStd
 from tutelage.models.load import make_model
-from tutelage.models.redrawn import Redrawn
 from tutelage.models.surgery import applied_operations, reapply
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights
@@ -63,12 +63,12 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
 
 
 def student_factory(spec: str, data: Data, *, pretrained: bool = False, trust: Trust = True) -> Callable[[], Tapped]:
-    """Makes students as ``make_student`` does; where the text names a single network, the further ones are redrawn."""
-    redrawn: list[Redrawn] = []
+    """A function that makes students; a spec of one network gives it first, and then copies with new weights."""
+    copies: list[CopyFactory] = []
 
     def make() -> Tapped:
-        if redrawn:
-            return redrawn[0]()
+        if copies:
+            return copies[0]()
         built = make_model(
             spec,
             num_classes=data.num_classes,
@@ -80,8 +80,8 @@ def student_factory(spec: str, data: Data, *, pretrained: bool = False, trust: T
         model = wrapped(built.module, *(built.mean_std or data.mean_std))
         if not built.from_instance:
             return model
-        redrawn.append(Redrawn(model))
-        return redrawn[0]()
+        copies.append(CopyFactory(model))
+        return copies[0]()
 
     return make
 

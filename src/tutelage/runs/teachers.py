@@ -15,7 +15,7 @@ from tutelage.config import Config, read_config
 from tutelage.data import Data
 from tutelage.data.conditions import parse_noise
 from tutelage.data.conditions.condition import Relabelling
-from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning
 from tutelage.evaluation import flops
 from tutelage.files import read_file
 from tutelage.models.tapped import Tapped
@@ -223,7 +223,7 @@ def warn_if_costlier(
 def _warn_if_dearer(name: str, student: Tapped, teachers: Sequence[Tapped], task: Task, data: Data) -> None:
     try:
         costs = [flops(model, task.example(model, data)) for model in (student, *teachers)]
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, TutelageError):
+    except (*NETWORK_ERRORS, TutelageError):
         return  # generators, and networks whose faults the dry run reports
     if costs[0] > max(NEGLIGIBLE, *costs[1:]):
         ours, theirs = (f"{cost / 1e6:,.1f}" for cost in (costs[0], max(costs[1:])))

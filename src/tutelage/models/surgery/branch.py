@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from tutelage.errors import TutelageError, unknown
+from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import at_least_float32
 from tutelage.models.roles import first_tensor
 from tutelage.models.surgery import record_operations
@@ -202,23 +203,19 @@ def _trace(network: nn.Module, at: str, example: Tensor) -> _Trunk:
     """
     names = {module: name for name, module in network.named_modules() if name}
     finished: list[tuple[str, Tensor | None, list[tuple[Tensor, int]]]] = []
-    modes = [(module, module.training) for module in network.modules()]
 
     def watch(module: nn.Module, _taken: Any, given: Any) -> None:
         finished.append((names[module], first_tensor(given), [(tensor, tensor._version) for tensor in _tensors(given)]))
 
     handles = [module.register_forward_hook(watch) for module in names]
     try:
-        network.eval()
-        for dropout in (module for module in network.modules() if isinstance(module, _DropoutNd)):
-            dropout.training = True
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with eval_mode(network), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            for dropout in (module for module in network.modules() if isinstance(module, _DropoutNd)):
+                dropout.training = True
             network(example)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
     calls = [name for name, _, _ in finished]
     shared = finished[calls.index(at)][1] if calls.count(at) == 1 else None
     if shared is None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from tutelage.errors import TutelageWarning
+from tutelage.models.cohort import CopyFactory, ModelFactory
 from tutelage.models.load import make_model
-from tutelage.models.redrawn import Drawn, Redrawn
 from tutelage.models.tapped import Tapped
 
 
@@ -23,7 +23,7 @@ def mlp() -> nn.Sequential:
 
 
 def cohort(network: nn.Module, count: int = 3) -> list[Tapped]:
-    make = Redrawn(Tapped(network))
+    make = CopyFactory(Tapped(network))
     return [make() for _ in range(count)]
 
 
@@ -67,7 +67,7 @@ def test_untrained_networks_are_drawn_anew_without_a_warning(make: Callable[[], 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn-10-1"])
 def test_a_zoo_network_is_drawn_as_a_new_one_of_the_same_seed(name: str) -> None:
-    make = Redrawn(Tapped(zoo(name)))
+    make = CopyFactory(Tapped(zoo(name)))
     make()
     torch.manual_seed(5)
     copied = make().module
@@ -182,7 +182,7 @@ def test_one_warning_says_that_training_is_lost(make: Callable[[], nn.Module]) -
 
 def test_a_copy_starts_from_what_the_first_held_before_its_training() -> None:
     network = OwnParameter(torch.ones(3))
-    make = Redrawn(Tapped(network))
+    make = CopyFactory(Tapped(network))
     first = make()
     with torch.no_grad():
         first.module.get_parameter("own").fill_(7)
@@ -192,7 +192,7 @@ def test_a_copy_starts_from_what_the_first_held_before_its_training() -> None:
 
 def test_a_network_that_was_changed_since_is_refused(refused: Any) -> None:
     network = mlp()
-    make = Redrawn(Tapped(network))
+    make = CopyFactory(Tapped(network))
     make()
     network.append(nn.Linear(10, 10))
     with refused("was changed since its first use", "give a function"):
@@ -204,14 +204,14 @@ def test_nothing_is_copied_for_a_single_network() -> None:
         def __deepcopy__(self, memo: Any) -> Counted:
             raise AssertionError("copied")
 
-    assert isinstance(Redrawn(Tapped(Counted(torch.ones(1))))().module, Counted)
+    assert isinstance(CopyFactory(Tapped(Counted(torch.ones(1))))().module, Counted)
 
 
 def test_a_function_of_equal_networks_is_worth_one_warning() -> None:
     network = mlp()
-    make = Drawn(lambda: Tapped(copy.deepcopy(network)))
+    make = ModelFactory(lambda: Tapped(copy.deepcopy(network)))
     with pytest.warns(TutelageWarning, match="the same weights each time") as said:
         assert len([make() for _ in range(4)]) == 4
     assert len(said) == 1
-    make = Drawn(lambda: Tapped(mlp()))
+    make = ModelFactory(lambda: Tapped(mlp()))
     assert equal(make(), make()) == []

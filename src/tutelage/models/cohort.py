@@ -19,7 +19,7 @@ _COMPARED = 4096  # elements of a parameter that are compared with others
 _IMPROBABLE = 1e-6  # per parameter, of two draws from one distribution being taken for draws from two
 
 
-class Drawn:
+class ModelFactory:
     """Networks for a cohort from a function. One warning says that it gives the same weights each time.
 
     Args:
@@ -46,7 +46,7 @@ class Drawn:
         return model
 
 
-class Redrawn:
+class CopyFactory:
     """Networks for a cohort from a single one: itself first, then copies whose layers draw their weights anew.
 
     A copy is made when a second network is requested. It starts from what the first held when it was given, and each of
