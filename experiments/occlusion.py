@@ -23,7 +23,7 @@ from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.evaluation.metrics import accuracy
 from tutelage.methods.occlusion import joined, train_students
 from tutelage.methods.occlusion.svm import choose_svm
-from tutelage.models.fronts.occlude import Half, black
+from tutelage.models.fronts.occlude import Half, normalised_black
 from tutelage.models.surgery.front import apply as put_front
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import find
@@ -83,7 +83,13 @@ def hiding(run: Run, model: Tapped, hidden: Half) -> Tapped:
     """A copy of a network that hides half of its input from itself."""
     model = copy.deepcopy(model)
     example = run.example(model)
-    put_front(model.module, example, kind="occlude", hidden=hidden, fill=black(model.mean, model.std, example.shape[1]))
+    put_front(
+        model.module,
+        example,
+        kind="occlude",
+        hidden=hidden,
+        fill=normalised_black(model.mean, model.std, example.shape[1]),
+    )
     return model.rewrapped()
 
 

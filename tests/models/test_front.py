@@ -14,7 +14,7 @@ from torch import nn
 from tutelage.data import Data
 from tutelage.models import fronts
 from tutelage.models.attach import input_layer
-from tutelage.models.fronts.occlude import black, occlude
+from tutelage.models.fronts.occlude import normalised_black, occlude
 from tutelage.models.surgery import applied_operations, reapply, record_operations
 from tutelage.models.surgery.front import apply
 from tutelage.models.tapped import Tapped
@@ -48,11 +48,11 @@ def test_the_hidden_half_is_black_whatever_the_normalisation() -> None:
     black_model = Tapped(network, mean.tolist(), std.tolist())
     black_model(occlude(images, "lower"))
     fronted = nn.Sequential(nn.Conv2d(3, 4, 1))
-    apply(fronted, images, kind="occlude", hidden="lower", fill=black(mean, std, 3))
+    apply(fronted, images, kind="occlude", hidden="lower", fill=normalised_black(mean, std, 3))
     fronted[0].register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
     Tapped(fronted, mean.tolist(), std.tolist())(images)
     assert torch.equal(seen[0], seen[1])
-    assert black(torch.tensor([0.5]), torch.tensor([0.25]), 3) == [-2.0, -2.0, -2.0]
+    assert normalised_black(torch.tensor([0.5]), torch.tensor([0.25]), 3) == [-2.0, -2.0, -2.0]
 
 
 def nested() -> nn.Module:

@@ -19,7 +19,7 @@ from torch import Tensor
 from tutelage.data import CropsAndFlips, Data, folder
 from tutelage.data.batch import Batch
 from tutelage.data.loader import Batches
-from tutelage.models.digest import Digest
+from tutelage.models.derived_role import DerivedRole
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
@@ -29,8 +29,8 @@ from tutelage.terms.flow import flow_matrix
 
 Net = Callable[..., Tapped]
 ROLES = ("logits", "embedding")
-ATTENTION = Digest(pooled_attention, "stage1", size=(4, 4), p=2.0)
-FLOW = Digest(flow_matrix, "stage1", "stage2")
+ATTENTION = DerivedRole(pooled_attention, "stage1", size=(4, 4), p=2.0)
+FLOW = DerivedRole(flow_matrix, "stage1", "stage2")
 KEPT = {"logits": 4, "embedding": 8, ATTENTION: 16, FLOW: 32}
 """Roles, and the numbers that the tiny network's answer has."""
 

@@ -205,11 +205,11 @@ def test_once_built_it_takes_the_teachers_attention_and_not_its_stages(theirs: t
         "pooled_attention(t, size=(4, 4), p=2.0)",
         "pooled_attention(u, size=(2, 2), p=2.0)",
     )
-    digests = teacher.only(term.teacher_roles)
+    derived = teacher.select(term.teacher_roles)
     height, width = min(4, theirs[0]), min(4, theirs[1])
-    assert [tuple(value.shape) for value in digests.features.values()] == [(3, height, width), (3, 2, 2)]
+    assert [tuple(value.shape) for value in derived.features.values()] == [(3, height, width), (3, 2, 2)]
     for each in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
-        assert torch.equal(each(student, digests, None), unbuilt)
+        assert torch.equal(each(student, derived, None), unbuilt)
     parts = [attention_transfer(student[ours], teacher[their], 2, form) for ours, their in term.pairs]
     factor = height * width / 1024 if form == "code" else 1
     assert torch.equal(unbuilt, torch.stack(parts).sum(0) * factor)

@@ -341,10 +341,10 @@ def test_once_built_it_takes_the_teachers_flow_and_not_its_layers(reduction: Red
     torch.manual_seed(0)
     term.build(student, teacher)
     assert term.teacher_roles == ("flow_matrix(conv1, layer1)", "flow_matrix(layer1, layer2)")
-    digests = teacher.only(term.teacher_roles)
-    assert [tuple(value.shape) for value in digests.features.values()] == [(2, 4, 3), (2, 3, 6)]
+    derived = teacher.select(term.teacher_roles)
+    assert [tuple(value.shape) for value in derived.features.values()] == [(2, 4, 3), (2, 3, 6)]
     for each in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
-        assert torch.equal(each(student, digests, None), term(student, teacher, None))
+        assert torch.equal(each(student, derived, None), term(student, teacher, None))
 
 
 def test_it_is_built_once() -> None:

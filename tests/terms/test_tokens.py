@@ -66,7 +66,7 @@ def test_the_term_asks_a_teacher_of_tokens_for_its_attention() -> None:
     expected = term(student, teacher)
     term.build(student, teacher)
     assert [str(role) for role in term.teacher_roles] == ["pooled_attention(stage1, size=(5,), p=2.0)"]
-    assert torch.equal(term(student, teacher.only(term.teacher_roles)), expected)
+    assert torch.equal(term(student, teacher.select(term.teacher_roles)), expected)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import TutelageError
-from tutelage.models.digest import Digest
+from tutelage.models.derived_role import DerivedRole
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Outputs:
 
     def __getitem__(self, role: str) -> Tensor:
         """The feature (or ``"logits"``) of this role; a digest that is not here is made of its bases."""
-        if isinstance(role, Digest) and role not in self.features:
-            return role.reduce(*(self[base] for base in role.bases))
+        if isinstance(role, DerivedRole) and role not in self.features:
+            return role.compute(*(self[base] for base in role.bases))
         value = self.logits if role == "logits" else self.features.get(role)
         if value is None:
             had = [*(["logits"] if self.logits is not None else []), *self.features]
@@ -43,7 +43,7 @@ class Outputs:
             raise TutelageError(f"no {role!r} in these outputs (they hold {', '.join(had) or 'nothing'}): {why}")
         return value
 
-    def only(self, roles: Collection[str]) -> Outputs:
+    def select(self, roles: Collection[str]) -> Outputs:
         """These roles and no others, digests made."""
         features = {role: self[role] for role in roles if role != "logits"}
         return Outputs(self.logits if "logits" in roles else None, features)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tutelage.errors import TutelageError
 from tutelage.models.capture import capture
 from tutelage.models.compiled import CompiledForward
-from tutelage.models.digest import Digest
+from tutelage.models.derived_role import DerivedRole
 from tutelage.models.inputs import call_arguments, is_image, sample_count
 from tutelage.models.outputs import Outputs, at_least_float32, describe_output, find_logits
 from tutelage.models.roles import Tap, declared_roles, find_roles, parse_roles
@@ -184,9 +184,9 @@ class Tapped(nn.Module):
         Returns:
             Outputs in float32 (or float64), with exactly these roles.
         """
-        if any(isinstance(role, Digest) for role in roles):
-            bases = [base for role in roles for base in (role.bases if isinstance(role, Digest) else (role,))]
-            return self.tap(inputs, bases, eager=eager).only(roles)
+        if any(isinstance(role, DerivedRole) for role in roles):
+            bases = [base for role in roles for base in (role.bases if isinstance(role, DerivedRole) else (role,))]
+            return self.tap(inputs, bases, eager=eager).select(roles)
         self.passes += sample_count(inputs)  # out here, where torch.compile does not see it
         compiled = None if eager else self._compiled
         wanted = [role for role in dict.fromkeys(roles) if role != "logits"]

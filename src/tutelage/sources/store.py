@@ -26,7 +26,7 @@ from tutelage.data.data import Data
 from tutelage.data.images import CODE, image_codes
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path, publish, remove_abandoned
-from tutelage.models.digest import Digest
+from tutelage.models.derived_role import DerivedRole
 from tutelage.models.fingerprint import fingerprint
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
@@ -158,7 +158,7 @@ class AnswerStore:
 
 def _is_map(role: str, values: Tensor) -> bool:
     """Whether a role is a whole map, which is too large to keep; logits of strings are (B, L, C) and are kept."""
-    return values.ndim > 2 and role != "logits" and not isinstance(role, Digest)
+    return values.ndim > 2 and role != "logits" and not isinstance(role, DerivedRole)
 
 
 @dataclass(frozen=True, slots=True)

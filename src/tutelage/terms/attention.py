@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
-from tutelage.models.digest import Digest
+from tutelage.models.derived_role import DerivedRole
 from tutelage.models.outputs import Outputs
 from tutelage.terms.precision import full_precision
 from tutelage.terms.shapes import check_samples
@@ -149,10 +149,10 @@ class AttentionTransfer(Term):
             )
         self._asked = attention
 
-    def _attention(self, student: Outputs) -> tuple[Digest, ...]:
+    def _attention(self, student: Outputs) -> tuple[DerivedRole, ...]:
         """What is compared of the teacher with a student whose maps have these sizes."""
         return tuple(
-            Digest(pooled_attention, theirs, size=size_of(student[ours]), p=self.p) for ours, theirs in self.pairs
+            DerivedRole(pooled_attention, theirs, size=size_of(student[ours]), p=self.p) for ours, theirs in self.pairs
         )
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
-from tutelage.models.digest import Digest
+from tutelage.models.derived_role import DerivedRole
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.terms.plain import Values
 from tutelage.terms.precision import full_precision, scale_of
@@ -111,7 +111,7 @@ class Flow(Term):
         self.layers, self.reduction, self.adapter = layers, reduction, adapter
         self.roles = tuple(student for student, _ in layers)
         self.adapters: nn.ModuleList | None = None
-        self._flows = tuple(Digest(flow_matrix, *theirs) for theirs in pairwise(teacher for _, teacher in layers))
+        self._flows = tuple(DerivedRole(flow_matrix, *theirs) for theirs in pairwise(teacher for _, teacher in layers))
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:

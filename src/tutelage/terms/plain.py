@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
-from tutelage.models.digest import Digest
+from tutelage.models.derived_role import DerivedRole
 from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs, class_axis, classes_last, describe_output, find_logits
 from tutelage.terms.targets import by_row
@@ -30,7 +30,7 @@ def outputs_of(values: object, roles: Collection[str], who: str) -> Outputs:
     """
     if isinstance(values, Outputs):
         return values
-    bases = dict.fromkeys(base for role in roles for base in (role.bases if isinstance(role, Digest) else (role,)))
+    bases = dict.fromkeys(base for role in roles for base in (role.bases if isinstance(role, DerivedRole) else (role,)))
     if isinstance(values, Mapping):
         tensors = {role: value for role, value in values.items() if isinstance(value, Tensor)}
         return Outputs(tensors.pop("logits", None), tensors)

@@ -128,7 +128,7 @@ class _Room:
             logits = known.logits if new.logits is None else new.logits
             known = Outputs(logits, {**known.features, **new.features})
             self._answers[weights, autocast, id(batch)] = known
-        return known.only(roles)
+        return known.select(roles)
 
     def _weights(self, teacher: Tapped) -> Hashable:
         """What two networks share only if they answer alike."""

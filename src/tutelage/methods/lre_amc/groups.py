@@ -20,7 +20,7 @@ from tutelage.errors import NETWORK_ERRORS
 from tutelage.methods.lre_amc.redundancy import Elimination
 from tutelage.models.modes import eval_mode
 from tutelage.models.roles import first_tensor
-from tutelage.models.surgery.resize import keep, resizable, sizes
+from tutelage.models.surgery.resize import layer_sizes, resizable, select_units
 
 FEWEST = 2  # units that always stay: a single one would be broadcast where another number does not fit
 
@@ -63,9 +63,9 @@ def group_of(network: nn.Module, layer: str, example: Tensor) -> Group | None:
     depends on a single unit is NaN in exactly one of each two, and these spell the unit's number.
     """
     producer = network.get_submodule(layer)
-    if not _weighted(producer) or sizes(producer)[1] <= FEWEST:
+    if not _weighted(producer) or layer_sizes(producer)[1] <= FEWEST:
         return None
-    units = sizes(producer)[1]
+    units = layer_sizes(producer)[1]
     bits = (units - 1).bit_length()
     has_bit = torch.arange(units, device=example.device) >> torch.arange(bits, device=example.device)[:, None] & 1 == 1
     codes = torch.stack([has_bit, ~has_bit], 1).flatten(0, 1)
@@ -187,16 +187,16 @@ def drop(network: nn.Module, group: Group, removed: Iterable[int]) -> None:
     """Take these units out of the layer, of the norms behind it and of its consumers."""
     stays = torch.ones(group.units, dtype=torch.bool)
     stays[list(removed)] = False
-    keep(network, group.layer, outputs=stays.nonzero().squeeze(1))
+    select_units(network, group.layer, outputs=stays.nonzero().squeeze(1))
     for name, columns in (*group.norms.items(), *group.consumers.items()):
         module = network.get_submodule(name)
-        left = torch.ones(sizes(module)[0], dtype=torch.bool)
+        left = torch.ones(layer_sizes(module)[0], dtype=torch.bool)
         left[columns.cpu()[~stays]] = False
         places = left.nonzero().squeeze(1)
         if isinstance(module, _BatchNorm):
-            keep(network, name, outputs=places)
+            select_units(network, name, outputs=places)
         else:
-            keep(network, name, inputs=places)
+            select_units(network, name, inputs=places)
 
 
 def _columns(nan: Tensor, units: int) -> Tensor | None:

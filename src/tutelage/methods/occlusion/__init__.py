@@ -18,7 +18,7 @@ from tutelage.methods._start import start_from_teacher
 from tutelage.methods.occlusion.svm import choose_svm, fit_scale
 from tutelage.methods.occlusion.triplet import CrossTriplets, cross_triplets
 from tutelage.models.attach import find_classifier
-from tutelage.models.fronts.occlude import Half, black
+from tutelage.models.fronts.occlude import Half, normalised_black
 from tutelage.models.surgery.front import apply as put_front
 from tutelage.models.surgery.join import Joined
 from tutelage.models.surgery.join import apply as join
@@ -202,7 +202,7 @@ def _write(network: Joined, weight: Tensor, bias: Tensor) -> None:
 def _fronted(run: Run, student: Tapped, hidden: Half) -> Tapped:
     """The student, which hides half of its input from itself from now on."""
     example = run.example(student)
-    fill = black(student.mean, student.std, int(example.shape[1]))
+    fill = normalised_black(student.mean, student.std, int(example.shape[1]))
     put_front(student.module, example, kind="occlude", hidden=hidden, fill=fill)
     return student.rewrapped()
 

@@ -48,7 +48,7 @@ class Occlude(nn.Module):
         return occlude(images, self.hidden, self.fill)
 
 
-def black(mean: Tensor, std: Tensor, channels: int) -> list[float]:
+def normalised_black(mean: Tensor, std: Tensor, channels: int) -> list[float]:
     """What pixels of 0 are after normalisation, (0 - mean) / std, one number for each channel."""
     values: list[float] = (-mean / std).flatten().tolist()
     return values * channels if len(values) == 1 else values
@@ -60,7 +60,7 @@ def build(example: Tensor, *, hidden: Half, fill: Sequence[float]) -> Occlude:
     Args:
         example: (B, C, H, W).
         hidden: "upper" or "lower".
-        fill: what stands in the hidden half, C numbers; ``black`` gives them.
+        fill: what stands in the hidden half, C numbers; ``normalised_black`` gives them.
 
     Raises:
         TutelageError: the inputs are no images of two rows or more, there is no such half, or ``fill`` is not C finite

@@ -32,6 +32,11 @@ def record_operations(network: nn.Module, operations: Sequence[Mapping[str, Any]
     network.__dict__[_RECORD] = tuple(dict(operation) for operation in operations)
 
 
+def append_operation(network: nn.Module, name: str, **settings: Any) -> None:
+    """Add an operation to the record."""
+    record_operations(network, [*applied_operations(network), {"operation": name, **settings}])
+
+
 def reapply(network: nn.Module, operations: Sequence[Mapping[str, Any]], example: Tensor) -> nn.Module:
     """Do these operations again on a network as it was built, in order.
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tutelage.models.attach import attach_parallel, find_classifier, get_layer
 from tutelage.models.roles import add_role
-from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery import append_operation
 
 ABSTAIN = "abstain"
 """The role of the logit of not answering, (B, 1)."""
@@ -30,5 +30,5 @@ def apply(network: nn.Module, example: Tensor) -> nn.Module:
     classifier = get_layer(network, layer, nn.Linear)
     attach_parallel(network, layer, ABSTAIN, nn.Linear(classifier.in_features, 1, dtype=classifier.weight.dtype))
     add_role(network, ABSTAIN, f"{layer}.{ABSTAIN}")
-    record_operations(network, [*applied_operations(network), {"operation": "abstain"}])
+    append_operation(network, "abstain")
     return network

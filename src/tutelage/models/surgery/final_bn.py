@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.attach import attach_after, attach_before, detach, find_classifier, get_layer
-from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery import append_operation, applied_operations, record_operations
 
 _NAME = "final_bn"
 POSITIONS = {"logits": attach_after, "penultimate": attach_before}
@@ -44,8 +44,7 @@ def apply(
     width = classifier.out_features if position == "logits" else classifier.in_features
     norm = nn.BatchNorm1d(width, momentum=momentum, affine=bool(affine), dtype=classifier.weight.dtype)
     POSITIONS[position](network, layer, _NAME, norm)
-    done = {"operation": _NAME, "position": position, "momentum": momentum, "affine": int(affine)}
-    record_operations(network, [*applied_operations(network), done])
+    append_operation(network, _NAME, position=position, momentum=momentum, affine=int(affine))
     return network
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tutelage.models import fronts
 from tutelage.models.attach import attach_before, input_layer
-from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery import append_operation
 
 
 def apply(network: nn.Module, example: Tensor, *, kind: str, **settings: Any) -> nn.Module:
@@ -28,5 +28,5 @@ def apply(network: nn.Module, example: Tensor, *, kind: str, **settings: Any) ->
     """
     front = fronts.build(kind, example, **settings)
     attach_before(network, input_layer(network), f"front_{kind}", front)
-    record_operations(network, [*applied_operations(network), {"operation": "front", "kind": kind, **settings}])
+    append_operation(network, "front", kind=kind, **settings)
     return network

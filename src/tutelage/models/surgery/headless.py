@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tutelage.models.attach import find_classifier, get_layer
 from tutelage.models.roles import add_role, declared_roles, find_roles, parse_roles
-from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery import append_operation
 
 
 def apply(network: nn.Module, example: Tensor) -> nn.Module:
@@ -29,5 +29,5 @@ def apply(network: nn.Module, example: Tensor) -> nn.Module:
     network.set_submodule(layer, nn.Identity())
     for role, place in (roles | {"embedding": ""}).items():
         add_role(network, role, place)
-    record_operations(network, [*applied_operations(network), {"operation": "headless"}])
+    append_operation(network, "headless")
     return network

@@ -31,27 +31,29 @@ def apply(network: nn.Module, example: Tensor, *, layer: str, inputs: int, outpu
             f"layer {layer!r} is a {type(module).__name__}; only a Conv2d of one group, a Linear or a batch "
             "normalisation can be resized"
         )
-    now = sizes(module)
+    now = layer_sizes(module)
     for what, wanted, there in (("inputs", inputs, now[0]), ("outputs", outputs, now[1])):
         if not isinstance(wanted, int) or not 1 <= wanted <= there:
             raise TutelageError(f"layer {layer!r} has {there} {what}; it can keep 1 to {there} of them, not {wanted}")
-    keep(network, layer, inputs=torch.arange(inputs), outputs=torch.arange(outputs))
+    select_units(network, layer, inputs=torch.arange(inputs), outputs=torch.arange(outputs))
     return network
 
 
 def resizable(module: nn.Module) -> bool:
-    """Whether ``keep`` knows this kind of layer, with nothing of its own beside a weight and a bias."""
+    """Whether ``select_units`` knows this kind of layer, with nothing of its own beside a weight and a bias."""
     known = isinstance(module, nn.Linear | _BatchNorm) or (isinstance(module, nn.Conv2d) and module.groups == 1)
     return known and {name for name, _ in module.named_parameters()} <= {"weight", "bias"}
 
 
-def sizes(module: nn.Module) -> tuple[int, int]:
+def layer_sizes(module: nn.Module) -> tuple[int, int]:
     """How many inputs and outputs a resizable layer has."""
     inputs, outputs = (int(getattr(module, name)) for name in _names(module))
     return inputs, outputs
 
 
-def keep(network: nn.Module, layer: str, *, inputs: Tensor | None = None, outputs: Tensor | None = None) -> None:
+def select_units(
+    network: nn.Module, layer: str, *, inputs: Tensor | None = None, outputs: Tensor | None = None
+) -> None:
     """Keep these inputs and outputs (places, int64) of a layer alone, in this order; ``None`` keeps all.
 
     A batch normalisation's are its outputs. The network's ``surgery`` says so from then on, in one entry a layer.
@@ -65,7 +67,7 @@ def keep(network: nn.Module, layer: str, *, inputs: Tensor | None = None, output
         for name, _ in [*module.named_parameters(), *module.named_buffers()]:
             _select(module, name, 0, outputs)
         setattr(module, of_outputs, len(outputs))
-    there = dict(zip(("inputs", "outputs"), sizes(module), strict=True))
+    there = dict(zip(("inputs", "outputs"), layer_sizes(module), strict=True))
     others = [
         entry for entry in applied_operations(network) if (entry["operation"], entry.get("layer")) != ("resize", layer)
     ]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tutelage.errors import TutelageError
 from tutelage.models.attach import attach_after, find_classifier
 from tutelage.models.roles import add_role
-from tutelage.models.surgery import applied_operations, record_operations
+from tutelage.models.surgery import append_operation
 
 VERTICES = "vertices"
 """The role of the classifier's own outputs z, (B, classes)."""
@@ -47,5 +47,5 @@ def apply(network: nn.Module, example: Tensor, *, scale: float) -> nn.Module:
     layer = find_classifier(network, example)
     attach_after(network, layer, _NAME, Decision(scale))
     add_role(network, VERTICES, f"input:{layer}.{_NAME}")
-    record_operations(network, [*applied_operations(network), {"operation": "simplex", "scale": scale}])
+    append_operation(network, "simplex", scale=scale)
     return network

@@ -1,4 +1,4 @@
-"""Digests: what their text says, and that they are asked for as any role is."""
+"""Derived roles: what their text says, and that they are asked for as any role is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.models import Digest, Outputs, Tapped
+from tutelage.models import DerivedRole, Outputs, Tapped
 
 Net = Callable[..., Tapped]
 INPUTS = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -29,22 +29,22 @@ def doubled(logits: Tensor) -> Tensor:
     return 2 * logits
 
 
-MEANS, PRODUCT = Digest(means, "stage1", power=2.0), Digest(product, "stage1", "stage2")
+MEANS, PRODUCT = DerivedRole(means, "stage1", power=2.0), DerivedRole(product, "stage1", "stage2")
 
 
 def test_the_text_names_function_roles_and_parameters() -> None:
     assert MEANS == "means(stage1, power=2.0)"
     assert PRODUCT == "product(stage1, stage2)"
-    assert Digest(means, "stage1", power=2.0) == MEANS != Digest(means, "stage1", power=3.0)
-    assert {MEANS: 1}[Digest(means, "stage1", power=2.0)] == 1
+    assert DerivedRole(means, "stage1", power=2.0) == MEANS != DerivedRole(means, "stage1", power=3.0)
+    assert {MEANS: 1}[DerivedRole(means, "stage1", power=2.0)] == 1
     assert (MEANS.bases, PRODUCT.bases) == (("stage1",), ("stage1", "stage2"))
 
 
-@pytest.mark.parametrize("through", [copy.copy, copy.deepcopy, lambda digest: pickle.loads(pickle.dumps(digest))])
-def test_a_copy_is_the_same_function(through: Callable[[Digest], Digest]) -> None:
+@pytest.mark.parametrize("through", [copy.copy, copy.deepcopy, lambda role: pickle.loads(pickle.dumps(role))])
+def test_a_copy_is_the_same_function(through: Callable[[DerivedRole], DerivedRole]) -> None:
     other, features = through(MEANS), torch.rand(2, 3, 4, 4)
-    assert (type(other), str(other), other.bases) == (Digest, str(MEANS), MEANS.bases)
-    assert torch.equal(other.reduce(features), means(features, 2.0))
+    assert (type(other), str(other), other.bases) == (DerivedRole, str(MEANS), MEANS.bases)
+    assert torch.equal(other.compute(features), means(features, 2.0))
 
 
 ASKED: list[list[str]] = [[MEANS], [PRODUCT, MEANS], [MEANS, "stage1"], ["logits", PRODUCT], [MEANS, "embedding"]]
@@ -67,10 +67,10 @@ def test_a_tap_gives_what_is_asked_and_nothing_else(asked: list[str], compiled: 
 
 
 def test_of_logits_that_nobody_asked_for(tiny_model: Net) -> None:
-    model, digest = tiny_model().eval(), Digest(doubled, "logits")
-    found = model.tap(INPUTS, (digest,))
+    model, role = tiny_model().eval(), DerivedRole(doubled, "logits")
+    found = model.tap(INPUTS, (role,))
     assert found.logits is None
-    assert torch.equal(found[digest], 2 * model(INPUTS))
+    assert torch.equal(found[role], 2 * model(INPUTS))
 
 
 def test_the_pass_ends_at_the_last_of_its_roles(tiny_model: Net) -> None:
@@ -89,10 +89,10 @@ def test_it_is_computed_in_float32_under_autocast(tiny_model: Net) -> None:
 
 
 def test_a_role_that_is_missing_is_named(tiny_model: Net, refused: Any) -> None:
-    digest = Digest(means, "stage7")
+    role = DerivedRole(means, "stage7")
     with refused("TinyNet has no role 'stage7'", "it has stem, stage1", "by hand"):
-        tiny_model().tap(INPUTS, (digest,))
+        tiny_model().tap(INPUTS, (role,))
     with refused("no 'stage7' in these outputs", "they hold stage1", "name it in `roles`"):
-        Outputs(None, {"stage1": torch.rand(1, 1, 2, 2)})[digest]
+        Outputs(None, {"stage1": torch.rand(1, 1, 2, 2)})[role]
     with refused("no 'stage7'", "an ensemble has no common features"):
-        Outputs.ensemble((Outputs(None), Outputs(None)))[digest]
+        Outputs.ensemble((Outputs(None), Outputs(None)))[role]
