@@ -15,7 +15,7 @@ from experiments.paired import Experiment, Metric, main
 from tutelage.config import Config
 from tutelage.data import Split
 from tutelage.data.configured import load_data
-from tutelage.evaluation import commitment, predict_roles, reservation, risk_coverage
+from tutelage.evaluation import abstain_probability, commitment, predict_roles, risk_coverage
 from tutelage.methods import find
 from tutelage.models.surgery.abstain import ABSTAIN
 from tutelage.models.tapped import Tapped
@@ -112,7 +112,7 @@ def measured(model: Tapped, split: Split) -> dict[str, float]:
         **by_score("response", logits, split.labels),
         **by_score("whole", logits, split.labels, outputs.log_softmax(1)[:, :-1].amax(1)),
         **by_score("abstention", logits, split.labels, commitment(logits, abstain)),
-        "reservation": float(reservation(logits, abstain).mean()),
+        "abstain_probability": float(abstain_probability(logits, abstain).mean()),
     }
 
 
@@ -180,7 +180,7 @@ EXPERIMENT = Experiment(
         "abstention 80%": Metric("error at 80 %, p_a"),
         "response excess": Metric("excess AURC x 100, response", digits=2),
         "abstention excess": Metric("excess AURC x 100, p_a", digits=2),
-        "reservation": Metric("mean p_a"),
+        "abstain_probability": Metric("mean p_a"),
         "payoff": Metric("o", share=False),
     },
     against="hinton",

@@ -183,10 +183,10 @@ def test_a_network_that_can_abstain_is_also_ranked_by_that() -> None:
     assert result["risk_coverage_by_abstention"]["risk"] == pytest.approx([1 / 2, 1 / 2, 1 / 3, 1 / 4])
     assert result["aurc_by_abstention"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
     by_zero, by_one = 1 / (math.e + 3), math.exp(-1) / (math.e + math.e**2 + 1 + math.exp(-1))
-    assert result["reservation"] == pytest.approx((by_zero + by_one) / 2, rel=1e-5)
+    assert result["abstain_probability"] == pytest.approx((by_zero + by_one) / 2, rel=1e-5)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     plain = evaluate(Tapped(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))), data())
-    assert plain.keys() == result.keys() - {"reservation", "aurc_by_abstention", "risk_coverage_by_abstention"}
+    assert plain.keys() == result.keys() - {"abstain_probability", "aurc_by_abstention", "risk_coverage_by_abstention"}
 
 
 @pytest.mark.parametrize("task", ["strings", "multi_label", "regression"])

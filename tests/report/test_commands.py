@@ -83,13 +83,13 @@ def test_two_studies(run: Command, write_study: WriteStudy) -> None:
     code, out, _ = run("compare", a, b)
     assert code == 0
     assert "B - A over 2 common seeds" in out
-    assert "hole in B: seed 1 is missing, seed 2 is missing" in out
+    assert "missing in B: seed 1 is missing, seed 2 is missing" in out
     assert "only in A: sp, digits, noise 0.4, big teaches small" in out
     code, out, _ = run("compare", a, b, "--metric", "ece", "--json")
     told = json.loads(out)
     assert (told["metric"], told["seeds"], len(told["differences"]), told["only_b"]) == ("ece", [1, 2], 6, [])
-    assert [row["hole"] is None for row in told["differences"]] == [True, True, False] * 2
-    assert all((row["low"] is None) == (row["hole"] is not None) for row in told["differences"])
+    assert [row["missing"] is None for row in told["differences"]] == [True, True, False] * 2
+    assert all((row["low"] is None) == (row["missing"] is not None) for row in told["differences"])
     assert told["only_a"][0]["method"] == "sp"
 
 

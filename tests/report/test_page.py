@@ -187,14 +187,14 @@ def test_what_the_study_brings_is_shown_as_text(tmp_path: Path) -> None:
     assert f"Report of a study a study {HOSTILE}" in Reader(text).text
 
 
-def test_a_hole_is_a_hole_everywhere(tmp_path: Path) -> None:
+def test_a_missing_run_is_marked_everywhere(tmp_path: Path) -> None:
     text = page(study(tmp_path, methods=("hinton", "at"), broken=("at",)))
     read = Reader(text)
     assert 'id="failed"' in text
-    assert "hole 3 of 3 runs" in read.text
+    assert "missing 3 of 3 runs" in read.text
     assert "9 failed" in read.text
     assert any("became nan" in str(attributes.get("title")) for tag, attributes in read.tags if tag == "abbr")
-    assert read.text.count("hole: seed 0 failed") >= 5  # in each kind of picture
+    assert read.text.count("missing: seed 0 failed") >= 5  # in each kind of picture
 
 
 def test_empty_sections_are_left_out(tmp_path: Path) -> None:
@@ -221,9 +221,9 @@ def test_the_overview_has_a_coloured_cell_for_each_method_and_condition(tmp_path
     part = text[text.index('<section id="overview"') : text.index('<section id="table"')]
     read = Reader(part)
     assert "noise 0.2" in read.text
-    assert read.text.count("hole") == 3
+    assert read.text.count("missing") == 3
     heat = [str(attributes["style"]) for tag, attributes in read.tags if tag == "td" and "style" in attributes]
-    assert len(heat) == 3  # hinton; neither the teacher, nor plain, nor holes
+    assert len(heat) == 3  # hinton; neither the teacher, nor plain, nor missing
     assert max(int(style.rpartition(":")[2].rstrip("%")) for style in heat) == 100
     assert 'id="overview"' not in page(study(tmp_path, noise=(None,)))
 
@@ -321,7 +321,7 @@ def test_it_opens_in_silence_sorts_filters_and_unfolds(browser: Any, report: str
         values = tab.eval_on_selector_all(
             "#numbers > tbody > tr:first-child > td:nth-child(3)", "cells => cells.map(cell => cell.dataset.value)"
         )
-        assert values[-3:] == [None] * 3  # holes come last either way
+        assert values[-3:] == [None] * 3  # missing values come last either way
         numbers = [float(value) for value in values[:-3]]
         assert numbers == sorted(numbers, key=lambda value: sign * value)
     tab.fill("#search", "hinton")

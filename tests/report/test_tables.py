@@ -21,7 +21,7 @@ Refused = Callable[..., AbstractContextManager[None]]
 WriteStudy = Callable[..., Path]
 
 
-def hole(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def failed_run(record: Mapping[str, Any]) -> Mapping[str, Any]:
     hit = (record["method"], record["noise"], record["seed"]) == ("sp", "0.4", 3)
     return {"status": "failed", "error": "step 4: 'flow' | became\nnan"} if hit else {}
 
@@ -29,7 +29,7 @@ def hole(record: Mapping[str, Any]) -> Mapping[str, Any]:
 @pytest.fixture
 def results(write_study: WriteStudy) -> Results:
     names = {"methods": ("at", "sp", 'odd, "name" | é'), "seeds": (0, 3)}
-    return Results.read(write_study(numbers=hole, **names))
+    return Results.read(write_study(numbers=failed_run, **names))
 
 
 @pytest.mark.parametrize(("metric", "interval"), [("accuracy", "t"), ("memorised", "bootstrap")])
@@ -54,7 +54,7 @@ def test_flat_rows_are_the_table(results: Results) -> None:
         assert (line["p"], line["holm"], line["wins"]) == (row.p, row.holm, row.wins)
         assert line["mean"] == (row.mean.mean if row.mean else None)
         assert line["gain_high"] == (row.gain.high if row.gain else None)
-    assert [line["hole"] for line in flat_rows(results) if line["hole"]] == ["seed 3 failed"]
+    assert [line["missing"] for line in flat_rows(results) if line["missing"]] == ["seed 3 failed"]
 
 
 def test_one_seed_gives_no_nan(write_study: WriteStudy) -> None:
@@ -68,7 +68,7 @@ def test_the_table_for_people(write_study: WriteStudy) -> None:
     values = {"teacher": [0.9, 0.92], "plain": [0.8, 0.84], "at": [0.81, 0.87], "sp": [0.5, 0.5]}
 
     def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"accuracy": values[record["method"]][record["seed"] == 3]} | hole(record)
+        return {"accuracy": values[record["method"]][record["seed"] == 3]} | failed_run(record)
 
     results = Results.read(write_study(numbers=numbers, methods=("at", "sp"), seeds=(0, 3)))
     lines = table_as(results, "md").decode().splitlines()
@@ -79,8 +79,8 @@ def test_the_table_for_people(write_study: WriteStudy) -> None:
     assert "| teacher | 91.00 |  |  |  |" in table
     assert "| plain | 82.00 |  |  |  |" in table
     assert "| at | 84.00 | +2.00 [-10.71, +14.71] | 0.295 | 2 of 2 |" in table
-    assert "| sp | hole: seed 3 failed |  |  |  |" in table
-    assert any("A hole: sp (seed 3 failed: step 4: 'flow' \\| became nan)" in line for line in table)
+    assert "| sp | missing: seed 3 failed |  |  |  |" in table
+    assert any("Missing: sp (seed 3 failed: step 4: 'flow' \\| became nan)" in line for line in table)
     loss = table_as(results, "md", metric="nll", interval="bootstrap").decode()
     assert "(bootstrap)" in loss
     assert "%, " not in loss
@@ -116,11 +116,11 @@ def test_latex_has_a_table_a_condition_with_booktabs_and_nothing_that_breaks_it(
     assert bare.count("{") == bare.count("}")
 
 
-def test_a_hole_of_the_plain_student_is_shown_in_every_difference(write_study: WriteStudy) -> None:
+def test_a_missing_plain_run_is_marked_in_every_difference(write_study: WriteStudy) -> None:
     gone = write_study(numbers=lambda r: {"status": "missing"} if r["method"] == "plain" and r["seed"] == 1 else {})
     text = table_as(Results.read(gone), "md").decode()
-    assert text.count("| hole: plain, seed 1 is missing |") == 2 * 3
-    assert text.count("| plain | hole: seed 1 is missing |") == 2
+    assert text.count("| missing: plain, seed 1 is missing |") == 2 * 3
+    assert text.count("| plain | missing: seed 1 is missing |") == 2
 
 
 def test_names_do_not_break_the_table(results: Results) -> None:
@@ -188,8 +188,8 @@ def test_a_name_is_no_formula(write_study: WriteStudy) -> None:
     ],
 )
 def test_markdown_shows_a_name_as_it_is(write_study: WriteStudy, name: str, shown: str) -> None:
-    hole = {"status": "failed", "error": name}
-    study = write_study(name, lambda run: hole if run["method"] == name else {}, methods=(name,), seeds=(0, 1))
+    failed = {"status": "failed", "error": name}
+    study = write_study(name, lambda run: failed if run["method"] == name else {}, methods=(name,), seeds=(0, 1))
     text = table_as(Results.read(study.rename(study.with_name("study"))), "md").decode()
     assert f"| {shown} |" in text
-    assert text.count(shown) == 1 + 2 * 3  # the title; and of two conditions the row, the hole and its error
+    assert text.count(shown) == 1 + 2 * 3  # the title; and of two conditions the row, the missing value and its error

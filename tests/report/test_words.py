@@ -55,10 +55,10 @@ def test_standings(write_study: WriteStudy) -> None:
     }
     text = verdict(list(rows.values()))
     assert text == (
-        "A hole: gone (seed 4 failed: step 4: nan). After Holm's correction for 5 comparisons, clearly better than the "
-        "plain student: up; clearly worse than the plain student: down. The interval leaves out 0, but the corrected "
-        "p-value is not below 0.05: lost. The same difference on every seed, which shows no spread to judge by: same. "
-        "For the other 1 the interval holds 0."
+        "Missing: gone (seed 4 failed: step 4: nan). After Holm's correction for 5 comparisons, clearly better than "
+        "the plain student: up; clearly worse than the plain student: down. The interval leaves out 0, but the "
+        "corrected p-value is not below 0.05: lost. The same difference on every seed, which shows no spread to judge "
+        "by: same. For the other 1 the interval holds 0."
     )
 
 
@@ -114,14 +114,14 @@ def test_one_seed_is_not_enough(write_study: WriteStudy) -> None:
     assert third == "What could not be told: 2 of 2 comparisons cannot be told from no difference."
 
 
-def test_holes_are_named_with_their_errors(write_study: WriteStudy) -> None:
+def test_missing_runs_are_named_with_their_errors(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"plain": [*PLAIN[:4], None], "a": CLEAR})
     assert verdict(results.table()) == (
-        "A hole: plain (seed 4 failed: step 4: nan). Nothing can be compared with the plain student."
+        "Missing: plain (seed 4 failed: step 4: nan). Nothing can be compared with the plain student."
     )
     _, second, third = answer(results)
     assert second == "No method could be compared with the plain student."
-    assert "plain with digits, correct labels has a hole (seed 4 failed: step 4: nan)" in third
+    assert "plain with digits, correct labels is missing (seed 4 failed: step 4: nan)" in third
     assert "1 comparison of 1 could not be made" in third
 
 

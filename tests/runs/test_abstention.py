@@ -207,7 +207,7 @@ def test_it_learns_and_reads_back(variant: str, tiny_npz: str, tiny_data: Data, 
     result = execute(config, tmp_path / "run")
     test = result.metrics["test"]
     assert test["accuracy"] > 0.5
-    assert 0 < test["reservation"] < 1
+    assert 0 < test["abstain_probability"] < 1
     assert 0 <= test["aurc_by_abstention"] <= 1
     curves = test["risk_coverage"], test["risk_coverage_by_abstention"]
     assert curves[0]["risk"][-1] == curves[1]["risk"][-1] == pytest.approx(1 - test["accuracy"])
@@ -222,4 +222,4 @@ def test_it_learns_and_reads_back(variant: str, tiny_npz: str, tiny_data: Data, 
     # and it teaches others, by its classes
     further = execute(teacher.replace(method="hinton", teacher=(str(tmp_path / "run"),), epochs=1), tmp_path / "next")
     assert math.isfinite(further.metrics["test"]["nll"])
-    assert "reservation" not in further.metrics["test"]
+    assert "abstain_probability" not in further.metrics["test"]

@@ -73,17 +73,17 @@ def test_rows_of_one_study_alone_and_methods_that_differ(write_study: WriteStudy
     assert {cell.condition[1] for cell in found.only_b} == {"0.8"}
 
 
-def test_a_hole_on_a_common_seed_is_one(write_study: WriteStudy) -> None:
+def test_a_run_missing_on_a_common_seed_is_missing(write_study: WriteStudy) -> None:
     def gone(record: Mapping[str, Any]) -> Mapping[str, Any]:
         hit = (record["method"], record["noise"]) == ("at", "0.4") and record["seed"] == 1
         return {"status": "failed", "error": "no"} if hit else {}
 
     a, b = write_study("a"), write_study("b", gone)
-    holes = [change for change in compare_studies(a, b).changes if change.difference is None]
-    assert [(change.method, change.hole) for change in holes] == [("at", "B: seed 1 failed")]
+    missing = [change for change in compare_studies(a, b).changes if change.difference is None]
+    assert [(change.method, change.missing) for change in missing] == [("at", "B: seed 1 failed")]
     without = compare_studies(write_study("c", seeds=(0, 2)), b)
     assert all(change.difference for change in without.changes)  # seed 1 is not asked about
-    assert {change.hole for change in compare_studies(a, b, "ood_auroc").changes} == {
+    assert {change.missing for change in compare_studies(a, b, "ood_auroc").changes} == {
         "A: not measured; B: not measured",
         "A: not measured; B: seed 1 failed",
     }

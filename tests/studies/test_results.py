@@ -83,12 +83,12 @@ def test_the_bootstrap_changes_the_intervals_alone(write_study: WriteStudy) -> N
         assert ours.mean.low < theirs.mean.low
 
 
-def test_a_failed_run_is_a_hole_and_never_a_smaller_n(write_study: WriteStudy) -> None:
+def test_a_failed_run_is_missing_and_never_a_smaller_n(write_study: WriteStudy) -> None:
     results = Results.read(write_study(numbers=failing("sp", "0.4", 1)))
     rows = {(row.cell.condition[1], row.cell.method): row for row in results.table()}
-    hole = rows["0.4", "sp"]
-    assert (hole.mean, hole.deviation, hole.gain, hole.p, hole.holm, hole.wins) == (None,) * 6
-    assert [run["seed"] for run in hole.cell.incomplete] == [1]
+    missing = rows["0.4", "sp"]
+    assert (missing.mean, missing.deviation, missing.gain, missing.p, missing.holm, missing.wins) == (None,) * 6
+    assert [run["seed"] for run in missing.cell.incomplete] == [1]
     assert [run["error"] for run in results.failed] == ["step 4: 'flow' became nan"]
     assert all(row.mean.n == 3 for row in rows.values() if row.mean)
     left = [rows["0.4", name] for name in ("at", "rkd")]
@@ -146,7 +146,7 @@ def test_ranks_are_those_of_pandas(write_study: WriteStudy) -> None:
         assert ranks.critical_difference == critical_difference(4, 6)
 
 
-def test_a_method_with_a_hole_has_no_rank_and_no_block_is_dropped(write_study: WriteStudy) -> None:
+def test_a_method_with_a_missing_run_has_no_rank_and_no_block_is_dropped(write_study: WriteStudy) -> None:
     ranks = Results.read(write_study(numbers=failing("sp", "0.4", 1))).ranks()
     assert set(ranks.average) == {"plain", "at", "rkd"}
     assert ranks.unranked == {"sp": "noise 0.4: seed 1 failed"}

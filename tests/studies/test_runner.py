@@ -126,7 +126,7 @@ def test_what_is_measured_beyond_is_measured_later_without_training_again(tiny: 
         assert record["accuracy"] >= record["pgd"]["0.01"] >= record["pgd"]["0.1"]
 
 
-def test_a_run_that_fails_is_a_hole_with_its_error(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_is_missing_with_its_error(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_net.py").write_text(BROKEN.format('raise RuntimeError("no luck today\\nnor tomorrow")'))
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "out"
@@ -202,7 +202,7 @@ def test_the_command_exits_with_1_where_runs_failed_and_writes_the_report(
         f"error: {count} runs of the study failed; their errors are in out/failures, and the same study tries them "
         "again"
     ]
-    assert "hole" in Path("out/report.html").read_text(encoding="utf-8")
+    assert "missing" in Path("out/report.html").read_text(encoding="utf-8")
     monkeypatch.delitem(sys.modules, "hapless_net")
 
 

@@ -32,7 +32,7 @@ from tutelage.evaluation.metrics import (
     wrongly_labelled,
 )
 from tutelage.evaluation.ood import ood_auroc
-from tutelage.evaluation.operations.abstain import commitment, reservation
+from tutelage.evaluation.operations.abstain import abstain_probability, commitment
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.evaluation.robustness import Robustness, auac, pgd_accuracies
 from tutelage.evaluation.selective import RiskCoverage, aurc, risk_coverage
@@ -44,6 +44,7 @@ __all__ = [
     "Reliability",
     "RiskCoverage",
     "Robustness",
+    "abstain_probability",
     "accuracy",
     "agreement",
     "auac",
@@ -77,7 +78,6 @@ __all__ = [
     "predict",
     "predict_roles",
     "reliability",
-    "reservation",
     "risk_coverage",
     "worst_class_accuracy",
     "wrongly_labelled",

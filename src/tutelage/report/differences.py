@@ -30,7 +30,7 @@ def show_studies(found: StudyDifference, *, as_json: bool = False) -> None:
     metric = found.about
     rows = []
     for change in found.changes:
-        said = f"hole in {change.hole}" if change.difference is None else with_ends(change.difference, metric)
+        said = f"missing in {change.missing}" if change.difference is None else with_ends(change.difference, metric)
         rows.append((_words(change), change.method, said))
     print_table(("condition", "method", f"{metric.title}{', points' if metric.share else ''}: B - A"), rows)
     n = len(found.seeds)
@@ -60,7 +60,7 @@ def _line(change: Change) -> dict[str, Any]:
     ends: dict[str, float | None] = {"difference": None, "low": None, "high": None}
     if gap is not None:
         ends = {"difference": gap.mean, "low": finite(gap.low), "high": finite(gap.high)}
-    return {**_place(change), **ends, "hole": change.hole}
+    return {**_place(change), **ends, "missing": change.missing}
 
 
 def _place(row: Change | Cell) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def table_as(results: Results, format: str, *, metric: str | None = None, interv
 def flat_rows(results: Results, metric: str | None = None, interval: str = "t") -> list[dict[str, Any]]:
     """A plain line a row of the table; what is not known is ``None``, never NaN.
 
-    ``n`` counts the seeds that were asked for; ``hole`` says which of them have no number. ``gain`` is method - plain,
-    and shares are in [0, 1].
+    ``n`` is the number of requested seeds; ``missing`` names those without a value. ``gain`` is method - plain, and
+    shares are in [0, 1].
     """
     lines = []
     metric = results.metric_name(metric)
@@ -69,7 +69,7 @@ def flat_rows(results: Results, metric: str | None = None, interval: str = "t") 
             line |= {"mean": row.mean.mean, "low": finite(row.mean.low), "high": finite(row.mean.high)}
         if row.gain:
             line |= {"gain": row.gain.mean, "gain_low": finite(row.gain.low), "gain_high": finite(row.gain.high)}
-        lines.append({**line, "hole": missing_reason(cell) if cell.incomplete else None})
+        lines.append({**line, "missing": missing_reason(cell) if cell.incomplete else None})
     return lines
 
 
@@ -102,7 +102,7 @@ def _parquet(results: Results, metric: str, interval: str) -> bytes:
     except ImportError as error:
         raise TutelageError("parquet needs pyarrow; pip install 'tutelage[frame]'") from error
     rows = flat_rows(results, metric, interval)
-    texts = {*CONDITION, *PAIR, "method", "function", "metric", "hole"} - {"per_class"}
+    texts = {*CONDITION, *PAIR, "method", "function", "metric", "missing"} - {"per_class"}
     whole = {"per_class", "n"}
     schema = pa.schema(
         [(name, pa.string() if name in texts else pa.int64() if name in whole else pa.float64()) for name in rows[0]]
@@ -210,7 +210,7 @@ def grid(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 def _mean(row: Row) -> str:
     if row.mean is None:
-        return f"hole: {missing_reason(row.cell)}" if row.cell.incomplete else ""
+        return f"missing: {missing_reason(row.cell)}" if row.cell.incomplete else ""
     return " ".join(filter(None, (shown(row.mean.mean, row.metric), around(row))))
 
 
@@ -230,7 +230,7 @@ def _gain(row: Row, plain: Row | None) -> str:
         return with_ends(row.gain, row.metric)
     if row.cell.method in (TEACHER, PLAIN) or row.cell.incomplete or plain is None or not plain.cell.incomplete:
         return ""
-    return f"hole: plain, {missing_reason(plain.cell)}"
+    return f"missing: plain, {missing_reason(plain.cell)}"
 
 
 def shown(value: float, metric: Metric, sign: str = "") -> str:

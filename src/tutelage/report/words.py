@@ -23,7 +23,7 @@ def standing(row: Row) -> Standing:
         ``above`` or ``below``: told from 0 after Holm's correction, and by the interval too. ``uncorrected``: the
         interval leaves out 0, the corrected p-value is not small enough. ``steady``: all seeds differ by the same, so
         that they do not show how much seeds differ, and a p-value of 0 would be no evidence. ``unsure``: the interval
-        holds 0. ``single``: one seed. ``absent``: no gain, for a hole or for not having been measured.
+        holds 0. ``single``: one seed. ``absent``: no gain, because runs are missing or it was not measured.
     """
     if row.gain is None:
         return "absent"
@@ -51,8 +51,8 @@ def verdict(rows: Sequence[Row]) -> str:
     Args:
         rows: of one condition and pair, as ``Results.table`` gives them.
     """
-    holes = "; ".join(f"{row.cell.method} ({hole_with_error(row)})" for row in rows if row.cell.incomplete)
-    said = [f"A hole: {holes}."] if holes else []
+    missing = "; ".join(f"{row.cell.method} ({_reason_with_error(row)})" for row in rows if row.cell.incomplete)
+    said = [f"Missing: {missing}."] if missing else []
     groups: dict[Standing, list[str]] = {}
     for row in _methods(rows):
         groups.setdefault(standing(row), []).append(row.cell.method)
@@ -129,7 +129,7 @@ def _untold(results: Results, rows: Sequence[Row]) -> str:
     for row in rows:
         if row.cell.incomplete:
             place = results.heading(row.cell.condition, row.cell.pair)
-            parts.append(f"{row.cell.method} with {place} has a hole ({hole_with_error(row)})")
+            parts.append(f"{row.cell.method} with {place} is missing ({_reason_with_error(row)})")
     methods = _methods(rows)
     unsure = [row for row in methods if standing(row) not in ("above", "below", "absent")]
     absent = [row for row in methods if standing(row) == "absent"]
@@ -151,7 +151,7 @@ def _scaled(value: float, metric: Metric, sign: str = "") -> str:
     return f"{100 * value:{sign}.2f} points" if metric.share else f"{value:{sign}.3g}"
 
 
-def hole_with_error(row: Row) -> str:
+def _reason_with_error(row: Row) -> str:
     """Which seeds have no number, with the first error."""
     errors = [run["error"] for run in row.cell.incomplete if run["error"]]
     return missing_reason(row.cell) + (f": {errors[0]}" if errors else "")

@@ -35,14 +35,14 @@ class Change:
         pair: the fields of ``PAIR``.
         method: the row's name.
         difference: B - A, paired over the common seeds, with its 95 % t interval; ``None`` where a number is lacking.
-        hole: which number that is.
+        missing: which number that is.
     """
 
     condition: tuple[Any, ...]
     pair: tuple[str, str]
     method: str
     difference: Interval | None
-    hole: str | None
+    missing: str | None
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,10 @@ def _change(here: Cell, there: Cell, seeds: Sequence[int], metric: str) -> Chang
     ours, theirs = (cell.values(metric) for cell in found)
     if ours is not None and theirs is not None:
         return Change(here.condition, here.pair, here.method, paired_difference(theirs, ours), None)
-    holes = "; ".join(
+    missing = "; ".join(
         f"{name}: {missing_reason(cell)}" for name, cell in zip("AB", found, strict=True) if cell.values(metric) is None
     )
-    return Change(here.condition, here.pair, here.method, None, holes)
+    return Change(here.condition, here.pair, here.method, None, missing)
 
 
 # --- of runs

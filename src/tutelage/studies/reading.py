@@ -150,7 +150,7 @@ def is_number(value: Any) -> bool:
 
 
 def refuse_gaps(path: Path, study: Mapping[str, Any], runs: Sequence[Record]) -> None:
-    """Every row must have a record a seed: one that is not there would be a hole that nobody sees."""
+    """Every row must have a record a seed: a missing record would go unnoticed."""
     seeds: dict[CellKey, list[int]] = {}
     for run in runs:
         seeds.setdefault(cell_key(run), []).append(run["seed"])

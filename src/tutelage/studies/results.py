@@ -70,7 +70,7 @@ class Cell:
         return tuple(run for run in self.runs if run["status"] != "done")
 
     def values(self, metric: str) -> tuple[float, ...] | None:
-        """The number of every seed; ``None`` where one has none, for being a hole or for not having been measured."""
+        """The number of every seed; ``None`` where one is missing or was not measured."""
         found = [run[metric] for run in self.runs]
         return None if None in found else tuple(float(value) for value in found)
 
@@ -82,7 +82,7 @@ class Row:
     Attributes:
         cell: the runs behind it.
         metric: what its numbers are.
-        mean: over all seeds; ``None`` where a run is missing: a hole is shown as one, never as a smaller n. Also
+        mean: over all seeds; ``None`` where a run is missing: never a mean over fewer seeds. Also
             ``None`` where the metric was not measured.
         deviation: standard deviation over seeds (n - 1); ``None`` of one seed.
         gain: paired difference to the plain student of the same condition and pair; ``None`` for the plain student and
@@ -114,7 +114,7 @@ class Ranks:
         critical_difference: average ranks that lie less apart do not differ (Nemenyi at 5 %); ``None`` for fewer than
             two methods.
         p: Friedman's test that all methods are alike; ``None`` for fewer than three methods or two blocks.
-        unranked: methods with a hole anywhere have no rank; why, by name.
+        unranked: methods with a missing value have no rank; the reason by name.
     """
 
     metric: str

@@ -16,17 +16,17 @@ from tutelage.models.tapped import Tapped
 
 
 def metrics(model: Tapped, split: Split, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """``reservation`` (the mean probability of abstaining), ``aurc_by_abstention``, ``risk_coverage_by_abstention``."""
+    """The mean ``abstain_probability``, ``aurc_by_abstention`` and ``risk_coverage_by_abstention``."""
     abstain = predict_roles(model, split, (ABSTAIN,), device=logits.device)
     curve = risk_coverage(logits, labels, commitment(logits, abstain))
     return {
-        "reservation": number(reservation(logits, abstain).mean()),
+        "abstain_probability": number(abstain_probability(logits, abstain).mean()),
         "aurc_by_abstention": number(curve.area),
         "risk_coverage_by_abstention": thinned(curve),
     }
 
 
-def reservation(logits: Tensor, abstain: Tensor) -> Tensor:
+def abstain_probability(logits: Tensor, abstain: Tensor) -> Tensor:
     """p_a = softmax(s_1 .. s_m, s_a)_a, what is not bet on any class: (N, m) and (N, 1) to (N,)."""
     return torch.cat([logits, abstain], 1).softmax(1)[:, -1]
 

@@ -108,8 +108,8 @@ def page(results: Results, metric: str | None = None, interval: str = "t") -> st
 {body}</main>
 <footer>
 <p>Made by <code>tutelage report</code> from the plain files of <code>{escape(printable(str(results.folder)))}</code>.
-Intervals are {_INTERVALS[interval]} over seeds at 95 %. A run that failed leaves a hole: no mean is ever taken of fewer
-seeds than were asked for.</p>
+Intervals are {_INTERVALS[interval]} over seeds at 95 %. Values of a failed run are missing: no mean is taken
+over fewer seeds than requested.</p>
 </footer>
 {sheet.definitions()}
 <script>{script}</script>

@@ -45,10 +45,10 @@ def state(results: Results) -> str:
         (f"{len(pairs)}", "pair of networks" if len(pairs) == 1 else "pairs of networks"),
         (f"{len(results.study['seeds'])}", "seed" if len(results.study["seeds"]) == 1 else "seeds"),
     ]
-    holes = [
+    missing = [
         f"{counts[status]} {word}" for status, word in (("failed", "failed"), ("missing", "missing")) if counts[status]
     ]
-    said = f'<li class="bad"><b>{escape(", ".join(holes))}</b> <a href="#failed">which</a></li>' if holes else ""
+    said = f'<li class="bad"><b>{escape(", ".join(missing))}</b> <a href="#failed">which</a></li>' if missing else ""
     return f'<ul class="state">{"".join(f"<li><b>{value}</b> {words}</li>" for value, words in facts)}{said}</ul>'
 
 

@@ -31,6 +31,6 @@ def _block(block: Block, section: Section, *, opened: bool) -> str:
 def _panel(panel: Panel) -> str:
     note = f' <span class="quiet">{escape(panel.note)}</span>' if panel.note and panel.svg else ""
     title = f"<figcaption><b>{escape(panel.title)}</b>{note}</figcaption>" if panel.title or note else ""
-    hole = "" if panel.note == "not measured" else "hole: "
-    inner = panel.svg or f'<p class="empty">{hole}{escape(panel.note)}</p>'
+    missing = "" if panel.note == "not measured" else "missing: "
+    inner = panel.svg or f'<p class="empty">{missing}{escape(panel.note)}</p>'
     return f"<figure>{title}{inner}</figure>"

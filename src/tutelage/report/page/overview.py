@@ -50,10 +50,12 @@ def _cell(row: Row | None, widest: float) -> str:
     if row is None:
         return "<td></td>"
     if row.mean is None:
-        hole = (
-            f'<abbr class="hole" title="{escape(missing_reason(row.cell))}">hole</abbr>' if row.cell.incomplete else ""
+        missing = (
+            f'<abbr class="missing" title="{escape(missing_reason(row.cell))}">missing</abbr>'
+            if row.cell.incomplete
+            else ""
         )
-        return f"<td>{hole}</td>"
+        return f"<td>{missing}</td>"
     text = shown(row.mean.mean, row.metric)
     if row.gain is None or not widest:
         return f"<td>{text}</td>"

@@ -13,18 +13,18 @@ from tutelage.tasks import Metric
 
 def failed(results: Results) -> str:
     """The runs that failed or are missing, and why."""
-    holes = [run for run in results.runs if run["status"] != "done"]
-    if not holes:
+    missing = [run for run in results.runs if run["status"] != "done"]
+    if not missing:
         return ""
     lines = "".join(
         f"<li><b>{escape(run['method'])}</b>, {escape(where_of(results, run))}, seed {run['seed']}: "
-        f'<span class="hole">{escape(run["status"])}</span>{error_of(run)}'
+        f'<span class="missing">{escape(run["status"])}</span>{error_of(run)}'
         f'<code class="folder">{escape(run["folder"])}</code>{command_of(run["command"])}</li>'
-        for run in holes
+        for run in missing
     )
     return (
-        '<p class="note">Each leaves a hole in the table and in the pictures. Asking for the study again runs those '
-        "that failed, and only them; one that is damaged is run again once its folder is removed.</p>"
+        '<p class="note">Their values are missing in the table and in the figures. Running the study again repeats '
+        "only the failed runs; to repeat a damaged run, remove its folder first.</p>"
         f'<ul class="failed">{lines}</ul>'
     )
 
@@ -68,7 +68,7 @@ def _trial(trial: Record, metric: Metric) -> str:
     score = (
         shown(trial["score"], metric)
         if trial["score"] is not None
-        else f'<span class="hole">{escape(trial["status"])}</span>'
+        else f'<span class="missing">{escape(trial["status"])}</span>'
     )
     return (
         f'<tr{" class=chosen" if chosen else ""}><td class="words">{"✓ chosen" if chosen else ""}</td><td>{score}</td>'

@@ -78,7 +78,7 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
 
 def _mean(row: Row) -> tuple[float | None, str]:
     if row.mean is None:
-        return None, _hole(row) if row.cell.incomplete else ""
+        return None, _missing(row) if row.cell.incomplete else ""
     interval = around(row).replace("-", "−")
     return row.mean.mean, f"<b>{shown(row.mean.mean, row.metric)}</b>" + (
         f' <span class="quiet">{interval}</span>' if interval else ""
@@ -91,10 +91,10 @@ def _about_interval(results: Results) -> str:
     )
 
 
-def _hole(row: Row) -> str:
+def _missing(row: Row) -> str:
     why = "; ".join(f"seed {run['seed']}: {run['error'] or run['status']}" for run in row.cell.incomplete)
     return (
-        f'<abbr class="hole" title="{escape(why)}">hole</abbr> '
+        f'<abbr class="missing" title="{escape(why)}">missing</abbr> '
         f'<span class="quiet">{len(row.cell.incomplete)} of {len(row.cell.runs)} runs</span>'
     )
 
@@ -126,7 +126,7 @@ def _wins(row: Row) -> tuple[float | None, str]:
 def _more(row: Row, name: str, metric: Metric) -> tuple[float | None, str]:
     values = row.cell.values(name)
     if values is None:
-        return None, '<span class="quiet">hole</span>' if row.cell.incomplete else ""
+        return None, '<span class="quiet">missing</span>' if row.cell.incomplete else ""
     return fmean(values), shown(fmean(values), metric)
 
 
@@ -185,7 +185,7 @@ def _row(
             None,
             [
                 row.cell.method if row.cell.method in (PLAIN, TEACHER) else "",
-                "holed" if row.cell.incomplete else "",
+                "incomplete" if row.cell.incomplete else "",
             ],
         )
     )
@@ -214,7 +214,7 @@ def _run(run: Record, number: float | None, metric: Metric) -> str:
     value = "" if number is None else shown(number, metric)
     status = escape(run["status"])
     if run["status"] != "done":
-        status = f'<span class="hole">{status}</span>{error_of(run)}'
+        status = f'<span class="missing">{status}</span>{error_of(run)}'
     return (
         f'<tr><td>{run["seed"]}</td><td>{value}</td><td class="words">{status}</td>'
         f'<td class="words"><code class="folder">{escape(run["folder"])}</code>{command_of(run["command"])}</td></tr>'

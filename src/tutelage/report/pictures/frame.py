@@ -28,7 +28,7 @@ Place = tuple[tuple[Any, ...], tuple[str, str]]
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with its title; of a hole there is only the reason, as the note."""
+    """A picture with its title; a missing one has only the reason, as the note."""
 
     title: str
     svg: str

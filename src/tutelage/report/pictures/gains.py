@@ -57,7 +57,7 @@ def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None
         for row in group:
             place = names.index(row.cell.method)
             if row.gain is None:
-                why = missing_reason(row.cell) if row.mean is None else "the plain student has a hole"
+                why = missing_reason(row.cell) if row.mean is None else "the plain student is missing"
                 drawn.append(Text(low, place, f" {why}", color=SECOND, verticalalignment="center", fontstyle="italic"))
                 continue
             clear = standing(row) in ("above", "below")
