@@ -220,7 +220,7 @@ def test_a_student_of_other_sizes_needs_a_term_of_its_own(refused: Any) -> None:
     term = AttentionTransfer((("s", "s"),))
     term.build(large, teacher)
     term.build(large, None)
-    with refused("built to compare pooled_attention(s, size=(4, 4), p=2.0)", "ask for", "(2, 2)", "of its own"):
+    with refused("built to compare pooled_attention(s, size=(4, 4), p=2.0)", "need", "(2, 2)", "of its own"):
         term.build(small, teacher)
 
 

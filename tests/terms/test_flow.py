@@ -185,7 +185,7 @@ def test_a_teacher_of_zeros_is_finite_in_value_and_gradient(reduction: Reduction
 @pytest.mark.parametrize("shape", [(3, 5), (2, 4), (4, 3)])
 def test_matrices_of_other_channels_cannot_be_compared(shape: tuple[int, int], refused: Any) -> None:
     """(4, 3) has as many entries as (3, 4), and they mean others."""
-    with refused(shape, (3, 4), "as many channels"):
+    with refused(shape, (3, 4), "equal numbers of channels"):
         flow_loss(torch.zeros(2, *shape), torch.zeros(2, 3, 4))
 
 
@@ -361,7 +361,7 @@ def test_unbuilt_or_without_a_teacher_it_says_so(missing: str) -> None:
     term = Flow(LAYERS)
     term.build(student, None if missing == "build" else teacher)
     assert (term.adapters is None) == (missing == "build")
-    with pytest.raises(ValueError, match=r"teacher's outputs, and build\(student, teacher\) once"):
+    with pytest.raises(ValueError, match=r"teacher's outputs, and a call of build\(student, teacher\)"):
         term(student, None if missing == "teacher" else teacher, None)
 
 

@@ -176,7 +176,7 @@ def test_unbuilt_it_says_so() -> None:
     term = Hint("g", "h")
     term.build(both(guided, hint)[0], None)
     assert term.regressor is None
-    with pytest.raises(ValueError, match=r"build\(student, teacher\) once"):
+    with pytest.raises(ValueError, match=r"a call of build\(student, teacher\)"):
         term(*both(guided, hint), None)
 
 

@@ -104,11 +104,11 @@ def test_several_roles_are_a_mapping(refused: Any) -> None:
 def test_what_is_missing_is_said(refused: Any) -> None:
     with refused("CrossEntropy needs labels"):
         CrossEntropy()(SAMPLES)
-    with refused("SoftTargets needs what the teacher gave"):
+    with refused("SoftTargets needs the teacher's outputs"):
         SoftTargets()(SAMPLES)
     with refused("SoftTargets", "the student", "tuple of (6, 5), (6, 5)", "the tensor itself"):
         SoftTargets()((SAMPLES, OTHERS), OTHERS)  # type: ignore[arg-type]
-    with refused("CrossEntropy takes a Batch or labels", "list"):
+    with refused("CrossEntropy takes a Batch or a tensor of labels", "list"):
         CrossEntropy()(SAMPLES, None, [1, 2])  # type: ignore[arg-type]
     with refused("(6, 5)", "(6, 4)", "the same samples and classes"):
         SoftTargets()(SAMPLES, OTHERS[:, :4])
@@ -269,7 +269,7 @@ def test_shapes_that_do_not_fit_are_refused(refused: Any) -> None:
         CrossEntropy()(TOKENS, torch.zeros(3, 5, dtype=torch.int64))
     with refused("(3, 5, 2, 3)", "(3, 2, 3)", "got shape (3,)"):
         CrossEntropy()(of_maps(TOKENS, 2, 3), torch.zeros(3, dtype=torch.int64))
-    with refused("(3, 6, 5)", "(3, 7, 5)", "places"):
+    with refused("(3, 6, 5)", "(3, 7, 5)", "positions"):
         SoftTargets()(TOKENS, drawn(3, 7, 5))
     with refused("must be (3, 6)", "got shape (3,)"):
         soft_targets(TOKENS, TAUGHT, mask=torch.ones(3, dtype=torch.bool))

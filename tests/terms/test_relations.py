@@ -15,7 +15,7 @@ from torch import Tensor
 from tutelage.losses import angle_relations, distance_relations
 from tutelage.models.outputs import Outputs
 from tutelage.terms import AngleRelations, DistanceRelations
-from tutelage.terms.relations import MOST_ANGLES, cosines, relative_distances
+from tutelage.terms.relations import MAX_ANGLES, cosines, relative_distances
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -335,7 +335,7 @@ def test_gradient_of_a_part_of_the_angles() -> None:
 
 
 def test_a_batch_of_256_is_compared_as_a_whole() -> None:
-    assert MOST_ANGLES == 256**3
+    assert MAX_ANGLES == 256**3
 
 
 # --- the terms

@@ -1,4 +1,4 @@
-"""The same answer whatever the network and the view: Tarvainen, Valpola 2017, arXiv 1703.01780."""
+"""The consistency loss of Mean Teacher: Tarvainen, Valpola 2017, arXiv 1703.01780."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tutelage.terms.term import Term
 
 @full_precision
 def softmax_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """1/C sum_c (softmax(z)_c - softmax(v)_c)^2 per sample.
+    """The mean squared difference of probabilities, 1/C sum_c (softmax(z)_c - softmax(v)_c)^2, per sample.
 
-    z are the student's logits, v the teacher's. The mean over classes is that of the authors' code; a weight here is C
-    times one on the squared distance of the probabilities.
+    z are the student's logits, v the teacher's. The mean over classes is that of the authors' code: the squared
+    distance of the probabilities is C times this.
 
     Args:
         student_logits, teacher_logits: (B, C); no gradient reaches the teacher's.
@@ -30,24 +30,22 @@ def softmax_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 class SoftmaxMSE(Term):
     """``softmax_mse`` of the student's and the teacher's logits, per sample (B,).
 
-    It needs no label. Several teachers are averaged as probabilities.
+    Several teachers are averaged as probabilities.
     """
 
     reads_labels = False
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), no unit."""
-        if teacher is None:
-            raise ValueError("SoftmaxMSE needs a teacher's outputs")
-        return _distance(student, teacher)
+        return _distance(student, self.required(teacher))
 
 
 def _distance(student: Outputs, teacher: Outputs) -> Tensor:
     class_logits(student["logits"])
-    ours, theirs = student.log_probs().exp(), teacher.detach().log_probs().exp()
-    if ours.shape != theirs.shape:
+    probs, target = student.log_probs().exp(), teacher.detach().log_probs().exp()
+    if probs.shape != target.shape:
         raise TutelageError(
-            f"outputs of shapes {tuple(ours.shape)} and {tuple(theirs.shape)} cannot be compared; "
+            f"outputs of shapes {tuple(probs.shape)} and {tuple(target.shape)} cannot be compared; "
             "student and teacher need the same samples and classes"
         )
-    return (ours - theirs).square().mean(-1)
+    return (probs - target).square().mean(-1)

@@ -1,4 +1,4 @@
-"""Hints: Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, arXiv 1412.6550."""
+"""Hints (FitNets): Romero, Ballas, Kahou, Chassang, Gatta, Bengio 2015, arXiv 1412.6550."""
 
 from __future__ import annotations
 
@@ -18,37 +18,43 @@ Reduction = Literal["relative", "paper", "mean"]
 
 @full_precision
 def hint_loss(guided: Tensor, hint: Tensor) -> Tensor:
-    """1/2 ||u_h(x) - r(v_g(x))||^2 per sample: the paper's equation 3, summed over the map.
+    """The hint loss of FitNets, 1/2 ||u_h(x) - r(v_g(x))||^2 per sample: the paper's equation 3.
 
     Args:
-        guided: r(v_g(x)), (B, C, H, W), tokens (B, T, D) or embeddings (B, D).
-        hint: u_h(x), of the same shape; no gradient reaches it.
+        guided: r(v_g(x)), the student's features after the regressor: a map (B, C, H, W), tokens (B, T, D) or
+            embeddings (B, D).
+        hint: u_h(x), the teacher's features, of the same shape; no gradient reaches it.
 
     Returns:
-        (B,), half the squared distance. The benchmarks' mean over all elements is this times 2 / (C H W).
+        (B,), half the squared distance, summed over the map. The mean over all elements, which benchmarks have, is this
+        times 2 / (C H W).
 
     Raises:
-        TutelageError: for two different shapes.
+        TutelageError: the shapes differ.
     """
     if guided.shape != hint.shape:
         raise TutelageError(
-            f"guided features {tuple(guided.shape)} and a hint {tuple(hint.shape)} cannot be compared; bring them to "
-            "one shape with regressor(guided.shape[1:], hint.shape[1:])"
+            f"guided features {tuple(guided.shape)} and a hint {tuple(hint.shape)} cannot be compared; make the shapes "
+            "equal with regressor(guided.shape[1:], hint.shape[1:])"
         )
     difference = guided - hint.detach()
     return 0.5 * difference.square().flatten(1).sum(1)
 
 
 def regressor(guided: tuple[int, ...], hint: tuple[int, ...]) -> nn.Module:
-    """The convolution r that takes the guided layer's map (C, H, W) to the hint's shape; identity where they agree.
+    """Create the regressor r from the guided layer's features to the shape of the hint; the identity for equal shapes.
 
-    Without padding, its kernel is N_g - N_h + 1 a side: 1x1 for equal sizes (the paper). The paper has no guided map
-    smaller than its hint; there the same kernel is transposed, which is ours. No final non-linearity: a hint may be
-    negative here, which a ReLU could not reach. Between embeddings (D,) it is linear. Between tokens (T, D), which are
-    ours too, it is one linear map for all tokens, each of which counts, a class token and padding among them.
+    Between maps (C, H, W) it is a convolution without padding whose kernel has N_g - N_h + 1 elements per side, 1x1 for
+    equal sizes (the paper). If the guided map is smaller than the hint, which the paper does not have, it is a
+    transposed convolution with that kernel. There is no final non-linearity, since a hint may be negative. Between
+    embeddings (D,) it is a linear layer; between tokens (T, D), which are not in the paper either, one linear layer for
+    all tokens, also for a class token and padding.
+
+    Args:
+        guided, hint: the shapes of one sample's features.
 
     Raises:
-        TutelageError: the shapes are of different kinds, or one has other tokens than the other.
+        TutelageError: the shapes are of different kinds, or the numbers of tokens differ.
     """
     if guided == hint:
         return nn.Identity()
@@ -56,8 +62,8 @@ def regressor(guided: tuple[int, ...], hint: tuple[int, ...]) -> nn.Module:
         return nn.Linear(guided[-1], hint[-1])
     if len(guided) != 3 or len(hint) != 3:
         raise TutelageError(
-            f"a hint needs two maps, two embeddings, or as many tokens on both sides, got the student's {guided} and "
-            f"the teacher's {hint}; name other layers"
+            f"a hint needs two maps, two embeddings, or equal numbers of tokens, got the student's {guided} and the "
+            f"teacher's {hint}; name other layers"
         )
     (c_in, h_in, w_in), (c_out, h_out, w_out) = guided, hint
     kernel = (abs(h_in - h_out) + 1, abs(w_in - w_out) + 1)
@@ -65,19 +71,20 @@ def regressor(guided: tuple[int, ...], hint: tuple[int, ...]) -> nn.Module:
         return nn.Conv2d(c_in, c_out, kernel)
     if h_in <= h_out and w_in <= w_out:
         return nn.ConvTranspose2d(c_in, c_out, kernel)
-    raise TutelageError(f"no convolution takes a map {guided} to a hint {hint}; name other layers as hint and guided")
+    raise TutelageError(f"no convolution maps {guided} to a hint {hint}; name other layers as hint and guided")
 
 
 class Hint(Term):
-    """The guided layer of the student, through a trained regressor, against the hint layer of the teacher.
+    """``hint_loss`` of the student's guided layer, after a trained regressor, and the teacher's hint layer.
 
     Args:
-        guided: the student's role. hint: the teacher's role.
-        reduction: ``"paper"`` is ``hint_loss``; ``"mean"`` the benchmarks' mean over the elements of the map;
-            ``"relative"`` that mean divided by the batch's mean square of the hint, which has no unit: 1 where 0 is
-            predicted, whatever the size and the scale of the maps. All per sample, (B,).
-        use_regressor: ``"auto"`` builds one where the shapes differ, as the authors' code does; ``"always"`` a
-            convolution also where they agree; ``"never"`` none, shapes must then agree.
+        guided: the student's role.
+        hint: the teacher's role.
+        reduction: ``"paper"`` is ``hint_loss``; ``"mean"``, as in benchmarks, the mean over the elements of the map;
+            ``"relative"`` that mean divided by the batch's mean square of the hint, so that it has no unit and is 1 on
+            average for a prediction of 0. All per sample, (B,).
+        use_regressor: ``"auto"`` creates a regressor if the shapes differ, as the authors' code does; ``"always"`` also
+            if they are equal; ``"never"`` requires equal shapes.
     """
 
     reads_labels = False
@@ -99,27 +106,27 @@ class Hint(Term):
         return (self.hint,)
 
     def build(self, student: Values, teacher: Values | None) -> None:
-        """Make the regressor from the two shapes."""
+        """Create the regressor from the two shapes."""
         if self.regressor is not None or teacher is None:
             return
         student, teacher = self.outputs(student, teacher)
-        ours, theirs = tuple(student[self.roles[0]].shape[1:]), tuple(teacher[self.hint].shape[1:])
-        if self.use_regressor == "never" and ours != theirs:
+        guided, hint = tuple(student[self.roles[0]].shape[1:]), tuple(teacher[self.hint].shape[1:])
+        if self.use_regressor == "never" and guided != hint:
             raise TutelageError(
-                f"the student's {self.roles[0]} {ours} and the teacher's {self.hint} {theirs} differ; allow a regressor"
+                f"the student's {self.roles[0]} {guided} and the teacher's {self.hint} {hint} differ; allow a regressor"
             )
-        if self.use_regressor == "always" and ours == theirs:
-            self.regressor = nn.Conv2d(ours[0], theirs[0], 1) if len(ours) == 3 else nn.Linear(ours[-1], theirs[-1])
+        if self.use_regressor == "always" and guided == hint:
+            self.regressor = nn.Conv2d(guided[0], hint[0], 1) if len(guided) == 3 else nn.Linear(guided[-1], hint[-1])
         else:
-            self.regressor = nn.Identity() if self.use_regressor == "never" else regressor(ours, theirs)
+            self.regressor = nn.Identity() if self.use_regressor == "never" else regressor(guided, hint)
         self.regressor.to(at_least_float32(student[self.roles[0]]))
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(B,), squared feature units; without a unit if relative."""
+        """(B,), in squared units of the features; without unit if relative."""
         if teacher is None or self.regressor is None:
             raise ValueError(f"Hint needs a teacher's outputs, and {BUILD_FIRST}")
         guided, target = self.regressor(at_least_float32(student[self.roles[0]])), at_least_float32(teacher[self.hint])
-        if self.reduction == "relative":  # no square of it is to over- or underflow
+        if self.reduction == "relative":  # scaled so that no square over- or underflows
             scale = scale_of(target)
             guided, target = guided / scale, target / scale
         value = hint_loss(guided, target)

@@ -1,4 +1,4 @@
-"""A teacher that is never wrong: knowledge adjustment (Wen, Lai, Qian 2019, arXiv 1911.07471)."""
+"""Knowledge adjustment, which corrects a teacher's wrong predictions: Wen, Lai, Qian 2019, arXiv 1911.07471."""
 
 from __future__ import annotations
 
@@ -15,44 +15,55 @@ from tutelage.terms.targets import checked_labels
 from tutelage.terms.term import Term
 
 Adjustment = Callable[[Tensor, Tensor], Tensor]
-"""(B, m) probabilities and their labels to (B, m) probabilities."""
+"""(B, m) probabilities and labels to (B, m) probabilities."""
 
 
 @full_precision
 def probability_shift(probs: Tensor, labels: Tensor) -> Tensor:
-    """PS: where the teacher is wrong, q[argmax q] and q[y] change places.
+    """Probability shift (PS): if the teacher's prediction is wrong, swap q[argmax q] and q[y].
 
-    The values stay the same ones, with the label's class on top. A label that ties with the largest is not wrong.
+    A label that ties with the largest probability is not wrong.
 
     Args:
-        probs: (B, m) q.
-        labels: (B,) int64 y, ``-1`` for no label, which leaves q as it is; or (B, m) soft ones, whose largest counts.
+        probs: q, (B, m).
+        labels: y, (B,) int64, ``-1`` for no label, which leaves q unchanged; or soft labels (B, m), whose largest class
+            counts.
+
+    Returns:
+        (B, m) probabilities.
     """
-    wrong, labels = _wrong(probs, labels)
+    errors, labels = _errors(probs, labels)
     best, top = probs.max(1, keepdim=True)
     shifted = probs.scatter(1, top, probs.gather(1, labels)).scatter(1, labels, best)
-    return shifted.where(wrong, probs)
+    return shifted.where(errors, probs)
 
 
 @full_precision
 def label_smooth_replacement(probs: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
-    """LSR: where the teacher is wrong, 1 - smoothing for the label and smoothing / (m - 1) for each other class.
+    """Label smoothing replacement (LSR): if the teacher's prediction is wrong, replace it by the smoothed label.
 
-    Arguments as those of ``probability_shift``; 0.1 is what public code has [KD_Lib].
+    That is 1 - smoothing for the label and smoothing / (m - 1) for each other class.
+
+    Args:
+        probs, labels: as in ``probability_shift``.
+        smoothing: 0.1 is the value of public code [KD_Lib].
+
+    Returns:
+        (B, m) probabilities.
     """
-    wrong, labels = _wrong(probs, labels)
-    others = torch.full_like(probs, smoothing / (probs.shape[1] - 1))
-    return others.scatter(1, labels, 1 - smoothing).where(wrong, probs)
+    errors, labels = _errors(probs, labels)
+    smoothed = torch.full_like(probs, smoothing / (probs.shape[1] - 1))
+    return smoothed.scatter(1, labels, 1 - smoothing).where(errors, probs)
 
 
 class AdjustedSoftTargets(Term):
-    """T^2 KL(A(softmax(v / T), y) || softmax(z / T)) per sample (B,): soft targets of an adjusted teacher.
+    """Soft targets of an adjusted teacher, T^2 KL(A(softmax(v / T), y) || softmax(z / T)), per sample (B,).
 
-    z are the student's logits of the m classes, renormalised among themselves if it has an output more; v the
-    teacher's. Several teachers are averaged as softened probabilities and adjusted then.
+    z are the student's logits of the m classes, v the teacher's. Several teachers are averaged as softened
+    probabilities before the adjustment.
 
     Args:
-        adjustment: A.
+        adjustment: A, for example ``probability_shift``.
         temperature: T > 0.
     """
 
@@ -69,14 +80,14 @@ class AdjustedSoftTargets(Term):
 
 
 def adjusted(teacher: Outputs | None, batch: Batch | None, adjustment: Adjustment, temperature: float = 1.0) -> Tensor:
-    """A(softmax(v / T), y), (B, m), without a gradient."""
+    """A(softmax(v / T), y), (B, m), without gradient."""
     if teacher is None or batch is None:
         raise ValueError("an adjusted teacher needs a teacher's outputs and the batch, for its labels")
     return adjustment(teacher.detach().log_probs(temperature).exp(), batch.targets)
 
 
-def _wrong(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the label is known and another class is larger, (B, 1), and places to gather from, (B, 1)."""
+def _errors(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Which predictions contradict a known label, (B, 1) bool, and the labels as indices, (B, 1)."""
     labels = checked_labels(labels, class_logits(probs).shape[1])
-    known, places = (labels >= 0)[:, None], labels.clamp(min=0)[:, None]
-    return known & (probs.gather(1, places) < probs.amax(1, keepdim=True)), places
+    is_labelled, indices = (labels >= 0)[:, None], labels.clamp(min=0)[:, None]
+    return is_labelled & (probs.gather(1, indices) < probs.amax(1, keepdim=True)), indices

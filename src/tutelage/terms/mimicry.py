@@ -1,4 +1,4 @@
-"""Peers' predictions as targets: Zhang, Xiang, Hospedales, Lu 2018, arXiv 1706.00384."""
+"""Deep mutual learning (DML), where peers are each other's targets: Zhang et al. 2018, arXiv 1706.00384."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tutelage.terms.term import Term
 
 
 def mimicry_loss(student_logits: Tensor, *peer_logits: Tensor, temperature: float = 1.0) -> Tensor:
-    """1/(K-1) sum over peers l of T^2 KL(softmax(z_l / T) || softmax(z / T)) per sample.
+    """The mimicry loss of deep mutual learning, 1/(K-1) sum_l T^2 KL(softmax(z_l / T) || softmax(z / T)), per sample.
 
     Args:
-        student_logits: z, (B, C), or of tokens or maps as in ``soft_targets``.
+        student_logits: z, (B, C); or of tokens or maps, as in ``soft_targets``.
         peer_logits: z_l of each of the K - 1 peers, of the same shape. No gradient reaches them.
         temperature: T > 0; the paper has 1.
 
@@ -26,21 +26,19 @@ def mimicry_loss(student_logits: Tensor, *peer_logits: Tensor, temperature: floa
 
 
 class Mimicry(Term):
-    """1/(K-1) sum_{l != k} T^2 KL(p_l || p_k) per sample (B,): the mean over peers, each peer being a target.
+    """``mimicry_loss`` of the student and its peers, per sample (B,).
 
-    Differs from ``SoftTargets`` on the same peers, which matches the mean of their probabilities (the paper's DML_e,
-    reported worse, since averaging sharpens the target).
+    Each peer is a target. ``SoftTargets`` with the same peers matches the mean of their probabilities instead (the
+    paper's DML_e, which it reports to be worse).
     """
 
     reads_labels = False
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
-        self.each = SoftTargets(temperature)
+        self.soft_targets = SoftTargets(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats times T^2."""
-        if teacher is None:
-            raise ValueError("Mimicry needs the peers' outputs")
-        peers = teacher.members or (teacher,)
-        return torch.stack([self.each(student, peer, batch) for peer in peers]).mean(0)
+        cohort = self.required(teacher, "the peers' outputs")
+        return torch.stack([self.soft_targets(student, peer, batch) for peer in cohort.members or (cohort,)]).mean(0)

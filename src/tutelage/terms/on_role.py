@@ -1,4 +1,4 @@
-"""A term on another output of the student than its logits."""
+"""A term of logits, applied to another output of the student."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tutelage.terms.term import Term
 
 
 class OnRole(Term):
-    """A term about logits, asked of another role that gives logits: a branch, an auxiliary classifier.
+    """A term of logits, applied to another role of the student that holds logits: a branch, an auxiliary classifier.
 
     Args:
         role: the student's role, (B, C).
-        term: what is asked of it. The teacher's side is as the term has it.
+        term: the term. It reads the same outputs of the teacher as without ``OnRole``.
     """
 
     def __init__(self, role: str, term: Term) -> None:
@@ -24,7 +24,7 @@ class OnRole(Term):
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """The term's own."""
+        """Those of the term."""
         return self.term.teacher_roles
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:

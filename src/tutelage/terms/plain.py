@@ -1,4 +1,4 @@
-"""Plain tensors in the place of ``Outputs`` and ``Batch``, for terms in a loop of one's own."""
+"""Conversion of plain tensors to ``Outputs`` and ``Batch``, for terms in your own training loop."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tutelage.errors import TutelageError
 from tutelage.models.derived_role import DerivedRole
 from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs, class_axis, classes_last, describe_output, find_logits
-from tutelage.terms.targets import by_row
+from tutelage.terms.targets import flat_targets
 
 Values = Outputs | Tensor | Mapping[str, Tensor]
-"""What a network gave: ``Outputs``, the tensor of the one role that a term reads, or a tensor for each role."""
+"""The outputs of a network: ``Outputs``, the tensor of the one role that a term reads, or a tensor for each role."""
 
 
-def outputs_of(values: object, roles: Collection[str], who: str) -> Outputs:
-    """What a network gave, as ``Outputs``.
+def outputs_of(values: object, roles: Collection[str], owner: str) -> Outputs:
+    """Convert the outputs of a network to ``Outputs``.
 
     Args:
         values: ``Outputs``; the tensor of the one role; a mapping from roles to tensors; or an object with ``logits``.
-        roles: what is read of it.
-        who: the term and the network, for the error.
+        roles: the roles that the term reads.
+        owner: names the term and the network in errors.
 
     Raises:
-        TutelageError: it is something else, or one tensor where several roles are read.
+        TutelageError: ``values`` is of another type, or a single tensor although the term reads several roles.
     """
     if isinstance(values, Outputs):
         return values
@@ -40,25 +40,25 @@ def outputs_of(values: object, roles: Collection[str], who: str) -> Outputs:
     if logits is None:
         example = ", ".join(f"{role!r}: tensor" for role in bases) or "'logits': tensor"
         raise TutelageError(
-            f"{who} reads {', '.join(bases) or 'nothing'} and was given {describe_output(values)}; give a mapping "
-            f"{{{example}}}{', or the tensor itself' if len(bases) == 1 else ''}"
+            f"{owner}'s outputs must hold {', '.join(bases) or 'nothing'}, got {describe_output(values)}; pass a "
+            f"mapping {{{example}}}{', or the tensor itself' if len(bases) == 1 else ''}"
         )
     return Outputs(logits)
 
 
-def by_place(
+def flatten_positions(
     student: Outputs, teacher: Outputs | None, batch: Batch | None, axis: int | None, *, reads_labels: bool
 ) -> tuple[Outputs, Outputs | None, Batch | None]:
-    """Each token of (B, T, C) and each pixel of (B, C, H, W) as a sample of its own; samples (B, C) as they are.
+    """Make each token of (B, T, C) and each pixel of (B, C, H, W) a sample; logits (B, C) are returned unchanged.
 
     Args:
-        student, teacher: with logits alone.
+        student, teacher: outputs with logits alone.
         batch: its targets are (B, T) or (B, H, W) class numbers, or of the shape of the logits.
         axis: the class axis, as in ``class_axis``.
         reads_labels: whether targets of another shape are an error.
 
     Raises:
-        TutelageError: the teacher's logits have another shape, or the targets have another one than these.
+        TutelageError: the teacher's logits or the targets have another shape.
     """
     logits = student.logits
     if logits is None or logits.ndim == 2:
@@ -67,11 +67,11 @@ def by_place(
         if member.logits is not None and member.logits.shape != logits.shape:
             raise TutelageError(
                 f"outputs of shapes {tuple(logits.shape)} and {tuple(member.logits.shape)} cannot be compared; student "
-                "and teacher need the same samples, places and classes"
+                "and teacher need the same samples, positions and classes"
             )
     if batch is not None:
-        rows = logits.new_empty(logits.numel() // logits.shape[class_axis(logits, axis)])  # as many as there are places
-        batch = as_batch(rows, by_row(batch.targets, logits, axis) if reads_labels else None)
+        rows = logits.new_empty(logits.numel() // logits.shape[class_axis(logits, axis)])  # one per position
+        batch = as_batch(rows, flat_targets(batch.targets, logits, axis) if reads_labels else None)
     return _rows(student, axis), None if teacher is None else _rows(teacher, axis), batch
 
 

@@ -1,4 +1,4 @@
-"""Relations among the samples of a batch (RKD): Park, Kim, Lu, Cho 2019, arXiv 1904.05068."""
+"""Relational knowledge distillation (RKD): Park, Kim, Lu, Cho 2019, arXiv 1904.05068."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tutelage.terms.shapes import check_samples
 from tutelage.terms.term import Term
 from tutelage.terms.unit import unit
 
-MOST_ANGLES = 2**24
-"""How many angles are compared at most: all N^3 of them up to a batch of 256."""
+MAX_ANGLES = 2**24
+"""The largest number of angles that are compared: all N^3 of them up to a batch of 256."""
 
 
 def _range(embeddings: Tensor) -> Tensor:
-    """The power of two at or below the widest range of (N, D) embeddings along an axis, ()."""
+    """The largest power of two not above the widest range of (N, D) embeddings along an axis, ()."""
     return scale_of(embeddings.amax(0) - embeddings.amin(0))
 
 
 class _Distances(torch.autograd.Function):
-    """Euclidean distances of (N, D) to (M, D), divided by a scale before any square is taken: (N, M).
+    """Euclidean distances of (N, D) to (M, D), divided by a scale before squaring: (N, M).
 
-    ``cdist`` of quotients would be the same but for the order in which gradients are added up.
+    It differs from ``cdist`` of the quotients only in the order in which gradients are summed.
     """
 
     @staticmethod
@@ -50,9 +50,9 @@ class _Distances(torch.autograd.Function):
 
 @full_precision
 def relative_distances(embeddings: Tensor) -> Tensor:
-    """psi_D: Euclidean distances of (N, D) embeddings over their mean, (N, N).
+    """psi_D, the Euclidean distances of (N, D) embeddings divided by their mean: (N, N).
 
-    The mean runs over the distances that are not 0 and carries its gradient.
+    The mean is over the distances that are not 0, and gradients flow through it.
     """
     distances: Tensor = _Distances.apply(embeddings, embeddings, _range(embeddings))  # type: ignore[no-untyped-call]
     mean = distances.sum() / (distances > 0).sum().clamp(min=1)
@@ -61,77 +61,72 @@ def relative_distances(embeddings: Tensor) -> Tensor:
 
 @full_precision
 def distance_relations(student: Tensor, teacher: Tensor) -> Tensor:
-    """L_D: the mean over all N^2 pairs of Huber(psi_D(s_i, s_j), psi_D(t_i, t_j)), delta = 1.
+    """RKD's distance loss L_D: the mean over all N^2 pairs of Huber(psi_D(s_i, s_j), psi_D(t_i, t_j)), delta = 1.
 
-    Pairs of a sample with itself count, as in the authors' code: this is (N - 1)/N of the mean over true pairs.
+    Pairs of a sample with itself count, as in the authors' code, so that this is (N - 1)/N of the mean over the others.
 
     Args:
-        student, teacher: embeddings (N, ...), flattened per sample; of any two widths. No gradient reaches the
-            teacher's.
+        student, teacher: embeddings (N, ...), flattened per sample, of any widths. No gradient reaches the teacher's.
 
     Returns:
-        (), no unit; unchanged when either side is moved, turned or scaled as a whole.
+        (), without unit, invariant to translation, rotation and scaling of either side.
     """
     check_samples(student, teacher)
-    ours, theirs = (e.flatten(1) for e in (student, teacher.detach()))
-    return F.smooth_l1_loss(relative_distances(ours), relative_distances(theirs))
+    embeddings, target = (e.flatten(1) for e in (student, teacher.detach()))
+    return F.smooth_l1_loss(relative_distances(embeddings), relative_distances(target))
 
 
 @full_precision
 def cosines(embeddings: Tensor, vertices: Tensor) -> Tensor:
-    """psi_A: the cosine of the angle i-j-k at each vertex j, (V, N, N), from (N, D) embeddings and V vertices.
+    """psi_A, the cosine of the angle i-j-k at each vertex j: (V, N, N), from (N, D) embeddings and V vertices.
 
-    Two samples closer than about 1e-6 of the widest range of the embeddings along an axis have no direction; their
-    cosines are 0 and have no gradient.
+    The direction between two samples closer than about 1e-6 of the widest range of the embeddings along an axis is
+    undefined; its cosines are 0 and have no gradient.
     """
     directions = unit((embeddings - embeddings[vertices].unsqueeze(1)) / _range(embeddings))
     return directions @ directions.transpose(1, 2)
 
 
 @full_precision
-def angle_relations(student: Tensor, teacher: Tensor, most: int = MOST_ANGLES) -> Tensor:
-    """L_A: the mean over all N^3 triplets of Huber(psi_A(s_i, s_j, s_k), psi_A(t_i, t_j, t_k)), delta = 1.
+def angle_relations(student: Tensor, teacher: Tensor, max_angles: int = MAX_ANGLES) -> Tensor:
+    """RKD's angle loss L_A: the mean over all N^3 triplets of Huber(psi_A(s_i, s_j, s_k), psi_A(t_i, t_j, t_k)).
 
-    Degenerate triplets count with their cosine of 0, as in the authors' code. Where N^3 is above ``most``, a random
-    part of the vertices j stands for all of them, with the same expectation.
+    delta is 1. Degenerate triplets count with a cosine of 0, as in the authors' code. If N^3 is above ``max_angles``,
+    a random sample of the vertices j is used, which has the same expectation.
 
     Args:
         student, teacher: as in ``distance_relations``.
-        most: the number of angles that may be compared at once; ours, since memory grows with it.
+        max_angles: the number of angles that may be compared, which bounds the memory; not in the paper.
 
     Returns:
-        (), no unit; unchanged when either side is moved, turned or scaled as a whole.
+        (), without unit, invariant to translation, rotation and scaling of either side.
     """
     check_samples(student, teacher)
-    ours, theirs = (e.flatten(1) for e in (student, teacher.detach()))
-    samples = len(ours)
-    vertices = torch.arange(samples, device=ours.device)
-    if samples**3 > most:
-        vertices = torch.randperm(samples, device=ours.device)[: max(1, most // samples**2)]
-    return F.smooth_l1_loss(cosines(ours, vertices), cosines(theirs, vertices))
+    embeddings, target = (e.flatten(1) for e in (student, teacher.detach()))
+    samples = len(embeddings)
+    vertices = torch.arange(samples, device=embeddings.device)
+    if samples**3 > max_angles:
+        vertices = torch.randperm(samples, device=embeddings.device)[: max(1, max_angles // samples**2)]
+    return F.smooth_l1_loss(cosines(embeddings, vertices), cosines(target, vertices))
 
 
 class DistanceRelations(Term):
-    """``distance_relations`` of the embeddings, what the classifiers are given: one value ()."""
+    """``distance_relations`` of the embeddings, the inputs of the classifiers: one value ()."""
 
     reads_labels = False
     roles = ("embedding",)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(), no unit."""
-        if teacher is None:
-            raise ValueError("DistanceRelations needs a teacher's outputs")
-        return distance_relations(student["embedding"], teacher["embedding"])
+        """(), without unit."""
+        return distance_relations(student["embedding"], self.required(teacher)["embedding"])
 
 
 class AngleRelations(Term):
-    """``angle_relations`` of the embeddings, what the classifiers are given: one value ()."""
+    """``angle_relations`` of the embeddings, the inputs of the classifiers: one value ()."""
 
     reads_labels = False
     roles = ("embedding",)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(), no unit."""
-        if teacher is None:
-            raise ValueError("AngleRelations needs a teacher's outputs")
-        return angle_relations(student["embedding"], teacher["embedding"])
+        """(), without unit."""
+        return angle_relations(student["embedding"], self.required(teacher)["embedding"])

@@ -1,4 +1,4 @@
-"""Shapes that would be broadcast to each other, and must not be."""
+"""Checks against shapes that would be broadcast by mistake."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tutelage.errors import TutelageError
 
 
 def check_samples(student: Tensor, teacher: Tensor) -> None:
-    """Check that features of student and teacher, (B, ...) each, are of as many samples.
+    """Check that the features of student and teacher, (B, ...) each, have the same number of samples.
 
     Raises:
-        TutelageError: they are not; a single one would be compared with all.
+        TutelageError: they have not; a single sample would be broadcast.
     """
     if student.shape[:1] != teacher.shape[:1]:
         raise TutelageError(

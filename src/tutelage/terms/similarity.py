@@ -1,4 +1,4 @@
-"""Similarities within a batch: Tung, Mori 2019, arXiv 1907.09682."""
+"""Similarity-preserving distillation (SP): Tung, Mori 2019, arXiv 1907.09682."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from tutelage.terms.shapes import check_samples
 from tutelage.terms.term import Term
 from tutelage.terms.unit import unit
 
-REFERENCE_BATCH = 64  # of the runs that the published weight is from
+REFERENCE_BATCH = 64  # the batch size for which the published weight was chosen
 
 
 @full_precision
 def similarities(features: Tensor) -> Tensor:
-    """G: the rows of Q Q^T at length 1 each, (b, b); Q is (b, ...) features, flattened per sample.
+    """The similarity matrix G of a batch, (b, b): Q Q^T with each row scaled to length 1.
 
-    G does not depend on the features' scale, which is taken out first so that no product of them over- or underflows.
+    G does not depend on the scale of the features, which is divided out first so that no product over- or underflows.
+
+    Args:
+        features: Q, (b, ...), flattened per sample.
     """
     flat = features.flatten(1)
     flat = flat / scale_of(flat)
@@ -27,14 +30,14 @@ def similarities(features: Tensor) -> Tensor:
 
 @full_precision
 def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
-    """L_SP = 1/b^2 ||G_T - G_S||_F^2, the paper's equation 4 for one layer.
+    """The similarity-preserving loss of one layer, L_SP = 1/b^2 ||G_T - G_S||_F^2: the paper's equation 4.
 
     Args:
-        student, teacher: (b, ...), alike in b alone: maps, tokens or embeddings. No gradient reaches the teacher's.
+        student, teacher: maps, tokens or embeddings (b, ...); only b must be equal. No gradient reaches the teacher's.
 
     Returns:
-        (), no unit; unchanged when either side is scaled as a whole. A property of the batch as a whole: single samples
-        cannot be weighted.
+        (), without unit, independent of the scale of either side. It is one value for the whole batch: samples cannot
+        be weighted.
     """
     check_samples(student, teacher)
     difference: Tensor = similarities(teacher.detach()) - similarities(student)
@@ -44,8 +47,8 @@ def similarity_preserving(student: Tensor, teacher: Tensor) -> Tensor:
 class SimilarityPreserving(Term):
     """``similarity_preserving`` of a layer, times b / 64: one value ().
 
-    The rows of G have length 1, so that L_SP shrinks as 1/b. With the factor, the squared distance of a row has the
-    same weight whatever the batch size; at 64 it is 1.
+    The rows of G have length 1, so that L_SP is proportional to 1/b. The factor makes the weight of each row
+    independent of the batch size; it is 1 for a batch of 64.
 
     Args:
         role: the student's layer.
@@ -64,8 +67,6 @@ class SimilarityPreserving(Term):
         return (self.teacher_role,)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(), no unit."""
-        if teacher is None:
-            raise ValueError("SimilarityPreserving needs a teacher's outputs")
-        ours = student[self.roles[0]]
-        return similarity_preserving(ours, teacher[self.teacher_role]) * (len(ours) / REFERENCE_BATCH)
+        """(), without unit."""
+        features, target = student[self.roles[0]], self.required(teacher)[self.teacher_role]
+        return similarity_preserving(features, target) * (len(features) / REFERENCE_BATCH)

@@ -17,33 +17,33 @@ from tutelage.terms.term import Term
 def transport_plan(
     a: Tensor, b: Tensor, regularisation: float = 1.0, iterations: int = 50, tolerance: float = 0.1
 ) -> tuple[Tensor, Tensor]:
-    """The entropic transport plan between two clouds of points with equal weights, and the cost of each pair.
+    """The entropic transport plan between two point clouds with uniform weights, and the cost matrix.
 
-    C_ij = ||a_i - b_j||^2, pi = exp((u_i + v_j - C_ij) / sigma); in turns u <- u + sigma (log 1/n - log sum_j pi_ij),
-    and v alike with 1/m and the sum over i, from 0 each. It stops with the iteration that changes u by less than
-    ``tolerance`` in all (L1), as the authors' code does, and costs a GPU the same time wherever that is.
-    The columns of pi then add up to 1/m; by how much its rows miss 1/n tells how far it is from the optimum. For
-    squared distances far above sigma the iterations do not suffice, and pi pairs nearest points.
+    C_ij = ||a_i - b_j||^2, pi = exp((u_i + v_j - C_ij) / sigma). The iterations alternate u <- u + sigma (log 1/n -
+    log sum_j pi_ij) and the same for v with 1/m and the sum over i, starting from 0. They stop once an iteration
+    changes u by less than ``tolerance`` in total (L1), as in the authors' code; on a GPU the remaining iterations still
+    run, without effect. The columns of pi then sum to 1/m; the deviation of its rows from 1/n shows how far it is from
+    the optimum. If squared distances are far above sigma, the iterations do not converge, and pi pairs nearest points.
 
     Args:
-        a, b: (n, D) and (m, D); the gradient passes through all iterations to both.
+        a, b: (n, D) and (m, D); gradients flow through all iterations to both.
         regularisation: sigma > 0, in the unit of the cost.
-        iterations: at most so many.
-        tolerance: where to stop.
+        iterations: the maximum number of iterations.
+        tolerance: the change of u at which to stop.
 
     Returns:
-        pi (n, m), which adds up to 1, and C (n, m).
+        pi (n, m), which sums to 1, and C (n, m).
     """
     cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
     u, v = a.new_zeros(len(a), 1), a.new_zeros(1, len(b))
-    on = torch.ones((), dtype=torch.bool, device=a.device)
+    active = torch.ones((), dtype=torch.bool, device=a.device)
     for _ in range(iterations):
-        pace = regularisation * on.to(cost)
-        change = pace * (-math.log(len(a)) - ((u + v - cost) / regularisation).logsumexp(1, True))
+        step = regularisation * active.to(cost)
+        change = step * (-math.log(len(a)) - ((u + v - cost) / regularisation).logsumexp(1, True))
         u = u + change
-        v = v + pace * (-math.log(len(b)) - ((u + v - cost) / regularisation).logsumexp(0, True))
-        on = on & ~(change.abs().sum() < tolerance)
-        if on.device.type == "cpu" and not on:  # anywhere else a look would wait for the device
+        v = v + step * (-math.log(len(b)) - ((u + v - cost) / regularisation).logsumexp(0, True))
+        active = active & ~(change.abs().sum() < tolerance)
+        if active.device.type == "cpu" and not active:  # reading it from another device would wait for the device
             break
     return ((u + v - cost) / regularisation).exp(), cost
 
@@ -52,17 +52,18 @@ def transport_plan(
 def sinkhorn_divergence(
     a: Tensor, b: Tensor, regularisation: float = 1.0, iterations: int = 50, tolerance: float = 0.1
 ) -> Tensor:
-    """S(a, b) = W(a, b) - W(a, a) / 2 - W(b, b) / 2, with W = <pi, C> of ``transport_plan``.
+    """The Sinkhorn divergence of two point clouds, S(a, b) = W(a, b) - W(a, a) / 2 - W(b, b) / 2.
 
-    W is the transport part alone, as in the authors' code: the entropy of the plan is not added, as it is in the
-    textbook's divergence. A distance of two distributions, whatever the order of their points; 0 for equal ones.
+    W = <pi, C> with the plan and the cost of ``transport_plan``. As in the authors' code, it is the transport cost
+    alone, without the entropy of the plan that the usual definition adds. S is 0 for equal clouds and does not depend
+    on the order of the points.
 
     Args:
-        a, b: (n, D) and (m, D); the gradient reaches both.
+        a, b: (n, D) and (m, D); gradients reach both.
         regularisation, iterations, tolerance: as in ``transport_plan``.
 
     Returns:
-        (), in the unit of the points squared. A property of the batch as a whole: single samples cannot be weighted.
+        (), in the squared unit of the points. It is one value for the whole batch: samples cannot be weighted.
     """
 
     def transport(x: Tensor, y: Tensor) -> Tensor:
@@ -73,10 +74,10 @@ def sinkhorn_divergence(
 
 
 class SinkhornDivergence(Term):
-    """``sinkhorn_divergence`` of two batches of logits, the student's and the teacher's: one value ().
+    """``sinkhorn_divergence`` of the student's and the teacher's logits for a batch: one value ().
 
-    Made for ``.between(view)``, where the teacher's are the student's own for the batch at hand: the gradient passes
-    through both. A source's logits have none.
+    It is meant for ``.between(view)``, where the student's own logits for the current batch take the teacher's place
+    and gradients flow through both. The logits of a source have no gradient.
     """
 
     reads_labels = False
@@ -89,8 +90,5 @@ class SinkhornDivergence(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(), in squared logits."""
-        if teacher is None:
-            raise ValueError("SinkhornDivergence needs two batches of outputs; stand it .between(view)")
-        return sinkhorn_divergence(
-            student["logits"], teacher["logits"], self.regularisation, self.iterations, self.tolerance
-        )
+        target = self.required(teacher, "two batches of outputs; use it with .between(view)")["logits"]
+        return sinkhorn_divergence(student["logits"], target, self.regularisation, self.iterations, self.tolerance)

@@ -1,4 +1,4 @@
-"""Softened outputs: Hinton, Vinyals, Dean 2015, arXiv 1503.02531."""
+"""Soft targets (Hinton's distillation loss): Hinton, Vinyals, Dean 2015, arXiv 1503.02531."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from tutelage.terms.term import Term, Weighted
 
 @full_precision
 def kl_divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
-    """KL(target || other) = sum_c q_c (log q_c - log p_c), from logarithms: (..., C) twice to (...) nats.
+    """KL(q || p) = sum_c q_c (log q_c - log p_c) of two distributions over the last axis.
+
+    Args:
+        target_log_probs: log q, (..., C).
+        log_probs: log p, of the same shape.
+
+    Returns:
+        (...) nats.
 
     Raises:
-        TutelageError: for two different shapes.
+        TutelageError: the shapes differ.
     """
     if target_log_probs.shape != log_probs.shape:
         raise TutelageError(
@@ -37,23 +44,23 @@ def soft_targets(
     mask: Tensor | None = None,
     axis: int | None = None,
 ) -> Tensor:
-    """T^2 KL(softmax(v / T) || softmax(z / T)) per sample.
+    """Hinton's distillation loss, T^2 KL(softmax(v / T) || softmax(z / T)), per sample.
 
     z are the student's logits, v the teacher's; the sum runs over classes. The factor T^2 keeps the size of the
-    gradient, T (p - q), comparable with that of the label loss when T changes. Zero means matched: this is the
-    divergence, not the cross-entropy with soft labels, whose gradient is the same.
+    gradient, T (p - q), comparable with that of the label loss when T changes. The value is 0 if the two agree: it is
+    the divergence, not the cross-entropy with soft labels, whose gradient is the same.
 
     Args:
-        student_logits, teacher_logits: (B, C); or (B, T, C) for tokens or (B, C, H, W) for maps, of which the mean over
-            all places is taken. No gradient reaches the teacher's.
+        student_logits, teacher_logits: (B, C); or tokens (B, T, C) or maps (B, C, H, W), over whose positions the mean
+            is taken. No gradient reaches the teacher's.
         temperature: T > 0.
-        mask: (B, T) or (B, H, W) bool: which places count; of samples (B, C) it is (B,). All unless given.
-        axis: the class axis, where it is another one than above.
+        mask: which positions count, bool: (B, T), (B, H, W), or (B,) for samples (B, C). ``None`` for all.
+        axis: the class axis, if it is not the one above.
 
     Returns:
-        (B,) nats times T^2; 0 for a sample of which nothing counts.
+        (B,) nats times T^2; 0 for a sample of which no position counts.
     """
-    return _softened(Outputs(student_logits), Outputs(teacher_logits), temperature, mask, axis)
+    return _soft_targets(Outputs(student_logits), Outputs(teacher_logits), temperature, mask, axis)
 
 
 class SoftTargets(Term):
@@ -63,8 +70,8 @@ class SoftTargets(Term):
 
     Args:
         temperature: T > 0.
-        ignore_index: the label of samples, tokens and pixels that do not count, padding for instance (-100 in torch);
-            the term then reads labels. All count unless it is given, those without a label too.
+        ignore_index: the label of samples, tokens and pixels that do not count, for example padding (-100 in torch);
+            the term then reads labels. With ``None`` all count, also those without a label.
         axis: as in ``soft_targets``.
     """
 
@@ -81,28 +88,26 @@ class SoftTargets(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats times T^2."""
-        if teacher is None:
-            raise ValueError("SoftTargets needs a teacher's outputs")
-        return _softened(student, teacher, self.temperature, self.mask(batch), self.axis)
+        return _soft_targets(student, self.required(teacher), self.temperature, self.mask(batch), self.axis)
 
 
 def labels_and_soft_targets(alpha: float, temperature: float = 4.0) -> dict[str, Weighted]:
-    """Hinton's loss as terms: (1 - alpha) CE(z, y) + alpha T^2 KL; with alpha = 0 the label loss alone."""
+    """The terms of Hinton's loss, (1 - alpha) CE(z, y) + alpha T^2 KL; with alpha = 0 the label loss alone."""
     terms = {"ce": (1 - alpha) * CrossEntropy()}
     return terms | {"kd": alpha * SoftTargets(temperature)} if alpha else terms
 
 
-def _softened(
+def _soft_targets(
     student: Outputs, teacher: Outputs, temperature: float, mask: Tensor | None = None, axis: int | None = None
 ) -> Tensor:
-    log_probs = [classes_last(each.log_probs(temperature, axis), axis) for each in (teacher.detach(), student)]
-    each = temperature**2 * kl_divergence(*log_probs)
-    if mask is not None:
-        if mask.shape != each.shape:
-            raise TutelageError(
-                f"what counts of logits {tuple(student['logits'].shape)} must be {tuple(each.shape)}, got shape "
-                f"{tuple(mask.shape)}; give one value for each sample, token or pixel"
-            )
-        each, counts = each.where(mask.bool(), 0.0).view(len(each), -1), mask.bool().view(len(each), -1).sum(1)
-        return each.sum(1) / counts.clamp(min=1)
-    return each if each.ndim == 1 else each.flatten(1).mean(1)
+    target, log_probs = (classes_last(o.log_probs(temperature, axis), axis) for o in (teacher.detach(), student))
+    values = temperature**2 * kl_divergence(target, log_probs)
+    if mask is None:
+        return values if values.ndim == 1 else values.flatten(1).mean(1)
+    if mask.shape != values.shape:
+        raise TutelageError(
+            f"the mask of logits {tuple(student['logits'].shape)} must be {tuple(values.shape)}, got shape "
+            f"{tuple(mask.shape)}; give one value for each sample, token or pixel"
+        )
+    counts = mask.bool().view(len(values), -1).sum(1)
+    return values.where(mask.bool(), 0.0).view(len(values), -1).sum(1) / counts.clamp(min=1)

@@ -1,4 +1,4 @@
-"""The targets of a batch as losses take them."""
+"""Checks and forms of the targets of a batch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tutelage.errors import TutelageError
 from tutelage.models.outputs import class_axis, classes_last
 
 IGNORED = -100
-"""What stands, in torch, at places of tokens and maps whose label does not count."""
+"""torch's label of tokens and pixels that do not count."""
 
 
 def labelled(targets: Tensor, ignore_index: int = IGNORED) -> Tensor:
-    """Which samples have a label, (B,) bool: targets are as in ``check_targets``, or ``ignore_index``."""
+    """Which samples have a label, (B,) bool. Targets are as in ``check_targets``, or ``ignore_index``."""
     if targets.is_floating_point():
         return (targets != 0).any(1)
     return (targets != UNLABELLED) & (targets != ignore_index)
@@ -23,11 +23,11 @@ def labelled(targets: Tensor, ignore_index: int = IGNORED) -> Tensor:
 def check_targets(targets: Tensor, classes: int | None = None) -> None:
     """Check the targets of a batch.
 
-    The range of class numbers is checked on the processor alone: elsewhere it would be a wait for the device.
+    The range of class numbers is checked on the CPU only, since reading it from another device would wait for it.
 
     Args:
         targets: (B,) int64 class numbers, ``-1`` for no label; or (B, C) soft labels.
-        classes: C, where the loss knows it.
+        classes: C, if the loss knows it.
 
     Raises:
         TutelageError: another shape or type, or a class number that does not exist.
@@ -36,30 +36,30 @@ def check_targets(targets: Tensor, classes: int | None = None) -> None:
     if targets.is_floating_point():
         if targets.ndim != 2 or classes not in (None, shape[1]):
             columns = "C" if classes is None else classes
-            raise TutelageError(f"soft labels must be (B, {columns}), a row a sample, got shape {shape}")
+            raise TutelageError(f"soft labels must be (B, {columns}), one row per sample, got shape {shape}")
         return
     if targets.ndim != 1 or targets.dtype != torch.int64:
         raise TutelageError(
             f"labels must be (B,) int64 class numbers, got shape {shape} of {targets.dtype}; "
-            "give soft labels (B, C) as floating point numbers"
+            "soft labels (B, C) must be floating-point"
         )
     if targets.device.type == "cpu" and len(targets):
         low, high = (int(value) for value in targets.aminmax())
         if low < UNLABELLED or (classes is not None and high >= classes):
-            wrong, last = low if low < UNLABELLED else high, "" if classes is None else f" to {classes - 1}"
+            label, last = low if low < UNLABELLED else high, "" if classes is None else f" to {classes - 1}"
             raise TutelageError(
-                f"label {wrong} does not exist: classes are numbered from 0{last}, and {UNLABELLED} stands for no label"
+                f"label {label} does not exist: classes are numbered from 0{last}, and {UNLABELLED} stands for no label"
             )
 
 
 def checked_labels(targets: Tensor, classes: int | None = None) -> Tensor:
-    """(B,) int64 class numbers, ``-1`` for no label; of soft labels the largest. Arguments as of ``check_targets``."""
+    """(B,) int64 class numbers, ``-1`` for no label; the largest class of soft labels. Checked by ``check_targets``."""
     check_targets(targets, classes)
     return hard_labels(targets)
 
 
-def by_row(targets: Tensor, logits: Tensor, axis: int | None = None) -> Tensor:
-    """The targets of each token of (B, T, C) and each pixel of (B, C, H, W): (N,) class numbers or (N, C) soft labels.
+def flat_targets(targets: Tensor, logits: Tensor, axis: int | None = None) -> Tensor:
+    """The targets of all tokens of (B, T, C) or pixels of (B, C, H, W): (N,) class numbers or (N, C) soft labels.
 
     Args:
         targets: (B, T) or (B, H, W) int64, or soft labels of the shape of the logits.
@@ -71,12 +71,12 @@ def by_row(targets: Tensor, logits: Tensor, axis: int | None = None) -> Tensor:
     """
     if targets.is_floating_point() and targets.shape == logits.shape:
         return classes_last(targets, axis).flatten(0, -2)
-    places = list(logits.shape)
-    del places[class_axis(logits, axis)]
-    if targets.shape != torch.Size(places):
-        advice = "" if logits.ndim > 3 or axis is not None else "; if the classes are its second axis, give axis=1"
+    shape = list(logits.shape)
+    del shape[class_axis(logits, axis)]
+    if targets.shape != torch.Size(shape):
+        advice = "" if logits.ndim > 3 or axis is not None else "; if the classes are its second axis, pass axis=1"
         raise TutelageError(
-            f"the labels of logits {tuple(logits.shape)} must be {tuple(places)} int64 class numbers, one for each "
-            f"place, {UNLABELLED} or {IGNORED} where it is unknown, got shape {tuple(targets.shape)}{advice}"
+            f"the labels of logits {tuple(logits.shape)} must be {tuple(shape)} int64 class numbers, one for each "
+            f"position, {UNLABELLED} or {IGNORED} where it is unknown, got shape {tuple(targets.shape)}{advice}"
         )
     return targets.flatten()

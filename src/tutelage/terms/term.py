@@ -1,8 +1,9 @@
-"""What a student is asked to match, and on which batch: the frames that terms and views fill in."""
+"""The base classes of terms (what a student matches) and of views (on which batch)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,142 +12,154 @@ from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs
-from tutelage.terms.plain import Values, by_place, outputs_of
+from tutelage.terms.plain import Values, flatten_positions, outputs_of
+
+T = TypeVar("T")
 
 Weight = float | Callable[[float], float]
 
-BUILD_FIRST = (
-    "build(student, teacher) once before it is used and before the optimiser is made, for it has weights to learn"
-)
+BUILD_FIRST = "a call of build(student, teacher) before its first use and before the optimiser, as it has parameters"
 
 
 class View:
-    """Another batch made from the one at hand, for some of a learner's terms: boundary samples, an attack, a mix-up.
+    """A second batch derived from the current one, for some of a learner's terms: boundary samples, attacked images.
 
-    The student and its source are shown that batch too, in a second pass of each.
+    The student and its source each run that batch in an additional forward pass.
     """
 
     roles: tuple[str, ...] = ()
-    """What it reads of the student's answer to the batch at hand."""
+    """Which of the student's outputs for the current batch it reads."""
 
     teacher_roles: tuple[str, ...] = ()
-    """What it reads of the teacher's."""
+    """Which of the teacher's outputs for the current batch it reads."""
 
     updates_statistics: bool = True
-    """Whether its batch counts in the running statistics of the student's batch normalisation."""
+    """Whether its batch updates the running statistics of the student's batch normalisation."""
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        """The other batch; its ``weight`` says which samples count. No gradient is to flow through it."""
+        """Return the derived batch, without gradients; its ``weight`` says which samples count."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(batch, student, teacher)")
 
 
 class Term(nn.Module):
-    """One thing to match: ``(student, teacher, batch)`` to a value per sample (B,), or to one value ().
+    """A loss as a module: ``(student, teacher, batch)`` to a value per sample (B,), or to one value ().
 
-    Where the mathematics has a value per sample the term gives it, and reduction, weights and schedules stay with the
-    learner. A term computes in float32 at least; its gradient reaches the student and never the teacher. It may own
-    parameters (a projection), which ``build`` makes from the shapes of a first batch and the learner then trains; they
-    are never part of the student's file.
+    A term returns a value per sample wherever the loss is defined for single samples; the learner reduces, weights and
+    schedules it. It computes in float32 or float64; its gradient reaches the student and never the teacher. A term may
+    have parameters of its own (a projection), which ``build`` creates from the shapes of a first batch and the learner
+    trains; they are never saved with the student.
 
-    In a loop of one's own it takes plain tensors too, and gives their mean, (): ``SoftTargets(4)(student_logits,
-    teacher_logits)``, ``CrossEntropy()(logits, labels)``. A tensor stands for the one role that the term reads; a term
-    that reads several takes a mapping, ``{"stage1": tensor, ...}``. The labels come third, or second for a term that
-    reads no teacher. Of logits (B, T, C) and (B, C, H, W) each token and each pixel then counts as a sample.
+    In your own training loop, call it with plain tensors. It then returns their mean, (): ``SoftTargets(4)(
+    student_logits, teacher_logits)``, ``CrossEntropy()(logits, labels)``. Pass a tensor for a term that reads one role
+    and a mapping, ``{"stage1": tensor, ...}``, for one that reads several. The labels come third, or second for a term
+    that reads no teacher. Each token of logits (B, T, C) and each pixel of (B, C, H, W) then counts as a sample.
 
-    A number or a schedule times a term weighs it: ``0.9 * SoftTargets(4)``. ``term.on(view)`` is the term on the batch
-    that the view makes, ``term.between(view)`` the term between the student's answers to that batch and to the one at
-    hand.
+    Multiply a term by a number or a schedule to weight it: ``0.9 * SoftTargets(4)``. ``term.on(view)`` applies it to
+    the batch of a view; ``term.between(view)`` compares the student's outputs for the batch of the view with its
+    outputs for the current batch.
     """
 
     roles: tuple[str, ...] = ("logits",)
-    """What it reads of the student. Without ``"logits"`` in any term, the student's pass ends at the last role."""
+    """Which outputs of the student it reads. If no term reads ``"logits"``, the forward pass stops at the last role."""
 
     reads_labels: bool = True
-    """Whether it needs labels. Training is refused where a class has none, unless no term of any weight needs them."""
+    """Whether it needs labels. A class without labels is an error if any term with a non-zero weight needs them."""
 
     axis: int | None = None
-    """The class axis of logits of more than two axes, where it is another one than in ``class_axis``."""
+    """The class axis of logits with more than two axes; ``None`` for the rule of ``class_axis``."""
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """What it reads of the teacher; the same as of the student unless overridden, nothing for label losses.
+        """Which outputs of the teacher it reads: the student's roles unless overridden, none for label losses.
 
-        Once the term is built, digests may stand where layers did: an ``AnswerStore`` keeps them.
+        A built term may name derived roles in place of layers, since teacher outputs are cached as derived roles.
         """
         return self.roles
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
-        """Check shapes and make what depends on them; called once, on the outputs for a first batch."""
+        """Check shapes and create what depends on them. Called once, with the outputs for a first batch."""
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """The term's value, (B,) or ()."""
+        """Return the term's value, (B,) or ()."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
 
+    def required(self, value: T | None, noun: str = "a teacher's outputs") -> T:
+        """Return an argument of ``forward`` that this term cannot do without.
+
+        Raises:
+            ValueError: it is ``None``.
+        """
+        if value is None:
+            raise ValueError(f"{type(self).__name__} needs {noun}")
+        return value
+
     def mask(self, batch: Batch | None) -> Tensor | None:
-        """Which samples count in ``mean``, (B,) bool; ``None`` for all of them."""
+        """Which samples count in ``mean``, (B,) bool; ``None`` if all do."""
         return None
 
     def __call__(self, student: Values, teacher: Values | None = None, batch: Batch | Tensor | None = None) -> Tensor:
-        """``forward`` outside of autocast, which would multiply matrices in half precision.
+        """Compute ``forward`` with autocast disabled, which would multiply matrices in half precision.
 
         Args:
-            student, teacher: ``Outputs``; or plain tensors, as above.
-            batch: a ``Batch``; or labels.
+            student, teacher: ``Outputs``, or plain tensors as described above.
+            batch: a ``Batch``, or labels.
 
         Returns:
-            The term's value, (B,) or (); of plain tensors their ``mean``, ().
+            The term's value, (B,) or (); for plain tensors their ``mean``, ().
 
         Raises:
-            TutelageError: for anything else.
+            TutelageError: an argument of another type.
         """
         if not (
             isinstance(student, Outputs) and isinstance(teacher, Outputs | None) and isinstance(batch, Batch | None)
         ):
-            return self._of_plain(student, teacher, batch)
+            return self._mean_of_tensors(student, teacher, batch)
         with torch.autocast(student.device.type, enabled=False):
             value: Tensor = super().__call__(student, teacher, batch)
         return value
 
     def mean(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """The mean of the term over all that counts, ().
+        """The mean of the term over the samples that count, ().
 
-        Where it reads logits alone, each token of (B, T, C) and each pixel of (B, C, H, W) is a sample. Samples that
-        ``mask`` leaves out are not in the mean, unlike in a ``Learner``, whose mean runs over the whole batch.
+        If the term reads logits alone, each token of (B, T, C) and each pixel of (B, C, H, W) is a sample. Samples that
+        ``mask`` excludes are not in the mean, unlike in a ``Learner``, whose mean runs over the whole batch.
         """
         if {*self.roles, *self.teacher_roles} <= {"logits"}:
-            student, teacher, batch = by_place(student, teacher, batch, self.axis, reads_labels=self.reads_labels)
+            student, teacher, batch = flatten_positions(
+                student, teacher, batch, self.axis, reads_labels=self.reads_labels
+            )
         value = self(student, teacher, batch)
-        counts = self.mask(batch) if value.ndim else None
-        if counts is None:
+        mask = self.mask(batch) if value.ndim else None
+        if mask is None:
             return value.mean()
-        return value.where(counts, 0.0).sum() / counts.sum().clamp(min=1)
+        return value.where(mask, 0.0).sum() / mask.sum().clamp(min=1)
 
     def outputs(self, student: object, teacher: object) -> tuple[Outputs, Outputs]:
-        """What student and teacher gave, plain or not, as ``Outputs``.
+        """Convert the outputs of student and teacher, plain tensors or not, to ``Outputs``.
 
         Raises:
-            TutelageError: it cannot be read as what the term reads.
+            TutelageError: the term's roles cannot be read from them.
         """
-        who = type(self).__name__
+        name = type(self).__name__
         return (
-            outputs_of(student, self.roles, f"{who}, of the student,"),
-            outputs_of(teacher, self.teacher_roles, f"{who}, of the teacher,"),
+            outputs_of(student, self.roles, f"{name}: the student"),
+            outputs_of(teacher, self.teacher_roles, f"{name}: the teacher"),
         )
 
-    def _of_plain(self, student: object, teacher: object, batch: object) -> Tensor:
-        who = type(self).__name__
+    def _mean_of_tensors(self, student: object, teacher: object, batch: object) -> Tensor:
+        name = type(self).__name__
         if not self.teacher_roles and batch is None:
             teacher, batch = None, teacher
         if batch is None and self.reads_labels:
-            raise TutelageError(f"{who} needs labels; give them last: {who}()(logits, labels)")
+            raise TutelageError(f"{name} needs labels; pass them last: {name}()(logits, labels)")
         if teacher is None and self.teacher_roles:
-            raise TutelageError(f"{who} needs what the teacher gave; give it second: {who}()(student, teacher)")
+            raise TutelageError(f"{name} needs the teacher's outputs; pass them second: {name}()(student, teacher)")
         if not isinstance(batch, Batch | Tensor | None):
-            raise TutelageError(f"{who} takes a Batch or labels, a tensor, got a {type(batch).__name__}")
-        taken, taught = self.outputs(student, Outputs(None) if teacher is None or not self.teacher_roles else teacher)
+            raise TutelageError(f"{name} takes a Batch or a tensor of labels, got a {type(batch).__name__}")
+        student, teacher = self.outputs(student, teacher if self.teacher_roles else Outputs(None))
         return self.mean(
-            taken,
-            taught if self.teacher_roles else None,
+            student,
+            teacher if self.teacher_roles else None,
             as_batch(batch, batch) if isinstance(batch, Tensor) else batch,
         )
 
@@ -156,21 +169,25 @@ class Term(nn.Module):
     __rmul__ = __mul__
 
     def on(self, view: View) -> Weighted:
-        """This term on the batch that ``view`` makes of the one at hand."""
+        """This term on the batch that ``view`` derives from the current one."""
         return Weighted(self, view=view)
 
     def between(self, view: View) -> Weighted:
-        """This term on the batch that ``view`` makes, with the student's answer to the batch at hand for a teacher.
+        """This term on the batch of ``view``, with the student's outputs for the current batch in the teacher's place.
 
-        Gradients flow into both answers, unless the term detaches its teacher's.
+        Gradients flow into both outputs, unless the term detaches the teacher's.
         """
         return Weighted(self, view=view, between=True)
 
 
 class Weighted:
-    """A term, its weight, a number or a function of progress in [0, 1], and its view if it has one.
+    """A term with its weight and, if it has one, its view.
 
-    ``between`` says that the student's own answer to the batch at hand stands in the teacher's place.
+    Args:
+        term: the term.
+        weight: a number, or a function of the progress of the fit in [0, 1].
+        view: the view whose batch the term is computed on; ``None`` for the current batch.
+        between: whether the student's outputs for the current batch take the teacher's place.
     """
 
     def __init__(self, term: Term, weight: Weight = 1.0, view: View | None = None, *, between: bool = False) -> None:
@@ -178,21 +195,21 @@ class Weighted:
 
     @property
     def is_off(self) -> bool:
-        """Whether the weight is 0 throughout."""
+        """Whether the weight is the constant 0."""
         return not callable(self.weight) and self.weight == 0
 
     def at(self, progress: float) -> float:
-        """The weight at this point of the run."""
+        """The weight at this progress of the fit."""
         return self.weight(progress) if callable(self.weight) else float(self.weight)
 
     def __mul__(self, factor: Weight) -> Weighted:
         weight = self.weight
         if callable(weight) or callable(factor):
             other = Weighted(self.term, factor)
-            return self._weighing(lambda progress: other.at(progress) * self.at(progress))
-        return self._weighing(factor * weight)
+            return self._with(lambda progress: other.at(progress) * self.at(progress))
+        return self._with(factor * weight)
 
-    def _weighing(self, weight: Weight) -> Weighted:
+    def _with(self, weight: Weight) -> Weighted:
         return Weighted(self.term, weight, self.view, between=self.between)
 
     __rmul__ = __mul__
