@@ -403,7 +403,7 @@ def test_where_nothing_is_found_the_layers_seen_are_named(refused: Any) -> None:
 
     model = tapped(Product)
     assert model.tap(INPUTS)["logits"].shape == (4, 5)  # as a student of logits it will do
-    with refused("no stage or embedding found in Product", "layers seen: flat (4, 768)", "roles={"):
+    with refused("no stage or embedding found in Product", "layers traced: flat (4, 768)", "roles={"):
         model.tap(INPUTS, ("embedding",))
     assert layers_of(tapped(Product, {"embedding": "flat"})) == {"embedding": "flat"}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.modes import eval_mode
-from tutelage.models.roles import first_tensor
+from tutelage.models.outputs import first_tensor
 
 Layer = TypeVar("Layer", bound=nn.Module)
 

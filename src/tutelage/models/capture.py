@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tutelage.models.roles import Tap, first_tensor
+from tutelage.models.outputs import first_tensor
+from tutelage.models.roles import Tap
 
 
 class _StopForward(BaseException):  # no Exception, so that a network's own `except Exception` does not catch it

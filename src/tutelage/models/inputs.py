@@ -1,4 +1,4 @@
-"""What a network is given: one tensor, several inputs by position, or several by name."""
+"""The inputs of a network: one tensor, several inputs by position, or several by name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.errors import TutelageError
 
-NO_INDEX = torch.iinfo(torch.int64).max  # beyond every table, so that a look-up fails
+NO_INDEX = torch.iinfo(torch.int64).max  # outside of every table, so that a look-up fails
 
 
 def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The positional and the keyword arguments of a network.
+    """The positional and the keyword arguments with which to call a network.
 
-    A tuple or a list holds positional inputs, a mapping keyword inputs, and anything else is the one input. A network
-    whose one input is itself a tuple, a list or a mapping is given it in a tuple of one.
+    A tuple or list holds positional inputs, a mapping keyword inputs, and anything else is the only input. If the only
+    input is itself a tuple, list or mapping, it must be in a tuple of length one.
     """
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
@@ -26,7 +26,7 @@ def call_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def example_tensor(inputs: Any) -> Tensor:
-    """The tensor whose shape stands for the inputs: the image, if there is one, and else the first tensor.
+    """The tensor that represents the inputs: the first image, or else the first tensor.
 
     Raises:
         TutelageError: there is no tensor.
@@ -43,12 +43,35 @@ def example_tensor(inputs: Any) -> Tensor:
 
 
 def is_image(value: object) -> bool:
-    """Whether it is a batch of pixels: floating-point and (B, C, H, W)."""
+    """Whether the value is a batch of images: a floating-point tensor (B, C, H, W)."""
     return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
 
 
+def normalise(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(inputs - mean) / std along axis 1.
+
+    Args:
+        inputs: floating point, (B, C, ...).
+        mean, std: (1, C, 1, 1), with C = 1 for all channels alike.
+
+    Raises:
+        TutelageError: the inputs have another number of channels.
+    """
+    channels = max(mean.shape[1], std.shape[1])
+    if inputs.ndim < 2 or channels not in (1, inputs.shape[1]):
+        expected = "(B, C, ...)" if channels == 1 else f"(B, {channels}, ...), for images (B, {channels}, H, W),"
+        raise TutelageError(
+            f"Tapped normalises inputs of shape {expected} and was given {tuple(inputs.shape)}; "
+            "call its .module for other inputs"
+        )
+    if inputs.ndim != mean.ndim:
+        shape = (1, -1, *[1] * (inputs.ndim - 2))
+        mean, std = mean.view(shape), std.view(shape)
+    return (inputs - mean) / std
+
+
 def sample_count(inputs: Any) -> int:
-    """How many samples there are, B: the length of the first tensor, or of the first list."""
+    """The number of samples B: the length of the first tensor or list."""
     if isinstance(inputs, Tensor):
         return len(inputs)
     positional, named = call_arguments(inputs)
@@ -56,7 +79,7 @@ def sample_count(inputs: Any) -> int:
 
 
 def as_batch(inputs: Any, targets: Any = None) -> Batch:
-    """A ``Batch`` of inputs from no ``Data``: no sample has an index, or a label if there are no targets."""
+    """A ``Batch`` of inputs that are not from a ``Data``: without sample indices, and unlabelled if no targets."""
     if isinstance(inputs, Batch):
         return inputs
     count, device = sample_count(inputs), example_tensor(inputs).device

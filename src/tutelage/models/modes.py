@@ -1,4 +1,4 @@
-"""A network in another mode for a while, and as it was afterwards."""
+"""Temporary changes of a network's mode and state."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode; afterwards each submodule is given back its own mode, also after an exception.
+    """Put the model in eval mode; on exit, also after an exception, restore the mode of each submodule.
 
-    ``model.train()`` afterwards would not do: somebody may have frozen a single batch norm.
+    ``model.train()`` would not restore them: some submodules, such as frozen batch norms, may have been in eval mode.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -26,25 +26,25 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def restore_state(*models: nn.Module) -> Iterator[None]:
-    """Afterwards every submodule has the attributes, the mode and the buffers that it had, also after an exception.
+    """On exit, also after an exception, restore the attributes, modes and buffers of every submodule.
 
-    For passes that are tried: batch normalisation, spectral norm and counters move in train mode. Parameters are not
-    covered, since no pass changes them.
+    For trial forward passes, which in train mode update batch normalisation, spectral norm and counters. Parameters
+    are not restored, since a forward pass does not change them.
     """
     modules = list(dict.fromkeys(module for model in models for module in model.modules()))
-    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
+    saved = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
     values = [(buffer, buffer.clone()) for model in models for buffer in model.buffers()]
     try:
         yield
     finally:
-        for module, own, buffers in attributes:
-            for name in vars(module).keys() - own.keys():
+        for module, attributes, buffers in saved:
+            for name in vars(module).keys() - attributes.keys():
                 del vars(module)[name]
-            vars(module).update(own)
+            vars(module).update(attributes)
             for name, buffer in buffers.items():
                 if module._buffers.get(name) is not buffer:
                     module._buffers[name] = buffer
         with torch.no_grad():
-            for buffer, before in values:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.methods.graph_fewshot.heads import TURNS
-from tutelage.models.outputs import Outputs
-from tutelage.models.roles import Tap, first_tensor
+from tutelage.models.outputs import Outputs, first_tensor
+from tutelage.models.roles import Tap
 from tutelage.models.tapped import Tapped
 from tutelage.terms.term import View
 

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tutelage.errors import NETWORK_ERRORS
 from tutelage.methods.lre_amc.redundancy import Elimination
 from tutelage.models.modes import eval_mode
-from tutelage.models.roles import first_tensor
+from tutelage.models.outputs import first_tensor
 from tutelage.models.surgery.resize import layer_sizes, resizable, select_units
 
 FEWEST = 2  # units that always stay: a single one would be broadcast where another number does not fit

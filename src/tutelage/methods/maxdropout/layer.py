@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
-from tutelage.models.outputs import at_least_float32
-from tutelage.models.roles import Tap, first_tensor
+from tutelage.models.outputs import at_least_float32, first_tensor
+from tutelage.models.roles import Tap
 from tutelage.models.tapped import Tapped
 
 

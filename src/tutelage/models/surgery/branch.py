@@ -13,8 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.modes import eval_mode
-from tutelage.models.outputs import at_least_float32
-from tutelage.models.roles import first_tensor
+from tutelage.models.outputs import at_least_float32, first_tensor
 from tutelage.models.surgery import record_operations
 
 

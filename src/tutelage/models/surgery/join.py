@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
 from tutelage.models.attach import find_classifier, get_layer
-from tutelage.models.outputs import at_least_float32
-from tutelage.models.roles import first_tensor
+from tutelage.models.outputs import at_least_float32, first_tensor
 from tutelage.models.surgery import applied_operations, record_operations
 
 
