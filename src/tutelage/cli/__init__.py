@@ -11,7 +11,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from tutelage.cli.look import data, evaluate, export, methods, models, tasks
+from tutelage.cli.evaluate import evaluate
+from tutelage.cli.export import export
+from tutelage.cli.listings import data, methods, models, tasks
 from tutelage.cli.study import compare, demo, report, study
 from tutelage.cli.train import distill, train
 from tutelage.errors import TutelageError, TutelageWarning

@@ -44,6 +44,10 @@ TrustAll = Annotated[
 ]
 
 
+Test = Annotated[float | None, typer.Option(help="Share of the samples for testing, if there is no test split.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out image files that cannot be decoded.")]
+
+
 def settings_from(sets: list[str]) -> dict[str, Any]:
     """Values by name, from the texts after ``--set``."""
     from tutelage.parsing import parse_yaml

@@ -1,0 +1,103 @@
+"""The command ``tutelage evaluate``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from tutelage.cli.options import Json, Mean, SkipBad, Std, Test, TrustAll
+from tutelage.cli.trained import open_networks, open_run_data
+from tutelage.config import ExtraEvaluation
+from tutelage.errors import unknown
+
+
+def evaluate(
+    run: Annotated[str, typer.Argument(help="Folder of a finished run, MODEL@WEIGHTS, timm/NAME or hf/NAME.")],
+    data: Annotated[str | None, typer.Option(help="Data set.  [default: that of the run]")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data: train, validation or test.")] = "test",
+    teacher: Annotated[str | None, typer.Option(help="Teacher to compare with: agreement and KL divergence.")] = None,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    image_size: Annotated[
+        int | None, typer.Option(min=4, help="Resize image files to this many pixels per side.")
+    ] = None,
+    test: Test = None,
+    skip_bad: SkipBad = False,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Evaluate on corrupted images too: noise, blur, contrast, ...")
+    ] = False,
+    pgd: Annotated[
+        str, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="RADII")
+    ] = "",
+    ood: Annotated[
+        str | None, typer.Option(help="Out-of-distribution data set to detect; its images are resized to fit.")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Evaluate corruptions and attacks on this many samples.  [default: all]")
+    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    trust: TrustAll = False,
+    json_: Json = False,
+) -> None:
+    """Evaluate a trained network."""
+    requested: dict[str, Any] = {"corruptions": corruptions, "pgd": pgd or (), "ood": ood, "samples": samples}
+    extra = ExtraEvaluation(**requested)
+    from tutelage.config import Hardware
+    from tutelage.evaluation import cost_of
+    from tutelage.report.console import side_console
+    from tutelage.runs.classes import check_classes, with_classes
+    from tutelage.tasks import Compute, find
+    from tutelage.tasks import evaluate as evaluate_network
+    from tutelage.training.hardware import resolve
+
+    opened = open_run_data(run, data, image_size, test, skip_bad)
+    if split not in opened.splits:
+        held_out = "A split held out during training is drawn in the run, whose result.json has its accuracy."
+        raise unknown("split", split, opened.splits, held_out if split == "validation" else "")
+    device = resolve(Hardware(device=device)).device
+    names = [run, *([teacher] if teacher else [])]
+    network, *others = open_networks(names, opened, mean, std, trust)
+    model = network.model.to(device)
+    teacher_model = others[0].model.to(device) if others else None
+    opened = with_classes(opened, model, network.classes)
+    task = find(network.task or opened.targets.task)
+    if "logits" in task.roles:
+        check_classes(run, network.classes, opened)
+    if teacher_model is not None and (misfit := task.misfit(teacher_model, opened)):
+        side_console().print(f"teacher {teacher}: not compared: {misfit}", highlight=False)
+        teacher_model = None
+    evaluated = opened.splits[split]
+    if not bool(evaluated.targets.labelled(evaluated.labels).any()):
+        side_console().print(f"no {split} sample of {opened.name} has a label", highlight=False)
+    result = evaluate_network(model, opened, split=split, device=device, teacher=teacher_model, task=task.name)
+    result |= task.evaluate_extra(model, opened, extra, Compute(device), split=split)
+    result["cost"] = cost_of(model, task.example(model, opened))
+    if json_:
+        print(json.dumps(result, allow_nan=False))
+        return
+    _print_result(f"{run} on the {split} split of {opened.name}", result)
+
+
+def _print_result(title: str, result: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from tutelage.report.console import Terminal
+
+    table = Table(title=title, show_header=False)
+    by_class = result.pop("per_class_accuracy", {})
+    for name, value in {**result, **result.pop("cost")}.items():
+        if value is not None and not isinstance(value, dict):
+            table.add_row(name.replace("_", " "), f"{value:,.4f}" if isinstance(value, float) else str(value))
+    if present := {name: accuracy for name, accuracy in by_class.items() if accuracy is not None}:
+        table.add_row("accuracy by class", _by_name(present))
+    if by_radius := result.get("pgd"):
+        table.add_row("accuracy by radius", _by_name(by_radius))
+    for name, accuracies in (result.get("corruptions") or {}).items():
+        table.add_row(f"under {name.replace('_', ' ')}", "  ".join(f"{accuracy:.3f}" for accuracy in accuracies))
+    Terminal().print(table)
+
+
+def _by_name(accuracies: dict[str, float]) -> str:
+    return "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in accuracies.items())

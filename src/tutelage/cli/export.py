@@ -1,0 +1,44 @@
+"""The command ``tutelage export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tutelage.cli.options import PATH, Mean, Std, TrustAll
+from tutelage.cli.trained import open_networks, open_run_data
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="Folder of a finished run, or MODEL@WEIGHTS.")],
+    onnx: Annotated[Path, typer.Option(help="ONNX file to write: pixels in [0, 1] to logits.", **PATH)],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set with the classes and image size.  [default: that of the run]"),
+    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    trust: TrustAll = False,
+) -> None:
+    """Export a trained network to ONNX, including its normalization."""
+    from tutelage.models.export import export_onnx
+    from tutelage.report.console import say
+    from tutelage.runs.classes import check_classes, with_classes
+    from tutelage.runs.loading_script import loading_script
+    from tutelage.runs.models import weights_metadata
+    from tutelage.tasks import find
+
+    opened = open_run_data(run, data, None)
+    (network,) = open_networks([run], opened, mean, std, trust)
+    opened = with_classes(opened, network.model, network.classes)
+    check_classes(run, network.classes, opened)
+    export_onnx(network.model, opened.image_shape, onnx, classes=opened.classes)
+    say(onnx)
+    task = find(network.task or opened.targets.task)
+    if task.decision:
+        say(f"the file contains the network only, without the decision rule of {task.name}: {task.decision}")
+    if network.file is not None and network.file.suffix == ".safetensors":
+        metadata = weights_metadata(network.spec, network.model, opened, task)
+        print(f"\n{loading_script(metadata, repr(str(network.file)))}", end="")

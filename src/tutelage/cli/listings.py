@@ -1,0 +1,157 @@
+"""The commands that list methods, tasks and models, and describe a data set."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Callable, Iterable
+from typing import Annotated, TypeVar
+
+import typer
+
+from tutelage.cli.options import Json, SkipBad, Test
+from tutelage.errors import TutelageError, TutelageWarning
+
+ANY_TASK = "any"  # of methods that train for the task of the data's targets
+NO_EVIDENCE = "-"
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Describe this method.")] = None, json_: Json = False
+) -> None:
+    """List the methods, or describe one."""
+    from tutelage.methods import find, installed
+    from tutelage.report.console import say
+
+    if name is not None:
+        method = find(name)
+        say(f"{method.name} ({method.family}; {method.paper})")
+        say(f"task: {method.task or ANY_TASK}; written from: {method.evidence or NO_EVIDENCE}")
+        say(f"\n{inspect.getdoc(method.function)}\n\nparameters:")
+        say("\n".join(f"  {key}{text}" for key, text in method.parameters.items()) or "  none")
+        return
+    available = _importable(find, installed())
+    if json_:
+        entries = [
+            {
+                "name": method.name,
+                "family": method.family,
+                "task": method.task,
+                "evidence": method.evidence,
+                "paper": method.paper,
+                "summary": method.summary,
+                "parameters": list(method.parameters),
+            }
+            for method in available
+        ]
+        print(json.dumps(entries))
+        return
+    rows = [(method.name, method.summary, method.family) for method in available]
+    _print_list(("method", "summary", "family"), rows)
+
+
+def tasks(json_: Json = False) -> None:
+    """List the tasks, each with its main metric; --json lists all metrics."""
+    from tutelage.tasks import Metric, find, installed
+
+    available = _importable(find, installed())
+    if json_:
+        entries = [
+            {
+                "name": task.name,
+                "summary": task.summary,
+                "metrics": {
+                    name: {"title": metric.title, "better": metric.better, "share": metric.share}
+                    for name, metric in task.metrics.items()
+                    if isinstance(metric, Metric)
+                },
+            }
+            for task in available
+        ]
+        print(json.dumps(entries))
+        return
+    _print_list(("task", "summary", "main metric"), [(task.name, task.summary, task.main) for task in available])
+
+
+def models(json_: Json = False) -> None:
+    """List the available networks."""
+    from tutelage.models.zoo import families
+
+    rows = [(", ".join(f.examples), f.description, f.paper) for f in families().values()]
+    rows += [
+        ("module:attr", "your own class, function or nn.Module", ""),
+        ("timm/NAME", "any model of timm (extra timm)", ""),
+        ("hf/NAME", "any image classifier of Hugging Face transformers (extra hf)", ""),
+    ]
+    if json_:
+        print(json.dumps([{"names": names, "description": text, "paper": paper} for names, text, paper in rows]))
+        return
+    _print_list(("names", "description"), [row[:2] for row in rows], wrap_names=True)
+
+
+def data(
+    spec: Annotated[
+        str,
+        typer.Argument(
+            help="Data set: digits, barcodes, idx:FOLDER, npz:FILE, folder:PATH, hf:REPO, text:FOLDER, wav:FOLDER."
+        ),
+    ] = "digits",
+    image_size: Annotated[
+        int | None, typer.Option(min=4, help="Resize image files to this many pixels per side.")
+    ] = None,
+    test: Test = None,
+    skip_bad: SkipBad = False,
+    json_: Json = False,
+) -> None:
+    """Describe a data set: classes, counts, mean and standard deviation."""
+    from tutelage.data import open_data
+    from tutelage.report.console import print_table
+
+    opened = open_data(spec, image_size=image_size, test=test, skip_bad=skip_bad)
+    summary = opened.summary()
+    if json_:
+        print(json.dumps(summary, allow_nan=False))
+        return
+    splits = list(summary["counts"])
+    rows = [
+        (name, *(str(summary["counts"][split][c]) for split in splits)) for c, name in enumerate(summary["classes"])
+    ]
+    unlabelled = [int((~split.targets.labelled(split.labels)).sum()) for split in opened.splits.values()]
+    if any(unlabelled):
+        rows.append(("without a label", *map(str, unlabelled)))
+    rows.append(("total", *(str(summary["samples"][split]) for split in splits)))
+    print_table((opened.targets.noun, *splits), rows)
+    mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))
+    shape = tuple(summary["image_shape"])
+    normalised = f"; training {opened.modality.scale}: mean {mean}, std {std}" if opened.modality.scale else ""
+    print(f"{opened.modality.noun} {shape}, for {opened.targets.task}{normalised}")
+
+
+T = TypeVar("T")
+
+
+def _importable(find: Callable[[str], T], names: Iterable[str]) -> list[T]:
+    """The methods or tasks of these names; those of packages that cannot be imported are left out with a warning."""
+    found = []
+    for name in names:
+        try:
+            found.append(find(name))
+        except TutelageError as error:
+            warnings.warn(str(error), TutelageWarning, stacklevel=2)
+    return found
+
+
+def _print_list(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, wrap_names: bool = False) -> None:
+    """Print a table in which only the second column wraps; with ``wrap_names`` the first, too."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from tutelage.report.console import Terminal
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, title in enumerate(head):
+        table.add_column(title, no_wrap=index != 1 and not wrap_names)
+    for row in rows:
+        table.add_row(*row)
+    Terminal().print(table)
