@@ -2,12 +2,15 @@
 # make test    the same set-up and the whole test suite
 # make test-all  as test, with every method on every pair of networks and under every option
 # make check   lint, formatting and types, as CI runs them
+# make docs    the documentation site, in site/
+# make dist    wheel and sdist, in dist/, their content checked
+# make smoke   both installed into bare virtual environments, and tried there
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check docs dist smoke clean
 
 demo: $(VENV)/installed
 	$(RUN) -m tutelage demo
@@ -22,6 +25,18 @@ check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+docs: $(VENV)/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
+dist: $(VENV)/installed-dev
+	rm -rf dist
+	$(RUN) -m build --outdir dist
+	$(RUN) release/check.py dist
+
+smoke: dist
+	$(RUN) release/install.py dist
 
 # torch goes first and by its exact version: that is the small CPU build.
 $(VENV)/installed: pyproject.toml constraints.txt

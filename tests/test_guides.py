@@ -1,0 +1,117 @@
+"""The guides in docs/: their commands and their Python run, in the order of the page, with fewer epochs and seeds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import Command
+from tests.studies.here import Here
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+BLOCK = re.compile(r'^```(bash|python)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+CLASSES = ("cats", "dogs", "owls")
+
+
+def blocks(page: str) -> list[tuple[str, str, str]]:
+    """The language, the file name and the code of each block of a page that can be run."""
+    return BLOCK.findall((DOCS / page).read_text())
+
+
+def shortened(code: str) -> str:
+    """The code with one epoch, two seeds, smaller networks and few digits."""
+    code = re.sub(r"epochs([ =])\d+", r"epochs\g<1>1", code)
+    code = re.sub(r"resnet8\b", "resnet8x0.5", code)
+    code = re.sub(r"resnet(14|20)\b", "resnet8", code)
+    code = code.replace("--noise 0.4", "--noise 0.4 --per-class 20").replace('noise="0.4"', 'noise="0.4", per_class=20')
+    return re.sub(r"--seeds \d+", "--seeds 2", code)
+
+
+def commands(code: str) -> Iterator[list[str]]:
+    for line in code.replace("\\\n", " ").splitlines():
+        program, *words = shlex.split(line)
+        assert program == "tutelage", line
+        yield words
+
+
+def write_images(folder: Path, per_class: int) -> None:
+    """PNG files of 40 x 32 pixels: noise with stripes of another direction for each class."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:40, :32] // 4
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        stripes = 100 * ((rows, columns, rows + columns)[label] % 2)
+        for number in range(per_class):
+            pixels = generator.integers(0, 120, (40, 32, 3)) + stripes[..., None]
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number:03}.png")
+
+
+@pytest.fixture
+def follow(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a page in the empty folder ``tmp_path``; the namespace of its Python, and the output of all commands."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def follow(page: str) -> tuple[dict[str, Any], str]:
+        namespace: dict[str, Any] = {}
+        output = ""
+        for language, file, code in blocks(page):
+            if file:
+                Path(file).write_text(code)
+            elif language == "python":
+                exec(shortened(code), namespace)
+            else:
+                for words in commands(shortened(code)):
+                    code_, out, err = run(*words)
+                    assert code_ == 0, (words, err)
+                    output += out
+        return namespace, output
+
+    return follow
+
+
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")  # one epoch leaves teachers at chance level
+def test_tutorial_runs(follow: Any, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", per_class=20)
+    namespace, output = follow("tutorial.md")
+    assert all(name in output for name in CLASSES)
+    assert (tmp_path / "runs" / "study" / "report.html").exists()
+    assert namespace["logits"].shape == (1, 3)
+    assert "owls" in str(namespace["metadata"])
+    assert 0 <= namespace["result"].metrics["test"]["accuracy"] <= 1
+
+
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_noisy_labels_page_runs(follow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count: Here())  # the tutorial starts processes
+    write_images(tmp_path / "images" / "train", per_class=20)
+    write_images(tmp_path / "images" / "test", per_class=4)
+    namespace, _ = follow("noisy-labels.md")
+    data, files = namespace["data"], namespace["files"]
+    assert [file.parent.name for file in files] == [data.classes[label] for label in data.train.labels]
+    pixels = np.stack([np.asarray(Image.open(file).resize((32, 40)).crop((0, 4, 32, 36))) for file in files])
+    assert np.array_equal(pixels, data.train.inputs.numpy())  # so that a listed file is the image that was predicted
+    assert 0 <= namespace["of_label"].min() <= namespace["of_label"].max() <= 1
+
+
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_add_a_method_page_runs(follow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count: Here())
+    namespace, output = follow("add-a-method.md")
+    assert "logit_matching" in output
+    assert namespace["result"].history[-1]["learners"]["student"].keys() >= {"ce", "match"}
+    monkeypatch.delitem(sys.modules, "my_methods")
+
+
+def test_every_guide_is_tested() -> None:
+    tested = {"tutorial.md", "noisy-labels.md", "add-a-method.md"}
+    elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
+    with_code = {page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text())}
+    assert with_code == tested | elsewhere.keys()
