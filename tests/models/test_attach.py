@@ -74,7 +74,7 @@ def test_places_that_cannot_be_are_refused(refused: Any) -> None:
     with refused("'0' is a Sequential"):
         attach_after(network, "0", "extra", nn.Identity())
     attach_after(network, "0.3", "extra", nn.Identity())
-    with refused("a part 'extra' already"):
+    with refused("a submodule 'extra' already"):
         attach_after(network, "0.3", "extra", nn.Identity())
 
 

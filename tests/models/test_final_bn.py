@@ -179,7 +179,7 @@ def test_networks_that_cannot_have_it(network: nn.Module, refused: Any) -> None:
     with refused("TinyNet has no final batch normalisation"):
         remove(network)
     apply(network, IMAGES)
-    with refused("has a part 'final_bn' already"):
+    with refused("has a submodule 'final_bn' already"):
         apply(network, IMAGES)
     with refused("classifier", "Sequential"):
         apply(nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()), IMAGES)

@@ -99,7 +99,7 @@ def test_where_inputs_enter(tiny_model: Callable[..., Tapped], refused: Any) -> 
     relu = nn.ReLU()
     with refused("first layer of Sequential, '0', is in it twice", "copy"):
         input_layer(nn.Sequential(relu, nn.Flatten(), relu))
-    with refused("Sequential has no layer"):
+    with refused("Sequential is empty"):
         input_layer(nn.Sequential())
 
 
@@ -126,7 +126,7 @@ def test_inputs_that_are_no_images_and_a_second_front_are_refused(
     with refused("shape (6,)", "two rows"):
         apply(nn.Sequential(nn.Linear(6, 2)), torch.rand(2, 6), **HALF)
     network = apply(tiny_model().module, pixels(), **HALF)
-    with refused("TinyNet has a part 'front_occlude' already"):
+    with refused("TinyNet has a submodule 'front_occlude' already"):
         apply(network, pixels(), **HALF)
 
 

@@ -195,7 +195,7 @@ def test_a_file_that_asks_to_run_code(tmp_path: Path, other: ResNet, zipped: boo
     path, marker = tmp_path / "w.pth", tmp_path / "it ran"
     torch.save({"model": Hostile(marker)}, path, _use_new_zipfile_serialization=zipped)
     message = refusal(path, other)
-    assert "asks to run code" in message
+    assert "would run code" in message
     assert "system" in message
     assert "convert its state_dict to safetensors" in message
     assert not marker.exists()
@@ -203,7 +203,7 @@ def test_a_file_that_asks_to_run_code(tmp_path: Path, other: ResNet, zipped: boo
 
 def test_a_whole_pickled_network_is_code_too(tmp_path: Path, network: ResNet, other: ResNet) -> None:
     torch.save(network, tmp_path / "w.pth")
-    assert "asks to run code (tutelage.models.resnet.ResNet)" in refusal(tmp_path / "w.pth", other)
+    assert "would run code (tutelage.models.resnet.ResNet)" in refusal(tmp_path / "w.pth", other)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_damaged_safetensors(tmp_path: Path, network: ResNet, other: ResNet, dam
     path = tmp_path / "w.safetensors"
     save_weights(path, network, ABOUT)
     path.write_bytes(damage(path.read_bytes()))
-    assert "is not a whole weights file" in refusal(path, other)
+    assert "is not a complete weights file" in refusal(path, other)
 
 
 def test_about_that_is_no_object(tmp_path: Path, other: ResNet) -> None:

@@ -1,7 +1,7 @@
-"""A module more at a layer of any network, without changing a key of the network's own.
+"""Attaching a module to a layer of any network, without changing the network's own keys.
 
-The module becomes a child of the layer (``fc.NAME.weight``) and runs in a forward hook, so that modes, devices, copies
-and files treat it as any other part.
+The module becomes a child of the layer (``fc.NAME.weight``) and runs in a forward hook. So modes, devices, copies and
+weights files handle it like any other submodule.
 """
 
 from __future__ import annotations
@@ -20,130 +20,132 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def find_classifier(network: nn.Module, example: Tensor) -> str:
-    """The name of the ``nn.Linear`` that gives the network's logits.
+    """The name of the ``nn.Linear`` whose output is the network's output.
 
     Args:
-        network: images to logits.
-        example: (B, C, H, W), images as it takes them.
+        network: inputs to logits.
+        example: inputs as the network takes them, (B, ...).
 
     Raises:
-        TutelageError: when no linear layer's output is what the network gives.
+        TutelageError: no linear layer returns the logits.
     """
-    given: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear) and name}
 
-    def watch(name: str) -> Any:
-        return lambda _layer, _taken, output: given.__setitem__(name, output)
+    def store(name: str) -> Any:
+        return lambda _layer, _inputs, output: outputs.__setitem__(name, output)
 
-    handles = [module.register_forward_hook(watch(name)) for name, module in linear.items()]
+    handles = [module.register_forward_hook(store(name)) for name, module in linear.items()]
     try:
         with eval_mode(network), torch.no_grad():
             logits = first_tensor(network(example))
     finally:
         for handle in handles:
             handle.remove()
-    for name, output in reversed(given.items()):
+    for name, output in reversed(outputs.items()):
         if logits is not None and output.shape == logits.shape and torch.equal(output, logits):
             return name
     raise TutelageError(
-        f"the classifier of {type(network).__name__} was not found: none of its {len(linear)} linear layers gives "
+        f"the classifier of {type(network).__name__} was not found: none of its {len(linear)} linear layers returns "
         "the logits; give it an nn.Linear as its last layer"
     )
 
 
 def get_layer(network: nn.Module, name: str, kind: type[Layer]) -> Layer:
-    """The layer of this name.
+    """The layer of this name and type.
 
     Raises:
-        TutelageError: when it is of another kind.
+        TutelageError: it is not of this type.
     """
     layer = network.get_submodule(name)
     if not isinstance(layer, kind):
         raise TutelageError(
-            f"layer {name!r} of {type(network).__name__} is a {type(layer).__name__} and no {kind.__name__}; it was "
-            "changed since"
+            f"layer {name!r} of {type(network).__name__} is a {type(layer).__name__}, not a {kind.__name__}; "
+            "the network has been changed"
         )
     return layer
 
 
 def input_layer(network: nn.Module) -> str:
-    """The name of the module that is given the network's inputs as they are, fit for ``attach_before``.
+    """The name of the module that receives the network's inputs, for ``attach_before``.
 
-    It is the network itself, ``""``, or of an ``nn.Sequential`` its first layer.
+    It is the network itself, ``""``, or the first layer of an ``nn.Sequential``.
 
     Raises:
-        TutelageError: that layer runs a second time, or there is none.
+        TutelageError: this layer is in the network twice, or there is none.
     """
     name, module = "", network
     while isinstance(module, nn.Sequential):
         if not len(module):
-            raise TutelageError(f"{type(network).__name__} has no layer to put anything before")
+            raise TutelageError(f"{type(network).__name__} is empty, so nothing can be attached before its first layer")
         first = next(iter(module._modules))
         name, module = f"{name}.{first}".removeprefix("."), module.get_submodule(first)
     if sum(other is module for _, other in network.named_modules(remove_duplicate=False)) > 1:
         raise TutelageError(
-            f"the first layer of {type(network).__name__}, {name!r}, is in it twice; put a copy of it in one place"
+            f"the first layer of {type(network).__name__}, {name!r}, is in it twice; replace one of them by a copy"
         )
     return name
 
 
 def attach_after(network: nn.Module, layer: str, name: str, module: nn.Module) -> None:
-    """From now on ``module(output)`` takes the place of what the layer gives."""
-    _child(network, layer, name, module).register_forward_hook(_After(name))
+    """Replace the layer's output by ``module(output)``."""
+    _add_child(network, layer, name, module).register_forward_hook(_After(name))
 
 
 def attach_before(network: nn.Module, layer: str, name: str, module: nn.Module) -> None:
-    """From now on the layer is given ``module(input)``."""
-    _child(network, layer, name, module).register_forward_pre_hook(_Before(name))
+    """Replace the layer's input by ``module(input)``."""
+    _add_child(network, layer, name, module).register_forward_pre_hook(_Before(name))
 
 
 def attach_parallel(network: nn.Module, layer: str, name: str, module: nn.Module) -> None:
-    """From now on the module runs on what the layer is given; its output is there to be tapped, and nothing else."""
-    _child(network, layer, name, module).register_forward_hook(_Beside(name))
+    """Run the module on the layer's input as well; its output is not used, but can be tapped."""
+    _add_child(network, layer, name, module).register_forward_hook(_Parallel(name))
 
 
 def detach(network: nn.Module, layer: str, name: str) -> None:
-    """Take the module from the layer again, which is then as it was before."""
-    at = network.get_submodule(layer)
-    for hooks in (at._forward_hooks, at._forward_pre_hooks):
+    """Remove the module and its hook from the layer."""
+    parent = network.get_submodule(layer)
+    for hooks in (parent._forward_hooks, parent._forward_pre_hooks):
         for key in [key for key, hook in hooks.items() if getattr(hook, "name", None) == name]:
             del hooks[key]
-    delattr(at, name)
+    delattr(parent, name)
 
 
-def _child(network: nn.Module, layer: str, name: str, module: nn.Module) -> nn.Module:
+def _add_child(network: nn.Module, layer: str, name: str, module: nn.Module) -> nn.Module:
     if layer not in dict(network.named_modules()):
-        raise unknown("layer to attach to", layer, [known for known, _ in network.named_modules() if known])
-    at = network.get_submodule(layer)
-    if isinstance(at, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        raise TutelageError(f"layer {layer!r} is a {type(at).__name__}, which would run a child; name a layer in it")
-    if hasattr(at, name):
-        where = f"layer {layer!r} of {type(network).__name__}" if layer else type(network).__name__
-        raise TutelageError(f"{where} has a part {name!r} already")
-    if "torch._dynamo" in sys.modules:  # what was compiled for such a network does not look for new hooks
+        raise unknown("layer to attach to", layer, [key for key, _ in network.named_modules() if key])
+    parent = network.get_submodule(layer)
+    if isinstance(parent, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        raise TutelageError(
+            f"layer {layer!r} is a {type(parent).__name__}, which would run a new child; name a layer in it"
+        )
+    if hasattr(parent, name):
+        text = f"layer {layer!r} of {type(network).__name__}" if layer else type(network).__name__
+        raise TutelageError(f"{text} has a submodule {name!r} already")
+    if "torch._dynamo" in sys.modules:  # compiled code ignores new hooks
         torch.compiler.reset()
-    weight = next(at.parameters(), None)
-    at.add_module(name, module if weight is None else module.to(weight.device))
-    return at
+    weight = next(parent.parameters(), None)
+    parent.add_module(name, module if weight is None else module.to(weight.device))
+    return parent
 
 
 class _Attached:
-    """A hook that finds its module by name, in whichever copy of the layer it runs."""
+    """A hook that looks up its module by name, so that in a copy of the layer it runs the copied module."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
 
 class _After(_Attached):
-    def __call__(self, layer: nn.Module, _taken: Any, given: Any) -> Any:
-        return layer.get_submodule(self.name)(given)
+    def __call__(self, layer: nn.Module, _inputs: Any, output: Any) -> Any:
+        return layer.get_submodule(self.name)(output)
 
 
 class _Before(_Attached):
-    def __call__(self, layer: nn.Module, taken: Any) -> Any:
-        return (layer.get_submodule(self.name)(taken[0]), *taken[1:])
+    def __call__(self, layer: nn.Module, inputs: Any) -> Any:
+        return (layer.get_submodule(self.name)(inputs[0]), *inputs[1:])
 
 
-class _Beside(_Attached):
-    def __call__(self, layer: nn.Module, taken: Any, _given: Any) -> None:
-        layer.get_submodule(self.name)(taken[0])
+class _Parallel(_Attached):
+    def __call__(self, layer: nn.Module, inputs: Any, _output: Any) -> None:
+        layer.get_submodule(self.name)(inputs[0])

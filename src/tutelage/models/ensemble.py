@@ -1,4 +1,4 @@
-"""Several networks that answer as one."""
+"""An ensemble of networks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tutelage.models.outputs import Outputs
 
 
 class Ensemble(nn.Module):
-    """The logarithm of the mean of its members' class probabilities, (B, classes), as logits."""
+    """A network whose logits are the logarithm of its members' mean class probabilities, (B, classes)."""
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, C, H, W) pixels in [0, 1] to (B, classes)."""
+        """Inputs (B, ...), for images pixels (B, C, H, W) in [0, 1], to logits (B, classes)."""
         return Outputs.ensemble(tuple(Outputs(member(inputs)) for member in self.members))["logits"]

@@ -1,4 +1,4 @@
-"""A trained network for other runtimes."""
+"""Export of a trained network to ONNX."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tutelage.models.tapped import Tapped
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the exporter's notices about itself."""
+    """Suppress the exporter's own output, warnings and log messages."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable
@@ -36,17 +36,17 @@ def _quietly() -> Iterator[None]:
 def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *, classes: Sequence[str] = ()) -> None:
     """Write a network as one ONNX file: ``pixels`` (batch, C, H, W) float32 in [0, 1] to ``logits`` (batch, classes).
 
-    The output of a network that is the role ``embedding`` as a whole is called that, (batch, D). The batch size is
-    free. The file's metadata holds ``image_shape`` and, with logits, ``classes`` as JSON.
+    If the network's output has a role such as ``embedding``, the output has this name instead of ``logits``. The batch
+    size is dynamic. The file's metadata holds ``image_shape`` and, for logits, ``classes`` as JSON.
 
     Args:
-        model: with its normalisation, which becomes part of the file.
+        model: its normalisation becomes part of the file.
         image_shape: (C, H, W) of the images.
         path: the file.
-        classes: their names, in the order of the logits.
+        classes: the class names, in the order of the logits.
 
     Raises:
-        TutelageError: without the extra ``onnx``, or when the network cannot be exported.
+        TutelageError: the extra ``onnx`` is not installed, or the network cannot be exported.
     """
     try:
         import onnxscript  # noqa: F401 - what torch's exporter needs
@@ -65,13 +65,13 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
         if program is None:
-            raise RuntimeError("the exporter gave nothing")
+            raise RuntimeError("the exporter returned nothing")
     except (RuntimeError, ValueError, TypeError, torch.onnx.OnnxExporterError) as error:
-        why = one_line(error.__cause__ or error)  # the exporter wraps what went wrong in advice about itself
-        raise TutelageError(f"{type(model.module).__name__} cannot be exported to ONNX: {why}") from error
+        reason = one_line(error.__cause__ or error)  # the exporter wraps the error in advice about itself
+        raise TutelageError(f"{type(model.module).__name__} cannot be exported to ONNX: {reason}") from error
     proto = program.model_proto
-    about: dict[str, object] = {"classes": list(classes)} if output == "logits" else {}
-    about["image_shape"] = list(image_shape)
-    for key, value in about.items():
+    metadata: dict[str, object] = {"classes": list(classes)} if output == "logits" else {}
+    metadata["image_shape"] = list(image_shape)
+    for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=json.dumps(value))
     atomic_write(path, proto.SerializeToString())

@@ -1,4 +1,4 @@
-"""What tells one network's weights from another's."""
+"""Fingerprints of a network's weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tutelage.models.state import check_state
 
 
 def fingerprint(model: nn.Module) -> str:
-    """Sixteen hexadecimal digits that two networks share only if all their weights and buffers are equal.
+    """A hash of all weights and buffers, 16 hexadecimal digits; only equal states have equal fingerprints.
 
     Raises:
-        TutelageError: its state is not all dense tensors with values.
+        TutelageError: an entry of the state is not a dense tensor with values.
     """
     check_state(type(getattr(model, "module", model)).__name__, model)
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Networks that make images of random latents, in the place of networks that classify them."""
+"""Image generators (as of a GAN) that can be students or teachers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from tutelage.models.tapped import Tapped
 
 
 class Generator(Tapped):
-    """A generator of images, as a network that learns or teaches.
+    """An image generator as a student or teacher.
 
-    Shown a batch it draws as many latents from torch's global generator, whatever the batch's images are, and gives
-    two roles: ``image`` (B, C, H, W) in [0, 1] and the ``latent`` (B, latent) that it was made of. It has no logits:
-    a method that trains classifiers is refused.
+    ``tap`` ignores the images of the batch: it draws one latent per sample from torch's global generator. It has two
+    roles, ``image`` (B, C, H, W) in [0, 1] and its ``latent`` (B, latent), and no logits, so that methods that train
+    classifiers raise an error.
 
     Args:
-        module: from latents (B, ``module.latent``), standard normal, to images (B, C, H, W) in [0, 1]. It makes its
-            pixels itself, so there is no normalisation.
+        module: from latents (B, ``module.latent``), standard normal, to images (B, C, H, W) in [0, 1]. There is no
+            normalisation.
     """
 
     ROLES = ("image", "latent")
@@ -35,55 +35,55 @@ class Generator(Tapped):
         """Length of a latent."""
         return int(self.module.latent)  # type: ignore[arg-type]
 
-    def forward(self, latents: Tensor) -> Tensor:  # type: ignore[override]  # latents alone
+    def forward(self, latents: Tensor) -> Tensor:  # type: ignore[override]  # only latents
         """Latents (B, latent) to images (B, C, H, W) in [0, 1]."""
         if latents.ndim != 2 or latents.shape[1] != self.latent:
             raise TutelageError(
-                f"{type(self.module).__name__} makes images of latents (B, {self.latent}) and was given "
-                f"{tuple(latents.shape)}; where images are classified, give a classifier"
+                f"{type(self.module).__name__} makes images from latents (B, {self.latent}) and was given "
+                f"{tuple(latents.shape)}; to classify images, give a classifier"
             )
         images: Tensor = self.module(latents)
         return images
 
     def tap(self, inputs: Tensor, roles: Collection[str] = ("logits",), *, eager: bool = False) -> Outputs:
-        """As many new images as there are inputs.
+        """Generate as many images as there are inputs.
 
         Raises:
-            TutelageError: for logits, and for other roles that a generator does not have.
+            TutelageError: a role other than ``image`` and ``latent``, such as logits.
         """
         for role in roles:
             if role not in self.ROLES:
-                raise self._no(role)
+                raise self._missing(role)
         self.passes += len(inputs)
         latents = torch.randn(len(inputs), self.latent, device=inputs.device)
         run = self if eager or self._compiled is None else self._compiled
         return Outputs(None, {"image": at_least_float32(run(latents)), "latent": latents})
 
     def trace(self, inputs: Tensor) -> Tapped:
-        """Refused: a method that asks for stages or an embedding trains classifiers.
+        """Always raises an error: generators have no stages and no embedding.
 
         Raises:
             TutelageError: always.
         """
-        raise self._no("stages")
+        raise self._missing("stages")
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, C, H, W) images in eval mode, without gradients; latents are drawn on the generator's device."""
+        """(count, C, H, W) images, in eval mode without gradients; the latents are drawn on the generator's device."""
         latents = torch.randn(count, self.latent, generator=generator, device=generator.device)
         with eval_mode(self), torch.no_grad():
             return torch.cat([self(part).float() for part in torch.split(latents.to(self.mean.device), 512)])
 
-    def _no(self, what: str) -> TutelageError:
+    def _missing(self, feature: str) -> TutelageError:
         return TutelageError(
-            f"{type(self.module).__name__} is a generator of images and has no {what}; "
-            "give a classifier, or choose a method that trains generators, akdg for instance"
+            f"{type(self.module).__name__} is a generator of images and has no {feature}; "
+            "give a classifier, or choose a method that trains generators, for example akdg"
         )
 
 
 def is_generator(module: nn.Module) -> bool:
-    """Whether a network names the length of its ``latent`` and makes images of latents.
+    """Whether a network has an attribute ``latent``, the length of its latents, and maps latents to images.
 
-    Classifiers may have an attribute of that name too, so that the network is run on two latents.
+    As a classifier may have such an attribute too, the network is run on two latents.
     """
     latent = getattr(module, "latent", None)
     if not isinstance(latent, int) or latent < 1:
@@ -92,6 +92,6 @@ def is_generator(module: nn.Module) -> bool:
     try:
         with eval_mode(module), torch.no_grad():
             images = module(torch.zeros(2, latent, device=weight.device))
-    except Exception:  # whatever somebody else's network does with inputs that are not for it
+    except Exception:  # a user's classifier may raise anything on latents
         return False
     return isinstance(images, Tensor) and images.ndim == 4 and len(images) == 2

@@ -1,4 +1,4 @@
-"""The tensors of a network: what they must be for it to be trained, compared and saved, and whose they are."""
+"""Checks and comparisons of the parameters and buffers of networks."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from tutelage.models.modes import eval_mode
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def check_state(who: str, network: nn.Module) -> None:
-    """Check that the ``state_dict`` and the buffers are dense tensors with values, and nothing else.
+def check_state(name: str, network: nn.Module) -> None:
+    """Check that all entries of the ``state_dict`` and all buffers are dense tensors with values.
 
     Args:
-        who: the network, for the error.
+        name: of the network, for the error message.
+        network: any network.
 
     Raises:
-        TutelageError: an entry is no tensor (``get_extra_state``), has no values yet (a lazy layer, the meta device),
-            or is sparse, nested or quantized.
+        TutelageError: an entry is not a tensor (``get_extra_state``), has no values yet (a lazy layer, the meta
+            device), or is sparse, nested or quantized.
     """
     for key, value in {**network.state_dict(), **dict(network.named_buffers())}.items():
         problem = _problem(value)
         if problem:
-            raise TutelageError(f"{who} cannot be trained, compared or saved: {key!r} of its state {problem}")
+            raise TutelageError(f"{name} cannot be trained, compared or saved: {key!r} of its state {problem}")
 
 
 def _problem(value: object) -> str:
     if not isinstance(value, Tensor):
-        return f"is a {type(value).__name__} and no tensor; register what it holds as a buffer"
+        return f"is a {type(value).__name__} and no tensor; register its content as a buffer"
     if is_lazy(value):
         return "has no shape yet; run the network once on a batch"
     if value.is_meta:
@@ -45,21 +46,24 @@ def _problem(value: object) -> str:
 
 
 def initialise_lazy_layers(network: Network, example: Tensor) -> Network:
-    """The network itself, its lazy layers (``nn.LazyLinear``) initialised by one pass, from torch's global generator.
+    """Initialise lazy layers (``nn.LazyLinear``) by one forward pass, from torch's global generator.
 
     Args:
-        network: left alone if no layer is lazy; else run in eval mode without gradients.
-        example: (B, C, H, W) float32, inputs as the network takes them.
+        network: it runs in eval mode without gradients, and only if it has lazy layers.
+        example: float32 inputs as the network takes them, images (B, C, H, W).
+
+    Returns:
+        The same network.
 
     Raises:
-        TutelageError: the network with the lazy layers cannot take the example.
+        TutelageError: the network fails on the example.
     """
     if not any(is_lazy(tensor) for tensor in (*network.parameters(), *network.buffers())):
         return network
     try:
         with eval_mode(network), torch.no_grad():
             network(example)
-    except Exception as error:  # whatever somebody else's network does
+    except Exception as error:  # a user's network may raise anything
         raise TutelageError(
             f"the lazy layers of {type(network).__name__} cannot be initialised with images of shape "
             f"{tuple(example.shape[1:])}: {one_line(error)}; give the layers their sizes"
@@ -67,64 +71,64 @@ def initialise_lazy_layers(network: Network, example: Tensor) -> Network:
     return network
 
 
-def copy_network(network: Network, who: str, reason: str) -> Network:
-    """A deep copy.
+def copy_network(network: Network, name: str, reason: str) -> Network:
+    """A deep copy of the network.
 
     Args:
-        network: what is copied.
-        who, reason: the network and what the copy is for, for the error.
+        network: any network.
+        name, reason: the network's name and the end of the message, for the error.
 
     Raises:
-        TutelageError: the network cannot be copied, as with the old ``nn.utils.weight_norm``.
+        TutelageError: the network cannot be copied, for example because of the old ``nn.utils.weight_norm``.
     """
     try:
         return copy.deepcopy(network)
-    except Exception as error:  # whatever somebody else's class does
-        raise TutelageError(f"{who} cannot be copied ({one_line(error).split('. ')[0]}); {reason}") from error
+    except Exception as error:  # a user's class may raise anything
+        raise TutelageError(f"{name} cannot be copied ({one_line(error).split('. ')[0]}); {reason}") from error
 
 
 def is_constant(value: Tensor) -> bool:
-    """Whether all elements are equal, as those of a new bias or a new normalisation are."""
+    """Whether all elements are equal, as in a new bias or a new normalisation layer."""
     return bool((value == value.flatten()[:1]).all())
 
 
 def same_initial_weights(network: nn.Module, other: nn.Module) -> bool:
-    """Whether two networks start with the same values of all parameters that are drawn: learn, and are not constant."""
+    """Whether two networks have equal randomly initialised parameters: trainable ones that are not constant."""
     pairs = [
-        (value, there)
-        for value, there in zip(network.parameters(), other.parameters(), strict=False)
-        if value.requires_grad and there.requires_grad and not is_constant(value.detach())
+        (a, b)
+        for a, b in zip(network.parameters(), other.parameters(), strict=False)
+        if a.requires_grad and b.requires_grad and not is_constant(a.detach())
     ]
-    return bool(pairs) and all(value.shape == there.shape and torch.equal(value, there) for value, there in pairs)
+    return bool(pairs) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
 def shared_tensors(network: nn.Module, other: nn.Module) -> list[str]:
-    """The parameters and buffers of a network, by name, that lie in the same memory as one of another network."""
-    there = {_place(tensor) for tensor in (*other.parameters(), *other.buffers())} - {0}
-    own = (*network.named_parameters(), *network.named_buffers())
-    return [name for name, tensor in own if _place(tensor) in there]
+    """The names of the parameters and buffers of a network that share memory with those of another network."""
+    addresses = {_address(tensor) for tensor in (*other.parameters(), *other.buffers())} - {0}
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    return [name for name, tensor in tensors if _address(tensor) in addresses]
 
 
 def shared_tensors_error(learner: str, teacher: str, names: list[str]) -> str:
-    """The error for a network that learns and one that teaches and have these parameters and buffers in common."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    """The error message for a student and a teacher that share these parameters and buffers."""
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"{learner} and {teacher} have parameters or buffers in common ({', '.join(names[:3])}{more}): a teacher is "
+        f"{learner} and {teacher} have parameters or buffers in common ({', '.join(names[:3])}{rest}): a teacher is "
         "frozen, and would freeze them in the student; give the student a copy of that part, by copy.deepcopy"
     )
 
 
-def _place(tensor: Tensor) -> int:
+def _address(tensor: Tensor) -> int:
     if is_lazy(tensor) or tensor.layout != torch.strided:
         return 0
     try:
         return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # a tensor made of others has no memory of its own
+    except (RuntimeError, NotImplementedError):  # a wrapper subclass has no storage of its own
         return 0
 
 
 def dtype_hint(network: nn.Module) -> str:
-    """The end of an error where a network fails on float32 images: its dtype and the remedy, if it has another one."""
+    """The end of an error message where a network fails on float32 images: its dtype and the remedy, if it differs."""
     for tensor in network.parameters():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             dtype = str(tensor.dtype).removeprefix("torch.")
