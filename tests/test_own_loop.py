@@ -1,4 +1,4 @@
-"""The page on loops of one's own: its code runs, with the real Lightning and the real Hugging Face Trainer."""
+"""The code of docs/own-loop.md runs, with the real Lightning and the real Hugging Face Trainer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import pytest
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "own-loop.md"
 BLOCKS = re.findall(r"```python ?(\w*)\n(.*?)```", PAGE.read_text(), re.S)
-PLAIN = "\n".join(code for package, code in BLOCKS if not package)
 
-# What must be so before a block and after it.
+# Run after the imports and networks of the page, and after each block.
 BEFORE = """
 import copy
 def state_of(module):
@@ -31,8 +30,8 @@ assert changed(before, teacher) == []
 assert not any(module.training for module in teacher.modules())
 assert list(losses) == ["ce", "kd", "loss"]
 assert torch.load("student.pt").keys() == convnet(8).state_dict().keys()
-assert per_sample.shape == (4,) and loss.shape == pixels.shape == () and answers.shape == (4, 10)
-assert not answers.requires_grad
+assert per_sample.shape == (4,) and loss.shape == pixels.shape == () and teacher_outputs.shape == (4, 10)
+assert student_logits.grad is not None and not teacher_outputs.requires_grad
 """,
     "lightning": """
 assert changed(before, teacher) == []
@@ -46,8 +45,8 @@ assert len(module.state_dict()) == len(convnet(8).state_dict())
     "transformers": """
 assert trainer.state.global_step == 8
 assert all(torch.isfinite(p).all() for p in distiller.parameters())
-kept = BertForSequenceClassification.from_pretrained("runs/bert/student")
-assert all(torch.equal(value, kept.state_dict()[name]) for name, value in small.state_dict().items())
+saved = BertForSequenceClassification.from_pretrained("runs/bert/student")
+assert all(torch.equal(value, saved.state_dict()[name]) for name, value in small.state_dict().items())
 assert not any(module.training for module in large.modules())
 assert all(p.grad is None for p in large.parameters())
 result = trainer.predict(texts[:8])
@@ -63,21 +62,21 @@ assert load_file("runs/bert/whole/model.safetensors").keys() == distiller.state_
 }
 
 
-def test_every_package_that_the_page_shows_is_tested() -> None:
+def test_every_package_of_the_page_is_tested() -> None:
     assert {package for package, _ in BLOCKS} == set(AFTER)
 
 
 @pytest.mark.parametrize("package", AFTER)
-def test_the_page_runs(package: str, tmp_path: Path) -> None:
-    """In a process of its own: these packages are slow to import, and change logging and warnings for everybody."""
+def test_page_runs(package: str, tmp_path: Path) -> None:
+    """In a separate process: these packages are slow to import, and change logging and warnings globally."""
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    first, *_ = (code for name, code in BLOCKS if not name)
-    shown = "\n".join(code for name, code in BLOCKS if name in ("", package))
-    script = first + BEFORE + shown.removeprefix(first) + AFTER[package]
+    page = [code for name, code in BLOCKS if name in ("", package)]
+    networks = next(number for number, code in enumerate(page) if "teacher, student =" in code)
+    script = "\n".join([*page[: networks + 1], BEFORE, *page[networks + 1 :], AFTER[package]])
     (tmp_path / "page.py").write_text(script)
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert process.returncode == 0, process.stderr[-4000:]
