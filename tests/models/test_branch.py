@@ -332,7 +332,7 @@ def test_the_first_branch_alone_leaves_the_whole_as_it_was(made: Made) -> None:
     before = network(images)
     assert torch.equal(network.branches[0](images[:3]), plain[0].eval()(images[:3]))
     assert torch.equal(network(images), before)
-    assert network._given == {}
+    assert network._trunk_outputs == {}
 
 
 def test_a_copy_is_a_network_of_its_own(made: Made) -> None:
@@ -404,25 +404,25 @@ HOSTILE: dict[str, tuple[Any, tuple[str, ...]]] = {
     "text": ("branch", ("surgery", "expected a list")),
     "null": (None, ("surgery", "expected a list")),
     "a list of texts": (["branch"], ("surgery", "expected a list")),
-    "no layer": ([{"operation": "branch"}], ("'branch' cannot be done again", "at")),
+    "no layer": ([{"operation": "branch"}], ("'branch' cannot be repeated", "at")),
     "an unknown layer": ([PLAIN | {"at": "layer9"}], ("unknown layer", "'layer9'")),
     "no name of a layer": ([PLAIN | {"at": ""}], ("unknown layer",)),
-    "a number for a layer": ([PLAIN | {"at": 5}], ("'branch' cannot be done again",)),
-    "null for a layer": ([PLAIN | {"at": None}], ("'branch' cannot be done again", "'at' is None")),
-    "a list for a layer": ([PLAIN | {"at": ["layer1"]}], ("'branch' cannot be done again", "list")),
+    "a number for a layer": ([PLAIN | {"at": 5}], ("'branch' cannot be repeated",)),
+    "null for a layer": ([PLAIN | {"at": None}], ("'branch' cannot be repeated", "'at' is None")),
+    "a list for a layer": ([PLAIN | {"at": ["layer1"]}], ("'branch' cannot be repeated", "list")),
     "a layer that does not run": ([PLAIN | {"at": "fc.nothing"}], ("unknown layer",)),
     "very many branches": ([PLAIN | {"branches": 10**12}], ("2 to 64 branches",)),
     "one branch": ([PLAIN | {"branches": 1}], ("2 to 64 branches, got 1",)),
     "minus one branch": ([PLAIN | {"branches": -1}], ("2 to 64 branches, got -1",)),
-    "half a branch": ([PLAIN | {"branches": 2.5}], ("'branch' cannot be done again",)),
-    "text for a number": ([PLAIN | {"branches": "2"}], ("'branch' cannot be done again",)),
+    "half a branch": ([PLAIN | {"branches": 2.5}], ("'branch' cannot be repeated",)),
+    "text for a number": ([PLAIN | {"branches": "2"}], ("'branch' cannot be repeated",)),
     "true for a number": ([PLAIN | {"branches": True}], ("2 to 64 branches",)),
-    "an unknown setting": ([PLAIN | {"run": "rm"}], ("'branch' cannot be done again", "run")),
-    "a setting of two lines": ([PLAIN | {"a\nb": "rm"}], ("'branch' cannot be done again",)),
-    "networks of text": ([PLAIN | {"others": ["x"]}], ("'branch' cannot be done again", "'others'", "networks")),
-    "no networks": ([PLAIN | {"others": []}], ("'branch' cannot be done again", "'others'", "networks")),
-    "a number of networks": ([PLAIN | {"others": 3}], ("'branch' cannot be done again",)),
-    "the network itself": ([PLAIN | {"network": "x"}], ("'branch' cannot be done again", "network")),
+    "an unknown setting": ([PLAIN | {"run": "rm"}], ("'branch' cannot be repeated", "run")),
+    "a setting of two lines": ([PLAIN | {"a\nb": "rm"}], ("'branch' cannot be repeated",)),
+    "networks of text": ([PLAIN | {"others": ["x"]}], ("'branch' cannot be repeated", "'others'", "networks")),
+    "no networks": ([PLAIN | {"others": []}], ("'branch' cannot be repeated", "'others'", "networks")),
+    "a number of networks": ([PLAIN | {"others": 3}], ("'branch' cannot be repeated",)),
+    "the network itself": ([PLAIN | {"network": "x"}], ("'branch' cannot be repeated", "network")),
     "branches of branches": ([PLAIN, PLAIN | {"at": "branches.0.layer1"}], ("has branches already",)),
     "other branches than it has": ([PLAIN | {"branches": 4}], ("weights", "lacks")),
 }
@@ -502,7 +502,7 @@ def test_where_the_norm_gives_nothing_above_0_all_branches_weigh_the_same(branch
         (
             lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)),
             "0",
-            ("nothing to share up to '0'", "branch at a later layer"),
+            ("has no parameters up to '0'", "branch at a later layer"),
         ),
     ],
 )

@@ -88,7 +88,7 @@ def test_false_warnings_are_rare() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_weights_that_no_reset_draws_are_refused(parametrisation: Any, bias: bool, refused: Any) -> None:
     network = nn.Sequential(nn.Flatten(), parametrisation(nn.Linear(64, 10, bias=bias)))
-    with refused("cohort", "'1.parametrizations.weight.original", "give a function that makes the network"):
+    with refused("cohort", "'1.parametrizations.weight.original", "give a function that returns the network"):
         cohort(network)
 
 
@@ -158,7 +158,7 @@ def test_one_warning_says_that_an_own_initialisation_is_lost(initialise: Callabl
     torch.manual_seed(0)
     network = mlp()
     initialise(network[1])
-    with pytest.warns(TutelageWarning, match="further networks of this cohort.*'1.*lost.*give a function") as said:
+    with pytest.warns(TutelageWarning, match="other networks of this cohort.*'1.*lost.*give a function") as said:
         cohort(network, 4)
     assert len(said) == 1
 

@@ -108,9 +108,9 @@ def test_where_inputs_enter(tiny_model: Callable[..., Tapped], refused: Any) -> 
     [
         ({"kind": "mirror"}, ["front", "mirror", "occlude"]),
         ({"hidden": "left"}, ["upper or lower", "left"]),
-        ({"fill": [0.0, 0.0]}, ["each of 1 channels", "[0.0, 0.0]"]),
+        ({"fill": [0.0, 0.0]}, ["1 finite numbers", "[0.0, 0.0]"]),
         ({"fill": [float("nan")]}, ["finite"]),
-        ({"fill": 0.5}, ["each of 1 channels", "0.5"]),
+        ({"fill": 0.5}, ["1 finite numbers", "0.5"]),
     ],
 )
 def test_settings_that_cannot_be(
@@ -140,6 +140,6 @@ def test_fronts_are_found_by_name() -> None:
 @pytest.mark.parametrize("value", [None, {"a": 1}, [[1.0]], [None], [0.0] * 5000])
 def test_a_file_holds_text_numbers_and_flat_lists(value: Any, tiny_model: Callable[..., Tapped], refused: Any) -> None:
     network = tiny_model().module
-    with refused("operation 'front' cannot be done again", "'fill'", "a list of at most 4096"):
+    with refused("operation 'front' cannot be repeated", "'fill'", "a list of at most 4096"):
         reapply(network, [{"operation": "front", "kind": "occlude", "hidden": "upper", "fill": value}], pixels())
     record_operations(network, [])

@@ -1,4 +1,4 @@
-"""A network from what a user writes: ``resnet20``, ``my_code:Net``, ``timm/NAME``, ``hf/NAME``."""
+"""Building a network from its name: ``resnet20``, ``my_code:Net``, ``timm/NAME``, ``hf/NAME``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LIBRARIES: Mapping[str, Callable[[str, str, ModelSpec], BuiltModel]] = MappingP
 
 
 def is_imported(spec: str) -> bool:
-    """Whether ``spec`` names code outside of this package, ``module:attr`` or ``file.py:attr``."""
+    """Whether ``spec`` names a user's code: ``module:attr`` or ``file.py:attr``."""
     return ":" in spec and not spec.startswith(tuple(_LIBRARIES))
 
 
@@ -36,29 +36,29 @@ def make_model(
     named_in: str = "the configuration",
     normalised: bool = False,
 ) -> BuiltModel:
-    """Build the network that ``spec`` names, for inputs of this shape and this many classes.
+    """Build the network that ``spec`` names.
 
     Args:
         spec: one of
 
-            - a name of the zoo: ``resnet20``, ``resnet8x4``, ``wrn-40-2``, ``mobilenetv2``, ``dcgan``;
-            - ``module:attr``: import path and attribute, found from the current folder too, as with
-              ``python -m``. The attribute is a class or function, called with those of ``num_classes``,
-              ``in_channels``, ``image_shape`` and ``image_size`` (or what else ``modality.offers``) that it takes,
-              or an ``nn.Module``, which is copied;
-            - ``file.py:attr``: the same of a Python file;
+            - a built-in network: ``resnet20``, ``resnet8x4``, ``wrn-40-2``, ``mobilenetv2``, ``dcgan``;
+            - ``module:attr``: an import path, also relative to the current folder as with ``python -m``, and an
+              attribute. The attribute is an ``nn.Module``, which is copied, or a class or function that returns one. It
+              is called with those of ``num_classes``, ``in_channels``, ``image_shape`` and ``image_size`` (or the
+              arguments in ``modality.offers``) that it accepts;
+            - ``file.py:attr``: the same for a Python file;
             - ``timm/NAME``: an architecture of timm;
-            - ``hf/NAME``: a model of the Hugging Face hub or a folder written by ``save_pretrained``; always
-              with its weights, only a classifier for another number of classes is new.
-        num_classes: classes of the data, or what else the network has outputs for. 0 keeps the classes of published
-            weights, for data that name none.
-        input_shape: of one input, (C, H, W) of images.
-        modality: what the inputs are.
-        pretrained: with the published weights; for ``timm/NAME``.
-        trust: whose code may be imported (``check_trusted``). All, since the caller wrote ``spec``; where a file says
-            it, hand over what the user trusts.
-        named_in: which file says it, for the error.
-        normalised: the caller knows the mean and standard deviation already, so none is looked up.
+            - ``hf/NAME``: a model of the Hugging Face hub, or a folder written by ``save_pretrained``. It always has
+              its weights; for another number of classes only its classifier is new.
+        num_classes: the number of classes, or of outputs in other tasks. 0 keeps the classes of the published weights,
+            for data without named classes.
+        input_shape: shape of one input; (C, H, W) for images.
+        modality: kind of the inputs.
+        pretrained: load the published weights; for ``timm/NAME``.
+        trust: whose code may be imported (``check_trusted``). The default trusts all code, as the caller wrote
+            ``spec``; if ``spec`` comes from a file, pass what the user trusts.
+        named_in: the file that contains ``spec``, for the error message.
+        normalised: mean and standard deviation are known already, so do not look them up.
 
     Raises:
         TutelageError: there is no such network, its package is missing, its code is not trusted, or building it failed.
@@ -76,7 +76,7 @@ def make_model(
             return load(spec, spec.removeprefix(prefix), requirements)
     if pretrained:
         raise TutelageError(
-            f"no published weights for {spec!r}: pretrained goes with timm/NAME; load a weights file instead"
+            f"no published weights for {spec!r}: pretrained needs timm/NAME; load a weights file instead"
         )
     if ":" in spec:
         built = from_import(spec, requirements)

@@ -1,4 +1,4 @@
-"""MobileNetV2, a small network for real pictures (Sandler et al. 2018, arXiv 1801.04381, table 2)."""
+"""MobileNetV2, a small network for photographs (Sandler et al. 2018, arXiv 1801.04381, table 2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-SMALL = 64  # images with a shorter side than this are reduced 8 times instead of 32 [ours]
+SMALL = 64  # images with a shorter side are downsampled 8 times instead of 32 [ours]
 
 
 class InvertedResidual(nn.Module):
@@ -44,9 +44,9 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """MobileNetV2: a stem, seven stages of inverted residuals, a 1x1 convolution, a mean and a linear classifier.
 
-    Images are reduced 32 times, as published. Where a side is shorter than 64 pixels they are reduced 8 times: the stem
-    and the second stage have stride 1, so that 32x32 images still end in maps of 4x4. The parameters are the same, and
-    there is no dropout.
+    Images are downsampled 32 times, as published. If a side is shorter than 64 pixels they are downsampled 8 times: the
+    stem and the second stage have stride 1, so that the last maps of 32x32 images are 4x4. The parameters are the same.
+    There is no dropout.
 
     Args:
         num_classes: outputs of ``fc``.
@@ -54,7 +54,7 @@ class MobileNetV2(nn.Module):
         width: multiplies all channels, rounded to multiples of 8 as published; the last convolution has at least 1280.
 
     Attributes:
-        roles: the last stage of each resolution, whose output is the narrow one of a block and not an expansion.
+        roles: the last stage of each resolution, read at the narrow output of its last block, not at an expansion.
 
     Raises:
         TutelageError: the width is not positive.

@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
         out: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)), inplace=True)))
         # Pixels 0, stride, 2 stride, ...: the centres of the strided convolution's windows, odd sizes too.
         shortcut = x[:, :, :: self.stride, :: self.stride]
-        if self.before or self.after:  # padding by nothing would copy, and its gradient too
+        if self.before or self.after:  # padding by 0 would copy the tensor and its gradient
             shortcut = F.pad(shortcut, (0, 0, 0, 0, self.before, self.after))
         return F.relu(out + shortcut, inplace=True)
 
@@ -48,13 +48,13 @@ class ResNet(nn.Module):
         in_channels: channels of the images.
         width: multiplies *all* channels, the stem's too: 4 gives a stem of 64 and stages of 64-128-256.
             (RepDistiller's ``resnet8x4`` has a stem of 32 and 1x1 convolutions as shortcuts, hence another
-            number of parameters.) Fractions work while 16 times the width is whole: 0.5 gives 8-16-32.
+            number of parameters.) Fractions are possible if 16 times the width is an integer: 0.5 gives 8-16-32.
 
     Attributes:
-        roles: what the first stage is given; the stages themselves are found by tracing.
+        roles: the stem is the input of the first stage; the stages are found by tracing.
 
     Raises:
-        TutelageError: the depth is not 6n+2, or the width gives no whole number of channels.
+        TutelageError: the depth is not 6n+2, or the number of channels is not an integer.
     """
 
     roles: ClassVar[dict[str, str]] = {"stem": "input:layer1"}
@@ -77,7 +77,7 @@ class ResNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the convolutions; all other layers have drawn theirs."""
+        """Initialise the convolutions; the other layers initialise themselves."""
         he_initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,17 +95,17 @@ def _stage(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequ
 
 def blocks_per_stage(family: str, depth: int, outside: int) -> int:
     """The n of ``depth = 6n + outside`` (three stages of n blocks of two layers), at least 1."""
-    blocks, rest = divmod(depth - outside, 6)
-    if blocks < 1 or rest:
-        near = 6 * max(blocks, 1) + outside
+    blocks, remainder = divmod(depth - outside, 6)
+    if blocks < 1 or remainder:
+        nearest = 6 * max(blocks, 1) + outside
         raise TutelageError(
-            f"{family} depth {depth} is not 6n+{outside} with n of 1 or more: the nearest are {near} and {near + 6}"
+            f"{family} depth {depth} is not 6n+{outside} with n of 1 or more: the nearest are {nearest} and {nearest + 6}"
         )
     return blocks
 
 
 def he_initialise(network: nn.Module) -> None:
-    """Draw all convolutions from He's normal distribution, variance 2 / (k k out_channels)."""
+    """Initialise all convolutions from He's normal distribution, variance 2 / (k k out_channels)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

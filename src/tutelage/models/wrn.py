@@ -12,9 +12,9 @@ from tutelage.models.resnet import blocks_per_stage, he_initialise
 
 
 class WideBlock(nn.Module):
-    """Normalise, ReLU, 3x3 convolution, twice; beside it the input, or a 1x1 convolution where shapes change.
+    """Batch norm, ReLU and 3x3 convolution, twice, plus a shortcut: the identity, or a 1x1 convolution.
 
-    The 1x1 convolution sees the activated input, an identity shortcut the raw one.
+    The 1x1 convolution, used if shapes change, takes the activated input, the identity shortcut the raw input.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -23,8 +23,8 @@ class WideBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        same = in_channels == channels and stride == 1
-        self.shortcut = None if same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        identity = in_channels == channels and stride == 1
+        self.shortcut = None if identity else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, channels, ceil(H / stride), ceil(W / stride)), not activated."""
@@ -46,9 +46,8 @@ class WRN(nn.Module):
         in_channels: channels of the images.
 
     Attributes:
-        roles: the layers that methods tap. They are the outputs of the groups, the sums *before* the next
-            normalisation and ReLU, as the attention-transfer paper takes them; tracing alone would find the
-            activated ``bn`` last at the third resolution.
+        roles: the outputs of the groups, *before* the next batch norm and ReLU, as in the attention-transfer paper;
+            tracing would choose the activated ``bn`` as the last stage.
 
     Raises:
         TutelageError: the depth is not 6n+4, or the width is not positive.
@@ -75,7 +74,7 @@ class WRN(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the convolutions, and set the classifier's bias to 0; all other layers have drawn theirs."""
+        """Initialise the convolutions, and set the classifier's bias to 0; the other layers initialise themselves."""
         he_initialise(self)
         nn.init.zeros_(self.fc.bias)
 

@@ -23,20 +23,20 @@ from tutelage.models.resnet import ResNet
 from tutelage.models.wrn import WRN
 from tutelage.text import value_text
 
-_LARGEST_SIZE = 10_000
-_MOST_PARAMETERS = 10**9
+_MAX_SIZE = 10_000
+_MAX_PARAMETERS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How the names of a family of networks are read.
+    """A family of networks, selected by the pattern of their names.
 
     Attributes:
-        pattern: matches the whole name; its named groups are numbers, handed to the builder as arguments.
-        builder: called with those, and with what it takes of ``num_classes``, ``in_channels`` and ``image_shape``.
-        examples: names that work, for listings and for guesses at misspelt ones.
+        pattern: matches the whole name; its named groups are numbers, which are passed to the builder.
+        builder: called with these, and with those of ``num_classes``, ``in_channels`` and ``image_shape`` it accepts.
+        examples: valid names, for listings and for suggestions.
         description: one line for ``tutelage models``.
-        paper: who proposed it.
+        paper: the source.
     """
 
     pattern: re.Pattern[str]
@@ -66,7 +66,7 @@ _FAMILIES = MappingProxyType(
             re.compile(r"mobilenetv2(?:x(?P<width>[0-9]+(?:\.[0-9]+)?))?"),
             MobileNetV2,
             ("mobilenetv2", "mobilenetv2x0.5"),
-            "small network for real pictures: mobilenetv2, or mobilenetv2x<width> with all channels x width",
+            "small network for photographs: mobilenetv2, or mobilenetv2x<width> with all channels x width",
             "Sandler et al. 2018, arXiv 1801.04381",
         ),
         "barcode": Family(
@@ -95,7 +95,7 @@ _FAMILIES = MappingProxyType(
 
 
 def families() -> Mapping[str, Family]:
-    """The families that `build` knows, by their short names."""
+    """The families by their short names."""
     return _FAMILIES
 
 
@@ -111,23 +111,23 @@ def build(
     Args:
         name: see ``families``.
         num_classes: outputs of a classifier.
-        input_shape: (C, H, W) of the images that it takes or makes, or the shape of another input.
-        modality: what the inputs are.
+        input_shape: (C, H, W) of the images that the network takes or generates, or the shape of another input.
+        modality: kind of the inputs.
 
     Raises:
-        TutelageError: no family reads this name, or its depth or width does not exist.
+        TutelageError: no family has this name, the family has no network of this size, or it takes other inputs.
     """
     for family in _FAMILIES.values():
         if match := family.pattern.fullmatch(name):
             sizes = {key: _number(text) for key, text in match.groupdict().items() if text is not None}
             offers = {"num_classes": num_classes, **modality.offers(input_shape)}
-            takes = inspect.signature(family.builder).parameters
-            if any(each.default is each.empty and key not in {*offers, *sizes} for key, each in takes.items()):
+            parameters = inspect.signature(family.builder).parameters
+            if any(p.default is p.empty and key not in {*offers, *sizes} for key, p in parameters.items()):
                 raise TutelageError(
-                    f"{name} is no network for {modality.noun}; name one of your own, as module:attr, or hf/NAME"
+                    f"{name} is no network for {modality.noun}; name your own network as module:attr, or hf/NAME"
                 )
             build = functools.partial(
-                family.builder, **sizes, **{key: value for key, value in offers.items() if key in takes}
+                family.builder, **sizes, **{key: value for key, value in offers.items() if key in parameters}
             )
             _check_size(name, build)
             return build()
@@ -137,29 +137,29 @@ def build(
 
 def _number(text: str) -> int | float:
     value = float(text)
-    if value > _LARGEST_SIZE:
-        raise TutelageError(f"a network of size {value_text(text)} is too large: sizes go up to {_LARGEST_SIZE:,}")
+    if value > _MAX_SIZE:
+        raise TutelageError(f"a network of size {value_text(text)} is too large: sizes go up to {_MAX_SIZE:,}")
     return value if "." in text else int(text)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Within it, weights are not drawn: on the meta device that would import torch's compiler, which takes seconds."""
+class _NoInitialisation(TorchFunctionMode):
+    """Skips the initialisation of weights, which on the meta device imports torch's compiler and takes seconds."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        named = kwargs or {}
+        keywords = kwargs or {}
         if function in (Tensor.normal_, nn.init.normal_):
-            return named["tensor"] if "tensor" in named else args[0]
-        return function(*args, **named)
+            return keywords["tensor"] if "tensor" in keywords else args[0]
+        return function(*args, **keywords)
 
 
 def _check_size(name: str, build: Callable[[], nn.Module]) -> None:
-    """Refuse what does not fit into memory, before any of it is taken: on the meta device a tensor has no data."""
-    with torch.device("meta"), _Undrawn():
+    """Refuse a network that is too large before it takes any memory, by building it on the meta device."""
+    with torch.device("meta"), _NoInitialisation():
         parameters = sum(parameter.numel() for parameter in build().parameters())
-    if parameters > _MOST_PARAMETERS:
+    if parameters > _MAX_PARAMETERS:
         raise TutelageError(
-            f"{value_text(name)} would have {parameters:.2g} parameters, more than {_MOST_PARAMETERS:.0e}: choose a"
+            f"{value_text(name)} would have {parameters:.2g} parameters, more than {_MAX_PARAMETERS:.0e}: choose a"
             " smaller depth or width"
         )

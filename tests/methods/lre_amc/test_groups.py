@@ -283,6 +283,6 @@ def test_sizes_that_do_not_fit_are_refused(refused: Any) -> None:
         apply(network, EXAMPLE, layer="0", inputs=1, outputs=6)
     with refused("'0'", "1 inputs", "not 0"):
         apply(network, EXAMPLE, layer="0", inputs=0, outputs=5)
-    with refused("cannot be done again"):
+    with refused("cannot be repeated"):
         reapply(network, [{"operation": "resize", "layer": "0"}], EXAMPLE)
     assert applied_operations(network) == []

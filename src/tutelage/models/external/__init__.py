@@ -1,1 +1,1 @@
-"""Ways to networks that are not in the zoo, a file each."""
+"""Networks from outside of this package: external model libraries and users' code, one file each."""

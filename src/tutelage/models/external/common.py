@@ -1,4 +1,4 @@
-"""What the doors to other people's networks share."""
+"""The result, the requirements and the errors that all loaders of external models share."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 @dataclass(frozen=True, slots=True)
 class BuiltModel:
-    """A network, and what is known of the images that its weights were trained on.
+    """A network, and the normalisation and size of the images that its weights were trained on.
 
     Attributes:
-        module: images (B, C, H, W) to logits (B, num_classes); a generator: latents (B, ``latent``) to images.
-        mean_std: mean and standard deviation of each of the C channels, for pixels in [0, 1], that the images
-            must be normalised with; ``None`` where the weights are new or the network does it itself, and the
-            caller chooses.
-        input_size: (C, H, W) of the images that the weights were trained on; ``None`` where unknown.
-        from_instance: whether it is a copy of one network of the user's, so that any other copy has the same weights.
+        module: images (B, C, H, W) to logits (B, num_classes), or a generator from latents (B, ``latent``) to images.
+        mean_std: mean and standard deviation per channel, for pixels in [0, 1], with which images must be normalised.
+            ``None`` if the weights are new or the network normalises its inputs itself; the caller then chooses.
+        input_size: (C, H, W) of the images that the weights were trained on; ``None`` if unknown.
+        from_instance: whether it is a copy of a user's ``nn.Module``, so that every copy has the same weights.
     """
 
     module: nn.Module
@@ -38,14 +37,14 @@ class BuiltModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What the network is for.
+    """The requirements for a network.
 
     Attributes:
-        num_classes: of the data; 0 for those of the published weights.
-        input_shape: of one of its inputs.
-        modality: what its inputs are.
-        pretrained: whether it comes with its published weights.
-        normalised: whether its mean and standard deviation are known already, so that none has to be looked up.
+        num_classes: of the data; 0 keeps the classes of the published weights.
+        input_shape: shape of one input.
+        modality: kind of the inputs.
+        pretrained: load the published weights.
+        normalised: mean and standard deviation are known already, so do not look them up.
     """
 
     num_classes: int
@@ -55,14 +54,14 @@ class ModelSpec:
     normalised: bool = False
 
     def arguments(self) -> dict[str, Any]:
-        """What a user's factory may take by name."""
+        """The keyword arguments that a user's function may accept."""
         return {"num_classes": self.num_classes, **self.modality.offers(self.input_shape)}
 
     def image_shape(self, spec: str) -> tuple[int, int, int]:
         """(C, H, W), for a network that takes images.
 
         Raises:
-            TutelageError: the data has none.
+            TutelageError: the data has no images.
         """
         if len(self.input_shape) != 3:
             raise TutelageError(f"{spec!r} takes images, and the data has {self.modality.noun}; choose another network")
@@ -71,10 +70,14 @@ class ModelSpec:
 
 
 def import_extra(spec: str, package: str, extra: str, advice: str = "") -> Any:
-    """Import an optional package, or say how to get it, with further advice."""
+    """Import an optional package.
+
+    Raises:
+        TutelageError: it is missing or fails to import; the message says how to install it, followed by ``advice``.
+    """
     try:
         return importlib.import_module(package)
-    except Exception as error:  # a package at odds with torch fails with anything, not only ImportError
+    except Exception as error:  # a package that does not match torch may raise anything
         if isinstance(error, ModuleNotFoundError) and error.name == package:
             raise TutelageError(f"{spec!r} needs the extra: pip install 'tutelage[{extra}]'{advice}") from error
         raise TutelageError(
@@ -85,7 +88,7 @@ def import_extra(spec: str, package: str, extra: str, advice: str = "") -> Any:
 
 @contextmanager
 def build_errors(spec: str) -> Iterator[None]:
-    """Within it, whatever goes wrong is an error of one line."""
+    """Turn any exception of the block into a one-line ``TutelageError``."""
     try:
         yield
     except Exception as error:
@@ -96,7 +99,7 @@ def build_errors(spec: str) -> Iterator[None]:
 
 
 def mean_std_of(mean: Iterable[float] | None, std: Iterable[float] | None, channels: int) -> MeanStd | None:
-    """Both for this many channels: where the weights saw another number, each is the average over those."""
+    """Mean and standard deviation for this many channels; if the weights have another number, the averages over it."""
     if mean is None or std is None:
         return None
     return _for_channels(mean, channels), _for_channels(std, channels)
@@ -107,7 +110,7 @@ def _for_channels(values: Iterable[float], channels: int) -> tuple[float, ...]:
     return values if len(values) == channels else (sum(values) / len(values),) * channels
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence: the name that may have been meant, if one is near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+def suggestion(name: str, candidates: Iterable[str]) -> str:
+    """The end of an error message: the most similar candidate, if one is similar enough."""
+    matches = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,4 +1,4 @@
-"""``timm/NAME``."""
+"""``timm/NAME``: architectures of timm."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from tutelage.models.external.common import BuiltModel, ModelSpec, build_errors,
 
 
 def from_timm(spec: str, name: str, requirements: ModelSpec) -> BuiltModel:
-    """One of timm's architectures, with its published weights if they are wanted."""
+    """An architecture of timm, with its published weights if ``requirements.pretrained``.
+
+    Raises:
+        TutelageError: timm is missing or has no such model, or building it failed.
+    """
     timm = import_extra(spec, "timm", extra="timm", advice=_keeping_torch())
-    known = timm.list_models()
-    # A tag after a dot names the weights; with a colon it is one of timm's addresses (hf-hub:, local-dir:).
-    if ":" not in name and name.partition(".")[0] not in known:
+    names = timm.list_models()
+    # A tag after a dot names the weights. A name with a colon is an address (hf-hub:, local-dir:).
+    if ":" not in name and name.partition(".")[0] not in names:
         raise TutelageError(
-            f"timm has no model {name!r}{suggestion(name, known)}: timm.list_models() lists all {len(known)}"
+            f"timm has no model {name!r}{suggestion(name, names)}: timm.list_models() lists all {len(names)}"
         )
     shape = requirements.image_shape(spec)
     create = functools.partial(
@@ -32,28 +36,28 @@ def from_timm(spec: str, name: str, requirements: ModelSpec) -> BuiltModel:
     )
     with build_errors(spec):
         module: nn.Module = create()
-        facts = _timm_facts(module)
-        size = facts.get("input_size")
-        if facts.get("fixed_input_size") and size is not None and tuple(size[1:]) != shape[1:]:
-            # A transformer with a table of positions: it must know the size of its images from the start.
+        cfg = _pretrained_cfg(module)
+        size = cfg.get("input_size")
+        if cfg.get("fixed_input_size") and size is not None and tuple(size[1:]) != shape[1:]:
+            # A transformer with position embeddings: it must be built for the image size.
             module = create(img_size=shape[1:])
     if not requirements.pretrained:
         return BuiltModel(module)
-    return BuiltModel(module, mean_std_of(facts.get("mean"), facts.get("std"), shape[0]), size and tuple(size))
+    return BuiltModel(module, mean_std_of(cfg.get("mean"), cfg.get("std"), shape[0]), size and tuple(size))
 
 
 def _keeping_torch() -> str:
-    """How to install timm beside a build of torch that PyPI does not have, which its dependencies would replace."""
+    """How to install timm without replacing a build of torch that is not on PyPI."""
     version, _, build = torch.__version__.partition("+")
     if not build:
         return ""
     return (
-        f"; as that may replace your torch {torch.__version__} by another build, rather: pip install --no-deps timm, "
-        f"and pip install --no-deps torchvision --index-url https://download.pytorch.org/whl/{build} (the release "
-        f"for torch {version})"
+        f"; as that may replace your torch {torch.__version__} by another build, instead run: pip install --no-deps "
+        f"timm, and pip install --no-deps torchvision --index-url https://download.pytorch.org/whl/{build} (the "
+        f"release for torch {version})"
     )
 
 
-def _timm_facts(module: nn.Module) -> Mapping[str, Any]:
-    facts = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
-    return facts if isinstance(facts, Mapping) else vars(facts)
+def _pretrained_cfg(module: nn.Module) -> Mapping[str, Any]:
+    cfg = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None) or {}
+    return cfg if isinstance(cfg, Mapping) else vars(cfg)

@@ -1,4 +1,4 @@
-"""``hf/NAME``: an image classifier of transformers."""
+"""``hf/NAME``: image classifiers of Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tutelage.models.external.common import BuiltModel, MeanStd, ModelSpec, buil
 
 
 class LogitsOf(nn.Module):
-    """A transformers image classifier as an ordinary network: images in, logits out.
+    """A transformers image classifier as a network from images to logits.
 
-    ``network`` is the model itself, for ``save_pretrained``, and its weights keep the names they have there.
-    Grey images are repeated for a network that was made for colour.
+    ``network`` is the transformers model, for example for ``save_pretrained``; its keys do not change. Grey images are
+    repeated to the number of channels that it expects.
     """
 
     def __init__(self, network: nn.Module, channels: int) -> None:
@@ -24,11 +24,11 @@ class LogitsOf(nn.Module):
         self.channels = channels
 
     def state_dict(self, *args: Any, **options: Any) -> Any:
-        """The model's own, under its own names."""
+        """The state of the transformers model, under its own keys."""
         return self.network.state_dict(*args, **options)
 
     def load_state_dict(self, *args: Any, **options: Any) -> Any:
-        """Into the model itself."""
+        """Load the state of the transformers model."""
         return self.network.load_state_dict(*args, **options)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,43 +40,47 @@ class LogitsOf(nn.Module):
 
 
 def from_transformers(spec: str, name: str, requirements: ModelSpec) -> BuiltModel:
-    """A model of the hub or of a folder, always with its weights."""
+    """A model of the hub or of a folder, always with its weights.
+
+    Raises:
+        TutelageError: transformers is missing, the model cannot be loaded, or it takes other channels.
+    """
     transformers = import_extra(spec, "transformers", extra="hf")
     channels = requirements.image_shape(spec)[0]
     with build_errors(spec):
         network = transformers.AutoModelForImageClassification.from_pretrained(
             name,
             ignore_mismatched_sizes=True,
-            trust_remote_code=False,  # never ask, and never run, code that comes with weights
+            trust_remote_code=False,  # never run code that comes with weights
             **({"num_labels": requirements.num_classes} if requirements.num_classes else {}),
         )
-    taken = getattr(network.config, "num_channels", channels)
-    if channels not in (1, taken):
+    expected = getattr(network.config, "num_channels", channels)
+    if channels not in (1, expected):
         raise TutelageError(
-            f"{spec!r} takes images of {taken} channels and the data has {channels}:"
+            f"{spec!r} takes images of {expected} channels and the data has {channels}:"
             " choose another model or convert the images"
         )
     side = getattr(network.config, "image_size", None)
     height_width = tuple(side) if isinstance(side, (list, tuple)) else (side, side)
-    size = None if side is None else (taken, *height_width)
-    known = None if requirements.normalised else _processor_mean_std(transformers, spec, name, channels)
-    return BuiltModel(LogitsOf(network, taken), known, size)
+    size = None if side is None else (expected, *height_width)
+    mean_std = None if requirements.normalised else _processor_mean_std(transformers, spec, name, channels)
+    return BuiltModel(LogitsOf(network, expected), mean_std, size)
 
 
 def _processor_mean_std(transformers: Any, spec: str, name: str, channels: int) -> MeanStd | None:
-    """What ``preprocessor_config.json`` says; the processor itself wants more packages."""
+    """Mean and standard deviation in ``preprocessor_config.json``; loading the processor itself needs more packages."""
     try:
-        facts, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
-    except Exception:  # no such file, no network, ...: each version has its own error for it
-        facts = {}
-    if facts.get("do_normalize") is False:
+        config, _ = transformers.ImageProcessingMixin.get_image_processor_dict(name)
+    except Exception:  # no file, no connection, ...; the error depends on the version
+        config = {}
+    if config.get("do_normalize") is False:
         return (0.0,) * channels, (1.0,) * channels
-    found = mean_std_of(facts.get("image_mean"), facts.get("image_std"), channels)
-    if found is None:
+    mean_std = mean_std_of(config.get("image_mean"), config.get("image_std"), channels)
+    if mean_std is None:
         warnings.warn(
             f"{spec!r} has no preprocessor_config.json with a mean and a standard deviation: its images will"
-            " not be normalised as in its training; put that file beside its weights",
+            " not be normalised as in its training; put that file next to its weights",
             TutelageWarning,
             stacklevel=4,  # where make_model was called
         )
-    return found
+    return mean_std

@@ -1,9 +1,9 @@
-"""What can stand before a network's first layer: one file a kind.
+"""Fronts: modules before a network's first layer that transform its inputs, one file per kind.
 
-A kind is a module of this folder with ``build(example, **settings)``: the ``nn.Module`` that changes the network's
-inputs, here (B, ...) as the network takes them, so normalised ones. Its settings are text, numbers and flat lists of
-them, since a weights file carries them; ``build`` checks them and raises ``TutelageError``. The operation ``front``
-puts it in place.
+A kind is a module of this folder with a function ``build(example, **settings)``. It returns the ``nn.Module`` that
+transforms the network's inputs (B, ...), after normalisation. Settings are text, numbers and flat lists of these, since
+weights files store them; ``build`` checks them and raises ``TutelageError``. The operation ``front`` attaches the
+module.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def build(kind: str, example: Tensor, **settings: Any) -> nn.Module:
 
     Args:
         kind: the name of a module of this folder.
-        example: inputs as the network takes them.
+        example: inputs as the network takes them, (B, ...).
         settings: of the kind.
 
     Raises:
-        TutelageError: there is no such kind, or the settings do not fit.
+        TutelageError: there is no such kind, or the settings are invalid.
     """
     if kind not in kinds():
         raise unknown("front", kind, kinds())

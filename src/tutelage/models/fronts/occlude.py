@@ -1,4 +1,4 @@
-"""Half of each image hidden (Georgescu, Ionescu 2020, arXiv 2008.01003)."""
+"""Hiding one half of each image (Georgescu, Ionescu 2020, arXiv 2008.01003)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Half = Literal["upper", "lower"]
 
 
 def occlude(images: Tensor, hidden: Half = "upper", fill: float | Tensor = 0.0) -> Tensor:
-    """Replace the upper or the lower half of the rows; the others stay as they are, to the bit.
+    """Replace the upper or the lower half of the rows; the other rows do not change.
 
-    Of H rows the upper half is the first H // 2, the lower half the rest: no row is of both halves.
+    The upper half is the first H // 2 rows, the lower half the remaining rows.
 
     Args:
         images: (B, C, H, W).
         hidden: which half.
-        fill: what stands there, a number or (C, 1, 1); 0 is black in images that are not normalised.
+        fill: the value of the hidden half, a number or (C, 1, 1); 0 is black in images that are not normalised.
 
     Returns:
         (B, C, H, W).
@@ -49,7 +49,7 @@ class Occlude(nn.Module):
 
 
 def normalised_black(mean: Tensor, std: Tensor, channels: int) -> list[float]:
-    """What pixels of 0 are after normalisation, (0 - mean) / std, one number for each channel."""
+    """The value of black after normalisation, (0 - mean) / std, one number per channel."""
     values: list[float] = (-mean / std).flatten().tolist()
     return values * channels if len(values) == 1 else values
 
@@ -60,23 +60,23 @@ def build(example: Tensor, *, hidden: Half, fill: Sequence[float]) -> Occlude:
     Args:
         example: (B, C, H, W).
         hidden: "upper" or "lower".
-        fill: what stands in the hidden half, C numbers; ``normalised_black`` gives them.
+        fill: the value of the hidden half, C numbers; see ``normalised_black``.
 
     Raises:
-        TutelageError: the inputs are no images of two rows or more, there is no such half, or ``fill`` is not C finite
-            numbers.
+        TutelageError: the inputs are not images of at least two rows, there is no such half, or ``fill`` is not C
+            finite numbers.
     """
     if example.ndim != 4 or example.shape[2] < 2:
         raise TutelageError(
-            f"half of an image can be hidden, not of an input of shape {tuple(example.shape[1:])}; "
+            f"only half of an image can be hidden, and the inputs have shape {tuple(example.shape[1:])}; "
             "give images (C, H, W) of at least two rows"
         )
     if hidden not in get_args(Half):
-        raise TutelageError(f"the hidden half is {' or '.join(get_args(Half))}, got {value_text(hidden)}")
+        raise TutelageError(f"the hidden half must be {' or '.join(get_args(Half))}, got {value_text(hidden)}")
     channels = example.shape[1]
-    numbers = isinstance(fill, list | tuple) and all(isinstance(value, int | float) for value in fill)
-    if not numbers or len(fill) != channels or not all(map(math.isfinite, fill)):
+    are_numbers = isinstance(fill, list | tuple) and all(isinstance(value, int | float) for value in fill)
+    if not are_numbers or len(fill) != channels or not all(map(math.isfinite, fill)):
         raise TutelageError(
-            f"the hidden half is filled with a finite number for each of {channels} channels, got {value_text(fill)}"
+            f"the fill of the hidden half must be {channels} finite numbers, one per channel, got {value_text(fill)}"
         )
     return Occlude(hidden, fill).to(example.device)

@@ -1,4 +1,4 @@
-"""Networks changed from the inside, and rebuilt so from a file.
+"""Surgery: operations that change a network's layers, and can be repeated when the network is loaded from a file.
 
 Each module of this folder is one operation, ``apply(network, example, ...)``. The network that it returns records its
 operations with their settings (``applied_operations``). A weights file stores this record, so that the network can be
@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.text import value_text
 
-_RECORD = "_tutelage_surgery"  # an attribute that no network of a user has
-_LONGEST = 4096  # entries of a list among an operation's settings
+_RECORD = "_tutelage_surgery"  # attribute of a network: its operations
+_MAX_LENGTH = 4096  # of a list among an operation's settings
 
 
 def applied_operations(network: nn.Module) -> list[dict[str, Any]]:
-    """What has been done to this network, for its file."""
+    """The operations that were applied to this network, with their settings."""
     return [dict(operation) for operation in network.__dict__.get(_RECORD, ())]
 
 
 def record_operations(network: nn.Module, operations: Sequence[Mapping[str, Any]]) -> None:
-    """Replace the record of what has been done to this network; copies of it have the same."""
+    """Replace the record of a network's operations; copies of the network have the same record."""
     network.__dict__[_RECORD] = tuple(dict(operation) for operation in operations)
 
 
@@ -38,46 +38,50 @@ def append_operation(network: nn.Module, name: str, **settings: Any) -> None:
 
 
 def reapply(network: nn.Module, operations: Sequence[Mapping[str, Any]], example: Tensor) -> nn.Module:
-    """Do these operations again on a network as it was built, in order.
+    """Apply recorded operations in order to a newly built network.
 
     Args:
-        network: as it was built; it is changed.
-        operations: from ``applied_operations``, or from a file; only operations of this folder are ever called.
-        example: (B, C, H, W), images as the network takes them.
+        network: it is changed.
+        operations: from ``applied_operations`` or from a file; only operations of this folder are called.
+        example: inputs as the network takes them, (B, ...).
+
+    Returns:
+        The network after the last operation, which may be a new one that contains ``network``.
 
     Raises:
-        TutelageError: for an operation that does not exist, or whose settings do not fit.
+        TutelageError: an operation does not exist, or its settings are invalid.
     """
-    known = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
     for operation in operations:
         settings = dict(operation)
         name = str(settings.pop("operation", ""))
-        if name not in known:
-            raise unknown("operation on a network", name, known)
+        if name not in names:
+            raise unknown("operation on a network", name, names)
         apply = importlib.import_module(f"{__name__}.{name}").apply
         parameters = inspect.signature(apply).parameters
         for setting, value in settings.items():
             _check_plain(name, setting, value)
             if setting in parameters and "Module" in str(parameters[setting].annotation):
                 raise TutelageError(
-                    f"the operation {name!r} cannot be done again: its {setting!r} takes networks, which no file holds"
+                    f"the operation {name!r} cannot be repeated: its {setting!r} takes networks, and a file "
+                    "cannot hold these"
                 )
         try:
             network = apply(network, example, **settings)
         except TutelageError:
             raise
-        except Exception as error:  # settings of a file may be anything
-            raise TutelageError(f"the operation {name!r} cannot be done again: {one_line(error)}") from error
+        except Exception as error:  # settings from a file may be anything
+            raise TutelageError(f"the operation {name!r} cannot be repeated: {one_line(error)}") from error
     return network
 
 
 def _check_plain(operation: str, setting: str, value: object) -> None:
-    """Refuse a setting that is no text, number or flat list of them."""
+    """Raise an error for a setting that is not text, a number or a flat list of these."""
     values = value if isinstance(value, list) else [value]
-    if len(values) <= _LONGEST and all(isinstance(each, str | int | float) for each in values):
+    if len(values) <= _MAX_LENGTH and all(isinstance(item, str | int | float) for item in values):
         return
-    what = f"holds {len(values)} values" if len(values) > _LONGEST else f"is {value_text(value)}"
+    problem = f"holds {len(values)} values" if len(values) > _MAX_LENGTH else f"is {value_text(value)}"
     raise TutelageError(
-        f"the operation {operation!r} cannot be done again: its {setting!r} {what}; "
-        f"expected text, a number or a list of at most {_LONGEST} of them"
+        f"the operation {operation!r} cannot be repeated: its {setting!r} {problem}; "
+        f"expected text, a number or a list of at most {_MAX_LENGTH} of them"
     )

@@ -1,4 +1,4 @@
-"""An output that says "I do not answer" beside the classifier: Deep Gamblers (Liu et al. 2019, arXiv 1907.00208)."""
+"""An additional output for abstention: Deep Gamblers (Liu et al. 2019, arXiv 1907.00208)."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from tutelage.models.roles import add_role
 from tutelage.models.surgery import append_operation
 
 ABSTAIN = "abstain"
-"""The role of the logit of not answering, (B, 1)."""
+"""The role of the abstention logit, (B, 1)."""
 
 
 def apply(network: nn.Module, example: Tensor) -> nn.Module:
-    """Give a network of m classes an (m+1)-th output, read by the role ``abstain``.
+    """Add an abstention logit to a network of m classes, with the role ``abstain``.
 
-    It is a linear layer of its own on what the classifier is given, which is the same function as a classifier with one
-    row more. The network's own logits stay those of the m classes, and its own keys stay too. The new row is drawn from
-    torch's global generator, as ``nn.Linear`` draws those of a classifier.
+    It is a separate linear layer on the input of the classifier, which computes the same function as a classifier with
+    one more row. The network's output remains the m logits, and its keys do not change. The new layer is initialised
+    like any ``nn.Linear``, from torch's global generator.
 
     Args:
-        network: images to logits (B, m), by an ``nn.Linear`` in the end; it is changed.
-        example: (B, C, H, W), images as it takes them.
+        network: inputs to logits (B, m), with an ``nn.Linear`` as its last layer; it is changed.
+        example: inputs as the network takes them, (B, ...).
 
     Raises:
-        TutelageError: when it has no such classifier, or abstains already.
+        TutelageError: the network has no such classifier, or has an abstention logit already.
     """
     layer = find_classifier(network, example)
     classifier = get_layer(network, layer, nn.Linear)

@@ -18,26 +18,26 @@ POSITIONS = {"logits": attach_after, "penultimate": attach_before}
 def apply(
     network: nn.Module, example: Tensor, *, position: str = "logits", momentum: float = 0.1, affine: int = 1
 ) -> nn.Module:
-    """Let the network's logits be z' = gamma (z - mu) / sqrt(var + eps) + beta, with z what its classifier gives.
+    """Replace the classifier's output z by z' = gamma (z - mu) / sqrt(var + eps) + beta.
 
-    Mean and variance are those of the batch in train mode, per class, and running ones in eval mode. The network's own
-    keys stay what they are; those of the layer lie under ``final_bn`` of the classifier.
+    The mean mu and variance var are per class, of the batch in train mode and running statistics in eval mode. The
+    network's own keys do not change; the keys of the layer are under ``final_bn`` of the classifier.
 
     Args:
-        network: images to logits, by an ``nn.Linear`` in the end; it is changed.
-        example: (B, C, H, W), images as it takes them.
-        position: "logits", or "penultimate": the same of the features that the classifier is given.
+        network: inputs to logits, with an ``nn.Linear`` as its last layer; it is changed.
+        example: inputs as the network takes them, (B, ...).
+        position: "logits", or "penultimate" to normalise the input of the classifier instead.
         momentum: the weight of a batch in the running statistics, in (0, 1].
-        affine: 1 for gamma and beta that learn, 0 for 1 and 0.
+        affine: 1 for trainable gamma and beta, 0 for gamma = 1 and beta = 0.
 
     Raises:
-        TutelageError: when it has no such classifier, or such a layer already.
+        TutelageError: the network has no such classifier, or has such a layer already.
     """
     if position not in POSITIONS:
         raise unknown("position of the final batch normalisation", position, POSITIONS)
     if not 0 < momentum <= 1:
         raise TutelageError(
-            f"the momentum of the final batch normalisation lies in (0, 1], got {momentum}; 0.1 is usual"
+            f"the momentum of the final batch normalisation must be in (0, 1], got {momentum}; the default is 0.1"
         )
     layer = find_classifier(network, example)
     classifier = get_layer(network, layer, nn.Linear)
@@ -49,26 +49,26 @@ def apply(
 
 
 def remove(network: nn.Module) -> nn.BatchNorm1d:
-    """Take the layer from the network, which is then as it was before ``apply``, but for what it has learnt since.
+    """Remove the layer from the network and return it.
 
-    That is another function: ``fold`` keeps it. Gives the layer.
+    The network then computes another function; ``fold`` preserves the function.
     """
-    layer, _ = _where(network)
+    layer, _ = _location(network)
     norm = get_layer(network, f"{layer}.{_NAME}", nn.BatchNorm1d)
     detach(network, layer, _NAME)
-    record_operations(network, [each for each in applied_operations(network) if each["operation"] != _NAME])
+    record_operations(network, [op for op in applied_operations(network) if op["operation"] != _NAME])
     return norm
 
 
 @torch.no_grad()
 def fold(network: nn.Module) -> nn.Module:
-    """A copy without the layer that gives the same logits in eval mode: z' = a z + c goes into the classifier.
+    """A copy without the layer and with the same logits in eval mode: z' = a z + c is folded into the classifier.
 
-    "logits": W' = diag(a) W, b' = a b + c. "penultimate": W' = W diag(a), b' = b + W c. With
-    a = gamma / sqrt(var + eps) and c = beta - a mu of the running statistics. A classifier without a bias gets one.
+    "logits": W' = diag(a) W, b' = a b + c. "penultimate": W' = W diag(a), b' = b + W c. Here
+    a = gamma / sqrt(var + eps) and c = beta - a mu, with running statistics. A classifier without a bias gets one.
     """
     plain = copy.deepcopy(network)
-    layer, position = _where(plain)
+    layer, position = _location(plain)
     norm, classifier = remove(plain).double().eval(), get_layer(plain, layer, nn.Linear)
     weight = classifier.weight.double()
     c = norm(weight.new_zeros(1, norm.num_features))[0]
@@ -80,12 +80,10 @@ def fold(network: nn.Module) -> nn.Module:
     return plain
 
 
-def _where(network: nn.Module) -> tuple[str, str]:
-    """The name of the layer that it is at, and its position."""
+def _location(network: nn.Module) -> tuple[str, str]:
+    """The name of the classifier, and the layer's position."""
     layers = [name.removesuffix(f".{_NAME}") for name, _ in network.named_modules() if name.endswith(f".{_NAME}")]
-    done = [done for done in applied_operations(network) if done["operation"] == _NAME]
-    if len(layers) != 1 or len(done) != 1:
-        raise TutelageError(
-            f"{type(network).__name__} has no final batch normalisation; give it one by method=final_bn"
-        )
-    return layers[0], str(done[0]["position"])
+    operations = [op for op in applied_operations(network) if op["operation"] == _NAME]
+    if len(layers) != 1 or len(operations) != 1:
+        raise TutelageError(f"{type(network).__name__} has no final batch normalisation; train it with method=final_bn")
+    return layers[0], str(operations[0]["position"])

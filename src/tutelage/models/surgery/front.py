@@ -1,4 +1,4 @@
-"""A module before a network's first layer."""
+"""A front: a module before a network's first layer that transforms its inputs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tutelage.models.surgery import append_operation
 
 
 def apply(network: nn.Module, example: Tensor, *, kind: str, **settings: Any) -> nn.Module:
-    """Let the network be given what a front makes of its inputs.
+    """Attach a front to a network.
 
-    The network's own keys stay what they are; those of the front lie under ``front_KIND`` of the network, or of the
-    first layer of an ``nn.Sequential``. A second front of another kind stands behind the first.
+    The network's own keys do not change; the keys of the front are under ``front_KIND`` of the network, or of the first
+    layer of an ``nn.Sequential``. A second front, of another kind, runs after the first.
 
     Args:
         network: it is changed.
-        example: inputs as it takes them.
+        example: inputs as the network takes them, (B, ...).
         kind: a module of ``tutelage.models.fronts``.
-        settings: of the kind: text, numbers and flat lists of them.
+        settings: of the kind: text, numbers and flat lists of these.
 
     Raises:
-        TutelageError: there is no such kind, its settings do not fit, or the network has such a front already.
+        TutelageError: there is no such kind, its settings are invalid, or the network has a front of this kind already.
     """
     front = fronts.build(kind, example, **settings)
     attach_before(network, input_layer(network), f"front_{kind}", front)

@@ -1,4 +1,4 @@
-"""A network without its classifier, whose output is the embedding."""
+"""Removing a network's classifier, so that its output is the embedding."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from tutelage.models.surgery import append_operation
 
 
 def apply(network: nn.Module, example: Tensor) -> nn.Module:
-    """Replace the classifier by the identity: the output is what the classifier was given, under ``embedding``.
+    """Replace the classifier by the identity; the network's output then has the role ``embedding``.
 
     Args:
-        network: inputs to logits (B, classes), by an ``nn.Linear`` in the end; it is changed. Its other keys stay.
-        example: inputs as the network takes them.
+        network: inputs to logits (B, classes), with an ``nn.Linear`` as its last layer; it is changed. Its other keys
+            do not change.
+        example: inputs as the network takes them, (B, ...).
 
     Raises:
-        TutelageError: it has no such classifier.
+        TutelageError: the network has no such classifier.
     """
     layer = find_classifier(network, example)
     get_layer(network, layer, nn.Linear)
-    # Roles are found while the classifier is there: without it the last layer with weights would be taken for one.
+    # Find roles before the classifier is removed: otherwise the last layer with weights would count as the classifier.
     roles = {
         role: str(tap)
         for role, tap in find_roles(network, example, parse_roles(network, declared_roles(network))).items()
     }
     network.set_submodule(layer, nn.Identity())
-    for role, place in (roles | {"embedding": ""}).items():
-        add_role(network, role, place)
+    for role, layer in (roles | {"embedding": ""}).items():
+        add_role(network, role, layer)
     append_operation(network, "headless")
     return network

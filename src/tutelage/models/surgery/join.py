@@ -1,4 +1,4 @@
-"""Several networks as one: a linear classifier on their embeddings, side by side (Georgescu, Ionescu 2020)."""
+"""Joining networks: one linear classifier on their concatenated embeddings (Georgescu, Ionescu 2020)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Joined(nn.Module):
         self.classifier = nn.Linear(sum(widths), classes)
 
     def embeddings(self, inputs: Tensor) -> list[Tensor]:
-        """Each member's embeddings of length 1, (B, D_k)."""
+        """Each member's embeddings, normalised to length 1, (B, D_k)."""
         return [
             nn.functional.normalize(at_least_float32(_vectors(member(inputs))), eps=1e-6) for member in self.members
         ]
@@ -42,36 +42,36 @@ class Joined(nn.Module):
 def apply(
     network: nn.Module, example: Tensor, *, members: int = 2, others: Sequence[nn.Module] | None = None
 ) -> Joined:
-    """Join networks of one kind; an embedding is what a network gives its classifier, which is removed.
+    """Join networks of one architecture, whose classifiers are removed. An embedding is the input of a classifier.
 
     Args:
-        network: inputs to logits (B, classes), by an ``nn.Linear`` in the end. It becomes the first member, and loses
-            its classifier.
-        example: inputs as it takes them.
-        members: how many in all, 2 to 64.
-        others: networks of the same kind with other weights, for the further members, which lose theirs; copies unless
-            given.
+        network: inputs to logits (B, classes), with an ``nn.Linear`` as its last layer. It becomes the first member,
+            and loses its classifier.
+        example: inputs as the network takes them, (B, ...).
+        members: their number, 2 to 64.
+        others: networks of the same architecture with other weights, for the other members, which lose their
+            classifiers; copies by default.
 
     Raises:
-        TutelageError: a network has no such classifier, or there are too many or too few members.
+        TutelageError: a network has no such classifier, or the number of members is invalid.
     """
     if not 2 <= members <= 64 or (others is not None and len(others) != members - 1):
         raise TutelageError(f"2 to 64 networks can be joined, got {members if others is None else len(others) + 1}")
-    each = [network, *([copy.deepcopy(network) for _ in range(members - 1)] if others is None else others)]
-    layers = [find_classifier(member, example) for member in each]
-    linear = [get_layer(member, layer, nn.Linear) for member, layer in zip(each, layers, strict=True)]
-    done = applied_operations(network)
-    for member, layer in zip(each, layers, strict=True):
+    networks = [network, *([copy.deepcopy(network) for _ in range(members - 1)] if others is None else others)]
+    layers = [find_classifier(member, example) for member in networks]
+    linear = [get_layer(member, layer, nn.Linear) for member, layer in zip(networks, layers, strict=True)]
+    operations = applied_operations(network)
+    for member, layer in zip(networks, layers, strict=True):
         member.set_submodule(layer, nn.Identity())
-    joined = Joined(each, [layer.in_features for layer in linear], linear[0].out_features)
+    joined = Joined(networks, [layer.in_features for layer in linear], linear[0].out_features)
     joined.classifier.to(at_least_float32(linear[0].weight))
     joined.train(network.training)
-    record_operations(joined, [*done, {"operation": "join", "members": members}])
+    record_operations(joined, [*operations, {"operation": "join", "members": members}])
     return joined
 
 
 def _vectors(output: object) -> Tensor:
     vectors = first_tensor(output)
     if vectors is None:
-        raise TypeError(f"a member of a joined network gave a {type(output).__name__} and no embedding")
+        raise TypeError(f"a member of a joined network returned a {type(output).__name__} and no embedding")
     return vectors

@@ -1,4 +1,4 @@
-"""Outputs that lie around the vertices of a simplex, and logits made of them (Ali et al. 2020, arXiv 2010.15487)."""
+"""Logits from outputs that cluster around the vertices of a simplex (Ali et al. 2020, arXiv 2010.15487)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME = "decision"
 
 
 class Decision(nn.Module):
-    """Outputs around the vertices scale e_i, as logits: z / scale."""
+    """Logits z / scale for outputs z around the vertices scale e_i."""
 
     def __init__(self, scale: float) -> None:
         super().__init__()
@@ -28,19 +28,19 @@ class Decision(nn.Module):
 
 
 def apply(network: nn.Module, example: Tensor, *, scale: float) -> nn.Module:
-    """Let the network give z / scale for logits, with z what its classifier gives, to be read by the role ``vertices``.
+    """Return z / scale as logits, with z the output of the classifier, which has the role ``vertices``.
 
-    The largest logit is that of the nearest vertex, ||z - t_i||^2 being ||z||^2 + scale^2 - 2 scale z_i, and of the
-    likeliest of Gaussians with one covariance around the vertices. Softmax of z itself would be 0 and 1 to the last
-    bit; of z / scale it can be used, by attacks, calibration and students. It has no weights.
+    The largest logit belongs to the nearest vertex, since ||z - t_i||^2 = ||z||^2 + scale^2 - 2 scale z_i, and to the
+    most likely of Gaussians with one covariance around the vertices. The softmax of z itself would saturate at 0 and 1;
+    that of z / scale is usable for attacks, calibration and students. The operation adds no weights.
 
     Args:
-        network: images to (B, classes), by an ``nn.Linear`` in the end; it is changed.
-        example: (B, C, H, W), images as it takes them.
+        network: inputs to (B, classes), with an ``nn.Linear`` as its last layer; it is changed.
+        example: inputs as the network takes them, (B, ...).
         scale: the distance of a vertex from the origin, above 0.
 
     Raises:
-        TutelageError: when it has no such classifier, or has been changed so already.
+        TutelageError: the network has no such classifier, or this operation was applied before.
     """
     if not 0 < scale < float("inf"):
         raise TutelageError(f"the scale of the simplex must be a finite number above 0, got {scale}")
