@@ -486,7 +486,7 @@ def test_a_cohort_of_a_module_that_cannot_be_drawn_anew_is_refused(
     from torch.nn.utils.parametrizations import weight_norm
 
     network = nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 4)))
-    with refused("no reset_parameters() draws", "give a function"):
+    with refused("no reset_parameters() reinitialises", "give a function"):
         tutelage.train(network, tiny_data, method="dml", **SHORT)
     tutelage.train(network, tiny_data, **SHORT)  # one network needs no copy
 

@@ -99,7 +99,8 @@ def blocks_per_stage(family: str, depth: int, outside: int) -> int:
     if blocks < 1 or remainder:
         nearest = 6 * max(blocks, 1) + outside
         raise TutelageError(
-            f"{family} depth {depth} is not 6n+{outside} with n of 1 or more: the nearest are {nearest} and {nearest + 6}"
+            f"{family} depth {depth} is not 6n+{outside} with n of 1 or more: the nearest "
+            f"are {nearest} and {nearest + 6}"
         )
     return blocks
 
