@@ -1,4 +1,4 @@
-"""Two small generators of images: a DCGAN and an MLP."""
+"""Two small image generators: a DCGAN and an MLP."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
 
-SMALLEST = 4  # pixels a side at which a generator's maps begin and a critic's end
+SMALLEST = 4  # side in pixels of a generator's first maps and a critic's last maps
 
 
 class DCGAN(nn.Module):
-    """A convolutional generator: a linear layer to a small map, which each transposed convolution doubles.
+    """A convolutional generator: a linear layer to a small map, and transposed convolutions that double its size.
 
-    The map begins at the image's size, halved while both sides are even and larger than 4, so 32 pixels give 5 layers;
-    its channels are halved each time, down to 64 x width. Batch normalisation and ReLU between layers, weights drawn
-    from N(0, 0.02^2); the last layer is a 3x3 convolution to (1 + tanh) / 2, pixels in [0, 1].
+    The first map has the size of the image, halved while both sides are even and larger than 4; for 32 pixels there are
+    5 layers. Each transposed convolution halves the channels, down to 64 x width. Between layers there are batch
+    normalisation and ReLU. Weights are drawn from N(0, 0.02^2). The last layer is a 3x3 convolution followed by
+    (1 + tanh) / 2, for pixels in [0, 1].
 
     Args:
         image_shape: (C, H, W) of the images.
         width: multiplies all channels.
-        latent: length of a latent.
+        latent: length of the latents.
 
     Raises:
-        TutelageError: the width leaves no channels.
+        TutelageError: the width is too small for one channel.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], width: float = 1, latent: int = 128) -> None:
@@ -45,7 +46,7 @@ class DCGAN(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all weights; biases and normalisations are as their layers have them."""
+        """Initialise all weights; biases and batch norms keep the default initialisation."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, std=0.02)
@@ -57,18 +58,18 @@ class DCGAN(nn.Module):
 
 
 class MLPGenerator(nn.Module):
-    """A generator of four linear layers with ReLU between them; (1 + tanh) / 2 gives pixels in [0, 1].
+    """A generator of four linear layers with ReLU between them, followed by (1 + tanh) / 2, for pixels in [0, 1].
 
-    Three layers of 512 x width units make 2.2 million parameters for 32 pixels and colour, as the student of AKDG has;
-    its layers themselves are [inferred] from that number.
+    Three hidden layers of 512 x width units have 2.2 million parameters for colour images of 32x32 pixels, as the
+    student of AKDG; the layers themselves are [inferred] from that number.
 
     Args:
         image_shape: (C, H, W) of the images.
         width: multiplies the units of the hidden layers.
-        latent: length of a latent.
+        latent: length of the latents.
 
     Raises:
-        TutelageError: the width leaves no units.
+        TutelageError: the width is too small for one unit.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], width: float = 1, latent: int = 128) -> None:
@@ -95,10 +96,10 @@ def halved_sizes(height: int, width: int) -> Sequence[tuple[int, int]]:
 
 
 def scaled_channels(network: str, channels: float) -> int:
-    """``channels``, rounded.
+    """The rounded number of channels.
 
     Raises:
-        TutelageError: none are left.
+        TutelageError: it is 0.
     """
     if round(channels) < 1:
         raise TutelageError(f"the width of this {network} leaves {channels:g} channels: take a larger one")

@@ -66,32 +66,32 @@ class Tapped(nn.Module):
         self._taps: dict[str, Tap] | None = None
         self._compiled: CompiledForward | None = None
 
-    def forward(self, inputs: Any = None, /, *more: Any, **named: Any) -> Tensor:
+    def forward(self, inputs: Any = None, /, *args: Any, **kwargs: Any) -> Tensor:
         """Raw inputs (B, ...) to (B, classes) logits.
 
         Raises:
             TutelageError: the inputs do not have the channels of the normalisation, or the network returns no logits.
         """
-        if isinstance(inputs, Tensor) and not more and not named:
+        if isinstance(inputs, Tensor) and not args and not kwargs:
             output = self.module(self.normalised(inputs))
         else:
-            positional, keywords = self._module_arguments(inputs, *more, **named)
+            positional, keywords = self._module_arguments(inputs, *args, **kwargs)
             output = self.module(*positional, **keywords)
         return output if isinstance(output, Tensor) else logits_of(self.module, output)
 
     def _module_arguments(
-        self, inputs: Any = None, /, *more: Any, **named: Any
+        self, inputs: Any = None, /, *args: Any, **kwargs: Any
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The normalised positional and keyword arguments of ``module``, from the arguments of this model."""
-        if named or more:
-            positional = (inputs, *more) if more or inputs is not None else ()
+        if args or kwargs:
+            positional = (inputs, *args) if args or inputs is not None else ()
         else:
-            positional, named = call_arguments(inputs)
+            positional, kwargs = call_arguments(inputs)
             if len(positional) == 1 and isinstance(positional[0], Tensor):
                 return (self.normalised(positional[0]),), {}
         return (
             tuple(self.normalised(value) if is_image(value) else value for value in positional),
-            {name: self.normalised(value) if is_image(value) else value for name, value in named.items()},
+            {name: self.normalised(value) if is_image(value) else value for name, value in kwargs.items()},
         )
 
     def normalised(self, inputs: Tensor) -> Tensor:
