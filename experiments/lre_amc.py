@@ -18,7 +18,7 @@ from tutelage.data import Data
 from tutelage.data.configured import load_data
 from tutelage.evaluation import evaluate
 from tutelage.evaluation.cost import flops, parameters
-from tutelage.methods.lre_amc.groups import Group, drop, group_of, second_moments, take_over
+from tutelage.methods.lre_amc.groups import Group, compensate, drop, group_of, second_moments
 from tutelage.methods.lre_amc.redundancy import eliminate
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
@@ -87,7 +87,7 @@ def pruned(dense: Tapped, data: Data, row: str, kept: int, seed: int) -> Tapped:
         elimination = eliminate(gram, count, ridge=RIDGE * scale, units=group.units)
         removed = elimination.removed
         if row == "as published":
-            take_over(model.module, group, elimination)
+            compensate(model.module, group, elimination)
     elif row == "random":
         removed = tuple(torch.randperm(group.units, generator=torch.Generator().manual_seed(seed))[:count].tolist())
     else:

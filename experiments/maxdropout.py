@@ -19,7 +19,7 @@ from tutelage.data import Data, open_data
 from tutelage.data.conditions import Subset
 from tutelage.evaluation import accuracy
 from tutelage.methods import find
-from tutelage.methods.maxdropout.layer import MaxDropout, in_place_of_dropout
+from tutelage.methods.maxdropout.layer import MaxDropout, replace_dropout
 from tutelage.models.resnet import ResNet
 from tutelage.models.tapped import Tapped
 from tutelage.training import Run
@@ -51,7 +51,7 @@ def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
     if settings is not None:
         shares = getattr(trained, "dropped", {}).values()
         measured |= {f"dropped {place}": share for place, share in enumerate(shares, 1)}
-        with in_place_of_dropout(trained, partial(MaxDropout, active_in_eval=True, **settings)):
+        with replace_dropout(trained, partial(MaxDropout, active_in_eval=True, **settings)):
             measured["active"] = float(accuracy(training.predict(trained, data.test), data.test.labels))
     return measured
 

@@ -22,7 +22,7 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.evaluation.metrics import accuracy
 from tutelage.methods.occlusion import joined, train_students
-from tutelage.methods.occlusion.svm import choose_svm
+from tutelage.methods.occlusion.svm import select_svm
 from tutelage.models.fronts.occlude import Half, normalised_black
 from tutelage.models.surgery.front import apply as put_front
 from tutelage.models.tapped import Tapped
@@ -159,7 +159,7 @@ def by_svm(run: Run, *models: Tapped) -> dict[str, float]:
         torch.cat([F.normalize(run.predict(model, part, ("embedding",))) for model in models], 1) for part in parts
     )
     apart = held_out, run.data.validation.labels
-    weight, bias, _ = choose_svm(train, run.data.train.labels, run.data.num_classes, apart)
+    weight, bias, _ = select_svm(train, run.data.train.labels, run.data.num_classes, apart)
     return {
         "accuracy": float(accuracy(test @ weight.T + bias, run.data.test.labels)),
         "held_out": float(accuracy(held_out @ weight.T + bias, apart[1])),

@@ -348,7 +348,7 @@ def test_what_is_no_generator_is_refused(tiny_data: Data, tiny_model: Callable[.
         find("akdg")(Run(tiny_data, dcgan(0.1), [tiny_model()]))
     with refused("needs a teacher"):
         find("akdg")(Run(tiny_data, dcgan(0.1)))
-    with refused("nothing teaches"):
+    with refused("the generator has no loss"):
         find("akdg")(Run(tiny_data, dcgan(0.1)), weight=0, real=False)
     with refused("the teacher generates images of shape (3, 8, 8)", "(1, 8, 8)"):
         find("akdg")(Run(tiny_data, dcgan(0.1), [Generator(DCGAN((3, 8, 8), 0.1))]))

@@ -145,7 +145,7 @@ def test_its_file_opens_with_the_layer(name: str, tiny_npz: str, tiny_data: Data
 
 
 def test_a_batch_of_one_is_refused(tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any) -> None:
-    with refused("final batch normalisation is over the batch", "batch size of 2 or more"):
+    with refused("final batch normalisation normalises over the batch", "batch size of 2 or more"):
         find("final_bn")(Run(tiny_data, tiny_model, recipe=Recipe(batch_size=1)))
 
 

@@ -61,7 +61,7 @@ def test_it_is_written_and_opened_again(tiny_npz: str, tmp_path: Path) -> None:
 
 
 def test_a_batch_that_holds_too_few_of_a_class(tiny_data: Data, tiny_model: Net, refused: Any) -> None:
-    with refused("a batch of 11 holds 2 samples of each of 4 classes", "take batches of 12 or more"):
+    with refused("a batch of 11 holds 2 samples of each of 4 classes", "use a batch size of 12 or more"):
         find("gccs")(Run(tiny_data, tiny_model, recipe=Recipe(batch_size=11)))
 
 

@@ -154,12 +154,12 @@ def test_features_are_mixed_where_and_as_the_labels_say(tiny_data: Data, tiny_mo
             mixed = view(batch, NOTHING, None)
             mix = view.pending
             assert mix is not None
-            seen.add(mix.place)
+            seen.add(mix.layer)
             found = whole(model, mixed.inputs)
             assert view.pending is None
 
             def together(x: Tensor, place: str, mix: Any = mix) -> Tensor:
-                return mix.share * x + (1 - mix.share) * x[mix.partners] if place == mix.place else x
+                return mix.share * x + (1 - mix.share) * x[mix.partners] if place == mix.layer else x
 
             x = together((images - model.mean) / model.std, "input")
             x = F.relu(together(net.bn1(net.conv1(x)), "stage1"))  # type: ignore[operator]
@@ -316,13 +316,13 @@ def test_classes_are_held_out_and_not_trained_on(novel: Data, tiny_data: Data, o
     kept = {int(tiny_data.train.labels[(images == row).all(1)][0]) for row in shown}
     assert len(kept) == 2
     assert run.fits[0].history[-1]["learners"]["student"]["validation_accuracy_1_shot"] > 0
-    with refused("validation_classes=0.9 of 4 classes of tiny are 4", "take another share"):
+    with refused("validation_classes=0.9 of 4 classes of tiny are 4", "choose another share"):
         find("graph_fewshot")(Run(tiny_data, student, hardware=on_cpu), validation_classes=0.9)
 
 
 def test_what_it_cannot_train_on_is_refused(novel: Data, on_cpu: Hardware, tiny_model: Net, refused: Any) -> None:
     single = replace(novel, train=novel.train.subset((novel.train.labels == 1).nonzero().squeeze(1)))
-    with refused("novel has 1 with labels", "train on 2 classes"):
+    with refused("novel has 1 with labels", "2 training classes or more"):
         find("graph_fewshot")(Run(single, tiny_model, hardware=on_cpu))
     vectors = Split.of(torch.rand(8, 5), torch.arange(8) % 2, Vectors())
     data = Data("vectors", ("a", "b"), vectors, vectors)

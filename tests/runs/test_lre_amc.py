@@ -124,10 +124,10 @@ def test_a_finished_run_is_read_back_pruned(
 def test_what_it_cannot_do_is_refused(
     make_run: Callable[..., Run], tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any
 ) -> None:
-    with refused("held-out part", "--validation 0.1"):
+    with refused("held-out split", "--validation 0.1"):
         find("lre_amc")(make_run(data=replace(tiny_data, validation=None)))
     flat = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    with refused("Sequential has no layer", "no sum couples"):
+    with refused("Sequential has no layer", "not coupled by a sum"):
         find("lre_amc")(make_run(student=lambda: Tapped(flat)))
     for other in (tiny_model(1, width=5), Tapped(flat), Tapped(tiny_model(1, width=6).module, [0.9], [0.1])):
         with refused("dense=teacher", "TinyNet", "dense=trained"):

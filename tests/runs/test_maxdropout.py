@@ -45,7 +45,7 @@ def test_it_is_there_while_it_trains_alone(
     student = find("maxdropout")(run, where=where, rate=0.4)
     units = 6 * 16 * (8 if where == "dropout" else 4 * 8 * 8)  # six steps; the held-out part is not counted
     assert [layer.rate for layer in seen] == [0.4] * (2 if where == "stages" else 1)
-    assert seen[0].seen == units
+    assert seen[0].total == units
     assert list(student.dropped) == (["stage1", "stage2"] if where == "stages" else ["drop"])  # type: ignore[arg-type]
     assert all(0 < share < 1 for share in student.dropped.values())  # type: ignore[union-attr, operator]
     fresh = tiny_model(dropout=0.2)

@@ -18,7 +18,7 @@ from tutelage.data import Data, Split
 from tutelage.data.batch import Batch
 from tutelage.data.conditions import parse_noise
 from tutelage.methods import find
-from tutelage.methods.mslg import MetaLabels, first_scores, smallest_losses
+from tutelage.methods.mslg import MetaLabels, initial_scores, smallest_losses
 from tutelage.methods.mslg.labels import Entropy, LearnedLabels
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
@@ -261,12 +261,12 @@ def test_compiled_code_is_not_run() -> None:
 
 
 def test_first_scores() -> None:
-    scores = first_scores(torch.tensor([2, -1, 0]), 4, 10)
+    scores = initial_scores(torch.tensor([2, -1, 0]), 4, 10)
     assert scores.tolist() == [[0, 0, 10, 0], [0, 0, 0, 0], [10, 0, 0, 0]]
     assert scores.dtype == torch.float32
     assert scores.softmax(1)[1].tolist() == [0.25] * 4
     soft = torch.tensor([[0.25, 0.75], [1, 0]])
-    assert torch.equal(first_scores(soft, 2, 8), 8 * soft)
+    assert torch.equal(initial_scores(soft, 2, 8), 8 * soft)
 
 
 def test_the_smallest_losses_of_each_class() -> None:
@@ -335,7 +335,7 @@ def test_the_trusted_samples_are_the_meta_set_and_apart_in_the_second_stage(make
     assert list(run.selected) == [student]
     labels = after["update"].labels
     assert labels is second[0].terms["labels"].term
-    begun = first_scores(after["data"].train.labels, 4, 10)
+    begun = initial_scores(after["data"].train.labels, 4, 10)
     torch.testing.assert_close(labels.store.values.sum(1), begun.sum(1))
     assert not torch.equal(labels.store.values, begun)
 
@@ -396,7 +396,7 @@ def test_wrong_labels_move_towards_the_right_ones(make: Make, noisy: Data) -> No
     find("mslg")(run, warmup_share=0.25)
     train, labels = run.fitted[1][1]["data"].train, run.fitted[1][1]["update"].labels.store.values
     wrong = train.corrupted
-    change = labels - first_scores(train.labels, 4, 10)
+    change = labels - initial_scores(train.labels, 4, 10)
     towards = change.gather(1, train.clean_labels[:, None]) - change.gather(1, train.labels[:, None])
     assert float(towards[wrong].mean()) > 0.1
 
@@ -431,10 +431,10 @@ def test_a_meta_set_that_cannot_be(trusted: str, make: Make, noisy: Data, refuse
     train = replace(noisy.train, trusted=everybody)
     if trusted != "all":
         train = replace(noisy.train, trusted=None, labels=torch.full((48,), -1))
-    with refused("meta set is", "of the 48 training samples", "give"):
+    with refused("meta set is", "of the 48 training samples", "add samples"):
         find("mslg")(make(replace(noisy, train=train)))
 
 
 def test_several_processes_are_refused(make: Make, refused: Any) -> None:
-    with refused("2 processes", "start one"):
+    with refused("2 processes", "use one process"):
         find("mslg")(make(processes=Processes(0, 2)))

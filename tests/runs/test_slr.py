@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, Split
 from tutelage.methods import find
-from tutelage.methods.slr import mixed, refined, split_anew
+from tutelage.methods.slr import mixed, refined, stratified_folds
 from tutelage.models.tapped import Tapped
 from tutelage.terms.cross_entropy import cross_entropy
 from tutelage.training import Learner, Run
@@ -104,7 +104,7 @@ def test_the_least_loss_is_the_entropy_of_the_targets() -> None:
 
 def test_folds_leave_each_sample_out_once_and_every_class_evenly() -> None:
     labels = torch.cat([torch.zeros(40), torch.ones(20), torch.full((3,), -1.0)]).long()
-    folds = list(split_anew(labels, 5, seed=1))
+    folds = list(stratified_folds(labels, 5, seed=1))
     assert torch.equal(torch.cat([out for _, out in folds]).sort().values, torch.arange(63))
     for kept, out in folds:
         assert torch.equal(torch.cat([kept, out]).sort().values, torch.arange(63))
@@ -113,7 +113,7 @@ def test_folds_leave_each_sample_out_once_and_every_class_evenly() -> None:
 
 def test_each_round_splits_anew() -> None:
     labels = torch.arange(40) % 4
-    first, again, other = ([out.tolist() for _, out in split_anew(labels, 2, seed)] for seed in (1, 1, 2))
+    first, again, other = ([out.tolist() for _, out in stratified_folds(labels, 2, seed)] for seed in (1, 1, 2))
     assert first == again
     assert first != other
 

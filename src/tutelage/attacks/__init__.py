@@ -1,4 +1,4 @@
-"""Inputs moved on purpose, against a network: for views in training and for evaluation."""
+"""Attacks on a network: perturbed inputs, for views in training and for evaluation."""
 
 from tutelage.attacks.adversarial import AdversarialSamples
 from tutelage.attacks.boundary import BoundarySamples, boundary_attack, draw_targets

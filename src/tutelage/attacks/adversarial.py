@@ -1,4 +1,4 @@
-"""The batch at hand, moved against the network that learns: adversarial training (Madry et al. 2018, 1706.06083)."""
+"""Adversarial samples for training: Madry et al. 2018, arXiv 1706.06083."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from tutelage.terms.term import View
 
 
 class AdversarialSamples(View):
-    """Each image, moved to raise its cross-entropy by projected gradient descent in the maximum norm.
+    """The images of the batch, perturbed by projected gradient descent (PGD) in the maximum norm.
 
-    From x_0 drawn uniformly within ``radius``, ``steps`` times x <- clip(x + step_size sign(dCE/dx)), with the clip to
-    [image - radius, image + radius] and to [0, 1]. Unlike ``pgd``, which evaluates, it makes every step for every
-    sample, and the network stays in the mode it is in: in train mode batch normalisation uses the batch and each step
-    moves its running averages, as in the authors' code. No parameter gets a gradient. A sample without a label stays
-    where it is.
+    From x_0 drawn uniformly within ``radius``, ``steps`` times x <- clip(x + step_size sign(dCE/dx)), where the clip is
+    to [image - radius, image + radius] and to [0, 1]. Unlike ``pgd``, which is for evaluation, it takes every step for
+    every sample and does not change the mode of the network: in train mode, batch normalisation uses the batch, and
+    each step updates its running statistics, as in the authors' code. No parameter gets a gradient. Samples without a
+    label are not perturbed.
 
     Args:
-        model: the network that is attacked, the learner's own.
-        radius, step_size: of the range [0, 1] of the pixels.
-        steps: each is a pass of the network, and is counted as one.
-        clamp: whether images stay in [0, 1]; the authors' code of SAT lets them leave it while it trains.
+        model: the network to attack, the learner's own.
+        radius, step_size: in the pixels' range [0, 1].
+        steps: the number of steps; each counts as a forward pass of the network.
+        clamp: whether images stay in [0, 1]; in the authors' code of SAT they may leave it during training.
     """
 
     def __init__(self, model: Tapped, radius: float, step_size: float, steps: int, *, clamp: bool = True) -> None:
@@ -38,15 +38,15 @@ class AdversarialSamples(View):
         self.model, self.radius, self.step_size, self.steps, self.clamp = model, radius, step_size, steps, clamp
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        """The moved images, with everything else as it was."""
+        """The perturbed images; the other fields of the batch do not change."""
         inputs, targets = batch.inputs.detach(), batch.targets
         low, high = inputs - self.radius, inputs + self.radius
         if self.clamp:
             low, high = low.clamp(min=0), high.clamp(max=1)
         start = inputs + torch.empty_like(inputs).uniform_(-self.radius, self.radius)
         if targets.ndim == 1:
-            known = (targets != UNLABELLED).view(-1, *[1] * (inputs.ndim - 1))
-            start = torch.where(known, start, inputs)
+            is_labelled = (targets != UNLABELLED).view(-1, *[1] * (inputs.ndim - 1))
+            start = torch.where(is_labelled, start, inputs)
         images = start.clamp(low, high)
         for _ in range(self.steps):
             with torch.enable_grad():

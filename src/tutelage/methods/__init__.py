@@ -1,8 +1,9 @@
-"""Methods: one file each, named as the field names it.
+"""Methods: one file or folder each.
 
-A method is a function that is given a ``Run`` and returns the student it trained. Every module or package of this
-folder holds one, under its own name, unless the name begins with an underscore; packages outside add theirs by the
-entry point group ``tutelage.methods``, and any file or module can be named: ``my.py:dkd``, ``my_package.dkd:dkd``.
+A method is a function that takes a ``Run`` and returns the student it trained. Each module or package of this folder
+whose name does not begin with an underscore defines a method of the same name. Installed packages add methods by the
+entry point group ``tutelage.methods``, and a method in any file or module can be named: ``my.py:dkd``,
+``my_package.dkd:dkd``.
 """
 
 from __future__ import annotations
@@ -48,22 +49,22 @@ def default_by(other: str, **defaults: Any) -> Any:
 
     The other parameter comes first in the signature. Recorded settings hold the resolved value.
     """
-    shown = ", ".join(f"{value!r} with {other}={name}" for name, value in defaults.items())
-    return Field(default_factory=lambda checked: defaults[checked[other]], description=shown, validate_default=True)
+    text = ", ".join(f"{value!r} with {other}={name}" for name, value in defaults.items())
+    return Field(default_factory=lambda values: defaults[values[other]], description=text, validate_default=True)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train a student.
+    """A method of training a student.
 
     Attributes:
-        function: ``(run, *, its parameters) -> student``.
-        paper: where it comes from.
-        family: what is imitated: response, representation, relation, online, baseline, ...
-        task: what the student is trained for; ``None`` for whatever the data's targets are for.
-        evidence: how much of the original could be read: its authors' code; its paper; or no more than its abstract,
-            the rest being from memory, from other people's code or inferred, as the docstring says. ``None`` where
-            there is no original, or nobody has said.
+        function: ``(run, *, parameters) -> student``.
+        paper: its source.
+        family: what is matched or changed: response, representation, relation, online, baseline, ...
+        task: the task that the student is trained for; ``None`` for the task of the data's targets.
+        evidence: how much of the original could be read: its authors' code; its paper; or only its abstract, with the
+            rest from memory, from other people's code or inferred, as the docstring says. ``None`` if there is no
+            original, or it is not stated.
     """
 
     function: Callable[..., Tapped]
@@ -74,20 +75,20 @@ class Method:
 
     @property
     def name(self) -> str:
-        """Its name, the function's."""
+        """The name of the function."""
         return self.function.__name__
 
     @property
     def spec(self) -> str:
-        """The text that ``find`` finds it by; ``given:...`` for a method that cannot be imported from anywhere.
+        """The text by which ``find`` finds it; ``given:...`` for a method that cannot be imported.
 
-        That is one of a notebook, of the program's main file or of another function.
+        Such a method is defined in a notebook, in the program's main file or inside a function.
         """
         home, name = self.function.__module__, self.name
         if home == f"{__name__}.{name}" or home.startswith(f"{__name__}.{name}."):
             return name
-        points = [point for point, entry in _others().items() if entry.value.replace(" ", "") == f"{home}:{name}"]
-        if points and points[0] not in _own():
+        points = [point for point, entry in _entry_points().items() if entry.value.replace(" ", "") == f"{home}:{name}"]
+        if points and points[0] not in _builtin():
             return points[0]
         importable = home != "__main__" and getattr(sys.modules.get(home), name, None) is self
         return f"{home}:{name}" if importable else f"{OBJECT_PREFIX}{home}.{self.function.__qualname__}"
@@ -99,13 +100,13 @@ class Method:
 
     @cached_property
     def settings(self) -> type[BaseModel]:
-        """Its own parameters with their types and defaults, read from its signature."""
+        """A model of its parameters with their types and defaults, read from its signature."""
         parameters = [p for p in inspect.signature(self.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        # Only theirs: a file may import what it annotates the run with for type checkers alone.
-        own = types.SimpleNamespace(
+        # Without the annotation of the run, whose type a file may import for type checkers only.
+        annotated = types.SimpleNamespace(
             __annotations__={p.name: p.annotation for p in parameters if p.annotation != p.empty}
         )
-        hints = typing.get_type_hints(own, self.function.__globals__, include_extras=True)
+        hints = typing.get_type_hints(annotated, self.function.__globals__, include_extras=True)
         fields: dict[str, Any] = {
             p.name: (hints.get(p.name, Any), ... if p.default is p.empty else p.default) for p in parameters
         }
@@ -114,7 +115,7 @@ class Method:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """Each parameter's type and default, as text."""
+        """The type and default of each parameter, as text."""
         signature = inspect.signature(self.function).parameters
         return {
             name: f": {_type_name(signature[name].annotation)} = "
@@ -123,10 +124,10 @@ class Method:
         }
 
     def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """These settings, converted to their types, with the defaults of the others.
+        """Validate settings: convert them to their types and add defaults.
 
         Raises:
-            TutelageError: for one that does not exist or does not fit; the right ones are named.
+            TutelageError: a setting does not exist or has a wrong value; the message names the parameters.
         """
         try:
             checked = self.settings(**settings)
@@ -136,14 +137,14 @@ class Method:
         for name, value in values.items():
             if isinstance(value, float) and value != 0 and not 1 / _LARGEST <= abs(value) <= _LARGEST:
                 raise TutelageError(
-                    f"method {self.name}: {name}: float32 computes with 0 and numbers from {1 / _LARGEST:g} to"
-                    f" {_LARGEST:g} (got {value!r})"
+                    f"method {self.name}: {name}: must be 0 or between {1 / _LARGEST:g} and {_LARGEST:g}, the range of"
+                    f" float32 (got {value!r})"
                 )
         return values
 
     @default_settings()
     def __call__(self, run: Run, **settings: Any) -> Tapped:
-        """Train a student and return it. What the method draws between its fits depends on the run's seed alone."""
+        """Train a student and return it. Random numbers drawn outside of fits depend on the run's seed alone."""
         run.begin(run.task if self.task is None else find_task(self.task))
         with seeded(mix(run.seed, 3)):
             return self.function(run, **self.check(settings))
@@ -152,60 +153,60 @@ class Method:
 def method(
     *, paper: str, family: str, task: str | None = "classification", evidence: Evidence | None = None
 ) -> Callable[[Callable[..., Tapped]], Method]:
-    """Make a function of a run a method; the arguments are the attributes of ``Method``."""
+    """Decorate a function of a run as a method; the arguments are the attributes of ``Method``."""
     return lambda function: Method(function, paper, family, task, evidence)
 
 
 def find(name: str, trust: Trust = True) -> Method:
-    """The method of this name, from this folder, from an installed package, or from ``file.py:attr``, ``module:attr``.
+    """Find a method by name, in this folder, in installed packages, or as ``file.py:attr`` or ``module:attr``.
 
     Args:
-        name: which.
-        trust: whose code may be imported (``check_trusted``). All, since the caller wrote ``name``; where a file says
-            it, hand over what the user trusts.
+        name: the name.
+        trust: whose code may be imported (``check_trusted``): all code if the caller wrote the name; if a file holds
+            it, pass what the user trusts.
 
     Raises:
-        TutelageError: when there is none, its code is not trusted, or it cannot be imported.
+        TutelageError: there is none, its code is not trusted, or it cannot be imported.
     """
     if name.startswith(OBJECT_PREFIX):
         function = name.rpartition(".")[2]
         raise TutelageError(
-            f"the method {name!r} was an object of a Python program and can only be given again (method={function}); "
-            f"put it in a file, and name it FILE.py:{function}"
+            f"the method {name!r} was an object of a Python program, which must pass it again (method={function}); "
+            f"or move it to a file and name it FILE.py:{function}"
         )
     if ":" in name:
         check_trusted(name, trust, "the configuration")
         return _checked(name, import_attribute(name, "method"))
-    own, others = _own(), _others()
-    if name in own:
+    builtin, points = _builtin(), _entry_points()
+    if name in builtin:
         return _checked(name, getattr(importlib.import_module(f"{__name__}.{name}"), name, None))
-    if name not in others:
-        raise unknown("method", name, [*own, *others])
+    if name not in points:
+        raise unknown("method", name, [*builtin, *points])
     try:
-        found = others[name].load()
-    except Exception as error:  # whatever somebody else's file does while it is imported
-        raise TutelageError(f"method {name!r} of {others[name].value} cannot be loaded: {one_line(error)}") from error
-    return _checked(name, found)
+        loaded = points[name].load()
+    except Exception as error:  # an import of other people's code can raise anything
+        raise TutelageError(f"method {name!r} of {points[name].value} cannot be loaded: {one_line(error)}") from error
+    return _checked(name, loaded)
 
 
 def installed() -> list[str]:
     """The names of all methods, sorted."""
-    return sorted({*_own(), *_others()})
+    return sorted({*_builtin(), *_entry_points()})
 
 
-def _own() -> list[str]:
+def _builtin() -> list[str]:
     names = (module.name for module in pkgutil.iter_modules(__path__))
     return [name for name in names if name.isidentifier() and not name.startswith("_")]
 
 
-def _others() -> dict[str, EntryPoint]:
+def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-def _checked(name: str, found: object) -> Method:
-    if not isinstance(found, Method):
-        raise TutelageError(f"method {name!r} is a {type(found).__name__}; decorate its function with @method(...)")
-    return found
+def _checked(name: str, value: object) -> Method:
+    if not isinstance(value, Method):
+        raise TutelageError(f"method {name!r} is a {type(value).__name__}; decorate its function with @method(...)")
+    return value
 
 
 def _type_name(annotation: Any) -> str:

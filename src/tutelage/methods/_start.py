@@ -1,4 +1,4 @@
-"""A student that starts from its teacher's weights."""
+"""Initialisation of a student with its teacher's weights."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 from tutelage.models.tapped import Tapped
 from tutelage.training.run import Run
 
-SHOWN = 64  # samples for which both networks have to give the same
+CHECKED_SAMPLES = 64  # for which the outputs of both networks must agree
 
 
 def start_from_teacher(run: Run, student: Tapped, teacher: Tapped) -> bool:
-    """Give the student the teacher's weights, if it is the same network with the same normalisation.
+    """Load the teacher's weights into the student, if it is the same network with the same normalisation.
 
     Returns:
-        Whether it is; otherwise the student keeps the weights that it has.
+        Whether it is; otherwise the student's weights do not change.
     """
-    part = run.data.train.subset(torch.arange(min(SHOWN, len(run.data.train))))
-    before = copy.deepcopy(student.module.state_dict())
+    subset = run.data.train.subset(torch.arange(min(CHECKED_SAMPLES, len(run.data.train))))
+    initial = copy.deepcopy(student.module.state_dict())
     try:
         student.module.load_state_dict(teacher.module.state_dict())
-        if torch.allclose(run.predict(student, part), run.predict(teacher, part), rtol=1e-3, atol=1e-4):
+        if torch.allclose(run.predict(student, subset), run.predict(teacher, subset), rtol=1e-3, atol=1e-4):
             return True
     except RuntimeError:  # other names or shapes
         pass
-    student.module.load_state_dict(before)
+    student.module.load_state_dict(initial)
     return False

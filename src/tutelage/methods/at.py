@@ -24,28 +24,29 @@ def at(
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,
 ) -> Tapped:
-    """Attention: where each stage of the teacher responds, the student is to respond.
+    """Attention transfer (AT): match the spatial attention maps of the teacher's stages.
 
-    L = CE(z, y) + beta * (H W / 32^2) * sum over stages j of mean over pixels of (Q_S^j - Q_T^j)^2, averaged over the
-    batch, with Q = vec(sum_c |A_c|^p) / ||.||_2 of the stage's last map A, and H x W the size of the first stage's
-    maps. The factor keeps the weight on ||Q_S - Q_T||^2, which is beta divided by a map's pixels, the same for every
-    input size; at 32 x 32 it is 1. Stages are paired from the last one backwards; of maps of different sizes the larger
-    is average-pooled.
+        L = CE(z, y) + beta (H W / 32^2) sum_j mean over pixels of (Q_S^j - Q_T^j)^2
+        Q = vec(sum_c |A_c|^p) / ||sum_c |A_c|^p||_2
+
+    A is the last activation map of a stage j, and H x W the size of the first stage's maps; the loss is averaged over
+    the batch. The factor H W / 32^2 makes the weight of ||Q_S - Q_T||^2 the same for every input size; it is 1 at
+    32 x 32. Stages are paired from the last one backwards. If two maps differ in size, the larger is average-pooled.
 
     Args:
-        run: what to train.
-        form: "code", as above; "paper", equation 2: beta/2 * sum_j ||Q_S^j - Q_T^j||_2, not squared, with no factor for
-            the size.
-        beta: its default depends on the form. "code": the authors' code has 1000, which recovers it at 32 x 32; the
-            default is a quarter of that, and ours: with 1000 small students on 8 x 8 digits fell behind the plain one
-            where they were trained for 20 epochs. "paper": 0.1, about the paper's [as users quote it].
+        run: the run.
+        form: "code", as above; or "paper", equation 2: beta/2 sum_j ||Q_S^j - Q_T^j||_2, not squared and without the
+            factor for the size.
+        beta: the weight. Its default depends on the form. "code": the authors' code has 1000, which has the same effect
+            here at 32 x 32. The default is a quarter of that, our choice: with 1000, small students on 8 x 8 digits
+            fell behind plain training within 20 epochs. "paper": 0.1, about the paper's value [as users quote it].
         p: the power of the attention map, 1 or more.
-        kd_alpha: above 0, Hinton's term joins: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE. The authors'
-            code has 0.9 with T = 4 for this.
-        kd_temperature: its T.
+        kd_alpha: combine with Hinton's loss: (1 - kd_alpha) CE + kd_alpha T^2 KL replaces CE. The authors' code has 0.9
+            with T = 4 for this.
+        kd_temperature: T of Hinton's loss.
 
-    Deviations: the factor for the input size and the default of beta; pooling where sizes differ (the paper
-    interpolates). Gradient-based attention transfer, which the paper also has, is not here.
+    Deviations: the factor for the input size and the default of beta; pooling of maps that differ in size (the paper
+    interpolates). The paper's gradient-based attention transfer is not implemented.
     """
     student, teacher = run.student(), run.teacher()
     attention = AttentionTransfer(run.paired_stages(student, teacher), p, form)

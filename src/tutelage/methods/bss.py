@@ -29,32 +29,36 @@ def bss(
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,
 ) -> Tapped:
-    """Boundary samples: match the teacher also where it is about to change its mind.
+    """Boundary supporting samples (BSS): match the teacher also on samples moved to its decision boundary.
 
-    L = CE(z, y) + alpha(e) H(q_t(x), q_s(x)) + beta(e) H(q_t(x'), q_s(x')), where q are softmax outputs at temperature
-    T, H the cross-entropy without a factor T^2, and x' boundary supporting samples: of the batch those that both
-    networks get right, the most disputed first, each moved to the teacher's boundary with another class, which is drawn
-    with probability q_k / (1 - q_b). A step is x <- x - eta (L + 1e-4) dL/dx / ||dL/dx||, L = f_b - f_k, in the
-    teacher's normalised space, until the teacher no longer says b.
-    alpha(e) = 1 + 3 max(1 - e/E, 0) and beta(e) = max(2 (1 - 4/3 e/E), 0): from 4 to 1, and from 2 to 0 at 75 % of the
-    run. H and T^2 KL have the same gradient but for T^2, so that in terms of ``SoftTargets`` both are divided by T^2.
+        L = CE(z, y) + alpha(e) H(q_t(x), q_s(x)) + beta(e) H(q_t(x'), q_s(x'))
+
+    q are the softmax outputs at temperature T, and H is the cross-entropy without a factor T^2. The boundary supporting
+    samples x' are made from samples of the batch that both networks classify correctly, those first on which the two
+    disagree most. Each is moved from its class b towards another class k, drawn with probability q_k / (1 - q_b), in
+    the teacher's normalised input space, until the teacher no longer predicts b:
+
+        x <- x - eta (L + 1e-4) dL/dx / ||dL/dx||,   L = f_b - f_k
+
+    alpha(e) = 1 + 3 max(1 - e/E, 0) decreases from 4 to 1, beta(e) = max(2 (1 - 4/3 e/E), 0) from 2 to 0 at 75 % of the
+    run. The gradients of H and T^2 KL differ by the factor T^2, so the weights of ``SoftTargets`` are divided by T^2.
 
     Args:
-        run: what to train.
+        run: the run.
         temperature: T.
-        share: how many samples are moved, as a share of the batch; 64 of 256 in the authors' code.
-        steps: of the attack, at most.
+        share: the share of the batch that is moved; 64 of 256 samples in the authors' code.
+        steps: the maximum number of steps of the attack.
         step_size: eta.
-        norm: "first" as above, the authors' code; "squared" divides by ||dL/dx||^2 (the paper [from memory]).
-        discard_failed: leave out samples that do not end in the class aimed at, as in the paper [from memory]; the
-            authors' code takes them all.
-        statistics: whether the boundary samples count in the running statistics of the student's batch normalisation
-            ("updated", the authors' code) or leave them alone ("frozen").
-        kd_alpha: above 0, Hinton's own term joins: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE.
-        kd_temperature: its T.
+        norm: "first", as above and in the authors' code; "squared" divides by ||dL/dx||^2 (the paper [from memory]).
+        discard_failed: omit samples that do not end in the target class, as in the paper [from memory]; the authors'
+            code uses all.
+        statistics: "updated" lets the boundary samples update the running statistics of the student's batch
+            normalisation, as in the authors' code; "frozen" does not.
+        kd_alpha: combine with Hinton's loss: (1 - kd_alpha) CE + kd_alpha T^2 KL replaces CE.
+        kd_temperature: T of Hinton's loss.
 
-    Deviations: the moved images are kept to the exact range of pixels, where the authors' code has [-2.5, 2.5] for
-    every channel; alpha and beta fall a step at a time and not an epoch; where fewer samples fit than wanted, they are
+    Deviations: moved images are clamped to the exact range of pixels; the authors' code clamps every channel to
+    [-2.5, 2.5]. alpha and beta change with every step instead of every epoch. If too few samples qualify, they are
     repeated in the second batch without counting twice (batch normalisation sees the repeats).
     """
     student, teacher = run.student(), run.teacher()
@@ -67,21 +71,21 @@ def bss(
         discard_failed=discard_failed,
         updates_statistics=statistics == "updated",
     )
-    per_square = 1 / temperature**2
+    scale = 1 / temperature**2
     terms: dict[str, Term | Weighted] = {
         **labels_and_soft_targets(kd_alpha, kd_temperature),
-        "soft": alpha * (per_square * SoftTargets(temperature)),
-        "boundary": beta * (per_square * SoftTargets(temperature).on(boundary)),
+        "soft": alpha * (scale * SoftTargets(temperature)),
+        "boundary": beta * (scale * SoftTargets(temperature).on(boundary)),
     }
     run.fit(Learner(student, run.frozen(teacher), terms))
     return student
 
 
 def alpha(progress: float) -> float:
-    """The weight of the soft targets when this share of the run is done."""
+    """The weight of the soft targets at this progress of the run, in [0, 1]."""
     return 1 + 3 * max(1 - progress, 0.0)
 
 
 def beta(progress: float) -> float:
-    """The weight of the boundary samples when this share of the run is done."""
+    """The weight of the boundary samples at this progress of the run, in [0, 1]."""
     return max(2 * (1 - 4 / 3 * progress), 0.0)

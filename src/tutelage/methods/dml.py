@@ -25,23 +25,27 @@ def dml(
     update: Literal["sequential", "synchronous"] = "sequential",
     target: Literal["each", "ensemble"] = "each",
 ) -> Tapped:
-    """Mutual learning: untrained students train together, each a target for the others, and there is no teacher.
+    """Deep mutual learning (DML): several students train together and are each other's teachers.
 
-    L_k = CE(z_k, y) + weight * 1/(K-1) * sum over l != k of T^2 KL(p_l || p_k): the peer is the target, and is
-    detached. All nets are in train mode, on the same batch, with different first weights and their own optimisers.
-    Net 1 starts exactly as the plain student of the same seed does, and it is the one returned.
+        L_k = CE(z_k, y) + weight 1/(K-1) sum_{l != k} T^2 KL(p_l || p_k)
+
+    The peer p_l is the target and is detached. All networks train on the same batch in train mode, with different
+    initial weights and separate optimisers. Network 1 starts from the weights of the plain student of the same seed and
+    is the one returned.
 
     Args:
-        run: what to train; a teacher, if it has one, is not used.
-        peers: K, the number of nets.
-        temperature: T; the paper has none, which is 1.
-        weight: of the mimicry; the paper's is 1.
-        update: "sequential" is the paper's algorithm 1 [from memory]: net k is updated, run again, and the next net
-            sees what it gives now. "synchronous": one forward each, then all updates, as most ports do. A net that is
-            run again leaves its batch-normalisation statistics as they were, so that each batch counts once.
-        target: "each" peer by itself, or the "ensemble" of the peers' mean probabilities (the paper's DML_e).
+        run: the run; a teacher is not used.
+        peers: K, the number of networks.
+        temperature: T; the paper has none, which is T = 1.
+        weight: the weight of the mimicry loss; 1 in the paper.
+        update: "sequential" is the paper's algorithm 1 [from memory]: after network k is updated it is run again, so
+            that the next network matches its new outputs. "synchronous" runs all networks once and then updates all, as
+            most implementations do. Running a network again does not update its batch-normalisation statistics, so that
+            each batch counts once.
+        target: "each" peer separately, or the "ensemble" of the peers' mean probabilities (the paper's DML_e).
 
-    Deviations: none known. The official code adds the divergences without the 1/(K-1) and feeds each net another batch.
+    Deviations: none known. The official code sums the divergences without the factor 1/(K-1) and gives each network
+    another batch.
     """
     nets = [run.student(number) for number in range(peers)]
     mimicry = Mimicry if target == "each" else SoftTargets

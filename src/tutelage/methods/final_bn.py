@@ -1,4 +1,4 @@
-"""Batch normalisation of the logits, for rare classes."""
+"""Batch normalisation of the logits, for class imbalance."""
 
 from __future__ import annotations
 
@@ -29,29 +29,31 @@ def final_bn(
     affine: bool = True,
     weighted: bool = False,
 ) -> Tapped:
-    """Final batch normalisation: a frequent class can no longer win by an offset of its logit.
+    """Final batch normalisation (class imbalance): normalise the logits, so that no class wins by a constant offset.
 
-    L = CE(z', y), z'_k = gamma_k (z_k - mu_k) / sqrt(var_k + eps) + beta_k, with mean and variance of the batch, and
-    running ones in eval mode. At most one of the classes is to be frequent. Accuracy and loss say little where classes
-    are rare: look at ``macro_f1`` and ``per_class_f1``, on test data in which they are not. Confidence falls, which is
-    not calibration. ``tutelage.models.surgery.final_bn.fold`` gives the same function as a plain network; distil from
-    that, since a unit variance gives the logits, and so a temperature, another meaning.
+        L = CE(z', y),   z'_k = gamma_k (z_k - mu_k) / sqrt(var_k + eps) + beta_k
+
+    Mean and variance are those of the batch in train mode and running statistics in eval mode. The method is meant for
+    data in which at most one class is frequent. Accuracy and loss say little under class imbalance: see ``macro_f1``
+    and ``per_class_f1``, on balanced test data. The confidence decreases, which does not mean calibration.
+    ``tutelage.models.surgery.final_bn.fold`` returns the same function as a network without the layer; use that as a
+    teacher, since unit variance gives the logits, and so a temperature, another meaning.
 
     Args:
-        run: what to train; a teacher, if it has one, is not used.
-        position: where the layer is: on the logits, or on the features that the classifier is given. "Just before the
-            output layer" can be read either way; the follow-up paper's "before the softmax output layer" is the first.
-        momentum: the weight of a batch in the running statistics; 0.1 is the frameworks' usual one, 0.01 that of
-            fastai's ``bn_final``, which the authors may have used [from memory] and which wants some hundred steps.
-        affine: whether gamma and beta are there, and learn [inferred].
-        weighted: weigh each sample by N / (C n_y), its class's inverse frequency; the paper studies it, with the layer
-            and without [from memory]. By the method's own name it is with the layer.
+        run: the run; a teacher is not used.
+        position: of the layer: on the logits, or on the inputs of the classifier. The paper's "just before the output
+            layer" can mean either; the follow-up paper's "before the softmax output layer" means the logits.
+        momentum: the weight of a batch in the running statistics: 0.1 is the usual default; 0.01 is that of fastai's
+            ``bn_final``, which the authors may have used [from memory] and which needs several hundred steps.
+        affine: whether gamma and beta exist and are trained [inferred].
+        weighted: weight each sample by N / (C n_y), the inverse frequency of its class. The paper studies this with and
+            without the layer [from memory]; here it is with the layer.
 
-    Deviations: the paper fine-tunes networks trained on ImageNet; here any student is trained, and a pre-trained one if
-    the run says so. Weighted losses are averaged over the batch, and not divided by the sum of its weights.
+    Deviations: the paper fine-tunes networks pre-trained on ImageNet; here any student is trained, a pre-trained one if
+    the run says so. Weighted losses are averaged over the batch and not divided by the sum of the weights.
     """
     if run.recipe.batch_size < 2:
-        raise TutelageError("final batch normalisation is over the batch; take a batch size of 2 or more")
+        raise TutelageError("final batch normalisation normalises over the batch; use a batch size of 2 or more")
     student = run.student()
     example = run.example(student)
     apply(student.module, example, position=position, momentum=momentum, affine=int(affine))
@@ -61,9 +63,9 @@ def final_bn(
 
 
 class InverseFrequency(nn.Module):
-    """A sample weight: w = N / (C n_y), with n_y the training samples of the label's class, N of all labelled ones.
+    """The sample weight N / (C n_y), with n_y the training samples of the label's class and N all labelled samples.
 
-    Its mean over the training part is 1. Soft labels count as their largest class.
+    Its mean over the training split is 1. Soft labels count as their largest class.
     """
 
     weights: Tensor
@@ -74,6 +76,6 @@ class InverseFrequency(nn.Module):
         self.register_buffer("weights", counts.sum() / (num_classes * counts.clamp(min=1)))
 
     def forward(self, lesson: Lesson, progress: float) -> Tensor:
-        """(B,); of a sample without a label anything, as its loss is 0."""
+        """(B,); arbitrary for a sample without a label, whose loss is 0."""
         targets = lesson.batch.targets
         return self.weights[hard_labels(targets)]

@@ -25,36 +25,39 @@ def fsp(
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,
 ) -> Tapped:
-    """Flow: the student first learns how the channels of one stage's input and output go together in the teacher.
+    """Flow of solution procedure (FSP): first match the inner products of the channels of consecutive stages.
 
-    Stage 1, without labels: mean over the batch of sum over flows i of ||G_i^T - G_i^S||_F^2, with G the inner products
-    of the channels of two layers, 1/(h w) sum_{s,t} F1_{m,s,t} F2_{n,s,t}; the larger map is max-pooled to the smaller.
-    The flows lie between stem, stage 1, stage 2, ... of both networks, paired from the last one backwards. What lies
-    above the last stage is not touched.
-    Stage 2, with a fresh optimiser: L = CE(z, y), and nothing of the teacher.
+    Stage 1, without labels, matches the FSP matrices G_i of layers i and i + 1:
+
+        L = mean over the batch of sum_i ||G_i^T - G_i^S||_F^2
+        G_mn = 1/(h w) sum_{s,t} F1_{m,s,t} F2_{n,s,t}
+
+    F1 and F2 are the maps of the two layers; the larger one is max-pooled to the size of the smaller. The layers are
+    stem, stage 1, stage 2, ... of both networks, paired from the last one backwards. Layers above the last stage do not
+    change. Stage 2 trains with a new optimiser on L = CE(z, y), without the teacher.
 
     Args:
-        run: what to train. Both stages together take the run's epochs (each one at least).
-        init_share: the share of the epochs that stage 1 takes; ours, about the benchmarks' 30 of 270.
-        reduction: "relative" divides ||G_i^T - G_i^S||^2 by the batch's mean of ||G_i^T||^2 and takes the mean over
-            flows, so that one learning rate fits every network; "paper" is the sum above; "mean" the benchmarks' mean
-            over the entries of G.
-        init_lr: stage 1's learning rate as a part of the recipe's. Its default depends on the reduction: 0.01 for
-            "paper", the paper's ratio [from memory], and 0.1 for the others, which is ours. The loss grows with the
-            fourth power of the activations, so that a student whose activations start far from the teacher's would run
-            away: gradients of stage 1 are clipped at a length of 1.
-        adapter: where a layer's channels differ from the teacher's, "auto" trains a 1x1 convolution in between and
-            throws it away after stage 1; "never" refuses, as the paper's method has to.
-        kd_alpha: above 0, Hinton's term joins stage 2: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE.
-        kd_temperature: its T.
+        run: the run. Both stages together take its epochs (at least one each).
+        init_share: the share of the epochs that stage 1 takes; our choice, about the 30 of 270 epochs of benchmarks.
+        reduction: "relative" divides ||G_i^T - G_i^S||^2 by the batch's mean of ||G_i^T||^2 and takes the mean over i,
+            so that one learning rate suits every network. "paper" is the sum above. "mean", as in benchmarks, takes the
+            mean over the entries of G.
+        init_lr: the learning rate of stage 1 divided by that of the recipe. Its default depends on the reduction: 0.01
+            for "paper", the paper's ratio [from memory], and 0.1 otherwise, our choice. The loss grows with the fourth
+            power of the activations and would diverge for a student whose activations start far from the teacher's;
+            therefore gradients of stage 1 are clipped at a norm of 1.
+        adapter: if a layer's number of channels differs from the teacher's, "auto" trains a 1x1 convolution in between,
+            which is discarded after stage 1; "never" raises an error, since the paper's method requires equal numbers.
+        kd_alpha: combine stage 2 with Hinton's loss: (1 - kd_alpha) CE + kd_alpha T^2 KL replaces CE.
+        kd_temperature: T of Hinton's loss.
 
-    Deviations: the relative loss, the clipping and the adapter, as said. The paper's schedules in steps are [from
-    memory] and not taken over.
+    Deviations: the relative loss, the clipping and the adapter. The paper's schedules, in steps [from memory], are not
+    used.
     """
     student, teacher = run.student(), run.teacher()
     flow = Flow(run.paired_maps(student, teacher), reduction, adapter)
-    taught = Learner(student, run.frozen(teacher), run.label_terms(kd_alpha, kd_temperature))
-    run.check(taught)
+    second_stage = Learner(student, run.frozen(teacher), run.label_terms(kd_alpha, kd_temperature))
+    run.check(second_stage)
     init_epochs = max(1, round(init_share * run.epochs))
     run.fit(
         Learner(student, run.frozen(teacher), {"flow": flow}),
@@ -62,5 +65,5 @@ def fsp(
         lr=init_lr * run.recipe.lr,
         clip=min(1.0, run.recipe.clip or 1.0),
     )
-    run.fit(taught, epochs=max(1, run.epochs - init_epochs))
+    run.fit(second_stage, epochs=max(1, run.epochs - init_epochs))
     return student

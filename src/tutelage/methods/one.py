@@ -26,38 +26,38 @@ def one(
     ramp: Annotated[float, Field(ge=0, le=1)] = 80 / 300,
     deploy: Literal["branch", "ensemble"] = "branch",
 ) -> Tapped:
-    """Native ensemble: branches on one trunk learn from their own gated sum, and there is no teacher.
+    """On-the-fly native ensemble (ONE): branches on a shared trunk learn from their own gated ensemble.
 
-    L = sum over branches i of CE(z_i, y) + CE(z_e, y) + w(e) sum over i of T^2 KL(q_e || q_i), with the teacher
-    z_e = sum_i g_i z_i, gates g per sample from the trunk's output (pool, linear, batch norm, ReLU, softmax), and
-    q = softmax(. / T). z_e is detached in the divergence alone: labels train the gate, the trunk and every branch
-    through it. w(e) = exp(-5 (1 - e / (ramp E))^2), then 1.
-    The last stage and the classifier are branched, everything before them is shared. Branch 0 starts exactly as the
-    plain student of the same seed does; each other branch is drawn anew. Norms in a branch are its own.
+        L = sum_i CE(z_i, y) + CE(z_e, y) + w(e) sum_i T^2 KL(q_e || q_i),   z_e = sum_i g_i z_i,   q = softmax(z / T)
+
+    The gates g are computed per sample from the trunk's output (pooling, linear layer, batch normalisation, ReLU,
+    softmax). z_e is detached in the divergence only: through CE(z_e, y) the labels train the gate, the trunk and every
+    branch. w(e) = exp(-5 (1 - e / (ramp E))^2), then 1. The last stage and the classifier are branched, including their
+    normalisation layers; everything before them is shared. Branch 0 starts from the weights of the plain student of the
+    same seed; the other branches have new random weights.
 
     Args:
-        run: what to train; a teacher, if it has one, is not used.
-        branches: how many, m + 1 in the paper.
+        run: the run; a teacher is not used.
+        branches: the number of branches, m + 1 in the paper.
         temperature: T.
-        ramp: the share of the run over which w rises; the authors' code has 80 of 300 epochs, the paper's equation
-            none, which is 0.
-        deploy: "branch" gives branch 0, a network of the student's own architecture without a gate; "ensemble" all
-            branches with the gate (ONE-E).
+        ramp: the share of the run over which w rises; 80 of 300 epochs in the authors' code, 0 in the paper's equation.
+        deploy: "branch" returns branch 0, a network of the student's architecture without a gate; "ensemble" returns
+            all branches with the gate (ONE-E).
 
-    Deviations: w rises a step at a time and not an epoch. Training costs more than the plain student's at equal epochs,
-    by the further last stages.
+    Deviations: w changes with every step instead of every epoch. At equal epochs, training costs more than plain
+    training, because of the additional last stages.
     """
     if run.recipe.batch_size < 2:
-        raise TutelageError("the gate of ONE normalises over the batch; take a batch size of 2 or more")
+        raise TutelageError("the gate of ONE normalises over the batch; use a batch size of 2 or more")
     student = run.trace(run.student())
     if len(student.stages) < 2:
         raise TutelageError(
             f"ONE branches the last stage, and {type(student.module).__name__} has {len(student.stages)} stage; "
-            'name two, for instance roles={"stage1": "layer1", "stage2": "layer2"}'
+            'name two, for example roles={"stage1": "layer1", "stage2": "layer2"}'
         )
     at = student.taps[student.stages[-2]]
     if at.of_input:
-        raise TutelageError(f"ONE shares what lies up to {at}; name that layer by its output, without 'input:'")
+        raise TutelageError(f"ONE shares the layers up to {at}; name that layer by its output, without 'input:'")
     others = [run.student(number).module for number in range(1, branches)]
     example = run.example(student)
     network = apply(student.module, example, at=at.layer, branches=branches, others=others)

@@ -8,9 +8,9 @@ from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="the ordinary way", family="baseline", task=None)
+@method(paper="ordinary supervised training", family="baseline", task=None)
 def plain(run: Run) -> Tapped:
-    """The task's loss by the labels given, of classes cross-entropy, and no teacher."""
+    """Plain training: the task's loss on the labels, without a teacher. For classes that is cross-entropy."""
     student = run.student()
     run.fit(Learner(student, None, run.label_terms()))
     return student

@@ -19,28 +19,34 @@ def rkd(
     kd_alpha: Share = 0.0,
     kd_temperature: Positive = 4.0,
 ) -> Tapped:
-    """Relations: distances and angles among a batch's embeddings, as the teacher has them.
+    """Relational knowledge distillation (RKD): match distances and angles between the embeddings of a batch.
 
-    L = CE(z, y) + distance * L_D + angle * L_A. L_D is the mean over pairs of Huber(psi_D(s), psi_D(t)), psi_D the
-    distance of two embeddings over the batch's mean distance; L_A the mean over triplets of Huber(psi_A(s), psi_A(t)),
-    psi_A the cosine at the middle one. The embedding is what the classifier is given. Both are free of scale, width and
-    (but for a factor (N-1)/N) batch size, so that its weights need no normalising.
+        L   = CE(z, y) + distance L_D + angle L_A
+        L_D = mean over pairs of Huber(psi_D(s_i, s_j), psi_D(t_i, t_j))
+        L_A = mean over triplets of Huber(psi_A(s_i, s_j, s_k), psi_A(t_i, t_j, t_k))
+
+    s and t are the embeddings of student and teacher, the inputs of their classifiers. psi_D is a distance divided by
+    the batch's mean distance, psi_A the cosine of the angle at j. Both losses are independent of scale, width and
+    (except for a factor (N-1)/N) batch size.
 
     Args:
-        run: what to train.
-        distance: its weight; 0 leaves RKD-A.
-        angle: its weight; 0 leaves RKD-D. The benchmarks have 25 and 50 for classification, as the paper has [from
-            memory]; in the paper's metric learning they are 1 and 2. The defaults are ours, the benchmarks' by 2.5: see
-            docs/methods/weights.md.
-        kd_alpha: above 0, Hinton's term joins: (1 - kd_alpha) CE + kd_alpha T^2 KL in the place of CE.
-        kd_temperature: its T.
+        run: the run.
+        distance: the weight of L_D; 0 is RKD-A.
+        angle: the weight of L_A; 0 is RKD-D. Benchmarks have 25 and 50 for classification, as the paper has [from
+            memory]; the paper's metric learning has 1 and 2. The defaults are our choice, the benchmarks' divided by
+            2.5: see docs/methods/weights.md.
+        kd_alpha: combine with Hinton's loss: (1 - kd_alpha) CE + kd_alpha T^2 KL replaces CE.
+        kd_temperature: T of Hinton's loss.
 
-    Deviations: two samples closer than 1e-6 of the embeddings' range have no direction and no gradient (the authors'
-    code gives such a pair one of 1e11). In batches of more than 256 a random part of the vertices stands for all N^3
-    angles. With several processes each compares its own share of the batch.
+    Deviations: the direction between two samples closer than 1e-6 of the embeddings' range is taken as 0, without
+    gradient (in the authors' code such a pair has a gradient of about 1e11). In batches of more than 256 samples, the
+    angles at a random sample of the vertices are used instead of all N^3. With several processes, each compares its own
+    share of the batch.
     """
     if run.recipe.batch_size < 3:
-        raise TutelageError(f"RKD compares three samples of a batch; {run.recipe.batch_size} are too few, take more")
+        raise TutelageError(
+            f"RKD compares three samples of a batch; a batch size of {run.recipe.batch_size} is too small"
+        )
     terms = run.label_terms(kd_alpha, kd_temperature) | {
         "distance": distance * DistanceRelations(),
         "angle": angle * AngleRelations(),

@@ -25,30 +25,32 @@ def sat(
     weight: NonNegative = 1.0,
     clamp: bool = True,
 ) -> Tapped:
-    """Sinkhorn adversarial training: logits of attacked images are distributed as those of clean ones.
+    """Sinkhorn adversarial training (SAT): match the distribution of the logits of attacked and clean images.
 
-    L = CE(z', y) + weight * S(z', z), with z the logits of the batch and z' those of the attacked one, in a pass each.
-    S(a, b) = W(a, b) - W(a, a) / 2 - W(b, b) / 2, where W is the transport cost, squared Euclidean, of an entropic plan
-    between two batches of equal weights: at most 50 Sinkhorn iterations, ended by a change below 0.1. The gradient
-    flows into z' and z; clean images have no label loss.
-    The attack is projected gradient descent on CE, from a random start, against the network as it trains, batch
-    normalisation included: its running averages move with every step of it. A sample without a label is not attacked,
-    and counts in S alone.
+        L = CE(z', y) + weight S(z', z),   S(a, b) = W(a, b) - W(a, a) / 2 - W(b, b) / 2
+
+    z are the logits of the batch and z' those of the attacked batch, each from its own forward pass. W is the cost
+    (squared Euclidean) of an entropic transport plan between two batches with uniform weights, from at most 50 Sinkhorn
+    iterations, fewer once the change is below 0.1. Gradients flow into z' and z; there is no label loss on clean
+    images. The attack is projected gradient descent (PGD) on CE from a random start, against the network in train mode:
+    each step updates the running statistics of batch normalisation. A sample without a label is not attacked and counts
+    only in S.
 
     Args:
-        run: what to train; a teacher, if it has one, is not used.
-        radius: how far each value may be moved, of the pixels' range [0, 1]; the normalisation is inside the network.
-        step_size, steps: of the attack while training; each step costs a forward and a backward pass.
-        regularisation: sigma of the plan, in squared logits. Where squared distances are far above it the iterations do
-            not suffice, and S comes near to pairing each sample with its own (``terms.sinkhorn.transport_plan``).
-        weight: of S. With 0 this is the adversarial training of Madry et al. (arXiv 1706.06083), and the clean batch is
-            not run.
-        clamp: whether attacked images stay in [0, 1]. The authors' code lets them leave it while it trains.
+        run: the run; a teacher is not used.
+        radius: the maximum change of each value, in the pixels' range [0, 1]; the normalisation is inside the network.
+        step_size, steps: of the attack; each step costs a forward and a backward pass.
+        regularisation: sigma of the plan, in squared logits. If squared distances are far above it, the iterations do
+            not converge and S approaches a comparison of each sample with itself (see
+            ``terms.sinkhorn.transport_plan``).
+        weight: the weight of S. With 0 this is the adversarial training of Madry et al. (arXiv 1706.06083), without a
+            pass on the clean batch.
+        clamp: whether attacked images stay in [0, 1]; in the authors' code they may leave it during training.
 
-    Deviations: attacked images are kept to [0, 1]. The clean pass comes before the attack and the adversarial pass and
-    not after them; gradients are those of the same two passes, and only the running averages of batch normalisation end
-    elsewhere. The paper trains WRN-28-10 for a number of epochs that its code does not tell; here the recipe says it.
-    Several processes compare their own shares of the batch.
+    Deviations: attacked images are clamped to [0, 1]. The clean pass comes before the attack and the adversarial pass
+    instead of after them; the gradients are the same, only the running statistics of batch normalisation differ. The
+    paper trains WRN-28-10; its code does not state the number of epochs, which the recipe sets here. With several
+    processes, each compares its own share of the batch.
     """
     student = run.student()
     attacked = AdversarialSamples(student, radius, step_size, steps, clamp=clamp)

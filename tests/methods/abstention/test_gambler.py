@@ -71,7 +71,7 @@ def test_a_payoff_out_of_range_collapses(payoff: float, cash: float) -> None:
 @pytest.mark.parametrize("payoff", [-1, 0, 0.5, 1, 10, 11, math.inf, math.nan])
 def test_payoffs_that_cannot_be(payoff: float) -> None:
     for make in (lambda: check_payoff(payoff, 10), lambda: Gambler(payoff).build(some(classes=10), None)):
-        with pytest.raises(TutelageError, match=r"a payoff of .* take one between, for instance 2\.2$") as caught:
+        with pytest.raises(TutelageError, match=r"the payoff must be between 1, .* use for example 2\.2$") as caught:
             make()
         assert len(str(caught.value).splitlines()) == 1
     check_payoff(1.01, 10)
@@ -79,7 +79,7 @@ def test_payoffs_that_cannot_be(payoff: float) -> None:
 
 
 def test_what_is_proposed_is_possible() -> None:
-    with pytest.raises(TutelageError, match=r"instance 1\.5$"):
+    with pytest.raises(TutelageError, match=r"example 1\.5$"):
         check_payoff(2.2, 2)
     check_payoff(1.5, 2)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.evaluation.cost import parameters
-from tutelage.methods.lre_amc.groups import drop, group_of, prunable, second_moments, take_over, takes_constant
+from tutelage.methods.lre_amc.groups import compensate, drop, group_of, prunable, second_moments, takes_constant
 from tutelage.methods.lre_amc.redundancy import Elimination, eliminate
 from tutelage.models.surgery import applied_operations, reapply
 from tutelage.models.surgery.resize import apply
@@ -186,7 +186,7 @@ def test_a_copy_of_a_unit_goes_without_loss(layer: str) -> None:
     gram = second_moments(network, group, [images[:30], images[30:]])
     elimination = eliminate(gram, 1, ridge=1e-9, units=group.units)
     assert elimination.removed[0] in (0, 2)
-    take_over(network, group, elimination)
+    compensate(network, group, elimination)
     assert torch.allclose(network(images), expected, atol=1e-9)  # the unit is there, and nobody reads it
     drop(network, group, elimination.removed)
     assert torch.allclose(network(images), expected, atol=1e-9)
@@ -214,7 +214,7 @@ def test_a_constant_is_taken_over_into_the_bias() -> None:
     gram = second_moments(network, group, [images])
     assert gram.shape == (4, 4)
     elimination = eliminate(gram, 2, ridge=1e-9, units=3)
-    take_over(network, group, elimination)
+    compensate(network, group, elimination)
     drop(network, group, elimination.removed)
     assert torch.allclose(network(images), expected, atol=1e-6)
 
@@ -229,7 +229,7 @@ def test_a_constant_is_wrong_at_a_padded_border() -> None:
     transfer = torch.eye(4, dtype=torch.float64)
     transfer[2] = torch.tensor([1.0, 0.0, 0.0, 5.0])
     expected = network[:2](images)
-    take_over(network, group, Elimination((2,), transfer))
+    compensate(network, group, Elimination((2,), transfer))
     gap = (network[:2](images) - expected).abs()
     assert gap[:, :, 1:-1, 1:-1].max() < 1e-12
     assert gap.max() > 0.1

@@ -99,7 +99,7 @@ def test_the_constant_never_goes() -> None:
 
 def test_copies_need_a_ridge(refused: Any) -> None:
     z = activations()[:, [0, 1, 2, 0, 1, 2]]
-    with refused("6 units", "linearly dependent", "take a larger one"):
+    with refused("6 units", "linearly dependent", "use a larger ridge"):
         eliminate(z.T @ z, 2, ridge=0.0, units=6)
     found = eliminate(z.T @ z, 3, ridge=1e-6, units=6)
     assert {unit % 3 for unit in found.removed} == {0, 1, 2}  # one of each pair, not both

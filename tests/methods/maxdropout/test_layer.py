@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.methods.maxdropout.layer import MaxDropout, after_stages, dominant, in_place_of_dropout, max_dropout
+from tutelage.methods.maxdropout.layer import MaxDropout, after_stages, dominant, max_dropout, replace_dropout
 from tutelage.models.tapped import Tapped
 
 HALF = partial(MaxDropout, 0.5)
@@ -109,7 +109,7 @@ def test_half_precision_is_compared_in_full() -> None:
 def test_eval_mode_is_the_identity() -> None:
     layer, x = MaxDropout(0.5).eval(), activations(4, 5)
     assert layer(x) is x
-    assert layer.seen == 0
+    assert layer.total == 0
     assert torch.equal(layer.train()(x), max_dropout(x, 0.5))
     assert torch.equal(MaxDropout(0.5, active_in_eval=True).eval()(x), max_dropout(x, 0.5))
 
@@ -145,7 +145,7 @@ def test_it_compiles() -> None:
     layer, x = MaxDropout(0.5), activations(4, 6)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x), max_dropout(x, 0.5))
-    assert layer.seen == 24
+    assert layer.total == 24
 
 
 # --- lent to a network
@@ -249,7 +249,7 @@ def test_a_stage_that_is_a_sequential_runs_it_once() -> None:
     model = sequential()
     with after_stages(model, HALF) as layers:
         given = model.tap(IMAGES, ("stage1",))["stage1"]
-    assert layers["stage1"].seen == given.numel()
+    assert layers["stage1"].total == given.numel()
     assert torch.equal(given, max_dropout(model.tap(IMAGES, ("stage1",))["stage1"], 0.5))
 
 
@@ -262,7 +262,7 @@ def test_it_follows_the_mode_and_the_copies_of_the_network(tiny_model: Callable[
         assert torch.allclose(model(IMAGES[:2]), plain[:2], atol=1e-6)
         twin = copy.deepcopy(model).train()
         twin(IMAGES)
-        assert all(layer.seen == 0 for layer in layers.values())
+        assert all(layer.total == 0 for layer in layers.values())
         model.train()(IMAGES)
         model.double()(IMAGES.double())
         assert all(layer.share > 0 for layer in layers.values())
@@ -271,7 +271,7 @@ def test_it_follows_the_mode_and_the_copies_of_the_network(tiny_model: Callable[
 
 
 def test_afterwards_and_after_an_error_nothing_is_left(tiny_model: Callable[..., Tapped], state_of: Any) -> None:
-    for within, make in ((after_stages, tiny_model), (in_place_of_dropout, partial(tiny_model, dropout=0.1))):
+    for within, make in ((after_stages, tiny_model), (replace_dropout, partial(tiny_model, dropout=0.1))):
         model = make().trace(IMAGES)
         before, dropout = repr(model), model.module.drop
         lent = within(model, HALF)
@@ -318,7 +318,7 @@ def test_in_place_of_every_dropout() -> None:
     model = Tapped(TwoDropouts())
     net: Any = model.module
     own = net.first
-    with in_place_of_dropout(model, HALF) as layers:
+    with replace_dropout(model, HALF) as layers:
         assert list(layers) == ["first", "second"]
         once = max_dropout(F.relu(net.conv(IMAGES)), 0.5)
         assert torch.equal(model(IMAGES), net.fc(max_dropout(once, 0.5).mean((2, 3))))
@@ -332,7 +332,7 @@ def test_networks_without_a_place_for_it(tiny_model: Callable[..., Tapped], refu
     flat = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4))).trace(IMAGES)
     with refused("Sequential has no stages", "embedding", "roles=", "where=dropout"), after_stages(flat, HALF):
         pass
-    with refused("Sequential has no nn.Dropout", "where=stages"), in_place_of_dropout(flat, HALF):
+    with refused("Sequential has no nn.Dropout", "where=stages"), replace_dropout(flat, HALF):
         pass
 
 

@@ -125,7 +125,7 @@ def test_labels_belong_to_samples_and_not_to_places(tiny_data: Data) -> None:
     assert torch.equal(value, reverse_kl(logits, scores[[2, 0]].log_softmax(1)))
     assert torch.equal(value, term(Outputs(logits), None, replace(batch, targets=torch.tensor([2, 2]))))
     change = torch.tensor([[1.0, -1, 0, 0], [0, 0, 2, -2]])
-    term.move(index, change)
+    term.add(index, change)
     scores[[2, 0]] += change
     assert torch.equal(term.scores(split.index), scores)
     with pytest.raises(ValueError, match="needs the batch"):
@@ -138,7 +138,7 @@ def test_what_is_read_of_the_labels_is_a_copy_and_what_is_kept_comes_back(tiny_d
     term.scores(torch.arange(3)).zero_()
     scores_before, state = scores.clone(), {name: value.clone() for name, value in term.state_dict().items()}
     assert torch.equal(term.scores(torch.arange(48)), scores)
-    term.move(torch.arange(48), torch.ones(48, 4))
+    term.add(torch.arange(48), torch.ones(48, 4))
     assert torch.equal(scores, scores_before)
     assert list(term.parameters()) == []
     term.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Bets on classes, with an output for what is not bet: Deep Gamblers (Liu et al. 2019, arXiv 1907.00208)."""
+"""The loss of Deep Gamblers, with an output for abstention: Liu et al. 2019, arXiv 1907.00208."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ from tutelage.terms.term import Term
 
 @full_precision
 def gambler(logits: Tensor, abstain: Tensor, labels: Tensor, payoff: float) -> Tensor:
-    """l = -log(p_y + p_a / o) per sample, with (p, p_a) = softmax(s_1 .. s_m, s_a) over all m + 1 outputs.
+    """The gambler's loss, l = -log(p_y + p_a / o), per sample, with (p, p_a) = softmax(s_1 .. s_m, s_a).
 
     Args:
-        logits: (B, m), s of the classes.
-        abstain: (B, 1), s_a.
-        labels: (B,) int64, ``-1`` for no label (value and gradient are 0); or (B, m) soft ones, whose largest counts.
+        logits: s_1 .. s_m, (B, m).
+        abstain: s_a, (B, 1).
+        labels: (B,) int64, ``-1`` for no label (value and gradient are 0); or soft labels (B, m), whose largest class
+            counts.
         payoff: o, with 1 < o < m.
 
     Returns:
         (B,) nats.
     """
     labels = checked_labels(labels, class_logits(logits).shape[1])
-    places = labels.where(labels != UNLABELLED, 0)[:, None]
-    returns = log_returns(logits, abstain, payoff).gather(1, places).squeeze(1)
+    indices = labels.where(labels != UNLABELLED, 0)[:, None]
+    returns = log_returns(logits, abstain, payoff).gather(1, indices).squeeze(1)
     return -returns.where(labels != UNLABELLED, 0.0)
 
 
 @full_precision
 def soft_bet(logits: Tensor, abstain: Tensor, probs: Tensor, payoff: float) -> Tensor:
-    """L = -sum_j q_j log(p_j + p_a / o) per sample: ``gambler``, where each class j wins with probability q_j.
+    """``gambler`` with soft labels, L = -sum_j q_j log(p_j + p_a / o), per sample.
 
-    Its minimum is Kelly's portfolio with cash: where q_max <= 1 / o everything goes to p_a.
+    Its minimum is Kelly's portfolio with cash: if q_max <= 1 / o, then p_a = 1.
 
     Args:
-        logits, abstain, payoff: as of ``gambler``.
-        probs: (B, m), q.
+        logits, abstain, payoff: as in ``gambler``.
+        probs: q, (B, m).
 
     Returns:
         (B,) nats.
@@ -53,17 +54,17 @@ def soft_bet(logits: Tensor, abstain: Tensor, probs: Tensor, payoff: float) -> T
 
 @full_precision
 def log_returns(logits: Tensor, abstain: Tensor, payoff: float) -> Tensor:
-    """log(p_j + p_a / o) of each class, (B, m), from logarithms: p_a / o itself would be rounded to 0."""
+    """log(p_j + p_a / o) of each class, (B, m), computed from logarithms, since p_a / o could be rounded to 0."""
     log_probs = torch.cat([class_logits(logits), abstain], 1).log_softmax(1)
     return torch.logaddexp(log_probs[:, :-1], log_probs[:, -1:] - math.log(payoff))
 
 
 def check_payoff(payoff: float, classes: int) -> None:
-    """Refuse a payoff at which abstaining always pays, or never does."""
+    """Raise an error for a payoff with which abstaining is always or never optimal."""
     if not 1 < payoff < classes:
         raise TutelageError(
-            f"a payoff of {payoff:g} teaches nothing: at 1 or less it always pays to abstain, at the classes' number, "
-            f"{classes}, or more it never does; take one between, for instance {min(2.2, (1 + classes) / 2):g}"
+            f"the payoff must be between 1, where abstaining is always optimal, and the number of classes, {classes}, "
+            f"where it never is, got {payoff:g}; use for example {min(2.2, (1 + classes) / 2):g}"
         )
 
 
@@ -71,7 +72,7 @@ class Gambler(Term):
     """``gambler`` of the student's logits and its output ``abstain``, per sample (B,).
 
     Args:
-        payoff: o > 1; the first batch must show more classes than that.
+        payoff: o, with 1 < o < the number of classes.
     """
 
     roles = ("logits", "abstain")
@@ -82,7 +83,7 @@ class Gambler(Term):
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """It reads nothing of a teacher."""
+        """None."""
         return ()
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
@@ -91,16 +92,15 @@ class Gambler(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats."""
-        if batch is None:
-            raise ValueError("Gambler needs the batch, for its targets")
-        return gambler(student["logits"], student["abstain"], batch.targets, self.payoff)
+        targets = self.required(batch, "the batch, for its targets").targets
+        return gambler(student["logits"], student["abstain"], targets, self.payoff)
 
 
 class SoftBet(Gambler):
     """``soft_bet`` with q = A(softmax(v), y): the teacher's probabilities, adjusted, per sample (B,).
 
     Args:
-        payoff: as of ``Gambler``.
+        payoff: as in ``Gambler``.
         adjustment: A.
     """
 
@@ -110,7 +110,7 @@ class SoftBet(Gambler):
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """The logits alone: the teacher answers always."""
+        """The logits alone; the teacher cannot abstain."""
         return ("logits",)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:

@@ -41,31 +41,34 @@ def akdg(
     critic_width: Positive = 1.0,
     lr: Positive = 2e-4,
 ) -> Tapped:
-    """Generators: a second discriminator tells the student's images from the teacher's.
+    """Adversarial distillation of generators (AKDG): a second discriminator compares student and teacher images.
 
-    Three learners step alternately. D_S tells real images x from the student's, D_KD the teacher's images G_T(z') from
-    the student's; every draw of latents is its own, so that distributions are compared and never pairs of images:
+    Discriminator D_S distinguishes real images x from the student's, D_KD the teacher's images from the student's. All
+    latents z, z' are drawn independently, so that distributions are compared, not pairs of images:
+
         L(D_S)  = E max(0, 1 - D_S(x))         + E max(0, 1 + D_S(G_S(z)))
         L(D_KD) = E max(0, 1 - D_KD(G_T(z')))  + E max(0, 1 + D_KD(G_S(z)))
         L(G_S)  = -E D_S(G_S(z)) - weight E D_KD(G_S(z))
-    Both discriminators step on each batch, the generator on every ``critic_steps``-th after them, on z drawn anew. The
-    teacher generates in eval mode. With weight = 0 it is the vanilla GAN, and needs no teacher. Student and teacher may
-    be any two generators of images of one shape.
+
+    Both discriminators are updated on each batch, the generator after every ``critic_steps`` batches, with new latents.
+    The teacher generates in eval mode. With weight = 0 this is an ordinary GAN, which needs no teacher. Student and
+    teacher can be any two generators of images of the same shape.
 
     Args:
-        run: what to train. Labels are not read, and real images are shown without augmentation, which the generator
-            would imitate. Of the recipe the optimiser, the learning rate and its schedule do not apply.
-        weight: of D_KD's part, lambda [inferred].
-        real: whether there is D_S; without it the student learns from the teacher alone and sees no real image, and
-            the data tell only how many steps an epoch has.
-        critic_steps: steps of the discriminators for each of the generator [inferred: SNGAN's 5].
-        critic_width: multiplies the channels of both discriminators, which are alike [inferred]: see ``Critic``.
-        lr: learning rate of all three, by Adam with betas (0, 0.9) [inferred: SNGAN's], constant.
+        run: the run. Labels are not read, and real images are not augmented, since the generator would imitate the
+            augmentation. The recipe's optimiser, learning rate and schedule do not apply.
+        weight: lambda, the weight of the term of D_KD [inferred].
+        real: whether there is D_S. Without it the student learns from the teacher alone, and the data only determine
+            the number of steps per epoch.
+        critic_steps: updates of the discriminators per update of the generator [inferred: 5, as in SNGAN].
+        critic_width: multiplies the channels of both discriminators, which have the same architecture [inferred].
+        lr: the constant learning rate of all three networks, with Adam and betas (0, 0.9) [inferred: SNGAN].
 
-    Deviations: no code or equation of the paper was at hand; its figure and tables were. The hinge form, spectral norm,
-    equal discriminators and every number above are [inferred] from SNGAN, the paper's teacher. No moving average of the
-    student is kept. The epoch's record has both halves of each discriminator's loss: where they near 0, it tells all
-    apart and teaches little; at 1 and 1 it tells nothing. Several processes draw the same latents.
+    Deviations: the paper's figure and tables were available, but no equation or code. The hinge loss, spectral
+    normalisation, equal discriminators and all numbers above are [inferred] from SNGAN, the paper's teacher. There is
+    no moving average of the student. The record of an epoch holds both halves of each discriminator's loss: close to 0,
+    it separates the images perfectly and gives the student little gradient; at 1 it does not separate them. Several
+    processes draw the same latents.
     """
     student = _checked("student", run.student(), run)
     critic = partial(Critic, run.data.image_shape, critic_width)
@@ -73,18 +76,21 @@ def akdg(
     terms: Terms = {}
     critics: list[Learner] = []
     if real:
-        of_real = Tapped(critic(), (0.5,), (0.5,))
-        told: Terms = {"real": Hinge(genuine=True), "student": fake.on(GeneratedImages(student))}
-        critics.append(Learner(of_real, None, told, name="D_S"))
-        terms["real"] = Fooling(of_real)
+        real_critic = Tapped(critic(), (0.5,), (0.5,))
+        critic_terms: Terms = {"real": Hinge(genuine=True), "student": fake.on(GeneratedImages(student))}
+        critics.append(Learner(real_critic, None, critic_terms, name="D_S"))
+        terms["real"] = Fooling(real_critic)
     if weight:
         teacher = Frozen(_checked("teacher", run.teacher(), run))
-        of_teacher = Tapped(critic(), (0.5,), (0.5,))
-        told = {"teacher": Hinge(genuine=True).on(TeacherImages()), "student": fake.on(GeneratedImages(student))}
-        critics.append(Learner(of_teacher, teacher, told, name="D_KD"))
-        terms["teacher"] = weight * Fooling(of_teacher)
+        teacher_critic = Tapped(critic(), (0.5,), (0.5,))
+        critic_terms = {
+            "teacher": Hinge(genuine=True).on(TeacherImages()),
+            "student": fake.on(GeneratedImages(student)),
+        }
+        critics.append(Learner(teacher_critic, teacher, critic_terms, name="D_KD"))
+        terms["teacher"] = weight * Fooling(teacher_critic)
     if not terms:
-        raise TutelageError("with real=False and weight=0 nothing teaches the generator; change one of them")
+        raise TutelageError("with real=False and weight=0 the generator has no loss; change one of them")
     run.fit(
         Learner(student, None, terms),
         *critics,
@@ -96,13 +102,13 @@ def akdg(
     return student
 
 
-def _checked(who: str, model: Tapped, run: Run) -> Generator:
-    """The model, if it generates images of the run's shape."""
+def _checked(noun: str, model: Tapped, run: Run) -> Generator:
+    """Return the model if it generates images of the run's shape; raise a ``TutelageError`` otherwise."""
     generator = cast(Generator, model)
     shape = tuple(generator.sample(1, torch.Generator()).shape[1:])
     if shape != run.data.image_shape:
         raise TutelageError(
-            f"the {who} generates images of shape {shape} and those of {run.data.name} have {run.data.image_shape}; "
-            "give it a generator of such images"
+            f"the {noun} generates images of shape {shape}, but those of {run.data.name} have {run.data.image_shape}; "
+            "use a generator of that shape"
         )
     return generator

@@ -1,4 +1,4 @@
-"""The hinge form of adversarial training: Lim, Ye 2017, arXiv 1705.02894; Miyato et al. 2018, arXiv 1802.05957."""
+"""The hinge losses of GANs: Lim, Ye 2017, arXiv 1705.02894; Miyato et al. 2018, arXiv 1802.05957."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from tutelage.terms.term import Term
 
 @full_precision
 def hinge(score: Tensor, *, genuine: bool) -> Tensor:
-    """max(0, 1 - D(x)) per sample of what is to be told apart as genuine, max(0, 1 + D(x)) of what is not.
+    """The hinge loss of a discriminator per sample: max(0, 1 - D(x)) for genuine images, max(0, 1 + D(x)) for others.
 
     Args:
-        score: D(x), (B,) or (B, 1), without a unit.
-        genuine: which of the two.
+        score: D(x), (B,) or (B, 1), without unit.
+        genuine: whether the images are genuine.
 
     Returns:
-        (B,): 1 where the critic says 0, 0 where it is sure of itself and right.
+        (B,): 1 for a score of 0, and 0 for a correct score beyond the margin.
     """
     score = score.flatten()
     return (1 - score if genuine else 1 + score).clamp(min=0)
 
 
 class Hinge(Term):
-    """A critic's loss on images that are genuine, or that are not. The student is the critic, and gives ``score``."""
+    """``hinge`` of a discriminator, per sample (B,). The discriminator is the term's student, with the role ``score``.
+
+    Args:
+        genuine: whether the images of the batch are genuine.
+    """
 
     reads_labels = False
     roles = ("score",)
@@ -38,15 +42,16 @@ class Hinge(Term):
         self.genuine = genuine
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(B,), without a unit."""
+        """(B,), without unit."""
         return hinge(student["score"], genuine=self.genuine)
 
 
 class Fooling(Term):
-    """A generator's loss, -D(G(z)) per sample: the critic is to take its images for genuine.
+    """The loss of a generator, -D(G(z)), per sample (B,).
 
     Args:
-        critic: D. It is no part of the term and learns nothing from it; it is another learner's model.
+        critic: the discriminator D, the model of another learner. It is not a submodule of this term, which does not
+            train it.
     """
 
     reads_labels = False
@@ -56,9 +61,9 @@ class Fooling(Term):
     def __init__(self, critic: Tapped) -> None:
         super().__init__()
         check_tapped("Fooling", critic)
-        self._critic = (critic,)  # in a tuple, where torch does not take it for a part of this module
+        self._critic = (critic,)  # in a tuple, so that torch does not register it as a submodule
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(B,), without a unit; may be negative."""
+        """(B,), without unit; may be negative."""
         (critic,) = self._critic
         return -critic.tap(student["image"], ("score",))["score"].flatten()

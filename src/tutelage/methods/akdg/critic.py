@@ -11,17 +11,17 @@ from tutelage.models.gan import halved_sizes, scaled_channels
 
 
 class Critic(nn.Module):
-    """A discriminator: one score an image, without a sigmoid; spectral norm in every layer (Miyato et al. 2018).
+    """A discriminator with one score per image and spectral normalisation of each layer (Miyato et al. 2018).
 
-    A 3x3 convolution, then for each halving of the map a 4x4 convolution at stride 2 that doubles the channels, with
-    leaky ReLU (0.1) between them, and a linear layer on all of the last map.
+    A 3x3 convolution; a 4x4 convolution with stride 2 that doubles the channels, for each halving of the map; leaky
+    ReLU (0.1) after each; and a linear layer on the flattened last map.
 
     Args:
         image_shape: (C, H, W) of the images.
         width: multiplies the 64 channels of the first layer.
 
     Attributes:
-        roles: where its score is read, (B, 1).
+        roles: the layer of the role ``score``, (B, 1).
 
     Raises:
         TutelageError: the width leaves no channels.

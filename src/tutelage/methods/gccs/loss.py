@@ -1,4 +1,4 @@
-"""Gaussian outputs around the vertices of a simplex: Ali, Migliorati, Bianchi, Magli 2020, arXiv 2010.15487."""
+"""The Gaussian class-conditional simplex loss: Ali, Migliorati, Bianchi, Magli 2020, arXiv 2010.15487."""
 
 from __future__ import annotations
 
@@ -11,59 +11,61 @@ from tutelage.terms.precision import full_precision
 from tutelage.terms.targets import checked_labels
 from tutelage.terms.term import Term
 
-FEWEST = 3  # samples of a class in a batch, for it to count
-FLOOR = 1e-6  # of a variance that is divided by or whose logarithm is taken
+MIN_SAMPLES = 3  # of a class in a batch, for the class to count
+MIN_VARIANCE = 1e-6  # the lower bound of variances in quotients and logarithms
 
 
 @full_precision
 def gaussian_simplex(
     outputs: Tensor, targets: Tensor, scale: float = 70.0, tail: float = 0.2, *, full: bool = False
 ) -> Tensor:
-    """mean_i (A_i + tail B_i) over the classes i with 3 samples or more in the batch; the target variance is 1.
+    """The mean of A_i + tail B_i over the classes i with 3 samples or more in the batch.
 
-    With m_i and S_i the mean and the covariance (by 1/n_i) of class i's outputs, and t_i = scale e_i:
-    A_i = -log |S_i| - D + tr S_i + ||m_i - t_i||^2, twice the KL divergence of N(m_i, S_i) from N(t_i, I);
-    B_i = sum_d |kurtosis_id - 3|, the fourth central moment over the squared variance. [from memory: the formula; that
-    B_i exists; inferred: the mean over classes, and S_i as its diagonal]
+        A_i = -log |S_i| - D + tr S_i + ||m_i - t_i||^2,   twice KL(N(m_i, S_i) || N(t_i, I)),   t_i = scale e_i
+        B_i = sum_d |kurtosis_id - 3|
+
+    m_i and S_i are the mean and the covariance (divided by n_i) of the outputs of class i; the kurtosis is the fourth
+    central moment divided by the squared variance. [from memory: the formula, and that B_i exists; inferred: the mean
+    over classes, and the diagonal of S_i]
 
     Args:
         outputs: (B, D), with D the number of classes.
-        targets: (B,) int64, ``-1`` for samples that are left out; or (B, D) soft labels, of which the largest counts.
-        scale: the distance of a vertex from the origin; two vertices are sqrt(2) of it apart.
+        targets: (B,) int64, ``-1`` for samples that do not count; or soft labels (B, D), whose largest class counts.
+        scale: the distance of a vertex from the origin; two vertices are sqrt(2) times as far apart.
         tail: the weight of B.
-        full: whether |S_i| is that of the whole covariance where a class has 2 D samples or more. With the diagonal,
-            correlations are not penalised.
+        full: use the determinant of the whole covariance for classes with 2 D samples or more. The diagonal does not
+            penalise correlations.
 
     Returns:
-        (), no unit; 0 where no class counts. Variances below 1e-6 count as that where they are divided by, so that it
-        is finite. A property of the batch as a whole: single samples cannot be weighted.
+        (), without unit; 0 if no class counts. Variances are bounded below by 1e-6 in quotients and logarithms. It is
+        one value for the whole batch: samples cannot be weighted.
     """
     size = class_logits(outputs).shape[1]
-    hard = checked_labels(targets, size)
-    of_class = (hard[:, None] == torch.arange(size, device=hard.device)).to(outputs)  # -1 is of none
-    count = of_class.sum(0)
-    share = of_class.T / count.clamp(min=1)[:, None]  # (classes, B): times a column of the batch, its means by class
-    mean = share @ outputs
-    apart = outputs - mean[hard.clamp(min=0)]
-    variance = share @ apart.square()
-    bounded = variance.clamp(min=FLOOR)
-    log_volume, unit = bounded.log().sum(1), torch.eye(size, dtype=outputs.dtype, device=outputs.device)
+    labels = checked_labels(targets, size)
+    one_hot = (labels[:, None] == torch.arange(size, device=labels.device)).to(outputs)  # zeros for -1
+    count = one_hot.sum(0)
+    averaging = one_hot.T / count.clamp(min=1)[:, None]  # (classes, B): its product with (B, D) is the mean per class
+    mean = averaging @ outputs
+    centred = outputs - mean[labels.clamp(min=0)]
+    variance = averaging @ centred.square()
+    bounded = variance.clamp(min=MIN_VARIANCE)
+    log_volume, identity = bounded.log().sum(1), torch.eye(size, dtype=outputs.dtype, device=outputs.device)
     if full:
-        covariance = torch.einsum("cb,bd,be->cde", share, apart, apart)
+        covariance = torch.einsum("cb,bd,be->cde", averaging, centred, centred)
         enough = (count >= 2 * size)[:, None, None]
-        whole = torch.where(enough, covariance + FLOOR * unit, unit).slogdet().logabsdet
-        log_volume = torch.where(enough[:, 0, 0], whole, log_volume)
-    divergence = variance.sum(1) - log_volume - size + (mean - scale * unit).square().sum(1)
-    kurtosis = share @ apart.pow(4) / bounded.square()
+        log_determinant = torch.where(enough, covariance + MIN_VARIANCE * identity, identity).slogdet().logabsdet
+        log_volume = torch.where(enough[:, 0, 0], log_determinant, log_volume)
+    divergence = variance.sum(1) - log_volume - size + (mean - scale * identity).square().sum(1)
+    kurtosis = averaging @ centred.pow(4) / bounded.square()
     value = divergence + tail * (kurtosis - 3).abs().sum(1)
-    counts = count >= FEWEST
+    counts = count >= MIN_SAMPLES
     return value.where(counts, 0.0).sum() / counts.sum().clamp(min=1)
 
 
 class GaussianSimplex(Term):
-    """``gaussian_simplex`` of the outputs that a role gives, and of the batch's targets: one value ().
+    """``gaussian_simplex`` of the outputs of a role and the batch's targets: one value ().
 
-    Several processes take the statistics of their own share of the batch each.
+    With several processes, each uses the statistics of its own share of the batch.
 
     Args:
         role: the student's role, (B, classes).
@@ -76,11 +78,10 @@ class GaussianSimplex(Term):
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """It reads nothing of a teacher."""
+        """None."""
         return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(), no unit."""
-        if batch is None:
-            raise ValueError("GaussianSimplex needs the batch, for its targets")
-        return gaussian_simplex(student[self.roles[0]], batch.targets, self.scale, self.tail, full=self.full)
+        """(), without unit."""
+        targets = self.required(batch, "the batch, for its targets").targets
+        return gaussian_simplex(student[self.roles[0]], targets, self.scale, self.tail, full=self.full)

@@ -22,10 +22,10 @@ from tutelage.terms.term import Term, Weighted
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
-FEWEST = 2  # classes on either side, where some of the base classes are held out
+MIN_CLASSES = 2  # for training, and for held-out classes
 
-QUARTER = 1 / 4
-"""The share of a batch that is rotated beside the mix-up, so that it becomes as many images as the batch has."""
+ROTATED_SHARE = 1 / 4
+"""The share of a batch that the second stage rotates; in four rotations it has as many images as the batch."""
 
 
 @method(
@@ -42,42 +42,44 @@ def graph_fewshot(
     mix_alpha: Positive = 2.0,
     validation_classes: Share = 0.0,
 ) -> Tapped:
-    """Graph interpolation for few-shot classification: a backbone of base classes, and no training in the episodes.
+    """Few-shot classification by graph interpolation: train a backbone on base classes and classify its features.
 
-    The backbone is trained as in S2M2_R, in two stages. First on batches in which every image has all four rotations:
-    L = CE(class) / 2 + CE(rotation) / 2. Then, with the weights of the first stage, by manifold mix-up:
-    L = lambda CE(y_i) + (1 - lambda) CE(y_j) with the features of a random layer mixed as lambda h_i +
-    (1 - lambda) h_j, lambda ~ Beta(mix_alpha, mix_alpha); and in the same step the loss of the first stage on a quarter
-    of the batch in four rotations. Both heads are linear, on the embedding, and are not kept: the student that is given
-    back is the backbone, whose classifier is removed.
-    The task evaluates its features on episodes of classes that need not have been trained on: the samples of an episode
-    are joined in a graph of nearest neighbours, all features are smoothed by E = (I / 2 + D^(-1/2) S D^(-1/2))^3, and
-    logistic regression is fitted to the labelled ones. ``tutelage evaluate RUN`` has the accuracies with and without
-    the graph, for all queries together and for one at a time.
+    The backbone is trained as in S2M2_R, in two stages. The first uses batches with all four rotations of each image,
+    the second adds manifold mix-up, starting from the weights of the first:
+
+        stage 1: L = CE(class) / 2 + CE(rotation) / 2
+        stage 2: L = lambda CE(y_i) + (1 - lambda) CE(y_j) + the loss of stage 1 on a quarter of the batch
+
+    where the features h of a random layer are mixed as lambda h_i + (1 - lambda) h_j, lambda ~ Beta(mix_alpha,
+    mix_alpha). Both heads are linear layers on the embedding and are discarded: the method returns the backbone without
+    its classifier.
+    The task evaluates the features on episodes of classes that need not be among the training classes. The samples of
+    an episode form a graph of nearest neighbours, all features are smoothed by E = (I / 2 + D^(-1/2) S D^(-1/2))^3, and
+    a logistic regression is fitted to the labelled ones; nothing is fine-tuned. ``tutelage evaluate RUN`` reports the
+    accuracies with and without the graph, for all queries together and one at a time.
 
     Args:
-        run: what to train; a teacher, if it has one, is not used.
-        rotation: in which stages rotations are learnt: "both"; "first", as the code has it for CIFAR-FS; "never": the
-            first stage then is plain classification.
-        mix_share: the share of the epochs that the second stage has [official code: up to 400 epochs each]; 0 leaves it
-            out, 1 the first.
+        run: the run; a teacher is not used.
+        rotation: the stages with rotations: "both"; "first", as in the code for CIFAR-FS; or "never", where the first
+            stage is plain classification.
+        mix_share: the share of the epochs of the second stage [official code: up to 400 epochs each]; 0 omits it, 1
+            omits the first.
         mix_alpha: of the Beta distribution [official code: 2].
-        validation_classes: the share of the base classes that is not trained on and by whose episodes the epoch is
-            selected (the paper tunes on validation classes [from memory]). With 0 that is the held-out part, as the
-            data set or the recipe has it.
+        validation_classes: the share of the base classes that are not trained on and whose episodes select the epoch
+            (the paper tunes on validation classes [from memory]). With 0 the held-out split of the data or the recipe
+            selects it.
 
-    Deviations: the authors train WRN-28-10 or ResNet-18 by Adam at 1e-3 in batches of 16; here network and recipe say
-    it (``--optimizer Adam --lr 0.001 --batch-size 16``). That the input and the outputs of all stages are the layers
-    that are mixed, and that heads are linear with a bias, is [from memory]. Training samples without a label take part
-    in rotations alone. Networks whose embedding is named by hand, or that have no classifier, stay as they are.
-    With several processes each mixes its own share of the batch.
+    Deviations: the authors train WRN-28-10 or ResNet-18 by Adam at 1e-3 in batches of 16; here network and recipe are
+    free (``--optimizer Adam --lr 0.001 --batch-size 16``). That the input and the outputs of all stages are mixed and
+    that heads are linear with a bias is [from memory]. Training samples without a label are used for rotations only.
+    Networks that have no classifier, or whose embedding is named by hand, do not change. With several processes, each
+    mixes its own share of the batch.
     """
     data = _held_out(run.data, validation_classes, run.seed)
     base = _classes(data)
-    if len(base) < FEWEST:
+    if len(base) < MIN_CLASSES:
         raise TutelageError(
-            f"graph_fewshot classifies the classes that are trained on, and {data.name} has {len(base)} with labels; "
-            f"train on {FEWEST} classes or more"
+            f"graph_fewshot needs {MIN_CLASSES} training classes or more, and {data.name} has {len(base)} with labels"
         )
     if rotation != "never":
         _check_square(data)
@@ -90,7 +92,7 @@ def graph_fewshot(
         return {"rotated_ce": 0.5 * classes.on(view), "rotation": 0.5 * turns.on(view)}
 
     first = rotated(1.0) if rotation != "never" else {"ce": classes}
-    second = {"mixed_ce": classes.on(mixed)} | (rotated(QUARTER) if rotation == "both" else {})
+    second = {"mixed_ce": classes.on(mixed)} | (rotated(ROTATED_SHARE) if rotation == "both" else {})
     second_epochs = round(mix_share * run.epochs)
     stages = [
         (Learner(student, None, terms), epochs, mixing)
@@ -104,30 +106,30 @@ def graph_fewshot(
 
 
 def _classes(data: Data) -> torch.Tensor:
-    """(K,) int64, the classes of the training part, sorted."""
+    """The classes of the training split, sorted: (K,) int64."""
     labels = hard_labels(data.train.labels).cpu()
-    found: torch.Tensor = torch.unique(labels[labels != UNLABELLED])
-    return found
+    classes: torch.Tensor = torch.unique(labels[labels != UNLABELLED])
+    return classes
 
 
 def _held_out(data: Data, share: float, seed: int) -> Data:
-    """The data with a share of the training part's classes, drawn by the seed, as the validation part.
+    """The data with a random share of the training classes, chosen by the seed, as the validation split.
 
     Raises:
-        TutelageError: fewer than two classes would be left, or held out.
+        TutelageError: fewer than two classes would be trained on, or held out.
     """
     if not share:
         return data
     base = _classes(data)
     count = round(share * len(base))
-    if not FEWEST <= count <= len(base) - FEWEST:
+    if not MIN_CLASSES <= count <= len(base) - MIN_CLASSES:
         raise TutelageError(
             f"validation_classes={share:g} of {len(base)} classes of {data.name} are {count}; episodes and training "
-            f"need {FEWEST} classes each: take another share, or 0"
+            f"need {MIN_CLASSES} classes each: choose another share, or 0"
         )
     order = torch.randperm(len(base), generator=torch.Generator().manual_seed(mix(seed, 4)))
     held = torch.isin(hard_labels(data.train.labels).cpu(), base[order[:count]])
-    train, validation = (data.train.subset(places.nonzero().squeeze(1)) for places in (~held, held))
+    train, validation = (data.train.subset(mask.nonzero().squeeze(1)) for mask in (~held, held))
     return replace(data, train=train, validation=validation)
 
 

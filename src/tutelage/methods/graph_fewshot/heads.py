@@ -1,4 +1,4 @@
-"""Linear heads on the embedding that are trained with a backbone and not kept: classes, and rotations."""
+"""Linear heads on the embedding, for classes and for rotations, that are trained with a backbone and discarded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TURNS = 4  # rotations by 0, 90, 180 and 270 degrees
 
 
 class Head(Term):
-    """A linear layer on the embedding (B, D), made at the first ``build`` and trained with the learner.
+    """A linear layer on the embedding (B, D), created at the first ``build`` and trained with the learner.
 
-    Two learners in turn may share a head: the second one continues with the weights that the first one left.
+    If two learners share a head, one after the other, the second continues with the weights of the first.
 
     Args:
         size: outputs of the layer.
@@ -32,11 +32,11 @@ class Head(Term):
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """It reads nothing of a teacher."""
+        """None."""
         return ()
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
-        """Make the layer, unless it is there."""
+        """Create the layer, if it does not exist."""
         if self.head is None:
             self.head = nn.Linear(student["embedding"].shape[1], self.size)
 
@@ -53,30 +53,28 @@ class BaseClasses(Head):
 
     Args:
         base: (K,) int64, their numbers among the ``classes`` of the data, sorted. Other labels count as no label.
-        classes: how many classes the data has.
+        classes: the number of classes of the data.
     """
 
     base: Tensor
-    places: Tensor
+    outputs_by_label: Tensor
 
     def __init__(self, base: Tensor, classes: int) -> None:
         super().__init__(len(base))
-        places = torch.full((classes + 1,), -1)  # the last one is of the label -1
-        places[base] = torch.arange(len(base))
+        outputs_by_label = torch.full((classes + 1,), -1)  # the last entry is that of the label -1
+        outputs_by_label[base] = torch.arange(len(base))
         self.register_buffer("base", base)
-        self.register_buffer("places", places)
+        self.register_buffer("outputs_by_label", outputs_by_label)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(B,) nats; of soft labels (B, C) the columns of the base classes are read."""
-        if batch is None:
-            raise ValueError("BaseClasses needs the batch, for its labels")
-        soft = batch.targets.is_floating_point()
-        targets = batch.targets[:, self.base] if soft else self.places[batch.targets]
+        """(B,) nats; for soft labels (B, C), the columns of the base classes are used."""
+        targets = self.required(batch, "the batch, for its labels").targets
+        targets = targets[:, self.base] if targets.is_floating_point() else self.outputs_by_label[targets]
         return cross_entropy(self.logits(student), targets)
 
 
 class Rotation(Head):
-    """Cross-entropy of which of the four rotations of ``Rotated`` each image of its batch has, per sample (4 n,)."""
+    """Cross-entropy of the rotation of each image of a ``Rotated`` batch, per sample (4 n,)."""
 
     reads_labels = False
 
@@ -84,7 +82,7 @@ class Rotation(Head):
         super().__init__(TURNS)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(4 n,) nats: the batch has n images four times, rotation by rotation."""
+        """(4 n,) nats; the batch holds n images in four rotations, one rotation after the other."""
         logits = self.logits(student)
         turns = torch.arange(TURNS, device=logits.device).repeat_interleave(len(logits) // TURNS)
         return cross_entropy(logits, turns)

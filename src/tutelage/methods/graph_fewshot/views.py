@@ -1,4 +1,4 @@
-"""Batches that a backbone is trained on: rotated images, and samples that are mixed in a hidden layer.
+"""Training batches of a backbone: rotated images, and samples that are mixed in a hidden layer.
 
 Gidaris, Singh, Komodakis 2018, arXiv 1803.07728 (rotations); Verma et al. 2019, arXiv 1806.05236 (manifold mix-up).
 """
@@ -24,17 +24,17 @@ from tutelage.terms.term import View
 
 
 class Rotated(View):
-    """The first samples of a batch, each by 0, 90, 180 and 270 degrees, with their labels: (4 n, C, H, H).
+    """The first samples of a batch, each rotated by 0, 90, 180 and 270 degrees, with their labels: (4 n, C, H, H).
 
     Args:
-        share: of the batch, n = share x B, at least 1. Batches are in random order.
+        share: the share of the batch, n = share x B, at least 1 sample.
     """
 
     def __init__(self, share: float = 1.0) -> None:
         self.share = share
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        """Rotation by rotation: n images unchanged, the same n by 90 degrees, and so on."""
+        """The n images unchanged, then the same n rotated by 90 degrees, and so on."""
         count = max(1, round(self.share * len(batch)))
         images = batch.inputs[:count]
         turned = torch.cat([torch.rot90(images, turns, (2, 3)) for turns in range(TURNS)])
@@ -46,24 +46,24 @@ class Rotated(View):
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How the next pass is mixed: h <- share h + (1 - share) h[partners] where ``place`` is computed."""
+    """The mixture of the next pass: h <- share h + (1 - share) h[partners], for the features h of ``layer``."""
 
-    place: str
+    layer: str
     share: float
     partners: Tensor
 
 
 class MixedFeatures(View):
-    """Manifold mix-up: the batch at hand, whose samples are mixed in pairs in a random layer of the next pass.
+    """Manifold mix-up: the current batch, whose samples are mixed in pairs in a random layer of the next pass.
 
-    lambda ~ Beta(alpha, alpha), one for the batch; the layer is drawn uniformly among the input and the network's
-    stages. The labels become lambda y_i + (1 - lambda) y_j, soft labels (B, C), so that their cross-entropy is
-    lambda CE(y_i) + (1 - lambda) CE(y_j). A sample without a label adds nothing.
+    lambda ~ Beta(alpha, alpha) is drawn once per batch, the layer uniformly from the input and the network's stages.
+    The labels become soft, lambda y_i + (1 - lambda) y_j (B, C), so that their cross-entropy is lambda CE(y_i) + (1 -
+    lambda) CE(y_j). A sample without a label contributes 0.
 
     Args:
-        model: the network that learns, traced; its roles ``stage1`` .. ``stageN`` are the hidden layers.
+        model: the traced network in training; its roles ``stage1`` .. ``stageN`` are the hidden layers.
         alpha: of the Beta distribution.
-        classes: how many classes the data has.
+        classes: the number of classes of the data.
     """
 
     def __init__(self, model: Tapped, alpha: float, classes: int) -> None:
@@ -71,26 +71,26 @@ class MixedFeatures(View):
         self.pending: Mix | None = None
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        """The same inputs with mixed labels; what is to be mixed is pending until the pass reaches the layer.
+        """The same inputs with mixed labels; the mixture is pending until the next pass reaches the layer.
 
         Raises:
             TutelageError: the last pass did not reach its layer, or there is no layer to mix in.
         """
         if self.pending is not None:
             raise TutelageError(
-                f"{self.pending.place} of {type(self.model.module).__name__} is not computed before the embedding, so "
-                'nothing is mixed there; name other layers, for instance roles={"stage1": "layer1"}'
+                f"{self.pending.layer} of {type(self.model.module).__name__} is not computed before the embedding, so "
+                'nothing is mixed there; name other layers, for example roles={"stage1": "layer1"}'
             )
-        places = (("input",) if batch.inputs.is_floating_point() else ()) + self.model.stages
-        if not places:
+        layers = (("input",) if batch.inputs.is_floating_point() else ()) + self.model.stages
+        if not layers:
             raise TutelageError(
-                f"{type(self.model.module).__name__} has no stages to mix features in; name layers, for instance "
+                f"{type(self.model.module).__name__} has no stages to mix features in; name layers, for example "
                 'roles={"stage1": "layer1"}, or set mix_share=0'
             )
         share = float(torch.distributions.Beta(self.alpha, self.alpha).sample())
-        place = places[int(torch.randint(len(places), ()))]
+        layer = layers[int(torch.randint(len(layers), ()))]
         partners = torch.randperm(len(batch), device=batch.inputs.device)
-        self.pending = Mix(place, share, partners)
+        self.pending = Mix(layer, share, partners)
         soft = batch.targets
         if not soft.is_floating_point():
             soft = F.one_hot(soft.clamp(min=0), self.classes) * (soft >= 0)[:, None]
@@ -98,7 +98,7 @@ class MixedFeatures(View):
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        """Within it, the network mixes what is pending."""
+        """A context in which the network applies the pending mixture."""
         network = self.model.module
         handles = [network.register_forward_pre_hook(_Hook(self, "input"))]
         for role in self.model.stages:
@@ -116,24 +116,24 @@ class MixedFeatures(View):
 
 
 class _Hook:
-    """Mixes what a layer takes or gives in the pass for which that is pending."""
+    """A hook that applies the pending mixture to the input or output of its layer."""
 
-    def __init__(self, view: MixedFeatures, place: str) -> None:
-        self.view, self.place = view, place
+    def __init__(self, view: MixedFeatures, layer: str) -> None:
+        self.view, self.layer = view, layer
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def __call__(self, layer: nn.Module, *values: Any) -> Any:
+    def __call__(self, module: nn.Module, *values: Any) -> Any:
         mix = self.view.pending
-        if mix is None or mix.place != self.place:
+        if mix is None or mix.layer != self.layer:
             return None
         self.view.pending = None
-        return _mixed(values[-1], mix)  # what the layer takes or, in a forward hook, what it gives
+        return _mixed(values[-1], mix)  # the inputs or, in a forward hook, the output
 
 
 def _mixed(value: Any, mix: Mix) -> Any:
-    """The value with its ``first_tensor`` (B, ...) mixed."""
+    """The value, with its ``first_tensor`` (B, ...) mixed."""
     if isinstance(value, Tensor):
         return value.lerp(value[mix.partners], 1 - mix.share)
     if not isinstance(value, tuple | list) or first_tensor(value) is None:
-        raise TutelageError(f"{mix.place} gives a {type(value).__name__}, which cannot be mixed; name another layer")
+        raise TutelageError(f"{mix.layer} returns a {type(value).__name__}, which cannot be mixed; name another layer")
     return type(value)((_mixed(value[0], mix), *value[1:]))

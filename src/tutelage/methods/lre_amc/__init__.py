@@ -1,4 +1,4 @@
-"""Compression by non-linear redundancy, in annealed steps."""
+"""Pruning of redundant units in annealed steps, with repair by distillation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import labelled
 from tutelage.methods import Positive, Share, method
 from tutelage.methods._start import start_from_teacher
-from tutelage.methods.lre_amc.groups import FEWEST, drop, group_of, prunable, second_moments, take_over
+from tutelage.methods.lre_amc.groups import MIN_UNITS, compensate, drop, group_of, prunable, second_moments
 from tutelage.methods.lre_amc.redundancy import eliminate
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
@@ -26,7 +26,7 @@ from tutelage.training.learner import Learner
 from tutelage.training.loop import Record
 from tutelage.training.run import Run
 
-IMAGES = 256  # that activations are collected on, or as many as the layer has units
+IMAGES = 256  # for which activations are collected, or as many as the layer has units
 
 
 @method(paper="Shah, Olivier, Raj 2020, arXiv 2005.14070", family="pruning", evidence="code")
@@ -40,65 +40,72 @@ def lre_amc(
     label_weight: Share = 1e-4,
     temperature: Positive = 1.0,
     ridge: Positive = 1e-3,
-    floor: Annotated[int, Field(ge=FEWEST)] = FEWEST,
+    floor: Annotated[int, Field(ge=MIN_UNITS)] = MIN_UNITS,
 ) -> Tapped:
-    """Pruning: units that the others of their layer predict go, and the dense network repairs what that breaks.
+    """LRE-AMC pruning: remove units that others of their layer predict, and repair the network by distillation.
 
-    Linear redundancy elimination (LRE): of the activations Z (n, d) of a layer's units, as the next layer is given
-    them, with a constant column, each is regressed on the others. The unit of the smallest residual ||Z_j - Z A_j|| is
-    taken out, and the next layer takes over what it did: W <- W + W_j A_j', its bias the constant's share. Where the
-    regression is exact, so is the smaller network. In a convolution all kernel positions are treated alike.
-    Annealed model contraction (AMC): layers in turn lose 1 - keep of their units. Where accuracy on the held-out part
-    is then more than ``tolerance`` below the dense network's, the dense network is distilled into the smaller one,
+    Linear redundancy elimination (LRE): each unit's activations Z_j, as the next layer receives them, are regressed on
+    those of the other units of the layer and a constant. The unit with the smallest residual ||Z_j - Z A_j|| is
+    removed, and the next layer's weights compensate for it:
 
-    L = (1 - w) T^2 KL(softmax(v / T) || softmax(z / T)) + w CE(z, y),
+        W <- W + W_j A_j'
 
-    until it is not, at the first such epoch. If it still is after ``repair_epochs``, the last good network is taken up
-    again and the layer is left alone from then on. It ends when no layer is left.
-    The layers: convolutions of one group and linear layers, whose units reach the next ones through channels of their
-    own. Layers that a sum couples with others, as the last one of a residual block, are left alone.
+    with the constant's coefficient added to the bias. If the regression is exact, so is the smaller network. In a
+    convolution all kernel positions are treated alike.
+    Annealed model contraction (AMC): the layers in turn lose 1 - keep of their units. If accuracy on the held-out split
+    is then more than ``tolerance`` below that of the dense network, the dense network is distilled into the smaller one
+    until it is not:
+
+        L = (1 - w) T^2 KL(softmax(v / T) || softmax(z / T)) + w CE(z, y)
+
+    If ``repair_epochs`` do not suffice, the last good network is restored and the layer is not pruned further. Pruning
+    ends when no layer is left. The layers are convolutions of one group and linear layers whose units reach the next
+    layers through separate channels. Layers coupled with others by a sum, such as the last of a residual block, are not
+    pruned.
 
     Args:
-        run: what to train; a part must be held out. The first fit trains the dense network with the run's recipe, each
-            further one is a repair: Adam, learning rate 1e-3, weight decay 1e-4, gradient clip 5 [official code].
-        dense: "trained" starts with that first fit, as the student is trained plainly; a teacher, if the run has one,
-            is not used. "teacher" starts from the teacher's weights, and the student must be the same network.
-        keep: gamma, the share of a layer's units that one step leaves [official code]; at least one goes [inferred].
-        tolerance: how much accuracy may be lost, as a share of the samples [official code].
-        repair_epochs: the most that one repair takes, 50 in the official code; as many as the run has unless given. 0
-            is without repair.
-        label_weight: w [official code]; with 1 a repair is by the labels alone.
+        run: the run; it needs a held-out split. The first fit trains the dense network with the run's recipe, each
+            further fit is a repair by Adam with learning rate 1e-3, weight decay 1e-4 and gradient clipping at 5
+            [official code].
+        dense: "trained" starts with that first fit, without a teacher; "teacher" starts from the teacher's weights and
+            requires the student to be the same network.
+        keep: gamma, the share of a layer's units that remain after a step [official code]; at least one is removed
+            [inferred].
+        tolerance: the accuracy that may be lost, as a share of the samples [official code].
+        repair_epochs: the maximum of one repair: 50 in the official code; ``None`` for the epochs of the run; 0 for no
+            repair.
+        label_weight: w [official code]; with 1 a repair uses the labels alone.
         temperature: T [official code].
         ridge: lambda of the regressions, as a share of the units' mean square [inferred].
-        floor: how many units a layer keeps at least [inferred].
+        floor: the minimum number of units of a layer [inferred].
 
-    Deviations: A is the regression's solution, not learnt by Adam, and its update after each unit is the exact one,
-    which the authors' code is not. Units are ranked again after each that goes; the code ranks once. The constant is
-    left out where the next layer has zero padding, which it would be wrong for at the border, or no bias. The repair
-    sees the training part as the run augments it, in the run's batches, at a constant learning rate; the code has no
-    augmentation and halves the rate on plateaus. The held-out part is of the training part; the code takes it from the
-    test part. Without the code's gradient sensitivity, its other orders, its stop where an adjustment is larger than
-    the weights, and its final training on labels.
+    Deviations: A is the solution of the regression, not learned by Adam, and its update after each unit is exact; that
+    of the authors' code is not. Units are ranked again after each removal; the code ranks once. The constant is omitted
+    if the next layer has zero padding, where it would be wrong at the border, or no bias. A repair uses the run's
+    augmentation and batches at a constant learning rate; the code has no augmentation and halves the rate on plateaus.
+    The held-out split comes from the training split; the code takes it from the test split. Not implemented: the code's
+    gradient sensitivity, its other orders of layers, its stop at an adjustment larger than the weights, and its final
+    training on labels.
     """
     if run.data.validation is None:
-        raise TutelageError("lre_amc asks a held-out part when to stop; hold one out with --validation 0.1")
+        raise TutelageError("lre_amc needs a held-out split to know when to stop; set --validation 0.1")
     held_out = labelled(run.data.validation)
     student = run.student()
-    open_layers = prunable(student.module, next(_shown(run, student, 2)))
+    open_layers = prunable(student.module, next(_images(run, student, 2)))
     if not open_layers:
         raise TutelageError(
-            f"{type(student.module).__name__} has no layer whose units can be taken out; give a network with "
-            "convolutions or linear layers that no sum couples"
+            f"{type(student.module).__name__} has no layer whose units can be removed; use a network with convolutions "
+            "or linear layers that are not coupled by a sum"
         )
     if dense == "trained":
         run.fit(Learner(student, None, {"ce": CrossEntropy()}))
     elif not start_from_teacher(run, student, run.teacher()):
         raise TutelageError(
-            f"dense=teacher starts from the teacher's weights, and the student, {type(student.module).__name__}, is "
-            f"another network than the teacher, {type(run.teacher().module).__name__}; give the same, or dense=trained"
+            f"dense=teacher starts from the teacher's weights, but the student, {type(student.module).__name__}, is "
+            f"another network than the teacher, {type(run.teacher().module).__name__}; use the same, or dense=trained"
         )
     teacher = Frozen(copy.deepcopy(student))
-    most = run.epochs if repair_epochs is None else repair_epochs
+    max_epochs = run.epochs if repair_epochs is None else repair_epochs
     goal = _accuracy(run, student, held_out) - tolerance - 1e-6
 
     def reached(record: Record) -> bool:
@@ -107,13 +114,13 @@ def lre_amc(
     def repaired(smaller: Tapped) -> bool:
         if _accuracy(run, smaller, held_out) >= goal:
             return True
-        if most == 0:
+        if max_epochs == 0:
             return False
         learner = Learner(smaller, teacher, labels_and_soft_targets(1 - label_weight, temperature))
         fitted = run.fit(
             learner,
             until=reached,
-            epochs=most,
+            epochs=max_epochs,
             optimizer="Adam",
             lr=1e-3,
             weight_decay=1e-4,
@@ -125,7 +132,7 @@ def lre_amc(
 
     while open_layers:
         for layer in list(open_layers):
-            smaller = _shrunk(run, student, layer, keep, floor, ridge)
+            smaller = _pruned(run, student, layer, keep, floor, ridge)
             if smaller is not None and repaired(smaller):
                 student = smaller
             else:
@@ -133,28 +140,28 @@ def lre_amc(
     return student
 
 
-def _shrunk(run: Run, student: Tapped, layer: str, keep: float, floor: int, ridge: float) -> Tapped | None:
-    """A copy of the student without the most redundant units of a layer; ``None`` where none may go."""
+def _pruned(run: Run, student: Tapped, layer: str, keep: float, floor: int, ridge: float) -> Tapped | None:
+    """A copy of the student without the most redundant units of a layer; ``None`` if none may be removed."""
     smaller = copy.deepcopy(student)
-    group = group_of(smaller.module, layer, next(_shown(run, student, 1)))
+    group = group_of(smaller.module, layer, next(_images(run, student, 1)))
     if group is None or group.units <= floor:
         return None
     count = min(max(1, int((1 - keep) * group.units + 1e-9)), group.units - floor)
-    gram = second_moments(smaller.module, group, _shown(run, student, max(group.units, IMAGES)))
+    gram = second_moments(smaller.module, group, _images(run, student, max(group.units, IMAGES)))
     scale = float(gram.diagonal()[: group.units].mean())
     elimination = eliminate(gram, count, ridge=max(ridge * scale, 1e-30), units=group.units)
-    take_over(smaller.module, group, elimination)
+    compensate(smaller.module, group, elimination)
     drop(smaller.module, group, elimination.removed)
     return smaller
 
 
-def _shown(run: Run, model: Tapped, count: int) -> Iterator[Tensor]:
-    """So many training images as the bare network takes them, in batches; always the same, without augmentation."""
+def _images(run: Run, model: Tapped, count: int) -> Iterator[Tensor]:
+    """The same ``count`` training images at each call, normalised and without augmentation, in batches."""
     train = run.data.train
-    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(run.seed))[:count]
-    for batch in in_order(train.subset(drawn), batch_size=64, workers=0):
+    indices = torch.randperm(len(train), generator=torch.Generator().manual_seed(run.seed))[:count]
+    for batch in in_order(train.subset(indices), batch_size=64, workers=0):
         yield (batch.inputs.to(model.mean.device) - model.mean) / model.std
 
 
-def _accuracy(run: Run, model: Tapped, part: Split) -> float:
-    return float(accuracy(run.predict(model, part), part.labels))
+def _accuracy(run: Run, model: Tapped, split: Split) -> float:
+    return float(accuracy(run.predict(model, split), split.labels))

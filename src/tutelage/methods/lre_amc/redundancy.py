@@ -1,9 +1,9 @@
-"""Linear redundancy of a layer's units: which one is a linear combination of the others, and of which.
+"""Linear redundancy of a layer's units: how well each is a linear combination of the others.
 
-With the activations Z (n, d) of a layer's units as columns, possibly a constant column among them, let
+With the activations Z (n, d) of a layer's units as columns, possibly with a constant column, let
 P = (Z'Z + lambda I)^-1. The regression of column i on all others has the coefficients A[k, i] = -P[k, i] / P[i, i] and
-the squared residual 1 / P[i, i] [inferred: the authors' code learns A by Adam; this is where that ends]. All of it is
-float64.
+the squared residual 1 / P[i, i] [inferred: the authors' code learns A by Adam, which converges to this]. All
+computations are in float64.
 """
 
 from __future__ import annotations
@@ -17,35 +17,35 @@ from tutelage.errors import TutelageError
 
 
 def inverse(gram: Tensor, ridge: float = 0.0) -> Tensor:
-    """P = (G + ridge I)^-1, (d, d) float64, of the second moments G = Z'Z (d, d).
+    """P = (G + ridge I)^-1, (d, d) float64, from the second moments G = Z'Z (d, d).
 
     Raises:
-        TutelageError: the columns depend on each other exactly and the ridge does not part them.
+        TutelageError: the columns are linearly dependent, and the ridge is too small to separate them.
     """
     values, vectors = torch.linalg.eigh(gram.double() + ridge * torch.eye(len(gram), dtype=torch.float64))
     if not values[0] > len(gram) * torch.finfo(torch.float64).eps * values[-1]:
         raise TutelageError(
-            f"the activations of these {len(gram)} units are linearly dependent to the last bit and no regression of "
-            f"one on the others is unique with a ridge of {ridge:g}; take a larger one"
+            f"the activations of these {len(gram)} units are linearly dependent, so that no regression of one on the "
+            f"others is unique with a ridge of {ridge:g}; use a larger ridge"
         )
-    found: Tensor = (vectors / values) @ vectors.T
-    return found
+    result: Tensor = (vectors / values) @ vectors.T
+    return result
 
 
 def residuals(inverse: Tensor) -> Tensor:
-    """||Z[:, i] - Z A[:, i]|| of each column's regression on the others, (d,): 1 / sqrt(P[i, i])."""
+    """The residuals ||Z[:, i] - Z A[:, i]|| = 1 / sqrt(P[i, i]) of each column's regression on the others, (d,)."""
     return inverse.diagonal().rsqrt()
 
 
 def regression(inverse: Tensor, column: int) -> Tensor:
-    """A[:, j] (d,): how the others predict this column; its own entry, and those of columns that are gone, are 0."""
+    """The coefficients A[:, j] (d,) of a column's regression on the others; 0 for itself and for removed columns."""
     coefficients = -inverse[:, column] / inverse[column, column]
     coefficients[column] = 0
     return coefficients
 
 
 def without(inverse: Tensor, column: int) -> Tensor:
-    """P after a column is gone: P - P[:, j] P[j, :] / P[j, j], whose row and column j are exactly 0."""
+    """P after the removal of a column: P - P[:, j] P[j, :] / P[j, j], whose row and column j are exactly 0."""
     smaller = inverse - torch.outer(inverse[:, column], inverse[column]) / inverse[column, column]
     smaller[column] = smaller[:, column] = 0
     return smaller
@@ -53,12 +53,12 @@ def without(inverse: Tensor, column: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Elimination:
-    """Units that are to go, and who takes over what they did.
+    """The units to remove, and how the others compensate for them.
 
     Attributes:
-        removed: the columns, in the order in which they went.
-        transfer: (d, d) float64, M: weights W (o, d) on all columns become W M on those that stay, and the columns of
-            M that belong to removed units are 0.
+        removed: the columns, in the order of removal.
+        transfer: M, (d, d) float64: weights W (o, d) on all columns become W M on the remaining ones. The columns of M
+            of removed units are 0.
     """
 
     removed: tuple[int, ...]
@@ -66,25 +66,25 @@ class Elimination:
 
 
 def eliminate(gram: Tensor, count: int, *, ridge: float, units: int) -> Elimination:
-    """Take away the unit that the others predict best, ``count`` times.
+    """Remove the unit that the others predict best, ``count`` times.
 
-    Each time the next layer's weights take over what it did, W <- W + W[:, j] A[:, j]', and P is downdated: the others
-    are from then on predicted without it.
+    Each removal updates the next layer's weights, W <- W + W[:, j] A[:, j]', and downdates P, so that the remaining
+    units are then predicted without it.
 
     Args:
         gram: Z'Z, (d, d).
-        count: how many, below ``units``.
+        count: the number of units to remove, less than ``units``.
         ridge: lambda.
-        units: the first so many columns may go; what follows, a constant, stays.
+        units: the number of leading columns that may be removed; a constant column after them may not.
     """
-    left, transfer = inverse(gram, ridge), torch.eye(len(gram), dtype=torch.float64)
+    remaining, transfer = inverse(gram, ridge), torch.eye(len(gram), dtype=torch.float64)
     removed: list[int] = []
     for _ in range(count):
-        predicted = residuals(left)[:units]
-        predicted[removed] = torch.inf
-        column = int(predicted.argmin())
-        transfer += torch.outer(transfer[:, column], regression(left, column))
+        errors = residuals(remaining)[:units]
+        errors[removed] = torch.inf
+        column = int(errors.argmin())
+        transfer += torch.outer(transfer[:, column], regression(remaining, column))
         transfer[:, column] = 0
-        left = without(left, column)
+        remaining = without(remaining, column)
         removed.append(column)
     return Elimination(tuple(removed), transfer)

@@ -1,4 +1,4 @@
-"""MaxDropout (Santos et al. 2020, arXiv 2007.13723): the most active units of a layer are silenced."""
+"""The MaxDropout layer, which sets the most active units to 0: Santos et al. 2020, arXiv 2007.13723."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tutelage.models.tapped import Tapped
 
 
 def dominant(activations: Tensor, rate: float | Tensor) -> Tensor:
-    """Where x - min x > (1 - r) (max x - min x), with the extremes of the whole tensor: batch, channels and space.
+    """Which units are dominant: x - min x > (1 - r) (max x - min x), with the extremes of the whole tensor.
 
     Args:
         activations: x, any shape, not empty.
-        rate: r in [0, 1]. It is a threshold on values and no share of units.
+        rate: r in [0, 1], a threshold on values, not a share of units.
 
     Returns:
-        Bool, of the same shape. Nothing of a constant tensor is dominant, and at r = 0 nothing of any.
+        Bool, of the same shape. No unit of a constant tensor is dominant, and none with r = 0.
     """
     values = at_least_float32(activations.detach())
     low, high = values.aminmax()
@@ -31,40 +31,42 @@ def dominant(activations: Tensor, rate: float | Tensor) -> Tensor:
 
 
 def max_dropout(activations: Tensor, rate: float | Tensor) -> Tensor:
-    """x with its dominant units set to 0 and the others as they are: they are not scaled up.
+    """Set the dominant units of x to 0; the others keep their values and their gradients.
 
-    Gradients pass through what survives. Arguments as of ``dominant``.
+    Args:
+        activations, rate: as in ``dominant``.
     """
     return activations.masked_fill(dominant(activations, rate), 0.0)
 
 
 class MaxDropout(nn.Module):
-    """``max_dropout`` in train mode, the identity in eval mode. It belongs behind a non-negative activation.
+    """``max_dropout`` in train mode and the identity in eval mode, for use after a non-negative activation.
 
-    Which units go depends on every sample of the batch, so how strong a rate is depends on the size of the batch, of
-    the map and of its largest value: look at ``share``. Each of several processes has its own extremes.
+    The dropped units depend on the whole batch, so that the effect of a rate depends on the sizes of batch and map and
+    on the largest value: see ``share``. With several processes, each uses its own extremes.
 
     Args:
         rate: r in [0, 1].
-        random_rate: whether each pass draws its rate from U(0, r), as the paper's algorithm does [from memory]; the
-            authors' code has r itself.
-        active_in_eval: whether units are dropped in eval mode too, where samples then change each other's answers. The
-            authors' code does so, by a mistake; for replication alone.
+        random_rate: whether each pass draws its rate from U(0, r), as in the paper's algorithm [from memory]; the
+            authors' code uses r.
+        active_in_eval: whether to drop units in eval mode too, where the output for a sample then depends on the others
+            in its batch. The authors' code does so by mistake; for replication only.
 
     Attributes:
-        dropped, seen: () int64, units set to 0 and units in all, since the layer was made; not in its state.
+        dropped, total: () int64, the numbers of units set to 0 and of all units since the layer was created; not in its
+            state.
     """
 
     dropped: Tensor
-    seen: Tensor
+    total: Tensor
 
     def __init__(self, rate: float = 0.3, *, random_rate: bool = False, active_in_eval: bool = False) -> None:
         super().__init__()
         if not 0 <= rate <= 1:
-            raise TutelageError(f"the rate of MaxDropout lies in [0, 1], got {rate}; 0.3 is usual")
+            raise TutelageError(f"the rate of MaxDropout must be in [0, 1], got {rate}; 0.3 is usual")
         self.rate, self.random_rate, self.active_in_eval = rate, random_rate, active_in_eval
         self.register_buffer("dropped", torch.zeros((), dtype=torch.int64), persistent=False)
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("total", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def forward(self, activations: Tensor) -> Tensor:
         """Any shape, the batch first, to the same shape and dtype."""
@@ -75,16 +77,16 @@ class MaxDropout(nn.Module):
             rate = rate * torch.rand((), device=activations.device)
         mask = dominant(activations, rate)
         self.dropped += mask.sum()
-        self.seen += mask.numel()
+        self.total += mask.numel()
         return activations.masked_fill(mask, 0.0)
 
     @property
     def share(self) -> float:
-        """The share of units that were set to 0, in [0, 1]; NaN where none was seen."""
-        return float(self.dropped / self.seen)
+        """The share of units that were set to 0, in [0, 1]; NaN before the first pass."""
+        return float(self.dropped / self.total)
 
     def extra_repr(self) -> str:
-        """What ``print`` shows."""
+        """The settings that ``print`` displays."""
         return f"rate={self.rate}, random_rate={self.random_rate}, active_in_eval={self.active_in_eval}"
 
 
@@ -93,18 +95,18 @@ Make = Callable[[], MaxDropout]
 
 @contextmanager
 def after_stages(student: Tapped, make: Make) -> Iterator[Mapping[str, MaxDropout]]:
-    """Within it, each stage of a traced network ends in a layer of its own, here by role.
+    """A context in which each stage of a traced network is followed by a MaxDropout layer; yields the layers by role.
 
-    The layers are children of ``student`` and not of its network, whose keys, and whose ``nn.Sequential``s, are left
-    alone; so they are moved, copied and put in train and eval mode with it.
+    The layers are children of ``student``, not of its network, whose keys and ``nn.Sequential``s do not change. They
+    are moved, copied and switched between train and eval mode with ``student``.
 
     Raises:
-        TutelageError: when the network has no stages.
+        TutelageError: the network has no stages.
     """
     if not student.stages:
         raise TutelageError(
             f"{type(student.module).__name__} has no stages for MaxDropout to follow; it has "
-            f'{", ".join(student.taps)}. Name layers, for instance roles={{"stage1": "layer1"}}, or take where=dropout'
+            f'{", ".join(student.taps)}. Name layers, for example roles={{"stage1": "layer1"}}, or use where=dropout'
         )
     layers = {role: make() for role in student.stages}
     student.max_dropout = nn.ModuleList(layers.values())
@@ -112,8 +114,8 @@ def after_stages(student: Tapped, make: Make) -> Iterator[Mapping[str, MaxDropou
     try:
         for role, layer in layers.items():
             tap = student.taps[role]
-            at = student.module.get_submodule(tap.layer)
-            register = at.register_forward_pre_hook if tap.of_input else at.register_forward_hook
+            module = student.module.get_submodule(tap.layer)
+            register = module.register_forward_pre_hook if tap.of_input else module.register_forward_hook
             handles.append(register(_Hook(role, tap, layer)))
         yield layers
     finally:
@@ -123,53 +125,54 @@ def after_stages(student: Tapped, make: Make) -> Iterator[Mapping[str, MaxDropou
 
 
 @contextmanager
-def in_place_of_dropout(student: Tapped, make: Make) -> Iterator[Mapping[str, MaxDropout]]:
-    """Within it, a layer of its own stands for each ``nn.Dropout`` of the network, here by that one's name.
+def replace_dropout(student: Tapped, make: Make) -> Iterator[Mapping[str, MaxDropout]]:
+    """A context in which a MaxDropout layer replaces each ``nn.Dropout`` of the network; yields the layers by name.
 
     Raises:
-        TutelageError: when there is none.
+        TutelageError: the network has no ``nn.Dropout``.
     """
     network = student.module
-    own = {name: m for name, m in network.named_modules(remove_duplicate=False) if isinstance(m, nn.Dropout) and name}
-    if not own:
+    modules = network.named_modules(remove_duplicate=False)
+    dropouts = {name: module for name, module in modules if isinstance(module, nn.Dropout) and name}
+    if not dropouts:
         raise TutelageError(
-            f"{type(network).__name__} has no nn.Dropout for MaxDropout to replace; take where=stages, "
+            f"{type(network).__name__} has no nn.Dropout for MaxDropout to replace; use where=stages, "
             "or a network with such layers"
         )
-    layers = {name: make() for name in own}
+    layers = {name: make() for name in dropouts}
     try:
         for name, layer in layers.items():
             network.set_submodule(name, layer)
         yield layers
     finally:
-        for name, dropout in own.items():
+        for name, dropout in dropouts.items():
             network.set_submodule(name, dropout)
 
 
 class _Hook:
-    """Applies a layer to what another takes or gives: to its tensor, or to the first of several.
+    """A hook that applies a layer to the input or output of a module: to the tensor, or to the first of several.
 
-    An object and no closure, so that a copy of the network runs the copied layer.
+    It is an object and not a closure, so that a copy of the network runs the copied layer.
     """
 
     def __init__(self, role: str, tap: Tap, layer: MaxDropout) -> None:
         self.role, self.tap, self.layer = role, tap, layer
 
-    def __call__(self, at: nn.Module, *values: Any) -> Any:
-        if not at.training:  # the network may be put in eval mode alone, as while it is traced
+    def __call__(self, module: nn.Module, *values: Any) -> Any:
+        if not module.training:  # the network alone may be in eval mode, as during tracing
             return None
-        value = values[-1]  # what it takes, and after that, in a forward hook, what it gives
+        value = values[-1]  # the inputs, or in a forward hook the output
         if first_tensor(value) is None:
-            raise TutelageError(f"layer {self.tap}, named as {self.role!r}, gives no tensor; name another layer")
+            raise TutelageError(f"layer {self.tap}, named as {self.role!r}, returns no tensor; name another layer")
         return _in_first(value, self.layer)
 
 
 def _in_first(value: Any, layer: MaxDropout) -> Any:
-    """The value with ``layer`` applied to its ``first_tensor``."""
+    """Apply ``layer`` to the ``first_tensor`` of a value."""
     if isinstance(value, Tensor):
         return layer(value)
     if isinstance(value, Mapping):
         key = next(iter(value))
         return type(value)({**value, key: _in_first(value[key], layer)})  # type: ignore[call-arg]
-    first, rest = _in_first(value[0], layer), value[1:]
-    return type(value)(first, *rest) if hasattr(value, "_fields") else type(value)((first, *rest))
+    values = (_in_first(value[0], layer), *value[1:])
+    return type(value)(*values) if hasattr(value, "_fields") else type(value)(values)

@@ -38,43 +38,45 @@ def mean_teacher_lc(
     quantile: Annotated[float, Field(gt=0, le=1)] = 0.1,
     deploy: Literal["average", "student"] = "average",
 ) -> Tapped:
-    """Few labels: an average of the student over time teaches it, and late in training neighbours are pulled together.
+    """Mean Teacher with local clustering (few labels): the student's moving average teaches it.
 
-    L = CE(z_l, y) + w_c r(e) MSE(p, p') + w_lc r(e - e0) [LC(f_l, f_u) + LC(f_u, f_u)]. Each batch has samples with a
-    label (l) and without (u; the label -1, see ``--noise missing:RATE``). CE is the mean over l; MSE the mean over all
-    samples and classes between the probabilities of the student and of the average, which sees another view of each
-    sample; LC as in ``local_clustering``, of what the student's classifier is given. r rises as exp(-5 (1 - t)^2) to
-    1; LC counts from e0 on. After each step average <- decay average + (1 - decay) student, from weights of the
-    average's own. With w_lc = 0 this is Mean Teacher. Defaults are those of the authors' code for CIFAR-10.
+        L = CE(z_l, y) + w_c r(e) MSE(p, p') + w_lc r(e - e0) [LC(f_l, f_u) + LC(f_u, f_u)]
+
+    Each batch has samples with a label (l) and without (u; label -1, see ``--noise missing:RATE``). CE is the mean over
+    l. MSE is the mean over all samples and classes of the squared difference of the probabilities of the student and of
+    its average, which runs on another view of each sample. LC, ``local_clustering``, pulls neighbouring embeddings f
+    together, from epoch e0 on. r rises to 1 as exp(-5 (1 - t)^2). After each step, average <- decay average +
+    (1 - decay) student; the average starts from its own random weights. With w_lc = 0 this is Mean Teacher. The
+    defaults are those of the authors' code for CIFAR-10.
 
     Args:
-        run: what to train; a teacher, if it has one, is not used. An epoch is one pass over the samples without a
-            label. Where all have one, each counts as both.
+        run: the run; a teacher is not used. An epoch is one pass over the samples without a label. If all samples have
+            labels, each counts as both.
         labelled: the share of a batch that has labels; at least one sample.
-        consistency: w_c. On small data 100 can be far too strong: try 10 first.
-        consistency_ramp: the share of the run over which it rises.
+        consistency: w_c. For small data 100 can be far too large: try 10 first.
+        consistency_ramp: the share of the run over which w_c r rises.
         decay: of the average.
-        buffers: "own", as the authors' code: the average runs in train mode and gathers its own statistics; or it
-            runs in eval mode with the student's, averaged or copied.
+        buffers: "own", as in the authors' code: the average runs in train mode and gathers its own statistics. With
+            "average" or "copy" it runs in eval mode with the student's statistics, averaged or copied.
         clustering: w_lc.
         clustering_start: e0, as a share of the run.
-        clustering_ramp: the share of the run over which it rises.
-        threshold: tau, in the unit of the features squared; the authors' code has 40 or 50 for its own network.
-            ``None`` takes a quantile of each batch.
-        quantile: which, among the distances between samples without a label; 0.1 is ours [inferred].
-        deploy: "average", which the authors' code evaluates, or "student".
+        clustering_ramp: the share of the run over which w_lc r rises.
+        threshold: tau of LC, in squared units of the features; the authors' code has 40 or 50 for its network. ``None``
+            uses a quantile in each batch.
+        quantile: the quantile of the distances between samples without a label; 0.1 is our choice [inferred].
+        deploy: the network to return: "average", which the authors' code evaluates, or "student".
 
-    Deviations: tau is a quantile unless given. Weights rise a step at a time and not an epoch. A batch in which nobody
-    has a neighbour gives 0, and NaN in the authors' code. Their network (13 layers, weight norm), their augmentation
-    and their schedule (constant for 80 % of the run, then linearly to 0) are the run's to choose.
+    Deviations: tau is a quantile by default. Weights change with every step instead of every epoch. LC of a batch
+    without neighbours is 0, not NaN as in the authors' code. Their network (13 layers, weight normalisation), their
+    augmentation and their schedule (constant for 80 % of the run, then linear to 0) are not built in.
     """
     student = run.student()
     average = EMA(student, decay, buffers, warm_start=False, start=run.student(1))
     size, labels = min(run.recipe.batch_size, len(run.data.train)), run.data.train.labels
     first = max(1, round(labelled * size))
-    some_have_none = labels.ndim == 1 and bool((labels == UNLABELLED).any())
+    has_unlabelled = labels.ndim == 1 and bool((labels == UNLABELLED).any())
     terms: dict[str, Term | Weighted] = {
-        "ce": (size / first if some_have_none else 1.0) * CrossEntropy(),  # the learner divides by the whole batch
+        "ce": (size / first if has_unlabelled else 1.0) * CrossEntropy(),  # the learner divides by the whole batch
         "consistency": (lambda progress: consistency * rise(progress, consistency_ramp)) * SoftmaxMSE(),
     }
     if clustering:
@@ -87,5 +89,5 @@ def mean_teacher_lc(
 
 
 def rise_from(start: float, progress: float, ramp: float) -> float:
-    """r when this share of the run is done: 0 until ``start``, and it rises from there."""
+    """r at this progress of the run: 0 up to ``start``, then rising."""
     return rise(progress - start, ramp) if progress > start else 0.0

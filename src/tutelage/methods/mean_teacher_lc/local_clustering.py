@@ -1,4 +1,4 @@
-"""Neighbours pulled together: Chen, Dutton, Ramachandra, Wu, Vatsavai 2020, arXiv 2004.09665."""
+"""The local clustering loss: Chen, Dutton, Ramachandra, Wu, Vatsavai 2020, arXiv 2004.09665."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tutelage.terms.term import Term
 
 @full_precision
 def mean_squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """d_ij = ||a_i - b_j||^2 / D: (n, D) and (m, D) to (n, m), by matrix products, which need no (n, m, D)."""
-    centre = b.detach().sum(0) / max(len(b), 1)  # moving both changes no distance, and leaves less to be rounded
+    """d_ij = ||a_i - b_j||^2 / D: (n, D) and (m, D) to (n, m), by matrix products, without an (n, m, D) tensor."""
+    centre = b.detach().sum(0) / max(len(b), 1)  # a translation changes no distance and reduces rounding errors
     a, b = a - centre, b - centre
     squares = a.square().sum(1, keepdim=True) + b.square().sum(1) - 2 * a @ b.T
     return squares.clamp(min=0) / a.shape[1]
@@ -25,38 +25,38 @@ def mean_squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 @full_precision
 def local_clustering(a: Tensor, b: Tensor, threshold: float | Tensor) -> Tensor:
-    """LC(A, B) = sum_ij m_ij d_ij exp(-d_ij / tau) / sum_ij m_ij, with m_ij = 1 where d_ij <= tau and 0 elsewhere.
+    """LC(A, B) = sum_ij m_ij d_ij exp(-d_ij / tau) / sum_ij m_ij, with m_ij = 1 if d_ij <= tau, else 0.
 
-    d is the mean squared distance of the features. The pull of a pair, exp(-d / tau) (1 - d / tau), is largest for
-    the closest and 0 at d = tau. Where nobody has a neighbour the value is 0: the authors' code divides by 0 there.
+    d is the mean squared distance of the features. The derivative by d, exp(-d / tau) (1 - d / tau), is largest for the
+    closest pairs and 0 at d = tau. Without any neighbours the value is 0; the authors' code divides by 0.
 
     Args:
         a, b: features (n, ...) and (m, ...), flattened per sample; gradients reach both.
-        threshold: tau, in the unit of the features squared.
+        threshold: tau, in squared units of the features.
 
     Returns:
-        (), in that unit too.
+        (), in the same unit.
     """
     distances = mean_squared_distances(a.flatten(1), b.flatten(1))
     return _pull(distances, threshold, torch.ones_like(distances, dtype=torch.bool))
 
 
 def _pull(distances: Tensor, threshold: float | Tensor, pairs: Tensor) -> Tensor:
-    near = ~(distances > threshold) & pairs  # a NaN is near, so that it stays to be seen
-    pulled = (distances * (-distances / threshold).exp()).where(near, 0.0)
-    return pulled.sum() / near.sum().clamp(min=1)
+    neighbours = ~(distances > threshold) & pairs  # also for NaN, which stays visible
+    values = (distances * (-distances / threshold).exp()).where(neighbours, 0.0)
+    return values.sum() / neighbours.sum().clamp(min=1)
 
 
 class LocalClustering(Term):
-    """LC(f_l, f_u) + LC(f_u, f_u) of the embeddings of samples with a label and without: one value ().
+    """LC(f_l, f_u) + LC(f_u, f_u) of the embeddings of samples with (l) and without (u) a label: one value ().
 
-    Pairs in the second part count in both orders, and with themselves in the denominator, as in the authors' code.
-    In a batch where every sample has a label each of them counts as both; that is ours.
+    In the second summand pairs count in both orders, and each sample with itself in the denominator, as in the authors'
+    code. If every sample of a batch has a label, each counts as both (our choice).
 
     Args:
-        threshold: tau; ``None`` takes, in each batch anew, the quantile of the distances between different samples
-            without a label. That is ours too, and keeps no state: the published numbers are of one network's scale.
-        quantile: which, in (0, 1].
+        threshold: tau. ``None`` uses, in each batch, a quantile of the distances between different samples without a
+            label (our choice, since the published values depend on the scale of one network's features).
+        quantile: the quantile, in (0, 1].
     """
 
     reads_labels = False
@@ -72,17 +72,14 @@ class LocalClustering(Term):
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """It reads nothing of a teacher."""
+        """None."""
         return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(), in the unit of the features squared."""
-        if batch is None:
-            raise ValueError("LocalClustering needs the batch, for its targets")
+        """(), in squared units of the features."""
         features = student["embedding"].flatten(1)
-        hard = checked_labels(batch.targets)
-        # Masks, and no parts of the batch: to make parts is to wait for the device to say how large they are.
-        labelled = hard != UNLABELLED
+        # Masks instead of index lists, whose length the host would have to wait for.
+        labelled = checked_labels(self.required(batch, "the batch, for its targets").targets) != UNLABELLED
         unlabelled = ~labelled | labelled.all()
         distances, within = mean_squared_distances(features, features), unlabelled[:, None] & unlabelled
         threshold = _quantile(distances, within, self.quantile) if self.threshold is None else self.threshold
@@ -92,14 +89,15 @@ class LocalClustering(Term):
 
 @torch.no_grad()
 def _quantile(distances: Tensor, pairs: Tensor, share: float) -> Tensor:
-    """The distance within which this share of these pairs lie, those of a sample with itself apart: (1,), above 0.
+    """The quantile of the distances of these pairs, without those of a sample with itself: (1,), above 0.
 
     Args:
-        distances: (n, n) of all samples.
-        pairs: (n, n) bool, all pairs of some of them, at least of one.
+        distances: (n, n), of all samples.
+        pairs: (n, n) bool, all pairs of a subset of the samples, which is not empty.
+        share: the quantile.
     """
     count = pairs.diagonal().sum()
-    found = distances.masked_fill(torch.eye(len(pairs), dtype=torch.bool, device=pairs.device), 0)
-    found = found.masked_fill(~pairs, float("inf")).flatten().sort().values
-    place = count - 1 + (share * (count * (count - 1))).ceil().long()  # the samples themselves come first
-    return found.gather(0, place[None]).clamp(min=torch.finfo(found.dtype).tiny)
+    values = distances.masked_fill(torch.eye(len(pairs), dtype=torch.bool, device=pairs.device), 0)
+    values = values.masked_fill(~pairs, float("inf")).flatten().sort().values
+    index = count - 1 + (share * (count * (count - 1))).ceil().long()  # the diagonal sorts first
+    return values.gather(0, index[None]).clamp(min=torch.finfo(values.dtype).tiny)

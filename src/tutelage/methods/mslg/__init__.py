@@ -33,61 +33,64 @@ def mslg(
     meta_share: Share = 0.08,
     max_step: Positive | None = None,
 ) -> Tapped:
-    """Learned labels: every sample's soft label moves so that a step on it lowers the loss on trusted samples.
+    """Meta soft label generation (MSLG, label noise): learn a soft label per sample that lowers a trusted loss.
 
-    Stage 1: CE(z, y) with the labels given. Stage 2: sample i has scores s_i in R^C, which begin as K times its one-hot
-    label, and the soft label y_i = softmax(s_i). With a batch (x, i) and a batch (x_m, y_m) of the meta set, at once:
-    L_c = mean over samples and classes of p (log p - log y_i), p = softmax(z(x)), which is KL(p || y) / C;
-    theta' = theta - alpha dL_c/dtheta, a virtual step; s_i <- s_i - beta d CE(z_theta'(x_m), y_m) / ds_i. Then one step
-    of the optimiser on L_c, with the new y_i, + gamma L_e, L_e = -mean of p log p. theta learns nothing from the meta
-    loss, and the scores nothing from L_c + gamma L_e, which for gamma = 1 is the reverse cross-entropy -mean p log y.
-    The meta set are the training part's trusted samples (``--noise 0.4+trusted:10``). They are in stage 1 with all
-    others, and apart in stage 2. Where there are none, it is those of every class with the smallest loss on their label
-    when stage 1 is done.
+    Stage 1 trains on CE(z, y) with the given labels. In stage 2 sample i has scores s_i in R^C, initially K times its
+    one-hot label, and the soft label y_i = softmax(s_i). Each step uses a batch (x, i) and a batch (x_m, y_m) of the
+    meta set:
+
+        L_c    = mean over samples and classes of p (log p - log y_i) = KL(p || y) / C,   p = softmax(z(x))
+        theta' = theta - alpha dL_c/dtheta,   a virtual (look-ahead) step
+        s_i   <- s_i - beta d CE(z_theta'(x_m), y_m) / ds_i
+
+    followed by one step of the optimiser on L_c + gamma L_e, with the new y_i and L_e = -mean of p log p. The weights
+    theta get no gradient from the meta loss, and the scores none from L_c + gamma L_e, which for gamma = 1 is the
+    reverse cross-entropy -mean of p log y.
+    The meta set are the trusted samples of the training split (``--noise 0.4+trusted:10``), which stage 1 uses as well.
+    Without trusted samples, it is the samples of each class with the smallest loss on their label after stage 1.
 
     Args:
-        run: what to train; a teacher, if it has one, is not used. Both stages together take the run's epochs (each one
-            at least).
+        run: the run; a teacher is not used. Both stages together take its epochs (at least one each).
         alpha: the learning rate of the virtual step.
-        beta: the learning rate of the scores; 4000 is the authors' on CIFAR and Fashion-MNIST, 1500 on Clothing1M and
-            Food-101N. It has to suit the meta-gradient, which grows with alpha and falls with the batch size and C, so
-            tune it: too large a beta sends the network to chance.
+        beta: the learning rate of the scores: the authors have 4000 on CIFAR and Fashion-MNIST, 1500 on Clothing1M and
+            Food-101N. It must suit the meta-gradient, which grows with alpha and falls with the batch size and C, so
+            tune it: with too large a value, accuracy falls to chance.
         gamma: the weight of the entropy.
-        initial: K; 10 gives the label 0.9996 of ten classes.
-        warmup_share: the share of the epochs that stage 1 takes; the authors' CIFAR-10 run has 44 of 120.
-        meta_share: without trusted samples, the share of the training part that becomes the meta set, the same number
-            of each class. The authors take 4000 of CIFAR-10's 50000.
-        max_step: the longest step (L2) of one sample's scores. A guard of ours against a beta that is too large; the
-            authors have none.
+        initial: K; with 10 and ten classes, the initial probability of the label is 0.9996.
+        warmup_share: the share of the epochs that stage 1 takes; 44 of 120 in the authors' CIFAR-10 run.
+        meta_share: without trusted samples, the share of the training split that becomes the meta set, equally many of
+            each class. The authors use 4000 of CIFAR-10's 50000.
+        max_step: the maximum length (L2) of a step of one sample's scores, a safeguard against too large a beta. Not in
+            the paper.
 
-    Deviations: the learning rate is constant in stage 1 and then takes the run's whole course in stage 2, with the
-    optimiser's momentum fresh; the authors' is a tenth after a third of all epochs, a hundredth after two thirds. The
-    meta batch leaves the running statistics of batch normalisation alone; the authors' code lets it in. A trusted
-    sample takes part in stage 1. Soft labels in the data begin as K times themselves, and a sample without a label with
-    the uniform one [inferred]. Stage 2 computes in float32, without ``torch.compile`` and fused attention, for the sake
-    of the second derivatives, and in one process.
+    Deviations: the learning rate is constant in stage 1 and follows the run's whole schedule in stage 2, with a new
+    optimiser; the authors' is divided by 10 after a third and two thirds of all epochs. The meta batch does not update
+    the running statistics of batch normalisation; in the authors' code it does. Trusted samples take part in stage 1.
+    Soft labels in the data start as K times themselves, and a sample without a label starts with the uniform
+    distribution [inferred]. Because of the second derivatives, stage 2 computes in float32, without ``torch.compile``
+    and fused attention, in a single process.
     """
     if run.processes.world > 1:
         raise TutelageError(
-            f"MSLG differentiates through a step, which cannot be shared by {run.processes.world} processes; start one"
+            f"MSLG differentiates through a step, which {run.processes.world} processes cannot share; use one process"
         )
     student, train = run.student(), run.data.train
     warmup = max(1, round(warmup_share * run.epochs))
     run.fit(Learner(student, None, {"ce": CrossEntropy()}), epochs=warmup, schedule="constant")
-    chosen = train.trusted
-    if chosen is None or not chosen.any():
-        chosen = smallest_losses(run.predict(student, train), train.labels, meta_share)
-    if chosen.all() or not chosen.any():
+    meta = train.trusted
+    if meta is None or not meta.any():
+        meta = smallest_losses(run.predict(student, train), train.labels, meta_share)
+    if meta.all() or not meta.any():
         raise TutelageError(
-            f"MSLG needs samples to learn from and others to check by, and its meta set is {int(chosen.sum())} of the "
-            f"{len(train)} training samples; give more samples with labels, or another number of trusted ones"
+            f"MSLG needs training samples and a separate meta set, but its meta set is {int(meta.sum())} of the "
+            f"{len(train)} training samples; add samples with labels, or change the number of trusted ones"
         )
-    rest = train.subset((~chosen).nonzero().squeeze(1))
-    labels = LearnedLabels(rest, first_scores(rest.labels, run.data.num_classes, initial))
+    noisy = train.subset((~meta).nonzero().squeeze(1))
+    labels = LearnedLabels(noisy, initial_scores(noisy.labels, run.data.num_classes, initial))
     run.fit(
         Learner(student, None, {"labels": labels, "entropy": gamma * Entropy()}),
-        data=replace(run.data, train=rest),
-        streams={"meta": train.subset(chosen.nonzero().squeeze(1))},
+        data=replace(run.data, train=noisy),
+        streams={"meta": train.subset(meta.nonzero().squeeze(1))},
         update=MetaLabels(labels, alpha, beta, max_step),
         epochs=max(1, run.epochs - warmup),
     )
@@ -96,10 +99,10 @@ def mslg(
 
 @dataclass(frozen=True, slots=True)
 class MetaLabels:
-    """A step of stage 2: first the labels of the batch move by the meta-gradient, then the network learns from them.
+    """The update rule of stage 2: update the labels of the batch by the meta-gradient, then the network on them.
 
-    The network is run on the batch once, and that pass serves the virtual step and the real one. The scores are the
-    term's, which keeps them in checkpoints.
+    One forward pass on the batch serves both the virtual and the real step. The scores belong to the term, so that
+    checkpoints hold them.
     """
 
     labels: LearnedLabels
@@ -108,42 +111,43 @@ class MetaLabels:
     max_step: float | None = None
 
     def __call__(self, step: Step) -> None:
-        """Do the step."""
+        """Update labels and network."""
         (learner,) = step.learners
         logits = step.forward(learner, eager=True)["logits"]
         scores = self.labels.scores(step.batch.index).requires_grad_()
         loss = reverse_kl(logits, scores.log_softmax(-1)).mean()
-        moved = virtual_step(learner.model, loss, self.alpha)
+        parameters = virtual_step(learner.model, loss, self.alpha)
         meta = step.draw("meta")
-        meta_loss = cross_entropy(learner.model.with_parameters(moved, meta.inputs), meta.targets).mean()
+        meta_loss = cross_entropy(learner.model.with_parameters(parameters, meta.inputs), meta.targets).mean()
         (gradient,) = torch.autograd.grad(meta_loss, scores)
         change = -self.beta * gradient
         if self.max_step is not None:
             change *= (self.max_step / change.norm(dim=1, keepdim=True)).clamp(max=1)
-        self.labels.move(step.batch.index, change)
+        self.labels.add(step.batch.index, change)
         step.update(learner, step.loss(learner))
 
 
-def first_scores(labels: Tensor, classes: int, initial: float) -> Tensor:
-    """K times the labels, (N, C) float32: one-hot ones, soft ones as they are, 0 for a sample without a label."""
+def initial_scores(labels: Tensor, classes: int, initial: float) -> Tensor:
+    """K times the one-hot or soft labels, (N, C) float32; 0 for a sample without a label."""
     if labels.ndim == 2:
         return initial * labels.float()
     return initial * F.one_hot(labels + 1, classes + 1)[:, 1:].float()
 
 
 def smallest_losses(logits: Tensor, labels: Tensor, share: float) -> Tensor:
-    """Which samples become the meta set where none is trusted, (N,) bool: of each class those of smallest loss.
+    """Select the samples of smallest loss in each class as the meta set, if none are trusted: (N,) bool.
 
     Args:
-        logits: (N, C), the warmed-up network's.
-        labels: (N,) int64 or (N, C) soft, as given; a sample without a label is never chosen.
-        share: of the N samples, in all; at least one of each class.
+        logits: (N, C), of the network after stage 1.
+        labels: (N,) int64 or soft labels (N, C), as given; a sample without a label is never selected.
+        share: of all N samples; at least one sample of each class is selected.
     """
     classes = logits.shape[1]
     hard = hard_labels(labels)
     losses = cross_entropy(logits, labels)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    selected = torch.zeros(len(labels), dtype=torch.bool)
+    count = max(1, round(share * len(labels) / classes))
     for label in range(classes):
-        places = (hard == label).nonzero().squeeze(1)
-        chosen[places[losses[places].argsort(stable=True)[: max(1, round(share * len(labels) / classes))]]] = True
-    return chosen
+        indices = (hard == label).nonzero().squeeze(1)
+        selected[indices[losses[indices].argsort(stable=True)[:count]]] = True
+    return selected

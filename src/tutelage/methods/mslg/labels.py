@@ -1,4 +1,4 @@
-"""Soft labels that are learnt: Algan, Ulusoy 2020, arXiv 2007.05836."""
+"""Learned soft labels: Algan, Ulusoy 2020, arXiv 2007.05836."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tutelage.terms.term import Term
 
 @full_precision
 def reverse_kl(logits: Tensor, label_log_probs: Tensor) -> Tensor:
-    """1/C sum_c p_c (log p_c - log y_c) per sample: KL(p || y) / C, with the prediction p = softmax(z) first.
+    """KL(p || y) / C per sample, 1/C sum_c p_c (log p_c - log y_c), with the prediction p = softmax(z).
 
-    The division by C is that of the authors' mean over batch and classes. With it, gradients are C times smaller.
+    The authors' mean over batch and classes causes the division by C, which makes gradients C times smaller.
 
     Args:
         logits: z, (B, C).
@@ -32,22 +32,22 @@ def reverse_kl(logits: Tensor, label_log_probs: Tensor) -> Tensor:
 
 @full_precision
 def entropy(logits: Tensor) -> Tensor:
-    """-1/C sum_c p_c log p_c per sample: H(softmax(z)) / C, (B, C) to (B,) nats divided by C as in ``reverse_kl``.
+    """The entropy of the prediction divided by C, -1/C sum_c p_c log p_c, per sample: (B, C) to (B,).
 
-    ``reverse_kl`` + ``entropy`` is the reverse cross-entropy -1/C sum_c p_c log y_c.
+    The sum of ``reverse_kl`` and ``entropy`` is the reverse cross-entropy -1/C sum_c p_c log y_c.
     """
     log_probs = class_logits(logits).log_softmax(-1)
     return -(log_probs.exp() * log_probs).where(log_probs != float("-inf"), 0.0).mean(-1)  # 0 log 0 = 0
 
 
 class LearnedLabels(Term):
-    """``reverse_kl`` of the student's logits and a soft label that every sample has for itself, per sample (B,).
+    """``reverse_kl`` of the student's logits and a learned soft label for each sample, per sample (B,).
 
     The label is the softmax of a row of scores. The batch's targets are not read.
 
     Args:
-        split: the part that is trained on.
-        scores: (N, C), with which the labels begin. They are a buffer, kept with the learner that has the term.
+        split: the training split.
+        scores: the initial scores, (N, C). They are a buffer, saved with the learner of this term.
     """
 
     reads_labels = False
@@ -58,33 +58,32 @@ class LearnedLabels(Term):
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """It reads nothing of a teacher."""
+        """None."""
         return ()
 
     def scores(self, index: Tensor) -> Tensor:
-        """A copy of these samples' scores: (B,) ``Batch.index`` to (B, C)."""
+        """A copy of the scores of samples: (B,) ``Batch.index`` to (B, C)."""
         return self.store.values[self.store.rows(index)]
 
     @torch.no_grad()
-    def move(self, index: Tensor, change: Tensor) -> None:
-        """Add (B, C) to the scores of these samples."""
+    def add(self, index: Tensor, change: Tensor) -> None:
+        """Add ``change`` (B, C) to the scores of samples."""
         self.store.values[self.store.rows(index)] += change
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats divided by C."""
-        if batch is None:
-            raise ValueError("LearnedLabels needs the batch, for its index")
-        return reverse_kl(student["logits"], self.scores(batch.index).log_softmax(-1))
+        index = self.required(batch, "the batch, for its index").index
+        return reverse_kl(student["logits"], self.scores(index).log_softmax(-1))
 
 
 class Entropy(Term):
-    """``entropy`` of the student's prediction, per sample (B,): a term of positive weight asks for certainty."""
+    """``entropy`` of the student's prediction, per sample (B,). Minimising it makes predictions more confident."""
 
     reads_labels = False
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """It reads nothing of a teacher."""
+        """None."""
         return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:

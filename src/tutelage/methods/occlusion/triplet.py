@@ -20,44 +20,44 @@ from tutelage.terms.unit import unit
 def cross_triplets(
     student: Tensor, teacher: Tensor, targets: Tensor, margin: float = 0.3
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch-hard triplets whose positives are the teacher's: [m + ||s_a - t_p||^2 - ||s_a - s_n||^2]_+ for each anchor.
+    """Batch-hard triplets with the teacher's positives: [m + ||s_a - t_p||^2 - ||s_a - s_n||^2]_+ for each anchor a.
 
-    Each sample is the anchor a once, as the student's embedding s_a. p is the sample of a's class, a itself among them,
-    whose embedding by the *teacher* is farthest from s_a; n the sample of another class whose embedding by the
-    *student* is nearest. The gradient reaches s_a and s_n, and no teacher. Where all embeddings are the same the loss
-    is m.
+    The anchor is the student's embedding s_a of each sample. p is the sample of the same class, possibly a itself,
+    whose *teacher* embedding is farthest from s_a, and n the sample of another class whose *student* embedding is
+    nearest. The gradient reaches s_a and s_n but not the teacher. If all embeddings are equal, the loss is m.
 
     Args:
-        student: (B, D), of the inputs as the student sees them.
-        teacher: (B, D).
-        targets: (B,) int64, ``-1`` for samples without a label, which are in no triplet; of soft labels the largest.
-        margin: m, in the unit of squared distances.
+        student: the student's embeddings, (B, D).
+        teacher: the teacher's embeddings, (B, D).
+        targets: (B,) int64, ``-1`` for samples without a label, which are in no triplet; or soft labels, whose largest
+            class counts.
+        margin: m, in units of squared distance.
 
     Returns:
-        (B,) losses, 0 for anchors in no triplet; and the places (B,) of the positives and the negatives, which mean
-        nothing for those anchors.
+        The losses (B,), 0 for anchors in no triplet; and the indices (B,) of the positives and of the negatives, which
+        are arbitrary for those anchors.
     """
     targets, teacher = checked_labels(targets), teacher.detach()
-    labelled = targets != UNLABELLED
-    known = labelled[:, None] & labelled
-    same = targets[:, None] == targets
+    is_labelled = targets != UNLABELLED
+    labelled_pairs = is_labelled[:, None] & is_labelled
+    same_class = targets[:, None] == targets
     with torch.no_grad():
-        to_teacher = torch.cdist(student, teacher).masked_fill(~(known & same), -1.0)
-        to_student = torch.cdist(student, student).masked_fill(~known | same, math.inf)
-        positive, negative = to_teacher.argmax(1), to_student.argmin(1)
-        complete = (known & ~same).any(1)
-    near, far = squared_distances(student, teacher[positive]), squared_distances(student, student[negative])
-    return triplet_loss(near, far, "relative", margin).where(complete, 0.0), positive, negative
+        to_teacher = torch.cdist(student, teacher).masked_fill(~(labelled_pairs & same_class), -1.0)
+        to_student = torch.cdist(student, student).masked_fill(~labelled_pairs | same_class, math.inf)
+        positives, negatives = to_teacher.argmax(1), to_student.argmin(1)
+        complete = (labelled_pairs & ~same_class).any(1)
+    d_ap, d_an = squared_distances(student, teacher[positives]), squared_distances(student, student[negatives])
+    return triplet_loss(d_ap, d_an, "relative", margin).where(complete, 0.0), positives, negatives
 
 
 class CrossTriplets(Term):
-    """``cross_triplets`` of the embeddings at length 1, per sample (B,).
+    """``cross_triplets`` of the embeddings, scaled to length 1, per sample (B,).
 
-    Embeddings of two widths are compared after a linear map of the student's to the width of the teacher's, which is
-    trained with the student and is no part of it.
+    If the embeddings differ in width, a linear layer maps the student's to the width of the teacher's; it is trained
+    with the student but is not part of it.
 
     Args:
-        margin: m, between squared distances of at most 4.
+        margin: m, for squared distances of at most 4.
     """
 
     roles = ("embedding",)
@@ -65,28 +65,27 @@ class CrossTriplets(Term):
     def __init__(self, margin: float = 0.3) -> None:
         super().__init__()
         if not 0 < margin < 4:
-            raise ValueError(
-                f"the margin lies between squared distances of vectors of length 1, in (0, 4), got {margin}"
-            )
+            raise ValueError(f"the margin between squared distances of unit vectors must be in (0, 4), got {margin}")
         self.margin = margin
         self.projection: nn.Module | None = None
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
-        """Make the map between two widths."""
+        """Create the linear layer, if the widths differ."""
         if self.projection is not None or teacher is None:
             return
-        own, other = (at_least_float32(outputs["embedding"]).flatten(1) for outputs in (student, teacher))
-        same = own.shape[1] == other.shape[1]
-        self.projection = nn.Identity() if same else nn.Linear(own.shape[1], other.shape[1], bias=False).to(own)
+        embeddings, targets = (at_least_float32(outputs["embedding"]).flatten(1) for outputs in (student, teacher))
+        width, target_width = embeddings.shape[1], targets.shape[1]
+        equal = width == target_width
+        self.projection = nn.Identity() if equal else nn.Linear(width, target_width, bias=False).to(embeddings)
 
-    def compared(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of both, (B, D_s) and (B, D_t), as they are compared: (B, D_t), of length 1.
+    def comparable(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Project and scale embeddings (B, D_s) and (B, D_t) to vectors (B, D_t) of length 1.
 
         Raises:
             ValueError: ``build`` was not called.
         """
         if self.projection is None:
-            raise ValueError("CrossTriplets needs build(student, teacher) once before it is used")
+            raise ValueError("CrossTriplets needs a call of build(student, teacher) before its first use")
         return (
             unit(self.projection(at_least_float32(student).flatten(1))),
             unit(at_least_float32(teacher).flatten(1)),
@@ -96,5 +95,5 @@ class CrossTriplets(Term):
         """(B,), in units of squared distance."""
         if teacher is None or batch is None:
             raise ValueError("CrossTriplets needs a teacher's outputs, and the batch for its targets")
-        own, other = self.compared(student["embedding"], teacher["embedding"])
-        return cross_triplets(own, other, batch.targets, self.margin)[0]
+        embeddings, targets = self.comparable(student["embedding"], teacher["embedding"])
+        return cross_triplets(embeddings, targets, batch.targets, self.margin)[0]
