@@ -1,11 +1,11 @@
-"""Everything that docs/performance.md says in numbers, measured again.
+"""Measure the numbers of docs/performance.md.
 
-    python -m benchmarks                    all of it, an hour and a quarter on two cores
-    python -m benchmarks overhead stored    some of it
-    python -m benchmarks --short            only to see that it works
+    python -m benchmarks                    all benchmarks, an hour and a quarter on two cores
+    python -m benchmarks overhead stored    some benchmarks
+    python -m benchmarks --short            a quick check that the commands work
 
-Each writes ``benchmarks/results/NAME.json``, with the machine in it, where there is a GPU ``results/gpu/NAME.json``;
-``--short`` writes nothing. Networks are on the GPU, then, but for what is about the processor (``floor``).
+Each benchmark writes its numbers and the machine to ``benchmarks/results/NAME.json``, or to ``results/gpu/NAME.json``
+if there is a GPU, which then runs all benchmarks except ``floor``. ``--short`` writes nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rich.table import Table
 from benchmarks.pairs import Numbers
 from benchmarks.processes import imports, memory
 from benchmarks.repositories import repositories
-from benchmarks.runs import accuracy, methods, research, stored, study
+from benchmarks.runs import accuracy, cached, methods, research, study
 from benchmarks.setting import device
 from benchmarks.steps import compiled, floor, loader, overhead, precision
 from benchmarks.students import students
 from tutelage.config import Hardware
 from tutelage.training.hardware import resolve
 
-HERE = Path(__file__).resolve().parent
+FOLDER = Path(__file__).resolve().parent
 
 PARTS: dict[str, Callable[[bool], Numbers]] = {
     part.__name__: part
@@ -44,7 +44,7 @@ PARTS: dict[str, Callable[[bool], Numbers]] = {
         repositories,
         accuracy,
         methods,
-        stored,
+        cached,
         students,
         study,
         memory,
@@ -54,7 +54,7 @@ PARTS: dict[str, Callable[[bool], Numbers]] = {
 
 
 def machine() -> Numbers:
-    """What it was measured on."""
+    """A description of this machine."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -62,8 +62,8 @@ def machine() -> Numbers:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = f"{models[0]}, {len(models)} of its threads" if models else cpu
-    there = device()
-    gpu = None if there.type == "cpu" else torch.cuda.get_device_name() if there.type == "cuda" else there.type
+    kind = device().type
+    gpu = None if kind == "cpu" else torch.cuda.get_device_name() if kind == "cuda" else kind
     return {
         "processor": cpu,
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -76,27 +76,27 @@ def machine() -> Numbers:
 
 
 def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description="How fast tutelage is, as ratios.")
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="which; all of them unless given")
-    parser.add_argument("--short", action="store_true", help="as little as shows that it works")
-    given = parser.parse_args()
+    """Run the benchmarks title on the command line."""
+    parser = argparse.ArgumentParser(description="Measure how fast tutelage is.")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="benchmarks to run (default: all)")
+    parser.add_argument("--short", action="store_true", help="run as little as possible and write nothing")
+    arguments = parser.parse_args()
     console = Console()
-    folder = HERE / "results" / ("" if device().type == "cpu" else "gpu")
-    for name in given.parts or PARTS:
-        found = PARTS[name](given.short)
-        console.print(_table(name, found))
-        if not given.short:
-            told = {"command": f"python -m benchmarks {name}", "machine": machine(), "measured": found}
+    folder = FOLDER / "results" / ("" if device().type == "cpu" else "gpu")
+    for name in arguments.parts or PARTS:
+        measured = PARTS[name](arguments.short)
+        console.print(_table(name, measured))
+        if not arguments.short:
+            record = {"command": f"python -m benchmarks {name}", "machine": machine(), "measured": measured}
             folder.mkdir(exist_ok=True)
-            (folder / f"{name}.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _table(name: str, found: Numbers) -> Table:
+def _table(name: str, measured: Numbers) -> Table:
     table = Table(title=f"{name}: {(PARTS[name].__doc__ or '').splitlines()[0]}", title_justify="left")
     for column in ("", "", "ratio", "quartiles", "median, s"):
         table.add_column(column)
-    for group, entries in found.items():
+    for group, entries in measured.items():
         for row, value in entries.items():
             if isinstance(value, dict):
                 quartiles = " – ".join(f"{bound:.3f}" for bound in value["quartiles"])

@@ -1,4 +1,4 @@
-"""Ratios of times, taken in turns in one process: a machine's moods hit both sides alike."""
+"""Running times compared in alternation within one process, so that the machine's load affects all alike."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Numbers = dict[str, Any]
 
 
 def as_json(ratios: Mapping[str, Ratio]) -> Numbers:
-    """Plain values."""
+    """Ratios as JSON values."""
     return {name: ratio.as_json() for name, ratio in ratios.items()}
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How long one thing takes beside another: the median of the rounds' ratios, and their quartiles."""
+    """A running time relative to a reference: median and quartiles of the rounds' ratios, and median seconds."""
 
     median: float
     low: float
@@ -31,7 +31,7 @@ class Ratio:
     seconds: float
 
     def as_json(self) -> dict[str, float]:
-        """Plain numbers, rounded to what they are worth."""
+        """Rounded numbers."""
         return {
             "ratio": round(self.median, 4),
             "quartiles": [round(self.low, 4), round(self.high, 4)],
@@ -40,28 +40,28 @@ class Ratio:
 
 
 def compare(
-    things: Mapping[str, Callable[[], object]], against: str, rounds: int, warm_up: int = 1
+    candidates: Mapping[str, Callable[[], object]], reference: str, rounds: int, warm_up: int = 1
 ) -> dict[str, Ratio]:
-    """Run each thing once a round, in an order that turns, and set its time against that of one of them.
+    """Run each candidate once per round, in rotating order, and divide its times by those of the reference.
 
-    So many rounds more as ``warm_up`` says are run first, and forgotten.
+    ``warm_up`` further rounds come first and are not counted.
     """
-    names = list(things)
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    names = list(candidates)
+    times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(-warm_up, rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            seconds = timed(things[name])
+            seconds = timed(candidates[name])
             if number >= 0:
-                taken[name].append(seconds)
-    return {name: _ratio(taken[name], taken[against]) for name in names}
+                times[name].append(seconds)
+    return {name: _ratio(times[name], times[reference]) for name in names}
 
 
-class InRounds:
-    """Long work as something that is done a round at a time.
+class Rounds:
+    """A long computation that is executed one round at a time.
 
     Args:
-        work: is given a function; calling it ends a round, and returns when the next one begins.
+        work: gets a function that it calls at the end of each round, and that returns when the next round begins.
     """
 
     def __init__(self, work: Callable[[Callable[[], None]], object]) -> None:
@@ -69,22 +69,22 @@ class InRounds:
         self._caller = getcurrent()
 
     def __call__(self) -> None:
-        """One round more.
+        """Execute one round.
 
         Raises:
-            RuntimeError: when the work is over.
+            RuntimeError: the computation has ended.
         """
         self._work.switch(self._caller.switch)
         if self._work.dead:
-            raise RuntimeError("the work was over before the last round")
+            raise RuntimeError("the computation ended before the last round")
 
     def end(self) -> None:
-        """No round more."""
+        """Stop the computation."""
         self._work.throw()
 
 
-class Beat:
-    """A seat in ``fit`` that tells of the end of each step."""
+class StepHook:
+    """A slot of ``fit`` that reports the end of each step."""
 
     waited = 0.0
 
@@ -92,7 +92,7 @@ class Beat:
         self._end_step, self._first = end_step, True
 
     def show(self, stream: Hashable, epoch: int, step: int, make: Callable[[], Batch]) -> Batch:
-        """The step's own batch."""
+        """The batch of the step."""
         if not self._first:
             self._end_step()
         self._first = False
@@ -100,23 +100,23 @@ class Beat:
 
 
 def every(steps: int, end_round: Callable[[], None]) -> Callable[[], None]:
-    """What ends a step, where so many of them are a round."""
-    done = 0
+    """A function to call after each step, which ends the round after ``steps`` steps."""
+    count = 0
 
     def end_step() -> None:
-        nonlocal done
-        done += 1
-        if done % steps == 0:
+        nonlocal count
+        count += 1
+        if count % steps == 0:
             end_round()
 
     return end_step
 
 
-def timed(thing: Callable[[], object]) -> float:
-    """How many seconds it takes, to the end of what an accelerator was told."""
+def timed(function: Callable[[], object]) -> float:
+    """Seconds of a call, including work that an accelerator executes asynchronously."""
     _wait()
     start = time.perf_counter()
-    thing()
+    function()
     _wait()
     return time.perf_counter() - start
 
@@ -126,7 +126,7 @@ def _wait() -> None:
         torch.accelerator.synchronize()
 
 
-def _ratio(taken: list[float], reference: list[float]) -> Ratio:
-    ratios = [a / b for a, b in zip(taken, reference, strict=True)]
+def _ratio(times: list[float], reference: list[float]) -> Ratio:
+    ratios = [a / b for a, b in zip(times, reference, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
-    return Ratio(median, low, high, statistics.median(taken))
+    return Ratio(median, low, high, statistics.median(times))

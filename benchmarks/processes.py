@@ -1,4 +1,4 @@
-"""What a process costs: its memory, its imports."""
+"""Memory of a training process and time of imports."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _MEMORY = """
 import resource, sys, time, torch
 from benchmarks.runs import one_epoch
-from benchmarks.setting import network, pictures
-data = pictures(int(sys.argv[1]))
+from benchmarks.setting import network, random_images
+data = random_images(int(sys.argv[1]))
 model = network("resnet8x0.5", data)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
@@ -26,10 +26,10 @@ print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_coun
 
 
 def memory(short: bool) -> Numbers:
-    """The most memory of a process that trains, and its time, as the data grows tenfold; a picture is 3 KiB."""
-    found: Numbers = {}
+    """Peak memory of a training process and time per image, for two sizes of the data set; an image has 3 KiB."""
+    measured: Numbers = {}
     for samples in (500, 1000) if short else (5000, 50000):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", _MEMORY, str(samples)],
             capture_output=True,
             text=True,
@@ -37,28 +37,28 @@ def memory(short: bool) -> Numbers:
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
         )
-        *kibibytes, seconds = done.stdout.split()
-        before, most = (int(number) // 1024 for number in kibibytes)
+        *kibibytes, seconds = process.stdout.split()
+        before, peak = (int(number) // 1024 for number in kibibytes)
         pace = round(1000 * float(seconds) / samples, 3)
-        found[f"{samples} pictures"] = {"before training, MiB": before, "most, MiB": most, "ms a picture": pace}
-    return found
+        measured[f"{samples} images"] = {"before training, MiB": before, "peak, MiB": peak, "ms per image": pace}
+    return measured
 
 
 def imports(short: bool) -> Numbers:
-    """Seconds of ``import tutelage`` beyond torch's own import (goal 0.3), and of ``tutelage --help`` (goal 0.5)."""
+    """Time of ``import tutelage`` beyond torch's own import (goal: 0.3 s), and of ``tutelage --help`` (goal: 0.5 s)."""
     rounds = 1 if short else 7
 
     def python(code: str) -> Callable[[], object]:
         return lambda: subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
-    ways = {
+    candidates = {
         "import torch": python("import torch"),
         "import torch, tutelage": python("import torch, tutelage"),
         "tutelage --help": lambda: subprocess.run(
             [sys.executable, "-m", "tutelage", "--help"], check=True, capture_output=True
         ),
-        "a mistake in an argument": lambda: subprocess.run(
+        "tutelage train with a wrong argument": lambda: subprocess.run(
             [sys.executable, "-m", "tutelage", "train", "--epochs", "x"], check=False, capture_output=True
         ),
     }
-    return {"": as_json(compare(ways, "import torch", rounds))}
+    return {"": as_json(compare(candidates, "import torch", rounds))}

@@ -1,4 +1,4 @@
-"""The loops of two other projects, run from their own code beside ours."""
+"""The training loops of RepDistiller and torchdistill, from their own code."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from benchmarks.pairs import Numbers, as_json, compare
-from benchmarks.runs import ways_of
-from benchmarks.setting import ALPHA, BATCH, PAIRS, TEMPERATURE, named, network, optimiser, pictures
+from benchmarks.runs import fit_variants
+from benchmarks.setting import ALPHA, BATCH, PAIRS, TEMPERATURE, network, optimizer, random_images, title
 from tutelage.data import Data
 from tutelage.models.tapped import Tapped
 
@@ -29,28 +29,30 @@ WORKERS = 2
 
 
 def repositories(short: bool) -> Numbers:
-    """Ours beside the loops of RepDistiller and torchdistill, each from its own code, with two workers each.
+    """An epoch of ``fit`` relative to the loops of RepDistiller and torchdistill, with two workers each.
 
-    Needs torchvision, whose transforms they use, torchdistill (1.1.5), and a checkout of RepDistiller in the folder
-    that the variable REPDISTILLER names. What is not there is left out. All else is as in ``research``.
+    Needs torchvision, torchdistill (1.1.5), and a checkout of RepDistiller in the folder that the environment variable
+    REPDISTILLER names. A project that is not installed is left out. Everything else is as in ``research``.
     """
     steps, rounds = (2, 1) if short else (24, 5)
     if find_spec("torchvision") is None or not (_checkout() or find_spec("torchdistill")):
-        return {"": {"left out": "torchvision, or both RepDistiller (REPDISTILLER) and torchdistill, are not here"}}
-    found: Numbers = {}
+        return {
+            "": {"left out": "torchvision is not installed, or neither RepDistiller (REPDISTILLER) nor torchdistill is"}
+        }
+    measured: Numbers = {}
     for names in PAIRS[1:] if short else PAIRS:
-        data = pictures(steps * BATCH, views=1)
+        data = random_images(steps * BATCH, views=1)
         make = partial(network if _checkout() is None else _from_repdistiller, data=data)
-        theirs = {"RepDistiller": repdistiller} if _checkout() else {}
-        theirs |= {"torchdistill": torchdistill} if find_spec("torchdistill") else {}
-        loops = {name: loop(*(make(of).module for of in names), data) for name, loop in theirs.items()}
-        with ways_of(names, data, make, compile_=not short) as ours:
-            found[named(names)] = as_json(compare(loops | ours, next(iter(loops)), rounds))
-    return found
+        projects = {"RepDistiller": repdistiller} if _checkout() else {}
+        projects |= {"torchdistill": torchdistill} if find_spec("torchdistill") else {}
+        loops = {name: loop(*(make(of).module for of in names), data) for name, loop in projects.items()}
+        with fit_variants(names, data, make, compile_=not short) as variants:
+            measured[title(names)] = as_json(compare(loops | variants, next(iter(loops)), rounds))
+    return measured
 
 
 def _checkout() -> Path | None:
-    """Where RepDistiller is, if it is; its modules can be imported then."""
+    """The folder of RepDistiller, from which its modules can be imported; ``None`` without one."""
     folder = Path(os.environ.get("REPDISTILLER") or ".")
     if not (folder / "helper" / "loops.py").exists():
         return None
@@ -68,7 +70,7 @@ def _from_repdistiller(name: str, data: Data) -> Tapped:
 
 
 class Indexed(Dataset[tuple[Any, int, int]]):
-    """A picture at a time through torchvision's transforms, with its number, as RepDistiller wants it."""
+    """Images through torchvision's transforms, one at a time, with their indices, as RepDistiller needs them."""
 
     def __init__(self, data: Data) -> None:
         from torchvision import transforms
@@ -88,44 +90,44 @@ class Indexed(Dataset[tuple[Any, int, int]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, place: int) -> tuple[Any, int, int]:
-        return self.transform(Image.fromarray(self.images[place])), self.labels[place], place
+    def __getitem__(self, index: int) -> tuple[Any, int, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index], index
 
 
 class Plain(Indexed):
-    """The same without the number, as torchdistill wants it."""
+    """The same without indices, as torchdistill needs them."""
 
-    def __getitem__(self, place: int) -> tuple[Any, int]:  # type: ignore[override]
-        return super().__getitem__(place)[:2]
+    def __getitem__(self, index: int) -> tuple[Any, int]:  # type: ignore[override]
+        return super().__getitem__(index)[:2]
 
 
 def repdistiller(teacher: nn.Module, student: nn.Module, data: Data) -> Callable[[], object]:
-    """An epoch of its ``train_distill`` with its KL divergence."""
+    """An epoch of RepDistiller's ``train_distill`` with its KL divergence."""
     from distiller_zoo import DistillKL
     from helper.loops import train_distill
 
     loader = DataLoader(Indexed(data), BATCH, shuffle=True, num_workers=WORKERS)
     criteria = nn.ModuleList([nn.CrossEntropyLoss(), DistillKL(TEMPERATURE), DistillKL(TEMPERATURE)])
-    asked = Namespace(distill="kd", gamma=1 - ALPHA, alpha=ALPHA, beta=0.0, print_freq=100)
-    networks, steps = nn.ModuleList([student, teacher]), optimiser(student)
+    options = Namespace(distill="kd", gamma=1 - ALPHA, alpha=ALPHA, beta=0.0, print_freq=100)
+    networks, updates = nn.ModuleList([student, teacher]), optimizer(student)
 
     def epoch() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
-            train_distill(1, loader, networks, criteria, steps, asked)
+            train_distill(1, loader, networks, criteria, updates, options)
 
     return epoch
 
 
 def torchdistill(teacher: nn.Module, student: nn.Module, data: Data) -> Callable[[], object]:
-    """An epoch of its distillation box, driven as its image classification example does."""
+    """An epoch of torchdistill's distillation box, used as in its image classification example."""
     from torchdistill.core.distillation import get_distillation_box
     from torchdistill.misc.log import MetricLogger, SmoothedValue
 
     logging.getLogger("torchdistill").setLevel(logging.ERROR)
     both = {
-        f"{side}_module_{what}": value
+        f"{side}_module_{field}": value
         for side in ("student", "teacher")
-        for what, value in (("path", "."), ("io", "output"))
+        for field, value in (("path", "."), ("io", "output"))
     }
     soft = {
         "key": "KDLoss",
@@ -154,8 +156,8 @@ def torchdistill(teacher: nn.Module, student: nn.Module, data: Data) -> Callable
         box.pre_epoch_process(epoch=0)
         log = MetricLogger(delimiter="  ")
         log.add_meter("lr", SmoothedValue(window_size=1, fmt="{value}"))
-        for images, labels, more in log.log_every(box.train_data_loader, 100, "Epoch"):
-            loss = box.forward_process(images.to(device), labels.to(device), more)
+        for images, labels, supplement in log.log_every(box.train_data_loader, 100, "Epoch"):
+            loss = box.forward_process(images.to(device), labels.to(device), supplement)
             box.post_forward_process(loss=loss)
             log.update(loss=loss.item(), lr=box.optimizer.param_groups[0]["lr"])
         box.post_epoch_process()

@@ -1,4 +1,4 @@
-"""What epochs, runs and studies cost beside other ways to the same end."""
+"""Time of epochs, runs and studies relative to alternatives, and the accuracy of their students."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.pairs import InRounds, Numbers, as_json, compare
-from benchmarks.setting import BATCH, PAIRS, SMALL, device, named, network, optimiser, pictures, research_loop
+from benchmarks.pairs import Numbers, Rounds, as_json, compare
+from benchmarks.setting import BATCH, PAIRS, SMALL, device, network, optimizer, random_images, research_loop, title
 from benchmarks.steps import fit_steps
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data, open_data
@@ -35,18 +35,18 @@ NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
 
 
 def one_epoch(student: Tapped, source: Frozen | None, data: Data) -> None:
-    """What a user calls, for an epoch."""
+    """Train for one epoch as a user does."""
     fit(_learner(student, source), data=data, recipe=RECIPE.replace(epochs=1))
 
 
-def epochs(student: Tapped, source: Frozen | None, data: Data, **how: bool) -> InRounds:
-    """The same, an epoch a round."""
+def epochs(student: Tapped, source: Frozen | None, data: Data, **options: bool) -> Rounds:
+    """The same in rounds of one epoch."""
 
     def work(end_round: Callable[[], None]) -> None:
-        learner, hardware = _learner(student, source), Hardware(**how)
+        learner, hardware = _learner(student, source), Hardware(**options)
         fit(learner, data=data, recipe=RECIPE.replace(epochs=1000), hardware=hardware, report=lambda _: end_round())
 
-    return InRounds(work)
+    return Rounds(work)
 
 
 def _learner(student: Tapped, source: Frozen | None) -> Learner:
@@ -54,59 +54,59 @@ def _learner(student: Tapped, source: Frozen | None) -> Learner:
 
 
 def research(short: bool) -> Numbers:
-    """Ours beside the way of research repositories: float32, NCHW, a picture at a time, the loss looked at each step.
+    """An epoch of ``fit`` relative to a loop like research code: float32, NCHW, one image at a time.
 
-    Epochs of pictures in one view, so that from the second epoch on every stored answer is there. ``compiled`` is
-    without its warm-up, for which see ``compiled``. ``plain`` has no teacher: no way of asking one can be faster. Goal:
-    the best at most a third.
+    The images have one view, so that from the second epoch on all teacher outputs are cached. The time of compilation
+    is not included; the benchmark ``compiled`` measures it. Training without a teacher is the lower bound. Goal for
+    the fastest row: at most a third.
     """
     steps, rounds = (2, 1) if short else (12, 5)
-    return {named(names): _research(names, steps, rounds, not short) for names in (PAIRS[1:] if short else PAIRS)}
+    return {title(names): _research(names, steps, rounds, not short) for names in (PAIRS[1:] if short else PAIRS)}
 
 
 def _research(names: tuple[str, str], steps: int, rounds: int, compile_: bool) -> Numbers:
-    data = pictures(steps * BATCH, views=1)
+    data = random_images(steps * BATCH, views=1)
     teacher, student = (
         network(name, data).module.to(device(), memory_format=torch.contiguous_format) for name in names
     )
-    theirs = {"research loop": partial(research_loop, student, teacher, data, BATCH, 2)}
-    with ways_of(names, data, partial(network, data=data), compile_) as ours:
-        return as_json(compare(theirs | ours, "research loop", rounds))
+    reference = {"research loop": partial(research_loop, student, teacher, data, BATCH, 2)}
+    with fit_variants(names, data, partial(network, data=data), compile_) as variants:
+        return as_json(compare(reference | variants, "research loop", rounds))
 
 
 @contextmanager
-def ways_of(
+def fit_variants(
     names: tuple[str, str], data: Data, make: Callable[[str], Tapped], compile_: bool
 ) -> Iterator[dict[str, Callable[[], object]]]:
-    """Our ways of an epoch of distillation, and plain training, whose epoch no way of asking a teacher can beat."""
+    """Epochs of ``fit`` with each option, and an epoch without a teacher, the lower bound."""
 
-    def ours(answers: AnswerStore | None = None, **how: bool) -> InRounds:
+    def distilled(cache: AnswerStore | None = None, **options: bool) -> Rounds:
         teacher, student = map(make, names)
-        return epochs(student, Frozen(teacher, store=answers), data, **how)
+        return epochs(student, Frozen(teacher, store=cache), data, **options)
 
     with tempfile.TemporaryDirectory() as folder:
-        kept = AnswerStore(folder, data)
-        ways = {
-            "fit": ours(),
-            "fit, compiled": ours(compile=compile_),
-            "fit, stored answers": ours(kept),
-            "fit, stored answers, compiled": ours(kept, compile=compile_),
-            "fit, plain": epochs(make(names[1]), None, data),
+        cache = AnswerStore(folder, data)
+        variants = {
+            "fit": distilled(),
+            "fit, compiled": distilled(compile=compile_),
+            "fit, cached teacher outputs": distilled(cache),
+            "fit, cached teacher outputs, compiled": distilled(cache, compile=compile_),
+            "fit without a teacher": epochs(make(names[1]), None, data),
         }
         try:
-            yield {**ways}
+            yield {**variants}
         finally:
-            for way in ways.values():
-                way.end()
+            for variant in variants.values():
+                variant.end()
 
 
 def accuracy(short: bool) -> Numbers:
-    """Test accuracy, in %, of a student trained by the research loop and by ``fit`` from the same weights: real digits.
+    """Test accuracy, in %, of students trained on digits by the research loop and by ``fit`` from the same weights.
 
-    The two draw other batches and crops, so that they agree within what chance does.
+    The two draw different batches and crops, so that accuracies agree only up to chance.
     """
     seeds, length = (1, 1) if short else (5, 20)
-    return {named(names): _accuracy(names, seeds, length) for names in (SMALL if short else PAIRS)}
+    return {title(names): _accuracy(names, seeds, length) for names in (SMALL if short else PAIRS)}
 
 
 def _accuracy(names: tuple[str, str], seeds: int, length: int) -> Numbers:
@@ -114,34 +114,32 @@ def _accuracy(names: tuple[str, str], seeds: int, length: int) -> Numbers:
     recipe = RECIPE.replace(epochs=length, schedule="step", milestones=(0.5, 0.8), gamma=0.1)
     teacher = network(names[0], data)
     fit(Learner(teacher, None, {"ce": CrossEntropy()}), data=data, recipe=recipe)
-    found: dict[str, list[float]] = {"research loop": [], "fit": []}
+    accuracies: dict[str, list[float]] = {"research loop": [], "fit": []}
     for seed in range(seeds):
         student = network(names[1], data, seed)
-        theirs, torn = (
-            deepcopy(student).to(device()),
-            deepcopy(teacher.module).to(memory_format=torch.contiguous_format),
-        )
+        reference = deepcopy(student).to(device())
+        its_teacher = deepcopy(teacher.module).to(memory_format=torch.contiguous_format)
         torch.manual_seed(seed)
-        steps = optimiser(theirs.module)
+        updates = optimizer(reference.module)
         for epoch in range(length):
             rate = recipe.lr * recipe.gamma ** sum(epoch / length >= share for share in recipe.milestones)
-            for group in steps.param_groups:
+            for group in updates.param_groups:
                 group["lr"] = rate
-            research_loop(theirs.module, torn, data, BATCH, 0, steps)
+            research_loop(reference.module, its_teacher, data, BATCH, 0, updates)
         learner = Learner(student, Frozen(teacher), labels_and_soft_targets(0.9))
         fit(learner, data=data, recipe=recipe, seed=seed)
-        for way, net in (("research loop", theirs), ("fit", student)):
-            found[way].append(round(100 * evaluate(net, data, device=device())["accuracy"], 2))
-    apart = [round(ours - theirs, 2) for ours, theirs in zip(found["fit"], found["research loop"], strict=True)]
-    return {way: ", ".join(map(str, values)) for way, values in {**found, "difference": apart}.items()}
+        for loop, net in (("research loop", reference), ("fit", student)):
+            accuracies[loop].append(round(100 * evaluate(net, data, device=device())["accuracy"], 2))
+    pairs = zip(accuracies["fit"], accuracies["research loop"], strict=True)
+    accuracies["difference"] = [round(fitted - reference, 2) for fitted, reference in pairs]
+    return {name: ", ".join(map(str, values)) for name, values in accuracies.items()}
 
 
 def methods(short: bool) -> Numbers:
-    """Each of the nine methods beside plain training of the same student: whole runs of two epochs, all they build
-    included."""
+    """Runs of two epochs of each of the nine methods, relative to plain training of the same student."""
     steps, rounds = (2, 1) if short else (8, 3)
     teacher_name, student_name = PAIRS[1]
-    data = pictures(steps * BATCH)
+    data = random_images(steps * BATCH)
     teacher = network(teacher_name, data)
     recipe = RECIPE.replace(epochs=2)
 
@@ -149,75 +147,74 @@ def methods(short: bool) -> Numbers:
         find(method)(Run(data, lambda: network(student_name, data), [teacher], recipe=recipe))
 
     names = ("plain", "hinton", "dml") if short else ("plain", *NINE)
-    ways = {name: lambda name=name: run(name) for name in names}
-    return {named(PAIRS[1]): as_json(compare(ways, "plain", rounds))}
+    runs = {name: lambda name=name: run(name) for name in names}
+    return {title(PAIRS[1]): as_json(compare(runs, "plain", rounds))}
 
 
-def stored(short: bool) -> Numbers:
-    """Stored teacher answers beside live ones, step by step, all of them there; and a sample's bytes for all views."""
+def cached(short: bool) -> Numbers:
+    """A step with cached teacher outputs, relative to one that runs the teacher; bytes per sample of all views."""
     rounds = 2 if short else 40
-    found: Numbers = {}
+    measured: Numbers = {}
     for names in PAIRS[1:] if short else PAIRS:
-        data = pictures(4 * BATCH, views=1)
+        data = random_images(4 * BATCH, views=1)
         teacher = network(names[0], data)
         with tempfile.TemporaryDirectory() as folder:
-            kept = Frozen(teacher, store=AnswerStore(Path(folder, "one"), data))
-            sources = {"live": Frozen(teacher), "stored": kept, "plain": None}
-            ways = {way: fit_steps(network(names[1], data), of, data, Hardware()) for way, of in sources.items()}
-            entry = as_json(compare(ways, "live", rounds, warm_up=len(data.train) // BATCH + 1))
-            for step in ways.values():
-                step.end()
-            whole = pictures(BATCH)
+            from_cache = Frozen(teacher, store=AnswerStore(Path(folder, "one"), data))
+            sources = {"computed": Frozen(teacher), "cached": from_cache, "no teacher": None}
+            loops = {name: fit_steps(network(names[1], data), of, data, Hardware()) for name, of in sources.items()}
+            entry = as_json(compare(loops, "computed", rounds, warm_up=len(data.train) // BATCH + 1))
+            for loop in loops.values():
+                loop.end()
+            whole = random_images(BATCH)
             one_epoch(network(names[1], data), Frozen(teacher, store=AnswerStore(Path(folder, "all"), whole)), whole)
             (file,) = Path(folder, "all").iterdir()
-            entry["bytes a sample"] = round(file.stat().st_size / len(whole.train))
-        found[named(names)] = entry
-    return found
+            entry["bytes per sample"] = round(file.stat().st_size / len(whole.train))
+        measured[title(names)] = entry
+    return measured
 
 
 def study(short: bool) -> Numbers:
-    """Plain training and the nine methods under a trained teacher, three seeds, as a study, beside the same runs one by
-    one.
+    """A study of plain training and the nine methods with three seeds, relative to the same runs one after another.
 
-    One by one they run in this process with all its threads, so that none pays for a start of Python; the study pays
-    for those of its processes, one a core. ``each run alone`` is without runs side by side. The second pair is of a
-    teacher that costs far more than its student. Goal: a quarter.
+    One after another they run in this process with all its threads and no start of Python; the study starts one process
+    per core. The second row of each pair is without runs side by side. In the second pair the teacher costs far more
+    than its student. Goal: a quarter.
     """
     steps, epochs, seeds, rounds = (2, 1, 1, 1) if short else (4, 3, 3, 3)
-    found: Numbers = {}
+    measured: Numbers = {}
     for names in SMALL if short else (PAIRS[1], ("resnet110", "resnet8")):
-        with tempfile.TemporaryDirectory() as place:
-            found[named(names)] = _study(names, Path(place), steps, epochs, range(seeds), rounds)
-    return found
+        with tempfile.TemporaryDirectory() as folder:
+            measured[title(names)] = _study(names, Path(folder), steps, epochs, range(seeds), rounds)
+    return measured
 
 
-def _study(names: tuple[str, str], place: Path, steps: int, epochs: int, seeds: range, rounds: int) -> Numbers:
-    data = pictures(steps * BATCH)
+def _study(names: tuple[str, str], folder: Path, steps: int, epochs: int, seeds: range, rounds: int) -> Numbers:
+    data = random_images(steps * BATCH)
     parts = {"train": data.train, "test": data.test}
     arrays = {f"x_{name}": part.inputs for name, part in parts.items()}
     arrays |= {f"y_{name}": part.labels for name, part in parts.items()}
-    np.savez(place / "pictures.npz", **arrays)
-    save_weights(place / "teacher.safetensors", network(names[0], data).module, {})
-    teacher = f"{names[0]}@{place / 'teacher.safetensors'}"
-    source = f"npz:{place / 'pictures.npz'}"
+    np.savez(folder / "images.npz", **arrays)
+    save_weights(folder / "teacher.safetensors", network(names[0], data).module, {})
+    teacher = f"{names[0]}@{folder / 'teacher.safetensors'}"
+    source = f"npz:{folder / 'images.npz'}"
     recipe = {"epochs": epochs, "batch_size": BATCH, "validation": 0.0, "lr": 0.01}
 
-    def one_by_one() -> None:
+    def one_after_another() -> None:
         for seed in seeds:
             for method in ("plain", *NINE):
-                taught = () if method == "plain" else (teacher,)
-                execute(Config(data=source, student=names[1], teacher=taught, method=method, seed=seed, **recipe))
+                teachers = () if method == "plain" else (teacher,)
+                execute(Config(data=source, student=names[1], teacher=teachers, method=method, seed=seed, **recipe))
 
-    def as_study(**how: int) -> None:
-        asked = Study(data=source, students=names[1], teachers=teacher, methods=NINE, seeds=[*seeds], train=recipe)
+    def as_study(**options: int) -> None:
+        design = Study(data=source, students=names[1], teachers=teacher, methods=NINE, seeds=[*seeds], train=recipe)
         with tempfile.TemporaryDirectory() as out:
-            run_study(asked, out, **how)
+            run_study(design, out, **options)
 
-    ways = {
-        "one by one": one_by_one,
-        "study, each run alone": partial(as_study, together=1),
+    alternatives = {
+        "one after another": one_after_another,
+        "study, one run per process at a time": partial(as_study, together=1),
         "study": as_study,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TutelageWarning)  # a teacher of noise is at chance level
-        return as_json(compare(ways, "one by one", rounds, warm_up=0))
+        warnings.simplefilter("ignore", TutelageWarning)  # a teacher of random images is at chance level
+        return as_json(compare(alternatives, "one after another", rounds, warm_up=0))

@@ -1,4 +1,4 @@
-"""What is timed: pairs of networks, pictures of noise, and the loops that are set beside ours."""
+"""Networks, random images and the reference training loops of the benchmarks."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ BATCH = 64
 
 
 def device() -> torch.device:
-    """Where it is measured: on a GPU if there is one."""
+    """The GPU if there is one, else the CPU."""
     return torch.device(resolve(Hardware()).device)
 
 
 def sizes() -> tuple[int, ...]:
-    """How large the batches of single steps are."""
+    """Batch sizes of the benchmarks of single steps."""
     return (BATCH,) if device().type == "cpu" else (128, 512)
 
 
-def steps_a_round() -> int:
-    """How many steps are timed at once: on a GPU several, which is told of one while it still does the last."""
+def steps_per_round() -> int:
+    """Steps timed at once: several on a GPU, which executes them asynchronously."""
     return 1 if device().type == "cpu" else 10
 
 
-def named(pair: tuple[str, str], size: int = BATCH) -> str:
-    """A teacher and its student, and their batches where these are not the usual ones."""
+def title(pair: tuple[str, str], size: int = BATCH) -> str:
+    """Teacher and student, and the batch size if it is not ``BATCH``."""
     return " teaches ".join(pair) + (f", batches of {size}" if size != BATCH else "")
 
 
-def pictures(samples: int, side: int = 32, classes: int = 10, views: int | None = None) -> Data:
-    """A data set of the shape of CIFAR-10, of noise: what is in a picture costs nothing and gives nothing."""
+def random_images(samples: int, side: int = 32, classes: int = 10, views: int | None = None) -> Data:
+    """Random images in the shape of CIFAR-10; their content does not influence speed."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (samples, side, side, 3), generator=generator, dtype=torch.uint8)
     labels = torch.arange(samples) % classes
@@ -58,7 +58,7 @@ def pictures(samples: int, side: int = 32, classes: int = 10, views: int | None 
 
 
 def network(name: str, data: Data, seed: int = 0) -> Tapped:
-    """A network for these pictures."""
+    """A network for these images, with weights from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Tapped(
@@ -66,20 +66,20 @@ def network(name: str, data: Data, seed: int = 0) -> Tapped:
         )
 
 
-def placed(net: Tapped, data: Data, hardware: Hardware) -> Tapped:
-    """The network on the device and in the memory layout."""
+def to_hardware(net: Tapped, data: Data, hardware: Hardware) -> Tapped:
+    """Move a network to the device and memory format."""
     place(net, hardware=hardware, example=data.modality.example(2, data.input_shape))
     return net
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Hinton's loss, as everybody writes it."""
+    """Hinton's loss as research code writes it."""
     soft = F.kl_div((student / TEMPERATURE).log_softmax(1), (teacher / TEMPERATURE).softmax(1), reduction="batchmean")
     return (1 - ALPHA) * F.cross_entropy(student, labels) + ALPHA * TEMPERATURE**2 * soft
 
 
-def optimiser(model: nn.Module) -> torch.optim.Optimizer:
-    """The study's optimiser."""
+def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of the study."""
     return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
@@ -92,25 +92,25 @@ def bare_steps(
     hardware: Hardware,
     teacher_first: bool = True,
 ) -> None:
-    """The forward, backward and optimiser steps of a distillation, and nothing else at all."""
-    steps = optimiser(student)
+    """Distil in a bare loop: forward passes, backward pass and optimizer step, nothing else."""
+    updates = optimizer(student)
     student.train()
     teacher.eval()
     for images, labels in cycle(batches):
         with autocast(hardware):
             logits = None if teacher_first else student(images)
             with torch.no_grad():
-                answer = teacher(images)
+                targets = teacher(images)
             logits = student(images) if logits is None else logits
-        loss = distillation_loss(logits.float(), answer.float(), labels)
-        steps.zero_grad(set_to_none=True)
+        loss = distillation_loss(logits.float(), targets.float(), labels)
+        updates.zero_grad(set_to_none=True)
         loss.backward()
-        steps.step()
+        updates.step()
         end_step()
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """One picture at a time through PIL: pad, crop, flip, to floats, normalise."""
+class PILImages(Dataset[tuple[Tensor, int]]):
+    """Images through PIL, one at a time: pad, crop, flip, convert to float, normalize."""
 
     def __init__(self, data: Data) -> None:
         self.pad, self.flip = data.views.pad, data.views.flip
@@ -123,9 +123,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, place: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
         side, channels = self.images.shape[1], self.images.shape[3]
-        image = Image.fromarray(self.images[place].squeeze())
+        image = Image.fromarray(self.images[index].squeeze())
         image = ImageOps.expand(image, self.pad)
         left, top = (int(torch.randint(2 * self.pad + 1, (1,))) for _ in range(2))
         image = image.crop((left, top, left + side, top + side))
@@ -133,7 +133,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
             image = ImageOps.mirror(image)
         array = np.array(image).reshape(side, side, channels)
         pixels = torch.from_numpy(array).permute(2, 0, 1).contiguous().float().div(255)
-        return (pixels - self.mean) / self.std, self.labels[place]
+        return (pixels - self.mean) / self.std, self.labels[index]
 
 
 def research_loop(
@@ -142,33 +142,33 @@ def research_loop(
     data: Data,
     batch_size: int,
     workers: int,
-    steps: torch.optim.Optimizer | None = None,
+    updates: torch.optim.Optimizer | None = None,
 ) -> float:
-    """An epoch as research code has it: float32, NCHW, a picture at a time, the loss looked at in each step."""
-    there = next(student.parameters()).device
-    loader = DataLoader(Pictures(data), batch_size, shuffle=True, num_workers=workers, drop_last=True)
-    steps = steps or optimiser(student)
+    """Train for an epoch like research code: float32, NCHW, one image at a time, ``loss.item()`` in each step."""
+    device = next(student.parameters()).device
+    loader = DataLoader(PILImages(data), batch_size, shuffle=True, num_workers=workers, drop_last=True)
+    updates = updates or optimizer(student)
     student.train()
     teacher.eval()
-    total, right, seen = 0.0, 0.0, 0
+    total, correct, count = 0.0, 0.0, 0
     for batch in loader:
-        images, labels = (part.to(there) for part in batch)
+        images, labels = (values.to(device) for values in batch)
         with torch.no_grad():
-            answer = teacher(images)
+            targets = teacher(images)
         logits = student(images)
-        loss = distillation_loss(logits, answer, labels)
-        steps.zero_grad()
+        loss = distillation_loss(logits, targets, labels)
+        updates.zero_grad()
         loss.backward()
-        steps.step()
+        updates.step()
         total += loss.item() * len(labels)
-        right += (logits.argmax(1) == labels).float().sum().item()
-        seen += len(labels)
-    return total / seen + right
+        correct += (logits.argmax(1) == labels).float().sum().item()
+        count += len(labels)
+    return total / count + correct
 
 
-def as_batches(data: Data, batch_size: int, steps: int, there: torch.device) -> list[tuple[Tensor, Tensor]]:
-    """Batches made beforehand, for the bare loop."""
-    return [(images.to(there), labels.to(there)) for images, labels in _batches(data, batch_size, steps)]
+def make_batches(data: Data, batch_size: int, steps: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """Batches on the device, for the bare loop."""
+    return [(images.to(device), labels.to(device)) for images, labels in _batches(data, batch_size, steps)]
 
 
 def _batches(data: Data, batch_size: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:

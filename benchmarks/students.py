@@ -1,4 +1,4 @@
-"""Several students of one batch at once: what could be done beside taking turns."""
+"""Training steps of several students on one batch: in turn, or stacked by ``vmap``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
 
 from benchmarks.pairs import Numbers, as_json, compare
-from benchmarks.setting import as_batches, device, network, pictures, placed, sizes
+from benchmarks.setting import device, make_batches, network, random_images, sizes, to_hardware
 from tutelage.config import Hardware
 from tutelage.training.hardware import autocast, resolve
 
@@ -21,25 +21,25 @@ NETWORKS = ("resnet8x0.5", "resnet20", "wrn-16-2")
 
 
 def students(short: bool) -> Numbers:
-    """Forward and backward of four students: in turns, stacked by ``vmap``, and on a GPU on a stream each.
+    """Forward and backward passes of four students: in turn, stacked by ``vmap``, and on a GPU on one stream each.
 
-    Stacked are their parameters, so that each layer is one operation for all of them. ``apart`` is how far, in float32,
-    the gradients of the stacked are from those in turns, beside the largest of these.
+    Stacked parameters make each layer one operation for all students. The last row is the largest difference between
+    the gradients of stacked and separate students in float32, relative to the largest gradient.
     """
-    found: Numbers = {}
+    measured: Numbers = {}
     for size in sizes()[:1] if short else sizes():
         for name in NETWORKS[:1] if short else NETWORKS:
-            found[f"{NUMBER} of {name}, batches of {size}"] = _students(name, size, 2 if short else 20)
-    return found
+            measured[f"{NUMBER} of {name}, batches of {size}"] = _students(name, size, 2 if short else 20)
+    return measured
 
 
 def _students(name: str, size: int, rounds: int) -> Numbers:
-    data, hardware = pictures(size), resolve(Hardware())
-    ((images, labels),) = as_batches(data, size, 1, device())
-    nets = [placed(network(name, data, seed), data, hardware).train() for seed in range(NUMBER)]
+    data, hardware = random_images(size), resolve(Hardware())
+    ((images, labels),) = make_batches(data, size, 1, device())
+    nets = [to_hardware(network(name, data, seed), data, hardware).train() for seed in range(NUMBER)]
     stack = _Stack(nets)
 
-    def in_turns() -> None:
+    def in_turn() -> None:
         for net in nets:
             net.zero_grad()
             with autocast(hardware):
@@ -50,13 +50,16 @@ def _students(name: str, size: int, rounds: int) -> Numbers:
         stack.zero_grad()
         with autocast(hardware):
             logits = stack(images)
-        losses = [cross_entropy(of_one.float(), labels) for of_one in logits]
+        losses = [cross_entropy(student.float(), labels) for student in logits]
         torch.stack(losses).sum().backward()
 
-    ways: dict[str, Callable[[], object]] = {"in turns": in_turns, "stacked": stacked}
+    candidates: dict[str, Callable[[], object]] = {"in turn": in_turn, "stacked": stacked}
     if device().type == "cuda":
-        ways["on streams"] = partial(_on_streams, nets, images, labels, hardware, [torch.cuda.Stream() for _ in nets])
-    return as_json(compare(ways, "in turns", rounds)) | {"apart": _apart(nets, stack, images, labels)}
+        candidates["on streams"] = partial(
+            _on_streams, nets, images, labels, hardware, [torch.cuda.Stream() for _ in nets]
+        )
+    difference = _gradient_difference(nets, stack, images, labels)
+    return as_json(compare(candidates, "in turn", rounds)) | {"largest relative difference": difference}
 
 
 def _on_streams(
@@ -74,32 +77,32 @@ def _on_streams(
 
 
 class _Stack(nn.Module):
-    """Networks of one kind as one, which gives the logits of all, (networks, B, C)."""
+    """Networks of one architecture as one module that returns all logits, (networks, B, C)."""
 
     def __init__(self, nets: list[Any]) -> None:
         super().__init__()
-        values, self._buffers_of_all = stack_module_state(nets)
-        self.names, self._one = list(values), [nets[0]]  # in a list: not a part of this one
+        values, self.stacked_buffers = stack_module_state(nets)
+        self.names, self._template = list(values), [nets[0]]  # in a list: not a submodule
         self.values = nn.ParameterList(values.values())
 
     def forward(self, images: Tensor) -> Tensor:
         parameters = dict(zip(self.names, self.values, strict=True))
-        call = partial(functional_call, self._one[0])
-        answer = vmap(lambda own, kept: call((own, kept), (images,)), randomness="different")
-        logits: Tensor = answer(parameters, self._buffers_of_all)
+        call = partial(functional_call, self._template[0])
+        forward = vmap(lambda values, buffers: call((values, buffers), (images,)), randomness="different")
+        logits: Tensor = forward(parameters, self.stacked_buffers)
         return logits
 
 
-def _apart(nets: list[Any], stack: _Stack, images: Tensor, labels: Tensor) -> float:
+def _gradient_difference(nets: list[Any], stack: _Stack, images: Tensor, labels: Tensor) -> float:
     for net in nets:
         net.zero_grad()
         cross_entropy(net(images), labels).backward()
     stack.zero_grad()
     torch.stack([cross_entropy(logits, labels) for logits in stack(images)]).sum().backward()
-    alone = [dict(net.named_parameters()) for net in nets]
+    separate = [dict(net.named_parameters()) for net in nets]
     largest, difference = 0.0, 0.0
-    for name, together in zip(stack.names, stack.values, strict=True):
-        for own, gradient in zip(alone, together.grad, strict=True):
-            largest = max(largest, float(own[name].grad.abs().max()))
-            difference = max(difference, float((own[name].grad - gradient).abs().max()))
+    for name, stacked in zip(stack.names, stack.values, strict=True):
+        for parameters, gradient in zip(separate, stacked.grad, strict=True):
+            largest = max(largest, float(parameters[name].grad.abs().max()))
+            difference = max(difference, float((parameters[name].grad - gradient).abs().max()))
     return float(f"{difference / largest:.1e}")

@@ -12,6 +12,10 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md"),
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
+]
 
 
 def script(name: str) -> ModuleType:
@@ -59,9 +63,9 @@ def test_performance_tables_match_raw_files() -> None:
     made = script("make_performance")
     text = made.PAGE.read_text()
     assert made.filled(text) == text, "run python docs/make_performance.py"
-    shown = re.findall(r"<!-- ([\w/]+) -->\n", text)
-    kept = [file.relative_to(made.RESULTS).with_suffix("").as_posix() for file in made.RESULTS.rglob("*.json")]
-    assert sorted({*shown} - {"end"}) == sorted(kept)
+    tables = re.findall(r"<!-- ([\w/]+) -->\n", text)
+    files = [file.relative_to(made.RESULTS).with_suffix("").as_posix() for file in made.RESULTS.rglob("*.json")]
+    assert sorted({*tables} - {"end"}) == sorted(files)
 
 
 def test_method_pages_match_docstrings() -> None:
@@ -85,20 +89,20 @@ def test_teacher_of_example_is_trained_on_the_labels_of_its_student(page: str, n
         assert len(values) == 1, values
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        "README.md",
-        "CONTRIBUTING.md",
-        "CHANGELOG.md",
-        *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
-    ],
-)
+@pytest.mark.parametrize("file", PAGES)
 def test_linked_files_exist(file: str) -> None:
     text = (ROOT / file).read_text()
     here = (ROOT / file).parent
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert not [link for link in links if not (here / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_in_text_exist(page: str) -> None:
+    """``tests/x.py`` is a file of the repository, ``data/x.py`` one of the package."""
+    elsewhere = {"runs/student/load.py", "helper/loops.py"}
+    names = set(re.findall(r"`([\w/]+/[a-z_]+\.py)`", (ROOT / page).read_text())) - elsewhere
+    assert not [name for name in names if not any((folder / name).exists() for folder in (ROOT, ROOT / "src/tutelage"))]
 
 
 def test_every_dependency_is_explained() -> None:
