@@ -75,7 +75,7 @@ def _methods() -> str:
             "# Methods",
             "",
             "Each page has the equation, the parameters and the deviations from the paper. "
-            "[Weights that travel](weights.md) explains the default weights.",
+            "[Loss weights](weights.md) explains the default weights.",
             "",
             "| method | family | what it does | paper |",
             "| --- | --- | --- | --- |",
