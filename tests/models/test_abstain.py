@@ -1,4 +1,4 @@
-"""An output more beside the classifier: which function it is, what it leaves alone, and the way through a file."""
+"""The abstention logit: its function, unchanged logits, and rebuilding from a file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["resnet8x0.25", "wrn-10-1"])
-def test_it_is_a_classifier_of_one_row_more(name: str, images: Tensor) -> None:
+def test_it_equals_a_classifier_with_one_more_row(name: str, images: Tensor) -> None:
     network = plain(name)
     wider = copy.deepcopy(network)
     keys = list(network.state_dict())
@@ -42,19 +42,19 @@ def test_it_is_a_classifier_of_one_row_more(name: str, images: Tensor) -> None:
     wider.fc = nn.Linear(linear.in_features, 5)
     wider.fc.weight = nn.Parameter(torch.cat([linear.weight, row.weight]))
     wider.fc.bias = nn.Parameter(torch.cat([linear.bias, row.bias]))
-    given = Tapped(network).tap(images, ("logits", "abstain"))
-    torch.testing.assert_close(torch.cat([given["logits"], given["abstain"]], 1), wider(images))
-    assert given["abstain"].shape == (5, 1)
+    outputs = Tapped(network).tap(images, ("logits", "abstain"))
+    torch.testing.assert_close(torch.cat([outputs["logits"], outputs["abstain"]], 1), wider(images))
+    assert outputs["abstain"].shape == (5, 1)
     assert [*keys, "fc.abstain.weight", "fc.abstain.bias"] == list(network.state_dict())
 
 
-def test_the_answer_stays_what_it_was_to_the_bit(images: Tensor) -> None:
+def test_logits_do_not_change(images: Tensor) -> None:
     network = plain()
     before = network(images)
     assert torch.equal(apply(network, EXAMPLE)(images), before)
 
 
-def test_the_row_is_drawn_as_torch_draws_a_classifiers() -> None:
+def test_the_row_is_initialised_like_a_linear_layer() -> None:
     rows = []
     for seed in (1, 1, 2):
         network = plain()
@@ -66,37 +66,37 @@ def test_the_row_is_drawn_as_torch_draws_a_classifiers() -> None:
     assert not torch.equal(rows[0], rows[2])
 
 
-def test_named_roles_stay() -> None:
+def test_declared_roles_remain() -> None:
     network = apply(plain("wrn-10-1"), EXAMPLE)
     assert {"stage1", "abstain"} <= Tapped(network).trace(EXAMPLE).taps.keys()
     assert "abstain" not in type(network).roles  # type: ignore[operator]
 
 
-def test_it_can_be_done_again_from_a_file(images: Tensor, tmp_path: Path) -> None:
+def test_it_is_rebuilt_from_a_file(images: Tensor, tmp_path: Path) -> None:
     network = apply(plain(), EXAMPLE)
     assert applied_operations(network) == [{"operation": "abstain"}]
     save_weights(tmp_path / "file", network, {"surgery": applied_operations(network)})
-    again = reapply(plain(), read_metadata(tmp_path / "file")["surgery"], EXAMPLE)
-    load_weights(tmp_path / "file", again)
+    rebuilt = reapply(plain(), read_metadata(tmp_path / "file")["surgery"], EXAMPLE)
+    load_weights(tmp_path / "file", rebuilt)
     roles = ("logits", "abstain")
-    there, here = (Tapped(model.eval()).tap(images, roles) for model in (network, again))
-    assert all(torch.equal(there[role], here[role]) for role in roles)
-    assert applied_operations(again) == applied_operations(network)
+    expected, actual = (Tapped(model.eval()).tap(images, roles) for model in (network, rebuilt))
+    assert all(torch.equal(expected[role], actual[role]) for role in roles)
+    assert applied_operations(rebuilt) == applied_operations(network)
 
 
-def test_a_copy_has_its_own(images: Tensor) -> None:
+def test_a_deep_copy_is_independent(images: Tensor) -> None:
     network = apply(plain(), EXAMPLE)
     copied = copy.deepcopy(network)
     with torch.no_grad():
         copied.get_parameter("fc.abstain.bias").add_(1)
-    here, there = (Tapped(model).tap(images, ("abstain",))["abstain"] for model in (network, copied))
-    torch.testing.assert_close(there, here + 1)
+    actual, expected = (Tapped(model).tap(images, ("abstain",))["abstain"] for model in (network, copied))
+    torch.testing.assert_close(expected, actual + 1)
 
 
-def test_networks_it_is_not_for() -> None:
+def test_unsupported_networks_raise() -> None:
     convolutional = nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten())
     with pytest.raises(TutelageError, match=r"nn\.Linear as its last layer"):
         apply(convolutional, EXAMPLE)
-    once = apply(plain(), EXAMPLE)
+    network = apply(plain(), EXAMPLE)
     with pytest.raises(TutelageError, match="already"):
-        apply(once, EXAMPLE)
+        apply(network, EXAMPLE)

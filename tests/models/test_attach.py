@@ -1,4 +1,4 @@
-"""A module more at a layer, and none of the network's own keys changed."""
+"""Attaching modules to layers without changing the network's own keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sequential() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 4))
 
 
-def test_the_classifier_is_the_layer_that_gives_the_logits(tiny_model: Callable[..., Tapped]) -> None:
+def test_the_classifier_is_the_layer_that_returns_the_logits(tiny_model: Callable[..., Tapped]) -> None:
     assert find_classifier(tiny_model().module, IMAGES) == "fc"
     assert find_classifier(sequential(), IMAGES) == "3"
     for name in ("resnet8x0.25", "wrn-10-1"):
@@ -31,20 +31,20 @@ def test_the_classifier_is_the_layer_that_gives_the_logits(tiny_model: Callable[
         assert network.training
 
 
-def test_a_network_without_one_is_refused(refused: Any) -> None:
+def test_a_network_without_a_linear_classifier_raises(refused: Any) -> None:
     with refused("classifier of Sequential", "1 linear layers", "nn.Linear"):
         find_classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Sigmoid()), IMAGES)
 
 
 @pytest.mark.parametrize("attach", [attach_after, attach_before, attach_parallel])
-def test_what_is_attached_runs_is_copied_and_can_be_taken_off(attach: Any) -> None:
+def test_attached_modules_run_are_copied_and_can_be_detached(attach: Any) -> None:
     network = sequential()
     before, keys = network(IMAGES), set(network.state_dict())
     attach(network, "3", "extra", nn.Linear(4, 4))
     assert set(network.state_dict()) == keys | {"3.extra.weight", "3.extra.bias"}
-    twin = copy.deepcopy(network)
+    copied = copy.deepcopy(network)
     with torch.no_grad():
-        twin[3].extra.weight.zero_()
+        copied[3].extra.weight.zero_()
     extra = network[3].extra
     body = network[:3](IMAGES)
     expected = {
@@ -54,20 +54,20 @@ def test_what_is_attached_runs_is_copied_and_can_be_taken_off(attach: Any) -> No
     }[attach]()
     torch.testing.assert_close(network(IMAGES), expected)
     if attach is not attach_parallel:
-        assert not torch.allclose(twin(IMAGES), network(IMAGES))  # a copy runs its own
+        assert not torch.allclose(copied(IMAGES), network(IMAGES))  # a copy runs its own module
     detach(network, "3", "extra")
     assert set(network.state_dict()) == keys
     assert torch.equal(network(IMAGES), before)
 
 
-def test_what_runs_beside_can_be_tapped() -> None:
+def test_parallel_modules_can_be_tapped() -> None:
     network = sequential()
     attach_parallel(network, "3", "extra", nn.Linear(4, 1))
     outputs = Tapped(network, roles={"extra": "3.extra"}).tap(IMAGES, ("logits", "extra"))
     torch.testing.assert_close(outputs["extra"], network[3].extra(network[:3](IMAGES)))
 
 
-def test_places_that_cannot_be_are_refused(refused: Any) -> None:
+def test_invalid_layers_and_names_raise(refused: Any) -> None:
     network = nn.Sequential(sequential())
     with refused("layer to attach to", "nowhere"):
         attach_after(network, "nowhere", "extra", nn.Identity())
@@ -78,20 +78,20 @@ def test_places_that_cannot_be_are_refused(refused: Any) -> None:
         attach_after(network, "0.3", "extra", nn.Identity())
 
 
-def test_a_network_that_was_operated_on_is_tapped_anew() -> None:
+def test_rewrapped_models_keep_normalisation_and_roles() -> None:
     model = Tapped(sequential(), [0.3], [0.7], roles={"hidden": "1"})
     model.trace(IMAGES)
     attach_parallel(model.module, "3", "extra", nn.Linear(4, 1))
     model.module.roles = {"extra": "3.extra"}  # type: ignore[assignment]
-    again = model.rewrapped()
-    assert again.module is model.module
-    assert torch.equal(again.mean, model.mean)
-    outputs = again.tap(IMAGES, ("hidden", "extra"))
+    rewrapped = model.rewrapped()
+    assert rewrapped.module is model.module
+    assert torch.equal(rewrapped.mean, model.mean)
+    outputs = rewrapped.tap(IMAGES, ("hidden", "extra"))
     assert outputs["extra"].shape == (3, 1)
     assert torch.equal(outputs["hidden"], model.tap(IMAGES, ("hidden",))["hidden"])
 
 
-def test_a_layer_of_another_kind_is_refused(refused: Any) -> None:
+def test_a_layer_of_another_type_raises(refused: Any) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     assert get_layer(network, "1", nn.Linear) is network[1]
     with refused("'1'", "Linear", "BatchNorm1d"):

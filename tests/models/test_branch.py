@@ -1,4 +1,4 @@
-"""Several last parts on one trunk: what is shared, what is not, and the way back to a plain network."""
+"""Branching: the shared trunk, the branches, the gate, and the release of the first branch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE = torch.zeros(2, 1, 8, 8)
 
 
 class Mixer(nn.Module):
-    """A transformer block's shape without its attention."""
+    """A block on tokens without attention."""
 
     def __init__(self, width: int, tokens: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Mixer(nn.Module):
 
 
 class Vit(nn.Module):
-    """Tokens, one of which is a parameter of no layer."""
+    """A transformer with a class token, which is a parameter outside of any layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Vit(nn.Module):
 
 
 class Overwriting(nn.Module):
-    """One ReLU in place for all layers, one layer that runs twice, an in-place sum on the last shared map."""
+    """An in-place ReLU shared by all layers, a layer that runs twice, and an in-place sum on the trunk's output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Overwriting(nn.Module):
 
 
 class Pair(nn.Module):
-    """A shared layer that gives a tuple, whose first tensor is changed in place later."""
+    """A shared layer that returns a tuple, whose first tensor is later overwritten in place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def named(name: str) -> Callable[[], nn.Module]:
     return lambda: make_model(name, num_classes=4, input_shape=(1, 8, 8)).module
 
 
-# How it is made, where it is branched, which parameters are shared by that.
+# The network, the last shared layer, and the prefixes of shared parameters.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, tuple[str, ...]]] = {
     "tokens": (Vit, "blocks.1", ("patches.", "blocks.0.", "blocks.1.", "token")),
     "overwriting": (Overwriting, "bn2", ("conv1.", "bn1.", "twice.", "bn2.")),
@@ -124,12 +124,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, tuple[str, ...]]] = {
     "within a block": (named("resnet8x0.25"), "layer2.0.conv1", ("conv1.", "bn1.", "layer1.", "layer2.0.conv1.")),
 }
 
-Made = tuple[Branched, list[nn.Module], str, Callable[[str], bool]]
+BranchedNetwork = tuple[Branched, list[nn.Module], str, Callable[[str], bool]]
 
 
 @pytest.fixture(params=list(NETWORKS))
-def made(request: pytest.FixtureRequest) -> Made:
-    """A branched network of three; the three as plain networks, whose trunk is the first's; where; what is shared."""
+def branched_network(request: pytest.FixtureRequest) -> BranchedNetwork:
+    """A network of three branches, three plain networks with one trunk, the last shared layer, the sharing rule."""
     make, at, prefixes = NETWORKS[request.param]
     torch.manual_seed(2)
     plain = [make() for _ in range(3)]
@@ -145,72 +145,76 @@ def made(request: pytest.FixtureRequest) -> Made:
 
 
 def outputs(network: Branched, images: Tensor) -> list[Tensor]:
-    """Each branch's logits, and the sum's, in one pass."""
-    found: dict[str, Tensor] = {}
+    """The logits of each branch and of the gated sum, in one pass."""
+    actual_outputs: dict[str, Tensor] = {}
     handles = [
-        branch.register_forward_hook(lambda _, __, given, n=n: found.__setitem__(str(n), given))
+        branch.register_forward_hook(lambda _, __, output, n=n: actual_outputs.__setitem__(str(n), output))
         for n, branch in enumerate(network.branches)
     ]
-    together = network(images)
+    combined = network(images)
     for handle in handles:
         handle.remove()
-    return [*(found[str(n)] for n in range(len(network.branches))), together]
+    return [*(actual_outputs[str(n)] for n in range(len(network.branches))), combined]
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_every_branch_is_a_plain_network_with_the_first_ones_trunk(made: Made, training: bool) -> None:
-    network, plain, _, _ = made
+def test_each_branch_equals_a_plain_network_with_the_shared_trunk(
+    branched_network: BranchedNetwork, training: bool
+) -> None:
+    network, plain, _, _ = branched_network
     network.train(training)
     images = torch.rand(6, 1, 8, 8)
     for _ in range(2):
-        *logits, together = outputs(network, images)
-        for mine, theirs in zip(logits, plain, strict=True):
-            torch.testing.assert_close(mine, theirs.train(training)(images))
+        *logits, combined = outputs(network, images)
+        for actual, reference in zip(logits, plain, strict=True):
+            torch.testing.assert_close(actual, reference.train(training)(images))
         assert not any(torch.allclose(a, b) for a, b in itertools.combinations(logits, 2))
-        assert together.shape == (6, 4)
+        assert combined.shape == (6, 4)
 
 
-def test_the_sum_is_gated_per_sample(made: Made) -> None:
-    network, plain, _, _ = made
+def test_logits_are_the_gated_sum_per_sample(branched_network: BranchedNetwork) -> None:
+    network, plain, _, _ = branched_network
     gates = torch.rand(6, 3)
     network.gate.register_forward_hook(lambda *_: gates)
     images = torch.rand(6, 1, 8, 8)
-    *_, together = outputs(network.eval(), images)
-    each = [p.eval()(images) for p in plain]
-    expected = [[sum(float(gates[n, i]) * each[i][n, c].item() for i in range(3)) for c in range(4)] for n in range(6)]
-    torch.testing.assert_close(together, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    *_, combined = outputs(network.eval(), images)
+    member_logits = [p.eval()(images) for p in plain]
+    expected = [
+        [sum(float(gates[n, i]) * member_logits[i][n, c].item() for i in range(3)) for c in range(4)] for n in range(6)
+    ]
+    torch.testing.assert_close(combined, torch.tensor(expected), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_gate_is_given_what_the_last_shared_layer_gave(made: Made, training: bool) -> None:
-    """Before anything changed it in place."""
-    network, plain, at, _ = made
+def test_the_gate_receives_the_trunk_output(branched_network: BranchedNetwork, training: bool) -> None:
+    """Before it is overwritten in place."""
+    network, plain, at, _ = branched_network
     images = torch.rand(6, 1, 8, 8)
-    seen: list[Tensor] = []
-    network.gate.register_forward_pre_hook(lambda _, taken: seen.append(taken[0].clone()))
+    captured: list[Tensor] = []
+    network.gate.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].clone()))
     network.train(training)(images)
     expected: list[Tensor] = []
 
-    def keep(_: nn.Module, __: Any, given: Any) -> None:
-        expected.append((given[0] if isinstance(given, tuple) else given).clone())
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        expected.append((output[0] if isinstance(output, tuple) else output).clone())
 
     plain[0].train(training).get_submodule(at).register_forward_hook(keep)
     plain[0](images)
-    torch.testing.assert_close(seen[0], expected[0])
+    torch.testing.assert_close(captured[0], expected[0])
 
 
-def test_dropout_in_place_drops_in_its_own_branch_alone() -> None:
-    """In eval mode, in which the network is looked at, it changes nothing in place."""
+def test_in_place_dropout_is_independent_per_branch() -> None:
+    """In eval mode, in which the network is traced, dropout does not overwrite its input."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Dropout(0.5, inplace=True), nn.Linear(30, 4))
     branched = apply(network, EXAMPLE, at="1", branches=3)
-    kept: list[Tensor] = []
-    branched.gate.register_forward_pre_hook(lambda _, taken: kept.append(taken[0].clone()))
+    captured: list[Tensor] = []
+    branched.gate.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].clone()))
     for branch in branched.branches:
-        branch.get_submodule("3").register_forward_pre_hook(lambda _, taken: kept.append(taken[0].clone()))
+        branch.get_submodule("3").register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].clone()))
     images = torch.rand(6, 1, 8, 8)
     branched.train()(images)
-    *dropped, shared = kept
+    *dropped, shared = captured
     torch.testing.assert_close(shared, network[1](images.flatten(1)))
     for one in dropped:
         torch.testing.assert_close(one, torch.where(one == 0, 0.0, 2 * shared))
@@ -218,7 +222,7 @@ def test_dropout_in_place_drops_in_its_own_branch_alone() -> None:
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(dropped, 2))
 
 
-def test_looking_at_a_network_draws_no_random_number() -> None:
+def test_tracing_draws_no_random_numbers() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Dropout(0.5), nn.Linear(30, 4)).train()
     states = []
     for dropout in (0.5, 0.0):
@@ -229,30 +233,30 @@ def test_looking_at_a_network_draws_no_random_number() -> None:
     assert torch.equal(*states)
 
 
-def test_the_trunks_gradient_is_the_sum_of_the_branches(made: Made) -> None:
-    network, plain, _, shared = made
+def test_trunk_gradient_is_the_sum_over_branches(branched_network: BranchedNetwork) -> None:
+    network, plain, _, shared = branched_network
     network.train()
     images, factors = torch.rand(6, 1, 8, 8), [torch.randn(6, 4) for _ in range(3)]
     *logits, _ = outputs(network, images)
     sum((f * z).sum() for f, z in zip(factors, logits, strict=True)).backward()  # type: ignore[union-attr]
-    for factor, theirs in zip(factors, plain, strict=True):
-        (factor * theirs.train()(images)).sum().backward()
-    own = [dict(branch.named_parameters()) for branch in network.branches]
+    for factor, reference in zip(factors, plain, strict=True):
+        (factor * reference.train()(images)).sum().backward()
+    parameters = [dict(branch.named_parameters()) for branch in network.branches]
     for name in dict(plain[0].named_parameters()):
-        theirs_of = [p.get_parameter(name).grad for p in plain]
-        assert all(gradient is not None for gradient in theirs_of)
+        gradients = [p.get_parameter(name).grad for p in plain]
+        assert all(gradient is not None for gradient in gradients)
         if shared(name):
-            total = sum(gradient for gradient in theirs_of if gradient is not None)
-            torch.testing.assert_close(own[0][name].grad, total, rtol=1e-3, atol=1e-4)
-            assert all(name not in others or others[name] is own[0][name] for others in own[1:])
+            total = sum(gradient for gradient in gradients if gradient is not None)
+            torch.testing.assert_close(parameters[0][name].grad, total, rtol=1e-3, atol=1e-4)
+            assert all(name not in others or others[name] is parameters[0][name] for others in parameters[1:])
         else:
-            for mine, gradient in zip(own, theirs_of, strict=True):
-                torch.testing.assert_close(mine[name].grad, gradient, rtol=1e-3, atol=1e-4)
-    assert all(p.grad is None for p in network.gate.parameters())  # which had no part in this
+            for actual, gradient in zip(parameters, gradients, strict=True):
+                torch.testing.assert_close(actual[name].grad, gradient, rtol=1e-3, atol=1e-4)
+    assert all(p.grad is None for p in network.gate.parameters())  # the gate was not used
 
 
-def test_the_gated_sum_reaches_trunk_branches_and_gate(made: Made) -> None:
-    network = made[0].train()
+def test_all_parameters_get_gradients_from_the_gated_sum(branched_network: BranchedNetwork) -> None:
+    network = branched_network[0].train()
     network(torch.rand(6, 1, 8, 8)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -260,54 +264,54 @@ def test_the_gated_sum_reaches_trunk_branches_and_gate(made: Made) -> None:
     assert all(any(bool(p.grad.any()) for p in part.parameters()) for part in (*network.branches, network.gate))
 
 
-def test_the_gates_choice_reaches_the_trunk(made: Made) -> None:
-    """Where the branches' answers hold still, the trunk learns through the gate alone."""
-    network, _, _, shared = made
+def test_the_trunk_gets_gradients_through_the_gate(branched_network: BranchedNetwork) -> None:
+    """With detached logits, the trunk gets gradients only through the gate."""
+    network, _, _, shared = branched_network
     for branch in network.branches:
-        branch.register_forward_hook(lambda _, __, given: given.detach())
+        branch.register_forward_hook(lambda _, __, output: output.detach())
     network.train()(torch.rand(6, 1, 8, 8)).square().sum().backward()
     trunk = [p.grad for name, p in network.branches[0].named_parameters() if shared(name) and name != "token"]
     assert all(gradient is not None for gradient in trunk)
     assert any(bool(gradient.any()) for gradient in trunk if gradient is not None)
 
 
-def test_the_trunk_runs_once_and_counts_once(made: Made) -> None:
-    network, plain, _, shared = made
+def test_the_trunk_runs_once_and_updates_its_statistics_once(branched_network: BranchedNetwork) -> None:
+    network, plain, _, shared = branched_network
     calls: dict[str, int] = {}
     for name, module in network.named_modules():
         if not list(module.children()) and list(module.parameters()):
             module.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
     images = torch.rand(6, 1, 8, 8)
     network.train()(images)
-    for theirs in plain:
-        theirs.train()(images)
+    for reference in plain:
+        reference.train()(images)
     runs = {name: 2 if name.endswith("twice") else 1 for name in calls}
     assert calls == runs
     firsts = {name.removeprefix("branches.0.") for name in calls if name.startswith("branches.0.")}
     for n in (1, 2):
-        mine = {name.removeprefix(f"branches.{n}.") for name in calls if name.startswith(f"branches.{n}.")}
-        assert mine == {name for name in firsts if not shared(f"{name}.")}
-    # running statistics are those of each plain network alone, the trunk's and the branches' own
-    for n, theirs in enumerate(plain):
-        mine_state, state = network.branches[n].state_dict(), theirs.state_dict()
+        actual = {name.removeprefix(f"branches.{n}.") for name in calls if name.startswith(f"branches.{n}.")}
+        assert actual == {name for name in firsts if not shared(f"{name}.")}
+    # The running statistics equal those of the plain networks.
+    for n, reference in enumerate(plain):
+        branch_state, state = network.branches[n].state_dict(), reference.state_dict()
         for key in (key for key in state if "running" in key or "tracked" in key):
-            if key in mine_state:
-                torch.testing.assert_close(mine_state[key], state[key])
+            if key in branch_state:
+                torch.testing.assert_close(branch_state[key], state[key])
             else:
                 assert n > 0
                 assert shared(key)
 
 
-def test_the_first_branch_keeps_its_own_layers_and_key_names(made: Made) -> None:
-    network, plain, _, shared = made
+def test_the_first_branch_keeps_its_layers_and_keys(branched_network: BranchedNetwork) -> None:
+    network, plain, _, shared = branched_network
     assert list(network.branches[0].state_dict()) == list(plain[0].state_dict())
-    for branch, theirs in zip(list(network.branches)[1:], plain[1:], strict=True):
-        expected = {key for key in theirs.state_dict() if not shared(key) or key == "token"}
+    for branch, reference in zip(list(network.branches)[1:], plain[1:], strict=True):
+        expected = {key for key in reference.state_dict() if not shared(key) or key == "token"}
         assert set(branch.state_dict()) == expected
 
 
-def test_the_released_branch_is_a_plain_network(made: Made) -> None:
-    network, plain, _, _ = made
+def test_the_released_branch_is_a_plain_network(branched_network: BranchedNetwork) -> None:
+    network, plain, _, _ = branched_network
     images = torch.rand(6, 1, 8, 8)
     network.train()(images)
     plain[0].train()(images)
@@ -324,9 +328,9 @@ def test_the_released_branch_is_a_plain_network(made: Made) -> None:
     assert applied_operations(alone) == []
 
 
-def test_the_first_branch_alone_leaves_the_whole_as_it_was(made: Made) -> None:
-    """It is judged by itself in training: nothing is kept of that pass."""
-    network, plain, _, _ = made
+def test_running_the_first_branch_alone_has_no_side_effects(branched_network: BranchedNetwork) -> None:
+    """It is evaluated alone during training; nothing is stored in that pass."""
+    network, plain, _, _ = branched_network
     network.eval()
     images = torch.rand(6, 1, 8, 8)
     before = network(images)
@@ -335,24 +339,24 @@ def test_the_first_branch_alone_leaves_the_whole_as_it_was(made: Made) -> None:
     assert network._trunk_outputs == {}
 
 
-def test_a_copy_is_a_network_of_its_own(made: Made) -> None:
-    network = made[0].eval()
+def test_a_deep_copy_is_independent(branched_network: BranchedNetwork) -> None:
+    network = branched_network[0].eval()
     images = torch.rand(6, 1, 8, 8)
     expected = network(images)
-    twin = copy.deepcopy(network)
-    assert torch.equal(twin(images), expected)
+    copied = copy.deepcopy(network)
+    assert torch.equal(copied(images), expected)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-    assert torch.equal(twin(images), expected)
+    assert torch.equal(copied(images), expected)
     assert not torch.equal(network(images), expected)
-    alone = twin.release()
+    alone = copied.release()
     assert not any(m._forward_hooks for m in alone.modules())
     assert any(m._forward_hooks for m in network.branches[0].modules())
 
 
-def test_after_an_error_it_works_again(made: Made) -> None:
-    network = made[0].eval()
+def test_the_network_works_after_an_error(branched_network: BranchedNetwork) -> None:
+    network = branched_network[0].eval()
     images = torch.rand(6, 1, 8, 8)
     expected = network(images)
     with pytest.raises(RuntimeError):
@@ -360,40 +364,40 @@ def test_after_an_error_it_works_again(made: Made) -> None:
     assert torch.equal(network(images), expected)
 
 
-def test_other_batch_sizes_and_modes_after_the_trace(made: Made) -> None:
-    network, plain, _, _ = made
+def test_other_batch_sizes_and_modes_after_tracing(branched_network: BranchedNetwork) -> None:
+    network, plain, _, _ = branched_network
     assert all(module.training for module in network.modules())
     network.branches[1].eval()
-    operated = apply(made[1][0].train(), EXAMPLE, at=made[2])
-    assert all(module.training for module in operated.modules())
+    branched = apply(branched_network[1][0].train(), EXAMPLE, at=branched_network[2])
+    assert all(module.training for module in branched.modules())
     for size in (3, 1, 9):
         images = torch.rand(size, 1, 8, 8)
         torch.testing.assert_close(outputs(network.eval(), images)[0], plain[0].eval()(images))
 
 
-# --- made again
+# --- rebuilt from a file
 
 
-def test_it_is_made_again_from_what_it_tells(made: Made) -> None:
-    network, plain, at, _ = made
+def test_it_is_rebuilt_from_its_recorded_operations(branched_network: BranchedNetwork) -> None:
+    network, plain, at, _ = branched_network
     assert applied_operations(network) == [{"operation": "branch", "at": at, "branches": 3}]
-    told = applied_operations(network)
-    again = reapply(copy.deepcopy(plain[1]), told, EXAMPLE)
-    assert told == applied_operations(network) == applied_operations(again)
-    assert list(again.state_dict()) == list(network.state_dict())
-    again.load_state_dict(network.state_dict())
+    operations = applied_operations(network)
+    rebuilt = reapply(copy.deepcopy(plain[1]), operations, EXAMPLE)
+    assert operations == applied_operations(network) == applied_operations(rebuilt)
+    assert list(rebuilt.state_dict()) == list(network.state_dict())
+    rebuilt.load_state_dict(network.state_dict())
     images = torch.rand(6, 1, 8, 8)
-    assert torch.equal(again.eval()(images), network.eval()(images))
+    assert torch.equal(rebuilt.eval()(images), network.eval()(images))
 
 
-def test_a_plain_network_tells_nothing_and_nothing_is_done_to_it() -> None:
+def test_a_plain_network_has_no_operations() -> None:
     network = sequential()
     assert applied_operations(network) == []
     assert reapply(network, [], EXAMPLE) is network
 
 
 PLAIN: dict[str, Any] = {"operation": "branch", "at": "layer1", "branches": 2}
-HOSTILE: dict[str, tuple[Any, tuple[str, ...]]] = {
+INVALID_OPERATIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "an unknown operation": ([{"operation": "brnch"}], ("unknown operation", "'brnch'", "did you mean 'branch'?")),
     "a module of python": ([{"operation": "os"}], ("unknown operation", "'os'")),
     "this folder": ([{"operation": "__init__"}], ("unknown operation",)),
@@ -428,8 +432,8 @@ HOSTILE: dict[str, tuple[Any, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("surgery", "pieces"), HOSTILE.values(), ids=list(HOSTILE))
-def test_a_file_that_tells_of_impossible_surgery(
+@pytest.mark.parametrize(("surgery", "pieces"), INVALID_OPERATIONS.values(), ids=list(INVALID_OPERATIONS))
+def test_invalid_operations_in_a_file_raise(
     surgery: Any, pieces: tuple[str, ...], tiny_data: Data, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     module = named("resnet8x0.25")()
@@ -439,7 +443,7 @@ def test_a_file_that_tells_of_impossible_surgery(
         open_model(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", tiny_data)
 
 
-def test_a_file_that_tells_of_surgery_is_opened(tiny_data: Data, tmp_path: Path) -> None:
+def test_a_file_with_operations_is_opened(tiny_data: Data, tmp_path: Path) -> None:
     network = apply(named("resnet8x0.25")(), EXAMPLE, at="layer1", branches=2).eval()
     save_weights(tmp_path / "w.safetensors", network, {"surgery": [PLAIN], "mean": [0.0], "std": [1.0]})
     opened = open_model(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", tiny_data).eval()
@@ -450,7 +454,7 @@ def test_a_file_that_tells_of_surgery_is_opened(tiny_data: Data, tmp_path: Path)
 # --- the gate
 
 
-def test_a_gates_rows_add_up_to_1() -> None:
+def test_gate_weights_sum_to_1() -> None:
     torch.manual_seed(0)
     gate = Gate(5, 3).train()
     for shared in (torch.randn(7, 5, 4, 4), torch.randn(7, 9, 5), torch.randn(7, 5)):
@@ -461,7 +465,7 @@ def test_a_gates_rows_add_up_to_1() -> None:
         assert not torch.allclose(gates, torch.full((7, 3), 1 / 3))
 
 
-def test_a_gate_is_a_pooled_linear_norm_relu_softmax() -> None:
+def test_the_gate_is_pool_linear_norm_relu_softmax() -> None:
     torch.manual_seed(0)
     gate = Gate(5, 3).train()
     nn.init.uniform_(gate.norm.weight, 0.5, 1.5)
@@ -472,15 +476,15 @@ def test_a_gate_is_a_pooled_linear_norm_relu_softmax() -> None:
     z = pooled.double() @ gate.linear.weight.double().T + gate.linear.bias.double()
     normed = (z - z.mean(0)) / (z.var(0, unbiased=False) + gate.norm.eps).sqrt()
     normed = normed * gate.norm.weight.double() + gate.norm.bias.double()
-    powers = torch.where(normed > 0, normed, 0.0).exp()
-    expected = (powers / powers.sum(1, keepdim=True)).float()
+    exponentials = torch.where(normed > 0, normed, 0.0).exp()
+    expected = (exponentials / exponentials.sum(1, keepdim=True)).float()
     assert (normed < 0).any()
     for shared in (pooled, maps, maps.flatten(2).transpose(1, 2)):
         torch.testing.assert_close(gate(shared), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("branches", [2, 3, 5])
-def test_where_the_norm_gives_nothing_above_0_all_branches_weigh_the_same(branches: int) -> None:
+def test_gate_weights_are_uniform_if_no_activation_is_positive(branches: int) -> None:
     gate = Gate(4, branches)
     gate.norm.bias.data.fill_(-50)
     expected = torch.full((6, branches), 1 / branches)
@@ -506,14 +510,14 @@ def test_where_the_norm_gives_nothing_above_0_all_branches_weigh_the_same(branch
         ),
     ],
 )
-def test_where_it_cannot_be_branched(
+def test_layers_that_cannot_be_branched_raise(
     make: Callable[[], nn.Module], at: str, pieces: tuple[str, ...], refused: Callable[..., Any]
 ) -> None:
     with refused(*pieces):
         apply(make(), EXAMPLE, at=at)
 
 
-def test_branches_are_branched_no_further(refused: Callable[..., Any]) -> None:
+def test_branching_a_branched_network_raises(refused: Callable[..., Any]) -> None:
     network = apply(Vit(), EXAMPLE, at="blocks.0", branches=2)
     with refused("Branched has branches already"):
         apply(network, EXAMPLE, at="branches.0.blocks.1")
@@ -525,30 +529,30 @@ def test_branches_are_branched_no_further(refused: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_compiled_it_gives_the_same(training: bool) -> None:
-    """Through Dynamo alone, which needs no compiler."""
+def test_compiled_outputs_equal_eager_outputs(training: bool) -> None:
+    """With Dynamo only, which needs no C++ compiler."""
     torch.manual_seed(0)
     roles = {f"branch{n}": f"branches.{n}" for n in range(3)}
     networks = [Overwriting() for _ in range(3)]
     network = apply(networks[0], EXAMPLE, at="bn2", branches=3, others=networks[1:]).train(training)
     eager, compiled = (Tapped(copy.deepcopy(network), roles=roles) for _ in range(2))
     compiled.compile(backend="eager")
-    images, asked = torch.rand(6, 1, 8, 8), ("logits", *roles)
+    images, requested = torch.rand(6, 1, 8, 8), ("logits", *roles)
     for _ in range(2):
-        found, expected = compiled.tap(images, asked), eager.tap(images, asked)
-        for role in asked:
-            torch.testing.assert_close(found[role], expected[role])
-        for answers in (found, expected):
-            sum(answers[role].square().sum() for role in asked).backward()  # type: ignore[union-attr]
-        for mine, theirs in zip(compiled.parameters(), eager.parameters(), strict=True):
-            torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)
-        for counted, expected_count in zip(compiled.buffers(), eager.buffers(), strict=True):
-            torch.testing.assert_close(counted, expected_count)
+        actual_outputs, expected = compiled.tap(images, requested), eager.tap(images, requested)
+        for role in requested:
+            torch.testing.assert_close(actual_outputs[role], expected[role])
+        for values in (actual_outputs, expected):
+            sum(values[role].square().sum() for role in requested).backward()  # type: ignore[union-attr]
+        for actual, reference in zip(compiled.parameters(), eager.parameters(), strict=True):
+            torch.testing.assert_close(actual.grad, reference.grad, rtol=1e-4, atol=1e-5)
+        for actual_buffer, expected_buffer in zip(compiled.buffers(), eager.buffers(), strict=True):
+            torch.testing.assert_close(actual_buffer, expected_buffer)
     compiled.uncompile()
 
 
-def test_code_may_ask_a_replaced_layer_for_its_attributes() -> None:
-    class Asking(nn.Module):
+def test_replaced_layers_have_the_attributes_of_the_original() -> None:
+    class ReadsAttributes(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.stem = nn.Sequential()
@@ -561,6 +565,6 @@ def test_code_may_ask_a_replaced_layer_for_its_attributes() -> None:
             y: Tensor = self.head(self.body(self.stem(x)).mean((2, 3)))
             return y
 
-    network = apply(Asking(), torch.rand(2, 1, 8, 8), at="stem")
+    network = apply(ReadsAttributes(), torch.rand(2, 1, 8, 8), at="stem")
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 2)
     assert copy.deepcopy(network)(torch.rand(2, 1, 8, 8)).shape == (2, 2)

@@ -1,4 +1,4 @@
-"""The networks of a cohort: copies with weights of their own, or a refusal."""
+"""The networks of a cohort: copies with new weights, warnings and errors."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def cohort(network: nn.Module, count: int = 3) -> list[Tapped]:
 
 
 def equal(a: nn.Module, b: nn.Module) -> list[str]:
-    there = dict(b.named_parameters())
-    return [name for name, value in a.named_parameters() if torch.equal(value, there[name])]
+    other_parameters = dict(b.named_parameters())
+    return [name for name, value in a.named_parameters() if torch.equal(value, other_parameters[name])]
 
 
 def norms() -> nn.Module:
@@ -53,20 +53,20 @@ def zoo(name: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("make", [mlp, norms, attention, recurrent, embedding])
-def test_untrained_networks_are_drawn_anew_without_a_warning(make: Callable[[], nn.Module]) -> None:
+def test_untrained_networks_are_reinitialised_without_a_warning(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network = make()
     before = copy.deepcopy(network.state_dict())
-    first, *others = cohort(network)
+    first, *copies = cohort(network)
     assert first.module is network
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    for other in others:
+    for other in copies:
         assert all((value == value.flatten()[0]).all() for name in equal(first, other) for value in [before[name[7:]]])
-    assert set(equal(first, others[0])) == set(equal(*others))
+    assert set(equal(first, copies[0])) == set(equal(*copies))
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn-10-1"])
-def test_a_zoo_network_is_drawn_as_a_new_one_of_the_same_seed(name: str) -> None:
+def test_copies_of_built_in_networks_equal_new_networks_of_the_same_seed(name: str) -> None:
     make = CopyFactory(Tapped(zoo(name)))
     make()
     torch.manual_seed(5)
@@ -86,33 +86,33 @@ def test_false_warnings_are_rare() -> None:
 
 @pytest.mark.parametrize("parametrisation", [weight_norm, spectral_norm, orthogonal])
 @pytest.mark.parametrize("bias", [True, False])
-def test_weights_that_no_reset_draws_are_refused(parametrisation: Any, bias: bool, refused: Any) -> None:
+def test_weights_that_no_reset_initialises_raise(parametrisation: Any, bias: bool, refused: Any) -> None:
     network = nn.Sequential(nn.Flatten(), parametrisation(nn.Linear(64, 10, bias=bias)))
     with refused("cohort", "'1.parametrizations.weight.original", "give a function that returns the network"):
         cohort(network)
 
 
 class OwnParameter(nn.Module):
-    def __init__(self, value: Tensor, learns: bool = True) -> None:
+    def __init__(self, value: Tensor, trainable: bool = True) -> None:
         super().__init__()
         self.fc = nn.Linear(64, 10)
-        self.own = nn.Parameter(value, requires_grad=learns)
+        self.own = nn.Parameter(value, requires_grad=trainable)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.fc(images.flatten(1))
         return logits + self.own.sum()
 
 
-def test_a_parameter_outside_of_any_layer_is_refused_if_it_was_drawn(refused: Any) -> None:
+def test_a_random_parameter_outside_of_any_layer_raises(refused: Any) -> None:
     with refused("OwnParameter", "'own'", "give a function"):
         cohort(OwnParameter(torch.randn(4, 4)))
-    for by_design in (torch.zeros(1, 1, 8), torch.ones(10), torch.tensor(0.5)):
-        first, second = cohort(OwnParameter(by_design), 2)
+    for value in (torch.zeros(1, 1, 8), torch.ones(10), torch.tensor(0.5)):
+        first, second = cohort(OwnParameter(value), 2)
         assert equal(first, second) == ["module.own"]
-    assert equal(*cohort(OwnParameter(torch.randn(4), learns=False), 2)) == ["module.own"]  # not to be trained at all
+    assert equal(*cohort(OwnParameter(torch.randn(4), trainable=False), 2)) == ["module.own"]  # frozen parameters
 
 
-def test_a_reset_of_the_networks_own_comes_last() -> None:
+def test_the_reset_of_the_network_runs_last() -> None:
     class Identity(OwnParameter):
         def reset_parameters(self) -> None:
             nn.init.eye_(self.own)
@@ -124,13 +124,13 @@ def test_a_reset_of_the_networks_own_comes_last() -> None:
     assert equal(first, second) == ["module.own", "module.fc.bias"]
 
 
-def test_a_reset_that_fails_or_a_network_that_cannot_be_copied_is_refused(refused: Any) -> None:
-    class Strange(OwnParameter):
+def test_a_failing_reset_or_copy_raises(refused: Any) -> None:
+    class FailingReset(OwnParameter):
         def reset_parameters(self, scale: float) -> None:
             raise AssertionError
 
-    with refused("reset_parameters() of Strange fails", "'scale'", "give a function"):
-        cohort(Strange(torch.zeros(1)))
+    with refused("reset_parameters() of FailingReset fails", "'scale'", "give a function"):
+        cohort(FailingReset(torch.zeros(1)))
     with pytest.warns(FutureWarning):
         old = nn.Sequential(nn.Flatten(), nn.utils.weight_norm(nn.Linear(64, 10)))
     with refused("Sequential cannot be copied", "give a function"):
@@ -154,17 +154,17 @@ def no_bias(layer: nn.Linear) -> None:
 
 
 @pytest.mark.parametrize("initialise", [xavier, orthogonal_, small, no_bias])
-def test_one_warning_says_that_an_own_initialisation_is_lost(initialise: Callable[[nn.Linear], None]) -> None:
+def test_a_lost_initialisation_warns_once(initialise: Callable[[nn.Linear], None]) -> None:
     torch.manual_seed(0)
     network = mlp()
     initialise(network[1])
-    with pytest.warns(TutelageWarning, match="other networks of this cohort.*'1.*lost.*give a function") as said:
+    with pytest.warns(TutelageWarning, match="other networks of this cohort.*'1.*lost.*give a function") as caught:
         cohort(network, 4)
-    assert len(said) == 1
+    assert len(caught) == 1
 
 
 @pytest.mark.parametrize("make", [mlp, norms])
-def test_one_warning_says_that_training_is_lost(make: Callable[[], nn.Module]) -> None:
+def test_lost_training_warns_once(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network = make()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
@@ -173,14 +173,14 @@ def test_one_warning_says_that_training_is_lost(make: Callable[[], nn.Module]) -
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(images), labels).backward()
         optimizer.step()
-    with pytest.warns(TutelageWarning, match="training or initialisation is lost") as said:
+    with pytest.warns(TutelageWarning, match="training or initialisation is lost") as caught:
         first, second, _ = cohort(network)
-    assert len(said) == 1
+    assert len(caught) == 1
     assert first.module is network
     assert not second.module.state_dict().get("1.running_mean", torch.zeros(1)).any()
 
 
-def test_a_copy_starts_from_what_the_first_held_before_its_training() -> None:
+def test_a_copy_starts_from_the_initial_state_of_the_first() -> None:
     network = OwnParameter(torch.ones(3))
     make = CopyFactory(Tapped(network))
     first = make()
@@ -190,7 +190,7 @@ def test_a_copy_starts_from_what_the_first_held_before_its_training() -> None:
     assert torch.equal(network.own, torch.full((3,), 7.0))
 
 
-def test_a_network_that_was_changed_since_is_refused(refused: Any) -> None:
+def test_a_network_changed_since_its_first_use_raises(refused: Any) -> None:
     network = mlp()
     make = CopyFactory(Tapped(network))
     make()
@@ -199,7 +199,7 @@ def test_a_network_that_was_changed_since_is_refused(refused: Any) -> None:
         make()
 
 
-def test_nothing_is_copied_for_a_single_network() -> None:
+def test_a_single_network_is_not_copied() -> None:
     class Counted(OwnParameter):
         def __deepcopy__(self, memo: Any) -> Counted:
             raise AssertionError("copied")
@@ -207,11 +207,11 @@ def test_nothing_is_copied_for_a_single_network() -> None:
     assert isinstance(CopyFactory(Tapped(Counted(torch.ones(1))))().module, Counted)
 
 
-def test_a_function_of_equal_networks_is_worth_one_warning() -> None:
+def test_a_function_that_returns_equal_weights_warns_once() -> None:
     network = mlp()
     make = ModelFactory(lambda: Tapped(copy.deepcopy(network)))
-    with pytest.warns(TutelageWarning, match="the same weights each time") as said:
+    with pytest.warns(TutelageWarning, match="the same weights each time") as caught:
         assert len([make() for _ in range(4)]) == 4
-    assert len(said) == 1
+    assert len(caught) == 1
     make = ModelFactory(lambda: Tapped(mlp()))
     assert equal(make(), make()) == []

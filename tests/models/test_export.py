@@ -30,7 +30,7 @@ def trained(tiny_model: Callable[..., Tapped]) -> Tapped:
     return model
 
 
-def test_onnxruntime_gives_the_same_logits_for_any_batch_from_one_file(
+def test_onnxruntime_logits_equal_torch_for_any_batch_size(
     trained: Tapped, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
     onnxruntime = needs_onnx()
@@ -57,7 +57,7 @@ def test_onnxruntime_gives_the_same_logits_for_any_batch_from_one_file(
         torch.testing.assert_close(torch.from_numpy(logits), trained(pixels).detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_the_file_names_classes_and_size_and_leaves_the_batch_free(trained: Tapped, tmp_path: Path) -> None:
+def test_metadata_has_classes_and_shape_and_the_batch_is_dynamic(trained: Tapped, tmp_path: Path) -> None:
     onnxruntime = needs_onnx()
     export_onnx(trained, (1, 8, 8), tmp_path / "s.onnx", classes=["a", "é", "c", "d"])
     session = onnxruntime.InferenceSession(str(tmp_path / "s.onnx"), providers=["CPUExecutionProvider"])
@@ -69,7 +69,7 @@ def test_the_file_names_classes_and_size_and_leaves_the_batch_free(trained: Tapp
     assert size == [1, 8, 8]
 
 
-def test_without_the_extra_it_names_the_command(
+def test_without_the_extra_the_error_names_the_command(
     trained: Tapped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
@@ -78,7 +78,7 @@ def test_without_the_extra_it_names_the_command(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_network_that_cannot_be_exported_is_named(
+def test_a_failed_export_raises_and_writes_no_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], refused: Any
 ) -> None:
     needs_onnx()
@@ -87,7 +87,7 @@ def test_a_network_that_cannot_be_exported_is_named(
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1) * len(set(x.flatten().tolist()))
 
-    with refused("Counting cannot be exported to ONNX: ", "data-dependent"):  # what went wrong, not where to report it
+    with refused("Counting cannot be exported to ONNX: ", "data-dependent"):  # the cause, not torch's advice
         export_onnx(Tapped(Counting()), (1, 2, 2), tmp_path / "student.onnx")
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().out == ""

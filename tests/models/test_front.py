@@ -1,4 +1,4 @@
-"""Fronts: half of an image hidden, before the first layer of any network, and the same again from a file."""
+"""Fronts: hiding half of each image before the first layer, and rebuilding from a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pixels(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("height", [8, 7, 2])
-def test_each_row_is_hidden_by_one_half_and_left_by_the_other(height: int) -> None:
+def test_each_row_is_hidden_by_exactly_one_half(height: int) -> None:
     images = pixels(3, 2, height, 5)
     upper, lower = occlude(images, "upper"), occlude(images, "lower")
     assert (upper[:, :, : height // 2] == 0).all()
@@ -38,20 +38,20 @@ def test_each_row_is_hidden_by_one_half_and_left_by_the_other(height: int) -> No
     assert torch.equal(upper + lower, images)
 
 
-def test_the_hidden_half_is_black_whatever_the_normalisation() -> None:
-    """It is what a network is given for pixels of 0, in each channel."""
+def test_the_hidden_half_is_black_after_normalisation() -> None:
+    """It equals the normalised value of pixels of 0 in each channel."""
     images = pixels(2, 3, 6, 6)
     mean, std = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.2, 0.4])
-    seen: list[torch.Tensor] = []
+    captured: list[torch.Tensor] = []
     network = nn.Sequential(nn.Conv2d(3, 4, 1))
-    network[0].register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
+    network[0].register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     black_model = Tapped(network, mean.tolist(), std.tolist())
     black_model(occlude(images, "lower"))
     fronted = nn.Sequential(nn.Conv2d(3, 4, 1))
     apply(fronted, images, kind="occlude", hidden="lower", fill=normalised_black(mean, std, 3))
-    fronted[0].register_forward_pre_hook(lambda _, taken: seen.append(taken[0]))
+    fronted[0].register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     Tapped(fronted, mean.tolist(), std.tolist())(images)
-    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(captured[0], captured[1])
     assert normalised_black(torch.tensor([0.5]), torch.tensor([0.25]), 3) == [-2.0, -2.0, -2.0]
 
 
@@ -60,7 +60,7 @@ def nested() -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["a module", "nn.Sequential"])
-def test_any_network_is_given_what_the_front_makes(kind: str, tiny_model: Callable[..., Tapped]) -> None:
+def test_the_network_receives_the_output_of_the_front(kind: str, tiny_model: Callable[..., Tapped]) -> None:
     network = (tiny_model().module if kind == "a module" else nested()).eval()
     plain, keys = copy.deepcopy(network), list(network.state_dict())
     apply(network, pixels(), **HALF)
@@ -70,15 +70,15 @@ def test_any_network_is_given_what_the_front_makes(kind: str, tiny_model: Callab
     assert torch.equal(copy.deepcopy(network)(pixels()), network(pixels()))
 
 
-def test_it_is_the_same_again_from_a_file(tiny_model: Callable[..., Tapped], tiny_data: Data, tmp_path: Path) -> None:
+def test_it_is_rebuilt_from_a_file(tiny_model: Callable[..., Tapped], tiny_data: Data, tmp_path: Path) -> None:
     network = apply(tiny_model(3).module, pixels(), **HALF).eval()
     save_weights(tmp_path / "w.safetensors", network, {"surgery": applied_operations(network)})
-    again = reapply(tiny_model(5).module, applied_operations(network), pixels())
-    load_weights(tmp_path / "w.safetensors", again)
-    assert torch.equal(again.eval()(pixels()), network(pixels()))
+    rebuilt = reapply(tiny_model(5).module, applied_operations(network), pixels())
+    load_weights(tmp_path / "w.safetensors", rebuilt)
+    assert torch.equal(rebuilt.eval()(pixels()), network(pixels()))
 
 
-def test_code_that_was_compiled_before_does_not_run_without_it(tiny_model: Callable[..., Tapped]) -> None:
+def test_code_compiled_before_does_not_skip_the_front(tiny_model: Callable[..., Tapped]) -> None:
     torch.compiler.reset()
     model = tiny_model().eval()
     model.compile(backend="eager")
@@ -93,7 +93,7 @@ def test_code_that_was_compiled_before_does_not_run_without_it(tiny_model: Calla
     torch.compiler.reset()
 
 
-def test_where_inputs_enter(tiny_model: Callable[..., Tapped], refused: Any) -> None:
+def test_input_layer(tiny_model: Callable[..., Tapped], refused: Any) -> None:
     assert input_layer(tiny_model().module) == ""
     assert input_layer(nested()) == "0.0"
     relu = nn.ReLU()
@@ -113,16 +113,14 @@ def test_where_inputs_enter(tiny_model: Callable[..., Tapped], refused: Any) -> 
         ({"fill": 0.5}, ["1 finite numbers", "0.5"]),
     ],
 )
-def test_settings_that_cannot_be(
+def test_invalid_settings_raise(
     settings: dict[str, Any], pieces: list[str], tiny_model: Callable[..., Tapped], refused: Any
 ) -> None:
     with refused(*pieces):
         apply(tiny_model().module, pixels(), **{**HALF, **settings})
 
 
-def test_inputs_that_are_no_images_and_a_second_front_are_refused(
-    tiny_model: Callable[..., Tapped], refused: Any
-) -> None:
+def test_inputs_other_than_images_and_a_second_front_raise(tiny_model: Callable[..., Tapped], refused: Any) -> None:
     with refused("shape (6,)", "two rows"):
         apply(nn.Sequential(nn.Linear(6, 2)), torch.rand(2, 6), **HALF)
     network = apply(tiny_model().module, pixels(), **HALF)
@@ -130,7 +128,7 @@ def test_inputs_that_are_no_images_and_a_second_front_are_refused(
         apply(network, pixels(), **HALF)
 
 
-def test_fronts_are_found_by_name() -> None:
+def test_kinds_are_found_by_name() -> None:
     assert "occlude" in fronts.kinds()
     assert all(
         callable(__import__(f"tutelage.models.fronts.{kind}", fromlist=["build"]).build) for kind in fronts.kinds()
@@ -138,7 +136,9 @@ def test_fronts_are_found_by_name() -> None:
 
 
 @pytest.mark.parametrize("value", [None, {"a": 1}, [[1.0]], [None], [0.0] * 5000])
-def test_a_file_holds_text_numbers_and_flat_lists(value: Any, tiny_model: Callable[..., Tapped], refused: Any) -> None:
+def test_settings_other_than_text_numbers_and_flat_lists_raise(
+    value: Any, tiny_model: Callable[..., Tapped], refused: Any
+) -> None:
     network = tiny_model().module
     with refused("operation 'front' cannot be repeated", "'fill'", "a list of at most 4096"):
         reapply(network, [{"operation": "front", "kind": "occlude", "hidden": "upper", "fill": value}], pixels())

@@ -1,4 +1,4 @@
-"""Generators, and how a generator is wrapped."""
+"""Image generators and their wrapper ``Generator``."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (1, 5, 7), (3, 24, 48), (2, 1, 1)
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("make", [DCGAN, MLPGenerator])
-def test_images_of_any_shape_in_the_range_of_pixels(make: Any, shape: tuple[int, int, int]) -> None:
+def test_images_have_the_requested_shape_and_range(make: Any, shape: tuple[int, int, int]) -> None:
     generator = make(shape, width=0.1, latent=7)
     images = generator(30 * torch.randn(3, 7))
     assert images.shape == (3, *shape)
     assert 0 <= images.min() < images.max() <= 1
 
 
-def test_the_student_of_the_paper_has_its_size() -> None:
-    """2.2 million parameters and multiply-adds for 32 pixels and colour."""
+def test_parameter_count_of_the_paper() -> None:
+    """2.2 million for colour images of 32x32 pixels."""
     count = sum(p.numel() for p in MLPGenerator((3, 32, 32)).parameters())
     assert count == pytest.approx(2.2e6, rel=0.02)
     layers = [m for m in DCGAN((3, 32, 32)).modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)]
@@ -37,12 +37,12 @@ def test_the_student_of_the_paper_has_its_size() -> None:
 
 
 @pytest.mark.parametrize("make", [DCGAN, MLPGenerator])
-def test_no_width_no_network(make: Any, refused: Any) -> None:
+def test_a_too_small_width_raises(make: Any, refused: Any) -> None:
     with refused("width", "take a larger one"):
         make((1, 8, 8), width=0.0001)
 
 
-# --- wrapped
+# --- Generator
 
 
 class Line(nn.Module):
@@ -56,14 +56,14 @@ class Line(nn.Module):
         return torch.sigmoid(self.drop(self.linear(z))).view(-1, 1, 2, 2)
 
 
-def test_what_has_a_latent_is_wrapped_as_a_generator() -> None:
+def test_a_module_with_latent_is_wrapped_as_a_generator() -> None:
     assert isinstance(wrapped(Line()), Generator)
     classifier = wrapped(ResNet(8, 4, 1), [0.4], [0.3])
     assert type(classifier) is Tapped
     assert classifier.mean.item() == pytest.approx(0.4)
 
 
-def test_as_many_images_as_inputs_from_the_global_generator() -> None:
+def test_tap_draws_one_latent_per_input_from_the_global_generator() -> None:
     generator = Generator(Line()).eval()
     torch.manual_seed(3)
     outputs = generator.tap(torch.zeros(5, 1, 2, 2), ("image",))
@@ -77,7 +77,7 @@ def test_as_many_images_as_inputs_from_the_global_generator() -> None:
     assert generator.passes == 10
 
 
-def test_samples_are_those_of_their_seed_and_move_nothing() -> None:
+def test_samples_depend_on_the_seed_and_have_no_side_effects() -> None:
     generator = Generator(Line()).train()
     before = torch.get_rng_state()
     first, second = (generator.sample(1025, torch.Generator().manual_seed(1)) for _ in range(2))
@@ -90,7 +90,7 @@ def test_samples_are_those_of_their_seed_and_move_nothing() -> None:
     assert not torch.equal(first, other)
 
 
-def test_a_generator_has_no_logits_and_no_stages(refused: Any) -> None:
+def test_logits_and_stages_raise(refused: Any) -> None:
     generator = Generator(Line())
     for role in ("logits", "embedding", "stage1"):
         with refused("Line is a generator", role, "akdg"):
@@ -101,15 +101,15 @@ def test_a_generator_has_no_logits_and_no_stages(refused: Any) -> None:
         generator(torch.zeros(2, 1, 2, 2))
 
 
-def test_a_copy_is_a_generator_too() -> None:
+def test_a_copy_is_a_generator() -> None:
     generator = Generator(Line())
-    again = copy.deepcopy(generator)
-    assert isinstance(again, Generator)
-    drawn = [g.sample(2, torch.Generator().manual_seed(0)) for g in (generator, again)]
-    assert torch.equal(*drawn)
+    copied = copy.deepcopy(generator)
+    assert isinstance(copied, Generator)
+    samples = [g.sample(2, torch.Generator().manual_seed(0)) for g in (generator, copied)]
+    assert torch.equal(*samples)
 
 
-def test_a_classifier_with_a_latent_is_no_generator() -> None:
+def test_a_classifier_with_an_attribute_latent_is_no_generator() -> None:
     from tutelage.models.generator import Generator
     from tutelage.models.tapped import Tapped
 

@@ -1,4 +1,4 @@
-"""Networks joined by a linear classifier on their embeddings at length 1."""
+"""Networks joined by a linear classifier on their normalised embeddings."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def pixels() -> Tensor:
 
 def test_logits_are_linear_in_both_embeddings(tiny_model: Net) -> None:
     first, second = (tiny_model(seed).eval() for seed in (1, 2))
-    each = [model.tap(pixels(), ("embedding",))["embedding"] for model in (first, second)]
+    embeddings = [model.tap(pixels(), ("embedding",))["embedding"] for model in (first, second)]
     joined = apply(first.module, first.normalised(pixels()), others=[second.module])
-    side_by_side = torch.cat([vectors / vectors.norm(dim=1, keepdim=True) for vectors in each], 1)
-    expected = side_by_side @ joined.classifier.weight.T + joined.classifier.bias
+    concatenated = torch.cat([vectors / vectors.norm(dim=1, keepdim=True) for vectors in embeddings], 1)
+    expected = concatenated @ joined.classifier.weight.T + joined.classifier.bias
     torch.testing.assert_close(joined(first.normalised(pixels())), expected)
-    assert joined.classifier.weight.shape == (4, side_by_side.shape[1])
+    assert joined.classifier.weight.shape == (4, concatenated.shape[1])
 
 
-def test_the_classifiers_input_is_the_embedding_that_is_tapped(tiny_model: Net) -> None:
+def test_embedding_is_the_input_of_the_joint_classifier(tiny_model: Net) -> None:
     model = tiny_model(1).eval()
     joined = Tapped(apply(model.module, pixels(), others=[tiny_model(2).module]), *[[0.4], [0.3]])
     outputs = joined.eval().tap(pixels(), ("logits", "embedding"))
@@ -43,20 +43,20 @@ def test_the_classifiers_input_is_the_embedding_that_is_tapped(tiny_model: Net) 
     torch.testing.assert_close(outputs["embedding"].square().sum(1), torch.full((6,), 2.0))
 
 
-def test_it_is_written_and_built_again(tiny_model: Net, tmp_path: Path) -> None:
+def test_it_is_rebuilt_from_a_file(tiny_model: Net, tmp_path: Path) -> None:
     joined = apply(tiny_model(1).module, pixels(), members=3).eval()
     with torch.no_grad():
         for parameter in joined.parameters():
             parameter.add_(torch.randn_like(parameter))
     assert applied_operations(joined) == [{"operation": "join", "members": 3}]
     save_weights(tmp_path / "w.safetensors", joined, {})
-    again = reapply(tiny_model(5).module, applied_operations(joined), pixels())
-    load_weights(tmp_path / "w.safetensors", again)
-    assert torch.equal(again.eval()(pixels()), joined(pixels()))
+    rebuilt = reapply(tiny_model(5).module, applied_operations(joined), pixels())
+    load_weights(tmp_path / "w.safetensors", rebuilt)
+    assert torch.equal(rebuilt.eval()(pixels()), joined(pixels()))
     assert torch.equal(copy.deepcopy(joined)(pixels()), joined(pixels()))
 
 
-def test_an_embedding_of_zeros_gives_no_nan(tiny_model: Net) -> None:
+def test_zero_embeddings_give_finite_logits(tiny_model: Net) -> None:
     network = tiny_model(1).module
     with torch.no_grad():
         for parameter in network.parameters():
@@ -66,7 +66,7 @@ def test_an_embedding_of_zeros_gives_no_nan(tiny_model: Net) -> None:
     assert logits.isfinite().all()
 
 
-def test_what_cannot_be_joined_is_refused(tiny_model: Net, refused: Any) -> None:
+def test_invalid_members_raise(tiny_model: Net, refused: Any) -> None:
     for members in (1, 65):
         with refused("2 to 64 networks can be joined", members):
             apply(tiny_model().module, pixels(), members=members)
@@ -77,7 +77,7 @@ def test_what_cannot_be_joined_is_refused(tiny_model: Net, refused: Any) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_the_classifier_computes_in_float32_at_least(dtype: torch.dtype, tiny_model: Net) -> None:
+def test_the_classifier_computes_in_at_least_float32(dtype: torch.dtype, tiny_model: Net) -> None:
     images = pixels().to(dtype)
     joined = apply(tiny_model().module.to(dtype), images).eval()
     assert joined(images).dtype == (torch.float64 if dtype == torch.float64 else torch.float32)

@@ -1,4 +1,4 @@
-"""The doors by which a network comes in, and what each says when it stays shut."""
+"""Loading networks: built in, user code, timm and transformers, and the errors of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from torch import nn
 
 
 class Net(nn.Module):
-    """Keeps what it was called with."""
+    """Stores its arguments."""
 
     def __init__(self, num_classes, image_shape, hidden=3):
         super().__init__()
@@ -52,12 +52,12 @@ def anything(**options):
     return net
 
 
-def hands_on(*, weights=None, **options):
-    """As torchvision's: takes any keyword and gives it to a class that does not."""
-    return nn.Linear(4, **options) if weights else hands_on_to(**options)
+def passes_on(*, weights=None, **options):
+    """As in torchvision: accepts any keyword and passes it to a class that does not."""
+    return nn.Linear(4, **options) if weights else takes_only_classes(**options)
 
 
-def hands_on_to(num_classes):
+def takes_only_classes(num_classes):
     return nn.Linear(4, num_classes)
 
 
@@ -86,7 +86,7 @@ number = 3
 
 @pytest.fixture
 def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module in the current folder, which is not on the path; its name is new for each test."""
+    """A module in the current folder, which is not on sys.path; each test has another name."""
     name = f"nets_{tmp_path.name}"
     (tmp_path / f"{name}.py").write_text(USER_CODE)
     monkeypatch.chdir(tmp_path)
@@ -94,41 +94,41 @@ def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def made(spec: str, *, shape: tuple[int, int, int] = (1, 8, 8), pretrained: bool = False) -> BuiltModel:
+def load(spec: str, *, shape: tuple[int, int, int] = (1, 8, 8), pretrained: bool = False) -> BuiltModel:
     return make_model(spec, num_classes=5, input_shape=shape, pretrained=pretrained)
 
 
 def refusal(spec: str, **options: Any) -> str:
-    """The one line of the error, which has the spec's own text in it."""
+    """The one-line error message."""
     with pytest.raises(TutelageError) as caught:
-        made(spec, **options)
+        load(spec, **options)
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 400
     return message
 
 
-# --- the zoo
+# --- built-in networks
 
 
-def test_zoo() -> None:
-    built = made("resnet8")
+def test_built_in_network() -> None:
+    built = load("resnet8")
     assert isinstance(built.module, ResNet)
     assert built.module(torch.rand(2, 1, 8, 8)).shape == (2, 5)
     assert (built.mean_std, built.input_size) == (None, None)
 
 
-def test_unknown_name_passes_the_zoo_s_hint() -> None:
+def test_unknown_names_get_a_suggestion() -> None:
     assert "did you mean 'resnet8'" in refusal("resnet-8")
 
 
 @pytest.mark.parametrize("spec", ["resnet8", "somewhere:Net"])
-def test_pretrained_is_refused_where_there_are_no_published_weights(spec: str) -> None:
+def test_pretrained_without_published_weights_raises(spec: str) -> None:
     assert refusal(spec, pretrained=True).startswith(f"no published weights for {spec!r}")
 
 
 @pytest.mark.parametrize(("num_classes", "shape"), [(0, (1, 8, 8)), (5, (0, 8, 8)), (5, (1, 8, -8)), (5, ())])
-def test_impossible_sizes(num_classes: int, shape: Any) -> None:
+def test_invalid_sizes_raise(num_classes: int, shape: Any) -> None:
     with pytest.raises(TutelageError) as caught:
         make_model("resnet8", num_classes=num_classes, input_shape=shape)
     assert f"{num_classes} classes" in str(caught.value)
@@ -152,22 +152,22 @@ def test_impossible_sizes(num_classes: int, shape: Any) -> None:
         ),
     ],
 )
-def test_a_factory_gets_what_it_takes(
+def test_a_factory_gets_the_arguments_it_accepts(
     user_code: str, attribute: str, shape: tuple[int, int, int], called_with: object
 ) -> None:
-    built = made(f"{user_code}:{attribute}", shape=shape)
+    built = load(f"{user_code}:{attribute}", shape=shape)
     assert built.module.called_with == called_with
     assert built.mean_std is None
 
 
-def test_a_factory_that_hands_every_keyword_on_is_asked_again_without_those_refused(user_code: str) -> None:
-    module = made(f"{user_code}:hands_on").module
+def test_a_factory_is_called_again_without_refused_keywords(user_code: str) -> None:
+    module = load(f"{user_code}:passes_on").module
     assert isinstance(module, nn.Linear)
     assert module.out_features == 5
 
 
 def test_an_instance_is_copied(user_code: str) -> None:
-    first, second = made(f"{user_code}:instance").module, made(f"{user_code}:instance").module
+    first, second = load(f"{user_code}:instance").module, load(f"{user_code}:instance").module
     assert isinstance(first, nn.Linear)
     assert isinstance(second, nn.Linear)
     assert torch.equal(first.weight, second.weight)
@@ -176,9 +176,9 @@ def test_an_instance_is_copied(user_code: str) -> None:
     assert second.weight.any()
 
 
-def test_the_path_is_as_it_was(user_code: str) -> None:
+def test_sys_path_is_restored(user_code: str) -> None:
     before = list(sys.path)
-    made(f"{user_code}:Net")
+    load(f"{user_code}:Net")
     refusal(f"{user_code}_missing:Net")
     assert sys.path == before
 
@@ -196,15 +196,15 @@ def test_the_path_is_as_it_was(user_code: str) -> None:
         ("fails", ["called with (num_classes=5)", "RuntimeError: no luck today;"]),
     ],
 )
-def test_refused_attributes(user_code: str, attribute: str, parts: list[str]) -> None:
+def test_invalid_attributes_raise(user_code: str, attribute: str, parts: list[str]) -> None:
     message = refusal(f"{user_code}:{attribute}")
     assert f"{user_code}:{attribute}" in message
     assert [part for part in parts if part not in message] == []
 
 
-def test_the_original_error_is_kept(user_code: str) -> None:
+def test_the_original_error_is_the_cause(user_code: str) -> None:
     with pytest.raises(TutelageError) as caught:
-        made(f"{user_code}:fails")
+        load(f"{user_code}:fails")
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
@@ -216,7 +216,7 @@ def test_the_original_error_is_kept(user_code: str) -> None:
         ("raise SystemExit('use main()')", "SystemExit: use main()"),
     ],
 )
-def test_a_module_that_cannot_be_imported(user_code: str, tmp_path: Path, code: str, text: str) -> None:
+def test_a_module_that_fails_to_import_raises(user_code: str, tmp_path: Path, code: str, text: str) -> None:
     name = f"broken_{user_code}"
     (tmp_path / f"{name}.py").write_text(code)
     message = refusal(f"{name}:Net")
@@ -225,7 +225,7 @@ def test_a_module_that_cannot_be_imported(user_code: str, tmp_path: Path, code: 
 
 
 @pytest.mark.parametrize("path", ["nowhere_at_all", "nowhere_at_all.nets", "nets/small.py"])
-def test_a_module_that_is_not_there(path: str) -> None:
+def test_a_missing_module_raises(path: str) -> None:
     message = refusal(f"{path}:Net")
     assert message.startswith("no module ")
     assert f"'{path}:Net'" in message
@@ -233,7 +233,7 @@ def test_a_module_that_is_not_there(path: str) -> None:
 
 
 @pytest.mark.parametrize("spec", [":Net", "package:", ":"])
-def test_half_a_name(spec: str) -> None:
+def test_an_incomplete_name_raises(spec: str) -> None:
     assert f"{spec!r} is not of the form module:attr" in refusal(spec)
 
 
@@ -241,12 +241,12 @@ def test_half_a_name(spec: str) -> None:
 
 
 class FakeTimmModel(nn.Module):
-    """What timm's models have that is used here, or is easily mistaken for it."""
+    """A model with the attributes of timm models that are read."""
 
-    def __init__(self, num_classes: int, in_chans: int, facts: dict[str, Any]) -> None:
+    def __init__(self, num_classes: int, in_chans: int, config: dict[str, Any]) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.pretrained_cfg = self.default_cfg = facts
+        self.pretrained_cfg = self.default_cfg = config
         self.stem = nn.Conv2d(in_chans, 4, 3)
         self.head = nn.Linear(4, num_classes)
 
@@ -258,7 +258,7 @@ class FakeTimmModel(nn.Module):
 
 
 class FakeTimm(types.ModuleType):
-    """A stand-in with timm's interface that notes its calls."""
+    """A fake of timm that records its calls."""
 
     def __init__(self) -> None:
         super().__init__("timm")
@@ -271,13 +271,13 @@ class FakeTimm(types.ModuleType):
         self.calls.append({"name": name, "pretrained": pretrained, **options})
         if name == "resnet10t":
             raise ValueError("no weights\nfor it")
-        facts = {
+        config = {
             "input_size": (3, 224, 224),
             "fixed_input_size": name == "vit_tiny",
             "mean": (0.3, 0.4, 0.8),
             "std": (0.1, 0.2, 0.3),
         }
-        return FakeTimmModel(options.get("num_classes", 9), options["in_chans"], facts)
+        return FakeTimmModel(options.get("num_classes", 9), options["in_chans"], config)
 
 
 @pytest.fixture
@@ -287,18 +287,18 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> FakeTimm:
     return fake
 
 
-def test_timm_without_weights_leaves_the_normalisation_to_the_caller(timm: FakeTimm) -> None:
-    built = made("timm/resnet18", shape=(2, 16, 16))
+def test_timm_without_weights_has_no_normalisation(timm: FakeTimm) -> None:
+    built = load("timm/resnet18", shape=(2, 16, 16))
     assert timm.calls == [{"name": "resnet18", "pretrained": False, "num_classes": 5, "in_chans": 2}]
     assert built.module(torch.rand(3, 2, 16, 16)).shape == (3, 5)
     assert (built.mean_std, built.input_size) == (None, None)
 
 
 @pytest.mark.parametrize(("channels", "mean", "std"), [(3, (0.3, 0.4, 0.8), (0.1, 0.2, 0.3)), (1, (0.5,), (0.2,))])
-def test_timm_with_weights_brings_their_normalisation(
+def test_timm_with_weights_has_their_normalisation(
     timm: FakeTimm, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
-    built = made("timm/resnet18.a1_in1k", shape=(channels, 16, 16), pretrained=True)
+    built = load("timm/resnet18.a1_in1k", shape=(channels, 16, 16), pretrained=True)
     assert timm.calls[0]["name"] == "resnet18.a1_in1k"
     assert timm.calls[0]["pretrained"] is True
     assert built.mean_std is not None
@@ -308,22 +308,22 @@ def test_timm_with_weights_brings_their_normalisation(
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "told"),
+    ("name", "shape", "sizes"),
     [
         ("vit_tiny", (3, 32, 48), [None, (32, 48)]),
         ("vit_tiny", (3, 224, 224), [None]),
         ("resnet18", (3, 32, 48), [None]),
     ],
 )
-def test_timm_models_of_a_fixed_size_are_told_it(
-    timm: FakeTimm, name: str, shape: tuple[int, int, int], told: list[object]
+def test_timm_models_of_fixed_size_get_the_image_size(
+    timm: FakeTimm, name: str, shape: tuple[int, int, int], sizes: list[object]
 ) -> None:
-    made(f"timm/{name}", shape=shape)
-    assert [call.get("img_size") for call in timm.calls] == told
+    load(f"timm/{name}", shape=shape)
+    assert [call.get("img_size") for call in timm.calls] == sizes
 
 
-def test_timm_addresses_are_not_looked_up_in_its_list(timm: FakeTimm) -> None:
-    made("timm/hf-hub:timm/some_model")
+def test_timm_addresses_are_not_checked_against_its_list(timm: FakeTimm) -> None:
+    load("timm/hf-hub:timm/some_model")
     assert timm.calls[0]["name"] == "hf-hub:timm/some_model"
 
 
@@ -334,7 +334,7 @@ def test_timm_addresses_are_not_looked_up_in_its_list(timm: FakeTimm) -> None:
         ("timm/resnet10t", ["'timm/resnet10t' cannot be built: ValueError: no weights;", "check the name"]),
     ],
 )
-def test_timm_refusals(timm: FakeTimm, spec: str, parts: list[str]) -> None:
+def test_timm_errors(timm: FakeTimm, spec: str, parts: list[str]) -> None:
     message = refusal(spec)
     assert [part for part in parts if part not in message] == []
 
@@ -344,7 +344,7 @@ def test_timm_refusals(timm: FakeTimm, spec: str, parts: list[str]) -> None:
 )
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, spec: str, package: str, extra: str) -> None:
     monkeypatch.setattr(torch, "__version__", "2.9.1")
-    monkeypatch.setitem(sys.modules, package, None)  # an import finds None and gives up
+    monkeypatch.setitem(sys.modules, package, None)  # makes the import fail
     assert refusal(spec) == f"{spec!r} needs the extra: pip install 'tutelage[{extra}]'"
 
 
@@ -358,7 +358,7 @@ def test_timm_is_installed_without_replacing_a_build_of_torch(monkeypatch: pytes
     assert "for torch 2.9.1)" in message
 
 
-def test_a_broken_extra_is_told_from_a_missing_one(
+def test_a_broken_extra_has_another_error_than_a_missing_one(
     user_code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "timm.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
@@ -368,20 +368,18 @@ def test_a_broken_extra_is_told_from_a_missing_one(
     assert "installed and cannot be imported: operator torchvision::nms does not exist" in message
 
 
-def test_timm_without_torchvision_says_how_to_get_it_beside_this_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_timm_without_torchvision_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "timm.py").write_text("from torchvision.ops.misc import FrozenBatchNorm2d")  # as timm does
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     monkeypatch.setitem(sys.modules, "torchvision", None)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
     with pytest.raises(TutelageError, match=r"cannot be imported: .*torchvision.* --no-deps torchvision --index-url"):
-        made("timm/resnet18")
+        load("timm/resnet18")
 
 
 def importable(package: str) -> None:
-    """Skip the test where the optional package is missing or at odds with the others installed."""
+    """Skip the test if the optional package cannot be imported."""
     try:
         __import__(package)
     except Exception as error:
@@ -394,12 +392,12 @@ def importable(package: str) -> None:
 )
 def test_real_timm(name: str, shape: tuple[int, int, int]) -> None:
     importable("timm")
-    built = made(f"timm/{name}", shape=shape)
+    built = load(f"timm/{name}", shape=shape)
     assert built.module(torch.rand(2, *shape)).shape == (2, 5)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_real_timm_guesses() -> None:
+def test_real_timm_suggests_a_name() -> None:
     importable("timm")
     assert "did you mean 'resnet18" in refusal("timm/resnet18_")
 
@@ -408,7 +406,7 @@ def test_real_timm_guesses() -> None:
 
 
 class FakeClassifier(nn.Module):
-    """A transformers classifier for colour images, as far as it is used here."""
+    """A fake of a transformers classifier for colour images."""
 
     def __init__(self, num_labels: int) -> None:
         super().__init__()
@@ -424,7 +422,7 @@ Fake = Callable[[dict[str, Any] | None], list[dict[str, Any]]]
 
 @pytest.fixture
 def transformers(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """Installs a stand-in whose models come with this preprocessor file; returns the list of its calls."""
+    """Installs a fake of transformers with this preprocessor file; returns the list of its calls."""
 
     def install(preprocessor: dict[str, Any] | None) -> list[dict[str, Any]]:
         calls: list[dict[str, Any]] = []
@@ -470,7 +468,7 @@ def test_hf(
     std: tuple[float, ...],
 ) -> None:
     calls = transformers(preprocessor)
-    built = made("hf/owner/name", shape=(channels, 32, 32))
+    built = load("hf/owner/name", shape=(channels, 32, 32))
     assert calls[0]["name"] == "owner/name"
     assert calls[0]["num_labels"] == 5
     assert calls[0]["trust_remote_code"] is False
@@ -485,21 +483,21 @@ def test_hf(
     )
 
 
-def test_hf_warns_where_the_normalisation_is_unknown(transformers: Fake) -> None:
+def test_hf_warns_of_an_unknown_normalisation(transformers: Fake) -> None:
     transformers(None)
     with pytest.warns(TutelageWarning, match=r"'hf/owner/name' has no preprocessor_config\.json") as caught:
-        assert made("hf/owner/name", shape=(3, 32, 32)).mean_std is None
-    assert caught[0].filename == __file__  # it points at the caller
+        assert load("hf/owner/name", shape=(3, 32, 32)).mean_std is None
+    assert caught[0].filename == __file__  # the warning points to the caller
 
 
-def test_hf_does_not_look_for_a_normalisation_that_is_known(transformers: Fake) -> None:
+def test_hf_does_not_look_up_a_known_normalisation(transformers: Fake) -> None:
     transformers(None)  # without a preprocessor file
     built = make_model("hf/owner/name", num_classes=5, input_shape=(3, 32, 32), normalised=True)
     assert built.mean_std is None
 
 
 def test_an_hf_student_is_opened_without_a_warning(transformers: Fake, tmp_path: Path) -> None:
-    """Its own file records the normalisation that it was trained with; bare weights of it record none."""
+    """The file records the normalisation of its training; bare weights do not."""
     transformers(None)
     part = Split.of(torch.zeros(8, 32, 32, 3, dtype=torch.uint8), torch.arange(8) % 5)
     data = Data("tiny", tuple("abcde"), part, part)
@@ -507,13 +505,13 @@ def test_an_hf_student_is_opened_without_a_warning(transformers: Fake, tmp_path:
     save_weights(tmp_path / "own.safetensors", network, {"mean": [0.5], "std": [0.25]})
     save_weights(tmp_path / "bare.safetensors", network, {})
     assert open_model(f"hf/owner/name@{tmp_path / 'own.safetensors'}", data).std.item() == 0.25
-    known = open_trained(f"hf/owner/name@{tmp_path / 'bare.safetensors'}", data, ((0.5,), (0.125,)))
-    assert known.model.std.item() == 0.125
+    opened = open_trained(f"hf/owner/name@{tmp_path / 'bare.safetensors'}", data, ((0.5,), (0.125,)))
+    assert opened.model.std.item() == 0.125
     with pytest.warns(TutelageWarning, match="will not be normalised as in its training"):
         open_model(f"hf/owner/name@{tmp_path / 'bare.safetensors'}", data)
 
 
-def test_published_classes_are_kept_for_data_that_names_none(transformers: Fake, timm: FakeTimm) -> None:
+def test_published_classes_remain_for_data_without_classes(transformers: Fake, timm: FakeTimm) -> None:
     calls = transformers(COLOURS)
     part = Split.of(torch.zeros(8, 32, 32, 3, dtype=torch.uint8), torch.full((8,), -1))
     data = Data("tiny", (), part, part)
@@ -523,7 +521,7 @@ def test_published_classes_are_kept_for_data_that_names_none(transformers: Fake,
     assert "num_classes" not in timm.calls[0]
 
 
-def test_hf_refuses_channels_that_do_not_fit(transformers: Fake) -> None:
+def test_hf_with_other_channels_raises(transformers: Fake) -> None:
     transformers(COLOURS)
     assert "takes images of 3 channels and the data has 4" in refusal("hf/owner/name", shape=(4, 32, 32))
 
@@ -541,7 +539,7 @@ def test_real_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     saved.save_pretrained(tmp_path / "tiny")
     (tmp_path / "tiny" / "preprocessor_config.json").write_text(json.dumps(COLOURS))
 
-    built = made(f"hf/{tmp_path / 'tiny'}", shape=(3, 32, 32))
+    built = load(f"hf/{tmp_path / 'tiny'}", shape=(3, 32, 32))
     assert built.mean_std == ((0.3, 0.4, 0.8), (0.1, 0.2, 0.3))
     assert built.module(torch.rand(2, 3, 32, 32)).shape == (2, 5)
     stem = "resnet.embedder.embedder.convolution.weight"
@@ -567,7 +565,7 @@ class TheirModel(PreTrainedModel):
 def test_code_that_comes_with_weights_is_not_run(
     model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that names classes of its own is refused, or opened as the architecture of transformers that it has."""
+    """A folder with custom classes raises, or is loaded as the architecture of transformers that it names."""
     importable("transformers")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import transformers
@@ -586,8 +584,8 @@ def test_code_that_comes_with_weights_is_not_run(
     modules = set(sys.modules)
     if model_type == "theirs":
         with pytest.raises(TutelageError, match="contains custom code which must be executed"):
-            made(f"hf/{folder}", shape=(3, 32, 32))
+            load(f"hf/{folder}", shape=(3, 32, 32))
     else:
-        assert type(made(f"hf/{folder}", shape=(3, 32, 32)).module.network).__module__.startswith("transformers.")
+        assert type(load(f"hf/{folder}", shape=(3, 32, 32)).module.network).__module__.startswith("transformers.")
     assert not list(tmp_path.rglob("it ran"))
     assert not [name for name in set(sys.modules) - modules if "gift_code" in name]

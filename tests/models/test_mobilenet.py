@@ -1,4 +1,4 @@
-"""MobileNetV2 is the published network, and is reduced less where images are small."""
+"""MobileNetV2: published sizes, and less downsampling for small images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tutelage.models.zoo import build
 
 
 @pytest.mark.parametrize(("name", "count"), [("mobilenetv2", 3_504_872), ("mobilenetv2x0.5", 1_968_680)])
-def test_the_published_numbers_of_parameters(name: str, count: int) -> None:
+def test_parameter_counts_equal_the_published_ones(name: str, count: int) -> None:
     with torch.device("meta"):
         assert parameters(build(name, num_classes=1000, input_shape=(3, 224, 224))) == count
 
 
-def test_the_published_number_of_multiply_adds() -> None:
+def test_multiply_adds_equal_the_published_number() -> None:
     network = build("mobilenetv2", num_classes=1000, input_shape=(3, 224, 224))
     assert flops(network, torch.full((1, 3, 224, 224), 0.5)) / 2 == pytest.approx(300e6, rel=0.01)
 
@@ -25,7 +25,7 @@ def test_the_published_number_of_multiply_adds() -> None:
 @pytest.mark.parametrize(
     ("side", "sides"), [(8, [8, 4, 2, 1]), (32, [32, 16, 8, 4]), (63, [63, 32, 16, 8]), (64, [32, 16, 8, 4, 2])]
 )
-def test_small_images_are_reduced_eight_times_and_others_thirty_two_times(side: int, sides: list[int]) -> None:
+def test_small_images_are_downsampled_8_times_and_others_32_times(side: int, sides: list[int]) -> None:
     images = torch.rand(2, 1, side, side)
     network = build("mobilenetv2x0.35", num_classes=5, input_shape=(1, side, side))
     model = Tapped(network).trace(images)
@@ -38,14 +38,13 @@ def test_small_images_are_reduced_eight_times_and_others_thirty_two_times(side: 
     assert features.logits.shape == (2, 5)
 
 
-def test_real_pictures_cost_half_of_what_a_network_for_small_ones_costs() -> None:
-    """At 96 pixels, where resnet8 takes twice what a usual teacher does."""
+def test_it_costs_about_half_of_resnet8_at_96_pixels() -> None:
     shape = (3, 96, 96)
     image = torch.full((1, *shape), 0.5)
     costs = {name: flops(build(name, num_classes=10, input_shape=shape), image) for name in ("mobilenetv2", "resnet8")}
     assert costs["mobilenetv2"] < 0.55 * costs["resnet8"]
 
 
-def test_a_width_of_nothing_is_refused() -> None:
+def test_width_0_raises() -> None:
     with pytest.raises(TutelageError, match="width 0 gives no channels"):
         build("mobilenetv2x0", num_classes=10, input_shape=(3, 32, 32))

@@ -1,4 +1,4 @@
-"""Outputs: of one network, of several as one, and what is said when something is not in them."""
+"""Outputs of one network and of an ensemble, and errors for missing roles."""
 
 from __future__ import annotations
 
@@ -23,76 +23,76 @@ def ensemble(*seeds: int) -> Outputs:
 
 
 def mean_of_softened(logits: list[Tensor], temperature: float) -> list[list[float]]:
-    found = []
-    for rows in zip(*(each.tolist() for each in logits), strict=True):
-        powers = [[math.exp(x / temperature) for x in row] for row in rows]
-        shares = [[power / sum(row) for power in row] for row in powers]
-        found.append([sum(column) / len(column) for column in zip(*shares, strict=True)])
-    return found
+    result = []
+    for rows in zip(*(values.tolist() for values in logits), strict=True):
+        exponentials = [[math.exp(x / temperature) for x in row] for row in rows]
+        probabilities = [[power / sum(row) for power in row] for row in exponentials]
+        result.append([sum(column) / len(column) for column in zip(*probabilities, strict=True)])
+    return result
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 4, 20])
 @pytest.mark.parametrize("seeds", [(0,), (0, 1), (0, 1, 2)])
-def test_log_probs_are_those_of_the_mean_of_softened_probabilities(seeds: tuple[int, ...], temperature: float) -> None:
+def test_log_probs_are_the_log_of_mean_softened_probabilities(seeds: tuple[int, ...], temperature: float) -> None:
     expected = mean_of_softened([random_logits(seed) for seed in seeds], temperature)
-    found = ensemble(*seeds).log_probs(temperature).exp()
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
-    torch.testing.assert_close(found.sum(1), torch.ones(4).double(), rtol=1e-14, atol=0)
+    result = ensemble(*seeds).log_probs(temperature).exp()
+    torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(result.sum(1), torch.ones(4).double(), rtol=1e-14, atol=0)
 
 
-def test_by_default_nothing_is_softened() -> None:
+def test_the_default_temperature_is_1() -> None:
     assert torch.equal(Outputs(random_logits()).log_probs(), random_logits().log_softmax(1))
 
 
-def test_the_logits_of_an_ensemble_are_the_log_of_its_mean_probabilities() -> None:
-    found = ensemble(0, 1)
-    torch.testing.assert_close(found["logits"].exp(), (random_logits(0).softmax(1) + random_logits(1).softmax(1)) / 2)
-    softened_again = (found["logits"] / 4).log_softmax(1)
-    assert not torch.allclose(found.log_probs(4), softened_again, atol=1e-2)  # the members are softened one by one
+def test_logits_of_an_ensemble_are_the_log_of_mean_probabilities() -> None:
+    result = ensemble(0, 1)
+    torch.testing.assert_close(result["logits"].exp(), (random_logits(0).softmax(1) + random_logits(1).softmax(1)) / 2)
+    softened_ensemble = (result["logits"] / 4).log_softmax(1)
+    assert not torch.allclose(result.log_probs(4), softened_ensemble, atol=1e-2)  # members are softened separately
 
 
-def test_an_ensemble_of_ensembles_weighs_its_members_alike() -> None:
+def test_nested_ensembles_weight_members_equally() -> None:
     inner = ensemble(0, 1)
-    found = Outputs.ensemble((inner, Outputs(random_logits(2)))).log_probs(4).exp()
+    result = Outputs.ensemble((inner, Outputs(random_logits(2)))).log_probs(4).exp()
     expected = (inner.log_probs(4).exp() + (random_logits(2) / 4).softmax(1)) / 2
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(result, expected)
 
 
-def test_an_ensemble_of_one_is_itself() -> None:
+def test_an_ensemble_of_one_is_its_member() -> None:
     one = Outputs(random_logits())
     assert Outputs.ensemble((one,)) is one
 
 
-def test_classes_that_members_exclude() -> None:
+def test_classes_with_probability_0() -> None:
     sure, unsure = torch.tensor([[0.0, -INF, -INF]]), torch.tensor([[0.0, 0, -INF]])
-    found = Outputs.ensemble((Outputs(sure), Outputs(unsure))).log_probs()
-    assert found.exp().tolist() == [pytest.approx([0.75, 0.25, 0])]
+    result = Outputs.ensemble((Outputs(sure), Outputs(unsure))).log_probs()
+    assert result.exp().tolist() == [pytest.approx([0.75, 0.25, 0])]
 
 
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_log_probs_are_computed_in_float32(half: torch.dtype) -> None:
-    rounded = random_logits().to(half)
-    found = Outputs(rounded).log_probs(3)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, Outputs(rounded.float()).log_probs(3))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_log_probs_are_computed_in_float32(dtype: torch.dtype) -> None:
+    rounded = random_logits().to(dtype)
+    result = Outputs(rounded).log_probs(3)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, Outputs(rounded.float()).log_probs(3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
-def test_what_is_no_half_precision_stays_as_it_is(dtype: torch.dtype) -> None:
+def test_other_dtypes_do_not_change(dtype: torch.dtype) -> None:
     tensor = torch.zeros(2, dtype=dtype)
     assert at_least_float32(tensor) is tensor
 
 
 def test_gradcheck_through_an_ensemble() -> None:
-    given = [random_logits(seed).requires_grad_() for seed in (0, 1)]
-    assert torch.autograd.gradcheck(lambda *z: Outputs.ensemble(tuple(map(Outputs, z))).log_probs(2), given)
+    inputs = [random_logits(seed).requires_grad_() for seed in (0, 1)]
+    assert torch.autograd.gradcheck(lambda *z: Outputs.ensemble(tuple(map(Outputs, z))).log_probs(2), inputs)
 
 
-def test_roles_are_read_by_name() -> None:
+def test_values_are_read_by_role() -> None:
     logits, stage = random_logits(), torch.rand(4, 2, 3, 3)
-    found = Outputs(logits, {"stage1": stage})
-    assert found["logits"] is logits
-    assert found["stage1"] is stage
+    result = Outputs(logits, {"stage1": stage})
+    assert result["logits"] is logits
+    assert result["stage1"] is stage
 
 
 @pytest.mark.parametrize(
@@ -105,31 +105,31 @@ def test_roles_are_read_by_name() -> None:
     ],
     ids=["feature", "logits", "nothing", "ensemble"],
 )
-def test_what_is_absent_is_named_beside_what_is_there(
+def test_a_missing_role_raises_and_lists_the_roles(
     outputs: Outputs, role: str, pieces: list[str], refused: Any
 ) -> None:
     with refused(f"no {role!r}", *pieces):
         outputs[role]
 
 
-def test_members_without_logits_make_an_ensemble_without_logits(refused: Any) -> None:
-    """Several teachers of whom only a stage was asked: it is the stage that they have not in common."""
+def test_without_logits_of_a_member_the_ensemble_has_none(refused: Any) -> None:
+    """For example several teachers of which only a stage was requested."""
     members = tuple(Outputs(None, {"stage1": torch.rand(4, 2, 3, 3)}) for _ in range(2))
-    found = Outputs.ensemble(members)
-    assert found.logits is None
-    assert found.members == members
+    result = Outputs.ensemble(members)
+    assert result.logits is None
+    assert result.members == members
     with refused("no 'stage1'", "an ensemble has no common features"):
-        found["stage1"]
+        result["stage1"]
 
 
-def test_detach_cuts_logits_features_and_members_and_keeps_their_values() -> None:
-    given = [random_logits(seed).requires_grad_() for seed in (0, 1)]
+def test_detach_removes_gradients_and_keeps_values() -> None:
+    inputs = [random_logits(seed).requires_grad_() for seed in (0, 1)]
     stage = torch.rand(4, 2, 3, 3, requires_grad=True)
-    whole = Outputs.ensemble((Outputs(given[0], {"stage1": stage}), Outputs(given[1])))
-    found = whole.detach()
-    cut = [found["logits"], *(m["logits"] for m in found.members), found.members[0]["stage1"]]
-    assert not any(tensor.requires_grad for tensor in [*cut, found.log_probs(4)])
-    for tensor, before in zip(cut, [whole["logits"], *given, stage], strict=True):
+    ensemble_outputs = Outputs.ensemble((Outputs(inputs[0], {"stage1": stage}), Outputs(inputs[1])))
+    result = ensemble_outputs.detach()
+    detached = [result["logits"], *(m["logits"] for m in result.members), result.members[0]["stage1"]]
+    assert not any(tensor.requires_grad for tensor in [*detached, result.log_probs(4)])
+    for tensor, before in zip(detached, [ensemble_outputs["logits"], *inputs, stage], strict=True):
         assert torch.equal(tensor, before)
-    assert whole["logits"].requires_grad  # the outputs themselves are as they were
+    assert ensemble_outputs["logits"].requires_grad  # the original is unchanged
     assert Outputs(None, {"stage1": stage}).detach().logits is None

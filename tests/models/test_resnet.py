@@ -1,4 +1,4 @@
-"""The CIFAR ResNet: published parameter counts, shapes at every size, and one block recomputed by hand."""
+"""The CIFAR ResNet: published parameter counts, shapes at every size, and one block recomputed in loops."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def parameters(network: nn.Module) -> int:
         (110, 1_727_962),
     ],
 )
-def test_parameters(depth: int, count: int) -> None:
+def test_parameter_counts(depth: int, count: int) -> None:
     assert parameters(ResNet(depth)) == count
 
 
 def test_width_multiplies_every_layer() -> None:
     def by_hand(channels: int, classes: int) -> int:
         stem = 3 * channels * 9 + 2 * channels
-        total, before = stem, channels
+        total, previous = stem, channels
         for stage in (channels, 2 * channels, 4 * channels):
-            total += 9 * before * stage + 9 * stage * stage + 4 * stage
-            before = stage
-        return total + before * classes + classes
+            total += 9 * previous * stage + 9 * stage * stage + 4 * stage
+            previous = stage
+        return total + previous * classes + classes
 
     wide, narrow = ResNet(8, num_classes=100, width=4), ResNet(8, width=0.5)
     assert wide.conv1.out_channels == 64
@@ -64,11 +64,11 @@ def test_width_multiplies_every_layer() -> None:
 )
 def test_shapes_of_logits_and_stages(shape: tuple[int, int, int], sides: list[tuple[int, int]]) -> None:
     network = ResNet(8, num_classes=7, in_channels=shape[0])
-    seen: list[tuple[int, ...]] = []
+    shapes: list[tuple[int, ...]] = []
     for stage in (network.layer1, network.layer2, network.layer3):
-        stage.register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape)))
+        stage.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape)))
     assert network(torch.rand(2, *shape)).shape == (2, 7)
-    assert seen == [(2, channels, *side) for channels, side in zip((16, 32, 64), sides, strict=True)]
+    assert shapes == [(2, channels, *side) for channels, side in zip((16, 32, 64), sides, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def test_block_against_plain_loops(channels_in: int, channels_out: int, stride: 
 
     hidden = np.maximum(normalised(convolved(x.numpy(), block.conv1, stride), block.bn1), 0)
     out = normalised(convolved(hidden, block.conv2, 1), block.bn2)
-    before = (channels_out - channels_in) // 2
+    previous = (channels_out - channels_in) // 2
     for b, c, i, j in np.ndindex(2, channels_in, *out.shape[2:]):
-        out[b, before + c, i, j] += x[b, c, stride * i, stride * j].item()
+        out[b, previous + c, i, j] += x[b, c, stride * i, stride * j].item()
     np.testing.assert_allclose(block(x).detach().numpy(), np.maximum(out, 0), rtol=1e-10, atol=1e-12)
 
 
@@ -114,16 +114,16 @@ def normalised(x: Array, layer: nn.BatchNorm2d) -> Array:
     return np.asarray((x - mean) / np.sqrt(var + layer.eps) * weight + bias)
 
 
-def test_convolutions_start_with_the_spread_of_their_fan_out() -> None:
+def test_convolutions_are_initialised_by_fan_out() -> None:
     torch.manual_seed(0)
     network = ResNet(8, width=4)
     first = network.layer2[0]
     assert isinstance(first, BasicBlock)
-    # 64 channels in, 128 out: by its fan-in the spread would be 1.41 times as large.
+    # 64 channels in, 128 out: with fan-in the standard deviation would be 1.41 times as large.
     assert first.conv1.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 128)), rel=0.02)
 
 
-def test_every_parameter_learns() -> None:
+def test_every_parameter_gets_a_gradient() -> None:
     network = ResNet(14)
     network(torch.rand(4, 3, 8, 8)).square().sum().backward()
     assert [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -133,7 +133,7 @@ def test_every_parameter_learns() -> None:
     ("depth", "nearest"),
     [(18, "14 and 20"), (34, "32 and 38"), (21, "20 and 26"), (2, "8 and 14"), (-4, "8 and 14")],
 )
-def test_wrong_depths_name_their_neighbours(depth: int, nearest: str) -> None:
+def test_invalid_depths_raise_and_name_the_nearest(depth: int, nearest: str) -> None:
     with pytest.raises(TutelageError) as caught:
         ResNet(depth)
     message = str(caught.value)
@@ -143,6 +143,6 @@ def test_wrong_depths_name_their_neighbours(depth: int, nearest: str) -> None:
 
 
 @pytest.mark.parametrize(("width", "channels"), [(0, "0"), (0.3, "4.8"), (-1, "-16")])
-def test_wrong_widths(width: float, channels: str) -> None:
+def test_invalid_widths_raise(width: float, channels: str) -> None:
     with pytest.raises(TutelageError, match=rf"^ResNet width {width} gives {channels} channels .* multiple of 1/16$"):
         ResNet(8, width=width)

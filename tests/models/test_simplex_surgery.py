@@ -1,4 +1,4 @@
-"""The simplex's decision: logits z / scale, z by its role, the same again from a file."""
+"""The operation ``simplex``: logits z / scale, z by its role, and rebuilding from a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pixels(count: int = 6) -> torch.Tensor:
     return torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def test_logits_and_outputs(tiny_model: Callable[..., Tapped], tiny_data: Data, tmp_path: Path) -> None:
+def test_logits_vertices_and_rebuilding(tiny_model: Callable[..., Tapped], tiny_data: Data, tmp_path: Path) -> None:
     plain = tiny_model(3).eval()
     images, keys = pixels(), plain.module.state_dict().keys()
     outputs = plain(images)
@@ -36,20 +36,20 @@ def test_logits_and_outputs(tiny_model: Callable[..., Tapped], tiny_data: Data, 
     assert network.state_dict().keys() == keys
     assert applied_operations(network) == [{"operation": "simplex", "scale": 70.0}]
 
-    again = reapply(tiny_model(5).module, applied_operations(network), images)
+    rebuilt = reapply(tiny_model(5).module, applied_operations(network), images)
     save_weights(tmp_path / "w.safetensors", network, {})
-    load_weights(tmp_path / "w.safetensors", again)
-    assert torch.equal(Tapped(again, *tiny_data.mean_std).eval()(images), model(images))
+    load_weights(tmp_path / "w.safetensors", rebuilt)
+    assert torch.equal(Tapped(rebuilt, *tiny_data.mean_std).eval()(images), model(images))
     assert torch.equal(copy.deepcopy(model)(images), model(images))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
-def test_a_scale_that_cannot_be(scale: float, tiny_model: Callable[..., Tapped], refused: Any) -> None:
+def test_invalid_scales_raise(scale: float, tiny_model: Callable[..., Tapped], refused: Any) -> None:
     with refused("finite number above 0", scale):
         apply(tiny_model().module, pixels(), scale=scale)
 
 
-def test_twice_is_refused(tiny_model: Callable[..., Tapped], refused: Any) -> None:
+def test_applying_it_twice_raises(tiny_model: Callable[..., Tapped], refused: Any) -> None:
     network = apply(tiny_model().module, pixels(), scale=70.0)
     with refused("decision", "already"):
         apply(network, pixels(), scale=70.0)

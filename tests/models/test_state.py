@@ -1,4 +1,4 @@
-"""The tensors of networks: what cannot be kept, what is lazy, what two networks have in common."""
+"""Checks of states, lazy layers and shared tensors."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ def with_buffer(value: Tensor, persistent: bool = True) -> nn.Module:
         (lazy(), "'0.weight' of its state has no shape yet"),
     ],
 )
-def test_states_that_cannot_be_kept_are_refused(network: nn.Module, problem: str, refused: Any) -> None:
+def test_invalid_state_entries_raise(network: nn.Module, problem: str, refused: Any) -> None:
     with refused("the teacher", problem):
         check_state("the teacher", network)
     with refused(problem):
         fingerprint(network)
 
 
-def test_dense_tensors_of_any_dtype_are_fine() -> None:
+def test_dense_tensors_of_any_dtype_are_valid() -> None:
     for value in (torch.arange(3), torch.zeros(2, dtype=torch.bool), torch.zeros(0), torch.tensor(1.0)):
         check_state("it", with_buffer(value))
 
 
-def test_lazy_layers_are_initialised_without_moving_statistics() -> None:
+def test_lazy_layers_are_initialised_without_updating_statistics() -> None:
     network = lazy()
     torch.manual_seed(3)
     assert initialise_lazy_layers(network, torch.rand(2, 1, 8, 8)) is network
@@ -66,7 +66,7 @@ def test_lazy_layers_are_initialised_without_moving_statistics() -> None:
     assert torch.equal(initialise_lazy_layers(lazy(), torch.rand(2, 1, 8, 8))[0].weight, first)
 
 
-def test_lazy_layers_that_cannot_take_the_images_are_refused(refused: Any) -> None:
+def test_lazy_layers_that_do_not_fit_the_images_raise(refused: Any) -> None:
     with refused("lazy layers of Sequential", "(1, 8, 8)"):
         initialise_lazy_layers(nn.Sequential(nn.LazyLinear(4), nn.Linear(5, 2)), torch.zeros(2, 1, 8, 8))
 
@@ -78,7 +78,7 @@ def test_a_lazy_network_from_an_import_is_initialised(tmp_path: Any, monkeypatch
     assert module.get_parameter("weight").shape == (4, 1, 8, 8)
 
 
-def test_what_two_networks_have_in_common() -> None:
+def test_shared_tensors() -> None:
     stem, norm = nn.Linear(2, 2), nn.BatchNorm1d(2)
     a, b = nn.Sequential(stem, norm, nn.Linear(2, 3)), nn.Sequential(stem, norm, nn.Linear(2, 3))
     common = ["0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"]
@@ -89,7 +89,7 @@ def test_what_two_networks_have_in_common() -> None:
     assert shared_tensors(nn.Linear(2, 2), a) == []
 
 
-def test_the_dtype_is_named_where_it_is_not_float32() -> None:
+def test_dtype_hint() -> None:
     assert dtype_hint(nn.Linear(2, 2)) == dtype_hint(nn.ReLU()) == ""
     assert "float16" in dtype_hint(nn.Linear(2, 2).half())
     assert "float64" in dtype_hint(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()))

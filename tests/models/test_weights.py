@@ -1,4 +1,4 @@
-"""Weights go to disk whole or not at all, and come back into the network they fit or not at all."""
+"""Saving and loading weights, damaged files, weights that do not fit, and atomic writing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tutelage.files import atomic_write
 from tutelage.models.resnet import ResNet
 from tutelage.models.weights import load_weights, read_metadata, save_weights
 
-ABOUT = {"model": "resnet8", "classes": ["cat", "dög"], "epochs": 3, "z": None, "a": {"y": 1.5, "x": True}}
+METADATA = {"model": "resnet8", "classes": ["cat", "dög"], "epochs": 3, "z": None, "a": {"y": 1.5, "x": True}}
 
 
 @pytest.fixture
 def network() -> ResNet:
     torch.manual_seed(0)
     network = ResNet(8)
-    network(torch.rand(4, 3, 8, 8))  # the running statistics leave 0 and 1
+    network(torch.rand(4, 3, 8, 8))  # updates the running statistics
     return network
 
 
@@ -40,60 +40,60 @@ def other() -> ResNet:
     return ResNet(8)
 
 
-def same(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+def equal_states(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return list(state) == list(other) and all(
         value.dtype == other[key].dtype and torch.equal(value, other[key]) for key, value in state.items()
     )
 
 
 def refusal(path: Path, module: nn.Module, kind: type[TutelageError] = TutelageError) -> str:
-    """The one line of the error, which names the file; the module is left as it was."""
+    """The one-line error message, which names the file; the module does not change."""
     before = copy.deepcopy(module.state_dict())
     with pytest.raises(kind) as caught:
         load_weights(path, module)
     message = str(caught.value)
     assert repr(str(path)) in message
     assert "\n" not in message
-    assert same(before, module.state_dict())
+    assert equal_states(before, module.state_dict())
     return message
 
 
-# --- there and back
+# --- saving and loading
 
 
 def test_round_trip(tmp_path: Path, network: ResNet, other: ResNet) -> None:
     path = tmp_path / "new" / "folder" / "student.safetensors"
-    save_weights(path, network, ABOUT)
-    assert load_weights(path, other) == ABOUT
-    assert same(network.state_dict(), other.state_dict())
-    assert read_metadata(path) == ABOUT
+    save_weights(path, network, METADATA)
+    assert load_weights(path, other) == METADATA
+    assert equal_states(network.state_dict(), other.state_dict())
+    assert read_metadata(path) == METADATA
     assert os.listdir(path.parent) == ["student.safetensors"]
 
 
-def test_the_file_is_plain_safetensors_under_the_module_s_own_names(tmp_path: Path, network: ResNet) -> None:
-    save_weights(tmp_path / "w.safetensors", network, ABOUT)
+def test_the_file_is_plain_safetensors_with_the_keys_of_the_module(tmp_path: Path, network: ResNet) -> None:
+    save_weights(tmp_path / "w.safetensors", network, METADATA)
     read = load_file(tmp_path / "w.safetensors")
-    assert same(network.state_dict(), {key: read[key] for key in network.state_dict()})
+    assert equal_states(network.state_dict(), {key: read[key] for key in network.state_dict()})
     assert set(read) == set(network.state_dict())
     with safe_open(tmp_path / "w.safetensors", framework="pt") as opened:
         assert list(opened.metadata()) == ["tutelage"]
 
 
 def test_equal_weights_are_equal_files(tmp_path: Path, network: ResNet) -> None:
-    save_weights(tmp_path / "a", network, ABOUT)
-    save_weights(tmp_path / "b", copy.deepcopy(network), dict(reversed(ABOUT.items())))
-    save_weights(tmp_path / "c", copy.deepcopy(network).to(memory_format=torch.channels_last), ABOUT)  # type: ignore[call-overload]
+    save_weights(tmp_path / "a", network, METADATA)
+    save_weights(tmp_path / "b", copy.deepcopy(network), dict(reversed(METADATA.items())))
+    save_weights(tmp_path / "c", copy.deepcopy(network).to(memory_format=torch.channels_last), METADATA)  # type: ignore[call-overload]
     first = (tmp_path / "a").read_bytes()
     assert (tmp_path / "b").read_bytes() == first
     assert (tmp_path / "c").read_bytes() == first
     with torch.no_grad():
         network.fc.bias[0] += 1
-    save_weights(tmp_path / "d", network, ABOUT)
+    save_weights(tmp_path / "d", network, METADATA)
     assert (tmp_path / "d").read_bytes() != first
 
 
 class Odd(nn.Module):
-    """Tied weights, a view into another's memory, a transposed one, half precision, a scalar."""
+    """Tied weights, a view, a transposed tensor, half precision and a scalar."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,12 +107,12 @@ class Odd(nn.Module):
 
 
 def test_shared_and_strided_tensors(tmp_path: Path) -> None:
-    odd, again = Odd(), Odd()
-    again.get_buffer("whole").zero_()
+    odd, loaded = Odd(), Odd()
+    loaded.get_buffer("whole").zero_()
     save_weights(tmp_path / "w", odd, {})
-    load_weights(tmp_path / "w", again)
-    assert same(odd.state_dict(), again.state_dict())
-    assert again.second.weight is again.first.weight
+    load_weights(tmp_path / "w", loaded)
+    assert equal_states(odd.state_dict(), loaded.state_dict())
+    assert loaded.second.weight is loaded.first.weight
 
 
 class WithExtraState(nn.Linear):
@@ -123,7 +123,7 @@ class WithExtraState(nn.Linear):
 
 
 @pytest.mark.parametrize(
-    ("module", "about", "text"),
+    ("module", "metadata", "text"),
     [
         (nn.Linear(2, 2), {"when": object()}, "not JSON: Object of type object"),
         (nn.Linear(2, 2), {"loss": float("nan")}, "not JSON: Out of range float"),
@@ -132,20 +132,22 @@ class WithExtraState(nn.Linear):
     ],
     ids=["object", "nan", "extra state", "lazy"],
 )
-def test_what_cannot_be_saved(tmp_path: Path, module: nn.Module, about: dict[str, Any], text: str) -> None:
+def test_states_that_cannot_be_saved_raise(
+    tmp_path: Path, module: nn.Module, metadata: dict[str, Any], text: str
+) -> None:
     with pytest.raises(TutelageError) as caught:
-        save_weights(tmp_path / "w", module, about)
+        save_weights(tmp_path / "w", module, metadata)
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     assert os.listdir(tmp_path) == []
 
 
-# --- files from elsewhere
+# --- files of other programs
 
 
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod."])
-def test_files_of_torch_save(
+def test_files_of_torch_save_are_read(
     tmp_path: Path,
     network: ResNet,
     other: ResNet,
@@ -155,25 +157,25 @@ def test_files_of_torch_save(
     path = tmp_path / "w.pth"
     torch.save(wrap({prefix + key: value for key, value in network.state_dict().items()}), path)
     assert load_weights(path, other) == {}
-    assert same(network.state_dict(), other.state_dict())
+    assert equal_states(network.state_dict(), other.state_dict())
     assert read_metadata(path) == {}
 
 
-def test_a_safetensors_file_without_our_header(tmp_path: Path, network: ResNet, other: ResNet) -> None:
+def test_a_safetensors_file_without_metadata(tmp_path: Path, network: ResNet, other: ResNet) -> None:
     path = tmp_path / "misnamed.pt"
     save_file(network.state_dict(), path, metadata={"format": "pt"})
     assert load_weights(path, other) == {}
-    assert same(network.state_dict(), other.state_dict())
+    assert equal_states(network.state_dict(), other.state_dict())
 
 
-def test_a_module_whose_own_keys_have_the_prefix_keeps_it(tmp_path: Path) -> None:
-    wrapped, again = nn.DataParallel(nn.Linear(2, 2)), nn.DataParallel(nn.Linear(2, 2))
+def test_a_prefix_of_the_modules_own_keys_remains(tmp_path: Path) -> None:
+    wrapped, loaded = nn.DataParallel(nn.Linear(2, 2)), nn.DataParallel(nn.Linear(2, 2))
     save_weights(tmp_path / "w", wrapped, {})
-    load_weights(tmp_path / "w", again)
-    assert same(wrapped.state_dict(), again.state_dict())
+    load_weights(tmp_path / "w", loaded)
+    assert equal_states(wrapped.state_dict(), loaded.state_dict())
 
 
-def test_old_files_without_a_count_of_batches(tmp_path: Path, network: ResNet, other: ResNet) -> None:
+def test_old_files_without_num_batches_tracked(tmp_path: Path, network: ResNet, other: ResNet) -> None:
     state = {key: value for key, value in network.state_dict().items() if "num_batches" not in key}
     torch.save(state, tmp_path / "w.pth")
     load_weights(tmp_path / "w.pth", other)
@@ -181,7 +183,7 @@ def test_old_files_without_a_count_of_batches(tmp_path: Path, network: ResNet, o
 
 
 class Hostile:
-    """Runs a command where it is unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -191,7 +193,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_file_that_asks_to_run_code(tmp_path: Path, other: ResNet, zipped: bool) -> None:
+def test_a_file_that_would_run_code_raises(tmp_path: Path, other: ResNet, zipped: bool) -> None:
     path, marker = tmp_path / "w.pth", tmp_path / "it ran"
     torch.save({"model": Hostile(marker)}, path, _use_new_zipfile_serialization=zipped)
     message = refusal(path, other)
@@ -201,7 +203,7 @@ def test_a_file_that_asks_to_run_code(tmp_path: Path, other: ResNet, zipped: boo
     assert not marker.exists()
 
 
-def test_a_whole_pickled_network_is_code_too(tmp_path: Path, network: ResNet, other: ResNet) -> None:
+def test_a_pickled_network_raises(tmp_path: Path, network: ResNet, other: ResNet) -> None:
     torch.save(network, tmp_path / "w.pth")
     assert "would run code (tutelage.models.resnet.ResNet)" in refusal(tmp_path / "w.pth", other)
 
@@ -218,21 +220,21 @@ def test_a_whole_pickled_network_is_code_too(tmp_path: Path, network: ResNet, ot
     ],
     ids=["mapping", "tensor", "empty"],
 )
-def test_a_pickle_without_a_state_dict(tmp_path: Path, other: ResNet, content: object, text: str) -> None:
+def test_a_pickle_without_a_state_dict_raises(tmp_path: Path, other: ResNet, content: object, text: str) -> None:
     torch.save(content, tmp_path / "w.pth")
     message = refusal(tmp_path / "w.pth", other)
     assert text in message
     assert "save model.state_dict()" in message
 
 
-# --- files that are damaged
+# --- damaged files
 
 
 def flipped_header(data: bytes) -> bytes:
     return data[:8] + b"[" + data[9:]
 
 
-def bad_about(_: bytes) -> bytes:
+def bad_metadata(_: bytes) -> bytes:
     header = b'{"__metadata__":{"tutelage":"{oops"}}'
     return struct.pack("<Q", len(header)) + header
 
@@ -248,25 +250,29 @@ def bad_about(_: bytes) -> bytes:
         lambda data: b"\xff" * 8 + data[8:],
         lambda data: data + b"more",
         flipped_header,
-        bad_about,
+        bad_metadata,
     ],
-    ids=["last byte", "half", "header", "empty", "text", "length", "longer", "no brace", "about"],
+    ids=["last byte", "half", "header", "empty", "text", "length", "longer", "no brace", "metadata"],
 )
-def test_damaged_safetensors(tmp_path: Path, network: ResNet, other: ResNet, damage: Callable[[bytes], bytes]) -> None:
+def test_damaged_safetensors_raise(
+    tmp_path: Path, network: ResNet, other: ResNet, damage: Callable[[bytes], bytes]
+) -> None:
     path = tmp_path / "w.safetensors"
-    save_weights(path, network, ABOUT)
+    save_weights(path, network, METADATA)
     path.write_bytes(damage(path.read_bytes()))
     assert "is not a complete weights file" in refusal(path, other)
 
 
-def test_about_that_is_no_object(tmp_path: Path, other: ResNet) -> None:
+def test_metadata_that_is_no_object_raises(tmp_path: Path, other: ResNet) -> None:
     save_file(other.state_dict(), tmp_path / "w", metadata={"tutelage": "[1]"})
     assert "expected a JSON object" in refusal(tmp_path / "w", other)
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.99])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_damaged_files_of_torch_save(tmp_path: Path, network: ResNet, other: ResNet, keep: float, zipped: bool) -> None:
+def test_damaged_files_of_torch_save_raise(
+    tmp_path: Path, network: ResNet, other: ResNet, keep: float, zipped: bool
+) -> None:
     path = tmp_path / "w.pt"
     torch.save(network.state_dict(), path, _use_new_zipfile_serialization=zipped)
     data = path.read_bytes()
@@ -274,7 +280,7 @@ def test_damaged_files_of_torch_save(tmp_path: Path, network: ResNet, other: Res
     refusal(path, other)
 
 
-def test_no_such_file(tmp_path: Path, other: ResNet) -> None:
+def test_a_missing_file_raises(tmp_path: Path, other: ResNet) -> None:
     assert "No such file or directory; check the path" in refusal(tmp_path / "w", other)
     assert "check the path" in refusal(tmp_path, other)
 
@@ -282,7 +288,7 @@ def test_no_such_file(tmp_path: Path, other: ResNet) -> None:
 # --- weights that do not fit
 
 
-def test_another_number_of_classes(tmp_path: Path, other: ResNet) -> None:
+def test_another_number_of_classes_raises(tmp_path: Path, other: ResNet) -> None:
     save_weights(tmp_path / "w", ResNet(8, num_classes=100), {})
     message = refusal(tmp_path / "w", other)
     assert "are for 100 classes and this ResNet for 10" in message
@@ -303,7 +309,7 @@ def test_another_number_of_classes(tmp_path: Path, other: ResNet) -> None:
     ],
     ids=["channels", "width", "deeper", "another"],
 )
-def test_weights_of_another_network(tmp_path: Path, other: ResNet, saved: nn.Module, parts: list[str]) -> None:
+def test_weights_of_another_network_raise(tmp_path: Path, other: ResNet, saved: nn.Module, parts: list[str]) -> None:
     save_weights(tmp_path / "w", saved, {})
     message = refusal(tmp_path / "w", other)
     assert [part for part in parts if part not in message] == []
@@ -312,7 +318,7 @@ def test_weights_of_another_network(tmp_path: Path, other: ResNet, saved: nn.Mod
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 @pytest.mark.parametrize("key", ["layer2.0.conv1.weight", "bn1.running_var"])
-def test_weights_that_are_not_finite(tmp_path: Path, network: ResNet, other: ResNet, key: str, value: float) -> None:
+def test_non_finite_weights_raise(tmp_path: Path, network: ResNet, other: ResNet, key: str, value: float) -> None:
     network.state_dict()[key].view(-1)[-1] = value
     save_weights(tmp_path / "w", network, {})
     assert f"hold NaN or infinity in {key}: " in refusal(tmp_path / "w", other, NonFiniteError)
@@ -329,7 +335,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def alone(path: Path) -> bool:
-    """No temporary file lies beside it."""
+    """There is no temporary file."""
     return os.listdir(path.parent) == [path.name]
 
 
@@ -350,7 +356,7 @@ def test_atomic_write_replaces(target: Path) -> None:
     ],
     ids=["full", "denied", "unnamed", "ctrl-c"],
 )
-def test_a_failure_before_the_end_leaves_the_old_file_alone(
+def test_a_failed_write_leaves_the_old_file(
     target: Path, monkeypatch: pytest.MonkeyPatch, function: str, failure: BaseException, text: str | None
 ) -> None:
     def fail(*_: object) -> None:
@@ -366,27 +372,27 @@ def test_a_failure_before_the_end_leaves_the_old_file_alone(
     assert alone(target)
 
 
-def test_the_bytes_are_on_disk_before_they_take_the_name(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
+def test_data_is_synced_before_the_rename(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
     fsync, replace = os.fsync, os.replace
 
     def noted_fsync(descriptor: int) -> None:
-        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
+        events.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file")
         fsync(descriptor)
 
     def noted_replace(source: Path, destination: Path) -> None:
         assert Path(source).read_bytes() == b"new"
-        assert Path(source).parent == target.parent  # another file system would need a copy
-        done.append("name")
+        assert Path(source).parent == target.parent  # a rename needs the same file system
+        events.append("name")
         replace(source, destination)
 
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(os, "replace", noted_replace)
     atomic_write(target, b"new")
-    assert done == ["file", "name", "folder"]
+    assert events == ["file", "name", "folder"]
 
 
-def test_a_folder_that_cannot_be_synced_is_no_error(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_synced_is_ignored(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fsync = os.fsync
 
     def only_files(descriptor: int) -> None:
@@ -399,7 +405,7 @@ def test_a_folder_that_cannot_be_synced_is_no_error(target: Path, monkeypatch: p
     assert target.read_bytes() == b"new"
 
 
-def test_a_link_stays_a_link(target: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_remains_a_link(target: Path, tmp_path: Path) -> None:
     link = tmp_path / "latest.json"
     link.symlink_to(target)
     atomic_write(link, b"new")
@@ -407,7 +413,7 @@ def test_a_link_stays_a_link(target: Path, tmp_path: Path) -> None:
     assert target.read_bytes() == b"new"
 
 
-def test_others_may_read_it_as_far_as_the_umask_lets_them(tmp_path: Path) -> None:
+def test_file_permissions_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         atomic_write(tmp_path / "w", b"new")
@@ -421,7 +427,7 @@ def test_others_may_read_it_as_far_as_the_umask_lets_them(tmp_path: Path) -> Non
     [("folder", "name a file in it"), ("file/w", "choose another folder"), ("n" * 300, "a shorter name")],
     ids=["folder", "file as folder", "long"],
 )
-def test_places_where_nothing_can_be_written(tmp_path: Path, name: str, text: str) -> None:
+def test_unwritable_paths_raise(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"old")
     with pytest.raises(TutelageError) as caught:
@@ -430,7 +436,7 @@ def test_places_where_nothing_can_be_written(tmp_path: Path, name: str, text: st
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
-# --- tensors that are no plain values, and archives that are bombs
+# --- other tensor types and compressed archives
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -448,21 +454,23 @@ def test_places_where_nothing_can_be_written(tmp_path: Path, name: str, text: st
     ],
     ids=["sparse", "csr", "nested", "quantized", "meta", "complex", "int8", "bool"],
 )
-def test_tensors_without_the_models_values(tmp_path: Path, change: Callable[[Tensor], Tensor], text: str) -> None:
+def test_tensors_that_are_not_dense_or_of_other_types_raise(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], text: str
+) -> None:
     module = nn.Linear(3, 2)
     torch.save({"weight": change(torch.rand(2, 3)), "bias": torch.zeros(2)}, tmp_path / "w.pt")
     assert text in refusal(tmp_path / "w.pt", module)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
-def test_floats_of_every_type_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_all_float_types_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
     module = nn.Linear(2, 1)
     torch.save({"weight": torch.tensor([[0.5, -2.0]]).to(dtype), "bias": torch.zeros(1)}, tmp_path / "w.pt")
     load_weights(tmp_path / "w.pt", module)
     assert module.weight.tolist() == [[0.5, -2.0]]
 
 
-def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_compressed_archive_raises(tmp_path: Path) -> None:
     module = nn.Linear(1000, 1000)
     torch.save({"weight": torch.zeros(1000, 1000), "bias": torch.zeros(1000)}, tmp_path / "whole.pt")
     with (
@@ -472,5 +480,5 @@ def test_a_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
         for member in whole.infolist():
             packed.writestr(member.filename, whole.read(member))
     assert (tmp_path / "w.pt").stat().st_size < 20_000
-    torch.load(tmp_path / "w.pt", weights_only=True)  # which would unpack it
+    torch.load(tmp_path / "w.pt", weights_only=True)  # torch.load itself would unpack it
     assert "compressed entries" in refusal(tmp_path / "w.pt", module)

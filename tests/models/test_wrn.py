@@ -15,7 +15,7 @@ from tutelage.models.wrn import WRN, WideBlock
     ("depth", "width", "count"),
     [(10, 2, 303_706), (16, 2, 691_674), (28, 2, 1_467_610), (40, 2, 2_243_546)],
 )
-def test_parameters(depth: int, width: int, count: int) -> None:
+def test_parameter_counts(depth: int, width: int, count: int) -> None:
     assert sum(parameter.numel() for parameter in WRN(depth, width).parameters()) == count
 
 
@@ -31,19 +31,19 @@ def test_parameters(depth: int, width: int, count: int) -> None:
 )
 def test_shapes_of_logits_and_roles(shape: tuple[int, int, int], sides: tuple[int, int, int]) -> None:
     network = WRN(10, 2, num_classes=7, in_channels=shape[0])
-    seen: dict[str, Tensor] = {}
+    captured: dict[str, Tensor] = {}
     normalised: list[Tensor] = []
     network.bn.register_forward_pre_hook(lambda _, inputs: normalised.append(inputs[0]))
     for role, layer in WRN.roles.items():
-        network.get_submodule(layer).register_forward_hook(lambda _, __, out, role=role: seen.update({role: out}))
+        network.get_submodule(layer).register_forward_hook(lambda _, __, out, role=role: captured.update({role: out}))
     assert network(torch.rand(2, *shape)).shape == (2, 7)
-    assert tuple(seen.pop("stem").shape) == (2, 16, *shape[1:])
-    assert {role: tuple(out.shape) for role, out in seen.items()} == {
+    assert tuple(captured.pop("stem").shape) == (2, 16, *shape[1:])
+    assert {role: tuple(out.shape) for role, out in captured.items()} == {
         f"stage{index}": (2, channels, side, side)
         for index, channels, side in zip((1, 2, 3), (32, 64, 128), sides, strict=True)
     }
-    assert all(out.min() < 0 for out in seen.values())  # not activated
-    assert normalised[0] is seen["stage3"]  # nor normalised
+    assert all(out.min() < 0 for out in captured.values())  # not activated
+    assert normalised[0] is captured["stage3"]  # nor normalised
 
 
 def norm(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
@@ -53,7 +53,7 @@ def norm(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
     return (x - mean) / (var + layer.eps).sqrt() * scale + shift
 
 
-def test_block_that_keeps_its_shape_adds_the_raw_input() -> None:
+def test_identity_shortcut_adds_the_raw_input() -> None:
     torch.manual_seed(0)
     block, x = WideBlock(4, 4, 1).double(), torch.randn(3, 4, 6, 6, dtype=torch.float64)
     inner = F.conv2d(norm(x, block.bn1).clamp(min=0), block.conv1.weight, padding=1)
@@ -63,7 +63,7 @@ def test_block_that_keeps_its_shape_adds_the_raw_input() -> None:
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(6, 1), (4, 2), (6, 2)])
-def test_block_that_changes_shape_adds_a_projection_of_the_activated_input(channels: int, stride: int) -> None:
+def test_projection_shortcut_takes_the_activated_input(channels: int, stride: int) -> None:
     torch.manual_seed(0)
     block, x = WideBlock(4, channels, stride).double(), torch.randn(3, 4, 7, 7, dtype=torch.float64)
     active = norm(x, block.bn1).clamp(min=0)
@@ -74,7 +74,7 @@ def test_block_that_changes_shape_adds_a_projection_of_the_activated_input(chann
     torch.testing.assert_close(block(x), expected)
 
 
-def test_logits_are_the_classifier_of_the_mean_of_the_activated_last_group() -> None:
+def test_logits_from_the_activated_mean_of_the_last_group() -> None:
     torch.manual_seed(0)
     network, x = WRN(10, 1, num_classes=5), torch.rand(4, 3, 8, 8)
     nn.init.normal_(network.fc.bias)
@@ -83,18 +83,18 @@ def test_logits_are_the_classifier_of_the_mean_of_the_activated_last_group() -> 
     torch.testing.assert_close(network(x), pooled @ network.fc.weight.T + network.fc.bias)
 
 
-def test_starts_without_a_preferred_class() -> None:
+def test_the_bias_starts_at_0() -> None:
     assert not WRN(10, 1).fc.bias.any()
 
 
 @pytest.mark.parametrize(
     ("depth", "nearest"), [(18, "16 and 22"), (20, "16 and 22"), (4, "10 and 16"), (0, "10 and 16")]
 )
-def test_wrong_depths_name_their_neighbours(depth: int, nearest: str) -> None:
+def test_invalid_depths_raise_and_name_the_nearest(depth: int, nearest: str) -> None:
     with pytest.raises(TutelageError, match=rf"^WRN depth {depth} is not 6n\+4 .*the nearest are {nearest}$"):
         WRN(depth, 2)
 
 
-def test_wrong_width() -> None:
+def test_width_0_raises() -> None:
     with pytest.raises(TutelageError, match=r"^WRN width 0 leaves no channels: take 1 or more$"):
         WRN(10, 0)

@@ -1,4 +1,4 @@
-"""Names become networks, and wrong names become hints."""
+"""Built-in networks by name, and errors for unknown names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tutelage.models.wrn import WRN
         ("wrn-16-1", WRN, 6, 16),
     ],
 )
-def test_names(name: str, kind: type[ResNet | WRN], blocks: int, channels: int) -> None:
+def test_names_select_networks(name: str, kind: type[ResNet | WRN], blocks: int, channels: int) -> None:
     network = zoo.build(name, num_classes=6, input_shape=(1, 8, 8))
     assert isinstance(network, kind)
     assert network(torch.rand(2, 1, 8, 8)).shape == (2, 6)
@@ -33,7 +33,7 @@ def test_names(name: str, kind: type[ResNet | WRN], blocks: int, channels: int) 
 
 
 @pytest.mark.parametrize("family", zoo.families().values(), ids=zoo.families())
-def test_every_example_is_read_by_its_own_family_alone(family: zoo.Family) -> None:
+def test_each_example_matches_exactly_one_family(family: zoo.Family) -> None:
     for example in family.examples:
         assert [other for other in zoo.families().values() if other.pattern.fullmatch(example)] == [family]
     assert family.paper
@@ -43,13 +43,13 @@ def test_every_example_is_read_by_its_own_family_alone(family: zoo.Family) -> No
             zoo.build(example, num_classes=10, input_shape=(3, 32, 32))
 
 
-def test_families_cannot_be_changed() -> None:
+def test_families_are_immutable() -> None:
     with pytest.raises(TypeError):
         zoo.families()["mine"] = zoo.families()["wrn"]  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
+    ("name", "suggestion"),
     [
         ("resnet-20", "resnet20"),
         ("ResNet56", "resnet56"),
@@ -57,17 +57,17 @@ def test_families_cannot_be_changed() -> None:
         ("resnet8x", "resnet8x4"),
     ],
 )
-def test_unknown_names_get_the_nearest_and_the_other_doors(name: str, near: str) -> None:
+def test_unknown_names_get_a_suggestion(name: str, suggestion: str) -> None:
     with pytest.raises(TutelageError) as caught:
         zoo.build(name, num_classes=10, input_shape=(3, 32, 32))
     message = str(caught.value)
-    assert message.startswith(f"unknown model {name!r}; did you mean {near!r}?")
-    assert all(door in message for door in ("module:attr", "timm/NAME", "hf/NAME"))
+    assert message.startswith(f"unknown model {name!r}; did you mean {suggestion!r}?")
+    assert all(form in message for form in ("module:attr", "timm/NAME", "hf/NAME"))
     assert "\n" not in message
 
 
 @pytest.mark.parametrize(("name", "text"), [("resnet18", "14 and 20"), ("wrn-18-2", "16 and 22")])
-def test_depths_that_do_not_exist(name: str, text: str) -> None:
+def test_invalid_depths_raise(name: str, text: str) -> None:
     with pytest.raises(TutelageError, match=text):
         zoo.build(name, num_classes=10, input_shape=(3, 32, 32))
 
@@ -76,17 +76,17 @@ def test_depths_that_do_not_exist(name: str, text: str) -> None:
     "name",
     ["resnet8x100000000", "resnet60000002", "wrn-16-9999", "resnet8x" + "9" * 5000, "mlp-ganx9999", "resnet110x500.0"],
 )
-def test_networks_that_fit_in_no_memory_are_refused_at_once(name: str) -> None:
-    began = time.monotonic()
+def test_too_large_networks_raise_immediately(name: str) -> None:
+    start = time.monotonic()
     with pytest.raises(TutelageError, match=r"too large|would have") as caught:
         zoo.build(name, num_classes=10, input_shape=(3, 32, 32))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - start < 5
     assert len(str(caught.value)) < 300
 
 
-def test_the_size_is_found_out_without_drawing_numbers() -> None:
+def test_the_size_check_draws_no_random_numbers() -> None:
     torch.manual_seed(1)
     first = zoo.build("resnet8", num_classes=10, input_shape=(3, 32, 32))
     torch.manual_seed(1)
-    again = ResNet(8, 10, 3)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    expected = ResNet(8, 10, 3)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), expected.parameters(), strict=True))
