@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
+import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from greenlet import getcurrent, greenlet
-
-from tutelage.data.batch import Batch
 
 Numbers = dict[str, Any]
 
@@ -58,15 +56,18 @@ def compare(
 
 
 class Rounds:
-    """A long computation that is executed one round at a time.
+    """A long computation that is executed one round at a time, in a thread that waits between the rounds.
 
     Args:
         work: gets a function that it calls at the end of each round, and that returns when the next round begins.
     """
 
     def __init__(self, work: Callable[[Callable[[], None]], object]) -> None:
-        self._work = greenlet(work)
-        self._caller = getcurrent()
+        self._begin, self._done = threading.Semaphore(0), threading.Semaphore(0)
+        self._stopping = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self._thread.start()
 
     def __call__(self) -> None:
         """Execute one round.
@@ -74,29 +75,40 @@ class Rounds:
         Raises:
             RuntimeError: the computation has ended.
         """
-        self._work.switch(self._caller.switch)
-        if self._work.dead:
-            raise RuntimeError("the computation ended before the last round")
+        self._begin.release()
+        self._done.acquire()
+        if self._error is not None:
+            raise self._error
 
     def end(self) -> None:
         """Stop the computation."""
-        self._work.throw()
+        self._stopping = True
+        self._begin.release()
+        self._thread.join()
+
+    def _run(self, work: Callable[[Callable[[], None]], object]) -> None:
+        try:
+            self._await_round()
+            work(self._end_round)
+            self._error = RuntimeError("the computation ended before the last round")
+        except _StoppedError:
+            pass
+        except BaseException as error:  # raised again by the call that waits for this round
+            self._error = error
+        self._done.release()
+
+    def _end_round(self) -> None:
+        self._done.release()
+        self._await_round()
+
+    def _await_round(self) -> None:
+        self._begin.acquire()
+        if self._stopping:
+            raise _StoppedError
 
 
-class StepHook:
-    """A slot of ``fit`` that reports the end of each step."""
-
-    waited = 0.0
-
-    def __init__(self, end_step: Callable[[], None]) -> None:
-        self._end_step, self._first = end_step, True
-
-    def show(self, stream: Hashable, epoch: int, step: int, make: Callable[[], Batch]) -> Batch:
-        """The batch of the step."""
-        if not self._first:
-            self._end_step()
-        self._first = False
-        return make()
+class _StoppedError(BaseException):
+    """Raised inside a computation that is stopped."""
 
 
 def every(steps: int, end_round: Callable[[], None]) -> Callable[[], None]:

@@ -177,7 +177,7 @@ def study(short: bool) -> Numbers:
     """A study of plain training and the nine methods with three seeds, relative to the same runs one after another.
 
     One after another they run in this process with all its threads and no start of Python; the study starts one process
-    per core. The second row of each pair is without runs side by side. In the second pair the teacher costs far more
+    per core. In the second pair the teacher costs far more
     than its student. Goal: a quarter.
     """
     steps, epochs, seeds, rounds = (2, 1, 1, 1) if short else (4, 3, 3, 3)
@@ -205,16 +205,12 @@ def _study(names: tuple[str, str], folder: Path, steps: int, epochs: int, seeds:
                 teachers = () if method == "plain" else (teacher,)
                 execute(Config(data=source, student=names[1], teacher=teachers, method=method, seed=seed, **recipe))
 
-    def as_study(**options: int) -> None:
+    def as_study() -> None:
         design = Study(data=source, students=names[1], teachers=teacher, methods=NINE, seeds=[*seeds], train=recipe)
         with tempfile.TemporaryDirectory() as out:
-            run_study(design, out, **options)
+            run_study(design, out)
 
-    alternatives = {
-        "one after another": one_after_another,
-        "study, one run per process at a time": partial(as_study, together=1),
-        "study": as_study,
-    }
+    alternatives = {"one after another": one_after_another, "study": as_study}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TutelageWarning)  # a teacher of random images is at chance level
         return as_json(compare(alternatives, "one after another", rounds, warm_up=0))

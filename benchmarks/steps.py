@@ -16,7 +16,7 @@ from torch.nn.functional import conv2d, cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.pairs import Numbers, Rounds, StepHook, as_json, compare, every, timed
+from benchmarks.pairs import Numbers, Rounds, as_json, compare, every, timed
 from benchmarks.setting import (
     BATCH,
     PAIRS,
@@ -37,7 +37,7 @@ from tutelage.data.loader import Batches
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
-from tutelage.training import Learner, fit
+from tutelage.training import Learner, Step, fit, together
 from tutelage.training.hardware import resolve
 
 
@@ -47,8 +47,13 @@ def fit_steps(student: Tapped, source: Frozen | None, data: Data, hardware: Hard
     recipe = Recipe(epochs=10**6, batch_size=size, schedule="constant")
 
     def work(end_round: Callable[[], None]) -> None:
-        beat = StepHook(every(steps_per_round(), end_round))
-        fit(Learner(student, source, terms), data=data, recipe=recipe, hardware=hardware, seat=beat)
+        end_step = every(steps_per_round(), end_round)
+
+        def update(step: Step) -> None:
+            together(step)
+            end_step()
+
+        fit(Learner(student, source, terms), data=data, recipe=recipe, hardware=hardware, update=update)
 
     return Rounds(work)
 

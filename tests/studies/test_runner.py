@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -228,36 +227,6 @@ def test_one_that_ends_its_process_is_alone_the_next_time(
     ended = {(record["student"], record["method"]): record["status"] for record in results.runs}
     for (student, method), status in ended.items():
         assert status == ("failed" if student.startswith("fatal") and method != "teacher" else "done")
-
-
-class Listed(Here):
-    """Remembers how many runs each call was for."""
-
-    def __init__(self, count: int = 1) -> None:
-        self.count, self.sizes = count, list[int]()
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        self.sizes.append(len(arguments[0]))
-        return super().submit(function, *arguments)
-
-
-def test_side_by_side_or_alone_gives_the_same_numbers(tiny: Tiny, tmp_path: Path) -> None:
-    study = tiny(noise=0.4, methods="hinton,at,sp,dml", students="resnet8x0.25,resnet8x0.5", seeds=[0, 1])
-    beside, alone = Listed(), Listed()
-    ours = run_study(study, tmp_path / "beside", workers=beside)
-    theirs = run_study(study, tmp_path / "alone", workers=alone, together=1)
-    assert alone.sizes == [1] * 22
-    assert beside.sizes == [1, 1, 10, 10]  # teachers; then all that has one seed and teacher
-    clocks = ("seconds", "latency_ms", "command")
-    for one, other in zip(ours.runs, theirs.runs, strict=True):
-        assert {**one, **dict.fromkeys(clocks)} == {**other, **dict.fromkeys(clocks)}
-
-
-def test_no_process_is_left_without_work(tiny: Tiny, tmp_path: Path) -> None:
-    study = tiny(methods="hinton,at,sp,rkd,dml", seeds=1)
-    many = Listed(4)
-    run_study(study, tmp_path, workers=many)
-    assert many.sizes == [1, 2, 1, 1, 1, 1]
 
 
 def test_a_student_that_no_teacher_teaches_is_trained_once_and_compared_with_each(tiny: Tiny, tmp_path: Path) -> None:

@@ -57,9 +57,6 @@ def study(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Number of worker processes.  [default: number of cores]")
     ] = None,
-    together: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of runs trained side by side per process.  [default: 16]")
-    ] = None,
     ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: auto, local or its address.")] = None,
     track: Track = None,
     trust: TrustAll = False,
@@ -88,13 +85,12 @@ def study(
     evaluate = table_of(said.get("evaluate"), "the study: evaluate")
     said["evaluate"] = {**evaluate, **{name: value for name, value in asked.items() if value is not None}}
     place = partial(RayWorkers, ray) if ray else partial(LocalWorkers, workers)
-    how = {} if together is None else {"together": together}
     names = [teachers, students, methods]
     trusted = trust or typed_specs(*(name.strip() for text in names if text for name in text.split(",")))
     study = Study(**said)
     if Path(source).suffix == ".py":  # the user ran this code, which names them
         trusted = trust or study.code
-    _run_study(study, out or Path("runs") / Path(source).stem, place, json_, track=track, trust=trusted, **how)
+    _run_study(study, out or Path("runs") / Path(source).stem, place, json_, track=track, trust=trusted)
 
 
 def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json: bool, **how: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -18,8 +18,6 @@ from tutelage.data.images import Images
 from tutelage.data.orders import Order, shuffled
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError
-
-Show = Callable[[Hashable, int, int, Callable[[], Batch]], Batch]
 
 
 class Batches:
@@ -92,21 +90,11 @@ class Batches:
         """The ``index`` of every sample in this batch, over all processes."""
         return self._split.index[self.places(epoch)[0][step]]
 
-    def epoch(self, epoch: int, show: Show | None = None) -> Iterator[Batch]:
-        """This process's share of every batch of an epoch, in order.
-
-        ``show`` is given each batch's stream, epoch, step and how to make it: others may be shown the same ones.
-        Streams are equal only if their batches are.
-        """
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """This process's share of every batch of an epoch, in order."""
         parts, moved = self._draw(epoch)
-        pixels = _InTurn(lambda first: self._pixels(moved[0][first:]))
-        how = (self.order, self.seed, self.batch_size, self.views, self.second, self.layout, self.device)
-        for step in range(len(self)):
-            make = partial(self._make, pixels, step, _Drawn.of(parts, step), _Drawn.of(moved, step))
-            yield make() if show is None else show((self._split, *how), epoch, step, make)
-
-    def _make(self, pixels: _InTurn, step: int, drawn: _Drawn, moved: _Drawn) -> Batch:
-        return self._batch(drawn, moved, pixels.at(step))
+        for step, images in enumerate(self._pixels(moved[0])):
+            yield self._batch(_Drawn.of(parts, step), _Drawn.of(moved, step), images)
 
     def at(self, number: int) -> Batch:
         """This process's share of the batch of this number, counted over all epochs from the first: an endless stream.
@@ -157,20 +145,6 @@ class _Drawn(NamedTuple):
     def of(cls, parts: Sequence[Tensor], step: int) -> _Drawn:
         places, views, again = (part[step] for part in parts)
         return cls(places, views, again)
-
-
-class _InTurn:
-    """Items that are made from a place on, one after another; where some are passed over it begins again."""
-
-    def __init__(self, begin: Callable[[int], Iterator[Tensor]]) -> None:
-        self._begin, self._next = begin, -1
-        self._items: Iterator[Tensor] = iter(())
-
-    def at(self, place: int) -> Tensor:
-        if place != self._next:
-            self._items = self._begin(place)
-        self._next = place + 1
-        return next(self._items)
 
 
 def stream(images: Images, order: Tensor, device: torch.device, workers: int) -> Iterator[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -73,17 +73,10 @@ class Outputs:
 
     def detach(self) -> Outputs:
         """The same values without gradients."""
-        return self._map(Tensor.detach)
-
-    def clone(self) -> Outputs:
-        """Copies of the values."""
-        return self._map(Tensor.clone)
-
-    def _map(self, function: Callable[[Tensor], Tensor]) -> Outputs:
         return Outputs(
-            None if self.logits is None else function(self.logits),
-            {role: function(value) for role, value in self.features.items()},
-            tuple(member._map(function) for member in self.members),
+            None if self.logits is None else self.logits.detach(),
+            {role: value.detach() for role, value in self.features.items()},
+            tuple(member.detach() for member in self.members),
         )
 
     @classmethod

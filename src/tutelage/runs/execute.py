@@ -35,7 +35,6 @@ from tutelage.training.hardware import resolve
 from tutelage.training.loop import Record
 from tutelage.training.processes import Processes
 from tutelage.training.run import Run
-from tutelage.training.side_by_side import Seat
 from tutelage.trust import Trust, check_trusted, typed_specs
 
 
@@ -85,7 +84,6 @@ def execute(
     report: Callable[[Record], None] | None = None,
     announce: Callable[[str], None] | None = None,
     track: str | None = None,
-    seat: Seat | None = None,
     trust: Trust | None = None,
 ) -> Result:
     """Train, save and measure a student as the configuration says.
@@ -93,7 +91,7 @@ def execute(
     With a folder the run can be stopped or killed at any time: executed again it goes on where it was and ends with
     the same bytes, and one that is finished is read back. ``report`` is called with each epoch's record and
     ``announce`` with a line on each teacher before training starts; ``track`` names experiment trackers (see
-    ``Trackers``), which may differ each time; ``seat`` is the run's place among those that train side by side.
+    ``Trackers``), which may differ each time.
     ``trust`` says whose code may be imported (``check_trusted``): by default that of the networks and the method
     which the configuration names, and none that files of its teachers name.
 
@@ -151,7 +149,6 @@ def execute(
             answers=AnswerStore(config.answers, data, config.answers_as) if config.answers else None,
             report=keep,
             processes=processes,
-            seat=seat,
             check_labels=True,
             task=task,
         )

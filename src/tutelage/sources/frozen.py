@@ -12,7 +12,7 @@ from tutelage.data.batch import Batch
 from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, as_tapped
-from tutelage.sources.source import NOBODY, Ask, Cohort, Source, ask
+from tutelage.sources.source import NOBODY, Cohort, Source
 from tutelage.sources.store import AnswerStore
 
 
@@ -26,16 +26,15 @@ class Frozen(Source):
         teachers: networks from raw pixels to logits. One that is a bare ``nn.Module`` is given its inputs as they are,
             without normalisation.
         store: where their answers to the training part are kept, so that each is computed once.
-        ask: how one of them is asked; runs side by side ask together.
 
     Raises:
         TutelageError: a teacher is no network.
     """
 
-    def __init__(self, *teachers: nn.Module, store: AnswerStore | None = None, ask: Ask = ask) -> None:
+    def __init__(self, *teachers: nn.Module, store: AnswerStore | None = None) -> None:
         if not teachers:
             raise ValueError("Frozen needs at least one teacher")
-        self.models, self.store, self.ask = tuple(as_tapped("Frozen", each) for each in teachers), store, ask
+        self.models, self.store = tuple(as_tapped("Frozen", each) for each in teachers), store
         for teacher in self.models:
             teacher.eval().requires_grad_(False)
 
@@ -51,5 +50,5 @@ class Frozen(Source):
 
     def _answer(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
         if self.store is None:
-            return self.ask(teacher, batch, roles)
-        return self.store(teacher, batch, roles, self.ask)
+            return teacher.tap(batch.inputs, roles)
+        return self.store(teacher, batch, roles)

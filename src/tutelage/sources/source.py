@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,14 +17,6 @@ Cohort = Mapping[nn.Module, Outputs]
 
 NOBODY: Cohort = MappingProxyType({})
 """The cohort where no models train together."""
-
-
-Ask = Callable[[Tapped, Batch, Collection[str]], Outputs]
-
-
-def ask(teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
-    """What a network answers to a batch."""
-    return teacher.tap(batch.inputs, roles)
 
 
 class Source:

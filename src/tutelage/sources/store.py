@@ -31,7 +31,6 @@ from tutelage.models.fingerprint import fingerprint
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.parsing import parse_json
-from tutelage.sources.source import Ask, ask
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -94,13 +93,13 @@ class AnswerStore:
         self._maps: set[tuple[int, str]] = set()
         self._fingerprints: dict[int, str] = {}
 
-    def __call__(self, teacher: Tapped, batch: Batch, roles: Collection[str], ask: Ask = ask) -> Outputs:
+    def __call__(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
         """The teacher's answers for a batch of the training part, those that are not there yet computed now.
 
         The teacher is to be in eval mode. A batch that is none of the augmentations is not looked up.
         """
         if batch.key is None or not roles or any((id(teacher), role) in self._maps for role in roles):
-            return ask(teacher, batch, roles)
+            return teacher.tap(batch.inputs, roles)
         rows, views = batch.key.numpy().T
         passes = "bfloat16" if torch.is_autocast_enabled(batch.inputs.device.type) else "float32"
         files = {role: self._open.get((id(teacher), role, passes)) for role in roles}
@@ -116,7 +115,7 @@ class AnswerStore:
             return self._outputs({role: found[role].values for role in roles}, batch)
         missing = torch.from_numpy((~there).nonzero()[0])
         places = missing.to(batch.inputs.device)
-        live = teacher.tap(batch.inputs[places], roles) if there.any() else ask(teacher, batch, roles)
+        live = teacher.tap(batch.inputs[places] if there.any() else batch.inputs, roles)
         if maps := [role for role in roles if _is_map(role, live[role])]:
             self._maps |= {(id(teacher), role) for role in maps}
             return live  # whole, since nothing can have been there

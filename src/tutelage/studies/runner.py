@@ -33,8 +33,6 @@ from tutelage.tasks import Task
 from tutelage.trust import Trust
 
 ATTEMPTS = 2
-TOGETHER = 16
-"""Runs that one process trains side by side unless told otherwise; each has its weights and optimiser in memory."""
 
 
 class AtWork(NamedTuple):
@@ -79,7 +77,6 @@ def run_study(
     workers: Workers | None = None,
     watch: Watch | None = None,
     track: str | None = None,
-    together: int = TOGETHER,
     trust: Trust | None = None,
     check: bool = True,
 ) -> Results:
@@ -98,9 +95,6 @@ def run_study(
         workers: where; processes of this machine, one a core, unless given. They are stopped in the end.
         watch: told several times a second how far it is.
         track: trackers of every run, see ``train``.
-        together: how many runs, at most, one process trains side by side: those of one condition and seed. They
-            give the numbers that they give alone, and a teacher is asked once for all. One that failed is tried
-            again alone; and those that trackers follow are alone, for most trackers know one run a process.
         trust: whose code may be imported (``check_trusted``): unless given, that of the networks and methods which the
             study names, and none that only the file of a trained teacher names. ``True`` for all.
         check: whether failed runs are a warning, and an error if all failed; otherwise the results alone tell of them.
@@ -127,7 +121,7 @@ def run_study(
                 _check_finished(planner, store, task)
             else:
                 store.begin()
-                _do(planner, store, task, _Runner(store, place, watch, track, 1 if track else together, trust))
+                _do(planner, store, task, _Runner(store, place, watch, track, trust))
     finally:
         place.stop()
     results = Results.read(out)
@@ -179,11 +173,8 @@ def _now_and_then(act: Callable[[], None], seconds: float = 5.0) -> Callable[[],
 
 
 class _Runner:
-    def __init__(
-        self, store: Store, workers: Workers, watch: Watch | None, track: str | None, together: int, trust: Trust
-    ) -> None:
-        self.store, self.workers, self.watch, self.track, self.together = store, workers, watch, track, together
-        self.trust = trust
+    def __init__(self, store: Store, workers: Workers, watch: Watch | None, track: str | None, trust: Trust) -> None:
+        self.store, self.workers, self.watch, self.track, self.trust = store, workers, watch, track, trust
 
     def do(self, lines: Sequence[Asked], what: str = "runs", tell: Callable[[], None] = lambda: None) -> None:
         """Do the runs of these lines and those of the teachers that they need."""
@@ -195,7 +186,7 @@ class _Runner:
         found, runs, began = len(done), len(waiting), time.time()
         failed: set[str] = set()
         attempts: Counter[str] = Counter()
-        running: dict[Future[list[Outcome]], list[Job]] = {}
+        running: dict[Future[Outcome], Job] = {}
         waiting = {key: job for key, job in waiting.items() if key not in done}
         while waiting or running:
             self.store.check()
@@ -204,17 +195,14 @@ class _Runner:
                     self.store.keep_failure(job, f"its teacher {job.needs.name} failed", "")
                     failed.add(waiting.pop(key).key)
             ready = [job for job in waiting.values() if all(other.key in done | failed for other in job.before)]
-            while ready and len(running) < self.workers.count:
-                part = self._part(ready, attempts)
-                for job in part:
-                    attempts[job.key] += 1
-                    ready.remove(waiting.pop(job.key))
-                running[self._start(part, done)] = part
-            at_work = [job for part in running.values() for job in part]
-            self._tell(Status(runs, len(done), len(failed), found, self._shares(at_work, labels, began), what))
+            ready.sort(key=lambda job: not job.trains_teacher)  # teachers first, since others wait for them
+            for job in ready[: max(0, self.workers.count - len(running))]:
+                attempts[job.key] += 1
+                running[self._start(waiting.pop(job.key), done)] = job
+            self._tell(Status(runs, len(done), len(failed), found, self._shares(running.values(), labels, began), what))
             over, _ = wait(running, timeout=0.25, return_when=FIRST_COMPLETED)
-            outcomes = [pair for future in over for pair in _outcomes(future, running.pop(future))]
-            for job, outcome in outcomes:
+            for future in over:
+                job, outcome = running.pop(future), _outcome(future)
                 self._note(job, outcome)
                 if outcome.error is None:
                     done.add(job.key)
@@ -226,28 +214,10 @@ class _Runner:
                 tell()
         self._tell(Status(runs, len(done), len(failed), found, (), what))
 
-    def _part(self, ready: Sequence[Job], attempts: Mapping[str, int]) -> list[Job]:
-        """What one process is to do next: teachers first, for others wait for them; then what can share its stream.
-
-        Not more than leaves the other processes as much, so that all come to an end at about the same time.
-        """
-        first = min(ready, key=lambda job: not job.trains_teacher)
-        if attempts[first.key]:  # it may have been what ended its process, and the others with it
-            return [first]
-        alike = [job for job in ready if not attempts[job.key] and _stream(job) == _stream(first)]
-        return alike[: min(self.together, math.ceil(len(ready) / self.workers.count))]
-
-    def _start(self, jobs: Sequence[Job], done: Collection[str]) -> Future[list[Outcome]]:
-        pieces = [
-            Piece(
-                job.config,
-                self.store.folder(job),
-                {other.name: other.config for other in job.compared if other.job is None or other.job.key in done},
-                job.task,
-            )
-            for job in jobs
-        ]
-        return self.workers.submit(work, pieces, self.store.evaluate, self.track, self.trust)
+    def _start(self, job: Job, done: Collection[str]) -> Future[Outcome]:
+        compared = {other.name: other.config for other in job.compared if other.job is None or other.job.key in done}
+        piece = Piece(job.config, self.store.folder(job), compared, job.task)
+        return self.workers.submit(work, piece, self.store.evaluate, self.track, self.trust)
 
     def _note(self, job: Job, outcome: Outcome) -> None:
         for text in outcome.warnings:
@@ -269,19 +239,13 @@ class _Runner:
         )
 
 
-def _outcomes(future: Future[list[Outcome]], jobs: Sequence[Job]) -> list[tuple[Job, Outcome]]:
+def _outcome(future: Future[Outcome]) -> Outcome:
     try:
-        outcomes = future.result()
+        return future.result()
     except TutelageError:  # no worker can start: nothing that one run could change
         raise
     except Exception as error:  # the worker died: killed, out of memory, ...
-        outcomes = [Outcome(f"its process died: {one_line(error)}", traceback.format_exc())] * len(jobs)
-    return list(zip(jobs, outcomes, strict=True))
-
-
-def _stream(job: Job) -> dict[str, Any]:
-    """What runs have to have in common to be shown one stream of batches; a teacher's run waits for no student's."""
-    return job.config.model_dump(exclude={"student", "method", "settings", "teacher"}) | {"role": job.trains_teacher}
+        return Outcome(f"its process died: {one_line(error)}", traceback.format_exc())
 
 
 def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:

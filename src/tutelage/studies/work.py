@@ -1,18 +1,14 @@
-"""What a worker does: runs of one stream of batches side by side, and what a study measures of each beyond it."""
+"""What a worker does: a run, and what a study measures beyond it."""
 
 from __future__ import annotations
 
 import json
 import traceback
 import warnings
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from greenlet import getcurrent, greenlet
 
 from tutelage.config import Config, ExtraEvaluation
 from tutelage.data import Data
@@ -25,7 +21,6 @@ from tutelage.runs.teachers import reference_teacher
 from tutelage.studies.metrics import task_metrics
 from tutelage.studies.records import BESIDE, EXTRA
 from tutelage.tasks import Compute, find
-from tutelage.training.side_by_side import Seat, side_by_side
 from tutelage.trust import Trust
 
 
@@ -54,36 +49,26 @@ class Piece(NamedTuple):
     task: str | None
 
 
-def work(
-    pieces: Sequence[Piece], asked: ExtraEvaluation, track: str | None, trust: Trust | None = None
-) -> list[Outcome]:
-    """Runs of one stream, side by side, and what is to be measured beyond; called in a worker."""
-    said: dict[greenlet, dict[str, None]] = defaultdict(dict)
-    common = said[getcurrent()]
+def work(piece: Piece, asked: ExtraEvaluation, track: str | None, trust: Trust | None = None) -> Outcome:
+    """One run, and what is to be measured beyond; called in a worker. Its error is returned, not raised."""
+    said: dict[str, None] = {}
 
     def heard(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         if issubclass(category, TutelageWarning):
-            said[getcurrent()][str(message)] = None
+            said[str(message)] = None
 
-    def run(piece: Piece, seat: Seat) -> Outcome:
-        try:
-            overrides = Overrides(data=data, task=find(piece.task) if piece.task else None)
-            result = execute(piece.config, piece.folder, overrides=overrides, track=track, seat=seat, trust=trust)
-            _measure(result, piece.folder, data, asked, piece.compared, trust)
-            error, trace = None, ""
-        except Exception as problem:  # one run's trouble is not the study's
-            error, trace = one_line(problem), traceback.format_exc()
-        return Outcome(error, trace, tuple(common | said[getcurrent()]))
-
+    error, trace = None, ""
     with warnings.catch_warnings():
         warnings.simplefilter("always", TutelageWarning)
         warnings.showwarning = heard
         try:
-            data = load_data(pieces[0].config)
-        except Exception as problem:
-            return [Outcome(one_line(problem), traceback.format_exc())] * len(pieces)
-        over = side_by_side(*(partial(run, piece) for piece in pieces))
-    return [outcome for outcome in over if isinstance(outcome, Outcome)]  # run() raises nothing
+            data = load_data(piece.config)
+            overrides = Overrides(data=data, task=find(piece.task) if piece.task else None)
+            result = execute(piece.config, piece.folder, overrides=overrides, track=track, trust=trust)
+            _measure(result, piece.folder, data, asked, piece.compared, trust)
+        except Exception as problem:  # one run's trouble is not the study's
+            error, trace = one_line(problem), traceback.format_exc()
+    return Outcome(error, trace, tuple(said))
 
 
 def _measure(

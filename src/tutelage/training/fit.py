@@ -19,7 +19,6 @@ from tutelage.training.learner import Learner
 from tutelage.training.loop import Loop, Record
 from tutelage.training.processes import Processes
 from tutelage.training.selection import Selected
-from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import UpdateRule, together
 
 
@@ -52,7 +51,6 @@ def fit(
     checkpoints: Checkpoints | None = None,
     report: Callable[[Record], None] | None = None,
     processes: Processes | None = None,
-    seat: Seat | None = None,
     task: Task | None = None,
 ) -> Fitted:
     """Train learners on a data set, in place.
@@ -71,7 +69,6 @@ def fit(
         report: called with each epoch's record, also with those that a resumed fit has behind it.
         processes: which process this is, when several train together.
         task: what is asked of the networks, which an epoch is selected by; that of the data's targets unless given.
-        seat: the place among those that train side by side in this process, see ``side_by_side``.
 
     Returns:
         The history and the selected states. The models hold the last epoch's weights and are in eval mode.
@@ -96,7 +93,6 @@ def fit(
             processes,
             order,
             streams or {},
-            seat,
             task or find(data.targets.task),
         )
         if checkpoints:

@@ -28,7 +28,6 @@ from tutelage.training.meter import Meter
 from tutelage.training.optim import lr_factor, make_optimizer
 from tutelage.training.processes import Processes
 from tutelage.training.selection import Selection
-from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import Step, UpdateRule
 
 CHECK_EVERY = 50  # steps between looks for NaN: a look waits for the device
@@ -52,13 +51,12 @@ class Loop:
         processes: Processes,
         order: Order,
         streams: Mapping[str, Split],
-        seat: Seat | None,
         task: Task,
     ) -> None:
         _check_learners(learners)
         _check_networks(learners)
         self.learners, self.data, self.recipe, self.hardware = tuple(learners), data, recipe, hardware
-        self.update, self.processes, self.seat, self.task = update, processes, seat, task
+        self.update, self.processes, self.task = update, processes, task
         device = torch.device(hardware.device)
         batches = partial(
             Batches,
@@ -96,7 +94,7 @@ class Loop:
         self.peak = {
             learner: [group["lr"] for group in optimizer.param_groups] for learner, optimizer in self.optimizers.items()
         }
-        self.compiling = Compiling(self.models, hardware.compile, recipe.epochs * len(self.batches), self._clock)
+        self.compiling = Compiling(self.models, hardware.compile, recipe.epochs * len(self.batches))
         self.history: list[Record] = []
         self.selection = Selection(task, data, hardware)
         named = isinstance(recipe.optimizer, str)
@@ -107,11 +105,11 @@ class Loop:
 
     def epoch(self, epoch: int, checkpoints: Checkpoints | None) -> Record:
         """One pass over the training part."""
-        start = self._clock()
+        start = time.perf_counter()
         before = self._passes()
         steps = len(self.batches)
         meters = {learner: Meter(learner, self.task) for learner in self.learners}
-        for number, batch in enumerate(self.batches.epoch(epoch, self.seat.show if self.seat else None)):
+        for number, batch in enumerate(self.batches.epoch(epoch)):
             place_in_run = epoch * steps + number
             self.compiling.before(place_in_run)
             factor = lr_factor(self.recipe, place_in_run, steps)
@@ -129,13 +127,9 @@ class Loop:
             entry = meter.means(self.processes) | self.selection.after_epoch(learner, epoch + 1)
             record["learners"][learner.name] = entry
         record["forward_passes"] = dict(zip(("student", "teacher"), passes, strict=True))
-        record["seconds"] = round(self._clock() - start, 3)
+        record["seconds"] = round(time.perf_counter() - start, 3)
         self.history.append(record)
         return record
-
-    def _clock(self) -> float:
-        """Seconds, without those in which runs beside this one had their turns."""
-        return time.perf_counter() - (self.seat.waited if self.seat else 0.0)
 
     def _passes(self) -> tuple[int, int]:
         """How many samples the networks that learn, and those that only teach, have run so far in this process."""

@@ -20,7 +20,6 @@ from tutelage.files import atomic_write
 from tutelage.models.state import dtype_hint, shared_tensors, shared_tensors_error
 from tutelage.models.tapped import Tapped
 from tutelage.sources import AnswerStore, Frozen
-from tutelage.sources.source import ask
 from tutelage.tasks import Task, find, recognised
 from tutelage.terms.term import Term, Weighted
 from tutelage.training.checkpoint import Checkpoints, generators_restored, seeded
@@ -30,7 +29,6 @@ from tutelage.training.learner import Learner
 from tutelage.training.loop import Loop, Record
 from tutelage.training.processes import Processes
 from tutelage.training.selection import Selected
-from tutelage.training.side_by_side import Seat
 from tutelage.training.updates import UpdateRule, together
 
 
@@ -57,7 +55,6 @@ class Run:
         report: called with a record an epoch, which names the number of its fit.
         check_labels: whether to refuse labels that the task cannot be trained by, a class without a sample for
             instance, where a term reads labels.
-        seat: the run's place among those that train side by side.
         task: what methods that name no task train for; what the data's targets are for unless given.
     """
 
@@ -75,13 +72,12 @@ class Run:
         answers: AnswerStore | None = None,
         report: Callable[[Record], None] | None = None,
         processes: Processes | None = None,
-        seat: Seat | None = None,
         check_labels: bool = False,
         task: Task | None = None,
     ) -> None:
         self._check_labels = check_labels
         self.data, self.recipe, self.hardware = data, recipe or Recipe(), hardware or Hardware()
-        self.seed, self.folder, self.answers, self.seat = seed, folder, answers, seat
+        self.seed, self.folder, self.answers = seed, folder, answers
         self.processes = processes or Processes.current(self.hardware.device)
         self._student, self._teachers, self._report, self._write = student, tuple(teachers), report, write
         self.task = task or find(data.targets.task)
@@ -174,8 +170,8 @@ class Run:
         return terms | {"kd": kd_alpha * task.soft_targets(kd_temperature)} if kd_alpha else terms
 
     def frozen(self, *teachers: Tapped) -> Frozen:
-        """Teachers as a source, whose answers come from the run's store if it has one, or from others' questions."""
-        return Frozen(*teachers, store=self.answers, ask=self.seat.ask if self.seat else ask)
+        """Teachers as a source, whose answers come from the run's store if it has one."""
+        return Frozen(*teachers, store=self.answers)
 
     def trace(self, model: Tapped) -> Tapped:
         """Find a network's roles, by showing it two training images."""
@@ -240,7 +236,6 @@ class Run:
                 self.processes,
                 shuffled,
                 {},
-                None,
                 self.task,
             )
 
@@ -299,7 +294,6 @@ class Run:
             checkpoints=checkpoints,
             report=report,
             processes=self.processes,
-            seat=self.seat,
             task=self.task if task is None else task,
         )
         self.fits.append(fitted)
