@@ -24,7 +24,7 @@ from tutelage.evaluation.metrics import accuracy
 from tutelage.methods.occlusion import joined, train_students
 from tutelage.methods.occlusion.svm import select_svm
 from tutelage.models.fronts.occlude import Half, normalised_black
-from tutelage.models.surgery.front import apply as put_front
+from tutelage.models.surgery import front
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import find
 from tutelage.terms import CrossEntropy
@@ -83,7 +83,7 @@ def hiding(run: Run, model: Tapped, hidden: Half) -> Tapped:
     """A copy of a network that hides half of its input from itself."""
     model = copy.deepcopy(model)
     example = run.example(model)
-    put_front(
+    front.apply(
         model.module,
         example,
         kind="occlude",

@@ -13,7 +13,7 @@ from tutelage.data.data import Split
 from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 from tutelage.methods import method
-from tutelage.models.surgery.final_bn import apply
+from tutelage.models.surgery.final_bn import apply as add_final_bn
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
 from tutelage.training.learner import Learner, Lesson
@@ -56,7 +56,7 @@ def final_bn(
         raise TutelageError("final batch normalisation normalises over the batch; use a batch size of 2 or more")
     student = run.student()
     example = run.example(student)
-    apply(student.module, example, position=position, momentum=momentum, affine=int(affine))
+    add_final_bn(student.module, example, position=position, momentum=momentum, affine=int(affine))
     weight = InverseFrequency(run.data.train, run.data.num_classes) if weighted else None
     run.fit(Learner(student, None, {"ce": CrossEntropy()}, sample_weight=weight))
     return student

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tutelage.errors import TutelageError
 from tutelage.methods import Positive, method
-from tutelage.models.surgery.branch import apply
+from tutelage.models.surgery import branch
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Own
 from tutelage.terms import CrossEntropy, OnRole, SoftTargets, Term, Weighted
@@ -60,7 +60,7 @@ def one(
         raise TutelageError(f"ONE shares the layers up to {at}; name that layer by its output, without 'input:'")
     others = [run.student(number).module for number in range(1, branches)]
     example = run.example(student)
-    network = apply(student.module, example, at=at.layer, branches=branches, others=others)
+    network = branch.apply(student.module, example, at=at.layer, branches=branches, others=others)
     names = [f"branch{number}" for number in range(branches)]
     whole = Tapped(
         network,

@@ -12,7 +12,7 @@ from tutelage.errors import TutelageWarning
 from tutelage.methods import NonNegative, Positive, Share, method
 from tutelage.methods.abstention.gambler import Gambler, SoftBet, check_payoff
 from tutelage.models.ensemble import Ensemble
-from tutelage.models.surgery.abstain import apply
+from tutelage.models.surgery import abstain
 from tutelage.models.tapped import Tapped
 from tutelage.terms import AdjustedSoftTargets, CrossEntropy, Term, Weighted
 from tutelage.terms.knowledge_adjustment import Adjustment, label_smooth_replacement, probability_shift
@@ -67,7 +67,7 @@ def abstention(
     adjust = ADJUSTMENTS[adjustment]
     student = run.student()
     example = run.example(student)
-    apply(student.module, example)
+    abstain.apply(student.module, example)
     student = student.rewrapped()
     terms: dict[str, Term | Weighted]
     if variant == "two_term":

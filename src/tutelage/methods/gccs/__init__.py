@@ -6,7 +6,7 @@ from tutelage.data.orders import class_balanced
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, method
 from tutelage.methods.gccs.loss import MIN_SAMPLES, GaussianSimplex
-from tutelage.models.surgery.simplex import VERTICES, apply
+from tutelage.models.surgery import simplex
 from tutelage.models.tapped import Tapped
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
@@ -51,9 +51,9 @@ def gccs(run: Run, *, scale: Positive = 70.0, tail: NonNegative = 0.2, full: boo
         )
     student = run.student()
     example = run.example(student)
-    apply(student.module, example, scale=scale)
+    simplex.apply(student.module, example, scale=scale)
     student = student.rewrapped()
     clip = CLIP if run.recipe.clip is None else run.recipe.clip
-    term = GaussianSimplex(VERTICES, scale, tail, full=full)
+    term = GaussianSimplex(simplex.VERTICES, scale, tail, full=full)
     run.fit(Learner(student, None, {"gccs": term}), order=class_balanced, clip=clip)
     return student

@@ -16,7 +16,7 @@ from tutelage.evaluation.embeddings import ROLE, embedder
 from tutelage.methods import Positive, Share, method
 from tutelage.methods.graph_fewshot.heads import BaseClasses, Rotation
 from tutelage.methods.graph_fewshot.views import MixedFeatures, Rotated
-from tutelage.models.surgery.headless import apply
+from tutelage.models.surgery import headless
 from tutelage.models.tapped import Tapped
 from tutelage.terms.term import Term, Weighted
 from tutelage.training.learner import Learner
@@ -149,5 +149,5 @@ def _backbone(run: Run) -> Tapped:
     if ROLE in model.manual_roles:  # the whole output, or a layer named by hand
         return model
     roles = {role: str(tap) for role, tap in run.trace(model).taps.items() if role != ROLE}
-    apply(model.module, model.normalised(run.example(model)))
+    headless.apply(model.module, model.normalised(run.example(model)))
     return model.rewrapped().with_roles(roles)

@@ -19,9 +19,8 @@ from tutelage.methods.occlusion.svm import fit_scale, select_svm
 from tutelage.methods.occlusion.triplet import CrossTriplets, cross_triplets
 from tutelage.models.attach import find_classifier
 from tutelage.models.fronts.occlude import Half, normalised_black
-from tutelage.models.surgery.front import apply as put_front
+from tutelage.models.surgery import front, join
 from tutelage.models.surgery.join import Joined
-from tutelage.models.surgery.join import apply as join
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
 from tutelage.terms.triplets import collapsed
@@ -177,7 +176,9 @@ def train_students(
 def joined(run: Run, *students: Tapped, c: float | None = None) -> Tapped:
     """Step 5 of ``occlusion``: join students without their classifiers, with a support vector machine as classifier."""
     first, *rest = students
-    network = join(first.module, run.example(first), members=len(students), others=[other.module for other in rest])
+    network = join.apply(
+        first.module, run.example(first), members=len(students), others=[other.module for other in rest]
+    )
     student = Tapped(network, first.mean.flatten().tolist(), first.std.flatten().tolist())
     train = labelled(run.data.train)
     validation = None if run.data.validation is None else labelled(run.data.validation)
@@ -202,7 +203,7 @@ def _occluded(run: Run, student: Tapped, hidden: Half) -> Tapped:
     """The student with a front that blacks out half of its input."""
     example = run.example(student)
     fill = normalised_black(student.mean, student.std, int(example.shape[1]))
-    put_front(student.module, example, kind="occlude", hidden=hidden, fill=fill)
+    front.apply(student.module, example, kind="occlude", hidden=hidden, fill=fill)
     return student.rewrapped()
 
 
