@@ -11,6 +11,7 @@ import torch
 
 from tests.models.branching import EXAMPLE, NETWORKS, BranchedNetwork
 from tests.models.loading import USER_CODE, FakeTimm
+from tutelage.models.resnet import ResNet
 from tutelage.models.surgery.branch import apply
 
 
@@ -46,3 +47,17 @@ def branched_network(request: pytest.FixtureRequest) -> BranchedNetwork:
     for network in expected[1:]:
         network.load_state_dict(network.state_dict() | trunk)
     return apply(plain[0], EXAMPLE, at=at, branches=3, others=plain[1:]), expected, at, shared
+
+
+@pytest.fixture
+def network() -> ResNet:
+    torch.manual_seed(0)
+    network = ResNet(8)
+    network(torch.rand(4, 3, 8, 8))  # updates the running statistics
+    return network
+
+
+@pytest.fixture
+def other() -> ResNet:
+    torch.manual_seed(1)
+    return ResNet(8)

@@ -24,7 +24,7 @@ def needs_onnx() -> Any:
 
 @pytest.fixture
 def trained(tiny_model: Callable[..., Tapped]) -> Tapped:
-    """In train mode, as training leaves it, with dropout and running statistics of its own."""
+    """In train mode, with dropout and updated running statistics."""
     model = tiny_model(dropout=0.5)
     model(torch.rand(16, 1, 8, 8))
     return model
@@ -44,11 +44,11 @@ def test_onnxruntime_logits_equal_torch_for_any_batch_size(
     assert logging.root.manager.disable == level
     assert torch.equal(torch.get_rng_state(), random)
 
-    alone = tmp_path / "elsewhere.onnx"  # nothing beside the file is needed
+    alone = tmp_path / "elsewhere.onnx"  # the file needs no other file
     path.rename(alone)
     session = onnxruntime.InferenceSession(str(alone), providers=["CPUExecutionProvider"])
-    assert [given.name for given in session.get_inputs()] == ["pixels"]
-    assert [given.name for given in session.get_outputs()] == ["logits"]
+    assert [value.name for value in session.get_inputs()] == ["pixels"]
+    assert [value.name for value in session.get_outputs()] == ["logits"]
     trained.eval()
     for batch in (1, 5):
         pixels = torch.rand(batch, 1, 8, 8)

@@ -226,11 +226,7 @@ class Tapped(nn.Module):
 
 
 def as_tapped(caller: str, model: object) -> Tapped:
-    """The network as a ``Tapped``; a bare ``nn.Module`` is wrapped without normalisation.
-
-    Args:
-        caller: named in the error.
-        model: a network.
+    """The network as a ``Tapped``; a bare ``nn.Module`` is wrapped without normalisation. Errors name the caller.
 
     Raises:
         TutelageError: ``model`` is not an ``nn.Module``.
