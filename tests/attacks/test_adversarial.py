@@ -1,4 +1,4 @@
-"""The training-time attack: a step by hand, its bounds, the network's mode and statistics, samples without a label."""
+"""The attack during training: a step by hand, bounds, the network's mode and statistics, unlabelled samples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_one_step_by_hand(batch: Batch, taught: Callable[..., Tapped]) -> None:
     assert not moved.inputs.requires_grad
 
 
-def test_it_raises_the_loss_and_stays_within(batch: Batch, taught: Callable[..., Tapped]) -> None:
+def test_loss_increases_within_bounds(batch: Batch, taught: Callable[..., Tapped]) -> None:
     model = taught()
     for clamp in (True, False):
         moved = AdversarialSamples(model, 0.1, 0.025, 7, clamp=clamp)(batch, NOTHING, None).inputs
@@ -48,7 +48,7 @@ def test_it_raises_the_loss_and_stays_within(batch: Batch, taught: Callable[...,
         assert after > 1.2 * before
 
 
-def test_the_network_runs_in_its_mode_and_is_otherwise_left_alone(
+def test_network_keeps_its_mode_and_gradients(
     batch: Batch, tiny_model: Callable[..., Tapped], state_of: Any, changed: Any
 ) -> None:
     model = tiny_model().train()
@@ -67,7 +67,7 @@ def test_the_network_runs_in_its_mode_and_is_otherwise_left_alone(
     assert changed(before, state_of(model)) == set()
 
 
-def test_a_sample_without_a_label_stays_where_it_is(batch: Batch, taught: Callable[..., Tapped]) -> None:
+def test_unlabelled_samples_are_not_perturbed(batch: Batch, taught: Callable[..., Tapped]) -> None:
     batch.targets[::2] = -1
     moved = AdversarialSamples(taught(), 0.1, 0.025, 3)(batch, NOTHING, None).inputs
     assert torch.equal(moved[::2], batch.inputs[::2])
@@ -77,15 +77,15 @@ def test_a_sample_without_a_label_stays_where_it_is(batch: Batch, taught: Callab
 def test_soft_labels_and_radius_0(batch: Batch, taught: Callable[..., Tapped]) -> None:
     model = taught()
     soft = Batch(batch.inputs, F.one_hot(batch.targets, 4).float(), batch.index, batch.key)
-    found = []
-    for each in (soft, batch):
+    results = []
+    for variant in (soft, batch):
         torch.manual_seed(0)
-        found.append(AdversarialSamples(model, 0.1, 0.05, 3)(each, NOTHING, None).inputs)
-    torch.testing.assert_close(*found)
+        results.append(AdversarialSamples(model, 0.1, 0.05, 3)(variant, NOTHING, None).inputs)
+    torch.testing.assert_close(*results)
     assert torch.equal(AdversarialSamples(model, 0.0, 0.05, 2)(batch, NOTHING, None).inputs, batch.inputs)
 
 
 @pytest.mark.parametrize("wrong", [(-0.1, 0.1, 1), (0.1, -0.1, 1), (0.1, 0.1, 0), (float("nan"), 0.1, 1)])
-def test_what_cannot_be(wrong: tuple[float, float, int], tiny_model: Callable[..., Tapped]) -> None:
+def test_invalid_settings_are_refused(wrong: tuple[float, float, int], tiny_model: Callable[..., Tapped]) -> None:
     with pytest.raises(ValueError, match="must be 0 or more and steps 1 or more"):
         AdversarialSamples(tiny_model(), *wrong)

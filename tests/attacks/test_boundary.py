@@ -1,4 +1,4 @@
-"""Samples moved to a teacher's boundary: the attack, whom it takes, and what its batch says of itself."""
+"""Boundary supporting samples: the attack, the selection of samples, and the resulting batch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def moved_one_by_one(
     steps: int,
     norm: str,
 ) -> Tensor:
-    """The algorithm as it stands in the paper, one sample after another, in plain loops."""
+    """The paper's algorithm in plain loops, one sample after another."""
     ends = []
     for x, b, k in zip(inputs, base.tolist(), target.tolist(), strict=True):
         for _ in range(steps):
@@ -82,31 +82,31 @@ def moved_one_by_one(
 
 
 @pytest.mark.parametrize(("steps", "gap"), [(1, 0.79994), (2, 0.319916)])
-def test_a_step_of_the_first_power_on_a_linear_teacher(steps: int, gap: float) -> None:
+def test_first_norm_step_on_linear_teacher(steps: int, gap: float) -> None:
     """(1 - eta ||w||)^i (L_0 + eps) - eps, with L_0 = 2, ||w|| = 2."""
     network = two_planes(2.0)
     moved = boundary_attack(network, at_gap(2.0, 2.0), BASE, TARGET, steps=steps)
-    found = float(network(moved)[0, 0])
-    assert found == pytest.approx(gap, rel=1e-5)
-    assert found == pytest.approx(0.4**steps * (2 + EPS) - EPS, rel=1e-9)
+    frequencies = float(network(moved)[0, 0])
+    assert frequencies == pytest.approx(gap, rel=1e-5)
+    assert frequencies == pytest.approx(0.4**steps * (2 + EPS) - EPS, rel=1e-9)
 
 
 @pytest.mark.parametrize("length", [0.1, 2.0, 50.0])
-def test_a_squared_step_on_a_linear_teacher_does_not_depend_on_its_scale(length: float) -> None:
+def test_squared_norm_step_on_linear_teacher_is_scale_invariant(length: float) -> None:
     """(1 - eta)^i (L_0 + eps) - eps: ten steps do not cross from L_0 = 2."""
     network = two_planes(length)
     moved = boundary_attack(network, at_gap(2.0, length), BASE, TARGET, norm="squared")
-    found = float(network(moved)[0, 0])
-    assert found == pytest.approx(0.0563979, rel=1e-6)
-    assert found == pytest.approx(0.7**10 * (2 + EPS) - EPS, rel=1e-9)
+    gap = float(network(moved)[0, 0])
+    assert gap == pytest.approx(0.0563979, rel=1e-6)
+    assert gap == pytest.approx(0.7**10 * (2 + EPS) - EPS, rel=1e-9)
     # along the gradient and in no other direction
-    torch.testing.assert_close(moved, at_gap(found, length))
+    torch.testing.assert_close(moved, at_gap(gap, length))
 
 
 @pytest.mark.parametrize(
     ("norm", "length", "crossing"), [("squared", 2.0, 28), ("squared", 7.0, 28), ("first", 2.0, 11)]
 )
-def test_the_step_at_which_it_crosses_is_its_last(norm: Norm, length: float, crossing: int) -> None:
+def test_sample_stops_after_crossing_the_boundary(norm: Norm, length: float, crossing: int) -> None:
     network = two_planes(length)
 
     def go(steps: int) -> Tensor:
@@ -118,7 +118,7 @@ def test_the_step_at_which_it_crosses_is_its_last(norm: Norm, length: float, cro
     assert not torch.equal(go(crossing - 1), go(crossing))
 
 
-def test_it_stops_running_the_network_when_all_have_crossed() -> None:
+def test_network_is_not_run_after_all_samples_crossed() -> None:
     calls: list[int] = []
     plane = two_planes(2.0)
 
@@ -144,7 +144,7 @@ def test_a_sample_of_another_class_is_not_moved() -> None:
 
 @pytest.mark.parametrize("norm", ["first", "squared"])
 @pytest.mark.parametrize("steps", [1, 10, 60])
-def test_samples_go_their_own_ways_as_in_plain_loops(norm: Norm, steps: int) -> None:
+def test_attack_equals_plain_loops_per_sample(norm: Norm, steps: int) -> None:
     network = mlp()
     inputs = torch.randn(24, 5, dtype=torch.float64)
     base = network(inputs).argmax(1)
@@ -162,8 +162,8 @@ def test_samples_go_their_own_ways_as_in_plain_loops(norm: Norm, steps: int) -> 
         assert ((moved == low) | (moved == high)).any()
 
 
-def test_pictures_are_moved_as_flat_inputs_are() -> None:
-    """The gradient's length is that over all of a sample's axes."""
+def test_images_are_moved_like_flat_inputs() -> None:
+    """The gradient norm is over all axes of a sample."""
     network = mlp(features=12)
     inputs = torch.randn(6, 3, 2, 2, dtype=torch.float64)
     base = network(inputs.flatten(1)).argmax(1)
@@ -173,7 +173,7 @@ def test_pictures_are_moved_as_flat_inputs_are() -> None:
 
 
 @pytest.mark.parametrize("norm", ["first", "squared"])
-def test_no_gradient_moves_nothing_and_is_no_nan(norm: Norm) -> None:
+def test_zero_gradient_moves_nothing(norm: Norm) -> None:
     def network(x: Tensor) -> Tensor:  # flat where the first input is negative
         slope = x[:, :1].clamp(min=0)
         return torch.cat([1 + slope, 0 * slope], 1)
@@ -185,29 +185,29 @@ def test_no_gradient_moves_nothing_and_is_no_nan(norm: Norm) -> None:
     assert moved[1, 0] < 1
 
 
-def test_nothing_but_the_returned_samples_changes() -> None:
+def test_inputs_and_network_do_not_change() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)).eval()
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = copy.deepcopy(network.state_dict())
     inputs = torch.rand(9, 1, 6, 6).requires_grad_()
-    kept = inputs.detach().clone()
+    original = inputs.detach().clone()
     base = network(inputs).argmax(1)
     with torch.no_grad():  # as the dry run has it
         moved = boundary_attack(network, inputs, base, (base + 1) % 3)
-    assert not torch.equal(moved, kept)
+    assert not torch.equal(moved, original)
     assert not moved.requires_grad
     assert moved.grad_fn is None
-    assert torch.equal(inputs, kept)
+    assert torch.equal(inputs, original)
     assert inputs.grad is None
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(p.requires_grad and p.grad is not None and bool((p.grad == 1).all()) for p in network.parameters())
 
 
 @pytest.mark.parametrize(("norm", "step_size", "steps"), [("squared", ETA, 10), ("first", 0.05, 10)])
-def test_points_of_two_moons_come_to_the_boundary(norm: Norm, step_size: float, steps: int) -> None:
-    """The gap's slope here is 10 to 30: steps of the first power with 0.3 would go far beyond the boundary."""
+def test_points_of_two_moons_reach_the_boundary(norm: Norm, step_size: float, steps: int) -> None:
+    """The gradient norm is 10 to 30 here: steps with norm=first and 0.3 would overshoot the boundary."""
     points, labels = make_moons(400, noise=0.1, random_state=0)
     x, y = torch.tensor(points), torch.tensor(labels).long()
     torch.manual_seed(0)
@@ -217,9 +217,9 @@ def test_points_of_two_moons_come_to_the_boundary(norm: Norm, step_size: float, 
         optimizer.zero_grad()
         F.cross_entropy(teacher(x), y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    right = teacher(x).argmax(1) == y
-    assert right.double().mean() > 0.97
-    x, y = x[right], y[right]
+    correct = teacher(x).argmax(1) == y
+    assert correct.double().mean() > 0.97
+    x, y = x[correct], y[correct]
     moved = boundary_attack(teacher, x, y, 1 - y, steps=steps, step_size=step_size, norm=norm)
     with torch.no_grad():
         start, end = ((z[:, 0] - z[:, 1]).abs() for z in (teacher(x), teacher(moved)))
@@ -230,30 +230,30 @@ def test_points_of_two_moons_come_to_the_boundary(norm: Norm, step_size: float, 
 # --- towards which class
 
 
-def test_other_classes_are_drawn_as_often_as_the_teacher_thinks_of_them() -> None:
+def test_targets_are_drawn_by_teacher_probabilities() -> None:
     q = torch.tensor([0.2, 0.5, 0.1, 0.2])
-    drawn = draw_targets(q.log().expand(100_000, 4), torch.ones(100_000).long())
-    found = drawn.bincount(minlength=4) / 100_000
-    torch.testing.assert_close(found, torch.tensor([0.4, 0.0, 0.2, 0.4]), rtol=0, atol=0.01)
-    torch.testing.assert_close(found, torch.tensor([0.4, 0.0, 0.2, 0.4]), rtol=0.02, atol=0)
+    targets = draw_targets(q.log().expand(100_000, 4), torch.ones(100_000).long())
+    gap = targets.bincount(minlength=4) / 100_000
+    torch.testing.assert_close(gap, torch.tensor([0.4, 0.0, 0.2, 0.4]), rtol=0, atol=0.01)
+    torch.testing.assert_close(gap, torch.tensor([0.4, 0.0, 0.2, 0.4]), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("sure", [40.0, 1e4, 3e38])
-def test_the_own_class_is_never_drawn_however_sure_the_teacher_is(sure: float) -> None:
+def test_base_class_is_never_drawn(sure: float) -> None:
     logits = torch.tensor([0.0, sure, 1.0])
     assert float(logits.softmax(0)[1]) == 1.0
-    drawn = draw_targets(logits.expand(100_000, 3), torch.ones(100_000).long())
-    found = drawn.bincount(minlength=3) / 100_000
+    targets = draw_targets(logits.expand(100_000, 3), torch.ones(100_000).long())
+    gap = targets.bincount(minlength=3) / 100_000
     expected = 1 / (1 + math.e)
-    torch.testing.assert_close(found, torch.tensor([expected, 0.0, 1 - expected]), rtol=0, atol=0.01)
+    torch.testing.assert_close(gap, torch.tensor([expected, 0.0, 1 - expected]), rtol=0, atol=0.01)
 
 
-def test_with_two_classes_there_is_one_other() -> None:
+def test_target_of_two_classes_is_the_other() -> None:
     base = torch.tensor([0, 1, 1, 0])
     assert torch.equal(draw_targets(torch.randn(4, 2) * 50, base), 1 - base)
 
 
-def test_each_sample_has_its_own_draw_with_its_own_logits() -> None:
+def test_targets_are_drawn_per_sample() -> None:
     logits = torch.full((50, 6), -1e4)
     base, other = torch.arange(50) % 6, (torch.arange(50) + 2) % 6
     logits[torch.arange(50), base], logits[torch.arange(50), other] = 5.0, 0.0
@@ -278,41 +278,41 @@ def chosen_by_loops(student: Tensor, teacher: Tensor, labels: Tensor, count: int
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("count", [1, 5, 16, 64])
-def test_the_most_disputed_of_those_that_both_get_right_are_taken(seed: int, count: int) -> None:
+def test_correct_samples_with_largest_disagreement_are_selected(seed: int, count: int) -> None:
     torch.manual_seed(seed)
     student, teacher, labels = 2 * torch.randn(64, 4), 2 * torch.randn(64, 4), torch.randint(4, (64,))
     for logits in (student, teacher):
         logits[torch.arange(64), labels] += 2
     labels[:8] = -1
     expected = chosen_by_loops(student, teacher, labels, count)
-    places, _, counts = select_samples(student, teacher, labels, count)
-    assert places.shape == counts.shape == (count,)
-    assert places[counts].tolist() == expected
+    indices, _, counts = select_samples(student, teacher, labels, count)
+    assert indices.shape == counts.shape == (count,)
+    assert indices[counts].tolist() == expected
     assert counts.tolist() == [True] * len(expected) + [False] * (count - len(expected))
-    assert set(places.tolist()) <= set(expected)  # what is repeated is one of them
+    assert set(indices.tolist()) <= set(expected)  # what is repeated is one of them
     if count == 64:
         assert 8 < len(expected) < 56
 
 
-@pytest.mark.parametrize("who", ["student", "teacher", "both", "nobody knows the label"])
-def test_where_nobody_fits_nobody_counts(who: str) -> None:
-    right, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
-    wrong = right.roll(1, dims=1)
-    student = wrong if who in ("student", "both") else right
-    teacher = wrong if who in ("teacher", "both") else right
-    if who == "nobody knows the label":
+@pytest.mark.parametrize("network", ["student", "teacher", "both", "nobody knows the label"])
+def test_no_sample_counts_if_none_qualifies(network: str) -> None:
+    correct, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
+    wrong = correct.roll(1, dims=1)
+    student = wrong if network in ("student", "both") else correct
+    teacher = wrong if network in ("teacher", "both") else correct
+    if network == "nobody knows the label":
         labels = torch.full((6,), -1)
-    places, _, counts = select_samples(student, teacher, labels, 4)
+    indices, _, counts = select_samples(student, teacher, labels, 4)
     assert not counts.any()
-    assert ((places >= 0) & (places < 6)).all()
+    assert ((indices >= 0) & (indices < 6)).all()
 
 
-def test_one_that_fits_is_repeated_and_counts_once() -> None:
-    right, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
-    teacher = right.roll(1, dims=1)
-    teacher[4] = right[4]
-    places, _, counts = select_samples(right, teacher, labels, 3)
-    assert places.tolist() == [4, 4, 4]
+def test_single_qualifying_sample_is_repeated_and_counts_once() -> None:
+    correct, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
+    teacher = correct.roll(1, dims=1)
+    teacher[4] = correct[4]
+    indices, _, counts = select_samples(correct, teacher, labels, 3)
+    assert indices.tolist() == [4, 4, 4]
     assert counts.tolist() == [True, False, False]
 
 
@@ -336,15 +336,15 @@ def teacher() -> Tapped:
 
 
 @pytest.fixture
-def known(teacher: Tapped) -> tuple[Batch, Outputs]:
-    """Sixteen images that the teacher gets right, and what it says."""
+def classified(teacher: Tapped) -> tuple[Batch, Outputs]:
+    """Sixteen images that the teacher classifies correctly, and its outputs."""
     inputs = torch.rand(16, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     outputs = teacher.tap(inputs)
     return as_batch(inputs, outputs["logits"].argmax(1)), outputs
 
 
 def agreeing(batch: Batch, where: list[int]) -> Outputs:
-    """What a student says that gets just these right."""
+    """The outputs of a student that classifies exactly these correctly."""
     labels = hard_labels(batch.targets)
     logits = F.one_hot(labels, 3).float()
     wrong = [n for n in range(len(batch)) if n not in where]
@@ -355,38 +355,36 @@ def agreeing(batch: Batch, where: list[int]) -> Outputs:
 EVERY = list(range(16))
 
 
-def test_its_samples_are_those_of_the_plain_loops_in_normalised_space(
-    teacher: Tapped, known: tuple[Batch, Outputs], monkeypatch: pytest.MonkeyPatch
+def test_boundary_samples_equal_plain_loops_in_normalised_space(
+    teacher: Tapped, classified: tuple[Batch, Outputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, outputs = known
-    drawn: list[tuple[Tensor, Tensor]] = []
+    batch, outputs = classified
+    draws: list[tuple[Tensor, Tensor]] = []
 
     def towards(logits: Tensor, base: Tensor) -> Tensor:
-        drawn.append((logits, base))
+        draws.append((logits, base))
         return (base + 1) % 3
 
     monkeypatch.setattr("tutelage.attacks.boundary.draw_targets", towards)
     student = agreeing(batch, EVERY)
     made = BoundarySamples(teacher, share=0.5)(batch, student, outputs)
-    places = (made.index - 100).tolist()
-    assert places == chosen_by_loops(student["logits"], outputs["logits"], batch.targets, 8)
-    assert torch.equal(made.targets, batch.targets[places])
+    indices = (made.index - 100).tolist()
+    assert indices == chosen_by_loops(student["logits"], outputs["logits"], batch.targets, 8)
+    assert torch.equal(made.targets, batch.targets[indices])
     assert made.key is None  # no augmentation of the data set
-    ((logits, base),) = drawn
-    assert torch.equal(logits, outputs["logits"][places])
-    assert torch.equal(base, batch.targets[places])
+    ((logits, base),) = draws
+    assert torch.equal(logits, outputs["logits"][indices])
+    assert torch.equal(base, batch.targets[indices])
     mean, std = (torch.tensor(v).double().view(3, 1, 1) for v in (MEAN, STD))
     module = copy.deepcopy(teacher.module).double()
-    images = (batch.inputs[places].double() - mean) / std
+    images = (batch.inputs[indices].double() - mean) / std
     expected = moved_one_by_one(module, images, base, (base + 1) % 3, (0 - mean) / std, (1 - mean) / std, 10, "first")
     torch.testing.assert_close(made.inputs.double(), expected * std + mean, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(made.inputs, batch.inputs[places], atol=1e-2)
+    assert not torch.allclose(made.inputs, batch.inputs[indices], atol=1e-2)
 
 
-def test_moved_images_keep_to_the_exact_range_of_pixels_in_every_channel(
-    teacher: Tapped, known: tuple[Batch, Outputs]
-) -> None:
-    batch, outputs = known
+def test_moved_images_stay_in_pixel_range_in_every_channel(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:
+    batch, outputs = classified
     made = BoundarySamples(teacher, share=1.0, step_size=50.0)(batch, agreeing(batch, EVERY), outputs)
     for channel in range(3):
         assert float(made.inputs[:, channel].min()) == pytest.approx(0, abs=1e-6)
@@ -395,7 +393,7 @@ def test_moved_images_keep_to_the_exact_range_of_pixels_in_every_channel(
     assert float(made.inputs.max()) <= 1
 
 
-def test_clamping_is_to_each_channels_own_bounds() -> None:
+def test_clamping_uses_bounds_of_each_channel() -> None:
     low, high = torch.tensor([-2.0, -0.5, -1.75]).view(3, 1, 1), torch.tensor([8.0, 2.0, 0.75]).view(3, 1, 1)
     rows = torch.stack([torch.ones(12), -torch.ones(12)])
     inputs = torch.full((1, 3, 2, 2), 0.5)
@@ -410,10 +408,10 @@ def test_clamping_is_to_each_channels_own_bounds() -> None:
 
 
 @pytest.mark.parametrize("fitting", [1, 2, 3, 8, 11, 16])
-def test_the_mean_of_its_batch_is_over_the_boundary_samples_alone(
-    fitting: int, teacher: Tapped, known: tuple[Batch, Outputs]
+def test_mean_of_batch_is_over_counted_samples(
+    fitting: int, teacher: Tapped, classified: tuple[Batch, Outputs]
 ) -> None:
-    batch, outputs = known
+    batch, outputs = classified
     made = BoundarySamples(teacher, share=0.5)(batch, agreeing(batch, EVERY[:fitting]), outputs)
     assert len(made) == len(made.inputs) == 8
     assert made.weight is not None
@@ -426,14 +424,14 @@ def test_the_mean_of_its_batch_is_over_the_boundary_samples_alone(
     assert float((made.weight * value).mean()) == pytest.approx(mean, rel=1e-6)
 
 
-def test_no_boundary_sample_gives_a_loss_of_0_and_a_gradient_of_0(
-    teacher: Tapped, known: tuple[Batch, Outputs]
+def test_loss_and_gradient_are_zero_without_boundary_samples(
+    teacher: Tapped, classified: tuple[Batch, Outputs]
 ) -> None:
     from tutelage.sources import Frozen
     from tutelage.terms import SoftTargets
     from tutelage.training import Learner
 
-    batch, outputs = known
+    batch, outputs = classified
     student = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
     view = BoundarySamples(teacher, share=0.25)
     made = view(batch, agreeing(batch, []), outputs)
@@ -453,21 +451,23 @@ def test_no_boundary_sample_gives_a_loss_of_0_and_a_gradient_of_0(
         assert bool((parameter.grad == 0).all())
 
 
-def test_its_samples_count_in_statistics_unless_told_otherwise(teacher: Tapped) -> None:
+def test_samples_update_statistics_by_default(teacher: Tapped) -> None:
     assert BoundarySamples(teacher).updates_statistics
     assert not BoundarySamples(teacher, updates_statistics=False).updates_statistics
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.001, 1), (0.25, 4), (0.3, 5), (1.0, 16)])
-def test_its_size_is_a_share_of_the_batch(
-    share: float, count: int, teacher: Tapped, known: tuple[Batch, Outputs]
+def test_number_of_samples_is_a_share_of_the_batch(
+    share: float, count: int, teacher: Tapped, classified: tuple[Batch, Outputs]
 ) -> None:
-    batch, outputs = known
+    batch, outputs = classified
     assert len(BoundarySamples(teacher, share)(batch, agreeing(batch, EVERY), outputs)) == count
 
 
-def test_samples_that_the_teacher_gets_wrong_are_never_taken(teacher: Tapped, known: tuple[Batch, Outputs]) -> None:
-    batch, outputs = known
+def test_samples_misclassified_by_teacher_are_never_selected(
+    teacher: Tapped, classified: tuple[Batch, Outputs]
+) -> None:
+    batch, outputs = classified
     labels = batch.targets.clone()
     labels[:12] = (labels[:12] + 1) % 3
     relabelled = as_batch(batch.inputs, labels)
@@ -478,8 +478,8 @@ def test_samples_that_the_teacher_gets_wrong_are_never_taken(teacher: Tapped, kn
 
 
 @pytest.mark.parametrize("discard", [False, True])
-def test_failed_attacks_are_left_out_where_that_is_asked(discard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third class lies on the way to the second: samples that aim at the second end in it."""
+def test_failed_attacks_do_not_count_with_discard_failed(discard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third class lies between the first and the second: samples with the second as target end in the third."""
     linear = nn.Linear(2, 3)
     linear.weight.data = torch.tensor([[2.0, 0.0], [-2.0, 0.0], [-2.0, 0.0]])
     linear.bias.data = torch.tensor([0.0, 0.0, 0.4])
@@ -502,10 +502,8 @@ def test_failed_attacks_are_left_out_where_that_is_asked(discard: bool, monkeypa
     assert weights(0.05) == ([0.0] * 6 if discard else [1.0] * 6)  # they have not left their class
 
 
-def test_soft_labels_are_taken_by_their_largest_and_passed_on_whole(
-    teacher: Tapped, known: tuple[Batch, Outputs]
-) -> None:
-    batch, outputs = known
+def test_soft_labels_count_as_argmax_and_are_returned(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:
+    batch, outputs = classified
     soft = F.one_hot(batch.targets, 3).float() * 0.7 + 0.1
     softened = as_batch(batch.inputs, soft)
     student = agreeing(batch, EVERY[:6])
@@ -521,8 +519,8 @@ def test_soft_labels_are_taken_by_their_largest_and_passed_on_whole(
     assert torch.equal(made.targets, soft[made.index - 100])
 
 
-def test_samples_without_a_label_never_count(teacher: Tapped, known: tuple[Batch, Outputs]) -> None:
-    batch, outputs = known
+def test_samples_without_a_label_never_count(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:
+    batch, outputs = classified
     labels = batch.targets.clone()
     labels[3:] = -1
     made = BoundarySamples(teacher, share=0.5)(as_batch(batch.inputs, labels), agreeing(batch, EVERY), outputs)
@@ -535,9 +533,7 @@ def test_samples_without_a_label_never_count(teacher: Tapped, known: tuple[Batch
     assert torch.isfinite(none.inputs).all()
 
 
-def test_the_batch_at_hand_and_the_teacher_stay_as_they_are(
-    taught: Callable[..., Tapped], state_of: Any, changed: Any
-) -> None:
+def test_batch_and_teacher_do_not_change(taught: Callable[..., Tapped], state_of: Any, changed: Any) -> None:
     """A teacher with batch normalisation whose parameters would take gradients."""
     teacher = taught().requires_grad_()
     teacher.zero_grad()
@@ -556,13 +552,13 @@ def test_the_batch_at_hand_and_the_teacher_stay_as_they_are(
     assert not any(tensor.requires_grad for tensor in (made.inputs, made.targets, made.weight))
 
 
-def test_without_a_teacher_there_is_no_boundary(teacher: Tapped, known: tuple[Batch, Outputs]) -> None:
-    batch, outputs = known
+def test_teacher_outputs_are_required(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:
+    batch, outputs = classified
     with pytest.raises(ValueError, match="needs a teacher's outputs"):
         BoundarySamples(teacher)(batch, outputs, None)
 
 
-def test_an_unfit_sample_does_not_count_because_its_attack_went_well() -> None:
+def test_unqualified_samples_do_not_count_after_a_successful_attack() -> None:
     linear = nn.Linear(1, 2)
     linear.weight.data, linear.bias.data = torch.tensor([[4.0], [0.0]]), torch.tensor([0.0, 1.0])
     teacher = Tapped(nn.Sequential(nn.Flatten(), linear)).eval()

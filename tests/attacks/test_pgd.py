@@ -1,4 +1,4 @@
-"""Projected gradient descent: closed forms on linear networks, a plain loop, and what it leaves as it was."""
+"""Projected gradient descent: closed forms on linear networks, a plain loop, and side effects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def linear(classes: int = 2, features: int = 16, seed: int = 0) -> nn.Module:
 
 
 def inner(samples: int, seed: int = 1) -> Tensor:
-    """(N, 1, 4, 4) in [0.3, 0.7]: a radius of 0.3 meets neither black nor white."""
+    """(N, 1, 4, 4) in [0.3, 0.7], so that a radius of 0.3 does not leave the pixel range."""
     return 0.3 + 0.4 * torch.rand(samples, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
 
 
@@ -33,7 +33,7 @@ def draws(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def right(model: nn.Module, images: Tensor) -> Tensor:
+def is_correct(model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         answers: Tensor = model(images).argmax(1)
     return answers
@@ -44,50 +44,50 @@ def right(model: nn.Module, images: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("radius", [0.01, 0.05, 0.2, 0.3])
 @pytest.mark.parametrize("steps", [1, 7, 20])
-def test_a_linear_network_is_broken_where_the_closed_form_says(radius: float, steps: int) -> None:
+def test_linear_network_matches_closed_form(radius: float, steps: int) -> None:
     model, images = linear(), inner(200)
-    labels = right(model, images)
+    labels = is_correct(model, images)
     weight = model[1].weight.detach()  # type: ignore[index]
-    apart = weight[0] - weight[1]
-    gap = (images.flatten(1) @ apart).abs()  # the label's logit minus the other
-    holds = gap > radius * apart.abs().sum()
+    difference = weight[0] - weight[1]
+    gap = (images.flatten(1) @ difference).abs()  # the label's logit minus the other
+    holds = gap > radius * difference.abs().sum()
     moved = pgd(model, images, labels, radius=radius, steps=steps, generator=draws())
-    assert torch.equal(right(model, moved) == labels, holds)
+    assert torch.equal(is_correct(model, moved) == labels, holds)
 
-    side = torch.where(labels == 0, 1.0, -1.0)[:, None] * apart.sign()
+    side = torch.where(labels == 0, 1.0, -1.0)[:, None] * difference.sign()
     corner = images - radius * side.view_as(images)
     torch.testing.assert_close(moved[holds], corner[holds], atol=1e-6, rtol=0)
 
 
-def test_what_is_clipped_to_pixels_still_reaches_its_corner() -> None:
+def test_corner_is_reached_after_clipping_to_pixels() -> None:
     model = linear(seed=2)
     images = torch.rand(100, 1, 4, 4, generator=draws())
-    labels = right(model, images)
+    labels = is_correct(model, images)
     weight = model[1].weight.detach()  # type: ignore[index]
     side = torch.where(labels == 0, 1.0, -1.0)[:, None] * (weight[0] - weight[1]).sign()
     corner = (images - 0.15 * side.view_as(images)).clamp(0, 1)
-    holds = right(model, corner) == labels
+    holds = is_correct(model, corner) == labels
     moved = pgd(model, images, labels, radius=0.15, generator=draws())
     assert 0 < holds.sum() < 100
-    assert torch.equal(right(model, moved) == labels, holds)
+    assert torch.equal(is_correct(model, moved) == labels, holds)
     torch.testing.assert_close(moved[holds], corner[holds], atol=1e-6, rtol=0)
 
 
-def test_a_plain_loop_gives_the_same() -> None:
+def test_equals_plain_loop() -> None:
     """One sample after another, one restart, the gradient by torch's functional Jacobian."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)).double()
     images = inner(24).double()
-    labels = right(model, images)
+    labels = is_correct(model, images)
     radius, steps, pace = 0.15, 6, 0.05
     starts = (2 * torch.rand(24, 1, 1, 4, 4, generator=draws(3)) - 1).mul(radius).squeeze(1)
     expected = []
     for image, start, label in zip(images, starts, labels.tolist(), strict=True):
         x = image + start
-        seen = [image]
+        visited = [image]
         for step in range(steps + 1):
             x = torch.minimum(torch.maximum(x, image - radius), image + radius).clamp(0, 1)
-            seen.append(x)
+            visited.append(x)
             if step == steps or int(model(x[None]).argmax()) != label:
                 break
 
@@ -95,12 +95,12 @@ def test_a_plain_loop_gives_the_same() -> None:
                 return F.cross_entropy(model(v[None]), torch.tensor([label]))
 
             x = x + pace * torch.autograd.functional.jacobian(loss, x).sign()  # type: ignore[no-untyped-call]
-        logits = [model(v[None])[0].detach() for v in seen]
+        logits = [model(v[None])[0].detach() for v in visited]
         leads = [float(max(row[k] for k in range(3) if k != label) - row[label]) for row in logits]
-        expected.append(seen[leads.index(max(leads))])
+        expected.append(visited[leads.index(max(leads))])
     moved = pgd(model, images, labels, radius=radius, steps=steps, step_size=pace, generator=draws(3))
     torch.testing.assert_close(moved, torch.stack(expected), atol=1e-6, rtol=0)
-    assert 0 < int((right(model, moved) == labels).sum()) < 24
+    assert 0 < int((is_correct(model, moved) == labels).sum()) < 24
 
 
 # --- properties
@@ -108,7 +108,7 @@ def test_a_plain_loop_gives_the_same() -> None:
 
 @pytest.mark.parametrize("radius", [0.0, 0.001, 0.03, 0.5, 1.0])
 @pytest.mark.parametrize("step_size", [None, 10.0])
-def test_no_value_is_moved_by_more_than_the_radius_or_out_of_the_image(
+def test_perturbation_stays_in_radius_and_pixel_range(
     taught: Callable[..., Tapped], radius: float, step_size: float | None
 ) -> None:
     model, images = taught(), torch.rand(16, 1, 8, 8, generator=draws())
@@ -122,48 +122,48 @@ def test_no_value_is_moved_by_more_than_the_radius_or_out_of_the_image(
         assert torch.equal(moved, images)
 
 
-def test_an_image_that_is_misclassified_anyway_comes_back_as_it_was(taught: Callable[..., Tapped]) -> None:
+def test_misclassified_images_are_returned_unchanged(taught: Callable[..., Tapped]) -> None:
     model, images = taught(), torch.rand(12, 1, 8, 8, generator=draws())
-    labels = (right(model, images) + 1) % 4
+    labels = (is_correct(model, images) + 1) % 4
     assert torch.equal(pgd(model, images, labels, radius=0.3, generator=draws()), images)
 
 
-def test_more_restarts_never_find_less() -> None:
-    """The starts are others each time, so a single sample may fall the other way; 150 together do not."""
+def test_more_restarts_succeed_at_least_as_often() -> None:
+    """The starts differ, so that a single sample may fare worse; 150 together do not."""
     torch.manual_seed(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     images = inner(150)
-    labels = right(model, images)
-    left = []
+    labels = is_correct(model, images)
+    successes = []
     for restarts in (1, 2, 8):
         moved = pgd(model, images, labels, radius=0.08, steps=2, step_size=0.03, restarts=restarts, generator=draws())
-        left.append(int((right(model, moved) == labels).sum()))
-    assert left[0] >= left[1] >= left[2]
-    assert left[0] > left[2]
+        successes.append(int((is_correct(model, moved) == labels).sum()))
+    assert successes[0] >= successes[1] >= successes[2]
+    assert successes[0] > successes[2]
 
 
-def test_a_sample_is_attacked_alike_in_any_batch() -> None:
+def test_attack_is_independent_of_the_batch() -> None:
     torch.manual_seed(2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).double()
     images = inner(20).double()
-    labels = right(model, images)
+    labels = is_correct(model, images)
     whole = pgd(model, images, labels, radius=0.1, restarts=3, generator=draws())
     source = draws()
     parts = [
-        pgd(model, some, theirs, radius=0.1, restarts=3, generator=source)
-        for some, theirs in zip(images.split([3, 9, 8]), labels.split([3, 9, 8]), strict=True)
+        pgd(model, some, their_labels, radius=0.1, restarts=3, generator=source)
+        for some, their_labels in zip(images.split([3, 9, 8]), labels.split([3, 9, 8]), strict=True)
     ]
     torch.testing.assert_close(torch.cat(parts), whole)
 
 
 @pytest.mark.parametrize("caller", [nullcontext, torch.no_grad, torch.inference_mode])
-def test_the_network_stays_as_it_is_whoever_calls(
+def test_network_is_unchanged_in_any_grad_mode(
     tiny_model: Callable[..., Tapped],
     state_of: Any,
     changed: Any,
     caller: Callable[[], AbstractContextManager[object]],
 ) -> None:
-    """In train mode with one frozen batch norm, dropout, and gradients of its own."""
+    """A network in train mode with one frozen batch norm, dropout, and existing gradients."""
     model = tiny_model(dropout=0.5).train()
     model.module.bn1.eval()  # type: ignore[union-attr]
     model(torch.rand(4, 1, 8, 8)).sum().backward()
@@ -172,10 +172,10 @@ def test_the_network_stays_as_it_is_whoever_calls(
     with caller():
         images = torch.rand(6, 1, 8, 8)
         labels = torch.arange(6) % 4
-        kept, randomness = images.clone(), torch.get_rng_state()
+        original, randomness = images.clone(), torch.get_rng_state()
         moved = pgd(model, images, labels, radius=0.1, steps=3, generator=draws())
         logits, gradient = input_gradient(model.eval(), images, labels)
-        assert torch.equal(images, kept)
+        assert torch.equal(images, original)
     model.train()
     model.module.bn1.eval()  # type: ignore[union-attr]
     assert changed(before, state_of(model)) == set()
@@ -188,7 +188,7 @@ def test_the_network_stays_as_it_is_whoever_calls(
     assert not any(tensor.requires_grad for tensor in (moved, logits, gradient))
 
 
-def test_modes_come_back_after_an_error(tiny_model: Callable[..., Tapped]) -> None:
+def test_modes_are_restored_after_an_error(tiny_model: Callable[..., Tapped]) -> None:
     model = tiny_model().train()
     model.module.bn1.eval()  # type: ignore[union-attr]
     modes = [module.training for module in model.modules()]
@@ -201,7 +201,7 @@ def test_modes_come_back_after_an_error(tiny_model: Callable[..., Tapped]) -> No
 
 
 class Hides(nn.Module):
-    """Rounds its image first, which has no gradient worth the name."""
+    """Rounds its image first, which has a gradient of 0."""
 
     def __init__(self, inside: nn.Module) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class Hides(nn.Module):
 
 
 class Cuts(Hides):
-    """Does without autograd altogether."""
+    """Detaches its input from autograd."""
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -221,9 +221,9 @@ class Cuts(Hides):
 
 
 @pytest.mark.parametrize("kind", [Hides, Cuts])
-def test_a_network_that_hides_its_gradient_is_found_out(kind: type[Hides]) -> None:
+def test_masked_gradients_are_detected(kind: type[Hides]) -> None:
     images, model = inner(10), linear()
-    labels = right(model, images)
+    labels = is_correct(model, images)
     assert not zero_gradients(input_gradient(model, images, labels)[1]).any()
     logits, gradient = input_gradient(kind(model), images, labels)
     assert zero_gradients(gradient).all()
@@ -231,7 +231,7 @@ def test_a_network_that_hides_its_gradient_is_found_out(kind: type[Hides]) -> No
     assert pgd(kind(model), images, labels, radius=0.1, steps=3, generator=draws()).isfinite().all()
 
 
-def test_a_constant_is_found_out_where_only_its_parameters_have_a_gradient() -> None:
+def test_zero_gradient_of_constant_network_is_detected() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -244,8 +244,8 @@ def test_a_constant_is_found_out_where_only_its_parameters_have_a_gradient() -> 
     assert zero_gradients(gradient).tolist() == [True] * 3
 
 
-def test_a_saturated_softmax_counts_as_hidden_sample_by_sample() -> None:
-    """A gap of 1000 leaves nothing of the other probability in float32, one of 10 does."""
+def test_saturated_softmax_is_detected_per_sample() -> None:
+    """With a gap of 1000 the other probability is 0 in float32; with 10 it is not."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False))
     model[1].weight.data = torch.tensor([[1000.0], [0.0]])  # type: ignore[union-attr]
     images = torch.tensor([1.0, 0.01]).view(2, 1, 1, 1)
@@ -253,7 +253,7 @@ def test_a_saturated_softmax_counts_as_hidden_sample_by_sample() -> None:
     assert zero_gradients(gradient).tolist() == [True, False]
 
 
-def test_the_gradient_is_each_samples_own() -> None:
+def test_gradient_is_per_sample() -> None:
     model, images = linear(3), inner(5)
     labels = torch.tensor([0, 1, 2, 0, 1])
     _, gradient = input_gradient(model, images, labels)
@@ -263,7 +263,7 @@ def test_the_gradient_is_each_samples_own() -> None:
     torch.testing.assert_close(gradient.flatten(1), expected)
 
 
-def test_gradients_that_are_no_numbers_are_refused() -> None:
+def test_nonfinite_gradients_are_refused() -> None:
     class Root(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             value = (images.flatten(1).sum(1) * 0).sqrt()
@@ -276,6 +276,6 @@ def test_gradients_that_are_no_numbers_are_refused() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"radius": -0.1}, {"steps": 0}, {"restarts": 0}, {"step_size": -1.0}], ids=lambda w: next(iter(w))
 )
-def test_settings_that_make_no_sense(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be 0 or more"):
         pgd(linear(), inner(2), torch.zeros(2).long(), **({"radius": 0.1} | wrong))

@@ -1,4 +1,4 @@
-"""The precise teacher as a method: its losses, its phases, its warning, and what it gives back."""
+"""The method abstention: losses, phases, the warning, and the resulting student."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHORT = Recipe(epochs=3, batch_size=16, lr=0.05)
 
 
 class Caught(Run):
-    """A run that trains nothing and keeps what it was to train."""
+    """A run that records its learners instead of training them."""
 
     learners: tuple[Learner, ...] = ()
 
@@ -43,7 +43,7 @@ class Caught(Run):
 
 @pytest.fixture
 def learner(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> Callable[..., Learner]:
-    """``learner(**settings)``: what the method trains under a teacher that knows its classes, as it starts."""
+    """``learner(**settings)``: the learner of the method before training, with a trained teacher."""
     teacher = taught()
 
     def make(**settings: Any) -> Learner:
@@ -63,9 +63,9 @@ def lesson_of(labels: Tensor) -> Lesson:
     return Lesson(batch, Outputs(s[:, :4], {"abstain": s[:, 4:]}), Outputs(v[:, :4]))
 
 
-def total(found: Learner, lesson: Lesson, progress: float) -> float:
+def total(method_learner: Learner, lesson: Lesson, progress: float) -> float:
     lessons: dict[View | None, Lesson] = {None: lesson}
-    return found.loss(lessons, progress)[0].item()
+    return method_learner.loss(lessons, progress)[0].item()
 
 
 IN_DOUBT = pytest.mark.filterwarnings("ignore:the teacher's largest probability")
@@ -77,37 +77,37 @@ def kl(q: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def test_the_two_term_loss(learner: Callable[..., Learner]) -> None:
-    """T^2 KL(A(q) || p) + weight l, and before the end of the warm-up the label loss in the place of l."""
-    found, lesson = learner(payoff=2.5, temperature=3.0, weight=0.7, warm_up=0.25), lesson_of(LABELS)
+    """T^2 KL(A(q) || p) + weight l, with the label loss instead of l during the warm-up."""
+    method_learner, lesson = learner(payoff=2.5, temperature=3.0, weight=0.7, warm_up=0.25), lesson_of(LABELS)
     s, a = lesson.student["logits"], lesson.student["abstain"]
     assert lesson.teacher is not None
     q = probability_shift((lesson.teacher["logits"] / 3).softmax(1), LABELS)
     kd = kl(q, s, 3.0).mean()
     p = torch.cat([s, a], 1).softmax(1)
-    known = LABELS >= 0
-    bet = -(p[range(6), LABELS.clamp(min=0)] + p[:, -1] / 2.5).log().where(known, 0.0).mean()
+    is_labelled = LABELS >= 0
+    bet = -(p[range(6), LABELS.clamp(min=0)] + p[:, -1] / 2.5).log().where(is_labelled, 0.0).mean()
     ce = torch.nn.functional.cross_entropy(s, LABELS, ignore_index=-1, reduction="none").mean()
-    assert total(found, lesson, 0.25) == pytest.approx(float(kd + 0.7 * bet))
-    assert total(found, lesson, 0.24) == pytest.approx(float(kd + 0.7 * ce))
+    assert total(method_learner, lesson, 0.25) == pytest.approx(float(kd + 0.7 * bet))
+    assert total(method_learner, lesson, 0.24) == pytest.approx(float(kd + 0.7 * ce))
 
 
 @IN_DOUBT
 def test_the_soft_bet(learner: Callable[..., Learner]) -> None:
-    """-sum_j A(q)_j log(p_j + p_a / o) at T = 1, no label loss beside it; KL(A(q) || p) before."""
-    found, lesson = learner(variant="soft_bet", payoff=3.5, warm_up=0.5), lesson_of(LABELS)
+    """-sum_j A(q)_j log(p_j + p_a / o) at T = 1, without label loss; KL(A(q) || p) during the warm-up."""
+    method_learner, lesson = learner(variant="soft_bet", payoff=3.5, warm_up=0.5), lesson_of(LABELS)
     s, a = lesson.student["logits"], lesson.student["abstain"]
     assert lesson.teacher is not None
     q = probability_shift(lesson.teacher["logits"].softmax(1), LABELS)
     p = torch.cat([s, a], 1).softmax(1)
     bet = -(q * (p[:, :-1] + p[:, -1:] / 3.5).log()).sum(1).mean()
-    assert total(found, lesson, 0.5) == pytest.approx(float(bet))
-    assert total(found, lesson, 0.49) == pytest.approx(float(kl(q, s).mean()))
+    assert total(method_learner, lesson, 0.5) == pytest.approx(float(bet))
+    assert total(method_learner, lesson, 0.49) == pytest.approx(float(kl(q, s).mean()))
 
 
-def test_the_warm_up_leaves_the_output_more_alone(
+def test_warm_up_does_not_train_abstention_output(
     tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
 ) -> None:
-    """It ends exactly at an epoch of three: the row first moves in the second one."""
+    """It ends exactly after one of three epochs: the output first changes in the second."""
     rows: list[Tensor] = []
     made: list[Tapped] = []
 
@@ -130,12 +130,14 @@ def test_the_warm_up_leaves_the_output_more_alone(
 
 
 @pytest.mark.parametrize("warm_up", [0.0, 0.5])
-def test_with_weight_0_the_adjusted_teacher_teaches_alone(warm_up: float, learner: Callable[..., Learner]) -> None:
-    found, lesson = learner(weight=0, warm_up=warm_up), lesson_of(LABELS)
+def test_weight_zero_uses_adjusted_teacher_only(warm_up: float, learner: Callable[..., Learner]) -> None:
+    method_learner, lesson = learner(weight=0, warm_up=warm_up), lesson_of(LABELS)
     assert lesson.teacher is not None
     q = probability_shift((lesson.teacher["logits"] / 4).softmax(1), LABELS)
     for progress in (0.0, 0.9):
-        assert total(found, lesson, progress) == pytest.approx(float(kl(q, lesson.student["logits"], 4.0).mean()))
+        assert total(method_learner, lesson, progress) == pytest.approx(
+            float(kl(q, lesson.student["logits"], 4.0).mean())
+        )
 
 
 @IN_DOUBT
@@ -153,13 +155,15 @@ def test_the_adjustments_differ(learner: Callable[..., Learner]) -> None:
 
 
 @pytest.mark.parametrize("payoff", [1.0, 0.5])
-def test_a_payoff_that_always_pays_to_abstain(payoff: float, learner: Callable[..., Learner], refused: Any) -> None:
+def test_payoff_of_one_or_less_is_refused(payoff: float, learner: Callable[..., Learner], refused: Any) -> None:
     with refused("payoff", "greater than 1"):
         learner(payoff=payoff)
 
 
 @pytest.mark.parametrize("payoff", [4.0, 6.0])
-def test_a_payoff_at_which_it_never_pays(payoff: float, learner: Callable[..., Learner], refused: Any) -> None:
+def test_payoff_of_number_of_classes_or_more_is_refused(
+    payoff: float, learner: Callable[..., Learner], refused: Any
+) -> None:
     with refused("the number of classes, 4,", f"got {payoff:g}", "use for example 2.2"):
         learner(payoff=payoff)
 
@@ -167,19 +171,19 @@ def test_a_payoff_at_which_it_never_pays(payoff: float, learner: Callable[..., L
 @pytest.mark.parametrize(
     "wrong", [{"variant": "both"}, {"adjustment": "none"}, {"temperature": 0}, {"weight": -1}, {"warm_up": 1.5}]
 )
-def test_settings_that_cannot_be(wrong: dict[str, Any], learner: Callable[..., Learner], refused: Any) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], learner: Callable[..., Learner], refused: Any) -> None:
     with refused(next(iter(wrong))):
         learner(**wrong)
 
 
-def test_without_a_teacher(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any) -> None:
+def test_teacher_is_required(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any) -> None:
     for variant in ("two_term", "soft_bet"):
         with refused("needs a teacher"):
             find("abstention")(Run(tiny_data, lambda: tiny_model(2), hardware=on_cpu), variant=variant)
 
 
-def test_a_soft_bet_under_a_teacher_in_doubt_is_warned_of(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    """An untrained teacher's largest of four probabilities is about 0.3, and 1 / 2.2 is 0.45."""
+def test_uncertain_teacher_causes_warning_for_soft_bet(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    """The largest of an untrained teacher's four probabilities is about 0.3, below 1 / 2.2 = 0.45."""
 
     def go(**settings: Any) -> None:
         run = Caught(tiny_data, lambda: tiny_model(2), [tiny_model(1), tiny_model(3)], hardware=on_cpu)
@@ -195,7 +199,7 @@ def test_a_soft_bet_under_a_teacher_in_doubt_is_warned_of(tiny_data: Data, tiny_
 
 @IN_DOUBT
 @pytest.mark.parametrize("variant", ["two_term", "soft_bet"])
-def test_it_learns_and_reads_back(variant: str, tiny_npz: str, tiny_data: Data, tmp_path: Path) -> None:
+def test_student_trains_and_can_be_loaded(variant: str, tiny_npz: str, tiny_data: Data, tmp_path: Path) -> None:
     teacher = Config(data=tiny_npz, student="resnet8x0.5", epochs=12, batch_size=16, lr=0.1, device="cpu")
     execute(teacher, tmp_path / "teacher")
     config = teacher.replace(
@@ -217,8 +221,8 @@ def test_it_learns_and_reads_back(variant: str, tiny_npz: str, tiny_data: Data, 
     pixels, roles = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255, ("logits", "abstain")
     expected = result.model.eval().tap(pixels, roles)
     for model in (open_model(str(tmp_path / "run"), tiny_data), execute(config, tmp_path / "run").model):
-        given = model.eval().tap(pixels, roles)
-        assert all(torch.equal(given[role], expected[role]) for role in roles)
+        outputs = model.eval().tap(pixels, roles)
+        assert all(torch.equal(outputs[role], expected[role]) for role in roles)
     # and it teaches others, by its classes
     further = execute(teacher.replace(method="hinton", teacher=(str(tmp_path / "run"),), epochs=1), tmp_path / "next")
     assert math.isfinite(further.metrics["test"]["nll"])

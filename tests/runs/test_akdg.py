@@ -1,4 +1,4 @@
-"""Adversarial distillation of generators: its losses, its steps, and every pair of generators."""
+"""The method akdg: losses, steps, and every pair of generators."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def mlp(width: float, latent: int = 6) -> Make:
     return lambda: Generator(MLPGenerator((1, 8, 8), width, latent))
 
 
-class Own(nn.Module):
-    """Somebody's own module, with dropout."""
+class CustomGenerator(nn.Module):
+    """A user's module, with dropout."""
 
     latent = 3
 
@@ -59,7 +59,7 @@ class Own(nn.Module):
 
 
 class Caught(Run):
-    """A run that trains nothing and keeps what it was to train."""
+    """A run that records its learners instead of training them."""
 
     learners: tuple[Learner, ...] = ()
 
@@ -88,7 +88,7 @@ def a_batch(data: Data, size: int = 16) -> Batch:
 # --- the losses
 
 
-def test_the_discriminators_see_what_they_should(caught: Callable[..., Caught], tiny_data: Data) -> None:
+def test_inputs_of_discriminators(caught: Callable[..., Caught], tiny_data: Data) -> None:
     student, of_real, of_teacher = caught().learners
     assert (student.name, of_real.name, of_teacher.name) == ("student", "D_S", "D_KD")
     assert {name: w.at(0) for name, w in student.terms.items()} == {"real": 1.0, "teacher": 1.0}
@@ -104,39 +104,41 @@ def test_the_discriminators_see_what_they_should(caught: Callable[..., Caught], 
     assert all(not torch.equal(a, b) for a, b in pairs if a.ndim > 1)
 
 
-def lessons_of(learner: Learner, batch: Batch, shown: dict[View | None, Tensor]) -> dict[View | None, Lesson]:
-    """Lessons in which the views give these images."""
-    found: dict[View | None, Lesson] = {None: Lesson(batch, Outputs(None), None)}
-    for view, images in shown.items():
-        given = Batch(images, batch.targets, batch.index, batch.key)
-        found[view] = Lesson(given, learner.model.tap(images, learner.roles(view)), None)
-    return found
+def lessons_of(learner: Learner, batch: Batch, images_by_view: dict[View | None, Tensor]) -> dict[View | None, Lesson]:
+    """Lessons whose views return these images."""
+    lessons: dict[View | None, Lesson] = {None: Lesson(batch, Outputs(None), None)}
+    for view, images in images_by_view.items():
+        image_batch = Batch(images, batch.targets, batch.index, batch.key)
+        lessons[view] = Lesson(image_batch, learner.model.tap(images, learner.roles(view)), None)
+    return lessons
 
 
-def test_only_distributions_count_and_never_pairs(caught: Callable[..., Caught], tiny_data: Data) -> None:
+def test_distributions_are_compared_not_pairs(caught: Callable[..., Caught], tiny_data: Data) -> None:
     _, _, learner = caught().learners
     learner.model.eval()
     batch = a_batch(tiny_data)
-    ours, theirs = torch.rand(2, 16, 1, 8, 8).unbind()
+    student_images, teacher_images = torch.rand(2, 16, 1, 8, 8).unbind()
     order = torch.randperm(16)
     losses = []
-    for images in (theirs, theirs[order]):
-        shown = {learner.terms["teacher"].view: images, learner.terms["student"].view: ours}
-        losses.append(learner.loss(lessons_of(learner, batch, shown), 0.0)[0].item())
+    for images in (teacher_images, teacher_images[order]):
+        images_by_view = {learner.terms["teacher"].view: images, learner.terms["student"].view: student_images}
+        losses.append(learner.loss(lessons_of(learner, batch, images_by_view), 0.0)[0].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    scores = [learner.model.tap(images, ("score",))["score"].flatten() for images in (theirs, ours)]
+    scores = [learner.model.tap(images, ("score",))["score"].flatten() for images in (teacher_images, student_images)]
     expected = sum(max(0.0, 1 - s) for s in scores[0].tolist()) + sum(max(0.0, 1 + s) for s in scores[1].tolist())
     assert losses[0] == pytest.approx(expected / 16, rel=1e-5)
 
 
-def test_every_draw_of_latents_is_its_own(caught: Callable[..., Caught], tiny_data: Data, on_cpu: Hardware) -> None:
-    drawn: list[tuple[str, Tensor]] = []
+def test_latents_are_drawn_independently(caught: Callable[..., Caught], tiny_data: Data, on_cpu: Hardware) -> None:
+    latents: list[tuple[str, Tensor]] = []
     student, teacher = mlp(0.05)(), mlp(0.1)()
     for name, model in (("student", student), ("teacher", teacher)):
-        model.module.register_forward_pre_hook(lambda _m, given, name=name: drawn.append((name, given[0].clone())))
+        model.module.register_forward_pre_hook(
+            lambda _m, image_batch, name=name: latents.append((name, image_batch[0].clone()))
+        )
     run = Run(tiny_data, lambda: student, [teacher], recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
     find("akdg")(run, **SMALL)
-    trained = [(name, z) for name, z in drawn if len(z) == 16]
+    trained = [(name, z) for name, z in latents if len(z) == 16]
     # per step: for D_S, D_KD's teacher, D_KD's student; and the generator's own on each second of three steps
     assert [name for name, _ in trained].count("student") == 3 * 2 + 1
     assert [name for name, _ in trained].count("teacher") == 3
@@ -144,7 +146,7 @@ def test_every_draw_of_latents_is_its_own(caught: Callable[..., Caught], tiny_da
 
 
 def gradient(run: Caught, weight: float | None = None) -> Tensor:
-    """Of the student's loss by its weights, on fixed latents, with critics that stand still."""
+    """The gradient of the student's loss by its weights, with fixed latents and fixed discriminators."""
     learner = run.learners[0]
     for other in run.learners[1:]:
         other.model.eval()
@@ -156,7 +158,7 @@ def gradient(run: Caught, weight: float | None = None) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(learner.parameters()))])
 
 
-def test_the_generators_gradient_is_the_sum_of_two(caught: Callable[..., Caught]) -> None:
+def test_generator_gradient_is_sum_of_two_terms(caught: Callable[..., Caught]) -> None:
     both = [gradient(caught(weight=weight)) for weight in (1.0, 2.0, 3.5)]
     vanilla = gradient(caught(weight=0))
     step = both[1] - both[0]
@@ -165,14 +167,14 @@ def test_the_generators_gradient_is_the_sum_of_two(caught: Callable[..., Caught]
     assert torch.allclose(both[2], vanilla + 3.5 * step, rtol=1e-4, atol=1e-7)
 
 
-def test_without_real_data_the_teacher_is_all(caught: Callable[..., Caught]) -> None:
+def test_without_real_images_only_the_teacher_counts(caught: Callable[..., Caught]) -> None:
     student, critic = caught(real=False, weight=2).learners
     assert list(student.terms) == ["teacher"]
     assert critic.name == "D_KD"
     assert critic.roles() == ()  # nothing is read of the real batch
 
 
-def test_the_recipe_is_the_papers(caught: Callable[..., Caught]) -> None:
+def test_optimiser_settings(caught: Callable[..., Caught]) -> None:
     changes = caught(lr=0.003).changes
     optimizer = changes["optimizer"]([nn.Parameter(torch.zeros(1))])
     assert type(optimizer) is torch.optim.Adam
@@ -188,7 +190,7 @@ def test_the_recipe_is_the_papers(caught: Callable[..., Caught]) -> None:
 
 
 def by_hand(data: Data, student: nn.Module, critic: nn.Module, *, seed: int, epochs: int, every: int) -> None:
-    """A vanilla GAN in plain torch, in place."""
+    """An ordinary GAN in plain torch, trained in place."""
     optimizers = [torch.optim.Adam(m.parameters(), lr=2e-4, betas=(0.0, 0.9)) for m in (student, critic)]
     latent = int(student.latent)  # type: ignore[arg-type]
     number = 0
@@ -197,9 +199,9 @@ def by_hand(data: Data, student: nn.Module, critic: nn.Module, *, seed: int, epo
             for batch in Batches(data.train, batch_size=16, seed=seed).epoch(epoch):
                 real = critic((batch.inputs - 0.5) / 0.5)
                 fake = student(torch.randn(16, latent)).detach()
-                told = critic((fake - 0.5) / 0.5)
+                scores = critic((fake - 0.5) / 0.5)
                 optimizers[1].zero_grad()
-                (torch.relu(1 - real).mean() + torch.relu(1 + told).mean()).backward()
+                (torch.relu(1 - real).mean() + torch.relu(1 + scores).mean()).backward()
                 optimizers[1].step()
                 number += 1
                 if number % every == 0:
@@ -210,7 +212,7 @@ def by_hand(data: Data, student: nn.Module, critic: nn.Module, *, seed: int, epo
 
 
 @pytest.mark.parametrize("make", [mlp(0.05), dcgan(0.1)], ids=["mlp", "dcgan"])
-def test_without_its_weight_it_is_the_vanilla_gan(
+def test_weight_zero_equals_ordinary_gan(
     make: Make, tiny_data: Data, on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
     states = []
@@ -230,7 +232,7 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in state.items() if name.startswith("module.")}
 
 
-def test_the_generator_steps_on_each_nth_batch(tiny_data: Data, on_cpu: Hardware) -> None:
+def test_generator_steps_on_every_nth_batch(tiny_data: Data, on_cpu: Hardware) -> None:
     run = Run(tiny_data, mlp(0.05), [mlp(0.1)()], recipe=Recipe(epochs=3, batch_size=16), hardware=on_cpu)
     find("akdg")(run, critic_width=0.1, critic_steps=4)  # three batches an epoch: the first epoch has none for it
     entries = [record["learners"]["student"] for record in run.fits[0].history]
@@ -259,13 +261,13 @@ class StoppedError(Exception):
         (dcgan(0.1), dcgan(0.2)),
         (mlp(0.05), dcgan(0.2)),
         (dcgan(0.1), mlp(0.1, latent=9)),
-        (lambda: Generator(Own()), mlp(0.1)),
-        (mlp(0.05), lambda: Generator(Own())),
+        (lambda: Generator(CustomGenerator()), mlp(0.1)),
+        (mlp(0.05), lambda: Generator(CustomGenerator())),
     ],
     ids=["the same", "a narrower student", "mlp of dcgan", "dcgan of mlp", "one's own learns", "one's own teaches"],
 )
 @pytest.mark.parametrize("method", [name for name in installed() if find(name).task == "generation"])
-def test_a_method_on_a_pair_of_generators(
+def test_method_trains_pairs_of_generators(
     method: str,
     make: Make,
     make_teacher: Make,
@@ -278,7 +280,7 @@ def test_a_method_on_a_pair_of_generators(
     torch.manual_seed(1)
     teacher = make_teacher().train()
     before = state_of(teacher)
-    begun: list[dict[str, Tensor]] = []
+    initial: list[dict[str, Tensor]] = []
 
     def go(folder: Path, stop: int | None) -> tuple[Tapped, Run]:
         reports: list[Any] = []
@@ -290,7 +292,7 @@ def test_a_method_on_a_pair_of_generators(
 
         def student() -> Tapped:
             made = make()
-            begun.append(state_of(made))
+            initial.append(state_of(made))
             return made
 
         run = Run(tiny_data, student, [teacher], recipe=RECIPE, hardware=on_cpu, seed=4, folder=folder, report=report)
@@ -300,17 +302,17 @@ def test_a_method_on_a_pair_of_generators(
 
     # It has trained, and the teacher has not.
     after = state_of(student)
-    assert changed(begun[0], after)
+    assert changed(initial[0], after)
     assert all(torch.isfinite(value).all() for value in after.values() if value.is_floating_point())
     assert changed(before, state_of(teacher)) == set()
     assert all(p.grad is None for p in teacher.parameters())
-    assert changed(begun[0], state_of(Run(tiny_data, make, seed=4).student())) == set()
+    assert changed(initial[0], state_of(Run(tiny_data, make, seed=4).student())) == set()
 
     # Stopped and taken up again it is the same.
     with pytest.raises(StoppedError):
         go(tmp_path / "stopped", 1)
-    again, resumed = go(tmp_path / "stopped", None)
-    assert changed(after, state_of(again)) == set()
+    repeated, resumed = go(tmp_path / "stopped", None)
+    assert changed(after, state_of(repeated)) == set()
     assert [entry["learners"] for entry in resumed.fits[0].history] == [e["learners"] for e in run.fits[0].history]
 
     # What is written is the student alone.
@@ -325,7 +327,7 @@ def test_a_method_on_a_pair_of_generators(
 
 
 @pytest.mark.parametrize("method", [name for name in installed() if find(name).task in (None, "classification")])
-def test_other_methods_refuse_a_generator(
+def test_other_methods_refuse_generators(
     method: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, refused: Any
 ) -> None:
     run = Run(tiny_data, dcgan(0.1), [tiny_model()], recipe=RECIPE, hardware=on_cpu)
@@ -333,7 +335,7 @@ def test_other_methods_refuse_a_generator(
         find(method)(run)
 
 
-def test_a_generator_does_not_teach_a_classifier(
+def test_generator_is_refused_as_teacher_of_classifier(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, refused: Any
 ) -> None:
     run = Run(tiny_data, tiny_model, [dcgan(0.1)()], recipe=RECIPE, hardware=on_cpu)
@@ -341,7 +343,7 @@ def test_a_generator_does_not_teach_a_classifier(
         find("hinton")(run)
 
 
-def test_what_is_no_generator_is_refused(tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any) -> None:
+def test_other_networks_are_refused(tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any) -> None:
     with refused("TinyNet is no generator", "this method is for generation"):
         find("akdg")(Run(tiny_data, tiny_model, [dcgan(0.1)()]))
     with refused("TinyNet is no generator", "give a network that makes images"):
@@ -357,14 +359,14 @@ def test_what_is_no_generator_is_refused(tiny_data: Data, tiny_model: Callable[.
 # --- from the outside
 
 
-def test_the_main_path(
+def test_end_to_end_on_command_line(
     tiny_npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
     def call(*words: str) -> str:
-        more = () if words[0] == "evaluate" else ("--epochs", "1", "--batch-size", "16", "--data", tiny_npz)
-        monkeypatch.setattr("sys.argv", ["tutelage", *words, *more, "--device", "cpu"])
+        options = () if words[0] == "evaluate" else ("--epochs", "1", "--batch-size", "16", "--data", tiny_npz)
+        monkeypatch.setattr("sys.argv", ["tutelage", *words, *options, "--device", "cpu"])
         with pytest.raises(SystemExit) as stop:
             main()
         assert not stop.value.code
@@ -375,28 +377,30 @@ def test_the_main_path(
         "train", "--model", "dcganx0.2", *alone, "--set", "weight=0", "--out", "teacher"
     )
     words = ("distill", *alone, "--student", "mlp-ganx0.1", "--teacher", "teacher", "--out", "student")
-    shown = call(*words)
-    assert "the teacher's Fréchet distance" in shown
-    assert call(*words) == shown  # finished, and read back
+    images_by_view = call(*words)
+    assert "the teacher's Fréchet distance" in images_by_view
+    assert call(*words) == images_by_view  # finished, and read back
     result = json.loads((tmp_path / "student" / "result.json").read_text())
     assert "train" not in result
     assert result["test"].keys() == {"samples", "features", "frechet_distance", "coverage", "teacher_frechet_distance"}
-    again = json.loads(call("evaluate", "student", "--teacher", "teacher", "--json"))
-    assert again["features"] == result["test"].pop("features")
-    assert {name: again[name] for name in result["test"]} == pytest.approx(result["test"], rel=1e-6)
-    assert again["cost"]["flops"] == result["cost"]["flops"]
+    repeated = json.loads(call("evaluate", "student", "--teacher", "teacher", "--json"))
+    assert repeated["features"] == result["test"].pop("features")
+    assert {name: repeated[name] for name in result["test"]} == pytest.approx(result["test"], rel=1e-6)
+    assert repeated["cost"]["flops"] == result["cost"]["flops"]
     assert "coverage" in call("evaluate", "student")
 
 
-def test_in_python(tiny_data: Data, tmp_path: Path) -> None:
+def test_end_to_end_in_python(tiny_data: Data, tmp_path: Path) -> None:
     settings = {"critic_width": 0.1, "critic_steps": 1}
     options: dict[str, Any] = {"method": "akdg", "settings": settings, "epochs": 1, "batch_size": 16, "device": "cpu"}
-    result = tutelage.distill(MLPGenerator((1, 8, 8), 0.1), Own(), tiny_data, out=tmp_path / "run", **options)
+    result = tutelage.distill(
+        MLPGenerator((1, 8, 8), 0.1), CustomGenerator(), tiny_data, out=tmp_path / "run", **options
+    )
     assert isinstance(result.model, Generator)
     assert result.metrics["test"]["frechet_distance"] > 0
 
 
-def test_a_run_is_opened_as_a_generator(tiny_npz: str, tiny_data: Data, tmp_path: Path) -> None:
+def test_run_is_loaded_as_generator(tiny_npz: str, tiny_data: Data, tmp_path: Path) -> None:
     settings = {"weight": 0, "critic_width": 0.1}
     config = Config(data=tiny_npz, student="dcganx0.1", method="akdg", settings=settings, epochs=1, device="cpu")
     result = execute(config, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The barcode system from end to end, on few and small pictures."""
+"""The method barcode from end to end, on a few small images."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def command(line: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: py
     return capsys.readouterr().out
 
 
-def test_a_network_learns_to_read_and_the_first_digit_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first digit is not drawn: it follows from the parities of six others."""
+def test_network_learns_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first digit is not drawn as bars: it follows from the parities of six others."""
     monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 1024, "validation": 64, "test": 256})
     result = train("barcode4", "barcodes:0.1", **SHORT | {"epochs": 7, "batch_size": 32, "precision": "auto"})
     test = result.metrics["test"]
@@ -77,31 +77,33 @@ def test_a_stopped_run_resumes_exactly(method: str, teacher: Result, tmp_path: P
     assert files[0] == files[1]
 
 
-def test_its_student_is_hintons_and_k_is_noted(teacher: Result, tmp_path: Path, state_of: Any) -> None:
+def test_student_equals_hinton_and_k_is_recorded(teacher: Result, tmp_path: Path, state_of: Any) -> None:
     how: dict[str, Any] = {"data": "barcodes:0.2", "student": "barcode2", **SHORT}
     hinton = distill(str(teacher.folder), method="hinton", **how)
-    ours = distill(str(teacher.folder), method="barcode", out=tmp_path / "run", **how)
+    result = distill(str(teacher.folder), method="barcode", out=tmp_path / "run", **how)
     for name, value in state_of(hinton.model).items():
-        assert torch.equal(value, state_of(ours.model)[name])
-    assert ours.history[-1]["learners"]["student"]["kd"] > 0
+        assert torch.equal(value, state_of(result.model)[name])
+    assert result.history[-1]["learners"]["student"]["kd"] > 0
     written = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (written["task"], written["main"]) == ("barcode", "string_accuracy")
     assert written["notes"]["smart_inference"]["candidates"] in (0, 1, 2, 3, 4, 6)
     assert written["test"]["teacher_string_accuracy"] is not None
 
 
-def test_with_no_weight_on_the_teacher_it_is_the_plain_one(teacher: Result, state_of: Any) -> None:
+def test_alpha_zero_equals_plain(teacher: Result, state_of: Any) -> None:
     plain = train("barcode2", "barcodes:0.2", **SHORT)
-    ours = distill(str(teacher.folder), "barcode2", "barcodes:0.2", method="barcode", settings={"alpha": 0.0}, **SHORT)
+    result = distill(
+        str(teacher.folder), "barcode2", "barcodes:0.2", method="barcode", settings={"alpha": 0.0}, **SHORT
+    )
     for name, value in state_of(plain.model).items():
-        assert torch.equal(value, state_of(ours.model)[name])
+        assert torch.equal(value, state_of(result.model)[name])
 
 
-def test_a_run_is_opened_again_and_evaluated(
+def test_run_can_be_loaded_and_evaluated(
     teacher: Result, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = command(["evaluate", str(teacher.folder), "--device", "cpu", "--json"], capsys, monkeypatch)
-    measured = json.loads(shown)
+    output = command(["evaluate", str(teacher.folder), "--device", "cpu", "--json"], capsys, monkeypatch)
+    measured = json.loads(output)
     test = teacher.metrics["test"]
     assert {name: measured[name] for name in test} == test
     other = command(
@@ -110,13 +112,13 @@ def test_a_run_is_opened_again_and_evaluated(
     assert json.loads(other)["nll"] > measured["nll"]
 
 
-def test_export_says_that_the_rule_is_not_in_the_file(
+def test_export_reports_that_decision_rule_is_not_included(
     teacher: Result, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     file = tmp_path / "reader.onnx"
-    shown = command(["export", str(teacher.folder), "--onnx", str(file)], capsys, monkeypatch)
-    (line,) = [line for line in shown.splitlines() if "decision rule" in line]
+    output = command(["export", str(teacher.folder), "--onnx", str(file)], capsys, monkeypatch)
+    (line,) = [line for line in output.splitlines() if "decision rule" in line]
     assert "smart_inference.read" in line
     data = open_data("barcodes:0.2")
     pixels = data.modality.ready(data.modality.arrange(data.test.inputs[torch.arange(5)]))
@@ -125,7 +127,7 @@ def test_export_says_that_the_rule_is_not_in_the_file(
         torch.testing.assert_close(torch.from_numpy(logits), teacher.model.eval()(pixels), rtol=1e-4, atol=1e-4)
 
 
-def test_networks_of_other_outputs_are_refused(refused: Any) -> None:
+def test_networks_with_other_outputs_are_refused(refused: Any) -> None:
     with refused("(B, 13, 10)", "gives outputs of shape"):
         train("resnet8x0.25", "barcodes:0.2", **SHORT)
     with refused("barcode0"):
@@ -137,7 +139,7 @@ def test_methods_for_classes_are_refused(teacher: Result, refused: Any) -> None:
         distill(str(teacher.folder), "barcode2", "barcodes:0.2", method="dml", **SHORT | {"epochs": 1})
 
 
-def test_of_the_whole_set_as_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_barcodes_as_data_specification(monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_data("barcodes:0.2")
     assert isinstance(data, Data)
     result = train("barcode2", data, **SHORT | {"epochs": 1})

@@ -1,4 +1,4 @@
-"""Boundary samples as a method: its weights over the run, its terms, and what it leaves alone."""
+"""The method bss: weights over the run, terms, and side effects."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Net = Callable[..., Tapped]
 
 
 class Caught(Run):
-    """A run that trains nothing and keeps what it was to train."""
+    """A run that records its learners instead of training them."""
 
     learners: tuple[Learner, ...] = ()
 
@@ -39,7 +39,7 @@ class Caught(Run):
 
 @pytest.fixture
 def learner(tiny_data: Data, tiny_model: Net) -> Callable[..., Learner]:
-    """``learner(**settings)``: what the method trains."""
+    """``learner(**settings)``: the learner of the method."""
 
     def make(**settings: Any) -> Learner:
         run = Caught(tiny_data, tiny_model, [tiny_model(1)])
@@ -53,88 +53,88 @@ def learner(tiny_data: Data, tiny_model: Net) -> Callable[..., Learner]:
 @pytest.mark.parametrize(
     ("epoch", "kd", "boundary"), [(1, 3.9625, 1.9666667), (40, 2.5, 0.6666667), (60, 1.75, 0.0), (80, 1.0, 0.0)]
 )
-def test_the_weights_over_eighty_epochs(epoch: int, kd: float, boundary: float) -> None:
+def test_weights_over_eighty_epochs(epoch: int, kd: float, boundary: float) -> None:
     assert alpha(epoch / 80) == pytest.approx(kd, abs=1e-6)
     assert beta(epoch / 80) == pytest.approx(boundary, abs=1e-6)
     assert beta(epoch / 80) >= 0
 
 
-def test_the_weights_at_the_start() -> None:
+def test_weights_at_the_start() -> None:
     assert (alpha(0.0), beta(0.0)) == (4.0, 2.0)
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """-(1/B) sum q^T log p^T, by torch's own with soft labels."""
+    """-(1/B) sum q^T log p^T, by torch's cross-entropy with soft labels."""
     return F.cross_entropy(student / temperature, (teacher / temperature).softmax(1))
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.5, 0.7, 0.8])
 @pytest.mark.parametrize("temperature", [3.0, 1.5])
-def test_the_gradient_is_that_of_the_papers_loss(
-    progress: float, temperature: float, learner: Callable[..., Learner]
-) -> None:
-    """CE + alpha H + beta H', H without T^2; the value differs by the entropy of the teacher's answers."""
-    found = learner(temperature=temperature)
+def test_gradient_equals_paper_loss(progress: float, temperature: float, learner: Callable[..., Learner]) -> None:
+    """CE + alpha H + beta H', with H without T^2; the value differs by the entropy of the teacher's outputs."""
+    bss_learner = learner(temperature=temperature)
     torch.manual_seed(0)
     labels, index = torch.randint(4, (8,)), torch.arange(8)
     z, z_moved = torch.randn(8, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
     v, v_moved = 3 * torch.randn(8, 4), 3 * torch.randn(2, 4)
     batch = Batch(torch.zeros(8, 1, 8, 8), labels, index, None)
     moved = Batch(torch.zeros(2, 1, 8, 8), labels[:2], index[:2], None, torch.tensor([2.0, 0.0]))
-    (view,) = found.views()
+    (view,) = bss_learner.views()
     lessons: dict[View | None, Lesson] = {
         None: Lesson(batch, Outputs(z), Outputs(v)),
         view: Lesson(moved, Outputs(z_moved), Outputs(v_moved)),
     }
-    total, _ = found.loss(lessons, progress)
+    total, _ = bss_learner.loss(lessons, progress)
     gradients = torch.autograd.grad(total, (z, z_moved), allow_unused=True)
-    falling, gone = 1 + 3 * (1 - progress), max(0.0, 2 * (1 - 4 * progress / 3))
+    falling, boundary = 1 + 3 * (1 - progress), max(0.0, 2 * (1 - 4 * progress / 3))
     expected = (
         F.cross_entropy(z, labels)
         + falling * soft_cross_entropy(z, v, temperature)
-        + gone * soft_cross_entropy(z_moved[:1], v_moved[:1], temperature)  # the other does not count
+        + boundary * soft_cross_entropy(z_moved[:1], v_moved[:1], temperature)  # the other does not count
     )
-    for mine, theirs in zip(gradients, torch.autograd.grad(expected, (z, z_moved)), strict=True):
-        torch.testing.assert_close(torch.zeros_like(theirs) if mine is None else mine, theirs, rtol=1e-4, atol=1e-6)
-    if gone:
+    for actual, expected_gradient in zip(gradients, torch.autograd.grad(expected, (z, z_moved)), strict=True):
+        torch.testing.assert_close(
+            torch.zeros_like(expected_gradient) if actual is None else actual, expected_gradient, rtol=1e-4, atol=1e-6
+        )
+    if boundary:
         assert gradients[1] is not None
         assert gradients[1][0].any()
-    assert found.views(progress) == ((view,) if gone else ())
+    assert bss_learner.views(progress) == ((view,) if boundary else ())
 
 
-def test_the_plain_labels_can_be_hintons_loss(learner: Callable[..., Learner]) -> None:
-    found = learner(kd_alpha=0.9, kd_temperature=2.0)
-    assert {name: weighted.at(0.0) for name, weighted in found.terms.items()} == pytest.approx(
+def test_label_loss_can_be_combined_with_hinton_loss(learner: Callable[..., Learner]) -> None:
+    bss_learner = learner(kd_alpha=0.9, kd_temperature=2.0)
+    assert {name: weighted.at(0.0) for name, weighted in bss_learner.terms.items()} == pytest.approx(
         {"ce": 0.1, "kd": 0.9, "soft": 4 / 9, "boundary": 2 / 9}
     )
     assert set(learner().terms) == {"ce", "soft", "boundary"}
 
 
-def test_its_settings_are_the_views(learner: Callable[..., Learner]) -> None:
+def test_settings_are_passed_to_the_view(learner: Callable[..., Learner]) -> None:
     (view,) = learner(share=0.5, steps=3, step_size=0.1, norm="squared", discard_failed=True).views()
     assert isinstance(view, BoundarySamples)
-    told = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.updates_statistics)
-    assert told == (0.5, 3, 0.1, "squared", True, True)
+    settings = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.updates_statistics)
+    assert settings == (0.5, 3, 0.1, "squared", True, True)
     (view,) = learner(statistics="frozen").views()
     assert isinstance(view, BoundarySamples)
-    told = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.updates_statistics)
-    assert told == (0.25, 10, 0.3, "first", False, False)
+    settings = (view.share, view.steps, view.step_size, view.norm, view.discard_failed, view.updates_statistics)
+    assert settings == (0.25, 10, 0.3, "first", False, False)
 
 
-def test_it_is_the_teachers_boundary_that_is_sought(tiny_data: Data, tiny_model: Net) -> None:
+def test_samples_move_to_teacher_boundary(tiny_data: Data, tiny_model: Net) -> None:
     teacher = tiny_model(1)
     run = Caught(tiny_data, tiny_model, [teacher])
     student = find("bss")(run)
-    (found,) = run.learners
-    (view,) = found.views()
+    (bss_learner,) = run.learners
+    (view,) = bss_learner.views()
     assert isinstance(view, BoundarySamples)
     assert view.teacher is teacher
-    assert isinstance(found.source, Frozen)
-    assert found.source.models == (teacher,)
-    assert found.model is found.deployed is student
+    assert isinstance(bss_learner.source, Frozen)
+    assert bss_learner.source.models == (teacher,)
+    assert bss_learner.model is bss_learner.deployed is student
 
 
-def test_it_wants_one_teacher(tiny_data: Data, tiny_model: Net, refused: Any) -> None:
+def test_single_teacher_is_required(tiny_data: Data, tiny_model: Net, refused: Any) -> None:
     with refused("needs a teacher"):
         find("bss")(Run(tiny_data, tiny_model))
     with refused("got 2"):
@@ -144,7 +144,7 @@ def test_it_wants_one_teacher(tiny_data: Data, tiny_model: Net, refused: Any) ->
 @pytest.mark.parametrize(
     "wrong", [{"share": 0}, {"share": 1.1}, {"steps": 0}, {"step_size": 0}, {"norm": "third"}, {"statistics": "lost"}]
 )
-def test_settings_that_cannot_be(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
     ((name, value),) = wrong.items()
     with refused(name, value):
         find("bss")(Run(tiny_data, tiny_model, [tiny_model(1)]), **wrong)
@@ -154,16 +154,16 @@ def test_settings_that_cannot_be(wrong: dict[str, Any], tiny_data: Data, tiny_mo
 
 
 @pytest.mark.parametrize("labels", ["hard", "soft", "half of them missing", "none"])
-def test_it_trains_whatever_the_labels(
+def test_trains_with_any_labels(
     labels: str, tiny_data: Data, soft: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
 ) -> None:
     from dataclasses import replace
 
     data = {"hard": tiny_data, "soft": soft}.get(labels, tiny_data)
     if labels not in ("hard", "soft"):
-        given = tiny_data.train.labels.clone()
-        given[:: 2 if labels.startswith("half") else 1] = -1
-        data = replace(tiny_data, train=replace(tiny_data.train, labels=given))
+        labels_before = tiny_data.train.labels.clone()
+        labels_before[:: 2 if labels.startswith("half") else 1] = -1
+        data = replace(tiny_data, train=replace(tiny_data.train, labels=labels_before))
     recipe = Recipe(epochs=4, batch_size=16, lr=0.1)
     run = Run(data, tiny_model, [taught()], recipe=recipe, hardware=on_cpu)
     student = find("bss")(run)
@@ -173,10 +173,10 @@ def test_it_trains_whatever_the_labels(
     assert all(torch.isfinite(p).all() for p in student.parameters())
 
 
-def test_kept_statistics_are_those_of_clean_batches_alone(
+def test_frozen_statistics_are_those_of_clean_batches(
     tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
 ) -> None:
-    """With a learning rate of next to nothing both see the same network on the clean batches."""
+    """With a tiny learning rate, both runs have the same network on the clean batches."""
     recipe = Recipe(epochs=1, batch_size=16, lr=1e-30, weight_decay=0)
     student, teacher = taught(2).state_dict(), taught()
 
@@ -189,44 +189,42 @@ def test_kept_statistics_are_those_of_clean_batches_alone(
         run = Run(tiny_data, make, [teacher], recipe=recipe, hardware=on_cpu)
         return find(method)(run, **settings).state_dict()
 
-    clean, kept, updated = after("plain"), after("bss", statistics="frozen"), after("bss", statistics="updated")
-    assert all(torch.equal(clean[name], kept[name]) for name in clean)
+    clean, frozen, updated = after("plain"), after("bss", statistics="frozen"), after("bss", statistics="updated")
+    assert all(torch.equal(clean[name], frozen[name]) for name in clean)
     assert updated["module.bn1.num_batches_tracked"] > clean["module.bn1.num_batches_tracked"]
     assert not torch.equal(updated["module.bn1.running_mean"], clean["module.bn1.running_mean"])
 
 
-def test_a_sample_is_repeated_in_the_second_batch_and_counts_once(
-    tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
-) -> None:
-    """What the term reports is the mean over the boundary samples alone."""
+def test_repeated_sample_counts_once(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> None:
+    """The recorded term is the mean over the boundary samples alone."""
     run = Caught(tiny_data, tiny_model, [taught()])
     find("bss")(run, share=1.0)
-    (found,) = run.learners
-    (view,) = found.views()
-    assert found.source is not None
+    (bss_learner,) = run.learners
+    (view,) = bss_learner.views()
+    assert bss_learner.source is not None
     assert isinstance(tiny_data.train.inputs, Tensor)
     images = tiny_data.train.inputs[:16].permute(0, 3, 1, 2) / 255
     index = torch.arange(16)
     batch = Batch(images, tiny_data.train.labels[:16], index, None)
-    teacher = found.source(batch, ("logits",), {})
+    teacher = bss_learner.source(batch, ("logits",), {})
     student = Outputs(F.one_hot(batch.targets, 4).float())
     wrong = list(range(5, 16))
     student["logits"][wrong] = student["logits"][wrong].roll(1, dims=1)
     moved = view(batch, student, teacher)
     assert len(moved) == 16
-    answer = found.model.eval().tap(moved.inputs)
-    taught_there = found.source(moved, ("logits",), {})
+    answer = bss_learner.model.eval().tap(moved.inputs)
+    teacher_outputs = bss_learner.source(moved, ("logits",), {})
     lessons: dict[View | None, Lesson] = {
         None: Lesson(batch, student, teacher),
-        view: Lesson(moved, answer, taught_there),
+        view: Lesson(moved, answer, teacher_outputs),
     }
-    _, values = found.loss(lessons, 0.0)
-    p, q = (z["logits"].div(3).softmax(1) for z in (answer, taught_there))
+    _, values = bss_learner.loss(lessons, 0.0)
+    p, q = (z["logits"].div(3).softmax(1) for z in (answer, teacher_outputs))
     kl = (q * (q / p).log()).sum(1).tolist()
     fitting = [n for n in range(5) if int(teacher["logits"][n].argmax()) == int(batch.targets[n])]
     assert len(fitting) >= 2
-    first = {int(i): kl[place] for place, i in reversed(list(enumerate(moved.index)))}
+    first = {int(i): kl[position] for position, i in reversed(list(enumerate(moved.index)))}
     assert set(first) == set(fitting)
-    assert values[list(found.terms).index("boundary")].item() == pytest.approx(
+    assert values[list(bss_learner.terms).index("boundary")].item() == pytest.approx(
         9 * sum(first.values()) / len(first), rel=1e-4
     )

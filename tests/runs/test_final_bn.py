@@ -1,4 +1,4 @@
-"""The method final batch normalisation: what it trains, what its file holds, and the weights of samples."""
+"""The method final_bn: trained parameters, the weights file, and sample weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pixels(data: Data) -> Tensor:
 
 @pytest.mark.parametrize("position", ["logits", "penultimate"])
 @pytest.mark.parametrize("affine", [True, False])
-def test_the_layer_learns_and_stays(
+def test_layer_is_trained_and_remains(
     position: str, affine: bool, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
     run = Run(tiny_data, tiny_model, recipe=SHORT, hardware=on_cpu)
@@ -53,10 +53,8 @@ def test_the_layer_learns_and_stays(
     torch.testing.assert_close(folded(pixels(tiny_data)), student.module(pixels(tiny_data)), atol=1e-6, rtol=1e-5)
 
 
-def test_the_classifiers_bias_stays_where_it_was(
-    tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
-) -> None:
-    """Behind the layer an offset has no gradient."""
+def test_classifier_bias_is_not_updated(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> None:
+    """The layer removes any offset, so that the bias has no gradient."""
     recipe = SHORT.replace(weight_decay=0)
     student = find("final_bn")(Run(tiny_data, tiny_model, recipe=recipe, hardware=on_cpu))
     torch.testing.assert_close(student.module.fc.bias, tiny_model().module.fc.bias, atol=1e-6, rtol=0)
@@ -66,8 +64,8 @@ def test_the_classifiers_bias_stays_where_it_was(
 def rare(data: Data) -> Data:
     """12 samples of class a, 6 of b, 4 of c and 2 of d."""
     counts = {0: 12, 1: 6, 2: 4, 3: 2}
-    places = torch.cat([(data.train.labels == c).nonzero()[:n, 0] for c, n in counts.items()])
-    return replace(data, train=data.train.subset(places))
+    indices = torch.cat([(data.train.labels == c).nonzero()[:n, 0] for c, n in counts.items()])
+    return replace(data, train=data.train.subset(indices))
 
 
 def lesson(targets: Tensor) -> Lesson:
@@ -75,7 +73,7 @@ def lesson(targets: Tensor) -> Lesson:
     return Lesson(Batch(torch.zeros(len(targets), 1, 8, 8), targets, index, None), Outputs(None), None)
 
 
-def test_weights_are_inverse_frequencies(tiny_data: Data) -> None:
+def test_weights_are_inverse_class_frequencies(tiny_data: Data) -> None:
     train = rare(tiny_data).train
     weight = InverseFrequency(train, 4)
     expected = torch.tensor([24 / (4 * n) for n in (12, 6, 4, 2)])
@@ -83,26 +81,26 @@ def test_weights_are_inverse_frequencies(tiny_data: Data) -> None:
     assert weight(lesson(train.labels), 0.0).mean() == 1
     assert torch.equal(weight(lesson(F.one_hot(torch.arange(4)).float()), 0.0), expected)
     unlabelled = Split.of(train.inputs, train.labels.where(train.labels != 3, -1))
-    again = InverseFrequency(unlabelled, 4)
-    assert again(lesson(torch.tensor([0, 1, 2])), 0.0).tolist() == pytest.approx([22 / 48, 22 / 24, 22 / 16])
-    assert again.weights.isfinite().all()
+    repeated = InverseFrequency(unlabelled, 4)
+    assert repeated(lesson(torch.tensor([0, 1, 2])), 0.0).tolist() == pytest.approx([22 / 48, 22 / 24, 22 / 16])
+    assert repeated.weights.isfinite().all()
 
 
-def test_the_weighted_form_is_class_weighted_cross_entropy(
+def test_weighted_form_equals_class_weighted_cross_entropy(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
-    """torch's, but for its divisor."""
+    """torch's loss, except for its divisor."""
     run = Run(rare(tiny_data), tiny_model, recipe=SHORT, hardware=on_cpu)
-    kept: list[Learner] = []
+    learners: list[Learner] = []
     fit = run.fit
 
     def keeping(learner: Learner, **changes: Any) -> Fitted:
-        kept.append(learner)
+        learners.append(learner)
         return fit(learner, **changes)
 
     run.fit = keeping  # type: ignore[method-assign, assignment]
     find("final_bn")(run, weighted=True)
-    (learner,) = kept
+    (learner,) = learners
     targets, logits = torch.tensor([0, 0, 1, 3, 2]), torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     index = torch.arange(5)
     batch = Batch(torch.zeros(5, 1, 8, 8), targets, index, None)
@@ -112,7 +110,7 @@ def test_the_weighted_form_is_class_weighted_cross_entropy(
     assert total.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_weighted_or_not_is_another_training(
+def test_weighted_training_differs(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
     def go(data: Data, **settings: Any) -> Any:
@@ -123,7 +121,7 @@ def test_weighted_or_not_is_another_training(
 
 
 @pytest.mark.parametrize("name", ["resnet8x0.25", "wrn-10-1"])
-def test_its_file_opens_with_the_layer(name: str, tiny_npz: str, tiny_data: Data, tmp_path: Any) -> None:
+def test_weights_file_is_loaded_with_the_layer(name: str, tiny_npz: str, tiny_data: Data, tmp_path: Any) -> None:
     def train() -> tutelage.Result:
         settings = {"position": "penultimate", "affine": False}
         return tutelage.train(
@@ -137,9 +135,9 @@ def test_its_file_opens_with_the_layer(name: str, tiny_npz: str, tiny_data: Data
             device="cpu",
         )
 
-    first, again = train(), train()
-    assert torch.equal(first.model.eval()(pixels(tiny_data)), again.model.eval()(pixels(tiny_data)))
-    assert again.model.module.get_submodule("fc.final_bn").num_batches_tracked == 6
+    first, repeated = train(), train()
+    assert torch.equal(first.model.eval()(pixels(tiny_data)), repeated.model.eval()(pixels(tiny_data)))
+    assert repeated.model.module.get_submodule("fc.final_bn").num_batches_tracked == 6
     assert 0 <= first.metrics["test"]["macro_f1"] <= 1
     assert list(first.metrics["test"]["per_class_f1"]) == list(tiny_data.classes)
 
@@ -155,7 +153,7 @@ def test_a_network_without_a_linear_classifier_is_refused(tiny_data: Data, refus
 
 
 @pytest.mark.parametrize("wrong", [{"position": "last"}, {"momentum": 0}, {"momentum": 1.5}, {"affine": "perhaps"}])
-def test_settings_that_cannot_be(wrong: dict[str, Any], tiny_data: Data, tiny_model: Any, refused: Any) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Any, refused: Any) -> None:
     ((name, value),) = wrong.items()
     with refused(name, value):
         find("final_bn")(Run(tiny_data, tiny_model), **wrong)

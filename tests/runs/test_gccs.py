@@ -1,4 +1,4 @@
-"""The Gaussian simplex as a method: where the outputs end, the file, the batches, what is refused."""
+"""The method gccs: convergence of outputs, the weights file, batches, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tutelage.training import Run
 Net = Callable[..., Tapped]
 
 
-def test_outputs_end_at_the_vertices(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_outputs_converge_to_vertices(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     recipe = Recipe(epochs=40, batch_size=48, lr=0.05)
     run = Run(tiny_data, lambda: tiny_model(2, width=8), recipe=recipe, hardware=on_cpu)
     model = find("gccs")(run, scale=10).eval()
@@ -39,7 +39,7 @@ def test_outputs_end_at_the_vertices(tiny_data: Data, tiny_model: Net, on_cpu: H
     assert losses[-1] < 0.2 * losses[0]
 
 
-def test_a_recipes_clip_goes_before_its_own(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, changed: Any) -> None:
+def test_clip_of_recipe_has_precedence(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, changed: Any) -> None:
     states = []
     for clip in (None, 20.0, 1e-3):
         run = Run(tiny_data, lambda: tiny_model(2), recipe=Recipe(epochs=1, batch_size=16, clip=clip), hardware=on_cpu)
@@ -48,7 +48,7 @@ def test_a_recipes_clip_goes_before_its_own(tiny_data: Data, tiny_model: Net, on
     assert changed(states[0], states[2])
 
 
-def test_it_is_written_and_opened_again(tiny_npz: str, tmp_path: Path) -> None:
+def test_student_can_be_saved_and_loaded(tiny_npz: str, tmp_path: Path) -> None:
     config = Config(data=tiny_npz, student="resnet8x0.25", method="gccs", epochs=1, batch_size=16, device="cpu")
     config = config.replace(validation=0, precision="float32", channels_last=False, workers=0)
     result = execute(config, tmp_path / "run")
@@ -60,13 +60,13 @@ def test_it_is_written_and_opened_again(tiny_npz: str, tmp_path: Path) -> None:
     assert torch.equal(execute(config, tmp_path / "run").model.eval()(images), opened(images))
 
 
-def test_a_batch_that_holds_too_few_of_a_class(tiny_data: Data, tiny_model: Net, refused: Any) -> None:
+def test_too_small_batches_are_refused(tiny_data: Data, tiny_model: Net, refused: Any) -> None:
     with refused("a batch of 11 holds 2 samples of each of 4 classes", "use a batch size of 12 or more"):
         find("gccs")(Run(tiny_data, tiny_model, recipe=Recipe(batch_size=11)))
 
 
 @pytest.mark.parametrize("wrong", [{"scale": 0}, {"tail": -1}, {"full": "maybe"}])
-def test_settings_that_cannot_be(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
     ((name, value),) = wrong.items()
     with refused(name, value):
         find("gccs")(Run(tiny_data, tiny_model), **wrong)

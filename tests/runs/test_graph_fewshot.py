@@ -1,4 +1,4 @@
-"""Backbones for few-shot classification: rotations, manifold mix-up, heads that are not kept, and classes held out."""
+"""The method graph_fewshot: rotations, manifold mix-up, discarded heads, and held-out classes."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ CPU: dict[str, Any] = {"device": "cpu", "precision": "float32", "channels_last":
 
 @pytest.fixture(autouse=True)
 def fewer_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """40 in the place of 600."""
+    """40 episodes instead of 600."""
     monkeypatch.setattr(few_shot, "EPISODES", 40)
 
 
 @pytest.fixture
 def novel(tiny_data: Data) -> Data:
-    """``tiny_data`` whose classes c and d are of the test part alone."""
+    """``tiny_data`` with the classes c and d in the test split only."""
     classes = tiny_data.classes
 
     def of(part: Split, *labels: int) -> Split:
@@ -58,7 +58,7 @@ def batch_of(images: Tensor, targets: Tensor) -> Batch:
 # --- rotations
 
 
-def test_every_image_is_shown_in_four_rotations() -> None:
+def test_every_image_has_four_rotations() -> None:
     images = torch.rand(3, 2, 5, 5, generator=torch.Generator().manual_seed(0))
     turned = Rotated()(batch_of(images, torch.tensor([4, -1, 6])), NOTHING, None)
     assert turned.inputs.shape == (12, 2, 5, 5)
@@ -109,7 +109,7 @@ def test_a_head_without_weights_is_at_the_logarithm_of_the_classes() -> None:
     assert term(student, None, batch).tolist() == pytest.approx([float(np.log(3))] * 2 + [0.0, 0.0])
 
 
-def test_classes_are_numbered_among_those_trained_on() -> None:
+def test_classes_are_numbered_among_base_classes() -> None:
     term, student = BaseClasses(torch.tensor([1, 4, 5]), 7), features(6)
     term.build(student, None)
     assert term.head is not None
@@ -125,7 +125,7 @@ def test_classes_are_numbered_among_those_trained_on() -> None:
     assert student["embedding"].grad.abs().sum() > 0
 
 
-def test_a_head_that_is_there_is_not_made_anew() -> None:
+def test_existing_head_is_not_recreated() -> None:
     term = Rotation()
     term.build(features(4), None)
     before = term.head
@@ -140,35 +140,35 @@ def whole(model: Tapped, inputs: Tensor) -> Tensor:
     return model.tap(inputs, ("embedding",))["embedding"]
 
 
-def test_features_are_mixed_where_and_as_the_labels_say(tiny_data: Data, tiny_model: Net) -> None:
-    """By hand: the network in pieces, with the mixture between them."""
+def test_features_and_labels_are_mixed_consistently(tiny_data: Data, tiny_model: Net) -> None:
+    """The parts of the network are run by hand, with the mixture between them."""
     model = tiny_model(1).eval()
     images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     model.trace(images)
     net, batch = model.module, batch_of(images, torch.tensor([0, 1, 2, -1, 3]))
     view = MixedFeatures(model, 2.0, 4)
-    seen = set()
+    recorded = set()
     with view.hooked():
         for seed in range(12):
             torch.manual_seed(seed)
             mixed = view(batch, NOTHING, None)
             mix = view.pending
             assert mix is not None
-            seen.add(mix.layer)
-            found = whole(model, mixed.inputs)
+            recorded.add(mix.layer)
+            stages = whole(model, mixed.inputs)
             assert view.pending is None
 
-            def together(x: Tensor, place: str, mix: Any = mix) -> Tensor:
-                return mix.share * x + (1 - mix.share) * x[mix.partners] if place == mix.layer else x
+            def together(x: Tensor, index: str, mix: Any = mix) -> Tensor:
+                return mix.share * x + (1 - mix.share) * x[mix.partners] if index == mix.layer else x
 
             x = together((images - model.mean) / model.std, "input")
             x = F.relu(together(net.bn1(net.conv1(x)), "stage1"))  # type: ignore[operator]
             x = F.relu(together(net.bn2(net.conv2(x)), "stage2"))  # type: ignore[operator]
-            torch.testing.assert_close(found, x.mean((2, 3)))
+            torch.testing.assert_close(stages, x.mean((2, 3)))
             known = F.one_hot(batch.targets.clamp(min=0), 4) * (batch.targets >= 0)[:, None]
             torch.testing.assert_close(mixed.targets, mix.share * known + (1 - mix.share) * known[mix.partners])
             torch.testing.assert_close(whole(model, images), whole(tiny_model(1).eval(), images))  # no other pass is
-    assert seen == {"input", "stage1", "stage2"}
+    assert recorded == {"input", "stage1", "stage2"}
     assert not model.module._forward_pre_hooks
 
 
@@ -182,12 +182,12 @@ def test_mixed_labels_are_a_mixture_of_losses(tiny_model: Net) -> None:
     mixed = view(batch, NOTHING, None)
     assert view.pending is not None
     share, partners = view.pending.share, view.pending.partners
-    own, other = (term(student, None, replace(batch, targets=t)) for t in (targets, targets[partners]))
-    torch.testing.assert_close(term(student, None, mixed), share * own + (1 - share) * other)
+    direct, other = (term(student, None, replace(batch, targets=t)) for t in (targets, targets[partners]))
+    torch.testing.assert_close(term(student, None, mixed), share * direct + (1 - share) * other)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
-def test_shares_are_of_the_beta_distribution(alpha: float, tiny_model: Net) -> None:
+def test_mixing_shares_follow_beta_distribution(alpha: float, tiny_model: Net) -> None:
     model = tiny_model(1)
     view, batch = MixedFeatures(model, alpha, 4), batch_of(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
     shares = []
@@ -202,7 +202,7 @@ def test_shares_are_of_the_beta_distribution(alpha: float, tiny_model: Net) -> N
 
 
 class Late(nn.Module):
-    """Names a layer as a stage that runs behind the embedding."""
+    """Names a layer that runs after the embedding as a stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -213,7 +213,7 @@ class Late(nn.Module):
         return logits
 
 
-def test_a_layer_behind_the_embedding_is_refused(tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
+def test_layer_after_embedding_is_refused(tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
     def late() -> Tapped:
         return Tapped(Late(), roles={"stage1": "fc", "embedding": "first"})
 
@@ -227,9 +227,7 @@ def test_a_layer_behind_the_embedding_is_refused(tiny_data: Data, on_cpu: Hardwa
 
 @pytest.mark.parametrize("rotation", ["both", "first", "never"])
 @pytest.mark.parametrize("mix_share", [0.0, 0.5, 1.0])
-def test_each_stage_has_its_losses(
-    rotation: str, mix_share: float, novel: Data, tiny_model: Net, on_cpu: Hardware
-) -> None:
+def test_losses_of_each_stage(rotation: str, mix_share: float, novel: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     run = Run(novel, lambda: tiny_model(2), recipe=Recipe(epochs=4, batch_size=8, lr=0.01), hardware=on_cpu)
     find("graph_fewshot")(run, rotation=rotation, mix_share=mix_share)
     rotated = {"rotated_ce", "rotation"}
@@ -237,10 +235,10 @@ def test_each_stage_has_its_losses(
     second = {"mixed_ce"} | (rotated if rotation == "both" else set())
     expected = {0.0: [(4, first)], 0.5: [(2, first), (2, second)], 1.0: [(4, second)]}[mix_share]
     metrics = {"validation_accuracy_1_shot"}
-    found = [(len(f.history), set(f.history[0]["learners"]["student"]) - metrics) for f in run.fits]
-    assert found == expected
-    shown = {"rotated_ce": 4, "ce": 1, "mixed_ce": 1}
-    passes = [sum(shown[name] for name in terms if name in shown) for _, terms in expected]
+    stages = [(len(f.history), set(f.history[0]["learners"]["student"]) - metrics) for f in run.fits]
+    assert stages == expected
+    pass_factors = {"rotated_ce": 4, "ce": 1, "mixed_ce": 1}
+    passes = [sum(pass_factors[name] for name in terms if name in pass_factors) for _, terms in expected]
     if "mixed_ce" in expected[-1][1] and rotation == "both":
         passes[-1] = 2  # a quarter of the batch in four rotations beside the batch
     samples = 8 * (len(novel.train) // 8)
@@ -248,7 +246,7 @@ def test_each_stage_has_its_losses(
     assert counted == pytest.approx(passes)
 
 
-def test_the_backbone_has_no_head_and_is_reopened_so(novel: Data, tmp_path: Path) -> None:
+def test_backbone_is_saved_and_loaded_without_head(novel: Data, tmp_path: Path) -> None:
     options: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.01, "out": tmp_path / "run"}
     fixed: dict[str, Any] = {**CPU, "method": "graph_fewshot"}
     result = train("resnet8x0.25", novel, **options, **fixed)
@@ -262,13 +260,13 @@ def test_the_backbone_has_no_head_and_is_reopened_so(novel: Data, tmp_path: Path
         assert torch.equal(result.model(pixels), embedding["embedding"])
         assert result.model(pixels).shape == (3, 16)
         torch.testing.assert_close(embedding["stage3"].mean((2, 3)), embedding["embedding"])
-        again = train("resnet8x0.25", novel, **options, **fixed)
-        assert torch.equal(again.model(pixels), result.model(pixels))
-    assert again.metrics == result.metrics
+        repeated = train("resnet8x0.25", novel, **options, **fixed)
+        assert torch.equal(repeated.model(pixels), result.model(pixels))
+    assert repeated.metrics == result.metrics
     assert result.metrics["test"]["accuracy_1_shot"] is not None
 
 
-def test_a_run_that_is_stopped_resumes_exactly(
+def test_stopped_run_resumes_exactly(
     novel: Data, tiny_model: Net, on_cpu: Hardware, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
     def go(folder: Path, stop: int | None) -> Tapped:
@@ -292,35 +290,37 @@ def test_a_run_that_is_stopped_resumes_exactly(
         assert changed(straight, state_of(go(folder, None))) == set()
 
 
-def test_the_second_stage_continues_with_the_heads_of_the_first(novel: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    """A rate of 0 leaves the heads as they were drawn; they are drawn once."""
+def test_second_stage_continues_heads_of_first(novel: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    """With a learning rate of 0 the heads keep their initial weights, which are drawn once."""
     run = Run(novel, lambda: tiny_model(2), recipe=Recipe(epochs=4, batch_size=8, lr=1e-12), hardware=on_cpu)
     find("graph_fewshot")(run)
     first, second = (fitted.history[0]["learners"]["student"]["rotation"] for fitted in run.fits)
     assert first == pytest.approx(second, abs=0.15)
 
 
-def test_classes_are_held_out_and_not_trained_on(novel: Data, tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
-    seen: list[Tensor] = []
+def test_held_out_classes_are_not_trained_on(novel: Data, tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
+    recorded: list[Tensor] = []
 
     def student() -> Tapped:
         model = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 4)))
-        model.module.register_forward_pre_hook(lambda module, taken: seen.append(taken[0]) if module.training else None)
+        model.module.register_forward_pre_hook(
+            lambda module, taken: recorded.append(taken[0]) if module.training else None
+        )
         return model
 
     data = replace(tiny_data, views=AsIs())
     run = Run(data, student, recipe=Recipe(epochs=2, batch_size=8, lr=0.01), hardware=on_cpu)
     find("graph_fewshot")(run, rotation="never", mix_share=0.0, validation_classes=0.5)
-    shown = torch.cat(seen).mul(255).round().to(torch.uint8).flatten(1)
+    rows = torch.cat(recorded).mul(255).round().to(torch.uint8).flatten(1)
     images = tiny_data.train.inputs.flatten(1)  # type: ignore[union-attr]
-    kept = {int(tiny_data.train.labels[(images == row).all(1)][0]) for row in shown}
-    assert len(kept) == 2
+    trained = {int(tiny_data.train.labels[(images == row).all(1)][0]) for row in rows}
+    assert len(trained) == 2
     assert run.fits[0].history[-1]["learners"]["student"]["validation_accuracy_1_shot"] > 0
     with refused("validation_classes=0.9 of 4 classes of tiny are 4", "choose another share"):
         find("graph_fewshot")(Run(tiny_data, student, hardware=on_cpu), validation_classes=0.9)
 
 
-def test_what_it_cannot_train_on_is_refused(novel: Data, on_cpu: Hardware, tiny_model: Net, refused: Any) -> None:
+def test_unsuitable_data_is_refused(novel: Data, on_cpu: Hardware, tiny_model: Net, refused: Any) -> None:
     single = replace(novel, train=novel.train.subset((novel.train.labels == 1).nonzero().squeeze(1)))
     with refused("novel has 1 with labels", "2 training classes or more"):
         find("graph_fewshot")(Run(single, tiny_model, hardware=on_cpu))
@@ -333,15 +333,15 @@ def test_what_it_cannot_train_on_is_refused(novel: Data, on_cpu: Hardware, tiny_
     find("graph_fewshot")(run, rotation="never")  # mixed at the input
 
 
-def test_rotations_and_classes_are_learnt(novel: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_rotations_and_classes_are_learned(novel: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     run = Run(novel, lambda: tiny_model(2), recipe=Recipe(epochs=24, batch_size=8, lr=0.1), hardware=on_cpu)
     find("graph_fewshot")(run, mix_share=0.25)
-    first, last = (run.fits[0].history[place]["learners"]["student"] for place in (0, -1))
+    first, last = (run.fits[0].history[layer]["learners"]["student"] for layer in (0, -1))
     assert last["rotated_ce"] < 0.5 * first["rotated_ce"]
     assert run.fits[1].history[-1]["learners"]["student"]["mixed_ce"] < float(np.log(2))
 
 
-def test_the_command_line_evaluates_and_exports(
+def test_command_line_evaluates_and_exports(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command(*words: str) -> str:
@@ -366,7 +366,7 @@ def test_the_command_line_evaluates_and_exports(
     assert {entry.key for entry in model.metadata_props} == {"image_shape"}
 
 
-def test_a_test_part_of_untaught_classes_is_for_tasks_that_evaluate_on_such(
+def test_test_split_of_novel_classes_needs_a_suitable_task(
     novel: Data, on_cpu: Hardware, tiny_model: Net, refused: Any
 ) -> None:
     with refused("2 of the 4 classes of novel have no training sample", "choose a method for few_shot or clustering"):
@@ -380,10 +380,10 @@ def test_a_test_part_of_untaught_classes_is_for_tasks_that_evaluate_on_such(
 
 def test_a_folder_with_novel_classes(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
-    for place in ("train/a", "train/b", "val/c", "val/d", "novel/e", "novel/f"):
-        (tmp_path / place).mkdir(parents=True)
+    for layer in ("train/a", "train/b", "val/c", "val/d", "novel/e", "novel/f"):
+        (tmp_path / layer).mkdir(parents=True)
         for number in range(6):
-            Image.fromarray(generator.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / place / f"{number}.png")
+            Image.fromarray(generator.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / layer / f"{number}.png")
     result = train("resnet8x0.25", f"folder:{tmp_path}", method="graph_fewshot", epochs=2, batch_size=4, **CPU)
     assert result.metrics["data"]["counts"]["test"] == [0, 0, 0, 0, 6, 6]
     assert result.metrics["test"]["graph_1_shot"] is not None

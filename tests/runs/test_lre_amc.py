@@ -1,4 +1,4 @@
-"""Pruning in annealed steps: it ends smaller and nearly as good, repairs what it must, and takes back what fails."""
+"""The method lre_amc: size and accuracy, repairs, and restored networks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def judged(run: Run, model: Tapped) -> float:
     return float((run.predict(model, part).argmax(1) == part.labels).float().mean())
 
 
-def test_it_ends_smaller_and_within_the_tolerance(make_run: Callable[..., Run], tiny_model: Any) -> None:
+def test_network_is_smaller_and_within_tolerance(make_run: Callable[..., Run], tiny_model: Any) -> None:
     run = make_run()
     student = find("lre_amc")(run, tolerance=0.1, keep=0.7)
     dense = run.fits[0].history[-1]["learners"]["student"]["validation_accuracy"]
@@ -51,14 +51,14 @@ def test_it_ends_smaller_and_within_the_tolerance(make_run: Callable[..., Run], 
     assert sizes["fc"] == (sizes["conv2"][1], 4)
 
 
-def test_no_tolerance_is_left_unused(make_run: Callable[..., Run], taught: Callable[..., Tapped]) -> None:
+def test_pruning_uses_the_tolerance(make_run: Callable[..., Run], taught: Callable[..., Tapped]) -> None:
     run = make_run(taught(2, width=6))
     student = find("lre_amc")(run, dense="teacher", tolerance=1.0, floor=3)
     assert run.fits == []  # nothing is worse than all wrong
     assert (student.module.conv1.out_channels, student.module.conv2.out_channels) == (3, 3)
 
 
-def test_what_cannot_be_repaired_is_taken_back(
+def test_failed_repair_restores_the_network(
     make_run: Callable[..., Run], taught: Callable[..., Tapped], state_of: Any, changed: Any
 ) -> None:
     teacher = taught(2, width=6)
@@ -73,9 +73,7 @@ def test_what_cannot_be_repaired_is_taken_back(
     assert parameters(student) > parameters(find("lre_amc")(run, dense="teacher", tolerance=0.3, repair_epochs=0))
 
 
-def test_a_repair_ends_with_the_first_epoch_that_is_good_enough(
-    make_run: Callable[..., Run], taught: Callable[..., Tapped]
-) -> None:
+def test_repair_stops_at_first_sufficient_epoch(make_run: Callable[..., Run], taught: Callable[..., Tapped]) -> None:
     teacher = taught(2, width=6)
     run = make_run(teacher)
     settings = {"dense": "teacher", "keep": 0.4, "tolerance": 0.05}
@@ -97,7 +95,7 @@ def test_a_repair_ends_with_the_first_epoch_that_is_good_enough(
         student.module.load_state_dict(dict(run.selected[student].state))
 
 
-def test_labels_alone_repair_without_the_teacher(make_run: Callable[..., Run], taught: Callable[..., Tapped]) -> None:
+def test_repair_on_labels_without_teacher(make_run: Callable[..., Run], taught: Callable[..., Tapped]) -> None:
     run = make_run(taught(2, width=6))
     find("lre_amc")(run, dense="teacher", keep=0.4, label_weight=1, repair_epochs=2)
     assert run.fits
@@ -106,7 +104,7 @@ def test_labels_alone_repair_without_the_teacher(make_run: Callable[..., Run], t
         assert all(record["forward_passes"]["teacher"] == 0 for record in fitted.history)
 
 
-def test_a_finished_run_is_read_back_pruned(
+def test_finished_run_is_loaded_pruned(
     tmp_path: Path, tiny_data: Data, tiny_model: Callable[..., Tapped], state_of: Any, changed: Any
 ) -> None:
     config = Config(
@@ -116,12 +114,12 @@ def test_a_finished_run_is_read_back_pruned(
     first = execute(config, tmp_path / "run", overrides=overrides)
     cost = first.metrics["cost"]
     assert cost["parameters"] == parameters(first.model) < parameters(tiny_model(2, width=6))
-    again = execute(config, tmp_path / "run", overrides=overrides)
-    assert changed(state_of(first.model.module), state_of(again.model.module)) == set()
-    assert again.metrics == first.metrics
+    reloaded = execute(config, tmp_path / "run", overrides=overrides)
+    assert changed(state_of(first.model.module), state_of(reloaded.model.module)) == set()
+    assert reloaded.metrics == first.metrics
 
 
-def test_what_it_cannot_do_is_refused(
+def test_unsuitable_runs_are_refused(
     make_run: Callable[..., Run], tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any
 ) -> None:
     with refused("held-out split", "--validation 0.1"):

@@ -1,4 +1,4 @@
-"""The method MaxDropout: where it is while it trains, and that nothing of it stays."""
+"""The method maxdropout: layers during training, and the plain network afterwards."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ def pixels(data: Data) -> Tensor:
 
 
 @pytest.mark.parametrize("where", ["stages", "dropout"])
-def test_it_is_there_while_it_trains_alone(
+def test_layers_exist_only_during_training(
     where: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
     run = a_run(tiny_data, lambda: tiny_model(dropout=0.2), on_cpu)
-    fit, seen = run.fit, list[MaxDropout]()
+    fit, layers = run.fit, list[MaxDropout]()
 
     def watched(learner: Learner, **changes: Any) -> Fitted:
-        seen.extend(m for m in learner.model.modules() if isinstance(m, MaxDropout))
+        layers.extend(m for m in learner.model.modules() if isinstance(m, MaxDropout))
         assert not learner.terms.keys() - {"ce"}
         return fit(learner, **changes)
 
     run.fit = watched  # type: ignore[method-assign, assignment]
     student = find("maxdropout")(run, where=where, rate=0.4)
     units = 6 * 16 * (8 if where == "dropout" else 4 * 8 * 8)  # six steps; the held-out part is not counted
-    assert [layer.rate for layer in seen] == [0.4] * (2 if where == "stages" else 1)
-    assert seen[0].total == units
+    assert [layer.rate for layer in layers] == [0.4] * (2 if where == "stages" else 1)
+    assert layers[0].total == units
     assert list(student.dropped) == (["stage1", "stage2"] if where == "stages" else ["drop"])  # type: ignore[arg-type]
     assert all(0 < share < 1 for share in student.dropped.values())  # type: ignore[union-attr, operator]
     fresh = tiny_model(dropout=0.2)
     assert list(student.state_dict()) == list(fresh.state_dict())
     assert repr(student.module) == repr(fresh.module)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in student.modules())
-    found = accuracy(student.eval()(pixels(tiny_data)), tiny_data.test.labels)
+    expected = accuracy(student.eval()(pixels(tiny_data)), tiny_data.test.labels)
     fresh.load_state_dict(student.state_dict())
-    assert found == accuracy(fresh.eval()(pixels(tiny_data)), tiny_data.test.labels)
+    assert expected == accuracy(fresh.eval()(pixels(tiny_data)), tiny_data.test.labels)
 
 
 @pytest.mark.parametrize("where", ["stages", "dropout"])
-def test_at_rate_0_it_is_the_plain_student(
+def test_rate_zero_equals_plain(
     where: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
-    """Beside nn.Dropout where that stays; in its place, as a network without it."""
+    """With where=stages nn.Dropout remains; with where=dropout it equals a network without dropout."""
     dropout = 0.2 if where == "stages" else 0.0
     states = [
         state_of(find(method)(a_run(tiny_data, lambda: tiny_model(dropout=dropout), on_cpu), **settings))
@@ -71,7 +71,9 @@ def test_at_rate_0_it_is_the_plain_student(
     assert changed(states[0], states[2])
 
 
-def test_after_an_error_nothing_is_left(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> None:
+def test_layers_are_removed_after_an_error(
+    tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
+) -> None:
     made: list[Tapped] = []
 
     def make() -> Tapped:
@@ -88,7 +90,7 @@ def test_after_an_error_nothing_is_left(tiny_data: Data, tiny_model: Callable[..
         assert not any(m._forward_hooks for m in made[-1].modules())
 
 
-def test_a_random_rate_is_another_training(
+def test_random_rate_changes_training(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
     states = [
@@ -99,17 +101,17 @@ def test_a_random_rate_is_another_training(
     assert changed(states[0], states[2])
 
 
-def test_its_file_is_a_plain_students(tiny_npz: str, tmp_path: Any, state_of: Any, changed: Any) -> None:
+def test_weights_file_is_that_of_plain_student(tiny_npz: str, tmp_path: Any, state_of: Any, changed: Any) -> None:
     def train() -> tutelage.Result:
         return tutelage.train(
             "resnet8x0.25", tiny_npz, method="maxdropout", out=tmp_path / "run", epochs=1, batch_size=16, device="cpu"
         )
 
-    first, again = train(), train()
-    assert changed(state_of(first.model), state_of(again.model)) == set()
+    first, repeated = train(), train()
+    assert changed(state_of(first.model), state_of(repeated.model)) == set()
 
 
-def test_networks_without_a_place_for_it(
+def test_networks_without_stages_or_dropout_are_refused(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, refused: Any
 ) -> None:
     flat = lambda: Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4)))  # noqa: E731
@@ -120,7 +122,7 @@ def test_networks_without_a_place_for_it(
 
 
 @pytest.mark.parametrize("wrong", [{"rate": -0.1}, {"rate": 1.5}, {"where": "everywhere"}])
-def test_settings_that_cannot_be(wrong: dict[str, Any], tiny_data: Data, tiny_model: Any, refused: Any) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Any, refused: Any) -> None:
     ((name, value),) = wrong.items()
     with refused(name, value):
         find("maxdropout")(Run(tiny_data, tiny_model), **wrong)

@@ -1,4 +1,4 @@
-"""Local clustering with mean teacher as a method: its loss, its batches, its average, and what it gives back."""
+"""The method mean_teacher_lc: loss, batches, the average, and the resulting network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHORT = Recipe(epochs=3, batch_size=10, lr=0.05)
 
 
 class Caught(Run):
-    """A run that trains nothing and keeps what it was to train."""
+    """A run that records its learners instead of training them."""
 
     learner: Learner
     order: Any
@@ -44,13 +44,13 @@ class Caught(Run):
 
 @pytest.fixture
 def any_model(tiny_model: Net) -> Callable[[], Tapped]:
-    """A tiny network with first weights that are drawn."""
+    """A tiny network with random weights."""
     return lambda: tiny_model(int(torch.randint(9999, ())), dropout=0.2)
 
 
 @pytest.fixture
 def few(tiny_data: Data) -> Data:
-    """``tiny_data`` with two labels a class, 40 of 48 samples having none."""
+    """``tiny_data`` with two labels per class; 40 of 48 samples have none."""
     labels = tiny_data.train.labels.clone()
     labels[8:] = -1
     return replace(tiny_data, train=replace(tiny_data.train, labels=labels))
@@ -58,7 +58,7 @@ def few(tiny_data: Data) -> Data:
 
 @pytest.fixture
 def caught(few: Data, any_model: Callable[[], Tapped]) -> Callable[..., Caught]:
-    """``caught(data=few, recipe=SHORT, **settings)``: what the method was about to train."""
+    """``caught(data=few, recipe=SHORT, **settings)``: the fit that the method requested."""
 
     def make(data: Data = few, recipe: Recipe = SHORT, **settings: Any) -> Caught:
         run = Caught(data, any_model, recipe=recipe, seed=3)
@@ -70,7 +70,7 @@ def caught(few: Data, any_model: Callable[[], Tapped]) -> Callable[..., Caught]:
 
 @pytest.fixture
 def trained(few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> Callable[..., tuple[Tapped, Run]]:
-    """``trained(data=few, **settings)``: the network it gives back, and the run."""
+    """``trained(data=few, **settings)``: the returned network, and the run."""
 
     def make(data: Data = few, **settings: Any) -> tuple[Tapped, Run]:
         run = Run(data, any_model, recipe=SHORT, hardware=on_cpu, seed=3)
@@ -91,7 +91,7 @@ def average_of(learner: Learner) -> EMA:
 @pytest.mark.parametrize(
     ("epoch", "share"), [(1, 0.040762), (2, 0.165299), (2.5, 0.286505), (4, 0.818731), (5, 1), (6, 1)]
 )
-def test_the_ramp(epoch: float, share: float) -> None:
+def test_ramp_values(epoch: float, share: float) -> None:
     """r(2.5; 5) = exp(-5/4)."""
     assert rise_from(0, epoch / 100, 5 / 100) == pytest.approx(share, abs=1e-6)
     assert rise_from(0.6, 0.6 + epoch / 100, 5 / 100) == pytest.approx(share, abs=1e-6)
@@ -109,10 +109,10 @@ def test_the_ramp(epoch: float, share: float) -> None:
         (0.99, 100, 10),
     ],
 )
-def test_the_weights_over_the_run(
+def test_weights_over_the_run(
     progress: float, consistency: float, clustering: float, caught: Callable[..., Caught]
 ) -> None:
-    """At e0 the clustering still weighs nothing."""
+    """At e0 the weight of the clustering is still 0."""
     terms = caught().learner.terms
     assert terms["consistency"].at(progress) == pytest.approx(consistency, abs=1e-5)
     assert terms["clustering"].at(progress) == pytest.approx(clustering, abs=1e-5)
@@ -120,7 +120,7 @@ def test_the_weights_over_the_run(
 
 
 def test_the_loss_by_plain_loops(caught: Callable[..., Caught]) -> None:
-    """Two samples with a label and eight without; CE over two, MSE over ten samples and four classes."""
+    """Two labelled and eight unlabelled samples: CE over two, MSE over ten samples and four classes."""
     learner = caught(labelled=0.2, threshold=3.0, clustering_start=0.0).learner
     generator = torch.Generator().manual_seed(0)
     z, v, f = (torch.randn(10, size, dtype=torch.float64, generator=generator) for size in (4, 4, 3))
@@ -134,12 +134,12 @@ def test_the_loss_by_plain_loops(caught: Callable[..., Caught]) -> None:
     lc = 0.0
     for rows in (range(2), range(2, 10)):
         distances = [sum((x - y) ** 2 for x, y in zip(f[i], f[j], strict=True)) / 3 for i in rows for j in range(2, 10)]
-        near = [float(d) for d in distances if d <= 3]
-        lc += sum(d * math.exp(-d / 3) for d in near) / len(near)
+        neighbours = [float(d) for d in distances if d <= 3]
+        lc += sum(d * math.exp(-d / 3) for d in neighbours) / len(neighbours)
     assert found.item() == pytest.approx(ce + 100 * mse + 10 * lc, rel=1e-6)
 
 
-def test_where_every_sample_has_a_label_it_counts_once(tiny_data: Data, caught: Callable[..., Caught]) -> None:
+def test_fully_labelled_samples_count_once(tiny_data: Data, caught: Callable[..., Caught]) -> None:
     assert caught(tiny_data).learner.terms["ce"].at(0) == 1
 
 
@@ -152,37 +152,37 @@ def test_where_every_sample_has_a_label_it_counts_once(tiny_data: Data, caught: 
 def test_a_share_of_each_batch_has_labels(
     size: int, share: float, first: int, weight: float, caught: Callable[..., Caught]
 ) -> None:
-    """A batch is at most the 48 samples that there are."""
+    """A batch has at most the 48 samples of the data."""
     run = caught(recipe=SHORT.replace(batch_size=size), labelled=share)
     assert run.order == LabelledFirst(first)
     assert run.learner.terms["ce"].at(0) == pytest.approx(weight)
 
 
-def test_what_student_and_average_are_shown(few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> None:
-    """The labelled in front; the average sees the same samples under views of their own."""
-    shown: list[tuple[Batch, Tensor]] = []
+def test_inputs_of_student_and_average(few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> None:
+    """Labelled samples come first; the average gets another view of the same samples."""
+    passes: list[tuple[Batch, Tensor]] = []
 
     class Watched(Run):
-        def fit(self, *learners: Learner, **given: Any) -> Fitted:
+        def fit(self, *learners: Learner, **options: Any) -> Fitted:
             source = average_of(learners[0])
 
             def watch(step: Any) -> None:
                 source.model.module.register_forward_pre_hook(
-                    lambda _, inputs: shown.append((step.batch, inputs[0].clone()))
+                    lambda _, inputs: passes.append((step.batch, inputs[0].clone()))
                 )
                 step.update(step.learners[0], (step.forward(step.learners[0]), step.loss(step.learners[0]))[1])
                 source.model.module._forward_pre_hooks.clear()
 
-            return super().fit(*learners, update=watch, **given)
+            return super().fit(*learners, update=watch, **options)
 
     model = find("mean_teacher_lc")(Watched(few, any_model, recipe=SHORT, hardware=on_cpu), labelled=0.2)
-    assert len(shown) == 3 * (40 // 8)
+    assert len(passes) == 3 * (40 // 8)
     unlabelled: list[int] = []
-    for batch, taught in shown:
+    for batch, teacher_inputs in passes:
         assert (batch.targets >= 0).tolist() == [True] * 2 + [False] * 8
         unlabelled += batch.index[2:].tolist()
         assert batch.second is not None
-        assert torch.equal(taught, (batch.second - model.mean) / model.std)
+        assert torch.equal(teacher_inputs, (batch.second - model.mean) / model.std)
         assert not torch.equal(batch.second, batch.inputs)
     assert sorted(unlabelled) == sorted(3 * list(range(8, 48)))  # an epoch is one pass over them
 
@@ -190,7 +190,7 @@ def test_what_student_and_average_are_shown(few: Data, any_model: Callable[[], T
 # --- the average
 
 
-def test_it_begins_with_weights_of_its_own_and_moves_by_the_decay(
+def test_average_starts_from_own_weights_and_follows_decay(
     caught: Callable[..., Caught], state_of: Any, changed: Any
 ) -> None:
     learner = caught(decay=0.9).learner
@@ -203,18 +203,16 @@ def test_it_begins_with_weights_of_its_own_and_moves_by_the_decay(
         torch.testing.assert_close(value.detach(), 0.9 * before[name] + 0.1 * student[name].detach())
 
 
-def test_its_statistics_come_of_its_own_passes_or_of_the_students(
-    trained: Callable[..., tuple[Tapped, Run]], state_of: Any
-) -> None:
+def test_statistics_of_average_by_buffers_setting(trained: Callable[..., tuple[Tapped, Run]], state_of: Any) -> None:
     states = {kind: state_of(trained(buffers=kind)[0]) for kind in ("own", "average", "copy")}
     assert states["own"]["module.bn1.num_batches_tracked"] == 15
     for kind in ("own", "average"):
-        there = states["copy"]["module.bn1.running_mean"]
-        assert not torch.equal(states[kind]["module.bn1.running_mean"], there)
+        reference = states["copy"]["module.bn1.running_mean"]
+        assert not torch.equal(states[kind]["module.bn1.running_mean"], reference)
 
 
-def test_what_is_deployed(trained: Callable[..., tuple[Tapped, Run]], state_of: Any, changed: Any) -> None:
-    """The average and the student of the same training."""
+def test_deployed_network(trained: Callable[..., tuple[Tapped, Run]], state_of: Any, changed: Any) -> None:
+    """The average and the student come from the same training."""
     (average, first), (student, second) = trained(deploy="average"), trained(deploy="student")
     keys = ("ce", "consistency", "clustering")
     histories = [[[r["learners"]["student"][k] for k in keys] for r in run.fits[0].history] for run in (first, second)]
@@ -227,10 +225,10 @@ def test_what_is_deployed(trained: Callable[..., tuple[Tapped, Run]], state_of: 
 # --- what clustering does
 
 
-def test_before_its_start_it_changes_nothing(
+def test_clustering_has_no_effect_before_its_start(
     trained: Callable[..., tuple[Tapped, Run]], state_of: Any, changed: Any
 ) -> None:
-    """And with a weight of 0 what is left is Mean Teacher."""
+    """With a weight of 0 the method is Mean Teacher."""
     late, never = trained(clustering_start=1.0), trained(clustering=0)
     assert changed(state_of(late[0]), state_of(never[0])) == set()
     assert changed(state_of(trained()[0]), state_of(never[0]))
@@ -240,7 +238,7 @@ def test_before_its_start_it_changes_nothing(
     assert values[2] > 0
 
 
-def test_it_draws_neighbours_together(few: Data, trained: Callable[..., tuple[Tapped, Run]]) -> None:
+def test_clustering_reduces_distances(few: Data, trained: Callable[..., tuple[Tapped, Run]]) -> None:
     spreads = []
     for weight in (0, 100):
         model, _ = trained(clustering=weight, clustering_start=0.0, threshold=50.0, consistency=1.0, deploy="student")
@@ -254,7 +252,7 @@ def test_it_draws_neighbours_together(few: Data, trained: Callable[..., tuple[Ta
 # --- the whole way
 
 
-def test_stopped_and_resumed_with_unlabelled_samples_it_is_the_same(
+def test_resumes_exactly_with_unlabelled_samples(
     few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
     class StoppedError(Exception):
@@ -277,7 +275,7 @@ def test_stopped_and_resumed_with_unlabelled_samples_it_is_the_same(
     assert changed(whole, state_of(go(tmp_path / "stopped"))) == set()
 
 
-def test_on_the_command_line_labels_are_made_absent(tiny_npz: str, tiny_data: Data, tmp_path: Path) -> None:
+def test_command_line_removes_labels(tiny_npz: str, tiny_data: Data, tmp_path: Path) -> None:
     config = Config(
         data=tiny_npz,
         student="resnet8x0.25",
@@ -310,12 +308,14 @@ def test_on_the_command_line_labels_are_made_absent(tiny_npz: str, tiny_data: Da
         {"deploy": "teacher"},
     ],
 )
-def test_settings_that_cannot_be(wrong: dict[str, Any], caught: Callable[..., Caught], refused: Any) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], caught: Callable[..., Caught], refused: Any) -> None:
     ((name, value),) = wrong.items()
     with refused(name, value):
         caught(**wrong)
 
 
-def test_batches_must_have_room_for_both(trained: Callable[..., tuple[Tapped, Run]], refused: Any) -> None:
+def test_batches_must_hold_labelled_and_unlabelled_samples(
+    trained: Callable[..., tuple[Tapped, Run]], refused: Any
+) -> None:
     with refused("batch of 10 cannot hold 10 samples with a label"):
         trained(labelled=1.0)

@@ -1,4 +1,4 @@
-"""Learned labels: the meta-gradient, the step around it, the two stages, and what they are given."""
+"""The method mslg: the meta-gradient, its update rule, and the two stages."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_meta_gradient_equals_central_differences(alpha: float) -> None:
     torch.testing.assert_close(change, -3 * expected, atol=1e-10, rtol=0)
 
 
-def test_its_first_order_form() -> None:
+def test_meta_gradient_equals_first_order_form() -> None:
     """dL_meta/ds_i = -alpha <grad L_meta(theta'), d/ds_i grad L_c(theta)>."""
     world, alpha = World(), 0.5
     parameters = dict(world.model.named_parameters())
@@ -118,8 +118,8 @@ def test_its_first_order_form() -> None:
     def inner_gradient(scores: Tensor) -> Tensor:
         p = world.model(world.batch.inputs).softmax(1)
         loss = (p * (p.log() - scores.log_softmax(1))).mean()
-        found = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
-        return torch.cat([gradient.flatten() for gradient in found])
+        gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
+        return torch.cat([gradient.flatten() for gradient in gradients])
 
     jacobian = torch.autograd.functional.jacobian(inner_gradient, scores)  # (parameters, 4, 3)
     step, at = inner_gradient(scores).detach(), 0
@@ -134,27 +134,27 @@ def test_its_first_order_form() -> None:
     torch.testing.assert_close(world.step(alpha)[world.places], -expected)
 
 
-def test_rows_keep_their_mean_and_other_rows_their_values() -> None:
+def test_score_rows_keep_their_mean_and_other_rows_are_unchanged() -> None:
     world = World()
     change = world.step(beta=100.0)
-    others = [row for row in range(SAMPLES) if row not in world.places.tolist()]
-    assert torch.equal(world.labels.store.values[others], world.scores[others])
+    other_rows = [row for row in range(SAMPLES) if row not in world.places.tolist()]
+    assert torch.equal(world.labels.store.values[other_rows], world.scores[other_rows])
     assert bool(change[world.places].any(1).all())
     assert float(change.sum(1).abs().max()) < 1e-12
 
 
-def test_without_a_virtual_step_labels_stay() -> None:
+def test_labels_do_not_change_without_virtual_step() -> None:
     world = World()
     assert not world.step(alpha=0, beta=1e9).any()
     assert len(world.losses) == 1
 
 
-def test_twice_the_virtual_step_moves_labels_twice_as_far() -> None:
+def test_label_change_is_proportional_to_virtual_step() -> None:
     one, two = (World().step(alpha) for alpha in (1e-5, 2e-5))
     torch.testing.assert_close(two, 2 * one, rtol=1e-4, atol=0)
 
 
-def test_labels_step_against_the_meta_loss() -> None:
+def test_label_update_reduces_meta_loss() -> None:
     world = World()
     before = world.meta_loss(world.scores[world.places], 0.5)
     change = world.step(0.5, beta=1.0)[world.places]
@@ -162,7 +162,7 @@ def test_labels_step_against_the_meta_loss() -> None:
     torch.testing.assert_close(after - before, -change.square().sum(), rtol=0.05, atol=0)
 
 
-def test_the_guard_shortens_long_steps_alone() -> None:
+def test_max_step_shortens_only_long_steps() -> None:
     free = World().step(beta=100.0)
     lengths = free.norm(dim=1)
     longest = float(lengths[lengths > 0].median())
@@ -176,7 +176,7 @@ def test_the_guard_shortens_long_steps_alone() -> None:
 # --- the network's step
 
 
-def test_the_network_learns_from_the_new_labels_and_from_nothing_else() -> None:
+def test_network_is_updated_on_new_labels_only() -> None:
     world = World()
     world.step(beta=100.0)
     (loss,) = world.losses
@@ -193,7 +193,7 @@ def test_the_network_learns_from_the_new_labels_and_from_nothing_else() -> None:
     assert not label.requires_grad
 
 
-def test_running_statistics_are_those_of_one_pass(state_of: Any, changed: Any) -> None:
+def test_running_statistics_are_updated_once(state_of: Any, changed: Any) -> None:
     world, once = World(small(nn.BatchNorm1d(8))), small(nn.BatchNorm1d(8))
     world.step()
     once(world.batch.inputs)
@@ -201,8 +201,8 @@ def test_running_statistics_are_those_of_one_pass(state_of: Any, changed: Any) -
     assert int(world.model.module[2].num_batches_tracked) == 1  # type: ignore[index]
 
 
-def test_dropout_in_the_virtual_and_in_the_real_step_is_the_same() -> None:
-    """With labels that stay, the loss is that of the very pass whose gradient the virtual step took."""
+def test_virtual_and_real_step_share_dropout() -> None:
+    """If labels do not change, the loss is that of the forward pass used by the virtual step."""
     torch.manual_seed(0)
     world = World(small(nn.Dropout(0.5)))
     world.step(beta=0.0)
@@ -212,7 +212,7 @@ def test_dropout_in_the_virtual_and_in_the_real_step_is_the_same() -> None:
     torch.testing.assert_close(world.losses[0], expected)
 
 
-def test_layers_that_are_frozen_or_unused_are_left_out() -> None:
+def test_frozen_and_unused_layers_are_not_updated() -> None:
     model = small()
     flatten, first = model.module[0], model.module[1]  # type: ignore[index]
     flatten.unused = nn.Linear(2, 2)
@@ -223,7 +223,7 @@ def test_layers_that_are_frozen_or_unused_are_left_out() -> None:
     assert not torch.allclose(frozen, World().step())
 
 
-def test_under_autocast_the_labels_move_as_in_float32() -> None:
+def test_label_updates_under_autocast_equal_float32() -> None:
     one, other = (
         World(dtype=torch.float32).step(beta=100.0, autocast=autocast)
         for autocast in (nullcontext, lambda: torch.autocast("cpu", torch.bfloat16))
@@ -233,7 +233,7 @@ def test_under_autocast_the_labels_move_as_in_float32() -> None:
 
 
 class Attention(nn.Module):
-    """Each pixel is a token."""
+    """Self-attention with a token per pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ class Attention(nn.Module):
         return self.fc(F.scaled_dot_product_attention(query, key, value).mean((1, 2)))  # type: ignore[no-any-return]
 
 
-def test_a_network_with_fused_attention() -> None:
+def test_fused_attention_is_supported() -> None:
     assert World(Tapped(Attention()), torch.float32).step(beta=100.0).any()
 
 
@@ -260,7 +260,7 @@ def test_compiled_code_is_not_run() -> None:
 # --- how labels begin, and who is trusted where nobody is
 
 
-def test_first_scores() -> None:
+def test_initial_scores() -> None:
     scores = initial_scores(torch.tensor([2, -1, 0]), 4, 10)
     assert scores.tolist() == [[0, 0, 10, 0], [0, 0, 0, 0], [10, 0, 0, 0]]
     assert scores.dtype == torch.float32
@@ -284,7 +284,7 @@ def test_the_smallest_losses_of_each_class() -> None:
 
 
 class Caught(Run):
-    """A run that keeps what its fits were given."""
+    """A run that records the arguments of its fits."""
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
@@ -300,11 +300,11 @@ Make = Callable[..., Caught]
 
 @pytest.fixture
 def noisy(tiny_data: Data) -> Data:
-    """Twelve of 48 labels are wrong, and three of each class are trusted."""
-    found = tiny_data
+    """Twelve of 48 labels are wrong, and three samples of each class are trusted."""
+    gradients = tiny_data
     for condition in parse_noise("0.4+trusted:3"):
-        found = condition(found)
-    return found
+        gradients = condition(gradients)
+    return gradients
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def make(noisy: Data, tiny_model: Net, on_cpu: Hardware) -> Make:
     return run
 
 
-def test_the_trusted_samples_are_the_meta_set_and_apart_in_the_second_stage(make: Make, noisy: Data) -> None:
+def test_trusted_samples_are_the_meta_set(make: Make, noisy: Data) -> None:
     run = make()
     student = find("mslg")(run)
     (first, before), (second, after) = run.fitted
@@ -335,9 +335,9 @@ def test_the_trusted_samples_are_the_meta_set_and_apart_in_the_second_stage(make
     assert list(run.selected) == [student]
     labels = after["update"].labels
     assert labels is second[0].terms["labels"].term
-    begun = initial_scores(after["data"].train.labels, 4, 10)
-    torch.testing.assert_close(labels.store.values.sum(1), begun.sum(1))
-    assert not torch.equal(labels.store.values, begun)
+    initial = initial_scores(after["data"].train.labels, 4, 10)
+    torch.testing.assert_close(labels.store.values.sum(1), initial.sum(1))
+    assert not torch.equal(labels.store.values, initial)
 
 
 def test_the_first_stage_is_plain_training(make: Make, state_of: Any, changed: Any, noisy: Data) -> None:
@@ -360,7 +360,7 @@ def test_the_first_stage_is_plain_training(make: Make, state_of: Any, changed: A
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_stopped_in_the_second_stage_it_goes_on_with_the_same_labels(
+def test_resumes_exactly_in_second_stage(
     trusted: bool, make: Make, noisy: Data, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
     data = noisy if trusted else replace(noisy, train=replace(noisy.train, trusted=None))
@@ -376,13 +376,13 @@ def test_stopped_in_the_second_stage_it_goes_on_with_the_same_labels(
     student = find("mslg")(whole)
     with pytest.raises(StoppedError):
         find("mslg")(make(data, folder=tmp_path, report=stopping))
-    again = make(data, folder=tmp_path)
-    assert changed(state_of(student), state_of(find("mslg")(again))) == set()
-    one, other = (run.fitted[1][1]["update"].labels.store.values for run in (whole, again))
+    repeated = make(data, folder=tmp_path)
+    assert changed(state_of(student), state_of(find("mslg")(repeated))) == set()
+    one, other = (run.fitted[1][1]["update"].labels.store.values for run in (whole, repeated))
     assert torch.equal(one, other)
 
 
-def test_without_trusted_samples_the_surest_of_each_class_take_their_place(make: Make, noisy: Data) -> None:
+def test_meta_set_without_trusted_samples(make: Make, noisy: Data) -> None:
     for trusted in (None, torch.zeros(48, dtype=torch.bool)):
         run = make(replace(noisy, train=replace(noisy.train, trusted=trusted)))
         find("mslg")(run, meta_share=0.25)
@@ -391,7 +391,7 @@ def test_without_trusted_samples_the_surest_of_each_class_take_their_place(make:
         assert sorted([*meta.index.tolist(), *rest.index.tolist()]) == list(range(48))
 
 
-def test_wrong_labels_move_towards_the_right_ones(make: Make, noisy: Data) -> None:
+def test_wrong_labels_move_towards_correct_labels(make: Make, noisy: Data) -> None:
     run = make(epochs=24)
     find("mslg")(run, warmup_share=0.25)
     train, labels = run.fitted[1][1]["data"].train, run.fitted[1][1]["update"].labels.store.values
@@ -413,7 +413,7 @@ def test_settings_reach_the_second_stage(make: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", ["soft labels", "some without a label"])
-def test_other_labels(kind: str, make: Make, noisy: Data, soft: Data) -> None:
+def test_soft_and_missing_labels(kind: str, make: Make, noisy: Data, soft: Data) -> None:
     data = soft
     if kind == "some without a label":
         labels = noisy.train.labels.clone()
@@ -426,7 +426,7 @@ def test_other_labels(kind: str, make: Make, noisy: Data, soft: Data) -> None:
 
 
 @pytest.mark.parametrize("trusted", ["all", "none with a label"])
-def test_a_meta_set_that_cannot_be(trusted: str, make: Make, noisy: Data, refused: Any) -> None:
+def test_invalid_meta_set_is_refused(trusted: str, make: Make, noisy: Data, refused: Any) -> None:
     everybody = torch.ones(48, dtype=torch.bool)
     train = replace(noisy.train, trusted=everybody)
     if trusted != "all":

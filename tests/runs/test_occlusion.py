@@ -1,4 +1,4 @@
-"""Half of each image hidden: the stages, the support vector machine, the network that is deployed, what is refused."""
+"""The method occlusion: stages, the support vector machine, the deployed network, and errors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ STEPS: dict[str, Any] = {
 
 @pytest.fixture
 def run_of(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> Callable[..., Run]:
-    """A run whose teacher knows the classes; ``width`` is the student's, 4 the teacher's."""
+    """A run with a trained teacher of width 4; ``width`` is the student's."""
 
     def make(width: int = 4, epochs: int = 1, data: Data = tiny_data, **options: Any) -> Run:
         recipe = Recipe(epochs=epochs, batch_size=16, lr=0.05)
@@ -55,17 +55,17 @@ def run_of(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> C
     return make
 
 
-def test_the_student_sees_half_and_the_teacher_the_whole(run_of: Callable[..., Run]) -> None:
-    """They share the batch; what stands in the hidden half is of no account to the student."""
+def test_student_sees_half_and_teacher_the_whole_image(run_of: Callable[..., Run]) -> None:
+    """They share the batch; the hidden half does not affect the student."""
     run = run_of()
-    shown: list[Tensor] = []
+    teacher_inputs: list[Tensor] = []
     teacher = run.teacher()
-    handle = teacher.module.register_forward_pre_hook(lambda _, taken: shown.append(taken[0].detach().clone()))
+    handle = teacher.module.register_forward_pre_hook(lambda _, args: teacher_inputs.append(args[0].detach().clone()))
     students = train_students(run, **STEPS)
     handle.remove()
     black = (0 - teacher.mean) / teacher.std
-    assert shown
-    assert all((images[:, :, :4] != black).any() for images in shown)
+    assert teacher_inputs
+    assert all((images[:, :, :4] != black).any() for images in teacher_inputs)
     images = torch.rand(5, 1, 8, 8)
     other_upper, other_lower = images.clone(), images.clone()
     other_upper[:, :, :4], other_lower[:, :, 4:] = torch.rand(2, 5, 1, 4, 8)
@@ -76,7 +76,7 @@ def test_the_student_sees_half_and_the_teacher_the_whole(run_of: Callable[..., R
 
 
 @pytest.mark.parametrize(("width", "start", "fits"), [(4, "auto", 3), (3, "auto", 4), (4, "trained", 4)])
-def test_it_starts_from_the_teacher_where_that_is_the_same_network(
+def test_student_starts_from_teacher_if_same_network(
     width: int, start: str, fits: int, run_of: Callable[..., Run]
 ) -> None:
     run = run_of(width)
@@ -88,7 +88,7 @@ def test_it_starts_from_the_teacher_where_that_is_the_same_network(
     assert 0 < run.notes["mean_distance"] <= 2
 
 
-def test_the_first_weights_are_the_teachers(run_of: Callable[..., Run], changed: Any) -> None:
+def test_initial_weights_are_those_of_teacher(run_of: Callable[..., Run], changed: Any) -> None:
     run = run_of()
     run.recipe = run.recipe.replace(lr=1e-9, weight_decay=0.0)
     students = train_students(run, **STEPS)
@@ -97,25 +97,25 @@ def test_the_first_weights_are_the_teachers(run_of: Callable[..., Run], changed:
             torch.testing.assert_close(student.module.get_parameter(name), value, rtol=0, atol=1e-6)
 
 
-def test_teacher_and_students_are_apart(run_of: Callable[..., Run], state_of: Any, changed: Any) -> None:
-    """The teacher does not move, both students have come away from the fine-tuned one, and from each other."""
+def test_students_differ_and_teacher_is_unchanged(run_of: Callable[..., Run], state_of: Any, changed: Any) -> None:
+    """The teacher does not change; both students differ from the fine-tuned one and from each other."""
     run = run_of(epochs=2)
     before = state_of(run.teacher())
     students = train_students(run, **STEPS)
     assert changed(before, state_of(run.teacher())) == set()
-    fine_tuned, soft, triplet = (state_of(each) for each in (students.fine_tuned, students.soft, students.triplet))
+    fine_tuned, soft, triplet = (state_of(model) for model in (students.fine_tuned, students.soft, students.triplet))
     assert changed(fine_tuned, soft)
     assert changed(fine_tuned, triplet)
     assert changed(soft, triplet)
     assert "module.fc.weight" not in changed(fine_tuned, triplet)  # no label loss in that step
 
 
-def test_it_learns_what_can_be_seen(run_of: Callable[..., Run], tiny_data: Data) -> None:
+def test_student_learns_from_visible_half(run_of: Callable[..., Run], tiny_data: Data) -> None:
     student = find("occlusion")(run_of(epochs=6), samples_per_class=4)
     assert evaluate(student, tiny_data)["accuracy"] > 0.85
 
 
-def test_the_result_is_one_network_in_a_file(tiny_npz: str, tmp_path: Path) -> None:
+def test_result_is_saved_as_one_network(tiny_npz: str, tmp_path: Path) -> None:
     shared = {"data": tiny_npz, "epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
     shared |= {"channels_last": False, "workers": 0}
     execute(Config(student="resnet8x0.25", method="plain", **{**shared, "epochs": 8}), tmp_path / "teacher")
@@ -129,10 +129,10 @@ def test_the_result_is_one_network_in_a_file(tiny_npz: str, tmp_path: Path) -> N
     result = execute(config, tmp_path / "run")
     images, data = torch.rand(5, 1, 8, 8), open_data(tiny_npz)
     opened = open_model(str(tmp_path / "run"), data)
-    assert [done["operation"] for done in applied_operations(opened.module)] == ["front", "join"]
+    assert [operation["operation"] for operation in applied_operations(opened.module)] == ["front", "join"]
     assert torch.equal(opened(images), result.model.eval()(images))
-    again = execute(config, tmp_path / "run")
-    assert torch.equal(again.model.eval()(images), opened(images))
+    reloaded = execute(config, tmp_path / "run")
+    assert torch.equal(reloaded.model.eval()(images), opened(images))
     assert evaluate(opened, data)["accuracy"] == result.metrics["test"]["accuracy"]
     assert result.metrics["notes"]["start"] == "teacher"
 
@@ -144,7 +144,7 @@ def test_the_result_is_one_network_in_a_file(tiny_npz: str, tmp_path: Path) -> N
 
 
 class Constant(nn.Module):
-    """The same embedding for all images."""
+    """A network with the same embedding for all images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,14 +155,14 @@ class Constant(nn.Module):
         return logits
 
 
-def test_a_collapse_is_refused(run_of: Callable[..., Run], refused: Any) -> None:
+def test_collapse_is_an_error(run_of: Callable[..., Run], refused: Any) -> None:
     run = run_of()
     run._student = lambda: Tapped(Constant())
     with refused("after epoch 1 of the triplet loss all samples have the same embedding", "learning rate", "margin"):
         find("occlusion")(run, samples_per_class=4)
 
 
-def test_what_cannot_be_is_refused_before_anything_is_trained(run_of: Callable[..., Run], refused: Any) -> None:
+def test_invalid_settings_are_refused_before_training(run_of: Callable[..., Run], refused: Any) -> None:
     run = run_of(width=3)
     with refused("start=teacher", "TinyNet", "start=trained"):
         find("occlusion")(run, start="teacher", samples_per_class=4)
@@ -185,7 +185,7 @@ def features(count: int = 60, classes: int = 3) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_it_decides_as_scikit_learns(classes: int) -> None:
+def test_svm_equals_scikit_learn(classes: int) -> None:
     vectors, labels = features(classes=classes)
     weight, bias = fit_svm(vectors, labels, classes, c=0.7)
     expected = LinearSVC(C=0.7, dual=False, tol=1e-6, max_iter=10_000).fit(vectors.double().numpy(), labels.numpy())
@@ -193,7 +193,7 @@ def test_it_decides_as_scikit_learns(classes: int) -> None:
     assert weight.shape == (classes, 5)
 
 
-def test_it_minimises_the_objective() -> None:
+def test_svm_minimises_objective() -> None:
     """The gradient of ||(w, b)||^2 / 2 + C sum [1 - s (w x + b)]_+^2 is 0 there."""
     vectors, labels = features()
     weight, bias = (value.double().requires_grad_() for value in fit_svm(vectors, labels, 3, c=0.7))
@@ -205,29 +205,29 @@ def test_it_minimises_the_objective() -> None:
         assert value.grad.abs().max() < 1e-2
 
 
-def test_a_class_without_samples_is_never_the_answer() -> None:
+def test_class_without_samples_is_never_predicted() -> None:
     vectors, labels = features()
     weight, bias = fit_svm(vectors, 2 * labels, 5)
     answers = (vectors @ weight.T + bias).argmax(1)
     assert set(answers.tolist()) <= {0, 2, 4}
 
 
-def test_the_scale_makes_probabilities_of_use() -> None:
+def test_scale_calibrates_probabilities() -> None:
     vectors, labels = features(400)
     weight, bias = fit_svm(vectors[:200], labels[:200], 3)
     logits = vectors[200:] @ weight.T + bias
     factor = fit_scale(logits, labels[200:])
-    losses = {each: float(F.cross_entropy(each * factor * logits, labels[200:])) for each in (0.9, 1.0, 1.1)}
+    losses = {model: float(F.cross_entropy(model * factor * logits, labels[200:])) for model in (0.9, 1.0, 1.1)}
     assert losses[1.0] == min(losses.values())
     assert losses[1.0] < float(F.cross_entropy(logits, labels[200:]))
 
 
-def test_c_is_chosen_by_the_held_out_part(run_of: Callable[..., Run], tiny_data: Data) -> None:
+def test_c_is_selected_on_held_out_split(run_of: Callable[..., Run], tiny_data: Data) -> None:
     without = run_of(data=replace(tiny_data, validation=None))
     students = train_students(without, **STEPS)
-    copies = [copy.deepcopy(each) for each in (students.soft, students.triplet)]
+    copies = [copy.deepcopy(model) for model in (students.soft, students.triplet)]
     joined(without, students.soft, students.triplet)
     assert without.notes["c"] == 1.0
-    given = run_of()
-    joined(given, *copies, c=3.0)
-    assert given.notes["c"] == 3.0
+    fixed = run_of()
+    joined(fixed, *copies, c=3.0)
+    assert fixed.notes["c"] == 3.0

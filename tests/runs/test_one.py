@@ -1,4 +1,4 @@
-"""The native ensemble as a method: its loss, its gate, and what it gives back."""
+"""The method one: loss, gate, and the resulting network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHORT = Recipe(epochs=2, batch_size=16, lr=0.05)
 
 
 class Caught(Run):
-    """A run that trains nothing and keeps what it was to train."""
+    """A run that records its learners instead of training them."""
 
     learners: tuple[Learner, ...] = ()
 
@@ -45,13 +45,13 @@ class Caught(Run):
 
 @pytest.fixture
 def any_model(tiny_model: Net) -> Callable[[], Tapped]:
-    """A tiny network with first weights that are drawn."""
+    """A tiny network with random weights."""
     return lambda: tiny_model(int(torch.randint(9999, ())))
 
 
 @pytest.fixture
 def learner(tiny_data: Data, any_model: Callable[[], Tapped]) -> Callable[..., Learner]:
-    """``learner(**settings)``: what the method trains, as it starts."""
+    """``learner(**settings)``: the learner of the method before training."""
 
     def make(**settings: Any) -> Learner:
         run = Caught(tiny_data, any_model, seed=3)
@@ -77,15 +77,17 @@ def a_batch(data: Data, size: int = 16) -> Batch:
 
 
 @pytest.mark.parametrize(("progress", "total"), [(0.5, 4.622162), (0.0, 3.64015 + 0.006738 * 0.982012)])
-def test_the_closed_form_of_the_loss(progress: float, total: float, learner: Callable[..., Learner]) -> None:
+def test_closed_form_of_loss(progress: float, total: float, learner: Callable[..., Learner]) -> None:
     """z_0 = (2, 0), z_1 = (0, 2), z_2 = (1, 1), equal gates, y = 0, T = 3."""
-    found = learner()
+    one_learner = learner()
     z = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
-    given = Outputs(z.mean(0)[None], {f"branch{i}": z[i][None] for i in range(3)})
+    outputs = Outputs(z.mean(0)[None], {f"branch{i}": z[i][None] for i in range(3)})
     zero = torch.zeros(1).long()
-    lessons: dict[View | None, Lesson] = {None: Lesson(Batch(torch.zeros(1, 1, 8, 8), zero, zero, None), given, given)}
-    loss, values = found.loss(lessons, progress)
-    assert dict(zip(found.terms, values.tolist(), strict=True)) == pytest.approx(
+    lessons: dict[View | None, Lesson] = {
+        None: Lesson(Batch(torch.zeros(1, 1, 8, 8), zero, zero, None), outputs, outputs)
+    }
+    loss, values = one_learner.loss(lessons, progress)
+    assert dict(zip(one_learner.terms, values.tolist(), strict=True)) == pytest.approx(
         {
             "ensemble": 0.693147,
             "ce branch0": 0.126928,
@@ -104,50 +106,48 @@ def test_the_closed_form_of_the_loss(progress: float, total: float, learner: Cal
     ("epoch", "weight"),
     [(0, 0.006738), (20, 0.060055), (40, 0.286505), (60, 0.731616), (80, 1.0), (81, 1.0), (299, 1.0)],
 )
-def test_the_ramp(epoch: int, weight: float, learner: Callable[..., Learner]) -> None:
+def test_ramp_values(epoch: int, weight: float, learner: Callable[..., Learner]) -> None:
     assert rise(epoch / 300, 80 / 300) == pytest.approx(weight, abs=1e-6)
     terms = learner().terms
     for name, weighted in terms.items():
         assert weighted.at(epoch / 300) == pytest.approx(weight if name.startswith("kd") else 1.0, abs=1e-6)
 
 
-def test_without_a_ramp_the_divergence_counts_from_the_start(learner: Callable[..., Learner]) -> None:
+def test_without_ramp_divergence_has_full_weight(learner: Callable[..., Learner]) -> None:
     assert rise(0.0, 0.0) == 1
     assert learner(ramp=0).terms["kd branch1"].at(0.0) == 1
     assert learner(ramp=1).terms["kd branch1"].at(0.5) == pytest.approx(math.exp(-1.25))
 
 
-def parts_of_the_loss(found: Learner, batch: Batch) -> dict[str, Tensor]:
-    """Each term's mean, with gradients, as a step has them."""
-    outputs = found.model.train().tap(batch.inputs, found.roles())
-    assert found.source is not None
-    taught = found.source(batch, found.teacher_roles(), {found.model: outputs})
-    return {name: w.term(outputs, taught, batch).mean() for name, w in found.terms.items()}
+def parts_of_the_loss(one_learner: Learner, batch: Batch) -> dict[str, Tensor]:
+    """The mean of each term, with gradients, as in a training step."""
+    outputs = one_learner.model.train().tap(batch.inputs, one_learner.roles())
+    assert one_learner.source is not None
+    teacher_outputs = one_learner.source(batch, one_learner.teacher_roles(), {one_learner.model: outputs})
+    return {name: w.term(outputs, teacher_outputs, batch).mean() for name, w in one_learner.terms.items()}
 
 
 def gradients(loss: Tensor, module: nn.Module) -> list[Tensor]:
     parameters = list(module.parameters())
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    values = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, values, strict=True)]
 
 
-def test_the_gate_learns_from_the_labels_of_the_sum_alone(learner: Callable[..., Learner], tiny_data: Data) -> None:
-    found = learner()
-    network = found.model.module
+def test_gate_gets_gradient_from_ensemble_labels_only(learner: Callable[..., Learner], tiny_data: Data) -> None:
+    one_learner = learner()
+    network = one_learner.model.module
     assert isinstance(network, Branched)
-    parts = parts_of_the_loss(found, a_batch(tiny_data))
+    parts = parts_of_the_loss(one_learner, a_batch(tiny_data))
     for name, part in parts.items():
         moved = any(bool(gradient.any()) for gradient in gradients(part, network.gate))
         assert moved == (name == "ensemble"), name
     assert all(p.requires_grad for p in network.gate.parameters())
 
 
-def test_a_branchs_terms_reach_it_and_the_trunk_and_no_other_branch(
-    learner: Callable[..., Learner], tiny_data: Data
-) -> None:
-    found = learner()
-    network = found.model.module
-    parts = parts_of_the_loss(found, a_batch(tiny_data))
+def test_branch_terms_reach_branch_and_trunk_only(learner: Callable[..., Learner], tiny_data: Data) -> None:
+    one_learner = learner()
+    network = one_learner.model.module
+    parts = parts_of_the_loss(one_learner, a_batch(tiny_data))
     heads = [network.get_submodule(f"branches.{n}.fc") for n in range(3)]
     trunk = network.get_submodule("branches.0.conv1")
     for name, part in parts.items():
@@ -156,10 +156,10 @@ def test_a_branchs_terms_reach_it_and_the_trunk_and_no_other_branch(
         assert gradients(part, trunk)[0].any(), name
 
 
-def test_what_is_trained_is_everything_once(learner: Callable[..., Learner]) -> None:
-    found = learner()
-    network = found.model.module
-    trained = list(found.parameters())
+def test_all_parameters_are_trained_once(learner: Callable[..., Learner]) -> None:
+    one_learner = learner()
+    network = one_learner.model.module
+    trained = list(one_learner.parameters())
     assert len({id(p) for p in trained}) == len(trained)
     assert {id(p) for p in trained} == {id(p) for p in network.parameters()}
     names = {name for name, _ in network.named_parameters()}
@@ -173,27 +173,27 @@ def test_what_is_trained_is_everything_once(learner: Callable[..., Learner]) -> 
 # --- the start
 
 
-def test_the_first_branch_starts_as_the_plain_student_and_the_others_differ(
+def test_first_branch_starts_as_plain_student(
     learner: Callable[..., Learner], tiny_data: Data, any_model: Callable[[], Tapped], changed: Any, state_of: Any
 ) -> None:
-    found, plain = learner(), Run(tiny_data, any_model, seed=3).student()
-    first = found.model.module.get_submodule("branches.0")
+    one_learner, plain = learner(), Run(tiny_data, any_model, seed=3).student()
+    first = one_learner.model.module.get_submodule("branches.0")
     assert changed(state_of(first), state_of(plain.module)) == set()
     images = pixels(tiny_data)
     for training in (False, True):
-        outputs = found.model.train(training).tap(images, found.roles())
+        outputs = one_learner.model.train(training).tap(images, one_learner.roles())
         assert torch.equal(outputs["branch0"], plain.train(training)(images))
         branches = [outputs[f"branch{n}"] for n in range(3)]
         assert not any(torch.allclose(a, b) for a, b in itertools.combinations(branches, 2))
 
 
 @pytest.mark.parametrize("branches", [2, 5])
-def test_there_are_as_many_branches_as_asked_for(branches: int, learner: Callable[..., Learner]) -> None:
-    found = learner(branches=branches)
-    network = found.model.module
+def test_number_of_branches(branches: int, learner: Callable[..., Learner]) -> None:
+    one_learner = learner(branches=branches)
+    network = one_learner.model.module
     assert isinstance(network, Branched)
     assert len(network.branches) == network.gate.linear.out_features == branches
-    assert len(found.terms) == 1 + 2 * branches
+    assert len(one_learner.terms) == 1 + 2 * branches
 
 
 def test_the_last_stage_is_branched(learner: Callable[..., Learner], tiny_data: Data) -> None:
@@ -212,9 +212,7 @@ def test_the_last_stage_is_branched(learner: Callable[..., Learner], tiny_data: 
 # --- trained
 
 
-def test_the_branch_that_is_given_back_is_a_plain_network(
-    tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
-) -> None:
+def test_returned_branch_is_a_plain_network(tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> None:
     run = Run(tiny_data, any_model, recipe=Recipe(epochs=8, batch_size=16, lr=0.1), hardware=on_cpu, seed=3)
     kept: list[Learner] = []
     fit = run.fit
@@ -229,9 +227,9 @@ def test_the_branch_that_is_given_back_is_a_plain_network(
     assert type(student.module) is type(plain.module)
     assert list(student.state_dict()) == list(plain.state_dict())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in student.modules())
-    (found,) = kept
-    assert student is found.deployed
-    assert student.module is found.model.module.get_submodule("branches.0")
+    (one_learner,) = kept
+    assert student is one_learner.deployed
+    assert student.module is one_learner.model.module.get_submodule("branches.0")
     history = [record["learners"]["student"] for record in run.fits[0].history]
     assert history[-1]["ensemble"] < history[0]["ensemble"]
     assert history[-1]["ce branch2"] < history[0]["ce branch2"]
@@ -245,7 +243,7 @@ def test_the_branch_that_is_given_back_is_a_plain_network(
     assert list(run.selected[student].state) == list(plain.module.state_dict())
 
 
-def test_statistics_of_trunk_and_branches_count_each_batch_once(
+def test_statistics_are_updated_once_per_batch(
     tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
 ) -> None:
     run = Run(tiny_data, any_model, recipe=SHORT, hardware=on_cpu)
@@ -258,7 +256,7 @@ def test_statistics_of_trunk_and_branches_count_each_batch_once(
     )
 
 
-def test_with_both_deployments_it_trains_the_same(
+def test_training_is_independent_of_deployment(
     tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
 ) -> None:
     branch, whole = (
@@ -285,30 +283,28 @@ def config(tiny_npz: str) -> Config:
 
 
 @pytest.mark.parametrize(("name", "at"), [("resnet8x0.25", "layer2"), ("wrn-10-1", "block2")])
-def test_an_ensemble_is_written_opened_and_read_back(
-    name: str, at: str, config: Config, tiny_data: Data, tmp_path: Path
-) -> None:
+def test_ensemble_can_be_saved_and_loaded(name: str, at: str, config: Config, tiny_data: Data, tmp_path: Path) -> None:
     config = config.replace(student=name, epochs=10, lr=0.2)
     result = execute(config, tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
     assert read_metadata(file)["surgery"] == [{"operation": "branch", "at": at, "branches": 4}]
     expected = result.model.eval()(pixels(tiny_data))
     opened = open_model(str(tmp_path / "run"), tiny_data)
-    again = execute(config, tmp_path / "run").model
-    for model in (opened, again, open_model(f"{name}@{file}", tiny_data)):
+    reloaded = execute(config, tmp_path / "run").model
+    for model in (opened, reloaded, open_model(f"{name}@{file}", tiny_data)):
         assert isinstance(model.module, Branched)
         assert torch.equal(model.eval()(pixels(tiny_data)), expected)
     assert result.metrics["test"]["samples"] == 16
     # and teaches others, by its logits or by its maps
     for method in ("hinton", "at"):
-        for teacher in (str(tmp_path / "run"), opened, again):
-            taught = tutelage.distill(
+        for teacher in (str(tmp_path / "run"), opened, reloaded):
+            teacher_outputs = tutelage.distill(
                 teacher, "resnet8x0.25", tiny_data, method=method, epochs=1, batch_size=16, device="cpu"
             )
-            assert math.isfinite(taught.metrics["test"]["nll"])
+            assert math.isfinite(teacher_outputs.metrics["test"]["nll"])
 
 
-def test_an_ensemble_of_a_given_student_is_read_back(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_ensemble_of_given_student_can_be_loaded(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     def go() -> tutelage.Result:
         return tutelage.train(
             tiny_model().module,
@@ -325,7 +321,7 @@ def test_an_ensemble_of_a_given_student_is_read_back(tiny_data: Data, tiny_model
     assert torch.equal(first(pixels(tiny_data)), second(pixels(tiny_data)))
 
 
-def test_a_plain_student_that_is_read_back_keeps_its_roles(tiny_data: Data, tmp_path: Path) -> None:
+def test_loaded_plain_student_keeps_roles(tiny_data: Data, tmp_path: Path) -> None:
     def go() -> tutelage.Result:
         student = Tapped(TwoConvs(), roles={"mine": "first"})
         return tutelage.train(student, tiny_data, out=tmp_path / "run", epochs=1, batch_size=16, device="cpu")
@@ -343,7 +339,7 @@ def test_a_plain_student_that_is_read_back_keeps_its_roles(tiny_data: Data, tmp_
     )
 
 
-def test_a_branch_is_written_as_a_plain_network(config: Config, tiny_data: Data, tmp_path: Path) -> None:
+def test_branch_is_saved_as_plain_network(config: Config, tiny_data: Data, tmp_path: Path) -> None:
     plain = config.replace(settings={"deploy": "branch"})
     result = execute(plain, tmp_path / "run")
     assert read_metadata(tmp_path / "run" / "student.safetensors")["surgery"] == []
@@ -353,7 +349,7 @@ def test_a_branch_is_written_as_a_plain_network(config: Config, tiny_data: Data,
     assert torch.equal(opened(pixels(tiny_data)), execute(plain, tmp_path / "run").model.eval()(pixels(tiny_data)))
 
 
-def test_a_damaged_file_of_an_ensemble_is_told_in_one_line(
+def test_damaged_ensemble_file_is_a_one_line_error(
     config: Config, tiny_data: Data, tmp_path: Path, refused: Any
 ) -> None:
     from tutelage.models.weights import save_weights
@@ -380,7 +376,7 @@ def test_a_batch_of_one_is_refused(tiny_data: Data, any_model: Callable[[], Tapp
 
 
 class Flat(nn.Module):
-    """One resolution, one layer."""
+    """A network of one resolution and one layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -404,7 +400,7 @@ class Flat(nn.Module):
         ),
     ],
 )
-def test_networks_that_cannot_be_branched(
+def test_unbranchable_networks_are_refused(
     make: Callable[[], Tapped], pieces: tuple[str, ...], tiny_data: Data, refused: Any
 ) -> None:
     with refused(*pieces):
@@ -414,7 +410,7 @@ def test_networks_that_cannot_be_branched(
 @pytest.mark.parametrize(
     "wrong", [{"branches": 1}, {"branches": 65}, {"temperature": 0}, {"ramp": 1.5}, {"deploy": "all"}]
 )
-def test_settings_that_cannot_be(
+def test_invalid_settings_are_refused(
     wrong: dict[str, Any], tiny_data: Data, any_model: Callable[[], Tapped], refused: Any
 ) -> None:
     ((name, value),) = wrong.items()

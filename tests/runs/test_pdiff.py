@@ -1,4 +1,4 @@
-"""P-DIFF: what is ranked, where the line is drawn, and that the rest is plain training."""
+"""The method pdiff: ranking, threshold, and equality with plain training otherwise."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def showing(differences: Sequence[float]) -> Lesson:
 # --- the difference
 
 
-def test_the_differences_worked_out_by_hand() -> None:
+def test_known_differences() -> None:
     logits = torch.tensor([[0.7, 0.2, 0.1]]).log().expand(3, 3)
-    found = probability_difference(logits, torch.tensor([0, 1, 2]))
-    assert torch.allclose(found, torch.tensor([0.5, -0.5, -0.6]))
+    result = probability_difference(logits, torch.tensor([0, 1, 2]))
+    assert torch.allclose(result, torch.tensor([0.5, -0.5, -0.6]))
     certain = torch.tensor([[500.0, 0.0, 0.0]]).expand(3, 3)
     assert probability_difference(certain, torch.tensor([0, 1, 2])).tolist() == [1, -1, -1]
     two = torch.randn(9, 2)
     assert torch.allclose(probability_difference(two, torch.ones(9).long()), 2 * two.softmax(1)[:, 1] - 1, atol=1e-6)
 
 
-def test_the_difference_by_plain_loops() -> None:
+def test_difference_equals_plain_loops() -> None:
     logits, targets = 3 * torch.randn(20, 7).double(), torch.randint(7, (20,))
     probabilities = logits.softmax(1).tolist()
     expected = [
@@ -58,7 +58,7 @@ def test_the_difference_by_plain_loops() -> None:
     assert torch.allclose(probability_difference(logits, targets), torch.tensor(expected).double(), atol=1e-12)
 
 
-def test_no_gradient_flows_through_it() -> None:
+def test_weights_have_no_gradient() -> None:
     assert not probability_difference(torch.randn(3, 4, requires_grad=True), torch.arange(3)).requires_grad
 
 
@@ -72,28 +72,28 @@ def test_bins() -> None:
 # --- the line
 
 
-def test_exactly_the_low_group_is_dropped() -> None:
-    shown = showing([-0.9] * 3 + [0.9] * 7)
+def test_exactly_the_low_group_is_omitted() -> None:
+    sample = showing([-0.9] * 3 + [0.9] * 7)
     known = ProbabilityDifference(10, steps=4, epochs=4, noise_rate=0.3, ramp=2, window=4)
     auto = ProbabilityDifference(10, steps=4, epochs=4, ramp=2, window=4)
     for step in range(16):
         for weighting in (known, auto):
-            weights = weighting(shown, step / 16)
+            weights = weighting(sample, step / 16)
         if step + 1 >= 8:  # the ramp is over
             assert known.weights.tolist() == auto.weights.tolist() == [0] * 3 + [1] * 7
     assert float(auto.rate) == pytest.approx(0.3)
     assert weights is auto.weights
-    assert torch.equal(auto.index, shown.batch.index)
+    assert torch.equal(auto.index, sample.batch.index)
 
 
-def test_ties_at_the_line_are_kept() -> None:
+def test_ties_at_threshold_are_selected() -> None:
     weighting = ProbabilityDifference(4, steps=1, epochs=4, noise_rate=0.5, ramp=1, window=1)
     weighting(showing([1.0] * 4), 0.0)
     assert weighting(showing([1.0] * 4), 0.25).tolist() == [1] * 4
 
 
 class ByHand:
-    """The authors' layer with plain loops, in float64: a queue of bins, its counts, and the rate."""
+    """The authors' layer in plain loops and float64: a queue of bins, its counts, and the rate."""
 
     def __init__(self, batch: int, steps: int, ramp: int, window: int, tau: float | None, zeta: float) -> None:
         self.queue: deque[int] = deque(maxlen=window * batch)
@@ -107,12 +107,12 @@ class ByHand:
         epoch = self.iteration // self.steps
         if self.iteration < self.full:
             return [1.0] * len(bins)
-        seen = [b for b in self.queue if b >= 0]
-        pcf = [sum(b <= k for b in seen) / max(len(seen), 1) for k in range(221)]
+        labelled_bins = [b for b in self.queue if b >= 0]
+        pcf = [sum(b <= k for b in labelled_bins) / max(len(labelled_bins), 1) for k in range(221)]
         if self.tau is not None:
             self.rate = self.tau * min(1, epoch / self.ramp)
         else:
-            mean = sum(abs(-1.1 + 0.01 * (b + 0.5)) for b in seen) / max(len(seen), 1)
+            mean = sum(abs(-1.1 + 0.01 * (b + 0.5)) for b in labelled_bins) / max(len(labelled_bins), 1)
             if epoch <= self.ramp or mean < self.zeta:
                 self.rate = pcf[10 + 100 * min(epoch, self.ramp) // self.ramp]
         line = next((k for k in range(221) if pcf[k] > self.rate), 221)
@@ -120,7 +120,7 @@ class ByHand:
 
 
 @pytest.mark.parametrize("noise_rate", [0.8, None])
-def test_the_whole_course_by_plain_loops(noise_rate: float | None) -> None:
+def test_training_equals_plain_loops(noise_rate: float | None) -> None:
     generator = torch.Generator().manual_seed(3)
     batch, steps, epochs, window = 6, 5, 12, 7
     weighting = ProbabilityDifference(
@@ -145,13 +145,13 @@ def test_the_whole_course_by_plain_loops(noise_rate: float | None) -> None:
         assert len(set(rates[54:])) > 3
 
 
-def test_a_window_is_never_longer_than_the_ramp() -> None:
+def test_window_is_bounded_by_ramp() -> None:
     assert ProbabilityDifference(8, steps=5, epochs=40, ramp=4).ring.shape == (20, 8)
     assert ProbabilityDifference(8, steps=5, epochs=2).ring.shape == (10, 8)
     assert ProbabilityDifference(8, steps=500, epochs=40).ring.shape == (100, 8)
 
 
-def test_processes_draw_the_same_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_use_the_same_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"noise_rate": 0.4, "ramp": 1, "window": 3, "mean_over": "selected"}
     one = ProbabilityDifference(8, 2, 4, **settings)
     two = [ProbabilityDifference(8, 2, 4, **settings) for _ in range(2)]
@@ -168,7 +168,7 @@ def test_processes_draw_the_same_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Fails where a value is read back from the device, or a shape depends on one."""
+    """Fails if a value is read from the device or a shape depends on one."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert not any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "bincount", "is_nonzero"))
@@ -176,22 +176,22 @@ class _NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("noise_rate", [0.3, None])
-def test_it_never_waits_for_the_device(noise_rate: float | None) -> None:
+def test_never_waits_for_the_device(noise_rate: float | None) -> None:
     weighting = ProbabilityDifference(4, 2, 6, noise_rate=noise_rate, window=2, mean_over="selected")
     for step in range(12):
-        shown = lesson(torch.randn(4, 3), torch.randint(-1, 3, (4,)))
+        sample = lesson(torch.randn(4, 3), torch.randint(-1, 3, (4,)))
         with _NoWaiting():  # type: ignore[no-untyped-call]
-            weighting(shown, step / 12)
+            weighting(sample, step / 12)
 
 
-def test_its_state_goes_on_elsewhere() -> None:
+def test_state_can_be_restored() -> None:
     lessons = [lesson(8 * torch.randn(4, 3), torch.randint(3, (4,))) for _ in range(12)]
     whole = ProbabilityDifference(4, 2, 6, window=3)
-    weights = [whole(shown, step / 12) for step, shown in enumerate(lessons)]
-    begun, later = (ProbabilityDifference(4, 2, 6, window=3) for _ in range(2))
+    weights = [whole(sample, step / 12) for step, sample in enumerate(lessons)]
+    original, later = (ProbabilityDifference(4, 2, 6, window=3) for _ in range(2))
     for step in range(8):
-        begun(lessons[step], step / 12)
-    later.load_state_dict(begun.state_dict())
+        original(lessons[step], step / 12)
+    later.load_state_dict(original.state_dict())
     for step in range(8, 12):
         assert torch.equal(later(lessons[step], step / 12), weights[step])
 
@@ -199,36 +199,36 @@ def test_its_state_goes_on_elsewhere() -> None:
 # --- in a learner
 
 
-def loss_of(learner: Learner, shown: Lesson, progress: float) -> Tensor:
-    total, _ = learner.loss({None: shown}, progress)
+def loss_of(learner: Learner, sample: Lesson, progress: float) -> Tensor:
+    total, _ = learner.loss({None: sample}, progress)
     return total
 
 
 @pytest.mark.parametrize("mean_over", ["batch", "selected"])
-def test_the_gradient_of_what_is_kept(mean_over: Any, tiny_model: Callable[..., Tapped]) -> None:
+def test_gradient_of_selected_samples(mean_over: Any, tiny_model: Callable[..., Tapped]) -> None:
     logits = torch.tensor([[4.0, 0, 0], [0, 4, 0], [0, 0, 4], [4, 0, 0]], requires_grad=True)
-    shown = lesson(logits, torch.tensor([0, 1, 2, 1]))
+    sample = lesson(logits, torch.tensor([0, 1, 2, 1]))
     weighting = ProbabilityDifference(4, 1, 4, noise_rate=0.25, ramp=1, window=1, mean_over=mean_over)
     learner = Learner(tiny_model(), None, {"ce": CrossEntropy()}, sample_weight=weighting)
-    (gradient,) = torch.autograd.grad(loss_of(learner, shown, 0.25), logits)
-    ordinary = (logits.softmax(1) - torch.eye(3)[shown.batch.targets]) / (4 if mean_over == "batch" else 3)
+    (gradient,) = torch.autograd.grad(loss_of(learner, sample, 0.25), logits)
+    ordinary = (logits.softmax(1) - torch.eye(3)[sample.batch.targets]) / (4 if mean_over == "batch" else 3)
     assert weighting.weights.bool().tolist() == [True, True, True, False]
     assert torch.equal(gradient[3], torch.zeros(3))
     assert torch.allclose(gradient[:3], ordinary[:3])
 
 
-def test_the_gradient_before_the_window_is_full(tiny_model: Callable[..., Tapped]) -> None:
+def test_gradient_before_window_is_full(tiny_model: Callable[..., Tapped]) -> None:
     weighting = ProbabilityDifference(4, 5, 10, noise_rate=0.5, ramp=5, window=10)
-    chosen = Learner(tiny_model(), None, {"ce": CrossEntropy()}, sample_weight=weighting)
+    weighted_learner = Learner(tiny_model(), None, {"ce": CrossEntropy()}, sample_weight=weighting)
     plain = Learner(tiny_model(), None, {"ce": CrossEntropy()})
     for step in range(9):
         logits = torch.randn(4, 3, requires_grad=True)
-        shown = lesson(logits, torch.randint(3, (4,)))
-        one, other = (torch.autograd.grad(loss_of(x, shown, step / 50), logits)[0] for x in (chosen, plain))
+        sample = lesson(logits, torch.randint(3, (4,)))
+        one, other = (torch.autograd.grad(loss_of(x, sample, step / 50), logits)[0] for x in (weighted_learner, plain))
         assert torch.equal(one, other)
 
 
-def test_without_noise_it_is_the_plain_run(
+def test_noise_rate_zero_equals_plain(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
     labels = tiny_data.train.labels.clone()
@@ -244,7 +244,7 @@ def test_without_noise_it_is_the_plain_run(
     assert changed(go("pdiff", noise_rate=0.4), plain)
 
 
-def test_wrong_labels_are_found(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> None:
+def test_wrong_labels_are_detected(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> None:
     labels = tiny_data.train.labels.clone()
     labels[::5] = (labels[::5] + torch.randint(1, 4, (10,), generator=torch.Generator().manual_seed(1))) % 4
     data = replace(tiny_data, train=replace(tiny_data.train, labels=labels))
@@ -268,7 +268,7 @@ def test_soft_labels_are_refused(soft: Data, tiny_model: Callable[..., Tapped], 
 @pytest.mark.parametrize(
     "wrong", [{"noise_rate": 1}, {"noise_rate": -0.1}, {"ramp": 0}, {"window": 0}, {"mean_over": "all"}]
 )
-def test_settings_that_cannot_be(
+def test_invalid_settings_are_refused(
     wrong: dict[str, Any], tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any
 ) -> None:
     ((name, value),) = wrong.items()

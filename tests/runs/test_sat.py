@@ -1,4 +1,4 @@
-"""Sinkhorn adversarial training: a step by hand, Madry's as its half, what a run costs and gains."""
+"""The method sat: a step by hand, its variants, and robustness."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def train(data: Data, make: Callable[[], Tapped], on_cpu: Hardware, epochs: int 
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.7])
-def test_the_loss_of_the_first_step(weight: float, tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    """Without a random start to speak of, for radius 1e-9; the attack itself has its own tests."""
+def test_loss_of_first_step(weight: float, tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    """With radius 1e-9 the random start has no effect; the attack has its own tests."""
     data = Data("tiny", tiny_data.classes, tiny_data.train.subset(torch.arange(16)), tiny_data.test)
     _, history = train(data, lambda: tiny_model(2), on_cpu, weight=weight, radius=1e-9)
     batch = next(Batches(data.train, batch_size=16, seed=3).epoch(0))
@@ -49,9 +49,7 @@ def test_the_loss_of_the_first_step(weight: float, tiny_data: Data, tiny_model: 
     assert history[0]["forward_passes"]["student"] == 16 * (2 + 1 + bool(weight))
 
 
-def test_madrys_and_it_differ_and_the_unclamped_too(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any, changed: Any
-) -> None:
+def test_variants_differ(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any, changed: Any) -> None:
     states = [
         state_of(train(tiny_data, lambda: tiny_model(2), on_cpu, **settings)[0])
         for settings in ({}, {"weight": 0}, {"clamp": False}, {"regularisation": 0.1})
@@ -60,18 +58,18 @@ def test_madrys_and_it_differ_and_the_unclamped_too(
         assert all(changed(state, other) for other in states[:number])
 
 
-def test_it_is_harder_to_fool(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_robustness_improves(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     recipe = Recipe(epochs=15, batch_size=16, lr=0.05)
-    left = []
+    accuracies = []
     for method, settings in (("plain", {}), ("sat", {"radius": 0.08, "step_size": 0.02})):
         run = Run(tiny_data, lambda: tiny_model(2), recipe=recipe, hardware=on_cpu)
         model = find(method)(run, **settings)
-        left.append(pgd_accuracies(model, tiny_data.test, [0.05, 0.1], workers=0).auac)
-    assert left[1] > left[0]
+        accuracies.append(pgd_accuracies(model, tiny_data.test, [0.05, 0.1], workers=0).auac)
+    assert accuracies[1] > accuracies[0]
 
 
 @pytest.mark.parametrize("wrong", [{"radius": 0}, {"step_size": -1}, {"steps": 0}, {"weight": -1}, {"clamp": 3}])
-def test_settings_that_cannot_be(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
     ((name, value),) = wrong.items()
     with refused(name, value):
         find("sat")(Run(tiny_data, tiny_model), **wrong)

@@ -1,4 +1,4 @@
-"""Label refinery: who predicts for whom, what becomes of the targets, and what the student is trained on."""
+"""The method slr: folds, refined targets, and the student's training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BRIEF = {"folds": 2}  # for the conformance tests
 
 
 class Watched(Run):
-    """Notes what each network is trained on, and what it then predicts for which samples."""
+    """Records what each network is trained on, and what it predicts for which samples."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -53,7 +53,7 @@ def watched(tiny_data: Data, on_cpu: Hardware) -> Callable[..., Watched]:
 
 @pytest.fixture
 def fresh(tiny_model: Callable[..., Tapped]) -> Callable[[], Tapped]:
-    """Another network each time, as the run's seed has it."""
+    """A new network at each call, seeded by the run."""
     return lambda: tiny_model(int(torch.randint(9999, ())))
 
 
@@ -62,27 +62,27 @@ def fresh(tiny_model: Callable[..., Tapped]) -> Callable[[], Tapped]:
 
 def test_targets_are_mixed() -> None:
     labels, predicted = torch.tensor([0, 2, -1]), torch.randn(3, 4).softmax(1)
-    found = mixed(labels, predicted, 0.3)
-    assert torch.allclose(found.sum(1), torch.ones(3))
-    assert torch.allclose(found[:2], 0.7 * F.one_hot(labels[:2], 4) + 0.3 * predicted[:2])
-    assert torch.allclose(found[2], predicted[2])
+    result = mixed(labels, predicted, 0.3)
+    assert torch.allclose(result.sum(1), torch.ones(3))
+    assert torch.allclose(result[:2], 0.7 * F.one_hot(labels[:2], 4) + 0.3 * predicted[:2])
+    assert torch.allclose(result[2], predicted[2])
     soft = torch.randn(3, 4).softmax(1)
     assert torch.allclose(mixed(soft, predicted, 0.3), 0.7 * soft + 0.3 * predicted)
 
 
-def test_the_ends_of_the_share() -> None:
+def test_share_of_zero_and_one() -> None:
     labels, predicted = torch.tensor([1, 0, -1]), torch.randn(3, 3).softmax(1)
     assert mixed(labels, predicted, 0.0).tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
     assert torch.equal(mixed(labels, predicted, 1.0), predicted)
 
 
-def test_up_to_a_half_the_label_stays_the_largest() -> None:
+def test_label_stays_largest_up_to_share_one_half() -> None:
     labels, predicted = torch.randint(5, (200,)), (4 * torch.randn(200, 5)).softmax(1)
     assert torch.equal(mixed(labels, predicted, 0.5).argmax(1), labels)
     assert not torch.equal(mixed(labels, predicted, 0.8).argmax(1), labels)
 
 
-def test_a_label_as_a_row_of_ones_and_zeros_is_that_label() -> None:
+def test_one_hot_label_equals_hard_label() -> None:
     logits = torch.randn(64, 10, requires_grad=True)
     labels = torch.randint(-1, 10, (64,))
     rows = mixed(labels, torch.full((64, 10), 0.1), 0.0)
@@ -92,7 +92,7 @@ def test_a_label_as_a_row_of_ones_and_zeros_is_that_label() -> None:
     assert torch.equal(*gradients)
 
 
-def test_the_least_loss_is_the_entropy_of_the_targets() -> None:
+def test_minimum_loss_is_entropy_of_targets() -> None:
     targets = torch.randn(6, 4).softmax(1)
     entropy = -(targets * targets.log()).sum(1)
     assert torch.allclose(cross_entropy(targets.log(), targets), entropy)
@@ -102,19 +102,19 @@ def test_the_least_loss_is_the_entropy_of_the_targets() -> None:
 # --- the folds
 
 
-def test_folds_leave_each_sample_out_once_and_every_class_evenly() -> None:
+def test_folds_are_stratified_and_disjoint() -> None:
     labels = torch.cat([torch.zeros(40), torch.ones(20), torch.full((3,), -1.0)]).long()
     folds = list(stratified_folds(labels, 5, seed=1))
     assert torch.equal(torch.cat([out for _, out in folds]).sort().values, torch.arange(63))
-    for kept, out in folds:
-        assert torch.equal(torch.cat([kept, out]).sort().values, torch.arange(63))
+    for train_indices, out in folds:
+        assert torch.equal(torch.cat([train_indices, out]).sort().values, torch.arange(63))
         assert [(labels[out] == c).sum() for c in (0, 1)] == [8, 4]
 
 
-def test_each_round_splits_anew() -> None:
+def test_each_round_has_new_folds() -> None:
     labels = torch.arange(40) % 4
-    first, again, other = ([out.tolist() for _, out in stratified_folds(labels, 2, seed)] for seed in (1, 1, 2))
-    assert first == again
+    first, repeated, other = ([out.tolist() for _, out in stratified_folds(labels, 2, seed)] for seed in (1, 1, 2))
+    assert first == repeated
     assert first != other
 
 
@@ -122,7 +122,7 @@ def test_each_round_splits_anew() -> None:
 
 
 @pytest.mark.parametrize("anchor", ["original", "previous"])
-def test_who_predicts_for_whom_and_when(
+def test_predictions_are_out_of_fold(
     anchor: Any, watched: Callable[..., Watched], fresh: Callable[[], Tapped], tiny_data: Data
 ) -> None:
     train = tiny_data.train
@@ -138,22 +138,22 @@ def test_who_predicts_for_whom_and_when(
     targets = mixed(labels, torch.ones(48, 4), 0.0)
     for turn in range(2):
         answers = torch.full((48, 4), float("nan"))
-        for (model, shown), (asked, index, logits) in zip(
+        for (model, training_data), (predicting_model, index, logits) in zip(
             fits[3 * turn : 3 * turn + 3], run.predicted[3 * turn : 3 * turn + 3], strict=True
         ):
-            assert model is asked
-            assert shown.validation is None
+            assert model is predicting_model
+            assert training_data.validation is None
             # never on a sample that it was trained on, and each sample is refreshed once
-            assert set(shown.train.index.tolist()).isdisjoint(index.tolist())
-            assert len(shown.train) + len(index) == 48
+            assert set(training_data.train.index.tolist()).isdisjoint(index.tolist())
+            assert len(training_data.train) + len(index) == 48
             assert answers[index - 100].isnan().all()
             answers[index - 100] = logits.softmax(1)
             # all folds of a round learn from the targets of the round before
             expected = targets if turn else labels
-            assert torch.allclose(shown.train.labels, expected[shown.train.index - 100], atol=1e-6)
+            assert torch.allclose(training_data.train.labels, expected[training_data.train.index - 100], atol=1e-6)
         old = targets if anchor == "previous" else mixed(labels, answers, 0.0)
-        known = (old.sum(1) > 0)[:, None]
-        targets = torch.where(known, 0.4 * old + 0.6 * answers, answers)
+        is_labelled = (old.sum(1) > 0)[:, None]
+        targets = torch.where(is_labelled, 0.4 * old + 0.6 * answers, answers)
         assert torch.allclose(targets.sum(1), torch.ones(48))
     assert torch.allclose(data.train.labels, targets, atol=1e-6)
     assert torch.equal(data.train.index, moved.index)
@@ -161,7 +161,7 @@ def test_who_predicts_for_whom_and_when(
 
 
 class Constant(nn.Module):
-    """Knows how frequent the classes are, and nothing of the image."""
+    """Predicts the class frequencies for any image."""
 
     def __init__(self, prior: Tensor) -> None:
         super().__init__()
@@ -171,16 +171,16 @@ class Constant(nn.Module):
         return self.logits.expand(len(x), -1)
 
 
-def test_a_network_that_knows_the_prior_alone_smooths_the_labels(watched: Callable[..., Watched]) -> None:
+def test_constant_network_smooths_labels(watched: Callable[..., Watched]) -> None:
     prior = torch.tensor([0.4, 0.3, 0.2, 0.1])
     run = watched(lambda: Tapped(Constant(prior)), recipe=RECIPE.replace(lr=1e-9, weight_decay=0.0))
-    found = refined(run, rounds=3, folds=4, share=0.25, anchor="original")
+    result = refined(run, rounds=3, folds=4, share=0.25, anchor="original")
     expected = 0.75 * F.one_hot(run.data.train.labels, 4) + 0.25 * prior
-    assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(result, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("absent", [False, True])
-def test_without_a_share_it_is_the_plain_run(
+def test_share_zero_equals_plain(
     absent: bool,
     tiny_data: Data,
     fresh: Callable[[], Tapped],
@@ -201,28 +201,26 @@ def test_without_a_share_it_is_the_plain_run(
     assert changed(plain, go("slr", share=0.5, rounds=1, folds=2))
 
 
-def test_labels_may_be_soft_to_begin_with(
-    soft: Data, watched: Callable[..., Watched], fresh: Callable[[], Tapped]
-) -> None:
-    found = refined(watched(fresh, soft), rounds=1, folds=2, share=0.5, anchor="original")
-    assert torch.allclose(found.sum(1), torch.ones(48))
-    assert not torch.equal(found, soft.train.labels)
+def test_soft_labels_are_accepted(soft: Data, watched: Callable[..., Watched], fresh: Callable[[], Tapped]) -> None:
+    result = refined(watched(fresh, soft), rounds=1, folds=2, share=0.5, anchor="original")
+    assert torch.allclose(result.sum(1), torch.ones(48))
+    assert not torch.equal(result, soft.train.labels)
 
 
 # --- what does not fit
 
 
-def test_a_class_with_fewer_samples_than_folds(
+def test_class_with_fewer_samples_than_folds_is_refused(
     watched: Callable[..., Watched], fresh: Callable[[], Tapped], tiny_data: Data, refused: Any
 ) -> None:
-    places = torch.cat([(tiny_data.train.labels != 2).nonzero().squeeze(1), torch.tensor([2, 6, 10])])
-    run = watched(fresh, replace(tiny_data, train=tiny_data.train.subset(places)))
+    indices = torch.cat([(tiny_data.train.labels != 2).nonzero().squeeze(1), torch.tensor([2, 6, 10])])
+    run = watched(fresh, replace(tiny_data, train=tiny_data.train.subset(indices)))
     with refused("class 'c' has 3 training samples", "5 folds", "fewer folds"):
         find("slr")(run)
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"folds": 1}, {"share": 1.2}, {"anchor": "none"}])
-def test_settings_that_cannot_be(
+def test_invalid_settings_are_refused(
     wrong: dict[str, Any], watched: Callable[..., Watched], fresh: Callable[[], Tapped], refused: Any
 ) -> None:
     ((name, value),) = wrong.items()

@@ -1,4 +1,4 @@
-"""Triplet losses: what training does to clusters, and what is refused."""
+"""The method triplets: clusters after training, and errors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def embedder() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[dict[str, Any], Tapped]:
-    """A bare embedder trained by the absolute form, on a part of the digits."""
+    """An embedder without classifier, trained by the absolute form on some of the digits."""
     result = train(embedder, "digits", per_class=80, epochs=30, optimizer="Adam", lr=3e-3, **SHORT)
     return result.metrics, result.model
 
@@ -52,34 +52,32 @@ def test_clusters_become_the_classes(trained: tuple[dict[str, Any], Tapped]) -> 
     assert metrics["selected"]["validation_nmi"] > 0.8
 
 
-def test_one_threshold_finds_about_as_many_clusters_as_classes(trained: tuple[dict[str, Any], Tapped]) -> None:
+def test_single_threshold_finds_number_of_classes(trained: tuple[dict[str, Any], Tapped]) -> None:
     test = trained[0]["test"]
     assert 8 <= test["multicut_clusters"] <= 13
     assert test["multicut_nmi"] > 0.8
 
 
 def by_hand(features: Tensor, batch: Any, form: str, alpha: float, beta: float) -> float:
-    """The mean over the triplets that the term draws, with the same random numbers."""
+    """The mean over the triplets that the term draws with the same random numbers."""
     positives, negatives, complete = draw_triplets(batch.targets)
     assert complete.all()
     total = 0.0
-    for place, (p, n) in enumerate(zip(positives.tolist(), negatives.tolist(), strict=True)):
-        near = float((features[place] - features[p]).square().sum())
-        far = float((features[place] - features[n]).square().sum())
-        gap = max(near - far + alpha, 0.0)
+    for index, (p, n) in enumerate(zip(positives.tolist(), negatives.tolist(), strict=True)):
+        d_ap = float((features[index] - features[p]).square().sum())
+        d_an = float((features[index] - features[n]).square().sum())
+        gap = max(d_ap - d_an + alpha, 0.0)
         total += {
             "relative": gap,
-            "bounded": gap + max(near - beta, 0.0),
-            "absolute": max(alpha - far, 0.0) + max(near - beta, 0.0),
+            "bounded": gap + max(d_ap - beta, 0.0),
+            "absolute": max(alpha - d_an, 0.0) + max(d_ap - beta, 0.0),
         }[form]
     return total / len(features)
 
 
 @pytest.mark.parametrize(("form", "alpha"), [("relative", 1.0), ("bounded", 1.0), ("absolute", 3.0)])
-def test_the_loss_of_the_first_step(
-    form: str, alpha: float, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
-) -> None:
-    """Of a batch that is the whole part, it is one of those that the triplets of many draws give."""
+def test_loss_of_first_step(form: str, alpha: float, tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    """For a batch of the whole split, it is among the losses of many draws of triplets."""
     few = Data("tiny", tiny_data.classes, tiny_data.train.subset(torch.arange(8)), tiny_data.test)
     run = Run(few, lambda: tiny_model(2), recipe=Recipe(epochs=1, batch_size=8, lr=1e-3), hardware=on_cpu)
     find("triplets")(run, form=form, samples_per_class=2, beta=0.0)
@@ -89,14 +87,14 @@ def test_the_loss_of_the_first_step(
     assert min(expected) <= run.fits[0].history[0]["learners"]["student"]["triplets"] <= max(expected)
 
 
-def test_classes_stand_side_by_side_in_batches(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_batches_hold_several_samples_per_class(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     run = Run(tiny_data, lambda: tiny_model(2), recipe=Recipe(epochs=1, batch_size=8), hardware=on_cpu)
     with pytest.raises(TutelageError, match="cannot hold 8 samples of each of two classes"):
         find("triplets")(run)
     find("triplets")(run, samples_per_class=4)
 
 
-def test_the_classifier_is_not_trained(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_classifier_is_not_trained(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     run = Run(tiny_data, lambda: tiny_model(2), recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
     student = find("triplets")(run, samples_per_class=4)
     before, after = tiny_model(2).module.state_dict(), student.module.state_dict()
@@ -105,7 +103,7 @@ def test_the_classifier_is_not_trained(tiny_data: Data, tiny_model: Net, on_cpu:
 
 
 class Constant(nn.Module):
-    """The same embedding for all inputs."""
+    """A network with the same embedding for all inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +115,7 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize("epochs", [1, 3])
-def test_collapse_is_refused_after_the_first_epoch(epochs: int, tiny_data: Data, on_cpu: Hardware) -> None:
+def test_collapse_is_an_error_after_first_epoch(epochs: int, tiny_data: Data, on_cpu: Hardware) -> None:
     run = Run(tiny_data, lambda: Tapped(Constant()), recipe=Recipe(epochs=epochs, batch_size=16), hardware=on_cpu)
     with pytest.raises(
         TutelageError, match=r"after epoch 1 all samples have the same embedding.*learning rate"
@@ -129,7 +127,7 @@ def test_collapse_is_refused_after_the_first_epoch(epochs: int, tiny_data: Data,
 @pytest.mark.parametrize(
     "settings", [{"alpha": 1.0, "beta": 1.0}, {"nested": True}, {"samples_per_class": 1}, {"form": "hardest"}]
 )
-def test_margins_that_do_not_fit_the_form_are_refused(
+def test_margins_unsuitable_for_form_are_refused(
     settings: dict[str, Any], tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     run = Run(tiny_data, tiny_model, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
@@ -138,7 +136,7 @@ def test_margins_that_do_not_fit_the_form_are_refused(
     assert "\n" not in str(error.value)
 
 
-def test_a_network_without_an_embedding_is_refused(tiny_data: Data, on_cpu: Hardware) -> None:
+def test_network_without_embedding_is_refused(tiny_data: Data, on_cpu: Hardware) -> None:
     convolutional = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
     run = Run(tiny_data, lambda: Tapped(convolutional), recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
     with pytest.raises(TutelageError, match="embedding") as error:
@@ -146,8 +144,8 @@ def test_a_network_without_an_embedding_is_refused(tiny_data: Data, on_cpu: Hard
     assert "\n" not in str(error.value)
 
 
-def test_an_embedding_that_no_weight_acts_on_is_refused(tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
-    """That of a lone linear layer, the input of the classifier, is the image itself."""
+def test_embedding_without_trainable_weights_is_refused(tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
+    """The embedding of a single linear layer, the input of the classifier, is the image itself."""
     run = Run(
         tiny_data,
         lambda: Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 4))),
@@ -160,7 +158,7 @@ def test_an_embedding_that_no_weight_acts_on_is_refused(tiny_data: Data, on_cpu:
         find("triplets")(run, samples_per_class=4)
 
 
-def test_a_run_that_is_stopped_resumes_exactly(tmp_path: Path, state_of: Any) -> None:
+def test_stopped_run_resumes_exactly(tmp_path: Path, state_of: Any) -> None:
     def stop(record: Any) -> None:
         if record["epoch"] == 2:
             raise KeyboardInterrupt
@@ -175,7 +173,7 @@ def test_a_run_that_is_stopped_resumes_exactly(tmp_path: Path, state_of: Any) ->
     assert whole.metrics["test"] == resumed.metrics["test"]
 
 
-def test_a_run_is_evaluated_by_its_task(
+def test_run_is_evaluated_by_its_task(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("resnet8x0.25", "digits", out=tmp_path / "run", per_class=20, epochs=1, **SHORT)
@@ -184,5 +182,5 @@ def test_a_run_is_evaluated_by_its_task(
     with pytest.raises(SystemExit) as stop:
         main()
     assert not stop.value.code
-    shown = capsys.readouterr().out
-    assert "multicut" in shown
+    output = capsys.readouterr().out
+    assert "multicut" in output

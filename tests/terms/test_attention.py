@@ -1,4 +1,4 @@
-"""Attention transfer: known values, its invariances, and the places where a gradient could break."""
+"""Attention transfer: known values, invariances, and numerically critical gradients."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def spread(*energies: float) -> Tensor:
         (spread(0, 5, 0, 0), spread(1, 1, 1, 1), 0.25, 1.0, 1.0),  # one-hot and uniform
     ],
 )
-def test_values_on_the_card(student: Tensor, teacher: Tensor, code: float, squares: float, paper: float) -> None:
+def test_known_values(student: Tensor, teacher: Tensor, code: float, squares: float, paper: float) -> None:
     pair = Outputs(None, {"s": student}), Outputs(None, {"t": teacher})
     assert attention_transfer(student, teacher).tolist() == pytest.approx([code])
     assert (AttentionTransfer((("s", "t"),))(*pair, None) * 1024).tolist() == pytest.approx([squares])
@@ -79,7 +79,7 @@ def test_equals_plain_loops(p: float, form: Form) -> None:
     ],
     ids=["shrunk", "scaled", "channels permuted", "channels repeated", "sign flipped"],
 )
-def test_what_changes_nothing(change: Callable[[Tensor], Tensor], p: float, form: Form) -> None:
+def test_invariances(change: Callable[[Tensor], Tensor], p: float, form: Form) -> None:
     student, teacher = features(2, 4, 3, 3), features(2, 4, 3, 3, seed=1)
     value = attention_transfer(student, teacher, p, form)
     torch.testing.assert_close(attention_transfer(change(student), teacher, p, form), value)
@@ -87,13 +87,13 @@ def test_what_changes_nothing(change: Callable[[Tensor], Tensor], p: float, form
 
 
 def test_maps_are_flat_and_of_unit_length() -> None:
-    found = attention_map(features(3, 4, 2, 5))
-    assert found.shape == (3, 10)
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(3).double())
+    result = attention_map(features(3, 4, 2, 5))
+    assert result.shape == (3, 10)
+    torch.testing.assert_close(result.norm(dim=1), torch.ones(3).double())
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_sample_is_normalised_by_itself(form: Form) -> None:
+def test_samples_are_normalised_separately(form: Form) -> None:
     student, teacher = features(1, 4, 3, 3), features(1, 4, 3, 3, seed=1)
     one = attention_transfer(student, teacher, form=form)
     two = attention_transfer(student.repeat(2, 1, 1, 1), teacher.repeat(2, 1, 1, 1), form=form)
@@ -116,29 +116,29 @@ def test_a_map_of_zeros_is_finite_in_value_and_gradient(dead: str, p: float, for
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_gradient_at_equality_is_zero(form: Form) -> None:
-    """Of a square root written out it would be NaN."""
+    """The gradient of an explicit square root would be NaN."""
     student = features(2, 4, 3, 3).requires_grad_()
     attention_transfer(student, student.detach().clone(), form=form).sum().backward()
     assert student.grad is not None
     assert student.grad.abs().max() == 0
 
 
-def test_the_papers_gradient_keeps_its_size_near_equality() -> None:
+def test_gradient_norm_of_paper_form_is_constant_near_equality() -> None:
     teacher, direction = features(1, 4, 3, 3), features(1, 4, 3, 3, seed=1)
     sizes: dict[Form, list[float]] = {"code": [], "paper": []}
-    for form, found in sizes.items():
+    for form, result in sizes.items():
         for distance in (1e-2, 1e-4):
             student = (teacher + distance * direction).requires_grad_()
             attention_transfer(student, teacher, form=form).sum().backward()
             assert student.grad is not None
-            found.append(student.grad.norm().item())
+            result.append(student.grad.norm().item())
     assert sizes["paper"][1] == pytest.approx(sizes["paper"][0], rel=0.1)
     assert sizes["code"][1] == pytest.approx(sizes["code"][0] / 100, rel=0.1)
 
 
-def test_upsampling_divides_the_code_form_by_four_and_leaves_the_term() -> None:
+def test_upsampling_divides_code_form_by_four_but_not_the_term() -> None:
     maps = [features(2, 4, 3, 3, seed=seed) for seed in (0, 1)]
-    large = [F.interpolate(each, scale_factor=2, mode="nearest") for each in maps]
+    large = [F.interpolate(value, scale_factor=2, mode="nearest") for value in maps]
     torch.testing.assert_close(attention_transfer(*large), attention_transfer(*maps) / 4)
     term = AttentionTransfer((("s", "t"),))
     small_value, large_value = (
@@ -148,16 +148,20 @@ def test_upsampling_divides_the_code_form_by_four_and_leaves_the_term() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "pooled"), [((6, 4), (3, 2), 0), ((3, 2), (6, 4), 1)], ids=["student larger", "teacher larger"]
+    ("student_size", "teacher_size", "pooled"),
+    [((6, 4), (3, 2), 0), ((3, 2), (6, 4), 1)],
+    ids=["student larger", "teacher larger"],
 )
-def test_the_larger_map_is_average_pooled(ours: tuple[int, int], theirs: tuple[int, int], pooled: int) -> None:
-    maps = [features(2, 4, *ours), features(2, 5, *theirs, seed=1)]
+def test_the_larger_map_is_average_pooled(
+    student_size: tuple[int, int], teacher_size: tuple[int, int], pooled: int
+) -> None:
+    maps = [features(2, 4, *student_size), features(2, 5, *teacher_size, seed=1)]
     value = attention_transfer(*maps)
     maps[pooled] = F.avg_pool2d(maps[pooled], 2)
     torch.testing.assert_close(value, attention_transfer(*maps))
 
 
-def test_each_axis_is_pooled_to_the_smaller() -> None:
+def test_each_axis_is_pooled_to_the_smaller_size() -> None:
     tall, wide = features(2, 4, 4, 2), features(2, 5, 2, 6, seed=1)
     pooled = F.avg_pool2d(tall, (2, 1)), F.avg_pool2d(wide, (1, 3))
     torch.testing.assert_close(attention_transfer(tall, wide), attention_transfer(*pooled))
@@ -175,18 +179,20 @@ def test_gradcheck(p: float, form: Form) -> None:
 
 
 @pytest.mark.parametrize(("form", "factor"), [("code", 16 / 1024), ("paper", 1.0)])  # the first maps have 16 pixels
-def test_the_term_sums_over_its_pairs(form: Form, factor: float) -> None:
+def test_term_sums_over_pairs(form: Form, factor: float) -> None:
     pairs = (("stage1", "stage2"), ("stage2", "stage4"))
     student = Outputs(None, {"stage1": features(3, 2, 4, 4), "stage2": features(3, 3, 2, 2, seed=1)})
     teacher = Outputs(None, {"stage2": features(3, 4, 4, 4, seed=2), "stage4": features(3, 5, 2, 2, seed=3)})
     term = AttentionTransfer(pairs, form=form)
     assert (term.roles, term.teacher_roles) == (("stage1", "stage2"), ("stage2", "stage4"))
-    first, second = (by_hand(student[ours], teacher[theirs], 2, form) for ours, theirs in pairs)
+    first, second = (
+        by_hand(student[student_size], teacher[teacher_size], 2, form) for student_size, teacher_size in pairs
+    )
     expected = [factor * (a + b) for a, b in zip(first, second, strict=True)]
     assert term(student, teacher, None).tolist() == pytest.approx(expected)
 
 
-def test_the_term_passes_power_and_form_on() -> None:
+def test_term_applies_power_and_form() -> None:
     student, teacher = features(3, 2, 3, 3), features(3, 2, 3, 3, seed=1)
     term = AttentionTransfer((("s", "t"),), 1, "paper")
     value = term(Outputs(None, {"s": student}), Outputs(None, {"t": teacher}), None)
@@ -194,10 +200,12 @@ def test_the_term_passes_power_and_form_on() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("theirs", [(4, 4), (8, 6), (2, 3)], ids=["of one size", "larger", "smaller"])
-def test_once_built_it_takes_the_teachers_attention_and_not_its_stages(theirs: tuple[int, int], form: Form) -> None:
+@pytest.mark.parametrize("teacher_size", [(4, 4), (8, 6), (2, 3)], ids=["of one size", "larger", "smaller"])
+def test_built_term_reads_attention_of_teacher_instead_of_stages(teacher_size: tuple[int, int], form: Form) -> None:
     student = Outputs(None, {"s": features(3, 2, 4, 4).float(), "other": features(3, 2, 2, 2).float()})
-    teacher = Outputs(None, {"t": features(3, 5, *theirs, seed=1).float(), "u": features(3, 3, 2, 2, seed=2).float()})
+    teacher = Outputs(
+        None, {"t": features(3, 5, *teacher_size, seed=1).float(), "u": features(3, 3, 2, 2, seed=2).float()}
+    )
     term = AttentionTransfer((("s", "t"), ("other", "u")), 2, form)
     unbuilt = term(student, teacher, None)
     term.build(student, teacher)
@@ -206,16 +214,16 @@ def test_once_built_it_takes_the_teachers_attention_and_not_its_stages(theirs: t
         "pooled_attention(u, size=(2, 2), p=2.0)",
     )
     derived = teacher.select(term.teacher_roles)
-    height, width = min(4, theirs[0]), min(4, theirs[1])
+    height, width = min(4, teacher_size[0]), min(4, teacher_size[1])
     assert [tuple(value.shape) for value in derived.features.values()] == [(3, height, width), (3, 2, 2)]
-    for each in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
-        assert torch.equal(each(student, derived, None), unbuilt)
-    parts = [attention_transfer(student[ours], teacher[their], 2, form) for ours, their in term.pairs]
+    for item in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
+        assert torch.equal(item(student, derived, None), unbuilt)
+    parts = [attention_transfer(student[student_size], teacher[their], 2, form) for student_size, their in term.pairs]
     factor = height * width / 1024 if form == "code" else 1
     assert torch.equal(unbuilt, torch.stack(parts).sum(0) * factor)
 
 
-def test_a_student_of_other_sizes_needs_a_term_of_its_own(refused: Any) -> None:
+def test_term_cannot_be_rebuilt_for_a_student_of_other_sizes(refused: Any) -> None:
     small, large, teacher = (Outputs(None, {"s": features(3, 2, side, side)}) for side in (2, 4, 8))
     term = AttentionTransfer((("s", "s"),))
     term.build(large, teacher)
@@ -224,12 +232,12 @@ def test_a_student_of_other_sizes_needs_a_term_of_its_own(refused: Any) -> None:
         term.build(small, teacher)
 
 
-def test_without_pairs_there_is_nothing_to_match(refused: Any) -> None:
+def test_term_without_pairs_is_an_error(refused: Any) -> None:
     with refused("at least one pair of stages", "roles={...}"):
         AttentionTransfer(())
 
 
-def test_at_32_by_32_the_term_is_the_authors() -> None:
+def test_term_equals_authors_loss_at_32_by_32() -> None:
     student, teacher = features(1, 2, 32, 32), features(1, 2, 32, 32, seed=1)
     value = AttentionTransfer((("s", "t"),))(Outputs(None, {"s": student}), Outputs(None, {"t": teacher}), None)
     torch.testing.assert_close(value, attention_transfer(student, teacher))

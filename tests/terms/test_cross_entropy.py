@@ -1,4 +1,4 @@
-"""The label loss, hard, soft and without a label."""
+"""The label loss with hard, soft and missing labels."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_gradient_is_p_minus_y() -> None:
     torch.testing.assert_close(logits.grad, logits.detach().softmax(1) - soft)
 
 
-def test_its_minimum_is_the_entropy_of_the_label() -> None:
+def test_minimum_is_entropy_of_label() -> None:
     logits = random_logits(5, 4).requires_grad_()
     soft = logits.detach().softmax(1)
     value = cross_entropy(logits, soft)
@@ -54,7 +54,7 @@ def test_its_minimum_is_the_entropy_of_the_label() -> None:
     torch.testing.assert_close(logits.grad, torch.zeros(5, 4).double())
 
 
-def test_a_sample_without_a_label_gives_exactly_nothing() -> None:
+def test_value_and_gradient_are_zero_without_label() -> None:
     logits = random_logits(3, 4).requires_grad_()
     value = cross_entropy(logits, torch.tensor([1, -1, 2]))
     value.sum().backward()
@@ -66,7 +66,7 @@ def test_a_sample_without_a_label_gives_exactly_nothing() -> None:
 
 
 @pytest.mark.parametrize("label", [4, -2, -101])
-def test_no_other_number_stands_for_no_label(label: int, refused: Callable[..., Any]) -> None:
+def test_only_minus_one_means_no_label(label: int, refused: Callable[..., Any]) -> None:
     with refused(f"label {label} does not exist", "0 to 3", "-1 stands for no label"):
         cross_entropy(random_logits(1, 4), torch.tensor([label]))
 
@@ -79,7 +79,7 @@ def test_no_other_number_stands_for_no_label(label: int, refused: Callable[..., 
         ([0, 0, -INF], math.log(2)),  # a class that the network excludes, and that the label does not name
     ],
 )
-def test_one_hot_labels_equal_hard_ones_far_out_too(logits: list[float], value: float) -> None:
+def test_one_hot_labels_equal_hard_labels_for_extreme_logits(logits: list[float], value: float) -> None:
     for target in (torch.tensor([1]), torch.tensor([[0.0, 1, 0]])):
         z = torch.tensor([logits], requires_grad=True)
         found = cross_entropy(z, target)
@@ -88,7 +88,7 @@ def test_one_hot_labels_equal_hard_ones_far_out_too(logits: list[float], value: 
         torch.testing.assert_close(z.grad, z.detach().softmax(1) - torch.tensor([[0.0, 1, 0]]))
 
 
-def test_a_label_on_a_class_that_the_network_excludes_is_infinitely_wrong() -> None:
+def test_loss_is_infinite_for_label_with_probability_zero() -> None:
     assert cross_entropy(torch.tensor([[0.0, -INF]]), torch.tensor([[0.5, 0.5]])).tolist() == [INF]
 
 
@@ -108,7 +108,7 @@ def test_half_precision_logits_are_computed_in_float32(half: torch.dtype) -> Non
         assert torch.equal(value, cross_entropy(logits.float(), targets))
 
 
-def test_the_term_reads_the_labels_of_the_batch_and_nothing_of_a_teacher(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_term_reads_labels_of_batch_and_no_teacher(batch_of: Callable[[Tensor], Batch]) -> None:
     logits, labels = random_logits(3, 4), torch.tensor([1, -1, 3])
     term = CrossEntropy()
     assert (term.roles, term.teacher_roles) == (("logits",), ())

@@ -1,4 +1,4 @@
-"""FSP: known values, plain loops, which map is pooled how, and what stands between unequal channels."""
+"""FSP: known values, plain loops, pooling, and adapters between different numbers of channels."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tutelage.terms.flow import Reduction
 REDUCTIONS: list[Reduction] = ["relative", "paper", "mean"]
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 LAYERS = (("stem", "conv1"), ("one", "layer1"), ("two", "layer2"))
-OURS = {"stem": (2, 4, 4), "one": (3, 4, 4), "two": (5, 2, 2)}
-THEIRS = {"conv1": (2, 6, 6), "layer1": (3, 3, 3), "layer2": (5, 3, 3)}  # the same channels, other sizes
+STUDENT = {"stem": (2, 4, 4), "one": (3, 4, 4), "two": (5, 2, 2)}
+TEACHER = {"conv1": (2, 6, 6), "layer1": (3, 3, 3), "layer2": (5, 3, 3)}  # the same channels, other sizes
 WIDER = {"conv1": (4, 4, 4), "layer1": (3, 4, 4), "layer2": (6, 2, 2)}
 NARROWER = {"conv1": (1, 4, 4), "layer1": (3, 4, 4), "layer2": (2, 2, 2)}
 
@@ -47,22 +47,22 @@ def built(student: Outputs, teacher: Outputs, *options: Any) -> Flow:
 
 
 def matrix_by_hand(first: list[Any], second: list[Any]) -> list[list[float]]:
-    """Of one sample; maps of different sizes are max-pooled, window by window, where the larger is a multiple."""
+    """The matrix of one sample; the larger map is max-pooled, for sizes that are multiples."""
     height, width = (min(len(a), len(b)) for a, b in ((first[0], second[0]), (first[0][0], second[0][0])))
 
     def pooled(channel: list[list[float]], y: int, x: int) -> float:
         down, across = len(channel) // height, len(channel[0]) // width
         return max(channel[y * down + i][x * across + j] for i in range(down) for j in range(across))
 
-    places = list(product(range(height), range(width)))
-    return [[sum(pooled(a, *p) * pooled(b, *p) for p in places) / len(places) for b in second] for a in first]
+    pixels = list(product(range(height), range(width)))
+    return [[sum(pooled(a, *p) * pooled(b, *p) for p in pixels) / len(pixels) for b in second] for a in first]
 
 
 def loss_by_hand(student: list[Any], teacher: list[Any], reduction: Reduction) -> list[float]:
-    """Of lists of matrices, one a sample."""
+    """The loss of lists of matrices, one per sample."""
     squares = [
-        [(t - s) ** 2 for rows in zip(ours, theirs, strict=True) for s, t in zip(*rows, strict=True)]
-        for ours, theirs in zip(student, teacher, strict=True)
+        [(t - s) ** 2 for rows in zip(student_role, teacher_role, strict=True) for s, t in zip(*rows, strict=True)]
+        for student_role, teacher_role in zip(student, teacher, strict=True)
     ]
     energy = sum(t * t for matrix in teacher for row in matrix for t in row) / len(teacher)
     divisor = {"paper": 1, "mean": len(squares[0]), "relative": energy}[reduction]
@@ -77,12 +77,12 @@ def matrices_by_hand(first: Tensor, second: Tensor) -> list[list[list[float]]]:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (2, 7)])
-def test_constant_maps_give_their_product_whatever_the_size(size: tuple[int, int]) -> None:
-    found = flow_matrix(torch.full((2, 3, *size), 2.0), torch.full((2, 5, *size), -1.5))
-    torch.testing.assert_close(found, torch.full((2, 3, 5), -3.0))
+def test_matrix_of_constant_maps_is_their_product(size: tuple[int, int]) -> None:
+    result = flow_matrix(torch.full((2, 3, *size), 2.0), torch.full((2, 5, *size), -1.5))
+    torch.testing.assert_close(result, torch.full((2, 3, 5), -3.0))
 
 
-def test_the_larger_map_is_max_pooled_as_on_the_card() -> None:
+def test_larger_map_is_max_pooled() -> None:
     """Average pooling would give 3."""
     large, small = torch.tensor([[0.0, 1], [2, 3]]).view(1, 1, 2, 2), torch.full((1, 1, 1, 1), 2.0)
     assert flow_matrix(large, small).tolist() == [[[6]]]
@@ -103,17 +103,17 @@ def test_the_larger_map_is_max_pooled_as_on_the_card() -> None:
 )
 def test_the_matrix_equals_plain_loops(first: tuple[int, ...], second: tuple[int, ...]) -> None:
     one, two = features(*first), features(*second, seed=1)
-    found = flow_matrix(one, two)
-    assert found.shape == (first[0], first[1], second[1])
-    torch.testing.assert_close(found, torch.tensor(matrices_by_hand(one, two), dtype=torch.float64))
+    result = flow_matrix(one, two)
+    assert result.shape == (first[0], first[1], second[1])
+    torch.testing.assert_close(result, torch.tensor(matrices_by_hand(one, two), dtype=torch.float64))
 
 
-def test_sizes_that_do_not_divide_are_pooled_too() -> None:
+def test_sizes_that_do_not_divide_are_pooled() -> None:
     one, two = features(2, 3, 5, 7), features(2, 4, 3, 2, seed=1)
     torch.testing.assert_close(flow_matrix(one, two), flow_matrix(F.adaptive_max_pool2d(one, (3, 2)), two))
 
 
-def test_it_is_bilinear() -> None:
+def test_flow_matrix_is_bilinear() -> None:
     one, two, three = features(2, 3, 4, 4), features(2, 5, 4, 4, seed=1), features(2, 5, 4, 4, seed=2)
     torch.testing.assert_close(flow_matrix(2 * one, two), 2 * flow_matrix(one, two))
     torch.testing.assert_close(flow_matrix(one, -3 * two), -3 * flow_matrix(one, two))
@@ -121,23 +121,23 @@ def test_it_is_bilinear() -> None:
     torch.testing.assert_close(flow_matrix(two, one), flow_matrix(one, two).transpose(1, 2))
 
 
-def test_places_may_be_permuted_and_channels_may_not() -> None:
+def test_invariant_to_permuted_pixels_but_not_channels() -> None:
     one, two, order = features(2, 3, 2, 3), features(2, 5, 2, 3, seed=1), torch.tensor([4, 2, 0, 5, 1, 3])
     moved = [f.flatten(2)[:, :, order].view_as(f) for f in (one, two)]
-    found = flow_matrix(one, two)
-    torch.testing.assert_close(flow_matrix(*moved), found)
-    assert not torch.allclose(flow_matrix(moved[0], two), found, rtol=1e-2)
+    result = flow_matrix(one, two)
+    torch.testing.assert_close(flow_matrix(*moved), result)
+    assert not torch.allclose(flow_matrix(moved[0], two), result, rtol=1e-2)
     permuted = flow_matrix(one[:, [2, 0, 1]], two)
-    torch.testing.assert_close(permuted, found[:, [2, 0, 1]])
-    assert (flow_loss(permuted, found) > 1e-2).all()
+    torch.testing.assert_close(permuted, result[:, [2, 0, 1]])
+    assert (flow_loss(permuted, result) > 1e-2).all()
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_products_beyond_half_precision(half: torch.dtype) -> None:
-    """300^2 is more than a float16 can hold."""
-    found = flow_matrix(torch.full((1, 2, 2, 2), 300.0).to(half), torch.full((1, 3, 4, 4), 300.0).to(half))
-    assert found.dtype == torch.float32
-    assert found.tolist() == [[[9e4] * 3] * 2]
+def test_products_beyond_range_of_float16(half: torch.dtype) -> None:
+    """300^2 overflows in float16."""
+    result = flow_matrix(torch.full((1, 2, 2, 2), 300.0).to(half), torch.full((1, 3, 4, 4), 300.0).to(half))
+    assert result.dtype == torch.float32
+    assert result.tolist() == [[[9e4] * 3] * 2]
     expectations: dict[Reduction, float] = {"paper": 6 * 9e4, "mean": 9e4, "relative": 1}
     for reduction, expected in expectations.items():
         pair = torch.zeros(1, 2, 3).to(half), torch.full((1, 2, 3), 300.0).to(half)
@@ -149,8 +149,8 @@ def test_products_beyond_half_precision(half: torch.dtype) -> None:
 # --- the loss
 
 
-def test_the_loss_is_the_squared_frobenius_norm_and_not_that_of_its_columns() -> None:
-    """Column norms that are not squared would add up to 5 + 2."""
+def test_loss_is_squared_frobenius_norm() -> None:
+    """The sum of unsquared column norms would be 5 + 2."""
     student, teacher = torch.zeros(1, 2, 2), torch.tensor([[[3.0, 0], [4, 2]]])
     assert flow_loss(student, teacher).tolist() == [29]
     assert flow_loss(student, teacher, "mean").tolist() == [29 / 4]
@@ -165,7 +165,7 @@ def test_the_loss_equals_plain_loops(reduction: Reduction) -> None:
     assert flow_loss(student, teacher, reduction).tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_relative_loss_is_one_on_average_where_the_student_is_zero() -> None:
+def test_relative_loss_is_one_on_average_for_zero_student() -> None:
     teacher = features(4, 3, 5)
     value = flow_loss(torch.zeros_like(teacher), teacher, "relative")
     assert value.mean().item() == pytest.approx(1)
@@ -183,8 +183,8 @@ def test_a_teacher_of_zeros_is_finite_in_value_and_gradient(reduction: Reduction
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (2, 4), (4, 3)])
-def test_matrices_of_other_channels_cannot_be_compared(shape: tuple[int, int], refused: Any) -> None:
-    """(4, 3) has as many entries as (3, 4), and they mean others."""
+def test_matrices_of_different_channels_are_an_error(shape: tuple[int, int], refused: Any) -> None:
+    """(4, 3) has as many entries as (3, 4), but with another meaning."""
     with refused(shape, (3, 4), "equal numbers of channels"):
         flow_loss(torch.zeros(2, *shape), torch.zeros(2, 3, 4))
 
@@ -192,12 +192,12 @@ def test_matrices_of_other_channels_cannot_be_compared(shape: tuple[int, int], r
 @every_reduction
 def test_gradcheck(reduction: Reduction) -> None:
     teacher = flow_matrix(features(2, 2, 3, 3, seed=2), features(2, 3, 3, 3, seed=3))
-    given = [features(2, 2, 4, 4).requires_grad_(), features(2, 3, 2, 2, seed=1).requires_grad_()]
-    assert torch.autograd.gradcheck(lambda a, b: flow_loss(flow_matrix(a, b), teacher, reduction), given)
+    inputs = [features(2, 2, 4, 4).requires_grad_(), features(2, 3, 2, 2, seed=1).requires_grad_()]
+    assert torch.autograd.gradcheck(lambda a, b: flow_loss(flow_matrix(a, b), teacher, reduction), inputs)
 
 
 @every_reduction
-def test_no_gradient_reaches_the_teachers_matrix(reduction: Reduction) -> None:
+def test_no_gradient_reaches_teacher_matrix(reduction: Reduction) -> None:
     student, teacher = features(2, 3, 4).requires_grad_(), features(2, 3, 4, seed=1).requires_grad_()
     flow_loss(student, teacher, reduction).sum().backward()
     assert student.grad is not None
@@ -207,7 +207,7 @@ def test_no_gradient_reaches_the_teachers_matrix(reduction: Reduction) -> None:
 # --- the term
 
 
-def test_what_it_reads() -> None:
+def test_roles_of_term() -> None:
     term = Flow(LAYERS)
     assert (term.roles, term.teacher_roles) == (("stem", "one", "two"), ("conv1", "layer1", "layer2"))
     assert (term.reduction, term.adapter) == ("relative", "auto")
@@ -215,14 +215,17 @@ def test_what_it_reads() -> None:
 
 @every_reduction
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_it_compares_the_flows_between_neighbours(batch: int, reduction: Reduction) -> None:
-    """Their sum, or with the relative reduction their mean."""
-    student, teacher = outputs(OURS, 0, batch), outputs(THEIRS, 1, batch)
+def test_term_compares_flows_between_consecutive_layers(batch: int, reduction: Reduction) -> None:
+    """The term is their sum, or their mean with the relative reduction."""
+    student, teacher = outputs(STUDENT, 0, batch), outputs(TEACHER, 1, batch)
     expected = torch.zeros(batch).double()
-    for (ours, theirs), (next_of_ours, next_of_theirs) in ((LAYERS[0], LAYERS[1]), (LAYERS[1], LAYERS[2])):
+    for (student_role, teacher_role), (next_student_role, next_teacher_role) in (
+        (LAYERS[0], LAYERS[1]),
+        (LAYERS[1], LAYERS[2]),
+    ):
         flows = (
-            matrices_by_hand(student[ours], student[next_of_ours]),
-            matrices_by_hand(teacher[theirs], teacher[next_of_theirs]),
+            matrices_by_hand(student[student_role], student[next_student_role]),
+            matrices_by_hand(teacher[teacher_role], teacher[next_teacher_role]),
         )
         expected += torch.tensor(loss_by_hand(*flows, reduction), dtype=torch.float64)
     if reduction == "relative":
@@ -236,37 +239,37 @@ def test_it_compares_the_flows_between_neighbours(batch: int, reduction: Reducti
 
 @every_reduction
 def test_zero_at_equality(reduction: Reduction) -> None:
-    student = outputs(OURS)
+    student = outputs(STUDENT)
     for value in student.features.values():
         value.requires_grad_()
-    teacher = Outputs(None, {theirs: student[ours].detach() for ours, theirs in LAYERS})
+    teacher = Outputs(None, {teacher_role: student[student_role].detach() for student_role, teacher_role in LAYERS})
     value = built(student, teacher, reduction)(student, teacher, None)
     value.sum().backward()
     assert value.tolist() == [0, 0]
-    for given in student.features.values():
-        assert given.grad is not None
-        assert given.grad.abs().max() == 0
+    for inputs in student.features.values():
+        assert inputs.grad is not None
+        assert inputs.grad.abs().max() == 0
 
 
-def test_scale_counts_unless_the_loss_is_relative() -> None:
-    student, teacher = outputs(OURS), outputs(THEIRS, 1)
+def test_only_relative_loss_is_scale_invariant() -> None:
+    student, teacher = outputs(STUDENT), outputs(TEACHER, 1)
     for reduction, factor in (("relative", 1), ("paper", 1e4), ("mean", 1e4)):
         term = built(student, teacher, reduction)
         scaled = term(times(10, student), times(10, teacher), None)
         torch.testing.assert_close(scaled, factor * term(student, teacher, None))
 
 
-@pytest.mark.parametrize("theirs", [THEIRS, WIDER], ids=["as many channels", "through adapters"])
-def test_a_student_that_gives_zero_has_a_relative_loss_of_one(theirs: Mapping[str, tuple[int, ...]]) -> None:
-    student, teacher = times(0, outputs(OURS)), outputs(theirs, 1)
+@pytest.mark.parametrize("teacher_role", [TEACHER, WIDER], ids=["as many channels", "through adapters"])
+def test_relative_loss_is_one_for_zero_student(teacher_role: Mapping[str, tuple[int, ...]]) -> None:
+    student, teacher = times(0, outputs(STUDENT)), outputs(teacher_role, 1)
     assert built(student, teacher)(student, teacher, None).mean().item() == pytest.approx(1)
 
 
 @every_reduction
 @pytest.mark.parametrize("dead", ["student", "teacher", "both"])
 def test_maps_of_zeros_are_finite_in_value_and_gradient(dead: str, reduction: Reduction) -> None:
-    student = times(0 if dead != "teacher" else 1, outputs(OURS))
-    teacher = times(0 if dead != "student" else 1, outputs(THEIRS, 1))
+    student = times(0 if dead != "teacher" else 1, outputs(STUDENT))
+    teacher = times(0 if dead != "student" else 1, outputs(TEACHER, 1))
     for value in student.features.values():
         value.requires_grad_()
     value = built(student, teacher, reduction)(student, teacher, None)
@@ -275,14 +278,14 @@ def test_maps_of_zeros_are_finite_in_value_and_gradient(dead: str, reduction: Re
     assert all(v.grad is not None and v.grad.isfinite().all() for v in student.features.values())
 
 
-@pytest.mark.parametrize("theirs", [WIDER, NARROWER], ids=["wider teacher", "narrower teacher"])
-def test_an_adapter_is_built_just_where_the_channels_differ(theirs: Mapping[str, tuple[int, ...]]) -> None:
-    student, teacher = outputs(OURS), outputs(theirs, 1)
+@pytest.mark.parametrize("teacher_role", [WIDER, NARROWER], ids=["wider teacher", "narrower teacher"])
+def test_adapter_is_built_only_for_different_channels(teacher_role: Mapping[str, tuple[int, ...]]) -> None:
+    student, teacher = outputs(STUDENT), outputs(teacher_role, 1)
     term = built(student, teacher)
     assert term.adapters is not None
     stem, one, two = term.adapters
     assert type(one) is nn.Identity
-    for adapter, channels in ((stem, (2, theirs["conv1"][0])), (two, (5, theirs["layer2"][0]))):
+    for adapter, channels in ((stem, (2, teacher_role["conv1"][0])), (two, (5, teacher_role["layer2"][0]))):
         assert isinstance(adapter, nn.Conv2d)
         assert (adapter.in_channels, adapter.out_channels) == channels
         assert (adapter.kernel_size, adapter.bias) == ((1, 1), None)
@@ -290,18 +293,18 @@ def test_an_adapter_is_built_just_where_the_channels_differ(theirs: Mapping[str,
     assert term(student, teacher, None).shape == (2,)
 
 
-def test_the_students_maps_pass_through_the_adapters() -> None:
-    student, teacher = outputs(OURS), outputs(WIDER, 1)
+def test_student_maps_pass_through_adapters() -> None:
+    student, teacher = outputs(STUDENT), outputs(WIDER, 1)
     term = built(student, teacher, "paper")
-    taken = {role: value.clone() for role, value in student.features.items()}
+    features_before = {role: value.clone() for role, value in student.features.items()}
     for role, parameter in zip(("stem", "two"), term.parameters(), strict=True):
-        taken[role] = torch.einsum("oi,bihw->bohw", parameter[:, :, 0, 0], student[role])
-    adapted = Outputs(None, taken)
+        features_before[role] = torch.einsum("oi,bihw->bohw", parameter[:, :, 0, 0], student[role])
+    adapted = Outputs(None, features_before)
     torch.testing.assert_close(term(student, teacher, None), built(adapted, teacher, "paper")(adapted, teacher, None))
 
 
-def test_gradient_reaches_the_student_and_the_adapters_and_not_the_teacher() -> None:
-    student, teacher = outputs(OURS), outputs(WIDER, 1)
+def test_gradient_reaches_student_and_adapters_but_not_teacher() -> None:
+    student, teacher = outputs(STUDENT), outputs(WIDER, 1)
     for value in (*student.features.values(), *teacher.features.values()):
         value.requires_grad_()
     term = built(student, teacher)
@@ -312,30 +315,30 @@ def test_gradient_reaches_the_student_and_the_adapters_and_not_the_teacher() -> 
     assert [value.grad for value in teacher.features.values()] == [None, None, None]
 
 
-def test_never_an_adapter_refuses_other_channels_and_names_the_layers(refused: Any) -> None:
+def test_adapter_never_refuses_different_channels(refused: Any) -> None:
     with refused("stem has 2 channels", "conv1 4", "adapter=auto"):
-        built(outputs(OURS), outputs(WIDER, 1), "relative", "never")
+        built(outputs(STUDENT), outputs(WIDER, 1), "relative", "never")
     with refused("stem has 2 channels", "conv1 1"):
-        built(outputs(OURS), outputs(NARROWER, 1), "relative", "never")
+        built(outputs(STUDENT), outputs(NARROWER, 1), "relative", "never")
     with refused("two has 5 channels", "layer2 6", "differs in depth alone"):
-        built(outputs(OURS), outputs({**WIDER, "conv1": (2, 4, 4)}, 1), "paper", "never")
+        built(outputs(STUDENT), outputs({**WIDER, "conv1": (2, 4, 4)}, 1), "paper", "never")
 
 
-def test_never_an_adapter_changes_nothing_where_the_channels_agree() -> None:
-    student, teacher = outputs(OURS), outputs(THEIRS, 1)
+def test_adapter_never_equals_auto_for_equal_channels() -> None:
+    student, teacher = outputs(STUDENT), outputs(TEACHER, 1)
     values = [built(student, teacher, "relative", use)(student, teacher, None) for use in ("never", "auto")]
     assert torch.equal(*values)
 
 
 @pytest.mark.parametrize(("layers", "had"), [((), "(none)"), ((("one", "layer1"),), "(one and layer1)")], ids=str)
-def test_it_takes_two_layers_to_have_a_flow(layers: tuple[tuple[str, str], ...], had: str, refused: Any) -> None:
+def test_at_least_two_layers_are_required(layers: tuple[tuple[str, str], ...], had: str, refused: Any) -> None:
     with refused("between two layers", had, "roles={"):
         Flow(layers)
 
 
 @every_reduction
-def test_once_built_it_takes_the_teachers_flow_and_not_its_layers(reduction: Reduction) -> None:
-    student, teacher = outputs(OURS), outputs(WIDER, 1)
+def test_built_term_reads_flow_of_teacher_instead_of_layers(reduction: Reduction) -> None:
+    student, teacher = outputs(STUDENT), outputs(WIDER, 1)
     term = Flow(LAYERS, reduction)
     assert term.teacher_roles == ("conv1", "layer1", "layer2")
     torch.manual_seed(0)
@@ -343,12 +346,12 @@ def test_once_built_it_takes_the_teachers_flow_and_not_its_layers(reduction: Red
     assert term.teacher_roles == ("flow_matrix(conv1, layer1)", "flow_matrix(layer1, layer2)")
     derived = teacher.select(term.teacher_roles)
     assert [tuple(value.shape) for value in derived.features.values()] == [(2, 4, 3), (2, 3, 6)]
-    for each in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
-        assert torch.equal(each(student, derived, None), term(student, teacher, None))
+    for rows in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
+        assert torch.equal(rows(student, derived, None), term(student, teacher, None))
 
 
-def test_it_is_built_once() -> None:
-    student, teacher = outputs(OURS), outputs(WIDER, 1)
+def test_second_build_has_no_effect() -> None:
+    student, teacher = outputs(STUDENT), outputs(WIDER, 1)
     term = built(student, teacher)
     before = term.adapters
     term.build(student, teacher)
@@ -356,8 +359,8 @@ def test_it_is_built_once() -> None:
 
 
 @pytest.mark.parametrize("missing", ["teacher", "build"])
-def test_unbuilt_or_without_a_teacher_it_says_so(missing: str) -> None:
-    student, teacher = outputs(OURS), outputs(THEIRS, 1)
+def test_unbuilt_term_or_missing_teacher_is_an_error(missing: str) -> None:
+    student, teacher = outputs(STUDENT), outputs(TEACHER, 1)
     term = Flow(LAYERS)
     term.build(student, None if missing == "build" else teacher)
     assert (term.adapters is None) == (missing == "build")
@@ -366,11 +369,11 @@ def test_unbuilt_or_without_a_teacher_it_says_so(missing: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_features_of_any_precision_pass_through_the_adapters(dtype: torch.dtype) -> None:
+def test_adapters_accept_any_precision(dtype: torch.dtype) -> None:
     def to(of: Outputs, kind: torch.dtype) -> Outputs:
         return Outputs(None, {role: value.to(kind) for role, value in of.features.items()})
 
-    student, teacher = to(outputs(OURS), dtype), to(outputs(WIDER, 1), dtype)
+    student, teacher = to(outputs(STUDENT), dtype), to(outputs(WIDER, 1), dtype)
     term = built(student, teacher)
     value = term(student, teacher, None)
     full = torch.promote_types(dtype, torch.float32)

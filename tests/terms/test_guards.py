@@ -1,4 +1,4 @@
-"""What every public function of tensors and every term does with precision, range, shapes and labels."""
+"""Precision, range, shapes and labels of every public loss and every term."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ from tutelage.models.outputs import Outputs
 GENERATOR = torch.Generator().manual_seed(3)
 
 
-def drawn(*shape: int) -> Tensor:
+def random_tensor(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=GENERATOR)
 
 
-LOGITS, OTHER, LABELS = 3 * drawn(6, 5), 3 * drawn(6, 5), torch.tensor([0, 1, 2, 3, 4, -1])
-MAPS, MAPS2, FEATURES, FEATURES2, ONE = drawn(6, 3, 4, 4), drawn(6, 3, 4, 4), drawn(6, 7), drawn(6, 7), drawn(6, 1)
+LOGITS, OTHER, LABELS = 3 * random_tensor(6, 5), 3 * random_tensor(6, 5), torch.tensor([0, 1, 2, 3, 4, -1])
+MAPS, MAPS2, FEATURES, FEATURES2, ONE = (
+    random_tensor(6, 3, 4, 4),
+    random_tensor(6, 3, 4, 4),
+    random_tensor(6, 7),
+    random_tensor(6, 7),
+    random_tensor(6, 1),
+)
 PROBS = OTHER.softmax(1)
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
@@ -83,7 +89,7 @@ def called(name: str, *arguments: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("name", {**FUNCTIONS, **HINGE})
-def test_autocast_changes_no_bit(name: str) -> None:
+def test_autocast_does_not_change_results(name: str) -> None:
     arguments = {**FUNCTIONS, **HINGE}[name]
     expected = called(name, *arguments)
     with torch.autocast("cpu", torch.bfloat16):
@@ -105,17 +111,17 @@ def test_half_precision_is_computed_in_float32(name: str, half: torch.dtype) -> 
 # --- NaN stays to be seen
 
 
-@pytest.mark.parametrize("place", range(2))
+@pytest.mark.parametrize("index", range(2))
 @pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"attention_map", "entropy", "flow_matrix"}))
-def test_a_nan_is_not_hidden(name: str, place: int) -> None:
+def test_nan_is_propagated(name: str, index: int) -> None:
     arguments = [a.clone() if isinstance(a, Tensor) else a for a in FUNCTIONS[name]]
-    if not arguments[place].is_floating_point():
+    if not arguments[index].is_floating_point():
         return
-    arguments[place].view(-1)[0] = torch.nan
+    arguments[index].view(-1)[0] = torch.nan
     assert called(name, *arguments).isnan().any()
 
 
-def test_a_nan_of_the_teacher_is_the_value() -> None:
+def test_nan_of_teacher_is_propagated() -> None:
     teacher = torch.tensor([[torch.nan, 0.0, 1.0], [0.0, -math.inf, 1.0]])
     value = losses.soft_targets(torch.zeros(2, 3), teacher)
     assert value.isnan().tolist() == [True, False]
@@ -136,7 +142,7 @@ FREE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", FREE)
-def test_neither_side_depends_on_its_scale(name: str, scale: float, side: int) -> None:
+def test_losses_are_invariant_to_scale_of_either_side(name: str, scale: float, side: int) -> None:
     """The value, and the gradient times the scale, which is the derivative by the logarithm of a length."""
     expected_at = [FEATURES.clone().requires_grad_(), FEATURES2.clone()]
     expected = FREE[name](*expected_at)
@@ -157,13 +163,13 @@ def test_neither_side_depends_on_its_scale(name: str, scale: float, side: int) -
 
 @pytest.mark.parametrize("scale", [2.0**-60, 2.0**-10, 2.0**10, 2.0**60])
 @pytest.mark.parametrize("name", ["similarity_preserving", "angle_relations", "distance_relations"])
-def test_a_power_of_two_changes_no_bit(name: str, scale: float) -> None:
+def test_scaling_by_power_of_two_is_exact(name: str, scale: float) -> None:
     assert torch.equal(FREE[name](FEATURES * scale, FEATURES2), FREE[name](FEATURES, FEATURES2))
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e-7, 1e10, 1e15])
 @pytest.mark.parametrize("term", [terms.Hint("map", "map", "relative"), terms.Flow((("map", "map"),) * 2)])
-def test_relative_losses_do_not_depend_on_the_scale_of_both(term: terms.Term, scale: float) -> None:
+def test_relative_losses_are_invariant_to_common_scale(term: terms.Term, scale: float) -> None:
     def value(factor: float) -> Tensor:
         student, teacher = Outputs(None, {"map": MAPS * factor}), Outputs(None, {"map": MAPS2 * factor})
         term.build(student, teacher)
@@ -200,7 +206,7 @@ OF_PLACES = {"SoftTargets", "Mimicry", "CrossEntropy", "OnRole"}  # take logits 
     ],
     ids=lambda term: type(term).__name__,
 )
-def test_logits_of_other_axes_are_refused(term: terms.Term, shape: tuple[int, ...], refused: Any) -> None:
+def test_logits_with_other_axes_are_refused(term: terms.Term, shape: tuple[int, ...], refused: Any) -> None:
     logits = torch.zeros(shape)
     outputs = Outputs(logits, {"abstain": torch.zeros(shape[0], 1), "branch": logits})
     if len(shape) > 1 and type(term).__name__ in OF_PLACES:
@@ -229,7 +235,7 @@ LABEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("wrong", [-100, -2, 5])
 @pytest.mark.parametrize("name", LABEL_LOSSES)
-def test_class_numbers_that_do_not_exist_are_refused(name: str, wrong: int, refused: Any) -> None:
+def test_invalid_class_numbers_are_refused(name: str, wrong: int, refused: Any) -> None:
     labels = LABELS.clone()
     labels[2] = wrong
     if (name, wrong) == ("cross_entropy", -100):  # which is no label, as in torch
@@ -241,7 +247,7 @@ def test_class_numbers_that_do_not_exist_are_refused(name: str, wrong: int, refu
 
 
 @pytest.mark.parametrize("name", LABEL_LOSSES)
-def test_targets_of_another_kind_are_refused(name: str, refused: Any) -> None:
+def test_targets_of_wrong_shape_or_type_are_refused(name: str, refused: Any) -> None:
     for targets in (torch.rand(6), torch.rand(6, 1, 1), LABELS[:, None], LABELS.int(), LABELS > 0):
         with refused("labels must be (B,", tuple(targets.shape)):
             LABEL_LOSSES[name](targets)
@@ -261,17 +267,17 @@ COMPARED: dict[str, tuple[Tensor, Tensor]] = {
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_one_sample_is_not_compared_with_all(name: str, refused: Any) -> None:
+def test_single_sample_is_not_broadcast(name: str, refused: Any) -> None:
     first, second = COMPARED[name]
     counts = ["(6,", "(1,"] if name != "flow_loss" else []
     with refused(*counts):
         called(name, first, second)
 
 
-def test_flows_and_hints_of_other_shapes_are_refused(refused: Any) -> None:
+def test_flows_and_hints_of_different_shapes_are_refused(refused: Any) -> None:
     with refused("(6, 7)", "(6, 1)", "regressor("):
         losses.hint_loss(FEATURES, ONE)
-    tokens = drawn(6, 5, 3)
+    tokens = random_tensor(6, 5, 3)
     with refused("(6, 5, 3)", "tokens.transpose(1, 2).unsqueeze(3)"):
         losses.flow_matrix(tokens, tokens)
     as_maps = tokens.transpose(1, 2).unsqueeze(3)

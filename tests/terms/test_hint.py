@@ -1,4 +1,4 @@
-"""FitNets' hints: known values, plain loops, and which convolution is built when."""
+"""FitNets' hints: known values, plain loops, and the choice of regressor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def built(guided: Tensor, hint: Tensor, **options: Any) -> Hint:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 7, 2, 5), (3, 1, 1, 1)])
-def test_values_on_the_card(shape: tuple[int, ...]) -> None:
+def test_known_values(shape: tuple[int, ...]) -> None:
     """Zeros against ones: 1/2 for each element, summed; exactly 1 as a mean; C H W / 2 between the two."""
     zeros, ones, elements = torch.zeros(shape), torch.ones(shape), torch.ones(shape)[0].numel()
     paper, mean = (built(zeros, ones, reduction=kind)(*both(zeros, ones), None) for kind in ("paper", "mean"))
@@ -41,7 +41,7 @@ def test_values_on_the_card(shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
-def test_equals_plain_loops_through_its_convolution(reduction: str) -> None:
+def test_equals_plain_loops_with_convolution(reduction: str) -> None:
     guided, hint = features(2, 3, 4, 3), features(2, 5, 3, 3, seed=1)
     term = built(guided, hint, reduction=reduction)
     assert isinstance(term.regressor, nn.Conv2d)
@@ -63,7 +63,7 @@ def test_equals_plain_loops_through_its_convolution(reduction: str) -> None:
 
 @pytest.mark.parametrize("shape", [(4, 3, 4, 4), (4, 7, 1, 2), (4, 6), (1, 2, 2, 2)])
 @pytest.mark.parametrize("scale", [0.01, 1, 30])
-def test_relative_is_one_on_average_where_zero_is_predicted(scale: float, shape: tuple[int, ...]) -> None:
+def test_relative_loss_is_one_on_average_for_zero_prediction(scale: float, shape: tuple[int, ...]) -> None:
     zeros, hint = torch.zeros(shape).double(), scale * features(*shape)
     value = built(zeros, hint, reduction="relative")(*both(zeros, hint), None)
     assert value.shape == shape[:1]
@@ -74,7 +74,7 @@ def test_relative_is_one_on_average_where_zero_is_predicted(scale: float, shape:
 
 
 @pytest.mark.parametrize(("reduction", "factor"), [("relative", 1), ("paper", 100), ("mean", 100)])
-def test_scale_counts_unless_the_loss_is_relative(reduction: str, factor: float) -> None:
+def test_only_relative_loss_is_scale_invariant(reduction: str, factor: float) -> None:
     guided, hint = features(3, 4, 2, 2), features(3, 4, 2, 2, seed=1)
     term = built(guided, hint, reduction=reduction)
     scaled = term(*both(10 * guided, 10 * hint), None)
@@ -102,7 +102,7 @@ def test_a_hint_of_zeros_is_finite_in_value_and_gradient(reduction: str) -> None
         ((4, 8, 3), (4, 8, 5), nn.ConvTranspose2d, (1, 3)),
     ],
 )
-def test_regressor_takes_one_shape_to_the_other(
+def test_regressor_maps_one_shape_to_the_other(
     guided: Shape, hint: Shape, kind: type[nn.Module], kernel: tuple[int, int] | None
 ) -> None:
     module = regressor(guided, hint)
@@ -111,7 +111,7 @@ def test_regressor_takes_one_shape_to_the_other(
     assert module(torch.rand(2, *guided)).shape == (2, *hint)
 
 
-def test_no_convolution_shrinks_one_axis_and_widens_the_other(refused: Any) -> None:
+def test_shrinking_one_axis_and_widening_the_other_is_refused(refused: Any) -> None:
     with refused((4, 8, 2), (4, 4, 4), "name other layers"):
         regressor((4, 8, 2), (4, 4, 4))
 
@@ -135,7 +135,7 @@ def test_a_negative_hint_can_be_reached() -> None:
 @pytest.mark.parametrize(
     ("use", "kind"), [("auto", nn.Identity), ("never", nn.Identity), ("always", nn.Conv2d)], ids=str
 )
-def test_what_is_built_where_the_shapes_agree(use: str, kind: type[nn.Module]) -> None:
+def test_regressor_for_equal_shapes(use: str, kind: type[nn.Module]) -> None:
     maps = features(2, 3, 4, 4), features(2, 3, 4, 4, seed=1)
     term = built(*maps, use_regressor=use)
     assert type(term.regressor) is kind
@@ -148,22 +148,22 @@ def test_what_is_built_where_the_shapes_agree(use: str, kind: type[nn.Module]) -
 
 
 @pytest.mark.parametrize("use", ["auto", "always"])
-def test_what_is_built_where_the_shapes_differ(use: str) -> None:
+def test_regressor_for_different_shapes(use: str) -> None:
     term = built(features(2, 3, 4, 4), features(2, 5, 3, 3), use_regressor=use)
     assert isinstance(term.regressor, nn.Conv2d)
     assert term.regressor.kernel_size == (2, 2)
 
 
-def test_never_a_regressor_where_the_shapes_differ(refused: Any) -> None:
+def test_regressor_never_refuses_different_shapes(refused: Any) -> None:
     with refused("g (3, 4, 4)", "h (5, 4, 4)", "allow a regressor"):
         built(features(2, 3, 4, 4), features(2, 5, 4, 4), use_regressor="never")
 
 
-def test_what_it_reads() -> None:
+def test_roles_of_term() -> None:
     assert (Hint("g", "h").roles, Hint("g", "h").teacher_roles) == (("g",), ("h",))
 
 
-def test_it_is_built_once() -> None:
+def test_second_build_has_no_effect() -> None:
     guided, hint = features(2, 3, 4, 4), features(2, 5, 4, 4)
     term = built(guided, hint)
     before = term.regressor
@@ -171,7 +171,7 @@ def test_it_is_built_once() -> None:
     assert term.regressor is before
 
 
-def test_unbuilt_it_says_so() -> None:
+def test_unbuilt_term_is_an_error() -> None:
     guided, hint = features(2, 3, 4, 4), features(2, 3, 4, 4)
     term = Hint("g", "h")
     term.build(both(guided, hint)[0], None)
@@ -181,7 +181,7 @@ def test_unbuilt_it_says_so() -> None:
 
 
 @pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
-def test_gradient_reaches_the_student_and_the_regressor_and_not_the_teacher(reduction: str) -> None:
+def test_gradient_reaches_student_and_regressor_but_not_teacher(reduction: str) -> None:
     guided, hint = features(2, 3, 4, 4).requires_grad_(), features(2, 5, 4, 4).requires_grad_()
     term = built(guided, hint, reduction=reduction)
     term(*both(guided, hint), None).sum().backward()
@@ -192,7 +192,7 @@ def test_gradient_reaches_the_student_and_the_regressor_and_not_the_teacher(redu
 
 
 @pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
-def test_at_equality_value_and_gradient_are_zero_without_a_regressor(reduction: str) -> None:
+def test_value_and_gradient_are_zero_at_equality_without_regressor(reduction: str) -> None:
     guided = features(2, 3, 4, 4).requires_grad_()
     value = built(guided, guided, reduction=reduction)(*both(guided, guided.detach()), None)
     value.sum().backward()
@@ -211,7 +211,7 @@ def test_gradcheck(hint: tuple[int, ...], reduction: str) -> None:
 
 @pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_features_of_any_precision_pass_through_the_regressor(dtype: torch.dtype, reduction: str) -> None:
+def test_regressor_accepts_any_precision(dtype: torch.dtype, reduction: str) -> None:
     guided, hint = features(2, 3, 4, 4).to(dtype), (300 * features(2, 5, 4, 4)).to(dtype)  # 300^2 is no float16
     term = built(guided, hint, reduction=reduction)
     value = term(*both(guided, hint), None)

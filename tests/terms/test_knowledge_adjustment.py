@@ -1,4 +1,4 @@
-"""Knowledge adjustment: against loops in plain Python, and what it must never do."""
+"""Knowledge adjustment: plain loops in Python and invariants."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def some(samples: int = 200, classes: int = 5) -> tuple[Tensor, Tensor]:
 
 
 def by_hand(probs: Tensor, labels: Tensor, smoothing: float | None = None) -> Tensor:
-    """Swap, or replace where a smoothing is given, sample by sample."""
+    """Swap, or replace if a smoothing is given, for each sample."""
     adjusted = probs.clone()
     for row, y in zip(adjusted, labels.tolist(), strict=True):
         top = row.tolist().index(max(row.tolist()))
@@ -50,13 +50,13 @@ def test_equals_plain_loops(adjust: Adjustment, smoothing: float | None) -> None
 
 
 @ADJUSTMENTS
-def test_a_teacher_that_is_right_is_left_alone(adjust: Adjustment, smoothing: float | None) -> None:
+def test_correct_predictions_are_not_adjusted(adjust: Adjustment, smoothing: float | None) -> None:
     probs, _ = some()
     assert torch.equal(adjust(probs, probs.argmax(1)), probs)
 
 
 @ADJUSTMENTS
-def test_the_label_is_on_top_and_stays_there(adjust: Adjustment, smoothing: float | None) -> None:
+def test_label_has_largest_probability_after_adjustment(adjust: Adjustment, smoothing: float | None) -> None:
     probs, labels = some()
     once = adjust(probs, labels)
     assert torch.equal(once.argmax(1), labels)
@@ -64,7 +64,7 @@ def test_the_label_is_on_top_and_stays_there(adjust: Adjustment, smoothing: floa
     torch.testing.assert_close(once.sum(1), torch.ones(len(once), dtype=torch.float64))
 
 
-def test_a_shift_keeps_the_values() -> None:
+def test_shift_permutes_probabilities() -> None:
     probs, labels = some()
     assert torch.equal(probability_shift(probs, labels).sort(1).values, probs.sort(1).values)
 
@@ -77,7 +77,7 @@ def test_ties_do_not_swap(adjust: Adjustment, smoothing: float | None, label: in
 
 
 @ADJUSTMENTS
-def test_no_label_adjusts_nothing_and_soft_ones_count_as_their_largest(
+def test_missing_labels_adjust_nothing_and_soft_labels_count_as_argmax(
     adjust: Adjustment, smoothing: float | None
 ) -> None:
     probs, labels = some()
@@ -100,9 +100,7 @@ def outputs(seed: int, samples: int = 6, classes: int = 5) -> Outputs:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_term_is_the_divergence_from_the_adjusted_teacher(
-    temperature: float, batch_of: Callable[[Tensor], Batch]
-) -> None:
+def test_term_is_divergence_from_adjusted_teacher(temperature: float, batch_of: Callable[[Tensor], Batch]) -> None:
     student, teacher, labels = outputs(0), outputs(1), torch.tensor([0, 1, 2, 3, 4, -1])
     value = AdjustedSoftTargets(probability_shift, temperature)(student, teacher, batch_of(labels))
     q = by_hand((teacher["logits"] / temperature).softmax(1), labels)
@@ -110,14 +108,14 @@ def test_the_term_is_the_divergence_from_the_adjusted_teacher(
     torch.testing.assert_close(value, temperature**2 * (q * (q / p).log()).sum(1))
 
 
-def test_under_a_teacher_that_is_right_it_is_hintons(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_term_equals_soft_targets_for_correct_teacher(batch_of: Callable[[Tensor], Batch]) -> None:
     student, teacher = outputs(0), outputs(1)
     value = AdjustedSoftTargets()(student, teacher, batch_of(teacher["logits"].argmax(1)))
     torch.testing.assert_close(value, SoftTargets(4.0)(student, teacher, None))
 
 
-def test_it_reads_the_classes_alone_whatever_the_output_more_says(batch_of: Callable[[Tensor], Batch]) -> None:
-    """T^2 (p - q) / T on m logits, and none on the output more."""
+def test_term_ignores_abstention_output(batch_of: Callable[[Tensor], Batch]) -> None:
+    """The gradient is T^2 (p - q) / T on m logits and 0 on the abstention output."""
     student, teacher = outputs(0), outputs(1)
     labels = teacher["logits"].argmax(1)
     logits = student["logits"].clone().requires_grad_()
@@ -130,8 +128,8 @@ def test_it_reads_the_classes_alone_whatever_the_output_more_says(batch_of: Call
     torch.testing.assert_close(logits.grad, 4 * gap)
 
 
-def test_several_teachers_are_averaged_before_they_are_adjusted(batch_of: Callable[[Tensor], Batch]) -> None:
-    """Each is sure of another class, the label is a third: their mean is what is swapped."""
+def test_teachers_are_averaged_before_adjustment(batch_of: Callable[[Tensor], Batch]) -> None:
+    """Two teachers are confident of different classes, and the label is a third: the swap applies to their mean."""
     one, other = torch.tensor([[8.0, 0.0, 2.0]]), torch.tensor([[0.0, 7.0, 2.0]])
     together = Outputs.ensemble((Outputs(one), Outputs(other)))
     labels = torch.tensor([2])
@@ -140,7 +138,7 @@ def test_several_teachers_are_averaged_before_they_are_adjusted(batch_of: Callab
     assert value.item() == pytest.approx(float((q * q.log()).sum()) + math.log(3), abs=1e-5)
 
 
-def test_no_gradient_reaches_the_teacher_and_far_out_logits_stay_finite(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_no_gradient_reaches_teacher_and_extreme_logits_are_finite(batch_of: Callable[[Tensor], Batch]) -> None:
     teacher = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
     student = torch.tensor([[-1e4, 1e4, 0.0]], requires_grad=True)
     value = AdjustedSoftTargets(temperature=1.0)(Outputs(student), Outputs(teacher), batch_of(torch.tensor([1])))
@@ -152,24 +150,24 @@ def test_no_gradient_reaches_the_teacher_and_far_out_logits_stay_finite(batch_of
 
 
 @pytest.mark.parametrize("temperature", [0, -1, math.inf, math.nan])
-def test_temperatures_that_cannot_be(temperature: float) -> None:
+def test_invalid_temperatures_are_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="temperature"):
         AdjustedSoftTargets(temperature=temperature)
 
 
-def test_it_needs_a_teacher_and_labels(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_teacher_and_labels_are_required(batch_of: Callable[[Tensor], Batch]) -> None:
     with pytest.raises(ValueError, match="teacher"):
         AdjustedSoftTargets()(outputs(0), None, batch_of(torch.zeros(6).long()))
     with pytest.raises(ValueError, match="labels"):
         AdjustedSoftTargets()(outputs(0), outputs(1), None)
 
 
-def test_what_public_code_computes_is_no_divergence(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_public_code_does_not_compute_a_divergence(batch_of: Callable[[Tensor], Batch]) -> None:
     """KD_Lib calls KLDivLoss(softmax(v / T), softmax(z / T)): arguments swapped and no logarithms; below 0 at z = v."""
     teacher = outputs(1)
     labels = teacher["logits"].argmax(1)
     q = (teacher["logits"] / 4).softmax(1)
-    theirs = torch.nn.functional.kl_div(q, q, reduction="none").sum(1)
-    ours = AdjustedSoftTargets()(teacher, teacher, batch_of(labels))
-    assert (theirs < -0.1).all()
-    torch.testing.assert_close(ours, torch.zeros_like(ours))
+    public_value = torch.nn.functional.kl_div(q, q, reduction="none").sum(1)
+    value = AdjustedSoftTargets()(teacher, teacher, batch_of(labels))
+    assert (public_value < -0.1).all()
+    torch.testing.assert_close(value, torch.zeros_like(value))

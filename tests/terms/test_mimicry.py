@@ -1,4 +1,4 @@
-"""Deep mutual learning: known values, the direction, and how it differs from matching the peers' mean."""
+"""Deep mutual learning: known values, the direction of the divergence, and the difference to the peers' mean."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def kl(target: list[float], other: list[float]) -> float:
     [(Z1, Z2, 0.693147, 0.130812, 0.823959), (Z2, Z1, 0.287682, 0.143841, 0.431523)],
     ids=["net 1", "net 2"],
 )
-def test_values_on_the_card(
+def test_known_values(
     net: Tensor, peer: Tensor, label: float, mimicry: float, total: float, batch_of: Callable[[Tensor], Batch]
 ) -> None:
     ce = CrossEntropy()(Outputs(net), None, batch_of(torch.tensor([0])))
@@ -41,18 +41,18 @@ def test_identical_peers_count_as_one() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1, 3])
-def test_is_the_mean_over_peers_and_soft_targets_the_divergence_from_their_mean(temperature: float) -> None:
+def test_mimicry_is_mean_over_peers_unlike_soft_targets_of_their_mean(temperature: float) -> None:
     torch.manual_seed(0)
     student, *peers = (2 * torch.randn(4, 5, 6, dtype=torch.float64)).unbind()
     cohort = Outputs.ensemble(tuple(map(Outputs, peers)))
-    each, ensemble = [], []
+    per_peer, ensemble = [], []
     for sample in range(5):
         p = (student[sample] / temperature).softmax(0).tolist()
         q = [(peer[sample] / temperature).softmax(0).tolist() for peer in peers]
-        each.append(temperature**2 * sum(kl(one, p) for one in q) / 3)
+        per_peer.append(temperature**2 * sum(kl(one, p) for one in q) / 3)
         ensemble.append(temperature**2 * kl([sum(column) / 3 for column in zip(*q, strict=True)], p))
     dml, dml_e = (term(temperature)(Outputs(student), cohort, None) for term in (Mimicry, SoftTargets))
-    assert dml.tolist() == pytest.approx(each)
+    assert dml.tolist() == pytest.approx(per_peer)
     assert dml_e.tolist() == pytest.approx(ensemble)
     assert (dml > dml_e + 1e-2).all()  # by Jensen's inequality
 
@@ -65,6 +65,6 @@ def test_no_gradient_reaches_any_peer() -> None:
     assert [peer.grad for peer in peers] == [None, None]
 
 
-def test_without_a_temperature_it_is_one() -> None:
+def test_default_temperature_is_one() -> None:
     value = Mimicry()(Outputs(Z1), Outputs(Z2), None)
     assert torch.equal(value, SoftTargets(1)(Outputs(Z1), Outputs(Z2), None))

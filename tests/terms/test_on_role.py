@@ -1,4 +1,4 @@
-"""A term asked of another output of the student."""
+"""A term applied to another output of the student."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def logits(seed: int) -> Tensor:
 
 
 class Watched(Term):
-    """Keeps what it is given, has a parameter, and reads one more role of the teacher."""
+    """Records its arguments, has a parameter, and reads another role of the teacher."""
 
     teacher_roles = ("logits", "embedding")
 
@@ -38,7 +38,7 @@ class Watched(Term):
         return self.scale * student["logits"].sum(1)
 
 
-def test_it_reads_its_role_of_the_student_and_of_the_teacher_what_its_term_reads() -> None:
+def test_roles_are_its_own_and_teacher_roles_those_of_term() -> None:
     assert (OnRole("branch", SoftTargets()).roles, OnRole("branch", SoftTargets()).teacher_roles) == (
         ("branch",),
         ("logits",),
@@ -47,7 +47,7 @@ def test_it_reads_its_role_of_the_student_and_of_the_teacher_what_its_term_reads
     assert OnRole("branch", Watched()).teacher_roles == ("logits", "embedding")
 
 
-def test_the_branch_takes_the_place_of_the_logits(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_branch_replaces_logits(batch_of: Callable[[Tensor], Batch]) -> None:
     student, teacher = Outputs(logits(0), {"branch": logits(1)}), Outputs(logits(2), {"branch": logits(3)})
     kd = OnRole("branch", SoftTargets(3))(student, teacher, None)
     assert torch.equal(kd, soft_targets(logits(1), logits(2), 3))
@@ -56,12 +56,12 @@ def test_the_branch_takes_the_place_of_the_logits(batch_of: Callable[[Tensor], B
     assert torch.equal(ce, cross_entropy(logits(1), labels))
 
 
-def test_the_student_may_have_been_stopped_before_its_logits() -> None:
+def test_student_logits_may_be_missing() -> None:
     value = OnRole("branch", SoftTargets())(Outputs(None, {"branch": logits(1)}), Outputs(logits(2)), None)
     assert torch.equal(value, soft_targets(logits(1), logits(2)))
 
 
-def test_its_term_is_built_and_called_on_the_branch_with_teacher_and_batch_as_they_are(
+def test_inner_term_gets_branch_teacher_and_batch(
     batch_of: Callable[[Tensor], Batch],
 ) -> None:
     inner = Watched()
@@ -76,20 +76,22 @@ def test_its_term_is_built_and_called_on_the_branch_with_teacher_and_batch_as_th
     assert at_call[2] is batch
 
 
-def test_parameters_of_its_term_are_its_own() -> None:
+def test_parameters_of_inner_term_are_registered() -> None:
     inner = Watched()
     assert list(OnRole("branch", inner).parameters()) == [inner.scale]
 
 
-def test_gradient_reaches_the_branch_and_not_the_logits_and_never_the_teacher() -> None:
-    ours, branch, theirs = (logits(seed).requires_grad_() for seed in range(3))
-    OnRole("branch", SoftTargets())(Outputs(ours, {"branch": branch}), Outputs(theirs), None).sum().backward()
+def test_gradient_reaches_branch_only() -> None:
+    student_logits, branch, teacher_logits = (logits(seed).requires_grad_() for seed in range(3))
+    OnRole("branch", SoftTargets())(
+        Outputs(student_logits, {"branch": branch}), Outputs(teacher_logits), None
+    ).sum().backward()
     assert branch.grad is not None
     assert branch.grad.abs().max() > 0
-    assert (ours.grad, theirs.grad) == (None, None)
+    assert (student_logits.grad, teacher_logits.grad) == (None, None)
 
 
-def test_zero_where_the_branch_equals_the_teacher() -> None:
+def test_zero_if_branch_equals_teacher() -> None:
     branch = logits(1).requires_grad_()
     value = OnRole("branch", SoftTargets())(Outputs(logits(0), {"branch": branch}), Outputs(logits(1)), None)
     value.sum().backward()
@@ -98,17 +100,17 @@ def test_zero_where_the_branch_equals_the_teacher() -> None:
     assert branch.grad.abs().max() < 1e-12  # T (p - q), of rounded p and q
 
 
-def test_without_that_role_it_says_so(refused: Any) -> None:
+def test_missing_role_is_an_error(refused: Any) -> None:
     with refused("no 'branch'", "logits"):
         OnRole("branch", SoftTargets())(Outputs(logits(0)), Outputs(logits(1)), None)
 
 
-def test_a_term_that_is_not_about_logits_finds_nothing_there(refused: Any) -> None:
+def test_term_of_other_roles_is_an_error(refused: Any) -> None:
     features = Outputs(None, {"branch": logits(0), "stage1": torch.zeros(3, 2, 2, 2)})
     with refused("no 'stage1'"):
         OnRole("branch", Hint("stage1", "stage1")).build(features, features)
 
 
-def test_without_a_teacher_its_term_says_so() -> None:
+def test_missing_teacher_is_an_error() -> None:
     with pytest.raises(ValueError, match="SoftTargets needs a teacher"):
         OnRole("branch", SoftTargets())(Outputs(None, {"branch": logits(0)}), None, None)

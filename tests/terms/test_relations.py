@@ -32,17 +32,17 @@ def huber(a: float, b: float) -> float:
     return 0.5 * (a - b) ** 2 if abs(a - b) <= 1 else abs(a - b) - 0.5
 
 
-def distances_by_hand(given: Tensor) -> list[list[float]]:
-    rows = given.flatten(1).tolist()
-    found = [[math.dist(one, other) for other in rows] for one in rows]
-    nonzero = [d for row in found for d in row if d > 0]
+def distances_by_hand(inputs: Tensor) -> list[list[float]]:
+    rows = inputs.flatten(1).tolist()
+    result = [[math.dist(one, other) for other in rows] for one in rows]
+    nonzero = [d for row in result for d in row if d > 0]
     mean = sum(nonzero) / len(nonzero)
-    return [[d / mean for d in row] for row in found]
+    return [[d / mean for d in row] for row in result]
 
 
 def distance_by_hand(student: Tensor, teacher: Tensor) -> float:
-    n, ours, theirs = len(student), distances_by_hand(student), distances_by_hand(teacher)
-    return sum(huber(ours[i][j], theirs[i][j]) for i, j in product(range(n), repeat=2)) / n**2
+    n, student_shape, teacher_shape = len(student), distances_by_hand(student), distances_by_hand(teacher)
+    return sum(huber(student_shape[i][j], teacher_shape[i][j]) for i, j in product(range(n), repeat=2)) / n**2
 
 
 def cosine_by_hand(rows: list[list[float]], i: int, j: int, k: int) -> float:
@@ -52,10 +52,12 @@ def cosine_by_hand(rows: list[list[float]], i: int, j: int, k: int) -> float:
 
 
 def angles_by_hand(student: Tensor, teacher: Tensor, at: int | None = None) -> float:
-    ours, theirs = student.flatten(1).tolist(), teacher.flatten(1).tolist()
-    n = len(ours)
+    student_shape, teacher_shape = student.flatten(1).tolist(), teacher.flatten(1).tolist()
+    n = len(student_shape)
     triplets = [(i, j, k) for i, j, k in product(range(n), repeat=3) if at in (None, j)]
-    return sum(huber(cosine_by_hand(ours, *t), cosine_by_hand(theirs, *t)) for t in triplets) / len(triplets)
+    return sum(huber(cosine_by_hand(student_shape, *t), cosine_by_hand(teacher_shape, *t)) for t in triplets) / len(
+        triplets
+    )
 
 
 def gradient(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:
@@ -68,55 +70,55 @@ def gradient(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:
 # --- values
 
 
-def test_relative_distances_on_the_card() -> None:
+def test_known_relative_distances() -> None:
     near, far = 0.878680, 1.242641
-    ours = torch.tensor([[0, near, near], [near, 0, far], [near, far, 0]]).double()
-    torch.testing.assert_close(relative_distances(S), ours, atol=1e-6, rtol=0)
-    theirs = torch.tensor([[0, 0.5, 1.5], [0.5, 0, 1.0], [1.5, 1.0, 0]]).double()
-    torch.testing.assert_close(relative_distances(T), theirs)
+    student_shape = torch.tensor([[0, near, near], [near, 0, far], [near, far, 0]]).double()
+    torch.testing.assert_close(relative_distances(S), student_shape, atol=1e-6, rtol=0)
+    teacher_shape = torch.tensor([[0, 0.5, 1.5], [0.5, 0, 1.0], [1.5, 1.0, 0]]).double()
+    torch.testing.assert_close(relative_distances(T), teacher_shape)
 
 
-def test_distance_loss_on_the_card() -> None:
+def test_known_distance_loss() -> None:
     value = distance_relations(S, T)
     assert value.item() == pytest.approx(0.0653680, abs=1e-7)
     assert value.item() * 9 / 6 == pytest.approx(0.0980520, abs=1e-7)  # over true pairs
     assert value.shape == ()
 
 
-def test_angle_loss_on_the_card() -> None:
+def test_known_angle_loss() -> None:
     value = angle_relations(S, T)
     assert value.item() == pytest.approx(3.5 / 27, abs=1e-12)
     assert value.item() * 27 / 6 == pytest.approx(0.583333, abs=1e-6)  # over distinct triplets
     assert value.shape == ()
 
 
-def test_the_vertex_is_the_middle_one() -> None:
+def test_angle_is_at_the_middle_sample() -> None:
     """A right angle at the origin and two of 45 degrees; a direction with itself has a cosine of 1."""
-    found = cosines(S, torch.arange(3))
+    result = cosines(S, torch.arange(3))
     diagonal = 1 / math.sqrt(2)
     expected = [
         [[0, 0, 0], [0, 1, 0], [0, 0, 1]],
         [[1, 0, diagonal], [0, 0, 0], [diagonal, 0, 1]],
         [[1, diagonal, 0], [diagonal, 1, 0], [0, 0, 0]],
     ]
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
-    torch.testing.assert_close(cosines(S, torch.tensor([2, 0])), found[[2, 0]])
+    torch.testing.assert_close(result, torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(cosines(S, torch.tensor([2, 0])), result[[2, 0]])
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("student_shape", "teacher_shape"),
     [((4, 3), (4, 3)), ((5, 2), (5, 7)), ((6, 1), (6, 4)), ((4, 2, 2, 1), (4, 3))],
     ids=str,
 )
-def test_equal_plain_loops_whatever_the_widths(ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
-    student, teacher = points(*ours), points(*theirs, seed=1)
+def test_equal_plain_loops_for_different_widths(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> None:
+    student, teacher = points(*student_shape), points(*teacher_shape, seed=1)
     expected = distance_by_hand(student, teacher), angles_by_hand(student, teacher)
     assert distance_relations(student, teacher).item() == pytest.approx(expected[0], rel=1e-12)
     assert angle_relations(student, teacher).item() == pytest.approx(expected[1], rel=1e-12)
 
 
 def test_large_differences_count_linearly() -> None:
-    """One far point on one side: a relative distance is out by more than 1, where the square would be another value."""
+    """A far point on one side makes a relative distance differ by more than 1, where Huber's loss is linear."""
     student, teacher = points(6, 3), points(6, 3, seed=1)
     student[0] *= 50
     gap = torch.tensor(distances_by_hand(student)) - torch.tensor(distances_by_hand(teacher))
@@ -126,19 +128,19 @@ def test_large_differences_count_linearly() -> None:
     assert angle_relations(*flipped).item() == pytest.approx(4 * 1.5 / 27)  # cosines of 1 and -1 change places
 
 
-def test_the_mean_runs_over_the_distances_that_are_not_zero() -> None:
+def test_mean_distance_excludes_zeros() -> None:
     """Two pairs of equal points: 8 of the 16 distances are 3."""
-    given = torch.tensor([[0.0], [0], [3], [3]]).double()
+    inputs = torch.tensor([[0.0], [0], [3], [3]]).double()
     expected = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]).double()
-    torch.testing.assert_close(relative_distances(given), expected)
+    torch.testing.assert_close(relative_distances(inputs), expected)
 
 
 # --- what changes them, and what does not
 
 
-def turned(given: Tensor) -> Tensor:
-    rotation: Tensor = torch.linalg.qr(points(given.shape[1], given.shape[1], seed=9)).Q
-    return given @ rotation
+def turned(inputs: Tensor) -> Tensor:
+    rotation: Tensor = torch.linalg.qr(points(inputs.shape[1], inputs.shape[1], seed=9)).Q
+    return inputs @ rotation
 
 
 @both_losses
@@ -155,7 +157,7 @@ def turned(given: Tensor) -> Tensor:
     ],
     ids=["moved", "moved unevenly", "turned", "mirrored", "shrunk", "scaled", "embedded in more dimensions"],
 )
-def test_what_changes_nothing(change: Callable[[Tensor], Tensor], loss: Loss) -> None:
+def test_invariances(change: Callable[[Tensor], Tensor], loss: Loss) -> None:
     student, teacher = points(5, 4), points(5, 4, seed=1)
     value = loss(student, teacher)
     torch.testing.assert_close(loss(change(student), teacher), value)
@@ -169,13 +171,13 @@ def test_what_changes_nothing(change: Callable[[Tensor], Tensor], loss: Loss) ->
     [lambda e: torch.cat([3 * e[:1], e[1:]]), F.normalize, lambda e: e * torch.tensor([5, 1, 1, 1])],
     ids=["one sample scaled", "each sample normalised", "one axis stretched"],
 )
-def test_what_does_change_it(change: Callable[[Tensor], Tensor], loss: Loss) -> None:
+def test_what_it_is_not_invariant_to(change: Callable[[Tensor], Tensor], loss: Loss) -> None:
     student = points(5, 4)
     assert loss(change(student), student) > 1e-3
 
 
 @both_losses
-def test_the_order_of_the_samples_changes_nothing_if_it_is_the_same_on_both_sides(loss: Loss) -> None:
+def test_invariant_to_common_permutation_of_samples(loss: Loss) -> None:
     student, teacher, order = points(5, 4), points(5, 4, seed=1), torch.tensor([2, 0, 4, 3, 1])
     torch.testing.assert_close(loss(student[order], teacher[order]), loss(student, teacher))
     assert not torch.allclose(loss(student[order], teacher), loss(student, teacher), rtol=1e-2)
@@ -191,13 +193,13 @@ def test_gradcheck(loss: Loss) -> None:
 
 
 @both_losses
-def test_the_gradient_is_orthogonal_to_scaling_and_to_moving(loss: Loss) -> None:
-    """With a mean distance that is detached the first would fail."""
+def test_gradient_is_orthogonal_to_scaling_and_translation(loss: Loss) -> None:
+    """With a detached mean distance, the gradient would not be orthogonal to scaling."""
     student = points(5, 4)
-    found = gradient(loss, student, points(5, 4, seed=1))
-    assert found.norm() > 1e-3
-    assert (found * (student - student.mean(0))).sum().item() == pytest.approx(0, abs=1e-12)
-    assert found.sum(0).abs().max() < 1e-12
+    result = gradient(loss, student, points(5, 4, seed=1))
+    assert result.norm() > 1e-3
+    assert (result * (student - student.mean(0))).sum().item() == pytest.approx(0, abs=1e-12)
+    assert result.sum(0).abs().max() < 1e-12
 
 
 @both_losses
@@ -208,7 +210,7 @@ def test_no_gradient_reaches_the_teacher(loss: Loss) -> None:
 
 
 @both_losses
-def test_at_equality_value_and_gradient_are_zero(loss: Loss) -> None:
+def test_value_and_gradient_are_zero_at_equality(loss: Loss) -> None:
     student = points(5, 4)
     assert loss(student, student).item() == 0
     assert gradient(loss, student, student).abs().max() == 0
@@ -217,38 +219,38 @@ def test_at_equality_value_and_gradient_are_zero(loss: Loss) -> None:
 @both_losses
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gap", [0, 1e-7])
-def test_a_pair_of_equal_samples_leaves_the_gradient_bounded(gap: float, dtype: torch.dtype, loss: Loss) -> None:
+def test_gradient_is_bounded_for_equal_samples(gap: float, dtype: torch.dtype, loss: Loss) -> None:
     """``F.normalize`` of a zero difference gives a gradient of 1e11."""
     student, teacher = points(5, 4).to(dtype), points(5, 4, seed=1).to(dtype)
     student[1] = student[3] + gap
-    found = gradient(loss, student, teacher)
+    result = gradient(loss, student, teacher)
     assert loss(student, teacher).isfinite()
-    assert found.isfinite().all()
-    assert 1e-4 < found.abs().max() < 1e3
+    assert result.isfinite().all()
+    assert 1e-4 < result.abs().max() < 1e3
 
 
 @both_losses
 @pytest.mark.parametrize("dead", ["student", "teacher", "both"])
-def test_several_dead_samples_leave_the_gradient_bounded(dead: str, loss: Loss) -> None:
+def test_gradient_is_bounded_for_several_zero_embeddings(dead: str, loss: Loss) -> None:
     student, teacher = points(5, 4), points(5, 4, seed=1)
     for side, name in ((student, "teacher"), (teacher, "student")):
         if dead != name:
             side[[0, 2, 3]] = 0
-    found = gradient(loss, student, teacher)
+    result = gradient(loss, student, teacher)
     assert loss(student, teacher).isfinite()
-    assert found.isfinite().all()
-    assert found.abs().max() < 1e3
+    assert result.isfinite().all()
+    assert result.abs().max() < 1e3
 
 
 @both_losses
 @pytest.mark.parametrize("dead", ["student", "teacher", "both"])
-def test_where_all_samples_coincide_value_and_gradient_are_finite(dead: str, loss: Loss) -> None:
+def test_value_and_gradient_are_finite_if_all_samples_coincide(dead: str, loss: Loss) -> None:
     student = torch.zeros(4, 3) if dead != "teacher" else points(4, 3).float()
     teacher = torch.ones(4, 3) if dead != "student" else points(4, 3, seed=1).float()
-    found = gradient(loss, student, teacher)
+    result = gradient(loss, student, teacher)
     assert loss(student, teacher).isfinite()
-    assert found.isfinite().all()
-    assert found.abs().max() < (1e3 if dead == "teacher" else 1e-12)
+    assert result.isfinite().all()
+    assert result.abs().max() < (1e3 if dead == "teacher" else 1e-12)
 
 
 def test_degenerate_triplets_count_with_a_cosine_of_zero() -> None:
@@ -263,8 +265,8 @@ def test_degenerate_triplets_count_with_a_cosine_of_zero() -> None:
 
 @both_losses
 @pytest.mark.parametrize("samples", [1, 2])
-def test_fewer_than_three_samples_have_no_relations_to_compare(samples: int, loss: Loss) -> None:
-    """Of two, the one distance is the mean, and the one angle is none."""
+def test_loss_is_zero_for_fewer_than_three_samples(samples: int, loss: Loss) -> None:
+    """With two samples, the only distance is the mean, and there is no angle."""
     student, teacher = points(samples, 4), points(samples, 3, seed=1)
     assert loss(student, teacher).item() == pytest.approx(0, abs=1e-16)
     assert gradient(loss, student, teacher).abs().max() < 1e-12
@@ -273,7 +275,7 @@ def test_fewer_than_three_samples_have_no_relations_to_compare(samples: int, los
 @both_losses
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(half: torch.dtype, loss: Loss) -> None:
-    """Squares of 300 are more than a float16 can hold."""
+    """The square of 300 overflows in float16."""
     student, teacher = (300 * points(5, 4)).to(half), points(5, 3, seed=1).to(half)
     value = loss(student, teacher)
     assert value.dtype == torch.float32
@@ -282,15 +284,15 @@ def test_half_precision_is_computed_in_float32(half: torch.dtype, loss: Loss) ->
 
 
 @pytest.mark.parametrize("samples", [8, 40])  # torch.cdist goes over to matrix products at 25
-def test_small_distances_far_from_the_origin_keep_their_precision(samples: int) -> None:
-    """From the Gram matrix in float32 they would be noise."""
+def test_small_distances_far_from_origin_are_precise(samples: int) -> None:
+    """Distances from a float32 Gram matrix would be noise."""
     student, teacher = (100 + 0.01 * points(samples, 4)).float(), points(samples, 4, seed=1)
     expected = distance_by_hand(student.double(), teacher)
     assert distance_relations(student, teacher.float()).item() == pytest.approx(expected, rel=1e-4)
 
 
 @both_losses
-def test_what_is_not_a_number_is_not_hidden(loss: Loss) -> None:
+def test_nan_is_not_hidden(loss: Loss) -> None:
     student = points(4, 6)
     student[1, 2] = float("nan")
     assert loss(student, points(4, 6, seed=1)).isnan()
@@ -299,42 +301,42 @@ def test_what_is_not_a_number_is_not_hidden(loss: Loss) -> None:
 # --- a part of the angles
 
 
-@pytest.mark.parametrize("most", [125, 126, 10**6])
-def test_all_angles_are_compared_unless_there_are_too_many(most: int) -> None:
+@pytest.mark.parametrize("maximum", [125, 126, 10**6])
+def test_all_angles_are_compared_up_to_the_maximum(maximum: int) -> None:
     student, teacher = points(5, 3), points(5, 3, seed=1)
     before = torch.get_rng_state()
-    assert torch.equal(angle_relations(student, teacher, most), angle_relations(student, teacher))
+    assert torch.equal(angle_relations(student, teacher, maximum), angle_relations(student, teacher))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(("most", "vertices"), [(1, 1), (25, 1), (49, 1), (50, 2), (124, 4)])
-def test_above_it_a_random_part_of_the_vertices_stands_for_all(most: int, vertices: int) -> None:
-    """Each set of so many vertices comes up, and the mean over the sets is the loss itself."""
+@pytest.mark.parametrize(("maximum", "vertices"), [(1, 1), (25, 1), (49, 1), (50, 2), (124, 4)])
+def test_random_vertices_are_used_above_the_maximum(maximum: int, vertices: int) -> None:
+    """Every set of vertices occurs, and the mean over the sets is the loss."""
     student, teacher = points(5, 3), points(5, 3, seed=1)
     of_each = [angles_by_hand(student, teacher, at=j) for j in range(5)]
-    sets = [sum(each) / vertices for each in combinations(of_each, vertices)]
+    sets = [sum(subset) / vertices for subset in combinations(of_each, vertices)]
     torch.manual_seed(0)
-    drawn = [angle_relations(student, teacher, most).item() for _ in range(400)]
-    assert {round(value, 9) for value in drawn} == {round(value, 9) for value in sets}
+    losses = [angle_relations(student, teacher, maximum).item() for _ in range(400)]
+    assert {round(value, 9) for value in losses} == {round(value, 9) for value in sets}
     whole = angle_relations(student, teacher).item()
     assert sum(sets) / len(sets) == pytest.approx(whole, rel=1e-12)
-    error = torch.tensor(sets).std(correction=0).item() / math.sqrt(len(drawn))
-    assert sum(drawn) / len(drawn) == pytest.approx(whole, abs=4 * error)
+    error = torch.tensor(sets).std(correction=0).item() / math.sqrt(len(losses))
+    assert sum(losses) / len(losses) == pytest.approx(whole, abs=4 * error)
 
 
-def test_both_sides_are_seen_from_the_same_vertices_also_then() -> None:
+def test_both_sides_use_the_same_random_vertices() -> None:
     student = points(5, 3)
     assert [angle_relations(student, student, 50).item() for _ in range(20)] == [0] * 20
 
 
-def test_gradient_of_a_part_of_the_angles() -> None:
-    """It may reach every sample, those that are no vertex too."""
+def test_gradient_of_a_subset_of_angles() -> None:
+    """The gradient may reach every sample, also those that are not a vertex."""
     torch.manual_seed(0)
-    found = gradient(lambda s, t: angle_relations(s, t, 25), points(5, 3), points(5, 3, seed=1))
-    assert (found.norm(dim=1) > 1e-6).all()
+    result = gradient(lambda s, t: angle_relations(s, t, 25), points(5, 3), points(5, 3, seed=1))
+    assert (result.norm(dim=1) > 1e-6).all()
 
 
-def test_a_batch_of_256_is_compared_as_a_whole() -> None:
+def test_batch_of_256_is_compared_completely() -> None:
     assert MAX_ANGLES == 256**3
 
 
@@ -344,7 +346,7 @@ def test_a_batch_of_256_is_compared_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("term", "loss"), [(DistanceRelations(), distance_relations), (AngleRelations(), angle_relations)]
 )
-def test_the_terms_are_about_the_embeddings(term: DistanceRelations | AngleRelations, loss: Loss, refused: Any) -> None:
+def test_terms_read_embeddings(term: DistanceRelations | AngleRelations, loss: Loss, refused: Any) -> None:
     assert (term.roles, term.teacher_roles) == (("embedding",), ("embedding",))
     assert list(term.parameters()) == []
     student, teacher = points(5, 4), points(5, 7, seed=1)

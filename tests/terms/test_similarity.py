@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: a known value, its invariances and what it must not be invariant to."""
+"""Similarity-preserving distillation: a known value, invariances, and what it must not be invariant to."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tutelage.models.outputs import Outputs
 from tutelage.terms import SimilarityPreserving
 from tutelage.terms.similarity import similarities
 
-EYE, SAME = torch.eye(2).double(), torch.tensor([[1.0, 0], [1, 0]]).double()
+EYE, EQUAL_ROWS = torch.eye(2).double(), torch.tensor([[1.0, 0], [1, 0]]).double()
 
 
 def features(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def rows_by_hand(given: Tensor) -> list[list[float]]:
-    flat = given.flatten(1).tolist()
+def rows_by_hand(inputs: Tensor) -> list[list[float]]:
+    flat = inputs.flatten(1).tolist()
     rows = []
     for one in flat:
         row = [sum(a * b for a, b in zip(one, other, strict=True)) for other in flat]
@@ -34,41 +34,41 @@ def rows_by_hand(given: Tensor) -> list[list[float]]:
 
 
 def by_hand(student: Tensor, teacher: Tensor) -> float:
-    b, ours, theirs = len(student), rows_by_hand(student), rows_by_hand(teacher)
-    return sum((ours[i][j] - theirs[i][j]) ** 2 for i in range(b) for j in range(b)) / b**2
+    b, student_shape, teacher_shape = len(student), rows_by_hand(student), rows_by_hand(teacher)
+    return sum((student_shape[i][j] - teacher_shape[i][j]) ** 2 for i in range(b) for j in range(b)) / b**2
 
 
-def turned(given: Tensor) -> Tensor:
-    """Each sample's flat features by one orthogonal matrix."""
-    rotation: Tensor = torch.linalg.qr(features(given[0].numel(), given[0].numel(), seed=9)).Q
-    return (given.flatten(1) @ rotation).view_as(given)
+def turned(inputs: Tensor) -> Tensor:
+    """Multiply each sample's flat features by one orthogonal matrix."""
+    rotation: Tensor = torch.linalg.qr(features(inputs[0].numel(), inputs[0].numel(), seed=9)).Q
+    return (inputs.flatten(1) @ rotation).view_as(inputs)
 
 
-def test_value_on_the_card() -> None:
+def test_known_value() -> None:
     """A norm of the whole matrix would give 0.146447, a sum without 1/b^2 1.171573."""
-    value = similarity_preserving(SAME, EYE)
+    value = similarity_preserving(EQUAL_ROWS, EYE)
     assert value.item() == pytest.approx(1 - 1 / math.sqrt(2), abs=1e-12)
     assert value.item() * 4 == pytest.approx(1.171573, abs=1e-6)
     assert value.shape == ()
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("student_shape", "teacher_shape"),
     [((4, 3, 2, 2), (4, 3, 2, 2)), ((5, 3, 2, 3), (5, 7, 4, 1)), ((2, 4), (2, 3, 2, 2)), ((3, 1), (3, 6))],
     ids=str,
 )
-def test_equals_plain_loops_and_the_shapes_may_differ_but_for_the_batch(
-    ours: tuple[int, ...], theirs: tuple[int, ...]
+def test_equals_plain_loops_for_different_shapes(
+    student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]
 ) -> None:
-    student, teacher = features(*ours), features(*theirs, seed=1)
+    student, teacher = features(*student_shape), features(*teacher_shape, seed=1)
     assert similarity_preserving(student, teacher).item() == pytest.approx(by_hand(student, teacher), rel=1e-12)
 
 
-def test_each_row_has_length_one_and_the_matrix_is_not_symmetric() -> None:
-    found = similarities(features(4, 3, 2, 2))
-    assert found.shape == (4, 4)
-    torch.testing.assert_close(found.norm(dim=1), torch.ones(4).double())
-    assert not torch.allclose(found, found.T, rtol=1e-2)
+def test_rows_have_unit_length_and_matrix_is_not_symmetric() -> None:
+    result = similarities(features(4, 3, 2, 2))
+    assert result.shape == (4, 4)
+    torch.testing.assert_close(result.norm(dim=1), torch.ones(4).double())
+    assert not torch.allclose(result, result.T, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_each_row_has_length_one_and_the_matrix_is_not_symmetric() -> None:
     [lambda q: 1e-3 * q, lambda q: 1e3 * q, lambda q: -q, turned, lambda q: q.repeat(1, 3, 1, 1)],
     ids=["shrunk", "scaled", "sign flipped", "turned", "channels repeated"],
 )
-def test_what_changes_nothing(change: Callable[[Tensor], Tensor]) -> None:
+def test_invariances(change: Callable[[Tensor], Tensor]) -> None:
     student, teacher = features(4, 3, 2, 2), features(4, 3, 2, 2, seed=1)
     value = similarity_preserving(student, teacher)
     torch.testing.assert_close(similarity_preserving(change(student), teacher), value)
@@ -84,7 +84,7 @@ def test_what_changes_nothing(change: Callable[[Tensor], Tensor]) -> None:
     assert similarity_preserving(change(student), student).item() == pytest.approx(0, abs=1e-24)
 
 
-def test_the_order_of_the_samples_changes_nothing_if_it_is_the_same_on_both_sides() -> None:
+def test_invariant_to_common_permutation_of_samples() -> None:
     student, teacher, order = features(4, 3, 2, 2), features(4, 3, 2, 2, seed=1), torch.tensor([2, 0, 3, 1])
     value = similarity_preserving(student, teacher)
     torch.testing.assert_close(similarity_preserving(student[order], teacher[order]), value)
@@ -96,13 +96,13 @@ def test_the_order_of_the_samples_changes_nothing_if_it_is_the_same_on_both_side
     [lambda q: torch.cat([3 * q[:1], q[1:]]), lambda q: q + 1, lambda q: F.normalize(q.flatten(1))],
     ids=["one sample scaled", "moved", "each sample normalised"],
 )
-def test_what_does_change_it(change: Callable[[Tensor], Tensor]) -> None:
-    """Similarities are inner products and not cosines, of which one sample's scale would be no part."""
+def test_what_it_is_not_invariant_to(change: Callable[[Tensor], Tensor]) -> None:
+    """Similarities are inner products, not cosines, which would not depend on the scale of one sample."""
     student = features(4, 3, 2, 2)
     assert similarity_preserving(change(student), student) > 1e-3
 
 
-def test_one_sample_is_like_itself_and_gives_zero() -> None:
+def test_loss_of_single_sample_is_zero() -> None:
     student = features(1, 3, 2, 2).requires_grad_()
     assert similarities(student).tolist() == [[1]]
     value = similarity_preserving(student, features(1, 5, seed=1))
@@ -125,7 +125,7 @@ def test_maps_of_zeros_are_finite_in_value_and_gradient(dead: str) -> None:
     assert student.grad.abs().max() < 10
 
 
-def test_a_dead_and_a_repeated_sample_leave_the_gradient_bounded() -> None:
+def test_gradient_is_bounded_for_zero_and_repeated_samples() -> None:
     student = features(5, 6)
     student[1], student[3] = 0, student[2]
     student.requires_grad_()
@@ -137,8 +137,8 @@ def test_a_dead_and_a_repeated_sample_leave_the_gradient_bounded() -> None:
     assert student.grad[2:].abs().max() > 1e-4
 
 
-def test_the_gradient_passes_through_the_row_norm() -> None:
-    """It is orthogonal to scaling the student, which a detached norm would not be."""
+def test_gradient_flows_through_row_norm() -> None:
+    """It is orthogonal to scaling the student, unlike with a detached norm."""
     student = features(4, 3, 2, 2).requires_grad_()
     similarity_preserving(student, features(4, 3, 2, 2, seed=1)).backward()
     assert student.grad is not None
@@ -160,8 +160,8 @@ def test_no_gradient_reaches_the_teacher() -> None:
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_inner_products_beyond_half_precision(half: torch.dtype) -> None:
-    """300^2 is more than a float16 can hold."""
+def test_inner_products_beyond_range_of_float16(half: torch.dtype) -> None:
+    """300^2 overflows in float16."""
     student, teacher = (300 * features(4, 3, 2, 2)).to(half), features(4, 5, seed=1).to(half)
     value = similarity_preserving(student, teacher)
     assert value.dtype == torch.float32
@@ -169,7 +169,7 @@ def test_inner_products_beyond_half_precision(half: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 32, 64, 128])
-def test_the_term_is_the_papers_times_the_batch_over_64(batch: int) -> None:
+def test_term_is_loss_times_batch_size_over_64(batch: int) -> None:
     student, teacher = features(batch, 3, 2, 2), features(batch, 5, 2, 1, seed=1)
     term = SimilarityPreserving("s", "t")
     value = term(Outputs(None, {"s": student}), Outputs(None, {"t": teacher}), None)
@@ -177,15 +177,15 @@ def test_the_term_is_the_papers_times_the_batch_over_64(batch: int) -> None:
     torch.testing.assert_close(value, similarity_preserving(student, teacher) * batch / 64)
 
 
-def test_a_row_weighs_the_same_whatever_the_batch_size() -> None:
-    """Against a dead student each row is 1 away: b rows of 1 / b^2, times b / 64."""
+def test_weight_of_row_is_independent_of_batch_size() -> None:
+    """For a student of zeros each row is at distance 1: b rows of 1 / b^2, times b / 64."""
     term = SimilarityPreserving("s", "t")
     for batch in (3, 17, 64):
         pair = Outputs(None, {"s": torch.zeros(batch, 2)}), Outputs(None, {"t": features(batch, 4).float()})
         assert term(*pair, None).item() == pytest.approx(1 / 64)
 
 
-def test_what_the_term_reads(refused: Any) -> None:
+def test_roles_of_term(refused: Any) -> None:
     term = SimilarityPreserving("s", "t")
     assert (term.roles, term.teacher_roles) == (("s",), ("t",))
     assert list(term.parameters()) == []
@@ -193,7 +193,7 @@ def test_what_the_term_reads(refused: Any) -> None:
         term(Outputs(None, {"s": EYE}), Outputs(None, {"s": EYE}), None)
 
 
-def test_what_is_not_a_number_is_not_hidden() -> None:
+def test_nan_is_not_hidden() -> None:
     student = features(4, 6)
     student[1, 2] = float("nan")
     assert similarity_preserving(student, features(4, 6, seed=1)).isnan()

@@ -1,4 +1,4 @@
-"""The Sinkhorn divergence: POT and geomloss, plain loops, what it must and must not be invariant to, its gradient."""
+"""The Sinkhorn divergence: comparison with POT and geomloss, plain loops, invariances and gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tutelage.terms.sinkhorn import transport_plan
 
 
 def logits(scale: float = 1.0, seed: int = 0, size: int = 64) -> tuple[Tensor, Tensor]:
-    """Gaussian logits of a batch, and the same moved by 0.3 of the scale."""
+    """Gaussian logits of a batch, and the same plus noise of 0.3 times the scale."""
     generator = torch.Generator().manual_seed(seed)
     clean = scale * torch.randn(size, 10, generator=generator, dtype=torch.float64)
     return clean, clean + 0.3 * scale * torch.randn(size, 10, generator=generator, dtype=torch.float64)
@@ -45,7 +45,7 @@ def transport_by_hand(a: Tensor, b: Tensor, sigma: float, iterations: int, toler
 
 
 @pytest.mark.parametrize(("iterations", "tolerance"), [(1, 0.0), (50, 0.1), (50, 3.0), (4, 0.0)])
-def test_equals_plain_loops_and_stops_where_they_do(iterations: int, tolerance: float) -> None:
+def test_equals_plain_loops_and_stops_at_the_same_iteration(iterations: int, tolerance: float) -> None:
     (a, _), (_, b) = logits(0.6, size=6), logits(0.6, seed=1, size=4)
     expected = [transport_by_hand(x, y, 0.7, iterations, tolerance) for x, y in ((a, b), (a, a), (b, b))]
     value = sinkhorn_divergence(a, b, 0.7, iterations, tolerance)
@@ -54,7 +54,7 @@ def test_equals_plain_loops_and_stops_where_they_do(iterations: int, tolerance: 
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3])
-def test_pot_gives_the_same(scale: float) -> None:
+def test_equals_pot(scale: float) -> None:
     pot = pytest.importorskip("ot")
     a, b = logits(scale)
     expected = float(
@@ -65,22 +65,22 @@ def test_pot_gives_the_same(scale: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3])
-def test_the_textbooks_divergence_is_another_one(scale: float) -> None:
-    """It keeps the entropy: 2 geomloss at blur sqrt(sigma / 2), whose cost has a half; near 0.82 and 0.009 here."""
+def test_differs_from_entropic_sinkhorn_divergence(scale: float) -> None:
+    """With the entropy, it is 2 geomloss at blur sqrt(sigma / 2), whose cost has a factor 1/2: 0.82 and 0.009 here."""
     geomloss = pytest.importorskip("geomloss")
     a, b = logits(scale)
-    theirs = 2 * geomloss.SamplesLoss("sinkhorn", p=2, blur=math.sqrt(0.5), scaling=0.95)(a, b).item()
+    entropic = 2 * geomloss.SamplesLoss("sinkhorn", p=2, blur=math.sqrt(0.5), scaling=0.95)(a, b).item()
 
     def regularised(x: Tensor, y: Tensor) -> float:
         plan, cost = transport_plan(x, y, 1.0, 2000, 1e-6)
         return float((plan * cost).sum() + (plan * (plan * len(x) * len(y)).log()).sum())
 
     with_entropy = regularised(a, b) - (regularised(a, a) + regularised(b, b)) / 2
-    assert with_entropy == pytest.approx(theirs, rel=0.02)
-    assert sinkhorn_divergence(a, b).item() > 1.04 * theirs
+    assert with_entropy == pytest.approx(entropic, rel=0.02)
+    assert sinkhorn_divergence(a, b).item() > 1.04 * entropic
 
 
-def test_a_distance_of_distributions() -> None:
+def test_properties_of_a_divergence() -> None:
     a, b = logits(0.5)
     value = sinkhorn_divergence(a, b)
     assert value > 0.05
@@ -95,7 +95,7 @@ def test_a_distance_of_distributions() -> None:
     assert moved.item() == pytest.approx(10, rel=1e-4)  # a shift by d costs ||d||^2
 
 
-def test_the_plan_says_how_far_it_is_from_its_marginals() -> None:
+def test_marginal_error_of_plan() -> None:
     a, b = logits(0.5)
     plan, cost = transport_plan(a, b)
     torch.testing.assert_close(cost, (a[:, None] - b).square().sum(2))
@@ -110,16 +110,16 @@ def test_gradcheck_through_all_iterations_to_both_sides() -> None:
     assert torch.autograd.gradcheck(lambda x, y: sinkhorn_divergence(x, y, iterations=6, tolerance=0.0), (a, b))
 
 
-def test_iterations_after_the_end_give_no_gradient() -> None:
-    """The masked iterations that a GPU makes are none: more of them change neither value nor gradient."""
+def test_iterations_after_convergence_have_no_gradient() -> None:
+    """The masked iterations that run on a GPU change neither value nor gradient."""
     a, b = (side.requires_grad_() for side in logits(0.3))
-    found = [torch.autograd.grad(sinkhorn_divergence(a, b, iterations=n), (a, b)) for n in (50, 60)]
-    for one, other in zip(*found, strict=True):
+    gradients = [torch.autograd.grad(sinkhorn_divergence(a, b, iterations=n), (a, b)) for n in (50, 60)]
+    for one, other in zip(*gradients, strict=True):
         assert torch.equal(one, other)
         assert one.abs().max() > 0
 
 
-def test_equal_batches_give_no_gradient_and_are_left_alone() -> None:
+def test_equal_batches_have_zero_value_and_gradient() -> None:
     a = logits()[0].requires_grad_()
     (gradient,) = torch.autograd.grad(sinkhorn_divergence(a, a.detach()), a)
     assert gradient.isfinite().all()
@@ -127,7 +127,7 @@ def test_equal_batches_give_no_gradient_and_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("case", ["one sample", "all equal", "huge", "far apart"])
-def test_hostile_batches_are_finite(case: str) -> None:
+def test_extreme_batches_are_finite(case: str) -> None:
     a, b = (side.float() for side in logits())
     a, b = {
         "one sample": (a[:1], b[:1]),
@@ -147,7 +147,7 @@ def test_hostile_batches_are_finite(case: str) -> None:
         assert value.item() == pytest.approx((a - b).square().sum(1).mean().item(), rel=1e-3)
 
 
-def test_not_a_number_is_not_hidden() -> None:
+def test_nan_is_not_hidden() -> None:
     a, b = logits()
     a[3, 2] = float("nan")
     assert sinkhorn_divergence(a, b).isnan()
@@ -168,7 +168,7 @@ def test_the_term_under_autocast() -> None:
     assert torch.equal(value, sinkhorn_divergence(a, b, 2.0))
 
 
-def test_what_the_term_is_told() -> None:
+def test_settings_of_term() -> None:
     for wrong in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="regularisation must be"):
             SinkhornDivergence(wrong)

@@ -1,4 +1,4 @@
-"""Hinton's soft targets: closed forms, loops in plain Python, and logits far out."""
+"""Hinton's soft targets: closed forms, plain loops in Python, and extreme logits."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ def by_hand(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 @pytest.mark.parametrize(
     ("temperature", "value", "tolerance"), [(1, 1.150421, 1e-6), (4, 1.319630, 1e-6), (1000, 8 / (2 * 3), 2e-6)]
 )
-def test_value_on_the_card(temperature: float, value: float, tolerance: float) -> None:
+def test_known_value(temperature: float, value: float, tolerance: float) -> None:
     assert soft_targets(Z, V, temperature).tolist() == pytest.approx([value], abs=tolerance)
 
 
-def test_the_divergence_itself_has_no_temperature_squared() -> None:
+def test_kl_divergence_has_no_temperature_factor() -> None:
     value = kl_divergence((V / 4).log_softmax(-1), (Z / 4).log_softmax(-1))
     assert value.tolist() == pytest.approx([0.0824769], abs=1e-7)
 
 
-def test_the_sum_runs_over_classes_and_no_mean_does() -> None:
+def test_value_is_sum_over_classes() -> None:
     wrong = 0.439877  # F.kl_div(reduction="mean") for this pair: C times too small
     both = soft_targets(Z.repeat(2, 1), V.repeat(2, 1), 4)
     assert both.shape == (2,)
     assert both.mean().item() == pytest.approx(3 * wrong, abs=3e-6)
 
 
-def test_gradient_on_the_card() -> None:
+def test_known_gradient() -> None:
     student = Z.clone().requires_grad_()
     soft_targets(student, V, 4).sum().backward()
     torch.testing.assert_close(student.grad, torch.tensor([[-0.659815, 0, 0.659815]]).double(), atol=1e-6, rtol=0)
 
 
-def test_total_on_the_card(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_known_total_loss(batch_of: Callable[[Tensor], Batch]) -> None:
     alpha = 0.9
     parts = [(1 - alpha) * CrossEntropy(), alpha * SoftTargets(4)]
     batch = batch_of(torch.tensor([0]))
@@ -65,7 +65,7 @@ def test_total_on_the_card(batch_of: Callable[[Tensor], Batch]) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.9, 1])
-def test_labels_and_soft_targets_share_the_weight(alpha: float, batch_of: Callable[[Tensor], Batch]) -> None:
+def test_weights_of_labels_and_soft_targets_sum_to_one(alpha: float, batch_of: Callable[[Tensor], Batch]) -> None:
     terms, batch = labels_and_soft_targets(alpha), batch_of(torch.tensor([0]))
     assert list(terms) == ["ce", "kd"]
     assert (type(terms["ce"].term), type(terms["kd"].term)) == (CrossEntropy, SoftTargets)
@@ -75,20 +75,20 @@ def test_labels_and_soft_targets_share_the_weight(alpha: float, batch_of: Callab
     assert float(total) == pytest.approx((1 - alpha) * label + alpha * 1.319630, abs=1e-6)
 
 
-def test_their_total_on_the_card(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_known_total_of_labels_and_soft_targets(batch_of: Callable[[Tensor], Batch]) -> None:
     parts, batch = labels_and_soft_targets(0.9, 4).values(), batch_of(torch.tensor([0]))
     total = sum(part.at(0) * part.term(Outputs(Z), Outputs(V), batch).mean() for part in parts)
     assert float(total) == pytest.approx(1.428427, abs=1e-6)
 
 
-def test_without_soft_targets_the_labels_stand_alone_and_no_teacher_is_read() -> None:
+def test_alpha_zero_is_the_label_loss_without_teacher() -> None:
     terms = labels_and_soft_targets(0, 7)
     assert list(terms) == ["ce"]
     assert terms["ce"].at(0.5) == 1
     assert (type(terms["ce"].term), terms["ce"].term.teacher_roles) == (CrossEntropy, ())
 
 
-def test_their_temperature_is_passed_on_and_four_if_none_is() -> None:
+def test_temperature_of_labels_and_soft_targets() -> None:
     kd = [labels_and_soft_targets(0.5, *t)["kd"].term(Outputs(Z), Outputs(V), None) for t in ((), (2,), (1,))]
     assert [value.item() for value in kd] == [soft_targets(Z, V, t).item() for t in (4, 2, 1)]
 
@@ -106,7 +106,7 @@ def test_the_default_temperature_is_four() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1, 4])
-def test_adding_a_constant_changes_nothing(temperature: float) -> None:
+def test_invariant_to_constant_shift_of_logits(temperature: float) -> None:
     value = soft_targets(Z, V, temperature)
     torch.testing.assert_close(soft_targets(Z + 5, V, temperature), value)
     torch.testing.assert_close(soft_targets(Z, V - 7, temperature), value)
@@ -137,7 +137,7 @@ def test_logits_of_ten_thousand(temperature: float) -> None:
         (-INF, 0.25 * math.log(0.5) + 0.75 * math.log(1.5)),  # the student too excludes the class
     ],
 )
-def test_a_class_that_the_teacher_excludes(third: float, expected: float) -> None:
+def test_class_with_teacher_probability_zero(third: float, expected: float) -> None:
     student = torch.tensor([[0.0, 0, third]], requires_grad=True)
     value = soft_targets(student, torch.tensor([[0, math.log(3), -INF]]), 1)
     value.sum().backward()
@@ -146,11 +146,11 @@ def test_a_class_that_the_teacher_excludes(third: float, expected: float) -> Non
     torch.testing.assert_close(student.grad, p - torch.tensor([[0.25, 0.75, 0]]))
 
 
-def test_a_class_that_only_the_student_excludes_is_infinitely_wrong() -> None:
+def test_loss_is_infinite_for_class_excluded_by_student_only() -> None:
     assert soft_targets(torch.tensor([[0.0, -INF]]), torch.zeros(1, 2)).tolist() == [INF]
 
 
-def test_several_teachers_are_averaged_as_softened_probabilities() -> None:
+def test_softened_probabilities_of_teachers_are_averaged() -> None:
     torch.manual_seed(0)
     z, *teachers = (3 * torch.randn(3, 5, 4, dtype=torch.float64)).unbind()
     value = SoftTargets(3)(Outputs(z), Outputs.ensemble(tuple(map(Outputs, teachers))), None)

@@ -1,4 +1,4 @@
-"""What holds of every term, the arithmetic of weights, and terms on another batch."""
+"""Properties of every term, the arithmetic of weights, and terms on views."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def built(case: Case, student: Outputs, teacher: Outputs) -> Term:
 
 
 @every_term
-def test_gives_a_value_per_sample_or_one_without_a_batch(case: Case) -> None:
+def test_returns_value_per_sample_or_scalar(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
     value = built(case, student, teacher)(student, teacher, None)
     assert (value.shape, value.dtype) == (() if case.whole else (3,), torch.float32)
@@ -97,7 +97,7 @@ def test_gives_a_value_per_sample_or_one_without_a_batch(case: Case) -> None:
 
 
 @those(lambda case: not case.whole)
-def test_no_sample_counts_in_anothers_value_unless_the_scale_is_the_batchs(case: Case) -> None:
+def test_values_per_sample_are_independent_unless_scaled_by_batch(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
     term = built(case, student, teacher)
     alone = [
@@ -109,7 +109,7 @@ def test_no_sample_counts_in_anothers_value_unless_the_scale_is_the_batchs(case:
 
 
 @every_term
-def test_is_exactly_zero_at_equality_with_no_gradient(case: Case) -> None:
+def test_value_and_gradient_are_exactly_zero_at_equality(case: Case) -> None:
     student = outputs(0, requires_grad=True)
     term = built(case, student, student)
     value = term(student, student.detach(), None)
@@ -130,7 +130,7 @@ def test_gradient_reaches_the_student_and_never_the_teacher(case: Case) -> None:
 
 
 @every_term
-def test_swapping_its_arguments_changes_it_unless_it_is_symmetric(case: Case) -> None:
+def test_asymmetric_unless_declared_symmetric(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
     term = built(case, student, teacher)
     forth, back = term(student, teacher, None), term(teacher, student, None)
@@ -142,9 +142,9 @@ def test_gradcheck(case: Case) -> None:
     student, teacher = outputs(0, torch.float64, requires_grad=True), outputs(1, torch.float64)
     term = built(case, student, teacher)
 
-    def value(*given: Tensor) -> Tensor:
-        taken = dict(zip(term.roles, given, strict=True))
-        return term(Outputs(taken.pop("logits", None), taken), teacher, None)
+    def value(*values: Tensor) -> Tensor:
+        features = dict(zip(term.roles, values, strict=True))
+        return term(Outputs(features.pop("logits", None), features), teacher, None)
 
     assert torch.autograd.gradcheck(value, tensors(student, term.roles))
 
@@ -163,7 +163,7 @@ def test_half_precision_is_computed_in_float32(case: Case, half: torch.dtype) ->
 
 
 @every_term
-def test_autocast_changes_nothing(case: Case) -> None:
+def test_autocast_does_not_change_value(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
     term = built(case, student, teacher)
     with torch.autocast("cpu", torch.bfloat16):
@@ -173,14 +173,14 @@ def test_autocast_changes_nothing(case: Case) -> None:
 
 
 @every_term
-def test_without_a_teacher_it_says_so(case: Case) -> None:
+def test_missing_teacher_is_an_error(case: Case) -> None:
     term = built(case, outputs(0), outputs(1))
-    asked = term.term if isinstance(term, OnRole) else term
-    with pytest.raises(ValueError, match=f"{type(asked).__name__} needs"):
+    inner = term.term if isinstance(term, OnRole) else term
+    with pytest.raises(ValueError, match=f"{type(inner).__name__} needs"):
         term(outputs(0), None, None)
 
 
-def test_by_default_a_term_reads_the_logits_of_both_and_must_say_what_it_computes() -> None:
+def test_default_term_reads_logits_and_needs_forward() -> None:
     class Unfinished(Term):
         pass
 
@@ -221,7 +221,7 @@ def test_weights_multiply(weighted: Weighted, early: float, late: float) -> None
     assert isinstance(weighted.at(0.1), float)
 
 
-def test_weighing_leaves_the_weighted_term_as_it_was() -> None:
+def test_multiplication_does_not_change_the_operand() -> None:
     half = 0.5 * TERM
     _ = 4 * half
     assert half.at(0) == 0.5
@@ -237,7 +237,7 @@ class Darker(View):
 VIEW = Darker()
 
 
-def test_a_term_on_a_view_weighs_one() -> None:
+def test_term_on_view_has_weight_one() -> None:
     weighted = TERM.on(VIEW)
     assert isinstance(weighted, Weighted)
     assert weighted.term is TERM
@@ -259,23 +259,23 @@ def test_a_term_on_a_view_weighs_one() -> None:
         (Weighted(TERM, 4, VIEW), 4),
     ],
 )
-def test_weighing_keeps_the_view(weighted: Weighted, late: float) -> None:
+def test_multiplication_preserves_the_view(weighted: Weighted, late: float) -> None:
     assert weighted.view is VIEW
     assert weighted.term is TERM
     assert weighted.at(0.9) == pytest.approx(late)
 
 
 @pytest.mark.parametrize("weighted", [Weighted(TERM), 0.5 * TERM, ramp * TERM, 2 * (ramp * TERM)])
-def test_without_one_a_term_is_on_the_batch_at_hand(weighted: Weighted) -> None:
+def test_term_has_no_view_by_default(weighted: Weighted) -> None:
     assert weighted.view is None
 
 
-def test_putting_a_term_on_a_view_leaves_the_term_as_it_was() -> None:
+def test_on_view_does_not_change_the_term() -> None:
     _ = TERM.on(VIEW)
     assert (1 * TERM).view is None
 
 
-def test_by_default_a_view_reads_nothing_counts_in_the_statistics_and_must_say_what_it_shows(
+def test_default_view_reads_nothing_and_updates_statistics(
     batch_of: Callable[[Tensor], Batch],
 ) -> None:
     assert (VIEW.roles, VIEW.teacher_roles, VIEW.updates_statistics) == ((), (), True)

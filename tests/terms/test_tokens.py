@@ -1,4 +1,4 @@
-"""Features of tokens (B, T, D): attention and hints against plain Python, and what does not fit."""
+"""Features of tokens (B, T, D): attention and hints compared with plain Python, and mismatched shapes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tutelage.terms import AttentionTransfer, Hint, SimilarityPreserving
 GENERATOR = torch.Generator().manual_seed(2)
 
 
-def drawn(*shape: int) -> Tensor:
+def random_tensor(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=GENERATOR, dtype=torch.float64)
 
 
-OURS, THEIRS = drawn(3, 5, 4), drawn(3, 5, 7)
+STUDENT, TEACHER = random_tensor(3, 5, 4), random_tensor(3, 5, 7)
 
 
 def by_hand(tokens: Tensor, p: float) -> list[list[float]]:
@@ -33,35 +33,36 @@ def by_hand(tokens: Tensor, p: float) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 4.0])
-def test_attention_of_tokens_is_that_of_plain_loops(p: float) -> None:
-    torch.testing.assert_close(attention_map(OURS, p), torch.tensor(by_hand(OURS, p), dtype=torch.float64))
+def test_attention_of_tokens_equals_plain_loops(p: float) -> None:
+    torch.testing.assert_close(attention_map(STUDENT, p), torch.tensor(by_hand(STUDENT, p), dtype=torch.float64))
     difference = [
-        [a - b for a, b in zip(s, t, strict=True)] for s, t in zip(by_hand(OURS, p), by_hand(THEIRS, p), strict=True)
+        [a - b for a, b in zip(s, t, strict=True)]
+        for s, t in zip(by_hand(STUDENT, p), by_hand(TEACHER, p), strict=True)
     ]
     mean = torch.tensor([sum(d * d for d in row) / 5 for row in difference], dtype=torch.float64)
-    torch.testing.assert_close(attention_transfer(OURS, THEIRS, p), mean)
-    torch.testing.assert_close(attention_transfer(OURS, THEIRS, p, "paper"), (5 * mean).sqrt())
+    torch.testing.assert_close(attention_transfer(STUDENT, TEACHER, p), mean)
+    torch.testing.assert_close(attention_transfer(STUDENT, TEACHER, p, "paper"), (5 * mean).sqrt())
 
 
-def test_tokens_of_a_grid_and_the_map_of_that_grid_have_one_attention() -> None:
-    tokens, taught = drawn(2, 6, 4), drawn(2, 6, 3)
-    maps = [value.transpose(1, 2).unflatten(2, (2, 3)) for value in (tokens, taught)]
-    torch.testing.assert_close(attention_transfer(tokens, taught), attention_transfer(*maps))
+def test_tokens_of_a_grid_and_its_map_have_equal_attention() -> None:
+    tokens, teacher_tokens = random_tensor(2, 6, 4), random_tensor(2, 6, 3)
+    maps = [value.transpose(1, 2).unflatten(2, (2, 3)) for value in (tokens, teacher_tokens)]
+    torch.testing.assert_close(attention_transfer(tokens, teacher_tokens), attention_transfer(*maps))
     term = AttentionTransfer((("a", "b"),))
-    of_tokens = term(Outputs(None, {"a": tokens}), Outputs(None, {"b": taught}))
+    of_tokens = term(Outputs(None, {"a": tokens}), Outputs(None, {"b": teacher_tokens}))
     torch.testing.assert_close(of_tokens, term(Outputs(None, {"a": maps[0]}), Outputs(None, {"b": maps[1]})))
-    torch.testing.assert_close(of_tokens, attention_transfer(tokens, taught) * 6 / 1024)
+    torch.testing.assert_close(of_tokens, attention_transfer(tokens, teacher_tokens) * 6 / 1024)
 
 
-def test_the_class_token_counts_and_what_is_zero_does_not() -> None:
-    without = attention_transfer(OURS[:, 1:], THEIRS[:, 1:], form="paper")
-    assert not torch.isclose(attention_transfer(OURS, THEIRS, form="paper"), without).any()
+def test_class_token_counts_and_zero_tokens_do_not() -> None:
+    without = attention_transfer(STUDENT[:, 1:], TEACHER[:, 1:], form="paper")
+    assert not torch.isclose(attention_transfer(STUDENT, TEACHER, form="paper"), without).any()
     mask = torch.tensor([0.0, 1, 1, 1, 1])[:, None]
-    torch.testing.assert_close(attention_transfer(OURS * mask, THEIRS * mask, form="paper"), without)
+    torch.testing.assert_close(attention_transfer(STUDENT * mask, TEACHER * mask, form="paper"), without)
 
 
-def test_the_term_asks_a_teacher_of_tokens_for_its_attention() -> None:
-    student, teacher = Outputs(None, {"stage1": OURS}), Outputs(None, {"stage1": THEIRS})
+def test_built_term_reads_attention_of_token_teacher() -> None:
+    student, teacher = Outputs(None, {"stage1": STUDENT}), Outputs(None, {"stage1": TEACHER})
     term = AttentionTransfer((("stage1", "stage1"),))
     expected = term(student, teacher)
     term.build(student, teacher)
@@ -70,52 +71,61 @@ def test_the_term_asks_a_teacher_of_tokens_for_its_attention() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("student_shape", "teacher_shape"),
     [((3, 5, 4), (3, 6, 4)), ((3, 5, 4), (3, 4, 5, 5)), ((3, 4, 5, 5), (3, 25, 4)), ((3, 4), (3, 4, 5, 5))],
 )
-def test_attention_of_other_shapes_is_refused(ours: tuple[int, ...], theirs: tuple[int, ...], refused: Any) -> None:
-    shapes = ["(3, 4)"] if len(ours) == 2 else [str(theirs), f"(B, {ours[1]}, D)" if len(ours) == 3 else "(B, C, 5, 5)"]
+def test_attention_of_mismatched_shapes_is_refused(
+    student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], refused: Any
+) -> None:
+    shapes = (
+        ["(3, 4)"]
+        if len(student_shape) == 2
+        else [str(teacher_shape), f"(B, {student_shape[1]}, D)" if len(student_shape) == 3 else "(B, C, 5, 5)"]
+    )
     with refused(*shapes):
-        attention_transfer(drawn(*ours), drawn(*theirs))
+        attention_transfer(random_tensor(*student_shape), random_tensor(*teacher_shape))
 
 
 @pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
-def test_a_hint_of_tokens_is_one_linear_map_for_each(reduction: Any) -> None:
+def test_hint_of_tokens_is_a_shared_linear_layer(reduction: Any) -> None:
     term = Hint("a", "b", reduction)
-    term.build(OURS, THEIRS)
+    term.build(STUDENT, TEACHER)
     assert isinstance(term.regressor, torch.nn.Linear)
     weight, bias = term.regressor.weight, term.regressor.bias
-    guided = torch.stack([torch.stack([weight @ token + bias for token in sample]) for sample in OURS])
-    expected = 0.5 * (guided - THEIRS).square().sum((1, 2))
-    torch.testing.assert_close(hint_loss(guided, THEIRS), expected)
+    guided = torch.stack([torch.stack([weight @ token + bias for token in sample]) for sample in STUDENT])
+    expected = 0.5 * (guided - TEACHER).square().sum((1, 2))
+    torch.testing.assert_close(hint_loss(guided, TEACHER), expected)
     if reduction != "paper":
-        expected = expected * 2 / 35 / (THEIRS.square().mean() if reduction == "relative" else 1)
-    torch.testing.assert_close(term(Outputs(None, {"a": OURS}), Outputs(None, {"b": THEIRS})), expected)
+        expected = expected * 2 / 35 / (TEACHER.square().mean() if reduction == "relative" else 1)
+    torch.testing.assert_close(term(Outputs(None, {"a": STUDENT}), Outputs(None, {"b": TEACHER})), expected)
     always = Hint("a", "a", use_regressor="always")
-    always.build(OURS, OURS)
+    always.build(STUDENT, STUDENT)
     assert sum(parameter.numel() for parameter in always.parameters()) == 4 * 4 + 4
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [((5, 4), (6, 4)), ((5, 4), (4, 5, 5)), ((4,), (5, 4)), ((5, 4), (4,)), ((2, 5, 4, 3), (5, 4))]
+    ("student_shape", "teacher_shape"),
+    [((5, 4), (6, 4)), ((5, 4), (4, 5, 5)), ((4,), (5, 4)), ((5, 4), (4,)), ((2, 5, 4, 3), (5, 4))],
 )
-def test_a_hint_of_other_shapes_is_refused(ours: tuple[int, ...], theirs: tuple[int, ...], refused: Any) -> None:
-    with refused(f"the student's {ours}", f"the teacher's {theirs}", "name other layers"):
-        regressor(ours, theirs)
+def test_hint_of_mismatched_shapes_is_refused(
+    student_shape: tuple[int, ...], teacher_shape: tuple[int, ...], refused: Any
+) -> None:
+    with refused(f"the student's {student_shape}", f"the teacher's {teacher_shape}", "name other layers"):
+        regressor(student_shape, teacher_shape)
 
 
-def test_similarities_take_tokens_as_they_are() -> None:
+def test_similarity_losses_accept_tokens() -> None:
     assert torch.equal(
-        SimilarityPreserving("a", "a")(OURS, THEIRS) * 64 / 3, similarity_preserving(OURS.flatten(1), THEIRS)
+        SimilarityPreserving("a", "a")(STUDENT, TEACHER) * 64 / 3, similarity_preserving(STUDENT.flatten(1), TEACHER)
     )
 
 
-def test_gradients_reach_the_student_alone() -> None:
-    ours, theirs = OURS.clone().requires_grad_(), THEIRS.clone().requires_grad_()
-    attention_transfer(ours, theirs).sum().backward()
-    assert theirs.grad is None
-    assert torch.autograd.gradcheck(lambda x: attention_transfer(x, THEIRS), (ours,))
-    same = OURS.clone().requires_grad_()
-    value = attention_transfer(same, OURS)
+def test_gradients_reach_student_only() -> None:
+    student_shape, teacher_shape = STUDENT.clone().requires_grad_(), TEACHER.clone().requires_grad_()
+    attention_transfer(student_shape, teacher_shape).sum().backward()
+    assert teacher_shape.grad is None
+    assert torch.autograd.gradcheck(lambda x: attention_transfer(x, TEACHER), (student_shape,))
+    equal = STUDENT.clone().requires_grad_()
+    value = attention_transfer(equal, STUDENT)
     value.sum().backward()
     assert value.abs().max() == 0

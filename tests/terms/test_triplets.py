@@ -1,4 +1,4 @@
-"""Triplet losses: the card's values, plain loops, gradients, the draw of triplets, collapse, and a short training."""
+"""Triplet losses: known values, plain loops, gradients, the draw of triplets, collapse, and a short training."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def features(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def by_hand(near: float, far: float, form: str, nested: bool = False) -> float:
+def by_hand(positive: float, negative: float, form: str, nested: bool = False) -> float:
     if form == "absolute":
-        return max(3 - far, 0) + max(near - 1, 0)
+        return max(3 - negative, 0) + max(positive - 1, 0)
     if form == "relative":
-        return max(near - far + 1, 0)
+        return max(positive - negative + 1, 0)
     if nested:
-        return max(near - far + 1 + max(near - 1, 0), 0)
-    return max(near - far + 1, 0) + max(near - 1, 0)
+        return max(positive - negative + 1 + max(positive - 1, 0), 0)
+    return max(positive - negative + 1, 0) + max(positive - 1, 0)
 
 
 def value(term: Triplets, embedding: Tensor, batch: Batch) -> Tensor:
@@ -51,43 +51,45 @@ def value(term: Triplets, embedding: Tensor, batch: Batch) -> Tensor:
     ("distances", "relative", "bounded", "absolute"),
     [((0.5, 4), 0, 0, 0), ((2, 4), 0, 1, 1), ((0.5, 1), 0.5, 0.5, 2), ((2, 2), 1, 2, 2), ((10, 12), 0, 9, 9)],
 )
-def test_values_on_the_card(distances: tuple[float, float], relative: float, bounded: float, absolute: float) -> None:
-    near, far = (torch.tensor(float(d)) for d in distances)
-    assert triplet_loss(near, far, "relative").item() == relative
-    assert triplet_loss(near, far, "bounded").item() == bounded
-    assert triplet_loss(near, far, "absolute").item() == absolute
+def test_known_values(distances: tuple[float, float], relative: float, bounded: float, absolute: float) -> None:
+    positive, negative = (torch.tensor(float(d)) for d in distances)
+    assert triplet_loss(positive, negative, "relative").item() == relative
+    assert triplet_loss(positive, negative, "bounded").item() == bounded
+    assert triplet_loss(positive, negative, "absolute").item() == absolute
 
 
-def test_the_nested_form_differs_where_the_gap_is_wide() -> None:
-    near, far = torch.tensor([2.0, 2.0]), torch.tensor([40.0, 2.0])
-    assert triplet_loss(near, far, "bounded").tolist() == [1, 2]
-    assert triplet_loss(near, far, "bounded", nested=True).tolist() == [0, 2]
+def test_nested_form_differs_for_wide_gaps() -> None:
+    positive, negative = torch.tensor([2.0, 2.0]), torch.tensor([40.0, 2.0])
+    assert triplet_loss(positive, negative, "bounded").tolist() == [1, 2]
+    assert triplet_loss(positive, negative, "bounded", nested=True).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("how", FORMS, ids=str)
 def test_equals_plain_arithmetic(how: dict[str, Any]) -> None:
-    near, far = (5 * features(2, 3, 4, seed=1).abs()).unbind()
-    expected = [by_hand(p, n, **how) for p, n in zip(near.flatten().tolist(), far.flatten().tolist(), strict=True)]
-    found = triplet_loss(near, far, **how)
-    assert found.shape == (3, 4)
-    assert found.flatten().tolist() == pytest.approx(expected, rel=1e-12)
+    positive, negative = (5 * features(2, 3, 4, seed=1).abs()).unbind()
+    expected = [
+        by_hand(p, n, **how) for p, n in zip(positive.flatten().tolist(), negative.flatten().tolist(), strict=True)
+    ]
+    result = triplet_loss(positive, negative, **how)
+    assert result.shape == (3, 4)
+    assert result.flatten().tolist() == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_margins_are_settings() -> None:
-    near, far = torch.tensor(2.0), torch.tensor(2.5)
-    assert triplet_loss(near, far, "relative", 2.0).item() == 1.5
-    assert triplet_loss(near, far, "bounded", 2.0, 0.5).item() == 3.0
-    assert triplet_loss(near, far, "absolute", 4.0, 1.5).item() == 2.0
+def test_margins_can_be_set() -> None:
+    positive, negative = torch.tensor(2.0), torch.tensor(2.5)
+    assert triplet_loss(positive, negative, "relative", 2.0).item() == 1.5
+    assert triplet_loss(positive, negative, "bounded", 2.0, 0.5).item() == 3.0
+    assert triplet_loss(positive, negative, "absolute", 4.0, 1.5).item() == 2.0
 
 
 def test_gradients_by_the_distances() -> None:
-    """Active hinges have a slope of 1, others of 0: a negative beyond alpha or a positive within beta is left alone."""
+    """Active hinges have a derivative of 1, those of negatives beyond alpha and positives within beta of 0."""
     cases = {(2.0, 2.0): (1.0, -1.0), (0.5, 2.0): (0.0, -1.0), (2.0, 4.0): (1.0, 0.0), (0.5, 4.0): (0.0, 0.0)}
     for (p, n), slopes in cases.items():
-        near, far = torch.tensor(p, requires_grad=True), torch.tensor(n, requires_grad=True)
-        assert torch.autograd.grad(triplet_loss(near, far, "absolute"), (near, far)) == slopes
-    near, far = torch.tensor(2.0, requires_grad=True), torch.tensor(2.5, requires_grad=True)
-    assert torch.autograd.grad(triplet_loss(near, far, "bounded"), (near, far)) == (2.0, -1.0)
+        positive, negative = torch.tensor(p, requires_grad=True), torch.tensor(n, requires_grad=True)
+        assert torch.autograd.grad(triplet_loss(positive, negative, "absolute"), (positive, negative)) == slopes
+    positive, negative = torch.tensor(2.0, requires_grad=True), torch.tensor(2.5, requires_grad=True)
+    assert torch.autograd.grad(triplet_loss(positive, negative, "bounded"), (positive, negative)) == (2.0, -1.0)
 
 
 @pytest.mark.parametrize("how", FORMS, ids=str)
@@ -104,18 +106,18 @@ def test_gradcheck(how: dict[str, Any]) -> None:
 # --- the draw
 
 
-def test_each_positive_and_negative_is_drawn_equally_often() -> None:
+def test_positives_and_negatives_are_drawn_uniformly() -> None:
     torch.manual_seed(0)
     targets = torch.tensor([0, 0, 0, 0, 1, 1, 2, -1])
-    drawn = [draw_triplets(targets) for _ in range(3000)]
-    positives = torch.stack([positive[0] for positive, _, _ in drawn])
-    negatives = torch.stack([negative[0] for _, negative, _ in drawn])
+    draws = [draw_triplets(targets) for _ in range(3000)]
+    positives = torch.stack([positive[0] for positive, _, _ in draws])
+    negatives = torch.stack([negative[0] for _, negative, _ in draws])
     assert torch.bincount(positives, minlength=8).tolist() == pytest.approx([0, 1000, 1000, 1000, 0, 0, 0, 0], abs=120)
     assert torch.bincount(negatives, minlength=8).tolist() == pytest.approx([0, 0, 0, 0, 1000, 1000, 1000, 0], abs=120)
-    assert all(complete.tolist() == [True] * 6 + [False] * 2 for _, _, complete in drawn)
+    assert all(complete.tolist() == [True] * 6 + [False] * 2 for _, _, complete in draws)
 
 
-def test_torchs_generator_alone_decides() -> None:
+def test_draw_depends_on_torch_generator_only() -> None:
     targets = torch.arange(24) % 4
     draws = []
     for seed in (0, 0, 1):
@@ -129,10 +131,10 @@ def test_torchs_generator_alone_decides() -> None:
 
 
 @pytest.mark.parametrize("how", FORMS, ids=str)
-def test_the_term_is_the_mean_over_drawn_triplets_zeros_among_them(how: dict[str, Any], batch_of: BatchOf) -> None:
+def test_term_is_mean_over_all_drawn_triplets(how: dict[str, Any], batch_of: BatchOf) -> None:
     embedding, targets = features(12, 3), torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, -1, 3, -1])
     torch.manual_seed(5)
-    found = value(Triplets(**how), embedding, batch_of(targets))
+    result = value(Triplets(**how), embedding, batch_of(targets))
     torch.manual_seed(5)
     positive, negative, complete = draw_triplets(targets)
     losses = []
@@ -150,26 +152,26 @@ def test_the_term_is_the_mean_over_drawn_triplets_zeros_among_them(how: dict[str
         losses.append(by_hand(near, far, **how))
     assert len(losses) == 9
     assert 0 in losses
-    assert found.shape == ()
-    assert found.item() == pytest.approx(sum(losses) / 9, rel=1e-12)
+    assert result.shape == ()
+    assert result.item() == pytest.approx(sum(losses) / 9, rel=1e-12)
 
 
-def test_a_mean_over_nonzero_triplets_would_be_another(batch_of: BatchOf) -> None:
-    """Anchors at (d_ap, d_an) = (2, 4) and (0.5, 4), so 1 and 0: the mean is 0.5, over those above 0 it were 1."""
+def test_mean_includes_triplets_of_zero_loss(batch_of: BatchOf) -> None:
+    """The losses at (d_ap, d_an) = (2, 4) and (0.5, 4) are 1 and 0; the mean is 0.5, without zeros it would be 1."""
     losses = triplet_loss(torch.tensor([0.5, 2.0]), torch.tensor([4.0, 4.0]))
     assert losses.mean() == 0.5
     # On a line: 0 and sqrt(2) of a class, both more than sqrt(3) from the other class, whose two samples coincide.
     line = torch.tensor([[0.0], [2**0.5], [5.0], [5.0]])
-    found = value(Triplets(), line, batch_of(torch.tensor([0, 0, 1, 1])))
-    assert found.item() == pytest.approx((1 + 1 + 0 + 0) / 4)
+    result = value(Triplets(), line, batch_of(torch.tensor([0, 0, 1, 1])))
+    assert result.item() == pytest.approx((1 + 1 + 0 + 0) / 4)
 
 
 @pytest.mark.parametrize("targets", [[0, 1, 2, 3], [0, 0, 0, 0], [-1, -1, -1, -1]], ids=str)
-def test_a_batch_without_a_triplet_gives_zero_and_no_nan(targets: list[int], batch_of: BatchOf) -> None:
+def test_batch_without_triplets_has_zero_loss(targets: list[int], batch_of: BatchOf) -> None:
     embedding = features(4, 3).requires_grad_()
-    found = value(Triplets(), embedding, batch_of(torch.tensor(targets)))
-    found.backward()
-    assert found.item() == 0
+    result = value(Triplets(), embedding, batch_of(torch.tensor(targets)))
+    result.backward()
+    assert result.item() == 0
     assert embedding.grad is not None
     assert (embedding.grad == 0).all()
 
@@ -184,17 +186,17 @@ def test_soft_labels_count_as_their_largest_class(batch_of: BatchOf) -> None:
 
 
 @pytest.mark.parametrize("how", FORMS, ids=str)
-def test_a_collapsed_embedding_stands_at_the_margin_without_a_gradient(how: dict[str, Any], batch_of: BatchOf) -> None:
+def test_collapsed_embedding_has_margin_as_loss_and_no_gradient(how: dict[str, Any], batch_of: BatchOf) -> None:
     embedding = torch.full((8, 5), 0.3, requires_grad=True)
-    found = value(Triplets(**how), embedding, batch_of(torch.arange(8) % 2))
-    found.backward()
-    assert found.item() == (3 if how["form"] == "absolute" else 1)
+    result = value(Triplets(**how), embedding, batch_of(torch.arange(8) % 2))
+    result.backward()
+    assert result.item() == (3 if how["form"] == "absolute" else 1)
     assert embedding.grad is not None
     assert (embedding.grad == 0).all()
     assert collapsed(embedding)
 
 
-def test_what_counts_as_collapsed() -> None:
+def test_collapse_threshold() -> None:
     spread = features(100, 8).float()
     assert not collapsed(spread)
     assert collapsed(7.0 + 5e-4 * spread)
@@ -207,7 +209,7 @@ def test_what_counts_as_collapsed() -> None:
 
 
 @pytest.mark.parametrize("how", FORMS, ids=str)
-def test_moving_all_embeddings_changes_nothing_and_scaling_them_does(how: dict[str, Any], batch_of: BatchOf) -> None:
+def test_invariant_to_translation_but_not_scale(how: dict[str, Any], batch_of: BatchOf) -> None:
     embedding, batch = features(12, 3), batch_of(torch.arange(12) % 3)
     values = []
     for changed in (embedding, embedding + 40, 3 * embedding):
@@ -218,19 +220,19 @@ def test_moving_all_embeddings_changes_nothing_and_scaling_them_does(how: dict[s
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_squares_beyond_half_precision(half: torch.dtype, batch_of: BatchOf) -> None:
-    found = value(Triplets("absolute"), (300 * features(6, 4)).to(half), batch_of(torch.arange(6) % 2))
-    assert found.dtype == torch.float32
-    assert found.isfinite()
+def test_squares_beyond_range_of_float16(half: torch.dtype, batch_of: BatchOf) -> None:
+    result = value(Triplets("absolute"), (300 * features(6, 4)).to(half), batch_of(torch.arange(6) % 2))
+    assert result.dtype == torch.float32
+    assert result.isfinite()
 
 
-def test_what_is_not_a_number_is_not_hidden(batch_of: BatchOf) -> None:
+def test_nan_is_not_hidden(batch_of: BatchOf) -> None:
     embedding = features(6, 4)
     embedding[1, 2] = math.nan
     assert value(Triplets(), embedding, batch_of(torch.arange(6) % 2)).isnan()
 
 
-def test_what_the_term_reads_and_refuses() -> None:
+def test_roles_and_invalid_settings_of_term() -> None:
     term = Triplets()
     assert (term.roles, term.teacher_roles, list(term.parameters())) == (("embedding",), (), [])
     assert (Triplets("relative").alpha, Triplets("bounded").alpha, Triplets("absolute").alpha) == (1, 1, 3)
@@ -249,8 +251,8 @@ def test_what_the_term_reads_and_refuses() -> None:
             Triplets(**how)
 
 
-def test_training_brings_positives_within_beta_and_negatives_beyond_alpha(batch_of: BatchOf) -> None:
-    """Separable data: in the end the largest squared distance within a class is about 1 and the least between two 3."""
+def test_training_separates_classes_by_the_margins(batch_of: BatchOf) -> None:
+    """On separable data, the largest squared distance in a class becomes about 1, the smallest between classes 3."""
     torch.manual_seed(0)
     centres, targets = 2 * torch.eye(4), torch.arange(48) % 4
     inputs = centres[targets] + 0.2 * torch.randn(48, 4)
@@ -262,17 +264,17 @@ def test_training_brings_positives_within_beta_and_negatives_beyond_alpha(batch_
         optimiser.step()
     with torch.no_grad():
         distances = torch.cdist(net(inputs), net(inputs)).square()
-    same = targets[:, None] == targets
-    assert distances[same].max() < 1.1
-    assert distances[~same].min() > 2.9
+    equal = targets[:, None] == targets
+    assert distances[equal].max() < 1.1
+    assert distances[~equal].min() > 2.9
 
 
 # --- against pytorch-metric-learning
 
 
 @pytest.mark.parametrize("form", ["relative", "absolute"])
-def test_as_pytorch_metric_learning_over_all_triplets(form: str) -> None:
-    """Its triplet margin loss is the relative form; contrastive loss has the hinges of the absolute one, over pairs."""
+def test_equals_pytorch_metric_learning_over_all_triplets(form: str) -> None:
+    """Its triplet margin loss is the relative form; its contrastive loss has the absolute form's hinges, over pairs."""
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     from pytorch_metric_learning.distances import LpDistance
     from pytorch_metric_learning.reducers import MeanReducer
@@ -284,10 +286,10 @@ def test_as_pytorch_metric_learning_over_all_triplets(form: str) -> None:
     if form == "relative":
         expected = losses.TripletMarginLoss(margin=1, **options)(embedding, targets)
         a, p, n = get_all_triplets_indices(targets)
-        found = triplet_loss(squared[a, p], squared[a, n], "relative").mean()
+        result = triplet_loss(squared[a, p], squared[a, n], "relative").mean()
     else:
         expected = losses.ContrastiveLoss(pos_margin=1, neg_margin=3, **options)(embedding, targets)
         a, p, b, n = get_all_pairs_indices(targets)
         zero = torch.zeros((), dtype=torch.float64)
-        found = triplet_loss(squared[a, p], zero + 3, "absolute").mean() + triplet_loss(zero, squared[b, n]).mean()
-    torch.testing.assert_close(found, expected)
+        result = triplet_loss(squared[a, p], zero + 3, "absolute").mean() + triplet_loss(zero, squared[b, n]).mean()
+    torch.testing.assert_close(result, expected)

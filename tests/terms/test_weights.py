@@ -1,4 +1,4 @@
-"""One weight for every size: what docs/methods/weights.md says of the normalised terms."""
+"""The normalised terms are independent of sizes and scales, as docs/methods/weights.md says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def outputs(*features: Tensor) -> Outputs:
 
 
 @pytest.mark.parametrize("times", [2, 4, 8])
-def test_attention_does_not_depend_on_the_size_of_the_maps(times: int) -> None:
+def test_attention_term_is_independent_of_map_size(times: int) -> None:
     student, teacher = maps(5, 3, 8, 8), maps(5, 4, 8, 8)
     term = AttentionTransfer((("stage1", "stage1"),))
     larger = [F.interpolate(m, scale_factor=times) for m in (student, teacher)]
@@ -29,7 +29,7 @@ def test_attention_does_not_depend_on_the_size_of_the_maps(times: int) -> None:
     )
 
 
-def test_at_32_pixels_attention_is_the_authors_code() -> None:
+def test_attention_term_equals_authors_code_at_32_pixels() -> None:
     student, teacher = maps(5, 3, 32, 32), maps(5, 4, 32, 32)
     q = [F.normalize(m.square().mean(1).flatten(1)) for m in (student, teacher)]
     expected = (q[0] - q[1]).square().mean()
@@ -38,7 +38,7 @@ def test_at_32_pixels_attention_is_the_authors_code() -> None:
 
 
 @pytest.mark.parametrize("times", [2, 8])
-def test_similarities_do_not_depend_on_the_size_of_the_batch(times: int) -> None:
+def test_similarity_term_is_independent_of_batch_size(times: int) -> None:
     student, teacher = maps(8, 3, 2, 2), maps(8, 5, 3, 3)
     term = SimilarityPreserving("stage1", "stage1")
     repeated = [m.repeat(times, 1, 1, 1) for m in (student, teacher)]
@@ -47,7 +47,7 @@ def test_similarities_do_not_depend_on_the_size_of_the_batch(times: int) -> None
     )
 
 
-def test_at_64_samples_similarities_are_the_papers() -> None:
+def test_similarity_term_equals_paper_at_64_samples() -> None:
     student, teacher = maps(64, 3, 2, 2).flatten(1), maps(64, 5, 2, 2).flatten(1)
     g = [F.normalize(q @ q.T) for q in (student, teacher)]
     value = SimilarityPreserving("stage1", "stage1")(outputs(student), outputs(teacher), None)
@@ -55,27 +55,27 @@ def test_at_64_samples_similarities_are_the_papers() -> None:
 
 
 @pytest.mark.parametrize("scale", [0.1, 30.0])
-def test_relative_hints_and_flows_do_not_depend_on_the_scale_of_activations(scale: float) -> None:
-    ours, theirs = (maps(6, 4, 4, 4), maps(6, 5, 4, 4)), (maps(6, 4, 4, 4), maps(6, 5, 4, 4))
+def test_relative_hints_and_flows_are_scale_invariant(scale: float) -> None:
+    student, teacher = (maps(6, 4, 4, 4), maps(6, 5, 4, 4)), (maps(6, 4, 4, 4), maps(6, 5, 4, 4))
     hint = Hint("stage1", "stage1", "relative")
     flow = Flow((("stage1", "stage1"), ("stage2", "stage2")))
     for term in (hint, flow):
-        term.build(outputs(*ours), outputs(*theirs))
+        term.build(outputs(*student), outputs(*teacher))
         torch.testing.assert_close(
-            term(outputs(*(scale * m for m in ours)), outputs(*(scale * m for m in theirs)), None),
-            term(outputs(*ours), outputs(*theirs), None),
+            term(outputs(*(scale * m for m in student)), outputs(*(scale * m for m in teacher)), None),
+            term(outputs(*student), outputs(*teacher), None),
         )
 
 
-def test_relative_hints_and_flows_are_1_where_nothing_is_predicted() -> None:
-    ours, theirs = [torch.zeros(6, 4, 4, 4, dtype=torch.float64)] * 2, (maps(6, 4, 4, 4), maps(6, 4, 4, 4))
+def test_relative_hints_and_flows_are_1_for_zero_prediction() -> None:
+    student, teacher = [torch.zeros(6, 4, 4, 4, dtype=torch.float64)] * 2, (maps(6, 4, 4, 4), maps(6, 4, 4, 4))
     for term in (Hint("stage1", "stage1", "relative"), Flow((("stage1", "stage1"), ("stage2", "stage2")))):
-        term.build(outputs(*ours), outputs(*theirs))
-        value = term(outputs(*ours), outputs(*theirs), None)
+        term.build(outputs(*student), outputs(*teacher))
+        value = term(outputs(*student), outputs(*teacher), None)
         torch.testing.assert_close(value.mean(), torch.ones((), dtype=torch.float64))
 
 
-def test_soft_targets_keep_the_size_of_their_gradient_when_the_temperature_changes() -> None:
+def test_gradient_of_soft_targets_is_comparable_across_temperatures() -> None:
     z, v = maps(4, 10), maps(4, 10)
     sizes = []
     for temperature in (4.0, 8.0, 16.0):

@@ -60,7 +60,7 @@ def triplets(
             threshold of multicut needs.
         alpha: the margin; 3 for the absolute form [re-implementations], 1 for the others.
         beta: the squared radius of a class; the relative form has none.
-        nested: for the bounded form, use [d_ap - d_an + alpha + [d_ap - beta]_+]_+, as in a public re-implementation.
+        nested: for the bounded form, put the second hinge inside the first, as in a public re-implementation.
         samples_per_class: samples of each class in a batch, at least 2.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Bets with an output for what is not bet: Kelly's portfolio in closed form, reached by descent; hostile logits."""
+"""The gambler's loss: Kelly's portfolio in closed form, reached by descent, and extreme logits."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def kelly(q: tuple[float, ...], payoff: float) -> list[float]:
 
 
 def descended(q: tuple[float, ...], payoff: float) -> list[float]:
-    """Where descent on the m + 1 outputs ends."""
+    """The result of gradient descent on the m + 1 outputs."""
     s = torch.zeros(1, len(q) + 1, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([q], dtype=torch.float64)
     optimizer = torch.optim.LBFGS([s], max_iter=300, tolerance_change=0, line_search_fn="strong_wolfe")
@@ -52,24 +52,24 @@ def descended(q: tuple[float, ...], payoff: float) -> list[float]:
         return loss.item()
 
     optimizer.step(closure)
-    found: list[float] = s.detach().softmax(1)[0].tolist()
-    return found
+    result: list[float] = s.detach().softmax(1)[0].tolist()
+    return result
 
 
 @pytest.mark.parametrize(("q", "payoff", "expected"), ON_THE_CARD)
-def test_descent_lands_on_kellys_portfolio(q: tuple[float, ...], payoff: float, expected: tuple[float, ...]) -> None:
+def test_descent_reaches_kelly_portfolio(q: tuple[float, ...], payoff: float, expected: tuple[float, ...]) -> None:
     assert kelly(q, payoff) == pytest.approx(expected, abs=1e-4)
     assert descended(q, payoff) == pytest.approx(kelly(q, payoff), abs=1e-4)
 
 
 @pytest.mark.parametrize(("payoff", "cash"), [(0.9, 1.0), (3.5, 0.0)])
-def test_a_payoff_out_of_range_collapses(payoff: float, cash: float) -> None:
-    """At 1 or less everything is kept; at m nothing need be, and above m nothing is."""
+def test_invalid_payoff_collapses(payoff: float, cash: float) -> None:
+    """At 1 or less the optimum abstains always; at m or more never."""
     assert descended((0.6, 0.3, 0.1), payoff)[-1] == pytest.approx(cash, abs=1e-4)
 
 
 @pytest.mark.parametrize("payoff", [-1, 0, 0.5, 1, 10, 11, math.inf, math.nan])
-def test_payoffs_that_cannot_be(payoff: float) -> None:
+def test_invalid_payoffs_are_refused(payoff: float) -> None:
     for make in (lambda: check_payoff(payoff, 10), lambda: Gambler(payoff).build(some(classes=10), None)):
         with pytest.raises(TutelageError, match=r"the payoff must be between 1, .* use for example 2\.2$") as caught:
             make()
@@ -78,7 +78,7 @@ def test_payoffs_that_cannot_be(payoff: float) -> None:
     check_payoff(9.99, 10)
 
 
-def test_what_is_proposed_is_possible() -> None:
+def test_suggested_payoff_is_valid() -> None:
     with pytest.raises(TutelageError, match=r"example 1\.5$"):
         check_payoff(2.2, 2)
     check_payoff(1.5, 2)
@@ -86,18 +86,18 @@ def test_what_is_proposed_is_possible() -> None:
 
 def some(samples: int = 5, classes: int = 4, seed: int = 0) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
-    drawn = 2 * torch.randn(samples, classes + 1, generator=generator, dtype=torch.float64)
-    return Outputs(drawn[:, :-1], {"abstain": drawn[:, -1:]})
+    outputs = 2 * torch.randn(samples, classes + 1, generator=generator, dtype=torch.float64)
+    return Outputs(outputs[:, :-1], {"abstain": outputs[:, -1:]})
 
 
-def test_the_hard_bet_equals_plain_loops() -> None:
-    given, labels = some(), torch.tensor([0, 3, -1, 2, 1])
-    values = gambler(given["logits"], given["abstain"], labels, 2.2).tolist()
-    for row, kept, y, value in zip(
-        given["logits"].tolist(), given["abstain"].tolist(), labels.tolist(), values, strict=True
+def test_gambler_equals_plain_loops() -> None:
+    outputs, labels = some(), torch.tensor([0, 3, -1, 2, 1])
+    values = gambler(outputs["logits"], outputs["abstain"], labels, 2.2).tolist()
+    for row, abstain, y, value in zip(
+        outputs["logits"].tolist(), outputs["abstain"].tolist(), labels.tolist(), values, strict=True
     ):
-        total = sum(math.exp(s) for s in [*row, *kept])
-        expected = 0.0 if y < 0 else -math.log(math.exp(row[y]) / total + math.exp(kept[0]) / total / 2.2)
+        total = sum(math.exp(s) for s in [*row, *abstain])
+        expected = 0.0 if y < 0 else -math.log(math.exp(row[y]) / total + math.exp(abstain[0]) / total / 2.2)
         assert value == pytest.approx(expected)
 
 
@@ -107,36 +107,36 @@ def test_the_abstain_logit_is_inside_the_softmax() -> None:
     assert value.item() == pytest.approx(-math.log(1 / 3 + 1 / 3 / 1.5))
 
 
-def test_the_soft_bet_of_a_hard_target_is_the_hard_bet() -> None:
-    given, labels = some(), torch.tensor([0, 3, 1, 2, 1])
-    hard = gambler(given["logits"], given["abstain"], labels, 2.2)
+def test_soft_bet_of_one_hot_target_equals_gambler() -> None:
+    outputs, labels = some(), torch.tensor([0, 3, 1, 2, 1])
+    hard = gambler(outputs["logits"], outputs["abstain"], labels, 2.2)
     one_hot = torch.eye(4, dtype=torch.float64)[labels]
-    torch.testing.assert_close(soft_bet(given["logits"], given["abstain"], one_hot, 2.2), hard)
-    torch.testing.assert_close(gambler(given["logits"], given["abstain"], 0.6 * one_hot + 0.1, 2.2), hard)
+    torch.testing.assert_close(soft_bet(outputs["logits"], outputs["abstain"], one_hot, 2.2), hard)
+    torch.testing.assert_close(gambler(outputs["logits"], outputs["abstain"], 0.6 * one_hot + 0.1, 2.2), hard)
 
 
-def test_without_anything_kept_it_is_cross_entropy() -> None:
-    given, labels = some(), torch.tensor([0, 3, 1, 2, 1])
-    value = gambler(given["logits"], torch.full((5, 1), -1e4, dtype=torch.float64), labels, 2.2)
-    torch.testing.assert_close(value, torch.nn.functional.cross_entropy(given["logits"], labels, reduction="none"))
+def test_equals_cross_entropy_without_abstention() -> None:
+    outputs, labels = some(), torch.tensor([0, 3, 1, 2, 1])
+    value = gambler(outputs["logits"], torch.full((5, 1), -1e4, dtype=torch.float64), labels, 2.2)
+    torch.testing.assert_close(value, torch.nn.functional.cross_entropy(outputs["logits"], labels, reduction="none"))
 
 
-def test_the_form_of_the_readme_has_the_same_gradient() -> None:
+def test_readme_form_has_the_same_gradient() -> None:
     """-log(o p_y + p_a) of the authors' README differs by log o."""
-    given, labels = some(), torch.tensor([0, 3, 1, 2, 1])
-    s = torch.cat([given["logits"], given["abstain"]], 1).requires_grad_()
+    outputs, labels = some(), torch.tensor([0, 3, 1, 2, 1])
+    s = torch.cat([outputs["logits"], outputs["abstain"]], 1).requires_grad_()
     p = s.softmax(1)
-    theirs = -(2.2 * p[torch.arange(5), labels] + p[:, -1]).log()
+    readme_value = -(2.2 * p[torch.arange(5), labels] + p[:, -1]).log()
     ours = gambler(s[:, :-1], s[:, -1:], labels, 2.2)
-    torch.testing.assert_close(ours - theirs, torch.full((5,), math.log(2.2), dtype=torch.float64))
-    gradients = [torch.autograd.grad(value.sum(), s, retain_graph=True)[0] for value in (theirs, ours)]
+    torch.testing.assert_close(ours - readme_value, torch.full((5,), math.log(2.2), dtype=torch.float64))
+    gradients = [torch.autograd.grad(value.sum(), s, retain_graph=True)[0] for value in (readme_value, ours)]
     torch.testing.assert_close(*gradients)
 
 
 def test_gradcheck() -> None:
-    given = some()
+    outputs = some()
     q = some(seed=1)["logits"].softmax(1)
-    logits, abstain = given["logits"].clone().requires_grad_(), given["abstain"].clone().requires_grad_()
+    logits, abstain = outputs["logits"].clone().requires_grad_(), outputs["abstain"].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda s, a: soft_bet(s, a, q, 2.2), (logits, abstain))
 
 
@@ -154,7 +154,7 @@ def test_a_sample_without_a_label_has_no_value_and_no_gradient() -> None:
 
 @pytest.mark.parametrize("far", [-1e4, 1e4])
 def test_logits_of_ten_thousand(far: float) -> None:
-    """A share of e^-10000 cannot be written down, its logarithm can: the loss is 10000, or log o."""
+    """e^-10000 underflows but its logarithm does not: the loss is 10000, or log o."""
     logits = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)
     abstain = torch.tensor([[far]], requires_grad=True)
     value = gambler(logits, abstain, torch.tensor([1]), 2.2)
@@ -170,7 +170,7 @@ def test_logits_of_ten_thousand(far: float) -> None:
 # --- as terms
 
 
-def test_the_terms_read_the_output_more(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_terms_read_abstention_output(batch_of: Callable[[Tensor], Batch]) -> None:
     student, teacher, labels = some(), some(seed=1), torch.tensor([0, 3, -1, 2, 1])
     batch = batch_of(labels)
     hard, soft = Gambler(2.2), SoftBet(2.2)
@@ -182,7 +182,7 @@ def test_the_terms_read_the_output_more(batch_of: Callable[[Tensor], Batch]) -> 
     torch.testing.assert_close(soft(student, teacher, batch), soft_bet(student["logits"], student["abstain"], q, 2.2))
 
 
-def test_terms_without_what_they_need(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_missing_inputs_are_errors(batch_of: Callable[[Tensor], Batch]) -> None:
     with pytest.raises(ValueError, match="batch"):
         Gambler(2.2)(some(), None, None)
     with pytest.raises(ValueError, match="teacher"):
@@ -191,10 +191,10 @@ def test_terms_without_what_they_need(batch_of: Callable[[Tensor], Batch]) -> No
         Gambler(2.2)(Outputs(some()["logits"]), None, batch_of(torch.zeros(5).long()))
 
 
-def test_a_soft_bet_gives_the_teacher_no_gradient(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_no_gradient_reaches_teacher_from_soft_bet(batch_of: Callable[[Tensor], Batch]) -> None:
     teacher = some(seed=1)["logits"].clone().requires_grad_()
     student = some()["logits"].clone().requires_grad_()
-    given = Outputs(student, {"abstain": some()["abstain"]})
-    SoftBet(2.2)(given, Outputs(teacher), batch_of(torch.zeros(5).long())).sum().backward()
+    outputs = Outputs(student, {"abstain": some()["abstain"]})
+    SoftBet(2.2)(outputs, Outputs(teacher), batch_of(torch.zeros(5).long())).sum().backward()
     assert teacher.grad is None
     assert student.grad is not None

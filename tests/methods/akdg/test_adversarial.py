@@ -1,4 +1,4 @@
-"""The hinge losses of a critic and of the generator that is to fool it, and the batches a critic is shown."""
+"""The hinge losses of discriminator and generator, and the batches of a discriminator."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def critic() -> Tapped:
     return Tapped(Slope(), roles={"score": "score"})
 
 
-def given(scores: Tensor) -> Outputs:
+def score_outputs(scores: Tensor) -> Outputs:
     return Outputs(None, {"score": scores[:, None]})
 
 
@@ -54,7 +54,7 @@ def test_by_hand() -> None:
     scores = torch.tensor([-2.0, -1.0, 0.0, 0.25, 1.0, 3.0])
     assert hinge(scores, genuine=True).tolist() == [3.0, 2.0, 1.0, 0.75, 0.0, 0.0]
     assert hinge(scores, genuine=False).tolist() == [0.0, 0.0, 1.0, 1.25, 2.0, 4.0]
-    assert Hinge(genuine=True)(given(scores), None, None).tolist() == [3.0, 2.0, 1.0, 0.75, 0.0, 0.0]
+    assert Hinge(genuine=True)(score_outputs(scores), None, None).tolist() == [3.0, 2.0, 1.0, 0.75, 0.0, 0.0]
 
 
 def test_against_plain_loops() -> None:
@@ -65,7 +65,7 @@ def test_against_plain_loops() -> None:
         assert hinge(scores, genuine=genuine).tolist() == pytest.approx(expected, abs=1e-15)
 
 
-def test_a_critic_that_says_nothing_costs_two_and_teaches_nothing(critic: Tapped) -> None:
+def test_critic_scoring_zero_has_loss_two_and_no_generator_gradient(critic: Tapped) -> None:
     nn.init.zeros_(critic.module.score.weight)  # type: ignore[union-attr, arg-type]
     images = torch.rand(5, 1, 2, 2)
     scores = critic.tap(images, ("score",))
@@ -74,14 +74,14 @@ def test_a_critic_that_says_nothing_costs_two_and_teaches_nothing(critic: Tapped
     assert not Fooling(critic)(Outputs(None, {"image": images}), None, None).any()
 
 
-def test_a_sure_and_right_critic_has_no_gradient() -> None:
+def test_confident_correct_critic_has_no_gradient() -> None:
     scores = torch.tensor([1.5, 4.0], requires_grad=True)
     (hinge(scores, genuine=True).sum() + hinge(-scores, genuine=False).sum()).backward()
     assert scores.grad is not None
     assert not scores.grad.any()
 
 
-def test_fooling_pulls_the_images_and_not_the_critic(critic: Tapped) -> None:
+def test_generator_loss_gradient_reaches_images_not_critic(critic: Tapped) -> None:
     images = torch.rand(5, 1, 2, 2, requires_grad=True)
     term = Fooling(critic)
     value = term(Outputs(None, {"image": images}), None, None)
@@ -93,18 +93,18 @@ def test_fooling_pulls_the_images_and_not_the_critic(critic: Tapped) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_half_precision_is_raised_and_double_kept(dtype: torch.dtype) -> None:
+def test_half_precision_becomes_float32_and_float64_is_preserved(dtype: torch.dtype) -> None:
     value = hinge(torch.tensor([0.5, -0.5], dtype=dtype), genuine=True)
     assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert value.tolist() == [0.5, 1.5]
 
 
-def test_what_is_not_a_number_stays_one() -> None:
+def test_nan_is_propagated() -> None:
     assert hinge(torch.tensor([float("nan")]), genuine=True).isnan().all()
     assert hinge(torch.tensor([float("inf")]), genuine=False).isinf().all()
 
 
-def test_generated_images_are_new_each_time_and_without_gradient(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_generated_images_are_new_and_detached(batch_of: Callable[[Tensor], Batch]) -> None:
     generator = Generator(Dim())
     batch, none = batch_of(torch.arange(6)), Outputs(None)
     view = GeneratedImages(generator)
@@ -120,7 +120,7 @@ def test_generated_images_are_new_each_time_and_without_gradient(batch_of: Calla
     assert generator.passes == 18
 
 
-def test_taught_images_are_the_sources(batch_of: Callable[[Tensor], Batch]) -> None:
+def test_teacher_images_are_those_of_the_source(batch_of: Callable[[Tensor], Batch]) -> None:
     images = torch.rand(6, 1, 2, 2)
     batch = TeacherImages()(batch_of(torch.arange(6)), Outputs(None), Outputs(None, {"image": images}))
     assert batch.inputs is images

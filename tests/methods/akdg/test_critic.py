@@ -13,14 +13,14 @@ from tutelage.models.tapped import Tapped
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32), (1, 28, 28), (1, 5, 7), (3, 24, 48), (2, 1, 1)])
-def test_a_critic_of_any_shape(shape: tuple[int, int, int]) -> None:
+def test_critic_accepts_any_image_shape(shape: tuple[int, int, int]) -> None:
     critic = Tapped(Critic(shape, width=0.1), (0.5,), (0.5,))
     outputs = critic.tap(torch.rand(3, *shape), ("score",))
     assert outputs["score"].shape == (3, 1)
     assert outputs.logits is None
 
 
-def test_every_layer_of_a_critic_has_spectral_norm_one() -> None:
+def test_layers_of_critic_have_unit_spectral_norm() -> None:
     torch.manual_seed(0)
     critic = Critic((1, 8, 8), width=0.25)
     for _ in range(200):
@@ -31,13 +31,13 @@ def test_every_layer_of_a_critic_has_spectral_norm_one() -> None:
         assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=1e-3)
 
 
-def test_looking_leaves_a_critic_as_it_was(state_of: Any, changed: Any) -> None:
+def test_evaluation_does_not_change_critic(state_of: Any, changed: Any) -> None:
     critic = Tapped(Critic((1, 8, 8), width=0.25)).eval()
     before = state_of(critic)
     critic.tap(torch.rand(4, 1, 8, 8), ("score",))
     assert changed(before, state_of(critic)) == set()
 
 
-def test_no_width_no_network(refused: Any) -> None:
+def test_width_without_channels_is_refused(refused: Any) -> None:
     with refused("width", "take a larger one"):
         Critic((1, 8, 8), width=0.0001)

@@ -1,4 +1,4 @@
-"""The Gaussian simplex loss: its closed forms, torch's KL divergence, moments of known laws, classes left out."""
+"""The Gaussian simplex loss: closed forms, torch's KL divergence, known moments, classes that do not count."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def of(label: int, samples: int) -> Tensor:
 @pytest.mark.parametrize(
     ("shift", "factor", "expected"), [(0.0, 1.0, 0.0), (2.0, 1.0, 4.0), (0.0, 2.0, 16.137)], ids=str
 )
-def test_values_on_the_card(shift: float, factor: float, expected: float) -> None:
+def test_known_values(shift: float, factor: float, expected: float) -> None:
     outputs = factor * normal(200_000)
     outputs[:, 3] += 70
     outputs[:, 5] += shift
@@ -41,23 +41,23 @@ def mixed(samples: int = 40, size: int = 4) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_it_is_twice_torchs_divergence(full: bool) -> None:
+def test_equals_twice_torch_kl_divergence(full: bool) -> None:
     outputs, labels = mixed()
     expected = []
     for label in range(4):
-        mine = outputs[labels == label]
-        covariance = mine.T.cov(correction=0)
+        members = outputs[labels == label]
+        covariance = members.T.cov(correction=0)
         if not full:
             covariance = covariance.diagonal().diag()
-        found = MultivariateNormal(mine.mean(0), covariance)
+        distribution = MultivariateNormal(members.mean(0), covariance)
         target = MultivariateNormal(7.0 * torch.eye(4).double()[label], torch.eye(4).double())
-        expected.append(2 * kl_divergence(found, target))
+        expected.append(2 * kl_divergence(distribution, target))
     value = gaussian_simplex(outputs, labels, 7.0, 0.0, full=full)
     torch.testing.assert_close(value, torch.stack(expected).mean(), rtol=1e-5, atol=1e-5)
 
 
-def test_the_whole_covariance_only_where_there_are_samples_enough() -> None:
-    """8 = 2 D of each class are enough, 7 are not; the gradient is finite either way."""
+def test_full_covariance_needs_enough_samples() -> None:
+    """8 = 2 D samples of each class are enough, 7 are not; the gradient is finite in both cases."""
     for samples, alike in ((32, False), (28, True)):
         outputs, labels = mixed(samples)
         outputs.requires_grad_()
@@ -77,7 +77,7 @@ def test_the_whole_covariance_only_where_there_are_samples_enough() -> None:
     ],
     ids=["Gaussian", "Laplace", "uniform"],
 )
-def test_tails_of_known_laws(draw: torch.distributions.Distribution, excess: float) -> None:
+def test_kurtosis_of_known_distributions(draw: torch.distributions.Distribution, excess: float) -> None:
     torch.manual_seed(0)
     outputs = draw.sample((400_000, 2)).double()
     labels = of(1, len(outputs))
@@ -101,7 +101,7 @@ def by_hand(outputs: Tensor, labels: Tensor, scale: float, tail: float) -> float
     return total / classes
 
 
-def test_plain_loops_and_classes_with_less_than_three_samples() -> None:
+def test_equals_plain_loops_and_ignores_small_classes() -> None:
     outputs, labels = mixed(10)  # 3, 3, 2 and 2 of the four classes
     value = gaussian_simplex(outputs, labels, 7.0, 0.2)
     assert value.item() == pytest.approx(by_hand(outputs, labels, 7.0, 0.2), rel=1e-6)
@@ -112,7 +112,7 @@ def test_plain_loops_and_classes_with_less_than_three_samples() -> None:
     assert (outputs.grad[labels < 2] != 0).any()
 
 
-def test_the_names_of_the_classes_do_not_matter() -> None:
+def test_invariant_to_permuted_classes() -> None:
     outputs, labels = mixed()
     order = torch.tensor([2, 0, 3, 1])
     renamed = torch.empty_like(outputs)
@@ -120,20 +120,20 @@ def test_the_names_of_the_classes_do_not_matter() -> None:
     torch.testing.assert_close(gaussian_simplex(renamed, order[labels]), gaussian_simplex(outputs, labels))
 
 
-def test_it_is_never_below_zero() -> None:
+def test_loss_is_nonnegative() -> None:
     for seed in range(20):
         outputs = (1 + seed) * 0.2 * normal(30, 3, seed)
         assert gaussian_simplex(outputs, torch.arange(30) % 3, scale=0.1 * seed, tail=0.0) >= 0
 
 
-def test_vertices_are_equally_far_apart_and_the_nearest_is_the_largest() -> None:
+def test_vertices_are_equidistant_and_nearest_is_argmax() -> None:
     vertices = 70 * torch.eye(10).double()
     assert torch.pdist(vertices).sub(70 * 2**0.5).abs().max() < 1e-9
     outputs = 50 * normal(500)
     assert torch.equal(torch.cdist(outputs, vertices).argmin(1), outputs.argmax(1))
 
 
-def test_constant_outputs_are_finite_and_dear() -> None:
+def test_constant_outputs_have_finite_large_loss() -> None:
     outputs = torch.ones(12, 3, requires_grad=True)
     value = gaussian_simplex(outputs, torch.arange(12) % 3, scale=1.0)
     value.backward()
@@ -143,7 +143,7 @@ def test_constant_outputs_are_finite_and_dear() -> None:
 
 
 @pytest.mark.parametrize("labels", [[0], [0, 1, 2], [-1, -1, -1, -1]], ids=str)
-def test_where_no_class_counts_it_is_zero(labels: list[int]) -> None:
+def test_loss_is_zero_if_no_class_counts(labels: list[int]) -> None:
     outputs = normal(len(labels), 3).requires_grad_()
     value = gaussian_simplex(outputs, torch.tensor(labels))
     value.backward()
@@ -169,7 +169,7 @@ def test_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_fourth_powers_beyond_half_precision(half: torch.dtype) -> None:
+def test_fourth_powers_beyond_range_of_float16(half: torch.dtype) -> None:
     outputs, labels = mixed()
     outputs = (30 * outputs).to(half)
     value = gaussian_simplex(outputs, labels)
@@ -177,7 +177,7 @@ def test_fourth_powers_beyond_half_precision(half: torch.dtype) -> None:
     assert value.item() == pytest.approx(gaussian_simplex(outputs.double(), labels).item(), rel=1e-4)
 
 
-def test_not_a_number_is_not_hidden() -> None:
+def test_nan_is_not_hidden() -> None:
     outputs, labels = mixed()
     outputs[3, 1] = float("nan")
     assert gaussian_simplex(outputs, labels).isnan()

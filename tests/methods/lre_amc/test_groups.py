@@ -1,4 +1,4 @@
-"""Units taken out of networks: which can go, what changes with them, and that nothing else does."""
+"""Pruning of units: which are prunable, which layers change with them, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def straight() -> nn.Sequential:
-    """Convolutions one after another, pooling, flattening, a hidden layer; activations in place."""
+    """Sequential convolutions, pooling, flattening, a hidden layer; in-place activations."""
     return nn.Sequential(
         nn.Conv2d(1, 5, 3, padding=1, bias=False),
         nn.BatchNorm2d(5),
@@ -42,7 +42,7 @@ def straight() -> nn.Sequential:
 
 
 class Branches(nn.Module):
-    """A concatenation, a sum, a shared reader and a depthwise convolution."""
+    """A concatenation, a sum, a shared consumer and a depthwise convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class Attention(nn.Module):
 
 
 def warmed(network: nn.Module) -> nn.Module:
-    """With statistics and scales that say something."""
+    """With non-trivial statistics and scales."""
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -91,7 +91,7 @@ def warmed(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def test_the_groups_of_a_straight_network() -> None:
+def test_groups_of_sequential_network() -> None:
     network = straight()
     assert prunable(network, EXAMPLE) == ["0", "4", "9"]
     first, second, third = (group_of(network, layer, EXAMPLE) for layer in ("0", "4", "9"))
@@ -105,7 +105,7 @@ def test_the_groups_of_a_straight_network() -> None:
     assert (third.units, dict(third.norms), list(third.consumers)) == (7, {}, ["11"])
 
 
-def test_branches_that_are_joined_can_go_and_those_that_are_summed_cannot() -> None:
+def test_concatenated_branches_are_prunable_and_summed_ones_are_not() -> None:
     network = Branches()
     assert prunable(network, EXAMPLE) == ["left", "right"]
     group = group_of(network, "right", EXAMPLE)
@@ -116,17 +116,17 @@ def test_branches_that_are_joined_can_go_and_those_that_are_summed_cannot() -> N
     }
 
 
-def test_what_mixes_units_keeps_them() -> None:
+def test_layers_that_mix_units_are_not_prunable() -> None:
     assert prunable(Attention(), EXAMPLE) == ["mlp.0"]  # the others feed sums, norms, attention, or run twice
     assert prunable(WRN(10, 1, in_channels=1), EXAMPLE) == [f"block{number}.0.conv1" for number in (1, 2, 3)]
 
 
-def test_two_units_stay() -> None:
+def test_two_units_remain() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.ReLU(), nn.Linear(2, 3))
     assert prunable(network, EXAMPLE) == []
 
 
-def test_looking_changes_nothing(state_of: Any, changed: Any) -> None:
+def test_detection_does_not_change_network(state_of: Any, changed: Any) -> None:
     network = warmed(straight()).train()
     before = state_of(network)
     prunable(network, EXAMPLE)
@@ -140,7 +140,7 @@ def test_looking_changes_nothing(state_of: Any, changed: Any) -> None:
 
 
 @pytest.mark.parametrize("make", [straight, Branches, Attention])
-def test_a_network_without_units_is_the_network_that_does_not_read_them(make: Callable[[], nn.Module]) -> None:
+def test_dropping_units_equals_ignoring_them(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network = warmed(make())
     for layer in prunable(network, EXAMPLE):
@@ -172,7 +172,7 @@ def test_parameters_add_up() -> None:
 
 
 @pytest.mark.parametrize("layer", ["0", "4", "9"])
-def test_a_copy_of_a_unit_goes_without_loss(layer: str) -> None:
+def test_duplicate_unit_is_removed_without_loss(layer: str) -> None:
     torch.manual_seed(0)
     network = warmed(straight()).double()
     group = group_of(network, layer, EXAMPLE.double())
@@ -193,7 +193,7 @@ def test_a_copy_of_a_unit_goes_without_loss(layer: str) -> None:
 
 
 def shifted(padding: int) -> tuple[nn.Sequential, Tensor]:
-    """A network whose third unit is the first plus 5, before a convolution of 3 x 3."""
+    """A network whose third unit is the first plus 5, before a 3x3 convolution."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 3, padding=padding), nn.Flatten(), nn.LazyLinear(2))
     network = network.double()
@@ -205,7 +205,7 @@ def shifted(padding: int) -> tuple[nn.Sequential, Tensor]:
     return network, images
 
 
-def test_a_constant_is_taken_over_into_the_bias() -> None:
+def test_constant_is_absorbed_by_the_bias() -> None:
     network, images = shifted(padding=0)
     group = group_of(network, "0", images)
     assert group
@@ -219,7 +219,7 @@ def test_a_constant_is_taken_over_into_the_bias() -> None:
     assert torch.allclose(network(images), expected, atol=1e-6)
 
 
-def test_a_constant_is_wrong_at_a_padded_border() -> None:
+def test_constant_is_wrong_at_zero_padded_border() -> None:
     network, images = shifted(padding=1)
     group = group_of(network, "0", images)
     assert group
@@ -235,26 +235,28 @@ def test_a_constant_is_wrong_at_a_padded_border() -> None:
     assert gap.max() > 0.1
 
 
-def test_second_moments_are_those_of_what_readers_are_given() -> None:
+def test_second_moments_are_those_of_consumer_inputs() -> None:
     network = warmed(straight())
     images = torch.randn(6, 1, 8, 8)
-    given: dict[str, Tensor] = {}
+    consumer_inputs: dict[str, Tensor] = {}
     for name in ("4", "9"):
-        network.get_submodule(name).register_forward_pre_hook(lambda _, x, name=name: given.update({name: x[0]}))
+        network.get_submodule(name).register_forward_pre_hook(
+            lambda _, x, name=name: consumer_inputs.update({name: x[0]})
+        )
     network(images)
     first, second = group_of(network, "0", EXAMPLE), group_of(network, "4", EXAMPLE)
     network(images)
     assert first
     assert second
     for group, rows in (
-        (first, given["4"].movedim(1, -1).reshape(-1, 5)),
-        (second, given["9"].view(6, 6, 4).movedim(1, -1).reshape(-1, 6)),
+        (first, consumer_inputs["4"].movedim(1, -1).reshape(-1, 5)),
+        (second, consumer_inputs["9"].view(6, 6, 4).movedim(1, -1).reshape(-1, 6)),
     ):
         z = torch.cat([rows.double(), torch.ones(len(rows), 1, dtype=torch.float64)], 1).detach()
         assert torch.allclose(second_moments(network, group, images.split(4)), z.T @ z)
 
 
-def test_a_file_of_a_pruned_network_is_opened(tmp_path: Path, refused: Any) -> None:
+def test_weights_file_of_pruned_network_can_be_loaded(tmp_path: Path, refused: Any) -> None:
     torch.manual_seed(0)
     network = warmed(straight())
     for layer, removed in (("0", [0, 3]), ("4", [5]), ("0", [1])):
@@ -264,16 +266,16 @@ def test_a_file_of_a_pruned_network_is_opened(tmp_path: Path, refused: Any) -> N
     operations = applied_operations(network)
     assert [entry["layer"] for entry in operations].count("0") == 1  # one entry a layer, however often
     save_weights(tmp_path / "weights.safetensors", network, {})
-    again = reapply(straight(), operations, EXAMPLE)
+    rebuilt = reapply(straight(), operations, EXAMPLE)
     with refused("do not fit"):
         load_weights(tmp_path / "weights.safetensors", straight())
-    load_weights(tmp_path / "weights.safetensors", again)
-    assert torch.equal(again.eval()(EXAMPLE), network(EXAMPLE))
-    assert applied_operations(again) == operations
-    assert str(again) == str(network)
+    load_weights(tmp_path / "weights.safetensors", rebuilt)
+    assert torch.equal(rebuilt.eval()(EXAMPLE), network(EXAMPLE))
+    assert applied_operations(rebuilt) == operations
+    assert str(rebuilt) == str(network)
 
 
-def test_sizes_that_do_not_fit_are_refused(refused: Any) -> None:
+def test_invalid_sizes_are_refused(refused: Any) -> None:
     network = straight()
     with refused("'nine'", "layer to resize"):
         apply(network, EXAMPLE, layer="nine", inputs=1, outputs=1)

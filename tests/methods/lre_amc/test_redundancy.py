@@ -1,4 +1,4 @@
-"""Which units are linear combinations of others: against least squares, exact relations, hostile activations."""
+"""Linear redundancy of units: least squares, exact relations and extreme activations."""
 
 from __future__ import annotations
 
@@ -23,92 +23,96 @@ def with_constant(z: Tensor) -> Tensor:
 
 def test_the_regressions_are_least_squares() -> None:
     z = with_constant(activations())
-    left = inverse(z.T @ z)
+    remaining = inverse(z.T @ z)
     for unit in range(z.shape[1]):
-        others = [column for column in range(z.shape[1]) if column != unit]
-        expected, *_ = np.linalg.lstsq(z[:, others].numpy(), z[:, unit].numpy(), rcond=None)
-        found = regression(left, unit)
-        assert found[unit] == 0
-        assert found[others].numpy() == pytest.approx(expected, abs=1e-10)
-        assert float(residuals(left)[unit]) == pytest.approx(float((z[:, unit] - z @ found).norm()), abs=1e-9)
+        other_columns = [column for column in range(z.shape[1]) if column != unit]
+        expected, *_ = np.linalg.lstsq(z[:, other_columns].numpy(), z[:, unit].numpy(), rcond=None)
+        elimination = regression(remaining, unit)
+        assert elimination[unit] == 0
+        assert elimination[other_columns].numpy() == pytest.approx(expected, abs=1e-10)
+        assert float(residuals(remaining)[unit]) == pytest.approx(
+            float((z[:, unit] - z @ elimination).norm()), abs=1e-9
+        )
 
 
-def test_units_in_a_relation_have_no_residual() -> None:
+def test_dependent_units_have_zero_residual() -> None:
     z = activations()
     z[:, 5] = z[:, 0] / 2 + z[:, 1] / 4
-    found = residuals(inverse(z.T @ z, 1e-12))
-    assert found[[0, 1, 5]].max() < 1e-5
-    assert found[[2, 3, 4]].min() > 1
+    elimination = residuals(inverse(z.T @ z, 1e-12))
+    assert elimination[[0, 1, 5]].max() < 1e-5
+    assert elimination[[2, 3, 4]].min() > 1
 
 
-def test_what_is_predicted_exactly_goes_without_loss() -> None:
+def test_exactly_predicted_units_are_removed_without_loss() -> None:
     z = activations()
     z[:, 5] = z[:, 0] / 2 + z[:, 1] / 4 - 3
     z = with_constant(z)
-    found = eliminate(z.T @ z, 1, ridge=1e-11, units=6)
-    assert found.removed[0] in (0, 1, 5)
+    elimination = eliminate(z.T @ z, 1, ridge=1e-11, units=6)
+    assert elimination.removed[0] in (0, 1, 5)
     weights = torch.randn(4, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    after = weights @ found.transfer
-    assert (after[:, list(found.removed)] == 0).all()
+    after = weights @ elimination.transfer
+    assert (after[:, list(elimination.removed)] == 0).all()
     assert (z @ after.T - z @ weights.T).abs().max() < 1e-10
 
 
-def test_after_a_removal_the_rest_is_a_fresh_regression() -> None:
+def test_downdated_inverse_equals_new_regression() -> None:
     z = with_constant(activations(units=8))
-    gram, ridge, gone = z.T @ z, 0.3, [2, 6, 0]
-    left = inverse(gram, ridge)
-    for number, unit in enumerate(gone, 1):
-        left = without(left, unit)
-        stays = [column for column in range(9) if column not in gone[:number]]
+    gram, ridge, removed = z.T @ z, 0.3, [2, 6, 0]
+    remaining = inverse(gram, ridge)
+    for number, unit in enumerate(removed, 1):
+        remaining = without(remaining, unit)
+        stays = [column for column in range(9) if column not in removed[:number]]
         fresh = inverse(gram[stays][:, stays], ridge)
-        for place, column in enumerate(stays):
-            assert torch.allclose(regression(left, column)[stays], regression(fresh, place), rtol=0, atol=1e-8)
-            assert (regression(left, column)[gone[:number]] == 0).all()
+        for row, column in enumerate(stays):
+            assert torch.allclose(regression(remaining, column)[stays], regression(fresh, row), rtol=0, atol=1e-8)
+            assert (regression(remaining, column)[removed[:number]] == 0).all()
 
 
-def test_units_go_as_a_fresh_look_at_each_step_says() -> None:
+def test_elimination_equals_new_regression_at_each_step() -> None:
     z = with_constant(activations(units=7, seed=3))
     gram, ridge = z.T @ z, 0.05
-    found = eliminate(gram, 4, ridge=ridge, units=7)
-    left = list(range(7))
-    for removed in found.removed:
+    elimination = eliminate(gram, 4, ridge=ridge, units=7)
+    remaining = list(range(7))
+    for removed in elimination.removed:
         energies = {}
-        for unit in left:
-            others = [other for other in (*left, 7) if other != unit]
+        for unit in remaining:
+            other_columns = [other for other in (*remaining, 7) if other != unit]
             # The regression with its penalty, as ordinary least squares with further rows.
-            tall = torch.cat([z[:, others], ridge**0.5 * torch.eye(len(others), dtype=torch.float64)])
-            wanted = torch.cat([z[:, unit], torch.zeros(len(others), dtype=torch.float64)])
-            solved, *_ = np.linalg.lstsq(tall.numpy(), wanted.numpy(), rcond=None)
-            energies[unit] = float((wanted - tall @ torch.from_numpy(solved)).norm())
+            tall = torch.cat([z[:, other_columns], ridge**0.5 * torch.eye(len(other_columns), dtype=torch.float64)])
+            expected = torch.cat([z[:, unit], torch.zeros(len(other_columns), dtype=torch.float64)])
+            solved, *_ = np.linalg.lstsq(tall.numpy(), expected.numpy(), rcond=None)
+            energies[unit] = float((expected - tall @ torch.from_numpy(solved)).norm())
         assert removed == min(energies, key=lambda unit: energies[unit])
-        left.remove(removed)
+        remaining.remove(removed)
     # Step by step is as all at once: the regressions of the removed units on those that stay.
-    stays, gone = [*left, 7], list(found.removed)
+    stays, gone = [*remaining, 7], list(elimination.removed)
     penalised = gram + ridge * torch.eye(8, dtype=torch.float64)
     at_once = torch.linalg.solve(penalised[stays][:, stays], penalised[stays][:, gone])
-    assert torch.allclose(found.transfer[gone][:, stays], at_once.T, atol=1e-9)
-    assert torch.equal(found.transfer[stays][:, stays], torch.eye(4, dtype=torch.float64))
+    assert torch.allclose(elimination.transfer[gone][:, stays], at_once.T, atol=1e-9)
+    assert torch.equal(elimination.transfer[stays][:, stays], torch.eye(4, dtype=torch.float64))
 
 
-def test_the_constant_never_goes() -> None:
+def test_constant_is_never_removed() -> None:
     z = torch.cat([torch.full((20, 3), 2.0, dtype=torch.float64), torch.ones(20, 1, dtype=torch.float64)], 1)
-    found = eliminate(z.T @ z, 3, ridge=1e-9, units=3)
-    assert sorted(found.removed) == [0, 1, 2]
-    assert found.transfer[:3, 3].numpy() == pytest.approx([2, 2, 2], abs=1e-6)  # each of them is the constant, doubled
+    elimination = eliminate(z.T @ z, 3, ridge=1e-9, units=3)
+    assert sorted(elimination.removed) == [0, 1, 2]
+    assert elimination.transfer[:3, 3].numpy() == pytest.approx(
+        [2, 2, 2], abs=1e-6
+    )  # each of them is the constant, doubled
 
 
-def test_copies_need_a_ridge(refused: Any) -> None:
+def test_duplicate_units_need_a_ridge(refused: Any) -> None:
     z = activations()[:, [0, 1, 2, 0, 1, 2]]
     with refused("6 units", "linearly dependent", "use a larger ridge"):
         eliminate(z.T @ z, 2, ridge=0.0, units=6)
-    found = eliminate(z.T @ z, 3, ridge=1e-6, units=6)
-    assert {unit % 3 for unit in found.removed} == {0, 1, 2}  # one of each pair, not both
-    assert found.transfer.isfinite().all()
+    elimination = eliminate(z.T @ z, 3, ridge=1e-6, units=6)
+    assert {unit % 3 for unit in elimination.removed} == {0, 1, 2}  # one of each pair, not both
+    assert elimination.transfer.isfinite().all()
     with refused("linearly dependent"):
         inverse(torch.zeros(3, 3))
 
 
-def test_activations_that_are_all_zero() -> None:
-    found = eliminate(torch.zeros(4, 4), 2, ridge=1e-30, units=4)
-    assert found.removed == (0, 1)
-    assert found.transfer.isfinite().all()
+def test_zero_activations() -> None:
+    elimination = eliminate(torch.zeros(4, 4), 2, ridge=1e-30, units=4)
+    assert elimination.removed == (0, 1)
+    assert elimination.transfer.isfinite().all()

@@ -1,4 +1,4 @@
-"""MaxDropout: the closed forms, and layers that are lent to a network for a while."""
+"""MaxDropout: closed forms, and layers inserted into a network temporarily."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def activations(*shape: int, seed: int = 0) -> Tensor:
 # --- the function
 
 
-@pytest.mark.parametrize(("rate", "gone"), [(0.0, 0), (0.1, 1), (0.3, 3), (0.5, 5), (1.0, 10)])
-def test_so_many_of_eleven_go(rate: float, gone: int) -> None:
-    """x = 0 .. 10: what lies exactly at 1 - r stays; at 1 everything but the minimum goes."""
+@pytest.mark.parametrize(("rate", "dropped"), [(0.0, 0), (0.1, 1), (0.3, 3), (0.5, 5), (1.0, 10)])
+def test_number_of_dropped_units(rate: float, dropped: int) -> None:
+    """x = 0 .. 10: a unit exactly at 1 - r is not dropped; with r = 1 all but the minimum are."""
     x = torch.arange(11.0)
-    expected = torch.cat([x[: 11 - gone], torch.zeros(gone)])
+    expected = torch.cat([x[: 11 - dropped], torch.zeros(dropped)])
     assert torch.equal(max_dropout(x, rate), expected)
 
 
@@ -45,13 +45,13 @@ def test_equals_a_plain_loop(shape: tuple[int, ...], rate: float) -> None:
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(4.0, 0.0), (0.25, 3.0), (3.7, -1.3)])
-def test_the_scale_of_what_is_given_does_not_matter(scale: float, shift: float) -> None:
+def test_invariant_to_scale_and_shift(scale: float, shift: float) -> None:
     x = torch.randn(50, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     assert torch.equal(dominant(scale * x + shift, 0.4), dominant(x, 0.4))
 
 
-def test_the_rate_is_no_share_of_units() -> None:
-    """Of rectified Gaussians it is what lies above 1 - r of the maximum: the larger the tensor, the less."""
+def test_rate_is_a_threshold_not_a_share() -> None:
+    """For rectified Gaussians, units above 1 - r of the maximum are dropped: the larger the tensor, the fewer."""
     shares = []
     for shape in ((512,), (128, 512), (16, 64, 32, 32)):
         x = activations(*shape)
@@ -64,7 +64,7 @@ def test_the_rate_is_no_share_of_units() -> None:
     assert max(shares[4:]) < 0.02
 
 
-def test_the_batch_shares_its_extremes() -> None:
+def test_extremes_are_over_the_whole_batch() -> None:
     x = activations(4, 10)
     louder = torch.cat([x, 100 * x[:1]])
     assert dominant(x, 0.5)[:4].any()
@@ -73,7 +73,7 @@ def test_the_batch_shares_its_extremes() -> None:
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("value", [0.0, -2.5, 1e30])
-def test_of_a_constant_nothing_goes(value: float) -> None:
+def test_nothing_of_a_constant_is_dropped(value: float) -> None:
     x = torch.full((3, 4), value, requires_grad=True)
     with torch.autograd.detect_anomaly(check_nan=True):
         y = max_dropout(x, 0.3)
@@ -82,7 +82,7 @@ def test_of_a_constant_nothing_goes(value: float) -> None:
     assert torch.equal(x.grad, torch.ones(3, 4))  # type: ignore[arg-type]
 
 
-def test_survivors_and_their_gradients_are_as_they_were() -> None:
+def test_remaining_units_and_gradients_are_unchanged() -> None:
     x = activations(8, 6, 4, 4).requires_grad_()
     y = max_dropout(x, 0.6)
     mask = dominant(x, 0.6)
@@ -94,8 +94,8 @@ def test_survivors_and_their_gradients_are_as_they_were() -> None:
     assert torch.equal(x.grad, (~mask).float())  # type: ignore[arg-type]
 
 
-def test_half_precision_is_compared_in_full() -> None:
-    """max - min is 100,000, which float16 does not have."""
+def test_half_precision_is_compared_in_float32() -> None:
+    """max - min is 100,000, which overflows in float16."""
     x = torch.tensor([-50_000.0, 0.0, 30_000.0, 50_000.0], dtype=torch.float16)
     y = max_dropout(x, 0.3)
     assert y.dtype == torch.float16
@@ -114,7 +114,7 @@ def test_eval_mode_is_the_identity() -> None:
     assert torch.equal(MaxDropout(0.5, active_in_eval=True).eval()(x), max_dropout(x, 0.5))
 
 
-def test_the_share_is_of_all_units_seen() -> None:
+def test_share_is_over_all_units() -> None:
     layer = MaxDropout(0.5)
     assert layer.share != layer.share
     layer(torch.arange(11.0))
@@ -124,8 +124,8 @@ def test_the_share_is_of_all_units_seen() -> None:
     assert not layer.state_dict()
 
 
-def test_a_random_rate_is_uniform_below_the_rate() -> None:
-    """Of 0 .. 1000, exactly the rate's share goes."""
+def test_random_rate_is_uniform() -> None:
+    """Of 0 .. 1000, exactly the share r is dropped."""
     layer, x = MaxDropout(0.6, random_rate=True), torch.arange(1001.0)
     torch.manual_seed(3)
     rates = torch.stack([(layer(x)[1:] == 0).float().mean() for _ in range(400)])
@@ -135,12 +135,12 @@ def test_a_random_rate_is_uniform_below_the_rate() -> None:
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
-def test_a_rate_that_cannot_be(rate: float, refused: Any) -> None:
+def test_invalid_rate_is_refused(rate: float, refused: Any) -> None:
     with refused("MaxDropout", "[0, 1]", rate):
         MaxDropout(rate)
 
 
-def test_it_compiles() -> None:
+def test_layer_compiles() -> None:
     torch.compiler.reset()
     layer, x = MaxDropout(0.5), activations(4, 6)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
@@ -157,7 +157,7 @@ class Pair(NamedTuple):
 
 
 class Wrapping(nn.Module):
-    """A block that gives its map as a part of something."""
+    """A block that returns its map inside a container."""
 
     def __init__(self, kind: str, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -185,14 +185,14 @@ class Unwrapping(nn.Module):
         return logits
 
     def first(self, given: Any) -> Tensor:
-        found: Tensor = {
+        result: Tensor = {
             "tuple": lambda: given[0],
             "list": lambda: given[0],
             "named": lambda: given.first,
             "mapping": lambda: given["map"],
             "nested": lambda: given[0][0],
         }[self.kind]()
-        return found
+        return result
 
 
 IMAGES = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -202,24 +202,24 @@ def no_hooks(module: nn.Module) -> bool:
     return not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 
 
-def test_after_stages_it_is_written_out(tiny_model: Callable[..., Tapped]) -> None:
-    """TinyNet's stages are its two batch norms, as it calls no other layer."""
+def test_after_stages_equals_explicit_network(tiny_model: Callable[..., Tapped]) -> None:
+    """TinyNet's stages are its two batch norms, since its ReLUs are function calls."""
     model = tiny_model().trace(IMAGES)
     net: Any = model.module
     with after_stages(model, HALF) as layers:
         assert list(layers) == ["stage1", "stage2"]
-        found = model(IMAGES)
+        result = model(IMAGES)
     images = (IMAGES - model.mean) / model.std
-    again = tiny_model().module
-    for module in (net, again):
+    reference = tiny_model().module
+    for module in (net, reference):
         module.load_state_dict(net.state_dict())
-    x = F.relu(max_dropout(again.bn1(again.conv1(images)), 0.5))  # type: ignore[operator]
-    x = F.relu(max_dropout(again.bn2(again.conv2(x)), 0.5))  # type: ignore[operator]
-    assert torch.equal(found, again.fc(x.mean((2, 3))))  # type: ignore[operator]
+    x = F.relu(max_dropout(reference.bn1(reference.conv1(images)), 0.5))  # type: ignore[operator]
+    x = F.relu(max_dropout(reference.bn2(reference.conv2(x)), 0.5))  # type: ignore[operator]
+    assert torch.equal(result, reference.fc(x.mean((2, 3))))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("kind", ["tuple", "list", "named", "mapping", "nested"])
-def test_layers_that_give_more_than_a_tensor(kind: str) -> None:
+def test_layers_with_several_outputs(kind: str) -> None:
     model = Tapped(Unwrapping(kind), roles={"stage1": "a", "stage2": "b"})
     plain = model(IMAGES)
     with after_stages(model, HALF) as layers:
@@ -231,12 +231,12 @@ def test_layers_that_give_more_than_a_tensor(kind: str) -> None:
     assert torch.equal(model.train()(IMAGES), plain)
 
 
-def test_a_stage_named_by_what_a_layer_takes(tiny_model: Callable[..., Tapped]) -> None:
+def test_stage_named_by_layer_input(tiny_model: Callable[..., Tapped]) -> None:
     model = Tapped(tiny_model().module, roles={"stage1": "input:conv2"})
     with after_stages(model, HALF) as layers:
-        taken = model.tap(IMAGES, ("stage1",))["stage1"]
+        stage = model.tap(IMAGES, ("stage1",))["stage1"]
     plain = model.tap(IMAGES, ("stage1",))["stage1"]
-    assert torch.equal(taken, max_dropout(plain, 0.5))
+    assert torch.equal(stage, max_dropout(plain, 0.5))
     assert layers["stage1"].share > 0
 
 
@@ -245,7 +245,7 @@ def sequential() -> Tapped:
     return Tapped(nn.Sequential(body, nn.Linear(192, 4)), roles={"stage1": "0.0"})
 
 
-def test_a_stage_that_is_a_sequential_runs_it_once() -> None:
+def test_sequential_stage_runs_layer_once() -> None:
     model = sequential()
     with after_stages(model, HALF) as layers:
         given = model.tap(IMAGES, ("stage1",))["stage1"]
@@ -253,7 +253,7 @@ def test_a_stage_that_is_a_sequential_runs_it_once() -> None:
     assert torch.equal(given, max_dropout(model.tap(IMAGES, ("stage1",))["stage1"], 0.5))
 
 
-def test_it_follows_the_mode_and_the_copies_of_the_network(tiny_model: Callable[..., Tapped]) -> None:
+def test_layers_follow_mode_and_copies_of_network(tiny_model: Callable[..., Tapped]) -> None:
     model = tiny_model().trace(IMAGES)
     plain = model.eval()(IMAGES)
     with after_stages(model, HALF) as layers:
@@ -270,7 +270,7 @@ def test_it_follows_the_mode_and_the_copies_of_the_network(tiny_model: Callable[
         assert model.state_dict().keys() == {f"module.{key}" for key in keys}
 
 
-def test_afterwards_and_after_an_error_nothing_is_left(tiny_model: Callable[..., Tapped], state_of: Any) -> None:
+def test_layers_are_removed_afterwards_and_after_errors(tiny_model: Callable[..., Tapped], state_of: Any) -> None:
     for within, make in ((after_stages, tiny_model), (replace_dropout, partial(tiny_model, dropout=0.1))):
         model = make().trace(IMAGES)
         before, dropout = repr(model), model.module.drop
@@ -284,7 +284,7 @@ def test_afterwards_and_after_an_error_nothing_is_left(tiny_model: Callable[...,
         assert state_of(model).keys() == state_of(make()).keys()
 
 
-def test_compiled_it_drops_as_well(tiny_model: Callable[..., Tapped]) -> None:
+def test_compiled_network_drops_units(tiny_model: Callable[..., Tapped]) -> None:
     torch.compiler.reset()
     model = tiny_model().trace(IMAGES)
     with after_stages(model, HALF):
@@ -300,7 +300,7 @@ def test_compiled_it_drops_as_well(tiny_model: Callable[..., Tapped]) -> None:
 
 
 class TwoDropouts(nn.Module):
-    """One dropout under two names, and one of another kind."""
+    """One dropout under two names, and one of another class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -314,21 +314,21 @@ class TwoDropouts(nn.Module):
         return logits
 
 
-def test_in_place_of_every_dropout() -> None:
+def test_every_dropout_is_replaced() -> None:
     model = Tapped(TwoDropouts())
     net: Any = model.module
-    own = net.first
+    dropout = net.first
     with replace_dropout(model, HALF) as layers:
         assert list(layers) == ["first", "second"]
         once = max_dropout(F.relu(net.conv(IMAGES)), 0.5)
         assert torch.equal(model(IMAGES), net.fc(max_dropout(once, 0.5).mean((2, 3))))
         model.eval()
         assert not net.first.training
-    assert net.first is net.second is own
-    assert own.training  # it was not there when the mode changed
+    assert net.first is net.second is dropout
+    assert dropout.training  # it was not there when the mode changed
 
 
-def test_networks_without_a_place_for_it(tiny_model: Callable[..., Tapped], refused: Any) -> None:
+def test_networks_without_stages_or_dropout_are_refused(tiny_model: Callable[..., Tapped], refused: Any) -> None:
     flat = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 4))).trace(IMAGES)
     with refused("Sequential has no stages", "embedding", "roles=", "where=dropout"), after_stages(flat, HALF):
         pass
@@ -336,7 +336,7 @@ def test_networks_without_a_place_for_it(tiny_model: Callable[..., Tapped], refu
         pass
 
 
-def test_a_stage_that_gives_no_tensor(refused: Any) -> None:
+def test_stage_without_tensor_output_is_refused(refused: Any) -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> object:
             self.kept = x

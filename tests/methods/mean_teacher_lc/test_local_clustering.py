@@ -1,4 +1,4 @@
-"""Local clustering: known values, plain loops, the mask's edge, and batches without neighbours."""
+"""Local clustering: known values, plain loops, the threshold, and batches without neighbours."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def by_hand(a: Tensor, b: Tensor, threshold: float) -> float:
 
 
 def pair(distance: float) -> tuple[Tensor, Tensor]:
-    """Two features of one dimension, so far apart."""
+    """Two one-dimensional features at this distance."""
     return torch.zeros(1, 1).double(), torch.tensor([[math.sqrt(distance)]]).double().requires_grad_()
 
 
 # --- the function
 
 
-def test_value_on_the_card() -> None:
-    """Distances 1 and 9, one pair near. With a sum over dimensions it were 2 exp(-1/2) = 1.2131."""
+def test_known_value() -> None:
+    """Distances 1 and 9, one pair within tau. With a sum over dimensions it would be 2 exp(-1/2) = 1.2131."""
     a, b = torch.zeros(1, 2), torch.tensor([[1.0, 1.0], [3.0, 3.0]])
     assert mean_squared_distances(a, b).tolist() == [[pytest.approx(1), pytest.approx(9)]]
     assert local_clustering(a, b, 4.0).item() == pytest.approx(math.exp(-1 / 4), abs=1e-6)
@@ -56,31 +56,31 @@ def test_equals_plain_loops(threshold: float, n: int, m: int) -> None:
     assert local_clustering(b, b, threshold).item() == pytest.approx(by_hand(b, b, threshold), rel=1e-12, abs=1e-15)
 
 
-def test_maps_are_flattened_and_distances_are_those_of_cdist() -> None:
+def test_maps_are_flattened_and_distances_equal_cdist() -> None:
     a, b = features(3, 2, 2, 2), features(4, 2, 2, 2, seed=1)
     assert local_clustering(a, b, 2.0).item() == pytest.approx(by_hand(a, b, 2.0), rel=1e-12)
     expected = torch.cdist(a.flatten(1), b.flatten(1)).square() / 8
     torch.testing.assert_close(mean_squared_distances(a.flatten(1), b.flatten(1)), expected)
 
 
-def test_moving_far_away_costs_no_digits() -> None:
-    """Without a common centre ||a||^2 + ||b||^2 - 2ab loses everything here in float32."""
+def test_distances_far_from_origin_are_precise() -> None:
+    """Without centring, ||a||^2 + ||b||^2 - 2ab loses all digits here in float32."""
     a, b = features(3, 4).float(), features(5, 4, seed=1).float()
     far = mean_squared_distances(a + 2000, b + 2000)
     torch.testing.assert_close(far, mean_squared_distances(a, b), rtol=2e-3, atol=2e-4)
     assert (mean_squared_distances(a + 1e5, a + 1e5) >= 0).all()
 
 
-def test_within_one_set_each_pair_counts_twice_and_everybody_once_more() -> None:
-    """Three at 0, 1 and 2: distances 1, 1, 4, all near; 9 in the denominator."""
+def test_within_one_set_pairs_count_twice_and_samples_once() -> None:
+    """Three features at 0, 1 and 2: distances 1, 1, 4, all within tau; 9 in the denominator."""
     line = torch.tensor([[0.0], [1.0], [2.0]])
     expected = 2 * (2 * math.exp(-1 / 8) + 4 * math.exp(-4 / 8)) / 9
     assert local_clustering(line, line, 8.0).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("distance", "slope"), [(1e-6, 1.0), (1.0, math.exp(-1 / 4) * 3 / 4), (4.0, 0.0), (4.1, 0.0)])
-def test_the_pull_falls_to_nothing_at_the_threshold(distance: float, slope: float) -> None:
-    """By the distance it is exp(-d / tau) (1 - d / tau); by the feature, times 2 sqrt(d)."""
+def test_gradient_vanishes_at_the_threshold(distance: float, slope: float) -> None:
+    """The derivative by the distance is exp(-d / tau) (1 - d / tau), by the feature 2 sqrt(d) times that."""
     a, b = pair(distance)
     local_clustering(a, b, 4.0).backward()
     assert b.grad is not None
@@ -95,16 +95,16 @@ def test_a_pair_at_the_threshold_is_in_the_mask() -> None:
 
 
 def test_equal_features_give_zero_without_a_gradient() -> None:
-    same = torch.full((4, 3), 0.7, requires_grad=True)
-    value = local_clustering(same, same, 0.5)
+    equal = torch.full((4, 3), 0.7, requires_grad=True)
+    value = local_clustering(equal, equal, 0.5)
     value.backward()
     assert value.item() == 0
-    assert same.grad is not None
-    assert same.grad.abs().max() == 0
+    assert equal.grad is not None
+    assert equal.grad.abs().max() == 0
 
 
 @pytest.mark.parametrize("sizes", [(2, 3), (0, 3), (2, 0)])
-def test_nobody_near_is_zero_and_not_a_nan(sizes: tuple[int, int]) -> None:
+def test_loss_without_neighbours_is_zero(sizes: tuple[int, int]) -> None:
     """The authors' code divides by zero here."""
     a = features(sizes[0], 4).requires_grad_()
     b = (features(sizes[1], 4, seed=1) + 100).requires_grad_()
@@ -116,7 +116,7 @@ def test_nobody_near_is_zero_and_not_a_nan(sizes: tuple[int, int]) -> None:
         assert (side.grad == 0).all()
 
 
-def test_both_members_of_a_pair_are_pulled_alike() -> None:
+def test_gradients_of_a_pair_are_opposite() -> None:
     a, b = features(3, 4).requires_grad_(), features(5, 4, seed=1).requires_grad_()
     local_clustering(a, b, 2.0).backward()
     assert a.grad is not None
@@ -125,7 +125,7 @@ def test_both_members_of_a_pair_are_pulled_alike() -> None:
     assert a.grad.abs().max() > 1e-3
 
 
-def test_a_step_down_the_gradient_brings_neighbours_together() -> None:
+def test_gradient_step_reduces_distance_of_neighbours() -> None:
     a = 0.3 * features(6, 4)
     a.requires_grad_()
     local_clustering(a, a, 3.0).backward()
@@ -140,14 +140,14 @@ def test_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_squares_beyond_half_precision(half: torch.dtype) -> None:
+def test_squares_beyond_range_of_float16(half: torch.dtype) -> None:
     a, b = (300 * features(3, 4)).to(half), (300 * features(4, 4, seed=1)).to(half)
     value = local_clustering(a, b, 2e5)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(by_hand(a.double(), b.double(), 2e5), rel=1e-4)
 
 
-def test_what_is_not_a_number_is_not_hidden() -> None:
+def test_nan_is_not_hidden() -> None:
     a = features(3, 4)
     a[1, 2] = float("nan")
     assert local_clustering(a, features(4, 4, seed=1), 1.0).isnan()
@@ -164,18 +164,18 @@ def value(term: LocalClustering, embedding: Tensor, batch: Batch) -> Tensor:
 def test_pairs_of_two_labelled_samples_are_not_used(batch_of: BatchOf) -> None:
     f, batch = features(6, 4), batch_of(torch.tensor([3, -1, 0, -1, -1, 2]))
     has, none = f[[0, 2, 5]], f[[1, 3, 4]]
-    found = value(LocalClustering(2.0), f, batch)
-    assert found.shape == ()
-    assert found.item() == pytest.approx(by_hand(has, none, 2.0) + by_hand(none, none, 2.0), rel=1e-12)
+    result = value(LocalClustering(2.0), f, batch)
+    assert result.shape == ()
+    assert result.item() == pytest.approx(by_hand(has, none, 2.0) + by_hand(none, none, 2.0), rel=1e-12)
 
 
 @pytest.mark.parametrize("targets", [torch.arange(4), F.one_hot(torch.arange(4), 5).float()], ids=["hard", "soft"])
-def test_where_every_sample_has_a_label_each_counts_as_both(targets: Tensor, batch_of: BatchOf) -> None:
+def test_fully_labelled_batch_counts_as_both(targets: Tensor, batch_of: BatchOf) -> None:
     f = features(4, 3)
     assert value(LocalClustering(2.0), f, batch_of(targets)).item() == pytest.approx(2 * by_hand(f, f, 2.0))
 
 
-def test_without_any_label_there_is_the_second_part_alone(batch_of: BatchOf) -> None:
+def test_unlabelled_batch_has_second_summand_only(batch_of: BatchOf) -> None:
     f = features(4, 3)
     assert value(LocalClustering(2.0), f, batch_of(-torch.ones(4).long())).item() == pytest.approx(by_hand(f, f, 2.0))
 
@@ -191,7 +191,7 @@ def test_the_quantile_is_of_the_distances_between_different_unlabelled_samples(
     assert value(LocalClustering(None, quantile), f, batch_of(targets)).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_with_a_quantile_the_scale_of_the_features_is_no_matter(batch_of: BatchOf) -> None:
+def test_quantile_makes_loss_scale_equivariant(batch_of: BatchOf) -> None:
     f, batch = features(9, 4), batch_of(torch.tensor([1, 0, *[-1] * 7]))
     one = value(LocalClustering(), f, batch)
     torch.testing.assert_close(value(LocalClustering(), 50 * f, batch), 2500 * one)
@@ -199,14 +199,14 @@ def test_with_a_quantile_the_scale_of_the_features_is_no_matter(batch_of: BatchO
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-@pytest.mark.parametrize("same", [True, False])
-def test_hardly_any_unlabelled_sample_or_all_alike_is_finite(count: int, same: bool, batch_of: BatchOf) -> None:
-    f = (torch.ones(4, 3) if same else features(4, 3).float()).requires_grad_()
+@pytest.mark.parametrize("equal", [True, False])
+def test_few_or_equal_unlabelled_samples_are_finite(count: int, equal: bool, batch_of: BatchOf) -> None:
+    f = (torch.ones(4, 3) if equal else features(4, 3).float()).requires_grad_()
     targets = torch.tensor([0, 1, 2, 3])
     targets[4 - count :] = -1
-    found = value(LocalClustering(), f, batch_of(targets))
-    found.backward()
-    assert found.isfinite()
+    result = value(LocalClustering(), f, batch_of(targets))
+    result.backward()
+    assert result.isfinite()
     assert f.grad is not None
     assert f.grad.isfinite().all()
 
@@ -222,7 +222,7 @@ def test_no_gradient_flows_through_the_quantile(batch_of: BatchOf) -> None:
     torch.testing.assert_close(f.grad, g.grad, rtol=1e-6, atol=1e-9)
 
 
-def test_what_the_term_reads_and_refuses() -> None:
+def test_roles_and_invalid_settings_of_term() -> None:
     term = LocalClustering()
     assert (term.roles, term.teacher_roles) == (("embedding",), ())
     assert list(term.parameters()) == []

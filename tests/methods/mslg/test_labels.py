@@ -1,4 +1,4 @@
-"""Reverse divergence and entropy: closed forms, loops in plain Python, and learned labels."""
+"""Reverse KL divergence and entropy: closed forms, plain loops in Python, and learned labels."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ def test_equals_plain_loops(pair: tuple[Tensor, Tensor]) -> None:
     logits, scores = pair
     rows = [(softmax(z), softmax(s)) for z, s in zip(logits.tolist(), scores.tolist(), strict=True)]
     kl = [sum(a * math.log(a / b) for a, b in zip(p, y, strict=True)) / 5 for p, y in rows]
-    own = [-sum(a * math.log(a) for a in p) / 5 for p, _ in rows]
+    entropies = [-sum(a * math.log(a) for a in p) / 5 for p, _ in rows]
     assert reverse_kl(logits, scores.log_softmax(1)).tolist() == pytest.approx(kl, rel=1e-12)
-    assert entropy(logits).tolist() == pytest.approx(own, rel=1e-12)
+    assert entropy(logits).tolist() == pytest.approx(entropies, rel=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:reduction")  # torch would rather have a mean over the batch alone
-def test_it_is_torchs_mean_over_batch_and_classes_with_the_prediction_as_target(pair: tuple[Tensor, Tensor]) -> None:
+def test_equals_torch_kl_div_with_prediction_as_target(pair: tuple[Tensor, Tensor]) -> None:
     logits, scores = pair
     expected = F.kl_div(scores.log_softmax(1), logits.softmax(1))  # "mean": over both
     torch.testing.assert_close(reverse_kl(logits, scores.log_softmax(1)).mean(), expected)
-    usual = F.kl_div(logits.log_softmax(1), scores.softmax(1))
-    assert abs(float(usual - expected)) > 0.1
+    torch_default = F.kl_div(logits.log_softmax(1), scores.softmax(1))
+    assert abs(float(torch_default - expected)) > 0.1
 
 
-def test_the_label_that_a_score_of_ten_gives() -> None:
+def test_label_probability_of_score_ten() -> None:
     scores = 10 * F.one_hot(torch.tensor([3]), 10).double()
     assert scores.softmax(1)[0, 3].item() == pytest.approx(0.99959, abs=5e-6)
     value = 10 * reverse_kl(torch.zeros(1, 10).double(), scores.log_softmax(1))
@@ -58,13 +58,13 @@ def test_the_label_that_a_score_of_ten_gives() -> None:
     assert value.item() == pytest.approx(6.698, abs=5e-4)
 
 
-def test_with_the_entropy_it_is_the_reverse_cross_entropy(pair: tuple[Tensor, Tensor]) -> None:
+def test_sum_with_entropy_is_reverse_cross_entropy(pair: tuple[Tensor, Tensor]) -> None:
     for logits, scores in (pair, tuple(value.float() for value in pair)):
         both = reverse_kl(logits, scores.log_softmax(1)) + entropy(logits)
         torch.testing.assert_close(both, -(logits.softmax(1) * scores.log_softmax(1)).mean(1), atol=1e-6, rtol=0)
 
 
-def test_gradients_reach_both_and_are_right(pair: tuple[Tensor, Tensor]) -> None:
+def test_gradients_of_both_arguments(pair: tuple[Tensor, Tensor]) -> None:
     logits, scores = (value.requires_grad_() for value in pair)
 
     def loss(z: Tensor, s: Tensor) -> Tensor:
@@ -75,29 +75,29 @@ def test_gradients_reach_both_and_are_right(pair: tuple[Tensor, Tensor]) -> None
     assert torch.autograd.gradcheck(entropy, logits)
 
 
-def test_what_no_gradient_moves(pair: tuple[Tensor, Tensor]) -> None:
-    """A constant on the logits or on the scores; and a label that is the prediction."""
+def test_invariances_of_gradient(pair: tuple[Tensor, Tensor]) -> None:
+    """A constant added to logits or scores does not change it; and it is 0 if the label equals the prediction."""
     logits, scores = pair
     value = reverse_kl(logits, scores.log_softmax(1))
     torch.testing.assert_close(reverse_kl(logits + 7, (scores - 3).log_softmax(1)), value)
-    same = logits.clone().requires_grad_()
-    reverse_kl(same, logits.log_softmax(1)).sum().backward()
-    assert same.grad is not None
-    assert float(same.grad.abs().max()) < 1e-12
+    equal = logits.clone().requires_grad_()
+    reverse_kl(equal, logits.log_softmax(1)).sum().backward()
+    assert equal.grad is not None
+    assert float(equal.grad.abs().max()) < 1e-12
 
 
-def test_far_out() -> None:
+def test_extreme_logits() -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [0.0, -INF, 0.0]], requires_grad=True)
     label = torch.tensor([[-200.0, 0, 0], [0, 0, 0]]).log_softmax(1)  # no float32 probability is as small as e^-200
-    value, own = reverse_kl(logits, label), entropy(logits)
+    value, entropies = reverse_kl(logits, label), entropy(logits)
     assert value.tolist() == pytest.approx([(200 + math.log(2)) / 3, math.log(3 / 2) / 3])
-    assert own.tolist() == pytest.approx([0, math.log(2) / 3])
-    (value + own)[0].backward()
+    assert entropies.tolist() == pytest.approx([0, math.log(2) / 3])
+    (value + entropies)[0].backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad[0]).all()
 
 
-def test_half_precision_is_not_used() -> None:
+def test_half_precision_becomes_float32() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         assert entropy(torch.zeros(2, 3, dtype=dtype)).dtype == torch.float32
         assert reverse_kl(torch.zeros(2, 3, dtype=dtype), torch.zeros(2, 3).log_softmax(1)).dtype == torch.float32
@@ -106,13 +106,13 @@ def test_half_precision_is_not_used() -> None:
 # --- as terms
 
 
-def test_the_entropy_as_a_term(pair: tuple[Tensor, Tensor], batch_of: Callable[[Tensor], Batch]) -> None:
+def test_entropy_term(pair: tuple[Tensor, Tensor], batch_of: Callable[[Tensor], Batch]) -> None:
     term = Entropy()
     assert term.teacher_roles == ()
     assert torch.equal(term(Outputs(pair[0]), None, None), entropy(pair[0]))
 
 
-def test_labels_belong_to_samples_and_not_to_places(tiny_data: Data) -> None:
+def test_labels_belong_to_samples(tiny_data: Data) -> None:
     split = tiny_data.train.subset(torch.tensor([40, 3, 17, 8]))
     scores = torch.arange(16.0).view(4, 4).square()
     term = LearnedLabels(split, scores)
@@ -132,7 +132,7 @@ def test_labels_belong_to_samples_and_not_to_places(tiny_data: Data) -> None:
         term(Outputs(logits), None, None)
 
 
-def test_what_is_read_of_the_labels_is_a_copy_and_what_is_kept_comes_back(tiny_data: Data) -> None:
+def test_scores_are_copies_and_state_is_restored(tiny_data: Data) -> None:
     scores = torch.randn(48, 4)
     term = LearnedLabels(tiny_data.train, scores)
     term.scores(torch.arange(3)).zero_()

@@ -28,13 +28,13 @@ def by_hand(student: Tensor, teacher: Tensor, targets: list[int], margin: float)
 
     losses = []
     for a, label in enumerate(targets):
-        near = [squared(student[a], teacher[p]) for p, other in enumerate(targets) if label == other >= 0]
-        far = [
+        positives = [squared(student[a], teacher[p]) for p, other in enumerate(targets) if label == other >= 0]
+        negatives = [
             squared(student[a], student[n])
             for n, other in enumerate(targets)
             if -1 not in (other, label) and other != label
         ]
-        losses.append(max(0.0, margin + max(near) - min(far)) if near and far else 0.0)
+        losses.append(max(0.0, margin + max(positives) - min(negatives)) if positives and negatives else 0.0)
     return losses
 
 
@@ -46,7 +46,7 @@ def test_plain_loops(targets: list[int], margin: float) -> None:
     torch.testing.assert_close(losses, torch.tensor(by_hand(student, teacher, targets, margin), dtype=torch.float64))
 
 
-def test_zero_where_anchors_are_their_positives_and_negatives_are_beyond_the_margin() -> None:
+def test_loss_is_zero_for_satisfied_triplets() -> None:
     centres = torch.eye(3, dtype=torch.float64)
     targets = torch.tensor([0, 0, 1, 1, 2, 2])
     losses, _, _ = cross_triplets(centres[targets], centres[targets], targets, margin=0.3)
@@ -54,15 +54,15 @@ def test_zero_where_anchors_are_their_positives_and_negatives_are_beyond_the_mar
 
 
 @pytest.mark.parametrize("margin", [0.2, 0.3, 0.5])
-def test_the_margin_exactly_where_all_embeddings_coincide(margin: float) -> None:
-    """The signature of a collapse."""
-    same = vectors(1, 5).expand(6, 5)
-    losses, _, _ = cross_triplets(same, same, torch.tensor([0, 0, 1, 1, 2, 2]), margin)
+def test_loss_equals_margin_if_all_embeddings_coincide(margin: float) -> None:
+    """This indicates a collapse."""
+    equal = vectors(1, 5).expand(6, 5)
+    losses, _, _ = cross_triplets(equal, equal, torch.tensor([0, 0, 1, 1, 2, 2]), margin)
     assert losses.tolist() == [margin] * 6
 
 
-def test_the_gradient_by_an_anchor() -> None:
-    """2 (s_n - t_p) of an anchor that is nobody's negative, of an active triplet."""
+def test_gradient_of_anchor() -> None:
+    """It is 2 (s_n - t_p) for an anchor of an active triplet that is not a negative of another."""
     student = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.1, 0.2]], dtype=torch.float64, requires_grad=True)
     teacher = vectors(3, 2).requires_grad_()
     losses, positive, negative = cross_triplets(student, teacher, torch.tensor([0, 1, 0]), margin=9.0)
@@ -74,13 +74,13 @@ def test_the_gradient_by_an_anchor() -> None:
     assert student.grad is not None
 
 
-def test_gradients_are_those_of_the_function() -> None:
+def test_gradcheck() -> None:
     teacher, targets = vectors(6, 4, seed=1), torch.tensor([0, 0, 1, 1, 2, 2])
     student = vectors(6, 4).requires_grad_()
     assert torch.autograd.gradcheck(lambda s: cross_triplets(s, teacher, targets, 9.0)[0], student)
 
 
-def test_the_positive_is_the_teachers() -> None:
+def test_positive_is_of_the_teacher() -> None:
     student, teacher, targets = vectors(6, 4), vectors(6, 4, seed=1), torch.tensor([0, 0, 1, 1, 2, 2])
     losses = cross_triplets(student, teacher, targets, 9.0)[0]
     assert not torch.equal(losses, cross_triplets(student, student, targets, 9.0)[0])
@@ -94,18 +94,18 @@ def outputs(embedding: Tensor) -> Outputs:
     return Outputs(None, {"embedding": embedding})
 
 
-def test_the_term_compares_directions(batch_of: BatchOf) -> None:
+def test_term_compares_directions(batch_of: BatchOf) -> None:
     student, teacher, batch = vectors(6, 4), vectors(6, 4, seed=1), batch_of(torch.tensor([0, 0, 1, 1, 2, 2]))
     term = CrossTriplets(0.4)
     term.build(outputs(student), outputs(teacher))
-    found = term(outputs(student), outputs(teacher), batch)
-    unit = [each / each.norm(dim=1, keepdim=True) for each in (student, teacher)]
-    torch.testing.assert_close(found, cross_triplets(*unit, batch.targets, 0.4)[0])
-    torch.testing.assert_close(term(outputs(3 * student), outputs(0.2 * teacher), batch), found)
+    result = term(outputs(student), outputs(teacher), batch)
+    unit = [embeddings / embeddings.norm(dim=1, keepdim=True) for embeddings in (student, teacher)]
+    torch.testing.assert_close(result, cross_triplets(*unit, batch.targets, 0.4)[0])
+    torch.testing.assert_close(term(outputs(3 * student), outputs(0.2 * teacher), batch), result)
     assert list(term.parameters()) == []
 
 
-def test_other_widths_are_compared_through_a_map_of_its_own(batch_of: BatchOf) -> None:
+def test_different_widths_need_a_projection(batch_of: BatchOf) -> None:
     student, teacher, batch = vectors(6, 4), vectors(6, 7, seed=1), batch_of(torch.tensor([0, 0, 1, 1, 2, 2]))
     term = CrossTriplets(0.4)
     with pytest.raises(ValueError, match="build"):
@@ -126,13 +126,13 @@ def test_soft_labels_count_as_their_largest_class(batch_of: BatchOf) -> None:
 
 
 @pytest.mark.parametrize("margin", [0.0, 4.0, -1.0, math.inf, math.nan])
-def test_margins_that_cannot_be(margin: float) -> None:
+def test_invalid_margins_are_refused(margin: float) -> None:
     with pytest.raises(ValueError, match="margin"):
         CrossTriplets(margin)
 
 
-def test_the_same_in_half_precision(batch_of: BatchOf) -> None:
-    """Also where a batch comes under autocast."""
+def test_half_precision_and_autocast(batch_of: BatchOf) -> None:
+    """Also under autocast."""
     student, teacher, batch = (
         vectors(6, 4).float(),
         vectors(6, 4, seed=1).float(),
@@ -145,19 +145,19 @@ def test_the_same_in_half_precision(batch_of: BatchOf) -> None:
         assert torch.equal(term(outputs(student), outputs(teacher), batch), expected)
 
 
-def test_as_pytorch_metric_learning_with_these_triplets() -> None:
-    """Given the places in [student; teacher], since its reference set serves positives and negatives alike."""
+def test_equals_pytorch_metric_learning() -> None:
+    """With indices into [student; teacher], since its reference set holds positives and negatives."""
     losses = pytest.importorskip("pytorch_metric_learning.losses")
     from pytorch_metric_learning.distances import LpDistance
     from pytorch_metric_learning.reducers import MeanReducer
 
     targets = torch.tensor([0, 0, 1, 1, 2, 2])
     student, teacher = (F.normalize(vectors(6, 4, seed=seed)) for seed in (0, 1))
-    found, positive, negative = cross_triplets(student, teacher, targets, 0.3)
+    result, positive, negative = cross_triplets(student, teacher, targets, 0.3)
     loss = losses.TripletMarginLoss(
         margin=0.3, distance=LpDistance(normalize_embeddings=False, power=2), reducer=MeanReducer()
     )
     expected = loss(
         torch.cat([student, teacher]), targets.repeat(2), indices_tuple=(torch.arange(6), 6 + positive, negative)
     )
-    torch.testing.assert_close(found.mean(), expected)
+    torch.testing.assert_close(result.mean(), expected)
