@@ -235,7 +235,7 @@ def test_other_batch_sizes_and_modes_after_tracing(branched_network: BranchedNet
         torch.testing.assert_close(outputs(network.eval(), images)[0], plain[0].eval()(images))
 
 
-# --- what cannot be branched
+# --- invalid layers
 
 
 @pytest.mark.parametrize(

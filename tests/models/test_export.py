@@ -1,4 +1,4 @@
-"""ONNX: another runtime gives the same numbers, from one file."""
+"""ONNX export: equal logits in onnxruntime, metadata and errors."""
 
 from __future__ import annotations
 

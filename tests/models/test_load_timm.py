@@ -1,4 +1,4 @@
-"""Loading architectures of timm, and what happens without it."""
+"""Loading architectures of timm, and the errors without it."""
 
 from __future__ import annotations
 
