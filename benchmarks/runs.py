@@ -24,7 +24,7 @@ from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs.execute import execute
-from tutelage.sources import AnswerStore, Frozen
+from tutelage.sources import Frozen, TeacherCache
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
@@ -80,12 +80,12 @@ def fit_variants(
 ) -> Iterator[dict[str, Callable[[], object]]]:
     """Epochs of ``fit`` with each option, and an epoch without a teacher, the lower bound."""
 
-    def distilled(cache: AnswerStore | None = None, **options: bool) -> Rounds:
+    def distilled(cache: TeacherCache | None = None, **options: bool) -> Rounds:
         teacher, student = map(make, names)
-        return epochs(student, Frozen(teacher, store=cache), data, **options)
+        return epochs(student, Frozen(teacher, cache=cache), data, **options)
 
     with tempfile.TemporaryDirectory() as folder:
-        cache = AnswerStore(folder, data)
+        cache = TeacherCache(folder, data)
         variants = {
             "fit": distilled(),
             "fit, compiled": distilled(compile=compile_),
@@ -159,14 +159,14 @@ def cached(short: bool) -> Numbers:
         data = random_images(4 * BATCH, views=1)
         teacher = network(names[0], data)
         with tempfile.TemporaryDirectory() as folder:
-            from_cache = Frozen(teacher, store=AnswerStore(Path(folder, "one"), data))
+            from_cache = Frozen(teacher, cache=TeacherCache(Path(folder, "one"), data))
             sources = {"computed": Frozen(teacher), "cached": from_cache, "no teacher": None}
             loops = {name: fit_steps(network(names[1], data), of, data, Hardware()) for name, of in sources.items()}
             entry = as_json(compare(loops, "computed", rounds, warm_up=len(data.train) // BATCH + 1))
             for loop in loops.values():
                 loop.end()
             whole = random_images(BATCH)
-            one_epoch(network(names[1], data), Frozen(teacher, store=AnswerStore(Path(folder, "all"), whole)), whole)
+            one_epoch(network(names[1], data), Frozen(teacher, cache=TeacherCache(Path(folder, "all"), whole)), whole)
             (file,) = Path(folder, "all").iterdir()
             entry["bytes per sample"] = round(file.stat().st_size / len(whole.train))
         measured[title(names)] = entry

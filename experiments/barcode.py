@@ -91,9 +91,15 @@ def trained(network: str, trial: int, seed: int) -> Result:
         seed=0,
         **RECIPE,
     )
-    answers = str(RUNS / ("answers-same" if same else "answers"))
+    folder = str(RUNS / ("answers-same" if same else "answers"))
     return tutelage.distill(
-        str(teacher.folder), "barcode8", pool(), method="barcode", settings=chosen, answers=answers, **fields
+        str(teacher.folder),
+        "barcode8",
+        pool(),
+        method="barcode",
+        settings=chosen,
+        teacher_cache=folder,
+        **fields,
     )
 
 

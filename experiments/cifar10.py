@@ -108,9 +108,9 @@ def run(question: str, condition: str, row: str, seed: int, folder: Path) -> Map
     if row == "plain":
         result = tutelage.train(STUDENT, data, **fields)
     else:
-        answers = Path("runs") / f"cifar10-{question}" / "answers"
+        teacher_cache = Path("runs") / f"cifar10-{question}" / "answers"
         teacher = teacher_of(question, seed)
-        result = tutelage.distill(teacher, STUDENT, data, method=row, answers=str(answers), **fields)
+        result = tutelage.distill(teacher, STUDENT, data, method=row, teacher_cache=str(teacher_cache), **fields)
     return numbers_of(result)
 
 
@@ -228,7 +228,7 @@ def hours(question: str) -> None:
             result = tutelage.train(STUDENT, data, **fields)
         else:
             place = Path("runs") / "cifar10-hours"
-            result = tutelage.distill(teacher, STUDENT, data, method=row, answers=str(place / row), **fields)
+            result = tutelage.distill(teacher, STUDENT, data, method=row, teacher_cache=str(place / row), **fields)
             shutil.rmtree(place, ignore_errors=True)
         second = result.history[-1]["seconds"]  # the teacher's outputs are cached by then
         one = second / 2500 * 50_000 * COMMON["epochs"] / 3600

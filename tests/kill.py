@@ -370,9 +370,9 @@ def commands(place: Path) -> list[Command]:
         words = ["distill", "--method", name, "--student", STUDENT, "--teacher", str(own), *SHORT]
         made.append(Command(name, [*words, *NEEDS.get(name, [])]))
     taught = ["distill", "--method", "at", "--student", STUDENT, "--teacher", str(teacher), *SHORT]
-    # The teacher runs less in an epoch that is done again: its answers are there.
+    # The teacher runs less in an epoch that is done again, since its outputs are cached.
     counted = (*CLOCKS, "forward_passes")
-    made.append(Command("at, with stored answers", [*taught, "--answers", "HERE/answers"], ignored=counted))
+    made.append(Command("at, with cached teacher outputs", [*taught, "--teacher-cache", "HERE/cache"], ignored=counted))
     made.append(Command("export", ["export", str(teacher), "--data", "digits"], "--onnx", "student.onnx"))
     return made
 

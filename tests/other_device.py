@@ -1,7 +1,7 @@
 """Every method on a device that is not the processor, on machines that have no other.
 
-``python other_device.py METHOD ...`` trains each (``METHOD+answers``: with stored answers) on a made-up device. Its
-tensors lie in the processor's memory and are computed there, but what a GPU would refuse is refused (tensors of two
+``python other_device.py METHOD ...`` trains each (``METHOD+cache``: with cached teacher outputs) on a made-up device.
+Its tensors lie in the processor's memory and are computed there, but what a GPU would refuse is refused (tensors of two
 devices, a generator of another), and what would make the host wait for a GPU is written down. A line of JSON for each
 says where it waited within a step, what went wrong, and how far the weights are from those that the processor gives.
 
@@ -37,7 +37,7 @@ from tutelage.models.barcode import BarcodeNet
 from tutelage.models.gan import DCGAN
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
-from tutelage.sources import AnswerStore
+from tutelage.sources import TeacherCache
 from tutelage.training import Run
 from tutelage.training.loop import Loop
 from tutelage.training.meter import Meter
@@ -235,10 +235,10 @@ def barcodes() -> Data:
     return replace(whole, train=train, validation=test, test=test)
 
 
-def trained(method: str, device: str, answers: Path | None = None) -> dict[str, Tensor]:
+def trained(method: str, device: str, cache: Path | None = None) -> dict[str, Tensor]:
     """The weights of a student, here."""
     given = barcodes() if method == "barcode" else data()
-    store = AnswerStore(answers, given) if answers else None
+    outputs = TeacherCache(cache, given) if cache else None
 
     def network(seed: int, width: int) -> Tapped:
         torch.manual_seed(seed)
@@ -252,7 +252,7 @@ def trained(method: str, device: str, answers: Path | None = None) -> dict[str, 
     recipe = Recipe(epochs=2, batch_size=16, lr=0.02)
     teachers = [network(1, 6)]
     settings = {"critic_width": 0.1} if method == "akdg" else {}
-    run = Run(given, lambda: network(2, 4), teachers, recipe=recipe, hardware=hardware, seed=3, answers=store)
+    run = Run(given, lambda: network(2, 4), teachers, recipe=recipe, hardware=hardware, seed=3, teacher_cache=outputs)
     student = find(method)(run, **settings)
     return {name: value.detach().cpu() for name, value in student.module.state_dict().items()}
 
@@ -266,11 +266,11 @@ def main() -> None:
         told: dict[str, Any] = {"method": method, "error": None, "apart": None}
         try:
             with Computes(), Makes(), TemporaryDirectory() as folder:
-                answers = Path(folder) if stored else None
+                cache = Path(folder) if stored else None
                 if stored:  # what is not there yet is waited for
-                    trained(name, NAME, answers)
+                    trained(name, NAME, cache)
                 watch.seen.clear()
-                there = trained(name, NAME, answers)
+                there = trained(name, NAME, cache)
             here = trained(name, "cpu")
             told["apart"] = max(float((there[key].double() - here[key].double()).abs().max()) for key in here)
         except Exception as error:

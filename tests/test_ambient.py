@@ -17,7 +17,7 @@ from tutelage.data import Data, open_data
 from tutelage.evaluation import cost_of, evaluate, memorisation
 from tutelage.evaluation.predict import predict
 from tutelage.models.tapped import Tapped
-from tutelage.sources import AnswerStore, Frozen
+from tutelage.sources import Frozen, TeacherCache
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.training import Learner, fit
 
@@ -104,7 +104,7 @@ def test_a_fit_and_its_evaluation_are_the_same_in_every_bit(
         return student.state_dict(), [*numbers, predict(student, tiny_data.test, device="cpu").tolist()]
 
     def networks(folder: str) -> tuple[Tapped, Frozen]:
-        return tiny_model(), Frozen(tiny_model(1), store=AnswerStore(tmp_path / folder, tiny_data))
+        return tiny_model(), Frozen(tiny_model(1), cache=TeacherCache(tmp_path / folder, tiny_data))
 
     expected_state, expected = go(*networks("a"))
     made = networks("b")  # the caller's own networks are made as the caller makes them

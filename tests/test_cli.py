@@ -171,7 +171,7 @@ DOORS = {
     "a folder in place of a data set": ("data empty", ["folder:empty or idx:empty"]),
     "no data set": ("data ''", ["idx:FOLDER"]),
     "a tiny image size": ("data digits --image-size 0", ["--image-size", "4"]),
-    "a file to cache outputs in": ("distill --teacher {teacher} --answers rgb.npz", ["rgb.npz", "name a folder"]),
+    "a file to cache outputs in": ("distill --teacher {teacher} --teacher-cache rgb.npz", ["rgb.npz", "name a folder"]),
     "a setting of a method that has none": ("train --set temperature=2", ["'temperature'", "There are none"]),
     "a mean without its deviation": ("distill --teacher {teacher} --teacher-mean 0.5", ["teacher_std", "both"]),
     "a normalization that is recorded": (

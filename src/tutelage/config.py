@@ -230,10 +230,10 @@ class Config(Recipe, Hardware):
     teacher_std: Deviations = Field(
         default=(), description="with teacher_mean: standard deviation of each channel, such as 0.229,0.224,0.225"
     )
-    answers: str | None = Field(
+    teacher_cache: str | None = Field(
         default=None, description="folder in which teacher outputs are cached, for this and later runs"
     )
-    answers_as: Literal["float32", "float16", "bfloat16"] = Field(
+    teacher_cache_dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32", description="precision of cached teacher outputs; float32 is lossless"
     )
     method: MethodName = Field(

@@ -622,14 +622,14 @@ def test_paths_are_taken_as_they_are_and_from_the_home_folder(
     monkeypatch.chdir(tmp_path)
     npz = Path(tiny_npz.removeprefix("npz:"))
     results = [
-        tutelage.distill(teacher, "resnet8x0.25", data, out=out, answers=answers, **SHORT)
-        for teacher, data, out, answers in (
-            (str(finished), tiny_npz, tmp_path / "a", str(tmp_path / "answers")),
-            (finished, npz, "~/b", Path("~/answers")),
-            ([Path("~/finished")], Path("~/tiny.npz"), Path("~/c"), "~/answers"),
+        tutelage.distill(teacher, "resnet8x0.25", data, out=out, teacher_cache=cache, **SHORT)
+        for teacher, data, out, cache in (
+            (str(finished), tiny_npz, tmp_path / "a", str(tmp_path / "cache")),
+            (finished, npz, "~/b", Path("~/cache")),
+            ([Path("~/finished")], Path("~/tiny.npz"), Path("~/c"), "~/cache"),
         )
     ]
     assert results[0].metrics["test"] == results[1].metrics["test"] == results[2].metrics["test"]
-    assert {"a", "b", "c", "answers"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"a", "b", "c", "cache"} <= {path.name for path in tmp_path.iterdir()}
     assert not (tmp_path / "~").exists()
     assert results[2].folder == tmp_path / "c"

@@ -149,10 +149,10 @@ def test_barcodes_as_data_specification(monkeypatch: pytest.MonkeyPatch) -> None
 def test_logits_of_strings_are_cached(teacher: Result, tmp_path: Path, state_of: Any) -> None:
     how: dict[str, Any] = {"student": "barcode2", "data": "barcodes:0.2", "method": "hinton", "views": 2, **SHORT}
     live = distill(str(teacher.folder), **how)
-    first, second = (distill(str(teacher.folder), answers=str(tmp_path / "answers"), **how) for _ in range(2))
+    first, second = (distill(str(teacher.folder), teacher_cache=str(tmp_path / "cache"), **how) for _ in range(2))
     for result in (first, second):
         for name, value in state_of(live.model).items():
             assert torch.equal(value, state_of(result.model)[name])
-    assert len(list((tmp_path / "answers").glob("*.answers"))) == 1
+    assert len(list((tmp_path / "cache").glob("*.outputs"))) == 1
     passes = [result.metrics["forward_passes"]["teacher"] for result in (live, first, second)]
     assert passes[0] > passes[1] > passes[2]

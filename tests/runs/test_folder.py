@@ -489,12 +489,13 @@ def test_numbers_that_json_has_not_are_no_harm(tiny_data: Data, tmp_path: Path) 
     assert all(math.isfinite(value) for value in epochs(tmp_path / "run")[0]["learners"]["student"].values())
 
 
-def test_a_folder_from_before_a_field_was_there_is_taken_up(config: Config, tmp_path: Path) -> None:
+def test_folder_of_an_older_version_is_resumed(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     execute(config, folder)
     file = folder / "config.yaml"
     kept = yaml.safe_load(file.read_text())
-    del kept["views"], kept["answers"], kept["answers_as"]
+    del kept["views"]
+    kept["answers"], kept["answers_as"] = kept.pop("teacher_cache"), kept.pop("teacher_cache_dtype")
     file.write_text(yaml.safe_dump(kept))
     (folder / "result.json").unlink()
-    assert execute(config.replace(answers=str(tmp_path / "answers")), folder).metrics["method"] == "plain"
+    assert execute(config.replace(teacher_cache=str(tmp_path / "cache")), folder).metrics["method"] == "plain"

@@ -39,7 +39,7 @@ def distil(teacher: nn.Module, student: Tapped, data: Data, method: str, **more:
 def test_a_network_without_classes_teaches_by_its_features(
     method: str, settings: Any, stored: bool, backbone: Tapped, tiny_model: Net, tiny_data: Data, tmp_path: Path
 ) -> None:
-    more = {"answers": str(tmp_path / "answers")} if stored else {}
+    more = {"teacher_cache": str(tmp_path / "cache")} if stored else {}
     result = distil(backbone, tiny_model(), tiny_data, method, settings=settings, out=tmp_path / "run", **more)
     assert 0 <= result.metrics["test"]["accuracy"] <= 1
     assert "agreement" not in result.metrics["test"]

@@ -47,7 +47,7 @@ def test_the_made_up_device_refuses_and_waits_as_a_gpu_does() -> None:
 
 @pytest.mark.timeout(600)
 def test_every_method_on_another_device() -> None:
-    asked = [*installed(), "hinton+answers"]
+    asked = [*installed(), "hinton+cache"]
     done = subprocess.run([sys.executable, SCRIPT, *asked], capture_output=True, text=True, check=False)
     told = {line["method"]: line for line in map(json.loads, done.stdout.splitlines())}
     assert list(told) == asked, done.stderr

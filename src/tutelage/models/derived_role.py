@@ -13,7 +13,7 @@ class DerivedRole(str):
     """A role that is a function of other roles of the same network, for example ``flow_matrix(stem, stage1)``.
 
     It can be used wherever a role can. It is usually much smaller than the features it is computed from, so that it can
-    be cached for a teacher (``AnswerStore``). The string contains the function's name, the roles and all parameters;
+    be cached for a teacher (``TeacherCache``). The string contains the function's name, the roles and all parameters;
     equal strings mean equal values.
 
     Args:

@@ -28,7 +28,7 @@ from tutelage.runs.measure import measure
 from tutelage.runs.models import TrainedModel, load_student, open_teachers, student_factory, weights_metadata
 from tutelage.runs.teachers import announce_teachers, warn_if_costlier
 from tutelage.runs.tracking import Trackers
-from tutelage.sources import AnswerStore
+from tutelage.sources import TeacherCache
 from tutelage.tasks import Task, wrapped
 from tutelage.tasks import find as find_task
 from tutelage.training.hardware import resolve
@@ -146,7 +146,9 @@ def execute(
             seed=config.seed,
             folder=folder,
             write=place.write if place else atomic_write,
-            answers=AnswerStore(config.answers, data, config.answers_as) if config.answers else None,
+            teacher_cache=TeacherCache(config.teacher_cache, data, config.teacher_cache_dtype)
+            if config.teacher_cache
+            else None,
             report=keep,
             processes=processes,
             check_labels=True,

@@ -91,10 +91,16 @@ class RunFolder:
         ours = {**parse_yaml(config.as_yaml()), **inputs}
         if len(str(there.get(DATA))) == 16:  # of an older version: the training part's images and labels alone
             ours[DATA] = ours[DATA][:16]
+        for old, name in (
+            ("answers", "teacher_cache"),
+            ("answers_as", "teacher_cache_dtype"),
+        ):  # older names
+            if old in there:
+                there[name] = there.pop(old)
         if NETWORK_CODE not in there:  # an older version did not record it
             ours.pop(NETWORK_CODE, None)
         differing = [name for name in {**there, **ours} if there.get(name) != ours.get(name)]
-        differing = [name for name in differing if name not in ("answers", "workers")]  # they change no number
+        differing = [name for name in differing if name not in ("teacher_cache", "workers")]  # they change no number
         if not any(name.startswith("teacher ") for name in differing):  # by their fingerprints: they have moved
             differing = [name for name in differing if name != "teacher"]
         if differing:

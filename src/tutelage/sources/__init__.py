@@ -1,11 +1,11 @@
 """Who teaches: a frozen network, an average of the student over time, the students of a cohort, the student itself."""
 
+from tutelage.sources.cache import TeacherCache
 from tutelage.sources.ema import EMA
 from tutelage.sources.frozen import Frozen
 from tutelage.sources.own import Own
 from tutelage.sources.peers import Peers
 from tutelage.sources.second_view import SecondView
 from tutelage.sources.source import Cohort, Source
-from tutelage.sources.store import AnswerStore
 
-__all__ = ["EMA", "AnswerStore", "Cohort", "Frozen", "Own", "Peers", "SecondView", "Source"]
+__all__ = ["EMA", "Cohort", "Frozen", "Own", "Peers", "SecondView", "Source", "TeacherCache"]

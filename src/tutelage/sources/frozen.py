@@ -12,8 +12,8 @@ from tutelage.data.batch import Batch
 from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, as_tapped
+from tutelage.sources.cache import TeacherCache
 from tutelage.sources.source import NOBODY, Cohort, Source
-from tutelage.sources.store import AnswerStore
 
 
 class Frozen(Source):
@@ -25,16 +25,16 @@ class Frozen(Source):
     Args:
         teachers: networks from raw pixels to logits. One that is a bare ``nn.Module`` is given its inputs as they are,
             without normalisation.
-        store: where their answers to the training part are kept, so that each is computed once.
+        cache: caches their outputs for the training split, so that each is computed once.
 
     Raises:
         TutelageError: a teacher is no network.
     """
 
-    def __init__(self, *teachers: nn.Module, store: AnswerStore | None = None) -> None:
+    def __init__(self, *teachers: nn.Module, cache: TeacherCache | None = None) -> None:
         if not teachers:
             raise ValueError("Frozen needs at least one teacher")
-        self.models, self.store = tuple(as_tapped("Frozen", each) for each in teachers), store
+        self.models, self.cache = tuple(as_tapped("Frozen", each) for each in teachers), cache
         for teacher in self.models:
             teacher.eval().requires_grad_(False)
 
@@ -49,6 +49,6 @@ class Frozen(Source):
             return Outputs.ensemble(tuple(self._answer(teacher, batch, roles) for teacher in self.models))
 
     def _answer(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
-        if self.store is None:
+        if self.cache is None:
             return teacher.tap(batch.inputs, roles)
-        return self.store(teacher, batch, roles)
+        return self.cache(teacher, batch, roles)

@@ -207,8 +207,10 @@ class Planner:
         says = config.model_dump(mode="json", exclude={"teacher", "workers"})
         if not config.teacher_mean:  # absent rather than empty, as in studies from before these fields
             del says["teacher_mean"], says["teacher_std"]
-        says["answers"] = None  # where they are kept changes nothing; rounded ones do
-        says["answers_as"] = config.answers_as if config.answers else "float32"
+        # The folder of the cache changes nothing, its precision does. The names are those of earlier versions' keys.
+        del says["teacher_cache"], says["teacher_cache_dtype"]
+        says["answers"] = None
+        says["answers_as"] = config.teacher_cache_dtype if config.teacher_cache else "float32"
         teacher = None
         if compared:
             says["teacher"] = None  # which a teacher's own run, of the same network perhaps, does not say

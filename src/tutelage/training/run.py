@@ -19,7 +19,7 @@ from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.files import atomic_write
 from tutelage.models.state import dtype_hint, shared_tensors, shared_tensors_error
 from tutelage.models.tapped import Tapped
-from tutelage.sources import AnswerStore, Frozen
+from tutelage.sources import Frozen, TeacherCache
 from tutelage.tasks import Task, find, recognised
 from tutelage.terms.term import Term, Weighted
 from tutelage.training.checkpoint import Checkpoints, generators_restored, seeded
@@ -51,7 +51,7 @@ class Run:
         seed: of weights, batches and whatever else is drawn.
         folder: where checkpoints go; without one nothing is kept.
         write: writes a whole file in that folder at once.
-        answers: where the teachers' answers are kept and found; without one they are asked each time.
+        teacher_cache: caches the teachers' outputs; without one the teachers run in each step.
         report: called with a record an epoch, which names the number of its fit.
         check_labels: whether to refuse labels that the task cannot be trained by, a class without a sample for
             instance, where a term reads labels.
@@ -69,7 +69,7 @@ class Run:
         seed: int = 0,
         folder: Path | None = None,
         write: Callable[[Path, bytes], None] = atomic_write,
-        answers: AnswerStore | None = None,
+        teacher_cache: TeacherCache | None = None,
         report: Callable[[Record], None] | None = None,
         processes: Processes | None = None,
         check_labels: bool = False,
@@ -77,7 +77,7 @@ class Run:
     ) -> None:
         self._check_labels = check_labels
         self.data, self.recipe, self.hardware = data, recipe or Recipe(), hardware or Hardware()
-        self.seed, self.folder, self.answers = seed, folder, answers
+        self.seed, self.folder, self.teacher_cache = seed, folder, teacher_cache
         self.processes = processes or Processes.current(self.hardware.device)
         self._student, self._teachers, self._report, self._write = student, tuple(teachers), report, write
         self.task = task or find(data.targets.task)
@@ -170,8 +170,8 @@ class Run:
         return terms | {"kd": kd_alpha * task.soft_targets(kd_temperature)} if kd_alpha else terms
 
     def frozen(self, *teachers: Tapped) -> Frozen:
-        """Teachers as a source, whose answers come from the run's store if it has one."""
-        return Frozen(*teachers, store=self.answers)
+        """Teachers as a source, which reads the run's cache if it has one."""
+        return Frozen(*teachers, cache=self.teacher_cache)
 
     def trace(self, model: Tapped) -> Tapped:
         """Find a network's roles, by showing it two training images."""

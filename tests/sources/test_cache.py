@@ -1,4 +1,4 @@
-"""A teacher's stored answers are its live ones, or are refused."""
+"""Cached teacher outputs equal computed ones, or are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tutelage.models.derived_role import DerivedRole
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
-from tutelage.sources.store import AnswerStore
+from tutelage.sources.cache import TeacherCache
 from tutelage.terms.attention import pooled_attention
 from tutelage.terms.flow import flow_matrix
 
@@ -45,14 +45,14 @@ def furthest(a: Outputs, b: Outputs, roles: Collection[str] = ROLES) -> float:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 0.0), ("float16", 1e-3), ("bfloat16", 1e-2)])
-def test_stored_answers_are_the_live_ones(
+def test_cached_outputs_equal_computed_ones(
     precision: Any, tolerance: float, tiny_data: Data, tiny_model: Net, tmp_path: Path
 ) -> None:
     teacher = tiny_model(1)
     live, shown = Frozen(teacher), epochs(tiny_data, 6)
     for again in (False, True):
-        store = AnswerStore(tmp_path, tiny_data, precision)
-        kept = Frozen(teacher, store=store)
+        store = TeacherCache(tmp_path, tiny_data, precision)
+        kept = Frozen(teacher, cache=store)
         for batch in shown:
             answer, expected = kept(batch, KEPT, {}), live(batch, KEPT, {})
             assert answer["logits"].dtype == torch.float32
@@ -64,21 +64,21 @@ def test_stored_answers_are_the_live_ones(
     width = {"float32": 4, "float16": 2, "bfloat16": 2}[precision]
     names = ("logits", "embedding", "pooled_attention-stage1-size-4-4-p-2.0", "flow_matrix-stage1-stage2")
     assert sizes == {
-        f"{name}-{precision}.answers": 4096 + 48 * (8 + 9 * (4 + numbers * width))
+        f"{name}-{precision}.outputs": 4096 + 48 * (8 + 9 * (4 + numbers * width))
         for name, numbers in zip(names, KEPT.values(), strict=True)
     }
 
 
 def test_a_fresh_answer_is_rounded_as_a_kept_one(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     (batch, *_), teacher = epochs(tiny_data, 1), tiny_model(1)
-    kept = Frozen(teacher, store=AnswerStore(tmp_path, tiny_data, "float16"))
+    kept = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data, "float16"))
     first = kept(batch, ROLES, {})
     assert furthest(first, kept(batch, ROLES, {})) == 0
 
 
 def test_several_teachers_have_each_their_files(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     teachers = (tiny_model(1), tiny_model(2))
-    kept = Frozen(*teachers, store=AnswerStore(tmp_path, tiny_data))
+    kept = Frozen(*teachers, cache=TeacherCache(tmp_path, tiny_data))
     for batch in epochs(tiny_data, 2):
         assert torch.equal(kept(batch, ("logits",), {})["logits"], Frozen(*teachers)(batch, ("logits",), {})["logits"])
     assert len(list(tmp_path.iterdir())) == 2
@@ -89,7 +89,7 @@ def test_other_parts_of_the_same_set_share_a_file(tiny_data: Data, tiny_model: N
     for places in (torch.arange(0, 32), torch.arange(16, 48)):
         part = replace(tiny_data, train=tiny_data.train.subset(places), validation=None)
         noisy = replace(part, train=replace(part.train, labels=(part.train.labels + 1) % 4))
-        kept = Frozen(teacher, store=AnswerStore(tmp_path, noisy))
+        kept = Frozen(teacher, cache=TeacherCache(tmp_path, noisy))
         for batch in epochs(noisy, 2):
             expected = Frozen(teacher)(batch, ROLES, {})
             assert furthest(kept(batch, ROLES, {}), expected) == 0
@@ -98,30 +98,30 @@ def test_other_parts_of_the_same_set_share_a_file(tiny_data: Data, tiny_model: N
 
 def test_inputs_that_are_no_augmentation_are_asked_live(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     (batch, *_), teacher = epochs(tiny_data, 1), tiny_model(1)
-    kept = Frozen(teacher, store=AnswerStore(tmp_path, tiny_data))
+    kept = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data))
     kept(batch, ROLES, {})
     moved = replace(batch, inputs=batch.inputs.flip(2), key=None)
     assert furthest(kept(moved, ROLES, {}), Frozen(teacher)(moved, ROLES, {})) == 0
-    assert kept.store is not None
-    assert (kept.store.hits, kept.store.misses) == (0, 16)
+    assert kept.cache is not None
+    assert (kept.cache.hits, kept.cache.misses) == (0, 16)
 
 
-def test_answers_in_half_precision_are_kept_apart(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_each_precision_has_a_file_of_its_own(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     (batch, *_), teacher = epochs(tiny_data, 1), tiny_model(1)
-    kept, live = Frozen(teacher, store=AnswerStore(tmp_path, tiny_data)), Frozen(teacher)
+    kept, live = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data)), Frozen(teacher)
     for _ in range(2):
         assert furthest(kept(batch, ROLES, {}), live(batch, ROLES, {})) == 0  # as in a dry run
         with torch.autocast("cpu", torch.bfloat16):
             assert furthest(kept(batch, ROLES, {}), live(batch, ROLES, {})) == 0
     assert len(list(tmp_path.iterdir())) == 4
-    assert kept.store is not None
-    assert kept.store.hits == 32
+    assert kept.cache is not None
+    assert kept.cache.hits == 32
 
 
 @pytest.mark.parametrize("roles", [("logits", "stage1"), (ATTENTION, "stage1"), ("stage2",)], ids=str)
 def test_whole_maps_are_asked_live(roles: tuple[str, ...], tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     teacher = tiny_model(1)
-    kept = Frozen(teacher, store=AnswerStore(tmp_path, tiny_data))
+    kept = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data))
     for batch in epochs(tiny_data, 2):
         answer, expected = kept(batch, roles, {}), Frozen(teacher)(batch, roles, {})
         assert all(torch.equal(answer[role], expected[role]) for role in roles)
@@ -129,7 +129,7 @@ def test_whole_maps_are_asked_live(roles: tuple[str, ...], tiny_data: Data, tiny
 
 
 def filled(data: Data, teacher: Tapped, folder: Path, role: str = "logits") -> Path:
-    kept = Frozen(teacher, store=AnswerStore(folder, data))
+    kept = Frozen(teacher, cache=TeacherCache(folder, data))
     for batch in epochs(data, 1):
         kept(batch, (role,), {})
     (file,) = folder.iterdir()
@@ -137,10 +137,10 @@ def filled(data: Data, teacher: Tapped, folder: Path, role: str = "logits") -> P
 
 
 def used(data: Data, teacher: Tapped, folder: Path, role: str = "logits") -> tuple[int, int]:
-    """How many answers are taken from the store; that all are right is asserted."""
-    store = AnswerStore(folder, data)
+    """How many entries are read from the cache and how many are computed; all of them are checked."""
+    store = TeacherCache(folder, data)
     for batch in epochs(data, 1):
-        answer = Frozen(teacher, store=store)(batch, (role,), {})[role]
+        answer = Frozen(teacher, cache=store)(batch, (role,), {})[role]
         assert torch.equal(answer, Frozen(teacher)(batch, (role,), {})[role])
     return store.hits, store.misses
 
@@ -163,9 +163,9 @@ def test_any_damaged_byte_of_an_answer_is_noticed(role: str, tiny_data: Data, ti
 
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], tuple[str, ...]]] = {
-    "empty": (lambda whole: b"", ("is no file of a teacher's answers", "remove it")),
-    "something else": (lambda whole: b"PK\x03\x04" + whole[4:], ("is no file of a teacher's answers",)),
-    "a header cut off": (lambda whole: whole[:40], ("is no file of a teacher's answers",)),
+    "empty": (lambda whole: b"", ("is no file of cached teacher outputs", "remove it")),
+    "something else": (lambda whole: b"PK\x03\x04" + whole[4:], ("is no file of cached teacher outputs",)),
+    "a header cut off": (lambda whole: whole[:40], ("is no file of cached teacher outputs",)),
     "another teacher": (
         lambda whole: re.sub(rb'"teacher": "....', b'"teacher": "zzzz', whole, count=1),
         ("another teacher",),
@@ -205,9 +205,9 @@ def test_other_images_other_weights_and_other_views_never_meet(
     images = tiny_data.train.inputs.clone()  # type: ignore[union-attr]
     images[7, 3, 3] += 1
     other = replace(tiny_data, train=replace(tiny_data.train, inputs=images))
-    with refused("answers to other images", "1 of 48", "number 7", "another folder"):
+    with refused("outputs for other images", "1 of 48", "index 7", "another folder"):
         used(other, teacher, tmp_path)
-    with refused("answers of another views", "another folder"):
+    with refused("outputs of another views", "another folder"):
         used(replace(tiny_data, views=CropsAndFlips(pad=1, flip=True)), teacher, tmp_path)
     with torch.no_grad():
         teacher.module.fc.bias += 1  # type: ignore[operator, union-attr]
@@ -219,10 +219,10 @@ def test_other_images_other_weights_and_other_views_never_meet(
 
 def test_two_writers_at_once(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     teacher = tiny_model(1)
-    stores = [AnswerStore(tmp_path, tiny_data) for _ in range(2)]
+    stores = [TeacherCache(tmp_path, tiny_data) for _ in range(2)]
     for batches in zip(epochs(tiny_data, 4, seed=1), epochs(tiny_data, 4, seed=2), strict=True):
         for store, batch in zip(stores, batches, strict=True):
-            answer = Frozen(teacher, store=store)(batch, ROLES, {})
+            answer = Frozen(teacher, cache=store)(batch, ROLES, {})
             assert furthest(answer, Frozen(teacher)(batch, ROLES, {})) == 0
     assert all(store.hits > 16 for store in stores)
 
@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    with refused("cannot keep the teacher's answers", "No space left", "MiB", "fewer views"):
+    with refused("cannot cache the teacher's outputs", "No space left", "MiB", "--views"):
         filled(tiny_data, tiny_model(1), tmp_path)
 
 
@@ -258,18 +258,18 @@ def opened(pictures: Path, image_size: int | None = None) -> Data:
     return folder.load(pictures, image_size, in_memory_bytes=0)
 
 
-def test_answers_to_files_are_found_again_without_opening_them(
+def test_images_in_files_are_identified_without_opening_them(
     pictures: Path, tiny_model: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, teacher = opened(pictures), tiny_model(1)
-    filled(data, teacher, tmp_path / "answers")
+    filled(data, teacher, tmp_path / "cache")
     part = replace(data, train=data.train.subset(torch.tensor([9, 2, 14])))
     with monkeypatch.context() as patch:
         patch.setattr(Image, "open", lambda *_: pytest.fail("it was opened"))
-        AnswerStore(tmp_path / "answers", data)
-        AnswerStore(tmp_path / "answers", part)
-    used(data, teacher, tmp_path / "answers")
-    used(opened(pictures.rename(tmp_path / "moved")), teacher, tmp_path / "answers")
+        TeacherCache(tmp_path / "cache", data)
+        TeacherCache(tmp_path / "cache", part)
+    used(data, teacher, tmp_path / "cache")
+    used(opened(pictures.rename(tmp_path / "moved")), teacher, tmp_path / "cache")
 
 
 def touched(file: Path) -> None:
@@ -298,24 +298,24 @@ def test_other_files_are_other_images(
     change: Callable[[Path], None], differ: str, pictures: Path, tiny_model: Net, tmp_path: Path, refused: Any
 ) -> None:
     teacher = tiny_model(1)
-    filled(opened(pictures), teacher, tmp_path / "answers")
+    filled(opened(pictures), teacher, tmp_path / "cache")
     change(pictures / "train" / "b" / "1.png")
-    with refused("answers to other images", differ, "number 5", "another folder"):
-        used(opened(pictures), teacher, tmp_path / "answers")
+    with refused("outputs for other images", differ, "index 5", "another folder"):
+        used(opened(pictures), teacher, tmp_path / "cache")
 
 
 def test_images_of_another_size_are_other_images(pictures: Path, tiny_model: Net, tmp_path: Path, refused: Any) -> None:
     teacher = tiny_model(1)
-    filled(opened(pictures), teacher, tmp_path / "answers")
-    with refused("answers to other images", "16 of 16"):
-        used(opened(pictures, image_size=8), teacher, tmp_path / "answers")  # cut, if they were not square
+    filled(opened(pictures), teacher, tmp_path / "cache")
+    with refused("outputs for other images", "16 of 16"):
+        used(opened(pictures, image_size=8), teacher, tmp_path / "cache")  # cut, if they were not square
 
 
 def test_a_file_that_is_gone_is_named(pictures: Path, tmp_path: Path, refused: Any) -> None:
     data, file = opened(pictures), pictures / "train" / "b" / "1.png"
     file.unlink()
     with refused(file, "cannot be read", "No such file"):
-        AnswerStore(tmp_path / "answers", data)
+        TeacherCache(tmp_path / "cache", data)
 
 
 def test_images_that_nothing_tells_apart_are_refused(tiny_data: Data, tmp_path: Path, refused: Any) -> None:
@@ -330,16 +330,16 @@ def test_images_that_nothing_tells_apart_are_refused(tiny_data: Data, tmp_path: 
 
     train = replace(tiny_data.train, inputs=Rows())
     for part in (train, train.subset(torch.arange(5))):
-        with refused("tiny", "no files of their own", "without answers="):
-            AnswerStore(tmp_path, replace(tiny_data, train=part))
+        with refused("tiny", "no files of their own", "without teacher_cache="):
+            TeacherCache(tmp_path, replace(tiny_data, train=part))
 
 
 def test_two_images_of_one_number_are_refused(tiny_data: Data, tmp_path: Path, refused: Any) -> None:
     train = replace(tiny_data.train, index=torch.arange(len(tiny_data.train)) % 40)
-    with refused("8 training samples of tiny", "first number 0", "without answers="):
-        AnswerStore(tmp_path, replace(tiny_data, train=train))
+    with refused("8 training samples of tiny", "first is index 0", "without teacher_cache="):
+        TeacherCache(tmp_path, replace(tiny_data, train=train))
     twice = tiny_data.train.subset(torch.tensor([0, 1, 1, 2]))  # of a sample that is there twice nothing is mistaken
-    AnswerStore(tmp_path, replace(tiny_data, train=twice))
+    TeacherCache(tmp_path, replace(tiny_data, train=twice))
 
 
 def test_an_overwritten_file_is_another_image(tiny_data: Data, tmp_path: Path) -> None:
@@ -353,8 +353,8 @@ def test_an_overwritten_file_is_another_image(tiny_data: Data, tmp_path: Path) -
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(tiny_data.train.inputs[number, ..., 0].numpy()).save(file)
     data = load(tmp_path / "pictures", in_memory_bytes=0)
-    before, codes = data.fingerprint, AnswerStore(tmp_path / "answers", data)._codes
+    before, codes = data.fingerprint, TeacherCache(tmp_path / "cache", data)._codes
     Image.fromarray(tiny_data.train.inputs[9, ..., 0].numpy()).save(tmp_path / "pictures" / "train" / "0" / "2.png")
     changed = load(tmp_path / "pictures", in_memory_bytes=0)
     assert changed.fingerprint != before
-    assert (AnswerStore(tmp_path / "answers", changed)._codes != codes).tolist() == [False, True] + [False] * 4
+    assert (TeacherCache(tmp_path / "cache", changed)._codes != codes).tolist() == [False, True] + [False] * 4

@@ -1,4 +1,4 @@
-"""Runs whose teacher answers from a store are the runs without."""
+"""Runs with cached teacher outputs equal runs without a cache."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from tutelage.data import CropsAndFlips, Data, folder, open_data
 from tutelage.data.configured import load_data
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
-from tutelage.sources import AnswerStore
+from tutelage.sources import TeacherCache
 from tutelage.training import Run
 
 Net = Callable[..., Tapped]
 READ = {"hinton": 192, "rkd": 192, "bss": 192, "fitnet": 148, "at": 176, "fsp": 32}
-"""How many answers are read, of 4 x 48: logits; embeddings; logits and boundary samples; maps for an epoch, then
+"""How many entries are read, of 4 x 48: logits; embeddings; logits and boundary samples; maps for an epoch, then
 logits, with the dry run of its second fit twice; attention, but for the first batch, which shows its shape; flow, the
 same, in its one epoch."""
 
 
 @pytest.fixture
 def train(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any) -> Callable[..., tuple[Any, Run]]:
-    def go(method: str, answers: AnswerStore | None, seed: int = 3, data: Data = tiny_data) -> tuple[Any, Run]:
+    def go(method: str, cache: TeacherCache | None, seed: int = 3, data: Data = tiny_data) -> tuple[Any, Run]:
         recipe = Recipe(epochs=4, batch_size=16, lr=0.05)
         torch.manual_seed(0)
         student, teachers = (lambda: tiny_model(2)), [tiny_model(1)]
-        run = Run(data, student, teachers, recipe=recipe, hardware=on_cpu, seed=seed, answers=answers)
+        run = Run(data, student, teachers, recipe=recipe, hardware=on_cpu, seed=seed, teacher_cache=cache)
         return state_of(find(method)(run)), run
 
     return go
@@ -43,7 +43,7 @@ def test_a_run_is_the_same_to_the_bit(
     method: str, read: int, train: Any, tiny_data: Data, tmp_path: Path, changed: Any
 ) -> None:
     live, without = train(method, None)
-    first, second = (AnswerStore(tmp_path, tiny_data) for _ in range(2))
+    first, second = (TeacherCache(tmp_path, tiny_data) for _ in range(2))
     assert changed(live, train(method, first)[0]) == set()
     state, run = train(method, second)  # by now everything is there
     assert changed(live, state) == set()
@@ -64,18 +64,18 @@ def test_images_may_be_files(method: str, train: Any, tiny_data: Data, tmp_path:
     assert not data.train.in_memory
     live, _ = train(method, None, data=data)
     for _ in range(2):
-        store = AnswerStore(tmp_path / "answers", folder.load(tmp_path / "pictures", in_memory_bytes=0))
+        store = TeacherCache(tmp_path / "cache", folder.load(tmp_path / "pictures", in_memory_bytes=0))
         assert changed(live, train(method, store, data=data)[0]) == set()
     assert store.hits == READ[method]
 
 
-def test_methods_and_seeds_share_the_answers(train: Any, tiny_data: Data, tmp_path: Path) -> None:
-    hinton = AnswerStore(tmp_path, tiny_data)
+def test_methods_and_seeds_share_the_cache(train: Any, tiny_data: Data, tmp_path: Path) -> None:
+    hinton = TeacherCache(tmp_path, tiny_data)
     train("hinton", hinton, seed=3)
-    other = AnswerStore(tmp_path, tiny_data)
+    other = TeacherCache(tmp_path, tiny_data)
     train("bss", other, seed=3)
     assert other.misses <= 4
-    seed = AnswerStore(tmp_path, tiny_data)
+    seed = TeacherCache(tmp_path, tiny_data)
     train("hinton", seed, seed=4)
     assert seed.hits > seed.misses / 4  # nine views a sample, of which the first seed saw four
 
@@ -86,12 +86,12 @@ def test_a_configuration_keeps_them_where_it_says(precision: str, tmp_path: Path
 
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    fields: Any = {"epochs": 2, "per_class": 8, "answers": str(tmp_path), "views": 2, "validation": 0.0}
+    fields: Any = {"epochs": 2, "per_class": 8, "teacher_cache": str(tmp_path), "views": 2, "validation": 0.0}
     fields["precision"] = precision
     with pytest.warns(UserWarning, match="chance level"):
-        result = tutelage.distill(teacher, lambda: student, "digits", answers_as="float16", **fields)
-    (file,) = tmp_path.glob("*.answers")
-    assert file.name.endswith(f"-{precision}-logits-float16.answers")
+        result = tutelage.distill(teacher, lambda: student, "digits", teacher_cache_dtype="float16", **fields)
+    (file,) = tmp_path.glob("*.outputs")
+    assert file.name.endswith(f"-{precision}-logits-float16.outputs")
     assert result.metrics["data"]["views"] == {"pad": 1, "flip": False, "limit": 2, "count": 2}
     assert "--views 2" in result.metrics["command"]
 

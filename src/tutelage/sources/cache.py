@@ -1,0 +1,294 @@
+"""Cached outputs of frozen teachers: each view of each sample goes through the teacher once.
+
+An entry is found by the teacher's weights, the sample and the number of its view (crop and flip). Before an entry is
+used, the header of the file is compared with the teacher and the augmentation, and the images with those of the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tutelage.data.batch import Batch
+from tutelage.data.data import Data
+from tutelage.data.images import CODE, image_codes
+from tutelage.errors import TutelageError, one_line
+from tutelage.files import as_path, publish, remove_abandoned
+from tutelage.models.derived_role import DerivedRole
+from tutelage.models.fingerprint import fingerprint
+from tutelage.models.outputs import Outputs
+from tutelage.models.tapped import Tapped
+from tutelage.parsing import parse_json
+
+Precision = Literal["float32", "float16", "bfloat16"]
+
+_MAGIC = b"tutelage teacher outputs 1\n"
+_NAME = re.compile("[0-9a-f]{16}-(float32|bfloat16)-")  # the beginning of a cache file's name
+_HEADER_SIZE = 4096  # bytes before the first sample
+_CHECKSUM = np.dtype("<u4")
+
+
+class TeacherCache:
+    """The outputs of frozen networks for the views of a data set's training samples, in a folder.
+
+    There is one memory-mapped file per teacher, role (``logits``, ``embedding``, a derived role) and autocast precision
+    of the teacher: one row per sample, with one entry per view. Batches fill it during training; every epoch, method,
+    seed and process with the same teacher reads it. Any number of processes may write at once: an entry is valid only
+    if its checksum matches, so one that was interrupted or damaged is computed again.
+
+    With float32 an entry is bit-identical to the computed output; half precision halves the file and rounds.
+    Vectors (logits, embeddings) and derived roles (attention, flow) are cached. Whole feature maps are not: for
+    CIFAR-10 in 162 views those of one stage need a terabyte. Hints read whole maps, and similarities depend on the
+    other samples of the batch, so for these terms the teacher runs.
+
+    A sample needs 8 bytes, and each of its views 4 bytes and the size of the output; the whole file is allocated when
+    it is created. In float32, attention needs 4 H W bytes per stage and view: 5,376 for the three of a wide ResNet
+    (32x32, 16x16 and 8x8). The flow matrix between m and n channels needs 4 m n: 11,264 for the three of a ResNet-20
+    (16, 16, 32 and 64 channels), 43,008 for those of a WRN-d-2.
+
+    Args:
+        folder: the folder of the files; created if it does not exist.
+        data: the data set whose training split is cached. Images in memory are identified by their pixels, image files
+            by name, size and modification time: a copy counts as the same image only if it keeps the time.
+        precision: the data type of the entries.
+
+    Attributes:
+        hits, misses: how many entries were read, and how many had to be computed, so far.
+
+    Raises:
+        TutelageError: the folder is a file, images cannot be identified, or two images have the same ``index``.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], data: Data, precision: Precision = "float32") -> None:
+        self.folder, self.views, self.precision = as_path(folder), data.views, precision
+        if self.folder.is_file():
+            raise TutelageError(
+                f"{self.folder}, where the teacher's outputs are to be cached, is a file; name a folder"
+            )
+        self.hits = self.misses = 0
+        remove_abandoned(self.folder, lambda name: _NAME.match(name) is not None)
+        index = data.train.index.cpu().numpy()
+        self._rows = (
+            int(max(int(split.index.max()) for split in (data.train, data.validation) if split is not None)) + 1
+        )
+        self._codes = np.zeros(self._rows, CODE)
+        codes = _codes(data)
+        self._codes[index] = codes
+        if (clash := self._codes[index] != codes).any():
+            raise TutelageError(
+                f"{int(clash.sum())} training samples of {data.name} share their index with another image, the first "
+                f"is index {int(index[clash.argmax()])}; give each image an index of its own, or train without "
+                "teacher_cache="
+            )
+        self._files: dict[tuple[int, str, str], _File] = {}
+        self._maps: set[tuple[int, str]] = set()
+        self._fingerprints: dict[int, str] = {}
+
+    def __call__(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
+        """The teacher's outputs for a batch of the training split; missing entries are computed and cached.
+
+        The teacher must be in eval mode. If the batch is none of the numbered views, the cache is not used.
+        """
+        if batch.key is None or not roles or any((id(teacher), role) in self._maps for role in roles):
+            return teacher.tap(batch.inputs, roles)
+        rows, views = batch.key.numpy().T
+        autocast = "bfloat16" if torch.is_autocast_enabled(batch.inputs.device.type) else "float32"
+        files = {role: self._files.get((id(teacher), role, autocast)) for role in roles}
+        entries = {role: file.read(rows, views) for role, file in files.items() if file is not None}
+        valid = np.ones(len(rows), bool)
+        for role in roles:
+            valid &= entries[role].valid if role in entries else False
+        if np.count_nonzero(~valid) == 1:  # a batch of one sample is rounded differently, so compute a second one too
+            valid[valid.argmax()] = False
+        self.hits += int(valid.sum())
+        self.misses += int((~valid).sum())
+        if valid.all():
+            return self._outputs({role: entries[role].values for role in roles}, batch)
+        missing = torch.from_numpy((~valid).nonzero()[0])
+        inputs = batch.inputs[missing.to(batch.inputs.device)] if valid.any() else batch.inputs
+        computed = teacher.tap(inputs, roles)
+        if maps := [role for role in roles if _is_map(role, computed[role])]:
+            self._maps |= {(id(teacher), role) for role in maps}
+            return computed  # for the whole batch, since maps have no entries
+        outputs: dict[str, Tensor] = {}
+        for role in roles:
+            values = computed[role].detach()
+            file = files[role] or self._file(teacher, role, autocast, values)
+            file.write(rows[missing.numpy()], views[missing.numpy()], values)
+            if role not in entries:  # another process may have written some of them
+                entries[role] = file.read(rows, views)
+            outputs[role] = entries[role].values
+            outputs[role][missing] = values.cpu().to(outputs[role].dtype)  # rounded as a later read will return them
+        return self._outputs(outputs, batch)
+
+    def _outputs(self, values: dict[str, Tensor], batch: Batch) -> Outputs:
+        moved = {role: _to_device(value, batch.inputs.device).float() for role, value in values.items()}
+        return Outputs(moved.pop("logits", None), moved)
+
+    def _file(self, teacher: Tapped, role: str, autocast: str, example: Tensor) -> _File:
+        """Open or create the file of one role of a teacher."""
+        if id(teacher) not in self._fingerprints:
+            self._fingerprints[id(teacher)] = fingerprint(teacher)
+        header = {
+            "teacher": self._fingerprints[id(teacher)],
+            "role": role,
+            "shape": list(example.shape[1:]),
+            "precision": self.precision,
+            "normalisation": [teacher.mean.flatten().tolist(), teacher.std.flatten().tolist()],
+            "views": self.views.settings(),
+            "passes": autocast,
+        }
+        role_name = re.sub(r"[^\w.]+", "-", role).strip("-")
+        path = self.folder / f"{header['teacher']}-{autocast}-{role_name}-{self.precision}.outputs"
+        file = _File(path, header, self._rows, self.views.count, self._codes)
+        self._files[id(teacher), role, autocast] = file
+        return file
+
+
+def _is_map(role: str, values: Tensor) -> bool:
+    """Whether a role is a whole feature map, too large to cache. Logits of strings (B, L, C) are not."""
+    return values.ndim > 2 and role != "logits" and not isinstance(role, DerivedRole)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """The entries of a file for a batch: which are valid, (B,), and their values, (B, ...), arbitrary if invalid."""
+
+    valid: NDArray[np.bool_]
+    values: Tensor
+
+
+def _to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Move to the device without synchronizing with it."""
+    return (values.pin_memory() if device.type == "cuda" else values).to(device, non_blocking=True)
+
+
+class _File:
+    """One memory-mapped file: a header, then per sample its image code, and per view a checksum and the output."""
+
+    def __init__(self, path: Path, header: dict[str, Any], rows: int, views: int, codes: NDArray[Any]) -> None:
+        self.path = path
+        self.shape, self.dtype = tuple(header["shape"]), getattr(torch, header["precision"])
+        size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        self.row = np.dtype([("code", CODE), ("checksums", _CHECKSUM, (views,)), ("outputs", "u1", (views, size))])
+        try:
+            if not path.exists():
+                _create(path, _encoded(header))
+            with path.open("r+b") as file:
+                _check_header(path, file.read(_HEADER_SIZE), header)
+                _allocate(file.fileno(), _HEADER_SIZE + rows * self.row.itemsize)
+            length = path.stat().st_size - _HEADER_SIZE
+            self.memory = np.memmap(path, self.row, "r+", _HEADER_SIZE, (length // self.row.itemsize,))
+        except OSError as error:
+            raise TutelageError(
+                f"cannot cache the teacher's outputs in {path}: {error.strerror or one_line(error)}; it needs "
+                f"{(_HEADER_SIZE + rows * self.row.itemsize) / 2**20:,.0f} MiB: free some space, use fewer views "
+                "(--views), or train without teacher_cache="
+            ) from error
+        self._check_images(codes)
+        # Odd factors that differ for each word: any single flipped bit changes the checksum.
+        words = -(-size // 4)
+        self._factors = (2 * np.arange(words, dtype=_CHECKSUM) + _CHECKSUM.type(1)) * _CHECKSUM.type(2654435761)
+
+    def _check_images(self, codes: NDArray[Any]) -> None:
+        """Refuse images that differ from those of the file, and add the codes of images that the file lacks."""
+        present = codes != 0
+        saved = self.memory["code"][: len(codes)]
+        if (clash := present & (saved != 0) & (saved != codes)).any():
+            raise TutelageError(
+                f"{self.path} holds the outputs for other images: {int(clash.sum())} of {int(present.sum())} training "
+                f"samples differ, the first is index {int(clash.argmax())}; choose another folder for teacher_cache="
+            )
+        new = present & (saved == 0)
+        self.memory["code"][: len(codes)][new] = codes[new]
+
+    def read(self, rows: NDArray[Any], views: NDArray[Any]) -> _Entries:
+        """The entries of these samples under these views."""
+        content = np.ascontiguousarray(self.memory["outputs"][rows, views])
+        checksums = self.memory["checksums"][rows, views]
+        valid = (checksums != 0) & (checksums == self._checksums(content, rows, views))
+        values = torch.from_numpy(content).view(self.dtype) if content.size else torch.empty(len(rows), 0)
+        return _Entries(valid, values.view(len(rows), *self.shape))
+
+    def write(self, rows: NDArray[Any], views: NDArray[Any], outputs: Tensor) -> None:
+        """Save the outputs for these samples under these views."""
+        content = outputs.cpu().to(self.dtype).contiguous().view(len(rows), -1).view(torch.uint8).numpy()
+        self.memory["outputs"][rows, views] = content
+        self.memory["checksums"][rows, views] = self._checksums(content, rows, views)  # last: it makes the entry valid
+
+    def _checksums(self, content: NDArray[Any], rows: NDArray[Any], views: NDArray[Any]) -> NDArray[Any]:
+        """A checksum of each entry's bytes and position; never 0."""
+        words = np.pad(content, ((0, 0), (0, -content.shape[1] % 4))).view(_CHECKSUM)
+        positions = rows * self.memory["checksums"].shape[1] + views + 1
+        # Unsigned 32-bit arithmetic, modulo 2^32.
+        position_sums = positions.astype(_CHECKSUM) * _CHECKSUM.type(0x9E3779B1)
+        sums: NDArray[Any] = words @ self._factors + position_sums | _CHECKSUM.type(1)
+        return sums
+
+
+def _encoded(header: dict[str, Any]) -> bytes:
+    text = json.dumps(header, sort_keys=True).encode()
+    return (_MAGIC + struct.pack("<I", len(text)) + text).ljust(_HEADER_SIZE, b"\0")
+
+
+def _create(path: Path, header: bytes) -> None:
+    """Create the file with its header atomically, unless another process has done so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        publish(path, header, overwrite=False)
+
+
+def _check_header(path: Path, content: bytes, expected: dict[str, Any]) -> None:
+    try:
+        if not content.startswith(_MAGIC):
+            raise ValueError("its first line is another")
+        (length,) = struct.unpack_from("<I", content, len(_MAGIC))
+        header = parse_json(content[len(_MAGIC) + 4 :][:length])
+        if not isinstance(header, dict):
+            raise TypeError("its header is no JSON object")
+    except (ValueError, TypeError, struct.error) as error:
+        raise TutelageError(
+            f"{path} is no file of cached teacher outputs ({one_line(error)}); remove it to compute them again"
+        ) from error
+    for name, value in expected.items():
+        if header.get(name) != value:
+            raise TutelageError(
+                f"{path} holds outputs of another {name}: {header.get(name)!r}, not {value!r}; choose another folder "
+                "for teacher_cache= or remove it"
+            )
+
+
+def _allocate(descriptor: int, length: int) -> None:
+    """Allocate disk space up to this length, so that a full disk is an error now.
+
+    Without ``posix_fallocate`` the file is only extended. It is never shortened, since other processes may use it.
+    """
+    if os.fstat(descriptor).st_size >= length:
+        return
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, length)
+    else:
+        os.truncate(descriptor, length)
+
+
+def _codes(data: Data) -> NDArray[Any]:
+    """A hash of each training image: (N,) uint64, never 0."""
+    codes = image_codes(data.train.inputs)
+    if codes is None:
+        raise TutelageError(
+            f"the images of {data.name} are read on demand and are no files of their own, so a cache could not detect "
+            "that they changed; train without teacher_cache="
+        )
+    return codes
