@@ -1,4 +1,8 @@
-"""tutelage trains neural networks under a teacher."""
+"""tutelage trains neural networks under a teacher.
+
+``distill`` and ``train`` run a whole training. For a training loop of your own, ``tutelage.losses`` has the losses as
+functions of plain tensors, and ``Distiller`` is a module that runs student and teacher and returns the losses.
+"""
 
 from __future__ import annotations
 

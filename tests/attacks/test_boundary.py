@@ -44,7 +44,7 @@ def mlp(classes: int = 4, features: int = 5) -> nn.Module:
     return nn.Sequential(nn.Linear(features, 16), nn.Tanh(), nn.Linear(16, classes)).double()
 
 
-def moved_one_by_one(
+def attack_by_loops(
     network: Callable[[Tensor], Tensor],
     inputs: Tensor,
     base: Tensor,
@@ -99,7 +99,7 @@ def test_squared_norm_step_on_linear_teacher_is_scale_invariant(length: float) -
     gap = float(network(moved)[0, 0])
     assert gap == pytest.approx(0.0563979, rel=1e-6)
     assert gap == pytest.approx(0.7**10 * (2 + EPS) - EPS, rel=1e-9)
-    # along the gradient and in no other direction
+    # only along the gradient
     torch.testing.assert_close(moved, at_gap(gap, length))
 
 
@@ -127,7 +127,7 @@ def test_network_is_not_run_after_all_samples_crossed() -> None:
         return plane(x)
 
     boundary_attack(network, at_gap(2.0, 2.0), BASE, TARGET, steps=500)
-    assert len(calls) == 12  # eleven steps, and a look that says that all are over
+    assert len(calls) == 12  # eleven steps, and one pass that detects that all have crossed
 
 
 def test_a_sample_of_another_class_is_not_moved() -> None:
@@ -135,7 +135,7 @@ def test_a_sample_of_another_class_is_not_moved() -> None:
     inputs = torch.randn(40, 5, dtype=torch.float64)
     says = network(inputs).argmax(1)
     base, target = says.clone(), (says + 1) % 4
-    base[::2] = (says[::2] + 2) % 4  # these the network does not call so
+    base[::2] = (says[::2] + 2) % 4  # the network predicts another class for these
     moved = boundary_attack(network, inputs, base, target)
     still = (moved == inputs).all(1)
     assert still[::2].all()
@@ -154,7 +154,7 @@ def test_attack_equals_plain_loops_per_sample(norm: Norm, steps: int) -> None:
     base = network(inputs).argmax(1)
     target = torch.where(target == base, (base + 1) % 4, target)
     moved = boundary_attack(network, inputs, base, target, low=low, high=high, steps=steps, norm=norm)
-    expected = moved_one_by_one(network, inputs, base, target, low, high, steps, norm)
+    expected = attack_by_loops(network, inputs, base, target, low, high, steps, norm)
     torch.testing.assert_close(moved, expected, rtol=1e-8, atol=1e-8)
     if steps == 60:
         after = network(moved).argmax(1)
@@ -194,7 +194,7 @@ def test_inputs_and_network_do_not_change() -> None:
     inputs = torch.rand(9, 1, 6, 6).requires_grad_()
     original = inputs.detach().clone()
     base = network(inputs).argmax(1)
-    with torch.no_grad():  # as the dry run has it
+    with torch.no_grad():  # as in the dry run
         moved = boundary_attack(network, inputs, base, (base + 1) % 3)
     assert not torch.equal(moved, original)
     assert not moved.requires_grad
@@ -227,7 +227,7 @@ def test_points_of_two_moons_reach_the_boundary(norm: Norm, step_size: float, st
     assert (end / start).median() < 0.1
 
 
-# --- towards which class
+# --- target classes
 
 
 def test_targets_are_drawn_by_teacher_probabilities() -> None:
@@ -260,10 +260,10 @@ def test_targets_are_drawn_per_sample() -> None:
     assert torch.equal(draw_targets(logits.requires_grad_(), base), other)
 
 
-# --- which samples
+# --- selection of samples
 
 
-def chosen_by_loops(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> list[int]:
+def selected_by_loops(student: Tensor, teacher: Tensor, labels: Tensor, count: int) -> list[int]:
     def softmax(row: list[float]) -> list[float]:
         powers = [math.exp(value - max(row)) for value in row]
         return [power / sum(powers) for power in powers]
@@ -284,12 +284,12 @@ def test_correct_samples_with_largest_disagreement_are_selected(seed: int, count
     for logits in (student, teacher):
         logits[torch.arange(64), labels] += 2
     labels[:8] = -1
-    expected = chosen_by_loops(student, teacher, labels, count)
+    expected = selected_by_loops(student, teacher, labels, count)
     indices, _, counts = select_samples(student, teacher, labels, count)
     assert indices.shape == counts.shape == (count,)
     assert indices[counts].tolist() == expected
     assert counts.tolist() == [True] * len(expected) + [False] * (count - len(expected))
-    assert set(indices.tolist()) <= set(expected)  # what is repeated is one of them
+    assert set(indices.tolist()) <= set(expected)  # the repeated sample is one of them
     if count == 64:
         assert 8 < len(expected) < 56
 
@@ -369,16 +369,16 @@ def test_boundary_samples_equal_plain_loops_in_normalised_space(
     student = agreeing(batch, EVERY)
     made = BoundarySamples(teacher, share=0.5)(batch, student, outputs)
     indices = (made.index - 100).tolist()
-    assert indices == chosen_by_loops(student["logits"], outputs["logits"], batch.targets, 8)
+    assert indices == selected_by_loops(student["logits"], outputs["logits"], batch.targets, 8)
     assert torch.equal(made.targets, batch.targets[indices])
-    assert made.key is None  # no augmentation of the data set
+    assert made.key is None  # not an augmentation of the data set
     ((logits, base),) = draws
     assert torch.equal(logits, outputs["logits"][indices])
     assert torch.equal(base, batch.targets[indices])
     mean, std = (torch.tensor(v).double().view(3, 1, 1) for v in (MEAN, STD))
     module = copy.deepcopy(teacher.module).double()
     images = (batch.inputs[indices].double() - mean) / std
-    expected = moved_one_by_one(module, images, base, (base + 1) % 3, (0 - mean) / std, (1 - mean) / std, 10, "first")
+    expected = attack_by_loops(module, images, base, (base + 1) % 3, (0 - mean) / std, (1 - mean) / std, 10, "first")
     torch.testing.assert_close(made.inputs.double(), expected * std + mean, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(made.inputs, batch.inputs[indices], atol=1e-2)
 
@@ -402,7 +402,7 @@ def test_clamping_uses_bounds_of_each_channel() -> None:
     up = boundary_attack(
         lambda x: 20 - x.flatten(1) @ rows.T, inputs, BASE, TARGET, low=low, high=high, step_size=0.5, steps=1
     )
-    assert torch.equal(up, inputs)  # that says the other class already
+    assert torch.equal(up, inputs)  # which predicts the other class already
     up = boundary_attack(lambda x: x.flatten(1) @ rows.T, -inputs, TARGET, BASE, low=low, high=high, step_size=100.0)
     assert torch.equal(up, high.expand(1, 3, 2, 2))
 
@@ -499,7 +499,7 @@ def test_failed_attacks_do_not_count_with_discard_failed(discard: bool, monkeypa
         return made.weight.tolist()
 
     assert weights(0.26) == ([0.0, 1.5, 0.0, 1.5, 1.5, 1.5] if discard else [1.0] * 6)
-    assert weights(0.05) == ([0.0] * 6 if discard else [1.0] * 6)  # they have not left their class
+    assert weights(0.05) == ([0.0] * 6 if discard else [1.0] * 6)  # they still have their class
 
 
 def test_soft_labels_count_as_argmax_and_are_returned(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:

@@ -197,7 +197,7 @@ def test_modes_are_restored_after_an_error(tiny_model: Callable[..., Tapped]) ->
     assert modes == [module.training for module in model.modules()]
 
 
-# --- gradients that are not there
+# --- masked gradients
 
 
 class Hides(nn.Module):

@@ -31,7 +31,7 @@ Net = Callable[..., Tapped]
 SHORT = Recipe(epochs=3, batch_size=16, lr=0.05)
 
 
-class Caught(Run):
+class RecordingRun(Run):
     """A run that records its learners instead of training them."""
 
     learners: tuple[Learner, ...] = ()
@@ -47,10 +47,10 @@ def learner(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> 
     teacher = taught()
 
     def make(**settings: Any) -> Learner:
-        run = Caught(tiny_data, lambda: tiny_model(2), [teacher], hardware=on_cpu)
+        run = RecordingRun(tiny_data, lambda: tiny_model(2), [teacher], hardware=on_cpu)
         find("abstention")(run, **settings)
-        (caught,) = run.learners
-        return caught
+        (method_learner,) = run.learners
+        return method_learner
 
     return make
 
@@ -151,7 +151,7 @@ def test_the_adjustments_differ(learner: Callable[..., Learner]) -> None:
     assert len(set(values)) == 4
 
 
-# --- what cannot be, and what is warned of
+# --- errors and warnings
 
 
 @pytest.mark.parametrize("payoff", [1.0, 0.5])
@@ -186,7 +186,7 @@ def test_uncertain_teacher_causes_warning_for_soft_bet(tiny_data: Data, tiny_mod
     """The largest of an untrained teacher's four probabilities is about 0.3, below 1 / 2.2 = 0.45."""
 
     def go(**settings: Any) -> None:
-        run = Caught(tiny_data, lambda: tiny_model(2), [tiny_model(1), tiny_model(3)], hardware=on_cpu)
+        run = RecordingRun(tiny_data, lambda: tiny_model(2), [tiny_model(1), tiny_model(3)], hardware=on_cpu)
         find("abstention")(run, **settings)
 
     with pytest.warns(TutelageWarning, match=r"0\.\d\d on average.*abstain from everything; raise the payoff \(2\.2\)"):
@@ -194,7 +194,7 @@ def test_uncertain_teacher_causes_warning_for_soft_bet(tiny_data: Data, tiny_mod
     go()
 
 
-# --- trained
+# --- training
 
 
 @IN_DOUBT
@@ -223,7 +223,7 @@ def test_student_trains_and_can_be_loaded(variant: str, tiny_npz: str, tiny_data
     for model in (open_model(str(tmp_path / "run"), tiny_data), execute(config, tmp_path / "run").model):
         outputs = model.eval().tap(pixels, roles)
         assert all(torch.equal(outputs[role], expected[role]) for role in roles)
-    # and it teaches others, by its classes
+    # it can be a teacher, by its classes
     further = execute(teacher.replace(method="hinton", teacher=(str(tmp_path / "run"),), epochs=1), tmp_path / "next")
     assert math.isfinite(further.metrics["test"]["nll"])
     assert "abstain_probability" not in further.metrics["test"]

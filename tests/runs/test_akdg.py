@@ -58,7 +58,7 @@ class CustomGenerator(nn.Module):
         return torch.sigmoid(self.norm(self.drop(self.linear(z)).view(-1, 1, 8, 8)))
 
 
-class Caught(Run):
+class RecordingRun(Run):
     """A run that records its learners instead of training them."""
 
     learners: tuple[Learner, ...] = ()
@@ -69,12 +69,12 @@ class Caught(Run):
 
 
 @pytest.fixture
-def caught(tiny_data: Data) -> Callable[..., Caught]:
-    def make(**settings: Any) -> Caught:
+def recording_run(tiny_data: Data) -> Callable[..., RecordingRun]:
+    def make(**settings: Any) -> RecordingRun:
         with torch.random.fork_rng():
             torch.manual_seed(9)
             teacher = dcgan(0.1)()
-        run = Caught(tiny_data, mlp(0.05), [teacher], recipe=RECIPE, seed=4)
+        run = RecordingRun(tiny_data, mlp(0.05), [teacher], recipe=RECIPE, seed=4)
         find("akdg")(run, **SMALL | settings)
         return run
 
@@ -88,8 +88,8 @@ def a_batch(data: Data, size: int = 16) -> Batch:
 # --- the losses
 
 
-def test_inputs_of_discriminators(caught: Callable[..., Caught], tiny_data: Data) -> None:
-    student, of_real, of_teacher = caught().learners
+def test_inputs_of_discriminators(recording_run: Callable[..., RecordingRun], tiny_data: Data) -> None:
+    student, of_real, of_teacher = recording_run().learners
     assert (student.name, of_real.name, of_teacher.name) == ("student", "D_S", "D_KD")
     assert {name: w.at(0) for name, w in student.terms.items()} == {"real": 1.0, "teacher": 1.0}
     assert student.source is None
@@ -113,8 +113,8 @@ def lessons_of(learner: Learner, batch: Batch, images_by_view: dict[View | None,
     return lessons
 
 
-def test_distributions_are_compared_not_pairs(caught: Callable[..., Caught], tiny_data: Data) -> None:
-    _, _, learner = caught().learners
+def test_distributions_are_compared_not_pairs(recording_run: Callable[..., RecordingRun], tiny_data: Data) -> None:
+    _, _, learner = recording_run().learners
     learner.model.eval()
     batch = a_batch(tiny_data)
     student_images, teacher_images = torch.rand(2, 16, 1, 8, 8).unbind()
@@ -129,7 +129,9 @@ def test_distributions_are_compared_not_pairs(caught: Callable[..., Caught], tin
     assert losses[0] == pytest.approx(expected / 16, rel=1e-5)
 
 
-def test_latents_are_drawn_independently(caught: Callable[..., Caught], tiny_data: Data, on_cpu: Hardware) -> None:
+def test_latents_are_drawn_independently(
+    recording_run: Callable[..., RecordingRun], tiny_data: Data, on_cpu: Hardware
+) -> None:
     latents: list[tuple[str, Tensor]] = []
     student, teacher = mlp(0.05)(), mlp(0.1)()
     for name, model in (("student", student), ("teacher", teacher)):
@@ -139,13 +141,13 @@ def test_latents_are_drawn_independently(caught: Callable[..., Caught], tiny_dat
     run = Run(tiny_data, lambda: student, [teacher], recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
     find("akdg")(run, **SMALL)
     trained = [(name, z) for name, z in latents if len(z) == 16]
-    # per step: for D_S, D_KD's teacher, D_KD's student; and the generator's own on each second of three steps
+    # per step: for D_S, D_KD's teacher, D_KD's student; and for the generator at each second of three steps
     assert [name for name, _ in trained].count("student") == 3 * 2 + 1
     assert [name for name, _ in trained].count("teacher") == 3
     assert all(not torch.equal(a, b) for i, (_, a) in enumerate(trained) for _, b in trained[:i])
 
 
-def gradient(run: Caught, weight: float | None = None) -> Tensor:
+def gradient(run: RecordingRun, weight: float | None = None) -> Tensor:
     """The gradient of the student's loss by its weights, with fixed latents and fixed discriminators."""
     learner = run.learners[0]
     for other in run.learners[1:]:
@@ -158,31 +160,31 @@ def gradient(run: Caught, weight: float | None = None) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(learner.parameters()))])
 
 
-def test_generator_gradient_is_sum_of_two_terms(caught: Callable[..., Caught]) -> None:
-    both = [gradient(caught(weight=weight)) for weight in (1.0, 2.0, 3.5)]
-    vanilla = gradient(caught(weight=0))
+def test_generator_gradient_is_sum_of_two_terms(recording_run: Callable[..., RecordingRun]) -> None:
+    both = [gradient(recording_run(weight=weight)) for weight in (1.0, 2.0, 3.5)]
+    vanilla = gradient(recording_run(weight=0))
     step = both[1] - both[0]
     assert step.norm() > 1e-6
     assert torch.allclose(both[0] - vanilla, step, rtol=1e-4, atol=1e-7)
     assert torch.allclose(both[2], vanilla + 3.5 * step, rtol=1e-4, atol=1e-7)
 
 
-def test_without_real_images_only_the_teacher_counts(caught: Callable[..., Caught]) -> None:
-    student, critic = caught(real=False, weight=2).learners
+def test_without_real_images_only_the_teacher_counts(recording_run: Callable[..., RecordingRun]) -> None:
+    student, critic = recording_run(real=False, weight=2).learners
     assert list(student.terms) == ["teacher"]
     assert critic.name == "D_KD"
-    assert critic.roles() == ()  # nothing is read of the real batch
+    assert critic.roles() == ()  # the real batch is not read
 
 
-def test_optimiser_settings(caught: Callable[..., Caught]) -> None:
-    changes = caught(lr=0.003).changes
+def test_optimiser_settings(recording_run: Callable[..., RecordingRun]) -> None:
+    changes = recording_run(lr=0.003).changes
     optimizer = changes["optimizer"]([nn.Parameter(torch.zeros(1))])
     assert type(optimizer) is torch.optim.Adam
     assert optimizer.defaults["lr"] == 0.003
     assert optimizer.defaults["betas"] == (0.0, 0.9)
     assert optimizer.defaults["weight_decay"] == 0
     assert changes["schedule"] == "constant"
-    assert changes["data"].views.count == 1  # real images as they are
+    assert changes["data"].views.count == 1  # real images without augmentation
     assert changes["update"].every == 2
 
 
@@ -216,11 +218,11 @@ def test_weight_zero_equals_ordinary_gan(
     make: Make, tiny_data: Data, on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
     states = []
-    for teachers in ([], [dcgan(0.1)()]):  # a teacher makes no difference then
+    for teachers in ([], [dcgan(0.1)()]):  # a teacher has no effect then
         run = Run(tiny_data, make, teachers, recipe=RECIPE, hardware=on_cpu, seed=4)
         states.append(state_of(find("akdg")(run, weight=0, **SMALL)))
     assert changed(*states) == set()
-    start = Caught(tiny_data, make, seed=4)
+    start = RecordingRun(tiny_data, make, seed=4)
     find("akdg")(start, weight=0, **SMALL)
     student, critic = (copy.deepcopy(learner.model.module).train() for learner in start.learners)
     by_hand(tiny_data, student, critic, seed=4, epochs=2, every=2)
@@ -234,7 +236,7 @@ def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_generator_steps_on_every_nth_batch(tiny_data: Data, on_cpu: Hardware) -> None:
     run = Run(tiny_data, mlp(0.05), [mlp(0.1)()], recipe=Recipe(epochs=3, batch_size=16), hardware=on_cpu)
-    find("akdg")(run, critic_width=0.1, critic_steps=4)  # three batches an epoch: the first epoch has none for it
+    find("akdg")(run, critic_width=0.1, critic_steps=4)  # three batches per epoch: none for the generator in the first
     entries = [record["learners"]["student"] for record in run.fits[0].history]
     assert [set(entry) for entry in entries] == [set(), {"real", "teacher"}, {"real", "teacher"}]
     for name in ("D_S", "D_KD"):
@@ -243,7 +245,7 @@ def test_generator_steps_on_every_nth_batch(tiny_data: Data, on_cpu: Hardware) -
             assert set(entry) == ({"real", "student"} if name == "D_S" else {"teacher", "student"})
             assert all(0 < value < 3 for value in entry.values())
     passes = run.fits[0].history[0]["forward_passes"]
-    assert passes == {"student": 3 * 16 * (2 + 4), "teacher": 3 * 16}  # 2 draws, 4 judgements; G_S does not step
+    assert passes == {"student": 3 * 16 * (2 + 4), "teacher": 3 * 16}  # 2 draws, 4 critic passes; G_S does not step
     assert not run.selected
 
 
@@ -300,7 +302,7 @@ def test_method_trains_pairs_of_generators(
 
     student, run = go(tmp_path / "whole", None)
 
-    # It has trained, and the teacher has not.
+    # The student changed, and the teacher did not.
     after = state_of(student)
     assert changed(initial[0], after)
     assert all(torch.isfinite(value).all() for value in after.values() if value.is_floating_point())
@@ -308,14 +310,14 @@ def test_method_trains_pairs_of_generators(
     assert all(p.grad is None for p in teacher.parameters())
     assert changed(initial[0], state_of(Run(tiny_data, make, seed=4).student())) == set()
 
-    # Stopped and taken up again it is the same.
+    # A stopped and resumed run is equal.
     with pytest.raises(StoppedError):
         go(tmp_path / "stopped", 1)
     repeated, resumed = go(tmp_path / "stopped", None)
     assert changed(after, state_of(repeated)) == set()
     assert [entry["learners"] for entry in resumed.fits[0].history] == [e["learners"] for e in run.fits[0].history]
 
-    # What is written is the student alone.
+    # Only the student is saved.
     save_weights(tmp_path / "student.safetensors", student.module, {})
     fresh = make()
     load_weights(tmp_path / "student.safetensors", fresh.module)
@@ -323,7 +325,7 @@ def test_method_trains_pairs_of_generators(
     assert torch.equal(*images)
 
 
-# --- what does not fit
+# --- errors
 
 
 @pytest.mark.parametrize("method", [name for name in installed() if find(name).task in (None, "classification")])
@@ -356,7 +358,7 @@ def test_other_networks_are_refused(tiny_data: Data, tiny_model: Callable[..., T
         find("akdg")(Run(tiny_data, dcgan(0.1), [Generator(DCGAN((3, 8, 8), 0.1))]))
 
 
-# --- from the outside
+# --- command line and Python
 
 
 def test_end_to_end_on_command_line(
@@ -379,7 +381,7 @@ def test_end_to_end_on_command_line(
     words = ("distill", *alone, "--student", "mlp-ganx0.1", "--teacher", "teacher", "--out", "student")
     images_by_view = call(*words)
     assert "the teacher's Fréchet distance" in images_by_view
-    assert call(*words) == images_by_view  # finished, and read back
+    assert call(*words) == images_by_view  # finished, and loaded
     result = json.loads((tmp_path / "student" / "result.json").read_text())
     assert "train" not in result
     assert result["test"].keys() == {"samples", "features", "frechet_distance", "coverage", "teacher_frechet_distance"}

@@ -27,7 +27,7 @@ from tutelage.training.learner import Lesson
 Net = Callable[..., Tapped]
 
 
-class Caught(Run):
+class RecordingRun(Run):
     """A run that records its learners instead of training them."""
 
     learners: tuple[Learner, ...] = ()
@@ -42,10 +42,10 @@ def learner(tiny_data: Data, tiny_model: Net) -> Callable[..., Learner]:
     """``learner(**settings)``: the learner of the method."""
 
     def make(**settings: Any) -> Learner:
-        run = Caught(tiny_data, tiny_model, [tiny_model(1)])
+        run = RecordingRun(tiny_data, tiny_model, [tiny_model(1)])
         find("bss")(run, **settings)
-        (caught,) = run.learners
-        return caught
+        (method_learner,) = run.learners
+        return method_learner
 
     return make
 
@@ -90,7 +90,7 @@ def test_gradient_equals_paper_loss(progress: float, temperature: float, learner
     expected = (
         F.cross_entropy(z, labels)
         + falling * soft_cross_entropy(z, v, temperature)
-        + boundary * soft_cross_entropy(z_moved[:1], v_moved[:1], temperature)  # the other does not count
+        + boundary * soft_cross_entropy(z_moved[:1], v_moved[:1], temperature)  # the other sample does not count
     )
     for actual, expected_gradient in zip(gradients, torch.autograd.grad(expected, (z, z_moved)), strict=True):
         torch.testing.assert_close(
@@ -123,7 +123,7 @@ def test_settings_are_passed_to_the_view(learner: Callable[..., Learner]) -> Non
 
 def test_samples_move_to_teacher_boundary(tiny_data: Data, tiny_model: Net) -> None:
     teacher = tiny_model(1)
-    run = Caught(tiny_data, tiny_model, [teacher])
+    run = RecordingRun(tiny_data, tiny_model, [teacher])
     student = find("bss")(run)
     (bss_learner,) = run.learners
     (view,) = bss_learner.views()
@@ -150,7 +150,7 @@ def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, ti
         find("bss")(Run(tiny_data, tiny_model, [tiny_model(1)]), **wrong)
 
 
-# --- trained
+# --- training
 
 
 @pytest.mark.parametrize("labels", ["hard", "soft", "half of them missing", "none"])
@@ -197,7 +197,7 @@ def test_frozen_statistics_are_those_of_clean_batches(
 
 def test_repeated_sample_counts_once(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> None:
     """The recorded term is the mean over the boundary samples alone."""
-    run = Caught(tiny_data, tiny_model, [taught()])
+    run = RecordingRun(tiny_data, tiny_model, [taught()])
     find("bss")(run, share=1.0)
     (bss_learner,) = run.learners
     (view,) = bss_learner.views()

@@ -105,7 +105,7 @@ def test_a_head_without_weights_is_at_the_logarithm_of_the_classes() -> None:
     assert term.head is not None
     nn.init.zeros_(term.head.weight)
     nn.init.zeros_(term.head.bias)
-    batch = batch_of(torch.zeros(4, 1), torch.tensor([1, 5, -1, 2]))  # 2 is no class that is trained on
+    batch = batch_of(torch.zeros(4, 1), torch.tensor([1, 5, -1, 2]))  # class 2 is not trained on
     assert term(student, None, batch).tolist() == pytest.approx([float(np.log(3))] * 2 + [0.0, 0.0])
 
 
@@ -167,7 +167,9 @@ def test_features_and_labels_are_mixed_consistently(tiny_data: Data, tiny_model:
             torch.testing.assert_close(stages, x.mean((2, 3)))
             known = F.one_hot(batch.targets.clamp(min=0), 4) * (batch.targets >= 0)[:, None]
             torch.testing.assert_close(mixed.targets, mix.share * known + (1 - mix.share) * known[mix.partners])
-            torch.testing.assert_close(whole(model, images), whole(tiny_model(1).eval(), images))  # no other pass is
+            torch.testing.assert_close(
+                whole(model, images), whole(tiny_model(1).eval(), images)
+            )  # other passes are not mixed
     assert recorded == {"input", "stage1", "stage2"}
     assert not model.module._forward_pre_hooks
 
@@ -240,7 +242,7 @@ def test_losses_of_each_stage(rotation: str, mix_share: float, novel: Data, tiny
     pass_factors = {"rotated_ce": 4, "ce": 1, "mixed_ce": 1}
     passes = [sum(pass_factors[name] for name in terms if name in pass_factors) for _, terms in expected]
     if "mixed_ce" in expected[-1][1] and rotation == "both":
-        passes[-1] = 2  # a quarter of the batch in four rotations beside the batch
+        passes[-1] = 2  # the batch, and a quarter of it in four rotations
     samples = 8 * (len(novel.train) // 8)
     counted = [f.history[0]["forward_passes"]["student"] / samples for f in run.fits]
     assert counted == pytest.approx(passes)

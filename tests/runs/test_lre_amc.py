@@ -54,7 +54,7 @@ def test_network_is_smaller_and_within_tolerance(make_run: Callable[..., Run], t
 def test_pruning_uses_the_tolerance(make_run: Callable[..., Run], taught: Callable[..., Tapped]) -> None:
     run = make_run(taught(2, width=6))
     student = find("lre_amc")(run, dense="teacher", tolerance=1.0, floor=3)
-    assert run.fits == []  # nothing is worse than all wrong
+    assert run.fits == []  # no accuracy is below this
     assert (student.module.conv1.out_channels, student.module.conv2.out_channels) == (3, 3)
 
 
@@ -69,7 +69,7 @@ def test_failed_repair_restores_the_network(
     assert run.fits == []
     assert judged(run, student) >= dense
     assert changed(before, state_of(teacher)) == set()
-    # It stopped where one unit more would have cost something, in each layer.
+    # In each layer, removing another unit would have exceeded the tolerance.
     assert parameters(student) > parameters(find("lre_amc")(run, dense="teacher", tolerance=0.3, repair_epochs=0))
 
 
@@ -90,7 +90,7 @@ def test_repair_stops_at_first_sufficient_epoch(make_run: Callable[..., Run], ta
     assert any(reached)
     bare = find("lre_amc")(make_run(teacher), **settings, repair_epochs=0)
     assert parameters(student) < parameters(bare)
-    # What was selected of the student, if anything, is of the same shape.
+    # The selected student, if any, has the same shape.
     if student in run.selected:
         student.module.load_state_dict(dict(run.selected[student].state))
 

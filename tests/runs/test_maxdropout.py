@@ -43,7 +43,7 @@ def test_layers_exist_only_during_training(
 
     run.fit = watched  # type: ignore[method-assign, assignment]
     student = find("maxdropout")(run, where=where, rate=0.4)
-    units = 6 * 16 * (8 if where == "dropout" else 4 * 8 * 8)  # six steps; the held-out part is not counted
+    units = 6 * 16 * (8 if where == "dropout" else 4 * 8 * 8)  # six steps; the held-out split is not counted
     assert [layer.rate for layer in layers] == [0.4] * (2 if where == "stages" else 1)
     assert layers[0].total == units
     assert list(student.dropped) == (["stage1", "stage2"] if where == "stages" else ["drop"])  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def test_random_rate_changes_training(
         state_of(find("maxdropout")(a_run(tiny_data, tiny_model, on_cpu), rate=0.6, random_rate=random))
         for random in (True, True, False)
     ]
-    assert changed(states[0], states[1]) == set()  # its numbers are of the run's seed
+    assert changed(states[0], states[1]) == set()  # its random numbers depend on the run's seed
     assert changed(states[0], states[2])
 
 

@@ -31,7 +31,7 @@ Net = Callable[..., Tapped]
 SHORT = Recipe(epochs=3, batch_size=10, lr=0.05)
 
 
-class Caught(Run):
+class RecordingRun(Run):
     """A run that records its learners instead of training them."""
 
     learner: Learner
@@ -57,11 +57,11 @@ def few(tiny_data: Data) -> Data:
 
 
 @pytest.fixture
-def caught(few: Data, any_model: Callable[[], Tapped]) -> Callable[..., Caught]:
-    """``caught(data=few, recipe=SHORT, **settings)``: the fit that the method requested."""
+def recording_run(few: Data, any_model: Callable[[], Tapped]) -> Callable[..., RecordingRun]:
+    """``recording_run(data=few, recipe=SHORT, **settings)``: the fit that the method requested."""
 
-    def make(data: Data = few, recipe: Recipe = SHORT, **settings: Any) -> Caught:
-        run = Caught(data, any_model, recipe=recipe, seed=3)
+    def make(data: Data = few, recipe: Recipe = SHORT, **settings: Any) -> RecordingRun:
+        run = RecordingRun(data, any_model, recipe=recipe, seed=3)
         find("mean_teacher_lc")(run, **settings)
         return run
 
@@ -110,18 +110,18 @@ def test_ramp_values(epoch: float, share: float) -> None:
     ],
 )
 def test_weights_over_the_run(
-    progress: float, consistency: float, clustering: float, caught: Callable[..., Caught]
+    progress: float, consistency: float, clustering: float, recording_run: Callable[..., RecordingRun]
 ) -> None:
     """At e0 the weight of the clustering is still 0."""
-    terms = caught().learner.terms
+    terms = recording_run().learner.terms
     assert terms["consistency"].at(progress) == pytest.approx(consistency, abs=1e-5)
     assert terms["clustering"].at(progress) == pytest.approx(clustering, abs=1e-5)
     assert terms["ce"].at(progress) == 5
 
 
-def test_the_loss_by_plain_loops(caught: Callable[..., Caught]) -> None:
+def test_the_loss_by_plain_loops(recording_run: Callable[..., RecordingRun]) -> None:
     """Two labelled and eight unlabelled samples: CE over two, MSE over ten samples and four classes."""
-    learner = caught(labelled=0.2, threshold=3.0, clustering_start=0.0).learner
+    learner = recording_run(labelled=0.2, threshold=3.0, clustering_start=0.0).learner
     generator = torch.Generator().manual_seed(0)
     z, v, f = (torch.randn(10, size, dtype=torch.float64, generator=generator) for size in (4, 4, 3))
     targets, index = torch.tensor([1, 3, *[-1] * 8]), torch.arange(10)
@@ -139,8 +139,8 @@ def test_the_loss_by_plain_loops(caught: Callable[..., Caught]) -> None:
     assert found.item() == pytest.approx(ce + 100 * mse + 10 * lc, rel=1e-6)
 
 
-def test_fully_labelled_samples_count_once(tiny_data: Data, caught: Callable[..., Caught]) -> None:
-    assert caught(tiny_data).learner.terms["ce"].at(0) == 1
+def test_fully_labelled_samples_count_once(tiny_data: Data, recording_run: Callable[..., RecordingRun]) -> None:
+    assert recording_run(tiny_data).learner.terms["ce"].at(0) == 1
 
 
 # --- its batches
@@ -150,10 +150,10 @@ def test_fully_labelled_samples_count_once(tiny_data: Data, caught: Callable[...
     ("size", "share", "first", "weight"), [(160, 0.2, 10, 4.8), (10, 0.3, 3, 10 / 3), (10, 0.01, 1, 10)]
 )
 def test_a_share_of_each_batch_has_labels(
-    size: int, share: float, first: int, weight: float, caught: Callable[..., Caught]
+    size: int, share: float, first: int, weight: float, recording_run: Callable[..., RecordingRun]
 ) -> None:
     """A batch has at most the 48 samples of the data."""
-    run = caught(recipe=SHORT.replace(batch_size=size), labelled=share)
+    run = recording_run(recipe=SHORT.replace(batch_size=size), labelled=share)
     assert run.order == LabelledFirst(first)
     assert run.learner.terms["ce"].at(0) == pytest.approx(weight)
 
@@ -184,16 +184,16 @@ def test_inputs_of_student_and_average(few: Data, any_model: Callable[[], Tapped
         assert batch.second is not None
         assert torch.equal(teacher_inputs, (batch.second - model.mean) / model.std)
         assert not torch.equal(batch.second, batch.inputs)
-    assert sorted(unlabelled) == sorted(3 * list(range(8, 48)))  # an epoch is one pass over them
+    assert sorted(unlabelled) == sorted(3 * list(range(8, 48)))  # an epoch is one pass over unlabelled samples
 
 
 # --- the average
 
 
 def test_average_starts_from_own_weights_and_follows_decay(
-    caught: Callable[..., Caught], state_of: Any, changed: Any
+    recording_run: Callable[..., RecordingRun], state_of: Any, changed: Any
 ) -> None:
-    learner = caught(decay=0.9).learner
+    learner = recording_run(decay=0.9).learner
     source = average_of(learner)
     assert learner.deployed is source.model
     assert "module.conv1.weight" in changed(state_of(source.model), state_of(learner.model))
@@ -222,7 +222,7 @@ def test_deployed_network(trained: Callable[..., tuple[Tapped, Run]], state_of: 
     assert list(second.selected) == [student]
 
 
-# --- what clustering does
+# --- clustering
 
 
 def test_clustering_has_no_effect_before_its_start(
@@ -249,7 +249,7 @@ def test_clustering_reduces_distances(few: Data, trained: Callable[..., tuple[Ta
     assert spreads[1] < 0.8 * spreads[0]
 
 
-# --- the whole way
+# --- end to end
 
 
 def test_resumes_exactly_with_unlabelled_samples(
@@ -308,10 +308,12 @@ def test_command_line_removes_labels(tiny_npz: str, tiny_data: Data, tmp_path: P
         {"deploy": "teacher"},
     ],
 )
-def test_invalid_settings_are_refused(wrong: dict[str, Any], caught: Callable[..., Caught], refused: Any) -> None:
+def test_invalid_settings_are_refused(
+    wrong: dict[str, Any], recording_run: Callable[..., RecordingRun], refused: Any
+) -> None:
     ((name, value),) = wrong.items()
     with refused(name, value):
-        caught(**wrong)
+        recording_run(**wrong)
 
 
 def test_batches_must_hold_labelled_and_unlabelled_samples(

@@ -90,7 +90,7 @@ class World:
         return F.cross_entropy(self.model.with_parameters(moved, self.meta.inputs), self.meta.targets).detach()
 
 
-# --- the labels' step
+# --- update of labels
 
 
 @pytest.mark.parametrize("alpha", [0.5, 20.0])
@@ -173,7 +173,7 @@ def test_max_step_shortens_only_long_steps() -> None:
     assert not World().step(alpha=0, max_step=1.0).isnan().any()
 
 
-# --- the network's step
+# --- update of the network
 
 
 def test_network_is_updated_on_new_labels_only() -> None:
@@ -257,7 +257,7 @@ def test_compiled_code_is_not_run() -> None:
     assert torch.equal(world.step(), World().step())
 
 
-# --- how labels begin, and who is trusted where nobody is
+# --- initial labels, and the meta set without trusted samples
 
 
 def test_initial_scores() -> None:
@@ -276,14 +276,14 @@ def test_the_smallest_losses_of_each_class() -> None:
     assert smallest_losses(logits, labels, 0.6).nonzero().squeeze(1).tolist() == [1, 4, 6, 8, 9]
     assert smallest_losses(logits, labels, 0.0).nonzero().squeeze(1).tolist() == [1, 4, 8]
     soft = F.one_hot(labels.clamp(min=0), 3).float()
-    soft[4] = torch.tensor([0.3, 0.7, 0])  # a sure answer to an unsure label is dear
+    soft[4] = torch.tensor([0.3, 0.7, 0])  # a confident prediction for an uncertain label has a large loss
     assert smallest_losses(logits, soft, 0.6).nonzero().squeeze(1).tolist() == [1, 5, 6, 7, 8]
 
 
 # --- the stages
 
 
-class Caught(Run):
+class RecordingRun(Run):
     """A run that records the arguments of its fits."""
 
     def __init__(self, *parts: Any, **options: Any) -> None:
@@ -295,7 +295,7 @@ class Caught(Run):
         return super().fit(*learners, **options)
 
 
-Make = Callable[..., Caught]
+Make = Callable[..., RecordingRun]
 
 
 @pytest.fixture
@@ -311,9 +311,9 @@ def noisy(tiny_data: Data) -> Data:
 def make(noisy: Data, tiny_model: Net, on_cpu: Hardware) -> Make:
     """``make(data=noisy, epochs=6, **options)``: a run."""
 
-    def run(data: Data = noisy, epochs: int = 6, **options: Any) -> Caught:
+    def run(data: Data = noisy, epochs: int = 6, **options: Any) -> RecordingRun:
         recipe = Recipe(epochs=epochs, batch_size=16, lr=0.05)
-        return Caught(data, lambda: tiny_model(2), recipe=recipe, hardware=on_cpu, **options)
+        return RecordingRun(data, lambda: tiny_model(2), recipe=recipe, hardware=on_cpu, **options)
 
     return run
 

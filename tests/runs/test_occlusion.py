@@ -107,7 +107,7 @@ def test_students_differ_and_teacher_is_unchanged(run_of: Callable[..., Run], st
     assert changed(fine_tuned, soft)
     assert changed(fine_tuned, triplet)
     assert changed(soft, triplet)
-    assert "module.fc.weight" not in changed(fine_tuned, triplet)  # no label loss in that step
+    assert "module.fc.weight" not in changed(fine_tuned, triplet)  # that step has no label loss
 
 
 def test_student_learns_from_visible_half(run_of: Callable[..., Run], tiny_data: Data) -> None:

@@ -33,7 +33,7 @@ Net = Callable[..., Tapped]
 SHORT = Recipe(epochs=2, batch_size=16, lr=0.05)
 
 
-class Caught(Run):
+class RecordingRun(Run):
     """A run that records its learners instead of training them."""
 
     learners: tuple[Learner, ...] = ()
@@ -54,10 +54,10 @@ def learner(tiny_data: Data, any_model: Callable[[], Tapped]) -> Callable[..., L
     """``learner(**settings)``: the learner of the method before training."""
 
     def make(**settings: Any) -> Learner:
-        run = Caught(tiny_data, any_model, seed=3)
+        run = RecordingRun(tiny_data, any_model, seed=3)
         find("one")(run, **{"deploy": "ensemble"} | settings)
-        (caught,) = run.learners
-        return caught
+        (method_learner,) = run.learners
+        return method_learner
 
     return make
 
@@ -119,7 +119,7 @@ def test_without_ramp_divergence_has_full_weight(learner: Callable[..., Learner]
     assert learner(ramp=1).terms["kd branch1"].at(0.5) == pytest.approx(math.exp(-1.25))
 
 
-def parts_of_the_loss(one_learner: Learner, batch: Batch) -> dict[str, Tensor]:
+def loss_terms(one_learner: Learner, batch: Batch) -> dict[str, Tensor]:
     """The mean of each term, with gradients, as in a training step."""
     outputs = one_learner.model.train().tap(batch.inputs, one_learner.roles())
     assert one_learner.source is not None
@@ -137,7 +137,7 @@ def test_gate_gets_gradient_from_ensemble_labels_only(learner: Callable[..., Lea
     one_learner = learner()
     network = one_learner.model.module
     assert isinstance(network, Branched)
-    parts = parts_of_the_loss(one_learner, a_batch(tiny_data))
+    parts = loss_terms(one_learner, a_batch(tiny_data))
     for name, part in parts.items():
         moved = any(bool(gradient.any()) for gradient in gradients(part, network.gate))
         assert moved == (name == "ensemble"), name
@@ -147,7 +147,7 @@ def test_gate_gets_gradient_from_ensemble_labels_only(learner: Callable[..., Lea
 def test_branch_terms_reach_branch_and_trunk_only(learner: Callable[..., Learner], tiny_data: Data) -> None:
     one_learner = learner()
     network = one_learner.model.module
-    parts = parts_of_the_loss(one_learner, a_batch(tiny_data))
+    parts = loss_terms(one_learner, a_batch(tiny_data))
     heads = [network.get_submodule(f"branches.{n}.fc") for n in range(3)]
     trunk = network.get_submodule("branches.0.conv1")
     for name, part in parts.items():
@@ -170,7 +170,7 @@ def test_all_parameters_are_trained_once(learner: Callable[..., Learner]) -> Non
     assert "branches.1.conv1.weight" not in names
 
 
-# --- the start
+# --- initial state
 
 
 def test_first_branch_starts_as_plain_student(
@@ -202,14 +202,16 @@ def test_the_last_stage_is_branched(learner: Callable[..., Learner], tiny_data: 
     assert network.at == "bn1"
     from tutelage.models.load import make_model
 
-    run = Caught(tiny_data, lambda: Tapped(make_model("resnet8x0.25", num_classes=4, input_shape=(1, 8, 8)).module))
+    run = RecordingRun(
+        tiny_data, lambda: Tapped(make_model("resnet8x0.25", num_classes=4, input_shape=(1, 8, 8)).module)
+    )
     find("one")(run)
     network = run.learners[0].model.module
     assert isinstance(network, Branched)
     assert network.at == "layer2"
 
 
-# --- trained
+# --- training
 
 
 def test_returned_branch_is_a_plain_network(tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> None:
@@ -295,7 +297,7 @@ def test_ensemble_can_be_saved_and_loaded(name: str, at: str, config: Config, ti
         assert isinstance(model.module, Branched)
         assert torch.equal(model.eval()(pixels(tiny_data)), expected)
     assert result.metrics["test"]["samples"] == 16
-    # and teaches others, by its logits or by its maps
+    # it can be a teacher, by its logits or its maps
     for method in ("hinton", "at"):
         for teacher in (str(tmp_path / "run"), opened, reloaded):
             teacher_outputs = tutelage.distill(
@@ -367,7 +369,7 @@ def test_damaged_ensemble_file_is_a_one_line_error(
         open_model(str(tmp_path / "run"), tiny_data)
 
 
-# --- what does not fit
+# --- errors
 
 
 def test_a_batch_of_one_is_refused(tiny_data: Data, any_model: Callable[[], Tapped], refused: Any) -> None:

@@ -69,7 +69,7 @@ def test_bins() -> None:
     assert ((hostile >= 0) & (hostile <= 220)).all()
 
 
-# --- the line
+# --- the threshold
 
 
 def test_exactly_the_low_group_is_omitted() -> None:
@@ -129,7 +129,7 @@ def test_training_equals_plain_loops(noise_rate: float | None) -> None:
     expected = ByHand(batch, steps, ramp=3, window=window, tau=noise_rate, zeta=0.8)
     rates, dropped = [], 0
     for step in range(steps * epochs):
-        sharp = 12 if step < 50 else 1  # saturated, and then not any more
+        sharp = 12 if step < 50 else 1  # saturated, then not
         logits = sharp * torch.randn(batch, 4, generator=generator)
         targets = torch.randint(-1, 4, (batch,), generator=generator)
         weights = weighting(lesson(logits, targets), step / (steps * epochs))
@@ -140,7 +140,7 @@ def test_training_equals_plain_loops(noise_rate: float | None) -> None:
         rates.append(expected.rate)
         dropped += int((weights[has_label] == 0).sum())
     assert dropped > 20
-    if noise_rate is None:  # frozen while the network is sure, and moving again when it is not
+    if noise_rate is None:  # frozen while the network is confident, then changing again
         assert len(set(rates[25:48])) < 5
         assert len(set(rates[54:])) > 3
 
@@ -257,7 +257,7 @@ def test_wrong_labels_are_detected(tiny_data: Data, tiny_model: Callable[..., Ta
     assert wrong[weighting.weights == 1].float().mean() < 0.1
 
 
-# --- what does not fit
+# --- errors
 
 
 def test_soft_labels_are_refused(soft: Data, tiny_model: Callable[..., Tapped], refused: Any) -> None:

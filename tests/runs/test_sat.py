@@ -45,7 +45,7 @@ def test_loss_of_first_step(weight: float, tiny_data: Data, tiny_model: Net, on_
     assert ("sinkhorn" in entry) == bool(weight)
     if weight:
         assert entry["sinkhorn"] == pytest.approx(sinkhorn_divergence(attacked, clean).item(), abs=1e-5)
-    # each sample: the attack's steps, the attacked pass, and the clean one where it is compared
+    # per sample: the attack's steps, the attacked pass, and the clean pass if it is compared
     assert history[0]["forward_passes"]["student"] == 16 * (2 + 1 + bool(weight))
 
 

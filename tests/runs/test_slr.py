@@ -134,7 +134,7 @@ def test_predictions_are_out_of_fold(
     *fits, (last, data) = run.trained
     assert len(fits) == len(run.predicted) == 6
     assert last is not fits[0][0]
-    assert len({model for model, _ in run.trained}) == 7  # a fresh network each
+    assert len({model for model, _ in run.trained}) == 7  # a new network each
     targets = mixed(labels, torch.ones(48, 4), 0.0)
     for turn in range(2):
         answers = torch.full((48, 4), float("nan"))
@@ -143,12 +143,12 @@ def test_predictions_are_out_of_fold(
         ):
             assert model is predicting_model
             assert training_data.validation is None
-            # never on a sample that it was trained on, and each sample is refreshed once
+            # never on a training sample, and each sample is predicted once
             assert set(training_data.train.index.tolist()).isdisjoint(index.tolist())
             assert len(training_data.train) + len(index) == 48
             assert answers[index - 100].isnan().all()
             answers[index - 100] = logits.softmax(1)
-            # all folds of a round learn from the targets of the round before
+            # all folds of a round use the targets of the previous round
             expected = targets if turn else labels
             assert torch.allclose(training_data.train.labels, expected[training_data.train.index - 100], atol=1e-6)
         old = targets if anchor == "previous" else mixed(labels, answers, 0.0)
@@ -207,7 +207,7 @@ def test_soft_labels_are_accepted(soft: Data, watched: Callable[..., Watched], f
     assert not torch.equal(result, soft.train.labels)
 
 
-# --- what does not fit
+# --- errors
 
 
 def test_class_with_fewer_samples_than_folds_is_refused(

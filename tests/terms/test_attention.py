@@ -167,7 +167,7 @@ def test_each_axis_is_pooled_to_the_smaller_size() -> None:
     torch.testing.assert_close(attention_transfer(tall, wide), attention_transfer(*pooled))
     term = AttentionTransfer((("s", "t"),))
     value = term(Outputs(None, {"s": tall}), Outputs(None, {"t": wide}), None)
-    torch.testing.assert_close(value, 4 / 1024 * attention_transfer(*pooled))  # 2x2 pixels were compared
+    torch.testing.assert_close(value, 4 / 1024 * attention_transfer(*pooled))  # 2x2 pixels are compared
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -76,7 +76,7 @@ def test_only_minus_one_means_no_label(label: int, refused: Callable[..., Any]) 
     [
         ([1e4, -1e4, 0], 2e4),
         ([-1e4, 1e4, 0], 0),
-        ([0, 0, -INF], math.log(2)),  # a class that the network excludes, and that the label does not name
+        ([0, 0, -INF], math.log(2)),  # the network excludes a class other than the label
     ],
 )
 def test_one_hot_labels_equal_hard_labels_for_extreme_logits(logits: list[float], value: float) -> None:

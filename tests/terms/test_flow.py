@@ -169,7 +169,7 @@ def test_relative_loss_is_one_on_average_for_zero_student() -> None:
     teacher = features(4, 3, 5)
     value = flow_loss(torch.zeros_like(teacher), teacher, "relative")
     assert value.mean().item() == pytest.approx(1)
-    assert value.std() > 0.1  # the scale is the batch's and not each sample's own
+    assert value.std() > 0.1  # the scale is that of the batch, not of each sample
 
 
 @every_reduction

@@ -108,7 +108,7 @@ def test_half_precision_is_computed_in_float32(name: str, half: torch.dtype) -> 
     assert torch.equal(value, called(name, *full))
 
 
-# --- NaN stays to be seen
+# --- NaN
 
 
 @pytest.mark.parametrize("index", range(2))
@@ -128,7 +128,7 @@ def test_nan_of_teacher_is_propagated() -> None:
     assert entropy(torch.tensor([[torch.nan, 0.0]])).isnan().all()
 
 
-# --- whatever the scale
+# --- scale
 
 SCALES = [1e-30, 1e-19, 1e-7, 1.0, 1e10, 1e19, 1e30]
 FREE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -186,7 +186,7 @@ def batch(targets: Tensor) -> Batch:
 
 
 WRONG_SHAPES = [(2, 5, 3, 3), (2, 7, 5), (5,)]
-OF_PLACES = {"SoftTargets", "Mimicry", "CrossEntropy", "OnRole"}  # take logits (B, T, C) and (B, C, H, W) too
+OF_PLACES = {"SoftTargets", "Mimicry", "CrossEntropy", "OnRole"}  # also accept logits (B, T, C) and (B, C, H, W)
 
 
 @pytest.mark.parametrize("shape", WRONG_SHAPES)
@@ -238,9 +238,9 @@ LABEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_invalid_class_numbers_are_refused(name: str, wrong: int, refused: Any) -> None:
     labels = LABELS.clone()
     labels[2] = wrong
-    if (name, wrong) == ("cross_entropy", -100):  # which is no label, as in torch
+    if (name, wrong) == ("cross_entropy", -100):  # means no label, as in torch
         return
-    if name in ("LocalClustering", "draw_triplets") and wrong == 5:  # they know no number of classes
+    if name in ("LocalClustering", "draw_triplets") and wrong == 5:  # they do not know the number of classes
         return
     with refused(f"label {wrong} does not exist", "-1 stands for no label"):
         LABEL_LOSSES[name](labels)

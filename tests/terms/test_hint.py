@@ -69,7 +69,7 @@ def test_relative_loss_is_one_on_average_for_zero_prediction(scale: float, shape
     assert value.shape == shape[:1]
     assert value.mean().item() == pytest.approx(1)
     if len(value) > 1:
-        assert value.std() > 0.05  # the scale is the batch's and not each sample's own
+        assert value.std() > 0.05  # the scale is that of the batch, not of each sample
     torch.testing.assert_close(value, hint.square().flatten(1).mean(1) / hint.square().mean())
 
 
@@ -212,7 +212,7 @@ def test_gradcheck(hint: tuple[int, ...], reduction: str) -> None:
 @pytest.mark.parametrize("reduction", ["paper", "mean", "relative"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_regressor_accepts_any_precision(dtype: torch.dtype, reduction: str) -> None:
-    guided, hint = features(2, 3, 4, 4).to(dtype), (300 * features(2, 5, 4, 4)).to(dtype)  # 300^2 is no float16
+    guided, hint = features(2, 3, 4, 4).to(dtype), (300 * features(2, 5, 4, 4)).to(dtype)  # 300^2 overflows in float16
     term = built(guided, hint, reduction=reduction)
     value = term(*both(guided, hint), None)
     full = torch.promote_types(dtype, torch.float32)

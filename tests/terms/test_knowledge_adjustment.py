@@ -16,7 +16,7 @@ from tutelage.terms import AdjustedSoftTargets, SoftTargets
 from tutelage.terms.knowledge_adjustment import Adjustment
 
 
-def some(samples: int = 200, classes: int = 5) -> tuple[Tensor, Tensor]:
+def random_predictions(samples: int = 200, classes: int = 5) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     probs = torch.randn(samples, classes, generator=generator, dtype=torch.float64).softmax(1)
     return probs, torch.randint(classes, (samples,), generator=generator)
@@ -44,20 +44,20 @@ ADJUSTMENTS = pytest.mark.parametrize(
 
 @ADJUSTMENTS
 def test_equals_plain_loops(adjust: Adjustment, smoothing: float | None) -> None:
-    probs, labels = some()
+    probs, labels = random_predictions()
     labels[::7] = -1
     torch.testing.assert_close(adjust(probs, labels), by_hand(probs, labels, smoothing), rtol=0, atol=1e-15)
 
 
 @ADJUSTMENTS
 def test_correct_predictions_are_not_adjusted(adjust: Adjustment, smoothing: float | None) -> None:
-    probs, _ = some()
+    probs, _ = random_predictions()
     assert torch.equal(adjust(probs, probs.argmax(1)), probs)
 
 
 @ADJUSTMENTS
 def test_label_has_largest_probability_after_adjustment(adjust: Adjustment, smoothing: float | None) -> None:
-    probs, labels = some()
+    probs, labels = random_predictions()
     once = adjust(probs, labels)
     assert torch.equal(once.argmax(1), labels)
     assert torch.equal(adjust(once, labels), once)
@@ -65,7 +65,7 @@ def test_label_has_largest_probability_after_adjustment(adjust: Adjustment, smoo
 
 
 def test_shift_permutes_probabilities() -> None:
-    probs, labels = some()
+    probs, labels = random_predictions()
     assert torch.equal(probability_shift(probs, labels).sort(1).values, probs.sort(1).values)
 
 
@@ -80,7 +80,7 @@ def test_ties_do_not_swap(adjust: Adjustment, smoothing: float | None, label: in
 def test_missing_labels_adjust_nothing_and_soft_labels_count_as_argmax(
     adjust: Adjustment, smoothing: float | None
 ) -> None:
-    probs, labels = some()
+    probs, labels = random_predictions()
     assert torch.equal(adjust(probs, torch.full_like(labels, -1)), probs)
     soft = 0.6 * torch.eye(5)[labels] + 0.08
     assert torch.equal(adjust(probs, soft), adjust(probs, labels))
@@ -91,7 +91,7 @@ def test_replacement_by_hand() -> None:
     torch.testing.assert_close(replaced, torch.tensor([[0.15, 0.15, 0.7]]))
 
 
-# --- as a term
+# --- term
 
 
 def outputs(seed: int, samples: int = 6, classes: int = 5) -> Outputs:
@@ -144,7 +144,9 @@ def test_no_gradient_reaches_teacher_and_extreme_logits_are_finite(batch_of: Cal
     value = AdjustedSoftTargets(temperature=1.0)(Outputs(student), Outputs(teacher), batch_of(torch.tensor([1])))
     value.sum().backward()
     assert teacher.grad is None
-    assert value.tolist() == [0.0]  # the teacher's certainty is moved to the label, of which the student is certain
+    assert value.tolist() == [
+        0.0
+    ]  # the teacher's confidence moves to the label, which the student predicts confidently
     assert student.grad is not None
     assert student.grad.isfinite().all()
 

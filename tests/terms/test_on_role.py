@@ -97,7 +97,7 @@ def test_zero_if_branch_equals_teacher() -> None:
     value.sum().backward()
     assert value.tolist() == [0, 0, 0]
     assert branch.grad is not None
-    assert branch.grad.abs().max() < 1e-12  # T (p - q), of rounded p and q
+    assert branch.grad.abs().max() < 1e-12  # T (p - q) with rounded p and q
 
 
 def test_missing_role_is_an_error(refused: Any) -> None:

@@ -46,7 +46,7 @@ TOKEN_LABELS = torch.randint(5, (3, 6), generator=GENERATOR)
 TOKEN_LABELS[0, 2:], TOKEN_LABELS[1, 5] = -100, -100
 
 
-# --- what it is called with
+# --- arguments
 
 
 def test_tensors_give_mean_over_samples() -> None:
@@ -91,7 +91,7 @@ def test_several_roles_need_a_mapping(refused: Any) -> None:
     term = AttentionTransfer(pairs)
     expected = term(Outputs(None, student), Outputs(None, teacher)).mean()
     assert torch.equal(term(student, teacher), expected)
-    term.build(Outputs(None, student), Outputs(None, teacher))  # asks the teacher for its attention from now on
+    term.build(Outputs(None, student), Outputs(None, teacher))  # reads the teacher's attention from now on
     assert torch.equal(term(student, teacher), expected)
     with refused("AttentionTransfer", "the student", "stage1, stage2", "(3, 2, 4, 4)", "{'stage1': tensor, 'stage2'"):
         term(maps[0], teacher)

@@ -81,7 +81,7 @@ def test_known_relative_distances() -> None:
 def test_known_distance_loss() -> None:
     value = distance_relations(S, T)
     assert value.item() == pytest.approx(0.0653680, abs=1e-7)
-    assert value.item() * 9 / 6 == pytest.approx(0.0980520, abs=1e-7)  # over true pairs
+    assert value.item() * 9 / 6 == pytest.approx(0.0980520, abs=1e-7)  # over pairs of different samples
     assert value.shape == ()
 
 
@@ -125,7 +125,7 @@ def test_large_differences_count_linearly() -> None:
     assert gap.abs().max() > 1
     assert distance_relations(student, teacher).item() == pytest.approx(distance_by_hand(student, teacher), rel=1e-12)
     flipped = torch.tensor([[0.0], [1], [-1]]).double(), torch.tensor([[0.0], [1], [2]]).double()
-    assert angle_relations(*flipped).item() == pytest.approx(4 * 1.5 / 27)  # cosines of 1 and -1 change places
+    assert angle_relations(*flipped).item() == pytest.approx(4 * 1.5 / 27)  # cosines of 1 and -1 are swapped
 
 
 def test_mean_distance_excludes_zeros() -> None:
@@ -135,10 +135,10 @@ def test_mean_distance_excludes_zeros() -> None:
     torch.testing.assert_close(relative_distances(inputs), expected)
 
 
-# --- what changes them, and what does not
+# --- invariances
 
 
-def turned(inputs: Tensor) -> Tensor:
+def rotated(inputs: Tensor) -> Tensor:
     rotation: Tensor = torch.linalg.qr(points(inputs.shape[1], inputs.shape[1], seed=9)).Q
     return inputs @ rotation
 
@@ -149,13 +149,13 @@ def turned(inputs: Tensor) -> Tensor:
     [
         lambda e: e + 5,
         lambda e: e + torch.arange(4),
-        turned,
+        rotated,
         lambda e: e * torch.tensor([-1, 1, 1, 1]),
         lambda e: 1e-3 * e,
         lambda e: 1e3 * e,
         lambda e: torch.cat([e, torch.zeros(len(e), 3)], 1),
     ],
-    ids=["moved", "moved unevenly", "turned", "mirrored", "shrunk", "scaled", "embedded in more dimensions"],
+    ids=["moved", "moved unevenly", "rotated", "mirrored", "shrunk", "scaled", "embedded in more dimensions"],
 )
 def test_invariances(change: Callable[[Tensor], Tensor], loss: Loss) -> None:
     student, teacher = points(5, 4), points(5, 4, seed=1)
@@ -283,7 +283,7 @@ def test_half_precision_is_computed_in_float32(half: torch.dtype, loss: Loss) ->
     torch.testing.assert_close(value.double(), loss(student.double(), teacher.double()), rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("samples", [8, 40])  # torch.cdist goes over to matrix products at 25
+@pytest.mark.parametrize("samples", [8, 40])  # torch.cdist uses matrix products from 25 samples on
 def test_small_distances_far_from_origin_are_precise(samples: int) -> None:
     """Distances from a float32 Gram matrix would be noise."""
     student, teacher = (100 + 0.01 * points(samples, 4)).float(), points(samples, 4, seed=1)
@@ -298,7 +298,7 @@ def test_nan_is_not_hidden(loss: Loss) -> None:
     assert loss(student, points(4, 6, seed=1)).isnan()
 
 
-# --- a part of the angles
+# --- random vertices
 
 
 @pytest.mark.parametrize("maximum", [125, 126, 10**6])

@@ -38,7 +38,7 @@ def by_hand(student: Tensor, teacher: Tensor) -> float:
     return sum((student_shape[i][j] - teacher_shape[i][j]) ** 2 for i in range(b) for j in range(b)) / b**2
 
 
-def turned(inputs: Tensor) -> Tensor:
+def rotated(inputs: Tensor) -> Tensor:
     """Multiply each sample's flat features by one orthogonal matrix."""
     rotation: Tensor = torch.linalg.qr(features(inputs[0].numel(), inputs[0].numel(), seed=9)).Q
     return (inputs.flatten(1) @ rotation).view_as(inputs)
@@ -73,8 +73,8 @@ def test_rows_have_unit_length_and_matrix_is_not_symmetric() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [lambda q: 1e-3 * q, lambda q: 1e3 * q, lambda q: -q, turned, lambda q: q.repeat(1, 3, 1, 1)],
-    ids=["shrunk", "scaled", "sign flipped", "turned", "channels repeated"],
+    [lambda q: 1e-3 * q, lambda q: 1e3 * q, lambda q: -q, rotated, lambda q: q.repeat(1, 3, 1, 1)],
+    ids=["shrunk", "scaled", "sign flipped", "rotated", "channels repeated"],
 )
 def test_invariances(change: Callable[[Tensor], Tensor]) -> None:
     student, teacher = features(4, 3, 2, 2), features(4, 3, 2, 2, seed=1)

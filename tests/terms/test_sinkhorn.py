@@ -89,7 +89,7 @@ def test_properties_of_a_divergence() -> None:
         sinkhorn_divergence(a, b, tolerance=1e-9, iterations=500).item(), rel=1e-6
     )
     order = torch.randperm(64, generator=torch.Generator().manual_seed(3))
-    assert sinkhorn_divergence(a, b[order]).item() == pytest.approx(value.item(), rel=1e-9)  # not so logit pairing
+    assert sinkhorn_divergence(a, b[order]).item() == pytest.approx(value.item(), rel=1e-9)  # unlike logit pairing
     assert sinkhorn_divergence(a + 5, b + 5).item() == pytest.approx(value.item(), rel=1e-9)
     moved = sinkhorn_divergence(a, a + 1.0, tolerance=1e-9, iterations=2000)
     assert moved.item() == pytest.approx(10, rel=1e-4)  # a shift by d costs ||d||^2
@@ -123,7 +123,7 @@ def test_equal_batches_have_zero_value_and_gradient() -> None:
     a = logits()[0].requires_grad_()
     (gradient,) = torch.autograd.grad(sinkhorn_divergence(a, a.detach()), a)
     assert gradient.isfinite().all()
-    assert gradient.abs().max() < 0.05  # of an unrolled loop that is not at its end; not of size 1
+    assert gradient.abs().max() < 0.05  # of an unrolled loop that has not converged
 
 
 @pytest.mark.parametrize("case", ["one sample", "all equal", "huge", "far apart"])
@@ -143,7 +143,7 @@ def test_extreme_batches_are_finite(case: str) -> None:
     assert a.grad.isfinite().all()
     if case == "one sample":
         assert value.item() == pytest.approx((a - b).square().sum().item(), rel=1e-5)
-    if case == "huge":  # the plan is that of nearest points: squared logit pairing
+    if case == "huge":  # the plan pairs nearest points, as in squared logit pairing
         assert value.item() == pytest.approx((a - b).square().sum(1).mean().item(), rel=1e-3)
 
 

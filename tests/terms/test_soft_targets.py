@@ -134,7 +134,7 @@ def test_logits_of_ten_thousand(temperature: float) -> None:
     ("third", "expected"),
     [
         (0.0, 0.25 * math.log(0.75) + 0.75 * math.log(2.25)),  # p is uniform over three
-        (-INF, 0.25 * math.log(0.5) + 0.75 * math.log(1.5)),  # the student too excludes the class
+        (-INF, 0.25 * math.log(0.5) + 0.75 * math.log(1.5)),  # the student excludes the class too
     ],
 )
 def test_class_with_teacher_probability_zero(third: float, expected: float) -> None:

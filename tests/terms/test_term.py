@@ -117,7 +117,7 @@ def test_value_and_gradient_are_exactly_zero_at_equality(case: Case) -> None:
     assert value.abs().max() == 0
     for tensor in tensors(student, term.roles):
         assert tensor.grad is not None
-        assert tensor.grad.abs().max() <= 1e-6  # T (p - q), of rounded p and q
+        assert tensor.grad.abs().max() <= 1e-6  # T (p - q) with rounded p and q
 
 
 @every_term

@@ -160,7 +160,7 @@ def test_mean_includes_triplets_of_zero_loss(batch_of: BatchOf) -> None:
     """The losses at (d_ap, d_an) = (2, 4) and (0.5, 4) are 1 and 0; the mean is 0.5, without zeros it would be 1."""
     losses = triplet_loss(torch.tensor([0.5, 2.0]), torch.tensor([4.0, 4.0]))
     assert losses.mean() == 0.5
-    # On a line: 0 and sqrt(2) of a class, both more than sqrt(3) from the other class, whose two samples coincide.
+    # On a line: 0 and sqrt(2) of one class, both more than sqrt(3) from the other class, whose two samples coincide.
     line = torch.tensor([[0.0], [2**0.5], [5.0], [5.0]])
     result = value(Triplets(), line, batch_of(torch.tensor([0, 0, 1, 1])))
     assert result.item() == pytest.approx((1 + 1 + 0 + 0) / 4)

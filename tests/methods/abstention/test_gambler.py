@@ -70,7 +70,7 @@ def test_invalid_payoff_collapses(payoff: float, cash: float) -> None:
 
 @pytest.mark.parametrize("payoff", [-1, 0, 0.5, 1, 10, 11, math.inf, math.nan])
 def test_invalid_payoffs_are_refused(payoff: float) -> None:
-    for make in (lambda: check_payoff(payoff, 10), lambda: Gambler(payoff).build(some(classes=10), None)):
+    for make in (lambda: check_payoff(payoff, 10), lambda: Gambler(payoff).build(random_outputs(classes=10), None)):
         with pytest.raises(TutelageError, match=r"the payoff must be between 1, .* use for example 2\.2$") as caught:
             make()
         assert len(str(caught.value).splitlines()) == 1
@@ -84,14 +84,14 @@ def test_suggested_payoff_is_valid() -> None:
     check_payoff(1.5, 2)
 
 
-def some(samples: int = 5, classes: int = 4, seed: int = 0) -> Outputs:
+def random_outputs(samples: int = 5, classes: int = 4, seed: int = 0) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
     outputs = 2 * torch.randn(samples, classes + 1, generator=generator, dtype=torch.float64)
     return Outputs(outputs[:, :-1], {"abstain": outputs[:, -1:]})
 
 
 def test_gambler_equals_plain_loops() -> None:
-    outputs, labels = some(), torch.tensor([0, 3, -1, 2, 1])
+    outputs, labels = random_outputs(), torch.tensor([0, 3, -1, 2, 1])
     values = gambler(outputs["logits"], outputs["abstain"], labels, 2.2).tolist()
     for row, abstain, y, value in zip(
         outputs["logits"].tolist(), outputs["abstain"].tolist(), labels.tolist(), values, strict=True
@@ -108,7 +108,7 @@ def test_the_abstain_logit_is_inside_the_softmax() -> None:
 
 
 def test_soft_bet_of_one_hot_target_equals_gambler() -> None:
-    outputs, labels = some(), torch.tensor([0, 3, 1, 2, 1])
+    outputs, labels = random_outputs(), torch.tensor([0, 3, 1, 2, 1])
     hard = gambler(outputs["logits"], outputs["abstain"], labels, 2.2)
     one_hot = torch.eye(4, dtype=torch.float64)[labels]
     torch.testing.assert_close(soft_bet(outputs["logits"], outputs["abstain"], one_hot, 2.2), hard)
@@ -116,14 +116,14 @@ def test_soft_bet_of_one_hot_target_equals_gambler() -> None:
 
 
 def test_equals_cross_entropy_without_abstention() -> None:
-    outputs, labels = some(), torch.tensor([0, 3, 1, 2, 1])
+    outputs, labels = random_outputs(), torch.tensor([0, 3, 1, 2, 1])
     value = gambler(outputs["logits"], torch.full((5, 1), -1e4, dtype=torch.float64), labels, 2.2)
     torch.testing.assert_close(value, torch.nn.functional.cross_entropy(outputs["logits"], labels, reduction="none"))
 
 
 def test_readme_form_has_the_same_gradient() -> None:
     """-log(o p_y + p_a) of the authors' README differs by log o."""
-    outputs, labels = some(), torch.tensor([0, 3, 1, 2, 1])
+    outputs, labels = random_outputs(), torch.tensor([0, 3, 1, 2, 1])
     s = torch.cat([outputs["logits"], outputs["abstain"]], 1).requires_grad_()
     p = s.softmax(1)
     readme_value = -(2.2 * p[torch.arange(5), labels] + p[:, -1]).log()
@@ -134,8 +134,8 @@ def test_readme_form_has_the_same_gradient() -> None:
 
 
 def test_gradcheck() -> None:
-    outputs = some()
-    q = some(seed=1)["logits"].softmax(1)
+    outputs = random_outputs()
+    q = random_outputs(seed=1)["logits"].softmax(1)
     logits, abstain = outputs["logits"].clone().requires_grad_(), outputs["abstain"].clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda s, a: soft_bet(s, a, q, 2.2), (logits, abstain))
 
@@ -167,11 +167,11 @@ def test_logits_of_ten_thousand(far: float) -> None:
     assert abstain.grad.isfinite().all()
 
 
-# --- as terms
+# --- terms
 
 
 def test_terms_read_abstention_output(batch_of: Callable[[Tensor], Batch]) -> None:
-    student, teacher, labels = some(), some(seed=1), torch.tensor([0, 3, -1, 2, 1])
+    student, teacher, labels = random_outputs(), random_outputs(seed=1), torch.tensor([0, 3, -1, 2, 1])
     batch = batch_of(labels)
     hard, soft = Gambler(2.2), SoftBet(2.2)
     assert hard.roles == soft.roles == ("logits", "abstain")
@@ -184,17 +184,17 @@ def test_terms_read_abstention_output(batch_of: Callable[[Tensor], Batch]) -> No
 
 def test_missing_inputs_are_errors(batch_of: Callable[[Tensor], Batch]) -> None:
     with pytest.raises(ValueError, match="batch"):
-        Gambler(2.2)(some(), None, None)
+        Gambler(2.2)(random_outputs(), None, None)
     with pytest.raises(ValueError, match="teacher"):
-        SoftBet(2.2)(some(), None, batch_of(torch.zeros(5).long()))
+        SoftBet(2.2)(random_outputs(), None, batch_of(torch.zeros(5).long()))
     with pytest.raises(TutelageError, match="abstain"):
-        Gambler(2.2)(Outputs(some()["logits"]), None, batch_of(torch.zeros(5).long()))
+        Gambler(2.2)(Outputs(random_outputs()["logits"]), None, batch_of(torch.zeros(5).long()))
 
 
 def test_no_gradient_reaches_teacher_from_soft_bet(batch_of: Callable[[Tensor], Batch]) -> None:
-    teacher = some(seed=1)["logits"].clone().requires_grad_()
-    student = some()["logits"].clone().requires_grad_()
-    outputs = Outputs(student, {"abstain": some()["abstain"]})
+    teacher = random_outputs(seed=1)["logits"].clone().requires_grad_()
+    student = random_outputs()["logits"].clone().requires_grad_()
+    outputs = Outputs(student, {"abstain": random_outputs()["abstain"]})
     SoftBet(2.2)(outputs, Outputs(teacher), batch_of(torch.zeros(5).long())).sum().backward()
     assert teacher.grad is None
     assert student.grad is not None

@@ -115,7 +115,7 @@ def test_generated_images_are_new_and_detached(batch_of: Callable[[Tensor], Batc
     assert not torch.equal(first.inputs, GeneratedImages(generator)(batch, none, None).inputs)
     assert (first.targets == UNLABELLED).all()
     assert first.weight is None
-    assert generator.module.training  # left as it trains
+    assert generator.module.training  # still in train mode
     assert int(generator.module.norm.num_batches_tracked) == 3  # type: ignore[union-attr, arg-type]
     assert generator.passes == 18
 

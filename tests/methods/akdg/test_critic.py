@@ -24,7 +24,7 @@ def test_layers_of_critic_have_unit_spectral_norm() -> None:
     torch.manual_seed(0)
     critic = Critic((1, 8, 8), width=0.25)
     for _ in range(200):
-        critic(torch.rand(2, 1, 8, 8))  # a step of power iteration each
+        critic(torch.rand(2, 1, 8, 8))  # one step of power iteration each
     layers = [m for m in critic.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     assert len(layers) == 3
     for layer in layers:

@@ -117,7 +117,7 @@ def test_concatenated_branches_are_prunable_and_summed_ones_are_not() -> None:
 
 
 def test_layers_that_mix_units_are_not_prunable() -> None:
-    assert prunable(Attention(), EXAMPLE) == ["mlp.0"]  # the others feed sums, norms, attention, or run twice
+    assert prunable(Attention(), EXAMPLE) == ["mlp.0"]  # the others feed sums, layer norms or attention, or run twice
     assert prunable(WRN(10, 1, in_channels=1), EXAMPLE) == [f"block{number}.0.conv1" for number in (1, 2, 3)]
 
 
@@ -162,7 +162,7 @@ def test_parameters_add_up() -> None:
     group = group_of(network, "4", EXAMPLE)
     assert group
     drop(network, group, [1, 4])
-    # Of each channel: 5 x 3 x 3 weights and a bias, a scale and a shift at 4 positions, 7 weights at 4 positions.
+    # Per channel: 5 x 3 x 3 weights and a bias, a scale and a shift at 4 positions, 7 weights at 4 positions.
     assert before - parameters(network) == 2 * (5 * 9 + 1 + 2 * 4 + 7 * 4)
     assert [(entry["layer"], entry["inputs"], entry["outputs"]) for entry in applied_operations(network)] == [
         ("4", 5, 4),
@@ -187,7 +187,7 @@ def test_duplicate_unit_is_removed_without_loss(layer: str) -> None:
     elimination = eliminate(gram, 1, ridge=1e-9, units=group.units)
     assert elimination.removed[0] in (0, 2)
     compensate(network, group, elimination)
-    assert torch.allclose(network(images), expected, atol=1e-9)  # the unit is there, and nobody reads it
+    assert torch.allclose(network(images), expected, atol=1e-9)  # the unit exists, but no layer reads it
     drop(network, group, elimination.removed)
     assert torch.allclose(network(images), expected, atol=1e-9)
 
@@ -198,7 +198,7 @@ def shifted(padding: int) -> tuple[nn.Sequential, Tensor]:
     network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 3, padding=padding), nn.Flatten(), nn.LazyLinear(2))
     network = network.double()
     images = torch.randn(20, 1, 8, 8, dtype=torch.float64)
-    network[0].weight.data[1] = 0  # the second is a constant, as what is linear in one pixel has no more to tell
+    network[0].weight.data[1] = 0  # the second is a constant
     network[0].weight.data[2] = network[0].weight.data[0]
     network[0].bias.data.copy_(torch.tensor([0.25, 0.0, 5.25]))
     network(images)
@@ -225,7 +225,7 @@ def test_constant_is_wrong_at_zero_padded_border() -> None:
     assert group
     assert not takes_constant(network, group)
     assert second_moments(network, group, [images]).shape == (3, 3)
-    # Why not: with the very relation, inner pixels are exact and those at the border are not.
+    # With the exact relation, inner pixels are exact and those at the border are not.
     transfer = torch.eye(4, dtype=torch.float64)
     transfer[2] = torch.tensor([1.0, 0.0, 0.0, 5.0])
     expected = network[:2](images)
@@ -264,7 +264,7 @@ def test_weights_file_of_pruned_network_can_be_loaded(tmp_path: Path, refused: A
         assert group
         drop(network, group, removed)
     operations = applied_operations(network)
-    assert [entry["layer"] for entry in operations].count("0") == 1  # one entry a layer, however often
+    assert [entry["layer"] for entry in operations].count("0") == 1  # one entry per layer
     save_weights(tmp_path / "weights.safetensors", network, {})
     rebuilt = reapply(straight(), operations, EXAMPLE)
     with refused("do not fit"):

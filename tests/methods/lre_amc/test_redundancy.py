@@ -77,14 +77,14 @@ def test_elimination_equals_new_regression_at_each_step() -> None:
         energies = {}
         for unit in remaining:
             other_columns = [other for other in (*remaining, 7) if other != unit]
-            # The regression with its penalty, as ordinary least squares with further rows.
+            # Ridge regression as ordinary least squares with additional rows.
             tall = torch.cat([z[:, other_columns], ridge**0.5 * torch.eye(len(other_columns), dtype=torch.float64)])
             expected = torch.cat([z[:, unit], torch.zeros(len(other_columns), dtype=torch.float64)])
             solved, *_ = np.linalg.lstsq(tall.numpy(), expected.numpy(), rcond=None)
             energies[unit] = float((expected - tall @ torch.from_numpy(solved)).norm())
         assert removed == min(energies, key=lambda unit: energies[unit])
         remaining.remove(removed)
-    # Step by step is as all at once: the regressions of the removed units on those that stay.
+    # The steps equal the regression of the removed units on the remaining ones.
     stays, gone = [*remaining, 7], list(elimination.removed)
     penalised = gram + ridge * torch.eye(8, dtype=torch.float64)
     at_once = torch.linalg.solve(penalised[stays][:, stays], penalised[stays][:, gone])
@@ -98,7 +98,7 @@ def test_constant_is_never_removed() -> None:
     assert sorted(elimination.removed) == [0, 1, 2]
     assert elimination.transfer[:3, 3].numpy() == pytest.approx(
         [2, 2, 2], abs=1e-6
-    )  # each of them is the constant, doubled
+    )  # each of them is twice the constant
 
 
 def test_duplicate_units_need_a_ridge(refused: Any) -> None:

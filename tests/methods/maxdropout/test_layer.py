@@ -148,7 +148,7 @@ def test_layer_compiles() -> None:
     assert layer.total == 24
 
 
-# --- lent to a network
+# --- inserted into a network
 
 
 class Pair(NamedTuple):
@@ -258,7 +258,7 @@ def test_layers_follow_mode_and_copies_of_network(tiny_model: Callable[..., Tapp
     plain = model.eval()(IMAGES)
     with after_stages(model, HALF) as layers:
         assert torch.equal(model.eval()(IMAGES), plain)
-        # images do not heed each other in eval mode
+        # images do not affect each other in eval mode
         assert torch.allclose(model(IMAGES[:2]), plain[:2], atol=1e-6)
         twin = copy.deepcopy(model).train()
         twin(IMAGES)
@@ -325,7 +325,7 @@ def test_every_dropout_is_replaced() -> None:
         model.eval()
         assert not net.first.training
     assert net.first is net.second is dropout
-    assert dropout.training  # it was not there when the mode changed
+    assert dropout.training  # it was not part of the network when the mode changed
 
 
 def test_networks_without_stages_or_dropout_are_refused(tiny_model: Callable[..., Tapped], refused: Any) -> None:

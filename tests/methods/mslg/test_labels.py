@@ -41,7 +41,7 @@ def test_equals_plain_loops(pair: tuple[Tensor, Tensor]) -> None:
     assert entropy(logits).tolist() == pytest.approx(entropies, rel=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:reduction")  # torch would rather have a mean over the batch alone
+@pytest.mark.filterwarnings("ignore:reduction")  # torch recommends a mean over the batch alone
 def test_equals_torch_kl_div_with_prediction_as_target(pair: tuple[Tensor, Tensor]) -> None:
     logits, scores = pair
     expected = F.kl_div(scores.log_softmax(1), logits.softmax(1))  # "mean": over both
@@ -88,7 +88,7 @@ def test_invariances_of_gradient(pair: tuple[Tensor, Tensor]) -> None:
 
 def test_extreme_logits() -> None:
     logits = torch.tensor([[1e4, -1e4, 0.0], [0.0, -INF, 0.0]], requires_grad=True)
-    label = torch.tensor([[-200.0, 0, 0], [0, 0, 0]]).log_softmax(1)  # no float32 probability is as small as e^-200
+    label = torch.tensor([[-200.0, 0, 0], [0, 0, 0]]).log_softmax(1)  # e^-200 underflows in float32
     value, entropies = reverse_kl(logits, label), entropy(logits)
     assert value.tolist() == pytest.approx([(200 + math.log(2)) / 3, math.log(3 / 2) / 3])
     assert entropies.tolist() == pytest.approx([0, math.log(2) / 3])
@@ -103,7 +103,7 @@ def test_half_precision_becomes_float32() -> None:
         assert reverse_kl(torch.zeros(2, 3, dtype=dtype), torch.zeros(2, 3).log_softmax(1)).dtype == torch.float32
 
 
-# --- as terms
+# --- terms
 
 
 def test_entropy_term(pair: tuple[Tensor, Tensor], batch_of: Callable[[Tensor], Batch]) -> None:

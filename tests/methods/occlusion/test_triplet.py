@@ -68,7 +68,7 @@ def test_gradient_of_anchor() -> None:
     losses, positive, negative = cross_triplets(student, teacher, torch.tensor([0, 1, 0]), margin=9.0)
     (gradient,) = torch.autograd.grad(losses[0], student, retain_graph=True)
     torch.testing.assert_close(gradient[0], 2 * (student[negative[0]] - teacher[positive[0]]).detach())
-    torch.testing.assert_close(gradient[1], 2 * (student[0] - student[1]).detach())  # and it pushes the negative
+    torch.testing.assert_close(gradient[1], 2 * (student[0] - student[1]).detach())  # and it pushes the negative away
     losses.sum().backward()
     assert teacher.grad is None
     assert student.grad is not None
