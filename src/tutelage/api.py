@@ -27,7 +27,7 @@ from tutelage.runs.models import open_teachers
 from tutelage.runs.teachers import warn_of_label_differences
 from tutelage.tasks import wrapped
 from tutelage.training.loop import Record
-from tutelage.training.run import first_weights
+from tutelage.training.run import initial_weights
 from tutelage.trust import Trust, typed_specs
 
 LOGGER = logging.getLogger("tutelage")
@@ -148,7 +148,7 @@ def _maker(student: nn.Module | Callable[[], nn.Module], data: Data, seed: int =
     """
     if not isinstance(student, nn.Module):
         return ModelFactory(lambda: _tapped(student(), data))
-    with first_weights(seed):
+    with initial_weights(seed):
         return CopyFactory(_tapped(student, data))
 
 

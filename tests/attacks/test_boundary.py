@@ -19,7 +19,7 @@ from tutelage.data.batch import Batch, hard_labels
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.terms import View
-from tutelage.training.learner import Lesson
+from tutelage.training.learner import ForwardPass
 
 EPS = 1e-4  # the authors' overshoot
 ETA = 0.3
@@ -438,11 +438,11 @@ def test_loss_and_gradient_are_zero_without_boundary_samples(
     assert made.weight is not None
     assert made.weight.tolist() == [0.0] * 4
     learner = Learner(student, Frozen(teacher), {"boundary": SoftTargets(3.0).on(view)})
-    lessons: dict[View | None, Lesson] = {
-        None: Lesson(batch, student.tap(batch.inputs), outputs),
-        view: Lesson(made, student.tap(made.inputs), teacher.tap(made.inputs)),
+    passes: dict[View | None, ForwardPass] = {
+        None: ForwardPass(batch, student.tap(batch.inputs), outputs),
+        view: ForwardPass(made, student.tap(made.inputs), teacher.tap(made.inputs)),
     }
-    total, values = learner.loss(lessons, 0.0)
+    total, values = learner.loss(passes, 0.0)
     assert total.item() == 0
     assert values.tolist() == [0.0]
     total.backward()  # type: ignore[no-untyped-call]

@@ -24,8 +24,8 @@ from tutelage.models.weights import read_metadata
 from tutelage.runs import execute, open_model
 from tutelage.terms import View
 from tutelage.training import Learner, Run
-from tutelage.training.fit import Fitted
-from tutelage.training.learner import Lesson
+from tutelage.training.fit import FitResult
+from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
 SHORT = Recipe(epochs=3, batch_size=16, lr=0.05)
@@ -36,9 +36,9 @@ class RecordingRun(Run):
 
     learners: tuple[Learner, ...] = ()
 
-    def fit(self, *learners: Learner, **_: Any) -> Fitted:
+    def fit(self, *learners: Learner, **_: Any) -> FitResult:
         self.learners = learners
-        return Fitted((), {})
+        return FitResult((), {})
 
 
 @pytest.fixture
@@ -55,17 +55,17 @@ def learner(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> 
     return make
 
 
-def lesson_of(labels: Tensor) -> Lesson:
+def pass_of(labels: Tensor) -> ForwardPass:
     generator = torch.Generator().manual_seed(0)
     s, v = (2 * torch.randn(2, len(labels), 5, generator=generator, dtype=torch.float64)).unbind()
     index = torch.arange(len(labels))
     batch = Batch(torch.zeros(len(labels), 1, 8, 8), labels, index, None)
-    return Lesson(batch, Outputs(s[:, :4], {"abstain": s[:, 4:]}), Outputs(v[:, :4]))
+    return ForwardPass(batch, Outputs(s[:, :4], {"abstain": s[:, 4:]}), Outputs(v[:, :4]))
 
 
-def total(method_learner: Learner, lesson: Lesson, progress: float) -> float:
-    lessons: dict[View | None, Lesson] = {None: lesson}
-    return method_learner.loss(lessons, progress)[0].item()
+def total(method_learner: Learner, forward_pass: ForwardPass, progress: float) -> float:
+    passes: dict[View | None, ForwardPass] = {None: forward_pass}
+    return method_learner.loss(passes, progress)[0].item()
 
 
 IN_DOUBT = pytest.mark.filterwarnings("ignore:the teacher's largest probability")
@@ -78,30 +78,30 @@ def kl(q: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
 
 def test_the_two_term_loss(learner: Callable[..., Learner]) -> None:
     """T^2 KL(A(q) || p) + weight l, with the label loss instead of l during the warm-up."""
-    method_learner, lesson = learner(payoff=2.5, temperature=3.0, weight=0.7, warm_up=0.25), lesson_of(LABELS)
-    s, a = lesson.student["logits"], lesson.student["abstain"]
-    assert lesson.teacher is not None
-    q = probability_shift((lesson.teacher["logits"] / 3).softmax(1), LABELS)
+    method_learner, forward_pass = learner(payoff=2.5, temperature=3.0, weight=0.7, warm_up=0.25), pass_of(LABELS)
+    s, a = forward_pass.student["logits"], forward_pass.student["abstain"]
+    assert forward_pass.teacher is not None
+    q = probability_shift((forward_pass.teacher["logits"] / 3).softmax(1), LABELS)
     kd = kl(q, s, 3.0).mean()
     p = torch.cat([s, a], 1).softmax(1)
     is_labelled = LABELS >= 0
     bet = -(p[range(6), LABELS.clamp(min=0)] + p[:, -1] / 2.5).log().where(is_labelled, 0.0).mean()
     ce = torch.nn.functional.cross_entropy(s, LABELS, ignore_index=-1, reduction="none").mean()
-    assert total(method_learner, lesson, 0.25) == pytest.approx(float(kd + 0.7 * bet))
-    assert total(method_learner, lesson, 0.24) == pytest.approx(float(kd + 0.7 * ce))
+    assert total(method_learner, forward_pass, 0.25) == pytest.approx(float(kd + 0.7 * bet))
+    assert total(method_learner, forward_pass, 0.24) == pytest.approx(float(kd + 0.7 * ce))
 
 
 @IN_DOUBT
 def test_the_soft_bet(learner: Callable[..., Learner]) -> None:
     """-sum_j A(q)_j log(p_j + p_a / o) at T = 1, without label loss; KL(A(q) || p) during the warm-up."""
-    method_learner, lesson = learner(variant="soft_bet", payoff=3.5, warm_up=0.5), lesson_of(LABELS)
-    s, a = lesson.student["logits"], lesson.student["abstain"]
-    assert lesson.teacher is not None
-    q = probability_shift(lesson.teacher["logits"].softmax(1), LABELS)
+    method_learner, forward_pass = learner(variant="soft_bet", payoff=3.5, warm_up=0.5), pass_of(LABELS)
+    s, a = forward_pass.student["logits"], forward_pass.student["abstain"]
+    assert forward_pass.teacher is not None
+    q = probability_shift(forward_pass.teacher["logits"].softmax(1), LABELS)
     p = torch.cat([s, a], 1).softmax(1)
     bet = -(q * (p[:, :-1] + p[:, -1:] / 3.5).log()).sum(1).mean()
-    assert total(method_learner, lesson, 0.5) == pytest.approx(float(bet))
-    assert total(method_learner, lesson, 0.49) == pytest.approx(float(kl(q, s).mean()))
+    assert total(method_learner, forward_pass, 0.5) == pytest.approx(float(bet))
+    assert total(method_learner, forward_pass, 0.49) == pytest.approx(float(kl(q, s).mean()))
 
 
 def test_warm_up_does_not_train_abstention_output(
@@ -131,20 +131,20 @@ def test_warm_up_does_not_train_abstention_output(
 
 @pytest.mark.parametrize("warm_up", [0.0, 0.5])
 def test_weight_zero_uses_adjusted_teacher_only(warm_up: float, learner: Callable[..., Learner]) -> None:
-    method_learner, lesson = learner(weight=0, warm_up=warm_up), lesson_of(LABELS)
-    assert lesson.teacher is not None
-    q = probability_shift((lesson.teacher["logits"] / 4).softmax(1), LABELS)
+    method_learner, forward_pass = learner(weight=0, warm_up=warm_up), pass_of(LABELS)
+    assert forward_pass.teacher is not None
+    q = probability_shift((forward_pass.teacher["logits"] / 4).softmax(1), LABELS)
     for progress in (0.0, 0.9):
-        assert total(method_learner, lesson, progress) == pytest.approx(
-            float(kl(q, lesson.student["logits"], 4.0).mean())
+        assert total(method_learner, forward_pass, progress) == pytest.approx(
+            float(kl(q, forward_pass.student["logits"], 4.0).mean())
         )
 
 
 @IN_DOUBT
 def test_the_adjustments_differ(learner: Callable[..., Learner]) -> None:
-    lesson = lesson_of(LABELS)
+    forward_pass = pass_of(LABELS)
     values = [
-        total(learner(variant=variant, payoff=3.5, adjustment=adjustment), lesson, 0.9)
+        total(learner(variant=variant, payoff=3.5, adjustment=adjustment), forward_pass, 0.9)
         for variant in ("two_term", "soft_bet")
         for adjustment in ("shift", "replacement")
     ]

@@ -29,8 +29,8 @@ from tutelage.runs import execute, open_model
 from tutelage.terms import View
 from tutelage.training import Learner, Run
 from tutelage.training.checkpoint import seeded
-from tutelage.training.fit import Fitted
-from tutelage.training.learner import Lesson
+from tutelage.training.fit import FitResult
+from tutelage.training.learner import ForwardPass
 
 RECIPE = Recipe(epochs=2, batch_size=16)
 SMALL = {"critic_width": 0.1, "critic_steps": 2}
@@ -63,9 +63,9 @@ class RecordingRun(Run):
 
     learners: tuple[Learner, ...] = ()
 
-    def fit(self, *learners: Learner, **changes: Any) -> Fitted:
+    def fit(self, *learners: Learner, **changes: Any) -> FitResult:
         self.learners, self.changes = learners, changes
-        return Fitted((), {})
+        return FitResult((), {})
 
 
 @pytest.fixture
@@ -104,13 +104,15 @@ def test_inputs_of_discriminators(recording_run: Callable[..., RecordingRun], ti
     assert all(not torch.equal(a, b) for a, b in pairs if a.ndim > 1)
 
 
-def lessons_of(learner: Learner, batch: Batch, images_by_view: dict[View | None, Tensor]) -> dict[View | None, Lesson]:
-    """Lessons whose views return these images."""
-    lessons: dict[View | None, Lesson] = {None: Lesson(batch, Outputs(None), None)}
+def passes_of(
+    learner: Learner, batch: Batch, images_by_view: dict[View | None, Tensor]
+) -> dict[View | None, ForwardPass]:
+    """Forward passes whose views return these images."""
+    passes: dict[View | None, ForwardPass] = {None: ForwardPass(batch, Outputs(None), None)}
     for view, images in images_by_view.items():
         image_batch = Batch(images, batch.targets, batch.index, batch.key)
-        lessons[view] = Lesson(image_batch, learner.model.tap(images, learner.roles(view)), None)
-    return lessons
+        passes[view] = ForwardPass(image_batch, learner.model.tap(images, learner.roles(view)), None)
+    return passes
 
 
 def test_distributions_are_compared_not_pairs(recording_run: Callable[..., RecordingRun], tiny_data: Data) -> None:
@@ -122,7 +124,7 @@ def test_distributions_are_compared_not_pairs(recording_run: Callable[..., Recor
     losses = []
     for images in (teacher_images, teacher_images[order]):
         images_by_view = {learner.terms["teacher"].view: images, learner.terms["student"].view: student_images}
-        losses.append(learner.loss(lessons_of(learner, batch, images_by_view), 0.0)[0].item())
+        losses.append(learner.loss(passes_of(learner, batch, images_by_view), 0.0)[0].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     scores = [learner.model.tap(images, ("score",))["score"].flatten() for images in (teacher_images, student_images)]
     expected = sum(max(0.0, 1 - s) for s in scores[0].tolist()) + sum(max(0.0, 1 + s) for s in scores[1].tolist())
@@ -156,7 +158,7 @@ def gradient(run: RecordingRun, weight: float | None = None) -> Tensor:
     batch = a_batch(run.data)
     torch.manual_seed(0)
     outputs = learner.model.train().tap(batch.inputs, learner.roles())
-    loss, _ = learner.loss({None: Lesson(batch, outputs, None)}, 0.0)
+    loss, _ = learner.loss({None: ForwardPass(batch, outputs, None)}, 0.0)
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(learner.parameters()))])
 
 

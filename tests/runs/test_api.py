@@ -532,7 +532,7 @@ def test_parts_in_common_with_a_frozen_teacher_are_refused_in_a_fit_too(
     recipe = tutelage.Recipe(epochs=1, batch_size=16)
     with refused("learner 'student' and its teacher", "0.1.weight, 0.1.bias"):
         tutelage.fit(tutelage.Learner(student, source, terms), data=tiny_data, recipe=recipe)
-    only_head = tutelage.Learner(student, source, terms, trains=lambda name: name.startswith("1."))
+    only_head = tutelage.Learner(student, source, terms, trainable=lambda name: name.startswith("1."))
     tutelage.fit(only_head, data=tiny_data, recipe=recipe)  # said on purpose
 
 

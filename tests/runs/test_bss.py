@@ -21,8 +21,8 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import View
 from tutelage.training import Learner, Run
-from tutelage.training.fit import Fitted
-from tutelage.training.learner import Lesson
+from tutelage.training.fit import FitResult
+from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
 
@@ -32,9 +32,9 @@ class RecordingRun(Run):
 
     learners: tuple[Learner, ...] = ()
 
-    def fit(self, *learners: Learner, **_: Any) -> Fitted:
+    def fit(self, *learners: Learner, **_: Any) -> FitResult:
         self.learners = learners
-        return Fitted((), {})
+        return FitResult((), {})
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def test_gradient_equals_paper_loss(progress: float, temperature: float, learner
     batch = Batch(torch.zeros(8, 1, 8, 8), labels, index, None)
     moved = Batch(torch.zeros(2, 1, 8, 8), labels[:2], index[:2], None, torch.tensor([2.0, 0.0]))
     (view,) = bss_learner.views()
-    lessons: dict[View | None, Lesson] = {
-        None: Lesson(batch, Outputs(z), Outputs(v)),
-        view: Lesson(moved, Outputs(z_moved), Outputs(v_moved)),
+    passes: dict[View | None, ForwardPass] = {
+        None: ForwardPass(batch, Outputs(z), Outputs(v)),
+        view: ForwardPass(moved, Outputs(z_moved), Outputs(v_moved)),
     }
-    total, _ = bss_learner.loss(lessons, progress)
+    total, _ = bss_learner.loss(passes, progress)
     gradients = torch.autograd.grad(total, (z, z_moved), allow_unused=True)
     falling, boundary = 1 + 3 * (1 - progress), max(0.0, 2 * (1 - 4 * progress / 3))
     expected = (
@@ -214,11 +214,11 @@ def test_repeated_sample_counts_once(tiny_data: Data, tiny_model: Net, taught: N
     assert len(moved) == 16
     answer = bss_learner.model.eval().tap(moved.inputs)
     teacher_outputs = bss_learner.source(moved, ("logits",), {})
-    lessons: dict[View | None, Lesson] = {
-        None: Lesson(batch, student, teacher),
-        view: Lesson(moved, answer, teacher_outputs),
+    passes: dict[View | None, ForwardPass] = {
+        None: ForwardPass(batch, student, teacher),
+        view: ForwardPass(moved, answer, teacher_outputs),
     }
-    _, values = bss_learner.loss(lessons, 0.0)
+    _, values = bss_learner.loss(passes, 0.0)
     p, q = (z["logits"].div(3).softmax(1) for z in (answer, teacher_outputs))
     kl = (q * (q / p).log()).sum(1).tolist()
     fitting = [n for n in range(5) if int(teacher["logits"][n].argmax()) == int(batch.targets[n])]

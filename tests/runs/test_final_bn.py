@@ -21,8 +21,8 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.surgery import applied_operations
 from tutelage.models.surgery.final_bn import fold
 from tutelage.models.tapped import Tapped
-from tutelage.training import Fitted, Learner, Run
-from tutelage.training.learner import Lesson
+from tutelage.training import FitResult, Learner, Run
+from tutelage.training.learner import ForwardPass
 
 SHORT = Recipe(epochs=2, batch_size=16, lr=0.05)
 
@@ -68,21 +68,21 @@ def rare(data: Data) -> Data:
     return replace(data, train=data.train.subset(indices))
 
 
-def lesson(targets: Tensor) -> Lesson:
+def forward_pass(targets: Tensor) -> ForwardPass:
     index = torch.arange(len(targets))
-    return Lesson(Batch(torch.zeros(len(targets), 1, 8, 8), targets, index, None), Outputs(None), None)
+    return ForwardPass(Batch(torch.zeros(len(targets), 1, 8, 8), targets, index, None), Outputs(None), None)
 
 
 def test_weights_are_inverse_class_frequencies(tiny_data: Data) -> None:
     train = rare(tiny_data).train
     weight = InverseFrequency(train, 4)
     expected = torch.tensor([24 / (4 * n) for n in (12, 6, 4, 2)])
-    assert torch.equal(weight(lesson(torch.arange(4)), 0.0), expected)
-    assert weight(lesson(train.labels), 0.0).mean() == 1
-    assert torch.equal(weight(lesson(F.one_hot(torch.arange(4)).float()), 0.0), expected)
+    assert torch.equal(weight(forward_pass(torch.arange(4)), 0.0), expected)
+    assert weight(forward_pass(train.labels), 0.0).mean() == 1
+    assert torch.equal(weight(forward_pass(F.one_hot(torch.arange(4)).float()), 0.0), expected)
     unlabelled = Split.of(train.inputs, train.labels.where(train.labels != 3, -1))
     repeated = InverseFrequency(unlabelled, 4)
-    assert repeated(lesson(torch.tensor([0, 1, 2])), 0.0).tolist() == pytest.approx([22 / 48, 22 / 24, 22 / 16])
+    assert repeated(forward_pass(torch.tensor([0, 1, 2])), 0.0).tolist() == pytest.approx([22 / 48, 22 / 24, 22 / 16])
     assert repeated.weights.isfinite().all()
 
 
@@ -94,7 +94,7 @@ def test_weighted_form_equals_class_weighted_cross_entropy(
     learners: list[Learner] = []
     fit = run.fit
 
-    def keeping(learner: Learner, **changes: Any) -> Fitted:
+    def keeping(learner: Learner, **changes: Any) -> FitResult:
         learners.append(learner)
         return fit(learner, **changes)
 
@@ -104,7 +104,7 @@ def test_weighted_form_equals_class_weighted_cross_entropy(
     targets, logits = torch.tensor([0, 0, 1, 3, 2]), torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     index = torch.arange(5)
     batch = Batch(torch.zeros(5, 1, 8, 8), targets, index, None)
-    total, _ = learner.loss({None: Lesson(batch, Outputs(logits), None)}, 0.5)
+    total, _ = learner.loss({None: ForwardPass(batch, Outputs(logits), None)}, 0.5)
     weights = torch.tensor([24 / (4 * n) for n in (12, 6, 4, 2)])
     expected = F.cross_entropy(logits, targets, weight=weights, reduction="sum") / 5
     assert total.item() == pytest.approx(expected.item(), abs=1e-6)

@@ -15,7 +15,7 @@ from tutelage.evaluation import accuracy
 from tutelage.methods import find
 from tutelage.methods.maxdropout.layer import MaxDropout
 from tutelage.models.tapped import Tapped
-from tutelage.training import Fitted, Learner, Run
+from tutelage.training import FitResult, Learner, Run
 
 SHORT = Recipe(epochs=2, batch_size=16, lr=0.05)
 
@@ -36,7 +36,7 @@ def test_layers_exist_only_during_training(
     run = a_run(tiny_data, lambda: tiny_model(dropout=0.2), on_cpu)
     fit, layers = run.fit, list[MaxDropout]()
 
-    def watched(learner: Learner, **changes: Any) -> Fitted:
+    def watched(learner: Learner, **changes: Any) -> FitResult:
         layers.extend(m for m in learner.model.modules() if isinstance(m, MaxDropout))
         assert not learner.terms.keys() - {"ce"}
         return fit(learner, **changes)

@@ -24,8 +24,8 @@ from tutelage.runs import execute, open_model
 from tutelage.sources import EMA, SecondView
 from tutelage.terms import View
 from tutelage.training import Learner, Run
-from tutelage.training.fit import Fitted
-from tutelage.training.learner import Lesson
+from tutelage.training.fit import FitResult
+from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
 SHORT = Recipe(epochs=3, batch_size=10, lr=0.05)
@@ -37,9 +37,9 @@ class RecordingRun(Run):
     learner: Learner
     order: Any
 
-    def fit(self, *learners: Learner, order: Any = None, **_: Any) -> Fitted:
+    def fit(self, *learners: Learner, order: Any = None, **_: Any) -> FitResult:
         (self.learner,), self.order = learners, order
-        return Fitted((), {})
+        return FitResult((), {})
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ def test_the_loss_by_plain_loops(recording_run: Callable[..., RecordingRun]) -> 
     z, v, f = (torch.randn(10, size, dtype=torch.float64, generator=generator) for size in (4, 4, 3))
     targets, index = torch.tensor([1, 3, *[-1] * 8]), torch.arange(10)
     batch = Batch(torch.zeros(10, 1, 8, 8), targets, index, None)
-    lessons: dict[View | None, Lesson] = {None: Lesson(batch, Outputs(z, {"embedding": f}), Outputs(v))}
-    found, _ = learner.loss(lessons, 0.5)
+    passes: dict[View | None, ForwardPass] = {None: ForwardPass(batch, Outputs(z, {"embedding": f}), Outputs(v))}
+    found, _ = learner.loss(passes, 0.5)
     p, q = z.softmax(1).tolist(), v.softmax(1).tolist()
     ce = -(math.log(p[0][1]) + math.log(p[1][3])) / 2
     mse = sum((a - b) ** 2 for one, two in zip(p, q, strict=True) for a, b in zip(one, two, strict=True)) / 40
@@ -163,7 +163,7 @@ def test_inputs_of_student_and_average(few: Data, any_model: Callable[[], Tapped
     passes: list[tuple[Batch, Tensor]] = []
 
     class Watched(Run):
-        def fit(self, *learners: Learner, **options: Any) -> Fitted:
+        def fit(self, *learners: Learner, **options: Any) -> FitResult:
             source = average_of(learners[0])
 
             def watch(step: Any) -> None:

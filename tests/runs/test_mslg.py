@@ -23,7 +23,7 @@ from tutelage.methods.mslg.labels import Entropy, LearnedLabels
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run, Step
-from tutelage.training.fit import Fitted
+from tutelage.training.fit import FitResult
 from tutelage.training.processes import Processes
 
 Net = Callable[..., Tapped]
@@ -290,7 +290,7 @@ class RecordingRun(Run):
         super().__init__(*parts, **options)
         self.fitted: list[tuple[tuple[Learner, ...], dict[str, Any]]] = []
 
-    def fit(self, *learners: Learner, **options: Any) -> Fitted:
+    def fit(self, *learners: Learner, **options: Any) -> FitResult:
         self.fitted.append((learners, options))
         return super().fit(*learners, **options)
 
@@ -345,7 +345,7 @@ def test_the_first_stage_is_plain_training(make: Make, state_of: Any, changed: A
     run = make()
     fit = run.fit
 
-    def watched(*learners: Learner, **options: Any) -> Fitted:
+    def watched(*learners: Learner, **options: Any) -> FitResult:
         fitted = fit(*learners, **options)
         states.append(state_of(learners[0].model))
         return fitted

@@ -25,9 +25,9 @@ from tutelage.models.weights import read_metadata
 from tutelage.runs import execute, open_model
 from tutelage.terms import View
 from tutelage.training import Learner, Run
-from tutelage.training.fit import Fitted
-from tutelage.training.learner import Lesson
-from tutelage.training.ramp import rise
+from tutelage.training.fit import FitResult
+from tutelage.training.learner import ForwardPass
+from tutelage.training.ramp import sigmoid_ramp_up
 
 Net = Callable[..., Tapped]
 SHORT = Recipe(epochs=2, batch_size=16, lr=0.05)
@@ -38,9 +38,9 @@ class RecordingRun(Run):
 
     learners: tuple[Learner, ...] = ()
 
-    def fit(self, *learners: Learner, **_: Any) -> Fitted:
+    def fit(self, *learners: Learner, **_: Any) -> FitResult:
         self.learners = learners
-        return Fitted((), {})
+        return FitResult((), {})
 
 
 @pytest.fixture
@@ -83,10 +83,10 @@ def test_closed_form_of_loss(progress: float, total: float, learner: Callable[..
     z = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
     outputs = Outputs(z.mean(0)[None], {f"branch{i}": z[i][None] for i in range(3)})
     zero = torch.zeros(1).long()
-    lessons: dict[View | None, Lesson] = {
-        None: Lesson(Batch(torch.zeros(1, 1, 8, 8), zero, zero, None), outputs, outputs)
+    passes: dict[View | None, ForwardPass] = {
+        None: ForwardPass(Batch(torch.zeros(1, 1, 8, 8), zero, zero, None), outputs, outputs)
     }
-    loss, values = one_learner.loss(lessons, progress)
+    loss, values = one_learner.loss(passes, progress)
     assert dict(zip(one_learner.terms, values.tolist(), strict=True)) == pytest.approx(
         {
             "ensemble": 0.693147,
@@ -107,14 +107,14 @@ def test_closed_form_of_loss(progress: float, total: float, learner: Callable[..
     [(0, 0.006738), (20, 0.060055), (40, 0.286505), (60, 0.731616), (80, 1.0), (81, 1.0), (299, 1.0)],
 )
 def test_ramp_values(epoch: int, weight: float, learner: Callable[..., Learner]) -> None:
-    assert rise(epoch / 300, 80 / 300) == pytest.approx(weight, abs=1e-6)
+    assert sigmoid_ramp_up(epoch / 300, 80 / 300) == pytest.approx(weight, abs=1e-6)
     terms = learner().terms
     for name, weighted in terms.items():
         assert weighted.at(epoch / 300) == pytest.approx(weight if name.startswith("kd") else 1.0, abs=1e-6)
 
 
 def test_without_ramp_divergence_has_full_weight(learner: Callable[..., Learner]) -> None:
-    assert rise(0.0, 0.0) == 1
+    assert sigmoid_ramp_up(0.0, 0.0) == 1
     assert learner(ramp=0).terms["kd branch1"].at(0.0) == 1
     assert learner(ramp=1).terms["kd branch1"].at(0.5) == pytest.approx(math.exp(-1.25))
 
@@ -219,7 +219,7 @@ def test_returned_branch_is_a_plain_network(tiny_data: Data, any_model: Callable
     kept: list[Learner] = []
     fit = run.fit
 
-    def keeping(*learners: Learner, **changes: Any) -> Fitted:
+    def keeping(*learners: Learner, **changes: Any) -> FitResult:
         kept.extend(learners)
         return fit(*learners, **changes)
 

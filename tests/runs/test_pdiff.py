@@ -21,18 +21,18 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run
-from tutelage.training.learner import Lesson
+from tutelage.training.learner import ForwardPass
 
 
-def lesson(logits: Tensor, targets: Tensor) -> Lesson:
+def forward_pass(logits: Tensor, targets: Tensor) -> ForwardPass:
     size = len(targets)
-    return Lesson(Batch(torch.zeros(size, 1, 2, 2), targets, torch.arange(size), None), Outputs(logits), None)
+    return ForwardPass(Batch(torch.zeros(size, 1, 2, 2), targets, torch.arange(size), None), Outputs(logits), None)
 
 
-def showing(differences: Sequence[float]) -> Lesson:
+def showing(differences: Sequence[float]) -> ForwardPass:
     """Two classes, all labelled 0: d = 2 p - 1."""
     p = ((torch.tensor(differences) + 1) / 2).clamp(1e-9, 1 - 1e-9)
-    return lesson(torch.stack([p.log(), (1 - p).log()], 1), torch.zeros(len(p), dtype=torch.int64))
+    return forward_pass(torch.stack([p.log(), (1 - p).log()], 1), torch.zeros(len(p), dtype=torch.int64))
 
 
 # --- the difference
@@ -132,7 +132,7 @@ def test_training_equals_plain_loops(noise_rate: float | None) -> None:
         sharp = 12 if step < 50 else 1  # saturated, then not
         logits = sharp * torch.randn(batch, 4, generator=generator)
         targets = torch.randint(-1, 4, (batch,), generator=generator)
-        weights = weighting(lesson(logits, targets), step / (steps * epochs))
+        weights = weighting(forward_pass(logits, targets), step / (steps * epochs))
         differences = probability_difference(logits, targets).tolist()
         has_label = targets >= 0
         assert weights[has_label].tolist() == torch.tensor(expected(differences, targets.tolist()))[has_label].tolist()
@@ -157,8 +157,8 @@ def test_processes_use_the_same_threshold(monkeypatch: pytest.MonkeyPatch) -> No
     two = [ProbabilityDifference(8, 2, 4, **settings) for _ in range(2)]
     for step in range(8):
         logits, targets = torch.randn(8, 3), torch.randint(3, (8,))
-        whole = one(lesson(logits, targets), step / 8)
-        shares = [lesson(logits[rank::2], targets[rank::2]) for rank in range(2)]
+        whole = one(forward_pass(logits, targets), step / 8)
+        shares = [forward_pass(logits[rank::2], targets[rank::2]) for rank in range(2)]
         everyone = torch.cat([bin_of(probability_difference(s.student["logits"], s.batch.targets)) for s in shares])
         monkeypatch.setattr(pdiff, "gathered", lambda _own, everyone=everyone: everyone)
         parts = [weighting(share, step / 8) for weighting, share in zip(two, shares, strict=True)]
@@ -179,27 +179,27 @@ class _NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def test_never_waits_for_the_device(noise_rate: float | None) -> None:
     weighting = ProbabilityDifference(4, 2, 6, noise_rate=noise_rate, window=2, mean_over="selected")
     for step in range(12):
-        sample = lesson(torch.randn(4, 3), torch.randint(-1, 3, (4,)))
+        sample = forward_pass(torch.randn(4, 3), torch.randint(-1, 3, (4,)))
         with _NoWaiting():  # type: ignore[no-untyped-call]
             weighting(sample, step / 12)
 
 
 def test_state_can_be_restored() -> None:
-    lessons = [lesson(8 * torch.randn(4, 3), torch.randint(3, (4,))) for _ in range(12)]
+    passes = [forward_pass(8 * torch.randn(4, 3), torch.randint(3, (4,))) for _ in range(12)]
     whole = ProbabilityDifference(4, 2, 6, window=3)
-    weights = [whole(sample, step / 12) for step, sample in enumerate(lessons)]
+    weights = [whole(sample, step / 12) for step, sample in enumerate(passes)]
     original, later = (ProbabilityDifference(4, 2, 6, window=3) for _ in range(2))
     for step in range(8):
-        original(lessons[step], step / 12)
+        original(passes[step], step / 12)
     later.load_state_dict(original.state_dict())
     for step in range(8, 12):
-        assert torch.equal(later(lessons[step], step / 12), weights[step])
+        assert torch.equal(later(passes[step], step / 12), weights[step])
 
 
 # --- in a learner
 
 
-def loss_of(learner: Learner, sample: Lesson, progress: float) -> Tensor:
+def loss_of(learner: Learner, sample: ForwardPass, progress: float) -> Tensor:
     total, _ = learner.loss({None: sample}, progress)
     return total
 
@@ -207,7 +207,7 @@ def loss_of(learner: Learner, sample: Lesson, progress: float) -> Tensor:
 @pytest.mark.parametrize("mean_over", ["batch", "selected"])
 def test_gradient_of_selected_samples(mean_over: Any, tiny_model: Callable[..., Tapped]) -> None:
     logits = torch.tensor([[4.0, 0, 0], [0, 4, 0], [0, 0, 4], [4, 0, 0]], requires_grad=True)
-    sample = lesson(logits, torch.tensor([0, 1, 2, 1]))
+    sample = forward_pass(logits, torch.tensor([0, 1, 2, 1]))
     weighting = ProbabilityDifference(4, 1, 4, noise_rate=0.25, ramp=1, window=1, mean_over=mean_over)
     learner = Learner(tiny_model(), None, {"ce": CrossEntropy()}, sample_weight=weighting)
     (gradient,) = torch.autograd.grad(loss_of(learner, sample, 0.25), logits)
@@ -223,7 +223,7 @@ def test_gradient_before_window_is_full(tiny_model: Callable[..., Tapped]) -> No
     plain = Learner(tiny_model(), None, {"ce": CrossEntropy()})
     for step in range(9):
         logits = torch.randn(4, 3, requires_grad=True)
-        sample = lesson(logits, torch.randint(3, (4,)))
+        sample = forward_pass(logits, torch.randint(3, (4,)))
         one, other = (torch.autograd.grad(loss_of(x, sample, step / 50), logits)[0] for x in (weighted_learner, plain))
         assert torch.equal(one, other)
 

@@ -18,7 +18,7 @@ from tutelage.methods.slr import mixed, refined, stratified_folds
 from tutelage.models.tapped import Tapped
 from tutelage.terms.cross_entropy import cross_entropy
 from tutelage.training import Learner, Run
-from tutelage.training.fit import Fitted
+from tutelage.training.fit import FitResult
 
 RECIPE = Recipe(epochs=2, batch_size=16, lr=0.1)
 BRIEF = {"folds": 2}  # for the conformance tests
@@ -32,7 +32,7 @@ class Watched(Run):
         self.trained: list[tuple[Tapped, Data]] = []
         self.predicted: list[tuple[Tapped, Tensor, Tensor]] = []
 
-    def fit(self, *learners: Learner, data: Data | None = None, **options: Any) -> Fitted:
+    def fit(self, *learners: Learner, data: Data | None = None, **options: Any) -> FitResult:
         assert data is not None
         self.trained.append((learners[0].model, data))
         return super().fit(*learners, data=data, **options)

@@ -19,7 +19,7 @@ from tutelage.methods import find, installed
 from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.studies.rehearsal import Rehearsal
-from tutelage.training.fit import Fitted
+from tutelage.training.fit import FitResult
 from tutelage.training.learner import Learner
 from tutelage.training.updates import together
 
@@ -63,7 +63,7 @@ class Recorder(Rehearsal):
             self.student_layers = True
         return super().trace(model)
 
-    def fit(self, *learners: Learner, update: Any = together, **options: Any) -> Fitted:
+    def fit(self, *learners: Learner, update: Any = together, **options: Any) -> FitResult:
         """See ``Run.fit``."""
         self.seams |= {f"fit with {name}" for name in options.keys() & {"data", "streams", "until"}}
         if update is not together:
@@ -80,7 +80,7 @@ class Recorder(Rehearsal):
                     "view": bool(learner.views()),
                     "sample weight": learner.sample_weight is not None,
                     "part deployed": learner.deployed is not learner.model,
-                    "part trained": learner.trains is not None,
+                    "part trained": learner.trainable is not None,
                     "surgery": bool(applied_operations(learner.model.module)),
                 }.items()
                 if used

@@ -149,14 +149,14 @@ def test_a_student_of_its_own_answers_gets_nothing_to_learn(teacher: Tapped, bat
 def test_a_bare_module_is_refused_where_a_network_is_wrapped(teacher: Tapped, refused: Callable[..., Any]) -> None:
     from tutelage.attacks.adversarial import AdversarialSamples
     from tutelage.attacks.boundary import BoundarySamples
-    from tutelage.sources import Own, Peers
+    from tutelage.sources import OwnOutputs, Peers
     from tutelage.terms import CrossEntropy
     from tutelage.training import Learner
 
     bare = teacher.module
     makers: dict[str, Callable[[], object]] = {
         "Peers": lambda: Peers(bare),  # type: ignore[arg-type]
-        "Own": lambda: Own(bare),  # type: ignore[arg-type]
+        "OwnOutputs": lambda: OwnOutputs(bare),  # type: ignore[arg-type]
         "Learner": lambda: Learner(bare, None, {"ce": CrossEntropy()}),  # type: ignore[arg-type]
         "AdversarialSamples": lambda: AdversarialSamples(bare, 0.1, 0.1, 1),  # type: ignore[arg-type]
         "BoundarySamples": lambda: BoundarySamples(bare),  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tutelage.errors import TutelageWarning
-from tutelage.training.checkpoint import Checkpoints, generators, read, restore_generators, seeded
+from tutelage.training.checkpoint import Checkpoints, read, restore_rng_state, rng_state, seeded
 
 MAGIC = b"tutelage checkpoint 1 "
 
@@ -176,11 +176,11 @@ def draws() -> list[float]:
 def test_every_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     with seeded(5):
         draws()  # half of a pair of normal numbers is kept back by NumPy and by Python
-        Checkpoints(tmp_path).save(1, {"generators": generators()})
+        Checkpoints(tmp_path).save(1, {"generators": rng_state()})
         expected = draws() + draws()
     with seeded(6):
         draws()
-        restore_generators(Checkpoints(tmp_path).load()["generators"])  # type: ignore[index]
+        restore_rng_state(Checkpoints(tmp_path).load()["generators"])  # type: ignore[index]
         assert draws() + draws() == expected
 
 

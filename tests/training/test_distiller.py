@@ -20,7 +20,7 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import AsIs, Data
 from tutelage.losses import cross_entropy, soft_targets
 from tutelage.models.tapped import Tapped
-from tutelage.sources import EMA, Frozen, Own, Peers
+from tutelage.sources import EMA, Frozen, OwnOutputs, Peers
 from tutelage.terms import AttentionTransfer, CrossEntropy, DistanceRelations, Hint, SoftTargets
 from tutelage.training import Distiller, Learner, fit
 
@@ -216,7 +216,7 @@ def test_several_teachers_no_teacher_and_an_average_of_the_student(pair: tuple[n
     assert average.updates == 2
     assert all(parameter.grad is None for parameter in average.model.parameters())
     wrapped = Tapped(student)
-    assert Distiller(wrapped, Own(wrapped), {"kd": SoftTargets()})(IMAGES)["kd"].item() == 0
+    assert Distiller(wrapped, OwnOutputs(wrapped), {"kd": SoftTargets()})(IMAGES)["kd"].item() == 0
 
 
 class Words(nn.Module):

@@ -20,7 +20,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen, Peers
 from tutelage.terms import AttentionTransfer, CrossEntropy, Hint, SoftTargets, Term
 from tutelage.training import Learner, Run, fit
-from tutelage.training.learner import Lesson
+from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
 
@@ -115,8 +115,8 @@ WRONG: dict[str, tuple[Callable[[Net], list[Learner]], tuple[str, ...]]] = {
         ("1 of 1 peers", "fit them together"),
     ),
     "nothing to train": (
-        lambda net: [Learner(net(), None, {"ce": CrossEntropy()}, trains=lambda name: False)],
-        ("learner 'student' has nothing to train", "trains=..."),
+        lambda net: [Learner(net(), None, {"ce": CrossEntropy()}, trainable=lambda name: False)],
+        ("learner 'student' has nothing to train", "trainable=..."),
     ),
 }
 
@@ -213,7 +213,7 @@ def test_the_dry_run_moves_nothing(
     modes = {name: module.training for name, module in model.named_modules()}
     seen: dict[str, Any] = {}
 
-    def first_batch(lesson: Lesson, progress: float) -> Tensor:
+    def example_batch(forward_pass: ForwardPass, progress: float) -> Tensor:
         raise KeyboardInterrupt
 
     def watched(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:  # made right after the dry run
@@ -223,7 +223,7 @@ def test_the_dry_run_moves_nothing(
     terms = {"ce": CrossEntropy(), "hint": Hint("stage1", "stage1", "mean")}
     with pytest.raises(KeyboardInterrupt):
         fit(
-            Learner(model, Frozen(teacher), terms, sample_weight=first_batch, name="a"),
+            Learner(model, Frozen(teacher), terms, sample_weight=example_batch, name="a"),
             Learner(tiny_model(seed=2), ema, {"kd": SoftTargets()}, name="b"),
             data=tiny_data,
             recipe=Recipe(epochs=1, batch_size=16, optimizer=watched),
@@ -255,9 +255,9 @@ def test_the_generators_that_training_sees_do_not_depend_on_what_is_built(
     for unused in ({}, {"hint": 0 * Hint("stage1", "stage1", use_regressor="always")}):
         numbers: list[float] = []
 
-        def weight(lesson: Lesson, progress: float, numbers: list[float] = numbers) -> Tensor:
+        def weight(forward_pass: ForwardPass, progress: float, numbers: list[float] = numbers) -> Tensor:
             numbers += [torch.rand(()).item(), float(np.random.rand()), random.random()]
-            return torch.ones(len(lesson.batch))
+            return torch.ones(len(forward_pass.batch))
 
         learner = Learner(tiny_model(), Frozen(tiny_model(1)), {"ce": CrossEntropy()} | unused, sample_weight=weight)
         fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)

@@ -20,7 +20,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen, Peers, Source
 from tutelage.terms import CrossEntropy, Hint, SoftTargets, Term
 from tutelage.training import Learner, Step, fit, in_turn, together
-from tutelage.training.learner import Lesson
+from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
 Look = Callable[[nn.Module], dict[str, Tensor]]
@@ -100,8 +100,8 @@ def _plain(logits: Tensor, batch: Batch) -> Tensor:
     return F.cross_entropy(logits, batch.targets)
 
 
-def _odd(lesson: Lesson, progress: float) -> Tensor:
-    return (lesson.batch.index % 2).double()  # of another type than the values, on purpose
+def _odd(forward_pass: ForwardPass, progress: float) -> Tensor:
+    return (forward_pass.batch.index % 2).double()  # of another type than the values, on purpose
 
 
 ONE_STEP: dict[str, Any] = {
@@ -151,7 +151,7 @@ def test_sample_weights_of_another_shape_are_refused(
 ) -> None:
     """(B, 1) times (B,) would be a table whose mean means nothing."""
     learner = Learner(
-        tiny_model(), None, {"ce": CrossEntropy()}, sample_weight=lambda lesson, progress: torch.ones(shape)
+        tiny_model(), None, {"ce": CrossEntropy()}, sample_weight=lambda forward_pass, progress: torch.ones(shape)
     )
     with refused("sample_weight of learner 'student'", "(16,)", str(shape)):
         fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)
@@ -285,7 +285,7 @@ def test_what_does_not_train_does_not_move_nor_do_its_statistics(
     def upper(name: str) -> bool:
         return name.startswith(("conv2", "bn2", "fc"))
 
-    fit(Learner(model, None, {"ce": CrossEntropy()}, trains=upper), data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(Learner(model, None, {"ce": CrossEntropy()}, trainable=upper), data=tiny_data, recipe=short, hardware=on_cpu)
     moved = {name.removeprefix("module.") for name in changed(before, state_of(model))}
     everything = {name.removeprefix("module.") for name in before}
     assert moved == {name for name in everything if upper(name)}
@@ -708,9 +708,9 @@ def test_layers_that_the_user_froze_stay_in_eval_mode(
     before = state_of(model)
     modes: dict[str, bool] = {}
 
-    def look(lesson: Lesson, progress: float) -> Tensor:
+    def look(forward_pass: ForwardPass, progress: float) -> Tensor:
         modes.update((name, module.training) for name, module in model.module.named_modules())
-        return torch.ones(len(lesson.batch))
+        return torch.ones(len(forward_pass.batch))
 
     learner = Learner(model, None, {"ce": CrossEntropy()}, sample_weight=look)
     fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)

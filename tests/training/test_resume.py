@@ -23,7 +23,7 @@ from tutelage.sources import EMA, Frozen
 from tutelage.terms import CrossEntropy, Hint, SoftTargets, Term
 from tutelage.training import Learner, Run, Step, fit, together
 from tutelage.training.checkpoint import Checkpoints, read
-from tutelage.training.learner import Lesson
+from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
 EPOCHS = 4
@@ -33,9 +33,9 @@ class StoppedError(Exception):
     """Somebody pulled the plug."""
 
 
-def drawn(lesson: Lesson, progress: float) -> Tensor:
+def drawn(forward_pass: ForwardPass, progress: float) -> Tensor:
     """Sample weights from all three global generators: a resumed run must draw on where it was."""
-    return torch.rand(len(lesson.batch)) + float(np.random.rand()) + random.random()
+    return torch.rand(len(forward_pass.batch)) + float(np.random.rand()) + random.random()
 
 
 @method(paper="none", family="test")

@@ -21,7 +21,7 @@ from tutelage.sources import EMA, Frozen, Peers, SecondView
 from tutelage.terms import CrossEntropy, SoftTargets, Term
 from tutelage.terms.term import View
 from tutelage.training import Learner, Run, Step, together
-from tutelage.training.learner import Lesson
+from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05)
@@ -188,12 +188,12 @@ class Counting(nn.Module):
         self.register_buffer("asked", torch.zeros(()))
         self.seen: list[float] = []
 
-    def forward(self, lesson: Lesson, progress: float) -> Tensor:
+    def forward(self, forward_pass: ForwardPass, progress: float) -> Tensor:
         assert not torch.is_grad_enabled()
-        assert lesson.student["logits"].requires_grad
+        assert forward_pass.student["logits"].requires_grad
         self.asked += 1
         self.seen.append(progress)
-        return self.asked.expand(len(lesson.batch))
+        return self.asked.expand(len(forward_pass.batch))
 
 
 def test_a_weighting_has_a_state_that_is_kept(run_of: Any, tmp_path: Path, state_of: Any, changed: Any) -> None:

@@ -73,7 +73,7 @@ def loss_of(learner: Learner, batch: Batch, progress: float = 0.0) -> tuple[Tens
     step = Step(batch, 0, progress, [learner], streams={}, roles=roles, apply=lambda *_: None, autocast=nullcontext)
     learner.train()
     step.forward(learner)
-    return step.loss(learner), step.values[learner].tolist()
+    return step.loss(learner), step.term_values[learner].tolist()
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -168,7 +168,7 @@ def test_a_view_whose_terms_weigh_nothing_now_is_not_made(tiny_model: Net, batch
 def test_a_batchs_weight_counts_and_multiplies_with_the_learners(own: bool, tiny_model: Net, batch: Batch) -> None:
     weight = torch.tensor([2.0, 0.0, 0.5, 0.0, 1.0])
     flipped, model = Flipped(weight, samples=5), tiny_model()
-    by_index = (lambda lesson, progress: lesson.batch.index.float() + 1) if own else None
+    by_index = (lambda forward_pass, progress: forward_pass.batch.index.float() + 1) if own else None
     terms: Terms = {"ce": CrossEntropy(), "flipped": CrossEntropy().on(flipped)}
     _, values = loss_of(Learner(model, None, terms, sample_weight=by_index), batch)
     fresh = tiny_model().train()

@@ -16,7 +16,7 @@ from tutelage.methods import method
 from tutelage.models.surgery.final_bn import apply as add_final_bn
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
-from tutelage.training.learner import Learner, Lesson
+from tutelage.training.learner import ForwardPass, Learner
 from tutelage.training.run import Run
 
 
@@ -75,7 +75,7 @@ class InverseFrequency(nn.Module):
         counts = torch.tensor(class_counts(train.labels, num_classes))
         self.register_buffer("weights", counts.sum() / (num_classes * counts.clamp(min=1)))
 
-    def forward(self, lesson: Lesson, progress: float) -> Tensor:
+    def forward(self, forward_pass: ForwardPass, progress: float) -> Tensor:
         """(B,); arbitrary for a sample without a label, whose loss is 0."""
-        targets = lesson.batch.targets
+        targets = forward_pass.batch.targets
         return self.weights[hard_labels(targets)]

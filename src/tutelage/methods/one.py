@@ -10,10 +10,10 @@ from tutelage.errors import TutelageError
 from tutelage.methods import Positive, method
 from tutelage.models.surgery import branch
 from tutelage.models.tapped import Tapped
-from tutelage.sources import Own
+from tutelage.sources import OwnOutputs
 from tutelage.terms import CrossEntropy, OnRole, SoftTargets, Term, Weighted
 from tutelage.training.learner import Learner
-from tutelage.training.ramp import rise
+from tutelage.training.ramp import sigmoid_ramp_up
 from tutelage.training.run import Run
 
 
@@ -72,9 +72,11 @@ def one(
     for name in names:
         terms[f"ce {name}"] = OnRole(name, CrossEntropy())
     for name in names:
-        terms[f"kd {name}"] = (lambda progress: rise(progress, ramp)) * OnRole(name, SoftTargets(temperature))
+        terms[f"kd {name}"] = (lambda progress: sigmoid_ramp_up(progress, ramp)) * OnRole(
+            name, SoftTargets(temperature)
+        )
     deployed = student if deploy == "branch" else whole
-    run.fit(Learner(whole, Own(whole), terms, deployed=deployed))
+    run.fit(Learner(whole, OwnOutputs(whole), terms, deployed=deployed))
     if deploy == "branch":
         network.release()
     return deployed

@@ -15,7 +15,7 @@ from tutelage.methods import Share, method
 from tutelage.models.outputs import at_least_float32
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
-from tutelage.training.learner import Learner, Lesson
+from tutelage.training.learner import ForwardPass, Learner
 from tutelage.training.processes import gathered
 from tutelage.training.run import Run
 
@@ -116,14 +116,14 @@ class ProbabilityDifference(nn.Module):
         self.register_buffer("rate", torch.zeros(()))
 
     @torch.no_grad()
-    def forward(self, lesson: Lesson, progress: float) -> Tensor:
+    def forward(self, forward_pass: ForwardPass, progress: float) -> Tensor:
         """(B,) weights: 0 or 1, or 0 or B / sum(w) with ``mean_over="selected"``."""
         step = round(progress * self.epochs * self.steps)  # a whole number except for rounding
-        targets = lesson.batch.targets
-        bins = bin_of(self.differences(lesson.student["logits"], targets)).masked_fill(targets == UNLABELLED, -1)
+        targets = forward_pass.batch.targets
+        bins = bin_of(self.differences(forward_pass.student["logits"], targets)).masked_fill(targets == UNLABELLED, -1)
         global_bins = gathered(bins)
         self.ring[step % len(self.ring)] = global_bins
-        self.index, self.weights = lesson.batch.index, torch.ones(len(bins), device=bins.device)
+        self.index, self.weights = forward_pass.batch.index, torch.ones(len(bins), device=bins.device)
         if step + 1 >= len(self.ring):
             share = self._cumulative()
             rate = self._drop_rate(share, (step + 1) // self.steps)

@@ -3,9 +3,9 @@
 from tutelage.sources.cache import TeacherCache
 from tutelage.sources.ema import EMA
 from tutelage.sources.frozen import Frozen
-from tutelage.sources.own import Own
+from tutelage.sources.own_outputs import OwnOutputs
 from tutelage.sources.peers import Peers
 from tutelage.sources.second_view import SecondView
 from tutelage.sources.source import Cohort, Source
 
-__all__ = ["EMA", "Cohort", "Frozen", "Own", "Peers", "SecondView", "Source", "TeacherCache"]
+__all__ = ["EMA", "Cohort", "Frozen", "OwnOutputs", "Peers", "SecondView", "Source", "TeacherCache"]

@@ -14,7 +14,7 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.state import copy_network
 from tutelage.models.tapped import as_tapped
 from tutelage.sources.frozen import Frozen
-from tutelage.sources.source import NOBODY, Cohort, Source
+from tutelage.sources.source import NO_COHORT, Cohort, Source
 
 
 class EMA(Source):
@@ -63,7 +63,7 @@ class EMA(Source):
         self._frozen = Frozen(self.model)
         self.updates = 0
 
-    def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
+    def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """The averaged network's outputs: in eval mode, or in train mode where its statistics are its own."""
         batch = as_batch(batch)
         if self.buffers != "own":

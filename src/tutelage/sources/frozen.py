@@ -13,7 +13,7 @@ from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, as_tapped
 from tutelage.sources.cache import TeacherCache
-from tutelage.sources.source import NOBODY, Cohort, Source
+from tutelage.sources.source import NO_COHORT, Cohort, Source
 
 
 class Frozen(Source):
@@ -38,7 +38,7 @@ class Frozen(Source):
         for teacher in self.models:
             teacher.eval().requires_grad_(False)
 
-    def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
+    def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """The teachers' outputs for this batch, or for plain inputs, as ``Tapped.tap`` takes them."""
         batch = as_batch(batch)
         for teacher in self.models:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
-from tutelage.sources.source import NOBODY, Cohort, Source
+from tutelage.sources.source import NO_COHORT, Cohort, Source
 
 
 class Peers(Source):
@@ -29,7 +29,7 @@ class Peers(Source):
         check_tapped("Peers", *peers)
         self.reads = peers
 
-    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
+    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """The peers' outputs for this batch."""
         if not cohort:
             raise ValueError("peers answer the batch at hand alone; terms on a view need another source")

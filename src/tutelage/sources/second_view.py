@@ -8,7 +8,7 @@ from typing import Any
 
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
-from tutelage.sources.source import NOBODY, Cohort, Source
+from tutelage.sources.source import NO_COHORT, Cohort, Source
 
 
 class SecondView(Source):
@@ -25,7 +25,7 @@ class SecondView(Source):
             raise ValueError(f"{type(source).__name__} passes on answers to the first view; give a source of its own")
         self.source, self.models = source, source.models
 
-    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
+    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """The source's answer to ``batch.second``."""
         if batch.second is None:
             raise ValueError("SecondView needs a batch with a second view; a view of a term makes none")

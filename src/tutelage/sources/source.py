@@ -15,7 +15,7 @@ from tutelage.models.tapped import Tapped
 Cohort = Mapping[nn.Module, Outputs]
 """What the models that train together gave for this batch."""
 
-NOBODY: Cohort = MappingProxyType({})
+NO_COHORT: Cohort = MappingProxyType({})
 """The cohort where no models train together."""
 
 
@@ -37,7 +37,7 @@ class Source:
     second_view: bool = False
     """Whether it wants each batch's samples under a second view too, ``Batch.second``."""
 
-    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
+    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """The teaching outputs for this batch, with these roles."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(batch, roles, cohort)")
 

@@ -18,10 +18,10 @@ from tutelage.models.modes import eval_mode
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import make_student
 from tutelage.tasks import Task
-from tutelage.training.dry_run import dry_run, first_batch
-from tutelage.training.fit import Fitted
+from tutelage.training.dry_run import dry_run, example_batch
+from tutelage.training.fit import FitResult
 from tutelage.training.learner import Learner
-from tutelage.training.loop import roles_of
+from tutelage.training.loop import roles_to_read
 from tutelage.training.run import Run
 
 _HARDWARE = Hardware(device="cpu", precision="float32", channels_last=False, workers=0)
@@ -54,11 +54,11 @@ class Rehearsal(Run):
             outputs = model.tap(inputs, roles)
         return torch.zeros(len(split), sum(outputs[role].flatten(1).shape[1] for role in roles))
 
-    def fit(self, *learners: Learner, data: Data | None = None, task: Task | None = None, **_: Any) -> Fitted:
+    def fit(self, *learners: Learner, data: Data | None = None, task: Task | None = None, **_: Any) -> FitResult:
         """Do the dry run."""
         self._dry_run(learners, self.data if data is None else data, self.task if task is None else task)
         self.fits_tried += 1
-        return Fitted((), {})
+        return FitResult((), {})
 
     def check(self, *learners: Learner) -> None:
         """Do the dry run."""
@@ -66,8 +66,8 @@ class Rehearsal(Run):
 
     def _dry_run(self, learners: Sequence[Learner], data: Data, task: Task) -> None:
         self.check_labels(learners)
-        roles = {learner: roles_of(learner, learners) for learner in learners}
-        dry_run(learners, roles, task, data, first_batch(data, torch.device("cpu")), train_mode=False)
+        roles = {learner: roles_to_read(learner, learners) for learner in learners}
+        dry_run(learners, roles, task, data, example_batch(data, torch.device("cpu")), train_mode=False)
 
 
 def reads_teacher(

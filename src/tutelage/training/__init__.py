@@ -1,9 +1,20 @@
 """Training: learners, update rules and the one loop."""
 
 from tutelage.training.distiller import Distiller
-from tutelage.training.fit import Fitted, fit
+from tutelage.training.fit import FitResult, fit
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 from tutelage.training.updates import Alternating, Step, UpdateRule, in_turn, together
 
-__all__ = ["Alternating", "Distiller", "Fitted", "Learner", "Run", "Step", "UpdateRule", "fit", "in_turn", "together"]
+__all__ = [
+    "Alternating",
+    "Distiller",
+    "FitResult",
+    "Learner",
+    "Run",
+    "Step",
+    "UpdateRule",
+    "fit",
+    "in_turn",
+    "together",
+]

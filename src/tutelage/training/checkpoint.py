@@ -106,7 +106,7 @@ def read(path: Path) -> dict[str, Any]:
     return state
 
 
-def generators() -> dict[str, Any]:
+def rng_state() -> dict[str, Any]:
     """The state of every global random generator: torch's on CPU and GPUs, NumPy's, Python's."""
     numpy_state = np.random.get_state(legacy=False)
     return {
@@ -122,7 +122,7 @@ def generators() -> dict[str, Any]:
     }
 
 
-def restore_generators(state: dict[str, Any]) -> None:
+def restore_rng_state(state: dict[str, Any]) -> None:
     """Put every global random generator back to where ``generators`` found it."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
@@ -136,19 +136,19 @@ def restore_generators(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def generators_restored() -> Iterator[None]:
+def rng_state_restored() -> Iterator[None]:
     """Afterwards every global random generator is where it was."""
-    before = generators()
+    before = rng_state()
     try:
         yield
     finally:
-        restore_generators(before)
+        restore_rng_state(before)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Within it, every global random generator starts from this seed; afterwards each is where it was before."""
-    with generators_restored():
+    with rng_state_restored():
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)

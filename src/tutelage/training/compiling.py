@@ -59,7 +59,7 @@ class Compiling:
         for model in self._models if self.decided else ():
             model.uncompile()
 
-    def take_up(self, decided: bool | str | None) -> None:
+    def restore(self, decided: bool | str | None) -> None:
         """Go on as was decided, if it was and nobody has said otherwise."""
         if self.decided is None:
             self.decided = decided

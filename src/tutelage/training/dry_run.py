@@ -19,7 +19,7 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.state import dtype_hint
 from tutelage.tasks import Task
 from tutelage.terms.term import View
-from tutelage.training.learner import Learner, Lesson
+from tutelage.training.learner import ForwardPass, Learner
 
 SAMPLES = 4
 
@@ -42,13 +42,13 @@ def dry_run(
         roles: what is read of each learner's model on the batch at hand.
         task: what is asked of the networks.
         data: what they train on.
-        batch: from ``first_batch``.
+        batch: from ``example_batch``.
         train_mode: whether to run them as they train too.
     """
     taught_by = [model for learner in learners if learner.source is not None for model in learner.source.models]
     # The bare networks: what a Tapped has found out about its layers stays.
     networks = [model.module for model in (*taught_by, *(learner.model for learner in learners))]
-    lessons: dict[Learner, dict[View | None, Lesson]] = {}
+    passes: dict[Learner, dict[View | None, ForwardPass]] = {}
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(restore_state(*networks))
         cohort: dict[nn.Module, Outputs] = {}
@@ -63,15 +63,15 @@ def dry_run(
                 _check(task, who, cohort[learner.model], roles[learner], data)
                 _warn_of_probabilities(who, cohort[learner.model], task)
         for learner in learners:
-            lessons[learner] = _try_terms(learner, cohort, batch, task, data)
+            passes[learner] = _try_terms(learner, cohort, batch, task, data)
     for learner in learners if train_mode else ():
         with restore_state(learner.model, learner.modules), torch.no_grad():
             learner.train()
-            for view, lesson in lessons[learner].items():
+            for view, forward_pass in passes[learner].items():
                 read = roles[learner] if view is None else learner.roles(view)
                 if read:
                     who = f"learner {learner.name!r} in train mode"
-                    _check(task, who, _outputs(who, learner.model, lesson.batch, read, data), read, data)
+                    _check(task, who, _outputs(who, learner.model, forward_pass.batch, read, data), read, data)
 
 
 def _check(task: Task, who: str, outputs: Outputs, read: Sequence[str], data: Data) -> None:
@@ -80,7 +80,7 @@ def _check(task: Task, who: str, outputs: Outputs, read: Sequence[str], data: Da
         task.check(who, outputs, data)
 
 
-def first_batch(data: Data, device: torch.device) -> Batch:
+def example_batch(data: Data, device: torch.device) -> Batch:
     """A few training samples as they are, under both views."""
     batch = next(in_order(data.train.subset(torch.arange(min(SAMPLES, len(data.train)))), device=device, workers=0))
     index = batch.index.cpu()
@@ -123,10 +123,10 @@ def _warn_of_probabilities(who: str, outputs: Outputs, task: Task) -> None:
             return
 
 
-def not_finite(outputs: Outputs) -> tuple[str, float] | None:
+def first_non_finite(outputs: Outputs) -> tuple[str, float] | None:
     """The first role of which a value is NaN or infinite, and that value; a logit of -inf is a probability of 0."""
     for member in outputs.members:
-        if found := not_finite(member):
+        if found := first_non_finite(member):
             return found
     for role, values in {**({} if outputs.logits is None else {"logits": outputs.logits}), **outputs.features}.items():
         fine = values.isfinite() | values.isneginf() if role == "logits" else values.isfinite()
@@ -137,28 +137,28 @@ def not_finite(outputs: Outputs) -> tuple[str, float] | None:
 
 def _try_terms(
     learner: Learner, cohort: Mapping[nn.Module, Outputs], batch: Batch, task: Task, data: Data
-) -> dict[View | None, Lesson]:
-    lesson = Lesson(batch, cohort[learner.model], _teacher(learner, batch, None, cohort, task, data))
-    lessons: dict[View | None, Lesson] = {None: lesson}
+) -> dict[View | None, ForwardPass]:
+    forward_pass = ForwardPass(batch, cohort[learner.model], _teacher(learner, batch, None, cohort, task, data))
+    passes: dict[View | None, ForwardPass] = {None: forward_pass}
     for view in learner.views():
-        lessons[view] = _shown(learner, view, lesson, task, data)
+        passes[view] = _shown(learner, view, forward_pass, task, data)
     for name, weighted in learner.terms.items():
-        term, lesson = weighted.term, lessons[weighted.view]
-        teacher = lessons[None].student if weighted.between else lesson.teacher
+        term, forward_pass = weighted.term, passes[weighted.view]
+        teacher = passes[None].student if weighted.between else forward_pass.teacher
         try:
             with torch.autocast(batch.inputs.device.type, enabled=False):
-                term.build(lesson.student, teacher)
+                term.build(forward_pass.student, teacher)
             term.to(batch.inputs.device)
-            value = term(lesson.student, teacher, lesson.batch)
+            value = term(forward_pass.student, teacher, forward_pass.batch)
         except TutelageError:
             raise
         except NETWORK_ERRORS as error:
             raise TutelageError(
                 f"term {name!r} of learner {learner.name!r} failed on a first batch, with student "
-                f"{_shapes(lesson.student)} and teacher {_shapes(teacher)}: {one_line(error)}"
+                f"{_shapes(forward_pass.student)} and teacher {_shapes(teacher)}: {one_line(error)}"
             ) from error
-        _check_value(f"term {name!r} of learner {learner.name!r}", value, len(lesson.batch))
-    return lessons
+        _check_value(f"term {name!r} of learner {learner.name!r}", value, len(forward_pass.batch))
+    return passes
 
 
 def _teacher(
@@ -181,13 +181,13 @@ def _teacher(
     if not learner.source.reads:  # a cohort has been looked at already
         who = f"the teacher of learner {learner.name!r}"
         _check(task, who, teacher, wanted, data)
-        if found := not_finite(teacher):
-            raise NonFiniteError(teacher_not_finite(learner.name, *found))
+        if found := first_non_finite(teacher):
+            raise NonFiniteError(non_finite_teacher(learner.name, *found))
         _warn_of_probabilities(who, teacher, task)
     return teacher
 
 
-def teacher_not_finite(name: str, role: str, value: float) -> str:
+def non_finite_teacher(name: str, role: str, value: float) -> str:
     """What is wrong with a teacher whose outputs are not finite, and what to look at."""
     return (
         f"the teacher of learner {name!r} gives {value} for {role}; check its weights, its normalisation and, in half "
@@ -195,10 +195,10 @@ def teacher_not_finite(name: str, role: str, value: float) -> str:
     )
 
 
-def _shown(learner: Learner, view: View, lesson: Lesson, task: Task, data: Data) -> Lesson:
+def _shown(learner: Learner, view: View, forward_pass: ForwardPass, task: Task, data: Data) -> ForwardPass:
     who = f"{type(view).__name__} of learner {learner.name!r}"
     try:
-        batch: object = view(lesson.batch, lesson.student, lesson.teacher)
+        batch: object = view(forward_pass.batch, forward_pass.student, forward_pass.teacher)
     except TutelageError:
         raise
     except NETWORK_ERRORS as error:
@@ -213,7 +213,7 @@ def _shown(learner: Learner, view: View, lesson: Lesson, task: Task, data: Data)
     student = _outputs(
         f"learner {learner.name!r}, shown {type(view).__name__},", learner.model, batch, learner.roles(view), data
     )
-    return Lesson(batch, student, _teacher(learner, batch, view, {}, task, data))
+    return ForwardPass(batch, student, _teacher(learner, batch, view, {}, task, data))
 
 
 def _check_value(who: str, value: object, samples: int) -> None:

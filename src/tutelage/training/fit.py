@@ -23,7 +23,7 @@ from tutelage.training.updates import UpdateRule, together
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """What a fit leaves behind, beside the models themselves.
 
     Attributes:
@@ -52,7 +52,7 @@ def fit(
     report: Callable[[Record], None] | None = None,
     processes: Processes | None = None,
     task: Task | None = None,
-) -> Fitted:
+) -> FitResult:
     """Train learners on a data set, in place.
 
     Args:
@@ -114,7 +114,7 @@ def fit(
     for learner in learners:
         learner.model.eval()
         learner.deployed.eval()
-    return Fitted(tuple(loop.history), loop.selection.selected)
+    return FitResult(tuple(loop.history), loop.selection.selected)
 
 
 def _go_on(loop: Loop, checkpoints: Checkpoints) -> None:

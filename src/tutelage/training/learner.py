@@ -1,4 +1,4 @@
-"""A model, who teaches it, and what it is to match."""
+"""A network that is trained, its teacher, and its loss terms."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tutelage.terms.term import Term, View, Weighted
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """A batch, and what student and teacher gave for it."""
+class ForwardPass:
+    """A batch with the outputs of student and teacher for it."""
 
     batch: Batch
     student: Outputs
@@ -26,26 +26,25 @@ class Lesson:
 
 
 class Learner:
-    """A student with its source and its terms.
+    """A student with its source of teacher outputs and its terms.
 
-    Its loss is the sum over terms of weight x mean over the batch of sample weight x value. A term with a value per
-    sample is averaged here, over all B samples (one without a label counts, with the 0 that label losses give it); one
-    that has a single value is taken as it is. A term whose weight is 0 is not computed, nor is a view that only such
-    terms want.
+    The loss is the sum over terms of weight x mean over the batch of sample weight x value. If a term returns one value
+    per sample, the mean is over all B samples (for unlabelled samples, label losses return 0); if it returns a scalar,
+    that is used as it is. Terms of weight 0, and views that only such terms read, are not computed.
 
     Args:
-        model: what learns.
-        source: who teaches; ``None`` for label losses alone.
-        terms: what is matched, by a name that metrics and errors use. ``0.9 * SoftTargets(4)`` weighs one; a weight may
-            be a function of progress in [0, 1].
-        trains: which parameters learn, by their names in the model's own ``state_dict``; all of them if ``None``. What
-            does not require gradients never learns. Parts of the network of which no weight learns stay in eval mode:
-            their weights and their buffers, running statistics among them, do not change.
-        sample_weight: a weight per sample, ``(lesson, progress) -> (B,)``, for every term with a value per sample. It
-            is asked without gradients, once a step for each batch on which such a term counts. One that is an
-            ``nn.Module`` is moved and kept with the learner: its buffers are its state.
-        deployed: the network that is judged and kept, where that is not ``model`` itself but a part of it.
-        name: what metrics and errors call it.
+        model: the network that is trained.
+        source: the teacher; ``None`` for label losses alone.
+        terms: the loss terms by the name used in metrics and errors. ``0.9 * SoftTargets(4)`` is a weighted term; a
+            weight can be a function of progress in [0, 1].
+        trainable: which parameters are trained, a function of their names in the model's own ``state_dict``; by default
+            all. Parameters that do not require gradients stay frozen. Fully frozen submodules stay in eval mode:
+            neither their parameters nor their buffers (running statistics) change.
+        sample_weight: a weight per sample, ``(forward_pass, progress) -> (B,)``, for all terms with a value per sample.
+            It is called without gradients, once per step for each batch that such a term reads. An ``nn.Module`` is
+            moved to the device and saved with the learner: its buffers are its state.
+        deployed: the network that is evaluated and saved, if that is a part of ``model`` rather than all of it.
+        name: the learner's name in metrics and errors.
     """
 
     def __init__(
@@ -54,8 +53,8 @@ class Learner:
         source: Source | None,
         terms: Mapping[str, Term | Weighted],
         *,
-        trains: Callable[[str], bool] | None = None,
-        sample_weight: Callable[[Lesson, float], Tensor] | None = None,
+        trainable: Callable[[str], bool] | None = None,
+        sample_weight: Callable[[ForwardPass, float], Tensor] | None = None,
         deployed: Tapped | None = None,
         name: str = "student",
     ) -> None:
@@ -65,37 +64,37 @@ class Learner:
         self.model, self.source, self.name = model, source, name
         self.deployed = model if deployed is None else deployed
         self.terms = {key: term if isinstance(term, Weighted) else Weighted(term) for key, term in terms.items()}
-        self.trains, self.sample_weight = trains, sample_weight
+        self.trainable, self.sample_weight = trainable, sample_weight
         self.modules = nn.ModuleDict({key: weighted.term for key, weighted in self.terms.items()})
-        """Its terms, as one module: what they own is trained, moved and kept with the learner."""
+        """The terms as one module: their parameters are trained, moved and saved with the learner."""
         if isinstance(sample_weight, nn.Module):
             self.modules["sample_weight"] = sample_weight
         self._modes: list[tuple[nn.Module, bool]] = []
 
     def views(self, progress: float | None = None) -> tuple[View, ...]:
-        """The views that its terms want; with ``progress``, those of terms that count at this point of the run."""
+        """The views of its terms; with ``progress``, only of terms whose weight is not 0 then."""
         return tuple(dict.fromkeys(w.view for w in self._active(progress) if w.view is not None))
 
     def roles(self, view: View | None = None) -> tuple[str, ...]:
-        """What is read of the student on the batch at hand, by terms and by views; or what terms read on a view's."""
+        """The student's roles that terms and views read on the current batch, or that terms read on a view's batch."""
         readers: list[Term | View] = [w.term for w in self._active(None) if w.view is view]
         readers += () if view else self.views()
-        found = [role for reader in readers for role in reader.roles]
-        if view is None:  # where the student's own answer stands for a teacher's
-            found += [role for w in self._active(None) if w.between for role in w.term.teacher_roles]
-        return tuple(dict.fromkeys(found))
+        roles = [role for reader in readers for role in reader.roles]
+        if view is None:  # ``term.between(view)`` uses the student's outputs in place of a teacher's
+            roles += [role for w in self._active(None) if w.between for role in w.term.teacher_roles]
+        return tuple(dict.fromkeys(roles))
 
     def reads(self, roles: Collection[str]) -> bool:
-        """Whether any of its terms reads one of these roles of the student."""
+        """Whether a term reads one of these roles of the student."""
         return any(role in roles for view in (None, *self.views()) for role in self.roles(view))
 
     @property
     def reads_labels(self) -> bool:
-        """Whether any term that can have a weight needs labels."""
+        """Whether a term whose weight is not always 0 needs labels."""
         return any(w.term.reads_labels and not w.is_off for w in self.terms.values())
 
     def teacher_roles(self, progress: float | None = None, view: View | None = None) -> tuple[str, ...]:
-        """The same of the teacher; with ``progress``, by those that count at this point of the run."""
+        """The teacher's roles that are read; with ``progress``, only by terms whose weight is not 0 then."""
         readers: list[Term | View] = [w.term for w in self._active(progress) if w.view is view and not w.between]
         readers += () if view else self.views(progress)
         return tuple(dict.fromkeys(role for reader in readers for role in reader.teacher_roles))
@@ -104,19 +103,19 @@ class Learner:
         return [w for w in self.terms.values() if progress is None or w.at(progress)]
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What the optimiser is given: the parameters that learn, and those of the terms."""
+        """The parameters for the optimizer: the model's trainable ones and those of the terms."""
         yield from (
-            parameter for name, parameter in self.model.module.named_parameters() if self._learns(name, parameter)
+            parameter for name, parameter in self.model.module.named_parameters() if self._is_trainable(name, parameter)
         )
         yield from (p for p in self.modules.parameters() if p.requires_grad)
 
-    def _learns(self, name: str, parameter: nn.Parameter) -> bool:
-        return parameter.requires_grad and (self.trains is None or self.trains(name))
+    def _is_trainable(self, name: str, parameter: nn.Parameter) -> bool:
+        return parameter.requires_grad and (self.trainable is None or self.trainable(name))
 
     def train(self) -> None:
-        """Train mode, except for the parts of the network of which no weight learns."""
+        """Set train mode, except for fully frozen submodules."""
         if self._modes and all(module.training is mode for module, mode in self._modes):
-            return  # asked in each step: to look costs a hundredth of what it costs to set
+            return  # called in each step: checking the modes costs a hundredth of setting them
         self.model.train()
         self.modules.train()
         for module in self._frozen():
@@ -124,33 +123,34 @@ class Learner:
         self._modes = [(module, module.training) for root in (self.model, self.modules) for module in root.modules()]
 
     def _frozen(self) -> Iterator[nn.Module]:
-        """The submodules of which no weight learns.
+        """The submodules without trainable parameters.
 
-        One without weights is as the module around it, unless ``trains`` names what learns and it has buffers.
+        A submodule without parameters counts as the module that contains it; but with ``trainable``, one that has
+        buffers is frozen.
         """
-        weights: dict[str, bool] = {}  # whether any learns, by the name of each submodule that has weights
+        trained: dict[str, bool] = {}  # by name of each submodule with parameters: whether one of them is trainable
         for name, parameter in self.model.module.named_parameters(remove_duplicate=False):
-            learns, around = self._learns(name, parameter), name
-            while around:
-                around = around.rpartition(".")[0]
-                weights[around] = weights.get(around, False) or learns
+            is_trainable, ancestor = self._is_trainable(name, parameter), name
+            while ancestor:
+                ancestor = ancestor.rpartition(".")[0]
+                trained[ancestor] = trained.get(ancestor, False) or is_trainable
         for name, module in self.model.module.named_modules():
-            around = name
-            while around and around not in weights:
-                around = around.rpartition(".")[0]
-            only_buffers = name not in weights and next(module.buffers(recurse=False), None) is not None
-            if not weights.get(around, True) or (only_buffers and self.trains is not None):
+            ancestor = name
+            while ancestor and ancestor not in trained:
+                ancestor = ancestor.rpartition(".")[0]
+            only_buffers = name not in trained and next(module.buffers(recurse=False), None) is not None
+            if not trained.get(ancestor, True) or (only_buffers and self.trainable is not None):
                 yield module
 
-    def loss(self, lessons: Mapping[View | None, Lesson], progress: float) -> tuple[Tensor, Tensor]:
-        """The total (), and each term's unweighted mean (terms,), detached; 0 for a term whose weight is 0.
+    def loss(self, passes: Mapping[View | None, ForwardPass], progress: float) -> tuple[Tensor, Tensor]:
+        """The loss (), and each term's unweighted mean (terms,), detached; 0 for a term whose weight is 0.
 
         Args:
-            lessons: the batch at hand under ``None``, and those that the views made.
-            progress: how far the run is, in [0, 1).
+            passes: by view, with the current batch under ``None``.
+            progress: the completed share of the fit, in [0, 1).
         """
         weights: dict[View | None, Tensor | None] = {}
-        device = lessons[None].batch.inputs.device
+        device = passes[None].batch.inputs.device
         total: Tensor | float = 0.0
         values = []
         for weighted in self.terms.values():
@@ -158,12 +158,12 @@ class Learner:
             if factor == 0:
                 values.append(torch.zeros((), device=device))
                 continue
-            lesson = lessons[weighted.view]
-            teacher = lessons[None].student if weighted.between else lesson.teacher
-            value = weighted.term(lesson.student, teacher, lesson.batch)
+            forward_pass = passes[weighted.view]
+            teacher = passes[None].student if weighted.between else forward_pass.teacher
+            value = weighted.term(forward_pass.student, teacher, forward_pass.batch)
             if value.ndim:
                 if weighted.view not in weights:
-                    weights[weighted.view] = self._sample_weights(lesson, progress)
+                    weights[weighted.view] = self._sample_weights(forward_pass, progress)
                 weight = weights[weighted.view]
                 value = (value if weight is None else value * weight.to(value)).mean()
             values.append(value.detach().float())
@@ -173,15 +173,15 @@ class Learner:
         return total, torch.stack(values)
 
     @torch.no_grad()
-    def _sample_weights(self, lesson: Lesson, progress: float) -> Tensor | None:
-        """How much each sample counts: by the batch itself and by the learner's own weighting; ``None`` is 1."""
-        batch = lesson.batch
+    def _sample_weights(self, forward_pass: ForwardPass, progress: float) -> Tensor | None:
+        """The product of the batch's and the learner's sample weights, (B,); ``None`` if all are 1."""
+        batch = forward_pass.batch
         if self.sample_weight is None:
             return batch.weight
-        weight = self.sample_weight(lesson, progress)
+        weight = self.sample_weight(forward_pass, progress)
         if weight.shape != (len(batch),):
             raise TutelageError(
-                f"sample_weight of learner {self.name!r} must give one number a sample, ({len(batch)},); "
-                f"it gave shape {tuple(weight.shape)}"
+                f"sample_weight of learner {self.name!r} must return one number per sample, ({len(batch)},); "
+                f"it returned shape {tuple(weight.shape)}"
             )
         return weight if batch.weight is None else weight * batch.weight

@@ -19,9 +19,9 @@ from tutelage.data.orders import Order
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.models.state import check_state, shared_tensors, shared_tensors_error
 from tutelage.tasks import Task
-from tutelage.training.checkpoint import Checkpoints, generators, generators_restored, restore_generators
+from tutelage.training.checkpoint import Checkpoints, restore_rng_state, rng_state, rng_state_restored
 from tutelage.training.compiling import Compiling
-from tutelage.training.dry_run import dry_run, first_batch, not_finite, teacher_not_finite
+from tutelage.training.dry_run import dry_run, example_batch, first_non_finite, non_finite_teacher
 from tutelage.training.hardware import autocast, place
 from tutelage.training.learner import Learner
 from tutelage.training.meter import Meter
@@ -33,7 +33,7 @@ from tutelage.training.updates import Step, UpdateRule
 CHECK_EVERY = 50  # steps between looks for NaN: a look waits for the device
 
 Record = dict[str, Any]
-RECORDED = {"epoch", "lr", "learners", "forward_passes", "seconds"}
+RECORD_FIELDS = {"epoch", "lr", "learners", "forward_passes", "seconds"}
 """The fields of every record."""
 
 
@@ -78,10 +78,10 @@ class Loop:
         self.models = tuple(dict.fromkeys([*own, *taught_by]))
         self.learning = tuple(learner.model for learner in learners)
         self.teaching = tuple(model for model in self.models if model not in self.learning)
-        self.roles = {learner: roles_of(learner, learners) for learner in learners}
+        self.roles = {learner: roles_to_read(learner, learners) for learner in learners}
         # What is built and what is tried draws numbers; training draws the same without it.
-        with generators_restored():
-            batch = first_batch(data, device)
+        with rng_state_restored():
+            batch = example_batch(data, device)
             for models in (*((learner.model, learner.deployed) for learner in learners), *((m,) for m in taught_by)):
                 place(*dict.fromkeys(models), hardware=hardware, example=batch.inputs)
             with autocast(hardware):
@@ -115,8 +115,8 @@ class Loop:
             factor = lr_factor(self.recipe, place_in_run, steps)
             step = self._step(batch, place_in_run, place_in_run / (self.recipe.epochs * steps), factor)
             self.update(step)
-            for learner, values in step.values.items():
-                meters[learner].add(number, values, step.learnt[learner], batch)
+            for learner, values in step.term_values.items():
+                meters[learner].add(number, values, step.trained_outputs[learner], batch)
             if (number + 1) % CHECK_EVERY == 0 or number + 1 == steps:
                 self._check_finite(meters, epoch, checkpoints)
         self._check_weights(epoch, checkpoints)
@@ -171,15 +171,15 @@ class Loop:
 
     def _check_finite(self, meters: Mapping[Learner, Meter], epoch: int, checkpoints: Checkpoints | None) -> None:
         for learner, meter in meters.items():
-            bad = meter.first_not_finite(self.processes)
+            bad = meter.first_non_finite(self.processes)
             if bad is None:
                 continue
             indices = self.batches.indices(epoch, bad.step).tolist()
             shown = ", ".join(map(str, indices[:8])) + (", …" if len(indices) > 8 else "")
-            if found := self._teacher_not_finite(learner, epoch * len(self.batches) + bad.step, bad.term):
+            if found := self._non_finite_teacher(learner, epoch * len(self.batches) + bad.step, bad.term):
                 raise NonFiniteError(
                     f"epoch {epoch + 1}, step {bad.step + 1}, on the batch of samples [{shown}]: "
-                    f"{teacher_not_finite(learner.name, *found)}{_kept(checkpoints)}",
+                    f"{non_finite_teacher(learner.name, *found)}{_kept(checkpoints)}",
                     indices,
                 )
             raise NonFiniteError(
@@ -190,14 +190,14 @@ class Loop:
             )
 
     @torch.no_grad()
-    def _teacher_not_finite(self, learner: Learner, step: int, term: str) -> tuple[str, float] | None:
+    def _non_finite_teacher(self, learner: Learner, step: int, term: str) -> tuple[str, float] | None:
         """The role and the value of what a learner's source gives, once more, for a batch if that is not finite."""
         source, view = learner.source, learner.terms[term].view
         roles = {*learner.teacher_roles(), *learner.teacher_roles(view=view)}
         if source is None or source.reads or not roles:
             return None
         with autocast(self.hardware):
-            return not_finite(source(self.batches.at(step), tuple(roles), {}))
+            return first_non_finite(source(self.batches.at(step), tuple(roles), {}))
 
     def _check_weights(self, epoch: int, checkpoints: Checkpoints | None) -> None:
         """A last step can ruin the weights after its loss was still finite; such weights must not be kept."""
@@ -227,7 +227,7 @@ class Loop:
             "selected": self.selection.state_dict(),
             "history": self.history,
             "compiled": self.compiling.decided,
-            "generators": generators(),
+            "generators": rng_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -247,10 +247,10 @@ class Loop:
         self.history = [dict(record) for record in state["history"]]
         names = {learner.name for learner in self.learners}
         for record in self.history:
-            if not record.keys() >= RECORDED or dict(record["learners"]).keys() != names:
+            if not record.keys() >= RECORD_FIELDS or dict(record["learners"]).keys() != names:
                 raise ValueError("its history is none of these learners")
-        self.compiling.take_up(state.get("compiled"))
-        restore_generators(state["generators"])
+        self.compiling.restore(state.get("compiled"))
+        restore_rng_state(state["generators"])
 
 
 def _check_learners(learners: Sequence[Learner]) -> None:
@@ -290,7 +290,7 @@ def _check_networks(learners: Sequence[Learner]) -> None:
         others = [model for model in learner.source.models if model is not learner.model]
         for teacher in (model for model in others if not any(p.requires_grad for p in model.parameters())):
             shared = shared_tensors(learner.model.module, teacher.module)
-            if trained := [name for name in shared if learner.trains is None or learner.trains(name)]:
+            if trained := [name for name in shared if learner.trainable is None or learner.trainable(name)]:
                 raise TutelageError(shared_tensors_error(f"learner {learner.name!r}", "its teacher", trained))
 
 
@@ -299,12 +299,12 @@ def _nonempty(learner: Learner, parameters: Any) -> list[nn.Parameter]:
     if not found:
         raise TutelageError(
             f"learner {learner.name!r} has nothing to train: every parameter is frozen. "
-            "Is its model also somebody's frozen teacher, or does trains=... leave none?"
+            "Is its model also somebody's frozen teacher, or does trainable=... leave none?"
         )
     return found
 
 
-def roles_of(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
+def roles_to_read(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
     """What to read of a learner's model: what its own terms need, and those of whom it teaches."""
     wanted = list(learner.roles())
     for other in cohort:

@@ -15,7 +15,7 @@ from tutelage.training.processes import Processes
 
 
 @dataclass(frozen=True, slots=True)
-class NotFinite:
+class NonFinite:
     """A value that is NaN or infinite, and where it came up."""
 
     step: int
@@ -44,7 +44,7 @@ class Meter:
         if tally is not None:
             self._tally = tally if self._tally is None else self._tally + tally
 
-    def first_not_finite(self, processes: Processes) -> NotFinite | None:
+    def first_non_finite(self, processes: Processes) -> NonFinite | None:
         """The first value that is not finite, in any process, among those added since the last look."""
         new, self._looked = slice(self._looked, None), len(self._values)
         if not self._values[new]:
@@ -54,7 +54,7 @@ class Meter:
         if not bool(bad.any()):
             return None
         row, column = bad.nonzero()[0].tolist()
-        return NotFinite(self._steps[new][row], self.terms[column], float(table[row, column]))
+        return NonFinite(self._steps[new][row], self.terms[column], float(table[row, column]))
 
     def means(self, processes: Processes) -> dict[str, float]:
         """Each term's mean over the epoch, and ``train_`` and the task's main metric on the labels given."""

@@ -5,6 +5,6 @@ from __future__ import annotations
 import math
 
 
-def rise(progress: float, ramp: float) -> float:
+def sigmoid_ramp_up(progress: float, ramp: float) -> float:
     """exp(-5 (1 - t / ramp)^2) when a share t of the run is done, and 1 from ``ramp`` on."""
     return math.exp(-5 * (1 - progress / ramp) ** 2) if progress < ramp else 1.0

@@ -22,8 +22,8 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen, TeacherCache
 from tutelage.tasks import Task, find, recognised
 from tutelage.terms.term import Term, Weighted
-from tutelage.training.checkpoint import Checkpoints, generators_restored, seeded
-from tutelage.training.fit import Fitted, fit
+from tutelage.training.checkpoint import Checkpoints, rng_state_restored, seeded
+from tutelage.training.fit import FitResult, fit
 from tutelage.training.hardware import place, resolve
 from tutelage.training.learner import Learner
 from tutelage.training.loop import Loop, Record
@@ -32,7 +32,7 @@ from tutelage.training.selection import Selected
 from tutelage.training.updates import UpdateRule, together
 
 
-def first_weights(seed: int, number: int = 0) -> AbstractContextManager[None]:
+def initial_weights(seed: int, number: int = 0) -> AbstractContextManager[None]:
     """Within it, the global random generators draw the weights of the student of this number."""
     return seeded(mix(seed, 2, number))
 
@@ -84,7 +84,7 @@ class Run:
         """What is asked of the student: what the data's targets are for, unless the method is for another task."""
         self._begun = False
         self.notes: dict[str, Any] = {}
-        self.fits: list[Fitted] = []
+        self.fits: list[FitResult] = []
         self.selected: dict[Tapped, Selected] = {}
 
     def begin(self, task: Task) -> None:
@@ -111,7 +111,7 @@ class Run:
         Those of number 0 depend on the seed alone, so that students of one seed start alike whatever the method; each
         further number has other ones.
         """
-        with first_weights(self.seed, number):
+        with initial_weights(self.seed, number):
             model = self._student()
         self._check_unshared(model)
         return self._suited(model)
@@ -210,7 +210,7 @@ class Run:
             (N, C) logits, or (N, K) of roles that are vectors; float32 on the CPU.
         """
         hardware = resolve(self.hardware, self.processes)
-        with generators_restored():
+        with rng_state_restored():
             example = next(in_order(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
             place(model, hardware=hardware, example=example)
         if tuple(roles) == ("logits",):
@@ -260,7 +260,7 @@ class Run:
         until: Callable[[Record], bool] | None = None,
         task: Task | None = None,
         **changes: Any,
-    ) -> Fitted:
+    ) -> FitResult:
         """Train learners together, in place.
 
         Args:

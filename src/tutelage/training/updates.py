@@ -16,7 +16,7 @@ from tutelage.errors import unknown
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.terms.term import View
-from tutelage.training.learner import Learner, Lesson
+from tutelage.training.learner import ForwardPass, Learner
 
 
 class Step:
@@ -28,7 +28,7 @@ class Step:
         progress: how far the run is, in [0, 1).
         learners: the cohort, in order.
         outputs: what each model last gave for this batch; the cohort that ``Peers`` reads.
-        values, learnt: each learner's terms and outputs in the pass that it learnt from, for the history.
+        term_values, trained_outputs: each learner's terms and outputs in the pass that it learnt from, for the history.
     """
 
     def __init__(
@@ -45,8 +45,8 @@ class Step:
     ) -> None:
         self.batch, self.number, self.progress, self.learners = batch, number, progress, learners
         self.outputs: dict[nn.Module, Outputs] = {}
-        self.values: dict[Learner, Tensor] = {}
-        self.learnt: dict[Learner, Outputs] = {}
+        self.term_values: dict[Learner, Tensor] = {}
+        self.trained_outputs: dict[Learner, Outputs] = {}
         self._taught: dict[Learner, Outputs | None] = {}
         self._streams, self._roles, self._apply, self._autocast = streams, roles, apply, autocast
 
@@ -66,30 +66,30 @@ class Step:
         would drive what backward reads out of the processor's caches.
         """
         if learner.source is not None and not learner.source.reads:
-            self._taught[learner] = self.teach(learner)
+            self._taught[learner] = self.teacher_outputs(learner)
         if roles := self._roles[learner]:
             with sdpa_kernel(SDPBackend.MATH) if eager else self._autocast():
                 outputs = learner.model.tap(self.batch.inputs, roles, eager=eager)
         else:
             outputs = Outputs(None)
         self.outputs[learner.model] = outputs
-        self.learnt[learner] = outputs
+        self.trained_outputs[learner] = outputs
         return outputs
 
-    def _shown(self, learner: Learner, view: View, student: Outputs, teacher: Outputs | None) -> Lesson:
+    def _shown(self, learner: Learner, view: View, student: Outputs, teacher: Outputs | None) -> ForwardPass:
         """Make a view's batch, and show it to the learner's model, with gradients, and to its source."""
         with self._autocast():
             batch = replace(view(self.batch, student.detach(), teacher), key=None)
-            with nullcontext() if view.updates_statistics else statistics_kept(learner.model):
+            with nullcontext() if view.updates_statistics else frozen_running_statistics(learner.model):
                 answer = learner.model.tap(batch.inputs, learner.roles(view))
-        return Lesson(batch, answer, self.teach(learner, batch, view))
+        return ForwardPass(batch, answer, self.teacher_outputs(learner, batch, view))
 
     def refresh(self, learner: Learner) -> None:
         """Run an updated model once more, for its peers: train mode, no gradients, running statistics untouched."""
-        with torch.no_grad(), statistics_kept(learner.model), self._autocast():
+        with torch.no_grad(), frozen_running_statistics(learner.model), self._autocast():
             self.outputs[learner.model] = learner.model.tap(self.batch.inputs, self._roles[learner])
 
-    def teach(self, learner: Learner, batch: Batch | None = None, view: View | None = None) -> Outputs | None:
+    def teacher_outputs(self, learner: Learner, batch: Batch | None = None, view: View | None = None) -> Outputs | None:
         """What the learner's source answers to the batch at hand, or to a view's, if any of the terms asks now."""
         roles = learner.teacher_roles(self.progress, view)
         if learner.source is None or not roles:
@@ -102,11 +102,11 @@ class Step:
     def loss(self, learner: Learner) -> Tensor:
         """The learner's loss on what its model last gave with gradients, computed in full precision."""
         student = self.outputs[learner.model]
-        teacher = self._taught.pop(learner) if learner in self._taught else self.teach(learner)
-        lessons: dict[View | None, Lesson] = {None: Lesson(self.batch, student, teacher)}
+        teacher = self._taught.pop(learner) if learner in self._taught else self.teacher_outputs(learner)
+        passes: dict[View | None, ForwardPass] = {None: ForwardPass(self.batch, student, teacher)}
         for view in learner.views(self.progress):
-            lessons[view] = self._shown(learner, view, student, teacher)
-        total, self.values[learner] = learner.loss(lessons, self.progress)
+            passes[view] = self._shown(learner, view, student, teacher)
+        total, self.term_values[learner] = learner.loss(passes, self.progress)
         return total
 
     def update(self, learner: Learner, loss: Tensor) -> None:
@@ -160,7 +160,7 @@ class Alternating:
 
 
 @contextmanager
-def statistics_kept(model: Tapped) -> Iterator[None]:
+def frozen_running_statistics(model: Tapped) -> Iterator[None]:
     """Within it, batch normalisation in train mode uses the batch and leaves its running statistics alone."""
     tracking = [m for m in model.modules() if m.training and getattr(m, "track_running_stats", False)]
     for module in tracking:

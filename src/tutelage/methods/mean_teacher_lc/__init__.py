@@ -14,7 +14,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, SecondView
 from tutelage.terms import CrossEntropy, SoftmaxMSE, Term, Weighted
 from tutelage.training.learner import Learner
-from tutelage.training.ramp import rise
+from tutelage.training.ramp import sigmoid_ramp_up
 from tutelage.training.run import Run
 
 
@@ -77,7 +77,7 @@ def mean_teacher_lc(
     has_unlabelled = labels.ndim == 1 and bool((labels == UNLABELLED).any())
     terms: dict[str, Term | Weighted] = {
         "ce": (size / first if has_unlabelled else 1.0) * CrossEntropy(),  # the learner divides by the whole batch
-        "consistency": (lambda progress: consistency * rise(progress, consistency_ramp)) * SoftmaxMSE(),
+        "consistency": (lambda progress: consistency * sigmoid_ramp_up(progress, consistency_ramp)) * SoftmaxMSE(),
     }
     if clustering:
         terms["clustering"] = LocalClustering(threshold, quantile) * (
@@ -90,4 +90,4 @@ def mean_teacher_lc(
 
 def rise_from(start: float, progress: float, ramp: float) -> float:
     """r at this progress of the run: 0 up to ``start``, then rising."""
-    return rise(progress - start, ramp) if progress > start else 0.0
+    return sigmoid_ramp_up(progress - start, ramp) if progress > start else 0.0

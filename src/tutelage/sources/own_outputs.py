@@ -7,10 +7,10 @@ from collections.abc import Collection
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
-from tutelage.sources.source import NOBODY, Cohort, Source
+from tutelage.sources.source import NO_COHORT, Cohort, Source
 
 
-class Own(Source):
+class OwnOutputs(Source):
     """What the learner's own model gave for this batch, detached: its ensemble, or its last layer, as a target.
 
     Args:
@@ -21,10 +21,10 @@ class Own(Source):
     """
 
     def __init__(self, model: Tapped) -> None:
-        check_tapped("Own", model)
+        check_tapped("OwnOutputs", model)
         self.reads = (model,)
 
-    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NOBODY) -> Outputs:
+    def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """The model's outputs for this batch."""
         if self.reads[0] not in cohort:
             raise ValueError("a model teaches itself on the batch at hand alone, and as a learner of this fit")

@@ -13,7 +13,7 @@ from tutelage.data import Data
 from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.sources import Own, Source
+from tutelage.sources import OwnOutputs, Source
 from tutelage.terms import CrossEntropy, SoftTargets, Term, View
 from tutelage.training import Learner, fit
 
@@ -32,7 +32,7 @@ def test_it_gives_what_the_model_gave_and_no_gradient_flows(tiny_model: Net, bat
     model = tiny_model()
     gave = model.tap(batch.inputs, ("logits", "stage1"))
     model.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
-    found = Own(model)(batch, ("logits",), {tiny_model(1): Outputs(torch.zeros(8, 4)), model: gave})
+    found = OwnOutputs(model)(batch, ("logits",), {tiny_model(1): Outputs(torch.zeros(8, 4)), model: gave})
     for role in ("logits", "stage1"):
         assert torch.equal(found[role], gave[role])
         assert gave[role].requires_grad
@@ -41,7 +41,7 @@ def test_it_gives_what_the_model_gave_and_no_gradient_flows(tiny_model: Net, bat
 
 def test_it_reads_the_model_and_runs_nothing(tiny_model: Net) -> None:
     model = tiny_model()
-    source = Own(model)
+    source = OwnOutputs(model)
     assert source.reads == (model,)
     assert source.models == ()
     assert source.state_dict() == {}
@@ -52,14 +52,14 @@ def test_it_reads_the_model_and_runs_nothing(tiny_model: Net) -> None:
 def test_a_model_that_gave_nothing_here_cannot_teach_itself(cohort: str, tiny_model: Net, batch: Batch) -> None:
     given: dict[nn.Module, Outputs] = {tiny_model(1): Outputs(torch.zeros(8, 4))} if cohort == "another" else {}
     with pytest.raises(ValueError, match="teaches itself on the batch at hand alone, and as a learner of this fit"):
-        Own(tiny_model())(batch, ("logits",), given)
+        OwnOutputs(tiny_model())(batch, ("logits",), given)
 
 
 def test_in_a_fit_a_model_is_as_far_from_itself_as_it_should_be(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     model = tiny_model(dropout=0.5)  # a second pass would differ
-    learner = Learner(model, Own(model), {"far": Far(), "kd": SoftTargets(2.0)})
+    learner = Learner(model, OwnOutputs(model), {"far": Far(), "kd": SoftTargets(2.0)})
     fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
     values = fitted.history[0]["learners"]["student"]
     assert values["far"] == 0
@@ -80,7 +80,7 @@ def test_features_that_it_teaches_are_captured_though_the_student_reads_none(
 
     model = tiny_model()
     recipe = Recipe(epochs=1, batch_size=16)
-    fitted = fit(Learner(model, Own(model), {"stage": Stage()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    fitted = fit(Learner(model, OwnOutputs(model), {"stage": Stage()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
     assert fitted.history[0]["learners"]["student"]["stage"] != 0
 
 
@@ -92,6 +92,6 @@ def test_on_a_view_it_is_refused_in_one_line(
             return batch
 
     model = tiny_model()
-    learner = Learner(model, Own(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Same())})
+    learner = Learner(model, OwnOutputs(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Same())})
     with refused("teacher of learner 'student'", "on the batch at hand alone"):  # type: ignore[attr-defined]
         fit(learner, data=tiny_data, hardware=on_cpu)
