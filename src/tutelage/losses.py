@@ -2,10 +2,13 @@
 
 ``soft_targets`` (Hinton), ``hint_loss`` (FitNets), ``flow_loss`` (FSP), ``attention_transfer``,
 ``similarity_preserving``, ``distance_relations`` and ``angle_relations`` (RKD) and ``mimicry_loss`` (deep mutual
-learning) compare a student with its teacher. Each docstring has the equation, the shapes and the source. A loss returns
-a value per sample, (B,), wherever it is defined for single samples; those that compare the samples of a batch with each
-other return one value, (). They compute in float32 also under autocast, and no gradient reaches the teacher, except in
-``sinkhorn_divergence`` and ``triplet_loss``, whose two arguments are equals.
+learning) compare a student with its teacher. For BSS, ``tutelage.attacks.boundary_attack`` moves samples to the
+teacher's decision boundary, on which ``soft_targets`` is computed; for ONE, ``soft_targets`` takes the gated ensemble
+as teacher. Each docstring has the equation, the shapes and the source.
+
+Losses that are defined for single samples return a value per sample, (B,); those that compare the samples of a batch
+with each other return one value, (). All compute in float32 also under autocast. No gradient reaches the teacher,
+except in ``sinkhorn_divergence``, which treats both arguments alike.
 
 ``tutelage.terms`` has the same losses as modules.
 """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.losses import mimicry_loss
 from tutelage.models.outputs import Outputs
 from tutelage.terms import CrossEntropy, Mimicry, SoftTargets
 
@@ -55,6 +56,16 @@ def test_mimicry_is_mean_over_peers_unlike_soft_targets_of_their_mean(temperatur
     assert dml.tolist() == pytest.approx(per_peer)
     assert dml_e.tolist() == pytest.approx(ensemble)
     assert (dml > dml_e + 1e-2).all()  # by Jensen's inequality
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_function_equals_term(temperature: float) -> None:
+    torch.manual_seed(0)
+    student, *peers = (2 * torch.randn(4, 5, 6)).unbind()
+    expected = Mimicry(temperature)(Outputs(student), Outputs.ensemble(tuple(map(Outputs, peers))), None)
+    assert torch.equal(mimicry_loss(student, *peers, temperature=temperature), expected)
+    single = SoftTargets(temperature)(Outputs(student), Outputs(peers[0]), None)
+    assert torch.equal(mimicry_loss(student, peers[0], temperature=temperature), single)
 
 
 def test_no_gradient_reaches_any_peer() -> None:
