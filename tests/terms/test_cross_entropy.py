@@ -35,8 +35,10 @@ def random_logits(*shape: int) -> Tensor:
 def test_equals_plain_loops(kind: str) -> None:
     logits, labels = random_logits(5, 4), [3, 0, 1, 1, 2]
     targets = F.one_hot(torch.tensor(labels), 4).double() if kind == "hard" else random_logits(5, 4).softmax(1)
-    given = torch.tensor(labels) if kind == "hard" else targets
-    assert cross_entropy(logits, given).tolist() == pytest.approx(by_hand(logits, targets.tolist()), rel=1e-12)
+    labels_or_targets = torch.tensor(labels) if kind == "hard" else targets
+    assert cross_entropy(logits, labels_or_targets).tolist() == pytest.approx(
+        by_hand(logits, targets.tolist()), rel=1e-12
+    )
 
 
 def test_gradient_is_p_minus_y() -> None:
@@ -82,9 +84,9 @@ def test_only_minus_one_means_no_label(label: int, refused: Callable[..., Any]) 
 def test_one_hot_labels_equal_hard_labels_for_extreme_logits(logits: list[float], value: float) -> None:
     for target in (torch.tensor([1]), torch.tensor([[0.0, 1, 0]])):
         z = torch.tensor([logits], requires_grad=True)
-        found = cross_entropy(z, target)
-        found.sum().backward()
-        assert found.tolist() == pytest.approx([value])
+        loss = cross_entropy(z, target)
+        loss.sum().backward()
+        assert loss.tolist() == pytest.approx([value])
         torch.testing.assert_close(z.grad, z.detach().softmax(1) - torch.tensor([[0.0, 1, 0]]))
 
 

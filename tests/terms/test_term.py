@@ -60,11 +60,11 @@ CASES = {
 }
 
 
-def those(which: Callable[[Case], bool]) -> pytest.MarkDecorator:
+def cases_where(which: Callable[[Case], bool]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items() if which(case)])
 
 
-every_term = those(lambda case: True)
+every_term = cases_where(lambda case: True)
 
 
 def outputs(seed: int, dtype: torch.dtype = torch.float32, requires_grad: bool = False) -> Outputs:
@@ -96,7 +96,7 @@ def test_returns_value_per_sample_or_scalar(case: Case) -> None:
     assert (value > 0).all()
 
 
-@those(lambda case: not case.whole)
+@cases_where(lambda case: not case.whole)
 def test_values_per_sample_are_independent_unless_scaled_by_batch(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
     term = built(case, student, teacher)
@@ -104,8 +104,8 @@ def test_values_per_sample_are_independent_unless_scaled_by_batch(case: Case) ->
         Outputs(of["logits"][1:2], {role: value[1:2] for role, value in of.features.items()})
         for of in (student, teacher)
     ]
-    among_others = term(student, teacher, None)[1:2]
-    assert torch.allclose(term(*alone, None), among_others, rtol=1e-5) == case.by_sample
+    in_batch = term(student, teacher, None)[1:2]
+    assert torch.allclose(term(*alone, None), in_batch, rtol=1e-5) == case.by_sample
 
 
 @every_term

@@ -127,9 +127,9 @@ def test_readme_form_has_the_same_gradient() -> None:
     s = torch.cat([outputs["logits"], outputs["abstain"]], 1).requires_grad_()
     p = s.softmax(1)
     readme_value = -(2.2 * p[torch.arange(5), labels] + p[:, -1]).log()
-    ours = gambler(s[:, :-1], s[:, -1:], labels, 2.2)
-    torch.testing.assert_close(ours - readme_value, torch.full((5,), math.log(2.2), dtype=torch.float64))
-    gradients = [torch.autograd.grad(value.sum(), s, retain_graph=True)[0] for value in (readme_value, ours)]
+    gambler_value = gambler(s[:, :-1], s[:, -1:], labels, 2.2)
+    torch.testing.assert_close(gambler_value - readme_value, torch.full((5,), math.log(2.2), dtype=torch.float64))
+    gradients = [torch.autograd.grad(value.sum(), s, retain_graph=True)[0] for value in (readme_value, gambler_value)]
     torch.testing.assert_close(*gradients)
 
 

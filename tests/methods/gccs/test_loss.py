@@ -58,11 +58,11 @@ def test_equals_twice_torch_kl_divergence(full: bool) -> None:
 
 def test_full_covariance_needs_enough_samples() -> None:
     """8 = 2 D samples of each class are enough, 7 are not; the gradient is finite in both cases."""
-    for samples, alike in ((32, False), (28, True)):
+    for samples, equal in ((32, False), (28, True)):
         outputs, labels = mixed(samples)
         outputs.requires_grad_()
         values = [gaussian_simplex(outputs, labels, 7.0, full=full) for full in (True, False)]
-        assert torch.equal(*values) == alike
+        assert torch.equal(*values) == equal
         values[0].backward()
         assert outputs.grad is not None
         assert outputs.grad.isfinite().all()

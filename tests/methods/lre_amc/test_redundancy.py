@@ -85,10 +85,12 @@ def test_elimination_equals_new_regression_at_each_step() -> None:
         assert removed == min(energies, key=lambda unit: energies[unit])
         remaining.remove(removed)
     # The steps equal the regression of the removed units on the remaining ones.
-    stays, gone = [*remaining, 7], list(elimination.removed)
+    remaining_columns, removed = [*remaining, 7], list(elimination.removed)
     penalised = gram + ridge * torch.eye(8, dtype=torch.float64)
-    at_once = torch.linalg.solve(penalised[stays][:, stays], penalised[stays][:, gone])
-    assert torch.allclose(elimination.transfer[gone][:, stays], at_once.T, atol=1e-9)
+    at_once = torch.linalg.solve(
+        penalised[remaining_columns][:, remaining_columns], penalised[remaining_columns][:, removed]
+    )
+    assert torch.allclose(elimination.transfer[removed][:, remaining_columns], at_once.T, atol=1e-9)
     assert torch.equal(elimination.transfer[stays][:, stays], torch.eye(4, dtype=torch.float64))
 
 

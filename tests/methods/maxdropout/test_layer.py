@@ -184,13 +184,13 @@ class Unwrapping(nn.Module):
         logits: Tensor = self.fc(self.first(self.b(self.first(self.a(x)))).mean((2, 3)))
         return logits
 
-    def first(self, given: Any) -> Tensor:
+    def first(self, container: Any) -> Tensor:
         result: Tensor = {
-            "tuple": lambda: given[0],
-            "list": lambda: given[0],
-            "named": lambda: given.first,
-            "mapping": lambda: given["map"],
-            "nested": lambda: given[0][0],
+            "tuple": lambda: container[0],
+            "list": lambda: container[0],
+            "named": lambda: container.first,
+            "mapping": lambda: container["map"],
+            "nested": lambda: container[0][0],
         }[self.kind]()
         return result
 
@@ -248,9 +248,9 @@ def sequential() -> Tapped:
 def test_sequential_stage_runs_layer_once() -> None:
     model = sequential()
     with after_stages(model, HALF) as layers:
-        given = model.tap(IMAGES, ("stage1",))["stage1"]
-    assert layers["stage1"].total == given.numel()
-    assert torch.equal(given, max_dropout(model.tap(IMAGES, ("stage1",))["stage1"], 0.5))
+        activations = model.tap(IMAGES, ("stage1",))["stage1"]
+    assert layers["stage1"].total == activations.numel()
+    assert torch.equal(activations, max_dropout(model.tap(IMAGES, ("stage1",))["stage1"], 0.5))
 
 
 def test_layers_follow_mode_and_copies_of_network(tiny_model: Callable[..., Tapped]) -> None:
