@@ -15,7 +15,7 @@ import tutelage
 from experiments import raw
 from experiments.paired import Experiment, Metric, main
 from tutelage.api import Result
-from tutelage.data import AsIs, Data, Split, open_data
+from tutelage.data import Data, NoAugmentation, Split, open_data
 from tutelage.data.barcodes import CHUNK
 from tutelage.data.ean13 import EAN13
 from tutelage.evaluation.predict import predict
@@ -56,7 +56,7 @@ def pool() -> Data:
     numbers = 1 + torch.arange(PICTURES)
     chunks = zip(torch.split(few.inputs, CHUNK), torch.split(numbers, CHUNK), strict=True)
     inputs = torch.cat([data.views(some, number) for some, number in chunks])
-    return replace(data, name="distorted barcodes", train=replace(few, inputs=inputs), views=AsIs())
+    return replace(data, name="distorted barcodes", train=replace(few, inputs=inputs), views=NoAugmentation())
 
 
 TUNING = 100  # the seed of the trials

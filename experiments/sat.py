@@ -12,7 +12,7 @@ from experiments.paired import Experiment, Metric, main
 from tutelage.attacks import AdversarialSamples, margin
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, open_data
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.evaluation import evaluate, pgd_accuracies
 from tutelage.methods import find
 from tutelage.models.outputs import Outputs
@@ -47,7 +47,7 @@ def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
 
 def violation(model: Tapped) -> float:
     """How far the rows of the plan of one training batch are from their marginals, in all (L1; at most 2)."""
-    batch = next(in_order(DIGITS.train, batch_size=RECIPE.batch_size, workers=0))
+    batch = next(evaluation_batches(DIGITS.train, batch_size=RECIPE.batch_size, workers=0))
     moved = AdversarialSamples(model, RADIUS, RADIUS / 4, 7)(batch, Outputs(None), None)
     with torch.no_grad():
         plan, _ = transport_plan(model(moved.inputs), model(batch.inputs))

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from experiments.paired import Experiment, Metric, main, measured
 from tutelage.config import Hardware, Recipe
-from tutelage.data import AsIs, Data, open_data
+from tutelage.data import Data, NoAugmentation, open_data
 from tutelage.data.conditions import parse_noise
-from tutelage.data.division import divide
+from tutelage.data.stratified import stratified_split
 from tutelage.evaluation.clustering import ari, cut_costs, fit_cut, k_means, matched_accuracy, multicut, nmi
 from tutelage.evaluation.clustering import pair_distances as distances_of
 from tutelage.methods import find
@@ -51,10 +51,12 @@ def embedder() -> nn.Module:
 @lru_cache(maxsize=1)
 def setting(condition: str, seed: int) -> Data:
     """Digits, a fifth of the training part held out, both with the condition's noise; no augmentation."""
-    data = replace(open_data("digits"), views=AsIs())
+    data = replace(open_data("digits"), views=NoAugmentation())
     for noise in () if condition == "clean" else parse_noise(condition, seed):
         data = noise(data)
-    kept, held = (torch.from_numpy(places) for places in divide(data.train.labels, len(data.train) // 5, seed))
+    kept, held = (
+        torch.from_numpy(places) for places in stratified_split(data.train.labels, len(data.train) // 5, seed)
+    )
     return replace(data, train=data.train.subset(kept), validation=data.train.subset(held))
 
 

@@ -13,7 +13,7 @@ from tutelage.ambient import default_settings
 from tutelage.config import OBJECT_PREFIX, Config
 from tutelage.data import Data, open_data
 from tutelage.data.configured import load_data
-from tutelage.data.open import spec_of
+from tutelage.data.open import spec_from_path
 from tutelage.errors import TutelageError
 from tutelage.files import as_path
 from tutelage.methods import Method
@@ -110,7 +110,7 @@ def _execute(
     if not isinstance(data, str | os.PathLike | Data):
         data = open_data(data, test=fields.pop("test", None))
     names = [os.fspath(t) if isinstance(t, os.PathLike) else t for t in teachers]
-    config = Config(data=f"{OBJECT_PREFIX}{data.name}" if isinstance(data, Data) else spec_of(data), **fields)
+    config = Config(data=f"{OBJECT_PREFIX}{data.name}" if isinstance(data, Data) else spec_from_path(data), **fields)
     opened = _held_out(data, config) if isinstance(data, Data) else load_data(config)
     student = os.fspath(student) if isinstance(student, os.PathLike) else student
     make = None if isinstance(student, str) else _maker(student, opened, config.seed)

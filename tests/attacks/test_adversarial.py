@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from tutelage.attacks import AdversarialSamples
 from tutelage.data import Data
 from tutelage.data.batch import Batch
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 
@@ -21,7 +21,7 @@ NOTHING = Outputs(None)
 
 @pytest.fixture
 def batch(tiny_data: Data) -> Batch:
-    return next(in_order(tiny_data.train, batch_size=16, workers=0))
+    return next(evaluation_batches(tiny_data.train, batch_size=16, workers=0))
 
 
 def test_one_step_by_hand(batch: Batch, taught: Callable[..., Tapped]) -> None:

@@ -127,7 +127,7 @@ def test_a_limit_and_places_that_cannot_be_followed_are_refused(refused: Any) ->
     with refused("at least one view", 0):
         Distortions(limit=0)
     with refused("shift"):
-        Distortions().moves(torch.arange(3))
+        Distortions().shift_and_flip(torch.arange(3))
 
 
 def test_batches_are_distorted_and_replayed(barcodes: Data) -> None:

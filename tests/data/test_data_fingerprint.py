@@ -96,7 +96,7 @@ def test_images_without_a_stamp_count_by_their_pixels(folder: Path):
         def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
             return self.images[index]
 
-        def stamp(self, place: int) -> None:
+        def fingerprint(self, place: int) -> None:
             return None
 
     data = load(folder)

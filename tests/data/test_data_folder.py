@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tutelage.data import Batches, CropsAndFlips, in_order, open_data
+from tutelage.data import Batches, CropsAndFlips, evaluation_batches, open_data
 from tutelage.data.folder import ImageFiles, load
 from tutelage.errors import TutelageWarning
 
@@ -194,7 +194,7 @@ def test_files_stream_the_same_batches_as_memory_gives(folder, workers):
             Batches(memory.train, **options).epoch(1),
             Batches(files.train, workers=workers, **options).epoch(1),
         ),
-        (in_order(memory.test, batch_size=3), in_order(files.test, batch_size=3, workers=workers)),
+        (evaluation_batches(memory.test, batch_size=3), evaluation_batches(files.test, batch_size=3, workers=workers)),
     ]
     generator = torch.get_rng_state()
     for kept, streamed in pairs:

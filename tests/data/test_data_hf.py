@@ -125,7 +125,9 @@ def test_rows_are_told_apart_by_the_fingerprint_of_their_table(saved, tmp_path):
 
     saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
     one, again = (hf.load(str(tmp_path / "repo"), in_memory_bytes=0) for _ in range(2))
-    assert one.train.inputs.stamp(0) == again.train.inputs.stamp(0) != one.train.inputs.stamp(1)
+    assert one.train.inputs.fingerprint(0) == again.train.inputs.fingerprint(0) != one.train.inputs.fingerprint(1)
     assert one.fingerprint == again.fingerprint
     saved({"train": {"y": [0, 1, 1, 0, 1]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
-    assert hf.load(str(tmp_path / "repo"), in_memory_bytes=0).train.inputs.stamp(0) != one.train.inputs.stamp(0)
+    assert hf.load(str(tmp_path / "repo"), in_memory_bytes=0).train.inputs.fingerprint(
+        0
+    ) != one.train.inputs.fingerprint(0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data import Batch, Batches, CropsAndFlips, Data, Split, in_order
-from tutelage.data.loader import mix
+from tutelage.data import Batch, Batches, CropsAndFlips, Data, Split, evaluation_batches
+from tutelage.data.loader import mix_seeds
 from tutelage.tasks.classification import task as classification
 
 
@@ -88,7 +88,7 @@ def test_batch_sizes_that_cannot_be_are_refused(make_data, refused, options, pie
 @pytest.mark.parametrize("batch_size", [7, 20, 512])
 def test_in_order_shows_every_sample_once_as_it_is(make_data, batch_size):
     test = make_data().test
-    batches = list(in_order(test, batch_size=batch_size))
+    batches = list(evaluation_batches(test, batch_size=batch_size))
     assert all(isinstance(batch, Batch) and len(batch) <= batch_size for batch in batches)
     assert torch.cat([b.index for b in batches]).tolist() == list(range(20))
     assert torch.equal(torch.cat([b.targets for b in batches]), test.labels)
@@ -96,8 +96,8 @@ def test_in_order_shows_every_sample_once_as_it_is(make_data, batch_size):
 
 
 def test_mixed_seeds_do_not_collide():
-    assert len({mix(seed, epoch) for seed in range(40) for epoch in range(40)}) == 1600
-    assert mix(1, 2) != mix(2, 1)
+    assert len({mix_seeds(seed, epoch) for seed in range(40) for epoch in range(40)}) == 1600
+    assert mix_seeds(1, 2) != mix_seeds(2, 1)
 
 
 def test_mean_and_deviation_are_those_of_the_training_part_alone(make_data):
@@ -168,7 +168,7 @@ class Files:
     def __getitem__(self, index):
         return index.to(torch.uint8)[:, None, None, None].expand(-1, 8, 8, 1)
 
-    def stamp(self, place):
+    def fingerprint(self, place):
         return None
 
 
@@ -176,7 +176,9 @@ def sums(_: int) -> list[float]:
     """What a worker of a pool reads, with workers of its own wanted."""
     split = Split.of(Files(), torch.arange(12) % 3)
     order = Batches(split, batch_size=4, workers=2).epoch(0)
-    return sorted((batch.inputs.sum() * 255 / 64).item() for batch in [*order, *in_order(split, batch_size=5)])
+    return sorted(
+        (batch.inputs.sum() * 255 / 64).item() for batch in [*order, *evaluation_batches(split, batch_size=5)]
+    )
 
 
 def test_a_worker_of_a_pool_reads_by_itself():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tutelage.data import Data
-from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waves
-from tutelage.data.targets import Classes, ManyLabels, Numbers, Strings, Targets
+from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waveforms
+from tutelage.data.targets import Classes, MultiLabel, Quantities, Strings, Targets
 
 NAN = float("nan")
 
@@ -27,14 +27,14 @@ def test_vectors_are_float32_with_statistics_of_each_feature() -> None:
 
 
 def test_waves_are_scaled_and_have_one_channel() -> None:
-    waves = Waves(8000)
+    waves = Waveforms(8000)
     stored = waves.store(np.array([[0, 16384], [-32768, 32767]]), "x")
     assert stored.dtype == torch.int16
-    ready = waves.ready(waves.arrange(stored))
+    ready = waves.to_input(waves.arrange(stored))
     assert ready.shape == (2, 1, 2)
     assert ready[:, 0].tolist() == [[0.0, 0.5], [-1.0, 32767 / 32768]]
-    assert waves.shape((2,)) == (1, 2)
-    assert waves.offers((1, 2))["rate"] == 8000
+    assert waves.input_shape((2,)) == (1, 2)
+    assert waves.model_arguments((1, 2))["rate"] == 8000
 
 
 def test_tokens_are_whole_numbers_and_their_example_is_no_padding() -> None:
@@ -55,8 +55,8 @@ def test_tokens_are_whole_numbers_and_their_example_is_no_padding() -> None:
         (Tokens(5), np.array([[0, -1]]), ("-1", "from 0 to 4")),
         (Tokens(5), np.array([[0.0, 1.0]]), ("float64", "integers")),
         (Tokens(5), np.array(np.array([0, 1])), ("(2,)", "(N, L)")),
-        (Waves(8000), np.array([[40000]]), ("40000", "32767")),
-        (Waves(8000), np.array([[0.5]]), ("float64", "integers")),
+        (Waveforms(8000), np.array([[40000]]), ("40000", "32767")),
+        (Waveforms(8000), np.array([[0.5]]), ("float64", "integers")),
         (Pixels(), np.zeros((2, 3)), ("(2, 3)", "(N, H, W)")),
     ],
 )
@@ -68,11 +68,11 @@ def test_other_inputs_are_refused(modality: Modality, inputs: Any, pieces: tuple
 @pytest.mark.parametrize(
     ("targets", "labels", "pieces"),
     [
-        (ManyLabels(), np.array([[0, 2]]), ("2", "0, 1, or -1")),
-        (ManyLabels(), np.array(np.array([0, 1])), ("(2,)", "(N, C)")),
-        (ManyLabels(), np.array([[0.5]]), ("0.5", "0, 1, or -1")),
-        (Numbers(), np.zeros((2, 1, 1)), ("(2, 1, 1)", "(N, K)")),
-        (Numbers(), np.array([[np.inf]]), ("inf", "NaN where they are unknown")),
+        (MultiLabel(), np.array([[0, 2]]), ("2", "0, 1, or -1")),
+        (MultiLabel(), np.array(np.array([0, 1])), ("(2,)", "(N, C)")),
+        (MultiLabel(), np.array([[0.5]]), ("0.5", "0, 1, or -1")),
+        (Quantities(), np.zeros((2, 1, 1)), ("(2, 1, 1)", "(N, K)")),
+        (Quantities(), np.array([[np.inf]]), ("inf", "NaN where they are unknown")),
         (Strings(), np.array([[0.0]]), ("float64", "(N, L)")),
         (Strings(), np.array([[-2]]), ("-2", "from -1")),
         (Classes(), np.array([0.5]), ("float64",)),
@@ -86,8 +86,8 @@ def test_other_labels_are_refused(targets: Targets, labels: Any, pieces: tuple[s
 @pytest.mark.parametrize(
     ("targets", "labels", "names", "pieces"),
     [
-        (ManyLabels(), torch.zeros(2, 3), ("a", "b"), ("3 columns", "2 labels")),
-        (Numbers(), torch.zeros(2, 1), ("a", "b"), ("1 columns", "2 quantities")),
+        (MultiLabel(), torch.zeros(2, 3), ("a", "b"), ("3 columns", "2 labels")),
+        (Quantities(), torch.zeros(2, 1), ("a", "b"), ("1 columns", "2 quantities")),
         (Strings(), torch.tensor([[0, 2]]), ("a", "b"), ("symbol number 2", "2 symbols")),
     ],
 )
@@ -100,15 +100,15 @@ def test_labels_must_fit_their_names(
 
 def test_what_is_labelled_and_counted() -> None:
     many = torch.tensor([[1.0, 0.0], [-1.0, -1.0], [1.0, -1.0]])
-    assert ManyLabels().labelled(many).tolist() == [True, False, True]
-    assert ManyLabels().counts(many, "ab") == [2, 0]
+    assert MultiLabel().labelled(many).tolist() == [True, False, True]
+    assert MultiLabel().counts(many, "ab") == [2, 0]
     numbers = torch.tensor([[NAN, NAN], [1.0, NAN]])
-    assert Numbers().labelled(numbers).tolist() == [False, True]
-    assert Numbers().counts(numbers, "ab") == [1, 0]
+    assert Quantities().labelled(numbers).tolist() == [False, True]
+    assert Quantities().counts(numbers, "ab") == [1, 0]
     strings = torch.tensor([[0, 0], [-1, 1], [-1, -1]])
     assert Strings().labelled(strings).tolist() == [True, True, False]
     assert Strings().counts(strings, "abc") == [2, 1, 0]
-    assert Strings().size(strings) == 2
+    assert Strings().num_classes(strings) == 2
 
 
 def test_parts_of_different_kinds_are_refused(refused: Any) -> None:

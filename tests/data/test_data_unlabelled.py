@@ -13,10 +13,10 @@ from PIL import Image
 from tutelage.data import (
     Data,
     LongTail,
-    ManyLabels,
     MissingLabels,
-    Numbers,
+    MultiLabel,
     PowerLawImbalance,
+    Quantities,
     StepImbalance,
     Subset,
     SymmetricNoise,
@@ -137,14 +137,14 @@ def test_arrays_may_have_no_labels() -> None:
 
 def test_labels_of_other_kinds_cannot_be_left_out(refused: Any) -> None:
     with refused("several labels a sample cannot be left out", "-1"):
-        Data.from_arrays((np.zeros((4, 2)), None), modality=Vectors(), targets=ManyLabels())
+        Data.from_arrays((np.zeros((4, 2)), None), modality=Vectors(), targets=MultiLabel())
 
 
 def test_classes_are_named_once() -> None:
     data = Data.from_arrays((images(6), None), (images(3), None))
-    named = data.named(("a", "b"))
+    named = data.with_class_names(("a", "b"))
     assert (named.classes, named.num_classes) == (("a", "b"), 2)
-    assert named.named(("c",)) is named
+    assert named.with_class_names(("c",)) is named
     assert named.fingerprint != data.fingerprint
 
 
@@ -178,6 +178,6 @@ def test_conditions_that_choose_by_class_need_labels(condition: Any, test_labels
 )
 def test_conditions_on_classes_refuse_other_targets(condition: Any, refused: Any) -> None:
     pair = (np.zeros((8, 2)), np.arange(16.0).reshape(8, 2) / 5)
-    data = Data.from_arrays(pair, pair, modality=Vectors(), targets=Numbers())
+    data = Data.from_arrays(pair, pair, modality=Vectors(), targets=Quantities())
     with refused(type(condition).__name__, "one class for each sample", "quantities"):
         condition(data)

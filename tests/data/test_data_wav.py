@@ -11,7 +11,7 @@ import torch
 from scipy.io import wavfile
 
 from tutelage.data import open_data
-from tutelage.data.modality import Waves
+from tutelage.data.modality import Waveforms
 
 RATE = 8000
 RAMP = np.array([0.0, 0.5, -0.5, 0.25, -1.0])
@@ -50,7 +50,7 @@ def sounds(tmp_path: Path) -> Path:
 def test_clips_become_waves_with_the_folders_as_classes(sounds: Path) -> None:
     data = open_data(f"wav:{sounds}")
     assert data.classes == ("high", "low")
-    assert data.modality == Waves(RATE)
+    assert data.modality == Waveforms(RATE)
     assert data.input_shape == (1, 5)
     assert data.train.labels.tolist() == [0, 0, 1, 1]
     assert data.train.inputs[torch.tensor([2])].tolist() == [pcm16(RAMP).tolist()]

@@ -17,7 +17,7 @@ from tutelage.cli import main
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.batch import Batch
-from tutelage.data.loader import Batches, mix
+from tutelage.data.loader import Batches, mix_seeds
 from tutelage.methods import find, installed
 from tutelage.methods.akdg.views import GeneratedImages, TeacherImages
 from tutelage.models.gan import DCGAN, MLPGenerator
@@ -198,7 +198,7 @@ def by_hand(data: Data, student: nn.Module, critic: nn.Module, *, seed: int, epo
     optimizers = [torch.optim.Adam(m.parameters(), lr=2e-4, betas=(0.0, 0.9)) for m in (student, critic)]
     latent = int(student.latent)  # type: ignore[arg-type]
     number = 0
-    with seeded(mix(seed, 1)):
+    with seeded(mix_seeds(seed, 1)):
         for epoch in range(epochs):
             for batch in Batches(data.train, batch_size=16, seed=seed).epoch(epoch):
                 real = critic((batch.inputs - 0.5) / 0.5)

@@ -121,7 +121,7 @@ def test_export_reports_that_decision_rule_is_not_included(
     (line,) = [line for line in output.splitlines() if "decision rule" in line]
     assert "smart_inference.read" in line
     data = open_data("barcodes:0.2")
-    pixels = data.modality.ready(data.modality.arrange(data.test.inputs[torch.arange(5)]))
+    pixels = data.modality.to_input(data.modality.arrange(data.test.inputs[torch.arange(5)]))
     (logits,) = onnxruntime.InferenceSession(str(file)).run(None, {"pixels": pixels.numpy()})
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(logits), teacher.model.eval()(pixels), rtol=1e-4, atol=1e-4)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tutelage import train
 from tutelage.cli import main
 from tutelage.config import Hardware, Recipe
-from tutelage.data import AsIs, Batch, Data, Split
+from tutelage.data import Batch, Data, NoAugmentation, Split
 from tutelage.data.conditions import SymmetricNoise
 from tutelage.data.modality import Vectors
 from tutelage.methods import find
@@ -310,7 +310,7 @@ def test_held_out_classes_are_not_trained_on(novel: Data, tiny_data: Data, on_cp
         )
         return model
 
-    data = replace(tiny_data, views=AsIs())
+    data = replace(tiny_data, views=NoAugmentation())
     run = Run(data, student, recipe=Recipe(epochs=2, batch_size=8, lr=0.01), hardware=on_cpu)
     find("graph_fewshot")(run, rotation="never", mix_share=0.0, validation_classes=0.5)
     rows = torch.cat(recorded).mul(255).round().to(torch.uint8).flatten(1)

@@ -325,7 +325,7 @@ def test_images_that_nothing_tells_apart_are_refused(tiny_data: Data, tmp_path: 
         def __getitem__(self, index: Tensor) -> Tensor:
             return tiny_data.train.inputs[index]
 
-        def stamp(self, place: int) -> None:
+        def fingerprint(self, place: int) -> None:
             """A table's rows have none."""
 
     train = replace(tiny_data.train, inputs=Rows())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.data import Data
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors
-from tutelage.data.targets import Classes, ManyLabels, Numbers, Strings, Targets
+from tutelage.data.targets import Classes, MultiLabel, Quantities, Strings, Targets
 
 FEATURES, TOKENS, LENGTH, SYMBOLS = 6, 12, 7, 4
 
@@ -105,8 +105,8 @@ def case_of(kind: str) -> Case:
 
     cases: dict[str, Callable[[], Case]] = {
         "classification": lambda: Case(kind, _data("vector", classes, Vectors(), Classes()), lambda: of_vectors(3)),
-        "multi_label": lambda: Case(kind, _data("label", labels, Vectors(), ManyLabels()), lambda: of_vectors(3)),
-        "regression": lambda: Case(kind, _data("number", numbers, Vectors(), Numbers()), lambda: of_vectors(3)),
+        "multi_label": lambda: Case(kind, _data("label", labels, Vectors(), MultiLabel()), lambda: of_vectors(3)),
+        "regression": lambda: Case(kind, _data("number", numbers, Vectors(), Quantities()), lambda: of_vectors(3)),
         "strings": lambda: Case(kind, _data("string", strings, Pixels(), Strings()), lambda: OfStrings(2, SYMBOLS)),
         "text": lambda: Case("classification", _data("text", texts, Tokens(TOKENS), Classes()), lambda: OfTexts(3)),
     }

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.data import AsIs, Data, Split
-from tutelage.data.targets import ManyLabels
+from tutelage.data import Data, NoAugmentation, Split
+from tutelage.data.targets import MultiLabel
 from tutelage.errors import TutelageError
 from tutelage.evaluation.embeddings import embedder, embeddings
 from tutelage.models.outputs import Outputs
@@ -45,7 +45,7 @@ def data_of(labels: Tensor) -> Data:
     images = torch.randint(0, 255, (len(labels), 4, 4, 1), generator=generator, dtype=torch.uint8)
     images[:, 0, 0, 0] = (labels.clamp(min=0) * 10).to(torch.uint8)
     split = Split.of(images, labels)
-    return Data("coded", tuple("abcde"), train=split, test=split, views=AsIs())
+    return Data("coded", tuple("abcde"), train=split, test=split, views=NoAugmentation())
 
 
 def test_embeddings_that_are_the_classes_are_clustered_perfectly() -> None:
@@ -166,7 +166,7 @@ def test_outputs_without_a_vector_for_each_sample_are_refused_in_one_line(name: 
 @pytest.mark.parametrize("name", ["clustering", "few_shot"])
 def test_data_of_other_labels_are_refused(name: str) -> None:
     images = torch.zeros(8, 4, 4, 1, dtype=torch.uint8)
-    split = Split.of(images, torch.ones(8, 2), targets=ManyLabels())
-    data = Data("many", ("a", "b"), train=split, test=split, views=AsIs())
+    split = Split.of(images, torch.ones(8, 2), targets=MultiLabel())
+    data = Data("many", ("a", "b"), train=split, test=split, views=NoAugmentation())
     with pytest.raises(TutelageError, match="one class for each sample"):
         find(name).check_data(data)

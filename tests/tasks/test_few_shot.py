@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.data import AsIs, Data, Split
+from tutelage.data import Data, NoAugmentation, Split
 from tutelage.tasks import Compute, evaluate, find
 from tutelage.tasks import few_shot as module
 
@@ -40,7 +40,7 @@ def data_of(labels: Tensor) -> Data:
     images = torch.randint(0, 255, (len(labels), 4, 4, 1), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     images[:, 0, 0, 0] = (labels.clamp(min=0) * 10).to(torch.uint8)
     split = Split.of(images, labels)
-    return Data("coded", tuple("abcdefgh"), train=split, test=split, views=AsIs())
+    return Data("coded", tuple("abcdefgh"), train=split, test=split, views=NoAugmentation())
 
 
 def test_embeddings_that_are_the_classes_are_classified_without_an_error() -> None:

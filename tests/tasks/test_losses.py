@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.tasks.cases import FEATURES
 from tutelage.data import Batch, Data
 from tutelage.data.modality import Vectors
-from tutelage.data.targets import ManyLabels, Numbers, Strings
+from tutelage.data.targets import MultiLabel, Quantities, Strings
 from tutelage.losses import cross_entropy, soft_targets
 from tutelage.models.outputs import Outputs
 from tutelage.tasks import Compute, evaluate, find
@@ -92,7 +92,7 @@ def test_average_precision_by_hand() -> None:
 def test_the_metrics_of_several_labels_by_hand() -> None:
     labels = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, -1, 0], [-1, -1, -1]])
     logits = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, 9, 1], [1, 1, 1]])
-    found = evaluate(Fixed(logits), numbered(labels, ManyLabels(), ["a", "b", "c"]))
+    found = evaluate(Fixed(logits), numbered(labels, MultiLabel(), ["a", "b", "c"]))
     assert found["samples"] == 4
     assert found["hamming_loss"] == pytest.approx(2 / 8)
     assert found["exact_match"] == pytest.approx(1 / 3)
@@ -117,7 +117,7 @@ def test_the_squared_error_by_hand() -> None:
 def test_the_metrics_of_quantities_by_hand() -> None:
     labels = torch.tensor([[1.0, NAN], [3.0, 2.0], [NAN, 4.0]])
     values = torch.tensor([[2.0, 7.0], [3.0, 2.0], [9.0, 1.0]])
-    found = evaluate(Fixed(values), numbered(labels, Numbers(), ["x", "y"]))
+    found = evaluate(Fixed(values), numbered(labels, Quantities(), ["x", "y"]))
     assert found["rmse"] == pytest.approx(math.sqrt((1 + 9) / 4))
     assert found["mae"] == pytest.approx((1 + 3) / 4)
     assert found["rmse_of_each"] == pytest.approx({"x": math.sqrt(1 / 2), "y": math.sqrt(9 / 2)})

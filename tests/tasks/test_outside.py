@@ -49,7 +49,7 @@ class Grades(Task):
     metrics: ClassVar[Mapping[str, Any]] = {"mean_distance": Metric("mean distance of the grade", "lower")}
 
     def check_data(self, data: Data) -> None:
-        assert data.targets.single
+        assert data.targets.single_label
 
     def label_loss(self) -> Term:
         return Cumulative()

@@ -247,7 +247,7 @@ def test_predictions_of_roles_stand_side_by_side(case: Case, on_cpu: Hardware) -
     logits = run.predict(model, case.data.test)
     assert logits.shape[0] == 16
     with torch.no_grad():
-        inputs = case.data.modality.ready(case.data.modality.arrange(case.data.test.inputs[torch.arange(16)]))
+        inputs = case.data.modality.to_input(case.data.modality.arrange(case.data.test.inputs[torch.arange(16)]))
         outputs = model.eval().tap(inputs, ("logits", "embedding"))
     torch.testing.assert_close(logits, outputs["logits"])
     torch.testing.assert_close(run.predict(model, case.data.test, ["embedding"]), outputs["embedding"])

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import tutelage
 from tutelage.attacks.boundary import BoundarySamples
 from tutelage.config import Hardware, Recipe
-from tutelage.data import AsIs, Data
+from tutelage.data import Data, NoAugmentation
 from tutelage.losses import cross_entropy, soft_targets
 from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen, OwnOutputs, Peers
@@ -100,7 +100,7 @@ def test_the_same_training_as_fit(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
     """One batch a step, all labelled, from the same weights: to the bit."""
-    data = Data("tiny", tiny_data.classes, tiny_data.test, tiny_data.test, None, AsIs())
+    data = Data("tiny", tiny_data.classes, tiny_data.test, tiny_data.test, None, NoAugmentation())
     students = tiny_model(0), tiny_model(0)
     teacher = tiny_model(1, width=6)
     recipe = Recipe(

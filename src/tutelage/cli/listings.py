@@ -124,7 +124,7 @@ def data(
     print_table((opened.targets.noun, *splits), rows)
     mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))
     shape = tuple(summary["image_shape"])
-    normalised = f"; training {opened.modality.scale}: mean {mean}, std {std}" if opened.modality.scale else ""
+    normalised = f"; training {opened.modality.unit}: mean {mean}, std {std}" if opened.modality.unit else ""
     print(f"{opened.modality.noun} {shape}, for {opened.targets.task}{normalised}")
 
 

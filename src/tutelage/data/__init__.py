@@ -22,14 +22,13 @@ from tutelage.data.conditions import (
     UniformNoise,
 )
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import Batches, in_order
-from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waves
+from tutelage.data.loader import Batches, evaluation_batches
+from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waveforms
 from tutelage.data.open import open_data
-from tutelage.data.targets import Classes, ManyLabels, Numbers, Strings, Targets
-from tutelage.data.views import AsIs, CropsAndFlips, Views
+from tutelage.data.targets import Classes, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.views import CropsAndFlips, NoAugmentation, Views
 
 __all__ = [
-    "AsIs",
     "AsymmetricNoise",
     "Batch",
     "Batches",
@@ -39,13 +38,14 @@ __all__ = [
     "HumanLabels",
     "InstanceNoise",
     "LongTail",
-    "ManyLabels",
     "MissingLabels",
     "Modality",
-    "Numbers",
+    "MultiLabel",
+    "NoAugmentation",
     "PairFlip",
     "Pixels",
     "PowerLawImbalance",
+    "Quantities",
     "Split",
     "StepImbalance",
     "Strings",
@@ -57,7 +57,7 @@ __all__ = [
     "UniformNoise",
     "Vectors",
     "Views",
-    "Waves",
-    "in_order",
+    "Waveforms",
+    "evaluation_batches",
     "open_data",
 ]

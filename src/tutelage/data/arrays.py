@@ -103,8 +103,8 @@ def _soft_labels(array: Array, value: object, what: str) -> Tensor:
     return _tensor(array.astype(np.float32, copy=False), value)
 
 
-def as_numbers(value: object, what: str, form: str, *, axes: Sequence[int], missing: bool) -> Tensor:
-    """Numbers or booleans with so many axes, finite or, if ``missing``, NaN, to float32.
+def as_floats(value: object, what: str, form: str, *, axes: Sequence[int], missing: bool) -> Tensor:
+    """Quantities or booleans with so many axes, finite or, if ``missing``, NaN, to float32.
 
     Raises:
         TutelageError: anything else; ``form`` says what is expected.
@@ -120,7 +120,7 @@ def as_numbers(value: object, what: str, form: str, *, axes: Sequence[int], miss
     return _tensor(array, value)
 
 
-def as_whole_numbers(value: object, what: str, form: str, *, low: int, high: int) -> Tensor:
+def as_integers(value: object, what: str, form: str, *, low: int, high: int) -> Tensor:
     """(N, L) integers from ``low`` to ``high``, to int64.
 
     Raises:

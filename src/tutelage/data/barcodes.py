@@ -106,7 +106,7 @@ class Distortions:
         """The first so many."""
         return replace(self, limit=count)
 
-    def moves(self, view: Tensor) -> tuple[Tensor, Tensor]:
+    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Distortions bend pictures, so that no shift says where a point goes.
 
         Raises:

@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.data.division import divide, split_off_test
 from tutelage.data.modality import MeanStd, Modality, Pixels
-from tutelage.data.split import Split, checked, part_of
+from tutelage.data.split import Split, checked, split_from_arrays
+from tutelage.data.stratified import split_off_test, stratified_split
 from tutelage.data.targets import Classes, Targets
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError
 from tutelage.parsing import check_plain
 
-__all__ = ["ArrayLike", "Data", "Split", "numbered_names"]
+__all__ = ["ArrayLike", "Data", "Split", "default_class_names"]
 
 ArrayLike = Tensor | NDArray[Any]
 
@@ -113,8 +113,10 @@ class Data:
         """
         pairs = {"train": train, "validation": validation, "test": test}
         given = {part: pair for part, pair in pairs.items() if pair is not None}
-        parts = {part: part_of(pair, f"{part} part of {name}", modality, targets) for part, pair in given.items()}
-        names = numbered_names(parts, name) if classes is None else tuple(classes)
+        parts = {
+            part: split_from_arrays(pair, f"{part} part of {name}", modality, targets) for part, pair in given.items()
+        }
+        names = default_class_names(parts, name) if classes is None else tuple(classes)
         record: list[dict[str, Any]] = _changes(modality, {part: pair[0] for part, pair in given.items()})
         if test is None:
             parts["train"], parts["test"], entry = split_off_test(parts["train"], test_share, name)
@@ -134,10 +136,10 @@ class Data:
         sizes = ", ".join(f"{len(split)} {part}" for part, split in self.splits.items())
         inputs = f"{self.modality.noun} {self.input_shape}"
         count, noun = self.num_classes, self.targets.noun
-        labels = f"{count} {noun}" if self.targets.single else f"{noun} ({count})"
+        labels = f"{count} {noun}" if self.targets.single_label else f"{noun} ({count})"
         return f"Data({self.name!r}, {labels}, {sizes}, {inputs})"
 
-    def named(self, classes: Sequence[str]) -> Data:
+    def with_class_names(self, classes: Sequence[str]) -> Data:
         """The same data with these class names, if it has none."""
         return self if self.classes else replace(self, classes=tuple(classes))
 
@@ -165,7 +167,7 @@ class Data:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input as a network takes it: (C, H, W) of images."""
-        return self.modality.shape(tuple(self.train.inputs.shape[1:]))
+        return self.modality.input_shape(tuple(self.train.inputs.shape[1:]))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -210,7 +212,7 @@ class Data:
         size = round(fraction * len(labels))
         if size == len(labels):
             raise TutelageError(f"holding out {fraction} of {size} samples leaves none to train on; hold out less")
-        kept, held = divide(labels, size, seed) if size else (labels, ())
+        kept, held = stratified_split(labels, size, seed) if size else (labels, ())
         if len(held) == 0:
             return self
         return replace(
@@ -251,15 +253,15 @@ class Data:
         }
 
 
-def numbered_names(parts: Mapping[str, Split], what: str) -> tuple[str, ...]:
+def default_class_names(parts: Mapping[str, Split], what: str) -> tuple[str, ...]:
     """The numbers of the classes as their names: those of the training labels or, without any, of the other parts'.
 
     Raises:
         TutelageError: no label tells how many there are, and networks cannot take the number from a teacher.
     """
-    sizes = {name: split.targets.size(split.labels) for name, split in parts.items()}
+    sizes = {name: split.targets.num_classes(split.labels) for name, split in parts.items()}
     count = sizes["train"] or max(sizes.values())
-    if count == 0 and not parts["train"].targets.single:
+    if count == 0 and not parts["train"].targets.single_label:
         raise TutelageError(f"the train part of {what} has no label at all; label some samples or name the symbols")
     return tuple(str(number) for number in range(count))
 
@@ -268,6 +270,6 @@ def _changes(modality: Modality, inputs: Mapping[str, object]) -> list[dict[str,
     """What storing the inputs of these parts changes, for the record: the parts, by the name of the change."""
     changes: dict[str, list[str]] = {}
     for part, values in inputs.items():
-        if change := modality.changed(values):
+        if change := modality.conversion(values):
             changes.setdefault(change, []).append(part)
     return [{change: changed} for change, changed in changes.items()]

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from tutelage.data.data import Data, Split
-from tutelage.data.division import split_off_test
+from tutelage.data.stratified import split_off_test
 from tutelage.data.views import CropsAndFlips
 from tutelage.errors import TutelageError, TutelageWarning, one_line
 
@@ -55,7 +55,7 @@ class Encoded(Protocol):
         """What an error calls this picture."""
         ...
 
-    def stamp(self, place: int) -> str | None:
+    def fingerprint(self, place: int) -> str | None:
         """What tells this picture from another without opening it; ``None`` where nothing does."""
         ...
 
@@ -91,14 +91,14 @@ class ImageFiles:
                 row[:] = self._pixels(image)
         return torch.from_numpy(batch)
 
-    def stamp(self, place: int) -> str | None:
+    def fingerprint(self, place: int) -> str | None:
         """The picture's stamp and what is made of the picture; ``None`` where that has none.
 
         Raises:
             TutelageError: the picture's file is not there any more.
         """
         with _readable(self.encoded, place):
-            stamp = self.encoded.stamp(place)
+            stamp = self.encoded.fingerprint(place)
         return stamp and f"{stamp} as {self.shape[1:]}{' resized' if self.resize else ''} upright"
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
@@ -179,9 +179,9 @@ class Some:
         """What the larger set calls it."""
         return self.encoded.name(self.places[place])
 
-    def stamp(self, place: int) -> str | None:
+    def fingerprint(self, place: int) -> str | None:
         """Its stamp in the larger set."""
-        return self.encoded.stamp(self.places[place])
+        return self.encoded.fingerprint(self.places[place])
 
 
 def _good(encoded: Encoded, image_size: int | None) -> list[int]:

@@ -187,7 +187,7 @@ class _Files:
     def name(self, place: int) -> str:
         return str(self[place])
 
-    def stamp(self, place: int) -> str:
+    def fingerprint(self, place: int) -> str:
         """Where under the root it is, its bytes and when it was changed, in nanoseconds."""
         told = self[place].stat()
         return f"{self.names[place]} {told.st_size} {told.st_mtime_ns}"

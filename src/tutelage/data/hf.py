@@ -100,7 +100,7 @@ class _Column:
     def name(self, place: int) -> str:
         return f"{place} of hf:{self.where}"
 
-    def stamp(self, place: int) -> str | None:
+    def fingerprint(self, place: int) -> str | None:
         """The fingerprint of the table, which the library keeps, and the row."""
         fingerprint = getattr(self.rows, "_fingerprint", None)
         return fingerprint and f"{fingerprint} {place}"

@@ -29,13 +29,13 @@ class Images(Protocol):
         """The images at these places, (B, H, W, C) uint8."""
         ...
 
-    def stamp(self, place: int) -> str | None:
+    def fingerprint(self, place: int) -> str | None:
         """What tells this image from another without reading it; ``None`` where nothing does."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
+class ImageSubset:
     """Some of the images of a larger set of files."""
 
     images: Images
@@ -49,12 +49,12 @@ class Chosen:
     def __getitem__(self, index: Tensor) -> Tensor:
         return self.images[self.places[index]]
 
-    def stamp(self, place: int) -> str | None:
+    def fingerprint(self, place: int) -> str | None:
         """The stamp that the image has in the larger set."""
-        return self.images.stamp(int(self.places[place]))
+        return self.images.fingerprint(int(self.places[place]))
 
 
-def image_codes(images: Tensor | Images) -> NDArray[Any] | None:
+def image_hashes(images: Tensor | Images) -> NDArray[Any] | None:
     """A number for each image, another one for another image: (N,) uint64, never 0.
 
     It is made of the pixels of images in memory, and of the stamps of others; ``None`` where those have none.
@@ -63,7 +63,7 @@ def image_codes(images: Tensor | Images) -> NDArray[Any] | None:
         return _pixel_codes(images)
     codes = np.empty(images.shape[0], CODE)
     for place in range(len(codes)):
-        stamp = images.stamp(place)
+        stamp = images.fingerprint(place)
         if stamp is None:
             return None
         codes[place] = int.from_bytes(hashlib.blake2b(os.fsencode(stamp), digest_size=8).digest(), "little")
@@ -79,11 +79,11 @@ def _pixel_codes(images: Tensor) -> NDArray[Any]:
     return codes.numpy().view(CODE) | CODE.type(1)
 
 
-def image_bytes(images: Tensor | Images) -> Iterator[memoryview]:
+def fingerprint_bytes(images: Tensor | Images) -> Iterator[memoryview]:
     """What a fingerprint of a part's images is made of: pixels in memory, else stamps, else the pixels as read."""
     if isinstance(images, Tensor):
         yield images.cpu().contiguous().numpy().data
-    elif (codes := image_codes(images)) is not None:
+    elif (codes := image_hashes(images)) is not None:
         yield codes.data
     else:
         for places in torch.split(torch.arange(images.shape[0]), 256):

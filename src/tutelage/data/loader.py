@@ -80,7 +80,7 @@ class Batches:
 
     def places(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """An epoch's samples, as places in the part, and their first and second views: (steps, batch) int64 on CPU."""
-        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, epoch))
         order = self.order(self._split.labels, self.batch_size, generator)
         views = torch.randint(self.views.count, (max(order.numel(), len(self._split)),), generator=generator)
         again = torch.randint(self.views.count, (order.numel(),), generator=generator)
@@ -116,7 +116,7 @@ class Batches:
     def _batch(self, drawn: _Drawn, moved: _Drawn, images: Tensor) -> Batch:
         return Batch(
             inputs=self._ready(images, moved.views),
-            targets=self._split.targets.moved(self._labels[moved.places], self.views, moved.views),
+            targets=self._split.targets.transformed(self._labels[moved.places], self.views, moved.views),
             index=self._index[moved.places],
             key=torch.stack([self._numbers[drawn.places], drawn.views], 1),
             second=self._ready(images, moved.again) if self.second else None,
@@ -125,7 +125,7 @@ class Batches:
     def _ready(self, stored: Tensor, view: Tensor) -> Tensor:
         """Stored samples under these views, as networks take them."""
         modality = self._split.modality
-        return modality.ready(modality.arrange(self.views(stored, view)), self.layout)
+        return modality.to_input(modality.arrange(self.views(stored, view)), self.layout)
 
     def _pixels(self, order: Tensor) -> Iterator[Tensor]:
         if isinstance(self._images, Tensor):
@@ -187,7 +187,7 @@ class _Rows(Dataset[Tensor | TutelageError]):
             return error
 
 
-def in_order(
+def evaluation_batches(
     split: Split, *, device: torch.device | str = "cpu", batch_size: int = 512, workers: int = 2
 ) -> Iterator[Batch]:
     """Every sample of a part once, in order and as it is: for evaluation."""
@@ -208,14 +208,14 @@ def in_order(
         )
     for places, stored in zip(chunks, pixels, strict=True):
         yield Batch(
-            inputs=split.modality.ready(split.modality.arrange(stored)),
+            inputs=split.modality.to_input(split.modality.arrange(stored)),
             targets=split.labels[places].to(device),
             index=split.index[places].to(device),
             key=None,
         )
 
 
-def mix(*parts: int) -> int:
+def mix_seeds(*parts: int) -> int:
     """One seed from several numbers, the same on every machine, without the collisions that adding them has."""
     value = 0x9E3779B97F4A7C15
     for part in parts:

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from tutelage.data.arrays import as_images, as_numbers, as_whole_numbers, check_image_shape
+from tutelage.data.arrays import as_floats, as_images, as_integers, check_image_shape
 from tutelage.data.images import Images
-from tutelage.data.views import AsIs, CropsAndFlips, Views
+from tutelage.data.views import CropsAndFlips, NoAugmentation, Views
 from tutelage.errors import TutelageError
 
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
@@ -30,10 +30,10 @@ class Modality:
     noun: ClassVar[str] = "inputs"
     """What messages call several of them."""
 
-    scale: ClassVar[str] = ""
+    unit: ClassVar[str] = ""
     """What a mean and a standard deviation are of, in words; empty where networks do not normalise."""
 
-    unaugmented: ClassVar[Views] = AsIs()
+    unaugmented: ClassVar[Views] = NoAugmentation()
     """The views of data that are not augmented."""
 
     def augmented(self, stored: tuple[int, ...]) -> Views:
@@ -60,7 +60,7 @@ class Modality:
         """
         raise TutelageError(f"{what} are no array; {self.noun} are kept in memory, as a tensor or a NumPy array")
 
-    def changed(self, inputs: object) -> str | None:
+    def conversion(self, inputs: object) -> str | None:
         """What storing does to these values, for the record; ``None`` where they are kept as they are."""
         return None
 
@@ -68,11 +68,11 @@ class Modality:
         """Stored inputs (B, ...) with the axes in the order that networks take."""
         return stored
 
-    def ready(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    def to_input(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
         """Arranged inputs as a network takes them."""
         return arranged
 
-    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+    def input_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of one network input, from that of one stored sample."""
         return stored
 
@@ -84,7 +84,7 @@ class Modality:
         """``count`` constant inputs of this shape, for counting operations, exporting and rebuilding networks."""
         return torch.full((count, *shape), 0.5, dtype=torch.float32, device=device)
 
-    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def model_arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """The arguments about the input that a function that builds networks may take by name."""
         return {"input_shape": shape}
 
@@ -94,7 +94,7 @@ class Pixels(Modality):
     """Images (H, W, C) uint8; networks take (C, H, W) float32 in [0, 1]."""
 
     noun: ClassVar[str] = "images"
-    scale: ClassVar[str] = "pixels in [0, 1]"
+    unit: ClassVar[str] = "pixels in [0, 1]"
 
     unaugmented: ClassVar[Views] = CropsAndFlips()
 
@@ -111,7 +111,7 @@ class Pixels(Modality):
         """(N, H, W, C) with 1, 3 or 4 channels."""
         check_image_shape(inputs.shape, what)
 
-    def changed(self, inputs: object) -> str | None:
+    def conversion(self, inputs: object) -> str | None:
         """Floats are rounded to 256 levels; files are read as uint8."""
         dtype = str(getattr(inputs, "dtype", "uint8")).removeprefix("torch.")
         return None if dtype == "uint8" else "rounded_to_uint8"
@@ -120,11 +120,11 @@ class Pixels(Modality):
         """(B, H, W, C) to (B, C, H, W), in the same memory."""
         return stored.permute(0, 3, 1, 2)
 
-    def ready(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    def to_input(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
         """uint8 to float32 in [0, 1]."""
         return arranged.to(torch.float32, memory_format=layout).div_(255)
 
-    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+    def input_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """(H, W, C) to (C, H, W)."""
         height, width, channels = stored
         return channels, height, width
@@ -133,7 +133,7 @@ class Pixels(Modality):
         """Of the pixels in [0, 1], each (C,)."""
         return _mean_std(stored.reshape(-1, stored.shape[-1]).double() / 255 for stored in batches)
 
-    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def model_arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """``image_size`` is one number for square images."""
         channels, height, width = shape
         return {
@@ -148,11 +148,11 @@ class Vectors(Modality):
     """Measurements (D,) or (L, D), float32; networks take them as they are, and normalise each of the D features."""
 
     noun: ClassVar[str] = "vectors"
-    scale: ClassVar[str] = "features"
+    unit: ClassVar[str] = "features"
 
     def store(self, inputs: object, what: str) -> Tensor:
         """(N, D) or (N, L, D) finite numbers to float32."""
-        return as_numbers(inputs, what, "vectors (N, D) or (N, L, D)", axes=(2, 3), missing=False)
+        return as_floats(inputs, what, "vectors (N, D) or (N, L, D)", axes=(2, 3), missing=False)
 
     def mean_std(self, batches: Iterator[Tensor]) -> MeanStd:
         """Of each feature, (D,); of (L, D) inputs, whose channels are no second axis, nothing is normalised."""
@@ -162,7 +162,7 @@ class Vectors(Modality):
             return (0.0,), (1.0,)
         return _mean_std(batch.double() for batch in _again(first, batches))
 
-    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def model_arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """``in_features`` is D."""
         return {"in_features": shape[-1], "input_shape": shape}
 
@@ -183,20 +183,20 @@ class Tokens(Modality):
 
     def store(self, inputs: object, what: str) -> Tensor:
         """(N, L) numbers of tokens, below the size of the vocabulary, to int64."""
-        return as_whole_numbers(inputs, what, "token numbers (N, L)", low=0, high=self.vocabulary - 1)
+        return as_integers(inputs, what, "token numbers (N, L)", low=0, high=self.vocabulary - 1)
 
     def example(self, count: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
         """Texts of one token, which is no padding."""
         token = int(self.padding == 0)
         return torch.full((count, *shape), token, dtype=torch.int64, device=device)
 
-    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def model_arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """``length`` is L."""
         return {"vocabulary": self.vocabulary, "padding": self.padding, "length": shape[0], "input_shape": shape}
 
 
 @dataclass(frozen=True, slots=True)
-class Waves(Modality):
+class Waveforms(Modality):
     """Waveforms (L,) int16; networks take (1, L) float32 in [-1, 1).
 
     Attributes:
@@ -206,22 +206,22 @@ class Waves(Modality):
     rate: int
 
     noun: ClassVar[str] = "waveforms"
-    scale: ClassVar[str] = "samples in [-1, 1)"
+    unit: ClassVar[str] = "samples in [-1, 1)"
 
     def store(self, inputs: object, what: str) -> Tensor:
         """(N, L) whole numbers of 16 bits to int16."""
-        stored = as_whole_numbers(inputs, what, "waveforms (N, L)", low=-(2**15), high=2**15 - 1)
+        stored = as_integers(inputs, what, "waveforms (N, L)", low=-(2**15), high=2**15 - 1)
         return stored.to(torch.int16)
 
     def arrange(self, stored: Tensor) -> Tensor:
         """(B, L) to (B, 1, L)."""
         return stored[:, None]
 
-    def ready(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
+    def to_input(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
         """int16 to float32 in [-1, 1)."""
         return arranged.to(torch.float32).div_(2**15)
 
-    def shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+    def input_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """(L,) to (1, L)."""
         return 1, *stored
 
@@ -229,7 +229,7 @@ class Waves(Modality):
         """Of all samples of all waveforms, (1,)."""
         return _mean_std(stored.reshape(-1, 1).double() / 2**15 for stored in batches)
 
-    def offers(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def model_arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """``length`` is the number of samples, ``rate`` how many make a second."""
         return {"in_channels": 1, "length": shape[1], "rate": self.rate, "input_shape": shape}
 

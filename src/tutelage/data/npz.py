@@ -10,8 +10,8 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 from tutelage.data.arrays import Array, as_index, check_unique
 from tutelage.data.batch import UNLABELLED
-from tutelage.data.data import Data, Split, numbered_names
-from tutelage.data.kinds import modality_of, named_targets, targets_of
+from tutelage.data.data import Data, Split, default_class_names
+from tutelage.data.infer import infer_modality, infer_targets, targets_named
 from tutelage.data.memory import check_unpacked
 from tutelage.data.npy import DAMAGE, read_npy
 from tutelage.data.targets import Classes
@@ -65,15 +65,17 @@ def load(file: Path) -> Data:
         labels = {part: None if key is None else archive.read(key) for part, (_, key) in keys.items()}
         index_keys = INDEX | ({"test": f"{NOVEL}_index"} if archive.novel else {})
         others = {key: archive.read(key) for key in (*index_keys.values(), "classes", TARGETS) if key in archive.keys}
-    modality = modality_of(inputs["train"], f"{keys['train'][0]} of {file}")
+    modality = infer_modality(inputs["train"], f"{keys['train'][0]} of {file}")
     if TARGETS in others:
-        targets = named_targets(others[TARGETS], f"{TARGETS} of {file}")
+        targets = targets_named(others[TARGETS], f"{TARGETS} of {file}")
     else:
-        targets = Classes() if labels["train"] is None else targets_of(labels["train"], f"{keys['train'][1]} of {file}")
+        targets = (
+            Classes() if labels["train"] is None else infer_targets(labels["train"], f"{keys['train'][1]} of {file}")
+        )
     parts: dict[str, Split] = {}
     for part, (input_key, label_key) in keys.items():
         stored = modality.store(inputs[part], f"{input_key} of {file}")
-        given = labels[part] if label_key is not None else targets.absent(len(stored))
+        given = labels[part] if label_key is not None else targets.unlabelled(len(stored))
         split = Split.of(stored, targets.store(given, f"{label_key} of {file}"), modality, targets)
         if (key := index_keys[part]) in others:
             index = as_index(others[key], len(split), f"{key} of {file}")
@@ -82,7 +84,7 @@ def load(file: Path) -> Data:
         parts[part] = split
     if archive.novel:
         _check_novel(parts, file)
-    rounded = [key for part, (key, _) in keys.items() if modality.changed(inputs[part])]
+    rounded = [key for part, (key, _) in keys.items() if modality.conversion(inputs[part])]
     return Data(
         name=f"npz:{file}",
         classes=_classes(others.get("classes"), parts, file, novel=archive.novel),
@@ -190,5 +192,7 @@ def _classes(names: Array | None, parts: Mapping[str, Split], file: Path, *, nov
             raise TutelageError(f"classes of {file} is {names.dtype} of shape {names.shape}; it is (C,) names as text")
         return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
     if novel:
-        return tuple(str(number) for number in range(max(part.targets.size(part.labels) for part in parts.values())))
-    return numbered_names(parts, str(file))
+        return tuple(
+            str(number) for number in range(max(part.targets.num_classes(part.labels) for part in parts.values()))
+        )
+    return default_class_names(parts, str(file))

@@ -73,11 +73,11 @@ def open_data(
         options.refuse(spec.name, "image_size", "test", "skip_bad")
         return spec
     if not isinstance(spec, str | os.PathLike):
-        from tutelage.data.objects import as_data
+        from tutelage.data.adapters import as_data
 
         options.refuse("objects made in Python", "image_size", "skip_bad")
         return as_data(spec, test)
-    spec = spec_of(spec)
+    spec = spec_from_path(spec)
     scheme, _, rest = spec.partition(":")
     if scheme not in LOADERS:
         raise unknown("data set", scheme, LOADERS, _advice(spec))
@@ -90,7 +90,7 @@ def open_data(
         ) from error
 
 
-def spec_of(spec: str | os.PathLike[str]) -> str:
+def spec_from_path(spec: str | os.PathLike[str]) -> str:
     """A data set's name from its path: ``npz:FILE``, ``idx:FOLDER`` or ``folder:PATH``. A text is a name already."""
     text = os.fspath(spec)
     if isinstance(spec, str) or text.partition(":")[0] in LOADERS:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.arrays import as_clean_labels, as_index, as_trusted
-from tutelage.data.images import Chosen, Images, image_bytes
+from tutelage.data.images import Images, ImageSubset, fingerprint_bytes
 from tutelage.data.modality import Modality, Pixels
 from tutelage.data.targets import Classes, Targets
 from tutelage.errors import TutelageError
@@ -90,13 +90,13 @@ class Split:
         Images that are files count as the same while name, size and time of change of each one are.
         """
         digest = hashlib.sha256(self.labels.cpu().contiguous().numpy().data)
-        for content in image_bytes(self.inputs):
+        for content in fingerprint_bytes(self.inputs):
             digest.update(content)
         return digest.hexdigest()[:16]
 
     def subset(self, places: Tensor) -> Split:
         """The samples at these places of this part, in this order; their ``index`` is kept."""
-        inputs = self.inputs[places] if isinstance(self.inputs, Tensor) else Chosen(self.inputs, places)
+        inputs = self.inputs[places] if isinstance(self.inputs, Tensor) else ImageSubset(self.inputs, places)
         return replace(
             self,
             inputs=inputs,
@@ -107,12 +107,12 @@ class Split:
         )
 
 
-def part_of(pair: object, what: str, modality: Modality, targets: Targets) -> Split:
+def split_from_arrays(pair: object, what: str, modality: Modality, targets: Targets) -> Split:
     """A part from a pair of arrays."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TutelageError(f"the {what} is no pair ({modality.noun}, labels): {value_text(pair)}")
     inputs = modality.store(pair[0], f"the array of {modality.noun} of the {what}")
-    given = targets.absent(len(inputs)) if pair[1] is None else pair[1]
+    given = targets.unlabelled(len(inputs)) if pair[1] is None else pair[1]
     labels = targets.store(given, f"the array of labels of the {what}")
     _check_sizes(inputs, labels, what, modality)
     return Split.of(inputs, labels, modality, targets)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from tutelage.data.arrays import as_labels, as_numbers, as_whole_numbers
+from tutelage.data.arrays import as_floats, as_integers, as_labels
 from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError
@@ -27,7 +27,7 @@ class Targets:
     noun: ClassVar[str]
     """What messages call them."""
 
-    single: ClassVar[bool] = False
+    single_label: ClassVar[bool] = False
     """Whether a sample has one class, so that labels can be wrong and classes rare."""
 
     def store(self, labels: object, what: str) -> Tensor:
@@ -45,7 +45,7 @@ class Targets:
             TutelageError: with the number of names and the one that is expected.
         """
 
-    def absent(self, samples: int) -> Tensor:
+    def unlabelled(self, samples: int) -> Tensor:
         """The labels of so many samples without any.
 
         Raises:
@@ -56,7 +56,7 @@ class Targets:
             "quantities NaN"
         )
 
-    def size(self, labels: Tensor) -> int:
+    def num_classes(self, labels: Tensor) -> int:
         """How many names these labels need: of labels in columns, their number."""
         return labels.shape[1]
 
@@ -72,7 +72,7 @@ class Targets:
         """(N,) bool: which samples have a label."""
         return self.classes(labels) != UNLABELLED
 
-    def moved(self, labels: Tensor, views: Views, view: Tensor) -> Tensor:
+    def transformed(self, labels: Tensor, views: Views, view: Tensor) -> Tensor:
         """The labels (B, ...) of inputs that are shown under these views (B,): the same, unless a kind has places."""
         return labels
 
@@ -87,7 +87,7 @@ class Classes(Targets):
 
     task: ClassVar[str] = "classification"
     noun: ClassVar[str] = "classes"
-    single: ClassVar[bool] = True
+    single_label: ClassVar[bool] = True
 
     def store(self, labels: object, what: str) -> Tensor:
         """(N,) or (N, 1) integers to (N,) int64, (N, C) distributions to float32."""
@@ -107,11 +107,11 @@ class Classes(Targets):
                 f"0 to {len(names) - 1}{start}"
             )
 
-    def absent(self, samples: int) -> Tensor:
+    def unlabelled(self, samples: int) -> Tensor:
         """-1 for each sample."""
         return torch.full((samples,), UNLABELLED)
 
-    def size(self, labels: Tensor) -> int:
+    def num_classes(self, labels: Tensor) -> int:
         """The columns of soft labels, or one more than the largest class number."""
         return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1 if len(labels) else 0
 
@@ -125,7 +125,7 @@ class Classes(Targets):
 
 
 @dataclass(frozen=True, slots=True)
-class ManyLabels(Targets):
+class MultiLabel(Targets):
     """Any number of labels: (N, C) float32, 1 for a label that applies, 0 for one that does not, ``-1`` for unknown."""
 
     task: ClassVar[str] = "multi_label"
@@ -133,7 +133,7 @@ class ManyLabels(Targets):
 
     def store(self, labels: object, what: str) -> Tensor:
         """(N, C) numbers or booleans, 0, 1 or -1, to float32."""
-        stored = as_numbers(labels, what, "several labels a sample (N, C) of 0, 1 or -1", axes=(2,), missing=False)
+        stored = as_floats(labels, what, "several labels a sample (N, C) of 0, 1 or -1", axes=(2,), missing=False)
         strange = stored[(stored != 0) & (stored != 1) & (stored != UNLABELLED)]
         if len(strange):
             raise TutelageError(f"{what} has the value {float(strange[0]):g}; labels are 0, 1, or -1 for unknown")
@@ -153,7 +153,7 @@ class ManyLabels(Targets):
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers(Targets):
+class Quantities(Targets):
     """Quantities: (N, K) float32, NaN for an unknown one."""
 
     task: ClassVar[str] = "regression"
@@ -161,7 +161,7 @@ class Numbers(Targets):
 
     def store(self, labels: object, what: str) -> Tensor:
         """(N,) or (N, K) numbers to (N, K) float32."""
-        stored = as_numbers(labels, what, "quantities (N, K), NaN where unknown", axes=(1, 2), missing=True)
+        stored = as_floats(labels, what, "quantities (N, K), NaN where unknown", axes=(1, 2), missing=True)
         return stored if stored.ndim == 2 else stored[:, None]
 
     def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
@@ -186,7 +186,7 @@ class Strings(Targets):
 
     def store(self, labels: object, what: str) -> Tensor:
         """(N, L) integers to int64."""
-        return as_whole_numbers(labels, what, "strings of symbol numbers (N, L)", low=UNLABELLED, high=MOST_SYMBOLS)
+        return as_integers(labels, what, "strings of symbol numbers (N, L)", low=UNLABELLED, high=MOST_SYMBOLS)
 
     def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
         """Symbol numbers below ``len(names)``."""
@@ -194,7 +194,7 @@ class Strings(Targets):
         if high >= len(names):
             raise TutelageError(f"the {what} has the symbol number {high}, but there are {len(names)} symbols")
 
-    def size(self, labels: Tensor) -> int:
+    def num_classes(self, labels: Tensor) -> int:
         """One more than the largest symbol number."""
         return int(labels.max()) + 1 if len(labels) else 0
 

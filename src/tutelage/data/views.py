@@ -37,7 +37,7 @@ class Views(Protocol):
         """Apply view ``view[b]`` to stored sample ``b``: (B, ...) and (B,) int64 to (B, ...), stored samples too."""
         ...
 
-    def moves(self, view: Tensor) -> tuple[Tensor, Tensor]:
+    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Where a point goes: (B, 2) pixels to the right and down, and (B,) bool, whether it is mirrored first."""
         ...
 
@@ -47,7 +47,7 @@ class Views(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class AsIs:
+class NoAugmentation:
     """No augmentation: the only view of a sample is the sample."""
 
     @property
@@ -60,7 +60,7 @@ class AsIs:
         """The only one."""
         return 0
 
-    def limited(self, count: int) -> AsIs:
+    def limited(self, count: int) -> NoAugmentation:
         """One view cannot be limited further."""
         return self
 
@@ -68,7 +68,7 @@ class AsIs:
         """(B, ...) as it is."""
         return stored
 
-    def moves(self, view: Tensor) -> tuple[Tensor, Tensor]:
+    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Nothing moves."""
         return torch.zeros(len(view), 2, device=view.device), torch.zeros_like(view, dtype=torch.bool)
 
@@ -123,7 +123,7 @@ class CropsAndFlips:
         """At most so many, spread over all of them, the image itself first."""
         return replace(self, limit=count)
 
-    def moves(self, view: Tensor) -> tuple[Tensor, Tensor]:
+    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Where a point goes: (B, 2) pixels to the right and down, and (B,) bool, whether it is mirrored first."""
         side = 2 * self.pad + 1
         view = self._number(view)

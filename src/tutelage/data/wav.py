@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tutelage.data.data import Data, Split
 from tutelage.data.memory import check_fits
-from tutelage.data.modality import Waves
+from tutelage.data.modality import Waveforms
 from tutelage.errors import TutelageError, one_line
 from tutelage.text import value_text
 
@@ -65,7 +65,7 @@ def load(folder: Path) -> Data:
     count = sum(map(len, clips.values()))
     what = f"the {count} clips of {folder}, padded to the longest training clip ({length} samples)"
     check_fits(2 * count * length, what, "cut or remove the longest ones")
-    waves = Waves(next(iter(rates)))
+    waves = Waveforms(next(iter(rates)))
     splits = {part: _split(clips[part], by_class, classes, length, waves) for part, by_class in files.items()}
     cut = sum(len(samples) > length for part in clips.values() for samples in part)
     record = {"source": "wav", "rate": waves.rate, "length": length, "cut": cut}
@@ -116,7 +116,11 @@ def _read(file: Path) -> tuple[int, NDArray[np.int16]]:
 
 
 def _split(
-    clips: list[NDArray[np.int16]], by_class: dict[str, list[Path]], classes: tuple[str, ...], length: int, waves: Waves
+    clips: list[NDArray[np.int16]],
+    by_class: dict[str, list[Path]],
+    classes: tuple[str, ...],
+    length: int,
+    waves: Waveforms,
 ) -> Split:
     padded = np.zeros((len(clips), length), np.int16)
     for row, samples in zip(padded, clips, strict=True):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from tutelage.ambient import default_settings
 from tutelage.data.data import Split
-from tutelage.data.loader import in_order, mix
+from tutelage.data.loader import evaluation_batches, mix_seeds
 from tutelage.errors import NonFiniteError
 from tutelage.evaluation.predict import answer, labelled
 from tutelage.models.modes import eval_mode
@@ -199,7 +199,7 @@ CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
 
 def draws_of(name: str, severity: int, seed: int = 0) -> torch.Generator:
     """The CPU generator that one corruption of one severity draws from, from the first image to the last."""
-    return torch.Generator().manual_seed(mix(seed, zlib.crc32(name.encode()), severity))
+    return torch.Generator().manual_seed(mix_seeds(seed, zlib.crc32(name.encode()), severity))
 
 
 @default_settings()
@@ -234,7 +234,7 @@ def corruption_accuracies(
     hits = {key: torch.zeros((), dtype=torch.int64, device=device) for key in draws}
     finite = {key: torch.ones((), dtype=torch.bool, device=device) for key in draws}
     with eval_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        for batch in in_order(split, device=device, batch_size=batch_size, workers=workers):
+        for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
             for (name, severity), generator in draws.items():
                 logits = answer(model, CORRUPTIONS[name](batch.inputs, severity, generator))
                 hits[name, severity] += (logits.argmax(1) == batch.targets).sum()

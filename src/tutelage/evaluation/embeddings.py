@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import predict_roles
 from tutelage.models.modes import eval_mode
@@ -58,7 +58,7 @@ def embedder(model: nn.Module, data: Data) -> Tapped:
     if ROLE in tapped.manual_roles:
         return tapped
     few = data.train.subset(torch.arange(min(2, len(data.train))))
-    batch = next(in_order(few, device=tapped.mean.device, workers=0))
+    batch = next(evaluation_batches(few, device=tapped.mean.device, workers=0))
     with eval_mode(tapped), torch.no_grad():
         output: object = tapped(batch.inputs)
     if not isinstance(output, Tensor) or output.ndim != 2:

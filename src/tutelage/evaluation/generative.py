@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.ambient import default_settings
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.errors import TutelageError, unknown
 from tutelage.models.generator import Generator
 from tutelage.models.modes import eval_mode
@@ -114,7 +114,7 @@ def evaluate_generator(
         features = partial(_embedding, classifier)
         space = f"the embedding of a classifier, {type(classifier.module).__name__}"
     with torch.no_grad():
-        real = torch.cat([features(batch.inputs) for batch in in_order(samples, device=device)])
+        real = torch.cat([features(batch.inputs) for batch in evaluation_batches(samples, device=device)])
     images = _images_of(generator, data)
     made = _in_parts(features, images)
     result: dict[str, Any] = {
@@ -154,7 +154,7 @@ def _embedding(classifier: Tapped, images: Tensor) -> Tensor:
 
 def _pixels(split: Split, device: torch.device | str) -> Features:
     """The coordinates of images along a part's principal components; constants beside, such as the mean, drop out."""
-    pixels = torch.cat([_shrunk(batch.inputs) for batch in in_order(split, device=device)])
+    pixels = torch.cat([_shrunk(batch.inputs) for batch in evaluation_batches(split, device=device)])
     _, vectors = torch.linalg.eigh(pixels.double().T.cov())
     axes = vectors[:, -COMPONENTS:]
     return lambda images: _shrunk(images).double() @ axes

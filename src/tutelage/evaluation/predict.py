@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tutelage.ambient import default_settings
 from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.models.modes import eval_mode
 from tutelage.models.tapped import Tapped
@@ -54,7 +54,7 @@ def predict(
         torch.inference_mode(),
         torch.autocast(device.type, dtype=amp, enabled=amp is not None),
     ):
-        for batch in in_order(split, device=device, batch_size=batch_size, workers=workers):
+        for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
             answers.append(answer(model, batch.inputs))
     # Joined outside of inference mode, where a tensor may take part in a loss again.
     logits = torch.cat(answers)
@@ -65,7 +65,7 @@ def predict(
 @default_settings()
 def predict_roles(model: Tapped, split: Split, roles: Sequence[str], *, device: torch.device | str) -> Tensor:
     """What a network gives under these roles, each (B, K), side by side: as ``predict`` gives its logits alone."""
-    for batch in in_order(split.subset(torch.arange(min(2, len(split)))), device=device, workers=0):
+    for batch in evaluation_batches(split.subset(torch.arange(min(2, len(split)))), device=device, workers=0):
         model.trace(batch.inputs)  # which inference mode does not allow
     return predict(_SideBySide(model, roles), split, device=device)
 

@@ -14,7 +14,7 @@ from torch import nn
 from tutelage.ambient import default_settings
 from tutelage.attacks.pgd import Loss, input_gradient, pgd, zero_gradients
 from tutelage.data.data import Split
-from tutelage.data.loader import in_order, mix
+from tutelage.data.loader import evaluation_batches, mix_seeds
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation.predict import labelled
 from tutelage.models.modes import eval_mode
@@ -112,9 +112,9 @@ def pgd_accuracies(
         ValueError: as ``pgd``.
     """
     split = labelled(split)
-    draws = {r: torch.Generator().manual_seed(mix(seed, zlib.crc32(f"{r}".encode()))) for r in sorted(set(radii))}
+    draws = {r: torch.Generator().manual_seed(mix_seeds(seed, zlib.crc32(f"{r}".encode()))) for r in sorted(set(radii))}
     left, clean, hidden = dict.fromkeys(draws, 0), 0, 0
-    for batch in in_order(split, device=device, batch_size=batch_size, workers=workers):
+    for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
         with eval_mode(model):
             logits, gradient = input_gradient(model, batch.inputs, batch.targets, loss)
         standing = logits.argmax(1) == batch.targets

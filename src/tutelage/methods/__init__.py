@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from tutelage.ambient import default_settings
 from tutelage.config import OBJECT_PREFIX, validation_error
-from tutelage.data.loader import mix
+from tutelage.data.loader import mix_seeds
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.models.external.user_code import import_attribute
 from tutelage.models.tapped import Tapped
@@ -146,7 +146,7 @@ class Method:
     def __call__(self, run: Run, **settings: Any) -> Tapped:
         """Train a student and return it. Random numbers drawn outside of fits depend on the run's seed alone."""
         run.begin(run.task if self.task is None else find_task(self.task))
-        with seeded(mix(run.seed, 3)):
+        with seeded(mix_seeds(run.seed, 3)):
             return self.function(run, **self.check(settings))
 
 

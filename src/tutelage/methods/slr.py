@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import mix
+from tutelage.data.loader import mix_seeds
 from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 from tutelage.methods import Share, method
@@ -77,7 +77,7 @@ def refined(run: Run, *, rounds: int, folds: int, share: float, anchor: Literal[
     train = original
     for round_number in range(rounds):
         predictions = torch.empty(len(train), run.data.num_classes)
-        for train_indices, fold in stratified_folds(original.labels, folds, seed=mix(run.seed, 5, round_number)):
+        for train_indices, fold in stratified_folds(original.labels, folds, seed=mix_seeds(run.seed, 5, round_number)):
             model = run.student(next(numbers))
             data = replace(run.data, train=train.subset(train_indices), validation=None)
             run.fit(Learner(model, None, {"ce": CrossEntropy()}), data=data)

@@ -120,7 +120,7 @@ def build(
     for family in _FAMILIES.values():
         if match := family.pattern.fullmatch(name):
             sizes = {key: _number(text) for key, text in match.groupdict().items() if text is not None}
-            offers = {"num_classes": num_classes, **modality.offers(input_shape)}
+            offers = {"num_classes": num_classes, **modality.model_arguments(input_shape)}
             parameters = inspect.signature(family.builder).parameters
             if any(p.default is p.empty and key not in {*offers, *sizes} for key, p in parameters.items()):
                 raise TutelageError(

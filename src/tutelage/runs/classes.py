@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from tutelage.data.data import Data
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.errors import NETWORK_ERRORS, TutelageError, TutelageWarning, one_line
 from tutelage.models.modes import eval_mode
 from tutelage.models.tapped import Tapped
@@ -32,13 +32,15 @@ def with_classes(data: Data, model: Tapped | None, classes: Sequence[str]) -> Da
             f"no sample of {data.name} has a label, and there is no teacher to learn from instead; give one with "
             "--teacher (teacher=...), or label some samples"
         )
-    return data.named(classes or [str(number) for number in range(_outputs(model, data))])
+    return data.with_class_names(classes or [str(number) for number in range(_outputs(model, data))])
 
 
 def _outputs(model: Tapped, data: Data) -> int:
     """How many outputs a network has."""
     batch = next(
-        in_order(data.train.subset(torch.arange(min(2, len(data.train)))), device=model.mean.device, workers=0)
+        evaluation_batches(
+            data.train.subset(torch.arange(min(2, len(data.train)))), device=model.mean.device, workers=0
+        )
     )
     name = type(model.module).__name__
     try:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data
-from tutelage.data.images import CODE, image_codes
+from tutelage.data.images import CODE, image_hashes
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path, publish, remove_abandoned
 from tutelage.models.derived_role import DerivedRole
@@ -285,7 +285,7 @@ def _allocate(descriptor: int, length: int) -> None:
 
 def _codes(data: Data) -> NDArray[Any]:
     """A hash of each training image: (N,) uint64, never 0."""
-    codes = image_codes(data.train.inputs)
+    codes = image_hashes(data.train.inputs)
     if codes is None:
         raise TutelageError(
             f"the images of {data.name} are read on demand and are no files of their own, so a cache could not detect "

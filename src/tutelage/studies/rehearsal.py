@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tutelage.config import Config, Hardware
 from tutelage.data import Data, Split
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.errors import TutelageError
 from tutelage.methods import Method
 from tutelage.models.modes import eval_mode
@@ -49,7 +49,7 @@ class Rehearsal(Run):
         """Zeros: (N, C) logits, or (N, K) of roles that are K wide in this network."""
         if tuple(roles) == ("logits",):
             return torch.zeros(len(split), self.data.num_classes)
-        inputs = next(in_order(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
+        inputs = next(evaluation_batches(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
         with eval_mode(model), torch.no_grad():
             outputs = model.tap(inputs, roles)
         return torch.zeros(len(split), sum(outputs[role].flatten(1).shape[1] for role in roles))

@@ -9,7 +9,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.embeddings import embedder
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.tasks.task import Task, check_single
+from tutelage.tasks.task import Task, check_single_label
 
 
 class OfEmbeddings(Task):
@@ -19,7 +19,7 @@ class OfEmbeddings(Task):
 
     def check_data(self, data: Data) -> None:
         """One class a sample."""
-        check_single(self.name, data)
+        check_single_label(self.name, data)
 
     def check(self, who: str, outputs: Outputs, data: Data) -> None:
         """A vector for each sample."""

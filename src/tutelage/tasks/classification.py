@@ -37,7 +37,7 @@ from tutelage.evaluation.selective import risk_coverage, thinned
 from tutelage.models.ensemble import Ensemble
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single
+from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single_label
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.terms.term import Term
 
@@ -88,7 +88,7 @@ class Classification(Task):
 
     def check_data(self, data: Data) -> None:
         """One class a sample."""
-        check_single(self.name, data)
+        check_single_label(self.name, data)
 
     def label_loss(self) -> Term:
         """Cross-entropy."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tutelage.config import ExtraEvaluation
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.models.modes import eval_mode
 from tutelage.models.outputs import Outputs
@@ -215,7 +215,7 @@ class Task:
         few = data.train.subset(torch.arange(min(2, len(data.train))))
         name = type(model.module).__name__
         try:
-            batch = next(in_order(few, device=model.mean.device, workers=0))
+            batch = next(evaluation_batches(few, device=model.mean.device, workers=0))
             with eval_mode(model), torch.no_grad():
                 self.check(name, self.evaluated(model, data).tap(batch.inputs, self.roles), data)
         except TutelageError as error:
@@ -320,13 +320,13 @@ class Task:
         return teachers[0] if len(teachers) == 1 else None
 
 
-def check_single(task: str, data: Data) -> None:
+def check_single_label(task: str, data: Data) -> None:
     """Refuse data whose samples do not have one class each, for a task that is evaluated by classes.
 
     Raises:
         TutelageError: with the kind of targets.
     """
-    if not data.targets.single:
+    if not data.targets.single_label:
         raise TutelageError(
             f"{task} needs one class for each sample, and {data.name} has {data.targets.noun} for labels, whose task "
             f"is {data.targets.task}; choose a method for {data.targets.task}, or other data"

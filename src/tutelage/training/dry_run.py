@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.errors import NETWORK_ERRORS, NonFiniteError, TutelageError, TutelageWarning, one_line
 from tutelage.models.modes import eval_mode, restore_state
 from tutelage.models.outputs import Outputs
@@ -82,7 +82,9 @@ def _check(task: Task, who: str, outputs: Outputs, read: Sequence[str], data: Da
 
 def example_batch(data: Data, device: torch.device) -> Batch:
     """A few training samples as they are, under both views."""
-    batch = next(in_order(data.train.subset(torch.arange(min(SAMPLES, len(data.train)))), device=device, workers=0))
+    batch = next(
+        evaluation_batches(data.train.subset(torch.arange(min(SAMPLES, len(data.train)))), device=device, workers=0)
+    )
     index = batch.index.cpu()
     key = torch.stack([index, torch.full_like(index, data.views.identity)], 1)
     return replace(batch, key=key, second=batch.inputs)

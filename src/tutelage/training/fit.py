@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tutelage.ambient import default_settings
 from tutelage.config import Hardware, Recipe
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import mix
+from tutelage.data.loader import mix_seeds
 from tutelage.data.orders import Order, shuffled
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.tasks import Task, find
@@ -82,7 +82,7 @@ def fit(
         processes = Processes.current((hardware or Hardware()).device)
     hardware = resolve(hardware or Hardware(), processes)
     with ExitStack() as stack:
-        stack.enter_context(seeded(mix(seed, 1)))
+        stack.enter_context(seeded(mix_seeds(seed, 1)))
         loop = Loop(
             learners,
             data,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tutelage.config import Hardware, Recipe
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import Batches, mix
+from tutelage.data.loader import Batches, mix_seeds
 from tutelage.data.orders import Order
 from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.models.state import check_state, shared_tensors, shared_tensors_error
@@ -71,7 +71,8 @@ class Loop:
         second = any(learner.source is not None and learner.source.second_view for learner in learners)
         self.batches = batches(data.train, seed=seed, order=order, second=second)
         self.streams = {
-            name: batches(split, seed=mix(seed, 4, zlib.crc32(name.encode()))).at for name, split in streams.items()
+            name: batches(split, seed=mix_seeds(seed, 4, zlib.crc32(name.encode()))).at
+            for name, split in streams.items()
         }
         taught_by = [model for learner in learners if learner.source for model in learner.source.models]
         own = [model for learner in learners for model in (learner.model, learner.deployed)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tutelage.config import Hardware, Recipe
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import in_order, mix
+from tutelage.data.loader import evaluation_batches, mix_seeds
 from tutelage.data.orders import Order, shuffled
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.evaluation.predict import predict, predict_roles
@@ -34,7 +34,7 @@ from tutelage.training.updates import UpdateRule, together
 
 def initial_weights(seed: int, number: int = 0) -> AbstractContextManager[None]:
     """Within it, the global random generators draw the weights of the student of this number."""
-    return seeded(mix(seed, 2, number))
+    return seeded(mix_seeds(seed, 2, number))
 
 
 class Run:
@@ -176,7 +176,7 @@ class Run:
     def trace(self, model: Tapped) -> Tapped:
         """Find a network's roles, by showing it two training images."""
         part = self.data.train.subset(torch.arange(min(2, len(self.data.train))))
-        inputs = next(in_order(part, workers=0)).inputs.to(model.mean.device)
+        inputs = next(evaluation_batches(part, workers=0)).inputs.to(model.mean.device)
         try:
             return model.trace(inputs)
         except NETWORK_ERRORS as error:
@@ -211,7 +211,7 @@ class Run:
         """
         hardware = resolve(self.hardware, self.processes)
         with rng_state_restored():
-            example = next(in_order(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
+            example = next(evaluation_batches(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
             place(model, hardware=hardware, example=example)
         if tuple(roles) == ("logits",):
             return predict(model, split, device=hardware.device, workers=hardware.workers).cpu()
@@ -225,7 +225,7 @@ class Run:
         """
         self.check_labels(learners)
         hardware = resolve(self.hardware, self.processes)
-        with seeded(mix(self.seed, 1)):
+        with seeded(mix_seeds(self.seed, 1)):
             Loop(
                 learners,
                 self.data,

@@ -43,7 +43,7 @@ class Relabelling:
     def __call__(self, data: Data) -> Data:
         """The data set with these training labels, and the realised rate and transitions in its record."""
         name = type(self).__name__
-        check_single(data, name)
+        check_single_label(data, name)
         if data.train.labels.ndim != 1:
             raise TutelageError(
                 f"{name} needs hard labels, and those of {data.name} are soft, of shape "
@@ -83,13 +83,13 @@ def stream(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, *name.encode()])
 
 
-def check_single(data: Data, condition: str) -> None:
+def check_single_label(data: Data, condition: str) -> None:
     """Refuse targets that are no classes, for a condition on classes.
 
     Raises:
         TutelageError: with the kind of targets.
     """
-    if not data.targets.single:
+    if not data.targets.single_label:
         raise TutelageError(
             f"{condition} is for data with one class for each sample, and {data.name} has {data.targets.noun} for "
             "labels; leave it out"
@@ -105,7 +105,7 @@ def clean_classes(data: Data, condition: str) -> tuple[Labels, list[int]]:
     Raises:
         TutelageError: the targets are no classes, or no sample has a label.
     """
-    check_single(data, condition)
+    check_single_label(data, condition)
     given, clean = data.targets.classes(data.train.labels).cpu(), data.train.clean_labels.cpu()
     classes = torch.where((given >= 0) & (clean >= 0), clean, given)
     if not bool((classes >= 0).any()):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from tutelage.data.conditions.condition import check_single, clean_classes, stream
+from tutelage.data.conditions.condition import check_single_label, clean_classes, stream
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError
 
@@ -33,7 +33,7 @@ class Trusted:
 
     def __call__(self, data: Data) -> Data:
         """The data set with these samples marked in ``train.trusted``."""
-        check_single(data, type(self).__name__)
+        check_single_label(data, type(self).__name__)
         if data.train.labels.ndim != 1:
             raise TutelageError(
                 f"Trusted needs hard labels, and those of {data.name} are soft, of shape "

@@ -10,7 +10,7 @@ import torch
 
 from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.data import Data
-from tutelage.data.loader import mix
+from tutelage.data.loader import mix_seeds
 from tutelage.errors import TutelageError
 from tutelage.evaluation.embeddings import ROLE, embedder
 from tutelage.methods import Positive, Share, method
@@ -127,7 +127,7 @@ def _held_out(data: Data, share: float, seed: int) -> Data:
             f"validation_classes={share:g} of {len(base)} classes of {data.name} are {count}; episodes and training "
             f"need {MIN_CLASSES} classes each: choose another share, or 0"
         )
-    order = torch.randperm(len(base), generator=torch.Generator().manual_seed(mix(seed, 4)))
+    order = torch.randperm(len(base), generator=torch.Generator().manual_seed(mix_seeds(seed, 4)))
     held = torch.isin(hard_labels(data.train.labels).cpu(), base[order[:count]])
     train, validation = (data.train.subset(mask.nonzero().squeeze(1)) for mask in (~held, held))
     return replace(data, train=train, validation=validation)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tutelage.data.data import Split
-from tutelage.data.loader import in_order
+from tutelage.data.loader import evaluation_batches
 from tutelage.errors import TutelageError
 from tutelage.evaluation.metrics import accuracy
 from tutelage.evaluation.predict import labelled
@@ -159,7 +159,7 @@ def _images(run: Run, model: Tapped, count: int) -> Iterator[Tensor]:
     """The same ``count`` training images at each call, normalised and without augmentation, in batches."""
     train = run.data.train
     indices = torch.randperm(len(train), generator=torch.Generator().manual_seed(run.seed))[:count]
-    for batch in in_order(train.subset(indices), batch_size=64, workers=0):
+    for batch in evaluation_batches(train.subset(indices), batch_size=64, workers=0):
         yield (batch.inputs.to(model.mean.device) - model.mean) / model.std
 
 

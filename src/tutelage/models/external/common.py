@@ -55,7 +55,7 @@ class ModelSpec:
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments that a user's function may accept."""
-        return {"num_classes": self.num_classes, **self.modality.offers(self.input_shape)}
+        return {"num_classes": self.num_classes, **self.modality.model_arguments(self.input_shape)}
 
     def image_shape(self, spec: str) -> tuple[int, int, int]:
         """(C, H, W), for a network that takes images.

@@ -18,7 +18,7 @@ Places = NDArray[Any]
 TEST_SHARE = 0.2  # of a data set that has no test part
 
 
-def divide(labels: Tensor, size: int, seed: int) -> tuple[Places, Places]:
+def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Places, Places]:
     """The places that stay and about ``size`` that are held out, both sorted: (N,) labels to (N - M,) and (M,).
 
     Each class gives its share, and every class keeps a sample, so that fewer are held out where classes are too small.
@@ -74,7 +74,7 @@ def split_off_test(part: Split, share: float | None, name: str) -> tuple[Split, 
     labelled = part.targets.labelled(part.labels)
     candidates = labelled.nonzero().squeeze(1) if labelled.any() else torch.arange(len(part))
     size = max(1, round(used * len(candidates)))
-    _, held = divide(strata[candidates], size, seed=0) if len(candidates) else ((), ())
+    _, held = stratified_split(strata[candidates], size, seed=0) if len(candidates) else ((), ())
     if len(held) == 0:
         raise TutelageError(
             f"{name} has no test part, and the classes of its {len(part)} samples are too small to take one from; "

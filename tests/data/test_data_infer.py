@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data import Classes, ManyLabels, Numbers, Pixels, Strings, Vectors, open_data
+from tutelage.data import Classes, MultiLabel, Pixels, Quantities, Strings, Vectors, open_data
 
 RNG = np.random.default_rng(5)
 VECTORS = RNG.normal(size=(8, 5))
@@ -31,13 +31,13 @@ def saved(folder: Path, labels: np.ndarray | None, inputs: np.ndarray = VECTORS,
         (np.arange(8) % 3, Classes(), (8,), 3, [3, 3, 2]),
         ((np.arange(8) % 3)[:, None], Classes(), (8,), 3, [3, 3, 2]),
         (SOFT, Classes(), (8, 3), 3, [6, 0, 2]),
-        (SEVERAL, ManyLabels(), (8, 3), 3, [4, 4, 4]),
-        (SEVERAL.astype(bool), ManyLabels(), (8, 3), 3, [4, 4, 4]),
-        (SEVERAL.astype(np.float32), ManyLabels(), (8, 3), 3, [4, 4, 4]),
-        (np.where(SEVERAL == 0, -1, 1), ManyLabels(), (8, 3), 3, [4, 4, 4]),
-        (np.linspace(-1, 1, 8), Numbers(), (8, 1), 1, [8]),
-        (np.array([0.5, np.nan] * 4)[:, None], Numbers(), (8, 1), 1, [4]),
-        (VECTORS[:, :2], Numbers(), (8, 2), 2, [8, 8]),
+        (SEVERAL, MultiLabel(), (8, 3), 3, [4, 4, 4]),
+        (SEVERAL.astype(bool), MultiLabel(), (8, 3), 3, [4, 4, 4]),
+        (SEVERAL.astype(np.float32), MultiLabel(), (8, 3), 3, [4, 4, 4]),
+        (np.where(SEVERAL == 0, -1, 1), MultiLabel(), (8, 3), 3, [4, 4, 4]),
+        (np.linspace(-1, 1, 8), Quantities(), (8, 1), 1, [8]),
+        (np.array([0.5, np.nan] * 4)[:, None], Quantities(), (8, 1), 1, [4]),
+        (VECTORS[:, :2], Quantities(), (8, 2), 2, [8, 8]),
     ],
 )
 def test_labels_are_what_their_dtype_and_shape_say(
@@ -75,11 +75,11 @@ def test_what_may_be_two_kinds_is_refused_with_the_remedy(
 @pytest.mark.parametrize(
     ("labels", "name", "kind", "shape"),
     [
-        (np.arange(8.0), "regression", Numbers(), (8, 1)),
-        (np.full((8, 2), 0.2), "regression", Numbers(), (8, 2)),
-        (np.arange(16).reshape(8, 2), "regression", Numbers(), (8, 2)),
+        (np.arange(8.0), "regression", Quantities(), (8, 1)),
+        (np.full((8, 2), 0.2), "regression", Quantities(), (8, 2)),
+        (np.arange(16).reshape(8, 2), "regression", Quantities(), (8, 2)),
         (np.arange(16).reshape(8, 2), "strings", Strings(), (8, 2)),
-        (np.eye(4, dtype=int)[np.arange(8) % 4], "multi_label", ManyLabels(), (8, 4)),
+        (np.eye(4, dtype=int)[np.arange(8) % 4], "multi_label", MultiLabel(), (8, 4)),
         (SOFT, "classification", Classes(), (8, 3)),
     ],
 )
@@ -100,7 +100,7 @@ def test_an_entry_targets_that_names_nothing_is_refused(tmp_path: Path, refused:
 def test_images_are_images_whatever_their_labels(tmp_path: Path) -> None:
     images = RNG.integers(0, 256, (8, 6, 6, 3), dtype=np.uint8)
     data = open_data(saved(tmp_path, np.linspace(0, 1.5, 8), images, classes=np.array(["age"])))
-    assert (data.modality, data.targets, data.classes) == (Pixels(), Numbers(), ("age",))
+    assert (data.modality, data.targets, data.classes) == (Pixels(), Quantities(), ("age",))
     assert data.views.count > 1
 
 

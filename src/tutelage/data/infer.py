@@ -9,16 +9,16 @@ import numpy as np
 
 from tutelage.data.arrays import Array
 from tutelage.data.modality import Modality, Pixels, Vectors
-from tutelage.data.targets import Classes, ManyLabels, Numbers, Strings, Targets
+from tutelage.data.targets import Classes, MultiLabel, Quantities, Strings, Targets
 from tutelage.errors import TutelageError, unknown
 
 BY_TASK: Mapping[str, Targets] = MappingProxyType(
-    {kind.task: kind for kind in (Classes(), ManyLabels(), Numbers(), Strings())}
+    {kind.task: kind for kind in (Classes(), MultiLabel(), Quantities(), Strings())}
 )
 """Kinds of targets, by what they are for: what the entry ``targets`` of a file may say."""
 
 
-def modality_of(inputs: Array, what: str) -> Modality:
+def infer_modality(inputs: Array, what: str) -> Modality:
     """(N, D) floats are vectors, and what has more axes are images.
 
     Raises:
@@ -34,7 +34,7 @@ def modality_of(inputs: Array, what: str) -> Modality:
     return Vectors()
 
 
-def targets_of(labels: Array, what: str) -> Targets:
+def infer_targets(labels: Array, what: str) -> Targets:
     """The kind of some labels.
 
     Integers (N,) are classes, and (N, C) of 0, 1 and -1 (unknown) are several labels a sample. Floats (N,) are
@@ -56,7 +56,7 @@ def _one_float(labels: Array, what: str) -> Targets:
     known = labels[~np.isnan(labels)]
     if (known == np.rint(known)).all():
         raise _ambiguous(labels, what, "whole numbers as floats: save classes as integers", "regression")
-    return Numbers()
+    return Quantities()
 
 
 def _several_floats(labels: Array, what: str) -> Targets:
@@ -64,12 +64,12 @@ def _several_floats(labels: Array, what: str) -> Targets:
         sums = labels.sum(1, dtype=np.float64)
         is_distribution = np.abs(sums - 1) <= 1e-3
     if ((labels == 0) | (labels == 1)).all() and (sums > 1).any():
-        return ManyLabels()
+        return MultiLabel()
     if len(labels) == 0 or (is_distribution | (labels == 0).all(1)).mean() > 0.5:
         return Classes()
     if (labels == np.rint(labels)).all() or ((labels >= 0) & (labels <= 1)).all():
         raise _ambiguous(labels, what, "no distributions, whose rows sum to 1, and no plain quantities", "regression")
-    return Numbers()
+    return Quantities()
 
 
 def _several_integers(labels: Array, what: str) -> Targets:
@@ -78,10 +78,10 @@ def _several_integers(labels: Array, what: str) -> Targets:
         raise _ambiguous(labels, what, "several integers a sample", "strings", "regression")
     if len(values) and (values.sum(1) == 1).all() and (values >= 0).all():
         raise _ambiguous(labels, what, "one-hot: save the classes as integers (.argmax(1))", "multi_label")
-    return ManyLabels()
+    return MultiLabel()
 
 
-def named_targets(name: Array, what: str) -> Targets:
+def targets_named(name: Array, what: str) -> Targets:
     """The kind of targets that an entry of a file names by their task.
 
     Raises:
