@@ -85,13 +85,11 @@ def test_elimination_equals_new_regression_at_each_step() -> None:
         assert removed == min(energies, key=lambda unit: energies[unit])
         remaining.remove(removed)
     # The steps equal the regression of the removed units on the remaining ones.
-    remaining_columns, removed = [*remaining, 7], list(elimination.removed)
+    others, pruned = [*remaining, 7], list(elimination.removed)
     penalised = gram + ridge * torch.eye(8, dtype=torch.float64)
-    at_once = torch.linalg.solve(
-        penalised[remaining_columns][:, remaining_columns], penalised[remaining_columns][:, removed]
-    )
-    assert torch.allclose(elimination.transfer[removed][:, remaining_columns], at_once.T, atol=1e-9)
-    assert torch.equal(elimination.transfer[stays][:, stays], torch.eye(4, dtype=torch.float64))
+    at_once = torch.linalg.solve(penalised[others][:, others], penalised[others][:, pruned])
+    assert torch.allclose(elimination.transfer[pruned][:, others], at_once.T, atol=1e-9)
+    assert torch.equal(elimination.transfer[others][:, others], torch.eye(4, dtype=torch.float64))
 
 
 def test_constant_is_never_removed() -> None:
