@@ -15,7 +15,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tutelage.report.words import verdict
+from tutelage.report.conclusions import conclusion
 from tutelage.studies import PLAIN
 from tutelage.studies.metrics import metrics_of
 from tutelage.studies.results import Results, Row
@@ -47,7 +47,7 @@ label is learnt by heart and little is left to gain: that, with five seeds, and 
 def demo_page() -> str:
     """The page of the demo."""
     results = measured(FOLDER / "demo.jsonl", "digits", "0.4")
-    said = verdict(results.table())
+    said = conclusion(results.table())
     return "\n\n".join([DEMO_HEAD, table(results), said, "Raw results: [demo.jsonl](demo.jsonl), a line a run\n"])
 
 
@@ -105,7 +105,7 @@ def nine_page() -> str:
             if results is None:
                 parts.append(f"### {data}, {labels}\n\nNot run yet.\n")
                 continue
-            said = " ".join([verdict(results.table()), *falling_short(results)])
+            said = " ".join([conclusion(results.table()), *falling_short(results)])
             file = f"nine-methods/{data}-noise-{noise}.jsonl"
             source = f"Raw results: [{file}]({file}), a line a run\n"
             seeds = len(results.study["seeds"])

@@ -15,7 +15,7 @@ from experiments.paired import Experiment, Metric, main
 from tutelage.config import Config
 from tutelage.data import Split
 from tutelage.data.configured import load_data
-from tutelage.evaluation import abstain_probability, commitment, predict_roles, risk_coverage
+from tutelage.evaluation import abstain_probability, predict_roles, risk_coverage, selection_score
 from tutelage.methods import find
 from tutelage.models.surgery.abstain import ABSTAIN
 from tutelage.models.tapped import Tapped
@@ -111,7 +111,7 @@ def measured(model: Tapped, split: Split) -> dict[str, float]:
     return {
         **by_score("response", logits, split.labels),
         **by_score("whole", logits, split.labels, outputs.log_softmax(1)[:, :-1].amax(1)),
-        **by_score("abstention", logits, split.labels, commitment(logits, abstain)),
+        **by_score("abstention", logits, split.labels, selection_score(logits, abstain)),
         "abstain_probability": float(abstain_probability(logits, abstain).mean()),
     }
 

@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments.raw import write_study
-from tutelage.report.console import watching_study
+from tutelage.report.console import study_progress
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
 from tutelage.studies.workers import LocalWorkers
@@ -76,7 +76,7 @@ def run(
     if rows:
         study = study.replace(methods={row: study.methods[row].model_dump() for row in rows})
     where = f"{name}-noise-{noise}"
-    with watching_study(Console(stderr=True), quiet=False) as watch:
+    with study_progress(Console(stderr=True), quiet=False) as watch:
         results = run_study(study, RUNS / where, workers=LocalWorkers(workers), watch=watch)
         write_study(results, RAW / f"{where}.jsonl")
 

@@ -410,7 +410,7 @@ def test_fields_of_runs_are_options_of_a_study(run: Command, monkeypatch: pytest
 def test_a_study_prints_tables_for_its_reader_and_the_answer_last(
     run: Command, monkeypatch: pytest.MonkeyPatch, write_study: Callable[..., Path], terminal: bool
 ) -> None:
-    from tutelage.report.words import answer
+    from tutelage.report.conclusions import summary
     from tutelage.studies.results import Results
 
     results = Results.read(write_study())
@@ -419,7 +419,7 @@ def test_a_study_prints_tables_for_its_reader_and_the_answer_last(
     code, out, _ = run("study", "nine", "--out", str(results.folder))
     assert code == 0
     assert ("| plain |" in out) != terminal
-    assert out.splitlines()[-3:] == list(answer(results))
+    assert out.splitlines()[-3:] == list(summary(results))
 
 
 @pytest.mark.parametrize("command", ["methods", "tasks", "models", "data", "data digits"])

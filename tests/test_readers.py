@@ -23,7 +23,7 @@ from tutelage.methods import find
 from tutelage.models import Tapped
 from tutelage.models.load import make_model
 from tutelage.parsing import parse_json, parse_yaml, write_yaml
-from tutelage.report.console import show
+from tutelage.report.console import print_result
 from tutelage.report.tables import table_as
 from tutelage.runs import Result, RunFolder, execute, open_model
 from tutelage.runs.schema import read_epochs
@@ -240,7 +240,7 @@ def test_results_of_runs(data: st.DataObject, folder: Path, tmp_path: Path) -> N
         result = RunFolder(copied).result()
         if result is not None:
             json.dumps(result, allow_nan=False)
-            show(Result(Tapped(nn.Identity()), result, (), RUN, copied))
+            print_result(Result(Tapped(nn.Identity()), result, (), RUN, copied))
 
     good(read)
     good(lambda: RunFolder(copied).finished(RUN, json.loads((folder / "inputs.json").read_bytes())))

@@ -24,11 +24,11 @@ from tutelage.evaluation.corruptions import (
     SEVERITIES,
     brightness,
     contrast,
-    draws_of,
     gaussian_blur,
     gaussian_noise,
     impulse_noise,
     jpeg,
+    noise_generator,
     pixelate,
     shot_noise,
 )
@@ -57,7 +57,7 @@ def levels_of(images: Tensor) -> np.ndarray[Any, Any]:
 
 
 def corrupt(images: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
-    return CORRUPTIONS[name](images, severity, draws_of(name, severity, seed))
+    return CORRUPTIONS[name](images, severity, noise_generator(name, severity, seed))
 
 
 # --- each against another library or a closed form
@@ -185,7 +185,7 @@ def test_a_higher_severity_is_further_from_the_image(photos: list[Image.Image], 
 def test_images_get_the_same_in_any_batch(name: str) -> None:
     images = torch.rand(10, 3, 7, 5)
     whole = corrupt(images, name, 3)
-    draws = draws_of(name, 3)
+    draws = noise_generator(name, 3)
     parts = torch.cat([CORRUPTIONS[name](part, 3, draws) for part in images.split([1, 6, 3])])
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
     assert torch.equal(corrupt(images, name, 3), whole)
@@ -195,7 +195,7 @@ def test_images_get_the_same_in_any_batch(name: str) -> None:
 def test_draws_depend_on_seed_and_severity(name: str) -> None:
     images = torch.rand(2, 1, 8, 8)
     assert not torch.equal(corrupt(images, name, 5, seed=1), corrupt(images, name, 5))
-    first = [torch.rand(3, generator=draws_of(name, severity)) for severity in SEVERITIES]
+    first = [torch.rand(3, generator=noise_generator(name, severity)) for severity in SEVERITIES]
     assert len({tuple(draw.tolist()) for draw in first}) == 5
 
 

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import accuracy_score
 from torch import Tensor
 
-from tutelage.evaluation import abstain_probability, aurc, commitment, risk_coverage
+from tutelage.evaluation import abstain_probability, aurc, risk_coverage, selection_score
 from tutelage.evaluation.selective import certainty
 
 
@@ -199,7 +199,7 @@ def test_what_is_kept_and_its_log_odds() -> None:
     abstain = torch.linspace(-3, 3, 50, dtype=torch.float64)[:, None]
     kept = abstain_probability(logits, abstain)
     torch.testing.assert_close(kept, abstain[:, 0].exp() / (logits.exp().sum(1) + abstain[:, 0].exp()))
-    torch.testing.assert_close(commitment(logits, abstain), ((1 - kept) / kept).log())
+    torch.testing.assert_close(selection_score(logits, abstain), ((1 - kept) / kept).log())
     far = torch.tensor([[200.0, 0.0], [100.0, 0.0]])
     assert abstain_probability(far, torch.zeros(2, 1)).tolist() == [0.0, pytest.approx(0, abs=1e-40)]
-    assert commitment(far, torch.zeros(2, 1)).argsort(descending=True).tolist() == [0, 1]
+    assert selection_score(far, torch.zeros(2, 1)).argsort(descending=True).tolist() == [0, 1]

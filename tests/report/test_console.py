@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tutelage.report.console import watching_study
-from tutelage.report.terminal import show_tables
+from tutelage.report.console import study_progress
+from tutelage.report.terminal import print_tables
 from tutelage.studies.results import Results
 from tutelage.studies.runner import AtWork, Status
 
@@ -22,7 +22,7 @@ def test_bars_name_condition_and_pair_count_failures_and_estimate_the_time(monke
     monkeypatch.setattr("tutelage.report.console.time.monotonic", lambda: next(clock))
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=120, color_system=None)
-    with watching_study(console, quiet=False) as watch:
+    with study_progress(console, quiet=False) as watch:
         assert watch is not None
         watch(Status(runs=10, done=2, failed=0, found=2, running=()))
         work = AtWork("hinton-seed0-0123", "hinton, noise 0.4, big → small, seed 0", 0.5)
@@ -34,7 +34,7 @@ def test_bars_name_condition_and_pair_count_failures_and_estimate_the_time(monke
 
 def test_elsewhere_each_count_is_a_line() -> None:
     text = io.StringIO()
-    with watching_study(Console(file=text), quiet=False) as watch:
+    with study_progress(Console(file=text), quiet=False) as watch:
         assert watch is not None
         for done, failed in ((0, 0), (0, 0), (1, 0), (1, 1)):
             watch(Status(runs=2, done=done, failed=failed, found=0, running=(), what="trials"))
@@ -43,7 +43,7 @@ def test_elsewhere_each_count_is_a_line() -> None:
 
 
 def test_the_tables_are_no_markdown(write_study: WriteStudy, capsys: pytest.CaptureFixture[str]) -> None:
-    show_tables(Results.read(write_study(methods=("at", "[bold]sp"))))
+    print_tables(Results.read(write_study(methods=("at", "[bold]sp"))))
     shown = capsys.readouterr().out
     assert "[bold]sp" in shown
     assert "noise 0.4" in shown

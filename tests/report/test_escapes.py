@@ -13,7 +13,7 @@ import pytest
 
 from tutelage.data import Data
 from tutelage.errors import TutelageError, TutelageWarning
-from tutelage.report.console import Terminal, print_table, say
+from tutelage.report.console import Terminal, print_plain, print_table
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -80,7 +80,7 @@ def test_a_message_has_a_limited_length() -> None:
 
 def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
     print_table((EVIL, "[/]"), [("[/b]", "[red]")])
-    say(EVIL)
+    print_plain(EVIL)
     Terminal().print(EVIL)
     out, _ = capsys.readouterr()
     assert clean(out)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tutelage.errors import TutelageError
+from tutelage.report.figures.frame import over_seeds
 from tutelage.report.page import page, write_page
-from tutelage.report.pictures.frame import over_seeds
 from tutelage.studies.metrics import metrics_of
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Results

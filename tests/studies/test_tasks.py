@@ -18,9 +18,9 @@ from tests.tasks.cases import case_of
 from tests.tasks.test_outside import Grades
 from tutelage.cli import main
 from tutelage.data import Data
+from tutelage.report.conclusions import conclusion, summary
 from tutelage.report.page import page
 from tutelage.report.tables import table_as
-from tutelage.report.words import answer, verdict
 from tutelage.studies.difference import compare_studies
 from tutelage.studies.inspection import inspect
 from tutelage.studies.metrics import COMMON_METRICS, metrics_of
@@ -123,11 +123,11 @@ def test_tables_ranks_and_words_follow_the_main_metric(write_study: WriteStudy, 
     }
     assert results.table() == results.table("rmse")
     assert list(results.ranks().average) == ["at", "plain", "rkd", "sp"]
-    assert verdict(list(rows.values())).startswith(
+    assert conclusion(list(rows.values())).startswith(
         "After Holm's correction for 3 comparisons, clearly worse than the plain student: sp; rkd; clearly better than "
         "the plain student: at."
     )
-    first, second, _ = answer(results)
+    first, second, _ = summary(results)
     assert first.endswith("by root mean squared error.")
     assert "clearly better than the plain student: at (-0.99)" in second
     for format in ("md", "latex"):

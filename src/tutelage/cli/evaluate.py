@@ -46,7 +46,7 @@ def evaluate(
     extra = ExtraEvaluation(**requested)
     from tutelage.config import Hardware
     from tutelage.evaluation import cost_of
-    from tutelage.report.console import side_console
+    from tutelage.report.console import stderr_console
     from tutelage.runs.classes import check_classes, with_classes
     from tutelage.tasks import Compute, find
     from tutelage.tasks import evaluate as evaluate_network
@@ -66,11 +66,11 @@ def evaluate(
     if "logits" in task.roles:
         check_classes(run, network.classes, opened)
     if teacher_model is not None and (misfit := task.misfit(teacher_model, opened)):
-        side_console().print(f"teacher {teacher}: not compared: {misfit}", highlight=False)
+        stderr_console().print(f"teacher {teacher}: not compared: {misfit}", highlight=False)
         teacher_model = None
     evaluated = opened.splits[split]
     if not bool(evaluated.targets.labelled(evaluated.labels).any()):
-        side_console().print(f"no {split} sample of {opened.name} has a label", highlight=False)
+        stderr_console().print(f"no {split} sample of {opened.name} has a label", highlight=False)
     result = evaluate_network(model, opened, split=split, device=device, teacher=teacher_model, task=task.name)
     result |= task.evaluate_extra(model, opened, extra, Compute(device), split=split)
     result["cost"] = cost_of(model, task.example(model, opened))

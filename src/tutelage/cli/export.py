@@ -24,7 +24,7 @@ def export(
 ) -> None:
     """Export a trained network to ONNX, including its normalization."""
     from tutelage.models.export import export_onnx
-    from tutelage.report.console import say
+    from tutelage.report.console import print_plain
     from tutelage.runs.classes import check_classes, with_classes
     from tutelage.runs.loading_script import loading_script
     from tutelage.runs.models import weights_metadata
@@ -35,10 +35,10 @@ def export(
     opened = with_classes(opened, network.model, network.classes)
     check_classes(run, network.classes, opened)
     export_onnx(network.model, opened.image_shape, onnx, classes=opened.classes)
-    say(onnx)
+    print_plain(onnx)
     task = find(network.task or opened.targets.task)
     if task.decision:
-        say(f"the file contains the network only, without the decision rule of {task.name}: {task.decision}")
+        print_plain(f"the file contains the network only, without the decision rule of {task.name}: {task.decision}")
     if network.file is not None and network.file.suffix == ".safetensors":
         metadata = weights_metadata(network.spec, network.model, opened, task)
         print(f"\n{loading_script(metadata, repr(str(network.file)))}", end="")

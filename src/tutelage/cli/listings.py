@@ -22,14 +22,14 @@ def methods(
 ) -> None:
     """List the methods, or describe one."""
     from tutelage.methods import find, installed
-    from tutelage.report.console import say
+    from tutelage.report.console import print_plain
 
     if name is not None:
         method = find(name)
-        say(f"{method.name} ({method.family}; {method.paper})")
-        say(f"task: {method.task or ANY_TASK}; written from: {method.evidence or NO_EVIDENCE}")
-        say(f"\n{inspect.getdoc(method.function)}\n\nparameters:")
-        say("\n".join(f"  {key}{text}" for key, text in method.parameters.items()) or "  none")
+        print_plain(f"{method.name} ({method.family}; {method.paper})")
+        print_plain(f"task: {method.task or ANY_TASK}; written from: {method.evidence or NO_EVIDENCE}")
+        print_plain(f"\n{inspect.getdoc(method.function)}\n\nparameters:")
+        print_plain("\n".join(f"  {key}{text}" for key, text in method.parameters.items()) or "  none")
         return
     available = _importable(find, installed())
     if json_:

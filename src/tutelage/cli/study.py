@@ -94,26 +94,28 @@ def study(
 
 
 def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json: bool, **how: Any) -> None:
-    from tutelage.report.console import say, side_console, watching_study
+    from tutelage.report.conclusions import summary
+    from tutelage.report.console import print_plain, stderr_console, study_progress
     from tutelage.report.page import write_page
     from tutelage.report.tables import table_as
-    from tutelage.report.terminal import show_tables
-    from tutelage.report.words import answer
+    from tutelage.report.terminal import print_tables
     from tutelage.studies.failures import failure_summary
     from tutelage.studies.runner import run_study
 
-    with watching_study(side_console(), quiet=as_json) as watch:
+    with study_progress(stderr_console(), quiet=as_json) as watch:
         results = run_study(study, out, workers=workers(), watch=watch, check=False, **how)
     page = None if is_read_only(out) else write_page(results)
     if as_json:
         print(table_as(results, "json").decode())
     else:
         if sys.stdout.isatty():
-            show_tables(results)
+            print_tables(results)
         else:
             print(table_as(results, "md").decode())
-        say(f"{page}\n" if page else f"{out} cannot be written to; tutelage report {out} --out FILE writes the page\n")
-        say("\n".join(answer(results)))
+        print_plain(
+            f"{page}\n" if page else f"{out} cannot be written to; tutelage report {out} --out FILE writes the page\n"
+        )
+        print_plain("\n".join(summary(results)))
     failure = failure_summary(results)
     if failure:
         print(f"error: {message(failure)}", file=sys.stderr)
@@ -155,7 +157,7 @@ def report(
     interval: Annotated[str, typer.Option(help="95 % intervals: t (Student's t) or bootstrap.")] = "t",
 ) -> None:
     """Write the report of a study: a page, or its table."""
-    from tutelage.report.console import say
+    from tutelage.report.console import print_plain
     from tutelage.report.tables import FORMATS, table_as, write_table
     from tutelage.studies.results import Results
 
@@ -171,7 +173,7 @@ def report(
         return
     else:
         path = write_table(results, format_, out, metric=metric, interval=interval)
-    say(path)
+    print_plain(path)
 
 
 def compare(
@@ -181,11 +183,11 @@ def compare(
     json_: Json = False,
 ) -> None:
     """Compare two studies or two runs. They must agree in data, training and evaluation."""
-    from tutelage.report.differences import show_runs, show_studies
+    from tutelage.report.differences import print_run_difference, print_study_difference
     from tutelage.studies.difference import compare_runs, compare_studies
     from tutelage.studies.results import is_study
 
     if is_study(a) or is_study(b):
-        show_studies(compare_studies(a, b, metric), as_json=json_)
+        print_study_difference(compare_studies(a, b, metric), as_json=json_)
     else:
-        show_runs(compare_runs(a, b), as_json=json_)
+        print_run_difference(compare_runs(a, b), as_json=json_)

@@ -71,7 +71,7 @@ def _train(
     settings = {**table_of(read.pop("settings", None), f"{file}: settings"), **settings_from(sets or [])}
     config = Config(**{"method": DEFAULT_METHOD[verb], **read, **fields, "settings": settings})
     out = out or Path("runs") / f"{config.method.rpartition(':')[2]}-seed{config.seed}"
-    from tutelage.report.console import show, side_console, watching
+    from tutelage.report.console import print_result, run_progress, stderr_console
     from tutelage.runs import execute
     from tutelage.runs.commands import as_python
     from tutelage.runs.loading_script import add_loading_script
@@ -80,14 +80,14 @@ def _train(
 
     names = typed_specs(fields.get("student"), *fields.get("teacher", ()), fields.get("method"))
     warn_of_label_differences(config)
-    console = side_console()
+    console = stderr_console()
 
     def announce(line: str) -> None:
         console.print(line, markup=False, highlight=False)
 
     if not as_json:
         console.print(f"# in Python:\n{as_python(config, out)}", style="dim", highlight=False)
-    with watching(console, quiet=as_json) as report:
+    with run_progress(console, quiet=as_json) as report:
         lines = None if as_json else announce
         result = execute(config, out, report=report, announce=lines, track=track, trust=trust or names)
     if result.metrics:  # of several processes only the first has measured
@@ -95,4 +95,4 @@ def _train(
     if as_json and result.metrics:
         print(json.dumps({**result.metrics, "folder": str(out)}, allow_nan=False))
     elif result.metrics:
-        show(result)
+        print_result(result)

@@ -42,7 +42,7 @@ def open_networks(names: list[str], data: Data, mean: str | None, std: str | Non
 
     ``mean`` and ``std`` apply to the networks whose weights record none.
     """
-    from tutelage.report.console import side_console
+    from tutelage.report.console import stderr_console
     from tutelage.runs.models import RECORDED, check_normalisation_used, open_trained
     from tutelage.runs.teachers import describe_normalisation
     from tutelage.trust import typed_specs
@@ -54,5 +54,5 @@ def open_networks(names: list[str], data: Data, mean: str | None, std: str | Non
         check_normalisation_used("--mean and --std", opened)
     for name, network in zip(names, opened, strict=True):
         if network.normalisation != RECORDED:
-            side_console().print(describe_normalisation(name, network), markup=False, highlight=False)
+            stderr_console().print(describe_normalisation(name, network), markup=False, highlight=False)
     return opened

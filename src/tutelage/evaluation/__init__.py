@@ -32,7 +32,7 @@ from tutelage.evaluation.metrics import (
     wrongly_labelled,
 )
 from tutelage.evaluation.ood import ood_auroc
-from tutelage.evaluation.operations.abstain import abstain_probability, commitment
+from tutelage.evaluation.operations.abstain import abstain_probability, selection_score
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.evaluation.robustness import Robustness, auac, pgd_accuracies
 from tutelage.evaluation.selective import RiskCoverage, aurc, risk_coverage
@@ -51,7 +51,6 @@ __all__ = [
     "aurc",
     "brier",
     "calibration_gap",
-    "commitment",
     "corruption_accuracies",
     "cost_of",
     "coverage",
@@ -79,6 +78,7 @@ __all__ = [
     "predict_roles",
     "reliability",
     "risk_coverage",
+    "selection_score",
     "worst_class_accuracy",
     "wrongly_labelled",
 ]

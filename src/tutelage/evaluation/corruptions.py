@@ -24,7 +24,7 @@ from tutelage.ambient import default_settings
 from tutelage.data.data import Split
 from tutelage.data.loader import evaluation_batches, mix_seeds
 from tutelage.errors import NonFiniteError
-from tutelage.evaluation.predict import answer, labelled
+from tutelage.evaluation.predict import batch_logits, labelled_samples
 from tutelage.models.modes import eval_mode
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -197,7 +197,7 @@ CORRUPTIONS: Mapping[str, Corruption] = MappingProxyType(
 )
 
 
-def draws_of(name: str, severity: int, seed: int = 0) -> torch.Generator:
+def noise_generator(name: str, severity: int, seed: int = 0) -> torch.Generator:
     """The CPU generator that one corruption of one severity draws from, from the first image to the last."""
     return torch.Generator().manual_seed(mix_seeds(seed, zlib.crc32(name.encode()), severity))
 
@@ -229,14 +229,14 @@ def corruption_accuracies(
         NonFiniteError: a logit is NaN or infinite.
         TutelageError: no sample has a label, or the model's answer is no (B, K) tensor.
     """
-    split, device = labelled(split), torch.device(device)
-    draws = {(name, severity): draws_of(name, severity, seed) for name in CORRUPTIONS for severity in SEVERITIES}
+    split, device = labelled_samples(split), torch.device(device)
+    draws = {(name, severity): noise_generator(name, severity, seed) for name in CORRUPTIONS for severity in SEVERITIES}
     hits = {key: torch.zeros((), dtype=torch.int64, device=device) for key in draws}
     finite = {key: torch.ones((), dtype=torch.bool, device=device) for key in draws}
     with eval_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
             for (name, severity), generator in draws.items():
-                logits = answer(model, CORRUPTIONS[name](batch.inputs, severity, generator))
+                logits = batch_logits(model, CORRUPTIONS[name](batch.inputs, severity, generator))
                 hits[name, severity] += (logits.argmax(1) == batch.targets).sum()
                 finite[name, severity] &= logits.isfinite().all()
     for name, severity in draws:

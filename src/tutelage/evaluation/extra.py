@@ -13,7 +13,7 @@ from tutelage.data.data import Data
 from tutelage.errors import unknown
 from tutelage.evaluation.corruptions import corruption_accuracies
 from tutelage.evaluation.ood import ood_auroc
-from tutelage.evaluation.predict import labelled, logits_of
+from tutelage.evaluation.predict import class_logits, labelled_samples
 from tutelage.evaluation.robustness import pgd_accuracies
 
 
@@ -49,14 +49,14 @@ def evaluate_extra(
     if split not in data.splits:
         raise unknown("split", split, data.splits)
     samples = data.splits[split]
-    logits_of(model, "network", data, samples.subset(torch.arange(1)), device)  # refuses another number of classes
+    class_logits(model, "network", data, samples.subset(torch.arange(1)), device)  # refuses another number of classes
     result: dict[str, Any] = dict.fromkeys(
         ("corruptions", "corruption_accuracy", "pgd", "auac", "zero_gradient_share", "ood_auroc")
     )
     if what.ood is not None:  # first, since a name that cannot be opened should not cost what the others do
         result["ood_auroc"] = ood_auroc(model, data, what.ood, split=split, device=device)
     if what.corruptions or what.pgd:
-        samples = labelled(samples)
+        samples = labelled_samples(samples)
         if what.samples is not None and what.samples < len(samples):
             # Spread over the split: the first ones of a folder of images are all of one class.
             samples = samples.subset(torch.arange(what.samples) * len(samples) // what.samples)

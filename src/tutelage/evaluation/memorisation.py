@@ -10,9 +10,9 @@ from torch import nn
 from tutelage.ambient import default_settings
 from tutelage.data.batch import hard_labels
 from tutelage.data.data import Data
+from tutelage.evaluation.json_numbers import json_number
 from tutelage.evaluation.metrics import accuracy, memorised, wrongly_labelled
-from tutelage.evaluation.numbers import number
-from tutelage.evaluation.predict import logits_of
+from tutelage.evaluation.predict import class_logits
 
 
 @default_settings()
@@ -26,12 +26,12 @@ def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu
     Raises:
         TutelageError: the network has another number of classes than the data.
     """
-    logits = logits_of(model, "network", data, data.train, device)
+    logits = class_logits(model, "network", data, data.train, device)
     given = hard_labels(data.train.labels).to(logits.device)
     clean = data.train.clean_labels.to(logits.device)
     return {
         "wrong_labels": int(wrongly_labelled(given, clean).sum()),
-        "memorised": number(memorised(logits, given, clean)),
-        "train_accuracy_clean": number(accuracy(logits, clean)),
-        "train_accuracy_given": number(accuracy(logits, given)),
+        "memorised": json_number(memorised(logits, given, clean)),
+        "train_accuracy_clean": json_number(accuracy(logits, clean)),
+        "train_accuracy_given": json_number(accuracy(logits, given)),
     }

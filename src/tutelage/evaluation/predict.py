@@ -55,7 +55,7 @@ def predict(
         torch.autocast(device.type, dtype=amp, enabled=amp is not None),
     ):
         for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
-            answers.append(answer(model, batch.inputs))
+            answers.append(batch_logits(model, batch.inputs))
     # Joined outside of inference mode, where a tensor may take part in a loss again.
     logits = torch.cat(answers)
     _check_finite(logits, split)
@@ -80,7 +80,7 @@ class _SideBySide(nn.Module):
         return torch.cat([outputs[role] for role in self.roles], 1)
 
 
-def answer(model: nn.Module, inputs: Tensor) -> Tensor:
+def batch_logits(model: nn.Module, inputs: Tensor) -> Tensor:
     """The logits (B, K), or (B, L, K), of one batch as float32.
 
     Raises:
@@ -95,7 +95,7 @@ def answer(model: nn.Module, inputs: Tensor) -> Tensor:
     return logits.float()
 
 
-def logits_of(model: nn.Module, who: str, data: Data, split: Split, device: torch.device | str) -> Tensor:
+def class_logits(model: nn.Module, who: str, data: Data, split: Split, device: torch.device | str) -> Tensor:
     """A network's logits for a part; ``who`` it is, for the error where it has another number of classes."""
     logits = predict(model, split, device=device)
     if logits.shape[1:] != (data.num_classes,):
@@ -107,7 +107,7 @@ def logits_of(model: nn.Module, who: str, data: Data, split: Split, device: torc
     return logits
 
 
-def labelled(split: Split) -> Split:
+def labelled_samples(split: Split) -> Split:
     """The samples of a part that have a label, soft labels as their largest class.
 
     Raises:

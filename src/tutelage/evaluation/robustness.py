@@ -16,7 +16,7 @@ from tutelage.attacks.pgd import Loss, input_gradient, pgd, zero_gradients
 from tutelage.data.data import Split
 from tutelage.data.loader import evaluation_batches, mix_seeds
 from tutelage.errors import TutelageError, TutelageWarning
-from tutelage.evaluation.predict import labelled
+from tutelage.evaluation.predict import labelled_samples
 from tutelage.models.modes import eval_mode
 
 ALARMING = 0.05  # a share of zero gradients that is warned of [ours]
@@ -111,7 +111,7 @@ def pgd_accuracies(
         TutelageError: no sample has a label.
         ValueError: as ``pgd``.
     """
-    split = labelled(split)
+    split = labelled_samples(split)
     draws = {r: torch.Generator().manual_seed(mix_seeds(seed, zlib.crc32(f"{r}".encode()))) for r in sorted(set(radii))}
     left, clean, hidden = dict.fromkeys(draws, 0), 0, 0
     for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):

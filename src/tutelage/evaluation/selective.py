@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED
+from tutelage.evaluation.json_numbers import json_numbers
 from tutelage.evaluation.metrics import only_labelled
-from tutelage.evaluation.numbers import numbers
 
 CURVE_POINTS = 101  # at most so many of a risk-coverage curve are kept
 
@@ -96,13 +96,13 @@ def risk_coverage(logits: Tensor, labels: Tensor, score: Tensor | None = None) -
     return RiskCoverage(coverage=answered.to(logits.dtype) / len(labels), risk=expected / answered)
 
 
-def thinned(curve: RiskCoverage) -> dict[str, list[float | None]]:
+def subsampled(curve: RiskCoverage) -> dict[str, list[float | None]]:
     """A curve at no more than ``CURVE_POINTS`` coverages, evenly, the first and the last among them."""
     size = len(curve.risk)
     places = list(range(size))
     if size > CURVE_POINTS:
         places = [round(place * (size - 1) / (CURVE_POINTS - 1)) for place in range(CURVE_POINTS)]
-    return {"coverage": numbers(curve.coverage[places]), "risk": numbers(curve.risk[places])}
+    return {"coverage": json_numbers(curve.coverage[places]), "risk": json_numbers(curve.risk[places])}
 
 
 def aurc(logits: Tensor, labels: Tensor) -> Tensor:

@@ -37,18 +37,18 @@ class Terminal(Console):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
-def say(text: object) -> None:
+def print_plain(text: object) -> None:
     """Print plain text to the output, with control characters as escapes."""
     print(printable(str(text)))
 
 
-def side_console() -> Console:
+def stderr_console() -> Console:
     """Where progress goes: not into the output that a program may read."""
     return Terminal(stderr=True, soft_wrap=True)
 
 
 @contextmanager
-def watching(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None] | None]:
+def run_progress(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None] | None]:
     """A bar a fit on a terminal, a line now and then elsewhere."""
     if quiet:
         yield None
@@ -65,7 +65,7 @@ def watching(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, A
 
         def report(record: dict[str, Any]) -> None:
             number, epoch, epochs = record["fit"], record["epoch"], record["epochs"]
-            note = note_of(record)
+            note = epoch_text(record)
             if number not in tasks:
                 tasks[number] = bars.add_task(f"fit {number + 1}", total=epochs, note="")
             bars.update(tasks[number], completed=epoch, note=note)
@@ -76,7 +76,7 @@ def watching(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, A
 
 
 @contextmanager
-def watching_study(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
+def study_progress(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
     """What runs, what is done and the time left: bars on a terminal, a line now and then elsewhere."""
     if quiet:
         yield None
@@ -125,13 +125,13 @@ class _TimeLeft:
         return f", {timedelta(seconds=seconds)} left"
 
 
-def note_of(record: dict[str, Any]) -> str:
+def epoch_text(record: dict[str, Any]) -> str:
     """The first learner's numbers of an epoch, on one line."""
     learner = next(iter(record["learners"].values()))
     return "  ".join(f"{name} {value:.4g}" for name, value in learner.items())
 
 
-def show(result: Result) -> None:
+def print_result(result: Result) -> None:
     """What a run measured."""
     from tutelage.runs.models import DEFAULT_TASK  # these import torch
     from tutelage.tasks import find

@@ -6,14 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from tutelage.report.console import print_table, say
-from tutelage.report.tables import finite, with_ends
+from tutelage.report.console import print_plain, print_table
+from tutelage.report.tables import finite, format_interval
 from tutelage.studies.difference import Both, Change, RunDifference, StudyDifference
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Cell
 
 
-def show_studies(found: StudyDifference, *, as_json: bool = False) -> None:
+def print_study_difference(found: StudyDifference, *, as_json: bool = False) -> None:
     """Print the differences B - A of two studies."""
     if as_json:
         _print_json(
@@ -30,19 +30,21 @@ def show_studies(found: StudyDifference, *, as_json: bool = False) -> None:
     metric = found.about
     rows = []
     for change in found.changes:
-        said = f"missing in {change.missing}" if change.difference is None else with_ends(change.difference, metric)
+        said = (
+            f"missing in {change.missing}" if change.difference is None else format_interval(change.difference, metric)
+        )
         rows.append((_words(change), change.method, said))
     print_table(("condition", "method", f"{metric.title}{', points' if metric.share else ''}: B - A"), rows)
     n = len(found.seeds)
-    say(f"B - A over {n} common seed{'' if n == 1 else 's'}, paired, with 95 % t intervals")
+    print_plain(f"B - A over {n} common seed{'' if n == 1 else 's'}, paired, with 95 % t intervals")
     for name, (here, there) in found.setup_changes.items():
-        say(f"differs: {name} is {here} in A, {there} in B")
+        print_plain(f"differs: {name} is {here} in A, {there} in B")
     for side, cells in (("A", found.only_a), ("B", found.only_b)):
         for cell in cells:
-            say(f"only in {side}: {cell.method}, {_words(cell)}")
+            print_plain(f"only in {side}: {cell.method}, {_words(cell)}")
 
 
-def show_runs(found: RunDifference, *, as_json: bool = False) -> None:
+def print_run_difference(found: RunDifference, *, as_json: bool = False) -> None:
     """Print in what two runs differ."""
     if as_json:
         _print_json({"config": _sides(found.config), "numbers": _sides(found.numbers)})

@@ -14,7 +14,7 @@ from typing import Any
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.files import as_path, atomic_write
-from tutelage.report.words import verdict
+from tutelage.report.conclusions import conclusion
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Results, Row, missing_reason
@@ -113,25 +113,25 @@ def _parquet(results: Results, metric: str, interval: str) -> bytes:
 
 
 def _markdown(results: Results, metric: str, interval: str) -> bytes:
-    tables = tables_of(results, metric, interval)
+    tables = grouped_rows(results, metric, interval)
     parts = [
         f"# {markdown_text(str(results.study['name']))}: {results.metrics[metric].title}",
         caption(results, interval),
     ]
     for heading, rows in tables:
-        parts += [f"## {markdown_text(heading)}", markdown_text(verdict(rows))]
-        cells = [(markdown_text(name), *others) for name, *others in grid(rows)]
+        parts += [f"## {markdown_text(heading)}", markdown_text(conclusion(rows))]
+        cells = [(markdown_text(name), *others) for name, *others in table_cells(rows)]
         head, *lines = [f"| {' | '.join(line)} |" for line in cells]
         parts.append("\n".join([head, "| --- | --- | --- | --- | --- |", *lines]))
     return ("\n\n".join(parts) + "\n").encode()
 
 
 def _latex(results: Results, metric: str, interval: str) -> bytes:
-    tables = tables_of(results, metric, interval)
+    tables = grouped_rows(results, metric, interval)
     title = f"{results.study['name']}: {results.metrics[metric].title}"
     parts = [r"% needs \usepackage{booktabs}"]
     for heading, rows in tables:
-        head, *lines = [" & ".join(map(_for_latex, line)) + r" \\" for line in grid(rows)]
+        head, *lines = [" & ".join(map(_for_latex, line)) + r" \\" for line in table_cells(rows)]
         parts += [
             r"\begin{table}",
             r"\centering",
@@ -158,15 +158,15 @@ FORMATS: Mapping[str, Callable[[Results, str, str], bytes]] = MappingProxyType(
 # --- the table for people
 
 
-def tables_of(results: Results, metric: str | None, interval: str) -> list[tuple[str, list[Row]]]:
+def grouped_rows(results: Results, metric: str | None, interval: str) -> list[tuple[str, list[Row]]]:
     """The rows of each condition and pair, under their heading."""
     found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows_for_people(results, metric, interval):
+    for row in display_rows(results, metric, interval):
         found.setdefault((row.cell.condition, row.cell.pair), []).append(row)
     return [(results.heading(*place), rows) for place, rows in found.items()]
 
 
-def rows_for_people(results: Results, metric: str | None, interval: str) -> list[Row]:
+def display_rows(results: Results, metric: str | None, interval: str) -> list[Row]:
     """The rows of the table; the means of fewer than three seeds without their intervals, which say nothing."""
     rows = results.table(metric, interval)
     if len(results.study["seeds"]) >= FEWEST_SEEDS:
@@ -174,7 +174,7 @@ def rows_for_people(results: Results, metric: str | None, interval: str) -> list
     return [replace(row, mean=row.mean and replace(row.mean, low=math.nan, high=math.nan)) for row in rows]
 
 
-def no_interval(results: Results) -> str:
+def interval_note(results: Results) -> str:
     """That means have no interval, where the seeds are too few."""
     return {1: "One seed: no interval", 2: "Two seeds: no interval of a mean"}.get(len(results.study["seeds"]), "")
 
@@ -182,7 +182,7 @@ def no_interval(results: Results) -> str:
 def caption(results: Results, interval: str) -> str:
     """What the columns of the table for people are."""
     seeds = len(results.study["seeds"])
-    spread = no_interval(results) or (
+    spread = interval_note(results) or (
         "After ± half of its 95 % interval"
         if interval == "t"
         else "After ± half of its 95 % interval, or in brackets its ends"
@@ -195,7 +195,7 @@ def caption(results: Results, interval: str) -> str:
     )
 
 
-def grid(rows: Sequence[Row]) -> list[tuple[str, ...]]:
+def table_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """The table of one condition and pair as text: its head, then a line a row."""
     metric = rows[0].metric
     unit, points = (", %", ", points") if metric.share else ("", "")
@@ -211,29 +211,29 @@ def grid(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 def _mean(row: Row) -> str:
     if row.mean is None:
         return f"missing: {missing_reason(row.cell)}" if row.cell.incomplete else ""
-    return " ".join(filter(None, (shown(row.mean.mean, row.metric), around(row))))
+    return " ".join(filter(None, (format_number(row.mean.mean, row.metric), mean_interval(row))))
 
 
-def around(row: Row) -> str:
+def mean_interval(row: Row) -> str:
     """Half of the 95 % interval of a row's mean, or its ends where it is uneven; nothing where it has none."""
     if row.mean is None or math.isnan(row.mean.low):
         return ""
     metric, mean, low, high = row.metric, row.mean.mean, row.mean.low, row.mean.high
     if math.isclose(high - mean, mean - low, rel_tol=1e-6, abs_tol=1e-12):
         half = high - mean
-        return f"± {shown(half if half > 1e-9 * abs(mean) else 0.0, metric)}"
-    return f"[{shown(low, metric)}, {shown(high, metric)}]"
+        return f"± {format_number(half if half > 1e-9 * abs(mean) else 0.0, metric)}"
+    return f"[{format_number(low, metric)}, {format_number(high, metric)}]"
 
 
 def _gain(row: Row, plain: Row | None) -> str:
     if row.gain is not None:
-        return with_ends(row.gain, row.metric)
+        return format_interval(row.gain, row.metric)
     if row.cell.method in (TEACHER, PLAIN) or row.cell.incomplete or plain is None or not plain.cell.incomplete:
         return ""
     return f"missing: plain, {missing_reason(plain.cell)}"
 
 
-def shown(value: float, metric: Metric, sign: str = "") -> str:
+def format_number(value: float, metric: Metric, sign: str = "") -> str:
     """A number as tables show it: shares in per cent or points, large ones whole, small ones to two digits."""
     if metric.share:
         return f"{100 * value:{sign}.2f}"
@@ -242,12 +242,12 @@ def shown(value: float, metric: Metric, sign: str = "") -> str:
     return f"{value:{sign}.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:{sign}.2g}"
 
 
-def with_ends(interval: Interval, metric: Metric) -> str:
+def format_interval(interval: Interval, metric: Metric) -> str:
     """A difference with the ends of its interval, where it has some."""
-    mean = shown(interval.mean, metric, "+")
+    mean = format_number(interval.mean, metric, "+")
     if math.isnan(interval.low):
         return mean
-    return f"{mean} [{shown(interval.low, metric, '+')}, {shown(interval.high, metric, '+')}]"
+    return f"{mean} [{format_number(interval.low, metric, '+')}, {format_number(interval.high, metric, '+')}]"
 
 
 _LATEX = {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.ean13 import EAN13
-from tutelage.evaluation.numbers import number
+from tutelage.evaluation.json_numbers import json_number
 from tutelage.evaluation.smart_inference import Reading, most_probable, read
 from tutelage.tasks.strings import Strings
 from tutelage.tasks.task import Curve, Metric
@@ -66,7 +66,7 @@ def outcomes(reading: Reading, labels: Tensor) -> dict[str, float | None]:
         "false": reading.accepted & ~equal,
         "none": ~reading.accepted,
     }
-    return {name: number(which[known].double().mean()) for name, which in shares.items()}
+    return {name: json_number(which[known].double().mean()) for name, which in shares.items()}
 
 
 task = Barcode()

@@ -16,6 +16,7 @@ from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 from tutelage.evaluation import operations
 from tutelage.evaluation.extra import evaluate_extra
+from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.memorisation import memorisation
 from tutelage.evaluation.metrics import (
     accuracy,
@@ -31,9 +32,8 @@ from tutelage.evaluation.metrics import (
     reliability,
     worst_class_accuracy,
 )
-from tutelage.evaluation.numbers import number, numbers
-from tutelage.evaluation.predict import logits_of, predict
-from tutelage.evaluation.selective import risk_coverage, thinned
+from tutelage.evaluation.predict import class_logits, predict
+from tutelage.evaluation.selective import risk_coverage, subsampled
 from tutelage.models.ensemble import Ensemble
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
@@ -162,34 +162,34 @@ class Classification(Task):
         Raises:
             TutelageError: a network has another number of classes than the data.
         """
-        logits = logits_of(model, "network", data, split, compute.device)
+        logits = class_logits(model, "network", data, split, compute.device)
         labels = hard_labels(split.labels).to(logits.device)
         bins, curve = reliability(logits, labels), risk_coverage(logits, labels)
         result: dict[str, Any] = {
             "samples": len(split),
-            "accuracy": number(accuracy(logits, labels)),
+            "accuracy": json_number(accuracy(logits, labels)),
             "per_class_accuracy": _by_class(data, per_class_accuracy(logits, labels)),
-            "worst_class_accuracy": number(worst_class_accuracy(logits, labels)),
+            "worst_class_accuracy": json_number(worst_class_accuracy(logits, labels)),
             "per_class_f1": _by_class(data, per_class_f1(logits, labels)),
-            "macro_f1": number(macro_f1(logits, labels)),
-            "nll": number(nll(logits, labels)),
-            "brier": number(brier(logits, labels)),
-            "ece": number(ece(logits, labels)),
-            "calibration_gap": number(calibration_gap(logits, labels)),
-            "aurc": number(curve.area),
+            "macro_f1": json_number(macro_f1(logits, labels)),
+            "nll": json_number(nll(logits, labels)),
+            "brier": json_number(brier(logits, labels)),
+            "ece": json_number(ece(logits, labels)),
+            "calibration_gap": json_number(calibration_gap(logits, labels)),
+            "aurc": json_number(curve.area),
             "reliability": {
                 "count": bins.count.tolist(),
-                "accuracy": numbers(bins.accuracy),
-                "confidence": numbers(bins.confidence),
+                "accuracy": json_numbers(bins.accuracy),
+                "confidence": json_numbers(bins.confidence),
             },
-            "risk_coverage": thinned(curve),
+            "risk_coverage": subsampled(curve),
             **operations.metrics_of(model, split, logits, labels),
         }
         if teacher is not None:
-            answers = logits_of(teacher, "teacher", data, split, compute.device)
-            result["agreement"] = number(agreement(logits, answers))
-            result["kl_to_teacher"] = number(kl_to_teacher(logits, answers))
-            result["teacher_accuracy"] = number(accuracy(answers, labels))
+            answers = class_logits(teacher, "teacher", data, split, compute.device)
+            result["agreement"] = json_number(agreement(logits, answers))
+            result["kl_to_teacher"] = json_number(kl_to_teacher(logits, answers))
+            result["teacher_accuracy"] = json_number(accuracy(answers, labels))
         return result
 
     def on_training_labels(self, model: nn.Module, data: Data, compute: Compute) -> dict[str, Any]:
@@ -247,7 +247,7 @@ class Classification(Task):
 
 
 def _by_class(data: Data, values: Tensor) -> dict[str, float | None]:
-    return dict(zip(data.classes, numbers(values), strict=True))
+    return dict(zip(data.classes, json_numbers(values), strict=True))
 
 
 task = Classification()

@@ -23,7 +23,7 @@ from tutelage.evaluation.clustering import (
     variation_of_information,
 )
 from tutelage.evaluation.embeddings import Embeddings, embeddings
-from tutelage.evaluation.numbers import number
+from tutelage.evaluation.json_numbers import json_number
 from tutelage.tasks._embeddings import OfEmbeddings
 from tutelage.tasks.task import Compute, Curve, Metric
 
@@ -76,9 +76,9 @@ def _by_k_means(found: Embeddings) -> dict[str, float | None]:
         return dict.fromkeys(("nmi", "ari", "matched_accuracy"))
     clusters = k_means(found.vectors, len(torch.unique(found.labels)))
     return {
-        "nmi": number(nmi(found.labels, clusters)),
-        "ari": number(ari(found.labels, clusters)),
-        "matched_accuracy": number(matched_accuracy(found.labels, clusters)),
+        "nmi": json_number(nmi(found.labels, clusters)),
+        "ari": json_number(ari(found.labels, clusters)),
+        "matched_accuracy": json_number(matched_accuracy(found.labels, clusters)),
     }
 
 
@@ -90,11 +90,11 @@ def _by_multicut(found: Embeddings) -> dict[str, float | None]:
     split, merge = variation_of_information(found.labels, clusters)
     return {
         "multicut_clusters": len(torch.unique(clusters)),
-        "multicut_nmi": number(nmi(found.labels, clusters)),
-        "multicut_ari": number(ari(found.labels, clusters)),
-        "multicut_vi_split": number(split),
-        "multicut_vi_merge": number(merge),
-        "multicut_objective": number(multicut_objective(costs, clusters)),
+        "multicut_nmi": json_number(nmi(found.labels, clusters)),
+        "multicut_ari": json_number(ari(found.labels, clusters)),
+        "multicut_vi_split": json_number(split),
+        "multicut_vi_merge": json_number(merge),
+        "multicut_objective": json_number(multicut_objective(costs, clusters)),
     }
 
 

@@ -15,7 +15,7 @@ from tutelage.evaluation.embeddings import Embeddings, embeddings
 from tutelage.evaluation.episodes import Episodes, evaluate_alone, evaluate_episodes, sample_episodes
 from tutelage.evaluation.few_shot_classifiers import nearest_mean
 from tutelage.evaluation.interpolation import prepared
-from tutelage.evaluation.numbers import number
+from tutelage.evaluation.json_numbers import json_number
 from tutelage.tasks._embeddings import OfEmbeddings
 from tutelage.tasks.task import Compute, Curve, Metric
 
@@ -100,9 +100,9 @@ def _few_shot(found: Embeddings, shots: int) -> dict[str, float | None]:
     values = evaluate_episodes(found.vectors, episodes) | evaluate_alone(found.vectors, episodes)
     result: dict[str, float | None] = {}
     for name, key in _OF_EPISODES.items():
-        result[f"{name}_{shots}_shot"] = number(values[key])
-        result[f"{name}_{shots}_shot_half_width"] = number(values[f"{key}_half_width"])
-    return result | {f"purity_{shots}_shot": number(values["purity"])}
+        result[f"{name}_{shots}_shot"] = json_number(values[key])
+        result[f"{name}_{shots}_shot_half_width"] = json_number(values[f"{key}_half_width"])
+    return result | {f"purity_{shots}_shot": json_number(values["purity"])}
 
 
 def _episodes(labels: Tensor, shots: int) -> Episodes | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.data.data import Data, Split
 from tutelage.errors import TutelageError
-from tutelage.evaluation.numbers import number, numbers
+from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
 from tutelage.tasks.task import Compute, Curve, Metric, Task
@@ -84,17 +84,17 @@ class MultiLabel(Task):
         nll = F.binary_cross_entropy_with_logits(logits, there.float(), reduction="none")[known].mean()
         result: dict[str, Any] = {
             "samples": len(split),
-            "mean_average_precision": number(each.nanmean()),
-            "average_precision": dict(zip(data.classes, numbers(each), strict=True)),
-            "micro_f1": number(2 * hits.sum() / sizes.sum()),
-            "macro_f1": number(f1.nanmean()),
-            "exact_match": number((~wrong[known.any(1)].any(1)).float().mean()),
-            "hamming_loss": number(wrong.sum() / known.sum()),
-            "nll": number(nll),
+            "mean_average_precision": json_number(each.nanmean()),
+            "average_precision": dict(zip(data.classes, json_numbers(each), strict=True)),
+            "micro_f1": json_number(2 * hits.sum() / sizes.sum()),
+            "macro_f1": json_number(f1.nanmean()),
+            "exact_match": json_number((~wrong[known.any(1)].any(1)).float().mean()),
+            "hamming_loss": json_number(wrong.sum() / known.sum()),
+            "nll": json_number(nll),
         }
         if teacher is not None:
             answers = predict(teacher, split, device=compute.device, workers=compute.workers).cpu()
-            result["teacher_mean_average_precision"] = number(average_precision(answers, labels).nanmean())
+            result["teacher_mean_average_precision"] = json_number(average_precision(answers, labels).nanmean())
         return result
 
 

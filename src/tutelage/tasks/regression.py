@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
 from tutelage.errors import TutelageError
-from tutelage.evaluation.numbers import number, numbers
+from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
 from tutelage.tasks.task import Compute, Curve, Metric, Task
@@ -92,15 +92,15 @@ class Regression(Task):
         centred = (labels - labels.nanmean(0)).where(known, 0.0)
         result: dict[str, Any] = {
             "samples": len(split),
-            "rmse": number((error.square().sum() / known.sum()).sqrt()),
-            "mae": number(error.abs().sum() / known.sum()),
-            "r2": number((1 - error.square().sum(0) / centred.square().sum(0)).nanmean()),
-            "rmse_of_each": dict(zip(data.classes, numbers((error.square().sum(0) / counts).sqrt()), strict=True)),
+            "rmse": json_number((error.square().sum() / known.sum()).sqrt()),
+            "mae": json_number(error.abs().sum() / known.sum()),
+            "r2": json_number((1 - error.square().sum(0) / centred.square().sum(0)).nanmean()),
+            "rmse_of_each": dict(zip(data.classes, json_numbers((error.square().sum(0) / counts).sqrt()), strict=True)),
         }
         if teacher is not None:
             answers = predict(teacher, split, device=compute.device, workers=compute.workers).cpu().double()
             of_teacher = (answers - labels).where(known, 0.0)
-            result["teacher_rmse"] = number((of_teacher.square().sum() / known.sum()).sqrt())
+            result["teacher_rmse"] = json_number((of_teacher.square().sum() / known.sum()).sqrt())
         return result
 
 

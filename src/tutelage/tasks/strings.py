@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.data.data import Data, Split
 from tutelage.errors import TutelageError
-from tutelage.evaluation.numbers import number, numbers
+from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
 from tutelage.tasks.task import Compute, Curve, Metric, Task
@@ -77,16 +77,16 @@ class Strings(Task):
         nll = -logits.log_softmax(2).gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0]
         result: dict[str, Any] = {
             "samples": len(split),
-            "string_accuracy": number(_right(logits, labels)[known.any(1)].double().mean()),
-            "symbol_accuracy": number(hits.sum() / known.sum()),
-            "accuracy_by_place": numbers(hits.sum(0) / known.sum(0)),
-            "nll": number(nll[known].mean()),
+            "string_accuracy": json_number(_right(logits, labels)[known.any(1)].double().mean()),
+            "symbol_accuracy": json_number(hits.sum() / known.sum()),
+            "accuracy_by_place": json_numbers(hits.sum(0) / known.sum(0)),
+            "nll": json_number(nll[known].mean()),
             **self.decided(logits, labels),
         }
         if teacher is not None:
             answers = predict(teacher, split, device=compute.device, workers=compute.workers)
             right = _right(answers, labels)[known.any(1)]
-            result["teacher_string_accuracy"] = number(right.double().mean())
+            result["teacher_string_accuracy"] = json_number(right.double().mean())
         return result
 
     def decided(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from tutelage.data.data import Split
-from tutelage.evaluation.numbers import number
+from tutelage.evaluation.json_numbers import json_number
 from tutelage.evaluation.predict import predict_roles
-from tutelage.evaluation.selective import risk_coverage, thinned
+from tutelage.evaluation.selective import risk_coverage, subsampled
 from tutelage.models.surgery.abstain import ABSTAIN
 from tutelage.models.tapped import Tapped
 
@@ -18,11 +18,11 @@ from tutelage.models.tapped import Tapped
 def metrics(model: Tapped, split: Split, logits: Tensor, labels: Tensor) -> dict[str, Any]:
     """The mean ``abstain_probability``, ``aurc_by_abstention`` and ``risk_coverage_by_abstention``."""
     abstain = predict_roles(model, split, (ABSTAIN,), device=logits.device)
-    curve = risk_coverage(logits, labels, commitment(logits, abstain))
+    curve = risk_coverage(logits, labels, selection_score(logits, abstain))
     return {
-        "abstain_probability": number(abstain_probability(logits, abstain).mean()),
-        "aurc_by_abstention": number(curve.area),
-        "risk_coverage_by_abstention": thinned(curve),
+        "abstain_probability": json_number(abstain_probability(logits, abstain).mean()),
+        "aurc_by_abstention": json_number(curve.area),
+        "risk_coverage_by_abstention": subsampled(curve),
     }
 
 
@@ -31,6 +31,6 @@ def abstain_probability(logits: Tensor, abstain: Tensor) -> Tensor:
     return torch.cat([logits, abstain], 1).softmax(1)[:, -1]
 
 
-def commitment(logits: Tensor, abstain: Tensor) -> Tensor:
+def selection_score(logits: Tensor, abstain: Tensor) -> Tensor:
     """log((1 - p_a) / p_a), the log-odds of betting at all: it ranks samples as 1 - p_a does, and is never rounded."""
     return logits.logsumexp(1) - abstain[:, 0]

@@ -14,7 +14,7 @@ from tutelage.data.data import Split
 from tutelage.data.loader import evaluation_batches
 from tutelage.errors import TutelageError
 from tutelage.evaluation.metrics import accuracy
-from tutelage.evaluation.predict import labelled
+from tutelage.evaluation.predict import labelled_samples
 from tutelage.methods import Positive, Share, method
 from tutelage.methods._start import start_from_teacher
 from tutelage.methods.lre_amc.groups import MIN_UNITS, compensate, drop, group_of, prunable, second_moments
@@ -89,7 +89,7 @@ def lre_amc(
     """
     if run.data.validation is None:
         raise TutelageError("lre_amc needs a held-out split to know when to stop; set --validation 0.1")
-    held_out = labelled(run.data.validation)
+    held_out = labelled_samples(run.data.validation)
     student = run.student()
     open_layers = prunable(student.module, next(_images(run, student, 2)))
     if not open_layers:

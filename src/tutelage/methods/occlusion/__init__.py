@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tutelage.data.orders import PK
 from tutelage.errors import TutelageError
-from tutelage.evaluation.predict import labelled
+from tutelage.evaluation.predict import labelled_samples
 from tutelage.methods import Positive, Share, method
 from tutelage.methods._start import start_from_teacher
 from tutelage.methods.occlusion.svm import fit_scale, select_svm
@@ -180,8 +180,8 @@ def joined(run: Run, *students: Tapped, c: float | None = None) -> Tapped:
         first.module, run.example(first), members=len(students), others=[other.module for other in rest]
     )
     student = Tapped(network, first.mean.flatten().tolist(), first.std.flatten().tolist())
-    train = labelled(run.data.train)
-    validation = None if run.data.validation is None else labelled(run.data.validation)
+    train = labelled_samples(run.data.train)
+    validation = None if run.data.validation is None else labelled_samples(run.data.validation)
     held_out = None if validation is None else (run.predict(student, validation, ("embedding",)), validation.labels)
     features = run.predict(student, train, ("embedding",))
     weight, bias, c = select_svm(features, train.labels, run.data.num_classes, held_out, c)

@@ -10,14 +10,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from tutelage.files import as_path, atomic_write
-from tutelage.report.page.asked import answered, asked, question, state
+from tutelage.report.figures import sections
 from tutelage.report.page.figures import panels_of
 from tutelage.report.page.overview import overview
 from tutelage.report.page.runs import failed, trials
+from tutelage.report.page.study import answered, asked, question, state
 from tutelage.report.page.table import table
-from tutelage.report.pictures import sections
 from tutelage.report.svg import Sheet
-from tutelage.report.tables import rows_for_people
+from tutelage.report.tables import display_rows
 from tutelage.studies.results import Results
 from tutelage.text import printable, printable_values
 
@@ -58,7 +58,7 @@ def page(results: Results, metric: str | None = None, interval: str = "t") -> st
         trials=printable_values(results.trials),
     )
     metric = results.metric_name(metric)
-    rows = rows_for_people(results, metric, interval)
+    rows = display_rows(results, metric, interval)
     sheet = Sheet()
     pictures = sections(results, rows, metric, sheet)
     parts = {

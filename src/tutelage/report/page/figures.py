@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from tutelage.report.pictures.frame import Block, Panel, Section
+from tutelage.report.figures.frame import Block, Panel, Section
 
 _FEW = 30
 """So many panels of a section are shown at once; of more, those of the first condition."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from tutelage.report.tables import shown as _plainly
+from tutelage.report.tables import format_number as _format_number
 from tutelage.studies.reading import Record
 from tutelage.studies.results import Results
 from tutelage.tasks import Metric
@@ -53,9 +53,9 @@ def command_of(command: str | None) -> str:
     )
 
 
-def shown(value: float, metric: Metric, sign: str = "") -> str:
+def format_number(value: float, metric: Metric, sign: str = "") -> str:
     """A number with a minus that is as wide as a plus."""
-    return _plainly(value, metric, sign).replace("-", "−")
+    return _format_number(value, metric, sign).replace("-", "−")
 
 
 def error_of(run: Record) -> str:

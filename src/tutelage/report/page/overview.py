@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tutelage.report.page.markup import distinct, shown
-from tutelage.report.words import directions, standing
+from tutelage.report.conclusions import directions, significance
+from tutelage.report.page.markup import distinct, format_number
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.results import Results, Row, missing_reason
 
@@ -56,12 +56,12 @@ def _cell(row: Row | None, widest: float) -> str:
             else ""
         )
         return f"<td>{missing}</td>"
-    text = shown(row.mean.mean, row.metric)
+    text = format_number(row.mean.mean, row.metric)
     if row.gain is None or not widest:
         return f"<td>{text}</td>"
     good = (row.gain.mean > 0) == (row.metric.better != "lower")
     share = 100 * abs(row.gain.mean) / widest
-    clear = ' class="clear"' if standing(row) in ("above", "below") else ""
-    about = f"difference to plain {shown(row.gain.mean, row.metric, '+')}"
+    clear = ' class="clear"' if significance(row) in ("above", "below") else ""
+    about = f"difference to plain {format_number(row.gain.mean, row.metric, '+')}"
     colour = "accent" if good else "second"
     return f'<td{clear} title="{about}" style="--heat:var(--{colour});--share:{share:.0f}%">{text}</td>'

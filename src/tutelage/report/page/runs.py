@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from html import escape
 
-from tutelage.report.page.markup import command_of, counted, error_of, settings_of, shown, where_of
+from tutelage.report.page.markup import command_of, counted, error_of, format_number, settings_of, where_of
 from tutelage.studies.reading import Record
 from tutelage.studies.results import Results
 from tutelage.tasks import Metric
@@ -66,7 +66,7 @@ def trials(results: Results) -> str:
 def _trial(trial: Record, metric: Metric) -> str:
     chosen = bool(trial.get("chosen"))
     score = (
-        shown(trial["score"], metric)
+        format_number(trial["score"], metric)
         if trial["score"] is not None
         else f'<span class="missing">{escape(trial["status"])}</span>'
     )

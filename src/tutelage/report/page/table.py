@@ -9,8 +9,8 @@ from functools import partial
 from html import escape
 from statistics import fmean
 
-from tutelage.report.page.markup import command_of, counted, distinct, error_of, places, shown
-from tutelage.report.tables import around, no_interval
+from tutelage.report.page.markup import command_of, counted, distinct, error_of, format_number, places
+from tutelage.report.tables import interval_note, mean_interval
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.metrics import task_metrics
 from tutelage.studies.reading import Record
@@ -79,15 +79,17 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
 def _mean(row: Row) -> tuple[float | None, str]:
     if row.mean is None:
         return None, _missing(row) if row.cell.incomplete else ""
-    interval = around(row).replace("-", "−")
-    return row.mean.mean, f"<b>{shown(row.mean.mean, row.metric)}</b>" + (
+    interval = mean_interval(row).replace("-", "−")
+    return row.mean.mean, f"<b>{format_number(row.mean.mean, row.metric)}</b>" + (
         f' <span class="quiet">{interval}</span>' if interval else ""
     )
 
 
 def _about_interval(results: Results) -> str:
     return (
-        "" if no_interval(results) else ", after ± half of its 95 % interval, or in brackets the ends of an uneven one"
+        ""
+        if interval_note(results)
+        else ", after ± half of its 95 % interval, or in brackets the ends of an uneven one"
     )
 
 
@@ -100,16 +102,16 @@ def _missing(row: Row) -> str:
 
 
 def _deviation(row: Row) -> tuple[float | None, str]:
-    return row.deviation, "" if row.deviation is None else shown(row.deviation, row.metric)
+    return row.deviation, "" if row.deviation is None else format_number(row.deviation, row.metric)
 
 
 def _gain(row: Row) -> tuple[float | None, str]:
     if row.gain is None:
         return None, ""
-    mean = shown(row.gain.mean, row.metric, "+")
+    mean = format_number(row.gain.mean, row.metric, "+")
     if math.isnan(row.gain.low):
         return row.gain.mean, f"<b>{mean}</b>"
-    low, high = (shown(end, row.metric, "+") for end in (row.gain.low, row.gain.high))
+    low, high = (format_number(end, row.metric, "+") for end in (row.gain.low, row.gain.high))
     return row.gain.mean, f'<b>{mean}</b> <span class="quiet">[{low}, {high}]</span>'
 
 
@@ -127,7 +129,7 @@ def _more(row: Row, name: str, metric: Metric) -> tuple[float | None, str]:
     values = row.cell.values(name)
     if values is None:
         return None, '<span class="quiet">missing</span>' if row.cell.incomplete else ""
-    return fmean(values), shown(fmean(values), metric)
+    return fmean(values), format_number(fmean(values), metric)
 
 
 def table(results: Results, rows: Sequence[Row], metric: str) -> str:
@@ -150,7 +152,7 @@ def table(results: Results, rows: Sequence[Row], metric: str) -> str:
     return (
         '<p class="note screen">A line is one method over all seeds. Press a head to sort, and the arrow of a line to '
         "see the runs behind it, with their folders and commands.</p>"
-        f"{_note(no_interval(results))}"
+        f"{_note(interval_note(results))}"
         '<div class="controls"><label>Search <input type="search" id="search" autocomplete="off"></label>'
         f'{choices}<output id="count" aria-live="polite"></output></div>'
         '<div class="wide" tabindex="0" role="region" aria-label="Table of all methods, scrolls sideways">'
@@ -211,7 +213,7 @@ def _row(
 
 
 def _run(run: Record, number: float | None, metric: Metric) -> str:
-    value = "" if number is None else shown(number, metric)
+    value = "" if number is None else format_number(number, metric)
     status = escape(run["status"])
     if run["status"] != "done":
         status = f'<span class="missing">{status}</span>{error_of(run)}'

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage.report.pictures.frame import (
+from tutelage.report.figures.frame import (
     Block,
     Panel,
     Section,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage.report.pictures.frame import (
+from tutelage.report.conclusions import significance
+from tutelage.report.figures.frame import (
     Block,
     Panel,
     Place,
@@ -20,7 +21,6 @@ from tutelage.report.pictures.frame import (
     title_of,
 )
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, RULE, SECOND, Sheet
-from tutelage.report.words import standing
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.results import Results, Row, missing_reason
 
@@ -60,7 +60,7 @@ def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None
                 why = missing_reason(row.cell) if row.mean is None else "the plain student is missing"
                 drawn.append(Text(low, place, f" {why}", color=SECOND, verticalalignment="center", fontstyle="italic"))
                 continue
-            clear = standing(row) in ("above", "below")
+            clear = significance(row) in ("above", "below")
             colour = ACCENT if clear else QUIET
             if math.isfinite(row.gain.low):
                 drawn.append(stroke([scale * row.gain.low, scale * row.gain.high], [place] * 2, colour, linewidth=2))

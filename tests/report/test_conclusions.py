@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tutelage.report.words import LEVEL, answer, standing, verdict
+from tutelage.report.conclusions import LEVEL, conclusion, significance, summary
 from tutelage.studies.results import Results, Row
 
 WriteStudy = Callable[..., Path]
@@ -45,7 +45,7 @@ def test_standings(write_study: WriteStudy) -> None:
     gone = [*CLEAR[:4], None]
     values = {"up": CLEAR, "down": worse, "lost": LOST, "same": plus(*5 * [0.05]), "unsure": UNSURE, "gone": gone}
     rows = {row.cell.method: row for row in made_of(write_study, values).table()}
-    assert {name: standing(rows[name]) for name in values} == {
+    assert {name: significance(rows[name]) for name in values} == {
         "up": "above",
         "down": "below",
         "lost": "uncorrected",
@@ -53,7 +53,7 @@ def test_standings(write_study: WriteStudy) -> None:
         "unsure": "unsure",
         "gone": "absent",
     }
-    text = verdict(list(rows.values()))
+    text = conclusion(list(rows.values()))
     assert text == (
         "Missing: gone (seed 4 failed: step 4: nan). After Holm's correction for 5 comparisons, clearly better than "
         "the plain student: up; clearly worse than the plain student: down. The interval leaves out 0, but the "
@@ -64,9 +64,9 @@ def test_standings(write_study: WriteStudy) -> None:
 
 def test_where_lower_is_better_the_words_turn(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"up": CLEAR})
-    assert "clearly better than the plain student: up." in verdict(results.table())
-    assert "clearly worse than the plain student: up." in verdict(results.table("ece"))
-    assert "clearly worse than the plain student: up (+0.05)" in answer(results, "ece")[1]
+    assert "clearly better than the plain student: up." in conclusion(results.table())
+    assert "clearly worse than the plain student: up." in conclusion(results.table("ece"))
+    assert "clearly worse than the plain student: up (+0.05)" in summary(results, "ece")[1]
 
 
 def test_no_claim_without_the_corrected_p_value(write_study: WriteStudy) -> None:
@@ -77,24 +77,24 @@ def test_no_claim_without_the_corrected_p_value(write_study: WriteStudy) -> None
         results = made_of(lambda **more: write_study(f"study-{seed}", **more), values)  # noqa: B023
         for interval in ("t", "bootstrap"):
             rows = results.table(interval=interval)
-            said = verdict(rows)
-            second = answer(results, interval=interval)[1]
+            said = conclusion(rows)
+            second = summary(results, interval=interval)[1]
             for row in rows:
                 if row.gain is None:
                     continue
                 claimed = f"{row.cell.method} (" in second
-                assert claimed == (standing(row) in ("above", "below"))
+                assert claimed == (significance(row) in ("above", "below"))
                 assert not claimed or (row.holm is not None and row.holm < LEVEL and row.gain.low * row.gain.high > 0)
             assert ("clearly better" in said or "clearly worse" in said) == ("none clearly differs" not in said)
 
 
 def test_chance_alone_is_called_nothing(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"a": UNSURE, "b": UNSURE})
-    assert verdict(results.table()) == (
+    assert conclusion(results.table()) == (
         "After Holm's correction for 2 comparisons, none clearly differs from the plain student. "
         "For all 2 the interval holds 0."
     )
-    first, second, third = answer(results)
+    first, second, third = summary(results)
     assert first == (
         "2 methods (a; b) were compared with the plain student on digits, correct labels, big teaching small, "
         "over 5 seeds, by test accuracy."
@@ -107,8 +107,8 @@ def test_chance_alone_is_called_nothing(write_study: WriteStudy) -> None:
 
 def test_one_seed_is_not_enough(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"a": CLEAR, "b": UNSURE}, seeds=(2,))
-    assert verdict(results.table()) == "Not enough seeds: one does not tell how much seeds differ."
-    first, second, third = answer(results)
+    assert conclusion(results.table()) == "Not enough seeds: one does not tell how much seeds differ."
+    first, second, third = summary(results)
     assert "over 1 seed," in first
     assert second == "One seed is not enough to tell any method from the plain student."
     assert third == "What could not be told: 2 of 2 comparisons cannot be told from no difference."
@@ -116,10 +116,10 @@ def test_one_seed_is_not_enough(write_study: WriteStudy) -> None:
 
 def test_missing_runs_are_named_with_their_errors(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"plain": [*PLAIN[:4], None], "a": CLEAR})
-    assert verdict(results.table()) == (
+    assert conclusion(results.table()) == (
         "Missing: plain (seed 4 failed: step 4: nan). Nothing can be compared with the plain student."
     )
-    _, second, third = answer(results)
+    _, second, third = summary(results)
     assert second == "No method could be compared with the plain student."
     assert "plain with digits, correct labels is missing (seed 4 failed: step 4: nan)" in third
     assert "1 comparison of 1 could not be made" in third
@@ -127,7 +127,7 @@ def test_missing_runs_are_named_with_their_errors(write_study: WriteStudy) -> No
 
 def test_where_it_helped_is_said(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"a": CLEAR, "b": CLEAR}, noise=(None, "0.4"), pairs=(("x", "y"), ("z", "y")))
-    first, second, third = answer(results)
+    first, second, third = summary(results)
     assert "under 2 conditions (correct labels; noise 0.4), x teaching y; z teaching y, over" in first
     assert "clearly better than the plain student: a (+5.00 points); b (+5.00 points) with correct labels, x" in second
     assert third == "No run is missing and nothing was left untold."
@@ -136,13 +136,13 @@ def test_where_it_helped_is_said(write_study: WriteStudy) -> None:
 def test_a_study_of_the_plain_student_alone(write_study: WriteStudy) -> None:
     results = made_of(write_study, {})
     rows: list[Row] = results.table()
-    assert verdict(rows) == "Nothing can be compared with the plain student."
-    assert answer(results)[1] == "No method could be compared with the plain student."
+    assert conclusion(rows) == "Nothing can be compared with the plain student."
+    assert summary(results)[1] == "No method could be compared with the plain student."
 
 
 @pytest.mark.parametrize("metric", ["calibration_gap", "memorised", "ood_auroc"])
 def test_metrics_without_a_better_end_or_a_number(write_study: WriteStudy, metric: str) -> None:
     results = made_of(write_study, {"a": CLEAR})
-    said = " ".join([verdict(results.table(metric)), *answer(results, metric)])
+    said = " ".join([conclusion(results.table(metric)), *summary(results, metric)])
     assert "better" not in said
     assert "nan" not in said

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage.report.pictures.frame import (
+from tutelage.report.figures.frame import (
     Array,
     Block,
     Panel,
@@ -26,7 +26,7 @@ from tutelage.report.pictures.frame import (
     title_of,
 )
 from tutelage.report.svg import ACCENT, INK, QUIET, SECOND, Sheet
-from tutelage.report.tables import no_interval
+from tutelage.report.tables import interval_note
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.results import Cell, Results, missing_reason
 
@@ -155,7 +155,7 @@ _NO_BANDS = "{}, so there are no bands. Dashed: the plain student."
 
 def about_bands(results: Results) -> str:
     """What the bands of a section are."""
-    few = no_interval(results)
+    few = interval_note(results)
     return _NO_BANDS.format(few) if few else _BANDS
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage.report.pictures.frame import (
+from tutelage.report.figures.frame import (
     Array,
     Block,
     Panel,

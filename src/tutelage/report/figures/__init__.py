@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.report.pictures.calibration import reliability
-from tutelage.report.pictures.classes import per_class
-from tutelage.report.pictures.cost import cost
-from tutelage.report.pictures.curves import corruptions, pgd, risk_coverage, training
-from tutelage.report.pictures.frame import Section
-from tutelage.report.pictures.gains import gains, ranks
-from tutelage.report.pictures.levels import along
+from tutelage.report.figures.calibration import reliability
+from tutelage.report.figures.classes import per_class
+from tutelage.report.figures.cost import cost
+from tutelage.report.figures.curves import corruptions, pgd, risk_coverage, training
+from tutelage.report.figures.frame import Section
+from tutelage.report.figures.gains import gains, ranks
+from tutelage.report.figures.levels import along
 from tutelage.report.svg import Sheet, style
 from tutelage.studies.results import Results, Row
 

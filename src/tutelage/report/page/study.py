@@ -10,8 +10,8 @@ from typing import Any
 
 from tutelage.files import read_file
 from tutelage.parsing import parse_json
+from tutelage.report.conclusions import summary
 from tutelage.report.page.markup import command_of, counted, distinct, listing, places, settings_of, value_of
-from tutelage.report.words import answer
 from tutelage.studies import PLAIN
 from tutelage.studies.reading import STUDY
 from tutelage.studies.results import Results, describe_condition
@@ -54,7 +54,7 @@ def state(results: Results) -> str:
 
 def answered(results: Results, metric: str, interval: str) -> str:
     """The three sentences."""
-    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in answer(results, metric, interval))
+    said = "".join(f"<p>{escape(sentence)}</p>" for sentence in summary(results, metric, interval))
     return f'<div class="answer">{said}</div>'
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tutelage.report.pictures.frame import (
+from tutelage.report.figures.frame import (
     Array,
     Block,
     Panel,
@@ -24,7 +24,7 @@ from tutelage.report.pictures.frame import (
     title_of,
 )
 from tutelage.report.svg import ACCENT, INK, PAPER, QUIET, SECOND, Sheet
-from tutelage.report.tables import no_interval
+from tutelage.report.tables import interval_note
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.results import Results, Row
 
@@ -51,7 +51,7 @@ def cost(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None:
     many = any(len(group) > _LABELLED for group in groups.values())
     note = (
         f"{_BETTER[metric.better]} Means over seeds; "
-        + (f"{few[0].lower()}{few[1:]}. " if (few := no_interval(results)) else "bars: 95 % interval. ")
+        + (f"{few[0].lower()}{few[1:]}. " if (few := interval_note(results)) else "bars: 95 % interval. ")
         + "Square: plain; diamond: the teacher. Seconds were taken on whatever machine ran the study and are only as "
         "comparable as it was quiet; of several networks trained together, all count."
         + (" Of many methods, those are named that none beats at a lower cost; the table has them all." if many else "")

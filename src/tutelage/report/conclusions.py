@@ -13,10 +13,10 @@ from tutelage.tasks import Metric
 LEVEL = 0.05
 """What an adjusted p-value must be below for a difference to be claimed."""
 
-Standing = Literal["above", "below", "uncorrected", "steady", "unsure", "single", "absent"]
+Significance = Literal["above", "below", "uncorrected", "steady", "unsure", "single", "absent"]
 
 
-def standing(row: Row) -> Standing:
+def significance(row: Row) -> Significance:
     """What may be said of a method beside the plain student.
 
     Returns:
@@ -45,7 +45,7 @@ def directions(metric: Metric) -> tuple[str, str]:
     return called[metric.better]
 
 
-def verdict(rows: Sequence[Row]) -> str:
+def conclusion(rows: Sequence[Row]) -> str:
     """What the table of one condition and pair allows to say of the methods beside the plain student.
 
     Args:
@@ -53,9 +53,9 @@ def verdict(rows: Sequence[Row]) -> str:
     """
     missing = "; ".join(f"{row.cell.method} ({_reason_with_error(row)})" for row in rows if row.cell.incomplete)
     said = [f"Missing: {missing}."] if missing else []
-    groups: dict[Standing, list[str]] = {}
+    groups: dict[Significance, list[str]] = {}
     for row in _methods(rows):
-        groups.setdefault(standing(row), []).append(row.cell.method)
+        groups.setdefault(significance(row), []).append(row.cell.method)
     compared = sum(row.gain is not None for row in rows)
     if "single" in groups:
         return " ".join([*said, "Not enough seeds: one does not tell how much seeds differ."])
@@ -82,7 +82,7 @@ def verdict(rows: Sequence[Row]) -> str:
     return " ".join(said)
 
 
-def answer(results: Results, metric: str | None = None, interval: str = "t") -> tuple[str, str, str]:
+def summary(results: Results, metric: str | None = None, interval: str = "t") -> tuple[str, str, str]:
     """A study in three sentences: what was compared, what helped or harmed where, and what could not be told."""
     rows = results.table(metric, interval)
     return _compared(results, rows[0].metric), _found(results, rows), _untold(results, rows)
@@ -104,7 +104,7 @@ def _compared(results: Results, metric: Metric) -> str:
 
 
 def _found(results: Results, rows: Sequence[Row]) -> str:
-    standings = {standing(row) for row in _methods(rows)}
+    standings = {significance(row) for row in _methods(rows)}
     if standings <= {"absent"}:
         return "No method could be compared with the plain student."
     if "single" in standings:
@@ -114,7 +114,7 @@ def _found(results: Results, rows: Sequence[Row]) -> str:
     for key, word in (("above", above), ("below", below)):
         places: dict[str, list[str]] = {}
         for row in rows:
-            if standing(row) == key:
+            if significance(row) == key:
                 there = places.setdefault(results.heading(row.cell.condition, row.cell.pair), [])
                 there.append(f"{row.cell.method} ({amount(row)})")
         if places:
@@ -131,8 +131,8 @@ def _untold(results: Results, rows: Sequence[Row]) -> str:
             place = results.heading(row.cell.condition, row.cell.pair)
             parts.append(f"{row.cell.method} with {place} is missing ({_reason_with_error(row)})")
     methods = _methods(rows)
-    unsure = [row for row in methods if standing(row) not in ("above", "below", "absent")]
-    absent = [row for row in methods if standing(row) == "absent"]
+    unsure = [row for row in methods if significance(row) not in ("above", "below", "absent")]
+    absent = [row for row in methods if significance(row) == "absent"]
     if absent:
         parts.append(f"{_counted(len(absent), 'comparison')} of {len(methods)} could not be made")
     if unsure:

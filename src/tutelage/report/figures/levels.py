@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tutelage.report.pictures.curves import Line, about_bands, line_panels
-from tutelage.report.pictures.frame import Array, Block, Section
+from tutelage.report.figures.curves import Line, about_bands, line_panels
+from tutelage.report.figures.frame import Array, Block, Section
 from tutelage.report.svg import Sheet
 from tutelage.studies.results import Results, Row, missing_reason
 

@@ -7,12 +7,12 @@ import math
 from torch import Tensor
 
 
-def number(value: Tensor | float) -> float | None:
+def json_number(value: Tensor | float) -> float | None:
     """A plain number; ``None`` for NaN, which JSON does not have."""
     plain = float(value)
     return None if math.isnan(plain) else plain
 
 
-def numbers(values: Tensor) -> list[float | None]:
+def json_numbers(values: Tensor) -> list[float | None]:
     """The same for each of (N,)."""
-    return [number(value) for value in values.tolist()]
+    return [json_number(value) for value in values.tolist()]
