@@ -39,6 +39,7 @@ from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 from tutelage.sources import TeacherCache
 from tutelage.training import Run
+from tutelage.training.finite import FiniteChecks
 from tutelage.training.loop import Loop
 from tutelage.training.meter import Meter
 from tutelage.training.selection import Selection
@@ -209,8 +210,8 @@ def only_steps_count() -> None:
         setattr(owner, name, watched)
 
     during(True, Loop, "epoch")
-    for name in ("_check_finite", "_check_weights"):
-        during(False, Loop, name)
+    for name in ("losses", "weights"):
+        during(False, FiniteChecks, name)
     during(False, Selection, "after_epoch")
     during(False, Meter, "means")
     during(False, Batches, "_draw")  # once an epoch

@@ -178,7 +178,7 @@ def test_nor_in_a_study(
 
 BAD_STATES: dict[str, Any] = {
     "nothing": {},
-    "no table": {"told": [1]},
+    "no table": {"settings": [1]},
     "learners": {"learners": None},
     "no learners": {"learners": []},
     "history": {"history": [1, 2]},

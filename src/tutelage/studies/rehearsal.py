@@ -20,8 +20,7 @@ from tutelage.runs.models import make_student
 from tutelage.tasks import Task
 from tutelage.training.dry_run import dry_run, example_batch
 from tutelage.training.fit import FitResult
-from tutelage.training.learner import Learner
-from tutelage.training.loop import roles_to_read
+from tutelage.training.learner import Learner, roles_to_read
 from tutelage.training.run import Run
 
 _HARDWARE = Hardware(device="cpu", precision="float32", channels_last=False, workers=0)

@@ -19,6 +19,7 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.state import dtype_hint
 from tutelage.tasks import Task
 from tutelage.terms.term import View
+from tutelage.training.finite import first_non_finite, non_finite_teacher
 from tutelage.training.learner import ForwardPass, Learner
 
 SAMPLES = 4
@@ -125,18 +126,6 @@ def _warn_of_probabilities(who: str, outputs: Outputs, task: Task) -> None:
             return
 
 
-def first_non_finite(outputs: Outputs) -> tuple[str, float] | None:
-    """The first role of which a value is NaN or infinite, and that value; a logit of -inf is a probability of 0."""
-    for member in outputs.members:
-        if found := first_non_finite(member):
-            return found
-    for role, values in {**({} if outputs.logits is None else {"logits": outputs.logits}), **outputs.features}.items():
-        fine = values.isfinite() | values.isneginf() if role == "logits" else values.isfinite()
-        if not bool(fine.all()):
-            return role, float(values[~fine][0])
-    return None
-
-
 def _try_terms(
     learner: Learner, cohort: Mapping[nn.Module, Outputs], batch: Batch, task: Task, data: Data
 ) -> dict[View | None, ForwardPass]:
@@ -187,14 +176,6 @@ def _teacher(
             raise NonFiniteError(non_finite_teacher(learner.name, *found))
         _warn_of_probabilities(who, teacher, task)
     return teacher
-
-
-def non_finite_teacher(name: str, role: str, value: float) -> str:
-    """What is wrong with a teacher whose outputs are not finite, and what to look at."""
-    return (
-        f"the teacher of learner {name!r} gives {value} for {role}; check its weights, its normalisation and, in half "
-        "precision, whether its activations overflow"
-    )
 
 
 def _shown(learner: Learner, view: View, forward_pass: ForwardPass, task: Task, data: Data) -> ForwardPass:

@@ -1,8 +1,8 @@
-"""Training learners on a data set."""
+"""Training of learners on a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -14,23 +14,26 @@ from tutelage.data.orders import Order, shuffled
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.tasks import Task, find
 from tutelage.training.checkpoint import Checkpoints, seeded
-from tutelage.training.hardware import resolve
+from tutelage.training.execution import Execution
 from tutelage.training.learner import Learner
 from tutelage.training.loop import Loop, Record
+from tutelage.training.preparation import check_learners
 from tutelage.training.processes import Processes
 from tutelage.training.selection import Selected
+from tutelage.training.streams import Streams
 from tutelage.training.updates import UpdateRule, together
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit leaves behind, beside the models themselves.
+    """The results of a fit, besides the trained models.
 
     Attributes:
-        history: a record an epoch: ``epoch``, ``lr``, ``learners`` (each one's terms and accuracies), ``seconds`` and
-            ``forward_passes``, the samples that were run through networks that learn ("student") and through those that
-            only teach ("teacher", an attack on one included), in all processes. The held-out part is not counted.
-        selected: by learner's name; absent where nothing was held out or nothing was trained that the task evaluates.
+        history: one record per epoch: ``epoch``, ``lr``, ``learners`` (each one's terms and metrics), ``seconds`` and
+            ``forward_passes``, the number of samples that students and teachers processed, attacks on a teacher
+            included, summed over processes. Passes of the held-out split are not counted.
+        selected: the best epoch by learner's name; absent without a held-out split, and for learners that the task
+            cannot evaluate.
     """
 
     history: tuple[Record, ...]
@@ -56,81 +59,96 @@ def fit(
     """Train learners on a data set, in place.
 
     Args:
-        learners: those that train on the same batches.
-        data: its training part is trained on; its validation part, if any, selects an epoch. The test part is not read.
-        recipe: epochs, batch size, optimiser and schedule.
-        hardware: device, precision and layout.
-        update: how the cohort steps.
-        seed: of batches, views, projections and whatever draws random numbers in a model.
-        order: how the batches of an epoch are composed.
-        streams: further parts to draw batches from, by name, without an end; an update rule does with ``Step.draw``.
-        until: asked of each epoch's record; the fit ends with the first for which it is true.
-        checkpoints: where to keep the state after each epoch, and to go on from if some are there.
-        report: called with each epoch's record, also with those that a resumed fit has behind it.
-        processes: which process this is, when several train together.
-        task: what is asked of the networks, which an epoch is selected by; that of the data's targets unless given.
+        learners: the cohort; all train on the same batches.
+        data: its training split is trained on; the validation split, if any, selects an epoch. The test split is not
+            read.
+        recipe: epochs, batch size, optimizer and learning rate schedule.
+        hardware: device, precision and memory format.
+        update: how the cohort takes a step.
+        seed: of batches, views, projections and random numbers in models.
+        order: how the samples of an epoch are distributed over batches.
+        streams: further splits by name, as endless streams of batches for ``Step.draw``.
+        until: called with each epoch's record; if it returns true, the fit ends.
+        checkpoints: where the state is saved after each epoch; if it holds a state, the fit resumes from it.
+        report: called with each epoch's record, and first with those of a resumed fit's earlier epochs.
+        processes: which process this is, if several train together.
+        task: the task that evaluates the networks; by default that of the data's targets.
 
     Returns:
-        The history and the selected states. The models hold the last epoch's weights and are in eval mode.
+        The history and the selected states. The models have the weights of the last epoch and are in eval mode.
 
     Raises:
-        TutelageError: when the learners do not fit the data or their sources; before anything is trained.
-        NonFiniteError: when a loss or a weight becomes NaN or infinite.
+        TutelageError: the learners do not fit the data or their sources; raised before training.
+        NonFiniteError: a loss or a weight becomes NaN or infinite.
     """
     recipe = recipe or Recipe()
-    if processes is None:
-        processes = Processes.current((hardware or Hardware()).device)
-    hardware = resolve(hardware or Hardware(), processes)
+    execution = Execution.on(hardware or Hardware(), processes, checkpoints)
     with ExitStack() as stack:
         stack.enter_context(seeded(mix_seeds(seed, 1)))
-        loop = Loop(
-            learners,
-            data,
-            recipe,
-            hardware,
-            update,
-            seed,
-            processes,
-            order,
-            streams or {},
-            task or find(data.targets.task),
+        loop = make_loop(
+            learners, data, recipe, execution, update=update, seed=seed, order=order, streams=streams, task=task
         )
         if checkpoints:
-            _go_on(loop, checkpoints)
-        for record in loop.history:
-            _report(report, processes, record)
+            _resume(loop, checkpoints)
+        if not execution.processes.main:
+            report = None
+        if report:
+            for record in loop.history:
+                report(record)
         for learner in learners:
-            stack.enter_context(processes.shared_statistics(learner.model))
+            stack.enter_context(execution.processes.shared_statistics(learner.model))
         stack.callback(loop.compiling.stop)
         loop.compiling.start()
         while len(loop.history) < recipe.epochs and not (until and loop.history and until(loop.history[-1])):
-            record = loop.epoch(len(loop.history), checkpoints)
+            record = loop.epoch(len(loop.history))
             if checkpoints:
-                state = loop.state_dict()
-                if processes.main:
-                    checkpoints.save(len(loop.history), state)
-                processes.wait()
-            _report(report, processes, record)
+                _save(loop, checkpoints, execution.processes)
+            if report:
+                report(record)
     for learner in learners:
         learner.model.eval()
         learner.deployed.eval()
     return FitResult(tuple(loop.history), loop.selection.selected)
 
 
-def _go_on(loop: Loop, checkpoints: Checkpoints) -> None:
-    """Take up the newest state that is kept, if any is."""
+def make_loop(
+    learners: Sequence[Learner],
+    data: Data,
+    recipe: Recipe,
+    execution: Execution,
+    *,
+    update: UpdateRule = together,
+    seed: int = 0,
+    order: Order = shuffled,
+    streams: Mapping[str, Split] | None = None,
+    task: Task | None = None,
+) -> Loop:
+    """Check learners, move them to the device, try them on one batch, and return the loop that trains them.
+
+    Raises:
+        TutelageError: as ``fit``.
+    """
+    check_learners(learners)
+    batches = Streams.of(data, recipe, learners, execution, seed=seed, order=order, streams=streams or {})
+    return Loop(learners, data, recipe, update, task or find(data.targets.task), batches, execution)
+
+
+def _resume(loop: Loop, checkpoints: Checkpoints) -> None:
+    """Restore the newest saved state, if there is one."""
     state = checkpoints.load()
     if state is None:
         return
     try:
         loop.load_state_dict(state)
-    except (*NETWORK_ERRORS, LookupError, OverflowError) as error:  # whatever a checkpoint of somebody else holds
+    except (*NETWORK_ERRORS, LookupError, OverflowError) as error:  # a checkpoint of another program can hold anything
         raise TutelageError(
             f"the checkpoints in {checkpoints.folder} are of another fit ({one_line(error)}); "
             "choose another folder or remove them"
         ) from error
 
 
-def _report(report: Callable[[Record], None] | None, processes: Processes, record: Record) -> None:
-    if report and processes.main:
-        report(record)
+def _save(loop: Loop, checkpoints: Checkpoints, processes: Processes) -> None:
+    state = loop.state_dict()
+    if processes.main:
+        checkpoints.save(len(loop.history), state)
+    processes.wait()

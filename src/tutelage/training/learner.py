@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -185,3 +185,12 @@ class Learner:
                 f"it returned shape {tuple(weight.shape)}"
             )
         return weight if batch.weight is None else weight * batch.weight
+
+
+def roles_to_read(learner: Learner, cohort: Sequence[Learner]) -> tuple[str, ...]:
+    """The roles of a learner's model that its own terms read, and those that its peers read of it."""
+    roles = list(learner.roles())
+    for peer in cohort:
+        if peer.source is not None and learner.model in peer.source.reads:
+            roles += peer.teacher_roles()
+    return tuple(dict.fromkeys(roles))

@@ -23,10 +23,11 @@ from tutelage.sources import Frozen, TeacherCache
 from tutelage.tasks import Task, find, recognised
 from tutelage.terms.term import Term, Weighted
 from tutelage.training.checkpoint import Checkpoints, rng_state_restored, seeded
-from tutelage.training.fit import FitResult, fit
+from tutelage.training.execution import Execution
+from tutelage.training.fit import FitResult, fit, make_loop
 from tutelage.training.hardware import place, resolve
 from tutelage.training.learner import Learner
-from tutelage.training.loop import Loop, Record
+from tutelage.training.loop import Record
 from tutelage.training.processes import Processes
 from tutelage.training.selection import Selected
 from tutelage.training.updates import UpdateRule, together
@@ -224,20 +225,9 @@ class Run:
             TutelageError: as ``fit``.
         """
         self.check_labels(learners)
-        hardware = resolve(self.hardware, self.processes)
+        execution = Execution.on(self.hardware, self.processes)
         with seeded(mix_seeds(self.seed, 1)):
-            Loop(
-                learners,
-                self.data,
-                self.recipe,
-                hardware,
-                together,
-                self.seed,
-                self.processes,
-                shuffled,
-                {},
-                self.task,
-            )
+            make_loop(learners, self.data, self.recipe, execution, seed=self.seed, task=self.task)
 
     def check_labels(self, learners: Sequence[Learner]) -> None:
         """Refuse training labels that the task cannot be trained by, if a term of these learners reads labels."""
