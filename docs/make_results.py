@@ -20,7 +20,7 @@ from tutelage.studies import PLAIN
 from tutelage.studies.metrics import metrics_of
 from tutelage.studies.results import Results, Row
 from tutelage.studies.statistics import Interval
-from tutelage.tasks import find
+from tutelage.tasks import find_task
 
 FOLDER = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(FOLDER.parent.parent))
@@ -170,7 +170,7 @@ def measured(file: Path, data: str, noise: str) -> Results | None:
     condition = {"data": data, "noise": noise, "imbalance": None, "per_class": None, "teacher_labels": "noisy"}
     names = sorted({line["row"] for line in lines}, key=lambda name: (_place(name), name))
     runs = [
-        dict.fromkeys(metrics_of(find("classification")))
+        dict.fromkeys(metrics_of(find_task("classification")))
         | line["test"]
         | {"memorised": line["train"]["memorised"], "seed": line["seed"], "method": line["row"]}
         | {**condition, "teacher": "", "student": "", "status": "done", "error": None}

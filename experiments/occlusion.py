@@ -26,7 +26,7 @@ from tutelage.methods.occlusion.svm import select_svm
 from tutelage.models.fronts.occlude import Half, normalised_black
 from tutelage.models.surgery import front
 from tutelage.models.tapped import Tapped
-from tutelage.tasks import find
+from tutelage.tasks import find_task
 from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run
 
@@ -65,7 +65,7 @@ def new_run(data: Data, seed: int, teacher: Tapped | None = None) -> Run:
         hardware=Hardware(device="cpu", precision="float32", workers=0),
         seed=seed,
     )
-    run.begin(find("classification"))
+    run.begin(find_task("classification"))
     return run
 
 

@@ -190,7 +190,7 @@ def write_study(tmp_path: Path) -> WriteStudy:
     ``numbers(record)`` gives what a record is to say beside or in place of numbers that are drawn.
     """
     from tutelage.studies.metrics import metrics_of
-    from tutelage.tasks import find
+    from tutelage.tasks import find_task
 
     def write(
         name: str = "study",
@@ -203,7 +203,7 @@ def write_study(tmp_path: Path) -> WriteStudy:
         seeds: Sequence[int] = (0, 1, 2),
         **study: Any,
     ) -> Path:
-        metrics, main = metrics_of(find(task)), find(task).main
+        metrics, main = metrics_of(find_task(task)), find_task(task).main_metric
         generator = np.random.default_rng(11)
         rows = ["plain", *methods]
         records = []

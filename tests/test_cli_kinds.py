@@ -15,7 +15,7 @@ from tests.conftest import Command
 from tutelage.methods import find, installed
 from tutelage.models.load import make_model
 from tutelage.models.weights import save_weights
-from tutelage.tasks import installed as installed_tasks
+from tutelage.tasks import task_names
 
 SHORT = ("--epochs", "2", "--batch-size", "16", "--lr", "0.05", "--device", "cpu", "--precision", "float32")
 NETS = """
@@ -192,7 +192,7 @@ def test_tasks_are_listed_with_their_metrics(run: Command) -> None:
     code, out, _ = run("tasks", "--json")
     assert code == 0
     listed = {entry["name"]: entry for entry in strict(out)}
-    assert set(listed) == set(installed_tasks())
+    assert set(listed) == set(task_names())
     for entry in listed.values():
         main = next(iter(entry["metrics"].values()))
         assert main["better"] in ("higher", "lower")

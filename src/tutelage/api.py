@@ -25,7 +25,7 @@ from tutelage.runs.inputs import describe_object
 from tutelage.runs.loading_script import add_loading_script
 from tutelage.runs.models import open_teachers
 from tutelage.runs.teachers import warn_of_label_differences
-from tutelage.tasks import wrapped
+from tutelage.tasks import wrap_network
 from tutelage.training.loop import Record
 from tutelage.training.run import initial_weights
 from tutelage.trust import Trust, typed_specs
@@ -155,6 +155,6 @@ def _maker(student: nn.Module | Callable[[], nn.Module], data: Data, seed: int =
 def _tapped(module: nn.Module, data: Data) -> Tapped:
     if not isinstance(module, nn.Module):
         raise TutelageError(f"expected a network, an nn.Module, and got a {type(module).__name__}; return the network")
-    model = module if isinstance(module, Tapped) else wrapped(module, *data.mean_std)
+    model = module if isinstance(module, Tapped) else wrap_network(module, *data.mean_std)
     initialise_lazy_layers(model.module, data.modality.example(2, data.input_shape))
     return model

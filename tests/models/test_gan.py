@@ -13,7 +13,7 @@ from tutelage.models.gan import DCGAN, MLPGenerator
 from tutelage.models.generator import Generator
 from tutelage.models.resnet import ResNet
 from tutelage.models.tapped import Tapped
-from tutelage.tasks import wrapped
+from tutelage.tasks import wrap_network
 
 SHAPES = [(1, 8, 8), (3, 32, 32), (1, 28, 28), (1, 5, 7), (3, 24, 48), (2, 1, 1)]
 
@@ -57,8 +57,8 @@ class Line(nn.Module):
 
 
 def test_a_module_with_latent_is_wrapped_as_a_generator() -> None:
-    assert isinstance(wrapped(Line()), Generator)
-    classifier = wrapped(ResNet(8, 4, 1), [0.4], [0.3])
+    assert isinstance(wrap_network(Line()), Generator)
+    classifier = wrap_network(ResNet(8, 4, 1), [0.4], [0.3])
     assert type(classifier) is Tapped
     assert classifier.mean.item() == pytest.approx(0.4)
 
@@ -118,8 +118,8 @@ def test_a_classifier_with_an_attribute_latent_is_no_generator() -> None:
         nn.Sequential(nn.Flatten(), nn.Linear(16, 4)),
     ):
         classifier.latent = 16  # type: ignore[assignment]
-        assert type(wrapped(classifier)) is Tapped
-    generator = wrapped(DCGAN((1, 8, 8), 0.1).train())
+        assert type(wrap_network(classifier)) is Tapped
+    generator = wrap_network(DCGAN((1, 8, 8), 0.1).train())
     assert type(generator) is Generator
     assert all(module.training for module in generator.modules())
     assert generator.module.get_buffer("body.0.num_batches_tracked") == 0

@@ -20,9 +20,9 @@ from tutelage.studies.metrics import metrics_of
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Results
 from tutelage.studies.statistics import mean_interval
-from tutelage.tasks import find
+from tutelage.tasks import find_task
 
-METRICS = metrics_of(find("classification"))
+METRICS = metrics_of(find_task("classification"))
 HOSTILE = '<script>alert("x")</script>&"\'$a_b$'
 VOID = {"meta", "link", "br", "input", "hr", "img", "path", "use"}
 

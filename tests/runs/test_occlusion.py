@@ -26,7 +26,7 @@ from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model
-from tutelage.tasks import find as find_task
+from tutelage.tasks import find_task
 from tutelage.training import Run
 
 Net = Callable[..., Tapped]

@@ -26,7 +26,7 @@ from tutelage.runs.folder import WEIGHTS
 from tutelage.runs.locate import split_model_spec
 from tutelage.runs.models import open_trained
 from tutelage.runs.teachers import label_differences, warn_if_costlier
-from tutelage.tasks import find as find_task
+from tutelage.tasks import find_task
 
 Net = Callable[..., Tapped]
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}

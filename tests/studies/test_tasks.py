@@ -27,7 +27,7 @@ from tutelage.studies.metrics import COMMON_METRICS, metrics_of
 from tutelage.studies.results import Results
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
-from tutelage.tasks import Metric, find, lookup
+from tutelage.tasks import Metric, find_task, lookup
 
 Refused = Callable[..., AbstractContextManager[None]]
 WriteStudy = Callable[..., Path]
@@ -159,7 +159,7 @@ def test_the_page_shows_what_the_task_has(write_study: WriteStudy) -> None:
 def test_two_studies_are_compared_by_their_task(write_study: WriteStudy, refused: Refused) -> None:
     a, b = write_study("a", task="regression"), write_study("b", task="regression", numbers=lambda r: {"rmse": 0.5})
     found = compare_studies(a, b)
-    assert (found.metric, found.about) == ("rmse", find("regression").metrics["rmse"])
+    assert (found.metric, found.about) == ("rmse", find_task("regression").metrics["rmse"])
     assert found.changes[0].difference is not None
     with refused("task is 'regression' in the first, 'classification' in the second"):
         compare_studies(a, write_study("c"))
@@ -168,8 +168,8 @@ def test_two_studies_are_compared_by_their_task(write_study: WriteStudy, refused
 def test_a_study_from_before_tasks_is_one_of_classification(write_study: WriteStudy) -> None:
     folder = write_study()
     assert "task" not in json.loads((folder / "study.json").read_text())
-    assert Results.read(folder).task is find("classification")
-    assert list(metrics_of(find("classification")))[:2] == ["accuracy", "worst_class_accuracy"]
+    assert Results.read(folder).task is find_task("classification")
+    assert list(metrics_of(find_task("classification")))[:2] == ["accuracy", "worst_class_accuracy"]
 
 
 def test_plain_students_of_a_study_of_clustering_are_clustered(tiny_npz: str, tmp_path: Path) -> None:
@@ -287,8 +287,8 @@ def test_every_task_has_a_study(
     nets = {"students": "nets_of_cases:make", "teachers": "nets_of_cases:make"}
     results = run_study(vectors(kind, **nets, seeds=1), tmp_path / "out", workers=Here())
     assert {run["status"] for run in results.runs} == {"done"}, [run["error"] for run in results.runs]
-    assert results.task is find(case.task)
-    main_metric = results.task.main
+    assert results.task is find_task(case.task)
+    main_metric = results.task.main_metric
     assert all(run[main_metric] is not None for run in results.runs)
     assert table_as(results, "md").count(b"\n") > 3
     title = results.task.metrics[main_metric].title

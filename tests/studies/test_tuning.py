@@ -12,7 +12,7 @@ import pytest
 from tutelage.studies.plan import Planner
 from tutelage.studies.study import Study
 from tutelage.studies.tuning import Range, Trial, choose, space, trials_of
-from tutelage.tasks import find
+from tutelage.tasks import find_task
 
 Refused = Callable[..., AbstractContextManager[None]]
 
@@ -97,11 +97,11 @@ class FakeStore:
 def test_the_last_epoch_on_held_out_data_decides_and_the_first_of_equals_wins() -> None:
     trials = [trial for trial in trials_of(planner(methods="hinton")) if trial.asked.row == "hinton"]
     keys = [trial.asked.job.key for trial in trials]
-    chosen = choose(trials, FakeStore(dict(zip(keys, [0.5, None, 0.7, 0.7], strict=True))), find("classification"))  # type: ignore[arg-type]
+    chosen = choose(trials, FakeStore(dict(zip(keys, [0.5, None, 0.7, 0.7], strict=True))), find_task("classification"))  # type: ignore[arg-type]
     assert chosen.settings == {(trials[0].asked.case, "hinton"): trials[2].settings}
     assert [record["chosen"] for record in chosen.trials] == [False, False, True, False]
     assert [record["score"] for record in chosen.trials] == [0.5, None, 0.7, 0.7]
-    lost = choose(trials, FakeStore(dict.fromkeys(keys)), find("classification"))  # type: ignore[arg-type]
+    lost = choose(trials, FakeStore(dict.fromkeys(keys)), find_task("classification"))  # type: ignore[arg-type]
     assert lost.settings == {}
 
 

@@ -10,7 +10,7 @@ from tutelage.data import Data
 from tutelage.data.barcodes import Barcodes, Distortions, render
 from tutelage.data.ean13 import modules, with_check_digit
 from tutelage.evaluation.smart_inference import Reading
-from tutelage.tasks import Curve, evaluate, find
+from tutelage.tasks import Curve, evaluate, find_task
 from tutelage.tasks.barcode import CANDIDATES, outcomes
 
 
@@ -74,12 +74,12 @@ def test_a_digit_in_doubt_is_corrected(data: Data) -> None:
 
 
 def test_it_has_the_metrics_of_strings_and_a_rule(data: Data) -> None:
-    task, strings = find("barcode"), find("strings")
+    task, strings = find_task("barcode"), find_task("strings")
     assert data.targets.task == task.name
-    assert task.main == strings.main == "string_accuracy"
+    assert task.main_metric == strings.main_metric == "string_accuracy"
     assert strings.metrics.items() <= task.metrics.items()
-    assert "check digit" in task.decision
-    assert not strings.decision
+    assert "check digit" in task.decision_rule
+    assert not strings.decision_rule
     network = Answers(torch.randn(400, 13, 10))
     assert task.metrics.keys() - {"teacher_string_accuracy"} <= evaluate(network, data).keys()
     assert isinstance(task.metrics["smart_inference"], Curve)

@@ -16,7 +16,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.embeddings import embedder, embeddings
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.tasks import Compute, evaluate, find
+from tutelage.tasks import Compute, evaluate, find_task
 
 CLASSES = 5
 
@@ -94,7 +94,7 @@ def test_a_part_without_classes_has_no_metrics() -> None:
     result = evaluate(OfPixel(), part, task="clustering")
     assert result.pop("samples") == 20
     assert set(result.values()) == {None}
-    score = find("clustering").score(OfPixel(), part.test, part, Compute())
+    score = find_task("clustering").score(OfPixel(), part.test, part, Compute())
     assert math.isnan(score)
 
 
@@ -142,16 +142,16 @@ def test_evaluation_changes_neither_the_network_nor_the_random_numbers() -> None
 
 def test_score_is_the_main_metric_and_a_teacher_is_compared_by_it() -> None:
     data = data_of(torch.arange(100) % CLASSES)
-    task = find("clustering")
+    task = find_task("clustering")
     result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=OfPixel())
-    assert task.main == "nmi"
+    assert task.main_metric == "nmi"
     assert result["teacher_nmi"] == pytest.approx(1)
     assert result["nmi"] == task.score(nn.Flatten(), data.test, data, Compute())
 
 
 @pytest.mark.parametrize("name", ["clustering", "few_shot"])
 def test_outputs_without_a_vector_for_each_sample_are_refused_in_one_line(name: str, tiny_data: Data) -> None:
-    task = find(name)
+    task = find_task(name)
     for outputs, part in (
         (Outputs(torch.zeros(2, 4)), "gives no embedding"),
         (Outputs(None, {"embedding": torch.zeros(2, 3, 4, 4)}), r"shape \(2, 3, 4, 4\)"),
@@ -169,4 +169,4 @@ def test_data_of_other_labels_are_refused(name: str) -> None:
     split = Split.of(images, torch.ones(8, 2), targets=MultiLabel())
     data = Data("many", ("a", "b"), train=split, test=split, views=NoAugmentation())
     with pytest.raises(TutelageError, match="one class for each sample"):
-        find(name).check_data(data)
+        find_task(name).check_data(data)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.data import Data, NoAugmentation, Split
-from tutelage.tasks import Compute, evaluate, find
+from tutelage.tasks import Compute, evaluate, find_task
 from tutelage.tasks import few_shot as module
 
 
@@ -76,7 +76,7 @@ def test_small_classes_make_small_episodes_and_too_small_ones_none() -> None:
     result = evaluate(OfCorner(), single, task="few_shot")
     assert result.pop("samples") == 4
     assert set(result.values()) == {None}
-    assert math.isnan(find("few_shot").score(OfCorner(), single.test, single, Compute()))
+    assert math.isnan(find_task("few_shot").score(OfCorner(), single.test, single, Compute()))
 
 
 def test_a_class_without_queries_is_left_out_of_the_episodes() -> None:
@@ -85,9 +85,9 @@ def test_a_class_without_queries_is_left_out_of_the_episodes() -> None:
 
 
 def test_score_is_the_main_metric_and_a_teacher_is_compared_by_it() -> None:
-    data, task = data_of(torch.arange(160) % 8), find("few_shot")
+    data, task = data_of(torch.arange(160) % 8), find_task("few_shot")
     result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=OfCorner())
-    assert task.main == "accuracy_1_shot"
+    assert task.main_metric == "accuracy_1_shot"
     assert result["teacher_accuracy_1_shot"] == 1
     assert result["accuracy_1_shot"] == pytest.approx(task.score(nn.Flatten(), data.test, data, Compute()))
     assert {*task.metrics} == {*result} - {"samples"}

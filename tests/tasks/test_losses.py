@@ -16,7 +16,7 @@ from tutelage.data.modality import Vectors
 from tutelage.data.targets import MultiLabel, Quantities, Strings
 from tutelage.losses import cross_entropy, soft_targets
 from tutelage.models.outputs import Outputs
-from tutelage.tasks import Compute, evaluate, find
+from tutelage.tasks import Compute, evaluate, find_task
 from tutelage.tasks.multi_label import BinaryCrossEntropy, average_precision
 from tutelage.tasks.regression import SquaredError
 from tutelage.terms import CrossEntropy, SoftTargets
@@ -180,9 +180,9 @@ def test_the_metrics_of_strings_by_hand() -> None:
     right = math.log(2 + math.e) - 1
     assert found["nll"] == pytest.approx((4 * right + right + 1) / 5)
     assert found["teacher_string_accuracy"] == found["string_accuracy"]
-    task = find("strings")
+    task = find_task("strings")
     batch = Batch(torch.zeros(4, 1), labels, torch.arange(4), None)
-    tally = task.tally(Outputs(logits), batch)
-    assert tally is not None
-    assert tally.tolist() == [2.0, 3.0]
+    metric = task.training_metric(Outputs(logits), batch)
+    assert metric is not None
+    assert metric.tolist() == [2.0, 3.0]
     assert task.score(Fixed(logits), data.test, data, Compute()) == found["string_accuracy"]

@@ -21,7 +21,7 @@ from tutelage.evaluation import predict
 from tutelage.methods import method
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.tasks import Compute, Metric, Task, find, installed, lookup
+from tutelage.tasks import Compute, Metric, Task, find_task, lookup, task_names
 from tutelage.terms import Term
 from tutelage.training import Learner, Run
 
@@ -82,14 +82,14 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_task_is_found_by_its_entry_point(package: None, refused: Any) -> None:
-    assert "grades" in installed()
-    assert isinstance(find("grades"), Grades)
+    assert "grades" in task_names()
+    assert isinstance(find_task("grades"), Grades)
     with refused("'number'", "int", "subclass of Task"):
-        find("number")
+        find_task("number")
     with refused("'broken'", "no_such_package"):
-        find("broken")
+        find_task("broken")
     with refused("grade", "grades"):
-        find("grade")
+        find_task("grade")
 
 
 def test_a_task_of_another_package_trains_selects_and_is_read_back(package: None, tmp_path: Path) -> None:

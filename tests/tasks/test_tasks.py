@@ -18,7 +18,7 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.methods import method
 from tutelage.models.tapped import Tapped
-from tutelage.tasks import Metric, find, installed
+from tutelage.tasks import Metric, find_task, task_names
 from tutelage.training import Run
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.05, "device": "cpu", "precision": "float32"}
@@ -64,20 +64,20 @@ def timeless(value: Any) -> Any:
 
 
 def test_all_tasks_are_listed() -> None:
-    assert {"classification", "generation", "multi_label", "regression", "strings"} <= set(installed())
-    for name in installed():
-        task = find(name)
+    assert {"classification", "generation", "multi_label", "regression", "strings"} <= set(task_names())
+    for name in task_names():
+        task = find_task(name)
         assert task.name == name
         assert task.summary
-        assert isinstance(task.metrics[task.main], Metric)
-        assert task.metrics[task.main].better in ("higher", "lower")  # type: ignore[union-attr]
+        assert isinstance(task.metrics[task.main_metric], Metric)
+        assert task.metrics[task.main_metric].better in ("higher", "lower")  # type: ignore[union-attr]
 
 
 def test_plain_trains_and_records_every_metric(case: Case, tmp_path: Path) -> None:
     result = tutelage.train(case.make, case.data, out=tmp_path, **SHORT | {"epochs": 6})
     written = strict(tmp_path / "result.json")
-    task = find(case.task)
-    assert (written["task"], written["main"]) == (case.task, task.main)
+    task = find_task(case.task)
+    assert (written["task"], written["main"]) == (case.task, task.main_metric)
     expected = {name for name in task.metrics if "teacher" not in name and name != "agreement"}
     assert expected <= written["test"].keys()
     assert written["test"]["samples"] == 16
@@ -121,21 +121,21 @@ def test_the_script_beside_the_weights_gives_equal_outputs(case: Case, tmp_path:
 
 def test_selection_goes_by_the_main_metric(case: Case) -> None:
     result = tutelage.train(case.make, case.data, **SHORT | {"epochs": 4})
-    task = find(case.task)
-    scores = [record["learners"]["student"][f"validation_{task.main}"] for record in result.history]
-    better = max if task.metrics[task.main].better == "higher" else min  # type: ignore[union-attr]
+    task = find_task(case.task)
+    scores = [record["learners"]["student"][f"validation_{task.main_metric}"] for record in result.history]
+    better = max if task.metrics[task.main_metric].better == "higher" else min  # type: ignore[union-attr]
     selected = result.metrics["selected"]
-    assert selected[f"validation_{task.main}"] == better(scores)
+    assert selected[f"validation_{task.main_metric}"] == better(scores)
     assert selected["epoch"] == 1 + scores.index(better(scores))
-    assert math.isfinite(selected[f"test_{task.main}"])
+    assert math.isfinite(selected[f"test_{task.main_metric}"])
 
 
 def test_an_error_is_better_when_it_is_lower() -> None:
-    assert find("regression").improves(1.0, 2.0)
-    assert not find("regression").improves(2.0, 1.0)
-    assert find("strings").improves(0.5, 0.25)
-    assert not find("strings").improves(0.5, 0.5)
-    assert find("regression").improves(2.0, None)
+    assert find_task("regression").improves(1.0, 2.0)
+    assert not find_task("regression").improves(2.0, 1.0)
+    assert find_task("strings").improves(0.5, 0.25)
+    assert not find_task("strings").improves(0.5, 0.5)
+    assert find_task("regression").improves(2.0, None)
 
 
 def test_a_feature_method_trains_under_a_teacher(case: Case, tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_a_feature_method_trains_under_a_teacher(case: Case, tmp_path: Path) -> 
     assert written["forward_passes"]["teacher"] > 0
     assert any(name.startswith("teacher_") for name in written["test"])
     network = Tapped(trained, *case.data.mean_std)
-    teacher = tutelage.evaluate(network, case.data)[find(case.task).main]
+    teacher = tutelage.evaluate(network, case.data)[find_task(case.task).main_metric]
     named = {"rmse": "teacher_rmse", "accuracy": "teacher_accuracy"}
-    main = find(case.task).main
+    main = find_task(case.task).main_metric
     assert written["test"][named.get(main, f"teacher_{main}")] == pytest.approx(teacher)
     assert result.history[-1]["learners"]["student"]["distance"] > 0
 

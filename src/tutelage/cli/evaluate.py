@@ -48,7 +48,7 @@ def evaluate(
     from tutelage.evaluation import cost_of
     from tutelage.report.console import stderr_console
     from tutelage.runs.classes import check_classes, with_classes
-    from tutelage.tasks import Compute, find
+    from tutelage.tasks import Compute, find_task
     from tutelage.tasks import evaluate as evaluate_network
     from tutelage.training.hardware import resolve
 
@@ -62,11 +62,11 @@ def evaluate(
     model = network.model.to(device)
     teacher_model = others[0].model.to(device) if others else None
     opened = with_classes(opened, model, network.classes)
-    task = find(network.task or opened.targets.task)
+    task = find_task(network.task or opened.targets.task)
     if "logits" in task.roles:
         check_classes(run, network.classes, opened)
-    if teacher_model is not None and (misfit := task.misfit(teacher_model, opened)):
-        stderr_console().print(f"teacher {teacher}: not compared: {misfit}", highlight=False)
+    if teacher_model is not None and (reason := task.incompatibility(teacher_model, opened)):
+        stderr_console().print(f"teacher {teacher}: not compared: {reason}", highlight=False)
         teacher_model = None
     evaluated = opened.splits[split]
     if not bool(evaluated.targets.labelled(evaluated.labels).any()):

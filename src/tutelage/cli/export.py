@@ -28,7 +28,7 @@ def export(
     from tutelage.runs.classes import check_classes, with_classes
     from tutelage.runs.loading_script import loading_script
     from tutelage.runs.models import weights_metadata
-    from tutelage.tasks import find
+    from tutelage.tasks import find_task
 
     opened = open_run_data(run, data, None)
     (network,) = open_networks([run], opened, mean, std, trust)
@@ -36,9 +36,11 @@ def export(
     check_classes(run, network.classes, opened)
     export_onnx(network.model, opened.image_shape, onnx, classes=opened.classes)
     print_plain(onnx)
-    task = find(network.task or opened.targets.task)
-    if task.decision:
-        print_plain(f"the file contains the network only, without the decision rule of {task.name}: {task.decision}")
+    task = find_task(network.task or opened.targets.task)
+    if task.decision_rule:
+        print_plain(
+            f"the file contains the network only, without the decision rule of {task.name}: {task.decision_rule}"
+        )
     if network.file is not None and network.file.suffix == ".safetensors":
         metadata = weights_metadata(network.spec, network.model, opened, task)
         print(f"\n{loading_script(metadata, repr(str(network.file)))}", end="")

@@ -53,16 +53,16 @@ def methods(
 
 def tasks(json_: Json = False) -> None:
     """List the tasks, each with its main metric; --json lists all metrics."""
-    from tutelage.tasks import Metric, find, installed
+    from tutelage.tasks import Metric, find_task, task_names
 
-    available = _importable(find, installed())
+    available = _importable(find_task, task_names())
     if json_:
         entries = [
             {
                 "name": task.name,
                 "summary": task.summary,
                 "metrics": {
-                    name: {"title": metric.title, "better": metric.better, "share": metric.share}
+                    name: {"title": metric.title, "better": metric.better, "share": metric.percent}
                     for name, metric in task.metrics.items()
                     if isinstance(metric, Metric)
                 },
@@ -71,7 +71,7 @@ def tasks(json_: Json = False) -> None:
         ]
         print(json.dumps(entries))
         return
-    _print_list(("task", "summary", "main metric"), [(task.name, task.summary, task.main) for task in available])
+    _print_list(("task", "summary", "main metric"), [(task.name, task.summary, task.main_metric) for task in available])
 
 
 def models(json_: Json = False) -> None:

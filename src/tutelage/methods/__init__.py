@@ -28,7 +28,7 @@ from tutelage.data.loader import mix_seeds
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.models.external.user_code import import_attribute
 from tutelage.models.tapped import Tapped
-from tutelage.tasks import find as find_task
+from tutelage.tasks import find_task
 from tutelage.training.checkpoint import seeded
 from tutelage.training.run import Run
 from tutelage.trust import Trust, check_trusted

@@ -148,7 +148,7 @@ def amount(row: Row) -> str:
 
 
 def _scaled(value: float, metric: Metric, sign: str = "") -> str:
-    return f"{100 * value:{sign}.2f} points" if metric.share else f"{value:{sign}.3g}"
+    return f"{100 * value:{sign}.2f} points" if metric.percent else f"{value:{sign}.3g}"
 
 
 def _reason_with_error(row: Row) -> str:

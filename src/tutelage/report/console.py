@@ -134,11 +134,11 @@ def epoch_text(record: dict[str, Any]) -> str:
 def print_result(result: Result) -> None:
     """What a run measured."""
     from tutelage.runs.models import DEFAULT_TASK  # these import torch
-    from tutelage.tasks import find
+    from tutelage.tasks import find_task
 
     metrics = result.metrics
     table = Table(title=f"{metrics['method']} on {metrics['data']['name']}, seed {metrics['seed']}", show_header=False)
-    for row in find(metrics.get("task", DEFAULT_TASK)).described(metrics):
+    for row in find_task(metrics.get("task", DEFAULT_TASK)).describe(metrics):
         table.add_row(*row)
     cost = metrics["cost"]
     table.add_row("parameters, FLOPs an image", f"{cost['parameters']:,}, {cost['flops']:,}")

@@ -34,7 +34,7 @@ def print_study_difference(found: StudyDifference, *, as_json: bool = False) -> 
             f"missing in {change.missing}" if change.difference is None else format_interval(change.difference, metric)
         )
         rows.append((_words(change), change.method, said))
-    print_table(("condition", "method", f"{metric.title}{', points' if metric.share else ''}: B - A"), rows)
+    print_table(("condition", "method", f"{metric.title}{', points' if metric.percent else ''}: B - A"), rows)
     n = len(found.seeds)
     print_plain(f"B - A over {n} common seed{'' if n == 1 else 's'}, paired, with 95 % t intervals")
     for name, (here, there) in found.setup_changes.items():

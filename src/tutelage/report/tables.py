@@ -198,7 +198,7 @@ def caption(results: Results, interval: str) -> str:
 def table_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """The table of one condition and pair as text: its head, then a line a row."""
     metric = rows[0].metric
-    unit, points = (", %", ", points") if metric.share else ("", "")
+    unit, points = (", %", ", points") if metric.percent else ("", "")
     lines: list[tuple[str, ...]] = [("", f"{metric.title}{unit}", f"difference to plain{points}", "p (Holm)", "wins")]
     plain = next((row for row in rows if row.cell.method == PLAIN), None)
     for row in rows:
@@ -235,7 +235,7 @@ def _gain(row: Row, plain: Row | None) -> str:
 
 def format_number(value: float, metric: Metric, sign: str = "") -> str:
     """A number as tables show it: shares in per cent or points, large ones whole, small ones to two digits."""
-    if metric.share:
+    if metric.percent:
         return f"{100 * value:{sign}.2f}"
     if abs(value) >= 1000:
         return f"{value:{sign},.0f}"

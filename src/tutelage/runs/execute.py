@@ -29,8 +29,7 @@ from tutelage.runs.models import TrainedModel, load_student, open_teachers, stud
 from tutelage.runs.teachers import announce_teachers, warn_if_costlier
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import TeacherCache
-from tutelage.tasks import Task, wrapped
-from tutelage.tasks import find as find_task
+from tutelage.tasks import Task, find_task, wrap_network
 from tutelage.training.hardware import resolve
 from tutelage.training.loop import Record
 from tutelage.training.processes import Processes
@@ -198,5 +197,5 @@ def _read_back(
             f"{error}; remove {place.path / 'result.json'} to finish the run from its checkpoint"
         ) from error
     if applied_operations(module):  # the roles of the plain network say nothing of it
-        model = wrapped(module, model.mean.flatten().tolist(), model.std.flatten().tolist())
+        model = wrap_network(module, model.mean.flatten().tolist(), model.std.flatten().tolist())
     return Result(model.to(config.device), done, place.history(), config, place.path)

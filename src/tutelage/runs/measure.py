@@ -39,11 +39,11 @@ def measure(
         "settings": config.settings,
         "seed": config.seed,
         "task": task.name,
-        "main": task.main,
+        "main": task.main_metric,
         "test": task.evaluate(student, data.test, data, compute, teacher=teacher),
     }
     for key, network in {"train": student, "teacher": teacher}.items():
-        if network is not None and (values := task.on_training_labels(network, data, compute)):
+        if network is not None and (values := task.evaluate_training_labels(network, data, compute)):
             metrics[key] = values
     metrics |= {
         "cost": cost_of(student, task.example(student, data)),
@@ -63,6 +63,10 @@ def _at_selected_epoch(student: Tapped, selected: Selected, task: Task, data: Da
     """Evaluate the weights of the selected epoch on the test split, then restore the student's last weights."""
     last = {name: value.clone() for name, value in student.module.state_dict().items()}
     student.module.load_state_dict(dict(selected.state))
-    score = task.evaluate(student, data.test, data, compute)[task.main]
+    score = task.evaluate(student, data.test, data, compute)[task.main_metric]
     student.module.load_state_dict(last)
-    return {"epoch": selected.epoch, f"validation_{task.main}": selected.score, f"test_{task.main}": score}
+    return {
+        "epoch": selected.epoch,
+        f"validation_{task.main_metric}": selected.score,
+        f"test_{task.main_metric}": score,
+    }

@@ -24,7 +24,7 @@ from tutelage.models.weights import load_weights
 from tutelage.runs.classes import check_classes
 from tutelage.runs.header import Header, read_header
 from tutelage.runs.locate import locate, run_folder
-from tutelage.tasks import Task, recognised, wrapped
+from tutelage.tasks import Task, task_of_network, wrap_network
 from tutelage.trust import Trust, typed_specs
 
 DEFAULT_TASK = "classification"  # of a weights file that names none
@@ -77,7 +77,7 @@ def student_factory(spec: str, data: Data, *, pretrained: bool = False, trust: T
             pretrained=pretrained,
             trust=trust,
         )
-        model = wrapped(built.module, *(built.mean_std or data.mean_std))
+        model = wrap_network(built.module, *(built.mean_std or data.mean_std))
         if not built.from_instance:
             return model
         copies.append(CopyFactory(model))
@@ -151,7 +151,7 @@ def _bare(module: nn.Module, data: Data, mean_std: MeanStd | None) -> TrainedMod
     if isinstance(module, Tapped):
         return TrainedModel(module, "its own")
     chosen, origin = _normalisation(Header(), BuiltModel(module), data, mean_std)
-    return TrainedModel(wrapped(module, *chosen), origin)
+    return TrainedModel(wrap_network(module, *chosen), origin)
 
 
 @default_settings()
@@ -212,9 +212,9 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     )
     module = built.module if file is None else load_student(file, built.module, data)
     chosen, origin = _normalisation(header, built, data, mean_std)
-    own_task = recognised(module)
+    own_task = task_of_network(module)
     task = header.task or (None if own_task is None else own_task.name)
-    model = wrapped(module, *chosen).eval()
+    model = wrap_network(module, *chosen).eval()
     return TrainedModel(model, origin, run_folder(text), spec, file, task, tuple(header.classes))
 
 

@@ -13,7 +13,7 @@ from tutelage.config import Fields
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import read_file
 from tutelage.parsing import parse_json
-from tutelage.tasks import Metric, Task, find, installed
+from tutelage.tasks import Metric, Task, find_task, task_names
 from tutelage.text import value_text
 
 Count = Annotated[int, Field(ge=0)]
@@ -93,7 +93,7 @@ def check_result(path: Path, result: Mapping[str, Any]) -> None:
     try:
         read = RunResult(**result)
         task = _task_of(read)
-        main = read.main or (None if task is None else task.main)
+        main = read.main or (None if task is None else task.main_metric)
         if main is None:
             raise TutelageError("main: field required")
         _check_number("test", read.test, main)
@@ -111,10 +111,10 @@ def _task_of(read: RunResult) -> Task | None:
 
     Results of versions before tasks name none: theirs is the one whose main metric they have.
     """
-    for name in installed() if read.task is None else [read.task]:
+    for name in task_names() if read.task is None else [read.task]:
         with suppress(TutelageError):
-            task = find(name)
-            if read.task is not None or task.main in read.test:
+            task = find_task(name)
+            if read.task is not None or task.main_metric in read.test:
                 return task
     return None
 

@@ -24,7 +24,7 @@ from tutelage.runs.classes import warn_of_class_names
 from tutelage.runs.folder import CONFIG, RESULT
 from tutelage.runs.locate import run_folder
 from tutelage.runs.models import DEFAULT_TASK, TrainedModel
-from tutelage.tasks import Compute, Metric, Task, find
+from tutelage.tasks import Compute, Metric, Task, find_task
 
 NEGLIGIBLE = 1e6  # operations an image, below which no cost is compared [ours]
 
@@ -139,14 +139,14 @@ def _describe_score(text: str, model: Tapped, task: Task, data: Data, device: to
     """
     if not task.roles:
         return None
-    if misfit := task.misfit(model, data):
-        return f"not evaluated here: {misfit}"
+    if reason := task.incompatibility(model, data):
+        return f"not evaluated here: {reason}"
     part, split = ("training", data.train) if data.validation is None else ("held-out", data.validation)
     split = split.subset(torch.arange(min(2000, len(split))))
     score = task.score(model, split, data, Compute(device))
     if math.isnan(score):  # no sample has a label
         return None
-    chance = task.chance(data)
+    chance = task.chance_level(data)
     if chance is not None and score < chance:
         warnings.warn(
             f"the teacher {text} gets {score:.1%} of {len(split)} samples of {data.name} right, which is chance level "
@@ -160,10 +160,10 @@ def _describe_score(text: str, model: Tapped, task: Task, data: Data, device: to
 
 def _value(task: Task, score: float) -> str:
     """A value of the main metric, with its name."""
-    metric = task.metrics[task.main]
+    metric = task.metrics[task.main_metric]
     if not isinstance(metric, Metric):
         return f"{metric.title} {score:.4g}"
-    return f"{metric.short_title} " + (f"{score:.1%}" if metric.share else f"{score:.4g}")
+    return f"{metric.short_title} " + (f"{score:.1%}" if metric.percent else f"{score:.4g}")
 
 
 def describe_normalisation(name: str, opened: TrainedModel) -> str:
@@ -179,8 +179,8 @@ def _recorded_score(folder: Path | None) -> str | None:
     """The main metric on the test part in a run's result, in words; ``None`` where there is none to read."""
     try:
         result = parse_json(read_file(folder / RESULT)) if folder is not None else {}
-        task = find(result.get("task", DEFAULT_TASK))
-        value = _value(task, float(result["test"][task.main]))
+        task = find_task(result.get("task", DEFAULT_TASK))
+        value = _value(task, float(result["test"][task.main_metric]))
         return f"its run recorded {value} on the test part of {result['data']['name']}"
     except (OSError, ValueError, TypeError, KeyError, AttributeError, TutelageError):
         return None
@@ -188,9 +188,9 @@ def _recorded_score(folder: Path | None) -> str | None:
 
 def reference_teacher(task: Task, teachers: Sequence[Tapped], data: Data) -> nn.Module | None:
     """What a student is compared with: its teachers as one; ``None`` where one cannot be evaluated on this data."""
-    if not teachers or any(task.misfit(teacher, data) for teacher in teachers):
+    if not teachers or any(task.incompatibility(teacher, data) for teacher in teachers):
         return None
-    return task.combined(teachers)
+    return task.ensemble(teachers)
 
 
 def warn_if_costlier(

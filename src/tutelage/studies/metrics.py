@@ -9,17 +9,17 @@ from tutelage.tasks import Curve, Metric, Task
 
 COMMON_METRICS: Mapping[str, Metric] = MappingProxyType(
     {
-        "memorised": Metric("wrong labels memorised", "lower", share=True),
+        "memorised": Metric("wrong labels memorised", "lower", percent=True),
         "wrong_labels": Metric("wrong training labels", None),
-        "noise_rate": Metric("share of wrong training labels", None, share=True),
+        "noise_rate": Metric("share of wrong training labels", None, percent=True),
         "parameters": Metric("parameters", "lower"),
         "flops": Metric("FLOPs an image", "lower"),
         "latency_ms": Metric("latency, ms", "lower"),
         "seconds": Metric("training time, s", "lower"),
         "forward_passes": Metric("forward passes of training", "lower"),
-        "corruption_accuracy": Metric("accuracy under corruptions", "higher", share=True),
-        "auac": Metric("area under the accuracy-perturbation curve", "higher", share=True),
-        "ood_auroc": Metric("out-of-distribution AUROC", "higher", share=True),
+        "corruption_accuracy": Metric("accuracy under corruptions", "higher", percent=True),
+        "auac": Metric("area under the accuracy-perturbation curve", "higher", percent=True),
+        "ood_auroc": Metric("out-of-distribution AUROC", "higher", percent=True),
     }
 )
 """Numbers of a record whatever its task, in the order of the store; ``None`` where a task does not have them."""

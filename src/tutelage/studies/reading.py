@@ -14,7 +14,7 @@ from tutelage.parsing import parse_json
 from tutelage.studies import PLAIN
 from tutelage.studies.metrics import COMMON_METRICS, curves_of, metrics_of, task_metrics
 from tutelage.studies.schema import RunRecord, StudyFile
-from tutelage.tasks import Task, find
+from tutelage.tasks import Task, find_task
 from tutelage.text import value_text
 
 RECORDS, TRIALS, STUDY = "results.jsonl", "trials.jsonl", "study.json"
@@ -62,7 +62,7 @@ def task_named(study: Mapping[str, Any]) -> Task:
     Raises:
         TutelageError: there is no such task here.
     """
-    return find(study.get("task") or DEFAULT_TASK)
+    return find_task(study.get("task") or DEFAULT_TASK)
 
 
 CellKey = tuple[tuple[Any, ...], tuple[str, str], str]

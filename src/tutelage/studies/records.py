@@ -187,8 +187,8 @@ class Store:
         result = _table(_read(folder / RESULT), RESULT)
         extra = _table(_read(folder / EXTRA), EXTRA) if self.evaluate != ExtraEvaluation() else {}
         test, train, cost = (_table(result.get(name, {}), f"{RESULT}, {name}") for name in ("test", "train", "cost"))
-        if self.task.main not in test:
-            raise ValueError(f"{RESULT}, test has no {self.task.main}")
+        if self.task.main_metric not in test:
+            raise ValueError(f"{RESULT}, test has no {self.task.main_metric}")
         parts = ((test, self._test), (train, TRAIN), (cost, COST), (extra, MORE))
         data = _table(result.get("data", {}), f"{RESULT}, data")
         conditions, rates = data.get("record", []), _table(data.get("noise_rate", {}), f"{RESULT}, data, noise_rate")
@@ -212,7 +212,7 @@ class Store:
                         _number(each, name)
             else:
                 _number(value, name)
-        return {**numbers, "curve": _curve(folder / METRICS, self.task.main)}
+        return {**numbers, "curve": _curve(folder / METRICS, self.task.main_metric)}
 
 
 def _curve(file: Path, main: str) -> dict[str, Any]:

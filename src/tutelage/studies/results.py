@@ -186,7 +186,7 @@ class Results:
             TutelageError: there is no metric of this name; the known ones are listed.
         """
         if metric is None:
-            return self.task.main
+            return self.task.main_metric
         if metric not in self.metrics:
             raise unknown("metric", metric, self.metrics)
         return metric

@@ -159,7 +159,7 @@ def choose(trials: Sequence[Trial], store: Store, task: Task) -> Chosen:
     for number, trial in enumerate(trials):
         record = store.record(trial.asked)
         curve = record["curve"] or {}
-        values = [value for value in curve.get(f"validation_{task.main}", []) if value is not None]
+        values = [value for value in curve.get(f"validation_{task.main_metric}", []) if value is not None]
         searched = {name: one.words for name, one in trial.space.items()}
         score = values[-1] if values else None
         records.append(record | {"space": searched, "score": score, "chosen": False})

@@ -20,7 +20,7 @@ from tutelage.runs.models import open_teachers
 from tutelage.runs.teachers import reference_teacher
 from tutelage.studies.metrics import task_metrics
 from tutelage.studies.records import BESIDE, EXTRA
-from tutelage.tasks import Compute, find
+from tutelage.tasks import Compute, find_task
 from tutelage.trust import Trust
 
 
@@ -63,7 +63,7 @@ def work(piece: Piece, asked: ExtraEvaluation, track: str | None, trust: Trust |
         warnings.showwarning = heard
         try:
             data = load_data(piece.config)
-            overrides = Overrides(data=data, task=find(piece.task) if piece.task else None)
+            overrides = Overrides(data=data, task=find_task(piece.task) if piece.task else None)
             result = execute(piece.config, piece.folder, overrides=overrides, track=track, trust=trust)
             _measure(result, piece.folder, data, asked, piece.compared, trust)
         except Exception as problem:  # one run's trouble is not the study's
@@ -81,7 +81,7 @@ def _measure(
 ) -> None:
     """Measure what the run itself does not, into the run's folder."""
     device = result.config.device
-    task, compute = find(result.metrics["task"]), Compute(device)
+    task, compute = find_task(result.metrics["task"]), Compute(device)
     if compared:
         beside = {}
         missing = [metric for metric in task_metrics(task) if result.metrics["test"].get(metric) is None]

@@ -5,7 +5,17 @@ point group ``tutelage.tasks``.
 """
 
 from tutelage.tasks.evaluate import evaluate
-from tutelage.tasks.lookup import find, installed, recognised, wrapped
+from tutelage.tasks.lookup import find_task, task_names, task_of_network, wrap_network
 from tutelage.tasks.task import Compute, Curve, Metric, Task
 
-__all__ = ["Compute", "Curve", "Metric", "Task", "evaluate", "find", "installed", "recognised", "wrapped"]
+__all__ = [
+    "Compute",
+    "Curve",
+    "Metric",
+    "Task",
+    "evaluate",
+    "find_task",
+    "task_names",
+    "task_of_network",
+    "wrap_network",
+]

@@ -12,7 +12,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.tasks.task import Task, check_single_label
 
 
-class OfEmbeddings(Task):
+class EmbeddingTask(Task):
     """A task whose networks give a vector (B, D) for each sample, on data with one class a sample."""
 
     roles: ClassVar[tuple[str, ...]] = ("embedding",)
@@ -25,7 +25,7 @@ class OfEmbeddings(Task):
         """A vector for each sample."""
         check_embedding(who, outputs)
 
-    def evaluated(self, model: Tapped, data: Data) -> Tapped:
+    def with_evaluated_roles(self, model: Tapped, data: Data) -> Tapped:
         """See ``embedder``."""
         return embedder(model, data)
 

@@ -26,22 +26,22 @@ class Barcode(Strings):
     digits; right, false and no reads are shares of all strings and add up to 1.
     """
 
-    decision: ClassVar[str] = (
+    decision_rule: ClassVar[str] = (
         "tutelage.evaluation.smart_inference.read(logits, EAN13, candidates=2) corrects uncertain digits by the check "
         "digit, or reads nothing"
     )
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             **Strings.metrics,
-            "read_accuracy": Metric("strings read rightly by smart inference with K = 2", "higher", share=True),
-            "false_reads": Metric("strings read falsely by smart inference with K = 2", "lower", share=True),
-            "checked_false_reads": Metric("false strings that the checksum holds for", "lower", share=True),
-            "most_probable_accuracy": Metric("accuracy of the most probable valid string", "higher", share=True),
+            "read_accuracy": Metric("strings read rightly by smart inference with K = 2", "higher", percent=True),
+            "false_reads": Metric("strings read falsely by smart inference with K = 2", "lower", percent=True),
+            "checked_false_reads": Metric("false strings that the checksum holds for", "lower", percent=True),
+            "most_probable_accuracy": Metric("accuracy of the most probable valid string", "higher", percent=True),
             "smart_inference": Curve("right, false and no reads by the number of digits open to correction"),
         }
     )
 
-    def decided(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    def decision_metrics(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
         """Smart inference of each K, and the most probable valid string."""
         by_candidates = {k: outcomes(read(logits, EAN13, k), labels) for k in CANDIDATES}
         usual = by_candidates[USUAL]

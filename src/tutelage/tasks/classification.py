@@ -51,14 +51,14 @@ class Classification(Task):
     """
 
     loss_name: ClassVar[str] = "ce"
-    distributions: ClassVar[bool] = True
+    outputs_are_logits: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
-            "accuracy": Metric("test accuracy", "higher", share=True),
+            "accuracy": Metric("test accuracy", "higher", percent=True),
             "per_class_accuracy": Curve("accuracy of each class"),
-            "worst_class_accuracy": Metric("accuracy of the worst class", "higher", share=True),
+            "worst_class_accuracy": Metric("accuracy of the worst class", "higher", percent=True),
             "per_class_f1": Curve("F1 of each class"),
-            "macro_f1": Metric("mean F1 of the classes", "higher", share=True, in_studies=False),
+            "macro_f1": Metric("mean F1 of the classes", "higher", percent=True, in_studies=False),
             "nll": Metric("negative log-likelihood", "lower"),
             "brier": Metric("Brier score", "lower"),
             "ece": Metric("expected calibration error", "lower"),
@@ -66,9 +66,9 @@ class Classification(Task):
             "aurc": Metric("area under the risk-coverage curve", "lower"),
             "reliability": Curve("accuracy by confidence"),
             "risk_coverage": Curve("risk by coverage"),
-            "agreement": Metric("agreement with the teacher", "higher", share=True),
+            "agreement": Metric("agreement with the teacher", "higher", percent=True),
             "kl_to_teacher": Metric("KL divergence to the teacher", "lower"),
-            "teacher_accuracy": Metric("the teacher's test accuracy", None, share=True),
+            "teacher_accuracy": Metric("the teacher's test accuracy", None, percent=True),
         }
     )
 
@@ -82,7 +82,7 @@ class Classification(Task):
             "ece": "ECE",
         }
     )
-    training_note: ClassVar[str] = (
+    training_metric_note: ClassVar[str] = (
         "Share of the training labels, wrong ones included, that the network gives while it trains."
     )
 
@@ -131,7 +131,7 @@ class Classification(Task):
                 + (", or choose a method for few_shot or clustering, which evaluate on such classes" if novel else "")
             )
 
-    def tally(self, outputs: Outputs, batch: Batch) -> Tensor | None:
+    def training_metric(self, outputs: Outputs, batch: Batch) -> Tensor | None:
         """Samples of which the prediction is the label given, and samples with a label."""
         if outputs.logits is None:
             return None
@@ -192,7 +192,7 @@ class Classification(Task):
             result["teacher_accuracy"] = json_number(accuracy(answers, labels))
         return result
 
-    def on_training_labels(self, model: nn.Module, data: Data, compute: Compute) -> dict[str, Any]:
+    def evaluate_training_labels(self, model: nn.Module, data: Data, compute: Compute) -> dict[str, Any]:
         """How many of the wrong labels it has memorised, and its accuracy by clean and given labels."""
         return memorisation(model, data, compute.device)
 
@@ -212,7 +212,7 @@ class Classification(Task):
         """Corruptions, an attack, images from elsewhere."""
         return evaluate_extra(model, data, what, compute.device, seed, split=split)
 
-    def described(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def describe(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """The main numbers of the test part, and what the training labels and the teacher have to do with them."""
         test, train = metrics["test"], metrics.get("train") or {}
 
@@ -237,11 +237,11 @@ class Classification(Task):
         if "agreement" in test:
             yield "agreement with the teacher, KL to it", f"{of('.2%', 'agreement')}, {of('.4f', 'kl_to_teacher')}"
 
-    def chance(self, data: Data) -> float | None:
+    def chance_level(self, data: Data) -> float | None:
         """A little above guessing."""
         return AT_CHANCE / data.num_classes
 
-    def combined(self, teachers: Sequence[Tapped]) -> nn.Module:
+    def ensemble(self, teachers: Sequence[Tapped]) -> nn.Module:
         """Their mean in probability space."""
         return Ensemble(teachers)
 

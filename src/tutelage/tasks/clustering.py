@@ -24,14 +24,14 @@ from tutelage.evaluation.clustering import (
 )
 from tutelage.evaluation.embeddings import Embeddings, embeddings
 from tutelage.evaluation.json_numbers import json_number
-from tutelage.tasks._embeddings import OfEmbeddings
+from tutelage.tasks._embeddings import EmbeddingTask
 from tutelage.tasks.task import Compute, Curve, Metric
 
 MOST_CUT = 1000
 """Samples of a part that are clustered by multicut, whose memory and time grow with their square."""
 
 
-class Clustering(OfEmbeddings):
+class Clustering(EmbeddingTask):
     """Embeddings (B, D) whose clusters are the classes: k-means, and correlation clustering (minimum-cost multicut).
 
     Clustering does not read the labels; k-means is given the number of classes of the part, multicut is not. Samples
@@ -42,16 +42,16 @@ class Clustering(OfEmbeddings):
 
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
-            "nmi": Metric("normalised mutual information of k-means and classes", "higher", share=True),
+            "nmi": Metric("normalised mutual information of k-means and classes", "higher", percent=True),
             "ari": Metric("adjusted Rand index of k-means and classes", "higher"),
-            "matched_accuracy": Metric("accuracy of k-means matched with classes", "higher", share=True),
+            "matched_accuracy": Metric("accuracy of k-means matched with classes", "higher", percent=True),
             "multicut_clusters": Metric("clusters that multicut finds", None),
-            "multicut_nmi": Metric("normalised mutual information of multicut and classes", "higher", share=True),
+            "multicut_nmi": Metric("normalised mutual information of multicut and classes", "higher", percent=True),
             "multicut_ari": Metric("adjusted Rand index of multicut and classes", "higher"),
             "multicut_vi_split": Metric("bits by which multicut splits classes", "lower"),
             "multicut_vi_merge": Metric("bits by which multicut merges classes", "lower"),
             "multicut_objective": Metric("objective of multicut", None),
-            "teacher_nmi": Metric("the teacher's normalised mutual information", None, share=True),
+            "teacher_nmi": Metric("the teacher's normalised mutual information", None, percent=True),
         }
     )
 

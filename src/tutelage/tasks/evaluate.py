@@ -10,7 +10,7 @@ from torch import nn
 from tutelage.ambient import default_settings
 from tutelage.data.data import Data
 from tutelage.errors import unknown
-from tutelage.tasks.lookup import find
+from tutelage.tasks.lookup import find_task
 from tutelage.tasks.task import Compute
 
 
@@ -43,6 +43,6 @@ def evaluate(
     """
     if split not in data.splits:
         raise unknown("split", split, data.splits)
-    asked = find(data.targets.task if task is None else task)
+    asked = find_task(data.targets.task if task is None else task)
     asked.check_data(data)
     return asked.evaluate(model, data.splits[split], data, Compute(device), teacher=teacher)

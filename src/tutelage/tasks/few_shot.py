@@ -16,7 +16,7 @@ from tutelage.evaluation.episodes import Episodes, evaluate_alone, evaluate_epis
 from tutelage.evaluation.few_shot_classifiers import nearest_mean
 from tutelage.evaluation.interpolation import prepared
 from tutelage.evaluation.json_numbers import json_number
-from tutelage.tasks._embeddings import OfEmbeddings
+from tutelage.tasks._embeddings import EmbeddingTask
 from tutelage.tasks.task import Compute, Curve, Metric
 
 EPISODES = 600
@@ -45,15 +45,15 @@ def _metrics(shots: int) -> dict[str, Metric | Curve]:
         "inductive": "accuracy, one query at a time",
         "inductive_graph": "accuracy, one query at a time with graph",
     }.items():
-        found[f"{name}_{shots}_shot"] = Metric(f"{shots}-shot {title}", "higher", share=True)
-        found[f"{name}_{shots}_shot_half_width"] = Metric(f"half its 95 % interval ({shots}-shot)", None, share=True)
+        found[f"{name}_{shots}_shot"] = Metric(f"{shots}-shot {title}", "higher", percent=True)
+        found[f"{name}_{shots}_shot_half_width"] = Metric(f"half its 95 % interval ({shots}-shot)", None, percent=True)
     found[f"gain_{shots}_shot"] = Metric(f"{shots}-shot accuracy gained by the graph", None)
     found[f"gain_{shots}_shot_half_width"] = Metric(f"half its 95 % interval ({shots}-shot)", None)
-    found[f"purity_{shots}_shot"] = Metric(f"purity of the graphs ({shots}-shot)", "higher", share=True)
+    found[f"purity_{shots}_shot"] = Metric(f"purity of the graphs ({shots}-shot)", "higher", percent=True)
     return found
 
 
-class FewShot(OfEmbeddings):
+class FewShot(EmbeddingTask):
     """Classes of which one or five samples are labelled: episodes of at most 5 classes and 15 queries of each.
 
     By logistic regression, with and without a graph of all samples of an episode, and by the nearest mean, where the
@@ -66,7 +66,7 @@ class FewShot(OfEmbeddings):
 
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {name: metric for shots in SHOTS for name, metric in _metrics(shots).items()}
-        | {"teacher_accuracy_1_shot": Metric("the teacher's 1-shot accuracy, nearest mean", None, share=True)}
+        | {"teacher_accuracy_1_shot": Metric("the teacher's 1-shot accuracy, nearest mean", None, percent=True)}
     )
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:

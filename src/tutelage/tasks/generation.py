@@ -24,7 +24,7 @@ class Generation(Task):
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "frechet_distance": Metric("Fréchet distance to the test images", "lower"),
-            "coverage": Metric("share of test images that have a generated one nearby", "higher", share=True),
+            "coverage": Metric("share of test images that have a generated one nearby", "higher", percent=True),
             "teacher_frechet_distance": Metric("the teacher's Fréchet distance", None),
         }
     )

@@ -18,7 +18,7 @@ _NO_TASKS = ("task", "lookup", "evaluate")
 ENTRY_POINTS = "tutelage.tasks"
 
 
-def find(name: str) -> Task:
+def find_task(name: str) -> Task:
     """The task of this name.
 
     Raises:
@@ -28,7 +28,7 @@ def find(name: str) -> Task:
         return _checked(name, importlib.import_module(f"{__package__}.{name}").task)
     others = _others()
     if name not in others:
-        raise unknown("task", name, installed())
+        raise unknown("task", name, task_names())
     try:
         return _checked(name, others[name].load())
     except Exception as error:
@@ -37,7 +37,7 @@ def find(name: str) -> Task:
         raise TutelageError(f"the task {name!r} cannot be imported ({one_line(error)}); mend its package") from error
 
 
-def installed() -> list[str]:
+def task_names() -> list[str]:
     """The names of all tasks, sorted."""
     return sorted({*_own(), *_others()})
 
@@ -57,12 +57,12 @@ def _checked(name: str, task: object) -> Task:
     return task
 
 
-def recognised(module: nn.Module) -> Task | None:
+def task_of_network(module: nn.Module) -> Task | None:
     """The task that a bare network can only be meant for, if there is one."""
-    return next((task for task in map(find, _own()) if task.recognises(module)), None)
+    return next((task for task in map(find_task, _own()) if task.recognises(module)), None)
 
 
-def wrapped(module: nn.Module, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> Tapped:
+def wrap_network(module: nn.Module, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> Tapped:
     """A bare network as one that learns or teaches, for the task that it can only be meant for or for any other."""
-    task = recognised(module)
+    task = task_of_network(module)
     return Tapped(module, mean, std) if task is None else task.wrap(module, mean, std)

@@ -45,14 +45,14 @@ class MultiLabel(Task):
 
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
-            "mean_average_precision": Metric("mean average precision", "higher", share=True),
+            "mean_average_precision": Metric("mean average precision", "higher", percent=True),
             "average_precision": Curve("average precision of each label"),
-            "micro_f1": Metric("F1 over all labels", "higher", share=True),
-            "macro_f1": Metric("mean F1 of the labels", "higher", share=True),
-            "exact_match": Metric("samples with all labels right", "higher", share=True),
-            "hamming_loss": Metric("share of wrong labels", "lower", share=True),
+            "micro_f1": Metric("F1 over all labels", "higher", percent=True),
+            "macro_f1": Metric("mean F1 of the labels", "higher", percent=True),
+            "exact_match": Metric("samples with all labels right", "higher", percent=True),
+            "hamming_loss": Metric("share of wrong labels", "lower", percent=True),
             "nll": Metric("negative log-likelihood a label", "lower"),
-            "teacher_mean_average_precision": Metric("the teacher's mean average precision", None, share=True),
+            "teacher_mean_average_precision": Metric("the teacher's mean average precision", None, percent=True),
         }
     )
 

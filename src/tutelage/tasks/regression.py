@@ -47,7 +47,7 @@ class Regression(Task):
         {
             "rmse": Metric("root mean squared error", "lower"),
             "mae": Metric("mean absolute error", "lower"),
-            "r2": Metric("explained share of the variance", "higher", share=True),
+            "r2": Metric("explained share of the variance", "higher", percent=True),
             "rmse_of_each": Curve("root mean squared error of each quantity"),
             "teacher_rmse": Metric("the teacher's root mean squared error", None),
         }

@@ -23,14 +23,14 @@ from tutelage.terms.term import Term
 class Strings(Task):
     """Strings of L symbols: the largest logit of (B, L, C) at each place is the symbol that is read."""
 
-    distributions: ClassVar[bool] = True
+    outputs_are_logits: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
-            "string_accuracy": Metric("strings read without an error", "higher", share=True),
-            "symbol_accuracy": Metric("symbols read rightly", "higher", share=True),
+            "string_accuracy": Metric("strings read without an error", "higher", percent=True),
+            "symbol_accuracy": Metric("symbols read rightly", "higher", percent=True),
             "accuracy_by_place": Curve("accuracy of each place"),
             "nll": Metric("negative log-likelihood a symbol", "lower"),
-            "teacher_string_accuracy": Metric("the teacher's string accuracy", None, share=True),
+            "teacher_string_accuracy": Metric("the teacher's string accuracy", None, percent=True),
         }
     )
 
@@ -52,7 +52,7 @@ class Strings(Task):
                 f"symbols in {data.name}; give it outputs (B, {expected[0]}, {expected[1]})"
             )
 
-    def tally(self, outputs: Outputs, batch: Batch) -> Tensor | None:
+    def training_metric(self, outputs: Outputs, batch: Batch) -> Tensor | None:
         """Strings that are read without an error."""
         if outputs.logits is None:
             return None
@@ -81,7 +81,7 @@ class Strings(Task):
             "symbol_accuracy": json_number(hits.sum() / known.sum()),
             "accuracy_by_place": json_numbers(hits.sum(0) / known.sum(0)),
             "nll": json_number(nll[known].mean()),
-            **self.decided(logits, labels),
+            **self.decision_metrics(logits, labels),
         }
         if teacher is not None:
             answers = predict(teacher, split, device=compute.device, workers=compute.workers)
@@ -89,7 +89,7 @@ class Strings(Task):
             result["teacher_string_accuracy"] = json_number(right.double().mean())
         return result
 
-    def decided(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+    def decision_metrics(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
         """What other decision rules than the largest logit make of logits (N, L, C) and labels (N, L): none here."""
         return {}
 

@@ -30,13 +30,13 @@ class Metric:
     Attributes:
         title: its name in words.
         better: the end that is good; ``None`` where neither is, or where the condition alone decides it.
-        share: whether it lies in [0, 1] and is shown in per cent, its differences in points.
+        percent: whether it lies in [0, 1] and is shown in per cent, its differences in points.
         in_studies: whether the records of a study have it; ``result.json`` has it in any case.
     """
 
     title: str
     better: Literal["higher", "lower"] | None
-    share: bool = False
+    percent: bool = False
     in_studies: bool = True
 
     @property
@@ -46,7 +46,7 @@ class Metric:
 
     def text(self, value: float) -> str:
         """A value of it for a terminal."""
-        return f"{value:.2%}" if self.share else f"{value:.4g}"
+        return f"{value:.2%}" if self.percent else f"{value:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Task:
     metrics: ClassVar[Mapping[str, Metric | Curve]]
     """What ``evaluate`` gives. The first is the main metric: selection, tuning and tables go by it."""
 
-    decision: ClassVar[str] = ""
+    decision_rule: ClassVar[str] = ""
     """The rule by which outputs are read, where it is more than the largest one: in words, for ``tutelage export``."""
 
     columns: ClassVar[Mapping[str, str]] = MappingProxyType({})
@@ -97,10 +97,10 @@ class Task:
     loss_name: ClassVar[str] = "labels"
     """What records call the label loss."""
 
-    distributions: ClassVar[bool] = False
+    outputs_are_logits: ClassVar[bool] = False
     """Whether the outputs are logits, whose softmax over the last axis is a distribution over classes."""
 
-    training_note: ClassVar[str] = "The main metric over the training batches, by the labels given."
+    training_metric_note: ClassVar[str] = "The main metric over the training batches, by the labels given."
     """What the numbers of ``tally`` are, as a sentence under their picture."""
 
     @property
@@ -114,14 +114,14 @@ class Task:
         return (type(self).__doc__ or "").strip().split("\n", 1)[0]
 
     @property
-    def main(self) -> str:
+    def main_metric(self) -> str:
         """The name of the main metric."""
         return next(iter(self.metrics))
 
     @property
     def lower_is_better(self) -> bool:
         """Whether small values of the main metric are the good ones."""
-        metric = self.metrics[self.main]
+        metric = self.metrics[self.main_metric]
         return isinstance(metric, Metric) and metric.better == "lower"
 
     def improves(self, score: float, best: float | None) -> bool:
@@ -144,7 +144,7 @@ class Task:
         """
 
     def wrap(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Tapped:
-        """A bare network that is recognised, as one that learns or teaches."""
+        """A bare network of this task as a ``Tapped`` student or teacher."""
         return Tapped(module, mean, std)
 
     def example(self, model: Tapped, data: Data, count: int = 1) -> Tensor:
@@ -198,7 +198,7 @@ class Task:
             TutelageError: with the shape, the one expected, and the remedy.
         """
 
-    def evaluated(self, model: Tapped, data: Data) -> Tapped:
+    def with_evaluated_roles(self, model: Tapped, data: Data) -> Tapped:
         """The network with the roles that are evaluated: itself, unless a task finds them in a way of its own.
 
         Raises:
@@ -206,7 +206,7 @@ class Task:
         """
         return model
 
-    def misfit(self, model: Tapped, data: Data) -> str | None:
+    def incompatibility(self, model: Tapped, data: Data) -> str | None:
         """Why a network's outputs cannot be evaluated on this data, by a pass over two training samples; or ``None``.
 
         A backbone without a classifier, a network for other classes and one for inputs of another size cannot, and may
@@ -217,7 +217,7 @@ class Task:
         try:
             batch = next(evaluation_batches(few, device=model.mean.device, workers=0))
             with eval_mode(model), torch.no_grad():
-                self.check(name, self.evaluated(model, data).tap(batch.inputs, self.roles), data)
+                self.check(name, self.with_evaluated_roles(model, data).tap(batch.inputs, self.roles), data)
         except TutelageError as error:
             return str(error)
         except NETWORK_ERRORS as error:
@@ -232,7 +232,7 @@ class Task:
             TutelageError: with what is missing.
         """
 
-    def tally(self, outputs: Outputs, batch: Batch) -> Tensor | None:
+    def training_metric(self, outputs: Outputs, batch: Batch) -> Tensor | None:
         """The main metric over a training batch as (sum, count), (2,), on the device; ``None`` where it is no mean.
 
         Called in each step: nothing in it may wait for the device.
@@ -243,7 +243,7 @@ class Task:
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
         """The main metric alone, for selecting epochs and tuning: NaN where no sample has a label."""
-        value = self.evaluate(model, split, data, compute)[self.main]
+        value = self.evaluate(model, split, data, compute)[self.main_metric]
         return math.nan if value is None else float(value)
 
     def evaluate(
@@ -260,7 +260,7 @@ class Task:
         """
         raise NotImplementedError(f"{type(self).__name__} must define evaluate()")
 
-    def on_training_labels(self, model: nn.Module, data: Data, compute: Compute) -> dict[str, Any]:
+    def evaluate_training_labels(self, model: nn.Module, data: Data, compute: Compute) -> dict[str, Any]:
         """What a trained network made of the training labels, for ``result.json``; empty if there is nothing to say."""
         return {}
 
@@ -293,7 +293,7 @@ class Task:
         self.check_extra(what)
         return {}
 
-    def described(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def describe(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """What a terminal shows of a run: titles and values.
 
         Args:
@@ -306,16 +306,16 @@ class Task:
                 yield metric.title, metric.text(value)
         chosen = metrics.get("selected")
         if chosen:
-            main = self.metrics[self.main]
-            value = chosen[f"test_{self.main}"]
+            main = self.metrics[self.main_metric]
+            value = chosen[f"test_{self.main_metric}"]
             if isinstance(main, Metric) and value is not None:
                 yield f"{main.title}, epoch {chosen['epoch']} (best on held-out)", main.text(value)
 
-    def chance(self, data: Data) -> float | None:
+    def chance_level(self, data: Data) -> float | None:
         """The main metric of a network that knows nothing, below which a teacher is warned of; ``None`` if unknown."""
         return None
 
-    def combined(self, teachers: Sequence[Tapped]) -> nn.Module | None:
+    def ensemble(self, teachers: Sequence[Tapped]) -> nn.Module | None:
         """Several teachers as the one that a student is compared with; ``None`` where several cannot be."""
         return teachers[0] if len(teachers) == 1 else None
 

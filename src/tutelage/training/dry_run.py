@@ -113,7 +113,7 @@ def _because(error: Exception, *models: nn.Module) -> str:
 
 def _warn_of_probabilities(who: str, outputs: Outputs, task: Task) -> None:
     """Warn where logits are probabilities, whose softmax is nearly uniform. Logarithms of probabilities are logits."""
-    for logits in (each.logits for each in outputs.members or (outputs,)) if task.distributions else ():
+    for logits in (each.logits for each in outputs.members or (outputs,)) if task.outputs_are_logits else ():
         if logits is None or logits.ndim < 2 or logits.shape[-1] == 1:
             continue
         if bool(((logits >= 0) & ((logits.sum(-1, keepdim=True) - 1).abs() < 0.01)).all()):

@@ -12,7 +12,7 @@ from tutelage.data.data import Data, Split
 from tutelage.data.loader import mix_seeds
 from tutelage.data.orders import Order, shuffled
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
-from tutelage.tasks import Task, find
+from tutelage.tasks import Task, find_task
 from tutelage.training.checkpoint import Checkpoints, seeded
 from tutelage.training.execution import Execution
 from tutelage.training.learner import Learner
@@ -130,7 +130,7 @@ def make_loop(
     """
     check_learners(learners)
     batches = Streams.of(data, recipe, learners, execution, seed=seed, order=order, streams=streams or {})
-    return Loop(learners, data, recipe, update, task or find(data.targets.task), batches, execution)
+    return Loop(learners, data, recipe, update, task or find_task(data.targets.task), batches, execution)
 
 
 def _resume(loop: Loop, checkpoints: Checkpoints) -> None:

@@ -34,15 +34,15 @@ class Meter:
         self._values: list[Tensor] = []
         self._steps: list[int] = []
         self._looked = 0
-        self._tally: Tensor | None = None
+        self._metric: Tensor | None = None
 
     def add(self, step: int, values: Tensor, outputs: Outputs, batch: Batch) -> None:
         """Take in one step: each term's value (terms,), and what the learner gave for the batch."""
         self._values.append(values)
         self._steps.append(step)
-        tally = self._task.tally(outputs, batch)
-        if tally is not None:
-            self._tally = tally if self._tally is None else self._tally + tally
+        metric = self._task.training_metric(outputs, batch)
+        if metric is not None:
+            self._metric = metric if self._metric is None else self._metric + metric
 
     def first_non_finite(self, processes: Processes) -> NonFinite | None:
         """The first value that is not finite, in any process, among those added since the last look."""
@@ -61,8 +61,8 @@ class Meter:
         result: dict[str, float] = {}
         if self._values:
             result |= zip(self.terms, processes.mean(torch.stack(self._values).mean(0)).tolist(), strict=True)
-        if self._tally is not None:
-            total, count = processes.mean(self._tally).tolist()
+        if self._metric is not None:
+            total, count = processes.mean(self._metric).tolist()
             if count:
-                result[f"train_{self._task.main}"] = total / count
+                result[f"train_{self._task.main_metric}"] = total / count
         return result

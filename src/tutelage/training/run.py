@@ -20,7 +20,7 @@ from tutelage.files import atomic_write
 from tutelage.models.state import dtype_hint, shared_tensors, shared_tensors_error
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen, TeacherCache
-from tutelage.tasks import Task, find, recognised
+from tutelage.tasks import Task, find_task, task_of_network
 from tutelage.terms.term import Term, Weighted
 from tutelage.training.checkpoint import Checkpoints, rng_state_restored, seeded
 from tutelage.training.execution import Execution
@@ -81,7 +81,7 @@ class Run:
         self.seed, self.folder, self.teacher_cache = seed, folder, teacher_cache
         self.processes = processes or Processes.current(self.hardware.device)
         self._student, self._teachers, self._report, self._write = student, tuple(teachers), report, write
-        self.task = task or find(data.targets.task)
+        self.task = task or find_task(data.targets.task)
         """What is asked of the student: what the data's targets are for, unless the method is for another task."""
         self._begun = False
         self.notes: dict[str, Any] = {}
@@ -140,7 +140,7 @@ class Run:
     def _suited(self, model: Tapped) -> Tapped:
         """Refuse a network that cannot be meant for the task of the method at work."""
         if self._begun:
-            other = recognised(model.module)
+            other = task_of_network(model.module)
             if other is not None and other is not self.task:
                 raise TutelageError(
                     f"{type(model.module).__name__} is a network for {other.name}, and this method is for "
@@ -156,7 +156,7 @@ class Run:
     @property
     def label_task(self) -> Task:
         """Whose losses train by labels and soft targets: of a task without one, what the data's targets are for."""
-        return self.task if self.task.has_label_loss else find(self.data.targets.task)
+        return self.task if self.task.has_label_loss else find_task(self.data.targets.task)
 
     def label_terms(self, kd_alpha: float = 0.0, kd_temperature: float = 4.0) -> dict[str, Term | Weighted]:
         """The task's supervised loss as a term; with ``kd_alpha``, Hinton's: (1 - alpha) label loss + alpha T^2 KL.

@@ -58,7 +58,7 @@ class Selection:
         if self.task.improves(score, None if best is None else best.score):
             state = {name: value.detach().clone() for name, value in learner.deployed.module.state_dict().items()}
             self.selected[learner.name] = Selected(epoch, score, state)
-        return {f"validation_{self.task.main}": score}
+        return {f"validation_{self.task.main_metric}": score}
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed for an exact resume."""

@@ -81,7 +81,7 @@ def _scatter(sheet: Sheet, group: Sequence[Row], cost: str, words: str, title: s
     if not points:
         return ""
     metric = group[0].metric
-    scale = 100 if metric.share else 1
+    scale = 100 if metric.percent else 1
     figure = blank_figure(380, 270, left=38, top=24, bottom=36)
     (axes,) = figure.axes
     xs = np.asarray([x for _, x, _ in points])

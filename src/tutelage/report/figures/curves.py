@@ -161,8 +161,8 @@ def about_bands(results: Results) -> str:
 
 def training(results: Results, sheet: Sheet) -> Section | None:
     """The main metric by epoch: of the training batches, or where it is not measured there, of the held-out part."""
-    metric, main = results.metrics[results.task.main], results.task.main
-    scale, unit = (100, ", %") if metric.share else (1, "")
+    metric, main = results.metrics[results.task.main_metric], results.task.main_metric
+    scale, unit = (100, ", %") if metric.percent else (1, "")
     curves = [run["curve"] or {} for run in results.runs]
     trained, held_out = (
         any(value is not None for curve in curves for value in curve.get(f"{part}_{main}") or ())
@@ -185,10 +185,10 @@ def training(results: Results, sheet: Sheet) -> Section | None:
         return _of_runs([curves[0]["epoch"][n] for n in kept], values, second=second)
 
     y = f"{'training' if trained else 'held-out'} {metric.short_title}{unit}"
-    blocks = line_panels(sheet, _each(results, line), x="epoch", y=y, high=scale if metric.share else math.inf)
+    blocks = line_panels(sheet, _each(results, line), x="epoch", y=y, high=scale if metric.percent else math.inf)
     held = f"{metric.short_title} on the held-out part"
     note = (
-        (results.task.training_note if trained else f"{held[0].upper()}{held[1:]} after each epoch.")
+        (results.task.training_metric_note if trained else f"{held[0].upper()}{held[1:]} after each epoch.")
         + (f" Dotted: {held}, mean over seeds." if trained and held_out else "")
         + f" {about_bands(results)}"
     )
@@ -243,7 +243,7 @@ def pgd(results: Results, sheet: Sheet) -> Section | None:
         if not all(run["pgd"] for run in cell.runs):
             return None
         radii = sorted(cell.runs[0]["pgd"], key=float)
-        values = [[run[results.task.main], *(run["pgd"][radius] for radius in radii)] for run in cell.runs]
+        values = [[run[results.task.main_metric], *(run["pgd"][radius] for radius in radii)] for run in cell.runs]
         return _of_runs([0.0, *map(float, radii)], 100 * np.asarray(values, dtype=np.float64))
 
     blocks = line_panels(sheet, _each(results, line), x="radius", y="test accuracy, %", high=100)

@@ -39,7 +39,7 @@ def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None
     if not gains:
         return None
     metric = rows[0].metric
-    share = metric.share
+    share = metric.percent
     scale = 100 if share else 1
     low, high = limits_of([np.zeros(1), *(scale * np.asarray([gain.mean, gain.low, gain.high]) for gain in gains)])
     names = list(dict.fromkeys(row.cell.method for group in groups.values() for row in group))

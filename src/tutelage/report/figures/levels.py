@@ -59,7 +59,7 @@ def along(results: Results, rows: Sequence[Row], sheet: Sheet, axis: str) -> Sec
     values = list(dict.fromkeys(row.cell.condition[at] for row in rows))
     kinds = dict.fromkeys(found[0] for value in values if value is not None and (found := _level(axis, value)))
     metric = rows[0].metric
-    share = metric.share
+    share = metric.percent
     scale = 100 if share else 1
     blocks: list[Block] = []
     for kind in kinds:

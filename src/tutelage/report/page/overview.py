@@ -33,7 +33,7 @@ def overview(results: Results, rows: Sequence[Row]) -> str:
         for method in distinct(row.cell.method for row in rows)
         for kind in [method if method in (PLAIN, TEACHER) else ""]
     )
-    title, unit = metric.title, ", %" if metric.share else ""
+    title, unit = metric.title, ", %" if metric.percent else ""
     above, below = directions(metric)
     first, second = (above, below) if metric.better != "lower" else (below, above)
     return (

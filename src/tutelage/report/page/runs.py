@@ -36,8 +36,8 @@ def trials(results: Results) -> str:
     groups: dict[tuple[str, str], list[Record]] = {}
     for trial in results.trials:
         groups.setdefault((where_of(results, trial), trial["method"]), []).append(trial)
-    main = results.metrics[results.task.main]
-    head = f"held-out {main.short_title}{', %' if main.share else ''}"
+    main = results.metrics[results.task.main_metric]
+    head = f"held-out {main.short_title}{', %' if main.percent else ''}"
     several = len({where for where, _ in groups}) > 1
     blocks = ""
     for (where, method), trials in groups.items():

@@ -43,7 +43,7 @@ def _heads(results: Results) -> dict[str, str]:
 
 def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column]:
     about, heads = results.metrics[metric], _heads(results)
-    unit, points = (", %", ", points") if about.share else ("", "")
+    unit, points = (", %", ", points") if about.percent else ("", "")
     columns = [
         _Column(
             heads.get(metric, about.title) + unit,
@@ -69,7 +69,7 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
         columns.append(_Column("wins", "seeds on which it is better than the plain student, ties counting half", _wins))
     for name, head in heads.items():
         if name != metric and any(run[name] is not None for run in results.runs):
-            unit = ", %" if results.metrics[name].share else ""
+            unit = ", %" if results.metrics[name].percent else ""
             kind = "number screen" if name in _DRAWN else "number"
             title = f"{results.metrics[name].title}: mean over seeds"
             columns.append(_Column(head + unit, title, partial(_more, name=name, metric=results.metrics[name]), kind))
@@ -202,7 +202,7 @@ def _row(
         said += f'<td class="{column.kind}"{sorted_by}>{text}</td>'
     runs = "".join(_run(run, run[metric], row.metric) for run in row.cell.runs)
     wide = len(words) + len(columns)
-    name = row.metric.title + (", %" if row.metric.share else "")
+    name = row.metric.title + (", %" if row.metric.percent else "")
     return (
         f'<tbody class="line {kind}"{data}><tr>{first}{said}</tr>'
         f'<tr class="behind" id="behind-{number}" hidden><td colspan="{wide}"><table><thead><tr>'
