@@ -146,15 +146,15 @@ DOORS = {
     "a name in place of a run": ("evaluate resnet8", ["no trained network 'resnet8'", "MODEL@WEIGHTS"]),
     "a file in place of a folder": (
         "evaluate {teacher}/student.safetensors",
-        ["is a file", "give the folder {teacher}"],
+        ["is a file", "name the folder {teacher}"],
     ),
     "another file": ("evaluate {teacher}/result.json", ["is a file", "folder of a finished run"]),
     "a folder in a run": ("evaluate {teacher}/checkpoints", ["the run's folder is {teacher}"]),
-    "an empty folder": ("evaluate empty", ["empty holds no student.safetensors", "finished run"]),
-    "a run that is not finished": ("distill --teacher unfinished", ["unfinished holds no", "give its command again"]),
+    "an empty folder": ("evaluate empty", ["empty contains no student.safetensors", "finished run"]),
+    "a run that is not finished": ("distill --teacher unfinished", ["unfinished contains no", "run its command again"]),
     "a folder in place of weights": ("evaluate resnet8@{teacher}", ["is a folder", "resnet8@{teacher}/student"]),
-    "weights without a model": ("evaluate @{teacher}/student.safetensors", ["lacks a part", "MODEL@WEIGHTS"]),
-    "a model without weights": ("distill --teacher resnet8@", ["'resnet8@' lacks a part", "MODEL@WEIGHTS"]),
+    "weights without a model": ("evaluate @{teacher}/student.safetensors", ["is incomplete", "MODEL@WEIGHTS"]),
+    "a model without weights": ("distill --teacher resnet8@", ["'resnet8@' is incomplete", "MODEL@WEIGHTS"]),
     "missing weights": ("distill --teacher resnet8@absent.pt", ["'absent.pt'", "check the path"]),
     "weights of another network": (
         "evaluate resnet8x2@{teacher}/student.safetensors",
@@ -176,7 +176,7 @@ DOORS = {
     "a mean without its deviation": ("distill --teacher {teacher} --teacher-mean 0.5", ["teacher_std", "both"]),
     "a normalization that is recorded": (
         "distill --teacher {teacher} --teacher-mean 0.5 --teacher-std 0.5",
-        ["no use here", "leave them out"],
+        ["no effect here", "leave them out"],
     ),
     "an export of nothing": ("export runs/absent --onnx s.onnx", ["no trained network 'runs/absent'"]),
     "unknown other data": ("evaluate {teacher} --ood digts", ["'digts'", "'digits'"]),
@@ -271,7 +271,7 @@ def test_weights_without_a_normalization_are_evaluated_with_the_one_given(run: C
         assert said in err
     code, _, err = run("export", str(teacher), "--mean", "0", "--std", "1", "--onnx", "s.onnx")
     assert code == 2
-    assert "no use here: the weights record their own" in err
+    assert "no effect here: the weights record their own" in err
 
 
 def test_a_teacher_is_introduced_and_the_labels_that_it_saw_are_reported(run: Command, teacher: Path) -> None:

@@ -181,7 +181,7 @@ def test_networks_are_trained_on_them_in_one_call(refused, tmp_path: Path):
     assert parts == {"train": 18, "validation": 2, "test": 20}
     loaders = DataLoader(TensorDataset(*PAIR), 8, shuffle=True), DataLoader(TensorDataset(*TEST), 8)
     assert tutelage.train("resnet8", loaders, **run).metrics["test"] == first.metrics["test"]
-    with refused("test act on data opened by name"):
+    with refused("test apply to data opened by name"):
         tutelage.train("resnet8", open_data((PAIR, TEST)), test=0.2, **run)
 
 

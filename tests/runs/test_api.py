@@ -135,7 +135,7 @@ def test_a_teacher_is_as_it_was_after_every_method(
 def test_a_teacher_at_chance_level_is_worth_a_warning(tiny_data: Data, tiny_model: Net) -> None:
     teacher = tiny_model(seed=1).module
     nn.init.zeros_(teacher.get_parameter("fc.weight"))
-    with pytest.warns(TutelageWarning, match=r"25\.0% of 16 samples of tiny right, which is chance level for 4") as w:
+    with pytest.warns(TutelageWarning, match=r"25\.0% of 16 samples of tiny correctly: chance level for 4") as w:
         tutelage.distill(teacher, tiny_model().module, tiny_data, **SHORT)
     assert len(w) == 1
     assert "check its weights, its normalisation" in str(w[0].message)
@@ -298,7 +298,7 @@ def test_names_of_trained_networks_that_are_none(
     finished: Path, tiny_data: Data, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    with refused(f"{tmp_path / 'empty'} holds no student.safetensors", "finished run"):
+    with refused(f"{tmp_path / 'empty'} contains no student.safetensors", "finished run"):
         open_model(str(tmp_path / "empty"), tiny_data)
     with refused("no trained network 'resnet8'", "MODEL@WEIGHTS"):
         open_model("resnet8", tiny_data)
@@ -315,7 +315,7 @@ def test_the_folder_of_a_given_student_wants_its_model_named(
     tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     tutelage.train(tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
-    with refused("does not say which network", f"MODEL@{tmp_path / 'run' / 'student.safetensors'}"):
+    with refused("does not record its network", f"MODEL@{tmp_path / 'run' / 'student.safetensors'}"):
         open_model(str(tmp_path / "run"), tiny_data)
 
 

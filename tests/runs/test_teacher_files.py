@@ -244,7 +244,7 @@ def test_what_names_no_classes_is_refused(
     save_weights(tmp_path / "w.safetensors", module, {})
     with refused("does not record its classes", "arrays has none"):
         tutelage.distill(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", "resnet8x0.25", unlabelled, **SHORT)
-    with refused("gives no logits (B, C)"):
+    with refused("are not logits (B, C)"):
         tutelage.distill(nn.Conv2d(1, 2, 3), "resnet8x0.25", unlabelled, **SHORT)
     with refused("no training sample of arrays has a label", "alpha=1"):
         tutelage.distill(file_of(4), "resnet8x0.25", unlabelled, **SHORT)

@@ -25,7 +25,8 @@ from tutelage.runs import execute
 from tutelage.runs.folder import WEIGHTS
 from tutelage.runs.locate import split_model_spec
 from tutelage.runs.models import open_trained
-from tutelage.runs.teachers import label_differences, warn_if_costlier
+from tutelage.runs.student_cost import warn_if_costlier
+from tutelage.runs.teacher_labels import label_differences
 from tutelage.tasks import find_task
 
 Net = Callable[..., Tapped]
@@ -115,9 +116,9 @@ def test_data_of_one_path_is_the_same_data(
 def test_a_call_from_python_warns_and_a_run_by_itself_does_not(tmp_path: Path, tiny_npz: str) -> None:
     student: dict[str, Any] = {"data": tiny_npz, "student": "resnet8x0.25", **SHORT}
     execute(Config(**student | {"epochs": 10, "lr": 0.2}), tmp_path / "t")
-    with pytest.warns(TutelageWarning, match="may have seen labels that this student is denied") as caught:
+    with pytest.warns(TutelageWarning, match="may have seen labels that this student does not see") as caught:
         tutelage.distill(str(tmp_path / "t"), "resnet8x0.25", tiny_npz, noise="0.3", **SHORT)
-    assert len([w for w in caught if "denied" in str(w.message)]) == 1
+    assert len([w for w in caught if "does not see" in str(w.message)]) == 1
     config = Config(**student, teacher=(str(tmp_path / "t"),), method="hinton", noise="0.3")
     execute(config)  # as a study does, which may have been asked for teachers of clean labels
 
@@ -127,7 +128,7 @@ def test_a_study_warns_once_of_a_trained_teacher_and_not_of_its_own(recorded: Ca
     from tutelage.studies.study import Study
 
     grid: dict[str, Any] = {"noise": [0, 0.2, 0.4], "methods": "hinton", "seeds": 2}
-    with pytest.warns(TutelageWarning, match="denied") as caught:
+    with pytest.warns(TutelageWarning, match="does not see") as caught:
         _warn_of_other_labels(Study(teachers=recorded(), **grid))
     assert len(caught) == 1
     _warn_of_other_labels(Study(teachers="resnet8", teacher_labels="clean", **grid))
@@ -217,19 +218,19 @@ def test_a_line_on_each_teacher_comes_before_training(tmp_path: Path, tiny_npz: 
     accuracy = json.loads((tmp_path / "t" / "result.json").read_text())["test"]["accuracy"]
     assert first.startswith(f"teacher {names[0]}: images normalized with mean ")
     assert "(recorded with the weights); accuracy " in first
-    assert first.endswith(f"its run recorded accuracy {accuracy:.1%} on the test part of {tiny_npz}")
+    assert first.endswith(f"its run recorded accuracy {accuracy:.1%} on the test split of {tiny_npz}")
     assert "the network records none); accuracy " in second
     assert "recorded " not in second
     assert rest == ["epoch"]
 
 
-@pytest.mark.parametrize("kind", ["bare", "file", "wrapped", "stated"])
+@pytest.mark.parametrize("kind", ["bare", "file", "wrap_network", "stated"])
 def test_python_logs_that_line_as_a_warning_where_the_normalisation_is_a_guess(
     kind: str, tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     teacher = taught()
     save_weights(tmp_path / "w.safetensors", build("resnet8x0.25", num_classes=4, input_shape=(1, 8, 8)), {})
-    networks = {"bare": teacher.module, "wrapped": teacher, "stated": teacher.module}
+    networks = {"bare": teacher.module, "wrap_network": teacher, "stated": teacher.module}
     fields: dict[str, Any] = {"teacher_mean": 0.25, "teacher_std": 0.5} if kind == "stated" else {}
     with caplog.at_level("INFO", "tutelage"), warnings.catch_warnings():
         warnings.simplefilter("ignore", TutelageWarning)  # of accuracy at chance level
@@ -240,7 +241,7 @@ def test_python_logs_that_line_as_a_warning_where_the_normalisation_is_a_guess(
     said = {
         "bare": "(those of tiny: the network records none); accuracy ",
         "file": "(those of tiny: the network records none); accuracy ",
-        "wrapped": "(its own); accuracy ",
+        "wrap_network": "(its own); accuracy ",
         "stated": "mean 0.25 and std 0.5 (as given); accuracy ",
     }
     assert said[kind] in record.getMessage()
@@ -265,7 +266,9 @@ def test_a_student_that_costs_more_than_its_teacher_is_worth_a_warning(tiny_data
         networks = [make_student(teacher, data) for teacher in teachers]
         warn_if_costlier(lambda: make_student(student, data), networks, find_task("classification"), data, student)()
 
-    with pytest.warns(TutelageWarning, match=r"resnet14 costs \d+\.\d MFLOPs an image and its teacher \d+\.\d: choose"):
+    with pytest.warns(
+        TutelageWarning, match=r"resnet14 costs \d+\.\d MFLOPs per image and its teacher \d+\.\d: choose"
+    ):
         pair(large, "resnet14", "resnet8")
     pair(large, "resnet8", "resnet8")
     pair(large, "resnet8", "resnet14")

@@ -146,7 +146,7 @@ def test_one_that_fails_is_left_out_with_one_warning(
     with pytest.warns(TutelageWarning) as caught:
         result = execute(config, track="notes,other")
     (warning,) = caught
-    assert str(warning.message) == f"tracker 'notes' failed (nobody answers to {at}); the run goes on without it"
+    assert str(warning.message) == f"tracker 'notes' failed (nobody answers to {at}); the run continues without it"
     assert result.metrics["test"]
     assert other.told[-1] == ("finish",)
 

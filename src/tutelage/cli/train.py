@@ -75,7 +75,7 @@ def _train(
     from tutelage.runs import execute
     from tutelage.runs.commands import as_python
     from tutelage.runs.loading_script import add_loading_script
-    from tutelage.runs.teachers import warn_of_label_differences
+    from tutelage.runs.teacher_labels import warn_of_label_differences
     from tutelage.trust import typed_specs
 
     names = typed_specs(fields.get("student"), *fields.get("teacher", ()), fields.get("method"))

@@ -1,4 +1,4 @@
-"""Hashes of the source files that outside methods and networks are made of: the package's own are not among them."""
+"""Hashes of the source files of methods and networks that are not part of this package."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tutelage.runs.folder import WEIGHTS
 from tutelage.runs.header import read_header
 from tutelage.runs.locate import split_model_spec
 
-_OWN = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def code_of_method(method: Method) -> dict[str, str]:
-    """The source files of a method that is not the package's own: a hash each, by path."""
+    """Hashes of the source files of a method by path; empty for the package's own methods."""
     return _code(method.function.__globals__)
 
 
 def digest_of_method(method: Method) -> str | None:
-    """Sixteen hexadecimal digits of the code of a method outside of this package; ``None`` for one of its own.
+    """A hash (16 hexadecimal digits) of a method's code; ``None`` for the package's own methods.
 
-    The code is that of ``code_of_method``, and of a method in a notebook or the program's main file the function alone.
+    The code is that of ``code_of_method``; for a method in a notebook or in the main program, the function only.
     """
     home = method.function.__module__
     if home.startswith("tutelage.methods."):
@@ -44,7 +44,7 @@ def digest_of_method(method: Method) -> str | None:
 
 
 def digest_of_networks(specs: Iterable[str]) -> str | None:
-    """The same of networks, as ``code_of_network`` takes them; ``None`` where none of them has code of its own."""
+    """A hash of the code of networks, named as for ``code_of_network``; ``None`` if they have no such code."""
     code: dict[str, str] = {}
     for spec in specs:
         code |= code_of_network(spec)
@@ -52,26 +52,27 @@ def digest_of_networks(specs: Iterable[str]) -> str | None:
 
 
 def _digest(code: Mapping[str, str]) -> str:
-    """One hash of several files; of a single file its own."""
+    """One hash for several files; for a single file, its hash."""
     if len(code) == 1:
         return next(iter(code.values()))
     return hashlib.sha256(repr(sorted(code.items())).encode()).hexdigest()[:16]
 
 
 def code_of_network(spec: str) -> dict[str, str]:
-    """The same of a network: ``module:attr`` or ``file.py:attr``, also with weights, or the folder of a run.
+    """Hashes of the source files of a network by path.
 
-    Networks of the zoo, of timm and of transformers have none. The module must have been imported, which building the
-    network does.
+    Args:
+        spec: ``module:attr`` or ``file.py:attr``, also with ``@WEIGHTS``, or the folder of a run. Other networks have
+            no such files. The module must have been imported before, which building the network does.
     """
-    folder, named = as_path(spec), split_model_spec(spec)
+    folder, parts = as_path(spec), split_model_spec(spec)
     if folder.is_dir():
         try:
             spec = read_header(folder / WEIGHTS).model or ""
-        except TutelageError:  # opening the network reports what is wrong with it
+        except TutelageError:  # opening the network raises the error
             return {}
-    elif named is not None:
-        spec = named[0]
+    elif parts is not None:
+        spec = parts[0]
     home = spec.rpartition(":")[0]
     if home.endswith(".py"):
         return _code({"__file__": as_path(home)})
@@ -80,29 +81,29 @@ def code_of_network(spec: str) -> dict[str, str]:
 
 
 def _code(namespace: Mapping[str, Any]) -> dict[str, str]:
-    """The file of a module, and the files of its package or folder that it imports, directly or not."""
+    """Hashes of a module's file and of all files of its package or folder that it imports, also indirectly."""
     start, package = Path(str(namespace.get("__file__"))).resolve(), str(namespace.get("__package__") or "")
-    if not all(name.isidentifier() for name in package.split(".")):  # that of a file which was imported by its path
+    if not all(name.isidentifier() for name in package.split(".")):  # a file that was imported by its path
         package = ""
-    if not start.is_file() or start.is_relative_to(_OWN):
+    if not start.is_file() or start.is_relative_to(_PACKAGE):
         return {}
     base = start.parents[package.count(".") + 1 if package else 0]
     top = base / package.partition(".")[0] if package else base
-    alone = not package and base.name in ("site-packages", "dist-packages")  # the others there are other packages
+    alone = not package and base.name in ("site-packages", "dist-packages")  # its neighbours are other packages
     hashes: dict[str, str] = {}
-    waiting = [start]
-    while waiting:
-        file = waiting.pop()
+    queue = [start]
+    while queue:
+        file = queue.pop()
         name = file.relative_to(base).as_posix()
         if name not in hashes and file.is_relative_to(top):
             source = file.read_bytes()
             hashes[name] = hashlib.sha256(source).hexdigest()[:16]
-            waiting += [] if alone else _imported(source, file, base)
+            queue += [] if alone else _imported(source, file, base)
     return dict(sorted(hashes.items()))
 
 
 def _imported(source: bytes, file: Path, base: Path) -> Iterator[Path]:
-    """The files below a folder that a source file imports."""
+    """The files in ``base`` that a source file imports."""
     names: list[tuple[str, ...]] = []
     with suppress(SyntaxError, ValueError):
         for node in ast.walk(ast.parse(source)):
@@ -114,5 +115,5 @@ def _imported(source: bytes, file: Path, base: Path) -> Iterator[Path]:
                 names += [module, *((*module, alias.name) for alias in node.names)]
     for parts in names:
         for end in range(1, len(parts) + 1):
-            place = base.joinpath(*parts[:end])
-            yield from (found for found in (place.with_suffix(".py"), place / "__init__.py") if found.is_file())
+            path = base.joinpath(*parts[:end])
+            yield from (file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())

@@ -1,4 +1,4 @@
-"""A configuration as the command line, and as the Python call, that make its run."""
+"""The command line and the Python call that correspond to a configuration."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from tutelage.config import DEFAULT_METHOD, FLAG, Config
 
 
-def _verb(config: Config) -> str:
+def _command(config: Config) -> str:
     return "distill" if config.teacher else "train"
 
 
-def _said(config: Config) -> dict[str, object]:
-    """The fields that have to be named, since they are not what they would be anyway."""
-    usual = {name: field.default for name, field in Config.model_fields.items()}
-    usual["method"] = DEFAULT_METHOD[_verb(config)]
-    return {name: getattr(config, name) for name in usual if getattr(config, name) != usual[name]}
+def _non_defaults(config: Config) -> dict[str, object]:
+    """The fields that differ from their defaults."""
+    defaults = {name: field.default for name, field in Config.model_fields.items()}
+    defaults["method"] = DEFAULT_METHOD[_command(config)]
+    return {name: getattr(config, name) for name in defaults if getattr(config, name) != defaults[name]}
 
 
 def as_command(config: Config) -> str:
-    """The command line of this run, without its folder."""
-    words = ["tutelage", _verb(config)]
-    for name, value in _said(config).items():
+    """The command line of the run, without its folder."""
+    words = ["tutelage", _command(config)]
+    for name, value in _non_defaults(config).items():
         option = "--" + ("model" if name == "student" and not config.teacher else name).replace("_", "-")
         if Config.model_fields[name].annotation in FLAG:
             words.append(option if value else "--no-" + option[2:])
@@ -36,12 +36,12 @@ def as_command(config: Config) -> str:
 
 
 def as_python(config: Config, out: Path) -> str:
-    """The call of ``tutelage.train`` or ``tutelage.distill`` that does the same."""
-    said = _said(config)
+    """The equivalent call of ``tutelage.train`` or ``tutelage.distill``."""
+    fields = _non_defaults(config)
     words = []
     if config.teacher:
-        words.append(repr(said.pop("teacher") if len(config.teacher) > 1 else config.teacher[0]))
-        said.pop("teacher", None)
+        words.append(repr(fields.pop("teacher") if len(config.teacher) > 1 else config.teacher[0]))
+        fields.pop("teacher", None)
     words += [repr(config.student), repr(config.data)]
-    words += [f"{name}={value!r}" for name, value in said.items() if name not in ("student", "data")]
-    return f"tutelage.{_verb(config)}({', '.join([*words, f'out={str(out)!r}'])})"
+    words += [f"{name}={value!r}" for name, value in fields.items() if name not in ("student", "data")]
+    return f"tutelage.{_command(config)}({', '.join([*words, f'out={str(out)!r}'])})"

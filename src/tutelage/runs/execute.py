@@ -1,4 +1,4 @@
-"""From a configuration to a trained, saved and measured student."""
+"""Execute a run: from a configuration to a trained, saved and evaluated student."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from tutelage.runs.header import WEIGHTS_DIGEST
 from tutelage.runs.inputs import input_fingerprints
 from tutelage.runs.measure import measure
 from tutelage.runs.models import TrainedModel, load_student, open_teachers, student_factory, weights_metadata
-from tutelage.runs.teachers import announce_teachers, warn_if_costlier
+from tutelage.runs.student_cost import warn_if_costlier
+from tutelage.runs.teachers import announce_teachers
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import TeacherCache
 from tutelage.tasks import Task, find_task, wrap_network
@@ -39,15 +40,15 @@ from tutelage.trust import Trust, check_trusted, typed_specs
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives back.
+    """The result of a run.
 
     Attributes:
-        model: the student as it was after the last epoch, in eval mode; takes raw pixels (B, C, H, W) in [0, 1], gives
-            logits. ``model.module`` is the bare network, which takes normalised images.
-        metrics: what ``result.json`` holds.
-        history: a record an epoch.
+        model: the student after the last epoch, in eval mode. It maps raw pixels (B, C, H, W) in [0, 1] to logits;
+            ``model.module`` is the bare network, which takes normalised images.
+        metrics: the content of ``result.json``.
+        history: one record per epoch.
         config: the resolved configuration.
-        folder: where it is kept, if anywhere.
+        folder: the run's folder, if it has one.
     """
 
     model: Tapped
@@ -62,9 +63,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Overrides:
-    """Objects handed over in Python in place of names; what stays ``None`` is opened from the configuration.
+    """Python objects that replace what the configuration names; fields that are ``None`` come from the configuration.
 
-    ``task`` is what a method that names no task trains for; by default the task of the data's targets.
+    ``task`` applies to methods that name no task; its default is the task of the data's targets.
     """
 
     data: Data | None = None
@@ -85,17 +86,23 @@ def execute(
     track: str | None = None,
     trust: Trust | None = None,
 ) -> Result:
-    """Train, save and measure a student as the configuration says.
+    """Train, save and evaluate a student.
 
-    With a folder the run can be stopped or killed at any time: executed again it goes on where it was and ends with
-    the same bytes, and one that is finished is read back. ``report`` is called with each epoch's record and
-    ``announce`` with a line on each teacher before training starts; ``track`` names experiment trackers (see
-    ``Trackers``), which may differ each time.
-    ``trust`` says whose code may be imported (``check_trusted``): by default that of the networks and the method
-    which the configuration names, and none that files of its teachers name.
+    A run with a folder can be stopped or killed at any time: the same call resumes it and ends with the same bytes. A
+    finished run is read from its folder.
+
+    Args:
+        config: everything that the run depends on.
+        folder: the run's folder; without one nothing is saved.
+        overrides: Python objects that replace what the configuration names.
+        report: called with each epoch's record.
+        announce: called with one line for each teacher before training starts.
+        track: names of experiment trackers (see ``Trackers``); they may differ when the run is resumed.
+        trust: code that may be imported (``check_trusted``): by default that of the networks and the method which the
+            configuration names, but none that files of its teachers name.
 
     Raises:
-        TutelageError: for anything the user can mend.
+        TutelageError: for anything that the user can correct.
     """
     folder = None if folder is None else as_path(folder)
     trust = typed_specs(config.student, *config.teacher, config.method) if trust is None else trust
@@ -112,90 +119,93 @@ def execute(
     opened = overrides.teachers if overrides.teachers is not None else open_teachers(config, data, trust=trust)
     teachers = tuple(teacher.model for teacher in opened)
     data = with_classes(data, *((opened[0].model, opened[0].classes) if opened else (None, ())))
-    make = overrides.student or student_factory(config.student, data, pretrained=config.pretrained, trust=trust)
+    make_student = overrides.student or student_factory(config.student, data, pretrained=config.pretrained, trust=trust)
     inputs = input_fingerprints(data, teachers, method, task, config, by_name=overrides.student is None)
-    place = RunFolder(folder) if folder else None
-    if place and (done := place.finished(config, inputs)) is not None:  # the folder may be read-only
-        return _read_back(config, place, done, make, data)
-    with place.lock() if place and processes.main else nullcontext(), closing(trackers):
-        if place and processes.main:
-            place.claim(config, inputs)
+    run_folder = RunFolder(folder) if folder else None
+    if run_folder and (metrics := run_folder.finished(config, inputs)) is not None:  # the folder may be read-only
+        return _read_finished(config, run_folder, metrics, make_student, data)
+    with run_folder.lock() if run_folder and processes.main else nullcontext(), closing(trackers):
+        if run_folder and processes.main:
+            run_folder.claim(config, inputs)
         processes.wait()
         announce_teachers(config.teacher, opened, task, data, hardware.device, announce if processes.main else None)
         history: list[Record] = []
-        if place and processes.main:
-            place.start_metrics()
+        if run_folder and processes.main:
+            run_folder.start_metrics()
         if processes.main:
             trackers.start(parse_yaml(config.as_yaml()))
 
-        def keep(record: Record) -> None:
+        def on_epoch(record: Record) -> None:
             history.append(record)
-            if place:
-                place.add_metrics(record)
+            if run_folder:
+                run_folder.add_metrics(record)
             trackers.epoch(record)
             if report:
                 report(record)
 
         run = Run(
             data,
-            warn_if_costlier(make, teachers, task, data, config.student),
+            warn_if_costlier(make_student, teachers, task, data, config.student),
             teachers,
             recipe=config.recipe(),
             hardware=hardware,
             seed=config.seed,
             folder=folder,
-            write=place.write if place else atomic_write,
-            teacher_cache=TeacherCache(config.teacher_cache, data, config.teacher_cache_dtype)
-            if config.teacher_cache
-            else None,
-            report=keep,
+            write=run_folder.write if run_folder else atomic_write,
+            teacher_cache=_teacher_cache(config, data),
+            report=on_epoch,
             processes=processes,
             check_labels=True,
             task=task,
         )
         student = method(run, **settings)
         if processes.main:
-            digest = _save(place, config, student, data, task) if place else {}
+            digest = _save(run_folder, config, student, data, task) if run_folder else {}
             metrics = measure(config, task, data, student, teachers, run, history) | digest
             trackers.test(metrics["test"])
-            if place:
-                place.write_result(metrics)
+            if run_folder:
+                run_folder.write_result(metrics)
         else:
             metrics = {}
         processes.wait()
     return Result(student, metrics, tuple(history), config, folder)
 
 
+def _teacher_cache(config: Config, data: Data) -> TeacherCache | None:
+    return TeacherCache(config.teacher_cache, data, config.teacher_cache_dtype) if config.teacher_cache else None
+
+
 def _method_of(config: Config, overrides: Overrides, trust: Trust) -> Method:
-    """The method, once all code that the configuration names is known to be trusted."""
+    """Find the method, after checking that all code which the configuration names is trusted."""
     method = overrides.method or find(config.method, trust)
     if overrides.student is not None:
         return method
     if config.student.startswith(OBJECT_PREFIX):
         raise TutelageError(
-            f"the student {config.student!r} was an object of a Python program and can only be given again; name a "
-            "network instead, for instance as FILE.py:NAME"
+            f"the student {config.student!r} was an object in a Python program: pass that object again, or name a "
+            "network, for example as FILE.py:NAME"
         )
     check_trusted(config.student, trust, "the configuration")
     return method
 
 
-def _save(place: RunFolder, config: Config, student: Tapped, data: Data, task: Task) -> dict[str, str]:
-    """Write the student's weights; their digest, for the result."""
-    about = weights_metadata(config.student, student, data, task)
-    return {WEIGHTS_DIGEST: save_weights(place.path / WEIGHTS, student.module, about, place.write)}
+def _save(run_folder: RunFolder, config: Config, student: Tapped, data: Data, task: Task) -> dict[str, str]:
+    """Write the student's weights; returns their digest, an entry of the result."""
+    metadata = weights_metadata(config.student, student, data, task)
+    return {WEIGHTS_DIGEST: save_weights(run_folder.path / WEIGHTS, student.module, metadata, run_folder.write)}
 
 
-def _read_back(
-    config: Config, place: RunFolder, done: dict[str, Any], make: Callable[[], Tapped], data: Data
+def _read_finished(
+    config: Config, run_folder: RunFolder, metrics: dict[str, Any], make_student: Callable[[], Tapped], data: Data
 ) -> Result:
-    model = make()
+    """Read the result of a finished run from its folder."""
+    model = make_student()
     try:
-        module = load_student(place.path / WEIGHTS, model.module, data)
+        module = load_student(run_folder.path / WEIGHTS, model.module, data)
     except TutelageError as error:
         raise TutelageError(
-            f"{error}; remove {place.path / 'result.json'} to finish the run from its checkpoint"
+            f"{error}; remove {run_folder.path / 'result.json'} to finish the run from its checkpoint"
         ) from error
-    if applied_operations(module):  # the roles of the plain network say nothing of it
+    if applied_operations(module):  # its layers have other roles than those of the plain network
         model = wrap_network(module, model.mean.flatten().tolist(), model.std.flatten().tolist())
-    return Result(model.to(config.device), done, place.history(), config, place.path)
+    return Result(model.to(config.device), metrics, run_folder.history(), config, run_folder.path)

@@ -1,4 +1,4 @@
-"""The folder of one run: what it was told, what it measured, what it made."""
+"""The folder of one run: its configuration, its records and its result."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, LOAD, TRACKING = (
 _FILES = {CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, LOAD}
 
 DATA, NETWORK_CODE = "training data", "network source"
-"""The names, among the inputs, of the data's fingerprint and of the hash of outside networks' code."""
+"""Keys of ``inputs.json``: the fingerprint of the data, and the hash of the source code of the user's networks."""
 
 
 class RunFolder:
-    """Reads and writes what a run keeps.
+    """Reads and writes the files of a run.
 
-    ``config.yaml`` the resolved configuration; ``inputs.json`` the fingerprints of data and teachers;
-    ``versions.json``; ``metrics.jsonl`` a line an epoch; ``result.json``; ``student.safetensors``, and ``load.py``
-    to load it in plain PyTorch; ``checkpoints/``; ``tracking/`` the files of trackers, if any follow it.
+    ``config.yaml``: the resolved configuration; ``inputs.json``: fingerprints of data and teachers; ``versions.json``;
+    ``metrics.jsonl``: one line per epoch; ``result.json``; ``student.safetensors``, and ``load.py``, which loads it in
+    plain PyTorch; ``checkpoints/``; ``tracking/``: files of experiment trackers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,92 +49,91 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the folder for this process, and remove what killed processes left of files that they were writing.
+        """Lock the folder for this process, and remove temporary files of processes that were killed.
 
         Raises:
-            TutelageError: another process holds it, it holds other things, or nothing can be written there.
+            TutelageError: another process holds the lock, the folder contains other files, or it is not writable.
         """
-        self._refuse_strangers()  # before the lock leaves its file among them
+        self._check_no_foreign_files()  # before the lock file is made
         with self._folder.locked():
             remove_abandoned(self.path, _FILES.__contains__)
             yield
 
     def finished(self, config: Config, inputs: Mapping[str, str]) -> dict[str, Any] | None:
-        """What this run measured, if it is finished; ``None`` if not. Needs no lock and writes nothing.
+        """The result of this run if it is finished, else ``None``. Needs no lock and writes nothing.
 
         Raises:
-            TutelageError: when the folder holds a different run.
+            TutelageError: the folder contains a different run.
         """
         if not self._has_trained() or (result := self.result()) is None:
             return None
-        self._refuse_another(config, inputs)
+        self._check_same_run(config, inputs)
         return result
 
     def claim(self, config: Config, inputs: Mapping[str, str]) -> None:
-        """Make it this run's folder.
+        """Write the files that identify the run, unless the folder already contains this run.
 
         Raises:
-            TutelageError: when it holds a different run, or other things; nothing is touched then.
+            TutelageError: the folder contains a different run or other files; it is then left unchanged.
         """
         if self._has_trained():
-            self._refuse_another(config, inputs)
+            self._check_same_run(config, inputs)
             return
-        self._refuse_strangers()
-        # The configuration comes first: a run that is killed after it leaves a folder that is known to be one.
+        self._check_no_foreign_files()
+        # The configuration is written first: it marks the folder as a run's if the process is killed before the next.
         self.write(self.path / CONFIG, config.as_yaml().encode())
         self._write(INPUTS, dict(inputs))
         self._write(VERSIONS, versions())
 
-    def _refuse_another(self, config: Config, inputs: Mapping[str, str]) -> None:
-        # A field that came after the folder had its default then.
-        there = {**parse_yaml(Config().as_yaml()), **self._read_config(), **self._read(INPUTS, {})}
-        ours = {**parse_yaml(config.as_yaml()), **inputs}
-        if len(str(there.get(DATA))) == 16:  # of an older version: the training part's images and labels alone
-            ours[DATA] = ours[DATA][:16]
-        for old, name in (
-            ("answers", "teacher_cache"),
-            ("answers_as", "teacher_cache_dtype"),
-        ):  # older names
-            if old in there:
-                there[name] = there.pop(old)
-        if NETWORK_CODE not in there:  # an older version did not record it
-            ours.pop(NETWORK_CODE, None)
-        differing = [name for name in {**there, **ours} if there.get(name) != ours.get(name)]
-        differing = [name for name in differing if name not in ("teacher_cache", "workers")]  # they change no number
-        if not any(name.startswith("teacher ") for name in differing):  # by their fingerprints: they have moved
+    def _check_same_run(self, config: Config, inputs: Mapping[str, str]) -> None:
+        # Fields that an older version did not have had their default values.
+        recorded = {**parse_yaml(Config().as_yaml()), **self._read_config(), **self._read(INPUTS, {})}
+        requested = {**parse_yaml(config.as_yaml()), **inputs}
+        if len(str(recorded.get(DATA))) == 16:  # an older version: of the training split only
+            requested[DATA] = requested[DATA][:16]
+        for old, name in (("answers", "teacher_cache"), ("answers_as", "teacher_cache_dtype")):
+            if old in recorded:
+                recorded[name] = recorded.pop(old)
+        if NETWORK_CODE not in recorded:  # an older version did not record it
+            requested.pop(NETWORK_CODE, None)
+        differing = [name for name in {**recorded, **requested} if recorded.get(name) != requested.get(name)]
+        differing = [name for name in differing if name not in ("teacher_cache", "workers")]  # no effect on results
+        if not any(name.startswith("teacher ") for name in differing):  # the same fingerprints: the files have moved
             differing = [name for name in differing if name != "teacher"]
         if differing:
-            shown = "; ".join(
-                f"{n}: {value_text(there.get(n))} there, {value_text(ours.get(n))} here" for n in differing[:3]
+            differences = "; ".join(
+                f"{n}: {value_text(recorded.get(n))} there, {value_text(requested.get(n))} here" for n in differing[:3]
             )
             more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise TutelageError(
-                f"{self.path} holds a different run ({shown}{more}); choose another folder or remove it"
+                f"{self.path} holds a different run ({differences}{more}); choose another folder or remove it"
             )
 
-    def _refuse_strangers(self) -> None:
+    def _check_no_foreign_files(self) -> None:
         if not self.path.is_dir() or self._has_trained():
             return
-        # A run that stopped before its first epoch, over a misspelt name say, has left nothing worth keeping.
-        own = {CONFIG, INPUTS, VERSIONS, METRICS, TRACKING, "checkpoints"} if self._is_a_runs() else set()
-        strangers = [
+        # Files of a run that stopped before its first epoch, for example because of a misspelt name, may be replaced.
+        replaceable = (
+            {CONFIG, INPUTS, VERSIONS, METRICS, TRACKING, "checkpoints"} if self._config_is_of_a_run() else set()
+        )
+        foreign = [
             entry.name
             for entry in self.path.iterdir()
-            if entry.name not in own | {LOCK} and not is_temporary(entry.name, _FILES.__contains__)
+            if entry.name not in replaceable | {LOCK} and not is_temporary(entry.name, _FILES.__contains__)
         ]
-        if strangers:
+        if foreign:
             raise TutelageError(
-                f"{self.path} is not empty and holds no run ({', '.join(sorted(strangers)[:3])}); choose another folder"
+                f"{self.path} is not empty and holds no run ({', '.join(sorted(foreign)[:3])}); choose another folder"
             )
 
     def _has_trained(self) -> bool:
-        kept = (self.path / RESULT, self.path / WEIGHTS, *(self.path / "checkpoints").glob("*.ckpt"))
-        return any(file.exists() for file in kept) and (self.path / CONFIG).exists()
+        files = (self.path / RESULT, self.path / WEIGHTS, *(self.path / "checkpoints").glob("*.ckpt"))
+        return any(file.exists() for file in files) and (self.path / CONFIG).exists()
 
-    def _is_a_runs(self) -> bool:
-        """Whether a run has written the folder's ``config.yaml``, and neither another program nor the user.
+    def _config_is_of_a_run(self) -> bool:
+        """Whether a run wrote the folder's ``config.yaml``, rather than another program or the user.
 
-        A run's has a lock or files of the run beside it, holds nothing but fields, and looks as runs write it.
+        If so, the folder also contains a lock or files of the run, all keys are fields, and the text is as runs write.
         """
         file = self.path / CONFIG
         if not file.exists() or all(entry.name == CONFIG for entry in self.path.iterdir()):
@@ -144,7 +143,7 @@ class RunFolder:
         return config.keys() <= Config.model_fields.keys() and read_file(file) == as_written
 
     def result(self) -> dict[str, Any] | None:
-        """What a finished run measured; ``None`` for one that is not finished."""
+        """The content of ``result.json``; ``None`` if the run is not finished."""
         result: dict[str, Any] | None = self._read(RESULT, None)
         if result is not None:
             check_result(self.path / RESULT, result)
@@ -155,18 +154,18 @@ class RunFolder:
         self._write(RESULT, dict(result))
 
     def start_metrics(self) -> None:
-        """Begin the list of epochs anew: a run that goes on reports those behind it again."""
+        """Empty the list of epochs: a run that is resumed reports its earlier epochs again."""
         self.write(self.path / METRICS, b"")
 
     def history(self) -> tuple[dict[str, Any], ...]:
-        """The epochs' records."""
+        """The records of the epochs, empty if they cannot be read."""
         try:
             return read_epochs(self.path / METRICS)
         except TutelageError:
-            return ()  # the result does not depend on them
+            return ()  # no result depends on them
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add an epoch's line."""
+        """Append the line of an epoch."""
         self._folder.append(self.path / METRICS, json.dumps(record, allow_nan=False) + "\n")
 
     def _read_config(self) -> dict[str, Any]:
@@ -185,7 +184,7 @@ class RunFolder:
         try:
             read = parse_json(read_file(file))
             if not isinstance(read, dict):
-                raise ValueError(f"it holds a {type(read).__name__} and no object")
+                raise ValueError(f"expected an object and found a {type(read).__name__}")
         except (OSError, ValueError) as error:
             raise TutelageError(f"cannot read {file}: {one_line(error)}; remove it or choose another folder") from error
         return read
@@ -195,7 +194,7 @@ class RunFolder:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers may depend on besides the configuration."""
+    """Versions of the software that results may depend on."""
     packages = ("tutelage", "numpy", "scikit-learn", "accelerate", "safetensors")
     return {"python": platform.python_version(), "platform": platform.platform(), "torch": torch.__version__} | {
         package: version(package) for package in packages

@@ -1,4 +1,4 @@
-"""What the header of a student's weights file says, checked as it is read."""
+"""The metadata in a weights file's header, checked as it is read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tutelage.models.weights import read_metadata
 from tutelage.runs.folder import RESULT, WEIGHTS, RunFolder
 
 WEIGHTS_DIGEST = "student_sha256"
-"""The key of ``result.json`` under which the SHA-256 of the student's weights file is kept."""
+"""Key of ``result.json``: the SHA-256 of the student's weights file."""
 
-_LARGEST_INPUT = 2**28  # an input of 1 GiB, which the network is tried on
-_LARGEST = 1e30  # float32 holds it and its inverse
+_MAX_INPUT = 2**28  # values, 1 GiB: the network is run on such an input when it is opened
+_MAX_VALUE = 1e30  # float32 represents it and its inverse
 
 
 class Header(Fields):
-    """What is said of the weights. An empty field says nothing; other fields than these are passed over."""
+    """Metadata of weights. Empty fields are unknown; other keys of a file are ignored."""
 
     noun = "the header"
     model_config = ConfigDict(extra="ignore", strict=True, validate_default=False)
@@ -48,26 +48,26 @@ class Header(Fields):
     @field_validator("image_shape", "input_shape")
     @classmethod
     def _sized(cls, value: list[int]) -> list[int]:
-        if math.prod(value) > _LARGEST_INPUT:
-            raise ValueError(f"one input has at most {_LARGEST_INPUT:,} values")
+        if math.prod(value) > _MAX_INPUT:
+            raise ValueError(f"one input has at most {_MAX_INPUT:,} values")
         return value
 
     @field_validator("mean")
     @classmethod
     def _limited(cls, value: list[float]) -> list[float]:
-        if any(abs(entry) > _LARGEST for entry in value):
-            raise ValueError("a mean of pixels in [0, 1] is a moderate number")
+        if any(abs(entry) > _MAX_VALUE for entry in value):
+            raise ValueError(f"means are at most {_MAX_VALUE:g} in magnitude")
         return value
 
     @field_validator("std")
     @classmethod
     def _positive(cls, value: list[float]) -> list[float]:
-        if any(not 1 / _LARGEST < entry < _LARGEST for entry in value):
-            raise ValueError("a standard deviation is above 0")
+        if any(not 1 / _MAX_VALUE < entry < _MAX_VALUE for entry in value):
+            raise ValueError("standard deviations are above 0")
         return value
 
     @model_validator(mode="after")
-    def _as_many(self) -> Header:
+    def _same_lengths(self) -> Header:
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} entries and std {len(self.std)}")
         if self.image_shape and len(self.mean) not in (0, 1, self.image_shape[0]):
@@ -76,40 +76,40 @@ class Header(Fields):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one input; empty where the header has none."""
+        """The shape of one input; empty if the header records none."""
         return tuple(self.image_shape or self.input_shape)
 
     def mean_std(self, channels: int) -> MeanStd | None:
-        """The normalisation for images of so many channels; ``None`` where the header has none.
+        """The normalisation for images with this number of channels; ``None`` if the header records none.
 
         Raises:
-            TutelageError: it is for another number of channels.
+            TutelageError: the recorded normalisation is for another number of channels.
         """
         if len(self.mean) not in (0, 1, channels):
             raise TutelageError(
                 f"the weights normalise images of {len(self.mean)} channels and the data has {channels}; "
-                "choose other weights, or convert the images"
+                "use other weights, or convert the images"
             )
         return (tuple(self.mean), tuple(self.std)) if self.mean else None
 
 
 def read_header(file: Path) -> Header:
-    """The header of a weights file; an empty one of a file from elsewhere.
+    """Read the header of a weights file; empty for files that other programs wrote.
 
     Raises:
-        TutelageError: the file is damaged, is not the one that the run in its folder has written, or its header has a
-            field of a wrong type.
+        TutelageError: the file is damaged, is not the one that the run in its folder wrote, or a field of its header
+            has a wrong type.
     """
-    about = read_metadata(file)
+    metadata = read_metadata(file)
     _check_digest(file)
     try:
-        return Header(**about)
+        return Header(**metadata)
     except TutelageError as error:
         raise TutelageError(f"{file}: {error}; save the weights again") from None
 
 
 def _check_digest(file: Path) -> None:
-    """Hold a student's file against what its run has recorded. Runs of older versions have not."""
+    """Compare a student's file with the digest that its run recorded. Runs of older versions have none."""
     folder = RunFolder(file.parent)
     if file.name != WEIGHTS or not (file.parent / RESULT).is_file():
         return

@@ -1,4 +1,4 @@
-"""How a student is loaded and run in plain PyTorch: the text of ``load.py`` beside its weights."""
+"""The script ``load.py`` in a run's folder, which loads and runs the student in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from tutelage.files import atomic_write
 from tutelage.models.weights import read_metadata
 from tutelage.runs.folder import LOAD, WEIGHTS
 
-BESIDE = f'Path(__file__).with_name("{WEIGHTS}")'
-"""The path of the weights, as an expression, for a script in the same folder."""
+SAME_FOLDER = f'Path(__file__).with_name("{WEIGHTS}")'
+"""A Python expression for the path of weights in the folder of the script."""
 
 
 def add_loading_script(folder: Path) -> None:
-    """Write ``load.py`` into the folder of a finished run, unless it is there or nothing can be written there.
+    """Write ``load.py`` into the folder of a finished run, unless it exists or the folder is not writable.
 
-    Runs of a study have none: nobody reads hundreds of them, and ``tutelage export`` prints the same lines.
+    Runs of a study have no such script; ``tutelage export`` prints it.
     """
-    with suppress(TutelageError):  # of a finished run on a read-only medium, say; nothing depends on the script
+    with suppress(TutelageError):  # for example a read-only medium; nothing depends on the script
         if not (folder / LOAD).exists():
             script = loading_script(read_metadata(folder / WEIGHTS)).encode()
             atomic_write(folder / LOAD, script, follow=False)
 
 
-def loading_script(about: Mapping[str, Any], file: str = BESIDE) -> str:
-    """A script that loads a student without a wrapper, and maps raw inputs to what the student gives.
+def loading_script(metadata: Mapping[str, Any], file: str = SAME_FOLDER) -> str:
+    """A script that loads a student in plain PyTorch and maps raw inputs to its outputs.
 
     Args:
-        about: what the weights file says of itself (``weights_metadata``).
+        metadata: the metadata of the weights file (``weights_metadata``).
         file: a Python expression for the path of the weights.
 
     Returns:
-        Lines that define ``network``, ``classes`` and the function ``student``, and ``mean`` and ``std`` where it
-        normalises. Where the network was handed over as an object, or its inputs are no images, the user fills in
+        Lines that define ``network``, ``classes`` and the function ``student``, and ``mean`` and ``std`` if the student
+        normalises its inputs. If the network was passed as an object, or its inputs are not images, the user fills in
         the line that builds it.
     """
-    spec, operations, images = about["model"], about["surgery"], "image_shape" in about
-    shape = tuple(about["image_shape" if images else "input_shape"])
-    classes = list(about["classes"])
+    spec, operations, images = metadata["model"], metadata["surgery"], "image_shape" in metadata
+    shape = tuple(metadata["image_shape" if images else "input_shape"])
+    classes = list(metadata["classes"])
     inputs = f"{'Images' if images else 'Inputs'}: (B, {', '.join(map(str, shape))})"
     inputs += " float32, pixels in [0, 1]" if images else ""
     imports = ["from pathlib import Path", "", "import torch", "from safetensors.torch import load_file"]
@@ -54,9 +54,9 @@ def loading_script(about: Mapping[str, Any], file: str = BESIDE) -> str:
     if operations:
         imports.append("from tutelage.models.surgery import reapply")
         build.append(f"network = reapply(network, {operations!r}, torch.zeros(2, *{shape}))")
-    normalised = (list(about["mean"]), list(about["std"])) != ([0.0], [1.0])
+    normalised = (list(metadata["mean"]), list(metadata["std"])) != ([0.0], [1.0])
     statistics = [
-        f"{name} = torch.tensor({about[name]}).view(1, -1{', 1' * (len(shape) - 1)})" for name in ("mean", "std")
+        f"{name} = torch.tensor({metadata[name]}).view(1, -1{', 1' * (len(shape) - 1)})" for name in ("mean", "std")
     ]
     lines = [
         f"# Loads the student in plain PyTorch. {inputs}.",

@@ -1,4 +1,4 @@
-"""Trained networks from what a user names, and students from what a configuration says."""
+"""Opening trained networks by name, and building students from a configuration."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from tutelage.runs.locate import locate, run_folder
 from tutelage.tasks import Task, task_of_network, wrap_network
 from tutelage.trust import Trust, typed_specs
 
-DEFAULT_TASK = "classification"  # of a weights file that names none
+DEFAULT_TASK = "classification"  # of weights files that name no task
 RECORDED = "recorded with the weights"
 STATED = "as given"
 UNRECORDED = "the network records none"
 
 
 def weights_metadata(spec: str, model: Tapped, data: Data, task: Task) -> dict[str, Any]:
-    """What a weights file has to say of itself for its network to be built again.
+    """The metadata that a weights file needs so that its network can be built again.
 
-    The task is named where it follows neither from the network nor from the data.
+    The task is recorded only if neither the network nor the data determines it.
     """
-    obvious = task.recognises(model.module) or task.name == data.targets.task == DEFAULT_TASK
+    implied = task.recognises(model.module) or task.name == data.targets.task == DEFAULT_TASK
     return {
-        **({} if obvious else {"task": task.name}),
+        **({} if implied else {"task": task.name}),
         "model": spec,
         "classes": list(data.classes),
         ("image_shape" if len(data.input_shape) == 3 else "input_shape"): list(data.input_shape),
@@ -51,10 +51,10 @@ def weights_metadata(spec: str, model: Tapped, data: Data, task: Task) -> dict[s
 
 
 def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
-    """The network that a file's weights are for, with them: ``network``, after the surgery that the file tells of.
+    """Apply the surgery that a weights file records to ``network``, and load the file's weights.
 
     Raises:
-        TutelageError: when the file is damaged or not the one that its run has written, or its weights do not fit.
+        TutelageError: the file is damaged or is not the one that its run wrote, or its weights do not fit.
     """
     header = read_header(file)
     network = reapply(network, header.surgery, data.modality.example(2, header.shape or data.input_shape))
@@ -63,7 +63,7 @@ def load_student(file: Path, network: nn.Module, data: Data) -> nn.Module:
 
 
 def student_factory(spec: str, data: Data, *, pretrained: bool = False, trust: Trust = True) -> Callable[[], Tapped]:
-    """A function that makes students; a spec of one network gives it first, and then copies with new weights."""
+    """Return a function that makes students. If ``spec`` names a network object: that object, then copies of it."""
     copies: list[CopyFactory] = []
 
     def make() -> Tapped:
@@ -88,7 +88,7 @@ def student_factory(spec: str, data: Data, *, pretrained: bool = False, trust: T
 
 @default_settings()
 def make_student(spec: str, data: Data, *, pretrained: bool = False, trust: Trust = True) -> Tapped:
-    """A student with fresh weights (or published ones), normalised as those weights want or as the data is."""
+    """Build a student. Published weights come with their normalisation; other students use that of the data."""
     return student_factory(spec, data, pretrained=pretrained, trust=trust)()
 
 
@@ -97,13 +97,13 @@ class TrainedModel:
     """A trained network and where it came from.
 
     Attributes:
-        model: with its normalisation.
-        normalisation: where its mean and standard deviation come from, in a few words.
-        folder: of the run that trained it; ``None`` where there is none.
-        spec: what builds its network, as in a configuration.
-        file: its weights; ``None`` for published ones and for objects.
-        task: what it is for, where its file or the network itself tells; otherwise what the data's targets are for.
-        classes: the names of what it has outputs for, where its file tells.
+        model: the network with its normalisation.
+        normalisation: a few words on where its mean and standard deviation come from.
+        folder: the folder of the run that trained it, if there is one.
+        spec: the specification of the network, as in a configuration.
+        file: the weights file; ``None`` for published weights and for objects.
+        task: the task that its file records or that the network implies; ``None`` if neither does.
+        classes: the class names that its file records.
     """
 
     model: Tapped
@@ -115,60 +115,60 @@ class TrainedModel:
     classes: tuple[str, ...] = ()
 
     @property
-    def guessed(self) -> bool:
-        """Whether the normalisation is the data's own, since nothing says which the network was trained with."""
-        normalises = bool((self.model.mean != 0).any() or (self.model.std != 1).any())  # tokens are not, say
+    def normalisation_is_assumed(self) -> bool:
+        """Whether the normalisation is that of the data because the network records none."""
+        normalises = bool((self.model.mean != 0).any() or (self.model.std != 1).any())  # false for tokens
         return normalises and self.normalisation.endswith(UNRECORDED)
 
 
 def open_teachers(
     config: Config, data: Data, teachers: Sequence[str | nn.Module] | None = None, trust: Trust | None = None
 ) -> tuple[TrainedModel, ...]:
-    """The teachers of a configuration, or those that are handed over, by name or as networks.
+    """Open the teachers of a configuration, or those in ``teachers``: names or networks.
 
     Raises:
-        TutelageError: as ``open_trained``, or a normalisation is given and there is no teacher to use it.
+        TutelageError: as for ``open_trained``, or no teacher uses the configuration's ``teacher_mean``.
     """
-    given = (config.teacher_mean, config.teacher_std) if config.teacher_mean else None
-    each = config.teacher if teachers is None else teachers
+    mean_std = (config.teacher_mean, config.teacher_std) if config.teacher_mean else None
     opened = tuple(
-        open_trained(one, data, given, trust) if isinstance(one, str) else _bare(one, data, given) for one in each
+        open_trained(teacher, data, mean_std, trust)
+        if isinstance(teacher, str)
+        else _from_module(teacher, data, mean_std)
+        for teacher in (config.teacher if teachers is None else teachers)
     )
-    if given is not None:
+    if mean_std is not None:
         check_normalisation_used("teacher_mean and teacher_std", opened)
     return opened
 
 
 def check_normalisation_used(fields: str, opened: Sequence[TrainedModel]) -> None:
-    """Refuse a normalisation, given in these fields, that none of these networks has a use for."""
-    if all(one.normalisation != STATED for one in opened):
-        have = "the weights record their own" if opened else "there is no teacher"
-        raise TutelageError(f"{fields} have no use here: {have}; leave them out")
+    """Raise a ``TutelageError`` if none of these networks uses the normalisation that these fields give."""
+    if all(network.normalisation != STATED for network in opened):
+        reason = "the weights record their own" if opened else "there is no teacher"
+        raise TutelageError(f"{fields} have no effect here: {reason}; leave them out")
 
 
-def _bare(module: nn.Module, data: Data, mean_std: MeanStd | None) -> TrainedModel:
-    """A network that was handed over in Python: wrapped with its own normalisation, or bare."""
+def _from_module(module: nn.Module, data: Data, mean_std: MeanStd | None) -> TrainedModel:
+    """A network that was passed as an object: a ``Tapped`` with its normalisation, or a bare module."""
     if isinstance(module, Tapped):
         return TrainedModel(module, "its own")
-    chosen, origin = _normalisation(Header(), BuiltModel(module), data, mean_std)
-    return TrainedModel(wrap_network(module, *chosen), origin)
+    mean_std_used, origin = _normalisation(Header(), BuiltModel(module), data, mean_std)
+    return TrainedModel(wrap_network(module, *mean_std_used), origin)
 
 
 @default_settings()
 def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
-    """A trained network: a run's folder, ``MODEL@WEIGHTS``, or a ``timm/`` or ``hf/`` name with published weights.
-
-    It is in eval mode.
+    """Open a trained network in eval mode.
 
     Args:
-        text: which.
-        data: the images that it will be given.
-        trust: whose code may be imported (``check_trusted``). Unless given, that of the MODEL in ``text``, and not that
-            of a network which only the file in a folder names.
+        text: a run's folder, ``MODEL@WEIGHTS``, or a ``timm/`` or ``hf/`` name with published weights.
+        data: the data on which the network will be run.
+        trust: code that may be imported (``check_trusted``). By default the code of the MODEL in ``text``, but not that
+            of a network that only the file in a folder names.
 
     Raises:
-        TutelageError: when it is none of these, runs code that is not trusted, or was trained for another number of
-            classes.
+        TutelageError: there is no such network, it needs code that is not trusted, or it was trained for another number
+            of classes.
     """
     opened = open_trained(text, data, trust=trust)
     check_classes(text, opened.classes, data)
@@ -177,18 +177,18 @@ def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
 
 @default_settings()
 def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: Trust | None = None) -> TrainedModel:
-    """As ``open_model``, with its origin, and for whatever classes and size of inputs its file records.
+    """As ``open_model``, but for any number of classes and input size; also returns where the network comes from.
 
     Args:
         text: see ``open_model``.
-        data: what it is to be given: its modality, and what the file does not record.
-        mean_std: normalisation for weights that do not record their own, each of length 1 or C. Without it they get
-            that of their published weights, or else that of the data's training part.
+        data: provides the modality, and the classes and input shape that the file does not record.
+        mean_std: normalisation for weights that record none; mean and standard deviation each of length 1 or C. The
+            default is that of the published weights, or else that of the data's training split.
         trust: see ``open_model``.
 
     Raises:
-        TutelageError: it is no trained network, runs code that is not trusted, takes other inputs, or ``mean_std`` is
-            for another number of channels.
+        TutelageError: there is no such network, it needs code that is not trusted, it takes other inputs, or
+            ``mean_std`` is for another number of channels.
     """
     trust = typed_specs(text) if trust is None else trust
     located = locate(text)
@@ -211,17 +211,17 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
         named_in=str(file) if as_path(text).is_dir() else "the configuration",
     )
     module = built.module if file is None else load_student(file, built.module, data)
-    chosen, origin = _normalisation(header, built, data, mean_std)
+    mean_std_used, origin = _normalisation(header, built, data, mean_std)
     own_task = task_of_network(module)
     task = header.task or (None if own_task is None else own_task.name)
-    model = wrap_network(module, *chosen).eval()
+    model = wrap_network(module, *mean_std_used).eval()
     return TrainedModel(model, origin, run_folder(text), spec, file, task, tuple(header.classes))
 
 
 def _normalisation(
     header: Header, built: BuiltModel, data: Data, mean_std: MeanStd | None
 ) -> tuple[tuple[Sequence[float], Sequence[float]], str]:
-    """The mean and standard deviation to use, and where they come from."""
+    """The mean and standard deviation to use, and a few words on where they come from."""
     recorded = header.mean_std(data.input_shape[0])
     if recorded is not None:
         return recorded, RECORDED
@@ -240,27 +240,27 @@ def _normalisation(
 
 
 def _check_inputs(text: str, shape: Sequence[int], data: Data) -> None:
-    """Refuse inputs of another kind or other channels than those a network was trained on; warn of another size."""
+    """Check that inputs have the kind and channels that a network was trained on; warn if their size differs."""
     if not shape:
         return
     if len(shape) != len(data.input_shape):
         raise TutelageError(
             f"{text} was trained on inputs of shape {tuple(shape)} and the {data.modality.noun} of {data.name} have "
-            f"shape {data.input_shape}; give it a network for {data.modality.noun}"
+            f"shape {data.input_shape}; use a network for {data.modality.noun}"
         )
     if len(shape) != 3:
         return
-    (channels, *size), (ours, *own) = shape, data.input_shape
-    if channels != ours:
+    (channels, *size), (data_channels, *data_size) = shape, data.input_shape
+    if channels != data_channels:
         raise TutelageError(
             f"{text} was trained on images of {channels} channel{'s' * (channels > 1)} and those of {data.name} have "
-            f"{ours}; give it images, or the images a network, of the same channels"
+            f"{data_channels}; use images, or a network, with the same channels"
         )
-    if size != own:
-        before, now = (" x ".join(map(str, sides)) for sides in (size, own))
+    if size != data_size:
+        trained_on, given = (" x ".join(map(str, sides)) for sides in (size, data_size))
         warnings.warn(
-            f"{text} was trained on images of {before} pixels and those of {data.name} have {now}: it may be far less "
-            "accurate on them; folder: and hf: data can be resized with --image-size",
+            f"{text} was trained on images of {trained_on} pixels and those of {data.name} have {given}: it may be far "
+            "less accurate on them; folder: and hf: data can be resized with --image-size",
             TutelageWarning,
             stacklevel=4,
         )

@@ -1,4 +1,4 @@
-"""What the files of a run hold: the fields that are read again, and their types. More fields may stand beside them."""
+"""The fields of a run's files that are read again, and their types. Other fields are allowed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Recorded(Fields):
-    """Fields of a file: of exactly these types, with others beside them."""
+    """Fields of a file with exactly these types; other fields are allowed."""
 
     noun: ClassVar[str] = "the result"
     model_config = ConfigDict(extra="allow", strict=True)
 
 
 class Trained(Recorded):
-    """What the training part says of a classifier."""
+    """Evaluation of a classifier on its training split."""
 
     noun: ClassVar[str] = "train"
     memorised: float | None = None
@@ -35,14 +35,14 @@ class Trained(Recorded):
 
 
 class Selected(Recorded):
-    """The epoch that was best on held-out data."""
+    """The epoch with the best score on the held-out split."""
 
     noun: ClassVar[str] = "selected"
     epoch: int
 
 
 class Cost(Recorded):
-    """What the network takes."""
+    """Cost of the network."""
 
     noun: ClassVar[str] = "cost"
     parameters: Count
@@ -51,7 +51,7 @@ class Cost(Recorded):
 
 
 class DataSummary(Recorded):
-    """The data set, and what was done to it."""
+    """The data set and the conditions applied to it."""
 
     noun: ClassVar[str] = "data"
     name: str
@@ -85,10 +85,10 @@ class Epoch(Recorded):
 
 
 def check_result(path: Path, result: Mapping[str, Any]) -> None:
-    """Refuse what is no result of a run.
+    """Check the content of ``result.json``.
 
     Raises:
-        TutelageError: a field is missing or of another type.
+        TutelageError: a field is missing or has another type.
     """
     try:
         read = RunResult(**result)
@@ -107,9 +107,9 @@ def check_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def _task_of(read: RunResult) -> Task | None:
-    """The task of a run; ``None`` where it is of a package that is not installed.
+    """The task of a run; ``None`` if its package is not installed.
 
-    Results of versions before tasks name none: theirs is the one whose main metric they have.
+    Results of older versions name no task: it is the one whose main metric they contain.
     """
     for name in task_names() if read.task is None else [read.task]:
         with suppress(TutelageError):
@@ -119,30 +119,30 @@ def _task_of(read: RunResult) -> Task | None:
     return None
 
 
-def _check_number(what: str, fields: Mapping[str, Any], name: str) -> None:
+def _check_number(field: str, fields: Mapping[str, Any], name: str) -> None:
     if name not in fields:
-        raise TutelageError(f"{what}: {name}: field required")
+        raise TutelageError(f"{field}: {name}: field required")
     value = fields[name]
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise TutelageError(f"{what}: {name}: expected a number (got {value_text(value)})")
+        raise TutelageError(f"{field}: {name}: expected a number (got {value_text(value)})")
 
 
-def _check_curve(what: str, fields: Mapping[str, Any], name: str) -> None:
-    """Numbers in a list, or by name: each one, or a list of them."""
+def _check_curve(field: str, fields: Mapping[str, Any], name: str) -> None:
+    """Check a curve: a list of numbers, or a table of numbers or lists of numbers."""
     value = fields[name]
     values = list(value.values()) if isinstance(value, dict) else [value]
-    flat = [number for each in values for number in (each if isinstance(each, list) else [each])]
+    flat = [number for entry in values for number in (entry if isinstance(entry, list) else [entry])]
     if not isinstance(value, dict | list) or any(
         isinstance(number, bool) or not isinstance(number, int | float | None) for number in flat
     ):
-        raise TutelageError(f"{what}: {name}: expected numbers (got {value_text(value)})")
+        raise TutelageError(f"{field}: {name}: expected numbers (got {value_text(value)})")
 
 
 def read_epochs(path: Path) -> tuple[dict[str, Any], ...]:
-    """The lines of ``metrics.jsonl``.
+    """Read ``metrics.jsonl``.
 
     Raises:
-        TutelageError: it cannot be read, or a line is no record of an epoch.
+        TutelageError: the file cannot be read, or a line is not the record of an epoch.
     """
     try:
         lines = read_file(path).splitlines()
@@ -153,7 +153,7 @@ def read_epochs(path: Path) -> tuple[dict[str, Any], ...]:
         try:
             record = parse_json(line)
             if not isinstance(record, dict):
-                raise ValueError("it is no table")
+                raise ValueError("expected a table")
             Epoch(**record)
         except (ValueError, TutelageError) as error:
             raise TutelageError(f"{path}, line {number}: {one_line(error)}") from None

@@ -1,4 +1,4 @@
-"""Trackers that follow a run: TensorBoard, Weights & Biases, MLflow, trackio, and what else accelerate knows."""
+"""Experiment trackers: TensorBoard, Weights & Biases, MLflow, trackio, and others that accelerate supports."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ HyperParameter = str | int | float | None
 
 
 class Trackers:
-    """Those that are told of a run: its configuration, each epoch, and the test numbers in the end.
+    """Report a run to experiment trackers: its configuration, each epoch, and the test metrics at the end.
 
-    Following is no part of what a run is. One that fails is left out with a warning, and the run goes on. A run that
-    was stopped reports the epochs behind it again, under the same steps as before: what a tracker keeps in the run's
-    folder begins anew, and on a server there is another run, with every epoch.
+    Trackers do not affect the run. A tracker that fails is left out with a warning, and the run continues. A run that
+    is resumed reports its earlier epochs again, under the same steps: files of a tracker in the run's folder are
+    replaced, and a server gets another run with all epochs.
 
     Args:
-        names: with commas between them; ``None`` for nobody.
-        folder: where those that write files do so, each in a folder of its name.
+        names: the trackers, comma-separated, or ``None``.
+        folder: for trackers that write files, each in a subfolder of its name.
 
     Raises:
         TutelageError: a name is unknown, its package is not installed, or it writes files and there is no folder.
     """
 
     def __init__(self, names: str | None, folder: Path | None) -> None:
-        found = {name.strip(): _find(name.strip(), folder) for name in names.split(",")} if names is not None else {}
-        self._makers: dict[str, Callable[[], Any]] = found
+        self._makers: dict[str, Callable[[], Any]] = {}
+        for name in names.split(",") if names is not None else ():
+            self._makers[name.strip()] = _find(name.strip(), folder)
         self._running: dict[str, Any] = {}
         self._epochs = 0
 
     def start(self, config: Mapping[str, Any]) -> None:
-        """Begin to report a run of this configuration. In the first of several processes alone."""
+        """Start to report a run with this configuration; of several processes, only the first calls this."""
         for name, make in self._makers.items():
             self._guard(name, partial(self._begin, name, make, dict(_flat(config))))
 
     def _begin(self, name: str, make: Callable[[], Any], values: dict[str, HyperParameter]) -> None:
         from accelerate import PartialState
 
-        PartialState()  # accelerate's logging asks for it
+        PartialState()  # accelerate's logging requires it
         tracker = make()
         tracker.start()
         tracker.store_init_configuration(values)
         self._running[name] = tracker
 
     def epoch(self, record: Record) -> None:
-        """Report an epoch, as ``fitN/...``. The step is its number in the run, from 1, over all fits."""
+        """Report an epoch as ``fitN/...``. The step is the epoch's number in the run, from 1, over all fits."""
         self._epochs += 1
         fit = f"fit{record['fit']}"
         values = {f"{fit}/lr": record["lr"]}
@@ -61,11 +62,11 @@ class Trackers:
         self._log(values)
 
     def test(self, measured: Mapping[str, Any]) -> None:
-        """Report the numbers of the test part, as ``test/...``, at the last epoch's step."""
+        """Report the test metrics as ``test/...``, at the step of the last epoch."""
         self._log({f"test/{name}": value for name, value in measured.items() if isinstance(value, int | float)})
 
     def close(self) -> None:
-        """End the reports."""
+        """Finish all trackers."""
         for name, tracker in list(self._running.items()):
             self._guard(name, tracker.finish)
         self._running.clear()
@@ -77,17 +78,17 @@ class Trackers:
     def _guard(self, name: str, act: Callable[[], object]) -> None:
         try:
             act()
-        except Exception as error:  # a server that is down, a full disk, no login: hours of training do not end by it
+        except Exception as error:  # a server that is down, a full disk, no login: training must not stop
             self._running.pop(name, None)
             warnings.warn(
-                f"tracker {name!r} failed ({one_line(error)}); the run goes on without it",
+                f"tracker {name!r} failed ({one_line(error)}); the run continues without it",
                 TutelageWarning,
                 stacklevel=4,
             )
 
 
 def _find(name: str, folder: Path | None) -> Callable[[], Any]:
-    """What makes the tracker of this name."""
+    """Return a function that makes the tracker of this name."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import LoggerType
 
@@ -104,13 +105,13 @@ def _find(name: str, folder: Path | None) -> Callable[[], Any]:
 
 
 def _with_files(kind: Callable[[str, str], Any], folder: Path) -> Any:
-    shutil.rmtree(folder, ignore_errors=True)  # every epoch that it held is reported again
+    shutil.rmtree(folder, ignore_errors=True)  # all epochs are reported again
     folder.mkdir(parents=True)
     return kind(PROJECT, str(folder))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, HyperParameter]]:
-    """The values under dotted names, each as something that every tracker takes."""
+    """The values by dotted name, converted to types that every tracker accepts."""
     flat: list[tuple[str, HyperParameter]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):

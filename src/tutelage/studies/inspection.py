@@ -13,7 +13,7 @@ from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import make_student, open_teachers
-from tutelage.runs.teachers import label_differences
+from tutelage.runs.teacher_labels import label_differences
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.plan import config_of, is_trained
 from tutelage.studies.reading import fields_of
