@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -175,6 +176,16 @@ def test_names_make_no_element_and_no_attribute(
     said = " ".join("".join(read.said).split())
     for place in ("study", "data", "teacher", "student", "method", "error", "command", "value", "version"):
         assert " ".join(printable(f"{place}~{text[place]}").split()) in said, place
+
+
+def test_templates_insert_only_figures_style_and_script_unescaped() -> None:
+    templates = files("tutelage.report.page") / "templates"
+    unescaped = {
+        expression
+        for template in templates.iterdir()
+        for expression in re.findall(r"{{([^}]*safe[^}]*)}}", template.read_text(encoding="utf-8"))
+    }
+    assert {text.strip() for text in unescaped} == {"style|safe", "script|safe", "definitions|safe", "panel.svg|safe"}
 
 
 @pytest.fixture(scope="module")

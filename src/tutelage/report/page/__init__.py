@@ -1,24 +1,32 @@
-"""A study as one page of HTML that needs nothing else: no network, no other file."""
+"""A study as one HTML page that needs nothing else: no network, no other file.
+
+These modules compute the values of the page; its markup is in the Jinja2 templates of ``templates/``, which escape
+every value. Only figures, the style sheet and the script are inserted as they are.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import replace
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tutelage.files import as_path, atomic_write
-from tutelage.report.figures import sections
-from tutelage.report.page.figures import panels_of
+from tutelage.report.conclusions import summary
+from tutelage.report.figures import sections as figure_sections
 from tutelage.report.page.overview import overview
 from tutelage.report.page.runs import failed, trials
-from tutelage.report.page.study import answered, asked, question, state
+from tutelage.report.page.study import counts, incomplete, question, setup
 from tutelage.report.page.table import table
 from tutelage.report.svg import Sheet
 from tutelage.report.tables import display_rows
-from tutelage.studies.results import Results
+from tutelage.studies.results import Results, Row
 from tutelage.text import printable, printable_values
 
 REPORT = "report.html"
@@ -26,23 +34,33 @@ REPORT = "report.html"
 _INTERVALS = {"t": "Student's t", "bootstrap": "of 9,999 bootstrap resamples, and bands along curves Student's t,"}
 
 
+@dataclass(frozen=True)
+class Section:
+    """A section of the page: its anchor, its title, and what its template renders as ``content``."""
+
+    key: str
+    title: str
+    template: str
+    content: Any
+
+
 def write_page(
     results: Results, path: str | Path | None = None, *, metric: str | None = None, interval: str = "t"
 ) -> Path:
     """Write the report of a study, and return its path.
 
-    The file opens without a network and makes no request; its policy forbids it any, and any script but its own. What
-    comes from the study, names and errors too, is shown as text.
+    The file makes no request: its content security policy forbids requests and any script but its own. All values of
+    the study, names and errors included, are shown as text.
 
     Args:
         results: of the study.
-        path: of the file; ``report.html`` in the study's folder unless given.
-        metric: what the table, the answer and the gains are about, a name of ``Results.metrics``; the task's main
-            metric unless given.
-        interval: theirs, as in ``Results.table``; bands along curves are always Student's t.
+        path: the file; by default ``report.html`` in the study's folder.
+        metric: the metric of the table, the answer and the gains, one of ``Results.metrics``; by default the task's
+            main metric.
+        interval: ``"t"`` or ``"bootstrap"``, as in ``Results.table``; bands along curves are always Student's t.
 
     Raises:
-        TutelageError: for a metric or an interval that does not exist, or where the file cannot be written.
+        TutelageError: the metric or the interval does not exist, or the file cannot be written.
     """
     target = results.folder / REPORT if path is None else as_path(path)
     atomic_write(target, page(results, metric, interval).encode(), follow=path is not None)
@@ -50,7 +68,7 @@ def write_page(
 
 
 def page(results: Results, metric: str | None = None, interval: str = "t") -> str:
-    """The whole page."""
+    """Render the page of a study."""
     results = replace(
         results,
         study=printable_values(results.study),
@@ -60,62 +78,53 @@ def page(results: Results, metric: str | None = None, interval: str = "t") -> st
     metric = results.metric_name(metric)
     rows = display_rows(results, metric, interval)
     sheet = Sheet()
-    pictures = sections(results, rows, metric, sheet)
-    parts = {
-        "answer": ("The answer", answered(results, metric, interval)),
-        "asked": ("What was asked", asked(results, metric)),
-        "overview": ("Overview", overview(results, rows)),
-        "table": ("The numbers", table(results, rows, metric)),
-        "failed": ("Runs without a result", failed(results)),
-        **{one.key: (one.title, panels_of(one)) for one in pictures},
-        "trials": ("What was tried to set the methods", trials(results)),
-    }
-    parts = {key: (title, body) for key, (title, body) in parts.items() if body}
-    links = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, (title, _) in parts.items())
-    body = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-head"><h2 id="{key}-head">{escape(title)}</h2>{inner}</section>\n'
-        for key, (title, inner) in parts.items()
-    )
+    sections = _sections(results, rows, metric, interval, sheet)
     style, script = (_static(name) for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
-        "form-action 'none'"
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            name=str(results.study["name"]),
+            question=question(results),
+            counts=counts(results),
+            incomplete=incomplete(results),
+            sections=sections,
+            folder=printable(str(results.folder)),
+            interval=_INTERVALS[interval],
+            definitions=sheet.definitions(),
+            style=style,
+            script=script,
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; "
+            "form-action 'none'",
+        )
     )
-    name = escape(str(results.study["name"]))
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="referrer" content="no-referrer">
-<title>{name}: report of a study</title>
-<style>{style}</style>
-<noscript><style>.controls, .copy {{ display: none }} .behind[hidden] {{ display: table-row }}</style></noscript>
-</head>
-<body>
-<a class="skip" href="#answer">To the answer</a>
-<header>
-<p class="kicker">Report of a study</p>
-<h1>{name}</h1>
-<p class="question">{question(results)}</p>
-{state(results)}
-<nav aria-label="Contents"><ol>{links}</ol></nav>
-</header>
-<main>
-{body}</main>
-<footer>
-<p>Made by <code>tutelage report</code> from the plain files of <code>{escape(printable(str(results.folder)))}</code>.
-Intervals are {_INTERVALS[interval]} over seeds at 95 %. Values of a failed run are missing: no mean is taken
-over fewer seeds than requested.</p>
-</footer>
-{sheet.definitions()}
-<script>{script}</script>
-</body>
-</html>
-"""
+
+
+def _sections(results: Results, rows: Sequence[Row], metric: str, interval: str, sheet: Sheet) -> list[Section]:
+    """The sections of the page that have content, in order."""
+    figures = figure_sections(results, rows, metric, sheet)
+    sections = [
+        Section("answer", "The answer", "answer.html", summary(results, metric, interval)),
+        Section("asked", "What was asked", "setup.html", setup(results, metric)),
+        Section("overview", "Overview", "overview.html", overview(results, rows)),
+        Section("table", "The numbers", "table.html", table(results, rows, metric)),
+        Section("failed", "Runs without a result", "failed.html", failed(results)),
+        *(Section(figure.key, figure.title, "figures.html", figure) for figure in figures),
+        Section("trials", "What was tried to set the methods", "trials.html", trials(results)),
+    ]
+    return [section for section in sections if section.content]
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("tutelage.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _static(name: str) -> str:

@@ -3,65 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from typing import Any
 
 from tutelage.report.conclusions import directions, significance
-from tutelage.report.page.markup import distinct, format_number
+from tutelage.report.page.values import distinct, format_number
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.results import Results, Row, missing_reason
 
 
-def overview(results: Results, rows: Sequence[Row]) -> str:
-    """A table of methods and conditions with pairs, as a heat map; empty where there is one condition and pair."""
+def overview(results: Results, rows: Sequence[Row]) -> dict[str, Any]:
+    """A table of methods against conditions and pairs, as a heat map; empty for a single condition and pair."""
     metric = rows[0].metric
     places = distinct((row.cell.condition, row.cell.pair) for row in rows)
     if len(places) < 2:
-        return ""
+        return {}
     cells = {(row.cell.method, (row.cell.condition, row.cell.pair)): row for row in rows}
-    widest = max((abs(row.gain.mean) for row in rows if row.gain is not None), default=0.0)
+    largest = max((abs(row.gain.mean) for row in rows if row.gain is not None), default=0.0)
     several = len({pair for _, pair in places}) > 1
-    heads = "".join(
-        f'<th scope="col">{escape(results.label(condition))}'
-        + (f" <span>{escape(' → '.join(pair))}</span>" if several else "")
-        + "</th>"
-        for condition, pair in places
-    )
-    lines = "".join(
-        f'<tr class="{kind}"><th scope="row">{escape(method)}</th>'
-        + "".join(_cell(cells.get((method, place)), widest) for place in places)
-        + "</tr>"
-        for method in distinct(row.cell.method for row in rows)
-        for kind in [method if method in (PLAIN, TEACHER) else ""]
-    )
-    title, unit = metric.title, ", %" if metric.percent else ""
     above, below = directions(metric)
     first, second = (above, below) if metric.better != "lower" else (below, above)
-    return (
-        f'<p class="note">{escape(title.capitalize())}{unit}, mean over seeds. Blue: {first} the plain student of the '
-        f"same column; orange: {second} it; the darker, the larger the difference. "
-        "Underlined: clearly different after Holm's correction.</p>"
-        '<div class="wide heat" tabindex="0" role="region" aria-label="Overview of methods and conditions, scrolls '
-        f'sideways"><table><caption>{escape(title.capitalize())} of each method under each condition</caption>'
-        f'<thead><tr><th scope="col">method</th>{heads}</tr></thead><tbody>{lines}</tbody></table></div>'
-    )
+    return {
+        "title": metric.title.capitalize(),
+        "unit": ", %" if metric.percent else "",
+        "first": first,
+        "second": second,
+        "heads": [(results.label(condition), " → ".join(pair) if several else "") for condition, pair in places],
+        "lines": [
+            (
+                method,
+                method if method in (PLAIN, TEACHER) else "",
+                [_cell(cells.get((method, place)), largest) for place in places],
+            )
+            for method in distinct(row.cell.method for row in rows)
+        ],
+    }
 
 
-def _cell(row: Row | None, widest: float) -> str:
-    if row is None:
-        return "<td></td>"
+def _cell(row: Row | None, largest: float) -> dict[str, Any] | None:
+    """A cell's text, and its colour where it has a difference; ``None`` for an empty cell."""
+    if row is None or (row.mean is None and not row.cell.incomplete):
+        return None
+    cell = {"text": "", "missing": "", "colour": "", "share": "", "gain": "", "significant": False}
     if row.mean is None:
-        missing = (
-            f'<abbr class="missing" title="{escape(missing_reason(row.cell))}">missing</abbr>'
-            if row.cell.incomplete
-            else ""
-        )
-        return f"<td>{missing}</td>"
-    text = format_number(row.mean.mean, row.metric)
-    if row.gain is None or not widest:
-        return f"<td>{text}</td>"
-    good = (row.gain.mean > 0) == (row.metric.better != "lower")
-    share = 100 * abs(row.gain.mean) / widest
-    clear = ' class="clear"' if significance(row) in ("above", "below") else ""
-    about = f"difference to plain {format_number(row.gain.mean, row.metric, '+')}"
-    colour = "accent" if good else "second"
-    return f'<td{clear} title="{about}" style="--heat:var(--{colour});--share:{share:.0f}%">{text}</td>'
+        return {**cell, "missing": missing_reason(row.cell)}
+    cell |= {"text": format_number(row.mean.mean, row.metric)}
+    if row.gain is None or not largest:
+        return cell
+    better = (row.gain.mean > 0) == (row.metric.better != "lower")
+    return {
+        **cell,
+        "colour": "accent" if better else "second",
+        "share": f"{100 * abs(row.gain.mean) / largest:.0f}",
+        "gain": format_number(row.gain.mean, row.metric, "+"),
+        "significant": significance(row) in ("above", "below"),
+    }

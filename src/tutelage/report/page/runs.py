@@ -1,76 +1,55 @@
-"""Runs without a result, and what tuning tried."""
+"""Runs without a result, and the trials of tuning."""
 
 from __future__ import annotations
 
 import math
-from html import escape
+from typing import Any
 
-from tutelage.report.page.markup import command_of, counted, error_of, format_number, settings_of, where_of
+from tutelage.report.page.values import counted, format_number, place_text, settings_text
 from tutelage.studies.reading import Record
 from tutelage.studies.results import Results
 from tutelage.tasks import Metric
 
 
-def failed(results: Results) -> str:
-    """The runs that failed or are missing, and why."""
-    missing = [run for run in results.runs if run["status"] != "done"]
-    if not missing:
-        return ""
-    lines = "".join(
-        f"<li><b>{escape(run['method'])}</b>, {escape(where_of(results, run))}, seed {run['seed']}: "
-        f'<span class="missing">{escape(run["status"])}</span>{error_of(run)}'
-        f'<code class="folder">{escape(run["folder"])}</code>{command_of(run["command"])}</li>'
-        for run in missing
-    )
-    return (
-        '<p class="note">Their values are missing in the table and in the figures. Running the study again repeats '
-        "only the failed runs; to repeat a damaged run, remove its folder first.</p>"
-        f'<ul class="failed">{lines}</ul>'
-    )
+def failed(results: Results) -> list[tuple[Record, str]]:
+    """The runs that failed or are missing, with their condition and pair in words."""
+    return [(run, place_text(results, run)) for run in results.runs if run["status"] != "done"]
 
 
-def trials(results: Results) -> str:
-    """Of each method: where was searched, what was tried and what it gave, and what was chosen."""
+def trials(results: Results) -> dict[str, Any]:
+    """The search space, the trials and their scores, and the selected trial of each method; empty without tuning."""
     if not results.trials:
-        return ""
+        return {}
     groups: dict[tuple[str, str], list[Record]] = {}
     for trial in results.trials:
-        groups.setdefault((where_of(results, trial), trial["method"]), []).append(trial)
+        groups.setdefault((place_text(results, trial), trial["method"]), []).append(trial)
     main = results.metrics[results.task.main_metric]
-    head = f"held-out {main.short_title}{', %' if main.percent else ''}"
-    several = len({where for where, _ in groups}) > 1
-    blocks = ""
-    for (where, method), trials in groups.items():
-        searched = "; ".join(f"{name} {where}" for name, where in trials[0]["space"].items())
-        sign = -1 if results.task.lower_is_better else 1
-        ordered = sorted(
-            trials, key=lambda trial: -math.inf if trial["score"] is None else sign * trial["score"], reverse=True
-        )
-        lines = "".join(_trial(trial, main) for trial in ordered)
-        title = f"{method}, {where}" if several else method
-        blocks += (
-            f'<details class="block"><summary>{escape(title)} '
-            f'<span class="quiet">{counted(len(trials), "trial")}</span></summary>'
-            f"{f'<p>Searched: {escape(searched)}</p>' if searched else ''}"
-            f'<div class="wide"><table><caption>Trials of {escape(title)}, the best first</caption><thead><tr>'
-            '<th scope="col"></th><th scope="col">'
-            f'{escape(head)}</th><th scope="col">seed</th>'
-            f'<th scope="col">settings</th></tr></thead><tbody>{lines}</tbody></table></div></details>'
-        )
-    return (
-        '<p class="note">Each method had as many trials, judged on held-out training data whose labels are as wrong as '
-        f"the rest. The chosen one is marked.</p>{blocks}"
-    )
+    several = len({place for place, _ in groups}) > 1
+    sign = -1 if results.task.lower_is_better else 1
+
+    def rank(trial: Record) -> float:
+        return -math.inf if trial["score"] is None else sign * float(trial["score"])
+
+    return {
+        "head": f"held-out {main.short_title}{', %' if main.percent else ''}",
+        "groups": [
+            {
+                "title": f"{method}, {place}" if several else method,
+                "count": counted(len(group), "trial"),
+                "searched": "; ".join(f"{name} {space}" for name, space in group[0]["space"].items()),
+                "trials": [_trial(trial, main) for trial in sorted(group, key=rank, reverse=True)],
+            }
+            for (place, method), group in groups.items()
+        ],
+    }
 
 
-def _trial(trial: Record, metric: Metric) -> str:
-    chosen = bool(trial.get("chosen"))
-    score = (
-        format_number(trial["score"], metric)
-        if trial["score"] is not None
-        else f'<span class="missing">{escape(trial["status"])}</span>'
-    )
-    return (
-        f'<tr{" class=chosen" if chosen else ""}><td class="words">{"✓ chosen" if chosen else ""}</td><td>{score}</td>'
-        f'<td>{trial["seed"]}</td><td class="words">{settings_of(trial["settings"])}{error_of(trial)}</td></tr>'
-    )
+def _trial(trial: Record, metric: Metric) -> dict[str, Any]:
+    return {
+        "chosen": bool(trial.get("chosen")),
+        "score": None if trial["score"] is None else format_number(trial["score"], metric),
+        "status": trial["status"],
+        "seed": trial["seed"],
+        "settings": settings_text(trial["settings"]),
+        "error": trial["error"],
+    }

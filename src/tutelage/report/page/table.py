@@ -1,4 +1,4 @@
-"""The table: a line a row of the results, with the runs behind it."""
+"""The table of the page: a line for each row of the results, with its runs."""
 
 from __future__ import annotations
 
@@ -6,25 +6,43 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 from statistics import fmean
+from typing import Any
 
-from tutelage.report.page.markup import command_of, counted, distinct, error_of, format_number, places
+from tutelage.report.page.values import conditions_and_pairs, counted, distinct, format_number
 from tutelage.report.tables import interval_note, mean_interval
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.metrics import task_metrics
-from tutelage.studies.reading import Record
 from tutelage.studies.results import Results, Row
 from tutelage.tasks import Metric
 
 
 @dataclass(frozen=True)
+class Cell:
+    """A cell of the table.
+
+    Attributes:
+        value: the number to sort by.
+        text: the number as text.
+        note: its interval, or how many runs are missing.
+        missing: why it has no number.
+        strong: whether the text is emphasised.
+    """
+
+    value: float | None = None
+    text: str = ""
+    note: str = ""
+    missing: str = ""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
 class _Column:
-    """A column of numbers: its head, what the head means, a cell's number to sort by and its text, and its class."""
+    """A column of numbers: its head, the head's explanation, the cell of a row, and its CSS classes."""
 
     head: str
     about: str
-    cell: Callable[[Row], tuple[float | None, str]]
+    cell: Callable[[Row], Cell]
     kind: str = "number"
 
 
@@ -72,17 +90,15 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
             unit = ", %" if results.metrics[name].percent else ""
             kind = "number screen" if name in _DRAWN else "number"
             title = f"{results.metrics[name].title}: mean over seeds"
-            columns.append(_Column(head + unit, title, partial(_more, name=name, metric=results.metrics[name]), kind))
+            columns.append(_Column(head + unit, title, partial(_other, name=name, metric=results.metrics[name]), kind))
     return columns
 
 
-def _mean(row: Row) -> tuple[float | None, str]:
+def _mean(row: Row) -> Cell:
     if row.mean is None:
-        return None, _missing(row) if row.cell.incomplete else ""
+        return _missing(row) if row.cell.incomplete else Cell()
     interval = mean_interval(row).replace("-", "−")
-    return row.mean.mean, f"<b>{format_number(row.mean.mean, row.metric)}</b>" + (
-        f' <span class="quiet">{interval}</span>' if interval else ""
-    )
+    return Cell(row.mean.mean, format_number(row.mean.mean, row.metric), interval, strong=True)
 
 
 def _about_interval(results: Results) -> str:
@@ -93,131 +109,80 @@ def _about_interval(results: Results) -> str:
     )
 
 
-def _missing(row: Row) -> str:
-    why = "; ".join(f"seed {run['seed']}: {run['error'] or run['status']}" for run in row.cell.incomplete)
-    return (
-        f'<abbr class="missing" title="{escape(why)}">missing</abbr> '
-        f'<span class="quiet">{len(row.cell.incomplete)} of {len(row.cell.runs)} runs</span>'
-    )
+def _missing(row: Row) -> Cell:
+    reasons = "; ".join(f"seed {run['seed']}: {run['error'] or run['status']}" for run in row.cell.incomplete)
+    return Cell(missing=reasons, note=f"{len(row.cell.incomplete)} of {len(row.cell.runs)} runs")
 
 
-def _deviation(row: Row) -> tuple[float | None, str]:
-    return row.deviation, "" if row.deviation is None else format_number(row.deviation, row.metric)
+def _deviation(row: Row) -> Cell:
+    return Cell() if row.deviation is None else Cell(row.deviation, format_number(row.deviation, row.metric))
 
 
-def _gain(row: Row) -> tuple[float | None, str]:
+def _gain(row: Row) -> Cell:
     if row.gain is None:
-        return None, ""
+        return Cell()
     mean = format_number(row.gain.mean, row.metric, "+")
     if math.isnan(row.gain.low):
-        return row.gain.mean, f"<b>{mean}</b>"
+        return Cell(row.gain.mean, mean, strong=True)
     low, high = (format_number(end, row.metric, "+") for end in (row.gain.low, row.gain.high))
-    return row.gain.mean, f'<b>{mean}</b> <span class="quiet">[{low}, {high}]</span>'
+    return Cell(row.gain.mean, mean, f"[{low}, {high}]", strong=True)
 
 
-def _p(row: Row) -> tuple[float | None, str]:
-    if row.holm is None:
-        return None, ""
-    return row.holm, "&lt; 0.001" if row.holm < 0.001 else f"{row.holm:.3f}"
+def _p(row: Row) -> Cell:
+    return Cell() if row.holm is None else Cell(row.holm, "< 0.001" if row.holm < 0.001 else f"{row.holm:.3f}")
 
 
-def _wins(row: Row) -> tuple[float | None, str]:
-    return row.wins, "" if row.wins is None else f"{row.wins:g} of {len(row.cell.runs)}"
+def _wins(row: Row) -> Cell:
+    return Cell() if row.wins is None else Cell(row.wins, f"{row.wins:g} of {len(row.cell.runs)}")
 
 
-def _more(row: Row, name: str, metric: Metric) -> tuple[float | None, str]:
+def _other(row: Row, name: str, metric: Metric) -> Cell:
     values = row.cell.values(name)
     if values is None:
-        return None, '<span class="quiet">missing</span>' if row.cell.incomplete else ""
-    return fmean(values), format_number(fmean(values), metric)
+        return Cell(note="missing" if row.cell.incomplete else "")
+    return Cell(fmean(values), format_number(fmean(values), metric))
 
 
-def table(results: Results, rows: Sequence[Row], metric: str) -> str:
-    """The whole table with its controls."""
-    conditions, pairs = places(results)
+def table(results: Results, rows: Sequence[Row], metric: str) -> dict[str, Any]:
+    """The heads and lines of the table, the choices of its filters, and its notes."""
+    conditions, pairs = conditions_and_pairs(results)
     columns = _columns(results, rows, metric)
     words: list[tuple[str, Callable[[Row], str]]] = [("method", lambda row: row.cell.method)]
     if len(conditions) > 1:
         words.append(("condition", lambda row: results.label(row.cell.condition)))
     if len(pairs) > 1:
         words.append(("pair", lambda row: f"{row.cell.pair[0]} → {row.cell.pair[1]}"))
-    cells = [[get(row) for _, get in words] for row in rows]
-    choices = "".join(_select(name, distinct(cell[number] for cell in cells)) for number, (name, _) in enumerate(words))
-    heads = "".join(_head(name, "", "words") for name, _ in words)
-    heads += "".join(_head(column.head, column.about, column.kind) for column in columns)
-    bodies = "".join(
-        _row(number, row, cells[number], columns, metric, [name for name, _ in words])
-        for number, row in enumerate(rows)
-    )
-    return (
-        '<p class="note screen">A line is one method over all seeds. Press a head to sort, and the arrow of a line to '
-        "see the runs behind it, with their folders and commands.</p>"
-        f"{_note(interval_note(results))}"
-        '<div class="controls"><label>Search <input type="search" id="search" autocomplete="off"></label>'
-        f'{choices}<output id="count" aria-live="polite"></output></div>'
-        '<div class="wide" tabindex="0" role="region" aria-label="Table of all methods, scrolls sideways">'
-        f'<table id="numbers"><caption>{escape(results.metrics[metric].title.capitalize())} and the rest, mean over '
-        f"{counted(len(results.study['seeds']), 'seed')}</caption><thead><tr>{heads}</tr></thead>\n{bodies}"
-        "</table></div>"
-    )
+    about = results.metrics[metric]
+    seeds = counted(len(results.study["seeds"]), "seed")
+    return {
+        "note": interval_note(results),
+        "choices": [(name, distinct(text(row) for row in rows)) for name, text in words],
+        "caption": f"{about.title.capitalize()} and the rest, mean over {seeds}",
+        "heads": [
+            *((name, "", "words") for name, _ in words),
+            *((column.head, column.about, column.kind) for column in columns),
+        ],
+        "run_head": about.title + (", %" if about.percent else ""),
+        "lines": [
+            _line(number, row, [(name, text(row)) for name, text in words], columns, metric)
+            for number, row in enumerate(rows)
+        ],
+    }
 
 
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}.</p>' if text else ""
-
-
-def _select(name: str, values: Sequence[str]) -> str:
-    options = "".join(f'<option value="{escape(value)}">{escape(value)}</option>' for value in values)
-    choice = f'<select data-filter="{name}"><option value="">all</option>{options}</select>'
-    return f"<label>{name.capitalize()} {choice}</label>"
-
-
-def _head(name: str, about: str, kind: str) -> str:
-    title = f' title="{escape(about)}"' if about else ""
-    return f'<th scope="col" class="{kind}" aria-sort="none"{title}><button type="button">{escape(name)}</button></th>'
-
-
-def _row(
-    number: int, row: Row, words: Sequence[str], columns: Sequence[_Column], metric: str, names: Sequence[str]
-) -> str:
-    method, *others = words
-    data = "".join(f' data-{name}="{escape(word)}"' for name, word in zip(names, words, strict=True))
-    kind = " ".join(
-        filter(
-            None,
-            [
-                row.cell.method if row.cell.method in (PLAIN, TEACHER) else "",
-                "incomplete" if row.cell.incomplete else "",
-            ],
-        )
-    )
-    first = (
-        f'<th scope="row"><button type="button" class="open" aria-expanded="false" aria-controls="behind-{number}" '
-        f'aria-label="Runs of {escape(", ".join(words))}"></button><span>{escape(method)}</span></th>'
-    )
-    said = "".join(f'<td class="words">{escape(word)}</td>' for word in others)
-    for column in columns:
-        value, text = column.cell(row)
-        sorted_by = f' data-value="{value!r}"' if value is not None else ""
-        said += f'<td class="{column.kind}"{sorted_by}>{text}</td>'
-    runs = "".join(_run(run, run[metric], row.metric) for run in row.cell.runs)
-    wide = len(words) + len(columns)
-    name = row.metric.title + (", %" if row.metric.percent else "")
-    return (
-        f'<tbody class="line {kind}"{data}><tr>{first}{said}</tr>'
-        f'<tr class="behind" id="behind-{number}" hidden><td colspan="{wide}"><table><thead><tr>'
-        f'<th scope="col">seed</th><th scope="col">{escape(name)}</th><th scope="col" class="words">status</th>'
-        '<th scope="col" class="words">folder and command</th></tr></thead>'
-        f"<tbody>{runs}</tbody></table></td></tr></tbody>\n"
-    )
-
-
-def _run(run: Record, number: float | None, metric: Metric) -> str:
-    value = "" if number is None else format_number(number, metric)
-    status = escape(run["status"])
-    if run["status"] != "done":
-        status = f'<span class="missing">{status}</span>{error_of(run)}'
-    return (
-        f'<tr><td>{run["seed"]}</td><td>{value}</td><td class="words">{status}</td>'
-        f'<td class="words"><code class="folder">{escape(run["folder"])}</code>{command_of(run["command"])}</td></tr>'
-    )
+def _line(
+    number: int, row: Row, words: Sequence[tuple[str, str]], columns: Sequence[_Column], metric: str
+) -> dict[str, Any]:
+    role = row.cell.method if row.cell.method in (PLAIN, TEACHER) else ""
+    values = [run[metric] for run in row.cell.runs]
+    return {
+        "number": number,
+        "kind": " ".join(filter(None, [role, "incomplete" if row.cell.incomplete else ""])),
+        "words": words,
+        "label": ", ".join(word for _, word in words),
+        "cells": [(column.kind, column.cell(row)) for column in columns],
+        "runs": [
+            (run, "" if value is None else format_number(value, row.metric))
+            for run, value in zip(row.cell.runs, values, strict=True)
+        ],
+    }
