@@ -91,7 +91,7 @@ def test_training_and_test_sets_of_every_kind_give_the_same_data(value):
 
 
 def test_a_single_set_is_divided_by_class():
-    with pytest.warns(TutelageWarning, match=r"no test part: 8 of its 40 samples"):
+    with pytest.warns(TutelageWarning, match=r"no test split: 8 of its 40 samples"):
         data = open_data(PAIR)
     assert data.test.labels.bincount().tolist() == [2] * 4
     assert torch.equal(data.train.inputs, IMAGES[data.train.index])
@@ -148,14 +148,14 @@ class Endless(IterableDataset):
         (None, ("NoneType", "no data set")),
         ((image for image in IMAGES), ("generator", "no data set")),
         (TensorDataset(IMAGES), ("item 0", "pairs (image, label)")),
-        (TensorDataset(IMAGES[:0], LABELS[:0]), ("no test part", "0 samples")),
+        (TensorDataset(IMAGES[:0], LABELS[:0]), ("no test split", "0 samples")),
         (Items(pil, 0), ("Items", "no sample")),
         (Items(lambda n: {"image": IMAGES[n]}), ("item 0 of Items", "dict", "pairs")),
         (Items(lambda n: (IMAGES[n, : 4 + n % 2], 0)), ("2 shapes", "resize")),
-        (Items(lambda n: (IMAGES[n], "cat")), ("labels of the train part", "integers")),
+        (Items(lambda n: (IMAGES[n], "cat")), ("labels of the train split", "integers")),
         (Items(lambda n: (IMAGES[n], [0, 1, 1])), ("multi-label", "one class per sample")),
         (Items(lambda n: (IMAGES[n], list(range(n + 1)))), ("labels of Items", "one class number per sample")),
-        (Items(lambda n: (torch.randn(3, 8, 8), 0)), ("another picture each time", "random transforms")),
+        (Items(lambda n: (torch.randn(3, 8, 8), 0)), ("another image each time", "random transforms")),
         (Items(lambda n: 1 // 0), ("item 0 of Items", "division")),
         (Items(lambda n: (IMAGES[n].float() - 128, n % 4)), ("[0, 1]", "divide by 255")),
     ],
@@ -166,9 +166,9 @@ def test_what_cannot_be_taken_is_refused_with_what_can(refused, value, pieces):
 
 
 def test_pairs_that_are_none_are_refused(refused):
-    with refused("train part", "no pair (images, labels)"):
+    with refused("train split", "no pair (images, labels)"):
         Data.from_arrays(IMAGES)
-    with refused("a test part of its own", "0.3"):
+    with refused("a test split of its own", "0.3"):
         Data.from_arrays(PAIR, TEST, test_share=0.3)
 
 
@@ -177,8 +177,8 @@ def test_networks_are_trained_on_them_in_one_call(refused, tmp_path: Path):
     first = tutelage.train("resnet8", (PAIR, TEST), out=tmp_path / "run", **run)
     assert tutelage.train("resnet8", (PAIR, TEST), out=tmp_path / "run", **run).metrics == first.metrics
     assert first.metrics["data"]["samples"] == {"train": 36, "validation": 4, "test": 8}
-    parts = tutelage.train("resnet8", TensorDataset(*PAIR), test=0.5, **run).metrics["data"]["samples"]
-    assert parts == {"train": 18, "validation": 2, "test": 20}
+    splits = tutelage.train("resnet8", TensorDataset(*PAIR), test=0.5, **run).metrics["data"]["samples"]
+    assert splits == {"train": 18, "validation": 2, "test": 20}
     loaders = DataLoader(TensorDataset(*PAIR), 8, shuffle=True), DataLoader(TensorDataset(*TEST), 8)
     assert tutelage.train("resnet8", loaders, **run).metrics["test"] == first.metrics["test"]
     with refused("test apply to data opened by name"):
@@ -190,10 +190,10 @@ def test_paths_are_names(tmp_path: Path):
     assert open_data(tmp_path / "d.npz").name == f"npz:{tmp_path / 'd.npz'}"
     for part in ("train", "test"):
         for number in range(8):
-            file = tmp_path / "pictures" / part / str(number % 2) / f"{number}.png"
+            file = tmp_path / "images" / part / str(number % 2) / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(IMAGES[number].numpy()).save(file)
-    assert open_data(tmp_path / "pictures").name == f"folder:{tmp_path / 'pictures'}"
+    assert open_data(tmp_path / "images").name == f"folder:{tmp_path / 'images'}"
     result = tutelage.train("resnet8", tmp_path / "d.npz", epochs=1, noise=0.4, device="cpu", precision="float32")
     assert result.config.data == f"npz:{tmp_path / 'd.npz'}"
     assert result.config.noise == "0.4"

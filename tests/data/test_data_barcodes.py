@@ -19,7 +19,7 @@ def barcodes() -> Data:
 
 
 @pytest.fixture
-def pictures() -> Tensor:
+def images() -> Tensor:
     return render(modules(with_check_digit(torch.randint(10, (12, 12), generator=torch.Generator().manual_seed(1)))))
 
 
@@ -49,44 +49,44 @@ def test_a_pixel_is_the_mean_of_the_modules_under_it() -> None:
     assert float(coarse.mean()) == pytest.approx(255 * (1 - 48 / 113), abs=0.5)
 
 
-def test_zxing_reads_clean_pictures() -> None:
+def test_zxing_reads_clean_images() -> None:
     zxingcpp = pytest.importorskip("zxingcpp")
     strings = with_check_digit(torch.randint(10, (20, 12), generator=torch.Generator().manual_seed(2)))
-    for string, picture in zip(strings.tolist(), render(modules(strings), 40, 3 * 113), strict=True):
-        (found,) = zxingcpp.read_barcodes(picture[:, :, 0].numpy(), formats=zxingcpp.BarcodeFormat.EAN13)
+    for string, image in zip(strings.tolist(), render(modules(strings), 40, 3 * 113), strict=True):
+        (found,) = zxingcpp.read_barcodes(image[:, :, 0].numpy(), formats=zxingcpp.BarcodeFormat.EAN13)
         assert found.text == "".join(map(str, string))
 
 
-def test_a_view_is_replayed_by_its_number_whatever_stands_beside_it(pictures: Tensor) -> None:
+def test_a_view_is_replayed_by_its_number_whatever_stands_beside_it(images: Tensor) -> None:
     views = Distortions()
     numbers = torch.randint(1, views.count, (12,), generator=torch.Generator().manual_seed(3))
-    batch = views(pictures, numbers)
+    batch = views(images, numbers)
     assert batch.dtype == torch.uint8
-    assert batch.shape == pictures.shape
+    assert batch.shape == images.shape
     for place in (0, 5, 11):
-        assert torch.equal(views(pictures[place : place + 1], numbers[place : place + 1])[0], batch[place])
-    assert torch.equal(views(pictures.flip(0), numbers.flip(0)).flip(0), batch)
+        assert torch.equal(views(images[place : place + 1], numbers[place : place + 1])[0], batch[place])
+    assert torch.equal(views(images.flip(0), numbers.flip(0)).flip(0), batch)
 
 
-def test_views_and_pictures_are_distorted_differently(pictures: Tensor) -> None:
+def test_views_and_images_are_distorted_differently(images: Tensor) -> None:
     views = Distortions()
-    one = views(pictures[:1].expand(6, -1, -1, -1), torch.arange(1, 7))
+    one = views(images[:1].expand(6, -1, -1, -1), torch.arange(1, 7))
     assert len(one.flatten(1).unique(dim=0)) == 6
-    same_number = views(pictures, torch.ones(12, dtype=torch.int64)).float()
-    noise_and_light = (same_number - pictures.float()).flatten(1).std(1)
+    same_number = views(images, torch.ones(12, dtype=torch.int64)).float()
+    noise_and_light = (same_number - images.float()).flatten(1).std(1)
     assert len(noise_and_light.unique()) == 12
 
 
-def test_the_identity_is_the_picture_itself(pictures: Tensor) -> None:
+def test_the_identity_is_the_image_itself(images: Tensor) -> None:
     for views in (Distortions(), Distortions(2.0), Distortions().limited(4)):
-        assert torch.equal(views(pictures, torch.full((12,), views.identity)), pictures)
+        assert torch.equal(views(images, torch.full((12,), views.identity)), images)
     assert Distortions().limited(4).count == 4
 
 
-def test_severity_is_how_far_pictures_are_from_clean_ones(pictures: Tensor) -> None:
+def test_severity_is_how_far_images_are_from_clean_ones(images: Tensor) -> None:
     numbers = torch.arange(1, 13)
     distances = [
-        float((Distortions(severity)(pictures, numbers).float() - pictures.float()).abs().mean())
+        float((Distortions(severity)(images, numbers).float() - images.float()).abs().mean())
         for severity in (0.0, 0.3, 1.0, 2.0)
     ]
     assert distances == sorted(distances)
@@ -138,6 +138,6 @@ def test_batches_are_distorted_and_replayed(barcodes: Data) -> None:
     assert not torch.equal(batches[0].inputs * 255, part.inputs[batches[0].index].permute(0, 3, 1, 2))  # type: ignore[index]
 
 
-def test_no_test_picture_is_a_training_view(barcodes: Data) -> None:
-    """The parts have other strings, and the test part's views have numbers beyond those of training."""
+def test_no_test_image_is_a_training_view(barcodes: Data) -> None:
+    """The splits have other strings, and the test split's views have numbers beyond those of training."""
     assert not (barcodes.test.labels[:, None] == barcodes.train.labels[None, :2000]).all(2).any()

@@ -23,10 +23,10 @@ def folder(tmp_path: Path) -> Path:
     for part, each in (("train", 8), ("test", 3)):
         for name in ("cat", "dog"):
             for number in range(each):
-                file = tmp_path / "pictures" / part / name / f"{number}.png"
+                file = tmp_path / "images" / part / name / f"{number}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
-    return tmp_path / "pictures"
+    return tmp_path / "images"
 
 
 def test_the_first_half_is_that_of_folders_written_before():

@@ -20,7 +20,7 @@ from tutelage.data.folder import ImageFiles, load
 from tutelage.errors import TutelageWarning
 
 
-def picture(seed: int, shape: tuple[int, ...] = (16, 16, 3)) -> np.ndarray:
+def image(seed: int, shape: tuple[int, ...] = (16, 16, 3)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
@@ -32,15 +32,15 @@ def put(file: Path, pixels: np.ndarray, **options: object) -> Path:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Two classes with four training and two test pictures each, 16x16 in colour."""
+    """Two classes with four training and two test images each, 16x16 in colour."""
     for part, each in (("train", 4), ("test", 2)):
         for number, name in enumerate(("cat", "dog")):
             for i in range(each):
-                put(tmp_path / part / name / f"{i}.png", picture(100 * len(part) + 10 * number + i))
+                put(tmp_path / part / name / f"{i}.png", image(100 * len(part) + 10 * number + i))
     return tmp_path
 
 
-def test_a_folder_for_each_class_gives_its_pictures(folder):
+def test_a_folder_for_each_class_gives_its_images(folder):
     data = open_data(f"folder:{folder}")
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
@@ -64,15 +64,15 @@ def test_formats_suffixes_and_what_is_passed_over(folder):
         ("F.PNG", {}),
     ):
         put(folder / "train" / "ant" / name, smooth, **options)
-    (folder / "train" / "ant" / ".hidden.png").write_bytes(b"no picture")
-    (folder / "train" / "ant" / "notes.txt").write_text("no picture")
+    (folder / "train" / "ant" / ".hidden.png").write_bytes(b"no image")
+    (folder / "train" / "ant" / "notes.txt").write_text("no image")
     (folder / "train" / "ant" / "deeper.png").mkdir()
     (folder / "train" / ".cache").mkdir()
     (folder / "train" / "labels.csv").touch()
-    with pytest.warns(TutelageWarning, match=r"passed over: 1 \.csv, 1 \.txt, 1 folder, 1 hidden picture"):
+    with pytest.warns(TutelageWarning, match=r"passed over: 1 \.csv, 1 \.txt, 1 folder, 1 hidden image"):
         data = open_data(f"folder:{folder}")
     assert data.classes == ("ant", "cat", "dog")
-    assert data.record[0]["passed_over"] == {".csv": 1, ".txt": 1, "folder": 1, "hidden picture": 1}
+    assert data.record[0]["passed_over"] == {".csv": 1, ".txt": 1, "folder": 1, "hidden image": 1}
     assert (data.train.labels == 0).sum() == 6
     for image in data.train.inputs[:6]:
         np.testing.assert_allclose(image.numpy().astype(float), smooth, atol=6)
@@ -80,12 +80,12 @@ def test_formats_suffixes_and_what_is_passed_over(folder):
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_a_validation_folder_is_found_and_stands_in_for_the_test_folder(folder, name):
-    put(folder / name / "dog" / "0.png", picture(1))
+    put(folder / name / "dog" / "0.png", image(1))
     data = open_data(f"folder:{folder}")
     assert data.validation.labels.tolist() == [1]
-    np.testing.assert_array_equal(data.validation.inputs[0], picture(1))
+    np.testing.assert_array_equal(data.validation.inputs[0], image(1))
     (folder / "test").rename(folder / "kept")
-    with pytest.warns(TutelageWarning, match="no test part, so its validation part is the test part"):
+    with pytest.warns(TutelageWarning, match="no test split, so its validation split is the test split"):
         data = open_data(f"folder:{folder}")
     assert data.validation is None
     assert data.test.labels.tolist() == [1]
@@ -98,14 +98,14 @@ DEEP = np.random.default_rng(4).integers(0, 2**16, (16, 16), dtype=np.uint16)
 @pytest.mark.parametrize(
     ("image", "wanted"),
     [
-        (Image.fromarray(picture(3, (16, 16))), picture(3, (16, 16))),
-        (Image.fromarray(picture(3, (16, 16)) > 99), (picture(3, (16, 16)) > 99) * 255),
+        (Image.fromarray(image(3, (16, 16))), image(3, (16, 16))),
+        (Image.fromarray(image(3, (16, 16)) > 99), (image(3, (16, 16)) > 99) * 255),
         (Image.fromarray(DEEP), np.rint(DEEP / 257)),
-        (Image.fromarray(picture(3, (16, 16))).convert("LA"), picture(3, (16, 16))),
+        (Image.fromarray(image(3, (16, 16))).convert("LA"), image(3, (16, 16))),
     ],
     ids=["8 bits", "1 bit", "16 bits", "alpha"],
 )
-def test_pictures_that_are_all_grey_have_one_channel(tmp_path, image, wanted):
+def test_images_that_are_all_grey_have_one_channel(tmp_path, image, wanted):
     for part in ("train", "test"):
         for name in ("a", "b"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -117,10 +117,10 @@ def test_pictures_that_are_all_grey_have_one_channel(tmp_path, image, wanted):
 
 
 @pytest.mark.parametrize("coloured", ["train/a", "train/b", "test/b"])
-def test_one_picture_in_colour_makes_all_of_them_rgb(tmp_path, coloured):
-    grey = picture(3, (16, 16))
+def test_one_image_in_colour_makes_all_of_them_rgb(tmp_path, coloured):
+    grey = image(3, (16, 16))
     for name in ("train/a", "train/b", "test/a", "test/b"):
-        put(tmp_path / name / "0.png", picture(3) if name == coloured else grey)
+        put(tmp_path / name / "0.png", image(3) if name == coloured else grey)
     test = open_data(f"folder:{tmp_path}").test
     np.testing.assert_array_equal(test.inputs[0], grey[..., None].repeat(3, 2))
 
@@ -139,8 +139,8 @@ def test_alpha_palettes_and_cmyk_become_rgb_without_a_word(folder):
         np.testing.assert_allclose(image.numpy().astype(float), flat, atol=4)
 
 
-def test_pictures_of_several_sizes_need_a_size(folder, refused):
-    put(folder / "test" / "dog" / "1.png", picture(1, (20, 30, 3)))
+def test_images_of_several_sizes_need_a_size(folder, refused):
+    put(folder / "test" / "dog" / "1.png", image(1, (20, 30, 3)))
     with refused("2 sizes", "16x16", folder / "test" / "dog" / "1.png", "20x30", "--image-size N"):
         open_data(f"folder:{folder}")
 
@@ -218,19 +218,19 @@ def test_files_can_be_held_out_pickled_and_measured(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_spoilt_after_opening_is_named_by_a_worker_too(folder, refused, workers):
+def test_a_image_spoilt_after_opening_is_named_by_a_worker_too(folder, refused, workers):
     data = load(folder, in_memory_bytes=0)
     file = folder / "train" / "dog" / "2.png"
     file.write_bytes(file.read_bytes()[:200])
     with refused(file, "cannot be read", "replace or remove"):
         list(Batches(data.train, batch_size=4, workers=workers).epoch(0))
-    put(file, picture(1, (9, 16, 3)))
+    put(file, image(1, (9, 16, 3)))
     with refused(file, "16x9", "16x16 before"):
         list(Batches(data.train, batch_size=4, workers=workers).epoch(0))
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """The head of a picture that claims this many pixels."""
+    """The head of an image that claims this many pixels."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
     return start + struct.pack(">I", 9) + b"IDAT"
@@ -238,7 +238,7 @@ def huge_png(width: int, height: int) -> bytes:
 
 def whole_jpeg() -> bytes:
     stream = BytesIO()
-    Image.fromarray(picture(1)).save(stream, "JPEG", quality=100)
+    Image.fromarray(image(1)).save(stream, "JPEG", quality=100)
     return stream.getvalue()
 
 
@@ -246,21 +246,21 @@ def whole_jpeg() -> bytes:
     ("name", "content", "pieces"),
     [
         ("x.png", b"", ("cannot be read", "replace or remove")),
-        ("x.png", b"no picture at all", ("cannot be read", "replace or remove")),
+        ("x.png", b"no image at all", ("cannot be read", "replace or remove")),
         ("x.jpg", whole_jpeg()[:-100], ("cannot be read", "truncated")),
         ("x.png", huge_png(10_000, 10_000), ("too large", "100000000 pixels", "scale it down")),
         ("x.png", huge_png(60_000, 60_000), ("too large", "3600000000 pixels", "scale it down")),
     ],
 )
 @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
-def test_pictures_that_cannot_be_used_are_named(folder, refused, name, content, pieces):
+def test_images_that_cannot_be_used_are_named(folder, refused, name, content, pieces):
     file = folder / "train" / "cat" / name
     file.write_bytes(content)
     with refused(file, *pieces):
         open_data(f"folder:{folder}")
 
 
-def test_a_picture_too_thin_to_scale_is_named(folder, refused):
+def test_a_image_too_thin_to_scale_is_named(folder, refused):
     file = put(folder / "train" / "cat" / "0.png", np.zeros((1, 9000, 3), np.uint8))
     with refused(file, "9000x1", "too long and thin"):
         open_data(f"folder:{folder}", image_size=128)
@@ -277,15 +277,15 @@ def remove(place: Path) -> None:
         (lambda f: (f / "train").rename(f / "tarin"), ("no folder train", "train/CLASS/")),
         (lambda f: (f / "test").rename(f / "tset"), ("no folder test", "test/CLASS/")),
         (lambda f: (f / "test" / "eel").mkdir(), ("test/eel", "train", "remove it")),
-        (lambda f: (f / "train" / "eel").mkdir(), ("train/eel", "no picture", "remove it")),
-        (lambda f: remove(f / "test"), ("test part", "empty")),
+        (lambda f: (f / "train" / "eel").mkdir(), ("train/eel", "no image", "remove it")),
+        (lambda f: remove(f / "test"), ("test split", "empty")),
         (
             lambda f: [(f / n / "cat").mkdir(parents=True) for n in ("val", "valid")],
             ("val and", "valid", "keep one"),
         ),
         (
             lambda f: ((f / "train").rename(f / "old"), (f / "train").mkdir()),
-            ("no class folders and no pictures", "train/CLASS/"),
+            ("no class folders and no images", "train/CLASS/"),
         ),
     ],
     ids=[
@@ -304,14 +304,14 @@ def test_layouts_that_cannot_be_used_are_refused(folder, refused, spoil, pieces)
         open_data(f"folder:{folder}")
 
 
-def test_everything_that_is_no_picture_is_counted_in_one_warning(folder):
+def test_everything_that_is_no_image_is_counted_in_one_warning(folder):
     place = folder / "train" / "cat"
     for name in ("a.tif", "b.TIF", "c.gif", "d"):
         (place / name).write_bytes(b"")
     (place / "more").mkdir()
-    put(place / "more" / "0.png", picture(1))
+    put(place / "more" / "0.png", image(1))
     (place / ".DS_Store").touch()
-    put(folder / "test" / "stray.png", picture(1))
+    put(folder / "test" / "stray.png", image(1))
     with pytest.warns(TutelageWarning) as caught:
         data = open_data(f"folder:{folder}")
     assert len(caught) == 1
@@ -330,7 +330,7 @@ def test_a_file_is_decoded_by_the_documented_formats_alone(folder, refused, monk
     others = [eps]
     for kind in ("TIFF", "GIF", "TGA", "PPM", "ICO", "PCX"):
         stream = BytesIO()
-        Image.fromarray(picture(1)).save(stream, kind)
+        Image.fromarray(image(1)).save(stream, kind)
         others.append(stream.getvalue())
     for content in others:
         file.write_bytes(content)
@@ -360,7 +360,7 @@ def test_the_orientation_in_exif_is_applied(tmp_path, suffix, memory):
         for orientation, turn in TURNS.items():
             exif = Image.Exif()
             exif[0x0112] = orientation
-            # The stored picture is the one that the turn makes upright.
+            # The stored image is the one that the turn makes upright.
             stored = next(p for p in (t(upright) for t in TURNS.values()) if np.array_equal(turn(p), upright))
             options = {"lossless": True} if suffix == "webp" else {"quality": 100, "subsampling": 0}
             put(tmp_path / part / "cat" / f"{orientation}.{suffix}", np.ascontiguousarray(stored), exif=exif, **options)
@@ -371,29 +371,29 @@ def test_the_orientation_in_exif_is_applied(tmp_path, suffix, memory):
         np.testing.assert_allclose(image.numpy().astype(float), upright, atol=12)
 
 
-def test_a_damaged_exif_block_is_no_reason_to_refuse_a_picture(folder):
-    put(folder / "train" / "cat" / "0.png", picture(5), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
-    np.testing.assert_array_equal(open_data(f"folder:{folder}").train.inputs[0], picture(5))
+def test_a_damaged_exif_block_is_no_reason_to_refuse_a_image(folder):
+    put(folder / "train" / "cat" / "0.png", image(5), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    np.testing.assert_array_equal(open_data(f"folder:{folder}").train.inputs[0], image(5))
 
 
 def flat(folder: Path, *sizes: int) -> Path:
     for label, size in enumerate(sizes):
         for number in range(size):
-            put(folder / f"class {label}" / f"{number:03}.png", picture(100 * label + number, (8, 8, 3)))
+            put(folder / f"class {label}" / f"{number:03}.png", image(100 * label + number, (8, 8, 3)))
     return folder
 
 
 @pytest.mark.parametrize("memory", [2**30, 0])
 def test_folders_of_classes_alone_are_divided_by_class_the_same_way_every_time(tmp_path, memory):
     flat(tmp_path, 20, 10, 1)
-    with pytest.warns(TutelageWarning, match=r"no test part: 6 of its 31 samples.*--test 0\.2"):
+    with pytest.warns(TutelageWarning, match=r"no test split: 6 of its 31 samples.*--test 0\.2"):
         data = load(tmp_path, in_memory_bytes=memory)
     assert data.classes == ("class 0", "class 1", "class 2")
     assert data.test.labels.bincount(minlength=3).tolist() == [4, 2, 0]
     assert data.train.labels.bincount().tolist() == [16, 8, 1]
     assert sorted([*data.train.index.tolist(), *data.test.index.tolist()]) == list(range(31))
     number = int(data.test.index[0])
-    np.testing.assert_array_equal(data.test.inputs[torch.tensor([0])][0], picture(number, (8, 8, 3)))
+    np.testing.assert_array_equal(data.test.inputs[torch.tensor([0])][0], image(number, (8, 8, 3)))
     assert {**data.record[0], "in_memory": None} == {
         "source": "folder",
         "test_from": "train",
@@ -414,52 +414,52 @@ def test_the_share_of_the_test_part_can_be_set(tmp_path, refused):
 
 
 def test_a_share_for_a_folder_that_has_a_test_part_is_refused(folder, refused):
-    with refused("a test part of its own", "0.3"):
+    with refused("a test split of its own", "0.3"):
         open_data(f"folder:{folder}", test=0.3)
 
 
 def test_classes_too_small_to_divide_are_refused(tmp_path, refused):
     flat(tmp_path, 1, 1)
-    with refused(tmp_path, "no test part", "too small", "add a test part"):
+    with refused(tmp_path, "no test split", "too small", "add a test split"):
         open_data(f"folder:{tmp_path}")
 
 
 def test_folders_within_folders_are_not_taken_for_classes(tmp_path, refused):
-    flat(tmp_path / "pictures" / "all", 2, 2)
-    with refused("no picture", "2 folder", "CLASS/"):
-        open_data(f"folder:{tmp_path / 'pictures'}")
+    flat(tmp_path / "images" / "all", 2, 2)
+    with refused("no image", "2 folder", "CLASS/"):
+        open_data(f"folder:{tmp_path / 'images'}")
 
 
 @pytest.mark.parametrize("memory", [2**30, 0])
 @pytest.mark.parametrize(
     "content", [b"", b"text", whole_jpeg()[:-100], huge_png(60_000, 60_000)], ids=["empty", "text", "cut", "bomb"]
 )
-def test_pictures_that_cannot_be_read_are_left_out_on_request(folder, refused, content, memory):
+def test_images_that_cannot_be_read_are_left_out_on_request(folder, refused, content, memory):
     file = folder / "train" / "cat" / "1.jpg"
     file.write_bytes(content)
     with refused(file, "--skip-bad"):
         data = load(folder, in_memory_bytes=memory)
         list(Batches(data.train, batch_size=9, workers=0).epoch(0))
-    with pytest.warns(TutelageWarning, match=r"1 of 13 pictures cannot be read and are left out, first .*1\.jpg"):
+    with pytest.warns(TutelageWarning, match=r"1 of 13 images cannot be read and are left out, first .*1\.jpg"):
         data = load(folder, in_memory_bytes=memory, skip_bad=True)
     assert data.record[0]["skipped"] == {"train": 1}
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
     pixels = data.train.inputs[torch.arange(8)]
-    np.testing.assert_array_equal(pixels[1], picture(501))
-    np.testing.assert_array_equal(pixels[7], picture(513))
+    np.testing.assert_array_equal(pixels[1], image(501))
+    np.testing.assert_array_equal(pixels[7], image(513))
 
 
-def test_of_good_pictures_none_is_left_out(folder):
+def test_of_good_images_none_is_left_out(folder):
     data = open_data(f"folder:{folder}", skip_bad=True)
     assert torch.equal(data.train.inputs, open_data(f"folder:{folder}").train.inputs)
     assert "skipped" not in data.record[0]
 
 
-def test_a_folder_without_one_readable_picture_is_refused(tmp_path, refused):
+def test_a_folder_without_one_readable_image_is_refused(tmp_path, refused):
     for part in ("train", "test"):
         (tmp_path / part / "cat").mkdir(parents=True)
         (tmp_path / part / "cat" / "0.png").write_bytes(b"")
-    with pytest.warns(TutelageWarning, match="2 of 2"), refused("part", "is empty"):
+    with pytest.warns(TutelageWarning, match="2 of 2"), refused("split", "is empty"):
         open_data(f"folder:{tmp_path}", skip_bad=True)
 
 
@@ -483,21 +483,21 @@ def test_names_that_are_no_utf_8(tmp_path: Path, refused: Callable[..., Any]) ->
 
 def test_a_novel_part_has_classes_of_its_own(tmp_path, refused):
     for number, place in enumerate(("train/b", "train/d", "val/c", "novel/a", "novel/e")):
-        put(tmp_path / place / "1.png", picture(number))
+        put(tmp_path / place / "1.png", image(number))
     data = open_data(f"folder:{tmp_path}")
     assert data.classes == ("b", "d", "a", "c", "e")
     assert [data.train.labels.tolist(), data.test.labels.tolist()] == [[0, 1], [2, 4]]
     assert data.validation.labels.tolist() == [3]
-    put(tmp_path / "novel" / "d" / "1.png", picture(0))
+    put(tmp_path / "novel" / "d" / "1.png", image(0))
     with refused("novel/d is a class that", "train has too", "name the folder test"):
         open_data(f"folder:{tmp_path}")
-    put(tmp_path / "test" / "b" / "1.png", picture(0))
-    with refused(f"{tmp_path / 'test'} and {tmp_path / 'novel'} are both test parts"):
+    put(tmp_path / "test" / "b" / "1.png", image(0))
+    with refused(f"{tmp_path / 'test'} and {tmp_path / 'novel'} are both test splits"):
         open_data(f"folder:{tmp_path}")
 
 
 def test_a_class_may_be_called_novel(tmp_path):
     for place in ("novel", "poem"):
         for number in range(5):
-            put(tmp_path / place / f"{number}.png", picture(number))
+            put(tmp_path / place / f"{number}.png", image(number))
     assert open_data(f"folder:{tmp_path}", test=0.2).classes == ("novel", "poem")

@@ -71,7 +71,7 @@ def test_images_and_labels_come_from_their_columns(saved):
 
 def test_validation_stands_in_for_a_test_split_without_labels(saved):
     spec = saved({"train": {"y": [0, 1]}, "validation": {"y": [1]}, "test": {"y": [-1, -1]}}, {"y": ["cat", "dog"]})
-    with pytest.warns(TutelageWarning, match="no test part, so its validation part is the test part"):
+    with pytest.warns(TutelageWarning, match="no test split, so its validation split is the test split"):
         data = open_data(spec)
     assert data.test.labels.tolist() == [1]
     assert data.record[0]["test_from"] == "validation"

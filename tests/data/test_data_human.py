@@ -146,7 +146,7 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(data, saved, 
 def test_a_file_of_another_length_is_refused(data, saved, people, refused):
     for rows in (people[:-1], np.append(people, 0)):
         file = saved(mine=rows)
-        with refused(file, f"{len(rows)} rows", f"needs {N}", "training part as it was loaded"):
+        with refused(file, f"{len(rows)} rows", f"needs {N}", "training split as it was loaded"):
             HumanLabels(file, "mine")(data)
     few = data.train.subset(torch.tensor([1, 40]))
     file = saved(mine=people[:40], clean=data.train.labels.numpy()[:40])
@@ -236,7 +236,7 @@ def test_soft_labels_are_refused(data, saved, refused):
 
 @pytest.fixture(scope="module")
 def cifar() -> tuple[Data, Path]:
-    """The labels of CIFAR-10's training part under pictures of one pixel, and the file of CIFAR-10N."""
+    """The labels of CIFAR-10's training split under images of one pixel, and the file of CIFAR-10N."""
     folder = Path(os.environ.get("TUTELAGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
     files = [folder / f"{name}.npz" for name in ("cifar10-train-1of2", "cifar10-train-2of2", "cifar10n-human-labels")]
     if missing := [file.name for file in files if not file.is_file()]:

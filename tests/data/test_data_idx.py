@@ -100,5 +100,5 @@ def test_a_missing_file_is_named(tmp_path, refused):
 def test_a_test_label_that_no_training_label_reaches_is_refused(tmp_path, refused):
     write(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(encoded(LABELS["t10k"] + 3))
-    with refused("test part", "from 3 to 7", "6 classes"):
+    with refused("test split", "from 3 to 7", "6 classes"):
         open_data(f"idx:{tmp_path}")

@@ -15,7 +15,7 @@ LAWS = [PowerLawImbalance(0.6), LongTail(0.1), StepImbalance(0.5, 0.1)]
 
 
 def tiny(counts: list[int], *, shuffled: bool = False) -> Data:
-    """Pictures of one pixel, so many of each class."""
+    """Images of one pixel, so many of each class."""
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     if shuffled:
         labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]

@@ -1,4 +1,4 @@
-"""Noises that have a law of their own: pairs, a matrix, the picture, absence."""
+"""Noises that have a law of their own: pairs, a matrix, the image, absence."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path, refused):
         AsymmetricNoise.read(tmp_path / "nowhere.csv")
 
 
-# --- the picture
+# --- the image
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.2, 0.5, 0.8, 1.0])
@@ -226,8 +226,8 @@ def test_the_wrong_labels_are_those_of_the_projections(make_data):
         assert noisy[i] == wanted
 
 
-def test_pictures_that_are_alike_are_mistaken_for_the_same_class():
-    """Of a class with one picture most wrong labels are one; with symmetric noise it would be a third of them."""
+def test_images_that_are_alike_are_mistaken_for_the_same_class():
+    """Of a class with one image most wrong labels are one; with symmetric noise it would be a third of them."""
     generator = torch.Generator().manual_seed(0)
     faces = torch.randint(256, (4, 8, 8, 3), generator=generator, dtype=torch.uint8)
     labels = torch.arange(4000) % 4
@@ -237,7 +237,7 @@ def test_pictures_that_are_alike_are_mistaken_for_the_same_class():
     assert (counts.max(1) > 0.8 * counts.sum(1)).all()
 
 
-def test_pictures_in_files_get_the_labels_of_those_in_memory(data):
+def test_images_in_files_get_the_labels_of_those_in_memory(data):
     class Files:
         def __init__(self, images):
             self.images = images

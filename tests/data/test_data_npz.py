@@ -117,13 +117,13 @@ def soft_with(value: float) -> np.ndarray:
         ),
         ({"train_images": GOOD["train_images"][0, 0]}, ("(16, 3)", "(N, H, W, C)")),
         ({"train_images": GOOD["train_images"][:, :0]}, ("(8, 0, 16, 3)", "(N, H, W, C)")),
-        ({"train_images": GOOD["train_images"][:5]}, ("train part", "(5, 16, 16, 3)", "(8,)")),
+        ({"train_images": GOOD["train_images"][:5]}, ("train split", "(5, 16, 16, 3)", "(8,)")),
         (
             {"train_images": GOOD["train_images"][:0], "train_labels": np.arange(0)},
-            ("train part", "empty"),
+            ("train split", "empty"),
         ),
         ({"test_images": GOOD["test_images"][:, :8]}, ("different shapes", "(8, 16, 3)")),
-        ({"test_images": GOOD["test_images"][:0], "test_labels": np.arange(0)}, ("test part", "empty")),
+        ({"test_images": GOOD["test_images"][:0], "test_labels": np.arange(0)}, ("test split", "empty")),
         ({"train_labels": np.array([0, 1, 2, -2] * 2)}, ("train_labels", "-2 at [3]", "-1 for no label")),
         ({"train_labels": np.array([0, 1, 2, 10**9] * 2)}, ("1000000000 at [3]", "below 100000")),
         ({"train_labels": np.array([0, 1, 2, 2**63] * 2, np.uint64)}, ("9223372036854775808 at [3]",)),
@@ -133,14 +133,14 @@ def soft_with(value: float) -> np.ndarray:
         ({"train_labels": soft_with(0.3)}, ("train_labels", "1.05", "[5]", "sums to 1")),
         ({"train_labels": soft_with(-0.25)}, ("-0.25 at [5, 2]", "0 or more")),
         ({"train_labels": soft_with(np.nan)}, ("nan at [5, 2]", "probabilities")),
-        ({"test_labels": np.array([0, 1, 2, 4])}, ("test part", "from 0 to 4", "4 classes")),
+        ({"test_labels": np.array([0, 1, 2, 4])}, ("test split", "from 0 to 4", "4 classes")),
         ({"classes": np.array(["a", "b", "c"])}, ("from 0 to 3", "3 classes")),
         ({"classes": np.eye(3)}, ("classes", "float64", "(3, 3)", "names")),
-        ({"test_images": None, "test_labels": None}, ("no test part", "add test_images", "train_labels")),
+        ({"test_images": None, "test_labels": None}, ("no test split", "add test_images", "train_labels")),
         ({"test_labels": None}, ("test_images without test_labels", "add it")),
         (
             {"train_images": None, "train_labels": None},
-            ("no train part", "add train_images", "test_images, test_labels"),
+            ("no train split", "add train_images", "test_images, test_labels"),
         ),
         ({"train_images": np.array([{}] * 8, dtype=object)}, ("train_images", "not as Python objects")),
         ({"classes": np.array(["a", None], dtype=object)}, ("classes", "not as Python objects")),
@@ -204,7 +204,7 @@ def test_the_real_cifar10_test_part_has_its_known_statistics(tmp_path):
     file = Path(os.environ.get("TUTELAGE_DATA", beside)) / "cifar10-test.npz"
     if not file.is_file():
         pytest.skip("no cifar10-test.npz at TUTELAGE_DATA or in ../shared/data")
-    with np.load(file, allow_pickle=False) as kept:  # mosaics of 32x32 tiles, one encoded picture after the other
+    with np.load(file, allow_pickle=False) as kept:  # mosaics of 32x32 tiles, one encoded image after the other
         content, ends = kept["blob"].tobytes(), kept["offsets"].tolist()
         labels, names = kept["labels"], kept["classes"].tobytes().decode().split("\n")
         images = []
@@ -332,7 +332,7 @@ def test_names_targets_and_axes_of_another_kind_are_named(saved, refused, change
 
 def test_labels_that_start_at_1_are_called_that(saved, refused):
     names = np.array(["a", "b", "c", "d"])
-    with refused("train part", "from 1 to 4", "they start at 1", "subtract 1"):
+    with refused("train split", "from 1 to 4", "they start at 1", "subtract 1"):
         open_data(saved(train_labels=GOOD["train_labels"] + 1, classes=names))
 
 

@@ -34,7 +34,7 @@ def put(folder: Path, count: int, start: int = 0) -> None:
         Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
-def test_a_folder_of_pictures_has_no_labels_and_no_classes(tmp_path: Path) -> None:
+def test_a_folder_of_images_has_no_labels_and_no_classes(tmp_path: Path) -> None:
     put(tmp_path, 10)
     with pytest.warns(TutelageWarning, match="2 of its 10 samples"):
         data = open_data(f"folder:{tmp_path}")
@@ -49,8 +49,8 @@ def test_a_folder_of_pictures_has_no_labels_and_no_classes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("layout", ["train", "unlabelled", "unlabeled"])
 @pytest.mark.parametrize("part", ["test", "val"])
-@pytest.mark.filterwarnings("ignore:.*its validation part is the test part")
-def test_unlabelled_training_pictures_beside_labelled_ones_for_testing(layout: str, part: str, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.*its validation split is the test split")
+def test_unlabelled_training_images_beside_labelled_ones_for_testing(layout: str, part: str, tmp_path: Path) -> None:
     put(tmp_path / layout, 5)
     put(tmp_path / part / "cat", 2, 10)
     put(tmp_path / part / "ant", 1, 20)
@@ -63,7 +63,7 @@ def test_unlabelled_training_pictures_beside_labelled_ones_for_testing(layout: s
             np.testing.assert_array_equal(data.train.inputs[torch.tensor([place])][0], np.asarray(image))
 
 
-def test_unlabelled_pictures_join_those_with_labels(tmp_path: Path) -> None:
+def test_unlabelled_images_join_those_with_labels(tmp_path: Path) -> None:
     put(tmp_path / "train" / "cat", 2)
     put(tmp_path / "train" / "dog", 2, 2)
     put(tmp_path / "unlabelled", 3, 4)
@@ -75,7 +75,7 @@ def test_unlabelled_pictures_join_those_with_labels(tmp_path: Path) -> None:
     assert len({row.numpy().tobytes() for row in data.train.inputs}) == 8  # type: ignore[union-attr]
 
 
-def test_beside_classes_without_parts_only_labelled_pictures_are_taken_for_testing(tmp_path: Path) -> None:
+def test_beside_classes_without_parts_only_labelled_images_are_taken_for_testing(tmp_path: Path) -> None:
     put(tmp_path / "cat", 5)
     put(tmp_path / "dog", 5, 5)
     put(tmp_path / "unlabelled", 6, 10)
@@ -93,7 +93,7 @@ def test_a_test_part_may_have_no_labels(tmp_path: Path) -> None:
     assert data.test.labels.tolist() == [-1] * 3
 
 
-def test_pictures_beside_class_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
+def test_images_beside_class_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
     put(tmp_path / "train" / "cat", 2)
     put(tmp_path / "train", 3, 2)
     put(tmp_path / "test" / "cat", 1, 8)
@@ -102,11 +102,11 @@ def test_pictures_beside_class_folders_are_passed_over_and_counted(tmp_path: Pat
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path, refused: Any) -> None:
-    with refused("has no class folders and no pictures", "unlabelled/"):
+    with refused("has no class folders and no images", "unlabelled/"):
         open_data(f"folder:{tmp_path}")
     put(tmp_path / "test" / "cat", 1)
     (tmp_path / "unlabelled").mkdir()
-    with refused("unlabelled", "has no picture in it"):
+    with refused("unlabelled", "has no image in it"):
         open_data(f"folder:{tmp_path}")
 
 

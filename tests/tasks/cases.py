@@ -50,7 +50,7 @@ def of_vectors(outputs: int, width: int = 8) -> nn.Module:
 
 @dataclass(frozen=True)
 class Case:
-    """A task with data, a function that makes networks for it, and the test part's main metric at most or at least."""
+    """A task with data, a function that makes networks for it, and the test split's main metric at most or at least."""
 
     task: str
     data: Data

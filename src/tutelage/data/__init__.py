@@ -1,9 +1,9 @@
 """Data sets: where they come from, what is done to their labels on purpose, how batches are made of them.
 
-``open_data`` names a data set; it has a training and a test part and maybe a validation part, images as uint8
+``open_data`` names a data set; it has a training and a test split and maybe a validation split, images as uint8
 and labels that are hard, soft or absent. Conditions (wrong labels as ``SymmetricNoise``, few samples as ``Subset``,
 rare classes as ``PowerLawImbalance``) turn one data set into another and leave a record. ``Batches`` goes through a
-part in an order that (seed, epoch) alone decides.
+split in an order that (seed, epoch) alone decides.
 """
 
 from tutelage.data.batch import Batch

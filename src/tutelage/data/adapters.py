@@ -28,7 +28,7 @@ TAKEN = (
     "give a name such as digits or folder:PATH, a Data, a pair (images, labels), a map-style dataset of such pairs, a "
     "DataLoader of one, or a tuple (training set, test set) of those"
 )
-LOOKED_AT_TWICE = 8  # samples, to find out whether a dataset gives another picture each time
+LOOKED_AT_TWICE = 8  # samples, to find out whether a dataset gives another image each time
 
 
 def as_data(value: object, test_share: float | None = None) -> Data:
@@ -38,7 +38,7 @@ def as_data(value: object, test_share: float | None = None) -> Data:
         value: ``(images, labels)``, a map-style dataset whose items are those, a ``DataLoader`` of one, whose dataset
             is read, or ``(training set, test set)``. Items may be PIL images, (H, W) or (H, W, C) arrays, and (C, H, W)
             tensors, as torchvision has them.
-        test_share: the share that becomes the test part where there is none.
+        test_share: the share that becomes the test split where there is none.
 
     Raises:
         TutelageError: it is something else; the text says what to give.
@@ -122,7 +122,7 @@ def _items(value: Any) -> tuple[ArrayLike, ArrayLike]:
         image, label = _item(value, number, what)
         if number < LOOKED_AT_TWICE and not np.array_equal(image, _item(value, number, what)[0], equal_nan=True):
             raise TutelageError(
-                f"{what} gives another picture each time that item {number} is read; give it without random "
+                f"{what} gives another image each time that item {number} is read; give it without random "
                 "transforms, since tutelage augments by itself (augment, views)"
             )
         images.append(image)

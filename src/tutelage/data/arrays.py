@@ -1,4 +1,4 @@
-"""Arrays and tensors as the images and labels of a part: the same checks for files and for objects made in Python."""
+"""Arrays and tensors as the images and labels of a split: the same checks for files and for objects made in Python."""
 
 from __future__ import annotations
 

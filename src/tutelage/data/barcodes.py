@@ -20,7 +20,7 @@ HEIGHT, WIDTH = 24, 192  # pixels: 1.7 a module; below about 1.3 the parities be
 QUIET = (11, 7)  # modules of the quiet zones, left and right
 SIZES = {"train": 20_000, "validation": 2_000, "test": 4_000}
 MOST_SEVERE = 3.0
-CHUNK = 100  # pictures that are distorted together, whose intermediate values fit into a processor's cache
+CHUNK = 100  # images that are distorted together, whose intermediate values fit into a processor's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +34,26 @@ class Barcodes(Strings):
 def load(severity: float = 1.0) -> Data:
     """Grey 24x192 barcodes of random valid strings, the same ones every time.
 
-    The 20,000 training pictures are stored clean, and shown under ``Distortions``; the 2,000 held-out and the 4,000
-    test pictures are stored distorted, each by a draw of its own. The strings do not depend on the severity.
+    The 20,000 training images are stored clean, and shown under ``Distortions``; the 2,000 held-out and the 4,000
+    test images are stored distorted, each by a draw of its own. The strings do not depend on the severity.
     """
     views = Distortions(severity)
     generator = torch.Generator().manual_seed(13)
     parts: dict[str, Any] = {}
     for part, size in SIZES.items():
         strings = with_check_digit(torch.randint(10, (size, 12), generator=generator))
-        pictures = render(modules(strings))
+        images = render(modules(strings))
         if part != "train":  # numbers that no training view has
             numbers = views.count + torch.arange(size)
-            chunks = zip(torch.split(pictures, CHUNK), torch.split(numbers, CHUNK), strict=True)
-            pictures = torch.cat([views(some, number) for some, number in chunks])
-        parts[part] = Split.of(pictures, strings, Pixels(), Barcodes())
+            chunks = zip(torch.split(images, CHUNK), torch.split(numbers, CHUNK), strict=True)
+            images = torch.cat([views(some, number) for some, number in chunks])
+        parts[part] = Split.of(images, strings, Pixels(), Barcodes())
     name = "barcodes" if severity == 1 else f"barcodes:{severity:g}"
     return Data(name, tuple("0123456789"), **parts, views=views)
 
 
 def render(bars: Tensor, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
-    """Clean pictures: (N, 95) modules to (N, height, width, 1) uint8, bars 0 and paper 255, with quiet zones.
+    """Clean images: (N, 95) modules to (N, height, width, 1) uint8, bars 0 and paper 255, with quiet zones.
 
     A pixel's value is the mean of the modules under it.
     """
@@ -69,9 +69,9 @@ def render(bars: Tensor, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Distortions:
-    """Numbered distortions of pictures of barcodes: what a camera does to them.
+    """Numbered distortions of images of barcodes: what a camera does to them.
 
-    View ``v`` of a picture is always the same: all that is random in it is a hash of ``v`` and of the picture's pixels.
+    View ``v`` of an image is always the same: all that is random in it is a hash of ``v`` and of the image's pixels.
     At severity s each of these is drawn uniformly up to the size given: rotation 2s degrees, shear 0.15s, zoom 5s %,
     shift 3s pixels across and s down, perspective 0.05s, a cylinder whose half-angle is 0.5s, a grey patch of half the
     height and up to 0.6s of the width, Gaussian blur of up to 1.1s pixels, loss of contrast up to 0.6s at any
@@ -80,7 +80,7 @@ class Distortions:
 
     Attributes:
         severity: s, from 0 to 3.
-        limit: use so many of the views and no more, the picture itself first. ``None`` is all.
+        limit: use so many of the views and no more, the image itself first. ``None`` is all.
     """
 
     severity: float = 1.0
@@ -90,7 +90,7 @@ class Distortions:
         if not 0 <= self.severity <= MOST_SEVERE:
             raise TutelageError(f"the severity of distortions lies between 0 and {MOST_SEVERE:g}, got {self.severity}")
         if self.limit is not None and self.limit < 1:
-            raise TutelageError(f"at least one view of a picture is needed, got a limit of {self.limit}")
+            raise TutelageError(f"at least one view of an image is needed, got a limit of {self.limit}")
 
     @property
     def count(self) -> int:
@@ -99,7 +99,7 @@ class Distortions:
 
     @property
     def identity(self) -> int:
-        """The number of the view that is the picture itself."""
+        """The number of the view that is the image itself."""
         return 0
 
     def limited(self, count: int) -> Distortions:
@@ -107,7 +107,7 @@ class Distortions:
         return replace(self, limit=count)
 
     def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Distortions bend pictures, so that no shift says where a point goes.
+        """Distortions bend images, so that no shift says where a point goes.
 
         Raises:
             TutelageError: always.
@@ -119,16 +119,16 @@ class Distortions:
         return {"views": "barcode distortions", **asdict(self)}
 
     def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
-        """Apply view ``view[b]`` to picture ``b``: (B, H, W, 1) uint8 and (B,) int64 to (B, H, W, 1) uint8."""
+        """Apply view ``view[b]`` to image ``b``: (B, H, W, 1) uint8 and (B,) int64 to (B, H, W, 1) uint8."""
         seed = _hash(_code(stored) + _hash(view))
         draw = _Uniform(seed, self.severity)
-        pictures = stored.permute(0, 3, 1, 2).float() / 255
-        pictures = F.grid_sample(pictures, _grid(draw, pictures), padding_mode="border", align_corners=False)
-        pictures = _blurred(_covered(pictures, draw), draw(0.0, 1.1))
+        images = stored.permute(0, 3, 1, 2).float() / 255
+        images = F.grid_sample(images, _grid(draw, images), padding_mode="border", align_corners=False)
+        images = _blurred(_covered(images, draw), draw(0.0, 1.1))
         contrast = 1 - draw(0.0, 0.6).clamp(max=0.95)
-        pictures = contrast * pictures + (1 - contrast) * draw.share()
-        pictures = pictures + 0.06 * self.severity * _noise(seed, pictures)
-        distorted = (255 * pictures).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        images = contrast * images + (1 - contrast) * draw.share()
+        images = images + 0.06 * self.severity * _noise(seed, images)
+        distorted = (255 * images).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
         return torch.where((view == self.identity)[:, None, None, None], stored, distorted)
 
 
@@ -158,16 +158,16 @@ def _hash(value: Tensor) -> Tensor:
 
 
 def _code(stored: Tensor) -> Tensor:
-    """A number of each picture's middle row: (B, H, W, 1) uint8 to (B,) int64."""
+    """A number of each image's middle row: (B, H, W, 1) uint8 to (B,) int64."""
     row = stored[:, stored.shape[1] // 2].flatten(1)
     factors = _hash(torch.arange(row.shape[1], device=stored.device)) | 1
     return (row.long() * factors).sum(1)
 
 
-def _grid(draw: _Uniform, pictures: Tensor) -> Tensor:
-    """Where each pixel comes from, (B, H, W, 2) for ``grid_sample``: -1 and 1 are the picture's borders."""
-    height, width = pictures.shape[2:]
-    down, across = ((torch.arange(size, device=pictures.device) + 0.5) / (size / 2) - 1 for size in (height, width))
+def _grid(draw: _Uniform, images: Tensor) -> Tensor:
+    """Where each pixel comes from, (B, H, W, 2) for ``grid_sample``: -1 and 1 are the image's borders."""
+    height, width = images.shape[2:]
+    down, across = ((torch.arange(size, device=images.device) + 0.5) / (size / 2) - 1 for size in (height, width))
     y, x = down[None, :, None, None], across[None, None, :, None]
     bend = draw(0.0, 0.5).clamp(0.01, 1.5)
     x = (x * bend.sin()).asin() / bend
@@ -179,36 +179,36 @@ def _grid(draw: _Uniform, pictures: Tensor) -> Tensor:
     return torch.cat([right, below], 3)
 
 
-def _covered(pictures: Tensor, draw: _Uniform) -> Tensor:
+def _covered(images: Tensor, draw: _Uniform) -> Tensor:
     """A grey patch of half the height over a part of the width."""
-    height, width = pictures.shape[2:]
-    rows = torch.arange(height, device=pictures.device)[:, None]
-    columns = torch.arange(width, device=pictures.device)
+    height, width = images.shape[2:]
+    rows = torch.arange(height, device=images.device)[:, None]
+    columns = torch.arange(width, device=images.device)
     top, left = draw.share() * height / 2, draw.share() * width
     inside = (rows >= top) & (rows < top + height / 2) & ((columns >= left) & (columns < left + width * draw(0.0, 0.6)))
-    return torch.where(inside, draw.share(), pictures)
+    return torch.where(inside, draw.share(), images)
 
 
-def _blurred(pictures: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of another standard deviation for each picture, in pixels; the border is repeated."""
+def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of another standard deviation for each image, in pixels; the border is repeated."""
     reach = 4
-    offsets = torch.arange(-reach, reach + 1, device=pictures.device)
+    offsets = torch.arange(-reach, reach + 1, device=images.device)
     weights = (-0.5 * (offsets / sigma.clamp(min=1e-3)) ** 2).exp()
     weights = weights / weights.sum(3, keepdim=True)  # (B, 1, 1, 9)
     for axis, padding in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
-        padded, size = F.pad(pictures, padding, mode="replicate"), pictures.shape[axis]
-        pictures = torch.zeros_like(pictures)
+        padded, size = F.pad(images, padding, mode="replicate"), images.shape[axis]
+        images = torch.zeros_like(images)
         for place in range(2 * reach + 1):
-            pictures.addcmul_(padded.narrow(axis, place, size), weights[:, :, :, place : place + 1])
-    return pictures
+            images.addcmul_(padded.narrow(axis, place, size), weights[:, :, :, place : place + 1])
+    return images
 
 
-def _noise(seed: Tensor, pictures: Tensor) -> Tensor:
+def _noise(seed: Tensor, images: Tensor) -> Tensor:
     """Noise of mean 0 and variance 1 for each pixel: the sum of four uniform bytes, nearly Gaussian."""
-    pixels = torch.arange(pictures[0].numel(), device=pictures.device, dtype=torch.int32)
+    pixels = torch.arange(images[0].numel(), device=images.device, dtype=torch.int32)
     bits = (_hash(seed + 2**32) & 0x7FFFFFFF).to(torch.int32)[:, None] ^ (pixels * 0x27D4EB2D)
     for factor in (0x2C1B3C6D, 0x297A2D39):  # a hash of 32 bits: one of 64 costs four times as much
         bits = (bits ^ (bits >> 15 & 0x1FFFF)) * factor
     bits = bits ^ (bits >> 15 & 0x1FFFF)
     total = (bits & 0xFF) + (bits >> 8 & 0xFF) + (bits >> 16 & 0xFF) + (bits >> 24 & 0xFF)
-    return ((total - 510).float() * (math.sqrt(3) / 256)).view_as(pictures)
+    return ((total - 510).float() * (math.sqrt(3) / 256)).view_as(images)

@@ -20,7 +20,7 @@ class Batch:
             the data's ``targets`` say.
         index: (B,) int64, each sample's place in the training (or test) part of its data set.
         key: (B, 2) int64 on the host: each sample's ``index``, and which of the data set's enumerable augmentations it
-            was given. What is kept about a picture is found by it, without waiting for the device. ``None`` for inputs
+            was given. What is kept about an image is found by it, without waiting for the device. ``None`` for inputs
             that are none of them.
         weight: (B,) float32, how much each sample counts: a mean over the batch is that of weight x value. ``None`` is
             1 for each.

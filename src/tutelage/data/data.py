@@ -1,4 +1,4 @@
-"""A data set: its parts, what its inputs look like, and what was done to it."""
+"""A data set: its splits, what its inputs look like, and what was done to it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ArrayLike = Tensor | NDArray[Any]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """A data set with its classes, its parts and the record of what was done to it.
+    """A data set with its classes, its splits and the record of what was done to it.
 
     Arrays are checked as those of files are: NumPy arrays become tensors, other integers int64, and floats in [0, 1]
     uint8, which the record says.
@@ -39,7 +39,7 @@ class Data:
         classes: the class names, in the order of the class numbers; of other targets the names of the labels, the
             quantities or the symbols. None where no sample has a label and nobody has named them: a run takes those
             of its teacher.
-        train, validation, test: the parts; ``validation`` is a held-out piece of the training part, or ``None``.
+        train, validation, test: the splits; ``validation`` is a held-out piece of the training split, or ``None``.
         views: the augmentation its training inputs are given; none unless given.
         record: what was done to it, in order, as plain JSON values (realised noise rates among them).
     """
@@ -66,17 +66,17 @@ class Data:
                 "give each class its own name"
             )
         given = {**self.splits, "train": self.train, "test": self.test}
-        stored_parts = {part: checked(split, f"{part} part of {self.name}", names) for part, split in given.items()}
-        shapes = {tuple(split.inputs.shape[1:]) for split in stored_parts.values()}
+        stored_splits = {part: checked(split, f"{part} split of {self.name}", names) for part, split in given.items()}
+        shapes = {tuple(split.inputs.shape[1:]) for split in stored_splits.values()}
         if len(shapes) > 1:
-            raise TutelageError(f"the parts of {self.name} have images of different shapes: {sorted(shapes)}")
-        kinds = {(split.modality, split.targets) for split in stored_parts.values()}
+            raise TutelageError(f"the splits of {self.name} have images of different shapes: {sorted(shapes)}")
+        kinds = {(split.modality, split.targets) for split in stored_splits.values()}
         if len(kinds) > 1:
-            raise TutelageError(f"the parts of {self.name} are of different kinds: {', '.join(map(str, kinds))}")
+            raise TutelageError(f"the splits of {self.name} are of different kinds: {', '.join(map(str, kinds))}")
         stored = {part: split.inputs for part, split in given.items()}
-        record = (*self.record, *_changes(stored_parts["train"].modality, stored))
-        views = stored_parts["train"].modality.unaugmented if self.views is None else self.views
-        for field, value in {"classes": names, "views": views, "record": record, **stored_parts}.items():
+        record = (*self.record, *_changes(stored_splits["train"].modality, stored))
+        views = stored_splits["train"].modality.unaugmented if self.views is None else self.views
+        for field, value in {"classes": names, "views": views, "record": record, **stored_splits}.items():
             object.__setattr__(self, field, value)
 
     @classmethod
@@ -99,13 +99,13 @@ class Data:
             train, test, validation: images, (N, H, W) or (N, H, W, C), uint8 or floats in [0, 1]; and labels, (N,)
                 integers, -1 for none, or (N, C) distributions, or ``None`` where no sample has a label. Or what
                 ``modality`` and ``targets`` say.
-            classes: their names; by default the numbers up to the largest training label, or where the training part
-                has no label, up to the largest one of another part.
+            classes: their names; by default the numbers up to the largest training label, or where the training split
+                has no label, up to the largest one of another split.
             name: what messages and records call it.
             views: the augmentation; by default crops, and flips of coloured images.
             modality: what the inputs are.
             targets: what the labels are.
-            test_share: where there is no ``test``, how much of each class becomes the test part; by default 0.2, and a
+            test_share: where there is no ``test``, how much of each class becomes the test split; by default 0.2, and a
                 warning says so.
 
         Raises:
@@ -113,21 +113,21 @@ class Data:
         """
         pairs = {"train": train, "validation": validation, "test": test}
         given = {part: pair for part, pair in pairs.items() if pair is not None}
-        parts = {
-            part: split_from_arrays(pair, f"{part} part of {name}", modality, targets) for part, pair in given.items()
+        splits = {
+            part: split_from_arrays(pair, f"{part} split of {name}", modality, targets) for part, pair in given.items()
         }
-        names = default_class_names(parts, name) if classes is None else tuple(classes)
+        names = default_class_names(splits, name) if classes is None else tuple(classes)
         record: list[dict[str, Any]] = _changes(modality, {part: pair[0] for part, pair in given.items()})
         if test is None:
-            parts["train"], parts["test"], entry = split_off_test(parts["train"], test_share, name)
+            splits["train"], splits["test"], entry = split_off_test(splits["train"], test_share, name)
             record.append(entry)
         elif test_share is not None:
-            raise TutelageError(f"{name} has a test part of its own; leave out the test share of {test_share}")
-        train_part = parts["train"]
+            raise TutelageError(f"{name} has a test split of its own; leave out the test share of {test_share}")
+        train_part = splits["train"]
         return cls(
             name,
             names,
-            **parts,
+            **splits,
             views=modality.augmented(tuple(train_part.inputs.shape[1:])) if views is None else views,
             record=tuple(record),
         )
@@ -145,9 +145,9 @@ class Data:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The parts that exist, by name."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: split for name, split in parts.items() if split is not None}
+        """The splits that exist, by name."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: split for name, split in splits.items() if split is not None}
 
     @property
     def num_classes(self) -> int:
@@ -183,7 +183,7 @@ class Data:
 
     @cached_property
     def mean_std(self) -> MeanStd:
-        """What networks normalise the training part's inputs by: of images each channel's in [0, 1], both (C,).
+        """What networks normalise the training split's inputs by: of images each channel's in [0, 1], both (C,).
 
         From every training sample in memory; from 10,000 of them, drawn with a fixed seed, where they are files.
         A channel that never varies gets a standard deviation of 1, so that dividing by it is harmless.
@@ -197,7 +197,7 @@ class Data:
         return self.modality.mean_std(images[places] for places in chunks)
 
     def hold_out(self, fraction: float, seed: int = 0) -> Data:
-        """Move this fraction of the training part to ``validation``, class by class (a data set's own is kept).
+        """Move this fraction of the training split to ``validation``, class by class (a data set's own is kept).
 
         Every class keeps a training sample, so that one with a single sample is not held out from. Where no sample has
         a label nothing is held out, since no epoch could be selected by it.
@@ -226,8 +226,8 @@ class Data:
     def fingerprint(self) -> str:
         """Thirty-two hexadecimal digits that two data sets share only if a run on one is a run on the other.
 
-        The first sixteen are those of the training part's images and labels (``Split.fingerprint``). The others cover
-        the class names, the augmentation, the other parts, and each sample's index, clean label and trust.
+        The first sixteen are those of the training split's images and labels (``Split.fingerprint``). The others cover
+        the class names, the augmentation, the other splits, and each sample's index, clean label and trust.
         """
         digest = hashlib.sha256(json.dumps([self.classes, self.views.settings(), self.input_shape]).encode())
         for part, split in self.splits.items():
@@ -253,21 +253,21 @@ class Data:
         }
 
 
-def default_class_names(parts: Mapping[str, Split], what: str) -> tuple[str, ...]:
-    """The numbers of the classes as their names: those of the training labels or, without any, of the other parts'.
+def default_class_names(splits: Mapping[str, Split], what: str) -> tuple[str, ...]:
+    """The numbers of the classes as their names: those of the training labels or, without any, of the other splits'.
 
     Raises:
         TutelageError: no label tells how many there are, and networks cannot take the number from a teacher.
     """
-    sizes = {name: split.targets.num_classes(split.labels) for name, split in parts.items()}
+    sizes = {name: split.targets.num_classes(split.labels) for name, split in splits.items()}
     count = sizes["train"] or max(sizes.values())
-    if count == 0 and not parts["train"].targets.single_label:
-        raise TutelageError(f"the train part of {what} has no label at all; label some samples or name the symbols")
+    if count == 0 and not splits["train"].targets.single_label:
+        raise TutelageError(f"the train split of {what} has no label at all; label some samples or name the symbols")
     return tuple(str(number) for number in range(count))
 
 
 def _changes(modality: Modality, inputs: Mapping[str, object]) -> list[dict[str, Any]]:
-    """What storing the inputs of these parts changes, for the record: the parts, by the name of the change."""
+    """What storing the inputs of these splits changes, for the record: the splits, by the name of the change."""
     changes: dict[str, list[str]] = {}
     for part, values in inputs.items():
         if change := modality.conversion(values):

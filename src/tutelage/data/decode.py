@@ -1,4 +1,4 @@
-"""Encoded pictures (PNG, JPEG, WebP, BMP) as images: in memory if they fit, else read when needed."""
+"""Encoded images (PNG, JPEG, WebP, BMP) as images: in memory if they fit, else read when needed."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns a picture upright, by the orientation in its EXIF."""
+"""What turns an image upright, by the orientation in its EXIF."""
 
-IN_MEMORY = 2**30  # bytes of decoded pixels, over all parts
+IN_MEMORY = 2**30  # bytes of decoded pixels, over all splits
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error)
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 class Encoded(Protocol):
-    """Pictures that are not decoded yet. Can be pickled, so that worker processes can read them."""
+    """Images that are not decoded yet. Can be pickled, so that worker processes can read them."""
 
     def __len__(self) -> int: ...
 
@@ -52,25 +52,25 @@ class Encoded(Protocol):
         ...
 
     def name(self, place: int) -> str:
-        """What an error calls this picture."""
+        """What an error calls this image."""
         ...
 
     def fingerprint(self, place: int) -> str | None:
-        """What tells this picture from another without opening it; ``None`` where nothing does."""
+        """What tells this image from another without opening it; ``None`` where nothing does."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Pictures that are decoded each time they are asked for: the ``Images`` of a part too large for memory.
+    """Images that are decoded each time they are asked for: the ``Images`` of a split too large for memory.
 
     Colours become RGB; alpha is ignored; 16 bits become 8; the orientation in EXIF is applied.
 
     Attributes:
-        encoded: the pictures.
+        encoded: the images.
         size: (H, W) of the images.
         channels: 1 for grey, 3 for RGB.
-        resize: scale the shorter side to H = W and cut out the centre. Otherwise every picture has this size.
+        resize: scale the shorter side to H = W and cut out the centre. Otherwise every image has this size.
     """
 
     encoded: Encoded
@@ -92,10 +92,10 @@ class ImageFiles:
         return torch.from_numpy(batch)
 
     def fingerprint(self, place: int) -> str | None:
-        """The picture's stamp and what is made of the picture; ``None`` where that has none.
+        """The image's stamp and what is made of the image; ``None`` where that has none.
 
         Raises:
-            TutelageError: the picture's file is not there any more.
+            TutelageError: the image's file is not there any more.
         """
         with _readable(self.encoded, place):
             stamp = self.encoded.fingerprint(place)
@@ -123,20 +123,20 @@ def assemble(
     skip_bad: bool = False,
     in_memory_bytes: int = IN_MEMORY,
 ) -> Data:
-    """A data set from pictures and labels.
+    """A data set from images and labels.
 
     Args:
         name, classes: as ``Data`` has them.
-        parts: ``train``, and maybe ``test`` and ``validation``. Without ``test`` the validation part is the test part;
-            without both, it is a share of the training part. A warning says so.
-        image_size: side in pixels to scale and cut every picture to; ``None`` if they have one size already.
+        parts: ``train``, and optionally ``test`` and ``validation``. Without ``test`` the validation split becomes the
+            test split; without both, a share of the training split does, with a warning.
+        image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
         record: what to say of where they came from.
-        test: the share of the training part that becomes the test part where there is none.
-        skip_bad: leave out pictures that cannot be decoded; a warning and the record have their number.
+        test: the share of the training split that becomes the test split where there is none.
+        skip_bad: leave out images that cannot be decoded; a warning and the record have their number.
         in_memory_bytes: how many bytes all decoded pixels may take in memory; above that they stay files.
     """
     if test is not None and len(parts) > 1:
-        raise TutelageError(f"{name} has a test part of its own; leave out the test share of {test}")
+        raise TutelageError(f"{name} has a test split of its own; leave out the test share of {test}")
     skipped: dict[str, int] = {}
     if skip_bad:
         good = {part: _good(encoded, image_size) for part, (encoded, _) in parts.items()}
@@ -154,7 +154,7 @@ def assemble(
         splits["test"] = splits.pop("validation")
         entry["test_from"] = "validation"
         warnings.warn(
-            TutelageWarning(f"{name} has no test part, so its validation part is the test part"), stacklevel=4
+            TutelageWarning(f"{name} has no test split, so its validation split is the test split"), stacklevel=4
         )
     _, height, _, channels = splits["train"].inputs.shape
     entry |= {"resized_to": image_size, "in_memory": splits["train"].in_memory}
@@ -164,7 +164,7 @@ def assemble(
 
 @dataclass(frozen=True)
 class Some:
-    """Some of a larger set of pictures."""
+    """Some of a larger set of images."""
 
     encoded: Encoded
     places: Sequence[int]
@@ -185,7 +185,7 @@ class Some:
 
 
 def _good(encoded: Encoded, image_size: int | None) -> list[int]:
-    """The places of the pictures that can be decoded, and scaled where that is wanted."""
+    """The places of the images that can be decoded, and scaled where that is wanted."""
 
     def decodes(place: int) -> bool:
         try:
@@ -206,13 +206,13 @@ def _warn_of_skipped(name: str, parts: Mapping[str, Encoded], good: Mapping[str,
     bad = [encoded.name(p) for part, encoded in parts.items() for p in sorted(set(range(len(encoded))) - {*good[part]})]
     total = sum(len(encoded) for encoded in parts.values())
     warnings.warn(
-        TutelageWarning(f"{name}: {len(bad)} of {total} pictures cannot be read and are left out, first {bad[0]}"),
+        TutelageWarning(f"{name}: {len(bad)} of {total} images cannot be read and are left out, first {bad[0]}"),
         stacklevel=5,
     )
 
 
 def _read(parts: Mapping[str, Encoded], image_size: int | None, in_memory_bytes: int) -> dict[str, Tensor | ImageFiles]:
-    """Every part as images of one shape, of which only the headers are read unless all fit into memory."""
+    """Every split as images of one shape, of which only the headers are read unless all fit into memory."""
     if image_size is not None and image_size < 1:
         raise TutelageError(f"the image size must be 1 pixel or more, got {image_size}")
     seen: dict[tuple[int, int], str] = {}
@@ -246,14 +246,14 @@ def _decoded(images: ImageFiles) -> Tensor:
 
 
 class Header(NamedTuple):
-    """What a picture says of itself before it is decoded: (H, W), and whether it has no colour."""
+    """What an image says of itself before it is decoded: (H, W), and whether it has no colour."""
 
     size: tuple[int, int]
     grey: bool
 
 
 def _headers(encoded: Encoded) -> list[Header]:
-    """Every header; a picture that is dangerously large is refused here, not half-way through training."""
+    """Every header; an image that is dangerously large is refused here, not half-way through training."""
     found = []
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -267,7 +267,7 @@ def _headers(encoded: Encoded) -> list[Header]:
 
 @contextmanager
 def _opened(encoded: Encoded, place: int) -> Iterator[Image.Image]:
-    """One picture; whatever is wrong with it is told in one line with its name."""
+    """One image; whatever is wrong with it is told in one line with its name."""
     with _readable(encoded, place):
         source = encoded[place]
         try:
@@ -296,7 +296,7 @@ def _readable(encoded: Encoded, place: int) -> Iterator[None]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation in the EXIF of a picture's header, 1 to 8; 1 where there is none that can be read."""
+    """The orientation in the EXIF of an image's header, 1 to 8; 1 where there is none that can be read."""
     try:
         # Not image.getexif(): for a PNG it decodes the pixels to look behind them.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
@@ -306,7 +306,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
-    """The picture in mode L or RGB."""
+    """The image in mode L or RGB."""
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
         levels = np.asarray(image).astype(np.float64) / 257
         image = Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))

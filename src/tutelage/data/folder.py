@@ -1,4 +1,4 @@
-"""A folder of pictures: one sub-folder for each class, or no class at all."""
+"""A folder of images: one sub-folder for each class, or no class at all."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["ImageFiles", "load"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"})
 NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test", "novel")}
-NOVEL = "novel"  # a test part of other classes than those of ``train``
+NOVEL = "novel"  # a test split of other classes than those of ``train``
 WITHOUT_LABELS = ("unlabelled", "unlabeled")
 NO_CLASS = ""
 LAYOUT = (
-    "pictures belong in train/CLASS/ and test/CLASS/ (and, if you like, val/CLASS/), or all in CLASS/ without those "
-    "folders, and a share of them becomes the test part; pictures without labels belong in the folder of the part "
+    "images belong in train/CLASS/ and test/CLASS/ (and, if you like, val/CLASS/), or all in CLASS/ without those "
+    "folders, and a share of them becomes the test split; images without labels belong in the folder of the split "
     "itself, or in unlabelled/ for training"
 )
 
@@ -44,25 +44,25 @@ def load(
     A folder ``novel`` in the place of ``test`` has other classes than ``train``, for tasks that evaluate on classes
     that are not taught; the validation folder may have such classes then too. The classes of ``train`` come first.
 
-    Without a ``test`` folder the validation folder is the test part. Without any of those folders the ones that are
-    there are classes, and a share of each becomes the test part, the same one every time. The record and a warning say
-    so. Classes are the folders of ``train``. Images have one channel if no picture has a colour mode, else three.
+    Without a ``test`` folder the validation folder is the test split. Without any of those folders the ones that are
+    there are classes, and a share of each becomes the test split, the same one every time. The record and a warning say
+    so. Classes are the folders of ``train``. Images have one channel if no image has a colour mode, else three.
     Whatever is no PNG, JPEG, WebP or BMP in the folder of a class is passed over, and a warning counts it.
 
-    A part whose folder has pictures and no class folders has no labels, and so have the pictures of a folder
-    ``unlabelled``, which join the training part, or are it where there is no ``train``. If no training picture has a
-    label, classes are the folders of the other parts; if no picture has one, there are none, and a run takes those of
+    A split whose folder has images and no class folders has no labels, and so have the images of a folder
+    ``unlabelled``, which join the training split, or are it where there is no ``train``. If no training image has a
+    label, classes are the folders of the other splits; if no image has one, there are none, and a run takes those of
     its teacher.
 
     Args:
-        folder: where ``train`` is, or the classes are, or pictures without labels.
-        image_size: side in pixels to scale and cut every picture to; ``None`` if they have one size already.
-        test: the share that becomes the test part where there is no such folder; by default 0.2.
-        skip_bad: leave out pictures that cannot be decoded, and count them in a warning and the record.
+        folder: where ``train`` is, or the classes are, or images without labels.
+        image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
+        test: the share that becomes the test split where there is no such folder; by default 0.2.
+        skip_bad: leave out images that cannot be decoded, and count them in a warning and the record.
         in_memory_bytes: how many bytes the decoded pixels may take; above that they are read batch by batch.
 
     Raises:
-        TutelageError: a folder is missing or superfluous, or a picture cannot be used; the text names it.
+        TutelageError: a folder is missing or superfluous, or an image cannot be used; the text names it.
     """
     parts = _parts(folder)
     beside = _without_labels(folder) if parts else None
@@ -72,38 +72,38 @@ def load(
         raise TutelageError(f"{folder} has no folder train; {LAYOUT}")
     elif len(parts) == 1 and "train" in parts:
         raise TutelageError(f"{folder} has no folder test; {LAYOUT}")
-    pictures = {part: _by_class(place) for part, place in parts.items()}
+    images = {part: _by_class(place) for part, place in parts.items()}
     if beside is not None:
         root = parts.setdefault("train", beside)
         files = [os.path.join(os.path.relpath(beside, root), name) for name in _files(beside)]
-        among = pictures.get("train", {})
-        pictures = {**pictures, "train": {**among, NO_CLASS: [*among.get(NO_CLASS, []), *files]}}
+        among = images.get("train", {})
+        images = {**images, "train": {**among, NO_CLASS: [*among.get(NO_CLASS, []), *files]}}
     passed_over = _passed_over({*parts.values(), *([] if beside is None else [beside])})
-    if not pictures["train"]:
-        raise TutelageError(f"{parts['train']} has no class folders and no pictures; {LAYOUT}")
-    empty = [parts["train"] / name for name, files in pictures["train"].items() if not files]
+    if not images["train"]:
+        raise TutelageError(f"{parts['train']} has no class folders and no images; {LAYOUT}")
+    empty = [parts["train"] / name for name, files in images["train"].items() if not files]
     if empty:
         raise TutelageError(
-            f"the class folder {empty[0]} has no picture in it{_listed(passed_over)}; add some or remove it; {LAYOUT}"
+            f"the class folder {empty[0]} has no image in it{_listed(passed_over)}; add some or remove it; {LAYOUT}"
         )
-    everything = _classes(name for found in pictures.values() for name in found)
-    classes = _classes(pictures["train"]) or everything
+    everything = _classes(name for found in images.values() for name in found)
+    classes = _classes(images["train"]) or everything
     if "test" in parts and parts["test"].name == NOVEL:
-        if taught := [name for name in _classes(pictures["test"]) if name in pictures["train"]]:
+        if taught := [name for name in _classes(images["test"]) if name in images["train"]]:
             raise TutelageError(
                 f"{parts['test'] / taught[0]} is a class that {parts['train']} has too; remove it from one of them, or "
                 "name the folder test if all its classes are taught"
             )
         classes += tuple(name for name in everything if name not in classes)
-    strange = [parts[part] / name for part in pictures for name in _classes(pictures[part]) if name not in classes]
+    strange = [parts[part] / name for part in images for name in _classes(images[part]) if name not in classes]
     if strange:
         raise TutelageError(
-            f"{strange[0]} is a class that {parts['train']} does not have; add training pictures of it or remove it"
+            f"{strange[0]} is a class that {parts['train']} does not have; add training images of it or remove it"
         )
     if passed_over:
         warnings.warn(
             TutelageWarning(
-                f"folder:{folder}{_listed(passed_over)}; pictures are {', '.join(sorted(SUFFIXES))} files directly in "
+                f"folder:{folder}{_listed(passed_over)}; images are {', '.join(sorted(SUFFIXES))} files directly in "
                 "the folder of a class"
             ),
             stacklevel=4,
@@ -111,7 +111,7 @@ def load(
     return assemble(
         f"folder:{folder}",
         classes,
-        {part: _labelled(parts[part], found, classes) for part, found in pictures.items()},
+        {part: _labelled(parts[part], found, classes) for part, found in images.items()},
         image_size=image_size,
         record={"source": "folder"} | ({"passed_over": dict(passed_over)} if passed_over else {}),
         test=test,
@@ -121,23 +121,23 @@ def load(
 
 
 def _without_labels(folder: Path) -> Path | None:
-    """The folder of unlabelled training pictures beside those of the parts, if it is there."""
+    """The folder of unlabelled training images beside those of the splits, if it is there."""
     return next((folder / name for name in WITHOUT_LABELS if (folder / name).is_dir()), None)
 
 
 def _classes(names: Iterable[str]) -> tuple[str, ...]:
-    """The classes among the folders of a part."""
+    """The classes among the folders of a split."""
     return tuple(sorted({*names} - {NO_CLASS}))
 
 
 def _passed_over(places: Iterable[Path]) -> Counter[str]:
-    """How many files and folders in the parts are not read, by suffix; hidden files only with that of a picture."""
+    """How many files and folders in the splits are not read, by suffix; hidden files only with that of an image."""
     counts: Counter[str] = Counter()
     for place in places:
         entries = list(place.iterdir())
         classes = [entry for entry in entries if _is_class(entry)]
-        among = [entry for entry in entries if not _is_class(entry) and (classes or not _is_picture(entry))]
-        within = [entry for each in classes for entry in each.iterdir() if not _is_picture(entry)]
+        among = [entry for entry in entries if not _is_class(entry) and (classes or not _is_image(entry))]
+        within = [entry for each in classes for entry in each.iterdir() if not _is_image(entry)]
         counts.update(kind for entry in (*among, *within) if (kind := _kind(entry)))
     return Counter(dict(sorted(counts.items())))
 
@@ -145,7 +145,7 @@ def _passed_over(places: Iterable[Path]) -> Counter[str]:
 def _kind(entry: Path) -> str:
     """What a warning calls something that is passed over; nothing for what systems hide in folders."""
     if entry.name.startswith("."):
-        return "hidden picture" if entry.suffix.lower() in SUFFIXES else ""
+        return "hidden image" if entry.suffix.lower() in SUFFIXES else ""
     return "folder" if entry.is_dir() else printable(entry.suffix.lower()) or "file without a suffix"
 
 
@@ -159,7 +159,7 @@ def _listed(passed_over: Counter[str]) -> str:
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """The folder of each part that is there."""
+    """The folder of each split that is there."""
     found = [(part, folder / name) for part, names in NAMES.items() for name in names if (folder / name).is_dir()]
     if not any(part == "train" for part, _ in found):  # it is a class of that name
         found = [(part, place) for part, place in found if place.name != NOVEL]
@@ -167,7 +167,7 @@ def _parts(folder: Path) -> dict[str, Path]:
     if len(parts) < len(found):
         twice = next(part for part, count in Counter(part for part, _ in found).items() if count > 1)
         both = " and ".join(str(place) for part, place in found if part == twice)
-        raise TutelageError(f"{both} are both {twice} parts; keep one of them")
+        raise TutelageError(f"{both} are both {twice} splits; keep one of them")
     return parts
 
 
@@ -194,7 +194,7 @@ class _Files:
 
 
 def _by_class(folder: Path) -> dict[str, list[str]]:
-    """The pictures of a part by class, as paths in its folder, sorted; ``NO_CLASS`` has those without a label."""
+    """The images of a split by class, as paths in its folder, sorted; ``NO_CLASS`` has those without a label."""
     classes = sorted(place for place in folder.iterdir() if _is_class(place))
     if not classes:
         files = _files(folder)
@@ -206,20 +206,20 @@ def _by_class(folder: Path) -> dict[str, list[str]]:
 
 
 def _files(folder: Path) -> list[str]:
-    """The names of the pictures in a folder, sorted."""
-    return sorted(file.name for file in folder.iterdir() if _is_picture(file))
+    """The names of the images in a folder, sorted."""
+    return sorted(file.name for file in folder.iterdir() if _is_image(file))
 
 
 def _is_class(place: Path) -> bool:
     return place.is_dir() and not place.name.startswith(".")
 
 
-def _is_picture(file: Path) -> bool:
+def _is_image(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
 
 
 def _labelled(root: Path, by_class: dict[str, list[str]], classes: tuple[str, ...]) -> tuple[_Files, torch.Tensor]:
-    """A part's files, class by class, and their (N,) int64 labels."""
+    """A split's files, class by class, and their (N,) int64 labels."""
     names = tuple(file for files in by_class.values() for file in files)
     numbers = [UNLABELLED if name == NO_CLASS else classes.index(name) for name in by_class]
     counts = torch.tensor([len(files) for files in by_class.values()], dtype=torch.int64)

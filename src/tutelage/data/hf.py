@@ -14,20 +14,20 @@ from tutelage.data.data import Data
 from tutelage.data.decode import IN_MEMORY, assemble
 from tutelage.errors import TutelageError, one_line
 
-# our name of a part to the hub's names of it
+# our name of a split to the hub's names of it
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 
 
 def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in_memory_bytes: int = IN_MEMORY) -> Data:
     """The ``train`` and ``test`` splits of a data set with a column of images and one of class labels.
 
-    Without labelled test images the validation split is the test part, as the record and a warning say. Of several
+    Without labelled test images the validation split is the test split, as the record and a warning say. Of several
     label columns the one called ``label`` is taken, or else the one with most classes; the record names it.
 
     Args:
         repo: its name on the hub (``"owner/name"``), or a local folder that ``datasets.load_dataset`` reads.
-        image_size: side in pixels to scale and cut every picture to; ``None`` if they have one size already.
-        skip_bad: leave out pictures that cannot be decoded, and count them in a warning and the record.
+        image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
+        skip_bad: leave out images that cannot be decoded, and count them in a warning and the record.
         in_memory_bytes: how many bytes the decoded pixels may take; above that they are read batch by batch.
 
     Raises:
@@ -81,7 +81,7 @@ def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in
 
 @dataclass(frozen=True)
 class _Column:
-    """The encoded pictures of one split."""
+    """The encoded images of one split."""
 
     rows: Any
     column: str

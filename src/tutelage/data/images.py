@@ -1,4 +1,4 @@
-"""The images of a part, in memory or in files, and the numbers that tell one image from another."""
+"""The images of a split, in memory or in files, and the numbers that tell one image from another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODE = np.dtype("<u8")
 
 @runtime_checkable
 class Images(Protocol):
-    """Where a part's pixels are: on the device, or in files read as they are needed."""
+    """Where a split's pixels are: on the device, or in files read as they are needed."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -80,7 +80,7 @@ def _pixel_codes(images: Tensor) -> NDArray[Any]:
 
 
 def fingerprint_bytes(images: Tensor | Images) -> Iterator[memoryview]:
-    """What a fingerprint of a part's images is made of: pixels in memory, else stamps, else the pixels as read."""
+    """What a fingerprint of a split's images is made of: pixels in memory, else stamps, else the pixels as read."""
     if isinstance(images, Tensor):
         yield images.cpu().contiguous().numpy().data
     elif (codes := image_hashes(images)) is not None:

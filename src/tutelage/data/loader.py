@@ -21,7 +21,7 @@ from tutelage.errors import TutelageError
 
 
 class Batches:
-    """The training batches of a part.
+    """The training batches of a split.
 
     The order and the views of epoch ``e`` depend on the seed and ``e`` alone: students of one seed see the same
     batches whatever their method, and a resumed run needs no generator's state. Pixels in memory live on the device
@@ -29,7 +29,7 @@ class Batches:
     batch smaller than the others is left out (each sample is as likely to be in it), unless it is the only one.
 
     Args:
-        split: the part to go through.
+        split: the split to go through.
         batch_size: samples a step, over all processes together.
         views: the augmentation.
         seed: of the order and the views.
@@ -79,7 +79,7 @@ class Batches:
         return len(self.places(0)[0])
 
     def places(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """An epoch's samples, as places in the part, and their first and second views: (steps, batch) int64 on CPU."""
+        """An epoch's samples, as places in the split, and their first and second views: (steps, batch) int64 on CPU."""
         generator = torch.Generator().manual_seed(mix_seeds(self.seed, epoch))
         order = self.order(self._split.labels, self.batch_size, generator)
         views = torch.randint(self.views.count, (max(order.numel(), len(self._split)),), generator=generator)
@@ -135,7 +135,7 @@ class Batches:
 
 
 class _Drawn(NamedTuple):
-    """What is drawn for a batch: places in the part, and their first and second views, (B,) int64 each."""
+    """What is drawn for a batch: places in the split, and their first and second views, (B,) int64 each."""
 
     places: Tensor
     views: Tensor
@@ -190,7 +190,7 @@ class _Rows(Dataset[Tensor | TutelageError]):
 def evaluation_batches(
     split: Split, *, device: torch.device | str = "cpu", batch_size: int = 512, workers: int = 2
 ) -> Iterator[Batch]:
-    """Every sample of a part once, in order and as it is: for evaluation."""
+    """Every sample of a split once, in order and as it is: for evaluation."""
     device = torch.device(device)
     chunks = torch.split(torch.arange(len(split)), batch_size)
     if isinstance(split.inputs, Tensor):

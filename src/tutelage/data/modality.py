@@ -23,7 +23,7 @@ SMALLEST_STD = 1e-6  # a channel that never varies is divided by 1
 class Modality:
     """From a stored sample to a network's input, a batch at a time, on the device.
 
-    The frame that each kind of input fills in. A stored batch is what a part's ``inputs[places]`` gives; a network
+    The frame that each kind of input fills in. A stored batch is what a split's ``inputs[places]`` gives; a network
     takes one tensor, whatever the kind.
     """
 

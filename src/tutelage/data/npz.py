@@ -17,10 +17,10 @@ from tutelage.data.npy import DAMAGE, read_npy
 from tutelage.data.targets import Classes
 from tutelage.errors import TutelageError, one_line
 
-WANTED = "train_images, train_labels, test_images, test_labels"
+EXPECTED_KEYS = "train_images, train_labels, test_images, test_labels"
 SPELLINGS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 KEYED_AS = {"train": "train", "validation": "val", "test": "test"}
-NOVEL = "novel"  # a test part of other classes than those of the training part
+NOVEL = "novel"  # a test split whose classes do not occur in training
 INDEX = {part: f"{key}_index" for part, key in KEYED_AS.items()}
 TARGETS = "targets"
 
@@ -28,7 +28,7 @@ TARGETS = "targets"
 def load(file: Path) -> Data:
     """The arrays ``{train,val,test}_images`` and ``_labels``, or ``x_train``, ``y_train`` and so on.
 
-    The dtype and the shape of the training part's arrays tell what they are:
+    The dtype and the shape of the training split's arrays tell what they are:
 
     ======================================================== =========================================================
     inputs                                                   what they are
@@ -47,20 +47,20 @@ def load(file: Path) -> Data:
     (N,) or (N, K) floats, NaN for unknown                   quantities
     ======================================================== =========================================================
 
-    What could be two of these is refused: floats that are whole numbers, one-hot integers, other integers in columns.
-    The entry ``targets`` then tells which, by a task: ``"classification"``, ``"multi_label"``, ``"regression"`` or
-    ``"strings"``. The labels of the training part may be left out, or those of all parts. ``classes`` (C,) may name the
-    classes, labels or quantities. ``novel_images`` and ``novel_labels`` in the place of the test part's are of other
-    classes than the training labels, for tasks that evaluate on classes that are not taught. Where a file holds a part
-    of a published set, ``{train,val,test}_index`` (N,) may tell each sample's number there, which becomes its
-    ``index``. Nothing is ever unpickled.
+    Ambiguous labels are refused: floats that are whole numbers, one-hot integers, other integers in columns. For those,
+    add the entry ``targets`` with the name of the task: ``"classification"``, ``"multi_label"``, ``"regression"`` or
+    ``"strings"``. The labels of the training split, or of all splits, are optional. ``classes`` (C,) may name the
+    classes, labels or quantities. ``novel_images`` and ``novel_labels`` replace the test split by one whose classes do
+    not occur in training, for tasks that evaluate on new classes. If the file is a subset of a published set,
+    ``{train,val,test}_index`` (N,) may hold each sample's number there, which becomes its ``index``. Nothing is ever
+    unpickled.
 
     Raises:
         TutelageError: the file, a key or a value is not as above; the text names it.
     """
     with file.open("rb") as stream:
         archive = Archive(file, stream)
-        keys = archive.parts()
+        keys = archive.split_keys()
         inputs = {part: archive.read(key) for part, (key, _) in keys.items()}
         labels = {part: None if key is None else archive.read(key) for part, (_, key) in keys.items()}
         index_keys = INDEX | ({"test": f"{NOVEL}_index"} if archive.novel else {})
@@ -95,31 +95,31 @@ def load(file: Path) -> Data:
 
 
 class Archive:
-    """An open ``.npz`` whose troubles are told in one line."""
+    """An open ``.npz`` file; reading errors become one-line messages."""
 
-    def __init__(self, file: Path, stream: BinaryIO, wanted: str = WANTED) -> None:
+    def __init__(self, file: Path, stream: BinaryIO, expected: str = EXPECTED_KEYS) -> None:
         self.file = file
         try:
             self._archive = ZipFile(stream)
         except (*DAMAGE, OSError) as error:
             raise TutelageError(
-                f"{file} is not a readable .npz archive of plain arrays; np.savez writes one ({wanted})"
+                f"{file} is not a readable .npz archive of plain arrays; np.savez writes one ({expected})"
             ) from error
         self._members = {member.filename.removesuffix(".npy"): member for member in self._archive.infolist()}
         self.keys = list(self._members)
 
     @property
     def listed(self) -> str:
-        """The keys, for an error."""
+        """The keys, for an error message."""
         return ", ".join(self.keys[:20]) + (", …" if len(self.keys) > 20 else "") if self.keys else "nothing"
 
     @property
     def novel(self) -> bool:
-        """Whether the test part is of classes of its own."""
+        """Whether the test classes do not occur in training."""
         return self._pair(NOVEL) is not None
 
-    def parts(self) -> dict[str, tuple[str, str | None]]:
-        """The keys of every part's inputs and labels, which the training part may lack, or all of them."""
+    def split_keys(self) -> dict[str, tuple[str, str | None]]:
+        """The keys of the inputs and labels of each split; the training split, or all splits, may lack labels."""
         found = {part: pair for part, key in KEYED_AS.items() if (pair := self._pair(key)) is not None}
         if (pair := self._pair(NOVEL)) is not None:
             if "test" in found:
@@ -128,17 +128,17 @@ class Archive:
         for part in ("train", "test"):
             if part not in found:
                 raise TutelageError(
-                    f"{self.file} has no {part} part; add {part}_images and {part}_labels to {self.listed}"
+                    f"{self.file} has no {part} split; add {part}_images and {part}_labels to {self.listed}"
                 )
         for inputs, labels in found.values():
-            # A key that is nobody's may be that of the labels, misspelt.
-            if labels is None and (found["train"][1] is not None or self._strange()):
-                missing = next(b for a, b in self._keys() if a == inputs)
+            # An unknown key may be a misspelt key of labels.
+            if labels is None and (found["train"][1] is not None or self._unknown_keys()):
+                missing = next(b for a, b in self._known_pairs() if a == inputs)
                 raise TutelageError(f"{self.file} has {inputs} without {missing}; add it (it has: {self.listed})")
         return found
 
     def _pair(self, part: str) -> tuple[str, str | None] | None:
-        """The keys of one part in whichever spelling is there."""
+        """The keys of one split, in the spelling that the file uses."""
         for inputs, labels in ((a.format(part), b.format(part)) for a, b in SPELLINGS):
             if inputs in self.keys:
                 return inputs, labels if labels in self.keys else None
@@ -146,14 +146,14 @@ class Archive:
                 raise TutelageError(f"{self.file} has {labels} without {inputs}; add it (it has: {self.listed})")
         return None
 
-    def _keys(self) -> list[tuple[str, str]]:
-        """The keys of inputs and labels that any part can have."""
+    def _known_pairs(self) -> list[tuple[str, str]]:
+        """The keys of inputs and labels that any split can have."""
         return [(a.format(part), b.format(part)) for a, b in SPELLINGS for part in (*KEYED_AS.values(), NOVEL)]
 
-    def _strange(self) -> set[str]:
-        """Keys that say nothing."""
+    def _unknown_keys(self) -> set[str]:
+        """Keys without a meaning here."""
         known = {"classes", TARGETS, *INDEX.values(), f"{NOVEL}_index"}
-        return set(self.keys) - known - {key for pair in self._keys() for key in pair}
+        return set(self.keys) - known - {key for pair in self._known_pairs() for key in pair}
 
     def read(self, key: str) -> Array:
         """One array."""
@@ -176,17 +176,17 @@ class Archive:
 
 
 def _check_novel(parts: Mapping[str, Split], file: Path) -> None:
-    """Refuse a novel part with a class of the training part."""
-    taught, novel = (set(parts[part].targets.classes(parts[part].labels).tolist()) for part in ("train", "test"))
-    if shared := sorted((taught & novel) - {UNLABELLED}):
+    """Refuse a novel split that shares a class with the training split."""
+    trained, novel = (set(parts[part].targets.classes(parts[part].labels).tolist()) for part in ("train", "test"))
+    if shared := sorted((trained & novel) - {UNLABELLED}):
         raise TutelageError(
             f"{NOVEL}_labels of {file} have the class {shared[0]}, which train_labels have too; number the novel "
-            f"classes from {max(taught) + 1}, or name the part test if all its classes are taught"
+            f"classes from {max(trained) + 1}, or call the split test if its classes occur in training"
         )
 
 
 def _classes(names: Array | None, parts: Mapping[str, Split], file: Path, *, novel: bool = False) -> tuple[str, ...]:
-    """The class names, or the class numbers of the labels as names; with a novel part those of all labels."""
+    """The class names, or the class numbers of the labels as names; with a novel split those of all labels."""
     if names is not None:
         if names.ndim != 1 or names.dtype.kind not in "USiu":
             raise TutelageError(f"classes of {file} is {names.dtype} of shape {names.shape}; it is (C,) names as text")

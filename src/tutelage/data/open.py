@@ -19,9 +19,9 @@ class Options:
     """How data are read, for those data sets that have the choice.
 
     Attributes:
-        image_size: side in pixels to scale and cut pictures to.
-        test: the share that becomes the test part.
-        skip_bad: leave out pictures that cannot be decoded.
+        image_size: side in pixels to scale and cut images to.
+        test: the share that becomes the test split.
+        skip_bad: leave out images that cannot be decoded.
     """
 
     image_size: int | None = None
@@ -36,11 +36,11 @@ class Options:
             )
         if "test" in fields and self.test is not None:
             raise TutelageError(
-                f"the test share {self.test} is for data without a test part of their own, in a folder: or in arrays; "
+                f"the test share {self.test} is for data without a test split of their own, in a folder: or in arrays; "
                 f"leave it out for {name}"
             )
         if "skip_bad" in fields and self.skip_bad:
-            raise TutelageError(f"skip_bad is for the pictures of folder: and hf: data; leave it out for {name}")
+            raise TutelageError(f"skip_bad is for the images of folder: and hf: data; leave it out for {name}")
 
 
 @default_settings()
@@ -55,15 +55,15 @@ def open_data(
 
     Args:
         spec: ``digits`` (part of scikit-learn), ``barcodes[:SEVERITY]`` (rendered), ``idx:FOLDER`` (MNIST's files),
-            ``npz:FILE`` (plain arrays), ``folder:PATH`` (pictures in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the
+            ``npz:FILE`` (plain arrays), ``folder:PATH`` (images in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the
             Hugging Face hub),
             ``text:FOLDER`` (tab-separated files and a tokenizer), ``wav:FOLDER`` (sounds in ``train/CLASS/``); the path
             (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object with all samples: a pair of
             images and labels (see ``Data.from_arrays``), a map-style dataset of such pairs, or a tuple of a training
             and a test set of those kinds.
-        image_size: side in pixels to scale and cut pictures to, for ``folder`` and ``hf``.
-        test: the share of a data set without a test part that becomes it, for ``folder`` and objects; by default 0.2.
-        skip_bad: leave out pictures that cannot be decoded, for ``folder`` and ``hf``.
+        image_size: side in pixels to scale and cut images to, for ``folder`` and ``hf``.
+        test: the share of a data set without a test split that becomes it, for ``folder`` and objects; by default 0.2.
+        skip_bad: leave out images that cannot be decoded, for ``folder`` and ``hf``.
 
     Raises:
         TutelageError: the name, the path or what is in it cannot be used.

@@ -12,7 +12,7 @@ from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.errors import TutelageError
 
 Order = Callable[[Tensor, int, torch.Generator], Tensor]
-"""``(labels, batch_size, generator)`` to the places in the part, (steps, batch) int64, of an epoch's batches."""
+"""``(labels, batch_size, generator)`` to the places in the split, (steps, batch) int64, of an epoch's batches."""
 
 
 def shuffled(labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:

@@ -10,14 +10,14 @@ from tutelage.errors import TutelageError
 
 
 class PerSample(nn.Module):
-    """A row of numbers for each sample of a part.
+    """A row of numbers for each sample of a split.
 
-    A sample is known by its ``Split.index``, which is no row number: the part may be a subset, or carry the numbers of
+    A sample is known by its ``Split.index``, which is no row number: the split may be a subset, or carry the numbers of
     a published set.
 
     Args:
-        split: the part.
-        values: (N, ...), a row a sample, in the part's order.
+        split: the split.
+        values: (N, ...), a row a sample, in the split's order.
 
     Attributes:
         values: (N, ...), a buffer, kept in checkpoints.
@@ -34,7 +34,9 @@ class PerSample(nn.Module):
         known, order = split.index.sort()
         if bool((known[1:] == known[:-1]).any()):
             twice = int(known[1:][known[1:] == known[:-1]][0])
-            raise TutelageError(f"sample {twice} is in the training part twice; a state per sample needs each one once")
+            raise TutelageError(
+                f"sample {twice} is in the training split twice; a state per sample needs each one once"
+            )
         self.register_buffer("values", values.clone())
         self.register_buffer("known", known.clone(), persistent=False)
         self.register_buffer("order", order, persistent=False)

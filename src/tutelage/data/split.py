@@ -27,7 +27,7 @@ class Split:
         inputs: as they are stored, of images (N, H, W, C) uint8: a tensor, or ``ImageFiles`` that are read
             batch by batch.
         labels: (N,) int64 class numbers, ``-1`` for no label; or (N, C) float32 soft labels; or as ``targets`` says.
-        index: (N,) int64, each sample's place in the part it was loaded from, or its number in a published set.
+        index: (N,) int64, each sample's place in the split it was loaded from, or its number in a published set.
         clean_labels: (N,) int64, the labels before any condition was applied. For analysis, never for training.
         trusted: (N,) bool, samples whose label somebody has checked: noise leaves them alone, and a method may train
             by them. ``None`` where nobody has.
@@ -51,7 +51,7 @@ class Split:
         modality: Modality = Pixels(),  # noqa: B008 - a frozen value
         targets: Targets = Classes(),  # noqa: B008 - a frozen value
     ) -> Split:
-        """A part as it was loaded: indices run from 0 and the labels, or the largest of soft ones, count as clean.
+        """A split as it was loaded: indices run from 0 and the labels, or the largest of soft ones, count as clean.
 
         Raises:
             TutelageError: the labels are not of the kind of ``targets``.
@@ -85,7 +85,7 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that two parts share only if they have the same labels and the same images.
+        """Sixteen hexadecimal digits that two splits share only if they have the same labels and the same images.
 
         Images that are files count as the same while name, size and time of change of each one are.
         """
@@ -95,7 +95,7 @@ class Split:
         return digest.hexdigest()[:16]
 
     def subset(self, places: Tensor) -> Split:
-        """The samples at these places of this part, in this order; their ``index`` is kept."""
+        """The samples at these places of this split, in this order; their ``index`` is kept."""
         inputs = self.inputs[places] if isinstance(self.inputs, Tensor) else ImageSubset(self.inputs, places)
         return replace(
             self,
@@ -108,7 +108,7 @@ class Split:
 
 
 def split_from_arrays(pair: object, what: str, modality: Modality, targets: Targets) -> Split:
-    """A part from a pair of arrays."""
+    """A split from a pair of arrays."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TutelageError(f"the {what} is no pair ({modality.noun}, labels): {value_text(pair)}")
     inputs = modality.store(pair[0], f"the array of {modality.noun} of the {what}")
@@ -119,7 +119,7 @@ def split_from_arrays(pair: object, what: str, modality: Modality, targets: Targ
 
 
 def checked(split: object, what: str, classes: Sequence[str]) -> Split:
-    """The part with its tensors as ``Split`` has them; one that no network could be trained on is refused."""
+    """The split with its tensors as ``Split`` has them; one that no network could be trained on is refused."""
     if not isinstance(split, Split):
         raise TutelageError(
             f"the {what} is a {type(split).__name__}; make parts with Split.of(images, labels), or all of them with "

@@ -1,4 +1,4 @@
-"""A part in two: which samples are held out, or used for testing, class by class."""
+"""A split in two: which samples are held out, or used for testing, class by class."""
 
 from __future__ import annotations
 
@@ -13,83 +13,83 @@ from torch import Tensor
 from tutelage.data.split import Split
 from tutelage.errors import TutelageError, TutelageWarning
 
-Places = NDArray[Any]
+Indices = NDArray[Any]
 
-TEST_SHARE = 0.2  # of a data set that has no test part
+TEST_SHARE = 0.2  # of a data set that has no test split
 
 
-def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Places, Places]:
-    """The places that stay and about ``size`` that are held out, both sorted: (N,) labels to (N - M,) and (M,).
+def stratified_split(labels: Tensor, size: int, seed: int) -> tuple[Indices, Indices]:
+    """Indices of the remaining and of about ``size`` held-out samples, both sorted: (N,) labels to (N - M,) and (M,).
 
-    Each class gives its share, and every class keeps a sample, so that fewer are held out where classes are too small.
-    Samples without a label (-1) count as a class. Where scikit-learn can stratify, it does.
+    Classes are held out in proportion, and each keeps at least one sample, so fewer samples are held out if classes are
+    too small. Samples without a label (-1) count as a class. Uses scikit-learn where it can stratify.
     """
     array = labels.cpu().numpy()
-    kept, held = _stratified(array, size, seed) or _in_turns(array, size, seed)
-    return np.sort(kept), np.sort(held)
+    remaining, held_out = _sklearn_split(array, size, seed) or _proportional_split(array, size, seed)
+    return np.sort(remaining), np.sort(held_out)
 
 
-def _stratified(labels: Places, size: int, seed: int) -> tuple[Places, Places] | None:
-    """scikit-learn's stratified split; ``None`` where it has none, or one that takes all samples of a class."""
+def _sklearn_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices] | None:
+    """scikit-learn's stratified split; ``None`` if it refuses, or if the split leaves a class without samples."""
     from sklearn.model_selection import train_test_split
 
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2 or not len(classes) <= size <= len(labels) - len(classes):
         return None
-    kept, held = train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels)
-    return (kept, held) if np.isin(classes[classes >= 0], labels[kept]).all() else None
+    remaining, held_out = train_test_split(np.arange(len(labels)), test_size=size, random_state=seed, stratify=labels)
+    return (remaining, held_out) if np.isin(classes[classes >= 0], labels[remaining]).all() else None
 
 
-def _in_turns(labels: Places, size: int, seed: int) -> tuple[Places, Places]:
-    """Samples of each class in a drawn order, from which classes give in turns according to their size."""
+def _proportional_split(labels: Indices, size: int, seed: int) -> tuple[Indices, Indices]:
+    """Hold out shuffled samples of each class in proportion to its size, never the first one of a class."""
     generator = np.random.default_rng([seed, *b"hold out"])
     rank = np.empty(len(labels))
     for label in np.unique(labels):
-        places = generator.permutation(np.flatnonzero(labels == label))
-        rank[places] = (np.arange(len(places)) + generator.random()) / len(places)
-        rank[places[0]] = -1  # stays
+        members = generator.permutation(np.flatnonzero(labels == label))
+        rank[members] = (np.arange(len(members)) + generator.random()) / len(members)
+        rank[members[0]] = -1  # never held out
     order = np.argsort(rank, kind="stable")
     size = min(size, int((rank >= 0).sum()))
     return order[: len(order) - size], order[len(order) - size :]
 
 
-def split_off_test(part: Split, share: float | None, name: str) -> tuple[Split, Split, dict[str, Any]]:
-    """A training and a test part from the only part of a data set: the same ones every time, class by class.
+def split_off_test(split: Split, share: float | None, name: str) -> tuple[Split, Split, dict[str, Any]]:
+    """A training and a test split from the only split of a data set, stratified by class and always the same.
 
     Args:
-        part: all samples; those without a label stay in the training part, unless none has one.
-        share: of each class; ``None`` is 0.2, and a warning says so.
-        name: of the data set.
+        split: all samples; samples without a label stay in the training split, unless no sample has one.
+        share: the share of each class for testing; ``None`` means 0.2, with a warning.
+        name: the name of the data set.
 
     Returns:
-        The training part, the test part, and what the record says of them.
+        The training split, the test split, and the entry for the record.
 
     Raises:
-        TutelageError: the share does not lie between 0 and 1, or no class has samples for both parts.
+        TutelageError: the share is not between 0 and 1, or no class has samples for both splits.
     """
-    used = TEST_SHARE if share is None else share
-    if not 0 < used < 1:
-        raise TutelageError(f"the share of the test part lies between 0 and 1, got {used}")
-    strata = part.targets.strata(part.labels)
-    labelled = part.targets.labelled(part.labels)
-    candidates = labelled.nonzero().squeeze(1) if labelled.any() else torch.arange(len(part))
-    size = max(1, round(used * len(candidates)))
-    _, held = stratified_split(strata[candidates], size, seed=0) if len(candidates) else ((), ())
-    if len(held) == 0:
+    test_share = TEST_SHARE if share is None else share
+    if not 0 < test_share < 1:
+        raise TutelageError(f"the share of the test split must be between 0 and 1, got {test_share}")
+    strata = split.targets.strata(split.labels)
+    labelled = split.targets.labelled(split.labels)
+    candidates = labelled.nonzero().squeeze(1) if labelled.any() else torch.arange(len(split))
+    size = max(1, round(test_share * len(candidates)))
+    _, held_out = stratified_split(strata[candidates], size, seed=0) if len(candidates) else ((), ())
+    if len(held_out) == 0:
         raise TutelageError(
-            f"{name} has no test part, and the classes of its {len(part)} samples are too small to take one from; "
-            "add a test part"
+            f"{name} has no test split, and the classes of its {len(split)} samples are too small to take one from; "
+            "add a test split"
         )
     if share is None:
         warnings.warn(
             TutelageWarning(
-                f"{name} has no test part: {len(held)} of its {len(part)} samples, drawn "
+                f"{name} has no test split: {len(held_out)} of its {len(split)} samples, drawn "
                 f"{'class by class' if labelled.any() else 'at random'}, are used for testing; --test 0.2 (test=0.2) "
                 "sets the share"
             ),
             stacklevel=4,
         )
-    chosen = torch.zeros(len(part), dtype=torch.bool)
-    chosen[candidates[torch.from_numpy(held)]] = True
-    kept, taken = (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
-    return part.subset(kept), part.subset(taken), {"test_from": "train", "test_share": used}
+    in_test = torch.zeros(len(split), dtype=torch.bool)
+    in_test[candidates[torch.from_numpy(held_out)]] = True
+    train, test = (~in_test).nonzero().squeeze(1), in_test.nonzero().squeeze(1)
+    return split.subset(train), split.subset(test), {"test_from": "train", "test_share": test_share}

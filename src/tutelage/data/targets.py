@@ -19,7 +19,7 @@ MOST_SYMBOLS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The form of a part's labels: the frame that each kind of target fills in."""
+    """The form of a split's labels: the frame that each kind of target fills in."""
 
     task: ClassVar[str]
     """What is asked of a network on such data, unless the method asks for something else."""
@@ -65,7 +65,7 @@ class Targets:
         return torch.full((len(labels),), UNLABELLED, device=labels.device)
 
     def strata(self, labels: Tensor) -> Tensor:
-        """What a held-out part is stratified by, (N,) int64: the class, or nothing."""
+        """What a held-out split is stratified by, (N,) int64: the class, or nothing."""
         return self.classes(labels)
 
     def labelled(self, labels: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class Targets:
         return labels
 
     def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
-        """How many samples of a part have each of the names."""
+        """How many samples of a split have each of the names."""
         return [len(labels)] * len(names)
 
 

@@ -24,7 +24,7 @@ LONGEST = 512  # tokens; longer texts are cut unless the tokenizer says otherwis
 def load(folder: Path) -> Data:
     """``train.tsv`` and ``test.tsv``, and ``val.tsv`` if it is there, read by the folder's ``tokenizer.json``.
 
-    Classes are the labels of the training part, sorted. A text becomes its token numbers, padded to the length of the
+    Classes are the labels of the training split, sorted. A text becomes its token numbers, padded to the length of the
     longest training text, at most 512, or to what the tokenizer's own truncation says.
 
     Args:

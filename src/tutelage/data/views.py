@@ -82,7 +82,7 @@ class CropsAndFlips:
     """Every crop of an image padded by ``pad`` black pixels, and, if ``flip``, its mirror image.
 
     There are (2 pad + 1)^2 views of an image, twice that with flips: 162 for the CIFAR convention of 4 pixels and
-    a flip. View ``v`` of sample ``i`` is always the same picture, so ``(i, v)`` can key a teacher's stored answer.
+    a flip. View ``v`` of sample ``i`` is always the same image, so ``(i, v)`` can key a teacher's stored answer.
 
     Attributes:
         pad: black pixels around the image.

@@ -151,7 +151,7 @@ class Classification(Task):
         """Accuracy, calibration and, with a teacher, fidelity to it.
 
         Returns:
-            ``samples`` (all of the part; those without a label count in the comparison with the teacher alone),
+            ``samples`` (all of the split; those without a label count in the comparison with the teacher alone),
             ``accuracy``, ``per_class_accuracy`` (by class name), ``worst_class_accuracy``, ``per_class_f1`` (by class
             name), ``macro_f1``, ``nll``, ``brier``, ``ece``, ``calibration_gap``, ``aurc``, ``reliability`` (``count``,
             ``accuracy`` and ``confidence`` of 15 bins, ``None`` where one is empty) and ``risk_coverage`` (``coverage``
@@ -213,7 +213,7 @@ class Classification(Task):
         return evaluate_extra(model, data, what, compute.device, seed, split=split)
 
     def describe(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """The main numbers of the test part, and what the training labels and the teacher have to do with them."""
+        """The main numbers of the test split, and what the training labels and the teacher have to do with them."""
         test, train = metrics["test"], metrics.get("train") or {}
 
         def of(form: str, *names: str) -> str:

@@ -28,13 +28,13 @@ from tutelage.tasks._embeddings import EmbeddingTask
 from tutelage.tasks.task import Compute, Curve, Metric
 
 MOST_CUT = 1000
-"""Samples of a part that are clustered by multicut, whose memory and time grow with their square."""
+"""Samples of a split that are clustered by multicut, whose memory and time grow with their square."""
 
 
 class Clustering(EmbeddingTask):
     """Embeddings (B, D) whose clusters are the classes: k-means, and correlation clustering (minimum-cost multicut).
 
-    Clustering does not read the labels; k-means is given the number of classes of the part, multicut is not. Samples
+    Clustering does not read the labels; k-means is given the number of classes of the split, multicut is not. Samples
     without a class are left out. Multicut joins and separates by one threshold for all networks: pairs nearer than a
     squared distance of 2, half-way between the margins of the absolute triplet loss, attract each other. Its metrics
     mean little for embeddings of another scale.
@@ -63,7 +63,7 @@ class Clustering(EmbeddingTask):
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
-        """All metrics; those of multicut on at most 1,000 samples, spread over the part."""
+        """All metrics; those of multicut on at most 1,000 samples, spread over the split."""
         found = embeddings(model, split, data, compute.device)
         result: dict[str, Any] = {"samples": len(split), **_by_k_means(found), **_by_multicut(found.spread(MOST_CUT))}
         if teacher is not None:

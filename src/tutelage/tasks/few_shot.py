@@ -58,8 +58,8 @@ class FewShot(EmbeddingTask):
 
     By logistic regression, with and without a graph of all samples of an episode, and by the nearest mean, where the
     queries of an episode are known together (transductive); and by logistic regression one query at a time (inductive).
-    The embeddings (B, D) are frozen. The classes of an episode are those of the part that is evaluated, which the
-    network need not have been trained on. The episodes have a seed of their own. Where the part is too small there are
+    The embeddings (B, D) are frozen. The classes of an episode are those of the split that is evaluated, which the
+    network need not have been trained on. The episodes have a seed of their own. Where the split is too small there are
     fewer classes or queries in an episode, and no accuracy if there are not two classes of one labelled sample and one
     query each.
     """
@@ -106,7 +106,7 @@ def _few_shot(found: Embeddings, shots: int) -> dict[str, float | None]:
 
 
 def _episodes(labels: Tensor, shots: int) -> Episodes | None:
-    """The episodes of a part, as large as it allows; ``None`` where it has not two classes that are large enough."""
+    """The episodes of a split, as large as it allows; ``None`` where it has not two classes that are large enough."""
     counts = torch.bincount(labels).sort(descending=True).values if len(labels) else labels
     ways = min(WAYS, int((counts > shots).sum()))
     if ways < 2:

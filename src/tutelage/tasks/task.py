@@ -41,7 +41,7 @@ class Metric:
 
     @property
     def short_title(self) -> str:
-        """The title without the part that it is usually measured on."""
+        """The title without the split that it is usually measured on."""
         return self.title.removeprefix("test ")
 
     def text(self, value: float) -> str:
@@ -101,7 +101,7 @@ class Task:
     """Whether the outputs are logits, whose softmax over the last axis is a distribution over classes."""
 
     training_metric_note: ClassVar[str] = "The main metric over the training batches, by the labels given."
-    """What the numbers of ``tally`` are, as a sentence under their picture."""
+    """What the numbers of ``tally`` are, as a sentence under their image."""
 
     @property
     def name(self) -> str:
@@ -253,7 +253,7 @@ class Task:
 
         Args:
             model: on the device already.
-            split: a part of ``data``.
+            split: a split of ``data``.
             data: the data set.
             compute: how.
             teacher: another network, on the same device, to compare with.

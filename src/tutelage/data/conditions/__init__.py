@@ -1,7 +1,7 @@
-"""What is done to a training part on purpose: wrong or absent labels, fewer samples, rare classes.
+"""What is done to a training split on purpose: wrong or absent labels, fewer samples, rare classes.
 
-Each condition is a frozen value that turns one data set into another. Only the training part changes, clean labels
-are kept, the same seed hits the same samples, and the record says what came of it. The test part is never touched.
+Each condition is a frozen value that turns one data set into another. Only the training split changes, clean labels
+are kept, the same seed hits the same samples, and the record says what came of it. The test split is never touched.
 """
 
 from tutelage.data.conditions.condition import Condition

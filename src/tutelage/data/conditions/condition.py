@@ -26,9 +26,9 @@ class Condition(Protocol):
 
 @dataclass(frozen=True)
 class Relabelling:
-    """Other labels for the training part.
+    """Other labels for the training split.
 
-    Clean labels are kept for analysis, and a validation part that exists already is left clean: to select on
+    Clean labels are kept for analysis, and a validation split that exists already is left clean: to select on
     labels as noisy as the training ones, hold it out after the noise.
     """
 

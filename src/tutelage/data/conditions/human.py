@@ -23,9 +23,9 @@ class HumanLabels(Relabelling):
     As in CIFAR-10N (Wei et al. 2022, arXiv 2110.12088): ``HumanLabels("cifar10n-human-labels.npz", "worst")``.
 
     The file is an ``.npz`` with an array for each column (never unpickled) or a ``.csv`` with a line of column names.
-    Row i is for the sample whose ``index`` is i: its place in the training part it was loaded from, or its number in
+    Row i is for the sample whose ``index`` is i: its place in the training split it was loaded from, or its number in
     the published set where an ``npz:`` data set has an array ``train_index``. So the labels are the same before and
-    after samples were chosen, but only the whole part tells whether the file is as long as it should be: apply human
+    after samples were chosen, but only the whole split tells whether the file is as long as it should be: apply human
     labels first, or give the file a column ``clean``, which must then equal the clean labels sample by sample.
     A label of -1 is an absent one.
 
@@ -62,11 +62,11 @@ class HumanLabels(Relabelling):
             least = len(index) if whole else f"at least {int(index.max()) + 1}"
             raise TutelageError(
                 f"{self.file} has {rows} rows, and {data.name} needs {least}: "
-                "one for each sample of the training part as it was loaded, in that order"
+                "one for each sample of the training split as it was loaded, in that order"
             )
         if not whole and not checked:
             raise TutelageError(
-                f"the training part of {data.name} is {len(index)} samples of a larger one, and {self.file} has no "
+                f"the training split of {data.name} is {len(index)} samples of a larger one, and {self.file} has no "
                 "column 'clean' to check the rows by; apply HumanLabels before samples are chosen, or add the column"
             )
 
@@ -78,7 +78,7 @@ class HumanLabels(Relabelling):
             raise TutelageError(
                 f"the column 'clean' of {self.file} is {clean[index[place]]} in row {index[place]}, where {data.name} "
                 f"has {known[place]} ({int(other.sum())} of {len(known)} differ); use the file of this very data set, "
-                "its rows in the order of the training part"
+                "its rows in the order of the training split"
             )
 
     def _settings(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Imbalance:
 
     Nothing is drawn. Classes are counted from 1 in the order of the class numbers, and are the clean ones, so that
     noise after or before does not change which samples are kept. Soft labels count for their largest class;
-    unlabelled samples are left out. A validation part that exists already, and the test part, stay as they are.
+    unlabelled samples are left out. A validation split that exists already, and the test split, stay as they are.
     """
 
     def _sizes(self, classes: int, most: int) -> list[int]:
@@ -34,7 +34,7 @@ class Imbalance:
         return self
 
     def __call__(self, data: Data) -> Data:
-        """The data set with the smaller training part, and the size of each class in its record."""
+        """The data set with the smaller training split, and the size of each class in its record."""
         name = type(self).__name__
         labels, counts = clean_classes(data, name)
         if data.num_classes < 2:

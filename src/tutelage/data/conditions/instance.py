@@ -1,4 +1,4 @@
-"""Labels that are wrong where the picture asks for it."""
+"""Labels that are wrong where the image asks for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 256  # images projected at once
 
 @dataclass(frozen=True)
 class InstanceNoise(LabelNoise):
-    """What a label becomes depends on the picture; about ``rate`` of the labels are wrong.
+    """What a label becomes depends on the image; about ``rate`` of the labels are wrong.
 
     The noise of the experiments of Xia et al. (2020, "Part-dependent label noise", arXiv 2006.07836), which many
     papers took over. For sample i with pixels x_i and label y::
@@ -32,15 +32,15 @@ class InstanceNoise(LabelNoise):
         p_i = softmax of z_i W_y over the C - 1 classes other than y
         the label stays y with probability 1 - q_i and becomes k with probability q_i p_i[k]
 
-    Pixels are normalised with the training part's own mean and standard deviation by channel. The scores z_i W_y
-    have a spread of about sqrt(S), so that p_i is nearly 1 for one class: pictures that look alike are mistaken for
+    Pixels are normalised with the training split's own mean and standard deviation by channel. The scores z_i W_y
+    have a spread of about sqrt(S), so that p_i is nearly 1 for one class: images that look alike are mistaken for
     the same class.
 
     Deviation: the paper truncates q to [0, 1], so that its mean exceeds a rate below 0.2 (0.129 for a rate of 0.1).
     Here the interval lies evenly about the rate, and the mean is the rate. From 0.3 to 0.7 the two differ by less
     than 0.3 % of the samples.
 
-    Which samples are hit depends on the seed and the number of samples alone; what they become, on the pictures and
+    Which samples are hit depends on the seed and the number of samples alone; what they become, on the images and
     on W. A higher rate hits those of a lower one, with the same wrong labels, and more.
     """
 

@@ -28,7 +28,7 @@ class Subset:
             raise TutelageError(f"a subset needs 1 sample of each class or more, got {self.per_class}")
 
     def __call__(self, data: Data) -> Data:
-        """The data set with the smaller training part."""
+        """The data set with the smaller training split."""
         labels, counts = clean_classes(data, type(self).__name__)
         if min(counts) < self.per_class:
             rarest = int(np.argmin(counts))

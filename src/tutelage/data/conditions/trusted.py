@@ -16,7 +16,7 @@ from tutelage.errors import TutelageError
 class Trusted:
     """So many samples of each class get their clean label, as if a person had looked at them, and are marked.
 
-    They stay in the training part, where every method sees them with that label; noise that comes later leaves them
+    They stay in the training split, where every method sees them with that label; noise that comes later leaves them
     alone. A class with fewer samples is checked whole, and a sample whose clean label is not known is not checked.
 
     Attributes:
