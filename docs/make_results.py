@@ -16,16 +16,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tutelage.report.conclusions import conclusion
+from tutelage.report.markdown import Column, markdown_table
 from tutelage.studies import PLAIN
+from tutelage.studies.functions import read_lines
 from tutelage.studies.metrics import metrics_of
 from tutelage.studies.results import Results, Row
-from tutelage.studies.statistics import Interval
 from tutelage.tasks import find_task
 
 FOLDER = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(FOLDER.parent.parent))
 
-from experiments import paired, raw  # noqa: E402 - it lies beside the package, not in it
+from experiments import paired  # noqa: E402 - it lies beside the package, not in it
 
 # --- the demo
 
@@ -164,7 +165,7 @@ def _draw_gain(axis: Axes, place: int, row: Row) -> None:
 
 def measured(file: Path, data: str, noise: str) -> Results | None:
     """A study of one condition, from its raw results; ``None`` where there are none."""
-    lines = raw.read(file)
+    lines = read_lines(file)
     if not lines:
         return None
     condition = {"data": data, "noise": noise, "imbalance": None, "per_class": None, "teacher_labels": "noisy"}
@@ -199,29 +200,24 @@ def falling_short(results: Results) -> list[str]:
     return [f"More than half a point below in the mean: {'; '.join(names)}."] if names else []
 
 
+COLUMNS = {
+    "accuracy": Column("test accuracy, %", digits=2),
+    "memorised": Column("memorised, %", digits=2),
+    "ece": Column("ECE", share=False, digits=3),
+}
+
+
 def table(results: Results, *, spread: bool = False) -> str:
-    """Rows as a table; with ``spread`` the accuracy has its standard deviation over seeds and not its interval."""
-    lines = [
-        "| | test accuracy, % | difference to plain | memorised, % | ECE |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for rows in zip(results.table(), results.table("memorised"), results.table("ece"), strict=True):
-        lines.append(f"| {rows[0].cell.method} | {' | '.join(_cells(rows, spread))} |")
-    return "\n".join(lines)
-
-
-def _cells(rows: Sequence[Row], spread: bool) -> list[str]:
-    row, memorised, ece = rows
-    accuracy = _cell(row.mean)
-    if spread and row.mean is not None and row.deviation is not None:
-        accuracy = f"{100 * row.mean.mean:.2f} ± {100 * row.deviation:.2f}"
-    return [accuracy, _cell(row.gain, "+.2f"), _cell(memorised.mean), _cell(ece.mean, ".3f", 1)]
-
-
-def _cell(interval: Interval | None, form: str = ".2f", scale: float = 100) -> str:
-    if interval is None:
-        return ""
-    return f"{scale * interval.mean:{form}} ± {scale * (interval.high - interval.mean):{form.lstrip('+')}}"
+    """A line a row; with ``spread`` the accuracy is followed by its standard deviation over seeds, not its interval."""
+    accuracy, *others = COLUMNS.values()
+    lines = []
+    for row, *other_rows in zip(*map(results.table, COLUMNS), strict=True):
+        mean = accuracy.mean_and_half(row.mean)
+        if spread and row.mean is not None and row.deviation is not None:
+            mean = f"{accuracy.number(row.mean.mean)} ± {accuracy.number(row.deviation)}"
+        cells = [column.mean_and_half(other.mean) for column, other in zip(others, other_rows, strict=True)]
+        lines.append([row.cell.method, mean, accuracy.mean_and_half(row.gain, "+"), *cells])
+    return markdown_table(["", accuracy.title, "difference to plain", *(column.title for column in others)], lines)
 
 
 if __name__ == "__main__":

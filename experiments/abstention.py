@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Config
 from tutelage.data import Split
 from tutelage.data.configured import load_data
@@ -19,6 +19,7 @@ from tutelage.evaluation import abstain_probability, predict_roles, risk_coverag
 from tutelage.methods import find
 from tutelage.models.surgery.abstain import ABSTAIN
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.runs.models import make_student
 from tutelage.training.run import Run
 
@@ -170,20 +171,20 @@ to be found. The paper's own networks and data (ResNet-50 and ResNet-18 on CIFAR
 EXPERIMENT = Experiment(
     name="abstention",
     head=HEAD,
-    run=run,
+    measure=run,
     rows=tuple(ROWS),
-    metrics={
-        "response 100%": Metric("error"),
-        "response 90%": Metric("error at 90 %, response"),
-        "response 80%": Metric("error at 80 %, response"),
-        "abstention 90%": Metric("error at 90 %, p_a"),
-        "abstention 80%": Metric("error at 80 %, p_a"),
-        "response excess": Metric("excess AURC x 100, response", digits=2),
-        "abstention excess": Metric("excess AURC x 100, p_a", digits=2),
-        "abstain_probability": Metric("mean p_a"),
-        "payoff": Metric("o", share=False),
+    columns={
+        "response 100%": Column("error"),
+        "response 90%": Column("error at 90 %, response"),
+        "response 80%": Column("error at 80 %, response"),
+        "abstention 90%": Column("error at 90 %, p_a"),
+        "abstention 80%": Column("error at 80 %, p_a"),
+        "response excess": Column("excess AURC x 100, response", digits=2),
+        "abstention excess": Column("excess AURC x 100, p_a", digits=2),
+        "abstain_probability": Column("mean p_a"),
+        "payoff": Column("o", share=False),
     },
-    against="hinton",
+    baseline="hinton",
     conditions={
         "digits-0": "Digits, correct labels",
         "digits-0.4": "Digits, 40 % of the labels wrong",

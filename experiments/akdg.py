@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.batch import Batch
@@ -22,6 +22,7 @@ from tutelage.methods import find
 from tutelage.models.generator import Generator
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.runs import execute
 from tutelage.runs.models import make_student
 from tutelage.terms import Term
@@ -148,15 +149,15 @@ def few(data: Data, seed: int) -> Data:
 EXPERIMENT = Experiment(
     name="akdg",
     head=HEAD,
-    run=run,
+    measure=run,
     rows=("vanilla", "mse", "akdg", "teacher alone"),
-    metrics={
-        "distance": Metric("FD (features of a classifier)", share=False, digits=2),
-        "distance_of_pixels": Metric("FD (principal components of pixels)", share=False, digits=3),
-        "coverage": Metric("coverage"),
-        "inception_score": Metric("score by that classifier", share=False, digits=2),
+    columns={
+        "distance": Column("FD (features of a classifier)", share=False, digits=2),
+        "distance_of_pixels": Column("FD (principal components of pixels)", share=False, digits=3),
+        "coverage": Column("coverage"),
+        "inception_score": Column("score by that classifier", share=False, digits=2),
     },
-    against="vanilla",
+    baseline="vanilla",
     conditions={"many": "All 1,437 real images", "few": "64 real images"},
     seeds=5,
     skip=frozenset({("few", "mse"), ("few", "teacher alone")}),

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 
 import tutelage
-from experiments import raw
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.api import Result
 from tutelage.data import Data, NoAugmentation, Split, open_data
 from tutelage.data.barcodes import CHUNK
 from tutelage.data.ean13 import EAN13
+from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.smart_inference import Reading, Rotated, fast_track, full_voting, most_probable, read
+from tutelage.report.markdown import Column
+from tutelage.studies.functions import read_lines
 from tutelage.tasks.barcode import outcomes
 
 RUNS = Path("runs/barcode")
@@ -107,15 +109,15 @@ def best_trial(network: str) -> int:
     """The trial with the most strings read rightly of the held-out part.
 
     Raises:
-        SystemExit: one has not been run.
+        TutelageError: one has not been run.
     """
     scores = {
         int(line["condition"][-1]): line["measured"]["held-out"]
-        for line in raw.read(EXPERIMENT.file)
+        for line in read_lines(EXPERIMENT.file)
         if line["row"] == network and line["condition"].startswith("trial")
     }
     if len(scores) < len(TRIALS[network]):
-        raise SystemExit(f"{network} is not tuned: run the conditions 'trial 0' to 'trial 2' first")
+        raise TutelageError(f"{network} is not tuned: run the conditions 'trial 0' to 'trial 2' first")
     return max(scores, key=lambda trial: scores[trial])
 
 
@@ -230,21 +232,21 @@ programming and abstains from nothing; *views* are the picture and the picture t
 by 1.5 degrees to either side, of which the first that is accepted counts, or the vote. `zxing-cpp` 3.1.1 reads each
 test picture alone and looks for EAN-13 only; it does not depend on the seed.
 """,
-    run=run,
+    measure=run,
     rows=("plain", *RULES, "distilled", "distilled, same pictures", OTHER),
-    metrics={
-        "right": Metric("read rightly"),
-        "false": Metric("read falsely", digits=2),
-        "none": Metric("not read"),
-        "digits": Metric("digits"),
-        "first digit": Metric("first digit"),
-        "harder right": Metric("harder: rightly"),
-        "harder false": Metric("harder: falsely"),
-        "noise": Metric("noise: read"),
-        "training strings": Metric("training strings"),
-        "last gain": Metric("last epoch's gain"),
+    columns={
+        "right": Column("read rightly"),
+        "false": Column("read falsely", digits=2),
+        "none": Column("not read"),
+        "digits": Column("digits"),
+        "first digit": Column("first digit"),
+        "harder right": Column("harder: rightly"),
+        "harder false": Column("harder: falsely"),
+        "noise": Column("noise: read"),
+        "training strings": Column("training strings"),
+        "last gain": Column("last epoch's gain"),
     },
-    against="plain",
+    baseline="plain",
     conditions={
         **dict.fromkeys(("trial 0", "trial 1", "trial 2"), ""),
         "rules": "Decision rules, and the distilled students",

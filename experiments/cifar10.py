@@ -28,8 +28,10 @@ from typing import Any
 import torch
 
 import tutelage
-from experiments import raw
-from experiments.paired import RESULTS, Experiment, Metric, main
+from experiments.paired import RESULTS, Experiment, main
+from tutelage.errors import TutelageError
+from tutelage.report.markdown import Column
+from tutelage.studies.functions import read_lines
 
 DATA = Path("runs") / "data"
 STUDENT, TEACHER = "experiments.nets:resnet8_half", "resnet14"
@@ -136,16 +138,18 @@ def best_trial(question: str, row: str) -> int:
     """The number of the trial with the best accuracy on held-out training data.
 
     Raises:
-        SystemExit: one has not been run.
+        TutelageError: one has not been run.
     """
-    lines = raw.read(EXPERIMENTS[question].file)
+    lines = read_lines(EXPERIMENTS[question].file)
     scores = {
         int(line["condition"][-1]): line["measured"]["validation_accuracy"]
         for line in lines
         if line["row"] == row and line["condition"].startswith("tuning")
     }
     if len(scores) < len(TRIALS[row]):
-        raise SystemExit(f"{row} is not tuned: run its conditions 'tuning 0' to 'tuning {len(TRIALS[row]) - 1}' first")
+        raise TutelageError(
+            f"{row} is not tuned: run its conditions 'tuning 0' to 'tuning {len(TRIALS[row]) - 1}' first"
+        )
     return max(scores, key=lambda number: scores[number])
 
 
@@ -195,16 +199,16 @@ def experiment(name: str) -> Experiment:
             teacher="a ResNet-14 trained on the same labels" if question.own_teacher else "a ResNet-56 of 93.4 %",
             lr=LR,
         ),
-        run=functools.partial(run, name),
+        measure=functools.partial(run, name),
         rows=(*(["teacher"] if question.own_teacher else []), *TRIALS),
-        metrics={
-            "accuracy": Metric("test accuracy", digits=2),
-            "memorised": Metric("wrong labels memorised"),
-            "ece": Metric("calibration error", share=False, digits=3),
-            "worst_class_accuracy": Metric("worst class"),
-            "forward_passes": Metric("forward passes, millions", share=False),
+        columns={
+            "accuracy": Column("test accuracy", digits=2),
+            "memorised": Column("wrong labels memorised"),
+            "ece": Column("calibration error", share=False, digits=3),
+            "worst_class_accuracy": Column("worst class"),
+            "forward_passes": Column("forward passes, millions", share=False),
         },
-        against="plain",
+        baseline="plain",
         conditions=conditions,
         seeds=teachers | seeds,
         skip=frozenset(skip | {("teachers", row) for row in TRIALS}),

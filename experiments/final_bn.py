@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from experiments.nets import mlp, small_resnet8
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, Split, open_data
 from tutelage.data.views import CropsAndFlips
@@ -24,6 +24,7 @@ from tutelage.methods import find
 from tutelage.methods.final_bn import InverseFrequency
 from tutelage.models.surgery.final_bn import remove
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run
 
@@ -137,7 +138,7 @@ first weights and batches. The test parts are about balanced and the same for al
 selected: the numbers are those of the last epoch. *AUROC* ranks test samples by the difference of their two logits: it
 does not depend on where the threshold lies, as F1 does. One who says "minority" to everything has an F1 of about 67 %.
 """,
-    run=run,
+    measure=run,
     rows=(
         "plain",
         "class-weighted",
@@ -146,14 +147,14 @@ does not depend on where the threshold lies, as F1 does. One who says "minority"
         "final BN" + REMOVED,
         "final BN, no affine" + REMOVED,
     ),
-    metrics={
-        "minority": Metric("F1, minority"),
-        "majority": Metric("F1, majority"),
-        "auroc": Metric("AUROC"),
-        "confidence": Metric("confidence"),
-        "ece": Metric("ECE"),
+    columns={
+        "minority": Column("F1, minority"),
+        "majority": Column("F1, majority"),
+        "auroc": Column("AUROC"),
+        "confidence": Column("confidence"),
+        "ece": Column("ECE"),
     },
-    against="plain",
+    baseline="plain",
     conditions={
         "digits-16": "Digits, 602 and 8, batches of 16",
         "digits-64": "Digits, 602 and 8, batches of 64",

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from experiments.nets import mlp
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.attacks import margin, pgd
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, open_data
 from tutelage.evaluation import evaluate, predict
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.training import Run
 
 RADIUS = 0.15
@@ -91,18 +92,18 @@ cross-entropy of the logits z / scale and on the margin with 5 random starts eac
 by ||z - t_j||^2, with one start each (GCCS alone). Worst: image by image over all of these. No AutoAttack, no black-box
 attack: upper bounds.
 """,
-    run=run,
+    measure=run,
     rows=tuple(SCALES),
-    metrics={
-        "clean": Metric("clean"),
-        "ce": Metric("PGD, cross-entropy"),
-        "margin": Metric("PGD, margin"),
-        "vertices": Metric("PGD, to the vertices"),
-        "worst": Metric("worst of them"),
-        "deviation": Metric("std within a class", share=False, digits=2),
-        "distance": Metric("mean to vertex", share=False, digits=2),
+    columns={
+        "clean": Column("clean"),
+        "ce": Column("PGD, cross-entropy"),
+        "margin": Column("PGD, margin"),
+        "vertices": Column("PGD, to the vertices"),
+        "worst": Column("worst of them"),
+        "deviation": Column("std within a class", share=False, digits=2),
+        "distance": Column("mean to vertex", share=False, digits=2),
     },
-    against="plain",
+    baseline="plain",
     tail="""
 The loss does what it says: on the training part each class has a standard deviation of about 1 around a mean within a
 fraction of that of its vertex. Clean accuracy is a little higher. Robustness is **not**: with scale 70 PGD on

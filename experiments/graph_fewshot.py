@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.evaluation.episodes import evaluate_alone, evaluate_episodes, sample_episodes
 from tutelage.evaluation.interpolation import NEIGHBOURS
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.training import Run
 
 EPISODES = 100
@@ -64,14 +65,14 @@ CONDITIONS = {
 
 
 METRICS = {
-    "nearest_mean": Metric("nearest mean"),
-    "without_graph": Metric("logistic regression"),
-    "accuracy": Metric("with the graph"),
-    "gain": Metric("gained by the graph"),
-    "gain_10": Metric("gained with k = 10"),
-    "inductive": Metric("one query at a time"),
-    "inductive_graph": Metric("one at a time, with a graph"),
-    "purity": Metric("purity of the graph"),
+    "nearest_mean": Column("nearest mean"),
+    "without_graph": Column("logistic regression"),
+    "accuracy": Column("with the graph"),
+    "gain": Column("gained by the graph"),
+    "gain_10": Column("gained with k = 10"),
+    "inductive": Column("one query at a time"),
+    "inductive_graph": Column("one at a time, with a graph"),
+    "purity": Column("purity of the graph"),
 }
 
 
@@ -200,10 +201,10 @@ seed that is not reported. The graph is not tuned: alpha = 0.5, kappa = 3, k = 1
 constants but for the limit; *k = 10* has none. Logistic regression has C = 100. *One query at a time*: centred by the
 mean of the support, not by that of the queries.
 """,
-    run=run,
+    measure=run,
     rows=("pixels", *BACKBONES),
-    metrics=METRICS,
-    against="classes",
+    columns=METRICS,
+    baseline="classes",
     conditions={
         condition: condition.replace("cifar", "CIFAR-").replace("omniglot", "Omniglot").replace("digits", "Digits")
         for condition in CONDITIONS

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Config
 from tutelage.data import Data
 from tutelage.data.configured import load_data
@@ -22,6 +22,7 @@ from tutelage.methods.lre_amc.groups import Group, compensate, drop, group_of, s
 from tutelage.methods.lre_amc.redundancy import eliminate
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.runs.execute import execute
 
 KEPT = {"keep-64": 64, "keep-32": 32, "keep-16": 16}  # of 128 hidden units
@@ -155,20 +156,20 @@ matrix products. The paper's networks (VGG-16, AlexNet) and data were not run.
 EXPERIMENT = Experiment(
     name="lre_amc",
     head=HEAD,
-    run=run,
+    measure=run,
     rows=("dense", "as published", "not adjusted", "magnitude", "random", "repair by labels", "no repair"),
     conditions={
         **{name: f"Digits: {kept} of 128 hidden units kept, without any training" for name, kept in KEPT.items()},
         "conv": "Fashion-MNIST: pruned as far as 2 points of held-out accuracy allow",
     },
-    metrics={
-        "accuracy": Metric("test accuracy"),
-        "parameters": Metric("parameters left"),
-        "flops": Metric("operations left"),
-        "latency": Metric("time of a forward pass, of the dense network's", share=False, digits=2),
-        "passes": Metric("epochs of repair", share=False),
+    columns={
+        "accuracy": Column("test accuracy"),
+        "parameters": Column("parameters left"),
+        "flops": Column("operations left"),
+        "latency": Column("time of a forward pass, of the dense network's", share=False, digits=2),
+        "passes": Column("epochs of repair", share=False),
     },
-    against="as published",
+    baseline="as published",
     seeds=dict.fromkeys(KEPT, range(5)) | {"conv": range(3)},
     skip=frozenset(
         {(name, row) for name in KEPT for row in ("repair by labels", "no repair")}

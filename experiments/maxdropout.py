@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from experiments.nets import small_resnet8
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, open_data
 from tutelage.data.conditions import Subset
@@ -22,6 +22,7 @@ from tutelage.methods import find
 from tutelage.methods.maxdropout.layer import MaxDropout, replace_dropout
 from tutelage.models.resnet import ResNet
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.training import Run
 
 # The share of the network's own nn.Dropout, and the settings of MaxDropout in its place, if it is.
@@ -97,18 +98,18 @@ images. *Active* is the test accuracy of the same network when MaxDropout stays 
 does by a mistake in the authors' networks. *Dropped* is the share of units that it set to 0 in the whole training,
 layer by layer.
 """,
-    run=run,
+    measure=run,
     rows=tuple(ROWS),
-    metrics={
-        "test": Metric("test"),
-        "train": Metric("training"),
-        "gap": Metric("gap"),
-        "active": Metric("test, active"),
-        "dropped 1": Metric("dropped, first", digits=2),
-        "dropped 2": Metric("second", digits=2),
-        "dropped 3": Metric("third", digits=2),
+    columns={
+        "test": Column("test"),
+        "train": Column("training"),
+        "gap": Column("gap"),
+        "active": Column("test, active"),
+        "dropped 1": Column("dropped, first", digits=2),
+        "dropped 2": Column("second", digits=2),
+        "dropped 3": Column("third", digits=2),
     },
-    against="plain",
+    baseline="plain",
     conditions={"digits": "Digits, 300 samples", "cifar10": "CIFAR-10, 5,000 samples"},
     seeds={"digits": range(5), "cifar10": range(3)},
     skip=frozenset({("cifar10", "MaxDropout U(0, 0.5)")}),

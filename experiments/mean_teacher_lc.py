@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from experiments.nets import NoisyMLP
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.evaluation import evaluate
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.training import Run
 from tutelage.training.loop import Record
 
@@ -118,15 +119,15 @@ Beside the accuracy of the average: the median distance of features of one class
 (unlabelled training images); the share of same-class pairs among the nearest tenth of all pairs (a tenth of all pairs
 are of one class, so that 100 % is possible), in the end, and in the student when clustering begins.
 """,
-    run=run,
+    measure=run,
     rows=tuple(ROWS),
-    metrics={
-        "accuracy": Metric("test accuracy"),
-        "ratio": Metric("same / different distance", share=False, digits=3),
-        "purity": Metric("pure pairs"),
-        "purity_at_start": Metric("pure pairs at its start"),
+    columns={
+        "accuracy": Column("test accuracy"),
+        "ratio": Column("same / different distance", share=False, digits=3),
+        "purity": Column("pure pairs"),
+        "purity_at_start": Column("pure pairs at its start"),
     },
-    against="mean teacher",
+    baseline="mean teacher",
     conditions={"50": "50 labels", "20": "20 labels"},
     seeds=5,
     tail="""

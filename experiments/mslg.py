@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from experiments.nets import mlp
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.conditions import parse_noise
@@ -20,6 +20,7 @@ from tutelage.evaluation import memorisation
 from tutelage.evaluation.metrics import accuracy
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run
 
@@ -101,10 +102,10 @@ Tuned once, on another seed (100), of which 15 % of the training part were held 
 *fine-tuned* of 0.05, 0.01, 0.002. The last epoch's network is judged. *memorised* is the share of the wrong training
 labels that it predicts.
 """,
-    run=run,
+    measure=run,
     rows=("plain", "warm-up", "trusted alone", "fine-tuned", *LEARNED),
-    metrics={"accuracy": Metric("test accuracy"), "memorised": Metric("memorised")},
-    against="fine-tuned",
+    columns={"accuracy": Column("test accuracy"), "memorised": Column("memorised")},
+    baseline="fine-tuned",
     conditions={"symmetric:0.4": "Symmetric noise, 40 %", "pair:0.4": "Pair flips, 40 %"},
     seeds=3,
     tail="""\

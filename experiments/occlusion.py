@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments.nets import small_vgg
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.evaluation.metrics import accuracy
@@ -26,6 +26,7 @@ from tutelage.methods.occlusion.svm import select_svm
 from tutelage.models.fronts.occlude import Half, normalised_black
 from tutelage.models.surgery import front
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.tasks import find_task
 from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run
@@ -222,17 +223,17 @@ part of one other seed: 0.01 for all but scratch (0.05) and the two controls (0.
 epoch. The positive control is the teacher: hiding half of its images must cost it most of its accuracy, and training
 on half images must bring most of that back.
 """,
-    run=run,
+    measure=run,
     rows=ROWS,
-    metrics={
-        "accuracy": Metric("test accuracy"),
-        "over_soft": Metric(f"less {SOFT_SVM}"),
-        "over_triplet": Metric(f"less {TRIPLET_SVM}"),
-        "over_two": Metric(f"less {TWO_SVM}"),
-        "active": Metric("active triplets"),
-        "distance": Metric("mean distance", share=False, digits=2),
+    columns={
+        "accuracy": Column("test accuracy"),
+        "over_soft": Column(f"less {SOFT_SVM}"),
+        "over_triplet": Column(f"less {TRIPLET_SVM}"),
+        "over_two": Column(f"less {TWO_SVM}"),
+        "active": Column("active triplets"),
+        "distance": Column("mean distance", share=False, digits=2),
     },
-    against=TUNED,
+    baseline=TUNED,
     conditions={"upper": "Upper half hidden"},
     seeds=6,
     tail="""## What it shows

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from experiments.nets import mlp
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, open_data
 from tutelage.data.conditions import parse_noise
 from tutelage.evaluation.metrics import accuracy
 from tutelage.methods.pdiff import ProbabilityDifference
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run
 from tutelage.training.updates import Step, together
@@ -85,15 +86,15 @@ with a known rate, but each sample is ranked by the difference of another one of
 out, at random. Nothing was tuned on P-DIFF; batch size and epochs were chosen for time. All numbers are of the last
 epoch.
 """,
-    run=run,
+    measure=run,
     rows=("plain", "rate known", "rate read off", "shuffled differences"),
-    metrics={
-        "accuracy": Metric("test accuracy"),
-        "clean": Metric("clean labels among those kept"),
-        "kept": Metric("kept"),
-        "rate": Metric("R"),
+    columns={
+        "accuracy": Column("test accuracy"),
+        "clean": Column("clean labels among those kept"),
+        "kept": Column("kept"),
+        "rate": Column("R"),
     },
-    against="plain",
+    baseline="plain",
     conditions={
         "symmetric:0.2": "20 % symmetric noise",
         "symmetric:0.5": "50 % symmetric noise",

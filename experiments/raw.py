@@ -6,35 +6,16 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from tutelage.studies.functions import read_lines
 from tutelage.studies.results import Results
-
-Line = Mapping[str, Any]
-
-
-def read(file: Path) -> list[dict[str, Any]]:
-    """The lines of a raw file, in their order; none where there is no file."""
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def append(file: Path, line: Line) -> None:
-    """Add a run; commands that run other parts of the same experiment may do so at the same time."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.write(json.dumps(line) + "\n")
 
 
 def write_study(results: Results, file: Path) -> None:
     """Write the runs of a study, in the place of those with the same row and seed; one with a failed run is refused."""
-    lines = {(line["row"], line["seed"]): line for line in read(file)}
+    lines = {(line["row"], line["seed"]): line for line in read_lines(file)}
     for record in results.runs:
         if record["status"] != "done":
             raise SystemExit(f"{record['folder']} is {record['status']}: {record['error']}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from experiments.nets import mlp
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.attacks import AdversarialSamples, margin
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, open_data
@@ -17,6 +17,7 @@ from tutelage.evaluation import evaluate, pgd_accuracies
 from tutelage.methods import find
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.terms.sinkhorn import transport_plan
 from tutelage.training import Run
 
@@ -69,19 +70,19 @@ network and its normalisation), untargeted, eval mode, all 360 test images; PGD 
 random starts, on cross-entropy unless it says margin; a sample that breaks at a radius is broken at larger ones.
 AUAC@0.3 is over 0, 0.05, 0.1, .., 0.3. No AutoAttack, no black-box attack: these are upper bounds.
 """,
-    run=run,
+    measure=run,
     rows=tuple(METHODS),
-    metrics={
-        "clean": Metric("clean"),
-        "0.05": Metric("at 0.05"),
-        "0.15": Metric("at 0.15"),
-        "0.2": Metric("at 0.2"),
-        "margin": Metric("at 0.15, margin loss"),
-        "auac": Metric("AUAC@0.3"),
-        "zero gradients": Metric("zero gradients"),
-        "violation": Metric("marginal violation", share=False, digits=3),
+    columns={
+        "clean": Column("clean"),
+        "0.05": Column("at 0.05"),
+        "0.15": Column("at 0.15"),
+        "0.2": Column("at 0.2"),
+        "margin": Column("at 0.15, margin loss"),
+        "auac": Column("AUAC@0.3"),
+        "zero gradients": Column("zero gradients"),
+        "violation": Column("marginal violation", share=False, digits=3),
     },
-    against="Madry",
+    baseline="Madry",
     tail="""
 Both defences are worth some 20 points of AUAC and more, and both lose most of what they hold by radius 0.2. The paper's
 claim, more robust than Madry's at and above the training radius for some clean accuracy, is **not** seen here: SAT pays

@@ -14,12 +14,13 @@ from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
 from experiments.nets import mlp
-from experiments.paired import Experiment, Metric, main
+from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, SymmetricNoise, open_data
 from tutelage.evaluation.metrics import accuracy
 from tutelage.methods.slr import mixed, refined
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
 from tutelage.terms import CrossEntropy
 from tutelage.terms.cross_entropy import cross_entropy
 from tutelage.training import Learner, Run
@@ -168,17 +169,17 @@ batches of 128, learning rate 0.1. **Grades**: 20 Gaussian numbers (as pixels of
 them with noise of half its deviation, cut into quintiles; 600 to train on, 2,000 to test on, 20 epochs of batches of
 64, learning rate 0.05. Labels disagree there as annotators do; *kappa* is the quadratic weighted one.
 """,
-    run=run,
+    measure=run,
     rows=tuple(TARGETS),
-    metrics={
-        "accuracy": Metric("test accuracy"),
-        "nll": Metric("test NLL", share=False, digits=3),
-        "qwk": Metric("kappa"),
-        "people": Metric("student: CE to people", share=False, digits=3),
-        "targets": Metric("targets: CE to people", share=False, digits=3),
-        "others": Metric("targets: other classes", share=False, digits=3),
+    columns={
+        "accuracy": Column("test accuracy"),
+        "nll": Column("test NLL", share=False, digits=3),
+        "qwk": Column("kappa"),
+        "people": Column("student: CE to people", share=False, digits=3),
+        "targets": Column("targets: CE to people", share=False, digits=3),
+        "others": Column("targets: other classes", share=False, digits=3),
     },
-    against="plain",
+    baseline="plain",
     conditions={
         "cifar10h": "CIFAR-10H at 8x8, one round",
         "digits": "Digits, 30 % symmetric noise, two rounds",

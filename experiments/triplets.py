@@ -20,7 +20,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from experiments.paired import Experiment, Metric, main, measured
+from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, NoAugmentation, open_data
 from tutelage.data.conditions import parse_noise
@@ -29,6 +29,8 @@ from tutelage.evaluation.clustering import ari, cut_costs, fit_cut, k_means, mat
 from tutelage.evaluation.clustering import pair_distances as distances_of
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
+from tutelage.studies.functions import values_of
 from tutelage.training import Run
 
 RECIPE = Recipe(epochs=30, batch_size=160, optimizer="Adam", lr=3e-3, weight_decay=0.0)
@@ -116,9 +118,9 @@ def tune(seeds: int = 2) -> None:
 def spread() -> None:
     """Print the seeds' standard deviations, tests of equal variances, and what these tests could have seen."""
     for condition, key in product(EXPERIMENT.conditions, ("nmi", "cut_nmi")):
-        rows = {row: measured(EXPERIMENT, condition, row) for row in SETTINGS}
-        seeds = sorted(set.intersection(*(set(each) for each in rows.values())))
-        values = {row: [float(each[seed][key] or 0) for seed in seeds] for row, each in rows.items()}
+        rows = values_of(EXPERIMENT, EXPERIMENT.file, condition, key)
+        seeds = sorted(set.intersection(*(set(by_seed) for by_seed in rows.values())))
+        values = {row: [by_seed[seed] for seed in seeds] for row, by_seed in rows.items()}
         print(condition, key, {row: f"{100 * stdev(each):.2f}" for row, each in values.items()})
         for first, second in [*pairwise(SETTINGS), (RELATIVE, ABSOLUTE)]:
             a, b = values[first], values[second]
@@ -155,20 +157,20 @@ The learning rate (0.001, 0.003 or 0.01) was chosen for each condition and loss 
 other seeds; all three losses chose 0.003 with noise and 0.01 without. The positive control is the untrained network,
 which all losses must beat, and the loss of NMI from clean labels to noisy ones.
 """,
-    run=run,
+    measure=run,
     rows=(UNTRAINED, *SETTINGS),
-    metrics={
-        "nmi": Metric("k-means: NMI"),
-        "ari": Metric("ARI"),
-        "matched": Metric("matched accuracy"),
-        "cut_nmi": Metric("multicut, threshold 2: NMI"),
-        "clusters": Metric("clusters", share=False),
-        "gap": Metric("distance from 10", share=False),
-        "fitted_nmi": Metric("multicut, fitted: NMI"),
-        "fitted_clusters": Metric("clusters", share=False),
-        "fitted_gap": Metric("distance from 10", share=False),
+    columns={
+        "nmi": Column("k-means: NMI"),
+        "ari": Column("ARI"),
+        "matched": Column("matched accuracy"),
+        "cut_nmi": Column("multicut, threshold 2: NMI"),
+        "clusters": Column("clusters", share=False),
+        "gap": Column("distance from 10", share=False),
+        "fitted_nmi": Column("multicut, fitted: NMI"),
+        "fitted_clusters": Column("clusters", share=False),
+        "fitted_gap": Column("distance from 10", share=False),
     },
-    against=RELATIVE,
+    baseline=RELATIVE,
     conditions={"uniform:0.3": "30 % of the labels drawn anew (27 % wrong)", "clean": "Clean labels"},
     seeds=20,
     tail="""## What it shows

@@ -40,7 +40,7 @@ def test_each_experiment_has_its_page_and_enough_seeds() -> None:
             continue
         page = (ROOT / "docs" / "results" / f"{experiment.name}.md").read_text()
         assert page == paired.page(experiment), f"run python docs/make_results.py ({experiment.name})"
-        assert not paired.missing_runs(experiment) or "Not finished" in page
+        assert not paired.missing_runs(experiment, experiment.file) or "Not finished" in page
         for condition, title in experiment.conditions.items():
             if title or len(experiment.conditions) == 1:
                 assert len(experiment.seeds_of(condition)) >= 3, (experiment.name, condition)

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from tutelage.report.console import study_progress
 from tutelage.report.terminal import print_tables
+from tutelage.studies.jobs import ActiveJob, Status
 from tutelage.studies.results import Results
-from tutelage.studies.runner import AtWork, Status
 
 WriteStudy = Callable[..., Path]
 
@@ -24,9 +24,9 @@ def test_bars_name_condition_and_pair_count_failures_and_estimate_the_time(monke
     console = Console(file=text, force_terminal=True, width=120, color_system=None)
     with study_progress(console, quiet=False) as watch:
         assert watch is not None
-        watch(Status(runs=10, done=2, failed=0, found=2, running=()))
-        work = AtWork("hinton-seed0-0123", "hinton, noise 0.4, big → small, seed 0", 0.5)
-        watch(Status(runs=10, done=3, failed=1, found=2, running=(work,)))
+        watch(Status(runs=10, done=2, failed=0, skipped=2, running=()))
+        work = ActiveJob("hinton-seed0-0123", "hinton, noise 0.4, big → small, seed 0", 0.5)
+        watch(Status(runs=10, done=3, failed=1, skipped=2, running=(work,)))
     shown = text.getvalue()
     assert "hinton, noise 0.4, big → small, seed 0" in shown
     assert "3 of 10 runs done, 1 failed, 0:02:12 left" in shown  # 2.5 runs in a minute, 5.5 are left
@@ -37,7 +37,7 @@ def test_elsewhere_each_count_is_a_line() -> None:
     with study_progress(Console(file=text), quiet=False) as watch:
         assert watch is not None
         for done, failed in ((0, 0), (0, 0), (1, 0), (1, 1)):
-            watch(Status(runs=2, done=done, failed=failed, found=0, running=(), what="trials"))
+            watch(Status(runs=2, done=done, failed=failed, skipped=0, running=(), unit="trials"))
     lines = text.getvalue().splitlines()
     assert lines == ["0 of 2 trials done", "1 of 2 trials done", "1 of 2 trials done, 1 failed"]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.comparison import Comparison
 from tutelage.studies.results import Results, Row, describe_condition, missing_reason
 from tutelage.tasks import Metric
 
@@ -16,7 +17,7 @@ LEVEL = 0.05
 Significance = Literal["above", "below", "uncorrected", "steady", "unsure", "single", "absent"]
 
 
-def significance(row: Row) -> Significance:
+def significance(row: Comparison) -> Significance:
     """What may be said of a method beside the plain student.
 
     Returns:

@@ -18,7 +18,7 @@ from tutelage.text import printable
 
 if TYPE_CHECKING:
     from tutelage.runs import Result
-    from tutelage.studies.runner import Status, Watch
+    from tutelage.studies.jobs import Status, Watch
 
 
 class Terminal(Console):
@@ -93,8 +93,8 @@ def study_progress(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
 
         def watch(status: Status) -> None:
             failed = f", {status.failed} failed" if status.failed else ""
-            count = f"{status.done} of {status.runs} {status.what} done{failed}"
-            current = {"": (f"all {status.what}", status.share, count + left.text(status))}
+            count = f"{status.done} of {status.runs} {status.unit} done{failed}"
+            current = {"": (f"all {status.unit}", status.share, count + left.text(status))}
             current |= {each.name: (f"  {each.label}", each.share, "") for each in status.running}
             for name in bars.keys() - current.keys():
                 progress.remove_task(bars.pop(name))
@@ -117,7 +117,7 @@ class _TimeLeft:
 
     def text(self, status: Status) -> str:
         """The time left in words; empty as long as nothing was done."""
-        began, share = self._first.setdefault(status.what, (time.monotonic(), status.share))
+        began, share = self._first.setdefault(status.unit, (time.monotonic(), status.share))
         gained = status.share - share
         if gained <= 0 or status.share >= 1:
             return ""

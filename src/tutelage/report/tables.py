@@ -15,6 +15,7 @@ from typing import Any
 from tutelage.errors import TutelageError, unknown
 from tutelage.files import as_path, atomic_write
 from tutelage.report.conclusions import conclusion
+from tutelage.report.markdown import markdown_table
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Results, Row, missing_reason
@@ -120,9 +121,8 @@ def _markdown(results: Results, metric: str, interval: str) -> bytes:
     ]
     for heading, rows in tables:
         parts += [f"## {markdown_text(heading)}", markdown_text(conclusion(rows))]
-        cells = [(markdown_text(name), *others) for name, *others in table_cells(rows)]
-        head, *lines = [f"| {' | '.join(line)} |" for line in cells]
-        parts.append("\n".join([head, "| --- | --- | --- | --- | --- |", *lines]))
+        head, *lines = [(markdown_text(name), *others) for name, *others in table_cells(rows)]
+        parts.append(markdown_table(head, lines))
     return ("\n\n".join(parts) + "\n").encode()
 
 

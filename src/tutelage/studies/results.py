@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import TutelageError, unknown
 from tutelage.files import as_path
 from tutelage.studies import PLAIN, TEACHER
+from tutelage.studies.comparison import Comparison, compare_rows
 from tutelage.studies.frame import frame_of
 from tutelage.studies.metrics import metrics_of
 from tutelage.studies.reading import (
@@ -29,23 +30,15 @@ from tutelage.studies.reading import (
     refuse_gaps,
     task_named,
 )
-from tutelage.studies.statistics import (
-    Interval,
-    average_ranks,
-    bootstrap_difference,
-    bootstrap_interval,
-    critical_difference,
-    friedman_p_value,
-    holm,
-    mean_interval,
-    paired_difference,
-    paired_p_value,
-    wins,
-)
+from tutelage.studies.statistics import average_ranks, critical_difference, friedman_p_value
 from tutelage.tasks import Metric, Task
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+CellGroup = tuple[tuple[Any, ...], tuple[str, str]]
+"""A condition and a pair: the rows of one table."""
 
 
 @dataclass(frozen=True)
@@ -76,31 +69,19 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A cell as a line of the table.
+class Row(Comparison):
+    """A cell as a line of the table: its runs compared with the plain student of the same condition and pair.
+
+    A cell with a run that failed or is missing has no mean and no gain: its table cell is empty, never a mean over
+    fewer seeds. The plain student and the teacher have no gain.
 
     Attributes:
         cell: the runs behind it.
         metric: what its numbers are.
-        mean: over all seeds; ``None`` where a run is missing: never a mean over fewer seeds. Also
-            ``None`` where the metric was not measured.
-        deviation: standard deviation over seeds (n - 1); ``None`` of one seed.
-        gain: paired difference to the plain student of the same condition and pair; ``None`` for the plain student and
-            the teacher, and where a run of either is missing. Always method - plain, also where lower is better.
-        p: two-sided p-value of the gain by the paired t-test, unadjusted, whichever interval is shown; ``None`` of one
-            seed. ``holm``: adjusted for the methods of the same condition and pair that have one.
-        wins: on how many seeds it is better than the plain student, ties counting half; ``None`` where neither end of
-            the metric is the better one.
     """
 
     cell: Cell
     metric: Metric
-    mean: Interval | None
-    deviation: float | None
-    gain: Interval | None
-    p: float | None
-    holm: float | None
-    wins: float | None
 
 
 @dataclass(frozen=True)
@@ -220,25 +201,19 @@ class Results:
         """
         metric = self.metric_name(metric)
         about = self.metrics[metric]
-        if interval not in ("t", "bootstrap"):
-            raise unknown("interval", interval, ("t", "bootstrap"))
-        of_mean, of_gain = (
-            (mean_interval, paired_difference) if interval == "t" else (bootstrap_interval, bootstrap_difference)
-        )
         cells = self.cells
-        plain = {(cell.condition, cell.pair): cell.values(metric) for cell in cells if cell.method == PLAIN}
-        rows = []
+        groups: dict[CellGroup, dict[str, Mapping[int, float]]] = {}
         for cell in cells:
-            own, other = cell.values(metric), plain.get((cell.condition, cell.pair))
-            gain = p = won = None
-            if own is not None and other is not None and cell.method not in (TEACHER, PLAIN):
-                gain = of_gain(own, other)
-                p = paired_p_value(own, other) if len(own) > 1 else None
-                won = wins(own, other, higher_is_better=about.better == "higher") if about.better else None
-            mean = of_mean(own) if own is not None else None
-            spread = stdev(own) if own is not None and len(own) > 1 else None
-            rows.append(Row(cell, about, mean, spread, gain, p, None, won))
-        return _corrected(rows)
+            values = cell.values(metric) or ()
+            by_seed = dict(zip(self.study["seeds"], values, strict=False))
+            groups.setdefault((cell.condition, cell.pair), {})[cell.method] = by_seed
+        compared = {
+            group: compare_rows(rows, PLAIN, better=about.better, interval=interval, excluded=(TEACHER,))
+            for group, rows in groups.items()
+        }
+        return [
+            Row(**vars(compared[cell.condition, cell.pair][cell.method]), cell=cell, metric=about) for cell in cells
+        ]
 
     def ranks(self, metric: str | None = None) -> Ranks:
         """The plain student and the methods, ranked in each condition and pair by their means over seeds.
@@ -326,16 +301,3 @@ def missing_reason(cell: Cell) -> str:
     """Why a cell has no number: which seeds failed or are missing; or that it was not measured."""
     seeds = [f"seed {run['seed']} {'failed' if run['status'] == 'failed' else 'is missing'}" for run in cell.incomplete]
     return ", ".join(seeds) or "not measured"
-
-
-def _corrected(rows: Sequence[Row]) -> list[Row]:
-    """With Holm's correction over the methods of the same condition and pair."""
-    families: dict[tuple[Any, ...], list[int]] = {}
-    for number, row in enumerate(rows):
-        if row.p is not None:
-            families.setdefault((row.cell.condition, row.cell.pair), []).append(number)
-    corrected = list(rows)
-    for family in families.values():
-        for number, p in zip(family, holm([rows[n].p or 0.0 for n in family]), strict=True):
-            corrected[number] = replace(rows[number], holm=p)
-    return corrected

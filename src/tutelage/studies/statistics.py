@@ -142,7 +142,9 @@ def paired_p_value(a: Sequence[float], b: Sequence[float]) -> float:
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if np.ptp(difference) == 0:
         return float(difference[0] == 0)
-    return float(stats.ttest_1samp(difference, 0).pvalue)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # scipy's, for nearly equal differences
+        return float(stats.ttest_1samp(difference, 0).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -62,6 +62,21 @@ def _main_program() -> str | None:
     return path
 
 
+class InlineWorkers:
+    """No processes: each call runs at once in this process. For calls that cannot be pickled."""
+
+    count = 1
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        """See ``Workers``."""
+        future: Future[Any] = Future()
+        future.set_result(function(*arguments))
+        return future
+
+    def stop(self) -> None:
+        """Nothing to stop."""
+
+
 class LocalWorkers:
     """Processes of this machine, each with its share of the cores.
 
