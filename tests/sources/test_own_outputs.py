@@ -51,7 +51,7 @@ def test_it_reads_the_model_and_runs_nothing(tiny_model: Net) -> None:
 @pytest.mark.parametrize("cohort", ["nobody", "another"])
 def test_a_model_that_gave_nothing_here_cannot_teach_itself(cohort: str, tiny_model: Net, batch: Batch) -> None:
     given: dict[nn.Module, Outputs] = {tiny_model(1): Outputs(torch.zeros(8, 4))} if cohort == "another" else {}
-    with pytest.raises(ValueError, match="teaches itself on the batch at hand alone, and as a learner of this fit"):
+    with pytest.raises(ValueError, match="only the outputs for the current batch, of a learner of this fit"):
         OwnOutputs(tiny_model())(batch, ("logits",), given)
 
 
@@ -93,5 +93,5 @@ def test_on_a_view_it_is_refused_in_one_line(
 
     model = tiny_model()
     learner = Learner(model, OwnOutputs(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Same())})
-    with refused("teacher of learner 'student'", "on the batch at hand alone"):  # type: ignore[attr-defined]
+    with refused("teacher of learner 'student'", "only the outputs for the current batch"):  # type: ignore[attr-defined]
         fit(learner, data=tiny_data, hardware=on_cpu)

@@ -68,7 +68,7 @@ def test_a_model_that_is_not_in_the_fit_is_refused(
     peers: tuple[int, ...], text: str, nets: list[Tapped], cohort: dict[Tapped, Outputs], batch: Batch
 ) -> None:
     del cohort[nets[2]]
-    with pytest.raises(ValueError, match=f"{text} are no learners of this fit; fit them together"):
+    with pytest.raises(ValueError, match=f"{text} are not learners of this fit; fit them together"):
         Peers(*(nets[peer] for peer in peers))(batch, ROLES, cohort)
 
 

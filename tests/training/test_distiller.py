@@ -154,7 +154,7 @@ def test_building_leaves_the_networks_as_they_were(
 def test_weights_that_no_optimiser_knows_are_refused(pair: tuple[nn.Module, nn.Module], refused: Any) -> None:
     distiller = Distiller(*pair, features())
     for _ in range(2):
-        with refused("'hint' has weights to learn", "distiller.build(x)"):
+        with refused("'hint' has parameters", "distiller.build(x)"):
             distiller(IMAGES, LABELS)
     Distiller(*pair, {"rkd": DistanceRelations(), "hint": Hint("stage1", "stage1", use_regressor="never")})
     without = Distiller(pair[0], copy.deepcopy(pair[0]), {"hint": Hint("stage1", "stage1")})

@@ -71,11 +71,11 @@ WRONG: dict[str, tuple[Callable[[Net], list[Learner]], tuple[str, ...]]] = {
     ),
     "a term of a wrong shape": (
         lambda net: [Learner(net(), None, {"odd": Given(lambda logits: logits)})],
-        ("term 'odd' of learner 'student'", "(4,)", "it gave shape (4, 4)"),
+        ("term 'odd' of learner 'student'", "(4,)", "it returned shape (4, 4)"),
     ),
     "a term that gives no tensor": (
         lambda net: [Learner(net(), None, {"odd": Given(lambda logits: 0.0)})],
-        ("term 'odd'", "it gave float"),
+        ("term 'odd'", "it returned float"),
     ),
     "a term that raises": (
         lambda net: [Learner(net(), None, {"odd": Given(raising)})],

@@ -334,7 +334,7 @@ def test_peers_refuse_terms_on_views(tiny_data: Data, tiny_model: Net, on_cpu: H
         Learner(models[0], Peers(models[1]), {"kd": SoftTargets().on(Flipped())}, name="a"),
         Learner(models[1], Peers(models[0]), {"kd": SoftTargets()}, name="b"),
     ]
-    with refused("teacher of learner 'a'", "answer the batch at hand alone", "need another source"):
+    with refused("teacher of learner 'a'", "only the outputs for the current batch", "need another source"):
         fit(*learners, data=tiny_data, hardware=on_cpu)
 
 
@@ -354,8 +354,8 @@ class Gives(View):
 WRONG: dict[str, tuple[View, tuple[str, ...]]] = {
     "a view that raises": (Raises(), ("Raises of learner 'student' failed on a first batch", "not today")),
     "a view that is none": (View(), ("View of learner 'student'", "must define __call__")),
-    "no batch": (Gives(lambda batch: batch.inputs), ("Gives of learner 'student'", "must give a Batch", "Tensor")),
-    "nothing": (Gives(lambda batch: None), ("Gives of learner 'student'", "must give a Batch", "NoneType")),
+    "no batch": (Gives(lambda batch: batch.inputs), ("Gives of learner 'student'", "must return a Batch", "Tensor")),
+    "nothing": (Gives(lambda batch: None), ("Gives of learner 'student'", "must return a Batch", "NoneType")),
     "weights of another shape": (
         Gives(lambda batch: replace(batch, weight=torch.ones(len(batch), 1))),
         ("Gives of learner 'student'", "(4,)", "(4, 1)"),
@@ -366,7 +366,7 @@ WRONG: dict[str, tuple[View, tuple[str, ...]]] = {
     ),
     "images of other channels": (
         Gives(lambda batch: replace(batch, inputs=batch.inputs.repeat(1, 3, 1, 1))),
-        ("learner 'student', shown Gives,", "(3, 8, 8)"),
+        ("learner 'student', on Gives,", "(3, 8, 8)"),
     ),
     "labels of another length": (
         Gives(lambda batch: replace(batch, targets=batch.targets[:2])),

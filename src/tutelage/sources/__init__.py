@@ -1,4 +1,4 @@
-"""Who teaches: a frozen network, an average of the student over time, the students of a cohort, the student itself."""
+"""Teachers: frozen networks, a moving average of the student, the students of a cohort, the student itself."""
 
 from tutelage.sources.cache import TeacherCache
 from tutelage.sources.ema import EMA

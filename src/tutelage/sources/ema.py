@@ -1,4 +1,4 @@
-"""The average of the student over time: Tarvainen, Valpola 2017, arXiv 1703.01780."""
+"""A moving average of the student as teacher: Tarvainen, Valpola 2017, arXiv 1703.01780."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class EMA(Source):
     """An exponential moving average of a student's weights, used as its teacher.
 
     After update t (from 1): average <- a average + (1 - a) student. With a warm start a = min(decay, 1 - 1/t), so that
-    the first update copies the student and the random start is forgotten; without, a = decay from the first update on,
-    as some codes have it.
+    the first update copies the student and the initial random weights do not count; without, a = decay from the first
+    update on, as in some implementations.
 
-    Buffers are averaged only where they are averages themselves: floating buffers whose own name begins with
-    ``running_``, such as ``running_mean`` and ``running_var`` of batch normalisation. All others are copied: batch
-    counters, the vectors of spectral norm, scales of quantisers, tables of positions.
+    Only running statistics are averaged: floating-point buffers whose own name begins with ``running_``, such as
+    ``running_mean`` and ``running_var`` of batch normalization. All other buffers are copied: batch counters, vectors
+    of spectral norm, scales of quantizers, position tables.
 
-    A training loop of one's own calls ``after_step`` after each step of the optimiser.
+    In your own training loop, call ``after_step`` after each step of the optimizer.
 
     Args:
-        student: the network that is averaged; a bare ``nn.Module`` is given its inputs as they are.
+        student: the network that is averaged; a bare ``nn.Module`` gets its inputs without normalization.
         decay: the largest a, in [0, 1).
-        buffers: whether running statistics are averaged or copied; or the average's "own": it then runs in train mode,
-            with dropout and the statistics of the batch, and its buffers come of its own passes, as in the codes that
-            average parameters alone.
+        buffers: "average" or "copy" the student's running statistics; or "own": the average runs in train mode, with
+            dropout and batch statistics, and updates its buffers itself, as in implementations that average parameters
+            only.
         warm_start: see above.
-        start: a network whose weights the average begins with; a copy of the student unless given.
+        start: a network with the initial weights of the average; by default the student.
 
     Raises:
         TutelageError: a network cannot be copied.
@@ -53,18 +53,18 @@ class EMA(Source):
         start: nn.Module | None = None,
     ) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"the decay must lie in [0, 1), got {decay}")
+            raise ValueError(f"the decay must be in [0, 1), got {decay}")
         self.student, self.decay, self.buffers, self.warm_start = as_tapped("EMA", student), decay, buffers, warm_start
-        begin = self.student if start is None else as_tapped("EMA", start)
+        initial = self.student if start is None else as_tapped("EMA", start)
         self.model = copy_network(
-            begin, type(begin.module).__name__, "EMA averages a copy; give a network that can be copied"
+            initial, type(initial.module).__name__, "EMA averages a copy; give a network that can be copied"
         )
         self.models = (self.model,)
         self._frozen = Frozen(self.model)
         self.updates = 0
 
     def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
-        """The averaged network's outputs: in eval mode, or in train mode where its statistics are its own."""
+        """Return the averaged network's outputs, in eval mode, or in train mode with ``buffers="own"``."""
         batch = as_batch(batch)
         if self.buffers != "own":
             return self._frozen(batch, roles, cohort)
@@ -73,7 +73,7 @@ class EMA(Source):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Take the student's new weights into the average."""
+        """Update the average with the student's weights."""
         self.updates += 1
         rate = 1 - (min(self.decay, 1 - 1 / self.updates) if self.warm_start else self.decay)
         blended: tuple[list[Tensor], list[Tensor]] = ([], [])
@@ -90,17 +90,17 @@ class EMA(Source):
             torch._foreach_copy_(copied[0], copied[1])
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and how many updates it has seen."""
+        """The average and its number of updates."""
         return {"model": self.model.module.state_dict(), "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a kept average."""
+        """Restore a saved average."""
         self.model.module.load_state_dict(state["model"])
         self.updates = state["updates"]
 
 
 def _is_statistic(name: str, buffer: Tensor) -> bool:
-    """Whether a buffer of this name is an average over training itself, so that an average of it has a meaning."""
+    """Whether a buffer is a running statistic, of which an average is meaningful."""
     return buffer.is_floating_point() and name.rpartition(".")[2].startswith("running_")
 
 

@@ -1,4 +1,4 @@
-"""A trained network, or several, that teach and do not learn."""
+"""Trained networks as frozen teachers."""
 
 from __future__ import annotations
 
@@ -17,38 +17,37 @@ from tutelage.sources.source import NO_COHORT, Cohort, Source
 
 
 class Frozen(Source):
-    """Frozen teachers: in eval mode and without gradients whatever anyone calls.
+    """One frozen teacher, or several whose probabilities are averaged.
 
-    Several are averaged in probability space; each one's own outputs are the ensemble's ``members``. Being a source
-    sets ``requires_grad`` to False on their parameters. Neither parameters nor buffers ever change.
+    Teachers always run in eval mode and without gradients; neither parameters nor buffers change. The constructor sets
+    ``requires_grad`` to False on their parameters. The outputs of each teacher are the ensemble's ``members``.
 
     Args:
-        teachers: networks from raw pixels to logits. One that is a bare ``nn.Module`` is given its inputs as they are,
-            without normalisation.
+        teachers: networks from raw pixels to logits. A bare ``nn.Module`` gets its inputs without normalization.
         cache: caches their outputs for the training split, so that each is computed once.
 
     Raises:
-        TutelageError: a teacher is no network.
+        TutelageError: a teacher is not a network.
     """
 
     def __init__(self, *teachers: nn.Module, cache: TeacherCache | None = None) -> None:
         if not teachers:
             raise ValueError("Frozen needs at least one teacher")
-        self.models, self.cache = tuple(as_tapped("Frozen", each) for each in teachers), cache
+        self.models, self.cache = tuple(as_tapped("Frozen", teacher) for teacher in teachers), cache
         for teacher in self.models:
             teacher.eval().requires_grad_(False)
 
     def __call__(self, batch: Batch | Any, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
-        """The teachers' outputs for this batch, or for plain inputs, as ``Tapped.tap`` takes them."""
+        """Return the teachers' outputs for a batch, or for plain inputs as ``Tapped.tap`` takes them."""
         batch = as_batch(batch)
         for teacher in self.models:
             for module in teacher.modules():
-                if module.training:  # somebody has called train() on it since the last batch
+                if module.training:  # its train() was called since the last batch
                     module.training = False
         with torch.no_grad():
-            return Outputs.ensemble(tuple(self._answer(teacher, batch, roles) for teacher in self.models))
+            return Outputs.ensemble(tuple(self._run(teacher, batch, roles) for teacher in self.models))
 
-    def _answer(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
+    def _run(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
         if self.cache is None:
             return teacher.tap(batch.inputs, roles)
         return self.cache(teacher, batch, roles)

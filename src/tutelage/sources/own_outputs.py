@@ -1,4 +1,4 @@
-"""The student itself: what one part of it gives teaches another."""
+"""The student's own outputs as teacher outputs, for self-distillation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from tutelage.sources.source import NO_COHORT, Cohort, Source
 
 
 class OwnOutputs(Source):
-    """What the learner's own model gave for this batch, detached: its ensemble, or its last layer, as a target.
+    """The outputs of the learner's own model for the batch, detached, for example its ensemble or its last layer.
 
     Args:
         model: the learner's model.
 
     Raises:
-        TutelageError: it is a bare ``nn.Module``.
+        TutelageError: the model is a bare ``nn.Module``.
     """
 
     def __init__(self, model: Tapped) -> None:
@@ -25,7 +25,7 @@ class OwnOutputs(Source):
         self.reads = (model,)
 
     def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
-        """The model's outputs for this batch."""
+        """Return the model's outputs for the current batch."""
         if self.reads[0] not in cohort:
-            raise ValueError("a model teaches itself on the batch at hand alone, and as a learner of this fit")
+            raise ValueError("OwnOutputs has only the outputs for the current batch, of a learner of this fit")
         return cohort[self.reads[0]].detach()

@@ -1,4 +1,4 @@
-"""The other students of a cohort."""
+"""The other students of a cohort as teachers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tutelage.sources.source import NO_COHORT, Cohort, Source
 
 
 class Peers(Source):
-    """Students that train beside the learner; what they gave for this batch teaches it, detached.
+    """The outputs of students that are trained with the learner, detached.
 
-    The learner never computes them again: the update rule says whether it sees their outputs from before or after
-    their own step. With more than one peer, ``members`` holds each one's outputs.
+    They are not computed again: the update rule determines whether they are from before or after the peers' own step.
+    With more than one peer, their probabilities are averaged, and ``members`` holds each one's outputs.
 
     Args:
         peers: the other learners' models.
 
     Raises:
-        TutelageError: one of them is a bare ``nn.Module``.
+        TutelageError: a peer is a bare ``nn.Module``.
     """
 
     def __init__(self, *peers: Tapped) -> None:
@@ -30,10 +30,12 @@ class Peers(Source):
         self.reads = peers
 
     def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
-        """The peers' outputs for this batch."""
+        """Return the peers' outputs for the current batch."""
         if not cohort:
-            raise ValueError("peers answer the batch at hand alone; terms on a view need another source")
+            raise ValueError("Peers has only the outputs for the current batch; terms on a view need another source")
         absent = [peer for peer in self.reads if peer not in cohort]
         if absent:
-            raise ValueError(f"{len(absent)} of {len(self.reads)} peers are no learners of this fit; fit them together")
+            raise ValueError(
+                f"{len(absent)} of {len(self.reads)} peers are not learners of this fit; fit them together"
+            )
         return Outputs.ensemble(tuple(cohort[peer].detach() for peer in self.reads))

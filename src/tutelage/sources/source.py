@@ -1,4 +1,4 @@
-"""Who teaches: the frame that every source fills in."""
+"""The base class of all sources of teacher outputs."""
 
 from __future__ import annotations
 
@@ -13,40 +13,39 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 
 Cohort = Mapping[nn.Module, Outputs]
-"""What the models that train together gave for this batch."""
+"""The outputs of the models that are trained together, for the current batch."""
 
 NO_COHORT: Cohort = MappingProxyType({})
-"""The cohort where no models train together."""
+"""An empty cohort."""
 
 
 class Source:
-    """Gives teaching outputs for a batch. Never with gradients; never changed by being asked.
+    """A source of teacher outputs. They have no gradients, and computing them does not change the source.
 
-    In a loop of one's own, sources with networks of their own are called with plain inputs:
-    ``Frozen(teacher)(images)["logits"]``.
+    In your own training loop, call a source that has networks with plain inputs: ``Frozen(teacher)(images)["logits"]``.
 
-    One of your own defines ``__call__``, and of the rest what it needs.
+    A subclass defines ``__call__``, and overrides the other members as needed.
     """
 
     models: tuple[Tapped, ...] = ()
-    """The networks it runs itself; the loop places and compiles them."""
+    """The networks that it runs; the training loop moves them to the device and compiles them."""
 
     reads: tuple[Tapped, ...] = ()
-    """The learners' models whose answers to the batch it passes on; one that reads none is asked before they answer."""
+    """The learners' models whose outputs it returns. A source that reads none runs before the students."""
 
     second_view: bool = False
-    """Whether it wants each batch's samples under a second view too, ``Batch.second``."""
+    """Whether it needs a second view of each sample, ``Batch.second``."""
 
     def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
-        """The teaching outputs for this batch, with these roles."""
+        """Return the teacher outputs of these roles for a batch."""
         raise NotImplementedError(f"{type(self).__name__} must define __call__(batch, roles, cohort)")
 
     def after_step(self) -> None:
-        """React to an update of the student (a moving average does)."""
+        """Called after each update of the student, for example for a moving average."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What has to be kept for a run to go on exactly; nothing for a source that does not change."""
+        """The state needed for exact resume; empty for a source that does not change."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a kept state."""
+        """Restore a saved state."""

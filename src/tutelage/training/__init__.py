@@ -1,4 +1,4 @@
-"""Training: learners, update rules and the one loop."""
+"""Training: learners, update rules and the training loop."""
 
 from tutelage.training.distiller import Distiller
 from tutelage.training.fit import FitResult, fit

@@ -1,8 +1,8 @@
-"""Checkpoints that survive a kill, a full disk and a damaged file.
+"""Checkpoints that survive killed processes, full disks and damaged files.
 
-A file is one line, ``tutelage checkpoint 1 SHA256``, followed by what ``torch.save`` made of the state. It is written
-beside its place, flushed to the disk and renamed into it, so that a name never stands for half a file. Reading checks
-the sum first and then loads with ``weights_only``: nothing in the file can run.
+A file is one line, ``tutelage checkpoint 1 SHA256``, followed by the output of ``torch.save``. It is written under a
+temporary name, flushed to disk and renamed, so a file is never incomplete. Reading verifies the checksum and then loads
+with ``weights_only``, so no code of the file runs.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Checkpoints:
     """The checkpoints of one fit in a folder.
 
     Args:
-        folder: where they are; made when the first is written.
+        folder: the folder of the files; created with the first one.
         fit: the number of the fit within its run.
-        keep: how many to leave; the one before the last serves when the last is damaged.
-        write: writes a whole file at once.
+        keep: the number of files to keep; the second newest is used if the newest is damaged.
+        write: writes a file atomically.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Checkpoints:
         remove_abandoned(folder, lambda name: _NAME.fullmatch(name) is not None)
 
     def save(self, epoch: int, state: dict[str, Any]) -> Path:
-        """Write the state after this many epochs, then drop the oldest."""
+        """Write the state after this many epochs, then remove the oldest files."""
         path = self.folder / f"fit-{self.fit:02d}-epoch-{epoch:05d}.ckpt"
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -55,45 +55,47 @@ class Checkpoints:
         return path
 
     def load(self) -> dict[str, Any] | None:
-        """The newest undamaged state; ``None`` where there is none. A damaged one is left out with a warning."""
+        """The newest undamaged state, or ``None``. Damaged files cause a warning."""
         files = self._files()
         for older, (_, path) in reversed(list(enumerate(files))):
             try:
                 state = read(path)
-            except Exception as error:  # what is damaged, or made to harm, fails in ways of its own
-                foreign = isinstance(error, pickle.UnpicklingError)  # torch's text then advises to load it anyway
+            except Exception as error:  # damaged or malicious files can raise anything
+                foreign = isinstance(
+                    error, pickle.UnpicklingError
+                )  # torch's message suggests loading it without weights_only
                 why = "it holds more than tensors and plain values" if foreign else one_line(error)
                 then = "going on from the one before it" if older else "starting anew"
                 warnings.warn(f"checkpoint {path} is damaged ({why}); {then}", TutelageWarning, stacklevel=2)
             else:
-                if path == files[-1][1]:  # a kill may have come between the last write and the removal after it
+                if path == files[-1][1]:  # the process may have been killed between writing and removing
                     self._drop_old()
                 return state
         return None
 
     def _drop_old(self) -> None:
-        """Remove all but the newest; what cannot be removed stays."""
+        """Remove all but the newest files; errors are ignored."""
         for _, old in self._files()[: -self.keep]:
             with suppress(OSError):
                 old.unlink()
 
     def latest(self) -> Path | None:
-        """The newest file, if there is one."""
+        """The newest file, or ``None``."""
         files = self._files()
         return files[-1][1] if files else None
 
     def _files(self) -> list[tuple[int, Path]]:
         if not self.folder.is_dir():
             return []
-        found = ((match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name)))
-        return sorted((int(match[2]), path) for match, path in found if int(match[1]) == self.fit and path.is_file())
+        matches = ((match, path) for path in self.folder.iterdir() if (match := _NAME.fullmatch(path.name)))
+        return sorted((int(match[2]), path) for match, path in matches if int(match[1]) == self.fit and path.is_file())
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The state in one file.
+    """Read the state in a file.
 
     Raises:
-        ValueError: when it is no checkpoint, or not what was written.
+        ValueError: the file is not a checkpoint, or is damaged.
     """
     head, _, payload = read_file(path, largest=None).partition(b"\n")
     if not head.startswith(_MAGIC):
@@ -123,13 +125,13 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(state: dict[str, Any]) -> None:
-    """Put every global random generator back to where ``generators`` found it."""
+    """Restore every global random generator to a state from ``rng_state``."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])
-    kept = state["numpy"]
+    saved = state["numpy"]
     np.random.set_state(
-        ("MT19937", kept["key"].numpy().astype(np.uint32), kept["pos"], kept["has_gauss"], kept["gauss"])
+        ("MT19937", saved["key"].numpy().astype(np.uint32), saved["pos"], saved["has_gauss"], saved["gauss"])
     )
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
@@ -137,7 +139,7 @@ def restore_rng_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def rng_state_restored() -> Iterator[None]:
-    """Afterwards every global random generator is where it was."""
+    """A context that restores every global random generator at its end."""
     before = rng_state()
     try:
         yield
@@ -147,7 +149,7 @@ def rng_state_restored() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within it, every global random generator starts from this seed; afterwards each is where it was before."""
+    """A context that seeds every global random generator, and restores them at its end."""
     with rng_state_restored():
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)

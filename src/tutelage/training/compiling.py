@@ -1,4 +1,4 @@
-"""When networks go through ``torch.compile``."""
+"""The decision when to call ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from tutelage.config import Compile
 from tutelage.models.tapped import Tapped
 
 PAYS_AFTER = 3600.0
-"""Seconds of training to come from which compiling saves more than it takes.
+"""Seconds of remaining training above which compilation saves time.
 
-On a processor it took 10 to 65 seconds and saved 4 to 9 % (``python -m benchmarks compiled``): that pays after 170 to
-1,500 seconds, so that an hour is on the safe side.
+On a CPU it took 10 to 65 seconds and saved 4 to 9 % (``python -m benchmarks compiled``), so it pays after 170 to 1,500
+seconds; an hour is on the safe side.
 """
 
-FIRST, LAST = 4, 20  # the steps between which one is timed; those before warm up
+FIRST, LAST = 4, 20  # the steps that are timed; those before are a warm-up
 
 
 class Compiling:
-    """Networks that are compiled at once, never, or (``"auto"``) as soon as the run is known to be long enough.
+    """Compiles networks at once, never, or (``"auto"``) if the fit is long enough.
 
-    With one of torch's modes that have CUDA graphs, what a compiled network gave lies where its answer to the next
-    step's batch will lie: each step says when it begins, and keeps of the last one only what it has copied.
+    Compilation takes about a minute and then makes each step faster. With ``"auto"``, the first steps are timed without
+    it, and the networks are compiled if the remaining steps would take ``PAYS_AFTER`` seconds at that rate. The
+    decision is saved in checkpoints, and a resumed fit keeps it, since compiled code rounds differently.
 
-    Compiling takes a minute or so and then saves a part of each step. So the first steps are timed as the networks are
-    written, and they are compiled if the steps to come would take ``PAYS_AFTER`` seconds at that pace. What was decided
-    is kept with the fit: one that goes on does not decide anew, since compiled code rounds otherwise.
+    In torch's modes with CUDA graphs, a compiled network's outputs are overwritten in the next step. Each step
+    announces its start to torch, and anything that outlives a step must be copied.
 
     Args:
         models: the networks.
         when: see above.
-        steps: how many the fit has.
-        clock: seconds, without what the fit does not spend itself.
+        steps: the number of steps of the fit.
+        clock: the current time in seconds.
     """
 
     def __init__(
@@ -46,35 +46,35 @@ class Compiling:
     ) -> None:
         self._models, self._steps, self._clock = models, steps, clock
         self.decided: bool | str | None = None if when == "auto" else when
-        self._began: tuple[int, float] | None = None
+        self._start: tuple[int, float] | None = None
 
     def start(self) -> None:
-        """Compile, if that is decided already."""
+        """Compile, if this is decided."""
         if self.decided:
             for model in self._models:
                 model.compile(**({"mode": self.decided} if isinstance(self.decided, str) else {}))
 
     def stop(self) -> None:
-        """Run as written again."""
+        """Undo the compilation."""
         for model in self._models if self.decided else ():
             model.uncompile()
 
     def restore(self, decided: bool | str | None) -> None:
-        """Go on as was decided, if it was and nobody has said otherwise."""
+        """Restore a saved decision, unless the configuration decides."""
         if self.decided is None:
             self.decided = decided
 
     def before(self, step: int) -> None:
-        """Told of each step of the fit before it is done, counted from 0."""
+        """Called before each step of the fit, counted from 0."""
         if isinstance(self.decided, str):
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         if self.decided is not None:
             return
-        if self._began is None:
+        if self._start is None:
             if step >= FIRST:
-                self._began = step, self._now()
-        elif step - self._began[0] == LAST - FIRST:
-            pace = (self._now() - self._began[1]) / (LAST - FIRST)
+                self._start = step, self._now()
+        elif step - self._start[0] == LAST - FIRST:
+            pace = (self._now() - self._start[1]) / (LAST - FIRST)
             self.decided = pace * (self._steps - step) > PAYS_AFTER
             self.start()
 

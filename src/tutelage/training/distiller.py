@@ -1,4 +1,4 @@
-"""The losses of a student under a teacher, for a training loop of one's own."""
+"""The losses of a student and its teacher, for your own training loop."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ TOTAL = "loss"
 
 
 class Distiller(nn.Module):
-    """A student, its teacher and its terms as one module: ``(x, y)`` to a dictionary of losses.
+    """A student, its teacher and its terms as one module, which maps ``(x, y)`` to a dictionary of losses.
 
-    The loop around it is the caller's, and so are the optimiser, autocast, ``DistributedDataParallel(distiller)``,
-    Lightning or a Hugging Face ``Trainer``. Each loss is the term's weight times its ``mean``: over samples, or over
-    tokens and pixels, that count (those without a label do not, unlike in ``fit``). ``"loss"`` is their sum.
+    The loop is yours, with its optimizer, autocast, ``DistributedDataParallel(distiller)``, Lightning or a Hugging
+    Face ``Trainer``. Each loss is the term's weight times its ``mean`` over samples, tokens or pixels; unlabelled ones
+    do not count, unlike in ``fit``. ``"loss"`` is the sum.
 
-    ``parameters()`` and ``state_dict()`` are those of the student and of the terms (the regressor of a hint), never the
-    teacher's; the teacher moves along with ``.to(device)``, and stays in eval mode and without gradients. The student
-    alone is the module that was given, ``student.state_dict()``, or ``distiller.student.module``.
+    ``parameters()`` and ``state_dict()`` are those of the student and of the terms (for example a hint's regressor),
+    never the teacher's. The teacher moves with ``.to(device)`` and stays in eval mode and without gradients. The
+    student alone is the module that you passed, ``student.state_dict()``, or ``distiller.student.module``.
 
     Args:
-        student: any network, or a ``Tapped``, for a normalisation of its own or layers named by hand.
-        teacher: a network; several, which are averaged as probabilities; a source such as ``EMA(student)``, whose
-            ``after_step`` the loop calls after each step of the optimiser; or ``None``, for terms that read no teacher.
+        student: any network, or a ``Tapped`` with its own normalization or with layers named by hand.
+        teacher: a network; several, whose probabilities are averaged; a source such as ``EMA(student)``, whose
+            ``after_step`` your loop calls after each optimizer step; or ``None``, for terms that read no teacher.
         terms: by name, as in ``Learner``: ``{"ce": 0.1 * CrossEntropy(), "kd": 0.9 * SoftTargets(4.0)}``.
 
     Attributes:
         student, terms: the network as a ``Tapped``, and the terms, an ``nn.ModuleDict``.
-        source: who teaches, or ``None``.
-        logits: what the student gave in the last call, detached, for an accuracy; ``None`` if no term reads logits.
+        source: the teacher as a source, or ``None``.
+        logits: the student's logits in the last call, detached; ``None`` if no term reads logits.
 
     Raises:
-        TutelageError: a term is named "loss" or stands on a view, the student shares weights with its teacher, or it is
-            wrapped in a way that hides what a term reads.
+        TutelageError: a term is named "loss" or reads a view, the student shares weights with its teacher, or the
+            student's wrapper hides layers that a term reads.
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class Distiller(nn.Module):
         _check(self._learner)
 
     def build(self, x: Any) -> Distiller:
-        """Make the weights that terms learn, from the shapes of one batch, before the optimiser is made.
+        """Create the parameters of terms from the shapes of one batch; call it before you create the optimizer.
 
-        The networks are run in eval mode and left as they were.
+        The networks run in eval mode; their modes and buffers are restored.
         """
         networks = [model.module for model in (self.student, *self._models)]
         with restore_state(*networks), eval_mode(self.student), torch.no_grad():
@@ -81,17 +81,17 @@ class Distiller(nn.Module):
         return self
 
     def forward(self, x: Any, y: Any = None, *, progress: float | None = None) -> dict[str, Tensor]:
-        """Each term's weighted loss by its name, and ``"loss"``, their sum; all () with gradients to the student.
+        """Return each term's weighted loss by its name, and ``"loss"``, their sum; all (), with gradients.
 
         Args:
             x: the inputs of student and teacher, as ``Tapped`` takes them: a tensor, a tuple of positional inputs, or a
                 mapping of keyword inputs.
-            y: labels, as the terms read them; ``None`` where none does.
-            progress: how much of the training is done, in [0, 1], for weights that are functions of it.
+            y: labels, as the terms read them; ``None`` if none does.
+            progress: the completed share of the training, in [0, 1], for weights that are functions of it.
 
         Raises:
-            TutelageError: labels or progress are needed and absent, a term has weights to learn and ``build`` was not
-                called, or shapes do not fit.
+            TutelageError: labels or progress are missing, shapes do not fit, or a term has parameters and ``build`` was
+                not called.
         """
         for name, weighted in self._learner.terms.items():
             if y is None and weighted.term.reads_labels and not weighted.is_off:
@@ -113,7 +113,7 @@ class Distiller(nn.Module):
         return {**losses, TOTAL: torch.stack(list(losses.values())).sum()}
 
     def _run(self, x: Any, y: Any, progress: float | None) -> tuple[Outputs, Outputs | None, Batch]:
-        """What student and teacher give for a batch; ``progress=None`` asks the teacher for the roles of all terms.
+        """The outputs of student and teacher for a batch; ``progress=None`` computes the roles of all terms.
 
         As in ``fit``, a teacher with networks of its own runs first.
         """
@@ -126,14 +126,14 @@ class Distiller(nn.Module):
         return student, teacher, batch
 
     def _build_late(self, student: Outputs, teacher: Outputs | None) -> None:
-        """Build terms without weights of their own, and refuse others, which no optimiser has been given."""
+        """Build terms without parameters, and refuse others, whose parameters no optimizer has."""
         trial = copy.deepcopy(self.terms)
         _build(trial, student, teacher)
         for name, term in trial.items():
             if len(list(term.parameters())) > len(list(self.terms[name].parameters())):
                 raise TutelageError(
-                    f"the term {name!r} has weights to learn, whose shapes follow from a batch; call "
-                    "distiller.build(x) once before you make the optimiser"
+                    f"the term {name!r} has parameters whose shapes depend on a batch; call "
+                    "distiller.build(x) once before you create the optimizer"
                 )
         _build(self.terms, student, teacher)
         self._built = True
@@ -153,12 +153,12 @@ def _build(terms: nn.ModuleDict, student: Outputs, teacher: Outputs | None) -> N
 
 
 def _check(learner: Learner) -> None:
-    """Refuse what one call of a module cannot do."""
+    """Refuse learners that one call of a module cannot compute."""
     source, network = learner.source, learner.model.module
     if TOTAL in learner.terms:
         raise TutelageError(f"a term is named {TOTAL!r}, which is the sum of all; give it another name")
     if learner.views():
-        raise TutelageError("a term on a view needs a second pass, which only fit makes; give the term itself")
+        raise TutelageError("a term on a view needs a second pass, which only fit makes; pass the term itself")
     if source is not None and any(model is not learner.model for model in source.reads):
         raise TutelageError(f"{type(source).__name__} reads students that only fit trains; give another teacher")
     if isinstance(network, DistributedDataParallel) and "logits" not in learner.roles():

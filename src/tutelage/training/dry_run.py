@@ -1,4 +1,4 @@
-"""One batch before the first step: what does not fit is said with names, shapes and the remedy."""
+"""A trial run on one batch before training; errors name the parts, their shapes and the remedy."""
 
 from __future__ import annotations
 
@@ -34,21 +34,25 @@ def dry_run(
     *,
     train_mode: bool = True,
 ) -> None:
-    """Run every learner and its source on a few samples, build what the terms own, and check what comes out.
+    """Run every learner and its source on a few samples, build the terms, and check all outputs.
 
-    Models run in eval mode first and then as they train, and are left as they were: no buffer and no mode changes.
+    Models run in eval mode, then in train mode; their buffers and modes are restored.
 
     Args:
         learners: the cohort.
-        roles: what is read of each learner's model on the batch at hand.
-        task: what is asked of the networks.
-        data: what they train on.
+        roles: the roles of each learner's model that are read on the current batch.
+        task: checks the outputs that it evaluates.
+        data: the data set.
         batch: from ``example_batch``.
-        train_mode: whether to run them as they train too.
+        train_mode: whether to run the learners in train mode too.
+
+    Raises:
+        TutelageError: a network, a term or a source fails, or its outputs have a wrong shape.
+        NonFiniteError: a teacher's outputs are NaN or infinite.
     """
-    taught_by = [model for learner in learners if learner.source is not None for model in learner.source.models]
-    # The bare networks: what a Tapped has found out about its layers stays.
-    networks = [model.module for model in (*taught_by, *(learner.model for learner in learners))]
+    teachers = [model for learner in learners if learner.source is not None for model in learner.source.models]
+    # The bare networks, so that the roles found by a Tapped are not restored.
+    networks = [model.module for model in (*teachers, *(learner.model for learner in learners))]
     passes: dict[Learner, dict[View | None, ForwardPass]] = {}
     with ExitStack() as stack, torch.no_grad():
         stack.enter_context(restore_state(*networks))
@@ -76,13 +80,13 @@ def dry_run(
 
 
 def _check(task: Task, who: str, outputs: Outputs, read: Sequence[str], data: Data) -> None:
-    """Refuse outputs that cannot be evaluated, where a role that the task evaluates was read."""
+    """Refuse outputs that the task cannot evaluate, if it evaluates one of these roles."""
     if any(role in task.roles for role in read):
         task.check(who, outputs, data)
 
 
 def example_batch(data: Data, device: torch.device) -> Batch:
-    """A few training samples as they are, under both views."""
+    """A few training samples without augmentation, as both views."""
     batch = next(
         evaluation_batches(data.train.subset(torch.arange(min(SAMPLES, len(data.train)))), device=device, workers=0)
     )
@@ -105,15 +109,15 @@ def _outputs(who: str, model: nn.Module, batch: Batch, roles: Sequence[str], dat
 
 
 def _because(error: Exception, *models: nn.Module) -> str:
-    said = one_line(error)
+    message = one_line(error)
     if note := next((note for note in map(dtype_hint, models) if note), ""):
-        return said + note
-    return f"{said}; try --precision float32" if "BFloat16" in said else said
+        return message + note
+    return f"{message}; try --precision float32" if "BFloat16" in message else message
 
 
 def _warn_of_probabilities(who: str, outputs: Outputs, task: Task) -> None:
-    """Warn where logits are probabilities, whose softmax is nearly uniform. Logarithms of probabilities are logits."""
-    for logits in (each.logits for each in outputs.members or (outputs,)) if task.outputs_are_logits else ():
+    """Warn if logits are probabilities, whose softmax is nearly uniform. Log-probabilities are valid logits."""
+    for logits in (member.logits for member in outputs.members or (outputs,)) if task.outputs_are_logits else ():
         if logits is None or logits.ndim < 2 or logits.shape[-1] == 1:
             continue
         if bool(((logits >= 0) & ((logits.sum(-1, keepdim=True) - 1).abs() < 0.01)).all()):
@@ -132,7 +136,7 @@ def _try_terms(
     forward_pass = ForwardPass(batch, cohort[learner.model], _teacher(learner, batch, None, cohort, task, data))
     passes: dict[View | None, ForwardPass] = {None: forward_pass}
     for view in learner.views():
-        passes[view] = _shown(learner, view, forward_pass, task, data)
+        passes[view] = _try_view(learner, view, forward_pass, task, data)
     for name, weighted in learner.terms.items():
         term, forward_pass = weighted.term, passes[weighted.view]
         teacher = passes[None].student if weighted.between else forward_pass.teacher
@@ -155,11 +159,11 @@ def _try_terms(
 def _teacher(
     learner: Learner, batch: Batch, view: View | None, cohort: Mapping[nn.Module, Outputs], task: Task, data: Data
 ) -> Outputs | None:
-    wanted = learner.teacher_roles(view=view)
-    if learner.source is None or not wanted:
+    roles = learner.teacher_roles(view=view)
+    if learner.source is None or not roles:
         return None
     try:
-        teacher = learner.source(batch, wanted, cohort)
+        teacher = learner.source(batch, roles, cohort)
     except TutelageError:
         raise
     except NETWORK_ERRORS as error:
@@ -169,16 +173,16 @@ def _teacher(
             f"the teacher of learner {learner.name!r}{names and f' ({names})'} cannot teach on {data.modality.noun} of "
             f"shape {shape}: {_because(error, *learner.source.models)}"
         ) from error
-    if not learner.source.reads:  # a cohort has been looked at already
+    if not learner.source.reads:  # outputs of a cohort are checked above
         who = f"the teacher of learner {learner.name!r}"
-        _check(task, who, teacher, wanted, data)
-        if found := first_non_finite(teacher):
-            raise NonFiniteError(non_finite_teacher(learner.name, *found))
+        _check(task, who, teacher, roles, data)
+        if match := first_non_finite(teacher):
+            raise NonFiniteError(non_finite_teacher(learner.name, *match))
         _warn_of_probabilities(who, teacher, task)
     return teacher
 
 
-def _shown(learner: Learner, view: View, forward_pass: ForwardPass, task: Task, data: Data) -> ForwardPass:
+def _try_view(learner: Learner, view: View, forward_pass: ForwardPass, task: Task, data: Data) -> ForwardPass:
     who = f"{type(view).__name__} of learner {learner.name!r}"
     try:
         batch: object = view(forward_pass.batch, forward_pass.student, forward_pass.teacher)
@@ -187,14 +191,14 @@ def _shown(learner: Learner, view: View, forward_pass: ForwardPass, task: Task, 
     except NETWORK_ERRORS as error:
         raise TutelageError(f"{who} failed on a first batch: {one_line(error)}") from error
     if not isinstance(batch, Batch):
-        raise TutelageError(f"{who} must give a Batch; it gave {type(batch).__name__}")
+        raise TutelageError(f"{who} must return a Batch, not {type(batch).__name__}")
     if batch.weight is not None and tuple(batch.weight.shape) != (len(batch),):
         raise TutelageError(
-            f"the weight in the batch of {who} must be one number a sample, ({len(batch)},); "
+            f"the weight in the batch of {who} must be one number per sample, ({len(batch)},); "
             f"it has shape {tuple(batch.weight.shape)}"
         )
     student = _outputs(
-        f"learner {learner.name!r}, shown {type(view).__name__},", learner.model, batch, learner.roles(view), data
+        f"learner {learner.name!r}, on {type(view).__name__},", learner.model, batch, learner.roles(view), data
     )
     return ForwardPass(batch, student, _teacher(learner, batch, view, {}, task, data))
 
@@ -202,7 +206,7 @@ def _shown(learner: Learner, view: View, forward_pass: ForwardPass, task: Task, 
 def _check_value(who: str, value: object, samples: int) -> None:
     if not isinstance(value, Tensor) or tuple(value.shape) not in ((), (samples,)):
         got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TutelageError(f"{who} must give one value a sample, ({samples},), or one value, (); it gave {got}")
+        raise TutelageError(f"{who} must return one value per sample, ({samples},), or a scalar, (); it returned {got}")
 
 
 def _shapes(outputs: Outputs | None) -> str:

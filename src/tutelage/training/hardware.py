@@ -1,4 +1,4 @@
-"""What the networks run on: device, precision, memory layout."""
+"""Device, precision and memory format of the networks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tutelage.training.processes import Processes
 
 
 def resolve(hardware: Hardware, processes: Processes | None = None) -> Hardware:
-    """The same with every ``auto`` decided.
+    """Replace every ``auto``.
 
-    Channels-last on GPUs and CPUs, whose convolutions are faster in it. bfloat16 where there are instructions for it,
-    without which it costs many times what float32 does.
+    Channels-last on GPUs and CPUs, whose convolutions are faster in it. bfloat16 if the hardware has instructions for
+    it; without them it is many times slower than float32.
     """
     device = _device(hardware.device, processes)
     precision = hardware.precision
@@ -35,8 +35,10 @@ def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        has: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch does not tell
-        return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+        capabilities: dict[str, object] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # missing in older versions of torch
+        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 
 
@@ -55,21 +57,21 @@ def _device(name: str, processes: Processes | None) -> torch.device:
 
 
 def autocast(hardware: Hardware) -> AbstractContextManager[object]:
-    """The precision of a network's pass, as a context: the configured one, also inside another autocast."""
-    kind, enabled = torch.device(hardware.device).type, hardware.precision == "bfloat16"
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
+    """A context in which networks run in the configured precision, also inside another autocast."""
+    device_type, enabled = torch.device(hardware.device).type, hardware.precision == "bfloat16"
+    return torch.autocast(device_type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def place(*models: Tapped, hardware: Hardware, example: Tensor) -> None:
-    """Move models to the device and into the memory layout.
+    """Move models to the device and into the memory format.
 
-    A network that cannot run in channels-last memory, because it calls ``view`` on a map for instance, runs contiguous
-    instead, with a warning, and with it all that are placed in the same call. Nothing else of a model changes.
+    A network that cannot run in channels-last memory, for example because it calls ``view`` on a feature map, runs in
+    contiguous memory, with a warning, and so do all models of the same call. Nothing else of a model changes.
 
     Args:
-        models: those that share parts of one network, or one alone.
+        models: one model, or several that share submodules.
         hardware: resolved.
-        example: raw inputs, on any device, for the passes that are tried; only images, (B, C, H, W), have that layout.
+        example: raw inputs, on any device, for trial passes; only images, (B, C, H, W), use channels-last.
     """
     device = torch.device(hardware.device)
     for model in models:
@@ -83,7 +85,7 @@ def place(*models: Tapped, hardware: Hardware, example: Tensor) -> None:
         return
     _lay_out(models, contiguous=True)
     if any(_failure(model, example, hardware) for model in models):
-        _lay_out(models, contiguous=False)  # it cannot run at all, which the dry run explains
+        _lay_out(models, contiguous=False)  # it cannot run at all; the dry run reports why
         return
     warnings.warn(
         f"{type(models[0].module).__name__} cannot run in channels-last memory ({one_line(error)}) and runs in "
@@ -101,7 +103,7 @@ def _lay_out(models: Sequence[Tapped], *, contiguous: bool) -> None:
 
 
 def _failure(model: Tapped, example: Tensor, hardware: Hardware) -> Exception | None:
-    """What a pass in eval mode, or in train mode for a model that is to be trained, fails with."""
+    """The error of a pass in eval mode, and in train mode if the model is trained; ``None`` if there is none."""
     with restore_state(model), torch.no_grad(), autocast(hardware):
         trained = any(parameter.requires_grad for parameter in model.parameters())
         for training in (False, True) if trained else (False,):

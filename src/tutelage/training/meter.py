@@ -1,4 +1,4 @@
-"""What one learner's epoch comes to, kept on the device until somebody looks."""
+"""Averages of one learner's losses and metric over an epoch, kept on the device until they are read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tutelage.training.processes import Processes
 
 @dataclass(frozen=True, slots=True)
 class NonFinite:
-    """A value that is NaN or infinite, and where it came up."""
+    """A NaN or infinite value of a term, and its step within the epoch."""
 
     step: int
     term: str
@@ -24,20 +24,20 @@ class NonFinite:
 
 
 class Meter:
-    """The values of one learner's terms in one epoch, and the task's main metric over what it was trained on.
+    """The values of one learner's terms in one epoch, and the task's main metric on the training batches.
 
-    An update rule need not step every learner on every batch: only the steps it was trained on count.
+    Only the steps in which the update rule trained the learner count.
     """
 
     def __init__(self, learner: Learner, task: Task) -> None:
         self.terms, self._task = list(learner.terms), task
         self._values: list[Tensor] = []
         self._steps: list[int] = []
-        self._looked = 0
+        self._checked = 0
         self._metric: Tensor | None = None
 
     def add(self, step: int, values: Tensor, outputs: Outputs, batch: Batch) -> None:
-        """Take in one step: each term's value (terms,), and what the learner gave for the batch."""
+        """Add one step: each term's value (terms,), and the learner's outputs for the batch."""
         self._values.append(values)
         self._steps.append(step)
         metric = self._task.training_metric(outputs, batch)
@@ -45,8 +45,8 @@ class Meter:
             self._metric = metric if self._metric is None else self._metric + metric
 
     def first_non_finite(self, processes: Processes) -> NonFinite | None:
-        """The first value that is not finite, in any process, among those added since the last look."""
-        new, self._looked = slice(self._looked, None), len(self._values)
+        """The first value that is not finite, in any process, among those added since the last call."""
+        new, self._checked = slice(self._checked, None), len(self._values)
         if not self._values[new]:
             return None
         table = processes.mean(torch.stack(self._values[new]))
@@ -57,7 +57,7 @@ class Meter:
         return NonFinite(self._steps[new][row], self.terms[column], float(table[row, column]))
 
     def means(self, processes: Processes) -> dict[str, float]:
-        """Each term's mean over the epoch, and ``train_`` and the task's main metric on the labels given."""
+        """Each term's mean over the epoch, and ``train_METRIC``, the task's main metric on the (noisy) labels."""
         result: dict[str, float] = {}
         if self._values:
             result |= zip(self.terms, processes.mean(torch.stack(self._values).mean(0)).tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""One process or several: which this is, and what they share. Launching is accelerate's (`accelerate launch`)."""
+"""Training in several processes, which `accelerate launch` starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tutelage.text import value_text
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among those that train together."""
+    """This process's rank among those that train together."""
 
     rank: int = 0
     world: int = 1
@@ -29,8 +29,8 @@ class Processes:
         """Join the processes of ``accelerate launch`` or ``torchrun``, if this is one of several.
 
         Raises:
-            TutelageError: the environment variables of the launcher are incomplete or no numbers, or the processes
-                cannot find each other.
+            TutelageError: the launcher's environment variables are incomplete or not numbers, or the processes
+                cannot connect.
         """
         world = _from_environment("WORLD_SIZE", least=1)
         if world in (None, 1):
@@ -44,7 +44,7 @@ class Processes:
         try:
             state = PartialState(cpu=device == "cpu")
         except (ValueError, RuntimeError, OSError, KeyError) as error:
-            PartialState._reset_state()  # it is one object a process, and only half made
+            PartialState._reset_state()  # a singleton, which is incomplete now
             raise TutelageError(
                 f"cannot join the {world} processes of WORLD_SIZE: {one_line(error)}; {_REMEDY}"
             ) from error
@@ -54,16 +54,16 @@ class Processes:
 
     @property
     def main(self) -> bool:
-        """Whether this one writes files and reports."""
+        """Whether this process writes files and reports."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait for all processes."""
         if self.world > 1:
             dist.barrier()
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over processes; NaN or infinite if it is so in any of them."""
+        """The mean over processes; NaN or infinite if it is in any of them."""
         if self.world == 1:
             return tensor
         tensor = tensor.clone()
@@ -81,10 +81,10 @@ class Processes:
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The mean gradient over processes, in one message a dtype.
+        """Average gradients over processes, in one message per dtype.
 
-        Done by hand and not by a wrapper around each model, so that it serves every update rule alike: learners in
-        turn, part of a network, a pass that ends at a hint layer.
+        A wrapper around each model (``DistributedDataParallel``) would not support all update rules: learners in turn,
+        frozen parameters, passes that end at a hint layer.
         """
         if self.world == 1:
             return
@@ -101,7 +101,7 @@ class Processes:
 
     @contextmanager
     def shared_statistics(self, model: nn.Module) -> Iterator[None]:
-        """Within it, batch normalisation takes its statistics from the batches of all processes."""
+        """A context in which batch normalization uses the statistics of all processes' batches."""
         with ExitStack() as stack:
             if self.world > 1:
                 for module in model.modules():
@@ -114,7 +114,7 @@ _REMEDY = "start the processes with accelerate launch or torchrun, or unset WORL
 
 
 def _from_environment(name: str, *, least: int) -> int | None:
-    """A whole number that a launcher has set; ``None`` where it is unset or empty."""
+    """An integer environment variable of the launcher; ``None`` if it is unset or empty."""
     text = os.environ.get(name, "").strip()
     if not text:
         return None
@@ -127,7 +127,7 @@ def _from_environment(name: str, *, least: int) -> int | None:
 
 @contextmanager
 def _as_class(module: nn.Module, cls: type[nn.Module]) -> Iterator[None]:
-    """A module with another class's forward: parameters, buffers and key names stay what they are."""
+    """A context in which a module has another class, with the same parameters, buffers and keys."""
     own = module.__class__
     module.__class__ = cls
     try:
@@ -137,7 +137,7 @@ def _as_class(module: nn.Module, cls: type[nn.Module]) -> Iterator[None]:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """All processes' tensors of this shape, one after another along the first axis; without gradients."""
+    """The tensors of all processes, concatenated along the first axis, without gradients; shapes must agree."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return tensor.detach()
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
@@ -146,7 +146,7 @@ def gathered(tensor: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over processes; what each of them feels of it is summed on the way back."""
+    """The sum over processes; its gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -160,13 +160,13 @@ class _Sum(torch.autograd.Function):
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
-    """The sum over processes, through which gradients flow."""
+    """The sum over processes, with gradients."""
     summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
     return summed
 
 
 class _Shared(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation over all processes. ``torch.nn.SyncBatchNorm`` does this on a GPU and refuses a CPU."""
+    """Batch normalization over all processes, also on CPUs, which ``torch.nn.SyncBatchNorm`` does not support."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         return

@@ -1,4 +1,4 @@
-"""What a method is given: data, a way to make students, teachers, and ``fit``."""
+"""The argument of every method: data, students, teachers, and ``fit``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tutelage.training.updates import UpdateRule, together
 
 
 def initial_weights(seed: int, number: int = 0) -> AbstractContextManager[None]:
-    """Within it, the global random generators draw the weights of the student of this number."""
+    """A context that seeds the global random generators for the initial weights of the student of this number."""
     return seeded(mix_seeds(seed, 2, number))
 
 
@@ -42,21 +42,21 @@ class Run:
     """One training of one student by one method.
 
     A method is a function of a run that calls ``run.fit`` as often as its paper trains. The calls are numbered: when a
-    run in a folder is started again, a finished fit is loaded and an unfinished one goes on, exactly.
+    run in a folder is started again, finished fits are loaded and an unfinished fit resumes exactly.
 
     Args:
-        data: what to train on.
-        student: makes a student with fresh weights, each time it is called.
-        teachers: trained networks, if there are any.
+        data: the data set.
+        student: returns a student with new initial weights.
+        teachers: trained networks, if any.
         recipe, hardware: how and on what to train.
-        seed: of weights, batches and whatever else is drawn.
-        folder: where checkpoints go; without one nothing is kept.
-        write: writes a whole file in that folder at once.
+        seed: of weights, batches and all other random numbers.
+        folder: the folder of checkpoints; without one nothing is saved.
+        write: writes a file in that folder atomically.
         teacher_cache: caches the teachers' outputs; without one the teachers run in each step.
-        report: called with a record an epoch, which names the number of its fit.
-        check_labels: whether to refuse labels that the task cannot be trained by, a class without a sample for
-            instance, where a term reads labels.
-        task: what methods that name no task train for; what the data's targets are for unless given.
+        report: called with a record per epoch, which has the number of its fit.
+        check_labels: whether to refuse labels that the task cannot be trained on, for example a class without samples,
+            if a term reads labels.
+        task: the task of methods that declare none; by default that of the data's targets.
     """
 
     def __init__(
@@ -82,64 +82,63 @@ class Run:
         self.processes = processes or Processes.current(self.hardware.device)
         self._student, self._teachers, self._report, self._write = student, tuple(teachers), report, write
         self.task = task or find_task(data.targets.task)
-        """What is asked of the student: what the data's targets are for, unless the method is for another task."""
-        self._begun = False
+        """The task of the student: that of the method, or else of the data's targets."""
+        self._started = False
         self.notes: dict[str, Any] = {}
         self.fits: list[FitResult] = []
         self.selected: dict[Tapped, Selected] = {}
 
     def begin(self, task: Task) -> None:
-        """Train for this task.
+        """Set the task of the run.
 
         Raises:
-            TutelageError: the data cannot be evaluated for it.
+            TutelageError: the task cannot be evaluated on the data.
         """
         task.check_data(self.data)
-        self.task, self._begun = task, True
+        self.task, self._started = task, True
 
     def note(self, **values: Any) -> None:
-        """Keep what the method found out that is no metric, under ``notes`` in ``result.json``: plain JSON values."""
+        """Save results of the method that are no metrics under ``notes`` in ``result.json``: plain JSON values."""
         self.notes |= values
 
     @property
     def epochs(self) -> int:
-        """How many epochs the run has in all."""
+        """The number of epochs of the recipe."""
         return self.recipe.epochs
 
     def student(self, number: int = 0) -> Tapped:
-        """A student with its first weights.
+        """Return a student with its initial weights.
 
-        Those of number 0 depend on the seed alone, so that students of one seed start alike whatever the method; each
-        further number has other ones.
+        They depend on the seed and the number alone, so students of one seed and number are equal in all methods.
         """
         with initial_weights(self.seed, number):
             model = self._student()
         self._check_unshared(model)
-        return self._suited(model)
+        return self._checked(model)
 
     def _check_unshared(self, student: Tapped) -> None:
-        """Refuse a student with parts of a teacher, which would be frozen with it, or change it."""
+        """Refuse a student that shares tensors with a teacher."""
         for teacher in self._teachers:
             if shared := shared_tensors(student.module, teacher.module):
                 raise TutelageError(shared_tensors_error("the student", "its teacher", shared))
 
     def teacher(self) -> Tapped:
-        """The teacher, for a method that reads the layers of one."""
+        """Return the only teacher, for methods that read layers of one."""
         if len(self.teachers()) > 1:
             raise TutelageError(f"this method reads one teacher's layers and got {len(self._teachers)}; give it one")
         return self._teachers[0]
 
     def teachers(self) -> tuple[Tapped, ...]:
-        """The teachers; at least one."""
+        """Return the teachers, at least one."""
         if not self._teachers:
             raise TutelageError("this method needs a teacher: give a trained run's folder with --teacher (teacher=...)")
         for teacher in self._teachers:
-            self._suited(teacher)
+            self._checked(teacher)
         return self._teachers
 
-    def _suited(self, model: Tapped) -> Tapped:
-        """Refuse a network that cannot be meant for the task of the method at work."""
-        if self._begun:
+    def _checked(self, model: Tapped) -> Tapped:
+        """Return a network, unless it is for another task than the method."""
+        if self._started:
             other = task_of_network(model.module)
             if other is not None and other is not self.task:
                 raise TutelageError(
@@ -150,32 +149,32 @@ class Run:
         return model
 
     def example(self, model: Tapped, count: int = 2) -> Tensor:
-        """Constant inputs of a network, where it is: what operations on networks and cost estimates run it on."""
+        """Constant inputs of a network, on its device, for operations on networks and cost estimates."""
         return self.task.example(model, self.data, count)
 
     @property
     def label_task(self) -> Task:
-        """Whose losses train by labels and soft targets: of a task without one, what the data's targets are for."""
+        """The task of the label loss and soft targets: the run's if it has a label loss, or else the data's."""
         return self.task if self.task.has_label_loss else find_task(self.data.targets.task)
 
     def label_terms(self, kd_alpha: float = 0.0, kd_temperature: float = 4.0) -> dict[str, Term | Weighted]:
-        """The task's supervised loss as a term; with ``kd_alpha``, Hinton's: (1 - alpha) label loss + alpha T^2 KL.
+        """The label loss as a term; with ``kd_alpha``, Hinton's loss: (1 - alpha) label loss + alpha T^2 KL.
 
-        Of a task without one, clustering for instance, it is that of the task which the data's targets are for.
+        For a task without label loss, such as clustering, that of the data's targets is used.
 
         Raises:
-            TutelageError: there is no label loss or, where ``kd_alpha`` is above 0, no soft targets.
+            TutelageError: there is no label loss or, if ``kd_alpha`` is above 0, no loss on soft targets.
         """
         task = self.label_task
         terms: dict[str, Term | Weighted] = {task.loss_name: (1 - kd_alpha) * task.label_loss()}
         return terms | {"kd": kd_alpha * task.soft_targets(kd_temperature)} if kd_alpha else terms
 
     def frozen(self, *teachers: Tapped) -> Frozen:
-        """Teachers as a source, which reads the run's cache if it has one."""
+        """Teachers as a source, with the run's cache of teacher outputs if there is one."""
         return Frozen(*teachers, cache=self.teacher_cache)
 
     def trace(self, model: Tapped) -> Tapped:
-        """Find a network's roles, by showing it two training images."""
+        """Find a network's roles in a forward pass of two training samples."""
         part = self.data.train.subset(torch.arange(min(2, len(self.data.train))))
         inputs = next(evaluation_batches(part, workers=0)).inputs.to(model.mean.device)
         try:
@@ -188,24 +187,24 @@ class Run:
             ) from error
 
     def paired_maps(self, student: Tapped, teacher: Tapped) -> tuple[tuple[str, str], ...]:
-        """As ``paired_stages``, with the stems before them where both networks have one left to pair."""
+        """Corresponding feature maps, stems included, as (student role, teacher role), counted from the last."""
         self.paired_stages(student, teacher)
         count = min(len(student.maps), len(teacher.maps))
         return tuple(zip(student.maps[-count:], teacher.maps[-count:], strict=True))
 
     def paired_stages(self, student: Tapped, teacher: Tapped) -> tuple[tuple[str, str], ...]:
-        """(student role, teacher role) of the stages that correspond: one to one, counted from the last."""
+        """Corresponding stages as (student role, teacher role), counted from the last."""
         for who, model in (("student", student), ("teacher", teacher)):
             if not self.trace(model).stages:
                 raise TutelageError(
                     f"the {who}, {type(model.module).__name__}, has no feature maps to compare; it has "
-                    f'{", ".join(model.taps)}. Name layers that have, for instance roles={{"stage1": "layer1"}}'
+                    f'{", ".join(model.taps)}. Name layers that have, for example roles={{"stage1": "layer1"}}'
                 )
         count = min(len(student.stages), len(teacher.stages))
         return tuple(zip(student.stages[-count:], teacher.stages[-count:], strict=True))
 
     def predict(self, model: Tapped, split: Split, roles: Sequence[str] = ("logits",)) -> Tensor:
-        """What a network gives for a part of the data under these roles, side by side: eval mode, no augmentation.
+        """Concatenate a network's outputs of these roles for a split, in eval mode and without augmentation.
 
         Returns:
             (N, C) logits, or (N, K) of roles that are vectors; float32 on the CPU.
@@ -219,7 +218,7 @@ class Run:
         return predict_roles(model, split, roles, device=hardware.device).cpu()
 
     def check(self, *learners: Learner) -> None:
-        """Refuse now what a later fit of these learners will refuse, before an earlier fit has taken its time.
+        """Check the learners of a later fit, so that errors appear before an earlier fit starts.
 
         Raises:
             TutelageError: as ``fit``.
@@ -230,7 +229,7 @@ class Run:
             make_loop(learners, self.data, self.recipe, execution, seed=self.seed, task=self.task)
 
     def check_labels(self, learners: Sequence[Learner]) -> None:
-        """Refuse training labels that the task cannot be trained by, if a term of these learners reads labels."""
+        """Refuse training labels that the task cannot be trained on, if a term of these learners reads labels."""
         if not self._check_labels or not any(learner.reads_labels for learner in learners):
             return
         if not bool(self.data.targets.labelled(self.data.train.labels).any()):
@@ -255,11 +254,11 @@ class Run:
 
         Args:
             learners: the cohort.
-            update: how it steps.
-            data: what to train on, where that is not the run's own.
+            update: how the cohort takes a step.
+            data: the data set, by default the run's.
             order, streams, until: as in ``tutelage.training.fit``.
-            task: what the learners are evaluated by in this fit, where that is not the run's own.
-            changes: fields of the recipe that differ in this fit, ``epochs`` for instance.
+            task: the task that evaluates the learners in this fit, by default the run's.
+            changes: fields of the recipe that differ in this fit, for example ``epochs``.
         """
         self.check_labels(learners)
         number = len(self.fits)

@@ -1,4 +1,4 @@
-"""Evaluation on the held-out part after each epoch, and the weights of the best epoch."""
+"""Evaluation on the held-out split after each epoch, and the weights of the best epoch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tutelage.training.learner import Learner
 
 @dataclass(frozen=True)
 class Selected:
-    """A learner as it was at its best epoch by the held-out part.
+    """A learner at its best epoch on the held-out split.
 
     Attributes:
         epoch: counted from 1.
@@ -32,12 +32,12 @@ class Selected:
 
 
 class Selection:
-    """Evaluates learners on the held-out part, and keeps each one's best weights.
+    """Evaluates learners on the held-out split, and saves each one's best weights.
 
     Args:
-        task: what they are evaluated by, if it has roles. A learner none of whose terms reads one of them, or the
-            logits, which come after all of them, is not evaluated.
-        data: its validation part is used; without one nothing is selected.
+        task: the task that evaluates them. A learner is evaluated only if one of its terms reads the logits or a role
+            that the task evaluates.
+        data: its validation split is used; without one nothing is selected.
         hardware: resolved.
     """
 
@@ -65,5 +65,5 @@ class Selection:
         return {name: (best.epoch, best.score, dict(best.state)) for name, best in self.selected.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
+        """Restore a saved state."""
         self.selected = {name: Selected(*best) for name, best in state.items()}
