@@ -25,10 +25,10 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.
     """
     parameters = list(parameters)
     if callable(recipe.optimizer):
-        optimizer = recipe.optimizer(parameters)
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TutelageError(f"the optimizer factory must return a torch optimizer, not {type(optimizer).__name__}")
-        return optimizer
+        custom = recipe.optimizer(parameters)
+        if not isinstance(custom, torch.optim.Optimizer):
+            raise TutelageError(f"the optimizer factory must return a torch optimizer, not {type(custom).__name__}")
+        return custom
     available = {
         name: cls
         for name, cls in vars(torch.optim).items()
