@@ -41,7 +41,7 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.
         raise unknown("optimizer", recipe.optimizer, available.keys() - _UNSUPPORTED.keys())
     if factory.__name__ in _UNSUPPORTED:
         raise TutelageError(
-            f"the optimizer {recipe.optimizer!r} {_UNSUPPORTED[factory.__name__]}; choose another, such as AdamW"
+            f"the optimizer {recipe.optimizer!r} {_UNSUPPORTED[factory.__name__]}; choose SGD or AdamW, for example"
         )
     accepted = inspect.signature(factory).parameters
     options: dict[str, Any] = {
