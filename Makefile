@@ -28,7 +28,7 @@ check: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-dev
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
-	@echo "open site/index.html"
+	@echo "open site/index.html, or with search: $(RUN) -m http.server --directory site"
 
 dist: $(VENV)/installed-dev
 	rm -rf dist
