@@ -378,7 +378,7 @@ def test_ctrl_c_is_said_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
     job.send_signal(signal.SIGINT)
     _, err = job.communicate(timeout=60)
     assert job.returncode == 130
-    assert err.splitlines()[-1] == "stopped; the same command goes on where this one was"
+    assert err.splitlines()[-1] == "stopped; run the same command again to resume"
     assert "Traceback" not in err
     assert list((tmp_path / "run").glob("checkpoints/*.ckpt"))
 

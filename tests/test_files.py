@@ -170,12 +170,12 @@ def test_a_file_system_without_locks_is_named(
         raise NotImplementedError("FileSystem does not appear to support flock")
 
     monkeypatch.setattr("tutelage.files.FileLock.acquire", fail)
-    with refused("cannot write in", "does not appear to support flock", "another folder"):
+    with refused("cannot write to", "does not appear to support flock", "another folder"):
         LockedFolder(tmp_path, "process").locked().__enter__()
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    with LockedFolder(tmp_path, "study").locked(), pytest.raises(TutelageError, match="another study is at work"):
+    with LockedFolder(tmp_path, "study").locked(), pytest.raises(TutelageError, match="another study is using"):
         LockedFolder(tmp_path, "study").locked().__enter__()
 
 

@@ -123,6 +123,6 @@ def test_a_command_stops_at_sigterm_as_at_ctrl_c(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.decode().splitlines()[-1] == "stopped; the same command goes on where this one was"
+    assert said.decode().splitlines()[-1] == "stopped; run the same command again to resume"
     assert "Traceback" not in said.decode()
     assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]

@@ -1,4 +1,4 @@
-"""tutelage trains neural networks under a teacher.
+"""Train neural networks with a teacher (knowledge distillation).
 
 ``distill`` and ``train`` run a whole training. For a training loop of your own, ``tutelage.losses`` has the losses as
 functions of plain tensors, and ``Distiller`` is a module that runs student and teacher and returns the losses.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULES = {
     "tutelage.api": ("distill", "train"),
     "tutelage.config": ("Config", "Hardware", "Recipe"),
     "tutelage.data": ("Batch", "Data", "open_data"),
@@ -74,10 +74,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: the command line's help does not wait for torch."""
-    for home, names in _HOME.items():
+    """Import public names when they are first used, so that the command line's help does not wait for torch."""
+    for module, names in _MODULES.items():
         if name in names:
-            return getattr(importlib.import_module(home), name)
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The settings of torch that a caller may have changed around a call of this package."""
+"""Calling this package with PyTorch's default settings, whatever the caller has set."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 @contextmanager
 def default_settings() -> Iterator[None]:
-    """Run with torch's defaults: gradients recorded, no inference mode, no autocast, new tensors float32 on the CPU.
+    """Use PyTorch's defaults: gradients recorded, no inference mode, no autocast, new tensors float32 on the CPU.
 
-    The functions that a user calls run in it (it is a decorator too), so that a run depends on its configuration alone
-    and not on a ``torch.no_grad()``, a ``torch.autocast(...)`` or a ``torch.set_default_device(...)`` around it.
-    Settings that choose between correct results stay the caller's: deterministic algorithms, the precision of float32
+    A context manager, and a decorator of the functions that a user calls: their results then depend only on their
+    arguments, not on a surrounding ``torch.no_grad()``, ``torch.autocast(...)`` or ``torch.set_default_device(...)``.
+    Settings that choose between correct results are left unchanged: deterministic algorithms, the precision of float32
     matrix products, numbers of threads.
     """
     with ExitStack() as stack:
@@ -34,7 +34,7 @@ def default_settings() -> Iterator[None]:
 
 
 def _kinds() -> set[str]:
-    """The kinds of devices here that have an autocast of their own."""
+    """The device types of this machine that support autocast."""
     accelerator = torch.accelerator.current_accelerator()
     kinds = {"cpu"} if accelerator is None else {"cpu", accelerator.type}
     return {kind for kind in kinds if torch.amp.is_autocast_available(kind)}

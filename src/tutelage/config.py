@@ -1,4 +1,4 @@
-"""What a run depends on, as frozen values: how to train, on what hardware, and everything together."""
+"""Frozen configurations: the training recipe, the hardware, and everything that a run depends on."""
 
 from __future__ import annotations
 
@@ -17,32 +17,38 @@ from tutelage.parsing import check_plain, parse_json, parse_toml, parse_yaml, wr
 from tutelage.text import value_text
 
 
-def validation_error(error: ValidationError, what: str, known: Mapping[str, str]) -> TutelageError:
-    """The first thing wrong with some fields, as one line with the value and, for an unknown name, the known ones."""
+def validation_error(error: ValidationError, noun: str, known: Mapping[str, str]) -> TutelageError:
+    """The first of pydantic's errors as one line, with the value or, for an unknown name, the known names.
+
+    Args:
+        error: the error of pydantic.
+        noun: what the fields belong to, such as ``the configuration``.
+        known: the names of the fields, each with a text that follows it in the list of known names.
+    """
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part in known) or str(
         (first["loc"] or ("",))[0]
     )
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return unknown(f"setting of {what}", name, [f"{key}{kind}" for key, kind in known.items()])
+        return unknown(f"setting of {noun}", name, [f"{key}{kind}" for key, kind in known.items()])
     problem = first["msg"].removeprefix("Value error, ")
     problem = problem[0].lower() + problem[1:]
-    return TutelageError(f"{what}: {f'{name}: ' if name else ''}{problem} (got {value_text(first['input'])})")
+    return TutelageError(f"{noun}: {f'{name}: ' if name else ''}{problem} (got {value_text(first['input'])})")
 
 
 def _as_text(value: Any) -> Any:
-    """Paths as texts, alone or in a list."""
+    """Convert paths, alone or in a list, to text."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     return type(value)(map(_as_text, value)) if type(value) in (list, tuple) else value
 
 
 class Fields(BaseModel):
-    """A frozen value made of checked fields; a wrong one is refused in one line."""
+    """Base class of frozen values with validated fields; a wrong value raises a ``TutelageError`` of one line."""
 
     noun: ClassVar[str] = "the configuration"
     saved: ClassVar[bool] = False
-    """Whether it is written to a file, and so holds only values that are read back from there."""
+    """Whether values are saved to files: then fields accept only what ``parsing`` reads back unchanged."""
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     def __init__(self, /, **fields: Any) -> None:
@@ -59,14 +65,14 @@ class Fields(BaseModel):
                 raise TutelageError(f"{self.noun}: {name}: {error}; give another value") from None
 
     def replace(self, **changes: Any) -> Any:
-        """The same with some fields changed, checked again."""
+        """A copy with some fields changed, validated again."""
         return type(self)(**{**{name: getattr(self, name) for name in type(self).model_fields}, **changes})
 
 
 def _as_numbers(value: Any) -> Any:
-    """One number or several, in a text with commas too, as a tuple."""
-    each = value if isinstance(value, list | tuple) else (value,)
-    return tuple(part for one in each for part in (one.split(",") if isinstance(one, str) else (one,)))
+    """Convert one number, a sequence of numbers, or a comma-separated text to a tuple."""
+    entries = value if isinstance(value, list | tuple) else (value,)
+    return tuple(part for entry in entries for part in (entry.split(",") if isinstance(entry, str) else (entry,)))
 
 
 Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_numbers)]
@@ -76,7 +82,7 @@ Deviations = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidato
 
 
 class Normalization(Fields):
-    """What images are normalized with: a mean and a standard deviation of each channel, for pixels in [0, 1]."""
+    """Mean and standard deviation of each channel, for pixels in [0, 1]."""
 
     noun: ClassVar[str] = "the normalization"
 
@@ -91,12 +97,12 @@ class Normalization(Fields):
 
     @property
     def pair(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        """Both; ``None`` where none is given."""
+        """Mean and standard deviation; ``None`` if neither is given."""
         return (self.mean, self.std) if self.mean else None
 
 
 class Recipe(Fields):
-    """How networks are trained: the optimizer and its schedule. The defaults are the usual ones, scaled to batch 64."""
+    """The optimizer and its schedule. The defaults are those usual for CIFAR networks, scaled to batch size 64."""
 
     epochs: int = Field(default=20, ge=1, description="number of passes over the training set")
     batch_size: int = Field(default=64, ge=1, description="samples per step, over all processes")
@@ -111,7 +117,7 @@ class Recipe(Fields):
         default="step", description="learning-rate schedule: step, cosine or constant"
     )
     milestones: Numbers = Field(
-        default=(0.3, 0.6, 0.8), description="when schedule 'step' lowers the rate, as shares of the run"
+        default=(0.3, 0.6, 0.8), description="when schedule 'step' lowers the rate, as fractions of the run"
     )
     gamma: float = Field(default=0.2, gt=0, le=1, description="factor by which schedule 'step' lowers the rate")
     warmup: float = Field(default=0.0, ge=0, description="linear warm-up of the learning rate, in epochs")
@@ -121,7 +127,7 @@ class Recipe(Fields):
     @classmethod
     def _ordered(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if list(value) != sorted(value) or any(not 0 < share < 1 for share in value):
-            raise ValueError("milestones are rising shares of the run, each between 0 and 1")
+            raise ValueError("milestones are increasing fractions of the run, each between 0 and 1")
         return value
 
 
@@ -130,42 +136,42 @@ Compile = bool | CompileWhen
 
 
 class Hardware(Fields):
-    """What the networks run on. ``auto`` and ``None`` are resolved for the device, and the result is recorded."""
+    """Device, precision and compilation. ``auto`` and ``None`` are resolved for the device, and recorded."""
 
     device: str = Field(default="auto", description="device: auto, cpu, cuda, cuda:1 or mps")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="auto, float32 or bfloat16 autocast; auto takes bfloat16 where the hardware supports it",
+        description="float32, bfloat16 (autocast) or auto: bfloat16 if the hardware supports it",
     )
     channels_last: bool | None = Field(
         default=None, description="channels-last memory format; on by default on CPUs and GPUs"
     )
     compile: Compile = Field(
         default=False,
-        description="use torch.compile: true, false, auto (only where the run is long enough to gain from it), or a "
-        "mode with CUDA graphs: reduce-overhead, max-autotune",
+        description="use torch.compile: true, false, auto (only if the run is long enough to benefit), or a mode with "
+        "CUDA graphs: reduce-overhead, max-autotune",
     )
     workers: int = Field(default=2, ge=0, description="worker processes that read image files")
 
     @field_validator("compile", mode="before")
     @classmethod
     def _known(cls, value: Any) -> Any:
-        known = ("true", "false", *get_args(CompileWhen))
-        if isinstance(value, str) and value not in known:
-            raise ValueError(f"say {', '.join(known[:-1])} or {known[-1]}")
+        modes = ("true", "false", *get_args(CompileWhen))
+        if isinstance(value, str) and value not in modes:
+            raise ValueError(f"must be {', '.join(modes[:-1])} or {modes[-1]}")
         return value
 
 
 FLAG: tuple[Any, ...] = (bool, bool | None)
-"""The types of fields that are flags on the command line: --NAME or --no-NAME."""
+"""Types of fields that are flags on the command line: --NAME or --no-NAME."""
 
 
 OBJECT_PREFIX = "given:"
-"""What a configuration says of an object that was handed over in Python begins with this."""
+"""Prefix of the text that stands for a Python object in a configuration."""
 
 
 def method_name(value: Any) -> Any:
-    """The text for a method that is given as an object; other values as they are."""
+    """The name of a method that is an object; other values unchanged."""
     if callable(value) and not hasattr(value, "spec"):
         raise ValueError("a method is a name, FILE.py:NAME, module:NAME or a function decorated with @method(...)")
     return getattr(value, "spec", value)
@@ -179,12 +185,12 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _number_as_text(value: Any) -> Any:
-    """A number as its text: ``noise=0.4``."""
+    """Convert a number to text: ``noise=0.4``."""
     return value if isinstance(value, bool) or not isinstance(value, Real) else str(value)
 
 
 class Config(Recipe, Hardware):
-    """Everything a run depends on. Saved in its folder; running that file again gives the same numbers."""
+    """Everything that a run depends on. It is saved in the run's folder; running it again gives the same results."""
 
     saved: ClassVar[bool] = True
 
@@ -194,7 +200,10 @@ class Config(Recipe, Hardware):
     )
     image_size: int | None = Field(default=None, ge=4, description="resize image files to this many pixels per side")
     test: float | None = Field(
-        default=None, gt=0, lt=1, description="share of the samples for testing, if there is no test part; default 0.2"
+        default=None,
+        gt=0,
+        lt=1,
+        description="fraction of the samples for testing, if there is no test split; default 0.2",
     )
     skip_bad: bool = Field(default=False, description="leave out image files that cannot be decoded")
     per_class: int | None = Field(default=None, ge=1, description="use only this many training samples per class")
@@ -208,7 +217,7 @@ class Config(Recipe, Hardware):
         "verified labels: trusted:NUMBER per class; combined with +: 0.4+missing:0.5",
     )
     validation: float = Field(
-        default=0.1, ge=0, lt=1, description="share of the training set held out for model selection"
+        default=0.1, ge=0, lt=1, description="fraction of the training set held out for model selection"
     )
     augment: bool = Field(default=True, description="augment with the data set's random crops and flips")
     views: int | None = Field(default=None, ge=1, description="use only this many fixed crops and flips per image")
@@ -224,7 +233,7 @@ class Config(Recipe, Hardware):
     )
     teacher_mean: Numbers = Field(
         default=(),
-        description="normalization of the teacher's images where its weights record none: mean of each channel, for "
+        description="normalization of the teacher's images if its weights record none: mean of each channel, for "
         "pixels in [0, 1], such as 0.485,0.456,0.406",
     )
     teacher_std: Deviations = Field(
@@ -251,15 +260,15 @@ class Config(Recipe, Hardware):
         return self
 
     def recipe(self) -> Recipe:
-        """The part that says how to train."""
+        """The fields of the training recipe."""
         return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
     def hardware(self) -> Hardware:
-        """The part that says on what."""
+        """The fields of the hardware."""
         return Hardware(**{name: getattr(self, name) for name in Hardware.model_fields})
 
     def as_yaml(self) -> str:
-        """The configuration as a file that ``read_config`` takes."""
+        """The configuration as YAML text that ``read_config`` reads."""
         values = self.model_dump(
             mode="json",
             fallback=lambda value: f"{OBJECT_PREFIX}{getattr(value, '__qualname__', type(value).__qualname__)}",
@@ -299,10 +308,10 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = MappingProxyType({".toml": parse_
 
 
 def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The fields in a TOML, JSON or YAML file, as they stand there.
+    """Read the fields of a TOML, JSON or YAML file, without validation.
 
     Raises:
-        TutelageError: when it cannot be read, is neither (see ``parsing``), or holds no table of fields.
+        TutelageError: the file cannot be read, cannot be parsed (see ``parsing``), or contains no table of fields.
     """
     path = Path(os.path.expanduser(path))
     try:
@@ -317,5 +326,5 @@ def read_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     except ValueError as error:
         raise TutelageError(f"{path} is not a readable {path.suffix or 'YAML'} file: {error}") from error
     if not isinstance(fields, dict):
-        raise TutelageError(f"{path} holds no fields; write one a line, for instance 'data: digits'")
+        raise TutelageError(f"{path} contains no fields; write one per line, for example 'data: digits'")
     return {str(name): value for name, value in fields.items()}

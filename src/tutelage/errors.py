@@ -1,4 +1,4 @@
-"""What the user did that cannot work, in one line with the value and the remedy."""
+"""Errors and warnings for the user: one line with the value and the remedy."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from tutelage.text import message, value_text
 
 
 class TutelageError(Exception):
-    """Something the user can mend: the command line prints its text alone and exits with code 2.
+    """An error that the user can correct: the command line prints only its text and exits with code 2.
 
-    The text becomes one printable line of limited length.
+    The text is converted to one printable line of limited length.
     """
 
     def __init__(self, text: str) -> None:
@@ -19,21 +19,21 @@ class TutelageError(Exception):
 
 
 class TutelageWarning(UserWarning):
-    """Something that works and is probably not what the user meant. The text is one printable line."""
+    """A warning about something that works but is probably not intended. The text is one printable line."""
 
     def __init__(self, text: str) -> None:
         super().__init__(message(text))
 
 
 NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
-"""What networks and terms fail with on inputs that they are not made for."""
+"""Errors that networks and terms raise for inputs of a wrong shape or kind."""
 
 
 class NonFiniteError(TutelageError):
     """A loss, a weight or an input became NaN or infinite. The last good checkpoint is untouched.
 
     Attributes:
-        indices: the samples of the batch it came up on, where that is known.
+        indices: the samples of the batch on which it occurred, if known.
     """
 
     def __init__(self, text: str, indices: Sequence[int] = ()) -> None:
@@ -42,15 +42,15 @@ class NonFiniteError(TutelageError):
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of somebody else's error message, or the name of its class when it has none."""
+    """The first line of another library's error message, or the name of the error's class if it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> TutelageError:
-    """An error for a name that does not exist, with the nearest one that does."""
+    """An error for an unknown name, with the most similar known name."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    guess = f"; did you mean {near[0]!r}?" if near else "."
+    similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    guess = f"; did you mean {similar[0]!r}?" if similar else "."
     choices = f" Known: {', '.join(known)}." if known else " There are none."
     return TutelageError(f"unknown {kind} {value_text(name)}{guess}{choices}{' ' + hint if hint else ''}")

@@ -1,4 +1,4 @@
-"""Paths as users write them, files that are either the old or the new ones, and folders with one writer."""
+"""Users' paths, atomic writes, and folders that one process writes to."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if sys.platform != "win32":
 
 LOCK = ".lock"
 LARGEST = 2**28
-"""Bytes of a file of records that are read at most; a million epochs take half of it."""
+"""Maximum size in bytes of files of records; a million epochs take half of it."""
 
 _TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{12}\.tmp", re.DOTALL)
-_LONGEST = 100  # characters of a file's name in that of its temporary file
+_LONGEST = 100  # characters of a file's name that its temporary file's name contains
 
 _REMEDIES = {
     errno.ENOSPC: "free some space and run again",
@@ -42,7 +42,7 @@ _REMEDIES = {
 
 
 def as_path(path: str | os.PathLike[str]) -> Path:
-    """The path that a user names; ``~`` is the home folder.
+    """Convert a user's path; ``~`` is expanded to the home folder.
 
     Raises:
         TutelageError: there is no such home folder.
@@ -54,60 +54,59 @@ def as_path(path: str | os.PathLike[str]) -> Path:
 
 
 def read_file(path: str | os.PathLike[str], largest: int | None = LARGEST) -> bytes:
-    """The bytes of an ordinary file. A pipe, which may never end, and a device are refused before they are opened.
+    """Read a regular file. Pipes, which may never end, and devices raise an error before they are opened.
 
     Args:
         path: the file, or a link to one.
-        largest: bytes that it may have; ``None`` for any number.
+        largest: maximum size in bytes; ``None`` for no limit.
 
     Raises:
-        OSError: it cannot be read, is no ordinary file, or is larger.
+        OSError: the file cannot be read, is not a regular file, or is larger.
     """
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is no ordinary file")
+        raise OSError("it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
     if largest is not None and status.st_size > largest:
         raise OSError(f"it has {status.st_size:,} bytes, and at most {largest:,} are read")
     return Path(path).read_bytes()
 
 
 def is_read_only(folder: Path) -> bool:
-    """Whether a folder is there and nothing can be written in it."""
+    """Whether a folder exists and is not writable."""
     return folder.is_dir() and not os.access(folder, os.W_OK)
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes, *, follow: bool = True) -> None:
-    """Write a whole file at once: a reader, or a run that was killed, finds the old bytes or the new ones.
+    """Write a file atomically: readers, and a process that is killed, leave either the old or the new content.
 
-    The bytes go to a hidden file in the same folder, reach the disk, and take the name in one step. Folders
-    that are missing are made, since hours of training may lie before the writing. A symbolic link stays one, and the
-    file that it leads to is written; unless ``follow`` is false, for in a folder that somebody else has made a link may
-    lead to any file of the user's.
+    The data is written to a hidden file in the same folder, flushed to disk and renamed. Missing folders are made, so
+    that a result of hours of training is not lost. The target of a symbolic link is written, unless ``follow`` is
+    false: in a folder that somebody else made, a link may point to any file of the user's.
 
     Raises:
-        TutelageError: the disk is full, the folder is not writable, ...; what was there is as it was.
+        TutelageError: the disk is full, the folder is not writable, ...; the old file is unchanged.
     """
     target = as_path(path)
     target = Path(os.path.realpath(target)) if follow else target.absolute()
-    with _refusing(path):
-        if target.is_dir():  # the root folder has no name, which its temporary file would have too
+    with _with_remedy(path):
+        if target.is_dir():  # the root folder has no name for its temporary file
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         target.parent.mkdir(parents=True, exist_ok=True)
         publish(target, data)
 
 
 def publish(target: Path, data: bytes, *, overwrite: bool = True) -> None:
-    """Give a whole file its name in one step; its folder must exist.
+    """Write a file atomically in a folder that exists.
 
-    The temporary file is locked while it is written, so that one whose writer was killed can be recognised: those of
-    the same target are removed first.
+    The temporary file is locked while it is written. Unlocked temporary files belong to writers that were killed; those
+    of the same target are removed first.
 
     Raises:
-        OSError: of any kind; ``FileExistsError`` where there is such a file and it must stay.
+        OSError: of any kind; ``FileExistsError`` if the file exists and ``overwrite`` is false.
     """
     remove_abandoned(target.parent, lambda name: name == target.name[:_LONGEST])
     while True:
-        # Not tempfile.mkstemp: it makes files that only their owner may read, and would hand that mode on.
+        # Not tempfile.mkstemp, whose files only their owner may read.
         temporary = target.with_name(f".{target.name[:_LONGEST]}.{uuid.uuid4().hex[:12]}.tmp")
         try:
             with temporary.open("xb") as file:
@@ -120,22 +119,22 @@ def publish(target: Path, data: bytes, *, overwrite: bool = True) -> None:
                     file.close()  # an open file cannot be renamed there
                 (os.replace if overwrite else os.link)(temporary, target)
             break
-        finally:  # nothing is left behind, not even by Ctrl-C
+        finally:  # also after Ctrl-C
             with contextlib.suppress(OSError):
                 temporary.unlink()
     _sync_folder(target.parent)
 
 
 def is_temporary(name: str, of: Callable[[str], bool]) -> bool:
-    """Whether this is the name of a temporary file of ``publish`` for one of these targets."""
+    """Whether ``name`` is that of a temporary file of ``publish`` for a target for which ``of`` is true."""
     match = _TEMPORARY.fullmatch(name)
     return match is not None and of(match[1])
 
 
 def remove_abandoned(folder: Path, of: Callable[[str], bool]) -> None:
-    """Remove the temporary files for these targets that writers left in a folder when they were killed.
+    """Remove temporary files of writers that were killed, for targets for which ``of`` is true.
 
-    Those of writers that are still alive stay, and nothing else is touched. What cannot be removed stays, too.
+    Files of writers that are still running stay, and so do files that cannot be removed.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
@@ -146,10 +145,10 @@ def remove_abandoned(folder: Path, of: Callable[[str], bool]) -> None:
 
 
 def _lock(file: BinaryIO, *, wait: bool) -> bool:
-    """Lock an open file until it is closed; false where another process holds it or has removed it.
+    """Lock an open file until it is closed; returns false if another process holds the lock or has removed the file.
 
-    File systems without locks count as locked by others, so nothing is removed there. Windows needs no locks: it
-    removes no file that is open.
+    On file systems without locks, files count as locked by others, so that none is removed. Windows needs no locks: an
+    open file cannot be removed there.
     """
     if sys.platform == "win32":
         return True
@@ -161,8 +160,8 @@ def _lock(file: BinaryIO, *, wait: bool) -> bool:
 
 
 @contextmanager
-def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn an error of the system into one line with a remedy."""
+def _with_remedy(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Convert an ``OSError`` to a ``TutelageError`` with a remedy."""
     try:
         yield
     except OSError as error:
@@ -171,7 +170,7 @@ def _refusing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name outlast a power cut, where the system lets a folder be opened (Windows does not)."""
+    """Flush a folder to disk, so that a new name survives a power failure; not possible on Windows."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -181,14 +180,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 class LockedFolder:
-    """A folder in which one process writes, for as long as it is the folder that the process locked.
+    """A folder that one process writes to, as long as it is the folder that the process locked.
 
-    A folder that is removed, moved or replaced meanwhile is not made again: half a folder would be neither this
-    writer's nor anybody else's.
+    A folder that was removed, moved or replaced in the meantime is not made again, since it would be incomplete.
 
     Args:
         path: the folder.
-        writer: what another writer would be, for messages: ``process`` or ``study``.
+        writer: the kind of writer, for messages: ``process`` or ``study``.
     """
 
     def __init__(self, path: Path, writer: str) -> None:
@@ -197,25 +195,25 @@ class LockedFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder if it is missing, and lock it; the lock of a process that is killed is released.
+        """Make the folder if it is missing, and lock it; the system releases the lock if the process is killed.
 
         Raises:
-            TutelageError: another process holds the lock, or nothing can be written there.
+            TutelageError: another process holds the lock, or the folder is not writable.
         """
         try:
             str(self.path).encode()
-        except UnicodeEncodeError:  # safetensors opens no such path
-            raise TutelageError(f"the path {str(self.path)!r} is no UTF-8; choose another folder") from None
+        except UnicodeEncodeError:  # safetensors cannot open such a path
+            raise TutelageError(f"the path {str(self.path)!r} is not UTF-8; choose another folder") from None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / LOCK).acquire(timeout=0)
         except Timeout:
             raise TutelageError(
-                f"another {self._writer} is at work in {self.path}; wait for it, or choose another folder"
+                f"another {self._writer} is using {self.path}; wait for it, or choose another folder"
             ) from None
         except (OSError, NotImplementedError) as error:
             text = getattr(error, "strerror", None) or one_line(error)
-            raise TutelageError(f"cannot write in {self.path}: {text}; choose another folder") from error
+            raise TutelageError(f"cannot write to {self.path}: {text}; choose another folder") from error
         with lock:
             self._locked = (self.path / LOCK).stat()
             try:
@@ -227,35 +225,35 @@ class LockedFolder:
         """Check that the folder is still the one that was locked.
 
         Raises:
-            TutelageError: it is not.
+            TutelageError: it was removed, moved or replaced.
         """
         try:
-            same = self._locked is None or os.path.samestat(self._locked, (self.path / LOCK).stat())
+            unchanged = self._locked is None or os.path.samestat(self._locked, (self.path / LOCK).stat())
         except OSError:
-            same = False
-        if not same:
+            unchanged = False
+        if not unchanged:
             raise TutelageError(
                 f"{self.path} was removed, moved or replaced (or its file {LOCK} was) while it was in use; put it back "
                 "if you can, and run the same command again"
             )
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a whole file at once, in the folder or in a folder in it.
+        """Write a file atomically, in the folder or in one of its subfolders.
 
         Raises:
             TutelageError: the folder is not the one that was locked, the disk is full, ...
         """
         self.check()
-        with _refusing(path):
+        with _with_remedy(path):
             path.parent.mkdir(exist_ok=True)
             publish(path, data)
 
     def append(self, path: Path, text: str) -> None:
-        """Add text to a file in the folder.
+        """Append text to a file in the folder.
 
         Raises:
             TutelageError: as for ``write``.
         """
         self.check()
-        with _refusing(path), path.open("a", encoding="utf-8") as file:
+        with _with_remedy(path), path.open("a", encoding="utf-8") as file:
             file.write(text)

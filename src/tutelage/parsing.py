@@ -1,4 +1,4 @@
-"""YAML, TOML and JSON text as plain values: nothing in it can run code, use up memory or exhaust the stack."""
+"""Parsing YAML, TOML and JSON into plain values, safely: no code, no memory exhaustion, no stack overflow."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _INTEGER = 2**63
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The value of a YAML text of plain values.
+    """Parse YAML text of plain values.
 
     Raises:
-        ValueError: it is not YAML, has an alias (``*name``, a few of which make billions of values), a key twice in a
-            table, more than 50 levels, an integer of more than 64 bits, or text that is no Unicode.
+        ValueError: the text is not YAML, or contains an alias (``*name``: a few aliases can expand to billions of
+            values), a duplicate key, more than 50 levels, an integer of more than 64 bits, or invalid Unicode.
     """
     return _plain(lambda: yaml.load(text, Loader=_Loader))
 
 
 def parse_toml(text: str) -> Any:
-    """The table of a TOML text.
+    """Parse TOML text.
 
     Raises:
-        ValueError: it is not TOML, has more than 50 levels or an integer of more than 64 bits.
+        ValueError: the text is not TOML, or contains more than 50 levels or an integer of more than 64 bits.
     """
     return _plain(lambda: tomllib.loads(text))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Parse JSON text.
 
     Raises:
-        ValueError: it is not JSON, has a key twice in an object, a number that is not finite, more than 50 levels, an
-            integer of more than 64 bits, or text that is no Unicode.
+        ValueError: the text is not JSON, or contains a duplicate key, a number that is not finite, more than 50 levels,
+            an integer of more than 64 bits, or invalid Unicode.
     """
     return _plain(
         lambda: json.loads(text, object_pairs_hook=_finite_table, parse_constant=_refuse_constant), finite=True
@@ -51,19 +51,19 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def write_yaml(value: Any) -> str:
-    """Plain values as a YAML text that ``parse_yaml`` reads: no alias stands for a value that occurs twice."""
+    """Write plain values as YAML text that ``parse_yaml`` reads, without aliases."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader of plain values, without aliases and without keys that occur twice."""
+    """PyYAML's loader of plain values, without aliases and duplicate keys."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._level = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse aliases, and what is too deep for Python's stack."""
+        """Raise an error for aliases and for values too deep for Python's stack."""
         if self.check_event(yaml.AliasEvent):
             raise ValueError("it has an alias (*name): write the value itself")
         if self._level > _DEPTH:
@@ -74,14 +74,14 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that occurs twice, of which PyYAML takes the last."""
+        """Raise an error for a duplicate key, of which PyYAML uses the last."""
         _distinct([(self.construct_object(key, deep=True), None) for key, _ in node.value])
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        """Write a value that occurs twice out twice."""
+        """Write repeated values in full."""
         return True
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
@@ -97,37 +97,37 @@ def _plain(parse: Callable[[], Any], *, finite: bool = False) -> Any:
         value = parse()
     except RecursionError:
         raise ValueError(f"it is nested more than {_DEPTH} levels deep") from None
-    except Exception as error:  # parsers raise KeyError, IndexError, ... for values that their tags do not fit
+    except Exception as error:  # parsers raise KeyError, IndexError, ... for values that do not match their tags
         raise ValueError(" ".join(str(error).split()) or one_line(error)) from error
     check_plain(value)
-    floats = [each for values in _levels(value) for each in values if isinstance(each, float)] if finite else []
+    floats = [entry for values in _levels(value) for entry in values if isinstance(entry, float)] if finite else []
     if not all(map(math.isfinite, floats)):
         raise ValueError("it has a number that is not finite")
     return value
 
 
 def check_plain(value: Any) -> None:
-    """Refuse what no reader of this module gives back.
+    """Check that the parsers of this module can return this value.
 
     Raises:
-        ValueError: it has more than 50 levels, an integer of more than 64 bits, or text that is no Unicode.
+        ValueError: the value has more than 50 levels, an integer of more than 64 bits, or invalid Unicode.
     """
     for level, values in enumerate(_levels(value)):
         if level > _DEPTH:
             raise ValueError(f"it is nested more than {_DEPTH} levels deep")
-        huge = [each for each in values if isinstance(each, int) and abs(each) >= _INTEGER]
+        huge = [entry for entry in values if isinstance(entry, int) and abs(entry) >= _INTEGER]
         if huge:
             raise ValueError(f"it has {value_text(huge[0])}, which is more than 64 bits")
-        if any(isinstance(each, str) and _SURROGATE.search(each) for each in values):
+        if any(isinstance(entry, str) and _SURROGATE.search(entry) for entry in values):
             raise ValueError("it has text that is no Unicode (a lone surrogate)")
 
 
 def _levels(value: Any) -> Iterator[list[Any]]:
-    """A value, then its parts, then theirs, ..."""
+    """The levels of a nested value: the value, its entries, their entries, ..."""
     values = [value]
     while values:
         yield values
-        values = [part for each in values for part in _parts(each)]
+        values = [part for entry in values for part in _parts(entry)]
 
 
 def _parts(value: Any) -> list[Any]:

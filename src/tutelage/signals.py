@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, treated as Ctrl-C is: what is being written is finished or left as it was."""
+"""Handling termination signals like Ctrl-C, so that files are either complete or unchanged."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 
 @contextmanager
 def termination_signals_interrupt() -> Iterator[None]:
-    """Within it, SIGTERM and SIGHUP raise ``KeyboardInterrupt``, as SIGINT does; afterwards they do what they did.
+    """In this context SIGTERM and SIGHUP raise ``KeyboardInterrupt``, as SIGINT does; afterwards handlers are restored.
 
-    SIGTERM is what ``kill``, ``timeout``, schedulers and containers send, SIGHUP what a closed terminal sends. A signal
-    that is ignored (``nohup``) stays ignored. An error that follows such a signal is the interrupt's: a worker process
-    that the signal ended, too, or a terminal that is gone. An interrupt that Python drops, since it came in a
-    finaliser, comes again. Outside the main thread nothing changes: Python allows it no handlers.
+    ``kill``, ``timeout``, schedulers and containers send SIGTERM; a closed terminal sends SIGHUP. Signals that are
+    ignored (``nohup``) stay ignored. An error after such a signal becomes a ``KeyboardInterrupt``, since the signal
+    probably caused it: it ended a worker process, or the terminal is closed. If Python drops the interrupt because it
+    was raised in a finaliser, it is sent again. Outside the main thread, where Python allows no handlers, the context
+    has no effect.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,14 +39,14 @@ def termination_signals_interrupt() -> Iterator[None]:
     def dropped(unraisable: Any) -> None:
         if unraisable.exc_type is not KeyboardInterrupt:
             hook(unraisable)
-        else:  # not from here: it would be dropped, too
+        else:  # raised here, it would be dropped again
             timer = threading.Timer(0.1, send, [arrived or signal.SIGINT])
             timer.daemon = True
             timer.start()
 
     names = ("SIGTERM", "SIGHUP")  # Windows has no SIGHUP
     before = {number: signal.getsignal(number) for name in names if (number := getattr(signal, name, None))}
-    # None stands for a handler that was not installed from Python, and could not be restored.
+    # None: a handler that was not installed from Python and cannot be restored.
     before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, interrupt)
@@ -64,7 +65,7 @@ def termination_signals_interrupt() -> Iterator[None]:
 
 
 def ignore_termination_signals() -> None:
-    """Ignore Ctrl-C, SIGTERM and SIGHUP from now on, for a process that another one ends."""
+    """Ignore Ctrl-C, SIGTERM and SIGHUP: for worker processes, which their parent ends."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Names, values and paths from elsewhere, made fit for a message, a terminal and a table."""
+"""Making external names, values and paths safe to print in messages, terminals and tables."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _MESSAGE = 1200  # characters
 
 
 def printable(text: str) -> str:
-    """The text with each character that a terminal would obey, or not show, as an escape: ``\\x1b``, ``\\u202e``."""
-    return _INVISIBLE.sub(lambda found: repr(found[0])[1:-1], text)
+    """The text with control characters and invisible characters as escapes: ``\\x1b``, ``\\u202e``."""
+    return _INVISIBLE.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def printable_values(value: Any) -> Any:
@@ -31,26 +31,26 @@ def printable_values(value: Any) -> Any:
 
 
 def message(text: str) -> str:
-    """One printable line of at most 1200 characters; the middle of a longer one is left out."""
+    """One printable line of at most 1200 characters; the middle of a longer text is omitted."""
     line = printable(re.sub(r"\s*[\r\n]+\s*", " ", text.strip()))
     half = _MESSAGE // 2
     return line if len(line) <= _MESSAGE else f"{line[: half - 3]} ... {line[3 - half :]}"
 
 
 def markdown_text(text: str) -> str:
-    """The text as one line of Markdown that shows it as it is, without HTML, table cells, links or pictures."""
+    """The text as one line of Markdown, with HTML, table cells, links and images escaped."""
     line = " ".join(printable(text).split())
     return html.escape(line, quote=False).replace("\\", "\\\\").replace("|", "\\|").replace("](", "]\\(")
 
 
 def csv_text(text: str) -> str:
-    """The text as a csv cell that no spreadsheet takes for a formula: one that begins like a formula gets a ``'``."""
+    """The text as a csv cell; a ``'`` precedes text that a spreadsheet would read as a formula."""
     begin = unicodedata.normalize("NFKC", text.lstrip(" ")[:1])
     return f"'{printable(text)}" if begin and begin in "=+-@\t\r\n" else printable(text)
 
 
 def value_text(value: object) -> str:
-    """``repr(value)`` of a limited length, whatever its size and depth."""
+    """``repr(value)`` of limited length, for values of any size and depth."""
     return _VALUES.repr(value)
 
 
@@ -61,7 +61,7 @@ class _Values(reprlib.Repr):
         self.maxstring = self.maxlong = self.maxother = 120
 
     def repr_int(self, x: int, level: int) -> str:
-        """Python refuses to write integers of more than 4300 digits."""
+        """Describe huge integers: Python's ``repr`` raises an error above 4300 digits."""
         return super().repr_int(x, level) if x.bit_length() < 1000 else f"an integer of {x.bit_length()} bits"
 
 

@@ -1,4 +1,4 @@
-"""Whose code may be imported: what the user typed in this command, and nothing that only a file names."""
+"""Which code may be imported: code that the user named in this command, not code that only a file names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tutelage.errors import TutelageError
 from tutelage.text import value_text
 
 Trust = bool | Collection[str]
-"""All code (``True``), none (``False``), or that of these specifications alone, which the user typed."""
+"""All code (``True``), none (``False``), or only the code of these specifications, which the user typed."""
 
 
 def typed_specs(*texts: str | None) -> frozenset[str]:
@@ -22,18 +22,18 @@ def typed_specs(*texts: str | None) -> frozenset[str]:
 
 
 def check_trusted(spec: str, trust: Trust, named_in: str) -> None:
-    """Refuse a specification that runs code, unless it is trusted. Nothing is imported to find that out.
+    """Check, without importing anything, that a specification which runs code is trusted.
 
-    ``module:attr`` and ``file.py:attr`` run code. So may ``timm/hf-hub:NAME`` and timm's other addresses: weights there
-    may be pickles. Other names are networks and methods of this package, or of packages that are installed for it.
+    ``module:attr`` and ``file.py:attr`` run code. ``timm/hf-hub:NAME`` and timm's other addresses may do so too, since
+    weights there may be pickles. Other names are networks and methods of this package or of its installed extensions.
 
     Args:
         spec: a network or a method.
-        trust: whose code may run.
-        named_in: what names it, for the error.
+        trust: code that may run.
+        named_in: what names the specification, for the error.
 
     Raises:
-        TutelageError: it is not trusted; the text says what would be imported, and from where.
+        TutelageError: it is not trusted; the message says which code would be imported, and from where.
     """
     if ":" not in spec or trust is True or (trust is not False and spec in trust):
         return
@@ -44,19 +44,19 @@ def check_trusted(spec: str, trust: Trust, named_in: str) -> None:
 
 
 def _origin(path: str) -> str:
-    """The file, or the place, that an import path or a file's name stands for; no parent package is imported."""
+    """The file or location of an import path or file name; no parent package is imported."""
     if path.endswith(".py"):
         return os.path.abspath(os.path.expanduser(path))
     if path.startswith("timm/"):
         return "weights outside timm's own collection"
-    names, places = path.split("."), [os.getcwd(), *sys.path]
+    names, search_path = path.split("."), [os.getcwd(), *sys.path]
     importlib.invalidate_caches()
     for number, name in enumerate(names):
-        found = PathFinder.find_spec(name, places)
-        if found is None:
+        module = PathFinder.find_spec(name, search_path)
+        if module is None:
             break
         if number == len(names) - 1:
-            return found.origin or next(iter(found.submodule_search_locations or ()), path)
-        places = list(found.submodule_search_locations or ())
-    loaded = sys.modules.get(path)  # built-in modules are found by no path
+            return module.origin or next(iter(module.submodule_search_locations or ()), path)
+        search_path = list(module.submodule_search_locations or ())
+    loaded = sys.modules.get(path)  # built-in modules are on no path
     return getattr(loaded, "__file__", None) or f"the module {value_text(path)}"

@@ -406,7 +406,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """A folder that another process is at work in."""
+    """A folder that another process is using."""
     folder = tmp_path / "run"
     folder.mkdir()
     command = [sys.executable, "-c", HOLD, str(folder / ".lock")]
@@ -421,7 +421,7 @@ def test_a_folder_in_use_is_left_alone_until_its_process_is_gone(
     held: tuple[Path, subprocess.Popen[str]], config: Config, refused: Callable[..., Any]
 ) -> None:
     folder, process = held
-    with refused("another process is at work in", str(folder), "wait for it, or choose another"):
+    with refused("another process is using", str(folder), "wait for it, or choose another"):
         execute(config, folder)
     assert [entry.name for entry in folder.iterdir()] == [".lock"]
     process.send_signal(signal.SIGKILL)
@@ -442,7 +442,7 @@ def test_a_place_where_no_folder_can_be(
     place: str, config: Config, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    with refused("cannot write in", place, "choose another folder"):
+    with refused("cannot write to", place, "choose another folder"):
         execute(config, tmp_path / place)
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -451,7 +451,7 @@ def test_a_place_where_no_folder_can_be(
 def test_a_folder_that_may_not_be_written_to(config: Config, tmp_path: Path, refused: Callable[..., Any]) -> None:
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
-    with refused("cannot write in", str(folder), "choose another folder"):
+    with refused("cannot write to", str(folder), "choose another folder"):
         execute(config, folder)
 
 

@@ -207,7 +207,7 @@ def test_a_finished_run_on_a_read_only_medium_is_read_back(
     assert len(again.history) == 3
     with refused("different run", "lr: 0.1 there, 0.2 here"):
         execute(config.replace(lr=0.2), tmp_path / "run")
-    with refused("cannot write in", "Read-only file system", "choose another folder"):
+    with refused("cannot write to", "Read-only file system", "choose another folder"):
         execute(config, tmp_path / "other")
 
 
@@ -225,7 +225,7 @@ def test_an_unfinished_run_on_a_read_only_medium_is_refused(
     execute(config, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     read_only(tmp_path)
-    with refused("cannot write in", "Read-only file system", "choose another folder"):
+    with refused("cannot write to", "Read-only file system", "choose another folder"):
         execute(config, tmp_path / "run")
 
 
@@ -303,6 +303,6 @@ def test_clocks_that_run_backwards_do_not_matter(
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are Unicode there")
 def test_a_path_that_is_no_utf_8_is_refused_before_training(config: Config, tmp_path: Path, refused: Refused) -> None:
-    with refused("caf\\udce9", "is no UTF-8", "choose another folder"):
+    with refused("caf\\udce9", "is not UTF-8", "choose another folder"):
         execute(config, tmp_path / "caf\udce9")
     assert not (tmp_path / "caf\udce9").exists()

@@ -531,5 +531,5 @@ def test_a_configuration_of_a_given_student_says_so(
     from tutelage.runs import execute
 
     tutelage.train(tiny_model().module, tiny_data, out=tmp_path / "run", **BRIEF)
-    with refused("the student 'given:", "was an object of a Python program", "FILE.py:NAME"):
+    with refused("the student 'given:", "was an object in a Python program", "FILE.py:NAME"):
         execute(Config(**read_config(tmp_path / "run" / "config.yaml")))

@@ -356,7 +356,7 @@ def test_warnings_of_runs_reach_the_one_who_asked(tiny: Tiny, tmp_path: Path, mo
 def test_one_study_at_a_time(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     from filelock import FileLock
 
-    with FileLock(tmp_path / ".lock"), refused("another study is at work"):
+    with FileLock(tmp_path / ".lock"), refused("another study is using"):
         run(tiny(), tmp_path)
 
 

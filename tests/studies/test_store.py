@@ -83,7 +83,7 @@ def test_a_finished_study_on_a_read_only_medium_is_read_back(
     read_only(medium)
     code, said = run("study", tmp_path / "mine.json", "--out", medium / "study")
     assert code == 0
-    assert "cannot be written to; tutelage report" in said
+    assert "is not writable; tutelage report" in said
     table = [line for line in first[1].splitlines() if line.startswith("|")]
     assert table
     assert [line for line in said.splitlines() if line.startswith("|")] == table

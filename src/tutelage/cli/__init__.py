@@ -1,4 +1,4 @@
-"""The command line. Nothing heavy is imported before a command needs it."""
+"""The command line. Slow imports, such as torch, happen when a command needs them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tutelage.signals import termination_signals_interrupt
 from tutelage.text import message as one_message
 
 app = typer.Typer(
-    help="Train neural networks under a teacher.",
+    help="Train neural networks with a teacher (knowledge distillation).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,41 +31,41 @@ app = typer.Typer(
 for command in (train, distill, evaluate, export, study, report, compare, demo, methods, models, tasks, data):
     app.command()(command)
 
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of the click that this typer carries
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of the click version that typer uses
 
 
 def main() -> NoReturn:
     """Run the command line.
 
-    Exit codes: 0 when all went well, 1 when runs of a study failed (its report is written), 2 and one line for what the
-    user can mend, 130 when stopped by Ctrl-C, SIGTERM or SIGHUP.
+    Exit codes: 0 for success, 1 if runs of a study failed (its report is written), 2 for an error that the user can
+    correct, printed as one line, and 130 if stopped by Ctrl-C, SIGTERM or SIGHUP.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what an ASCII terminal cannot show becomes an escape, no traceback
+        if isinstance(stream, io.TextIOWrapper):  # for ASCII terminals: escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.simplefilter("default", TutelageWarning)
         warnings.showwarning = _show_warning
         try:
             with termination_signals_interrupt():
-                code = app(standalone_mode=False)  # some typers raise at Ctrl-C, others give 130 back
+                code = app(standalone_mode=False)  # at Ctrl-C, versions of typer raise or return 130
         except TutelageError as error:
             _fail(str(error))
         except UsageError as error:
             _fail(_usage(error))
         except (KeyboardInterrupt, typer.Abort):
             code = 130
-        except BrokenPipeError:  # whoever read our output has seen enough
+        except BrokenPipeError:  # the reader of the output has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 0
     if code == 130:
-        with suppress(OSError):  # SIGHUP: the terminal is gone
-            print("stopped; the same command goes on where this one was", file=sys.stderr)
+        with suppress(OSError):  # after SIGHUP the terminal is closed
+            print("stopped; run the same command again to resume", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _usage(error: Any) -> str:
-    """What is wrong with a command line, and where its options are listed."""
+    """The error in a command line, and the command that lists its options."""
     command = error.ctx.command_path if error.ctx is not None else "tutelage"
     return f"{error.format_message().rstrip('.')}; {command} --help lists its options"
 
@@ -75,6 +75,6 @@ def _fail(text: str) -> NoReturn:
     sys.exit(2)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
     if issubclass(category, TutelageWarning):
         print(f"warning: {one_message(str(message))}", file=sys.stderr)

@@ -52,7 +52,7 @@ def methods(
 
 
 def tasks(json_: Json = False) -> None:
-    """List the tasks, each with its main metric; --json lists all metrics."""
+    """List the tasks and their main metrics (--json: all metrics)."""
     from tutelage.tasks import Metric, find_task, task_names
 
     available = _importable(find_task, task_names())
@@ -104,7 +104,7 @@ def data(
     skip_bad: SkipBad = False,
     json_: Json = False,
 ) -> None:
-    """Describe a data set: classes, counts, mean and standard deviation."""
+    """Describe a data set: classes, counts, mean and deviation."""
     from tutelage.data import open_data
     from tutelage.report.console import print_table
 

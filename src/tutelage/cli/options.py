@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options of several commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tutelage.files import as_path
 from tutelage.text import value_text
 
 PATH: Any = {"parser": as_path, "metavar": "PATH"}
-"""Of an option or argument that is a path: ``~`` is expanded, also where no shell has done it (``--out=~/run``)."""
+"""Settings of options and arguments that are paths: ``~`` is expanded, also in ``--out=~/run``."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Track = Annotated[
@@ -44,23 +44,23 @@ TrustAll = Annotated[
 ]
 
 
-Test = Annotated[float | None, typer.Option(help="Share of the samples for testing, if there is no test split.")]
+Test = Annotated[float | None, typer.Option(help="Fraction of the samples for testing, if there is no test split.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out image files that cannot be decoded.")]
 
 
 def settings_from(sets: list[str]) -> dict[str, Any]:
-    """Values by name, from the texts after ``--set``."""
+    """Parse the texts after ``--set``: values by name."""
     from tutelage.parsing import parse_yaml
 
     settings: dict[str, Any] = {}
     for text in sets:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise TutelageError(f"--set takes name=value, got {text!r}; for instance --set temperature=2")
+            raise TutelageError(f"--set takes name=value, got {text!r}; for example --set temperature=2")
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise TutelageError(f"--set takes UTF-8, got {text!r}; write it without other bytes") from None
+            raise TutelageError(f"--set takes UTF-8, got {text!r}; remove all other bytes") from None
         if name.strip() in settings:
             raise TutelageError(f"--set gives {name.strip()!r} twice; give it once")
         try:
@@ -70,53 +70,53 @@ def settings_from(sets: list[str]) -> dict[str, Any]:
     return settings
 
 
-def table_of(value: Any, what: str) -> dict[str, Any]:
-    """A table of a file, empty where the file has none.
+def table_of(value: Any, noun: str) -> dict[str, Any]:
+    """Check that a value of a file is a table; ``None`` gives an empty table.
 
     Raises:
-        TutelageError: it is something else; ``what`` names it.
+        TutelageError: it is not a table; the message begins with ``noun``.
     """
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise TutelageError(f"{what} must be a table with names, got {value_text(value)}")
+        raise TutelageError(f"{noun} must be a table with names, got {value_text(value)}")
     return value
 
 
 def config_options(
     names: Iterable[str], defaults: Mapping[str, Any], **renamed: str
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each of these fields of ``Config``; it gets those that are given as ``fields``.
+    """Add options for fields of ``Config`` to a command, which receives the typed ones as the argument ``fields``.
 
     Args:
-        names: of the fields.
-        defaults: shown in the help; of a field that is not among them none is.
-        renamed: options that have another name than their field.
+        names: the fields.
+        defaults: default values for the help text, by field.
+        renamed: options whose name differs from that of their field.
     """
     names = tuple(names)
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own = inspect.signature(function, eval_str=True).parameters.values()
-        shown = [p for p in own if p.kind is not p.VAR_KEYWORD]
+        original = inspect.signature(function, eval_str=True).parameters.values()
+        parameters = [p for p in original if p.kind is not p.VAR_KEYWORD]
         for name in names:
             field = Config.model_fields[name]
             option = "--" + renamed.get(name, name).replace("_", "-")
-            text = _sentence(field.description or "") + _shown(defaults.get(name))
+            text = _sentence(field.description or "") + _default_text(defaults.get(name))
             if field.annotation in FLAG:
                 kind: Any = Annotated[bool | None, typer.Option(f"{option}/--no-{option[2:]}", help=text)]
             elif typing.get_origin(field.annotation) is tuple:
                 kind = Annotated[list[str] | None, typer.Option(option, help=text, metavar="TEXT")]
             else:
                 kind = Annotated[str | None, typer.Option(option, help=text, metavar=_metavar(field.annotation))]
-            shown.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
 
         def command(**values: Any) -> None:
             fields = {name: values.pop(name) for name in names if name in values}
             function(fields={name: value for name, value in fields.items() if value not in (None, [])}, **values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
-        command.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in shown}
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command
 
     return decorate
@@ -126,8 +126,8 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _shown(default: Any) -> str:
-    """A default as an option would be written; nothing for none."""
+def _default_text(default: Any) -> str:
+    """A default value as it would be typed; empty if there is none."""
     if default is None or default == ():
         return ""
     return f"  [default: {','.join(map(str, default)) if isinstance(default, tuple) else default}]"

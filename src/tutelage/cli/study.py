@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _GRID = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed")
 _TRAIN = tuple(name for name in Config.model_fields if name not in (*_GRID, "workers"))
-"""The fields that all runs of a study have in common; its workers are processes that train."""
+"""The fields that all runs of a study share, without ``workers``: a study's workers are training processes."""
 
 
 @config_options(_TRAIN, {})
@@ -65,35 +65,39 @@ def study(
 ) -> None:
     """Compare methods under several conditions, over seeds. Only missing runs are trained; the report is rewritten.
 
-    The exit code is 1 where runs failed.
+    The exit code is 1 if runs failed.
     """
     from tutelage.studies.study import Study, read_study
     from tutelage.studies.workers import LocalWorkers, RayWorkers
     from tutelage.trust import typed_specs
 
-    said = read_study(source)
+    declaration = read_study(source)
     fields: dict[str, Any] = {"data": data, "noise": noise, "imbalance": imbalance, "per_class": per_class}
     fields |= {"teachers": teachers, "students": students, "methods": methods, "seeds": seeds, "budget": budget}
-    said |= {name: value for name, value in fields.items() if value is not None}
+    declaration |= {name: value for name, value in fields.items() if value is not None}
     if teachers or students:
-        said.pop("pairs", None)
-    if data or methods:  # which decide the task
-        said.pop("task", None)
+        declaration.pop("pairs", None)
+    if data or methods:  # which determine the task
+        declaration.pop("task", None)
     typed_fields = Config(**recipe["fields"]).model_dump(mode="json", include=set(recipe["fields"]))
-    said["train"] = {**table_of(said.get("train"), "the study: train"), **typed_fields, **settings_from(set_ or [])}
-    asked = {"corruptions": corruptions, "pgd": pgd, "ood": ood}
-    evaluate = table_of(said.get("evaluate"), "the study: evaluate")
-    said["evaluate"] = {**evaluate, **{name: value for name, value in asked.items() if value is not None}}
-    place = partial(RayWorkers, ray) if ray else partial(LocalWorkers, workers)
+    declaration["train"] = {
+        **table_of(declaration.get("train"), "the study: train"),
+        **typed_fields,
+        **settings_from(set_ or []),
+    }
+    extra = {"corruptions": corruptions, "pgd": pgd, "ood": ood}
+    evaluate = table_of(declaration.get("evaluate"), "the study: evaluate")
+    declaration["evaluate"] = {**evaluate, **{name: value for name, value in extra.items() if value is not None}}
+    make_workers = partial(RayWorkers, ray) if ray else partial(LocalWorkers, workers)
     names = [teachers, students, methods]
     trusted = trust or typed_specs(*(name.strip() for text in names if text for name in text.split(",")))
-    study = Study(**said)
-    if Path(source).suffix == ".py":  # the user ran this code, which names them
+    study = Study(**declaration)
+    if Path(source).suffix == ".py":  # code that the user ran and that names them
         trusted = trust or study.code
-    _run_study(study, out or Path("runs") / Path(source).stem, place, json_, track=track, trust=trusted)
+    _run_study(study, out or Path("runs") / Path(source).stem, make_workers, json_, track=track, trust=trusted)
 
 
-def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json: bool, **how: Any) -> None:
+def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json: bool, **options: Any) -> None:
     from tutelage.report.conclusions import summary
     from tutelage.report.console import print_plain, stderr_console, study_progress
     from tutelage.report.page import write_page
@@ -103,7 +107,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
     from tutelage.studies.runner import run_study
 
     with study_progress(stderr_console(), quiet=as_json) as watch:
-        results = run_study(study, out, workers=workers(), watch=watch, check=False, **how)
+        results = run_study(study, out, workers=workers(), watch=watch, check=False, **options)
     page = None if is_read_only(out) else write_page(results)
     if as_json:
         print(table_as(results, "json").decode())
@@ -113,7 +117,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
         else:
             print(table_as(results, "md").decode())
         print_plain(
-            f"{page}\n" if page else f"{out} cannot be written to; tutelage report {out} --out FILE writes the page\n"
+            f"{page}\n" if page else f"{out} is not writable; tutelage report {out} --out FILE writes the page\n"
         )
         print_plain("\n".join(summary(results)))
     failure = failure_summary(results)
@@ -133,14 +137,18 @@ def demo(
     from tutelage.studies.study import Study, read_study
     from tutelage.studies.workers import LocalWorkers
 
-    said = read_study("demo")
-    said |= {"seeds": seeds, "methods": methods or said["methods"], "train": {**said["train"], "epochs": epochs}}
-    _run_study(Study(**said), out, LocalWorkers, json_)
+    declaration = read_study("demo")
+    declaration |= {
+        "seeds": seeds,
+        "methods": methods or declaration["methods"],
+        "train": {**declaration["train"], "epochs": epochs},
+    }
+    _run_study(Study(**declaration), out, LocalWorkers, json_)
 
 
 Metric = Annotated[
     str | None,
-    typer.Option(help="Metric: accuracy, nll, ece, memorised, seconds, ...  [default: the main one of the task]"),
+    typer.Option(help="Metric: accuracy, nll, ece, memorised, seconds, ...  [default: the task's main metric]"),
 ]
 
 

@@ -39,7 +39,7 @@ def train(
     json_: Json = False,
     **fields: Any,
 ) -> None:
-    """Train a network without a teacher: a teacher for later, or a baseline."""
+    """Train a network without a teacher, as a baseline or as a later teacher."""
     _train("train", out, config, set_, track, trust, json_, fields["fields"])
 
 
@@ -90,7 +90,7 @@ def _train(
     with run_progress(console, quiet=as_json) as report:
         lines = None if as_json else announce
         result = execute(config, out, report=report, announce=lines, track=track, trust=trust or names)
-    if result.metrics:  # of several processes only the first has measured
+    if result.metrics:  # empty in all processes but the first
         add_loading_script(out)
     if as_json and result.metrics:
         print(json.dumps({**result.metrics, "folder": str(out)}, allow_nan=False))
