@@ -214,7 +214,7 @@ def only_steps_count() -> None:
         during(False, FiniteChecks, name)
     during(False, Selection, "after_epoch")
     during(False, Meter, "means")
-    during(False, Batches, "_draw")  # once an epoch
+    during(False, Batches, "_plan_epoch")  # once an epoch
 
 
 def data() -> Data:

@@ -335,7 +335,7 @@ def test_a_file_is_decoded_by_the_documented_formats_alone(folder, refused, monk
     for content in others:
         file.write_bytes(content)
         for memory in (2**30, 0):
-            with refused(file, "no PNG, JPEG, WebP or BMP", "replace or remove"):
+            with refused(file, "not a PNG, JPEG, WebP or BMP file", "replace or remove"):
                 load(folder, in_memory_bytes=memory)
 
 
@@ -414,7 +414,7 @@ def test_the_share_of_the_test_part_can_be_set(tmp_path, refused):
 
 
 def test_a_share_for_a_folder_that_has_a_test_part_is_refused(folder, refused):
-    with refused("a test split of its own", "0.3"):
+    with refused("a test split already", "0.3"):
         open_data(f"folder:{folder}", test=0.3)
 
 

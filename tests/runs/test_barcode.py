@@ -128,7 +128,7 @@ def test_export_reports_that_decision_rule_is_not_included(
 
 
 def test_networks_with_other_outputs_are_refused(refused: Any) -> None:
-    with refused("(B, 13, 10)", "gives outputs of shape"):
+    with refused("(B, 13, 10)", "returns outputs of shape"):
         train("resnet8x0.25", "barcodes:0.2", **SHORT)
     with refused("barcode0"):
         build("barcode0", num_classes=10, input_shape=(1, 24, 192))

@@ -81,7 +81,7 @@ def test_a_file_of_other_classes_teaches_where_no_logit_is_read(
     result = execute(config, tmp_path / "run", announce=lines.append)
     assert 0 <= result.metrics["test"]["accuracy"] <= 1
     assert not {"agreement", "teacher_accuracy"} & set(result.metrics["test"])
-    assert "not evaluated here: ResNet gives outputs of shape (2, 6) for 4 classes" in lines[0]
+    assert "not evaluated here: ResNet returns outputs of shape (2, 6) for 4 classes" in lines[0]
     again = execute(config, tmp_path / "run")
     assert again.metrics == result.metrics
 
@@ -160,7 +160,7 @@ def test_a_run_taught_by_a_file_of_other_classes_is_evaluated(
     measured = json.loads(out)
     assert measured["accuracy"] == result.metrics["test"]["accuracy"]
     assert "agreement" not in measured
-    assert "not compared: ResNet gives outputs of shape (2, 6) for 4 classes" in err
+    assert "not compared: ResNet returns outputs of shape (2, 6) for 4 classes" in err
     code, _, err = run("evaluate", teacher, "--data", tiny_npz, "--device", "cpu")
     assert code == 2
     assert "was trained for 6 classes and npz:" in err

@@ -153,7 +153,7 @@ def test_score_is_the_main_metric_and_a_teacher_is_compared_by_it() -> None:
 def test_outputs_without_a_vector_for_each_sample_are_refused_in_one_line(name: str, tiny_data: Data) -> None:
     task = find_task(name)
     for outputs, part in (
-        (Outputs(torch.zeros(2, 4)), "gives no embedding"),
+        (Outputs(torch.zeros(2, 4)), "returns no embedding"),
         (Outputs(None, {"embedding": torch.zeros(2, 3, 4, 4)}), r"shape \(2, 3, 4, 4\)"),
     ):
         with pytest.raises(TutelageError, match=part) as error:

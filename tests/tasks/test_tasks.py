@@ -186,7 +186,7 @@ def test_methods_for_classes_are_refused_on_other_targets(refused: Any) -> None:
 
 def test_soft_targets_are_refused_where_outputs_are_no_distributions(refused: Any) -> None:
     case = case_of("regression")
-    with refused("soft targets are for classes", "regression"):
+    with refused("soft targets need logits of classes", "regression"):
         tutelage.distill(made(case), case.make, case.data, method="hinton", **SHORT)
 
 
@@ -205,7 +205,7 @@ def test_networks_of_other_outputs_are_refused(kind: str, refused: Any) -> None:
     def wider() -> nn.Module:
         return nn.Sequential(case.make(), _Wider())
 
-    with refused("gives outputs of shape", "give it"):
+    with refused("returns outputs of shape", "give it"):
         tutelage.train(wider, case.data, **SHORT)
 
 

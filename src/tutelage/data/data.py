@@ -122,7 +122,7 @@ class Data:
             splits["train"], splits["test"], entry = split_off_test(splits["train"], test_share, name)
             record.append(entry)
         elif test_share is not None:
-            raise TutelageError(f"{name} has a test split of its own; leave out the test share of {test_share}")
+            raise TutelageError(f"{name} has a test split already; leave out the test share of {test_share}")
         train_part = splits["train"]
         return cls(
             name,

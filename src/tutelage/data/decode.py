@@ -1,16 +1,15 @@
-"""Encoded images (PNG, JPEG, WebP, BMP) as images: in memory if they fit, else read when needed."""
+"""Decoding of images (PNG, JPEG, WebP, BMP) to pixels of one size."""
 
 from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,13 +17,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from tutelage.data.data import Data, Split
-from tutelage.data.stratified import split_off_test
-from tutelage.data.views import CropsAndFlips
-from tutelage.errors import TutelageError, TutelageWarning, one_line
+from tutelage.errors import TutelageError, one_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-"""The only formats that are ever decoded, whatever a file is called: no other decoder of Pillow sees a user's file."""
+"""The only formats that are decoded, whatever the file name: no other decoder of Pillow reads a user's file."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,34 +31,33 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image upright, by the orientation in its EXIF."""
+"""The operation that turns an image upright, by its EXIF orientation."""
 
-IN_MEMORY = 2**30  # bytes of decoded pixels, over all splits
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, struct.error)
 BOMB = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 class Encoded(Protocol):
-    """Images that are not decoded yet. Can be pickled, so that worker processes can read them."""
+    """Images that are not decoded yet. Must be picklable for worker processes."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, place: int) -> Path | bytes:
-        """A file, or what would be in it."""
+    def __getitem__(self, index: int) -> Path | bytes:
+        """A file, or the content of one."""
         ...
 
-    def name(self, place: int) -> str:
-        """What an error calls this image."""
+    def name(self, index: int) -> str:
+        """The name of this image in error messages."""
         ...
 
-    def fingerprint(self, place: int) -> str | None:
-        """What tells this image from another without opening it; ``None`` where nothing does."""
+    def fingerprint(self, index: int) -> str | None:
+        """Text that identifies this image without opening it; ``None`` if there is none."""
         ...
 
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that are decoded each time they are asked for: the ``Images`` of a split too large for memory.
+    """Images that are decoded at each access: the ``Images`` of a split too large for memory.
 
     Colours become RGB; alpha is ignored; 16 bits become 8; the orientation in EXIF is applied.
 
@@ -83,28 +78,28 @@ class ImageFiles:
         """(N, H, W, C)."""
         return (len(self.encoded), *self.size, self.channels)
 
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """The images at these places, (B, H, W, C) uint8."""
-        batch = np.empty((len(index), *self.shape[1:]), np.uint8)
-        for row, place in zip(batch, index.tolist(), strict=True):
-            with _opened(self.encoded, place) as image:
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """The images at these indices, (B, H, W, C) uint8."""
+        batch = np.empty((len(indices), *self.shape[1:]), np.uint8)
+        for row, index in zip(batch, indices.tolist(), strict=True):
+            with _open_image(self.encoded, index) as image:
                 row[:] = self._pixels(image)
         return torch.from_numpy(batch)
 
-    def fingerprint(self, place: int) -> str | None:
-        """The image's stamp and what is made of the image; ``None`` where that has none.
+    def fingerprint(self, index: int) -> str | None:
+        """The fingerprint of the encoded image with the decoding settings; ``None`` if it has no fingerprint.
 
         Raises:
-            TutelageError: the image's file is not there any more.
+            TutelageError: the image's file does not exist any more.
         """
-        with _readable(self.encoded, place):
-            stamp = self.encoded.fingerprint(place)
-        return stamp and f"{stamp} as {self.shape[1:]}{' resized' if self.resize else ''} upright"
+        with _readable_or_error(self.encoded, index):
+            source = self.encoded.fingerprint(index)
+        return source and f"{source} as {self.shape[1:]}{' resized' if self.resize else ''} upright"
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        turn = UPRIGHT.get(_orientation(image))
+        transpose = UPRIGHT.get(_orientation(image))
         image = _eight_bits(image, "L" if self.channels == 1 else "RGB")
-        image = image if turn is None else image.transpose(turn)
+        image = image if transpose is None else image.transpose(transpose)
         if self.resize:
             image = _centre(image, self.size[0])
         if (image.height, image.width) != self.size:
@@ -112,175 +107,54 @@ class ImageFiles:
         return np.asarray(image).reshape(self.shape[1:])
 
 
-def assemble(
-    name: str,
-    classes: tuple[str, ...],
-    parts: Mapping[str, tuple[Encoded, Tensor]],
-    *,
-    image_size: int | None,
-    record: Mapping[str, Any],
-    test: float | None = None,
-    skip_bad: bool = False,
-    in_memory_bytes: int = IN_MEMORY,
-) -> Data:
-    """A data set from images and labels.
-
-    Args:
-        name, classes: as ``Data`` has them.
-        parts: ``train``, and optionally ``test`` and ``validation``. Without ``test`` the validation split becomes the
-            test split; without both, a share of the training split does, with a warning.
-        image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
-        record: what to say of where they came from.
-        test: the share of the training split that becomes the test split where there is none.
-        skip_bad: leave out images that cannot be decoded; a warning and the record have their number.
-        in_memory_bytes: how many bytes all decoded pixels may take in memory; above that they stay files.
-    """
-    if test is not None and len(parts) > 1:
-        raise TutelageError(f"{name} has a test split of its own; leave out the test share of {test}")
-    skipped: dict[str, int] = {}
-    if skip_bad:
-        good = {part: _good(encoded, image_size) for part, (encoded, _) in parts.items()}
-        skipped = {part: lost for part, (encoded, _) in parts.items() if (lost := len(encoded) - len(good[part]))}
-        if skipped:
-            _warn_of_skipped(name, {part: encoded for part, (encoded, _) in parts.items()}, good)
-        parts = {part: (Some(encoded, good[part]), labels[good[part]]) for part, (encoded, labels) in parts.items()}
-    images = _read({part: encoded for part, (encoded, _) in parts.items()}, image_size, in_memory_bytes)
-    splits = {part: Split.of(images[part], labels) for part, (_, labels) in parts.items()}
-    entry: dict[str, Any] = {**record, "test_from": "test"}
-    if len(splits) == 1:
-        splits["train"], splits["test"], about = split_off_test(splits["train"], test, name)
-        entry |= about
-    elif "test" not in splits:
-        splits["test"] = splits.pop("validation")
-        entry["test_from"] = "validation"
-        warnings.warn(
-            TutelageWarning(f"{name} has no test split, so its validation split is the test split"), stacklevel=4
-        )
-    _, height, _, channels = splits["train"].inputs.shape
-    entry |= {"resized_to": image_size, "in_memory": splits["train"].in_memory}
-    entry |= {"skipped": skipped} if skipped else {}
-    return Data(name, classes, **splits, views=CropsAndFlips(pad=height // 8, flip=channels == 3), record=(entry,))
-
-
-@dataclass(frozen=True)
-class Some:
-    """Some of a larger set of images."""
-
-    encoded: Encoded
-    places: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, place: int) -> Path | bytes:
-        return self.encoded[self.places[place]]
-
-    def name(self, place: int) -> str:
-        """What the larger set calls it."""
-        return self.encoded.name(self.places[place])
-
-    def fingerprint(self, place: int) -> str | None:
-        """Its stamp in the larger set."""
-        return self.encoded.fingerprint(self.places[place])
-
-
-def _good(encoded: Encoded, image_size: int | None) -> list[int]:
-    """The places of the images that can be decoded, and scaled where that is wanted."""
-
-    def decodes(place: int) -> bool:
-        try:
-            with _opened(encoded, place) as image:
-                image.load()
-                if image_size is not None:
-                    _scaled(image.size, image_size)
-        except TutelageError:
-            return False
-        return True
-
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return [place for place, good in enumerate(pool.map(decodes, range(len(encoded)))) if good]
-
-
-def _warn_of_skipped(name: str, parts: Mapping[str, Encoded], good: Mapping[str, Sequence[int]]) -> None:
-    bad = [encoded.name(p) for part, encoded in parts.items() for p in sorted(set(range(len(encoded))) - {*good[part]})]
-    total = sum(len(encoded) for encoded in parts.values())
-    warnings.warn(
-        TutelageWarning(f"{name}: {len(bad)} of {total} images cannot be read and are left out, first {bad[0]}"),
-        stacklevel=5,
-    )
-
-
-def _read(parts: Mapping[str, Encoded], image_size: int | None, in_memory_bytes: int) -> dict[str, Tensor | ImageFiles]:
-    """Every split as images of one shape, of which only the headers are read unless all fit into memory."""
-    if image_size is not None and image_size < 1:
-        raise TutelageError(f"the image size must be 1 pixel or more, got {image_size}")
-    seen: dict[tuple[int, int], str] = {}
-    grey = True
-    for encoded in parts.values():
-        for place, header in enumerate(_headers(encoded)):
-            seen.setdefault(header.size, encoded.name(place))
-            grey = grey and header.grey
-    if image_size is None and len(seen) > 1:
-        examples = " and ".join(f"{name} {h}x{w}" for (h, w), name in list(seen.items())[:2])
-        raise TutelageError(
-            f"the images have {len(seen)} sizes, for instance {examples}; give --image-size N (image_size=N)"
-        )
-    size = (image_size, image_size) if image_size else next(iter(seen), (0, 0))
-    files = {
-        part: ImageFiles(encoded, size, 1 if grey else 3, resize=image_size is not None)
-        for part, encoded in parts.items()
-    }
-    total = sum(int(np.prod(part.shape)) for part in files.values())
-    return {part: _decoded(images) for part, images in files.items()} if total <= in_memory_bytes else {**files}
-
-
-def _decoded(images: ImageFiles) -> Tensor:
-    """All of them, (N, H, W, C) uint8, in threads: Pillow lets go of the interpreter while it decodes."""
-    pixels = torch.empty(images.shape, dtype=torch.uint8)
-    chunks = torch.split(torch.arange(len(pixels)), 64)
-    with ThreadPoolExecutor() as pool:
-        for places, batch in zip(chunks, pool.map(images.__getitem__, chunks), strict=True):
-            pixels[places] = batch
-    return pixels
-
-
 class Header(NamedTuple):
-    """What an image says of itself before it is decoded: (H, W), and whether it has no colour."""
+    """The size (H, W) of an image, and whether it is grey, read without decoding its pixels."""
 
     size: tuple[int, int]
     grey: bool
 
 
-def _headers(encoded: Encoded) -> list[Header]:
-    """Every header; an image that is dangerously large is refused here, not half-way through training."""
-    found = []
+def read_headers(encoded: Encoded) -> list[Header]:
+    """The header of each image; refuses dangerously large images here instead of during training."""
+    headers = []
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for place in range(len(encoded)):
-            with _opened(encoded, place) as image:
+        for index in range(len(encoded)):
+            with _open_image(encoded, index) as image:
                 grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
                 turned = _orientation(image) >= 5  # by 90 degrees
-                found.append(Header(image.size if turned else (image.height, image.width), grey))
-    return found
+                headers.append(Header(image.size if turned else (image.height, image.width), grey))
+    return headers
+
+
+def decodes(encoded: Encoded, index: int, *, image_size: int | None) -> bool:
+    """Whether an image can be decoded and, if ``image_size`` is given, resized."""
+    try:
+        with _open_image(encoded, index) as image:
+            image.load()
+            if image_size is not None:
+                _scaled(image.size, image_size)
+    except TutelageError:
+        return False
+    return True
 
 
 @contextmanager
-def _opened(encoded: Encoded, place: int) -> Iterator[Image.Image]:
-    """One image; whatever is wrong with it is told in one line with its name."""
-    with _readable(encoded, place):
-        source = encoded[place]
+def _open_image(encoded: Encoded, index: int) -> Iterator[Image.Image]:
+    """One opened image; reading errors become one-line messages with its name."""
+    with _readable_or_error(encoded, index):
+        source = encoded[index]
         try:
             opened = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
         except UnidentifiedImageError as error:
-            raise ValueError("it is no PNG, JPEG, WebP or BMP") from error
+            raise ValueError("it is not a PNG, JPEG, WebP or BMP file") from error
         with opened as image:
             yield image
 
 
 @contextmanager
-def _readable(encoded: Encoded, place: int) -> Iterator[None]:
-    name = encoded.name(place)
+def _readable_or_error(encoded: Encoded, index: int) -> Iterator[None]:
+    name = encoded.name(index)
     try:
         yield
     except BOMB as error:
@@ -296,12 +170,12 @@ def _readable(encoded: Encoded, place: int) -> Iterator[None]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation in the EXIF of an image's header, 1 to 8; 1 where there is none that can be read."""
+    """The EXIF orientation of an image, 1 to 8; 1 if there is none or it cannot be read."""
     try:
         # Not image.getexif(): for a PNG it decodes the pixels to look behind them.
         orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
         return orientation if orientation in UPRIGHT else 1
-    except Exception:  # a damaged EXIF block says nothing of the pixels, and its errors share no class
+    except Exception:  # a damaged EXIF block does not affect the pixels, and its errors share no class
         return 1
 
 
@@ -310,7 +184,7 @@ def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
         levels = np.asarray(image).astype(np.float64) / 257
         image = Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
-    if image.mode in ("P", "PA"):  # by way of RGBA, or Pillow warns where the palette has transparent entries
+    if image.mode in ("P", "PA"):  # through RGBA: otherwise Pillow warns about palettes with transparent entries
         image = image.convert("RGBA")
     return image.convert(mode)
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from tutelage.data.assemble import IN_MEMORY, assemble
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data
-from tutelage.data.decode import IN_MEMORY, ImageFiles, assemble
+from tutelage.data.decode import ImageFiles
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.text import printable
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tutelage.data.assemble import IN_MEMORY, assemble
 from tutelage.data.data import Data
-from tutelage.data.decode import IN_MEMORY, assemble
 from tutelage.errors import TutelageError, one_line
 
 # our name of a split to the hub's names of it

@@ -1,4 +1,4 @@
-"""Batches in an order that is a function of (seed, epoch), so that a run can go on where it was."""
+"""Batches whose order is a function of (seed, epoch), so that a run can be resumed at any step."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Batches:
         batch_size: samples a step, over all processes together.
         views: the augmentation.
         seed: of the order and the views.
-        device: where the batches are wanted.
-        rank, world: which of how many processes this is; each takes its share of every batch.
-        workers: processes that read files; of no use for pixels in memory.
+        device: the device of the batches.
+        rank, world: this process and the number of processes; each takes its share of every batch.
+        workers: processes that read files; not used for pixels in memory.
         layout: the memory format of the inputs.
         order: how an epoch's batches are composed.
-        second: whether each batch brings its samples under a second view, too.
+        second: whether each batch also has its samples under a second view.
     """
 
     def __init__(
@@ -69,57 +69,57 @@ class Batches:
         self._index, self._numbers = split.index.to(self.device), split.index.cpu()
         self._labels = split.labels.to(self.device)
         self._images = split.inputs.to(self.device) if isinstance(split.inputs, Tensor) else split.inputs
-        self._drawn: tuple[int, list[Tensor], list[Tensor]] | None = None
+        self._epoch_plan: tuple[int, list[Tensor], list[Tensor]] | None = None
 
     def __len__(self) -> int:
         return self._steps
 
     @cached_property
     def _steps(self) -> int:
-        return len(self.places(0)[0])
+        return len(self.plan(0)[0])
 
-    def places(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
-        """An epoch's samples, as places in the split, and their first and second views: (steps, batch) int64 on CPU."""
+    def plan(self, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """An epoch's samples (indices into the split), first and second views: (steps, batch) int64 on CPU."""
         generator = torch.Generator().manual_seed(mix_seeds(self.seed, epoch))
         order = self.order(self._split.labels, self.batch_size, generator)
         views = torch.randint(self.views.count, (max(order.numel(), len(self._split)),), generator=generator)
-        again = torch.randint(self.views.count, (order.numel(),), generator=generator)
-        return order, views[: order.numel()].view_as(order), again.view_as(order)
+        second_views = torch.randint(self.views.count, (order.numel(),), generator=generator)
+        return order, views[: order.numel()].view_as(order), second_views.view_as(order)
 
     def indices(self, epoch: int, step: int) -> Tensor:
         """The ``index`` of every sample in this batch, over all processes."""
-        return self._split.index[self.places(epoch)[0][step]]
+        return self._split.index[self.plan(epoch)[0][step]]
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This process's share of every batch of an epoch, in order."""
-        parts, moved = self._draw(epoch)
-        for step, images in enumerate(self._pixels(moved[0])):
-            yield self._batch(_Drawn.of(parts, step), _Drawn.of(moved, step), images)
+        parts, device_plan = self._plan_epoch(epoch)
+        for step, images in enumerate(self._pixels(device_plan[0])):
+            yield self._batch(_BatchPlan.of(parts, step), _BatchPlan.of(device_plan, step), images)
 
     def at(self, number: int) -> Batch:
-        """This process's share of the batch of this number, counted over all epochs from the first: an endless stream.
+        """This process's share of batch ``number``, counted over all epochs from the first.
 
-        For a second stream beside the one that makes the epochs. Files are read here and now.
+        For a second, endless stream of batches. Files are read in this process.
         """
         epoch, step = divmod(number, len(self))
-        if self._drawn is None or self._drawn[0] != epoch:
-            self._drawn = epoch, *self._draw(epoch)
-        drawn, moved = (_Drawn.of(parts, step) for parts in self._drawn[1:])
-        images = self._images[(moved if isinstance(self._images, Tensor) else drawn).places].to(self.device)
-        return self._batch(drawn, moved, images)
+        if self._epoch_plan is None or self._epoch_plan[0] != epoch:
+            self._epoch_plan = epoch, *self._plan_epoch(epoch)
+        plan, device_plan = (_BatchPlan.of(parts, step) for parts in self._epoch_plan[1:])
+        images = self._images[(device_plan if isinstance(self._images, Tensor) else plan).indices].to(self.device)
+        return self._batch(plan, device_plan, images)
 
-    def _draw(self, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
-        """This process's share of an epoch's draws, here and on the device: moved at once, for a move is a wait."""
-        parts = [part[:, self.rank :: self.world] for part in self.places(epoch)]
+    def _plan_epoch(self, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
+        """This process's share of an epoch's plan, on the host and, moved as a whole, on the device."""
+        parts = [part[:, self.rank :: self.world] for part in self.plan(epoch)]
         return parts, [part.to(self.device) for part in parts]
 
-    def _batch(self, drawn: _Drawn, moved: _Drawn, images: Tensor) -> Batch:
+    def _batch(self, plan: _BatchPlan, device_plan: _BatchPlan, images: Tensor) -> Batch:
         return Batch(
-            inputs=self._ready(images, moved.views),
-            targets=self._split.targets.transformed(self._labels[moved.places], self.views, moved.views),
-            index=self._index[moved.places],
-            key=torch.stack([self._numbers[drawn.places], drawn.views], 1),
-            second=self._ready(images, moved.again) if self.second else None,
+            inputs=self._ready(images, device_plan.views),
+            targets=self._split.targets.transformed(self._labels[device_plan.indices], self.views, device_plan.views),
+            index=self._index[device_plan.indices],
+            key=torch.stack([self._numbers[plan.indices], plan.views], 1),
+            second=self._ready(images, device_plan.second_views) if self.second else None,
         )
 
     def _ready(self, stored: Tensor, view: Tensor) -> Tensor:
@@ -129,32 +129,32 @@ class Batches:
 
     def _pixels(self, order: Tensor) -> Iterator[Tensor]:
         if isinstance(self._images, Tensor):
-            yield from (self._images[places] for places in order)
+            yield from (self._images[indices] for indices in order)
         else:
             yield from stream(self._images, order.cpu(), self.device, self.workers)
 
 
-class _Drawn(NamedTuple):
-    """What is drawn for a batch: places in the split, and their first and second views, (B,) int64 each."""
+class _BatchPlan(NamedTuple):
+    """What a batch is made of: indices into the split, and first and second views, (B,) int64 each."""
 
-    places: Tensor
+    indices: Tensor
     views: Tensor
-    again: Tensor
+    second_views: Tensor
 
     @classmethod
-    def of(cls, parts: Sequence[Tensor], step: int) -> _Drawn:
-        places, views, again = (part[step] for part in parts)
-        return cls(places, views, again)
+    def of(cls, parts: Sequence[Tensor], step: int) -> _BatchPlan:
+        indices, views, second_views = (part[step] for part in parts)
+        return cls(indices, views, second_views)
 
 
 def stream(images: Images, order: Tensor, device: torch.device, workers: int) -> Iterator[Tensor]:
-    """Read the images at each row of ``order`` ahead of time in worker processes: (B, H, W, C) uint8 each."""
+    """Prefetch the images of each row of ``order`` in worker processes: (B, H, W, C) uint8 each."""
     pin = device.type == "cuda"
-    workers = min(workers, os.cpu_count() or 1)  # more only wait for each other, and torch warns of it
-    if multiprocessing.current_process().daemon:  # a worker of a pool, which may have no processes of its own
+    workers = min(workers, os.cpu_count() or 1)  # more would wait for each other, and torch warns
+    if multiprocessing.current_process().daemon:  # a daemon may not start processes
         workers = 0
     loader: DataLoader[Tensor | TutelageError] = DataLoader(
-        # A generator of its own: a DataLoader without one draws from the global one, and evaluating must not.
+        # Its own generator: by default a DataLoader draws from the global one, which evaluation must not change.
         _Rows(images, order),
         batch_size=None,
         num_workers=workers,
@@ -171,7 +171,7 @@ def stream(images: Images, order: Tensor, device: torch.device, workers: int) ->
 class _Rows(Dataset[Tensor | TutelageError]):
     """Batches of files as items, so that a worker reads a whole batch.
 
-    What the user can mend comes back as an item: raised in a worker it would arrive wrapped in the worker's traceback.
+    A ``TutelageError`` is returned as an item: raised in a worker it would be wrapped in the worker's traceback.
     """
 
     def __init__(self, images: Images, order: Tensor) -> None:
@@ -190,11 +190,11 @@ class _Rows(Dataset[Tensor | TutelageError]):
 def evaluation_batches(
     split: Split, *, device: torch.device | str = "cpu", batch_size: int = 512, workers: int = 2
 ) -> Iterator[Batch]:
-    """Every sample of a split once, in order and as it is: for evaluation."""
+    """Every sample of a split once, in order and without augmentation."""
     device = torch.device(device)
     chunks = torch.split(torch.arange(len(split)), batch_size)
     if isinstance(split.inputs, Tensor):
-        pixels = (split.inputs[places].to(device) for places in chunks)
+        pixels = (split.inputs[indices].to(device) for indices in chunks)
     else:
         images = split.inputs
         pixels = (
@@ -206,17 +206,17 @@ def evaluation_batches(
             if rows
             for batch in stream(images, torch.stack(rows), device, workers)
         )
-    for places, stored in zip(chunks, pixels, strict=True):
+    for indices, stored in zip(chunks, pixels, strict=True):
         yield Batch(
             inputs=split.modality.to_input(split.modality.arrange(stored)),
-            targets=split.labels[places].to(device),
-            index=split.index[places].to(device),
+            targets=split.labels[indices].to(device),
+            index=split.index[indices].to(device),
             key=None,
         )
 
 
 def mix_seeds(*parts: int) -> int:
-    """One seed from several numbers, the same on every machine, without the collisions that adding them has."""
+    """A seed from several numbers, the same on every machine; sums of the numbers would collide."""
     value = 0x9E3779B97F4A7C15
     for part in parts:
         value = (value ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF

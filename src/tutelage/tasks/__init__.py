@@ -1,6 +1,6 @@
-"""What is asked of a network: one file a task, found by name as methods are.
+"""Tasks: metrics, supervised loss and evaluation of a network. One file per task, found by name.
 
-The file ``tasks/NAME.py`` has an instance of ``Task`` under the name ``task``; packages outside add theirs by the entry
+The file ``tasks/NAME.py`` defines an instance of ``Task`` named ``task``; other packages add tasks through the entry
 point group ``tutelage.tasks``.
 """
 

@@ -1,4 +1,4 @@
-"""What tasks of embeddings have in common."""
+"""The base class of tasks that evaluate embeddings."""
 
 from __future__ import annotations
 
@@ -13,33 +13,35 @@ from tutelage.tasks.task import Task, check_single_label
 
 
 class EmbeddingTask(Task):
-    """A task whose networks give a vector (B, D) for each sample, on data with one class a sample."""
+    """A task that evaluates embeddings (B, D), on data with one class per sample."""
 
     roles: ClassVar[tuple[str, ...]] = ("embedding",)
 
     def check_data(self, data: Data) -> None:
-        """One class a sample."""
+        """Requires one class per sample."""
         check_single_label(self.name, data)
 
-    def check(self, who: str, outputs: Outputs, data: Data) -> None:
-        """A vector for each sample."""
-        check_embedding(who, outputs)
+    def check(self, name: str, outputs: Outputs, data: Data) -> None:
+        """Requires a vector for each sample."""
+        check_embedding(name, outputs)
 
     def with_evaluated_roles(self, model: Tapped, data: Data) -> Tapped:
         """See ``embedder``."""
         return embedder(model, data)
 
 
-def check_embedding(who: str, outputs: Outputs) -> None:
-    """Refuse a network that gives logits and no embedding, or an embedding that is no vector.
+def check_embedding(name: str, outputs: Outputs) -> None:
+    """Refuse a network that returns logits only, or embeddings that are not vectors.
 
     Raises:
-        TutelageError: with what it gives.
+        TutelageError: with the shape of its embeddings.
     """
     embedding = outputs.features.get("embedding")
     if embedding is None and not outputs.features:
-        raise TutelageError(f'{who} gives no embedding; name the layer that does: roles={{"embedding": "LAYER"}}')
+        raise TutelageError(
+            f'{name} returns no embedding; name the layer that computes it: roles={{"embedding": "LAYER"}}'
+        )
     if embedding is not None and embedding.ndim != 2:
         raise TutelageError(
-            f"{who} gives embeddings of shape {tuple(embedding.shape)}; name a layer that gives vectors (B, D)"
+            f"{name} returns embeddings of shape {tuple(embedding.shape)}; name a layer that returns vectors (B, D)"
         )

@@ -98,12 +98,12 @@ class Classification(Task):
         """T^2 KL of the softened distributions."""
         return SoftTargets(temperature)
 
-    def check(self, who: str, outputs: Outputs, data: Data) -> None:
+    def check(self, name: str, outputs: Outputs, data: Data) -> None:
         """A logit for each class."""
         logits = outputs.logits
         if logits is not None and (logits.ndim != 2 or logits.shape[1] != data.num_classes):
             raise TutelageError(
-                f"{who} gives outputs of shape {tuple(logits.shape)} for {data.num_classes} classes of {data.name}; "
+                f"{name} returns outputs of shape {tuple(logits.shape)} for {data.num_classes} classes of {data.name}; "
                 f"give it a classifier with {data.num_classes} outputs"
             )
 
@@ -186,10 +186,10 @@ class Classification(Task):
             **operations.metrics_of(model, split, logits, labels),
         }
         if teacher is not None:
-            answers = class_logits(teacher, "teacher", data, split, compute.device)
-            result["agreement"] = json_number(agreement(logits, answers))
-            result["kl_to_teacher"] = json_number(kl_to_teacher(logits, answers))
-            result["teacher_accuracy"] = json_number(accuracy(answers, labels))
+            teacher_logits = class_logits(teacher, "teacher", data, split, compute.device)
+            result["agreement"] = json_number(agreement(logits, teacher_logits))
+            result["kl_to_teacher"] = json_number(kl_to_teacher(logits, teacher_logits))
+            result["teacher_accuracy"] = json_number(accuracy(teacher_logits, labels))
         return result
 
     def evaluate_training_labels(self, model: nn.Module, data: Data, compute: Compute) -> dict[str, Any]:

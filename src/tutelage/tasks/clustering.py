@@ -27,7 +27,7 @@ from tutelage.evaluation.json_numbers import json_number
 from tutelage.tasks._embeddings import EmbeddingTask
 from tutelage.tasks.task import Compute, Curve, Metric
 
-MOST_CUT = 1000
+MAX_CUT_SAMPLES = 1000
 """Samples of a split that are clustered by multicut, whose memory and time grow with their square."""
 
 
@@ -64,34 +64,38 @@ class Clustering(EmbeddingTask):
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
         """All metrics; those of multicut on at most 1,000 samples, spread over the split."""
-        found = embeddings(model, split, data, compute.device)
-        result: dict[str, Any] = {"samples": len(split), **_by_k_means(found), **_by_multicut(found.spread(MOST_CUT))}
+        samples = embeddings(model, split, data, compute.device)
+        result: dict[str, Any] = {
+            "samples": len(split),
+            **_by_k_means(samples),
+            **_by_multicut(samples.spread(MAX_CUT_SAMPLES)),
+        }
         if teacher is not None:
             result["teacher_nmi"] = _by_k_means(embeddings(teacher, split, data, compute.device))["nmi"]
         return result
 
 
-def _by_k_means(found: Embeddings) -> dict[str, float | None]:
-    if not len(found.labels):
+def _by_k_means(samples: Embeddings) -> dict[str, float | None]:
+    if not len(samples.labels):
         return dict.fromkeys(("nmi", "ari", "matched_accuracy"))
-    clusters = k_means(found.vectors, len(torch.unique(found.labels)))
+    clusters = k_means(samples.vectors, len(torch.unique(samples.labels)))
     return {
-        "nmi": json_number(nmi(found.labels, clusters)),
-        "ari": json_number(ari(found.labels, clusters)),
-        "matched_accuracy": json_number(matched_accuracy(found.labels, clusters)),
+        "nmi": json_number(nmi(samples.labels, clusters)),
+        "ari": json_number(ari(samples.labels, clusters)),
+        "matched_accuracy": json_number(matched_accuracy(samples.labels, clusters)),
     }
 
 
-def _by_multicut(found: Embeddings) -> dict[str, float | None]:
-    if not len(found.labels):
+def _by_multicut(samples: Embeddings) -> dict[str, float | None]:
+    if not len(samples.labels):
         return dict.fromkeys(name for name in task.metrics if name.startswith("multicut_"))
-    costs = cut_costs(pair_distances(found.vectors))
+    costs = cut_costs(pair_distances(samples.vectors))
     clusters = multicut(costs)
-    split, merge = variation_of_information(found.labels, clusters)
+    split, merge = variation_of_information(samples.labels, clusters)
     return {
         "multicut_clusters": len(torch.unique(clusters)),
-        "multicut_nmi": json_number(nmi(found.labels, clusters)),
-        "multicut_ari": json_number(ari(found.labels, clusters)),
+        "multicut_nmi": json_number(nmi(samples.labels, clusters)),
+        "multicut_ari": json_number(ari(samples.labels, clusters)),
         "multicut_vi_split": json_number(split),
         "multicut_vi_merge": json_number(merge),
         "multicut_objective": json_number(multicut_objective(costs, clusters)),

@@ -32,17 +32,17 @@ def evaluate(
         split: ``"train"``, ``"validation"`` or ``"test"``.
         device: where to compute.
         teacher: another network, on the same device, to compare with.
-        task: what is asked of the network; what the data's targets are for unless given.
+        task: the name of the task; by default the task of the data's targets.
 
     Returns:
-        ``samples`` and the task's ``metrics``; ``None`` for a number that does not exist, the accuracy of a class
-        without samples for instance.
+        ``samples`` and the task's ``metrics``; ``None`` for an undefined number, for example the accuracy of a class
+        without samples.
 
     Raises:
         TutelageError: there is no such split or task, or the network does not fit the data.
     """
     if split not in data.splits:
         raise unknown("split", split, data.splits)
-    asked = find_task(data.targets.task if task is None else task)
-    asked.check_data(data)
-    return asked.evaluate(model, data.splits[split], data, Compute(device), teacher=teacher)
+    selected = find_task(data.targets.task if task is None else task)
+    selected.check_data(data)
+    return selected.evaluate(model, data.splits[split], data, Compute(device), teacher=teacher)

@@ -1,4 +1,4 @@
-"""Classes of which a few labelled samples are known."""
+"""Few-shot classification of new classes by embeddings."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tutelage.tasks._embeddings import EmbeddingTask
 from tutelage.tasks.task import Compute, Curve, Metric
 
 EPISODES = 600
-WAYS = 5
-QUERIES = 15
+MAX_WAYS = 5
+MAX_QUERIES = 15
 SHOTS = (1, 5)
 SEED = 0
 _OF_EPISODES = {
@@ -32,12 +32,12 @@ _OF_EPISODES = {
     "inductive": "inductive",
     "inductive_graph": "inductive_graph",
 }
-"""Metrics, and what ``evaluate_episodes`` calls them."""
+"""Metrics, and their names in the results of ``evaluate_episodes``."""
 
 
 def _metrics(shots: int) -> dict[str, Metric | Curve]:
-    """Those of one number of shots."""
-    found: dict[str, Metric | Curve] = {}
+    """The metrics for one number of shots."""
+    metrics: dict[str, Metric | Curve] = {}
     for name, title in {
         "accuracy": "accuracy, nearest mean",
         "linear": "accuracy, logistic regression",
@@ -45,12 +45,16 @@ def _metrics(shots: int) -> dict[str, Metric | Curve]:
         "inductive": "accuracy, one query at a time",
         "inductive_graph": "accuracy, one query at a time with graph",
     }.items():
-        found[f"{name}_{shots}_shot"] = Metric(f"{shots}-shot {title}", "higher", percent=True)
-        found[f"{name}_{shots}_shot_half_width"] = Metric(f"half its 95 % interval ({shots}-shot)", None, percent=True)
-    found[f"gain_{shots}_shot"] = Metric(f"{shots}-shot accuracy gained by the graph", None)
-    found[f"gain_{shots}_shot_half_width"] = Metric(f"half its 95 % interval ({shots}-shot)", None)
-    found[f"purity_{shots}_shot"] = Metric(f"purity of the graphs ({shots}-shot)", "higher", percent=True)
-    return found
+        metrics[f"{name}_{shots}_shot"] = Metric(f"{shots}-shot {title}", "higher", percent=True)
+        metrics[f"{name}_{shots}_shot_half_width"] = Metric(
+            f"{shots}-shot {title}: half-width of the 95 % interval", None, percent=True
+        )
+    metrics[f"gain_{shots}_shot"] = Metric(f"{shots}-shot accuracy gained by the graph", None)
+    metrics[f"gain_{shots}_shot_half_width"] = Metric(
+        f"{shots}-shot accuracy gain: half-width of the 95 % interval", None
+    )
+    metrics[f"purity_{shots}_shot"] = Metric(f"purity of the graphs ({shots}-shot)", "higher", percent=True)
+    return metrics
 
 
 class FewShot(EmbeddingTask):
@@ -71,11 +75,13 @@ class FewShot(EmbeddingTask):
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
         """The 1-shot accuracy by the nearest mean, of the episodes that ``evaluate`` has."""
-        found = embeddings(model, split, data, compute.device)
-        episodes = _episodes(found.labels, SHOTS[0])
+        student_embeddings = embeddings(model, split, data, compute.device)
+        episodes = _episodes(student_embeddings.labels, SHOTS[0])
         if episodes is None:
             return math.nan
-        support, queries = prepared(found.vectors[episodes.support], found.vectors[episodes.queries])
+        support, queries = prepared(
+            student_embeddings.vectors[episodes.support], student_embeddings.vectors[episodes.queries]
+        )
         logits = nearest_mean(support, episodes.support_targets, queries, episodes.ways)
         return float((logits.argmax(-1) == episodes.query_targets).double().mean())
 
@@ -83,21 +89,23 @@ class FewShot(EmbeddingTask):
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
         """All metrics."""
-        found = embeddings(model, split, data, compute.device)
+        student_embeddings = embeddings(model, split, data, compute.device)
         result: dict[str, Any] = {"samples": len(split)}
         for shots in SHOTS:
-            result |= _few_shot(found, shots)
+            result |= _few_shot(student_embeddings, shots)
         if teacher is not None:
-            answers = embeddings(teacher, split, data, compute.device)
-            result["teacher_accuracy_1_shot"] = _few_shot(answers, 1)["accuracy_1_shot"]
+            teacher_embeddings = embeddings(teacher, split, data, compute.device)
+            result["teacher_accuracy_1_shot"] = _few_shot(teacher_embeddings, 1)["accuracy_1_shot"]
         return result
 
 
-def _few_shot(found: Embeddings, shots: int) -> dict[str, float | None]:
-    episodes = _episodes(found.labels, shots)
+def _few_shot(student_embeddings: Embeddings, shots: int) -> dict[str, float | None]:
+    episodes = _episodes(student_embeddings.labels, shots)
     if episodes is None:
         return dict.fromkeys(_metrics(shots))
-    values = evaluate_episodes(found.vectors, episodes) | evaluate_alone(found.vectors, episodes)
+    values = evaluate_episodes(student_embeddings.vectors, episodes) | evaluate_alone(
+        student_embeddings.vectors, episodes
+    )
     result: dict[str, float | None] = {}
     for name, key in _OF_EPISODES.items():
         result[f"{name}_{shots}_shot"] = json_number(values[key])
@@ -106,12 +114,12 @@ def _few_shot(found: Embeddings, shots: int) -> dict[str, float | None]:
 
 
 def _episodes(labels: Tensor, shots: int) -> Episodes | None:
-    """The episodes of a split, as large as it allows; ``None`` where it has not two classes that are large enough."""
+    """The largest episodes that a split allows; ``None`` if it has fewer than two classes that are large enough."""
     counts = torch.bincount(labels).sort(descending=True).values if len(labels) else labels
-    ways = min(WAYS, int((counts > shots).sum()))
+    ways = min(MAX_WAYS, int((counts > shots).sum()))
     if ways < 2:
         return None
-    queries = min(QUERIES, int(counts[ways - 1]) - shots)
+    queries = min(MAX_QUERIES, int(counts[ways - 1]) - shots)
     generator = torch.Generator().manual_seed(SEED)
     return sample_episodes(labels, EPISODES, generator, ways=ways, shots=shots, queries=queries)
 

@@ -14,7 +14,7 @@ from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.models.tapped import Tapped
 from tutelage.tasks.task import Task
 
-_NO_TASKS = ("task", "lookup", "evaluate")
+_OTHER_MODULES = ("task", "lookup", "evaluate")
 ENTRY_POINTS = "tutelage.tasks"
 
 
@@ -22,32 +22,32 @@ def find_task(name: str) -> Task:
     """The task of this name.
 
     Raises:
-        TutelageError: there is none, or the package that has it cannot be imported.
+        TutelageError: there is no such task, or its package cannot be imported.
     """
-    if name in _own():
+    if name in _builtin_names():
         return _checked(name, importlib.import_module(f"{__package__}.{name}").task)
-    others = _others()
-    if name not in others:
+    points = _entry_points()
+    if name not in points:
         raise unknown("task", name, task_names())
     try:
-        return _checked(name, others[name].load())
+        return _checked(name, points[name].load())
     except Exception as error:
         if isinstance(error, TutelageError):
             raise
-        raise TutelageError(f"the task {name!r} cannot be imported ({one_line(error)}); mend its package") from error
+        raise TutelageError(f"the task {name!r} cannot be imported ({one_line(error)}); repair its package") from error
 
 
 def task_names() -> list[str]:
     """The names of all tasks, sorted."""
-    return sorted({*_own(), *_others()})
+    return sorted({*_builtin_names(), *_entry_points()})
 
 
-def _own() -> list[str]:
+def _builtin_names() -> list[str]:
     names = [module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])]
-    return [name for name in names if name not in _NO_TASKS and not name.startswith("_")]
+    return [name for name in names if name not in _OTHER_MODULES and not name.startswith("_")]
 
 
-def _others() -> dict[str, EntryPoint]:
+def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
@@ -58,11 +58,11 @@ def _checked(name: str, task: object) -> Task:
 
 
 def task_of_network(module: nn.Module) -> Task | None:
-    """The task that a bare network can only be meant for, if there is one."""
-    return next((task for task in map(find_task, _own()) if task.recognises(module)), None)
+    """The only task that a bare network can be meant for, such as generation; ``None`` if it does not determine one."""
+    return next((task for task in map(find_task, _builtin_names()) if task.recognises(module)), None)
 
 
 def wrap_network(module: nn.Module, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> Tapped:
-    """A bare network as one that learns or teaches, for the task that it can only be meant for or for any other."""
+    """Wrap a bare network as a ``Tapped`` student or teacher, as its task does if the network determines one."""
     task = task_of_network(module)
     return Tapped(module, mean, std) if task is None else task.wrap(module, mean, std)

@@ -23,12 +23,12 @@ from tutelage.terms.term import Term
 class BinaryCrossEntropy(Term):
     """-mean over known labels c of y_c log s(z_c) + (1 - y_c) log(1 - s(z_c)), s the logistic function: (B,) nats.
 
-    Labels (B, C) are 1, 0 or -1 for unknown; a sample of which no label is known counts 0.
+    Labels (B, C) are 1, 0 or -1 for unknown; a sample without known labels counts 0.
     """
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """It reads nothing of a teacher."""
+        """None: it reads no teacher outputs."""
         return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
@@ -60,13 +60,13 @@ class MultiLabel(Task):
         """Binary cross-entropy of each label."""
         return BinaryCrossEntropy()
 
-    def check(self, who: str, outputs: Outputs, data: Data) -> None:
+    def check(self, name: str, outputs: Outputs, data: Data) -> None:
         """One logit for each label."""
         logits = outputs.logits
         if logits is not None and (logits.ndim != 2 or logits.shape[1] != data.num_classes):
             raise TutelageError(
-                f"{who} gives outputs of shape {tuple(logits.shape)} for the {data.num_classes} labels of {data.name}; "
-                f"give it {data.num_classes} outputs"
+                f"{name} returns outputs of shape {tuple(logits.shape)} for the {data.num_classes} labels of "
+                f"{data.name}; give it {data.num_classes} outputs"
             )
 
     def evaluate(
@@ -93,8 +93,8 @@ class MultiLabel(Task):
             "nll": json_number(nll),
         }
         if teacher is not None:
-            answers = predict(teacher, split, device=compute.device, workers=compute.workers).cpu()
-            result["teacher_mean_average_precision"] = json_number(average_precision(answers, labels).nanmean())
+            teacher_logits = predict(teacher, split, device=compute.device, workers=compute.workers).cpu()
+            result["teacher_mean_average_precision"] = json_number(average_precision(teacher_logits, labels).nanmean())
         return result
 
 

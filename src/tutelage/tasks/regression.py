@@ -23,12 +23,12 @@ SCALES = (1e-2, 1e2)  # outside of these, a network with ordinary first weights 
 class SquaredError(Term):
     """mean over known quantities k of (f_k - y_k)^2: (B,), in squared units of the quantities.
 
-    Labels (B, K) are NaN where unknown; a sample of which no quantity is known counts 0.
+    Labels (B, K) are NaN where unknown; a sample without known quantities counts 0.
     """
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """It reads nothing of a teacher."""
+        """None: it reads no teacher outputs."""
         return ()
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
@@ -57,12 +57,12 @@ class Regression(Task):
         """The squared error."""
         return SquaredError()
 
-    def check(self, who: str, outputs: Outputs, data: Data) -> None:
+    def check(self, name: str, outputs: Outputs, data: Data) -> None:
         """One output for each quantity."""
         values = outputs.logits
         if values is not None and (values.ndim != 2 or values.shape[1] != data.num_classes):
             raise TutelageError(
-                f"{who} gives outputs of shape {tuple(values.shape)} for the {data.num_classes} quantities of "
+                f"{name} returns outputs of shape {tuple(values.shape)} for the {data.num_classes} quantities of "
                 f"{data.name}; give it {data.num_classes} outputs"
             )
 
@@ -98,8 +98,8 @@ class Regression(Task):
             "rmse_of_each": dict(zip(data.classes, json_numbers((error.square().sum(0) / counts).sqrt()), strict=True)),
         }
         if teacher is not None:
-            answers = predict(teacher, split, device=compute.device, workers=compute.workers).cpu().double()
-            of_teacher = (answers - labels).where(known, 0.0)
+            teacher_logits = predict(teacher, split, device=compute.device, workers=compute.workers).cpu().double()
+            of_teacher = (teacher_logits - labels).where(known, 0.0)
             result["teacher_rmse"] = json_number((of_teacher.square().sum() / known.sum()).sqrt())
         return result
 

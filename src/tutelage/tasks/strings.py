@@ -42,13 +42,13 @@ class Strings(Task):
         """The mean over the places of Hinton's loss."""
         return SoftTargets(temperature)
 
-    def check(self, who: str, outputs: Outputs, data: Data) -> None:
+    def check(self, name: str, outputs: Outputs, data: Data) -> None:
         """A logit for each symbol at each place."""
         expected = (data.train.labels.shape[1], data.num_classes)
         logits = outputs.logits
         if logits is not None and tuple(logits.shape[1:]) != expected:
             raise TutelageError(
-                f"{who} gives outputs of shape {tuple(logits.shape)} for strings of {expected[0]} of {expected[1]} "
+                f"{name} returns outputs of shape {tuple(logits.shape)} for strings of {expected[0]} of {expected[1]} "
                 f"symbols in {data.name}; give it outputs (B, {expected[0]}, {expected[1]})"
             )
 
@@ -84,8 +84,8 @@ class Strings(Task):
             **self.decision_metrics(logits, labels),
         }
         if teacher is not None:
-            answers = predict(teacher, split, device=compute.device, workers=compute.workers)
-            right = _right(answers, labels)[known.any(1)]
+            teacher_logits = predict(teacher, split, device=compute.device, workers=compute.workers)
+            right = _right(teacher_logits, labels)[known.any(1)]
             result["teacher_string_accuracy"] = json_number(right.double().mean())
         return result
 

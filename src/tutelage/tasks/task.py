@@ -25,13 +25,13 @@ from tutelage.terms.term import Term
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A single number of an evaluation, of which tables can be made.
+    """A number of an evaluation that can stand in tables.
 
     Attributes:
         title: its name in words.
-        better: the end that is good; ``None`` where neither is, or where the condition alone decides it.
-        percent: whether it lies in [0, 1] and is shown in per cent, its differences in points.
-        in_studies: whether the records of a study have it; ``result.json`` has it in any case.
+        better: which direction is better; ``None`` if neither is, or if it depends only on the condition.
+        percent: whether it is in [0, 1] and printed in percent, and its differences in percentage points.
+        in_studies: whether the records of a study contain it; ``result.json`` always does.
     """
 
     title: str
@@ -41,17 +41,17 @@ class Metric:
 
     @property
     def short_title(self) -> str:
-        """The title without the split that it is usually measured on."""
+        """The title without the prefix ``test``."""
         return self.title.removeprefix("test ")
 
     def text(self, value: float) -> str:
-        """A value of it for a terminal."""
+        """A value as text."""
         return f"{value:.2%}" if self.percent else f"{value:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Several numbers of an evaluation that belong together: kept with a run, drawn, and in no table.
+    """Several related numbers of an evaluation: stored with a run and plotted, but not in tables.
 
     Attributes:
         title: its name in words.
@@ -65,8 +65,8 @@ class Compute:
     """How networks are evaluated.
 
     Attributes:
-        device: where the network is.
-        amp: the type to autocast to; ``None`` computes in the network's own.
+        device: the device of the network.
+        amp: the autocast dtype; ``None`` uses the network's own dtype.
         workers: processes that read files.
     """
 
@@ -76,36 +76,36 @@ class Compute:
 
 
 class Task:
-    """What is asked of a network on some data, which loss trains it by labels, and how its outputs are evaluated.
+    """The metrics, the supervised loss, the checks and the evaluation of a kind of problem.
 
-    A file of this folder has one, named ``task``; packages outside add theirs by the entry point group
-    ``tutelage.tasks``. Nothing outside a task asks what kind of network it has.
+    Each file of this folder defines one, named ``task``; other packages add tasks through the entry point group
+    ``tutelage.tasks``. No code outside a task depends on the kind of network.
     """
 
     roles: ClassVar[tuple[str, ...]] = ("logits",)
-    """Which outputs are evaluated. A learner none of whose terms reads one of them is not evaluated while it trains."""
+    """The outputs that are evaluated. A learner whose terms read none of them is not evaluated during training."""
 
     metrics: ClassVar[Mapping[str, Metric | Curve]]
-    """What ``evaluate`` gives. The first is the main metric: selection, tuning and tables go by it."""
+    """The results of ``evaluate``. The first is the main metric, used for selection, tuning and tables."""
 
     decision_rule: ClassVar[str] = ""
-    """The rule by which outputs are read, where it is more than the largest one: in words, for ``tutelage export``."""
+    """The decision rule in words, for ``tutelage export``, if predictions are not simply the largest output."""
 
     columns: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """Short heads of the numbers in the widest table of a study; if empty, it has all ``metrics`` with a better end."""
+    """Short column titles of a study's widest table; if empty, it has all ``metrics`` with a better direction."""
 
     loss_name: ClassVar[str] = "labels"
-    """What records call the label loss."""
+    """The name of the label loss in records."""
 
     outputs_are_logits: ClassVar[bool] = False
     """Whether the outputs are logits, whose softmax over the last axis is a distribution over classes."""
 
     training_metric_note: ClassVar[str] = "The main metric over the training batches, by the labels given."
-    """What the numbers of ``tally`` are, as a sentence under their image."""
+    """A sentence about ``training_metric``, printed below its figure."""
 
     @property
     def name(self) -> str:
-        """Its name, that of its module."""
+        """The name of the task, which is the name of its module."""
         return type(self).__module__.rpartition(".")[2]
 
     @property
@@ -120,7 +120,7 @@ class Task:
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether small values of the main metric are the good ones."""
+        """Whether smaller values of the main metric are better."""
         metric = self.metrics[self.main_metric]
         return isinstance(metric, Metric) and metric.better == "lower"
 
@@ -133,14 +133,14 @@ class Task:
     # --- networks and data
 
     def recognises(self, module: nn.Module) -> bool:
-        """Whether a bare network can only be meant for this task."""
+        """Whether a bare network can be meant for this task only."""
         return False
 
     def check_network(self, model: Tapped) -> None:
         """Refuse a network that cannot do this task, before it is run.
 
         Raises:
-            TutelageError: with what it lacks.
+            TutelageError: with what the network lacks.
         """
 
     def wrap(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Tapped:
@@ -148,11 +148,11 @@ class Task:
         return Tapped(module, mean, std)
 
     def example(self, model: Tapped, data: Data, count: int = 1) -> Tensor:
-        """Constant inputs of the network, for counting operations and exporting: (count, ...), where the network is."""
+        """Constant inputs (count, ...) on the network's device, for counting operations and exporting."""
         return data.modality.example(count, data.input_shape, model.mean.device)
 
     def check_data(self, data: Data) -> None:
-        """Refuse data that cannot be evaluated for this task: unless a task says otherwise, that of other targets.
+        """Refuse data that cannot be evaluated for this task; by default, data with other targets.
 
         Raises:
             TutelageError: with the kind of targets.
@@ -166,10 +166,10 @@ class Task:
     # --- training
 
     def label_loss(self) -> Term:
-        """The supervised loss: what ``plain`` trains by, and what other methods add to theirs.
+        """The supervised loss, used by ``plain`` alone and by other methods together with their own.
 
         Raises:
-            TutelageError: there is no loss of single labels; a method must bring its own.
+            TutelageError: the task has no label loss; a method must define its own.
         """
         raise TutelageError(f"{self.name} has no label loss of its own; choose a method for it: tutelage methods")
 
@@ -179,19 +179,19 @@ class Task:
         return type(self).label_loss is not Task.label_loss
 
     def soft_targets(self, temperature: float) -> Term:
-        """Hinton's loss between a student's and a teacher's outputs, softened by this temperature.
+        """Hinton's loss between the student's and the teacher's outputs, softened by a temperature.
 
         Raises:
-            TutelageError: the outputs are no distributions.
+            TutelageError: the outputs are not logits.
         """
-        raise TutelageError(f"soft targets are for classes, and this is {self.name}; set their weight to 0")
+        raise TutelageError(f"soft targets need logits of classes, and the task is {self.name}; set their weight to 0")
 
-    def check(self, who: str, outputs: Outputs, data: Data) -> None:
-        """Refuse outputs that cannot be evaluated on this data; called before the first step.
+    def check(self, name: str, outputs: Outputs, data: Data) -> None:
+        """Refuse outputs that cannot be evaluated on the data; called before the first step.
 
         Args:
-            who: what an error calls the network.
-            outputs: what it gave for a few samples, with those of ``roles`` that are read.
+            name: the name of the network in error messages.
+            outputs: its outputs for a few samples, with those of ``roles`` that are read.
             data: the data set.
 
         Raises:
@@ -199,18 +199,18 @@ class Task:
         """
 
     def with_evaluated_roles(self, model: Tapped, data: Data) -> Tapped:
-        """The network with the roles that are evaluated: itself, unless a task finds them in a way of its own.
+        """The network with the roles that are evaluated; by default the network itself.
 
         Raises:
-            TutelageError: it has none.
+            TutelageError: the network has no such role.
         """
         return model
 
     def incompatibility(self, model: Tapped, data: Data) -> str | None:
-        """Why a network's outputs cannot be evaluated on this data, by a pass over two training samples; or ``None``.
+        """Why a network's outputs cannot be evaluated on the data, from a pass over two training samples; or ``None``.
 
-        A backbone without a classifier, a network for other classes and one for inputs of another size cannot, and may
-        teach by their features all the same.
+        For example a backbone without a classifier, a network for other classes, or one for another input size. Such a
+        network may still be a teacher of features.
         """
         few = data.train.subset(torch.arange(min(2, len(data.train))))
         name = type(model.module).__name__
@@ -226,42 +226,42 @@ class Task:
         return None
 
     def check_labels(self, data: Data) -> None:
-        """Refuse training labels that cannot train a network for this task; called where a term reads labels.
+        """Refuse training labels that cannot train a network for this task; called if a term reads labels.
 
         Raises:
             TutelageError: with what is missing.
         """
 
     def training_metric(self, outputs: Outputs, batch: Batch) -> Tensor | None:
-        """The main metric over a training batch as (sum, count), (2,), on the device; ``None`` where it is no mean.
+        """The main metric over a training batch as (sum, count), (2,), on the device; ``None`` if it is not a mean.
 
-        Called in each step: nothing in it may wait for the device.
+        Called at each step: it must not synchronise with the device.
         """
         return None
 
     # --- evaluation
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
-        """The main metric alone, for selecting epochs and tuning: NaN where no sample has a label."""
+        """The main metric alone, for selection and tuning; NaN if no sample has a label."""
         value = self.evaluate(model, split, data, compute)[self.main_metric]
         return math.nan if value is None else float(value)
 
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
-        """``samples`` and all of ``metrics``, as plain JSON values; ``None`` for a number that does not exist.
+        """``samples`` and all of ``metrics``, as plain JSON values; ``None`` for an undefined number.
 
         Args:
             model: on the device already.
             split: a split of ``data``.
             data: the data set.
-            compute: how.
+            compute: how to compute.
             teacher: another network, on the same device, to compare with.
         """
         raise NotImplementedError(f"{type(self).__name__} must define evaluate()")
 
     def evaluate_training_labels(self, model: nn.Module, data: Data, compute: Compute) -> dict[str, Any]:
-        """What a trained network made of the training labels, for ``result.json``; empty if there is nothing to say."""
+        """Results on the training labels, such as memorisation, for ``result.json``; empty if the task has none."""
         return {}
 
     def check_extra(self, what: ExtraEvaluation) -> None:
@@ -294,34 +294,34 @@ class Task:
         return {}
 
     def describe(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """What a terminal shows of a run: titles and values.
+        """Titles and values that the terminal prints for a run.
 
         Args:
-            metrics: what ``result.json`` holds.
+            metrics: the content of ``result.json``.
         """
         test = metrics["test"]
         for name, metric in self.metrics.items():
             value = test.get(name)
             if isinstance(metric, Metric) and value is not None:
                 yield metric.title, metric.text(value)
-        chosen = metrics.get("selected")
-        if chosen:
+        selected = metrics.get("selected")
+        if selected:
             main = self.metrics[self.main_metric]
-            value = chosen[f"test_{self.main_metric}"]
+            value = selected[f"test_{self.main_metric}"]
             if isinstance(main, Metric) and value is not None:
-                yield f"{main.title}, epoch {chosen['epoch']} (best on held-out)", main.text(value)
+                yield f"{main.title}, epoch {selected['epoch']} (best on held-out)", main.text(value)
 
     def chance_level(self, data: Data) -> float | None:
-        """The main metric of a network that knows nothing, below which a teacher is warned of; ``None`` if unknown."""
+        """The main metric of guessing, with a margin; below it a teacher causes a warning. ``None`` if unknown."""
         return None
 
     def ensemble(self, teachers: Sequence[Tapped]) -> nn.Module | None:
-        """Several teachers as the one that a student is compared with; ``None`` where several cannot be."""
+        """The network that a student of several teachers is compared with; ``None`` if they cannot be combined."""
         return teachers[0] if len(teachers) == 1 else None
 
 
 def check_single_label(task: str, data: Data) -> None:
-    """Refuse data whose samples do not have one class each, for a task that is evaluated by classes.
+    """Refuse data whose samples do not have one class each.
 
     Raises:
         TutelageError: with the kind of targets.

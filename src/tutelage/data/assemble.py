@@ -1,0 +1,159 @@
+"""Data sets of encoded images: in memory if they fit, otherwise decoded batch by batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tutelage.data.data import Data, Split
+from tutelage.data.decode import Encoded, ImageFiles, decodes, read_headers
+from tutelage.data.stratified import split_off_test
+from tutelage.data.views import CropsAndFlips
+from tutelage.errors import TutelageError, TutelageWarning
+
+IN_MEMORY = 2**30  # bytes of decoded pixels, over all splits
+
+
+def assemble(
+    name: str,
+    classes: tuple[str, ...],
+    parts: Mapping[str, tuple[Encoded, Tensor]],
+    *,
+    image_size: int | None,
+    record: Mapping[str, Any],
+    test: float | None = None,
+    skip_bad: bool = False,
+    in_memory_bytes: int = IN_MEMORY,
+) -> Data:
+    """A data set from encoded images and labels.
+
+    Args:
+        name, classes: as ``Data`` has them.
+        parts: ``train``, and optionally ``test`` and ``validation``. Without ``test`` the validation split becomes the
+            test split; without both, a share of the training split does, with a warning.
+        image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
+        record: the entry of the record about the source.
+        test: the share of the training split for testing, if there is no test split.
+        skip_bad: leave out images that cannot be decoded; a warning and the record say how many.
+        in_memory_bytes: decode all images into memory if they take at most so many bytes.
+    """
+    if test is not None and len(parts) > 1:
+        raise TutelageError(f"{name} has a test split already; leave out the test share of {test}")
+    skipped: dict[str, int] = {}
+    if skip_bad:
+        decodable = {part: _decodable(encoded, image_size) for part, (encoded, _) in parts.items()}
+        skipped = {
+            part: missing for part, (encoded, _) in parts.items() if (missing := len(encoded) - len(decodable[part]))
+        }
+        if skipped:
+            _warn_of_skipped(name, {part: encoded for part, (encoded, _) in parts.items()}, decodable)
+        parts = {
+            part: (EncodedSubset(encoded, decodable[part]), labels[decodable[part]])
+            for part, (encoded, labels) in parts.items()
+        }
+    images = _read({part: encoded for part, (encoded, _) in parts.items()}, image_size, in_memory_bytes)
+    splits = {part: Split.of(images[part], labels) for part, (_, labels) in parts.items()}
+    entry: dict[str, Any] = {**record, "test_from": "test"}
+    if len(splits) == 1:
+        splits["train"], splits["test"], entry_of_test = split_off_test(splits["train"], test, name)
+        entry |= entry_of_test
+    elif "test" not in splits:
+        splits["test"] = splits.pop("validation")
+        entry["test_from"] = "validation"
+        warnings.warn(
+            TutelageWarning(f"{name} has no test split, so its validation split is the test split"), stacklevel=4
+        )
+    _, height, _, channels = splits["train"].inputs.shape
+    entry |= {"resized_to": image_size, "in_memory": splits["train"].in_memory}
+    entry |= {"skipped": skipped} if skipped else {}
+    return Data(name, classes, **splits, views=CropsAndFlips(pad=height // 8, flip=channels == 3), record=(entry,))
+
+
+@dataclass(frozen=True)
+class EncodedSubset:
+    """A subset of encoded images."""
+
+    encoded: Encoded
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Path | bytes:
+        return self.encoded[self.indices[index]]
+
+    def name(self, index: int) -> str:
+        """The name in the full set."""
+        return self.encoded.name(self.indices[index])
+
+    def fingerprint(self, index: int) -> str | None:
+        """The fingerprint in the full set."""
+        return self.encoded.fingerprint(self.indices[index])
+
+
+def _decodable(encoded: Encoded, image_size: int | None) -> list[int]:
+    """The indices of the images that can be decoded and, if ``image_size`` is given, resized."""
+
+    can_decode = partial(decodes, encoded, image_size=image_size)
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return [index for index, success in enumerate(pool.map(can_decode, range(len(encoded)))) if success]
+
+
+def _warn_of_skipped(name: str, parts: Mapping[str, Encoded], decodable: Mapping[str, Sequence[int]]) -> None:
+    unreadable = [
+        encoded.name(p)
+        for part, encoded in parts.items()
+        for p in sorted(set(range(len(encoded))) - {*decodable[part]})
+    ]
+    total = sum(len(encoded) for encoded in parts.values())
+    warnings.warn(
+        TutelageWarning(
+            f"{name}: {len(unreadable)} of {total} images cannot be read and are left out, first {unreadable[0]}"
+        ),
+        stacklevel=5,
+    )
+
+
+def _read(parts: Mapping[str, Encoded], image_size: int | None, in_memory_bytes: int) -> dict[str, Tensor | ImageFiles]:
+    """The images of each split, of one shape: decoded if all fit into memory, otherwise only their headers are read."""
+    if image_size is not None and image_size < 1:
+        raise TutelageError(f"the image size must be 1 pixel or more, got {image_size}")
+    names_by_size: dict[tuple[int, int], str] = {}
+    grey = True
+    for encoded in parts.values():
+        for index, header in enumerate(read_headers(encoded)):
+            names_by_size.setdefault(header.size, encoded.name(index))
+            grey = grey and header.grey
+    if image_size is None and len(names_by_size) > 1:
+        examples = " and ".join(f"{name} {h}x{w}" for (h, w), name in list(names_by_size.items())[:2])
+        raise TutelageError(
+            f"the images have {len(names_by_size)} sizes, for instance {examples}; give --image-size N (image_size=N)"
+        )
+    size = (image_size, image_size) if image_size else next(iter(names_by_size), (0, 0))
+    files = {
+        part: ImageFiles(encoded, size, 1 if grey else 3, resize=image_size is not None)
+        for part, encoded in parts.items()
+    }
+    total = sum(int(np.prod(part.shape)) for part in files.values())
+    return {part: _decoded(images) for part, images in files.items()} if total <= in_memory_bytes else {**files}
+
+
+def _decoded(images: ImageFiles) -> Tensor:
+    """All images, (N, H, W, C) uint8, decoded in threads: Pillow releases the interpreter lock."""
+    pixels = torch.empty(images.shape, dtype=torch.uint8)
+    chunks = torch.split(torch.arange(len(pixels)), 64)
+    with ThreadPoolExecutor() as pool:
+        for indices, batch in zip(chunks, pool.map(images.__getitem__, chunks), strict=True):
+            pixels[indices] = batch
+    return pixels
