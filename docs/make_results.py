@@ -1,7 +1,7 @@
 """Write the pages of docs/results from the raw results beside them.
 
-``demo.md`` is of ``tutelage demo``, ``nine-methods.md`` and its picture of ``experiments/nine_methods.py``; the raw
-results of both are those that ``experiments/raw.py`` writes of a study. Each further page is of an ``EXPERIMENT`` (see
+``demo.md`` shows ``tutelage demo``; ``nine-methods.md`` and its figure show ``experiments/nine_methods.py``; the raw
+results of both are written by ``experiments/raw.py``. Each other page shows an ``EXPERIMENT`` (see
 ``experiments/paired.py``).
 """
 
@@ -36,20 +36,20 @@ DEMO_HEAD = """\
 `tutelage demo`: real handwritten digits (1,797 of them, 8 x 8, from scikit-learn), 40 % of the training labels wrong,
 no augmentation. `resnet8x0.5` students (channels 8-16-32) under a `resnet14x0.5` teacher that was trained on the same
 labels; 20 epochs, three paired seeds, last epoch, float32 on a CPU, torch 2.13.
-FitNets' and FSP's two stages share the 20 epochs; DML trains two nets, so it costs twice as much, and ONE three last
-stages. Test labels are clean. Mean ± half of the 95 % t interval over seeds; the gain is the mean of paired
-differences, in points.
+The two stages of FitNets and FSP share the 20 epochs; DML trains two networks, so it costs twice as much, and ONE
+trains three copies of the last stage. Test labels are clean. Mean ± half the width of the 95 % t interval over seeds;
+the difference is the mean of paired differences, in percentage points.
 
-A gain whose interval holds 0 is not shown to exist; with three seeds t is 4.3. With crops by one pixel hardly any wrong
-label is learnt by heart and little is left to gain: that, with five seeds, and other data are in
-[nine-methods.md](nine-methods.md)."""
+A difference whose interval includes 0 is not significant; with three seeds t is 4.3. With crops by one pixel hardly any
+wrong label is memorised, so there is little to gain: [nine-methods.md](nine-methods.md) has results with crops, five
+seeds and other data."""
 
 
 def demo_page() -> str:
     """The page of the demo."""
     results = measured(FOLDER / "demo.jsonl", "digits", "0.4")
-    said = conclusion(results.table())
-    return "\n\n".join([DEMO_HEAD, table(results), said, "Raw results: [demo.jsonl](demo.jsonl), a line a run\n"])
+    parts = [DEMO_HEAD, table(results), conclusion(results.table())]
+    return "\n\n".join([*parts, "Raw results: [demo.jsonl](demo.jsonl), one line a run\n"])
 
 
 # --- the nine methods
@@ -57,21 +57,21 @@ def demo_page() -> str:
 NINE_HEAD = """\
 # The nine methods of the study
 
-Each method beside the plain student, with its defaults, paired by seed, on correct labels and with 40 % symmetric
-noise (each label hit becomes one of the other classes). The teacher was trained on the same labels, noisy ones
-included; test labels are clean; the last epoch counts. Students of one seed share first weights, batches, noise and
-teacher. Mean ± standard deviation over seeds; the difference to the plain student is the mean of paired differences, in
-points, ± half of its 95 % t interval.
+Each method is compared with the plain student, with its default settings, paired by seed, on correct labels and with
+40 % symmetric noise (each wrong label is one of the other classes). The teacher was trained on the same labels,
+including the noisy ones; test labels are clean; results are of the last epoch. Students of one seed share initial
+weights, batches, noise and teacher. Mean ± standard deviation over seeds; the difference to the plain student is the
+mean of paired differences, in percentage points, ± half the width of its 95 % t interval.
 
-Everything here is **CPU-scale**: small networks, few epochs. Nothing of it is the study's own protocol (200 epochs,
-WRN-40-2 teaching WRN-16-2 on all of CIFAR-10), which takes a GPU and has not been run. FitNets' and FSP's two stages
-share the epochs of the others. DML trains two nets; BSS, with up to ten steps of its attack a batch, took three to
+Everything here is **CPU-scale**: small networks, few epochs. The study's own protocol (200 epochs, teacher WRN-40-2 and
+student WRN-16-2 on all of CIFAR-10) takes a GPU and has not been run. The two stages of FitNets and FSP share the
+epochs of the others. DML trains two networks; BSS, with up to ten steps of its attack a batch, took three to
 fourteen times as long as the plain student. `training_seconds` in the raw files were taken on a busy machine.
 
 ![gains](nine-methods.png)
 
-Made again by `python -m experiments.nine_methods digits`, `... fashion --source idx:FOLDER` and
-`... cifar10 --source npz:FILE`, then `python docs/make_results.py`. A part of it: `--methods sp rkd --seeds 2`.
+Reproduce with `python -m experiments.nine_methods digits`, `... fashion --source idx:FOLDER` and
+`... cifar10 --source npz:FILE`, then `python docs/make_results.py`. To run a part: `--methods sp rkd --seeds 2`.
 """
 
 DATA = {
@@ -106,11 +106,11 @@ def nine_page() -> str:
             if results is None:
                 parts.append(f"### {data}, {labels}\n\nNot run yet.\n")
                 continue
-            said = " ".join([conclusion(results.table()), *falling_short(results)])
+            text = " ".join([conclusion(results.table()), *falling_short(results)])
             file = f"nine-methods/{data}-noise-{noise}.jsonl"
-            source = f"Raw results: [{file}]({file}), a line a run\n"
+            source = f"Raw results: [{file}]({file}), one line a run\n"
             seeds = len(results.study["seeds"])
-            parts += [f"### {data}, {labels}, {seeds} seeds\n", f"{said}\n", table(results, spread=True), "", source]
+            parts += [f"### {data}, {labels}, {seeds} seeds\n", f"{text}\n", table(results, spread=True), "", source]
     return "\n".join(parts)
 
 
@@ -197,7 +197,7 @@ def below(results: Results) -> list[str]:
 def falling_short(results: Results) -> list[str]:
     """That in a sentence, if there is any."""
     names = below(results)
-    return [f"More than half a point below in the mean: {'; '.join(names)}."] if names else []
+    return [f"Mean more than half a percentage point below the plain student: {'; '.join(names)}."] if names else []
 
 
 COLUMNS = {

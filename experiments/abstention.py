@@ -129,17 +129,17 @@ def by_score(name: str, logits: Tensor, labels: Tensor, score: Tensor | None = N
 HEAD = """
 # Precise teacher and abstention
 
-Does it help to set a teacher's wrong answers right, and to give the student an output by which it abstains
-(`abstention`, after Xu, Pu, Zhao 2020)? Each student answers all of the test part, or the 90 % or 80 % of it that it is
-surest of, by two rankings of the same network: *response*, the largest softmax probability of the m classes, and *p_a*,
-what it puts on abstaining. The excess area under the risk-coverage curve (AURC) is what the ranking costs beside a
-perfect one.
+Does it help to correct a teacher's wrong predictions, and to give the student an extra output for abstaining
+(`abstention`, after Xu, Pu, Zhao 2020)? Each student classifies all test images, or the 90 % or 80 % of them with the
+highest confidence. Confidence is one of two scores of the same network: *response*, the largest softmax probability of
+the m classes, or *p_a*, the probability of abstaining (lower is more confident). The excess area under the
+risk-coverage curve (AURC) is the area above that of a perfect ranking.
 
-- *soft targets alone*: Hinton's with alpha = 1, T = 4. *adjusted soft targets alone*: the same where the teacher's
-  wrong answers on the training labels are shifted (`weight=0`); its p_a is never trained.
+- *soft targets alone*: Hinton's loss with alpha = 1, T = 4. *adjusted soft targets alone*: the same, with teacher
+  predictions that contradict the training label corrected (`weight=0`); its p_a is not trained.
 - *soft bet*: the gambler's loss on the adjusted teacher's probabilities. *o chosen*: of 2.2, 3, 4, 6, 9 the payoff with
-  the least error on a held-out fifth, whose labels are as noisy. *warm-up*: without the output more for a third of
-  the run.
+  the lowest error on a held-out fifth of the training data, with equally noisy labels. *warm-up*: the first third of
+  the run trains without the extra output.
 - *two-term*: adjusted soft targets plus the gambler's loss on the labels.
 
 Digits: 400 training images, 40 a class, one hidden layer of 256 teaches one of 32, 60 epochs, batch 32; test 360.
@@ -152,20 +152,20 @@ TAIL = """
 ## What it shows, and what not
 
 - With correct labels nothing here beats Hinton's soft targets at any coverage.
-- Setting the teacher's wrong answers right changed next to nothing: the teacher has learnt its labels by heart, wrong
-  ones too, and is seldom wrong by them (seed 0, 40 % wrong: it gives 99 % of the digits and 93 % of Fashion-MNIST's
-  images the label they came with). On Fashion-MNIST with wrong labels *soft targets alone* are half a point better.
+- Correcting the teacher's predictions changed almost nothing: the teacher has memorised its labels, wrong ones too, and
+  seldom contradicts them (seed 0, 40 % wrong: it predicts the training label of 99 % of the digits and of 93 % of
+  Fashion-MNIST's images). On Fashion-MNIST with wrong labels *soft targets alone* are half a percentage point better.
 - **Ranking by p_a was worse than ranking by the same network's softmax response**: of the 46 runs of a soft bet or of
   the two-term loss that had not collapsed, its excess area is larger in 45.
-- **Without a warm-up the output more can take everything.** With wrong labels the soft bet collapsed in 5 of 6 runs at
-  o = 6, though its teachers were sure of their answers (seed 0: 0.86 and 0.74 on average, far from 1/6); the two-term
-  loss left p_a at 100 % on Fashion-MNIST, where it ranks nothing. With correct labels neither happened.
+- **Without a warm-up the network may abstain from everything.** With wrong labels the soft bet collapsed in 5 of 6 runs
+  at o = 6, though its teachers were sure of their answers (seed 0: 0.86 and 0.74 on average, far from 1/6); the
+  two-term loss left p_a at 100 % on Fashion-MNIST, where it ranks nothing. With correct labels neither happened.
 - With wrong labels and a warm-up, both forms err about a point less than *hinton* on Fashion-MNIST. On digits the
-  two-term loss with a warm-up errs 3 to 5 points more, and the soft bet's gain is told from 0 only where its payoff was
-  chosen (9 each time, the largest tried; no warm-up) and only at 90 and 80 %.
+  two-term loss with a warm-up has an error 3 to 5 percentage points higher, and the soft bet's gain differs from 0 only
+  where its payoff was chosen (9 each time, the largest tried; no warm-up) and only at 90 and 80 %.
 
-Three seeds, small networks, few epochs: most intervals hold 0, and about one in twenty would not even where nothing is
-to be found. The paper's own networks and data (ResNet-50 and ResNet-18 on CIFAR-10, among others) were not run.
+Three seeds, small networks, few epochs: most intervals include 0, and about one in twenty excludes it even if there is
+no difference. The paper's own networks and data (ResNet-50 and ResNet-18 on CIFAR-10, among others) were not run.
 """
 
 EXPERIMENT = Experiment(

@@ -41,10 +41,10 @@ ON_CPU = Hardware(device="cpu", precision="float32", channels_last=False, worker
 
 HEAD = """# Does a teacher's discriminator help a small generator?
 
-Tsunashima et al. 2020 (AKDG) compress a generator by a second discriminator, which tells its images from the teacher's.
-Here a small one learns to draw the 8x8 grey digits that come with scikit-learn, in four ways: *vanilla* has real images
-and no teacher; *mse* copies the teacher's image of the same latent, pixel by pixel, and sees no real image; *akdg* has
-both discriminators, weight 1; *teacher alone* has only the one against the teacher, and sees no real image.
+Tsunashima et al. 2020 (AKDG) compress a generator with a second discriminator, which separates its images from the
+teacher's. Here a small generator learns the 8x8 grey digits of scikit-learn with four losses. *vanilla* has real images
+and no teacher; *mse* regresses the teacher's image of the same latent, pixel by pixel, without real images; *akdg* has
+both discriminators, weight 1; *teacher alone* has only the discriminator against the teacher, without real images.
 
 The teacher is `dcganx0.5` (165,345 parameters), a vanilla GAN of 60 epochs on all 1,437 training images; there is one,
 for all rows and seeds. The student is `dcganx0.125` (35,193), of 440 steps of batch 64. Discriminators have a quarter
@@ -61,17 +61,17 @@ as their fifth real neighbour, in that embedding. The score is the inception sco
 TAIL = """
 The teacher itself is at an FD of 1.28 and, in pixels, 0.329.
 
-- With all real images *akdg* is not told from *vanilla*: the intervals hold 0 in every column. A student with real
-  images enough, and 440 steps, gains nothing that could be seen here.
-- With 64 real images the distance in pixels falls, by about a fifth; the one in features points the same way and its
-  interval holds 0.
+- With all real images *akdg* does not differ significantly from *vanilla*: all intervals include 0. A student with
+  enough real images and 440 steps gains nothing that could be measured here.
+- With 64 real images the distance in pixels falls by about a fifth; the distance in features falls, too, but its
+  interval includes 0.
 - *mse* is the best row, which is the opposite of the paper's tables. Its regression has a target in every step, and so
   is far ahead of any GAN after 440; that averaging blurs would show with longer training, larger images, or a student
   that cannot follow the teacher's map from latents to images, as an MLP under a ResNet.
 - *teacher alone* sees no real image and comes near *vanilla* with all of them.
 
 Not shown: the paper's setting (CIFAR-10, SNGAN, 100,000 generator steps), another weight than 1, another student.
-The teacher and the classifier are one each, so the intervals hold nothing of how they vary.
+There is one teacher and one classifier, so the intervals do not include their variation.
 """
 
 

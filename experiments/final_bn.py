@@ -127,16 +127,16 @@ EXPERIMENT = Experiment(
 
 Final batch normalisation (Kocaman, Shir, Baeck 2020) normalises the logits over the batch. The paper reports that it
 raises the F1 of a minority of 1 % on a balanced test set, from 0.29 to 0.95 (VGG19 of ImageNet, leaves of a plant).
-Here networks start from nothing, and it stands beside what else an expert would try: cross-entropy weighted by inverse
-class frequency, and *logit adjustment*, which is the plain network with the logarithm of its training priors subtracted
-at test.
+Here networks are trained from scratch, and it is compared with two common alternatives: cross-entropy weighted by
+inverse class frequency, and *logit adjustment*, which subtracts the logarithm of the training priors from the plain
+network's logits at test time.
 
 **Digits**: 0 to 4 against 5 to 9, an MLP of 64-128-128-2, 40 epochs at a learning rate of 0.01. **Fashion-MNIST**: two
 of its classes, a ResNet-8 with batch normalisation of its own, 20 epochs at 0.05. SGD with Nesterov's momentum 0.9, a
 constant rate, no weight decay, no augmentation. Each seed draws its own training samples; rows of one seed share them,
-first weights and batches. The test parts are about balanced and the same for all. Nothing was tuned, nothing is
-selected: the numbers are those of the last epoch. *AUROC* ranks test samples by the difference of their two logits: it
-does not depend on where the threshold lies, as F1 does. One who says "minority" to everything has an F1 of about 67 %.
+initial weights and batches. The test splits are about balanced and the same for all. Nothing was tuned or selected:
+the numbers are those of the last epoch. *AUROC* ranks test samples by the difference of their two logits; unlike F1, it
+does not depend on the threshold. Predicting "minority" for everything has an F1 of about 67 %.
 """,
     measure=run,
     rows=(
@@ -168,22 +168,23 @@ does not depend on where the threshold lies, as F1 does. One who says "minority"
 
 - On digits the layer as published lifts the minority's F1 above the plain network's at batches of 16 and 64, by more
   than 20 points, and hardly at 256: how often a batch holds a sample of the minority matters.
-- So does the network. On the ResNet, which has batch normalisation in its blocks, the layer as published gains nothing
-  that these seeds could tell from 0. The paper's step from 0.29 to 0.95 is of a pre-trained VGG19 without it.
-- It is no match for two lines: logit adjustment, which trains nothing, has the higher F1 of the minority in every
+- The network matters, too. On the ResNet, which has batch normalisation in its blocks, the gain of the layer as
+  published does not differ significantly from 0. The paper's step from 0.29 to 0.95 is of a pre-trained VGG19 without
+  batch normalisation.
+- Two lines of code do better: logit adjustment, which trains nothing, has the higher F1 of the minority in every
   imbalanced table, and the class-weighted loss is level with the layer at batches of 16 and ahead elsewhere.
 - Without gamma and beta the F1 of the minority is higher, and confidence is low: logits of unit variance cannot be
   sure. Where features separate the classes badly (pullovers and coats) that F1 is about what "minority" for everything
   has, and the majority pays for it. With equal classes it is far too cautious: see its ECE there.
-- AUROC moves far less than F1 does, but at batches of 256: most of the gain is a threshold put elsewhere.
-- Taking the layer away at test is a gamble: on digits the majority's F1 varies by seed from 0 to 90 %, and most of the
-  ResNets then call nearly everything "minority". Fold it into the classifier instead.
+- AUROC changes far less than F1, except at batches of 256: most of the gain is a shifted threshold.
+- Removing the layer at test time is unreliable: on digits the majority's F1 varies by seed from 0 to 90 %, and most of
+  the ResNets then call nearly everything "minority". Fold it into the classifier instead.
 - With equal classes the layer brings about a point.
 
 ## What it does not
 
-Networks and images are small and start from nothing, the learning rate is one for all, and a minority of 8 or 10
-samples makes intervals wide.
+Networks and images are small, networks are trained from scratch at one learning rate for all, and a minority of 8 or
+10 samples makes intervals wide.
 """,
 )
 

@@ -142,7 +142,7 @@ TAIL = """
 What it shows: the adjustment is what makes LRE work. With 16 of 128 hidden units and no training at all the network
 loses 0.9 ± 0.7 points, and 29 more without the adjustment; units chosen at random or by magnitude lose far more too. On
 the convolutional network repair leaves 3 to 7 % of the parameters within the tolerance, pruning without repair 14 to
-35 % (three seeds: the interval of this difference holds 0, that of the operations' does not). The layers are really
+35 % (three seeds: the interval of this difference includes 0, that of the operations does not). The layers are really
 smaller: a pass takes about a quarter of the dense network's time.
 
 What it does not: that distillation repairs better than labels. No difference shows between the two in size or in test

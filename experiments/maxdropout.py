@@ -85,8 +85,8 @@ EXPERIMENT = Experiment(
     head="""# MaxDropout beside dropout
 
 MaxDropout (Santos et al. 2020) sets to 0, in training, what lies in the uppermost part r of a layer's range of values.
-The paper's effects are 0.05 to 0.6 points at full scale, which experiments of this size cannot see. What is asked here:
-does it do harm, how much does it drop, and does the gap between training and test shrink?
+The paper's effects are 0.05 to 0.6 percentage points at full scale, too small for experiments of this size. The
+questions here: does it reduce accuracy, how many units does it drop, and does the gap between training and test shrink?
 
 **Digits**: 300 training samples, an MLP with two hidden layers of 256, 60 epochs at a learning rate of 0.05.
 **CIFAR-10**: 5,000 training samples, a ResNet-8 with 8, 16 and 32 channels on maps of a quarter of the usual size, 8
@@ -117,13 +117,14 @@ layer by layer.
 
 - No gain. On digits MaxDropout costs test accuracy, about a point at 0.3 and more than ten at 0.5, where dropout of 0.3
   costs none and narrows the gap between training and test. On CIFAR-10, where this network hardly overfits and dropout
-  does harm, 0.3 cannot be told from nothing.
+  does harm, the effect of a rate of 0.3 does not differ significantly from 0.
 - On digits the cost is that of the switch between training and test: with the layer left on at test the same networks
   lose little ("test, active"). What a sample is recognised by is silenced in training, nothing makes up for it by
   scaling, and in eval mode it comes back. On CIFAR-10, in a network with batch normalisation, it makes no difference.
   The authors' figures were made with the layer left on, as far as their code shows; then the answer to a sample depends
   on its batch.
-- A rate is no share: 0.3 drops well under one unit in a hundred, 0.5 some hundredths, more in the smaller maps.
+- The rate is not the share of dropped units: 0.3 drops well under one unit in a hundred, 0.5 some hundredths, more in
+  the smaller maps.
 
 ## What it does not
 

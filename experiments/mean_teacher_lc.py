@@ -133,14 +133,14 @@ are of one class, so that 100 % is possible), in the end, and in the student whe
     tail="""
 Clustering does what it says: features of one class come closer, against those of different classes, under both
 conditions and both weights. Accuracy is another matter. With 50 labels, where 60 % of the nearest pairs are of one
-class when it begins, it changes accuracy by less than five seeds can tell. With 20 labels, where 43 % are, the weight 1
-does nothing to be told either, and the default weight of 10 costs accuracy: neighbours that are wrong are pulled
+class when it begins, its effect on accuracy is too small for five seeds to show. With 20 labels, where 43 % are, the
+weight 1 has no significant effect either, and the default weight of 10 costs accuracy: wrong neighbours are pulled
 together as well. That fits the method's late start, which waits for neighbours to be right; no row here shows a gain.
 
 Nor does Mean Teacher help here: the plain network on the labelled images alone is better with 20 labels, and with 50
-nothing can be told. It is a weak base, with input noise for the only augmentation; its weight and ramp were hardly
-tuned, and the clustering's not at all. This is no test of the published result, which is for a convolutional network
-with crops on CIFAR-10 and SVHN and a far longer training.
+the difference is not significant. It is a weak base, with input noise for the only augmentation; its weight and ramp
+were hardly tuned, and the clustering's not at all. This is no test of the published result, which is for a
+convolutional network with crops on CIFAR-10 and SVHN and a far longer training.
 """,
 )
 

@@ -85,10 +85,10 @@ EXPERIMENT = Experiment(
     head="""\
 # Learned labels (MSLG)
 
-Does it help to learn every sample's label by a gradient through a step? Digits (1437 training, 360 test images of
-8 x 8), 40 % wrong labels, symmetric or flipped to the next class, of which 10 samples of each class are then checked
-and marked as trusted: they have their clean label, in every row. Network: two hidden layers of 256, no normalisation,
-no augmentation. SGD with Nesterov's momentum, 60 epochs, batches of 64, learning rate 0.05 in steps.
+Does it help to learn the label of every sample by a gradient through a training step? Digits (1437 training, 360 test
+images of 8 x 8), 40 % wrong labels, symmetric or flipped to the next class, of which 10 samples of each class are then
+checked and marked as trusted: they have their clean label, in every row. Network: two hidden layers of 256, no
+normalisation, no augmentation. SGD with Nesterov's momentum, 60 epochs, batches of 64, learning rate 0.05 in steps.
 
 - *plain*: cross-entropy to the end, on trusted and other samples alike.
 - *warm-up*: the same for 22 epochs at the constant learning rate, which is MSLG's first stage.
@@ -99,8 +99,8 @@ no augmentation. SGD with Nesterov's momentum, 60 epochs, batches of 64, learnin
 
 Tuned once, on another seed (100), of which 15 % of the training part were held out with their noise: beta of 400, 1000,
 2000, 4000, 10000 by the mean over both kinds of noise (10000 fell to chance under both), and the learning rate of
-*fine-tuned* of 0.05, 0.01, 0.002. The last epoch's network is judged. *memorised* is the share of the wrong training
-labels that it predicts.
+*fine-tuned* of 0.05, 0.01, 0.002. The network of the last epoch is evaluated. *memorised* is the share of the wrong
+training labels that it predicts.
 """,
     measure=run,
     rows=("plain", "warm-up", "trusted alone", "fine-tuned", *LEARNED),
@@ -110,13 +110,13 @@ labels that it predicts.
     seeds=3,
     tail="""\
 What it shows: the meta-gradient does the work. MSLG is 14 to 25 points above cross-entropy, 13 to 30 above the warm-up
-it starts from, and 15 to 26 above the same second stage with labels that stay; no interval of these holds 0. It learns
-a fraction of the wrong labels by heart. It did not collapse at the paper's beta of 4000 under these seeds; at 10000 it
-did in tuning.
+it starts from, and 15 to 26 above the same second stage with fixed labels; all of these intervals exclude 0. It
+memorises only a fraction of the wrong labels. It did not collapse at the paper's beta of 4000 under these seeds; at
+10000 it did in tuning.
 
 What it does not show: that the trusted samples are best used this way. Fine-tuning on the same samples does better by
 1 to 3 points, beyond the interval under symmetric noise, within it under pair flips. Over the trusted samples alone the
-gain is 1 to 3 points, and every interval holds 0. The tuning, on one seed and by held-out labels that are wrong
+gain is 1 to 3 points, and every interval includes 0. The tuning, on one seed and by held-out labels that are wrong
 themselves, chose a beta that is worse than the paper's here. The authors have another network, a meta set of 4000
 images, and a learning rate that is a tenth when the second stage begins. Three seeds and 360 test images.
 """,

@@ -238,7 +238,7 @@ on half images must bring most of that back.
     seeds=6,
     tail="""## What it shows
 
-- Both positive controls are there: hiding half takes 58 points from the teacher, and training on half images brings
+- Both positive controls work: hiding half takes 58 points from the teacher, and training on half images brings
   back 51 of them.
 - **The order of the paper is not found.** Fine-tuning from the teacher is not better than training from scratch for
   as many epochs as the whole procedure has (-0.5 ± 0.8 points; 1.1 would have been seen with a power of 80 %).

@@ -75,16 +75,16 @@ EXPERIMENT = Experiment(
     head="""
 # P-DIFF: finding wrong labels by probability differences
 
-Does P-DIFF leave out the wrong labels, does it need to be told how many there are, and is the ranking what helps?
+Does P-DIFF leave out the wrong labels, does it need to know their share, and is it the ranking that helps?
 
 Digits: 1,437 training and 360 test images, no held-out part, no crops; the noise is drawn by the seed and the test
 part is clean. A perceptron with two hidden layers of 256 units, 60 epochs of batches of 128, SGD with Nesterov's
 momentum 0.9, learning rate 0.1 divided by 5 at 30, 60 and 80 %, weight decay 0.0005. P-DIFF has its defaults but for
 T_k, which is 6 epochs (a tenth of the run, as the authors' 20 of 200), and the window is of as many (66 batches). *Rate
-known* is told the nominal rate, *rate read off* nothing. *Shuffled differences* is the control: the line is drawn as
-with a known rate, but each sample is ranked by the difference of another one of its batch, so that as many are left
-out, at random. Nothing was tuned on P-DIFF; batch size and epochs were chosen for time. All numbers are of the last
-epoch.
+known* is given the nominal rate, *rate read off* estimates it. *Shuffled differences* is the control: the threshold is
+that of a known rate, but each sample is ranked by the difference of another one of its batch, so that as many samples
+are left out, at random. Nothing was tuned on P-DIFF; batch size and epochs were chosen for time. All numbers are of the
+last epoch.
 """,
     measure=run,
     rows=("plain", "rate known", "rate read off", "shuffled differences"),
@@ -103,16 +103,16 @@ epoch.
     skip=frozenset({("pair:0.45", "shuffled differences")}),
     seeds=5,
     tail="""
-With symmetric noise nearly all that is kept has a right label, whether the rate is told or read off, and what is read
-off comes near to the true rate. The control shows how much of the gain over plain training is not the ranking's:
-leaving out half of the samples at random, with the full batch as divisor, helps here too, presumably since it leaves
-the network less time to learn wrong labels by heart. What the ranking adds is the rest, and that is most of the gain
-at 20 % and about half of it at 50 %. One of the five runs that read off a rate of 50 % ended eight points or more
-behind the others.
+With symmetric noise nearly all remaining samples have a correct label, whether the rate is given or estimated, and the
+estimate is close to the true rate. The control shows how much of the gain over plain training is not due to the
+ranking: leaving out half of the samples at random, with the full batch as divisor, helps here too, presumably since it
+leaves the network less time to memorise wrong labels. The ranking accounts for most of the gain at 20 % and about half
+of it at 50 %. One of the five runs that estimated a rate of 50 % ended eight percentage points or more below the
+others.
 
-With pair flips at 45 % the seeds differ widely: told the rate, P-DIFF gains in each of the five, by 2 to 31 points;
-left to read it off it settles near the right rate and yet, in three of five, keeps hardly fewer wrong labels than
-there are. No claim is made of that condition. One small data set and one small network without crops: this says
+With pair flips at 45 % the seeds differ widely: with the rate given, P-DIFF gains in each of the five, by 2 to 31
+percentage points; the estimated rate is close to the true one, and yet three of five runs leave out hardly any wrong
+labels. No claim is made about that condition. One small data set and one small network without crops: this says
 nothing of the published comparisons at full scale.
 """,
 )

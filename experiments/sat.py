@@ -84,12 +84,12 @@ AUAC@0.3 is over 0, 0.05, 0.1, .., 0.3. No AutoAttack, no black-box attack: thes
     },
     baseline="Madry",
     tail="""
-Both defences are worth some 20 points of AUAC and more, and both lose most of what they hold by radius 0.2. The paper's
-claim, more robust than Madry's at and above the training radius for some clean accuracy, is **not** seen here: SAT pays
-about 7 points of clean accuracy and is below Madry's at every radius in the table, at 0.2 within the noise. And its
-accuracy under the cross-entropy attack is too high: the margin loss breaks 11 points more at 0.15, which it does not
-for Madry's. By the margin the gap to Madry's is about 22 points, and the AUAC of SAT, taken with cross-entropy,
-flatters it. No gradient is exactly 0.
+Both defences gain 20 percentage points of AUAC or more, and both lose most of their robustness by radius 0.2. The
+paper's claim, more robust than Madry's at and above the training radius for some clean accuracy, is **not** seen here:
+SAT pays about 7 points of clean accuracy and is below Madry's at every radius in the table, at 0.2 within the noise.
+And its accuracy under the cross-entropy attack is too high: the margin loss breaks 11 points more at 0.15, which it
+does not for Madry's. By the margin the gap to Madry's is about 22 points, and the AUAC of SAT, taken with
+cross-entropy, flatters it. No gradient is exactly 0.
 
 What this does not show: the paper's networks, images and schedule; other weights of S or sigma; longer training, which
 SAT may need, since S holds logits back; AutoAttack. The plan is nearly at its marginals within 50 iterations for these

@@ -173,7 +173,7 @@ def test_where_nobody_has_the_metric_there_is_no_block(write_study: WriteStudy, 
     assert (ranks.blocks, ranks.p) == (1, None)
     with refused("ood_auroc", "rank by another"):
         results.ranks("ood_auroc")
-    with refused("calibration_gap", "neither end"):
+    with refused("calibration_gap", "neither direction"):
         results.ranks("calibration_gap")
 
 

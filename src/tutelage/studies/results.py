@@ -1,4 +1,4 @@
-"""What a study measured: a record a run, and tables over seeds."""
+"""Results of a study: one record per run, and tables over seeds."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class Cell:
     Attributes:
         condition: the fields of ``CONDITION``.
         pair: the fields of ``PAIR``.
-        method: its row's name; ``plain``, ``teacher`` or a method's.
-        runs: a record a seed, in the order of the study's seeds.
+        method: the name of its row: ``plain``, ``teacher`` or a method.
+        runs: one record per seed, in the order of the study's seeds.
     """
 
     condition: tuple[Any, ...]
@@ -63,21 +63,21 @@ class Cell:
         return tuple(run for run in self.runs if run["status"] != "done")
 
     def values(self, metric: str) -> tuple[float, ...] | None:
-        """The number of every seed; ``None`` where one is missing or was not measured."""
-        found = [run[metric] for run in self.runs]
-        return None if None in found else tuple(float(value) for value in found)
+        """The metric of every seed; ``None`` if a run is missing or did not measure it."""
+        values = [run[metric] for run in self.runs]
+        return None if None in values else tuple(float(value) for value in values)
 
 
 @dataclass(frozen=True)
 class Row(Comparison):
-    """A cell as a line of the table: its runs compared with the plain student of the same condition and pair.
+    """A line of the table: a cell compared with the plain student of the same condition and pair.
 
-    A cell with a run that failed or is missing has no mean and no gain: its table cell is empty, never a mean over
-    fewer seeds. The plain student and the teacher have no gain.
+    If a run of the cell failed or is missing, it has no mean and no gain, rather than a mean over fewer seeds. The
+    plain student and the teacher have no gain.
 
     Attributes:
-        cell: the runs behind it.
-        metric: what its numbers are.
+        cell: the runs.
+        metric: the metric that is compared.
     """
 
     cell: Cell
@@ -89,13 +89,13 @@ class Ranks:
     """Methods ranked within blocks. A block is a condition with a pair of networks; its values are means over seeds.
 
     Attributes:
-        metric: what they are ranked by.
-        average: the mean rank of each method over the blocks, the best first; 1 is the best, ties share their ranks.
-        blocks: how many.
-        critical_difference: average ranks that lie less apart do not differ (Nemenyi at 5 %); ``None`` for fewer than
-            two methods.
-        p: Friedman's test that all methods are alike; ``None`` for fewer than three methods or two blocks.
-        unranked: methods with a missing value have no rank; the reason by name.
+        metric: the metric by which methods are ranked.
+        average: the mean rank of each method over the blocks, the best first; 1 is the best, ties share the mean rank.
+        blocks: number of blocks.
+        critical_difference: average ranks that differ by less do not differ significantly (Nemenyi's test at 5 %);
+            ``None`` for fewer than two methods.
+        p: p-value of Friedman's test that all methods are equal; ``None`` for fewer than three methods or two blocks.
+        unranked: by name, the reason why a method with a missing value has no rank.
     """
 
     metric: str
@@ -108,13 +108,13 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Results:
-    """All of a study.
+    """The records of a study.
 
     Attributes:
-        folder: where it is.
-        study: its declaration, as ``study.json`` holds it.
-        runs: the records.
-        trials: the records of what was tried under a tuning budget; empty without one.
+        folder: of the study.
+        study: its declaration, the content of ``study.json``.
+        runs: one record per run.
+        trials: one record per trial of the tuning budget; empty without one.
     """
 
     folder: Path
@@ -152,19 +152,19 @@ class Results:
 
     @cached_property
     def task(self) -> Task:
-        """What its networks were trained for."""
+        """The task of its networks."""
         return task_named(self.study)
 
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
-        """The numbers of its records, the task's main metric first."""
+        """The metrics of its records by name, the task's main metric first."""
         return metrics_of(self.task)
 
     def metric_name(self, metric: str | None) -> str:
-        """The name of a metric, the task's main one for ``None``.
+        """Check the name of a metric; ``None`` is the task's main metric.
 
         Raises:
-            TutelageError: there is no metric of this name; the known ones are listed.
+            TutelageError: there is no metric of this name; the message lists the names.
         """
         if metric is None:
             return self.task.main_metric
@@ -174,13 +174,13 @@ class Results:
 
     @property
     def cells(self) -> tuple[Cell, ...]:
-        """The runs, put together over seeds, in the order of the store."""
-        found: dict[CellKey, dict[int, Record]] = {}
+        """The runs, grouped over seeds, in the order of the records."""
+        groups: dict[CellKey, dict[int, Record]] = {}
         for run in self.runs:
-            found.setdefault(cell_key(run), {})[run["seed"]] = run
+            groups.setdefault(cell_key(run), {})[run["seed"]] = run
         return tuple(
             Cell(condition, pair, method, tuple(runs[seed] for seed in self.study["seeds"]))
-            for (condition, pair, method), runs in found.items()
+            for (condition, pair, method), runs in groups.items()
         )
 
     @property
@@ -189,18 +189,18 @@ class Results:
         return [run for run in self.runs if run["status"] == "failed"]
 
     def table(self, metric: str | None = None, interval: str = "t") -> list[Row]:
-        """A row a cell, in their order.
+        """Compare the cells with the plain student of their condition and pair; return one row per cell, in order.
 
         Args:
-            metric: a name of ``metrics``; the task's main metric unless given.
-            interval: ``t``, Student's, or ``bootstrap``, of 9,999 resamples. The p-values are the paired t-test's
-                either way.
+            metric: a name in ``metrics``; the task's main metric unless given.
+            interval: ``t`` for Student's t interval, ``bootstrap`` for a bootstrap interval of 9,999 resamples. The
+                p-values are those of the paired t-test in both cases.
 
         Raises:
-            TutelageError: for a metric or an interval that does not exist.
+            TutelageError: there is no such metric or interval.
         """
         metric = self.metric_name(metric)
-        about = self.metrics[metric]
+        described = self.metrics[metric]
         cells = self.cells
         groups: dict[CellGroup, dict[str, Mapping[int, float]]] = {}
         for cell in cells:
@@ -208,35 +208,35 @@ class Results:
             by_seed = dict(zip(self.study["seeds"], values, strict=False))
             groups.setdefault((cell.condition, cell.pair), {})[cell.method] = by_seed
         compared = {
-            group: compare_rows(rows, PLAIN, better=about.better, interval=interval, excluded=(TEACHER,))
+            group: compare_rows(rows, PLAIN, better=described.better, interval=interval, excluded=(TEACHER,))
             for group, rows in groups.items()
         }
         return [
-            Row(**vars(compared[cell.condition, cell.pair][cell.method]), cell=cell, metric=about) for cell in cells
+            Row(**vars(compared[cell.condition, cell.pair][cell.method]), cell=cell, metric=described) for cell in cells
         ]
 
     def ranks(self, metric: str | None = None) -> Ranks:
-        """The plain student and the methods, ranked in each condition and pair by their means over seeds.
+        """Rank the plain student and the methods in each condition and pair by their means over seeds.
 
-        A block in which nobody has the metric, such as memorised labels where none are wrong, is none. A method that
-        lacks it in one of the others has no rank: a block is never left out for it.
+        A block in which no run measured the metric is skipped, for example memorised labels where none are wrong. A
+        method without the metric in another block has no rank.
 
         Raises:
-            TutelageError: for a metric that does not exist, or has no better end, or that nobody has.
+            TutelageError: the metric does not exist, neither direction of it is better, or no run measured it.
         """
         metric = self.metric_name(metric)
         better = self.metrics[metric].better
         if better is None:
-            raise TutelageError(f"nothing can be ranked by {metric!r}: neither end of it is the better one")
+            raise TutelageError(f"nothing can be ranked by {metric!r}: neither direction of it is better")
         blocks: dict[tuple[Any, ...], dict[str, Cell]] = {}
         for cell in self.cells:
             if cell.method != TEACHER:
                 blocks.setdefault((cell.condition, cell.pair), {})[cell.method] = cell
         measured = {}
-        for place, cells in blocks.items():
+        for block, cells in blocks.items():
             done = [run for cell in cells.values() for run in cell.runs if run["status"] == "done"]
             if not done or any(run[metric] is not None for run in done):
-                measured[place] = cells
+                measured[block] = cells
         if not measured:
             raise TutelageError(f"no run of {self.folder} has {metric!r}; rank by another metric")
         unranked: dict[str, str] = {}
@@ -245,7 +245,7 @@ class Results:
                 if cell.values(metric) is None:
                     unranked.setdefault(name, f"{self.heading(cell.condition, cell.pair)}: {missing_reason(cell)}")
         names = [name for name in next(iter(measured.values())) if name not in unranked]
-        # Six digits: what float32 rounds away in a run must not break a tie.
+        # Rounded to six digits, so that float32 rounding errors in a run do not break a tie.
         values = [
             [float(f"{fmean(cells[name].values(metric) or ()):.6g}") for name in names] for cells in measured.values()
         ]
@@ -260,44 +260,44 @@ class Results:
         )
 
     def frame(self) -> pd.DataFrame:
-        """The records as a table of pandas: a line a student's run for each pair, and one a teacher's run.
+        """The records as a pandas table: one line for each student's run of each pair, and for each teacher's run.
 
-        Numbers are float64, and NaN where there are none. The columns of the conditions have no gaps, so that grouping
-        by them drops nothing: ``noise`` is a number, 0.0 for correct labels, unless a noise of the study has a kind
-        (``pair:0.4``), where all are texts; ``imbalance`` is "none" and ``per_class`` "all" where nothing is left out.
-        ``pair`` is "TEACHER → STUDENT", and a teacher's line has its own name there and no student ("").
+        Numbers are float64, missing ones NaN. Columns of conditions have no missing values, so that grouping by them
+        drops no lines: ``noise`` is a number, 0.0 for correct labels; if any noise of the study has a kind
+        (``pair:0.4``), it is text. ``imbalance`` is "none" and ``per_class`` "all" for the full data. ``pair`` is
+        "TEACHER → STUDENT"; for a teacher's run it is the name of the teacher, and the student is "".
 
         Raises:
-            TutelageError: without pandas.
+            TutelageError: pandas is not installed.
         """
         return frame_of(self.runs, self.metrics)
 
     def label(self, condition: Sequence[Any]) -> str:
-        """A condition in words, by what varies over the study; all of it where nothing does."""
+        """Describe a condition by the fields that vary over the study; by all fields if none varies."""
         varying = [axis for axis in CONDITION if len({run[axis] for run in self.runs}) > 1]
         values = dict(zip(CONDITION, condition, strict=True))
         return ", ".join(AXIS_WORDS[axis](values[axis]) for axis in varying) or describe_condition(condition)
 
     def heading(self, condition: Sequence[Any], pair: Sequence[str]) -> str:
-        """The label of a condition, and the networks where the study has several pairs."""
+        """The label of a condition, with the networks if the study has several pairs."""
         pairs = {tuple(run[name] for name in PAIR) for run in self.runs}
         return self.label(condition) + (f", {pair[0]} teaches {pair[1]}" if len(pairs) > 1 else "")
 
 
 def describe_condition(condition: Sequence[Any]) -> str:
-    """All of a condition in words: the data, their labels, and what else is not as usual."""
+    """Describe a condition: the data, the label noise, and further fields that differ from the default."""
     values = dict(zip(CONDITION, condition, strict=True))
-    said = ["data", "noise", *(axis for axis in ("imbalance", "per_class") if values[axis] is not None)]
-    said += ["teacher_labels"] if values["teacher_labels"] != "noisy" else []
-    return ", ".join(AXIS_WORDS[axis](values[axis]) for axis in said)
+    axes = ["data", "noise", *(axis for axis in ("imbalance", "per_class") if values[axis] is not None)]
+    axes += ["teacher_labels"] if values["teacher_labels"] != "noisy" else []
+    return ", ".join(AXIS_WORDS[axis](values[axis]) for axis in axes)
 
 
 def is_study(folder: Path) -> bool:
-    """Whether a study is kept in a folder."""
+    """Whether a folder is that of a study."""
     return (folder / STUDY).is_file()
 
 
 def missing_reason(cell: Cell) -> str:
-    """Why a cell has no number: which seeds failed or are missing; or that it was not measured."""
+    """Why a cell has no value: the seeds that failed or are missing, or that the metric was not measured."""
     seeds = [f"seed {run['seed']} {'failed' if run['status'] == 'failed' else 'is missing'}" for run in cell.incomplete]
     return ", ".join(seeds) or "not measured"

@@ -121,14 +121,14 @@ def _run(
 
 
 def _check_finished(planner: Planner, store: Store, task: Task) -> None:
-    """Refuse a study whose folder cannot be written to, unless all of it is there.
+    """Check that a folder that cannot be written to holds all runs of the study.
 
     Raises:
-        TutelageError: it is not the folder of this study, or a run is missing.
+        TutelageError: it is the folder of another study, or a run is missing.
     """
-    tried = trials_of(planner)
-    jobs = [each for trial in tried for each in (*trial.asked.job.before, trial.asked.job)]
-    jobs += [line.job for line in planner.asked(choose(tried, store, task).settings)]
+    trials = trials_of(planner)
+    jobs = [job for trial in trials for job in (*trial.asked.job.before, trial.asked.job)]
+    jobs += [line.job for line in planner.asked(choose(trials, store, task).settings)]
     missing = {job.key for job in jobs if not store.is_complete(job)}
     if missing or not store.is_declared():
         lacks = f"lacks {len(missing)} runs of this study" if missing else "is that of another study"
@@ -185,16 +185,16 @@ class _StoreLedger:
 
 
 def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:
-    """Warn of runs that are done again because a method or network has other code than when the study was last run."""
+    """Warn of runs that are trained again because the code of their method or network changed since the last call."""
     before: dict[Any, dict[str, Any]] = {}
-    with suppress(OSError, ValueError, KeyError, TypeError):  # the records are written anew in any case
+    with suppress(OSError, ValueError, KeyError, TypeError):  # damaged records are replaced anyway
         for text in read_file(store.path / RECORDS).splitlines():
             record = parse_json(text)
             before[cell_key(record), record["seed"]] = record
     rows, files = dict[str, str](), dict[str, None]()
     for line in asked:
-        place = (line.case[: len(CONDITION)], line.case[len(CONDITION) :], line.row), line.seed
-        record, code = before.get(place, {}), line.job.code
+        cell = (line.case[: len(CONDITION)], line.case[len(CONDITION) :], line.row), line.seed
+        record, code = before.get(cell, {}), line.job.code
         old = record["code"] if isinstance(record.get("code"), dict) else {}
         if record.get("key") in (None, line.job.key) or old == code:
             continue

@@ -1,4 +1,4 @@
-"""Where a study's runs are done: processes of this machine, or a Ray cluster."""
+"""Workers run functions: in this process, in processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ from tutelage.signals import ignore_termination_signals
 
 
 class Workers(Protocol):
-    """A place that calls functions in processes of its own. A process that dies takes one call with it, no other."""
+    """Runs calls of functions in parallel. If a process dies, only the call that it runs fails."""
 
     @property
     def count(self) -> int:
-        """How many calls it has room for at once."""
+        """The number of calls that can run at the same time."""
         ...
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """Call it when there is room; the future raises what the call raises, or that its process died."""
+        """Call a function as soon as a worker is free; the future raises an error if its process died."""
         ...
 
     def stop(self) -> None:
-        """End all processes now, whatever they do."""
+        """End all processes immediately."""
         ...
 
 
 def cores() -> int:
-    """How many this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def refuse_unguarded() -> None:
     """End a worker whose main program starts a study while the worker imports it; the first study reports why."""
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # multiprocessing tells it by this, too
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself checks
         raise SystemExit(1)
 
 
 def _main_program() -> str | None:
-    """The file of the main program, which every worker imports; ``None`` where workers import none (``python -c``).
+    """The file of the main program, which every worker imports; ``None`` if they import none (``python -c``).
 
     Raises:
-        TutelageError: it is no file that can be imported: it was read from standard input.
+        TutelageError: the main program was read from standard input, so that it cannot be imported.
     """
     path: str | None = get_preparation_data("").get("init_main_from_path")
     if path is not None and not os.path.isfile(path):
@@ -63,7 +63,7 @@ def _main_program() -> str | None:
 
 
 class InlineWorkers:
-    """No processes: each call runs at once in this process. For calls that cannot be pickled."""
+    """Runs each call immediately in this process, also one that cannot be pickled."""
 
     count = 1
 
@@ -78,22 +78,22 @@ class InlineWorkers:
 
 
 class LocalWorkers:
-    """Processes of this machine, each with its share of the cores.
+    """Processes of this machine, each with an equal share of the cores.
 
-    Every process has a pipe of its own and shares no lock with the others, so that one can be killed at any moment.
+    Each process has its own pipe and shares no lock with the others, so that it can be killed at any moment.
 
     Args:
-        count: how many; as many as cores unless given.
+        count: number of processes; one per core unless given.
 
     Raises:
-        TutelageError: processes that import the main program cannot be started, for it is no file.
+        TutelageError: the main program is not a file, so that processes cannot import it.
     """
 
     def __init__(self, count: int | None = None) -> None:
         self._program = _main_program()
         self.count = count or cores()
         self._share = max(1, cores() // self.count)
-        self._threads = ThreadPoolExecutor(self.count)  # one waits for each process
+        self._threads = ThreadPoolExecutor(self.count)  # one thread waits for each process
         self._own = threading.local()
         self._all: list[_Process] = []
 
@@ -120,10 +120,10 @@ class LocalWorkers:
 class _Process:
     def __init__(self, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, threads))
+        self._pipe, child_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child_end, threads))
         self._process.start()
-        theirs.close()  # so that the pipe ends when the process does
+        child_end.close()  # so that the pipe closes when the process ends
 
     @property
     def alive(self) -> bool:
@@ -133,7 +133,7 @@ class _Process:
         """Wait until the process has imported the main program.
 
         Raises:
-            TutelageError: it ended by itself while it did.
+            TutelageError: it ended by itself during the import.
             ChildProcessError: it was killed.
         """
         try:
@@ -162,13 +162,13 @@ class _Process:
 
 
 def _serve(pipe: Connection, threads: int) -> None:
-    """What a process does: one call after another."""
+    """Run calls from the pipe, one after another; the main function of a process."""
     import torch
 
     ignore_termination_signals()  # they may reach every process; the study ends its workers
     torch.set_num_threads(threads)
     if study := multiprocessing.parent_process():
-        threading.Thread(target=_end_with, args=(study,), daemon=True).start()
+        threading.Thread(target=_exit_with, args=(study,), daemon=True).start()
     pipe.send("ready")
     with suppress(EOFError):
         while True:
@@ -176,23 +176,23 @@ def _serve(pipe: Connection, threads: int) -> None:
             pipe.send(function(*arguments))
 
 
-def _end_with(study: BaseProcess) -> None:
-    """Leave when the study is gone: one that was killed cannot stop its workers, and the next would find them at it."""
+def _exit_with(study: BaseProcess) -> None:
+    """Exit when the parent process ends: a killed study cannot stop its workers, which would disturb the next."""
     study.join()
     os._exit(1)
 
 
 class RayWorkers:
-    """Processes of a Ray cluster, as many as it has cores for.
+    """Processes of a Ray cluster, as many as its cores (or GPUs, if it has any) allow.
 
-    All machines need the package and see the study's folder, and the data, under the same path.
+    All machines must have the package installed, and the study's folder and the data at the same paths.
 
     Args:
-        address: of the cluster; ``auto`` for the one this machine belongs to, ``local`` to start one here.
-        threads: cores a run is given.
+        address: of the cluster; ``auto`` for the one that this machine belongs to, ``local`` to start one here.
+        threads: cores for each run.
 
     Raises:
-        TutelageError: ray is not installed, or there is no such cluster.
+        TutelageError: ray is not installed, or there is no cluster at this address.
     """
 
     def __init__(self, address: str, threads: int = 1) -> None:
@@ -208,33 +208,33 @@ class RayWorkers:
                 f"no Ray cluster at {address!r} ({one_line(error)}); ray start --head starts one; or use --ray local"
             ) from error
         gpus = 1 if self._ray.cluster_resources().get("GPU") else 0
-        self._resource, self._each = ("GPU", 1) if gpus else ("CPU", threads)
-        # A run that died is the study's to try again, not ray's.
-        self._call = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_as_here)
+        self._resource, self._per_run = ("GPU", 1) if gpus else ("CPU", threads)
+        # The study retries a run that died, so ray must not.
+        self._call = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0)(_call_like_driver)
         self._threads = threads
-        self._asked: list[Any] = []
+        self._calls: list[Any] = []
 
     @property
     def count(self) -> int:
-        """As many as the cluster has room for now; machines may join and leave it."""
-        return max(1, int(self._ray.cluster_resources().get(self._resource, 0) // self._each))
+        """The number that fits the cluster now; machines may join and leave it."""
+        return max(1, int(self._ray.cluster_resources().get(self._resource, 0) // self._per_run))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """See ``Workers``."""
-        asked = self._call.remote(os.getcwd(), sys.path, self._threads, function, arguments)
-        self._asked.append(asked)
-        future: Future[Any] = asked.future()
+        call = self._call.remote(os.getcwd(), sys.path, self._threads, function, arguments)
+        self._calls.append(call)
+        future: Future[Any] = call.future()
         return future
 
     def stop(self) -> None:
         """See ``Workers``."""
-        for asked in self._asked:
-            self._ray.cancel(asked, force=True)
+        for call in self._calls:
+            self._ray.cancel(call, force=True)
         self._ray.shutdown()
 
 
-def _as_here(folder: str, path: list[str], threads: int, function: Callable[..., Any], arguments: Any) -> Any:
-    """Call a function with the driver's folder and import path, since names in a study may depend on both."""
+def _call_like_driver(folder: str, path: list[str], threads: int, function: Callable[..., Any], arguments: Any) -> Any:
+    """Call a function with the driver's working directory and import path, on which names may depend."""
     import torch
 
     os.chdir(folder)
