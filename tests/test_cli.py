@@ -250,7 +250,7 @@ def test_the_run_of_weights_says_on_which_data(run: Command, teacher: Path) -> N
     assert by_weights["accuracy"] == by_folder["accuracy"]
 
 
-def test_weights_without_a_normalization_are_evaluated_with_the_one_given(run: Command, teacher: Path) -> None:
+def test_weights_without_a_normalization_are_evaluated_with_mean_and_std(run: Command, teacher: Path) -> None:
     from safetensors.torch import load_file
 
     torch.save(load_file(teacher / "student.safetensors"), "bare.pt")
@@ -274,7 +274,7 @@ def test_weights_without_a_normalization_are_evaluated_with_the_one_given(run: C
     assert "no effect here: the weights record their own" in err
 
 
-def test_a_teacher_is_introduced_and_the_labels_that_it_saw_are_reported(run: Command, teacher: Path) -> None:
+def test_a_teacher_is_announced_and_label_differences_are_reported(run: Command, teacher: Path) -> None:
     words = ("distill", "--teacher", str(teacher), "--epochs", "1", "--noise", "0.4", "--per-class", "20")
     code, _, err = run(*words, "--out", "a")
     assert code == 0
@@ -323,7 +323,7 @@ def test_another_runs_folder_is_refused(run: Command, teacher: Path) -> None:
     assert before == {entry.name: entry.stat().st_mtime_ns for entry in teacher.iterdir() if entry.name != ".lock"}
 
 
-def test_evaluating_beyond_accuracy(run: Command, teacher: Path, tiny_npz: str) -> None:
+def test_extra_evaluation(run: Command, teacher: Path, tiny_npz: str) -> None:
     asked = ("--corruptions", "--pgd", "0.1,0.01", "--ood", tiny_npz, "--samples", "40")
     code, out, _ = run("evaluate", str(teacher), *asked, "--json")
     assert code == 0
@@ -361,7 +361,7 @@ def test_a_hostile_teacher_does_not_run(run: Command, tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-def test_ctrl_c_is_said_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_prints_one_line_and_loses_nothing(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "tutelage", "train", "--model", "resnet8x0.5", "--out", str(tmp_path / "run")]
     # A shell that starts a job in the background makes it deaf to Ctrl-C; a person's does not.
     listen = partial(signal.signal, signal.SIGINT, signal.default_int_handler)

@@ -182,7 +182,7 @@ def test_methods_are_listed_with_task_and_evidence(run: Command) -> None:
     assert "task: any; written from: -" in run("methods", "plain")[1]
 
 
-def test_every_method_says_how_much_of_its_original_was_read() -> None:
+def test_every_method_records_its_evidence() -> None:
     own = [find(name) for name in installed()]
     silent = {m.name for m in own if m.function.__module__.startswith("tutelage.") and m.evidence is None}
     assert silent == {"plain"}

@@ -51,7 +51,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (parse_toml, "a = " + "9" * 30, "64 bits"),
     ],
 )
-def test_what_is_refused_at_once(parse: Callable[[Any], Any], text: Any, said: str) -> None:
+def test_refused_text(parse: Callable[[Any], Any], text: Any, said: str) -> None:
     began = time.monotonic()
     with pytest.raises(ValueError, match=said) as caught:
         parse(text)
@@ -70,7 +70,7 @@ def test_a_json_configuration_is_read_as_json(tmp_path: Path) -> None:
     assert Config(**read_config(tmp_path / "a.json")).settings == {"name": "😀"}
 
 
-def test_what_is_written_is_read_back() -> None:
+def test_written_values_are_read_back() -> None:
     same = [1, 2]
     value = {"a": same, "b": same, "c": "x\x85y\u2028z\x1b", "é": "ü", "d": "a\nb", "e": 1e308, "f": "1", "g": None}
     assert parse_yaml(write_yaml(value)) == value

@@ -150,7 +150,7 @@ def test_a_method_of_a_file_is_not_imported_either(run: Run, gift: Path) -> None
             refused(said, method, str(gift / "code.py"))
 
 
-def test_what_is_typed_is_imported(run: Run, gift: Path) -> None:
+def test_typed_names_are_imported(run: Run, gift: Path) -> None:
     code, said = run("evaluate", "gift.code:Net@gift/student.safetensors", "--data", "digits")
     assert code == 0, said
     assert Path("it_ran").exists()
@@ -226,7 +226,7 @@ def test_no_parent_package_is_imported_to_say_where_code_lies(gift: Path) -> Non
         check_trusted("gift.code:Net", False, "a file")
 
 
-def test_what_counts_as_typed() -> None:
+def test_typed_specs() -> None:
     assert {"my:Net", "my:Net@a@b/w.safetensors"} <= typed_specs("my:Net@a@b/w.safetensors", None)
     check_trusted("my:Net", typed_specs("my:Net@w.safetensors"), "a file")
     for spec in ("resnet8", "timm/resnet18", "hf/owner/name", "hinton"):

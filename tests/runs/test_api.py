@@ -89,7 +89,7 @@ def test_a_factory_makes_the_student_from_the_seed(wrapped: bool, tiny_data: Dat
     assert (result.model.mean.item() == 0.5) == wrapped
 
 
-def test_dml_with_a_single_module_draws_its_peers_anew(tiny_data: Data, tiny_model: Net, changed: Any) -> None:
+def test_dml_with_a_single_module_initialises_its_peers_again(tiny_data: Data, tiny_model: Net, changed: Any) -> None:
     """Each net begins with other weights, the first with the ones it was given."""
     begun: list[dict[str, Tensor]] = []
 
@@ -123,7 +123,7 @@ def test_a_named_student(tiny_data: Data, taught: Net) -> None:
 
 
 @pytest.mark.parametrize("method", ["hinton", "at", "fitnet", "dml", "plain"])
-def test_a_teacher_is_as_it_was_after_every_method(
+def test_no_method_changes_the_teacher(
     method: str, tiny_data: Data, tiny_model: Net, taught: Net, state_of: Any, changed: Any
 ) -> None:
     teacher = taught(width=6)
@@ -132,7 +132,7 @@ def test_a_teacher_is_as_it_was_after_every_method(
     assert changed(before, state_of(teacher)) == set()
 
 
-def test_a_teacher_at_chance_level_is_worth_a_warning(tiny_data: Data, tiny_model: Net) -> None:
+def test_a_teacher_at_chance_level_gives_a_warning(tiny_data: Data, tiny_model: Net) -> None:
     teacher = tiny_model(seed=1).module
     nn.init.zeros_(teacher.get_parameter("fc.weight"))
     with pytest.warns(TutelageWarning, match=r"25\.0% of 16 samples of tiny correctly: chance level for 4") as w:
@@ -188,7 +188,7 @@ def test_hinton_needs_a_teacher(tiny_data: Data, tiny_model: Net, refused: Calla
 # --- what the weights of nothing are
 
 
-def test_hinton_of_no_alpha_is_plain_to_the_bit(
+def test_hinton_with_alpha_0_equals_plain_bit_for_bit(
     tiny_data: Data, tiny_model: Net, taught: Net, state_of: Any, changed: Any
 ) -> None:
     under = tutelage.distill(taught(width=6), tiny_model(dropout=0.3).module, tiny_data, settings={"alpha": 0}, **SHORT)
@@ -211,7 +211,7 @@ def test_conditions_of_data_by_name_are_refused_for_data_itself(
         tutelage.train(tiny_model().module, tiny_data, **field)
 
 
-def test_a_part_is_held_out_where_there_is_none(tiny_data: Data, tiny_model: Net) -> None:
+def test_a_validation_split_is_held_out_if_there_is_none(tiny_data: Data, tiny_model: Net) -> None:
     data = replace(tiny_data, validation=None)
     result = tutelage.train(tiny_model().module, data, validation=0.25, **SHORT)
     assert result.metrics["data"]["samples"] == {"train": 36, "validation": 12, "test": 16}
@@ -228,7 +228,7 @@ def test_a_class_without_samples_is_refused(tiny_data: Data, tiny_model: Net, re
 # --- folders and names
 
 
-def test_a_stopped_call_goes_on_when_it_is_made_again(
+def test_repeating_a_stopped_call_resumes_it(
     tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
     whole = tutelage.distill(taught(), tiny_model().module, tiny_data, out=tmp_path / "whole", **SHORT)
@@ -247,7 +247,7 @@ def test_a_stopped_call_goes_on_when_it_is_made_again(
     assert read.metrics == again.metrics
 
 
-def test_a_run_of_given_objects_says_so_and_is_told_from_another(
+def test_a_run_of_python_objects_records_them_and_differs_from_others(
     tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     import yaml
@@ -294,7 +294,7 @@ def test_a_network_keeps_the_normalisation_it_was_trained_with(finished: Path, t
     assert bare.mean.item() == pytest.approx(brighter.mean_std[0][0])
 
 
-def test_names_of_trained_networks_that_are_none(
+def test_invalid_names_of_trained_networks(
     finished: Path, tiny_data: Data, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -311,7 +311,7 @@ def test_names_of_trained_networks_that_are_none(
         open_model(str(finished), three)
 
 
-def test_the_folder_of_a_given_student_wants_its_model_named(
+def test_the_folder_of_a_student_object_requires_the_model_name(
     tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     tutelage.train(tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
@@ -319,7 +319,7 @@ def test_the_folder_of_a_given_student_wants_its_model_named(
         open_model(str(tmp_path / "run"), tiny_data)
 
 
-def test_classes_of_other_names_are_worth_a_warning(tiny_data: Data, tmp_path: Path) -> None:
+def test_different_class_names_give_a_warning(tiny_data: Data, tmp_path: Path) -> None:
     module = make_model("resnet8x0.25", num_classes=4, input_shape=(1, 8, 8)).module
     save_weights(tmp_path / "w.safetensors", module, {"classes": ["a", "c", "b", "d"]})
     with pytest.warns(TutelageWarning, match="'c' where tiny has 'b'.*same order"):
@@ -341,7 +341,7 @@ def test_classes_of_other_names_are_worth_a_warning(tiny_data: Data, tmp_path: P
         ({"seed": -1}, ("seed", "-1")),
     ],
 )
-def test_fields_that_cannot_be(
+def test_invalid_fields(
     fields: dict[str, Any], pieces: tuple[str, ...], tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
 ) -> None:
     with refused(*pieces):
@@ -447,7 +447,7 @@ class Stats(nn.Module):
         return logits
 
 
-def test_the_network_is_given_back_in_eval_mode(
+def test_the_network_is_returned_in_eval_mode(
     tiny_data: Data, tiny_npz: str, taught: Net, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
     results = {
@@ -480,7 +480,7 @@ def test_networks_are_in_eval_mode_after_a_fit_and_when_they_are_opened(
     assert not any(module.training for module in open_model(str(finished), tiny_data).modules())
 
 
-def test_a_cohort_of_a_module_that_cannot_be_drawn_anew_is_refused(
+def test_a_cohort_of_a_module_that_cannot_be_reinitialised_is_refused(
     tiny_data: Data, refused: Callable[..., Any]
 ) -> None:
     from torch.nn.utils.parametrizations import weight_norm
@@ -491,7 +491,7 @@ def test_a_cohort_of_a_module_that_cannot_be_drawn_anew_is_refused(
     tutelage.train(network, tiny_data, **SHORT)  # one network needs no copy
 
 
-def test_a_network_of_a_users_module_is_drawn_anew_for_a_cohort(
+def test_a_users_module_is_reinitialised_for_a_cohort(
     tiny_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tutelage.runs.models import student_factory
@@ -511,9 +511,7 @@ def test_the_old_weight_norm_can_be_trained_alone(tiny_data: Data) -> None:
 
 @pytest.mark.filterwarnings("ignore:the teacher given")  # it knows nothing, and is not to
 @pytest.mark.parametrize("method", ["hinton", "plain"])
-def test_parts_in_common_with_the_teacher_are_refused(
-    method: str, tiny_data: Data, refused: Callable[..., Any]
-) -> None:
+def test_modules_shared_with_the_teacher_are_refused(method: str, tiny_data: Data, refused: Callable[..., Any]) -> None:
     stem = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16))
     teacher = nn.Sequential(stem, nn.Linear(16, 4))
     pieces = ("the student and its teacher", "in common (0.1.weight, 0.1.bias, 0.2.weight and 4 more)", "copy.deepcopy")
@@ -523,7 +521,7 @@ def test_parts_in_common_with_the_teacher_are_refused(
     assert all(parameter.requires_grad for parameter in stem.parameters())
 
 
-def test_parts_in_common_with_a_frozen_teacher_are_refused_in_a_fit_too(
+def test_modules_shared_with_a_frozen_teacher_are_refused_in_a_fit_too(
     tiny_data: Data, refused: Callable[..., Any]
 ) -> None:
     stem = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
@@ -536,7 +534,9 @@ def test_parts_in_common_with_a_frozen_teacher_are_refused_in_a_fit_too(
     tutelage.fit(only_head, data=tiny_data, recipe=recipe)  # said on purpose
 
 
-def test_lazy_students_are_drawn_from_the_seed(tiny_data: Data, tmp_path: Path, state_of: Any, changed: Any) -> None:
+def test_lazy_students_are_initialised_from_the_seed(
+    tiny_data: Data, tmp_path: Path, state_of: Any, changed: Any
+) -> None:
     def lazy() -> nn.Module:
         return nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
 
@@ -564,7 +564,7 @@ def with_extra_state() -> nn.Module:
 
 
 @pytest.mark.parametrize("student", [with_extra_state(), with_extra_state])
-def test_a_state_that_is_no_tensor_is_refused_before_training(
+def test_a_state_that_is_not_a_tensor_is_refused_before_training(
     student: Any, tiny_data: Data, taught: Net, refused: Callable[..., Any]
 ) -> None:
     with refused("'_extra_state' of its state is a dict"):
@@ -598,7 +598,9 @@ OWN_ATTRIBUTES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("method", ["plain", "gccs", "abstention", "final_bn"])
-def test_attributes_of_the_users_network_are_its_own(method: str, tiny_data: Data, taught: Net, tmp_path: Path) -> None:
+def test_attributes_of_the_users_network_do_not_collide_with_ours(
+    method: str, tiny_data: Data, taught: Net, tmp_path: Path
+) -> None:
     student = Stats()
     for name, value in OWN_ATTRIBUTES.items():
         setattr(student, name, value)
@@ -615,7 +617,7 @@ def test_attributes_of_the_users_network_are_its_own(method: str, tiny_data: Dat
 # --- paths
 
 
-def test_paths_are_taken_as_they_are_and_from_the_home_folder(
+def test_paths_are_used_unchanged_and_expanded_from_the_home_folder(
     finished: Path, tiny_data: Data, tiny_npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -82,7 +82,7 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
 # --- what is in it
 
 
-def test_a_finished_run_holds_what_is_promised(config: Config, tmp_path: Path) -> None:
+def test_a_finished_run_contains_the_documented_files(config: Config, tmp_path: Path) -> None:
     result = execute(config.replace(noise="0.25"), tmp_path / "run")
     folder = tmp_path / "run"
     assert result.folder == folder
@@ -127,7 +127,7 @@ def flat(value: Any) -> list[float]:
     return [math.nan if value is None else value]
 
 
-def test_results_tell_the_last_epoch_and_the_selected_one(config: Config, tmp_path: Path) -> None:
+def test_results_contain_the_last_and_the_selected_epoch(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     config = config.replace(epochs=6, lr=0.3)
     result = execute(config, folder)
@@ -149,7 +149,7 @@ def test_results_tell_the_last_epoch_and_the_selected_one(config: Config, tmp_pa
     assert (epoch, accuracy) == (shares.index(max(shares)) + 1, max(shares))
 
 
-def test_nothing_is_selected_where_nothing_is_held_out(config: Config, tiny_data: Data, tmp_path: Path) -> None:
+def test_no_epoch_is_selected_without_a_validation_split(config: Config, tiny_data: Data, tmp_path: Path) -> None:
     from dataclasses import replace
 
     from tutelage.api import train
@@ -187,7 +187,7 @@ def test_memorised_labels_and_fidelity(config: Config, teacher: str, tmp_path: P
 
 
 @pytest.mark.parametrize("method", [name for name in installed() if find(name).task in (None, "classification")])
-def test_the_students_file_holds_the_student_alone(method: str, config: Config, teacher: str, tmp_path: Path) -> None:
+def test_the_students_file_contains_only_the_student(method: str, config: Config, teacher: str, tmp_path: Path) -> None:
     execute(config.replace(method=method, teacher=teacher), tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
     own = make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module
@@ -230,7 +230,7 @@ def test_without_a_folder_the_numbers_are_the_same(
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_training_does_not_see_the_test_part(config: Config, tiny_data: Data, tmp_path: Path) -> None:
+def test_training_does_not_read_the_test_split(config: Config, tiny_data: Data, tmp_path: Path) -> None:
     import numpy as np
 
     with np.load(tmp_path / "tiny.npz") as arrays:
@@ -260,7 +260,7 @@ def test_a_finished_run_is_read_back_without_training(config: Config, tmp_path: 
         assert torch.equal(value, state_of(again.model)[name]), name
 
 
-def test_a_finished_run_without_its_student_says_what_to_do(
+def test_a_finished_run_without_its_weights_names_the_remedy(
     config: Config, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     execute(config, tmp_path / "run")
@@ -286,7 +286,7 @@ def test_a_finished_run_without_its_student_says_what_to_do(
         ),
     ],
 )
-def test_the_folder_of_another_run_is_left_alone(
+def test_the_folder_of_another_run_is_not_changed(
     change: dict[str, Any], pieces: tuple[str, ...], config: Config, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     folder = tmp_path / "run"
@@ -297,7 +297,7 @@ def test_the_folder_of_another_run_is_left_alone(
     assert contents(folder) == before
 
 
-def test_a_teacher_that_has_moved_is_the_same_teacher(config: Config, teacher: str, tmp_path: Path) -> None:
+def test_a_teacher_at_another_path_is_the_same_teacher(config: Config, teacher: str, tmp_path: Path) -> None:
     config = config.replace(method="hinton", teacher=teacher)
     whole = execute(config, tmp_path / "run").metrics["test"]
     (tmp_path / "run" / "result.json").unlink()
@@ -336,7 +336,7 @@ def test_the_same_names_with_another_content_are_another_run(
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "result.json", "inputs.json", "checkpoints", ".hidden"])
-def test_a_folder_of_something_else_is_left_alone(
+def test_a_folder_of_other_files_is_not_changed(
     name: str, config: Config, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     folder = tmp_path / "mine"
@@ -352,7 +352,7 @@ def test_a_folder_of_something_else_is_left_alone(
     assert contents(folder) == before
 
 
-def test_what_a_kill_leaves_before_the_first_epoch_is_no_hindrance(config: Config, tmp_path: Path) -> None:
+def test_files_of_a_run_killed_before_its_first_epoch_are_replaced(config: Config, tmp_path: Path) -> None:
     """Whatever the moment: between any two of the first writes, or within one."""
     folder = tmp_path / "run"
     folder.mkdir()
@@ -376,7 +376,7 @@ class NoSpace:
 
 
 @pytest.mark.parametrize("writes", range(9))
-def test_a_run_stopped_before_any_of_its_writes_goes_on(
+def test_a_run_stopped_before_any_of_its_writes_is_resumed(
     writes: int, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three files at the start, the list of epochs, two checkpoints, the student, the result."""
@@ -417,7 +417,7 @@ def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
         process.kill()
 
 
-def test_a_folder_in_use_is_left_alone_until_its_process_is_gone(
+def test_a_locked_folder_is_refused_until_its_process_ends(
     held: tuple[Path, subprocess.Popen[str]], config: Config, refused: Callable[..., Any]
 ) -> None:
     folder, process = held
@@ -429,7 +429,7 @@ def test_a_folder_in_use_is_left_alone_until_its_process_is_gone(
     assert execute(config, folder).metrics
 
 
-def test_the_lock_is_let_go_after_an_error(config: Config, tmp_path: Path) -> None:
+def test_the_lock_is_released_after_an_error(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(TutelageError):
         execute(config.replace(lr=1e30, epochs=4), folder)
@@ -438,7 +438,7 @@ def test_the_lock_is_let_go_after_an_error(config: Config, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "/proc/nothing/here"])
-def test_a_place_where_no_folder_can_be(
+def test_a_path_at_which_no_folder_can_be_made(
     place: str, config: Config, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     (tmp_path / "file").write_text("mine")
@@ -448,7 +448,7 @@ def test_a_place_where_no_folder_can_be(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_to(config: Config, tmp_path: Path, refused: Callable[..., Any]) -> None:
+def test_a_folder_that_is_not_writable(config: Config, tmp_path: Path, refused: Callable[..., Any]) -> None:
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
     with refused("cannot write to", str(folder), "choose another folder"):
@@ -465,7 +465,7 @@ def test_a_folder_that_may_not_be_written_to(config: Config, tmp_path: Path, ref
         ("result.json", "{", ("cannot read", "result.json", "remove it")),
     ],
 )
-def test_damaged_files_of_a_run_are_told(
+def test_damaged_files_of_a_run_are_reported(
     name: str, text: str, pieces: tuple[str, ...], config: Config, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     folder = tmp_path / "run"
@@ -475,7 +475,7 @@ def test_damaged_files_of_a_run_are_told(
         execute(config, folder)
 
 
-def test_numbers_that_json_has_not_are_no_harm(tiny_data: Data, tmp_path: Path) -> None:
+def test_numbers_that_json_cannot_represent_are_handled(tiny_data: Data, tmp_path: Path) -> None:
     """A held-out part without labels gives no accuracy to select by, and the run is not lost over that."""
     from dataclasses import replace
 

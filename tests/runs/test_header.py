@@ -83,7 +83,7 @@ def test_a_whole_file_is_opened_and_one_without_a_hash_too(folder: Path, digits:
 
 
 @pytest.mark.parametrize("hash_", ["0" * 64, "", 5])
-def test_another_hash(folder: Path, digits: Data, hash_: object) -> None:
+def test_a_different_hash_is_refused(folder: Path, digits: Data, hash_: object) -> None:
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").write_text(json.dumps({**result, "student_sha256": hash_}))
     assert "sha256" in refusal(lambda: open_model(str(folder), digits)).lower().replace("-", "")
@@ -180,7 +180,7 @@ def test_prefixes_and_containers(tmp_path: Path, prefix: str, container: str | N
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
 
 
-def test_a_part_that_was_compiled(tmp_path: Path) -> None:
+def test_a_compiled_module(tmp_path: Path) -> None:
     network, other = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2)), nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     compiled = nn.Sequential(network[0], torch.compile(network[1]))
     assert any(key.startswith("1._orig_mod.") for key in compiled.state_dict())

@@ -74,7 +74,9 @@ def test_leftovers_of_later_writes_are_removed_at_the_next_start(config: Config,
     assert sorted(temporaries(folder)) == sorted(users)
 
 
-def test_a_temporary_file_of_something_else_makes_no_run(config: Config, tmp_path: Path, refused: Refused) -> None:
+def test_a_temporary_file_of_another_program_does_not_make_a_folder_a_run(
+    config: Config, tmp_path: Path, refused: Refused
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".thesis.tex.0123456789ab.tmp").write_text("mine")
     with refused("holds no run", ".thesis.tex"):
@@ -100,7 +102,9 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("kind", BY_HAND)
-def test_a_configuration_by_hand_is_not_replaced(kind: str, config: Config, tmp_path: Path, refused: Refused) -> None:
+def test_a_configuration_written_by_hand_is_not_replaced(
+    kind: str, config: Config, tmp_path: Path, refused: Refused
+) -> None:
     text = BY_HAND[kind] or config.replace(epochs=7).as_yaml()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(text)
@@ -109,7 +113,7 @@ def test_a_configuration_by_hand_is_not_replaced(kind: str, config: Config, tmp_
     assert {file.name: file.read_text() for file in (tmp_path / "run").iterdir()} == {"config.yaml": text}
 
 
-def test_a_comment_written_into_the_configuration_of_a_run_that_did_not_begin_is_not_lost(
+def test_a_comment_in_the_configuration_of_a_run_that_did_not_start_is_not_lost(
     config: Config, tmp_path: Path, refused: Refused
 ) -> None:
     folder = tmp_path / "run"
@@ -141,7 +145,7 @@ def remove_the_lock(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "epoch"), [(remove, 1), (remove, 3), (replace, 1), (remove_the_lock, 3)])
-def test_a_run_whose_folder_is_taken_away_ends_with_an_error(
+def test_a_run_whose_folder_is_removed_ends_with_an_error(
     change: Callable[[Path], None], epoch: int, config: Config, tmp_path: Path, refused: Refused
 ) -> None:
     folder = tmp_path / "run"
@@ -175,7 +179,7 @@ class Full:
     ("function", "calls", "code"),
     [("replace", 0, errno.ENOSPC), ("replace", 5, errno.EROFS), ("replace", 8, errno.ENOSPC), ("fsync", 7, errno.EIO)],
 )
-def test_a_disk_that_runs_full_at_any_write_is_told_and_the_run_resumes(
+def test_a_full_disk_at_any_write_is_reported_and_the_run_resumes(
     function: str,
     calls: int,
     code: int,
@@ -257,7 +261,7 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch(
     assert (folder / "student.safetensors").read_bytes() == whole
 
 
-def test_a_folder_in_the_place_of_a_checkpoint_is_named(config: Config, tmp_path: Path, refused: Refused) -> None:
+def test_a_folder_at_the_path_of_a_checkpoint_is_named(config: Config, tmp_path: Path, refused: Refused) -> None:
     folder = tmp_path / "run"
     execute(config, folder)
     (folder / "result.json").unlink()
@@ -269,7 +273,9 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_named(config: Config, tmp_path
 
 
 @pytest.mark.parametrize("text", ['{"epoch": 1, "lear', "\0\0\0", ""])
-def test_what_the_list_of_epochs_held_does_not_matter_on_resume(text: str, config: Config, tmp_path: Path) -> None:
+def test_earlier_content_of_the_list_of_epochs_does_not_matter_on_resume(
+    text: str, config: Config, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     execute(config, folder)
     whole = (folder / "metrics.jsonl").read_bytes().count(b"\n")
@@ -302,7 +308,7 @@ def test_clocks_that_run_backwards_do_not_matter(
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are Unicode there")
-def test_a_path_that_is_no_utf_8_is_refused_before_training(config: Config, tmp_path: Path, refused: Refused) -> None:
+def test_a_path_that_is_not_utf_8_is_refused_before_training(config: Config, tmp_path: Path, refused: Refused) -> None:
     with refused("caf\\udce9", "is not UTF-8", "choose another folder"):
         execute(config, tmp_path / "caf\udce9")
     assert not (tmp_path / "caf\udce9").exists()

@@ -45,7 +45,9 @@ def test_a_student_after_surgery_is_built_again(method: str, tmp_path: Path, tin
         assert torch.equal(runpy.run_path(str(tmp_path / "run" / "load.py"))["student"](pixels), expected)
 
 
-def test_a_network_of_ones_own_is_filled_in(tiny_data: Data, tiny_model: Callable[..., Tapped], tmp_path: Path) -> None:
+def test_the_line_that_builds_a_users_network_is_left_to_the_user(
+    tiny_data: Data, tiny_model: Callable[..., Tapped], tmp_path: Path
+) -> None:
     result = tutelage.train(tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
     file = tmp_path / "run" / "load.py"
     text = file.read_text()
@@ -58,7 +60,7 @@ def test_a_network_of_ones_own_is_filled_in(tiny_data: Data, tiny_model: Callabl
         torch.testing.assert_close(namespace["student"](pixels), result.model.eval()(pixels))
 
 
-def test_a_script_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+def test_a_script_that_cannot_be_written_is_skipped(tmp_path: Path) -> None:
     add_loading_script(tmp_path / "absent")
     (tmp_path / "student.safetensors").write_bytes(b"damaged")
     add_loading_script(tmp_path)

@@ -35,7 +35,7 @@ def test_every_file_of_the_folder_is_a_method() -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_a_method_tells_about_itself(name: str) -> None:
+def test_the_attributes_of_a_method(name: str) -> None:
     found = find(name)
     assert isinstance(found, Method)
     assert found.name == name
@@ -58,7 +58,7 @@ def test_an_unknown_method_is_answered_with_the_nearest(refused: Callable[..., A
 
 
 @pytest.mark.parametrize("name", ["__init__", "", "../config", "hinton.py", "Hinton"])
-def test_what_is_no_method_is_not_imported(name: str, refused: Callable[..., Any]) -> None:
+def test_names_that_are_not_methods_are_not_imported(name: str, refused: Callable[..., Any]) -> None:
     with refused("unknown method", repr(name)):
         find(name)
 
@@ -130,9 +130,7 @@ def test_settings_become_their_types_and_keep_the_other_defaults(
         ({"run": 1}, ("'run'",)),
     ],
 )
-def test_settings_that_cannot_be(
-    settings: dict[str, Any], pieces: tuple[str, ...], refused: Callable[..., Any]
-) -> None:
+def test_invalid_settings(settings: dict[str, Any], pieces: tuple[str, ...], refused: Callable[..., Any]) -> None:
     with refused(*pieces):
         example.check(settings)
 
@@ -204,7 +202,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     return install
 
 
-def test_a_method_from_outside_is_as_good_as_one_of_ours(
+def test_a_method_of_another_package_works_like_a_built_in_one(
     package: Any, tiny_data: Data, tiny_model: Net, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package(SMOOTHED, "smoothed = acme_methods:smoothed")
@@ -226,7 +224,7 @@ def test_a_method_from_outside_is_as_good_as_one_of_ours(
     assert "Own average" in capsys.readouterr().out
 
 
-def test_our_own_methods_are_not_replaced(package: Any) -> None:
+def test_built_in_methods_are_not_replaced(package: Any) -> None:
     package("hinton = 'an impostor'", "hinton = acme_methods:hinton")
     assert installed() == OWN
     assert find("hinton").paper.startswith("Hinton")
@@ -244,7 +242,7 @@ def test_our_own_methods_are_not_replaced(package: Any) -> None:
         ("def odd(run): ...", "acme_methods:odd", ("'odd' is a function", "@method")),
     ],
 )
-def test_a_broken_package_is_told_in_one_line(
+def test_a_broken_package_is_reported_in_one_line(
     source: str, point: str, pieces: tuple[str, ...], package: Any, refused: Callable[..., Any]
 ) -> None:
     package(source, f"odd = {point}")
@@ -353,7 +351,7 @@ def test_a_file_is_run_again_when_it_has_changed(own_file: Path) -> None:
     assert find("own_methods.py:mine").check({}) == {"weight": 3}
 
 
-def test_a_folder_is_not_taken_for_that_of_changed_code(
+def test_a_run_with_changed_method_code_is_another_run(
     own_file: Path, tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     def train() -> Any:
@@ -368,7 +366,7 @@ def test_a_folder_is_not_taken_for_that_of_changed_code(
     assert digest_of_method(find("hinton")) is None
 
 
-def test_nor_for_that_of_a_changed_module_beside_it(
+def test_a_run_with_a_changed_imported_module_is_another_run(
     own_file: Path, tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     def train() -> Any:
@@ -418,7 +416,7 @@ class Net(nn.Sequential):
 
 
 @pytest.mark.parametrize("spec", ["net_of_mine.py:Net", "net_of_mine:Net"])
-def test_nor_for_that_of_a_changed_network(
+def test_a_run_with_changed_network_code_is_another_run(
     spec: str, tiny_npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -443,7 +441,7 @@ def test_nor_for_that_of_a_changed_network(
     assert train().metrics
 
 
-def test_a_method_of_a_notebook_runs_and_its_folder_says_that_it_was_given(
+def test_a_method_of_a_notebook_runs_and_is_recorded_as_an_object(
     tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     @method(paper="none", family="own")
@@ -524,7 +522,7 @@ def test_the_command_line_takes_a_method_of_a_file(
     assert "pass --trust" in capsys.readouterr().err
 
 
-def test_a_configuration_of_a_given_student_says_so(
+def test_a_configuration_of_a_student_object_cannot_be_run_by_name(
     tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     from tutelage.config import Config, read_config

@@ -156,7 +156,7 @@ def test_a_link_in_a_run_folder_is_never_written_through(
 
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("format", ["html", "parquet"])
-def test_nor_in_a_study(
+def test_a_link_in_a_study_folder_is_never_written_through(
     format: str, there: bool, write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, precious = write_study("study", methods=("at",), seeds=(0, 1)), tmp_path / "precious"
@@ -190,7 +190,7 @@ BAD_STATES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", BAD_STATES)
-def test_checkpoints_that_hold_something_else(kind: str, whole: Path, tmp_path: Path, refused: Any) -> None:
+def test_checkpoints_with_other_content(kind: str, whole: Path, tmp_path: Path, refused: Any) -> None:
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     (folder / "result.json").unlink()

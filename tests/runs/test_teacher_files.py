@@ -71,7 +71,7 @@ def code(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(("method", "settings"), FEATURES)
-def test_a_file_of_other_classes_teaches_where_no_logit_is_read(
+def test_a_file_for_other_classes_can_teach_if_no_term_reads_logits(
     method: str, settings: Any, file_of: Callable[..., str], tiny_npz: str, tmp_path: Path
 ) -> None:
     lines: list[str] = []
@@ -89,7 +89,7 @@ def test_a_file_of_other_classes_teaches_where_no_logit_is_read(
 @pytest.mark.parametrize(
     ("method", "settings"), [("hinton", {}), ("at", {"kd_alpha": 0.5}), ("fitnet", {}), ("bss", {})]
 )
-def test_it_is_refused_before_the_first_step_where_logits_are_read(
+def test_a_file_for_other_classes_is_refused_before_the_first_step_if_logits_are_read(
     method: str, settings: Any, file_of: Callable[..., str], tiny_npz: str, refused: Any
 ) -> None:
     epochs: list[Any] = []
@@ -101,14 +101,14 @@ def test_it_is_refused_before_the_first_step_where_logits_are_read(
 
 
 @pytest.mark.filterwarnings("ignore:.*chance level")
-def test_other_names_of_as_many_classes_are_worth_a_warning(file_of: Callable[..., str], tiny_npz: str) -> None:
+def test_other_names_of_the_same_number_of_classes_give_a_warning(file_of: Callable[..., str], tiny_npz: str) -> None:
     with pytest.warns(TutelageWarning, match="calls its classes differently.*same order"):
         tutelage.distill(file_of(4, names="acbd"), "resnet8x0.25", tiny_npz, method="at", **SHORT)
 
 
 @pytest.mark.filterwarnings("ignore:.*chance level")
 @pytest.mark.parametrize(("method", "settings"), [("at", {}), ("rkd", {}), ("hinton", {})])
-def test_a_file_for_images_of_another_size_teaches_if_it_takes_these(
+def test_a_file_for_another_image_size_can_teach_if_the_network_accepts_the_images(
     method: str, settings: Any, file_of: Callable[..., str], tiny_npz: str
 ) -> None:
     with pytest.warns(TutelageWarning, match="trained on images of 16 x 16 pixels and those of npz:.* have 8 x 8"):
@@ -118,7 +118,7 @@ def test_a_file_for_images_of_another_size_teaches_if_it_takes_these(
 
 @pytest.mark.filterwarnings("ignore:.*16 x 16")
 @pytest.mark.parametrize("method", ["at", "rkd", "hinton"])
-def test_one_that_does_not_take_them_is_refused_in_a_line(
+def test_a_file_whose_network_does_not_accept_the_images_is_refused(
     method: str, file_of: Callable[..., str], code: str, tiny_npz: str, refused: Any
 ) -> None:
     teacher = file_of(4, 16, f"{code}:Net")  # its weights are loaded: it is built for the size that the file records
@@ -134,7 +134,7 @@ def test_a_file_for_inputs_of_another_kind_is_refused(tmp_path: Path, tiny_npz: 
 
 
 @pytest.mark.parametrize("method", ["rkd", "sp", "at"])
-def test_the_file_of_a_backbone_teaches_by_its_features(
+def test_the_file_of_a_backbone_can_teach_by_its_features(
     method: str, code: str, file_of: Callable[..., str], tiny_npz: str, tmp_path: Path
 ) -> None:
     module = make_model(f"{code}:Backbone", num_classes=4, input_shape=(1, 8, 8)).module
@@ -235,7 +235,7 @@ def test_outputs_of_an_object_are_numbered(unlabelled: Data, tiny_model: Callabl
     assert result.metrics["data"]["classes"] == ["0", "1", "2", "3", "4"]
 
 
-def test_what_names_no_classes_is_refused(
+def test_data_without_class_names_from_data_or_teacher_is_refused(
     unlabelled: Data, file_of: Callable[..., str], tmp_path: Path, refused: Any
 ) -> None:
     with refused("no sample of arrays has a label", "no teacher"):

@@ -63,7 +63,7 @@ DENIED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("there", "here", "said"), DENIED.values(), ids=DENIED)
-def test_a_teacher_that_may_have_seen_denied_labels_is_reported(
+def test_a_teacher_that_may_have_seen_more_correct_labels_is_reported(
     there: dict[str, Any], here: dict[str, Any], said: str, recorded: Callable[..., str]
 ) -> None:
     text = label_differences(recorded(**there), Config(**here))
@@ -87,13 +87,13 @@ FAIR: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("there", "here"), FAIR.values(), ids=FAIR)
-def test_a_teacher_that_has_seen_no_more_is_not_reported(
+def test_a_teacher_that_has_seen_no_more_correct_labels_is_not_reported(
     there: dict[str, Any], here: dict[str, Any], recorded: Callable[..., str]
 ) -> None:
     assert label_differences(recorded(**there), Config(**here)) is None
 
 
-def test_labels_are_compared_for_weights_beside_their_record_and_for_no_others(
+def test_labels_are_compared_only_for_weights_in_the_folder_of_a_run(
     recorded: Callable[..., str], tmp_path: Path
 ) -> None:
     folder = Path(recorded())
@@ -105,7 +105,7 @@ def test_labels_are_compared_for_weights_beside_their_record_and_for_no_others(
     assert label_differences(str(tmp_path / "absent"), Config(**NOISY)) is None
 
 
-def test_data_of_one_path_is_the_same_data(
+def test_two_spellings_of_one_path_are_the_same_data(
     recorded: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -123,7 +123,7 @@ def test_a_call_from_python_warns_and_a_run_by_itself_does_not(tmp_path: Path, t
     execute(config)  # as a study does, which may have been asked for teachers of clean labels
 
 
-def test_a_study_warns_once_of_a_trained_teacher_and_not_of_its_own(recorded: Callable[..., str]) -> None:
+def test_a_study_warns_once_of_a_trained_teacher_and_not_of_teachers_it_trains(recorded: Callable[..., str]) -> None:
     from tutelage.studies.inspection import _warn_of_other_labels
     from tutelage.studies.study import Study
 
@@ -200,12 +200,12 @@ def test_a_given_normalisation_reaches_a_teacher_from_python(tiny_data: Data, ti
         ({"teacher_mean": float("nan"), "teacher_std": 1}, "teacher_mean.*finite"),
     ],
 )
-def test_normalisations_that_cannot_be(fields: dict[str, Any], said: str) -> None:
+def test_invalid_normalisations(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(TutelageError, match=said):
         Config(**fields)
 
 
-def test_a_line_on_each_teacher_comes_before_training(tmp_path: Path, tiny_npz: str) -> None:
+def test_each_teacher_is_announced_before_training(tmp_path: Path, tiny_npz: str) -> None:
     execute(Config(data=tiny_npz, student="resnet8x0.25", lr=0.2, **SHORT | {"epochs": 10}), tmp_path / "t")
     torch.save(
         open_trained(str(tmp_path / "t"), tutelage.open_data(tiny_npz)).model.module.state_dict(), tmp_path / "w.pt"
@@ -225,7 +225,7 @@ def test_a_line_on_each_teacher_comes_before_training(tmp_path: Path, tiny_npz: 
 
 
 @pytest.mark.parametrize("kind", ["bare", "file", "wrap_network", "stated"])
-def test_python_logs_that_line_as_a_warning_where_the_normalisation_is_a_guess(
+def test_the_announcement_is_a_warning_if_the_normalisation_is_assumed(
     kind: str, tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     teacher = taught()
@@ -251,7 +251,7 @@ def test_python_logs_that_line_as_a_warning_where_the_normalisation_is_a_guess(
 # --- cost
 
 
-def test_a_student_that_costs_more_than_its_teacher_is_worth_a_warning(tiny_data: Data) -> None:
+def test_a_student_that_costs_more_than_its_teacher_gives_a_warning(tiny_data: Data) -> None:
     from tutelage.runs.models import make_student
 
     large = replace(
@@ -277,7 +277,7 @@ def test_a_student_that_costs_more_than_its_teacher_is_worth_a_warning(tiny_data
     pair(tiny_data, "resnet8x0.5", "resnet8x0.25")  # too small for its cost to matter
 
 
-def test_students_are_compared_once_and_those_that_fail_are_left_to_the_dry_run(tiny_data: Data) -> None:
+def test_cost_is_compared_once_and_failing_students_are_left_to_the_dry_run(tiny_data: Data) -> None:
     class Fails(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("on purpose")

@@ -69,7 +69,7 @@ def without_clock(metrics: dict[str, Any]) -> dict[str, Any]:
 # --- what is told
 
 
-def test_a_run_is_told_from_its_configuration_to_its_test(config: Config, notes: type[Notes]) -> None:
+def test_a_tracker_gets_configuration_epochs_and_test_metrics(config: Config, notes: type[Notes]) -> None:
     result = execute(config, track="notes")
     order = ["made", "start", "configuration", "log 1", "log 2", "log 2", "finish"]
     assert [what for what, *_ in notes.told] == order
@@ -87,7 +87,7 @@ def test_a_run_is_told_from_its_configuration_to_its_test(config: Config, notes:
     assert "test/per_class_accuracy" not in told[5][1]
 
 
-def test_steps_go_on_over_the_fits_of_a_run(config: Config, notes: type[Notes], tmp_path: Path) -> None:
+def test_steps_continue_over_the_fits_of_a_run(config: Config, notes: type[Notes], tmp_path: Path) -> None:
     execute(config, tmp_path / "teacher")
     execute(config.replace(teacher=str(tmp_path / "teacher"), method="fitnet", epochs=4), track="notes")
     logged = [(what, {name.split("/")[0] for name in rest[0]}) for what, *rest in notes.told if what[:3] == "log"]
@@ -100,13 +100,13 @@ def test_steps_go_on_over_the_fits_of_a_run(config: Config, notes: type[Notes], 
     assert any(name.startswith("settings.") for name in values)
 
 
-def test_the_two_calls_take_it_too(tiny_data: Data, tiny_model: Net, taught: Net, notes: type[Notes]) -> None:
+def test_train_and_distill_accept_trackers(tiny_data: Data, tiny_model: Net, taught: Net, notes: type[Notes]) -> None:
     tutelage.train(tiny_model(), tiny_data, epochs=1, device="cpu", track="notes")
     tutelage.distill(taught(), tiny_model(), tiny_data, epochs=1, device="cpu", track=" notes ")
     assert [what for what, *_ in notes.told].count("finish") == 2
 
 
-def test_a_stopped_run_tells_its_earlier_epochs_again(config: Config, notes: type[Notes], tmp_path: Path) -> None:
+def test_a_resumed_run_reports_its_earlier_epochs_again(config: Config, notes: type[Notes], tmp_path: Path) -> None:
     def stop(record: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
@@ -123,7 +123,7 @@ def test_a_stopped_run_tells_its_earlier_epochs_again(config: Config, notes: typ
     assert notes.told == []
 
 
-def test_who_follows_is_no_part_of_the_run(config: Config, notes: type[Notes], tmp_path: Path) -> None:
+def test_trackers_do_not_change_the_identity_of_a_run(config: Config, notes: type[Notes], tmp_path: Path) -> None:
     whole, followed = execute(config, tmp_path / "a"), execute(config, tmp_path / "b", track="notes")
     assert without_clock(followed.metrics) == without_clock(whole.metrics)
     for name in ("student.safetensors", "config.yaml", "inputs.json"):
@@ -135,7 +135,7 @@ def test_who_follows_is_no_part_of_the_run(config: Config, notes: type[Notes], t
 
 
 @pytest.mark.parametrize("at", ["made", "start", "configuration", "log 1", "log 2", "finish"])
-def test_one_that_fails_is_left_out_with_one_warning(
+def test_a_tracker_that_fails_is_left_out_with_one_warning(
     at: str, config: Config, notes: type[Notes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -151,7 +151,7 @@ def test_one_that_fails_is_left_out_with_one_warning(
     assert other.told[-1] == ("finish",)
 
 
-def test_unknown_and_absent_trackers_are_refused_before_anything_is_done(
+def test_unknown_and_uninstalled_trackers_are_refused_first(
     config: Config, tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
@@ -182,7 +182,7 @@ def scalars() -> Callable[[Path], dict[str, list[tuple[int, float]]]]:
     return read
 
 
-def test_tensorboard_reads_what_was_measured_also_after_a_stop(config: Config, tmp_path: Path, scalars: Any) -> None:
+def test_tensorboard_reads_the_metrics_also_after_a_stop(config: Config, tmp_path: Path, scalars: Any) -> None:
     out = tmp_path / "run"
 
     def stop(record: dict[str, Any]) -> None:
@@ -203,7 +203,7 @@ def test_tensorboard_reads_what_was_measured_also_after_a_stop(config: Config, t
     assert execute(config, out).metrics == result.metrics  # and the folder is still this run's
 
 
-def test_a_folder_of_a_run_that_never_trained_may_hold_its_tracking(
+def test_a_folder_of_a_run_that_never_trained_may_contain_tracking_files(
     config: Config, tmp_path: Path, scalars: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the tracker's start and the first checkpoint."""
@@ -217,7 +217,7 @@ def test_a_folder_of_a_run_that_never_trained_may_hold_its_tracking(
     assert json.loads((out / "result.json").read_text())["test"]
 
 
-def test_files_need_a_folder(config: Config, scalars: Any, refused: Any) -> None:
+def test_trackers_that_write_files_need_a_folder(config: Config, scalars: Any, refused: Any) -> None:
     with refused("'tensorboard' writes files", "out="):
         execute(config, track="tensorboard")
 
