@@ -1,4 +1,4 @@
-"""What many tests share: tiny data, tiny networks, and a few ways to look at them."""
+"""Shared fixtures: tiny data sets, tiny networks, and helpers that inspect them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run depends on its configuration alone, whatever torch settings its caller has changed."""
+"""Torch settings of the caller do not affect a run."""
 
 from __future__ import annotations
 

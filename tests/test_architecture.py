@@ -1,4 +1,4 @@
-"""The house: rooms import from those below them only, and there is one training loop."""
+"""Packages import only from those below them, and there is one training loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 SRC = Path(__file__).resolve().parent.parent / "src" / "tutelage"
 
-# From the ground up. A room may import from those before it.
+# From the lowest level up. A package may import from those before it.
 ROOMS = (
     ["text"],
     ["errors"],
@@ -37,7 +37,7 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 FILES = sorted(SRC.rglob("*.py"))
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(SRC).parts[0].removesuffix(".py")
 
 
@@ -62,14 +62,14 @@ def imports(path: Path, *, module_level_only: bool = False) -> set[str]:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
-def test_a_room_imports_only_from_those_below_it(path: Path) -> None:
-    own = LEVEL[room_of(path)]
+def test_a_package_imports_only_from_those_below_it(path: Path) -> None:
+    own = LEVEL[package_of(path)]
     upwards = [name for name in imports(path) if name.startswith("tutelage.") and LEVEL[name.split(".")[1]] > own]
     assert not upwards
     sideways = [
         name
         for name in imports(path)
-        if name.startswith("tutelage.") and LEVEL[name.split(".")[1]] == own and name.split(".")[1] != room_of(path)
+        if name.startswith("tutelage.") and LEVEL[name.split(".")[1]] == own and name.split(".")[1] != package_of(path)
     ]
     assert not sideways
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, where it stops, and with which code."""
+"""The command line: its output, its errors and its exit codes."""
 
 from __future__ import annotations
 

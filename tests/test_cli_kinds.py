@@ -1,4 +1,4 @@
-"""The command line on data, tasks and networks of other kinds than classified images."""
+"""The command line on data, tasks and networks other than image classification."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_vectors_without_labels_are_distilled(run: Command, arrays: None) -> Non
     assert "without a label" in out
 
 
-# --- pictures without labels
+# --- unlabelled images
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_a_network_without_a_teacher_needs_labels(run: Command, pictures: None) 
     assert "no sample of folder:flat has a label, and there is no teacher" in err
 
 
-# --- what is there
+# --- lists
 
 
 def test_methods_are_listed_with_task_and_evidence(run: Command) -> None:
@@ -199,7 +199,7 @@ def test_tasks_are_listed_with_their_metrics(run: Command) -> None:
     assert next(iter(listed["clustering"]["metrics"])) == "nmi"
 
 
-# --- evaluate knows the task of a run
+# --- evaluation of runs of other tasks
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What killed writers leave behind, and folders that are taken away from under a writer."""
+"""Temporary files of killed writers, and folders that are removed while a process writes to them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML, TOML and JSON of strangers: plain values, or one line."""
+"""Untrusted YAML, TOML and JSON gives plain values or an error of one line."""
 
 from __future__ import annotations
 

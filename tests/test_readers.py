@@ -1,4 +1,4 @@
-"""Whatever a file holds, reading it gives a good value or an error of one line: any JSON, and valid files changed."""
+"""Reading any JSON, or a changed valid file, gives a valid value or an error of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does."""
+"""SIGTERM and SIGHUP end a command like Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which code runs: what the user typed in this command, never what only a file of somebody else names."""
+"""Only code that the user named in the command is imported, not code that only a file names."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def test_compare_imports_nothing_that_a_run_names(run: Run, gift: Path, spec: st
     assert "gift" not in sys.modules
 
 
-# --- folders that cannot be written to
+# --- folders that are not writable
 
 
 def test_finished_folders_on_a_read_only_medium_are_evaluated_exported_reported_and_compared(

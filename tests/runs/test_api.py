@@ -1,4 +1,4 @@
-"""The two calls from a notebook: objects handed over in place of names."""
+"""``distill`` and ``train`` called from Python, with objects in place of names."""
 
 from __future__ import annotations
 
@@ -348,7 +348,7 @@ def test_invalid_fields(
         tutelage.train(tiny_model().module, tiny_data, **{"epochs": 1, **fields})
 
 
-# --- the command that a result names
+# --- the command recorded in a result
 
 
 COMMANDS: dict[str, dict[str, Any]] = {
@@ -432,7 +432,7 @@ def test_a_model_given_to_a_learner_is_not_wrapped_twice(tiny_data: Data, tiny_m
     assert set(model.module.state_dict()) == names
 
 
-# --- the network that is given back, and networks that cannot be trained
+# --- the returned network, and networks that cannot be trained
 
 
 class Stats(nn.Module):

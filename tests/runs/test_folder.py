@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, whose it is, and what is never done to it."""
+"""The folder of a run: its content, the run that it belongs to, and folders that must not be changed."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def epochs(folder: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
-# --- what is in it
+# --- content
 
 
 def test_a_finished_run_contains_the_documented_files(config: Config, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_training_does_not_read_the_test_split(config: Config, tiny_data: Data, 
     assert numbers(one)["test"] != numbers(two)["test"]
 
 
-# --- whose it is
+# --- which run it belongs to
 
 
 def test_a_finished_run_is_read_back_without_training(config: Config, tmp_path: Path, state_of: Any) -> None:

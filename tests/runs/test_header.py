@@ -1,4 +1,4 @@
-"""What a weights file and the result beside it must say for its network to be opened."""
+"""The header of a weights file, and the hash in the result beside it."""
 
 from __future__ import annotations
 

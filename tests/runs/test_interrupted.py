@@ -1,4 +1,4 @@
-"""Runs whose folder holds leftovers, is taken away, runs full, or is on a medium that cannot be written."""
+"""Runs whose folder has leftover files, is removed, is on a full disk, or is read-only."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_comment_in_the_configuration_of_a_run_that_did_not_start_is_not_lost(
     assert execute(config, folder).metrics
 
 
-# --- a folder that is taken away meanwhile
+# --- a folder that is removed during the run
 
 
 def remove(folder: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_full_disk_at_any_write_is_reported_and_the_run_resumes(
     assert execute(config, folder).metrics["test"]["samples"] == 16
 
 
-# --- a medium that cannot be written
+# --- a read-only medium
 
 
 def test_a_finished_run_on_a_read_only_medium_is_read_back(

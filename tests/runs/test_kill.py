@@ -1,4 +1,4 @@
-"""A real process, killed for good at moments it cannot choose, and started again with the same command."""
+"""A process that is killed at random moments and started again with the same command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A student is loaded in plain PyTorch by the lines beside it, and gives the same numbers."""
+"""The loading script runs a student in plain PyTorch with the same outputs."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_settings_are_checked_before_anything_else(
     assert not (tmp_path / "run").exists()
 
 
-# --- a method from outside: one file and one entry point
+# --- a method of another package: one file and one entry point
 
 SMOOTHED = dedent(
     '''

@@ -1,4 +1,4 @@
-"""What a run needs of labels and of teachers follows from what its terms read."""
+"""Which labels and teacher outputs a run requires follows from what its terms read."""
 
 from __future__ import annotations
 

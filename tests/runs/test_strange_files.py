@@ -134,7 +134,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     assert read_file(tmp_path / "link") == b"12345"
 
 
-# --- links that lead to files of the user's
+# --- links to files of the user's
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -173,7 +173,7 @@ def test_a_link_in_a_study_folder_is_never_written_through(
     assert not there or precious.read_text() == "mine"
 
 
-# --- checkpoints of somebody else, whole by their checksum
+# --- checkpoints of another program with valid checksums
 
 
 BAD_STATES: dict[str, Any] = {

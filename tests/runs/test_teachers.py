@@ -1,4 +1,4 @@
-"""What is said of a teacher before training starts: its labels, its normalisation, its accuracy, its cost."""
+"""What is reported about a teacher before training: its labels, normalisation, accuracy and cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who follows a run is told what the run itself writes, and can do it no harm."""
+"""Experiment trackers get what the run writes, and their failures do not affect it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def without_clock(metrics: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in metrics.items() if name not in ("seconds", "cost")}
 
 
-# --- what is told
+# --- what is reported
 
 
 def test_a_tracker_gets_configuration_epochs_and_test_metrics(config: Config, notes: type[Notes]) -> None:
@@ -131,7 +131,7 @@ def test_trackers_do_not_change_the_identity_of_a_run(config: Config, notes: typ
     assert "track" not in followed.metrics["command"]
 
 
-# --- what goes wrong
+# --- failures
 
 
 @pytest.mark.parametrize("at", ["made", "start", "configuration", "log 1", "log 2", "finish"])
