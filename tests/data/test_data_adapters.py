@@ -166,7 +166,7 @@ def test_what_cannot_be_taken_is_refused_with_what_can(refused, value, pieces):
 
 
 def test_pairs_that_are_none_are_refused(refused):
-    with refused("train split", "no pair (images, labels)"):
+    with refused("train split", "not a pair (images, labels)"):
         Data.from_arrays(IMAGES)
     with refused("a test split already", "0.3"):
         Data.from_arrays(PAIR, TEST, test_share=0.3)

@@ -471,7 +471,7 @@ def test_names_that_are_no_utf_8(tmp_path: Path, refused: Callable[..., Any]) ->
             (tmp_path / part / name).mkdir(parents=True)
             Image.new("L", (8, 8)).save(tmp_path / part / name / "a.png")
             (tmp_path / part / name / "b.\udcff").touch()
-    with refused("the name 'caf\\udce9' cannot be kept", "rename it"), pytest.warns(TutelageWarning):
+    with refused("the name 'caf\\udce9' cannot be stored", "rename it"), pytest.warns(TutelageWarning):
         open_data(f"folder:{tmp_path}")
     for part in ("train", "test"):
         (tmp_path / part / "caf\udce9").rename(tmp_path / part / "café")

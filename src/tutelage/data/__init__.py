@@ -1,9 +1,9 @@
-"""Data sets: where they come from, what is done to their labels on purpose, how batches are made of them.
+"""Data sets: how they are read, conditions such as label noise and class imbalance, and batches.
 
-``open_data`` names a data set; it has a training and a test split and maybe a validation split, images as uint8
-and labels that are hard, soft or absent. Conditions (wrong labels as ``SymmetricNoise``, few samples as ``Subset``,
-rare classes as ``PowerLawImbalance``) turn one data set into another and leave a record. ``Batches`` goes through a
-split in an order that (seed, epoch) alone decides.
+``open_data`` opens a data set by name: a training and a test split, optionally a validation split, with images as uint8
+and labels that are hard, soft or missing. Conditions (label noise as ``SymmetricNoise``, few samples as ``Subset``,
+class imbalance as ``PowerLawImbalance``) turn one data set into another and add to its record. ``Batches`` iterates
+over a split in an order that depends only on (seed, epoch).
 """
 
 from tutelage.data.batch import Batch

@@ -1,4 +1,4 @@
-"""What a network is shown in one step."""
+"""The batch of one training step."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ class Batch:
     """One batch, already on the device.
 
     Attributes:
-        inputs: (B, C, H, W) float32, raw pixels in [0, 1], or what the data's modality gives; every model carries its
-            own normalisation.
-        targets: (B,) int64 class numbers, ``-1`` where a sample has no label; or (B, C) float32 soft labels; or what
-            the data's ``targets`` say.
-        index: (B,) int64, each sample's place in the training (or test) part of its data set.
-        key: (B, 2) int64 on the host: each sample's ``index``, and which of the data set's enumerable augmentations it
-            was given. What is kept about an image is found by it, without waiting for the device. ``None`` for inputs
-            that are none of them.
-        weight: (B,) float32, how much each sample counts: a mean over the batch is that of weight x value. ``None`` is
+        inputs: (B, C, H, W) float32, raw pixels in [0, 1], or the inputs of the data's modality; every model contains
+            its own normalisation.
+        targets: (B,) int64 class numbers, ``-1`` for a sample without a label; or (B, C) float32 soft labels; or
+            labels of another kind of ``targets``.
+        index: (B,) int64, each sample's ``Split.index``: its position in the split it was loaded from.
+        key: (B, 2) int64 on the host: each sample's ``index``, and the number of its view (augmentation). It is the
+            key of cached teacher outputs, on the host so that a look-up does not synchronise with the device. ``None``
+            for inputs that are not views of stored samples.
+        weight: (B,) float32, the weight of each sample: a mean over the batch is that of weight x value. ``None`` means
             1 for each.
         second: (B, C, H, W) float32, the same samples under another view, drawn independently; ``None`` unless a source
-            asks for it.
+            needs it.
     """
 
     inputs: Tensor

@@ -1,4 +1,4 @@
-"""A data set: its splits, what its inputs look like, and what was done to it."""
+"""A data set: its splits, and the record of the conditions applied to it."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ ArrayLike = Tensor | NDArray[Any]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
-    """A data set with its classes, its splits and the record of what was done to it.
+    """A data set: class names, splits, augmentation and record.
 
-    Arrays are checked as those of files are: NumPy arrays become tensors, other integers int64, and floats in [0, 1]
-    uint8, which the record says.
+    Arrays are checked like those of files: NumPy arrays become tensors, integer labels int64, and float images in
+    [0, 1] uint8 (noted in the record).
 
     Attributes:
-        name: what it was opened as, for instance ``"digits"``.
-        classes: the class names, in the order of the class numbers; of other targets the names of the labels, the
-            quantities or the symbols. None where no sample has a label and nobody has named them: a run takes those
+        name: the name it was opened by, for example ``"digits"``.
+        classes: the class names, in the order of the class numbers; for other targets the names of the labels,
+            quantities or symbols. Empty if no sample has a label and no names are given: a run then uses the classes
             of its teacher.
-        train, validation, test: the splits; ``validation`` is a held-out piece of the training split, or ``None``.
-        views: the augmentation its training inputs are given; none unless given.
-        record: what was done to it, in order, as plain JSON values (realised noise rates among them).
+        train, validation, test: the splits; ``validation`` is held out from the training split, or ``None``.
+        views: the augmentation of training inputs; none by default.
+        record: what was applied to the data, in order, as plain JSON values, for example realised noise rates.
     """
 
     name: str
@@ -57,24 +57,26 @@ class Data:
         for name in (self.name, *names):
             try:
                 check_plain(name)
-            except ValueError as error:  # of files whose names are in another encoding than UTF-8
-                raise TutelageError(f"{self.name}: the name {name!r:.80} cannot be kept: {error}; rename it") from None
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
-            places = ", ".join(str(place) for place, name in enumerate(names) if name == twice[0])
+            except ValueError as error:  # from file names that are not UTF-8
+                raise TutelageError(
+                    f"{self.name}: the name {name!r:.80} cannot be stored: {error}; rename it"
+                ) from None
+        if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+            places = ", ".join(str(place) for place, name in enumerate(names) if name == duplicates[0])
             raise TutelageError(
-                f"{self.name} has the class name {twice[0]!r:.80} more than once (classes {places}); "
+                f"{self.name} has the class name {duplicates[0]!r:.80} more than once (classes {places}); "
                 "give each class its own name"
             )
-        given = {**self.splits, "train": self.train, "test": self.test}
-        stored_splits = {part: checked(split, f"{part} split of {self.name}", names) for part, split in given.items()}
+        splits = {**self.splits, "train": self.train, "test": self.test}
+        stored_splits = {part: checked(split, f"{part} split of {self.name}", names) for part, split in splits.items()}
         shapes = {tuple(split.inputs.shape[1:]) for split in stored_splits.values()}
         if len(shapes) > 1:
             raise TutelageError(f"the splits of {self.name} have images of different shapes: {sorted(shapes)}")
         kinds = {(split.modality, split.targets) for split in stored_splits.values()}
         if len(kinds) > 1:
             raise TutelageError(f"the splits of {self.name} are of different kinds: {', '.join(map(str, kinds))}")
-        stored = {part: split.inputs for part, split in given.items()}
-        record = (*self.record, *_changes(stored_splits["train"].modality, stored))
+        inputs = {part: split.inputs for part, split in splits.items()}
+        record = (*self.record, *_changes(stored_splits["train"].modality, inputs))
         views = stored_splits["train"].modality.unaugmented if self.views is None else self.views
         for field, value in {"classes": names, "views": views, "record": record, **stored_splits}.items():
             object.__setattr__(self, field, value)
@@ -140,7 +142,7 @@ class Data:
         return f"Data({self.name!r}, {labels}, {sizes}, {inputs})"
 
     def with_class_names(self, classes: Sequence[str]) -> Data:
-        """The same data with these class names, if it has none."""
+        """The same data with these class names, unless it has names."""
         return self if self.classes else replace(self, classes=tuple(classes))
 
     @property
@@ -151,30 +153,30 @@ class Data:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, or labels, quantities or symbols: what a network has outputs for."""
+        """The number of classes, labels, quantities or symbols, which is the number of a network's outputs."""
         return len(self.classes)
 
     @property
     def modality(self) -> Modality:
-        """What the inputs are."""
+        """The kind of the inputs."""
         return self.train.modality
 
     @property
     def targets(self) -> Targets:
-        """What the labels are."""
+        """The kind of the labels."""
         return self.train.targets
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """The shape of one input as a network takes it: (C, H, W) of images."""
+        """The shape of one network input: (C, H, W) for images."""
         return self.modality.input_shape(tuple(self.train.inputs.shape[1:]))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of images, as a network takes them.
+        """The shape (C, H, W) of network inputs.
 
         Raises:
-            TutelageError: the inputs are no images.
+            TutelageError: the inputs are not images.
         """
         if len(self.input_shape) != 3:
             raise TutelageError(f"this needs images, and the inputs of {self.name} are {self.modality.noun}")
@@ -183,24 +185,24 @@ class Data:
 
     @cached_property
     def mean_std(self) -> MeanStd:
-        """What networks normalise the training split's inputs by: of images each channel's in [0, 1], both (C,).
+        """Mean and standard deviation for normalisation; for images by channel, of pixels in [0, 1], both (C,).
 
-        From every training sample in memory; from 10,000 of them, drawn with a fixed seed, where they are files.
-        A channel that never varies gets a standard deviation of 1, so that dividing by it is harmless.
+        Computed from all training samples in memory, or from 10,000 of them, drawn with a fixed seed, if in files.
+        A constant channel has a standard deviation of 1.
         """
         images = self.train.inputs
         if not isinstance(images, Tensor):
-            drawn = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))[:10_000]
-            chunks = torch.split(drawn, 256)
+            sampled = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))[:10_000]
+            chunks = torch.split(sampled, 256)
         else:
             chunks = torch.split(torch.arange(len(self.train)), 4096)
-        return self.modality.mean_std(images[places] for places in chunks)
+        return self.modality.mean_std(images[indices] for indices in chunks)
 
     def hold_out(self, fraction: float, seed: int = 0) -> Data:
-        """Move this fraction of the training split to ``validation``, class by class (a data set's own is kept).
+        """Move a fraction of the training split to ``validation``, stratified by class, unless there is one.
 
-        Every class keeps a training sample, so that one with a single sample is not held out from. Where no sample has
-        a label nothing is held out, since no epoch could be selected by it.
+        Every class keeps at least one training sample. If no sample has a label, nothing is held out, since it
+        could not be used for selection.
         """
         if self.validation is not None or fraction == 0:
             return self
@@ -212,19 +214,19 @@ class Data:
         size = round(fraction * len(labels))
         if size == len(labels):
             raise TutelageError(f"holding out {fraction} of {size} samples leaves none to train on; hold out less")
-        kept, held = stratified_split(labels, size, seed) if size else (labels, ())
-        if len(held) == 0:
+        remaining, held_out = stratified_split(labels, size, seed) if size else (labels, ())
+        if len(held_out) == 0:
             return self
         return replace(
             self,
-            train=self.train.subset(torch.from_numpy(kept)),
-            validation=self.train.subset(torch.from_numpy(held)),
-            record=(*self.record, {"hold_out": fraction, "seed": seed, "samples": len(held)}),
+            train=self.train.subset(torch.from_numpy(remaining)),
+            validation=self.train.subset(torch.from_numpy(held_out)),
+            record=(*self.record, {"hold_out": fraction, "seed": seed, "samples": len(held_out)}),
         )
 
     @property
     def fingerprint(self) -> str:
-        """Thirty-two hexadecimal digits that two data sets share only if a run on one is a run on the other.
+        """Thirty-two hexadecimal digits; two data sets with the same ones give the same runs.
 
         The first sixteen are those of the training split's images and labels (``Split.fingerprint``). The others cover
         the class names, the augmentation, the other splits, and each sample's index, clean label and trust.
@@ -254,10 +256,10 @@ class Data:
 
 
 def default_class_names(splits: Mapping[str, Split], what: str) -> tuple[str, ...]:
-    """The numbers of the classes as their names: those of the training labels or, without any, of the other splits'.
+    """Class numbers as class names, counted from the training labels or, if there are none, from the other splits.
 
     Raises:
-        TutelageError: no label tells how many there are, and networks cannot take the number from a teacher.
+        TutelageError: no sample has a label, and the targets are not classes, whose number a teacher could give.
     """
     sizes = {name: split.targets.num_classes(split.labels) for name, split in splits.items()}
     count = sizes["train"] or max(sizes.values())
@@ -267,7 +269,7 @@ def default_class_names(splits: Mapping[str, Split], what: str) -> tuple[str, ..
 
 
 def _changes(modality: Modality, inputs: Mapping[str, object]) -> list[dict[str, Any]]:
-    """What storing the inputs of these splits changes, for the record: the splits, by the name of the change."""
+    """Conversions that storing these inputs applies, for the record: the names of splits by conversion."""
     changes: dict[str, list[str]] = {}
     for part, values in inputs.items():
         if change := modality.conversion(values):

@@ -1,4 +1,4 @@
-"""The images of a split, in memory or in files, and the numbers that tell one image from another."""
+"""The images of a split, in memory or in files, and hashes that identify images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CODE = np.dtype("<u8")
+HASH_DTYPE = np.dtype("<u8")
 
 
 @runtime_checkable
 class Images(Protocol):
-    """Where a split's pixels are: on the device, or in files read as they are needed."""
+    """The images of a split that are read from files when needed."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -26,65 +26,65 @@ class Images(Protocol):
         ...
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        """The images at these places, (B, H, W, C) uint8."""
+        """The images at these indices, (B, H, W, C) uint8."""
         ...
 
-    def fingerprint(self, place: int) -> str | None:
-        """What tells this image from another without reading it; ``None`` where nothing does."""
+    def fingerprint(self, position: int) -> str | None:
+        """Text that identifies this image without reading it; ``None`` if there is none."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSubset:
-    """Some of the images of a larger set of files."""
+    """A subset of the images in files."""
 
     images: Images
-    places: Tensor
+    indices: Tensor
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(N, H, W, C)."""
-        return (len(self.places), *self.images.shape[1:])
+        return (len(self.indices), *self.images.shape[1:])
 
     def __getitem__(self, index: Tensor) -> Tensor:
-        return self.images[self.places[index]]
+        return self.images[self.indices[index]]
 
-    def fingerprint(self, place: int) -> str | None:
-        """The stamp that the image has in the larger set."""
-        return self.images.fingerprint(int(self.places[place]))
+    def fingerprint(self, position: int) -> str | None:
+        """The fingerprint in the full set."""
+        return self.images.fingerprint(int(self.indices[position]))
 
 
 def image_hashes(images: Tensor | Images) -> NDArray[Any] | None:
-    """A number for each image, another one for another image: (N,) uint64, never 0.
+    """A hash of each image: (N,) uint64, never 0.
 
-    It is made of the pixels of images in memory, and of the stamps of others; ``None`` where those have none.
+    Computed from the pixels of images in memory and from the fingerprints of others; ``None`` if those have none.
     """
     if isinstance(images, Tensor):
-        return _pixel_codes(images)
-    codes = np.empty(images.shape[0], CODE)
-    for place in range(len(codes)):
-        stamp = images.fingerprint(place)
-        if stamp is None:
+        return _pixel_hashes(images)
+    hashes = np.empty(images.shape[0], HASH_DTYPE)
+    for position in range(len(hashes)):
+        identity = images.fingerprint(position)
+        if identity is None:
             return None
-        codes[place] = int.from_bytes(hashlib.blake2b(os.fsencode(stamp), digest_size=8).digest(), "little")
-    return codes | CODE.type(1)
+        hashes[position] = int.from_bytes(hashlib.blake2b(os.fsencode(identity), digest_size=8).digest(), "little")
+    return hashes | HASH_DTYPE.type(1)
 
 
-def _pixel_codes(images: Tensor) -> NDArray[Any]:
-    """A number for each sample, another one for other values: (N, ...) to (N,) uint64, never 0."""
+def _pixel_hashes(images: Tensor) -> NDArray[Any]:
+    """A hash of the values of each sample: (N, ...) to (N,) uint64, never 0."""
     flat = images.cpu().reshape(len(images), -1).contiguous().view(torch.uint8)
     generator = torch.Generator().manual_seed(1)
     factors = torch.randint(2**62, (flat.shape[1],), generator=generator) * 2 + 1
-    codes = torch.cat([(part.to(torch.int64) * factors).sum(1) for part in torch.split(flat, 4096)])
-    return codes.numpy().view(CODE) | CODE.type(1)
+    hashes = torch.cat([(part.to(torch.int64) * factors).sum(1) for part in torch.split(flat, 4096)])
+    return hashes.numpy().view(HASH_DTYPE) | HASH_DTYPE.type(1)
 
 
 def fingerprint_bytes(images: Tensor | Images) -> Iterator[memoryview]:
-    """What a fingerprint of a split's images is made of: pixels in memory, else stamps, else the pixels as read."""
+    """The bytes for a split's fingerprint: pixels in memory, else hashes of fingerprints, else pixels as read."""
     if isinstance(images, Tensor):
         yield images.cpu().contiguous().numpy().data
-    elif (codes := image_hashes(images)) is not None:
-        yield codes.data
+    elif (hashes := image_hashes(images)) is not None:
+        yield hashes.data
     else:
-        for places in torch.split(torch.arange(images.shape[0]), 256):
-            yield images[places].cpu().contiguous().numpy().data
+        for indices in torch.split(torch.arange(images.shape[0]), 256):
+            yield images[indices].cpu().contiguous().numpy().data

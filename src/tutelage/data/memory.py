@@ -1,4 +1,4 @@
-"""What a file may unpack to: no more than fits into memory, and no more than packed data plausibly hold."""
+"""Limits on the unpacked size of files: the available memory, and a plausible compression ratio."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 from tutelage.errors import TutelageError
 
 RATIO = 100
-"""Packed data that claim to be so many times their size in the file are refused. Packed images rarely reach 20, and
-DEFLATE can reach 1032, where 10 MB unpack to 10 GB. [ours]"""
+"""Refuse compressed data that claim to be more than so many times as large as in the file. Compressed images rarely
+reach 20; DEFLATE can reach 1032, where 10 MB unpack to 10 GB. [ours]"""
 
 PLAUSIBLE = 2**30
-"""Bytes that packed data may have at any ratio. [ours]"""
+"""Bytes that compressed data may unpack to at any ratio. [ours]"""
 
 
 def check_unpacked(claimed: int, stored: int, what: str) -> None:
-    """Refuse packed data that would unpack to too much, before memory is taken for them.
+    """Refuse compressed data that would unpack to too much, before memory is allocated.
 
     Args:
-        claimed: their bytes in memory.
-        stored: their bytes in the file.
-        what: their name, for the error.
+        claimed: the size in memory, in bytes.
+        stored: the size in the file, in bytes.
+        what: the name of the data in the error message.
 
     Raises:
-        TutelageError: they do not fit into the memory that is available; or they have more than 1 GiB and are more than
-            100 times as large as in the file.
+        TutelageError: they do not fit into the available memory; or they exceed 1 GiB and are more than 100 times as
+            large as in the file.
     """
     if claimed > PLAUSIBLE and claimed > RATIO * stored:
         raise TutelageError(
@@ -36,11 +36,11 @@ def check_unpacked(claimed: int, stored: int, what: str) -> None:
 
 
 def check_fits(size: int, what: str, remedy: str) -> None:
-    """Refuse what would need more memory than is available.
+    """Refuse data that need more memory than is available.
 
     Args:
         size: bytes.
-        what: its name, for the error.
+        what: the name of the data in the error message.
         remedy: what the user can do about it.
     """
     available = available_memory()
@@ -52,14 +52,14 @@ def check_fits(size: int, what: str, remedy: str) -> None:
 
 
 def available_memory() -> int | None:
-    """Bytes that this process may still take; ``None`` where the system does not tell."""
-    known = []
+    """Bytes that this process can still allocate; ``None`` if the system does not say."""
+    limits = []
     with suppress(OSError, ValueError, LookupError):
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        known.append(int(fields["MemAvailable"].split()[0]) * 1024)
+        limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
     with suppress(OSError, ValueError):  # a container's limit
-        known.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(known, default=None)
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits, default=None)
 
 
 def _size(size: float) -> str:

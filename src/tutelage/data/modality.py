@@ -1,4 +1,4 @@
-"""What the inputs of a data set are: pixels, vectors, tokens, waveforms."""
+"""Modalities: the kind of a data set's inputs (images, vectors, tokens, waveforms)."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ SMALLEST_STD = 1e-6  # a channel that never varies is divided by 1
 
 @dataclass(frozen=True, slots=True)
 class Modality:
-    """From a stored sample to a network's input, a batch at a time, on the device.
+    """How stored samples become network inputs, a batch at a time, on the device.
 
-    The frame that each kind of input fills in. A stored batch is what a split's ``inputs[places]`` gives; a network
-    takes one tensor, whatever the kind.
+    The base class of each kind of input. A stored batch is ``split.inputs[indices]``; a network input is always one
+    tensor.
     """
 
     noun: ClassVar[str] = "inputs"
-    """What messages call several of them."""
+    """Their plural name in messages."""
 
     unit: ClassVar[str] = ""
-    """What a mean and a standard deviation are of, in words; empty where networks do not normalise."""
+    """The unit of mean and standard deviation, in words; empty if networks do not normalise."""
 
     unaugmented: ClassVar[Views] = NoAugmentation()
-    """The views of data that are not augmented."""
+    """The views of data without augmentation."""
 
     def augmented(self, stored: tuple[int, ...]) -> Views:
-        """The usual augmentation of samples of this stored shape; none unless a kind has one."""
+        """The default augmentation of samples of this stored shape; by default none."""
         return self.unaugmented
 
     def store(self, inputs: object, what: str) -> Tensor:
-        """An array or a tensor in memory as it is stored, (N, ...).
+        """Convert an array or a tensor to the stored form of inputs, (N, ...).
 
         Args:
             inputs: the values.
-            what: what an error calls them.
+            what: the name of the array in error messages.
 
         Raises:
             TutelageError: another shape, dtype or range; the text says which is expected.
@@ -53,23 +53,23 @@ class Modality:
         raise NotImplementedError(f"{type(self).__name__} must define store(inputs, what)")
 
     def check_files(self, inputs: Images, what: str) -> None:
-        """Refuse inputs that are read from files when they are needed, and have another shape than stored ones.
+        """Check inputs that are read from files when needed.
 
         Raises:
-            TutelageError: they have, or this kind is kept in memory alone.
+            TutelageError: their shape is wrong, or this kind of input must be in memory.
         """
-        raise TutelageError(f"{what} are no array; {self.noun} are kept in memory, as a tensor or a NumPy array")
+        raise TutelageError(f"{what} are not an array; {self.noun} must be in memory, as a tensor or a NumPy array")
 
     def conversion(self, inputs: object) -> str | None:
-        """What storing does to these values, for the record; ``None`` where they are kept as they are."""
+        """The name of the conversion that ``store`` applies, for the record; ``None`` if values do not change."""
         return None
 
     def arrange(self, stored: Tensor) -> Tensor:
-        """Stored inputs (B, ...) with the axes in the order that networks take."""
+        """Stored inputs (B, ...) with the order of axes that networks expect."""
         return stored
 
     def to_input(self, arranged: Tensor, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
-        """Arranged inputs as a network takes them."""
+        """Arranged inputs as network inputs."""
         return arranged
 
     def input_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
@@ -77,7 +77,7 @@ class Modality:
         return stored
 
     def mean_std(self, batches: Iterator[Tensor]) -> MeanStd:
-        """Mean and standard deviation of each channel that networks normalise by; 0 and 1 where they do not."""
+        """Mean and standard deviation of each channel that networks normalise by; 0 and 1 if they do not."""
         return (0.0,), (1.0,)
 
     def example(self, count: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
@@ -85,7 +85,7 @@ class Modality:
         return torch.full((count, *shape), 0.5, dtype=torch.float32, device=device)
 
     def model_arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
-        """The arguments about the input that a function that builds networks may take by name."""
+        """The keyword arguments about inputs that functions which build networks may take."""
         return {"input_shape": shape}
 
 
@@ -160,7 +160,7 @@ class Vectors(Modality):
         first = next(batches)
         if first.ndim != 2:
             return (0.0,), (1.0,)
-        return _mean_std(batch.double() for batch in _again(first, batches))
+        return _mean_std(batch.double() for batch in _prepend(first, batches))
 
     def model_arguments(self, shape: tuple[int, ...]) -> dict[str, Any]:
         """``in_features`` is D."""
@@ -169,11 +169,11 @@ class Vectors(Modality):
 
 @dataclass(frozen=True, slots=True)
 class Tokens(Modality):
-    """Token numbers (L,) int64; networks take them as they are.
+    """Token numbers (L,) int64; network inputs are the same.
 
     Attributes:
-        vocabulary: how many tokens there are, padding among them.
-        padding: the number that fills shorter texts.
+        vocabulary: the number of tokens, including padding.
+        padding: the token that fills shorter texts.
     """
 
     vocabulary: int
@@ -186,7 +186,7 @@ class Tokens(Modality):
         return as_integers(inputs, what, "token numbers (N, L)", low=0, high=self.vocabulary - 1)
 
     def example(self, count: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-        """Texts of one token, which is no padding."""
+        """Texts of one repeated token that is not padding."""
         token = int(self.padding == 0)
         return torch.full((count, *shape), token, dtype=torch.int64, device=device)
 
@@ -234,7 +234,7 @@ class Waveforms(Modality):
         return {"in_channels": 1, "length": shape[1], "rate": self.rate, "input_shape": shape}
 
 
-def _again(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
+def _prepend(first: Tensor, rest: Iterator[Tensor]) -> Iterator[Tensor]:
     yield first
     yield from rest
 

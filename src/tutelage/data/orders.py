@@ -1,4 +1,4 @@
-"""How the batches of an epoch are composed: which samples stand together."""
+"""Orders: which samples form the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.errors import TutelageError
 
 Order = Callable[[Tensor, int, torch.Generator], Tensor]
-"""``(labels, batch_size, generator)`` to the places in the split, (steps, batch) int64, of an epoch's batches."""
+"""``(labels, batch_size, generator)`` to an epoch's (steps, batch) int64 indices."""
 
 
 def shuffled(labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Every sample once, in a new order; a smaller last batch is left out."""
+    """Every sample once, in random order; a smaller last batch is left out."""
     steps = len(labels) // batch_size
     return torch.randperm(len(labels), generator=generator)[: steps * batch_size].view(steps, -1)
 
 
 def class_balanced(labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-    """The same number of every class in every batch, each class in turns of its own.
+    """As many samples of each class in each batch; the samples of a class are shuffled and repeated separately.
 
-    There are as many batches as in ``shuffled`` of samples with a label; those of a rare class come back often. Soft
-    labels count as their largest class, samples without a label are not shown. The batch is filled to the next lower
+    An epoch has as many batches as ``shuffled`` has for the labelled samples, so samples of rare classes are repeated.
+    Soft labels count as their largest class; samples without a label are left out. The batch size is rounded down to a
     multiple of the number of classes.
     """
     hard = hard_labels(labels)
     classes = torch.unique(hard[hard != UNLABELLED]).tolist()
-    each = batch_size // max(len(classes), 1)
-    if not each:
+    per_class = batch_size // max(len(classes), 1)
+    if not per_class:
         raise TutelageError(
             f"a batch of {batch_size} cannot hold one sample of each of {len(classes)} classes; take larger batches"
         )
-    steps = max(int((hard != UNLABELLED).sum()) // (each * len(classes)), 1)
-    columns = [_in_turns((hard == label).nonzero().squeeze(1), steps * each, generator) for label in classes]
+    steps = max(int((hard != UNLABELLED).sum()) // (per_class * len(classes)), 1)
+    columns = [_repeated((hard == label).nonzero().squeeze(1), steps * per_class, generator) for label in classes]
     # Classes alternate, so that several processes, which take every other column, get all of them too.
-    return torch.stack([column.view(steps, each) for column in columns], 2).flatten(1)
+    return torch.stack([column.view(steps, per_class) for column in columns], 2).flatten(1)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledFirst:
-    """So many samples with a label at the beginning of each batch, and others without one behind them.
+    """Labelled samples first in each batch, followed by unlabelled ones.
 
-    An epoch is one pass over the samples without a label; those with one come round in turns of their own. Where all
+    An epoch is one pass over the unlabelled samples; labelled samples are shuffled and repeated separately. If all
     samples have a label, or none has, the order is ``shuffled``.
 
     Attributes:
-        labelled: how many of a batch have a label; at least one, and fewer than the batch size.
+        labelled: labelled samples per batch; at least one, and fewer than the batch size.
     """
 
     labelled: int
 
     def __call__(self, labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-        """(steps, batch) places."""
+        """(steps, batch) indices."""
         has_one = labels != UNLABELLED if labels.ndim == 1 else torch.ones(len(labels), dtype=torch.bool)
         if has_one.all() or not has_one.any():
             return shuffled(labels, batch_size, generator)
@@ -67,8 +67,8 @@ class LabelledFirst:
             )
         rest = (~has_one).nonzero().squeeze(1)
         steps = max(len(rest) // without, 1)
-        first = _in_turns(has_one.nonzero().squeeze(1), steps * self.labelled, generator)
-        second = _in_turns(rest, steps * without, generator)
+        first = _repeated(has_one.nonzero().squeeze(1), steps * self.labelled, generator)
+        second = _repeated(rest, steps * without, generator)
         return torch.cat([first.view(steps, -1), second.view(steps, -1)], 1)
 
 
@@ -76,46 +76,48 @@ class LabelledFirst:
 class PK:
     """P x K batches: P classes, and K samples of each.
 
-    P is as many classes as the batch can hold, ``batch_size // each``, or all of them where there are fewer. Classes
-    are drawn in turns, and so are the samples of each class: no class and no sample is twice in a batch, except samples
-    of a class that has fewer than K. There are as many batches as in ``shuffled`` of samples with a label. Soft labels
-    count as their largest class, samples without a label are left out. The K samples of a class stand side by side.
+    P is as many classes as the batch can hold, ``batch_size // per_class``, or all classes if there are fewer. Classes
+    are shuffled and repeated, and so are the samples of each class: no class and no sample is twice in a batch, except
+    samples of a class with fewer than K. An epoch has as many batches as ``shuffled`` has for the labelled samples.
+    Soft labels count as their largest class, samples without a label are left out. The K samples of a class are adjacent.
 
     Attributes:
-        each: K, the samples of a class in a batch; at least 2.
+        per_class: K, the samples of a class in a batch; at least 2.
     """
 
-    each: int
+    per_class: int
 
     def __call__(self, labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
-        """(steps, P K) places."""
+        """(steps, P K) indices."""
         hard = hard_labels(labels)
         classes = torch.unique(hard[hard != UNLABELLED])
-        together = min(batch_size // max(self.each, 1), len(classes))
-        if self.each < 2 or together < 2:
+        together = min(batch_size // max(self.per_class, 1), len(classes))
+        if self.per_class < 2 or together < 2:
             raise TutelageError(
-                f"a batch of {batch_size} of {len(classes)} classes cannot hold {self.each} samples of each of two "
-                "classes; take at least 2 samples of a class, larger batches or data with more classes"
+                f"a batch of {batch_size} of {len(classes)} classes cannot hold {self.per_class} samples of each of "
+                "two classes; take at least 2 samples of a class, larger batches or data with more classes"
             )
-        steps = max(int((hard != UNLABELLED).sum()) // (together * self.each), 1)
-        chosen = _rows(torch.arange(len(classes)), steps, together, generator)
-        places = torch.empty(*chosen.shape, self.each, dtype=torch.int64)
+        steps = max(int((hard != UNLABELLED).sum()) // (together * self.per_class), 1)
+        classes_of_batches = _rows(torch.arange(len(classes)), steps, together, generator)
+        indices = torch.empty(*classes_of_batches.shape, self.per_class, dtype=torch.int64)
         for number, label in enumerate(classes):
-            turn = chosen == number
-            places[turn] = _rows((hard == label).nonzero().squeeze(1), int(turn.sum()), self.each, generator)
-        return places.flatten(1)
+            in_class = classes_of_batches == number
+            indices[in_class] = _rows(
+                (hard == label).nonzero().squeeze(1), int(in_class.sum()), self.per_class, generator
+            )
+        return indices.flatten(1)
 
 
-def _rows(places: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
-    """(count, size) of these places, in turns; none is twice in a row if there are ``size`` of them."""
-    whole = len(places) // size * size or len(places)
-    turns = -(-count * size // whole)
-    orders = [places[torch.randperm(len(places), generator=generator)[:whole]] for _ in range(turns)]
-    return torch.cat(orders)[: count * size].view(count, size) if orders else places.new_empty(0, size)
+def _rows(indices: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
+    """(count, size) of these indices, repeatedly shuffled; distinct in a row if there are ``size``."""
+    whole = len(indices) // size * size or len(indices)
+    repeats = -(-count * size // whole)
+    orders = [indices[torch.randperm(len(indices), generator=generator)[:whole]] for _ in range(repeats)]
+    return torch.cat(orders)[: count * size].view(count, size) if orders else indices.new_empty(0, size)
 
 
-def _in_turns(places: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` of these places: all of them in a new order, then all again in another one, and so on."""
-    turns = -(-count // len(places))
-    orders = [places[torch.randperm(len(places), generator=generator)] for _ in range(turns)]
+def _repeated(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` of these indices: all of them in random order, then all in another order, and so on."""
+    repeats = -(-count // len(indices))
+    orders = [indices[torch.randperm(len(indices), generator=generator)] for _ in range(repeats)]
     return torch.cat(orders)[:count]

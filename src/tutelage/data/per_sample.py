@@ -1,4 +1,4 @@
-"""State that every training sample has for itself, found by its index."""
+"""A state for each training sample, looked up by its index."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tutelage.errors import TutelageError
 
 
 class PerSample(nn.Module):
-    """A row of numbers for each sample of a split.
+    """A row of values for each sample of a split.
 
-    A sample is known by its ``Split.index``, which is no row number: the split may be a subset, or carry the numbers of
-    a published set.
+    A sample is identified by its ``Split.index``, which is not a row number: the split may be a subset, or its samples
+    may have the numbers of a published set.
 
     Args:
         split: the split.
@@ -24,23 +24,23 @@ class PerSample(nn.Module):
     """
 
     values: Tensor
-    known: Tensor
+    sorted_index: Tensor
     order: Tensor
 
     def __init__(self, split: Split, values: Tensor) -> None:
         super().__init__()
         if len(values) != len(split):
             raise ValueError(f"{len(split)} samples need as many rows of values, got {len(values)}")
-        known, order = split.index.sort()
-        if bool((known[1:] == known[:-1]).any()):
-            twice = int(known[1:][known[1:] == known[:-1]][0])
+        sorted_index, order = split.index.sort()
+        if bool((sorted_index[1:] == sorted_index[:-1]).any()):
+            twice = int(sorted_index[1:][sorted_index[1:] == sorted_index[:-1]][0])
             raise TutelageError(
                 f"sample {twice} is in the training split twice; a state per sample needs each one once"
             )
         self.register_buffer("values", values.clone())
-        self.register_buffer("known", known.clone(), persistent=False)
+        self.register_buffer("sorted_index", sorted_index.clone(), persistent=False)
         self.register_buffer("order", order, persistent=False)
 
     def rows(self, index: Tensor) -> Tensor:
         """The rows of these samples in ``values``: (B,) ``Batch.index`` to (B,) int64, both on the same device."""
-        return self.order[torch.searchsorted(self.known, index)]
+        return self.order[torch.searchsorted(self.sorted_index, index)]

@@ -1,4 +1,4 @@
-"""One part of a data set: inputs, labels, and the checks of both."""
+"""A split of a data set: inputs, labels, and their checks."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tutelage.text import value_text
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """One part of a data set.
+    """A split of a data set.
 
     Attributes:
         inputs: as they are stored, of images (N, H, W, C) uint8: a tensor, or ``ImageFiles`` that are read
             batch by batch.
         labels: (N,) int64 class numbers, ``-1`` for no label; or (N, C) float32 soft labels; or as ``targets`` says.
-        index: (N,) int64, each sample's place in the split it was loaded from, or its number in a published set.
+        index: (N,) int64, each sample's position in the split it was loaded from, or its number in a published set.
         clean_labels: (N,) int64, the labels before any condition was applied. For analysis, never for training.
-        trusted: (N,) bool, samples whose label somebody has checked: noise leaves them alone, and a method may train
-            by them. ``None`` where nobody has.
-        modality: what the inputs are.
-        targets: what the labels are.
+        trusted: (N,) bool, samples whose label was verified: label noise does not change them, and a method may rely
+            on them. ``None`` if there are none.
+        modality: the kind of the inputs.
+        targets: the kind of the labels.
     """
 
     inputs: Tensor | Images
@@ -74,13 +74,13 @@ class Split:
 
     @property
     def corrupted(self) -> Tensor:
-        """(N,) bool: where the label given differs from the clean one (an absent label is not a wrong one)."""
-        given = self.targets.classes(self.labels)
-        return (given != self.clean_labels) & (given >= 0)
+        """(N,) bool: samples whose label differs from the clean one (a missing label does not count)."""
+        classes = self.targets.classes(self.labels)
+        return (classes != self.clean_labels) & (classes >= 0)
 
     @property
     def noise_rate(self) -> float:
-        """The share of the samples with a label whose label is wrong; 0 where no sample has one."""
+        """The share of wrong labels among labelled samples; 0 if no sample has a label."""
         return int(self.corrupted.sum()) / max(int(self.targets.labelled(self.labels).sum()), 1)
 
     @property
@@ -94,26 +94,26 @@ class Split:
             digest.update(content)
         return digest.hexdigest()[:16]
 
-    def subset(self, places: Tensor) -> Split:
-        """The samples at these places of this split, in this order; their ``index`` is kept."""
-        inputs = self.inputs[places] if isinstance(self.inputs, Tensor) else ImageSubset(self.inputs, places)
+    def subset(self, indices: Tensor) -> Split:
+        """The samples at these indices of this split, in this order; their ``index`` is kept."""
+        inputs = self.inputs[indices] if isinstance(self.inputs, Tensor) else ImageSubset(self.inputs, indices)
         return replace(
             self,
             inputs=inputs,
-            labels=self.labels[places],
-            index=self.index[places],
-            clean_labels=self.clean_labels[places],
-            trusted=None if self.trusted is None else self.trusted[places],
+            labels=self.labels[indices],
+            index=self.index[indices],
+            clean_labels=self.clean_labels[indices],
+            trusted=None if self.trusted is None else self.trusted[indices],
         )
 
 
 def split_from_arrays(pair: object, what: str, modality: Modality, targets: Targets) -> Split:
     """A split from a pair of arrays."""
     if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise TutelageError(f"the {what} is no pair ({modality.noun}, labels): {value_text(pair)}")
+        raise TutelageError(f"the {what} is not a pair ({modality.noun}, labels): {value_text(pair)}")
     inputs = modality.store(pair[0], f"the array of {modality.noun} of the {what}")
-    given = targets.unlabelled(len(inputs)) if pair[1] is None else pair[1]
-    labels = targets.store(given, f"the array of labels of the {what}")
+    labels = targets.unlabelled(len(inputs)) if pair[1] is None else pair[1]
+    labels = targets.store(labels, f"the array of labels of the {what}")
     _check_sizes(inputs, labels, what, modality)
     return Split.of(inputs, labels, modality, targets)
 
@@ -122,7 +122,7 @@ def checked(split: object, what: str, classes: Sequence[str]) -> Split:
     """The split with its tensors as ``Split`` has them; one that no network could be trained on is refused."""
     if not isinstance(split, Split):
         raise TutelageError(
-            f"the {what} is a {type(split).__name__}; make parts with Split.of(images, labels), or all of them with "
+            f"the {what} is a {type(split).__name__}; make splits with Split.of(images, labels), or all of them with "
             "Data.from_arrays((images, labels))"
         )
     modality, targets = split.modality, split.targets

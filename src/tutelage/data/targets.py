@@ -1,4 +1,4 @@
-"""What is known of each sample: a class, several labels, numbers, a string."""
+"""Kinds of targets: one class, several labels, quantities or a string per sample."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from tutelage.data.batch import UNLABELLED, hard_labels
 from tutelage.data.views import Views
 from tutelage.errors import TutelageError
 
-MOST_SYMBOLS = 100_000
+MAX_SYMBOLS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The form of a split's labels: the frame that each kind of target fills in."""
+    """The form of a split's labels; the base class of each kind of targets."""
 
     task: ClassVar[str]
-    """What is asked of a network on such data, unless the method asks for something else."""
+    """The name of the task for such data, unless the method names another one."""
 
     noun: ClassVar[str]
-    """What messages call them."""
+    """Their name in messages."""
 
     single_label: ClassVar[bool] = False
-    """Whether a sample has one class, so that labels can be wrong and classes rare."""
+    """Whether each sample has one class, as label noise and class imbalance require."""
 
     def store(self, labels: object, what: str) -> Tensor:
-        """An array or a tensor as labels are stored, (N, ...).
+        """Convert an array or a tensor to the stored form of labels, (N, ...).
 
         Raises:
             TutelageError: another shape, dtype or range; the text says which is expected.
@@ -39,33 +39,33 @@ class Targets:
         raise NotImplementedError(f"{type(self).__name__} must define store(labels, what)")
 
     def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
-        """Refuse stored labels that do not fit the names of the classes, or of whatever they number.
+        """Refuse stored labels that do not fit the names of the classes, labels, quantities or symbols.
 
         Raises:
-            TutelageError: with the number of names and the one that is expected.
+            TutelageError: with the number of names and the expected number.
         """
 
     def unlabelled(self, samples: int) -> Tensor:
-        """The labels of so many samples without any.
+        """The labels of unlabelled samples.
 
         Raises:
-            TutelageError: of this kind, nothing would tell how many labels a sample has.
+            TutelageError: the number of labels per sample would be unknown, unless samples have one class.
         """
         raise TutelageError(
-            f"{self.noun} cannot be left out: nothing tells how many there are; mark each one as unknown, -1 or of "
-            "quantities NaN"
+            f"{self.noun} cannot be left out, since their number would be unknown; mark each one as unknown: -1, or "
+            "NaN for quantities"
         )
 
     def num_classes(self, labels: Tensor) -> int:
-        """How many names these labels need: of labels in columns, their number."""
+        """How many names these labels need; by default the number of columns."""
         return labels.shape[1]
 
     def classes(self, labels: Tensor) -> Tensor:
-        """The class of each sample, (N,) int64; ``-1`` where it has none, as every sample of other kinds."""
+        """The class of each sample, (N,) int64; ``-1`` for none, as for all samples of other kinds of targets."""
         return torch.full((len(labels),), UNLABELLED, device=labels.device)
 
     def strata(self, labels: Tensor) -> Tensor:
-        """What a held-out split is stratified by, (N,) int64: the class, or nothing."""
+        """The classes (N,) int64 that a held-out split is stratified by; -1 if there are none."""
         return self.classes(labels)
 
     def labelled(self, labels: Tensor) -> Tensor:
@@ -73,11 +73,11 @@ class Targets:
         return self.classes(labels) != UNLABELLED
 
     def transformed(self, labels: Tensor, views: Views, view: Tensor) -> Tensor:
-        """The labels (B, ...) of inputs that are shown under these views (B,): the same, unless a kind has places."""
+        """The labels (B, ...) of inputs under these views (B,); by default unchanged."""
         return labels
 
     def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
-        """How many samples of a split have each of the names."""
+        """How many samples of a split have each name."""
         return [len(labels)] * len(names)
 
 
@@ -120,7 +120,7 @@ class Classes(Targets):
         return hard_labels(labels)
 
     def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
-        """How many samples each class has; those without a label count for none."""
+        """How many samples each class has; unlabelled samples are not counted."""
         return class_counts(labels, len(names))
 
 
@@ -134,9 +134,9 @@ class MultiLabel(Targets):
     def store(self, labels: object, what: str) -> Tensor:
         """(N, C) numbers or booleans, 0, 1 or -1, to float32."""
         stored = as_floats(labels, what, "several labels a sample (N, C) of 0, 1 or -1", axes=(2,), missing=False)
-        strange = stored[(stored != 0) & (stored != 1) & (stored != UNLABELLED)]
-        if len(strange):
-            raise TutelageError(f"{what} has the value {float(strange[0]):g}; labels are 0, 1, or -1 for unknown")
+        invalid = stored[(stored != 0) & (stored != 1) & (stored != UNLABELLED)]
+        if len(invalid):
+            raise TutelageError(f"{what} has the value {float(invalid[0]):g}; labels are 0, 1, or -1 for unknown")
         return stored
 
     def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
@@ -144,7 +144,7 @@ class MultiLabel(Targets):
         _check_columns(labels, what, names, "labels")
 
     def labelled(self, labels: Tensor) -> Tensor:
-        """Where at least one label is known."""
+        """Samples with at least one known label."""
         return (labels != UNLABELLED).any(1)
 
     def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
@@ -169,11 +169,11 @@ class Quantities(Targets):
         _check_columns(labels, what, names, "quantities")
 
     def labelled(self, labels: Tensor) -> Tensor:
-        """Where at least one quantity is known."""
+        """Samples with at least one known quantity."""
         return (~labels.isnan()).any(1)
 
     def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:
-        """Of how many samples each quantity is known."""
+        """How many samples have each quantity."""
         return (~labels.isnan()).sum(0).tolist()
 
 
@@ -186,7 +186,7 @@ class Strings(Targets):
 
     def store(self, labels: object, what: str) -> Tensor:
         """(N, L) integers to int64."""
-        return as_integers(labels, what, "strings of symbol numbers (N, L)", low=UNLABELLED, high=MOST_SYMBOLS)
+        return as_integers(labels, what, "strings of symbol numbers (N, L)", low=UNLABELLED, high=MAX_SYMBOLS)
 
     def check(self, labels: Tensor, what: str, names: Sequence[str]) -> None:
         """Symbol numbers below ``len(names)``."""
@@ -199,7 +199,7 @@ class Strings(Targets):
         return int(labels.max()) + 1 if len(labels) else 0
 
     def labelled(self, labels: Tensor) -> Tensor:
-        """Where at least one symbol is known."""
+        """Samples with at least one known symbol."""
         return (labels != UNLABELLED).any(1)
 
     def counts(self, labels: Tensor, names: Sequence[str]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Numbered augmentations: each can be named, stored and replayed."""
+"""Views: numbered augmentations, whose results can be cached and replayed."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from tutelage.errors import TutelageError
 class Views(Protocol):
     """The augmentations of a data set, by number: view ``v`` of sample ``i`` is always the same input.
 
-    So a teacher's output for ``(i, v)`` can be stored, and an interrupted run replays the same inputs.
+    So a teacher's output for ``(i, v)`` can be cached, and a resumed run has the same inputs.
     """
 
     @property
     def count(self) -> int:
-        """How many views there are."""
+        """The number of views."""
         ...
 
     @property
     def identity(self) -> int:
-        """The number of the view that is the sample itself."""
+        """The number of the view that leaves the sample unchanged."""
         ...
 
     def limited(self, count: int) -> Views:
-        """At most so many of these views, the sample itself among them."""
+        """At most ``count`` of these views, including the unchanged sample."""
         ...
 
     def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
-        """Apply view ``view[b]`` to stored sample ``b``: (B, ...) and (B,) int64 to (B, ...), stored samples too."""
+        """Apply view ``view[b]`` to stored sample ``b``: (B, ...) and (B,) int64 to (B, ...)."""
         ...
 
     def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Where a point goes: (B, 2) pixels to the right and down, and (B,) bool, whether it is mirrored first."""
+        """The shift (B, 2) in pixels to the right and down, and (B,) bool, whether the image is mirrored first."""
         ...
 
     def settings(self) -> dict[str, Any]:
-        """What tells these views from others, as plain JSON values."""
+        """Settings that identify these views, as plain JSON values."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class NoAugmentation:
-    """No augmentation: the only view of a sample is the sample."""
+    """No augmentation: the only view of a sample is the sample itself."""
 
     @property
     def count(self) -> int:
@@ -61,15 +61,15 @@ class NoAugmentation:
         return 0
 
     def limited(self, count: int) -> NoAugmentation:
-        """One view cannot be limited further."""
+        """The same, since there is one view only."""
         return self
 
     def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
-        """(B, ...) as it is."""
+        """(B, ...), unchanged."""
         return stored
 
     def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Nothing moves."""
+        """No shift and no mirroring."""
         return torch.zeros(len(view), 2, device=view.device), torch.zeros_like(view, dtype=torch.bool)
 
     def settings(self) -> dict[str, Any]:
@@ -82,13 +82,13 @@ class CropsAndFlips:
     """Every crop of an image padded by ``pad`` black pixels, and, if ``flip``, its mirror image.
 
     There are (2 pad + 1)^2 views of an image, twice that with flips: 162 for the CIFAR convention of 4 pixels and
-    a flip. View ``v`` of sample ``i`` is always the same image, so ``(i, v)`` can key a teacher's stored answer.
+    a flip. View ``v`` of sample ``i`` is always the same image, so ``(i, v)`` can be the key of a cached output.
 
     Attributes:
         pad: black pixels around the image.
         flip: whether mirror images are among the views.
-        limit: use so many of the views and no more, spread over all of them, the image itself first: another
-            augmentation, with fewer answers to store. ``None`` is all.
+        limit: use at most so many views, spread over all of them, the unchanged image first, so that fewer teacher
+            outputs have to be cached. ``None`` uses all views.
     """
 
     pad: int = 0
@@ -99,16 +99,16 @@ class CropsAndFlips:
         if self.pad < 0:
             raise TutelageError(f"padding must be 0 or more pixels, got {self.pad}")
         if self.limit is not None and self.limit < 1:
-            raise TutelageError(f"at least one view of an image is needed, got a limit of {self.limit}")
+            raise TutelageError(f"the limit of views must be 1 or more, got {self.limit}")
 
     @property
     def count(self) -> int:
-        """How many views there are."""
+        """The number of views."""
         return self._all if self.limit is None else min(self.limit, self._all)
 
     @property
     def identity(self) -> int:
-        """The number of the view that is the image itself."""
+        """The number of the view that leaves the image unchanged."""
         return self._centre if self.limit is None else 0
 
     @property
@@ -120,26 +120,26 @@ class CropsAndFlips:
         return self.pad * (2 * self.pad + 1) + self.pad
 
     def limited(self, count: int) -> CropsAndFlips:
-        """At most so many, spread over all of them, the image itself first."""
+        """At most ``count`` views, spread over all of them, the unchanged image first."""
         return replace(self, limit=count)
 
     def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Where a point goes: (B, 2) pixels to the right and down, and (B,) bool, whether it is mirrored first."""
+        """The shift (B, 2) in pixels to the right and down, and (B,) bool, whether the image is mirrored first."""
         side = 2 * self.pad + 1
-        view = self._number(view)
-        mirrored, place = view.div(side * side, rounding_mode="floor"), view % (side * side)
-        return self.pad - torch.stack([place % side, place.div(side, rounding_mode="floor")], 1), mirrored == 1
+        view = self._unlimited(view)
+        mirrored, position = view.div(side * side, rounding_mode="floor"), view % (side * side)
+        return self.pad - torch.stack([position % side, position.div(side, rounding_mode="floor")], 1), mirrored == 1
 
     def settings(self) -> dict[str, Any]:
-        """Its fields."""
+        """The fields."""
         return asdict(self)
 
-    def _number(self, view: Tensor) -> Tensor:
-        """Which of all the views these are: with a limit, steps of the golden section around all of them."""
+    def _unlimited(self, view: Tensor) -> Tensor:
+        """The numbers among all views: with a limit, steps of about the golden section modulo their number."""
         if self.limit is None:
             return view
-        pace = next(n for n in range(round(0.382 * self._all), 2 * self._all) if math.gcd(n, self._all) == 1)
-        return (self._centre + view * pace) % self._all
+        stride = next(n for n in range(round(0.382 * self._all), 2 * self._all) if math.gcd(n, self._all) == 1)
+        return (self._centre + view * stride) % self._all
 
     def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
         """Apply view ``view[b]`` to image ``b``: (B, H, W, C) uint8 and (B,) int64 to (B, H, W, C) uint8.
@@ -148,9 +148,9 @@ class CropsAndFlips:
         """
         _, height, width, _ = stored.shape
         side = 2 * self.pad + 1
-        view = self._number(view)
-        mirrored, place = view.div(side * side, rounding_mode="floor"), view % (side * side)
-        top, left = place.div(side, rounding_mode="floor"), place % side
+        view = self._unlimited(view)
+        mirrored, position = view.div(side * side, rounding_mode="floor"), view % (side * side)
+        top, left = position.div(side, rounding_mode="floor"), position % side
         rows = top[:, None] + torch.arange(height, device=stored.device)
         columns = torch.arange(width, device=stored.device).expand(len(view), width)
         columns = left[:, None] + torch.where(mirrored[:, None] == 1, width - 1 - columns, columns)

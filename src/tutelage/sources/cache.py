@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data
-from tutelage.data.images import CODE, image_hashes
+from tutelage.data.images import HASH_DTYPE, image_hashes
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import as_path, publish, remove_abandoned
 from tutelage.models.derived_role import DerivedRole
@@ -83,7 +83,7 @@ class TeacherCache:
         self._rows = (
             int(max(int(split.index.max()) for split in (data.train, data.validation) if split is not None)) + 1
         )
-        self._codes = np.zeros(self._rows, CODE)
+        self._codes = np.zeros(self._rows, HASH_DTYPE)
         codes = _codes(data)
         self._codes[index] = codes
         if (clash := self._codes[index] != codes).any():
@@ -182,7 +182,8 @@ class _File:
         self.path = path
         self.shape, self.dtype = tuple(header["shape"]), getattr(torch, header["precision"])
         size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        self.row = np.dtype([("code", CODE), ("checksums", _CHECKSUM, (views,)), ("outputs", "u1", (views, size))])
+        outputs = ("outputs", "u1", (views, size))
+        self.row = np.dtype([("code", HASH_DTYPE), ("checksums", _CHECKSUM, (views,)), outputs])
         try:
             if not path.exists():
                 _create(path, _encoded(header))
