@@ -36,7 +36,7 @@ def plus(*differences: float) -> list[float]:
 
 
 CLEAR = plus(0.05, 0.051, 0.049, 0.0505, 0.0495)
-LOST = plus(0.01, 0.03, 0.02, 0.001, 0.03)  # the interval leaves out 0 by little
+LOST = plus(0.01, 0.03, 0.02, 0.001, 0.03)  # the interval barely excludes 0
 UNSURE = plus(0.03, -0.02, 0.01, 0.0, -0.01)
 
 
@@ -49,16 +49,16 @@ def test_standings(write_study: WriteStudy) -> None:
         "up": "above",
         "down": "below",
         "lost": "uncorrected",
-        "same": "steady",
-        "unsure": "unsure",
-        "gone": "absent",
+        "same": "constant",
+        "unsure": "not_significant",
+        "gone": "missing",
     }
     text = conclusion(list(rows.values()))
     assert text == (
         "Missing: gone (seed 4 failed: step 4: nan). After Holm's correction for 5 comparisons, clearly better than "
-        "the plain student: up; clearly worse than the plain student: down. The interval leaves out 0, but the "
-        "corrected p-value is not below 0.05: lost. The same difference on every seed, which shows no spread to judge "
-        "by: same. For the other 1 the interval holds 0."
+        "the plain student: up; clearly worse than the plain student: down. The interval excludes 0, but the "
+        "corrected p-value is not below 0.05: lost. The difference is the same for every seed, so its variation "
+        "is unknown: same. For the other 1 the interval contains 0."
     )
 
 
@@ -92,7 +92,7 @@ def test_chance_alone_is_called_nothing(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"a": UNSURE, "b": UNSURE})
     assert conclusion(results.table()) == (
         "After Holm's correction for 2 comparisons, none clearly differs from the plain student. "
-        "For all 2 the interval holds 0."
+        "For all 2 the interval contains 0."
     )
     first, second, third = summary(results)
     assert first == (
@@ -102,16 +102,16 @@ def test_chance_alone_is_called_nothing(write_study: WriteStudy) -> None:
     assert second == (
         "After Holm's correction within each condition and pair, no method clearly differs from the plain student."
     )
-    assert third.startswith("What could not be told: 2 of 2 comparisons cannot be told from no difference")
+    assert third.startswith("Missing or not significant: 2 of 2 comparisons are not significantly different from 0 (")
 
 
 def test_one_seed_is_not_enough(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"a": CLEAR, "b": UNSURE}, seeds=(2,))
-    assert conclusion(results.table()) == "Not enough seeds: one does not tell how much seeds differ."
+    assert conclusion(results.table()) == "Too few seeds: one seed does not show the variation between seeds."
     first, second, third = summary(results)
     assert "over 1 seed," in first
-    assert second == "One seed is not enough to tell any method from the plain student."
-    assert third == "What could not be told: 2 of 2 comparisons cannot be told from no difference."
+    assert second == "One seed is not enough to compare any method with the plain student."
+    assert third == "Missing or not significant: 2 of 2 comparisons are not significantly different from 0."
 
 
 def test_missing_runs_are_named_with_their_errors(write_study: WriteStudy) -> None:
@@ -129,8 +129,9 @@ def test_where_it_helped_is_said(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"a": CLEAR, "b": CLEAR}, noise=(None, "0.4"), pairs=(("x", "y"), ("z", "y")))
     first, second, third = summary(results)
     assert "under 2 conditions (correct labels; noise 0.4), x teaching y; z teaching y, over" in first
-    assert "clearly better than the plain student: a (+5.00 points); b (+5.00 points) with correct labels, x" in second
-    assert third == "No run is missing and nothing was left untold."
+    gain = "+5.00 percentage points"
+    assert f"clearly better than the plain student: a ({gain}); b ({gain}) with correct labels, x" in second
+    assert third == "No run is missing, and every difference is significant."
 
 
 def test_a_study_of_the_plain_student_alone(write_study: WriteStudy) -> None:

@@ -48,4 +48,4 @@ def test_the_tables_are_no_markdown(write_study: WriteStudy, capsys: pytest.Capt
     assert "[bold]sp" in shown
     assert "noise 0.4" in shown
     assert "|" not in shown
-    assert "After ± half of its 95 % interval" in " ".join(shown.split())
+    assert "With ± half of its 95 % interval" in " ".join(shown.split())

@@ -184,7 +184,7 @@ def test_what_the_study_brings_is_shown_as_text(tmp_path: Path) -> None:
     text = page(study(tmp_path, methods=(HOSTILE,), broken=(HOSTILE,), tried=True))
     assert "<script>alert" not in text
     assert HOSTILE in Reader(text).text
-    assert f"Report of a study a study {HOSTILE}" in Reader(text).text
+    assert f"Study report a study {HOSTILE}" in Reader(text).text
 
 
 def test_a_missing_run_is_marked_everywhere(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_single_seed_is_given_no_interval(tmp_path: Path) -> None:
 def test_two_seeds_are_given_no_interval_of_a_mean(tmp_path: Path) -> None:
     read = Reader(page(study(tmp_path, seeds=2)))
     assert "Two seeds: no interval of a mean." in read.text
-    assert "±" not in read.text.replace("intervals being up to ±", "")
+    assert "±" not in read.text.replace("intervals of up to ±", "")
     assert "Two seeds: no interval of a mean, so there are no bands" in read.text
 
 
@@ -246,8 +246,8 @@ def test_runs_that_several_pairs_share_are_counted_once(tmp_path: Path) -> None:
 
 def test_the_chosen_trial_is_marked(tmp_path: Path) -> None:
     read = Reader(page(study(tmp_path, tried=True)))
-    assert "✓ chosen 80.00" in read.text
-    assert "✓ chosen 70.00" not in read.text
+    assert "✓ selected 80.00" in read.text
+    assert "✓ selected 70.00" not in read.text
 
 
 def test_bands_are_those_of_the_table() -> None:

@@ -86,7 +86,7 @@ def test_the_table_for_people(write_study: WriteStudy) -> None:
     assert "%, " not in loss
 
 
-def test_a_mean_stands_with_half_of_its_interval(write_study: WriteStudy) -> None:
+def test_a_mean_is_shown_with_half_of_its_interval(write_study: WriteStudy) -> None:
     values = {"teacher": [0.9, 0.92, 0.91], "plain": [0.8, 0.84, 0.82], "at": [0.81, 0.86, 0.83]}
 
     def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -94,7 +94,7 @@ def test_a_mean_stands_with_half_of_its_interval(write_study: WriteStudy) -> Non
 
     results = Results.read(write_study(numbers=numbers, methods=("at",)))
     lines = table_as(results, "md").decode().splitlines()
-    assert "Mean over 3 seeds. After ± half of its 95 % interval." in lines[2]
+    assert "Mean over 3 seeds. With ± half of its 95 % interval." in lines[2]
     assert "| teacher | 91.00 ± 2.48 |  |  |  |" in lines  # 4.303 * 0.01 / sqrt(3)
     boot = table_as(results, "md", interval="bootstrap").decode().splitlines()
     assert "or in brackets its ends." in boot[2]

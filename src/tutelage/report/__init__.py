@@ -1,1 +1,1 @@
-"""Results as tables and pictures."""
+"""Results as tables, figures and an HTML page."""

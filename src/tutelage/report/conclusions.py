@@ -1,4 +1,4 @@
-"""Sentences about a study, made of its table: none claims more than the corrected intervals allow."""
+"""Sentences about a study, derived from its table; they claim no more than corrected p-values and intervals support."""
 
 from __future__ import annotations
 
@@ -12,81 +12,81 @@ from tutelage.studies.results import Results, Row, describe_condition, missing_r
 from tutelage.tasks import Metric
 
 LEVEL = 0.05
-"""What an adjusted p-value must be below for a difference to be claimed."""
+"""The significance level of adjusted p-values."""
 
-Significance = Literal["above", "below", "uncorrected", "steady", "unsure", "single", "absent"]
+Significance = Literal["above", "below", "uncorrected", "constant", "not_significant", "one_seed", "missing"]
 
 
 def significance(row: Comparison) -> Significance:
-    """What may be said of a method beside the plain student.
+    """Whether a method differs significantly from the plain student.
 
     Returns:
-        ``above`` or ``below``: told from 0 after Holm's correction, and by the interval too. ``uncorrected``: the
-        interval leaves out 0, the corrected p-value is not small enough. ``steady``: all seeds differ by the same, so
-        that they do not show how much seeds differ, and a p-value of 0 would be no evidence. ``unsure``: the interval
-        holds 0. ``single``: one seed. ``absent``: no gain, because runs are missing or it was not measured.
+        ``above`` or ``below``: significant after Holm's correction, and the interval excludes 0. ``uncorrected``: the
+        interval excludes 0, but the corrected p-value is too large. ``constant``: the difference is the same for all
+        seeds; they show no variation, so a p-value of 0 would be no evidence. ``not_significant``: the interval
+        contains 0. ``one_seed``: no interval. ``missing``: no gain, because runs are missing or it was not measured.
     """
     if row.gain is None:
-        return "absent"
+        return "missing"
     if row.holm is None:
-        return "single"
+        return "one_seed"
     low, high = row.gain.low, row.gain.high
     if low <= 0 <= high:
-        return "unsure"
-    if high - low <= 1e-4 * abs(row.gain.mean):  # equal but for what float32 rounds away
-        return "steady"
+        return "not_significant"
+    if high - low <= 1e-4 * abs(row.gain.mean):  # equal except for rounding in float32
+        return "constant"
     if row.holm >= LEVEL:
         return "uncorrected"
     return "above" if low > 0 else "below"
 
 
 def directions(metric: Metric) -> tuple[str, str]:
-    """What a value above and one below the plain student's is called."""
-    called = {"higher": ("better than", "worse than"), "lower": ("worse than", "better than"), None: ("above", "below")}
-    return called[metric.better]
+    """The words for a value above and a value below that of the plain student."""
+    words = {"higher": ("better than", "worse than"), "lower": ("worse than", "better than"), None: ("above", "below")}
+    return words[metric.better]
 
 
 def conclusion(rows: Sequence[Row]) -> str:
-    """What the table of one condition and pair allows to say of the methods beside the plain student.
+    """The conclusions about the methods of one condition and pair, compared with the plain student.
 
     Args:
         rows: of one condition and pair, as ``Results.table`` gives them.
     """
     missing = "; ".join(f"{row.cell.method} ({_reason_with_error(row)})" for row in rows if row.cell.incomplete)
-    said = [f"Missing: {missing}."] if missing else []
+    sentences = [f"Missing: {missing}."] if missing else []
     groups: dict[Significance, list[str]] = {}
     for row in _methods(rows):
         groups.setdefault(significance(row), []).append(row.cell.method)
     compared = sum(row.gain is not None for row in rows)
-    if "single" in groups:
-        return " ".join([*said, "Not enough seeds: one does not tell how much seeds differ."])
+    if "one_seed" in groups:
+        return " ".join([*sentences, "Too few seeds: one seed does not show the variation between seeds."])
     if not compared:
-        return " ".join([*said, "Nothing can be compared with the plain student."])
+        return " ".join([*sentences, "Nothing can be compared with the plain student."])
     above, below = directions(rows[0].metric)
-    after = f"after Holm's correction for {_counted(compared, 'comparison')}"
     claims = [
         f"clearly {word} the plain student: {'; '.join(groups[key])}"
         for key, word in (("above", above), ("below", below))
         if key in groups
     ]
-    said.append(f"{after[0].upper()}{after[1:]}, {'; '.join(claims) or 'none clearly differs from the plain student'}.")
+    claim = "; ".join(claims) or "none clearly differs from the plain student"
+    sentences.append(f"After Holm's correction for {_counted(compared, 'comparison')}, {claim}.")
     if "uncorrected" in groups:
         names = "; ".join(groups["uncorrected"])
-        said.append(f"The interval leaves out 0, but the corrected p-value is not below {LEVEL:g}: {names}.")
-    if "steady" in groups:
-        said.append(
-            f"The same difference on every seed, which shows no spread to judge by: {'; '.join(groups['steady'])}."
+        sentences.append(f"The interval excludes 0, but the corrected p-value is not below {LEVEL:g}: {names}.")
+    if "constant" in groups:
+        sentences.append(
+            f"The difference is the same for every seed, so its variation is unknown: {'; '.join(groups['constant'])}."
         )
-    if "unsure" in groups:
-        rest = len(groups["unsure"])
-        said.append(f"For {'all' if rest == compared else 'the other'} {rest} the interval holds 0.")
-    return " ".join(said)
+    if "not_significant" in groups:
+        count = len(groups["not_significant"])
+        sentences.append(f"For {'all' if count == compared else 'the other'} {count} the interval contains 0.")
+    return " ".join(sentences)
 
 
 def summary(results: Results, metric: str | None = None, interval: str = "t") -> tuple[str, str, str]:
-    """A study in three sentences: what was compared, what helped or harmed where, and what could not be told."""
+    """A study in three sentences: the comparison, significant differences, and missing or other results."""
     rows = results.table(metric, interval)
-    return _compared(results, rows[0].metric), _found(results, rows), _untold(results, rows)
+    return _compared(results, rows[0].metric), _significant(results, rows), _undecided(results, rows)
 
 
 def _compared(results: Results, metric: Metric) -> str:
@@ -104,56 +104,62 @@ def _compared(results: Results, metric: Metric) -> str:
     )
 
 
-def _found(results: Results, rows: Sequence[Row]) -> str:
+def _significant(results: Results, rows: Sequence[Row]) -> str:
     standings = {significance(row) for row in _methods(rows)}
-    if standings <= {"absent"}:
+    if standings <= {"missing"}:
         return "No method could be compared with the plain student."
-    if "single" in standings:
-        return "One seed is not enough to tell any method from the plain student."
+    if "one_seed" in standings:
+        return "One seed is not enough to compare any method with the plain student."
     above, below = directions(rows[0].metric)
     parts = []
     for key, word in (("above", above), ("below", below)):
         places: dict[str, list[str]] = {}
         for row in rows:
             if significance(row) == key:
-                there = places.setdefault(results.heading(row.cell.condition, row.cell.pair), [])
-                there.append(f"{row.cell.method} ({amount(row)})")
+                methods = places.setdefault(results.heading(row.cell.condition, row.cell.pair), [])
+                methods.append(f"{row.cell.method} ({gain_text(row)})")
         if places:
             named = "; ".join(f"{'; '.join(methods)} with {place}" for place, methods in places.items())
             parts.append(f"clearly {word} the plain student: {named}")
-    found = ", and ".join(parts) or "no method clearly differs from the plain student"
-    return f"After Holm's correction within each condition and pair, {found}."
+    claims = ", and ".join(parts) or "no method clearly differs from the plain student"
+    return f"After Holm's correction within each condition and pair, {claims}."
 
 
-def _untold(results: Results, rows: Sequence[Row]) -> str:
+def _undecided(results: Results, rows: Sequence[Row]) -> str:
     parts = []
     for row in rows:
         if row.cell.incomplete:
             place = results.heading(row.cell.condition, row.cell.pair)
             parts.append(f"{row.cell.method} with {place} is missing ({_reason_with_error(row)})")
     methods = _methods(rows)
-    unsure = [row for row in methods if significance(row) not in ("above", "below", "absent")]
-    absent = [row for row in methods if significance(row) == "absent"]
-    if absent:
-        parts.append(f"{_counted(len(absent), 'comparison')} of {len(methods)} could not be made")
-    if unsure:
-        halves = [(row.gain.high - row.gain.low) / 2 for row in unsure if row.gain and not math.isnan(row.gain.low)]
-        wide = f", their intervals being up to ± {_scaled(max(halves), rows[0].metric)}" if halves else ""
-        parts.append(f"{len(unsure)} of {_counted(len(methods), 'comparison')} cannot be told from no difference{wide}")
-    return f"What could not be told: {'; '.join(parts)}." if parts else "No run is missing and nothing was left untold."
+    undecided = [row for row in methods if significance(row) not in ("above", "below", "missing")]
+    missing = [row for row in methods if significance(row) == "missing"]
+    if missing:
+        parts.append(f"{_counted(len(missing), 'comparison')} of {len(methods)} could not be made")
+    if undecided:
+        halves = [(row.gain.high - row.gain.low) / 2 for row in undecided if row.gain and not math.isnan(row.gain.low)]
+        width = f" (intervals of up to ± {_scaled(max(halves), rows[0].metric)})" if halves else ""
+        parts.append(
+            f"{len(undecided)} of {_counted(len(methods), 'comparison')} are not significantly different from 0{width}"
+        )
+    return (
+        f"Missing or not significant: {'; '.join(parts)}."
+        if parts
+        else "No run is missing, and every difference is significant."
+    )
 
 
-def amount(row: Row) -> str:
-    """A row's gain with its sign, in points where the metric is a share; empty without one."""
+def gain_text(row: Row) -> str:
+    """A row's signed gain, in percentage points if the metric is a percentage; empty without a gain."""
     return _scaled(row.gain.mean, row.metric, "+") if row.gain else ""
 
 
 def _scaled(value: float, metric: Metric, sign: str = "") -> str:
-    return f"{100 * value:{sign}.2f} points" if metric.percent else f"{value:{sign}.3g}"
+    return f"{100 * value:{sign}.2f} percentage points" if metric.percent else f"{value:{sign}.3g}"
 
 
 def _reason_with_error(row: Row) -> str:
-    """Which seeds have no number, with the first error."""
+    """The seeds without a value, and the first error."""
     errors = [run["error"] for run in row.cell.incomplete if run["error"]]
     return missing_reason(row.cell) + (f": {errors[0]}" if errors else "")
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run on a terminal."""
+"""Terminal output of runs and studies."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ if TYPE_CHECKING:
 
 
 class Terminal(Console):
-    """A console that shows text as it is: names are no markup, and their control characters are escaped."""
+    """A console that prints text literally: names are not markup, and control characters are escaped."""
 
     def __init__(self, *, stderr: bool = False, soft_wrap: bool = False) -> None:
         super().__init__(stderr=stderr, soft_wrap=soft_wrap, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Escape before rich measures the text, so that columns are wide enough."""
+        """Escape text before rich measures it, so that columns are wide enough."""
         return super().render_str(printable(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Rich's own cursor movements pass; in all text, control characters become escapes."""
+        """Escape control characters in text; cursor movements of rich are unchanged."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=printable(segment.text))
 
 
 def print_plain(text: object) -> None:
-    """Print plain text to the output, with control characters as escapes."""
+    """Print plain text to stdout, with control characters escaped."""
     print(printable(str(text)))
 
 
 def stderr_console() -> Console:
-    """Where progress goes: not into the output that a program may read."""
+    """A console on stderr, for progress: stdout may be read by a program."""
     return Terminal(stderr=True, soft_wrap=True)
 
 
 @contextmanager
 def run_progress(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[str, Any]], None] | None]:
-    """A bar a fit on a terminal, a line now and then elsewhere."""
+    """Show a progress bar for each fit on a terminal, and occasional lines elsewhere."""
     if quiet:
         yield None
         return
@@ -77,7 +77,7 @@ def run_progress(console: Console, *, quiet: bool) -> Iterator[Callable[[dict[st
 
 @contextmanager
 def study_progress(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
-    """What runs, what is done and the time left: bars on a terminal, a line now and then elsewhere."""
+    """Show running and finished runs and the remaining time: bars on a terminal, occasional lines elsewhere."""
     if quiet:
         yield None
         return
@@ -110,13 +110,13 @@ def study_progress(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
 
 
 class _TimeLeft:
-    """An estimate from all that was done since the first status of a kind: runs take minutes, and come in bursts."""
+    """An estimate of the remaining time, from all progress since the first status of its kind."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[float, float]] = {}
 
     def text(self, status: Status) -> str:
-        """The time left in words; empty as long as nothing was done."""
+        """The remaining time in words; empty before any progress."""
         began, share = self._first.setdefault(status.unit, (time.monotonic(), status.share))
         gained = status.share - share
         if gained <= 0 or status.share >= 1:
@@ -132,7 +132,7 @@ def epoch_text(record: dict[str, Any]) -> str:
 
 
 def print_result(result: Result) -> None:
-    """What a run measured."""
+    """Print the measurements of a run as a table."""
     from tutelage.runs.models import DEFAULT_TASK  # these import torch
     from tutelage.tasks import find_task
 
@@ -141,7 +141,7 @@ def print_result(result: Result) -> None:
     for row in find_task(metrics.get("task", DEFAULT_TASK)).describe(metrics):
         table.add_row(*row)
     cost = metrics["cost"]
-    table.add_row("parameters, FLOPs an image", f"{cost['parameters']:,}, {cost['flops']:,}")
+    table.add_row("parameters, FLOPs per image", f"{cost['parameters']:,}, {cost['flops']:,}")
     table.add_row("latency, training time", f"{cost['latency_ms']:.2f} ms, {metrics['seconds']:.1f} s")
     console = Terminal()
     console.print(table)
@@ -149,7 +149,7 @@ def print_result(result: Result) -> None:
 
 
 def print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Rows under a head."""
+    """Print rows under column headings."""
     table = Table(*head)
     for row in rows:
         table.add_row(*row)

@@ -1,4 +1,4 @@
-"""What a person, or a program, is told of two studies or two runs beside each other."""
+"""Output of the differences between two studies or two runs, as tables or JSON."""
 
 from __future__ import annotations
 
@@ -13,46 +13,48 @@ from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Cell
 
 
-def print_study_difference(found: StudyDifference, *, as_json: bool = False) -> None:
+def print_study_difference(difference: StudyDifference, *, as_json: bool = False) -> None:
     """Print the differences B - A of two studies."""
     if as_json:
         _print_json(
             {
-                "metric": found.metric,
-                "seeds": list(found.seeds),
-                "setup_changes": _sides(found.setup_changes),
-                "differences": [_line(change) for change in found.changes],
-                "only_a": [_place(cell) for cell in found.only_a],
-                "only_b": [_place(cell) for cell in found.only_b],
+                "metric": difference.metric,
+                "seeds": list(difference.seeds),
+                "setup_changes": _sides(difference.setup_changes),
+                "differences": [_line(change) for change in difference.changes],
+                "only_a": [_place(cell) for cell in difference.only_a],
+                "only_b": [_place(cell) for cell in difference.only_b],
             }
         )
         return
-    metric = found.about
+    metric = difference.about
     rows = []
-    for change in found.changes:
-        said = (
+    for change in difference.changes:
+        text = (
             f"missing in {change.missing}" if change.difference is None else format_interval(change.difference, metric)
         )
-        rows.append((_words(change), change.method, said))
-    print_table(("condition", "method", f"{metric.title}{', points' if metric.percent else ''}: B - A"), rows)
-    n = len(found.seeds)
+        rows.append((_words(change), change.method, text))
+    print_table(
+        ("condition", "method", f"{metric.title}{', percentage points' if metric.percent else ''}: B - A"), rows
+    )
+    n = len(difference.seeds)
     print_plain(f"B - A over {n} common seed{'' if n == 1 else 's'}, paired, with 95 % t intervals")
-    for name, (here, there) in found.setup_changes.items():
-        print_plain(f"differs: {name} is {here} in A, {there} in B")
-    for side, cells in (("A", found.only_a), ("B", found.only_b)):
+    for name, (a, b) in difference.setup_changes.items():
+        print_plain(f"differs: {name} is {a} in A, {b} in B")
+    for side, cells in (("A", difference.only_a), ("B", difference.only_b)):
         for cell in cells:
             print_plain(f"only in {side}: {cell.method}, {_words(cell)}")
 
 
-def print_run_difference(found: RunDifference, *, as_json: bool = False) -> None:
-    """Print in what two runs differ."""
+def print_run_difference(difference: RunDifference, *, as_json: bool = False) -> None:
+    """Print the differences between the configurations and numbers of two runs."""
     if as_json:
-        _print_json({"config": _sides(found.config), "numbers": _sides(found.numbers)})
+        _print_json({"config": _sides(difference.config), "numbers": _sides(difference.numbers)})
         return
-    print_table(("field", "A", "B"), [(name, str(a), str(b)) for name, (a, b) in found.config.items()])
+    print_table(("field", "A", "B"), [(name, str(a), str(b)) for name, (a, b) in difference.config.items()])
     rows = [
         (name, _number(a), _number(b), "" if a is None or b is None else f"{b - a:+.4g}")
-        for name, (a, b) in found.numbers.items()
+        for name, (a, b) in difference.numbers.items()
     ]
     print_table(("measured", "A", "B", "B - A"), rows)
 
@@ -77,7 +79,7 @@ def _words(row: Change | Cell) -> str:
 
 
 def _sides(both: Mapping[str, Both]) -> dict[str, dict[str, Any]]:
-    return {name: {"a": here, "b": there} for name, (here, there) in both.items()}
+    return {name: {"a": a, "b": b} for name, (a, b) in both.items()}
 
 
 def _number(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""Drawings for the page of a study: SVG that takes its colours and its letters from the page around it."""
+"""Figures for the report page: SVG with the colours and fonts of the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Drawn in these colours, which nothing else has; each becomes what the page's style sheet says.
+# Placeholder colours that are replaced by colours of the page's style sheet.
 INK, QUIET, RULE, ACCENT, SECOND, PAPER = "#010203", "#020304", "#030405", "#040506", "#050607", "#060708"
 _COLOURS = {
     INK: "currentColor",
@@ -39,7 +39,7 @@ def style() -> Iterator[None]:
     """Matplotlib's settings while figures of the page are made and written."""
     import matplotlib as mpl
 
-    settings: Any = {  # matplotlib lists each name there is, from one version on
+    settings: Any = {  # its type lists all names in some versions of matplotlib
         "svg.fonttype": "none",
         "svg.hashsalt": "tutelage",
         "path.simplify_threshold": 0.3,
@@ -72,9 +72,9 @@ def style() -> Iterator[None]:
 
 
 class Sheet:
-    """The drawings of one page. What several of them share, a frame or a marker, is defined once.
+    """The figures of one page. Elements that several figures share, frames and markers, are defined once.
 
-    A definition's name is made of its content, or counted, so that no two of them clash.
+    A definition is named by its content or a counter, so names are unique.
     """
 
     def __init__(self) -> None:
@@ -82,20 +82,20 @@ class Sheet:
         self._frames = 0
 
     def definitions(self) -> str:
-        """What the drawings refer to, as an element without a size; it must be on the page."""
+        """The shared definitions, as an element without size that must be on the page."""
         inner = "".join(self._definitions.values())
         return f'<svg class="definitions" width="0" height="0" aria-hidden="true"><defs>{inner}</defs></svg>'
 
     def drawing(self, figure: Figure, label: str) -> str:
-        """A whole figure, whose size is in points, as an ``svg`` element with ``label`` for those who cannot see it."""
+        """A figure, with its size in points, as an ``svg`` element with an accessible label."""
         root, _ = self._written(figure)
         return self._element(figure, label, "".join(self._plain(child) for child in root))
 
     def panels(self, figure: Figure, frame: Draw, marks: Sequence[Marks], labels: Sequence[str]) -> list[str]:
-        """A drawing for each of ``marks``, all on the figure's only axes, as ``frame`` leaves it.
+        """A figure for each of ``marks``, all on the figure's only axes, which ``frame`` prepares.
 
-        The frame sets limits, ticks and names of the axes. It is drawn and defined once, which is what makes hundreds
-        of panels quick to write and small. Marks keep to the frame by their numbers: nothing is clipped.
+        The frame sets limits, ticks and labels of the axes. It is drawn and defined once, so hundreds of panels are
+        fast to write and small. Marks are not clipped to the frame.
         """
         (axes,) = figure.axes
         frame(axes)
@@ -120,7 +120,7 @@ class Sheet:
         ]
 
     def _written(self, figure: Figure) -> tuple[ElementTree.Element, ElementTree.Element]:
-        """The figure as a tree: its root, and the part that is the first axes."""
+        """The figure as a tree: its root, and the element of the first axes."""
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
         root = ElementTree.fromstring(file.getvalue())

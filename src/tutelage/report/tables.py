@@ -1,4 +1,4 @@
-"""A study's table as a file: for people, for spreadsheets and for programs."""
+"""A study's table in text and data formats."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tutelage.text import csv_text, markdown_text, printable
 def write_table(
     results: Results, format: str, path: str | Path | None = None, *, metric: str | None = None, interval: str = "t"
 ) -> Path:
-    """Write ``table_as`` to a file, all at once: ``report.FORMAT`` in the study's folder unless one is given.
+    """Write ``table_as`` to a file atomically, by default to ``report.FORMAT`` in the study's folder.
 
     Raises:
-        TutelageError: as ``table_as``, or where the file cannot be written.
+        TutelageError: as ``table_as``, or the file cannot be written.
     """
     target = results.folder / f"report.{format}" if path is None else as_path(path)
     atomic_write(target, table_as(results, format, metric=metric, interval=interval), follow=path is not None)
@@ -38,14 +38,14 @@ def write_table(
 
 
 def table_as(results: Results, format: str, *, metric: str | None = None, interval: str = "t") -> bytes:
-    """A study's table in one of the formats.
+    """A study's table in one of the formats, as bytes; text is UTF-8.
 
-    ``csv``, ``json`` and ``parquet`` hold the same lines, those of ``flat_rows``; in csv, names that a spreadsheet
-    would take for formulas begin with ``'``. ``md`` is a table a condition and pair with what may be said of it;
-    ``latex`` the same tables for the package booktabs. Text is UTF-8.
+    ``csv``, ``json`` and ``parquet`` contain ``flat_rows``; in csv, names that a spreadsheet would read as formulas
+    begin with ``'``. ``md`` contains a table for each condition and pair with its conclusion, ``latex`` the same tables
+    for the package booktabs.
 
     Raises:
-        TutelageError: for a format, metric or interval that does not exist; for parquet without pyarrow.
+        TutelageError: the format, metric or interval does not exist, or pyarrow is not installed.
     """
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
@@ -53,7 +53,7 @@ def table_as(results: Results, format: str, *, metric: str | None = None, interv
 
 
 def flat_rows(results: Results, metric: str | None = None, interval: str = "t") -> list[dict[str, Any]]:
-    """A plain line a row of the table; what is not known is ``None``, never NaN.
+    """The rows of the table as plain dictionaries; unknown values are ``None``, never NaN.
 
     ``n`` is the number of requested seeds; ``missing`` names those without a value. ``gain`` is method - plain, and
     shares are in [0, 1].
@@ -75,7 +75,7 @@ def flat_rows(results: Results, metric: str | None = None, interval: str = "t") 
 
 
 def finite(value: float) -> float | None:
-    """The value, or ``None`` for NaN, which JSON does not have."""
+    """The value, or ``None`` for NaN, which JSON cannot represent."""
     return None if math.isnan(value) else value
 
 
@@ -155,11 +155,11 @@ FORMATS: Mapping[str, Callable[[Results, str, str], bytes]] = MappingProxyType(
 """The formats of ``table_as``."""
 
 
-# --- the table for people
+# --- the displayed table
 
 
 def grouped_rows(results: Results, metric: str | None, interval: str) -> list[tuple[str, list[Row]]]:
-    """The rows of each condition and pair, under their heading."""
+    """The displayed rows by condition and pair, with their headings."""
     found: dict[tuple[Any, ...], list[Row]] = {}
     for row in display_rows(results, metric, interval):
         found.setdefault((row.cell.condition, row.cell.pair), []).append(row)
@@ -167,7 +167,7 @@ def grouped_rows(results: Results, metric: str | None, interval: str) -> list[tu
 
 
 def display_rows(results: Results, metric: str | None, interval: str) -> list[Row]:
-    """The rows of the table; the means of fewer than three seeds without their intervals, which say nothing."""
+    """The rows of the table, without intervals of means over fewer than three seeds."""
     rows = results.table(metric, interval)
     if len(results.study["seeds"]) >= FEWEST_SEEDS:
         return rows
@@ -175,30 +175,30 @@ def display_rows(results: Results, metric: str | None, interval: str) -> list[Ro
 
 
 def interval_note(results: Results) -> str:
-    """That means have no interval, where the seeds are too few."""
+    """A note if the seeds are too few for intervals of means; otherwise empty."""
     return {1: "One seed: no interval", 2: "Two seeds: no interval of a mean"}.get(len(results.study["seeds"]), "")
 
 
 def caption(results: Results, interval: str) -> str:
-    """What the columns of the table for people are."""
+    """The explanation of the columns of the displayed table."""
     seeds = len(results.study["seeds"])
     spread = interval_note(results) or (
-        "After ± half of its 95 % interval"
+        "With ± half of its 95 % interval"
         if interval == "t"
-        else "After ± half of its 95 % interval, or in brackets its ends"
+        else "± half of its 95 % interval, or its bounds in brackets"
     )
     kind = "Student's t" if interval == "t" else "bootstrap"
     return (
         f"Mean over {seeds} seed{'' if seeds == 1 else 's'}. {spread}. The difference to the plain student is the mean "
-        f"of paired differences with its 95 % interval ({kind}); p of the paired t-test, corrected within each table "
-        "by Holm; wins over the plain student count a tie as half."
+        f"of paired differences with its 95 % interval ({kind}); p is that of the paired t-test after Holm's "
+        "correction within each table; a tie with the plain student counts as half a win."
     )
 
 
 def table_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """The table of one condition and pair as text: its head, then a line a row."""
+    """The table of one condition and pair as text: the column headings, then the rows."""
     metric = rows[0].metric
-    unit, points = (", %", ", points") if metric.percent else ("", "")
+    unit, points = (", %", ", percentage points") if metric.percent else ("", "")
     lines: list[tuple[str, ...]] = [("", f"{metric.title}{unit}", f"difference to plain{points}", "p (Holm)", "wins")]
     plain = next((row for row in rows if row.cell.method == PLAIN), None)
     for row in rows:
@@ -215,7 +215,7 @@ def _mean(row: Row) -> str:
 
 
 def mean_interval(row: Row) -> str:
-    """Half of the 95 % interval of a row's mean, or its ends where it is uneven; nothing where it has none."""
+    """Half of the 95 % interval of a row's mean, or its bounds if it is asymmetric; empty without an interval."""
     if row.mean is None or math.isnan(row.mean.low):
         return ""
     metric, mean, low, high = row.metric, row.mean.mean, row.mean.low, row.mean.high
@@ -234,7 +234,7 @@ def _gain(row: Row, plain: Row | None) -> str:
 
 
 def format_number(value: float, metric: Metric, sign: str = "") -> str:
-    """A number as tables show it: shares in per cent or points, large ones whole, small ones to two digits."""
+    """A number as in tables: shares as percentages, large numbers as integers, small ones with two digits."""
     if metric.percent:
         return f"{100 * value:{sign}.2f}"
     if abs(value) >= 1000:
@@ -243,7 +243,7 @@ def format_number(value: float, metric: Metric, sign: str = "") -> str:
 
 
 def format_interval(interval: Interval, metric: Metric) -> str:
-    """A difference with the ends of its interval, where it has some."""
+    """A difference with the bounds of its interval, if it has one."""
     mean = format_number(interval.mean, metric, "+")
     if math.isnan(interval.low):
         return mean

@@ -19,7 +19,7 @@ _STYLES = MappingProxyType(
 
 
 def print_tables(results: Results, metric: str | None = None, interval: str = "t") -> None:
-    """Print a table of each condition and pair with what may be said of it; what clearly differs is in colour."""
+    """Print a table for each condition and pair with its conclusion; significantly different methods are coloured."""
     console = Terminal()
     for heading, rows in grouped_rows(results, metric, interval):
         head, *lines = table_cells(rows)

@@ -1,4 +1,4 @@
-"""How often a network is right when it is so sure."""
+"""Reliability diagrams: accuracy against confidence."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def reliability(results: Results, sheet: Sheet) -> Section | None:
         axes.set_xticks([0, 50, 100])
         axes.set_yticks([0, 50, 100])
         axes.plot([0, 100], [0, 100], color=QUIET, linewidth=0.8)
-        name_axes(axes, "confidence, %", "right, %")
+        name_axes(axes, "confidence, %", "accuracy, %")
 
     marks = [
         _draw_reliability(one, bins.get(PLAIN) if name != PLAIN else None)
@@ -73,15 +73,15 @@ def reliability(results: Results, sheet: Sheet) -> Section | None:
             panels.append(Panel(cell.method, next(drawn) if cell.method in bins else "", said))
         blocks.append(Block(title, tuple(panels)))
     note = (
-        "What share of answers is right at each confidence, the samples of all seeds pooled; no intervals. On the "
-        "diagonal the network is as right as it is sure; below it, too sure. Grey columns: where its samples lie. "
+        "Accuracy at each confidence, samples of all seeds pooled; no intervals. On the diagonal the network is "
+        "calibrated; below it, overconfident. Grey columns: the distribution of its samples. "
         "Dashed: the plain student. ECE: expected calibration error, mean over seeds."
     )
     return Section("reliability", "Calibration", note, tuple(blocks), width=170)
 
 
 def _pool(runs: Sequence[Record]) -> tuple[Array, Array, Array]:
-    """Counts, accuracies and confidences of the bins of several runs together; empty bins are left out."""
+    """Pooled counts, accuracies and confidences of the bins of several runs, without empty bins."""
     count, accuracy, confidence = (
         np.asarray([[value or 0 for value in run["reliability"][name]] for run in runs], dtype=np.float64)
         for name in ("count", "accuracy", "confidence")

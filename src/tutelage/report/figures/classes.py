@@ -60,8 +60,8 @@ def per_class(results: Results, sheet: Sheet) -> Section | None:
             panels.append(Panel(cell.method, drawn[cell.method], said))
         blocks.append(Block(title, tuple(panels)))
     note = (
-        "Test accuracy of each class, mean over seeds; no intervals. The worst class is outlined and named. Strokes: "
-        "the plain student."
+        "Test accuracy of each class, mean over seeds; no intervals. The worst class is outlined and named. "
+        "Black lines: the plain student."
     )
     return Section("classes", "Accuracy of each class", note, tuple(blocks)) if blocks else None
 

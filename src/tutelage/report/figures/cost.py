@@ -1,4 +1,4 @@
-"""A metric against what it cost."""
+"""A metric against the cost of training."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def cost(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None:
     note = (
         f"{_BETTER[metric.better]} Means over seeds; "
         + (f"{few[0].lower()}{few[1:]}. " if (few := interval_note(results)) else "bars: 95 % interval. ")
-        + "Square: plain; diamond: the teacher. Seconds were taken on whatever machine ran the study and are only as "
-        "comparable as it was quiet; of several networks trained together, all count."
-        + (" Of many methods, those are named that none beats at a lower cost; the table has them all." if many else "")
+        + "Square: plain; diamond: the teacher. Times are those of the machine that ran the study, and "
+        "comparable only if it ran nothing else; networks that were trained together all count."
+        + (" Only methods that no cheaper method beats are named; the table has all." if many else "")
     )
     return Section("cost", f"Cost against {metric.title}", note, tuple(blocks), width=380) if blocks else None
 
@@ -107,7 +107,7 @@ def _scatter(sheet: Sheet, group: Sequence[Row], cost: str, words: str, title: s
 
 
 def _front(names: Sequence[str], xs: Array, ys: Array, better: str | None) -> list[int]:
-    """Whom to name: all of a few; of many, the plain student, the teacher and those whom none beats at a lower cost."""
+    """The points to name: all of a few; of many, the plain student, the teacher and those that no cheaper one beats."""
     if len(names) <= _LABELLED:
         return list(range(len(names)))
     good = ys if better == "higher" else -ys
@@ -119,7 +119,7 @@ def _front(names: Sequence[str], xs: Array, ys: Array, better: str | None) -> li
 
 
 def _label(axes: Axes, names: Sequence[str], xs: Array, ys: Array, chosen: Sequence[int]) -> None:
-    """Names beside their points, where they cover no other point or name, with a line to it if need be; or none."""
+    """Write names beside their points, with a line if needed, unless they would cover another point or name."""
     spots = axes.transData.transform(np.stack([xs, ys], 1)) * 72 / axes.figure.dpi
     frame = axes.bbox.bounds
     bottom, top = (frame[1] * 72 / axes.figure.dpi, (frame[1] + frame[3]) * 72 / axes.figure.dpi)

@@ -60,7 +60,7 @@ def line_panels(
     y: str,
     high: float = math.inf,
 ) -> tuple[Block, ...]:
-    """A panel a method; where there is no line, the reason why."""
+    """One panel for each method; the reason in place of a missing line."""
     lines = [line for block in blocks.values() for line in block.values() if isinstance(line, Line)]
     if not lines:
         return ()
@@ -154,13 +154,13 @@ _NO_BANDS = "{}, so there are no bands. Dashed: the plain student."
 
 
 def about_bands(results: Results) -> str:
-    """What the bands of a section are."""
+    """The explanation of the bands of a section."""
     few = interval_note(results)
     return _NO_BANDS.format(few) if few else _BANDS
 
 
 def training(results: Results, sheet: Sheet) -> Section | None:
-    """The main metric by epoch: of the training batches, or where it is not measured there, of the held-out part."""
+    """The main metric by epoch, on training batches or, where it is not measured there, on the held-out split."""
     metric, main = results.metrics[results.task.main_metric], results.task.main_metric
     scale, unit = (100, ", %") if metric.percent else (1, "")
     curves = [run["curve"] or {} for run in results.runs]
@@ -186,7 +186,7 @@ def training(results: Results, sheet: Sheet) -> Section | None:
 
     y = f"{'training' if trained else 'held-out'} {metric.short_title}{unit}"
     blocks = line_panels(sheet, _each(results, line), x="epoch", y=y, high=scale if metric.percent else math.inf)
-    held = f"{metric.short_title} on the held-out part"
+    held = f"{metric.short_title} on the held-out split"
     note = (
         (results.task.training_metric_note if trained else f"{held[0].upper()}{held[1:]} after each epoch.")
         + (f" Dotted: {held}, mean over seeds." if trained and held_out else "")
@@ -196,7 +196,7 @@ def training(results: Results, sheet: Sheet) -> Section | None:
 
 
 def risk_coverage(results: Results, sheet: Sheet) -> Section | None:
-    """The share of errors among the surest answers."""
+    """The error rate among the most confident predictions."""
     grid = np.linspace(0.05, 1, 39)
 
     def line(cell: Cell) -> Line | None:
@@ -206,11 +206,9 @@ def risk_coverage(results: Results, sheet: Sheet) -> Section | None:
         risks = [np.interp(grid, curve["coverage"], curve["risk"]) for curve in curves]
         return _of_runs(100 * grid, 100 * np.asarray(risks))
 
-    blocks = line_panels(
-        sheet, _each(results, line), x="answered, %, surest first", y="wrong, %", high=100, frame=percent_axis
-    )
+    blocks = line_panels(sheet, _each(results, line), x="coverage, %", y="error rate, %", high=100, frame=percent_axis)
     note = (
-        "If the network answers only where it is surest: what share of its answers is wrong, from 5 % answered on. "
+        "The error rate when the network predicts only its most confident share of samples, from a coverage of 5 %. "
         f"Lower is better. {about_bands(results)}"
     )
     return Section("risk", "Risk and coverage", note, blocks) if blocks else None
@@ -230,8 +228,8 @@ def corruptions(results: Results, sheet: Sheet) -> Section | None:
     blocks = line_panels(sheet, _each(results, line), x="severity", y="test accuracy, %", high=100)
     kinds = next((list(run["corruptions"]) for run in results.runs if run["corruptions"]), [])
     note = (
-        f"Test images made worse at five severities: {', '.join(kind.replace('_', ' ') for kind in kinds)}. Thick: the "
-        f"mean over kinds; thin: each kind. {about_bands(results)}"
+        f"Accuracy on corrupted test images at five severities: {', '.join(kind.replace('_', ' ') for kind in kinds)}. "
+        f"Thick: the mean over corruptions; thin: each corruption. {about_bands(results)}"
     )
     return Section("corruptions", "Corrupted images", note, blocks) if blocks else None
 
@@ -248,7 +246,7 @@ def pgd(results: Results, sheet: Sheet) -> Section | None:
 
     blocks = line_panels(sheet, _each(results, line), x="radius", y="test accuracy, %", high=100)
     note = (
-        "Test images moved against the network by projected gradient descent, each pixel by the radius at most (pixels "
-        f"lie in [0, 1]). {about_bands(results)}"
+        "Accuracy on test images attacked by projected gradient descent (PGD), which changes each pixel by at most the "
+        f"radius (pixels are in [0, 1]). {about_bands(results)}"
     )
     return Section("pgd", "Attacked images", note, blocks) if blocks else None

@@ -1,4 +1,4 @@
-"""What the pictures share: panels, blocks and sections of a page, figures and strokes."""
+"""Panels, blocks and sections of figures, and helpers for drawing them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Place = tuple[tuple[Any, ...], tuple[str, str]]
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with its title; a missing one has only the reason, as the note."""
+    """A figure with its title and a note; without a figure, the note is the reason."""
 
     title: str
     svg: str
@@ -45,7 +45,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """Pictures of one kind. ``note`` says what is drawn and what the bands are."""
+    """Figures of one kind. ``note`` explains them and their bands."""
 
     key: str
     title: str
@@ -74,7 +74,7 @@ def over_seeds(values: Array) -> tuple[Array, Array]:
 
 
 def blank_figure(width: float, height: float, left: float = 30, top: float = 20, bottom: float = 30) -> Figure:
-    """A figure of this size in points, whose axes leave room for their names."""
+    """A figure of this size in points, with margins for the axis labels."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / 72, height / 72))
@@ -83,14 +83,14 @@ def blank_figure(width: float, height: float, left: float = 30, top: float = 20,
 
 
 def name_axes(axes: Axes, x: str, y: str) -> None:
-    """Names of the axes: y's stands above it, upright."""
+    """Label the axes; the label of y is above it, horizontal."""
     axes.set_xlabel(x, labelpad=2)
     axes.annotate(y, (0, 1), (2, -2), "figure fraction", "offset points", color=QUIET, va="top", annotation_clip=False)
     axes.tick_params(pad=3)
 
 
 def stroke(x: Sequence[float] | Array, y: Sequence[float] | Array, colour: str, **more: Any) -> Artist:
-    """A line, or with a ``marker`` and ``linestyle`` "" dots."""
+    """A line; with a ``marker`` and ``linestyle=""``, dots."""
     from matplotlib.lines import Line2D
 
     return Line2D(x, y, color=colour, **{"markeredgewidth": 0, **more})
@@ -111,7 +111,7 @@ def rectangle(left: float, low: float, right: float, high: float) -> list[tuple[
 
 
 def limits_of(values: Iterable[Array], low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
-    """What holds all finite values and a little more, between low and high."""
+    """Limits around all finite values with a margin, clipped to low and high."""
     found = np.concatenate([np.ravel(one) for one in values])
     found = np.clip(found[np.isfinite(found)], low, high)
     if not len(found):
@@ -121,12 +121,12 @@ def limits_of(values: Iterable[Array], low: float = -math.inf, high: float = mat
 
 
 def floor_of(values: Iterable[Array]) -> float:
-    """Where an axis of these values may begin: 0, if none of them is negative."""
+    """The lower bound of an axis: 0 if no value is negative."""
     return -math.inf if any(bool((one < 0).any()) for one in values) else 0.0
 
 
 def title_of(results: Results, place: Place, several: bool) -> str:
-    """A block's title, where there are several."""
+    """The title of a block; empty if it is the only one."""
     return results.heading(*place) if several else ""
 
 
@@ -137,12 +137,12 @@ def percent_axis(axes: Axes) -> None:
 
 
 def shortened(name: str, most: int = 26) -> str:
-    """A name that is not too long."""
+    """A name, truncated to ``most`` characters."""
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def listing(axes: Axes, names: Sequence[str], limits: tuple[float, float], x: str) -> None:
-    """A frame with a line a name."""
+    """Axes with one row for each name."""
     axes.set_xlim(*limits)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), [shortened(name) for name in names], color=INK)
@@ -154,6 +154,6 @@ def listing(axes: Axes, names: Sequence[str], limits: tuple[float, float], x: st
 
 
 def list_figure(names: Sequence[str], wide: float = 250) -> Figure:
-    """A figure with room for a line a name."""
+    """A figure with one row for each name."""
     left = 14 + 5.6 * max(len(shortened(name)) for name in names)
     return blank_figure(left + wide, 44 + 17 * len(names), left=left, top=6, bottom=36)

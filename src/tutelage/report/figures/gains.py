@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None:
-    """Gains with their intervals, a panel a condition and pair."""
+    """Gains with their intervals, one panel for each condition and pair."""
     groups: dict[Place, list[Row]] = {}
     for row in rows:
         if row.cell.method not in (TEACHER, PLAIN):
@@ -44,7 +44,7 @@ def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None
     low, high = limits_of([np.zeros(1), *(scale * np.asarray([gain.mean, gain.low, gain.high]) for gain in gains)])
     names = list(dict.fromkeys(row.cell.method for group in groups.values() for row in group))
     figure = list_figure(names)
-    unit = "points" if share else metric.title
+    unit = "percentage points" if share else metric.title
 
     def frame(axes: Axes) -> None:
         listing(axes, names, (low, high), f"difference to the plain student, {unit}")
@@ -73,10 +73,10 @@ def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None
     drawn = sheet.panels(figure, frame, [marks(group) for group in groups.values()], labels)
     better = {"higher": "Right of 0 is better.", "lower": "Left of 0 is better.", None: ""}[metric.better]
     said = (
-        "Bars: 95 % interval of the mean paired difference, not adjusted for comparing many methods. Filled: clearly "
-        "differs also after Holm's correction within its panel; hollow: not shown to differ."
+        "Bars: 95 % interval of the mean paired difference, not corrected for multiple comparisons. Filled: "
+        "significantly different from 0 after Holm's correction within the panel; hollow: not significant."
         if len(results.study["seeds"]) > 1
-        else "One seed allows no interval: none of these differences is shown to exist."
+        else "One seed allows no interval: none of these differences can be called significant."
     )
     what = f"{metric.title.capitalize()} of each method minus the plain student's, paired by seed."
     note = f"{what} {better} {said}"
@@ -112,11 +112,11 @@ def ranks(results: Results, metric: str, sheet: Sheet) -> Section | None:
         axes.annotate(f"{rank:.2f}", (rank, place), (7, 0), textcoords="offset points", va="center")
     note = (
         f"Mean rank over {ranks.blocks} conditions and pairs, by the mean over seeds. Shaded: the critical difference "
-        f"of {ranks.critical_difference:.2f} from the best (Nemenyi, 5 %); whoever lies in it is not shown to be worse."
+        f"of {ranks.critical_difference:.2f} from the best (Nemenyi, 5 %); methods in it are not significantly worse."
     )
     if ranks.p is not None:
-        note += f" Friedman's test that all are alike: p = {ranks.p:.2g}."
+        note += f" Friedman's test of equal ranks: p = {ranks.p:.2g}."
     if ranks.unranked:
-        note += " Without a rank: " + "; ".join(f"{name} ({why})" for name, why in ranks.unranked.items()) + "."
+        note += " Not ranked: " + "; ".join(f"{name} ({why})" for name, why in ranks.unranked.items()) + "."
     svg = sheet.drawing(figure, "Average rank of each method with the critical difference from the best")
     return Section("ranks", "Average rank", note, (Block("", (Panel("", svg),)),), width=420)

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 _KINDS: Mapping[str, Mapping[str, tuple[str, float | None, bool]]] = {
     "noise": {
-        "symmetric": ("share of labels made another class", 0, False),
-        "uniform": ("share of labels drawn anew", 0, False),
-        "pair": ("share of labels made the next class", 0, False),
-        "instance": ("share of wrong labels, likelier on some images", 0, False),
-        "missing": ("share of labels missing", 0, False),
+        "symmetric": ("rate of labels changed to another class", 0, False),
+        "uniform": ("rate of labels redrawn uniformly", 0, False),
+        "pair": ("rate of labels changed to the next class", 0, False),
+        "instance": ("rate of instance-dependent wrong labels", 0, False),
+        "missing": ("rate of missing labels", 0, False),
     },
     "imbalance": {
-        "powerlaw": ("power law's gamma; harder to the right", None, False),
-        "longtail": ("smallest class / largest; harder to the right", 1, True),
-        "step": ("rare classes / others; harder to the right", 1, True),
+        "powerlaw": ("gamma of the power law; more imbalanced to the right", None, False),
+        "longtail": ("smallest / largest class; more imbalanced to the right", 1, True),
+        "step": ("rare / other classes; more imbalanced to the right", 1, True),
     },
 }
 
@@ -38,7 +38,7 @@ _AXES = {"noise": "label noise", "imbalance": "class imbalance"}
 
 
 def _level(axis: str, value: str) -> tuple[str, float] | None:
-    """The kind of a condition and its level; ``None`` where it has no number: labels from a file, say."""
+    """The kind and level of a condition; ``None`` without a number, for example for labels from a file."""
     kind, _, level = value.rpartition(":")
     try:
         number = float(level)
@@ -49,7 +49,7 @@ def _level(axis: str, value: str) -> tuple[str, float] | None:
 
 
 def along(results: Results, rows: Sequence[Row], sheet: Sheet, axis: str) -> Section | None:
-    """A metric against the level of an axis, all else equal. Only of kinds with two levels or more."""
+    """A metric against the level of an axis, all else equal, for kinds with at least two levels."""
     at = ("data", "noise", "imbalance").index(axis)
     groups: dict[tuple[Any, ...], dict[tuple[str, Any], Row]] = {}
     for row in rows:
@@ -95,7 +95,7 @@ def _ticks(axes: Axes, places: Array, names: Sequence[str]) -> None:
 
 
 def _of_rows(x: Array, rows: Sequence[Row | None], scale: float) -> Line | str:
-    """A line through the means of rows; the reason where one has none."""
+    """A line through the means of rows, or the reason why a mean is missing."""
     means = [row.mean if row is not None else None for row in rows]
     if None in means:
         return next((missing_reason(row.cell) for row in rows if row is not None and row.mean is None), "not measured")
@@ -104,10 +104,10 @@ def _of_rows(x: Array, rows: Sequence[Row | None], scale: float) -> Line | str:
 
 
 def _others(results: Results, others: tuple[Any, ...], at: int, levels: Mapping[Any, float], several: bool) -> str:
-    """What the other axes are at, in words."""
+    """The values of the other axes in words."""
     if not several:
         return ""
     before, after, pair = others
     with_, without = (results.heading((*before, level, *after), pair) for level in list(levels)[:2])
-    # The axis itself is the part that changes with its level.
+    # Only the words of this axis differ between its levels.
     return ", ".join(a for a, b in zip(with_.split(", "), without.split(", "), strict=True) if a == b)

@@ -31,7 +31,10 @@ from tutelage.text import printable, printable_values
 
 REPORT = "report.html"
 
-_INTERVALS = {"t": "Student's t", "bootstrap": "of 9,999 bootstrap resamples, and bands along curves Student's t,"}
+_INTERVALS = {
+    "t": "Student's t intervals",
+    "bootstrap": "from 9,999 bootstrap resamples; bands along curves are Student's t",
+}
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,12 @@ def _sections(results: Results, rows: Sequence[Row], metric: str, interval: str,
     figures = figure_sections(results, rows, metric, sheet)
     sections = [
         Section("answer", "The answer", "answer.html", summary(results, metric, interval)),
-        Section("asked", "What was asked", "setup.html", setup(results, metric)),
+        Section("setup", "Setup", "setup.html", setup(results, metric)),
         Section("overview", "Overview", "overview.html", overview(results, rows)),
-        Section("table", "The numbers", "table.html", table(results, rows, metric)),
+        Section("table", "Results", "table.html", table(results, rows, metric)),
         Section("failed", "Runs without a result", "failed.html", failed(results)),
         *(Section(figure.key, figure.title, "figures.html", figure) for figure in figures),
-        Section("trials", "What was tried to set the methods", "trials.html", trials(results)),
+        Section("trials", "Tuning trials", "trials.html", trials(results)),
     ]
     return [section for section in sections if section.content]
 

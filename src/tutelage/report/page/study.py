@@ -19,7 +19,7 @@ def question(results: Results) -> str:
     """The study as a question."""
     methods = [name for name in results.study["methods"] if name != PLAIN]
     conditions, pairs = conditions_and_pairs(results)
-    text = f"Does {methods[0]} help" if len(methods) == 1 else f"Which of {len(methods)} ways to distil helps"
+    text = f"Does {methods[0]} help" if len(methods) == 1 else f"Which of {len(methods)} methods help"
     text = f"{text} over plain training" if methods else "How well does plain training do"
     axes = [counted(len(conditions), "condition")] if len(conditions) > 1 else []
     axes += [counted(len(pairs), "pair") + " of networks"] if len(pairs) > 1 else []

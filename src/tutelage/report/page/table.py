@@ -61,7 +61,7 @@ def _heads(results: Results) -> dict[str, str]:
 
 def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column]:
     about, heads = results.metrics[metric], _heads(results)
-    unit, points = (", %", ", points") if about.percent else ("", "")
+    unit, points = (", %", ", percentage points") if about.percent else ("", "")
     columns = [
         _Column(
             heads.get(metric, about.title) + unit,
@@ -75,16 +75,22 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
         columns.append(
             _Column(
                 f"gain{points}",
-                "mean paired difference to the plain student and its 95 % interval, not adjusted",
+                "mean paired difference to the plain student, with its 95 % interval without Holm's correction",
                 _gain,
             )
         )
     if any(row.holm is not None for row in rows):
         columns.append(
-            _Column("p (Holm)", "paired t-test, adjusted for the methods of the same condition and pair", _p)
+            _Column(
+                "p (Holm)",
+                "p-value of the paired t-test, corrected over the methods of a condition and pair",
+                _p,
+            )
         )
     if any(row.wins is not None for row in rows):
-        columns.append(_Column("wins", "seeds on which it is better than the plain student, ties counting half", _wins))
+        columns.append(
+            _Column("wins", "seeds on which it is better than the plain student; a tie counts as half", _wins)
+        )
     for name, head in heads.items():
         if name != metric and any(run[name] is not None for run in results.runs):
             unit = ", %" if results.metrics[name].percent else ""
@@ -105,7 +111,7 @@ def _about_interval(results: Results) -> str:
     return (
         ""
         if interval_note(results)
-        else ", after ± half of its 95 % interval, or in brackets the ends of an uneven one"
+        else ", ± half of its 95 % interval, or the bounds of an asymmetric interval in brackets"
     )
 
 
@@ -157,7 +163,7 @@ def table(results: Results, rows: Sequence[Row], metric: str) -> dict[str, Any]:
     return {
         "note": interval_note(results),
         "choices": [(name, distinct(text(row) for row in rows)) for name, text in words],
-        "caption": f"{about.title.capitalize()} and the rest, mean over {seeds}",
+        "caption": f"{about.title.capitalize()} and other metrics, mean over {seeds}",
         "heads": [
             *((name, "", "words") for name, _ in words),
             *((column.head, column.about, column.kind) for column in columns),
