@@ -97,7 +97,7 @@ def test_a_mean_is_shown_with_half_of_its_interval(write_study: WriteStudy) -> N
     assert "Mean over 3 seeds. With ± half of its 95 % interval." in lines[2]
     assert "| teacher | 91.00 ± 2.48 |  |  |  |" in lines  # 4.303 * 0.01 / sqrt(3)
     boot = table_as(results, "md", interval="bootstrap").decode().splitlines()
-    assert "or in brackets its ends." in boot[2]
+    assert "or its bounds in brackets." in boot[2]
     assert any(line.startswith(("| teacher | 91.00 ± 1.00", "| teacher | 91.00 [")) for line in boot)
 
 

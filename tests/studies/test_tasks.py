@@ -136,7 +136,7 @@ def test_tables_ranks_and_words_follow_the_main_metric(write_study: WriteStudy, 
         assert "points" not in text
     assert table_as(results, "csv") == table_as(results, "csv", metric="rmse")
     shares = table_as(results, "md", metric="r2").decode()
-    assert "explained share of the variance, % | difference to plain, points" in shares
+    assert "explained share of the variance, % | difference to plain, percentage points" in shares
     assert "| parameters |" in table_as(results, "md", metric="parameters").decode()
     with refused("unknown metric 'accuracy'", "mae", "rmse", "seconds"):
         results.table("accuracy")

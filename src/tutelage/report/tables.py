@@ -185,7 +185,7 @@ def caption(results: Results, interval: str) -> str:
     spread = interval_note(results) or (
         "With ± half of its 95 % interval"
         if interval == "t"
-        else "± half of its 95 % interval, or its bounds in brackets"
+        else "With ± half of its 95 % interval, or its bounds in brackets"
     )
     kind = "Student's t" if interval == "t" else "bootstrap"
     return (
