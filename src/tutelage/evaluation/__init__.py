@@ -1,4 +1,4 @@
-"""What a network is worth: accuracy, calibration, fidelity to its teacher, memorised noise, robustness, cost."""
+"""Evaluation of networks: accuracy, calibration, agreement with the teacher, memorised labels, robustness, cost."""
 
 import importlib
 from typing import Any
@@ -85,7 +85,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """``evaluate`` is the tasks', which are built on this package: imported when it is used."""
+    """Import ``evaluate`` from the tasks on first use: they depend on this package."""
     if name == "evaluate":
         return importlib.import_module("tutelage.tasks").evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

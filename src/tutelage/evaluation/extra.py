@@ -1,4 +1,4 @@
-"""What accuracy on clean images does not tell: corruptions, an attack, images from elsewhere."""
+"""Extra evaluation beside accuracy on clean images: corruptions, PGD attacks, out-of-distribution detection."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def evaluate_extra(
     result: dict[str, Any] = dict.fromkeys(
         ("corruptions", "corruption_accuracy", "pgd", "auac", "zero_gradient_share", "ood_auroc")
     )
-    if what.ood is not None:  # first, since a name that cannot be opened should not cost what the others do
+    if what.ood is not None:  # first: a data set that cannot be opened fails before the slow measurements
         result["ood_auroc"] = ood_auroc(model, data, what.ood, split=split, device=device)
     if what.corruptions or what.pgd:
         samples = labelled_samples(samples)

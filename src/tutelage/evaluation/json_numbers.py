@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def json_number(value: Tensor | float) -> float | None:
-    """A plain number; ``None`` for NaN, which JSON does not have."""
+    """The value as a float; ``None`` for NaN, which JSON cannot represent."""
     plain = float(value)
     return None if math.isnan(plain) else plain
 
 
 def json_numbers(values: Tensor) -> list[float | None]:
-    """The same for each of (N,)."""
+    """``json_number`` of each value of a tensor (N,)."""
     return [json_number(value) for value in values.tolist()]

@@ -1,4 +1,4 @@
-"""How many wrong labels a network has memorised."""
+"""Memorisation of wrong training labels."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def predict(
 
 @default_settings()
 def predict_roles(model: Tapped, split: Split, roles: Sequence[str], *, device: torch.device | str) -> Tensor:
-    """What a network gives under these roles, each (B, K), side by side: as ``predict`` gives its logits alone."""
+    """The outputs of these roles, each (B, K), concatenated along K."""
     for batch in evaluation_batches(split.subset(torch.arange(min(2, len(split)))), device=device, workers=0):
         model.trace(batch.inputs)  # which inference mode does not allow
     return predict(_SideBySide(model, roles), split, device=device)
@@ -96,7 +96,7 @@ def batch_logits(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def class_logits(model: nn.Module, who: str, data: Data, split: Split, device: torch.device | str) -> Tensor:
-    """A network's logits for a part; ``who`` it is, for the error where it has another number of classes."""
+    """A network's logits for a split; ``who`` names it in errors about its number of classes."""
     logits = predict(model, split, device=device)
     if logits.shape[1:] != (data.num_classes,):
         given = logits.shape[1] if logits.ndim == 2 else tuple(logits.shape[1:])
@@ -108,7 +108,7 @@ def class_logits(model: nn.Module, who: str, data: Data, split: Split, device: t
 
 
 def labelled_samples(split: Split) -> Split:
-    """The samples of a part that have a label, soft labels as their largest class.
+    """The labelled samples of a split, with soft labels replaced by their largest class.
 
     Raises:
         TutelageError: there is none.
@@ -116,13 +116,13 @@ def labelled_samples(split: Split) -> Split:
     hard = hard_labels(split.labels)
     places = (hard != UNLABELLED).nonzero().squeeze(1)
     if len(places) == 0:
-        raise TutelageError(f"none of the {len(split)} samples has a label to judge by; use a part that has labels")
+        raise TutelageError(f"none of the {len(split)} samples has a label; evaluate on a split with labels")
     hardened = replace(split, labels=hard)
     return hardened if len(places) == len(split) else hardened.subset(places)
 
 
 def _check_finite(logits: Tensor, split: Split) -> None:
-    """One look at all logits at the end: a look at every batch would make the device wait."""
+    """Check all logits once at the end: a check per batch would synchronise with the device."""
     bad = ~logits.flatten(1).isfinite().all(1)
     if bad.any():
         first = int(split.index[int(bad.int().argmax())])

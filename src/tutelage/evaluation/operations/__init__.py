@@ -1,4 +1,4 @@
-"""What operations on a network (``models/surgery``) add to the evaluation of a classifier.
+"""Metrics that surgery operations (``models/surgery``) add to the evaluation of a classifier.
 
 A module of this folder has the name of an operation and a function ``metrics(model, split, logits, labels)``, which
 gives plain JSON values by name. It is called for networks that were made by that operation.
@@ -18,7 +18,7 @@ from tutelage.models.tapped import Tapped
 
 
 def metrics_of(model: nn.Module, split: Split, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    """What the operations that made this network add.
+    """The added metrics of the operations that made this network.
 
     Args:
         model: the network, on the device of ``logits``.

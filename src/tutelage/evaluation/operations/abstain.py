@@ -1,4 +1,4 @@
-"""A network that can abstain: samples are ranked by how much it bets on its classes."""
+"""Metrics of networks that can abstain."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def metrics(model: Tapped, split: Split, logits: Tensor, labels: Tensor) -> dict
 
 
 def abstain_probability(logits: Tensor, abstain: Tensor) -> Tensor:
-    """p_a = softmax(s_1 .. s_m, s_a)_a, what is not bet on any class: (N, m) and (N, 1) to (N,)."""
+    """The probability of abstaining, p_a = softmax(s_1 .. s_m, s_a)_a: (N, m) and (N, 1) to (N,)."""
     return torch.cat([logits, abstain], 1).softmax(1)[:, -1]
 
 
 def selection_score(logits: Tensor, abstain: Tensor) -> Tensor:
-    """log((1 - p_a) / p_a), the log-odds of betting at all: it ranks samples as 1 - p_a does, and is never rounded."""
+    """The log-odds of not abstaining, log((1 - p_a) / p_a): ranks samples as 1 - p_a does, without rounding to 1."""
     return logits.logsumexp(1) - abstain[:, 0]
