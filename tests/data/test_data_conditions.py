@@ -220,7 +220,7 @@ def test_a_subset_of_nothing_is_refused(refused, per_class):
 
 
 def test_a_subset_larger_than_a_class_is_refused(make_data, refused):
-    with refused("'c3'", "14 training samples", "15 wanted", "ask for fewer"):
+    with refused("'c3'", "14 training samples", "15 requested", "request fewer"):
         Subset(15)(make_data(train=59))
 
 

@@ -79,7 +79,7 @@ class PK:
     P is as many classes as the batch can hold, ``batch_size // per_class``, or all classes if there are fewer. Classes
     are shuffled and repeated, and so are the samples of each class: no class and no sample is twice in a batch, except
     samples of a class with fewer than K. An epoch has as many batches as ``shuffled`` has for the labelled samples.
-    Soft labels count as their largest class, samples without a label are left out. The K samples of a class are adjacent.
+    Soft labels count as their largest class; unlabelled samples are left out. The K samples of a class are adjacent.
 
     Attributes:
         per_class: K, the samples of a class in a batch; at least 2.

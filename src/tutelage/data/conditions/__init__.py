@@ -1,7 +1,7 @@
-"""What is done to a training split on purpose: wrong or absent labels, fewer samples, rare classes.
+"""Conditions: label noise, missing labels, subsets and class imbalance of a training split.
 
-Each condition is a frozen value that turns one data set into another. Only the training split changes, clean labels
-are kept, the same seed hits the same samples, and the record says what came of it. The test split is never touched.
+Each condition is a frozen value that turns one data set into another. Only the training split changes: clean labels are
+stored, the same seed changes the same samples, and the record has the realised values. The test split never changes.
 """
 
 from tutelage.data.conditions.condition import Condition

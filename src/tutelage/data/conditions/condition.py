@@ -1,4 +1,4 @@
-"""What conditions share: their form, their random numbers, and how they count."""
+"""The protocol of conditions, and their shared random numbers and class counts."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class Condition(Protocol):
     """A frozen value that turns a data set into another one and appends what it did to the record."""
 
     def __call__(self, data: Data) -> Data:
-        """The data set under this condition; the one given is left as it was."""
+        """The data set under this condition; ``data`` itself does not change."""
         ...
 
 
 @dataclass(frozen=True)
 class Relabelling:
-    """Other labels for the training split.
+    """A condition that changes labels of the training split.
 
     Clean labels are kept for analysis, and a validation split that exists already is left clean: to select on
     labels as noisy as the training ones, hold it out after the noise.
     """
 
     def _relabel(self, data: Data, before: Labels) -> Labels:
-        """The labels (N,) after this condition; those given are not to be written to."""
-        raise NotImplementedError(f"{type(self).__name__} must say what a label becomes")
+        """The labels (N,) after this condition; must not write to ``before``."""
+        raise NotImplementedError(f"{type(self).__name__} must define _relabel(data, before)")
 
     def _settings(self) -> dict[str, Any]:
-        """What the record says this condition was told, as plain JSON values."""
+        """The settings for the record, as plain JSON values."""
         return asdict(self)
 
     def __call__(self, data: Data) -> Data:
@@ -53,10 +53,10 @@ class Relabelling:
             raise TutelageError(f"{name} needs 2 classes or more, and {data.name} has {data.num_classes}")
         before = data.train.labels.cpu().numpy()
         after = self._relabel(data, before)
-        untaught = np.setdiff1d(np.arange(data.num_classes), before)
-        if (strange := np.intersect1d(after, untaught)).size:
+        absent_classes = np.setdiff1d(np.arange(data.num_classes), before)
+        if (invalid := np.intersect1d(after, absent_classes)).size:
             raise TutelageError(
-                f"{name} would give training samples the class {data.classes[strange[0]]!r}, of which {data.name} has "
+                f"{name} would give training samples the class {data.classes[invalid[0]]!r}, of which {data.name} has "
                 "no training sample; leave the noise out, or add samples"
             )
         if data.train.trusted is not None:
@@ -79,12 +79,12 @@ class Relabelling:
 
 
 def stream(name: str, seed: int) -> np.random.Generator:
-    """Random numbers of its own for each condition: two with the same seed must not draw the same ones."""
+    """A random generator for each condition, so that two conditions with the same seed draw different numbers."""
     return np.random.default_rng([seed & 0xFFFFFFFFFFFFFFFF, *name.encode()])
 
 
 def check_single_label(data: Data, condition: str) -> None:
-    """Refuse targets that are no classes, for a condition on classes.
+    """Refuse targets other than classes.
 
     Raises:
         TutelageError: with the kind of targets.
@@ -97,17 +97,17 @@ def check_single_label(data: Data, condition: str) -> None:
 
 
 def clean_classes(data: Data, condition: str) -> tuple[Labels, list[int]]:
-    """The class that each training sample counts for where samples are chosen, (N,), and the size of each class.
+    """The class (N,) of each training sample for selecting samples, and the size of each class.
 
-    It is the clean class where that is known and the given one elsewhere, so that which samples are kept does not
-    depend on whether noise came first. Soft labels count for their largest class. A sample without a label is -1.
+    It is the clean class if known and the label otherwise, so that the selection does not depend on whether noise was
+    applied first. Soft labels count for their largest class. A sample without a label has -1.
 
     Raises:
-        TutelageError: the targets are no classes, or no sample has a label.
+        TutelageError: the targets are not classes, or no sample has a label.
     """
     check_single_label(data, condition)
-    given, clean = data.targets.classes(data.train.labels).cpu(), data.train.clean_labels.cpu()
-    classes = torch.where((given >= 0) & (clean >= 0), clean, given)
+    labels, clean = data.targets.classes(data.train.labels).cpu(), data.train.clean_labels.cpu()
+    classes = torch.where((labels >= 0) & (clean >= 0), clean, labels)
     if not bool((classes >= 0).any()):
         raise TutelageError(
             f"{condition} chooses samples by their classes, and no training sample of {data.name} has a label; "

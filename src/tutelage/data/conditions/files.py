@@ -1,4 +1,4 @@
-"""The files that conditions read: a matrix, or columns of labels."""
+"""Files of conditions: a matrix, or columns of labels."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tutelage.files import as_path
 from tutelage.parsing import parse_json
 
 Reader = TypeVar("Reader", bound=Callable[..., Any])
-BAD = (*DAMAGE, csv.Error)
+READ_ERRORS = (*DAMAGE, csv.Error)
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of all columns of a file, and those that were asked for and found, (N,) int64."""
+    """The names of all columns of a file, and the requested columns that exist, (N,) int64."""
 
     names: Sequence[str]
     found: Mapping[str, NDArray[np.int64]]
@@ -37,18 +37,18 @@ def read_matrix(file: str | Path) -> NDArray[np.float64]:
     Raises:
         TutelageError: it cannot be read, or holds something other than numbers.
     """
-    with _told("a matrix of numbers", file):
+    with _one_line_errors("a matrix of numbers", file):
         return _reader({".csv": _csv_matrix, ".npy": _npy_matrix, ".json": _json_matrix}, file)(as_path(str(file)))
 
 
-def read_columns(file: str | Path, wanted: Sequence[str]) -> Columns:
-    """The wanted columns, as far as they exist, of an ``.npz`` or a ``.csv`` whose first line names them.
+def read_columns(file: str | Path, requested: Sequence[str]) -> Columns:
+    """The requested columns, if they exist, of an ``.npz`` or a ``.csv`` whose first line names them.
 
     Raises:
-        TutelageError: it cannot be read, or a wanted column is not one whole number a row.
+        TutelageError: it cannot be read, or a requested column is not one whole number per row.
     """
-    with _told("labels", file):
-        columns = _reader({".npz": _npz_columns, ".csv": _csv_columns}, file)(as_path(str(file)), wanted)
+    with _one_line_errors("labels", file):
+        columns = _reader({".npz": _npz_columns, ".csv": _csv_columns}, file)(as_path(str(file)), requested)
     sizes = {name: len(column) for name, column in columns.found.items()}
     if len(set(sizes.values())) > 1:
         raise TutelageError(f"the columns of {file} have different lengths, {sizes}; give each sample one row")
@@ -56,7 +56,7 @@ def read_columns(file: str | Path, wanted: Sequence[str]) -> Columns:
 
 
 def _reader(readers: Mapping[str, Reader], file: str | Path) -> Reader:
-    """The reader for this file's ending."""
+    """The reader for the suffix of this file."""
     suffix = Path(file).suffix.lower()
     path = as_path(str(file))
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -67,15 +67,15 @@ def _reader(readers: Mapping[str, Reader], file: str | Path) -> Reader:
 
 
 @contextmanager
-def _told(what: str, file: str | Path) -> Iterator[None]:
-    """Turn whatever goes wrong with a file into one line."""
+def _one_line_errors(what: str, file: str | Path) -> Iterator[None]:
+    """Turn reading errors of a file into one-line messages."""
     try:
         yield
     except OSError as error:
         raise TutelageError(
             f"cannot read {file}: {error.strerror or one_line(error)}; check the path, which starts from {Path.cwd()}"
         ) from error
-    except BAD as error:
+    except READ_ERRORS as error:
         raise TutelageError(f"{file} does not hold {what} ({one_line(error)}); write them as plain text") from error
 
 
@@ -98,30 +98,30 @@ def _json_matrix(path: Path) -> NDArray[np.float64]:
     return np.array(parse_json(path.read_text(encoding="utf-8-sig")), dtype=np.float64)
 
 
-def _npz_columns(path: Path, wanted: Sequence[str]) -> Columns:
+def _npz_columns(path: Path, requested: Sequence[str]) -> Columns:
     with path.open("rb") as stream:
         archive = Archive(path, stream, "an array for each column of labels")
-        found = {name: archive.read(name) for name in wanted if name in archive.keys}
+        found = {name: archive.read(name) for name in requested if name in archive.keys}
     for name, array in found.items():
         if array.dtype.kind not in "iu" or array.ndim != 1:
             raise TutelageError(f"{name} of {path} is {array.dtype} of shape {array.shape}; labels are (N,) integers")
     return Columns(archive.keys, {name: array.astype(np.int64) for name, array in found.items()})
 
 
-def _csv_columns(path: Path, wanted: Sequence[str]) -> Columns:
+def _csv_columns(path: Path, requested: Sequence[str]) -> Columns:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream)
         names = [name.strip() for name in next(reader, [])]
         rows = [(reader.line_num, row) for row in reader if row]
     found: dict[str, NDArray[np.int64]] = {}
-    for name in set(wanted) & set(names):
-        place = names.index(name)
+    for name in set(requested) & set(names):
+        position = names.index(name)
         found[name] = np.zeros(len(rows), np.int64)
         for number, (line, row) in enumerate(rows):
             try:
-                found[name][number] = int(row[place])
+                found[name][number] = int(row[position])
             except (ValueError, IndexError, OverflowError) as error:
-                cell = repr(row[place]) if place < len(row) else "missing"
+                cell = repr(row[position]) if position < len(row) else "missing"
                 raise TutelageError(
                     f"{name} of {path} is {cell} in line {line}; labels are whole numbers, -1 for none"
                 ) from error

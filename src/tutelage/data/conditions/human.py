@@ -1,4 +1,4 @@
-"""Labels that people gave."""
+"""Labels by human annotators."""
 
 from __future__ import annotations
 

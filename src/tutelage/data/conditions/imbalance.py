@@ -1,4 +1,4 @@
-"""Rare classes: of each class so many training samples as a law says."""
+"""Class imbalance: the number of training samples of each class by a formula."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tutelage.data.conditions.condition import clean_classes
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError
 
-SLACK = 1e-9  # relative: a product that is a whole number but for rounding is not to lose one
+SLACK = 1e-9  # relative, so that rounding errors do not reduce a whole number by one
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Imbalance:
     """
 
     def _sizes(self, classes: int, most: int) -> list[int]:
-        """n_1 .. n_C; ``most`` is the size of the smallest class, which every class can give."""
-        raise NotImplementedError(f"{type(self).__name__} must say how many samples a class keeps")
+        """n_1 .. n_C; ``most`` is the size of the smallest class."""
+        raise NotImplementedError(f"{type(self).__name__} must define _sizes(classes, most)")
 
-    def _pinned(self, most: int) -> Self:
-        """The same with its defaults filled in."""
+    def _with_defaults(self, most: int) -> Self:
+        """The same condition with its defaults filled in."""
         return self
 
     def __call__(self, data: Data) -> Data:
@@ -39,7 +39,7 @@ class Imbalance:
         labels, counts = clean_classes(data, name)
         if data.num_classes < 2:
             raise TutelageError(f"{name} needs 2 classes or more, and {data.name} has {data.num_classes}")
-        law = self._pinned(min(counts))
+        law = self._with_defaults(min(counts))
         wanted = law._sizes(data.num_classes, min(counts))
         for c, (size, count) in enumerate(zip(wanted, counts, strict=True)):
             if max(size, 1) > count:
@@ -99,7 +99,7 @@ class PowerLawImbalance(Imbalance):
             )
         return n_max, n_min
 
-    def _pinned(self, most: int) -> Self:
+    def _with_defaults(self, most: int) -> Self:
         n_max, n_min = self._ends(most)
         return replace(self, n_max=n_max, n_min=n_min)
 

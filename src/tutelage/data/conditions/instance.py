@@ -1,4 +1,4 @@
-"""Labels that are wrong where the image asks for it."""
+"""Instance-dependent label noise."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CHUNK = 256  # images projected at once
 
 @dataclass(frozen=True)
 class InstanceNoise(LabelNoise):
-    """What a label becomes depends on the image; about ``rate`` of the labels are wrong.
+    """Instance-dependent noise: a wrong label depends on the image; about ``rate`` of the labels are wrong.
 
     The noise of the experiments of Xia et al. (2020, "Part-dependent label noise", arXiv 2006.07836), which many
-    papers took over. For sample i with pixels x_i and label y::
+    papers use. For sample i with pixels x_i and label y::
 
         q_i ~ N(rate, 0.1^2) truncated to [rate - h, rate + h], h = min(rate, 1 - rate)   its flip rate
         W_y ~ N(0, 1), S x C, one for each class y                                       directions

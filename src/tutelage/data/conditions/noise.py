@@ -1,4 +1,4 @@
-"""Labels that are wrong, or absent, by chance."""
+"""Label noise that does not depend on the image, and missing labels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SUM_TOLERANCE = 1e-3  # of a row of probabilities, as written with three digits 
 
 @dataclass(frozen=True)
 class LabelNoise(Relabelling):
-    """Labels hit independently with probability ``rate``.
+    """Each label changes independently with probability ``rate``.
 
-    Unlabelled samples stay unlabelled. The same seed always hits the same samples, and a higher rate hits those of
-    a lower one and more.
+    Unlabelled samples stay unlabelled. The same seed always changes the same samples, and a higher rate changes
+    those of a lower rate and more.
     """
 
     rate: float
@@ -36,8 +36,8 @@ class LabelNoise(Relabelling):
             raise TutelageError(f"a noise rate is a number from 0 to 1, got {self.rate!r}")
 
     def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
-        """What each label (N,) becomes if it is hit."""
-        raise NotImplementedError(f"{type(self).__name__} must say what a label becomes")
+        """The new label (N,) of each sample, if it changes."""
+        raise NotImplementedError(f"{type(self).__name__} must define _redraw()")
 
     def _relabel(self, data: Data, before: Labels) -> Labels:
         generator = stream(type(self).__name__, self.seed)
@@ -87,10 +87,10 @@ class PairFlip(LabelNoise):
 
 @dataclass(frozen=True)
 class MissingLabels(LabelNoise):
-    """With probability ``rate`` a label is taken away: it becomes -1, which terms that read labels leave out.
+    """With probability ``rate`` a label is removed: it becomes -1, and terms that read labels skip the sample.
 
-    Which are hit does not depend on the label. The clean labels stay, and an absent label does not count as wrong.
-    In the record ``changed`` are those taken away, and the transitions are of those that are left.
+    The selection does not depend on the label. Clean labels stay, and a missing label does not count as wrong. In the
+    record ``changed`` is the number of removed labels, and the transitions are those of the remaining ones.
     """
 
     def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
@@ -99,7 +99,7 @@ class MissingLabels(LabelNoise):
 
 @dataclass(frozen=True)
 class AsymmetricNoise(Relabelling):
-    """A label c becomes k with probability T[c, k], independently of everything else.
+    """A label c becomes k with probability T[c, k], independently of all else.
 
     Unlabelled samples stay unlabelled, and the same seed always draws the same labels. (Patrini et al. 2017, arXiv
     1609.03683, and many others; what is called asymmetric noise on CIFAR-10 is one such matrix.)

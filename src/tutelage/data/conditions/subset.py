@@ -1,4 +1,4 @@
-"""Few samples, as many of each class."""
+"""Subsets with the same number of samples of each class."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Subset:
             rarest = int(np.argmin(counts))
             raise TutelageError(
                 f"the class {data.classes[rarest]!r} of {data.name} has {counts[rarest]} training samples, "
-                f"fewer than the {self.per_class} wanted of each; ask for fewer or add samples of it"
+                f"fewer than the {self.per_class} requested; request fewer or add samples of it"
             )
         drawn = np.lexsort((stream("Subset", self.seed).random(len(labels)), labels))
         drawn = drawn[np.count_nonzero(labels < 0) :]  # sorted by class, so those without one come first

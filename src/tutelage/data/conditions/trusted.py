@@ -1,4 +1,4 @@
-"""Labels that somebody has checked."""
+"""Verified labels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tutelage.errors import TutelageError
 
 @dataclass(frozen=True)
 class Trusted:
-    """So many samples of each class get their clean label, as if a person had looked at them, and are marked.
+    """``per_class`` samples of each class get their clean label and are marked as trusted, as if verified by a person.
 
-    They stay in the training split, where every method sees them with that label; noise that comes later leaves them
-    alone. A class with fewer samples is checked whole, and a sample whose clean label is not known is not checked.
+    They stay in the training split, where every method sees them with that label; noise that is applied later
+    does not change them. Of a class with fewer samples all are marked, but no sample whose clean label is unknown.
 
     Attributes:
-        per_class: how many of each clean class.
-        seed: of which.
+        per_class: trusted samples of each clean class.
+        seed: the seed of their selection.
     """
 
     per_class: int
