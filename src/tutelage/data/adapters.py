@@ -1,4 +1,4 @@
-"""Data sets from the objects that users have: pairs of arrays, and datasets of PyTorch."""
+"""Data sets from Python objects: pairs of arrays, and PyTorch datasets."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tutelage.data.data import ArrayLike, Data
 from tutelage.errors import TutelageError, one_line
 from tutelage.text import value_text
 
-TAKEN = (
+ACCEPTED = (
     "give a name such as digits or folder:PATH, a Data, a pair (images, labels), a map-style dataset of such pairs, a "
     "DataLoader of one, or a tuple (training set, test set) of those"
 )
-LOOKED_AT_TWICE = 8  # samples, to find out whether a dataset gives another image each time
+SAMPLES_READ_TWICE = 8  # samples read twice, to detect random transforms
 
 
 def as_data(value: object, test_share: float | None = None) -> Data:
@@ -41,7 +41,7 @@ def as_data(value: object, test_share: float | None = None) -> Data:
         test_share: the share that becomes the test split where there is none.
 
     Raises:
-        TutelageError: it is something else; the text says what to give.
+        TutelageError: it is another object; the message says what to pass.
     """
     if isinstance(value, tuple | list) and len(value) == 2 and all(_is_set(part) for part in value):
         train, test = value
@@ -50,7 +50,7 @@ def as_data(value: object, test_share: float | None = None) -> Data:
 
 
 def _is_set(value: object) -> bool:
-    """Whether it is a set of samples, and not one half of a pair of arrays."""
+    """Whether it is a set of samples, not one of a pair of arrays."""
     if isinstance(value, tuple | list):
         return len(value) == 2 and not any(isinstance(part, int) for part in value)
     if isinstance(value, Tensor | np.ndarray | str | bytes | Mapping):
@@ -59,7 +59,7 @@ def _is_set(value: object) -> bool:
 
 
 def _classes(value: object) -> Sequence[str] | None:
-    """The class names that a dataset has, as those of torchvision do, or the one that it or its loader stands for."""
+    """The class names of a dataset (``classes``, as in torchvision) or of the dataset that it wraps."""
     names = None
     while value is not None and names is None:
         names, value = getattr(value, "classes", None), getattr(value, "dataset", None)
@@ -67,7 +67,7 @@ def _classes(value: object) -> Sequence[str] | None:
 
 
 def _arrays(value: Any) -> tuple[ArrayLike, ArrayLike | None]:
-    """The images and the labels of a set; ``None`` where it has no labels."""
+    """The images and the labels of a set; ``None`` for missing labels."""
     if isinstance(value, DataLoader):
         return _arrays(_dataset_of(value))
     if isinstance(value, IterableDataset):
@@ -87,12 +87,12 @@ def _arrays(value: Any) -> tuple[ArrayLike, ArrayLike | None]:
         or not isinstance(value, Sized)
         or not hasattr(value, "__getitem__")
     ):
-        raise TutelageError(f"{_named(value)} is no data set; {TAKEN}")
+        raise TutelageError(f"{_named(value)} is no data set; {ACCEPTED}")
     return _items(value)
 
 
 def _dataset_of(loader: DataLoader[Any]) -> Any:
-    """The dataset that a loader reads, since batches, their order and augmentations are made here.
+    """The dataset of a loader; batches, their order and augmentation are tutelage's own.
 
     Raises:
         TutelageError: the loader does more than put samples of its dataset into batches.
@@ -116,11 +116,11 @@ def _items(value: Any) -> tuple[ArrayLike, ArrayLike]:
     """All items of a map-style dataset."""
     what = type(value).__name__
     if len(value) == 0:
-        raise TutelageError(f"{what} has no sample; {TAKEN}")
+        raise TutelageError(f"{what} has no sample; {ACCEPTED}")
     images, labels = [], []
     for number in range(len(value)):
         image, label = _item(value, number, what)
-        if number < LOOKED_AT_TWICE and not np.array_equal(image, _item(value, number, what)[0], equal_nan=True):
+        if number < SAMPLES_READ_TWICE and not np.array_equal(image, _item(value, number, what)[0], equal_nan=True):
             raise TutelageError(
                 f"{what} gives another image each time that item {number} is read; give it without random "
                 "transforms, since tutelage augments by itself (augment, views)"

@@ -22,7 +22,7 @@ __all__ = ["ImageFiles", "load"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp"})
 NAMES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test", "novel")}
-NOVEL = "novel"  # a test split of other classes than those of ``train``
+NOVEL = "novel"  # a test split whose classes do not occur in ``train``
 WITHOUT_LABELS = ("unlabelled", "unlabeled")
 NO_CLASS = ""
 LAYOUT = (
@@ -42,13 +42,13 @@ def load(
 ) -> Data:
     """``train/CLASS/*`` and ``test/CLASS/*``, and ``val`` (or ``valid``, ``validation``); or just ``CLASS/*``.
 
-    A folder ``novel`` in the place of ``test`` has other classes than ``train``, for tasks that evaluate on classes
-    that are not taught; the validation folder may have such classes then too. The classes of ``train`` come first.
+    A folder ``novel`` instead of ``test`` has other classes than ``train``, for tasks that evaluate on new classes; the
+    validation folder may then have such classes too. The classes of ``train`` come first.
 
-    Without a ``test`` folder the validation folder is the test split. Without any of those folders the ones that are
-    there are classes, and a share of each becomes the test split, the same one every time. The record and a warning say
-    so. Classes are the folders of ``train``. Images have one channel if no image has a colour mode, else three.
-    Whatever is no PNG, JPEG, WebP or BMP in the folder of a class is passed over, and a warning counts it.
+    Without a ``test`` folder the validation folder is the test split. Without any of those folders each folder is a
+    class, and a share of each becomes the test split, always the same one; the record and a warning say so. Classes
+    are the folders of ``train``. Images have one channel if no image has a colour mode, else three.
+    Files other than PNG, JPEG, WebP and BMP in a class folder are ignored, and a warning counts them.
 
     A split whose folder has images and no class folders has no labels, and so have the images of a folder
     ``unlabelled``, which join the training split, or are it where there is no ``train``. If no training image has a
@@ -90,16 +90,16 @@ def load(
     everything = _classes(name for found in images.values() for name in found)
     classes = _classes(images["train"]) or everything
     if "test" in parts and parts["test"].name == NOVEL:
-        if taught := [name for name in _classes(images["test"]) if name in images["train"]]:
+        if shared := [name for name in _classes(images["test"]) if name in images["train"]]:
             raise TutelageError(
-                f"{parts['test'] / taught[0]} is a class that {parts['train']} has too; remove it from one of them, or "
+                f"{parts['test'] / shared[0]} is a class that {parts['train']} has too; remove it from one of them, or "
                 "name the folder test if all its classes are taught"
             )
         classes += tuple(name for name in everything if name not in classes)
-    strange = [parts[part] / name for part in images for name in _classes(images[part]) if name not in classes]
-    if strange:
+    unknown_classes = [parts[part] / name for part in images for name in _classes(images[part]) if name not in classes]
+    if unknown_classes:
         raise TutelageError(
-            f"{strange[0]} is a class that {parts['train']} does not have; add training images of it or remove it"
+            f"{unknown_classes[0]} is a class that {parts['train']} does not have; add training images of it or remove it"
         )
     if passed_over:
         warnings.warn(
@@ -122,17 +122,17 @@ def load(
 
 
 def _without_labels(folder: Path) -> Path | None:
-    """The folder of unlabelled training images beside those of the splits, if it is there."""
+    """The folder of unlabelled training images, if it exists."""
     return next((folder / name for name in WITHOUT_LABELS if (folder / name).is_dir()), None)
 
 
 def _classes(names: Iterable[str]) -> tuple[str, ...]:
-    """The classes among the folders of a split."""
+    """The class names among the folders of a split, sorted."""
     return tuple(sorted({*names} - {NO_CLASS}))
 
 
 def _passed_over(places: Iterable[Path]) -> Counter[str]:
-    """How many files and folders in the splits are not read, by suffix; hidden files only with that of an image."""
+    """How many files and folders in the splits are ignored, by suffix; of hidden files only images count."""
     counts: Counter[str] = Counter()
     for place in places:
         entries = list(place.iterdir())
@@ -144,7 +144,7 @@ def _passed_over(places: Iterable[Path]) -> Counter[str]:
 
 
 def _kind(entry: Path) -> str:
-    """What a warning calls something that is passed over; nothing for what systems hide in folders."""
+    """The name of an ignored file or folder in warnings; empty for hidden files of the operating system."""
     if entry.name.startswith("."):
         return "hidden image" if entry.suffix.lower() in SUFFIXES else ""
     return "folder" if entry.is_dir() else printable(entry.suffix.lower()) or "file without a suffix"
@@ -160,9 +160,9 @@ def _listed(passed_over: Counter[str]) -> str:
 
 
 def _parts(folder: Path) -> dict[str, Path]:
-    """The folder of each split that is there."""
+    """The folder of each split that exists."""
     found = [(part, folder / name) for part, names in NAMES.items() for name in names if (folder / name).is_dir()]
-    if not any(part == "train" for part, _ in found):  # it is a class of that name
+    if not any(part == "train" for part, _ in found):  # then it is a class of that name
         found = [(part, place) for part, place in found if place.name != NOVEL]
     parts = dict(found)
     if len(parts) < len(found):
@@ -189,13 +189,13 @@ class _Files:
         return str(self[place])
 
     def fingerprint(self, place: int) -> str:
-        """Where under the root it is, its bytes and when it was changed, in nanoseconds."""
-        told = self[place].stat()
-        return f"{self.names[place]} {told.st_size} {told.st_mtime_ns}"
+        """The path below the root, the size in bytes and the modification time in nanoseconds."""
+        status = self[place].stat()
+        return f"{self.names[place]} {status.st_size} {status.st_mtime_ns}"
 
 
 def _by_class(folder: Path) -> dict[str, list[str]]:
-    """The images of a split by class, as paths in its folder, sorted; ``NO_CLASS`` has those without a label."""
+    """The images of a split by class, as sorted paths in its folder; unlabelled images are under ``NO_CLASS``."""
     classes = sorted(place for place in folder.iterdir() if _is_class(place))
     if not classes:
         files = _files(folder)

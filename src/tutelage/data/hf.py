@@ -1,4 +1,4 @@
-"""A data set of the Hugging Face hub, or a folder in its format, through the ``datasets`` library."""
+"""Data sets of the Hugging Face hub, or local folders, through the ``datasets`` library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tutelage.data.assemble import IN_MEMORY, assemble
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, one_line
 
-# our name of a split to the hub's names of it
+# names of the splits on the hub
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 
 

@@ -1,4 +1,4 @@
-"""What arrays in a file are: images or vectors, classes or other targets, from their dtypes and shapes."""
+"""Inference of modality and targets from the dtypes and shapes of arrays in a file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tutelage.errors import TutelageError, unknown
 BY_TASK: Mapping[str, Targets] = MappingProxyType(
     {kind.task: kind for kind in (Classes(), MultiLabel(), Quantities(), Strings())}
 )
-"""Kinds of targets, by what they are for: what the entry ``targets`` of a file may say."""
+"""Kinds of targets by the name of their task, the possible values of the entry ``targets`` of a file."""
 
 
 def infer_modality(inputs: Array, what: str) -> Modality:
-    """(N, D) floats are vectors, and what has more axes are images.
+    """The modality: (N, D) floats are vectors, arrays with more axes are images.
 
     Raises:
-        TutelageError: two axes of integers, which may be anything.
+        TutelageError: two axes of integers, which are ambiguous.
     """
     if inputs.ndim != 2:
         return Pixels()
@@ -35,21 +35,21 @@ def infer_modality(inputs: Array, what: str) -> Modality:
 
 
 def infer_targets(labels: Array, what: str) -> Targets:
-    """The kind of some labels.
+    """The kind of targets.
 
     Integers (N,) are classes, and (N, C) of 0, 1 and -1 (unknown) are several labels a sample. Floats (N,) are
     quantities, NaN if unknown, and so are (N, K) that leave [0, 1]; (N, C) are distributions over classes if most rows
     sum to 1, and several labels a sample if they are 0 and 1 with more than one 1 in a row.
 
     Raises:
-        TutelageError: they could be two kinds; the text says how to tell which.
+        TutelageError: they could be of two kinds; the message says how to name the kind.
     """
     kind, several = labels.dtype.kind, labels.ndim == 2 and labels.shape[1] > 1
     if kind == "f" and labels.ndim in (1, 2):
         return _several_floats(labels, what) if several else _one_float(labels, what)
     if kind in "iub" and several:
         return _several_integers(labels, what)
-    return Classes()  # or nothing that can be used, which is refused as such
+    return Classes()  # or an unusable array, which ``Classes.store`` refuses
 
 
 def _one_float(labels: Array, what: str) -> Targets:
@@ -82,10 +82,10 @@ def _several_integers(labels: Array, what: str) -> Targets:
 
 
 def targets_named(name: Array, what: str) -> Targets:
-    """The kind of targets that an entry of a file names by their task.
+    """The kind of targets that the entry ``targets`` of a file names by a task.
 
     Raises:
-        TutelageError: it is no text, or no such kind.
+        TutelageError: it is not a text, or not the name of a kind.
     """
     if name.ndim != 0 or name.dtype.kind not in "US":
         raise TutelageError(f"{what} is {name.dtype} of shape {name.shape}; it is one text: {', '.join(BY_TASK)}")
