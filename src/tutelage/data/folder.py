@@ -99,7 +99,8 @@ def load(
     unknown_classes = [parts[part] / name for part in images for name in _classes(images[part]) if name not in classes]
     if unknown_classes:
         raise TutelageError(
-            f"{unknown_classes[0]} is a class that {parts['train']} does not have; add training images of it or remove it"
+            f"{unknown_classes[0]} is a class that {parts['train']} does not have; add training images of it or "
+            "remove it"
         )
     if passed_over:
         warnings.warn(
