@@ -1,4 +1,4 @@
-"""MaxDropout beside dropout and nothing, on small sets that networks learn by heart.
+"""MaxDropout compared with dropout and no dropout, on small data sets that networks memorise.
 
 python -m experiments.maxdropout
 """
@@ -25,7 +25,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
 from tutelage.training import Run
 
-# The share of the network's own nn.Dropout, and the settings of MaxDropout in its place, if it is.
+# The rate of nn.Dropout, and the settings of MaxDropout, which replaces nn.Dropout unless they are None.
 ROWS: Mapping[str, tuple[float, Mapping[str, Any] | None]] = {
     "plain": (0.0, None),
     "dropout 0.3": (0.3, None),
@@ -36,7 +36,7 @@ ROWS: Mapping[str, tuple[float, Mapping[str, Any] | None]] = {
 
 
 def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
-    """Train and measure one row; nothing is kept in the folder."""
+    """Train and measure one row; nothing is written to the folder."""
     dropout, settings = ROWS[row]
     data, recipe = setting(condition, seed)
 
@@ -45,20 +45,20 @@ def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
         return Tapped(make(dropout, data), *data.mean_std)
 
     training = Run(data, student, recipe=recipe, hardware=Hardware(device="cpu", workers=0), seed=seed)
-    method, chosen = ("plain", {}) if settings is None else ("maxdropout", {"where": "dropout", **settings})
-    trained = find(method)(training, **chosen)
+    method, method_settings = ("plain", {}) if settings is None else ("maxdropout", {"where": "dropout", **settings})
+    trained = find(method)(training, **method_settings)
     test, train = (float(accuracy(training.predict(trained, split), split.labels)) for split in (data.test, data.train))
     measured = {"test": test, "train": train, "gap": train - test}
     if settings is not None:
         shares = getattr(trained, "dropped", {}).values()
-        measured |= {f"dropped {place}": share for place, share in enumerate(shares, 1)}
+        measured |= {f"dropped {index}": share for index, share in enumerate(shares, 1)}
         with replace_dropout(trained, partial(MaxDropout, active_in_eval=True, **settings)):
             measured["active"] = float(accuracy(training.predict(trained, data.test), data.test.labels))
     return measured
 
 
 def setting(condition: str, seed: int) -> tuple[Data, Recipe]:
-    """The data and the recipe; which training samples there are depends on the seed."""
+    """The data and the recipe; the seed draws the training samples."""
     if condition == "digits":
         return Subset(30, seed)(open_data("digits")), Recipe(epochs=60, batch_size=64, lr=0.05, schedule="cosine")
     data = Subset(500, seed)(open_data("npz:runs/data/cifar10.npz"))
@@ -82,21 +82,26 @@ def resnet(dropout: float, data: Data) -> nn.Module:
 
 EXPERIMENT = Experiment(
     name="maxdropout",
-    head="""# MaxDropout beside dropout
+    head="""
+# MaxDropout compared with dropout (`maxdropout`)
 
-MaxDropout (Santos et al. 2020) sets to 0, in training, what lies in the uppermost part r of a layer's range of values.
-The paper's effects are 0.05 to 0.6 percentage points at full scale, too small for experiments of this size. The
-questions here: does it reduce accuracy, how many units does it drop, and does the gap between training and test shrink?
+**Question.** MaxDropout (Santos et al. 2020) sets the values in the uppermost part r of a layer's range to 0 in
+training. The effects in the paper are 0.05 to 0.6 points at full scale, which experiments of this size cannot detect.
+So the questions here are: does it reduce accuracy, how many units does it drop, and does the gap between training and
+test accuracy shrink?
 
-**Digits**: 300 training samples, an MLP with two hidden layers of 256, 60 epochs at a learning rate of 0.05.
-**CIFAR-10**: 5,000 training samples, a ResNet-8 with 8, 16 and 32 channels on maps of a quarter of the usual size, 8
-epochs at 0.1. SGD with Nesterov's momentum 0.9, weight decay 0.0005, batches of 64, cosine schedule, the data sets'
-usual shifts and flips. Dropout sits behind each hidden layer's ReLU, or behind each of the three stages; MaxDropout
-stands in the same places. Each seed draws its own training samples; rows of one seed share them, first weights and
-batches. Nothing was tuned and nothing is selected: the numbers are those of the last epoch, in eval mode, on unmoved
-images. *Active* is the test accuracy of the same network when MaxDropout stays on at test, in batches of 512, as it
-does by a mistake in the authors' networks. *Dropped* is the share of units that it set to 0 in the whole training,
-layer by layer.
+**Data and networks.** *Digits*: 300 training samples; an MLP with two hidden layers of 256; 60 epochs with a learning
+rate of 0.05; five seeds. *CIFAR-10*: 5,000 training samples; a ResNet-8 with 8, 16 and 32 channels on feature maps of a
+quarter of the usual size; 8 epochs with a learning rate of 0.1; three seeds.
+
+**Protocol.** SGD with Nesterov momentum 0.9, weight decay 0.0005, batches of 64, cosine schedule, the data sets' usual
+shifts and flips. Dropout follows the ReLU of each hidden layer, or each of the three stages; MaxDropout takes the same
+positions. Each seed draws its own training samples; rows of one seed share them, initial weights and batches. No
+tuning, no model selection: evaluation is after the last epoch, in eval mode, on images without augmentation.
+
+**Columns.** *Test, active* is the test accuracy of the same network with MaxDropout left on, in batches of 512, as
+happens by mistake in the authors' networks. *Dropped* is the share of units set to 0 over the whole training, for each
+layer.
 """,
     measure=run,
     rows=tuple(ROWS),
@@ -113,23 +118,23 @@ layer by layer.
     conditions={"digits": "Digits, 300 samples", "cifar10": "CIFAR-10, 5,000 samples"},
     seeds={"digits": range(5), "cifar10": range(3)},
     skip=frozenset({("cifar10", "MaxDropout U(0, 0.5)")}),
-    tail="""## What it shows
+    tail="""
+## What it shows
 
-- No gain. On digits MaxDropout costs test accuracy, about a point at 0.3 and more than ten at 0.5, where dropout of 0.3
-  costs none and narrows the gap between training and test. On CIFAR-10, where this network hardly overfits and dropout
-  does harm, the effect of a rate of 0.3 does not differ significantly from 0.
-- On digits the cost is that of the switch between training and test: with the layer left on at test the same networks
-  lose little ("test, active"). What a sample is recognised by is silenced in training, nothing makes up for it by
-  scaling, and in eval mode it comes back. On CIFAR-10, in a network with batch normalisation, it makes no difference.
-  The authors' figures were made with the layer left on, as far as their code shows; then the answer to a sample depends
-  on its batch.
-- The rate is not the share of dropped units: 0.3 drops well under one unit in a hundred, 0.5 some hundredths, more in
-  the smaller maps.
+- **No gain.** On digits MaxDropout reduces test accuracy by about a point at 0.3 and by more than ten at 0.5, where
+  dropout of 0.3 does not reduce it and narrows the gap between training and test. On CIFAR-10, where this network
+  hardly overfits and dropout does harm, MaxDropout 0.3 has no significant effect: a difference of 3.2 points would be
+  detected with a power of 80 %.
+- On digits the loss comes from the switch between training and test: with the layer left on at test, the same networks
+  lose little. In training the units that best identify a sample are silenced and nothing is rescaled; in eval mode they
+  come back. On CIFAR-10, with batch normalisation, it makes no difference. As far as their code shows, the authors'
+  numbers were measured with the layer left on, where the prediction for a sample depends on its batch.
+- The rate is not a share: 0.3 drops well under 1 % of the units, 0.5 a few per cent, more in the smaller feature maps.
 
-## What it does not
+## What it does not show
 
-The paper's setting, 200 epochs of a ResNet-18 or a WRN-28-10 on all of CIFAR, is not repeated, and nothing here speaks
-of effects of half a point there.
+The paper's setting, 200 epochs of a ResNet-18 or a WRN-28-10 on all of CIFAR, was not repeated, and nothing here says
+anything about effects of half a point.
 """,
 )
 
