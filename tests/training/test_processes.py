@@ -1,4 +1,4 @@
-"""Several processes train as one would on the same batches."""
+"""Training in several processes equals training in one process on the same batches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ SCRIPT = textwrap.dedent(
     out, rank = Path(sys.argv[1]), int(os.environ.get("RANK", "0"))
     generator = torch.Generator().manual_seed(0)
 
-    def part(size):
+    def split(size):
         images = torch.randint(256, (size, 8, 8, 1), generator=generator, dtype=torch.uint8)
         return Split.of(images, torch.arange(size) % 4)
 
@@ -48,10 +49,10 @@ SCRIPT = textwrap.dedent(
             nn.Conv2d(4, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(6, 4),
         )
 
-    data = Data("made", tuple("abcd"), part(50), part(8), part(12), CropsAndFlips(pad=1))
-    told = {}
+    data = Data("made", tuple("abcd"), split(50), split(8), split(12), CropsAndFlips(pad=1))
+    results = {}
 
-    def go(method, folder):
+    def train(method, folder):
         common = dict(data=data, out=out / folder, epochs=4, batch_size=16, lr=0.02, seed=5)
         common |= dict(device="cpu", precision="float32")
         if method == "hinton":
@@ -59,44 +60,46 @@ SCRIPT = textwrap.dedent(
         return tutelage.train(net(2), method=method, **common)
 
     for method in ("plain", "hinton", "dml"):
-        result = go(method, method)
-        told[method] = {
+        result = train(method, method)
+        results[method] = {
             "history": len(result.history),
             "metrics": sorted(result.metrics),
             "weights": [value.double().sum().item() for value in result.model.module.state_dict().values()],
         }
     processes = Processes.current("cpu")
-    if rank == 0:  # as a run that was killed in its last epoch leaves its folder
-        shutil.copytree(out / "dml", out / "again")
+    if rank == 0:  # make the folder of a run that was killed in its last epoch
+        shutil.copytree(out / "dml", out / "resumed")
         for name in ("result.json", "student.safetensors", "checkpoints/fit-00-epoch-00004.ckpt"):
-            (out / "again" / name).unlink()
+            (out / "resumed" / name).unlink()
     processes.wait()
-    go("dml", "again")
-    (out / f"rank{rank}.json").write_text(json.dumps({"world": processes.world, **told}))
+    train("dml", "resumed")
+    (out / f"rank{rank}.json").write_text(json.dumps({"world": processes.world, **results}))
     """
 )
 
 
 def run(command: list[str], folder: Path) -> None:
-    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    }
     folder.mkdir()
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, str(folder)],
-        env={**kept, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"},
+        env={**environment, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::FutureWarning"},
         capture_output=True,
         text=True,
         timeout=150,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert process.returncode == 0, process.stderr[-3000:]
 
 
 @pytest.mark.timeout(320)
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """One test, since starting processes is what takes the time."""
+    """One test of several properties, because starting processes takes most of the time."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    # Not accelerate launch --cpu: that starts one process, however many it is asked for.
+    # Not accelerate launch --cpu, which always starts one process.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     one, two = tmp_path / "one", tmp_path / "two"
     run([sys.executable, str(script)], one)
@@ -105,30 +108,30 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     first, second = (json.loads((two / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert (first["world"], second["world"]) == (2, 2)
     for method in ("plain", "hinton", "dml"):
-        ours, theirs = (load_file(folder / method / "student.safetensors") for folder in (one, two))
-        assert ours.keys() == theirs.keys()
-        for name, value in ours.items():
-            torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-4, msg=f"{method}: {name}")
+        student, distributed = (load_file(folder / method / "student.safetensors") for folder in (one, two))
+        assert student.keys() == distributed.keys()
+        for name, value in student.items():
+            torch.testing.assert_close(distributed[name], value, rtol=1e-3, atol=1e-4, msg=f"{method}: {name}")
         lines = [(folder / method / "metrics.jsonl").read_text().splitlines() for folder in (one, two)]
         for line, other in zip(*lines, strict=True):
             assert json.loads(other)["forward_passes"] == json.loads(line)["forward_passes"]
             for learner, entry in json.loads(line)["learners"].items():
                 assert json.loads(other)["learners"][learner] == pytest.approx(entry, rel=1e-3, abs=1e-3)
-        # only the first process measures and writes, and each holds the same student
+        # Only the first process evaluates and writes files; all have the same student.
         assert len(lines[1]) == first[method]["history"] == 4
         assert "test" in first[method]["metrics"]
         assert (second[method]["history"], second[method]["metrics"]) == (0, [])
         assert second[method]["weights"] == first[method]["weights"]
-    for folder in (one, two):  # taken up again after a kill
+    for folder in (one, two):  # resumed after the kill
         assert (folder / "dml" / "student.safetensors").read_bytes() == (
-            folder / "again" / "student.safetensors"
+            folder / "resumed" / "student.safetensors"
         ).read_bytes()
 
 
 # --- one process
 
 
-def test_alone_nothing_is_shared() -> None:
+def test_single_process_has_no_communication() -> None:
     processes = Processes()
     assert processes.main
     tensor = torch.tensor([1.0, float("nan")])
@@ -144,19 +147,27 @@ def test_alone_nothing_is_shared() -> None:
     assert torch.equal(weight.grad, torch.ones(2))
 
 
-def test_current_is_one_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_is_a_single_process_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert Processes.current("cpu") == Processes()
 
 
 @pytest.mark.parametrize("value", ["", "  ", "1"])
-def test_current_is_one_where_the_launchers_variable_is_empty(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_current_is_a_single_process_if_world_size_is_empty_or_1(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", value)
     assert Processes.current("cpu") == Processes()
 
 
+@pytest.fixture
+def restored_environment() -> Iterator[None]:
+    """Restore all environment variables: accelerate sets LOCAL_RANK, LOCAL_WORLD_SIZE and MASTER_PORT itself."""
+    with mock.patch.dict(os.environ):
+        yield
+
+
+@pytest.mark.usefixtures("restored_environment")
 @pytest.mark.parametrize(
-    ("variables", "pieces"),
+    ("variables", "fragments"),
     [
         ({"WORLD_SIZE": "x"}, ("WORLD_SIZE is 'x'", "a whole number from 1")),
         ({"WORLD_SIZE": "0"}, ("WORLD_SIZE is '0'",)),
@@ -169,9 +180,9 @@ def test_current_is_one_where_the_launchers_variable_is_empty(value: str, monkey
         ({"WORLD_SIZE": "2", "RANK": "0"}, ("cannot join the 2 processes", "MASTER_ADDR")),
     ],
 )
-def test_a_launchers_variables_that_make_no_sense_are_refused(
+def test_invalid_environment_variables_of_a_launcher_are_refused(
     variables: dict[str, str],
-    pieces: tuple[str, ...],
+    fragments: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
     refused: Callable[..., AbstractContextManager[None]],
 ) -> None:
@@ -179,28 +190,28 @@ def test_a_launchers_variables_that_make_no_sense_are_refused(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(PartialState, "_shared_state", {})  # whatever other tests of this process have joined
-    with refused(*pieces, "or unset WORLD_SIZE"):
+    monkeypatch.setattr(PartialState, "_shared_state", {})  # other tests may have initialised this singleton
+    with refused(*fragments, "or unset WORLD_SIZE"):
         Processes.current("cpu")
 
 
-def test_shares_of_a_batch_are_the_batch(tiny_data: Data) -> None:
-    whole = next(iter(Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=1).epoch(2)))
-    shares = [
+def test_shards_of_a_batch_add_up_to_the_batch(tiny_data: Data) -> None:
+    batch = next(iter(Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=1).epoch(2)))
+    shards = [
         next(iter(Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=1, rank=r, world=2).epoch(2)))
         for r in (0, 1)
     ]
-    assert sorted(torch.cat([share.index for share in shares]).tolist()) == sorted(whole.index.tolist())
-    assert torch.equal(shares[0].inputs, whole.inputs[0::2])
-    assert torch.equal(shares[1].inputs, whole.inputs[1::2])
+    assert sorted(torch.cat([shard.index for shard in shards]).tolist()) == sorted(batch.index.tolist())
+    assert torch.equal(shards[0].inputs, batch.inputs[0::2])
+    assert torch.equal(shards[1].inputs, batch.inputs[1::2])
 
 
-class Swapped(RuntimeError):  # noqa: N818 - raised to leave the block
-    pass
+class BlockError(RuntimeError):
+    """An error within the block."""
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_shared_statistics_give_every_class_back(fails: bool) -> None:
+def test_shared_statistics_restore_the_class_of_every_layer(fails: bool) -> None:
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.BatchNorm2d(2), nn.ReLU()), nn.BatchNorm3d(2))
     classes = [type(module) for module in model.modules()]
     names = list(model.state_dict())
@@ -209,8 +220,8 @@ def test_shared_statistics_give_every_class_back(fails: bool) -> None:
             within = [type(module) for module in model.modules()]
             assert list(model.state_dict()) == names
             if fails:
-                raise Swapped
-    except Swapped:
+                raise BlockError
+    except BlockError:
         assert fails
     assert [type(module) for module in model.modules()] == classes
     assert [a is not b for a, b in zip(within, classes, strict=True)] == [
@@ -220,7 +231,7 @@ def test_shared_statistics_give_every_class_back(fails: bool) -> None:
 
 @pytest.fixture
 def group() -> Iterator[None]:
-    """A group of this process alone: summing over it changes nothing."""
+    """A process group of this process alone, in which a sum over processes changes nothing."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -238,31 +249,31 @@ def group() -> Iterator[None]:
         (nn.BatchNorm3d, (2, 3, 2, 2, 2)),
     ],
 )
-def test_shared_batch_normalisation_is_batch_normalisation(
+def test_shared_batch_normalisation_equals_batch_normalisation(
     kind: Any, shape: tuple[int, ...], options: dict[str, Any], training: bool
 ) -> None:
     torch.manual_seed(0)
-    ours, theirs = kind(3, **options).train(training), kind(3, **options).train(training)
-    for layer in (ours, theirs):
-        for number, parameter in enumerate(layer.parameters()):
+    layer, reference = kind(3, **options).train(training), kind(3, **options).train(training)
+    for module in (layer, reference):
+        for number, parameter in enumerate(module.parameters()):
             nn.init.constant_(parameter, 0.5 + number)
-    for _ in range(2):  # the second time running statistics are not what they began as
+    for _ in range(2):  # the second pass starts from updated running statistics
         inputs: list[Tensor] = [(3 + 2 * torch.randn(shape)).requires_grad_()]
         inputs.append(inputs[0].detach().clone().requires_grad_())
-        with Processes(rank=0, world=2).shared_statistics(ours):
-            outputs = [ours(inputs[0]), theirs(inputs[1])]
+        with Processes(rank=0, world=2).shared_statistics(layer):
+            outputs = [layer(inputs[0]), reference(inputs[1])]
         torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-5, atol=1e-5)
         for output in outputs:
             output.pow(3).sum().backward()
         torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-4)
-        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        for a, b in zip(layer.parameters(), reference.parameters(), strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
-        for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        for a, b in zip(layer.buffers(), reference.buffers(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("group")
-def test_shared_batch_normalisation_under_autocast_keeps_its_type() -> None:
+def test_shared_batch_normalisation_under_autocast_keeps_its_dtype() -> None:
     layer = nn.BatchNorm2d(3)
     with Processes(rank=0, world=2).shared_statistics(layer):
         out = layer(torch.randn(4, 3, 2, 2, dtype=torch.bfloat16))
@@ -271,6 +282,6 @@ def test_shared_batch_normalisation_under_autocast_keeps_its_type() -> None:
     assert layer.running_mean.dtype == torch.float32
 
 
-def test_a_batch_that_does_not_divide_is_refused(tiny_data: Data, refused: Any) -> None:
+def test_indivisible_batch_size_is_refused(tiny_data: Data, refused: Any) -> None:
     with refused("multiple of the 2 processes", "15"):
         Batches(tiny_data.train, batch_size=15, rank=0, world=2)
