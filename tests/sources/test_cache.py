@@ -31,8 +31,8 @@ Net = Callable[..., Tapped]
 ROLES = ("logits", "embedding")
 ATTENTION = DerivedRole(pooled_attention, "stage1", size=(4, 4), p=2.0)
 FLOW = DerivedRole(flow_matrix, "stage1", "stage2")
-KEPT = {"logits": 4, "embedding": 8, ATTENTION: 16, FLOW: 32}
-"""Roles, and the numbers that the tiny network's answer has."""
+OUTPUT_SIZES = {"logits": 4, "embedding": 8, ATTENTION: 16, FLOW: 32}
+"""Roles, and the size of the tiny network's output for each."""
 
 
 def epochs(data: Data, count: int, seed: int = 0) -> list[Batch]:
@@ -40,7 +40,7 @@ def epochs(data: Data, count: int, seed: int = 0) -> list[Batch]:
     return [batch for epoch in range(count) for batch in batches.epoch(epoch)]
 
 
-def furthest(a: Outputs, b: Outputs, roles: Collection[str] = ROLES) -> float:
+def max_difference(a: Outputs, b: Outputs, roles: Collection[str] = ROLES) -> float:
     return max(float((a[role] - b[role]).abs().max()) for role in roles)
 
 
@@ -49,123 +49,130 @@ def test_cached_outputs_equal_computed_ones(
     precision: Any, tolerance: float, tiny_data: Data, tiny_model: Net, tmp_path: Path
 ) -> None:
     teacher = tiny_model(1)
-    live, shown = Frozen(teacher), epochs(tiny_data, 6)
-    for again in (False, True):
+    live, batches = Frozen(teacher), epochs(tiny_data, 6)
+    for filled in (False, True):
         store = TeacherCache(tmp_path, tiny_data, precision)
-        kept = Frozen(teacher, cache=store)
-        for batch in shown:
-            answer, expected = kept(batch, KEPT, {}), live(batch, KEPT, {})
-            assert answer["logits"].dtype == torch.float32
-            scale = max(float(expected[role].abs().max()) for role in KEPT)
-            assert furthest(answer, expected, KEPT) <= tolerance * scale
-        assert store.hits + store.misses == len(shown) * 16
-        assert (store.misses == 16) if again else (store.misses > 16)  # the first batch shows the shapes
+        cached = Frozen(teacher, cache=store)
+        for batch in batches:
+            outputs, expected = cached(batch, OUTPUT_SIZES, {}), live(batch, OUTPUT_SIZES, {})
+            assert outputs["logits"].dtype == torch.float32
+            scale = max(float(expected[role].abs().max()) for role in OUTPUT_SIZES)
+            assert max_difference(outputs, expected, OUTPUT_SIZES) <= tolerance * scale
+        assert store.hits + store.misses == len(batches) * 16
+        assert (store.misses == 16) if filled else (store.misses > 16)  # shapes are read from the first batch
     sizes = {file.name.split("-", 2)[2]: file.stat().st_size for file in tmp_path.iterdir()}
-    width = {"float32": 4, "float16": 2, "bfloat16": 2}[precision]
+    bytes_per_number = {"float32": 4, "float16": 2, "bfloat16": 2}[precision]
     names = ("logits", "embedding", "pooled_attention-stage1-size-4-4-p-2.0", "flow_matrix-stage1-stage2")
     assert sizes == {
-        f"{name}-{precision}.outputs": 4096 + 48 * (8 + 9 * (4 + numbers * width))
-        for name, numbers in zip(names, KEPT.values(), strict=True)
+        f"{name}-{precision}.outputs": 4096 + 48 * (8 + 9 * (4 + size * bytes_per_number))
+        for name, size in zip(names, OUTPUT_SIZES.values(), strict=True)
     }
 
 
-def test_a_fresh_answer_is_rounded_as_a_kept_one(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_computed_outputs_are_rounded_like_cached_ones(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     (batch, *_), teacher = epochs(tiny_data, 1), tiny_model(1)
-    kept = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data, "float16"))
-    first = kept(batch, ROLES, {})
-    assert furthest(first, kept(batch, ROLES, {})) == 0
+    cached = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data, "float16"))
+    first = cached(batch, ROLES, {})
+    assert max_difference(first, cached(batch, ROLES, {})) == 0
 
 
-def test_several_teachers_have_each_their_files(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_every_teacher_has_its_own_file(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     teachers = (tiny_model(1), tiny_model(2))
-    kept = Frozen(*teachers, cache=TeacherCache(tmp_path, tiny_data))
+    cached = Frozen(*teachers, cache=TeacherCache(tmp_path, tiny_data))
     for batch in epochs(tiny_data, 2):
-        assert torch.equal(kept(batch, ("logits",), {})["logits"], Frozen(*teachers)(batch, ("logits",), {})["logits"])
+        assert torch.equal(
+            cached(batch, ("logits",), {})["logits"], Frozen(*teachers)(batch, ("logits",), {})["logits"]
+        )
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_other_parts_of_the_same_set_share_a_file(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_subsets_of_a_data_set_share_a_file(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     teacher = tiny_model(1)
-    for places in (torch.arange(0, 32), torch.arange(16, 48)):
-        part = replace(tiny_data, train=tiny_data.train.subset(places), validation=None)
-        noisy = replace(part, train=replace(part.train, labels=(part.train.labels + 1) % 4))
-        kept = Frozen(teacher, cache=TeacherCache(tmp_path, noisy))
+    for rows in (torch.arange(0, 32), torch.arange(16, 48)):
+        subset = replace(tiny_data, train=tiny_data.train.subset(rows), validation=None)
+        noisy = replace(subset, train=replace(subset.train, labels=(subset.train.labels + 1) % 4))
+        cached = Frozen(teacher, cache=TeacherCache(tmp_path, noisy))
         for batch in epochs(noisy, 2):
             expected = Frozen(teacher)(batch, ROLES, {})
-            assert furthest(kept(batch, ROLES, {}), expected) == 0
+            assert max_difference(cached(batch, ROLES, {}), expected) == 0
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_inputs_that_are_no_augmentation_are_asked_live(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_inputs_without_an_augmentation_key_are_not_cached(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     (batch, *_), teacher = epochs(tiny_data, 1), tiny_model(1)
-    kept = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data))
-    kept(batch, ROLES, {})
-    moved = replace(batch, inputs=batch.inputs.flip(2), key=None)
-    assert furthest(kept(moved, ROLES, {}), Frozen(teacher)(moved, ROLES, {})) == 0
-    assert kept.cache is not None
-    assert (kept.cache.hits, kept.cache.misses) == (0, 16)
+    cached = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data))
+    cached(batch, ROLES, {})
+    flipped = replace(batch, inputs=batch.inputs.flip(2), key=None)
+    assert max_difference(cached(flipped, ROLES, {}), Frozen(teacher)(flipped, ROLES, {})) == 0
+    assert cached.cache is not None
+    assert (cached.cache.hits, cached.cache.misses) == (0, 16)
 
 
-def test_each_precision_has_a_file_of_its_own(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_every_precision_has_its_own_file(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     (batch, *_), teacher = epochs(tiny_data, 1), tiny_model(1)
-    kept, live = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data)), Frozen(teacher)
+    cached, live = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data)), Frozen(teacher)
     for _ in range(2):
-        assert furthest(kept(batch, ROLES, {}), live(batch, ROLES, {})) == 0  # as in a dry run
+        assert max_difference(cached(batch, ROLES, {}), live(batch, ROLES, {})) == 0  # as in a dry run
         with torch.autocast("cpu", torch.bfloat16):
-            assert furthest(kept(batch, ROLES, {}), live(batch, ROLES, {})) == 0
+            assert max_difference(cached(batch, ROLES, {}), live(batch, ROLES, {})) == 0
     assert len(list(tmp_path.iterdir())) == 4
-    assert kept.cache is not None
-    assert kept.cache.hits == 32
+    assert cached.cache is not None
+    assert cached.cache.hits == 32
 
 
 @pytest.mark.parametrize("roles", [("logits", "stage1"), (ATTENTION, "stage1"), ("stage2",)], ids=str)
-def test_whole_maps_are_asked_live(roles: tuple[str, ...], tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_full_feature_maps_are_not_cached(
+    roles: tuple[str, ...], tiny_data: Data, tiny_model: Net, tmp_path: Path
+) -> None:
     teacher = tiny_model(1)
-    kept = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data))
+    cached = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data))
     for batch in epochs(tiny_data, 2):
-        answer, expected = kept(batch, roles, {}), Frozen(teacher)(batch, roles, {})
-        assert all(torch.equal(answer[role], expected[role]) for role in roles)
+        outputs, expected = cached(batch, roles, {}), Frozen(teacher)(batch, roles, {})
+        assert all(torch.equal(outputs[role], expected[role]) for role in roles)
     assert not list(tmp_path.iterdir())
 
 
 def filled(data: Data, teacher: Tapped, folder: Path, role: str = "logits") -> Path:
-    kept = Frozen(teacher, cache=TeacherCache(folder, data))
+    """Cache the outputs of one epoch; return the file."""
+    cached = Frozen(teacher, cache=TeacherCache(folder, data))
     for batch in epochs(data, 1):
-        kept(batch, (role,), {})
+        cached(batch, (role,), {})
     (file,) = folder.iterdir()
     return file
 
 
 def used(data: Data, teacher: Tapped, folder: Path, role: str = "logits") -> tuple[int, int]:
-    """How many entries are read from the cache and how many are computed; all of them are checked."""
+    """Numbers of cache hits and misses in one epoch, all of whose outputs are checked."""
     store = TeacherCache(folder, data)
     for batch in epochs(data, 1):
-        answer = Frozen(teacher, cache=store)(batch, (role,), {})[role]
-        assert torch.equal(answer, Frozen(teacher)(batch, (role,), {})[role])
+        outputs = Frozen(teacher, cache=store)(batch, (role,), {})[role]
+        assert torch.equal(outputs, Frozen(teacher)(batch, (role,), {})[role])
     return store.hits, store.misses
 
 
 @pytest.mark.parametrize("role", ["logits", ATTENTION, FLOW])
-def test_any_damaged_byte_of_an_answer_is_noticed(role: str, tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_damaged_byte_of_an_entry_is_detected_and_repaired(
+    role: str, tiny_data: Data, tiny_model: Net, tmp_path: Path
+) -> None:
     teacher = tiny_model(1)
     file = filled(tiny_data, teacher, tmp_path, role)
-    whole = file.read_bytes()
+    content = file.read_bytes()
     generator = np.random.default_rng(0)
-    row = 8 + 9 * (4 + 4 * KEPT[role])
+    row = 8 + 9 * (4 + 4 * OUTPUT_SIZES[role])
     for _ in range(40 if role == "logits" else 10):
-        damaged = bytearray(whole)
+        damaged = bytearray(content)
         sample, byte = int(generator.integers(48)), int(generator.integers(8, row))
         damaged[4096 + sample * row + byte] ^= 1 << int(generator.integers(8))
         file.write_bytes(damaged)
         hits, misses = used(tiny_data, teacher, tmp_path, role)
-        assert (hits, misses) in ((32, 16), (30, 18))  # the first batch is asked live in any case, and no sample alone
-        assert used(tiny_data, teacher, tmp_path, role) == (32, 16)  # and it has been mended
+        assert (hits, misses) in ((32, 16), (30, 18))  # the first batch is always computed, later misses in pairs
+        assert used(tiny_data, teacher, tmp_path, role) == (32, 16)  # the entry has been repaired
 
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], tuple[str, ...]]] = {
     "empty": (lambda whole: b"", ("is no file of cached teacher outputs", "remove it")),
-    "something else": (lambda whole: b"PK\x03\x04" + whole[4:], ("is no file of cached teacher outputs",)),
-    "a header cut off": (lambda whole: whole[:40], ("is no file of cached teacher outputs",)),
+    "another kind of file": (lambda whole: b"PK\x03\x04" + whole[4:], ("is no file of cached teacher outputs",)),
+    "a truncated header": (lambda whole: whole[:40], ("is no file of cached teacher outputs",)),
     "another teacher": (
         lambda whole: re.sub(rb'"teacher": "....', b'"teacher": "zzzz', whole, count=1),
         ("another teacher",),
@@ -175,18 +182,18 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("damage", "said"), DAMAGE.values(), ids=list(DAMAGE))
-def test_what_is_no_such_file_is_refused(
-    damage: Any, said: tuple[str, ...], tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Any
+@pytest.mark.parametrize(("damage", "fragments"), DAMAGE.values(), ids=list(DAMAGE))
+def test_invalid_or_mismatched_file_is_refused(
+    damage: Any, fragments: tuple[str, ...], tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Any
 ) -> None:
     teacher = tiny_model(1)
     file = filled(tiny_data, teacher, tmp_path)
     file.write_bytes(damage(file.read_bytes()))
-    with refused(file, *said):
+    with refused(file, *fragments):
         used(tiny_data, teacher, tmp_path)
 
 
-def test_a_file_that_ends_too_early_is_filled_again(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_truncated_file_is_filled_again(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     teacher = tiny_model(1)
     file = filled(tiny_data, teacher, tmp_path)
     size = file.stat().st_size
@@ -197,7 +204,7 @@ def test_a_file_that_ends_too_early_is_filled_again(tiny_data: Data, tiny_model:
     assert file.stat().st_size == size
 
 
-def test_other_images_other_weights_and_other_views_never_meet(
+def test_outputs_of_other_images_weights_or_views_are_not_reused(
     tiny_data: Data, tiny_model: Net, tmp_path: Path, refused: Any
 ) -> None:
     teacher = tiny_model(1)
@@ -211,23 +218,23 @@ def test_other_images_other_weights_and_other_views_never_meet(
         used(replace(tiny_data, views=CropsAndFlips(pad=1, flip=True)), teacher, tmp_path)
     with torch.no_grad():
         teacher.module.fc.bias += 1  # type: ignore[operator, union-attr]
-    assert used(tiny_data, teacher, tmp_path)[1] == 48  # of other weights it is another file
+    assert used(tiny_data, teacher, tmp_path)[1] == 48  # other weights have another file
     normalised = Tapped(teacher.module, [0.1], [0.9])
     with refused("another normalisation"):
         used(tiny_data, normalised, tmp_path)
 
 
-def test_two_writers_at_once(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
+def test_two_concurrent_writers(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
     teacher = tiny_model(1)
     stores = [TeacherCache(tmp_path, tiny_data) for _ in range(2)]
     for batches in zip(epochs(tiny_data, 4, seed=1), epochs(tiny_data, 4, seed=2), strict=True):
         for store, batch in zip(stores, batches, strict=True):
-            answer = Frozen(teacher, cache=store)(batch, ROLES, {})
-            assert furthest(answer, Frozen(teacher)(batch, ROLES, {})) == 0
+            outputs = Frozen(teacher, cache=store)(batch, ROLES, {})
+            assert max_difference(outputs, Frozen(teacher)(batch, ROLES, {})) == 0
     assert all(store.hits > 16 for store in stores)
 
 
-def test_a_full_disk_is_one_line_and_nothing_is_lost(
+def test_full_disk_is_reported_in_one_line(
     tiny_data: Data, tiny_model: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
 ) -> None:
     def full(*_: Any) -> None:
@@ -242,34 +249,34 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Four classes of four training pictures, 8x8 and grey, that were last changed long ago; and one to test."""
+def image_folder(tmp_path: Path) -> Path:
+    """An image folder: four classes of four training images and a test image, grayscale 8x8, with an old mtime."""
     generator = np.random.default_rng(0)
     for name in "abcd":
         for file in [*(f"train/{name}/{number}.png" for number in range(4)), f"test/{name}/0.png"]:
-            path = tmp_path / "pictures" / file
+            path = tmp_path / "image_folder" / file
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
             os.utime(path, (1e9, 1e9))
-    return tmp_path / "pictures"
+    return tmp_path / "image_folder"
 
 
-def opened(pictures: Path, image_size: int | None = None) -> Data:
-    return folder.load(pictures, image_size, in_memory_bytes=0)
+def load(images: Path, image_size: int | None = None) -> Data:
+    return folder.load(images, image_size, in_memory_bytes=0)
 
 
-def test_images_in_files_are_identified_without_opening_them(
-    pictures: Path, tiny_model: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_image_files_are_identified_without_decoding(
+    image_folder: Path, tiny_model: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, teacher = opened(pictures), tiny_model(1)
+    data, teacher = load(image_folder), tiny_model(1)
     filled(data, teacher, tmp_path / "cache")
-    part = replace(data, train=data.train.subset(torch.tensor([9, 2, 14])))
+    subset = replace(data, train=data.train.subset(torch.tensor([9, 2, 14])))
     with monkeypatch.context() as patch:
-        patch.setattr(Image, "open", lambda *_: pytest.fail("it was opened"))
+        patch.setattr(Image, "open", lambda *_: pytest.fail("an image was load"))
         TeacherCache(tmp_path / "cache", data)
-        TeacherCache(tmp_path / "cache", part)
+        TeacherCache(tmp_path / "cache", subset)
     used(data, teacher, tmp_path / "cache")
-    used(opened(pictures.rename(tmp_path / "moved")), teacher, tmp_path / "cache")
+    used(load(image_folder.rename(tmp_path / "moved")), teacher, tmp_path / "cache")
 
 
 def touched(file: Path) -> None:
@@ -277,7 +284,7 @@ def touched(file: Path) -> None:
 
 
 def replaced(file: Path) -> None:
-    """By a picture of another size in bytes, with the time of the old one."""
+    """Replace the file by an image of another size in bytes with the same mtime."""
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(file)
     os.utime(file, (1e9, 1e9))
 
@@ -287,74 +294,72 @@ def renamed(file: Path) -> None:
 
 
 def removed(file: Path) -> None:
-    """All that come behind it have another number now."""
+    """Remove the file, which shifts the index of all later images."""
     file.unlink()
 
 
 @pytest.mark.parametrize(
     ("change", "differ"), [(touched, "1 of 16"), (replaced, "1 of 16"), (renamed, "1 of 16"), (removed, "10 of 15")]
 )
-def test_other_files_are_other_images(
-    change: Callable[[Path], None], differ: str, pictures: Path, tiny_model: Net, tmp_path: Path, refused: Any
+def test_changed_files_count_as_other_images(
+    change: Callable[[Path], None], differ: str, image_folder: Path, tiny_model: Net, tmp_path: Path, refused: Any
 ) -> None:
     teacher = tiny_model(1)
-    filled(opened(pictures), teacher, tmp_path / "cache")
-    change(pictures / "train" / "b" / "1.png")
+    filled(load(image_folder), teacher, tmp_path / "cache")
+    change(image_folder / "train" / "b" / "1.png")
     with refused("outputs for other images", differ, "index 5", "another folder"):
-        used(opened(pictures), teacher, tmp_path / "cache")
+        used(load(image_folder), teacher, tmp_path / "cache")
 
 
-def test_images_of_another_size_are_other_images(pictures: Path, tiny_model: Net, tmp_path: Path, refused: Any) -> None:
+def test_another_image_size_counts_as_other_images(
+    image_folder: Path, tiny_model: Net, tmp_path: Path, refused: Any
+) -> None:
     teacher = tiny_model(1)
-    filled(opened(pictures), teacher, tmp_path / "cache")
+    filled(load(image_folder), teacher, tmp_path / "cache")
     with refused("outputs for other images", "16 of 16"):
-        used(opened(pictures, image_size=8), teacher, tmp_path / "cache")  # cut, if they were not square
+        used(load(image_folder, image_size=8), teacher, tmp_path / "cache")  # would be cropped if it were not square
 
 
-def test_a_file_that_is_gone_is_named(pictures: Path, tmp_path: Path, refused: Any) -> None:
-    data, file = opened(pictures), pictures / "train" / "b" / "1.png"
+def test_missing_image_file_is_reported(image_folder: Path, tmp_path: Path, refused: Any) -> None:
+    data, file = load(image_folder), image_folder / "train" / "b" / "1.png"
     file.unlink()
     with refused(file, "cannot be read", "No such file"):
         TeacherCache(tmp_path / "cache", data)
 
 
-def test_images_that_nothing_tells_apart_are_refused(tiny_data: Data, tmp_path: Path, refused: Any) -> None:
+def test_images_without_fingerprints_are_refused(tiny_data: Data, tmp_path: Path, refused: Any) -> None:
     class Rows:
         shape = (48, 8, 8, 1)
 
         def __getitem__(self, index: Tensor) -> Tensor:
             return tiny_data.train.inputs[index]
 
-        def fingerprint(self, place: int) -> None:
-            """A table's rows have none."""
+        def fingerprint(self, index: int) -> None:
+            """Rows of a table have no fingerprint."""
 
     train = replace(tiny_data.train, inputs=Rows())
-    for part in (train, train.subset(torch.arange(5))):
+    for split in (train, train.subset(torch.arange(5))):
         with refused("tiny", "no files of their own", "without teacher_cache="):
-            TeacherCache(tmp_path, replace(tiny_data, train=part))
+            TeacherCache(tmp_path, replace(tiny_data, train=split))
 
 
-def test_two_images_of_one_number_are_refused(tiny_data: Data, tmp_path: Path, refused: Any) -> None:
+def test_different_images_with_the_same_index_are_refused(tiny_data: Data, tmp_path: Path, refused: Any) -> None:
     train = replace(tiny_data.train, index=torch.arange(len(tiny_data.train)) % 40)
     with refused("8 training samples of tiny", "first is index 0", "without teacher_cache="):
         TeacherCache(tmp_path, replace(tiny_data, train=train))
-    twice = tiny_data.train.subset(torch.tensor([0, 1, 1, 2]))  # of a sample that is there twice nothing is mistaken
-    TeacherCache(tmp_path, replace(tiny_data, train=twice))
+    repeated = tiny_data.train.subset(torch.tensor([0, 1, 1, 2]))  # the same image twice is not ambiguous
+    TeacherCache(tmp_path, replace(tiny_data, train=repeated))
 
 
-def test_an_overwritten_file_is_another_image(tiny_data: Data, tmp_path: Path) -> None:
-    from PIL import Image
-
-    from tutelage.data.folder import load
-
-    for part in ("train", "test"):
+def test_overwritten_file_changes_the_fingerprint(tiny_data: Data, tmp_path: Path) -> None:
+    for split in ("train", "test"):
         for number in range(6):
-            file = tmp_path / "pictures" / part / f"{number % 2}" / f"{number}.png"
+            file = tmp_path / "image_folder" / split / f"{number % 2}" / f"{number}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(tiny_data.train.inputs[number, ..., 0].numpy()).save(file)
-    data = load(tmp_path / "pictures", in_memory_bytes=0)
+    data = load(tmp_path / "image_folder")
     before, codes = data.fingerprint, TeacherCache(tmp_path / "cache", data)._codes
-    Image.fromarray(tiny_data.train.inputs[9, ..., 0].numpy()).save(tmp_path / "pictures" / "train" / "0" / "2.png")
-    changed = load(tmp_path / "pictures", in_memory_bytes=0)
+    Image.fromarray(tiny_data.train.inputs[9, ..., 0].numpy()).save(tmp_path / "image_folder" / "train" / "0" / "2.png")
+    changed = load(tmp_path / "image_folder")
     assert changed.fingerprint != before
     assert (TeacherCache(tmp_path / "cache", changed)._codes != codes).tolist() == [False, True] + [False] * 4

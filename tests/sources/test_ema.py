@@ -1,4 +1,4 @@
-"""The average of the student over time, against plain Python."""
+"""EMA: the exponential moving average of the student, against a reference in plain Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROLES = ("logits", "stage1")
 
 
 def train_one_step(student: Tapped, batch: Batch, seed: int) -> None:
-    """Something that moves every parameter and buffer, the batch counter too."""
+    """Change every parameter and buffer, including the batch counter."""
     generator = torch.Generator().manual_seed(seed)
     student.train()(batch.inputs + 0.1 * seed)
     with torch.no_grad():
@@ -34,38 +34,38 @@ def numbers(model: nn.Module) -> dict[str, list[float]]:
 
 @pytest.mark.parametrize("buffers", ["average", "copy"])
 @pytest.mark.parametrize("decay", [0.0, 0.6, 0.999])
-def test_equals_plain_python(
+def test_ema_equals_a_plain_python_reference(
     decay: float, buffers: Literal["average", "copy"], tiny_model: Callable[..., Tapped], batch: Batch
 ) -> None:
     student = tiny_model()
     ema = EMA(student, decay, buffers)
-    held = dict(student.named_buffers())
+    student_buffers = dict(student.named_buffers())
     average = numbers(student)
     for t in range(1, 6):
         train_one_step(student, batch, t)
         ema.after_step()
         a = min(decay, 1 - 1 / t)
-        for name, now in numbers(student).items():
-            counter = name in held and not held[name].is_floating_point()
-            if counter or (name in held and buffers == "copy"):
-                average[name] = now
+        for name, current in numbers(student).items():
+            counter = name in student_buffers and not student_buffers[name].is_floating_point()
+            if counter or (name in student_buffers and buffers == "copy"):
+                average[name] = current
             else:
-                average[name] = [a * old + (1 - a) * new for old, new in zip(average[name], now, strict=True)]
-        found = numbers(ema.model)
-        assert found.keys() == average.keys()
+                average[name] = [a * old + (1 - a) * new for old, new in zip(average[name], current, strict=True)]
+        values = numbers(ema.model)
+        assert values.keys() == average.keys()
         for name, expected in average.items():
-            assert found[name] == pytest.approx(expected, rel=1e-5, abs=1e-6), (t, name)
+            assert values[name] == pytest.approx(expected, rel=1e-5, abs=1e-6), (t, name)
     assert ema.updates == 5
     assert int(dict(ema.model.named_buffers())["module.bn1.num_batches_tracked"]) == 5
 
 
-def test_by_default_it_averages_buffers_too_over_a_thousand_steps(tiny_model: Callable[..., Tapped]) -> None:
+def test_default_decay_and_buffers(tiny_model: Callable[..., Tapped]) -> None:
     ema = EMA(tiny_model())
     assert (ema.decay, ema.buffers) == (0.999, "average")
 
 
-def test_far_from_the_start_a_step_of_one_moves_it_by_a_hundredth(tiny_model: Callable[..., Tapped]) -> None:
-    """The value for a = 0.99, once 1 - 1/t has passed it."""
+def test_update_after_the_warm_start_equals_the_closed_form(tiny_model: Callable[..., Tapped]) -> None:
+    """After the warm start, a = 0.99: an average of 0 and a student of 1 give 0.01."""
     student = tiny_model()
     ema = EMA(student, 0.99)
     ema.updates = 1000
@@ -78,20 +78,20 @@ def test_far_from_the_start_a_step_of_one_moves_it_by_a_hundredth(tiny_model: Ca
         torch.testing.assert_close(value.detach(), torch.full_like(value, 0.01))
 
 
-def test_the_first_update_copies_to_the_bit(
+def test_first_update_copies_the_student_exactly(
     tiny_model: Callable[..., Tapped], batch: Batch, state_of: Any, changed: Any
 ) -> None:
     student = tiny_model()
     ema = EMA(student, 0.999)
     start = state_of(student)
     train_one_step(student, batch, 1)
-    assert changed(start, state_of(ema.model)) == set()  # nothing is shared with the student
+    assert changed(start, state_of(ema.model)) == set()  # no tensor is shared with the student
     ema.after_step()
     assert changed(state_of(student), state_of(ema.model)) == set()
 
 
 @pytest.mark.parametrize("roles", [("logits",), ROLES])
-def test_it_answers_in_eval_mode_without_gradients_whatever_the_student_does(
+def test_outputs_are_in_eval_mode_without_gradients_in_any_mode_of_the_student(
     roles: tuple[str, ...], tiny_model: Callable[..., Tapped], batch: Batch, state_of: Any, changed: Any
 ) -> None:
     student = tiny_model(dropout=0.5)
@@ -102,17 +102,17 @@ def test_it_answers_in_eval_mode_without_gradients_whatever_the_student_does(
     expected, before = copy.deepcopy(ema.model).eval().tap(batch.inputs, roles), state_of(ema.model)
     for _ in range(3):
         ema.model.train()
-        found = ema(batch, roles, {})
+        outputs = ema(batch, roles, {})
         for role in roles:
-            assert torch.equal(found[role], expected[role])
-            assert not found[role].requires_grad
+            assert torch.equal(outputs[role], expected[role])
+            assert not outputs[role].requires_grad
     assert changed(before, state_of(ema.model)) == set()
     assert not any(parameter.requires_grad for parameter in ema.model.parameters())
     assert all(parameter.requires_grad for parameter in student.parameters())
     assert all(module.training for module in student.modules())
 
 
-def test_an_average_of_a_compiled_student_answers_for_itself(tiny_model: Callable[..., Tapped], batch: Batch) -> None:
+def test_ema_of_a_compiled_student_runs_its_own_weights(tiny_model: Callable[..., Tapped], batch: Batch) -> None:
     student = tiny_model()
     student.compile(backend="eager")
     student.tap(batch.inputs, ROLES)
@@ -121,12 +121,12 @@ def test_an_average_of_a_compiled_student_answers_for_itself(tiny_model: Callabl
         for parameter in student.parameters():
             parameter.zero_()
     for roles in (("logits",), ROLES):
-        found = ema(batch, roles, {})
-        torch.testing.assert_close(found["logits"], ema.model(batch.inputs))
-        assert found["logits"].abs().max() > 0
+        outputs = ema(batch, roles, {})
+        torch.testing.assert_close(outputs["logits"], ema.model(batch.inputs))
+        assert outputs["logits"].abs().max() > 0
 
 
-def test_a_kept_state_goes_on_to_the_same_bits(
+def test_saved_state_resumes_exactly(
     tiny_model: Callable[..., Tapped], batch: Batch, state_of: Any, changed: Any
 ) -> None:
     student = tiny_model()
@@ -137,17 +137,17 @@ def test_a_kept_state_goes_on_to_the_same_bits(
     file = io.BytesIO()
     torch.save(ema.state_dict(), file)
     file.seek(0)
-    other = EMA(student, 0.6)
-    other.load_state_dict(torch.load(file, weights_only=True))
-    assert other.updates == 2
-    assert changed(state_of(ema.model), state_of(other.model)) == set()
+    loaded = EMA(student, 0.6)
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    assert loaded.updates == 2
+    assert changed(state_of(ema.model), state_of(loaded.model)) == set()
     train_one_step(student, batch, 2)
-    for source in (ema, other):
+    for source in (ema, loaded):
         source.after_step()
-    assert changed(state_of(ema.model), state_of(other.model)) == set()
+    assert changed(state_of(ema.model), state_of(loaded.model)) == set()
 
 
-def test_a_network_without_buffers_is_averaged() -> None:
+def test_ema_of_a_network_without_buffers() -> None:
     student = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)))
     for buffers in ("average", "copy"):
         ema = EMA(student, 0.5, buffers)  # type: ignore[arg-type]
@@ -155,7 +155,7 @@ def test_a_network_without_buffers_is_averaged() -> None:
         assert torch.equal(ema.model(torch.ones(1, 1, 1, 2)), student(torch.ones(1, 1, 1, 2)))
 
 
-def test_the_loop_is_told_of_the_average_and_not_of_the_student(tiny_model: Callable[..., Tapped]) -> None:
+def test_models_are_the_average_without_the_student(tiny_model: Callable[..., Tapped]) -> None:
     ema = EMA(tiny_model())
     assert ema.models == (ema.model,)
 
@@ -174,13 +174,13 @@ def test_without_a_warm_start_the_decay_is_constant(tiny_model: Callable[..., Ta
 
 
 @pytest.mark.parametrize("decay", [1, -0.1, 1.5, float("nan")])
-def test_a_decay_outside_its_range_is_refused(decay: float, tiny_model: Callable[..., Tapped]) -> None:
+def test_decay_out_of_range_is_refused(decay: float, tiny_model: Callable[..., Tapped]) -> None:
     with pytest.raises(ValueError, match=rf"\[0, 1\), got {decay}"):
         EMA(tiny_model(), decay)
 
 
-class Centred(nn.Module):
-    """Buffers of every kind, one of which is a running statistic."""
+class WithBuffers(nn.Module):
+    """A network with three buffers, only one of which is a running statistic."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,8 +194,8 @@ class Centred(nn.Module):
         return logits
 
 
-def test_running_statistics_alone_are_averaged() -> None:
-    student = Tapped(Centred())
+def test_only_running_statistics_are_averaged() -> None:
+    student = Tapped(WithBuffers())
     ema = EMA(student, 0.75, warm_start=False)
     for buffer in student.module.buffers():
         buffer.data = torch.full_like(buffer, 2.0)
@@ -206,7 +206,7 @@ def test_running_statistics_alone_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("normalised", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
-def test_an_average_keeps_the_spectral_norm(normalised: Callable[[nn.Module], nn.Module], batch: Batch) -> None:
+def test_ema_keeps_the_spectral_norm(normalised: Callable[[nn.Module], nn.Module], batch: Batch) -> None:
     torch.manual_seed(0)
     student = Tapped(nn.Sequential(nn.Flatten(), normalised(nn.Linear(64, 16)), normalised(nn.Linear(16, 4))))
     ema = EMA(student, 0.95)
@@ -221,10 +221,10 @@ def test_an_average_keeps_the_spectral_norm(normalised: Callable[[nn.Module], nn
         assert float(torch.linalg.matrix_norm(layer.weight, 2)) == pytest.approx(1, abs=0.05)
 
 
-def test_a_bare_module_is_averaged_in_a_loop_of_ones_own(
+def test_ema_of_a_bare_module_in_a_custom_loop(
     tiny_model: Callable[..., Tapped], batch: Batch, state_of: Any, changed: Any
 ) -> None:
-    """As the wrapped one: weights and buffers, without gradients, in eval mode."""
+    """An EMA of a bare module equals that of a wrapped one: weights, buffers and outputs."""
     wrapped, bare = Tapped(tiny_model().module), tiny_model().module
     averages = EMA(wrapped, 0.6), EMA(bare, 0.6)
     for step in range(1, 4):
@@ -233,9 +233,9 @@ def test_a_bare_module_is_averaged_in_a_loop_of_ones_own(
         for average in averages:
             average.after_step()
             average.model.train()
-    found = averages[1](batch.inputs)["logits"]
-    assert torch.equal(found, averages[0](batch, ("logits",), {})["logits"])
-    assert not found.requires_grad
+    logits = averages[1](batch.inputs)["logits"]
+    assert torch.equal(logits, averages[0](batch, ("logits",), {})["logits"])
+    assert not logits.requires_grad
     assert changed(state_of(averages[0].model), state_of(averages[1].model)) == set()
     assert all(parameter.requires_grad for parameter in bare.parameters())
     assert isinstance(EMA(bare, start=copy.deepcopy(bare)).model, Tapped)

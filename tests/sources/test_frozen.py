@@ -1,4 +1,4 @@
-"""A frozen teacher stays as it is, whatever anyone calls."""
+"""Frozen: a teacher that does not change."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ ROLES = ("logits", "stage1", "stage2", "embedding")
 
 @pytest.fixture
 def teacher(tiny_model: Callable[..., Tapped], batch: Batch) -> Tapped:
-    """With running statistics of its own, and dropout, so that train mode would show."""
+    """A network with running statistics and dropout, whose outputs would differ in train mode."""
     model = tiny_model(dropout=0.5)
     for _ in range(3):
         model(batch.inputs)
     return model
 
 
-MEDDLING: dict[str, Callable[[Tapped], object]] = {
+MODE_CHANGES: dict[str, Callable[[Tapped], object]] = {
     "nothing": lambda teacher: None,
     "train()": lambda teacher: teacher.train(),
     "train() of its module": lambda teacher: teacher.module.train(),
     "train() of a layer": lambda teacher: teacher.module.bn2.train(),  # type: ignore[operator, union-attr]
-    "train() of what holds it": lambda teacher: nn.ModuleList([teacher]).train(),
+    "train() of a parent": lambda teacher: nn.ModuleList([teacher]).train(),
     "requires_grad_()": lambda teacher: teacher.requires_grad_(True),
 }
 
 
-@pytest.mark.parametrize("meddle", MEDDLING.values(), ids=MEDDLING.keys())
+@pytest.mark.parametrize("change", MODE_CHANGES.values(), ids=MODE_CHANGES.keys())
 @pytest.mark.parametrize("roles", [("logits",), ROLES, ("stage1",)])
 @pytest.mark.parametrize("bare", [False, True])
-def test_it_never_runs_in_train_mode_and_no_bit_of_it_changes(
+def test_frozen_teacher_runs_in_eval_mode_and_does_not_change(
     bare: bool,
-    meddle: Callable[[Tapped], object],
+    change: Callable[[Tapped], object],
     roles: tuple[str, ...],
     teacher: Tapped,
     batch: Batch,
@@ -57,22 +57,22 @@ def test_it_never_runs_in_train_mode_and_no_bit_of_it_changes(
     for module in teacher.modules():
         module.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     for _ in range(5):
-        meddle(teacher)
-        for found in (source(batch, roles, {}), source(batch.inputs, roles)):
+        change(teacher)
+        for outputs in (source(batch, roles, {}), source(batch.inputs, roles)):
             for role in roles:
-                assert not found[role].requires_grad
-                assert torch.equal(found[role], expected[role])
+                assert not outputs[role].requires_grad
+                assert torch.equal(outputs[role], expected[role])
     assert modes
     assert not any(modes)
     assert changed(before, state_of(teacher)) == set()
 
 
-def test_being_a_source_takes_its_gradients_away(teacher: Tapped) -> None:
+def test_frozen_disables_gradients_of_the_teacher(teacher: Tapped) -> None:
     Frozen(teacher)
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
-def test_a_student_learns_from_it_and_it_does_not_learn(
+def test_gradients_reach_the_student_but_not_the_teacher(
     teacher: Tapped, tiny_model: Callable[..., Tapped], batch: Batch, state_of: Any, changed: Any
 ) -> None:
     student, source, before = tiny_model(seed=1), Frozen(teacher), state_of(teacher)
@@ -80,43 +80,41 @@ def test_a_student_learns_from_it_and_it_does_not_learn(
     optimizer = torch.optim.SGD([*student.parameters(), *teacher.parameters()], lr=0.1)
     for _ in range(3):
         teacher.train()
-        given, taught = student.tap(batch.inputs, ROLES), source(batch, ROLES, {})
+        student_outputs, teacher_outputs = student.tap(batch.inputs, ROLES), source(batch, ROLES, {})
         optimizer.zero_grad()
         for term in terms:
-            term.build(given, taught)
-        torch.stack([term(given, taught, batch).mean() for term in terms]).sum().backward()
+            term.build(student_outputs, teacher_outputs)
+        torch.stack([term(student_outputs, teacher_outputs, batch).mean() for term in terms]).sum().backward()
         optimizer.step()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(parameter.grad is not None for parameter in student.parameters())
     assert changed(before, state_of(teacher)) == set()
 
 
-def test_several_are_averaged_as_probabilities_and_give_their_own_outputs_as_members(
+def test_ensemble_averages_probabilities_and_has_member_outputs(
     tiny_model: Callable[..., Tapped], batch: Batch
 ) -> None:
     teachers = [tiny_model(seed=seed, width=width) for seed, width in ((0, 4), (1, 6), (2, 5))]
     source = Frozen(*teachers)
-    found = source(batch, ROLES, {})
-    alone = [Frozen(teacher)(batch, ROLES, {}) for teacher in teachers]
+    outputs = source(batch, ROLES, {})
+    separate = [Frozen(teacher)(batch, ROLES, {}) for teacher in teachers]
     for temperature in (1.0, 4.0):
-        each = [(outputs["logits"] / temperature).softmax(1).tolist() for outputs in alone]
-        mean = [[sum(column) / 3 for column in zip(*rows, strict=True)] for rows in zip(*each, strict=True)]
-        torch.testing.assert_close(found.log_probs(temperature).exp(), torch.tensor(mean))
-    assert len(found.members) == 3
-    for member, expected in zip(found.members, alone, strict=True):
+        probabilities = [(member["logits"] / temperature).softmax(1).tolist() for member in separate]
+        mean = [[sum(column) / 3 for column in zip(*rows, strict=True)] for rows in zip(*probabilities, strict=True)]
+        torch.testing.assert_close(outputs.log_probs(temperature).exp(), torch.tensor(mean))
+    assert len(outputs.members) == 3
+    for member, expected in zip(outputs.members, separate, strict=True):
         assert all(torch.equal(member[role], expected[role]) for role in ROLES)
     assert not any(module.training for teacher in teachers for module in teacher.modules())
 
 
-def test_of_several_no_common_feature_can_be_asked(
-    tiny_model: Callable[..., Tapped], batch: Batch, refused: Any
-) -> None:
-    found = Frozen(tiny_model(seed=0), tiny_model(seed=1))(batch, ("stage1",), {})
+def test_features_of_an_ensemble_are_refused(tiny_model: Callable[..., Tapped], batch: Batch, refused: Any) -> None:
+    outputs = Frozen(tiny_model(seed=0), tiny_model(seed=1))(batch, ("stage1",), {})
     with refused("no 'stage1'", "an ensemble has no common features; use one teacher"):
-        found["stage1"]
+        outputs["stage1"]
 
 
-def test_it_has_nothing_to_keep(teacher: Tapped, state_of: Any, changed: Any) -> None:
+def test_frozen_has_no_state(teacher: Tapped, state_of: Any, changed: Any) -> None:
     source, before = Frozen(teacher), state_of(teacher)
     source.after_step()
     assert source.state_dict() == {}
@@ -124,29 +122,31 @@ def test_it_has_nothing_to_keep(teacher: Tapped, state_of: Any, changed: Any) ->
     assert changed(before, state_of(teacher)) == set()
 
 
-def test_the_loop_is_told_of_all_its_teachers(tiny_model: Callable[..., Tapped]) -> None:
+def test_models_are_all_teachers(tiny_model: Callable[..., Tapped]) -> None:
     teachers = (tiny_model(seed=0), tiny_model(seed=1))
     assert Frozen(*teachers).models == teachers
 
 
-def test_a_layer_that_is_replaced_later_is_held_to_it_too(teacher: Tapped, batch: Batch) -> None:
+def test_layers_added_later_run_in_eval_mode_too(teacher: Tapped, batch: Batch) -> None:
     source = Frozen(teacher)
     teacher.module.add_module("late", torch.nn.Dropout())
     source(batch, ("logits",), {})
     assert not any(module.training for module in teacher.modules())
 
 
-def test_without_a_teacher_there_is_none() -> None:
+def test_frozen_without_a_teacher_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one teacher"):
         Frozen()
 
 
-def test_a_student_of_its_own_answers_gets_nothing_to_learn(teacher: Tapped, batch: Batch) -> None:
-    found = Frozen(teacher)(batch, ("logits",), {})
-    assert SoftTargets()(Outputs(found["logits"].clone()), found, batch).abs().max() == 0
+def test_loss_of_a_student_equal_to_the_teacher_is_0(teacher: Tapped, batch: Batch) -> None:
+    outputs = Frozen(teacher)(batch, ("logits",), {})
+    assert SoftTargets()(Outputs(outputs["logits"].clone()), outputs, batch).abs().max() == 0
 
 
-def test_a_bare_module_is_refused_where_a_network_is_wrapped(teacher: Tapped, refused: Callable[..., Any]) -> None:
+def test_bare_module_is_refused_by_objects_that_need_a_wrapped_network(
+    teacher: Tapped, refused: Callable[..., Any]
+) -> None:
     from tutelage.attacks.adversarial import AdversarialSamples
     from tutelage.attacks.boundary import BoundarySamples
     from tutelage.sources import OwnOutputs, Peers
@@ -161,8 +161,8 @@ def test_a_bare_module_is_refused_where_a_network_is_wrapped(teacher: Tapped, re
         "AdversarialSamples": lambda: AdversarialSamples(bare, 0.1, 0.1, 1),  # type: ignore[arg-type]
         "BoundarySamples": lambda: BoundarySamples(bare),  # type: ignore[arg-type]
     }
-    for who, make in makers.items():
-        with refused(f"{who} takes networks wrapped as Tapped(module, mean, std)", type(bare).__name__):
+    for name, make in makers.items():
+        with refused(f"{name} takes networks wrapped as Tapped(module, mean, std)", type(bare).__name__):
             make()
     with refused("Frozen takes networks", "given a str"):
         Frozen("resnet8")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The student itself, as what it gave for this batch."""
+"""OwnOutputs: the student's own outputs for the batch as targets."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from tutelage.training import Learner, fit
 Net = Callable[..., Tapped]
 
 
-class Far(Term):
-    """How far the student's answer is from the teacher's."""
+class LogitDistance(Term):
+    """The squared distance between the logits of student and teacher."""
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> torch.Tensor:
         assert teacher is not None
         return (student["logits"] - teacher["logits"]).square().sum(1)
 
 
-def test_it_gives_what_the_model_gave_and_no_gradient_flows(tiny_model: Net, batch: Batch) -> None:
+def test_outputs_equal_the_models_own_without_gradients(tiny_model: Net, batch: Batch) -> None:
     model = tiny_model()
-    gave = model.tap(batch.inputs, ("logits", "stage1"))
-    model.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
-    found = OwnOutputs(model)(batch, ("logits",), {tiny_model(1): Outputs(torch.zeros(8, 4)), model: gave})
+    own = model.tap(batch.inputs, ("logits", "stage1"))
+    model.register_forward_pre_hook(lambda *_: pytest.fail("the model was run again"))
+    outputs = OwnOutputs(model)(batch, ("logits",), {tiny_model(1): Outputs(torch.zeros(8, 4)), model: own})
     for role in ("logits", "stage1"):
-        assert torch.equal(found[role], gave[role])
-        assert gave[role].requires_grad
-        assert not found[role].requires_grad
+        assert torch.equal(outputs[role], own[role])
+        assert own[role].requires_grad
+        assert not outputs[role].requires_grad
 
 
-def test_it_reads_the_model_and_runs_nothing(tiny_model: Net) -> None:
+def test_own_outputs_reads_the_model_and_runs_no_model(tiny_model: Net) -> None:
     model = tiny_model()
     source = OwnOutputs(model)
     assert source.reads == (model,)
@@ -48,28 +48,24 @@ def test_it_reads_the_model_and_runs_nothing(tiny_model: Net) -> None:
     assert Source().reads == ()
 
 
-@pytest.mark.parametrize("cohort", ["nobody", "another"])
-def test_a_model_that_gave_nothing_here_cannot_teach_itself(cohort: str, tiny_model: Net, batch: Batch) -> None:
-    given: dict[nn.Module, Outputs] = {tiny_model(1): Outputs(torch.zeros(8, 4))} if cohort == "another" else {}
+@pytest.mark.parametrize("cohort", ["empty", "another"])
+def test_missing_outputs_of_the_model_are_refused(cohort: str, tiny_model: Net, batch: Batch) -> None:
+    outputs: dict[nn.Module, Outputs] = {tiny_model(1): Outputs(torch.zeros(8, 4))} if cohort == "another" else {}
     with pytest.raises(ValueError, match="only the outputs for the current batch, of a learner of this fit"):
-        OwnOutputs(tiny_model())(batch, ("logits",), given)
+        OwnOutputs(tiny_model())(batch, ("logits",), outputs)
 
 
-def test_in_a_fit_a_model_is_as_far_from_itself_as_it_should_be(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
-) -> None:
+def test_distance_to_own_outputs_in_a_fit_is_0(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     model = tiny_model(dropout=0.5)  # a second pass would differ
-    learner = Learner(model, OwnOutputs(model), {"far": Far(), "kd": SoftTargets(2.0)})
+    learner = Learner(model, OwnOutputs(model), {"distance": LogitDistance(), "kd": SoftTargets(2.0)})
     fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
     values = fitted.history[0]["learners"]["student"]
-    assert values["far"] == 0
+    assert values["distance"] == 0
     assert values["kd"] == pytest.approx(0, abs=1e-6)
 
 
-def test_features_that_it_teaches_are_captured_though_the_student_reads_none(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
-) -> None:
-    class Stage(Term):
+def test_features_read_only_from_the_teacher_are_captured(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    class FeatureTarget(Term):
         @property
         def teacher_roles(self) -> tuple[str, ...]:
             return ("stage1",)
@@ -80,18 +76,20 @@ def test_features_that_it_teaches_are_captured_though_the_student_reads_none(
 
     model = tiny_model()
     recipe = Recipe(epochs=1, batch_size=16)
-    fitted = fit(Learner(model, OwnOutputs(model), {"stage": Stage()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    fitted = fit(
+        Learner(model, OwnOutputs(model), {"stage": FeatureTarget()}), data=tiny_data, recipe=recipe, hardware=on_cpu
+    )
     assert fitted.history[0]["learners"]["student"]["stage"] != 0
 
 
-def test_on_a_view_it_is_refused_in_one_line(
+def test_own_outputs_on_a_view_are_refused(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., object]
 ) -> None:
-    class Same(View):
+    class Identity(View):
         def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
             return batch
 
     model = tiny_model()
-    learner = Learner(model, OwnOutputs(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Same())})
+    learner = Learner(model, OwnOutputs(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Identity())})
     with refused("teacher of learner 'student'", "only the outputs for the current batch"):  # type: ignore[attr-defined]
         fit(learner, data=tiny_data, hardware=on_cpu)

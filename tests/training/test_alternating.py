@@ -1,10 +1,11 @@
-"""A rule need not step every learner on every batch."""
+"""Update rules that do not update every learner on every batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
@@ -13,37 +14,39 @@ from tutelage.terms import CrossEntropy
 from tutelage.training import Alternating, Learner, Step, fit
 
 
-class OneABatch:
-    """One learner a batch, in turn; which one is next is kept in checkpoints."""
+class OnePerBatch:
+    """Update one learner per batch, in turn."""
 
     def __init__(self) -> None:
-        self.turns: list[str] = []
+        self.names: list[str] = []
 
     def __call__(self, step: Step) -> None:
-        learner = step.learners[len(self.turns) % len(step.learners)]
+        learner = step.learners[len(self.names) % len(step.learners)]
         step.forward(learner)
         step.update(learner, step.loss(learner))
-        self.turns.append(learner.name)
+        self.names.append(learner.name)
 
 
-def test_learners_that_alternate(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> None:
+def test_rule_may_update_one_learner_per_batch(
+    tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
+) -> None:
     learners = [
         Learner(tiny_model(seed=seed), None, {"ce": CrossEntropy()}, name=name) for seed, name in enumerate("ab")
     ]
     before = [next(learner.model.parameters()).clone() for learner in learners]
-    rule = OneABatch()
+    rule = OnePerBatch()
     recipe = Recipe(epochs=1, batch_size=16)
     fitted = fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=rule)
-    assert len(rule.turns) >= 2
-    assert set(rule.turns[::2]) == {"a"}
-    for learner, first in zip(learners, before, strict=True):
-        assert not next(learner.model.parameters()).equal(first)
+    assert len(rule.names) >= 2
+    assert set(rule.names[::2]) == {"a"}
+    for learner, initial in zip(learners, before, strict=True):
+        assert not next(learner.model.parameters()).equal(initial)
         entry = fitted.history[0]["learners"][learner.name]
         assert entry["ce"] > 0
         assert 0 <= entry["train_accuracy"] <= 1
 
 
-def test_a_learner_that_never_steps_has_nothing_to_tell(
+def test_learner_that_is_never_updated_has_no_term_values(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
     def first_only(step: Step) -> None:
@@ -59,34 +62,32 @@ def test_a_learner_that_never_steps_has_nothing_to_tell(
 
 
 @pytest.mark.parametrize("every", [1, 2, 4])
-def test_the_first_steps_after_the_others_on_each_nth_batch(
+def test_alternating_updates_the_first_learner_last_and_on_every_nth_batch(
     every: int, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
     learners = [
         Learner(tiny_model(seed=seed), None, {"ce": CrossEntropy()}, name=name) for seed, name in enumerate("abc")
     ]
-    turns: list[str] = []
-    run: list[str] = []
+    updates: list[str] = []
+    passes: list[str] = []
     alternating = Alternating(every)
 
     def rule(step: Step) -> None:
         update, forward = step.update, step.forward
-        step.update = lambda learner, loss: (turns.append(learner.name), update(learner, loss))[1]  # type: ignore[method-assign]
-        step.forward = lambda learner, **how: (run.append(learner.name), forward(learner, **how))[1]  # type: ignore[method-assign]
+        step.update = lambda learner, loss: (updates.append(learner.name), update(learner, loss))[1]  # type: ignore[method-assign]
+        step.forward = lambda learner, **options: (passes.append(learner.name), forward(learner, **options))[1]  # type: ignore[method-assign]
         alternating(step)
-        turns.append("|")
+        updates.append("|")
 
     recipe = Recipe(epochs=2, batch_size=16)
     fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=rule)
-    assert [*"".join(turns).split("|")[:-1]] == ["bca" if number % every == 0 else "bc" for number in range(1, 7)]
-    assert run == [turn for turn in turns if turn != "|"]  # who does not step is not run
+    assert [*"".join(updates).split("|")[:-1]] == ["bca" if number % every == 0 else "bc" for number in range(1, 7)]
+    assert passes == [name for name in updates if name != "|"]  # only the updated learners are run
 
 
-def test_the_callers_random_numbers_are_left_alone(
+def test_fit_does_not_change_the_random_state_of_the_caller(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
-    import torch
-
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)

@@ -1,4 +1,4 @@
-"""Networks are compiled when it pays, and give what they give as written."""
+"""Networks are compiled if that saves time, and compiled networks train to the same weights."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from tutelage.training.checkpoint import Checkpoints
 from tutelage.training.compiling import FIRST, LAST, PAYS_AFTER, Compiling
 
 Net = Callable[..., Tapped]
-NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
+METHODS = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
 
 
 @pytest.fixture
-def dynamo_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the stages that need a compiler and minutes."""
+def dynamo_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile by Dynamo alone, without the stages that need a C++ compiler and minutes."""
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda function, **_: compiled(function, backend="eager"))
     torch.compiler.reset()
 
 
 class Clock:
-    """Tells so many seconds more with every look."""
+    """A clock on which one training step takes ``pace`` seconds."""
 
     def __init__(self, pace: float) -> None:
-        self.pace, self.now = pace, 0.0
+        self.pace, self.time = pace, 0.0
 
     def __call__(self) -> float:
-        self.now += self.pace * (LAST - FIRST)
-        return self.now
+        self.time += self.pace * (LAST - FIRST)
+        return self.time
 
 
-def decided(model: Tapped, when: Any, pace: float, steps: int = 1000) -> tuple[int | None, bool | None]:
-    """At which step it was compiled, and what was decided."""
+def decision(model: Tapped, when: Any, pace: float, steps: int = 1000) -> tuple[int | None, bool | None]:
+    """The step at which the network was compiled (None: never), and the decision."""
     compiling = Compiling([model], when, steps, Clock(pace))
     compiling.start()
     try:
@@ -57,18 +57,18 @@ def decided(model: Tapped, when: Any, pace: float, steps: int = 1000) -> tuple[i
         assert model._compiled is None
 
 
-@pytest.mark.usefixtures("dynamo_alone")
-def test_long_runs_alone_are_compiled(tiny_model: Net) -> None:
-    pace = PAYS_AFTER / (1000 - LAST)  # a step takes so long that what is to come takes just that
-    assert decided(tiny_model(), "auto", 1.01 * pace) == (LAST + 1, True)
-    assert decided(tiny_model(), "auto", 0.99 * pace) == (None, False)
-    assert decided(tiny_model(), "auto", 1e9, steps=LAST) == (None, None)
-    assert decided(tiny_model(), True, 0.0) == (0, True)
-    assert decided(tiny_model(), False, 1e9) == (None, False)
+@pytest.mark.usefixtures("dynamo_only")
+def test_only_long_runs_are_compiled(tiny_model: Net) -> None:
+    pace = PAYS_AFTER / (1000 - LAST)  # at this pace the remaining steps take exactly PAYS_AFTER seconds
+    assert decision(tiny_model(), "auto", 1.01 * pace) == (LAST + 1, True)
+    assert decision(tiny_model(), "auto", 0.99 * pace) == (None, False)
+    assert decision(tiny_model(), "auto", 1e9, steps=LAST) == (None, None)
+    assert decision(tiny_model(), True, 0.0) == (0, True)
+    assert decision(tiny_model(), False, 1e9) == (None, False)
 
 
-@pytest.mark.usefixtures("dynamo_alone")
-def test_what_was_decided_is_kept(
+@pytest.mark.usefixtures("dynamo_only")
+def test_resume_keeps_the_decision_to_compile(
     tiny_model: Net, tiny_data: Data, on_cpu: Hardware, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = Recipe(epochs=8, batch_size=8)  # six steps an epoch
@@ -81,22 +81,22 @@ def test_what_was_decided_is_kept(
         fit(learner, data=tiny_data, recipe=recipe, hardware=hardware, checkpoints=Checkpoints(tmp_path), until=stop)
         return model
 
-    seen: list[str] = []
-    monkeypatch.setattr(Tapped, "compile", lambda self: seen.append("compiled"))
+    calls: list[str] = []
+    monkeypatch.setattr(Tapped, "compile", lambda self: calls.append("compiled"))
     monkeypatch.setattr("tutelage.training.compiling.PAYS_AFTER", 0.0)
     train(3)
-    assert seen == []
+    assert calls == []
     train(6)
-    assert seen == ["compiled"]
+    assert calls == ["compiled"]
     monkeypatch.setattr("tutelage.training.compiling.PAYS_AFTER", 1e9)
     train(8)
-    assert seen == ["compiled"] * 2  # from its first step on
+    assert calls == ["compiled"] * 2  # at the first step after resume
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("method", NINE)
-def test_compiled_to_machine_code_a_method_is_what_it_is(
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_method_trains_to_the_same_weights(
     method: str, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any
 ) -> None:
     torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""A student, a teacher and terms as one module, in a loop of the test's own."""
+"""Distiller: a student, a teacher and terms in one module, trained in a custom loop."""
 
 from __future__ import annotations
 
@@ -43,34 +43,34 @@ def features() -> dict[str, Any]:
 
 @pytest.fixture
 def pair(tiny_model: Net) -> tuple[nn.Module, nn.Module]:
-    """A bare student and a bare, wider teacher."""
+    """An unwrapped student and an unwrapped, wider teacher."""
     return tiny_model(0).module, tiny_model(1, width=6, dropout=0.5).module
 
 
-def hooks(*modules: nn.Module) -> int:
+def hook_count(*modules: nn.Module) -> int:
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for module in modules for m in module.modules())
 
 
-def test_it_is_where_users_look() -> None:
+def test_distiller_is_exported_by_the_package() -> None:
     assert tutelage.Distiller is Distiller
 
 
-def test_it_gives_each_weighted_loss_and_their_sum(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_distiller_returns_each_weighted_loss_and_their_sum(pair: tuple[nn.Module, nn.Module]) -> None:
     student, teacher = pair
     distiller = Distiller(student, teacher, hinton())
-    reference, taught = copy.deepcopy(student)(IMAGES), copy.deepcopy(teacher).eval()(IMAGES)
+    student_logits, teacher_logits = copy.deepcopy(student)(IMAGES), copy.deepcopy(teacher).eval()(IMAGES)
     losses = distiller(IMAGES, LABELS)
     assert list(losses) == ["ce", "kd", "loss"]
-    assert torch.equal(losses["ce"], 0.1 * F.cross_entropy(reference, LABELS))
-    assert torch.equal(losses["kd"], 0.9 * soft_targets(reference, taught, 4.0).mean())
+    assert torch.equal(losses["ce"], 0.1 * F.cross_entropy(student_logits, LABELS))
+    assert torch.equal(losses["kd"], 0.9 * soft_targets(student_logits, teacher_logits, 4.0).mean())
     assert torch.equal(losses["loss"], losses["ce"] + losses["kd"])
     assert distiller.logits is not None
-    assert torch.equal(distiller.logits, reference)
+    assert torch.equal(distiller.logits, student_logits)
     assert not distiller.logits.requires_grad
 
 
 @pytest.mark.parametrize("terms", [hinton, features])
-def test_gradients_reach_the_student_and_the_terms_and_nothing_of_the_teacher_changes(
+def test_student_and_terms_get_gradients_and_the_teacher_does_not_change(
     terms: Callable[[], dict[str, Any]], pair: tuple[nn.Module, nn.Module], state_of: Any, changed: Any
 ) -> None:
     student, teacher = pair
@@ -81,25 +81,25 @@ def test_gradients_reach_the_student_and_the_terms_and_nothing_of_the_teacher_ch
     start = state_of(distiller)
     for _ in range(3):
         distiller.train()
-        teacher.train()  # whatever anyone calls
+        teacher.train()  # the distiller must undo this
         optimizer.zero_grad()
         distiller(IMAGES, LABELS)["loss"].backward()
         optimizer.step()
     assert changed(before, state_of(teacher)) == set()
     assert not any(module.training for module in teacher.modules())
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    moved = changed(start, state_of(distiller))
+    updated = changed(start, state_of(distiller))
     trained = {name for name, parameter in distiller.named_parameters() if parameter.grad is not None}
-    assert trained <= moved
-    assert ("student.module.fc.weight" in trained) == (terms is hinton)  # features end before the classifier
+    assert trained <= updated
+    assert ("student.module.fc.weight" in trained) == (terms is hinton)  # the feature terms do not reach the classifier
     assert any(name.startswith("terms.hint.regressor") for name in trained) == (terms is features)
-    assert hooks(student, teacher) == 0
+    assert hook_count(student, teacher) == 0
 
 
-def test_the_same_training_as_fit(
+def test_custom_loop_trains_to_the_same_weights_as_fit(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
-    """One batch a step, all labelled, from the same weights: to the bit."""
+    """Training from the same weights, with one labelled batch per step."""
     data = Data("tiny", tiny_data.classes, tiny_data.test, tiny_data.test, None, NoAugmentation())
     students = tiny_model(0), tiny_model(0)
     teacher = tiny_model(1, width=6)
@@ -118,14 +118,14 @@ def test_the_same_training_as_fit(
         torch.testing.assert_close(state_of(students[1])[name], value, msg=name)
 
 
-def test_the_state_is_the_student_s_and_the_terms_and_the_student_can_be_saved_alone(
+def test_state_dict_holds_the_student_and_the_terms_without_the_teacher(
     pair: tuple[nn.Module, nn.Module],
 ) -> None:
     student, teacher = pair
     distiller = Distiller(student, teacher, features()).build(IMAGES)
     keys = set(distiller.state_dict())
-    own = {f"student.module.{key}" for key in student.state_dict()}
-    assert keys == own | {"terms.hint.regressor.weight", "terms.hint.regressor.bias"}
+    student_keys = {f"student.module.{key}" for key in student.state_dict()}
+    assert keys == student_keys | {"terms.hint.regressor.weight", "terms.hint.regressor.bias"}
     assert distiller.student.module is student
     other = Distiller(copy.deepcopy(student), teacher, features()).build(IMAGES)
     other.load_state_dict(distiller.state_dict())
@@ -133,16 +133,14 @@ def test_the_state_is_the_student_s_and_the_terms_and_the_student_can_be_saved_a
     assert torch.equal(copy.deepcopy(distiller)(IMAGES)["loss"], distiller(IMAGES)["loss"])
 
 
-def test_the_teacher_moves_along(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_teacher_is_converted_with_the_distiller(pair: tuple[nn.Module, nn.Module]) -> None:
     student, teacher = pair
     outer = nn.Sequential(Distiller(student, teacher, features()).build(IMAGES)).double()
     assert {tensor.dtype for tensor in teacher.parameters()} == {torch.float64}
     assert outer[0](IMAGES.double())["loss"].dtype == torch.float64
 
 
-def test_building_leaves_the_networks_as_they_were(
-    pair: tuple[nn.Module, nn.Module], state_of: Any, changed: Any
-) -> None:
+def test_build_does_not_change_the_networks(pair: tuple[nn.Module, nn.Module], state_of: Any, changed: Any) -> None:
     student, teacher = pair
     before = state_of(student), state_of(teacher)
     distiller = Distiller(student, teacher, features()).build(IMAGES)
@@ -151,20 +149,20 @@ def test_building_leaves_the_networks_as_they_were(
     assert distiller.logits is None
 
 
-def test_weights_that_no_optimiser_knows_are_refused(pair: tuple[nn.Module, nn.Module], refused: Any) -> None:
+def test_unbuilt_term_parameters_are_refused(pair: tuple[nn.Module, nn.Module], refused: Any) -> None:
     distiller = Distiller(*pair, features())
     for _ in range(2):
         with refused("'hint' has parameters", "distiller.build(x)"):
             distiller(IMAGES, LABELS)
     Distiller(*pair, {"rkd": DistanceRelations(), "hint": Hint("stage1", "stage1", use_regressor="never")})
-    without = Distiller(pair[0], copy.deepcopy(pair[0]), {"hint": Hint("stage1", "stage1")})
-    assert without(IMAGES)["loss"].shape == ()  # equal shapes need no regressor
+    same_shapes = Distiller(pair[0], copy.deepcopy(pair[0]), {"hint": Hint("stage1", "stage1")})
+    assert same_shapes(IMAGES)["loss"].shape == ()  # needs no regressor
 
 
-def test_schedules_ask_for_the_progress(pair: tuple[nn.Module, nn.Module], refused: Any) -> None:
+def test_weight_schedules_require_the_progress(pair: tuple[nn.Module, nn.Module], refused: Any) -> None:
     terms = {"kd": SoftTargets(), "hint": (lambda progress: 4 * progress) * Hint("stage1", "stage1")}
     distiller = Distiller(*pair, terms).build(IMAGES)
-    assert "terms.hint.regressor.weight" in distiller.state_dict()  # whatever the weight is at the start
+    assert "terms.hint.regressor.weight" in distiller.state_dict()  # also if the weight is 0 at the start
     with refused("weight of 'hint' is a function of progress", "progress=step / steps"):
         distiller(IMAGES)
     pair[0].eval()
@@ -173,13 +171,13 @@ def test_schedules_ask_for_the_progress(pair: tuple[nn.Module, nn.Module], refus
     torch.testing.assert_close(values[2], 2 * values[1])
 
 
-def test_labels_are_asked_for_where_a_term_reads_them(pair: tuple[nn.Module, nn.Module], refused: Any) -> None:
+def test_labels_are_required_only_by_terms_that_read_them(pair: tuple[nn.Module, nn.Module], refused: Any) -> None:
     with refused("the term 'ce' reads labels", "distiller(x, y)"):
         Distiller(*pair, hinton())(IMAGES)
     assert list(Distiller(*pair, {"kd": SoftTargets(), "ce": 0 * CrossEntropy()})(IMAGES)) == ["kd", "ce", "loss"]
 
 
-def test_samples_without_a_label_are_not_in_the_mean(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_unlabelled_samples_are_left_out_of_the_mean(pair: tuple[nn.Module, nn.Module]) -> None:
     student = pair[0].eval()
     labels = LABELS.masked_fill(LABELS == 2, -100)
     losses = Distiller(student, pair[1], {"ce": CrossEntropy(), "kd": SoftTargets()})(IMAGES, labels)
@@ -188,15 +186,15 @@ def test_samples_without_a_label_are_not_in_the_mean(pair: tuple[nn.Module, nn.M
     torch.testing.assert_close(losses["ce"], cross_entropy(student(IMAGES), labels).sum() / 6)
 
 
-def test_a_wrapped_student_and_teacher_keep_their_normalisation(tiny_model: Net) -> None:
+def test_wrapped_networks_keep_their_input_normalisation(tiny_model: Net) -> None:
     student, teacher = Tapped(tiny_model(0).module, [0.5], [0.25]), Tapped(tiny_model(1).module, [0.1], [2.0])
-    bare = [copy.deepcopy(model.module) for model in (student, teacher)]
+    modules = [copy.deepcopy(model.module) for model in (student, teacher)]
     losses = Distiller(student, teacher, {"kd": SoftTargets()})(IMAGES)
-    expected = soft_targets(bare[0]((IMAGES - 0.5) / 0.25), bare[1].eval()((IMAGES - 0.1) / 2.0)).mean()
+    expected = soft_targets(modules[0]((IMAGES - 0.5) / 0.25), modules[1].eval()((IMAGES - 0.1) / 2.0)).mean()
     torch.testing.assert_close(losses["kd"], expected)
 
 
-def test_several_teachers_no_teacher_and_an_average_of_the_student(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_source_may_be_an_ensemble_none_an_ema_or_own_outputs(pair: tuple[nn.Module, nn.Module]) -> None:
     student, teacher = pair
     several = Distiller(student, [teacher, copy.deepcopy(teacher)], {"kd": SoftTargets()})
     torch.testing.assert_close(
@@ -219,8 +217,8 @@ def test_several_teachers_no_teacher_and_an_average_of_the_student(pair: tuple[n
     assert Distiller(wrapped, OwnOutputs(wrapped), {"kd": SoftTargets()})(IMAGES)["kd"].item() == 0
 
 
-class Words(nn.Module):
-    """Token numbers and a mask, by position or by name, to a mapping with logits of each token."""
+class TokenClassifier(nn.Module):
+    """A token classifier: takes token ids and a mask, returns a mapping with logits per token."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -236,9 +234,9 @@ class Words(nn.Module):
 
 
 @pytest.mark.parametrize("form", ["dict", "tuple", "tensor"])
-def test_tokens_by_name_and_by_position(form: str) -> None:
+def test_token_inputs_by_name_and_by_position(form: str) -> None:
     torch.manual_seed(0)
-    student, teacher, tokens = Words(4), Words(6), torch.randint(9, (3, 7))
+    student, teacher, tokens = TokenClassifier(4), TokenClassifier(6), torch.randint(9, (3, 7))
     labels = torch.randint(5, (3, 7))
     labels[0, 3:] = -100
     mask = torch.ones(3, 7)
@@ -252,15 +250,16 @@ def test_tokens_by_name_and_by_position(form: str) -> None:
     }
     distiller = Distiller(Tapped(student, roles=roles), Tapped(teacher, roles=roles), terms).build(x)
     losses = distiller(x, labels)
-    own, taught = student(tokens)["logits"], teacher(tokens)["logits"]
-    counted = labels != -100
-    torch.testing.assert_close(losses["ce"], F.cross_entropy(own.transpose(1, 2), labels))
-    torch.testing.assert_close(losses["kd"], soft_targets(own[counted], taught[counted], 2.0).mean())
+    student_logits, teacher_logits = student(tokens)["logits"], teacher(tokens)["logits"]
+    labelled = labels != -100
+    kd = soft_targets(student_logits[labelled], teacher_logits[labelled], 2.0).mean()
+    torch.testing.assert_close(losses["ce"], F.cross_entropy(student_logits.transpose(1, 2), labels))
+    torch.testing.assert_close(losses["kd"], kd)
     losses["loss"].backward()
     assert all(parameter.grad is not None for parameter in distiller.parameters())
 
 
-def test_under_autocast_losses_are_in_full_precision(pair: tuple[nn.Module, nn.Module]) -> None:
+def test_losses_under_autocast_are_float32(pair: tuple[nn.Module, nn.Module]) -> None:
     distiller = Distiller(*pair, hinton() | features()).build(IMAGES)
     with torch.autocast("cpu", torch.bfloat16):
         losses = distiller(IMAGES, LABELS)
@@ -277,25 +276,25 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
     dist.destroy_process_group()
 
 
-def test_under_ddp_as_a_whole_and_around_the_student(
+def test_ddp_around_the_distiller_and_around_the_student(
     one_process: None, pair: tuple[nn.Module, nn.Module], refused: Any
 ) -> None:
     student, teacher = pair
-    alone = copy.deepcopy(student)
-    Distiller(alone, teacher, hinton())(IMAGES, LABELS)["loss"].backward()
+    reference = copy.deepcopy(student)
+    Distiller(reference, teacher, hinton())(IMAGES, LABELS)["loss"].backward()
     distiller = Distiller(student, teacher, hinton())
     DistributedDataParallel(distiller)(IMAGES, LABELS)["loss"].backward()
-    around = copy.deepcopy(alone)
-    around.zero_grad()
-    Distiller(DistributedDataParallel(around), teacher, hinton())(IMAGES, LABELS)["loss"].backward()
-    for network in (student, around):
-        for parameter, expected in zip(network.parameters(), alone.parameters(), strict=True):
+    inner = copy.deepcopy(reference)
+    inner.zero_grad()
+    Distiller(DistributedDataParallel(inner), teacher, hinton())(IMAGES, LABELS)["loss"].backward()
+    for network in (student, inner):
+        for parameter, expected in zip(network.parameters(), reference.parameters(), strict=True):
             torch.testing.assert_close(parameter.grad, expected.grad)
     with refused("no term reads logits", "DistributedDataParallel(distiller)"):
-        Distiller(DistributedDataParallel(around), teacher, {"rkd": DistanceRelations()})
+        Distiller(DistributedDataParallel(inner), teacher, {"rkd": DistanceRelations()})
 
 
-def test_compiled_students(pair: tuple[nn.Module, nn.Module], refused: Any) -> None:
+def test_compiled_networks(pair: tuple[nn.Module, nn.Module], refused: Any) -> None:
     student, teacher = pair
     expected = Distiller(copy.deepcopy(student), teacher, hinton())(IMAGES, LABELS)["loss"]
     compiled = torch.compile(copy.deepcopy(student), backend="eager")
@@ -311,7 +310,7 @@ def test_compiled_students(pair: tuple[nn.Module, nn.Module], refused: Any) -> N
     torch.testing.assert_close(distiller(IMAGES, LABELS)["loss"], expected(IMAGES, LABELS)["loss"])
 
 
-def test_what_one_call_cannot_do_is_refused(pair: tuple[nn.Module, nn.Module], tiny_model: Net, refused: Any) -> None:
+def test_invalid_combinations_are_refused(pair: tuple[nn.Module, nn.Module], tiny_model: Net, refused: Any) -> None:
     student, teacher = pair
     with refused("a term is named 'loss'"):
         Distiller(student, teacher, {"loss": SoftTargets()})

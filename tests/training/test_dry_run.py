@@ -1,4 +1,4 @@
-"""What does not fit is said before the first step, in one line, and nothing has moved."""
+"""The dry run: mismatches are reported in one line before the first step, and no state changes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from tutelage.training.learner import ForwardPass
 Net = Callable[..., Tapped]
 
 
-class Given(Term):
-    """Gives what a function of the student's logits gives."""
+class Function(Term):
+    """Returns a function of the student's logits."""
 
     def __init__(self, value: Callable[[Tensor], Any]) -> None:
         super().__init__()
@@ -44,73 +44,73 @@ def mlp(classes: int = 4) -> Tapped:
     return Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, classes)))
 
 
-def raising(_: Tensor) -> Tensor:
+def raise_error(_: Tensor) -> Tensor:
     raise RuntimeError("a first line\nand a second")
 
 
-WRONG: dict[str, tuple[Callable[[Net], list[Learner]], tuple[str, ...]]] = {
-    "a student of other classes": (
+MISMATCHES: dict[str, tuple[Callable[[Net], list[Learner]], tuple[str, ...]]] = {
+    "a student with another number of classes": (
         lambda net: [Learner(net(classes=3), None, {"ce": CrossEntropy()})],
         ("model of learner 'student'", "(4, 3)", "4 classes of tiny", "give it a classifier with 4 outputs"),
     ),
-    "a teacher of other classes": (
+    "a teacher with another number of classes": (
         lambda net: [Learner(net(), Frozen(net(classes=5)), {"kd": SoftTargets()})],
         ("teacher of learner 'student'", "(4, 5)", "4 classes", "give it a classifier with 4 outputs"),
     ),
-    "two teachers of different classes": (
+    "two teachers with different numbers of classes": (
         lambda net: [Learner(net(), Frozen(net(), net(classes=5)), {"kd": SoftTargets()})],
         ("teacher of learner 'student'", "[4, 4]", "[4, 5]"),
     ),
-    "a student of other channels": (
+    "a student with another number of input channels": (
         lambda net: [Learner(net(channels=3), None, {"ce": CrossEntropy()})],
         ("learner 'student' cannot take images of shape (1, 8, 8)", "3 channels"),
     ),
-    "a teacher of other channels": (
+    "a teacher with another number of input channels": (
         lambda net: [Learner(net(), Frozen(net(channels=3)), {"kd": SoftTargets()})],
         ("teacher of learner 'student'", "(1, 8, 8)", "3 channels"),
     ),
-    "a term of a wrong shape": (
-        lambda net: [Learner(net(), None, {"odd": Given(lambda logits: logits)})],
+    "a term that returns a wrong shape": (
+        lambda net: [Learner(net(), None, {"odd": Function(lambda logits: logits)})],
         ("term 'odd' of learner 'student'", "(4,)", "it returned shape (4, 4)"),
     ),
-    "a term that gives no tensor": (
-        lambda net: [Learner(net(), None, {"odd": Given(lambda logits: 0.0)})],
+    "a term that returns no tensor": (
+        lambda net: [Learner(net(), None, {"odd": Function(lambda logits: 0.0)})],
         ("term 'odd'", "it returned float"),
     ),
     "a term that raises": (
-        lambda net: [Learner(net(), None, {"odd": Given(raising)})],
+        lambda net: [Learner(net(), None, {"odd": Function(raise_error)})],
         ("term 'odd' of learner 'student'", "logits (4, 4)", "teacher none", "a first line"),
     ),
-    "a term that wants a teacher": (
+    "a term that needs a teacher": (
         lambda net: [Learner(net(), None, {"kd": SoftTargets()})],
         ("term 'kd' of learner 'student'", "teacher none", "needs a teacher's outputs"),
     ),
-    "a role that the teacher has not": (
+    "a role that the teacher does not have": (
         lambda net: [Learner(net(), Frozen(mlp()), {"at": AttentionTransfer((("stage1", "stage2"),))})],
         ("Sequential has no role 'stage2'", "it has embedding", "Name its layers by hand"),
     ),
-    "a role that the student has not": (
+    "a role that the student does not have": (
         lambda net: [Learner(mlp(), Frozen(net()), {"hint": Hint("stage1", "stage1")})],
         ("Sequential has no role 'stage1'", "Name its layers by hand"),
     ),
-    "channels that differ and no projection": (
+    "different channels and no regressor": (
         lambda net: [
             Learner(net(), Frozen(net(width=6)), {"hint": Hint("stage1", "stage1", use_regressor="never")}),
         ],
         ("stage1 (4, 8, 8)", "stage1 (6, 8, 8)", "allow a regressor"),
     ),
-    "maps that no convolution joins": (
+    "feature maps that no convolution can match": (
         lambda net: [
             Learner(net(), Frozen(tall(net)), {"hint": Hint("stage1", "stage1")}),
         ],
         ("(4, 8, 8)", "(4, 12, 4)", "name other layers"),
     ),
-    "two learners of one name": (
+    "two learners with the same name": (
         lambda net: [Learner(net(), None, {"ce": CrossEntropy()}), Learner(net(1), None, {"ce": CrossEntropy()})],
         ("different names", "['student', 'student']"),
     ),
     "no learner": (lambda net: [], ("at least one learner",)),
-    "peers that are not in the fit": (
+    "peers outside the fit": (
         lambda net: [Learner(net(), Peers(net(1)), {"kd": SoftTargets()})],
         ("1 of 1 peers", "fit them together"),
     ),
@@ -122,7 +122,7 @@ WRONG: dict[str, tuple[Callable[[Net], list[Learner]], tuple[str, ...]]] = {
 
 
 def tall(net: Net) -> Tapped:
-    """A network whose first map is higher and narrower than it should be."""
+    """A network with a first feature map of another aspect ratio than the input."""
 
     class Tall(nn.Module):
         def __init__(self) -> None:
@@ -136,36 +136,36 @@ def tall(net: Net) -> Tapped:
     return Tapped(Tall(), roles={"stage1": "conv"})
 
 
-@pytest.mark.parametrize(("make", "pieces"), WRONG.values(), ids=list(WRONG))
-def test_what_does_not_fit_is_said_in_one_line(
-    make: Any, pieces: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
+@pytest.mark.parametrize(("make", "fragments"), MISMATCHES.values(), ids=list(MISMATCHES))
+def test_mismatch_is_reported_in_one_line(
+    make: Any, fragments: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
 ) -> None:
-    with refused(*pieces):
+    with refused(*fragments):
         fit(*make(tiny_model), data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu)
 
 
-@pytest.mark.parametrize("teaches", [False, True])
-def test_what_bfloat16_is_not_made_for_is_told_of_the_other_precision(
-    teaches: bool, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
+@pytest.mark.parametrize("as_teacher", [False, True])
+def test_network_without_bfloat16_support_is_refused_with_advice_to_use_float32(
+    as_teacher: bool, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
 ) -> None:
     class ThroughNumpy(nn.Linear):
         def forward(self, inputs: Tensor) -> Tensor:
             logits = super().forward(inputs.flatten(1))
-            logits.detach().numpy()  # has no bfloat16
+            logits.detach().numpy()  # NumPy has no bfloat16
             return logits
 
-    through = Tapped(ThroughNumpy(64, 4))
+    unsupported = Tapped(ThroughNumpy(64, 4))
     learner = (
-        Learner(tiny_model(), Frozen(through), {"kd": SoftTargets()})
-        if teaches
-        else Learner(through, None, {"ce": CrossEntropy()})
+        Learner(tiny_model(), Frozen(unsupported), {"kd": SoftTargets()})
+        if as_teacher
+        else Learner(unsupported, None, {"ce": CrossEntropy()})
     )
     with refused("learner 'student'", "BFloat16; try --precision float32"):
         fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu.replace(precision="bfloat16"))
     fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu)
 
 
-def test_a_model_that_is_its_own_frozen_teacher(
+def test_model_as_its_own_frozen_teacher_is_refused(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
 ) -> None:
     model = tiny_model()
@@ -173,10 +173,10 @@ def test_a_model_that_is_its_own_frozen_teacher(
         fit(Learner(model, Frozen(model), {"kd": SoftTargets()}, name="me"), data=tiny_data, hardware=on_cpu)
 
 
-def test_a_model_in_two_learners(
+def test_same_model_in_two_learners_is_refused(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
 ) -> None:
-    """Their outputs are told apart by the model."""
+    """The outputs of learners are stored by model."""
     model = tiny_model()
     with refused("'a'", "'b'", "same model"):
         fit(
@@ -187,12 +187,12 @@ def test_a_model_in_two_learners(
         )
 
 
-def test_a_learner_without_terms_is_refused(tiny_model: Net) -> None:
+def test_learner_without_terms_is_refused(tiny_model: Net) -> None:
     with pytest.raises(ValueError, match="at least one term"):
         Learner(tiny_model(), None, {})
 
 
-def test_too_few_samples_for_the_dry_run_are_no_harm(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_dry_run_accepts_fewer_samples_than_its_batch(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     from dataclasses import replace
 
     data = replace(tiny_data, train=tiny_data.train.subset(torch.arange(2)))
@@ -202,22 +202,22 @@ def test_too_few_samples_for_the_dry_run_are_no_harm(tiny_data: Data, tiny_model
     assert len(fitted.history) == 1
 
 
-def test_the_dry_run_moves_nothing(
+def test_dry_run_changes_no_state(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Callable[..., Any], changed: Callable[..., set[str]]
 ) -> None:
-    """It is stopped where the first batch would come: weights, statistics and modes are as they were."""
+    """Training is stopped at its first batch: weights, statistics and modes are unchanged until then."""
     model, teacher = tiny_model(dropout=0.3), tiny_model(seed=1, width=6)
     ema = EMA(model)
     model.module.get_submodule("bn2").eval()
     before = [state_of(m) for m in (model, teacher, ema.model)]
     modes = {name: module.training for name, module in model.named_modules()}
-    seen: dict[str, Any] = {}
+    modes_after: dict[str, bool] = {}
 
     def example_batch(forward_pass: ForwardPass, progress: float) -> Tensor:
         raise KeyboardInterrupt
 
-    def watched(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:  # made right after the dry run
-        seen["modes"] = {name: module.training for name, module in model.named_modules()}
+    def make_optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:  # called right after the dry run
+        modes_after.update((name, module.training) for name, module in model.named_modules())
         return torch.optim.SGD(parameters, lr=0.1)
 
     terms = {"ce": CrossEntropy(), "hint": Hint("stage1", "stage1", "mean")}
@@ -226,18 +226,18 @@ def test_the_dry_run_moves_nothing(
             Learner(model, Frozen(teacher), terms, sample_weight=example_batch, name="a"),
             Learner(tiny_model(seed=2), ema, {"kd": SoftTargets()}, name="b"),
             data=tiny_data,
-            recipe=Recipe(epochs=1, batch_size=16, optimizer=watched),
+            recipe=Recipe(epochs=1, batch_size=16, optimizer=make_optimizer),
             hardware=on_cpu,
         )
-    assert seen["modes"] == modes
+    assert modes_after == modes
     after = [state_of(m) for m in (model, teacher, ema.model)]
-    moved = [changed(*pair) for pair in zip(before, after, strict=True)]
-    # the first step's forward in train mode has happened to the learner itself, and to nothing else
-    assert all("running" in name or "tracked" in name for name in moved[0])
-    assert moved[1:] == [set(), set()]
+    differences = [changed(*pair) for pair in zip(before, after, strict=True)]
+    # The learner itself has run its first forward pass in train mode, which updates its running statistics.
+    assert all("running" in name or "tracked" in name for name in differences[0])
+    assert differences[1:] == [set(), set()]
 
 
-def test_a_failed_dry_run_leaves_weights_and_modes(
+def test_failed_dry_run_changes_no_weights_or_modes(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Callable[..., Any], changed: Callable[..., set[str]]
 ) -> None:
     model = tiny_model().train()
@@ -248,10 +248,10 @@ def test_a_failed_dry_run_leaves_weights_and_modes(
     assert all(module.training for module in model.modules())
 
 
-def test_the_generators_that_training_sees_do_not_depend_on_what_is_built(
+def test_random_numbers_of_training_do_not_depend_on_built_regressors(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
-    drawn = []
+    runs = []
     for unused in ({}, {"hint": 0 * Hint("stage1", "stage1", use_regressor="always")}):
         numbers: list[float] = []
 
@@ -261,49 +261,51 @@ def test_the_generators_that_training_sees_do_not_depend_on_what_is_built(
 
         learner = Learner(tiny_model(), Frozen(tiny_model(1)), {"ce": CrossEntropy()} | unused, sample_weight=weight)
         fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
-        drawn.append(numbers)
-    assert drawn[0] == drawn[1]
-    assert len(drawn[0]) == 9
+        runs.append(numbers)
+    assert runs[0] == runs[1]
+    assert len(runs[0]) == 9
 
 
-def test_a_projection_depends_on_the_seed_alone(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    first = []
+def test_initial_regressor_depends_only_on_the_seed(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    weights = []
     for seed in (0, 0, 1):
         torch.rand(3)
         term = Hint("stage1", "stage1")
-        never = Recipe(epochs=1, batch_size=48, lr=1e-30, weight_decay=0)
+        no_updates = Recipe(epochs=1, batch_size=48, lr=1e-30, weight_decay=0)
         learner = Learner(tiny_model(), Frozen(tiny_model(1, width=6)), {"hint": term})
-        fit(learner, data=tiny_data, recipe=never, hardware=on_cpu, seed=seed)
-        first.append(copy.deepcopy(term.regressor.weight))  # type: ignore[union-attr]
-    assert torch.equal(first[0], first[1])
-    assert not torch.equal(first[0], first[2])
+        fit(learner, data=tiny_data, recipe=no_updates, hardware=on_cpu, seed=seed)
+        weights.append(copy.deepcopy(term.regressor.weight))  # type: ignore[union-attr]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
-# --- what a run says before anything is fitted
+# --- checks of a run before any fit
 
 
 def run_with(data: Data, student: Callable[[], Tapped], *teachers: Tapped) -> Run:
     return Run(data, student, teachers)
 
 
-def test_a_method_that_needs_a_teacher_says_how_to_give_one(
+def test_missing_teacher_is_refused_with_the_option_that_sets_it(
     tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
 ) -> None:
     with refused("needs a teacher", "--teacher", "teacher=..."):
         run_with(tiny_data, tiny_model).teacher()
 
 
-def test_a_method_of_layers_refuses_two_teachers(tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]) -> None:
+def test_single_teacher_method_refuses_two_teachers(
+    tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
+) -> None:
     with refused("got 2", "give it one"):
         run_with(tiny_data, tiny_model, tiny_model(1), tiny_model(2)).teacher()
 
 
-@pytest.mark.parametrize("who", ["student", "teacher"])
-def test_stages_of_a_network_without_maps(
-    who: str, tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
+@pytest.mark.parametrize("network", ["student", "teacher"])
+def test_stages_of_a_network_without_feature_maps_are_refused(
+    network: str, tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
 ) -> None:
-    networks = {"student": tiny_model(), "teacher": tiny_model(1)} | {who: mlp()}
-    with refused(f"the {who}, Sequential", "no feature maps", "embedding", "roles="):
+    networks = {"student": tiny_model(), "teacher": tiny_model(1)} | {network: mlp()}
+    with refused(f"the {network}, Sequential", "no feature maps", "embedding", "roles="):
         run_with(tiny_data, tiny_model).paired_stages(networks["student"], networks["teacher"])
 
 
@@ -316,21 +318,21 @@ def test_stages_are_paired_from_the_last(tiny_data: Data, tiny_model: Net) -> No
     assert run.paired_stages(resnet, tiny_model()) == (("stage2", "stage1"), ("stage3", "stage2"))
 
 
-def test_changes_of_a_fit_are_checked(tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]) -> None:
+def test_unknown_recipe_field_of_a_fit_is_refused(
+    tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
+) -> None:
     run = run_with(tiny_data, tiny_model)
     with refused("'epoch'", "did you mean 'epochs'"):
         run.fit(Learner(run.student(), None, {"ce": CrossEntropy()}), epoch=3)
 
 
-def test_students_of_a_number_depend_on_seed_and_number_alone(
-    tiny_data: Data, changed: Callable[..., set[str]]
-) -> None:
-    def fresh() -> Tapped:
+def test_numbered_students_depend_only_on_seed_and_number(tiny_data: Data, changed: Callable[..., set[str]]) -> None:
+    def make_student() -> Tapped:
         return Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
 
     states = {}
     for seed in (0, 1):
-        run = Run(tiny_data, fresh, seed=seed)
+        run = Run(tiny_data, make_student, seed=seed)
         torch.rand(5)
         before = torch.get_rng_state()
         states[seed] = [run.student(number).state_dict() for number in (0, 1, 0)]

@@ -1,4 +1,4 @@
-"""The loop against loops written by hand, and what it must leave alone."""
+"""The training loop against hand-written loops, and state that it must not change."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tutelage.training import Learner, Step, fit, in_turn, together
 from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
-Look = Callable[[nn.Module], dict[str, Tensor]]
+StateOf = Callable[[nn.Module], dict[str, Tensor]]
 Changed = Callable[..., set[str]]
 
 
 class Probe(Term):
-    """Passes what it is shown to a function, which may give the value; 0 a sample otherwise, with a gradient."""
+    """Calls a function with the outputs and the batch. Its value is the loss; None: 0 per sample, with a gradient."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Probe(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         assert batch is not None
-        value = self.look(student, teacher, batch) if torch.is_grad_enabled() else None  # not in the dry run
+        value = self.look(student, teacher, batch) if torch.is_grad_enabled() else None  # None in the dry run
         return student[self.roles[0]].flatten(1).sum(1) * 0 if value is None else value
 
 
@@ -57,42 +57,42 @@ def batches_of(data: Data, recipe: Recipe, seed: int = 0) -> list[Batch]:
 # --- one step
 
 
-def test_sgd_equals_a_loop_written_by_hand_to_the_bit(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_sgd_equals_a_hand_written_loop_bit_for_bit(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     recipe = Recipe(epochs=5, batch_size=16, lr=0.1, weight_decay=0.01, milestones=(0.4, 0.8), gamma=0.5, warmup=1)
-    ours, theirs = tiny_model(), tiny_model()
-    fit(Learner(ours, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu, seed=3)
+    model, reference = tiny_model(), tiny_model()
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu, seed=3)
 
     optimizer = torch.optim.SGD(
-        theirs.module.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=True
+        reference.module.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=True
     )
-    theirs.train()
+    reference.train()
     for step, batch in enumerate(batches_of(tiny_data, recipe, seed=3)):
         epoch = step // 3
         optimizer.param_groups[0]["lr"] = 0.1 * min(1, (step + 1) / 3) * 0.5 ** ((epoch >= 2) + (epoch >= 4))
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in tiny_data.mean_std)
-        loss = F.cross_entropy(theirs.module((batch.inputs - mean) / std), batch.targets, reduction="none").mean()
+        loss = F.cross_entropy(reference.module((batch.inputs - mean) / std), batch.targets, reduction="none").mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    for (name, a), b in zip(ours.module.state_dict().items(), theirs.module.state_dict().values(), strict=True):
+    for (name, a), b in zip(model.module.state_dict().items(), reference.module.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
-def test_the_optimisers_arithmetic_is_nesterovs(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    """v <- m v + (g + d w); w <- w - lr ((g + d w) + m v), written out."""
+def test_sgd_equals_the_equations_of_nesterov_momentum(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    """v <- m v + (g + d w); w <- w - lr ((g + d w) + m v)."""
     recipe = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=0.02, schedule="constant")
-    ours, theirs = tiny_model(), tiny_model().train()
-    fit(Learner(ours, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
-    parameters = list(theirs.module.parameters())
+    model, reference = tiny_model(), tiny_model().train()
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    parameters = list(reference.module.parameters())
     velocity = [torch.zeros_like(p) for p in parameters]
     for batch in batches_of(tiny_data, recipe):
-        gradients = torch.autograd.grad(F.cross_entropy(theirs(batch.inputs), batch.targets), parameters)
+        gradients = torch.autograd.grad(F.cross_entropy(reference(batch.inputs), batch.targets), parameters)
         with torch.no_grad():
             for p, v, g in zip(parameters, velocity, gradients, strict=True):
                 decayed = g + 0.02 * p
                 v.mul_(0.9).add_(decayed)
                 p.sub_(0.05 * (decayed + 0.9 * v))
-    for a, b in zip(ours.module.parameters(), parameters, strict=True):
+    for a, b in zip(model.module.parameters(), parameters, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
@@ -101,23 +101,23 @@ def _plain(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def _odd(forward_pass: ForwardPass, progress: float) -> Tensor:
-    return (forward_pass.batch.index % 2).double()  # of another type than the values, on purpose
+    return (forward_pass.batch.index % 2).double()  # deliberately of another dtype than the losses
 
 
 ONE_STEP: dict[str, Any] = {
-    "per sample": (lambda: {"ce": CrossEntropy()}, None, _plain),
+    "values per sample": (lambda: {"ce": CrossEntropy()}, None, _plain),
     "a sum of two": (
         lambda: {"a": 0.5 * CrossEntropy(), "b": 2 * Probe(lambda s, t, b: s["logits"].square().sum(1))},
         None,
         lambda z, b: 0.5 * _plain(z, b) + 2 * z.square().sum(1).mean(),
     ),
-    "one value": (lambda: {"x": 3 * Probe(lambda s, t, b: s["logits"].sum())}, None, lambda z, b: 3 * z.sum()),
+    "a single value": (lambda: {"x": 3 * Probe(lambda s, t, b: s["logits"].sum())}, None, lambda z, b: 3 * z.sum()),
     "sample weights": (
         lambda: {"ce": CrossEntropy()},
         _odd,
         lambda z, b: (F.cross_entropy(z, b.targets, reduction="none") * (b.index % 2)).sum() / len(b),
     ),
-    "sample weights leave one value as it is": (
+    "sample weights do not affect a single value": (
         lambda: {"x": Probe(lambda s, t, b: s["logits"].sum())},
         _odd,
         lambda z, b: z.sum(),
@@ -132,24 +132,24 @@ ONE_STEP: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(("terms", "weights", "oracle"), ONE_STEP.values(), ids=list(ONE_STEP))
-def test_the_loss_is_the_weighted_sum_of_means(
+def test_loss_is_the_weighted_sum_of_means(
     terms: Any, weights: Any, oracle: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     data = replace(tiny_data, train=tiny_data.train.subset(torch.arange(16)))
     recipe = Recipe(epochs=1, batch_size=16, lr=0.1, momentum=0, weight_decay=0, schedule="constant")
-    ours, theirs = tiny_model(), tiny_model().train()
-    fit(Learner(ours, None, terms(), sample_weight=weights), data=data, recipe=recipe, hardware=on_cpu)
+    model, reference = tiny_model(), tiny_model().train()
+    fit(Learner(model, None, terms(), sample_weight=weights), data=data, recipe=recipe, hardware=on_cpu)
     (batch,) = batches_of(data, recipe)
-    oracle(theirs(batch.inputs), batch).backward()
-    for a, b in zip(ours.module.parameters(), theirs.module.parameters(), strict=True):
+    oracle(reference(batch.inputs), batch).backward()
+    for a, b in zip(model.module.parameters(), reference.module.parameters(), strict=True):
         torch.testing.assert_close(a, b - 0.1 * b.grad, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(16, 1), (3,), ()])
-def test_sample_weights_of_another_shape_are_refused(
+def test_sample_weights_of_a_wrong_shape_are_refused(
     shape: tuple[int, ...], tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, refused: Any
 ) -> None:
-    """(B, 1) times (B,) would be a table whose mean means nothing."""
+    """(B, 1) times (B,) would broadcast to a meaningless (B, B)."""
     learner = Learner(
         tiny_model(), None, {"ce": CrossEntropy()}, sample_weight=lambda forward_pass, progress: torch.ones(shape)
     )
@@ -157,54 +157,56 @@ def test_sample_weights_of_another_shape_are_refused(
         fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)
 
 
-def test_samples_without_a_label_give_nothing_and_count(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_unlabelled_samples_add_no_loss_and_count_in_the_mean(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
     labels = tiny_data.train.labels[:16].clone()
     labels[4:] = -1
-    some = tiny_data.train.subset(torch.arange(16))
-    data = replace(tiny_data, train=replace(some, labels=labels))
+    split = tiny_data.train.subset(torch.arange(16))
+    data = replace(tiny_data, train=replace(split, labels=labels))
     recipe = Recipe(epochs=1, batch_size=16, lr=0.1, momentum=0, weight_decay=0, schedule="constant")
-    ours, theirs = tiny_model(), tiny_model().train()
-    fitted = fit(Learner(ours, None, {"ce": CrossEntropy()}), data=data, recipe=recipe, hardware=on_cpu)
+    model, reference = tiny_model(), tiny_model().train()
+    fitted = fit(Learner(model, None, {"ce": CrossEntropy()}), data=data, recipe=recipe, hardware=on_cpu)
     (batch,) = batches_of(data, recipe)
     labelled = batch.targets >= 0
-    logits = theirs(batch.inputs)
+    logits = reference(batch.inputs)
     loss = F.cross_entropy(logits[labelled], batch.targets[labelled], reduction="sum") / 16
     loss.backward()
-    for a, b in zip(ours.module.parameters(), theirs.module.parameters(), strict=True):
+    for a, b in zip(model.module.parameters(), reference.module.parameters(), strict=True):
         torch.testing.assert_close(a, b - 0.1 * b.grad, rtol=1e-5, atol=1e-6)
     entry = fitted.history[0]["learners"]["student"]
     assert entry["ce"] == pytest.approx(loss.item(), rel=1e-5)
-    right = (logits.argmax(1) == batch.targets)[labelled].float().mean()
-    assert entry["train_accuracy"] == pytest.approx(float(right))  # of those that have a label
+    accuracy = (logits.argmax(1) == batch.targets)[labelled].float().mean()  # of labelled samples
+    assert entry["train_accuracy"] == pytest.approx(float(accuracy))
 
 
-def test_soft_labels_are_learnt(soft: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_training_on_soft_labels_lowers_the_loss(soft: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     recipe = Recipe(epochs=12, batch_size=16, lr=0.1)
     fitted = fit(Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=soft, recipe=recipe, hardware=on_cpu)
-    first, last = (fitted.history[place]["learners"]["student"] for place in (0, -1))
+    first, last = (fitted.history[index]["learners"]["student"] for index in (0, -1))
     assert last["ce"] < first["ce"]
     assert last["train_accuracy"] > 0.8
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
-def test_clip_bounds_the_gradient(optimizer: str, tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_clip_bounds_the_gradient_norm(optimizer: str, tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     norms: list[float] = []
 
-    def watched(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        made: torch.optim.Optimizer = getattr(torch.optim, optimizer)(parameters, lr=0.01)
-        made.register_step_pre_hook(
+    def make_optimizer(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        instance: torch.optim.Optimizer = getattr(torch.optim, optimizer)(parameters, lr=0.01)
+        instance.register_step_pre_hook(
             lambda *_: norms.append(float(torch.stack([p.grad.norm() for p in parameters]).norm()))  # type: ignore[union-attr]
         )
-        return made
+        return instance
 
     for clip in (None, 0.01):
-        recipe = Recipe(epochs=1, batch_size=16, optimizer=watched, clip=clip)
+        recipe = Recipe(epochs=1, batch_size=16, optimizer=make_optimizer, clip=clip)
         fit(Learner(tiny_model(), None, {"ce": 10 * CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
     assert min(norms[:3]) > 0.01
     assert max(norms[3:]) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_the_history_tells_the_rate_that_the_optimiser_had(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_history_records_the_learning_rate_of_the_optimizer(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     recipe = Recipe(
         epochs=2, batch_size=16, milestones=(0.5,), gamma=0.1, optimizer=lambda p: torch.optim.SGD(p, lr=0.3)
     )
@@ -212,48 +214,48 @@ def test_the_history_tells_the_rate_that_the_optimiser_had(tiny_data: Data, tiny
     assert [record["lr"] for record in fitted.history] == pytest.approx([0.3, 0.03])
 
 
-# --- weights, schedules and what is not asked for
+# --- weights, schedules and skipped computation
 
 
-def test_a_schedule_is_told_the_progress_in_0_to_1(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    seen: list[float] = []
+def test_weight_schedule_gets_progress_from_0_to_1(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    values: list[float] = []
 
     def weight(progress: float) -> float:
-        seen.append(progress)
+        values.append(progress)
         return 1.0
 
     recipe = Recipe(epochs=2, batch_size=16)
     fit(Learner(tiny_model(), None, {"ce": weight * CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
-    assert sorted(set(seen)) == pytest.approx([step / 6 for step in range(6)])
+    assert sorted(set(values)) == pytest.approx([step / 6 for step in range(6)])
 
 
-class Counting(Source):
-    """A source that counts how often it is asked, and for what."""
+class RecordingSource(Source):
+    """A source that records the roles of every request."""
 
     def __init__(self, inner: Frozen) -> None:
-        self.inner, self.asked = inner, list[tuple[str, ...]]()
+        self.inner, self.requests = inner, list[tuple[str, ...]]()
 
     def __call__(self, batch: Batch, roles: Collection[str], cohort: Any) -> Outputs:
         if torch.is_grad_enabled():
-            self.asked.append(tuple(roles))
+            self.requests.append(tuple(roles))
         return self.inner(batch, roles, cohort)
 
 
-def test_a_term_of_no_weight_is_not_computed(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
+def test_term_of_weight_0_is_not_computed(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
     def never(*_: object) -> None:
         raise AssertionError("computed")
 
-    source = Counting(Frozen(tiny_model(seed=1)))
+    source = RecordingSource(Frozen(tiny_model(seed=1)))
     terms = {"ce": CrossEntropy(), "x": 0 * Probe(never, teacher_roles=("stage1",)), "kd": 0.0 * SoftTargets()}
     fitted = fit(Learner(tiny_model(), source, terms), data=tiny_data, recipe=short, hardware=on_cpu)
-    assert source.asked == []
+    assert source.requests == []
     assert fitted.history[0]["learners"]["student"]["x"] == 0
 
 
-def test_of_the_teacher_only_what_counts_now_is_asked(
+def test_teacher_computes_only_the_roles_of_terms_with_nonzero_weight(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe
 ) -> None:
-    source = Counting(Frozen(tiny_model(seed=1)))
+    source = RecordingSource(Frozen(tiny_model(seed=1)))
     later = Probe(lambda *_: None, teacher_roles=("stage1",))
     terms = {
         "ce": CrossEntropy(),
@@ -261,11 +263,11 @@ def test_of_the_teacher_only_what_counts_now_is_asked(
         "x": (lambda progress: float(progress >= 0.5)) * later,
     }
     fit(Learner(tiny_model(), source, terms), data=tiny_data, recipe=short, hardware=on_cpu)
-    assert source.asked == [("logits",)] * 3 + [("stage1",)] * 3
+    assert source.requests == [("logits",)] * 3 + [("stage1",)] * 3
 
 
-def test_only_terms_of_no_weight_change_nothing_but_statistics(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_fit_with_only_terms_of_weight_0_changes_only_running_statistics(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
     model = tiny_model()
     before = state_of(model)
@@ -273,11 +275,11 @@ def test_only_terms_of_no_weight_change_nothing_but_statistics(
     assert all("running" in name or "tracked" in name for name in changed(before, state_of(model)))
 
 
-# --- what learns and what does not
+# --- trainable and frozen parameters
 
 
-def test_what_does_not_train_does_not_move_nor_do_its_statistics(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_parameters_outside_trainable_and_their_statistics_do_not_change(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
     model = tiny_model()
     before = state_of(model)
@@ -286,28 +288,28 @@ def test_what_does_not_train_does_not_move_nor_do_its_statistics(
         return name.startswith(("conv2", "bn2", "fc"))
 
     fit(Learner(model, None, {"ce": CrossEntropy()}, trainable=upper), data=tiny_data, recipe=short, hardware=on_cpu)
-    moved = {name.removeprefix("module.") for name in changed(before, state_of(model))}
-    everything = {name.removeprefix("module.") for name in before}
-    assert moved == {name for name in everything if upper(name)}
+    updated = {name.removeprefix("module.") for name in changed(before, state_of(model))}
+    names = {name.removeprefix("module.") for name in before}
+    assert updated == {name for name in names if upper(name)}
     assert all(p.requires_grad for p in model.parameters())
     assert all(p.grad is None for name, p in model.module.named_parameters() if not upper(name))
 
 
 def test_frozen_parameters_stay_frozen_without_a_predicate(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
     model = tiny_model()
     model.module.get_submodule("conv1").requires_grad_(False)
     before = state_of(model)
     fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
-    moved = changed(before, state_of(model))
-    assert "module.conv1.weight" not in moved
-    assert "module.conv2.weight" in moved
+    updated = changed(before, state_of(model))
+    assert "module.conv1.weight" not in updated
+    assert "module.conv2.weight" in updated
     assert [n for n, p in model.module.named_parameters() if not p.requires_grad] == ["conv1.weight"]
 
 
-def test_a_learner_of_features_alone_leaves_everything_above_as_it_was(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_feature_terms_do_not_change_later_layers(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
     model, teacher = tiny_model(), tiny_model(seed=1, width=6)
     before = state_of(model)
@@ -317,24 +319,26 @@ def test_a_learner_of_features_alone_leaves_everything_above_as_it_was(
         recipe=short,
         hardware=on_cpu,
     )
-    moved = {name.removeprefix("module.") for name in changed(before, state_of(model))}
-    assert moved == {name.removeprefix("module.") for name in before if name.startswith(("module.conv1", "module.bn1"))}
-    assert set(fitted.history[0]["learners"]["student"]) == {"hint"}  # nothing is said of logits that were not trained
+    updated = {name.removeprefix("module.") for name in changed(before, state_of(model))}
+    assert updated == {
+        name.removeprefix("module.") for name in before if name.startswith(("module.conv1", "module.bn1"))
+    }
+    assert set(fitted.history[0]["learners"]["student"]) == {"hint"}  # no accuracy of untrained logits
     assert fitted.selected == {}
 
 
-def test_terms_parameters_learn(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
+def test_parameters_of_terms_are_trained(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
     term = Hint("stage1", "stage1", "mean")
     learner = Learner(tiny_model(), Frozen(tiny_model(seed=1, width=6)), {"hint": term})
-    seen: list[Tensor] = []
+    weights: list[Tensor] = []
     fit(
         learner,
         data=tiny_data,
         recipe=short,
         hardware=on_cpu,
-        report=lambda _: seen.append(term.regressor.weight.detach().clone()),  # type: ignore[union-attr,operator]
+        report=lambda _: weights.append(term.regressor.weight.detach().clone()),  # type: ignore[union-attr,operator]
     )
-    assert not torch.equal(seen[0], seen[1])
+    assert not torch.equal(weights[0], weights[1])
 
 
 @pytest.mark.parametrize("layer", ["", "module.bn2"])
@@ -345,7 +349,7 @@ def test_learners_are_in_train_mode_at_every_step(
 
     def disturb(*_: object) -> None:
         modes.append(all(module.training for module in model.modules()))
-        model.get_submodule(layer).eval()  # somebody's term or callback
+        model.get_submodule(layer).eval()  # as a user's term or callback might
 
     term = Probe(disturb)
     fit(
@@ -358,15 +362,15 @@ def test_learners_are_in_train_mode_at_every_step(
     assert modes == [True] * 6
 
 
-def test_a_network_may_keep_layers_in_eval_mode_by_its_own_train(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_custom_train_method_may_keep_layers_in_eval_mode(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
-    class Still(nn.Module):
+    class FixedStatistics(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.net = tiny_model().module
 
-        def train(self, mode: bool = True) -> Still:
+        def train(self, mode: bool = True) -> FixedStatistics:
             super().train(mode)
             self.net.get_submodule("bn1").eval()
             return self
@@ -375,15 +379,15 @@ def test_a_network_may_keep_layers_in_eval_mode_by_its_own_train(
             logits: Tensor = self.net(inputs)
             return logits
 
-    model = Tapped(Still())
+    model = Tapped(FixedStatistics())
     before = state_of(model)
     fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
-    moved = {name.removeprefix("module.net.") for name in changed(before, state_of(model)) if "running" in name}
-    assert moved == {"bn2.running_mean", "bn2.running_var"}
+    updated = {name.removeprefix("module.net.") for name in changed(before, state_of(model)) if "running" in name}
+    assert updated == {"bn2.running_mean", "bn2.running_var"}
 
 
-def test_the_teacher_is_in_eval_mode_and_untouched_whatever_anyone_calls(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_teacher_stays_in_eval_mode_and_unchanged(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
     teacher = tiny_model(seed=1)
     before = state_of(teacher)
@@ -393,7 +397,7 @@ def test_the_teacher_is_in_eval_mode_and_untouched_whatever_anyone_calls(
     assert all(p.grad is None for p in teacher.parameters())
 
 
-# --- what must not matter
+# --- factors that must not change training
 
 
 def fit_with_dropout(data: Data, model: Tapped, hardware: Hardware, **terms: Any) -> Tapped:
@@ -403,31 +407,31 @@ def fit_with_dropout(data: Data, model: Tapped, hardware: Hardware, **terms: Any
 
 
 def test_validation_does_not_change_training(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Look, changed: Changed
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: StateOf, changed: Changed
 ) -> None:
-    with_it = fit_with_dropout(tiny_data, tiny_model(dropout=0.3), on_cpu)
+    validated = fit_with_dropout(tiny_data, tiny_model(dropout=0.3), on_cpu)
     without = fit_with_dropout(replace(tiny_data, validation=None), tiny_model(dropout=0.3), on_cpu)
-    assert changed(state_of(with_it), state_of(without)) == set()
+    assert changed(state_of(validated), state_of(without)) == set()
 
 
-def test_what_is_built_before_the_first_step_does_not_change_training(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Look, changed: Changed
+def test_building_an_unused_regressor_does_not_change_training(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: StateOf, changed: Changed
 ) -> None:
-    """A projection draws random numbers; dropout must not see that."""
+    """Building a regressor draws random numbers, which must not affect dropout."""
     without = fit_with_dropout(tiny_data, tiny_model(dropout=0.3), on_cpu)
     unused = 0 * Hint("stage1", "stage1", "mean", "always")
-    with_it = fit_with_dropout(tiny_data, tiny_model(dropout=0.3), on_cpu, unused=unused)
+    with_regressor = fit_with_dropout(tiny_data, tiny_model(dropout=0.3), on_cpu, unused=unused)
     assert unused.term.regressor is not None  # type: ignore[attr-defined]
-    assert changed(state_of(with_it), state_of(without)) == set()
+    assert changed(state_of(with_regressor), state_of(without)) == set()
 
 
-def test_the_seed_decides_batches_and_dropout(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_seed_determines_batches_and_dropout(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
     states = []
     for seed in (0, 0, 1):
         model = tiny_model(dropout=0.3)
-        torch.rand(seed + 1)  # what was drawn before does not matter
+        torch.rand(seed + 1)  # earlier draws must not matter
         fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu, seed=seed)
         states.append(state_of(model))
     assert changed(states[0], states[1]) == set()
@@ -437,20 +441,20 @@ def test_the_seed_decides_batches_and_dropout(
 # --- cohorts
 
 
-class Watch(Source):
-    """A source that notes when its learner has stepped."""
+class StepRecorder(Source):
+    """A source that records the steps of its learner."""
 
     def __init__(self, events: list[str], name: str) -> None:
         self.events, self.name = events, name
 
     def __call__(self, batch: Batch, roles: Collection[str], cohort: Any) -> Outputs:
-        raise AssertionError("nobody asks")
+        raise AssertionError("no term reads the teacher")
 
     def after_step(self) -> None:
         self.events.append(f"step {self.name}")
 
 
-def test_together_all_forwards_come_before_any_step(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_together_runs_all_forward_passes_before_any_update(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     events: list[str] = []
     learners = []
     for name in "abc":
@@ -458,23 +462,23 @@ def test_together_all_forwards_come_before_any_step(tiny_data: Data, tiny_model:
         model.module.register_forward_hook(
             lambda *_, name=name: events.append(f"forward {name}") if torch.is_grad_enabled() else None
         )
-        learners.append(Learner(model, Watch(events, name), {"ce": CrossEntropy()}, name=name))
+        learners.append(Learner(model, StepRecorder(events, name), {"ce": CrossEntropy()}, name=name))
     data = replace(tiny_data, validation=None)
     fit(*learners, data=data, recipe=Recipe(epochs=1, batch_size=24), hardware=on_cpu, update=together)
     assert events == [*("forward a", "forward b", "forward c"), *("step a", "step b", "step c")] * 2
 
 
-def test_together_peers_see_each_other_as_they_were(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    """Both targets of a step are what the nets gave before either of them stepped."""
+def test_together_gives_peers_outputs_from_before_the_step(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    """Each network's targets in a step are the other network's outputs before the step."""
     nets = [tiny_model(seed=1), tiny_model(seed=2)]
-    given: dict[int, list[Tensor]] = {0: [], 1: []}
-    seen: dict[int, list[Tensor]] = {0: [], 1: []}
+    outputs: dict[int, list[Tensor]] = {0: [], 1: []}
+    targets: dict[int, list[Tensor]] = {0: [], 1: []}
 
     def probe(number: int) -> Probe:
         def look(student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
             assert teacher is not None
-            given[number].append(student["logits"].detach().clone())
-            seen[number].append(teacher["logits"].clone())
+            outputs[number].append(student["logits"].detach().clone())
+            targets[number].append(teacher["logits"].clone())
             assert not teacher["logits"].requires_grad
 
         return Probe(look, teacher_roles=("logits",))
@@ -485,11 +489,11 @@ def test_together_peers_see_each_other_as_they_were(tiny_data: Data, tiny_model:
     ]
     fit(*learners, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
     for number in (0, 1):
-        assert len(seen[number]) == 3
-        assert all(map(torch.equal, seen[number], given[1 - number]))
+        assert len(targets[number]) == 3
+        assert all(map(torch.equal, targets[number], outputs[1 - number]))
 
 
-def test_in_turn_the_second_net_sees_the_first_after_its_step(
+def test_in_turn_gives_the_second_network_updated_outputs_of_the_first(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     first, second = tiny_model(seed=1), tiny_model(seed=2)
@@ -497,8 +501,8 @@ def test_in_turn_the_second_net_sees_the_first_after_its_step(
 
     def look(student: Outputs, teacher: Outputs | None, batch: Batch) -> None:
         assert teacher is not None
-        again = copy.deepcopy(first).train()  # as it is now: updated
-        matches.append(torch.equal(teacher["logits"], again(batch.inputs)))
+        updated = copy.deepcopy(first).train()  # after its step on this batch
+        matches.append(torch.equal(teacher["logits"], updated(batch.inputs)))
 
     learners = (
         Learner(first, Peers(second), {"ce": CrossEntropy(), "kd": SoftTargets(1.0)}, name="first"),
@@ -508,12 +512,12 @@ def test_in_turn_the_second_net_sees_the_first_after_its_step(
     assert matches == [True] * 6
 
 
-def test_in_turn_statistics_are_those_of_one_pass_a_batch(
+def test_in_turn_updates_running_statistics_once_per_batch(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, changed: Changed
 ) -> None:
     recipe = Recipe(epochs=1, batch_size=48)
     nets = [tiny_model(seed=seed) for seed in range(3)]
-    once = [copy.deepcopy(net).train() for net in nets]
+    references = [copy.deepcopy(net).train() for net in nets]
     learners = [
         Learner(
             net, Peers(*(n for n in nets if n is not net)), {"ce": CrossEntropy(), "kd": SoftTargets()}, name=str(k)
@@ -522,14 +526,14 @@ def test_in_turn_statistics_are_those_of_one_pass_a_batch(
     ]
     fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=in_turn)
     (batch,) = batches_of(tiny_data, recipe)
-    for net, other in zip(nets, once, strict=True):
-        other(batch.inputs)
-        assert changed(dict(net.named_buffers()), dict(other.named_buffers())) == set()
+    for net, reference in zip(nets, references, strict=True):
+        reference(batch.inputs)
+        assert changed(dict(net.named_buffers()), dict(reference.named_buffers())) == set()
         assert all(m.track_running_stats for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def test_copies_under_together_stay_copies_and_in_turn_they_do_not(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_identical_networks_stay_identical_under_together_but_not_under_in_turn(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
     for update, differ in ((together, False), (in_turn, True)):
         nets = [tiny_model(seed=1), tiny_model(seed=1)]
@@ -542,10 +546,10 @@ def test_copies_under_together_stay_copies_and_in_turn_they_do_not(
 
 
 @pytest.mark.parametrize("update", [together, in_turn])
-def test_gradients_never_reach_a_peer(
-    update: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_gradients_do_not_reach_peers(
+    update: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
-    """A net that is only imitated learns as it would alone."""
+    """A network that other networks imitate trains to the same weights as it does alone."""
     imitated, imitator, alone = tiny_model(seed=1), tiny_model(seed=2), tiny_model(seed=1)
     fit(
         Learner(imitator, Peers(imitated), {"kd": SoftTargets(1.0)}, name="imitator"),
@@ -559,7 +563,7 @@ def test_gradients_never_reach_a_peer(
     assert changed(state_of(imitated), state_of(alone)) == set()
 
 
-def test_peers_may_read_features_that_a_net_itself_does_not_train(
+def test_peers_may_read_features_that_no_own_term_reads(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe
 ) -> None:
     first, second = tiny_model(seed=1), tiny_model(seed=2)
@@ -574,10 +578,10 @@ def test_peers_may_read_features_that_a_net_itself_does_not_train(
 
 
 @pytest.mark.parametrize("update", [together, in_turn])
-def test_train_accuracy_is_that_of_the_pass_that_was_trained_on(
+def test_train_accuracy_is_that_of_the_pass_before_the_update(
     update: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
-    """Of every net in the same way: not after its own step on that batch, which would flatter it."""
+    """For every network alike, before its own step on the batch, which would raise the accuracy."""
     nets = [tiny_model(seed=1), tiny_model(seed=2)]
     learners = [
         Learner(net, Peers(nets[1 - k]), {"ce": CrossEntropy(), "kd": 0.0 * SoftTargets()}, name=str(k))
@@ -587,40 +591,40 @@ def test_train_accuracy_is_that_of_the_pass_that_was_trained_on(
     (batch,) = batches_of(tiny_data, recipe)
     expected = [(copy.deepcopy(n).train()(batch.inputs).argmax(1) == batch.targets).float().mean() for n in nets]
     fitted = fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=update)
-    got = [fitted.history[0]["learners"][str(k)]["train_accuracy"] for k in range(2)]
-    assert got == pytest.approx([float(share) for share in expected])
+    accuracies = [fitted.history[0]["learners"][str(k)]["train_accuracy"] for k in range(2)]
+    assert accuracies == pytest.approx([float(accuracy) for accuracy in expected])
 
 
-def test_an_update_rule_of_ones_own(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
-    """Every second step of a learner is left out: a rule is a function of a step."""
-    trained: list[int] = []
+def test_custom_update_rule(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
+    """A rule is a function of a step; this one leaves out every second update."""
+    steps: list[int] = []
 
-    def lazy(step: Step) -> None:
+    def alternate(step: Step) -> None:
         learner = step.learners[0]
         step.forward(learner)
         loss = step.loss(learner)
-        if len(trained) % 2 == 0:
+        if len(steps) % 2 == 0:
             step.update(learner, loss)
-        trained.append(1)
+        steps.append(1)
 
     model = tiny_model()
-    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu, update=lazy)
-    assert len(trained) == 6
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu, update=alternate)
+    assert len(steps) == 6
 
 
-# --- what a fit gives back
+# --- results of a fit
 
 
-def test_the_selected_state_is_that_of_the_best_epoch(
+def test_selected_state_is_that_of_the_best_epoch(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, changed: Changed
 ) -> None:
-    """With the held-out labels turned round, learning makes that accuracy fall: an early epoch is the best."""
-    held = tiny_data.validation
-    assert held is not None
-    data = replace(tiny_data, validation=replace(held, labels=(held.labels + 1) % 4))
+    """The validation labels are shifted by one class, so training lowers the accuracy and an early epoch is best."""
+    split = tiny_data.validation
+    assert split is not None
+    data = replace(tiny_data, validation=replace(split, labels=(split.labels + 1) % 4))
     model, states = tiny_model(), list[dict[str, Tensor]]()
 
-    def keep(_: object) -> None:
+    def save_state(_: object) -> None:
         states.append({name: value.clone() for name, value in model.module.state_dict().items()})
 
     fitted = fit(
@@ -628,19 +632,19 @@ def test_the_selected_state_is_that_of_the_best_epoch(
         data=data,
         recipe=Recipe(epochs=6, batch_size=16, lr=0.1),
         hardware=on_cpu,
-        report=keep,
+        report=save_state,
     )
-    shares = [record["learners"]["student"]["validation_accuracy"] for record in fitted.history]
-    best = shares.index(max(shares))  # the first of equals
+    accuracies = [record["learners"]["student"]["validation_accuracy"] for record in fitted.history]
+    best = accuracies.index(max(accuracies))  # the first, if several are equal
     assert best < 5
     selected = fitted.selected["student"]
-    assert (selected.epoch, selected.score) == (best + 1, shares[best])
+    assert (selected.epoch, selected.score) == (best + 1, accuracies[best])
     assert changed(states[best], selected.state) == set()
     assert changed(states[-1], selected.state)
-    assert changed(states[-1], model.module.state_dict()) == set()  # the model holds the last epoch's
+    assert changed(states[-1], model.module.state_dict()) == set()  # the model has the weights of the last epoch
 
 
-def test_nothing_is_selected_without_a_held_out_part(
+def test_no_state_is_selected_without_a_validation_split(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe
 ) -> None:
     data = replace(tiny_data, validation=None)
@@ -649,7 +653,7 @@ def test_nothing_is_selected_without_a_held_out_part(
     assert "validation_accuracy" not in fitted.history[0]["learners"]["student"]
 
 
-def test_the_history_has_a_record_an_epoch_and_report_gets_the_same(
+def test_history_has_one_record_per_epoch_and_report_gets_the_same(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     reported: list[dict[str, Any]] = []
@@ -670,24 +674,24 @@ def test_the_history_has_a_record_an_epoch_and_report_gets_the_same(
         assert record["seconds"] > 0
 
 
-def test_recorded_values_are_the_unweighted_means_of_the_epoch(
+def test_recorded_term_values_are_unweighted_means_over_the_epoch(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     values: list[float] = []
 
-    def note(student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+    def square(student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         value = student["logits"].square().sum(1)
         values.append(float(value.detach().mean()))
         return value
 
     recipe = Recipe(epochs=1, batch_size=16)
-    learner = Learner(tiny_model(), None, {"ce": CrossEntropy(), "x": 7 * Probe(note)})
+    learner = Learner(tiny_model(), None, {"ce": CrossEntropy(), "x": 7 * Probe(square)})
     fitted = fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu)
     assert fitted.history[0]["learners"]["student"]["x"] == pytest.approx(sum(values) / 3, rel=1e-5)
 
 
-class Headed(nn.Module):
-    """A backbone in which every kind of layer keeps something, and a head."""
+class BackboneAndHead(nn.Module):
+    """A backbone with batch normalisation and dropout, and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -700,10 +704,10 @@ class Headed(nn.Module):
         return self.head(self.backbone(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def test_layers_that_the_user_froze_stay_in_eval_mode(
-    tiny_data: Data, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_fully_frozen_layers_stay_in_eval_mode(
+    tiny_data: Data, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
-    model = Tapped(Headed())
+    model = Tapped(BackboneAndHead())
     model.module.get_submodule("backbone").requires_grad_(False)
     before = state_of(model)
     modes: dict[str, bool] = {}
@@ -721,13 +725,13 @@ def test_layers_that_the_user_froze_stay_in_eval_mode(
     assert "module.head.0.running_mean" in changed(before, state_of(model))
 
 
-def test_one_frozen_normalisation_keeps_its_statistics(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: Look, changed: Changed
+def test_frozen_batch_normalisation_keeps_its_statistics(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe, state_of: StateOf, changed: Changed
 ) -> None:
     model = tiny_model()
     model.module.get_submodule("bn2").requires_grad_(False)
     before = state_of(model)
     fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
-    moved = changed(before, state_of(model))
-    assert not any(".bn2." in name for name in moved)
-    assert {"module.bn1.running_mean", "module.conv2.weight"} <= moved
+    updated = changed(before, state_of(model))
+    assert not any(".bn2." in name for name in updated)
+    assert {"module.bn1.running_mean", "module.conv2.weight"} <= updated

@@ -1,4 +1,4 @@
-"""What a training costs in forward passes, counted by hand beside it."""
+"""The recorded numbers of forward passes equal numbers counted by hand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tutelage.terms import CrossEntropy, Hint, SoftTargets
 from tutelage.training import Learner, Run, Step, fit
 
 Net = Callable[..., Tapped]
-STEPS = 3  # of 16 of the 48 samples
+STEPS = 3  # per epoch of 48 samples
 BATCH = 16
 EPOCHS = 2
 Passes = Callable[..., list[dict[str, int]]]
@@ -28,9 +28,9 @@ Passes = Callable[..., list[dict[str, int]]]
 
 @pytest.fixture
 def passes(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> Passes:
-    """``passes(method, **settings)``: those of each epoch."""
+    """``passes(method, **settings)``: the recorded forward passes of each epoch."""
 
-    def go(method: str, **settings: Any) -> list[dict[str, int]]:
+    def train(method: str, **settings: Any) -> list[dict[str, int]]:
         records: list[dict[str, Any]] = []
         run = Run(
             tiny_data,
@@ -43,7 +43,7 @@ def passes(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> Passes:
         find(method)(run, **settings)
         return [record["forward_passes"] for record in records]
 
-    return go
+    return train
 
 
 @pytest.mark.parametrize(
@@ -51,62 +51,62 @@ def passes(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> Passes:
     [
         ("plain", {}, 1, 0),
         ("hinton", {}, 1, 1),
-        ("hinton", {"alpha": 0.0}, 1, 0),  # nobody asks the teacher
-        ("at", {"kd_alpha": 0.9}, 1, 1),  # once for all that is read
-        ("fitnet", {}, 1, 1),  # the first fit stops at the hint: a pass all the same
+        ("hinton", {"alpha": 0.0}, 1, 0),  # no term reads the teacher
+        ("at", {"kd_alpha": 0.9}, 1, 1),  # one pass for all layers and logits
+        ("fitnet", {}, 1, 1),  # a pass of the first fit, which ends at the hint layer, counts as one
         ("dml", {"peers": 2, "update": "synchronous"}, 2, 0),
         ("dml", {"peers": 2}, 2 + 1, 0),
-        ("dml", {"peers": 3}, 3 + 2, 0),  # the last one need not be run again
+        ("dml", {"peers": 3}, 3 + 2, 0),  # the last network is not run a second time
         ("one", {}, 1, 0),  # the branches share their trunk's pass
     ],
 )
-def test_each_pass_of_a_batch_counts_its_samples(
+def test_every_pass_counts_the_samples_of_its_batch(
     method: str, settings: dict[str, Any], student: int, teacher: int, passes: Passes
 ) -> None:
-    """Neither the first look at a batch, nor the held-out part, nor tracing is in it."""
+    """The dry run, validation and tracing are not counted."""
     samples = STEPS * BATCH
     assert passes(method, **settings) == [{"student": student * samples, "teacher": teacher * samples}] * EPOCHS
 
 
-def test_an_attack_counts_sample_by_sample(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the teacher what Hinton has and each step of each sample that still moves; of the student also the view."""
+def test_attack_steps_count_each_sample(passes: Passes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher also runs each attack step of each sample still attacked; the student also runs the view."""
     from tutelage.attacks import boundary
 
-    moved: list[int] = []
+    attacked: list[int] = []
 
-    def attack(network: Callable[[Tensor], Tensor], *rest: Any, **more: Any) -> Tensor:
+    def attack(network: Callable[[Tensor], Tensor], *arguments: Any, **options: Any) -> Tensor:
         def counting(images: Tensor) -> Tensor:
-            if inside:
-                moved.append(len(images))
+            if training:
+                attacked.append(len(images))
             return network(images)
 
-        return original(counting, *rest, **more)
+        return original(counting, *arguments, **options)
 
-    inside: list[bool] = []
-    original, epoch = boundary.boundary_attack, Tapped.train
+    training: list[bool] = []
+    original, train = boundary.boundary_attack, Tapped.train
     monkeypatch.setattr(boundary, "boundary_attack", attack)
-    # A model goes to train mode before the first step, after the loop has tried the terms on a first batch.
-    monkeypatch.setattr(Tapped, "train", lambda model, mode=True: (inside.append(True), epoch(model, mode))[1])
+    # The loop sets train mode before the first step, after the dry run.
+    monkeypatch.setattr(Tapped, "train", lambda model, mode=True: (training.append(True), train(model, mode))[1])
     first, second = passes("bss", share=0.25, steps=4)
-    shown = STEPS * BATCH // 4
-    # beta has fallen to 0 at 75 % of the run: of the 6 steps the views of the first 5 are made
-    assert first["student"] == STEPS * BATCH + shown
+    view_samples = STEPS * BATCH // 4
+    # beta falls to 0 at 75 % of the run, so only the first 5 of 6 steps make a view.
+    assert first["student"] == STEPS * BATCH + view_samples
     assert second["student"] == STEPS * BATCH + 2 * BATCH // 4
-    views = 5 * BATCH // 4
-    assert first["teacher"] + second["teacher"] == 2 * STEPS * BATCH + views + sum(moved)
-    assert moved
+    all_view_samples = 5 * BATCH // 4
+    assert first["teacher"] + second["teacher"] == 2 * STEPS * BATCH + all_view_samples + sum(attacked)
+    assert attacked
 
 
-def test_several_teachers_count_each(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
+def test_passes_of_all_teachers_are_counted(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
     learner = Learner(tiny_model(), Frozen(tiny_model(1), tiny_model(2)), {"kd": SoftTargets()})
     fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)
     assert fitted.history[1]["forward_passes"] == {"student": 48, "teacher": 96}
 
 
-def test_what_a_network_ran_before_is_not_counted_again(
+def test_passes_before_the_fit_are_not_counted(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe
 ) -> None:
-    """An average is a copy of the student: it must not bring the student's count with it."""
+    """An EMA source copies the student, and must not copy its count."""
     model = tiny_model()
     for _ in range(2):
         learner = Learner(model, EMA(model, 0.9), {"ce": CrossEntropy(), "kd": SoftTargets()})
@@ -114,8 +114,10 @@ def test_what_a_network_ran_before_is_not_counted_again(
         assert [record["forward_passes"] for record in fitted.history] == [{"student": 48, "teacher": 48}] * 2
 
 
-def test_a_rule_of_ones_own_is_counted(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
-    def twice(step: Step) -> None:
+def test_passes_of_a_custom_update_rule_are_counted(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe
+) -> None:
+    def extra_pass(step: Step) -> None:
         (learner,) = step.learners
         step.forward(learner)
         learner.model.tap(step.batch.inputs[:5], ("stage1",))
@@ -123,28 +125,30 @@ def test_a_rule_of_ones_own_is_counted(tiny_data: Data, tiny_model: Net, on_cpu:
 
     terms = {"hint": Hint("stage1", "stage1", "mean")}
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), terms)
-    fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu, update=twice)
+    fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu, update=extra_pass)
     assert fitted.history[0]["forward_passes"] == {"student": 48 + 3 * 5, "teacher": 48}
 
 
-def test_compiled_networks_are_counted_alike(
+def test_passes_of_compiled_networks_are_counted(
     tiny_data: Data, tiny_model: Net, monkeypatch: pytest.MonkeyPatch, on_cpu: Hardware, short: Recipe
 ) -> None:
-    plain = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **options: plain(function, backend="eager", **options))
+    torch_compile = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: torch_compile(function, backend="eager", **options)
+    )
     terms = {"ce": CrossEntropy(), "hint": Hint("stage1", "stage1", "mean")}
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), terms)
     fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu.replace(compile=True))
     assert [record["forward_passes"] for record in fitted.history] == [{"student": 48, "teacher": 48}] * 2
 
 
-def test_the_result_has_the_sum_over_epochs_and_fits_also_after_a_stop(tiny_npz: str, tmp_path: Path) -> None:
+def test_result_has_the_sum_over_epochs_and_fits_also_after_resume(tiny_npz: str, tmp_path: Path) -> None:
     common: dict[str, Any] = {"data": tiny_npz, "batch_size": 16, "device": "cpu", "workers": 0, "validation": 0.0}
     teacher = execute(Config(student="resnet8x0.5", epochs=2, **common), tmp_path / "teacher")
     assert teacher.metrics["forward_passes"] == {"student": 96, "teacher": 0}
     config = Config(student="resnet8x0.25", teacher=str(tmp_path / "teacher"), method="fitnet", epochs=3, **common)
-    whole = execute(config, tmp_path / "whole")
-    assert whole.metrics["forward_passes"] == {"student": 144, "teacher": 144}
+    uninterrupted = execute(config, tmp_path / "uninterrupted")
+    assert uninterrupted.metrics["forward_passes"] == {"student": 144, "teacher": 144}
 
     def stop(record: dict[str, Any]) -> None:
         if record["fit"] == 1:
@@ -152,5 +156,5 @@ def test_the_result_has_the_sum_over_epochs_and_fits_also_after_a_stop(tiny_npz:
 
     with pytest.raises(KeyboardInterrupt):
         execute(config, tmp_path / "stopped", report=stop)
-    again = execute(config, tmp_path / "stopped")
-    assert again.metrics["forward_passes"] == whole.metrics["forward_passes"]
+    resumed = execute(config, tmp_path / "stopped")
+    assert resumed.metrics["forward_passes"] == uninterrupted.metrics["forward_passes"]

@@ -1,4 +1,4 @@
-"""What the networks run on where nobody says."""
+"""The default precision of each device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tutelage.training.hardware import resolve
         ({}, "float32"),
     ],
 )
-def test_bfloat16_is_for_processors_that_have_it(
+def test_cpus_with_bfloat16_instructions_use_bfloat16(
     instructions: dict[str, bool], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
@@ -27,13 +27,13 @@ def test_bfloat16_is_for_processors_that_have_it(
     assert resolve(Hardware(device="cpu", precision="bfloat16")).precision == "bfloat16"
 
 
-def test_a_torch_that_does_not_tell_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cpus_of_unknown_capabilities_use_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert resolve(Hardware(device="cpu")).precision == "float32"
 
 
 @pytest.mark.parametrize("emulated", [True, False])
-def test_bfloat16_is_for_gpus_that_need_not_emulate_it(emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_use_bfloat16_unless_they_emulate_it(emulated: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def supported(including_emulation: bool = True) -> bool:
         return including_emulation or not emulated
 

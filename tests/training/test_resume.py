@@ -1,7 +1,9 @@
-"""A fit that was stopped and taken up again equals one that never was, to the bit."""
+"""A fit that was stopped and resumed equals an uninterrupted one, bit for bit."""
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,36 +32,41 @@ EPOCHS = 4
 
 
 class StoppedError(Exception):
-    """Somebody pulled the plug."""
+    """The process was killed."""
 
 
-def drawn(forward_pass: ForwardPass, progress: float) -> Tensor:
-    """Sample weights from all three global generators: a resumed run must draw on where it was."""
+def random_weights(forward_pass: ForwardPass, progress: float) -> Tensor:
+    """Sample weights from all three global random generators, whose state a resumed run must restore."""
     return torch.rand(len(forward_pass.batch)) + float(np.random.rand()) + random.random()
 
 
 @method(paper="none", family="test")
-def restless(run: Run) -> Tapped:
-    """An average of the student over time, dropout, and random sample weights."""
+def ema_and_dropout(run: Run) -> Tapped:
+    """An EMA teacher, dropout and random sample weights."""
     student = run.student()
     terms = {"ce": CrossEntropy(), "kd": (lambda progress: progress) * SoftTargets()}
-    run.fit(Learner(student, EMA(student, 0.9), terms, sample_weight=drawn))
+    run.fit(Learner(student, EMA(student, 0.9), terms, sample_weight=random_weights))
     return student
 
 
 @method(paper="none", family="test")
-def wandering(run: Run) -> Tapped:
-    """Random numbers drawn between two fits, of different optimisers."""
+def two_fits(run: Run) -> Tapped:
+    """Two fits with different optimizers, and random numbers drawn between them."""
     student = run.student()
-    run.fit(Learner(student, None, {"ce": CrossEntropy()}, sample_weight=drawn), epochs=2, optimizer="AdamW", lr=0.01)
+    run.fit(
+        Learner(student, None, {"ce": CrossEntropy()}, sample_weight=random_weights),
+        epochs=2,
+        optimizer="AdamW",
+        lr=0.01,
+    )
     weight = torch.rand(()).item() + float(np.random.rand()) + random.random()
     run.fit(Learner(student, None, {"ce": weight * CrossEntropy()}), epochs=2)
     return student
 
 
 @method(paper="none", family="test")
-def projecting(run: Run) -> Tapped:
-    """A projection that learns beside the student."""
+def with_regressor(run: Run) -> Tapped:
+    """A regressor that is trained with the student."""
     student = run.student()
     terms = {"ce": CrossEntropy(), "hint": Hint("stage1", "stage1", "mean")}
     run.fit(Learner(student, Frozen(run.teacher()), terms))
@@ -73,18 +80,18 @@ METHODS: dict[str, Callable[[Run], Tapped]] = {
     "dml together": lambda run: find("dml")(run, update="synchronous", peers=3),
     "fitnet": find("fitnet"),
     "at": find("at"),
-    "ema and dropout": restless,
-    "drawing between fits": wandering,
-    "a projection": projecting,
+    "ema and dropout": ema_and_dropout,
+    "random numbers between fits": two_fits,
+    "a regressor": with_regressor,
 }
 
 
 @pytest.fixture
 def start(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> Callable[..., tuple[Tapped, Run]]:
-    """``start(name, folder, stop=None)``: a method from the start of a process, stopped at its n-th report."""
+    """``start(name, folder, stop=None)``: run a method as in a new process, and stop it at its n-th report."""
 
-    def go(name: str, folder: Path, stop: int | None = None) -> tuple[Tapped, Run]:
-        torch.manual_seed(random.SystemRandom().randrange(2**31))  # a new process: nothing is known of before
+    def run_method(name: str, folder: Path, stop: int | None = None) -> tuple[Tapped, Run]:
+        torch.manual_seed(random.SystemRandom().randrange(2**31))  # as in a new process
         np.random.seed(None)
         random.seed()
         reports: list[Any] = []
@@ -107,78 +114,79 @@ def start(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> Callable[..., t
         student = METHODS[name](run)
         return student, run
 
-    return go
+    return run_method
 
 
 Start = Callable[..., tuple[Tapped, Run]]
 
 
-def everything(folder: Path) -> list[Any]:
-    """All that the last checkpoint of every fit holds, without the clock."""
+def checkpoint_contents(folder: Path) -> list[Any]:
+    """The content of the last checkpoint of every fit, without durations."""
     states = []
     for number in range(9):
         latest = Checkpoints(folder / "checkpoints", number).latest()
         if latest:
-            states.append((latest.name, plain(read(latest))))
+            states.append((latest.name, comparable(read(latest))))
     return states
 
 
-def plain(value: Any) -> Any:
-    """Tensors as their bytes, and no times."""
+def comparable(value: Any) -> Any:
+    """The value with tensors as bytes, and without durations."""
     if isinstance(value, Tensor):
         return str(value.dtype), tuple(value.shape), value.contiguous().flatten().view(torch.uint8).tolist()
     if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items() if key != "seconds"}
+        return {key: comparable(entry) for key, entry in value.items() if key != "seconds"}
     if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
+        return [comparable(entry) for entry in value]
     return value
 
 
-def told(run: Run) -> Any:
-    return [(plain(list(fitted.history)), plain(dict(vars_of(fitted.selected)))) for fitted in run.fits]
+def results_of(run: Run) -> Any:
+    """History and selected states of every fit."""
+    return [(comparable(list(fitted.history)), comparable(selection_of(fitted.selected))) for fitted in run.fits]
 
 
-def vars_of(selected: Any) -> dict[str, Any]:
-    return {name: (kept.epoch, kept.score, dict(kept.state)) for name, kept in selected.items()}
+def selection_of(selected: Any) -> dict[str, Any]:
+    return {name: (state.epoch, state.score, dict(state.state)) for name, state in selected.items()}
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_stopped_run_equals_one_that_never_was(
+def test_resumed_run_equals_an_uninterrupted_one(
     name: str, tmp_path: Path, start: Start, state_of: Any, changed: Any
 ) -> None:
-    """Stopped after each epoch in turn, and once after every one of them."""
-    student, run = start(name, tmp_path / "whole")
-    expected, whole = state_of(student), everything(tmp_path / "whole")
+    """Stopped once after one of the epochs, or after all of them in turn."""
+    student, run = start(name, tmp_path / "uninterrupted")
+    expected, checkpoints = state_of(student), checkpoint_contents(tmp_path / "uninterrupted")
     assert sum(len(fitted.history) for fitted in run.fits) == EPOCHS
     for stops in [[1], [2], [3], [4], [1, 2, 3, 4]]:
         folder = tmp_path / "-".join(map(str, stops))
         for stop in stops:
             with pytest.raises(StoppedError):
                 start(name, folder, stop)
-        again, resumed = start(name, folder)
-        assert changed(expected, state_of(again)) == set(), stops
-        assert told(resumed) == told(run), stops
-        assert everything(folder) == whole, stops
+        resumed, resumed_run = start(name, folder)
+        assert changed(expected, state_of(resumed)) == set(), stops
+        assert results_of(resumed_run) == results_of(run), stops
+        assert checkpoint_contents(folder) == checkpoints, stops
 
 
-def test_a_finished_run_trains_no_more(tmp_path: Path, start: Start, state_of: Any, changed: Any) -> None:
+def test_finished_run_is_not_trained_again(tmp_path: Path, start: Start, state_of: Any, changed: Any) -> None:
     student, _ = start("fitnet", tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").iterdir()}
-    again, run = start("fitnet", tmp_path)
-    assert changed(state_of(student), state_of(again)) == set()
+    repeated, run = start("fitnet", tmp_path)
+    assert changed(state_of(student), state_of(repeated)) == set()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").iterdir()} == files
     assert [len(fitted.history) for fitted in run.fits] == [1, 3]
 
 
-def test_what_is_behind_is_reported_again_and_once(
+def test_resumed_run_reports_earlier_epochs_once(
     tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
-    seen: list[list[int]] = []
+    reported: list[list[int]] = []
     for stop in (2, None):
-        seen.append([])
+        reported.append([])
 
         def report(record: dict[str, Any], stop: int | None = stop) -> None:
-            seen[-1].append(record["epoch"])
+            reported[-1].append(record["epoch"])
             if record["epoch"] == stop:
                 raise StoppedError
 
@@ -187,11 +195,11 @@ def test_what_is_behind_is_reported_again_and_once(
             find("plain")(run)
         except StoppedError:
             continue
-    assert seen == [[1, 2], [1, 2, 3, 4]]
+    assert reported == [[1, 2], [1, 2, 3, 4]]
 
 
 class Interrupting(Term):
-    """Cross-entropy that stops at its n-th step, in the middle of an epoch."""
+    """Cross-entropy that raises at its n-th step."""
 
     def __init__(self, at: int | None) -> None:
         super().__init__()
@@ -210,15 +218,15 @@ class Interrupting(Term):
 
 
 @pytest.mark.parametrize("at", [1, 2, 4, 5, 8])
-def test_a_run_stopped_within_an_epoch(
+def test_run_stopped_within_an_epoch_resumes_exactly(
     at: int, tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
     states = []
-    for folder, stops in (("whole", [None]), ("stopped", [at, None])):
+    for folder, stops in (("uninterrupted", [None]), ("stopped", [at, None])):
         for stop in stops:
             model = tiny_model(dropout=0.2)
             checkpoints = Checkpoints(tmp_path / folder)
-            learner = Learner(model, None, {"ce": Interrupting(stop)}, sample_weight=drawn)
+            learner = Learner(model, None, {"ce": Interrupting(stop)}, sample_weight=random_weights)
             try:
                 fit(
                     learner,
@@ -233,30 +241,30 @@ def test_a_run_stopped_within_an_epoch(
     assert changed(*states) == set()
 
 
-class Alternating:
-    """A rule with a memory: every second step is left out, and how many were made decides the size of a step."""
+class Counting:
+    """A rule with a state: the loss is multiplied by the number of steps."""
 
     def __init__(self) -> None:
-        self.made = 0
+        self.steps = 0
 
     def __call__(self, step: Step) -> None:
         (learner,) = step.learners
         step.forward(learner)
-        self.made += 1
-        step.update(learner, step.loss(learner) * self.made)
+        self.steps += 1
+        step.update(learner, step.loss(learner) * self.steps)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"made": self.made}
+        return {"steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.made = state["made"]
+        self.steps = state["steps"]
 
 
-def test_a_rules_own_state_is_kept(
+def test_state_of_an_update_rule_is_resumed(
     tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
-    def go(folder: str, stop: int | None) -> tuple[Tapped, Alternating]:
-        model, rule = tiny_model(), Alternating()
+    def train(folder: str, stop: int | None) -> tuple[Tapped, Counting]:
+        model, rule = tiny_model(), Counting()
 
         def report(record: dict[str, Any]) -> None:
             if record["epoch"] == stop:
@@ -273,15 +281,15 @@ def test_a_rules_own_state_is_kept(
         )
         return model, rule
 
-    whole, _ = go("whole", None)
+    uninterrupted, _ = train("uninterrupted", None)
     with pytest.raises(StoppedError):
-        go("stopped", 2)
-    resumed, rule = go("stopped", None)
-    assert rule.made == 9
-    assert changed(state_of(whole), state_of(resumed)) == set()
+        train("stopped", 2)
+    resumed, rule = train("stopped", None)
+    assert rule.steps == 9
+    assert changed(state_of(uninterrupted), state_of(resumed)) == set()
 
 
-# --- damage
+# --- damaged checkpoints
 
 
 def damage_truncate(path: Path, _: Path) -> None:
@@ -299,38 +307,38 @@ def damage_empty(path: Path, _: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_empty])
-@pytest.mark.parametrize("which", ["last", "all"])
-def test_damaged_checkpoints_cost_time_and_nothing_else(
-    which: str, damage: Any, tmp_path: Path, start: Start, state_of: Any, changed: Any
+@pytest.mark.parametrize("damaged", ["last", "all"])
+def test_damaged_checkpoints_do_not_change_the_result(
+    damaged: str, damage: Any, tmp_path: Path, start: Start, state_of: Any, changed: Any
 ) -> None:
-    student, _ = start("ema and dropout", tmp_path / "whole")
+    student, _ = start("ema and dropout", tmp_path / "uninterrupted")
     with pytest.raises(StoppedError):
-        start("ema and dropout", tmp_path / "hurt", 3)
-    files = sorted((tmp_path / "hurt" / "checkpoints").iterdir())
+        start("ema and dropout", tmp_path / "damaged", 3)
+    files = sorted((tmp_path / "damaged" / "checkpoints").iterdir())
     assert [path.name[-8:] for path in files] == ["002.ckpt", "003.ckpt"]
-    hurt = files if which == "all" else files[-1:]
-    for path in hurt:
+    damaged_files = files if damaged == "all" else files[-1:]
+    for path in damaged_files:
         damage(path, tmp_path / "mark")
     with pytest.warns(TutelageWarning, match="is damaged") as caught:
-        again, _ = start("ema and dropout", tmp_path / "hurt")
-    assert len(caught) == len(hurt)
-    assert changed(state_of(student), state_of(again)) == set()
-    assert everything(tmp_path / "hurt") == everything(tmp_path / "whole")
+        resumed, _ = start("ema and dropout", tmp_path / "damaged")
+    assert len(caught) == len(damaged_files)
+    assert changed(state_of(student), state_of(resumed)) == set()
+    assert checkpoint_contents(tmp_path / "damaged") == checkpoint_contents(tmp_path / "uninterrupted")
 
 
-def test_damage_of_a_finished_first_fit(tmp_path: Path, start: Start, state_of: Any, changed: Any) -> None:
-    """The second fit's checkpoint still serves; what the first one trained is trained again."""
-    student, _ = start("fitnet", tmp_path / "whole")
+def test_damaged_checkpoint_of_a_finished_first_fit(tmp_path: Path, start: Start, state_of: Any, changed: Any) -> None:
+    """The first fit is trained again, and the second one is resumed from its checkpoint."""
+    student, _ = start("fitnet", tmp_path / "uninterrupted")
     with pytest.raises(StoppedError):
-        start("fitnet", tmp_path / "hurt", 3)
-    for path in (tmp_path / "hurt" / "checkpoints").glob("fit-00-*"):
+        start("fitnet", tmp_path / "damaged", 3)
+    for path in (tmp_path / "damaged" / "checkpoints").glob("fit-00-*"):
         damage_flip(path, tmp_path)
     with pytest.warns(TutelageWarning, match="fit-00"):
-        again, _ = start("fitnet", tmp_path / "hurt")
-    assert changed(state_of(student), state_of(again)) == set()
+        resumed, _ = start("fitnet", tmp_path / "damaged")
+    assert changed(state_of(student), state_of(resumed)) == set()
 
 
-def test_a_full_disk_stops_the_fit_in_one_line_and_it_goes_on_later(
+def test_full_disk_stops_the_fit_with_one_line_and_the_fit_can_be_resumed(
     tmp_path: Path,
     start: Start,
     state_of: Any,
@@ -338,10 +346,7 @@ def test_a_full_disk_stops_the_fit_in_one_line_and_it_goes_on_later(
     monkeypatch: pytest.MonkeyPatch,
     refused: Callable[..., Any],
 ) -> None:
-    import errno
-    import os
-
-    student, _ = start("hinton", tmp_path / "whole")
+    student, _ = start("hinton", tmp_path / "uninterrupted")
     with pytest.raises(StoppedError):
         start("hinton", tmp_path / "full", 2)
     before = {path.name: path.read_bytes() for path in (tmp_path / "full" / "checkpoints").iterdir()}
@@ -354,12 +359,12 @@ def test_a_full_disk_stops_the_fit_in_one_line_and_it_goes_on_later(
         with refused("No space left on device", "epoch-00003.ckpt"):
             start("hinton", tmp_path / "full")
     assert {path.name: path.read_bytes() for path in (tmp_path / "full" / "checkpoints").iterdir()} == before
-    again, _ = start("hinton", tmp_path / "full")
-    assert changed(state_of(student), state_of(again)) == set()
+    resumed, _ = start("hinton", tmp_path / "full")
+    assert changed(state_of(student), state_of(resumed)) == set()
 
 
 @pytest.mark.parametrize(
-    ("width", "change", "piece"),
+    ("width", "change", "fragment"),
     [
         (6, {}, "TinyNet"),
         (4, {"lr": 0.9}, "lr: 0.05 there, 0.9 here"),
@@ -368,35 +373,35 @@ def test_a_full_disk_stops_the_fit_in_one_line_and_it_goes_on_later(
         (4, {"seed": 1}, "seed: 0 there, 1 here"),
     ],
 )
-def test_checkpoints_of_another_fit_are_refused(
+def test_checkpoint_of_another_fit_is_refused(
     width: int,
     change: dict[str, Any],
-    piece: str,
+    fragment: str,
     tmp_path: Path,
     tiny_data: Data,
     tiny_model: Net,
     on_cpu: Hardware,
     refused: Callable[..., Any],
 ) -> None:
-    """A folder of a run guards against this; who calls fit himself is told too."""
+    """A run's folder is checked before its fits; a direct call of fit is checked too."""
 
-    def go(width: int = 4, seed: int = 0, **fields: Any) -> None:
+    def train(width: int = 4, seed: int = 0, **fields: Any) -> None:
         learner = Learner(tiny_model(width=width), None, {"ce": CrossEntropy()})
         recipe = Recipe(**{"epochs": 2, **fields})
         fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu, seed=seed, checkpoints=Checkpoints(tmp_path))
 
-    go()
-    go()
-    with refused(str(tmp_path), "another fit", piece, "choose another folder"):
-        go(width, **change)
+    train()
+    train()
+    with refused(str(tmp_path), "another fit", fragment, "choose another folder"):
+        train(width, **change)
 
 
-def test_an_optimisers_factory_is_taken_up_again(
+def test_fit_with_an_optimizer_factory_is_resumed(
     tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
-    """Another function object each time, as in another process."""
+    """The factory is another function object in each fit, as in another process."""
     states = []
-    for folder, stops in (("whole", [None]), ("stopped", [1, None])):
+    for folder, stops in (("uninterrupted", [None]), ("stopped", [1, None])):
         for stop in stops:
             model = tiny_model()
             recipe = Recipe(epochs=2, batch_size=16, optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
@@ -406,20 +411,20 @@ def test_an_optimisers_factory_is_taken_up_again(
                     raise StoppedError
 
             learner = Learner(model, None, {"ce": CrossEntropy()})
-            kept = Checkpoints(tmp_path / folder)
+            checkpoints = Checkpoints(tmp_path / folder)
             try:
-                fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu, checkpoints=kept, report=report)
+                fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu, checkpoints=checkpoints, report=report)
             except StoppedError:
                 continue
         states.append(state_of(model))
     assert changed(*states) == set()
 
 
-# --- what is not finite
+# --- non-finite values
 
 
-class Ruined(Term):
-    """Cross-entropy that becomes ``value`` at one step (counted from 0 over the fit)."""
+class NonFiniteLoss(Term):
+    """Cross-entropy that has ``value`` for a sample of one step (counted from 0 over the fit)."""
 
     def __init__(self, step: int, value: float, one_value: bool = False) -> None:
         super().__init__()
@@ -444,7 +449,7 @@ class Ruined(Term):
 
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "nan"), (float("inf"), "inf"), (float("-inf"), "-inf")])
 @pytest.mark.parametrize(("step", "epoch", "within"), [(0, 1, 1), (4, 2, 2), (8, 3, 3)])
-def test_a_term_that_becomes_nan_is_named_with_its_samples(
+def test_non_finite_term_is_reported_with_its_samples(
     step: int,
     epoch: int,
     within: int,
@@ -456,64 +461,64 @@ def test_a_term_that_becomes_nan_is_named_with_its_samples(
     on_cpu: Hardware,
 ) -> None:
     shifted = replace(tiny_data, train=replace(tiny_data.train, index=tiny_data.train.index + 1000))
-    bad = Ruined(step, value)
+    bad = NonFiniteLoss(step, value)
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(NonFiniteError) as caught:
         fit(
-            Learner(tiny_model(1), None, {"ce": CrossEntropy()}, name="good"),
-            Learner(tiny_model(), None, {"fine": CrossEntropy(), "bad": bad}, name="ill"),
+            Learner(tiny_model(1), None, {"ce": CrossEntropy()}, name="finite"),
+            Learner(tiny_model(), None, {"fine": CrossEntropy(), "bad": bad}, name="non-finite"),
             data=shifted,
             recipe=Recipe(epochs=4, batch_size=16),
             hardware=on_cpu,
             checkpoints=checkpoints,
         )
     text = str(caught.value)
-    assert f"epoch {epoch}, step {within}: term 'bad' of learner 'ill' became {word}" in text
+    assert f"epoch {epoch}, step {within}: term 'bad' of learner 'non-finite' became {word}" in text
     assert "learning rate (now 0.05)" in text
     assert len(text.splitlines()) == 1
     assert isinstance(caught.value, TutelageError)
     assert caught.value.indices == bad.batches[step]  # type: ignore[attr-defined]
     assert min(bad.batches[step]) >= 1000
     assert str(bad.batches[step][0]) in text
-    kept = checkpoints.load()
+    saved = checkpoints.load()
     if epoch == 1:
-        assert kept is None
+        assert saved is None
         assert "checkpoint" not in text
     else:
-        assert kept is not None
-        assert len(kept["history"]) == epoch - 1
+        assert saved is not None
+        assert len(saved["history"]) == epoch - 1
         assert str(checkpoints.latest()) in text
-        assert all(torch.isfinite(v).all() for v in kept["learners"][1]["model"].values())
+        assert all(torch.isfinite(v).all() for v in saved["learners"][1]["model"].values())
 
 
-def test_nan_of_one_value_is_found_too(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    learner = Learner(tiny_model(), None, {"bad": Ruined(1, float("nan"), one_value=True)})
+def test_non_finite_single_value_is_reported(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    learner = Learner(tiny_model(), None, {"bad": NonFiniteLoss(1, float("nan"), one_value=True)})
     with pytest.raises(NonFiniteError, match="epoch 1, step 2: term 'bad'"):
         fit(learner, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), hardware=on_cpu)
 
 
 @pytest.mark.parametrize("step", [2, 49, 50, 51, 99, 100, 110])
-def test_a_long_epoch_is_looked_at_now_and_then_and_names_the_right_step(
+def test_long_epoch_is_checked_within_50_steps_and_the_error_has_the_right_step(
     step: int, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
-    """120 steps an epoch: more than two looks."""
+    """120 steps per epoch: the losses are checked more than twice in it."""
     data = replace(tiny_data, train=tiny_data.train.subset(torch.arange(120) % 48), validation=None)
     data = replace(data, train=replace(data.train, index=torch.arange(120)))
-    bad = Ruined(step, float("nan"))
+    bad = NonFiniteLoss(step, float("nan"))
     with pytest.raises(NonFiniteError, match=f"epoch 1, step {step + 1}: ") as caught:
         fit(Learner(tiny_model(), None, {"x": bad}), data=data, recipe=Recipe(epochs=1, batch_size=1), hardware=on_cpu)
     assert caught.value.indices == bad.batches[step]  # type: ignore[attr-defined]
-    assert len(bad.batches) <= step + 51  # not at the end of the epoch
+    assert len(bad.batches) <= step + 51  # before the end of the epoch
 
 
-def ruin_at(step_number: int, value: float) -> Callable[[Step], None]:
-    """All at once, but after one step a weight is set to a value: the loss of that step was finite."""
-    seen: list[int] = []
+def set_weight_after(step_number: int, value: float) -> Callable[[Step], None]:
+    """Like ``together``, but sets a weight to a value after one step, whose loss was finite."""
+    steps: list[int] = []
 
     def rule(step: Step) -> None:
         together(step)
-        seen.append(1)
-        if len(seen) - 1 == step_number:
+        steps.append(1)
+        if len(steps) - 1 == step_number:
             with torch.no_grad():
                 next(step.learners[0].model.parameters()).view(-1)[0] = value
 
@@ -521,7 +526,7 @@ def ruin_at(step_number: int, value: float) -> Callable[[Step], None]:
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
-def test_weights_ruined_by_the_last_step_are_not_kept(
+def test_non_finite_weights_after_the_last_step_are_not_saved(
     value: float, tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     checkpoints = Checkpoints(tmp_path)
@@ -533,14 +538,14 @@ def test_weights_ruined_by_the_last_step_are_not_kept(
             data=tiny_data,
             recipe=Recipe(epochs=3, batch_size=16),
             hardware=on_cpu,
-            update=ruin_at(5, value),
+            update=set_weight_after(5, value),
             checkpoints=checkpoints,
         )
     assert len(str(e.value).splitlines()) == 1
     assert len(checkpoints.load()["history"]) == 1  # type: ignore[index]
 
 
-def test_statistics_that_are_not_finite_are_not_kept(
+def test_non_finite_running_statistics_are_not_saved(
     tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     """A running variance can overflow while every weight and every loss is finite."""
@@ -563,7 +568,7 @@ def test_statistics_that_are_not_finite_are_not_kept(
 
 
 @pytest.mark.parametrize("name", ["plain", "hinton", "dml in turn", "fitnet", "at"])
-def test_a_far_too_high_rate_ends_in_one_line(
+def test_too_high_learning_rate_is_reported_in_one_line(
     name: str, tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     run = Run(
@@ -578,6 +583,6 @@ def test_a_far_too_high_rate_ends_in_one_line(
         METHODS[name](run)
     assert "lower the learning rate (now 1e+30)" in str(caught.value)
     for number in range(2):
-        kept = Checkpoints(tmp_path / "checkpoints", number).load()
-        for learner in kept["learners"] if kept else []:
+        saved = Checkpoints(tmp_path / "checkpoints", number).load()
+        for learner in saved["learners"] if saved else []:
             assert all(torch.isfinite(value).all() for value in learner["model"].values())

@@ -1,4 +1,4 @@
-"""Terms on another batch than the one at hand."""
+"""Views: terms on another batch, which is made from the current one."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ Terms = dict[str, Term | Weighted]
 
 
 class Flipped(View):
-    """The batch mirrored, or a part of it; remembers what it was given."""
+    """The first ``samples`` images (default: all) of the batch, mirrored; records its arguments."""
 
     def __init__(self, weight: Tensor | None = None, samples: int | None = None) -> None:
         self.weight, self.samples = weight, samples
-        self.given: list[tuple[Batch, Outputs, Outputs | None]] = []
+        self.calls: list[tuple[Batch, Outputs, Outputs | None]] = []
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        self.given.append((batch, student, teacher))
-        part = slice(None, self.samples)
-        return Batch(batch.inputs[part].flip(3), batch.targets[part], batch.index[part], batch.key[part], self.weight)
+        self.calls.append((batch, student, teacher))
+        rows = slice(None, self.samples)
+        return Batch(batch.inputs[rows].flip(3), batch.targets[rows], batch.index[rows], batch.key[rows], self.weight)
 
 
-class Reads(Flipped):
-    """Asks for more than nothing."""
+class ReadingView(Flipped):
+    """Reads outputs of the student and of the teacher."""
 
     roles = ("logits", "stage1")
     teacher_roles = ("logits", "embedding")
 
 
-class Still(Flipped):
-    """Leaves running statistics alone."""
+class FixedStatistics(Flipped):
+    """Does not update running statistics."""
 
     updates_statistics = False
 
 
-class Runs:
-    """Keeps the pixels that a model is shown."""
+class InputRecorder:
+    """Records the inputs of a model."""
 
     def __init__(self, model: Tapped) -> None:
-        self.shown: list[Tensor] = []
-        model.register_forward_pre_hook(lambda _, inputs: self.shown.append(inputs[0].detach().clone()))
+        self.inputs: list[Tensor] = []
+        model.register_forward_pre_hook(lambda _, inputs: self.inputs.append(inputs[0].detach().clone()))
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def loss_of(learner: Learner, batch: Batch, progress: float = 0.0) -> tuple[Tens
 
 
 def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL per sample, by torch's own."""
+    """T^2 KL(teacher || student) per sample, by torch's function."""
     return (
         F.kl_div((student / temperature).log_softmax(1), (teacher / temperature).softmax(1), reduction="none").sum(1)
         * temperature**2
@@ -87,7 +87,7 @@ def kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 # --- the loss
 
 
-def test_the_loss_is_the_sum_over_both_batches(tiny_model: Net, batch: Batch) -> None:
+def test_loss_is_the_sum_over_both_batches(tiny_model: Net, batch: Batch) -> None:
     model, teacher, flipped = tiny_model(), tiny_model(1, width=6), Flipped()
     terms: Terms = {
         "ce": 0.5 * CrossEntropy(),
@@ -96,52 +96,52 @@ def test_the_loss_is_the_sum_over_both_batches(tiny_model: Net, batch: Batch) ->
     }
     total, values = loss_of(Learner(model, Frozen(teacher), terms), batch)
     total.backward()  # type: ignore[no-untyped-call]
-    found = [p.grad for p in model.parameters()]
-    fresh, mirrored = tiny_model(), batch.inputs.flip(3)
-    fresh.train()
+    gradients = [p.grad for p in model.parameters()]
+    reference, mirrored = tiny_model(), batch.inputs.flip(3)
+    reference.train()
     expected = [
-        F.cross_entropy(fresh(batch.inputs), batch.targets),
-        kl(fresh(mirrored), teacher(mirrored), 2.0).mean(),
-        F.cross_entropy(fresh(mirrored), batch.targets),
+        F.cross_entropy(reference(batch.inputs), batch.targets),
+        kl(reference(mirrored), teacher(mirrored), 2.0).mean(),
+        F.cross_entropy(reference(mirrored), batch.targets),
     ]
     assert values == pytest.approx([value.item() for value in expected], rel=1e-5)
     (0.5 * expected[0] + expected[1] + 3 * expected[2]).backward()  # type: ignore[no-untyped-call]
     assert total.item() == pytest.approx(0.5 * values[0] + values[1] + 3 * values[2], rel=1e-6)
-    for ours, parameter in zip(found, fresh.parameters(), strict=True):
-        torch.testing.assert_close(ours, parameter.grad, rtol=1e-4, atol=1e-6)
+    for gradient, parameter in zip(gradients, reference.parameters(), strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_terms_that_share_a_view_share_its_pass(tiny_model: Net, batch: Batch) -> None:
     model, teacher, flipped = tiny_model(), tiny_model(1), Flipped()
-    student_runs, teacher_runs = Runs(model), Runs(teacher)
+    student_runs, teacher_runs = InputRecorder(model), InputRecorder(teacher)
     terms: Terms = {
         "ce": CrossEntropy(),
         "kd": SoftTargets().on(flipped),
-        "more": 2 * SoftTargets(2.0).on(flipped),
+        "kd2": 2 * SoftTargets(2.0).on(flipped),
         "at": AttentionTransfer((("stage1", "stage1"),)).on(flipped),
     }
     loss_of(Learner(model, Frozen(teacher), terms), batch)
-    assert len(flipped.given) == 1
+    assert len(flipped.calls) == 1
     for runs, expected in (
         (student_runs, [batch.inputs, batch.inputs.flip(3)]),
         (teacher_runs, [batch.inputs.flip(3)]),
     ):
-        shown = [inputs for inputs in runs.shown if len(inputs) == 8]
-        assert len(shown) == len(expected)
-        assert all(torch.equal(*pair) for pair in zip(shown, expected, strict=True))
+        batches = [inputs for inputs in runs.inputs if len(inputs) == 8]
+        assert len(batches) == len(expected)
+        assert all(torch.equal(*pair) for pair in zip(batches, expected, strict=True))
 
 
-def test_two_views_are_two_passes(tiny_model: Net, batch: Batch) -> None:
+def test_two_views_take_two_passes(tiny_model: Net, batch: Batch) -> None:
     model, views = tiny_model(), (Flipped(), Flipped(samples=5))
-    runs = Runs(model)
+    runs = InputRecorder(model)
     loss_of(Learner(model, None, {str(n): CrossEntropy().on(view) for n, view in enumerate(views)}), batch)
-    assert [len(inputs) for inputs in runs.shown] == [8, 5]  # and none of the batch at hand, which nobody reads
-    assert [len(view.given) for view in views] == [1, 1]
+    assert [len(inputs) for inputs in runs.inputs] == [8, 5]  # no pass of the current batch, which no term reads
+    assert [len(view.calls) for view in views] == [1, 1]
 
 
-def test_a_view_whose_terms_weigh_nothing_now_is_not_made(tiny_model: Net, batch: Batch) -> None:
-    model, teacher, early, never = tiny_model(), tiny_model(1), Reads(), Flipped()
-    runs, teacher_runs = Runs(model), Runs(teacher)
+def test_view_whose_terms_have_weight_0_is_not_made(tiny_model: Net, batch: Batch) -> None:
+    model, teacher, early, never = tiny_model(), tiny_model(1), ReadingView(), Flipped()
+    runs, teacher_runs = InputRecorder(model), InputRecorder(teacher)
     terms: Terms = {
         "ce": CrossEntropy(),
         "early": (lambda progress: 1.0 if progress < 0.5 else 0.0) * SoftTargets().on(early),
@@ -150,76 +150,78 @@ def test_a_view_whose_terms_weigh_nothing_now_is_not_made(tiny_model: Net, batch
     learner = Learner(model, Frozen(teacher), terms)
     _, values = loss_of(learner, batch, 0.6)
     assert values[1:] == [0.0, 0.0]
-    assert (len(early.given), len(runs.shown), len(teacher_runs.shown)) == (0, 1, 0)
+    assert (len(early.calls), len(runs.inputs), len(teacher_runs.inputs)) == (0, 1, 0)
     assert learner.views(0.6) == ()
     _, values = loss_of(learner, batch, 0.4)
     assert values[1] > 0
-    assert (len(early.given), len(runs.shown)) == (1, 3)
-    assert len([inputs for inputs in teacher_runs.shown if len(inputs) == 8]) == 2  # for the view, and for its batch
-    assert never.given == []
+    assert (len(early.calls), len(runs.inputs)) == (1, 3)
+    assert len([inputs for inputs in teacher_runs.inputs if len(inputs) == 8]) == 2  # for the view and on its batch
+    assert never.calls == []
     assert learner.views(0.4) == (early,)
     assert learner.views() == (early, never)
 
 
-# --- how much samples count
+# --- sample weights
 
 
-@pytest.mark.parametrize("own", [False, True])
-def test_a_batchs_weight_counts_and_multiplies_with_the_learners(own: bool, tiny_model: Net, batch: Batch) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weights_of_a_view_multiply_the_sample_weights_of_the_learner(
+    weighted: bool, tiny_model: Net, batch: Batch
+) -> None:
     weight = torch.tensor([2.0, 0.0, 0.5, 0.0, 1.0])
     flipped, model = Flipped(weight, samples=5), tiny_model()
-    by_index = (lambda forward_pass, progress: forward_pass.batch.index.float() + 1) if own else None
+    by_index = (lambda forward_pass, progress: forward_pass.batch.index.float() + 1) if weighted else None
     terms: Terms = {"ce": CrossEntropy(), "flipped": CrossEntropy().on(flipped)}
     _, values = loss_of(Learner(model, None, terms, sample_weight=by_index), batch)
-    fresh = tiny_model().train()
-    each = F.cross_entropy(fresh(batch.inputs), batch.targets, reduction="none").tolist()
-    mirrored = F.cross_entropy(fresh(batch.inputs[:5].flip(3)), batch.targets[:5], reduction="none").tolist()
-    factors = [n + 1 if own else 1 for n in range(8)]
+    reference = tiny_model().train()
+    clean = F.cross_entropy(reference(batch.inputs), batch.targets, reduction="none").tolist()
+    mirrored = F.cross_entropy(reference(batch.inputs[:5].flip(3)), batch.targets[:5], reduction="none").tolist()
+    factors = [n + 1 if weighted else 1 for n in range(8)]
     assert values == pytest.approx(
         [
-            sum(f * v for f, v in zip(factors, each, strict=True)) / 8,
+            sum(f * v for f, v in zip(factors, clean, strict=True)) / 8,
             sum(w * f * v for w, f, v in zip(weight.tolist(), factors, mirrored, strict=False)) / 5,
         ],
         rel=1e-5,
     )
 
 
-def test_one_value_for_the_whole_batch_is_taken_as_it_is(tiny_model: Net, batch: Batch) -> None:
+def test_weights_of_a_view_do_not_affect_a_single_value(tiny_model: Net, batch: Batch) -> None:
     class Whole(Term):
         def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
             return student["logits"].sum() * 0 + 7
 
     flipped = Flipped(torch.full((8,), 0.25))
-    _, values = loss_of(Learner(tiny_model(), None, {"whole": Whole().on(flipped), "ce": CrossEntropy()}), batch)
+    _, values = loss_of(Learner(tiny_model(), None, {"single": Whole().on(flipped), "ce": CrossEntropy()}), batch)
     assert values[0] == 7
 
 
-# --- what it is given
+# --- inputs of views and sources
 
 
-def test_a_view_reads_what_it_names_and_no_gradient_flows_through_it(tiny_model: Net, batch: Batch) -> None:
-    model, teacher, reads = tiny_model(), tiny_model(1), Reads()
+def test_view_gets_the_outputs_of_its_roles_without_gradients(tiny_model: Net, batch: Batch) -> None:
+    model, teacher, reads = tiny_model(), tiny_model(1), ReadingView()
     total, _ = loss_of(Learner(model, Frozen(teacher), {"ce": CrossEntropy().on(reads)}), batch)
-    ((at_hand, student, taught),) = reads.given
-    assert at_hand is batch
-    assert taught is not None
+    ((current, student, teacher_outputs),) = reads.calls
+    assert current is batch
+    assert teacher_outputs is not None
     assert student["stage1"].shape == (8, 4, 8, 8)
-    assert taught["embedding"].shape == (8, 8)
-    assert student["logits"].shape == taught["logits"].shape == (8, 4)
-    for outputs in (student, taught):
+    assert teacher_outputs["embedding"].shape == (8, 8)
+    assert student["logits"].shape == teacher_outputs["logits"].shape == (8, 4)
+    for outputs in (student, teacher_outputs):
         assert not any(value.requires_grad for value in (outputs["logits"], *outputs.features.values()))
     assert total.requires_grad
 
 
 def test_roles_of_batch_and_views(tiny_model: Net) -> None:
-    reads, flipped = Reads(), Flipped()
+    reads, flipped = ReadingView(), Flipped()
     terms: Terms = {
         "ce": CrossEntropy(),
         "at": AttentionTransfer((("stage2", "stage1"),)).on(flipped),
         "kd": (lambda progress: 1 - progress) * SoftTargets().on(reads),
     }
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), terms)
-    assert learner.roles() == ("logits", "stage1")  # the label loss's, and the view's
+    assert learner.roles() == ("logits", "stage1")  # of the label loss and of the view
     assert learner.roles(flipped) == ("stage2",)
     assert learner.roles(reads) == ("logits",)
     assert learner.teacher_roles() == learner.teacher_roles(0.5) == ("logits", "embedding")
@@ -229,46 +231,46 @@ def test_roles_of_batch_and_views(tiny_model: Net) -> None:
     assert learner.teacher_roles(1.0, reads) == ()
 
 
-def test_a_pass_on_a_view_ends_where_its_terms_do(tiny_model: Net, batch: Batch) -> None:
+def test_pass_on_a_view_ends_at_the_last_layer_that_its_terms_read(tiny_model: Net, batch: Batch) -> None:
     model, teacher, flipped = tiny_model(), tiny_model(1), Flipped()
-    ends: list[int] = []
-    model.module.get_submodule("fc").register_forward_hook(lambda _, inputs, __: ends.append(len(inputs[0])))
+    batch_sizes: list[int] = []
+    model.module.get_submodule("fc").register_forward_hook(lambda _, inputs, __: batch_sizes.append(len(inputs[0])))
     terms: Terms = {"ce": CrossEntropy(), "at": AttentionTransfer((("stage1", "stage1"),)).on(flipped)}
     model.trace(batch.inputs[:2])
-    ends.clear()
+    batch_sizes.clear()
     loss_of(Learner(model, Frozen(teacher), terms), batch)
-    assert len(flipped.given) == 1
-    assert ends == [8]
+    assert len(flipped.calls) == 1
+    assert batch_sizes == [8]
 
 
 @pytest.mark.parametrize("reads", [False, True])
-def test_a_source_is_shown_the_views_batch(tiny_model: Net, batch: Batch, reads: bool) -> None:
-    class Told(Source):
+def test_source_gets_the_batch_of_the_view(tiny_model: Net, batch: Batch, reads: bool) -> None:
+    class RecordingSource(Source):
         def __init__(self) -> None:
-            self.asked: list[tuple[Batch, tuple[str, ...], int]] = []
+            self.requests: list[tuple[Batch, tuple[str, ...], int]] = []
 
         def __call__(self, batch: Batch, roles: Any, cohort: Any) -> Outputs:
-            self.asked.append((batch, tuple(roles), len(cohort)))
+            self.requests.append((batch, tuple(roles), len(cohort)))
             return Outputs(torch.zeros(len(batch), 4))
 
-    model, source, flipped = tiny_model(), Told(), Flipped(samples=3)
+    model, source, flipped = tiny_model(), RecordingSource(), Flipped(samples=3)
     source.reads = (model,) if reads else ()
     terms: Terms = {"kd": SoftTargets(), "flipped": SoftTargets().on(flipped)}
     loss_of(Learner(model, source, terms), batch)
-    (first, roles, cohort), (second, more_roles, nobody) = source.asked
+    (first, roles, cohort), (second, view_roles, view_cohort) = source.requests
     assert first is batch
     assert torch.equal(second.inputs, batch.inputs[:3].flip(3))
-    assert roles == more_roles == ("logits",)
-    assert (cohort, nobody) == (int(reads), 0)  # one that reads nobody is asked before anybody has answered
+    assert roles == view_roles == ("logits",)
+    assert (cohort, view_cohort) == (int(reads), 0)  # a source that reads no model gets no outputs of learners
 
 
 # --- statistics
 
 
-def test_batch_normalisation_counts_the_views_batch_unless_it_says_not(
+def test_view_updates_running_statistics_unless_it_opts_out(
     tiny_model: Net, batch: Batch, state_of: Any, changed: Any
 ) -> None:
-    def after(view: View | None) -> dict[str, Tensor]:
+    def train(view: View | None) -> dict[str, Tensor]:
         model = tiny_model()
         terms: Terms = {"ce": CrossEntropy()}
         if view:
@@ -279,17 +281,17 @@ def test_batch_normalisation_counts_the_views_batch_unless_it_says_not(
         state: dict[str, Tensor] = state_of(model)
         return state
 
-    clean, counted, still = after(None), after(Flipped(samples=4)), after(Still(samples=4))
-    assert changed(clean, still) == set()
+    clean, updated, unchanged = train(None), train(Flipped(samples=4)), train(FixedStatistics(samples=4))
+    assert changed(clean, unchanged) == set()
     assert int(clean["module.bn1.num_batches_tracked"]) == 1
-    assert int(counted["module.bn1.num_batches_tracked"]) == 2
-    assert "module.bn1.running_mean" in changed(clean, counted)
+    assert int(updated["module.bn1.num_batches_tracked"]) == 2
+    assert "module.bn1.running_mean" in changed(clean, updated)
 
 
 # --- a fit
 
 
-def test_a_fit_trains_on_views_and_reports_their_terms(
+def test_fit_trains_on_views_and_reports_their_terms(
     tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
 ) -> None:
     flipped = Flipped()
@@ -298,19 +300,17 @@ def test_a_fit_trains_on_views_and_reports_their_terms(
     fitted = fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu)
     values = [record["learners"]["student"]["kd"] for record in fitted.history]
     assert values[-1] < values[0]
-    assert len(flipped.given) == 1 + 4 * 3  # the dry run, and each step
+    assert len(flipped.calls) == 1 + 4 * 3  # the dry run and every step
 
 
-def test_an_average_of_the_student_teaches_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+def test_ema_teaches_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     model = tiny_model()
     learner = Learner(model, EMA(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Flipped())})
     fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), hardware=on_cpu)
     assert fitted.history[-1]["learners"]["student"]["kd"] > 0
 
 
-def test_peers_that_take_turns_may_have_label_losses_on_views(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
-) -> None:
+def test_peers_in_turn_may_have_label_losses_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     models = [tiny_model(n) for n in range(2)]
     learners = [
         Learner(
@@ -325,7 +325,7 @@ def test_peers_that_take_turns_may_have_label_losses_on_views(
     assert all(entry["ce"] > 0 for entry in fitted.history[0]["learners"].values())
 
 
-# --- what does not fit
+# --- refused views
 
 
 def test_peers_refuse_terms_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any) -> None:
@@ -343,49 +343,57 @@ class Raises(View):
         raise ValueError("not today\nnor tomorrow")
 
 
-class Gives(View):
-    def __init__(self, made: Callable[[Batch], Any]) -> None:
-        self.made = made
+class FromFunction(View):
+    def __init__(self, function: Callable[[Batch], Any]) -> None:
+        self.function = function
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        return self.made(batch)  # type: ignore[no-any-return]
+        return self.function(batch)  # type: ignore[no-any-return]
 
 
-WRONG: dict[str, tuple[View, tuple[str, ...]]] = {
+INVALID_VIEWS: dict[str, tuple[View, tuple[str, ...]]] = {
     "a view that raises": (Raises(), ("Raises of learner 'student' failed on a first batch", "not today")),
-    "a view that is none": (View(), ("View of learner 'student'", "must define __call__")),
-    "no batch": (Gives(lambda batch: batch.inputs), ("Gives of learner 'student'", "must return a Batch", "Tensor")),
-    "nothing": (Gives(lambda batch: None), ("Gives of learner 'student'", "must return a Batch", "NoneType")),
-    "weights of another shape": (
-        Gives(lambda batch: replace(batch, weight=torch.ones(len(batch), 1))),
-        ("Gives of learner 'student'", "(4,)", "(4, 1)"),
+    "a view without __call__": (View(), ("View of learner 'student'", "must define __call__")),
+    "no batch": (
+        FromFunction(lambda batch: batch.inputs),
+        ("FromFunction of learner 'student'", "must return a Batch", "Tensor"),
+    ),
+    "None": (
+        FromFunction(lambda batch: None),
+        ("FromFunction of learner 'student'", "must return a Batch", "NoneType"),
+    ),
+    "weights of a wrong shape": (
+        FromFunction(lambda batch: replace(batch, weight=torch.ones(len(batch), 1))),
+        ("FromFunction of learner 'student'", "(4,)", "(4, 1)"),
     ),
     "one weight for all": (
-        Gives(lambda batch: replace(batch, weight=torch.ones(1))),
-        ("Gives of learner 'student'", "(4,)", "(1,)"),
+        FromFunction(lambda batch: replace(batch, weight=torch.ones(1))),
+        ("FromFunction of learner 'student'", "(4,)", "(1,)"),
     ),
-    "images of other channels": (
-        Gives(lambda batch: replace(batch, inputs=batch.inputs.repeat(1, 3, 1, 1))),
-        ("learner 'student', on Gives,", "(3, 8, 8)"),
+    "images with another number of channels": (
+        FromFunction(lambda batch: replace(batch, inputs=batch.inputs.repeat(1, 3, 1, 1))),
+        ("learner 'student', on FromFunction,", "(3, 8, 8)"),
     ),
-    "labels of another length": (
-        Gives(lambda batch: replace(batch, targets=batch.targets[:2])),
+    "fewer labels than images": (
+        FromFunction(lambda batch: replace(batch, targets=batch.targets[:2])),
         ("term 'ce' of learner 'student' failed on a first batch",),
     ),
 }
 
 
-@pytest.mark.parametrize(("view", "pieces"), WRONG.values(), ids=list(WRONG))
-def test_a_view_that_fails_is_told_in_one_line(
-    view: View, pieces: tuple[str, ...], tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any
+@pytest.mark.parametrize(("view", "fragments"), INVALID_VIEWS.values(), ids=list(INVALID_VIEWS))
+def test_invalid_view_is_reported_in_one_line(
+    view: View, fragments: tuple[str, ...], tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any
 ) -> None:
     model = tiny_model().train()
-    with refused(*pieces):
+    with refused(*fragments):
         fit(Learner(model, None, {"ce": CrossEntropy().on(view)}), data=tiny_data, hardware=on_cpu)
     assert all(module.training for module in model.modules())
 
 
-def test_a_view_that_needs_a_teacher_says_so(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any) -> None:
+def test_view_that_needs_a_teacher_is_refused_without_one(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any
+) -> None:
     from tutelage.attacks import BoundarySamples
 
     learner = Learner(tiny_model(), None, {"ce": CrossEntropy().on(BoundarySamples(tiny_model(1)))})
@@ -393,7 +401,7 @@ def test_a_view_that_needs_a_teacher_says_so(tiny_data: Data, tiny_model: Net, o
         fit(learner, data=tiny_data, hardware=on_cpu)
 
 
-def test_a_projection_on_a_view_is_built_from_the_views_outputs(
+def test_regressor_of_a_term_on_a_view_is_built_from_its_outputs(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     from tutelage.terms import Hint
@@ -407,11 +415,11 @@ def test_a_projection_on_a_view_is_built_from_the_views_outputs(
     assert fitted.history[0]["learners"]["student"]["hint"] > 0
 
 
-# --- what is judged
+# --- validation of the deployed network
 
 
-def test_the_deployed_part_is_judged_and_selected(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
-    class Two(nn.Module):
+def test_deployed_network_is_validated_and_selected(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
+    class SumOfNetworks(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.first, self.second = tiny_model().module, tiny_model(1).module
@@ -422,15 +430,15 @@ def test_the_deployed_part_is_judged_and_selected(tiny_data: Data, tiny_model: N
     from tutelage.evaluation.metrics import accuracy
     from tutelage.evaluation.predict import predict
 
-    whole = Tapped(Two(), *tiny_data.mean_std)
-    part = Tapped(whole.module.get_submodule("first"), *tiny_data.mean_std)
-    learner = Learner(whole, None, {"ce": 0.01 * CrossEntropy()}, deployed=part)
-    assert Learner(whole, None, {"ce": CrossEntropy()}).deployed is whole
+    network = Tapped(SumOfNetworks(), *tiny_data.mean_std)
+    deployed = Tapped(network.module.get_submodule("first"), *tiny_data.mean_std)
+    learner = Learner(network, None, {"ce": 0.01 * CrossEntropy()}, deployed=deployed)
+    assert Learner(network, None, {"ce": CrossEntropy()}).deployed is network
     fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=3, batch_size=16, lr=0.3), hardware=on_cpu)
     assert tiny_data.validation is not None
-    judged = accuracy(predict(part, tiny_data.validation, device="cpu"), tiny_data.validation.labels)
-    assert fitted.history[-1]["learners"]["student"]["validation_accuracy"] == float(judged)
+    expected = accuracy(predict(deployed, tiny_data.validation, device="cpu"), tiny_data.validation.labels)
+    assert fitted.history[-1]["learners"]["student"]["validation_accuracy"] == float(expected)
     best = fitted.selected["student"]
     accuracies = [record["learners"]["student"]["validation_accuracy"] for record in fitted.history]
     assert best.score == max(accuracies)
-    assert set(best.state) == set(part.module.state_dict())
+    assert set(best.state) == set(deployed.module.state_dict())

@@ -1,4 +1,4 @@
-"""What a method may ask of the loop: other data, streams, an early end, a second view, pairs of answers, weights."""
+"""Options of a fit: other data, streams, an early end, second views, paired outputs and stateful sample weights."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class Flipped(View):
         return replace(batch, inputs=batch.inputs.flip(3))
 
 
-def test_a_stream_gives_a_batch_a_step(run_of: Any, tiny_data: Data) -> None:
-    run, drawn = run_of(), []
+def test_stream_yields_one_batch_per_draw(run_of: Any, tiny_data: Data) -> None:
+    run, batches = run_of(), []
 
     def rule(step: Step) -> None:
-        drawn.append(step.draw("held").index)
+        batches.append(step.draw("held").index)
         together(step)
 
     assert tiny_data.validation is not None
     run.fit(Learner(run.student(), None, {"ce": CrossEntropy()}), update=rule, streams={"held": tiny_data.validation})
-    assert len(drawn) == 9
-    assert all(sorted(index.tolist()) == list(range(16)) for index in drawn)
-    assert not torch.equal(drawn[0], drawn[1])
+    assert len(batches) == 9
+    assert all(sorted(index.tolist()) == list(range(16)) for index in batches)
+    assert not torch.equal(batches[0], batches[1])
 
 
-def test_a_stream_that_is_not_there_is_refused(run_of: Any, refused: Any) -> None:
+def test_unknown_stream_is_refused(run_of: Any, refused: Any) -> None:
     run = run_of()
     with refused("unknown stream 'meta'", "clean"):
         run.fit(
@@ -64,74 +64,74 @@ def test_a_stream_that_is_not_there_is_refused(run_of: Any, refused: Any) -> Non
         )
 
 
-def test_a_fit_ends_where_it_is_told_and_resumes_so(run_of: Any, tmp_path: Path, state_of: Any, changed: Any) -> None:
-    def go(folder: Path) -> tuple[Run, dict[str, Tensor]]:
+def test_fit_ends_early_by_until_also_after_resume(run_of: Any, tmp_path: Path, state_of: Any, changed: Any) -> None:
+    def train(folder: Path) -> tuple[Run, dict[str, Tensor]]:
         run = run_of(folder=folder)
         student = run.student()
         run.fit(Learner(student, None, {"ce": CrossEntropy()}), until=lambda record: record["epoch"] == 2)
         run.fit(Learner(student, None, {"ce": CrossEntropy()}), epochs=1)
         return run, state_of(student)
 
-    run, state = go(tmp_path / "a")
+    run, state = train(tmp_path / "a")
     assert [len(fitted.history) for fitted in run.fits] == [2, 1]
-    again, same = go(tmp_path / "a")
-    assert changed(state, same) == set()
-    assert [len(fitted.history) for fitted in again.fits] == [2, 1]
-    assert changed(state, go(tmp_path / "b")[1]) == set()
+    resumed, resumed_state = train(tmp_path / "a")
+    assert changed(state, resumed_state) == set()
+    assert [len(fitted.history) for fitted in resumed.fits] == [2, 1]
+    assert changed(state, train(tmp_path / "b")[1]) == set()
 
 
-def test_a_fit_on_other_data(run_of: Any, tiny_data: Data) -> None:
+def test_fit_on_other_data_than_the_run(run_of: Any, tiny_data: Data) -> None:
     run = run_of()
-    part = replace(tiny_data, train=tiny_data.train.subset(torch.arange(16)))
-    fitted = run.fit(Learner(run.student(), None, {"ce": CrossEntropy()}), data=part)
+    smaller = replace(tiny_data, train=tiny_data.train.subset(torch.arange(16)))
+    fitted = run.fit(Learner(run.student(), None, {"ce": CrossEntropy()}), data=smaller)
     assert [record["forward_passes"]["student"] for record in fitted.history] == [16, 16, 16]
 
 
-def test_predictions_are_of_the_images_as_they_are(run_of: Any, tiny_data: Data) -> None:
+def test_predictions_use_unaugmented_images(run_of: Any, tiny_data: Data) -> None:
     run = run_of()
     student = run.student()
     images = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
     torch.testing.assert_close(run.predict(student, tiny_data.test), student.eval()(images).detach())
 
 
-def test_the_teacher_sees_the_second_view(run_of: Any, tiny_model: Net) -> None:
-    shown: list[tuple[Tensor, Tensor | None]] = []
+def test_teacher_gets_the_second_view(run_of: Any, tiny_model: Net) -> None:
+    views: list[tuple[Tensor, Tensor | None]] = []
 
-    class Watched(Frozen):
+    class RecordingSource(Frozen):
         def __call__(self, batch: Batch, roles: Any, cohort: Any) -> Outputs:
-            shown.append((batch.inputs, batch.second))
+            views.append((batch.inputs, batch.second))
             return super().__call__(batch, roles, cohort)
 
     run = run_of()
-    run.fit(Learner(run.student(), SecondView(Watched(tiny_model(1))), {"kd": SoftTargets()}))
+    run.fit(Learner(run.student(), SecondView(RecordingSource(tiny_model(1))), {"kd": SoftTargets()}))
     batches = Batches(run.data.train, batch_size=16, views=run.data.views, seed=4, second=True)
     expected = [batch for epoch in range(3) for batch in batches.epoch(epoch)]
-    for (inputs, _), batch in zip(shown[1:], expected, strict=True):  # the first is the dry run's
+    for (inputs, _), batch in zip(views[1:], expected, strict=True):  # the first is that of the dry run
         assert torch.equal(inputs, batch.second)  # type: ignore[arg-type]
         assert not torch.equal(inputs, batch.inputs)
 
 
-def test_a_second_view_is_for_sources_that_answer_for_themselves(tiny_model: Net) -> None:
+def test_second_view_of_peers_is_refused(tiny_model: Net) -> None:
     with pytest.raises(ValueError, match="Peers"):
         SecondView(Peers(tiny_model()))
 
 
-def test_an_average_with_statistics_of_its_own(tiny_model: Net, tiny_data: Data) -> None:
+def test_ema_with_own_running_statistics(tiny_model: Net, tiny_data: Data) -> None:
     student, start = tiny_model(1), tiny_model(2)
     average = EMA(student, 0.99, "own", warm_start=False, start=start)
     before = {name: value.clone() for name, value in average.model.state_dict().items()}
     batch = next(Batches(tiny_data.train, batch_size=16).epoch(0))
-    answer = average(batch, ("logits",), {})
+    outputs = average(batch, ("logits",), {})
     expected = start.train()(batch.inputs)
-    torch.testing.assert_close(answer["logits"], expected)  # statistics of the batch
+    torch.testing.assert_close(outputs["logits"], expected)  # normalised by statistics of the batch
     average.after_step()
     for name, parameter in average.model.named_parameters():
         torch.testing.assert_close(parameter, torch.lerp(before[name], student.get_parameter(name), 0.01))
     for name, buffer in average.model.module.named_buffers():
-        torch.testing.assert_close(buffer, start.module.get_buffer(name))  # gathered by its own passes
+        torch.testing.assert_close(buffer, start.module.get_buffer(name))  # updated by its own passes
 
 
-def test_a_dry_run_leaves_such_an_average_as_it_was(run_of: Any, state_of: Any, changed: Any) -> None:
+def test_dry_run_does_not_change_an_ema_with_own_statistics(run_of: Any, state_of: Any, changed: Any) -> None:
     run = run_of()
     student = run.student()
     average = EMA(student, 0.99, "own")
@@ -141,8 +141,8 @@ def test_a_dry_run_leaves_such_an_average_as_it_was(run_of: Any, state_of: Any, 
     assert changed(before, state_of(average.model)) == set()
 
 
-class Apart(Term):
-    """The squared distance of two answers, through which gradients flow on both sides."""
+class OutputDistance(Term):
+    """A distance between two outputs of the student, with gradients to both."""
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         assert teacher is not None
@@ -150,26 +150,26 @@ class Apart(Term):
 
 
 @pytest.mark.parametrize("source", [None, "a teacher"])
-def test_a_term_between_two_answers_of_the_student(source: str | None, run_of: Any, tiny_model: Net) -> None:
+def test_term_between_two_outputs_of_the_student(source: str | None, run_of: Any, tiny_model: Net) -> None:
     run = run_of()
-    student, twin = run.student(), run.student().train()
+    student, reference = run.student(), run.student().train()
     teacher = Frozen(tiny_model(3)) if source else None
-    one = replace(run.data, train=run.data.train.subset(torch.arange(16)))
+    one_batch = replace(run.data, train=run.data.train.subset(torch.arange(16)))
     changes = {"epochs": 1, "momentum": 0, "nesterov": False, "weight_decay": 0, "schedule": "constant"}
     flipped = Flipped()
-    learner = Learner(student, teacher, {"apart": (lambda _: 0.25) * (2 * Apart().between(flipped))})
+    learner = Learner(student, teacher, {"distance": (lambda _: 0.25) * (2 * OutputDistance().between(flipped))})
     assert learner.roles() == learner.roles(flipped) == ("logits",)
     assert learner.teacher_roles() == learner.teacher_roles(view=flipped) == ()
-    run.fit(learner, data=one, **changes)
-    batch = next(Batches(one.train, batch_size=16, views=one.views, seed=4).epoch(0))
-    clean = twin(batch.inputs)
-    gap = (twin(batch.inputs.flip(3)) - 2 * clean).square().sum(1).mean()
-    (0.5 * gap).backward()
-    for a, b in zip(student.parameters(), twin.parameters(), strict=True):
+    run.fit(learner, data=one_batch, **changes)
+    batch = next(Batches(one_batch.train, batch_size=16, views=one_batch.views, seed=4).epoch(0))
+    clean = reference(batch.inputs)
+    distance = (reference(batch.inputs.flip(3)) - 2 * clean).square().sum(1).mean()
+    (0.5 * distance).backward()
+    for a, b in zip(student.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a, b - 0.05 * b.grad, rtol=1e-4, atol=1e-5)  # type: ignore[operator]
 
 
-def test_without_a_reader_the_batch_at_hand_is_not_run_and_the_learner_still_judged(run_of: Any) -> None:
+def test_unread_batch_is_not_run_and_the_learner_is_still_validated(run_of: Any) -> None:
     run = run_of()
     fitted = run.fit(Learner(run.student(), None, {"ce": CrossEntropy().on(Flipped())}))
     for record in fitted.history:
@@ -178,62 +178,62 @@ def test_without_a_reader_the_batch_at_hand_is_not_run_and_the_learner_still_jud
     assert "student" in fitted.selected
 
 
-class Counting(nn.Module):
-    """Weighs each sample by how often it was asked."""
+class CallCount(nn.Module):
+    """Weights every sample by the number of calls."""
 
-    asked: Tensor
+    calls: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("asked", torch.zeros(()))
-        self.seen: list[float] = []
+        self.register_buffer("calls", torch.zeros(()))
+        self.progress: list[float] = []
 
     def forward(self, forward_pass: ForwardPass, progress: float) -> Tensor:
         assert not torch.is_grad_enabled()
         assert forward_pass.student["logits"].requires_grad
-        self.asked += 1
-        self.seen.append(progress)
-        return self.asked.expand(len(forward_pass.batch))
+        self.calls += 1
+        self.progress.append(progress)
+        return self.calls.expand(len(forward_pass.batch))
 
 
-def test_a_weighting_has_a_state_that_is_kept(run_of: Any, tmp_path: Path, state_of: Any, changed: Any) -> None:
+def test_state_of_sample_weights_is_resumed(run_of: Any, tmp_path: Path, state_of: Any, changed: Any) -> None:
     class StoppedError(Exception):
         pass
 
-    def go(folder: Path, stop: bool) -> tuple[Counting, dict[str, Tensor]]:
+    def train(folder: Path, stop: bool) -> tuple[CallCount, dict[str, Tensor]]:
         def report(record: Any) -> None:
             if stop:
                 raise StoppedError
 
-        run, weighting = run_of(folder=folder, report=report), Counting()
+        run, weighting = run_of(folder=folder, report=report), CallCount()
         student = run.student()
-        terms = {"ce": CrossEntropy(), "again": 0.1 * CrossEntropy()}
+        terms = {"ce": CrossEntropy(), "ce2": 0.1 * CrossEntropy()}
         run.fit(Learner(student, None, terms, sample_weight=weighting))
         return weighting, state_of(student)
 
-    weighting, state = go(tmp_path / "a", False)
-    assert weighting.asked == 9  # once a step, whatever the number of terms
-    assert weighting.seen == pytest.approx([step / 9 for step in range(9)])
+    weighting, state = train(tmp_path / "a", False)
+    assert weighting.calls == 9  # once per step, for any number of terms
+    assert weighting.progress == pytest.approx([step / 9 for step in range(9)])
     with pytest.raises(StoppedError):
-        go(tmp_path / "b", True)
-    resumed, same = go(tmp_path / "b", False)
-    assert resumed.asked == 9
-    assert len(resumed.seen) == 6
-    assert changed(state, same) == set()
+        train(tmp_path / "b", True)
+    resumed, resumed_state = train(tmp_path / "b", False)
+    assert resumed.calls == 9
+    assert len(resumed.progress) == 6
+    assert changed(state, resumed_state) == set()
 
 
-def test_other_parameters_are_differentiated_twice_and_leave_the_network(
+def test_with_parameters_allows_second_derivatives_and_does_not_change_the_network(
     tiny_model: Net, state_of: Any, changed: Any
 ) -> None:
     model = tiny_model(1).train()
     before, inputs = state_of(model), torch.rand(8, 1, 8, 8)
     parameters = dict(model.named_parameters())
     labels = torch.arange(8) % 4
-    step = torch.autograd.grad(
+    gradients = torch.autograd.grad(
         F.cross_entropy(model.with_parameters(parameters, inputs), labels), list(parameters.values()), create_graph=True
     )
-    moved = {name: p - 0.5 * g for (name, p), g in zip(parameters.items(), step, strict=True)}
-    loss = F.cross_entropy(model.with_parameters(moved, inputs), labels)
+    stepped = {name: p - 0.5 * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
+    loss = F.cross_entropy(model.with_parameters(stepped, inputs), labels)
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, list(parameters.values())))
     assert changed(before, state_of(model)) == set()
     assert model.passes == 16
