@@ -165,20 +165,21 @@ def test_damaged_byte_of_an_entry_is_detected_and_repaired(
         damaged[4096 + sample * row + byte] ^= 1 << int(generator.integers(8))
         file.write_bytes(damaged)
         hits, misses = used(tiny_data, teacher, tmp_path, role)
-        assert (hits, misses) in ((32, 16), (30, 18))  # the first batch is always computed, later misses in pairs
+        # The first batch is always computed, and a single missing sample is computed together with a second one.
+        assert (hits, misses) in ((32, 16), (30, 18))
         assert used(tiny_data, teacher, tmp_path, role) == (32, 16)  # the entry has been repaired
 
 
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], tuple[str, ...]]] = {
-    "empty": (lambda whole: b"", ("is no file of cached teacher outputs", "remove it")),
-    "another kind of file": (lambda whole: b"PK\x03\x04" + whole[4:], ("is no file of cached teacher outputs",)),
-    "a truncated header": (lambda whole: whole[:40], ("is no file of cached teacher outputs",)),
+    "empty": (lambda content: b"", ("is no file of cached teacher outputs", "remove it")),
+    "another kind of file": (lambda content: b"PK\x03\x04" + content[4:], ("is no file of cached teacher outputs",)),
+    "a truncated header": (lambda content: content[:40], ("is no file of cached teacher outputs",)),
     "another teacher": (
-        lambda whole: re.sub(rb'"teacher": "....', b'"teacher": "zzzz', whole, count=1),
+        lambda content: re.sub(rb'"teacher": "....', b'"teacher": "zzzz', content, count=1),
         ("another teacher",),
     ),
-    "another transform": (lambda whole: whole.replace(b'"pad": 1', b'"pad": 2', 1), ("another views",)),
-    "another shape": (lambda whole: whole.replace(b'"shape": [4]', b'"shape": [5]', 1), ("another shape",)),
+    "another transform": (lambda content: content.replace(b'"pad": 1', b'"pad": 2', 1), ("another views",)),
+    "another shape": (lambda content: content.replace(b'"shape": [4]', b'"shape": [5]', 1), ("another shape",)),
 }
 
 
@@ -272,7 +273,7 @@ def test_image_files_are_identified_without_decoding(
     filled(data, teacher, tmp_path / "cache")
     subset = replace(data, train=data.train.subset(torch.tensor([9, 2, 14])))
     with monkeypatch.context() as patch:
-        patch.setattr(Image, "open", lambda *_: pytest.fail("an image was load"))
+        patch.setattr(Image, "open", lambda *_: pytest.fail("an image was opened"))
         TeacherCache(tmp_path / "cache", data)
         TeacherCache(tmp_path / "cache", subset)
     used(data, teacher, tmp_path / "cache")

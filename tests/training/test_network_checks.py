@@ -82,7 +82,7 @@ def test_student_without_logits_is_refused_and_unchanged(
 def test_logits_are_found_in_structured_outputs(
     name: str, tiny_data: Data, on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
-    """Such a student and teacher train to the same weights as networks that return the tensor."""
+    """Student and teacher with structured outputs give the same weights as networks that return a tensor."""
     states = []
     for modes in ((), (True,), (True, False)):
         torch.manual_seed(0)
