@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
 from tutelage.report.conclusions import conclusion
 from tutelage.report.markdown import Column, markdown_table
@@ -26,30 +27,43 @@ from tutelage.tasks import find_task
 FOLDER = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(FOLDER.parent.parent))
 
-from experiments import paired  # noqa: E402 - it lies beside the package, not in it
+from experiments import paired  # noqa: E402 - a folder beside the package
 
 # --- the demo
 
 DEMO_HEAD = """\
 # The demo
 
-`tutelage demo`: real handwritten digits (1,797 of them, 8 x 8, from scikit-learn), 40 % of the training labels wrong,
-no augmentation. `resnet8x0.5` students (channels 8-16-32) under a `resnet14x0.5` teacher that was trained on the same
-labels; 20 epochs, three paired seeds, last epoch, float32 on a CPU, torch 2.13.
-The two stages of FitNets and FSP share the 20 epochs; DML trains two networks, so it costs twice as much, and ONE
-trains three copies of the last stage. Test labels are clean. Mean ± half the width of the 95 % t interval over seeds;
-the difference is the mean of paired differences, in percentage points.
+**Question.** Do nine distillation methods help a student whose training labels are wrong? `tutelage demo` trains all of
+them in a few minutes on a CPU.
 
-A difference whose interval includes 0 is not significant; with three seeds t is 4.3. With crops by one pixel hardly any
-wrong label is memorised, so there is little to gain: [nine-methods.md](nine-methods.md) has results with crops, five
-seeds and other data."""
+**Data.** Handwritten digits from scikit-learn: 1,797 images of 8 x 8 pixels. 40 % of the training labels are wrong;
+test labels are correct. No augmentation.
+
+**Networks.** A `resnet14x0.5` teacher and `resnet8x0.5` students (channels 8-16-32). The teacher is trained on the same
+labels as the students, wrong ones included.
+
+**Training.** 20 epochs, three seeds, evaluation after the last epoch; float32 on a CPU, torch 2.13. The two stages of
+FitNets and FSP share the 20 epochs. DML trains two networks, so it costs twice as much; ONE trains three copies of the
+last stage.
+
+**Table.** Means over seeds ± half the width of their 95 % t interval. *Difference to plain* is the mean paired
+difference to the plain student of the same seed, in percentage points. *Memorised* is the share of the wrong training
+labels that the network predicts."""
+
+DEMO_TAIL = """\
+**Limits.** With three seeds the t factor of an interval is 4.3, so only large differences are significant. Students
+memorise many wrong labels here because there is no augmentation: with random crops by one pixel they memorise hardly
+any, and there is little to gain. [nine-methods.md](nine-methods.md) has results with crops, five seeds and other
+data."""
 
 
 def demo_page() -> str:
     """The page of the demo."""
     results = measured(FOLDER / "demo.jsonl", "digits", "0.4")
-    parts = [DEMO_HEAD, table(results), conclusion(results.table())]
-    return "\n\n".join([*parts, "Raw results: [demo.jsonl](demo.jsonl), one line a run\n"])
+    text = " ".join([conclusion(results.table()), *detectable(results)])
+    parts = [DEMO_HEAD, table(results), text, DEMO_TAIL]
+    return "\n\n".join([*parts, "Raw results: [demo.jsonl](demo.jsonl), one line a run.\n"])
 
 
 # --- the nine methods
@@ -57,39 +71,46 @@ def demo_page() -> str:
 NINE_HEAD = """\
 # The nine methods of the study
 
-Each method is compared with the plain student, with its default settings, paired by seed, on correct labels and with
-40 % symmetric noise (each wrong label is one of the other classes). The teacher was trained on the same labels,
-including the noisy ones; test labels are clean; results are of the last epoch. Students of one seed share initial
-weights, batches, noise and teacher. Mean ± standard deviation over seeds; the difference to the plain student is the
-mean of paired differences, in percentage points, ± half the width of its 95 % t interval.
+**Question.** Sarfraz, Arani and Zonooz (2020) compare nine distillation methods and report that distillation
+consistently generalises better than plain training, also with label noise. Which of the methods help small networks
+with short training on a CPU, with correct labels and with label noise?
 
-Everything here is **CPU-scale**: small networks, few epochs. The study's own protocol (200 epochs, teacher WRN-40-2 and
-student WRN-16-2 on all of CIFAR-10) takes a GPU and has not been run. The two stages of FitNets and FSP share the
-epochs of the others. DML trains two networks; BSS, with up to ten steps of its attack a batch, took three to
-fourteen times as long as the plain student. `training_seconds` in the raw files were taken on a busy machine.
+**Protocol.** Each method has its default parameters and is compared with the plain student of the same seed. Students
+of one seed share initial weights, batches, label noise and teacher. Label noise is symmetric: 40 % of the training
+labels are replaced by one of the other classes. The teacher is trained on the same labels, wrong ones included; test
+labels are clean. Evaluation is after the last epoch. Nothing was tuned.
 
-![gains](nine-methods.png)
+**Scale.** Everything here is **CPU-scale**: small networks, few epochs. The study's own protocol (200 epochs, WRN-40-2
+teaching WRN-16-2 on all of CIFAR-10) takes a GPU and has not been run. The two stages of FitNets and FSP share the
+epochs of the other methods. DML trains two networks. BSS, with up to ten attack steps per batch, took three to fourteen
+times as long as the plain student. `training_seconds` in the raw files were measured on a busy machine.
+
+**Tables.** Accuracy is the mean over seeds ± the standard deviation over seeds. *Difference to plain* is the mean
+paired difference to the plain student, in percentage points, ± half the width of its 95 % t interval. *Memorised* is
+the share of the wrong training labels that the network predicts; it and *ECE* have intervals of the same kind.
+
+![Differences to the plain student by method, with 95 % intervals](nine-methods.png)
 
 Reproduce with `python -m experiments.nine_methods digits`, `... fashion --source idx:FOLDER` and
 `... cifar10 --source npz:FILE`, then `python docs/make_results.py`. To run a part: `--methods sp rkd --seeds 2`.
 """
 
 DATA = {
-    "digits": "Digits: 1,437 training images of 8 x 8; `resnet14x0.5` teaches `resnet8x0.5`, 20 epochs, crops",
+    "digits": "Digits: 1,437 training images of 8 x 8; `resnet14x0.5` teaches `resnet8x0.5`, 20 epochs, random crops",
     "fashion": (
-        "Fashion-MNIST: 10,000 training images of 28 x 28, 1,000 a class; ResNet-8 with channels 32-64-128 teaches one "
-        "with 8-16-32, first convolutions at stride 4, 8 epochs, no crops or flips"
+        "Fashion-MNIST: 10,000 training images of 28 x 28, 1,000 a class; a ResNet-8 with channels 32-64-128 teaches "
+        "one with 8-16-32, first convolutions with stride 4, 8 epochs, no augmentation"
     ),
     "cifar10": (
-        "CIFAR-10: 10,000 training images of 32 x 32, 1,000 a class; ResNet-8 with channels 32-64-128 teaches one "
-        "with 8-16-32, first convolutions at stride 4, 8 epochs, no crops or flips"
+        "CIFAR-10: 10,000 training images of 32 x 32, 1,000 a class; a ResNet-8 with channels 32-64-128 teaches "
+        "one with 8-16-32, first convolutions with stride 4, 8 epochs, no augmentation"
     ),
 }
 NOISE = {"0": "correct labels", "0.4": "40 % of the labels wrong"}
 
 
 def nine(data: str, noise: str) -> Results | None:
-    """What was measured on a data set under a noise; ``None`` where nothing was."""
+    """The results on a data set with a noise rate; ``None`` if there are none."""
     return measured(FOLDER / "nine-methods" / f"{data}-noise-{noise}.jsonl", data, noise)
 
 
@@ -99,23 +120,23 @@ ORDER = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
 def nine_page() -> str:
     """The page of the nine methods."""
     parts = [NINE_HEAD]
-    for data, about in DATA.items():
-        parts.append(f"## {about}\n")
+    for data, title in DATA.items():
+        parts.append(f"## {title}\n")
         for noise, labels in NOISE.items():
             results = nine(data, noise)
             if results is None:
                 parts.append(f"### {data}, {labels}\n\nNot run yet.\n")
                 continue
-            text = " ".join([conclusion(results.table()), *falling_short(results)])
+            text = " ".join([conclusion(results.table()), *detectable(results), *falling_short(results)])
             file = f"nine-methods/{data}-noise-{noise}.jsonl"
-            source = f"Raw results: [{file}]({file}), one line a run\n"
+            source = f"Raw results: [{file}]({file}), one line a run.\n"
             seeds = len(results.study["seeds"])
             parts += [f"### {data}, {labels}, {seeds} seeds\n", f"{text}\n", table(results, spread=True), "", source]
     return "\n".join(parts)
 
 
-def nine_picture() -> None:
-    """Gains over the plain student, a panel for each data set and noise."""
+def nine_figure() -> None:
+    """Write the figure: differences to the plain student, one panel for each data set and noise rate."""
     panels = {
         f"{data}, {labels}": [row for row in results.table() if row.cell.method in ORDER]
         for data in DATA
@@ -125,51 +146,51 @@ def nine_picture() -> None:
     draw_gains(panels, FOLDER / "nine-methods.png")
 
 
-_ACCENT, _QUIET = "#1f6f8b", "#8a8f98"
+_ACCENT, _GREY = "#1f6f8b", "#8a8f98"
 
 
 def draw_gains(panels: Mapping[str, Sequence[Row]], path: Path) -> None:
-    """Gain over the plain student with its interval, a line a method, a panel a comparison, two side by side: a PNG."""
-    shown = {title: [row for row in rows if row.gain is not None] for title, rows in panels.items()}
-    shown = {title: rows for title, rows in shown.items() if rows}
-    most = max(len(rows) for rows in shown.values())
+    """Write a PNG: each method's difference to the plain student with its interval, one panel for each title."""
+    panels = {title: [row for row in rows if row.gain is not None] for title, rows in panels.items()}
+    panels = {title: rows for title, rows in panels.items() if rows}
+    most_rows = max(len(rows) for rows in panels.values())
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
-        down = (len(shown) + 1) // 2
-        figure = Figure(figsize=(10, down * (1.1 + 0.3 * most)), layout="constrained")
-        axes = figure.subplots(down, 2, squeeze=False).flatten()
-        for axis, (title, rows) in zip(axes, shown.items(), strict=False):
-            for place, row in enumerate(rows):
-                _draw_gain(axis, place, row)
+        lines = (len(panels) + 1) // 2
+        figure = Figure(figsize=(10, lines * (1.1 + 0.3 * most_rows)), layout="constrained")
+        axes = figure.subplots(lines, 2, squeeze=False).flatten()
+        for axis, (title, rows) in zip(axes, panels.items(), strict=False):
+            for index, row in enumerate(rows):
+                _draw_gain(axis, index, row)
             axis.axvline(0, color="black", linewidth=0.8)
             axis.set_yticks(range(len(rows)), [row.cell.method for row in rows])
             axis.invert_yaxis()
             axis.set_title(title, loc="left", fontweight="bold", fontsize=10)
-            axis.set_xlabel("gain over the plain student, points (95 % interval)")
-        for axis in axes[len(shown) :]:
+            axis.set_xlabel("difference to the plain student, percentage points (95 % interval)")
+        for axis in axes[len(panels) :]:
             axis.remove()
         figure.savefig(path, dpi=150)
 
 
-def _draw_gain(axis: Axes, place: int, row: Row) -> None:
-    """A dot with its interval; quiet where the interval holds 0."""
+def _draw_gain(axis: Axes, index: int, row: Row) -> None:
+    """A dot with its interval; grey if the interval includes 0."""
     gain = row.gain
     if gain is None:
         return
-    colour = _ACCENT if gain.low > 0 or gain.high < 0 else _QUIET
-    axis.plot([100 * gain.low, 100 * gain.high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
-    axis.plot(100 * gain.mean, place, "o", color=colour, markersize=7)
+    colour = _ACCENT if gain.low > 0 or gain.high < 0 else _GREY
+    axis.plot([100 * gain.low, 100 * gain.high], [index, index], color=colour, linewidth=2, solid_capstyle="butt")
+    axis.plot(100 * gain.mean, index, "o", color=colour, markersize=7)
 
 
 # --- both
 
 
 def measured(file: Path, data: str, noise: str) -> Results | None:
-    """A study of one condition, from its raw results; ``None`` where there are none."""
+    """A study of one condition, from its raw results; ``None`` if there are none."""
     lines = read_lines(file)
     if not lines:
         return None
     condition = {"data": data, "noise": noise, "imbalance": None, "per_class": None, "teacher_labels": "noisy"}
-    names = sorted({line["row"] for line in lines}, key=lambda name: (_place(name), name))
+    names = sorted({line["row"] for line in lines}, key=lambda name: (_rank(name), name))
     runs = [
         dict.fromkeys(metrics_of(find_task("classification")))
         | line["test"]
@@ -180,24 +201,45 @@ def measured(file: Path, data: str, noise: str) -> Results | None:
     return Results(file.parent, {"seeds": sorted({line["seed"] for line in lines})}, tuple(runs))
 
 
-def _place(name: str) -> int:
-    known = ("teacher", PLAIN, *ORDER)
-    return known.index(name) if name in known else len(known)
+def _rank(name: str) -> int:
+    order = ("teacher", PLAIN, *ORDER)
+    return order.index(name) if name in order else len(order)
 
 
-TOLERATED = 0.005  # what a default may cost in accuracy; see docs/methods/weights.md
+TOLERATED = 0.005  # the accuracy that a default may lose; see docs/methods/weights.md
 
 
 def below(results: Results) -> list[str]:
-    """Which of the nine are more than that below the plain student in the mean."""
+    """The methods of the nine that lose more than ``TOLERATED`` in the mean."""
     gains = {row.cell.method: row.gain for row in results.table() if row.gain and row.cell.method in ORDER}
     return [name for name, gain in gains.items() if gain.mean < -TOLERATED]
 
 
 def falling_short(results: Results) -> list[str]:
-    """That in a sentence, if there is any."""
+    """A sentence with the methods of ``below``, if there are any."""
     names = below(results)
     return [f"Mean more than half a percentage point below the plain student: {'; '.join(names)}."] if names else []
+
+
+POWER = 0.8
+
+
+def detectable(results: Results) -> list[str]:
+    """A sentence with the differences that paired t-tests would detect, for the methods whose interval includes 0."""
+    limits = []
+    for row in results.table():
+        gain = row.gain
+        if row.cell.method == PLAIN or gain is None or gain.n < 2 or not gain.low <= 0 <= gain.high:
+            continue
+        t, t_power = stats.t.ppf([0.975, POWER], gain.n - 1)
+        limits.append(100 * (gain.high - gain.low) / 2 * (1 + t_power / t))
+    if not limits:
+        return []
+    low, high = f"{min(limits):.1f}", f"{max(limits):.1f}"
+    size = f"{low} percentage points" if low == high else f"{low} to {high} percentage points (depending on the method)"
+    return [
+        f"There, an uncorrected paired t-test would detect a difference of {size} with a power of {100 * POWER:.0f} %."
+    ]
 
 
 COLUMNS = {
@@ -208,7 +250,7 @@ COLUMNS = {
 
 
 def table(results: Results, *, spread: bool = False) -> str:
-    """A line a row; with ``spread`` the accuracy is followed by its standard deviation over seeds, not its interval."""
+    """The rows of one condition; with ``spread`` accuracy has its standard deviation over seeds, not its interval."""
     accuracy, *others = COLUMNS.values()
     lines = []
     for row, *other_rows in zip(*map(results.table, COLUMNS), strict=True):
@@ -223,7 +265,7 @@ def table(results: Results, *, spread: bool = False) -> str:
 if __name__ == "__main__":
     (FOLDER / "demo.md").write_text(demo_page(), encoding="utf-8")
     (FOLDER / "nine-methods.md").write_text(nine_page(), encoding="utf-8")
-    nine_picture()
+    nine_figure()
     for experiment in paired.installed():
         if not experiment.file.exists():  # nothing has been run yet
             continue
