@@ -1,7 +1,8 @@
-"""Embeddings as clusters: k-means, correlation clustering (minimum-cost multicut), and how clusters agree with classes.
+"""Clustering of embeddings, by k-means and minimum-cost multicut, and agreement of clusters with classes.
 
-Clusters are (N,) int64 numbers 0, 1, ..., labels (N,) int64 class numbers, ``-1`` where a sample has none; such samples
-are left out of every comparison, which is NaN where none is left. Embeddings are (N, D), computed with in float64.
+Clusters are (N,) int64 numbers 0, 1, ...; labels are (N,) int64 class numbers, ``-1`` for samples without a label. Such
+samples are excluded from every comparison; a comparison of no samples is NaN. Embeddings are (N, D); all computations
+are in float64.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ from tutelage.data.batch import UNLABELLED
 Floats = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
-TOLERANCE = 1e-9  # of the largest cost: a smaller gain is rounding
+TOLERANCE = 1e-9  # relative to the largest cost; a smaller gain is rounding error
 
 
 def k_means(embeddings: Tensor, clusters: int, *, restarts: int = 10, seed: int = 0) -> Tensor:
-    """The best of several k-means clusterings, each begun by k-means++: (N,).
+    """Return the best of several k-means clusterings with k-means++ initialisation: (N,).
 
-    There are fewer clusters where there are not as many different embeddings.
+    If there are fewer distinct embeddings than ``clusters``, the result has fewer clusters.
 
     Args:
         embeddings: (N, D), finite.
         clusters: k.
-        restarts: how many; the result depends much on where k-means begins.
-        seed: the same one gives the same clusters.
+        restarts: number of initialisations; the result depends strongly on the initialisation.
+        seed: equal seeds give equal clusters.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
     points = embeddings.detach().double().cpu().numpy()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different embeddings than clusters
-        found = KMeans(min(clusters, len(points)), n_init=restarts, random_state=seed).fit_predict(points)
-    return _renumbered(found)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct embeddings than clusters
+        assignment = KMeans(min(clusters, len(points)), n_init=restarts, random_state=seed).fit_predict(points)
+    return _renumbered(assignment)
 
 
 # --- correlation clustering
@@ -54,39 +55,39 @@ def pair_distances(embeddings: Tensor) -> Tensor:
 
 
 def cut_costs(distances: Tensor, slope: float = 1.0, offset: float = -2.0) -> Tensor:
-    """c = log((1 - q) / q) = -(w d + b), with q = sigmoid(w d + b) the probability that a pair is of two clusters.
+    """c = log((1 - q) / q) = -(w d + b), where q = sigmoid(w d + b) is the probability of two clusters.
 
     Args:
         distances: (N, N), squared.
-        slope, offset: w and b. Pairs nearer than -b / w attract. The values unless others are given lie half-way
-            between the margins of the absolute triplet loss, (1 + 3) / 2; ``fit_cut`` finds others.
+        slope, offset: w and b. Pairs whose distance is below -b / w attract each other. The default threshold, 2, is
+            the mean of the margins of the absolute triplet loss, (1 + 3) / 2; ``fit_cut`` estimates w and b from data.
 
     Returns:
-        (N, N) float64: what it costs to cut each pair, above 0 for pairs that attract each other.
+        (N, N) float64: the cost of cutting each pair, positive for pairs that attract each other.
     """
     return -(slope * distances.double() + offset)
 
 
 def fit_cut(distances: Tensor, labels: Tensor) -> tuple[float, float]:
-    """w and b of ``cut_costs``, by logistic regression on all pairs of samples with a label.
+    """Fit w and b of ``cut_costs`` by logistic regression on all pairs of labelled samples.
 
     Args:
-        distances: (N, N), squared, of other samples than those to be clustered.
-        labels: (N,), of which two are equal and two are not.
+        distances: (N, N), squared, of samples other than those to be clustered.
+        labels: (N,), with at least one pair of equal labels and one of different labels.
     """
     from sklearn.linear_model import LogisticRegression
 
-    known = (labels != UNLABELLED).nonzero().squeeze(1).cpu()
-    first, second = known[torch.combinations(torch.arange(len(known)))].T
+    labelled = (labels != UNLABELLED).nonzero().squeeze(1).cpu()
+    first, second = labelled[torch.combinations(torch.arange(len(labelled)))].T
     values = distances.cpu()[first, second].double()
-    scale = float(values.mean()) or 1.0  # the regression is of no scale
+    scale = float(values.mean()) or 1.0  # makes the regression independent of the scale of distances
     model = LogisticRegression(C=1e6, max_iter=1000)
     model.fit((values / scale)[:, None].numpy(), (labels.cpu()[first] != labels.cpu()[second]).numpy())
     return float(model.coef_[0, 0]) / scale, float(model.intercept_[0])
 
 
 def multicut_objective(costs: Tensor, clusters: Tensor) -> float:
-    """The sum of the costs of all pairs i < j of different clusters; lower is better.
+    """Return the summed cost of all pairs i < j in different clusters; lower is better.
 
     Args:
         costs: (N, N), symmetric.
@@ -96,11 +97,11 @@ def multicut_objective(costs: Tensor, clusters: Tensor) -> float:
 
 
 def multicut(costs: Tensor) -> Tensor:
-    """A partition of low ``multicut_objective``, into as many clusters as that takes: (N,).
+    """Minimise ``multicut_objective`` heuristically, with the number of clusters free: (N,).
 
     Greedy additive edge contraction, then Kernighan-Lin with joins: Keuper, Levinkov, Bonneel, Lavoué, Brox, Andres,
-    "Efficient Decomposition of Image and Mesh Graphs by Lifted Multicuts", ICCV 2015. The problem is NP-hard; this is a
-    local optimum of both. Time and memory grow with N^2 at least: for some thousand samples.
+    "Efficient Decomposition of Image and Mesh Graphs by Lifted Multicuts", ICCV 2015. The problem is NP-hard; the
+    result is a local optimum of both. Time and memory grow at least with N^2, which limits N to a few thousand.
 
     Args:
         costs: (N, N), symmetric and finite; the diagonal is not read.
@@ -111,7 +112,7 @@ def multicut(costs: Tensor) -> Tensor:
 
 
 def contract_edges(costs: Floats) -> Numbers:
-    """Greedy additive edge contraction: join the two clusters of the largest summed cost, as long as it is above 0.
+    """Greedy additive edge contraction: join the two clusters of the largest summed cost while it is positive.
 
     Args:
         costs: (N, N), symmetric.
@@ -122,7 +123,7 @@ def contract_edges(costs: Floats) -> Numbers:
     costs = costs.copy()
     np.fill_diagonal(costs, -np.inf)
     clusters = np.arange(len(costs))
-    # Each cluster's best partner, in the place of a heap of edges: in a complete graph a contraction changes N of them.
+    # Each cluster's best partner replaces a heap of edges: in a complete graph a contraction changes N edges.
     best, partner = costs.max(1), costs.argmax(1)
     while best[a := int(best.argmax())] > 0:
         b = int(partner[a])
@@ -132,51 +133,51 @@ def contract_edges(costs: Floats) -> Numbers:
         costs[b] = costs[:, b] = -np.inf
         nearer = costs[a] >= best
         best[nearer], partner[nearer] = costs[a][nearer], a
-        lost = ~nearer & ((partner == a) | (partner == b))
-        lost[[a, b]] = True
-        best[lost], partner[lost] = costs[lost].max(1), costs[lost].argmax(1)
+        stale = ~nearer & ((partner == a) | (partner == b))
+        stale[[a, b]] = True
+        best[stale], partner[stale] = costs[stale].max(1), costs[stale].argmax(1)
     return clusters
 
 
 def improve_partition(costs: Floats, clusters: Numbers) -> Numbers:
-    """Kernighan-Lin with joins: move samples between two clusters, into a new one, or join two, while that helps.
+    """Kernighan-Lin with joins: move samples between two clusters or into a new one, or join two.
 
-    Pairs of clusters without an attracting edge between them are passed over: a new cluster serves their samples as
-    well.
+    Repeat until no such change lowers the objective. Pairs of clusters without an attracting edge between them are
+    skipped: moving their samples into a new cluster is at least as good.
 
     Args:
         costs: (N, N), symmetric, with a diagonal of 0.
-        clusters: (N,), where to begin.
+        clusters: (N,), the initial partition.
 
     Returns:
-        (N,), of an objective that is no higher.
+        (N,), a partition whose objective is not higher.
     """
     clusters = clusters.copy()
     least = TOLERANCE * float(np.abs(costs).max(initial=0.0))
     attracting = costs > 0
     changed = set(np.unique(clusters).tolist())
     while changed:
-        again: set[int] = set()
+        updated: set[int] = set()
         for a, b in _neighbours(attracting, clusters):
             if a in changed or b in changed:
-                again |= _between(costs, clusters, a, b, least)
+                updated |= _between(costs, clusters, a, b, least)
         for a in np.unique(clusters).tolist():
-            if a in changed or a in again:
-                again |= _between(costs, clusters, a, int(clusters.max()) + 1, least)
-        changed = again
+            if a in changed or a in updated:
+                updated |= _between(costs, clusters, a, int(clusters.max()) + 1, least)
+        changed = updated
     return clusters
 
 
 def _neighbours(attracting: NDArray[np.bool_], clusters: Numbers) -> list[tuple[int, int]]:
-    """The pairs of clusters that an attracting edge joins."""
-    names, place = np.unique(clusters, return_inverse=True)
-    member = np.eye(len(names), dtype=np.float32)[place]
+    """Return the pairs of clusters with an attracting edge between them."""
+    names, indices = np.unique(clusters, return_inverse=True)
+    member = np.eye(len(names), dtype=np.float32)[indices]
     joined = np.triu(member.T @ (attracting.astype(np.float32) @ member), 1) > 0
     return [(int(names[i]), int(names[j])) for i, j in np.argwhere(joined)]
 
 
 def _between(costs: Floats, clusters: Numbers, a: int, b: int, least: float) -> set[int]:
-    """Apply the best sequence of moves between two clusters, in place; the clusters that changed."""
+    """Apply the best sequence of moves between two clusters, in place, and return the changed clusters."""
     members = np.flatnonzero((clusters == a) | (clusters == b))
     if len(members) < 2:
         return set()
@@ -196,14 +197,14 @@ def _between(costs: Floats, clusters: Numbers, a: int, b: int, least: float) -> 
 
 
 def _moves(costs: Floats, side: Floats) -> tuple[Numbers, Floats]:
-    """Move each sample once to the other side, always the one that gains most.
+    """Move each sample once to the other side, in each step the one with the largest gain.
 
     Args:
         costs: (n, n), symmetric, with a diagonal of 0.
         side: (n,), 1 or -1.
 
     Returns:
-        The order, (n,), and by how much the objective is lower after each move, (n,).
+        The order of moves, (n,), and the total decrease of the objective after each move, (n,).
     """
     side = side.copy()
     gains = -side * (costs @ side)
@@ -221,24 +222,24 @@ def _moves(costs: Floats, side: Floats) -> tuple[Numbers, Floats]:
 
 
 def nmi(labels: Tensor, clusters: Tensor) -> float:
-    """Normalised mutual information I(labels; clusters) / ((H(labels) + H(clusters)) / 2), in [0, 1]."""
+    """Return the normalised mutual information I(labels; clusters) / ((H(labels) + H(clusters)) / 2), in [0, 1]."""
     from sklearn.metrics import normalized_mutual_info_score
 
     return _compared(normalized_mutual_info_score, labels, clusters)
 
 
 def ari(labels: Tensor, clusters: Tensor) -> float:
-    """The adjusted Rand index: 1 for the same partition, 0 expected by chance, at least -0.5."""
+    """Return the adjusted Rand index: 1 for equal partitions, 0 expected by chance, at least -0.5."""
     from sklearn.metrics import adjusted_rand_score
 
     return _compared(adjusted_rand_score, labels, clusters)
 
 
 def matched_accuracy(labels: Tensor, clusters: Tensor) -> float:
-    """The share of samples whose cluster is matched with their class, in [0, 1].
+    """Return the share of samples whose cluster is matched with their class, in [0, 1].
 
-    The matching is the best one-to-one (Kuhn 1955, the Hungarian method). Of more clusters than classes some are
-    matched with none, and all their samples count as wrong.
+    The matching is the best one-to-one matching (Kuhn 1955, the Hungarian method). If there are more clusters than
+    classes, some clusters have no class, and all their samples count as wrong.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -248,9 +249,9 @@ def matched_accuracy(labels: Tensor, clusters: Tensor) -> float:
 
 
 def variation_of_information(labels: Tensor, clusters: Tensor) -> tuple[float, float]:
-    """H(clusters | labels), high where classes are split, and H(labels | clusters), high where they are merged: bits.
+    """Return H(clusters | labels), high if classes are split, and H(labels | clusters), high if they are merged.
 
-    Their sum is the variation of information (Meilă 2007). 0 and 0 for the same partition.
+    Both are in bits; their sum is the variation of information (Meilă 2007). Both are 0 for equal partitions.
     """
     counts = _contingency(labels, clusters)
     if not counts.size:
@@ -266,7 +267,7 @@ def _entropy(probabilities: Floats) -> float:
 
 
 def _contingency(labels: Tensor, clusters: Tensor) -> Floats:
-    """How many samples of each class are in each cluster: (classes, clusters), of those that occur."""
+    """Count the samples of each class in each cluster: (classes, clusters), of those that occur."""
     labels, clusters = _labelled(labels, clusters)
     rows, row = torch.unique(labels, return_inverse=True)
     columns, column = torch.unique(clusters, return_inverse=True)
@@ -281,13 +282,13 @@ def _compared(score: Callable[[Any, Any], float], labels: Tensor, clusters: Tens
 
 def _labelled(labels: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor]:
     if labels.shape != clusters.shape:
-        raise ValueError(f"labels {tuple(labels.shape)} and clusters {tuple(clusters.shape)} must be of one shape")
+        raise ValueError(f"labels {tuple(labels.shape)} and clusters {tuple(clusters.shape)} must have the same shape")
     labels, clusters = labels.cpu(), clusters.cpu()
-    known = labels != UNLABELLED
-    return labels[known], clusters[known]
+    labelled = labels != UNLABELLED
+    return labels[labelled], clusters[labelled]
 
 
 def _renumbered(clusters: NDArray[Any]) -> Tensor:
-    """Cluster numbers 0, 1, ... in the order in which they first occur."""
-    _, first, place = np.unique(clusters, return_index=True, return_inverse=True)
-    return torch.from_numpy(first.argsort().argsort()[place].astype(np.int64))
+    """Renumber clusters 0, 1, ... in the order in which they first occur."""
+    _, first, indices = np.unique(clusters, return_index=True, return_inverse=True)
+    return torch.from_numpy(first.argsort().argsort()[indices].astype(np.int64))

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, floating-point operations, time."""
+"""Cost of a network: parameters, floating-point operations and latency."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from tutelage.ambient import default_settings
 from tutelage.models.modes import eval_mode
 
-WARM_UP = 5  # forward passes that allocate memory and choose kernels, and are not timed
+WARM_UP = 5  # untimed forward passes, which allocate memory and choose kernels
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers are learnt or were; buffers are none, and a shared tensor counts once."""
+    """Count the parameters, trainable or frozen; buffers are not counted, and a shared tensor counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 @default_settings()
 def cost_of(model: nn.Module, example: Tensor) -> dict[str, Any]:
-    """A network's parameters, and the operations and time of a forward pass of one input.
+    """Measure a network's parameters, and the operations and latency of a forward pass of one input.
 
     Args:
         model: on the device of ``example``.
-        example: (1, ...), an input as the network takes it.
+        example: (1, ...), an input of the network.
 
     Returns:
         ``parameters``, ``flops`` (a multiply-add is 2), ``latency_ms`` (the median) and
-        ``latency_ms_quartiles`` (the first and the third).
+        ``latency_ms_quartiles`` (the first and third quartiles).
     """
-    taken = latency(model, example)
+    measured = latency(model, example)
     return {
         "parameters": parameters(model),
         "flops": flops(model, example),
-        "latency_ms": taken.median,
-        "latency_ms_quartiles": [taken.first_quartile, taken.third_quartile],
+        "latency_ms": measured.median,
+        "latency_ms_quartiles": [measured.first_quartile, measured.third_quartile],
     }
 
 
 @default_settings()
 def flops(model: nn.Module, example: Tensor) -> int:
-    """Floating-point operations of a forward pass; a multiply-add is 2 of them.
+    """Count the floating-point operations of a forward pass; a multiply-add counts as 2.
 
     Convolutions, matrix products and attention are counted, as ``torch.utils.flop_counter`` does; biases,
-    normalisation and other element-wise work are not. (Papers that say FLOPs often mean multiply-adds, which
-    are half as many.)
+    normalisation and other element-wise operations are not. (Papers that report FLOPs often count multiply-adds,
+    which are half as many.)
 
     Args:
         model: on the device of ``example``.
-        example: (1, ...), an input as the network takes it.
+        example: (1, ...), an input of the network.
     """
-    # Without the compiler nothing is compiled, and torch's own counter would import it, which takes seconds.
+    # torch's own counter imports the compiler, which takes seconds and is not needed unless it is already imported.
     counter = FlopCounterMode(display=False) if "torch._dynamo" in sys.modules else _Counter()
     with eval_mode(model), torch.no_grad(), _nothing_fused(), counter:
         model(example)
@@ -68,7 +68,7 @@ def flops(model: nn.Module, example: Tensor) -> int:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """The total that ``FlopCounterMode`` gives of a network that is not compiled."""
+    """Counts the same total as ``FlopCounterMode`` for a network that is not compiled."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -76,29 +76,29 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Whether to import the compiler so as to keep it out of ``__torch_dispatch__``."""
+        """Whether to import the compiler and disable it in ``__torch_dispatch__``."""
         return False
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
+        keywords = kwargs or {}
         if function not in flop_registry and function is not torch.ops.prim.device.default:
-            with self:  # an operation of others, which are counted
-                given = function.decompose(*args, **named)
-            if given is not NotImplemented:
-                return given
-        given = function(*args, **named)
+            with self:  # a composite operation: its parts are counted
+                output = function.decompose(*args, **keywords)
+            if output is not NotImplemented:
+                return output
+        output = function(*args, **keywords)
         count = flop_registry.get(function._overloadpacket)
-        self._total += 0 if count is None else count(*args, **named, out_val=given)
-        return given
+        self._total += 0 if count is None else count(*args, **keywords, out_val=output)
+        return output
 
     def get_total_flops(self) -> int:
-        """Operations so far; a multiply-add is 2."""
+        """Return the operations counted so far; a multiply-add counts as 2."""
         return self._total
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The time of a forward pass, in milliseconds: the median and the quartiles of the repeats."""
+    """Latency of a forward pass in milliseconds: the median and the quartiles over the repeats."""
 
     median: float
     first_quartile: float
@@ -107,18 +107,18 @@ class Latency:
 
 @default_settings()
 def latency(model: nn.Module, example: Tensor, repeats: int = 30) -> Latency:
-    """Time the forward pass of a batch, after five that are not timed.
+    """Time the forward pass of a batch, after five untimed warm-up passes.
 
     Args:
         model: on the device of ``example``.
-        example: (B, ...), the batch; the time is that of all of it. On a GPU each pass is waited for.
-        repeats: how many passes are timed.
+        example: (B, ...), the batch; the latency is that of the whole batch. On a GPU each pass is synchronised.
+        repeats: number of timed passes.
 
     Raises:
-        ValueError: an empty batch or fewer than one repeat.
+        ValueError: the batch is empty, or there is fewer than one repeat.
     """
     if len(example) < 1 or repeats < 1:
-        raise ValueError(f"the batch and the repeats must be 1 or more, got {len(example)} and {repeats}")
+        raise ValueError(f"the batch size and repeats must be at least 1, got {len(example)} and {repeats}")
     device = example.device
     seconds = []
     with eval_mode(model), torch.inference_mode():
@@ -140,12 +140,12 @@ def _wait(device: torch.device) -> None:
 
 @contextmanager
 def _nothing_fused() -> Iterator[None]:
-    """Attention as the matrix products it is made of: the counter takes some fused kernels for free."""
+    """Compute attention as separate matrix products: the counter does not count some fused kernels."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-            # The counter's hooks fire twice on a compiled network; its totals are right.
+            # The counter's hooks run twice on a compiled network; its totals are correct.
             warnings.filterwarnings("ignore", message="Using `torch.compile")
             yield
     finally:

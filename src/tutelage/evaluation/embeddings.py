@@ -1,4 +1,4 @@
-"""The embeddings of a part: what a network gives its classifier, or its output if it has no classifier."""
+"""Embeddings of a split: the input of a network's classifier, or the output of a network without a classifier."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ ROLE = "embedding"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
-    """The labelled samples of a part as vectors, in an order that their values determine.
+    """Embeddings and labels of the labelled samples of a split, sorted by value.
 
-    What is drawn from them does not depend on the order of the samples in the part.
+    A random selection from them therefore does not depend on the order of the samples in the split.
 
     Attributes:
         vectors: (N, D) float32 on the CPU.
-        labels: (N,) int64, their classes.
+        labels: (N,) int64, class numbers.
     """
 
     vectors: Tensor
     labels: Tensor
 
     def spread(self, most: int) -> Embeddings:
-        """At most so many of them, at equal distances in their order."""
+        """Select at most ``most`` samples, evenly spaced in the sorted order."""
         count = min(most, len(self.labels))
-        places = torch.linspace(0, max(len(self.labels) - 1, 0), count, dtype=torch.float64).round().long()
-        return Embeddings(self.vectors[places], self.labels[places])
+        indices = torch.linspace(0, max(len(self.labels) - 1, 0), count, dtype=torch.float64).round().long()
+        return Embeddings(self.vectors[indices], self.labels[indices])
 
 
 def embedder(model: nn.Module, data: Data) -> Tapped:
-    """A network with the role ``embedding``, for training and evaluation alike.
+    """Return the network with the role ``embedding``, for training and evaluation.
 
-    The role is the layer that the network or the caller names ``embedding``. Of other networks it is the input of the
-    classifier, where the output has one number for each class of the data, and the output (B, D) otherwise. Where a
-    network without a classifier has as many outputs as there are classes, name the output: ``roles={"embedding": ""}``.
+    The role is the layer that the network or the caller names ``embedding``. Without such a name, it is the input of
+    the classifier if the network has one output per class of the data, and the output (B, D) otherwise. For a network
+    without a classifier whose output size equals the number of classes, name the output: ``roles={"embedding": ""}``.
 
     Args:
-        model: a ``Tapped``, or any network of raw inputs; it is not changed.
-        data: the number of its classes is read, and two of its training samples.
+        model: a ``Tapped``, or any network that takes raw inputs; it is not changed.
+        data: the data set, of which the number of classes and two training samples are used.
 
     Raises:
-        TutelageError: no embedding is named, and the output is no (B, D).
+        TutelageError: no embedding is named, and the output is not of shape (B, D).
     """
     tapped = model if isinstance(model, Tapped) else Tapped(model)
     if ROLE in tapped.manual_roles:
         return tapped
-    few = data.train.subset(torch.arange(min(2, len(data.train))))
-    batch = next(evaluation_batches(few, device=tapped.mean.device, workers=0))
+    samples = data.train.subset(torch.arange(min(2, len(data.train))))
+    batch = next(evaluation_batches(samples, device=tapped.mean.device, workers=0))
     with eval_mode(tapped), torch.no_grad():
         output: object = tapped(batch.inputs)
     if not isinstance(output, Tensor) or output.ndim != 2:
-        given = (
+        description = (
             f"outputs of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         )
         raise TutelageError(
-            f"{type(tapped.module).__name__} gives {given}, no logits and no embedding (B, D); name the layer "
+            f"{type(tapped.module).__name__} gives {description}, no logits and no embedding (B, D); name the layer "
             'that gives its embedding: roles={"embedding": "LAYER"}'
         )
     return tapped if output.shape[1] == data.num_classes else tapped.with_roles({ROLE: ""})
 
 
 def embeddings(model: nn.Module, split: Split, data: Data, device: torch.device | str) -> Embeddings:
-    """The embeddings of the samples of a part that have a class; soft labels count as their largest class.
+    """Compute the embeddings of the labelled samples of a split; a soft label is replaced by its largest class.
 
     Raises:
         TutelageError: the network has no embedding.
@@ -81,7 +81,7 @@ def embeddings(model: nn.Module, split: Split, data: Data, device: torch.device 
     """
     labels = hard_labels(split.labels).cpu()
     vectors = predict_roles(embedder(model, data), split, (ROLE,), device=device).cpu()
-    places = (labels != UNLABELLED).nonzero().squeeze(1)
-    labels, vectors = labels[places], vectors[places]
+    indices = (labels != UNLABELLED).nonzero().squeeze(1)
+    labels, vectors = labels[indices], vectors[indices]
     order = torch.from_numpy(np.lexsort((labels.numpy(), *vectors.T.flip(0).numpy())))
     return Embeddings(vectors[order], labels[order])
