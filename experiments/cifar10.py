@@ -1,4 +1,4 @@
-"""The study on all of CIFAR-10, at the largest size that two cores can do: one question a command.
+"""The study on all of CIFAR-10, at the largest size that two cores can run: one question per command.
 
     python -m experiments.cifar10 clean --jobs 2
     python -m experiments.cifar10 noise --jobs 2
@@ -6,12 +6,12 @@
     python -m experiments.cifar10 human --jobs 2
     python -m experiments.cifar10 clean --hours          # only measure, and print how long each row takes
 
-A question's runs are the lines of ``docs/results/cifar10-QUESTION.jsonl``: what has a line is not run again, on no
-machine. Teachers of noisy or rare labels are trained first; their weights lie beside the lines. Run folders, below
-``runs/cifar10-QUESTION``, let a stopped run resume.
+The runs of a question are the lines of ``docs/results/cifar10-QUESTION.jsonl``; a run with a line is not repeated, on
+any machine. Teachers of noisy or imbalanced labels are trained first; their weights are stored next to the lines. A
+stopped run resumes from its folder below ``runs/cifar10-QUESTION``.
 
-``runs/data`` holds ``cifar10.npz`` (all of CIFAR-10), ``cifar10-resnet56.safetensors`` (the teacher of correct labels)
-and, for ``human``, ``cifar10n-human-labels.npz``.
+``runs/data`` must contain ``cifar10.npz`` (all of CIFAR-10), ``cifar10-resnet56.safetensors`` (the teacher of correct
+labels) and, for ``human``, ``cifar10n-human-labels.npz``.
 """
 
 from __future__ import annotations
@@ -65,17 +65,18 @@ TRIALS: Mapping[str, list[dict[str, Any]]] = MappingProxyType(
         "one": [{"temperature": 1.0}, {"temperature": 3.0}, {"ramp": 0.0}],
     }
 )
-"""Three for each row: of the learning rate for the plain student, of its own parameters for a method."""
+"""Three for each row: learning rates for the plain student, its own parameters for a method."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked.
+    """One question of the study.
 
     Attributes:
-        title: of the page.
-        fields: of the runs, beside ``COMMON``.
-        own_teacher: whether the teacher is trained on the same labels, once a seed; or is the one of correct labels.
+        title: the title of its page.
+        fields: run fields in addition to ``COMMON``.
+        own_teacher: whether a teacher is trained on the same labels for each seed; otherwise it is that of correct
+            labels.
     """
 
     title: str
@@ -95,9 +96,9 @@ QUESTIONS: Mapping[str, Question] = MappingProxyType(
 
 
 def run(question: str, condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float]:
-    """Train one teacher or student and give its numbers."""
-    asked = QUESTIONS[question]
-    fields: dict[str, Any] = {**COMMON, **asked.fields, "seed": seed, "out": folder, "lr": LR, "validation": 0.0}
+    """Train one teacher or student and return its metrics."""
+    settings = QUESTIONS[question]
+    fields: dict[str, Any] = {**COMMON, **settings.fields, "seed": seed, "out": folder, "lr": LR, "validation": 0.0}
     data = f"npz:{DATA / 'cifar10.npz'}"
     if row == "teacher":
         result = tutelage.train(TEACHER, data, **{**fields, "views": None})
@@ -117,7 +118,7 @@ def run(question: str, condition: str, row: str, seed: int, folder: Path) -> Map
 
 
 def split(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial as fields: the learning rate is one itself, the others are settings of the method."""
+    """The fields of a trial: the learning rate is a field of its own, everything else a setting of the method."""
     settings = {name: value for name, value in trial.items() if name != "lr"}
     return {name: value for name, value in trial.items() if name == "lr"} | ({"settings": settings} if settings else {})
 
@@ -138,7 +139,7 @@ def best_trial(question: str, row: str) -> int:
     """The number of the trial with the best accuracy on held-out training data.
 
     Raises:
-        TutelageError: one has not been run.
+        TutelageError: a trial has not been run.
     """
     lines = read_lines(EXPERIMENTS[question].file)
     scores = {
@@ -154,7 +155,7 @@ def best_trial(question: str, row: str) -> int:
 
 
 def numbers_of(result: tutelage.Result) -> dict[str, float]:
-    """What is kept of a run."""
+    """The metrics that are stored for a run."""
     test, train = result.metrics["test"], result.metrics["train"]
     last = next(iter(result.history[-1]["learners"].values()))
     numbers = {
@@ -173,18 +174,25 @@ def numbers_of(result: tutelage.Result) -> dict[str, float]:
 HEAD = """
 # CIFAR-10, {title}
 
-All {train} training images of CIFAR-10 and its 10,000 test images, which are looked at once.
-The student is a ResNet-8 whose first convolution has stride 2 (75,290 parameters); the teacher is
-{teacher}. Crops and flips, of which each image has twelve; 24 epochs of batches of
-128, SGD with Nesterov's momentum 0.9, weight decay 0.0005, two epochs of warm-up and a cosine; bfloat16. The last epoch
-counts. Each row has three trials of eight epochs, scored on a tenth of the training data that is held out and with a
-seed that is not reported: the plain student of its learning rate, a method of its own parameters at a learning rate of
-{lr}.
+**Question.** Do the nine methods help a small student on CIFAR-10 ({title})?
+
+**Data.** All {train} training images of CIFAR-10 and its 10,000 test images, which are evaluated once. Random crops and
+flips, with twelve fixed variants of each image.
+
+**Networks.** The student is a ResNet-8 whose first convolution has stride 2 (75,290 parameters); the teacher is
+{teacher}.
+
+**Training.** 24 epochs with batches of 128, SGD with Nesterov momentum 0.9, weight decay 0.0005, two epochs of warm-up
+and a cosine schedule; bfloat16. Evaluation is after the last epoch.
+
+**Tuning.** Each row has three trials of eight epochs, compared by accuracy on a held-out tenth of the training data,
+with a seed that is not reported. The plain student tries learning rates, a method its own parameters at a learning rate
+of {lr}.
 """
 
 
 def experiment(name: str) -> Experiment:
-    """A question as an experiment: teachers, trials, then the rows."""
+    """The experiment of a question: teachers, trials, then the rows."""
     question = QUESTIONS[name]
     tuning = [f"tuning {number}" for number in range(3)]
     seeds: dict[str, tuple[int, ...]] = dict.fromkeys(tuning, (TUNING,)) | {"test": SEEDS}
@@ -221,7 +229,7 @@ EXPERIMENTS = {name: experiment(name) for name in QUESTIONS}
 
 
 def hours(question: str) -> None:
-    """Train each row for an epoch of 5,000 images in one thread, and print what the whole question would take."""
+    """Train each row for an epoch of 5,000 images in one thread, and print the time that the whole question takes."""
     torch.set_num_threads(1)
     total = 0.0
     for row in TRIALS:
@@ -231,14 +239,14 @@ def hours(question: str) -> None:
         if row == "plain":
             result = tutelage.train(STUDENT, data, **fields)
         else:
-            place = Path("runs") / "cifar10-hours"
-            result = tutelage.distill(teacher, STUDENT, data, method=row, teacher_cache=str(place / row), **fields)
-            shutil.rmtree(place, ignore_errors=True)
-        second = result.history[-1]["seconds"]  # the teacher's outputs are cached by then
-        one = second / 2500 * 50_000 * COMMON["epochs"] / 3600
+            cache = Path("runs") / "cifar10-hours"
+            result = tutelage.distill(teacher, STUDENT, data, method=row, teacher_cache=str(cache / row), **fields)
+            shutil.rmtree(cache, ignore_errors=True)
+        seconds = result.history[-1]["seconds"]  # the teacher's outputs are cached by then
+        hours_per_run = seconds / 2500 * 50_000 * COMMON["epochs"] / 3600
         runs = len(SEEDS) + len(TRIALS[row]) * TUNED["epochs"] / COMMON["epochs"] * 0.9
-        total += one * runs
-        print(f"{row:8s} {one:6.2f} hours a run, {one * runs:6.2f} in all, one thread", flush=True)
+        total += hours_per_run * runs
+        print(f"{row:8s} {hours_per_run:6.2f} hours a run, {hours_per_run * runs:6.2f} in all, one thread", flush=True)
     print(f"{question}: {total:.1f} hours of one thread, {total / 2:.1f} with --jobs 2")
 
 
@@ -246,9 +254,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", choices=list(QUESTIONS))
     parser.add_argument("--hours", action="store_true", help="measure, and print how long it takes")
-    chosen, rest = parser.parse_known_args()
-    if chosen.hours:
-        hours(chosen.question)
+    options, remaining = parser.parse_known_args()
+    if options.hours:
+        hours(options.question)
     else:
-        (RESULTS / f"cifar10-{chosen.question}").mkdir(exist_ok=True)
-        main(EXPERIMENTS[chosen.question], rest)
+        (RESULTS / f"cifar10-{options.question}").mkdir(exist_ok=True)
+        main(EXPERIMENTS[options.question], remaining)

@@ -95,9 +95,9 @@ class Convolutions(nn.Module):
         return logits
 
 
-def _block(inside: int, outside: int, stride: int) -> nn.Module:
-    convolution = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outside), nn.ReLU())
+def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 # --- data

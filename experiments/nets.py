@@ -1,4 +1,4 @@
-"""Small networks for experiments on a CPU, named on the command line as ``experiments.nets:NAME``."""
+"""Small networks for experiments on a CPU; their names on the command line are ``experiments.nets:NAME``."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from tutelage.models.resnet import ResNet
 
 
 def small_resnet8(num_classes: int, in_channels: int) -> nn.Module:
-    """ResNet-8 with channels 8-16-32, on maps of a quarter of the image's size."""
+    """ResNet-8 with channels 8-16-32, on feature maps of a quarter of the image's size."""
     return _strided(8, 0.5, num_classes, in_channels)
 
 
 def small_resnet8x4(num_classes: int, in_channels: int) -> nn.Module:
-    """The same four times as wide: channels 32-64-128."""
+    """Like ``small_resnet8``, four times as wide: channels 32-64-128."""
     return _strided(8, 2.0, num_classes, in_channels)
 
 
 def mlp32(num_classes: int, in_channels: int) -> nn.Module:
-    """One hidden layer of 32, for images of 8 x 8."""
+    """One hidden layer of 32 units, for images of 8 x 8."""
     return _mlp(32, num_classes, in_channels)
 
 
 def mlp256(num_classes: int, in_channels: int) -> nn.Module:
-    """The same eight times as wide."""
+    """One hidden layer of 256 units, for images of 8 x 8."""
     return _mlp(256, num_classes, in_channels)
 
 
 def mlp128(num_classes: int, in_channels: int) -> nn.Module:
-    """One hidden layer of 128, for images of 8 x 8."""
+    """One hidden layer of 128 units, for images of 8 x 8."""
     return _mlp(128, num_classes, in_channels)
 
 
 def small_vgg(num_classes: int, in_channels: int) -> nn.Module:
-    """Convolutions of 16, 32 and 64 channels and a hidden layer of 64, one after another, for images of 28 x 28."""
+    """Convolutions of 16, 32 and 64 channels and a hidden layer of 64 in sequence, for images of 28 x 28."""
 
-    def block(inside: int, outside: int, stride: int = 1) -> list[nn.Module]:
-        convolution = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
-        return [convolution, nn.BatchNorm2d(outside), nn.ReLU()]
+    def block(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
 
     return nn.Sequential(
         *block(in_channels, 16, 2),
@@ -58,7 +58,7 @@ def _mlp(width: int, num_classes: int, in_channels: int) -> nn.Module:
 
 
 def _strided(depth: int, width: float, num_classes: int, in_channels: int) -> nn.Module:
-    """A CIFAR ResNet whose first convolution is 5x5 at stride 4, which makes all the rest sixteen times cheaper."""
+    """A CIFAR ResNet whose first convolution is 5x5 with stride 4, which makes the other layers 16 times cheaper."""
     network = ResNet(depth, num_classes, in_channels, width=width)
     network.conv1 = nn.Conv2d(in_channels, network.conv1.out_channels, 5, stride=4, padding=2, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -66,7 +66,7 @@ def _strided(depth: int, width: float, num_classes: int, in_channels: int) -> nn
 
 
 def mlp(num_classes: int, inputs: int, width: int = 256) -> nn.Module:
-    """Two hidden layers on the flattened image, without normalisation: it learns small sets by heart."""
+    """Two hidden layers on the flattened image, without normalisation, so that it can memorise small data sets."""
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(inputs, width),
@@ -78,7 +78,7 @@ def mlp(num_classes: int, inputs: int, width: int = 256) -> nn.Module:
 
 
 class NoisyMLP(nn.Module):
-    """Two hidden layers, 128 and 64 wide, with batch normalisation; in training, Gaussian noise of 0.3 on its input."""
+    """Two hidden layers, 128 and 64 wide, with batch normalisation and, in training, input noise of 0.3."""
 
     def __init__(self, num_classes: int, inputs: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class NoisyMLP(nn.Module):
 
 
 def resnet8_half(num_classes: int, in_channels: int) -> nn.Module:
-    """ResNet-8 whose first convolution has stride 2, which makes all the rest four times cheaper."""
+    """ResNet-8 whose first convolution has stride 2, which makes the other layers four times cheaper."""
     network = ResNet(8, num_classes, in_channels)
     network.conv1.stride = (2, 2)
     return network

@@ -1,17 +1,17 @@
-"""The nine methods of the study beside the plain student, at a size that a CPU can do, and at the study's own.
+"""The nine methods of the study and the plain student, at a size for a CPU, and at the study's own size.
 
     python -m experiments.nine_methods digits
     python -m experiments.nine_methods fashion --source idx:FOLDER
     python -m experiments.nine_methods cifar10 --source npz:FILE
     python -m experiments.nine_methods cifar10-full --source npz:FILE --compile reduce-overhead
 
-The last takes a GPU: all of CIFAR-10, WRN-40-2 teaches WRN-16-2, 200 epochs. Its schedule is that of the authors'
-sibling papers; the study's own is not published in detail.
+The last one needs a GPU: all of CIFAR-10, WRN-40-2 teaches WRN-16-2, 200 epochs. Its schedule is that of the authors'
+related papers; the study does not publish its own in detail.
 
-Every run is kept below ``runs/nine-methods`` and resumes; what it measured is a line of the condition's file in
-``docs/results/nine-methods``, from which ``python docs/make_results.py`` makes the page.
+The runs are stored below ``runs/nine-methods`` and resume from there. The results of each run are a line in
+``docs/results/nine-methods``, from which ``python docs/make_results.py`` writes the page.
 
-Part of it, on another machine: ``--methods sp rkd --seeds 2 --noise 0.4``.
+To run a part on another machine: ``--methods sp rkd --seeds 2 --noise 0.4``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SMALL = {
     "teachers": "experiments.nets:small_resnet8x4",
     "methods": NINE,
     "per_class": 1000,
-    # Without crops and flips, for trainings this short.
+    # no augmentation in such short runs
     "train": {"epochs": 8, "augment": False, "validation": 0.0},
 }
 STUDIES: dict[str, dict[str, Any]] = {
@@ -69,30 +69,30 @@ STUDIES: dict[str, dict[str, Any]] = {
 def run(
     name: str, source: str, noise: str, rows: list[str], seeds: int, workers: int | None, compile_: str | None
 ) -> None:
-    """One data set under one noise: all rows, or these; all seeds; a line a run."""
+    """Run the study of one data set and noise rate, for all rows or the given ones, and write its results."""
     study = Study(name=f"The nine methods, {name}", data=source, noise=noise, seeds=seeds, **STUDIES[name])
     if compile_:
         study = study.replace(train={**study.train, "compile": compile_})
     if rows:
         study = study.replace(methods={row: study.methods[row].model_dump() for row in rows})
-    where = f"{name}-noise-{noise}"
+    condition = f"{name}-noise-{noise}"
     with study_progress(Console(stderr=True), quiet=False) as watch:
-        results = run_study(study, RUNS / where, workers=LocalWorkers(workers), watch=watch)
-        write_study(results, RAW / f"{where}.jsonl")
+        results = run_study(study, RUNS / condition, workers=LocalWorkers(workers), watch=watch)
+        write_study(results, RAW / f"{condition}.jsonl")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="The nine methods beside the plain student.")
+    parser = argparse.ArgumentParser(description="Compare the nine methods with the plain student.")
     parser.add_argument("data", choices=STUDIES)
-    parser.add_argument("--source", help="where the data set is (see `tutelage data`); digits need none")
+    parser.add_argument("--source", help="the data source (see `tutelage data`); digits need none")
     parser.add_argument("--noise", nargs="+", default=["0", "0.4"], help="rates of symmetric label noise")
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--methods", nargs="+", default=[], help="rows of the table; all of them unless given")
-    parser.add_argument("--workers", type=int, help="processes; as many as cores unless given")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument("--methods", nargs="+", default=[], help="rows of the table (default: all)")
+    parser.add_argument("--workers", type=int, help="number of processes (default: the number of cores)")
     parser.add_argument("--compile", help="true, auto, reduce-overhead or max-autotune")
-    given = parser.parse_args()
-    if given.source is None and given.data != "digits":
-        parser.error(f"say where {given.data} is: --source idx:FOLDER or npz:FILE")
-    for rate in given.noise:
-        source = given.source or given.data
-        run(given.data, source, rate, given.methods, given.seeds, given.workers, given.compile)
+    options = parser.parse_args()
+    if options.source is None and options.data != "digits":
+        parser.error(f"{options.data} needs a data source: --source idx:FOLDER or npz:FILE")
+    for rate in options.noise:
+        source = options.source or options.data
+        run(options.data, source, rate, options.methods, options.seeds, options.workers, options.compile)

@@ -1,8 +1,8 @@
-"""The frame of the experiments: a command that does the missing runs, and a page in ``docs/results``.
+"""The frame of the experiments: a command that does the missing runs and writes a page in ``docs/results``.
 
-A module of this folder declares an ``EXPERIMENT``, or several by name as ``EXPERIMENTS``. ``python -m
-experiments.NAME`` does the runs that have no line in ``docs/results/NAME.jsonl`` and writes ``docs/results/NAME.md``,
-which is made from these lines alone.
+Each module of this folder defines an ``EXPERIMENT``, or several by name as ``EXPERIMENTS``. ``python -m
+experiments.NAME`` does the runs that have no line in ``docs/results/NAME.jsonl`` and writes ``docs/results/NAME.md``
+from these lines alone.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Experiment(FunctionStudy):
     """A function study with a command and a page.
 
     Attributes:
-        head: what the page says first, in Markdown: the question, data, networks, protocol.
-        columns: the metrics to show, by their names in what ``measure`` returns, shares in [0, 1].
-        tail: what the page says last: what the results show, and what they do not.
-        arguments: what follows ``python -m experiments.MODULE`` in its command, where a module has several.
+        head: the beginning of the page, in Markdown: question, data, networks, protocol.
+        columns: the displayed metrics by their names in the result of ``measure``; shares are in [0, 1].
+        tail: the end of the page: what the results show and what they do not.
+        arguments: the arguments of its command, if a module has several experiments.
         module: its module, if that is not its name.
     """
 
@@ -53,7 +53,7 @@ class Experiment(FunctionStudy):
 
     @property
     def file(self) -> Path:
-        """Its results, one line a run."""
+        """The file of its results, one line per run."""
         return RESULTS / f"{self.name}.jsonl"
 
     def provenance(self, run: FunctionRun) -> dict[str, Any]:
@@ -68,18 +68,22 @@ def installed() -> list[Experiment]:
     """The experiments of this folder, by name."""
     modules = (importlib.import_module(f"experiments.{m.name}") for m in pkgutil.iter_modules(experiments.__path__))
     declared = [
-        one for m in modules for one in (getattr(m, "EXPERIMENT", None), *getattr(m, "EXPERIMENTS", {}).values())
+        experiment
+        for m in modules
+        for experiment in (getattr(m, "EXPERIMENT", None), *getattr(m, "EXPERIMENTS", {}).values())
     ]
-    return sorted((one for one in declared if one is not None), key=lambda one: one.name)
+    return sorted(
+        (experiment for experiment in declared if experiment is not None), key=lambda experiment: experiment.name
+    )
 
 
 def main(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
-    """The command of an experiment: does the missing runs, and writes the page."""
+    """Run an experiment's command: do the missing runs and write the page."""
     parser = argparse.ArgumentParser(description=experiment.name)
     parser.add_argument("--rows", nargs="+", choices=experiment.rows, default=list(experiment.rows))
     parser.add_argument("--conditions", nargs="+", choices=list(experiment.conditions))
     parser.add_argument("--seeds", nargs="+", type=int)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, each in a process of its own")
+    parser.add_argument("--jobs", type=int, default=1, help="number of parallel runs, each in its own process")
     options = parser.parse_args(arguments)
     selected = [
         run

@@ -1,4 +1,4 @@
-"""Raw results to be committed: one JSONL file an experiment, one line a run.
+"""Write the raw results of a study for the repository: one JSONL file, one line per run.
 
 ``python -m experiments.raw runs/demo docs/results/demo.jsonl`` writes the runs of a study.
 """
@@ -14,7 +14,7 @@ from tutelage.studies.results import Results
 
 
 def write_study(results: Results, file: Path) -> None:
-    """Write the runs of a study, in the place of those with the same row and seed; one with a failed run is refused."""
+    """Write the runs of a study, replacing lines with the same row and seed; exits if a run failed."""
     lines = {(line["row"], line["seed"]): line for line in read_lines(file)}
     for record in results.runs:
         if record["status"] != "done":
@@ -35,12 +35,12 @@ def write_study(results: Results, file: Path) -> None:
             "versions": {name: versions[name] for name in ("python", "torch", "tutelage")},
         }
     file.parent.mkdir(parents=True, exist_ok=True)
-    ordered = [lines[place] for place in sorted(lines)]
+    ordered = [lines[key] for key in sorted(lines)]
     file.write_text("".join(json.dumps(line) + "\n" for line in ordered), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write what a study measured as one JSONL file.")
+    parser = argparse.ArgumentParser(description="Write the results of a study as one JSONL file.")
     parser.add_argument("study", type=Path, help="folder of a study")
     parser.add_argument("file", type=Path, help="JSONL file to write")
     arguments = parser.parse_args()
