@@ -59,7 +59,7 @@ def same(data: Data) -> None:
     assert data.views == CropsAndFlips(pad=1, flip=True)
 
 
-def test_arrays_and_tensors_are_taken():
+def test_arrays_and_tensors_are_accepted():
     same(Data.from_arrays(PAIR, TEST))
     same(open_data((list(PAIR), TEST)))
     same(Data.from_arrays(tuple(a.numpy() for a in PAIR), tuple(a.numpy() for a in TEST)))
@@ -86,11 +86,11 @@ def test_arrays_and_tensors_are_taken():
     ],
     ids=["pairs", "TensorDataset", "list", "channels first", "PIL", "tensors", "Subset", "DataLoader", "no Dataset"],
 )
-def test_training_and_test_sets_of_every_kind_give_the_same_data(value):
+def test_every_kind_of_dataset_gives_the_same_data(value):
     same(open_data(value))
 
 
-def test_a_single_set_is_divided_by_class():
+def test_single_dataset_is_split_by_class():
     with pytest.warns(TutelageWarning, match=r"no test split: 8 of its 40 samples"):
         data = open_data(PAIR)
     assert data.test.labels.bincount().tolist() == [2] * 4
@@ -99,7 +99,7 @@ def test_a_single_set_is_divided_by_class():
     assert len(open_data(TensorDataset(*PAIR), test=0.5).test) == 20
 
 
-def test_samples_without_a_label_stay_in_training():
+def test_unlabelled_samples_stay_in_the_training_split():
     labels = LABELS.clone()
     labels[::2] = -1
     data = open_data((IMAGES, labels), test=0.2)
@@ -116,7 +116,7 @@ def test_the_class_names_of_a_dataset_are_used():
     assert open_data(tuple(map(DataLoader, random_split(train, [32, 8])))).classes == ("ant", "bee", "cat", "dog")
 
 
-def test_what_is_shown_of_data_is_short():
+def test_repr_of_data_is_short():
     data = open_data((PAIR, TEST))
     assert repr(data) == "Data('arrays', 4 classes, 40 train, 8 test, images (3, 8, 8))"
     assert repr(data.train) == "Split(40 samples, images (40, 8, 8, 3), classes (40,))"
@@ -160,19 +160,19 @@ class Endless(IterableDataset):
         (Items(lambda n: (IMAGES[n].float() - 128, n % 4)), ("[0, 1]", "divide by 255")),
     ],
 )
-def test_what_cannot_be_taken_is_refused_with_what_can(refused, value, pieces):
+def test_unsupported_objects_are_refused_and_supported_ones_are_listed(refused, value, pieces):
     with refused(*pieces):
         open_data(value, test=0.2)
 
 
-def test_pairs_that_are_none_are_refused(refused):
+def test_invalid_pairs_are_refused(refused):
     with refused("train split", "not a pair (images, labels)"):
         Data.from_arrays(IMAGES)
     with refused("a test split already", "0.3"):
         Data.from_arrays(PAIR, TEST, test_share=0.3)
 
 
-def test_networks_are_trained_on_them_in_one_call(refused, tmp_path: Path):
+def test_network_is_trained_on_adapted_data_in_one_call(refused, tmp_path: Path):
     run = {"epochs": 1, "batch_size": 8, "device": "cpu", "precision": "float32"}
     first = tutelage.train("resnet8", (PAIR, TEST), out=tmp_path / "run", **run)
     assert tutelage.train("resnet8", (PAIR, TEST), out=tmp_path / "run", **run).metrics == first.metrics
@@ -185,7 +185,7 @@ def test_networks_are_trained_on_them_in_one_call(refused, tmp_path: Path):
         tutelage.train("resnet8", open_data((PAIR, TEST)), test=0.2, **run)
 
 
-def test_paths_are_names(tmp_path: Path):
+def test_path_objects_are_accepted_as_names(tmp_path: Path):
     np.savez(tmp_path / "d.npz", train_images=IMAGES, train_labels=LABELS, test_images=IMAGES, test_labels=LABELS)
     assert open_data(tmp_path / "d.npz").name == f"npz:{tmp_path / 'd.npz'}"
     for part in ("train", "test"):

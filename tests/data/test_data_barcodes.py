@@ -23,7 +23,7 @@ def images() -> Tensor:
     return render(modules(with_check_digit(torch.randint(10, (12, 12), generator=torch.Generator().manual_seed(1)))))
 
 
-def test_the_parts_are_valid_strings_of_their_own(barcodes: Data) -> None:
+def test_splits_are_disjoint_sets_of_valid_strings(barcodes: Data) -> None:
     assert barcodes.targets == Barcodes()
     assert barcodes.targets.task == "barcode"
     assert barcodes.input_shape == (1, 24, 192)
@@ -35,7 +35,7 @@ def test_the_parts_are_valid_strings_of_their_own(barcodes: Data) -> None:
     assert barcodes.summary()["counts"]["test"] == torch.bincount(barcodes.test.labels.flatten()).tolist()
 
 
-def test_a_pixel_is_the_mean_of_the_modules_under_it() -> None:
+def test_pixel_is_the_mean_of_the_modules_it_covers() -> None:
     bars = torch.zeros(1, 95, dtype=torch.uint8)
     bars[0, ::2] = 1
     exact = render(bars, 2, 113)
@@ -57,7 +57,7 @@ def test_zxing_reads_clean_images() -> None:
         assert found.text == "".join(map(str, string))
 
 
-def test_a_view_is_replayed_by_its_number_whatever_stands_beside_it(images: Tensor) -> None:
+def test_view_depends_on_its_number_and_not_on_the_batch(images: Tensor) -> None:
     views = Distortions()
     numbers = torch.randint(1, views.count, (12,), generator=torch.Generator().manual_seed(3))
     batch = views(images, numbers)
@@ -68,7 +68,7 @@ def test_a_view_is_replayed_by_its_number_whatever_stands_beside_it(images: Tens
     assert torch.equal(views(images.flip(0), numbers.flip(0)).flip(0), batch)
 
 
-def test_views_and_images_are_distorted_differently(images: Tensor) -> None:
+def test_distortions_differ_between_views_and_between_images(images: Tensor) -> None:
     views = Distortions()
     one = views(images[:1].expand(6, -1, -1, -1), torch.arange(1, 7))
     assert len(one.flatten(1).unique(dim=0)) == 6
@@ -77,13 +77,13 @@ def test_views_and_images_are_distorted_differently(images: Tensor) -> None:
     assert len(noise_and_light.unique()) == 12
 
 
-def test_the_identity_is_the_image_itself(images: Tensor) -> None:
+def test_identity_view_is_the_image(images: Tensor) -> None:
     for views in (Distortions(), Distortions(2.0), Distortions().limited(4)):
         assert torch.equal(views(images, torch.full((12,), views.identity)), images)
     assert Distortions().limited(4).count == 4
 
 
-def test_severity_is_how_far_images_are_from_clean_ones(images: Tensor) -> None:
+def test_distance_from_clean_images_grows_with_severity(images: Tensor) -> None:
     numbers = torch.arange(1, 13)
     distances = [
         float((Distortions(severity)(images, numbers).float() - images.float()).abs().mean())
@@ -94,7 +94,7 @@ def test_severity_is_how_far_images_are_from_clean_ones(images: Tensor) -> None:
     assert distances[2] > 20
 
 
-def test_noise_has_its_variance_and_pixels_have_noise_of_their_own() -> None:
+def test_noise_has_its_variance_and_is_independent_between_pixels() -> None:
     grey = torch.full((200, 24, 192, 1), 128, dtype=torch.uint8)
     found = Distortions(0.5)(grey, torch.arange(1, 201))[:, :, :, 0].double() / 255
     for distance in (1, 2, 5):
@@ -104,7 +104,7 @@ def test_noise_has_its_variance_and_pixels_have_noise_of_their_own() -> None:
             assert float(inside.median()) == pytest.approx(2 * 0.03**2, rel=0.1)
 
 
-def test_the_severity_of_a_name(barcodes: Data, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
+def test_severity_in_the_name_is_applied(barcodes: Data, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 30, "validation": 10, "test": 10})
     mild, usual = open_data("barcodes:0.5"), open_data("barcodes")
     assert mild.name == "barcodes:0.5"
@@ -123,14 +123,14 @@ def test_the_severity_of_a_name(barcodes: Data, monkeypatch: pytest.MonkeyPatch,
         open_data("barcodes", image_size=32)
 
 
-def test_a_limit_and_places_that_cannot_be_followed_are_refused(refused: Any) -> None:
+def test_invalid_view_limit_and_shifted_views_are_refused(refused: Any) -> None:
     with refused("at least one view", 0):
         Distortions(limit=0)
     with refused("shift"):
         Distortions().shift_and_flip(torch.arange(3))
 
 
-def test_batches_are_distorted_and_replayed(barcodes: Data) -> None:
+def test_batches_are_distorted_reproducibly(barcodes: Data) -> None:
     part = barcodes.train.subset(torch.arange(64))
     batches = [next(Batches(part, batch_size=32, views=barcodes.views, seed=4).epoch(2)) for _ in range(2)]
     assert torch.equal(batches[0].inputs, batches[1].inputs)
@@ -138,6 +138,6 @@ def test_batches_are_distorted_and_replayed(barcodes: Data) -> None:
     assert not torch.equal(batches[0].inputs * 255, part.inputs[batches[0].index].permute(0, 3, 1, 2))  # type: ignore[index]
 
 
-def test_no_test_image_is_a_training_view(barcodes: Data) -> None:
+def test_test_images_are_not_training_views(barcodes: Data) -> None:
     """The splits have other strings, and the test split's views have numbers beyond those of training."""
     assert not (barcodes.test.labels[:, None] == barcodes.train.labels[None, :2000]).all(2).any()

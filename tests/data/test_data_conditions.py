@@ -40,7 +40,7 @@ def data(make_data) -> Data:
 
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.4, 0.9])
 @pytest.mark.parametrize(("noise", "wrong"), SHARES.items())
-def test_the_realised_rate_is_that_of_its_convention(data, noise, wrong, rate):
+def test_realised_rate_follows_the_convention_of_the_noise(data, noise, wrong, rate):
     noisy = noise(rate, seed=3)(data)
     expected = rate * wrong
     sigma = math.sqrt(expected * (1 - expected) / N)
@@ -52,7 +52,7 @@ def test_the_realised_rate_is_that_of_its_convention(data, noise, wrong, rate):
 
 
 @pytest.mark.parametrize(("noise", "kept"), [(SymmetricNoise, 0.4), (UniformNoise, 0.4 + 0.6 / C)])
-def test_every_row_of_transitions_is_flat_off_the_diagonal(data, noise, kept):
+def test_transition_rows_are_uniform_off_the_diagonal(data, noise, kept):
     counts = np.array(noise(0.6, seed=1)(data).record[-1]["transition_counts"])
     assert counts.sum(1).tolist() == [N // C] * C
     expected = np.where(np.eye(C) == 1, kept, (1 - kept) / (C - 1))
@@ -61,7 +61,7 @@ def test_every_row_of_transitions_is_flat_off_the_diagonal(data, noise, kept):
 
 
 @pytest.mark.parametrize("noise", RATED)
-def test_the_transitions_and_the_rate_are_those_of_the_labels(data, noise):
+def test_recorded_transitions_and_rate_match_the_labels(data, noise):
     labels = data.train.labels.clone()
     labels[::7] = -1
     noisy = noise(0.5)(replace(data, train=replace(data.train, labels=labels)))
@@ -78,13 +78,13 @@ def test_the_transitions_and_the_rate_are_those_of_the_labels(data, noise):
 
 
 @pytest.mark.parametrize("noise", [SymmetricNoise, PairFlip, InstanceNoise])
-def test_all_labels_are_wrong_at_a_rate_of_one_and_none_at_zero(data, noise):
+def test_rate_one_changes_all_labels_and_rate_zero_none(data, noise):
     assert noise(1.0)(data).train.corrupted.all()
     assert not noise(0.0)(data).train.corrupted.any()
 
 
 @pytest.mark.parametrize("noise", RATED)
-def test_the_same_seed_hits_the_same_samples(data, noise):
+def test_equal_seeds_corrupt_the_same_samples(data, noise):
     noisy = noise(0.3, seed=5)(data)
     assert torch.equal(noisy.train.labels, noise(0.3, seed=5)(data).train.labels)
     assert not torch.equal(noisy.train.labels, noise(0.3, seed=6)(data).train.labels)
@@ -104,7 +104,7 @@ CONDITIONS = [
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: type(condition).__name__)
-def test_nothing_but_the_training_part_is_touched(make_data, condition):
+def test_only_the_training_split_is_changed(make_data, condition):
     data = make_data(train=100, validation=20)
     before = {name: (p.inputs.clone(), p.labels.clone()) for name, p in data.splits.items()}
     changed = condition(data)
@@ -123,7 +123,7 @@ def test_nothing_but_the_training_part_is_touched(make_data, condition):
     assert hash(condition) == hash(replace(condition))
 
 
-def test_the_record_is_json_and_says_what_was_done(make_data):
+def test_record_is_json_and_describes_the_condition(make_data):
     data = SymmetricNoise(0.5, seed=2)(Subset(20, seed=1)(make_data(train=100, validation=20)))
     subset, noise = json.loads(json.dumps(data.summary()["record"]))
     assert subset == {"condition": "Subset", "per_class": 20, "seed": 1, "samples_before": 100, "samples": 80}
@@ -132,13 +132,13 @@ def test_the_record_is_json_and_says_what_was_done(make_data):
     assert noise["changed"] == int(data.train.corrupted.sum())
 
 
-def test_conditions_of_one_seed_draw_numbers_of_their_own(data):
+def test_conditions_with_one_seed_use_independent_random_streams(data):
     symmetric, uniform = (noise(0.3, seed=1)(data).train.corrupted for noise in (SymmetricNoise, UniformNoise))
     both = float((symmetric & uniform).double().mean())
     assert abs(both - 0.3 * 0.3 * (C - 1) / C) < 0.02  # one stream for both would make it 0.24
 
 
-def test_a_second_noise_is_counted_against_the_first_and_clean_labels_stay(data):
+def test_second_noise_is_counted_against_the_first_and_clean_labels_stay(data):
     once = SymmetricNoise(0.3, seed=1)(data)
     twice = UniformNoise(0.2, seed=1)(once)
     changed = int((twice.train.labels != once.train.labels).sum())
@@ -170,13 +170,13 @@ def test_noise_needs_hard_labels_and_two_classes(make_data, refused, noise):
 
 @pytest.mark.parametrize("noise", RATED)
 @pytest.mark.parametrize("rate", [float("nan"), -0.1, 1.01, float("inf"), "0.4", None])
-def test_rates_that_are_none_are_refused(refused, noise, rate):
+def test_invalid_rates_are_refused(refused, noise, rate):
     with refused(repr(rate), "from 0 to 1"):
         noise(rate)
 
 
 @pytest.mark.parametrize("per_class", [1, 3, 9])
-def test_a_subset_has_so_many_of_each_class_in_their_order(data, per_class):
+def test_subset_has_the_requested_count_per_class_in_original_order(data, per_class):
     small = Subset(per_class, seed=4)(data)
     assert torch.bincount(small.train.labels).tolist() == [per_class] * C
     index = small.train.index
@@ -188,14 +188,14 @@ def test_a_subset_has_so_many_of_each_class_in_their_order(data, per_class):
     assert set(index.tolist()) < set(larger.train.index.tolist())
 
 
-def test_a_subset_is_drawn_from_everywhere():
+def test_subset_is_sampled_from_the_whole_split():
     labels = torch.arange(4000) % 2
     part = Split.of(torch.zeros(4000, 1, 1, 1, dtype=torch.uint8), labels)
     index = Subset(500)(Data("made", ("a", "b"), part, part)).train.index.double()
     assert abs(float(index.mean()) - 2000) < 3 * 4000 / math.sqrt(12 * 1000)
 
 
-def test_a_subset_leaves_absent_labels_out_and_takes_soft_ones_by_their_largest(make_data):
+def test_subset_omits_unlabelled_samples_and_uses_argmax_of_soft_labels(make_data):
     data = make_data()
     labels = data.train.labels.clone()
     labels[:20] = -1
@@ -207,19 +207,19 @@ def test_a_subset_leaves_absent_labels_out_and_takes_soft_ones_by_their_largest(
     assert torch.bincount(small.train.labels.argmax(1)).tolist() == [5] * 4
 
 
-def test_a_subset_is_the_same_before_and_after_noise(data):
+def test_subset_commutes_with_noise(data):
     first, last = SymmetricNoise(0.6)(Subset(50)(data)), Subset(50)(SymmetricNoise(0.6)(data))
     assert torch.equal(first.train.index, last.train.index)
     assert torch.bincount(last.train.clean_labels).tolist() == [50] * C
 
 
 @pytest.mark.parametrize("per_class", [0, -3])
-def test_a_subset_of_nothing_is_refused(refused, per_class):
+def test_empty_subset_is_refused(refused, per_class):
     with refused(per_class, "1 sample of each class"):
         Subset(per_class)
 
 
-def test_a_subset_larger_than_a_class_is_refused(make_data, refused):
+def test_subset_larger_than_a_class_is_refused(make_data, refused):
     with refused("'c3'", "14 training samples", "15 requested", "request fewer"):
         Subset(15)(make_data(train=59))
 
@@ -251,7 +251,7 @@ def test_a_subset_larger_than_a_class_is_refused(make_data, refused):
         ("human:c++/a+b.npz:worst+missing:0.5", [HumanLabels("c++/a+b.npz", "worst"), MissingLabels(0.5, 9)]),
     ],
 )
-def test_noise_is_named_by_a_text(text, wanted):
+def test_noise_is_parsed(text, wanted):
     assert parse_noise(text, seed=9) == tuple(wanted)
 
 
@@ -278,7 +278,7 @@ def test_noise_is_named_by_a_text(text, wanted):
         ("missing:0.4+human:labels.npz:worst", ("human labels after others", "first")),
     ],
 )
-def test_texts_that_name_no_noise_are_refused(refused, text, pieces):
+def test_invalid_noise_strings_are_refused(refused, text, pieces):
     with refused(*pieces):
         parse_noise(text, seed=0)
 
@@ -293,7 +293,7 @@ def test_texts_that_name_no_noise_are_refused(refused, text, pieces):
         (" step:0.5:1e-1 ", StepImbalance(0.5, 0.1)),
     ],
 )
-def test_an_imbalance_is_named_by_a_text(text, wanted):
+def test_imbalance_is_parsed(text, wanted):
     assert parse_imbalance(text) == wanted
 
 
@@ -319,7 +319,7 @@ def test_an_imbalance_is_named_by_a_text(text, wanted):
         ("powerlaw:0.2:500:0", ("n_min", "got 0")),
     ],
 )
-def test_texts_that_name_no_imbalance_are_refused(refused, text, pieces):
+def test_invalid_imbalance_strings_are_refused(refused, text, pieces):
     with refused(*pieces):
         parse_imbalance(text)
 
@@ -327,7 +327,7 @@ def test_texts_that_name_no_imbalance_are_refused(refused, text, pieces):
 # --- all together, as a run is told
 
 
-def test_a_run_is_given_imbalance_then_a_subset_then_noise_then_a_part_held_out():
+def test_run_applies_imbalance_subset_noise_and_hold_out_in_this_order():
     data = load_data(Config(imbalance="longtail:0.5", per_class=40, noise="pair:0.5", validation=0.25, seed=3))
     assert [entry.get("condition", "hold_out") for entry in data.record[-4:]] == [
         "LongTail",
@@ -341,7 +341,7 @@ def test_a_run_is_given_imbalance_then_a_subset_then_noise_then_a_part_held_out(
     assert data.validation.corrupted.any()
 
 
-def test_human_labels_come_before_samples_are_chosen(tmp_path):
+def test_human_labels_are_applied_before_sample_selection(tmp_path):
     whole = load_data(Config(validation=0.0)).train
     people = (whole.labels + (torch.arange(len(whole)) % 3 == 0)) % 10
     np.savetxt(tmp_path / "people.csv", people[:, None], fmt="%d", header="mine", comments="")
@@ -355,7 +355,7 @@ def test_human_labels_come_before_samples_are_chosen(tmp_path):
     assert torch.equal(data.train.index, rare.train.index)
 
 
-def test_noises_act_from_left_to_right_and_are_recorded_one_by_one():
+def test_noises_are_applied_from_left_to_right_and_recorded_separately():
     both = load_data(Config(noise="0.4+missing:0.5", validation=0.0, seed=3))
     wrong = load_data(Config(noise="0.4", validation=0.0, seed=3))
     first, second = both.record[-2:]
@@ -370,7 +370,7 @@ def test_noises_act_from_left_to_right_and_are_recorded_one_by_one():
     assert other.record[-1]["labelled"] == (other.train.labels >= 0).sum()  # only what has a label can be wrong
 
 
-def test_of_several_noises_human_labels_alone_come_before_samples_are_chosen(tmp_path):
+def test_only_human_labels_among_several_noises_precede_sample_selection(tmp_path):
     whole = load_data(Config(validation=0.0)).train
     people = (whole.labels + (torch.arange(len(whole)) % 3 == 0)) % 10
     np.savetxt(tmp_path / "people.csv", people[:, None], fmt="%d", header="mine", comments="")
@@ -383,7 +383,7 @@ def test_of_several_noises_human_labels_alone_come_before_samples_are_chosen(tmp
     assert torch.equal(data.train.labels[there], people[data.train.index][there])
 
 
-def test_a_run_with_few_labels_trains(tmp_path):
+def test_run_with_few_labels_trains(tmp_path):
     from tutelage import train
 
     result = train("resnet8x0.25", "digits", noise="missing:0.5", imbalance="step:0.5:0.5", epochs=1, device="cpu")
@@ -393,7 +393,7 @@ def test_a_run_with_few_labels_trains(tmp_path):
     assert 0.3 < noise["realised_rate"] < 0.7
 
 
-def test_imbalance_acts_on_data_opened_by_name(make_data, refused):
+def test_imbalance_applies_to_data_opened_by_name(make_data, refused):
     from tutelage import train
 
     with refused("imbalance", "opened by name", "apply them to the Data first"):
@@ -408,7 +408,7 @@ def test_imbalance_acts_on_data_opened_by_name(make_data, refused):
         ("--noise human:nowhere.npz:worst", ["error: cannot read nowhere.npz"]),
     ],
 )
-def test_the_command_line_takes_these_texts(words, pieces, monkeypatch, capsys):
+def test_command_line_accepts_condition_strings(words, pieces, monkeypatch, capsys):
     from tutelage.cli import main
 
     monkeypatch.setattr("sys.argv", ["tutelage", "train", *words.split(), "--json"])

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from tutelage.data import CropsAndFlips, open_data
 
 
-def test_digits_are_sklearns_scaled_to_bytes_and_split_in_fixed_parts():
+def test_digits_are_those_of_scikit_learn_scaled_to_bytes_in_fixed_splits():
     data = open_data("digits")
     assert data.classes == tuple("0123456789")
     assert data.views == CropsAndFlips(pad=1, flip=False)

@@ -21,7 +21,7 @@ def strings() -> Tensor:
 
 
 @pytest.mark.parametrize(("text", "check"), [("400638133393", 1), ("000000000000", 0), ("978030640615", 7)])
-def test_check_digits_that_are_known(text: str, check: int) -> None:
+def test_check_digits_of_published_examples(text: str, check: int) -> None:
     assert with_check_digit(digits(text))[0, 12] == check
 
 
@@ -34,7 +34,7 @@ def test_every_substitution_of_one_digit_is_detected(strings: Tensor) -> None:
             assert not EAN13.valid(wrong).any()
 
 
-def test_transpositions_escape_exactly_where_the_digits_differ_by_five(strings: Tensor) -> None:
+def test_transpositions_are_undetected_exactly_if_digits_differ_by_five(strings: Tensor) -> None:
     escaped = unequal = 0
     for place in range(12):
         swapped = strings.clone()
@@ -45,12 +45,12 @@ def test_transpositions_escape_exactly_where_the_digits_differ_by_five(strings: 
     assert escaped / unequal == pytest.approx(1 / 9, abs=0.02)
 
 
-def test_a_tenth_of_random_strings_is_valid() -> None:
+def test_one_tenth_of_random_strings_is_valid() -> None:
     drawn = torch.randint(10, (20_000, 13), generator=torch.Generator().manual_seed(2))
     assert float(EAN13.valid(drawn).double().mean()) == pytest.approx(0.1, abs=0.01)
 
 
-def test_the_modules_are_those_of_python_barcode(strings: Tensor) -> None:
+def test_modules_equal_those_of_python_barcode(strings: Tensor) -> None:
     barcode = pytest.importorskip("barcode")
     every_first = torch.arange(10)[:, None].expand(10, 12)
     drawn = torch.cat([strings[:50], with_check_digit(every_first)])
@@ -61,12 +61,12 @@ def test_the_modules_are_those_of_python_barcode(strings: Tensor) -> None:
         assert "".join(map(str, bars)) == expected.replace("G", "1")  # G is the mark of a guard
 
 
-def test_a_digit_of_seven_modules_has_two_bars_and_two_spaces(strings: Tensor) -> None:
+def test_digit_of_seven_modules_has_two_bars_and_two_spaces(strings: Tensor) -> None:
     for bars in modules(strings)[:, 3:45].reshape(-1, 7):
         assert int((bars.diff() != 0).sum()) == 3
 
 
-def test_other_strings_are_refused(refused: Any) -> None:
+def test_invalid_strings_are_refused(refused: Any) -> None:
     with refused("13 digits", "(1, 12)"):
         modules(digits("400638133393"))
     with refused("from 0 to 9"):
@@ -75,7 +75,7 @@ def test_other_strings_are_refused(refused: Any) -> None:
         EAN13.valid(digits("400638133393"))
 
 
-def test_other_checksums_are_their_weights() -> None:
+def test_checksum_follows_its_weights() -> None:
     isbn10 = Checksum(tuple(range(10, 0, -1)), 11)
     assert isbn10.valid(digits("0306406152"))[0]
     assert not isbn10.valid(digits("0306406125"))[0]

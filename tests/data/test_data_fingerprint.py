@@ -29,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
-def test_the_first_half_is_that_of_folders_written_before():
+def test_first_half_of_fingerprint_equals_that_of_older_versions():
     train = open_data("digits").train
     before = hashlib.sha256(train.labels.numpy().tobytes())
     before.update(train.inputs.numpy().data)
@@ -47,13 +47,13 @@ def flipped(tensor: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 @pytest.mark.parametrize("field", ["inputs", "labels", "index", "clean_labels"])
-def test_every_array_of_every_part_counts(tiny_data: Data, part: str, field: str):
+def test_fingerprint_depends_on_every_array_of_every_split(tiny_data: Data, part: str, field: str):
     split = tiny_data.splits[part]
     other = replace(split, **{field: flipped(getattr(split, field))})
     assert replace(tiny_data, **{part: other}).fingerprint != tiny_data.fingerprint
 
 
-def test_classes_views_trust_and_the_shape_count(tiny_data: Data):
+def test_fingerprint_depends_on_classes_views_trusted_labels_and_shape(tiny_data: Data):
     train = tiny_data.train
     trusted = torch.zeros(len(train), dtype=torch.bool)
     others = [
@@ -74,7 +74,7 @@ def test_classes_views_trust_and_the_shape_count(tiny_data: Data):
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_files_count_by_their_stamps(folder: Path, part: str):
+def test_fingerprint_of_files_depends_on_modification_times(folder: Path, part: str):
     data = load(folder, in_memory_bytes=0)
     before = data.fingerprint
     assert load(folder, in_memory_bytes=0).fingerprint == before
@@ -84,7 +84,7 @@ def test_files_count_by_their_stamps(folder: Path, part: str):
     assert data.fingerprint != before  # also of data that are open
 
 
-def test_images_without_a_stamp_count_by_their_pixels(folder: Path):
+def test_fingerprint_of_images_without_modification_times_depends_on_pixels(folder: Path):
     class Unstamped:
         def __init__(self, images: torch.Tensor) -> None:
             self.images = images
@@ -105,7 +105,7 @@ def test_images_without_a_stamp_count_by_their_pixels(folder: Path):
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_a_run_on_files_that_were_overwritten_is_not_read_back(
+def test_result_is_not_reused_after_image_files_were_overwritten(
     folder: Path, tmp_path: Path, refused, monkeypatch, part
 ):
     monkeypatch.setattr("tutelage.data.folder.IN_MEMORY", 0)
@@ -120,7 +120,7 @@ def test_a_run_on_files_that_were_overwritten_is_not_read_back(
         tutelage.train("resnet8", f"folder:{folder}", out=tmp_path / "run", **run)
 
 
-def test_the_folder_of_an_older_version_is_read_back(tmp_path: Path, tiny_data: Data, refused):
+def test_result_of_an_older_version_is_reused(tmp_path: Path, tiny_data: Data, refused):
     run = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
     tutelage.train("resnet8", tiny_data, out=tmp_path / "run", **run)
     inputs = tmp_path / "run" / "inputs.json"
@@ -131,7 +131,7 @@ def test_the_folder_of_an_older_version_is_read_back(tmp_path: Path, tiny_data: 
         tutelage.train("resnet8", other, out=tmp_path / "run", **run)
 
 
-def test_data_made_in_python_under_other_views_or_test_images_are_another_run(tmp_path, tiny_data, refused):
+def test_result_is_not_reused_for_other_views_or_test_images(tmp_path, tiny_data, refused):
     run = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32"}
     tutelage.train("resnet8", tiny_data, out=tmp_path / "run", **run)
     test = replace(tiny_data.test, inputs=flipped(tiny_data.test.inputs))

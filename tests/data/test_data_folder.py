@@ -40,7 +40,7 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_folder_for_each_class_gives_its_images(folder):
+def test_images_are_read_from_one_folder_per_class(folder):
     data = open_data(f"folder:{folder}")
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
@@ -53,7 +53,7 @@ def test_a_folder_for_each_class_gives_its_images(folder):
     assert data.record == ({"source": "folder", "test_from": "test", "resized_to": None, "in_memory": True},)
 
 
-def test_formats_suffixes_and_what_is_passed_over(folder):
+def test_supported_formats_and_skipped_files(folder):
     smooth = np.add.outer(np.arange(16), np.arange(16))[..., None].repeat(3, 2).astype(np.uint8) * 6
     for name, options in (
         ("a.jpg", {"quality": 95}),
@@ -79,7 +79,7 @@ def test_formats_suffixes_and_what_is_passed_over(folder):
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_a_validation_folder_is_found_and_stands_in_for_the_test_folder(folder, name):
+def test_validation_folder_is_read_and_replaces_a_missing_test_folder(folder, name):
     put(folder / name / "dog" / "0.png", image(1))
     data = open_data(f"folder:{folder}")
     assert data.validation.labels.tolist() == [1]
@@ -105,7 +105,7 @@ DEEP = np.random.default_rng(4).integers(0, 2**16, (16, 16), dtype=np.uint16)
     ],
     ids=["8 bits", "1 bit", "16 bits", "alpha"],
 )
-def test_images_that_are_all_grey_have_one_channel(tmp_path, image, wanted):
+def test_grey_images_have_one_channel(tmp_path, image, wanted):
     for part in ("train", "test"):
         for name in ("a", "b"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -117,7 +117,7 @@ def test_images_that_are_all_grey_have_one_channel(tmp_path, image, wanted):
 
 
 @pytest.mark.parametrize("coloured", ["train/a", "train/b", "test/b"])
-def test_one_image_in_colour_makes_all_of_them_rgb(tmp_path, coloured):
+def test_one_colour_image_makes_all_images_rgb(tmp_path, coloured):
     grey = image(3, (16, 16))
     for name in ("train/a", "train/b", "test/a", "test/b"):
         put(tmp_path / name / "0.png", image(3) if name == coloured else grey)
@@ -125,7 +125,7 @@ def test_one_image_in_colour_makes_all_of_them_rgb(tmp_path, coloured):
     np.testing.assert_array_equal(test.inputs[0], grey[..., None].repeat(3, 2))
 
 
-def test_alpha_palettes_and_cmyk_become_rgb_without_a_word(folder):
+def test_alpha_palette_and_cmyk_images_become_rgb_without_warnings(folder):
     flat = np.full((16, 16, 3), (200, 10, 60), np.uint8)
     rgb = Image.fromarray(flat)
     place = folder / "train" / "cat"
@@ -139,14 +139,14 @@ def test_alpha_palettes_and_cmyk_become_rgb_without_a_word(folder):
         np.testing.assert_allclose(image.numpy().astype(float), flat, atol=4)
 
 
-def test_images_of_several_sizes_need_a_size(folder, refused):
+def test_images_of_several_sizes_require_an_image_size(folder, refused):
     put(folder / "test" / "dog" / "1.png", image(1, (20, 30, 3)))
     with refused("2 sizes", "16x16", folder / "test" / "dog" / "1.png", "20x30", "--image-size N"):
         open_data(f"folder:{folder}")
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (30, 20), (10, 7), (16, 16), (8, 8)])
-def test_an_image_size_scales_the_shorter_side_and_cuts_the_middle(folder, shape):
+def test_image_size_scales_the_shorter_side_and_crops_the_centre(folder, shape):
     pixels = np.zeros((*shape, 3), np.uint8)
     pixels[..., 0] = np.linspace(0, 250, shape[1])[None, :]
     pixels[..., 1] = np.linspace(0, 250, shape[0])[:, None]
@@ -176,13 +176,13 @@ def test_shrinking_is_antialiased(folder):
 
 
 @pytest.mark.parametrize("size", [0, -4])
-def test_an_image_size_below_one_is_refused(folder, refused, size):
+def test_image_size_below_one_is_refused(folder, refused, size):
     with refused(size, "1 pixel or more"):
         open_data(f"folder:{folder}", image_size=size)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_files_stream_the_same_batches_as_memory_gives(folder, workers):
+def test_streamed_batches_equal_those_from_memory(folder, workers):
     memory, files = load(folder), load(folder, in_memory_bytes=1000)
     assert memory.train.in_memory
     assert not files.train.in_memory
@@ -208,7 +208,7 @@ def test_files_stream_the_same_batches_as_memory_gives(folder, workers):
     assert torch.equal(torch.get_rng_state(), generator)  # reading must not change what a model draws
 
 
-def test_files_can_be_held_out_pickled_and_measured(folder):
+def test_streamed_files_support_hold_out_pickling_and_statistics(folder):
     memory, files = load(folder), load(folder, in_memory_bytes=0)
     np.testing.assert_allclose(memory.mean_std, files.mean_std, rtol=1e-9)
     part = files.hold_out(0.5).validation
@@ -218,7 +218,7 @@ def test_files_can_be_held_out_pickled_and_measured(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_image_spoilt_after_opening_is_named_by_a_worker_too(folder, refused, workers):
+def test_image_damaged_after_opening_is_named_with_and_without_workers(folder, refused, workers):
     data = load(folder, in_memory_bytes=0)
     file = folder / "train" / "dog" / "2.png"
     file.write_bytes(file.read_bytes()[:200])
@@ -253,14 +253,14 @@ def whole_jpeg() -> bytes:
     ],
 )
 @pytest.mark.filterwarnings("default::PIL.Image.DecompressionBombWarning")
-def test_images_that_cannot_be_used_are_named(folder, refused, name, content, pieces):
+def test_unusable_image_is_named(folder, refused, name, content, pieces):
     file = folder / "train" / "cat" / name
     file.write_bytes(content)
     with refused(file, *pieces):
         open_data(f"folder:{folder}")
 
 
-def test_a_image_too_thin_to_scale_is_named(folder, refused):
+def test_image_too_thin_to_scale_is_named(folder, refused):
     file = put(folder / "train" / "cat" / "0.png", np.zeros((1, 9000, 3), np.uint8))
     with refused(file, "9000x1", "too long and thin"):
         open_data(f"folder:{folder}", image_size=128)
@@ -298,13 +298,13 @@ def remove(place: Path) -> None:
         "no classes",
     ],
 )
-def test_layouts_that_cannot_be_used_are_refused(folder, refused, spoil, pieces):
+def test_invalid_layouts_are_refused(folder, refused, spoil, pieces):
     spoil(folder)
     with refused(folder, *pieces):
         open_data(f"folder:{folder}")
 
 
-def test_everything_that_is_no_image_is_counted_in_one_warning(folder):
+def test_files_that_are_not_images_are_counted_in_one_warning(folder):
     place = folder / "train" / "cat"
     for name in ("a.tif", "b.TIF", "c.gif", "d"):
         (place / name).write_bytes(b"")
@@ -321,7 +321,7 @@ def test_everything_that_is_no_image_is_counted_in_one_warning(folder):
     assert len(data.train) == 8
 
 
-def test_a_file_is_decoded_by_the_documented_formats_alone(folder, refused, monkeypatch):
+def test_only_documented_formats_are_decoded(folder, refused, monkeypatch):
     from PIL import EpsImagePlugin
 
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
@@ -353,7 +353,7 @@ TURNS = {
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 @pytest.mark.parametrize("memory", [2**30, 0])
-def test_the_orientation_in_exif_is_applied(tmp_path, suffix, memory):
+def test_exif_orientation_is_applied(tmp_path, suffix, memory):
     upright = np.zeros((16, 24, 3), np.uint8)
     upright[:8, :12, 0], upright[8:, 12:, 1], upright[8:, :12] = 255, 255, 128
     for part in ("train", "test"):
@@ -371,7 +371,7 @@ def test_the_orientation_in_exif_is_applied(tmp_path, suffix, memory):
         np.testing.assert_allclose(image.numpy().astype(float), upright, atol=12)
 
 
-def test_a_damaged_exif_block_is_no_reason_to_refuse_a_image(folder):
+def test_image_with_damaged_exif_block_is_read(folder):
     put(folder / "train" / "cat" / "0.png", image(5), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     np.testing.assert_array_equal(open_data(f"folder:{folder}").train.inputs[0], image(5))
 
@@ -384,7 +384,7 @@ def flat(folder: Path, *sizes: int) -> Path:
 
 
 @pytest.mark.parametrize("memory", [2**30, 0])
-def test_folders_of_classes_alone_are_divided_by_class_the_same_way_every_time(tmp_path, memory):
+def test_class_folders_without_splits_are_split_by_class_deterministically(tmp_path, memory):
     flat(tmp_path, 20, 10, 1)
     with pytest.warns(TutelageWarning, match=r"no test split: 6 of its 31 samples.*--test 0\.2"):
         data = load(tmp_path, in_memory_bytes=memory)
@@ -405,7 +405,7 @@ def test_folders_of_classes_alone_are_divided_by_class_the_same_way_every_time(t
     assert torch.equal(again.test.index, data.test.index)
 
 
-def test_the_share_of_the_test_part_can_be_set(tmp_path, refused):
+def test_share_of_the_test_split_can_be_set(tmp_path, refused):
     flat(tmp_path, 10, 10)
     assert len(open_data(f"folder:{tmp_path}", test=0.5).test) == 10
     for share in (0, 1, -0.1, float("nan")):
@@ -413,18 +413,18 @@ def test_the_share_of_the_test_part_can_be_set(tmp_path, refused):
             open_data(f"folder:{tmp_path}", test=share)
 
 
-def test_a_share_for_a_folder_that_has_a_test_part_is_refused(folder, refused):
+def test_test_share_is_refused_for_a_folder_with_a_test_split(folder, refused):
     with refused("a test split already", "0.3"):
         open_data(f"folder:{folder}", test=0.3)
 
 
-def test_classes_too_small_to_divide_are_refused(tmp_path, refused):
+def test_classes_too_small_to_split_are_refused(tmp_path, refused):
     flat(tmp_path, 1, 1)
     with refused(tmp_path, "no test split", "too small", "add a test split"):
         open_data(f"folder:{tmp_path}")
 
 
-def test_folders_within_folders_are_not_taken_for_classes(tmp_path, refused):
+def test_nested_folders_are_not_read_as_classes(tmp_path, refused):
     flat(tmp_path / "images" / "all", 2, 2)
     with refused("no image", "2 folder", "CLASS/"):
         open_data(f"folder:{tmp_path / 'images'}")
@@ -434,7 +434,7 @@ def test_folders_within_folders_are_not_taken_for_classes(tmp_path, refused):
 @pytest.mark.parametrize(
     "content", [b"", b"text", whole_jpeg()[:-100], huge_png(60_000, 60_000)], ids=["empty", "text", "cut", "bomb"]
 )
-def test_images_that_cannot_be_read_are_left_out_on_request(folder, refused, content, memory):
+def test_unreadable_images_are_skipped_on_request(folder, refused, content, memory):
     file = folder / "train" / "cat" / "1.jpg"
     file.write_bytes(content)
     with refused(file, "--skip-bad"):
@@ -449,13 +449,13 @@ def test_images_that_cannot_be_read_are_left_out_on_request(folder, refused, con
     np.testing.assert_array_equal(pixels[7], image(513))
 
 
-def test_of_good_images_none_is_left_out(folder):
+def test_no_readable_image_is_skipped(folder):
     data = open_data(f"folder:{folder}", skip_bad=True)
     assert torch.equal(data.train.inputs, open_data(f"folder:{folder}").train.inputs)
     assert "skipped" not in data.record[0]
 
 
-def test_a_folder_without_one_readable_image_is_refused(tmp_path, refused):
+def test_folder_without_a_readable_image_is_refused(tmp_path, refused):
     for part in ("train", "test"):
         (tmp_path / part / "cat").mkdir(parents=True)
         (tmp_path / part / "cat" / "0.png").write_bytes(b"")
@@ -464,7 +464,7 @@ def test_a_folder_without_one_readable_image_is_refused(tmp_path, refused):
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are Unicode there")
-def test_names_that_are_no_utf_8(tmp_path: Path, refused: Callable[..., Any]) -> None:
+def test_names_that_are_not_utf_8_are_refused(tmp_path: Path, refused: Callable[..., Any]) -> None:
     """Of an archive from elsewhere, say: a run with such class names could not be read back."""
     for part in ("train", "test"):
         for name in ("caf\udce9", "tea"):
@@ -481,7 +481,7 @@ def test_names_that_are_no_utf_8(tmp_path: Path, refused: Callable[..., Any]) ->
     json.dumps(data.summary(), ensure_ascii=False).encode()
 
 
-def test_a_novel_part_has_classes_of_its_own(tmp_path, refused):
+def test_novel_split_has_its_own_classes(tmp_path, refused):
     for number, place in enumerate(("train/b", "train/d", "val/c", "novel/a", "novel/e")):
         put(tmp_path / place / "1.png", image(number))
     data = open_data(f"folder:{tmp_path}")
@@ -496,7 +496,7 @@ def test_a_novel_part_has_classes_of_its_own(tmp_path, refused):
         open_data(f"folder:{tmp_path}")
 
 
-def test_a_class_may_be_called_novel(tmp_path):
+def test_class_may_be_named_novel(tmp_path):
     for place in ("novel", "poem"):
         for number in range(5):
             put(tmp_path / place / f"{number}.png", image(number))

@@ -14,7 +14,7 @@ from tutelage.data import Batches, CropsAndFlips, open_data
 from tutelage.errors import TutelageWarning
 
 
-def test_without_the_extra_the_remedy_is_named(monkeypatch, refused):
+def test_error_without_the_extra_names_the_remedy(monkeypatch, refused):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with refused("hf: needs the extra: pip install 'tutelage[hf]'"):
         open_data("hf:somebody/something")
@@ -57,7 +57,7 @@ def saved(datasets: Any, tmp_path: Path) -> Saved:
     return save
 
 
-def test_images_and_labels_come_from_their_columns(saved):
+def test_images_and_labels_are_read_from_their_columns(saved):
     data = open_data(saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]}))
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0, 1, 1, 0]
@@ -69,7 +69,7 @@ def test_images_and_labels_come_from_their_columns(saved):
     assert (entry["source"], entry["image_column"], entry["label_column"]) == ("hf", "img", "y")
 
 
-def test_validation_stands_in_for_a_test_split_without_labels(saved):
+def test_validation_split_replaces_an_unlabelled_test_split(saved):
     spec = saved({"train": {"y": [0, 1]}, "validation": {"y": [1]}, "test": {"y": [-1, -1]}}, {"y": ["cat", "dog"]})
     with pytest.warns(TutelageWarning, match="no test split, so its validation split is the test split"):
         data = open_data(spec)
@@ -78,7 +78,7 @@ def test_validation_stands_in_for_a_test_split_without_labels(saved):
 
 
 @pytest.mark.parametrize(("coarse", "taken"), [("coarse", "fine"), ("label", "label")])
-def test_of_several_label_columns_the_one_of_that_name_or_the_finest_is_taken(saved, coarse, taken):
+def test_column_named_label_or_with_most_classes_is_used(saved, coarse, taken):
     columns = {coarse: [0, 0, 1], "fine": [0, 1, 2]}
     names = {coarse: ["a", "b"], "fine": ["x", "y", "z"]}
     data = open_data(saved({"train": columns, "test": columns}, names))
@@ -87,7 +87,7 @@ def test_of_several_label_columns_the_one_of_that_name_or_the_finest_is_taken(sa
     assert data.train.labels.tolist() == columns[taken]
 
 
-def test_a_large_set_streams_the_same_batches(saved, tmp_path):
+def test_large_data_set_streams_the_same_batches(saved, tmp_path):
     from tutelage.data import hf
 
     spec = saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
@@ -108,19 +108,19 @@ def test_a_large_set_streams_the_same_batches(saved, tmp_path):
         ({"train": {"y": [0]}, "test": {"y": [0]}}, {}, ("no column of class labels", "img, y")),
     ],
 )
-def test_data_sets_that_lack_something_are_refused(saved, refused, splits, names, pieces):
+def test_incomplete_data_sets_are_refused(saved, refused, splits, names, pieces):
     spec = saved(splits, names)
     with refused(spec, *pieces):
         open_data(spec)
 
 
 @pytest.mark.usefixtures("datasets")
-def test_a_data_set_that_is_not_there_is_refused(refused):
+def test_missing_data_set_is_refused(refused):
     with refused("hf:no/such-thing", "check the name and the connection"):
         open_data("hf:no/such-thing")
 
 
-def test_rows_are_told_apart_by_the_fingerprint_of_their_table(saved, tmp_path):
+def test_row_stamps_depend_on_the_fingerprint_of_the_table(saved, tmp_path):
     from tutelage.data import hf
 
     saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})

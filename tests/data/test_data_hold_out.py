@@ -31,7 +31,7 @@ def counts(data: Data) -> list[list[int]]:
 
 @pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5])
 @pytest.mark.parametrize("unlabelled", [0, 7])
-def test_where_scikit_learn_stratifies_its_split_is_taken(fraction, unlabelled):
+def test_held_out_split_equals_the_stratified_split_of_scikit_learn(fraction, unlabelled):
     data = of_sizes(20, 30, 12, unlabelled=unlabelled)
     labels = data.train.labels.numpy()
     expected = train_test_split(
@@ -43,7 +43,7 @@ def test_where_scikit_learn_stratifies_its_split_is_taken(fraction, unlabelled):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_class_of_one_sample_stays_in_training_and_the_others_give_their_share(seed):
+def test_class_with_one_sample_stays_in_training_and_others_are_split(seed):
     kept, held = counts(of_sizes(50, 1, 30, 20, 1).hold_out(0.1, seed))
     assert [kept[1], kept[4]] == [1, 1]
     assert [held[1], held[4]] == [0, 0]
@@ -64,36 +64,36 @@ def test_every_class_keeps_a_training_sample(sizes, fraction, seed):
     assert sorted(together.tolist()) == list(range(sum(sizes)))
 
 
-def test_where_every_class_has_one_sample_nothing_is_held_out():
+def test_nothing_is_held_out_if_every_class_has_one_sample():
     data = of_sizes(1, 1, 1)
     assert data.hold_out(0.4) is data
 
 
-def test_the_record_has_how_many_were_held_out():
+def test_record_contains_the_number_of_held_out_samples():
     assert of_sizes(1, 1, 3).hold_out(0.8).record == ({"hold_out": 0.8, "seed": 0, "samples": 2},)
 
 
 @pytest.mark.parametrize("seed", [0, 18, 19, 27])
-def test_a_long_tail_can_be_held_out_from_with_every_seed(seed):
+def test_long_tailed_data_can_be_split_with_every_seed(seed):
     data = load_data(Config(imbalance="longtail:0.005", seed=seed))
     classification.check_labels(data)
     assert data.validation is not None
 
 
-def test_samples_without_a_label_change_nothing_for_the_others():
+def test_unlabelled_samples_do_not_affect_the_split_of_labelled_ones():
     kept, held = counts(of_sizes(30, 1, 20, unlabelled=1).hold_out(0.2))
     assert kept[1] == 1
     assert min(held[0], held[2]) >= 3
 
 
-def test_soft_labels_count_as_their_largest_class():
+def test_soft_labels_are_stratified_by_their_argmax():
     data = of_sizes(30, 1, 20)
     soft = torch.eye(3)[data.train.labels]
     held_out = replace(data, train=replace(data.train, labels=soft)).hold_out(0.2)
     assert held_out.train.labels.argmax(1).bincount().tolist()[1] == 1
 
 
-def test_the_noise_rate_of_the_part_that_is_trained_on_is_in_the_summary():
+def test_summary_contains_the_noise_rate_of_the_training_split():
     noisy = SymmetricNoise(0.4)(open_data("digits"))
     data = noisy.hold_out(0.3)
     rates = data.summary()["noise_rate"]

@@ -47,7 +47,7 @@ def saved(tmp_path, data, people):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
-def test_the_labels_become_those_of_the_file(data, saved, people, suffix):
+def test_labels_are_replaced_by_those_of_the_file(data, saved, people, suffix):
     file = saved(suffix)
     given = HumanLabels(file, "mine")(data)
     assert given.train.labels.tolist() == people.tolist()
@@ -70,12 +70,12 @@ def test_the_labels_become_those_of_the_file(data, saved, people, suffix):
     assert torch.equal(given.test.labels, data.test.labels)
 
 
-def test_bytes_and_one_column_alone_will_do(data, saved, people):
+def test_integer_types_and_files_with_a_single_column_are_accepted(data, saved, people):
     file = saved(mine=np.where(people < 0, 3, people).astype(np.uint8))
     assert HumanLabels(str(file), "mine")(data).train.labels.tolist() == np.where(people < 0, 3, people).tolist()
 
 
-def test_people_may_label_what_had_no_label(data, saved, people):
+def test_human_labels_replace_absent_labels(data, saved, people):
     labels = data.train.labels.clone()
     labels[:10] = -1
     bare = replace(data, train=replace(data.train, labels=labels, clean_labels=labels))
@@ -86,7 +86,7 @@ def test_people_may_label_what_had_no_label(data, saved, people):
 
 
 @pytest.mark.parametrize("choose", [Subset(5, seed=1), LongTail(0.2)])
-def test_the_labels_are_the_same_before_and_after_samples_are_chosen(data, saved, people, choose):
+def test_human_labels_commute_with_sample_selection(data, saved, people, choose):
     people[7] = 1  # an absent label would be left out where labels come first, and kept where they come last
     human = HumanLabels(saved(), "mine")
     first, last = choose(human(data)), human(choose(data))
@@ -95,12 +95,12 @@ def test_the_labels_are_the_same_before_and_after_samples_are_chosen(data, saved
     assert torch.equal(first.train.clean_labels, last.train.clean_labels)
 
 
-def test_human_labels_replace_those_of_a_noise(data, saved, people):
+def test_human_labels_replace_noisy_labels(data, saved, people):
     given = HumanLabels(saved(), "mine")(SymmetricNoise(0.5)(data))
     assert given.train.labels.tolist() == people.tolist()
 
 
-def test_a_part_of_a_published_set_is_matched_by_its_index(tmp_path, saved, data, people):
+def test_subset_of_a_published_set_is_matched_by_its_index(tmp_path, saved, data, people):
     index = np.array([3, 50, 8, 21, 2, 57])
     arrays = {
         "train_images": data.train.inputs.numpy()[index],
@@ -125,7 +125,7 @@ def test_a_part_of_a_published_set_is_matched_by_its_index(tmp_path, saved, data
         (np.arange(4.0), ("float64", "(4,) integers")),
     ],
 )
-def test_an_index_that_cannot_be_is_refused(tmp_path, refused, index, pieces):
+def test_invalid_index_is_refused(tmp_path, refused, index, pieces):
     images, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4)
     arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
     np.savez(tmp_path / "d.npz", **arrays, train_index=index)
@@ -137,13 +137,13 @@ def test_an_index_that_cannot_be_is_refused(tmp_path, refused, index, pieces):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
-def test_a_column_that_is_not_there_is_refused_with_those_that_are(data, saved, refused, suffix):
+def test_unknown_column_is_refused_and_available_columns_are_listed(data, saved, refused, suffix):
     file = saved(suffix)
     with refused("unknown column 'mime'", "did you mean 'mine'", "clean, mine", file):
         HumanLabels(file, "mime")(data)
 
 
-def test_a_file_of_another_length_is_refused(data, saved, people, refused):
+def test_file_of_another_length_is_refused(data, saved, people, refused):
     for rows in (people[:-1], np.append(people, 0)):
         file = saved(mine=rows)
         with refused(file, f"{len(rows)} rows", f"needs {N}", "training split as it was loaded"):
@@ -160,7 +160,7 @@ def test_columns_of_different_lengths_are_refused(data, saved, people, refused):
         HumanLabels(file, "mine")(data)
 
 
-def test_a_part_that_nothing_shows_to_be_matched_is_refused(data, saved, people, refused):
+def test_subset_that_cannot_be_verified_against_the_file_is_refused(data, saved, people, refused):
     file = saved(mine=people)
     with refused("20 samples of a larger one", file, "'clean'", "before samples are chosen"):
         HumanLabels(file, "mine")(Subset(5)(data))
@@ -194,7 +194,7 @@ def test_rows_in_another_order_are_refused(data, saved, people, refused):
         (".csv", [0, "9" * 30, *[0] * (N - 2)], ("line 3", "whole numbers")),
     ],
 )
-def test_columns_that_are_no_labels_are_refused(data, saved, refused, suffix, column, pieces):
+def test_columns_that_are_not_labels_are_refused(data, saved, refused, suffix, column, pieces):
     file = saved(suffix, mine=column)
     with refused(file, *pieces):
         HumanLabels(file, "mine")(data)
@@ -217,7 +217,7 @@ def test_files_without_labels_are_refused(data, tmp_path, refused, name, content
         HumanLabels(tmp_path / name, "mine")(data)
 
 
-def test_a_file_that_is_not_there_or_a_folder_is_told(data, tmp_path, refused):
+def test_missing_files_and_folders_are_refused(data, tmp_path, refused):
     with refused("nowhere.npz", "No such file", "check the path"):
         HumanLabels(tmp_path / "nowhere.npz", "mine")(data)
     (tmp_path / "folder.csv").mkdir()
@@ -250,7 +250,7 @@ def cifar() -> tuple[Data, Path]:
     ("column", "percent"),
     [("aggregate", 9.03), ("random1", 17.23), ("random2", 18.12), ("random3", 17.64), ("worst", 40.21)],
 )
-def test_the_real_cifar10n_has_its_published_rates(cifar, column, percent):
+def test_cifar10n_has_its_published_noise_rates(cifar, column, percent):
     """Those of the paper [from memory]; the published file itself has 9.01 for ``aggregate``."""
     data, file = cifar
     given = HumanLabels(file, column)(data)
@@ -258,7 +258,7 @@ def test_the_real_cifar10n_has_its_published_rates(cifar, column, percent):
     assert torch.equal(given.train.clean_labels, data.train.labels)
 
 
-def test_the_real_cifar10n_survives_a_subset_and_not_another_order(cifar, refused):
+def test_cifar10n_accepts_a_subset_and_refuses_another_order(cifar, refused):
     data, file = cifar
     human = HumanLabels(file, "worst")
     first, last = Subset(100)(human(data)), human(Subset(100)(data))

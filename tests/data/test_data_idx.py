@@ -32,7 +32,7 @@ def write(folder: Path, mark: str = "-", zipped: bool = False) -> None:
 
 @pytest.mark.parametrize("mark", ["-", "."])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_every_spelling_gives_the_arrays_back(tmp_path, mark, zipped):
+def test_every_file_name_variant_is_read(tmp_path, mark, zipped):
     write(tmp_path, mark, zipped)
     data = open_data(f"idx:{tmp_path}")
     for split, part in ((data.train, "train"), (data.test, "t10k")):
@@ -61,7 +61,7 @@ IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (LABEL_FILE, b"PK\3\4 something else entirely", ("0x504b0304",)),
     ],
 )
-def test_damaged_files_are_named(tmp_path, refused, name, content, pieces):
+def test_damaged_file_is_named(tmp_path, refused, name, content, pieces):
     write(tmp_path)
     (tmp_path / name).write_bytes(content)
     with refused(tmp_path / name, *pieces):
@@ -82,7 +82,7 @@ ZIPPED = gzip.compress(encoded(IMAGES["t10k"]), mtime=0)
     ],
     ids=["truncated", "overwritten", "no such block", "checksum", "no gzip"],
 )
-def test_a_damaged_gzip_is_named(tmp_path, refused, content):
+def test_damaged_gzip_file_is_named(tmp_path, refused, content):
     write(tmp_path, zipped=True)
     file = tmp_path / "t10k-images-idx3-ubyte.gz"
     file.write_bytes(content)
@@ -90,14 +90,14 @@ def test_a_damaged_gzip_is_named(tmp_path, refused, content):
         open_data(f"idx:{tmp_path}")
 
 
-def test_a_missing_file_is_named(tmp_path, refused):
+def test_missing_file_is_named(tmp_path, refused):
     write(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with refused(tmp_path, "t10k-labels-idx1-ubyte", ".gz", "put the file there"):
         open_data(f"idx:{tmp_path}")
 
 
-def test_a_test_label_that_no_training_label_reaches_is_refused(tmp_path, refused):
+def test_label_above_all_training_labels_is_refused_in_the_test_split(tmp_path, refused):
     write(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(encoded(LABELS["t10k"] + 3))
     with refused("test split", "from 3 to 7", "6 classes"):

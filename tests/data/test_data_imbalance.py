@@ -36,7 +36,7 @@ CIFAR = [5000] * 10
     ],
 )
 @pytest.mark.parametrize("ends", [(), (5000, 250)], ids=["defaults", "named"])
-def test_the_power_law_gives_the_studys_table(gamma, counts, total, ends):
+def test_power_law_gives_the_table_of_the_study(gamma, counts, total, ends):
     rare = PowerLawImbalance(gamma, *ends)(tiny(CIFAR, shuffled=True))
     assert torch.bincount(rare.train.labels).tolist() == counts
     assert rare.record[-1] == {
@@ -54,7 +54,7 @@ def test_the_power_law_gives_the_studys_table(gamma, counts, total, ends):
 
 @pytest.mark.parametrize("gamma", [0.1, 0.2, 0.4, 0.8, 1.5, 2.0, 3.0, 7.0])
 @pytest.mark.parametrize(("classes", "n_max", "n_min"), [(2, 40, 1), (10, 600, 7), (100, 500, 25)])
-def test_the_power_law_is_the_papers_equation(gamma, classes, n_max, n_min):
+def test_power_law_follows_the_equation_of_the_paper(gamma, classes, n_max, n_min):
     b = (n_min * classes**gamma - n_max) / (n_max - n_min)
     a = n_max * (1 + b)
     wanted = [round(a / (b + c**gamma)) for c in range(1, classes + 1)]
@@ -62,14 +62,14 @@ def test_the_power_law_is_the_papers_equation(gamma, classes, n_max, n_min):
 
 
 @pytest.mark.parametrize("gamma", [1e-12, 1e-3, 1.0, 50.0, 1e4])
-def test_the_power_law_is_pinned_at_both_ends_and_falls_between(gamma):
+def test_power_law_has_its_end_counts_and_decreases_between_them(gamma):
     counts = PowerLawImbalance(gamma)(tiny([400] * 20)).record[-1]["class_counts"]
     assert counts[0] == 400
     assert counts[-1] == 20
     assert counts == sorted(counts, reverse=True)
 
 
-def test_defaults_come_from_the_smallest_class():
+def test_defaults_depend_on_the_smallest_class():
     entry = PowerLawImbalance(1.0)(tiny([90, 30, 50])).record[-1]
     assert (entry["n_max"], entry["n_min"]) == (30, 2)
     assert PowerLawImbalance(1.0)(tiny([4, 4])).record[-1]["class_counts"] == [4, 1]
@@ -77,7 +77,7 @@ def test_defaults_come_from_the_smallest_class():
     assert PowerLawImbalance(1.0, n_max=60)(tiny([90, 30, 50])).record[-1]["class_counts"] == [60, 6, 3]
 
 
-def test_the_long_tail_is_cifar10_lt():
+def test_long_tail_gives_the_class_counts_of_cifar10_lt():
     """12,406 images at an imbalance ratio of 100, as LDAM's code makes them."""
     rare = LongTail(0.01)(tiny(CIFAR))
     assert rare.record[-1]["class_counts"] == [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -86,7 +86,7 @@ def test_the_long_tail_is_cifar10_lt():
 
 
 @pytest.mark.parametrize("factor", [0.01, 0.1, 0.5, 1.0])
-def test_the_long_tail_is_its_equation(factor):
+def test_long_tail_follows_its_equation(factor):
     counts = LongTail(factor)(tiny([500] * 100)).record[-1]["class_counts"]
     assert counts == [max(1, math.floor(500 * factor ** (c / 99) + 1e-6)) for c in range(100)]
 
@@ -95,21 +95,21 @@ def test_the_long_tail_is_its_equation(factor):
     ("share", "classes", "wanted"),
     [(0.5, 10, [500] * 5 + [50] * 5), (0.9, 10, [500] + [50] * 9), (0.3, 5, [500] * 3 + [50] * 2)],
 )
-def test_the_step_is_at_the_share(share, classes, wanted):
+def test_step_occurs_at_the_given_share_of_classes(share, classes, wanted):
     assert StepImbalance(share, 0.1)(tiny([500] * classes)).record[-1]["class_counts"] == wanted
 
 
-def test_a_whole_number_is_not_rounded_down():
+def test_counts_are_not_rounded_down_by_float_error():
     assert StepImbalance(0.5, 0.29)(tiny([100, 100])).record[-1]["class_counts"] == [100, 29]  # 100 x 0.29 is 28.999..
 
 
-def test_a_class_keeps_one_sample_at_least():
+def test_every_class_keeps_at_least_one_sample():
     assert LongTail(0.01)(tiny([10] * 3)).record[-1]["class_counts"] == [10, 1, 1]
     assert StepImbalance(0.5, 0.01)(tiny([10] * 2)).record[-1]["class_counts"] == [10, 1]
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_the_first_of_each_class_are_kept_in_their_order(law):
+def test_first_samples_of_each_class_are_kept_in_order(law):
     data = tiny([80] * 6, shuffled=True)
     rare = law(data)
     seen, wanted = [0] * 6, []
@@ -124,7 +124,7 @@ def test_the_first_of_each_class_are_kept_in_their_order(law):
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_noise_before_or_after_does_not_change_what_is_kept(law):
+def test_imbalance_commutes_with_noise(law):
     data = tiny([80] * 6, shuffled=True)
     first = law(SymmetricNoise(0.8)(data))
     assert torch.equal(first.train.index, law(data).train.index)
@@ -132,7 +132,7 @@ def test_noise_before_or_after_does_not_change_what_is_kept(law):
     assert torch.bincount(first.train.labels).tolist() != first.record[-1]["class_counts"]
 
 
-def test_absent_labels_are_left_out_and_soft_ones_count_for_their_largest():
+def test_unlabelled_samples_are_omitted_and_soft_labels_count_by_argmax():
     data = tiny([80] * 6, shuffled=True)
     rare = LongTail(0.1)(MissingLabels(0.5)(data))
     assert (rare.train.labels >= 0).all()
@@ -156,27 +156,27 @@ def test_absent_labels_are_left_out_and_soft_ones_count_for_their_largest():
         *[(lambda s=s: StepImbalance(s, 0.1), (repr(s), "between 0 and 1")) for s in (0, 1, -0.5, math.nan, "half")],
     ],
 )
-def test_numbers_that_cannot_be_are_refused(refused, make, pieces):
+def test_invalid_parameters_are_refused(refused, make, pieces):
     with refused(*pieces):
         make()
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_an_imbalance_needs_two_classes_and_samples_of_each(refused, law):
+def test_imbalance_requires_two_classes_with_samples(refused, law):
     with refused(type(law).__name__, "2 classes", "has 1"):
         law(tiny([10]))
     with refused("0"):
         law(tiny([10, 0, 10]))
 
 
-def test_a_class_that_is_too_small_is_refused(refused):
+def test_class_that_is_too_small_is_refused(refused):
     with refused("'c1'", "30 training samples", "PowerLawImbalance keeps"):
         PowerLawImbalance(10.0, 100)(tiny([100, 30, 100]))
     with refused("smallest class has 1", "n_max 1", "n_min 1"):
         PowerLawImbalance(1.0)(tiny([1, 1]))
 
 
-def test_a_share_of_no_class_or_of_all_is_refused(refused):
+def test_share_of_no_class_or_of_all_classes_is_refused(refused):
     with refused("0.01 of 10 classes is 0", "0.1 to 0.9"):
         StepImbalance(0.01, 0.1)(tiny([10] * 10))
     with refused("0.99 of 10 classes is 10", "0.1 to 0.9"):

@@ -40,7 +40,7 @@ def saved(folder: Path, labels: np.ndarray | None, inputs: np.ndarray = VECTORS,
         (VECTORS[:, :2], Quantities(), (8, 2), 2, [8, 8]),
     ],
 )
-def test_labels_are_what_their_dtype_and_shape_say(
+def test_targets_are_inferred_from_dtype_and_shape_of_labels(
     labels: np.ndarray, kind: Any, shape: Any, classes: int, counts: list[int], tmp_path: Path
 ) -> None:
     data = open_data(saved(tmp_path, labels))
@@ -65,7 +65,7 @@ def test_labels_are_what_their_dtype_and_shape_say(
         (np.arange(16).reshape(8, 2), ("int64", "targets='strings' or targets='regression'")),
     ],
 )
-def test_what_may_be_two_kinds_is_refused_with_the_remedy(
+def test_ambiguous_labels_are_refused_with_the_remedy(
     labels: np.ndarray, pieces: Any, tmp_path: Path, refused: Any
 ) -> None:
     with refused("y_train", "d.npz", *pieces):
@@ -83,12 +83,14 @@ def test_what_may_be_two_kinds_is_refused_with_the_remedy(
         (SOFT, "classification", Classes(), (8, 3)),
     ],
 )
-def test_the_entry_targets_says_which(labels: np.ndarray, name: str, kind: Any, shape: Any, tmp_path: Path) -> None:
+def test_entry_targets_selects_the_targets(
+    labels: np.ndarray, name: str, kind: Any, shape: Any, tmp_path: Path
+) -> None:
     data = open_data(saved(tmp_path, labels, targets=np.array(name)))
     assert (data.targets, tuple(data.train.labels.shape)) == (kind, shape)
 
 
-def test_an_entry_targets_that_names_nothing_is_refused(tmp_path: Path, refused: Any) -> None:
+def test_unknown_value_of_entry_targets_is_refused(tmp_path: Path, refused: Any) -> None:
     with refused("'multilabel'", "did you mean 'multi_label'"):
         open_data(saved(tmp_path, SEVERAL, targets=np.array("multilabel")))
     with refused("targets of", "it is one text"):
@@ -97,19 +99,19 @@ def test_an_entry_targets_that_names_nothing_is_refused(tmp_path: Path, refused:
         open_data(saved(tmp_path, SEVERAL - 0.5, targets=np.array("multi_label")))
 
 
-def test_images_are_images_whatever_their_labels(tmp_path: Path) -> None:
+def test_images_are_recognised_with_any_labels(tmp_path: Path) -> None:
     images = RNG.integers(0, 256, (8, 6, 6, 3), dtype=np.uint8)
     data = open_data(saved(tmp_path, np.linspace(0, 1.5, 8), images, classes=np.array(["age"])))
     assert (data.modality, data.targets, data.classes) == (Pixels(), Quantities(), ("age",))
     assert data.views.count > 1
 
 
-def test_two_axes_of_integers_are_refused(tmp_path: Path, refused: Any) -> None:
+def test_two_dimensional_integer_inputs_are_refused(tmp_path: Path, refused: Any) -> None:
     with refused("x_train", "int64 of shape (8, 5)", "vectors are (N, D) floats"):
         open_data(saved(tmp_path, np.arange(8), np.ones((8, 5), int)))
 
 
-def test_labels_may_be_left_out_of_the_training_part_or_of_all(tmp_path: Path, refused: Any) -> None:
+def test_labels_may_be_omitted_from_the_training_split_or_all_splits(tmp_path: Path, refused: Any) -> None:
     data = open_data(saved(tmp_path, None))
     assert data.classes == ()
     assert data.train.labels.tolist() == [-1] * 8

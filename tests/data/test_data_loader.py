@@ -32,7 +32,7 @@ def test_batches_are_a_function_of_seed_and_epoch(make_data):
     assert not same(contents(first.epoch(5)), contents(other.epoch(5)))
 
 
-def test_an_epoch_shows_distinct_samples_as_their_view_says(make_data):
+def test_epoch_contains_distinct_samples_in_their_views(make_data):
     data, views = make_data(train=70), CropsAndFlips(1, True)
     batches = Batches(data.train, batch_size=16, views=views)
     seen = list(batches.epoch(2))
@@ -51,12 +51,12 @@ def test_an_epoch_shows_distinct_samples_as_their_view_says(make_data):
         torch.testing.assert_close(batch.inputs, wanted)
 
 
-def test_every_sample_is_seen_when_the_batches_come_out_even(make_data):
+def test_epoch_contains_every_sample_if_batches_divide_the_split(make_data):
     seen = torch.cat([batch.index for batch in Batches(make_data(train=64).train, batch_size=16).epoch(0)])
     assert seen.sort().values.tolist() == list(range(64))
 
 
-def test_the_shares_of_two_processes_make_the_whole_batch(make_data):
+def test_shards_of_two_processes_form_the_whole_batch(make_data):
     split = make_data().train
     options = {"batch_size": 12, "views": CropsAndFlips(1), "seed": 7}
     whole = contents(Batches(split, **options).epoch(1))
@@ -67,7 +67,7 @@ def test_the_shares_of_two_processes_make_the_whole_batch(make_data):
             assert torch.equal(whole_part[1::2], odd)
 
 
-def test_a_part_smaller_than_a_batch_is_one_batch(make_data):
+def test_split_smaller_than_a_batch_is_one_batch(make_data):
     batches = Batches(make_data(train=7).train, batch_size=128, world=2)
     assert [len(batch) for batch in batches.epoch(0)] == [3]
 
@@ -80,13 +80,13 @@ def test_a_part_smaller_than_a_batch_is_one_batch(make_data):
         ({"batch_size": 128, "world": 64}, ("60 training samples", "64")),
     ],
 )
-def test_batch_sizes_that_cannot_be_are_refused(make_data, refused, options, pieces):
+def test_invalid_batch_sizes_are_refused(make_data, refused, options, pieces):
     with refused(*pieces):
         Batches(make_data().train, **options)
 
 
 @pytest.mark.parametrize("batch_size", [7, 20, 512])
-def test_in_order_shows_every_sample_once_as_it_is(make_data, batch_size):
+def test_in_order_contains_every_sample_once_without_augmentation(make_data, batch_size):
     test = make_data().test
     batches = list(evaluation_batches(test, batch_size=batch_size))
     assert all(isinstance(batch, Batch) and len(batch) <= batch_size for batch in batches)
@@ -100,7 +100,7 @@ def test_mixed_seeds_do_not_collide():
     assert mix_seeds(1, 2) != mix_seeds(2, 1)
 
 
-def test_mean_and_deviation_are_those_of_the_training_part_alone(make_data):
+def test_mean_and_std_are_those_of_the_training_split(make_data):
     data = make_data()
     mean, std = data.mean_std
     pixels = data.train.inputs.numpy() / 255
@@ -109,7 +109,7 @@ def test_mean_and_deviation_are_those_of_the_training_part_alone(make_data):
     assert abs(mean[0] - np.concatenate([pixels, data.test.inputs.numpy() / 255]).mean()) > 1e-5
 
 
-def test_a_channel_without_variation_has_a_deviation_of_one():
+def test_constant_channel_has_std_one():
     images = torch.full((4, 2, 2, 3), 51, dtype=torch.uint8)
     part = Split.of(images, torch.arange(4) % 2)
     mean, std = Data("flat", ("a", "b"), part, part).mean_std
@@ -117,7 +117,7 @@ def test_a_channel_without_variation_has_a_deviation_of_one():
     assert std == (1.0, 1.0, 1.0)
 
 
-def test_the_held_out_part_is_stratified_and_keeps_its_indices(make_data):
+def test_held_out_split_is_stratified_and_keeps_its_indices(make_data):
     data = make_data(train=200)
     held = data.hold_out(0.1, seed=3)
     assert torch.bincount(held.validation.labels).tolist() == [5, 5, 5, 5]
@@ -131,23 +131,23 @@ def test_the_held_out_part_is_stratified_and_keeps_its_indices(make_data):
     assert held.record == ({"hold_out": 0.1, "seed": 3, "samples": 20},)
 
 
-def test_a_validation_part_of_its_own_is_kept(make_data):
+def test_existing_validation_split_is_kept(make_data):
     data = make_data(validation=8)
     assert data.hold_out(0.5) is data
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
-def test_fractions_that_cannot_be_held_out_are_refused(make_data, refused, fraction):
+def test_invalid_validation_fractions_are_refused(make_data, refused, fraction):
     with refused(fraction, "[0, 1)"):
         make_data().hold_out(fraction)
 
 
-def test_holding_everything_out_is_refused(make_data, refused):
+def test_holding_out_everything_is_refused(make_data, refused):
     with refused(0.99, "20 samples", "hold out less"):
         make_data(train=20).hold_out(0.99)
 
 
-def test_a_class_without_a_training_sample_is_named(make_data, refused):
+def test_class_without_a_training_sample_is_named(make_data, refused):
     data = make_data(train=3, classes=4)
     with refused("1 of the 4 classes", "'c3'"):
         classification.check_labels(data)
@@ -181,6 +181,6 @@ def sums(_: int) -> list[float]:
     )
 
 
-def test_a_worker_of_a_pool_reads_by_itself():
+def test_pool_worker_reads_without_loader_workers():
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.map(sums, [0]) == [sums(0)]

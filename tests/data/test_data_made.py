@@ -34,7 +34,7 @@ def test_labels_of_other_integer_types_become_int64(dtype):
     assert torch.equal(column.clean_labels, LABELS)
 
 
-def test_arrays_of_numpy_become_tensors():
+def test_numpy_arrays_become_tensors():
     backwards = IMAGES.numpy()[::-1, :, ::-1]
     data = made(backwards, LABELS.numpy(), index=np.arange(12, dtype=np.int32), trusted=np.ones(12, bool))
     assert data.train.in_memory
@@ -46,14 +46,14 @@ def test_arrays_of_numpy_become_tensors():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_float_images_become_bytes_and_the_record_says_so(dtype):
+def test_float_images_become_bytes_and_this_is_recorded(dtype):
     data = made((IMAGES.double() / 255).to(dtype))
     assert torch.equal(data.train.inputs, IMAGES)
     assert data.record == ({"rounded_to_uint8": ["train"]},)
     assert replace(data, name="again").record == data.record
 
 
-def test_correct_parts_are_taken_as_they_are():
+def test_valid_splits_are_used_unchanged():
     split = Split.of(IMAGES, LABELS)
     data = Data("made", ("a", "b", "c"), split, split)
     assert data.train is split
@@ -64,7 +64,7 @@ def test_correct_parts_are_taken_as_they_are():
     assert made(IMAGES.permute(0, 2, 1, 3)).train.inputs.is_contiguous()
 
 
-def test_small_images_are_not_taken_for_channels_first():
+def test_small_images_are_not_mistaken_for_channels_first():
     for shape in ((12, 3, 3, 3), (12, 4, 4, 1), (12, 1, 9, 1), (12, 3, 5, 3), (12, 4, 4, 4), (12, 3, 3)):
         part = Split.of(torch.zeros(shape, dtype=torch.uint8), LABELS)
         assert Data("small", ("a", "b", "c"), part, part).train.inputs.shape[:3] == shape[:3]
@@ -121,7 +121,7 @@ def labels_with(value: float) -> torch.Tensor:
         (lambda: Data("made", ("a", "b", "c"), Split.of(IMAGES, LABELS), None), ("test split", "NoneType")),
     ],
 )
-def test_what_is_no_part_is_refused(refused, make: Callable[[], Any], pieces: tuple[str, ...]):
+def test_invalid_splits_are_refused(refused, make: Callable[[], Any], pieces: tuple[str, ...]):
     with refused(*pieces):
         make()
 
@@ -134,24 +134,24 @@ def test_what_is_no_part_is_refused(refused, make: Callable[[], Any], pieces: tu
         ((1, "1", "2"), ("classes 0, 1", "'1'")),
     ],
 )
-def test_class_names_that_occur_twice_are_refused(refused, classes, pieces):
+def test_duplicate_class_names_are_refused(refused, classes, pieces):
     with refused("made", *pieces):
         made(classes=classes)
 
 
-def test_a_single_class_is_not_trained_on(refused):
+def test_training_with_a_single_class_is_refused(refused):
     part = Split.of(IMAGES, torch.zeros(12, dtype=torch.int64))
     with refused("alone has 1 class", "2 classes or more"):
         classification.check_labels(Data("alone", ("a",), part, part))
 
 
-def test_labels_that_start_at_1_are_called_that(refused):
+def test_error_names_labels_that_start_at_1(refused):
     part = Split.of(IMAGES, LABELS + 1)
     with refused("'0'", "start at 1", "subtract 1"):
         classification.check_labels(Data("shifted", tuple("0123"), part, part))
 
 
-def test_data_and_parts_are_shown_in_one_short_line():
+def test_repr_of_data_and_splits_is_one_short_line():
     data = made()
     assert repr(data) == "Data('made', 3 classes, 12 train, 12 test, images (3, 8, 8))"
     assert repr(data.train) == "Split(12 samples, images (12, 8, 8, 3), classes (12,))"

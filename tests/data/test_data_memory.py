@@ -63,7 +63,7 @@ def peak(read: Any) -> int:
 
 @pytest.mark.usefixtures("small_limits")
 @pytest.mark.parametrize("kind", ["idx", "npz"])
-def test_a_bomb_is_refused_before_its_memory_is_taken(kind: str, tmp_path: Path, refused: Refused) -> None:
+def test_decompression_bomb_is_refused_before_memory_is_allocated(kind: str, tmp_path: Path, refused: Refused) -> None:
     spec = idx(tmp_path, 1024) if kind == "idx" else npz(tmp_path / "d.npz", 1024)
 
     def read() -> None:
@@ -74,7 +74,7 @@ def test_a_bomb_is_refused_before_its_memory_is_taken(kind: str, tmp_path: Path,
 
 
 @pytest.mark.usefixtures("small_limits")
-def test_packed_data_of_a_usual_ratio_and_small_data_of_any_are_read(tmp_path: Path) -> None:
+def test_data_with_ordinary_ratios_and_small_data_with_any_ratio_are_read(tmp_path: Path) -> None:
     assert open_data(idx(tmp_path, 500)).input_shape == (1, 500, 500)  # 1 MB at a ratio of 800
     pixels = np.random.default_rng(0).integers(0, 60, 4 * 1024**2, dtype=np.uint8)
     images = struct.pack(">4I", 0x803, 4, 1024, 1024) + pixels.tobytes()
@@ -85,7 +85,9 @@ def test_packed_data_of_a_usual_ratio_and_small_data_of_any_are_read(tmp_path: P
 
 @pytest.mark.usefixtures("little_memory")
 @pytest.mark.parametrize("kind", ["idx", "npz", "npz stored", "wav", "npy"])
-def test_what_does_not_fit_into_memory_is_refused_with_both_sizes(kind: str, tmp_path: Path, refused: Refused) -> None:
+def test_data_larger_than_memory_is_refused_and_both_sizes_are_named(
+    kind: str, tmp_path: Path, refused: Refused
+) -> None:
     if kind == "wav":
         for part, place, length in (("train", "a", 400_000), ("train", "b", 10), ("test", "a", 10)):
             (tmp_path / part / place).mkdir(parents=True)
@@ -104,12 +106,14 @@ def test_what_does_not_fit_into_memory_is_refused_with_both_sizes(kind: str, tmp
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_packings_that_unpack_without_a_bound_are_refused(method: int, tmp_path: Path, refused: Refused) -> None:
+def test_compression_methods_without_bounded_decoding_are_refused(
+    method: int, tmp_path: Path, refused: Refused
+) -> None:
     with refused(tmp_path, f"zip method {method}", "savez_compressed"):
         open_data(npz(tmp_path / "d.npz", 8, method))
 
 
-def test_the_rule_at_its_ends(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_the_decompression_rule(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda: None)  # systems that do not tell
     check_unpacked(2**30, 1, "small")
     check_unpacked(100 * 2**24, 2**24, "large")
@@ -118,6 +122,6 @@ def test_the_rule_at_its_ends(refused: Refused, monkeypatch: pytest.MonkeyPatch)
         check_unpacked(100 * 2**30, 10 * 2**20, "it")
 
 
-def test_the_memory_of_this_machine_is_known_or_not() -> None:
+def test_available_memory_is_none_or_plausible() -> None:
     available = available_memory()
     assert available is None or available > 2**20

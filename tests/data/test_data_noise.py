@@ -31,14 +31,14 @@ def data(make_data) -> Data:
     return make_data(train=N, classes=C)
 
 
-def test_a_flipped_label_is_the_next_one_and_the_last_becomes_the_first(data):
+def test_pair_noise_flips_to_the_next_class_cyclically(data):
     labels, clean = PairFlip(0.4, seed=1)(data).train.labels, data.train.labels
     hit = labels != clean
     assert torch.equal(labels[hit], (clean[hit] + 1) % C)
     assert set(clean[hit].tolist()) == set(range(C))
 
 
-def test_absent_labels_are_absent_and_known_as_clean(data):
+def test_missing_labels_keep_their_clean_labels(data):
     thinned = MissingLabels(0.3, seed=2)(data)
     gone = thinned.train.labels == -1
     assert torch.equal(thinned.train.labels[~gone], data.train.labels[~gone])
@@ -54,7 +54,7 @@ def test_absent_labels_are_absent_and_known_as_clean(data):
 # --- a matrix
 
 
-def test_labels_are_drawn_from_the_rows_of_the_matrix(data):
+def test_labels_are_sampled_from_the_rows_of_the_matrix(data):
     noisy = AsymmetricNoise(MATRIX, seed=1)(data)
     entry = noisy.record[-1]
     each = N // C
@@ -68,25 +68,25 @@ def test_labels_are_drawn_from_the_rows_of_the_matrix(data):
     assert entry["seed"] == 1
 
 
-def test_the_identity_changes_nothing_and_a_permutation_everything(data):
+def test_identity_matrix_changes_no_label_and_permutation_changes_all(data):
     assert torch.equal(AsymmetricNoise(np.eye(C))(data).train.labels, data.train.labels)
     turned = AsymmetricNoise(np.roll(np.eye(C), 2, axis=1))(data)
     assert torch.equal(turned.train.labels, (data.train.labels + 2) % C)
 
 
-def test_the_same_seed_draws_the_same_labels(data):
+def test_equal_seeds_give_equal_labels(data):
     first, again, other = (AsymmetricNoise(MATRIX, seed)(data).train.labels for seed in (5, 5, 6))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_equal_matrices_are_equal_values(data):
+def test_equal_matrices_compare_equal(data):
     assert AsymmetricNoise(MATRIX) == AsymmetricNoise(MATRIX.tolist())
     assert AsymmetricNoise(MATRIX) != AsymmetricNoise(np.eye(C))
     assert hash(AsymmetricNoise(MATRIX)) == hash(AsymmetricNoise(MATRIX.tolist()))
 
 
-def test_rounded_rows_are_scaled_and_absent_labels_stay_absent(make_data):
+def test_rounded_rows_are_normalised_and_absent_labels_stay_absent(make_data):
     data = make_data(train=900, classes=3)
     labels = data.train.labels.clone()
     labels[::2] = -1
@@ -111,12 +111,12 @@ def test_rounded_rows_are_scaled_and_absent_labels_stay_absent(make_data):
         ("many", ("C rows of C numbers", "'many'")),
     ],
 )
-def test_what_is_no_transition_matrix_is_refused(refused, matrix, pieces):
+def test_invalid_transition_matrices_are_refused(refused, matrix, pieces):
     with refused(*pieces):
         AsymmetricNoise(matrix)
 
 
-def test_a_matrix_of_another_size_is_refused(make_data, refused):
+def test_matrix_of_another_size_is_refused(make_data, refused):
     with refused("5 x 5", "made has 4 classes", "row and a column"):
         AsymmetricNoise(MATRIX)(make_data())
 
@@ -138,7 +138,7 @@ def written(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npy", ".json"])
-def test_a_matrix_is_read_from_a_file(written, suffix):
+def test_matrix_is_read_from_a_file(written, suffix):
     file = written(suffix)
     assert AsymmetricNoise.read(file, seed=4) == AsymmetricNoise(MATRIX, seed=4)
     assert AsymmetricNoise.read(str(file)) == AsymmetricNoise(MATRIX)
@@ -167,7 +167,7 @@ def test_files_without_a_matrix_are_refused(tmp_path, refused, name, content, pi
         AsymmetricNoise.read(tmp_path / name)
 
 
-def test_a_matrix_is_never_unpickled(tmp_path, refused):
+def test_matrix_file_is_never_unpickled(tmp_path, refused):
     class Trap:
         def __reduce__(self):
             return pytest.fail, ("it was unpickled",)
@@ -180,7 +180,7 @@ def test_a_matrix_is_never_unpickled(tmp_path, refused):
         AsymmetricNoise.read(tmp_path / "text.npy")
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path, refused):
+def test_missing_matrix_file_is_refused(tmp_path, refused):
     with refused("nowhere.csv", "No such file", "check the path"):
         AsymmetricNoise.read(tmp_path / "nowhere.csv")
 
@@ -189,7 +189,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path, refused):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.2, 0.5, 0.8, 1.0])
-def test_flip_rates_have_the_truncated_normals_mean_and_bounds(rate):
+def test_flip_rates_have_mean_and_bounds_of_the_truncated_normal(rate):
     draws = (np.arange(100_000) + 0.5) / 100_000
     rates = flip_rates(draws, rate)
     width = min(rate, 1 - rate)
@@ -204,7 +204,7 @@ def test_flip_rates_have_the_truncated_normals_mean_and_bounds(rate):
         assert float(rates.std()) == pytest.approx(law.std(), abs=1e-4)
 
 
-def test_the_wrong_labels_are_those_of_the_projections(make_data):
+def test_instance_noise_equals_a_reference_per_sample(make_data):
     """Sample by sample, as the docstring says, in float64."""
     data, rate, seed = make_data(train=400, classes=4), 0.5, 3
     noisy = InstanceNoise(rate, seed)(data).train.labels.tolist()
@@ -226,7 +226,7 @@ def test_the_wrong_labels_are_those_of_the_projections(make_data):
         assert noisy[i] == wanted
 
 
-def test_images_that_are_alike_are_mistaken_for_the_same_class():
+def test_instance_noise_gives_similar_images_the_same_wrong_class():
     """Of a class with one image most wrong labels are one; with symmetric noise it would be a third of them."""
     generator = torch.Generator().manual_seed(0)
     faces = torch.randint(256, (4, 8, 8, 3), generator=generator, dtype=torch.uint8)
@@ -237,7 +237,7 @@ def test_images_that_are_alike_are_mistaken_for_the_same_class():
     assert (counts.max(1) > 0.8 * counts.sum(1)).all()
 
 
-def test_images_in_files_get_the_labels_of_those_in_memory(data):
+def test_streamed_images_get_the_same_noisy_labels_as_images_in_memory(data):
     class Files:
         def __init__(self, images):
             self.images = images

@@ -35,7 +35,7 @@ def saved(tmp_path):
     return save
 
 
-def test_plain_arrays_come_back(saved):
+def test_arrays_are_read_back(saved):
     data = open_data(saved(classes=np.array(["a", "b", "c", "d"]), train_index=np.arange(8)))
     np.testing.assert_array_equal(data.train.inputs, GOOD["train_images"])
     np.testing.assert_array_equal(data.test.inputs, GOOD["test_images"])
@@ -47,7 +47,7 @@ def test_plain_arrays_come_back(saved):
     assert data.record == ()
 
 
-def test_the_other_spelling_and_grey_images_and_a_validation_part(tmp_path):
+def test_alternative_names_grey_images_and_a_validation_split(tmp_path):
     grey = GOOD["train_images"][..., 0]
     column = np.arange(8, dtype=np.uint8)[:, None] % 3
     np.savez(
@@ -68,7 +68,7 @@ def test_the_other_spelling_and_grey_images_and_a_validation_part(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
-def test_floats_become_bytes_and_the_record_says_so(saved, dtype):
+def test_float_images_become_bytes_and_this_is_recorded(saved, dtype):
     floats = (GOOD["train_images"] / 255).astype(dtype)
     data = open_data(saved(train_images=floats))
     np.testing.assert_array_equal(data.train.inputs, GOOD["train_images"])
@@ -146,7 +146,7 @@ def soft_with(value: float) -> np.ndarray:
         ({"classes": np.array(["a", None], dtype=object)}, ("classes", "not as Python objects")),
     ],
 )
-def test_arrays_that_cannot_be_used_are_named(saved, refused, changes, pieces):
+def test_unusable_array_is_named(saved, refused, changes, pieces):
     spec = saved(**changes)
     with refused(*pieces):
         open_data(spec)
@@ -163,13 +163,13 @@ def npy() -> bytes:
     [b"", b"hello", pickle.dumps({"train_images": 1}), npy(), b"PK\x03\x04 and then nothing of the kind"],
     ids=["empty", "text", "pickle", "npy", "broken zip"],
 )
-def test_a_file_that_is_no_archive_is_refused(tmp_path, refused, content):
+def test_file_that_is_not_an_archive_is_refused(tmp_path, refused, content):
     (tmp_path / "d.npz").write_bytes(content)
     with refused(tmp_path / "d.npz", "np.savez", "train_images"):
         open_data(f"npz:{tmp_path / 'd.npz'}")
 
 
-def test_a_pickle_is_never_run(tmp_path, refused):
+def test_pickles_are_never_executed(tmp_path, refused):
     class Trap:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
@@ -180,7 +180,7 @@ def test_a_pickle_is_never_run(tmp_path, refused):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_an_array_damaged_in_the_archive_is_named(tmp_path, saved, refused):
+def test_damaged_array_in_the_archive_is_named(tmp_path, saved, refused):
     spec = saved()
     file = tmp_path / "d.npz"
     content = bytearray(file.read_bytes())
@@ -191,7 +191,7 @@ def test_an_array_damaged_in_the_archive_is_named(tmp_path, saved, refused):
         open_data(spec)
 
 
-def test_a_member_that_is_no_array_is_named(tmp_path, saved, refused):
+def test_member_that_is_not_an_array_is_named(tmp_path, saved, refused):
     spec = saved(train_labels=None)
     with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
         archive.writestr("train_labels", b"0 1 2 3")
@@ -199,7 +199,7 @@ def test_a_member_that_is_no_array_is_named(tmp_path, saved, refused):
         open_data(spec)
 
 
-def test_the_real_cifar10_test_part_has_its_known_statistics(tmp_path):
+def test_cifar10_test_split_has_its_known_statistics(tmp_path):
     beside = Path(__file__).parents[3] / "shared" / "data"
     file = Path(os.environ.get("TUTELAGE_DATA", beside)) / "cifar10-test.npz"
     if not file.is_file():
@@ -264,7 +264,7 @@ def member(shape: str, descr: str = "|u1", content: bytes = b"\0" * 64, version:
         b"",
     ],
 )
-def test_headers_that_lie_are_refused_without_their_memory(tmp_path, saved, refused, key, content):
+def test_false_headers_are_refused_before_memory_is_allocated(tmp_path, saved, refused, key, content):
     spec = saved(**{key: None})
     with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
         archive.writestr(f"{key}.npy", content)
@@ -279,7 +279,7 @@ def test_headers_that_lie_are_refused_without_their_memory(tmp_path, saved, refu
 
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_archives_cut_short_are_refused(tmp_path, refused, share, compressed):
+def test_truncated_archives_are_refused(tmp_path, refused, share, compressed):
     (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", **GOOD)
     content = (tmp_path / "d.npz").read_bytes()
     (tmp_path / "d.npz").write_bytes(content[: int(share * len(content))])
@@ -288,7 +288,7 @@ def test_archives_cut_short_are_refused(tmp_path, refused, share, compressed):
 
 
 @pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
-def test_every_damaged_byte_gives_the_arrays_or_one_line(tmp_path, saved):
+def test_damaged_byte_gives_correct_arrays_or_a_one_line_error(tmp_path, saved):
     spec = saved()
     whole = (tmp_path / "d.npz").read_bytes()
     for place in [*range(0, 300, 5), *range(len(whole) - 500, len(whole), 7)]:
@@ -301,12 +301,12 @@ def test_every_damaged_byte_gives_the_arrays_or_one_line(tmp_path, saved):
 
 @pytest.mark.parametrize("key", sorted(GOOD))
 @pytest.mark.parametrize("value", [np.array(3), np.array(3.5), np.array("cat"), np.zeros(0)])
-def test_arrays_of_no_dimension_or_no_value_are_refused(saved, refused, key, value):
+def test_zero_dimensional_and_empty_arrays_are_refused(saved, refused, key, value):
     with refused(key.partition("_")[0]):
         open_data(saved(**{key: value}))
 
 
-def test_arrays_by_column_and_empty_names_come_back(saved):
+def test_fortran_order_arrays_are_read_back(saved):
     by_column = np.asfortranarray(GOOD["train_images"])
     np.testing.assert_array_equal(open_data(saved(train_images=by_column)).train.inputs, GOOD["train_images"])
 
@@ -325,18 +325,18 @@ def test_arrays_by_column_and_empty_names_come_back(saved):
         ({"train_images": np.zeros((8, 16, 16, 7), np.uint8)}, ("7 channels", "NHWC")),
     ],
 )
-def test_names_targets_and_axes_of_another_kind_are_named(saved, refused, changes, pieces):
+def test_invalid_names_targets_and_axes_are_named(saved, refused, changes, pieces):
     with refused(*pieces):
         open_data(saved(**changes))
 
 
-def test_labels_that_start_at_1_are_called_that(saved, refused):
+def test_error_names_labels_that_start_at_1(saved, refused):
     names = np.array(["a", "b", "c", "d"])
     with refused("train split", "from 1 to 4", "they start at 1", "subtract 1"):
         open_data(saved(train_labels=GOOD["train_labels"] + 1, classes=names))
 
 
-def test_a_novel_part_has_classes_of_its_own(saved, refused):
+def test_novel_split_has_its_own_classes(saved, refused):
     novel = {"test_images": None, "test_labels": None, "novel_images": GOOD["test_images"]}
     labels = np.array([4, 5, 5, 4])
     data = open_data(saved(**novel, novel_labels=labels, novel_index=np.arange(3, 7)))

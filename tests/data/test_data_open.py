@@ -8,7 +8,7 @@ import pytest
 from tutelage.data import open_data
 
 
-def test_data_is_given_back_as_it_is(make_data):
+def test_data_object_is_returned_unchanged(make_data):
     data = make_data()
     assert open_data(data) is data
 
@@ -36,7 +36,7 @@ def test_data_is_given_back_as_it_is(make_data):
         ("here", ("'here'", "folder:here")),
     ],
 )
-def test_names_and_paths_that_cannot_be_opened_are_refused(tmp_path, monkeypatch, refused, spec, pieces):
+def test_unknown_names_and_missing_paths_are_refused(tmp_path, monkeypatch, refused, spec, pieces):
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
     Path("here.npz").touch()
@@ -44,7 +44,7 @@ def test_names_and_paths_that_cannot_be_opened_are_refused(tmp_path, monkeypatch
         open_data(spec)
 
 
-def test_a_file_without_permission_is_refused(tmp_path, monkeypatch, refused):
+def test_unreadable_file_is_refused(tmp_path, monkeypatch, refused):
     file = tmp_path / "secret.npz"
     file.touch()
 
@@ -57,23 +57,23 @@ def test_a_file_without_permission_is_refused(tmp_path, monkeypatch, refused):
 
 
 @pytest.mark.parametrize("spec", ["digits", "idx:x", "npz:x"])
-def test_an_image_size_where_nothing_is_resized_is_refused(refused, spec):
+def test_image_size_is_refused_for_formats_that_do_not_resize(refused, spec):
     with refused("32", "leave it out", spec.partition(":")[0]):
         open_data(spec, image_size=32)
 
 
-def test_an_image_size_for_data_that_is_open_is_refused(make_data, refused):
+def test_image_size_is_refused_for_data_objects(make_data, refused):
     with refused("32", "made"):
         open_data(make_data(), image_size=32)
 
 
-def test_a_home_folder_is_expanded(tmp_path, monkeypatch, refused):
+def test_home_folder_is_expanded(tmp_path, monkeypatch, refused):
     monkeypatch.setenv("HOME", str(tmp_path))
     with refused(tmp_path / "nowhere"):
         open_data("folder:~/nowhere")
 
 
-def test_naming_one_data_set_loads_nothing_for_another(monkeypatch):
+def test_opening_digits_imports_no_modules_of_other_formats(monkeypatch):
     modules = [f"tutelage.data.{name}" for name in ("idx", "npz", "folder", "hf", "decode")]
     for module in modules:
         monkeypatch.delitem(sys.modules, module, raising=False)

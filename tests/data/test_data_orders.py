@@ -17,13 +17,13 @@ def drawn(order: Any, labels: Tensor, batch_size: int, seed: int = 0) -> Tensor:
     return places
 
 
-def test_shuffled_shows_each_sample_once() -> None:
+def test_shuffled_order_contains_each_sample_once() -> None:
     places = drawn(shuffled, torch.zeros(11, dtype=torch.int64), 4)
     assert places.shape == (2, 4)
     assert len(places.unique()) == 8
 
 
-def test_balanced_batches_hold_as_many_of_each_class() -> None:
+def test_balanced_batches_contain_equally_many_samples_per_class() -> None:
     labels = torch.tensor([0] * 30 + [1] * 3 + [2] * 7 + [-1] * 5)
     places = drawn(class_balanced, labels, 10)
     assert places.shape == (4, 9)  # 40 samples with a label, 3 of each class a batch
@@ -39,12 +39,12 @@ def test_balanced_batches_hold_as_many_of_each_class() -> None:
     assert not torch.equal(places, drawn(class_balanced, labels, 10, seed=1))
 
 
-def test_a_batch_smaller_than_the_classes_is_refused(refused: Any) -> None:
+def test_batch_smaller_than_the_number_of_classes_is_refused(refused: Any) -> None:
     with refused("a batch of 2", "3 classes", "take larger"):
         drawn(class_balanced, torch.arange(3), 2)
 
 
-def test_samples_with_a_label_come_first_and_round() -> None:
+def test_labelled_samples_come_first_and_are_cycled() -> None:
     labels = torch.full((40,), -1)
     labels[torch.tensor([3, 11, 17])] = 1
     places = drawn(LabelledFirst(2), labels, 10)
@@ -56,19 +56,19 @@ def test_samples_with_a_label_come_first_and_round() -> None:
 
 
 @pytest.mark.parametrize("label", [-1, 2])
-def test_without_two_kinds_the_order_is_the_usual_one(label: int) -> None:
+def test_order_is_shuffled_if_all_or_no_samples_are_labelled(label: int) -> None:
     labels = torch.full((12,), label)
     assert torch.equal(drawn(LabelledFirst(2), labels, 4), drawn(shuffled, labels, 4))
 
 
 @pytest.mark.parametrize("labelled", [0, 4, 9])
-def test_a_batch_that_cannot_hold_both_is_refused(labelled: int, refused: Any) -> None:
+def test_batch_too_small_for_labelled_and_unlabelled_samples_is_refused(labelled: int, refused: Any) -> None:
     labels = torch.tensor([0, -1] * 6)
     with refused("a batch of 4", f"{labelled} samples with a label"):
         drawn(LabelledFirst(labelled), labels, 4)
 
 
-def test_pk_batches_hold_so_many_samples_of_so_many_classes() -> None:
+def test_pk_batches_contain_k_samples_of_p_classes() -> None:
     labels = torch.cat([torch.arange(130) % 10, torch.full((20,), -1)])
     places = drawn(PK(4), labels, 16)
     assert places.shape == (8, 16)  # 130 samples with a label, 4 classes of 4 in a batch
@@ -88,18 +88,18 @@ def test_pk_batches_hold_so_many_samples_of_so_many_classes() -> None:
     assert PK(4) == PK(4)
 
 
-def test_pk_shows_a_class_in_turns() -> None:
+def test_pk_cycles_through_all_samples_of_a_class() -> None:
     labels = torch.arange(60) % 3
     counts = torch.bincount(torch.cat([drawn(PK(5), labels, 15, seed) for seed in range(10)]).flatten(), minlength=60)
     assert counts.tolist() == [10] * 60  # four groups of five are the whole class
 
 
-def test_pk_takes_all_classes_where_the_batch_could_hold_more() -> None:
+def test_pk_uses_all_classes_if_the_batch_could_hold_more() -> None:
     places = drawn(PK(4), torch.arange(30) % 3, 64)
     assert places.shape == (2, 12)
 
 
-def test_pk_repeats_samples_of_a_class_that_has_too_few() -> None:
+def test_pk_repeats_samples_of_small_classes() -> None:
     labels = torch.tensor([0] * 20 + [1] * 3 + [2])
     places = drawn(PK(4), labels, 12)
     assert places.shape == (2, 12)
@@ -113,7 +113,7 @@ def test_pk_repeats_samples_of_a_class_that_has_too_few() -> None:
     ("each", "labels", "batch_size"),
     [(1, torch.arange(8), 8), (0, torch.arange(8), 8), (4, torch.zeros(8).long(), 8), (8, torch.arange(32) % 4, 15)],
 )
-def test_pk_refuses_batches_without_a_triplet(each: int, labels: Tensor, batch_size: int, refused: Any) -> None:
+def test_pk_refuses_batches_without_triplets(each: int, labels: Tensor, batch_size: int, refused: Any) -> None:
     with refused(f"a batch of {batch_size}", f"{each} samples of each"):
         drawn(PK(each), labels, batch_size)
 

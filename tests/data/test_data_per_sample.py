@@ -14,7 +14,7 @@ from tutelage.data.loader import Batches
 from tutelage.data.per_sample import PerSample
 
 
-def test_rows_are_found_whatever_the_numbers(tiny_data: Data) -> None:
+def test_rows_are_found_for_any_sample_indices(tiny_data: Data) -> None:
     places = torch.randperm(48, generator=torch.Generator().manual_seed(1))[:20]
     split = tiny_data.train.subset(places)
     split = replace(split, index=split.index * 1000 + 7)
@@ -25,7 +25,7 @@ def test_rows_are_found_whatever_the_numbers(tiny_data: Data) -> None:
     assert set(state.state_dict()) == {"values"}
 
 
-def test_a_sample_that_is_there_twice_is_refused(tiny_data: Data, refused: Any) -> None:
+def test_duplicate_sample_index_is_refused(tiny_data: Data, refused: Any) -> None:
     split = tiny_data.train.subset(torch.tensor([1, 2, 5, 2]))
     with refused("sample 2", "twice"):
         PerSample(split, torch.zeros(4))
@@ -33,7 +33,7 @@ def test_a_sample_that_is_there_twice_is_refused(tiny_data: Data, refused: Any) 
         PerSample(split, torch.zeros(3))
 
 
-def test_checked_labels_are_clean_and_stay_so(tiny_data: Data) -> None:
+def test_trusted_labels_are_clean_and_stay_clean(tiny_data: Data) -> None:
     noise, trusted = parse_noise("0.5+trusted:3", seed=2)
     data = trusted(noise(tiny_data))
     marked = data.train.trusted
@@ -50,12 +50,12 @@ def test_checked_labels_are_clean_and_stay_so(tiny_data: Data) -> None:
 
 
 @pytest.mark.parametrize("text", ["trusted:", "trusted:0", "trusted:x", "trusted:0.5"])
-def test_numbers_that_are_none_are_refused(text: str, refused: Any) -> None:
+def test_invalid_counts_are_refused(text: str, refused: Any) -> None:
     with refused(text, "trusted:10"):
         parse_noise(text)
 
 
-def test_a_second_stream_is_a_function_of_its_number(tiny_data: Data) -> None:
+def test_second_stream_is_a_function_of_its_number(tiny_data: Data) -> None:
     one, two = (Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=3) for _ in range(2))
     told = [batch for epoch in (0, 1) for batch in one.epoch(epoch)]
     for number in (5, 0, 3):
@@ -63,7 +63,7 @@ def test_a_second_stream_is_a_function_of_its_number(tiny_data: Data) -> None:
         assert torch.equal(two.at(number).index, told[number].index)
 
 
-def test_a_second_view_is_of_the_same_samples_and_leaves_the_first(tiny_data: Data) -> None:
+def test_second_view_has_the_same_samples_and_leaves_the_first_unchanged(tiny_data: Data) -> None:
     alone, both = (Batches(tiny_data.train, batch_size=16, views=tiny_data.views, second=s) for s in (False, True))
     first, pair = next(alone.epoch(0)), next(both.epoch(0))
     assert first.second is None

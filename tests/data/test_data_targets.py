@@ -15,7 +15,7 @@ from tutelage.data.targets import Classes, MultiLabel, Quantities, Strings, Targ
 NAN = float("nan")
 
 
-def test_vectors_are_float32_with_statistics_of_each_feature() -> None:
+def test_vectors_are_float32_with_statistics_per_feature() -> None:
     inputs = np.array([[1, 10], [3, 30], [1, 10], [3, 30]])
     pair = (inputs, np.array([0, 1, 0, 1]))
     made = Data.from_arrays(pair, pair, modality=Vectors())
@@ -37,7 +37,7 @@ def test_waves_are_scaled_and_have_one_channel() -> None:
     assert waves.model_arguments((1, 2))["rate"] == 8000
 
 
-def test_tokens_are_whole_numbers_and_their_example_is_no_padding() -> None:
+def test_tokens_are_int64_and_their_example_is_not_padding() -> None:
     tokens = Tokens(5)
     assert tokens.store(np.array([[0, 4]], np.uint8), "x").dtype == torch.int64
     assert tokens.example(2, (3,)).tolist() == [[1, 1, 1]] * 2
@@ -60,7 +60,7 @@ def test_tokens_are_whole_numbers_and_their_example_is_no_padding() -> None:
         (Pixels(), np.zeros((2, 3)), ("(2, 3)", "(N, H, W)")),
     ],
 )
-def test_other_inputs_are_refused(modality: Modality, inputs: Any, pieces: tuple[str, ...], refused: Any) -> None:
+def test_invalid_inputs_are_refused(modality: Modality, inputs: Any, pieces: tuple[str, ...], refused: Any) -> None:
     with refused("my inputs", *pieces):
         modality.store(inputs, "my inputs")
 
@@ -78,7 +78,7 @@ def test_other_inputs_are_refused(modality: Modality, inputs: Any, pieces: tuple
         (Classes(), np.array([0.5]), ("float64",)),
     ],
 )
-def test_other_labels_are_refused(targets: Targets, labels: Any, pieces: tuple[str, ...], refused: Any) -> None:
+def test_invalid_labels_are_refused(targets: Targets, labels: Any, pieces: tuple[str, ...], refused: Any) -> None:
     with refused("my labels", *pieces):
         targets.store(labels, "my labels")
 
@@ -91,14 +91,14 @@ def test_other_labels_are_refused(targets: Targets, labels: Any, pieces: tuple[s
         (Strings(), torch.tensor([[0, 2]]), ("a", "b"), ("symbol number 2", "2 symbols")),
     ],
 )
-def test_labels_must_fit_their_names(
+def test_labels_must_match_the_class_names(
     targets: Targets, labels: torch.Tensor, names: tuple[str, ...], pieces: tuple[str, ...], refused: Any
 ) -> None:
     with refused("part of mine", *pieces):
         targets.check(labels, "part of mine", names)
 
 
-def test_what_is_labelled_and_counted() -> None:
+def test_labelled_samples_and_counts_per_class() -> None:
     many = torch.tensor([[1.0, 0.0], [-1.0, -1.0], [1.0, -1.0]])
     assert MultiLabel().labelled(many).tolist() == [True, False, True]
     assert MultiLabel().counts(many, "ab") == [2, 0]
@@ -111,7 +111,7 @@ def test_what_is_labelled_and_counted() -> None:
     assert Strings().num_classes(strings) == 2
 
 
-def test_parts_of_different_kinds_are_refused(refused: Any) -> None:
+def test_splits_of_different_modalities_are_refused(refused: Any) -> None:
     inputs = np.array([[0, 1], [1, 0]])
     texts = Data.from_arrays((inputs, np.array([0, 1])), (inputs, np.array([0, 1])), modality=Tokens(3)).test
     more = Data.from_arrays((inputs, np.array([0, 1])), (inputs, np.array([0, 1])), modality=Tokens(4)).train
@@ -119,7 +119,7 @@ def test_parts_of_different_kinds_are_refused(refused: Any) -> None:
         Data("mixed", ("a", "b"), more, texts)
 
 
-def test_inputs_of_other_kinds_are_no_images(refused: Any) -> None:
+def test_other_modalities_are_not_accepted_as_images(refused: Any) -> None:
     inputs = np.array([[0, 1], [1, 0]])
     with refused("texts", "needs images"):
         _ = Data.from_arrays((inputs, np.array([0, 1])), (inputs, np.array([0, 1])), modality=Tokens(3)).image_shape

@@ -41,7 +41,7 @@ def test_texts_become_tokens(texts: Path) -> None:
     assert data.record[0]["cut"] == 1
 
 
-def test_equal_texts_give_an_equal_tokenizer(texts: Path) -> None:
+def test_equal_texts_give_equal_tokenizers(texts: Path) -> None:
     from tutelage.data.text import make_tokenizer
 
     before = (texts / "tokenizer.json").read_bytes()
@@ -49,7 +49,7 @@ def test_equal_texts_give_an_equal_tokenizer(texts: Path) -> None:
     assert (texts / "tokenizer.json").read_bytes() == before
 
 
-def test_what_is_missing_is_refused(texts: Path, refused: Any) -> None:
+def test_invalid_text_folders_are_refused(texts: Path, refused: Any) -> None:
     (texts / "test.tsv").write_text("strange\tword\n")
     with refused("'strange'", "test.tsv"):
         open_data(f"text:{texts}")
@@ -63,7 +63,7 @@ def test_what_is_missing_is_refused(texts: Path, refused: Any) -> None:
         open_data(f"text:{texts}", image_size=8)
 
 
-def test_a_file_that_is_no_tokenizer_is_refused(texts: Path, refused: Any) -> None:
+def test_invalid_tokenizer_file_is_refused(texts: Path, refused: Any) -> None:
     (texts / "tokenizer.json").write_text("{}")
     with refused("tokenizer.json", "no file of the tokenizers library"):
         open_data(f"text:{texts}")

@@ -34,7 +34,7 @@ def put(folder: Path, count: int, start: int = 0) -> None:
         Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
-def test_a_folder_of_images_has_no_labels_and_no_classes(tmp_path: Path) -> None:
+def test_flat_folder_of_images_has_no_labels_and_no_classes(tmp_path: Path) -> None:
     put(tmp_path, 10)
     with pytest.warns(TutelageWarning, match="2 of its 10 samples"):
         data = open_data(f"folder:{tmp_path}")
@@ -50,7 +50,7 @@ def test_a_folder_of_images_has_no_labels_and_no_classes(tmp_path: Path) -> None
 @pytest.mark.parametrize("layout", ["train", "unlabelled", "unlabeled"])
 @pytest.mark.parametrize("part", ["test", "val"])
 @pytest.mark.filterwarnings("ignore:.*its validation split is the test split")
-def test_unlabelled_training_images_beside_labelled_ones_for_testing(layout: str, part: str, tmp_path: Path) -> None:
+def test_unlabelled_training_images_with_labelled_test_images(layout: str, part: str, tmp_path: Path) -> None:
     put(tmp_path / layout, 5)
     put(tmp_path / part / "cat", 2, 10)
     put(tmp_path / part / "ant", 1, 20)
@@ -63,7 +63,7 @@ def test_unlabelled_training_images_beside_labelled_ones_for_testing(layout: str
             np.testing.assert_array_equal(data.train.inputs[torch.tensor([place])][0], np.asarray(image))
 
 
-def test_unlabelled_images_join_those_with_labels(tmp_path: Path) -> None:
+def test_unlabelled_images_are_appended_to_labelled_training_images(tmp_path: Path) -> None:
     put(tmp_path / "train" / "cat", 2)
     put(tmp_path / "train" / "dog", 2, 2)
     put(tmp_path / "unlabelled", 3, 4)
@@ -75,7 +75,7 @@ def test_unlabelled_images_join_those_with_labels(tmp_path: Path) -> None:
     assert len({row.numpy().tobytes() for row in data.train.inputs}) == 8  # type: ignore[union-attr]
 
 
-def test_beside_classes_without_parts_only_labelled_images_are_taken_for_testing(tmp_path: Path) -> None:
+def test_automatic_test_split_contains_only_labelled_images(tmp_path: Path) -> None:
     put(tmp_path / "cat", 5)
     put(tmp_path / "dog", 5, 5)
     put(tmp_path / "unlabelled", 6, 10)
@@ -85,7 +85,7 @@ def test_beside_classes_without_parts_only_labelled_images_are_taken_for_testing
     assert (data.train.labels == -1).sum() == 6
 
 
-def test_a_test_part_may_have_no_labels(tmp_path: Path) -> None:
+def test_test_split_may_be_unlabelled(tmp_path: Path) -> None:
     put(tmp_path / "train" / "cat", 2)
     put(tmp_path / "train" / "dog", 2, 2)
     put(tmp_path / "test", 3, 4)
@@ -93,7 +93,7 @@ def test_a_test_part_may_have_no_labels(tmp_path: Path) -> None:
     assert data.test.labels.tolist() == [-1] * 3
 
 
-def test_images_beside_class_folders_are_passed_over_and_counted(tmp_path: Path) -> None:
+def test_images_outside_class_folders_are_skipped_and_counted(tmp_path: Path) -> None:
     put(tmp_path / "train" / "cat", 2)
     put(tmp_path / "train", 3, 2)
     put(tmp_path / "test" / "cat", 1, 8)
@@ -101,7 +101,7 @@ def test_images_beside_class_folders_are_passed_over_and_counted(tmp_path: Path)
         assert len(open_data(f"folder:{tmp_path}").train) == 2
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path, refused: Any) -> None:
+def test_empty_folder_is_refused(tmp_path: Path, refused: Any) -> None:
     with refused("has no class folders and no images", "unlabelled/"):
         open_data(f"folder:{tmp_path}")
     put(tmp_path / "test" / "cat", 1)
@@ -110,7 +110,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path, refused: Any) -> None:
         open_data(f"folder:{tmp_path}")
 
 
-def test_folders_that_were_labelled_have_the_fingerprint_they_had(tmp_path: Path) -> None:
+def test_fingerprint_of_labelled_folders_is_unchanged(tmp_path: Path) -> None:
     put(tmp_path / "train" / "cat", 2)
     put(tmp_path / "test" / "cat", 1, 8)
     before = open_data(f"folder:{tmp_path}")
@@ -126,7 +126,7 @@ def images(count: int) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
 
 
-def test_arrays_may_have_no_labels() -> None:
+def test_arrays_may_be_unlabelled() -> None:
     data = Data.from_arrays((images(6), None), (images(3), np.array([0, 2, 1])))
     assert data.classes == ("0", "1", "2")
     assert data.train.labels.tolist() == [-1] * 6
@@ -135,12 +135,12 @@ def test_arrays_may_have_no_labels() -> None:
     assert len(Data.from_arrays((images(10), None), test_share=0.3).test) == 3
 
 
-def test_labels_of_other_kinds_cannot_be_left_out(refused: Any) -> None:
+def test_multilabel_targets_are_required(refused: Any) -> None:
     with refused("several labels a sample cannot be left out", "-1"):
         Data.from_arrays((np.zeros((4, 2)), None), modality=Vectors(), targets=MultiLabel())
 
 
-def test_classes_are_named_once() -> None:
+def test_class_names_are_set_only_once() -> None:
     data = Data.from_arrays((images(6), None), (images(3), None))
     named = data.with_class_names(("a", "b"))
     assert (named.classes, named.num_classes) == (("a", "b"), 2)
@@ -148,7 +148,7 @@ def test_classes_are_named_once() -> None:
     assert named.fingerprint != data.fingerprint
 
 
-def test_nothing_is_held_out_where_no_sample_has_a_label() -> None:
+def test_nothing_is_held_out_of_unlabelled_data() -> None:
     data = Data.from_arrays((images(20), None), (images(3), np.array([0, 2, 1])))
     assert data.hold_out(0.5) is data
     some = np.full(20, -1)
@@ -156,7 +156,7 @@ def test_nothing_is_held_out_where_no_sample_has_a_label() -> None:
     assert Data.from_arrays((images(20), some), (images(3), None)).hold_out(0.5).validation is not None
 
 
-def test_objects_made_in_python_may_have_no_labels() -> None:
+def test_data_objects_made_in_python_may_be_unlabelled() -> None:
     assert open_data((images(10), None), test=0.2).classes == ()
     data = open_data(((images(6), None), (images(3), np.array([0, 2, 1]))))
     assert (len(data.train), data.classes) == (6, ("0", "1", "2"))
@@ -167,7 +167,7 @@ CONDITIONS = [Subset(2), Trusted(1), LongTail(0.5), StepImbalance(0.5, 0.5), Pow
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: type(condition).__name__)
 @pytest.mark.parametrize("test_labels", [None, np.array([0, 2, 1])])
-def test_conditions_that_choose_by_class_need_labels(condition: Any, test_labels: Any, refused: Any) -> None:
+def test_conditions_that_select_by_class_require_labels(condition: Any, test_labels: Any, refused: Any) -> None:
     data = Data.from_arrays((images(20), None), (images(3), test_labels))
     with refused(type(condition).__name__, "no training sample of arrays has a label", "leave it out"):
         condition(data)

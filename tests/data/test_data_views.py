@@ -24,7 +24,7 @@ def by_hand(image: np.ndarray, view: int, pad: int) -> np.ndarray:
 
 @pytest.mark.parametrize("shape", [(5, 5, 3), (4, 6, 1)])
 @pytest.mark.parametrize(("pad", "flip", "count"), [(1, True, 18), (4, True, 162), (2, False, 25), (0, True, 2)])
-def test_every_view_is_the_crop_and_flip_its_number_says(pad, flip, count, shape):
+def test_view_number_determines_crop_and_flip(pad, flip, count, shape):
     views = CropsAndFlips(pad, flip)
     assert views.count == count
     images = np.random.default_rng(0).integers(1, 256, (count, *shape), dtype=np.uint8)
@@ -42,7 +42,7 @@ def test_views_of_one_image_are_all_different():
 
 
 @pytest.mark.parametrize("views", [CropsAndFlips(), CropsAndFlips(3), CropsAndFlips(4, True)])
-def test_the_identity_view_is_the_image(views):
+def test_identity_view_is_the_image(views):
     images = torch.randint(256, (3, 9, 9, 3), dtype=torch.uint8)
     same = views(images, torch.full((3,), views.identity))
     assert torch.equal(same, images)

@@ -47,7 +47,7 @@ def sounds(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_clips_become_waves_with_the_folders_as_classes(sounds: Path) -> None:
+def test_clips_become_waves_and_folders_become_classes(sounds: Path) -> None:
     data = open_data(f"wav:{sounds}")
     assert data.classes == ("high", "low")
     assert data.modality == Waveforms(RATE)
@@ -68,7 +68,7 @@ def test_clips_become_waves_with_the_folders_as_classes(sounds: Path) -> None:
     ],
     ids=["8 bits", "32 bits", "float32", "float64", "stereo"],
 )
-def test_every_width_becomes_int16(samples: Any, tolerance: int, sounds: Path) -> None:
+def test_every_sample_format_becomes_int16(samples: Any, tolerance: int, sounds: Path) -> None:
     write(sounds / "train" / "high" / "0.wav", samples)
     row = open_data(f"wav:{sounds}").train.inputs[torch.tensor([0])][0]
     expected = pcm16(RAMP).astype(int) / (2 if samples.ndim == 2 else 1)
@@ -76,7 +76,7 @@ def test_every_width_becomes_int16(samples: Any, tolerance: int, sounds: Path) -
     assert row.dtype == torch.int16
 
 
-def test_24_bits_become_int16(sounds: Path) -> None:
+def test_24_bit_samples_become_int16(sounds: Path) -> None:
     write_24(sounds / "train" / "high" / "0.wav", [0.0, 0.5, -0.5, 0.25, -1.0])
     row = open_data(f"wav:{sounds}").train.inputs[torch.tensor([0])][0]
     assert row.tolist() == pcm16(RAMP).tolist()
@@ -91,7 +91,7 @@ def test_clips_are_cut_or_padded_to_the_longest_training_clip(sounds: Path) -> N
     assert data.record[0]["cut"] == 1
 
 
-def test_other_rates_are_refused(sounds: Path, refused: Any) -> None:
+def test_differing_sample_rates_are_refused(sounds: Path, refused: Any) -> None:
     write(sounds / "test" / "low" / "0.wav", pcm16(RAMP), rate=16000)
     with refused("8000", "16000", "one rate"):
         open_data(f"wav:{sounds}")
@@ -104,7 +104,7 @@ def test_damaged_files_are_refused(content: bytes, sounds: Path, refused: Any) -
         open_data(f"wav:{sounds}")
 
 
-def test_a_clip_that_was_cut_off_is_refused(sounds: Path, refused: Any) -> None:
+def test_truncated_clip_is_refused(sounds: Path, refused: Any) -> None:
     file = sounds / "train" / "high" / "0.wav"
     write(file, pcm16(np.zeros(100)))
     file.write_bytes(file.read_bytes()[:-60])
@@ -113,19 +113,19 @@ def test_a_clip_that_was_cut_off_is_refused(sounds: Path, refused: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [1.5, float("nan"), float("inf")])
-def test_floats_out_of_range_are_refused(value: float, sounds: Path, refused: Any) -> None:
+def test_float_samples_out_of_range_are_refused(value: float, sounds: Path, refused: Any) -> None:
     write(sounds / "train" / "high" / "0.wav", np.array([0.0, value], np.float32))
     with refused("0.wav", str(value), "[-1, 1]"):
         open_data(f"wav:{sounds}")
 
 
-def test_a_clip_without_samples_is_refused(sounds: Path, refused: Any) -> None:
+def test_clip_without_samples_is_refused(sounds: Path, refused: Any) -> None:
     write(sounds / "train" / "high" / "0.wav", np.zeros(0, np.int16))
     with refused("0.wav", "no sample"):
         open_data(f"wav:{sounds}")
 
 
-def test_missing_parts_and_strange_classes_are_refused(sounds: Path, tmp_path: Path, refused: Any) -> None:
+def test_missing_splits_and_unknown_classes_are_refused(sounds: Path, tmp_path: Path, refused: Any) -> None:
     write(sounds / "test" / "middle" / "0.wav", pcm16(RAMP))
     with refused("middle", "does not have"):
         open_data(f"wav:{sounds}")
@@ -138,7 +138,7 @@ def test_missing_parts_and_strange_classes_are_refused(sounds: Path, tmp_path: P
         open_data(f"wav:{sounds}", image_size=8)
 
 
-def test_a_network_learns_from_waves(sounds: Path) -> None:
+def test_network_trains_on_waves(sounds: Path) -> None:
     import tutelage
 
     net = torch.nn.Sequential(torch.nn.Conv1d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(12, 2))

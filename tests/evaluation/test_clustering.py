@@ -62,12 +62,12 @@ def test_costs_are_log_odds_of_not_being_cut() -> None:
     assert cut_costs(torch.tensor([1e6])).isfinite().all()
 
 
-def test_distances_are_squared_and_exact_far_from_the_origin() -> None:
+def test_squared_distances_are_exact_far_from_the_origin() -> None:
     points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [3.0, 4.0]])
     assert pair_distances(points + 1000).tolist() == [[0, 25, 25], [25, 0, 0], [25, 0, 0]]
 
 
-def test_fitted_costs_separate_what_is_separable_at_any_scale() -> None:
+def test_fitted_costs_separate_separable_pairs_at_any_scale() -> None:
     embeddings, labels = blobs(60, 4, 0.2)
     labels[5] = -1
     for scale in (1.0, 1000.0):
@@ -81,20 +81,20 @@ def test_fitted_costs_separate_what_is_separable_at_any_scale() -> None:
 # --- multicut
 
 
-def test_two_cliques_joined_by_repulsion_are_two_clusters() -> None:
+def test_two_cliques_with_repulsion_between_them_are_two_clusters() -> None:
     costs = -torch.ones(9, 9)
     costs[:4, :4] = costs[4:, 4:] = 1
     assert multicut(costs).tolist() == [0] * 4 + [1] * 5
     assert multicut_objective(costs, multicut(costs)) == -20
 
 
-def test_all_repulsive_are_alone_and_all_attractive_together() -> None:
+def test_repulsive_costs_give_singletons_and_attractive_costs_one_cluster() -> None:
     assert multicut(-torch.ones(7, 7)).tolist() == list(range(7))
     assert multicut(torch.ones(7, 7)).tolist() == [0] * 7
     assert multicut(torch.zeros(1, 1)).tolist() == [0]
 
 
-def test_the_diagonal_is_not_read_and_the_costs_are_not_changed() -> None:
+def test_diagonal_is_ignored_and_costs_are_not_modified() -> None:
     costs = random_costs(8)
     with_diagonal = costs + 100 * torch.eye(8)
     before = with_diagonal.clone()
@@ -104,7 +104,7 @@ def test_the_diagonal_is_not_read_and_the_costs_are_not_changed() -> None:
 
 
 @pytest.mark.parametrize("samples", [2, 3, 5, 7])
-def test_against_every_partition(samples: int) -> None:
+def test_multicut_against_all_partitions(samples: int) -> None:
     """Never better than the best of all partitions, mostly equal; never worse than contraction alone."""
     partitions = all_partitions(samples)
     cut = partitions[:, :, None] != partitions[:, None]
@@ -140,7 +140,7 @@ def groups(clusters: Tensor) -> list[set[int]]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_contraction_equals_one_that_looks_at_all_pairs(seed: int) -> None:
+def test_contraction_equals_a_reference_over_all_pairs(seed: int) -> None:
     costs = random_costs(14, seed)
     found = groups(torch.from_numpy(contract_edges(costs.numpy())))
     assert sorted(map(sorted, found)) == sorted(map(sorted, naive_contraction(costs)))
@@ -168,7 +168,7 @@ def test_kernighan_lin_repairs_a_greedy_mistake() -> None:
 
 
 @pytest.mark.parametrize("start", ["alone", "together", "halves"])
-def test_improvement_from_a_bad_start_joins_splits_and_moves(start: str) -> None:
+def test_partition_is_improved_by_joins_splits_and_moves(start: str) -> None:
     costs = -torch.ones(12, 12)
     for first in (0, 4, 8):
         costs[first : first + 4, first : first + 4] = 1
@@ -179,7 +179,7 @@ def test_improvement_from_a_bad_start_joins_splits_and_moves(start: str) -> None
 
 
 @pytest.mark.parametrize("spread", [0.1, 0.4, 0.6])
-def test_the_objective_is_not_above_that_of_k_means(spread: float) -> None:
+def test_multicut_objective_is_at_most_that_of_k_means(spread: float) -> None:
     embeddings, labels = blobs(150, 6, spread)
     costs = cut_costs(pair_distances(embeddings), offset=-4.0)
     found = multicut(costs)
@@ -225,7 +225,7 @@ def test_embeddings_trained_by_absolute_margins_cluster_without_the_number_of_cl
 # --- k-means
 
 
-def test_k_means_finds_separate_clusters_and_repeats_itself() -> None:
+def test_k_means_finds_separate_clusters_deterministically() -> None:
     embeddings, labels = blobs(90, 5, 0.2)
     found = k_means(embeddings, 5)
     assert found.dtype == torch.int64
@@ -235,7 +235,7 @@ def test_k_means_finds_separate_clusters_and_repeats_itself() -> None:
     assert torch.equal(k_means(overlapping, 5, seed=3), k_means(overlapping, 5, seed=3))
 
 
-def test_k_means_of_fewer_points_than_clusters() -> None:
+def test_k_means_with_fewer_points_than_clusters() -> None:
     assert k_means(torch.zeros(6, 2), 4).tolist() == [0] * 6
     assert k_means(torch.arange(3.0)[:, None], 4).tolist() == [0, 1, 2]
 
@@ -243,7 +243,7 @@ def test_k_means_of_fewer_points_than_clusters() -> None:
 # --- agreement
 
 
-def test_the_same_partition_under_other_names_agrees() -> None:
+def test_agreement_does_not_depend_on_cluster_numbers() -> None:
     labels, clusters = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([7, 7, 3, 3, 5, 5])
     assert nmi(labels, clusters) == pytest.approx(1)
     assert ari(labels, clusters) == 1
@@ -251,7 +251,7 @@ def test_the_same_partition_under_other_names_agrees() -> None:
     assert variation_of_information(labels, clusters) == (0, 0)
 
 
-def test_known_values_of_a_split_and_of_a_merge() -> None:
+def test_agreement_scores_of_a_split_and_of_a_merge() -> None:
     classes, halves = torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 1, 1])
     assert variation_of_information(classes, halves) == (
         pytest.approx(1),
@@ -266,14 +266,14 @@ def test_known_values_of_a_split_and_of_a_merge() -> None:
     assert ari(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])) == pytest.approx(-0.5)
 
 
-def test_the_matching_is_the_best_one_to_one() -> None:
+def test_accuracy_uses_the_best_one_to_one_matching() -> None:
     """By majority both clusters would be class 0, 5 of 8 right."""
     labels, clusters = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 0, 0, 1])
     assert matched_accuracy(labels, clusters) == 0.5
     assert matched_accuracy(torch.tensor([0, 0, 1, 1]), torch.arange(4)) == 0.5
 
 
-def test_variation_of_information_is_twice_the_entropies_less_the_shared() -> None:
+def test_variation_of_information_against_its_entropies() -> None:
     generator = torch.Generator().manual_seed(0)
     labels, clusters = torch.randint(0, 4, (2, 300), generator=generator)
 
@@ -287,7 +287,7 @@ def test_variation_of_information_is_twice_the_entropies_less_the_shared() -> No
     assert merge == pytest.approx(both - entropy(clusters))
 
 
-def test_samples_without_a_label_are_left_out() -> None:
+def test_unlabelled_samples_are_ignored() -> None:
     labels, clusters = torch.tensor([0, 0, 1, -1, -1]), torch.tensor([1, 1, 0, 1, 4])
     assert (nmi(labels, clusters), ari(labels, clusters), matched_accuracy(labels, clusters)) == (1, 1, 1)
     none = torch.full((5,), -1)

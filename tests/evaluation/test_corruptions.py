@@ -66,7 +66,9 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("quality", CORRUPTIONS["jpeg"].strengths)
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("size", [(32, 32), (21, 30)])
-def test_jpeg_is_pillows_round_trip(photos: list[Image.Image], quality: int, mode: str, size: tuple[int, int]) -> None:
+def test_jpeg_equals_a_round_trip_through_pillow(
+    photos: list[Image.Image], quality: int, mode: str, size: tuple[int, int]
+) -> None:
     images, decoded = [], []
     for photo in photos:
         image, file = photo.resize(size).convert(mode), io.BytesIO()
@@ -83,7 +85,7 @@ def test_jpeg_rounds_pixels_to_the_nearest_level() -> None:
     assert torch.equal(jpeg(images + 0.3 / 255 * (images < 1), 50), jpeg(images, 50))
 
 
-def test_jpeg_codes_each_channel_alone_unless_there_are_three() -> None:
+def test_jpeg_encodes_channels_separately_unless_there_are_three() -> None:
     images = torch.rand(2, 2, 9, 10)
     channels = torch.cat([jpeg(images[:, :1], 50), jpeg(images[:, 1:], 50)], 1)
     assert torch.equal(jpeg(images, 50), channels)
@@ -97,14 +99,16 @@ def test_jpeg_keeps_a_flat_image() -> None:
 
 @pytest.mark.parametrize("size", [(32, 32), (28, 28), (20, 12)])
 @pytest.mark.parametrize("scale", CORRUPTIONS["pixelate"].strengths)
-def test_pixelate_is_pillows_box_filter(photos: list[Image.Image], scale: float, size: tuple[int, int]) -> None:
+def test_pixelate_equals_the_box_filter_of_pillow(
+    photos: list[Image.Image], scale: float, size: tuple[int, int]
+) -> None:
     image = photos[0].resize(size)
     downsampled = image.resize((int(size[0] * scale), int(size[1] * scale)), Image.Resampling.BOX)
     upsampled = np.asarray(downsampled.resize(size, Image.Resampling.BOX)).astype(float)
     assert np.abs(levels_of(pixelate(pixels_of(image), scale)) - upsampled).max() < 1.01  # Pillow rounds twice
 
 
-def test_pixelate_twice_is_once() -> None:
+def test_pixelate_is_idempotent() -> None:
     images = torch.rand(2, 3, 11, 17)
     once = pixelate(images, 0.65)
     torch.testing.assert_close(pixelate(once, 0.65), once)
@@ -113,7 +117,7 @@ def test_pixelate_twice_is_once() -> None:
 
 @pytest.mark.parametrize("sigma", CORRUPTIONS["gaussian_blur"].strengths)
 @pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 1, 8, 8), (1, 2, 3, 19)])
-def test_blur_is_scipys(shape: tuple[int, ...], sigma: float) -> None:
+def test_blur_equals_scipy(shape: tuple[int, ...], sigma: float) -> None:
     images = torch.rand(shape, dtype=torch.float64)
     expected = ndimage.gaussian_filter(images.numpy(), (0, 0, sigma, sigma), mode="nearest", truncate=4)
     torch.testing.assert_close(gaussian_blur(images, sigma), torch.from_numpy(expected), atol=1e-6, rtol=0)
@@ -144,7 +148,7 @@ def test_contrast_keeps_the_mean_and_scales_the_deviation() -> None:
     torch.testing.assert_close(changed.std((2, 3)), 0.4 * images.std((2, 3)))
 
 
-def test_noise_has_its_mean_and_deviation() -> None:
+def test_noise_has_the_expected_mean_and_deviation() -> None:
     grey = torch.full((200, 3, 16, 16), 0.5)
     noise = gaussian_noise(grey, 0.08, torch.Generator().manual_seed(0)) - grey
     assert float(noise.std()) == pytest.approx(0.08, rel=0.02)
@@ -158,7 +162,7 @@ def test_noise_has_its_mean_and_deviation() -> None:
     assert set(struck.unique().tolist()) == {0.0, 0.5, 1.0}
 
 
-def test_shot_noise_leaves_black_alone() -> None:
+def test_shot_noise_does_not_change_black() -> None:
     assert not shot_noise(torch.zeros(2, 1, 4, 4), 50, torch.Generator()).any()
 
 
@@ -167,7 +171,7 @@ def test_shot_noise_leaves_black_alone() -> None:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize("shape", [(3, 3, 32, 32), (2, 1, 8, 8), (2, 3, 13, 9), (1, 2, 5, 40), (2, 1, 1, 1)])
-def test_pixels_stay_pixels(name: str, shape: tuple[int, ...]) -> None:
+def test_corrupted_pixels_stay_in_range(name: str, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     for images in (torch.rand(shape, generator=generator), torch.zeros(shape), torch.ones(shape)):
         before = images.clone()
@@ -182,7 +186,7 @@ def test_pixels_stay_pixels(name: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
-def test_a_higher_severity_is_further_from_the_image(photos: list[Image.Image], name: str) -> None:
+def test_distance_from_the_image_grows_with_severity(photos: list[Image.Image], name: str) -> None:
     images = torch.cat([pixels_of(photo) for photo in photos])
     apart = [float((corrupt(images, name, severity) - images).square().mean()) for severity in SEVERITIES]
     assert apart == sorted(set(apart))
@@ -200,7 +204,7 @@ def test_results_do_not_depend_on_the_batch_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, each in CORRUPTIONS.items() if each.random])
-def test_draws_depend_on_seed_and_severity(name: str) -> None:
+def test_random_draws_depend_on_seed_and_severity(name: str) -> None:
     images = torch.rand(2, 1, 8, 8)
     assert not torch.equal(corrupt(images, name, 5, seed=1), corrupt(images, name, 5))
     first = [torch.rand(3, generator=noise_generator(name, severity)) for severity in SEVERITIES]
@@ -208,7 +212,7 @@ def test_draws_depend_on_seed_and_severity(name: str) -> None:
 
 
 @pytest.mark.parametrize("severity", [0, 6, -1])
-def test_there_are_five_severities(severity: int) -> None:
+def test_each_corruption_has_five_severities(severity: int) -> None:
     assert all(len(each.strengths) == 5 for each in CORRUPTIONS.values())
     with pytest.raises(ValueError, match=f"1 to 5, got {severity}"):
         CORRUPTIONS["jpeg"](torch.rand(1, 1, 8, 8), severity, torch.Generator())
@@ -217,7 +221,7 @@ def test_there_are_five_severities(severity: int) -> None:
 # --- the accuracy of a network
 
 
-def test_accuracies_are_those_on_the_corrupted_split(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_accuracies_equal_those_on_the_corrupted_split(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     model = taught()
     found = corruption_accuracies(model, tiny_data.test, batch_size=5)
     assert list(found) == list(CORRUPTIONS)
@@ -232,7 +236,7 @@ def test_accuracies_are_those_on_the_corrupted_split(tiny_data: Data, taught: Ca
     assert len({share for shares in found.values() for share in shares}) > 3
 
 
-def test_the_network_and_the_random_state_are_unchanged(
+def test_network_and_random_state_are_unchanged(
     tiny_data: Data, tiny_model: Callable[..., Tapped], state_of: Any, changed: Any
 ) -> None:
     model = tiny_model(dropout=0.5).train()

@@ -66,25 +66,25 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize(("fused", "projections"), [(True, 0), (False, 2 * 4 * 8 * 32)])
-def test_attention_is_not_free(fused: bool, projections: int) -> None:
+def test_attention_products_are_counted(fused: bool, projections: int) -> None:
     """Two products of 4 x 4 x 4 in each of two heads; torch's own counter sees none of it on a CPU."""
     torch.backends.mha.set_fastpath_enabled(True)
     assert cost.flops(Attention(fused), grey(8, 2, 2)) == projections + 2 * 2 * (2 * 4 * 4 * 4)
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_a_compiled_network_costs_the_same() -> None:
+def test_compiled_network_has_the_same_cost() -> None:
     model = network()
     expected = cost.flops(model, grey(3, 6, 8))
     assert cost.flops(torch.compile(model, backend="eager"), grey(3, 6, 8)) == expected
 
 
-def test_latency_orders_its_quartiles() -> None:
+def test_latency_quartiles_are_ordered() -> None:
     taken = cost.latency(network(), grey(3, 6, 8, count=2), repeats=7)
     assert 0 < taken.first_quartile <= taken.median <= taken.third_quartile < 10_000
 
 
-def test_latency_is_in_milliseconds_of_passes_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latency_is_in_milliseconds_and_excludes_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that each forward pass moves: by a minute while warming up, then by 1, 2, 3, 4 and 5 ms."""
     durations = iter([60.0] * cost.WARM_UP + [0.004, 0.001, 0.005, 0.003, 0.002])
     now = 0.0
@@ -104,7 +104,7 @@ def test_latency_is_in_milliseconds_of_passes_after_the_warm_up(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("measure", [cost.flops, cost.latency])
-def test_the_model_is_left_as_it_was(measure: object) -> None:
+def test_model_is_unchanged(measure: object) -> None:
     assert callable(measure)
     model = network().train()
     model[1].eval()
@@ -117,7 +117,7 @@ def test_the_model_is_left_as_it_was(measure: object) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"count": 0}, {"repeats": 0}])
-def test_latency_of_nothing(wrong: dict[str, int]) -> None:
+def test_latency_without_images_or_repeats_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"got .*0"):
         cost.latency(network(), grey(3, 6, 8, count=wrong.get("count", 1)), repeats=wrong.get("repeats", 1))
 
@@ -140,7 +140,7 @@ COUNTED: dict[str, tuple[nn.Module, Tensor]] = {
 
 
 @pytest.mark.parametrize("name", COUNTED)
-def test_what_is_counted_without_the_compiler_is_what_torch_counts(name: str) -> None:
+def test_counter_without_the_compiler_equals_that_of_torch(name: str) -> None:
     model, example = COUNTED[name]
     ours, theirs = cost._Counter(), FlopCounterMode(display=False)
     for counter in (ours, theirs):

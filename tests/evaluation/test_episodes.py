@@ -50,7 +50,7 @@ def digits() -> tuple[Tensor, Tensor]:
 # --- episodes
 
 
-def test_an_episode_has_its_classes_shots_and_queries() -> None:
+def test_episode_has_the_requested_classes_shots_and_queries() -> None:
     labels = torch.cat([torch.arange(120) % 8, torch.full((9,), -1), torch.full((4,), 8)])
     episodes = drawn(labels, 30, ways=4, shots=2, queries=5)
     assert (episodes.support.shape, episodes.queries.shape, episodes.ways) == ((30, 8), (30, 20), 4)
@@ -64,14 +64,14 @@ def test_an_episode_has_its_classes_shots_and_queries() -> None:
     assert episodes.support_targets.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_uneven_queries_fall_on_random_classes() -> None:
+def test_uneven_queries_are_assigned_to_random_classes() -> None:
     labels = torch.arange(200) % 5
     episodes = drawn(labels, 40, ways=3, shots=1, queries=[9, 2, 0])
     assert episodes.query_targets.tolist() == [0] * 9 + [1] * 2
     assert len(labels[episodes.support[:, 0]].unique()) == 5
 
 
-def test_the_generator_alone_decides() -> None:
+def test_episodes_depend_only_on_the_generator() -> None:
     labels = torch.arange(100) % 5
     before = torch.get_rng_state()
     first, again, other = drawn(labels, 5), drawn(labels, 5), drawn(labels, 5, seed=1)
@@ -81,13 +81,13 @@ def test_the_generator_alone_decides() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_class_and_sample_is_drawn_alike() -> None:
+def test_classes_and_samples_are_drawn_uniformly() -> None:
     labels = torch.arange(60) % 6
     places = drawn(labels, 3000, ways=2, shots=1, queries=1).support
     assert torch.bincount(places.flatten(), minlength=60).tolist() == pytest.approx([100] * 60, abs=45)
 
 
-def test_what_makes_no_episode_is_refused(refused: Any) -> None:
+def test_invalid_episode_sizes_are_refused(refused: Any) -> None:
     labels = torch.tensor([0] * 16 + [1] * 16 + [2] * 3)
     with refused("episodes of 3 classes need 16 samples", "2 of 3 classes", "take fewer"):
         drawn(labels, 1, ways=3)
@@ -106,13 +106,13 @@ def test_what_makes_no_episode_is_refused(refused: Any) -> None:
 # --- the graph
 
 
-def test_two_equal_vectors_replace_each_other() -> None:
+def test_diffusion_swaps_two_equal_vectors() -> None:
     similarity = neighbour_graph(vectors(1, 3).expand(2, 3), 0)
     operator = diffusion(similarity, alpha=0.0, kappa=1)
     torch.testing.assert_close(operator, torch.tensor([[0.0, 1.0], [1.0, 0.0]], dtype=torch.float64))
 
 
-def test_the_graph_is_of_the_union_of_nearest_neighbours() -> None:
+def test_graph_is_the_union_of_nearest_neighbours() -> None:
     points = vectors(3, 12, 5)
     for number, graph in enumerate(neighbour_graph(points, 3)):
         rows = points[number].numpy()
@@ -126,13 +126,13 @@ def test_the_graph_is_of_the_union_of_nearest_neighbours() -> None:
 
 
 @pytest.mark.parametrize("neighbours", [0, 11, 50])
-def test_no_limit_or_a_large_one_keeps_all_pairs(neighbours: int) -> None:
+def test_no_limit_or_a_large_limit_keeps_all_pairs(neighbours: int) -> None:
     graph = neighbour_graph(vectors(12, 5), neighbours)
     assert ((graph > 0) == ~torch.eye(12, dtype=torch.bool)).all()
 
 
 @pytest.mark.parametrize("neighbours", [0, 4])
-def test_the_roots_of_the_degrees_are_an_eigenvector(neighbours: int) -> None:
+def test_square_roots_of_degrees_are_an_eigenvector(neighbours: int) -> None:
     similarity = neighbour_graph(vectors(5, 20, 8), neighbours)
     operator, root = diffusion(similarity), similarity.sum(-1).sqrt()
     torch.testing.assert_close((operator @ root[..., None])[..., 0], 3.375 * root)
@@ -142,7 +142,7 @@ def test_the_roots_of_the_degrees_are_an_eigenvector(neighbours: int) -> None:
     assert torch.linalg.eigvalsh(operator).abs().max().item() == pytest.approx(3.375)
 
 
-def test_cliques_without_edges_between_them_do_not_mix() -> None:
+def test_disconnected_cliques_do_not_mix() -> None:
     points = torch.zeros(8, 6, dtype=torch.float64)
     points[:4, :3], points[4:, 3:] = vectors(4, 3), vectors(4, 3, seed=1)
     operator = diffusion(neighbour_graph(points, 0))
@@ -150,7 +150,7 @@ def test_cliques_without_edges_between_them_do_not_mix() -> None:
     assert (operator[:4, :4] > 0).all()
 
 
-def test_negative_cosines_and_samples_without_a_neighbour_give_no_nan() -> None:
+def test_negative_cosines_and_isolated_samples_give_no_nan() -> None:
     points = torch.tensor([[1.0, 0.0], [2.0, 0.1], [-1.0, -0.1], [0.0, 0.0]])
     similarity = neighbour_graph(points, 2)
     assert (similarity >= 0).all()
@@ -162,13 +162,13 @@ def test_negative_cosines_and_samples_without_a_neighbour_give_no_nan() -> None:
     assert diffusion(torch.full((2, 2), torch.nan)).isnan().all()
 
 
-def test_the_limit_of_neighbours() -> None:
+def test_default_limit_of_neighbours() -> None:
     assert most_neighbours(5 * (1 + 15), 5) == 15
     assert most_neighbours(5 * (1 + 2), 5) == 2
     assert most_neighbours(6, 5) == 1
 
 
-def test_known_purity() -> None:
+def test_purity_by_hand() -> None:
     similarity = torch.tensor([[0.0, 0.6, 0.0], [0.6, 0.0, 0.2], [0.0, 0.2, 0.0]])
     assert purity(similarity, torch.tensor([0, 0, 1])).item() == pytest.approx(0.75)
     assert purity(torch.zeros(3, 3), torch.tensor([0, 0, 1])).isnan()
@@ -178,7 +178,7 @@ def test_known_purity() -> None:
 # --- preparation and interpolation
 
 
-def test_support_and_queries_are_centred_apart_and_brought_to_length_one() -> None:
+def test_support_and_queries_are_centred_separately_and_normalised() -> None:
     support, queries = prepared(vectors(2, 5, 4), vectors(2, 7, 4, seed=1) + 3)
     raw = vectors(2, 7, 4, seed=1) + 3
     raw = raw - raw.mean(1, keepdim=True)
@@ -188,7 +188,7 @@ def test_support_and_queries_are_centred_apart_and_brought_to_length_one() -> No
     torch.testing.assert_close(prepared(vectors(5, 4), alone)[1], alone / alone.norm())
 
 
-def test_queries_alone_do_not_depend_on_each_other() -> None:
+def test_inductive_preparation_treats_queries_independently() -> None:
     support, queries = vectors(5, 4), vectors(6, 4, seed=1)
     whole = prepared_alone(support, queries)
     torch.testing.assert_close(whole[0], prepared(support, queries)[0])
@@ -205,7 +205,7 @@ def test_interpolation_is_one_product_with_the_operator() -> None:
     torch.testing.assert_close(torch.cat(interpolated(prepared(support, queries), similarity, 0.3, 2)), expected)
 
 
-def test_without_edges_and_with_alpha_one_nothing_changes() -> None:
+def test_interpolation_without_edges_and_with_alpha_one_is_the_identity() -> None:
     """E = I: ordinary logistic regression."""
     support, queries, targets = vectors(6, 4), vectors(5, 4, seed=1), torch.arange(6) // 2
     same = interpolated(prepared(support, queries), torch.zeros(11, 11, dtype=torch.float64), alpha=1.0)
@@ -234,7 +234,7 @@ def test_permuting_the_queries_permutes_the_logits() -> None:
 
 @pytest.mark.parametrize("strength", [1.0, 100.0])
 @pytest.mark.parametrize("shape", [(5, 40), (25, 40), (25, 8)], ids=str)
-def test_logistic_regression_equals_scikit_learns(strength: float, shape: tuple[int, int]) -> None:
+def test_logistic_regression_equals_scikit_learn(strength: float, shape: tuple[int, int]) -> None:
     support, queries = prepared(vectors(4, *shape), vectors(4, 9, shape[1], seed=1))
     targets = torch.arange(5).repeat_interleave(shape[0] // 5)
     found = logistic_regression(support, targets, queries, 5, strength)
@@ -257,7 +257,7 @@ def test_logistic_regression_of_one_point_and_of_equal_points_is_finite() -> Non
     assert logistic_regression(1e4 * vectors(4, 3), torch.arange(4), vectors(2, 3), 4).isfinite().all()
 
 
-def test_adam_is_the_authors_loop_for_each_episode() -> None:
+def test_adam_equals_the_loop_of_the_authors_for_each_episode() -> None:
     support, queries, targets = vectors(3, 6, 4), vectors(3, 5, 4, seed=1), torch.arange(6) // 2
     found = adam_regression(support, targets, queries, 3, steps=50)
     for number in range(3):
@@ -287,7 +287,7 @@ def test_mean_and_half_width() -> None:
     assert math.isnan(mean_and_half_width(torch.tensor([0.3]))[1])
 
 
-def test_the_classes_of_queries_are_no_input(digits: tuple[Tensor, Tensor]) -> None:
+def test_query_classes_do_not_reach_the_classifier(digits: tuple[Tensor, Tensor]) -> None:
     """The classifier sees the same numbers whatever the queries' classes, and no function before it takes them."""
     seen: list[Tensor] = []
 
@@ -307,7 +307,7 @@ def test_the_classes_of_queries_are_no_input(digits: tuple[Tensor, Tensor]) -> N
         assert "query_targets" not in inspect.signature(function).parameters
 
 
-def test_many_episodes_are_evaluated_as_a_few(digits: tuple[Tensor, Tensor]) -> None:
+def test_result_is_the_mean_over_chunks_of_episodes(digits: tuple[Tensor, Tensor]) -> None:
     episodes = drawn(digits[1], 103, ways=3, queries=3)
     whole = evaluate_episodes(digits[0], episodes)
     parts = [slice(0, 1), slice(1, 60), slice(60, 103)]
@@ -321,7 +321,7 @@ def test_many_episodes_are_evaluated_as_a_few(digits: tuple[Tensor, Tensor]) -> 
     assert whole["gain"] == pytest.approx(whole["accuracy"] - whole["without_graph"])
 
 
-def test_a_query_alone_is_classified_as_in_an_episode_of_its_own(digits: tuple[Tensor, Tensor]) -> None:
+def test_inductive_query_is_classified_as_in_its_own_episode(digits: tuple[Tensor, Tensor]) -> None:
     features, episodes = digits[0], drawn(digits[1], 8, ways=3, queries=[2, 0, 4])
     right = []
     for number in range(8):
@@ -338,7 +338,7 @@ def test_a_query_alone_is_classified_as_in_an_episode_of_its_own(digits: tuple[T
     assert found["inductive_graph_half_width"] == pytest.approx(half)
 
 
-def test_what_the_other_queries_tell(digits: tuple[Tensor, Tensor]) -> None:
+def test_accuracy_gained_from_the_other_queries(digits: tuple[Tensor, Tensor]) -> None:
     """Of pixels of digits: a graph of one query and its support helps little, one of all queries much."""
     features, episodes = digits[0].float(), drawn(digits[1], 200)
     found = evaluate_episodes(features, episodes) | evaluate_alone(features, episodes)
@@ -366,7 +366,7 @@ def test_gains_on_the_pixels_of_digits(
     assert 0.1 < found["purity"] < 0.9
 
 
-def test_the_default_limits_the_neighbours_to_a_class(digits: tuple[Tensor, Tensor]) -> None:
+def test_default_limits_neighbours_to_the_class_size(digits: tuple[Tensor, Tensor]) -> None:
     episodes = drawn(digits[1], 100, queries=2)
     limited, fixed = (evaluate_episodes(digits[0], episodes, neighbours=k) for k in (None, 10))
     assert (limited["neighbours"], fixed["neighbours"]) == (2, 10)

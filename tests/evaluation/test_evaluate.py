@@ -71,7 +71,7 @@ def test_evaluate_by_hand() -> None:
     }
 
 
-def test_evaluate_beside_a_teacher_by_hand() -> None:
+def test_evaluate_with_a_teacher_by_hand() -> None:
     """An undecided teacher: class 0 always. Each sure answer is 1000 nats off at two classes of three."""
     result = evaluate(Reads(), data(), teacher=Reads(scale=0.0))
     assert result["agreement"] == 0.5
@@ -80,18 +80,18 @@ def test_evaluate_beside_a_teacher_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("name", "samples", "accuracy"), [("train", 5, 0.75), ("validation", 2, 1), ("test", 4, 0.75)])
-def test_the_part_that_is_asked_for(name: str, samples: int, accuracy: float) -> None:
+def test_requested_split_is_evaluated(name: str, samples: int, accuracy: float) -> None:
     result = evaluate(Reads(), data(), split=name)
     assert (result["samples"], result["accuracy"]) == (samples, accuracy)
 
 
-def test_soft_labels_count_as_their_largest_class() -> None:
+def test_soft_labels_count_as_their_argmax() -> None:
     whole = data()
     soft = replace(whole, test=replace(whole.test, labels=0.6 * torch.eye(3)[whole.test.labels] + 0.4 / 3))
     assert evaluate(Reads(), soft) == evaluate(Reads(), whole)
 
 
-def test_the_json_is_strict_also_without_any_label() -> None:
+def test_json_is_strict_without_any_label() -> None:
     nothing = replace(data(), test=part([0, 1], [-1, -1]))
     result = evaluate(Reads(), nothing, teacher=Reads())
     assert json.loads(json.dumps(result, allow_nan=False)) == result
@@ -106,7 +106,7 @@ def test_the_json_is_strict_also_without_any_label() -> None:
 
 
 @pytest.mark.parametrize("size", [100, 101, 102, 1000])
-def test_a_long_risk_coverage_curve_is_thinned_to_101_points(size: int) -> None:
+def test_long_risk_coverage_curve_is_thinned_to_101_points(size: int) -> None:
     """All samples are equally sure, and half of them are wrong."""
     whole = replace(data(), test=part([0, 1] * (size // 2) + [0] * (size % 2), [0] * size))
     curve = evaluate(Reads(), whole)["risk_coverage"]
@@ -126,7 +126,7 @@ def test_memorisation_by_hand() -> None:
     }
 
 
-def test_memorisation_of_clean_labels_is_no_number() -> None:
+def test_memorisation_of_clean_labels_is_null() -> None:
     result = memorisation(Reads(), replace(data(), train=part([0, 1], [0, 0])))
     assert result == {
         "wrong_labels": 0,
@@ -147,7 +147,7 @@ def test_cost_of() -> None:
 
 
 @pytest.mark.parametrize("classes", [4, 10])
-def test_another_number_of_classes(classes: int) -> None:
+def test_other_number_of_classes_is_refused(classes: int) -> None:
     wrong = f"gives {classes} logits, but toy has 3 classes: give its last layer 3 outputs"
     with pytest.raises(TutelageError, match=f"the network {wrong}") as error:
         evaluate(Reads(classes), data())
@@ -158,14 +158,14 @@ def test_another_number_of_classes(classes: int) -> None:
         memorisation(Reads(classes), data())
 
 
-def test_a_part_that_does_not_exist() -> None:
+def test_unknown_split_is_refused() -> None:
     with pytest.raises(TutelageError, match="unknown split 'tset'; did you mean 'test'"):
         evaluate(Reads(), data(), split="tset")
     with pytest.raises(TutelageError, match="unknown split 'validation'"):
         evaluate(Reads(), replace(data(), validation=None), split="validation")
 
 
-def test_a_network_that_can_abstain_is_also_ranked_by_that() -> None:
+def test_abstaining_network_is_also_ranked_by_its_abstain_output() -> None:
     """It reads the class from the first pixel, right in 3 of 4, and abstains from what it calls 0 rather than 1."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     fc = network[1]
@@ -190,7 +190,7 @@ def test_a_network_that_can_abstain_is_also_ranked_by_that() -> None:
 
 
 @pytest.mark.parametrize("task", ["strings", "multi_label", "regression"])
-def test_a_task_that_the_data_is_not_for(task: str) -> None:
+def test_task_that_does_not_fit_the_data_is_refused(task: str) -> None:
     """A weights file may name any."""
     with pytest.raises(
         TutelageError, match=f"toy.*{task.split('_', maxsplit=1)[0]}|{task.split('_', maxsplit=1)[0]}.*toy"

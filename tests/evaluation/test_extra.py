@@ -45,7 +45,7 @@ def model(digits: Data) -> nn.Module:
     return Tapped(nn.Sequential(nn.Flatten(), layer))
 
 
-def test_everything_on_the_digits(digits: Data, model: nn.Module, tiny_npz: str) -> None:
+def test_all_extra_evaluations_on_the_digits(digits: Data, model: nn.Module, tiny_npz: str) -> None:
     found = evaluate_extra(model, digits, ExtraEvaluation(corruptions=True, pgd=(0.03, 0.01, 0.1), ood=tiny_npz))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found) == list(NOTHING)
@@ -69,7 +69,7 @@ def test_everything_on_the_digits(digits: Data, model: nn.Module, tiny_npz: str)
     assert 0.5 < found["ood_auroc"] < 1
 
 
-def test_what_is_not_asked_for_is_null(digits: Data, model: nn.Module) -> None:
+def test_evaluations_not_requested_are_null(digits: Data, model: nn.Module) -> None:
     assert evaluate_extra(model, digits, ExtraEvaluation()) == NOTHING
     only = evaluate_extra(model, digits, ExtraEvaluation(pgd=(0.02,), samples=20))
     assert {name for name, value in only.items() if value is not None} == {"pgd", "auac", "zero_gradient_share"}
@@ -77,7 +77,7 @@ def test_what_is_not_asked_for_is_null(digits: Data, model: nn.Module) -> None:
     assert {name for name, value in only.items() if value is not None} == {"corruptions", "corruption_accuracy"}
 
 
-def test_the_same_again_and_another_seed(digits: Data, model: nn.Module) -> None:
+def test_result_is_reproducible_and_depends_on_the_seed(digits: Data, model: nn.Module) -> None:
     what = ExtraEvaluation(corruptions=True, pgd=(0.02,))
     first = evaluate_extra(model, digits, what, seed=1)
     assert first == evaluate_extra(model, digits, what, seed=1)
@@ -86,7 +86,7 @@ def test_the_same_again_and_another_seed(digits: Data, model: nn.Module) -> None
     assert other["corruptions"]["jpeg"] == first["corruptions"]["jpeg"]
 
 
-def test_a_sample_of_the_part_has_every_class(digits: Data, model: nn.Module) -> None:
+def test_limited_samples_contain_every_class(digits: Data, model: nn.Module) -> None:
     """Sorted by class, as a folder's pictures are, the first 60 samples would have two classes of ten."""
     order = digits.test.labels.argsort(stable=True)
     by_class = replace(digits, test=digits.test.subset(order))
@@ -98,7 +98,7 @@ def test_a_sample_of_the_part_has_every_class(digits: Data, model: nn.Module) ->
     assert evaluate_extra(model, by_class, what.replace(samples=5000)) == evaluate_extra(model, by_class, what)
 
 
-def test_the_part_that_is_asked_for(digits: Data, model: nn.Module, refused: Refused) -> None:
+def test_requested_split_is_evaluated(digits: Data, model: nn.Module, refused: Refused) -> None:
     what = ExtraEvaluation(pgd=(0.02,))
     swapped = replace(digits, test=digits.train, train=digits.test)
     assert evaluate_extra(model, digits, what, split="train") == evaluate_extra(model, swapped, what)
@@ -106,13 +106,13 @@ def test_the_part_that_is_asked_for(digits: Data, model: nn.Module, refused: Ref
         evaluate_extra(model, digits, what, split="tset")
 
 
-def test_another_number_of_classes(digits: Data, refused: Refused) -> None:
+def test_other_number_of_classes_is_refused(digits: Data, refused: Refused) -> None:
     small = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
     with refused("the network gives 4 logits, but digits has 10 classes"):
         evaluate_extra(small, digits, ExtraEvaluation(pgd=(0.1,)))
 
 
-def test_another_data_set_that_does_not_exist_is_told_before_the_work(digits: Data, model: nn.Module) -> None:
+def test_missing_ood_data_set_is_refused_before_any_evaluation(digits: Data, model: nn.Module) -> None:
     from tutelage.errors import TutelageError
 
     with pytest.raises(TutelageError, match="unknown data set 'digts'"):
@@ -122,7 +122,7 @@ def test_another_data_set_that_does_not_exist_is_told_before_the_work(digits: Da
 # --- what may be asked
 
 
-def test_radii_are_sorted_and_each_counts_once() -> None:
+def test_radii_are_sorted_and_unique() -> None:
     assert ExtraEvaluation(pgd=(0.3, 0.1, 0.3)).pgd == (0.1, 0.3)
     assert ExtraEvaluation(pgd="0.3, 0.1") == ExtraEvaluation(pgd=[0.1, 0.3])
     assert ExtraEvaluation(pgd=(1,)).pgd == (1.0,)
@@ -143,6 +143,6 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("fields", "said"), WRONG.values(), ids=WRONG)
-def test_what_may_not_be_asked(fields: dict[str, object], said: list[str], refused: Refused) -> None:
+def test_invalid_settings_are_refused(fields: dict[str, object], said: list[str], refused: Refused) -> None:
     with refused("the evaluation", *said):
         ExtraEvaluation(**fields)

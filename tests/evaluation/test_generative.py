@@ -32,14 +32,14 @@ def drawn(count: int, size: int, seed: int = 0) -> Tensor:
 
 
 @pytest.mark.parametrize("size", [1, 3, 20])
-def test_the_distance_of_two_round_normals(size: int) -> None:
+def test_frechet_distance_of_two_isotropic_gaussians(size: int) -> None:
     """|mu|^2 + d (1 - s)^2 of N(0, I) and N(mu, s^2 I)."""
     mean, scale = torch.linspace(-1, 2, size), 1.7
     found = frechet_distance(torch.zeros(size), torch.eye(size), mean, scale**2 * torch.eye(size))
     assert found == pytest.approx(mean.square().sum().item() + size * (1 - scale) ** 2, rel=1e-6)
 
 
-def test_the_distance_to_itself_is_zero_also_where_directions_are_missing() -> None:
+def test_frechet_distance_to_itself_is_zero_for_singular_covariances() -> None:
     full, thin = drawn(300, 8), drawn(5, 8)
     assert frechet_distance_of(full, full) == pytest.approx(0, abs=1e-9)
     assert frechet_distance_of(thin, thin) == pytest.approx(0, abs=1e-3)
@@ -47,7 +47,7 @@ def test_the_distance_to_itself_is_zero_also_where_directions_are_missing() -> N
     assert frechet_distance_of(flat, flat) == 0
 
 
-def test_the_distance_against_scipys_root() -> None:
+def test_frechet_distance_against_sqrtm_of_scipy() -> None:
     linalg = pytest.importorskip("scipy.linalg")
     first, second = drawn(100, 6), drawn(80, 6, seed=1)
     a, b = (torch.cov(x.T) for x in (first, second))
@@ -58,7 +58,7 @@ def test_the_distance_against_scipys_root() -> None:
     assert frechet_distance_of(second, first) == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_distance_against_torchmetrics() -> None:
+def test_frechet_distance_against_torchmetrics() -> None:
     fid = pytest.importorskip("torchmetrics.image.fid")
 
     class Pixels(nn.Module):
@@ -76,13 +76,13 @@ def test_the_distance_against_torchmetrics() -> None:
     assert float(theirs.compute()) == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_score_of_what_is_certain_and_of_what_is_not() -> None:
+def test_inception_score_of_uniform_and_one_hot_probabilities() -> None:
     assert inception_score(torch.full((12, 5), 0.2)) == pytest.approx(1)
     assert inception_score(torch.eye(5).repeat(4, 1)) == pytest.approx(5)
     assert inception_score(torch.eye(5)[:1].repeat(4, 1)) == pytest.approx(1)  # one class alone
 
 
-def test_the_score_against_plain_loops() -> None:
+def test_inception_score_against_plain_loops() -> None:
     p = drawn(30, 4).softmax(1)
     mean = [sum(row[c] for row in p.tolist()) / 30 for c in range(4)]
     total = sum(sum(q * math.log(q / m) for q, m in zip(row, mean, strict=True)) for row in p.tolist())
@@ -120,7 +120,7 @@ def images_of(data: Data) -> Tensor:
     return data.test.inputs.permute(0, 3, 1, 2) / 255
 
 
-def test_a_generator_is_judged(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_generator_is_evaluated(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     images = images_of(tiny_data)
     good, bad = Generator(Copier(images)), Generator(Copier(images, blur=True))
     ours = evaluate_generator(good, tiny_data, teacher=bad)
@@ -141,14 +141,14 @@ def test_a_generator_is_judged(tiny_data: Data, taught: Callable[..., Tapped]) -
     assert classifier.training == before
 
 
-def test_large_images_are_averaged_down(tiny_data: Data) -> None:
+def test_large_images_are_downsampled_by_averaging(tiny_data: Data) -> None:
     assert _shrunk(torch.rand(2, 3, 8, 8)).shape == (2, 192)
     assert _shrunk(torch.rand(2, 1, 33, 20)).shape == (2, 11 * 7)
     flat = torch.full((1, 1, 35, 35), 0.25)
     assert torch.allclose(_shrunk(flat), torch.tensor(0.25))
 
 
-def test_what_does_not_fit_is_told(tiny_data: Data, refused: Any) -> None:
+def test_other_image_shapes_and_unknown_splits_are_refused(tiny_data: Data, refused: Any) -> None:
     generator = Generator(Copier(torch.rand(4, 1, 5, 5)))
     with refused("(1, 5, 5)", "(1, 8, 8)", "give a generator of such images"):
         evaluate_generator(generator, tiny_data)
@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_told(tiny_data: Data, refused: Any) -> None:
         evaluate_generator(generator, tiny_data, split="exam")
 
 
-def test_a_generator_costs_what_one_image_costs(tiny_data: Data) -> None:
+def test_cost_of_a_generator_is_that_of_one_image(tiny_data: Data) -> None:
     cost = cost_of(Generator(MLPGenerator((1, 8, 8), width=10 / 512, latent=6)), torch.full((1, 6), 0.5))
     assert cost["parameters"] == 6 * 10 + 10 + 2 * 110 + 10 * 64 + 64
     assert cost["flops"] == 2 * (6 * 10 + 2 * 100 + 640)

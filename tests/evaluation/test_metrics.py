@@ -127,7 +127,7 @@ PRECISION = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-5}
 @pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("dtype", PRECISION)
 @pytest.mark.parametrize(("fast", "slow"), WITH_LABELS)
-def test_equals_plain_loops(
+def test_metric_equals_plain_loops(
     fast: Scored,
     slow: Callable[[Tensor, Tensor], float],
     dtype: torch.dtype,
@@ -143,7 +143,7 @@ def test_equals_plain_loops(
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dtype", PRECISION)
 @pytest.mark.parametrize(("fast", "slow"), OF_PAIRS)
-def test_pair_equals_plain_loops(
+def test_pair_metric_equals_plain_loops(
     fast: Scored,
     slow: Callable[[Tensor, Tensor], float],
     dtype: torch.dtype,
@@ -170,7 +170,7 @@ def test_per_class_accuracy_equals_plain_loops() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 6])
-def test_f1_equals_scikit_learns(classes: int) -> None:
+def test_f1_equals_scikit_learn(classes: int) -> None:
     """Whose mean is over the classes that are labels or predicted."""
     from sklearn.metrics import f1_score
 
@@ -194,20 +194,20 @@ def test_f1_by_hand() -> None:
 
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
-def test_adding_a_constant_to_a_samples_logits_changes_nothing(metric: Scored) -> None:
+def test_metric_is_invariant_to_a_constant_added_to_logits(metric: Scored) -> None:
     logits, _, labels = drawn(5, 50, 4, torch.float64)
     shift = torch.linspace(-30, 30, 50, dtype=torch.float64)[:, None]
     torch.testing.assert_close(metric(logits + shift, labels), metric(logits, labels), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in OF_PAIRS])
-def test_adding_a_constant_to_either_side_changes_nothing(metric: Scored) -> None:
+def test_pair_metric_is_invariant_to_a_constant_added_to_either_logits(metric: Scored) -> None:
     student, teacher, _ = drawn(5, 50, 4, torch.float64)
     torch.testing.assert_close(metric(student + 9, teacher - 7), metric(student, teacher), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
-def test_unlabelled_samples_are_left_out(metric: Scored) -> None:
+def test_unlabelled_samples_are_ignored(metric: Scored) -> None:
     logits, _, labels = drawn(6, 40, 4, torch.float64)
     have = labels >= 0
     assert 0 < have.sum() < len(labels)
@@ -216,7 +216,7 @@ def test_unlabelled_samples_are_left_out(metric: Scored) -> None:
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
 @pytest.mark.parametrize("samples", [0, 4])
-def test_without_any_label_the_answer_is_nan(metric: Scored, samples: int) -> None:
+def test_metric_without_any_label_is_nan(metric: Scored, samples: int) -> None:
     assert metric(torch.zeros(samples, 3), torch.full((samples,), -1)).isnan()
 
 
@@ -237,13 +237,13 @@ RIGHT = torch.tensor([0, 1, 2, 0, 1, 2])
         (metrics.calibration_gap, 0.0, 1.0),
     ],
 )
-def test_perfectly_sure(metric: Scored, right: float, wrong: float) -> None:
+def test_metrics_of_certain_predictions(metric: Scored, right: float, wrong: float) -> None:
     assert metric(CERTAIN, RIGHT).item() == right
     assert metric(CERTAIN, (RIGHT + 1) % 3).item() == wrong
 
 
 @pytest.mark.parametrize("classes", [2, 5, 10])
-def test_uniform_logits(classes: int) -> None:
+def test_metrics_of_uniform_logits(classes: int) -> None:
     logits, labels = torch.full((classes, classes), 3.0, dtype=torch.float64), torch.arange(classes)
     assert metrics.nll(logits, labels).item() == pytest.approx(math.log(classes), abs=1e-12)
     assert metrics.brier(logits, labels).item() == pytest.approx(1 - 1 / classes, abs=1e-12)
@@ -254,7 +254,7 @@ def test_uniform_logits(classes: int) -> None:
     assert metrics.calibration_gap(logits, labels).item() == pytest.approx(0, abs=1e-12)
 
 
-def test_the_worst_class_is_not_the_mean_and_ignores_absent_classes() -> None:
+def test_worst_class_is_not_the_mean_and_ignores_absent_classes() -> None:
     logits = torch.eye(4)[[0, 0, 1, 0, 0]]
     labels = torch.tensor([0, 0, 1, 1, 1])
     assert metrics.per_class_accuracy(logits, labels)[:2].tolist() == pytest.approx([1.0, 1 / 3])
@@ -269,20 +269,20 @@ def of_confidence(*confidences: float, dtype: torch.dtype = torch.float64) -> Te
 
 
 @pytest.mark.parametrize(("bins", "place"), [(2, 0), (4, 1), (3, 1)])
-def test_a_confidence_on_an_edge_belongs_to_the_bin_below(bins: int, place: int) -> None:
+def test_confidence_on_a_bin_edge_belongs_to_the_bin_below(bins: int, place: int) -> None:
     diagram = metrics.reliability(torch.zeros(1, 2), torch.tensor([0]), bins)
     assert diagram.count.tolist() == [int(b == place) for b in range(bins)]
 
 
 @pytest.mark.parametrize(("classes", "bins"), [(3, 15), (5, 15), (15, 15), (2, 14), (5, 55)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_edges_are_the_nearest_floats(classes: int, bins: int, dtype: torch.dtype) -> None:
+def test_bin_edges_are_the_nearest_floats(classes: int, bins: int, dtype: torch.dtype) -> None:
     """Uniform logits are as sure as the float nearest to 1/C, an edge; with 55 bins linspace is below it."""
     diagram = metrics.reliability(torch.zeros(1, classes, dtype=dtype), torch.tensor([0]), bins)
     assert diagram.count.nonzero().tolist() == [[bins // classes - 1]]
 
 
-def test_a_confidence_of_one_is_in_the_last_bin() -> None:
+def test_confidence_of_one_is_in_the_last_bin() -> None:
     assert metrics.reliability(CERTAIN, RIGHT).count.tolist() == [0] * 14 + [6]
 
 
@@ -306,7 +306,7 @@ def test_ece_of_one_sample(label: int, expected: float) -> None:
     assert metrics.ece(of_confidence(0.9), torch.tensor([label])).item() == pytest.approx(expected)
 
 
-def test_the_gap_has_a_sign_and_ece_does_not_cancel() -> None:
+def test_calibration_gap_is_signed_and_ece_does_not_cancel() -> None:
     logits = of_confidence(0.6, 0.6, 0.9, 0.9)
     modest, bold = torch.tensor([0, 0, 0, 0]), torch.tensor([1, 1, 1, 1])
     assert metrics.calibration_gap(logits, modest).item() == pytest.approx(-0.25)
@@ -316,7 +316,7 @@ def test_the_gap_has_a_sign_and_ece_does_not_cancel() -> None:
     assert metrics.ece(logits, mixed).item() == pytest.approx(0.4)
 
 
-def test_nan_logits_do_not_look_calibrated() -> None:
+def test_ece_of_nan_logits_is_nan() -> None:
     assert metrics.ece(torch.full((3, 2), math.nan), torch.tensor([0, 1, 0])).isnan()
 
 
@@ -330,7 +330,7 @@ def test_ece_equals_torchmetrics(seed: int) -> None:
     torch.testing.assert_close(metrics.ece(logits, labels), expected, atol=1e-5, rtol=0)
 
 
-def test_kl_is_of_the_student_from_the_teacher() -> None:
+def test_kl_is_from_teacher_to_student() -> None:
     student, teacher = of_confidence(0.5), of_confidence(0.8)
     expected = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
     assert metrics.kl_to_teacher(student, teacher).item() == pytest.approx(expected)
@@ -343,7 +343,7 @@ def test_kl_stays_finite_where_a_probability_is_zero_in_float32() -> None:
     assert metrics.kl_to_teacher(torch.tensor([[1000.0, 0]]), torch.tensor([[0, 1000.0]])).item() == 1000
 
 
-def test_memorised_by_hand() -> None:
+def test_memorisation_by_hand() -> None:
     given = torch.tensor([1, 2, 0, 0, 1, -1, 2])
     clean = torch.tensor([0, 0, 0, 1, 2, 1, -1])
     predicted = torch.tensor([1, 0, 1, 0, 0, 1, 2])
@@ -352,7 +352,7 @@ def test_memorised_by_hand() -> None:
     assert metrics.memorised(torch.eye(3)[predicted], given, clean).item() == 0.5
 
 
-def test_nothing_is_memorised_where_nothing_is_wrong() -> None:
+def test_memorisation_at_its_bounds_and_without_corrupted_labels() -> None:
     labels = torch.tensor([0, 1, 2])
     assert metrics.memorised(torch.eye(3), labels, labels).isnan()
     assert metrics.memorised(torch.eye(3), (labels + 1) % 3, labels).item() == 0
@@ -361,7 +361,7 @@ def test_nothing_is_memorised_where_nothing_is_wrong() -> None:
 
 @pytest.mark.parametrize("metric", [*(metric for metric, _ in WITH_LABELS), metrics.per_class_accuracy])
 @pytest.mark.parametrize(("logits", "labels"), [((3, 4), (5,)), ((3, 4), (3, 1)), ((3,), (3,))])
-def test_shapes_that_do_not_fit(metric: Scored, logits: tuple[int, ...], labels: tuple[int, ...]) -> None:
+def test_mismatched_shapes_are_refused(metric: Scored, logits: tuple[int, ...], labels: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"logits \(N, C\)") as error:
         metric(torch.zeros(logits), torch.zeros(labels, dtype=torch.int64))
     assert f"got {logits} and {labels}" in str(error.value)
@@ -369,13 +369,13 @@ def test_shapes_that_do_not_fit(metric: Scored, logits: tuple[int, ...], labels:
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in OF_PAIRS])
 @pytest.mark.parametrize(("student", "teacher"), [((3, 4), (3, 5)), ((3, 4), (1, 4)), ((3,), (3,))])
-def test_pairs_that_do_not_fit(metric: Scored, student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
+def test_mismatched_pairs_are_refused(metric: Scored, student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="student and teacher logits") as error:
         metric(torch.zeros(student), torch.zeros(teacher))
     assert f"got {student} and {teacher}" in str(error.value)
 
 
-def test_memorised_with_shapes_that_do_not_fit() -> None:
+def test_memorisation_refuses_mismatched_shapes() -> None:
     three, two = torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
         metrics.memorised(torch.zeros(3, 4), three, two)
@@ -384,11 +384,11 @@ def test_memorised_with_shapes_that_do_not_fit() -> None:
 
 
 @pytest.mark.parametrize("label", [-2, 4])
-def test_a_label_that_is_no_class(label: int) -> None:
+def test_label_out_of_range_is_refused(label: int) -> None:
     with pytest.raises(ValueError, match=r"labels must lie in -1 \.\. 3"):
         metrics.accuracy(torch.zeros(2, 4), torch.tensor([0, label]))
 
 
-def test_no_bins() -> None:
+def test_zero_bins_are_refused() -> None:
     with pytest.raises(ValueError, match="got 0"):
         metrics.ece(torch.zeros(1, 2), torch.tensor([0]), 0)

@@ -37,19 +37,19 @@ class Brightness(nn.Module):
         return torch.stack([scale * light for scale in (100.0, 0.0)], 1)
 
 
-def test_every_pair_is_counted_and_a_draw_is_half() -> None:
+def test_auroc_counts_every_pair_and_ties_as_half() -> None:
     own, foreign = [10, 200, 200, 90], [200, 5, 90]
     won = [1.0 if a > b else 0.5 if a == b else 0.0 for a in own for b in foreign]
     assert ood_auroc(Brightness(), of(own), of(foreign)) == pytest.approx(sum(won) / len(won))
 
 
-def test_which_way_round() -> None:
+def test_auroc_is_1_if_in_distribution_images_are_more_confident() -> None:
     assert ood_auroc(Brightness(), of([200, 201]), of([3, 4])) == 1
     assert ood_auroc(Brightness(), of([3, 4]), of([200, 201])) == 0
     assert ood_auroc(Brightness(), of([3, 4]), of([3, 4])) == 0.5
 
 
-def test_confidences_that_round_to_1_are_told_apart() -> None:
+def test_confidences_that_round_to_1_are_distinguished() -> None:
     """Both are 1 in float32: by probability alone the answer would be a half."""
     logits = Brightness()(torch.tensor([200 / 255, 250 / 255]).view(2, 1, 1, 1))
     assert logits.softmax(1).amax(1).tolist() == [1.0, 1.0]
@@ -57,12 +57,12 @@ def test_confidences_that_round_to_1_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (20, 12, 1), (5, 31, 3), (8, 8, 4)])
-def test_other_shapes_are_brought_to_the_own_one(shape: tuple[int, int, int]) -> None:
+def test_other_image_shapes_are_converted(shape: tuple[int, int, int]) -> None:
     for own in ((8, 8, 1), (8, 8, 3)):
         assert ood_auroc(Brightness(), of([10, 100], own), of([50, 60, 70], shape)) == 0.5
 
 
-def test_by_name_part_and_with_a_network(
+def test_data_by_name_split_and_with_a_network(
     tiny_data: Data, taught: Callable[..., Tapped], tiny_npz: str, refused: Refused
 ) -> None:
     model = taught()
@@ -77,19 +77,19 @@ def test_by_name_part_and_with_a_network(
         ood_auroc(model, tiny_data, "digits", split="tset")
 
 
-def test_the_labels_of_the_others_are_of_no_influence(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_labels_of_the_other_data_are_ignored(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     digits = open_data("digits")
     unlabelled = replace(digits, test=replace(digits.test, labels=torch.full((360,), -1)))
     model = taught()
     assert ood_auroc(model, tiny_data, unlabelled) == ood_auroc(model, tiny_data, digits)
 
 
-def test_a_network_of_one_class_tells_nothing() -> None:
+def test_auroc_of_a_one_class_network_is_one_half() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
     assert ood_auroc(model, of([1, 2]), of([3])) == 0.5
 
 
-def test_images_of_the_right_shape_are_left_alone() -> None:
+def test_images_of_the_right_shape_are_unchanged() -> None:
     images = torch.rand(2, 3, 5, 7)
     assert torch.equal(ImagesAs((3, 5, 7))(images), images)
 
@@ -101,7 +101,7 @@ def test_channels_are_repeated_or_averaged() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (11, 20), (40, 37)])
-def test_resizing_is_pillows_bilinear_one(size: tuple[int, int]) -> None:
+def test_resizing_equals_bilinear_resizing_of_pillow(size: tuple[int, int]) -> None:
     """Which averages over the pixels that a smaller one covers. In floats, so that Pillow rounds nothing."""
     image = np.random.default_rng(0).random((24, 30), dtype=np.float32)
     expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))

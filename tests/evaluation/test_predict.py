@@ -56,7 +56,7 @@ class Poisoned(nn.Module):
         return torch.zeros(len(inputs), 3).masked_fill(bad[:, None], self.value)
 
 
-def test_equals_the_model_on_the_pixels_in_eval_mode() -> None:
+def test_predictions_equal_the_model_in_eval_mode() -> None:
     split, model = part(), network()
     pixels = split.inputs[torch.arange(len(split))].permute(0, 3, 1, 2).float() / 255
     logits = predict(model, split, device="cpu")
@@ -66,7 +66,7 @@ def test_equals_the_model_on_the_pixels_in_eval_mode() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 10, 11, 12])
-def test_the_batch_size_does_not_matter(batch_size: int) -> None:
+def test_predictions_do_not_depend_on_the_batch_size(batch_size: int) -> None:
     split, model = part(), network()
     torch.testing.assert_close(
         predict(model, split, device="cpu", batch_size=batch_size), predict(model, split, device="cpu")
@@ -74,7 +74,7 @@ def test_the_batch_size_does_not_matter(batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_each_submodule_gets_its_own_mode_back(fails: bool) -> None:
+def test_mode_of_each_submodule_is_restored(fails: bool) -> None:
     model = network()
     if fails:
         model.append(Fails())
@@ -92,7 +92,7 @@ def test_each_submodule_gets_its_own_mode_back(fails: bool) -> None:
     assert torch.equal(model[1].running_mean, statistics)
 
 
-def test_statistics_and_generator_are_left_alone() -> None:
+def test_batch_statistics_and_generator_are_unchanged() -> None:
     model = network().train()
     state, generator = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
     predict(model, part(), device="cpu")
@@ -100,7 +100,7 @@ def test_statistics_and_generator_are_left_alone() -> None:
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
-def test_the_answer_can_be_a_target_in_a_loss() -> None:
+def test_predictions_can_be_targets_in_a_loss() -> None:
     logits = predict(network(), part(), device="cpu")
     assert not logits.requires_grad
     student = torch.zeros_like(logits, requires_grad=True)
@@ -109,7 +109,7 @@ def test_the_answer_can_be_a_target_in_a_loss() -> None:
     torch.testing.assert_close(student.grad, logits)
 
 
-def test_amp_computes_in_lower_precision_and_answers_in_float32() -> None:
+def test_amp_computes_in_lower_precision_and_returns_float32() -> None:
     model, split = network(), part()
     full, low = predict(model, split, device="cpu"), predict(model, split, device="cpu", amp=torch.bfloat16)
     assert low.dtype == torch.float32
@@ -117,7 +117,7 @@ def test_amp_computes_in_lower_precision_and_answers_in_float32() -> None:
     torch.testing.assert_close(full, low, atol=0.05, rtol=0.05)
 
 
-def test_without_amp_somebodys_autocast_does_not_reach_it() -> None:
+def test_outer_autocast_is_disabled_without_amp() -> None:
     model, split = network(), part()
     full = predict(model, split, device="cpu")
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -126,7 +126,7 @@ def test_without_amp_somebodys_autocast_does_not_reach_it() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("batch_size", [2, 512])
-def test_logits_that_are_not_finite(value: float, batch_size: int) -> None:
+def test_non_finite_logits_are_refused(value: float, batch_size: int) -> None:
     split = part()
     images = torch.zeros(11, 4, 5, 3, dtype=torch.uint8)
     images[[3, 8]] = 255
@@ -143,17 +143,17 @@ def test_logits_that_are_not_finite(value: float, batch_size: int) -> None:
         ((torch.zeros(11, 3),), "a tuple"),
     ],
 )
-def test_an_answer_that_is_no_logits(answer: object, words: str) -> None:
+def test_outputs_that_are_not_logits_are_refused(answer: object, words: str) -> None:
     with pytest.raises(TutelageError, match=f"batch of 11 with {words}.*returns logits"):
         predict(Answers(answer), part(), device="cpu")
 
 
-def test_an_empty_part() -> None:
+def test_empty_split_is_refused() -> None:
     with pytest.raises(TutelageError, match="empty"):
         predict(network(), part().subset(torch.arange(0)), device="cpu")
 
 
-def test_roles_stand_side_by_side() -> None:
+def test_outputs_of_roles_are_concatenated() -> None:
     """Of a network that nobody has traced yet, over several batches, in eval mode, which it is not left in."""
     model = Tapped(network(), roles={"hidden": "3"}).train()
     split = part(600)

@@ -47,7 +47,7 @@ def plane() -> nn.Module:
 RADII = (0.005, 0.02, 0.08, 0.3)
 
 
-def test_a_linear_network_loses_what_the_closed_form_says() -> None:
+def test_accuracy_of_a_linear_network_equals_the_closed_form() -> None:
     """Right is right at radius r if its margin is more than r times the sum of |w_0 - w_1|."""
     split, model = part(), plane()
     assert isinstance(split.inputs, Tensor)
@@ -70,7 +70,7 @@ def test_radius_0_is_the_clean_accuracy(tiny_data: Data, taught: Callable[..., T
     assert found.clean == float(accuracy(predict(model, tiny_data.test, device="cpu"), tiny_data.test.labels))
 
 
-def test_the_accuracy_never_rises_with_the_radius(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_accuracy_never_rises_with_the_radius(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     """A step of a weak attack: at one radius alone it may well miss what it found at a smaller one."""
     model = taught()
     found = pgd_accuracies(model, tiny_data.train, [0.3, 0.001, 0.01, 0.01, 0.1], steps=1)
@@ -91,7 +91,7 @@ class Deaf(nn.Module):
         return torch.where(near, self.inside(images), torch.tensor([1.0, 0.0]))
 
 
-def test_what_breaks_at_a_small_radius_is_broken_at_a_large_one() -> None:
+def test_samples_broken_at_a_small_radius_stay_broken_at_larger_ones() -> None:
     """A large radius starts far off, where this network is deaf and always right; a small one finds the boundary."""
     split = part()
     assert isinstance(split.inputs, Tensor)
@@ -105,7 +105,7 @@ def test_what_breaks_at_a_small_radius_is_broken_at_a_large_one() -> None:
     assert both[1.0] == both[0.03] < 1
 
 
-def test_the_batch_size_is_of_no_influence(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_accuracies_do_not_depend_on_the_batch_size(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     model = taught().double()
     model.forward = lambda images, forward=model.forward: forward(images.double())  # type: ignore[method-assign,misc]
     found = [pgd_accuracies(model, tiny_data.train, RADII, steps=3, restarts=2, batch_size=n) for n in (7, 48)]
@@ -113,9 +113,7 @@ def test_the_batch_size_is_of_no_influence(tiny_data: Data, taught: Callable[...
     assert found[0] == pgd_accuracies(model, tiny_data.train, RADII, steps=3, restarts=2)
 
 
-def test_the_network_stays_as_it_is(
-    tiny_data: Data, tiny_model: Callable[..., Tapped], state_of: Any, changed: Any
-) -> None:
+def test_network_is_unchanged(tiny_data: Data, tiny_model: Callable[..., Tapped], state_of: Any, changed: Any) -> None:
     model = tiny_model(dropout=0.5).train()
     model.module.bn1.eval()  # type: ignore[union-attr]
     before, modes = state_of(model), [module.training for module in model.modules()]
@@ -128,7 +126,7 @@ def test_the_network_stays_as_it_is(
     assert torch.equal(randomness, torch.get_rng_state())
 
 
-def test_samples_without_a_label_are_left_out(refused: Refused) -> None:
+def test_unlabelled_samples_are_ignored(refused: Refused) -> None:
     split, model = part(), plane()
     labels = split.labels.clone()
     labels[50:] = -1
@@ -139,7 +137,7 @@ def test_samples_without_a_label_are_left_out(refused: Refused) -> None:
         pgd_accuracies(model, replace(split, labels=torch.full((120,), -1)), RADII)
 
 
-def test_where_nothing_is_right_nothing_is_left() -> None:
+def test_accuracy_is_zero_if_no_prediction_is_correct() -> None:
     split = part()
     wrong = replace(split, labels=1 - predict(plane(), split, device="cpu").argmax(1))
     found = pgd_accuracies(plane(), wrong, RADII)
@@ -160,7 +158,7 @@ class Rounded(nn.Module):
         return logits
 
 
-def test_the_alarm_goes_off_where_the_gradient_is_hidden() -> None:
+def test_warning_if_gradients_are_masked() -> None:
     with pytest.warns(TutelageWarning, match=r"100% of the 120 attacked samples .* overestimated"):
         found = pgd_accuracies(Rounded(0.0), part(), [0.02], steps=2)
     assert found.zero_gradient_share == 1
@@ -169,14 +167,14 @@ def test_the_alarm_goes_off_where_the_gradient_is_hidden() -> None:
         assert pgd_accuracies(Rounded(0.9), part(), [0.02], steps=2).zero_gradient_share == pytest.approx(0.1)
 
 
-def test_a_few_zero_gradients_are_told_without_a_warning() -> None:
+def test_few_zero_gradients_are_reported_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = pgd_accuracies(Rounded(0.95), part(), [0.02], steps=2)
     assert found.zero_gradient_share == pytest.approx(0.05)
 
 
-def test_a_negative_radius() -> None:
+def test_negative_radius_is_refused() -> None:
     with pytest.raises(ValueError, match="must be 0 or more"):
         pgd_accuracies(plane(), part(), [-0.1])
 
@@ -184,19 +182,19 @@ def test_a_negative_radius() -> None:
 # --- the area under the curve
 
 
-def test_the_area_of_the_authors_numbers() -> None:
+def test_auac_of_the_numbers_of_the_authors() -> None:
     found = dict(zip(range(6), (96, 64.95, 34.52, 16.73, 7.81, 3.73), strict=True))
     assert auac(found) == pytest.approx(34.775)
     assert auac(dict(reversed(found.items()))) == auac(found)
 
 
-def test_the_area_of_simple_curves() -> None:
+def test_auac_of_simple_curves() -> None:
     assert auac({0: 0.4, 0.1: 0.4, 1: 0.4}) == pytest.approx(0.4)
     step = {radius / 1000: float(radius < 250) for radius in range(1001)}
     assert auac(step) == pytest.approx(0.25, abs=1e-3)
 
 
-def test_the_area_of_an_attack() -> None:
+def test_auac_of_an_attack() -> None:
     found = pgd_accuracies(plane(), part(), RADII)
     assert found.auac == auac({0.0: found.clean, **found.accuracies})
     assert found.accuracies[0.3] < found.auac < found.clean
@@ -213,12 +211,12 @@ def test_the_area_of_an_attack() -> None:
         ({0.0: 0.5, 0.1: float("nan")}, "may not rise"),
     ],
 )
-def test_what_is_no_curve(curve: dict[float, float], said: str, refused: Refused) -> None:
+def test_invalid_curves_are_refused(curve: dict[float, float], said: str, refused: Refused) -> None:
     with refused(said):
         auac(curve)
 
 
-def test_another_loss(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_margin_loss_is_not_hidden_by_a_saturated_softmax(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     """A saturated softmax hides its gradient from the cross-entropy, not from the margin."""
     model = taught()
 

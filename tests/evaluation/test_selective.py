@@ -29,7 +29,7 @@ def risks_one_by_one(confidence: list[float], wrong: list[bool]) -> list[float]:
     ]
 
 
-def test_by_hand() -> None:
+def test_risk_coverage_by_hand() -> None:
     """Sure and right, sure and wrong, unsure and right: the risk goes 0, 1/2, 1/3."""
     logits = torch.tensor([[1.0, 0.0], [9.0, 0.0], [5.0, 0.0]])
     labels = torch.tensor([0, 0, 1])
@@ -40,7 +40,7 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_ties_are_the_mean_over_every_order(seed: int) -> None:
+def test_ties_are_the_mean_over_all_orders(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     level = torch.randint(3, (6,), generator=generator)
     logits = torch.stack([level, torch.zeros(6, dtype=torch.int64)], 1).double()
@@ -49,7 +49,7 @@ def test_ties_are_the_mean_over_every_order(seed: int) -> None:
     assert risk_coverage(logits, labels).risk.tolist() == pytest.approx(expected)
 
 
-def test_against_scikit_learn_at_every_coverage() -> None:
+def test_risk_equals_scikit_learn_at_every_coverage() -> None:
     logits, labels = some(200)
     order = logits.softmax(1).amax(1).argsort(descending=True)
     curve = risk_coverage(logits, labels)
@@ -61,7 +61,7 @@ def test_against_scikit_learn_at_every_coverage() -> None:
     assert float(curve.risk[-1]) == pytest.approx(1 - accuracy_score(labels.numpy(), logits.argmax(1).numpy()))
 
 
-def test_the_order_of_samples_and_of_classes_is_of_no_influence() -> None:
+def test_result_does_not_depend_on_the_order_of_samples_or_classes() -> None:
     logits, labels = some(60)
     logits = torch.cat([logits, logits[:30] + 3.0]).float()  # the added constant leaves the probabilities as they are
     labels = torch.cat([labels, (labels[:30] + 1) % 5])
@@ -74,7 +74,7 @@ def test_the_order_of_samples_and_of_classes_is_of_no_influence() -> None:
         torch.testing.assert_close(after.risk, before.risk)
 
 
-def test_a_perfect_ranking_has_the_closed_form() -> None:
+def test_perfect_ranking_has_the_closed_form() -> None:
     """m wrong of n, the wrong ones last: the risk at k is (k - (n - m))+ / k, and no ranking has a smaller area."""
     n, m = 50, 12
     sure = torch.arange(n, 0, -1.0)
@@ -90,7 +90,7 @@ def test_a_perfect_ranking_has_the_closed_form() -> None:
     assert best == pytest.approx(m / n + (1 - m / n) * math.log(1 - m / n), abs=0.01)
 
 
-def test_a_constant_network_has_its_error_rate() -> None:
+def test_aurc_of_a_constant_network_is_its_error_rate() -> None:
     labels = torch.tensor([0, 1, 1, 2, 0, 0, 1])
     assert risk_coverage(torch.zeros(7, 3), labels).risk.tolist() == pytest.approx([4 / 7] * 7)
 
@@ -109,7 +109,7 @@ def test_certainty_is_the_log_odds() -> None:
     assert float(certainty(torch.zeros(1, 2))[0]) == 0
 
 
-def test_samples_without_a_label_are_left_out() -> None:
+def test_unlabelled_samples_are_ignored() -> None:
     logits, labels = some(20)
     with_more = torch.cat([logits, 100 * logits]), torch.cat([labels, torch.full((20,), -1)])
     assert torch.equal(risk_coverage(*with_more).risk, risk_coverage(logits, labels).risk)
@@ -125,7 +125,7 @@ def test_half_precision_is_computed_in_float32() -> None:
     assert torch.equal(risk_coverage(half, labels).risk, risk_coverage(half.float(), labels).risk)
 
 
-def test_shapes_and_labels_that_do_not_fit() -> None:
+def test_invalid_shapes_and_labels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"\(4, 3\) and \(5,\)"):
         risk_coverage(torch.zeros(4, 3), torch.zeros(5).long())
     with pytest.raises(ValueError, match=r"labels must lie in -1 \.\. 2"):
@@ -135,7 +135,7 @@ def test_shapes_and_labels_that_do_not_fit() -> None:
 # --- ranked by anything, and read at some coverages
 
 
-def test_a_score_ranks_in_the_place_of_the_probability() -> None:
+def test_score_replaces_the_probability_in_the_ranking() -> None:
     logits, labels = some(100)
     right = (logits.argmax(1) == labels).double()
     curve = risk_coverage(logits, labels, right)  # a score that knows: all errors come last
@@ -147,7 +147,7 @@ def test_a_score_ranks_in_the_place_of_the_probability() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_whole_coverage_is_the_error_whatever_the_score(seed: int) -> None:
+def test_risk_at_full_coverage_is_the_error_for_any_score(seed: int) -> None:
     logits, labels = some(70, seed=seed)
     error = 1 - float((logits.argmax(1) == labels).double().mean())
     score = torch.rand(70, generator=torch.Generator().manual_seed(seed))
@@ -155,7 +155,7 @@ def test_the_whole_coverage_is_the_error_whatever_the_score(seed: int) -> None:
     assert float(risk_coverage(logits, labels, -score).risk_at([1.0])[0]) == pytest.approx(error)
 
 
-def test_the_risk_at_coverages() -> None:
+def test_risk_at_coverages() -> None:
     """Of 40 samples the 40, 36, 32 surest, and one at least."""
     logits, labels = some(40)
     curve = risk_coverage(logits, labels)
@@ -169,7 +169,7 @@ def test_the_risk_at_coverages() -> None:
             curve.risk_at([1.0, wrong_one])
 
 
-def test_the_excess_area_is_what_a_perfect_ranking_saves() -> None:
+def test_excess_area_is_the_difference_from_a_perfect_ranking() -> None:
     logits, labels = some(60)
     curve = risk_coverage(logits, labels)
     wrong = sorted((logits.argmax(1) != labels).tolist())
@@ -178,7 +178,7 @@ def test_the_excess_area_is_what_a_perfect_ranking_saves() -> None:
     assert float(curve.excess_area) > 0
 
 
-def test_no_label_no_curve_and_scores_that_cannot_be() -> None:
+def test_curve_without_labels_is_nan_and_invalid_scores_are_refused() -> None:
     logits, labels = some(20)
     nothing = risk_coverage(logits, torch.full((20,), -1), torch.arange(20.0))
     assert nothing.risk_at([0.5, 1.0]).isnan().all()
@@ -194,7 +194,7 @@ def test_no_label_no_curve_and_scores_that_cannot_be() -> None:
         risk_coverage(logits, labels, torch.full((20,), math.nan))
 
 
-def test_what_is_kept_and_its_log_odds() -> None:
+def test_abstain_probability_and_its_log_odds() -> None:
     logits, _ = some(50)
     abstain = torch.linspace(-3, 3, 50, dtype=torch.float64)[:, None]
     kept = abstain_probability(logits, abstain)

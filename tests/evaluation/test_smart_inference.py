@@ -36,7 +36,7 @@ def strings() -> Tensor:
 
 
 @pytest.mark.parametrize("candidates", [0, 1, 2, 4, 6])
-def test_it_is_the_best_valid_string_of_all_substitutions(candidates: int) -> None:
+def test_reading_is_the_best_valid_string_of_all_substitutions(candidates: int) -> None:
     logits = drawn(25)
     reading = read(logits, EAN13, candidates)
     for sample in range(len(logits)):
@@ -60,7 +60,7 @@ def test_it_is_the_best_valid_string_of_all_substitutions(candidates: int) -> No
             assert float(reading.log_prob[sample]) == pytest.approx(best[0], abs=1e-4)
 
 
-def test_what_is_accepted_passes_the_checksum() -> None:
+def test_accepted_strings_pass_the_checksum() -> None:
     for candidates in (0, 1, 3, 6):
         reading = read(drawn(500), EAN13, candidates)
         assert EAN13.valid(reading.symbols[reading.accepted]).all()
@@ -68,7 +68,7 @@ def test_what_is_accepted_passes_the_checksum() -> None:
 
 
 @pytest.mark.parametrize("candidates", [0, 1, 2, 4])
-def test_a_valid_string_of_first_choices_stays_as_it_is(candidates: int, strings: Tensor) -> None:
+def test_valid_string_of_first_choices_is_unchanged(candidates: int, strings: Tensor) -> None:
     logits = certain(strings, 1.0) + 0.3 * torch.rand(200, 13, 10, generator=torch.Generator().manual_seed(4))
     assert torch.equal(logits.argmax(2), strings)
     reading = read(logits, EAN13, candidates)
@@ -77,7 +77,7 @@ def test_a_valid_string_of_first_choices_stays_as_it_is(candidates: int, strings
 
 
 @pytest.mark.parametrize("candidates", [1, 2, 4])
-def test_one_wrong_digit_of_the_smallest_margin_is_repaired_by_its_runner_up(candidates: int, strings: Tensor) -> None:
+def test_wrong_digit_with_the_smallest_margin_is_replaced_by_its_runner_up(candidates: int, strings: Tensor) -> None:
     logits = certain(strings)
     samples, place = torch.arange(200), torch.arange(200) % 13
     truth = strings[samples, place]
@@ -90,7 +90,7 @@ def test_one_wrong_digit_of_the_smallest_margin_is_repaired_by_its_runner_up(can
     assert torch.equal(reading.symbols, strings)
 
 
-def test_more_candidates_accept_more_and_read_noise_falsely_more_often() -> None:
+def test_more_candidates_accept_more_strings_and_more_noise() -> None:
     """Of random logits K changes of the residue, 1 to 9 each, reach as many tenths as they have different sums."""
     logits = drawn(4000, seed=5)
     shares = [float(read(logits, EAN13, k).accepted.double().mean()) for k in range(5)]
@@ -105,7 +105,7 @@ def test_more_candidates_accept_more_and_read_noise_falsely_more_often() -> None
     assert float(shares[1]) == pytest.approx(0.2, abs=0.02)
 
 
-def test_it_does_not_depend_on_the_order_of_the_classes() -> None:
+def test_reading_does_not_depend_on_the_order_of_classes() -> None:
     """Three times each digit modulo 10 is a bijection that keeps the checksum."""
     logits = drawn(300)
     renamed = 3 * torch.arange(10) % 10
@@ -124,7 +124,7 @@ def test_candidates_out_of_range_are_refused(refused: Any) -> None:
             read(drawn(1), EAN13, candidates)
 
 
-def test_the_most_probable_valid_string_is_that_of_brute_force() -> None:
+def test_most_probable_valid_string_equals_brute_force() -> None:
     checksum = Checksum((2, 1, 4), 5)
     logits = torch.randn(40, 3, 4, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
     reading = most_probable(logits, checksum)
@@ -137,7 +137,7 @@ def test_the_most_probable_valid_string_is_that_of_brute_force() -> None:
     assert reading.accepted.all()
 
 
-def test_the_search_without_pruning_is_at_least_as_probable() -> None:
+def test_search_without_pruning_is_at_least_as_probable() -> None:
     logits = drawn(300)
     best = most_probable(logits, EAN13)
     assert EAN13.valid(best.symbols).all()
@@ -149,7 +149,7 @@ def test_the_search_without_pruning_is_at_least_as_probable() -> None:
 # --- several views
 
 
-def test_the_fast_track_prefers_first_choices_that_are_valid(strings: Tensor) -> None:
+def test_fast_track_prefers_valid_first_choices(strings: Tensor) -> None:
     first, second = strings[:1], strings[1:2]
     doubtful = certain(first)
     doubtful[0, 4, int(first[0, 4])] = 1.0
@@ -174,7 +174,7 @@ def test_votes_are_counted_and_ties_go_to_the_more_probable(strings: Tensor) -> 
     assert not full_voting(views[:2], EAN13, 0).accepted.any()
 
 
-def test_one_view_is_read_as_it_is() -> None:
+def test_single_view_is_read_unchanged() -> None:
     logits = drawn(200)
     expected = read(logits, EAN13, 2)
     for policy in (fast_track, full_voting):
@@ -183,7 +183,7 @@ def test_one_view_is_read_as_it_is() -> None:
         assert torch.equal(reading.symbols[reading.accepted], expected.symbols[expected.accepted])
 
 
-def test_turning() -> None:
+def test_rotated_images() -> None:
     images = torch.rand(2, 1, 6, 10)
     torch.testing.assert_close(rotated(images, 0), images)
     torch.testing.assert_close(rotated(images, 180), images.flip(2, 3), rtol=1e-4, atol=1e-4)

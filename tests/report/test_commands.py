@@ -31,7 +31,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return call
 
 
-def test_tables_go_to_the_screen_or_to_a_file(run: Command, write_study: WriteStudy, tmp_path: Path) -> None:
+def test_tables_are_written_to_the_screen_or_to_a_file(run: Command, write_study: WriteStudy, tmp_path: Path) -> None:
     folder = write_study()
     rows = flat_rows(Results.read(folder), "nll", "bootstrap")
     code, out, _ = run("report", folder, "--format", "json", "--metric", "nll", "--interval", "bootstrap")
@@ -44,7 +44,7 @@ def test_tables_go_to_the_screen_or_to_a_file(run: Command, write_study: WriteSt
     assert "| plain |" in out
 
 
-def test_the_page_and_parquet_stand_in_the_folder(run: Command, write_study: WriteStudy) -> None:
+def test_page_and_parquet_are_written_to_the_folder(run: Command, write_study: WriteStudy) -> None:
     folder = write_study()
     code, out, err = run("report", folder)
     assert (code, out.strip(), err) == (0, str(folder / "report.html"), "")
@@ -64,20 +64,22 @@ def test_the_page_and_parquet_stand_in_the_folder(run: Command, write_study: Wri
         (["--interval", "boot"], ["'boot'", "bootstrap"]),
     ],
 )
-def test_what_the_report_cannot_do(run: Command, write_study: WriteStudy, words: list[str], pieces: list[str]) -> None:
+def test_invalid_report_commands_are_refused(
+    run: Command, write_study: WriteStudy, words: list[str], pieces: list[str]
+) -> None:
     code, out, err = run("report", write_study(), *words)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert all(piece in err for piece in pieces)
 
 
-def test_a_folder_without_a_study(run: Command, tmp_path: Path) -> None:
+def test_folder_without_a_study_is_refused(run: Command, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
         code, out, err = run("report", folder)
         assert (code, out, len(err.splitlines())) == (2, "", 1)
         assert str(folder) in err
 
 
-def test_two_studies(run: Command, write_study: WriteStudy) -> None:
+def test_compare_two_studies(run: Command, write_study: WriteStudy) -> None:
     a = write_study("a", seeds=(0, 1, 2))
     b = write_study("b", lambda r: {"status": "missing"} if r["method"] == "at" else {}, methods=("at",), seeds=(1, 2))
     code, out, _ = run("compare", a, b)
@@ -93,14 +95,14 @@ def test_two_studies(run: Command, write_study: WriteStudy) -> None:
     assert told["only_a"][0]["method"] == "sp"
 
 
-def test_studies_that_were_trained_otherwise(run: Command, write_study: WriteStudy) -> None:
+def test_studies_with_different_training_settings_are_not_compared(run: Command, write_study: WriteStudy) -> None:
     a, b = write_study("a"), write_study("b", train={"epochs": 9})
     code, out, err = run("compare", a, b)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "train.epochs is 5 in the first, 9 in the second" in err
 
 
-def test_two_runs(run: Command, tmp_path: Path) -> None:
+def test_compare_two_runs(run: Command, tmp_path: Path) -> None:
     for name, beta in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(f"data: digits\nsettings: {{beta: {beta}}}\n")

@@ -40,7 +40,7 @@ LOST = plus(0.01, 0.03, 0.02, 0.001, 0.03)  # the interval barely excludes 0
 UNSURE = plus(0.03, -0.02, 0.01, 0.0, -0.01)
 
 
-def test_standings(write_study: WriteStudy) -> None:
+def test_conclusion_names_every_significance_category(write_study: WriteStudy) -> None:
     worse = [2 * a - b for a, b in zip(PLAIN, CLEAR, strict=True)]
     gone = [*CLEAR[:4], None]
     values = {"up": CLEAR, "down": worse, "lost": LOST, "same": plus(*5 * [0.05]), "unsure": UNSURE, "gone": gone}
@@ -62,7 +62,7 @@ def test_standings(write_study: WriteStudy) -> None:
     )
 
 
-def test_where_lower_is_better_the_words_turn(write_study: WriteStudy) -> None:
+def test_better_and_worse_are_swapped_if_lower_is_better(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"up": CLEAR})
     assert "clearly better than the plain student: up." in conclusion(results.table())
     assert "clearly worse than the plain student: up." in conclusion(results.table("ece"))
@@ -88,7 +88,7 @@ def test_no_claim_without_the_corrected_p_value(write_study: WriteStudy) -> None
             assert ("clearly better" in said or "clearly worse" in said) == ("none clearly differs" not in said)
 
 
-def test_chance_alone_is_called_nothing(write_study: WriteStudy) -> None:
+def test_random_differences_are_not_called_significant(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"a": UNSURE, "b": UNSURE})
     assert conclusion(results.table()) == (
         "After Holm's correction for 2 comparisons, none clearly differs from the plain student. "
@@ -125,7 +125,7 @@ def test_missing_runs_are_named_with_their_errors(write_study: WriteStudy) -> No
     assert "1 comparison of 1 could not be made" in third
 
 
-def test_where_it_helped_is_said(write_study: WriteStudy) -> None:
+def test_summary_names_conditions_with_improvements(write_study: WriteStudy) -> None:
     results = made_of(write_study, {"a": CLEAR, "b": CLEAR}, noise=(None, "0.4"), pairs=(("x", "y"), ("z", "y")))
     first, second, third = summary(results)
     assert "under 2 conditions (correct labels; noise 0.4), x teaching y; z teaching y, over" in first
@@ -134,7 +134,7 @@ def test_where_it_helped_is_said(write_study: WriteStudy) -> None:
     assert third == "No run is missing, and every difference is significant."
 
 
-def test_a_study_of_the_plain_student_alone(write_study: WriteStudy) -> None:
+def test_study_of_only_the_plain_student(write_study: WriteStudy) -> None:
     results = made_of(write_study, {})
     rows: list[Row] = results.table()
     assert conclusion(rows) == "Nothing can be compared with the plain student."
@@ -142,7 +142,7 @@ def test_a_study_of_the_plain_student_alone(write_study: WriteStudy) -> None:
 
 
 @pytest.mark.parametrize("metric", ["calibration_gap", "memorised", "ood_auroc"])
-def test_metrics_without_a_better_end_or_a_number(write_study: WriteStudy, metric: str) -> None:
+def test_metrics_without_direction_or_values_make_no_claim(write_study: WriteStudy, metric: str) -> None:
     results = made_of(write_study, {"a": CLEAR})
     said = " ".join([conclusion(results.table(metric)), *summary(results, metric)])
     assert "better" not in said

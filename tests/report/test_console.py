@@ -17,7 +17,7 @@ from tutelage.studies.results import Results
 WriteStudy = Callable[..., Path]
 
 
-def test_bars_name_condition_and_pair_count_failures_and_estimate_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bars_show_condition_pair_failures_and_remaining_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter((100.0, 160.0, 160.0, 160.0))
     monkeypatch.setattr("tutelage.report.console.time.monotonic", lambda: next(clock))
     text = io.StringIO()
@@ -32,7 +32,7 @@ def test_bars_name_condition_and_pair_count_failures_and_estimate_the_time(monke
     assert "3 of 10 runs done, 1 failed, 0:02:12 left" in shown  # 2.5 runs in a minute, 5.5 are left
 
 
-def test_elsewhere_each_count_is_a_line() -> None:
+def test_progress_outside_a_terminal_is_one_line_per_count() -> None:
     text = io.StringIO()
     with study_progress(Console(file=text), quiet=False) as watch:
         assert watch is not None
@@ -42,7 +42,7 @@ def test_elsewhere_each_count_is_a_line() -> None:
     assert lines == ["0 of 2 trials done", "1 of 2 trials done", "1 of 2 trials done, 1 failed"]
 
 
-def test_the_tables_are_no_markdown(write_study: WriteStudy, capsys: pytest.CaptureFixture[str]) -> None:
+def test_console_tables_are_not_markdown(write_study: WriteStudy, capsys: pytest.CaptureFixture[str]) -> None:
     print_tables(Results.read(write_study(methods=("at", "[bold]sp"))))
     shown = capsys.readouterr().out
     assert "[bold]sp" in shown

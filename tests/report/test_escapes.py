@@ -43,7 +43,7 @@ def clean(*texts: str) -> bool:
     return not any(character in text for text in texts for character in "\x1b\x07\x9b\u202e")
 
 
-def test_names_of_classes_and_folders_are_no_markup_and_no_escapes(run: Run, evil_data: str) -> None:
+def test_names_of_classes_and_folders_are_printed_escaped(run: Run, evil_data: str) -> None:
     code, out, err = run("data", evil_data)
     assert code == 0
     assert SHOWN in out
@@ -61,7 +61,7 @@ def test_names_of_classes_and_folders_are_no_markup_and_no_escapes(run: Run, evi
         assert SHOWN in out
 
 
-def test_errors_and_warnings_are_clean(run: Run) -> None:
+def test_errors_and_warnings_contain_no_control_characters(run: Run) -> None:
     for words in (["train", "--data", f"npz:{EVIL}"], ["train", f"--{EVIL}"], ["data", EVIL], ["report", EVIL]):
         code, out, err = run(*words)
         assert code == 2
@@ -71,14 +71,14 @@ def test_errors_and_warnings_are_clean(run: Run) -> None:
     assert str(TutelageWarning(f"a\r\n{EVIL}")) == f"a {SHOWN}"
 
 
-def test_a_message_has_a_limited_length() -> None:
+def test_length_of_messages_is_limited() -> None:
     text = str(TutelageError("begin " + "x" * 10**6 + " end"))
     assert len(text) <= 1200
     assert text.startswith("begin ")
     assert text.endswith(" end")
 
 
-def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_lines_are_printed_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     print_table((EVIL, "[/]"), [("[/b]", "[red]")])
     print_plain(EVIL)
     Terminal().print(EVIL)
@@ -89,7 +89,7 @@ def test_tables_and_lines(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in out
 
 
-def test_an_ascii_terminal_gets_escapes_and_no_traceback(tmp_path: Path) -> None:
+def test_ascii_terminal_prints_escapes_and_no_traceback(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tutelage", "methods", "dml"],
         capture_output=True,

@@ -152,7 +152,7 @@ def opened(made: str) -> Reader:
 @given(text=st.fixed_dictionaries(dict.fromkeys(PLACES, HOSTILE)))
 @example(text=dict.fromkeys(PLACES, "<script>alert(1)</script>\"'><zz evil='1' onzz=\"2\">&lt;\n"))
 @example(text=dict.fromkeys(PLACES, "</title></style></script></svg><!-- ]]> <![CDATA[ <?x?>"))
-def test_names_make_no_element_and_no_attribute(
+def test_names_create_no_element_and_no_attribute(
     text: dict[str, str], write_study: Callable[..., Path], tmp_path: Path, plain_page: dict[str, Reader]
 ) -> None:
     if "usual" not in plain_page:
@@ -194,7 +194,7 @@ def plain_page() -> dict[str, Reader]:
     return {}
 
 
-def test_a_page_of_text_that_is_no_unicode_is_written(write_study: Callable[..., Path], tmp_path: Path) -> None:
+def test_page_with_lone_surrogates_is_written(write_study: Callable[..., Path], tmp_path: Path) -> None:
     """Files with lone surrogates are refused when they are read; records made in Python may have them."""
     results = Results.read(write_study(methods=("at",), seeds=(0,)))
     strange = "\ud800<b>\udfff"

@@ -160,7 +160,7 @@ EDGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("edge", EDGES)
-def test_the_page_is_whole_and_refers_to_nothing_outside(edge: str, tmp_path: Path) -> None:
+def test_page_is_complete_and_self_contained(edge: str, tmp_path: Path) -> None:
     results = study(tmp_path, **EDGES[edge])
     text = page(results)
     read = Reader(text)
@@ -180,14 +180,14 @@ def test_the_page_is_whole_and_refers_to_nothing_outside(edge: str, tmp_path: Pa
     assert "nan" not in re.sub(r"[^<]*became nan.*?<", "<", " ".join(re.findall(r'd="[^"]*"', text)))
 
 
-def test_what_the_study_brings_is_shown_as_text(tmp_path: Path) -> None:
+def test_study_texts_are_escaped(tmp_path: Path) -> None:
     text = page(study(tmp_path, methods=(HOSTILE,), broken=(HOSTILE,), tried=True))
     assert "<script>alert" not in text
     assert HOSTILE in Reader(text).text
     assert f"Study report a study {HOSTILE}" in Reader(text).text
 
 
-def test_a_missing_run_is_marked_everywhere(tmp_path: Path) -> None:
+def test_missing_run_is_marked_everywhere(tmp_path: Path) -> None:
     text = page(study(tmp_path, methods=("hinton", "at"), broken=("at",)))
     read = Reader(text)
     assert 'id="failed"' in text
@@ -197,26 +197,26 @@ def test_a_missing_run_is_marked_everywhere(tmp_path: Path) -> None:
     assert read.text.count("missing: seed 0 failed") >= 5  # in each kind of picture
 
 
-def test_empty_sections_are_left_out(tmp_path: Path) -> None:
+def test_empty_sections_are_omitted(tmp_path: Path) -> None:
     text = page(study(tmp_path, noise=(None,)))
     assert 'id="gains"' in text
     assert not re.search('id="(noise|imbalance|ranks|failed|trials)"', text)
 
 
-def test_a_single_seed_is_given_no_interval(tmp_path: Path) -> None:
+def test_single_seed_has_no_interval(tmp_path: Path) -> None:
     read = Reader(page(study(tmp_path, seeds=1)))
     assert "One seed allows no interval" in read.text
     assert "±" not in read.text
 
 
-def test_two_seeds_are_given_no_interval_of_a_mean(tmp_path: Path) -> None:
+def test_two_seeds_have_no_interval_of_the_mean(tmp_path: Path) -> None:
     read = Reader(page(study(tmp_path, seeds=2)))
     assert "Two seeds: no interval of a mean." in read.text
     assert "±" not in read.text.replace("intervals of up to ±", "")
     assert "Two seeds: no interval of a mean, so there are no bands" in read.text
 
 
-def test_the_overview_has_a_coloured_cell_for_each_method_and_condition(tmp_path: Path) -> None:
+def test_overview_has_a_coloured_cell_per_method_and_condition(tmp_path: Path) -> None:
     text = page(study(tmp_path, methods=("hinton", HOSTILE), broken=(HOSTILE,)))
     part = text[text.index('<section id="overview"') : text.index('<section id="table"')]
     read = Reader(part)
@@ -228,7 +228,7 @@ def test_the_overview_has_a_coloured_cell_for_each_method_and_condition(tmp_path
     assert 'id="overview"' not in page(study(tmp_path, noise=(None,)))
 
 
-def test_lower_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
+def test_lower_is_better_for_error_metrics(tmp_path: Path) -> None:
     results = study(tmp_path)
     heat = re.compile(r'title="difference to plain ([+−])[^"]*" style="--heat:var\(--(accent|second)\)')
     for metric, better in (("accuracy", "+"), ("ece", "−")):
@@ -236,7 +236,7 @@ def test_lower_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
             assert (colour == "accent") == (sign == better), metric
 
 
-def test_runs_that_several_pairs_share_are_counted_once(tmp_path: Path) -> None:
+def test_runs_shared_by_several_pairs_are_counted_once(tmp_path: Path) -> None:
     results = study(tmp_path, noise=(None,))
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     again = [json.dumps(json.loads(line) | {"teacher": "huge"}) for line in lines]
@@ -244,13 +244,13 @@ def test_runs_that_several_pairs_share_are_counted_once(tmp_path: Path) -> None:
     assert f"{len(results.runs)} of {len(results.runs)} runs done" in Reader(page(Results.read(tmp_path))).text
 
 
-def test_the_chosen_trial_is_marked(tmp_path: Path) -> None:
+def test_selected_trial_is_marked(tmp_path: Path) -> None:
     read = Reader(page(study(tmp_path, tried=True)))
     assert "✓ selected 80.00" in read.text
     assert "✓ selected 70.00" not in read.text
 
 
-def test_bands_are_those_of_the_table() -> None:
+def test_bands_equal_the_intervals_of_the_table() -> None:
     values = np.random.default_rng(1).normal(size=(4, 3))
     mean, half = over_seeds(values)
     for point in range(3):
@@ -259,14 +259,14 @@ def test_bands_are_those_of_the_table() -> None:
         assert mean[point] + half[point] == pytest.approx(interval.high)
 
 
-def test_another_metric(tmp_path: Path) -> None:
+def test_page_of_another_metric(tmp_path: Path) -> None:
     results = study(tmp_path)
     assert "Expected calibration error" in page(results, "ece")
     with pytest.raises(TutelageError, match="accurcy"):
         write_page(results, tmp_path / "report.html", metric="accurcy")
 
 
-def test_forty_methods_under_six_conditions(tmp_path: Path) -> None:
+def test_page_of_forty_methods_under_six_conditions(tmp_path: Path) -> None:
     methods = tuple(f"method {number}" for number in range(40))
     noise = (None, "0.1", "0.2", "pair:0.1", "pair:0.2", "instance:0.4")
     write_page(study(tmp_path, methods=methods, noise=noise, seeds=2), tmp_path / "report.html")
@@ -311,7 +311,7 @@ def shown(tab: Any) -> list[str]:
     return [text.strip() for text in tab.locator("#numbers > tbody:visible > tr > th").all_inner_texts()]
 
 
-def test_it_opens_in_silence_sorts_filters_and_unfolds(browser: Any, report: str) -> None:
+def test_page_opens_without_errors_sorts_filters_and_unfolds(browser: Any, report: str) -> None:
     tab = opened(browser, report)
     assert len(shown(tab)) == 15
     head = tab.locator("#numbers > thead th", has_text="accuracy, %").first
@@ -343,7 +343,7 @@ def test_it_opens_in_silence_sorts_filters_and_unfolds(browser: Any, report: str
 
 @pytest.mark.parametrize(("scheme", "light"), [("light", True), ("dark", False)])
 @pytest.mark.parametrize("width", [390, 1200])
-def test_it_follows_the_scheme_and_fits_the_window(
+def test_page_follows_the_colour_scheme_and_fits_the_window(
     browser: Any, report: str, scheme: str, light: bool, width: int
 ) -> None:
     tab = opened(browser, report, color_scheme=scheme, viewport={"width": width, "height": 800})
@@ -358,7 +358,7 @@ def test_it_follows_the_scheme_and_fits_the_window(
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_wide_tables_keep_their_first_column_and_show_that_they_scroll(browser: Any, report: str, width: int) -> None:
+def test_wide_tables_keep_their_first_column_and_indicate_scrolling(browser: Any, report: str, width: int) -> None:
     tab = opened(browser, report, viewport={"width": width, "height": 800})
     wide = tab.locator("#table .wide")
     assert wide.evaluate("it => it.scrollWidth > it.clientWidth")
@@ -371,7 +371,7 @@ def test_wide_tables_keep_their_first_column_and_show_that_they_scroll(browser: 
     tab.close()
 
 
-def test_it_prints(browser: Any, report: str) -> None:
+def test_page_prints(browser: Any, report: str) -> None:
     tab = opened(browser, report, color_scheme="dark")
     printed = tab.pdf(prefer_css_page_size=True)
     assert printed.startswith(b"%PDF")
@@ -382,7 +382,7 @@ def test_it_prints(browser: Any, report: str) -> None:
     tab.close()
 
 
-def test_control_characters_do_not_stop_the_page(write_study: Callable[..., Path]) -> None:
+def test_page_with_control_characters_is_written(write_study: Callable[..., Path]) -> None:
     evil = "a\x1b[31m\x00\u202e"
     classes = {"per_class_accuracy": {evil: 0.5, "b": 0.25}}
     study = write_study(numbers=lambda run: classes, methods=(evil,), pairs=((evil, evil),), seeds=(0, 1))

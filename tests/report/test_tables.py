@@ -33,7 +33,7 @@ def results(write_study: WriteStudy) -> Results:
 
 
 @pytest.mark.parametrize(("metric", "interval"), [("accuracy", "t"), ("memorised", "bootstrap")])
-def test_all_formats_say_the_same(results: Results, metric: str, interval: str) -> None:
+def test_all_formats_contain_the_same_rows_and_numbers(results: Results, metric: str, interval: str) -> None:
     rows = flat_rows(results, metric, interval)
     assert len(rows) == len(results.cells)
     read = json.loads(table_as(results, "json", metric=metric, interval=interval))
@@ -48,7 +48,7 @@ def test_all_formats_say_the_same(results: Results, metric: str, interval: str) 
     assert str(table.schema.field("imbalance").type) == "string"  # also where all are null
 
 
-def test_flat_rows_are_the_table(results: Results) -> None:
+def test_flat_rows_equal_the_table(results: Results) -> None:
     for line, row in zip(flat_rows(results), results.table(), strict=True):
         assert (line["method"], line["noise"], line["n"]) == (row.cell.method, row.cell.condition[1], 2)
         assert (line["p"], line["holm"], line["wins"]) == (row.p, row.holm, row.wins)
@@ -57,14 +57,14 @@ def test_flat_rows_are_the_table(results: Results) -> None:
     assert [line["missing"] for line in flat_rows(results) if line["missing"]] == ["seed 3 failed"]
 
 
-def test_one_seed_gives_no_nan(write_study: WriteStudy) -> None:
+def test_single_seed_gives_no_nan(write_study: WriteStudy) -> None:
     rows = flat_rows(Results.read(write_study(seeds=(0,))))
     assert not any(isinstance(value, float) and math.isnan(value) for row in rows for value in row.values())
     assert rows[2]["gain"] is not None
     assert rows[2]["gain_low"] is None
 
 
-def test_the_table_for_people(write_study: WriteStudy) -> None:
+def test_markdown_table(write_study: WriteStudy) -> None:
     values = {"teacher": [0.9, 0.92], "plain": [0.8, 0.84], "at": [0.81, 0.87], "sp": [0.5, 0.5]}
 
     def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -86,7 +86,7 @@ def test_the_table_for_people(write_study: WriteStudy) -> None:
     assert "%, " not in loss
 
 
-def test_a_mean_is_shown_with_half_of_its_interval(write_study: WriteStudy) -> None:
+def test_mean_is_printed_with_the_half_width_of_its_interval(write_study: WriteStudy) -> None:
     values = {"teacher": [0.9, 0.92, 0.91], "plain": [0.8, 0.84, 0.82], "at": [0.81, 0.86, 0.83]}
 
     def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -101,7 +101,7 @@ def test_a_mean_is_shown_with_half_of_its_interval(write_study: WriteStudy) -> N
     assert any(line.startswith(("| teacher | 91.00 ± 1.00", "| teacher | 91.00 [")) for line in boot)
 
 
-def test_latex_has_a_table_a_condition_with_booktabs_and_nothing_that_breaks_it(write_study: WriteStudy) -> None:
+def test_latex_has_one_escaped_booktabs_table_per_condition(write_study: WriteStudy) -> None:
     name = r"50 % of {a_b} & c\d $x^2$ ~ # <i>"
     folder = write_study(methods=("at", name))
     text = table_as(Results.read(folder), "latex").decode()
@@ -116,7 +116,7 @@ def test_latex_has_a_table_a_condition_with_booktabs_and_nothing_that_breaks_it(
     assert bare.count("{") == bare.count("}")
 
 
-def test_a_missing_plain_run_is_marked_in_every_difference(write_study: WriteStudy) -> None:
+def test_missing_plain_run_is_marked_in_every_difference(write_study: WriteStudy) -> None:
     gone = write_study(numbers=lambda r: {"status": "missing"} if r["method"] == "plain" and r["seed"] == 1 else {})
     text = table_as(Results.read(gone), "md").decode()
     assert text.count("| missing: plain, seed 1 is missing |") == 2 * 3
@@ -129,7 +129,7 @@ def test_names_do_not_break_the_table(results: Results) -> None:
 
 
 @pytest.mark.parametrize("format", ["md", "csv", "json"])
-def test_files_are_what_is_printed(results: Results, tmp_path: Path, format: str) -> None:
+def test_files_equal_printed_tables(results: Results, tmp_path: Path, format: str) -> None:
     path = tmp_path / "new" / f"table.{format}"
     write_table(results, format, path, metric="ece")
     assert path.read_bytes() == table_as(results, format, metric="ece")
@@ -141,7 +141,9 @@ def test_small_and_large_numbers_are_legible(write_study: WriteStudy) -> None:
     assert "| plain | 57,480 ± 0.000 |" in table_as(results, "md", metric="forward_passes").decode()
 
 
-def test_what_does_not_exist_is_refused(results: Results, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_formats_metrics_and_missing_libraries_are_refused(
+    results: Results, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with refused("format", "'xlsx'", *FORMATS):
         table_as(results, "xlsx")
     for format in FORMATS:
@@ -166,7 +168,7 @@ STRANGE = {
 }
 
 
-def test_a_name_is_no_formula(write_study: WriteStudy) -> None:
+def test_names_are_not_written_as_formulas(write_study: WriteStudy) -> None:
     study = Results.read(write_study(methods=tuple(STRANGE), pairs=(("=teacher", "@student"),), seeds=(0, 1)))
     lines = list(csv.DictReader(io.StringIO(table_as(study, "csv").decode(), newline="")))
     assert {line["method"] for line in lines} == {"plain", "teacher", *STRANGE.values()}
@@ -187,7 +189,7 @@ def test_a_name_is_no_formula(write_study: WriteStudy) -> None:
         ("&lt;", "&amp;lt;"),
     ],
 )
-def test_markdown_shows_a_name_as_it_is(write_study: WriteStudy, name: str, shown: str) -> None:
+def test_markdown_displays_names_literally(write_study: WriteStudy, name: str, shown: str) -> None:
     failed = {"status": "failed", "error": name}
     study = write_study(name, lambda run: failed if run["method"] == name else {}, methods=(name,), seeds=(0, 1))
     text = table_as(Results.read(study.rename(study.with_name("study"))), "md").decode()

@@ -37,7 +37,7 @@ class Answers(nn.Module):
         return self.logits[(self.shown - len(images)) % len(self.logits) :][: len(images)]
 
 
-def test_the_shares_of_outcomes_add_up_to_one() -> None:
+def test_shares_of_outcomes_sum_to_one() -> None:
     symbols = torch.tensor([[1, 2], [1, 3], [4, 4], [5, 5], [6, 6]])
     labels = torch.tensor([[1, 2], [1, 2], [4, 4], [5, -1], [-1, -1]])
     reading = Reading(symbols, torch.tensor([True, True, False, True, True]), torch.zeros(5))
@@ -45,7 +45,7 @@ def test_the_shares_of_outcomes_add_up_to_one() -> None:
     assert outcomes(reading, torch.full((5, 2), -1)) == {"right": None, "false": None, "none": None}
 
 
-def test_noise_is_read_falsely_more_often_the_more_candidates_there_are(data: Data) -> None:
+def test_false_reads_of_noise_increase_with_the_number_of_candidates(data: Data) -> None:
     logits = torch.randn(400, 13, 10, generator=torch.Generator().manual_seed(6))
     found = evaluate(Answers(logits), data)
     curve = found["smart_inference"]
@@ -59,7 +59,7 @@ def test_noise_is_read_falsely_more_often_the_more_candidates_there_are(data: Da
     assert found["checked_false_reads"] == curve["false"][0]
 
 
-def test_a_digit_in_doubt_is_corrected(data: Data) -> None:
+def test_uncertain_digit_is_corrected(data: Data) -> None:
     labels = data.test.labels
     logits = 20 * nn.functional.one_hot(labels, 10).float()
     rows, place = torch.arange(len(labels)), torch.arange(len(labels)) % 13
@@ -73,7 +73,7 @@ def test_a_digit_in_doubt_is_corrected(data: Data) -> None:
     assert found["smart_inference"]["none"] == [1, 0, 0, 0, 0, 0]
 
 
-def test_it_has_the_metrics_of_strings_and_a_rule(data: Data) -> None:
+def test_barcode_task_has_the_string_metrics_and_a_checksum_rule(data: Data) -> None:
     task, strings = find_task("barcode"), find_task("strings")
     assert data.targets.task == task.name
     assert task.main_metric == strings.main_metric == "string_accuracy"

@@ -48,7 +48,7 @@ def data_of(labels: Tensor) -> Data:
     return Data("coded", tuple("abcde"), train=split, test=split, views=NoAugmentation())
 
 
-def test_embeddings_that_are_the_classes_are_clustered_perfectly() -> None:
+def test_embeddings_equal_to_the_classes_are_clustered_perfectly() -> None:
     result = evaluate(OfPixel(), data_of(torch.arange(200) % CLASSES), task="clustering")
     assert result["samples"] == 200
     assert result["nmi"] == pytest.approx(1)
@@ -70,7 +70,7 @@ def test_random_embeddings_have_no_mutual_information() -> None:
     assert result["matched_accuracy"] < 0.3
 
 
-def test_the_order_of_the_samples_changes_nothing() -> None:
+def test_metrics_do_not_depend_on_the_order_of_samples() -> None:
     data = data_of(torch.arange(300) % CLASSES)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
     moved = Split.of(data.test.inputs[order], data.test.labels[order])
@@ -79,7 +79,7 @@ def test_the_order_of_the_samples_changes_nothing() -> None:
     assert first == second == evaluate(network, data, task="clustering")
 
 
-def test_samples_without_a_class_are_left_out() -> None:
+def test_unlabelled_samples_are_ignored() -> None:
     labels = torch.arange(200) % CLASSES
     some = data_of(labels)
     hidden = Split.of(some.test.inputs, labels.where(torch.arange(200) < 100, -1))
@@ -88,7 +88,7 @@ def test_samples_without_a_class_are_left_out() -> None:
     assert results[0] | {"samples": 100} == results[1]
 
 
-def test_a_part_without_classes_has_no_metrics() -> None:
+def test_unlabelled_split_has_no_metrics() -> None:
     some = data_of(torch.arange(20) % CLASSES)
     part = replace(some, test=Split.of(some.test.inputs, torch.full((20,), -1)))
     result = evaluate(OfPixel(), part, task="clustering")
@@ -98,21 +98,21 @@ def test_a_part_without_classes_has_no_metrics() -> None:
     assert math.isnan(score)
 
 
-def test_multicut_takes_at_most_1000_samples_of_the_whole_part() -> None:
+def test_multicut_uses_at_most_1000_samples_from_the_whole_split() -> None:
     data = data_of((torch.arange(2500) % CLASSES).sort().values)
     result = evaluate(OfPixel(), data, task="clustering")
     assert result["multicut_clusters"] == CLASSES
     assert -6 * 10 * 200 * 200 * 1.01 < result["multicut_objective"] <= -6 * 10 * 199 * 200
 
 
-def test_the_embedding_of_a_classifier_is_what_its_last_layer_is_given() -> None:
+def test_embedding_of_a_classifier_is_the_input_of_its_last_layer() -> None:
     data = data_of(torch.arange(40) % CLASSES)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.ReLU(), nn.Linear(7, CLASSES))
     assert embeddings(network, data.test, data, "cpu").vectors.shape == (40, 7)
 
 
 @pytest.mark.parametrize("width", [3, 9])
-def test_the_output_of_a_network_without_a_classifier_is_its_embedding(width: int) -> None:
+def test_embedding_of_a_network_without_a_classifier_is_its_output(width: int) -> None:
     data = data_of(torch.arange(40) % CLASSES)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.ReLU(), nn.Linear(7, width))
     found = embeddings(network, data.test, data, "cpu").vectors
@@ -120,7 +120,7 @@ def test_the_output_of_a_network_without_a_classifier_is_its_embedding(width: in
     assert torch.allclose(found.sort(0).values, expected.sort(0).values, atol=1e-6)
 
 
-def test_an_embedding_that_is_named_is_the_one() -> None:
+def test_named_embedding_is_used() -> None:
     data = data_of(torch.arange(40) % CLASSES)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.ReLU(), nn.Linear(7, CLASSES))
     assert embeddings(Tapped(network, roles={"embedding": ""}), data.test, data, "cpu").vectors.shape == (40, CLASSES)
@@ -129,7 +129,7 @@ def test_an_embedding_that_is_named_is_the_one() -> None:
     assert named.manual_roles == {"embedding"}
 
 
-def test_evaluation_changes_neither_the_network_nor_the_random_numbers() -> None:
+def test_evaluation_changes_neither_the_network_nor_the_random_state() -> None:
     data = data_of(torch.arange(40) % CLASSES)
     network = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 7), nn.BatchNorm1d(7))
     before, state = {k: v.clone() for k, v in network.state_dict().items()}, torch.get_rng_state()
@@ -140,7 +140,7 @@ def test_evaluation_changes_neither_the_network_nor_the_random_numbers() -> None
     assert first == evaluate(network, data, task="clustering")
 
 
-def test_score_is_the_main_metric_and_a_teacher_is_compared_by_it() -> None:
+def test_score_is_the_main_metric_and_the_metric_of_teacher_comparison() -> None:
     data = data_of(torch.arange(100) % CLASSES)
     task = find_task("clustering")
     result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=OfPixel())
@@ -150,7 +150,7 @@ def test_score_is_the_main_metric_and_a_teacher_is_compared_by_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["clustering", "few_shot"])
-def test_outputs_without_a_vector_for_each_sample_are_refused_in_one_line(name: str, tiny_data: Data) -> None:
+def test_outputs_without_one_vector_per_sample_are_refused(name: str, tiny_data: Data) -> None:
     task = find_task(name)
     for outputs, part in (
         (Outputs(torch.zeros(2, 4)), "returns no embedding"),
@@ -164,7 +164,7 @@ def test_outputs_without_a_vector_for_each_sample_are_refused_in_one_line(name: 
 
 
 @pytest.mark.parametrize("name", ["clustering", "few_shot"])
-def test_data_of_other_labels_are_refused(name: str) -> None:
+def test_data_with_other_targets_are_refused(name: str) -> None:
     images = torch.zeros(8, 4, 4, 1, dtype=torch.uint8)
     split = Split.of(images, torch.ones(8, 2), targets=MultiLabel())
     data = Data("many", ("a", "b"), train=split, test=split, views=NoAugmentation())

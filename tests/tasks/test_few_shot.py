@@ -43,7 +43,7 @@ def data_of(labels: Tensor) -> Data:
     return Data("coded", tuple("abcdefgh"), train=split, test=split, views=NoAugmentation())
 
 
-def test_embeddings_that_are_the_classes_are_classified_without_an_error() -> None:
+def test_embeddings_equal_to_the_classes_are_classified_perfectly() -> None:
     result = evaluate(OfCorner(), data_of(torch.arange(240) % 8), task="few_shot")
     for shots in (1, 5):
         for name in ("accuracy", "linear", "graph"):
@@ -53,14 +53,14 @@ def test_embeddings_that_are_the_classes_are_classified_without_an_error() -> No
 
 
 @pytest.mark.parametrize(("classes", "ways"), [(8, 5), (3, 3), (2, 2)])
-def test_random_embeddings_are_at_chance_of_as_many_ways_as_there_are_classes(classes: int, ways: int) -> None:
+def test_random_embeddings_have_chance_accuracy(classes: int, ways: int) -> None:
     result = evaluate(WithoutTheCorner(), data_of(torch.arange(40 * classes) % classes), task="few_shot")
     for shots in (1, 5):
         assert result[f"accuracy_{shots}_shot"] == pytest.approx(1 / ways, abs=0.08)
         assert 0 < result[f"accuracy_{shots}_shot_half_width"] < 0.05
 
 
-def test_the_order_of_the_samples_changes_nothing() -> None:
+def test_metrics_do_not_depend_on_the_order_of_samples() -> None:
     data = data_of(torch.arange(160) % 8)
     order = torch.randperm(160, generator=torch.Generator().manual_seed(1))
     moved = Split.of(data.test.inputs[order], data.test.labels[order])
@@ -68,7 +68,7 @@ def test_the_order_of_the_samples_changes_nothing() -> None:
     assert results[0] == results[1] == evaluate(nn.Flatten(), data, task="few_shot")
 
 
-def test_small_classes_make_small_episodes_and_too_small_ones_none() -> None:
+def test_episode_size_follows_class_size_and_too_few_samples_give_none() -> None:
     small = evaluate(OfCorner(), data_of(torch.arange(12) % 4), task="few_shot")  # three samples of each class
     assert small["accuracy_1_shot"] == 1
     assert small["accuracy_5_shot"] is small["purity_5_shot"] is None
@@ -79,12 +79,12 @@ def test_small_classes_make_small_episodes_and_too_small_ones_none() -> None:
     assert math.isnan(find_task("few_shot").score(OfCorner(), single.test, single, Compute()))
 
 
-def test_a_class_without_queries_is_left_out_of_the_episodes() -> None:
+def test_class_without_queries_is_excluded_from_episodes() -> None:
     labels = torch.cat([torch.arange(60) % 3, torch.tensor([3])])
     assert evaluate(OfCorner(), data_of(labels), task="few_shot")["accuracy_1_shot"] == 1
 
 
-def test_score_is_the_main_metric_and_a_teacher_is_compared_by_it() -> None:
+def test_score_is_the_main_metric_and_the_metric_of_teacher_comparison() -> None:
     data, task = data_of(torch.arange(160) % 8), find_task("few_shot")
     result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=OfCorner())
     assert task.main_metric == "accuracy_1_shot"

@@ -59,7 +59,7 @@ def test_binary_cross_entropy_by_hand() -> None:
     assert found[1] == 0
 
 
-def test_the_gradient_of_an_unknown_label_is_zero() -> None:
+def test_gradient_of_a_missing_label_is_zero() -> None:
     logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([[1.0, 0, -1, 0], [-1, 1, 1, 0], [-1, -1, -1, -1]], dtype=torch.float64)
     value(BinaryCrossEntropy(), logits, labels).sum().backward()
@@ -70,7 +70,7 @@ def test_the_gradient_of_an_unknown_label_is_zero() -> None:
     torch.testing.assert_close(logits.grad, expected)
 
 
-def test_average_precision_is_that_of_scikit_learn() -> None:
+def test_average_precision_equals_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(1)
     scores = torch.randint(5, (40, 3), generator=generator).float()  # many ties
     labels = torch.randint(2, (40, 3), generator=generator).float()
@@ -89,7 +89,7 @@ def test_average_precision_by_hand() -> None:
     assert found.tolist() == pytest.approx([(1 + 2 / 3) / 2])
 
 
-def test_the_metrics_of_several_labels_by_hand() -> None:
+def test_multilabel_metrics_by_hand() -> None:
     labels = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, -1, 0], [-1, -1, -1]])
     logits = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, 9, 1], [1, 1, 1]])
     found = evaluate(Fixed(logits), numbered(labels, MultiLabel(), ["a", "b", "c"]))
@@ -105,7 +105,7 @@ def test_the_metrics_of_several_labels_by_hand() -> None:
 # --- quantities
 
 
-def test_the_squared_error_by_hand() -> None:
+def test_squared_error_by_hand() -> None:
     values = torch.tensor([[1.0, 5.0], [2.0, 2.0]], requires_grad=True)
     found = value(SquaredError(), values, torch.tensor([[3.0, NAN], [NAN, NAN]]))
     assert found.tolist() == [4.0, 0.0]
@@ -114,7 +114,7 @@ def test_the_squared_error_by_hand() -> None:
     assert values.grad.tolist() == [[-4.0, 0.0], [0.0, 0.0]]
 
 
-def test_the_metrics_of_quantities_by_hand() -> None:
+def test_regression_metrics_by_hand() -> None:
     labels = torch.tensor([[1.0, NAN], [3.0, 2.0], [NAN, 4.0]])
     values = torch.tensor([[2.0, 7.0], [3.0, 2.0], [9.0, 1.0]])
     found = evaluate(Fixed(values), numbered(labels, Quantities(), ["x", "y"]))
@@ -127,7 +127,7 @@ def test_the_metrics_of_quantities_by_hand() -> None:
 # --- strings
 
 
-def test_the_cross_entropy_of_strings_is_the_mean_over_known_places() -> None:
+def test_string_cross_entropy_is_the_mean_over_labelled_positions() -> None:
     logits = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([[0, 1, 2, 3], [4, -1, -1, 0], [-1, -1, -1, -1]])
     found = cross_entropy(logits, labels)
@@ -142,24 +142,24 @@ def test_the_cross_entropy_of_strings_is_the_mean_over_known_places() -> None:
     assert torch.autograd.gradcheck(lambda z: cross_entropy(z, labels), (logits,))
 
 
-def test_a_string_of_one_place_is_a_class() -> None:
+def test_string_of_length_one_is_classification() -> None:
     logits, other, labels = torch.randn(6, 5), torch.randn(6, 5), torch.randint(-1, 5, (6,))
     torch.testing.assert_close(cross_entropy(logits[:, None], labels[:, None]), cross_entropy(logits, labels))
     torch.testing.assert_close(soft_targets(logits[:, None], other[:, None], 2.0), soft_targets(logits, other, 2.0))
 
 
 @pytest.mark.parametrize("labels", [(3,), (3, 5), (3, 4, 5)])
-def test_labels_of_other_places_are_refused(labels: tuple[int, ...], refused: Any) -> None:
+def test_labels_of_another_string_length_are_refused(labels: tuple[int, ...], refused: Any) -> None:
     with refused("(3, 4)", str(labels)):
         cross_entropy(torch.zeros(3, 4, 5), torch.zeros(labels, dtype=torch.int64))
 
 
-def test_symbols_that_do_not_exist_are_refused(refused: Any) -> None:
+def test_symbols_out_of_range_are_refused(refused: Any) -> None:
     with refused("label 5 does not exist", "0 to 4"):
         cross_entropy(torch.zeros(1, 2, 5), torch.tensor([[0, 5]]))
 
 
-def test_soft_targets_of_strings_are_the_mean_over_all_places() -> None:
+def test_soft_string_loss_is_the_mean_over_all_positions() -> None:
     student, teacher = torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64)
     found = soft_targets(student, teacher, 3.0)
     each = [soft_targets(student[:, place], teacher[:, place], 3.0) for place in range(3)]
@@ -167,7 +167,7 @@ def test_soft_targets_of_strings_are_the_mean_over_all_places() -> None:
     assert SoftTargets(3.0)(Outputs(student), Outputs(student), None).abs().max() < 1e-12
 
 
-def test_the_metrics_of_strings_by_hand() -> None:
+def test_string_metrics_by_hand() -> None:
     labels = torch.tensor([[0, 1], [1, -1], [2, 0], [-1, -1]])
     logits = torch.zeros(4, 2, 3)
     for sample, (first, second) in enumerate([(0, 1), (1, 2), (2, 1), (0, 0)]):

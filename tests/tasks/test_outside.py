@@ -81,7 +81,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "entry_points", lambda group: points if group == "tutelage.tasks" else [])
 
 
-def test_a_task_is_found_by_its_entry_point(package: None, refused: Any) -> None:
+def test_task_is_found_by_its_entry_point(package: None, refused: Any) -> None:
     assert "grades" in task_names()
     assert isinstance(find_task("grades"), Grades)
     with refused("'number'", "int", "subclass of Task"):
@@ -92,7 +92,7 @@ def test_a_task_is_found_by_its_entry_point(package: None, refused: Any) -> None
         find_task("grade")
 
 
-def test_a_task_of_another_package_trains_selects_and_is_read_back(package: None, tmp_path: Path) -> None:
+def test_task_of_another_package_trains_selects_and_is_read_back(package: None, tmp_path: Path) -> None:
     case = case_of("classification")
     result = tutelage.train(case.make, case.data, method=graded, out=tmp_path, **SHORT)
     assert result.metrics["task"] == "grades"

@@ -73,7 +73,7 @@ def test_all_tasks_are_listed() -> None:
         assert task.metrics[task.main_metric].better in ("higher", "lower")  # type: ignore[union-attr]
 
 
-def test_plain_trains_and_records_every_metric(case: Case, tmp_path: Path) -> None:
+def test_plain_training_records_every_metric(case: Case, tmp_path: Path) -> None:
     result = tutelage.train(case.make, case.data, out=tmp_path, **SHORT | {"epochs": 6})
     written = strict(tmp_path / "result.json")
     task = find_task(case.task)
@@ -86,7 +86,7 @@ def test_plain_trains_and_records_every_metric(case: Case, tmp_path: Path) -> No
     assert written["data"]["image_shape"] == list(case.data.input_shape)
 
 
-def test_an_interrupted_run_equals_an_uninterrupted_one(case: Case, tmp_path: Path) -> None:
+def test_interrupted_run_equals_an_uninterrupted_one(case: Case, tmp_path: Path) -> None:
     def stop(record: dict[str, Any]) -> None:
         raise StoppedError
 
@@ -99,7 +99,7 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(case: Case, tmp_path: Pa
     assert timeless(whole.metrics) == timeless(parts.metrics)
 
 
-def test_a_finished_run_is_read_back(case: Case, tmp_path: Path) -> None:
+def test_finished_run_is_read_back(case: Case, tmp_path: Path) -> None:
     def never(record: dict[str, Any]) -> None:
         raise AssertionError("it trained again")
 
@@ -109,7 +109,7 @@ def test_a_finished_run_is_read_back(case: Case, tmp_path: Path) -> None:
     assert tutelage.evaluate(again.model, case.data) == first.metrics["test"]
 
 
-def test_the_script_beside_the_weights_gives_equal_outputs(case: Case, tmp_path: Path) -> None:
+def test_prediction_script_gives_equal_outputs(case: Case, tmp_path: Path) -> None:
     result = tutelage.train(case.make, case.data, out=tmp_path, **SHORT)
     script = (tmp_path / "load.py").read_text()
     space: dict[str, Any] = {"network": case.make(), "__file__": str(tmp_path / "load.py")}
@@ -119,7 +119,7 @@ def test_the_script_beside_the_weights_gives_equal_outputs(case: Case, tmp_path:
         assert torch.equal(space["student"](inputs), result.model(inputs))
 
 
-def test_selection_goes_by_the_main_metric(case: Case) -> None:
+def test_best_epoch_is_selected_by_the_main_metric(case: Case) -> None:
     result = tutelage.train(case.make, case.data, **SHORT | {"epochs": 4})
     task = find_task(case.task)
     scores = [record["learners"]["student"][f"validation_{task.main_metric}"] for record in result.history]
@@ -130,7 +130,7 @@ def test_selection_goes_by_the_main_metric(case: Case) -> None:
     assert math.isfinite(selected[f"test_{task.main_metric}"])
 
 
-def test_an_error_is_better_when_it_is_lower() -> None:
+def test_error_metrics_are_better_if_lower() -> None:
     assert find_task("regression").improves(1.0, 2.0)
     assert not find_task("regression").improves(2.0, 1.0)
     assert find_task("strings").improves(0.5, 0.25)
@@ -138,7 +138,7 @@ def test_an_error_is_better_when_it_is_lower() -> None:
     assert find_task("regression").improves(2.0, None)
 
 
-def test_a_feature_method_trains_under_a_teacher(case: Case, tmp_path: Path) -> None:
+def test_feature_method_trains_under_a_teacher(case: Case, tmp_path: Path) -> None:
     trained = tutelage.train(made(case), case.data, **SHORT | {"epochs": 12, "lr": 0.2}).model.module
     result = tutelage.distill(trained, case.make, case.data, method="rkd", out=tmp_path, **SHORT)
     written = strict(tmp_path / "result.json")
@@ -153,7 +153,7 @@ def test_a_feature_method_trains_under_a_teacher(case: Case, tmp_path: Path) -> 
     assert result.history[-1]["learners"]["student"]["distance"] > 0
 
 
-def test_a_teacher_of_other_outputs_teaches_by_its_features(case: Case) -> None:
+def test_feature_method_accepts_a_teacher_with_other_outputs(case: Case) -> None:
     other = case_of("classification" if case.task != "classification" else "regression")
     if case.data.modality != other.data.modality:
         pytest.skip("another modality")
@@ -164,7 +164,7 @@ def test_a_teacher_of_other_outputs_teaches_by_its_features(case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", ["hinton", "rkd"])
-def test_texts_are_taught_by_methods_as_they_are(name: str, text: Case) -> None:
+def test_methods_train_on_texts_without_changes(name: str, text: Case) -> None:
     teacher = tutelage.train(case_of("text").make, text.data, **SHORT | {"epochs": 12, "lr": 0.2}).model
     result = tutelage.distill(teacher, text.make, text.data, method=name, **SHORT)
     assert result.metrics["test"]["samples"] == 16
@@ -173,24 +173,24 @@ def test_texts_are_taught_by_methods_as_they_are(name: str, text: Case) -> None:
         assert result.history[-1]["learners"]["student"]["kd"] < result.history[0]["learners"]["student"]["kd"]
 
 
-def test_texts_train_side_by_side(text: Case) -> None:
+def test_mutual_learning_trains_on_texts(text: Case) -> None:
     result = tutelage.train(text.make, text.data, method="dml", **SHORT)
     assert {"net1", "net2"} <= result.history[0]["learners"].keys()
 
 
-def test_methods_for_classes_are_refused_on_other_targets(refused: Any) -> None:
+def test_classification_methods_are_refused_on_other_targets(refused: Any) -> None:
     case = case_of("regression")
     with refused("quantities", "regression", "classification"):
         tutelage.distill(made(case), case.make, case.data, method="dml", **SHORT)
 
 
-def test_soft_targets_are_refused_where_outputs_are_no_distributions(refused: Any) -> None:
+def test_soft_targets_are_refused_if_outputs_are_not_distributions(refused: Any) -> None:
     case = case_of("regression")
     with refused("soft targets need logits of classes", "regression"):
         tutelage.distill(made(case), case.make, case.data, method="hinton", **SHORT)
 
 
-def test_strings_are_taught_place_by_place() -> None:
+def test_strings_are_distilled_position_by_position() -> None:
     case = case_of("strings")
     teacher = tutelage.train(case.make, case.data, **SHORT | {"epochs": 12, "lr": 0.2}).model
     result = tutelage.distill(teacher, case.make, case.data, method="hinton", **SHORT | {"epochs": 4})
@@ -199,7 +199,7 @@ def test_strings_are_taught_place_by_place() -> None:
 
 
 @pytest.mark.parametrize("kind", ["classification", "multi_label", "regression", "strings", "text"])
-def test_networks_of_other_outputs_are_refused(kind: str, refused: Any) -> None:
+def test_networks_with_other_outputs_are_refused(kind: str, refused: Any) -> None:
     case = case_of(kind)
 
     def wider() -> nn.Module:
@@ -217,7 +217,7 @@ class _Wider(nn.Module):
 # --- what a method may say and ask
 
 
-def test_notes_are_written_beside_the_metrics(tmp_path: Path) -> None:
+def test_notes_are_recorded_with_the_metrics(tmp_path: Path) -> None:
     case = case_of("regression")
 
     @method(paper="none", family="baseline", task=None)
@@ -235,13 +235,13 @@ def test_notes_are_written_beside_the_metrics(tmp_path: Path) -> None:
     assert strict(tmp_path / "result.json")["notes"] == {"rounds": 2, "widths": [8, 16]}
 
 
-def test_a_run_without_notes_has_none(tmp_path: Path) -> None:
+def test_run_without_notes_records_none(tmp_path: Path) -> None:
     case = case_of("regression")
     tutelage.train(case.make, case.data, out=tmp_path, **SHORT | {"epochs": 1})
     assert "notes" not in strict(tmp_path / "result.json")
 
 
-def test_predictions_of_roles_stand_side_by_side(case: Case, on_cpu: Hardware) -> None:
+def test_predictions_of_roles_are_concatenated(case: Case, on_cpu: Hardware) -> None:
     run = Run(case.data, lambda: Tapped(made(case), *case.data.mean_std), recipe=Recipe(epochs=1), hardware=on_cpu)
     model = run.student()
     logits = run.predict(model, case.data.test)
@@ -256,7 +256,7 @@ def test_predictions_of_roles_stand_side_by_side(case: Case, on_cpu: Hardware) -
         torch.testing.assert_close(both, torch.cat([outputs["embedding"], outputs["logits"]], 1))
 
 
-def test_held_out_and_test_parts_are_drawn_from_any_targets(case: Case) -> None:
+def test_validation_and_test_splits_are_created_for_any_targets(case: Case) -> None:
     data = replace(case.data, validation=None)
     held = data.hold_out(0.25, seed=1)
     assert held.validation is not None
