@@ -146,7 +146,7 @@ def test_unknown_column_is_refused_and_available_columns_are_listed(data, saved,
 def test_file_of_another_length_is_refused(data, saved, people, refused):
     for rows in (people[:-1], np.append(people, 0)):
         file = saved(mine=rows)
-        with refused(file, f"{len(rows)} rows", f"needs {N}", "training split as it was loaded"):
+        with refused(file, f"{len(rows)} rows", f"needs {N}", "original training split"):
             HumanLabels(file, "mine")(data)
     few = data.train.subset(torch.tensor([1, 40]))
     file = saved(mine=people[:40], clean=data.train.labels.numpy()[:40])
@@ -162,7 +162,7 @@ def test_columns_of_different_lengths_are_refused(data, saved, people, refused):
 
 def test_subset_that_cannot_be_verified_against_the_file_is_refused(data, saved, people, refused):
     file = saved(mine=people)
-    with refused("20 samples of a larger one", file, "'clean'", "before samples are chosen"):
+    with refused("a subset of 20 samples", file, "'clean'", "before the subset is selected"):
         HumanLabels(file, "mine")(Subset(5)(data))
 
 

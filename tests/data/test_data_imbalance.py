@@ -170,14 +170,14 @@ def test_imbalance_requires_two_classes_with_samples(refused, law):
 
 
 def test_class_that_is_too_small_is_refused(refused):
-    with refused("'c1'", "30 training samples", "PowerLawImbalance keeps"):
+    with refused("'c1'", "30 training samples", "PowerLawImbalance needs"):
         PowerLawImbalance(10.0, 100)(tiny([100, 30, 100]))
     with refused("smallest class has 1", "n_max 1", "n_min 1"):
         PowerLawImbalance(1.0)(tiny([1, 1]))
 
 
 def test_share_of_no_class_or_of_all_classes_is_refused(refused):
-    with refused("0.01 of 10 classes is 0", "0.1 to 0.9"):
+    with refused("0.01 of 10 classes makes 0 of them rare", "0.1 to 0.9"):
         StepImbalance(0.01, 0.1)(tiny([10] * 10))
-    with refused("0.99 of 10 classes is 10", "0.1 to 0.9"):
+    with refused("0.99 of 10 classes makes 10 of them rare", "0.1 to 0.9"):
         StepImbalance(0.99, 0.1)(tiny([10] * 10))

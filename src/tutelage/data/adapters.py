@@ -43,7 +43,7 @@ def as_data(value: object, test_share: float | None = None) -> Data:
     Raises:
         TutelageError: it is another object; the message says what to pass.
     """
-    if isinstance(value, tuple | list) and len(value) == 2 and all(_is_set(part) for part in value):
+    if isinstance(value, tuple | list) and len(value) == 2 and all(_is_set(item) for item in value):
         train, test = value
         return Data.from_arrays(_arrays(train), _arrays(test), classes=_classes(train), test_share=test_share)
     return Data.from_arrays(_arrays(value), classes=_classes(value), test_share=test_share)
@@ -52,7 +52,7 @@ def as_data(value: object, test_share: float | None = None) -> Data:
 def _is_set(value: object) -> bool:
     """Whether it is a set of samples, not one of a pair of arrays."""
     if isinstance(value, tuple | list):
-        return len(value) == 2 and not any(isinstance(part, int) for part in value)
+        return len(value) == 2 and not any(isinstance(item, int) for item in value)
     if isinstance(value, Tensor | np.ndarray | str | bytes | Mapping):
         return False
     return isinstance(value, Dataset | DataLoader) or (isinstance(value, Sized) and hasattr(value, "__getitem__"))

@@ -195,6 +195,6 @@ def _tensor(array: Array, value: object) -> Tensor:
 def _refuse(bad: NDArray[np.bool_], values: Array, what: str, rule: str) -> None:
     """Refuse the first bad value, with its place."""
     if bad.any():
-        place = np.unravel_index(int(bad.argmax()), bad.shape)
-        where = ", ".join(str(int(i)) for i in place)
-        raise TutelageError(f"{what} is {values[place]} at [{where}] ({int(bad.sum())} like it); {rule}")
+        position = np.unravel_index(int(bad.argmax()), bad.shape)
+        where = ", ".join(str(int(i)) for i in position)
+        raise TutelageError(f"{what} is {values[position]} at [{where}] ({int(bad.sum())} like it); {rule}")

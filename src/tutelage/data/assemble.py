@@ -27,7 +27,7 @@ IN_MEMORY = 2**30  # bytes of decoded pixels, over all splits
 def assemble(
     name: str,
     classes: tuple[str, ...],
-    parts: Mapping[str, tuple[Encoded, Tensor]],
+    encoded_splits: Mapping[str, tuple[Encoded, Tensor]],
     *,
     image_size: int | None,
     record: Mapping[str, Any],
@@ -39,30 +39,32 @@ def assemble(
 
     Args:
         name, classes: as ``Data`` has them.
-        parts: ``train``, and optionally ``test`` and ``validation``. Without ``test`` the validation split becomes the
-            test split; without both, a share of the training split does, with a warning.
+        encoded_splits: ``train``, and optionally ``test`` and ``validation``. Without ``test`` the validation split
+            becomes the test split; without both, a share of the training split does, with a warning.
         image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
         record: the entry of the record about the source.
         test: the share of the training split for testing, if there is no test split.
         skip_bad: leave out images that cannot be decoded; a warning and the record say how many.
         in_memory_bytes: decode all images into memory if they take at most so many bytes.
     """
-    if test is not None and len(parts) > 1:
+    if test is not None and len(encoded_splits) > 1:
         raise TutelageError(f"{name} has a test split already; leave out the test share of {test}")
     skipped: dict[str, int] = {}
     if skip_bad:
-        decodable = {part: _decodable(encoded, image_size) for part, (encoded, _) in parts.items()}
+        decodable = {split: _decodable(encoded, image_size) for split, (encoded, _) in encoded_splits.items()}
         skipped = {
-            part: missing for part, (encoded, _) in parts.items() if (missing := len(encoded) - len(decodable[part]))
+            split: missing
+            for split, (encoded, _) in encoded_splits.items()
+            if (missing := len(encoded) - len(decodable[split]))
         }
         if skipped:
-            _warn_of_skipped(name, {part: encoded for part, (encoded, _) in parts.items()}, decodable)
-        parts = {
-            part: (EncodedSubset(encoded, decodable[part]), labels[decodable[part]])
-            for part, (encoded, labels) in parts.items()
+            _warn_of_skipped(name, {split: encoded for split, (encoded, _) in encoded_splits.items()}, decodable)
+        encoded_splits = {
+            split: (EncodedSubset(encoded, decodable[split]), labels[decodable[split]])
+            for split, (encoded, labels) in encoded_splits.items()
         }
-    images = _read({part: encoded for part, (encoded, _) in parts.items()}, image_size, in_memory_bytes)
-    splits = {part: Split.of(images[part], labels) for part, (_, labels) in parts.items()}
+    images = _read({split: encoded for split, (encoded, _) in encoded_splits.items()}, image_size, in_memory_bytes)
+    splits = {split: Split.of(images[split], labels) for split, (_, labels) in encoded_splits.items()}
     entry: dict[str, Any] = {**record, "test_from": "test"}
     if len(splits) == 1:
         splits["train"], splits["test"], entry_of_test = split_off_test(splits["train"], test, name)
@@ -110,13 +112,13 @@ def _decodable(encoded: Encoded, image_size: int | None) -> list[int]:
         return [index for index, success in enumerate(pool.map(can_decode, range(len(encoded)))) if success]
 
 
-def _warn_of_skipped(name: str, parts: Mapping[str, Encoded], decodable: Mapping[str, Sequence[int]]) -> None:
+def _warn_of_skipped(name: str, splits: Mapping[str, Encoded], decodable: Mapping[str, Sequence[int]]) -> None:
     unreadable = [
         encoded.name(p)
-        for part, encoded in parts.items()
-        for p in sorted(set(range(len(encoded))) - {*decodable[part]})
+        for split, encoded in splits.items()
+        for p in sorted(set(range(len(encoded))) - {*decodable[split]})
     ]
-    total = sum(len(encoded) for encoded in parts.values())
+    total = sum(len(encoded) for encoded in splits.values())
     warnings.warn(
         TutelageWarning(
             f"{name}: {len(unreadable)} of {total} images cannot be read and are left out, first {unreadable[0]}"
@@ -125,13 +127,15 @@ def _warn_of_skipped(name: str, parts: Mapping[str, Encoded], decodable: Mapping
     )
 
 
-def _read(parts: Mapping[str, Encoded], image_size: int | None, in_memory_bytes: int) -> dict[str, Tensor | ImageFiles]:
+def _read(
+    splits: Mapping[str, Encoded], image_size: int | None, in_memory_bytes: int
+) -> dict[str, Tensor | ImageFiles]:
     """The images of each split, of one shape: decoded if all fit into memory, otherwise only their headers are read."""
     if image_size is not None and image_size < 1:
         raise TutelageError(f"the image size must be 1 pixel or more, got {image_size}")
     names_by_size: dict[tuple[int, int], str] = {}
     grey = True
-    for encoded in parts.values():
+    for encoded in splits.values():
         for index, header in enumerate(read_headers(encoded)):
             names_by_size.setdefault(header.size, encoded.name(index))
             grey = grey and header.grey
@@ -142,11 +146,11 @@ def _read(parts: Mapping[str, Encoded], image_size: int | None, in_memory_bytes:
         )
     size = (image_size, image_size) if image_size else next(iter(names_by_size), (0, 0))
     files = {
-        part: ImageFiles(encoded, size, 1 if grey else 3, resize=image_size is not None)
-        for part, encoded in parts.items()
+        split: ImageFiles(encoded, size, 1 if grey else 3, resize=image_size is not None)
+        for split, encoded in splits.items()
     }
-    total = sum(int(np.prod(part.shape)) for part in files.values())
-    return {part: _decoded(images) for part, images in files.items()} if total <= in_memory_bytes else {**files}
+    total = sum(int(np.prod(images.shape)) for images in files.values())
+    return {split: _decoded(images) for split, images in files.items()} if total <= in_memory_bytes else {**files}
 
 
 def _decoded(images: ImageFiles) -> Tensor:

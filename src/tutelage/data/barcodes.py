@@ -39,17 +39,17 @@ def load(severity: float = 1.0) -> Data:
     """
     views = Distortions(severity)
     generator = torch.Generator().manual_seed(13)
-    parts: dict[str, Any] = {}
-    for part, size in SIZES.items():
+    splits: dict[str, Any] = {}
+    for split, size in SIZES.items():
         strings = with_check_digit(torch.randint(10, (size, 12), generator=generator))
         images = render(modules(strings))
-        if part != "train":  # numbers that no training view has
+        if split != "train":  # numbers that no training view has
             numbers = views.count + torch.arange(size)
             chunks = zip(torch.split(images, CHUNK), torch.split(numbers, CHUNK), strict=True)
             images = torch.cat([views(some, number) for some, number in chunks])
-        parts[part] = Split.of(images, strings, Pixels(), Barcodes())
+        splits[split] = Split.of(images, strings, Pixels(), Barcodes())
     name = "barcodes" if severity == 1 else f"barcodes:{severity:g}"
-    return Data(name, tuple("0123456789"), **parts, views=views)
+    return Data(name, tuple("0123456789"), **splits, views=views)
 
 
 def render(bars: Tensor, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
@@ -198,8 +198,8 @@ def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
     for axis, padding in ((3, (reach, reach, 0, 0)), (2, (0, 0, reach, reach))):
         padded, size = F.pad(images, padding, mode="replicate"), images.shape[axis]
         images = torch.zeros_like(images)
-        for place in range(2 * reach + 1):
-            images.addcmul_(padded.narrow(axis, place, size), weights[:, :, :, place : place + 1])
+        for offset in range(2 * reach + 1):
+            images.addcmul_(padded.narrow(axis, offset, size), weights[:, :, :, offset : offset + 1])
     return images
 
 

@@ -62,20 +62,23 @@ class Data:
                     f"{self.name}: the name {name!r:.80} cannot be stored: {error}; rename it"
                 ) from None
         if duplicates := [name for name, count in Counter(names).items() if count > 1]:
-            places = ", ".join(str(place) for place, name in enumerate(names) if name == duplicates[0])
+            numbers = ", ".join(str(number) for number, name in enumerate(names) if name == duplicates[0])
             raise TutelageError(
-                f"{self.name} has the class name {duplicates[0]!r:.80} more than once (classes {places}); "
+                f"{self.name} has the class name {duplicates[0]!r:.80} more than once (classes {numbers}); "
                 "give each class its own name"
             )
         splits = {**self.splits, "train": self.train, "test": self.test}
-        stored_splits = {part: checked(split, f"{part} split of {self.name}", names) for part, split in splits.items()}
+        stored_splits = {
+            split_name: checked(split, f"{split_name} split of {self.name}", names)
+            for split_name, split in splits.items()
+        }
         shapes = {tuple(split.inputs.shape[1:]) for split in stored_splits.values()}
         if len(shapes) > 1:
             raise TutelageError(f"the splits of {self.name} have images of different shapes: {sorted(shapes)}")
         kinds = {(split.modality, split.targets) for split in stored_splits.values()}
         if len(kinds) > 1:
             raise TutelageError(f"the splits of {self.name} are of different kinds: {', '.join(map(str, kinds))}")
-        inputs = {part: split.inputs for part, split in splits.items()}
+        inputs = {split_name: split.inputs for split_name, split in splits.items()}
         record = (*self.record, *_changes(stored_splits["train"].modality, inputs))
         views = stored_splits["train"].modality.unaugmented if self.views is None else self.views
         for field, value in {"classes": names, "views": views, "record": record, **stored_splits}.items():
@@ -114,28 +117,29 @@ class Data:
             TutelageError: an array is not as above; the text names it.
         """
         pairs = {"train": train, "validation": validation, "test": test}
-        given = {part: pair for part, pair in pairs.items() if pair is not None}
+        present = {split_name: pair for split_name, pair in pairs.items() if pair is not None}
         splits = {
-            part: split_from_arrays(pair, f"{part} split of {name}", modality, targets) for part, pair in given.items()
+            split_name: split_from_arrays(pair, f"{split_name} split of {name}", modality, targets)
+            for split_name, pair in present.items()
         }
         names = default_class_names(splits, name) if classes is None else tuple(classes)
-        record: list[dict[str, Any]] = _changes(modality, {part: pair[0] for part, pair in given.items()})
+        record: list[dict[str, Any]] = _changes(modality, {split_name: pair[0] for split_name, pair in present.items()})
         if test is None:
             splits["train"], splits["test"], entry = split_off_test(splits["train"], test_share, name)
             record.append(entry)
         elif test_share is not None:
             raise TutelageError(f"{name} has a test split already; leave out the test share of {test_share}")
-        train_part = splits["train"]
+        train_split = splits["train"]
         return cls(
             name,
             names,
             **splits,
-            views=modality.augmented(tuple(train_part.inputs.shape[1:])) if views is None else views,
+            views=modality.augmented(tuple(train_split.inputs.shape[1:])) if views is None else views,
             record=tuple(record),
         )
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{len(split)} {part}" for part, split in self.splits.items())
+        sizes = ", ".join(f"{len(split)} {split_name}" for split_name, split in self.splits.items())
         inputs = f"{self.modality.noun} {self.input_shape}"
         count, noun = self.num_classes, self.targets.noun
         labels = f"{count} {noun}" if self.targets.single_label else f"{noun} ({count})"
@@ -232,8 +236,8 @@ class Data:
         the class names, the augmentation, the other splits, and each sample's index, clean label and trust.
         """
         digest = hashlib.sha256(json.dumps([self.classes, self.views.settings(), self.input_shape]).encode())
-        for part, split in self.splits.items():
-            digest.update(f"{part} {'' if part == 'train' else split.fingerprint}".encode())
+        for split_name, split in self.splits.items():
+            digest.update(f"{split_name} {'' if split_name == 'train' else split.fingerprint}".encode())
             for values in (split.index, split.clean_labels, split.trusted):
                 digest.update(b"none" if values is None else values.cpu().numpy().data)
         return self.train.fingerprint + digest.hexdigest()[:16]
@@ -244,9 +248,12 @@ class Data:
         return {
             "name": self.name,
             "classes": list(self.classes),
-            "counts": {part: split.targets.counts(split.labels, self.classes) for part, split in self.splits.items()},
-            "samples": {part: len(split) for part, split in self.splits.items()},
-            "noise_rate": {part: split.noise_rate for part, split in self.splits.items()},
+            "counts": {
+                split_name: split.targets.counts(split.labels, self.classes)
+                for split_name, split in self.splits.items()
+            },
+            "samples": {split_name: len(split) for split_name, split in self.splits.items()},
+            "noise_rate": {split_name: split.noise_rate for split_name, split in self.splits.items()},
             "image_shape": list(self.input_shape),
             "mean": list(mean),
             "std": list(std),
@@ -271,7 +278,7 @@ def default_class_names(splits: Mapping[str, Split], what: str) -> tuple[str, ..
 def _changes(modality: Modality, inputs: Mapping[str, object]) -> list[dict[str, Any]]:
     """Conversions that storing these inputs applies, for the record: the names of splits by conversion."""
     changes: dict[str, list[str]] = {}
-    for part, values in inputs.items():
+    for split_name, values in inputs.items():
         if change := modality.conversion(values):
-            changes.setdefault(change, []).append(part)
+            changes.setdefault(change, []).append(split_name)
     return [{change: changed} for change, changed in changes.items()]

@@ -20,8 +20,8 @@ def load() -> Data:
     pixels, classes = load_digits(return_X_y=True)
     images = torch.from_numpy(np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1))
     labels = torch.from_numpy(classes.astype(np.int64))
-    places = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=classes)
-    train, test = (torch.from_numpy(np.sort(part)) for part in places)
+    indices = train_test_split(np.arange(len(labels)), test_size=0.2, random_state=0, stratify=classes)
+    train, test = (torch.from_numpy(np.sort(split)) for split in indices)
     return Data(
         name="digits",
         classes=tuple("0123456789"),

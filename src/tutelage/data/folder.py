@@ -65,41 +65,43 @@ def load(
     Raises:
         TutelageError: a folder is missing or superfluous, or an image cannot be used; the text names it.
     """
-    parts = _parts(folder)
-    beside = _without_labels(folder) if parts else None
-    if not parts:
-        parts = {"train": folder}
-    elif "train" not in parts and beside is None:
+    folders = _split_folders(folder)
+    beside = _without_labels(folder) if folders else None
+    if not folders:
+        folders = {"train": folder}
+    elif "train" not in folders and beside is None:
         raise TutelageError(f"{folder} has no folder train; {LAYOUT}")
-    elif len(parts) == 1 and "train" in parts:
+    elif len(folders) == 1 and "train" in folders:
         raise TutelageError(f"{folder} has no folder test; {LAYOUT}")
-    images = {part: _by_class(place) for part, place in parts.items()}
+    images = {split: _by_class(path) for split, path in folders.items()}
     if beside is not None:
-        root = parts.setdefault("train", beside)
+        root = folders.setdefault("train", beside)
         files = [os.path.join(os.path.relpath(beside, root), name) for name in _files(beside)]
         among = images.get("train", {})
         images = {**images, "train": {**among, NO_CLASS: [*among.get(NO_CLASS, []), *files]}}
-    passed_over = _passed_over({*parts.values(), *([] if beside is None else [beside])})
+    passed_over = _passed_over({*folders.values(), *([] if beside is None else [beside])})
     if not images["train"]:
-        raise TutelageError(f"{parts['train']} has no class folders and no images; {LAYOUT}")
-    empty = [parts["train"] / name for name, files in images["train"].items() if not files]
+        raise TutelageError(f"{folders['train']} has no class folders and no images; {LAYOUT}")
+    empty = [folders["train"] / name for name, files in images["train"].items() if not files]
     if empty:
         raise TutelageError(
             f"the class folder {empty[0]} has no image in it{_listed(passed_over)}; add some or remove it; {LAYOUT}"
         )
-    everything = _classes(name for found in images.values() for name in found)
+    everything = _classes(name for by_class in images.values() for name in by_class)
     classes = _classes(images["train"]) or everything
-    if "test" in parts and parts["test"].name == NOVEL:
+    if "test" in folders and folders["test"].name == NOVEL:
         if shared := [name for name in _classes(images["test"]) if name in images["train"]]:
             raise TutelageError(
-                f"{parts['test'] / shared[0]} is a class that {parts['train']} has too; remove it from one of them, or "
-                "name the folder test if all its classes are taught"
+                f"{folders['test'] / shared[0]} is a class that {folders['train']} has too; remove it from one of "
+                "them, or name the folder test if all its classes occur in training"
             )
         classes += tuple(name for name in everything if name not in classes)
-    unknown_classes = [parts[part] / name for part in images for name in _classes(images[part]) if name not in classes]
+    unknown_classes = [
+        folders[split] / name for split in images for name in _classes(images[split]) if name not in classes
+    ]
     if unknown_classes:
         raise TutelageError(
-            f"{unknown_classes[0]} is a class that {parts['train']} does not have; add training images of it or "
+            f"{unknown_classes[0]} is a class that {folders['train']} does not have; add training images of it or "
             "remove it"
         )
     if passed_over:
@@ -113,7 +115,7 @@ def load(
     return assemble(
         f"folder:{folder}",
         classes,
-        {part: _labelled(parts[part], found, classes) for part, found in images.items()},
+        {split: _labelled(folders[split], by_class, classes) for split, by_class in images.items()},
         image_size=image_size,
         record={"source": "folder"} | ({"passed_over": dict(passed_over)} if passed_over else {}),
         test=test,
@@ -132,14 +134,14 @@ def _classes(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted({*names} - {NO_CLASS}))
 
 
-def _passed_over(places: Iterable[Path]) -> Counter[str]:
+def _passed_over(folders: Iterable[Path]) -> Counter[str]:
     """How many files and folders in the splits are ignored, by suffix; of hidden files only images count."""
     counts: Counter[str] = Counter()
-    for place in places:
-        entries = list(place.iterdir())
+    for folder in folders:
+        entries = list(folder.iterdir())
         classes = [entry for entry in entries if _is_class(entry)]
         among = [entry for entry in entries if not _is_class(entry) and (classes or not _is_image(entry))]
-        within = [entry for each in classes for entry in each.iterdir() if not _is_image(entry)]
+        within = [entry for folder in classes for entry in folder.iterdir() if not _is_image(entry)]
         counts.update(kind for entry in (*among, *within) if (kind := _kind(entry)))
     return Counter(dict(sorted(counts.items())))
 
@@ -154,23 +156,23 @@ def _kind(entry: Path) -> str:
 def _listed(passed_over: Counter[str]) -> str:
     if not passed_over:
         return ""
-    most = passed_over.most_common(10)
-    rest = [(sum(passed_over.values()) - sum(count for _, count in most), "other")]
-    counted = ", ".join(f"{count} {kind}" for count, kind in [*((n, kind) for kind, n in most), *rest] if count)
+    most_common = passed_over.most_common(10)
+    rest = [(sum(passed_over.values()) - sum(count for _, count in most_common), "other")]
+    counted = ", ".join(f"{count} {kind}" for count, kind in [*((n, kind) for kind, n in most_common), *rest] if count)
     return f" (passed over: {counted})"
 
 
-def _parts(folder: Path) -> dict[str, Path]:
+def _split_folders(folder: Path) -> dict[str, Path]:
     """The folder of each split that exists."""
-    found = [(part, folder / name) for part, names in NAMES.items() for name in names if (folder / name).is_dir()]
-    if not any(part == "train" for part, _ in found):  # then it is a class of that name
-        found = [(part, place) for part, place in found if place.name != NOVEL]
-    parts = dict(found)
-    if len(parts) < len(found):
-        twice = next(part for part, count in Counter(part for part, _ in found).items() if count > 1)
-        both = " and ".join(str(place) for part, place in found if part == twice)
-        raise TutelageError(f"{both} are both {twice} splits; keep one of them")
-    return parts
+    matches = [(split, folder / name) for split, names in NAMES.items() for name in names if (folder / name).is_dir()]
+    if not any(split == "train" for split, _ in matches):  # then it is a class of that name
+        matches = [(split, path) for split, path in matches if path.name != NOVEL]
+    folders = dict(matches)
+    if len(folders) < len(matches):
+        duplicate = next(split for split, count in Counter(split for split, _ in matches).items() if count > 1)
+        both = " and ".join(str(path) for split, path in matches if split == duplicate)
+        raise TutelageError(f"{both} are both {duplicate} splits; keep one of them")
+    return folders
 
 
 @dataclass(frozen=True)
@@ -183,27 +185,27 @@ class _Files:
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, place: int) -> Path:
-        return Path(self.root, self.names[place])
+    def __getitem__(self, index: int) -> Path:
+        return Path(self.root, self.names[index])
 
-    def name(self, place: int) -> str:
-        return str(self[place])
+    def name(self, index: int) -> str:
+        return str(self[index])
 
-    def fingerprint(self, place: int) -> str:
+    def fingerprint(self, index: int) -> str:
         """The path below the root, the size in bytes and the modification time in nanoseconds."""
-        status = self[place].stat()
-        return f"{self.names[place]} {status.st_size} {status.st_mtime_ns}"
+        status = self[index].stat()
+        return f"{self.names[index]} {status.st_size} {status.st_mtime_ns}"
 
 
 def _by_class(folder: Path) -> dict[str, list[str]]:
     """The images of a split by class, as sorted paths in its folder; unlabelled images are under ``NO_CLASS``."""
-    classes = sorted(place for place in folder.iterdir() if _is_class(place))
+    classes = sorted(path for path in folder.iterdir() if _is_class(path))
     if not classes:
         files = _files(folder)
         return {NO_CLASS: files} if files else {}
     return {
-        NO_CLASS if place.name in WITHOUT_LABELS else place.name: [f"{place.name}/{name}" for name in _files(place)]
-        for place in classes
+        NO_CLASS if path.name in WITHOUT_LABELS else path.name: [f"{path.name}/{name}" for name in _files(path)]
+        for path in classes
     }
 
 
@@ -212,8 +214,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir() if _is_image(file))
 
 
-def _is_class(place: Path) -> bool:
-    return place.is_dir() and not place.name.startswith(".")
+def _is_class(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
 
 
 def _is_image(file: Path) -> bool:

@@ -43,8 +43,8 @@ def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in
         raise TutelageError(
             f"hf:{repo} cannot be loaded ({one_line(error)}); check the name and the connection"
         ) from error
-    found = {part: next((n for n in names if n in splits), None) for part, names in SPLITS.items()}
-    if found["train"] is None:
+    names = {split: next((alias for alias in aliases if alias in splits), None) for split, aliases in SPLITS.items()}
+    if names["train"] is None:
         raise TutelageError(f"hf:{repo} has no split train; it has {', '.join(splits)}")
     features: Mapping[str, Any] = splits["train"].features
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -57,21 +57,21 @@ def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in
             f"hf:{repo} has no column of {lacks}; cast one of its columns to that: {', '.join(features)}"
         )
     image, label = images[0], max(labels, key=lambda name: (name == "label", features[name].num_classes))
-    parts = {
-        part: (
+    labelled = {
+        split: (
             _Column(splits[name].cast_column(image, datasets.Image(decode=False)), image, f"{repo} {name}"),
-            given,
+            numbers,
         )
-        for part, name in found.items()
-        if name is not None and ((given := _labels(splits[name][label])) >= 0).any()
+        for split, name in names.items()
+        if name is not None and ((numbers := _labels(splits[name][label])) >= 0).any()
     }
-    for part in ("train", "test"):
-        if part not in parts and "validation" not in parts:
-            raise TutelageError(f"hf:{repo} has no labelled split {part}; its splits are {', '.join(splits)}")
+    for split in ("train", "test"):
+        if split not in labelled and "validation" not in labelled:
+            raise TutelageError(f"hf:{repo} has no labelled split {split}; its splits are {', '.join(splits)}")
     return assemble(
         f"hf:{repo}",
         tuple(features[label].names),
-        parts,
+        labelled,
         image_size=image_size,
         record={"source": "hf", "image_column": image, "label_column": label},
         skip_bad=skip_bad,
@@ -90,20 +90,20 @@ class _Column:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> Path | bytes:
-        cell = self.rows[place][self.column] or {}
+    def __getitem__(self, index: int) -> Path | bytes:
+        cell = self.rows[index][self.column] or {}
         content, path = cell.get("bytes"), cell.get("path")
         if content is None and path is None:
             raise ValueError("the row has no image")
         return content if content is not None else Path(str(path))
 
-    def name(self, place: int) -> str:
-        return f"{place} of hf:{self.where}"
+    def name(self, index: int) -> str:
+        return f"{index} of hf:{self.where}"
 
-    def fingerprint(self, place: int) -> str | None:
+    def fingerprint(self, index: int) -> str | None:
         """The fingerprint of the table, which the library keeps, and the row."""
         fingerprint = getattr(self.rows, "_fingerprint", None)
-        return fingerprint and f"{fingerprint} {place}"
+        return fingerprint and f"{fingerprint} {index}"
 
 
 def _labels(column: Any) -> Tensor:

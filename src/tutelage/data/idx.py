@@ -30,13 +30,13 @@ def load(folder: Path) -> Data:
     Raises:
         TutelageError: a file is missing, damaged, cut short or not what its header says.
     """
-    train, test = _part(folder, "train"), _part(folder, "t10k")
+    train, test = _split(folder, "train"), _split(folder, "t10k")
     classes = tuple(str(c) for c in range(int(train.labels.max()) + 1)) if len(train) else ()
     return Data(f"idx:{folder}", classes, train, test, views=CropsAndFlips(pad=train.inputs.shape[1] // 8))
 
 
-def _part(folder: Path, part: str) -> Split:
-    image_file, label_file = _find(folder, f"{part}-images", "idx3"), _find(folder, f"{part}-labels", "idx1")
+def _split(folder: Path, prefix: str) -> Split:
+    image_file, label_file = _find(folder, f"{prefix}-images", "idx3"), _find(folder, f"{prefix}-labels", "idx1")
     images, labels = _read(image_file, dimensions=3), _read(label_file, dimensions=1)
     if len(images) != len(labels):
         raise TutelageError(
@@ -49,10 +49,10 @@ def _part(folder: Path, part: str) -> Split:
 def _find(folder: Path, stem: str, kind: str) -> Path:
     """The file of this stem in whichever of its spellings is there."""
     names = [f"{stem}{mark}{kind}-ubyte{end}" for end in ("", ".gz") for mark in ("-", ".")]
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
+    file = next((folder / name for name in names if (folder / name).is_file()), None)
+    if file is None:
         raise TutelageError(f"{folder} has no {names[0]} (nor {names[1]}, nor either with .gz); put the file there")
-    return found
+    return file
 
 
 def _read(file: Path, dimensions: int) -> Tensor:

@@ -75,7 +75,7 @@ def _pixel_hashes(images: Tensor) -> NDArray[Any]:
     flat = images.cpu().reshape(len(images), -1).contiguous().view(torch.uint8)
     generator = torch.Generator().manual_seed(1)
     factors = torch.randint(2**62, (flat.shape[1],), generator=generator) * 2 + 1
-    hashes = torch.cat([(part.to(torch.int64) * factors).sum(1) for part in torch.split(flat, 4096)])
+    hashes = torch.cat([(chunk.to(torch.int64) * factors).sum(1) for chunk in torch.split(flat, 4096)])
     return hashes.numpy().view(HASH_DTYPE) | HASH_DTYPE.type(1)
 
 

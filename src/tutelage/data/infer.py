@@ -53,8 +53,8 @@ def infer_targets(labels: Array, what: str) -> Targets:
 
 
 def _one_float(labels: Array, what: str) -> Targets:
-    known = labels[~np.isnan(labels)]
-    if (known == np.rint(known)).all():
+    finite = labels[~np.isnan(labels)]
+    if (finite == np.rint(finite)).all():
         raise _ambiguous(labels, what, "whole numbers as floats: save classes as integers", "regression")
     return Quantities()
 

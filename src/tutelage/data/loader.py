@@ -92,9 +92,9 @@ class Batches:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This process's share of every batch of an epoch, in order."""
-        parts, device_plan = self._plan_epoch(epoch)
+        plan, device_plan = self._plan_epoch(epoch)
         for step, images in enumerate(self._pixels(device_plan[0])):
-            yield self._batch(_BatchPlan.of(parts, step), _BatchPlan.of(device_plan, step), images)
+            yield self._batch(_BatchPlan.of(plan, step), _BatchPlan.of(device_plan, step), images)
 
     def at(self, number: int) -> Batch:
         """This process's share of batch ``number``, counted over all epochs from the first.
@@ -104,14 +104,14 @@ class Batches:
         epoch, step = divmod(number, len(self))
         if self._epoch_plan is None or self._epoch_plan[0] != epoch:
             self._epoch_plan = epoch, *self._plan_epoch(epoch)
-        plan, device_plan = (_BatchPlan.of(parts, step) for parts in self._epoch_plan[1:])
+        plan, device_plan = (_BatchPlan.of(tensors, step) for tensors in self._epoch_plan[1:])
         images = self._images[(device_plan if isinstance(self._images, Tensor) else plan).indices].to(self.device)
         return self._batch(plan, device_plan, images)
 
     def _plan_epoch(self, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
         """This process's share of an epoch's plan, on the host and, moved as a whole, on the device."""
-        parts = [part[:, self.rank :: self.world] for part in self.plan(epoch)]
-        return parts, [part.to(self.device) for part in parts]
+        plan = [tensor[:, self.rank :: self.world] for tensor in self.plan(epoch)]
+        return plan, [tensor.to(self.device) for tensor in plan]
 
     def _batch(self, plan: _BatchPlan, device_plan: _BatchPlan, images: Tensor) -> Batch:
         return Batch(
@@ -142,8 +142,8 @@ class _BatchPlan(NamedTuple):
     second_views: Tensor
 
     @classmethod
-    def of(cls, parts: Sequence[Tensor], step: int) -> _BatchPlan:
-        indices, views, second_views = (part[step] for part in parts)
+    def of(cls, plan: Sequence[Tensor], step: int) -> _BatchPlan:
+        indices, views, second_views = (tensor[step] for tensor in plan)
         return cls(indices, views, second_views)
 
 
@@ -215,10 +215,10 @@ def evaluation_batches(
         )
 
 
-def mix_seeds(*parts: int) -> int:
+def mix_seeds(*numbers: int) -> int:
     """A seed from several numbers, the same on every machine; sums of the numbers would collide."""
     value = 0x9E3779B97F4A7C15
-    for part in parts:
-        value = (value ^ (part & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    for number in numbers:
+        value = (value ^ (number & 0xFFFFFFFFFFFFFFFF)) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
         value ^= value >> 29
     return value & 0x7FFFFFFFFFFFFFFF

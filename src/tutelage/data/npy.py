@@ -39,12 +39,12 @@ def read_npy(stream: IO[bytes], size: int) -> Array:
         raise ValueError("its values are Python objects, which are never unpickled (allow_pickle=False)")
     if not dtype.itemsize:
         raise ValueError(f"its values are {dtype}, which take no bytes")
-    claimed, there = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if min(shape, default=0) < 0 or claimed != there:
-        raise ValueError(f"its header claims shape {shape!s:.80}, {claimed!s:.40} bytes, and there are {there}")
-    content = read_up_to(stream, there)
-    if len(content) != there:
-        raise ValueError(f"it ends after {len(content)} of {there} bytes")
+    claimed, available = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if min(shape, default=0) < 0 or claimed != available:
+        raise ValueError(f"its header claims shape {shape!s:.80}, {claimed!s:.40} bytes, and there are {available}")
+    content = read_up_to(stream, available)
+    if len(content) != available:
+        raise ValueError(f"it ends after {len(content)} of {available} bytes")
     array = np.frombuffer(content, dtype) if content else np.empty(0, dtype)
     return array.reshape(shape, order="F" if by_column else "C")
 

@@ -21,7 +21,7 @@ EXPECTED_KEYS = "train_images, train_labels, test_images, test_labels"
 SPELLINGS = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 KEYED_AS = {"train": "train", "validation": "val", "test": "test"}
 NOVEL = "novel"  # a test split whose classes do not occur in training
-INDEX = {part: f"{key}_index" for part, key in KEYED_AS.items()}
+INDEX = {split: f"{key}_index" for split, key in KEYED_AS.items()}
 TARGETS = "targets"
 
 
@@ -61,8 +61,8 @@ def load(file: Path) -> Data:
     with file.open("rb") as stream:
         archive = Archive(file, stream)
         keys = archive.split_keys()
-        inputs = {part: archive.read(key) for part, (key, _) in keys.items()}
-        labels = {part: None if key is None else archive.read(key) for part, (_, key) in keys.items()}
+        inputs = {split: archive.read(key) for split, (key, _) in keys.items()}
+        labels = {split: None if key is None else archive.read(key) for split, (_, key) in keys.items()}
         index_keys = INDEX | ({"test": f"{NOVEL}_index"} if archive.novel else {})
         others = {key: archive.read(key) for key in (*index_keys.values(), "classes", TARGETS) if key in archive.keys}
     modality = infer_modality(inputs["train"], f"{keys['train'][0]} of {file}")
@@ -72,24 +72,24 @@ def load(file: Path) -> Data:
         targets = (
             Classes() if labels["train"] is None else infer_targets(labels["train"], f"{keys['train'][1]} of {file}")
         )
-    parts: dict[str, Split] = {}
-    for part, (input_key, label_key) in keys.items():
-        stored = modality.store(inputs[part], f"{input_key} of {file}")
-        given = labels[part] if label_key is not None else targets.unlabelled(len(stored))
-        split = Split.of(stored, targets.store(given, f"{label_key} of {file}"), modality, targets)
-        if (key := index_keys[part]) in others:
+    splits: dict[str, Split] = {}
+    for split_name, (input_key, label_key) in keys.items():
+        stored = modality.store(inputs[split_name], f"{input_key} of {file}")
+        values = labels[split_name] if label_key is not None else targets.unlabelled(len(stored))
+        split = Split.of(stored, targets.store(values, f"{label_key} of {file}"), modality, targets)
+        if (key := index_keys[split_name]) in others:
             index = as_index(others[key], len(split), f"{key} of {file}")
             check_unique(index, f"{key} of {file}")
             split = replace(split, index=index)
-        parts[part] = split
+        splits[split_name] = split
     if archive.novel:
-        _check_novel(parts, file)
-    rounded = [key for part, (key, _) in keys.items() if modality.conversion(inputs[part])]
+        _check_novel(splits, file)
+    rounded = [key for split, (key, _) in keys.items() if modality.conversion(inputs[split])]
     return Data(
         name=f"npz:{file}",
-        classes=_classes(others.get("classes"), parts, file, novel=archive.novel),
-        **parts,
-        views=modality.augmented(tuple(parts["train"].inputs.shape[1:])),
+        classes=_classes(others.get("classes"), splits, file, novel=archive.novel),
+        **splits,
+        views=modality.augmented(tuple(splits["train"].inputs.shape[1:])),
         record=({"source": "npz", "rounded_to_uint8": rounded},) if rounded else (),
     )
 
@@ -120,40 +120,40 @@ class Archive:
 
     def split_keys(self) -> dict[str, tuple[str, str | None]]:
         """The keys of the inputs and labels of each split; the training split, or all splits, may lack labels."""
-        found = {part: pair for part, key in KEYED_AS.items() if (pair := self._pair(key)) is not None}
+        keys = {split: pair for split, prefix in KEYED_AS.items() if (pair := self._pair(prefix)) is not None}
         if (pair := self._pair(NOVEL)) is not None:
-            if "test" in found:
-                raise TutelageError(f"{self.file} has {found['test'][0]} and {pair[0]}; keep one of them")
-            found["test"] = pair
-        for part in ("train", "test"):
-            if part not in found:
+            if "test" in keys:
+                raise TutelageError(f"{self.file} has {keys['test'][0]} and {pair[0]}; keep one of them")
+            keys["test"] = pair
+        for split in ("train", "test"):
+            if split not in keys:
                 raise TutelageError(
-                    f"{self.file} has no {part} split; add {part}_images and {part}_labels to {self.listed}"
+                    f"{self.file} has no {split} split; add {split}_images and {split}_labels to {self.listed}"
                 )
-        for inputs, labels in found.values():
+        for inputs, labels in keys.values():
             # An unknown key may be a misspelt key of labels.
-            if labels is None and (found["train"][1] is not None or self._unknown_keys()):
-                missing = next(b for a, b in self._known_pairs() if a == inputs)
+            if labels is None and (keys["train"][1] is not None or self._unknown_keys()):
+                missing = next(b for a, b in self._supported_pairs() if a == inputs)
                 raise TutelageError(f"{self.file} has {inputs} without {missing}; add it (it has: {self.listed})")
-        return found
+        return keys
 
-    def _pair(self, part: str) -> tuple[str, str | None] | None:
+    def _pair(self, prefix: str) -> tuple[str, str | None] | None:
         """The keys of one split, in the spelling that the file uses."""
-        for inputs, labels in ((a.format(part), b.format(part)) for a, b in SPELLINGS):
+        for inputs, labels in ((a.format(prefix), b.format(prefix)) for a, b in SPELLINGS):
             if inputs in self.keys:
                 return inputs, labels if labels in self.keys else None
             if labels in self.keys:
                 raise TutelageError(f"{self.file} has {labels} without {inputs}; add it (it has: {self.listed})")
         return None
 
-    def _known_pairs(self) -> list[tuple[str, str]]:
+    def _supported_pairs(self) -> list[tuple[str, str]]:
         """The keys of inputs and labels that any split can have."""
-        return [(a.format(part), b.format(part)) for a, b in SPELLINGS for part in (*KEYED_AS.values(), NOVEL)]
+        return [(a.format(prefix), b.format(prefix)) for a, b in SPELLINGS for prefix in (*KEYED_AS.values(), NOVEL)]
 
     def _unknown_keys(self) -> set[str]:
         """Keys without a meaning here."""
-        known = {"classes", TARGETS, *INDEX.values(), f"{NOVEL}_index"}
-        return set(self.keys) - known - {key for pair in self._known_pairs() for key in pair}
+        supported = {"classes", TARGETS, *INDEX.values(), f"{NOVEL}_index"}
+        return set(self.keys) - supported - {key for pair in self._supported_pairs() for key in pair}
 
     def read(self, key: str) -> Array:
         """One array."""
@@ -175,9 +175,9 @@ class Archive:
             ) from error
 
 
-def _check_novel(parts: Mapping[str, Split], file: Path) -> None:
+def _check_novel(splits: Mapping[str, Split], file: Path) -> None:
     """Refuse a novel split that shares a class with the training split."""
-    trained, novel = (set(parts[part].targets.classes(parts[part].labels).tolist()) for part in ("train", "test"))
+    trained, novel = (set(splits[split].targets.classes(splits[split].labels).tolist()) for split in ("train", "test"))
     if shared := sorted((trained & novel) - {UNLABELLED}):
         raise TutelageError(
             f"{NOVEL}_labels of {file} have the class {shared[0]}, which train_labels have too; number the novel "
@@ -185,7 +185,7 @@ def _check_novel(parts: Mapping[str, Split], file: Path) -> None:
         )
 
 
-def _classes(names: Array | None, parts: Mapping[str, Split], file: Path, *, novel: bool = False) -> tuple[str, ...]:
+def _classes(names: Array | None, splits: Mapping[str, Split], file: Path, *, novel: bool = False) -> tuple[str, ...]:
     """The class names, or the class numbers of the labels as names; with a novel split those of all labels."""
     if names is not None:
         if names.ndim != 1 or names.dtype.kind not in "USiu":
@@ -193,6 +193,6 @@ def _classes(names: Array | None, parts: Mapping[str, Split], file: Path, *, nov
         return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
     if novel:
         return tuple(
-            str(number) for number in range(max(part.targets.num_classes(part.labels) for part in parts.values()))
+            str(number) for number in range(max(split.targets.num_classes(split.labels) for split in splits.values()))
         )
-    return default_class_names(parts, str(file))
+    return default_class_names(splits, str(file))

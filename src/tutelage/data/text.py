@@ -33,34 +33,36 @@ def load(folder: Path) -> Data:
     Raises:
         TutelageError: a file is missing, a line has no label, or the tokenizer cannot be used; the text names it.
     """
-    parts = {part: folder / name for part, name in FILES.items() if (folder / name).is_file()}
-    for part in ("train", "test"):
-        if part not in parts:
-            raise TutelageError(f"text: {folder} has no {FILES[part]}; it has {LAYOUT}")
-    rows = {part: _rows(file) for part, file in parts.items()}
+    files = {split: folder / name for split, name in FILES.items() if (folder / name).is_file()}
+    for split in ("train", "test"):
+        if split not in files:
+            raise TutelageError(f"text: {folder} has no {FILES[split]}; it has {LAYOUT}")
+    rows = {split: _rows(file) for split, file in files.items()}
     classes = tuple(sorted({label for label, _ in rows["train"] if label}))
     if not classes:
-        raise TutelageError(f"{parts['train']} has no label at all; it has {LAYOUT}")
+        raise TutelageError(f"{files['train']} has no label at all; it has {LAYOUT}")
     numbers = {label: number for number, label in enumerate(classes)} | {"": -1}
-    for part, lines in rows.items():
-        strange = next((label for label, _ in lines if label not in numbers), None)
-        if strange is not None:
-            raise TutelageError(f"{parts[part]} has the label {strange!r:.80}, which {parts['train']} does not have")
+    for split, lines in rows.items():
+        unknown_label = next((label for label, _ in lines if label not in numbers), None)
+        if unknown_label is not None:
+            raise TutelageError(
+                f"{files[split]} has the label {unknown_label!r:.80}, which {files['train']} does not have"
+            )
     tokenizer = _tokenizer(folder / TOKENIZER)
     length = (tokenizer.truncation or {}).get("max_length", LONGEST)
     padding = (tokenizer.padding or {}).get("pad_id", 0)
     tokenizer.no_padding()
-    encoded = {part: tokenizer.encode_batch([text for _, text in lines]) for part, lines in rows.items()}
-    ids = {part: [text.ids for text in texts] for part, texts in encoded.items()}
+    encoded = {split: tokenizer.encode_batch([text for _, text in lines]) for split, lines in rows.items()}
+    ids = {split: [text.ids for text in texts] for split, texts in encoded.items()}
     longest = min(length, max(1, *(len(text) for text in ids["train"])))
     count = sum(map(len, ids.values()))
     check_fits(8 * count * longest, f"the {count} texts of {folder}, {longest} tokens each", "lower the truncation")
     tokens = Tokens(tokenizer.get_vocab_size(), padding)
     splits = {
-        part: Split.of(
-            _padded(ids[part], longest, padding), torch.tensor([numbers[label] for label, _ in lines]), modality=tokens
+        split: Split.of(
+            _padded(ids[split], longest, padding), torch.tensor([numbers[label] for label, _ in lines]), modality=tokens
         )
-        for part, lines in rows.items()
+        for split, lines in rows.items()
     }
     cut = sum(len(text) > longest for texts in ids.values() for text in texts)
     record = {"source": "text", "length": longest, "cut": cut}

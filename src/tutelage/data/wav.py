@@ -17,7 +17,7 @@ from tutelage.errors import TutelageError, one_line
 from tutelage.text import value_text
 
 LAYOUT = "write train/CLASS/*.wav and test/CLASS/*.wav"
-PARTS = {"train": "train", "validation": "val", "test": "test"}
+FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 
 
 def load(folder: Path) -> Data:
@@ -30,31 +30,31 @@ def load(folder: Path) -> Data:
         TutelageError: a file is missing, cannot be read or has another rate than the others; the text names it.
     """
     files: dict[str, dict[str, list[Path]]] = {}
-    for part, name in PARTS.items():
-        place = folder / name
-        if place.is_dir():
-            files[part] = {entry.name: _files(entry) for entry in sorted(place.iterdir()) if _is_class(entry)}
-    for part in ("train", "test"):
-        if not any(files.get(part, {}).values()):
-            raise TutelageError(f"wav: there is no .wav file in the class folders of {folder / part}; {LAYOUT}")
+    for split, name in FOLDERS.items():
+        path = folder / name
+        if path.is_dir():
+            files[split] = {entry.name: _files(entry) for entry in sorted(path.iterdir()) if _is_class(entry)}
+    for split in ("train", "test"):
+        if not any(files.get(split, {}).values()):
+            raise TutelageError(f"wav: there is no .wav file in the class folders of {folder / split}; {LAYOUT}")
     classes = tuple(files["train"])
-    for part, by_class in files.items():
-        for name, found in by_class.items():
+    for split, by_class in files.items():
+        for name, paths in by_class.items():
             if name not in classes:
                 raise TutelageError(
-                    f"{folder / PARTS[part] / name} is a class that {folder / 'train'} does not have; add training "
+                    f"{folder / FOLDERS[split] / name} is a class that {folder / 'train'} does not have; add training "
                     "clips of it or remove it"
                 )
-            if not found and part == "train":
+            if not paths and split == "train":
                 raise TutelageError(f"{folder / 'train' / name} has no .wav file; add some or remove it")
     rates: dict[int, Path] = {}
     clips: dict[str, list[NDArray[np.int16]]] = {}
-    for part, by_class in files.items():
-        clips[part] = []
-        for file in (file for found in by_class.values() for file in found):
+    for split, by_class in files.items():
+        clips[split] = []
+        for file in (file for paths in by_class.values() for file in paths):
             rate, samples = _read(file)
             rates.setdefault(rate, file)
-            clips[part].append(samples)
+            clips[split].append(samples)
     if len(rates) > 1:
         (first, one), (second, other), *_ = rates.items()
         raise TutelageError(
@@ -63,11 +63,11 @@ def load(folder: Path) -> Data:
         )
     length = max(len(samples) for samples in clips["train"])
     count = sum(map(len, clips.values()))
-    what = f"the {count} clips of {folder}, padded to the longest training clip ({length} samples)"
-    check_fits(2 * count * length, what, "cut or remove the longest ones")
+    description = f"the {count} clips of {folder}, padded to the longest training clip ({length} samples)"
+    check_fits(2 * count * length, description, "cut or remove the longest ones")
     waves = Waveforms(next(iter(rates)))
-    splits = {part: _split(clips[part], by_class, classes, length, waves) for part, by_class in files.items()}
-    cut = sum(len(samples) > length for part in clips.values() for samples in part)
+    splits = {split: _padded_split(clips[split], by_class, classes, length, waves) for split, by_class in files.items()}
+    cut = sum(len(samples) > length for split in clips.values() for samples in split)
     record = {"source": "wav", "rate": waves.rate, "length": length, "cut": cut}
     return Data(f"wav:{folder}", classes, **splits, views=waves.unaugmented, record=(record,))
 
@@ -89,8 +89,8 @@ def to_int16(samples: NDArray[Any], what: str) -> NDArray[np.int16]:
         values /= 2**16
     elif samples.dtype.kind == "f":
         if not (np.abs(values) <= 1).all():  # NaN among them
-            strange = values[~(np.abs(values) <= 1)][0]
-            raise TutelageError(f"{what} has the sample {value_text(float(strange))}; floats lie in [-1, 1]: scale it")
+            invalid = values[~(np.abs(values) <= 1)][0]
+            raise TutelageError(f"{what} has the sample {value_text(float(invalid))}; floats lie in [-1, 1]: scale it")
         values *= 2**15
     elif samples.dtype != np.int16:
         raise TutelageError(
@@ -115,7 +115,7 @@ def _read(file: Path) -> tuple[int, NDArray[np.int16]]:
     return int(rate), to_int16(samples, str(file))
 
 
-def _split(
+def _padded_split(
     clips: list[NDArray[np.int16]],
     by_class: dict[str, list[Path]],
     classes: tuple[str, ...],
@@ -125,7 +125,7 @@ def _split(
     padded = np.zeros((len(clips), length), np.int16)
     for row, samples in zip(padded, clips, strict=True):
         row[: len(samples)] = samples[:length]
-    labels = [classes.index(name) for name, found in by_class.items() for _ in found]
+    labels = [classes.index(name) for name, paths in by_class.items() for _ in paths]
     return Split.of(torch.from_numpy(padded), torch.tensor(labels), modality=waves)
 
 
@@ -133,6 +133,6 @@ def _is_class(entry: Path) -> bool:
     return entry.is_dir() and not entry.name.startswith(".")
 
 
-def _files(place: Path) -> list[Path]:
-    found = (entry for entry in place.iterdir() if entry.suffix.lower() == ".wav" and not entry.name.startswith("."))
-    return sorted(entry for entry in found if entry.is_file())
+def _files(folder: Path) -> list[Path]:
+    entries = (entry for entry in folder.iterdir() if entry.suffix.lower() == ".wav" and not entry.name.startswith("."))
+    return sorted(entry for entry in entries if entry.is_file())

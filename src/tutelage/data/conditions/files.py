@@ -28,7 +28,7 @@ class Columns:
     """The names of all columns of a file, and the requested columns that exist, (N,) int64."""
 
     names: Sequence[str]
-    found: Mapping[str, NDArray[np.int64]]
+    selected: Mapping[str, NDArray[np.int64]]
 
 
 def read_matrix(file: str | Path) -> NDArray[np.float64]:
@@ -49,7 +49,7 @@ def read_columns(file: str | Path, requested: Sequence[str]) -> Columns:
     """
     with _one_line_errors("labels", file):
         columns = _reader({".npz": _npz_columns, ".csv": _csv_columns}, file)(as_path(str(file)), requested)
-    sizes = {name: len(column) for name, column in columns.found.items()}
+    sizes = {name: len(column) for name, column in columns.selected.items()}
     if len(set(sizes.values())) > 1:
         raise TutelageError(f"the columns of {file} have different lengths, {sizes}; give each sample one row")
     return columns
@@ -101,11 +101,11 @@ def _json_matrix(path: Path) -> NDArray[np.float64]:
 def _npz_columns(path: Path, requested: Sequence[str]) -> Columns:
     with path.open("rb") as stream:
         archive = Archive(path, stream, "an array for each column of labels")
-        found = {name: archive.read(name) for name in requested if name in archive.keys}
-    for name, array in found.items():
+        columns = {name: archive.read(name) for name in requested if name in archive.keys}
+    for name, array in columns.items():
         if array.dtype.kind not in "iu" or array.ndim != 1:
             raise TutelageError(f"{name} of {path} is {array.dtype} of shape {array.shape}; labels are (N,) integers")
-    return Columns(archive.keys, {name: array.astype(np.int64) for name, array in found.items()})
+    return Columns(archive.keys, {name: array.astype(np.int64) for name, array in columns.items()})
 
 
 def _csv_columns(path: Path, requested: Sequence[str]) -> Columns:
@@ -113,16 +113,16 @@ def _csv_columns(path: Path, requested: Sequence[str]) -> Columns:
         reader = csv.reader(stream)
         names = [name.strip() for name in next(reader, [])]
         rows = [(reader.line_num, row) for row in reader if row]
-    found: dict[str, NDArray[np.int64]] = {}
+    columns: dict[str, NDArray[np.int64]] = {}
     for name in set(requested) & set(names):
         position = names.index(name)
-        found[name] = np.zeros(len(rows), np.int64)
+        columns[name] = np.zeros(len(rows), np.int64)
         for number, (line, row) in enumerate(rows):
             try:
-                found[name][number] = int(row[position])
+                columns[name][number] = int(row[position])
             except (ValueError, IndexError, OverflowError) as error:
                 cell = repr(row[position]) if position < len(row) else "missing"
                 raise TutelageError(
                     f"{name} of {path} is {cell} in line {line}; labels are whole numbers, -1 for none"
                 ) from error
-    return Columns(names, found)
+    return Columns(names, columns)

@@ -50,8 +50,8 @@ class InstanceNoise(LabelNoise):
         after = before.copy()
         for label in np.unique(before[hit]).tolist():
             directions = self._directions(data, label)
-            places = hit[before[hit] == label]
-            for chunk in np.array_split(places, -(-len(places) // CHUNK)):
+            indices = hit[before[hit] == label]
+            for chunk in np.array_split(indices, -(-len(indices) // CHUNK)):
                 scores = (_normalised(data, torch.from_numpy(chunk)) @ directions).double().numpy()
                 after[chunk] = _choose(scores, label, choices[chunk])
         return after
@@ -72,10 +72,10 @@ def flip_rates(draws: Numbers, rate: float) -> Numbers:
     return quantiles
 
 
-def _normalised(data: Data, places: Tensor) -> Tensor:
+def _normalised(data: Data, indices: Tensor) -> Tensor:
     """The pixels of these training images, (B, H W channels) float32, with mean 0 and deviation 1 by channel."""
     mean, std = (torch.tensor(values) for values in data.mean_std)
-    pixels = data.train.inputs[places].cpu().float() / 255
+    pixels = data.train.inputs[indices].cpu().float() / 255
     return ((pixels - mean) / std).flatten(1)
 
 
@@ -85,5 +85,5 @@ def _choose(scores: Numbers, label: int, draws: Numbers) -> Labels:
     weights = np.exp(scores - scores.max(1, keepdims=True))
     up_to = weights.cumsum(1)
     up_to /= up_to[:, -1:]
-    chosen: Labels = (up_to <= draws[:, None]).sum(1)
-    return chosen
+    classes: Labels = (up_to <= draws[:, None]).sum(1)
+    return classes

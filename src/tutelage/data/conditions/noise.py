@@ -125,7 +125,7 @@ class AsymmetricNoise(Relabelling):
                 f"a transition matrix is C x C with a row for each of 2 classes or more, got shape {matrix.shape}"
             )
         if (bad := ~((matrix >= 0) & (matrix < math.inf))).any():
-            row, column = (int(place) for place in np.argwhere(bad)[0])
+            row, column = (int(position) for position in np.argwhere(bad)[0])
             raise TutelageError(
                 f"the transition matrix is {matrix[row, column]} at row {row}, column {column}; "
                 "probabilities are 0 or more"
@@ -135,7 +135,7 @@ class AsymmetricNoise(Relabelling):
             row = int(off.argmax())
             raise TutelageError(
                 f"row {row} of the transition matrix sums to {sums[row]:.6g}; every row sums to 1 "
-                "(row c says what a label c becomes)"
+                "(row c holds the probabilities of the noisy label of class c)"
             )
         object.__setattr__(self, "matrix", tuple(map(tuple, matrix.tolist())))  # so that equal values are equal
 
@@ -144,7 +144,7 @@ class AsymmetricNoise(Relabelling):
         """The noise of the matrix in a file: ``.csv`` without header, ``.npy`` (never unpickled), ``.json`` (lists).
 
         Raises:
-            TutelageError: the file cannot be read, or what is in it is no transition matrix.
+            TutelageError: the file cannot be read, or its content is not a transition matrix.
         """
         matrix = read_matrix(file)
         try:

@@ -1,4 +1,4 @@
-"""Conditions by name, as the command line and the configuration write them."""
+"""Parse conditions from the text of the command line and of configurations."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from tutelage.data.conditions.noise import AsymmetricNoise, MissingLabels, PairF
 from tutelage.data.conditions.trusted import Trusted
 from tutelage.errors import TutelageError, unknown
 
-# A plus before another noise: `kind:...` or a rate. Names of files may have one too, and are left whole.
+# A plus sign before another noise: `kind:...` or a rate. A plus sign in a file name does not match.
 PLUS = re.compile(r"(?<!^)\+(?=\s*(?:[a-z]+:|[\d.]+\s*(?:\+|$)))")
 
 
 def parse_noise(text: str | float, seed: int = 0) -> tuple[Condition, ...]:
-    """The noises that a text names, in the order in which they act; none for a rate of 0.
+    """Parse one or several noises, in the order in which they are applied; a rate of 0 means no noise.
 
     Args:
         text: ``0.4`` or ``symmetric:0.4``, ``uniform:0.4``, ``pair:0.4``, ``instance:0.4``, ``missing:0.4``,
             ``matrix:FILE`` (see ``AsymmetricNoise.read``) or ``human:FILE:COLUMN`` (see ``HumanLabels``); or several,
-            each on the labels that the one before it left: ``0.4+missing:0.5``. ``trusted:10`` among them is the
-            opposite of a noise (see ``Trusted``). Each kind comes once, since the same seed would hit the same samples
-            again, and human labels come first, since they replace all others.
-        seed: of what is drawn.
+            each applied to the result of the previous one: ``0.4+missing:0.5``. ``trusted:10`` is the opposite of a
+            noise: it verifies labels (see ``Trusted``). Each kind may occur once, because the same seed would change
+            the same samples again. Human labels must come first, because they replace all others.
+        seed: the random seed of the noises.
 
     Raises:
-        TutelageError: a kind is unknown or out of place, a rate is not a number from 0 to 1, or a file cannot be used.
+        TutelageError: a kind is unknown, repeated or in the wrong order, a rate is not a number from 0 to 1, or a file
+            cannot be used.
     """
     named = [_one_noise(part.strip(), seed) for part in PLUS.split(str(text).strip())]
     noises = tuple(noise for noise in named if noise is not None)
@@ -44,28 +45,28 @@ def parse_noise(text: str | float, seed: int = 0) -> tuple[Condition, ...]:
 
 
 def _one_noise(text: str, seed: int) -> Condition | None:
-    kind, colon, rest = text.partition(":")
+    kind, colon, argument = text.partition(":")
     if not colon and kind not in NOISES:
-        kind, rest = "symmetric", kind
+        kind, argument = "symmetric", kind
     if kind not in NOISES:
         raise unknown("noise", kind, NOISES)
-    return NOISES[kind](rest, seed, text)
+    return NOISES[kind](argument, seed, text)
 
 
 def parse_imbalance(text: str) -> Condition:
-    """The imbalance that a text names.
+    """Parse a class imbalance.
 
     Args:
-        text: ``powerlaw:0.2`` (gamma) or ``powerlaw:0.2:500:25`` (and n_max, n_min), ``longtail:0.01`` (factor) or
+        text: ``powerlaw:0.2`` (gamma), ``powerlaw:0.2:500:25`` (gamma, n_max, n_min), ``longtail:0.01`` (factor) or
             ``step:0.5:0.1`` (share of rare classes, factor).
 
     Raises:
-        TutelageError: the law is unknown, or its numbers cannot be.
+        TutelageError: the law is unknown, or its numbers are invalid.
     """
     kind, *numbers = text.strip().split(":")
     if kind not in IMBALANCES:
         raise unknown(
-            "imbalance", kind, IMBALANCES, f"Write {', '.join(law[1][0] for law in IMBALANCES.values())}, say."
+            "imbalance", kind, IMBALANCES, f"For example: {', '.join(law[1][0] for law in IMBALANCES.values())}."
         )
     law, examples = IMBALANCES[kind]
     try:
@@ -74,36 +75,38 @@ def parse_imbalance(text: str) -> Condition:
         values = []
     if len(values) not in [example.count(":") for example in examples]:
         raise TutelageError(
-            f"the imbalance {text!r} is not {kind} with its numbers; write {' or '.join(examples)}, say"
+            f"the imbalance {text!r} is not {kind} with its numbers; write {' or '.join(examples)}, for example"
         )
     return law(*values)
 
 
-def _by_rate(kind: Callable[[float, int], Condition], rest: str, seed: int, text: str) -> Condition | None:
+def _by_rate(kind: Callable[[float, int], Condition], argument: str, seed: int, text: str) -> Condition | None:
     try:
-        rate = float(rest)
+        rate = float(argument)
     except ValueError:
         rate = math.nan
     if not 0 <= rate <= 1:
-        raise TutelageError(f"the noise {text!r} has no rate from 0 to 1; write 0.4, symmetric:0.4 or uniform:0.4, say")
+        raise TutelageError(
+            f"the noise {text!r} has no rate from 0 to 1; write 0.4, symmetric:0.4 or uniform:0.4, for example"
+        )
     return kind(rate, seed) if rate > 0 else None
 
 
 def _power_law(gamma: float, *ends: float) -> Condition:
     if not all(end.is_integer() for end in ends):
-        shown = " and ".join(f"{end:g}" for end in ends)
-        raise TutelageError(f"n_max and n_min of a power law are whole numbers of samples, got {shown}")
+        ends_text = " and ".join(f"{end:g}" for end in ends)
+        raise TutelageError(f"n_max and n_min of a power law are whole numbers of samples, got {ends_text}")
     return PowerLawImbalance(gamma, *map(int, ends))
 
 
-def _matrix(rest: str, seed: int, text: str) -> Condition:
-    if not rest:
+def _matrix(argument: str, seed: int, text: str) -> Condition:
+    if not argument:
         raise TutelageError(f"the noise {text!r} names no file; write matrix:FILE, a .csv, .npy or .json of C x C")
-    return AsymmetricNoise.read(rest, seed)
+    return AsymmetricNoise.read(argument, seed)
 
 
-def _human(rest: str, seed: int, text: str) -> Condition:
-    file, _, column = rest.rpartition(":")
+def _human(argument: str, seed: int, text: str) -> Condition:
+    file, _, column = argument.rpartition(":")
     if not file or not column:
         raise TutelageError(
             f"the noise {text!r} does not name a file and a column; write human:FILE:COLUMN, an .npz or .csv of labels"
@@ -111,10 +114,12 @@ def _human(rest: str, seed: int, text: str) -> Condition:
     return HumanLabels(file, column)
 
 
-def _trusted(rest: str, seed: int, text: str) -> Condition:
-    if not rest.isdecimal() or int(rest) < 1:
-        raise TutelageError(f"the noise {text!r} has no number of checked samples a class; write trusted:10, say")
-    return Trusted(int(rest), seed)
+def _trusted(argument: str, seed: int, text: str) -> Condition:
+    if not argument.isdecimal() or int(argument) < 1:
+        raise TutelageError(
+            f"the noise {text!r} has no number of verified samples per class; write trusted:10, for example"
+        )
+    return Trusted(int(argument), seed)
 
 
 NOISES: Mapping[str, Callable[[str, int, str], Condition | None]] = {

@@ -36,9 +36,9 @@ class Subset:
                 f"the class {data.classes[rarest]!r} of {data.name} has {counts[rarest]} training samples, "
                 f"fewer than the {self.per_class} requested; request fewer or add samples of it"
             )
-        drawn = np.lexsort((stream("Subset", self.seed).random(len(labels)), labels))
-        drawn = drawn[np.count_nonzero(labels < 0) :]  # sorted by class, so those without one come first
-        rank = np.arange(len(drawn)) - np.repeat(np.cumsum(counts) - counts, counts)
-        places = torch.from_numpy(np.sort(drawn[rank < self.per_class]))
-        entry = {"condition": "Subset", **asdict(self), "samples_before": len(labels), "samples": len(places)}
-        return replace(data, train=data.train.subset(places), record=(*data.record, entry))
+        order = np.lexsort((stream("Subset", self.seed).random(len(labels)), labels))
+        order = order[np.count_nonzero(labels < 0) :]  # sorted by class, so those without one come first
+        rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        indices = torch.from_numpy(np.sort(order[rank < self.per_class]))
+        entry = {"condition": "Subset", **asdict(self), "samples_before": len(labels), "samples": len(indices)}
+        return replace(data, train=data.train.subset(indices), record=(*data.record, entry))

@@ -40,23 +40,26 @@ class Trusted:
                 f"{tuple(data.train.labels.shape)}; take their arg-max first"
             )
         classes, _ = clean_classes(data, type(self).__name__)
-        known = data.train.clean_labels.cpu().numpy() >= 0
+        has_clean_label = data.train.clean_labels.cpu().numpy() >= 0
         order = stream("Trusted", self.seed).permutation(len(classes))
-        places = np.concatenate(
-            [order[(classes[order] == label) & known[order]][: self.per_class] for label in range(data.num_classes)]
+        indices = np.concatenate(
+            [
+                order[(classes[order] == label) & has_clean_label[order]][: self.per_class]
+                for label in range(data.num_classes)
+            ]
         )
-        chosen = torch.zeros(len(classes), dtype=torch.bool)
-        chosen[torch.from_numpy(places)] = True
-        chosen = chosen.to(data.train.labels.device)
-        labels = data.train.clean_labels.where(chosen, data.train.labels)
+        selected = torch.zeros(len(classes), dtype=torch.bool)
+        selected[torch.from_numpy(indices)] = True
+        selected = selected.to(data.train.labels.device)
+        labels = data.train.clean_labels.where(selected, data.train.labels)
         entry = {
             "condition": "Trusted",
             "per_class": self.per_class,
             "seed": self.seed,
-            "samples": int(chosen.sum()),
+            "samples": int(selected.sum()),
             "corrected": int((labels != data.train.labels).sum()),
         }
         before = data.train.trusted
-        trusted = chosen if before is None else chosen | before
+        trusted = selected if before is None else selected | before
         train = replace(data.train, labels=labels, trusted=trusted)
         return replace(data, train=train, record=(*data.record, entry))
