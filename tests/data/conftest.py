@@ -1,3 +1,5 @@
+"""Fixtures of the data tests."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from tutelage.data import CropsAndFlips, Data, Split
 
 @pytest.fixture
 def make_data() -> Callable[..., Data]:
-    """Random grey 8x8 images whose labels go round the classes."""
+    """A factory of random grey 8x8 images with labels 0, 1, ..., classes - 1, 0, ..."""
 
     def make(train: int = 60, test: int = 20, classes: int = 4, validation: int = 0) -> Data:
         generator = torch.Generator().manual_seed(1)

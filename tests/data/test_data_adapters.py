@@ -1,4 +1,4 @@
-"""Data sets from pairs of arrays and from datasets of PyTorch."""
+"""Data sets from pairs of arrays and from PyTorch datasets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAIR, TEST = (IMAGES, LABELS), (IMAGES[:8], LABELS[:8])
 
 
 class Items(Dataset):
-    """Images and labels, as a function makes them."""
+    """A dataset whose images and labels are computed by a function."""
 
     def __init__(self, make, size=40):
         self.make, self.size = make, size
@@ -34,7 +34,7 @@ class Items(Dataset):
 
 
 class Indexed:
-    """A map-style dataset that is no subclass of torch's."""
+    """A map-style dataset that does not inherit from ``torch.utils.data.Dataset``."""
 
     def __len__(self):
         return 40

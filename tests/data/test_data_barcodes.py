@@ -1,4 +1,4 @@
-"""Barcodes: what is rendered can be read, and distortions are replayed by number."""
+"""Barcode images: rendering, decoding and reproducible distortions."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_distance_from_clean_images_grows_with_severity(images: Tensor) -> None:
         for severity in (0.0, 0.3, 1.0, 2.0)
     ]
     assert distances == sorted(distances)
-    assert distances[0] < 1  # resampled where it is, and a cylinder that is nearly flat
+    assert distances[0] < 1  # resampling without a shift, on a nearly flat cylinder
     assert distances[2] > 20
 
 
@@ -100,7 +100,9 @@ def test_noise_has_its_variance_and_is_independent_between_pixels() -> None:
     for distance in (1, 2, 5):
         for gaps in (found[:, :, distance:] - found[:, :, :-distance], found[:, distance:] - found[:, :-distance]):
             squares = gaps.square()
-            inside = squares.where(squares < 0.04, torch.nan).flatten(1).nanmean(1)  # not across the patch's border
+            inside = (
+                squares.where(squares < 0.04, torch.nan).flatten(1).nanmean(1)
+            )  # excludes pairs across the border of the patch
             assert float(inside.median()) == pytest.approx(2 * 0.03**2, rel=0.1)
 
 
@@ -139,5 +141,5 @@ def test_batches_are_distorted_reproducibly(barcodes: Data) -> None:
 
 
 def test_test_images_are_not_training_views(barcodes: Data) -> None:
-    """The splits have other strings, and the test split's views have numbers beyond those of training."""
+    """The splits have different strings, and view numbers of the test split lie outside those of training."""
     assert not (barcodes.test.labels[:, None] == barcodes.train.labels[None, :2000]).all(2).any()

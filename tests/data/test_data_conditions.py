@@ -1,3 +1,5 @@
+"""Conditions on data: noise, subsets, imbalance and their combination in a run."""
+
 from __future__ import annotations
 
 import json
@@ -29,7 +31,7 @@ from tutelage.data.configured import load_data
 
 N, C = 6000, 5
 SHARES = {SymmetricNoise: 1.0, UniformNoise: (C - 1) / C, PairFlip: 1.0, InstanceNoise: 1.0, MissingLabels: 1.0}
-RATED = list(SHARES)  # the noises of a rate, and the share of the labels hit that end up other than they were
+RATED = list(SHARES)  # noises with a rate, and the share of selected labels that change
 NOISES = [SymmetricNoise, UniformNoise, PairFlip, InstanceNoise]
 
 
@@ -135,7 +137,7 @@ def test_record_is_json_and_describes_the_condition(make_data):
 def test_conditions_with_one_seed_use_independent_random_streams(data):
     symmetric, uniform = (noise(0.3, seed=1)(data).train.corrupted for noise in (SymmetricNoise, UniformNoise))
     both = float((symmetric & uniform).double().mean())
-    assert abs(both - 0.3 * 0.3 * (C - 1) / C) < 0.02  # one stream for both would make it 0.24
+    assert abs(both - 0.3 * 0.3 * (C - 1) / C) < 0.02  # with one stream for both it would be 0.24
 
 
 def test_second_noise_is_counted_against_the_first_and_clean_labels_stay(data):
@@ -324,7 +326,7 @@ def test_invalid_imbalance_strings_are_refused(refused, text, pieces):
         parse_imbalance(text)
 
 
-# --- all together, as a run is told
+# --- combined, as configured in a run
 
 
 def test_run_applies_imbalance_subset_noise_and_hold_out_in_this_order():
@@ -367,7 +369,9 @@ def test_noises_are_applied_from_left_to_right_and_recorded_separately():
     assert torch.equal(both.train.labels[there], wrong.train.labels[there])
     assert torch.equal(both.train.clean_labels, wrong.train.clean_labels)
     other = load_data(Config(noise="missing:0.5+0.4", validation=0.0, seed=3))
-    assert other.record[-1]["labelled"] == (other.train.labels >= 0).sum()  # only what has a label can be wrong
+    assert (
+        other.record[-1]["labelled"] == (other.train.labels >= 0).sum()
+    )  # only labelled samples can have wrong labels
 
 
 def test_only_human_labels_among_several_noises_precede_sample_selection(tmp_path):

@@ -1,3 +1,5 @@
+"""The digits data set."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""EAN-13: closed forms of the check digit, and the modules of python-barcode."""
+"""EAN-13: closed forms of the check digit, and modules compared with python-barcode."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_modules_equal_those_of_python_barcode(strings: Tensor) -> None:
     assert ours.shape == (60, MODULES)
     for string, bars in zip(drawn.tolist(), ours.tolist(), strict=True):
         (expected,) = barcode.EAN13("".join(map(str, string[:12]))).build()
-        assert "".join(map(str, bars)) == expected.replace("G", "1")  # G is the mark of a guard
+        assert "".join(map(str, bars)) == expected.replace("G", "1")  # G marks a guard bar
 
 
 def test_digit_of_seven_modules_has_two_bars_and_two_spaces(strings: Tensor) -> None:

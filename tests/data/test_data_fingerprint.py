@@ -1,4 +1,4 @@
-"""Two data sets have the same fingerprint only if a run on one is a run on the other."""
+"""Fingerprints of data sets: equal only if a run on one data set is valid for the other."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_fingerprint_of_files_depends_on_modification_times(folder: Path, part: 
     file = folder / part / "dog" / "2.png"
     told = file.stat()
     os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns + 1))
-    assert data.fingerprint != before  # also of data that are open
+    assert data.fingerprint != before  # also for data opened before
 
 
 def test_fingerprint_of_images_without_modification_times_depends_on_pixels(folder: Path):

@@ -1,3 +1,5 @@
+"""Image data read from folders."""
+
 from __future__ import annotations
 
 import json
@@ -32,7 +34,7 @@ def put(file: Path, pixels: np.ndarray, **options: object) -> Path:
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Two classes with four training and two test images each, 16x16 in colour."""
+    """A folder of two classes with four training and two test images each, 16x16 RGB."""
     for part, each in (("train", 4), ("test", 2)):
         for number, name in enumerate(("cat", "dog")):
             for i in range(each):
@@ -133,7 +135,7 @@ def test_alpha_palette_and_cmyk_images_become_rgb_without_warnings(folder):
     shades = flat.copy()
     shades[..., 0] += np.arange(16, dtype=np.uint8) // 4
     palette = Image.fromarray(shades).quantize(4)
-    palette.save(place / "1.png", transparency=b"\x00\xff\x80\xff")  # Pillow warns of it on the way to RGB
+    palette.save(place / "1.png", transparency=b"\x00\xff\x80\xff")  # Pillow warns when it converts this to RGB
     rgb.convert("CMYK").save(place / "2.jpg", quality=95)
     for image in open_data(f"folder:{folder}").train.inputs[:3]:  # sorted by name, so that 2.png comes after 2.jpg
         np.testing.assert_allclose(image.numpy().astype(float), flat, atol=4)
@@ -156,7 +158,7 @@ def test_image_size_scales_the_shorter_side_and_crops_the_centre(folder, shape):
     assert data.views.pad == 1
     assert data.record[0]["resized_to"] == 8
     short = min(shape)
-    centre = (np.arange(8) + 0.5) * short / 8 - 0.5  # the places in the middle square that the 8 pixels come from
+    centre = (np.arange(8) + 0.5) * short / 8 - 0.5  # source coordinates of the 8 pixels in the centre square
     across = (centre + (shape[1] - short) / 2) / (shape[1] - 1) * 250
     down = (centre + (shape[0] - short) / 2) / (shape[0] - 1) * 250
     got = data.train.inputs[0].numpy().astype(float)
@@ -172,7 +174,7 @@ def test_shrinking_is_antialiased(folder):
     stripes[:, ::2] = 255
     put(folder / "train" / "cat" / "0.png", stripes)
     image = open_data(f"folder:{folder}", image_size=8).train.inputs[0]
-    assert (image.float() - 127.5).abs().max() < 12  # without it, all black or all white
+    assert (image.float() - 127.5).abs().max() < 12  # without antialiasing all pixels would be black or white
 
 
 @pytest.mark.parametrize("size", [0, -4])
@@ -205,7 +207,7 @@ def test_streamed_batches_equal_those_from_memory(folder, workers):
             assert torch.equal(a.targets, b.targets)
             assert torch.equal(a.index, b.index)
         assert steps == 2
-    assert torch.equal(torch.get_rng_state(), generator)  # reading must not change what a model draws
+    assert torch.equal(torch.get_rng_state(), generator)  # reading must not change the global random state
 
 
 def test_streamed_files_support_hold_out_pickling_and_statistics(folder):
@@ -230,7 +232,7 @@ def test_image_damaged_after_opening_is_named_with_and_without_workers(folder, r
 
 
 def huge_png(width: int, height: int) -> bytes:
-    """The head of an image that claims this many pixels."""
+    """The start of a PNG whose header declares this many pixels."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
     return start + struct.pack(">I", 9) + b"IDAT"
@@ -360,7 +362,7 @@ def test_exif_orientation_is_applied(tmp_path, suffix, memory):
         for orientation, turn in TURNS.items():
             exif = Image.Exif()
             exif[0x0112] = orientation
-            # The stored image is the one that the turn makes upright.
+            # The stored image is upright after the rotation.
             stored = next(p for p in (t(upright) for t in TURNS.values()) if np.array_equal(turn(p), upright))
             options = {"lossless": True} if suffix == "webp" else {"quality": 100, "subsampling": 0}
             put(tmp_path / part / "cat" / f"{orientation}.{suffix}", np.ascontiguousarray(stored), exif=exif, **options)
@@ -401,7 +403,7 @@ def test_class_folders_without_splits_are_split_by_class_deterministically(tmp_p
         "resized_to": None,
         "in_memory": None,
     }
-    again = load(tmp_path, test=0.2, in_memory_bytes=memory)  # named, the share needs no warning
+    again = load(tmp_path, test=0.2, in_memory_bytes=memory)  # an explicit share gives no warning
     assert torch.equal(again.test.index, data.test.index)
 
 
@@ -465,7 +467,7 @@ def test_folder_without_a_readable_image_is_refused(tmp_path, refused):
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are Unicode there")
 def test_names_that_are_not_utf_8_are_refused(tmp_path: Path, refused: Callable[..., Any]) -> None:
-    """Of an archive from elsewhere, say: a run with such class names could not be read back."""
+    """Such names occur in archives from other systems; a run with such class names could not be read back."""
     for part in ("train", "test"):
         for name in ("caf\udce9", "tea"):
             (tmp_path / part / name).mkdir(parents=True)

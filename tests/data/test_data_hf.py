@@ -1,3 +1,5 @@
+"""Data sets in the format of the Hugging Face hub."""
+
 from __future__ import annotations
 
 import sys
@@ -38,7 +40,7 @@ def pixels(seed: int) -> np.ndarray:
 
 @pytest.fixture
 def saved(datasets: Any, tmp_path: Path) -> Saved:
-    """A data set of the hub's format in a folder, with these labels in every split."""
+    """A function that writes a data set in the format of the hub with the given labels per split."""
 
     def save(splits: dict[str, dict[str, list[int]]], names: dict[str, list[str]]) -> str:
         for split, columns in splits.items():

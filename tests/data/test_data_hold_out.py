@@ -1,4 +1,4 @@
-"""Parts that are held out: class by class, and every class keeps a training sample."""
+"""Held-out validation splits: stratified by class; every class keeps a training sample."""
 
 from __future__ import annotations
 

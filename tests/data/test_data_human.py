@@ -1,4 +1,4 @@
-"""Labels that people gave, from a file."""
+"""Human labels read from a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def data(make_data) -> Data:
 
 @pytest.fixture
 def people(data) -> np.ndarray:
-    """Every fifth label is that of another class, and one is absent."""
+    """Human labels: every fifth differs from the clean label, and one is missing."""
     labels = data.train.labels.numpy().copy()
     labels[::5] = (labels[::5] + 1 + np.arange(N // 5) % 3) % C
     labels[7] = -1
@@ -31,7 +31,7 @@ def people(data) -> np.ndarray:
 
 @pytest.fixture
 def saved(tmp_path, data, people):
-    """A function that writes columns to a file with this ending; with none named, ``mine`` and ``clean``."""
+    """A function that writes columns (default: ``mine`` and ``clean``) to a file with the given suffix."""
 
     def save(suffix=".npz", **columns):
         file = tmp_path / f"labels{suffix}"
@@ -82,12 +82,12 @@ def test_human_labels_replace_absent_labels(data, saved, people):
     given = HumanLabels(saved(), "mine")(bare)
     assert given.train.labels.tolist() == people.tolist()
     assert given.record[-1]["labelled"] == N - 10
-    assert given.record[-1]["changed"] == 10  # places 10, 15, .. 55; those before had no label
+    assert given.record[-1]["changed"] == 10  # samples 10, 15, ..., 55; earlier ones had no label
 
 
 @pytest.mark.parametrize("choose", [Subset(5, seed=1), LongTail(0.2)])
 def test_human_labels_commute_with_sample_selection(data, saved, people, choose):
-    people[7] = 1  # an absent label would be left out where labels come first, and kept where they come last
+    people[7] = 1  # a missing label would be dropped only if the selection came after the labels
     human = HumanLabels(saved(), "mine")
     first, last = choose(human(data)), human(choose(data))
     assert torch.equal(first.train.index, last.train.index)
@@ -133,7 +133,7 @@ def test_invalid_index_is_refused(tmp_path, refused, index, pieces):
         open_data(f"npz:{tmp_path / 'd.npz'}")
 
 
-# --- what is refused
+# --- errors
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
@@ -236,7 +236,7 @@ def test_soft_labels_are_refused(data, saved, refused):
 
 @pytest.fixture(scope="module")
 def cifar() -> tuple[Data, Path]:
-    """The labels of CIFAR-10's training split under images of one pixel, and the file of CIFAR-10N."""
+    """The labels of the CIFAR-10 training split with images of one pixel, and the CIFAR-10N file."""
     folder = Path(os.environ.get("TUTELAGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
     files = [folder / f"{name}.npz" for name in ("cifar10-train-1of2", "cifar10-train-2of2", "cifar10n-human-labels")]
     if missing := [file.name for file in files if not file.is_file()]:
@@ -251,7 +251,7 @@ def cifar() -> tuple[Data, Path]:
     [("aggregate", 9.03), ("random1", 17.23), ("random2", 18.12), ("random3", 17.64), ("worst", 40.21)],
 )
 def test_cifar10n_has_its_published_noise_rates(cifar, column, percent):
-    """Those of the paper [from memory]; the published file itself has 9.01 for ``aggregate``."""
+    """The rates of the paper [from memory]; ``aggregate`` of the published file is 9.01 %."""
     data, file = cifar
     given = HumanLabels(file, column)(data)
     assert 100 * given.record[-1]["realised_rate"] == pytest.approx(percent, abs=0.021)

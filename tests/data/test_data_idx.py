@@ -1,3 +1,5 @@
+"""Data sets in IDX files (MNIST format)."""
+
 from __future__ import annotations
 
 import gzip

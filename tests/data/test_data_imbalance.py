@@ -1,4 +1,4 @@
-"""Rare classes: closed forms, which samples are kept, and what cannot be."""
+"""Class imbalance: closed forms, selected samples and errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAWS = [PowerLawImbalance(0.6), LongTail(0.1), StepImbalance(0.5, 0.1)]
 
 
 def tiny(counts: list[int], *, shuffled: bool = False) -> Data:
-    """Images of one pixel, so many of each class."""
+    """Images of one pixel with the given number per class."""
     labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     if shuffled:
         labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
@@ -141,7 +141,7 @@ def test_unlabelled_samples_are_omitted_and_soft_labels_count_by_argmax():
     assert torch.equal(LongTail(0.1)(softened).train.index, LongTail(0.1)(data).train.index)
 
 
-# --- what is refused
+# --- errors
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the arrays of an ``.npz`` file are, from their dtypes and shapes."""
+"""Inference of modality and targets of an ``.npz`` file from dtypes and shapes."""
 
 from __future__ import annotations
 
@@ -119,5 +119,5 @@ def test_labels_may_be_omitted_from_the_training_split_or_all_splits(tmp_path: P
     assert (data.classes, data.test.labels.tolist()) == (("0", "1", "2"), [0, 2, 1])
     with refused("x_test without y_test", "add it"):
         open_data(saved(tmp_path, None, y_train=np.arange(8)))
-    with refused("x_train without y_train", "y_trian"):  # which is misspelt, and nobody's
+    with refused("x_train without y_train", "y_trian"):  # misspelt, so it is not recognised
         open_data(saved(tmp_path, None, y_trian=np.arange(8), y_test=np.array([0, 2, 1])))

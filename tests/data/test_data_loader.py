@@ -1,3 +1,5 @@
+"""Batches, statistics and held-out splits."""
+
 from __future__ import annotations
 
 import multiprocessing
@@ -24,7 +26,7 @@ def same(a: list[tuple[torch.Tensor, ...]], b: list[tuple[torch.Tensor, ...]]) -
 def test_batches_are_a_function_of_seed_and_epoch(make_data):
     split, views = make_data().train, CropsAndFlips(1, True)
     first = Batches(split, batch_size=16, views=views, seed=3)
-    assert len(list(first.epoch(0))) == 3  # an epoch before must not matter
+    assert len(list(first.epoch(0))) == 3  # an earlier epoch must not affect later ones
     again = Batches(split, batch_size=16, views=views, seed=3)
     other = Batches(split, batch_size=16, views=views, seed=4)
     assert same(contents(first.epoch(5)), contents(again.epoch(5)))
@@ -161,7 +163,7 @@ def test_soft_labels_have_clean_labels_and_no_corruption():
 
 
 class Files:
-    """Images that are read, but not from files."""
+    """Images that are read on access, without files."""
 
     shape = (12, 8, 8, 1)
 
@@ -173,7 +175,7 @@ class Files:
 
 
 def sums(_: int) -> list[float]:
-    """What a worker of a pool reads, with workers of its own wanted."""
+    """Sums of the batches that a pool worker reads with ``workers=2`` requested."""
     split = Split.of(Files(), torch.arange(12) % 3)
     order = Batches(split, batch_size=4, workers=2).epoch(0)
     return sorted(

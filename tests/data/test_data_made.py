@@ -1,4 +1,4 @@
-"""Data sets made in Python are checked as those of files are."""
+"""Data sets constructed in Python get the same checks as those read from files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What files may unpack to: a bomb that holds all that it claims is refused before it has taken memory."""
+"""Memory limits of compressed files: decompression bombs are refused before memory is allocated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def idx(folder: Path, side: int, value: bytes = b"\0") -> str:
-    """Four images of so many pixels squared, a value each; gzipped."""
+    """Gzipped IDX files with four constant images of ``side`` x ``side`` pixels per split."""
     images = struct.pack(">4I", 0x803, 4, side, side) + value * 4 * side**2
     for part in ("train", "t10k"):
         (folder / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
@@ -114,7 +114,7 @@ def test_compression_methods_without_bounded_decoding_are_refused(
 
 
 def test_limits_of_the_decompression_rule(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available_memory", lambda: None)  # systems that do not tell
+    monkeypatch.setattr(memory, "available_memory", lambda: None)  # on systems without this information
     check_unpacked(2**30, 1, "small")
     check_unpacked(100 * 2**24, 2**24, "large")
     check_fits(10**15, "anything", "")

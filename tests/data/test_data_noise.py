@@ -1,4 +1,4 @@
-"""Noises that have a law of their own: pairs, a matrix, the image, absence."""
+"""Pair, matrix, instance-dependent and missing-label noise."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_missing_labels_keep_their_clean_labels(data):
     assert (MissingLabels(1.0)(data).train.labels == -1).all()
 
 
-# --- a matrix
+# --- transition matrix
 
 
 def test_labels_are_sampled_from_the_rows_of_the_matrix(data):
@@ -60,7 +60,7 @@ def test_labels_are_sampled_from_the_rows_of_the_matrix(data):
     each = N // C
     drawn = np.array(entry["transition_counts"])
     sigma = np.sqrt(MATRIX * (1 - MATRIX) / each)
-    assert (np.abs(drawn / each - MATRIX) <= 3 * sigma).all()  # and exactly where the matrix says 0 or 1
+    assert (np.abs(drawn / each - MATRIX) <= 3 * sigma).all()  # and exactly equal for probabilities 0 and 1
     wrong = float(1 - np.trace(MATRIX) / C)
     assert abs(entry["realised_rate"] - wrong) < 3 * math.sqrt(wrong * (1 - wrong) / N)
     assert entry["realised_rate"] == float((noisy.train.labels != data.train.labels).double().mean())
@@ -123,7 +123,7 @@ def test_matrix_of_another_size_is_refused(make_data, refused):
 
 @pytest.fixture
 def written(tmp_path):
-    """A function that writes the matrix to a file with this ending."""
+    """A function that writes the matrix to a file with the given suffix."""
 
     def write(suffix):
         file = tmp_path / f"matrix{suffix}"
@@ -185,7 +185,7 @@ def test_missing_matrix_file_is_refused(tmp_path, refused):
         AsymmetricNoise.read(tmp_path / "nowhere.csv")
 
 
-# --- the image
+# --- instance-dependent noise
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.2, 0.5, 0.8, 1.0])
@@ -205,7 +205,7 @@ def test_flip_rates_have_mean_and_bounds_of_the_truncated_normal(rate):
 
 
 def test_instance_noise_equals_a_reference_per_sample(make_data):
-    """Sample by sample, as the docstring says, in float64."""
+    """The reference computes each label in float64 as the docstring of ``InstanceNoise`` defines it."""
     data, rate, seed = make_data(train=400, classes=4), 0.5, 3
     noisy = InstanceNoise(rate, seed)(data).train.labels.tolist()
 
@@ -227,7 +227,7 @@ def test_instance_noise_equals_a_reference_per_sample(make_data):
 
 
 def test_instance_noise_gives_similar_images_the_same_wrong_class():
-    """Of a class with one image most wrong labels are one; with symmetric noise it would be a third of them."""
+    """If all images of a class are equal, most wrong labels agree; with symmetric noise a third would."""
     generator = torch.Generator().manual_seed(0)
     faces = torch.randint(256, (4, 8, 8, 3), generator=generator, dtype=torch.uint8)
     labels = torch.arange(4000) % 4

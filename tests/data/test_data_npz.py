@@ -1,3 +1,5 @@
+"""Data sets in ``.npz`` archives."""
+
 from __future__ import annotations
 
 import contextlib
@@ -204,7 +206,7 @@ def test_cifar10_test_split_has_its_known_statistics(tmp_path):
     file = Path(os.environ.get("TUTELAGE_DATA", beside)) / "cifar10-test.npz"
     if not file.is_file():
         pytest.skip("no cifar10-test.npz at TUTELAGE_DATA or in ../shared/data")
-    with np.load(file, allow_pickle=False) as kept:  # mosaics of 32x32 tiles, one encoded image after the other
+    with np.load(file, allow_pickle=False) as kept:  # mosaics of 32x32 tiles, concatenated encoded images
         content, ends = kept["blob"].tobytes(), kept["offsets"].tolist()
         labels, names = kept["labels"], kept["classes"].tobytes().decode().split("\n")
         images = []
@@ -230,7 +232,7 @@ def test_cifar10_test_split_has_its_known_statistics(tmp_path):
 
 
 def member(shape: str, descr: str = "|u1", content: bytes = b"\0" * 64, version: tuple[int, int] = (1, 0)) -> bytes:
-    """An array whose header says what it likes."""
+    """An ``.npy`` file with an arbitrary header."""
     header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(118) + b"\n"
     size = len(header).to_bytes(2 if version == (1, 0) else 4, "little")
     return b"\x93NUMPY" + bytes(version) + size + header + content

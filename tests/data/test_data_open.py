@@ -1,3 +1,5 @@
+"""``open_data``: names, paths and data objects."""
+
 from __future__ import annotations
 
 import sys
@@ -51,7 +53,7 @@ def test_unreadable_file_is_refused(tmp_path, monkeypatch, refused):
     def forbidden(self, *_args, **_options):
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "open", forbidden)  # root may read everything: a mode of 0 would prove nothing
+    monkeypatch.setattr(Path, "open", forbidden)  # root can read any file, so a file mode of 0 would not fail
     with refused(file, "Permission denied", "permissions"):
         open_data(f"npz:{file}")
 

@@ -1,4 +1,4 @@
-"""Which samples stand together in a batch."""
+"""Orders of samples: the composition of batches."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_shuffled_order_contains_each_sample_once() -> None:
 def test_balanced_batches_contain_equally_many_samples_per_class() -> None:
     labels = torch.tensor([0] * 30 + [1] * 3 + [2] * 7 + [-1] * 5)
     places = drawn(class_balanced, labels, 10)
-    assert places.shape == (4, 9)  # 40 samples with a label, 3 of each class a batch
+    assert places.shape == (4, 9)  # 40 labelled samples, 3 per class in a batch
     for batch in labels[places]:
         assert torch.bincount(batch).tolist() == [3, 3, 3]
-    for label, size in ((0, 30), (1, 3), (2, 7)):  # a class is gone through before any of it comes back
+    for label, size in ((0, 30), (1, 3), (2, 7)):  # no sample repeats before its class is exhausted
         counts = torch.bincount(places.flatten(), minlength=45)[labels == label]
         assert len(counts) == size
         assert counts.max() - counts.min() <= 1
@@ -48,7 +48,7 @@ def test_labelled_samples_come_first_and_are_cycled() -> None:
     labels = torch.full((40,), -1)
     labels[torch.tensor([3, 11, 17])] = 1
     places = drawn(LabelledFirst(2), labels, 10)
-    assert places.shape == (4, 10)  # 37 without a label, 8 of them a batch
+    assert places.shape == (4, 10)  # 37 unlabelled samples, 8 per batch
     assert (labels[places[:, :2]] == 1).all()
     assert (labels[places[:, 2:]] == -1).all()
     assert len(places[:, 2:].unique()) == 32
@@ -71,16 +71,16 @@ def test_batch_too_small_for_labelled_and_unlabelled_samples_is_refused(labelled
 def test_pk_batches_contain_k_samples_of_p_classes() -> None:
     labels = torch.cat([torch.arange(130) % 10, torch.full((20,), -1)])
     places = drawn(PK(4), labels, 16)
-    assert places.shape == (8, 16)  # 130 samples with a label, 4 classes of 4 in a batch
+    assert places.shape == (8, 16)  # 130 labelled samples, 4 classes with 4 samples per batch
     for batch in places:
         assert len(batch.unique()) == 16
         groups = labels[batch].view(4, 4)
-        assert (groups == groups[:, :1]).all()  # side by side
+        assert (groups == groups[:, :1]).all()  # samples of a class are adjacent
         assert len(groups[:, 0].unique()) == 4
         assert -1 not in labels[batch]
     shown = torch.bincount(labels[places[:, ::4].flatten()], minlength=10)
     assert shown.sum() == 32
-    assert shown.min() >= 2  # classes take turns
+    assert shown.min() >= 2  # classes are cycled
     soft = torch.nn.functional.one_hot(labels.clamp(min=0), 10).float()
     assert torch.equal(drawn(PK(4), soft[:130], 16), drawn(PK(4), labels[:130], 16))
     assert torch.equal(places, drawn(PK(4), labels, 16))
@@ -91,7 +91,7 @@ def test_pk_batches_contain_k_samples_of_p_classes() -> None:
 def test_pk_cycles_through_all_samples_of_a_class() -> None:
     labels = torch.arange(60) % 3
     counts = torch.bincount(torch.cat([drawn(PK(5), labels, 15, seed) for seed in range(10)]).flatten(), minlength=60)
-    assert counts.tolist() == [10] * 60  # four groups of five are the whole class
+    assert counts.tolist() == [10] * 60  # four groups of five samples are the whole class
 
 
 def test_pk_uses_all_classes_if_the_batch_could_hold_more() -> None:

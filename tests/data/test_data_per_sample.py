@@ -1,4 +1,4 @@
-"""State per sample, found by its index."""
+"""Per-sample state and samples looked up by index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of inputs and labels: how they are stored, and what is refused in one line."""
+"""Modalities and targets: storage, statistics and errors."""
 
 from __future__ import annotations
 

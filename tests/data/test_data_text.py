@@ -1,4 +1,4 @@
-"""Folders of texts."""
+"""Text data read from folders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEST = "label\tsentence\ngood\ta fine film indeed and a very long one that has m
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """A folder with a tokenizer."""
+    """A folder with training and test texts and a tokenizer."""
     pytest.importorskip("tokenizers")
     from tutelage.data.text import make_tokenizer
 

@@ -1,4 +1,4 @@
-"""Data of which some or all samples have no label."""
+"""Partly and fully unlabelled data."""
 
 from __future__ import annotations
 

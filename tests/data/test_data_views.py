@@ -1,3 +1,5 @@
+"""Augmented views: crops and flips."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -8,7 +10,7 @@ from tutelage.data import CropsAndFlips
 
 
 def by_hand(image: np.ndarray, view: int, pad: int) -> np.ndarray:
-    """The crop and the flip of one (H, W, C) image, pixel by pixel, as (C, H, W)."""
+    """Crop and flip of one (H, W, C) image by pixel loops, as (C, H, W)."""
     height, width, channels = image.shape
     side = 2 * pad + 1
     mirrored, place = divmod(view, side * side)

@@ -1,4 +1,4 @@
-"""Folders of WAV files."""
+"""Audio data read from folders of WAV files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pcm16(values: Any) -> Any:
 
 
 def write_24(file: Path, samples: Any) -> None:
-    """24-bit PCM, which SciPy reads and does not write."""
+    """Write 24-bit PCM, which SciPy can read but not write."""
     whole = np.rint(np.asarray(samples) * 2**23).astype(np.int32)
     body = b"".join(int(value).to_bytes(3, "little", signed=True) for value in whole)
     header = b"fmt " + np.array([16], "<u4").tobytes() + np.array([1, 1], "<u2").tobytes()
@@ -39,7 +39,7 @@ def write_24(file: Path, samples: Any) -> None:
 
 @pytest.fixture
 def sounds(tmp_path: Path) -> Path:
-    """Two classes, two training clips and one test clip each."""
+    """A folder of two classes with two training clips and one test clip each."""
     for part, count in (("train", 2), ("test", 1)):
         for number, name in enumerate(("high", "low")):
             for clip in range(count):

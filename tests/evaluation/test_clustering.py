@@ -1,4 +1,4 @@
-"""Clustering: multicut against all partitions and against k-means, and agreement scores with known values."""
+"""Clustering: multicut against all partitions and against k-means; agreement scores with known values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def blobs(samples: int, clusters: int, spread: float, seed: int = 0) -> tuple[Te
 
 
 def all_partitions(samples: int) -> Tensor:
-    """Every partition once, as cluster numbers in order of their first member: (Bell number, samples)."""
+    """All partitions as cluster numbers in order of first members: (Bell number, samples)."""
     partial = [[0]]
     for _ in range(samples - 1):
         partial = [[*p, k] for p in partial for k in range(max(p) + 2)]
@@ -58,7 +58,7 @@ def test_costs_are_log_odds_of_not_being_cut() -> None:
     distances = torch.tensor([0.0, 1.0, 2.0, 3.0, 5.0], dtype=torch.float64)
     q = 1 / (1 + torch.exp(-(1.5 * distances - 2.5)))
     torch.testing.assert_close(cut_costs(distances, 1.5, -2.5), torch.log((1 - q) / q))
-    assert cut_costs(distances).tolist() == [2, 1, 0, -1, -3]  # the threshold half-way between 1 and 3
+    assert cut_costs(distances).tolist() == [2, 1, 0, -1, -3]  # threshold 2, half-way between 1 and 3
     assert cut_costs(torch.tensor([1e6])).isfinite().all()
 
 
@@ -105,7 +105,7 @@ def test_diagonal_is_ignored_and_costs_are_not_modified() -> None:
 
 @pytest.mark.parametrize("samples", [2, 3, 5, 7])
 def test_multicut_against_all_partitions(samples: int) -> None:
-    """Never better than the best of all partitions, mostly equal; never worse than contraction alone."""
+    """Multicut is never better than the optimum, usually equal to it, and never worse than contraction alone."""
     partitions = all_partitions(samples)
     cut = partitions[:, :, None] != partitions[:, None]
     optimal = 0
@@ -122,7 +122,7 @@ def test_multicut_against_all_partitions(samples: int) -> None:
 
 
 def naive_contraction(costs: Tensor) -> list[set[int]]:
-    """All pairs of clusters are looked at for each contraction."""
+    """Greedy contraction that examines all pairs of clusters at each step."""
     clusters = [{i} for i in range(len(costs))]
     while len(clusters) > 1:
         pairs = list(itertools.combinations(range(len(clusters)), 2))
@@ -157,7 +157,7 @@ def test_contraction_with_equal_costs_leaves_no_attracting_clusters(seed: int) -
 
 
 def test_kernighan_lin_repairs_a_greedy_mistake() -> None:
-    """Contraction takes the edge of 3 first; the best partition cuts it, for two of 2.5."""
+    """Contraction joins the edge of weight 3 first; the optimum cuts it and joins two of weight 2.5."""
     costs = torch.full((4, 4), -2.0)
     costs[0, 1] = costs[1, 0] = 3.0
     costs[0, 2] = costs[2, 0] = costs[1, 3] = costs[3, 1] = 2.5
@@ -199,7 +199,7 @@ def test_a_thousand_samples_take_seconds() -> None:
 
 
 def test_embeddings_trained_by_absolute_margins_cluster_without_the_number_of_clusters() -> None:
-    """Digits, 10 epochs: k-means finds the classes, and one threshold between the margins about as many clusters."""
+    """Digits, 10 epochs: k-means recovers the classes, and a threshold between the margins about their number."""
     pixels, classes = load_digits(return_X_y=True)
     inputs, labels = torch.from_numpy(pixels / 16).float(), torch.from_numpy(classes)
     torch.manual_seed(0)
@@ -267,7 +267,7 @@ def test_agreement_scores_of_a_split_and_of_a_merge() -> None:
 
 
 def test_accuracy_uses_the_best_one_to_one_matching() -> None:
-    """By majority both clusters would be class 0, 5 of 8 right."""
+    """A majority vote would assign class 0 to both clusters, with 5 of 8 correct."""
     labels, clusters = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 0, 0, 1])
     assert matched_accuracy(labels, clusters) == 0.5
     assert matched_accuracy(torch.tensor([0, 0, 1, 1]), torch.arange(4)) == 0.5

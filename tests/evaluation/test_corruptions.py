@@ -1,4 +1,4 @@
-"""Corruptions against Pillow, SciPy, colorsys and closed forms; ranges, random draws and independence of batches."""
+"""Corruptions against Pillow, SciPy, colorsys and closed forms; ranges, random draws and batch sizes."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ Refused = Callable[..., AbstractContextManager[None]]
 
 @pytest.fixture(scope="module")
 def photos() -> list[Image.Image]:
-    """Twelve crops of two colour photographs, 32x32."""
+    """Twelve 32x32 crops of two colour photographs."""
     whole = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     corners = [(left, top) for left in (0, 200, 400) for top in (0, 200)]
     return [photo.crop((x, y, x + 128, y + 128)).resize((32, 32)) for photo in whole for x, y in corners]
 
 
 def pixels_of(image: Image.Image) -> Tensor:
-    """(1, C, H, W) in [0, 1]."""
+    """The image as a tensor (1, C, H, W) in [0, 1]."""
     array = np.atleast_3d(np.asarray(image))
     return torch.from_numpy(array.copy()).permute(2, 0, 1)[None].float() / 255
 
 
 def levels_of(images: Tensor) -> np.ndarray[Any, Any]:
-    """(1, C, H, W) in [0, 1] to (H, W, C) from 0 to 255."""
+    """Convert (1, C, H, W) in [0, 1] to (H, W, C) from 0 to 255."""
     return (images[0].permute(1, 2, 0) * 255).numpy()
 
 
@@ -261,7 +261,7 @@ def test_soft_and_absent_labels(tiny_data: Data, soft: Data, taught: Callable[..
 
 
 class Unfit(nn.Module):
-    """Divides by the distance of an image from white, which is 0 for many brightened images."""
+    """A network that divides by the distance of an image from white, which is 0 for many brightened images."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         distance = (1 - inputs).amin((1, 2, 3))

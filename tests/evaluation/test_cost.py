@@ -1,4 +1,4 @@
-"""Counts worked out by hand; times that are times."""
+"""Parameters and FLOPs worked out by hand; latency."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_shared_parameters_count_once() -> None:
 
 
 def test_flops_by_hand() -> None:
-    """Outputs x weights of one output x 2: 8 maps of 4 x 6 pixels from 3 x 3 x 3, then 5 numbers from 192."""
+    """FLOPs are outputs x weights per output x 2: 8 maps of 4 x 6 pixels from 3 x 3 x 3, then 5 outputs from 192."""
     assert cost.flops(network(), grey(3, 6, 8)) == 2 * (8 * 4 * 6) * (3 * 9) + 2 * 5 * (8 * 4 * 6)
 
 
@@ -51,7 +51,7 @@ def test_flops_of_layers(layer: nn.Module, expected: int) -> None:
 
 
 class Attention(nn.Module):
-    """Four places with eight channels that attend to each other, in two heads."""
+    """Self-attention with two heads over four positions of eight channels."""
 
     def __init__(self, fused: bool) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Attention(nn.Module):
 
 @pytest.mark.parametrize(("fused", "projections"), [(True, 0), (False, 2 * 4 * 8 * 32)])
 def test_attention_products_are_counted(fused: bool, projections: int) -> None:
-    """Two products of 4 x 4 x 4 in each of two heads; torch's own counter sees none of it on a CPU."""
+    """Two products of 4 x 4 x 4 per head; the counter of torch misses them on a CPU."""
     torch.backends.mha.set_fastpath_enabled(True)
     assert cost.flops(Attention(fused), grey(8, 2, 2)) == projections + 2 * 2 * (2 * 4 * 4 * 4)
     assert torch.backends.mha.get_fastpath_enabled()
@@ -85,7 +85,7 @@ def test_latency_quartiles_are_ordered() -> None:
 
 
 def test_latency_is_in_milliseconds_and_excludes_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock that each forward pass moves: by a minute while warming up, then by 1, 2, 3, 4 and 5 ms."""
+    """A fake clock that each forward pass advances: one minute during warm-up, then 1, 2, 3, 4 and 5 ms."""
     durations = iter([60.0] * cost.WARM_UP + [0.004, 0.001, 0.005, 0.003, 0.002])
     now = 0.0
     shapes = []
@@ -123,7 +123,7 @@ def test_latency_without_images_or_repeats_is_refused(wrong: dict[str, int]) -> 
 
 
 class Products(nn.Module):
-    """Operations that torch decomposes into others."""
+    """Operations that torch decomposes into other operations."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         found = torch.einsum("bi,bj->ij", inputs, inputs)

@@ -1,4 +1,4 @@
-"""Few-shot episodes: how they are drawn, the graph's identities, classifiers against references, no leak of classes."""
+"""Few-shot episodes: sampling, graph identities, classifiers against references, no leak of query classes."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_interpolation_is_one_product_with_the_operator() -> None:
 
 
 def test_interpolation_without_edges_and_with_alpha_one_is_the_identity() -> None:
-    """E = I: ordinary logistic regression."""
+    """With the identity as operator this is ordinary logistic regression."""
     support, queries, targets = vectors(6, 4), vectors(5, 4, seed=1), torch.arange(6) // 2
     same = interpolated(prepared(support, queries), torch.zeros(11, 11, dtype=torch.float64), alpha=1.0)
     for found, expected in zip(same, prepared(support, queries), strict=True):
@@ -288,7 +288,7 @@ def test_mean_and_half_width() -> None:
 
 
 def test_query_classes_do_not_reach_the_classifier(digits: tuple[Tensor, Tensor]) -> None:
-    """The classifier sees the same numbers whatever the queries' classes, and no function before it takes them."""
+    """Inputs of the classifier do not depend on query classes, and no function before it accepts them."""
     seen: list[Tensor] = []
 
     def watching(support: Tensor, targets: Tensor, queries: Tensor, ways: int) -> Tensor:
@@ -339,7 +339,7 @@ def test_inductive_query_is_classified_as_in_its_own_episode(digits: tuple[Tenso
 
 
 def test_accuracy_gained_from_the_other_queries(digits: tuple[Tensor, Tensor]) -> None:
-    """Of pixels of digits: a graph of one query and its support helps little, one of all queries much."""
+    """On pixels of digits a graph of one query and its support helps little, and one of all queries much."""
     features, episodes = digits[0].float(), drawn(digits[1], 200)
     found = evaluate_episodes(features, episodes) | evaluate_alone(features, episodes)
     assert found["inductive"] < found["without_graph"] < found["accuracy"] - 0.05
@@ -350,7 +350,7 @@ def test_accuracy_gained_from_the_other_queries(digits: tuple[Tensor, Tensor]) -
     ("how", "neighbours", "without", "gain"),
     [
         ({}, 10, 0.76, 0.086),
-        ({"queries": 2}, 10, 0.764, -0.094),  # the neighbours are more than a class has: the graph hurts
+        ({"queries": 2}, 10, 0.764, -0.094),  # more neighbours than a class has: the graph lowers accuracy
         ({"queries": [30, 11, 11, 11, 11]}, 10, 0.732, 0.071),
         ({"shots": 5}, 10, 0.918, 0.005),
     ],
@@ -359,7 +359,7 @@ def test_accuracy_gained_from_the_other_queries(digits: tuple[Tensor, Tensor]) -
 def test_gains_on_the_pixels_of_digits(
     how: dict[str, Any], neighbours: int, without: float, gain: float, digits: tuple[Tensor, Tensor]
 ) -> None:
-    """Figures measured before by another program, over 180 episodes."""
+    """Values measured by another program over 180 episodes."""
     found = evaluate_episodes(digits[0].float(), drawn(digits[1], 100, **how), neighbours=neighbours)
     assert found["without_graph"] == pytest.approx(without, abs=0.04)
     assert found["gain"] == pytest.approx(gain, abs=0.04)

@@ -1,4 +1,4 @@
-"""The report of one network: plain JSON, numbers worked out by hand, mistakes named."""
+"""Evaluation of one network: strict JSON, metrics worked out by hand, errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tutelage.tasks import evaluate as evaluate_task
 
 
 class Reads(nn.Module):
-    """Predicts the class that is written in each image's first pixel, with logit ``scale``."""
+    """Predicts the class stored in the first pixel of an image with logit ``scale``."""
 
     def __init__(self, classes: int = 3, scale: float = 1000.0) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def data() -> Data:
     return Data(
         name="toy",
         classes=("ant", "bee", "cow"),
-        # Samples 0, 2 and 3 are wrong; the network says the given label of 0 and 2, and the clean one of 3.
+        # Samples 0, 2 and 3 are mislabelled; the network predicts the noisy label of 0 and 2 and the clean one of 3.
         train=part([0, 1, 2, 1, 2], labels=[0, 1, 2, 0, -1], clean=[1, 1, 0, 1, 2]),
         validation=part([0, 1], [0, 1]),
         test=part([0, 0, 1, 1], labels=[0, 0, 0, 1]),
@@ -61,7 +61,7 @@ def test_evaluate_by_hand() -> None:
         "brier": 0.5,
         "ece": 0.25,
         "calibration_gap": 0.25,
-        "aurc": pytest.approx(0.25),  # four samples that are equally sure: an error of 1/4 at every coverage
+        "aurc": pytest.approx(0.25),  # four samples of equal confidence: an error of 1/4 at every coverage
         "reliability": {
             "count": [0] * 14 + [4],
             "accuracy": [None] * 14 + [0.75],
@@ -72,7 +72,7 @@ def test_evaluate_by_hand() -> None:
 
 
 def test_evaluate_with_a_teacher_by_hand() -> None:
-    """An undecided teacher: class 0 always. Each sure answer is 1000 nats off at two classes of three."""
+    """A teacher with equal logits predicts class 0; a certain student is 1000 nats off at two of three classes."""
     result = evaluate(Reads(), data(), teacher=Reads(scale=0.0))
     assert result["agreement"] == 0.5
     assert result["teacher_accuracy"] == 0.75
@@ -107,7 +107,7 @@ def test_json_is_strict_without_any_label() -> None:
 
 @pytest.mark.parametrize("size", [100, 101, 102, 1000])
 def test_long_risk_coverage_curve_is_thinned_to_101_points(size: int) -> None:
-    """All samples are equally sure, and half of them are wrong."""
+    """All samples have equal confidence, and half of the predictions are wrong."""
     whole = replace(data(), test=part([0, 1] * (size // 2) + [0] * (size % 2), [0] * size))
     curve = evaluate(Reads(), whole)["risk_coverage"]
     assert len(curve["coverage"]) == len(curve["risk"]) == min(size, 101)
@@ -166,7 +166,7 @@ def test_unknown_split_is_refused() -> None:
 
 
 def test_abstaining_network_is_also_ranked_by_its_abstain_output() -> None:
-    """It reads the class from the first pixel, right in 3 of 4, and abstains from what it calls 0 rather than 1."""
+    """The network is right in 3 of 4 samples and abstains from predictions of 0 rather than of 1."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     fc = network[1]
     assert isinstance(fc, nn.Linear)
@@ -177,7 +177,7 @@ def test_abstaining_network_is_also_ranked_by_its_abstain_output() -> None:
         fc.weight[1, 0], fc.bias[0] = 510.0, 1.0  # pixel 1 / 255 gives class 1 the logit 2, against 1 of class 0
         network.get_parameter("1.abstain.weight")[0, 0] = -255.0
     result = evaluate(Tapped(network), data())
-    # Predicted 0, 0, 1, 1 and labels 0, 0, 0, 1: the two it calls 1 come first, one of them wrong.
+    # Predicted 0, 0, 1, 1 and labels 0, 0, 0, 1: the two predictions of 1 rank first, one of them wrong.
     assert result["accuracy"] == 0.75
     assert result["risk_coverage_by_abstention"]["coverage"] == [0.25, 0.5, 0.75, 1.0]
     assert result["risk_coverage_by_abstention"]["risk"] == pytest.approx([1 / 2, 1 / 2, 1 / 3, 1 / 4])
@@ -191,7 +191,7 @@ def test_abstaining_network_is_also_ranked_by_its_abstain_output() -> None:
 
 @pytest.mark.parametrize("task", ["strings", "multi_label", "regression"])
 def test_task_that_does_not_fit_the_data_is_refused(task: str) -> None:
-    """A weights file may name any."""
+    """A weights file may name any task."""
     with pytest.raises(
         TutelageError, match=f"toy.*{task.split('_', maxsplit=1)[0]}|{task.split('_', maxsplit=1)[0]}.*toy"
     ):

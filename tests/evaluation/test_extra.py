@@ -1,4 +1,4 @@
-"""All of it on the digits with a linear network; what is asked for and nothing else."""
+"""Extra evaluation of a linear network on the digits: corruptions, attacks and out-of-distribution data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def digits() -> Data:
 
 @pytest.fixture(scope="module")
 def model(digits: Data) -> nn.Module:
-    """Logistic regression, fitted by scikit-learn."""
+    """Logistic regression fitted by scikit-learn."""
     images = digits.train.inputs
     assert isinstance(images, Tensor)
     fitted = LogisticRegression(max_iter=1000).fit(images.flatten(1).numpy() / 255.0, digits.train.labels.numpy())
@@ -87,7 +87,7 @@ def test_result_is_reproducible_and_depends_on_the_seed(digits: Data, model: nn.
 
 
 def test_limited_samples_contain_every_class(digits: Data, model: nn.Module) -> None:
-    """Sorted by class, as a folder's pictures are, the first 60 samples would have two classes of ten."""
+    """If samples are sorted by class, as in folders, the first 60 would contain two of ten classes."""
     order = digits.test.labels.argsort(stable=True)
     by_class = replace(digits, test=digits.test.subset(order))
     spread = by_class.test.subset(torch.arange(60) * 360 // 60)
@@ -119,7 +119,7 @@ def test_missing_ood_data_set_is_refused_before_any_evaluation(digits: Data, mod
         evaluate_extra(model, digits, ExtraEvaluation(corruptions=True, ood="digts"))
 
 
-# --- what may be asked
+# --- settings
 
 
 def test_radii_are_sorted_and_unique() -> None:

@@ -1,4 +1,4 @@
-"""How near generated images are to real ones: closed forms, and other people's code."""
+"""Metrics of generated images against closed forms, plain loops and other libraries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def drawn(count: int, size: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("size", [1, 3, 20])
 def test_frechet_distance_of_two_isotropic_gaussians(size: int) -> None:
-    """|mu|^2 + d (1 - s)^2 of N(0, I) and N(mu, s^2 I)."""
+    """The distance of N(0, I) and N(mu, s^2 I) is |mu|^2 + d (1 - s)^2."""
     mean, scale = torch.linspace(-1, 2, size), 1.7
     found = frechet_distance(torch.zeros(size), torch.eye(size), mean, scale**2 * torch.eye(size))
     assert found == pytest.approx(mean.square().sum().item() + size * (1 - scale) ** 2, rel=1e-6)
@@ -79,7 +79,7 @@ def test_frechet_distance_against_torchmetrics() -> None:
 def test_inception_score_of_uniform_and_one_hot_probabilities() -> None:
     assert inception_score(torch.full((12, 5), 0.2)) == pytest.approx(1)
     assert inception_score(torch.eye(5).repeat(4, 1)) == pytest.approx(5)
-    assert inception_score(torch.eye(5)[:1].repeat(4, 1)) == pytest.approx(1)  # one class alone
+    assert inception_score(torch.eye(5)[:1].repeat(4, 1)) == pytest.approx(1)  # a single class
 
 
 def test_inception_score_against_plain_loops() -> None:
@@ -98,11 +98,11 @@ def test_coverage_against_plain_loops() -> None:
     assert coverage(real, made) == pytest.approx(hits / 40)
     assert coverage(real, real) == 1
     assert coverage(real, made + 1000) == 0
-    assert coverage(real[:2], real[:2]) == 1  # fewer than there are neighbours
+    assert coverage(real[:2], real[:2]) == 1  # fewer samples than neighbours
 
 
 class Copier(nn.Module):
-    """Makes one of some images, chosen by the first latent; or, blurred, their mean."""
+    """A generator that returns one of the given images, selected by the first latent, or their mean if blurred."""
 
     latent = 2
 

@@ -111,7 +111,7 @@ OF_PAIRS: list[tuple[Scored, Callable[[Tensor, Tensor], float]]] = [
 
 
 def drawn(seed: int, samples: int, classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of a student and a teacher and labels that are often right; every fifth sample has no label."""
+    """Logits of a student and a teacher, and labels that often match them; every fifth sample is unlabelled."""
     generator = torch.Generator().manual_seed(seed)
     teacher = 2 * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
     student = (teacher + torch.randn(samples, classes, generator=generator, dtype=torch.float64)).to(dtype)
@@ -171,7 +171,7 @@ def test_per_class_accuracy_equals_plain_loops() -> None:
 
 @pytest.mark.parametrize("classes", [2, 6])
 def test_f1_equals_scikit_learn(classes: int) -> None:
-    """Whose mean is over the classes that are labels or predicted."""
+    """scikit-learn averages over classes that occur as labels or predictions."""
     from sklearn.metrics import f1_score
 
     logits, _, labels = drawn(7, 50, classes, torch.float32)
@@ -187,7 +187,7 @@ def test_f1_equals_scikit_learn(classes: int) -> None:
 
 
 def test_f1_by_hand() -> None:
-    """Class 0 is always said: precision 2/5 and recall 1. Class 1 has labels and class 2 has none."""
+    """Only class 0 is predicted: precision 2/5 and recall 1. Class 1 has labels, class 2 has none."""
     logits, labels = torch.eye(3)[[0] * 5], torch.tensor([0, 0, 1, 1, 1])
     assert metrics.per_class_f1(logits, labels).tolist() == pytest.approx([4 / 7, 0.0, math.nan], nan_ok=True)
     assert metrics.macro_f1(logits, labels).item() == pytest.approx(2 / 7)
@@ -220,7 +220,7 @@ def test_metric_without_any_label_is_nan(metric: Scored, samples: int) -> None:
     assert metric(torch.zeros(samples, 3), torch.full((samples,), -1)).isnan()
 
 
-# Six samples, in each of which one class of three has all the probability there is.
+# Six samples with probability 1 for one of three classes.
 CERTAIN = 1000.0 * torch.eye(3).repeat(2, 1)
 RIGHT = torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -247,7 +247,7 @@ def test_metrics_of_uniform_logits(classes: int) -> None:
     logits, labels = torch.full((classes, classes), 3.0, dtype=torch.float64), torch.arange(classes)
     assert metrics.nll(logits, labels).item() == pytest.approx(math.log(classes), abs=1e-12)
     assert metrics.brier(logits, labels).item() == pytest.approx(1 - 1 / classes, abs=1e-12)
-    # Equal logits go to class 0, and one sample in C is of class 0: as often right as it is sure.
+    # Equal logits go to class 0, and one sample in C is of class 0: accuracy equals confidence.
     assert metrics.accuracy(logits, labels).item() == pytest.approx(1 / classes)
     assert metrics.worst_class_accuracy(logits, labels).item() == 0
     assert metrics.ece(logits, labels).item() == pytest.approx(0, abs=1e-12)
@@ -263,7 +263,7 @@ def test_worst_class_is_not_the_mean_and_ignores_absent_classes() -> None:
 
 
 def of_confidence(*confidences: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Two-class logits whose softmax gives class 0 these probabilities."""
+    """Two-class logits whose softmax has these probabilities of class 0."""
     first = torch.tensor(confidences, dtype=dtype)
     return torch.stack([first.log(), (1 - first).log()], 1)
 
@@ -277,7 +277,7 @@ def test_confidence_on_a_bin_edge_belongs_to_the_bin_below(bins: int, place: int
 @pytest.mark.parametrize(("classes", "bins"), [(3, 15), (5, 15), (15, 15), (2, 14), (5, 55)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bin_edges_are_the_nearest_floats(classes: int, bins: int, dtype: torch.dtype) -> None:
-    """Uniform logits are as sure as the float nearest to 1/C, an edge; with 55 bins linspace is below it."""
+    """The confidence of uniform logits is the float nearest to 1/C, a bin edge; with 55 bins linspace is below it."""
     diagram = metrics.reliability(torch.zeros(1, classes, dtype=dtype), torch.tensor([0]), bins)
     assert diagram.count.nonzero().tolist() == [[bins // classes - 1]]
 
@@ -339,7 +339,7 @@ def test_kl_is_from_teacher_to_student() -> None:
 
 
 def test_kl_stays_finite_where_a_probability_is_zero_in_float32() -> None:
-    """The teacher's mass is all where the student's logarithm is -1000."""
+    """All probability mass of the teacher lies where the log-probability of the student is -1000."""
     assert metrics.kl_to_teacher(torch.tensor([[1000.0, 0]]), torch.tensor([[0, 1000.0]])).item() == 1000
 
 
@@ -347,7 +347,7 @@ def test_memorisation_by_hand() -> None:
     given = torch.tensor([1, 2, 0, 0, 1, -1, 2])
     clean = torch.tensor([0, 0, 0, 1, 2, 1, -1])
     predicted = torch.tensor([1, 0, 1, 0, 0, 1, 2])
-    # Samples 0, 1, 3 and 4 are wrong: 0 and 3 are predicted as given, 1 as it was, 4 as neither.
+    # Samples 0, 1, 3 and 4 are wrong: 0 and 3 are predicted as the noisy label, 1 as the clean one, 4 as neither.
     assert metrics.wrongly_labelled(given, clean).tolist() == [True, True, False, True, True, False, False]
     assert metrics.memorised(torch.eye(3)[predicted], given, clean).item() == 0.5
 

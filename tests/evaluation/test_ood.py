@@ -1,4 +1,4 @@
-"""Own images against foreign ones: counted pair by pair, and brought to one shape."""
+"""Out-of-distribution detection: AUROC against pair counts, and conversion of image shapes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def of(levels: list[int], shape: tuple[int, int, int] = (8, 8, 1), name: str = "
 
 
 class Brightness(nn.Module):
-    """The surer, the brighter the image."""
+    """A network whose confidence grows with the brightness of the image."""
 
     def forward(self, images: Tensor) -> Tensor:
         light = images.mean((1, 2, 3))
@@ -50,7 +50,7 @@ def test_auroc_is_1_if_in_distribution_images_are_more_confident() -> None:
 
 
 def test_confidences_that_round_to_1_are_distinguished() -> None:
-    """Both are 1 in float32: by probability alone the answer would be a half."""
+    """Both confidences are 1 in float32, so probabilities alone would give an AUROC of 0.5."""
     logits = Brightness()(torch.tensor([200 / 255, 250 / 255]).view(2, 1, 1, 1))
     assert logits.softmax(1).amax(1).tolist() == [1.0, 1.0]
     assert ood_auroc(Brightness(), of([250]), of([200])) == 1
@@ -102,7 +102,7 @@ def test_channels_are_repeated_or_averaged() -> None:
 
 @pytest.mark.parametrize("size", [(8, 8), (11, 20), (40, 37)])
 def test_resizing_equals_bilinear_resizing_of_pillow(size: tuple[int, int]) -> None:
-    """Which averages over the pixels that a smaller one covers. In floats, so that Pillow rounds nothing."""
+    """Downsampling averages the covered pixels; Pillow computes in float mode, which does not round."""
     image = np.random.default_rng(0).random((24, 30), dtype=np.float32)
     expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
     resized = ImagesAs((1, *size))(torch.from_numpy(image)[None, None])[0, 0]

@@ -1,4 +1,4 @@
-"""Prediction: in order, whatever the batch size, leaving the model as it was."""
+"""Prediction: order, batch sizes, unchanged model, precision and errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def part(samples: int = 11) -> Split:
 
 
 def network() -> nn.Sequential:
-    """Batch norm and dropout, whose answers in train mode depend on the batch and on chance."""
+    """A network with batch norm and dropout, whose outputs in train mode depend on the batch and are random."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(24, 3))
@@ -34,7 +34,7 @@ class Fails(nn.Module):
 
 
 class Answers(nn.Module):
-    """Always the same, whatever it is shown."""
+    """A network with a constant output."""
 
     def __init__(self, answer: object) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Answers(nn.Module):
 
 
 class Poisoned(nn.Module):
-    """NaN or infinite for the images whose first pixel is white."""
+    """A network whose output is non-finite for images with a white first pixel."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ def test_empty_split_is_refused() -> None:
 
 
 def test_outputs_of_roles_are_concatenated() -> None:
-    """Of a network that nobody has traced yet, over several batches, in eval mode, which it is not left in."""
+    """A network not traced before is evaluated in eval mode over several batches; its train mode is restored."""
     model = Tapped(network(), roles={"hidden": "3"}).train()
     split = part(600)
     both = predict_roles(model, split, ("hidden", "logits"), device="cpu")

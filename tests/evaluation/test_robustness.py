@@ -1,4 +1,4 @@
-"""Accuracy under attack: the closed form of a linear network, the order of the radii, the alarm."""
+"""Accuracy under attack: closed form of a linear network, radii, gradient masking and AUAC."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Refused = Callable[..., AbstractContextManager[None]]
 
 
 def part(samples: int = 120, seed: int = 0) -> Split:
-    """Grey 4x4 images, far from black and white, of two classes that a plane tells apart, a fifth mislabelled."""
+    """Grey 4x4 images, far from black and white, of two linearly separable classes; a fifth is mislabelled."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(90, 166, (samples, 4, 4, 1), generator=generator, dtype=torch.uint8)
     labels = (images.float().flatten(1).sub(127.5) @ weights()[0] < 0).long()
@@ -48,7 +48,7 @@ RADII = (0.005, 0.02, 0.08, 0.3)
 
 
 def test_accuracy_of_a_linear_network_equals_the_closed_form() -> None:
-    """Right is right at radius r if its margin is more than r times the sum of |w_0 - w_1|."""
+    """A correct prediction survives radius r if its margin exceeds r times the sum of |w_0 - w_1|."""
     split, model = part(), plane()
     assert isinstance(split.inputs, Tensor)
     pixels = split.inputs.flatten(1).float() / 255
@@ -71,7 +71,7 @@ def test_radius_0_is_the_clean_accuracy(tiny_data: Data, taught: Callable[..., T
 
 
 def test_accuracy_never_rises_with_the_radius(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
-    """A step of a weak attack: at one radius alone it may well miss what it found at a smaller one."""
+    """A weak attack of one step may miss at one radius an error that it finds at a smaller one."""
     model = taught()
     found = pgd_accuracies(model, tiny_data.train, [0.3, 0.001, 0.01, 0.01, 0.1], steps=1)
     assert list(found.accuracies) == [0.001, 0.01, 0.1, 0.3]
@@ -80,7 +80,7 @@ def test_accuracy_never_rises_with_the_radius(tiny_data: Data, taught: Callable[
 
 
 class Deaf(nn.Module):
-    """The plane, for images within 0.1 of middle grey; beyond that it says 0 whatever it is shown."""
+    """The linear network within 0.1 of middle grey; class 0 for all other images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Deaf(nn.Module):
 
 
 def test_samples_broken_at_a_small_radius_stay_broken_at_larger_ones() -> None:
-    """A large radius starts far off, where this network is deaf and always right; a small one finds the boundary."""
+    """A large radius starts where this network is constant and correct; a small one finds the boundary."""
     split = part()
     assert isinstance(split.inputs, Tensor)
     # Within 0.05 of middle grey.
@@ -145,7 +145,7 @@ def test_accuracy_is_zero_if_no_prediction_is_correct() -> None:
 
 
 class Rounded(nn.Module):
-    """The plane behind a staircase: gradients are 0 almost everywhere; those of the first ``share`` images are not."""
+    """The linear network on rounded inputs: gradients are 0 except for the first ``share`` of the images."""
 
     def __init__(self, share: float) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ def some(samples: int, classes: int = 5, seed: int = 0, scale: float = 2.0) -> t
 
 
 def risks_one_by_one(confidence: list[float], wrong: list[bool]) -> list[float]:
-    """The risks, the mean over all orders of samples that are equally confident."""
+    """The risk at each coverage, averaged over all orders of equally confident samples."""
     samples = range(len(wrong))
     orders = [o for o in permutations(samples) if all(confidence[a] >= confidence[b] for a, b in pairwise(o))]
     return [
@@ -30,7 +30,7 @@ def risks_one_by_one(confidence: list[float], wrong: list[bool]) -> list[float]:
 
 
 def test_risk_coverage_by_hand() -> None:
-    """Sure and right, sure and wrong, unsure and right: the risk goes 0, 1/2, 1/3."""
+    """By descending confidence: right, wrong, right. The risks are 0, 1/2, 1/3."""
     logits = torch.tensor([[1.0, 0.0], [9.0, 0.0], [5.0, 0.0]])
     labels = torch.tensor([0, 0, 1])
     curve = risk_coverage(logits, labels)
@@ -63,11 +63,11 @@ def test_risk_equals_scikit_learn_at_every_coverage() -> None:
 
 def test_result_does_not_depend_on_the_order_of_samples_or_classes() -> None:
     logits, labels = some(60)
-    logits = torch.cat([logits, logits[:30] + 3.0]).float()  # the added constant leaves the probabilities as they are
+    logits = torch.cat([logits, logits[:30] + 3.0]).float()  # the added constant does not change probabilities
     labels = torch.cat([labels, (labels[:30] + 1) % 5])
     before = risk_coverage(logits, labels)
     order = torch.randperm(90, generator=torch.Generator().manual_seed(1))
-    classes = torch.tensor([3, 0, 4, 1, 2])  # class c moves to place classes.argsort()[c]
+    classes = torch.tensor([3, 0, 4, 1, 2])  # class c moves to index classes.argsort()[c]
     shuffled = risk_coverage(logits[order], labels[order])
     renamed = risk_coverage(logits[:, classes], classes.argsort()[labels])
     for after in (shuffled, renamed):
@@ -75,7 +75,7 @@ def test_result_does_not_depend_on_the_order_of_samples_or_classes() -> None:
 
 
 def test_perfect_ranking_has_the_closed_form() -> None:
-    """m wrong of n, the wrong ones last: the risk at k is (k - (n - m))+ / k, and no ranking has a smaller area."""
+    """With m of n wrong and ranked last, the risk at k is (k - (n - m))+ / k; this area is minimal."""
     n, m = 50, 12
     sure = torch.arange(n, 0, -1.0)
     logits = torch.stack([sure, torch.zeros(n)], 1)
@@ -132,13 +132,13 @@ def test_invalid_shapes_and_labels_are_refused() -> None:
         aurc(torch.zeros(2, 3), torch.tensor([0, 3]))
 
 
-# --- ranked by anything, and read at some coverages
+# --- other scores, and risk at given coverages
 
 
 def test_score_replaces_the_probability_in_the_ranking() -> None:
     logits, labels = some(100)
     right = (logits.argmax(1) == labels).double()
-    curve = risk_coverage(logits, labels, right)  # a score that knows: all errors come last
+    curve = risk_coverage(logits, labels, right)  # an oracle score: all errors rank last
     errors = int(100 - right.sum())
     assert curve.risk[: 100 - errors].tolist() == [0.0] * (100 - errors)
     assert float(curve.risk[-1]) == pytest.approx(errors / 100)
@@ -156,7 +156,7 @@ def test_risk_at_full_coverage_is_the_error_for_any_score(seed: int) -> None:
 
 
 def test_risk_at_coverages() -> None:
-    """Of 40 samples the 40, 36, 32 surest, and one at least."""
+    """Coverages select the 40, 36 and 32 most confident of 40 samples, and at least one."""
     logits, labels = some(40)
     curve = risk_coverage(logits, labels)
     order = certainty(logits).argsort(descending=True)

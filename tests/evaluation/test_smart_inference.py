@@ -1,4 +1,4 @@
-"""Smart inference: closed forms of its card, and a brute-force search over all strings that it may give."""
+"""Smart inference against closed forms and a brute-force search over all possible strings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def drawn(samples: int, scale: float = 2.0, seed: int = 0) -> Tensor:
 
 
 def certain(strings: Tensor, size: float = 20.0) -> Tensor:
-    """Logits whose probabilities are nearly 1."""
+    """Logits whose probabilities for ``strings`` are nearly 1."""
     return size * nn.functional.one_hot(strings, 10).float()
 
 
@@ -91,7 +91,7 @@ def test_wrong_digit_with_the_smallest_margin_is_replaced_by_its_runner_up(candi
 
 
 def test_more_candidates_accept_more_strings_and_more_noise() -> None:
-    """Of random logits K changes of the residue, 1 to 9 each, reach as many tenths as they have different sums."""
+    """On random logits, K residue changes of 1 to 9 accept one tenth per distinct subset sum."""
     logits = drawn(4000, seed=5)
     shares = [float(read(logits, EAN13, k).accepted.double().mean()) for k in range(5)]
     assert shares == sorted(shares)
@@ -106,7 +106,7 @@ def test_more_candidates_accept_more_strings_and_more_noise() -> None:
 
 
 def test_reading_does_not_depend_on_the_order_of_classes() -> None:
-    """Three times each digit modulo 10 is a bijection that keeps the checksum."""
+    """Multiplying each digit by 3 modulo 10 is a bijection that preserves validity."""
     logits = drawn(300)
     renamed = 3 * torch.arange(10) % 10
     other = torch.empty_like(logits)

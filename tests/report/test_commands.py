@@ -1,4 +1,4 @@
-"""``tutelage report`` and ``tutelage compare`` as a user meets them."""
+"""The commands ``tutelage report`` and ``tutelage compare``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
-    """Run a command line; the exit code, what it printed, and what it said on the side."""
+    """A function that runs a command line and returns exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def call(*words: object) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""The sentences claim what the corrected intervals allow, and no more."""
+"""Conclusions claim only what intervals and corrected p-values support."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAIN = (0.80, 0.82, 0.78, 0.81, 0.79)
 
 
 def made_of(write: WriteStudy, values: Mapping[str, Sequence[float | None]], **more: Any) -> Results:
-    """A study of these accuracies on one condition; ``None`` for a run that failed."""
+    """Results of a study with these accuracies on one condition; ``None`` is a failed run."""
 
     def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
         value = values.get(record["method"], PLAIN)[record["seed"]]
@@ -70,7 +70,7 @@ def test_better_and_worse_are_swapped_if_lower_is_better(write_study: WriteStudy
 
 
 def test_no_claim_without_the_corrected_p_value(write_study: WriteStudy) -> None:
-    """Many studies of chance: whoever is called better or worse has an adjusted p below 0.05 and an interval off 0."""
+    """In random studies, any method called better or worse has adjusted p < 0.05 and an interval without 0."""
     for seed in range(12):
         draws = np.random.default_rng(seed).normal(0.01, 0.01, (5, 5))
         values = {f"m{number}": plus(*row) for number, row in enumerate(draws)}

@@ -1,4 +1,4 @@
-"""What a person sees of a study on a terminal."""
+"""Progress bars and tables of a study on a terminal."""
 
 from __future__ import annotations
 

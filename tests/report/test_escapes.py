@@ -1,4 +1,4 @@
-"""What a terminal is given: names as they are, and no character that it would obey."""
+"""Terminal output: names are printed literally, control characters are escaped."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def evil_data(tiny_data: Data, tmp_path: Path) -> str:
-    """A data set whose class names are made to harm."""
+    """A data set with malicious class names."""
     names = [EVIL, "[/]", "[bold]b", ":smile:", *(f"c{number}" for number in range(tiny_data.num_classes))]
     arrays = {"classes": np.array(names[: tiny_data.num_classes])}
     for part in ("train", "test"):

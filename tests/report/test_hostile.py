@@ -1,4 +1,4 @@
-"""Whatever names, notes and errors a study's records hold, the page shows them as text: no element, no attribute."""
+"""Page safety: any names, notes and errors in records are shown as text, never as elements or attributes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ VOID = {"meta", "br", "hr", "img", "input", "link", "wbr", "col"}
 
 
 class Reader(HTMLParser):
-    """The elements of a page, and the text between them."""
+    """Collects the elements of a page and the text between them."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class Reader(HTMLParser):
 
 
 def written(folder: Path, write_study: Callable[..., Path], text: Mapping[str, str]) -> str:
-    """The page of a study whose names are these, each made unique by its place."""
+    """The page of a study with these names, each made unique by its position."""
     name = {place: f"{place}~{text[place]}" for place in PLACES}
     condition = {"data": name["data"], "imbalance": name["imbalance"]}
 
@@ -143,7 +143,7 @@ def opened(made: str) -> Reader:
 
 @settings(
     max_examples=4,
-    phases=[Phase.explicit, Phase.generate],  # to shrink takes minutes
+    phases=[Phase.explicit, Phase.generate],  # shrinking takes minutes
     derandomize=True,
     database=None,
     deadline=None,
@@ -160,7 +160,7 @@ def test_names_create_no_element_and_no_attribute(
     usual = plain_page["usual"]
     read = opened(written(tmp_path, write_study, {place: json.loads(json.dumps(each)) for place, each in text.items()}))
     assert read.others == usual.others
-    # A long name may be written in more pieces of a drawing; nothing else depends on it.
+    # A long name may be split into more elements of a figure; nothing else depends on its length.
     drawn = {"text", "tspan", "g", "use", "path", "svg", "title"}
     assert {tag: n for tag, n in Counter(read.tags).items() if tag not in drawn} == {
         tag: n for tag, n in Counter(usual.tags).items() if tag not in drawn
@@ -190,12 +190,12 @@ def test_templates_insert_only_figures_style_and_script_unescaped() -> None:
 
 @pytest.fixture(scope="module")
 def plain_page() -> dict[str, Reader]:
-    """The page of the same study with plain names, once it is made."""
+    """Cache of the page of the same study with plain names."""
     return {}
 
 
 def test_page_with_lone_surrogates_is_written(write_study: Callable[..., Path], tmp_path: Path) -> None:
-    """Files with lone surrogates are refused when they are read; records made in Python may have them."""
+    """Readers refuse files with lone surrogates, but records made in Python may contain them."""
     results = Results.read(write_study(methods=("at",), seeds=(0,)))
     strange = "\ud800<b>\udfff"
     runs = tuple({**run, "error": strange, "command": strange, "status": "failed"} for run in results.runs)

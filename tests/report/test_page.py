@@ -1,4 +1,4 @@
-"""The page of a study: whole, safe to open, and right in a browser."""
+"""The HTML page of a study: content, safety, and behaviour in a browser."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def study(
     broken: tuple[str, ...] = (),
     tried: bool = False,
 ) -> Results:
-    """A study on disk, read again; every seed of the ``broken`` methods failed."""
+    """Results of a study written to disk; all seeds of the ``broken`` methods failed."""
     rng = np.random.default_rng(0)
     names = ["plain", *methods]
     records = []
@@ -107,7 +107,7 @@ def study(
 
 
 class Reader(HTMLParser):
-    """Tags that are open, and what was said between them."""
+    """Collects the text of a page and checks that tags are closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ def test_missing_run_is_marked_everywhere(tmp_path: Path) -> None:
     assert "missing 3 of 3 runs" in read.text
     assert "9 failed" in read.text
     assert any("became nan" in str(attributes.get("title")) for tag, attributes in read.tags if tag == "abbr")
-    assert read.text.count("missing: seed 0 failed") >= 5  # in each kind of picture
+    assert read.text.count("missing: seed 0 failed") >= 5  # in each kind of figure
 
 
 def test_empty_sections_are_omitted(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_overview_has_a_coloured_cell_per_method_and_condition(tmp_path: Path) -
     assert "noise 0.2" in read.text
     assert read.text.count("missing") == 3
     heat = [str(attributes["style"]) for tag, attributes in read.tags if tag == "td" and "style" in attributes]
-    assert len(heat) == 3  # hinton; neither the teacher, nor plain, nor missing
+    assert len(heat) == 3  # only hinton: not the teacher, plain or missing methods
     assert max(int(style.rpartition(":")[2].rstrip("%")) for style in heat) == 100
     assert 'id="overview"' not in page(study(tmp_path, noise=(None,)))
 
@@ -296,7 +296,7 @@ def report(tmp_path: Path) -> str:
 
 
 def opened(browser: Any, address: str, **more: Any) -> Any:
-    """The page, which must ask for nothing and complain of nothing."""
+    """Open the page and record requests and console messages, of which there must be none."""
     tab = browser.new_page(**more)
     tab.heard = []
     tab.on("console", lambda message: tab.heard.append(message.text))
@@ -321,7 +321,7 @@ def test_page_opens_without_errors_sorts_filters_and_unfolds(browser: Any, repor
         values = tab.eval_on_selector_all(
             "#numbers > tbody > tr:first-child > td:nth-child(3)", "cells => cells.map(cell => cell.dataset.value)"
         )
-        assert values[-3:] == [None] * 3  # missing values come last either way
+        assert values[-3:] == [None] * 3  # missing values come last in both orders
         numbers = [float(value) for value in values[:-3]]
         assert numbers == sorted(numbers, key=lambda value: sign * value)
     tab.fill("#search", "hinton")

@@ -1,4 +1,4 @@
-"""Every format holds the same rows and numbers."""
+"""Tables of a study: all formats contain the same rows and numbers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_all_formats_contain_the_same_rows_and_numbers(results: Results, metric:
     parquet = pytest.importorskip("pyarrow.parquet", reason="extra frame is not installed")
     table = parquet.read_table(io.BytesIO(table_as(results, "parquet", metric=metric, interval=interval)))
     assert table.to_pylist() == rows
-    assert str(table.schema.field("imbalance").type) == "string"  # also where all are null
+    assert str(table.schema.field("imbalance").type) == "string"  # also if all values are null
 
 
 def test_flat_rows_equal_the_table(results: Results) -> None:

@@ -1,4 +1,4 @@
-"""Tiny data and networks of each kind of task."""
+"""Small data sets and networks for each task."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEATURES, TOKENS, LENGTH, SYMBOLS = 6, 12, 7, 4
 
 
 class OfTexts(nn.Module):
-    """The sum of embeddings, one hidden layer, a head."""
+    """A text network: sum of token embeddings, one hidden layer, a head."""
 
     def __init__(self, outputs: int, width: int = 6) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class OfTexts(nn.Module):
 
 
 class OfStrings(nn.Module):
-    """A shared layer, and logits (B, L, C)."""
+    """A string network: one shared layer and logits (B, L, C)."""
 
     def __init__(self, length: int, symbols: int, width: int = 8) -> None:
         super().__init__()
@@ -44,13 +44,13 @@ class OfStrings(nn.Module):
 
 
 def of_vectors(outputs: int, width: int = 8) -> nn.Module:
-    """One hidden layer with batch normalisation."""
+    """A network with one hidden layer and batch normalisation."""
     return nn.Sequential(nn.Linear(FEATURES, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, outputs))
 
 
 @dataclass(frozen=True)
 class Case:
-    """A task with data, a function that makes networks for it, and the test split's main metric at most or at least."""
+    """A task with its data, a network factory and a bound on the main metric of the test split."""
 
     task: str
     data: Data
@@ -64,7 +64,7 @@ def _data(name: str, draw: Callable[[int], tuple[Tensor, Tensor]], modality: Mod
 
 
 def case_of(kind: str) -> Case:
-    """The case of a task, of texts for ``text``."""
+    """The case of a task; ``text`` is classification of texts."""
     generator = torch.Generator().manual_seed(3)
     matrix = torch.randn(FEATURES, 3, generator=generator)
 

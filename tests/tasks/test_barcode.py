@@ -1,4 +1,4 @@
-"""The task of barcodes: what it adds to strings."""
+"""The barcode task: what it adds to the string task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def data() -> Data:
 
 
 class Answers(nn.Module):
-    """Logits that are known beforehand."""
+    """A network that returns the given logits."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The task of embeddings that form clusters."""
+"""The clustering task."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLASSES = 5
 
 
 class OfPixel(nn.Module):
-    """The corner encodes the class: an embedding without a weight, (B, 5) or wider."""
+    """Embeddings (B, 5) or wider without weights, computed from the corner pixel that encodes the class."""
 
     def __init__(self, scale: float = 2.0, width: int = 8) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class OfPixel(nn.Module):
 
 
 class WithoutTheCorner(nn.Module):
-    """All columns but the first, which encodes the class."""
+    """Columns without the first, which encodes the class."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, 1:]
 
 
 def data_of(labels: Tensor) -> Data:
-    """Images 4x4 whose corner is ten times the class, the other pixels random."""
+    """4x4 images whose corner pixel is ten times the class; the other pixels are random."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 255, (len(labels), 4, 4, 1), generator=generator, dtype=torch.uint8)
     images[:, 0, 0, 0] = (labels.clamp(min=0) * 10).to(torch.uint8)
@@ -58,7 +58,7 @@ def test_embeddings_equal_to_the_classes_are_clustered_perfectly() -> None:
     assert result["multicut_nmi"] == pytest.approx(1)
     assert result["multicut_ari"] == 1
     assert result["multicut_vi_split"] == result["multicut_vi_merge"] == 0
-    # 10 pairs of classes of 40 samples each, at a squared distance of 8: each pair costs -(8 - 2) to cut
+    # 10 pairs of classes of 40 samples each, at squared distance 8: cutting a pair costs -(8 - 2)
     assert result["multicut_objective"] == pytest.approx(-6 * 10 * 40 * 40)
 
 

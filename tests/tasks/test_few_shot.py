@@ -1,4 +1,4 @@
-"""The task of classes of which a few labelled samples are known."""
+"""The few-shot task."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from tutelage.tasks import few_shot as module
 
 @pytest.fixture(autouse=True)
 def fewer_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """60 in the place of 600."""
+    """Use 60 episodes instead of 600."""
     monkeypatch.setattr(module, "EPISODES", 60)
 
 
 class OfCorner(nn.Module):
-    """A constant plus one number for each class, which the corner encodes."""
+    """Embeddings of a constant and a one-hot class, which the corner pixel encodes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 1 + F.one_hot((x[:, 0, 0, 0] * 255).round().long() // 10, 20).float()
 
 
 class WithoutTheCorner(nn.Module):
-    """The other pixels, which are random."""
+    """The random pixels without the corner."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, 1:]
 
 
 def data_of(labels: Tensor) -> Data:
-    """Images 4x4 whose corner is ten times the class, the other pixels random."""
+    """4x4 images whose corner pixel is ten times the class; the other pixels are random."""
     images = torch.randint(0, 255, (len(labels), 4, 4, 1), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     images[:, 0, 0, 0] = (labels.clamp(min=0) * 10).to(torch.uint8)
     split = Split.of(images, labels)
@@ -69,7 +69,7 @@ def test_metrics_do_not_depend_on_the_order_of_samples() -> None:
 
 
 def test_episode_size_follows_class_size_and_too_few_samples_give_none() -> None:
-    small = evaluate(OfCorner(), data_of(torch.arange(12) % 4), task="few_shot")  # three samples of each class
+    small = evaluate(OfCorner(), data_of(torch.arange(12) % 4), task="few_shot")  # three samples per class
     assert small["accuracy_1_shot"] == 1
     assert small["accuracy_5_shot"] is small["purity_5_shot"] is None
     single = data_of(torch.arange(4))

@@ -1,4 +1,4 @@
-"""The label losses and metrics of the tasks against closed forms and scikit-learn."""
+"""Losses and metrics of the tasks against closed forms and scikit-learn."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAN = float("nan")
 
 
 class Fixed(nn.Module):
-    """Gives the outputs (N, ...) it was made with, by the number in the first feature."""
+    """Returns rows of the given outputs (N, ...), selected by the first feature."""
 
     def __init__(self, outputs: Tensor) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def value(term: Term, outputs: Tensor, targets: Tensor) -> Tensor:
     return term(Outputs(outputs), None, batch)
 
 
-# --- several labels
+# --- multi-label
 
 
 def test_binary_cross_entropy_by_hand() -> None:
@@ -102,7 +102,7 @@ def test_multilabel_metrics_by_hand() -> None:
     assert found["mean_average_precision"] == pytest.approx((found["average_precision"]["a"] + 1) / 2)
 
 
-# --- quantities
+# --- regression
 
 
 def test_squared_error_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""A task of another package, in one file: grades, whose order counts."""
+"""A task defined by another package in one file: ordinal grades."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Cumulative(Term):
 
 
 class Grades(Task):
-    """Grades: how many of the first C - 1 logits are above 0."""
+    """Ordinal grades: the prediction is the number of the first C - 1 logits above 0."""
 
     name = "grades"  # type: ignore[assignment]
     metrics: ClassVar[Mapping[str, Any]] = {"mean_distance": Metric("mean distance of the grade", "lower")}
@@ -72,7 +72,7 @@ def graded(run: Run) -> Tapped:
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if a package with this task were installed, and one that cannot be imported."""
+    """Fake entry points of a package with this task and of one that cannot be imported."""
     module = types.ModuleType("their_grades")
     module.task, module.number = Grades(), 3  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "their_grades", module)

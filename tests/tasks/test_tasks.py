@@ -1,4 +1,4 @@
-"""Every task through the one loop, without looking into it."""
+"""Every task in the training loop: metrics, resume, selection, methods and errors."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.05, "device": "c
 
 @pytest.fixture(params=["classification", "multi_label", "regression", "strings", "text"])
 def case(request: pytest.FixtureRequest) -> Case:
-    """Each task, and classification of texts."""
+    """The case of each task, and of text classification."""
     return case_of(request.param)
 
 
 @pytest.fixture
 def text() -> Case:
-    """Classification of texts."""
+    """The case of text classification."""
     return case_of("text")
 
 
 class StoppedError(Exception):
-    """A run is interrupted."""
+    """Raised to interrupt a run."""
 
 
 def made(case: Case, seed: int = 0) -> nn.Module:
@@ -47,7 +47,7 @@ def made(case: Case, seed: int = 0) -> nn.Module:
 
 
 def strict(file: Path) -> Any:
-    """JSON without NaN and infinity."""
+    """Read JSON; NaN and infinity are errors."""
 
     def refuse(value: str) -> None:
         raise ValueError(f"{value} is no JSON")
@@ -56,7 +56,7 @@ def strict(file: Path) -> Any:
 
 
 def timeless(value: Any) -> Any:
-    """Without what depends on the clock."""
+    """The history without times."""
     times = ("seconds", "latency_ms", "latency_ms_quartiles", "throughput")
     if isinstance(value, dict):
         return {name: timeless(each) for name, each in value.items() if name not in times}
@@ -214,7 +214,7 @@ class _Wider(nn.Module):
         return torch.cat([values, values], -1)
 
 
-# --- what a method may say and ask
+# --- notes and predictions of methods
 
 
 def test_notes_are_recorded_with_the_metrics(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_notes_are_recorded_with_the_metrics(tmp_path: Path) -> None:
 
     @method(paper="none", family="baseline", task=None)
     def noting(run: Run) -> Tapped:
-        """Say something."""
+        """Return a note."""
         from tutelage.training import Learner
 
         student = run.student()
