@@ -120,7 +120,7 @@ def test_subset_of_a_published_set_is_matched_by_its_index(tmp_path, saved, data
     ("index", "pieces"),
     [
         (np.array([0, 1, 2, -1]), ("-1", "[3]", "0 or more")),
-        (np.array([0, 1, 2, 1]), ("is 1", "[3]", "a number of its own")),
+        (np.array([0, 1, 2, 1]), ("is 1", "[3]", "needs its own number")),
         (np.arange(5), ("(5,)", "(4,) integers")),
         (np.arange(4.0), ("float64", "(4,) integers")),
     ],

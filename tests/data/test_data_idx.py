@@ -51,7 +51,7 @@ IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 @pytest.mark.parametrize(
     ("name", "content", "pieces"),
     [
-        (IMAGE_FILE, b"\0\0\x08", ("cut short", "3 bytes")),
+        (IMAGE_FILE, b"\0\0\x08", ("truncated", "3 bytes")),
         (IMAGE_FILE, encoded(IMAGES["train"])[:-1], ("claims 1728", "only 1727")),
         (IMAGE_FILE, encoded(IMAGES["train"]) + b"\0", ("claims 1728", "more")),
         (IMAGE_FILE, encoded(IMAGES["train"], magic=0x801), ("0x00000801", "0x00000803")),

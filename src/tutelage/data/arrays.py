@@ -1,4 +1,4 @@
-"""Arrays and tensors as the images and labels of a split: the same checks for files and for objects made in Python."""
+"""Check and convert the arrays of a split, from files and from Python objects alike."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ LABELS = "labels are one class per sample: (N,) integers, or (N, C) floats whose
 
 
 def as_images(value: object, what: str) -> Tensor:
-    """(N, H, W) or (N, H, W, C), uint8 or float in [0, 1] (rounded to 256 levels), to (N, H, W, C) uint8.
+    """Convert images: (N, H, W) or (N, H, W, C), uint8 or float in [0, 1] (rounded to 256 levels), to NHWC uint8.
 
     Raises:
-        TutelageError: another shape (channels first among them), another dtype, or floats outside [0, 1].
+        TutelageError: the shape (for example channels first) or the dtype is not supported, or floats are outside
+            [0, 1].
     """
     array = _array(value, what)
     check_image_shape(array.shape, what)
     if array.dtype.kind == "f":
-        _refuse(~((array >= 0) & (array <= 1)), array, what, "float images lie in [0, 1]; divide by 255 or save uint8")
+        _refuse(
+            ~((array >= 0) & (array <= 1)), array, what, "float images must be in [0, 1]; divide by 255 or save uint8"
+        )
         array = np.rint(array * np.float32(255)).astype(np.uint8)
     if array.dtype != np.uint8:
         raise TutelageError(f"{what} is {array.dtype}; images are uint8 from 0 to 255, or floats in [0, 1]")
@@ -53,7 +56,7 @@ def check_image_shape(shape: Sequence[int], what: str) -> None:
 
 
 def channels_first(shape: Sequence[int]) -> bool:
-    """Whether one image of this shape must be (C, H, W): its first axis may be channels, and its last one may not."""
+    """Whether an image of this shape must be (C, H, W): its first axis can be channels, and its last axis cannot."""
     if len(shape) != 3:
         return False
     first, _, last = shape
@@ -61,10 +64,10 @@ def channels_first(shape: Sequence[int]) -> bool:
 
 
 def as_labels(value: object, what: str) -> Tensor:
-    """(N,) or (N, 1) integers to (N,) int64; (N, C) floats, each row a distribution, to (N, C) float32.
+    """Convert labels: (N,) or (N, 1) integers to (N,) int64; distributions, (N, C) floats, to (N, C) float32.
 
     Raises:
-        TutelageError: anything else, with the kind of targets that it looks like.
+        TutelageError: the labels have another form; the message names the kind of targets they look like.
     """
     array = _array(value, what)
     kind, columns = array.dtype.kind, array.shape[1] if array.ndim == 2 else 1
@@ -79,7 +82,7 @@ def as_labels(value: object, what: str) -> Tensor:
 
 
 def _looks_like(array: Array) -> str:
-    """What targets that are no labels seem to be, for an error."""
+    """The likely kind of targets that are not class labels, for an error message."""
     if array.dtype.kind == "f":
         return ", which looks like regression targets (cast whole numbers to integers if they are classes)"
     if array.dtype.kind not in "iub" or array.ndim != 2 or not ((array == 0) | (array == 1)).all():
@@ -104,7 +107,7 @@ def _soft_labels(array: Array, value: object, what: str) -> Tensor:
 
 
 def as_floats(value: object, what: str, form: str, *, axes: Sequence[int], missing: bool) -> Tensor:
-    """Quantities or booleans with so many axes, finite or, if ``missing``, NaN, to float32.
+    """Convert numbers or booleans to float32; they must be finite or, if ``missing``, NaN.
 
     Raises:
         TutelageError: anything else; ``form`` says what is expected.
@@ -121,7 +124,7 @@ def as_floats(value: object, what: str, form: str, *, axes: Sequence[int], missi
 
 
 def as_integers(value: object, what: str, form: str, *, low: int, high: int) -> Tensor:
-    """(N, L) integers from ``low`` to ``high``, to int64.
+    """Convert (N, L) integers from ``low`` to ``high`` to int64.
 
     Raises:
         TutelageError: anything else; ``form`` says what is expected.
@@ -134,7 +137,7 @@ def as_integers(value: object, what: str, form: str, *, low: int, high: int) -> 
 
 
 def as_index(value: object, samples: int, what: str) -> Tensor:
-    """(N,) numbers of samples, 0 or more, to (N,) int64."""
+    """Convert the index of samples, (N,) integers of 0 or more, to int64."""
     array = _array(value, what)
     if array.dtype.kind not in "iu" or array.shape != (samples,):
         raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; an index is ({samples},) integers")
@@ -147,11 +150,11 @@ def check_unique(index: Tensor, what: str) -> None:
     array = index.numpy()
     first = np.zeros(len(array), np.bool_)
     first[np.unique(array, return_index=True)[1]] = True
-    _refuse(~first, array, what, "each sample has a number of its own")
+    _refuse(~first, array, what, "each sample needs its own number")
 
 
 def as_clean_labels(value: object, samples: int, classes: int, what: str) -> Tensor:
-    """(N,) class numbers, or -1 where the clean label is not known, to (N,) int64."""
+    """Convert clean labels, (N,) class numbers or -1 if unknown, to int64."""
     array = _array(value, what)
     if array.dtype.kind not in "iu" or array.shape != (samples,):
         raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; clean labels are ({samples},) integers")
@@ -160,7 +163,7 @@ def as_clean_labels(value: object, samples: int, classes: int, what: str) -> Ten
 
 
 def as_trusted(value: object, samples: int, what: str) -> Tensor:
-    """(N,) booleans as a tensor."""
+    """Convert the trusted marks, (N,) booleans, to a tensor."""
     array = _array(value, what)
     if array.dtype != np.bool_ or array.shape != (samples,):
         raise TutelageError(f"{what} is {array.dtype} of shape {array.shape}; trusted is ({samples},) booleans")
@@ -168,15 +171,15 @@ def as_trusted(value: object, samples: int, what: str) -> Tensor:
 
 
 def _array(value: object, what: str) -> Array:
-    """The values as a NumPy array, which shares memory with a tensor on the CPU."""
+    """Return the values as a NumPy array; it shares memory with a tensor on the CPU."""
     if isinstance(value, Tensor):
         try:
             value = value.detach()
             return (value.float() if value.dtype == torch.bfloat16 else value).cpu().numpy()
         except (TypeError, RuntimeError) as error:  # sparse, meta, quantized, eight-bit floats
             raise TutelageError(
-                f"{what} is a {value.layout} tensor of {value.dtype} on {value.device}, which has no plain array of "
-                "values; give a dense tensor or a NumPy array"
+                f"{what} is a {value.layout} tensor of {value.dtype} on {value.device}, which cannot become a "
+                "NumPy array; give a dense tensor or a NumPy array"
             ) from error
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise TutelageError(f"{what} is a {type(value).__name__}; give a tensor or a NumPy array")
@@ -184,17 +187,21 @@ def _array(value: object, what: str) -> Array:
 
 
 def _tensor(array: Array, value: object) -> Tensor:
-    """The array as a contiguous tensor; the given tensor itself, on its device, where it already is that."""
+    """Return the array as a contiguous tensor, or ``value`` itself, on its device, if it is equal to that."""
     array = np.ascontiguousarray(array)
-    made = torch.from_numpy(array if array.flags.writeable else array.copy())
-    if isinstance(value, Tensor) and value.is_contiguous() and (value.dtype, value.shape) == (made.dtype, made.shape):
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    if (
+        isinstance(value, Tensor)
+        and value.is_contiguous()
+        and (value.dtype, value.shape) == (tensor.dtype, tensor.shape)
+    ):
         return value.detach() if value.requires_grad else value
-    return made
+    return tensor
 
 
 def _refuse(bad: NDArray[np.bool_], values: Array, what: str, rule: str) -> None:
-    """Refuse the first bad value, with its place."""
+    """Raise an error about the first bad value, if any, with its position and ``rule``."""
     if bad.any():
         position = np.unravel_index(int(bad.argmax()), bad.shape)
         where = ", ".join(str(int(i)) for i in position)
-        raise TutelageError(f"{what} is {values[position]} at [{where}] ({int(bad.sum())} like it); {rule}")
+        raise TutelageError(f"{what} is {values[position]} at [{where}] ({int(bad.sum())} such values); {rule}")

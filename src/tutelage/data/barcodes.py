@@ -1,4 +1,4 @@
-"""Barcodes that need nothing: EAN-13 strings, rendered and distorted in torch."""
+"""Synthetic barcodes: EAN-13 strings, rendered and distorted in torch."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ HEIGHT, WIDTH = 24, 192  # pixels: 1.7 a module; below about 1.3 the parities be
 QUIET = (11, 7)  # modules of the quiet zones, left and right
 SIZES = {"train": 20_000, "validation": 2_000, "test": 4_000}
 MOST_SEVERE = 3.0
-CHUNK = 100  # images that are distorted together, whose intermediate values fit into a processor's cache
+CHUNK = 100  # images distorted per batch, so that intermediate values fit into the processor's cache
 
 
 @dataclass(frozen=True, slots=True)
 class Barcodes(Strings):
-    """EAN-13 strings: (N, 13) int64 digits, ``-1`` where one is unknown."""
+    """EAN-13 strings: (N, 13) int64 digits, ``-1`` if unknown."""
 
     task: ClassVar[str] = "barcode"
     noun: ClassVar[str] = "digits of barcodes"
 
 
 def load(severity: float = 1.0) -> Data:
-    """Grey 24x192 barcodes of random valid strings, the same ones every time.
+    """Make a data set of grey 24x192 barcodes of random valid strings; every call returns the same data.
 
-    The 20,000 training images are stored clean, and shown under ``Distortions``; the 2,000 held-out and the 4,000
-    test images are stored distorted, each by a draw of its own. The strings do not depend on the severity.
+    The 20,000 training images are stored clean and augmented by ``Distortions``. The 2,000 held-out and the 4,000 test
+    images are stored distorted, each with its own random distortion. The strings do not depend on the severity.
     """
     views = Distortions(severity)
     generator = torch.Generator().manual_seed(13)
@@ -53,7 +53,7 @@ def load(severity: float = 1.0) -> Data:
 
 
 def render(bars: Tensor, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
-    """Clean images: (N, 95) modules to (N, height, width, 1) uint8, bars 0 and paper 255, with quiet zones.
+    """Render clean images: (N, 95) modules to (N, height, width, 1) uint8, bars 0, paper 255, with quiet zones.
 
     A pixel's value is the mean of the modules under it.
     """
@@ -69,18 +69,18 @@ def render(bars: Tensor, height: int = HEIGHT, width: int = WIDTH) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Distortions:
-    """Numbered distortions of images of barcodes: what a camera does to them.
+    """Numbered distortions of barcode images, like those of a camera.
 
-    View ``v`` of an image is always the same: all that is random in it is a hash of ``v`` and of the image's pixels.
-    At severity s each of these is drawn uniformly up to the size given: rotation 2s degrees, shear 0.15s, zoom 5s %,
+    View ``v`` of an image is always the same: its random numbers are a hash of ``v`` and of the image's pixels.
+    At severity s each of these is sampled uniformly up to the stated size: rotation 2s degrees, shear 0.15s, zoom 5s %,
     shift 3s pixels across and s down, perspective 0.05s, a cylinder whose half-angle is 0.5s, a grey patch of half the
     height and up to 0.6s of the width, Gaussian blur of up to 1.1s pixels, loss of contrast up to 0.6s at any
-    brightness, and Gaussian noise of standard deviation 0.06s. The kinds of distortions are those of the paper, the
-    sizes ours.
+    brightness, and Gaussian noise of standard deviation 0.06s. The kinds of distortions are those of the paper;
+    their sizes are chosen here.
 
     Attributes:
         severity: s, from 0 to 3.
-        limit: use so many of the views and no more, the image itself first. ``None`` is all.
+        limit: use only the first ``limit`` views, of which the first is the image itself. ``None`` means all.
     """
 
     severity: float = 1.0
@@ -88,13 +88,15 @@ class Distortions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.severity <= MOST_SEVERE:
-            raise TutelageError(f"the severity of distortions lies between 0 and {MOST_SEVERE:g}, got {self.severity}")
+            raise TutelageError(
+                f"the severity of distortions must be between 0 and {MOST_SEVERE:g}, got {self.severity}"
+            )
         if self.limit is not None and self.limit < 1:
             raise TutelageError(f"at least one view of an image is needed, got a limit of {self.limit}")
 
     @property
     def count(self) -> int:
-        """How many views there are: about a million unless limited."""
+        """The number of views: about a million unless limited."""
         return 2**20 if self.limit is None else self.limit
 
     @property
@@ -103,19 +105,19 @@ class Distortions:
         return 0
 
     def limited(self, count: int) -> Distortions:
-        """The first so many."""
+        """Return the distortions limited to the first ``count`` views."""
         return replace(self, limit=count)
 
     def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """Distortions bend images, so that no shift says where a point goes.
+        """Unsupported: distortions bend images, so no shift maps their points.
 
         Raises:
             TutelageError: always.
         """
-        raise TutelageError("the distortions of barcodes move no point by a shift; places in them cannot be followed")
+        raise TutelageError("the distortions of barcodes are not shifts; positions in their images cannot be tracked")
 
     def settings(self) -> dict[str, Any]:
-        """Its fields, and its name."""
+        """The name and the fields."""
         return {"views": "barcode distortions", **asdict(self)}
 
     def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
@@ -133,24 +135,24 @@ class Distortions:
 
 
 class _Uniform:
-    """Uniform numbers (B, 1, 1, 1), one after another, that depend on the seed of each sample alone."""
+    """A sequence of uniform random numbers (B, 1, 1, 1), which depend on the seed of each sample only."""
 
     def __init__(self, seed: Tensor, severity: float) -> None:
-        self.seed, self.severity, self.drawn = seed, severity, 0
+        self.seed, self.severity, self.count = seed, severity, 0
 
     def share(self) -> Tensor:
-        """In [0, 1)."""
-        self.drawn += 1
-        bits = _hash(self.seed + self.drawn) & 0xFFFFFF
+        """Return the next numbers in [0, 1)."""
+        self.count += 1
+        bits = _hash(self.seed + self.count) & 0xFFFFFF
         return (bits.float() / 2**24)[:, None, None, None]
 
     def __call__(self, low: float, high: float) -> Tensor:
-        """In [low, high), times the severity."""
+        """Return the next numbers in [low, high), times the severity."""
         return self.severity * (low + (high - low) * self.share())
 
 
 def _hash(value: Tensor) -> Tensor:
-    """Well-mixed whole numbers of others, int64 (the finaliser of SplitMix64, modulo 2^64)."""
+    """Hash int64 numbers (the finaliser of SplitMix64, modulo 2^64)."""
     value = value * -7046029254386353131 + 1442695040888963407
     value = (value ^ ((value >> 30) & (2**34 - 1))) * -4658895280553007687
     value = (value ^ ((value >> 27) & (2**37 - 1))) * -7723592293110705685
@@ -158,14 +160,14 @@ def _hash(value: Tensor) -> Tensor:
 
 
 def _code(stored: Tensor) -> Tensor:
-    """A number of each image's middle row: (B, H, W, 1) uint8 to (B,) int64."""
+    """Hash the middle row of each image: (B, H, W, 1) uint8 to (B,) int64."""
     row = stored[:, stored.shape[1] // 2].flatten(1)
     factors = _hash(torch.arange(row.shape[1], device=stored.device)) | 1
     return (row.long() * factors).sum(1)
 
 
 def _grid(draw: _Uniform, images: Tensor) -> Tensor:
-    """Where each pixel comes from, (B, H, W, 2) for ``grid_sample``: -1 and 1 are the image's borders."""
+    """The source of each pixel, (B, H, W, 2) for ``grid_sample``: -1 and 1 are the image's borders."""
     height, width = images.shape[2:]
     down, across = ((torch.arange(size, device=images.device) + 0.5) / (size / 2) - 1 for size in (height, width))
     y, x = down[None, :, None, None], across[None, None, :, None]
@@ -180,7 +182,7 @@ def _grid(draw: _Uniform, images: Tensor) -> Tensor:
 
 
 def _covered(images: Tensor, draw: _Uniform) -> Tensor:
-    """A grey patch of half the height over a part of the width."""
+    """Cover each image with a grey patch of half its height and a random share of its width."""
     height, width = images.shape[2:]
     rows = torch.arange(height, device=images.device)[:, None]
     columns = torch.arange(width, device=images.device)
@@ -190,7 +192,7 @@ def _covered(images: Tensor, draw: _Uniform) -> Tensor:
 
 
 def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of another standard deviation for each image, in pixels; the border is repeated."""
+    """Blur each image with a Gaussian of its own standard deviation ``sigma``, in pixels; the border is replicated."""
     reach = 4
     offsets = torch.arange(-reach, reach + 1, device=images.device)
     weights = (-0.5 * (offsets / sigma.clamp(min=1e-3)) ** 2).exp()
@@ -204,10 +206,10 @@ def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _noise(seed: Tensor, images: Tensor) -> Tensor:
-    """Noise of mean 0 and variance 1 for each pixel: the sum of four uniform bytes, nearly Gaussian."""
+    """Nearly Gaussian noise of mean 0 and variance 1 for each pixel: the sum of four uniform bytes."""
     pixels = torch.arange(images[0].numel(), device=images.device, dtype=torch.int32)
     bits = (_hash(seed + 2**32) & 0x7FFFFFFF).to(torch.int32)[:, None] ^ (pixels * 0x27D4EB2D)
-    for factor in (0x2C1B3C6D, 0x297A2D39):  # a hash of 32 bits: one of 64 costs four times as much
+    for factor in (0x2C1B3C6D, 0x297A2D39):  # a 32-bit hash; a 64-bit hash costs four times as much
         bits = (bits ^ (bits >> 15 & 0x1FFFF)) * factor
     bits = bits ^ (bits >> 15 & 0x1FFFF)
     total = (bits & 0xFF) + (bits >> 8 & 0xFF) + (bits >> 16 & 0xFF) + (bits >> 24 & 0xFF)

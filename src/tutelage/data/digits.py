@@ -1,4 +1,4 @@
-"""Real data that needs nothing: the 1,797 handwritten digits that come with scikit-learn."""
+"""The 1,797 handwritten digits that are part of scikit-learn; no download is needed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tutelage.data.views import CropsAndFlips
 
 
 def load() -> Data:
-    """Grey 8x8 digits: 1,437 training and 360 test images, the same ones every time, class by class.
+    """Load grey 8x8 digits: 1,437 training and 360 test images in a fixed, stratified split.
 
     The 17 levels 0..16 become uint8 0..255, rounded.
     """

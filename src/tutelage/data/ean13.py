@@ -25,30 +25,32 @@ _LEFT_ODD = (
     "0001011",
 )
 _GUARD, _CENTRE = "101", "01010"
-# Which of the digits 2 to 7 have even parity, by the first digit, which is not drawn itself.
+# Which of the digits 2 to 7 have even parity, by the first digit, which has no bars itself.
 _PARITY = ("000000", "001011", "001101", "001110", "010011", "011001", "011100", "010101", "010110", "011010")
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """A weighted sum of a string's symbols that is a multiple of the modulus where the string is valid.
+    """A weighted sum of a string's symbols; the string is valid if the sum is a multiple of the modulus.
 
     Attributes:
-        weights: of each place.
-        modulus: what the sum is divided by.
+        weights: the weight of each position.
+        modulus: the divisor of the sum.
     """
 
     weights: tuple[int, ...]
     modulus: int
 
     def residue(self, symbols: Tensor) -> Tensor:
-        """(sum over places of weight x symbol) mod modulus: (..., L) int64 to (...), 0 for a valid string.
+        """Return (sum over positions of weight x symbol) mod modulus: (..., L) int64 to (...), 0 for a valid string.
 
         Raises:
             TutelageError: the strings have another length.
         """
         if symbols.shape[-1] != len(self.weights):
-            raise TutelageError(f"strings of {symbols.shape[-1]} symbols, and the checksum is of {len(self.weights)}")
+            raise TutelageError(
+                f"the strings have {symbols.shape[-1]} symbols, and the checksum needs {len(self.weights)}"
+            )
         return (symbols * torch.tensor(self.weights, device=symbols.device)).sum(-1) % self.modulus
 
     def valid(self, symbols: Tensor) -> Tensor:
@@ -60,10 +62,10 @@ EAN13 = Checksum((1, 3) * 6 + (1,), 10)
 
 
 def with_check_digit(digits: Tensor) -> Tensor:
-    """Twelve digits and their check digit (10 - (sum of odd + 3 x sum of even places) mod 10) mod 10.
+    """Append the check digit (10 - (sum of odd + 3 x sum of even positions) mod 10) mod 10 to twelve digits.
 
     Args:
-        digits: (N, 12) int64, places counted from 1.
+        digits: (N, 12) int64, positions counted from 1.
 
     Returns:
         (N, 13) int64, all valid.
@@ -75,10 +77,11 @@ def with_check_digit(digits: Tensor) -> Tensor:
 def modules(strings: Tensor) -> Tensor:
     """The bars of barcodes: (N, 13) digits to (N, 95) uint8, 1 for a dark module.
 
-    101, six digits of seven modules, 01010, six digits, 101. The first digit is drawn as the parities of the next six.
+    101, six digits of seven modules, 01010, six digits, 101. The first of the 13 digits is encoded in the parities of
+    the next six.
 
     Raises:
-        TutelageError: other lengths, or symbols that are no digits.
+        TutelageError: the strings have another length, or symbols that are not digits.
     """
     if strings.shape[1:] != (LENGTH,) or bool(((strings < 0) | (strings > 9)).any()):
         raise TutelageError(f"EAN-13 has {LENGTH} digits from 0 to 9, got strings of shape {tuple(strings.shape)}")

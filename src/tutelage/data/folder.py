@@ -141,7 +141,7 @@ def _passed_over(folders: Iterable[Path]) -> Counter[str]:
         entries = list(folder.iterdir())
         classes = [entry for entry in entries if _is_class(entry)]
         among = [entry for entry in entries if not _is_class(entry) and (classes or not _is_image(entry))]
-        within = [entry for folder in classes for entry in folder.iterdir() if not _is_image(entry)]
+        within = [entry for class_folder in classes for entry in class_folder.iterdir() if not _is_image(entry)]
         counts.update(kind for entry in (*among, *within) if (kind := _kind(entry)))
     return Counter(dict(sorted(counts.items())))
 

@@ -14,21 +14,21 @@ from tutelage.data.assemble import IN_MEMORY, assemble
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, one_line
 
-# names of the splits on the hub
+# names of splits on the hub for each split
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 
 
 def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in_memory_bytes: int = IN_MEMORY) -> Data:
-    """The ``train`` and ``test`` splits of a data set with a column of images and one of class labels.
+    """Load the splits of a data set with a column of images and a column of class labels.
 
-    Without labelled test images the validation split is the test split, as the record and a warning say. Of several
-    label columns the one called ``label`` is taken, or else the one with most classes; the record names it.
+    Without labelled test images the validation split becomes the test split; the record and a warning say so. If there
+    are several label columns, the one named ``label`` is used, or the one with the most classes; the record names it.
 
     Args:
         repo: its name on the hub (``"owner/name"``), or a local folder that ``datasets.load_dataset`` reads.
         image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
         skip_bad: leave out images that cannot be decoded, and count them in a warning and the record.
-        in_memory_bytes: how many bytes the decoded pixels may take; above that they are read batch by batch.
+        in_memory_bytes: the largest size of all decoded pixels in memory; larger data are read batch by batch.
 
     Raises:
         TutelageError: the extra is missing, the data set cannot be fetched, or it lacks a column or a split.
@@ -39,7 +39,7 @@ def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in
         raise TutelageError("hf: needs the extra: pip install 'tutelage[hf]'") from error
     try:
         splits: Mapping[str, Any] = datasets.load_dataset(repo)
-    except Exception as error:  # the library's, the network's, the disk's and the parsers' errors share no class
+    except Exception as error:  # errors of the library, network, disk and parsers have no common class
         raise TutelageError(
             f"hf:{repo} cannot be loaded ({one_line(error)}); check the name and the connection"
         ) from error
@@ -101,11 +101,11 @@ class _Column:
         return f"{index} of hf:{self.where}"
 
     def fingerprint(self, index: int) -> str | None:
-        """The fingerprint of the table, which the library keeps, and the row."""
+        """The library's fingerprint of the table, and the row."""
         fingerprint = getattr(self.rows, "_fingerprint", None)
         return fingerprint and f"{fingerprint} {index}"
 
 
 def _labels(column: Any) -> Tensor:
-    """(N,) int64; a row without a label gets -1, as the hub's hidden test labels already have."""
+    """Labels, (N,) int64; -1 for a row without a label, as in the hub's hidden test labels."""
     return torch.tensor([-1 if label is None else label for label in column], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The IDX files of MNIST and its kin (Fashion-MNIST, EMNIST, KMNIST): grey images and byte labels."""
+"""The IDX files of MNIST and similar data sets (Fashion-MNIST, EMNIST, KMNIST): grey images and byte labels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tutelage.errors import TutelageError, one_line
 
 
 def load(folder: Path) -> Data:
-    """The four files ``{train,t10k}-{images-idx3,labels-idx1}-ubyte`` of a folder, gzipped or not.
+    """Load the four files ``{train,t10k}-{images-idx3,labels-idx1}-ubyte`` of a folder, gzipped or not.
 
-    The spelling ``train-images.idx3-ubyte`` is known too. Images are (N, H, W, 1) uint8; classes are named by
-    their numbers, as many as the training labels have.
+    The spelling ``train-images.idx3-ubyte`` is supported too. Images are (N, H, W, 1) uint8. Class names are the
+    numbers from 0 to the largest training label.
 
     Raises:
-        TutelageError: a file is missing, damaged, cut short or not what its header says.
+        TutelageError: a file is missing, damaged or truncated, or does not match its header.
     """
     train, test = _split(folder, "train"), _split(folder, "t10k")
     classes = tuple(str(c) for c in range(int(train.labels.max()) + 1)) if len(train) else ()
@@ -47,7 +47,7 @@ def _split(folder: Path, prefix: str) -> Split:
 
 
 def _find(folder: Path, stem: str, kind: str) -> Path:
-    """The file of this stem in whichever of its spellings is there."""
+    """Find the file with this stem in any of its spellings."""
     names = [f"{stem}{mark}{kind}-ubyte{end}" for end in ("", ".gz") for mark in ("-", ".")]
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
@@ -56,14 +56,14 @@ def _find(folder: Path, stem: str, kind: str) -> Path:
 
 
 def _read(file: Path, dimensions: int) -> Tensor:
-    """The bytes of one file in the shape its header gives: uint8 with this many dimensions.
+    """The bytes of one file in the shape of its header: uint8 with ``dimensions`` dimensions.
 
-    The header is big-endian: two zeros, the type (8: unsigned bytes), the number of dimensions, and each one.
+    The header is big-endian: two zeros, the type (8: unsigned bytes), the number of dimensions, and the size of each.
     """
     with _opened(file) as stream:
         header = read_up_to(stream, 4 + 4 * dimensions)
         if len(header) < 4 + 4 * dimensions:
-            raise TutelageError(f"{file} is cut short: {len(header)} bytes do not make a header; fetch it again")
+            raise TutelageError(f"{file} is truncated: {len(header)} bytes are too few for a header; fetch it again")
         magic, *shape = struct.unpack(f">{1 + dimensions}I", header)
         if magic != 0x800 + dimensions:
             raise TutelageError(
@@ -86,7 +86,7 @@ def _read(file: Path, dimensions: int) -> Tensor:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[BufferedIOBase]:
-    """The file's bytes, unzipped; what goes wrong in unzipping them is the user's to mend."""
+    """Open the file for its decompressed bytes; decompression errors become a ``TutelageError``."""
     if file.suffix != ".gz":
         with file.open("rb") as stream:
             yield stream

@@ -1,4 +1,4 @@
-"""NumPy's format of one array, from files that nobody vouches for."""
+"""Read NumPy's format of one array safely from untrusted files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ DAMAGE = (
     *(ValueError, TypeError, LookupError, AttributeError, SyntaxError, OverflowError, RuntimeError, MemoryError),
     *(EOFError, BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
 )
-"""What NumPy and the readers of zip archives raise over files that are damaged or made to do harm."""
+"""The exceptions that NumPy and readers of zip archives raise for damaged or malicious files."""
 
-CHUNK = 1 << 24  # bytes; a size that is a lie must not make us allocate it
+CHUNK = 1 << 24  # bytes; a false size in a header must not cause a large allocation
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def read_npy(stream: IO[bytes], size: int) -> Array:
-    """The array in a stream of ``size`` bytes. Nothing is unpickled, and no more is allocated than the stream has.
+    """Read the array in a stream of ``size`` bytes. Nothing is unpickled; no more memory than that is allocated.
 
     Raises:
-        ValueError, and others of ``DAMAGE``: it is no such array, or its header claims what is not there.
+        ValueError, and others of ``DAMAGE``: it is not such an array, or its header does not match its size.
     """
     version = np.lib.format.read_magic(stream)
     if version not in HEADERS:
@@ -50,7 +50,7 @@ def read_npy(stream: IO[bytes], size: int) -> Array:
 
 
 def read_up_to(stream: IO[bytes] | BufferedIOBase, size: int) -> bytearray:
-    """The next ``size`` bytes, or fewer where the stream ends."""
+    """Read the next ``size`` bytes, or fewer at the end of the stream."""
     content = bytearray()
     while len(content) < size and (chunk := stream.read(min(CHUNK, size - len(content)))):
         content += chunk

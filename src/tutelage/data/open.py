@@ -1,4 +1,4 @@
-"""One name for every data set: ``digits``, ``npz:FILE``, ``folder:PATH``, ``hf:REPO``, ``text:FOLDER`` and others."""
+"""Open data sets by name: ``digits``, ``npz:FILE``, ``folder:PATH``, ``hf:REPO``, ``text:FOLDER`` and others."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tutelage.text import value_text
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How data are read, for those data sets that have the choice.
+    """Reading options, for the data sets that support them.
 
     Attributes:
         image_size: side in pixels to scale and cut images to.
-        test: the share that becomes the test split.
+        test: the share of the samples for the test split.
         skip_bad: leave out images that cannot be decoded.
     """
 
@@ -29,14 +29,14 @@ class Options:
     skip_bad: bool = False
 
     def refuse(self, name: str, *fields: str) -> None:
-        """Refuse these fields if they are set: data of this name do not have the choice."""
+        """Refuse these fields if they are set: data of this name do not support them."""
         if "image_size" in fields and self.image_size is not None:
             raise TutelageError(
                 f"the image size {self.image_size} is for folder: and hf: data; leave it out for {name}"
             )
         if "test" in fields and self.test is not None:
             raise TutelageError(
-                f"the test share {self.test} is for data without a test split of their own, in a folder: or in arrays; "
+                f"the test share {self.test} is for folder: data and arrays without a test split; "
                 f"leave it out for {name}"
             )
         if "skip_bad" in fields and self.skip_bad:
@@ -51,22 +51,21 @@ def open_data(
     test: float | None = None,
     skip_bad: bool = False,
 ) -> Data:
-    """The data set that a text names, or the one that is given, as it is.
+    """Open a data set by name or path, or convert a Python object; a ``Data`` is returned unchanged.
 
     Args:
         spec: ``digits`` (part of scikit-learn), ``barcodes[:SEVERITY]`` (rendered), ``idx:FOLDER`` (MNIST's files),
             ``npz:FILE`` (plain arrays), ``folder:PATH`` (images in ``train/CLASS/`` or ``CLASS/``), ``hf:REPO`` (the
-            Hugging Face hub),
-            ``text:FOLDER`` (tab-separated files and a tokenizer), ``wav:FOLDER`` (sounds in ``train/CLASS/``); the path
-            (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object with all samples: a pair of
-            images and labels (see ``Data.from_arrays``), a map-style dataset of such pairs, or a tuple of a training
-            and a test set of those kinds.
+            Hugging Face hub), ``text:FOLDER`` (tab-separated files and a tokenizer), ``wav:FOLDER`` (sounds in
+            ``train/CLASS/``); the path (``os.PathLike``) of an ``.npz`` file or of a folder; a ``Data``; or an object
+            with all samples: a pair of images and labels (see ``Data.from_arrays``), a map-style dataset of such
+            pairs, or a tuple of a training and a test set of those kinds.
         image_size: side in pixels to scale and cut images to, for ``folder`` and ``hf``.
-        test: the share of a data set without a test split that becomes it, for ``folder`` and objects; by default 0.2.
+        test: the share of the samples for the test split, for ``folder`` and objects without one; by default 0.2.
         skip_bad: leave out images that cannot be decoded, for ``folder`` and ``hf``.
 
     Raises:
-        TutelageError: the name, the path or what is in it cannot be used.
+        TutelageError: the name, the path or the content of the file cannot be used.
     """
     options = Options(image_size, test, skip_bad)
     if isinstance(spec, Data):
@@ -78,11 +77,11 @@ def open_data(
         options.refuse("objects made in Python", "image_size", "skip_bad")
         return as_data(spec, test)
     spec = spec_from_path(spec)
-    scheme, _, rest = spec.partition(":")
+    scheme, _, argument = spec.partition(":")
     if scheme not in LOADERS:
         raise unknown("data set", scheme, LOADERS, _advice(spec))
     try:
-        return LOADERS[scheme](rest, options)
+        return LOADERS[scheme](argument, options)
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise TutelageError(
@@ -91,7 +90,7 @@ def open_data(
 
 
 def spec_from_path(spec: str | os.PathLike[str]) -> str:
-    """A data set's name from its path: ``npz:FILE``, ``idx:FOLDER`` or ``folder:PATH``. A text is a name already."""
+    """The name of the data set at a path: ``npz:FILE``, ``idx:FOLDER`` or ``folder:PATH``; a name is returned as is."""
     text = os.fspath(spec)
     if isinstance(spec, str) or text.partition(":")[0] in LOADERS:
         return text
@@ -101,73 +100,73 @@ def spec_from_path(spec: str | os.PathLike[str]) -> str:
     return f"npz:{text}" if path.suffix == ".npz" else text
 
 
-# Each imports its own module only, so that naming one data set does not need what another one needs.
+# Each function imports its own module only, so that a data set does not need the dependencies of another one.
 
 
-def _digits(rest: str, options: Options) -> Data:
+def _digits(argument: str, options: Options) -> Data:
     from tutelage.data import digits
 
-    if rest:
-        raise TutelageError(f"digits stands alone, got 'digits:{rest}'; leave out ':{rest}'")
+    if argument:
+        raise TutelageError(f"digits has no arguments, got 'digits:{argument}'; leave out ':{argument}'")
     options.refuse("digits", "image_size", "test", "skip_bad")
     return digits.load()
 
 
-def _barcodes(rest: str, options: Options) -> Data:
+def _barcodes(argument: str, options: Options) -> Data:
     from tutelage.data import barcodes
 
     try:
-        severity = float(rest) if rest else 1.0
+        severity = float(argument) if argument else 1.0
     except ValueError:
         raise TutelageError(
-            f"the severity of barcodes is a number, got {value_text(rest)}; write barcodes or barcodes:1.4"
+            f"the severity of barcodes is a number, got {value_text(argument)}; write barcodes or barcodes:1.4"
         ) from None
     options.refuse("barcodes", "image_size", "test", "skip_bad")
     return barcodes.load(severity)
 
 
-def _idx(rest: str, options: Options) -> Data:
+def _idx(argument: str, options: Options) -> Data:
     from tutelage.data import idx
 
     options.refuse("idx", "image_size", "test", "skip_bad")
-    return idx.load(_existing("idx", rest, "folder"))
+    return idx.load(_existing("idx", argument, "folder"))
 
 
-def _npz(rest: str, options: Options) -> Data:
+def _npz(argument: str, options: Options) -> Data:
     from tutelage.data import npz
 
     options.refuse("npz", "image_size", "test", "skip_bad")
-    return npz.load(_existing("npz", rest, "file"))
+    return npz.load(_existing("npz", argument, "file"))
 
 
-def _folder(rest: str, options: Options) -> Data:
+def _folder(argument: str, options: Options) -> Data:
     from tutelage.data import folder
 
-    path = _existing("folder", rest, "folder")
+    path = _existing("folder", argument, "folder")
     return folder.load(path, options.image_size, test=options.test, skip_bad=options.skip_bad)
 
 
-def _hf(rest: str, options: Options) -> Data:
+def _hf(argument: str, options: Options) -> Data:
     from tutelage.data import hf
 
-    if not rest:
+    if not argument:
         raise TutelageError("hf: needs the name of a data set, for instance hf:ylecun/mnist")
     options.refuse("hf", "test")
-    return hf.load(rest, options.image_size, skip_bad=options.skip_bad)
+    return hf.load(argument, options.image_size, skip_bad=options.skip_bad)
 
 
-def _text(rest: str, options: Options) -> Data:
+def _text(argument: str, options: Options) -> Data:
     from tutelage.data import text
 
     options.refuse("text", "image_size", "test", "skip_bad")
-    return text.load(_existing("text", rest, "folder"))
+    return text.load(_existing("text", argument, "folder"))
 
 
-def _wav(rest: str, options: Options) -> Data:
+def _wav(argument: str, options: Options) -> Data:
     from tutelage.data import wav
 
     options.refuse("wav", "image_size", "test", "skip_bad")
-    return wav.load(_existing("wav", rest, "folder"))
+    return wav.load(_existing("wav", argument, "folder"))
 
 
 LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
@@ -183,7 +182,7 @@ LOADERS: Mapping[str, Callable[[str, Options], Data]] = {
 
 
 def _existing(scheme: str, text: str, kind: str) -> Path:
-    """The path of a file or a folder that must be there and be of that kind."""
+    """The path of a file or a folder, which must exist and be of that kind."""
     if not text:
         raise TutelageError(f"{scheme}: needs a {kind}, for instance {scheme}:path/to/{kind}")
     path = as_path(text)

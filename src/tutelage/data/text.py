@@ -1,4 +1,4 @@
-"""Texts: tab-separated files beside a tokenizer."""
+"""Text data sets: tab-separated files and a tokenizer."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tutelage.errors import TutelageError, one_line
 FILES = {"train": "train.tsv", "validation": "val.tsv", "test": "test.tsv"}
 TOKENIZER = "tokenizer.json"
 TEXT_COLUMNS = ("text", "sentence")
-LAYOUT = "a line a text, label<TAB>text, or a first line that names the columns label and text"
+LAYOUT = "one text per line, label<TAB>text, or a first line that names the columns label and text"
 LONGEST = 512  # tokens; longer texts are cut unless the tokenizer says otherwise
 
 
 def load(folder: Path) -> Data:
-    """``train.tsv`` and ``test.tsv``, and ``val.tsv`` if it is there, read by the folder's ``tokenizer.json``.
+    """Load ``train.tsv``, ``test.tsv`` and, if it exists, ``val.tsv`` with the folder's ``tokenizer.json``.
 
-    Classes are the labels of the training split, sorted. A text becomes its token numbers, padded to the length of the
-    longest training text, at most 512, or to what the tokenizer's own truncation says.
+    Classes are the labels of the training split, sorted. Texts become token numbers, padded or cut to the length of the
+    longest training text, at most 512 or the maximum length in the tokenizer's truncation.
 
     Args:
-        folder: where the files are; ``make_tokenizer`` writes a tokenizer for texts that have none.
+        folder: the folder of the files; ``make_tokenizer`` writes a tokenizer if there is none.
 
     Raises:
         TutelageError: a file is missing, a line has no label, or the tokenizer cannot be used; the text names it.
@@ -70,9 +70,9 @@ def load(folder: Path) -> Data:
 
 
 def make_tokenizer(folder: Path | str, size: int = 8000) -> Path:
-    """Write ``tokenizer.json`` for a folder: words and pieces of words of ``train.tsv``, in lower case.
+    """Write ``tokenizer.json`` for a folder: byte-pair encoding of the lower-case words of ``train.tsv``.
 
-    Byte-pair encoding with ``size`` tokens, 0 the padding and 1 unknown characters. Equal texts give an equal file.
+    It has ``size`` tokens; 0 is the padding and 1 unknown characters. Equal texts result in an equal file.
 
     Raises:
         TutelageError: there is no ``train.tsv``, or the extra ``text`` is not installed.
@@ -92,20 +92,20 @@ def make_tokenizer(folder: Path | str, size: int = 8000) -> Path:
 
 
 def _rows(file: Path) -> list[tuple[str, str]]:
-    """(label, text) of each line; an empty label for a text without one."""
+    """Read (label, text) of each line; the label is empty for unlabelled texts."""
     try:
-        with file.open(encoding="utf-8", newline="") as opened:
-            lines = list(csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE))
+        with file.open(encoding="utf-8", newline="") as stream:
+            lines = list(csv.reader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
     except (UnicodeDecodeError, csv.Error) as error:
         raise TutelageError(f"{file} cannot be read: {one_line(error)}; save it as UTF-8 text") from error
     label, text = 0, 1
     header = [name.strip().lower() for name in lines[0]] if lines else []
-    named = next((name for name in TEXT_COLUMNS if name in header), None)
-    if named is not None and "label" in header:
-        label, text = header.index("label"), header.index(named)
+    text_column = next((name for name in TEXT_COLUMNS if name in header), None)
+    if text_column is not None and "label" in header:
+        label, text = header.index("label"), header.index(text_column)
         lines = lines[1:]
     rows = []
-    for number, line in enumerate(lines, 1 + (named is not None)):
+    for number, line in enumerate(lines, 1 + (text_column is not None)):
         if not line:
             continue
         if len(line) <= max(label, text):
@@ -129,7 +129,7 @@ def _tokenizer(file: Path) -> Any:
     if not file.is_file():
         raise TutelageError(
             f"text: there is no {file}; write one in Python, tutelage.data.text.make_tokenizer({str(file.parent)!r}), "
-            "or copy that of a pretrained network"
+            "or copy the one of a pretrained network"
         )
     try:
         tokenizer = library.Tokenizer.from_file(str(file))
@@ -141,7 +141,7 @@ def _tokenizer(file: Path) -> Any:
 
 
 def _padded(texts: list[list[int]], length: int, padding: int) -> Tensor:
-    """(N, length) int64, cut or padded."""
+    """Cut or pad texts to (N, length) int64."""
     padded = torch.full((len(texts), length), padding, dtype=torch.int64)
     for row, ids in zip(padded, texts, strict=True):
         row[: min(len(ids), length)] = torch.tensor(ids[:length], dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Sounds: a folder a class of WAV files."""
+"""Sound data sets: WAV files in one folder per class."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 
 
 def load(folder: Path) -> Data:
-    """``train/CLASS/*.wav`` and ``test/CLASS/*.wav``, and ``val/CLASS/*.wav`` if it is there.
+    """Load ``train/CLASS/*.wav``, ``test/CLASS/*.wav`` and, if it exists, ``val/CLASS/*.wav``.
 
-    Samples become int16: PCM of 8, 16, 24 and 32 bits is scaled to that range, as floats in [-1, 1] are; several
-    channels become their mean. Clips are cut to the length of the longest training clip, or padded with zeros to it.
+    Samples become int16: PCM of 8, 16, 24 and 32 bits and floats in [-1, 1] are scaled to that range; channels are
+    averaged. Clips are cut, or padded with zeros, to the length of the longest training clip.
 
     Raises:
-        TutelageError: a file is missing, cannot be read or has another rate than the others; the text names it.
+        TutelageError: a file is missing, cannot be read or has a different sample rate; the text names it.
     """
     files: dict[str, dict[str, list[Path]]] = {}
     for split, name in FOLDERS.items():
@@ -73,12 +73,12 @@ def load(folder: Path) -> Data:
 
 
 def to_int16(samples: NDArray[Any], what: str) -> NDArray[np.int16]:
-    """Samples (N,) or (N, channels) as SciPy reads them to (N,) int16, channels averaged.
+    """Convert samples (N,) or (N, channels) from SciPy to (N,) int16, with channels averaged.
 
-    SciPy gives 24-bit PCM as int32 with 8 low bits of 0, and 8-bit PCM as uint8 around 128.
+    SciPy returns 24-bit PCM as int32 whose 8 low bits are 0, and 8-bit PCM as uint8 around 128.
 
     Raises:
-        TutelageError: another type, no sample, or floats that are not in [-1, 1].
+        TutelageError: the dtype is not supported, there is no sample, or floats are outside [-1, 1].
     """
     if samples.size == 0:
         raise TutelageError(f"{what} has no sample; remove it")
@@ -90,7 +90,9 @@ def to_int16(samples: NDArray[Any], what: str) -> NDArray[np.int16]:
     elif samples.dtype.kind == "f":
         if not (np.abs(values) <= 1).all():  # NaN among them
             invalid = values[~(np.abs(values) <= 1)][0]
-            raise TutelageError(f"{what} has the sample {value_text(float(invalid))}; floats lie in [-1, 1]: scale it")
+            raise TutelageError(
+                f"{what} has the sample {value_text(float(invalid))}; floats must be in [-1, 1]: scale it"
+            )
         values *= 2**15
     elif samples.dtype != np.int16:
         raise TutelageError(
@@ -105,12 +107,12 @@ def _read(file: Path) -> tuple[int, NDArray[np.int16]]:
 
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Chunk .non-data. not understood")  # comments of editors
+            warnings.filterwarnings("ignore", message="Chunk .non-data. not understood")  # metadata of audio editors
             warnings.filterwarnings("error", message="Reached EOF prematurely")
             rate, samples = wavfile.read(file)
     except OSError:
         raise
-    except Exception as error:  # struct.error, ValueError and more, whatever the bytes are
+    except Exception as error:  # struct.error, ValueError and others, depending on the bytes
         raise TutelageError(f"{file} cannot be read as WAV: {one_line(error)}; save it as PCM, or remove it") from error
     return int(rate), to_int16(samples, str(file))
 

@@ -149,7 +149,7 @@ class StepImbalance(Imbalance):
     def __post_init__(self) -> None:
         if not _is_number(self.rare_share) or not 0 < self.rare_share < 1:
             raise TutelageError(
-                f"the share of rare classes lies between 0 and 1, got {self.rare_share!r}; 0.5 is usual"
+                f"the share of rare classes must be between 0 and 1, got {self.rare_share!r}; 0.5 is usual"
             )
         _check_factor(self.factor)
 
