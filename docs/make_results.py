@@ -165,7 +165,7 @@ def draw_gains(panels: Mapping[str, Sequence[Row]], path: Path) -> None:
             axis.set_yticks(range(len(rows)), [row.cell.method for row in rows])
             axis.invert_yaxis()
             axis.set_title(title, loc="left", fontweight="bold", fontsize=10)
-            axis.set_xlabel("difference to the plain student, percentage points (95 % interval)")
+            axis.set_xlabel("difference to plain, percentage points (95 % interval)")
         for axis in axes[len(panels) :]:
             axis.remove()
         figure.savefig(path, dpi=150)

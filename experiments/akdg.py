@@ -59,8 +59,8 @@ trained for 60 epochs on all 1,437 training images; one teacher serves all rows 
 
 **Training.** 440 steps with batches of 64; Adam with learning rate 0.001 and betas (0, 0.9) for all networks. The
 generator is updated on each batch: with the five discriminator steps of SNGAN it would get only 88 updates. Five seeds.
-The teacher was trained on all real images in the table with 64 real images too. *mse* and *teacher alone* use no real
-image, so they would be the same there.
+The table with 64 real images has the same teacher, trained on all of them, and omits *mse* and *teacher alone*, which
+use no real image and would be the same there.
 
 **Metrics.** FD is the Fréchet distance between 2,000 generated images and the 360 real test images; lower is better. It
 is measured on the embedding of a `resnet8x0.5` trained on all training images, and on the 64 principal components of

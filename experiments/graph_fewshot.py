@@ -233,7 +233,7 @@ of the support. *Purity* is the share of the graph's weight within a class.
 
 - **The graph helps at one shot and 15 queries, if its edges are pure enough**: by 8 points on the pixels of digits, and
   by 3 to 5 on Omniglot with every backbone and with pixels. In these cases about half of the graph's weight or more is
-  within a class. At five shots the effect is between a gain of 1.4 and a loss of 3.0 points.
+  within a class. At five shots and 15 queries the effect on both is between +1.4 and -3.0 points.
 - **At 2 queries it hurts.** With the authors' k = 10, a graph joins more samples than a class has: at one shot this
   loses 8 points on digits, and 8 to 10 with every backbone on Omniglot. Limiting k to s + q - 1 removes most of the
   loss but not all: on Omniglot only the backbone of *classes* then gains at one shot, and at five shots every row

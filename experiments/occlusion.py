@@ -266,7 +266,7 @@ must restore most of that.
 
 ## What it does not show
 
-The lower half was not measured. Margin, weight and temperature are inferred from the abstract and were not tuned. The
+The lower half was not measured. Margin, weight and temperature are inferred, not published, and were not tuned. The
 paper selects its triplets differently, starts from networks trained on millions of images, and has faces, whose halves
 share much more than the halves of clothes.
 """,

@@ -188,7 +188,7 @@ than with clean ones.
 
 - **No smaller spread of k-means under noise.** The standard deviation of NMI over seeds is 1.8 points with the relative
   form and 2.1 with the absolute form, a ratio of 0.85 (Brown-Forsythe p = 0.44, Pitman-Morgan p = 0.35; detectable a
-  ratio of 1.93). An earlier observation on three seeds (2.2 against 1.0) is not confirmed.
+  ratio of 1.93). A claim based on three seeds (2.2 against 1.0) is not supported.
 - **Slightly higher NMI under noise.** The absolute form is 1.1 points of NMI above the relative form, about the
   detectable difference (1.06). Wrong labels clearly hurt the bounded form, as expected: its radius pulls wrong
   positives in.
