@@ -89,7 +89,7 @@ def test_classes_and_samples_are_drawn_uniformly() -> None:
 
 def test_invalid_episode_sizes_are_refused(refused: Any) -> None:
     labels = torch.tensor([0] * 16 + [1] * 16 + [2] * 3)
-    with refused("episodes of 3 classes need 16 samples", "2 of 3 classes", "take fewer"):
+    with refused("episodes of 3 classes need 16 samples", "2 of 3 classes", "use fewer"):
         drawn(labels, 1, ways=3)
     wrong: list[dict[str, Any]] = [
         {"ways": 1},

@@ -148,7 +148,7 @@ def test_cost_of() -> None:
 
 @pytest.mark.parametrize("classes", [4, 10])
 def test_other_number_of_classes_is_refused(classes: int) -> None:
-    wrong = f"gives {classes} logits, but toy has 3 classes: give its last layer 3 outputs"
+    wrong = f"returns {classes} logits, but toy has 3 classes: give its last layer 3 outputs"
     with pytest.raises(TutelageError, match=f"the network {wrong}") as error:
         evaluate(Reads(classes), data())
     assert "\n" not in str(error.value)

@@ -108,7 +108,7 @@ def test_requested_split_is_evaluated(digits: Data, model: nn.Module, refused: R
 
 def test_other_number_of_classes_is_refused(digits: Data, refused: Refused) -> None:
     small = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
-    with refused("the network gives 4 logits, but digits has 10 classes"):
+    with refused("the network returns 4 logits, but digits has 10 classes"):
         evaluate_extra(small, digits, ExtraEvaluation(pgd=(0.1,)))
 
 

@@ -150,7 +150,7 @@ def test_large_images_are_downsampled_by_averaging(tiny_data: Data) -> None:
 
 def test_other_image_shapes_and_unknown_splits_are_refused(tiny_data: Data, refused: Any) -> None:
     generator = Generator(Copier(torch.rand(4, 1, 5, 5)))
-    with refused("(1, 5, 5)", "(1, 8, 8)", "give a generator of such images"):
+    with refused("(1, 5, 5)", "(1, 8, 8)", "give a generator of images of this shape"):
         evaluate_generator(generator, tiny_data)
     with refused("unknown split", "exam"):
         evaluate_generator(generator, tiny_data, split="exam")

@@ -144,7 +144,7 @@ def test_non_finite_logits_are_refused(value: float, batch_size: int) -> None:
     ],
 )
 def test_outputs_that_are_not_logits_are_refused(answer: object, words: str) -> None:
-    with pytest.raises(TutelageError, match=f"batch of 11 with {words}.*returns logits"):
+    with pytest.raises(TutelageError, match=f"returns {words} for a batch of 11.*returns logits"):
         predict(Answers(answer), part(), device="cpu")
 
 
@@ -165,5 +165,5 @@ def test_outputs_of_roles_are_concatenated() -> None:
     torch.testing.assert_close(both[:, :24], hidden)
     with pytest.raises(TutelageError, match="no role 'abstain'"):
         predict_roles(model, split, ("abstain",), device="cpu")
-    with pytest.raises(TutelageError, match="the part is empty"):
+    with pytest.raises(TutelageError, match="the split is empty"):
         predict_roles(model, split.subset(torch.arange(0)), ("hidden",), device="cpu")

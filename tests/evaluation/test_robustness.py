@@ -204,11 +204,11 @@ def test_auac_of_an_attack() -> None:
     ("curve", "said"),
     [
         ({0.1: 0.5, 0.2: 0.4}, "radius 0"),
-        ({0.0: 0.5}, "radius 0 and at one above"),
+        ({0.0: 0.5}, "radius 0 and at a positive radius"),
         ({}, "radius 0"),
         ({-0.1: 0.9, 0.0: 0.8}, "radius 0"),
-        ({0.0: 0.5, 0.1: 0.6}, "may not rise"),
-        ({0.0: 0.5, 0.1: float("nan")}, "may not rise"),
+        ({0.0: 0.5, 0.1: 0.6}, "must not increase"),
+        ({0.0: 0.5, 0.1: float("nan")}, "must not increase"),
     ],
 )
 def test_invalid_curves_are_refused(curve: dict[float, float], said: str, refused: Refused) -> None:

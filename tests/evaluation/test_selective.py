@@ -188,7 +188,7 @@ def test_curve_without_labels_is_nan_and_invalid_scores_are_refused() -> None:
     assert torch.equal(
         risk_coverage(logits, half, score).risk, risk_coverage(logits[:10], labels[:10], score[:10]).risk
     )
-    with pytest.raises(ValueError, match=r"each of 20 samples is needed, got shape \(19,\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(20,\), one value per sample, got shape \(19,\)"):
         risk_coverage(logits, labels, torch.zeros(19))
     with pytest.raises(ValueError, match="NaN"):
         risk_coverage(logits, labels, torch.full((20,), math.nan))

@@ -66,8 +66,8 @@ def embedder(model: nn.Module, data: Data) -> Tapped:
             f"outputs of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         )
         raise TutelageError(
-            f"{type(tapped.module).__name__} gives {description}, no logits and no embedding (B, D); name the layer "
-            'that gives its embedding: roles={"embedding": "LAYER"}'
+            f"{type(tapped.module).__name__} returns {description}, neither logits nor an embedding (B, D); name the "
+            'layer that returns its embedding: roles={"embedding": "LAYER"}'
         )
     return tapped if output.shape[1] == data.num_classes else tapped.with_roles({ROLE: ""})
 

@@ -27,20 +27,20 @@ def evaluate_extra(
     *,
     split: str = "test",
 ) -> dict[str, Any]:
-    """Those of the measurements that ``what`` asks for, as plain JSON values, each ``None`` where it is not asked for.
+    """Run the measurements that ``what`` selects, and return JSON values, ``None`` for each measurement not selected.
 
     Args:
         model: maps raw pixels (B, C, H, W) in [0, 1] to logits; it must be on ``device`` already.
         data: the data set.
         what: what to measure.
         device: where to compute.
-        seed: of the corruptions' noise and of the attack's starts.
+        seed: seed of the noise of corruptions and of the random starts of attacks.
         split: ``"train"``, ``"validation"`` or ``"test"``.
 
     Returns:
         ``corruptions`` (name to the accuracies at severities 1 to 5), ``corruption_accuracy`` (the mean of them all),
         ``pgd`` (radius, as text, to accuracy), ``auac`` (the area under that curve, from radius 0 to the largest),
-        ``zero_gradient_share`` (of the samples that were attacked; see ``Robustness``) and ``ood_auroc``.
+        ``zero_gradient_share`` (of the attacked samples; see ``Robustness``) and ``ood_auroc``.
 
     Raises:
         TutelageError: there is no such split, it has no labels, the network has another number of classes than the
@@ -49,7 +49,7 @@ def evaluate_extra(
     if split not in data.splits:
         raise unknown("split", split, data.splits)
     samples = data.splits[split]
-    class_logits(model, "network", data, samples.subset(torch.arange(1)), device)  # refuses another number of classes
+    class_logits(model, "network", data, samples.subset(torch.arange(1)), device)  # checks the number of classes
     result: dict[str, Any] = dict.fromkeys(
         ("corruptions", "corruption_accuracy", "pgd", "auac", "zero_gradient_share", "ood_auroc")
     )
@@ -58,12 +58,12 @@ def evaluate_extra(
     if what.corruptions or what.pgd:
         samples = labelled_samples(samples)
         if what.samples is not None and what.samples < len(samples):
-            # Spread over the split: the first ones of a folder of images are all of one class.
+            # Evenly spaced over the split: the first images of a folder all have one class.
             samples = samples.subset(torch.arange(what.samples) * len(samples) // what.samples)
     if what.corruptions:
-        found = corruption_accuracies(model, samples, device=device, seed=seed)
-        shares = [share for each in found.values() for share in each]
-        result |= {"corruptions": found, "corruption_accuracy": sum(shares) / len(shares)}
+        accuracies = corruption_accuracies(model, samples, device=device, seed=seed)
+        shares = [share for per_severity in accuracies.values() for share in per_severity]
+        result |= {"corruptions": accuracies, "corruption_accuracy": sum(shares) / len(shares)}
     if what.pgd:
         robust = pgd_accuracies(model, samples, what.pgd, device=device, seed=seed)
         result["pgd"] = {str(radius): share for radius, share in robust.accuracies.items()}

@@ -1,7 +1,7 @@
-"""Light classifiers that are fitted to the few labelled samples of each episode.
+"""Classifiers that are fitted to the support of each episode.
 
-All functions take E episodes at once, or any other leading axes: support (..., n, D), queries (..., Q, D), and the
-class numbers 0 .. ways - 1 of the support (n,), which every episode shares.
+All functions accept any leading axes, such as E episodes: support (..., n, D), queries (..., Q, D), and the
+class numbers 0 .. ways - 1 of the support (n,), which are the same in all episodes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MOST_STEPS = 100  # of Newton's method, which takes about ten
+MOST_STEPS = 100  # of Newton's method, which converges in about ten
 
 Classifier = Callable[[Tensor, Tensor, Tensor, int], Tensor]
-"""``(support, targets, queries, ways)`` to the queries' logits (..., Q, ways)."""
+"""Maps ``(support, targets, queries, ways)`` to the logits of the queries (..., Q, ways)."""
 
 
 def nearest_mean(support: Tensor, targets: Tensor, queries: Tensor, ways: int) -> Tensor:
-    """Minus the squared distance of each query to the mean of each class: (..., Q, ways)."""
+    """Return the negative squared distance of each query to the mean of each class: (..., Q, ways)."""
     member = F.one_hot(targets, ways).to(support)
     means = member.mT @ support / member.sum(0)[:, None]
     return -torch.cdist(queries, means, compute_mode="donot_use_mm_for_euclid_dist").square()
@@ -28,21 +28,24 @@ def nearest_mean(support: Tensor, targets: Tensor, queries: Tensor, ways: int) -
 def logistic_regression(
     support: Tensor, targets: Tensor, queries: Tensor, ways: int, strength: float = 100.0
 ) -> Tensor:
-    """Logits of the linear classifier of least strength x (sum of cross-entropies) + ||W||^2 / 2: (..., Q, ways).
+    """Return logits of the linear classifier that minimises strength x (sum of cross-entropies) + ||W||^2 / 2.
 
-    The problem of scikit-learn's ``LogisticRegression(C=strength)``, solved in all episodes at once, in float64 by
-    Newton's method with halved steps. It is solved in the span of the support, where the weights lie.
+    The objective is that of scikit-learn's ``LogisticRegression(C=strength)``, minimised for all episodes at once in
+    float64 by Newton's method with step halving, in the span of the support, which contains the optimal weights.
 
     Args:
         support, targets, queries, ways: as for every ``Classifier``.
-        strength: C. The authors' classifier has hardly any regularisation, which is a large one.
+        strength: C. The default is large because the authors' classifier has almost no regularisation.
+
+    Returns:
+        (..., Q, ways).
     """
     basis = torch.linalg.qr(support.double().mT).Q
-    points, others = _with_one(support.double() @ basis), _with_one(queries.double() @ basis)
+    points, query_points = _with_one(support.double() @ basis), _with_one(queries.double() @ basis)
     labels = F.one_hot(targets, ways).to(points)
     contrasts = _contrasts(ways).to(points)
     penalty = torch.ones(points.shape[-1], 1).to(points)
-    penalty[-1] = 1e-8  # the bias is hardly penalised, so that the minimum is finite
+    penalty[-1] = 1e-8  # a very small penalty of the bias keeps the minimum finite
     weights = points.new_zeros(*points.shape[:-2], points.shape[-1], ways - 1)
 
     def objective(weights: Tensor) -> Tensor:
@@ -61,13 +64,13 @@ def logistic_regression(
             step = step.where(~worse[..., None, None], step / 2)
             new = objective(weights - step)
         weights, value = weights - step, new
-    return others @ weights @ contrasts.mT
+    return query_points @ weights @ contrasts.mT
 
 
 def _newton_step(
     points: Tensor, p: Tensor, contrasts: Tensor, strength: float, penalty: Tensor, gradient: Tensor
 ) -> Tensor:
-    """H^-1 g, of the shape of the gradient (..., d, ways - 1); the unknowns are ordered contrast by contrast."""
+    """Return H^-1 g in the shape of the gradient (..., d, ways - 1); unknowns are ordered by contrast."""
     size, columns = gradient.shape[-2:]
     spread = contrasts.mT @ (torch.diag_embed(p) - p[..., :, None] * p[..., None, :]) @ contrasts
     weighted = strength * spread.flatten(-2).mT[..., None] * points[..., None, :, :]  # (..., (ways - 1)^2, n, d)
@@ -77,7 +80,7 @@ def _newton_step(
     hessian = curvature + torch.diag_embed(penalty[:, 0].repeat(columns))
     flat = gradient.mT.flatten(-2)
     factor, failed = torch.linalg.cholesky_ex(hessian)
-    if bool(failed.any()):  # by rounding: it is positive definite
+    if bool(failed.any()):  # only by rounding errors: the Hessian is positive definite
         step = torch.linalg.solve(hessian, flat)
     else:
         step = torch.cholesky_solve(flat[..., None], factor)[..., 0]
@@ -86,9 +89,9 @@ def _newton_step(
 
 
 def _contrasts(ways: int) -> Tensor:
-    """(ways, ways - 1) float64: an orthonormal basis of the vectors whose sum is 0.
+    """Return an orthonormal basis of the vectors whose sum is 0: (ways, ways - 1) float64.
 
-    The minimum has such logits, as a constant that is added to all classes changes the penalty alone.
+    The logits at the minimum sum to 0, because a constant added to all classes changes only the penalty.
     """
     centred = torch.eye(ways, dtype=torch.float64) - 1 / ways
     basis: Tensor = torch.linalg.svd(centred).U
@@ -105,21 +108,24 @@ def adam_regression(
     rate: float = 1e-3,
     decay: float = 5e-6,
 ) -> Tensor:
-    """Logits of the linear classifier as the authors train it: full batches, Adam, stopped early: (..., Q, ways).
+    """Return logits of the linear classifier trained as the authors do, with full-batch Adam and early stopping.
 
-    Weights begin at 0, where the authors draw them, and all is float64: Adam would make whole steps of the rounding in
-    a gradient of 0. Episodes do not influence each other.
+    Unlike the authors' random initial weights, the weights start at 0. All computations are in float64, because Adam
+    would turn rounding errors in a gradient of 0 into full steps. Episodes are independent of each other.
+
+    Returns:
+        (..., Q, ways).
     """
     points = _with_one(support.double())
-    wanted = F.one_hot(targets, ways).to(points)
+    labels = F.one_hot(targets, ways).to(points)
     weights = points.new_zeros(*points.shape[:-2], points.shape[-1], ways)
     optimiser = torch.optim.Adam([weights], lr=rate, weight_decay=decay)
     for _ in range(steps):
-        weights.grad = points.mT @ ((points @ weights).softmax(-1) - wanted) / len(targets)
+        weights.grad = points.mT @ ((points @ weights).softmax(-1) - labels) / len(targets)
         optimiser.step()
     return _with_one(queries.double()) @ weights
 
 
 def _with_one(vectors: Tensor) -> Tensor:
-    """A further feature of 1, whose weights are the bias."""
+    """Append a constant feature of 1, whose weights are the bias."""
     return torch.cat([vectors, vectors.new_ones(*vectors.shape[:-1], 1)], -1)

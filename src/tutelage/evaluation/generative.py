@@ -1,4 +1,4 @@
-"""What a generator is worth: how near the distribution of its images is to that of real ones."""
+"""Evaluation of generators: the distance between the distributions of generated and real images."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ from tutelage.models.generator import Generator
 from tutelage.models.modes import eval_mode
 from tutelage.models.tapped import Tapped
 
-SAMPLES = 2000  # images that are generated for a judgement: always as many, since the distance depends on it
+SAMPLES = 2000  # generated images per evaluation; constant, because the distance depends on their number
 COMPONENTS = 64
-SIDE = 16  # larger images are averaged down before their pixels are compared
+SIDE = 16  # larger images are average-pooled to this side before their pixels are compared
 
 Features = Callable[[Tensor], Tensor]
 
 
 def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> float:
-    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)), of two normal distributions (Dowson, Landau 1982).
+    """Return |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two normal distributions (Dowson, Landau 1982).
 
-    The squared Wasserstein-2 distance. (C C')^(1/2) has the trace of (C^(1/2) C' C^(1/2))^(1/2), by eigenvalues.
+    This is the squared Wasserstein-2 distance. The trace of (C C')^(1/2) is that of (C^(1/2) C' C^(1/2))^(1/2),
+    computed from eigenvalues in float64.
 
     Args:
-        mean, other_mean: (D,). covariance, other_covariance: (D, D). Computed in float64.
+        mean, other_mean: (D,).
+        covariance, other_covariance: (D, D).
 
     Returns:
         In squared units of the features, at least 0.
@@ -48,15 +50,15 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other_mean: Tensor, other
 
 
 def frechet_distance_of(features: Tensor, others: Tensor) -> float:
-    """The same between two samples of features, (N, D) and (M, D), by their means and covariances (over N - 1)."""
+    """Return the Fréchet distance of features (N, D) and (M, D) from their means and covariances (over N - 1)."""
     first, second = ((x.double().mean(0), x.double().T.cov()) for x in (features, others))
     return frechet_distance(*first, *second)
 
 
 def inception_score(probabilities: Tensor) -> float:
-    """exp E KL(p(y|x) || p(y)) of class probabilities (N, C), by whatever classifier: from 1 to C, higher is better.
+    """Return exp E KL(p(y|x) || p(y)) of class probabilities (N, C): from 1 to C, higher is better.
 
-    Salimans et al. 2016, arXiv 1606.03498. No network of that name is meant here.
+    Salimans et al. 2016, arXiv 1606.03498. The probabilities may be those of any classifier, not only of Inception.
     """
     p = probabilities.double()
     terms = torch.special.xlogy(p, p) - torch.special.xlogy(p, p.mean(0))
@@ -64,12 +66,12 @@ def inception_score(probabilities: Tensor) -> float:
 
 
 def coverage(real: Tensor, generated: Tensor, neighbours: int = 5) -> float:
-    """The share of real samples (N, D) that have a generated one (M, D) as near as their k-th real neighbour.
+    """Return the share of real samples (N, D) with a generated one (M, D) within the distance of their k-th neighbour.
 
-    Naeem et al. 2020, arXiv 2002.09797: 1 where every mode is covered, also by few images.
+    Naeem et al. 2020, arXiv 2002.09797. Neighbours are real samples. 1 if every mode is covered, even by few images.
     """
-    among = torch.cdist(real, real).kthvalue(min(neighbours + 1, len(real))).values  # each is its own nearest
-    return float((torch.cdist(real, generated).amin(1) <= among).double().mean())
+    radius = torch.cdist(real, real).kthvalue(min(neighbours + 1, len(real))).values  # a sample is its own nearest
+    return float((torch.cdist(real, generated).amin(1) <= radius).double().mean())
 
 
 @default_settings()
@@ -82,27 +84,27 @@ def evaluate_generator(
     classifier: Tapped | None = None,
     teacher: Generator | None = None,
 ) -> dict[str, Any]:
-    """How near a generator comes to the real images of one part.
+    """Compare the images of a generator with the real images of a split.
 
-    The distance is the Fréchet distance in a feature space that is named beside it. It is not FID, which means
-    Inception's features, and compares only with distances in the same space from as many samples.
+    The distance is the Fréchet distance in the feature space named in the result. It is not FID, which uses features
+    of Inception, and is comparable only with distances in the same space from the same number of samples.
 
     Args:
-        generator: 2,000 images of it are taken, always of the same latents; it must be on ``device`` already.
+        generator: 2,000 images are generated, always from the same latents; it must be on ``device`` already.
         data: the data set.
         split: ``"train"``, ``"validation"`` or ``"test"``.
         device: where to compute.
-        classifier: on the same device; its embedding is the feature space. Without one this is the part's own first
-            64 principal components of pixels, larger images averaged down to 16 a side first; no condition on the
-            training part changes it.
-        teacher: another generator, on the same device, to be judged alike.
+        classifier: on the same device; its embedding is the feature space. Without one, the feature space is the
+            first 64 principal components of the split's pixels, average-pooled to at most 16 a side; it does not
+            depend on conditions that change the training split.
+        teacher: another generator, on the same device, to evaluate in the same way.
 
     Returns:
-        ``samples``, ``features`` (what the space is), ``frechet_distance`` and ``coverage``; with a teacher also
-        ``teacher_frechet_distance``; with a classifier also ``inception_score`` by that classifier.
+        ``samples``, ``features`` (describes the feature space), ``frechet_distance`` and ``coverage``; with a teacher
+        also ``teacher_frechet_distance``; with a classifier also ``inception_score`` by that classifier.
 
     Raises:
-        TutelageError: there is no such split, or the generator makes images of another shape.
+        TutelageError: there is no such split, or the generator's images have another shape.
     """
     if split not in data.splits:
         raise unknown("split", split, data.splits)
@@ -116,19 +118,19 @@ def evaluate_generator(
     with torch.no_grad():
         real = torch.cat([features(batch.inputs) for batch in evaluation_batches(samples, device=device)])
     images = _images_of(generator, data)
-    made = _in_parts(features, images)
+    generated = _in_chunks(features, images)
     result: dict[str, Any] = {
         "samples": SAMPLES,
         "features": space,
-        "frechet_distance": frechet_distance_of(made, real),
-        "coverage": coverage(real, made),
+        "frechet_distance": frechet_distance_of(generated, real),
+        "coverage": coverage(real, generated),
     }
     if teacher is not None:
-        taught = _in_parts(features, _images_of(teacher, data))
-        result["teacher_frechet_distance"] = frechet_distance_of(taught, real)
+        teacher_features = _in_chunks(features, _images_of(teacher, data))
+        result["teacher_frechet_distance"] = frechet_distance_of(teacher_features, real)
     if classifier is not None:
         with eval_mode(classifier):
-            result["inception_score"] = inception_score(_in_parts(classifier, images).softmax(1))
+            result["inception_score"] = inception_score(_in_chunks(classifier, images).softmax(1))
     return result
 
 
@@ -136,15 +138,15 @@ def _images_of(generator: Generator, data: Data) -> Tensor:
     images = generator.sample(SAMPLES, torch.Generator().manual_seed(0))
     if tuple(images.shape[1:]) != data.image_shape:
         raise TutelageError(
-            f"the generator makes images of shape {tuple(images.shape[1:])} and those of {data.name} have "
-            f"{data.image_shape}; give a generator of such images"
+            f"the generator makes images of shape {tuple(images.shape[1:])}, but those of {data.name} have "
+            f"{data.image_shape}; give a generator of images of this shape"
         )
     return images
 
 
-def _in_parts(features: Features, images: Tensor) -> Tensor:
+def _in_chunks(features: Features, images: Tensor) -> Tensor:
     with torch.no_grad():
-        return torch.cat([features(part) for part in torch.split(images, 512)])
+        return torch.cat([features(chunk) for chunk in torch.split(images, 512)])
 
 
 def _embedding(classifier: Tapped, images: Tensor) -> Tensor:
@@ -153,7 +155,7 @@ def _embedding(classifier: Tapped, images: Tensor) -> Tensor:
 
 
 def _pixels(split: Split, device: torch.device | str) -> Features:
-    """The coordinates of images along a part's principal components; constants beside, such as the mean, drop out."""
+    """Return the projection onto a split's principal components; the mean, which cancels in distances, is kept."""
     pixels = torch.cat([_shrunk(batch.inputs) for batch in evaluation_batches(split, device=device)])
     _, vectors = torch.linalg.eigh(pixels.double().T.cov())
     axes = vectors[:, -COMPONENTS:]
@@ -161,5 +163,5 @@ def _pixels(split: Split, device: torch.device | str) -> Features:
 
 
 def _shrunk(images: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, D), averaged over squares of pixels until no side is longer than 16."""
+    """Average-pool images so that no side is longer than 16, and flatten: (B, C, H, W) to (B, D)."""
     return F.avg_pool2d(images, math.ceil(max(images.shape[2:]) / SIDE), ceil_mode=True).flatten(1)

@@ -1,4 +1,4 @@
-"""Whether a network is less sure of images from another data set than of its own."""
+"""Out-of-distribution detection: whether confidence separates a data set from another."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from tutelage.models.outputs import at_least_float32
 def ood_auroc(
     model: nn.Module, data: Data, other: str | Data, *, split: str = "test", device: torch.device | str = "cpu"
 ) -> float:
-    """The chance that the network is surer of one of its own images than of one of another data set, in [0, 1].
+    """Return the AUROC of out-of-distribution detection by the maximum softmax probability, in [0, 1].
 
-    That is the area under the ROC curve of the maximum softmax probability with ``data``'s images as the positive
-    class; a draw counts half. 1 tells all of them apart, 0.5 none, and below 0.5 the foreign images look more familiar.
+    It is the probability that the network is more confident of an image of ``data``, the positive class, than of an
+    image of the other data set; ties count half. 1 is perfect separation and 0.5 none; below 0.5 the network is more
+    confident of the other data set.
     Hendrycks, Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
-    ICLR 2017. Samples are ranked by ``selective.certainty``, which does not round probabilities to 1.
+    ICLR 2017. Samples are ranked by ``selective.certainty``, which does not saturate where probabilities round to 1.
 
     Args:
         model: maps raw pixels (B, C, H, W) in [0, 1] to logits; it is on ``device`` already.
-        data: what the network was made for.
-        other: another data set, or the name that ``open_data`` takes. Its test part is brought to ``data``'s image
-            shape by ``ImagesAs``; its labels are of no influence.
+        data: the data set of the network.
+        other: another data set, or its name for ``open_data``. The images of its test split are converted to ``data``'s
+            image shape by ``ImagesAs``; its labels are not used.
         split: the split of ``data``.
         device: where to compute.
 
@@ -41,20 +42,20 @@ def ood_auroc(
 
     if split not in data.splits:
         raise unknown("split", split, data.splits)
-    foreign = open_data(other)
-    own = certainty(predict(model, data.splits[split], device=device))
-    theirs = certainty(predict(nn.Sequential(ImagesAs(data.image_shape), model), foreign.test, device=device))
-    is_own = torch.cat([torch.ones_like(own), torch.zeros_like(theirs)])
-    # A network of one class is infinitely sure of everything, which scikit-learn refuses.
-    score = torch.cat([own, theirs]).nan_to_num()
-    return float(roc_auc_score(is_own.cpu().numpy(), score.cpu().numpy()))
+    other_data = open_data(other)
+    inside = certainty(predict(model, data.splits[split], device=device))
+    outside = certainty(predict(nn.Sequential(ImagesAs(data.image_shape), model), other_data.test, device=device))
+    is_inside = torch.cat([torch.ones_like(inside), torch.zeros_like(outside)])
+    # With one class certainty is infinite, which scikit-learn rejects.
+    score = torch.cat([inside, outside]).nan_to_num()
+    return float(roc_auc_score(is_inside.cpu().numpy(), score.cpu().numpy()))
 
 
 class ImagesAs(nn.Module):
-    """Bring images to another shape: (B, c, h, w) in [0, 1] to (B, C, H, W).
+    """Convert images to another shape: (B, c, h, w) in [0, 1] to (B, C, H, W).
 
-    Where the number of channels differs, their mean stands in every channel. The size is changed linearly with
-    antialiasing, to the whole new frame, whatever that does to the proportions.
+    If the number of channels differs, every channel is the mean of the input channels. The size is changed by bilinear
+    interpolation with antialiasing; the aspect ratio is not preserved.
     """
 
     def __init__(self, image_shape: tuple[int, int, int]) -> None:
@@ -62,7 +63,7 @@ class ImagesAs(nn.Module):
         self.channels, *self.size = image_shape
 
     def forward(self, images: Tensor) -> Tensor:
-        """The images in the new shape; the very same ones where they have it already."""
+        """Return the images in the new shape, unchanged if they already have it."""
         images = at_least_float32(images)
         if images.shape[1] != self.channels:
             images = images.mean(1, keepdim=True).expand(-1, self.channels, -1, -1)

@@ -1,4 +1,4 @@
-"""A network's logits for every sample of a part."""
+"""Prediction: a network's logits for every sample of a split."""
 
 from __future__ import annotations
 
@@ -27,46 +27,46 @@ def predict(
     amp: torch.dtype | None = None,
     workers: int = 2,
 ) -> Tensor:
-    """The logits of every sample of a part, in order, without augmentation.
+    """Compute the logits of every sample of a split, in order, without augmentation.
 
     Args:
-        model: maps raw inputs, of images (B, C, H, W) in [0, 1], to logits (B, K), or (B, L, K) for strings; it is on
-            ``device`` already.
-        split: the part.
+        model: maps raw inputs, for example images (B, C, H, W) in [0, 1], to logits (B, K), or (B, L, K) for strings;
+            it is on ``device`` already.
+        split: the split.
         device: where to compute.
-        batch_size: samples a forward pass; of influence on speed and memory alone.
-        workers: processes that read files.
-        amp: the type to autocast to; ``None`` computes in the model's own, also inside somebody's autocast.
+        batch_size: samples per forward pass; affects only speed and memory.
+        workers: number of processes that read files.
+        amp: the dtype of autocast; ``None`` computes in the model's dtype, even if the caller has enabled autocast.
 
     Returns:
-        (N, K), or (N, L, K), float32 on the device: an ordinary tensor, fit to be a loss's target.
+        (N, K), or (N, L, K), float32 on the device: not an inference tensor, so that it can be the target of a loss.
 
     Raises:
         NonFiniteError: a logit is NaN or infinite.
-        TutelageError: the part is empty, or the model's output is no such tensor.
+        TutelageError: the split is empty, or the model's output does not have this shape.
     """
     if len(split) == 0:
-        raise TutelageError("there is no sample to predict: the part is empty")
+        raise TutelageError("there is no sample to predict: the split is empty")
     device = torch.device(device)
-    answers: list[Tensor] = []
+    chunks: list[Tensor] = []
     with (
         eval_mode(model),
         torch.inference_mode(),
         torch.autocast(device.type, dtype=amp, enabled=amp is not None),
     ):
         for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
-            answers.append(batch_logits(model, batch.inputs))
-    # Joined outside of inference mode, where a tensor may take part in a loss again.
-    logits = torch.cat(answers)
+            chunks.append(batch_logits(model, batch.inputs))
+    # Concatenated outside inference mode, so that the result can be used in a loss.
+    logits = torch.cat(chunks)
     _check_finite(logits, split)
     return logits
 
 
 @default_settings()
 def predict_roles(model: Tapped, split: Split, roles: Sequence[str], *, device: torch.device | str) -> Tensor:
-    """The outputs of these roles, each (B, K), concatenated along K."""
+    """Compute the outputs of these roles, each (B, K), concatenated along K."""
     for batch in evaluation_batches(split.subset(torch.arange(min(2, len(split)))), device=device, workers=0):
-        model.trace(batch.inputs)  # which inference mode does not allow
+        model.trace(batch.inputs)  # tracing is not possible in inference mode
     return predict(_SideBySide(model, roles), split, device=device)
 
 
@@ -81,28 +81,28 @@ class _SideBySide(nn.Module):
 
 
 def batch_logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The logits (B, K), or (B, L, K), of one batch as float32.
+    """Compute the logits (B, K), or (B, L, K), of one batch as float32.
 
     Raises:
-        TutelageError: the model's output is no such tensor.
+        TutelageError: the model's output does not have this shape.
     """
     logits = model(inputs)
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 3) or len(logits) != len(inputs):
         raise TutelageError(
-            f"the network answers a batch of {len(inputs)} with {_describe(logits)}; "
+            f"the network returns {_describe(logits)} for a batch of {len(inputs)}; "
             f"give a network that returns logits ({len(inputs)}, classes)"
         )
     return logits.float()
 
 
 def class_logits(model: nn.Module, who: str, data: Data, split: Split, device: torch.device | str) -> Tensor:
-    """A network's logits for a split; ``who`` names it in errors about its number of classes."""
+    """Compute a network's logits for a split; ``who`` describes the network in errors about its number of classes."""
     logits = predict(model, split, device=device)
     if logits.shape[1:] != (data.num_classes,):
-        given = logits.shape[1] if logits.ndim == 2 else tuple(logits.shape[1:])
+        actual = logits.shape[1] if logits.ndim == 2 else tuple(logits.shape[1:])
         raise TutelageError(
-            f"the {who} gives {given} logits, but {data.name} has {data.num_classes} classes: "
-            f"give its last layer {data.num_classes} outputs, or use the data it was made for"
+            f"the {who} returns {actual} logits, but {data.name} has {data.num_classes} classes: "
+            f"give its last layer {data.num_classes} outputs, or use data with as many classes"
         )
     return logits
 
@@ -114,24 +114,24 @@ def labelled_samples(split: Split) -> Split:
         TutelageError: there is none.
     """
     hard = hard_labels(split.labels)
-    places = (hard != UNLABELLED).nonzero().squeeze(1)
-    if len(places) == 0:
+    indices = (hard != UNLABELLED).nonzero().squeeze(1)
+    if len(indices) == 0:
         raise TutelageError(f"none of the {len(split)} samples has a label; evaluate on a split with labels")
     hardened = replace(split, labels=hard)
-    return hardened if len(places) == len(split) else hardened.subset(places)
+    return hardened if len(indices) == len(split) else hardened.subset(indices)
 
 
 def _check_finite(logits: Tensor, split: Split) -> None:
-    """Check all logits once at the end: a check per batch would synchronise with the device."""
-    bad = ~logits.flatten(1).isfinite().all(1)
-    if bad.any():
-        first = int(split.index[int(bad.int().argmax())])
+    """Check all logits for NaN and infinity, once at the end: a check per batch would synchronise with the device."""
+    non_finite = ~logits.flatten(1).isfinite().all(1)
+    if non_finite.any():
+        first = int(split.index[int(non_finite.int().argmax())])
         raise NonFiniteError(
-            f"the network's logits are NaN or infinite for {int(bad.sum())} of {len(logits)} samples, "
+            f"the network's logits are NaN or infinite for {int(non_finite.sum())} of {len(logits)} samples, "
             f"first for sample {first}: if training diverged, lower the learning rate; "
             "if not, turn mixed precision off"
         )
 
 
-def _describe(answer: object) -> str:
-    return f"a tensor of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+def _describe(output: object) -> str:
+    return f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"

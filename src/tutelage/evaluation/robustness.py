@@ -1,4 +1,4 @@
-"""How much accuracy is left when each image is moved against the network."""
+"""Adversarial robustness: accuracy under PGD attacks of several radii."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.models.modes import eval_mode
 
-ALARMING = 0.05  # a share of zero gradients that is warned of [ours]
+ALARMING = 0.05  # share of zero gradients above which a warning is issued [our choice]
 
 
 @dataclass(frozen=True, slots=True)
 class Robustness:
-    """What an attack of several radii leaves.
+    """Accuracy under an attack of several radii.
 
     Attributes:
         clean: the accuracy without an attack, in [0, 1].
-        accuracies: radius to the accuracy that is left, the radii rising; it never rises.
-        zero_gradient_share: the share of the samples whose input gradient is exactly 0 before they are moved. Where it
-            is not 0 the accuracies may be overestimated.
+        accuracies: radius to accuracy under attack, by increasing radius; it never increases.
+        zero_gradient_share: the share of the samples whose input gradient is exactly 0 before the attack. If it is
+            positive, the accuracies may be overestimated.
     """
 
     clean: float
@@ -39,37 +39,37 @@ class Robustness:
 
     @property
     def auac(self) -> float:
-        """``auac`` of the accuracies and of the clean one at 0."""
+        """Return ``auac`` of the accuracies, with the clean accuracy at radius 0."""
         return auac({0.0: self.clean, **self.accuracies})
 
 
 def auac(accuracies: Mapping[float, float]) -> float:
-    """The area under the curve of accuracy over perturbation size (Bouniot et al. 2020, arXiv 2102.03156).
+    """Return the area under the curve of accuracy over perturbation size (Bouniot et al. 2020, arXiv 2102.03156).
 
-    AUAC = 1/e_max times the integral of the accuracy from 0 to e_max, the largest radius, by the trapezoid rule. Two
-    defences can change places with the radius that is chosen; this looks at all of them, and depends on e_max instead.
+    AUAC = 1/e_max times the integral of the accuracy from 0 to e_max, the largest radius, by the trapezoidal rule.
+    The ranking of two defences can depend on the radius; this area covers all radii up to e_max, on which it depends.
 
     Args:
-        accuracies: radius to accuracy, in any order; that of radius 0 is the clean one. The accuracy at a radius is
-            that against perturbations up to it, so that it never rises.
+        accuracies: radius to accuracy, in any order, with the clean accuracy at radius 0. The accuracy at a radius is
+            that under perturbations up to this radius, so that it never increases.
 
     Returns:
-        In the accuracies' unit.
+        The area divided by e_max, in the unit of the accuracies.
 
     Raises:
-        TutelageError: radius 0 is missing, or the only one; a radius is negative; or the accuracy rises.
+        TutelageError: radius 0 is missing or the only radius, a radius is negative, or the accuracy increases.
     """
     curve = sorted(accuracies.items())
     radii = [radius for radius, _ in curve]
     if len(curve) < 2 or radii[0] != 0:
-        raise TutelageError(f"the curve needs the accuracy at radius 0 and at one above it; its radii are {radii}")
-    for (radius, before), (further, after) in pairwise(curve):
+        raise TutelageError(f"the curve needs the accuracy at radius 0 and at a positive radius; its radii are {radii}")
+    for (radius, before), (larger, after) in pairwise(curve):
         if not after <= before:
             raise TutelageError(
-                f"the accuracy may not rise with the radius: it is {before} at {radius} and {after} at {further}; "
-                "count a sample that breaks at a radius as broken at every larger one"
+                f"the accuracy must not increase with the radius: it is {before} at {radius} and {after} at {larger}; "
+                "count a sample misclassified at a radius as misclassified at every larger one"
             )
-    return sum((far - near) * (a + b) / 2 for (near, a), (far, b) in pairwise(curve)) / radii[-1]
+    return sum((outer - inner) * (a + b) / 2 for (inner, a), (outer, b) in pairwise(curve)) / radii[-1]
 
 
 @default_settings()
@@ -86,22 +86,22 @@ def pgd_accuracies(
     batch_size: int = 256,
     workers: int = 2,
 ) -> Robustness:
-    """The accuracy on a part against ``attacks.pgd`` of each radius.
+    """Measure the accuracy on a split under ``attacks.pgd`` of each radius.
 
-    The threat: every value of the image may be moved by the radius within [0, 1], by somebody who knows the network and
-    its normalisation; untargeted. A sample that is misclassified at a radius counts as misclassified at every larger
-    one, where that image is allowed too. What is found is an upper bound on the accuracy against the worst image. To
-    claim a defence, take 50 to 100 steps, 5 or more restarts, and other attacks than this one.
+    Threat model: untargeted white-box attack, with knowledge of the normalisation, that changes every pixel value by at
+    most the radius within [0, 1]. A sample misclassified at a radius counts as misclassified at every larger radius,
+    which allows the same perturbation. The result is an upper bound on the accuracy under the worst perturbation. To
+    claim a defence, use 50 to 100 steps, at least 5 restarts, and other attacks as well.
 
     Args:
         model: maps raw pixels (B, C, H, W) in [0, 1] to logits; it is on ``device`` already.
-        split: the part; samples without a label are left out.
-        radii: of the range [0, 1] of the pixels, in any order.
+        split: the split; samples without a label are excluded.
+        radii: in units of the pixel range [0, 1], in any order.
         device: where to compute.
         steps, restarts, loss: as in ``pgd``, whose step size is 2.5 radius / steps.
-        seed: of the starts, which do not depend on the batch size.
-        batch_size: images at a time; of influence on speed and memory alone.
-        workers: processes that read files.
+        seed: seed of the random starts, which do not depend on the batch size.
+        batch_size: images per batch; affects only speed and memory.
+        workers: number of processes that read files.
 
     Warns:
         TutelageWarning: a large share of the samples has an input gradient of exactly 0.
@@ -112,31 +112,33 @@ def pgd_accuracies(
         ValueError: as ``pgd``.
     """
     split = labelled_samples(split)
-    draws = {r: torch.Generator().manual_seed(mix_seeds(seed, zlib.crc32(f"{r}".encode()))) for r in sorted(set(radii))}
-    left, clean, hidden = dict.fromkeys(draws, 0), 0, 0
+    generators = {
+        r: torch.Generator().manual_seed(mix_seeds(seed, zlib.crc32(f"{r}".encode()))) for r in sorted(set(radii))
+    }
+    robust, clean, zero = dict.fromkeys(generators, 0), 0, 0
     for batch in evaluation_batches(split, device=device, batch_size=batch_size, workers=workers):
         with eval_mode(model):
             logits, gradient = input_gradient(model, batch.inputs, batch.targets, loss)
-        standing = logits.argmax(1) == batch.targets
-        clean += int(standing.sum())
-        hidden += int(zero_gradients(gradient).sum())
-        images, labels = batch.inputs[standing], batch.targets[standing]
-        for radius, generator in draws.items():
+        correct = logits.argmax(1) == batch.targets
+        clean += int(correct.sum())
+        zero += int(zero_gradients(gradient).sum())
+        images, labels = batch.inputs[correct], batch.targets[correct]
+        for radius, generator in generators.items():
             if not len(labels):
                 break
-            moved = pgd(
+            adversarial = pgd(
                 model, images, labels, radius=radius, steps=steps, restarts=restarts, loss=loss, generator=generator
             )
             with eval_mode(model), torch.no_grad():
-                standing = model(moved).argmax(1) == labels
-            images, labels = images[standing], labels[standing]
-            left[radius] += len(labels)
-    share = hidden / len(split)
+                correct = model(adversarial).argmax(1) == labels
+            images, labels = images[correct], labels[correct]
+            robust[radius] += len(labels)
+    share = zero / len(split)
     if share > ALARMING:
         warnings.warn(
-            f"{share:.0%} of the {len(split)} attacked samples have an input gradient of exactly 0: the network hides "
+            f"{share:.0%} of the {len(split)} attacked samples have an input gradient of exactly 0: the network masks "
             "its gradient or its softmax is saturated, and its accuracy under attack is overestimated",
             TutelageWarning,
             stacklevel=2,
         )
-    return Robustness(clean / len(split), {radius: count / len(split) for radius, count in left.items()}, share)
+    return Robustness(clean / len(split), {radius: count / len(split) for radius, count in robust.items()}, share)

@@ -1,6 +1,6 @@
-"""A network that answers only what it is surest of: risk by coverage.
+"""Selective classification, which abstains on the least certain samples: risk by coverage.
 
-Pure functions of tensors, of the shapes and with the errors of ``metrics``.
+Pure functions of tensors, with the shapes and errors of ``metrics``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tutelage.data.batch import UNLABELLED
 from tutelage.evaluation.json_numbers import json_numbers
 from tutelage.evaluation.metrics import only_labelled
 
-CURVE_POINTS = 101  # at most so many of a risk-coverage curve are kept
+CURVE_POINTS = 101  # maximal number of saved points of a risk-coverage curve
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class RiskCoverage:
     """The risk-coverage curve of N samples.
 
     Attributes:
-        coverage: (N,) float, k / N for k = 1 .. N: the share of the samples that is answered.
-        risk: (N,) float, the share of wrong answers among these, the k surest ones.
+        coverage: (N,) float, k / N for k = 1 .. N: the share of samples that are classified.
+        risk: (N,) float, the error rate on these k most certain samples.
     """
 
     coverage: Tensor
@@ -32,22 +32,25 @@ class RiskCoverage:
 
     @property
     def area(self) -> Tensor:
-        """The mean of the N risks: 0-d, NaN without samples."""
+        """Return the mean of the N risks: 0-d, NaN without samples."""
         return self.risk.mean()
 
     @property
     def excess_area(self) -> Tensor:
-        """What the area is above that of a perfect ranking, which puts all wrong answers last: 0-d, at least 0.
+        """Return the area above that of a perfect ranking, with all errors last: 0-d, at least 0.
 
-        E-AURC of Geifman, Uziel, El-Yaniv 2019: the part of the area that is not the classifier's errors but its not
-        knowing of them.
+        E-AURC of Geifman, Uziel, El-Yaniv 2019: the part of the area due to the ranking, not to the error rate.
         """
-        answered = torch.arange(1, len(self.risk) + 1, device=self.risk.device)
-        right = (1 - self.risk[-1:]) * len(self.risk)
-        return self.area - ((answered - right).clamp(min=0) / answered).mean()
+        covered = torch.arange(1, len(self.risk) + 1, device=self.risk.device)
+        correct = (1 - self.risk[-1:]) * len(self.risk)
+        return self.area - ((covered - correct).clamp(min=0) / covered).mean()
 
     def risk_at(self, coverages: Sequence[float]) -> Tensor:
-        """The risk on the surest round(c N) samples, one at least, for each coverage c in (0, 1]: (coverages,)."""
+        """Return the risk on the round(c N) most certain samples, at least one, for each coverage c: (coverages,).
+
+        Raises:
+            ValueError: a coverage is outside (0, 1].
+        """
         if not all(0 < coverage <= 1 for coverage in coverages):
             raise ValueError(f"coverages must lie in (0, 1], got {list(coverages)}")
         if not len(self.risk):
@@ -56,60 +59,61 @@ class RiskCoverage:
 
 
 def certainty(logits: Tensor) -> Tensor:
-    """log(p / (1 - p)) of the largest probability p = max softmax(logits): (N, C) to (N,).
+    """Return log(p / (1 - p)) of the largest probability p = max softmax(logits): (N, C) to (N,).
 
-    It rises with p and so ranks samples as p does, but where p itself would be rounded to 1 the ranking goes on.
-    Samples whose logits differ by their order or by a constant alone get the same value. With one class it is infinite.
+    It ranks samples as p does, and still distinguishes samples whose p is rounded to 1. Samples whose logits differ
+    only by their order or by a constant get the same value. With one class it is infinite.
     """
     ordered = logits.sort(1, descending=True).values
     return -(ordered[:, 1:] - ordered[:, :1]).logsumexp(1)
 
 
 def risk_coverage(logits: Tensor, labels: Tensor, score: Tensor | None = None) -> RiskCoverage:
-    """Answer the surest samples first, and see how the share of errors grows.
+    """Compute the risk-coverage curve of a ranking of the samples.
 
-    Which are the surest says ``score``, (N,), higher ones first; unless it is given it is ``certainty``, the largest
+    Samples are ranked by ``score``, (N,), the highest first. The default is ``certainty``, which ranks by the largest
     softmax probability (the "softmax response").
     El-Yaniv, Wiener, "On the Foundations of Noise-free Selective Classification", JMLR 2010; by the largest
     probability: Geifman, El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017.
 
-    Equally sure samples are answered in no order: the risk between the first and the last of them is the mean over all
-    their orders, for which each of them brings the mean error of all of them. So the order of the samples is of no
-    influence, and a network that is equally sure of everything has the same risk at every coverage.
+    Tied samples have no order: their risk is the mean over all their orders, in which each contributes the mean error
+    of the tied samples. The order of the samples therefore does not matter, and a network that is equally certain of
+    all samples has the same risk at every coverage.
     """
     if score is not None and score.shape != labels.shape:
-        raise ValueError(f"a score for each of {len(labels)} samples is needed, got shape {tuple(score.shape)}")
+        raise ValueError(
+            f"score must have shape ({len(labels)},), one value per sample, got shape {tuple(score.shape)}"
+        )
     if score is not None and score.isnan().any():
-        raise ValueError("a score that is NaN ranks nothing")
-    has_one = labels != UNLABELLED
+        raise ValueError("score must not contain NaN")
+    labelled = labels != UNLABELLED
     logits, labels = only_labelled(logits, labels)
-    sureness, order = (certainty(logits) if score is None else score[has_one]).sort(descending=True, stable=True)
-    wrong = (logits.argmax(1) != labels)[order].cumsum(0)
-    _, alike = torch.unique_consecutive(sureness, return_counts=True)
-    last = alike.cumsum(0) - 1
-    errors = wrong[last].diff(prepend=wrong.new_zeros(1))
-    before, start = wrong[last] - errors, last + 1 - alike
-    each = torch.stack([before, start, errors, alike]).repeat_interleave(alike, 1)
-    before, start, errors, size = each
-    answered = torch.arange(1, len(labels) + 1, device=labels.device)
-    expected = before + (answered - start) * errors.to(logits.dtype) / size
-    return RiskCoverage(coverage=answered.to(logits.dtype) / len(labels), risk=expected / answered)
+    certainties, order = (certainty(logits) if score is None else score[labelled]).sort(descending=True, stable=True)
+    error_counts = (logits.argmax(1) != labels)[order].cumsum(0)
+    _, tied = torch.unique_consecutive(certainties, return_counts=True)
+    last = tied.cumsum(0) - 1
+    errors = error_counts[last].diff(prepend=error_counts.new_zeros(1))
+    before, start = error_counts[last] - errors, last + 1 - tied
+    before, start, errors, size = torch.stack([before, start, errors, tied]).repeat_interleave(tied, 1)
+    covered = torch.arange(1, len(labels) + 1, device=labels.device)
+    expected = before + (covered - start) * errors.to(logits.dtype) / size
+    return RiskCoverage(coverage=covered.to(logits.dtype) / len(labels), risk=expected / covered)
 
 
 def subsampled(curve: RiskCoverage) -> dict[str, list[float | None]]:
-    """A curve at no more than ``CURVE_POINTS`` coverages, evenly, the first and the last among them."""
+    """Return the curve at no more than ``CURVE_POINTS`` evenly spaced coverages, including the first and the last."""
     size = len(curve.risk)
-    places = list(range(size))
+    indices = list(range(size))
     if size > CURVE_POINTS:
-        places = [round(place * (size - 1) / (CURVE_POINTS - 1)) for place in range(CURVE_POINTS)]
-    return {"coverage": json_numbers(curve.coverage[places]), "risk": json_numbers(curve.risk[places])}
+        indices = [round(i * (size - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)]
+    return {"coverage": json_numbers(curve.coverage[indices]), "risk": json_numbers(curve.risk[indices])}
 
 
 def aurc(logits: Tensor, labels: Tensor) -> Tensor:
-    """The area under the risk-coverage curve: 0-d, in [0, 1].
+    """Return the area under the risk-coverage curve: 0-d, in [0, 1].
 
     It is the mean of the empirical risks, (1 / N) sum over k = 1 .. N of the risk at coverage k / N. Geifman, Uziel,
-    El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", ICLR 2019. It is low where the network
-    is seldom wrong and knows when; a network that is equally sure of everything has its error rate.
+    El-Yaniv, "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", ICLR 2019. It is low if the network
+    makes few errors and is uncertain about them; if it is equally certain of all samples, it is the error rate.
     """
     return risk_coverage(logits, labels).area

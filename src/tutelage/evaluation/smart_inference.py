@@ -1,4 +1,4 @@
-"""Strings with a checksum read from uncertain symbols: "smart inference" (Do et al. 2020, arXiv 2004.06297)."""
+"""Recognition of strings with a checksum: "smart inference" (Do et al. 2020, arXiv 2004.06297)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from tutelage.data.ean13 import Checksum
 from tutelage.errors import TutelageError
 
-MOST_CANDIDATES = 10  # 2^K strings are looked at
+MOST_CANDIDATES = 10  # of which 2^K strings are evaluated
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was read.
+    """The strings recognised for N samples.
 
     Attributes:
-        symbols: (N, L) int64; where nothing was accepted, the most probable symbols.
-        accepted: (N,) bool. What is not accepted is "no read".
-        log_prob: (N,) float32, the sum over places of the symbols' log-probabilities.
+        symbols: (N, L) int64; if no string was accepted, the most probable symbols.
+        accepted: (N,) bool. A sample that is not accepted counts as "no read".
+        log_prob: (N,) float32, the sum over positions of the symbols' log-probabilities.
     """
 
     symbols: Tensor
@@ -32,13 +32,13 @@ class Reading:
 
 
 def read(logits: Tensor, checksum: Checksum, candidates: int) -> Reading:
-    """Read strings, with the K least certain symbols open to correction by the checksum.
+    """Recognise strings, correcting the K least certain symbols by the checksum.
 
-    The margin of a place is p(first) - p(second) of its softmax. At each subset of the K places of smallest margin the
-    first choice is replaced by the second: 2^K strings. Of those that the checksum holds for, the one with the largest
-    sum of log-probabilities is accepted; if there is none, nothing is. So a valid string of first choices is accepted
-    as it is, whatever K, and K = 0 is the check of the checksum alone. The order of preference among several valid
-    strings is inferred: the paper could not be read in full.
+    The margin of a position is p(first) - p(second) of its softmax. In each subset of the K positions of smallest
+    margin, the most probable symbol is replaced by the second: 2^K strings. Among those with a valid checksum, the
+    string with the largest sum of log-probabilities is accepted; if none is valid, no string is accepted. A valid
+    string of most probable symbols is therefore accepted unchanged for every K, and K = 0 only checks the checksum.
+    The preference among several valid strings is inferred: the paper could not be read in full.
 
     Args:
         logits: (N, L, C), C at least 2.
@@ -46,61 +46,61 @@ def read(logits: Tensor, checksum: Checksum, candidates: int) -> Reading:
         candidates: K, from 0 to 10.
 
     Raises:
-        TutelageError: K is out of this range.
+        TutelageError: K is outside this range.
     """
     if not 0 <= candidates <= MOST_CANDIDATES:
         raise TutelageError(f"smart inference corrects 0 to {MOST_CANDIDATES} symbols, got {candidates}")
     log_probs = logits.float().log_softmax(2)
-    places = logits.shape[1]
+    positions = logits.shape[1]
     best, symbols = log_probs.topk(2, dim=2)  # (N, L, 2)
     first, second = symbols.unbind(2)
     margin = best.exp() @ best.new_tensor([1.0, -1.0])
-    open_places = margin.argsort(dim=1, stable=True)[:, : min(candidates, places)]  # (N, K)
-    subsets = _subsets(open_places.shape[1]).to(logits.device)  # (2^K, K), the empty one first
+    uncertain = margin.argsort(dim=1, stable=True)[:, : min(candidates, positions)]  # (N, K)
+    subsets = _subsets(uncertain.shape[1]).to(logits.device)  # (2^K, K), the empty one first
     change = torch.tensor(checksum.weights, device=logits.device) * (second - first)
     cost = best[:, :, 0] - best[:, :, 1]
-    pick = subsets.T.float()  # GPUs have no product of whole numbers; these are small, and exact as floats
-    changes = (change.gather(1, open_places).float() @ pick).long() + checksum.residue(first)[:, None]
-    costs = (cost.gather(1, open_places) @ pick).masked_fill(changes % checksum.modulus != 0, math.inf)
+    pick = subsets.T.float()  # GPUs have no integer matrix product; these small integers are exact as floats
+    changes = (change.gather(1, uncertain).float() @ pick).long() + checksum.residue(first)[:, None]
+    costs = (cost.gather(1, uncertain) @ pick).masked_fill(changes % checksum.modulus != 0, math.inf)
     least, choice = costs.min(1)
-    choice = torch.where(costs[:, 0] == 0, 0, choice)  # of equals the first choices themselves
-    swapped = torch.zeros_like(first).scatter(1, open_places, subsets[choice]).bool()
+    choice = torch.where(costs[:, 0] == 0, 0, choice)  # among ties prefer the most probable symbols
+    swapped = torch.zeros_like(first).scatter(1, uncertain, subsets[choice]).bool()
     accepted = least.isfinite()
-    chosen = torch.where(swapped & accepted[:, None], second, first)
+    corrected = torch.where(swapped & accepted[:, None], second, first)
     log_prob = best[:, :, 0].sum(1) - torch.where(accepted, least, 0.0)
-    return Reading(chosen, accepted, log_prob)
+    return Reading(corrected, accepted, log_prob)
 
 
 def most_probable(logits: Tensor, checksum: Checksum) -> Reading:
-    """The valid string with the largest sum of log-probabilities among all C^L: a search without pruning.
+    """Return the valid string with the largest sum of log-probabilities among all C^L strings.
 
-    By dynamic programming over the places and the residue so far; every string is read as something.
+    An exact search by dynamic programming over the positions and the residue of the prefix.
 
     Args:
         logits: (N, L, C).
-        checksum: of strings of L symbols; residues add up modulo ``checksum.modulus``.
+        checksum: of strings of L symbols; residues are added modulo ``checksum.modulus``.
     """
     log_probs = logits.float().log_softmax(2)
-    samples, places, symbols = log_probs.shape
+    samples, positions, symbols = log_probs.shape
     residues = torch.arange(checksum.modulus, device=logits.device)
     score = log_probs.new_full((samples, checksum.modulus), -math.inf)
     score[:, 0] = 0
-    chosen: list[Tensor] = []
-    for place, weight in enumerate(checksum.weights):
+    choices: list[Tensor] = []
+    for position, weight in enumerate(checksum.weights):
         added = weight * torch.arange(symbols, device=logits.device) % checksum.modulus
         before = (residues[:, None] - added) % checksum.modulus  # (modulus, C)
-        score, choice = (score[:, before] + log_probs[:, place, None, :]).max(2)
-        chosen.append(choice)
-    found = torch.empty(samples, places, dtype=torch.int64, device=logits.device)
+        score, choice = (score[:, before] + log_probs[:, position, None, :]).max(2)
+        choices.append(choice)
+    symbols_read = torch.empty(samples, positions, dtype=torch.int64, device=logits.device)
     residue = torch.zeros(samples, dtype=torch.int64, device=logits.device)
-    for place in reversed(range(places)):
-        found[:, place] = chosen[place].gather(1, residue[:, None])[:, 0]
-        residue = (residue - checksum.weights[place] * found[:, place]) % checksum.modulus
-    return Reading(found, score[:, 0].isfinite(), score[:, 0])
+    for position in reversed(range(positions)):
+        symbols_read[:, position] = choices[position].gather(1, residue[:, None])[:, 0]
+        residue = (residue - checksum.weights[position] * symbols_read[:, position]) % checksum.modulus
+    return Reading(symbols_read, score[:, 0].isfinite(), score[:, 0])
 
 
 def fast_track(views: Sequence[Tensor], checksum: Checksum, candidates: int) -> Reading:
-    """The first view that is accepted: first of those whose first choices are valid, then with corrections.
+    """Return the first accepted reading of the views, first without corrections, then with corrections.
 
     Args:
         views: each (N, L, C) logits of the same samples, in order of preference.
@@ -108,11 +108,11 @@ def fast_track(views: Sequence[Tensor], checksum: Checksum, candidates: int) -> 
     """
     readings = [read(logits, checksum, k) for k in (0, candidates) for logits in views]
     accepted = torch.stack([reading.accepted for reading in readings])  # (2 V, N)
-    return _chosen(readings, accepted.int().argmax(0))
+    return _select(readings, accepted.int().argmax(0))
 
 
 def full_voting(views: Sequence[Tensor], checksum: Checksum, candidates: int) -> Reading:
-    """The string that most views accept, of equals the one with the larger sum of their log-probabilities.
+    """Return the string accepted by most views; ties are broken by the sum of their log-probabilities.
 
     Args:
         views: each (N, L, C) logits of the same samples.
@@ -126,30 +126,30 @@ def full_voting(views: Sequence[Tensor], checksum: Checksum, candidates: int) ->
     votes = equal.sum(1)
     support = torch.where(equal, log_prob[None], 0.0).sum(1).masked_fill(~accepted, -math.inf)
     support = support.masked_fill(votes < votes.masked_fill(~accepted, 0).max(0).values, -math.inf)
-    return _chosen(readings, support.argmax(0))
+    return _select(readings, support.argmax(0))
 
 
 def rotated(images: Tensor, degrees: float) -> Tensor:
-    """Images turned about their centre, what comes in from outside repeating the border: (B, C, H, W) to the same."""
+    """Rotate images (B, C, H, W) about their centre; pixels from outside repeat the border."""
     height, width = images.shape[2:]
     angle = math.radians(degrees)
-    turn = [
+    matrix = [
         [math.cos(angle), math.sin(angle) * height / width, 0.0],
         [-math.sin(angle) * width / height, math.cos(angle), 0.0],
     ]
-    grid = F.affine_grid(images.new_tensor(turn).expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    grid = F.affine_grid(images.new_tensor(matrix).expand(len(images), 2, 3), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 class Rotated(nn.Module):
-    """A network that is shown its images turned.
+    """A network applied to rotated images.
 
-    A picture of bars that is turned by 180 degrees is a barcode read backwards: a network that was trained on upright
-    ones cannot read it.
+    An image of a barcode rotated by 180 degrees is a barcode read backwards, which a network trained on upright
+    barcodes cannot recognise.
 
     Args:
-        network: from images (B, C, H, W).
-        degrees: by how much.
+        network: takes images (B, C, H, W).
+        degrees: angle of rotation.
     """
 
     def __init__(self, network: nn.Module, degrees: float) -> None:
@@ -157,13 +157,13 @@ class Rotated(nn.Module):
         self.network, self.degrees = network, degrees
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the network gives for the turned images."""
-        given: Tensor = self.network(rotated(images, self.degrees) if self.degrees else images)
-        return given
+        """Return the network's output for the rotated images."""
+        output: Tensor = self.network(rotated(images, self.degrees) if self.degrees else images)
+        return output
 
 
-def _chosen(readings: Sequence[Reading], which: Tensor) -> Reading:
-    """Of each sample the reading of this number, (N,)."""
+def _select(readings: Sequence[Reading], which: Tensor) -> Reading:
+    """Select for each sample the reading with index ``which``, (N,)."""
     symbols, accepted, log_prob = (
         torch.stack([getattr(reading, field) for reading in readings])[which, torch.arange(len(which))]
         for field in ("symbols", "accepted", "log_prob")
@@ -172,5 +172,5 @@ def _chosen(readings: Sequence[Reading], which: Tensor) -> Reading:
 
 
 def _subsets(size: int) -> Tensor:
-    """All subsets as rows of 0 and 1: (2^size, size) int64."""
+    """Return all subsets as rows of 0 and 1: (2^size, size) int64."""
     return torch.arange(2**size)[:, None] >> torch.arange(size) & 1
