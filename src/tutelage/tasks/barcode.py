@@ -1,4 +1,4 @@
-"""Barcodes: strings whose last digit checks the others, read with abstention."""
+"""The barcode task: strings with a check digit, read with abstention."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tutelage.tasks.strings import Strings
 from tutelage.tasks.task import Curve, Metric
 
 CANDIDATES = (0, 1, 2, 3, 4, 6)
-USUAL = 2  # most of the gain, with few false reads
+DEFAULT_CANDIDATES = 2  # gives most of the gain, with few false reads
 
 
 class Barcode(Strings):
-    """EAN-13 barcodes: strings read by the largest logits, and by smart inference, which may read nothing.
+    """EAN-13 barcodes: strings decoded by the largest logits, and by smart inference, which may abstain.
 
-    ``string_accuracy`` is that of the largest logits. Smart inference lets the checksum correct the K least certain
-    digits; right, false and no reads are shares of all strings and add up to 1.
+    ``string_accuracy`` uses the largest logits. Smart inference corrects the K least certain digits by the checksum.
+    The shares of right, false and no reads add up to 1.
     """
 
     decision_rule: ClassVar[str] = (
@@ -42,23 +42,23 @@ class Barcode(Strings):
     )
 
     def decision_metrics(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-        """Smart inference of each K, and the most probable valid string."""
+        """Metrics of smart inference for each K, and of the most probable valid string."""
         by_candidates = {k: outcomes(read(logits, EAN13, k), labels) for k in CANDIDATES}
-        usual = by_candidates[USUAL]
+        default = by_candidates[DEFAULT_CANDIDATES]
         return {
-            "read_accuracy": usual["right"],
-            "false_reads": usual["false"],
+            "read_accuracy": default["right"],
+            "false_reads": default["false"],
             "checked_false_reads": by_candidates[0]["false"],
             "most_probable_accuracy": outcomes(most_probable(logits, EAN13), labels)["right"],
             "smart_inference": {
                 "candidates": list(CANDIDATES),
-                **{name: [found[name] for found in by_candidates.values()] for name in usual},
+                **{name: [shares[name] for shares in by_candidates.values()] for name in default},
             },
         }
 
 
 def outcomes(reading: Reading, labels: Tensor) -> dict[str, float | None]:
-    """The shares of strings (N, L) that were read rightly, falsely and not at all; ``None`` where no label is known."""
+    """The shares of strings (N, L) read rightly, falsely and not at all; ``None`` if no label is known."""
     known = (labels != UNLABELLED).any(1)
     equal = ((reading.symbols == labels) | (labels == UNLABELLED)).all(1)
     shares = {

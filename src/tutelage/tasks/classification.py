@@ -1,4 +1,4 @@
-"""One of several classes."""
+"""The classification task: one of several classes per sample."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single_label
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.terms.term import Term
 
-AT_CHANCE = 1.5  # times the accuracy of guessing: below it a teacher is warned of
+AT_CHANCE = 1.5  # times chance accuracy; a teacher below it causes a warning
 
 
 class Classification(Task):
-    """One of several classes: the largest of the logits (B, C) is the prediction.
+    """One of several classes per sample; the largest of the logits (B, C) is the prediction.
 
     Soft labels count as their largest class.
     """
@@ -62,7 +62,7 @@ class Classification(Task):
             "nll": Metric("negative log-likelihood", "lower"),
             "brier": Metric("Brier score", "lower"),
             "ece": Metric("expected calibration error", "lower"),
-            "calibration_gap": Metric("confidence minus accuracy", None),  # best at 0, on neither side
+            "calibration_gap": Metric("confidence minus accuracy", None),  # best at 0
             "aurc": Metric("area under the risk-coverage curve", "lower"),
             "reliability": Curve("accuracy by confidence"),
             "risk_coverage": Curve("risk by coverage"),
@@ -83,11 +83,11 @@ class Classification(Task):
         }
     )
     training_metric_note: ClassVar[str] = (
-        "Share of the training labels, wrong ones included, that the network gives while it trains."
+        "Accuracy on the given training labels, including wrong ones, during training."
     )
 
     def check_data(self, data: Data) -> None:
-        """One class a sample."""
+        """Require one class per sample."""
         check_single_label(self.name, data)
 
     def label_loss(self) -> Term:
@@ -95,11 +95,11 @@ class Classification(Task):
         return CrossEntropy()
 
     def soft_targets(self, temperature: float) -> Term:
-        """T^2 KL of the softened distributions."""
+        """T^2 KL divergence of the softened distributions."""
         return SoftTargets(temperature)
 
     def check(self, name: str, outputs: Outputs, data: Data) -> None:
-        """A logit for each class."""
+        """Require one logit per class."""
         logits = outputs.logits
         if logits is not None and (logits.ndim != 2 or logits.shape[1] != data.num_classes):
             raise TutelageError(
@@ -108,10 +108,10 @@ class Classification(Task):
             )
 
     def check_labels(self, data: Data) -> None:
-        """Every class has a labelled training sample."""
+        """Require a labelled training sample of every class."""
         if data.num_classes < 2:
             raise TutelageError(
-                f"{data.name} has {data.num_classes} class, and a network that always names it is always right; "
+                f"{data.name} has {data.num_classes} class, so that constant predictions are always right; "
                 "train on 2 classes or more"
             )
         counts = class_counts(data.train.labels, data.num_classes)
@@ -122,17 +122,17 @@ class Classification(Task):
                 "they count the classes from 1, else add samples of it"
             )
         if empty:
-            shown = ", ".join(repr(name) for name in empty[:5]) + (", …" if len(empty) > 5 else "")
+            names = ", ".join(repr(name) for name in empty[:5]) + (", …" if len(empty) > 5 else "")
             evaluated = class_counts(data.test.labels, data.num_classes)
             novel = all(evaluated[c] for c, count in enumerate(counts) if count == 0)
             raise TutelageError(
-                f"{len(empty)} of the {data.num_classes} classes of {data.name} have no training sample ({shown}); "
+                f"{len(empty)} of the {data.num_classes} classes of {data.name} have no training sample ({names}); "
                 "add samples or remove the class"
                 + (", or choose a method for few_shot or clustering, which evaluate on such classes" if novel else "")
             )
 
     def training_metric(self, outputs: Outputs, batch: Batch) -> Tensor | None:
-        """Samples of which the prediction is the label given, and samples with a label."""
+        """The numbers of correctly predicted and of labelled samples."""
         if outputs.logits is None:
             return None
         labels = hard_labels(batch.targets)
@@ -151,16 +151,16 @@ class Classification(Task):
         """Accuracy, calibration and, with a teacher, fidelity to it.
 
         Returns:
-            ``samples`` (all of the split; those without a label count in the comparison with the teacher alone),
+            ``samples`` (all of the split; unlabelled samples count only in the comparison with the teacher),
             ``accuracy``, ``per_class_accuracy`` (by class name), ``worst_class_accuracy``, ``per_class_f1`` (by class
             name), ``macro_f1``, ``nll``, ``brier``, ``ece``, ``calibration_gap``, ``aurc``, ``reliability`` (``count``,
-            ``accuracy`` and ``confidence`` of 15 bins, ``None`` where one is empty) and ``risk_coverage`` (``coverage``
-            and ``risk`` at no more than 101 points, the first and the last among them); with a teacher also
-            ``agreement``, ``kl_to_teacher`` and ``teacher_accuracy``. And what operations on the network add, those of
-            a network that can abstain for instance.
+            ``accuracy`` and ``confidence`` of 15 bins, ``None`` if a bin is empty) and ``risk_coverage`` (``coverage``
+            and ``risk`` at 101 points at most, including the first and the last); with a teacher also
+            ``agreement``, ``kl_to_teacher`` and ``teacher_accuracy``. Operations on
+            the network add their metrics, for example those of abstention.
 
         Raises:
-            TutelageError: a network has another number of classes than the data.
+            TutelageError: the numbers of classes of a network and of the data differ.
         """
         logits = class_logits(model, "network", data, split, compute.device)
         labels = hard_labels(split.labels).to(logits.device)
@@ -193,11 +193,11 @@ class Classification(Task):
         return result
 
     def evaluate_training_labels(self, model: nn.Module, data: Data, compute: Compute) -> dict[str, Any]:
-        """How many of the wrong labels it has memorised, and its accuracy by clean and given labels."""
+        """The share of wrong labels that the network has memorised, and its accuracy on clean and on given labels."""
         return memorisation(model, data, compute.device)
 
     def check_extra(self, what: ExtraEvaluation) -> None:
-        """All of them can be measured."""
+        """Accept all: classification supports every extra evaluation."""
 
     def evaluate_extra(
         self,
@@ -209,11 +209,11 @@ class Classification(Task):
         split: str = "test",
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Corruptions, an attack, images from elsewhere."""
+        """Evaluate on corrupted, adversarial and out-of-distribution images."""
         return evaluate_extra(model, data, what, compute.device, seed, split=split)
 
     def describe(self, metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """The main numbers of the test split, and what the training labels and the teacher have to do with them."""
+        """The main metrics of the test split, memorisation of wrong labels and agreement with the teacher."""
         test, train = metrics["test"], metrics.get("train") or {}
 
         def of(form: str, *names: str) -> str:
@@ -238,11 +238,11 @@ class Classification(Task):
             yield "agreement with the teacher, KL to it", f"{of('.2%', 'agreement')}, {of('.4f', 'kl_to_teacher')}"
 
     def chance_level(self, data: Data) -> float | None:
-        """A little above guessing."""
+        """An accuracy somewhat above chance."""
         return AT_CHANCE / data.num_classes
 
     def ensemble(self, teachers: Sequence[Tapped]) -> nn.Module:
-        """Their mean in probability space."""
+        """An ensemble that averages the teachers' probabilities."""
         return Ensemble(teachers)
 
 

@@ -1,4 +1,4 @@
-"""Images made of random latents."""
+"""The generation task: images generated from random latents."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tutelage.tasks.task import Compute, Curve, Metric, Task
 
 
 class Generation(Task):
-    """Images like those of the data: how near the distribution of a generator's images is to theirs."""
+    """Generation of images, evaluated by the distance between the distributions of generated and test images."""
 
-    roles: ClassVar[tuple[str, ...]] = ()  # no epoch is selected: the last generator is kept
+    roles: ClassVar[tuple[str, ...]] = ()  # no epoch is selected: the final generator is saved
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "frechet_distance": Metric("Fréchet distance to the test images", "lower"),
@@ -30,23 +30,23 @@ class Generation(Task):
     )
 
     def recognises(self, module: nn.Module) -> bool:
-        """A network that names the length of its ``latent`` and makes images of latents."""
+        """Whether the network generates images from latents, whose length is its attribute ``latent``."""
         return is_generator(module)
 
     def check_data(self, data: Data) -> None:
-        """Images, whatever their labels."""
+        """Require images; labels are not used."""
         _ = data.image_shape
 
     def check_network(self, model: Tapped) -> None:
-        """A generator."""
+        """Require a generator."""
         if not isinstance(model, Generator):
             raise TutelageError(
                 f"{type(model.module).__name__} is no generator, and this method is for generation; give a network "
-                "that makes images of latents (B, latent) and has latent, their length, as an attribute"
+                "that generates images from latents (B, latent) and has their length as an attribute, latent"
             )
 
     def wrap(self, module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Tapped:
-        """A generator makes its pixels itself: nothing is normalised."""
+        """Wrap a generator; its inputs are latents, which are not normalised."""
         return Generator(module)
 
     def evaluate(
@@ -54,11 +54,11 @@ class Generation(Task):
     ) -> dict[str, Any]:
         """See ``evaluate_generator``."""
         name = next(name for name, candidate in data.splits.items() if candidate is split)
-        other = None if teacher is None else _generator(teacher)
-        return evaluate_generator(_generator(model), data, split=name, device=compute.device, teacher=other)
+        teacher_generator = None if teacher is None else _generator(teacher)
+        return evaluate_generator(_generator(model), data, split=name, device=compute.device, teacher=teacher_generator)
 
     def example(self, model: Tapped, data: Data, count: int = 1) -> Tensor:
-        """Latents."""
+        """Example latents, (count, latent)."""
         return torch.full((count, _generator(model).latent), 0.5, device=model.mean.device)
 
 

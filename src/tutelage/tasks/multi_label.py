@@ -1,4 +1,4 @@
-"""Any number of labels a sample."""
+"""The multi-label task: any number of labels per sample."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class BinaryCrossEntropy(Term):
         if batch is None:
             raise ValueError("BinaryCrossEntropy needs the batch, for its targets")
         known = batch.targets != UNLABELLED
-        each = F.binary_cross_entropy_with_logits(student["logits"], batch.targets.clamp(min=0), reduction="none")
-        return each.where(known, 0.0).sum(1) / known.sum(1).clamp(min=1)
+        losses = F.binary_cross_entropy_with_logits(student["logits"], batch.targets.clamp(min=0), reduction="none")
+        return losses.where(known, 0.0).sum(1) / known.sum(1).clamp(min=1)
 
 
 class MultiLabel(Task):
-    """Any number of labels a sample: each logit of (B, C) above 0 is a label that is predicted."""
+    """Any number of labels per sample; a label is predicted if its logit, of (B, C), is above 0."""
 
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
@@ -51,7 +51,7 @@ class MultiLabel(Task):
             "macro_f1": Metric("mean F1 of the labels", "higher", percent=True),
             "exact_match": Metric("samples with all labels right", "higher", percent=True),
             "hamming_loss": Metric("share of wrong labels", "lower", percent=True),
-            "nll": Metric("negative log-likelihood a label", "lower"),
+            "nll": Metric("negative log-likelihood per label", "lower"),
             "teacher_mean_average_precision": Metric("the teacher's mean average precision", None, percent=True),
         }
     )
@@ -61,7 +61,7 @@ class MultiLabel(Task):
         return BinaryCrossEntropy()
 
     def check(self, name: str, outputs: Outputs, data: Data) -> None:
-        """One logit for each label."""
+        """Require one logit per label."""
         logits = outputs.logits
         if logits is not None and (logits.ndim != 2 or logits.shape[1] != data.num_classes):
             raise TutelageError(
@@ -72,20 +72,20 @@ class MultiLabel(Task):
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
-        """All metrics; a label that is never or always there has no average precision."""
+        """Compute all metrics; a label that no known sample has is left out of mean average precision."""
         logits = predict(model, split, device=compute.device, amp=compute.amp, workers=compute.workers).cpu()
         labels = split.labels.cpu()
-        known, there, said = labels != UNLABELLED, labels == 1, logits > 0
-        each = average_precision(logits, labels)
-        hits = (said & there).sum(0)
-        sizes = (said & known).sum(0) + there.sum(0)
+        known, positive, predicted = labels != UNLABELLED, labels == 1, logits > 0
+        precisions = average_precision(logits, labels)
+        hits = (predicted & positive).sum(0)
+        sizes = (predicted & known).sum(0) + positive.sum(0)
         f1 = 2 * hits / sizes
-        wrong = (said != there) & known
-        nll = F.binary_cross_entropy_with_logits(logits, there.float(), reduction="none")[known].mean()
+        wrong = (predicted != positive) & known
+        nll = F.binary_cross_entropy_with_logits(logits, positive.float(), reduction="none")[known].mean()
         result: dict[str, Any] = {
             "samples": len(split),
-            "mean_average_precision": json_number(each.nanmean()),
-            "average_precision": dict(zip(data.classes, json_numbers(each), strict=True)),
+            "mean_average_precision": json_number(precisions.nanmean()),
+            "average_precision": dict(zip(data.classes, json_numbers(precisions), strict=True)),
             "micro_f1": json_number(2 * hits.sum() / sizes.sum()),
             "macro_f1": json_number(f1.nanmean()),
             "exact_match": json_number((~wrong[known.any(1)].any(1)).float().mean()),
@@ -101,17 +101,17 @@ class MultiLabel(Task):
 def average_precision(logits: Tensor, labels: Tensor) -> Tensor:
     """Each label's mean precision at the ranks of its samples: (N, C) and (N, C) to (C,).
 
-    Samples are ranked by the logit; equally ranked ones count as one rank. Unknown labels, ``-1``, are left out. NaN
-    for a label that no known sample has.
+    Samples are ranked by logit; ties share a rank. Unknown labels, ``-1``, are left out. NaN for a label that no
+    known sample has.
     """
     from sklearn.metrics import average_precision_score
 
-    found = []
+    precisions = []
     for scores, column in zip(logits.T, labels.T, strict=True):
         known = column != UNLABELLED
-        there = column[known] == 1
-        found.append(average_precision_score(there, scores[known]) if bool(there.any()) else float("nan"))
-    return torch.tensor(found, dtype=torch.float64)
+        positive = column[known] == 1
+        precisions.append(average_precision_score(positive, scores[known]) if bool(positive.any()) else float("nan"))
+    return torch.tensor(precisions, dtype=torch.float64)
 
 
 task = MultiLabel()

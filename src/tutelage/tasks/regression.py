@@ -1,4 +1,4 @@
-"""Quantities."""
+"""The regression task: one or several quantities per sample."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tutelage.models.outputs import Outputs
 from tutelage.tasks.task import Compute, Curve, Metric, Task
 from tutelage.terms.term import Term
 
-SCALES = (1e-2, 1e2)  # outside of these, a network with ordinary first weights takes long to reach its targets
+SCALES = (1e-2, 1e2)  # outside this range a network with common initial weights takes long to fit its targets
 
 
 class SquaredError(Term):
     """mean over known quantities k of (f_k - y_k)^2: (B,), in squared units of the quantities.
 
-    Labels (B, K) are NaN where unknown; a sample without known quantities counts 0.
+    Labels (B, K) are NaN if unknown; a sample without known quantities has loss 0.
     """
 
     @property
@@ -41,7 +41,7 @@ class SquaredError(Term):
 
 
 class Regression(Task):
-    """Quantities: the outputs (B, K), taken as they are, in the units of the labels."""
+    """Regression: the outputs (B, K) are the predicted quantities, in the units of the labels."""
 
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
@@ -54,11 +54,11 @@ class Regression(Task):
     )
 
     def label_loss(self) -> Term:
-        """The squared error."""
+        """Squared error."""
         return SquaredError()
 
     def check(self, name: str, outputs: Outputs, data: Data) -> None:
-        """One output for each quantity."""
+        """Require one output per quantity."""
         values = outputs.logits
         if values is not None and (values.ndim != 2 or values.shape[1] != data.num_classes):
             raise TutelageError(
@@ -67,23 +67,25 @@ class Regression(Task):
             )
 
     def check_labels(self, data: Data) -> None:
-        """Quantities of which some are known, on a scale that a network with ordinary first weights can reach."""
+        """Require known values of every quantity, on a scale that a network with common initial weights can fit."""
         labels = data.train.labels
         for name, column in zip(data.classes, labels.T, strict=True):
             known = column[~column.isnan()]
             if not len(known):
-                raise TutelageError(f"no training sample of {data.name} has {name!r}; label some, or leave it out")
+                raise TutelageError(
+                    f"no training sample of {data.name} has {name!r}; label some samples, or leave it out"
+                )
             scale = float(known.double().square().mean().sqrt())
             if not SCALES[0] <= scale <= SCALES[1]:
                 raise TutelageError(
-                    f"{name!r} of {data.name} has a root mean square of {scale:.3g}, too far from 1 to be learnt; "
+                    f"{name!r} of {data.name} has a root mean square of {scale:.3g}, too far from 1 for training; "
                     "subtract its mean and divide it by its standard deviation first"
                 )
 
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
-        """All metrics, over the quantities that are known."""
+        """Compute all metrics over the known quantities."""
         labels = split.labels.cpu().double()
         known = ~labels.isnan()
         values = predict(model, split, device=compute.device, amp=compute.amp, workers=compute.workers).cpu().double()
@@ -99,8 +101,8 @@ class Regression(Task):
         }
         if teacher is not None:
             teacher_logits = predict(teacher, split, device=compute.device, workers=compute.workers).cpu().double()
-            of_teacher = (teacher_logits - labels).where(known, 0.0)
-            result["teacher_rmse"] = json_number((of_teacher.square().sum() / known.sum()).sqrt())
+            teacher_error = (teacher_logits - labels).where(known, 0.0)
+            result["teacher_rmse"] = json_number((teacher_error.square().sum() / known.sum()).sqrt())
         return result
 
 

@@ -1,4 +1,4 @@
-"""Strings of a fixed length, the digits of a barcode for instance."""
+"""The strings task: strings of a fixed length, for example the digits of a barcode."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from tutelage.terms.term import Term
 
 
 class Strings(Task):
-    """Strings of L symbols: the largest logit of (B, L, C) at each place is the symbol that is read."""
+    """Strings of L symbols; the symbol read at each position is the one with the largest logit of (B, L, C)."""
 
     outputs_are_logits: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "string_accuracy": Metric("strings read without an error", "higher", percent=True),
             "symbol_accuracy": Metric("symbols read rightly", "higher", percent=True),
-            "accuracy_by_place": Curve("accuracy of each place"),
-            "nll": Metric("negative log-likelihood a symbol", "lower"),
+            "accuracy_by_place": Curve("accuracy of each position"),
+            "nll": Metric("negative log-likelihood per symbol", "lower"),
             "teacher_string_accuracy": Metric("the teacher's string accuracy", None, percent=True),
         }
     )
 
     def label_loss(self) -> Term:
-        """The mean over the places of each one's cross-entropy."""
+        """Cross-entropy, averaged over positions."""
         return CrossEntropy()
 
     def soft_targets(self, temperature: float) -> Term:
-        """The mean over the places of Hinton's loss."""
+        """Hinton's loss, averaged over positions."""
         return SoftTargets(temperature)
 
     def check(self, name: str, outputs: Outputs, data: Data) -> None:
-        """A logit for each symbol at each place."""
+        """Require one logit for each symbol at each position."""
         expected = (data.train.labels.shape[1], data.num_classes)
         logits = outputs.logits
         if logits is not None and tuple(logits.shape[1:]) != expected:
@@ -53,7 +53,7 @@ class Strings(Task):
             )
 
     def training_metric(self, outputs: Outputs, batch: Batch) -> Tensor | None:
-        """Strings that are read without an error."""
+        """The numbers of strings read without an error and of labelled strings."""
         if outputs.logits is None:
             return None
         known = (batch.targets != UNLABELLED).any(1)
@@ -69,7 +69,7 @@ class Strings(Task):
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
-        """All metrics, over the symbols that are known."""
+        """Compute all metrics over the known symbols."""
         logits = predict(model, split, device=compute.device, amp=compute.amp, workers=compute.workers)
         labels = split.labels.to(logits.device)
         known = labels != UNLABELLED
@@ -90,12 +90,12 @@ class Strings(Task):
         return result
 
     def decision_metrics(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-        """What other decision rules than the largest logit make of logits (N, L, C) and labels (N, L): none here."""
+        """Metrics of further decision rules, from logits (N, L, C) and labels (N, L); subclasses override this."""
         return {}
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B, L, C) and (B, L) to (B,) bool: every known symbol is the largest logit's."""
+    """Whether all known symbols are predicted: (B, L, C) and (B, L) to (B,) bool."""
     return ((logits.argmax(2) == labels) | (labels == UNLABELLED)).all(1)
 
 
