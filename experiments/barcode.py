@@ -122,7 +122,7 @@ def best_trial(network: str) -> int:
 
 
 @cache
-def part(name: str) -> Split:
+def split_of(name: str) -> Split:
     """The test split, the harder one, or images of noise, where every accepted string is false."""
     test = barcodes(HARDER if name == "harder" else SEVERITY).test
     if name != "noise":
@@ -134,7 +134,7 @@ def part(name: str) -> Split:
 @cache
 def logits(network: str, seed: int, name: str, angle: float = 0.0) -> Tensor:
     """A student's outputs for the rotated images of a split."""
-    return predict(Rotated(student(network, seed).model, angle), part(name), device="cpu")
+    return predict(Rotated(student(network, seed).model, angle), split_of(name), device="cpu")
 
 
 def reading(row: str, rule: str, seed: int, name: str) -> Reading:
@@ -159,7 +159,7 @@ def zxing(name: str) -> Reading:
     """The strings that zxing-cpp reads, image by image, limited to EAN-13."""
     import zxingcpp
 
-    images = part(name).inputs
+    images = split_of(name).inputs
     assert isinstance(images, Tensor)
     symbols, accepted = torch.zeros(len(images), 13, dtype=torch.int64), torch.zeros(len(images), dtype=torch.bool)
     for index, image in enumerate(images[:, :, :, 0].numpy()):
@@ -178,9 +178,9 @@ def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float
     rule = "largest logits" if row in TRIALS else row
     rule = "K = 2" if condition == "corrected" else rule
     test, harder, noise = (reading(row, rule, seed, name) for name in ("test", "harder", "noise"))
-    labels = part("test").labels
+    labels = split_of("test").labels
     shares = {name: value or 0.0 for name, value in outcomes(test, labels).items()}
-    shares_of_harder = outcomes(harder, part("harder").labels)
+    shares_of_harder = outcomes(harder, split_of("harder").labels)
     fitted = {} if row == ZXING else _training(student(row if row in TRIALS else "plain", seed))
     return {
         **shares,

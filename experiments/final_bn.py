@@ -97,9 +97,9 @@ def two_classes(data: Data, majority: Sequence[int], minority: Sequence[int], ma
         return torch.isin(labels, torch.tensor(classes)).nonzero()[:, 0]
 
     def binary(split: Split, indices: Tensor) -> Split:
-        part = split.subset(indices.sort().values)
-        labels = torch.isin(part.labels, torch.tensor(minority)).long()
-        return replace(part, labels=labels, clean_labels=labels)
+        subset = split.subset(indices.sort().values)
+        labels = torch.isin(subset.labels, torch.tensor(minority)).long()
+        return replace(subset, labels=labels, clean_labels=labels)
 
     def sample(indices: Tensor, count: int) -> Tensor:
         return indices[torch.randperm(len(indices), generator=generator)[:count]]

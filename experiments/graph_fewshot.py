@@ -114,7 +114,7 @@ def data_of(name: str) -> Data:
     arrays: dict[str, Any] = dict(np.load(FOLDER / {"omniglot": "omniglot-28.npz", "cifar100": "cifar100.npz"}[name]))
     if name == "omniglot":
         train, test = (
-            _part(arrays[f"{part}_images"][..., None], arrays[f"{part}_labels"]) for part in ("train", "test")
+            _split(arrays[f"{split}_images"][..., None], arrays[f"{split}_labels"]) for split in ("train", "test")
         )
         return Data(name, tuple(arrays["classes"]), train, test, views=CropsAndFlips(pad=2))
     labels, coarse = arrays["train_labels"], arrays["train_coarse"]
@@ -122,12 +122,12 @@ def data_of(name: str) -> Data:
     for label in range(100):
         rank[labels == label] = np.arange((labels == label).sum())
     base, novel = (coarse < 12) & (rank < 60), arrays["test_coarse"] >= 16
-    train = _part(arrays["train_images"][base], labels[base])
-    test = _part(arrays["test_images"][novel], arrays["test_labels"][novel])
+    train = _split(arrays["train_images"][base], labels[base])
+    test = _split(arrays["test_images"][novel], arrays["test_labels"][novel])
     return Data(name, tuple(arrays["classes"]), train, test, views=CropsAndFlips(pad=2, flip=True))
 
 
-def _part(images: Any, labels: Any) -> Split:
+def _split(images: Any, labels: Any) -> Split:
     return Split.of(torch.from_numpy(images), torch.from_numpy(labels).long())
 
 

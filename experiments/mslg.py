@@ -124,7 +124,7 @@ rate of *fine-tuned* from 0.05, 0.01 and 0.002.
 
 - **The meta-gradient has a large effect.** MSLG is 14 to 25 points above plain cross-entropy, 13 to 30 above the
   warm-up that it starts from, and 15 to 26 above the same second stage with fixed labels; no interval of these
-  differences includes 0. It memorises a small part of the wrong labels.
+  differences includes 0. It memorises a fraction of the wrong labels.
 - It did not collapse with the paper's beta of 4000 on these seeds; with 10000 it did in tuning.
 - **Fine-tuning on the same trusted samples is better by 1 to 3 points** (*mslg* and *beta 4000*). With symmetric noise
   the intervals exclude 0. With pair flips they include it; there a difference of 3.9 points (*mslg*) or 5.7 points

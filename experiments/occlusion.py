@@ -155,9 +155,9 @@ def longer(hidden: Half, seed: int, factor: float) -> dict[str, dict[str, float]
 def by_svm(run: Run, *models: Tapped) -> dict[str, float]:
     """Accuracy of an SVM on the normalised embeddings of these networks, as in ``joined``."""
     assert run.data.validation is not None
-    parts = (run.data.train, run.data.validation, run.data.test)
+    splits = (run.data.train, run.data.validation, run.data.test)
     train, held_out, test = (
-        torch.cat([F.normalize(run.predict(model, part, ("embedding",))) for model in models], 1) for part in parts
+        torch.cat([F.normalize(run.predict(model, split, ("embedding",))) for model in models], 1) for split in splits
     )
     validation = held_out, run.data.validation.labels
     weight, bias, _ = select_svm(train, run.data.train.labels, run.data.num_classes, validation)
@@ -170,8 +170,8 @@ def by_svm(run: Run, *models: Tapped) -> dict[str, float]:
 def measured(run: Run, model: Tapped) -> dict[str, float]:
     """Accuracy on the test and the held-out split."""
     assert run.data.validation is not None
-    parts = {"accuracy": run.data.test, "held_out": run.data.validation}
-    return {name: float(accuracy(run.predict(model, part), part.labels)) for name, part in parts.items()}
+    splits = {"accuracy": run.data.test, "held_out": run.data.validation}
+    return {name: float(accuracy(run.predict(model, split), split.labels)) for name, split in splits.items()}
 
 
 def of_row(condition: Half, row: str, seed: int, factor: float) -> dict[str, float]:

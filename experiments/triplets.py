@@ -74,18 +74,18 @@ def embeddings(condition: str, row: str, seed: int, lr: float) -> tuple[Data, Te
     )
     student = run.student() if row == UNTRAINED else find("triplets")(run, samples_per_class=16, **SETTINGS[row])
     assert data.validation is not None
-    held, test = (run.predict(student, part, ("embedding",)) for part in (data.validation, data.test))
-    return data, held, test
+    held_out, test = (run.predict(student, split, ("embedding",)) for split in (data.validation, data.test))
+    return data, held_out, test
 
 
 def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float]:
     """Train and cluster once; nothing is written to the folder."""
-    data, held, test = embeddings(condition, row, seed, BEST_RATES[condition])
+    data, held_out, test = embeddings(condition, row, seed, BEST_RATES[condition])
     assert data.validation is not None
     labels, distances = data.test.labels, distances_of(test)
     clusters = k_means(test, data.num_classes)
     fixed = multicut(cut_costs(distances))
-    fitted = multicut(cut_costs(distances, *fit_cut(distances_of(held), data.validation.labels)))
+    fitted = multicut(cut_costs(distances, *fit_cut(distances_of(held_out), data.validation.labels)))
     count, fitted_count = (len(torch.unique(labelling)) for labelling in (fixed, fitted))
     return {
         "nmi": float(nmi(labels, clusters)),
@@ -108,9 +108,9 @@ def tune(seeds: int = 2) -> None:
             for lr in RATES:
                 nmis = []
                 for seed in range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + seeds):
-                    data, held, _ = embeddings(condition, row, seed, lr)
+                    data, held_out, _ = embeddings(condition, row, seed, lr)
                     assert data.validation is not None
-                    nmis.append(float(nmi(data.validation.labels, k_means(held, data.num_classes))))
+                    nmis.append(float(nmi(data.validation.labels, k_means(held_out, data.num_classes))))
                 scores[lr] = fmean(nmis)
             print(condition, row, max(scores, key=lambda lr: scores[lr]), scores, flush=True)
 
