@@ -50,7 +50,7 @@ def as_data(value: object, test_share: float | None = None) -> Data:
 
 
 def _is_set(value: object) -> bool:
-    """Whether it is a set of samples, not one of a pair of arrays."""
+    """Whether the value is a set of samples, rather than an array of a pair (images, labels)."""
     if isinstance(value, tuple | list):
         return len(value) == 2 and not any(isinstance(item, int) for item in value)
     if isinstance(value, Tensor | np.ndarray | str | bytes | Mapping):

@@ -186,7 +186,7 @@ def _check_novel(splits: Mapping[str, Split], file: Path) -> None:
 
 
 def _classes(names: Array | None, splits: Mapping[str, Split], file: Path, *, novel: bool = False) -> tuple[str, ...]:
-    """The class names, or the class numbers of the labels as names; with a novel split those of all labels."""
+    """The class names; by default the class numbers of the training labels, or of all labels with a novel split."""
     if names is not None:
         if names.ndim != 1 or names.dtype.kind not in "USiu":
             raise TutelageError(f"classes of {file} is {names.dtype} of shape {names.shape}; it is (C,) names as text")

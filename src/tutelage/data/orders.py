@@ -109,7 +109,7 @@ class PK:
 
 
 def _rows(indices: Tensor, count: int, size: int, generator: torch.Generator) -> Tensor:
-    """(count, size) of these indices, repeatedly shuffled; distinct in a row if there are ``size``."""
+    """(count, size) repeatedly shuffled indices; the indices of a row are distinct if there are at least ``size``."""
     whole = len(indices) // size * size or len(indices)
     repeats = -(-count * size // whole)
     orders = [indices[torch.randperm(len(indices), generator=generator)[:whole]] for _ in range(repeats)]
@@ -117,7 +117,7 @@ def _rows(indices: Tensor, count: int, size: int, generator: torch.Generator) ->
 
 
 def _repeated(indices: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` of these indices: all of them in random order, then all in another order, and so on."""
+    """``count`` indices: all in random order, then all in another random order, and so on."""
     repeats = -(-count // len(indices))
     orders = [indices[torch.randperm(len(indices), generator=generator)] for _ in range(repeats)]
     return torch.cat(orders)[:count]

@@ -119,7 +119,7 @@ def split_from_arrays(pair: object, what: str, modality: Modality, targets: Targ
 
 
 def checked(split: object, what: str, classes: Sequence[str]) -> Split:
-    """The split with its tensors as ``Split`` has them; one that no network could be trained on is refused."""
+    """Return the split with all its tensors checked and converted; refuse one that cannot train a network."""
     if not isinstance(split, Split):
         raise TutelageError(
             f"the {what} is a {type(split).__name__}; make splits with Split.of(images, labels), or all of them with "

@@ -28,16 +28,16 @@ from tutelage.tasks._embeddings import EmbeddingTask
 from tutelage.tasks.task import Compute, Curve, Metric
 
 MAX_CUT_SAMPLES = 1000
-"""Samples of a split that are clustered by multicut, whose memory and time grow with their square."""
+"""The largest number of samples clustered by multicut, whose memory and time grow with its square."""
 
 
 class Clustering(EmbeddingTask):
     """Embeddings (B, D) whose clusters are the classes: k-means, and correlation clustering (minimum-cost multicut).
 
     Clustering does not read the labels; k-means is given the number of classes of the split, multicut is not. Samples
-    without a class are left out. Multicut joins and separates by one threshold for all networks: pairs nearer than a
-    squared distance of 2, half-way between the margins of the absolute triplet loss, attract each other. Its metrics
-    mean little for embeddings of another scale.
+    without a class are left out. Multicut uses one threshold for all networks: pairs at a squared distance below
+    2, half-way between the margins of the absolute triplet loss, attract each other. Its metrics are hardly meaningful
+    for embeddings of another scale.
     """
 
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
@@ -56,14 +56,14 @@ class Clustering(EmbeddingTask):
     )
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
-        """The NMI."""
+        """The normalised mutual information of k-means."""
         value = _by_k_means(embeddings(model, split, data, compute.device))["nmi"]
         return math.nan if value is None else value
 
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
-        """All metrics; those of multicut on at most 1,000 samples, spread over the split."""
+        """Compute all metrics; those of multicut use at most 1,000 samples, spread over the split."""
         samples = embeddings(model, split, data, compute.device)
         result: dict[str, Any] = {
             "samples": len(split),

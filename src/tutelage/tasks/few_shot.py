@@ -58,14 +58,13 @@ def _metrics(shots: int) -> dict[str, Metric | Curve]:
 
 
 class FewShot(EmbeddingTask):
-    """Classes of which one or five samples are labelled: episodes of at most 5 classes and 15 queries of each.
+    """Few-shot classification: episodes of at most 5 classes, with 1 or 5 labelled samples and 15 queries per class.
 
-    By logistic regression, with and without a graph of all samples of an episode, and by the nearest mean, where the
-    queries of an episode are known together (transductive); and by logistic regression one query at a time (inductive).
-    The embeddings (B, D) are frozen. The classes of an episode are those of the split that is evaluated, which the
-    network need not have been trained on. The episodes have a seed of their own. Where the split is too small there are
-    fewer classes or queries in an episode, and no accuracy if there are not two classes of one labelled sample and one
-    query each.
+    Queries are classified all together (transductive), by the nearest mean and by logistic regression with and without
+    a graph of all samples of the episode; and one at a time (inductive), by logistic regression. The embeddings (B, D)
+    are frozen. Classes are those of the evaluated split; the network need not have been trained on them. The episodes
+    have a fixed seed. Small splits result in fewer classes or queries per episode, and in no accuracy if fewer than
+    two classes have a labelled sample and a query.
     """
 
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
@@ -74,7 +73,7 @@ class FewShot(EmbeddingTask):
     )
 
     def score(self, model: nn.Module, split: Split, data: Data, compute: Compute) -> float:
-        """The 1-shot accuracy by the nearest mean, of the episodes that ``evaluate`` has."""
+        """The 1-shot accuracy of the nearest mean, on the same episodes as ``evaluate``."""
         student_embeddings = embeddings(model, split, data, compute.device)
         episodes = _episodes(student_embeddings.labels, SHOTS[0])
         if episodes is None:
@@ -88,7 +87,7 @@ class FewShot(EmbeddingTask):
     def evaluate(
         self, model: nn.Module, split: Split, data: Data, compute: Compute, *, teacher: nn.Module | None = None
     ) -> dict[str, Any]:
-        """All metrics."""
+        """Compute all metrics for 1 and 5 shots."""
         student_embeddings = embeddings(model, split, data, compute.device)
         result: dict[str, Any] = {"samples": len(split)}
         for shots in SHOTS:

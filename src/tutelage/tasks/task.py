@@ -1,4 +1,4 @@
-"""What is asked of a network: the frame that every task fills in."""
+"""The base class of tasks, and the types of their metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tutelage.terms.term import Term
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A number of an evaluation that can stand in tables.
+    """A number of an evaluation that tables can show.
 
     Attributes:
         title: its name in words.
@@ -100,7 +100,7 @@ class Task:
     outputs_are_logits: ClassVar[bool] = False
     """Whether the outputs are logits, whose softmax over the last axis is a distribution over classes."""
 
-    training_metric_note: ClassVar[str] = "The main metric over the training batches, by the labels given."
+    training_metric_note: ClassVar[str] = "The main metric over the training batches, with the given labels."
     """A sentence about ``training_metric``, printed below its figure."""
 
     @property
@@ -166,12 +166,12 @@ class Task:
     # --- training
 
     def label_loss(self) -> Term:
-        """The supervised loss, used by ``plain`` alone and by other methods together with their own.
+        """The supervised loss: all of the loss of ``plain``, and a part of the loss of other methods.
 
         Raises:
             TutelageError: the task has no label loss; a method must define its own.
         """
-        raise TutelageError(f"{self.name} has no label loss of its own; choose a method for it: tutelage methods")
+        raise TutelageError(f"{self.name} has no label loss; choose a method for this task, see tutelage methods")
 
     @property
     def has_label_loss(self) -> bool:
@@ -212,10 +212,10 @@ class Task:
         For example a backbone without a classifier, a network for other classes, or one for another input size. Such a
         network may still be a teacher of features.
         """
-        few = data.train.subset(torch.arange(min(2, len(data.train))))
+        samples = data.train.subset(torch.arange(min(2, len(data.train))))
         name = type(model.module).__name__
         try:
-            batch = next(evaluation_batches(few, device=model.mean.device, workers=0))
+            batch = next(evaluation_batches(samples, device=model.mean.device, workers=0))
             with eval_mode(model), torch.no_grad():
                 self.check(name, self.with_evaluated_roles(model, data).tap(batch.inputs, self.roles), data)
         except TutelageError as error:
@@ -265,14 +265,14 @@ class Task:
         return {}
 
     def check_extra(self, what: ExtraEvaluation) -> None:
-        """Refuse measurements that this task does not have.
+        """Refuse extra evaluations that this task does not support.
 
         Raises:
             TutelageError: with its name.
         """
         if what != ExtraEvaluation():
             raise TutelageError(
-                f"corruptions, attacks and other data are measured of classifiers, and this is {self.name}"
+                f"corruptions, attacks and out-of-distribution data are for classification, and this is {self.name}"
             )
 
     def evaluate_extra(
@@ -285,7 +285,7 @@ class Task:
         split: str = "test",
         seed: int = 0,
     ) -> dict[str, Any]:
-        """Measurements that are made when they are asked for: corruptions, attacks, other data.
+        """Optional extra evaluations: corruptions, attacks, out-of-distribution data.
 
         Raises:
             TutelageError: as ``check_extra``.
@@ -312,7 +312,7 @@ class Task:
                 yield f"{main.title}, epoch {selected['epoch']} (best on held-out)", main.text(value)
 
     def chance_level(self, data: Data) -> float | None:
-        """The main metric of guessing, with a margin; below it a teacher causes a warning. ``None`` if unknown."""
+        """The main metric at chance, with a margin; below it a teacher causes a warning. ``None`` if unknown."""
         return None
 
     def ensemble(self, teachers: Sequence[Tapped]) -> nn.Module | None:
