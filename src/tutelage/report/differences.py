@@ -22,8 +22,8 @@ def print_study_difference(difference: StudyDifference, *, as_json: bool = False
                 "seeds": list(difference.seeds),
                 "setup_changes": _sides(difference.setup_changes),
                 "differences": [_line(change) for change in difference.changes],
-                "only_a": [_place(cell) for cell in difference.only_a],
-                "only_b": [_place(cell) for cell in difference.only_b],
+                "only_a": [_key(cell) for cell in difference.only_a],
+                "only_b": [_key(cell) for cell in difference.only_b],
             }
         )
         return
@@ -64,18 +64,18 @@ def _line(change: Change) -> dict[str, Any]:
     ends: dict[str, float | None] = {"difference": None, "low": None, "high": None}
     if gap is not None:
         ends = {"difference": gap.mean, "low": finite(gap.low), "high": finite(gap.high)}
-    return {**_place(change), **ends, "missing": change.missing}
+    return {**_key(change), **ends, "missing": change.missing}
 
 
-def _place(row: Change | Cell) -> dict[str, Any]:
+def _key(row: Change | Cell) -> dict[str, Any]:
     return {**dict(zip((*CONDITION, *PAIR), (*row.condition, *row.pair), strict=True)), "method": row.method}
 
 
 def _words(row: Change | Cell) -> str:
-    place = _place(row)
-    said = [str(place["data"]), *(f"{axis} {place[axis]}" for axis in CONDITION[1:-1] if place[axis] is not None)]
-    said += ["teacher on clean labels"] if place["teacher_labels"] == "clean" else []
-    return ", ".join([*said, f"{row.pair[0]} teaches {row.pair[1]}"])
+    key = _key(row)
+    words = [str(key["data"]), *(f"{axis} {key[axis]}" for axis in CONDITION[1:-1] if key[axis] is not None)]
+    words += ["teacher on clean labels"] if key["teacher_labels"] == "clean" else []
+    return ", ".join([*words, f"{row.pair[0]} teaches {row.pair[1]}"])
 
 
 def _sides(both: Mapping[str, Both]) -> dict[str, dict[str, Any]]:

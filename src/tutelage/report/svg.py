@@ -28,7 +28,7 @@ _COLOURS = {
 _PANEL = "panel-"
 _DECIMALS = re.compile(r"-?\d+\.\d{2,}")
 _FONT = re.compile(r"font(-family)?: [^;]*;")
-_NOTHING_TO_SEE = {"metadata", "style"}
+_INVISIBLE_TAGS = {"metadata", "style"}
 
 Draw = Callable[["Axes"], object]
 Marks = Sequence["Artist"]
@@ -103,13 +103,13 @@ class Sheet:
             for artist in artists:
                 artist.set_gid(f"{_PANEL}{number}")
                 axes.add_artist(artist)
-        _, drawn = self._written(figure)
+        _, axes_element = self._written(figure)
         groups: dict[str, list[str]] = {}
         common: list[str] = []
-        for child in drawn:
+        for child in axes_element:
             name = child.get("id", "")
-            where = groups.setdefault(name, []) if name.startswith(_PANEL) else common
-            where.append(self._plain(child))
+            elements = groups.setdefault(name, []) if name.startswith(_PANEL) else common
+            elements.append(self._plain(child))
         self._frames += 1
         key = f"frame-{self._frames}"
         self._definitions[key] = f'<g id="{key}">{"".join(common)}</g>'
@@ -137,7 +137,7 @@ class Sheet:
     def _plain(self, element: ElementTree.Element) -> str:
         """An element as text without namespaces, names and machine precision; definitions go to the sheet."""
         tag = element.tag.rpartition("}")[2]
-        if tag in _NOTHING_TO_SEE:
+        if tag in _INVISIBLE_TAGS:
             return ""
         if tag == "defs":
             for child in element:
@@ -163,14 +163,14 @@ class Sheet:
                 attributes[short] = _short(short, value)
         if tag == "g" and not attributes:
             return inner
-        said = "".join(f' {name}="{escape(value)}"' for name, value in attributes.items())
-        return f"<{tag}{said}>{inner}</{tag}>" if inner else f"<{tag}{said}/>"
+        attribute_text = "".join(f' {name}="{escape(value)}"' for name, value in attributes.items())
+        return f"<{tag}{attribute_text}>{inner}</{tag}>" if inner else f"<{tag}{attribute_text}/>"
 
 
 def _short(name: str, value: str) -> str:
     if name == "style":
-        for drawn, shown in _COLOURS.items():
-            value = value.replace(drawn, shown)
+        for placeholder, colour in _COLOURS.items():
+            value = value.replace(placeholder, colour)
         return _FONT.sub("", value).replace(": ", ":").replace("; ", ";")
     value = " ".join(value.split())
-    return _DECIMALS.sub(lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), value)
+    return _DECIMALS.sub(lambda match: f"{float(match[0]):.1f}".removesuffix(".0"), value)

@@ -121,7 +121,7 @@ def _markdown(results: Results, metric: str, interval: str) -> bytes:
     ]
     for heading, rows in tables:
         parts += [f"## {markdown_text(heading)}", markdown_text(conclusion(rows))]
-        head, *lines = [(markdown_text(name), *others) for name, *others in table_cells(rows)]
+        head, *lines = [(markdown_text(name), *values) for name, *values in table_cells(rows)]
         parts.append(markdown_table(head, lines))
     return ("\n\n".join(parts) + "\n").encode()
 
@@ -160,10 +160,10 @@ FORMATS: Mapping[str, Callable[[Results, str, str], bytes]] = MappingProxyType(
 
 def grouped_rows(results: Results, metric: str | None, interval: str) -> list[tuple[str, list[Row]]]:
     """The displayed rows by condition and pair, with their headings."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
+    groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in display_rows(results, metric, interval):
-        found.setdefault((row.cell.condition, row.cell.pair), []).append(row)
-    return [(results.heading(*place), rows) for place, rows in found.items()]
+        groups.setdefault((row.cell.condition, row.cell.pair), []).append(row)
+    return [(results.heading(*key), rows) for key, rows in groups.items()]
 
 
 def display_rows(results: Results, metric: str | None, interval: str) -> list[Row]:
@@ -203,8 +203,8 @@ def table_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     plain = next((row for row in rows if row.cell.method == PLAIN), None)
     for row in rows:
         p = "" if row.holm is None else "< 0.001" if row.holm < 0.001 else f"{row.holm:.3f}"
-        won = "" if row.wins is None else f"{row.wins:g} of {len(row.cell.runs)}"
-        lines.append((row.cell.method, _mean(row), _gain(row, plain), p, won))
+        wins = "" if row.wins is None else f"{row.wins:g} of {len(row.cell.runs)}"
+        lines.append((row.cell.method, _mean(row), _gain(row, plain), p, wins))
     return lines
 
 
@@ -265,5 +265,5 @@ _LATEX = {
 
 
 def _for_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Escape text for LaTeX."""
     return "".join(_LATEX.get(sign, sign) for sign in printable(" ".join(text.split())))

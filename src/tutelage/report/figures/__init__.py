@@ -1,8 +1,8 @@
-"""The pictures of a study's page.
+"""Figures of the page of a study.
 
-Most are small multiples: a panel a method, the method in colour, the plain student beside it as a dashed line. So
-nothing has to be told apart by colour, and forty methods are as legible as four. Panels of a section share their
-scales.
+Most are small multiples: one panel per method, with the method in colour and the plain student as a dashed line.
+Methods are therefore not distinguished by colour, and forty methods are as legible as four. The panels of a section
+share their scales.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tutelage.studies.results import Results, Row
 
 
 def sections(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -> list[Section]:
-    """All that the results have something for, in the order of the page."""
+    """Draw all sections for which the results have values, in the order of the page."""
     with style():
-        found = [
+        candidates = [
             gains(results, rows, sheet),
             ranks(results, metric, sheet),
             along(results, rows, sheet, "noise"),
@@ -36,4 +36,4 @@ def sections(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -
             cost(results, rows, sheet),
             training(results, sheet),
         ]
-    return [section for section in found if section is not None]
+    return [section for section in candidates if section is not None]

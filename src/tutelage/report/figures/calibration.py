@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 def reliability(results: Results, sheet: Sheet) -> Section | None:
     """Reliability diagrams."""
     groups = places(results.cells)
-    found = []
-    for place, cells in groups.items():
+    pooled = []
+    for key, cells in groups.items():
         bins = {cell.method: _pool(cell.runs) for cell in cells if all(run.get("reliability") for run in cell.runs)}
         if bins:
-            found.append((title_of(results, place, len(groups) > 1), cells, bins))
-    if not found:
+            pooled.append((title_of(results, key, len(groups) > 1), cells, bins))
+    if not pooled:
         return None
 
     def frame(axes: Axes) -> None:
@@ -51,26 +51,26 @@ def reliability(results: Results, sheet: Sheet) -> Section | None:
 
     marks = [
         _draw_reliability(one, bins.get(PLAIN) if name != PLAIN else None)
-        for _, _, bins in found
+        for _, _, bins in pooled
         for name, one in bins.items()
     ]
     labels = [
-        f"{name}: reliability diagram{f'; {title}' if title else ''}" for title, _, bins in found for name in bins
+        f"{name}: reliability diagram{f'; {title}' if title else ''}" for title, _, bins in pooled for name in bins
     ]
-    drawn = iter(sheet.panels(blank_figure(170, 172), frame, marks, labels))
+    svgs = iter(sheet.panels(blank_figure(170, 172), frame, marks, labels))
     blocks = []
-    for title, cells, bins in found:
+    for title, cells, bins in pooled:
         panels = []
         for cell in cells:
             ece = cell.values("ece")
-            said = (
+            caption = (
                 missing_reason(cell)
                 if cell.method not in bins
                 else f"ECE {np.mean(ece):.3f}"
                 if ece is not None
                 else ""
             )
-            panels.append(Panel(cell.method, next(drawn) if cell.method in bins else "", said))
+            panels.append(Panel(cell.method, next(svgs) if cell.method in bins else "", caption))
         blocks.append(Block(title, tuple(panels)))
     note = (
         "Accuracy at each confidence, samples of all seeds pooled; no intervals. On the diagonal the network is "
@@ -87,19 +87,19 @@ def _pool(runs: Sequence[Record]) -> tuple[Array, Array, Array]:
         for name in ("count", "accuracy", "confidence")
     )
     total = count.sum(0)
-    there = total > 0
-    mean = [(count * part).sum(0)[there] / total[there] for part in (accuracy, confidence)]
-    return total[there] / total.sum(), 100 * mean[0], 100 * mean[1]
+    occupied = total > 0
+    mean = [(count * part).sum(0)[occupied] / total[occupied] for part in (accuracy, confidence)]
+    return total[occupied] / total.sum(), 100 * mean[0], 100 * mean[1]
 
 
-def _draw_reliability(bins: tuple[Array, Array, Array], beside: tuple[Array, Array, Array] | None) -> list[Artist]:
+def _draw_reliability(bins: tuple[Array, Array, Array], plain: tuple[Array, Array, Array] | None) -> list[Artist]:
     count, accuracy, confidence = bins
     columns = [
         rectangle(max(0, at - 2.4), 0, min(100, at + 2.4), 30 * share / count.max())
         for at, share in zip(confidence, count, strict=True)
     ]
-    drawn = [area(columns, QUIET, 0.3)]
-    if beside is not None:
-        drawn.append(stroke(beside[2], beside[1], INK, linewidth=1.1, dashes=(3.2, 2)))
-    colour = INK if beside is None else ACCENT
-    return [*drawn, stroke(confidence, accuracy, colour, linewidth=1.5, marker="o", markersize=3.6)]
+    artists = [area(columns, QUIET, 0.3)]
+    if plain is not None:
+        artists.append(stroke(plain[2], plain[1], INK, linewidth=1.1, dashes=(3.2, 2)))
+    colour = INK if plain is None else ACCENT
+    return [*artists, stroke(confidence, accuracy, colour, linewidth=1.5, marker="o", markersize=3.6)]

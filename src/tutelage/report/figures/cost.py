@@ -39,8 +39,8 @@ def cost(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None:
         if row.mean is not None:
             groups.setdefault((row.cell.condition, row.cell.pair), []).append(row)
     metric, blocks = rows[0].metric, []
-    for place, group in groups.items():
-        title = title_of(results, place, len(groups) > 1)
+    for key, group in groups.items():
+        title = title_of(results, key, len(groups) > 1)
         panels = [
             Panel("", svg)
             for cost, words in (("seconds", "training time, s"), ("forward_passes", "forward passes of training"))
@@ -48,13 +48,17 @@ def cost(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None:
         ]
         if panels:
             blocks.append(Block(title, tuple(panels)))
-    many = any(len(group) > _LABELLED for group in groups.values())
+    some_unnamed = any(len(group) > _LABELLED for group in groups.values())
     note = (
         f"{_BETTER[metric.better]} Means over seeds; "
-        + (f"{few[0].lower()}{few[1:]}. " if (few := interval_note(results)) else "bars: 95 % interval. ")
+        + (
+            f"{no_interval[0].lower()}{no_interval[1:]}. "
+            if (no_interval := interval_note(results))
+            else "bars: 95 % interval. "
+        )
         + "Square: plain; diamond: the teacher. Times are those of the machine that ran the study, and "
         "comparable only if it ran nothing else; networks that were trained together all count."
-        + (" Only methods that no cheaper method beats are named; the table has all." if many else "")
+        + (" Only methods that no cheaper method beats are named; the table has all." if some_unnamed else "")
     )
     return Section("cost", f"Cost against {metric.title}", note, tuple(blocks), width=380) if blocks else None
 
@@ -107,43 +111,43 @@ def _scatter(sheet: Sheet, group: Sequence[Row], cost: str, words: str, title: s
 
 
 def _front(names: Sequence[str], xs: Array, ys: Array, better: str | None) -> list[int]:
-    """The points to name: all of a few; of many, the plain student, the teacher and those that no cheaper one beats."""
+    """Select the points to label: all if few, otherwise plain, the teacher and those that no cheaper one beats."""
     if len(names) <= _LABELLED:
         return list(range(len(names)))
-    good = ys if better == "higher" else -ys
+    goodness = ys if better == "higher" else -ys
     return [
         number
         for number, name in enumerate(names)
-        if name in (PLAIN, TEACHER) or not ((xs <= xs[number]) & (good > good[number])).any()
+        if name in (PLAIN, TEACHER) or not ((xs <= xs[number]) & (goodness > goodness[number])).any()
     ]
 
 
-def _label(axes: Axes, names: Sequence[str], xs: Array, ys: Array, chosen: Sequence[int]) -> None:
+def _label(axes: Axes, names: Sequence[str], xs: Array, ys: Array, labelled: Sequence[int]) -> None:
     """Write names beside their points, with a line if needed, unless they would cover another point or name."""
-    spots = axes.transData.transform(np.stack([xs, ys], 1)) * 72 / axes.figure.dpi
+    positions = axes.transData.transform(np.stack([xs, ys], 1)) * 72 / axes.figure.dpi
     frame = axes.bbox.bounds
     bottom, top = (frame[1] * 72 / axes.figure.dpi, (frame[1] + frame[3]) * 72 / axes.figure.dpi)
     right = (frame[0] + frame[2]) * 72 / axes.figure.dpi + 8
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in spots]
-    for number in sorted(chosen, key=lambda one: -spots[one][1]):
-        x, y = spots[number]
+    occupied = [(x - 4, y - 4, x + 4, y + 4) for x, y in positions]
+    for number in sorted(labelled, key=lambda index: -positions[index][1]):
+        x, y = positions[number]
         name = shortened(names[number], 18)
-        wide = 5.4 * len(name)
-        tries = [(7.0, 0.0), (-7.0 - wide, 0.0)]
-        tries += [
+        width = 5.4 * len(name)
+        offsets = [(7.0, 0.0), (-7.0 - width, 0.0)]
+        offsets += [
             (sideways, away * step)
             for step in (11, 20, 29, 38, 47)
             for away in (1, -1)
-            for sideways in (8.0, -8.0 - wide)
+            for sideways in (8.0, -8.0 - width)
         ]
-        for dx, dy in tries:
-            box = (x + dx, y + dy - 5, x + dx + wide, y + dy + 5)
+        for dx, dy in offsets:
+            box = (x + dx, y + dy - 5, x + dx + width, y + dy + 5)
             inside = box[0] > frame[0] * 72 / axes.figure.dpi and box[2] < right and bottom < box[1] and box[3] < top
-            if inside and not any(_overlap(box, other) for other in taken):
+            if inside and not any(_overlap(box, other) for other in occupied):
                 break
         else:
             continue
-        taken.append(box)
+        occupied.append(box)
         arrow = {"arrowstyle": "-", "color": QUIET, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4} if dy else None
         axes.annotate(
             name, (xs[number], ys[number]), (dx, dy), textcoords="offset points", va="center", fontsize=10,

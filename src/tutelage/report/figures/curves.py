@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Line:
-    """Means over seeds along an axis, with half of their interval, NaN where one seed allows none. Shape (points,).
+    """Means over seeds along an axis, with half of their interval, NaN with fewer than three seeds. Shape (points,).
 
     Attributes:
         thin: more lines without bands.
-        second: a line of its own kind, dotted.
+        second: a dotted line of another kind.
     """
 
     x: Array
@@ -74,7 +74,7 @@ def line_panels(
     across = limits_of([line.x for line in lines])
     figure = blank_figure(200, 142)
 
-    def whole(axes: Axes) -> None:
+    def draw_frame(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
         axes.set_xlim(*across)
@@ -92,12 +92,12 @@ def line_panels(
             if isinstance(line, Line):
                 marks.append(_draw_line(line, plain if isinstance(plain, Line) and name != PLAIN else None, limits))
                 labels.append(f"{name}: {y} against {x}{f'; {title}' if title else ''}")
-    drawn = iter(sheet.panels(figure, whole, marks, labels))
+    svgs = iter(sheet.panels(figure, draw_frame, marks, labels))
     return tuple(
         Block(
             title,
             tuple(
-                Panel(name, next(drawn)) if isinstance(line, Line) else Panel(name, "", line)
+                Panel(name, next(svgs)) if isinstance(line, Line) else Panel(name, "", line)
                 for name, line in block.items()
             ),
         )
@@ -105,30 +105,30 @@ def line_panels(
     )
 
 
-def _draw_line(line: Line, beside: Line | None, limits: tuple[float, float]) -> list[Artist]:
-    colour = INK if beside is None else ACCENT
-    there = np.isfinite(line.half)
-    low, high = np.clip([line.mean - line.half, line.mean + line.half], *limits)[:, there]
-    drawn = []
-    if there.sum() > 1:
-        x = line.x[there]
-        drawn.append(area([[*zip(x, low, strict=True), *zip(x[::-1], high[::-1], strict=True)]], colour, 0.16))
-    drawn += [stroke(line.x, thin, QUIET, linewidth=0.5) for thin in line.thin]
-    if beside is not None:
-        drawn.append(stroke(beside.x, beside.mean, INK, linewidth=1.1, dashes=(3.2, 2)))
+def _draw_line(line: Line, plain: Line | None, limits: tuple[float, float]) -> list[Artist]:
+    colour = INK if plain is None else ACCENT
+    finite = np.isfinite(line.half)
+    low, high = np.clip([line.mean - line.half, line.mean + line.half], *limits)[:, finite]
+    artists = []
+    if finite.sum() > 1:
+        x = line.x[finite]
+        artists.append(area([[*zip(x, low, strict=True), *zip(x[::-1], high[::-1], strict=True)]], colour, 0.16))
+    artists += [stroke(line.x, thin, QUIET, linewidth=0.5) for thin in line.thin]
+    if plain is not None:
+        artists.append(stroke(plain.x, plain.mean, INK, linewidth=1.1, dashes=(3.2, 2)))
     if line.second is not None:
-        drawn.append(stroke(line.x, line.second, SECOND, linewidth=1.4, dashes=(1, 1.2)))
+        artists.append(stroke(line.x, line.second, SECOND, linewidth=1.4, dashes=(1, 1.2)))
     marker = "o" if len(line.x) <= 8 else ""
-    return [*drawn, stroke(line.x, line.mean, colour, linewidth=1.7, marker=marker, markersize=4.5)]
+    return [*artists, stroke(line.x, line.mean, colour, linewidth=1.7, marker=marker, markersize=4.5)]
 
 
-def _each(
+def _lines(
     results: Results, line: Callable[[Cell], Line | None], *, teacher: bool = True
 ) -> dict[str, dict[str, Line | str]]:
-    """The lines of every cell, by condition and pair, then by method. Empty where no cell has one."""
+    """Compute the lines of all cells, by condition and pair, then by method; groups without any line are omitted."""
     groups = places(results.cells)
-    found = {}
-    for place, cells in groups.items():
+    blocks = {}
+    for key, cells in groups.items():
         lines = {
             cell.method: line(cell) if not cell.incomplete else None
             for cell in cells
@@ -136,15 +136,15 @@ def _each(
         }
         if any(one is not None for one in lines.values()):
             reasons = {cell.method: missing_reason(cell) for cell in cells}
-            found[title_of(results, place, len(groups) > 1)] = {
+            blocks[title_of(results, key, len(groups) > 1)] = {
                 name: one if one is not None else reasons[name] for name, one in lines.items()
             }
-    return found
+    return blocks
 
 
-def _of_runs(x: Sequence[float] | Array, values: Array, **more: Any) -> Line:
+def _of_runs(x: Sequence[float] | Array, values: Array, **fields: Any) -> Line:
     mean, half = over_seeds(values)
-    return Line(np.asarray(x, dtype=np.float64), mean, half, **more)
+    return Line(np.asarray(x, dtype=np.float64), mean, half, **fields)
 
 
 _BANDS = "Bands: 95 % interval of the mean over seeds. Dashed: the plain student."
@@ -155,8 +155,8 @@ _NO_BANDS = "{}, so there are no bands. Dashed: the plain student."
 
 def about_bands(results: Results) -> str:
     """The explanation of the bands of a section."""
-    few = interval_note(results)
-    return _NO_BANDS.format(few) if few else _BANDS
+    no_interval = interval_note(results)
+    return _NO_BANDS.format(no_interval) if no_interval else _BANDS
 
 
 def training(results: Results, sheet: Sheet) -> Section | None:
@@ -175,17 +175,18 @@ def training(results: Results, sheet: Sheet) -> Section | None:
         if not all(any(one is not None for one in curve.get(first) or ()) for curve in curves):
             return None
         length = min(len(curve["epoch"]) for curve in curves)
-        kept = np.unique(np.linspace(0, length - 1, min(length, 60)).astype(int))
-        judged = [curve.get(f"validation_{main}") or [None] for curve in curves] if trained else [[None]]
+        selected = np.unique(np.linspace(0, length - 1, min(length, 60)).astype(int))
+        held_out_curves = [curve.get(f"validation_{main}") or [None] for curve in curves] if trained else [[None]]
         second = None
-        if all(len(one) >= length and None not in one for one in judged):
-            second = scale * np.asarray([[one[n] for n in kept] for one in judged], dtype=np.float64).mean(0)
-        numbers = [[curve[first][n] for n in kept] for curve in curves]  # none in a stage without labels
+        if all(len(one) >= length and None not in one for one in held_out_curves):
+            scores = np.asarray([[one[n] for n in selected] for one in held_out_curves], dtype=np.float64)
+            second = scale * scores.mean(0)
+        numbers = [[curve[first][n] for n in selected] for curve in curves]  # None in a stage without labels
         values = scale * np.asarray(numbers, dtype=np.float64)
-        return _of_runs([curves[0]["epoch"][n] for n in kept], values, second=second)
+        return _of_runs([curves[0]["epoch"][n] for n in selected], values, second=second)
 
     y = f"{'training' if trained else 'held-out'} {metric.short_title}{unit}"
-    blocks = line_panels(sheet, _each(results, line), x="epoch", y=y, high=scale if metric.percent else math.inf)
+    blocks = line_panels(sheet, _lines(results, line), x="epoch", y=y, high=scale if metric.percent else math.inf)
     held = f"{metric.short_title} on the held-out split"
     note = (
         (results.task.training_metric_note if trained else f"{held[0].upper()}{held[1:]} after each epoch.")
@@ -206,7 +207,7 @@ def risk_coverage(results: Results, sheet: Sheet) -> Section | None:
         risks = [np.interp(grid, curve["coverage"], curve["risk"]) for curve in curves]
         return _of_runs(100 * grid, 100 * np.asarray(risks))
 
-    blocks = line_panels(sheet, _each(results, line), x="coverage, %", y="error rate, %", high=100, frame=percent_axis)
+    blocks = line_panels(sheet, _lines(results, line), x="coverage, %", y="error rate, %", high=100, frame=percent_axis)
     note = (
         "The error rate when the network predicts only its most confident share of samples, from a coverage of 5 %. "
         f"Lower is better. {about_bands(results)}"
@@ -225,7 +226,7 @@ def corruptions(results: Results, sheet: Sheet) -> Section | None:
         thin = tuple(values[:, number].mean(0) for number in range(len(kinds)))
         return _of_runs(range(1, values.shape[2] + 1), values.mean(1), thin=thin)
 
-    blocks = line_panels(sheet, _each(results, line), x="severity", y="test accuracy, %", high=100)
+    blocks = line_panels(sheet, _lines(results, line), x="severity", y="test accuracy, %", high=100)
     kinds = next((list(run["corruptions"]) for run in results.runs if run["corruptions"]), [])
     note = (
         f"Accuracy on corrupted test images at five severities: {', '.join(kind.replace('_', ' ') for kind in kinds)}. "
@@ -244,7 +245,7 @@ def pgd(results: Results, sheet: Sheet) -> Section | None:
         values = [[run[results.task.main_metric], *(run["pgd"][radius] for radius in radii)] for run in cell.runs]
         return _of_runs([0.0, *map(float, radii)], 100 * np.asarray(values, dtype=np.float64))
 
-    blocks = line_panels(sheet, _each(results, line), x="radius", y="test accuracy, %", high=100)
+    blocks = line_panels(sheet, _lines(results, line), x="radius", y="test accuracy, %", high=100)
     note = (
         "Accuracy on test images attacked by projected gradient descent (PGD), which changes each pixel by at most the "
         f"radius (pixels are in [0, 1]). {about_bands(results)}"

@@ -56,10 +56,10 @@ class Section:
 
 def places(cells: Iterable[Cell]) -> dict[Place, list[Cell]]:
     """The cells of each condition and pair."""
-    found: dict[Place, list[Cell]] = {}
+    groups: dict[Place, list[Cell]] = {}
     for cell in cells:
-        found.setdefault((cell.condition, cell.pair), []).append(cell)
-    return found
+        groups.setdefault((cell.condition, cell.pair), []).append(cell)
+    return groups
 
 
 def over_seeds(values: Array) -> tuple[Array, Array]:
@@ -89,11 +89,11 @@ def name_axes(axes: Axes, x: str, y: str) -> None:
     axes.tick_params(pad=3)
 
 
-def stroke(x: Sequence[float] | Array, y: Sequence[float] | Array, colour: str, **more: Any) -> Artist:
+def stroke(x: Sequence[float] | Array, y: Sequence[float] | Array, colour: str, **options: Any) -> Artist:
     """A line; with a ``marker`` and ``linestyle=""``, dots."""
     from matplotlib.lines import Line2D
 
-    return Line2D(x, y, color=colour, **{"markeredgewidth": 0, **more})
+    return Line2D(x, y, color=colour, **{"markeredgewidth": 0, **options})
 
 
 def area(polygons: Iterable[Sequence[tuple[float, float]]], colour: str, alpha: float) -> Artist:
@@ -101,8 +101,8 @@ def area(polygons: Iterable[Sequence[tuple[float, float]]], colour: str, alpha: 
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
-    parts = [Path([*polygon, polygon[0]], closed=True) for polygon in polygons]
-    return PathPatch(Path.make_compound_path(*parts), facecolor=colour, alpha=alpha, linewidth=0)
+    paths = [Path([*polygon, polygon[0]], closed=True) for polygon in polygons]
+    return PathPatch(Path.make_compound_path(*paths), facecolor=colour, alpha=alpha, linewidth=0)
 
 
 def rectangle(left: float, low: float, right: float, high: float) -> list[tuple[float, float]]:
@@ -112,17 +112,17 @@ def rectangle(left: float, low: float, right: float, high: float) -> list[tuple[
 
 def limits_of(values: Iterable[Array], low: float = -math.inf, high: float = math.inf) -> tuple[float, float]:
     """Limits around all finite values with a margin, clipped to low and high."""
-    found = np.concatenate([np.ravel(one) for one in values])
-    found = np.clip(found[np.isfinite(found)], low, high)
-    if not len(found):
+    flat = np.concatenate([np.ravel(array) for array in values])
+    flat = np.clip(flat[np.isfinite(flat)], low, high)
+    if not len(flat):
         return (0.0, 1.0)
-    room = 0.05 * (found.max() - found.min()) or 0.05 * abs(found.max()) or 0.05
-    return max(low, float(found.min() - room)), min(high, float(found.max() + room))
+    margin = 0.05 * (flat.max() - flat.min()) or 0.05 * abs(flat.max()) or 0.05
+    return max(low, float(flat.min() - margin)), min(high, float(flat.max() + margin))
 
 
 def floor_of(values: Iterable[Array]) -> float:
     """The lower bound of an axis: 0 if no value is negative."""
-    return -math.inf if any(bool((one < 0).any()) for one in values) else 0.0
+    return -math.inf if any(bool((array < 0).any()) for array in values) else 0.0
 
 
 def title_of(results: Results, place: Place, several: bool) -> str:

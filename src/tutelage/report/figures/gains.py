@@ -53,34 +53,38 @@ def gains(results: Results, rows: Sequence[Row], sheet: Sheet) -> Section | None
     def marks(group: Sequence[Row]) -> list[Artist]:
         from matplotlib.text import Text
 
-        drawn: list[Artist] = []
+        artists: list[Artist] = []
         for row in group:
-            place = names.index(row.cell.method)
+            position = names.index(row.cell.method)
             if row.gain is None:
-                why = missing_reason(row.cell) if row.mean is None else "the plain student is missing"
-                drawn.append(Text(low, place, f" {why}", color=SECOND, verticalalignment="center", fontstyle="italic"))
+                reason = missing_reason(row.cell) if row.mean is None else "the plain student is missing"
+                artists.append(
+                    Text(low, position, f" {reason}", color=SECOND, verticalalignment="center", fontstyle="italic")
+                )
                 continue
-            clear = significance(row) in ("above", "below")
-            colour = ACCENT if clear else QUIET
+            significant = significance(row) in ("above", "below")
+            colour = ACCENT if significant else QUIET
             if math.isfinite(row.gain.low):
-                drawn.append(stroke([scale * row.gain.low, scale * row.gain.high], [place] * 2, colour, linewidth=2))
-            face = {"markerfacecolor": colour if clear else PAPER, "markeredgewidth": 1.6}
-            drawn.append(stroke([scale * row.gain.mean], [place], colour, marker="o", markersize=6.5, **face))
-        return drawn
+                artists.append(
+                    stroke([scale * row.gain.low, scale * row.gain.high], [position] * 2, colour, linewidth=2)
+                )
+            face = {"markerfacecolor": colour if significant else PAPER, "markeredgewidth": 1.6}
+            artists.append(stroke([scale * row.gain.mean], [position], colour, marker="o", markersize=6.5, **face))
+        return artists
 
-    titles = [title_of(results, place, len(groups) > 1) for place in groups]
+    titles = [title_of(results, key, len(groups) > 1) for key in groups]
     labels = [f"Difference of each method to the plain student{f'; {title}' if title else ''}" for title in titles]
-    drawn = sheet.panels(figure, frame, [marks(group) for group in groups.values()], labels)
+    svgs = sheet.panels(figure, frame, [marks(group) for group in groups.values()], labels)
     better = {"higher": "Right of 0 is better.", "lower": "Left of 0 is better.", None: ""}[metric.better]
-    said = (
+    explanation = (
         "Bars: 95 % interval of the mean paired difference, not corrected for multiple comparisons. Filled: "
         "significantly different from 0 after Holm's correction within the panel; hollow: not significant."
         if len(results.study["seeds"]) > 1
         else "One seed allows no interval: none of these differences can be called significant."
     )
-    what = f"{metric.title.capitalize()} of each method minus the plain student's, paired by seed."
-    note = f"{what} {better} {said}"
-    panels = tuple(Panel(title, svg) for title, svg in zip(titles, drawn, strict=True))
+    description = f"{metric.title.capitalize()} of each method minus the plain student's, paired by seed."
+    note = f"{description} {better} {explanation}"
+    panels = tuple(Panel(title, svg) for title, svg in zip(titles, svgs, strict=True))
     return Section("gains", "Gain over the plain student", note, (Block("", panels),), width=350)
 
 
@@ -106,10 +110,10 @@ def ranks(results: Results, metric: str, sheet: Sheet) -> Section | None:
         alpha=0.13,
         linewidth=0,
     )
-    for place, (name, rank) in enumerate(ranks.average.items()):
-        axes.plot([0.7, rank], [place, place], color=RULE, linewidth=1)
-        axes.plot(rank, place, "o", color=INK if name == PLAIN else ACCENT, markersize=7, markeredgewidth=0)
-        axes.annotate(f"{rank:.2f}", (rank, place), (7, 0), textcoords="offset points", va="center")
+    for position, (name, rank) in enumerate(ranks.average.items()):
+        axes.plot([0.7, rank], [position, position], color=RULE, linewidth=1)
+        axes.plot(rank, position, "o", color=INK if name == PLAIN else ACCENT, markersize=7, markeredgewidth=0)
+        axes.annotate(f"{rank:.2f}", (rank, position), (7, 0), textcoords="offset points", va="center")
     note = (
         f"Mean rank over {ranks.blocks} conditions and pairs, by the mean over seeds. Shaded: the critical difference "
         f"of {ranks.critical_difference:.2f} from the best (Nemenyi, 5 %); methods in it are not significantly worse."
@@ -117,6 +121,6 @@ def ranks(results: Results, metric: str, sheet: Sheet) -> Section | None:
     if ranks.p is not None:
         note += f" Friedman's test of equal ranks: p = {ranks.p:.2g}."
     if ranks.unranked:
-        note += " Not ranked: " + "; ".join(f"{name} ({why})" for name, why in ranks.unranked.items()) + "."
+        note += " Not ranked: " + "; ".join(f"{name} ({reason})" for name, reason in ranks.unranked.items()) + "."
     svg = sheet.drawing(figure, "Average rank of each method with the critical difference from the best")
     return Section("ranks", "Average rank", note, (Block("", (Panel("", svg),)),), width=420)

@@ -50,39 +50,39 @@ def _level(axis: str, value: str) -> tuple[str, float] | None:
 
 def along(results: Results, rows: Sequence[Row], sheet: Sheet, axis: str) -> Section | None:
     """A metric against the level of an axis, all else equal, for kinds with at least two levels."""
-    at = ("data", "noise", "imbalance").index(axis)
+    axis_index = ("data", "noise", "imbalance").index(axis)
     groups: dict[tuple[Any, ...], dict[tuple[str, Any], Row]] = {}
     for row in rows:
         condition, pair = row.cell.condition, row.cell.pair
-        others = (condition[:at], condition[at + 1 :], pair)
-        groups.setdefault(others, {})[row.cell.method, condition[at]] = row
-    values = list(dict.fromkeys(row.cell.condition[at] for row in rows))
-    kinds = dict.fromkeys(found[0] for value in values if value is not None and (found := _level(axis, value)))
+        rest_of_key = (condition[:axis_index], condition[axis_index + 1 :], pair)
+        groups.setdefault(rest_of_key, {})[row.cell.method, condition[axis_index]] = row
+    values = list(dict.fromkeys(row.cell.condition[axis_index] for row in rows))
+    kinds = dict.fromkeys(match[0] for value in values if value is not None and (match := _level(axis, value)))
     metric = rows[0].metric
     share = metric.percent
     scale = 100 if share else 1
     blocks: list[Block] = []
     for kind in kinds:
-        words, neutral, factors = _KINDS[axis][kind.partition(":")[0]]
+        words, neutral, logarithmic = _KINDS[axis][kind.partition(":")[0]]
         levels = {
-            value: found[1]
+            value: match[1]
             for value in values
-            if value is not None and (found := _level(axis, value)) and found[0] == kind
+            if value is not None and (match := _level(axis, value)) and match[0] == kind
         }
         if None in values and neutral is not None:
             levels = {None: float(neutral), **levels}
         levels = dict(sorted(levels.items(), key=lambda entry: entry[1]))
         if len(levels) < 2:
             continue
-        place = np.log10(list(levels.values())) if factors else np.asarray(list(levels.values()))
-        place = -place if axis == "imbalance" else place
+        positions = np.log10(list(levels.values())) if logarithmic else np.asarray(list(levels.values()))
+        positions = -positions if axis == "imbalance" else positions
         lines: dict[str, dict[str, Line | str]] = {}
-        for others, group in groups.items():
-            title = _others(results, others, at, levels, len(groups) > 1)
+        for rest_of_key, group in groups.items():
+            title = _heading(results, rest_of_key, levels, len(groups) > 1)
             for method in dict.fromkeys(name for name, _ in group):
-                line = _of_rows(place, [group.get((method, value)) for value in levels], scale)
+                line = _of_rows(positions, [group.get((method, value)) for value in levels], scale)
                 lines.setdefault(", ".join(filter(None, (title, kind if len(kinds) > 1 else ""))), {})[method] = line
-        frame = partial(_ticks, places=place, names=[f"{level:g}" for level in levels.values()])
+        frame = partial(_ticks, positions=positions, names=[f"{level:g}" for level in levels.values()])
         name = metric.title + (", %" if share else "")
         blocks += line_panels(sheet, lines, frame=frame, x=words, y=name, high=scale if share else math.inf)
     note = f"How the {metric.title} changes with {_AXES[axis]}, all else equal. {about_bands(results)}"
@@ -90,8 +90,8 @@ def along(results: Results, rows: Sequence[Row], sheet: Sheet, axis: str) -> Sec
     return Section(axis, title, note, tuple(blocks)) if blocks else None
 
 
-def _ticks(axes: Axes, places: Array, names: Sequence[str]) -> None:
-    axes.set_xticks(places, names)
+def _ticks(axes: Axes, positions: Array, names: Sequence[str]) -> None:
+    axes.set_xticks(positions, names)
 
 
 def _of_rows(x: Array, rows: Sequence[Row | None], scale: float) -> Line | str:
@@ -99,15 +99,15 @@ def _of_rows(x: Array, rows: Sequence[Row | None], scale: float) -> Line | str:
     means = [row.mean if row is not None else None for row in rows]
     if None in means:
         return next((missing_reason(row.cell) for row in rows if row is not None and row.mean is None), "not measured")
-    mean = scale * np.asarray([one.mean for one in means if one], dtype=np.float64)
-    return Line(x, mean, scale * np.asarray([one.high for one in means if one], dtype=np.float64) - mean)
+    mean = scale * np.asarray([interval.mean for interval in means if interval], dtype=np.float64)
+    return Line(x, mean, scale * np.asarray([interval.high for interval in means if interval], dtype=np.float64) - mean)
 
 
-def _others(results: Results, others: tuple[Any, ...], at: int, levels: Mapping[Any, float], several: bool) -> str:
-    """The values of the other axes in words."""
+def _heading(results: Results, rest_of_key: tuple[Any, ...], levels: Mapping[Any, float], several: bool) -> str:
+    """Describe the values of the other axes."""
     if not several:
         return ""
-    before, after, pair = others
+    before, after, pair = rest_of_key
     with_, without = (results.heading((*before, level, *after), pair) for level in list(levels)[:2])
-    # Only the words of this axis differ between its levels.
+    # Only the words of the axis differ between two of its levels.
     return ", ".join(a for a, b in zip(with_.split(", "), without.split(", "), strict=True) if a == b)
