@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Command
-from tests.studies.here import Here
+from tutelage.studies.workers import InlineWorkers
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 BLOCK = re.compile(r'^```(bash|python)(?: title="([\w.]+)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
@@ -90,7 +90,9 @@ def test_tutorial_runs(follow: Any, tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
 def test_noisy_labels_page_runs(follow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count: Here())  # the tutorial starts processes
+    monkeypatch.setattr(
+        "tutelage.studies.workers.LocalWorkers", lambda count: InlineWorkers()
+    )  # the tutorial starts processes
     write_images(tmp_path / "images" / "train", per_class=20)
     write_images(tmp_path / "images" / "test", per_class=4)
     namespace, _ = follow("noisy-labels.md")
@@ -103,7 +105,7 @@ def test_noisy_labels_page_runs(follow: Any, tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
 def test_add_a_method_page_runs(follow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count: Here())
+    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count: InlineWorkers())
     namespace, output = follow("add-a-method.md")
     assert "logit_matching" in output
     assert namespace["result"].history[-1]["learners"]["student"].keys() >= {"ce", "match"}

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.studies.here import Here
 from tutelage.errors import TutelageWarning
 from tutelage.studies.results import Results
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
+from tutelage.studies.workers import InlineWorkers
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ def text(content: str | bytes) -> Callable[[Path], None]:
 
 
 DAMAGES = {
-    "number": ("metrics.jsonl", text("5\n"), "line 1 is 5 and no table"),
+    "number": ("metrics.jsonl", text("5\n"), "line 1 is 5, not a table"),
     "no learners": ("metrics.jsonl", text('{"learners": {}}\n'), "line 1, learners is empty"),
-    "learner": ("metrics.jsonl", text('{"learners": {"student": [1]}}\n'), "no table"),
-    "value": ("metrics.jsonl", text('{"learners": {"student": {"ce": "low"}}}\n'), "ce is 'low' and no number"),
+    "learner": ("metrics.jsonl", text('{"learners": {"student": [1]}}\n'), "learners is [1], not a table"),
+    "value": ("metrics.jsonl", text('{"learners": {"student": {"ce": "low"}}}\n'), "ce is 'low', not a number"),
     "infinite": ("metrics.jsonl", text('{"learners": {"student": {"ce": 1e999}}}\n'), "line 1"),
     "half a line": ("metrics.jsonl", text('{"learners": {"stu'), "line 1"),
     "deep": ("metrics.jsonl", text("[" * 100_000), "line 1"),
@@ -52,8 +52,8 @@ DAMAGES = {
     "directory": ("metrics.jsonl", folder_there, "it is a folder"),
     "huge": ("metrics.jsonl", huge, "1,099,511,627,776 bytes"),
     "no test": ("result.json", text('{"method": "plain"}'), "test has no accuracy"),
-    "test": ("result.json", text('{"test": 5}'), "result.json, test is 5 and no table"),
-    "accuracy": ("result.json", text('{"test": {"accuracy": "good"}}'), "accuracy is 'good' and no number"),
+    "test": ("result.json", text('{"test": 5}'), "result.json, test is 5, not a table"),
+    "accuracy": ("result.json", text('{"test": {"accuracy": "good"}}'), "accuracy is 'good', not a number"),
     "record": ("result.json", text('{"test": {"accuracy": 1}, "data": {"record": [5]}}'), "data, record is 5"),
     "passes": ("result.json", text('{"test": {"accuracy": 1}, "forward_passes": 5}'), "forward_passes is 5"),
     "classes": ("result.json", text('{"test": {"accuracy": 1, "per_class_accuracy": 5}}'), "per_class_accuracy is 5"),
@@ -61,14 +61,14 @@ DAMAGES = {
 
 
 def test_a_run_with_a_damaged_file_is_missing_with_its_reason(study: Study, tmp_path: Path) -> None:
-    whole = run_study(study, tmp_path, workers=Here())
+    whole = run_study(study, tmp_path, workers=InlineWorkers())
     (damaged,) = (tmp_path / run["folder"] for run in whole.runs if run["method"] == "hinton")
     for name, damage, reason in DAMAGES.values():
         file = damaged / name
         before = file.read_bytes()
         damage(file)
         with pytest.warns(TutelageWarning, match="1 of 3 runs"):
-            runs = {run["method"]: run for run in run_study(study, tmp_path, workers=Here()).runs}
+            runs = {run["method"]: run for run in run_study(study, tmp_path, workers=InlineWorkers()).runs}
         assert runs["hinton"]["status"] == "missing"
         assert reason in runs["hinton"]["error"]
         assert f"remove {damaged} and run the study again" in runs["hinton"]["error"]
@@ -78,11 +78,11 @@ def test_a_run_with_a_damaged_file_is_missing_with_its_reason(study: Study, tmp_
         assert all(row.mean is None for row in Results.read(tmp_path).table() if row.cell.method == "hinton")
         file.rmdir() if file.is_dir() else file.unlink()
         file.write_bytes(before)
-    assert run_study(study, tmp_path, workers=Here()).runs == whole.runs
+    assert run_study(study, tmp_path, workers=InlineWorkers()).runs == whole.runs
 
 
 def test_leftovers_of_killed_writes_fail_no_run_of_a_study(study: Study, tmp_path: Path) -> None:
-    whole = run_study(study, tmp_path / "whole", workers=Here())
+    whole = run_study(study, tmp_path / "whole", workers=InlineWorkers())
     out = tmp_path / "out"
     for run in whole.runs:
         (out / run["folder"]).mkdir(parents=True)
@@ -90,7 +90,7 @@ def test_leftovers_of_killed_writes_fail_no_run_of_a_study(study: Study, tmp_pat
     (out / "failures").mkdir()
     for name in ("failures/.hinton-seed0.json", ".study.json", ".results.jsonl"):
         (out / f"{name}.0123456789ab.tmp").touch()
-    runs = run_study(study, out, workers=Here()).runs
+    runs = run_study(study, out, workers=InlineWorkers()).runs
     assert {run["status"] for run in runs} == {"done"}
     assert [path for path in out.rglob("*") if path.name.endswith(".tmp")] == []
 
@@ -105,7 +105,7 @@ def test_a_study_whose_folder_is_removed_ends_and_makes_no_other(study: Study, t
             shutil.rmtree(out)
 
     with refused(str(out), "was removed, moved or replaced"):
-        run_study(study, out, workers=Here(), watch=meddle)
+        run_study(study, out, workers=InlineWorkers(), watch=meddle)
 
 
 # --- programs that cannot start workers

@@ -11,7 +11,7 @@ import pytest
 
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
-from tutelage.studies.workers import RayWorkers
+from tutelage.studies.workers import InlineWorkers, RayWorkers
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -68,19 +68,6 @@ def test_two_machines_do_what_one_does_and_one_may_lose_a_process(
     assert {record["status"] for record in results.runs} == {"done"}
     assert not ray.is_initialized()
 
-    class Here:
-        count = 1
-
-        def submit(self, function, *arguments):  # type: ignore[no-untyped-def]
-            from concurrent.futures import Future
-
-            future = Future()  # type: ignore[var-annotated]
-            future.set_result(function(*arguments))
-            return future
-
-        def stop(self) -> None:
-            pass
-
-    here = run_study(study, tmp_path / "here", workers=Here())
-    for ours, theirs in zip(here.runs, results.runs, strict=True):
-        assert json.dumps(ours["nll"]) == json.dumps(theirs["nll"])
+    inline = run_study(study, tmp_path / "inline", workers=InlineWorkers())
+    for expected, record in zip(inline.runs, results.runs, strict=True):
+        assert json.dumps(record["nll"]) == json.dumps(expected["nll"])

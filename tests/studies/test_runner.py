@@ -17,13 +17,12 @@ from typing import Any
 
 import pytest
 
-from tests.studies.here import Here
 from tutelage.errors import TutelageWarning
 from tutelage.studies.jobs import Status
 from tutelage.studies.results import Results
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
-from tutelage.studies.workers import LocalWorkers
+from tutelage.studies.workers import InlineWorkers, LocalWorkers
 
 Refused = Callable[..., AbstractContextManager[None]]
 Tiny = Callable[..., Study]
@@ -57,7 +56,7 @@ def tiny(tiny_npz: str) -> Tiny:
 
 
 def run(study: Study, out: Path, watch: Callable[[Status], None] | None = None) -> Results:
-    return run_study(study, out, workers=Here(), watch=watch)
+    return run_study(study, out, workers=InlineWorkers(), watch=watch)
 
 
 def written(out: Path) -> dict[str, float]:
@@ -193,7 +192,7 @@ def test_the_command_exits_with_1_where_runs_failed_and_writes_the_report(
 
     (tmp_path / "hapless_net.py").write_text(BROKEN.format('raise RuntimeError("no luck")'))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count: Here())
+    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count: InlineWorkers())
     monkeypatch.setattr("sys.argv", ["tutelage", *failing_study(tiny_npz, teacher), "--out", "out"])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -362,13 +361,13 @@ def test_one_study_at_a_time(tiny: Tiny, tmp_path: Path, refused: Refused) -> No
 
 def test_an_unknown_tracker_is_told_before_anything_is_trained(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     with refused("tensorbord", "tensorboard"):
-        run_study(tiny(), tmp_path, workers=Here(), track="tensorbord")
+        run_study(tiny(), tmp_path, workers=InlineWorkers(), track="tensorbord")
     assert not (tmp_path / "runs").exists()
 
 
 def test_trackers_follow_every_run(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    results = run_study(tiny(seeds=1), tmp_path, workers=Here(), track="tensorboard")
+    results = run_study(tiny(seeds=1), tmp_path, workers=InlineWorkers(), track="tensorboard")
     for record in results.runs:
         assert [*(tmp_path / record["folder"] / "tracking" / "tensorboard").rglob("events.*")]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -21,25 +20,9 @@ from tutelage.studies.inspection import inspect
 from tutelage.studies.plan import is_trained
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study, read_study
+from tutelage.studies.workers import InlineWorkers
 
 Refused = Callable[..., AbstractContextManager[None]]
-
-
-class Here:
-    """Calls at once, in this process."""
-
-    count = 1
-
-    def __init__(self, count: int | None = None) -> None: ...
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(function(*arguments))
-        return future
-
-    def stop(self) -> None: ...
-
-
 TRAIN = {"epochs": 6, "batch_size": 8, "lr": 0.1, "device": "cpu"}
 
 
@@ -52,7 +35,7 @@ def fields(tiny_npz: str) -> dict[str, Any]:
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
     """Run a command line in this process; its exit code and all that it printed."""
-    monkeypatch.setattr(workers, "LocalWorkers", Here)
+    monkeypatch.setattr(workers, "LocalWorkers", lambda count=None: InlineWorkers())
 
     def call(*words: object) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["tutelage", *map(str, words)])
@@ -87,13 +70,13 @@ def test_a_finished_study_on_a_read_only_medium_is_read_back(
     table = [line for line in first[1].splitlines() if line.startswith("|")]
     assert table
     assert [line for line in said.splitlines() if line.startswith("|")] == table
-    again = run_study(Study(**fields), medium / "study", workers=Here())
+    again = run_study(Study(**fields), medium / "study", workers=InlineWorkers())
     assert {run_["status"] for run_ in again.runs} == {"done"}
     assert contents(medium) == before
     with refused("cannot be written to", "lacks 3 runs of this study", "choose another folder"):
-        run_study(Study(**{**fields, "seeds": [5]}), medium / "study", workers=Here())
+        run_study(Study(**{**fields, "seeds": [5]}), medium / "study", workers=InlineWorkers())
     with refused("cannot be written to", "is that of another study"):  # fewer runs than there are
-        run_study(Study(**{**fields, "methods": "plain"}), medium / "study", workers=Here())
+        run_study(Study(**{**fields, "methods": "plain"}), medium / "study", workers=InlineWorkers())
     for words in (
         ("report", medium / "study", "--out", tmp_path / "page.html"),
         ("report", medium / "study", "--format", "md"),
@@ -108,20 +91,20 @@ def test_a_finished_study_on_a_read_only_medium_is_read_back(
 def test_an_unfinished_study_on_a_read_only_medium_is_refused(
     fields: dict[str, Any], tmp_path: Path, read_only: Any, refused: Refused
 ) -> None:
-    results = run_study(Study(**fields), tmp_path / "study", workers=Here())
+    results = run_study(Study(**fields), tmp_path / "study", workers=InlineWorkers())
     shutil.rmtree(tmp_path / "study" / results.runs[-1]["folder"])
     read_only(tmp_path)
     with refused("cannot be written to", "lacks 1 runs", "choose another folder"):
-        run_study(Study(**fields), tmp_path / "study", workers=Here())
+        run_study(Study(**fields), tmp_path / "study", workers=InlineWorkers())
 
 
 def test_a_tuned_study_on_a_read_only_medium_is_read_back(
     fields: dict[str, Any], tmp_path: Path, read_only: Any
 ) -> None:
     study = Study(**{**fields, "budget": 2, "train": {**TRAIN, "validation": 0.2}})
-    first = run_study(study, tmp_path / "study", workers=Here())
+    first = run_study(study, tmp_path / "study", workers=InlineWorkers())
     read_only(tmp_path)
-    assert run_study(study, tmp_path / "study", workers=Here()).runs == first.runs
+    assert run_study(study, tmp_path / "study", workers=InlineWorkers()).runs == first.runs
 
 
 # --- what is the user's
@@ -132,33 +115,33 @@ def test_a_study_file_of_the_user_is_not_replaced(fields: dict[str, Any], tmp_pa
     for text in (json.dumps(fields), json.dumps(fields, indent=2) + "\n", "not JSON"):
         file.write_text(text)
         with refused(file, "would be replaced", "choose another folder"):
-            run_study(Study(**fields), tmp_path, workers=Here())
+            run_study(Study(**fields), tmp_path, workers=InlineWorkers())
         assert file.read_text() == text
 
 
 def test_what_a_killed_study_has_declared_is_replaced(fields: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "study.json"
     file.write_text(json.dumps(Study(**{**fields, "seeds": 2}).as_json(), indent=2) + "\n")
-    assert len(run_study(Study(**fields), tmp_path, workers=Here()).runs) == 3
+    assert len(run_study(Study(**fields), tmp_path, workers=InlineWorkers()).runs) == 3
     file.write_text("damaged")  # beside results
-    assert len(run_study(Study(**fields), tmp_path, workers=Here()).runs) == 3
+    assert len(run_study(Study(**fields), tmp_path, workers=InlineWorkers()).runs) == 3
 
 
 # --- what is said of runs without numbers
 
 
 def test_a_damaged_run_is_not_said_to_be_tried_again(fields: dict[str, Any], tmp_path: Path) -> None:
-    results = run_study(Study(**fields), tmp_path, workers=Here())
+    results = run_study(Study(**fields), tmp_path, workers=InlineWorkers())
     (damaged,) = (tmp_path / run["folder"] for run in results.runs if run["method"] == "hinton")
     (damaged / "metrics.jsonl").write_text("5\n")
     with pytest.warns(TutelageWarning) as caught:
-        run_study(Study(**fields), tmp_path, workers=Here())
+        run_study(Study(**fields), tmp_path, workers=InlineWorkers())
     (text,) = (str(each.message) for each in caught if each.category is TutelageWarning)
     assert "1 of 3 runs of the study cannot be read" in text
     assert f"remove {damaged}, and the same study trains it again" in text
     assert "tries" not in text
     shutil.rmtree(damaged)  # what it says is true
-    again = run_study(Study(**fields), tmp_path, workers=Here())
+    again = run_study(Study(**fields), tmp_path, workers=InlineWorkers())
     assert {run["status"] for run in again.runs} == {"done"}
     assert [run["accuracy"] for run in again.runs] == [run["accuracy"] for run in results.runs]
 

@@ -67,7 +67,7 @@ MISTAKES = {
     "pairs of no form": ({"pairs": "resnet14,resnet8"}, ["pairs", "[teacher, student]"]),
     "a method in train": ({"train": {"method": "at"}}, ["method", "methods", "outside of train"]),
     "a pair of three": ({"pairs": [["a", "b", "c"]]}, ["pairs"]),
-    "a row of the teacher's name": ({"methods": {"teacher": {"method": "hinton"}}}, ["teacher's own"]),
+    "a row of the teacher's name": ({"methods": {"teacher": {"method": "hinton"}}}, ["the row of the teacher"]),
     "another plain": ({"methods": {"plain": {"method": "hinton"}}}, ["plain student"]),
     "a row twice": ({"methods": ["at", "at"]}, ["two rows", "at"]),
     "a method of no form": ({"methods": [3]}, ["methods"]),
@@ -154,7 +154,7 @@ def test_what_is_written_down_makes_the_study_again() -> None:
 
 
 def planned(study: Study, out: str = "here") -> dict[tuple[object, ...], str]:
-    lines = Planner(study, Path(out), dict.fromkeys(study.data, "0")).asked({})
+    lines = Planner(study, Path(out), dict.fromkeys(study.data, "0")).planned_runs({})
     return {(line.case, line.row, line.seed): line.job.key for line in lines}
 
 
@@ -195,7 +195,7 @@ def test_all_that_a_number_depends_on_changes_the_key() -> None:
 
 def test_a_teacher_is_trained_once_for_all_its_students() -> None:
     study = Study(noise=0.4, methods="hinton,dml", students="resnet8,resnet14", teachers="resnet20", seeds=1)
-    lines = Planner(study, Path("here"), {"digits": "0"}).asked({})
+    lines = Planner(study, Path("here"), {"digits": "0"}).planned_runs({})
     assert len({line.job.key for line in lines if line.row == "teacher"}) == 1
     assert {line.job.needs.key for line in lines if line.job.needs} == {
         line.job.key for line in lines if line.row == "teacher"
@@ -204,14 +204,14 @@ def test_a_teacher_is_trained_once_for_all_its_students() -> None:
 
 def test_a_teacher_of_correct_labels_is_told_no_noise() -> None:
     study = Study(noise=0.4, teacher_labels="noisy,clean", methods="hinton", seeds=1)
-    lines = Planner(study, Path("here"), {"digits": "0"}).asked({})
+    lines = Planner(study, Path("here"), {"digits": "0"}).planned_runs({})
     noises = {(line.case.teacher_labels, line.row == "teacher"): line.job.config.noise for line in lines}
     assert noises == {("noisy", True): "0.4", ("noisy", False): "0.4", ("clean", True): None, ("clean", False): "0.4"}
 
 
 def test_a_trained_teacher_is_taken_as_it_is() -> None:
     study = Study(teachers="resnet8@weights.safetensors", methods="hinton", seeds=1)
-    lines = Planner(study, Path("here"), {"digits": "0"}).asked({})
+    lines = Planner(study, Path("here"), {"digits": "0"}).planned_runs({})
     assert {line.row for line in lines} == {"plain", "hinton"}
     assert {line.job.config.teacher for line in lines} == {("resnet8@weights.safetensors",)}
     assert all(line.job.needs is None for line in lines)
@@ -219,6 +219,6 @@ def test_a_trained_teacher_is_taken_as_it_is() -> None:
 
 def test_runs_are_told_what_the_study_says_for_all() -> None:
     study = Study(train={"epochs": 3, "batch_size": 32}, noise=0.4, seeds=1)
-    for line in Planner(study, Path("here"), {"digits": "0"}).asked({}):
+    for line in Planner(study, Path("here"), {"digits": "0"}).planned_runs({}):
         assert isinstance(line.job.config, Config)
         assert (line.job.config.epochs, line.job.config.batch_size, line.job.config.noise) == (3, 32, "0.4")

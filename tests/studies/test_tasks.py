@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tests.studies.here import Here
 from tests.tasks.cases import case_of
 from tests.tasks.test_outside import Grades
 from tutelage.cli import main
@@ -27,6 +26,7 @@ from tutelage.studies.metrics import COMMON_METRICS, metrics_of
 from tutelage.studies.results import Results
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
+from tutelage.studies.workers import InlineWorkers
 from tutelage.tasks import Metric, find_task, lookup
 
 Refused = Callable[..., AbstractContextManager[None]]
@@ -79,7 +79,7 @@ def written(out: Path) -> dict[str, int]:
 
 def test_a_study_of_regression_with_a_budget(vectors: Callable[..., Study], tmp_path: Path) -> None:
     study, out = vectors("regression", budget=3), tmp_path / "out"
-    results = run_study(study, out, workers=Here())
+    results = run_study(study, out, workers=InlineWorkers())
     assert json.loads((out / "study.json").read_text())["task"] == results.task.name == "regression"
     assert {run["status"] for run in results.runs} == {"done"}
     for run in results.runs:
@@ -99,7 +99,7 @@ def test_a_study_of_regression_with_a_budget(vectors: Callable[..., Study], tmp_
     assert page(results).index(f"{min(scores):.3f}") < page(results).index(f"{max(scores):.3f}")  # the best first
 
     before = written(out)
-    again = run_study(Study(**json.loads((out / "study.json").read_text())), out, workers=Here())
+    again = run_study(Study(**json.loads((out / "study.json").read_text())), out, workers=InlineWorkers())
     assert again.runs == results.runs
     assert written(out) == before
 
@@ -176,7 +176,7 @@ def test_plain_students_of_a_study_of_clustering_are_clustered(tiny_npz: str, tm
     train = {"epochs": 3, "batch_size": 16, "lr": 0.01, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="resnet8x0.25", teachers="resnet8x0.25", seeds=1, train=train)
     methods = {name: {"method": name} for name in ("triplets", "hinton")}
-    results = run_study(study.replace(methods=methods), tmp_path, workers=Here())
+    results = run_study(study.replace(methods=methods), tmp_path, workers=InlineWorkers())
     assert results.task.name == "clustering"
     teacher, plain, triplets, hinton = results.runs
     assert {"ce", "kd"} <= hinton["curve"]["loss"].keys()
@@ -189,14 +189,14 @@ def test_plain_students_of_a_study_of_clustering_are_clustered(tiny_npz: str, tm
     assert triplets["teacher_nmi"] == plain["teacher_nmi"] == teacher["nmi"]
     assert "normalised mutual information" in page(results)
 
-    classified = run_study(study.replace(methods={"dml": {"method": "dml"}}), tmp_path, workers=Here())
+    classified = run_study(study.replace(methods={"dml": {"method": "dml"}}), tmp_path, workers=InlineWorkers())
     assert classified.runs[1]["folder"] != plain["folder"]  # the same student, evaluated by other metrics
     assert 0 <= classified.runs[1]["accuracy"] <= 1
 
 
 def test_a_task_of_another_package(package: None, vectors: Callable[..., Study], tmp_path: Path) -> None:
     study = vectors("classification", methods="tests.tasks.test_outside:graded", seeds=1)
-    results = run_study(study, tmp_path / "out", workers=Here())
+    results = run_study(study, tmp_path / "out", workers=InlineWorkers())
     assert results.task.name == "grades"
     assert {run["status"] for run in results.runs} == {"done"}
     _, plain, graded = results.runs
@@ -245,7 +245,7 @@ def test_the_commands(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count=None: Here())
+    monkeypatch.setattr("tutelage.studies.workers.LocalWorkers", lambda count=None: InlineWorkers())
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["tutelage", *map(str, words)])
@@ -285,7 +285,7 @@ def test_every_task_has_a_study(
     module.make = lambda: case_of(kind).make()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nets_of_cases", module)
     nets = {"students": "nets_of_cases:make", "teachers": "nets_of_cases:make"}
-    results = run_study(vectors(kind, **nets, seeds=1), tmp_path / "out", workers=Here())
+    results = run_study(vectors(kind, **nets, seeds=1), tmp_path / "out", workers=InlineWorkers())
     assert {run["status"] for run in results.runs} == {"done"}, [run["error"] for run in results.runs]
     assert results.task is find_task(case.task)
     main_metric = results.task.main_metric
@@ -298,7 +298,9 @@ def test_every_task_has_a_study(
 def test_a_study_of_few_shot_backbones(tiny_npz: str, tmp_path: Path) -> None:
     train = {"epochs": 2, "batch_size": 16, "lr": 0.01, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="resnet8x0.25", teachers="resnet8x0.25", seeds=1, train=train)
-    results = run_study(study.replace(methods={"graph_fewshot": {"method": "graph_fewshot"}}), tmp_path, workers=Here())
+    results = run_study(
+        study.replace(methods={"graph_fewshot": {"method": "graph_fewshot"}}), tmp_path, workers=InlineWorkers()
+    )
     assert results.task.name == "few_shot"
     assert [run["status"] for run in results.runs] == ["done"] * 3, [run["error"] for run in results.runs]
     assert all(0 <= run["accuracy_1_shot"] <= 1 for run in results.runs)
@@ -311,4 +313,4 @@ def test_a_study_of_generators_is_refused_since_nothing_trains_a_plain_one(
     train = {"epochs": 2, "batch_size": 16, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="dcganx0.125", teachers="dcganx0.125", seeds=1, train=train)
     with refused("teacher cannot train dcganx0.125", "generator", "akdg"):
-        run_study(study.replace(methods={"akdg": {"method": "akdg"}}), tmp_path, workers=Here())
+        run_study(study.replace(methods={"akdg": {"method": "akdg"}}), tmp_path, workers=InlineWorkers())

@@ -74,13 +74,13 @@ def test_every_method_gets_as_many_trials_the_first_as_it_stands() -> None:
     trials = trials_of(made)
     counts: dict[tuple[object, str], int] = {}
     for trial in trials:
-        counts[trial.asked.case, trial.asked.row] = counts.get((trial.asked.case, trial.asked.row), 0) + 1
-        assert trial.asked.seed == 2  # none of the seeds that the table is of
-        assert trial.asked.job.config.validation > 0
+        counts[trial.run.case, trial.run.row] = counts.get((trial.run.case, trial.run.row), 0) + 1
+        assert trial.run.seed == 2  # none of the seeds that the table is of
+        assert trial.run.job.config.validation > 0
     assert set(counts.values()) == {4}
     assert len(counts) == 2 * 2
     assert trials[0].settings == {}
-    assert len({trial.asked.job.key for trial in trials}) == len(trials)
+    assert len({trial.run.job.key for trial in trials}) == len(trials)
     assert [trial.settings for trial in trials] == [trial.settings for trial in trials_of(made)]  # no luck in it
     assert trials_of(planner(budget=0)) == []
 
@@ -95,10 +95,10 @@ class FakeStore:
 
 
 def test_the_last_epoch_on_held_out_data_decides_and_the_first_of_equals_wins() -> None:
-    trials = [trial for trial in trials_of(planner(methods="hinton")) if trial.asked.row == "hinton"]
-    keys = [trial.asked.job.key for trial in trials]
+    trials = [trial for trial in trials_of(planner(methods="hinton")) if trial.run.row == "hinton"]
+    keys = [trial.run.job.key for trial in trials]
     chosen = choose(trials, FakeStore(dict(zip(keys, [0.5, None, 0.7, 0.7], strict=True))), find_task("classification"))  # type: ignore[arg-type]
-    assert chosen.settings == {(trials[0].asked.case, "hinton"): trials[2].settings}
+    assert chosen.settings == {(trials[0].run.case, "hinton"): trials[2].settings}
     assert [record["chosen"] for record in chosen.trials] == [False, False, True, False]
     assert [record["score"] for record in chosen.trials] == [0.5, None, 0.7, 0.7]
     lost = choose(trials, FakeStore(dict.fromkeys(keys)), find_task("classification"))  # type: ignore[arg-type]

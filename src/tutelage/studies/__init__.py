@@ -1,4 +1,4 @@
-"""Methods compared on an equal footing: what is asked, what is run, what came out."""
+"""Studies: comparisons of methods under equal conditions."""
 
 PLAIN, TEACHER = "plain", "teacher"
 """The rows of the plain student and of the teachers."""

@@ -1,4 +1,4 @@
-"""The records of a study as a table of pandas."""
+"""The records of a study as a pandas data frame."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _NO_CHANGE = MappingProxyType({"noise": "0.0", "imbalance": "none", "per_class": "all"})
-"""What the frame has where a condition leaves the data as they are."""
+"""The values in the frame for conditions that leave the data unchanged."""
 
 
 def frame_of(runs: Sequence[Record], metrics: Iterable[str]) -> pd.DataFrame:
-    """See ``Results.frame``; ``metrics`` are the columns of numbers."""
+    """See ``Results.frame``; ``metrics`` names the numeric columns."""
     try:
         import pandas as pd
     except ImportError as error:
@@ -31,15 +31,15 @@ def frame_of(runs: Sequence[Record], metrics: Iterable[str]) -> pd.DataFrame:
         line |= {axis: value for axis, value in _NO_CHANGE.items() if run[axis] is None}
         lines.setdefault((condition, networks, method, seed), line)
     frame = pd.DataFrame(list(lines.values())).astype(dict.fromkeys(metrics, "float64"))
-    if not any(_kind_of_noise(value) for value in frame["noise"]):
+    if not any(_names_noise(value) for value in frame["noise"]):
         frame["noise"] = frame["noise"].astype("float64")
     if (frame["per_class"] == _NO_CHANGE["per_class"]).any():
         frame["per_class"] = frame["per_class"].astype("str")
     return frame
 
 
-def _kind_of_noise(value: str) -> bool:
-    """Whether a noise says more than a rate."""
+def _names_noise(value: str) -> bool:
+    """Whether a noise is more than a rate."""
     try:
         float(value)
     except ValueError:

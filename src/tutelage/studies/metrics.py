@@ -1,4 +1,4 @@
-"""The numbers of a run that tables can be made of: those of its task, and those that every run has."""
+"""The metrics of a run that tables may show: those of its task, and those common to all tasks."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ COMMON_METRICS: Mapping[str, Metric] = MappingProxyType(
         "ood_auroc": Metric("out-of-distribution AUROC", "higher", percent=True),
     }
 )
-"""Numbers of a record whatever its task, in the order of the store; ``None`` where a task does not have them."""
+"""The metrics of every record, in the order of the file; ``None`` if the task does not measure one."""
 
-DRAWN = ("per_class_accuracy", "reliability", "risk_coverage")
-"""The curves that a record keeps, if its task has them, since the page draws them."""
+STUDY_CURVES = ("per_class_accuracy", "reliability", "risk_coverage")
+"""The curves of a task that records have, because the report plots them."""
 
 
 def task_metrics(task: Task) -> dict[str, Metric]:
-    """The single numbers of a task that records have."""
+    """The scalar metrics of a task that records have."""
     return {name: metric for name, metric in task.metrics.items() if isinstance(metric, Metric) and metric.in_studies}
 
 
 def metrics_of(task: Task) -> Mapping[str, Metric]:
-    """All numbers of a record of this task, its main metric first."""
+    """All metrics of a record of this task, its main metric first."""
     return MappingProxyType({**task_metrics(task), **COMMON_METRICS})
 
 
 def curves_of(task: Task) -> tuple[str, ...]:
-    """The curves that a record of this task keeps."""
-    return tuple(name for name in DRAWN if isinstance(task.metrics.get(name), Curve))
+    """The names of the curves that a record of this task has."""
+    return tuple(name for name in STUDY_CURVES if isinstance(task.metrics.get(name), Curve))

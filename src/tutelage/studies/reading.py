@@ -1,4 +1,4 @@
-"""What a study's files hold, checked as they are read."""
+"""Reading and validation of a study's files."""
 
 from __future__ import annotations
 
@@ -30,37 +30,39 @@ AXIS_WORDS: Mapping[str, Callable[[Any], str]] = MappingProxyType(
         "teacher_labels": lambda value: f"teacher on {value} labels",
     }
 )
-"""A value of a part of a condition, in words."""
+"""The description of a condition's value, by axis."""
 
 Record = Mapping[str, Any]
-"""One run that was asked for: a line of ``results.jsonl``. Numbers of a run that failed or is missing are ``None``."""
+"""A planned run: a line of ``results.jsonl``. The metrics of a run that failed or is missing are ``None``."""
 
 DEFAULT_TASK = "classification"
-"""The task of a study that names none: it was written by a version that had no other."""
+"""The task of a study file that names none, from a version that had only this task."""
 
-_ABOUT = ("key", "folder", "status", "error", *CONDITION, *PAIR, "method", "function", "settings", "seed")
+_DESCRIPTION = ("key", "folder", "status", "error", *CONDITION, *PAIR, "method", "function", "settings", "seed")
 _TABLES = ("corruptions", "pgd", "command", "curve")
 
 
 def fields_of(task: Task) -> tuple[str, ...]:
-    """The fields of every record of a task.
+    """Return the fields of every record of a task.
 
     Raises:
         TutelageError: a metric of the task has the name of another field.
     """
-    if taken := [name for name in task_metrics(task) if name in (*_ABOUT, *COMMON_METRICS, *_TABLES, "code")]:
+    if duplicates := [
+        name for name in task_metrics(task) if name in (*_DESCRIPTION, *COMMON_METRICS, *_TABLES, "code")
+    ]:
         raise TutelageError(
-            f"the task {task.name} has a metric named {taken[0]!r}, which is another field of a study's records; "
+            f"the task {task.name} has a metric named {duplicates[0]!r}, which is another field of a study's records; "
             "give it another name"
         )
-    return (*_ABOUT, *metrics_of(task), *curves_of(task), *_TABLES)
+    return (*_DESCRIPTION, *metrics_of(task), *curves_of(task), *_TABLES)
 
 
 def task_named(study: Mapping[str, Any]) -> Task:
-    """The task of a study, from its declaration.
+    """Return the task of a study from its declaration.
 
     Raises:
-        TutelageError: there is no such task here.
+        TutelageError: there is no such task.
     """
     return find_task(study.get("task") or DEFAULT_TASK)
 
@@ -70,12 +72,16 @@ CellKey = tuple[tuple[Any, ...], tuple[str, str], str]
 
 
 def cell_key(run: Record) -> CellKey:
-    """Where a run stands in the tables."""
+    """Return the condition, pair and row of a run."""
     return tuple(run[axis] for axis in CONDITION), (run["teacher"], run["student"]), run["method"]
 
 
 def read_study_file(path: Path) -> Mapping[str, Any]:
-    """A declaration, as far as tables need it; an error of one line for one that is damaged or of another version."""
+    """Read a declaration.
+
+    Raises:
+        TutelageError: the file is damaged, or another version of the package wrote it.
+    """
     try:
         study: dict[str, Any] = parse_json(read_file(path))
     except (OSError, ValueError) as error:
@@ -83,7 +89,7 @@ def read_study_file(path: Path) -> Mapping[str, Any]:
     fields = ("name", *CONDITION, "pairs", "methods", "seeds", "train", "evaluate", "budget")
     lacking = [name for name in fields if name not in study] if isinstance(study, dict) else list(fields)
     if lacking:
-        raise TutelageError(f"{path} lacks {_some(lacking)}: another version wrote it; run the study again")
+        raise TutelageError(f"{path} lacks {_first_names(lacking)}: another version wrote it; run the study again")
     for name in ("methods", "train", "evaluate"):
         if not isinstance(study[name], dict):
             raise TutelageError(f"{path}: {name} must be a table, got {value_text(study[name])}; run the study again")
@@ -100,7 +106,11 @@ def read_study_file(path: Path) -> Mapping[str, Any]:
 
 
 def read_records(path: Path, task: Task, more: Sequence[str] = ()) -> tuple[Record, ...]:
-    """Records of a task, with ``more`` fields; an error with its line's number for one that is damaged."""
+    """Read records of a task, which must also have the ``more`` fields.
+
+    Raises:
+        TutelageError: the file or a record is damaged; the message has the record's line number.
+    """
     fields, numbers = (*fields_of(task), *more), tuple(metrics_of(task))
     try:
         lines = read_file(path).split(b"\n")
@@ -122,21 +132,21 @@ def read_records(path: Path, task: Task, more: Sequence[str] = ()) -> tuple[Reco
 
 
 def _problem(record: Any, fields: Sequence[str], numbers: Sequence[str]) -> str | None:
-    """What is wrong with a record, if anything."""
+    """Return the first problem of a record, if any."""
     if not isinstance(record, dict):
         return "not a record"
     lacking = [name for name in fields if name not in record]
     if lacking:
-        return f"lacks {_some(lacking)}, so another version wrote it"
+        return f"lacks {_first_names(lacking)}, so another version wrote it"
     if record["status"] not in ("done", "failed", "missing"):
         return f"status is {value_text(record['status'])}"
     names = (*PAIR, "method", "folder", "key", "function")
-    wrong = [name for name in names if not isinstance(record[name], str)]
-    wrong += [axis for axis in CONDITION if isinstance(record[axis], list | dict)]
-    wrong += ["seed"] if type(record["seed"]) is not int else []
-    wrong += [name for name in numbers if not is_number(record[name])]
-    if wrong:
-        return f"{wrong[0]} is {value_text(record[wrong[0]])}"
+    invalid = [name for name in names if not isinstance(record[name], str)]
+    invalid += [axis for axis in CONDITION if isinstance(record[axis], list | dict)]
+    invalid += ["seed"] if type(record["seed"]) is not int else []
+    invalid += [name for name in numbers if not is_number(record[name])]
+    if invalid:
+        return f"{invalid[0]} is {value_text(record[invalid[0]])}"
     try:
         RunRecord(**record)
     except TutelageError as error:
@@ -145,27 +155,27 @@ def _problem(record: Any, fields: Sequence[str], numbers: Sequence[str]) -> str 
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number, or ``None`` for one that was not measured."""
+    """Whether this is a finite number, or ``None`` for a metric that was not measured."""
     return value is None or (type(value) in (int, float) and math.isfinite(value))
 
 
 def refuse_gaps(path: Path, study: Mapping[str, Any], runs: Sequence[Record]) -> None:
-    """Every row must have a record a seed: a missing record would go unnoticed."""
+    """Refuse results in which a row does not have exactly one record per seed."""
     seeds: dict[CellKey, list[int]] = {}
     for run in runs:
         seeds.setdefault(cell_key(run), []).append(run["seed"])
-    for condition, pair in {place[:2] for place in seeds}:
+    for condition, pair in {key[:2] for key in seeds}:
         for method in study["methods"]:
             seeds.setdefault((condition, pair, method), [])
-    for (condition, pair, method), there in seeds.items():
-        if sorted(there) != sorted(study["seeds"]):
+    for (condition, pair, method), recorded in seeds.items():
+        if sorted(recorded) != sorted(study["seeds"]):
             where = ", ".join(str(part) for part in (*condition, *pair) if part is not None)
             raise TutelageError(
-                f"{path} has the seeds {there} of {method} ({where}) and {STUDY} says {study['seeds']}; "
+                f"{path} has the seeds {recorded} of {method} ({where}) and {STUDY} says {study['seeds']}; "
                 "run the study again"
             )
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _first_names(names: Sequence[str]) -> str:
+    text = ", ".join(repr(name) for name in names[:3])
+    return text + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,4 +1,4 @@
-"""The folder of a study: plain files that anything can read."""
+"""The files in the folder of a study."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tutelage.runs.commands import as_command
 from tutelage.runs.folder import METRICS, RESULT
 from tutelage.studies import TEACHER
 from tutelage.studies.metrics import curves_of, task_metrics
-from tutelage.studies.plan import Asked, Job
+from tutelage.studies.plan import Job, PlannedRun
 from tutelage.studies.reading import AXIS_WORDS, CONDITION, DEFAULT_TASK, RECORDS, STUDY, TRIALS, is_number
 from tutelage.studies.study import Study
 from tutelage.tasks import Task
@@ -26,17 +26,17 @@ EXTRA, BESIDE, FAILURES = "extra.json", "beside.json", "failures"
 
 TRAIN = ("memorised", "wrong_labels")
 COST = ("parameters", "flops", "latency_ms")
-MORE = ("corruption_accuracy", "corruptions", "pgd", "auac", "zero_gradient_share", "ood_auroc")
+EXTRA_METRICS = ("corruption_accuracy", "corruptions", "pgd", "auac", "zero_gradient_share", "ood_auroc")
 
 _TABLES = ("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd")
-_REST = ("noise_rate", "trained_noise_rate", "seconds", "forward_passes", "curve")
+_OTHER = ("noise_rate", "trained_noise_rate", "seconds", "forward_passes", "curve")
 
 
 class Store:
-    """Reads and writes what a study keeps.
+    """Reads and writes the folder of a study.
 
-    ``study.json`` its declaration; ``results.jsonl`` a line a run that it asks for; ``trials.jsonl`` what tuning tried;
-    ``runs/`` their folders; ``failures/`` the errors of those that failed.
+    ``study.json`` holds the declaration, ``results.jsonl`` one line per planned run, ``trials.jsonl`` the trials of
+    tuning, ``runs/`` the folders of runs, and ``failures/`` the errors of failed runs.
     """
 
     def __init__(self, folder: LockedFolder, study: Study, task: Task) -> None:
@@ -47,20 +47,22 @@ class Store:
             task,
         )
         self._test = (*task_metrics(task), *curves_of(task))
-        self._nothing = dict.fromkeys((*self._test, *TRAIN, *COST, *MORE, *_REST))
+        self._nothing = dict.fromkeys((*self._test, *TRAIN, *COST, *EXTRA_METRICS, *_OTHER))
         self._write, self.check = folder.write, folder.check
         self._records: dict[str, dict[str, Any]] = {}
 
     def begin(self) -> None:
-        """Write the declaration, and remove what a killed study left half written.
+        """Write the declaration, and remove partly written files of a killed study.
 
         Raises:
-            TutelageError: nothing can be written, or ``study.json`` is one that the user wrote.
+            TutelageError: the folder is not writable, or its ``study.json`` was not written by a study.
         """
         file = self.path / STUDY
         ran = any((self.path / name).exists() for name in (RECORDS, "runs"))
         if file.exists() and not ran and not _as_written(file):
-            raise TutelageError(f"{file} is of no study that was run here and would be replaced; choose another folder")
+            raise TutelageError(
+                f"{file} is not of a study that was run here and would be replaced; choose another folder"
+            )
         remove_abandoned(self.path / FAILURES, lambda name: name.endswith(".json"))
         self._write(file, _text(self.study.as_json()))
 
@@ -75,23 +77,23 @@ class Store:
             return False
 
     def folder(self, job: Job) -> Path:
-        """Where a job's run is kept."""
+        """Return the folder of a job's run."""
         return self.path / "runs" / job.name
 
     def is_complete(self, job: Job) -> bool:
-        """Whether nothing is left to do: it is done, and compared with all teachers that it is to be compared with."""
-        beside = _read(self.folder(job) / BESIDE) or {}
-        return self.is_done(job) and all(other.name in beside for other in job.compared)
+        """Whether the run is done and compared with all its reference teachers."""
+        compared = _read(self.folder(job) / BESIDE) or {}
+        return self.is_done(job) and all(teacher.name in compared for teacher in job.compared)
 
     def is_done(self, job: Job) -> bool:
         """Whether its run is finished and its extra evaluation is complete."""
         if not _read(self.folder(job) / RESULT):
             return False
-        asked = self.evaluate.model_dump(mode="json")
-        return self.evaluate == ExtraEvaluation() or (_read(self.folder(job) / EXTRA) or {}).get("asked") == asked
+        requested = self.evaluate.model_dump(mode="json")
+        return self.evaluate == ExtraEvaluation() or (_read(self.folder(job) / EXTRA) or {}).get("asked") == requested
 
-    def label(self, line: Asked) -> str:
-        """A run in words: its row and seed, and what it depends on of the conditions and networks that vary."""
+    def label(self, line: PlannedRun) -> str:
+        """Describe a run: its row and seed, and the conditions and networks it depends on that vary in the study."""
         case, study = line.case._asdict(), self.study
         axes = [axis for axis in CONDITION if len(getattr(study, axis)) > 1]
         words = [AXIS_WORDS[axis](case[axis]) for axis in axes if axis != "teacher_labels" or line.beside is None]
@@ -102,7 +104,7 @@ class Store:
         return ", ".join([line.row, *words, f"seed {line.seed}"])
 
     def epochs(self, job: Job, since: float) -> int:
-        """How many epochs a run has written down since a time; 0 for one that has not begun."""
+        """Return the number of recorded epochs of a run; 0 if it recorded none since a time."""
         file = self.folder(job) / METRICS
         with suppress(OSError):
             if file.stat().st_mtime >= since:
@@ -110,25 +112,25 @@ class Store:
         return 0
 
     def keep_failure(self, job: Job, error: str, trace: str) -> None:
-        """Write down why a run failed; attempts of one study follow each other in the file."""
-        before = (_read(self._failure(job.name)) or {}).get("attempts", [])
-        told = {"error": " ".join(error.split()), "traceback": trace}
-        text = json.dumps({"run": job.name, "attempts": [*before, told]}, indent=1)
+        """Record a failure after those of earlier attempts."""
+        earlier = (_read(self._failure(job.name)) or {}).get("attempts", [])
+        attempt = {"error": " ".join(error.split()), "traceback": trace}
+        text = json.dumps({"run": job.name, "attempts": [*earlier, attempt]}, indent=1)
         self._write(self._failure(job.name), text.encode())
 
     def forget_failure(self, name: str) -> None:
-        """A run that failed before is done now, or is done by another one."""
+        """Remove the recorded failure of a run that is now done or replaced by another run."""
         self._failure(name).unlink(missing_ok=True)
 
     def _failure(self, name: str) -> Path:
         return self.path / FAILURES / f"{name}.json"
 
-    def write(self, asked: Sequence[Asked], trials: Sequence[Mapping[str, Any]]) -> None:
-        """Write the results as they are now, and the trials."""
-        self._write_lines(self.path / RECORDS, [self.record(line) for line in asked])
+    def write(self, runs: Sequence[PlannedRun], trials: Sequence[Mapping[str, Any]]) -> None:
+        """Write the current results and the trials."""
+        self._write_lines(self.path / RECORDS, [self.record(line) for line in runs])
         if trials:
             self._write_lines(self.path / TRIALS, trials)
-        else:  # those of an earlier study with a budget are not this one's
+        else:  # an earlier study with a budget wrote them
             (self.path / TRIALS).unlink(missing_ok=True)
 
     def _write_lines(self, file: Path, records: Sequence[Mapping[str, Any]]) -> None:
@@ -138,10 +140,10 @@ class Store:
             raise TutelageError(f"cannot write {file}: a number in it is not finite") from error
         self._write(file, ("\n".join(lines) + "\n").encode())
 
-    def record(self, line: Asked) -> dict[str, Any]:
-        """Everything about a run as one flat record; what was not measured is ``None``."""
+    def record(self, line: PlannedRun) -> dict[str, Any]:
+        """Return the flat record of a run; metrics that were not measured are ``None``."""
         config = line.job.config
-        told = {
+        declared = {
             "key": line.job.key,
             "folder": f"runs/{line.job.name}",
             **line.case._asdict(),
@@ -155,81 +157,83 @@ class Store:
         if line.job.key not in self._records:
             measured = self._measured(line.job)
             if measured["status"] != "done":
-                return told | measured
+                return declared | measured
             self._records[line.job.key] = measured
-        return told | self._records[line.job.key] | self._beside(line)
+        return declared | self._records[line.job.key] | self._beside(line)
 
-    def _beside(self, line: Asked) -> dict[str, Any]:
-        """What a student that no teacher taught gives beside the teacher of its case."""
+    def _beside(self, line: PlannedRun) -> dict[str, Any]:
+        """Return the metrics of a student trained without a teacher that compare it with the teacher of its case."""
         if line.beside is None:
             return {}
-        found = (_read(self.folder(line.job) / BESIDE) or {}).get(line.beside)
-        return {name: found[name] for name in self._test if name in found} if isinstance(found, dict) else {}
+        measured = (_read(self.folder(line.job) / BESIDE) or {}).get(line.beside)
+        if not isinstance(measured, dict):
+            return {}
+        return {name: measured[name] for name in self._test if name in measured}
 
     def _measured(self, job: Job) -> dict[str, Any]:
         if self.is_done(job):
             try:
                 return {"status": "done", "error": None, **self._numbers(self.folder(job))}
             except ValueError as error:
-                why = f"{one_line(error)}; remove {self.folder(job)} and run the study again"
-                return {"status": "missing", "error": why, **self._nothing}
+                reason = f"{one_line(error)}; remove {self.folder(job)} and run the study again"
+                return {"status": "missing", "error": reason, **self._nothing}
         failure = _read(self._failure(job.name))
         if failure is None:
             return {"status": "missing", "error": None, **self._nothing}
         return {"status": "failed", "error": failure["attempts"][-1]["error"], **self._nothing}
 
     def _numbers(self, folder: Path) -> dict[str, Any]:
-        """What a finished run measured.
+        """Return the metrics of a finished run.
 
         Raises:
-            ValueError: a file of it does not hold what a run writes there.
+            ValueError: one of its files is damaged.
         """
         result = _table(_read(folder / RESULT), RESULT)
         extra = _table(_read(folder / EXTRA), EXTRA) if self.evaluate != ExtraEvaluation() else {}
         test, train, cost = (_table(result.get(name, {}), f"{RESULT}, {name}") for name in ("test", "train", "cost"))
         if self.task.main_metric not in test:
             raise ValueError(f"{RESULT}, test has no {self.task.main_metric}")
-        parts = ((test, self._test), (train, TRAIN), (cost, COST), (extra, MORE))
+        parts = ((test, self._test), (train, TRAIN), (cost, COST), (extra, EXTRA_METRICS))
         data = _table(result.get("data", {}), f"{RESULT}, data")
         conditions, rates = data.get("record", []), _table(data.get("noise_rate", {}), f"{RESULT}, data, noise_rate")
         if not isinstance(conditions, list):
-            raise ValueError(f"{RESULT}, data, record is {value_text(conditions)} and no list")
-        noise = [_table(each, f"{RESULT}, data, record").get("realised_rate") for each in conditions]
+            raise ValueError(f"{RESULT}, data, record is {value_text(conditions)}, not a list")
+        noise = [_table(condition, f"{RESULT}, data, record").get("realised_rate") for condition in conditions]
         noise = [rate for rate in noise if rate is not None]
         passes = _table(result.get("forward_passes") or {}, f"{RESULT}, forward_passes")
         counts = [_number(count, "forward_passes") or 0 for count in passes.values()]
         numbers = {
             **{name: part.get(name) for part, names in parts for name in names},
-            "noise_rate": noise[0] if noise else None,  # of the whole training part
-            "trained_noise_rate": rates.get("train") if noise else None,  # without what is held out
+            "noise_rate": noise[0] if noise else None,  # of the whole training split
+            "trained_noise_rate": rates.get("train") if noise else None,  # without held-out samples
             "seconds": result.get("seconds"),
             "forward_passes": sum(counts) if counts else None,
         }
         for name, value in numbers.items():
             if name in _TABLES:
                 for entry in _table(value if value is not None else {}, name).values():
-                    for each in entry if isinstance(entry, list) else [entry]:
-                        _number(each, name)
+                    for number in entry if isinstance(entry, list) else [entry]:
+                        _number(number, name)
             else:
                 _number(value, name)
         return {**numbers, "curve": _curve(folder / METRICS, self.task.main_metric)}
 
 
 def _curve(file: Path, main: str) -> dict[str, Any]:
-    """The first learner's numbers by epoch, its fits one after another; none where there is no such file."""
+    """Return the first learner's metrics by epoch, over all fits; empty if there is no such file."""
     learners = []
     for number, line in enumerate(_content(file).splitlines() if file.exists() else (), 1):
-        place = f"{file.name}, line {number}"
+        position = f"{file.name}, line {number}"
         try:
-            epoch = _table(parse_json(line), place)
+            epoch = _table(parse_json(line), position)
         except ValueError as error:
-            raise ValueError(f"{place}: {one_line(error)}") from error
-        named = _table(epoch.get("learners"), f"{place}, learners")
-        if not named:
-            raise ValueError(f"{place}, learners is empty")
-        learners.append(_table(next(iter(named.values())), f"{place}, learners"))
+            raise ValueError(f"{position}: {one_line(error)}") from error
+        by_learner = _table(epoch.get("learners"), f"{position}, learners")
+        if not by_learner:
+            raise ValueError(f"{position}, learners is empty")
+        learners.append(_table(next(iter(by_learner.values())), f"{position}, learners"))
         for name, value in learners[-1].items():
-            _number(value, f"{place}, {name}")
+            _number(value, f"{position}, {name}")
     names = dict.fromkeys(name for learner in learners for name in learner)
     mains = (f"train_{main}", f"validation_{main}")
     return {
@@ -244,20 +248,20 @@ def _text(declaration: Mapping[str, Any]) -> bytes:
 
 
 def _as_written(file: Path) -> bool:
-    """Whether a ``study.json`` has the form in which studies write it, and no user."""
+    """Whether a ``study.json`` has exactly the form in which studies write it."""
     declaration = _read(file) or {}
     return "pairs" in declaration and read_file(file) == _text(declaration)
 
 
 def _table(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError(f"{name} is {value_text(value)} and no table")
+        raise ValueError(f"{name} is {value_text(value)}, not a table")
     return value
 
 
 def _number(value: Any, name: str) -> Any:
     if not is_number(value):
-        raise ValueError(f"{name} is {value_text(value)} and no number")
+        raise ValueError(f"{name} is {value_text(value)}, not a number")
     return value
 
 
@@ -269,7 +273,7 @@ def _content(file: Path) -> bytes:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """What a file holds; ``None`` if it is not there or not whole, for then its run has to be done again."""
+    """Return the content of a file; ``None`` if it is missing or damaged, so that its run is repeated."""
     try:
         read = parse_json(_content(file))
     except ValueError:

@@ -1,4 +1,4 @@
-"""A run up to its first step: whether a method can train a student on some data, and whether it reads a teacher."""
+"""Dry runs of methods: whether a method can train a student on some data, and whether it reads a teacher."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _HARDWARE = Hardware(device="cpu", precision="float32", channels_last=False, wor
 
 
 class Rehearsal(Run):
-    """A run whose fits do the dry run in eval mode and no step, and whose predictions are all equal.
+    """A run whose fits only do a dry run in eval mode, without steps, and whose predictions are all zero.
 
-    Train mode is left to the run itself: what fails there (and may end its process) is that run's failure alone.
+    Errors of train mode, which may end the process, are left to the run itself.
 
     Attributes:
-        fits_tried: how many fits passed their dry run.
-        taught: whether a teacher was requested.
+        fits_tried: the number of fits that passed their dry run.
+        teacher_read: whether the method requested the teachers.
     """
 
     fits_tried = 0
-    taught = False
+    teacher_read = False
 
     def teachers(self) -> tuple[Tapped, ...]:
         """See ``Run.teachers``."""
-        self.taught = True
+        self.teacher_read = True
         return super().teachers()
 
     def predict(self, model: Tapped, split: Split, roles: Sequence[str] = ("logits",)) -> Tensor:
-        """Zeros: (N, C) logits, or (N, K) of roles that are K wide in this network."""
+        """Return zeros: logits (N, C), or (N, K) for other roles, K values per sample together."""
         if tuple(roles) == ("logits",):
             return torch.zeros(len(split), self.data.num_classes)
         inputs = next(evaluation_batches(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
@@ -72,14 +72,14 @@ class Rehearsal(Run):
 def reads_teacher(
     method: Method, settings: Mapping[str, Any], data: Data, config: Config, teacher: Tapped | None, task: Task
 ) -> bool:
-    """Rehearse a method, which trains for this task if it names none, on a student; on the CPU, in float32.
+    """Do the dry run of a method on a student, on the CPU in float32; the task is for methods that name none.
 
     Returns:
-        Whether the method reads a teacher. True also where that could not be determined: a method may need the results
-        of its first fit to get to its second.
+        Whether the method reads a teacher; True also if that could not be determined, for example because the method
+        needs the results of its first fit.
 
     Raises:
-        TutelageError: the method, the networks and the data do not fit together, up to the first fit's dry run.
+        TutelageError: the method, the networks and the data are incompatible, before or in the first fit's dry run.
     """
     run = Rehearsal(
         data,
@@ -99,6 +99,6 @@ def reads_teacher(
         if not run.fits_tried:
             raise
         return True
-    except Exception:  # what only this imitation of a run made fail, or what the run itself will report
+    except Exception:  # caused by the zeros above, or reported by the run itself later
         return True
-    return run.taught
+    return run.teacher_read

@@ -18,7 +18,7 @@ from tutelage.signals import termination_signals_interrupt
 from tutelage.studies.failures import failure_summary
 from tutelage.studies.inspection import inspect
 from tutelage.studies.jobs import Call, Outcome, Watch, run_jobs
-from tutelage.studies.plan import Asked, Job, Planner
+from tutelage.studies.plan import Job, PlannedRun, Planner
 from tutelage.studies.reading import CONDITION, RECORDS, cell_key
 from tutelage.studies.records import Store
 from tutelage.studies.results import Results
@@ -105,10 +105,10 @@ def _run(
 ) -> None:
     """Run the trials of the tuning budget, then all runs with the settings that they selected."""
     trials = trials_of(planner)
-    lines = [trial.asked for trial in trials]
+    lines = [trial.run for trial in trials]
     run_jobs([line.job for line in lines], _StoreLedger(store, lines, track, trust), workers, watch, unit="trials")
     chosen = choose(trials, store, task)
-    lines = planner.asked(chosen.settings)
+    lines = planner.planned_runs(chosen.settings)
     _note_changed_code(store, lines)
     run_jobs(
         [line.job for line in lines],
@@ -127,8 +127,8 @@ def _check_finished(planner: Planner, store: Store, task: Task) -> None:
         TutelageError: it is the folder of another study, or a run is missing.
     """
     trials = trials_of(planner)
-    jobs = [job for trial in trials for job in (*trial.asked.job.before, trial.asked.job)]
-    jobs += [line.job for line in planner.asked(choose(trials, store, task).settings)]
+    jobs = [job for trial in trials for job in (*trial.run.job.before, trial.run.job)]
+    jobs += [line.job for line in planner.planned_runs(choose(trials, store, task).settings)]
     missing = {job.key for job in jobs if not store.is_complete(job)}
     if missing or not store.is_declared():
         lacks = f"lacks {len(missing)} runs of this study" if missing else "is that of another study"
@@ -158,7 +158,7 @@ class _StoreLedger:
         trust: see ``run_study``.
     """
 
-    def __init__(self, store: Store, lines: Sequence[Asked], track: str | None, trust: Trust | None) -> None:
+    def __init__(self, store: Store, lines: Sequence[PlannedRun], track: str | None, trust: Trust | None) -> None:
         self.store, self.track, self.trust = store, track, trust
         self.check, self.is_complete = store.check, store.is_complete
         self._labels = {line.job.key: store.label(line) for line in reversed(lines)}
@@ -184,7 +184,7 @@ class _StoreLedger:
             self.store.keep_failure(job, outcome.error, outcome.trace)
 
 
-def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:
+def _note_changed_code(store: Store, runs: Sequence[PlannedRun]) -> None:
     """Warn of runs that are trained again because the code of their method or network changed since the last call."""
     before: dict[Any, dict[str, Any]] = {}
     with suppress(OSError, ValueError, KeyError, TypeError):  # damaged records are replaced anyway
@@ -192,7 +192,7 @@ def _note_changed_code(store: Store, asked: Sequence[Asked]) -> None:
             record = parse_json(text)
             before[cell_key(record), record["seed"]] = record
     rows, files = dict[str, str](), dict[str, None]()
-    for line in asked:
+    for line in runs:
         cell = (line.case[: len(CONDITION)], line.case[len(CONDITION) :], line.row), line.seed
         record, code = before.get(cell, {}), line.job.code
         old = record["code"] if isinstance(record.get("code"), dict) else {}

@@ -1,4 +1,4 @@
-"""What the files of a study hold: the fields that are read again, and their types; others may stand beside them."""
+"""The types of the fields that are read from the files of a study; the files may have other fields too."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class StudyFile(Recorded):
 
 
 class Reliability(Recorded):
-    """Confidence and accuracy by bins."""
+    """Confidence and accuracy per bin."""
 
     noun: ClassVar[str] = "reliability"
     count: list[Count]
@@ -48,28 +48,28 @@ class Reliability(Recorded):
     confidence: Numbers
 
     @model_validator(mode="after")
-    def _as_long(self) -> Reliability:
+    def _equal_lengths(self) -> Reliability:
         if len({len(self.count), len(self.accuracy), len(self.confidence)}) > 1:
             raise ValueError("the bins have different numbers of values")
         return self
 
 
 class RiskCoverage(Recorded):
-    """The risk at each coverage."""
+    """Risk by coverage."""
 
     noun: ClassVar[str] = "risk_coverage"
     coverage: Numbers
     risk: Numbers
 
     @model_validator(mode="after")
-    def _as_long(self) -> RiskCoverage:
+    def _equal_lengths(self) -> RiskCoverage:
         if len(self.coverage) != len(self.risk):
             raise ValueError("coverage and risk have different numbers of values")
         return self
 
 
 class Curve(Recorded):
-    """The numbers of training by epoch."""
+    """Training metrics by epoch."""
 
     noun: ClassVar[str] = "the curve"
     __pydantic_extra__: dict[str, Numbers]  # the main metric, as train_NAME and validation_NAME
@@ -77,9 +77,9 @@ class Curve(Recorded):
     loss: dict[str, Numbers]
 
     @model_validator(mode="after")
-    def _as_long(self) -> Curve:
-        parts = (*self.__pydantic_extra__.values(), *self.loss.values())
-        if any(len(part) != len(self.epoch) for part in parts):
+    def _equal_lengths(self) -> Curve:
+        series = (*self.__pydantic_extra__.values(), *self.loss.values())
+        if any(len(values) != len(self.epoch) for values in series):
             raise ValueError("the epochs and their numbers differ in length")
         return self
 

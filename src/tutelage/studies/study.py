@@ -1,4 +1,4 @@
-"""What a study asks, as a frozen value: data, conditions, pairs of networks, methods, seeds."""
+"""The declaration of a study: data, conditions, pairs of networks, methods and seeds."""
 
 from __future__ import annotations
 
@@ -18,30 +18,36 @@ from tutelage.studies import PLAIN, TEACHER
 from tutelage.trust import typed_specs
 
 GRID_FIELDS = ("data", "noise", "imbalance", "per_class", "student", "teacher", "method", "settings", "seed")
-"""Fields of ``Config`` that the study itself sets, run by run."""
+"""Fields of ``Config`` that the study sets for each run."""
 
-PLACES = {"student": "students", "teacher": "teachers", "seed": "seeds", "method": "methods", "settings": "methods"}
+STUDY_FIELDS = {
+    "student": "students",
+    "teacher": "teachers",
+    "seed": "seeds",
+    "method": "methods",
+    "settings": "methods",
+}
+"""The field of ``Study`` for a field of ``Config``, where their names differ."""
+
+MAX_COUNT = 10_000
+"""The largest number of seeds, and of trials per row, so that a misspelt number does not fill the memory."""
 
 
-MOST = 10_000
-"""Seeds of a study, and trials of a row, at most: a misspelt number would fill the memory with a list of them."""
-
-
-def _each(value: Any) -> Any:
-    """One value, several, or several in a text with commas, as a tuple."""
+def _as_tuple(value: Any) -> Any:
+    """Return one value, several values, or comma-separated text as a tuple."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return tuple(value) if isinstance(value, list | tuple | range) else (value,)
 
 
 def _conditions(value: Any) -> Any:
-    """As ``_each``; numbers become their text, and whatever says that nothing is done becomes ``None``."""
-    return tuple(None if one in (None, 0, "0", "0.0", "none", "clean") else f"{one}" for one in _each(value))
+    """Like ``_as_tuple``; numbers become text, and values for unchanged data (0, none, clean) become ``None``."""
+    return tuple(None if entry in (None, 0, "0", "0.0", "none", "clean") else f"{entry}" for entry in _as_tuple(value))
 
 
-def _few(value: Any) -> Any:
-    """As ``_each``; all samples are ``None``."""
-    return tuple(None if one in (None, "none", "all") else one for one in _each(value))
+def _per_class(value: Any) -> Any:
+    """Like ``_as_tuple``; ``none`` and ``all`` (all samples) become ``None``."""
+    return tuple(None if entry in (None, "none", "all") else entry for entry in _as_tuple(value))
 
 
 def _pairs(value: Any) -> Any:
@@ -53,32 +59,32 @@ def _pairs(value: Any) -> Any:
 
 
 def _seeds(value: Any) -> Any:
-    """A number of them, or the seeds themselves."""
-    many = isinstance(value, int) and not isinstance(value, bool)
+    """Return the seeds from their number, or from a list of them."""
+    is_count = isinstance(value, int) and not isinstance(value, bool)
     if isinstance(value, str) and value.strip().isdecimal():
-        value, many = int(value), True
-    if many and not 1 <= value <= MOST:
-        raise ValueError(f"a study has 1 to {MOST:,} seeds")
-    return tuple(range(value)) if many else _each(value)
+        value, is_count = int(value), True
+    if is_count and not 1 <= value <= MAX_COUNT:
+        raise ValueError(f"a study has 1 to {MAX_COUNT:,} seeds")
+    return tuple(range(value)) if is_count else _as_tuple(value)
 
 
-def _ways(value: Any) -> Any:
-    """Rows of the table, from names, from tables with a method and its settings, or from both by the row's name."""
+def _variants(value: Any) -> Any:
+    """Return variants by row name, from names, tables with a method and its settings, or a mapping of rows."""
     if isinstance(value, Mapping):
-        return {str(row): _way(how if how else {"method": row}) for row, how in value.items()}
+        return {str(row): _variant(entry or {"method": row}) for row, entry in value.items()}
     rows: dict[str, Any] = {}
-    for one in _each(value):
-        how = _way(one)
-        settings = ", ".join(f"{key}={entry}" for key, entry in how["settings"].items())
-        name = str(how["method"]).rpartition(":")[2]  # of FILE.py:NAME
-        row = how.pop("row", None) or (f"{name}, {settings}" if settings else name)
+    for entry in _as_tuple(value):
+        variant = _variant(entry)
+        settings = ", ".join(f"{key}={setting}" for key, setting in variant["settings"].items())
+        name = str(variant["method"]).rpartition(":")[2]  # of FILE.py:NAME
+        row = variant.pop("row", None) or (f"{name}, {settings}" if settings else name)
         if row in rows:
             raise ValueError(f"there are two rows named {row!r}; give one of them another name with row")
-        rows[row] = how
+        rows[row] = variant
     return rows
 
 
-def _way(value: Any) -> dict[str, Any]:
+def _variant(value: Any) -> dict[str, Any]:
     if isinstance(value, Variant):
         return value.model_dump()
     value = method_name(value)
@@ -86,9 +92,9 @@ def _way(value: Any) -> dict[str, Any]:
         return {"method": value, "settings": {}}
     if not isinstance(value, Mapping) or "method" not in value:
         raise ValueError("a method is a name or a table with method, and perhaps settings and row")
-    strange = [key for key in value if key not in ("method", "settings", "row")]
-    if strange:
-        raise ValueError(f"{strange[0]!r} is no part of a method's table; it has method, settings and row")
+    extra_keys = [key for key in value if key not in ("method", "settings", "row")]
+    if extra_keys:
+        raise ValueError(f"{extra_keys[0]!r} is not a key of a method's table; its keys are method, settings and row")
     settings = value.get("settings", {})
     if not isinstance(settings, Mapping):
         raise ValueError("the settings of a method are a table")
@@ -96,7 +102,7 @@ def _way(value: Any) -> dict[str, Any]:
 
 
 class Variant(Fields):
-    """A method and those of its parameters that are not left at their defaults."""
+    """A method and the parameters that do not have their default values."""
 
     noun: ClassVar[str] = "a method of the study"
     saved: ClassVar[bool] = True
@@ -109,13 +115,13 @@ class Variant(Fields):
     def _importable(cls, value: str) -> str:
         if value.startswith(OBJECT_PREFIX):
             raise ValueError(
-                "the processes of a study import its methods, and this one is in no file that they can import; put it "
-                f"in one, and name it FILE.py:{value.rpartition('.')[2]}"
+                "the processes of a study import its methods, and cannot import this one; put it in a file, and name "
+                f"it FILE.py:{value.rpartition('.')[2]}"
             )
         return value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_each), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 Conditions = Annotated[tuple[str | None, ...], BeforeValidator(_conditions), Field(min_length=1)]
 
 
@@ -129,40 +135,40 @@ class Study(Fields):
     noun: ClassVar[str] = "the study"
     saved: ClassVar[bool] = True
 
-    name: str = Field(default="study", min_length=1, description="what its report is called")
+    name: str = Field(default="study", min_length=1, description="title of the report")
     task: str | None = Field(
         default=None,
-        description="what the networks are for, which the methods and the data decide",
+        description="task of the networks, determined by the methods and the data",
     )
     data: Names = Field(default=("digits",), description="data sets, as in Config")
     noise: Conditions = Field(default=(None,), description="label noises, as in Config; 0 for none")
     imbalance: Conditions = Field(default=(None,), description="imbalances, as in Config; none for none")
-    per_class: Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], BeforeValidator(_few), Field(min_length=1)] = (
-        Field(default=(None,), description="training samples of each class; none for all of them")
-    )
-    teacher_labels: Annotated[tuple[Literal["noisy", "clean"], ...], BeforeValidator(_each), Field(min_length=1)] = (
-        Field(default=("noisy",), description="what teachers are trained on: the students' labels, or correct ones")
-    )
+    per_class: Annotated[
+        tuple[Annotated[int, Field(ge=1)] | None, ...], BeforeValidator(_per_class), Field(min_length=1)
+    ] = Field(default=(None,), description="training samples of each class; none for all of them")
+    teacher_labels: Annotated[
+        tuple[Literal["noisy", "clean"], ...], BeforeValidator(_as_tuple), Field(min_length=1)
+    ] = Field(default=("noisy",), description="training labels of teachers: the students' (noisy) or correct ones")
     students: Names = Field(default=("resnet8x0.5",), description="networks to train")
     teachers: Names = Field(default=("resnet14x0.5",), description="networks to learn from")
     pairs: Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)] = Field(
-        default=(), description="[teacher, student], instead of all of both"
+        default=(), description="[teacher, student] pairs, instead of all combinations"
     )
-    methods: Annotated[dict[str, Variant], BeforeValidator(_ways)] = Field(
-        default=("hinton",), validate_default=True, description="rows of the table, beside the plain student"
+    methods: Annotated[dict[str, Variant], BeforeValidator(_variants)] = Field(
+        default=("hinton",), validate_default=True, description="rows of the table, in addition to the plain student"
     )
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, le=2**31 - 2)], ...], BeforeValidator(_seeds)] = Field(
-        default=(0, 1, 2), min_length=1, description="how many, or which; paired over methods"
+        default=(0, 1, 2), min_length=1, description="number of seeds, or a list of them; paired over methods"
     )
     train: dict[str, Any] = Field(default={}, description="other fields of Config, the same for every run")
     evaluate: ExtraEvaluation = Field(
         default=ExtraEvaluation(), description="extra evaluation of every run: corruptions, attacks, OOD detection"
     )
     budget: int = Field(
-        default=0, ge=0, le=MOST, description="settings tried for each method, judged on held-out training data"
+        default=0, ge=0, le=MAX_COUNT, description="settings tried for each method, evaluated on held-out training data"
     )
     search: dict[str, dict[str, tuple[Any, ...]]] = Field(
-        default={}, description="for a row's parameter, [low, high] or the choices; otherwise around its default"
+        default={}, description="[low, high] or choices for a row's parameter; otherwise a range around its default"
     )
 
     @field_validator(
@@ -170,32 +176,34 @@ class Study(Fields):
     )
     @classmethod
     def _distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        twice = [one for one in value if value.count(one) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]!r} is in the list twice")
+        repeated = [entry for entry in value if value.count(entry) > 1]
+        if repeated:
+            raise ValueError(f"{repeated[0]!r} is in the list twice")
         return value
 
     @field_validator("methods")
     @classmethod
     def _with_plain(cls, value: dict[str, Variant]) -> dict[str, Variant]:
         if TEACHER in value:
-            raise ValueError("a row cannot be named 'teacher', which is the teacher's own")
+            raise ValueError("a row cannot be named 'teacher', which is the row of the teacher")
         if value.get(PLAIN, Variant(method=PLAIN)) != Variant(method=PLAIN):
-            raise ValueError("the row 'plain' is the plain student, whose method is plain; give yours another name")
+            raise ValueError("the row 'plain' is the plain student, whose method is plain; give this row another name")
         return {PLAIN: Variant(method=PLAIN)} | value
 
     @field_validator("train")
     @classmethod
-    def _not_its_own(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _without_grid_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if name in GRID_FIELDS:
-                place = PLACES.get(name, name)
-                raise ValueError(f"the study sets {name!r} itself; say it under {place}, outside of train")
+                field = STUDY_FIELDS.get(name, name)
+                raise ValueError(f"the study sets {name!r} itself; set {field} of the study instead, outside of train")
         Config(**value)
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError):
-            raise ValueError("a study is kept in a file, so train holds plain values: optimizer='AdamW', say") from None
+            raise ValueError(
+                "a study is saved to a file, so train must hold plain values, for example optimizer='AdamW'"
+            ) from None
         return value
 
     @model_validator(mode="after")
@@ -204,36 +212,39 @@ class Study(Fields):
             if row not in self.methods:
                 raise unknown("row to search for", row, self.methods)
         if self.search and not self.budget:
-            raise ValueError("search says what to try, but budget is 0; give it a number of trials")
+            raise ValueError("search is set, but budget is 0; set budget to a number of trials")
         if self.budget and Config(**self.train).validation == 0:
             raise ValueError(
-                "a budget is judged on held-out training data, and train.validation is 0; make it 0.1, say"
+                "trials are evaluated on held-out training data, but train.validation is 0; set it to 0.1, for example"
             )
         return self
 
     @property
     def all_pairs(self) -> tuple[tuple[str, str], ...]:
-        """(teacher, student), each."""
+        """The (teacher, student) pairs."""
         return self.pairs or tuple((teacher, student) for teacher in self.teachers for student in self.students)
 
     @property
     def code(self) -> frozenset[str]:
-        """The specifications of its networks and methods, for ``check_trusted``."""
+        """The specifications of the study's networks and methods, for ``check_trusted``."""
         return typed_specs(
             *(name for pair in self.all_pairs for name in pair), *(variant.method for variant in self.methods.values())
         )
 
     def as_json(self) -> dict[str, Any]:
-        """As it is written to ``study.json``."""
+        """Return the content of ``study.json``."""
         return {**self.model_dump(mode="json", exclude={"students", "teachers"}), "pairs": [*map(list, self.all_pairs)]}
 
 
 def read_study(source: str | Path) -> dict[str, Any]:
-    """The fields of a study: from a ``.toml``, ``.yaml`` or ``.json`` file, from a ``.py`` file that makes a ``Study``
-    named ``study``, or from one that comes with the package, by name.
+    """Read the fields of a study.
+
+    Args:
+        source: a ``.toml``, ``.yaml`` or ``.json`` file, a ``.py`` file that defines a ``Study`` named ``study``, or
+            the name of a study of the package.
 
     Raises:
-        TutelageError: there is none of this name, or the file cannot be read.
+        TutelageError: there is no such study, or the file cannot be read.
     """
     presets = {file.name.removesuffix(".toml"): file for file in (files(__package__) / "presets").iterdir()}
     path = as_path(source)
@@ -248,10 +259,10 @@ def read_study(source: str | Path) -> dict[str, Any]:
     except Exception as error:  # whatever the file does
         raise TutelageError(f"{path} cannot be run: {one_line(error)}") from error
     if not isinstance(study, Study):
-        raise TutelageError(f"{path} makes no study; it needs a line like study = tutelage.Study(data='digits')")
+        raise TutelageError(f"{path} defines no study; it needs a line like study = tutelage.Study(data='digits')")
     return study.model_dump(include=study.model_fields_set)
 
 
 def canonical(value: Any) -> str:
-    """The one text of a JSON value, for comparing and hashing."""
+    """Return the canonical text of a JSON value, for comparison and hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)

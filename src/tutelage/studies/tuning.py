@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from tutelage.errors import TutelageError, unknown
 from tutelage.methods import find
 from tutelage.studies import PLAIN
-from tutelage.studies.plan import Asked, Case, Planner
+from tutelage.studies.plan import Case, PlannedRun, Planner
 from tutelage.studies.records import Store
 from tutelage.tasks import Task
 
@@ -58,7 +58,7 @@ class Range:
 class Trial:
     """Settings to try for a row in a case, and where they were looked for."""
 
-    asked: Asked
+    run: PlannedRun
     settings: dict[str, Any]
     space: dict[str, Range]
 
@@ -83,20 +83,20 @@ def space(planner: Planner, row: str) -> dict[str, Range]:
     """
     variant = planner.study.methods[row]
     fields = find(variant.method).settings.model_fields
-    said = planner.study.search.get(row, {})
-    for name in said:
+    requested = planner.study.search.get(row, {})
+    for name in requested:
         if name not in fields:
             raise unknown(f"parameter of {variant.method} to search for", name, fields)
         if name in variant.settings:
             raise TutelageError(f"row {row!r} sets {name!r} and the study searches for it; say one of the two")
-    found = {name: _said(row, name, values) for name, values in said.items()}
+    ranges = {name: _searched_range(row, name, values) for name, values in requested.items()}
     for name, field in fields.items():
-        if name not in said and name not in variant.settings and (usual := _around(field)):
-            found[name] = usual
-    return found
+        if name not in requested and name not in variant.settings and (default := _default_range(field)):
+            ranges[name] = default
+    return ranges
 
 
-def _said(row: str, name: str, values: tuple[Any, ...]) -> Range:
+def _searched_range(row: str, name: str, values: tuple[Any, ...]) -> Range:
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if len(values) == 2 and numbers:
         low, high = values
@@ -109,7 +109,7 @@ def _said(row: str, name: str, values: tuple[Any, ...]) -> Range:
     return Range(choices=values)
 
 
-def _around(field: FieldInfo) -> Range | None:
+def _default_range(field: FieldInfo) -> Range | None:
     choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is typing.Literal else ()
     if choices:
         return Range(choices=choices)
@@ -157,13 +157,13 @@ def choose(trials: Sequence[Trial], store: Store, task: Task) -> Chosen:
     records = []
     best: dict[tuple[Case, str], int] = {}
     for number, trial in enumerate(trials):
-        record = store.record(trial.asked)
+        record = store.record(trial.run)
         curve = record["curve"] or {}
         values = [value for value in curve.get(f"validation_{task.main_metric}", []) if value is not None]
         searched = {name: one.words for name, one in trial.space.items()}
         score = values[-1] if values else None
         records.append(record | {"space": searched, "score": score, "chosen": False})
-        place = (trial.asked.case, trial.asked.row)
+        place = (trial.run.case, trial.run.row)
         if score is not None and task.improves(score, records[best[place]]["score"] if place in best else None):
             best[place] = number
     for number in best.values():
