@@ -199,7 +199,7 @@ def test_runs_that_are_not_there(write_run: Callable[..., Path], tmp_path: Path,
     with refused("result.json", "cannot be read"):
         compare_runs(a, b)
     (b / "result.json").write_text("[1]")
-    with refused("result.json", "no table"):
+    with refused("result.json", "does not hold a table"):
         compare_runs(a, b)
     (b / "result.json").unlink()
     with refused("not finished"):

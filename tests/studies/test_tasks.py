@@ -228,7 +228,7 @@ def test_a_metric_may_not_have_the_name_of_another_field(
             {"data": "cases:regression,cases:multi_label", "methods": "rkd"},
             ["one task", "for regression", "multi_label"],
         ),
-        ({"task": "regression"}, ["its task is regression", "classification", "leave it out"]),
+        ({"task": "regression"}, ["the task of the study is regression", "classification", "leave it out"]),
         ({"data": "cases:regression", "methods": "rkd", "evaluate": {"pgd": [0.1]}}, ["attacks", "regression"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Two studies, or two runs, beside each other: refused where what should be equal is not."""
+"""Comparison of two studies or two runs, refused if conditions that must be equal differ."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from tutelage.tasks import Metric
 from tutelage.text import value_text
 
 Both = tuple[Any, Any]
-"""A value in A and in B."""
+"""The values in A and in B."""
 
 _CONFIG, _INPUTS, _RESULT = "config.yaml", "inputs.json", "result.json"
-_OF_THE_DATA = ("data", "image_size", "noise", "imbalance", "per_class", "validation", "seed")
+_DATA_FIELDS = ("data", "image_size", "noise", "imbalance", "per_class", "validation", "seed")
 
 
 @dataclass(frozen=True)
 class Change:
-    """A row that both studies have.
+    """The change of a row that both studies have.
 
     Attributes:
         condition: the fields of ``CONDITION``.
         pair: the fields of ``PAIR``.
-        method: the row's name.
-        difference: B - A, paired over the common seeds, with its 95 % t interval; ``None`` where a number is lacking.
-        missing: which number that is.
+        method: the name of the row.
+        difference: B - A, paired over the common seeds, with its 95 % t interval; ``None`` if a value is missing.
+        missing: the reason for a missing value.
     """
 
     condition: tuple[Any, ...]
@@ -47,14 +47,14 @@ class Change:
 
 @dataclass(frozen=True)
 class StudyDifference:
-    """Two studies.
+    """The differences of two studies.
 
     Attributes:
-        metric: the name of what the differences are of; ``about`` says what that is.
-        seeds: those that both have; all differences are paired over them.
-        setup_changes: what differs and may: rows with another method or other settings, and the hardware.
-        changes: the rows that both have.
-        only_a, only_b: the rows that one has and the other has not.
+        metric: the name of the compared metric; ``about`` describes it.
+        seeds: the common seeds, over which all differences are paired.
+        setup_changes: permitted differences: rows with another method or other settings, and the hardware.
+        changes: the changes of the rows that both have.
+        only_a, only_b: the rows that only one of them has.
     """
 
     metric: str
@@ -68,11 +68,11 @@ class StudyDifference:
 
 @dataclass(frozen=True)
 class RunDifference:
-    """Two runs.
+    """The differences of two runs.
 
     Attributes:
         config: the fields that differ.
-        numbers: everything that either measured, by its place in ``result.json``; ``None`` in one that has it not.
+        numbers: all metrics by their path in ``result.json``; ``None`` for a run without this metric.
     """
 
     config: Mapping[str, Both]
@@ -80,15 +80,15 @@ class RunDifference:
 
 
 def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str], metric: str | None = None) -> StudyDifference:
-    """The differences B - A of every condition, pair and method that both have, over the seeds that both have.
+    """Return the differences B - A of the conditions, pairs and methods that both studies have, over common seeds.
 
     Args:
         a, b: the studies' folders.
-        metric: of what; the task's main metric unless given.
+        metric: the metric to compare; the task's main metric unless given.
 
     Raises:
-        TutelageError: when their task, how they train, what they evaluate, their tuning budget or their data differ,
-            when they have no seed or row in common, or one cannot be read.
+        TutelageError: the tasks, training, evaluation, tuning budgets or data differ, the studies have no common
+            seed or row, or one cannot be read.
     """
     a, b = as_path(a), as_path(b)
     first, second = Results.read(a), Results.read(b)
@@ -100,13 +100,13 @@ def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str], metric
     seeds = tuple(seed for seed in first.study["seeds"] if seed in second.study["seeds"])
     if not seeds:
         _refuse(a, b, {"seeds": (first.study["seeds"], second.study["seeds"])})
-    ours, theirs = ({(cell.condition, cell.pair, cell.method): cell for cell in each.cells} for each in (first, second))
-    common = [(cell, theirs[place]) for place, cell in ours.items() if place in theirs]
+    cells_a, cells_b = ({_identity(cell): cell for cell in results.cells} for results in (first, second))
+    common = [(cell, cells_b[key]) for key, cell in cells_a.items() if key in cells_b]
     if not common:
         _refuse(a, b, _unequal(_grid(first), _grid(second)))
-    for here, there in common:
-        for old, new in zip(_of(here, seeds), _of(there, seeds), strict=True):
-            _refuse(a, b, _other_data(a / old["folder"], b / new["folder"]))
+    for cell_a, cell_b in common:
+        for old, new in zip(_runs_of(cell_a, seeds), _runs_of(cell_b, seeds), strict=True):
+            _refuse(a, b, _data_differences(a / old["folder"], b / new["folder"]))
     methods = first.study["methods"], second.study["methods"]
     return StudyDifference(
         metric=metric,
@@ -116,41 +116,41 @@ def compare_studies(a: str | os.PathLike[str], b: str | os.PathLike[str], metric
             **{row: (methods[0][row], new) for row, new in methods[1].items() if methods[0].get(row, new) != new},
             **unequal,
         },
-        changes=tuple(_change(here, there, seeds, metric) for here, there in common),
-        only_a=tuple(cell for place, cell in ours.items() if place not in theirs),
-        only_b=tuple(cell for place, cell in theirs.items() if place not in ours),
+        changes=tuple(_change(cell_a, cell_b, seeds, metric) for cell_a, cell_b in common),
+        only_a=tuple(cell for key, cell in cells_a.items() if key not in cells_b),
+        only_b=tuple(cell for key, cell in cells_b.items() if key not in cells_a),
     )
 
 
 def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> RunDifference:
-    """What two finished runs were told and measured, field by field.
+    """Return the differences in configuration and metrics of two finished runs.
 
     Raises:
-        TutelageError: when their data or their test parts differ, or one is no finished run.
+        TutelageError: their data or their test splits differ, or one is not a finished run.
     """
     a, b = as_path(a), as_path(b)
-    (told_a, measured_a), (told_b, measured_b) = _read_run(a), _read_run(b)
-    conditions = [name for name in _OF_THE_DATA if told_a.get(name) != told_b.get(name)]
-    unequal = _unequal(_test_part(measured_a), _test_part(measured_b))
-    if not conditions:  # otherwise the training parts may differ
-        unequal |= _other_data(a, b)
-    moved = _fingerprint(a) is not None and _fingerprint(a) == _fingerprint(b)  # the same data by another name
+    (config_a, measured_a), (config_b, measured_b) = _read_run(a), _read_run(b)
+    conditions = [name for name in _DATA_FIELDS if config_a.get(name) != config_b.get(name)]
+    unequal = _unequal(_test_split(measured_a), _test_split(measured_b))
+    if not conditions:  # otherwise the training splits may differ
+        unequal |= _data_differences(a, b)
+    moved = _fingerprint(a) is not None and _fingerprint(a) == _fingerprint(b)  # the same data under another name
     for name in ("data", "image_size"):
         if name in conditions and not moved:
-            unequal[name] = (told_a.get(name), told_b.get(name))
+            unequal[name] = (config_a.get(name), config_b.get(name))
     _refuse(a, b, unequal)
-    numbers = [dict(_numbers(each)) for each in (measured_a, measured_b)]
+    numbers = [dict(_numbers(measured)) for measured in (measured_a, measured_b)]
     return RunDifference(
-        config=_unequal(told_a, told_b),
+        config=_unequal(config_a, config_b),
         numbers={name: (numbers[0].get(name), numbers[1].get(name)) for name in {**numbers[0], **numbers[1]}},
     )
 
 
-# --- of studies
+# --- studies
 
 
 def _settings(study: Mapping[str, Any]) -> dict[str, Any]:
-    """What two studies have to share, the defaults of what was not said included."""
+    """Return the settings that two studies must share, with defaults."""
     train = Config(**study["train"]).model_dump(mode="json", include=set(Config.model_fields) - set(GRID_FIELDS))
     evaluate = ExtraEvaluation(**study["evaluate"]).model_dump(mode="json")
     return {
@@ -161,74 +161,78 @@ def _settings(study: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _grid(results: Results) -> dict[str, Any]:
-    """The values of every axis of a study."""
+    """Return the values of every axis of a study."""
     axes = {axis: [run[axis] for run in results.runs] for axis in (*CONDITION, *PAIR)}
     return {axis: list(dict.fromkeys(values)) for axis, values in axes.items()}
 
 
-def _of(cell: Cell, seeds: Sequence[int]) -> list[Record]:
+def _identity(cell: Cell) -> tuple[Any, ...]:
+    return cell.condition, cell.pair, cell.method
+
+
+def _runs_of(cell: Cell, seeds: Sequence[int]) -> list[Record]:
     return [run for seed in seeds for run in cell.runs if run["seed"] == seed]
 
 
-def _change(here: Cell, there: Cell, seeds: Sequence[int], metric: str) -> Change:
-    found = [replace(cell, runs=tuple(_of(cell, seeds))) for cell in (here, there)]
-    ours, theirs = (cell.values(metric) for cell in found)
-    if ours is not None and theirs is not None:
-        return Change(here.condition, here.pair, here.method, paired_difference(theirs, ours), None)
+def _change(cell_a: Cell, cell_b: Cell, seeds: Sequence[int], metric: str) -> Change:
+    cells = [replace(cell, runs=tuple(_runs_of(cell, seeds))) for cell in (cell_a, cell_b)]
+    values_a, values_b = (cell.values(metric) for cell in cells)
+    if values_a is not None and values_b is not None:
+        return Change(cell_a.condition, cell_a.pair, cell_a.method, paired_difference(values_b, values_a), None)
     missing = "; ".join(
-        f"{name}: {missing_reason(cell)}" for name, cell in zip("AB", found, strict=True) if cell.values(metric) is None
+        f"{name}: {missing_reason(cell)}" for name, cell in zip("AB", cells, strict=True) if cell.values(metric) is None
     )
-    return Change(here.condition, here.pair, here.method, None, missing)
+    return Change(cell_a.condition, cell_a.pair, cell_a.method, None, missing)
 
 
-# --- of runs
+# --- runs
 
 
 def _read_run(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Its configuration and its result."""
+    """Return the configuration and the result of a run."""
     if not (folder / _CONFIG).is_file():
         raise TutelageError(f"{str(folder)!r} holds neither a study nor a run; name two studies or two runs")
-    told, result = read_config(folder / _CONFIG), _read(folder / _RESULT)
+    config, result = read_config(folder / _CONFIG), _read(folder / _RESULT)
     if not result:
-        raise TutelageError(f"the run in {str(folder)!r} is not finished; the same command goes on where it was")
-    return told, result
+        raise TutelageError(f"the run in {str(folder)!r} is not finished; the same command resumes it")
+    return config, result
 
 
-def _numbers(measured: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of a result by its place, such as ``test.accuracy``; not what it was told, and no lists."""
+def _numbers(measured: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every number of a result with its path, such as ``test.accuracy``, without lists and the configuration."""
     for name, value in measured.items():
-        if isinstance(value, dict) and before + name not in ("data", "settings"):
-            yield from _numbers(value, f"{before}{name}.")
-        elif type(value) in (int, float) and before + name != "seed":
-            yield before + name, value
+        if isinstance(value, dict) and prefix + name not in ("data", "settings"):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif type(value) in (int, float) and prefix + name != "seed":
+            yield prefix + name, value
 
 
-# --- of both
+# --- both
 
 
-def _other_data(a: Path, b: Path) -> dict[str, Both]:
-    """In what the data of two runs differ that were told the same; what either has not kept is not known to differ."""
-    ours, theirs = _fingerprint(a), _fingerprint(b)
+def _data_differences(a: Path, b: Path) -> dict[str, Both]:
+    """Return the differences in data of two runs with equal configurations, as far as both recorded them."""
+    first, second = _fingerprint(a), _fingerprint(b)
     results = [_read(folder / _RESULT) for folder in (a, b)]
-    unequal = _unequal(_test_part(results[0]), _test_part(results[1])) if all(results) else {}
-    if ours and theirs and ours != theirs:
-        unequal["the training data's fingerprint"] = (ours, theirs)
+    unequal = _unequal(_test_split(results[0]), _test_split(results[1])) if all(results) else {}
+    if first and second and first != second:
+        unequal["the training data's fingerprint"] = (first, second)
     return unequal
 
 
 def _fingerprint(folder: Path) -> Any:
-    """Of the training part's images and labels, the first sixteen digits; ``None`` where it was not kept."""
+    """Return the first sixteen digits of the hash of the training split; ``None`` if it was not recorded."""
     saved = (_read(folder / _INPUTS) or {}).get("training data")
     return saved[:16] if isinstance(saved, str) else None
 
 
-def _test_part(result: Mapping[str, Any] | None) -> dict[str, Any]:
+def _test_split(result: Mapping[str, Any] | None) -> dict[str, Any]:
     data = (result or {}).get("data")
-    about = data if isinstance(data, dict) else {}
-    counts = about.get("counts")
+    fields = data if isinstance(data, dict) else {}
+    counts = fields.get("counts")
     return {
-        "classes": about.get("classes"),
-        "image shape": about.get("image_shape"),
+        "classes": fields.get("classes"),
+        "image shape": fields.get("image_shape"),
         "test images a class": counts.get("test") if isinstance(counts, dict) else None,
     }
 
@@ -241,7 +245,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise TutelageError(f"{path} cannot be read: {one_line(error)}; run it again") from error
     if not isinstance(read, dict):
-        raise TutelageError(f"{path} holds no table; run it again")
+        raise TutelageError(f"{path} does not hold a table; run it again")
     return read
 
 
@@ -251,8 +255,8 @@ def _unequal(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Both]:
 
 def _refuse(a: Path, b: Path, unequal: Mapping[str, Both]) -> None:
     if unequal:
-        said = "; ".join(
-            f"{name} is {value_text(here)} in the first, {value_text(there)} in the second"
-            for name, (here, there) in unequal.items()
+        message = "; ".join(
+            f"{name} is {value_text(value_a)} in the first, {value_text(value_b)} in the second"
+            for name, (value_a, value_b) in unequal.items()
         )
-        raise TutelageError(f"{a} and {b} cannot be compared: {said}")
+        raise TutelageError(f"{a} and {b} cannot be compared: {message}")

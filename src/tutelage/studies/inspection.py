@@ -1,4 +1,4 @@
-"""Everything that a study names, opened and tried before anything is trained."""
+"""Checks of a study before training: its data, networks and methods are opened and tried."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tutelage.trust import Trust, check_trusted
 
 
 def task_of(study: Study, data: Data) -> Task:
-    """What a study asks of the networks on this data: the task that its methods name, or what the targets are for.
+    """Return the task of a study on this data: the one that its methods name, or the one of the data's targets.
 
     Raises:
         TutelageError: the methods name different tasks, or the data cannot be evaluated for it.
@@ -42,44 +42,44 @@ def task_of(study: Study, data: Data) -> Task:
     task.check_extra(study.evaluate)
     if study.task not in (None, task.name):
         raise TutelageError(
-            f"the study says that its task is {study.task}, and its methods and data are for {task.name}; leave it out"
+            f"the task of the study is {study.task}, but its methods and data are for {task.name}; leave it out"
         )
     return task
 
 
 def _named_tasks(study: Study) -> dict[str, str]:
-    """The tasks of the rows whose method names one."""
+    """Return the tasks of the rows whose method names one."""
     tasks = {row: find(variant.method).task for row, variant in study.methods.items()}
     return {row: task for row, task in tasks.items() if task is not None}
 
 
 def _check_plain(study: Study, task: Task, data: Data, networks: Mapping[str, Tapped]) -> None:
-    """Refuse networks that plain trains and the study's task cannot evaluate, where the data's targets are for another.
+    """Refuse networks that the study's task cannot evaluate, if the data's targets are for another task.
 
     Raises:
-        TutelageError: with both tasks.
+        TutelageError: such a network; the message names both tasks.
     """
     row = next(iter(_named_tasks(study)), PLAIN)
     for name, network in networks.items():
         try:
             task.check_network(network)
-            why = task.incompatibility(network, data)
+            reason = task.incompatibility(network, data)
         except TutelageError as error:
-            why = str(error)
-        if why:
+            reason = str(error)
+        if reason:
             raise TutelageError(
                 f"a study has one task: plain is for {data.targets.task} on {data.name}, and {row} for {task.name}, "
-                f"which cannot evaluate {name}: {why}"
+                f"which cannot evaluate {name}: {reason}"
             )
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found while everything that a study names was opened.
+    """The results of the checks.
 
     Attributes:
-        task: the study's.
-        fingerprints: of each data set's training part.
+        task: the task of the study.
+        fingerprints: the fingerprint of each data set's training split.
         teacher_free: the rows whose method never reads a teacher.
         other: the data sets whose targets are for another task than the study's.
     """
@@ -91,14 +91,14 @@ class Inspection:
 
 
 def inspect(study: Study, trust: Trust | None = None) -> Inspection:
-    """Open and build everything that the study names, and rehearse each of its runs up to the first step.
+    """Open and build the data, networks and methods of a study, and do a dry run of each of its runs.
 
     Args:
-        study: what to do.
-        trust: whose code may be imported (``check_trusted``); that which the study names, unless given.
+        study: the study.
+        trust: the code that may be imported (``check_trusted``); the code that the study names, unless given.
 
     Raises:
-        TutelageError: the first thing that cannot work.
+        TutelageError: the first problem found.
     """
     trust = study.code if trust is None else trust
     for variant in study.methods.values():
@@ -125,7 +125,7 @@ def inspect(study: Study, trust: Trust | None = None) -> Inspection:
             raise TutelageError(f"{row} cannot train {student} on {data.name}: {error}") from error
 
     fingerprints: dict[str, str] = {}
-    taught: set[str] = set()
+    teacher_readers: set[str] = set()
     tasks: dict[str, Task] = {}
     other: set[str] = set()
     for spec in study.data:
@@ -143,22 +143,22 @@ def inspect(study: Study, trust: Trust | None = None) -> Inspection:
             _check_plain(study, task, plain, networks)
         for name in dict.fromkeys(teacher for teacher, _ in study.all_pairs if not is_trained(teacher)):
             rehearse(TEACHER, plain, name, None, task)
-        for noise, imbalance, few in product(study.noise, study.imbalance, study.per_class):
+        for noise, imbalance, per_class in product(study.noise, study.imbalance, study.per_class):
             data = plain
-            if (noise, imbalance, few) != (None, None, None):
-                data = load_data(config_of(study, data=spec, noise=noise, imbalance=imbalance, per_class=few))
+            if (noise, imbalance, per_class) != (None, None, None):
+                data = load_data(config_of(study, data=spec, noise=noise, imbalance=imbalance, per_class=per_class))
             for (teacher, student), row in product(study.all_pairs, study.methods):
                 if rehearse(row, data, student, networks[teacher], task):
-                    taught.add(row)
-    return Inspection(tasks[study.data[0]], fingerprints, frozenset(study.methods) - taught, frozenset(other))
+                    teacher_readers.add(row)
+    return Inspection(tasks[study.data[0]], fingerprints, frozenset(study.methods) - teacher_readers, frozenset(other))
 
 
 def _warn_of_other_labels(study: Study) -> None:
-    """Warn once where a teacher from elsewhere may have seen labels that a student of the study is denied."""
+    """Warn once if a trained teacher may have been trained on labels that a student of the study does not get."""
     trained = {teacher for teacher, _ in study.all_pairs if is_trained(teacher)}
     conditions = product(study.data, study.noise, study.imbalance, study.per_class, study.seeds, sorted(trained))
-    for data, noise, imbalance, few, seed, teacher in conditions:
-        config = config_of(study, data=data, noise=noise, imbalance=imbalance, per_class=few, seed=seed)
+    for data, noise, imbalance, per_class, seed, teacher in conditions:
+        config = config_of(study, data=data, noise=noise, imbalance=imbalance, per_class=per_class, seed=seed)
         if text := label_differences(teacher, config):
             warnings.warn(text, TutelageWarning, stacklevel=3)
             return

@@ -1,4 +1,4 @@
-"""Means over seeds with the intervals that so few of them allow."""
+"""Means over seeds, their intervals, and tests of differences between methods."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 FEWEST_SEEDS = 3
-"""So many values are needed for the interval of a mean to be worth showing: of two it is 12.7 standard errors wide."""
+"""The fewest values for which the interval of a mean is shown: for two it is mean -+ 12.7 standard errors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean of ``n`` values and the interval its true value is believed to lie in."""
+    """A mean of ``n`` values and its confidence interval."""
 
     mean: float
     low: float
@@ -24,13 +24,13 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean and its two-sided Student t interval, mean -+ t(n - 1) s / sqrt(n).
+    """Return the mean and its two-sided Student t interval, mean -+ t(n - 1) s / sqrt(n).
 
-    One value says nothing about its spread: ``low`` and ``high`` are NaN then.
+    For one value, ``low`` and ``high`` are NaN.
 
     Args:
-        values: one per seed, taken to be independent and roughly normal.
-        confidence: how often such intervals hold the true mean, in (0, 1).
+        values: one per seed, assumed to be independent and roughly normal.
+        confidence: the coverage of the interval, in (0, 1).
 
     Raises:
         ValueError: no value, or a confidence outside of (0, 1).
@@ -51,45 +51,44 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean of a - b and its interval, where ``a[i]`` and ``b[i]`` share a seed.
+    """Return the mean of a - b and its t interval, where ``a[i]`` and ``b[i]`` share a seed.
 
-    An interval above 0 says that a is larger, however much the seeds differ among themselves.
+    The variance between seeds cancels: an interval above 0 means that a is larger.
 
     Raises:
-        ValueError: not as many of one as of the other, or as in ``mean_interval``.
+        ValueError: the lengths differ, or as in ``mean_interval``.
     """
     if len(a) != len(b):
-        raise ValueError(f"pairs need as many of each, got {len(a)} and {len(b)}")
+        raise ValueError(f"pairs need equal numbers of values, got {len(a)} and {len(b)}")
     return mean_interval([x - y for x, y in zip(a, b, strict=True)], confidence)
 
 
 def bootstrap_interval(
     values: Sequence[float], confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Interval:
-    """The mean and its bootstrap interval: BCa (Efron 1987), or percentiles where BCa has no value.
+    """Return the mean and its bootstrap interval: BCa (Efron 1987), or percentiles where BCa is undefined.
 
-    Of few values it is too narrow: it never leaves their range. One value says nothing about its spread: ``low`` and
-    ``high`` are NaN then.
+    For few values it is too narrow: it lies within their range. For one value, ``low`` and ``high`` are NaN.
 
     Args:
         values: one per seed.
         confidence: in (0, 1).
-        resamples: samples drawn with replacement.
-        seed: of the drawing; the same one gives the same interval.
+        resamples: the number of samples drawn with replacement.
+        seed: the seed of the resampling.
 
     Raises:
         ValueError: as in ``mean_interval``.
     """
     from scipy import stats
 
-    known = mean_interval(values, confidence)
+    interval = mean_interval(values, confidence)
     sample = np.asarray(values, dtype=np.float64)
     if len(sample) == 1 or np.ptp(sample) == 0:
-        return known
+        return interval
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scipy warns where BCa has no value, and so do its divisions
-            found = stats.bootstrap(
+            warnings.simplefilter("ignore")  # scipy and its divisions warn where BCa is undefined
+            bounds = stats.bootstrap(
                 (sample,),
                 np.mean,
                 n_resamples=resamples,
@@ -97,48 +96,48 @@ def bootstrap_interval(
                 method=method,
                 random_state=np.random.default_rng(seed),
             ).confidence_interval
-        if math.isfinite(found.low) and math.isfinite(found.high):
+        if math.isfinite(bounds.low) and math.isfinite(bounds.high):
             break
-    return Interval(known.mean, float(found.low), float(found.high), known.n)
+    return Interval(interval.mean, float(bounds.low), float(bounds.high), interval.n)
 
 
 def bootstrap_difference(
     a: Sequence[float], b: Sequence[float], confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Interval:
-    """The mean of a - b and its bootstrap interval, where ``a[i]`` and ``b[i]`` share a seed: pairs are drawn.
+    """Return the mean of a - b and its bootstrap interval over pairs, where ``a[i]`` and ``b[i]`` share a seed.
 
     Raises:
-        ValueError: not as many of one as of the other, or as in ``mean_interval``.
+        ValueError: the lengths differ, or as in ``mean_interval``.
     """
     if len(a) != len(b):
-        raise ValueError(f"pairs need as many of each, got {len(a)} and {len(b)}")
+        raise ValueError(f"pairs need equal numbers of values, got {len(a)} and {len(b)}")
     return bootstrap_interval([x - y for x, y in zip(a, b, strict=True)], confidence, resamples, seed)
 
 
 def wins(a: Sequence[float], b: Sequence[float], *, higher_is_better: bool = True) -> float:
-    """In how many pairs ``a[i]`` is better than ``b[i]``; a tie counts half.
+    """Return the number of pairs in which ``a[i]`` is better than ``b[i]``; a tie counts half.
 
     Raises:
-        ValueError: not as many of one as of the other.
+        ValueError: the lengths differ.
     """
     if len(a) != len(b):
-        raise ValueError(f"pairs need as many of each, got {len(a)} and {len(b)}")
+        raise ValueError(f"pairs need equal numbers of values, got {len(a)} and {len(b)}")
     better, worse = (a, b) if higher_is_better else (b, a)
     return sum(float(x > y) + 0.5 * float(x == y) for x, y in zip(better, worse, strict=True))
 
 
 def paired_p_value(a: Sequence[float], b: Sequence[float]) -> float:
-    """How often a difference in means this far from 0 comes about by chance: the two-sided paired t-test.
+    """Return the p-value of the two-sided paired t-test.
 
-    Two values or more of each; where all differences are equal it is 0, or 1 if they are 0.
+    If all differences are equal it is 0, or 1 if they are 0.
 
     Raises:
-        ValueError: not as many of one as of the other, or fewer than two.
+        ValueError: the lengths differ, or there are fewer than two pairs.
     """
     from scipy import stats
 
     if len(a) != len(b) or len(a) < 2:
-        raise ValueError(f"a paired test needs two pairs or more and as many of each, got {len(a)} and {len(b)}")
+        raise ValueError(f"a paired test needs equal numbers of values, two or more, got {len(a)} and {len(b)}")
     difference = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
     if np.ptp(difference) == 0:
         return float(difference[0] == 0)
@@ -148,9 +147,9 @@ def paired_p_value(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being one of many: Holm 1979. Below 0.05 each, all claims together are wrong in 5 %.
+    """Return p-values adjusted for multiple comparisons (Holm 1979), which controls the family-wise error rate.
 
-    The k-th smallest of n becomes the largest of (n - i + 1) p_i over i up to k, at most 1.
+    The adjusted k-th smallest of n p-values is the maximum of (n - i + 1) p_i over i <= k, at most 1.
     """
     order = np.argsort(p_values, kind="stable")
     scaled = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(p_values), 0, -1)
@@ -160,14 +159,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def average_ranks(blocks: Sequence[Sequence[float]], *, higher_is_better: bool = True) -> list[float]:
-    """The mean rank of each method over blocks; 1 is the best, and tied methods share the mean of their ranks.
+    """Return the mean rank of each method over blocks; 1 is the best, and tied methods share their mean rank.
 
     Args:
-        blocks: one value a method in each, the methods in the same order.
-        higher_is_better: which end has rank 1.
+        blocks: each has one value per method, with the methods in the same order.
+        higher_is_better: whether the highest value has rank 1.
 
     Raises:
-        ValueError: no block, or blocks of different lengths.
+        ValueError: there is no block, or the lengths of the blocks differ.
     """
     from scipy import stats
 
@@ -177,9 +176,7 @@ def average_ranks(blocks: Sequence[Sequence[float]], *, higher_is_better: bool =
 
 
 def friedman_p_value(blocks: Sequence[Sequence[float]]) -> float:
-    """How often average ranks this far apart come about by chance: Friedman's test, in its chi-squared form.
-
-    It needs three methods or more. Where all methods tie in every block it is 1.
+    """Return the p-value of Friedman's test in its chi-squared form; 1 if all methods tie in every block.
 
     Raises:
         ValueError: fewer than three methods, or as in ``average_ranks``.
@@ -195,10 +192,10 @@ def friedman_p_value(blocks: Sequence[Sequence[float]]) -> float:
 
 
 def critical_difference(methods: int, blocks: int, alpha: float = 0.05) -> float:
-    """How far apart two average ranks must lie to differ: Nemenyi's q sqrt(k (k + 1) / 6 N), by Demsar 2006.
+    """Return Nemenyi's critical difference of average ranks, q sqrt(k (k + 1) / 6 N) (Demsar 2006).
 
     q is the upper ``alpha`` quantile of the studentised range of k values with infinitely many degrees of freedom,
-    over sqrt(2); k are the methods, N the blocks.
+    over sqrt(2); k is the number of methods, N the number of blocks.
 
     Raises:
         ValueError: fewer than two methods, or no block.
@@ -213,5 +210,5 @@ def critical_difference(methods: int, blocks: int, alpha: float = 0.05) -> float
 
 def _as_blocks(blocks: Sequence[Sequence[float]]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     if len({len(block) for block in blocks}) != 1:
-        raise ValueError("ranks need a block or more, and a value of every method in each")
+        raise ValueError("ranks need one block or more, each with a value of every method")
     return np.asarray(blocks, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The same number of trials of its own parameters for every method, judged on held-out training data."""
+"""Tuning: each method gets the same number of trials, evaluated on held-out training data."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tutelage.studies.records import Store
 from tutelage.tasks import Task
 
 AROUND = 4.0
-"""How far the search goes from a positive default, as a factor."""
+"""The factor between a positive default and the bounds of its range."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where a parameter is searched for: ``choices``, or a stretch, on a logarithmic scale where it is all above 0."""
+    """The search range of a parameter: ``choices``, or an interval, on a logarithmic scale if ``log`` is set."""
 
     low: float = 0.0
     high: float = 0.0
@@ -34,29 +34,29 @@ class Range:
 
     @property
     def words(self) -> str:
-        """Where that is, in words."""
+        """The description of the range."""
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         kind = "a whole number " if self.whole else ""
         return f"{kind}from {self.low:g} to {self.high:g}{' on a logarithmic scale' if self.log else ''}"
 
-    def at(self, place: float) -> Any:
-        """The value at a place in [0, 1)."""
+    def at(self, fraction: float) -> Any:
+        """Return the value at a fraction of the range, in [0, 1)."""
         if self.choices:
-            return self.choices[int(place * len(self.choices))]
+            return self.choices[int(fraction * len(self.choices))]
         if self.whole:
-            return int(self.low + place * (self.high - self.low + 1))
+            return int(self.low + fraction * (self.high - self.low + 1))
         value = (
-            math.exp(math.log(self.low) + place * math.log(self.high / self.low))
+            math.exp(math.log(self.low) + fraction * math.log(self.high / self.low))
             if self.log
-            else self.low + place * (self.high - self.low)
+            else self.low + fraction * (self.high - self.low)
         )
         return float(f"{value:.4g}")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings to try for a row in a case, and where they were looked for."""
+    """Settings to try for a row in a case, and the ranges they are from."""
 
     run: PlannedRun
     settings: dict[str, Any]
@@ -72,11 +72,11 @@ class Chosen:
 
 
 def space(planner: Planner, row: str) -> dict[str, Range]:
-    """Where a row's parameters are searched for: as the study says, or around the defaults.
+    """Return the search ranges of a row's parameters: those of the study, or defaults.
 
-    A share (0 to 1) goes from 0.1 to 0.9, a positive number from a quarter of its default to four times it, a choice
-    over its choices. What the row itself sets, what is switched off by default (0 or none) and whole numbers stay as
-    they are unless the study's ``search`` names them.
+    Default ranges: 0.1 to 0.9 for a parameter from 0 to 1, a quarter of its default to four times its default for a
+    positive number, all choices for a choice. Parameters that the row sets, that are off by default (0 or none) or
+    that are integers are not searched unless the study's ``search`` names them.
 
     Raises:
         TutelageError: the study names a parameter that the method does not have, or a range that is none.
@@ -88,7 +88,7 @@ def space(planner: Planner, row: str) -> dict[str, Range]:
         if name not in fields:
             raise unknown(f"parameter of {variant.method} to search for", name, fields)
         if name in variant.settings:
-            raise TutelageError(f"row {row!r} sets {name!r} and the study searches for it; say one of the two")
+            raise TutelageError(f"row {row!r} sets {name!r} and search.{row} names it too; remove one of the two")
     ranges = {name: _searched_range(row, name, values) for name, values in requested.items()}
     for name, field in fields.items():
         if name not in requested and name not in variant.settings and (default := _default_range(field)):
@@ -101,11 +101,11 @@ def _searched_range(row: str, name: str, values: tuple[Any, ...]) -> Range:
     if len(values) == 2 and numbers:
         low, high = values
         if not low < high:
-            raise TutelageError(f"search.{row}.{name} goes from {low} to {high}; give it [low, high], or choices")
+            raise TutelageError(f"search.{row}.{name} is [{low}, {high}]; low must be less than high")
         whole = isinstance(low, int) and isinstance(high, int)
         return Range(low, high, log=low > 0 and not whole, whole=whole)
     if not values:
-        raise TutelageError(f"search.{row}.{name} is empty; give it [low, high], or choices")
+        raise TutelageError(f"search.{row}.{name} is empty; set it to [low, high], or to choices")
     return Range(choices=values)
 
 
@@ -124,10 +124,10 @@ def _default_range(field: FieldInfo) -> Range | None:
 
 
 def trials_of(planner: Planner) -> list[Trial]:
-    """What to try: for each case and row first the settings as they stand, then points of a Halton sequence.
+    """Return the trials: for each case and row first the unchanged settings, then points of a Halton sequence.
 
-    They are trained with a seed of their own, the one after the study's largest, under that seed's teacher. A row with
-    nothing to search for has no trials.
+    They are trained with the seed after the study's largest, with that seed's teacher. A row without search ranges has
+    no trials.
     """
     from scipy.stats import qmc
 
@@ -142,17 +142,16 @@ def trials_of(planner: Planner) -> list[Trial]:
             continue
         points = qmc.Halton(len(ranges), scramble=True, rng=0).random(study.budget - 1)
         tried: list[dict[str, Any]] = [{}]
-        tried += [{name: one.at(place) for (name, one), place in zip(ranges.items(), p, strict=True)} for p in points]
+        tried += [{name: r.at(x) for (name, r), x in zip(ranges.items(), point, strict=True)} for point in points]
         for case in planner.cases:
-            trials += [Trial(planner.line(case, row, seed, each), each, ranges) for each in tried]
+            trials += [Trial(planner.line(case, row, seed, settings), settings, ranges) for settings in tried]
     return trials
 
 
 def choose(trials: Sequence[Trial], store: Store, task: Task) -> Chosen:
-    """The settings that did best on held-out training data after the last epoch; the first of equals.
+    """Return the settings with the best main metric on held-out training data after the last epoch.
 
-    Best is by the task's main metric. A trial that failed is out of the running; where all of them failed, the row
-    keeps its own settings.
+    Of equal trials the first is chosen. Failed trials are ignored; if all failed, the row's own settings remain.
     """
     records = []
     best: dict[tuple[Case, str], int] = {}
@@ -160,12 +159,12 @@ def choose(trials: Sequence[Trial], store: Store, task: Task) -> Chosen:
         record = store.record(trial.run)
         curve = record["curve"] or {}
         values = [value for value in curve.get(f"validation_{task.main_metric}", []) if value is not None]
-        searched = {name: one.words for name, one in trial.space.items()}
+        searched = {name: r.words for name, r in trial.space.items()}
         score = values[-1] if values else None
         records.append(record | {"space": searched, "score": score, "chosen": False})
-        place = (trial.run.case, trial.run.row)
-        if score is not None and task.improves(score, records[best[place]]["score"] if place in best else None):
-            best[place] = number
+        cell = (trial.run.case, trial.run.row)
+        if score is not None and task.improves(score, records[best[cell]]["score"] if cell in best else None):
+            best[cell] = number
     for number in best.values():
         records[number]["chosen"] = True
-    return Chosen({place: trials[number].settings for place, number in best.items()}, tuple(records))
+    return Chosen({cell: trials[number].settings for cell, number in best.items()}, tuple(records))
