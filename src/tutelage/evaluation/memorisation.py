@@ -17,11 +17,11 @@ from tutelage.evaluation.predict import class_logits
 
 @default_settings()
 def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A classifier on the training part, without augmentation, by the labels given and by the clean ones.
+    """Evaluate a classifier on the training split, without augmentation, by the given and the clean labels.
 
     Returns:
-        ``wrong_labels`` (how many there are), ``memorised`` (the share of them the network predicts, ``None``
-        where there is none), ``train_accuracy_clean`` and ``train_accuracy_given``.
+        ``wrong_labels`` (their number), ``memorised`` (the share of them that the network predicts, ``None`` if no
+        label is wrong), ``train_accuracy_clean`` and ``train_accuracy_given``.
 
     Raises:
         TutelageError: the network has another number of classes than the data.

@@ -18,7 +18,7 @@ Significance = Literal["above", "below", "uncorrected", "constant", "not_signifi
 
 
 def significance(row: Comparison) -> Significance:
-    """Whether a method differs significantly from the plain student.
+    """Classify the difference of a method to the plain student by its significance.
 
     Returns:
         ``above`` or ``below``: significant after Holm's correction, and the interval excludes 0. ``uncorrected``: the
@@ -41,16 +41,16 @@ def significance(row: Comparison) -> Significance:
 
 
 def directions(metric: Metric) -> tuple[str, str]:
-    """The words for a value above and a value below that of the plain student."""
+    """Return the words for a value above and a value below that of the plain student."""
     words = {"higher": ("better than", "worse than"), "lower": ("worse than", "better than"), None: ("above", "below")}
     return words[metric.better]
 
 
 def conclusion(rows: Sequence[Row]) -> str:
-    """The conclusions about the methods of one condition and pair, compared with the plain student.
+    """Describe how the methods of one condition and pair differ from the plain student.
 
     Args:
-        rows: of one condition and pair, as ``Results.table`` gives them.
+        rows: the rows of ``Results.table`` of one condition and pair.
     """
     missing = "; ".join(f"{row.cell.method} ({_reason_with_error(row)})" for row in rows if row.cell.incomplete)
     sentences = [f"Missing: {missing}."] if missing else []
@@ -84,7 +84,7 @@ def conclusion(rows: Sequence[Row]) -> str:
 
 
 def summary(results: Results, metric: str | None = None, interval: str = "t") -> tuple[str, str, str]:
-    """A study in three sentences: the comparison, significant differences, and missing or other results."""
+    """Describe a study in three sentences: the comparison, significant differences, and missing or other results."""
     rows = results.table(metric, interval)
     return _compared(results, rows[0].metric), _significant(results, rows), _undecided(results, rows)
 
@@ -95,7 +95,9 @@ def _compared(results: Results, metric: Metric) -> str:
     pairs = list(dict.fromkeys((run["teacher"], run["student"]) for run in results.runs))
     where = f"on {describe_condition(conditions[0])}"
     if len(conditions) > 1:
-        where = f"under {len(conditions)} conditions ({'; '.join(results.label(each) for each in conditions)})"
+        where = (
+            f"under {len(conditions)} conditions ({'; '.join(results.label(condition) for condition in conditions)})"
+        )
     networks = "; ".join(f"{teacher} teaching {student}" for teacher, student in pairs)
     return (
         f"{_counted(len(methods), 'method')} ({'; '.join(methods)}) {'was' if len(methods) == 1 else 'were'} compared "
@@ -105,22 +107,22 @@ def _compared(results: Results, metric: Metric) -> str:
 
 
 def _significant(results: Results, rows: Sequence[Row]) -> str:
-    standings = {significance(row) for row in _methods(rows)}
-    if standings <= {"missing"}:
+    significances = {significance(row) for row in _methods(rows)}
+    if significances <= {"missing"}:
         return "No method could be compared with the plain student."
-    if "one_seed" in standings:
+    if "one_seed" in significances:
         return "One seed is not enough to compare any method with the plain student."
     above, below = directions(rows[0].metric)
     parts = []
     for key, word in (("above", above), ("below", below)):
-        places: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for row in rows:
             if significance(row) == key:
-                methods = places.setdefault(results.heading(row.cell.condition, row.cell.pair), [])
+                methods = groups.setdefault(results.heading(row.cell.condition, row.cell.pair), [])
                 methods.append(f"{row.cell.method} ({gain_text(row)})")
-        if places:
-            named = "; ".join(f"{'; '.join(methods)} with {place}" for place, methods in places.items())
-            parts.append(f"clearly {word} the plain student: {named}")
+        if groups:
+            names = "; ".join(f"{'; '.join(methods)} with {heading}" for heading, methods in groups.items())
+            parts.append(f"clearly {word} the plain student: {names}")
     claims = ", and ".join(parts) or "no method clearly differs from the plain student"
     return f"After Holm's correction within each condition and pair, {claims}."
 
@@ -129,8 +131,8 @@ def _undecided(results: Results, rows: Sequence[Row]) -> str:
     parts = []
     for row in rows:
         if row.cell.incomplete:
-            place = results.heading(row.cell.condition, row.cell.pair)
-            parts.append(f"{row.cell.method} with {place} is missing ({_reason_with_error(row)})")
+            heading = results.heading(row.cell.condition, row.cell.pair)
+            parts.append(f"{row.cell.method} with {heading} is missing ({_reason_with_error(row)})")
     methods = _methods(rows)
     undecided = [row for row in methods if significance(row) not in ("above", "below", "missing")]
     missing = [row for row in methods if significance(row) == "missing"]
@@ -150,7 +152,7 @@ def _undecided(results: Results, rows: Sequence[Row]) -> str:
 
 
 def gain_text(row: Row) -> str:
-    """A row's signed gain, in percentage points if the metric is a percentage; empty without a gain."""
+    """Return a row's signed gain, in percentage points if the metric is a percentage; empty without a gain."""
     return _scaled(row.gain.mean, row.metric, "+") if row.gain else ""
 
 
@@ -159,7 +161,7 @@ def _scaled(value: float, metric: Metric, sign: str = "") -> str:
 
 
 def _reason_with_error(row: Row) -> str:
-    """The seeds without a value, and the first error."""
+    """Describe the seeds without a value, and the first error."""
     errors = [run["error"] for run in row.cell.incomplete if run["error"]]
     return missing_reason(row.cell) + (f": {errors[0]}" if errors else "")
 

@@ -88,14 +88,14 @@ def study_progress(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
     )
     bars: dict[str, Any] = {}
     printed: list[str] = []
-    left = _TimeLeft()
+    remaining = _RemainingTime()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
         def watch(status: Status) -> None:
             failed = f", {status.failed} failed" if status.failed else ""
             count = f"{status.done} of {status.runs} {status.unit} done{failed}"
-            current = {"": (f"all {status.unit}", status.share, count + left.text(status))}
-            current |= {each.name: (f"  {each.label}", each.share, "") for each in status.running}
+            current = {"": (f"all {status.unit}", status.share, count + remaining.text(status))}
+            current |= {run.name: (f"  {run.label}", run.share, "") for run in status.running}
             for name in bars.keys() - current.keys():
                 progress.remove_task(bars.pop(name))
             for name, (label, share, note) in current.items():
@@ -109,24 +109,24 @@ def study_progress(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
         yield watch
 
 
-class _TimeLeft:
+class _RemainingTime:
     """An estimate of the remaining time, from all progress since the first status of its kind."""
 
     def __init__(self) -> None:
         self._first: dict[str, tuple[float, float]] = {}
 
     def text(self, status: Status) -> str:
-        """The remaining time in words; empty before any progress."""
-        began, share = self._first.setdefault(status.unit, (time.monotonic(), status.share))
-        gained = status.share - share
-        if gained <= 0 or status.share >= 1:
+        """Return the remaining time as text; empty before any progress."""
+        start, share = self._first.setdefault(status.unit, (time.monotonic(), status.share))
+        progress = status.share - share
+        if progress <= 0 or status.share >= 1:
             return ""
-        seconds = round((time.monotonic() - began) * (1 - status.share) / gained)
+        seconds = round((time.monotonic() - start) * (1 - status.share) / progress)
         return f", {timedelta(seconds=seconds)} left"
 
 
 def epoch_text(record: dict[str, Any]) -> str:
-    """The first learner's numbers of an epoch, on one line."""
+    """Format the first learner's numbers of an epoch on one line."""
     learner = next(iter(record["learners"].values()))
     return "  ".join(f"{name} {value:.4g}" for name, value in learner.items())
 

@@ -47,16 +47,16 @@ class _Column:
 
 
 _COMMON = {"corruption_accuracy": "corrupted", "ood_auroc": "OOD", "seconds": "seconds", "forward_passes": "passes"}
-"""Heads of the numbers that the table shows whatever the task."""
+"""Headings of the columns that the table shows for every task."""
 
-_DRAWN = ("agreement", "seconds", "forward_passes")
-"""What a printed page, which is not as wide as a screen, leaves to the pictures or to the records."""
+_SCREEN_ONLY = ("agreement", "seconds", "forward_passes")
+"""Columns omitted on a printed page, which is narrower than a screen; figures or records show them."""
 
 
 def _heads(results: Results) -> dict[str, str]:
-    """The heads of the numbers that the table shows beside the one it is about."""
-    own = {name: metric.title for name, metric in task_metrics(results.task).items() if metric.better is not None}
-    return {**(results.task.columns or own), **_COMMON}
+    """Return the headings of the columns beside the main one."""
+    titles = {name: metric.title for name, metric in task_metrics(results.task).items() if metric.better is not None}
+    return {**(results.task.columns or titles), **_COMMON}
 
 
 def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column]:
@@ -94,7 +94,7 @@ def _columns(results: Results, rows: Sequence[Row], metric: str) -> list[_Column
     for name, head in heads.items():
         if name != metric and any(run[name] is not None for run in results.runs):
             unit = ", %" if results.metrics[name].percent else ""
-            kind = "number screen" if name in _DRAWN else "number"
+            kind = "number screen" if name in _SCREEN_ONLY else "number"
             title = f"{results.metrics[name].title}: mean over seeds"
             columns.append(_Column(head + unit, title, partial(_other, name=name, metric=results.metrics[name]), kind))
     return columns
