@@ -60,7 +60,7 @@ DAMAGES = {
 }
 
 
-def test_a_run_with_a_damaged_file_is_missing_with_its_reason(study: Study, tmp_path: Path) -> None:
+def test_damaged_run_is_missing_with_the_reason(study: Study, tmp_path: Path) -> None:
     whole = run_study(study, tmp_path, workers=InlineWorkers())
     (damaged,) = (tmp_path / run["folder"] for run in whole.runs if run["method"] == "hinton")
     for name, damage, reason in DAMAGES.values():
@@ -81,7 +81,7 @@ def test_a_run_with_a_damaged_file_is_missing_with_its_reason(study: Study, tmp_
     assert run_study(study, tmp_path, workers=InlineWorkers()).runs == whole.runs
 
 
-def test_leftovers_of_killed_writes_fail_no_run_of_a_study(study: Study, tmp_path: Path) -> None:
+def test_partly_written_files_fail_no_run(study: Study, tmp_path: Path) -> None:
     whole = run_study(study, tmp_path / "whole", workers=InlineWorkers())
     out = tmp_path / "out"
     for run in whole.runs:
@@ -95,7 +95,7 @@ def test_leftovers_of_killed_writes_fail_no_run_of_a_study(study: Study, tmp_pat
     assert [path for path in out.rglob("*") if path.name.endswith(".tmp")] == []
 
 
-def test_a_study_whose_folder_is_removed_ends_and_makes_no_other(study: Study, tmp_path: Path, refused: Any) -> None:
+def test_study_ends_if_its_folder_is_removed(study: Study, tmp_path: Path, refused: Any) -> None:
     import shutil
 
     out = tmp_path / "out"
@@ -130,7 +130,7 @@ def start(study: Study, out: Path, *command: str, given: str | None = None) -> s
     return subprocess.run(words, input=given, capture_output=True, text=True, timeout=200, check=False)
 
 
-def test_a_program_from_standard_input_is_refused_before_anything_is_trained(study: Study, tmp_path: Path) -> None:
+def test_program_from_standard_input_is_refused_before_training(study: Study, tmp_path: Path) -> None:
     done = start(study, tmp_path / "out", "-", given=PROGRAM)
     assert done.returncode == 2, done.stderr
     assert "<stdin> is no file: save the program as a file" in done.stdout
@@ -139,7 +139,7 @@ def test_a_program_from_standard_input_is_refused_before_anything_is_trained(stu
 
 
 @pytest.mark.timeout(250)
-def test_a_program_without_a_main_guard_is_refused_in_one_line(study: Study, tmp_path: Path) -> None:
+def test_program_without_main_guard_is_refused_in_one_line(study: Study, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     done = start(study, tmp_path / "out", str(tmp_path / "program.py"))
     assert done.returncode == 2, done.stderr

@@ -1,4 +1,4 @@
-"""Two studies and two runs beside each other, and what is refused."""
+"""Comparison of two studies or two runs, and errors for incomparable ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shifted(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"accuracy": record["accuracy"] ** 2}
 
 
-def test_differences_are_those_of_the_paired_test(write_study: WriteStudy) -> None:
+def test_differences_equal_paired_t_intervals(write_study: WriteStudy) -> None:
     a, b = write_study("a", seeds=(0, 1, 2, 3)), write_study("b", shifted, seeds=(0, 1, 2, 3))
     found = compare_studies(a, b)
     ours, theirs = Results.read(a), Results.read(b)
@@ -42,7 +42,7 @@ def test_differences_are_those_of_the_paired_test(write_study: WriteStudy) -> No
         assert change.difference.mean == pytest.approx((low + high) / 2)
 
 
-def test_seeds_are_paired_by_their_number(write_study: WriteStudy) -> None:
+def test_seeds_are_paired_by_number(write_study: WriteStudy) -> None:
     values = {0: 0.5, 1: 0.6, 2: 0.7, 3: 0.8}
     a = write_study("a", lambda record: {"accuracy": values[record["seed"]]}, seeds=(0, 1, 2))
     b = write_study("b", lambda record: {"accuracy": values[record["seed"]]}, seeds=(3, 2, 1))
@@ -53,7 +53,7 @@ def test_seeds_are_paired_by_their_number(write_study: WriteStudy) -> None:
     assert all(change.difference and math.isnan(change.difference.low) for change in one.changes)
 
 
-def test_rows_of_one_study_alone_and_methods_that_differ(write_study: WriteStudy) -> None:
+def test_rows_of_only_one_study_and_changed_methods(write_study: WriteStudy) -> None:
     ways = {"plain": {"method": "plain", "settings": {}}, "at": {"method": "at", "settings": {"beta": 9}}}
     a = write_study("a", methods=("at", "sp"))
     b = write_study("b", methods=("at",), noise=("0.4", "0.8"))
@@ -73,7 +73,7 @@ def test_rows_of_one_study_alone_and_methods_that_differ(write_study: WriteStudy
     assert {cell.condition[1] for cell in found.only_b} == {"0.8"}
 
 
-def test_a_run_missing_on_a_common_seed_is_missing(write_study: WriteStudy) -> None:
+def test_missing_run_of_common_seed_gives_no_difference(write_study: WriteStudy) -> None:
     def gone(record: Mapping[str, Any]) -> Mapping[str, Any]:
         hit = (record["method"], record["noise"]) == ("at", "0.4") and record["seed"] == 1
         return {"status": "failed", "error": "no"} if hit else {}
@@ -101,7 +101,7 @@ def test_a_run_missing_on_a_common_seed_is_missing(write_study: WriteStudy) -> N
         ({"train": {"epoch": 5}}, ["'epoch'", "did you mean 'epochs'"]),
     ],
 )
-def test_studies_that_cannot_be_compared(
+def test_incomparable_studies_are_refused(
     write_study: WriteStudy, refused: Refused, change: dict[str, Any], pieces: list[str]
 ) -> None:
     a, b = write_study("a"), write_study("b", **change)
@@ -109,13 +109,13 @@ def test_studies_that_cannot_be_compared(
         compare_studies(a, b)
 
 
-def test_defaults_that_are_written_out_and_hardware_are_no_difference(write_study: WriteStudy) -> None:
+def test_explicit_defaults_and_hardware_are_not_refused(write_study: WriteStudy) -> None:
     a = write_study("a", train={})
     b = write_study("b", train={"epochs": 20, "device": "cuda", "workers": 0})
     assert dict(compare_studies(a, b).setup_changes) == {"train.device": ("auto", "cuda"), "train.workers": (2, 0)}
 
 
-def test_data_that_changed_under_its_name_is_found(write_study: WriteStudy, refused: Refused) -> None:
+def test_changed_data_of_the_same_name_is_refused(write_study: WriteStudy, refused: Refused) -> None:
     a, b = write_study("a"), write_study("b")
     for folder, digits in ((a, "00ff"), (b, "11ff")):
         place = folder / Results.read(folder).cells[1].runs[0]["folder"]
@@ -125,7 +125,9 @@ def test_data_that_changed_under_its_name_is_found(write_study: WriteStudy, refu
         compare_studies(a, b)
 
 
-def test_what_is_no_study_and_no_metric(write_study: WriteStudy, tmp_path: Path, refused: Refused) -> None:
+def test_missing_study_and_unknown_metric_are_refused(
+    write_study: WriteStudy, tmp_path: Path, refused: Refused
+) -> None:
     with refused("no study", "empty"):
         (tmp_path / "empty").mkdir()
         compare_studies(write_study(), tmp_path / "empty")
@@ -152,7 +154,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_runs_field_by_field(write_run: Callable[..., Path]) -> None:
+def test_runs_are_compared_by_field(write_run: Callable[..., Path]) -> None:
     a = write_run("a")
     b = write_run("b", config={"epochs": 6, "extra": 1}, test={"accuracy": 0.75, "samples": 7, "ece": 0.1})
     found = compare_runs(a, b)
@@ -176,7 +178,7 @@ def test_runs_field_by_field(write_run: Callable[..., Path]) -> None:
         ({"data": 3}, ["classes"]),
     ],
 )
-def test_runs_that_cannot_be_compared(
+def test_incomparable_runs_are_refused(
     write_run: Callable[..., Path], refused: Refused, changes: dict[str, Any], pieces: list[str]
 ) -> None:
     a, b = write_run("a"), write_run("b", **changes)
@@ -184,14 +186,16 @@ def test_runs_that_cannot_be_compared(
         compare_runs(a, b)
 
 
-def test_conditions_may_differ_and_data_may_have_moved(write_run: Callable[..., Path]) -> None:
+def test_runs_may_differ_in_conditions_and_data_path(write_run: Callable[..., Path]) -> None:
     noisy = compare_runs(write_run("a"), write_run("b", config={"noise": "0.8"}, print_="11ff"))
     assert dict(noisy.config) == {"noise": ("0.4", "0.8")}
     moved = compare_runs(write_run("c"), write_run("d", config={"data": "npz:copy.npz"}))
     assert dict(moved.config) == {"data": ("digits", "npz:copy.npz")}
 
 
-def test_runs_that_are_not_there(write_run: Callable[..., Path], tmp_path: Path, refused: Refused) -> None:
+def test_missing_damaged_and_unfinished_runs_are_refused(
+    write_run: Callable[..., Path], tmp_path: Path, refused: Refused
+) -> None:
     a, b = write_run("a"), write_run("b")
     with refused("neither a study nor a run", "nowhere"):
         compare_runs(a, tmp_path / "nowhere")

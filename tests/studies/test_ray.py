@@ -1,4 +1,4 @@
-"""A study on a cluster of two machines, both of them here."""
+"""A study on a cluster of two Ray nodes on this machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_two_machines_do_what_one_does_and_one_may_lose_a_process(
+def test_two_machines_measure_the_same_and_survive_a_killed_process(
     cluster: str, tiny_npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "net_of_ray.py").write_text(ONCE.format(mark=str(tmp_path / "mark")))

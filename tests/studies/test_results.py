@@ -1,4 +1,4 @@
-"""What is read of a study, and its table recomputed with pandas and scipy."""
+"""Reading of a study; its table recomputed with pandas and scipy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def failing(method: str, noise: str | None, seed: int) -> Callable[[Mapping[str,
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "nll", "memorised", "seconds"])
-def test_the_table_is_that_of_pandas_and_scipy(write_study: WriteStudy, metric: str) -> None:
+def test_table_equals_pandas_and_scipy(write_study: WriteStudy, metric: str) -> None:
     pd = pytest.importorskip("pandas", reason="the oracle is pandas")
     folder = write_study(pairs=(("big", "small"), ("huge", "small")), seeds=(3, 1, 2, 7))
     raw = pd.read_json(folder / "results.jsonl", lines=True, dtype={"noise": str})
@@ -70,7 +70,7 @@ def test_the_table_is_that_of_pandas_and_scipy(write_study: WriteStudy, metric: 
         assert [holm for _, holm in ordered] == pytest.approx(expected.tolist())
 
 
-def test_the_bootstrap_changes_the_intervals_alone(write_study: WriteStudy) -> None:
+def test_bootstrap_changes_only_the_intervals(write_study: WriteStudy) -> None:
     results = Results.read(write_study())
     for ours, theirs in zip(results.table(), results.table(interval="bootstrap"), strict=True):
         assert (ours.deviation, ours.p, ours.holm, ours.wins) == (theirs.deviation, theirs.p, theirs.holm, theirs.wins)
@@ -83,7 +83,7 @@ def test_the_bootstrap_changes_the_intervals_alone(write_study: WriteStudy) -> N
         assert ours.mean.low < theirs.mean.low
 
 
-def test_a_failed_run_is_missing_and_never_a_smaller_n(write_study: WriteStudy) -> None:
+def test_failed_run_makes_the_cell_missing(write_study: WriteStudy) -> None:
     results = Results.read(write_study(numbers=failing("sp", "0.4", 1)))
     rows = {(row.cell.condition[1], row.cell.method): row for row in results.table()}
     missing = rows["0.4", "sp"]
@@ -96,14 +96,14 @@ def test_a_failed_run_is_missing_and_never_a_smaller_n(write_study: WriteStudy) 
     assert min(row.holm or 0 for row in left) == pytest.approx(min(1, 2 * smallest))  # of the two that have one
 
 
-def test_without_the_plain_student_nothing_is_compared(write_study: WriteStudy) -> None:
+def test_no_gain_without_the_plain_student(write_study: WriteStudy) -> None:
     for row in Results.read(write_study(numbers=failing("plain", "0.4", 0))).table():
         if row.cell.condition[1] == "0.4":
             assert (row.gain, row.p, row.holm, row.wins) == (None,) * 4
             assert (row.mean is None) == (row.cell.method == "plain")
 
 
-def test_one_seed_has_no_spread(write_study: WriteStudy) -> None:
+def test_one_seed_has_no_interval(write_study: WriteStudy) -> None:
     for interval in ("t", "bootstrap"):
         for row in Results.read(write_study(interval, seeds=(4,))).table(interval=interval):
             assert row.mean is not None
@@ -113,7 +113,7 @@ def test_one_seed_has_no_spread(write_study: WriteStudy) -> None:
             assert row.gain is None or math.isnan(row.gain.high)
 
 
-def test_ties_are_half_a_win_and_the_better_end_is_known(write_study: WriteStudy) -> None:
+def test_ties_count_half_and_direction_of_metric_is_respected(write_study: WriteStudy) -> None:
     values = {"at": {"accuracy": 0.5, "ece": 0.5}, "sp": {"accuracy": 0.6, "ece": 0.6}}
     folder = write_study(numbers=lambda record: values.get(record["method"], {"accuracy": 0.5, "ece": 0.5}))
     results = Results.read(folder)
@@ -129,7 +129,7 @@ def test_ties_are_half_a_win_and_the_better_end_is_known(write_study: WriteStudy
 # --- ranks
 
 
-def test_ranks_are_those_of_pandas(write_study: WriteStudy) -> None:
+def test_ranks_equal_pandas(write_study: WriteStudy) -> None:
     pd = pytest.importorskip("pandas", reason="the oracle is pandas")
     folder = write_study(pairs=(("big", "small"), ("huge", "small")), noise=(None, "0.2", "0.4"))
     results = Results.read(folder)
@@ -146,7 +146,7 @@ def test_ranks_are_those_of_pandas(write_study: WriteStudy) -> None:
         assert ranks.critical_difference == critical_difference(4, 6)
 
 
-def test_a_method_with_a_missing_run_has_no_rank_and_no_block_is_dropped(write_study: WriteStudy) -> None:
+def test_method_with_missing_run_has_no_rank_and_all_blocks_remain(write_study: WriteStudy) -> None:
     ranks = Results.read(write_study(numbers=failing("sp", "0.4", 1))).ranks()
     assert set(ranks.average) == {"plain", "at", "rkd"}
     assert ranks.unranked == {"sp": "noise 0.4: seed 1 failed"}
@@ -154,20 +154,20 @@ def test_a_method_with_a_missing_run_has_no_rank_and_no_block_is_dropped(write_s
     assert sum(ranks.average.values()) == pytest.approx(6)
 
 
-def test_a_condition_in_which_everything_failed_is_not_left_out(write_study: WriteStudy) -> None:
+def test_condition_in_which_all_runs_failed_is_included(write_study: WriteStudy) -> None:
     folder = write_study(numbers=lambda r: {"status": "failed", "error": "no data"} if r["noise"] else {})
     ranks = Results.read(folder).ranks()
     assert (ranks.blocks, dict(ranks.average)) == (2, {})
     assert ranks.unranked["plain"] == "noise 0.4: seed 0 failed, seed 1 failed, seed 2 failed"
 
 
-def test_ties_are_not_broken_by_rounding(write_study: WriteStudy) -> None:
+def test_rounding_does_not_break_ties(write_study: WriteStudy) -> None:
     close = {"plain": 0.98666665, "at": 0.98666667, "sp": 0.98, "rkd": 0.99}
     ranks = Results.read(write_study(numbers=lambda r: {"accuracy": close.get(r["method"], 0.5)})).ranks()
     assert dict(ranks.average) == {"rkd": 1, "plain": 2.5, "at": 2.5, "sp": 4}
 
 
-def test_where_nobody_has_the_metric_there_is_no_block(write_study: WriteStudy, refused: Refused) -> None:
+def test_no_block_if_no_method_has_the_metric(write_study: WriteStudy, refused: Refused) -> None:
     results = Results.read(write_study())
     ranks = results.ranks("memorised")
     assert (ranks.blocks, ranks.p) == (1, None)
@@ -177,7 +177,7 @@ def test_where_nobody_has_the_metric_there_is_no_block(write_study: WriteStudy, 
         results.ranks("calibration_gap")
 
 
-def test_ranks_of_few(write_study: WriteStudy) -> None:
+def test_ranks_of_few_methods(write_study: WriteStudy) -> None:
     two = Results.read(write_study("two", methods=("at",))).ranks()
     assert two.p is None
     assert two.critical_difference == critical_difference(2, 2)
@@ -191,7 +191,7 @@ def test_ranks_of_few(write_study: WriteStudy) -> None:
 # --- names
 
 
-def test_conditions_are_called_by_what_varies(write_study: WriteStudy) -> None:
+def test_conditions_are_described_by_varying_axes(write_study: WriteStudy) -> None:
     one = Results.read(write_study("one", noise=(None,)))
     assert one.label(("digits", None, None, None, "noisy")) == "digits, correct labels"
     assert describe_condition(("digits", "0.4", "step:0.5:0.1", 100, "clean")) == (
@@ -220,7 +220,7 @@ def test_unknown_names_are_refused(write_study: WriteStudy, refused: Refused) ->
 # --- the frame
 
 
-def test_the_frame_is_the_records(write_study: WriteStudy) -> None:
+def test_frame_holds_the_records(write_study: WriteStudy) -> None:
     pytest.importorskip("pandas", reason="extra frame is not installed")
     results = Results.read(write_study(numbers=failing("sp", "0.4", 1)))
     frame = results.frame()
@@ -231,7 +231,7 @@ def test_the_frame_is_the_records(write_study: WriteStudy) -> None:
     assert frame["per_class_accuracy"][0] == {"a": 0.5, "b": 0.25}
 
 
-def test_grouping_the_frame_drops_nothing(write_study: WriteStudy) -> None:
+def test_grouping_the_frame_drops_no_record(write_study: WriteStudy) -> None:
     pytest.importorskip("pandas", reason="extra frame is not installed")
     results = Results.read(write_study(pairs=(("big", "small"), ("big", "tiny"), ("huge", "small"))))
     frame = results.frame()
@@ -245,7 +245,7 @@ def test_grouping_the_frame_drops_nothing(write_study: WriteStudy) -> None:
     assert len(frame) == 12 + 3 * 2 * 4 * 3
 
 
-def test_the_frame_keeps_kinds_of_conditions(write_study: WriteStudy) -> None:
+def test_frame_preserves_types_of_conditions(write_study: WriteStudy) -> None:
     pytest.importorskip("pandas", reason="extra frame is not installed")
 
     def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -257,7 +257,7 @@ def test_the_frame_keeps_kinds_of_conditions(write_study: WriteStudy) -> None:
     assert set(frame["imbalance"]) == {"none", "step:0.5:0.1"}
 
 
-def test_without_pandas_the_frame_names_the_extra(
+def test_frame_without_pandas_names_the_extra(
     write_study: WriteStudy, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
@@ -268,7 +268,7 @@ def test_without_pandas_the_frame_names_the_extra(
 # --- folders that are not as they should be
 
 
-def test_runs_stand_in_the_order_of_the_seeds(write_study: WriteStudy) -> None:
+def test_runs_are_ordered_by_seed(write_study: WriteStudy) -> None:
     folder = write_study(seeds=(5, 0, 3))
     lines = (folder / "results.jsonl").read_text().splitlines()
     (folder / "results.jsonl").write_text("\n".join([*lines[::-1], "", " "]))
@@ -286,7 +286,7 @@ def test_trials_are_read(write_study: WriteStudy, refused: Refused) -> None:
         Results.read(folder)
 
 
-def test_folders_without_a_study(tmp_path: Path, write_study: WriteStudy, refused: Refused) -> None:
+def test_folder_without_study_is_refused(tmp_path: Path, write_study: WriteStudy, refused: Refused) -> None:
     with refused("no folder", "nowhere"):
         Results.read(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
@@ -326,7 +326,7 @@ def test_folders_without_a_study(tmp_path: Path, write_study: WriteStudy, refuse
         (lambda line: "\udcff\udcfe", ["line 4"]),
     ],
 )
-def test_a_damaged_line_is_named(
+def test_error_names_the_damaged_line(
     write_study: WriteStudy, refused: Refused, change: Callable[[str], str], pieces: list[str]
 ) -> None:
     folder = write_study()
@@ -337,7 +337,7 @@ def test_a_damaged_line_is_named(
         Results.read(folder)
 
 
-def test_a_whole_row_that_is_not_there_is_missed(write_study: WriteStudy, refused: Refused) -> None:
+def test_missing_row_is_refused(write_study: WriteStudy, refused: Refused) -> None:
     folder = write_study()
     lines = (folder / "results.jsonl").read_text().splitlines()
     (folder / "results.jsonl").write_text("\n".join(line for line in lines if '"method": "rkd"' not in line))
@@ -348,7 +348,7 @@ def test_a_whole_row_that_is_not_there_is_missed(write_study: WriteStudy, refuse
 @pytest.mark.parametrize(
     ("text", "piece"), [("{", "cannot be read"), ("[]", "lacks 'name'"), ('{"seeds": []}', "another version")]
 )
-def test_a_damaged_declaration(write_study: WriteStudy, refused: Refused, text: str, piece: str) -> None:
+def test_damaged_declaration_is_refused(write_study: WriteStudy, refused: Refused, text: str, piece: str) -> None:
     folder = write_study()
     (folder / "study.json").write_text(text)
     with refused("study.json", piece):
@@ -356,7 +356,7 @@ def test_a_damaged_declaration(write_study: WriteStudy, refused: Refused, text: 
 
 
 @pytest.mark.parametrize("change", [{"seeds": []}, {"seeds": ["0"]}, {"methods": {"at": {}}}, {"train": 3}])
-def test_a_declaration_that_says_something_else(
+def test_declaration_of_wrong_types_is_refused(
     write_study: WriteStudy, refused: Refused, change: dict[str, Any]
 ) -> None:
     folder = write_study()

@@ -1,4 +1,4 @@
-"""A study as it runs: only what is missing, whatever happens on the way."""
+"""Running of a study: only missing runs are trained; failures, changed code and resume."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def written(out: Path) -> dict[str, float]:
     return {file.parent.name: file.stat().st_mtime_ns for file in (out / "runs").glob("*/result.json")}
 
 
-def test_only_what_is_missing_is_run(tiny: Tiny, tmp_path: Path) -> None:
+def test_only_missing_runs_are_trained(tiny: Tiny, tmp_path: Path) -> None:
     seen: list[Status] = []
     first = run(tiny(noise=[0, 0.4]), tmp_path, seen.append)
     assert len(first.runs) == 2 * 3 * 2
@@ -86,7 +86,7 @@ def test_only_what_is_missing_is_run(tiny: Tiny, tmp_path: Path) -> None:
     assert all(new[place] == record for place, record in old.items())
 
 
-def test_a_record_says_what_its_run_measured(tiny: Tiny, tmp_path: Path) -> None:
+def test_record_has_the_metrics_of_its_run(tiny: Tiny, tmp_path: Path) -> None:
     results = run(tiny(noise=0.4, seeds=1), tmp_path)
     for record in results.runs:
         folder = tmp_path / record["folder"]
@@ -107,7 +107,7 @@ def test_a_record_says_what_its_run_measured(tiny: Tiny, tmp_path: Path) -> None
     assert list(frame["method"]) == ["teacher", "plain", "hinton"]
 
 
-def test_numbers_are_those_of_the_same_run_alone(tiny: Tiny, tmp_path: Path) -> None:
+def test_metrics_equal_those_of_a_single_run(tiny: Tiny, tmp_path: Path) -> None:
     from tutelage.config import Config, read_config
     from tutelage.runs import execute
 
@@ -116,7 +116,7 @@ def test_numbers_are_those_of_the_same_run_alone(tiny: Tiny, tmp_path: Path) -> 
     assert execute(config, tmp_path / "alone").metrics["test"]["nll"] == hinton["nll"]
 
 
-def test_what_is_measured_beyond_is_measured_later_without_training_again(tiny: Tiny, tmp_path: Path) -> None:
+def test_extra_evaluation_is_added_without_training(tiny: Tiny, tmp_path: Path) -> None:
     run(tiny(seeds=1), tmp_path)
     before = written(tmp_path)
     results = run(tiny(seeds=1, evaluate={"pgd": [0.01, 0.1]}), tmp_path)
@@ -126,7 +126,7 @@ def test_what_is_measured_beyond_is_measured_later_without_training_again(tiny: 
         assert record["accuracy"] >= record["pgd"]["0.01"] >= record["pgd"]["0.1"]
 
 
-def test_a_failed_run_is_missing_with_its_error(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_run_is_recorded_with_its_error(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_net.py").write_text(BROKEN.format('raise RuntimeError("no luck today\\nnor tomorrow")'))
     monkeypatch.syspath_prepend(tmp_path)
     out = tmp_path / "out"
@@ -149,7 +149,7 @@ def test_a_failed_run_is_missing_with_its_error(tiny: Tiny, tmp_path: Path, monk
     assert not any((out / "failures").iterdir())
 
 
-def test_without_its_teacher_a_student_fails_by_name(
+def test_student_of_failed_teacher_fails_and_names_it(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "broken_teacher.py").write_text(BROKEN.format('raise RuntimeError("no luck")'))
@@ -163,7 +163,7 @@ def test_without_its_teacher_a_student_fails_by_name(
     assert (plain["status"], plain["teacher_accuracy"]) == ("done", None)
 
 
-def test_a_study_all_of_whose_runs_failed_is_an_error(
+def test_study_raises_if_all_runs_failed(
     tiny: Tiny, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "hopeless_net.py").write_text(BROKEN.format('raise RuntimeError("no luck")'))
@@ -180,7 +180,7 @@ def failing_study(tiny_npz: str, teacher: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("teacher", "count"), [("resnet8x0.25", "2 of 3"), ("hapless_net:Broken", "all 3")])
-def test_the_command_exits_with_1_where_runs_failed_and_writes_the_report(
+def test_command_exits_with_1_after_failures_and_writes_the_report(
     teacher: str,
     count: str,
     tiny_npz: str,
@@ -206,7 +206,7 @@ def test_the_command_exits_with_1_where_runs_failed_and_writes_the_report(
     monkeypatch.delitem(sys.modules, "hapless_net")
 
 
-def test_a_worker_that_is_killed_costs_one_attempt(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_worker_costs_one_attempt(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = f"import os, pathlib; mark = pathlib.Path({str(tmp_path / 'mark')!r}); "
     once += "mark.exists() or (mark.touch(), os.kill(os.getpid(), 9))"
     (tmp_path / "killed_net.py").write_text(BROKEN.format(once))
@@ -217,7 +217,7 @@ def test_a_worker_that_is_killed_costs_one_attempt(tiny: Tiny, tmp_path: Path, m
     assert {record["status"] for record in results.runs} == {"done"}
 
 
-def test_one_that_ends_its_process_is_alone_the_next_time(
+def test_run_that_ended_its_process_is_retried_alone(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fatal_net.py").write_text(BROKEN.format("import os; os.kill(os.getpid(), 9)"))
@@ -230,7 +230,7 @@ def test_one_that_ends_its_process_is_alone_the_next_time(
         assert status == ("failed" if student.startswith("fatal") and method != "teacher" else "done")
 
 
-def test_a_student_that_no_teacher_teaches_is_trained_once_and_compared_with_each(tiny: Tiny, tmp_path: Path) -> None:
+def test_student_without_teacher_is_trained_once_and_compared_with_each(tiny: Tiny, tmp_path: Path) -> None:
     study = tiny(teachers="resnet8x0.25,resnet8x0.5", teacher_labels="noisy,clean", noise=0.4, methods="hinton,dml")
     results = run(study.replace(seeds=1), tmp_path)
     folders = [folder.name.partition("-")[0] for folder in (tmp_path / "runs").iterdir()]
@@ -246,7 +246,7 @@ def test_a_student_that_no_teacher_teaches_is_trained_once_and_compared_with_eac
     assert all(record["command"].startswith("tutelage train") for record in plain)
 
 
-def test_another_teacher_is_compared_with_what_is_trained_already(tiny: Tiny, tmp_path: Path) -> None:
+def test_new_teacher_is_compared_with_trained_students(tiny: Tiny, tmp_path: Path) -> None:
     run(tiny(seeds=1), tmp_path)
     before = written(tmp_path)
     results = run(tiny(seeds=1, teachers="resnet8x0.25,resnet8x0.5"), tmp_path)
@@ -291,7 +291,7 @@ def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     return write
 
 
-def test_a_method_whose_files_changed_is_run_again_and_nothing_else_is(
+def test_only_runs_of_a_changed_method_are_repeated(
     tiny: Tiny, tmp_path: Path, own_method: Callable[..., None]
 ) -> None:
     study, out = tiny(methods="hinton,own", seeds=1, train={"epochs": 1}), tmp_path / "out"
@@ -309,7 +309,7 @@ def test_a_method_whose_files_changed_is_run_again_and_nothing_else_is(
     assert {**changed, "own": None} == {**first, "own": None}
 
 
-def test_a_method_that_is_named_by_its_file_is_run_again_when_the_file_changed(
+def test_runs_of_a_method_file_are_repeated_if_it_changed(
     tiny: Tiny, tmp_path: Path, own_method: Callable[..., None]
 ) -> None:
     study = tiny(methods=f"{tmp_path / 'own_method.py'}:own", seeds=1, train={"epochs": 1})
@@ -322,7 +322,7 @@ def test_a_method_that_is_named_by_its_file_is_run_again_when_the_file_changed(
     assert changed["plain"] == first["plain"]
 
 
-def test_a_network_whose_file_changed_is_trained_again_and_so_is_what_it_teaches(
+def test_changed_network_and_its_students_are_trained_again(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -339,33 +339,31 @@ def test_a_network_whose_file_changed_is_trained_again_and_so_is_what_it_teaches
     monkeypatch.delitem(sys.modules, "changing_net")
 
 
-def test_a_method_that_reads_its_teacher_late_is_keyed_by_it(
-    tiny: Tiny, tmp_path: Path, own_method: Callable[..., None]
-) -> None:
+def test_key_includes_teacher_that_is_read_late(tiny: Tiny, tmp_path: Path, own_method: Callable[..., None]) -> None:
     own_method(taught=True)
     results = run(tiny(methods="own", seeds=1, teachers="resnet8x0.25,resnet8x0.5"), tmp_path / "out")
     assert len({record["key"] for record in results.runs if record["method"] == "own"}) == 2
 
 
-def test_warnings_of_runs_reach_the_one_who_asked(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_runs_reach_the_caller(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(TutelageWarning, match="seed0-.*: the teacher .* chance level"):
         run(tiny(train={"epochs": 1, "lr": 1e-9}, seeds=1), tmp_path)
 
 
-def test_one_study_at_a_time(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+def test_folder_is_locked_by_a_running_study(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     from filelock import FileLock
 
     with FileLock(tmp_path / ".lock"), refused("another study is using"):
         run(tiny(), tmp_path)
 
 
-def test_an_unknown_tracker_is_told_before_anything_is_trained(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+def test_unknown_tracker_is_refused_before_training(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     with refused("tensorbord", "tensorboard"):
         run_study(tiny(), tmp_path, workers=InlineWorkers(), track="tensorbord")
     assert not (tmp_path / "runs").exists()
 
 
-def test_trackers_follow_every_run(tiny: Tiny, tmp_path: Path) -> None:
+def test_tracker_records_every_run(tiny: Tiny, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     results = run_study(tiny(seeds=1), tmp_path, workers=InlineWorkers(), track="tensorboard")
     for record in results.runs:
@@ -383,7 +381,7 @@ class Colour(nn.Sequential):
 
 
 @pytest.mark.parametrize("role", ["students", "teachers"])
-def test_a_network_for_other_images_is_refused_before_anything_is_trained(
+def test_network_for_other_images_is_refused_before_training(
     role: str, tiny: Tiny, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "colour_net.py").write_text(COLOUR.replace("CHANNELS", "3"))
@@ -394,7 +392,7 @@ def test_a_network_for_other_images_is_refused_before_anything_is_trained(
     monkeypatch.delitem(sys.modules, "colour_net")
 
 
-def test_a_method_that_does_not_fit_the_networks_is_refused_before_anything_is_trained(
+def test_method_incompatible_with_networks_is_refused_before_training(
     tiny: Tiny, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "flat_net.py").write_text(
@@ -407,7 +405,7 @@ def test_a_method_that_does_not_fit_the_networks_is_refused_before_anything_is_t
     assert not (tmp_path / "out" / "runs").exists()
 
 
-def test_nothing_is_written_for_a_study_that_cannot_work(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
+def test_refused_study_writes_no_file(tiny: Tiny, tmp_path: Path, refused: Refused) -> None:
     with refused("hintom"):
         run(tiny(methods="hintom"), tmp_path)
     assert not (tmp_path / "study.json").exists()
@@ -448,7 +446,7 @@ def alive(group: int) -> bool:
 
 
 @pytest.mark.timeout(280)
-def test_a_study_stopped_and_killed_ends_as_one_that_never_was(tiny_npz: str, tmp_path: Path) -> None:
+def test_stopped_and_killed_study_resumes_exactly(tiny_npz: str, tmp_path: Path) -> None:
     whole = start(tmp_path / "whole", tiny_npz)
     _, said = whole.communicate(timeout=200)
     assert whole.returncode == 0, said.decode()[-2000:]

@@ -1,4 +1,4 @@
-"""Intervals against scipy's own and against a textbook's."""
+"""Intervals, tests and ranks, against scipy, equations and textbook examples."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tutelage.studies.statistics import (
 
 @pytest.mark.parametrize("n", [2, 3, 30])
 @pytest.mark.parametrize("confidence", [0.5, 0.95, 0.99])
-def test_equals_scipy(n: int, confidence: float) -> None:
+def test_t_interval_equals_scipy(n: int, confidence: float) -> None:
     values = np.random.default_rng(n).normal(70, 3, n)
     low, high = stats.t.interval(confidence, n - 1, loc=values.mean(), scale=stats.sem(values))
     got = mean_interval(values.tolist(), confidence)
     assert (got.mean, got.low, got.high, got.n) == pytest.approx((values.mean(), low, high, n))
 
 
-def test_by_hand() -> None:
+def test_t_interval_by_hand() -> None:
     """1 .. 5: mean 3, s^2 = 2.5, and every table gives t = 2.776 for 4 degrees of freedom at 95 %."""
     half = 2.776 * math.sqrt(2.5 / 5)
     got = mean_interval([1, 2, 3, 4, 5])
@@ -47,11 +47,11 @@ def test_one_value_has_no_interval() -> None:
     assert math.isnan(got.high)
 
 
-def test_equal_values_have_a_point_for_an_interval() -> None:
+def test_interval_of_equal_values_is_a_point() -> None:
     assert mean_interval([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
 
 
-def test_pairs_are_compared_within_a_seed() -> None:
+def test_paired_difference_removes_variance_between_seeds() -> None:
     """Seeds that differ by far more than the two methods do: the difference is certain all the same."""
     a, b = [10.1, 20.2, 30.3], [10.0, 20.0, 30.0]
     got = paired_difference(a, b, 0.9)
@@ -63,13 +63,13 @@ def test_pairs_are_compared_within_a_seed() -> None:
     assert paired_difference(b, a, 0.9).high == pytest.approx(-low)
 
 
-def test_pairs_of_one() -> None:
+def test_difference_of_one_pair() -> None:
     got = paired_difference([3.0], [1.0])
     assert (got.mean, got.n) == (2.0, 1)
     assert math.isnan(got.low)
 
 
-def test_what_cannot_be_compared() -> None:
+def test_empty_and_unequal_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="got none"):
         mean_interval([])
     with pytest.raises(ValueError, match="got 2 and 3"):
@@ -77,27 +77,27 @@ def test_what_cannot_be_compared() -> None:
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, -0.5])
-def test_a_confidence_that_is_none(confidence: float) -> None:
+def test_invalid_confidence_is_refused(confidence: float) -> None:
     with pytest.raises(ValueError, match=r"\(0, 1\)"):
         mean_interval([1, 2], confidence)
 
 
 @pytest.mark.parametrize("n", [2, 5, 12])
-def test_the_p_value_is_that_of_the_paired_test(n: int) -> None:
+def test_p_value_equals_scipy_paired_t_test(n: int) -> None:
     generator = np.random.default_rng(n)
     a, b = generator.normal(70, 3, n).tolist(), generator.normal(69, 3, n).tolist()
     assert paired_p_value(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert paired_p_value(b, a) == pytest.approx(paired_p_value(a, b))
 
 
-def test_the_p_value_agrees_with_the_interval() -> None:
+def test_p_value_agrees_with_interval() -> None:
     for seed in range(40):
         a, b = np.random.default_rng(seed).normal((1.5, 0), 1, (5, 2)).T.tolist()
         gain = paired_difference(a, b)
         assert (paired_p_value(a, b) < 0.05) == (gain.low > 0 or gain.high < 0)
 
 
-def test_equal_differences_are_certain() -> None:
+def test_p_value_of_equal_differences() -> None:
     assert paired_p_value([2.0, 3.0], [1.0, 2.0]) == 0
     assert paired_p_value([2.0, 3.0], [2.0, 3.0]) == 1
     with pytest.raises(ValueError, match="two or more"):
@@ -106,7 +106,7 @@ def test_equal_differences_are_certain() -> None:
         paired_p_value([1.0, 2.0], [2.0])
 
 
-def test_holms_correction_is_that_of_its_definition() -> None:
+def test_holm_equals_its_definition() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 x 0.01; 2 x 0.03; then no smaller
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([0.2]) == [0.2]
@@ -123,14 +123,14 @@ def test_holms_correction_is_that_of_its_definition() -> None:
 # --- the bootstrap
 
 
-def test_the_bootstrap_is_near_the_t_interval_of_many_values() -> None:
+def test_bootstrap_is_close_to_t_interval_for_many_values() -> None:
     a, b = np.random.default_rng(0).normal((0.5, 0), 1, (200, 2)).T.tolist()
     ours, theirs = bootstrap_difference(a, b), paired_difference(a, b)
     assert (ours.mean, ours.n) == (theirs.mean, theirs.n)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
 
 
-def test_bca_by_its_equations() -> None:
+def test_bca_equals_its_equations() -> None:
     """Efron 1987: percentiles of the same resamples, moved by the bias z0 and the acceleration of the jackknife."""
     values = np.random.default_rng(3).exponential(1, 12)
     got = bootstrap_interval(values.tolist(), 0.9, resamples=2000, seed=5)
@@ -148,14 +148,14 @@ def test_bca_by_its_equations() -> None:
     assert [got.low, got.high] == pytest.approx(ends, rel=1e-3)
 
 
-def test_the_bootstrap_is_drawn_from_its_seed() -> None:
+def test_bootstrap_is_reproducible_by_seed() -> None:
     values = [0.1, 0.5, 0.2, 0.9]
     assert bootstrap_interval(values) == bootstrap_interval(values)
     assert bootstrap_interval(values, resamples=99) != bootstrap_interval(values, resamples=99, seed=1)
     assert bootstrap_interval(values, 0.5).high < bootstrap_interval(values, 0.99).high
 
 
-def test_the_bootstrap_of_what_has_no_spread() -> None:
+def test_bootstrap_of_one_or_equal_values() -> None:
     assert bootstrap_difference([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]) == Interval(1.0, 1.0, 1.0, 3)
     one = bootstrap_difference([2.0], [0.5])
     assert (one.mean, one.n) == (1.5, 1)
@@ -165,24 +165,24 @@ def test_the_bootstrap_of_what_has_no_spread() -> None:
         bootstrap_difference([1.0], [1.0, 2.0])
 
 
-def test_where_bca_has_no_value_percentiles_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_percentiles_replace_undefined_bca(monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = []
     drawn = stats.bootstrap
 
     def without_bca(*given: object, method: str, **more: object) -> object:
-        asked.append(method)
+        methods.append(method)
         if method == "BCa":
             return SimpleNamespace(confidence_interval=SimpleNamespace(low=math.nan, high=math.nan))
         return drawn(*given, method=method, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stats, "bootstrap", without_bca)
     got = bootstrap_interval([1.0, 2.0, 4.0])
-    assert asked == ["BCa", "percentile"]
+    assert methods == ["BCa", "percentile"]
     assert 1 <= got.low < got.mean < got.high <= 4
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0], [1.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0, 1e-300], [1e15, 1e15 + 1, 1e15]])
-def test_the_bootstrap_of_few_values_has_ends(values: list[float]) -> None:
+def test_bootstrap_of_few_values_is_finite(values: list[float]) -> None:
     got = bootstrap_interval(values)
     assert min(values) <= got.low <= got.high <= max(values)
 
@@ -198,7 +198,7 @@ def test_wins() -> None:
         wins([1], [1, 2])
 
 
-def test_ranks_by_hand() -> None:
+def test_average_ranks_by_hand() -> None:
     blocks = [[0.9, 0.8, 0.8, 0.1], [0.5, 0.6, 0.7, 0.4]]
     assert average_ranks(blocks) == [2.0, 2.25, 1.75, 4.0]
     assert average_ranks(blocks, higher_is_better=False) == [3.0, 2.75, 3.25, 1.0]
@@ -209,11 +209,11 @@ def test_ranks_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (9, 3.102), (10, 3.164)])
-def test_the_critical_difference_has_the_q_of_demsars_table_5(methods: int, q: float) -> None:
+def test_critical_difference_has_q_of_demsar_table_5(methods: int, q: float) -> None:
     assert critical_difference(methods, 14) == pytest.approx(q * math.sqrt(methods * (methods + 1) / 84), rel=5e-4)
 
 
-def test_demsars_own_example() -> None:
+def test_demsar_example() -> None:
     """Section 3.2.4: four classifiers on 14 sets, 2.569 sqrt(4 5 / (6 14)) = 1.25; and at 10 %, 2.291 for q."""
     assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
     assert critical_difference(4, 14, 0.1) == pytest.approx(1.12, abs=0.005)
@@ -222,7 +222,7 @@ def test_demsars_own_example() -> None:
             critical_difference(methods, blocks)
 
 
-def test_friedmans_test_by_its_equation() -> None:
+def test_friedman_equals_its_equation() -> None:
     values = np.random.default_rng(2).normal((0, 0.3, 1.0, 0.2), 1, (8, 4))
     N, k = values.shape
     ranks = np.array(average_ranks(values.tolist()))

@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # --- a medium that cannot be written
 
 
-def test_a_finished_study_on_a_read_only_medium_is_read_back(
+def test_finished_study_on_read_only_medium_is_read(
     fields: dict[str, Any], tmp_path: Path, read_only: Any, run: Any, refused: Refused
 ) -> None:
     medium = tmp_path / "medium"
@@ -88,7 +88,7 @@ def test_a_finished_study_on_a_read_only_medium_is_read_back(
     assert run("compare", medium / "study", medium / "study")[0] == 0
 
 
-def test_an_unfinished_study_on_a_read_only_medium_is_refused(
+def test_unfinished_study_on_read_only_medium_is_refused(
     fields: dict[str, Any], tmp_path: Path, read_only: Any, refused: Refused
 ) -> None:
     results = run_study(Study(**fields), tmp_path / "study", workers=InlineWorkers())
@@ -98,9 +98,7 @@ def test_an_unfinished_study_on_a_read_only_medium_is_refused(
         run_study(Study(**fields), tmp_path / "study", workers=InlineWorkers())
 
 
-def test_a_tuned_study_on_a_read_only_medium_is_read_back(
-    fields: dict[str, Any], tmp_path: Path, read_only: Any
-) -> None:
+def test_tuned_study_on_read_only_medium_is_read(fields: dict[str, Any], tmp_path: Path, read_only: Any) -> None:
     study = Study(**{**fields, "budget": 2, "train": {**TRAIN, "validation": 0.2}})
     first = run_study(study, tmp_path / "study", workers=InlineWorkers())
     read_only(tmp_path)
@@ -110,7 +108,7 @@ def test_a_tuned_study_on_a_read_only_medium_is_read_back(
 # --- what is the user's
 
 
-def test_a_study_file_of_the_user_is_not_replaced(fields: dict[str, Any], tmp_path: Path, refused: Refused) -> None:
+def test_study_file_of_the_user_is_not_replaced(fields: dict[str, Any], tmp_path: Path, refused: Refused) -> None:
     file = tmp_path / "study.json"
     for text in (json.dumps(fields), json.dumps(fields, indent=2) + "\n", "not JSON"):
         file.write_text(text)
@@ -119,7 +117,7 @@ def test_a_study_file_of_the_user_is_not_replaced(fields: dict[str, Any], tmp_pa
         assert file.read_text() == text
 
 
-def test_what_a_killed_study_has_declared_is_replaced(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_declaration_of_killed_study_is_replaced(fields: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "study.json"
     file.write_text(json.dumps(Study(**{**fields, "seeds": 2}).as_json(), indent=2) + "\n")
     assert len(run_study(Study(**fields), tmp_path, workers=InlineWorkers()).runs) == 3
@@ -130,7 +128,7 @@ def test_what_a_killed_study_has_declared_is_replaced(fields: dict[str, Any], tm
 # --- what is said of runs without numbers
 
 
-def test_a_damaged_run_is_not_said_to_be_tried_again(fields: dict[str, Any], tmp_path: Path) -> None:
+def test_message_for_damaged_run_does_not_promise_a_retry(fields: dict[str, Any], tmp_path: Path) -> None:
     results = run_study(Study(**fields), tmp_path, workers=InlineWorkers())
     (damaged,) = (tmp_path / run["folder"] for run in results.runs if run["method"] == "hinton")
     (damaged / "metrics.jsonl").write_text("5\n")
@@ -149,9 +147,7 @@ def test_a_damaged_run_is_not_said_to_be_tried_again(fields: dict[str, Any], tmp
 # --- a study in Python
 
 
-def test_a_program_with_an_evaluation_runs_from_the_command_line(
-    fields: dict[str, Any], tmp_path: Path, run: Any
-) -> None:
+def test_study_program_with_evaluation_runs_from_command_line(fields: dict[str, Any], tmp_path: Path, run: Any) -> None:
     program = tmp_path / "mine.py"
     program.write_text(
         "import tutelage\nfrom tutelage.config import ExtraEvaluation\n"
@@ -168,7 +164,7 @@ def test_a_program_with_an_evaluation_runs_from_the_command_line(
 # --- paths
 
 
-def test_a_home_folder_is_one_wherever_a_study_names_a_path(
+def test_home_folder_is_expanded_in_all_paths(
     fields: dict[str, Any], tiny_npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
     home = tmp_path / "home"

@@ -1,4 +1,4 @@
-"""What a study may say, and what it is told when it says something else."""
+"""Declarations of studies and their plans, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tutelage.studies.study import Study, Variant, read_study
 Refused = Callable[..., AbstractContextManager[None]]
 
 
-def test_one_value_several_and_a_text_with_commas_say_the_same() -> None:
+def test_values_may_be_one_several_or_comma_separated() -> None:
     study = Study(data="digits", noise="0, 0.2,pair:0.4", seeds=2, methods="hinton,dml")
     same = Study(data=["digits"], noise=[0, 0.2, "pair:0.4"], seeds=[0, 1], methods=["hinton", {"method": "dml"}])
     assert study == same
@@ -26,7 +26,7 @@ def test_one_value_several_and_a_text_with_commas_say_the_same() -> None:
     assert list(study.methods) == ["plain", "hinton", "dml"]
 
 
-def test_rows_are_named_by_their_settings_or_by_hand() -> None:
+def test_rows_are_named_by_settings_or_explicitly() -> None:
     study = Study(
         methods=[
             "at",
@@ -41,7 +41,7 @@ def test_rows_are_named_by_their_settings_or_by_hand() -> None:
     assert by_name.methods["at"] == Variant(method="at")
 
 
-def test_pairs_are_the_product_or_what_is_said() -> None:
+def test_pairs_are_the_product_or_explicit() -> None:
     assert Study(teachers="a,b", students="c,d").all_pairs == (("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"))
     assert Study(pairs=[["a", "c"], ["b", "d"]]).all_pairs == (("a", "c"), ("b", "d"))
 
@@ -87,13 +87,13 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize(("fields", "said"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_told_in_one_line(fields: dict[str, object], said: list[str], refused: Refused) -> None:
-    with refused(*said):
+@pytest.mark.parametrize(("fields", "pieces"), MISTAKES.values(), ids=MISTAKES)
+def test_invalid_study_is_refused_in_one_line(fields: dict[str, object], pieces: list[str], refused: Refused) -> None:
+    with refused(*pieces):
         Study(**fields)
 
 
-WRONG = {
+UNUSABLE = {
     "no such data": ({"data": "digitz"}, ["digitz"]),
     "no such network": ({"students": "resnet9"}, ["9"]),
     "no such teacher": ({"teachers": "resnot8"}, ["resnot8"]),
@@ -110,15 +110,15 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("fields", "said"), WRONG.values(), ids=WRONG)
-def test_what_cannot_be_opened_is_told_before_anything_is_trained(
-    fields: dict[str, object], said: list[str], refused: Refused
+@pytest.mark.parametrize(("fields", "pieces"), UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_data_networks_and_methods_are_refused_before_training(
+    fields: dict[str, object], pieces: list[str], refused: Refused
 ) -> None:
-    with refused(*said):
+    with refused(*pieces):
         inspect(Study(**fields))
 
 
-def test_a_study_comes_from_a_file_a_program_or_by_its_name(tmp_path: Path, refused: Refused) -> None:
+def test_study_is_read_from_file_program_or_name(tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "mine.toml").write_text('noise = [0, 0.4]\nmethods = ["hinton"]\n[train]\nepochs = 2\n')
     (tmp_path / "mine.py").write_text(
         "import tutelage\nstudy = tutelage.Study(noise=[0, 0.4], methods='hinton', train={'epochs': 2})\n"
@@ -145,7 +145,7 @@ def test_a_study_comes_from_a_file_a_program_or_by_its_name(tmp_path: Path, refu
         read_study(tmp_path / "empty.py")
 
 
-def test_what_is_written_down_makes_the_study_again() -> None:
+def test_study_json_round_trip() -> None:
     study = Study(**read_study("nine"))
     assert Study(**json.loads(json.dumps(study.as_json()))).as_json() == study.as_json()
 
@@ -158,7 +158,7 @@ def planned(study: Study, out: str = "here") -> dict[tuple[object, ...], str]:
     return {(line.case, line.row, line.seed): line.job.key for line in lines}
 
 
-def test_every_row_of_every_case_and_seed_is_asked_for_once() -> None:
+def test_plan_has_every_row_of_every_case_and_seed_once() -> None:
     study = Study(
         noise=[0, 0.4], imbalance=["none", "step:0.5:0.5"], teachers="resnet14,resnet20", methods="hinton,dml"
     )
@@ -167,13 +167,13 @@ def test_every_row_of_every_case_and_seed_is_asked_for_once() -> None:
     assert len(set(keys.values())) == len(keys)
 
 
-def test_equal_runs_share_a_key_whatever_the_study_around_them() -> None:
+def test_equal_runs_of_different_studies_share_a_key() -> None:
     small = planned(Study(noise=0.4, methods="hinton", seeds=1))
     large = planned(Study(name="another", noise=[0, 0.4], methods="dml,hinton", seeds=3), out="elsewhere")
     assert set(small.items()) <= set(large.items())
 
 
-def test_all_that_a_number_depends_on_changes_the_key() -> None:
+def test_key_depends_on_every_condition() -> None:
     base = {"noise": 0.4, "methods": "hinton", "seeds": [0]}
     (key,) = {key for (_, row, _), key in planned(Study(**base)).items() if row == "hinton"}
     for change in (
@@ -188,12 +188,12 @@ def test_all_that_a_number_depends_on_changes_the_key() -> None:
     ):
         (other,) = {key for (_, row, _), key in planned(Study(**{**base, **change})).items() if row == "hinton"}
         assert other != key, change
-    defaults_said = {"methods": [{"method": "hinton", "row": "hinton", "settings": {"temperature": 4.0}}]}
-    (same,) = {key for (_, row, _), key in planned(Study(**{**base, **defaults_said})).items() if row == "hinton"}
+    explicit_defaults = {"methods": [{"method": "hinton", "row": "hinton", "settings": {"temperature": 4.0}}]}
+    (same,) = {key for (_, row, _), key in planned(Study(**{**base, **explicit_defaults})).items() if row == "hinton"}
     assert same == key
 
 
-def test_a_teacher_is_trained_once_for_all_its_students() -> None:
+def test_teacher_is_trained_once_for_all_students() -> None:
     study = Study(noise=0.4, methods="hinton,dml", students="resnet8,resnet14", teachers="resnet20", seeds=1)
     lines = Planner(study, Path("here"), {"digits": "0"}).planned_runs({})
     assert len({line.job.key for line in lines if line.row == "teacher"}) == 1
@@ -202,14 +202,14 @@ def test_a_teacher_is_trained_once_for_all_its_students() -> None:
     }
 
 
-def test_a_teacher_of_correct_labels_is_told_no_noise() -> None:
+def test_teacher_of_correct_labels_has_no_noise() -> None:
     study = Study(noise=0.4, teacher_labels="noisy,clean", methods="hinton", seeds=1)
     lines = Planner(study, Path("here"), {"digits": "0"}).planned_runs({})
     noises = {(line.case.teacher_labels, line.row == "teacher"): line.job.config.noise for line in lines}
     assert noises == {("noisy", True): "0.4", ("noisy", False): "0.4", ("clean", True): None, ("clean", False): "0.4"}
 
 
-def test_a_trained_teacher_is_taken_as_it_is() -> None:
+def test_trained_teacher_is_not_trained_again() -> None:
     study = Study(teachers="resnet8@weights.safetensors", methods="hinton", seeds=1)
     lines = Planner(study, Path("here"), {"digits": "0"}).planned_runs({})
     assert {line.row for line in lines} == {"plain", "hinton"}
@@ -217,7 +217,7 @@ def test_a_trained_teacher_is_taken_as_it_is() -> None:
     assert all(line.job.needs is None for line in lines)
 
 
-def test_runs_are_told_what_the_study_says_for_all() -> None:
+def test_train_fields_apply_to_all_runs() -> None:
     study = Study(train={"epochs": 3, "batch_size": 32}, noise=0.4, seeds=1)
     for line in Planner(study, Path("here"), {"digits": "0"}).planned_runs({}):
         assert isinstance(line.job.config, Config)

@@ -1,4 +1,4 @@
-"""Studies of every task: its metrics in records, tables, ranks, tuning, words and the page."""
+"""Studies of every task: metrics in records, tables, ranks, tuning and the page."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def written(out: Path) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in (out / "runs").glob("*/result.json")}
 
 
-def test_a_study_of_regression_with_a_budget(vectors: Callable[..., Study], tmp_path: Path) -> None:
+def test_regression_study_with_budget(vectors: Callable[..., Study], tmp_path: Path) -> None:
     study, out = vectors("regression", budget=3), tmp_path / "out"
     results = run_study(study, out, workers=InlineWorkers())
     assert json.loads((out / "study.json").read_text())["task"] == results.task.name == "regression"
@@ -104,7 +104,7 @@ def test_a_study_of_regression_with_a_budget(vectors: Callable[..., Study], tmp_
     assert written(out) == before
 
 
-def test_tables_ranks_and_words_follow_the_main_metric(write_study: WriteStudy, refused: Refused) -> None:
+def test_tables_ranks_and_conclusions_use_the_main_metric(write_study: WriteStudy, refused: Refused) -> None:
     """Regression: lower is better, no shares."""
     errors = {"plain": 2.0, "at": 1.0, "sp": 3.0, "rkd": 2.5}
 
@@ -142,7 +142,7 @@ def test_tables_ranks_and_words_follow_the_main_metric(write_study: WriteStudy, 
         results.table("accuracy")
 
 
-def test_the_page_shows_what_the_task_has(write_study: WriteStudy) -> None:
+def test_page_shows_metrics_of_the_task(write_study: WriteStudy) -> None:
     results = Results.read(write_study(task="regression", noise=(None, "0.2", "0.4")))
     text = page(results)
     for piece in ("Root mean squared error of each method", "Cost against root mean squared error", "Average rank"):
@@ -156,7 +156,7 @@ def test_the_page_shows_what_the_task_has(write_study: WriteStudy) -> None:
     assert "accuracy" not in text.lower()
 
 
-def test_two_studies_are_compared_by_their_task(write_study: WriteStudy, refused: Refused) -> None:
+def test_studies_are_compared_by_task(write_study: WriteStudy, refused: Refused) -> None:
     a, b = write_study("a", task="regression"), write_study("b", task="regression", numbers=lambda r: {"rmse": 0.5})
     found = compare_studies(a, b)
     assert (found.metric, found.about) == ("rmse", find_task("regression").metrics["rmse"])
@@ -165,14 +165,14 @@ def test_two_studies_are_compared_by_their_task(write_study: WriteStudy, refused
         compare_studies(a, write_study("c"))
 
 
-def test_a_study_from_before_tasks_is_one_of_classification(write_study: WriteStudy) -> None:
+def test_study_file_without_task_is_classification(write_study: WriteStudy) -> None:
     folder = write_study()
     assert "task" not in json.loads((folder / "study.json").read_text())
     assert Results.read(folder).task is find_task("classification")
     assert list(metrics_of(find_task("classification")))[:2] == ["accuracy", "worst_class_accuracy"]
 
 
-def test_plain_students_of_a_study_of_clustering_are_clustered(tiny_npz: str, tmp_path: Path) -> None:
+def test_clustering_study_evaluates_plain_students_by_clustering(tiny_npz: str, tmp_path: Path) -> None:
     train = {"epochs": 3, "batch_size": 16, "lr": 0.01, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="resnet8x0.25", teachers="resnet8x0.25", seeds=1, train=train)
     methods = {name: {"method": name} for name in ("triplets", "hinton")}
@@ -194,7 +194,7 @@ def test_plain_students_of_a_study_of_clustering_are_clustered(tiny_npz: str, tm
     assert 0 <= classified.runs[1]["accuracy"] <= 1
 
 
-def test_a_task_of_another_package(package: None, vectors: Callable[..., Study], tmp_path: Path) -> None:
+def test_study_of_a_task_of_another_package(package: None, vectors: Callable[..., Study], tmp_path: Path) -> None:
     study = vectors("classification", methods="tests.tasks.test_outside:graded", seeds=1)
     results = run_study(study, tmp_path / "out", workers=InlineWorkers())
     assert results.task.name == "grades"
@@ -206,7 +206,7 @@ def test_a_task_of_another_package(package: None, vectors: Callable[..., Study],
     assert "mean distance of the grade" in page(results)
 
 
-def test_a_metric_may_not_have_the_name_of_another_field(
+def test_metric_with_name_of_a_record_field_is_refused(
     package: None, vectors: Callable[..., Study], refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics = dict(Grades.metrics)
@@ -232,14 +232,14 @@ def test_a_metric_may_not_have_the_name_of_another_field(
         ({"data": "cases:regression", "methods": "rkd", "evaluate": {"pgd": [0.1]}}, ["attacks", "regression"]),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_trained(
+def test_incompatible_tasks_are_refused_before_training(
     vectors: Callable[..., Study], refused: Refused, fields: dict[str, Any], pieces: list[str]
 ) -> None:
     with refused(*pieces):
         inspect(vectors("classification", **{"methods": "hinton", **fields}))
 
 
-def test_the_commands(
+def test_commands_on_a_multi_label_study(
     vectors: Callable[..., Study],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -295,7 +295,7 @@ def test_every_task_has_a_study(
     assert title in page(results)
 
 
-def test_a_study_of_few_shot_backbones(tiny_npz: str, tmp_path: Path) -> None:
+def test_study_of_few_shot_backbones(tiny_npz: str, tmp_path: Path) -> None:
     train = {"epochs": 2, "batch_size": 16, "lr": 0.01, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="resnet8x0.25", teachers="resnet8x0.25", seeds=1, train=train)
     results = run_study(
@@ -307,9 +307,7 @@ def test_a_study_of_few_shot_backbones(tiny_npz: str, tmp_path: Path) -> None:
     assert results.task.metrics["accuracy_1_shot"].title in page(results)
 
 
-def test_a_study_of_generators_is_refused_since_nothing_trains_a_plain_one(
-    tiny_npz: str, tmp_path: Path, refused: Refused
-) -> None:
+def test_study_of_generators_is_refused_without_plain_training(tiny_npz: str, tmp_path: Path, refused: Refused) -> None:
     train = {"epochs": 2, "batch_size": 16, "device": "cpu", "precision": "float32"}
     study = Study(data=tiny_npz, students="dcganx0.125", teachers="dcganx0.125", seeds=1, train=train)
     with refused("teacher cannot train dcganx0.125", "generator", "akdg"):

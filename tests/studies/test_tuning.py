@@ -1,4 +1,4 @@
-"""The same budget for every method, spent on its own parameters, judged on held-out training data."""
+"""Tuning: search ranges, trials and the choice of settings on held-out data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def planner(**fields: object) -> Planner:
     return Planner(study, Path("here"), dict.fromkeys(study.data, "0"))
 
 
-def test_shares_positive_numbers_and_choices_are_searched_around_their_defaults() -> None:
+def test_default_search_ranges() -> None:
     found = space(planner(methods="hinton,fitnet"), "hinton")
     assert found == {"temperature": Range(1.0, 16.0, log=True), "alpha": Range(0.1, 0.9)}
     fitnet = space(planner(methods="hinton,fitnet"), "fitnet")
@@ -31,7 +31,7 @@ def test_shares_positive_numbers_and_choices_are_searched_around_their_defaults(
     assert space(planner(), "plain") == {}
 
 
-def test_a_study_can_say_where_to_search_and_a_row_what_stays() -> None:
+def test_search_sets_ranges_and_row_settings_are_fixed() -> None:
     settings = {"hinton": {"method": "hinton", "settings": {"alpha": 0.5}}}
     made = planner(methods=settings, search={"hinton": {"temperature": [2, 8.5]}})
     assert space(made, "hinton") == {"temperature": Range(2, 8.5, log=True)}
@@ -45,31 +45,31 @@ def test_a_study_can_say_where_to_search_and_a_row_what_stays() -> None:
         ({"temperature": []}, ["temperature", "empty"]),
     ],
 )
-def test_a_search_that_is_none_is_refused(search: dict[str, object], said: list[str], refused: Refused) -> None:
+def test_invalid_search_is_refused(search: dict[str, object], said: list[str], refused: Refused) -> None:
     with refused(*said):
         space(planner(search={"hinton": search}), "hinton")
 
 
-def test_what_a_row_sets_is_not_searched_for(refused: Refused) -> None:
+def test_search_of_a_parameter_that_the_row_sets_is_refused(refused: Refused) -> None:
     settings = {"hinton": {"method": "hinton", "settings": {"alpha": 0.5}}}
     with refused("alpha", "one of the two"):
         space(planner(methods=settings, search={"hinton": {"alpha": [0.1, 0.2]}}), "hinton")
 
 
-def test_a_range_says_where_it_is() -> None:
+def test_range_description() -> None:
     assert Range(1, 16, log=True).words == "from 1 to 16 on a logarithmic scale"
     assert Range(2, 4, whole=True).words == "a whole number from 2 to 4"
     assert Range(choices=("a", None)).words == "one of a, None"
 
 
-def test_places_cover_a_range() -> None:
-    assert [Range(1, 16, log=True).at(place) for place in (0, 0.5, 0.999999)] == [1, 4, pytest.approx(16, rel=1e-3)]
-    assert [Range(0, 2).at(place) for place in (0, 0.5)] == [0, 1]
-    assert {Range(2, 4, whole=True).at(place / 100) for place in range(100)} == {2, 3, 4}
-    assert {Range(choices=("a", None)).at(place / 100) for place in range(100)} == {"a", None}
+def test_fractions_cover_a_range() -> None:
+    assert [Range(1, 16, log=True).at(x) for x in (0, 0.5, 0.999999)] == [1, 4, pytest.approx(16, rel=1e-3)]
+    assert [Range(0, 2).at(x) for x in (0, 0.5)] == [0, 1]
+    assert {Range(2, 4, whole=True).at(i / 100) for i in range(100)} == {2, 3, 4}
+    assert {Range(choices=("a", None)).at(i / 100) for i in range(100)} == {"a", None}
 
 
-def test_every_method_gets_as_many_trials_the_first_as_it_stands() -> None:
+def test_every_method_gets_equal_trials_and_its_own_settings_first() -> None:
     made = planner(noise=[0, 0.4], methods="hinton,rkd")
     trials = trials_of(made)
     counts: dict[tuple[object, str], int] = {}
@@ -81,7 +81,7 @@ def test_every_method_gets_as_many_trials_the_first_as_it_stands() -> None:
     assert len(counts) == 2 * 2
     assert trials[0].settings == {}
     assert len({trial.run.job.key for trial in trials}) == len(trials)
-    assert [trial.settings for trial in trials] == [trial.settings for trial in trials_of(made)]  # no luck in it
+    assert [trial.settings for trial in trials] == [trial.settings for trial in trials_of(made)]  # reproducible
     assert trials_of(planner(budget=0)) == []
 
 
@@ -89,23 +89,23 @@ class FakeStore:
     def __init__(self, scores: dict[str, float | None]) -> None:
         self.scores = scores
 
-    def record(self, asked: object) -> dict[str, object]:
-        score = self.scores[asked.job.key]  # type: ignore[attr-defined]
+    def record(self, run: object) -> dict[str, object]:
+        score = self.scores[run.job.key]  # type: ignore[attr-defined]
         return {"curve": None if score is None else {"validation_accuracy": [0.99, score]}}
 
 
-def test_the_last_epoch_on_held_out_data_decides_and_the_first_of_equals_wins() -> None:
+def test_last_epoch_on_held_out_data_decides_and_ties_go_to_the_first() -> None:
     trials = [trial for trial in trials_of(planner(methods="hinton")) if trial.run.row == "hinton"]
     keys = [trial.run.job.key for trial in trials]
     chosen = choose(trials, FakeStore(dict(zip(keys, [0.5, None, 0.7, 0.7], strict=True))), find_task("classification"))  # type: ignore[arg-type]
     assert chosen.settings == {(trials[0].run.case, "hinton"): trials[2].settings}
     assert [record["chosen"] for record in chosen.trials] == [False, False, True, False]
     assert [record["score"] for record in chosen.trials] == [0.5, None, 0.7, 0.7]
-    lost = choose(trials, FakeStore(dict.fromkeys(keys)), find_task("classification"))  # type: ignore[arg-type]
-    assert lost.settings == {}
+    without_scores = choose(trials, FakeStore(dict.fromkeys(keys)), find_task("classification"))  # type: ignore[arg-type]
+    assert without_scores.settings == {}
 
 
-def test_the_chosen_settings_are_those_of_the_table(tiny_npz: str, tmp_path: Path) -> None:
+def test_table_uses_the_chosen_settings(tiny_npz: str, tmp_path: Path) -> None:
     from tutelage.studies.runner import run_study
     from tutelage.studies.workers import LocalWorkers
 
@@ -126,12 +126,12 @@ def test_the_chosen_settings_are_those_of_the_table(tiny_npz: str, tmp_path: Pat
     assert hinton["settings"] == best["settings"]
     assert hinton["seed"] == 0
     assert best["seed"] == 1
-    kept = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
-    assert [record["score"] for record in kept] == [record["score"] for record in results.trials]
+    saved = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [record["score"] for record in saved] == [record["score"] for record in results.trials]
     assert run_study(study.replace(budget=0), tmp_path, workers=LocalWorkers(1)).trials == ()
 
 
-def test_a_trial_is_a_value() -> None:
+def test_trials_are_compared_by_value() -> None:
     (first, *_) = trials_of(planner())
     assert isinstance(first, Trial)
     assert first == trials_of(planner())[0]

@@ -1,4 +1,4 @@
-"""Processes that may be killed at any moment."""
+"""Worker processes, which may be killed at any moment."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def fail() -> None:
 
 
 @pytest.mark.timeout(200)
-def test_one_that_is_killed_takes_one_call_with_it(two: LocalWorkers) -> None:
+def test_killed_process_fails_only_its_call(two: LocalWorkers) -> None:
     both = {future.result() for future in [two.submit(who, 1.0) for _ in range(2)]}
     assert len(both) == 2
     assert os.getpid() not in both
@@ -61,17 +61,17 @@ def test_one_that_is_killed_takes_one_call_with_it(two: LocalWorkers) -> None:
     assert two.submit(who).result() != victim
 
 
-def test_what_a_call_raises_does_not_pass_for_an_answer(two: LocalWorkers) -> None:
+def test_call_that_raises_fails_as_its_process_would(two: LocalWorkers) -> None:
     with pytest.raises(ChildProcessError):  # calls that may fail say so in what they return
         two.submit(fail).result(timeout=60)
     assert two.submit(who).result() > 0
 
 
-def test_cores_are_shared_out(two: LocalWorkers) -> None:
+def test_cores_are_divided_among_workers(two: LocalWorkers) -> None:
     assert two.submit(threads).result() == max(1, cores() // 2)
 
 
-def test_stopping_does_not_wait_for_calls() -> None:
+def test_stop_does_not_wait_for_calls() -> None:
     workers = LocalWorkers(1)
     future, waiting = workers.submit(who, 600.0), workers.submit(who)
     while not multiprocessing.active_children():
