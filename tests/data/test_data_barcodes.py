@@ -53,8 +53,8 @@ def test_zxing_reads_clean_images() -> None:
     zxingcpp = pytest.importorskip("zxingcpp")
     strings = with_check_digit(torch.randint(10, (20, 12), generator=torch.Generator().manual_seed(2)))
     for string, image in zip(strings.tolist(), render(modules(strings), 40, 3 * 113), strict=True):
-        (found,) = zxingcpp.read_barcodes(image[:, :, 0].numpy(), formats=zxingcpp.BarcodeFormat.EAN13)
-        assert found.text == "".join(map(str, string))
+        (barcode,) = zxingcpp.read_barcodes(image[:, :, 0].numpy(), formats=zxingcpp.BarcodeFormat.EAN13)
+        assert barcode.text == "".join(map(str, string))
 
 
 def test_view_depends_on_its_number_and_not_on_the_batch(images: Tensor) -> None:
@@ -63,8 +63,8 @@ def test_view_depends_on_its_number_and_not_on_the_batch(images: Tensor) -> None
     batch = views(images, numbers)
     assert batch.dtype == torch.uint8
     assert batch.shape == images.shape
-    for place in (0, 5, 11):
-        assert torch.equal(views(images[place : place + 1], numbers[place : place + 1])[0], batch[place])
+    for index in (0, 5, 11):
+        assert torch.equal(views(images[index : index + 1], numbers[index : index + 1])[0], batch[index])
     assert torch.equal(views(images.flip(0), numbers.flip(0)).flip(0), batch)
 
 
@@ -96,9 +96,9 @@ def test_distance_from_clean_images_grows_with_severity(images: Tensor) -> None:
 
 def test_noise_has_its_variance_and_is_independent_between_pixels() -> None:
     grey = torch.full((200, 24, 192, 1), 128, dtype=torch.uint8)
-    found = Distortions(0.5)(grey, torch.arange(1, 201))[:, :, :, 0].double() / 255
+    views = Distortions(0.5)(grey, torch.arange(1, 201))[:, :, :, 0].double() / 255
     for distance in (1, 2, 5):
-        for gaps in (found[:, :, distance:] - found[:, :, :-distance], found[:, distance:] - found[:, :-distance]):
+        for gaps in (views[:, :, distance:] - views[:, :, :-distance], views[:, distance:] - views[:, :-distance]):
             squares = gaps.square()
             inside = (
                 squares.where(squares < 0.04, torch.nan).flatten(1).nanmean(1)
@@ -108,14 +108,14 @@ def test_noise_has_its_variance_and_is_independent_between_pixels() -> None:
 
 def test_severity_in_the_name_is_applied(barcodes: Data, monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 30, "validation": 10, "test": 10})
-    mild, usual = open_data("barcodes:0.5"), open_data("barcodes")
+    mild, default = open_data("barcodes:0.5"), open_data("barcodes")
     assert mild.name == "barcodes:0.5"
     assert mild.views == Distortions(0.5)
-    assert torch.equal(mild.test.labels, usual.test.labels)
-    assert torch.equal(mild.train.inputs, usual.train.inputs)  # type: ignore[arg-type]
-    assert not torch.equal(mild.test.inputs, usual.test.inputs)  # type: ignore[arg-type]
-    assert mild.fingerprint != usual.fingerprint
-    assert open_data("barcodes").fingerprint == usual.fingerprint
+    assert torch.equal(mild.test.labels, default.test.labels)
+    assert torch.equal(mild.train.inputs, default.train.inputs)  # type: ignore[arg-type]
+    assert not torch.equal(mild.test.inputs, default.test.inputs)  # type: ignore[arg-type]
+    assert mild.fingerprint != default.fingerprint
+    assert open_data("barcodes").fingerprint == default.fingerprint
     with refused("severity", "hard", "barcodes:1.4"):
         open_data("barcodes:hard")
     for severity in ("-1", "3.1", "nan"):

@@ -53,11 +53,11 @@ def test_realised_rate_follows_the_convention_of_the_noise(data, noise, wrong, r
     assert torch.equal(noisy.train.corrupted, wrong_now)
 
 
-@pytest.mark.parametrize(("noise", "kept"), [(SymmetricNoise, 0.4), (UniformNoise, 0.4 + 0.6 / C)])
-def test_transition_rows_are_uniform_off_the_diagonal(data, noise, kept):
+@pytest.mark.parametrize(("noise", "unchanged_rate"), [(SymmetricNoise, 0.4), (UniformNoise, 0.4 + 0.6 / C)])
+def test_transition_rows_are_uniform_off_the_diagonal(data, noise, unchanged_rate):
     counts = np.array(noise(0.6, seed=1)(data).record[-1]["transition_counts"])
     assert counts.sum(1).tolist() == [N // C] * C
-    expected = np.where(np.eye(C) == 1, kept, (1 - kept) / (C - 1))
+    expected = np.where(np.eye(C) == 1, unchanged_rate, (1 - unchanged_rate) / (C - 1))
     sigma = np.sqrt(expected * (1 - expected) / (N // C))
     assert (np.abs(counts / (N // C) - expected) < 4 * sigma).all()
 
@@ -117,9 +117,9 @@ def test_only_the_training_split_is_changed(make_data, condition):
         if name != "train":
             assert torch.equal(changed.splits[name].inputs, images)
             assert torch.equal(changed.splits[name].labels, labels)
-    kept = changed.train.index
-    assert torch.equal(changed.train.clean_labels, before["train"][1][kept])
-    assert torch.equal(changed.train.inputs, before["train"][0][kept])
+    selected = changed.train.index
+    assert torch.equal(changed.train.clean_labels, before["train"][1][selected])
+    assert torch.equal(changed.train.inputs, before["train"][0][selected])
     assert json.loads(json.dumps(changed.summary()["record"]))[-1]["condition"] == type(condition).__name__
     assert condition == replace(condition)
     assert hash(condition) == hash(replace(condition))
@@ -227,7 +227,7 @@ def test_subset_larger_than_a_class_is_refused(make_data, refused):
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("0.4", [SymmetricNoise(0.4, 9)]),
         (0.4, [SymmetricNoise(0.4, 9)]),
@@ -253,8 +253,8 @@ def test_subset_larger_than_a_class_is_refused(make_data, refused):
         ("human:c++/a+b.npz:worst+missing:0.5", [HumanLabels("c++/a+b.npz", "worst"), MissingLabels(0.5, 9)]),
     ],
 )
-def test_noise_is_parsed(text, wanted):
-    assert parse_noise(text, seed=9) == tuple(wanted)
+def test_noise_is_parsed(text, expected):
+    assert parse_noise(text, seed=9) == tuple(expected)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_invalid_noise_strings_are_refused(refused, text, pieces):
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"),
+    ("text", "expected"),
     [
         ("powerlaw:0.2", PowerLawImbalance(0.2)),
         ("powerlaw:0.2:500:25", PowerLawImbalance(0.2, 500, 25)),
@@ -295,8 +295,8 @@ def test_invalid_noise_strings_are_refused(refused, text, pieces):
         (" step:0.5:1e-1 ", StepImbalance(0.5, 0.1)),
     ],
 )
-def test_imbalance_is_parsed(text, wanted):
-    assert parse_imbalance(text) == wanted
+def test_imbalance_is_parsed(text, expected):
+    assert parse_imbalance(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -347,8 +347,8 @@ def test_human_labels_are_applied_before_sample_selection(tmp_path):
     whole = load_data(Config(validation=0.0)).train
     people = (whole.labels + (torch.arange(len(whole)) % 3 == 0)) % 10
     np.savetxt(tmp_path / "people.csv", people[:, None], fmt="%d", header="mine", comments="")
-    said = {"noise": f"human:{tmp_path / 'people.csv'}:mine", "imbalance": "longtail:0.1", "validation": 0.0}
-    data = load_data(Config(**said))
+    settings = {"noise": f"human:{tmp_path / 'people.csv'}:mine", "imbalance": "longtail:0.1", "validation": 0.0}
+    data = load_data(Config(**settings))
     assert [entry.get("condition") for entry in data.record[-2:]] == ["HumanLabels", "LongTail"]
     assert torch.equal(data.train.labels, people[data.train.index])
     assert torch.equal(data.train.clean_labels, whole.labels[data.train.index])
@@ -364,9 +364,9 @@ def test_noises_are_applied_from_left_to_right_and_recorded_separately():
     assert first == wrong.record[-1]
     assert (second["condition"], second["labelled"]) == ("MissingLabels", len(both.train))
     assert second == MissingLabels(0.5, 3)(wrong).record[-1]
-    there = both.train.labels >= 0
-    assert 0.4 < there.float().mean() < 0.6
-    assert torch.equal(both.train.labels[there], wrong.train.labels[there])
+    labelled = both.train.labels >= 0
+    assert 0.4 < labelled.float().mean() < 0.6
+    assert torch.equal(both.train.labels[labelled], wrong.train.labels[labelled])
     assert torch.equal(both.train.clean_labels, wrong.train.clean_labels)
     other = load_data(Config(noise="missing:0.5+0.4", validation=0.0, seed=3))
     assert (
@@ -383,8 +383,8 @@ def test_only_human_labels_among_several_noises_precede_sample_selection(tmp_pat
     names = [entry.get("condition") for entry in data.record[-4:]]
     assert names == ["HumanLabels", "LongTail", "Subset", "MissingLabels"]
     assert data.record[-1]["labelled"] == len(data.train)
-    there = data.train.labels >= 0
-    assert torch.equal(data.train.labels[there], people[data.train.index][there])
+    labelled = data.train.labels >= 0
+    assert torch.equal(data.train.labels[labelled], people[data.train.index][labelled])
 
 
 def test_run_with_few_labels_trains(tmp_path):
@@ -419,5 +419,5 @@ def test_command_line_accepts_condition_strings(words, pieces, monkeypatch, caps
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert all(piece in said for piece in pieces)
+    message = capsys.readouterr().err
+    assert all(piece in message for piece in pieces)

@@ -27,36 +27,36 @@ def test_check_digits_of_published_examples(text: str, check: int) -> None:
 
 def test_every_substitution_of_one_digit_is_detected(strings: Tensor) -> None:
     assert EAN13.valid(strings).all()
-    for place in range(13):
+    for position in range(13):
         for step in range(1, 10):
             wrong = strings.clone()
-            wrong[:, place] = (wrong[:, place] + step) % 10
+            wrong[:, position] = (wrong[:, position] + step) % 10
             assert not EAN13.valid(wrong).any()
 
 
 def test_transpositions_are_undetected_exactly_if_digits_differ_by_five(strings: Tensor) -> None:
     escaped = unequal = 0
-    for place in range(12):
+    for position in range(12):
         swapped = strings.clone()
-        swapped[:, [place, place + 1]] = strings[:, [place + 1, place]]
-        gap = (strings[:, place] - strings[:, place + 1]).abs()
+        swapped[:, [position, position + 1]] = strings[:, [position + 1, position]]
+        gap = (strings[:, position] - strings[:, position + 1]).abs()
         assert torch.equal(EAN13.valid(swapped) & (gap > 0), gap == 5)
         escaped, unequal = escaped + int((gap == 5).sum()), unequal + int((gap > 0).sum())
     assert escaped / unequal == pytest.approx(1 / 9, abs=0.02)
 
 
 def test_one_tenth_of_random_strings_is_valid() -> None:
-    drawn = torch.randint(10, (20_000, 13), generator=torch.Generator().manual_seed(2))
-    assert float(EAN13.valid(drawn).double().mean()) == pytest.approx(0.1, abs=0.01)
+    samples = torch.randint(10, (20_000, 13), generator=torch.Generator().manual_seed(2))
+    assert float(EAN13.valid(samples).double().mean()) == pytest.approx(0.1, abs=0.01)
 
 
 def test_modules_equal_those_of_python_barcode(strings: Tensor) -> None:
     barcode = pytest.importorskip("barcode")
     every_first = torch.arange(10)[:, None].expand(10, 12)
-    drawn = torch.cat([strings[:50], with_check_digit(every_first)])
-    ours = modules(drawn)
-    assert ours.shape == (60, MODULES)
-    for string, bars in zip(drawn.tolist(), ours.tolist(), strict=True):
+    samples = torch.cat([strings[:50], with_check_digit(every_first)])
+    encoded = modules(samples)
+    assert encoded.shape == (60, MODULES)
+    for string, bars in zip(samples.tolist(), encoded.tolist(), strict=True):
         (expected,) = barcode.EAN13("".join(map(str, string[:12]))).build()
         assert "".join(map(str, bars)) == expected.replace("G", "1")  # G marks a guard bar
 

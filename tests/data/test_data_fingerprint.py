@@ -20,9 +20,9 @@ from tutelage.data.folder import load
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
-    for part, each in (("train", 8), ("test", 3)):
+    for part, count in (("train", 8), ("test", 3)):
         for name in ("cat", "dog"):
-            for number in range(each):
+            for number in range(count):
                 file = tmp_path / "images" / part / name / f"{number}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
@@ -56,7 +56,7 @@ def test_fingerprint_depends_on_every_array_of_every_split(tiny_data: Data, part
 def test_fingerprint_depends_on_classes_views_trusted_labels_and_shape(tiny_data: Data):
     train = tiny_data.train
     trusted = torch.zeros(len(train), dtype=torch.bool)
-    others = [
+    variants = [
         replace(tiny_data, classes=("a", "b", "c", "e")),
         replace(tiny_data, views=CropsAndFlips(pad=2)),
         replace(tiny_data, validation=None),
@@ -65,11 +65,11 @@ def test_fingerprint_depends_on_classes_views_trusted_labels_and_shape(tiny_data
         Data(
             tiny_data.name,
             tiny_data.classes,
-            **{part: replace(each, inputs=each.inputs.view(-1, 4, 16, 1)) for part, each in tiny_data.splits.items()},
+            **{key: replace(split, inputs=split.inputs.view(-1, 4, 16, 1)) for key, split in tiny_data.splits.items()},
             views=tiny_data.views,
         ),
     ]
-    assert len({data.fingerprint for data in (tiny_data, *others)}) == len(others) + 1
+    assert len({data.fingerprint for data in (tiny_data, *variants)}) == len(variants) + 1
     assert replace(tiny_data, name="renamed").fingerprint == tiny_data.fingerprint
 
 
@@ -79,8 +79,8 @@ def test_fingerprint_of_files_depends_on_modification_times(folder: Path, part: 
     before = data.fingerprint
     assert load(folder, in_memory_bytes=0).fingerprint == before
     file = folder / part / "dog" / "2.png"
-    told = file.stat()
-    os.utime(file, ns=(told.st_atime_ns, told.st_mtime_ns + 1))
+    status = file.stat()
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert data.fingerprint != before  # also for data opened before
 
 

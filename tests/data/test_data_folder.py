@@ -35,9 +35,9 @@ def put(file: Path, pixels: np.ndarray, **options: object) -> Path:
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A folder of two classes with four training and two test images each, 16x16 RGB."""
-    for part, each in (("train", 4), ("test", 2)):
+    for part, count in (("train", 4), ("test", 2)):
         for number, name in enumerate(("cat", "dog")):
-            for i in range(each):
+            for i in range(count):
                 put(tmp_path / part / name / f"{i}.png", image(100 * len(part) + 10 * number + i))
     return tmp_path
 
@@ -49,9 +49,9 @@ def test_images_are_read_from_one_folder_per_class(folder):
     assert data.test.labels.tolist() == [0, 0, 1, 1]
     assert data.image_shape == (3, 16, 16)
     assert data.views == CropsAndFlips(pad=2, flip=True)
-    for place, (name, i) in enumerate((name, i) for name in ("cat", "dog") for i in range(4)):
+    for index, (name, i) in enumerate((name, i) for name in ("cat", "dog") for i in range(4)):
         with Image.open(folder / "train" / name / f"{i}.png") as image:
-            np.testing.assert_array_equal(data.train.inputs[place], np.asarray(image))
+            np.testing.assert_array_equal(data.train.inputs[index], np.asarray(image))
     assert data.record == ({"source": "folder", "test_from": "test", "resized_to": None, "in_memory": True},)
 
 
@@ -98,7 +98,7 @@ DEEP = np.random.default_rng(4).integers(0, 2**16, (16, 16), dtype=np.uint16)
 
 
 @pytest.mark.parametrize(
-    ("image", "wanted"),
+    ("image", "expected"),
     [
         (Image.fromarray(image(3, (16, 16))), image(3, (16, 16))),
         (Image.fromarray(image(3, (16, 16)) > 99), (image(3, (16, 16)) > 99) * 255),
@@ -107,7 +107,7 @@ DEEP = np.random.default_rng(4).integers(0, 2**16, (16, 16), dtype=np.uint16)
     ],
     ids=["8 bits", "1 bit", "16 bits", "alpha"],
 )
-def test_grey_images_have_one_channel(tmp_path, image, wanted):
+def test_grey_images_have_one_channel(tmp_path, image, expected):
     for part in ("train", "test"):
         for name in ("a", "b"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -115,7 +115,7 @@ def test_grey_images_have_one_channel(tmp_path, image, wanted):
     data = open_data(f"folder:{tmp_path}")
     assert data.image_shape == (1, 16, 16)
     assert data.views == CropsAndFlips(pad=2, flip=False)
-    np.testing.assert_array_equal(data.train.inputs[0].squeeze(2), wanted)
+    np.testing.assert_array_equal(data.train.inputs[0].squeeze(2), expected)
 
 
 @pytest.mark.parametrize("coloured", ["train/a", "train/b", "test/b"])
@@ -130,13 +130,13 @@ def test_one_colour_image_makes_all_images_rgb(tmp_path, coloured):
 def test_alpha_palette_and_cmyk_images_become_rgb_without_warnings(folder):
     flat = np.full((16, 16, 3), (200, 10, 60), np.uint8)
     rgb = Image.fromarray(flat)
-    place = folder / "train" / "cat"
-    rgb.convert("RGBA").save(place / "0.png")
+    cats = folder / "train" / "cat"
+    rgb.convert("RGBA").save(cats / "0.png")
     shades = flat.copy()
     shades[..., 0] += np.arange(16, dtype=np.uint8) // 4
     palette = Image.fromarray(shades).quantize(4)
-    palette.save(place / "1.png", transparency=b"\x00\xff\x80\xff")  # Pillow warns when it converts this to RGB
-    rgb.convert("CMYK").save(place / "2.jpg", quality=95)
+    palette.save(cats / "1.png", transparency=b"\x00\xff\x80\xff")  # Pillow warns when it converts this to RGB
+    rgb.convert("CMYK").save(cats / "2.jpg", quality=95)
     for image in open_data(f"folder:{folder}").train.inputs[:3]:  # sorted by name, so that 2.png comes after 2.jpg
         np.testing.assert_allclose(image.numpy().astype(float), flat, atol=4)
 
@@ -199,9 +199,9 @@ def test_streamed_batches_equal_those_from_memory(folder, workers):
         (evaluation_batches(memory.test, batch_size=3), evaluation_batches(files.test, batch_size=3, workers=workers)),
     ]
     generator = torch.get_rng_state()
-    for kept, streamed in pairs:
+    for expected, streamed in pairs:
         steps = 0
-        for a, b in zip(kept, streamed, strict=True):
+        for a, b in zip(expected, streamed, strict=True):
             steps += 1
             assert torch.equal(a.inputs, b.inputs)
             assert torch.equal(a.targets, b.targets)
@@ -307,12 +307,12 @@ def test_invalid_layouts_are_refused(folder, refused, spoil, pieces):
 
 
 def test_files_that_are_not_images_are_counted_in_one_warning(folder):
-    place = folder / "train" / "cat"
+    cats = folder / "train" / "cat"
     for name in ("a.tif", "b.TIF", "c.gif", "d"):
-        (place / name).write_bytes(b"")
-    (place / "more").mkdir()
-    put(place / "more" / "0.png", image(1))
-    (place / ".DS_Store").touch()
+        (cats / name).write_bytes(b"")
+    (cats / "more").mkdir()
+    put(cats / "more" / "0.png", image(1))
+    (cats / ".DS_Store").touch()
     put(folder / "test" / "stray.png", image(1))
     with pytest.warns(TutelageWarning) as caught:
         data = open_data(f"folder:{folder}")
@@ -329,12 +329,12 @@ def test_only_documented_formats_are_decoded(folder, refused, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("Ghostscript was called"))
     file = folder / "train" / "cat" / "0.png"
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n"
-    others = [eps]
+    contents = [eps]
     for kind in ("TIFF", "GIF", "TGA", "PPM", "ICO", "PCX"):
         stream = BytesIO()
         Image.fromarray(image(1)).save(stream, kind)
-        others.append(stream.getvalue())
-    for content in others:
+        contents.append(stream.getvalue())
+    for content in contents:
         file.write_bytes(content)
         for memory in (2**30, 0):
             with refused(file, "not a PNG, JPEG, WebP or BMP file", "replace or remove"):
@@ -484,8 +484,8 @@ def test_names_that_are_not_utf_8_are_refused(tmp_path: Path, refused: Callable[
 
 
 def test_novel_split_has_its_own_classes(tmp_path, refused):
-    for number, place in enumerate(("train/b", "train/d", "val/c", "novel/a", "novel/e")):
-        put(tmp_path / place / "1.png", image(number))
+    for number, path in enumerate(("train/b", "train/d", "val/c", "novel/a", "novel/e")):
+        put(tmp_path / path / "1.png", image(number))
     data = open_data(f"folder:{tmp_path}")
     assert data.classes == ("b", "d", "a", "c", "e")
     assert [data.train.labels.tolist(), data.test.labels.tolist()] == [[0, 1], [2, 4]]
@@ -499,7 +499,7 @@ def test_novel_split_has_its_own_classes(tmp_path, refused):
 
 
 def test_class_may_be_named_novel(tmp_path):
-    for place in ("novel", "poem"):
+    for name in ("novel", "poem"):
         for number in range(5):
-            put(tmp_path / place / f"{number}.png", image(number))
+            put(tmp_path / name / f"{number}.png", image(number))
     assert open_data(f"folder:{tmp_path}", test=0.2).classes == ("novel", "poem")

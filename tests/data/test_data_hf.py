@@ -79,14 +79,14 @@ def test_validation_split_replaces_an_unlabelled_test_split(saved):
     assert data.record[0]["test_from"] == "validation"
 
 
-@pytest.mark.parametrize(("coarse", "taken"), [("coarse", "fine"), ("label", "label")])
-def test_column_named_label_or_with_most_classes_is_used(saved, coarse, taken):
+@pytest.mark.parametrize(("coarse", "expected"), [("coarse", "fine"), ("label", "label")])
+def test_column_named_label_or_with_most_classes_is_used(saved, coarse, expected):
     columns = {coarse: [0, 0, 1], "fine": [0, 1, 2]}
     names = {coarse: ["a", "b"], "fine": ["x", "y", "z"]}
     data = open_data(saved({"train": columns, "test": columns}, names))
-    assert data.record[0]["label_column"] == taken
-    assert data.classes == tuple(names[taken])
-    assert data.train.labels.tolist() == columns[taken]
+    assert data.record[0]["label_column"] == expected
+    assert data.classes == tuple(names[expected])
+    assert data.train.labels.tolist() == columns[expected]
 
 
 def test_large_data_set_streams_the_same_batches(saved, tmp_path):
@@ -95,9 +95,9 @@ def test_large_data_set_streams_the_same_batches(saved, tmp_path):
     spec = saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
     memory, files = open_data(spec), hf.load(str(tmp_path / "repo"), in_memory_bytes=0)
     assert not files.train.in_memory
-    kept = Batches(memory.train, batch_size=2).epoch(0)
+    expected = Batches(memory.train, batch_size=2).epoch(0)
     streamed = Batches(files.train, batch_size=2, workers=1).epoch(0)
-    for a, b in zip(kept, streamed, strict=True):
+    for a, b in zip(expected, streamed, strict=True):
         assert torch.equal(a.inputs, b.inputs)
         assert torch.equal(a.targets, b.targets)
 

@@ -38,19 +38,19 @@ def test_held_out_split_equals_the_stratified_split_of_scikit_learn(fraction, un
         np.arange(len(labels)), test_size=round(fraction * len(labels)), random_state=5, stratify=labels
     )
     held_out = data.hold_out(fraction, seed=5)
-    for part, places in zip((held_out.train, held_out.validation), expected, strict=True):
-        assert part.index.tolist() == sorted(places)
+    for part, indices in zip((held_out.train, held_out.validation), expected, strict=True):
+        assert part.index.tolist() == sorted(indices)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_class_with_one_sample_stays_in_training_and_others_are_split(seed):
-    kept, held = counts(of_sizes(50, 1, 30, 20, 1).hold_out(0.1, seed))
-    assert [kept[1], kept[4]] == [1, 1]
-    assert [held[1], held[4]] == [0, 0]
-    assert abs(held[0] - 5) <= 1
-    assert abs(held[2] - 3) <= 1
-    assert abs(held[3] - 2) <= 1
-    assert sum(held) == 10
+    train, validation = counts(of_sizes(50, 1, 30, 20, 1).hold_out(0.1, seed))
+    assert [train[1], train[4]] == [1, 1]
+    assert [validation[1], validation[4]] == [0, 0]
+    assert abs(validation[0] - 5) <= 1
+    assert abs(validation[2] - 3) <= 1
+    assert abs(validation[3] - 2) <= 1
+    assert sum(validation) == 10
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
@@ -81,9 +81,9 @@ def test_long_tailed_data_can_be_split_with_every_seed(seed):
 
 
 def test_unlabelled_samples_do_not_affect_the_split_of_labelled_ones():
-    kept, held = counts(of_sizes(30, 1, 20, unlabelled=1).hold_out(0.2))
-    assert kept[1] == 1
-    assert min(held[0], held[2]) >= 3
+    train, validation = counts(of_sizes(30, 1, 20, unlabelled=1).hold_out(0.2))
+    assert train[1] == 1
+    assert min(validation[0], validation[2]) >= 3
 
 
 def test_soft_labels_are_stratified_by_their_argmax():

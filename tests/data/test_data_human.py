@@ -49,15 +49,15 @@ def saved(tmp_path, data, people):
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
 def test_labels_are_replaced_by_those_of_the_file(data, saved, people, suffix):
     file = saved(suffix)
-    given = HumanLabels(file, "mine")(data)
-    assert given.train.labels.tolist() == people.tolist()
-    assert torch.equal(given.train.clean_labels, data.train.labels)
-    assert int(given.train.corrupted.sum()) == N // 5
+    relabelled = HumanLabels(file, "mine")(data)
+    assert relabelled.train.labels.tolist() == people.tolist()
+    assert torch.equal(relabelled.train.clean_labels, data.train.labels)
+    assert int(relabelled.train.corrupted.sum()) == N // 5
     counts = np.zeros((C, C), int)
     for before, after in zip(data.train.labels.tolist(), people.tolist(), strict=True):
         if after >= 0:
             counts[before, after] += 1
-    assert given.record[-1] == {
+    assert relabelled.record[-1] == {
         "condition": "HumanLabels",
         "file": str(file),
         "column": "mine",
@@ -67,7 +67,7 @@ def test_labels_are_replaced_by_those_of_the_file(data, saved, people, suffix):
         "transition_counts": counts.tolist(),
         "validation": "absent",
     }
-    assert torch.equal(given.test.labels, data.test.labels)
+    assert torch.equal(relabelled.test.labels, data.test.labels)
 
 
 def test_integer_types_and_files_with_a_single_column_are_accepted(data, saved, people):
@@ -79,10 +79,10 @@ def test_human_labels_replace_absent_labels(data, saved, people):
     labels = data.train.labels.clone()
     labels[:10] = -1
     bare = replace(data, train=replace(data.train, labels=labels, clean_labels=labels))
-    given = HumanLabels(saved(), "mine")(bare)
-    assert given.train.labels.tolist() == people.tolist()
-    assert given.record[-1]["labelled"] == N - 10
-    assert given.record[-1]["changed"] == 10  # samples 10, 15, ..., 55; earlier ones had no label
+    relabelled = HumanLabels(saved(), "mine")(bare)
+    assert relabelled.train.labels.tolist() == people.tolist()
+    assert relabelled.record[-1]["labelled"] == N - 10
+    assert relabelled.record[-1]["changed"] == 10  # samples 10, 15, ..., 55; earlier ones had no label
 
 
 @pytest.mark.parametrize("choose", [Subset(5, seed=1), LongTail(0.2)])
@@ -96,8 +96,8 @@ def test_human_labels_commute_with_sample_selection(data, saved, people, choose)
 
 
 def test_human_labels_replace_noisy_labels(data, saved, people):
-    given = HumanLabels(saved(), "mine")(SymmetricNoise(0.5)(data))
-    assert given.train.labels.tolist() == people.tolist()
+    relabelled = HumanLabels(saved(), "mine")(SymmetricNoise(0.5)(data))
+    assert relabelled.train.labels.tolist() == people.tolist()
 
 
 def test_subset_of_a_published_set_is_matched_by_its_index(tmp_path, saved, data, people):
@@ -253,9 +253,9 @@ def cifar() -> tuple[Data, Path]:
 def test_cifar10n_has_its_published_noise_rates(cifar, column, percent):
     """The rates of the paper [from memory]; ``aggregate`` of the published file is 9.01 %."""
     data, file = cifar
-    given = HumanLabels(file, column)(data)
-    assert 100 * given.record[-1]["realised_rate"] == pytest.approx(percent, abs=0.021)
-    assert torch.equal(given.train.clean_labels, data.train.labels)
+    relabelled = HumanLabels(file, column)(data)
+    assert 100 * relabelled.record[-1]["realised_rate"] == pytest.approx(percent, abs=0.021)
+    assert torch.equal(relabelled.train.clean_labels, data.train.labels)
 
 
 def test_cifar10n_accepts_a_subset_and_refuses_another_order(cifar, refused):

@@ -57,8 +57,8 @@ def test_power_law_gives_the_table_of_the_study(gamma, counts, total, ends):
 def test_power_law_follows_the_equation_of_the_paper(gamma, classes, n_max, n_min):
     b = (n_min * classes**gamma - n_max) / (n_max - n_min)
     a = n_max * (1 + b)
-    wanted = [round(a / (b + c**gamma)) for c in range(1, classes + 1)]
-    assert PowerLawImbalance(gamma, n_max, n_min)(tiny([n_max] * classes)).record[-1]["class_counts"] == wanted
+    expected = [round(a / (b + c**gamma)) for c in range(1, classes + 1)]
+    assert PowerLawImbalance(gamma, n_max, n_min)(tiny([n_max] * classes)).record[-1]["class_counts"] == expected
 
 
 @pytest.mark.parametrize("gamma", [1e-12, 1e-3, 1.0, 50.0, 1e4])
@@ -92,11 +92,11 @@ def test_long_tail_follows_its_equation(factor):
 
 
 @pytest.mark.parametrize(
-    ("share", "classes", "wanted"),
+    ("share", "classes", "expected"),
     [(0.5, 10, [500] * 5 + [50] * 5), (0.9, 10, [500] + [50] * 9), (0.3, 5, [500] * 3 + [50] * 2)],
 )
-def test_step_occurs_at_the_given_share_of_classes(share, classes, wanted):
-    assert StepImbalance(share, 0.1)(tiny([500] * classes)).record[-1]["class_counts"] == wanted
+def test_step_occurs_at_the_given_share_of_classes(share, classes, expected):
+    assert StepImbalance(share, 0.1)(tiny([500] * classes)).record[-1]["class_counts"] == expected
 
 
 def test_counts_are_not_rounded_down_by_float_error():
@@ -112,12 +112,12 @@ def test_every_class_keeps_at_least_one_sample():
 def test_first_samples_of_each_class_are_kept_in_order(law):
     data = tiny([80] * 6, shuffled=True)
     rare = law(data)
-    seen, wanted = [0] * 6, []
-    for place, label in enumerate(data.train.labels.tolist()):
-        if seen[label] < rare.record[-1]["class_counts"][label]:
-            wanted.append(place)
-        seen[label] += 1
-    assert rare.train.index.tolist() == wanted
+    counts, expected = [0] * 6, []
+    for index, label in enumerate(data.train.labels.tolist()):
+        if counts[label] < rare.record[-1]["class_counts"][label]:
+            expected.append(index)
+        counts[label] += 1
+    assert rare.train.index.tolist() == expected
     assert rare.record[-1]["samples_before"] == 480
     assert torch.equal(law(data).train.index, rare.train.index)
     assert torch.equal(rare.test.labels, data.test.labels)

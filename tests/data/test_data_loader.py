@@ -48,9 +48,9 @@ def test_epoch_contains_distinct_samples_in_their_views(make_data):
         assert torch.equal(batch.index, batches.indices(2, step))
         assert torch.equal(batch.key[:, 0], batch.index)
         assert torch.equal(batch.targets, data.train.labels[batch.index])
-        wanted = views(data.train.inputs[batch.index], batch.key[:, 1]).permute(0, 3, 1, 2).float() / 255
+        expected = views(data.train.inputs[batch.index], batch.key[:, 1]).permute(0, 3, 1, 2).float() / 255
         assert batch.inputs.dtype == torch.float32
-        torch.testing.assert_close(batch.inputs, wanted)
+        torch.testing.assert_close(batch.inputs, expected)
 
 
 def test_epoch_contains_every_sample_if_batches_divide_the_split(make_data):
@@ -121,16 +121,16 @@ def test_constant_channel_has_std_one():
 
 def test_held_out_split_is_stratified_and_keeps_its_indices(make_data):
     data = make_data(train=200)
-    held = data.hold_out(0.1, seed=3)
-    assert torch.bincount(held.validation.labels).tolist() == [5, 5, 5, 5]
-    both = torch.cat([held.train.index, held.validation.index])
+    held_out = data.hold_out(0.1, seed=3)
+    assert torch.bincount(held_out.validation.labels).tolist() == [5, 5, 5, 5]
+    both = torch.cat([held_out.train.index, held_out.validation.index])
     assert both.sort().values.tolist() == list(range(200))
-    for part in (held.train, held.validation):
+    for part in (held_out.train, held_out.validation):
         assert torch.equal(part.labels, data.train.labels[part.index])
         assert torch.equal(part.inputs, data.train.inputs[part.index])
-    assert torch.equal(held.validation.index, data.hold_out(0.1, seed=3).validation.index)
-    assert not torch.equal(held.validation.index, data.hold_out(0.1, seed=4).validation.index)
-    assert held.record == ({"hold_out": 0.1, "seed": 3, "samples": 20},)
+    assert torch.equal(held_out.validation.index, data.hold_out(0.1, seed=3).validation.index)
+    assert not torch.equal(held_out.validation.index, data.hold_out(0.1, seed=4).validation.index)
+    assert held_out.record == ({"hold_out": 0.1, "seed": 3, "samples": 20},)
 
 
 def test_existing_validation_split_is_kept(make_data):

@@ -89,9 +89,9 @@ def test_data_larger_than_memory_is_refused_and_both_sizes_are_named(
     kind: str, tmp_path: Path, refused: Refused
 ) -> None:
     if kind == "wav":
-        for part, place, length in (("train", "a", 400_000), ("train", "b", 10), ("test", "a", 10)):
-            (tmp_path / part / place).mkdir(parents=True)
-            wavfile.write(tmp_path / part / place / "x.wav", 8000, np.zeros(length, np.int16))
+        for part, name, length in (("train", "a", 400_000), ("train", "b", 10), ("test", "a", 10)):
+            (tmp_path / part / name).mkdir(parents=True)
+            wavfile.write(tmp_path / part / name / "x.wav", 8000, np.zeros(length, np.int16))
         with refused(f"3 clips of {tmp_path}", "2.4 MB of memory needed", "1 MB available", "longest"):
             open_data(f"wav:{tmp_path}")
     elif kind == "npy":

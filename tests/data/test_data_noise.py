@@ -40,14 +40,14 @@ def test_pair_noise_flips_to_the_next_class_cyclically(data):
 
 def test_missing_labels_keep_their_clean_labels(data):
     thinned = MissingLabels(0.3, seed=2)(data)
-    gone = thinned.train.labels == -1
-    assert torch.equal(thinned.train.labels[~gone], data.train.labels[~gone])
+    missing = thinned.train.labels == -1
+    assert torch.equal(thinned.train.labels[~missing], data.train.labels[~missing])
     assert torch.equal(thinned.train.clean_labels, data.train.labels)
     assert not thinned.train.corrupted.any()
     entry = thinned.record[-1]
-    assert entry["changed"] == int(gone.sum())
+    assert entry["changed"] == int(missing.sum())
     counts = np.array(entry["transition_counts"])
-    assert counts.tolist() == np.diag(torch.bincount(data.train.labels[~gone]).numpy()).tolist()
+    assert counts.tolist() == np.diag(torch.bincount(data.train.labels[~missing]).numpy()).tolist()
     assert (MissingLabels(1.0)(data).train.labels == -1).all()
 
 
@@ -57,10 +57,10 @@ def test_missing_labels_keep_their_clean_labels(data):
 def test_labels_are_sampled_from_the_rows_of_the_matrix(data):
     noisy = AsymmetricNoise(MATRIX, seed=1)(data)
     entry = noisy.record[-1]
-    each = N // C
-    drawn = np.array(entry["transition_counts"])
-    sigma = np.sqrt(MATRIX * (1 - MATRIX) / each)
-    assert (np.abs(drawn / each - MATRIX) <= 3 * sigma).all()  # and exactly equal for probabilities 0 and 1
+    per_class = N // C
+    counts = np.array(entry["transition_counts"])
+    sigma = np.sqrt(MATRIX * (1 - MATRIX) / per_class)
+    assert (np.abs(counts / per_class - MATRIX) <= 3 * sigma).all()  # and exactly equal for probabilities 0 and 1
     wrong = float(1 - np.trace(MATRIX) / C)
     assert abs(entry["realised_rate"] - wrong) < 3 * math.sqrt(wrong * (1 - wrong) / N)
     assert entry["realised_rate"] == float((noisy.train.labels != data.train.labels).double().mean())
@@ -222,8 +222,8 @@ def test_instance_noise_equals_a_reference_per_sample(make_data):
         others = [c for c in range(4) if c != label]
         weights = np.array([math.exp(scores[c] - max(scores[o] for o in others)) for c in others])
         up_to = np.cumsum(weights / weights.sum())
-        wanted = others[int(np.searchsorted(up_to, choices[i], side="right"))] if coins[i] < rates[i] else label
-        assert noisy[i] == wanted
+        expected = others[int(np.searchsorted(up_to, choices[i], side="right"))] if coins[i] < rates[i] else label
+        assert noisy[i] == expected
 
 
 def test_instance_noise_gives_similar_images_the_same_wrong_class():

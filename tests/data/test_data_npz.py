@@ -19,7 +19,7 @@ from tutelage.data import CropsAndFlips, open_data
 from tutelage.errors import TutelageError
 
 RNG = np.random.default_rng(0)
-GOOD = {
+ARRAYS = {
     "train_images": RNG.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8),
     "train_labels": np.arange(8) % 4,
     "test_images": RNG.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8),
@@ -30,7 +30,7 @@ GOOD = {
 @pytest.fixture
 def saved(tmp_path):
     def save(**changes: object) -> str:
-        arrays = {key: value for key, value in {**GOOD, **changes}.items() if value is not None}
+        arrays = {key: value for key, value in {**ARRAYS, **changes}.items() if value is not None}
         np.savez(tmp_path / "d.npz", **arrays)
         return f"npz:{tmp_path / 'd.npz'}"
 
@@ -39,8 +39,8 @@ def saved(tmp_path):
 
 def test_arrays_are_read_back(saved):
     data = open_data(saved(classes=np.array(["a", "b", "c", "d"]), train_index=np.arange(8)))
-    np.testing.assert_array_equal(data.train.inputs, GOOD["train_images"])
-    np.testing.assert_array_equal(data.test.inputs, GOOD["test_images"])
+    np.testing.assert_array_equal(data.train.inputs, ARRAYS["train_images"])
+    np.testing.assert_array_equal(data.test.inputs, ARRAYS["test_images"])
     assert data.train.labels.dtype == torch.int64
     assert data.train.labels.tolist() == [0, 1, 2, 3] * 2
     assert data.classes == ("a", "b", "c", "d")
@@ -50,7 +50,7 @@ def test_arrays_are_read_back(saved):
 
 
 def test_alternative_names_grey_images_and_a_validation_split(tmp_path):
-    grey = GOOD["train_images"][..., 0]
+    grey = ARRAYS["train_images"][..., 0]
     column = np.arange(8, dtype=np.uint8)[:, None] % 3
     np.savez(
         tmp_path / "d.npz",
@@ -71,9 +71,9 @@ def test_alternative_names_grey_images_and_a_validation_split(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
 def test_float_images_become_bytes_and_this_is_recorded(saved, dtype):
-    floats = (GOOD["train_images"] / 255).astype(dtype)
+    floats = (ARRAYS["train_images"] / 255).astype(dtype)
     data = open_data(saved(train_images=floats))
-    np.testing.assert_array_equal(data.train.inputs, GOOD["train_images"])
+    np.testing.assert_array_equal(data.train.inputs, ARRAYS["train_images"])
     assert data.record == ({"source": "npz", "rounded_to_uint8": ["train_images"]},)
 
 
@@ -87,9 +87,9 @@ def test_soft_and_absent_labels(saved):
     assert partly.train.labels.tolist() == [-1, 1, 2, 3, -1, 1, 2, 3]
 
 
-def with_value(place: tuple[int, ...], value: float) -> np.ndarray:
-    floats = GOOD["train_images"].astype(np.float32) / 255
-    floats[place] = value
+def with_value(index: tuple[int, ...], value: float) -> np.ndarray:
+    floats = ARRAYS["train_images"].astype(np.float32) / 255
+    floats[index] = value
     return floats
 
 
@@ -111,21 +111,21 @@ def soft_with(value: float) -> np.ndarray:
         ),
         ({"train_images": with_value((0, 1, 0, 0), np.inf)}, ("inf at [0, 1, 0, 0]", "uint8")),
         ({"train_images": with_value((7, 0, 0, 0), -0.5)}, ("-0.5 at [7, 0, 0, 0]", "divide by 255")),
-        ({"train_images": GOOD["train_images"].astype(float)}, ("divide by 255",)),
-        ({"train_images": GOOD["train_images"].astype(np.int64)}, ("int64", "uint8")),
+        ({"train_images": ARRAYS["train_images"].astype(float)}, ("divide by 255",)),
+        ({"train_images": ARRAYS["train_images"].astype(np.int64)}, ("int64", "uint8")),
         (
-            {"train_images": GOOD["train_images"].transpose(0, 3, 1, 2)},
+            {"train_images": ARRAYS["train_images"].transpose(0, 3, 1, 2)},
             ("(8, 3, 16, 16)", ".transpose(0, 2, 3, 1)"),
         ),
-        ({"train_images": GOOD["train_images"][0, 0]}, ("(16, 3)", "(N, H, W, C)")),
-        ({"train_images": GOOD["train_images"][:, :0]}, ("(8, 0, 16, 3)", "(N, H, W, C)")),
-        ({"train_images": GOOD["train_images"][:5]}, ("train split", "(5, 16, 16, 3)", "(8,)")),
+        ({"train_images": ARRAYS["train_images"][0, 0]}, ("(16, 3)", "(N, H, W, C)")),
+        ({"train_images": ARRAYS["train_images"][:, :0]}, ("(8, 0, 16, 3)", "(N, H, W, C)")),
+        ({"train_images": ARRAYS["train_images"][:5]}, ("train split", "(5, 16, 16, 3)", "(8,)")),
         (
-            {"train_images": GOOD["train_images"][:0], "train_labels": np.arange(0)},
+            {"train_images": ARRAYS["train_images"][:0], "train_labels": np.arange(0)},
             ("train split", "empty"),
         ),
-        ({"test_images": GOOD["test_images"][:, :8]}, ("different shapes", "(8, 16, 3)")),
-        ({"test_images": GOOD["test_images"][:0], "test_labels": np.arange(0)}, ("test split", "empty")),
+        ({"test_images": ARRAYS["test_images"][:, :8]}, ("different shapes", "(8, 16, 3)")),
+        ({"test_images": ARRAYS["test_images"][:0], "test_labels": np.arange(0)}, ("test split", "empty")),
         ({"train_labels": np.array([0, 1, 2, -2] * 2)}, ("train_labels", "-2 at [3]", "-1 for no label")),
         ({"train_labels": np.array([0, 1, 2, 10**9] * 2)}, ("1000000000 at [3]", "below 100000")),
         ({"train_labels": np.array([0, 1, 2, 2**63] * 2, np.uint64)}, ("9223372036854775808 at [3]",)),
@@ -176,7 +176,7 @@ def test_pickles_are_never_executed(tmp_path, refused):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "sprung"),)
 
-    np.savez(tmp_path / "d.npz", **{**GOOD, "train_labels": np.array([Trap()], dtype=object)})
+    np.savez(tmp_path / "d.npz", **{**ARRAYS, "train_labels": np.array([Trap()], dtype=object)})
     with refused("train_labels", "Python objects"):
         open_data(f"npz:{tmp_path / 'd.npz'}")
     assert not (tmp_path / "sprung").exists()
@@ -186,7 +186,7 @@ def test_damaged_array_in_the_archive_is_named(tmp_path, saved, refused):
     spec = saved()
     file = tmp_path / "d.npz"
     content = bytearray(file.read_bytes())
-    at = content.find(GOOD["train_images"].tobytes()[:64])
+    at = content.find(ARRAYS["train_images"].tobytes()[:64])
     content[at] ^= 0xFF
     file.write_bytes(content)
     with refused("train_images", file, "CRC", "save it again"):
@@ -206,11 +206,11 @@ def test_cifar10_test_split_has_its_known_statistics(tmp_path):
     file = Path(os.environ.get("TUTELAGE_DATA", beside)) / "cifar10-test.npz"
     if not file.is_file():
         pytest.skip("no cifar10-test.npz at TUTELAGE_DATA or in ../shared/data")
-    with np.load(file, allow_pickle=False) as kept:  # mosaics of 32x32 tiles, concatenated encoded images
-        content, ends = kept["blob"].tobytes(), kept["offsets"].tolist()
-        labels, names = kept["labels"], kept["classes"].tobytes().decode().split("\n")
+    with np.load(file, allow_pickle=False) as archive:  # mosaics of 32x32 tiles, concatenated encoded images
+        content, ends = archive["blob"].tobytes(), archive["offsets"].tolist()
+        labels, names = archive["labels"], archive["classes"].tobytes().decode().split("\n")
         images = []
-        for start, end, (down, across) in zip(ends[:-1], ends[1:], kept["grid"].tolist(), strict=True):
+        for start, end, (down, across) in zip(ends[:-1], ends[1:], archive["grid"].tolist(), strict=True):
             mosaic = np.asarray(Image.open(io.BytesIO(content[start:end])).convert("RGB"))
             tiles = mosaic.reshape(down, 32, across, 32, 3).transpose(0, 2, 1, 3, 4)
             images.append(tiles.reshape(-1, 32, 32, 3))
@@ -282,7 +282,7 @@ def test_false_headers_are_refused_before_memory_is_allocated(tmp_path, saved, r
 @pytest.mark.parametrize("share", [0.2, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_truncated_archives_are_refused(tmp_path, refused, share, compressed):
-    (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", **GOOD)
+    (np.savez_compressed if compressed else np.savez)(tmp_path / "d.npz", **ARRAYS)
     content = (tmp_path / "d.npz").read_bytes()
     (tmp_path / "d.npz").write_bytes(content[: int(share * len(content))])
     with refused(tmp_path / "d.npz", "np.savez"):
@@ -293,15 +293,15 @@ def test_truncated_archives_are_refused(tmp_path, refused, share, compressed):
 def test_damaged_byte_gives_correct_arrays_or_a_one_line_error(tmp_path, saved):
     spec = saved()
     whole = (tmp_path / "d.npz").read_bytes()
-    for place in [*range(0, 300, 5), *range(len(whole) - 500, len(whole), 7)]:
+    for position in [*range(0, 300, 5), *range(len(whole) - 500, len(whole), 7)]:
         damaged = bytearray(whole)
-        damaged[place] ^= 0xFF
+        damaged[position] ^= 0xFF
         (tmp_path / "d.npz").write_bytes(damaged)
         with contextlib.suppress(TutelageError):
             open_data(spec)
 
 
-@pytest.mark.parametrize("key", sorted(GOOD))
+@pytest.mark.parametrize("key", sorted(ARRAYS))
 @pytest.mark.parametrize("value", [np.array(3), np.array(3.5), np.array("cat"), np.zeros(0)])
 def test_zero_dimensional_and_empty_arrays_are_refused(saved, refused, key, value):
     with refused(key.partition("_")[0]):
@@ -309,8 +309,8 @@ def test_zero_dimensional_and_empty_arrays_are_refused(saved, refused, key, valu
 
 
 def test_fortran_order_arrays_are_read_back(saved):
-    by_column = np.asfortranarray(GOOD["train_images"])
-    np.testing.assert_array_equal(open_data(saved(train_images=by_column)).train.inputs, GOOD["train_images"])
+    by_column = np.asfortranarray(ARRAYS["train_images"])
+    np.testing.assert_array_equal(open_data(saved(train_images=by_column)).train.inputs, ARRAYS["train_images"])
 
 
 @pytest.mark.parametrize(
@@ -335,11 +335,11 @@ def test_invalid_names_targets_and_axes_are_named(saved, refused, changes, piece
 def test_error_names_labels_that_start_at_1(saved, refused):
     names = np.array(["a", "b", "c", "d"])
     with refused("train split", "from 1 to 4", "they start at 1", "subtract 1"):
-        open_data(saved(train_labels=GOOD["train_labels"] + 1, classes=names))
+        open_data(saved(train_labels=ARRAYS["train_labels"] + 1, classes=names))
 
 
 def test_novel_split_has_its_own_classes(saved, refused):
-    novel = {"test_images": None, "test_labels": None, "novel_images": GOOD["test_images"]}
+    novel = {"test_images": None, "test_labels": None, "novel_images": ARRAYS["test_images"]}
     labels = np.array([4, 5, 5, 4])
     data = open_data(saved(**novel, novel_labels=labels, novel_index=np.arange(3, 7)))
     assert data.classes == ("0", "1", "2", "3", "4", "5")
@@ -349,6 +349,6 @@ def test_novel_split_has_its_own_classes(saved, refused):
     with refused("novel_labels of", "have the class 3, which train_labels have too", "classes from 4"):
         open_data(saved(**novel, novel_labels=labels - 1))
     with refused("has test_images and novel_images", "keep one"):
-        open_data(saved(novel_images=GOOD["test_images"], novel_labels=labels))
+        open_data(saved(novel_images=ARRAYS["test_images"], novel_labels=labels))
     with refused("has novel_labels without novel_images"):
         open_data(saved(test_images=None, test_labels=None, novel_labels=labels))

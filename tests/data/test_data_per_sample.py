@@ -15,8 +15,8 @@ from tutelage.data.per_sample import PerSample
 
 
 def test_rows_are_found_for_any_sample_indices(tiny_data: Data) -> None:
-    places = torch.randperm(48, generator=torch.Generator().manual_seed(1))[:20]
-    split = tiny_data.train.subset(places)
+    indices = torch.randperm(48, generator=torch.Generator().manual_seed(1))[:20]
+    split = tiny_data.train.subset(indices)
     split = replace(split, index=split.index * 1000 + 7)
     state = PerSample(split, torch.arange(20.0)[:, None])
     for batch in Batches(split, batch_size=5).epoch(0):
@@ -72,6 +72,6 @@ def test_second_view_has_the_same_samples_and_leaves_the_first_unchanged(tiny_da
     same = [bool(torch.equal(a, b)) for a, b in zip(pair.inputs, pair.second, strict=True)]
     assert not all(same)
     pixels = tiny_data.train.inputs[pair.index]  # type: ignore[index]
-    for image, shown in zip(pixels, pair.second, strict=True):
+    for image, second in zip(pixels, pair.second, strict=True):
         views = tiny_data.views(image.expand(9, -1, -1, -1), torch.arange(9)).permute(0, 3, 1, 2) / 255
-        assert any(torch.equal(shown, view) for view in views)
+        assert any(torch.equal(second, view) for view in views)

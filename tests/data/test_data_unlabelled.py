@@ -58,9 +58,9 @@ def test_unlabelled_training_images_with_labelled_test_images(layout: str, part:
     assert data.classes == ("ant", "cat")
     assert data.train.labels.tolist() == [-1] * 5
     assert data.test.labels.tolist() == [0, 1, 1]
-    for place in range(5):
-        with Image.open(tmp_path / layout / f"{place}.png") as image:
-            np.testing.assert_array_equal(data.train.inputs[torch.tensor([place])][0], np.asarray(image))
+    for index in range(5):
+        with Image.open(tmp_path / layout / f"{index}.png") as image:
+            np.testing.assert_array_equal(data.train.inputs[torch.tensor([index])][0], np.asarray(image))
 
 
 def test_unlabelled_images_are_appended_to_labelled_training_images(tmp_path: Path) -> None:

@@ -46,9 +46,9 @@ def test_views_of_one_image_are_all_different():
 @pytest.mark.parametrize("views", [CropsAndFlips(), CropsAndFlips(3), CropsAndFlips(4, True)])
 def test_identity_view_is_the_image(views):
     images = torch.randint(256, (3, 9, 9, 3), dtype=torch.uint8)
-    same = views(images, torch.full((3,), views.identity))
-    assert torch.equal(same, images)
-    assert same.is_contiguous()
+    identity = views(images, torch.full((3,), views.identity))
+    assert torch.equal(identity, images)
+    assert identity.is_contiguous()
 
 
 def test_negative_padding_is_refused(refused):

@@ -77,31 +77,31 @@ def case_of(kind: str) -> Case:
 
     def labels(count: int) -> tuple[Tensor, Tensor]:
         inputs = vectors(count)
-        found = (inputs @ matrix > 0).float()
-        found[::7, 1] = -1
-        return inputs, found
+        targets = (inputs @ matrix > 0).float()
+        targets[::7, 1] = -1
+        return inputs, targets
 
     def numbers(count: int) -> tuple[Tensor, Tensor]:
         inputs = vectors(count)
-        found = (inputs @ matrix).sin()
-        found[::7, 1] = float("nan")
-        return inputs, found
+        targets = (inputs @ matrix).sin()
+        targets[::7, 1] = float("nan")
+        return inputs, targets
 
     def strings(count: int) -> tuple[Tensor, Tensor]:
-        found = torch.randint(SYMBOLS, (count, 2), generator=generator)
+        targets = torch.randint(SYMBOLS, (count, 2), generator=generator)
         images = torch.randint(60, (count, 8, 8, 1), generator=generator, dtype=torch.uint8)
-        for place in range(2):
-            for sample, symbol in enumerate(found[:, place].tolist()):
-                images[sample, 4 * place : 4 * place + 4, 2 * symbol : 2 * symbol + 2] += 180
-        found[::7, 1] = -1
-        return images, found
+        for position in range(2):
+            for sample, symbol in enumerate(targets[:, position].tolist()):
+                images[sample, 4 * position : 4 * position + 4, 2 * symbol : 2 * symbol + 2] += 180
+        targets[::7, 1] = -1
+        return images, targets
 
     def texts(count: int) -> tuple[Tensor, Tensor]:
-        found = torch.arange(count) % 3
+        targets = torch.arange(count) % 3
         tokens = torch.randint(4, TOKENS, (count, LENGTH), generator=generator)
-        tokens[:, 2] = 1 + found
+        tokens[:, 2] = 1 + targets
         tokens[::2, 5:] = 0
-        return tokens, found
+        return tokens, targets
 
     cases: dict[str, Callable[[], Case]] = {
         "classification": lambda: Case(kind, _data("vector", classes, Vectors(), Classes()), lambda: of_vectors(3)),

@@ -25,16 +25,16 @@ def data() -> Data:
     return Data.from_arrays(part(24), part(400), name="bars", targets=Barcodes(), views=Distortions())
 
 
-class Answers(nn.Module):
+class FixedLogits(nn.Module):
     """A network that returns the given logits."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
-        self.logits, self.shown = logits, 0
+        self.logits, self.count = logits, 0
 
     def forward(self, images: Tensor) -> Tensor:
-        self.shown += len(images)
-        return self.logits[(self.shown - len(images)) % len(self.logits) :][: len(images)]
+        self.count += len(images)
+        return self.logits[(self.count - len(images)) % len(self.logits) :][: len(images)]
 
 
 def test_shares_of_outcomes_sum_to_one() -> None:
@@ -47,30 +47,30 @@ def test_shares_of_outcomes_sum_to_one() -> None:
 
 def test_false_reads_of_noise_increase_with_the_number_of_candidates(data: Data) -> None:
     logits = torch.randn(400, 13, 10, generator=torch.Generator().manual_seed(6))
-    found = evaluate(Answers(logits), data)
-    curve = found["smart_inference"]
+    result = evaluate(FixedLogits(logits), data)
+    curve = result["smart_inference"]
     assert curve["candidates"] == list(CANDIDATES)
     assert curve["false"] == sorted(curve["false"])
     assert curve["false"][0] < 0.2
     assert curve["false"][-1] > 0.8
     for shares in zip(curve["right"], curve["false"], curve["none"], strict=True):
         assert sum(shares) == pytest.approx(1)
-    assert found["false_reads"] == curve["false"][CANDIDATES.index(2)]
-    assert found["checked_false_reads"] == curve["false"][0]
+    assert result["false_reads"] == curve["false"][CANDIDATES.index(2)]
+    assert result["checked_false_reads"] == curve["false"][0]
 
 
 def test_uncertain_digit_is_corrected(data: Data) -> None:
     labels = data.test.labels
     logits = 20 * nn.functional.one_hot(labels, 10).float()
-    rows, place = torch.arange(len(labels)), torch.arange(len(labels)) % 13
-    logits[rows, place, labels[rows, place]] = 1.0
-    logits[rows, place, (labels[rows, place] + 1) % 10] = 1.1
-    found = evaluate(Answers(logits), data)
-    assert found["string_accuracy"] == 0
-    assert found["symbol_accuracy"] == pytest.approx(12 / 13)
-    assert found["read_accuracy"] == found["most_probable_accuracy"] == 1
-    assert found["false_reads"] == found["checked_false_reads"] == 0
-    assert found["smart_inference"]["none"] == [1, 0, 0, 0, 0, 0]
+    rows, position = torch.arange(len(labels)), torch.arange(len(labels)) % 13
+    logits[rows, position, labels[rows, position]] = 1.0
+    logits[rows, position, (labels[rows, position] + 1) % 10] = 1.1
+    result = evaluate(FixedLogits(logits), data)
+    assert result["string_accuracy"] == 0
+    assert result["symbol_accuracy"] == pytest.approx(12 / 13)
+    assert result["read_accuracy"] == result["most_probable_accuracy"] == 1
+    assert result["false_reads"] == result["checked_false_reads"] == 0
+    assert result["smart_inference"]["none"] == [1, 0, 0, 0, 0, 0]
 
 
 def test_barcode_task_has_the_string_metrics_and_a_checksum_rule(data: Data) -> None:
@@ -80,7 +80,7 @@ def test_barcode_task_has_the_string_metrics_and_a_checksum_rule(data: Data) -> 
     assert strings.metrics.items() <= task.metrics.items()
     assert "check digit" in task.decision_rule
     assert not strings.decision_rule
-    network = Answers(torch.randn(400, 13, 10))
+    network = FixedLogits(torch.randn(400, 13, 10))
     assert task.metrics.keys() - {"teacher_string_accuracy"} <= evaluate(network, data).keys()
     assert isinstance(task.metrics["smart_inference"], Curve)
     assert set(evaluate(network, data, task="barcode")) > {"samples", "nll"}

@@ -21,7 +21,7 @@ from tutelage.tasks import Compute, evaluate, find_task
 CLASSES = 5
 
 
-class OfPixel(nn.Module):
+class CornerEmbedding(nn.Module):
     """Embeddings (B, 5) or wider without weights, computed from the corner pixel that encodes the class."""
 
     def __init__(self, scale: float = 2.0, width: int = 8) -> None:
@@ -32,7 +32,7 @@ class OfPixel(nn.Module):
         return self.scale * F.one_hot((x[:, 0, 0, 0] * 255).round().long() // 10, self.width).float()
 
 
-class WithoutTheCorner(nn.Module):
+class WithoutFirstColumn(nn.Module):
     """Columns without the first, which encodes the class."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def data_of(labels: Tensor) -> Data:
 
 
 def test_embeddings_equal_to_the_classes_are_clustered_perfectly() -> None:
-    result = evaluate(OfPixel(), data_of(torch.arange(200) % CLASSES), task="clustering")
+    result = evaluate(CornerEmbedding(), data_of(torch.arange(200) % CLASSES), task="clustering")
     assert result["samples"] == 200
     assert result["nmi"] == pytest.approx(1)
     assert result["ari"] == 1
@@ -64,7 +64,7 @@ def test_embeddings_equal_to_the_classes_are_clustered_perfectly() -> None:
 
 def test_random_embeddings_have_no_mutual_information() -> None:
     data = data_of(torch.arange(500) % CLASSES)
-    result = evaluate(nn.Sequential(nn.Flatten(), WithoutTheCorner()), data, task="clustering")
+    result = evaluate(nn.Sequential(nn.Flatten(), WithoutFirstColumn()), data, task="clustering")
     assert result["nmi"] < 0.03
     assert abs(result["ari"]) < 0.03
     assert result["matched_accuracy"] < 0.3
@@ -91,16 +91,16 @@ def test_unlabelled_samples_are_ignored() -> None:
 def test_unlabelled_split_has_no_metrics() -> None:
     some = data_of(torch.arange(20) % CLASSES)
     part = replace(some, test=Split.of(some.test.inputs, torch.full((20,), -1)))
-    result = evaluate(OfPixel(), part, task="clustering")
+    result = evaluate(CornerEmbedding(), part, task="clustering")
     assert result.pop("samples") == 20
     assert set(result.values()) == {None}
-    score = find_task("clustering").score(OfPixel(), part.test, part, Compute())
+    score = find_task("clustering").score(CornerEmbedding(), part.test, part, Compute())
     assert math.isnan(score)
 
 
 def test_multicut_uses_at_most_1000_samples_from_the_whole_split() -> None:
     data = data_of((torch.arange(2500) % CLASSES).sort().values)
-    result = evaluate(OfPixel(), data, task="clustering")
+    result = evaluate(CornerEmbedding(), data, task="clustering")
     assert result["multicut_clusters"] == CLASSES
     assert -6 * 10 * 200 * 200 * 1.01 < result["multicut_objective"] <= -6 * 10 * 199 * 200
 
@@ -115,9 +115,9 @@ def test_embedding_of_a_classifier_is_the_input_of_its_last_layer() -> None:
 def test_embedding_of_a_network_without_a_classifier_is_its_output(width: int) -> None:
     data = data_of(torch.arange(40) % CLASSES)
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.ReLU(), nn.Linear(7, width))
-    found = embeddings(network, data.test, data, "cpu").vectors
+    vectors = embeddings(network, data.test, data, "cpu").vectors
     expected = network(data.test.inputs.movedim(3, 1).float() / 255)
-    assert torch.allclose(found.sort(0).values, expected.sort(0).values, atol=1e-6)
+    assert torch.allclose(vectors.sort(0).values, expected.sort(0).values, atol=1e-6)
 
 
 def test_named_embedding_is_used() -> None:
@@ -143,7 +143,7 @@ def test_evaluation_changes_neither_the_network_nor_the_random_state() -> None:
 def test_score_is_the_main_metric_and_the_metric_of_teacher_comparison() -> None:
     data = data_of(torch.arange(100) % CLASSES)
     task = find_task("clustering")
-    result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=OfPixel())
+    result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=CornerEmbedding())
     assert task.main_metric == "nmi"
     assert result["teacher_nmi"] == pytest.approx(1)
     assert result["nmi"] == task.score(nn.Flatten(), data.test, data, Compute())

@@ -21,14 +21,14 @@ def fewer_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "EPISODES", 60)
 
 
-class OfCorner(nn.Module):
+class CornerEmbedding(nn.Module):
     """Embeddings of a constant and a one-hot class, which the corner pixel encodes."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 1 + F.one_hot((x[:, 0, 0, 0] * 255).round().long() // 10, 20).float()
 
 
-class WithoutTheCorner(nn.Module):
+class WithoutCorner(nn.Module):
     """The random pixels without the corner."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def data_of(labels: Tensor) -> Data:
 
 
 def test_embeddings_equal_to_the_classes_are_classified_perfectly() -> None:
-    result = evaluate(OfCorner(), data_of(torch.arange(240) % 8), task="few_shot")
+    result = evaluate(CornerEmbedding(), data_of(torch.arange(240) % 8), task="few_shot")
     for shots in (1, 5):
         for name in ("accuracy", "linear", "graph"):
             assert result[f"{name}_{shots}_shot"] == 1
@@ -54,7 +54,7 @@ def test_embeddings_equal_to_the_classes_are_classified_perfectly() -> None:
 
 @pytest.mark.parametrize(("classes", "ways"), [(8, 5), (3, 3), (2, 2)])
 def test_random_embeddings_have_chance_accuracy(classes: int, ways: int) -> None:
-    result = evaluate(WithoutTheCorner(), data_of(torch.arange(40 * classes) % classes), task="few_shot")
+    result = evaluate(WithoutCorner(), data_of(torch.arange(40 * classes) % classes), task="few_shot")
     for shots in (1, 5):
         assert result[f"accuracy_{shots}_shot"] == pytest.approx(1 / ways, abs=0.08)
         assert 0 < result[f"accuracy_{shots}_shot_half_width"] < 0.05
@@ -69,24 +69,24 @@ def test_metrics_do_not_depend_on_the_order_of_samples() -> None:
 
 
 def test_episode_size_follows_class_size_and_too_few_samples_give_none() -> None:
-    small = evaluate(OfCorner(), data_of(torch.arange(12) % 4), task="few_shot")  # three samples per class
+    small = evaluate(CornerEmbedding(), data_of(torch.arange(12) % 4), task="few_shot")  # three samples per class
     assert small["accuracy_1_shot"] == 1
     assert small["accuracy_5_shot"] is small["purity_5_shot"] is None
     single = data_of(torch.arange(4))
-    result = evaluate(OfCorner(), single, task="few_shot")
+    result = evaluate(CornerEmbedding(), single, task="few_shot")
     assert result.pop("samples") == 4
     assert set(result.values()) == {None}
-    assert math.isnan(find_task("few_shot").score(OfCorner(), single.test, single, Compute()))
+    assert math.isnan(find_task("few_shot").score(CornerEmbedding(), single.test, single, Compute()))
 
 
 def test_class_without_queries_is_excluded_from_episodes() -> None:
     labels = torch.cat([torch.arange(60) % 3, torch.tensor([3])])
-    assert evaluate(OfCorner(), data_of(labels), task="few_shot")["accuracy_1_shot"] == 1
+    assert evaluate(CornerEmbedding(), data_of(labels), task="few_shot")["accuracy_1_shot"] == 1
 
 
 def test_score_is_the_main_metric_and_the_metric_of_teacher_comparison() -> None:
     data, task = data_of(torch.arange(160) % 8), find_task("few_shot")
-    result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=OfCorner())
+    result = task.evaluate(nn.Flatten(), data.test, data, Compute(), teacher=CornerEmbedding())
     assert task.main_metric == "accuracy_1_shot"
     assert result["teacher_accuracy_1_shot"] == 1
     assert result["accuracy_1_shot"] == pytest.approx(task.score(nn.Flatten(), data.test, data, Compute()))

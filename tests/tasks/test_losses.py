@@ -54,9 +54,9 @@ def value(term: Term, outputs: Tensor, targets: Tensor) -> Tensor:
 def test_binary_cross_entropy_by_hand() -> None:
     logits = torch.tensor([[0.0, 2.0, -1.0], [3.0, 0.0, 0.0]], dtype=torch.float64)
     labels = torch.tensor([[1.0, 0.0, -1.0], [-1.0, -1.0, -1.0]])
-    found = value(BinaryCrossEntropy(), logits, labels.double())
-    assert found[0] == pytest.approx((math.log(2) + math.log1p(math.exp(2.0))) / 2)
-    assert found[1] == 0
+    result = value(BinaryCrossEntropy(), logits, labels.double())
+    assert result[0] == pytest.approx((math.log(2) + math.log1p(math.exp(2.0))) / 2)
+    assert result[1] == 0
 
 
 def test_gradient_of_a_missing_label_is_zero() -> None:
@@ -65,8 +65,8 @@ def test_gradient_of_a_missing_label_is_zero() -> None:
     value(BinaryCrossEntropy(), logits, labels).sum().backward()
     assert logits.grad is not None
     assert torch.equal(logits.grad == 0, labels == -1)
-    known = (labels != -1).sum(1, keepdim=True).clamp(min=1)
-    expected = (logits.detach().sigmoid() - labels).where(labels != -1, 0.0) / known
+    labelled = (labels != -1).sum(1, keepdim=True).clamp(min=1)
+    expected = (logits.detach().sigmoid() - labels).where(labels != -1, 0.0) / labelled
     torch.testing.assert_close(logits.grad, expected)
 
 
@@ -74,32 +74,32 @@ def test_average_precision_equals_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(1)
     scores = torch.randint(5, (40, 3), generator=generator).float()  # many ties
     labels = torch.randint(2, (40, 3), generator=generator).float()
-    found = average_precision(scores, labels)
+    result = average_precision(scores, labels)
     for column in range(3):
-        assert found[column] == pytest.approx(average_precision_score(labels[:, column], scores[:, column]))
+        assert result[column] == pytest.approx(average_precision_score(labels[:, column], scores[:, column]))
     labels[::3, 0] = -1
-    known = labels[:, 0] != -1
-    expected = average_precision_score(labels[known, 0], scores[known, 0])
+    labelled = labels[:, 0] != -1
+    expected = average_precision_score(labels[labelled, 0], scores[labelled, 0])
     assert average_precision(scores, labels)[0] == pytest.approx(expected)
     assert average_precision(scores, labels.where(labels != 1, 0.0)).isnan().all()
 
 
 def test_average_precision_by_hand() -> None:
-    found = average_precision(torch.tensor([[4.0], [3.0], [2.0], [1.0]]), torch.tensor([[1.0], [0.0], [1.0], [0.0]]))
-    assert found.tolist() == pytest.approx([(1 + 2 / 3) / 2])
+    result = average_precision(torch.tensor([[4.0], [3.0], [2.0], [1.0]]), torch.tensor([[1.0], [0.0], [1.0], [0.0]]))
+    assert result.tolist() == pytest.approx([(1 + 2 / 3) / 2])
 
 
 def test_multilabel_metrics_by_hand() -> None:
     labels = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, -1, 0], [-1, -1, -1]])
     logits = torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, 9, 1], [1, 1, 1]])
-    found = evaluate(Fixed(logits), numbered(labels, MultiLabel(), ["a", "b", "c"]))
-    assert found["samples"] == 4
-    assert found["hamming_loss"] == pytest.approx(2 / 8)
-    assert found["exact_match"] == pytest.approx(1 / 3)
-    assert found["micro_f1"] == pytest.approx(2 * 2 / (3 + 3))
-    assert found["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert found["average_precision"]["c"] is None
-    assert found["mean_average_precision"] == pytest.approx((found["average_precision"]["a"] + 1) / 2)
+    result = evaluate(Fixed(logits), numbered(labels, MultiLabel(), ["a", "b", "c"]))
+    assert result["samples"] == 4
+    assert result["hamming_loss"] == pytest.approx(2 / 8)
+    assert result["exact_match"] == pytest.approx(1 / 3)
+    assert result["micro_f1"] == pytest.approx(2 * 2 / (3 + 3))
+    assert result["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert result["average_precision"]["c"] is None
+    assert result["mean_average_precision"] == pytest.approx((result["average_precision"]["a"] + 1) / 2)
 
 
 # --- regression
@@ -107,9 +107,9 @@ def test_multilabel_metrics_by_hand() -> None:
 
 def test_squared_error_by_hand() -> None:
     values = torch.tensor([[1.0, 5.0], [2.0, 2.0]], requires_grad=True)
-    found = value(SquaredError(), values, torch.tensor([[3.0, NAN], [NAN, NAN]]))
-    assert found.tolist() == [4.0, 0.0]
-    found.sum().backward()
+    result = value(SquaredError(), values, torch.tensor([[3.0, NAN], [NAN, NAN]]))
+    assert result.tolist() == [4.0, 0.0]
+    result.sum().backward()
     assert values.grad is not None
     assert values.grad.tolist() == [[-4.0, 0.0], [0.0, 0.0]]
 
@@ -117,11 +117,11 @@ def test_squared_error_by_hand() -> None:
 def test_regression_metrics_by_hand() -> None:
     labels = torch.tensor([[1.0, NAN], [3.0, 2.0], [NAN, 4.0]])
     values = torch.tensor([[2.0, 7.0], [3.0, 2.0], [9.0, 1.0]])
-    found = evaluate(Fixed(values), numbered(labels, Quantities(), ["x", "y"]))
-    assert found["rmse"] == pytest.approx(math.sqrt((1 + 9) / 4))
-    assert found["mae"] == pytest.approx((1 + 3) / 4)
-    assert found["rmse_of_each"] == pytest.approx({"x": math.sqrt(1 / 2), "y": math.sqrt(9 / 2)})
-    assert found["r2"] == pytest.approx(((1 - 1 / 2) + (1 - 9 / 2)) / 2)
+    result = evaluate(Fixed(values), numbered(labels, Quantities(), ["x", "y"]))
+    assert result["rmse"] == pytest.approx(math.sqrt((1 + 9) / 4))
+    assert result["mae"] == pytest.approx((1 + 3) / 4)
+    assert result["rmse_of_each"] == pytest.approx({"x": math.sqrt(1 / 2), "y": math.sqrt(9 / 2)})
+    assert result["r2"] == pytest.approx(((1 - 1 / 2) + (1 - 9 / 2)) / 2)
 
 
 # --- strings
@@ -130,15 +130,15 @@ def test_regression_metrics_by_hand() -> None:
 def test_string_cross_entropy_is_the_mean_over_labelled_positions() -> None:
     logits = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([[0, 1, 2, 3], [4, -1, -1, 0], [-1, -1, -1, -1]])
-    found = cross_entropy(logits, labels)
+    result = cross_entropy(logits, labels)
     minus = -logits.detach().log_softmax(2)
-    assert found[0].item() == pytest.approx(sum(minus[0, place, place].item() for place in range(4)) / 4)
-    assert found[1].item() == pytest.approx((minus[1, 0, 4] + minus[1, 3, 0]).item() / 2)
-    assert found[2].item() == 0
-    found.sum().backward()
+    assert result[0].item() == pytest.approx(sum(minus[0, position, position].item() for position in range(4)) / 4)
+    assert result[1].item() == pytest.approx((minus[1, 0, 4] + minus[1, 3, 0]).item() / 2)
+    assert result[2].item() == 0
+    result.sum().backward()
     assert logits.grad is not None
     assert torch.equal((logits.grad == 0).all(2), labels == -1)
-    assert torch.equal(value(CrossEntropy(), logits, labels), found)
+    assert torch.equal(value(CrossEntropy(), logits, labels), result)
     assert torch.autograd.gradcheck(lambda z: cross_entropy(z, labels), (logits,))
 
 
@@ -161,9 +161,9 @@ def test_symbols_out_of_range_are_refused(refused: Any) -> None:
 
 def test_soft_string_loss_is_the_mean_over_all_positions() -> None:
     student, teacher = torch.randn(2, 3, 5, dtype=torch.float64), torch.randn(2, 3, 5, dtype=torch.float64)
-    found = soft_targets(student, teacher, 3.0)
-    each = [soft_targets(student[:, place], teacher[:, place], 3.0) for place in range(3)]
-    torch.testing.assert_close(found, torch.stack(each).mean(0))
+    result = soft_targets(student, teacher, 3.0)
+    per_position = [soft_targets(student[:, position], teacher[:, position], 3.0) for position in range(3)]
+    torch.testing.assert_close(result, torch.stack(per_position).mean(0))
     assert SoftTargets(3.0)(Outputs(student), Outputs(student), None).abs().max() < 1e-12
 
 
@@ -173,16 +173,16 @@ def test_string_metrics_by_hand() -> None:
     for sample, (first, second) in enumerate([(0, 1), (1, 2), (2, 1), (0, 0)]):
         logits[sample, 0, first] = logits[sample, 1, second] = 1.0
     data = numbered(labels, Strings(), ["x", "y", "z"])
-    found = evaluate(Fixed(logits), data, teacher=Fixed(logits))
-    assert found["string_accuracy"] == pytest.approx(2 / 3)
-    assert found["symbol_accuracy"] == pytest.approx(4 / 5)
-    assert found["accuracy_by_place"] == pytest.approx([1.0, 1 / 2])
+    result = evaluate(Fixed(logits), data, teacher=Fixed(logits))
+    assert result["string_accuracy"] == pytest.approx(2 / 3)
+    assert result["symbol_accuracy"] == pytest.approx(4 / 5)
+    assert result["accuracy_by_place"] == pytest.approx([1.0, 1 / 2])
     right = math.log(2 + math.e) - 1
-    assert found["nll"] == pytest.approx((4 * right + right + 1) / 5)
-    assert found["teacher_string_accuracy"] == found["string_accuracy"]
+    assert result["nll"] == pytest.approx((4 * right + right + 1) / 5)
+    assert result["teacher_string_accuracy"] == result["string_accuracy"]
     task = find_task("strings")
     batch = Batch(torch.zeros(4, 1), labels, torch.arange(4), None)
     metric = task.training_metric(Outputs(logits), batch)
     assert metric is not None
     assert metric.tolist() == [2.0, 3.0]
-    assert task.score(Fixed(logits), data.test, data, Compute()) == found["string_accuracy"]
+    assert task.score(Fixed(logits), data.test, data, Compute()) == result["string_accuracy"]

@@ -59,7 +59,7 @@ def timeless(value: Any) -> Any:
     """The history without times."""
     times = ("seconds", "latency_ms", "latency_ms_quartiles", "throughput")
     if isinstance(value, dict):
-        return {name: timeless(each) for name, each in value.items() if name not in times}
+        return {name: timeless(item) for name, item in value.items() if name not in times}
     return value
 
 
