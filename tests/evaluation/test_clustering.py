@@ -112,12 +112,12 @@ def test_multicut_against_all_partitions(samples: int) -> None:
     for seed in range(50):
         costs = random_costs(samples, seed, shift=0.3 * (seed % 3 - 1))
         objectives = (costs.triu(1) * cut).sum((1, 2))
-        found = multicut_objective(costs, multicut(costs))
+        objective = multicut_objective(costs, multicut(costs))
         best = float(objectives.min())
         assert multicut_objective(costs, partitions[int(objectives.argmin())]) == pytest.approx(best)
-        assert found >= best - 1e-9
-        assert found <= multicut_objective(costs, torch.from_numpy(contract_edges(costs.numpy()))) + 1e-9
-        optimal += found <= best + 1e-9
+        assert objective >= best - 1e-9
+        assert objective <= multicut_objective(costs, torch.from_numpy(contract_edges(costs.numpy()))) + 1e-9
+        optimal += objective <= best + 1e-9
     assert optimal >= 45
 
 
@@ -142,8 +142,8 @@ def groups(clusters: Tensor) -> list[set[int]]:
 @pytest.mark.parametrize("seed", range(5))
 def test_contraction_equals_a_reference_over_all_pairs(seed: int) -> None:
     costs = random_costs(14, seed)
-    found = groups(torch.from_numpy(contract_edges(costs.numpy())))
-    assert sorted(map(sorted, found)) == sorted(map(sorted, naive_contraction(costs)))
+    contracted = groups(torch.from_numpy(contract_edges(costs.numpy())))
+    assert sorted(map(sorted, contracted)) == sorted(map(sorted, naive_contraction(costs)))
 
 
 @pytest.mark.parametrize("seed", [*range(10), 218, 882, 1297])
@@ -151,8 +151,8 @@ def test_contraction_with_equal_costs_leaves_no_attracting_clusters(seed: int) -
     samples = 6 + seed % 10
     costs = torch.randint(-2, 3, (samples, samples), generator=torch.Generator().manual_seed(seed)).double()
     costs = costs.triu(1) + costs.triu(1).T
-    found = groups(torch.from_numpy(contract_edges(costs.numpy())))
-    sums = [sum(float(costs[i, j]) for i in a for j in b) for a, b in itertools.combinations(found, 2)]
+    contracted = groups(torch.from_numpy(contract_edges(costs.numpy())))
+    sums = [sum(float(costs[i, j]) for i in a for j in b) for a, b in itertools.combinations(contracted, 2)]
     assert max(sums, default=0) <= 0
 
 
@@ -174,28 +174,28 @@ def test_partition_is_improved_by_joins_splits_and_moves(start: str) -> None:
         costs[first : first + 4, first : first + 4] = 1
     costs = costs.fill_diagonal_(0).double()
     begin = {"alone": torch.arange(12), "together": torch.zeros(12).long(), "halves": torch.arange(12) % 2}[start]
-    found = torch.from_numpy(improve_partition(costs.numpy(), begin.numpy()))
-    assert ari(torch.arange(12) // 4, found) == 1
+    clusters = torch.from_numpy(improve_partition(costs.numpy(), begin.numpy()))
+    assert ari(torch.arange(12) // 4, clusters) == 1
 
 
 @pytest.mark.parametrize("spread", [0.1, 0.4, 0.6])
 def test_multicut_objective_is_at_most_that_of_k_means(spread: float) -> None:
     embeddings, labels = blobs(150, 6, spread)
     costs = cut_costs(pair_distances(embeddings), offset=-4.0)
-    found = multicut(costs)
-    assert multicut_objective(costs, found) <= multicut_objective(costs, k_means(embeddings, 6)) + 1e-6
+    clusters = multicut(costs)
+    assert multicut_objective(costs, clusters) <= multicut_objective(costs, k_means(embeddings, 6)) + 1e-6
     if spread == 0.1:
-        assert ari(labels, found) == 1
-        assert len(found.unique()) == 6
+        assert ari(labels, clusters) == 1
+        assert len(clusters.unique()) == 6
 
 
 def test_a_thousand_samples_take_seconds() -> None:
     embeddings, labels = blobs(1000, 10, 0.35)
     costs = cut_costs(pair_distances(embeddings), offset=-5.0)
     start = time.process_time()
-    found = multicut(costs)
+    clusters = multicut(costs)
     assert time.process_time() - start < 10
-    assert ari(labels, found) > 0.8
+    assert ari(labels, clusters) > 0.8
 
 
 def test_embeddings_trained_by_absolute_margins_cluster_without_the_number_of_clusters() -> None:
@@ -214,12 +214,12 @@ def test_embeddings_trained_by_absolute_margins_cluster_without_the_number_of_cl
             term(outputs, None, Batch(inputs[drawn], labels[drawn], drawn, None)).backward()
             optimiser.step()
     embeddings = net(inputs[test])
-    found, costs = k_means(embeddings, 10), cut_costs(pair_distances(embeddings))
+    clusters, costs = k_means(embeddings, 10), cut_costs(pair_distances(embeddings))
     cut = multicut(costs)
-    assert nmi(labels[test], found) > 0.85
+    assert nmi(labels[test], clusters) > 0.85
     assert abs(len(cut.unique()) - 10) <= 5
     assert nmi(labels[test], cut) > 0.85
-    assert multicut_objective(costs, cut) <= multicut_objective(costs, found)
+    assert multicut_objective(costs, cut) <= multicut_objective(costs, clusters)
 
 
 # --- k-means
@@ -227,10 +227,10 @@ def test_embeddings_trained_by_absolute_margins_cluster_without_the_number_of_cl
 
 def test_k_means_finds_separate_clusters_deterministically() -> None:
     embeddings, labels = blobs(90, 5, 0.2)
-    found = k_means(embeddings, 5)
-    assert found.dtype == torch.int64
-    assert ari(labels, found) == 1
-    assert torch.equal(found, labels)  # numbered in order of first members
+    clusters = k_means(embeddings, 5)
+    assert clusters.dtype == torch.int64
+    assert ari(labels, clusters) == 1
+    assert torch.equal(clusters, labels)  # numbered in order of first members
     overlapping = blobs(90, 5, 1.0)[0]
     assert torch.equal(k_means(overlapping, 5, seed=3), k_means(overlapping, 5, seed=3))
 

@@ -188,9 +188,9 @@ def test_corrupted_pixels_stay_in_range(name: str, shape: tuple[int, ...]) -> No
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_distance_from_the_image_grows_with_severity(photos: list[Image.Image], name: str) -> None:
     images = torch.cat([pixels_of(photo) for photo in photos])
-    apart = [float((corrupt(images, name, severity) - images).square().mean()) for severity in SEVERITIES]
-    assert apart == sorted(set(apart))
-    assert apart[0] > 0
+    distances = [float((corrupt(images, name, severity) - images).square().mean()) for severity in SEVERITIES]
+    assert distances == sorted(set(distances))
+    assert distances[0] > 0
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -213,7 +213,7 @@ def test_random_draws_depend_on_seed_and_severity(name: str) -> None:
 
 @pytest.mark.parametrize("severity", [0, 6, -1])
 def test_each_corruption_has_five_severities(severity: int) -> None:
-    assert all(len(each.strengths) == 5 for each in CORRUPTIONS.values())
+    assert all(len(corruption.strengths) == 5 for corruption in CORRUPTIONS.values())
     with pytest.raises(ValueError, match=f"1 to 5, got {severity}"):
         CORRUPTIONS["jpeg"](torch.rand(1, 1, 8, 8), severity, torch.Generator())
 
@@ -223,17 +223,17 @@ def test_each_corruption_has_five_severities(severity: int) -> None:
 
 def test_accuracies_equal_those_on_the_corrupted_split(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     model = taught()
-    found = corruption_accuracies(model, tiny_data.test, batch_size=5)
-    assert list(found) == list(CORRUPTIONS)
+    result = corruption_accuracies(model, tiny_data.test, batch_size=5)
+    assert list(result) == list(CORRUPTIONS)
     images = tiny_data.test.inputs
     assert isinstance(images, Tensor)
     pixels = images.permute(0, 3, 1, 2).float() / 255
-    for name, shares in found.items():
+    for name, shares in result.items():
         with torch.no_grad():
             answers = [model(corrupt(pixels, name, severity)) for severity in SEVERITIES]
         assert shares == pytest.approx([float(accuracy(logits, tiny_data.test.labels)) for logits in answers])
-    assert found == corruption_accuracies(model, tiny_data.test, batch_size=16)
-    assert len({share for shares in found.values() for share in shares}) > 3
+    assert result == corruption_accuracies(model, tiny_data.test, batch_size=16)
+    assert len({share for shares in result.values() for share in shares}) > 3
 
 
 def test_network_and_random_state_are_unchanged(

@@ -80,8 +80,8 @@ def test_compiled_network_has_the_same_cost() -> None:
 
 
 def test_latency_quartiles_are_ordered() -> None:
-    taken = cost.latency(network(), grey(3, 6, 8, count=2), repeats=7)
-    assert 0 < taken.first_quartile <= taken.median <= taken.third_quartile < 10_000
+    latency = cost.latency(network(), grey(3, 6, 8, count=2), repeats=7)
+    assert 0 < latency.first_quartile <= latency.median <= latency.third_quartile < 10_000
 
 
 def test_latency_is_in_milliseconds_and_excludes_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +98,8 @@ def test_latency_is_in_milliseconds_and_excludes_warm_up(monkeypatch: pytest.Mon
             return inputs
 
     monkeypatch.setattr(cost.time, "perf_counter", lambda: now)
-    taken = cost.latency(Timed(), grey(3, 6, 8, count=2), repeats=5)
-    assert (taken.first_quartile, taken.median, taken.third_quartile) == pytest.approx((2, 3, 4))
+    latency = cost.latency(Timed(), grey(3, 6, 8, count=2), repeats=5)
+    assert (latency.first_quartile, latency.median, latency.third_quartile) == pytest.approx((2, 3, 4))
     assert shapes == [(2, 3, 6, 8)] * (cost.WARM_UP + 5)
 
 
@@ -116,10 +116,10 @@ def test_model_is_unchanged(measure: object) -> None:
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-@pytest.mark.parametrize("wrong", [{"count": 0}, {"repeats": 0}])
-def test_latency_without_images_or_repeats_is_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize("invalid", [{"count": 0}, {"repeats": 0}])
+def test_latency_without_images_or_repeats_is_refused(invalid: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"got .*0"):
-        cost.latency(network(), grey(3, 6, 8, count=wrong.get("count", 1)), repeats=wrong.get("repeats", 1))
+        cost.latency(network(), grey(3, 6, 8, count=invalid.get("count", 1)), repeats=invalid.get("repeats", 1))
 
 
 class Products(nn.Module):
@@ -142,11 +142,11 @@ COUNTED: dict[str, tuple[nn.Module, Tensor]] = {
 @pytest.mark.parametrize("name", COUNTED)
 def test_counter_without_the_compiler_equals_that_of_torch(name: str) -> None:
     model, example = COUNTED[name]
-    ours, theirs = cost._Counter(), FlopCounterMode(display=False)
-    for counter in (ours, theirs):
+    fallback, reference = cost._Counter(), FlopCounterMode(display=False)
+    for counter in (fallback, reference):
         with torch.no_grad(), counter:
             model.eval()(example)
-    assert ours.get_total_flops() == theirs.get_total_flops()
+    assert fallback.get_total_flops() == reference.get_total_flops()
 
 
 def test_networks_are_built_and_counted_without_importing_the_compiler() -> None:

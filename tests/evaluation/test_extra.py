@@ -46,27 +46,27 @@ def model(digits: Data) -> nn.Module:
 
 
 def test_all_extra_evaluations_on_the_digits(digits: Data, model: nn.Module, tiny_npz: str) -> None:
-    found = evaluate_extra(model, digits, ExtraEvaluation(corruptions=True, pgd=(0.03, 0.01, 0.1), ood=tiny_npz))
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert list(found) == list(NOTHING)
+    result = evaluate_extra(model, digits, ExtraEvaluation(corruptions=True, pgd=(0.03, 0.01, 0.1), ood=tiny_npz))
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert list(result) == list(NOTHING)
     clean = evaluate(model, digits)["accuracy"]
     assert clean > 0.95
 
-    assert list(found["corruptions"]) == list(CORRUPTIONS)
-    shares = [share for each in found["corruptions"].values() for share in each]
+    assert list(result["corruptions"]) == list(CORRUPTIONS)
+    shares = [share for by_severity in result["corruptions"].values() for share in by_severity]
     assert len(shares) == 5 * len(CORRUPTIONS)
-    assert found["corruption_accuracy"] == pytest.approx(sum(shares) / len(shares))
-    assert 0.5 < found["corruption_accuracy"] < clean
-    assert found["corruptions"]["gaussian_blur"][4] < found["corruptions"]["gaussian_blur"][0]
+    assert result["corruption_accuracy"] == pytest.approx(sum(shares) / len(shares))
+    assert 0.5 < result["corruption_accuracy"] < clean
+    assert result["corruptions"]["gaussian_blur"][4] < result["corruptions"]["gaussian_blur"][0]
 
-    assert list(found["pgd"]) == ["0.01", "0.03", "0.1"]
-    assert clean > found["pgd"]["0.01"] > found["pgd"]["0.03"] > found["pgd"]["0.1"]
-    assert found["pgd"]["0.1"] < 0.75 * clean
-    shares = [clean, *found["pgd"].values()]
+    assert list(result["pgd"]) == ["0.01", "0.03", "0.1"]
+    assert clean > result["pgd"]["0.01"] > result["pgd"]["0.03"] > result["pgd"]["0.1"]
+    assert result["pgd"]["0.1"] < 0.75 * clean
+    shares = [clean, *result["pgd"].values()]
     by_hand = 0.01 * (shares[0] + shares[1]) + 0.02 * (shares[1] + shares[2]) + 0.07 * (shares[2] + shares[3])
-    assert found["auac"] == pytest.approx(by_hand / 2 / 0.1)
-    assert found["zero_gradient_share"] == 0
-    assert 0.5 < found["ood_auroc"] < 1
+    assert result["auac"] == pytest.approx(by_hand / 2 / 0.1)
+    assert result["zero_gradient_share"] == 0
+    assert 0.5 < result["ood_auroc"] < 1
 
 
 def test_evaluations_not_requested_are_null(digits: Data, model: nn.Module) -> None:
@@ -78,10 +78,10 @@ def test_evaluations_not_requested_are_null(digits: Data, model: nn.Module) -> N
 
 
 def test_result_is_reproducible_and_depends_on_the_seed(digits: Data, model: nn.Module) -> None:
-    what = ExtraEvaluation(corruptions=True, pgd=(0.02,))
-    first = evaluate_extra(model, digits, what, seed=1)
-    assert first == evaluate_extra(model, digits, what, seed=1)
-    other = evaluate_extra(model, digits, what, seed=2)
+    settings = ExtraEvaluation(corruptions=True, pgd=(0.02,))
+    first = evaluate_extra(model, digits, settings, seed=1)
+    assert first == evaluate_extra(model, digits, settings, seed=1)
+    other = evaluate_extra(model, digits, settings, seed=2)
     assert other["corruptions"]["gaussian_noise"] != first["corruptions"]["gaussian_noise"]
     assert other["corruptions"]["jpeg"] == first["corruptions"]["jpeg"]
 
@@ -92,18 +92,18 @@ def test_limited_samples_contain_every_class(digits: Data, model: nn.Module) -> 
     by_class = replace(digits, test=digits.test.subset(order))
     spread = by_class.test.subset(torch.arange(60) * 360 // 60)
     assert len(spread.labels.unique()) == 10
-    what = ExtraEvaluation(corruptions=True, pgd=(0.02,))
-    of_sixty = evaluate_extra(model, by_class, what.replace(samples=60))
-    assert of_sixty == evaluate_extra(model, replace(by_class, test=spread), what)
-    assert evaluate_extra(model, by_class, what.replace(samples=5000)) == evaluate_extra(model, by_class, what)
+    settings = ExtraEvaluation(corruptions=True, pgd=(0.02,))
+    of_sixty = evaluate_extra(model, by_class, settings.replace(samples=60))
+    assert of_sixty == evaluate_extra(model, replace(by_class, test=spread), settings)
+    assert evaluate_extra(model, by_class, settings.replace(samples=5000)) == evaluate_extra(model, by_class, settings)
 
 
 def test_requested_split_is_evaluated(digits: Data, model: nn.Module, refused: Refused) -> None:
-    what = ExtraEvaluation(pgd=(0.02,))
+    settings = ExtraEvaluation(pgd=(0.02,))
     swapped = replace(digits, test=digits.train, train=digits.test)
-    assert evaluate_extra(model, digits, what, split="train") == evaluate_extra(model, swapped, what)
+    assert evaluate_extra(model, digits, settings, split="train") == evaluate_extra(model, swapped, settings)
     with refused("unknown split 'tset'", "'test'"):
-        evaluate_extra(model, digits, what, split="tset")
+        evaluate_extra(model, digits, settings, split="tset")
 
 
 def test_other_number_of_classes_is_refused(digits: Data, refused: Refused) -> None:
@@ -128,7 +128,7 @@ def test_radii_are_sorted_and_unique() -> None:
     assert ExtraEvaluation(pgd=(1,)).pgd == (1.0,)
 
 
-WRONG = {
+INVALID = {
     "radius 0": ({"pgd": (0.1, 0)}, ["pgd", "above 0 and at most 1", "(0.1, 0)"]),
     "radius in levels": ({"pgd": (8,)}, ["pgd", "above 0 and at most 1", "8"]),
     "negative radius": ({"pgd": "-0.1"}, ["pgd", "-0.1"]),
@@ -142,7 +142,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("fields", "said"), WRONG.values(), ids=WRONG)
-def test_invalid_settings_are_refused(fields: dict[str, object], said: list[str], refused: Refused) -> None:
-    with refused("the evaluation", *said):
+@pytest.mark.parametrize(("fields", "message"), INVALID.values(), ids=INVALID)
+def test_invalid_settings_are_refused(fields: dict[str, object], message: list[str], refused: Refused) -> None:
+    with refused("the evaluation", *message):
         ExtraEvaluation(**fields)

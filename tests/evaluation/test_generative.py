@@ -25,7 +25,7 @@ from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 
 
-def drawn(count: int, size: int, seed: int = 0) -> Tensor:
+def gaussian(count: int, size: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(size, size, generator=generator, dtype=torch.float64)
     return torch.randn(count, size, generator=generator, dtype=torch.float64) @ mix + seed
@@ -35,12 +35,12 @@ def drawn(count: int, size: int, seed: int = 0) -> Tensor:
 def test_frechet_distance_of_two_isotropic_gaussians(size: int) -> None:
     """The distance of N(0, I) and N(mu, s^2 I) is |mu|^2 + d (1 - s)^2."""
     mean, scale = torch.linspace(-1, 2, size), 1.7
-    found = frechet_distance(torch.zeros(size), torch.eye(size), mean, scale**2 * torch.eye(size))
-    assert found == pytest.approx(mean.square().sum().item() + size * (1 - scale) ** 2, rel=1e-6)
+    result = frechet_distance(torch.zeros(size), torch.eye(size), mean, scale**2 * torch.eye(size))
+    assert result == pytest.approx(mean.square().sum().item() + size * (1 - scale) ** 2, rel=1e-6)
 
 
 def test_frechet_distance_to_itself_is_zero_for_singular_covariances() -> None:
-    full, thin = drawn(300, 8), drawn(5, 8)
+    full, thin = gaussian(300, 8), gaussian(5, 8)
     assert frechet_distance_of(full, full) == pytest.approx(0, abs=1e-9)
     assert frechet_distance_of(thin, thin) == pytest.approx(0, abs=1e-3)
     flat = torch.zeros(4, 3)
@@ -49,7 +49,7 @@ def test_frechet_distance_to_itself_is_zero_for_singular_covariances() -> None:
 
 def test_frechet_distance_against_sqrtm_of_scipy() -> None:
     linalg = pytest.importorskip("scipy.linalg")
-    first, second = drawn(100, 6), drawn(80, 6, seed=1)
+    first, second = gaussian(100, 6), gaussian(80, 6, seed=1)
     a, b = (torch.cov(x.T) for x in (first, second))
     root = torch.from_numpy(linalg.sqrtm((a @ b).numpy()).real)
     gap = (first.mean(0) - second.mean(0)).square().sum()
@@ -67,13 +67,13 @@ def test_frechet_distance_against_torchmetrics() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1).double()
 
-    theirs = fid.FrechetInceptionDistance(feature=Pixels(), normalize=True, input_img_size=(1, 2, 2))
-    theirs.set_dtype(torch.float64)
+    reference = fid.FrechetInceptionDistance(feature=Pixels(), normalize=True, input_img_size=(1, 2, 2))
+    reference.set_dtype(torch.float64)
     first, second = torch.rand(50, 1, 2, 2), torch.rand(40, 1, 2, 2).square()
-    theirs.update(first, real=True)
-    theirs.update(second, real=False)
+    reference.update(first, real=True)
+    reference.update(second, real=False)
     expected = frechet_distance_of(first.flatten(1), second.flatten(1))
-    assert float(theirs.compute()) == pytest.approx(expected, rel=1e-6)
+    assert float(reference.compute()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_inception_score_of_uniform_and_one_hot_probabilities() -> None:
@@ -83,14 +83,14 @@ def test_inception_score_of_uniform_and_one_hot_probabilities() -> None:
 
 
 def test_inception_score_against_plain_loops() -> None:
-    p = drawn(30, 4).softmax(1)
+    p = gaussian(30, 4).softmax(1)
     mean = [sum(row[c] for row in p.tolist()) / 30 for c in range(4)]
     total = sum(sum(q * math.log(q / m) for q, m in zip(row, mean, strict=True)) for row in p.tolist())
     assert inception_score(p) == pytest.approx(math.exp(total / 30), rel=1e-9)
 
 
 def test_coverage_against_plain_loops() -> None:
-    real, made = drawn(40, 3), drawn(15, 3, seed=0)[:15] * 1.5
+    real, made = gaussian(40, 3), gaussian(15, 3, seed=0)[:15] * 1.5
     hits = 0
     for i in range(40):
         others = sorted(float((real[i] - real[j]).norm()) for j in range(40) if j != i)
@@ -111,8 +111,8 @@ class Copier(nn.Module):
         self.images, self.blur = nn.Parameter(images), blur
 
     def forward(self, latents: Tensor) -> Tensor:
-        place = (torch.special.ndtr(latents[:, 0]) * len(self.images)).long().clamp(max=len(self.images) - 1)
-        return self.images.mean(0).expand(len(latents), -1, -1, -1) if self.blur else self.images[place]
+        index = (torch.special.ndtr(latents[:, 0]) * len(self.images)).long().clamp(max=len(self.images) - 1)
+        return self.images.mean(0).expand(len(latents), -1, -1, -1) if self.blur else self.images[index]
 
 
 def images_of(data: Data) -> Tensor:
@@ -123,14 +123,14 @@ def images_of(data: Data) -> Tensor:
 def test_generator_is_evaluated(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     images = images_of(tiny_data)
     good, bad = Generator(Copier(images)), Generator(Copier(images, blur=True))
-    ours = evaluate_generator(good, tiny_data, teacher=bad)
-    assert ours["samples"] == 2000
-    assert "64 principal components of the test part's pixels" in ours["features"]
-    assert ours["coverage"] == 1
-    theirs = evaluate_generator(bad, tiny_data)
-    assert ours["frechet_distance"] < 0.1 * theirs["frechet_distance"]
-    assert ours["teacher_frechet_distance"] == theirs["frechet_distance"]
-    assert evaluate_generator(good, tiny_data)["frechet_distance"] == ours["frechet_distance"]
+    result = evaluate_generator(good, tiny_data, teacher=bad)
+    assert result["samples"] == 2000
+    assert "64 principal components of the test part's pixels" in result["features"]
+    assert result["coverage"] == 1
+    blurred = evaluate_generator(bad, tiny_data)
+    assert result["frechet_distance"] < 0.1 * blurred["frechet_distance"]
+    assert result["teacher_frechet_distance"] == blurred["frechet_distance"]
+    assert evaluate_generator(good, tiny_data)["frechet_distance"] == result["frechet_distance"]
 
     classifier = taught()
     before = classifier.training

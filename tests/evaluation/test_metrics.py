@@ -48,12 +48,12 @@ def slow_worst(logits: Tensor, labels: Tensor) -> float:
 
 def slow_f1(logits: Tensor, labels: Tensor) -> list[float]:
     pairs = [(first_largest(row), label) for row, label in labelled(logits, labels)]
-    found = []
+    scores = []
     for c in range(logits.shape[1]):
-        hits = sum(said == label == c for said, label in pairs)
-        false = sum((said == c) + (label == c) for said, label in pairs if said != label)
-        found.append(2 * hits / (2 * hits + false) if hits + false else math.nan)
-    return found
+        hits = sum(predicted == label == c for predicted, label in pairs)
+        false = sum((predicted == c) + (label == c) for predicted, label in pairs if predicted != label)
+        scores.append(2 * hits / (2 * hits + false) if hits + false else math.nan)
+    return scores
 
 
 def slow_macro_f1(logits: Tensor, labels: Tensor) -> float:
@@ -75,9 +75,9 @@ def slow_ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     sure = [(max(softmax(row)), float(first_largest(row) == label)) for row, label in pairs]
     total = 0.0
     for b in range(bins):
-        here = [pair for pair in sure if b / bins < pair[0] <= (b + 1) / bins]
-        if here:
-            total += len(here) / len(sure) * abs(mean([p for p, _ in here]) - mean([hit for _, hit in here]))
+        members = [pair for pair in sure if b / bins < pair[0] <= (b + 1) / bins]
+        if members:
+            total += len(members) / len(sure) * abs(mean([p for p, _ in members]) - mean([hit for _, hit in members]))
     return total
 
 
@@ -110,7 +110,7 @@ OF_PAIRS: list[tuple[Scored, Callable[[Tensor, Tensor], float]]] = [
 ]
 
 
-def drawn(seed: int, samples: int, classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def sampled(seed: int, samples: int, classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of a student and a teacher, and labels that often match them; every fifth sample is unlabelled."""
     generator = torch.Generator().manual_seed(seed)
     teacher = 2 * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
@@ -133,7 +133,7 @@ def test_metric_equals_plain_loops(
     dtype: torch.dtype,
     size: tuple[int, int, int],
 ) -> None:
-    logits, _, labels = drawn(*size, dtype)
+    logits, _, labels = sampled(*size, dtype)
     value = fast(logits, labels)
     assert value.shape == ()
     assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -149,7 +149,7 @@ def test_pair_metric_equals_plain_loops(
     dtype: torch.dtype,
     size: tuple[int, int, int],
 ) -> None:
-    student, teacher, _ = drawn(*size, dtype)
+    student, teacher, _ = sampled(*size, dtype)
     value = fast(student, teacher)
     assert value.shape == ()
     assert value.item() == pytest.approx(slow(student, teacher), abs=PRECISION[dtype])
@@ -157,12 +157,12 @@ def test_pair_metric_equals_plain_loops(
 
 @pytest.mark.parametrize("bins", [1, 4, 40])
 def test_ece_with_other_bins(bins: int) -> None:
-    logits, _, labels = drawn(3, 90, 5, torch.float64)
+    logits, _, labels = sampled(3, 90, 5, torch.float64)
     assert metrics.ece(logits, labels, bins).item() == pytest.approx(slow_ece(logits, labels, bins), abs=1e-12)
 
 
 def test_per_class_accuracy_equals_plain_loops() -> None:
-    logits, _, labels = drawn(4, 80, 6, torch.float64)
+    logits, _, labels = sampled(4, 80, 6, torch.float64)
     labels[labels == 3] = -1
     value = metrics.per_class_accuracy(logits, labels)
     assert value[3].isnan()
@@ -174,7 +174,7 @@ def test_f1_equals_scikit_learn(classes: int) -> None:
     """scikit-learn averages over classes that occur as labels or predictions."""
     from sklearn.metrics import f1_score
 
-    logits, _, labels = drawn(7, 50, classes, torch.float32)
+    logits, _, labels = sampled(7, 50, classes, torch.float32)
     logits = torch.cat([logits, torch.full((50, 1), -100.0)], 1)  # the last class is never predicted, nor a label
     have = labels >= 0
     expected = f1_score(labels[have], logits[have].argmax(1), average=None)
@@ -195,20 +195,20 @@ def test_f1_by_hand() -> None:
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
 def test_metric_is_invariant_to_a_constant_added_to_logits(metric: Scored) -> None:
-    logits, _, labels = drawn(5, 50, 4, torch.float64)
+    logits, _, labels = sampled(5, 50, 4, torch.float64)
     shift = torch.linspace(-30, 30, 50, dtype=torch.float64)[:, None]
     torch.testing.assert_close(metric(logits + shift, labels), metric(logits, labels), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in OF_PAIRS])
 def test_pair_metric_is_invariant_to_a_constant_added_to_either_logits(metric: Scored) -> None:
-    student, teacher, _ = drawn(5, 50, 4, torch.float64)
+    student, teacher, _ = sampled(5, 50, 4, torch.float64)
     torch.testing.assert_close(metric(student + 9, teacher - 7), metric(student, teacher), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
 def test_unlabelled_samples_are_ignored(metric: Scored) -> None:
-    logits, _, labels = drawn(6, 40, 4, torch.float64)
+    logits, _, labels = sampled(6, 40, 4, torch.float64)
     have = labels >= 0
     assert 0 < have.sum() < len(labels)
     torch.testing.assert_close(metric(logits, labels), metric(logits[have], labels[have]))
@@ -222,7 +222,7 @@ def test_metric_without_any_label_is_nan(metric: Scored, samples: int) -> None:
 
 # Six samples with probability 1 for one of three classes.
 CERTAIN = 1000.0 * torch.eye(3).repeat(2, 1)
-RIGHT = torch.tensor([0, 1, 2, 0, 1, 2])
+CORRECT = torch.tensor([0, 1, 2, 0, 1, 2])
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,8 @@ RIGHT = torch.tensor([0, 1, 2, 0, 1, 2])
     ],
 )
 def test_metrics_of_certain_predictions(metric: Scored, right: float, wrong: float) -> None:
-    assert metric(CERTAIN, RIGHT).item() == right
-    assert metric(CERTAIN, (RIGHT + 1) % 3).item() == wrong
+    assert metric(CERTAIN, CORRECT).item() == right
+    assert metric(CERTAIN, (CORRECT + 1) % 3).item() == wrong
 
 
 @pytest.mark.parametrize("classes", [2, 5, 10])
@@ -268,10 +268,10 @@ def of_confidence(*confidences: float, dtype: torch.dtype = torch.float64) -> Te
     return torch.stack([first.log(), (1 - first).log()], 1)
 
 
-@pytest.mark.parametrize(("bins", "place"), [(2, 0), (4, 1), (3, 1)])
-def test_confidence_on_a_bin_edge_belongs_to_the_bin_below(bins: int, place: int) -> None:
+@pytest.mark.parametrize(("bins", "index"), [(2, 0), (4, 1), (3, 1)])
+def test_confidence_on_a_bin_edge_belongs_to_the_bin_below(bins: int, index: int) -> None:
     diagram = metrics.reliability(torch.zeros(1, 2), torch.tensor([0]), bins)
-    assert diagram.count.tolist() == [int(b == place) for b in range(bins)]
+    assert diagram.count.tolist() == [int(b == index) for b in range(bins)]
 
 
 @pytest.mark.parametrize(("classes", "bins"), [(3, 15), (5, 15), (15, 15), (2, 14), (5, 55)])
@@ -283,7 +283,7 @@ def test_bin_edges_are_the_nearest_floats(classes: int, bins: int, dtype: torch.
 
 
 def test_confidence_of_one_is_in_the_last_bin() -> None:
-    assert metrics.reliability(CERTAIN, RIGHT).count.tolist() == [0] * 14 + [6]
+    assert metrics.reliability(CERTAIN, CORRECT).count.tolist() == [0] * 14 + [6]
 
 
 def test_reliability_by_hand() -> None:
@@ -322,9 +322,9 @@ def test_ece_of_nan_logits_is_nan() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ece_equals_torchmetrics(seed: int) -> None:
-    theirs = pytest.importorskip("torchmetrics.functional.classification")
-    logits, _, labels = drawn(seed, 200, 6, torch.float32)
-    expected = theirs.multiclass_calibration_error(
+    reference = pytest.importorskip("torchmetrics.functional.classification")
+    logits, _, labels = sampled(seed, 200, 6, torch.float32)
+    expected = reference.multiclass_calibration_error(
         logits.softmax(1), labels, num_classes=6, n_bins=15, norm="l1", ignore_index=-1
     )
     torch.testing.assert_close(metrics.ece(logits, labels), expected, atol=1e-5, rtol=0)
@@ -344,12 +344,12 @@ def test_kl_stays_finite_where_a_probability_is_zero_in_float32() -> None:
 
 
 def test_memorisation_by_hand() -> None:
-    given = torch.tensor([1, 2, 0, 0, 1, -1, 2])
+    noisy = torch.tensor([1, 2, 0, 0, 1, -1, 2])
     clean = torch.tensor([0, 0, 0, 1, 2, 1, -1])
     predicted = torch.tensor([1, 0, 1, 0, 0, 1, 2])
     # Samples 0, 1, 3 and 4 are wrong: 0 and 3 are predicted as the noisy label, 1 as the clean one, 4 as neither.
-    assert metrics.wrongly_labelled(given, clean).tolist() == [True, True, False, True, True, False, False]
-    assert metrics.memorised(torch.eye(3)[predicted], given, clean).item() == 0.5
+    assert metrics.wrongly_labelled(noisy, clean).tolist() == [True, True, False, True, True, False, False]
+    assert metrics.memorised(torch.eye(3)[predicted], noisy, clean).item() == 0.5
 
 
 def test_memorisation_at_its_bounds_and_without_corrupted_labels() -> None:

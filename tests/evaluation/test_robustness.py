@@ -54,32 +54,32 @@ def test_accuracy_of_a_linear_network_equals_the_closed_form() -> None:
     pixels = split.inputs.flatten(1).float() / 255
     apart = weights()[0] - weights()[1]
     margin = (pixels - 0.5) @ apart * torch.where(split.labels == 0, 1.0, -1.0)
-    found = pgd_accuracies(model, split, RADII)
-    assert found.clean == pytest.approx(float((margin > 0).double().mean()))
-    assert list(found.accuracies) == list(RADII)
-    for radius, share in found.accuracies.items():
+    result = pgd_accuracies(model, split, RADII)
+    assert result.clean == pytest.approx(float((margin > 0).double().mean()))
+    assert list(result.accuracies) == list(RADII)
+    for radius, share in result.accuracies.items():
         assert share == pytest.approx(float((margin > radius * apart.abs().sum()).double().mean()))
-    assert len({found.clean, *found.accuracies.values()}) > 3
-    assert found.zero_gradient_share == 0
+    assert len({result.clean, *result.accuracies.values()}) > 3
+    assert result.zero_gradient_share == 0
 
 
 def test_radius_0_is_the_clean_accuracy(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     model = taught()
-    found = pgd_accuracies(model, tiny_data.test, [0.0])
-    assert found.accuracies == {0.0: found.clean}
-    assert found.clean == float(accuracy(predict(model, tiny_data.test, device="cpu"), tiny_data.test.labels))
+    result = pgd_accuracies(model, tiny_data.test, [0.0])
+    assert result.accuracies == {0.0: result.clean}
+    assert result.clean == float(accuracy(predict(model, tiny_data.test, device="cpu"), tiny_data.test.labels))
 
 
 def test_accuracy_never_rises_with_the_radius(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     """A weak attack of one step may miss at one radius an error that it finds at a smaller one."""
     model = taught()
-    found = pgd_accuracies(model, tiny_data.train, [0.3, 0.001, 0.01, 0.01, 0.1], steps=1)
-    assert list(found.accuracies) == [0.001, 0.01, 0.1, 0.3]
-    shares = [found.clean, *found.accuracies.values()]
+    result = pgd_accuracies(model, tiny_data.train, [0.3, 0.001, 0.01, 0.01, 0.1], steps=1)
+    assert list(result.accuracies) == [0.001, 0.01, 0.1, 0.3]
+    shares = [result.clean, *result.accuracies.values()]
     assert shares == sorted(shares, reverse=True)
 
 
-class Deaf(nn.Module):
+class LocallyLinear(nn.Module):
     """The linear network within 0.1 of middle grey; class 0 for all other images."""
 
     def __init__(self) -> None:
@@ -87,8 +87,8 @@ class Deaf(nn.Module):
         self.inside = plane()
 
     def forward(self, images: Tensor) -> Tensor:
-        near = ((images - 0.5).abs().flatten(1).amax(1) < 0.1)[:, None]
-        return torch.where(near, self.inside(images), torch.tensor([1.0, 0.0]))
+        near_grey = ((images - 0.5).abs().flatten(1).amax(1) < 0.1)[:, None]
+        return torch.where(near_grey, self.inside(images), torch.tensor([1.0, 0.0]))
 
 
 def test_samples_broken_at_a_small_radius_stay_broken_at_larger_ones() -> None:
@@ -99,8 +99,8 @@ def test_samples_broken_at_a_small_radius_stay_broken_at_larger_ones() -> None:
     near = replace(split, inputs=(127.5 + (split.inputs.float() - 127.5) / 4).to(torch.uint8))
     first = near.subset((predict(plane(), near, device="cpu").argmax(1) == 0).nonzero().squeeze(1))
     zeros = replace(first, labels=torch.zeros_like(first.labels))
-    alone = pgd_accuracies(Deaf(), zeros, [1.0]).accuracies[1.0]
-    both = pgd_accuracies(Deaf(), zeros, [0.03, 1.0]).accuracies
+    alone = pgd_accuracies(LocallyLinear(), zeros, [1.0]).accuracies[1.0]
+    both = pgd_accuracies(LocallyLinear(), zeros, [0.03, 1.0]).accuracies
     assert alone == 1
     assert both[1.0] == both[0.03] < 1
 
@@ -108,9 +108,9 @@ def test_samples_broken_at_a_small_radius_stay_broken_at_larger_ones() -> None:
 def test_accuracies_do_not_depend_on_the_batch_size(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
     model = taught().double()
     model.forward = lambda images, forward=model.forward: forward(images.double())  # type: ignore[method-assign,misc]
-    found = [pgd_accuracies(model, tiny_data.train, RADII, steps=3, restarts=2, batch_size=n) for n in (7, 48)]
-    assert found[0] == found[1]
-    assert found[0] == pgd_accuracies(model, tiny_data.train, RADII, steps=3, restarts=2)
+    result = [pgd_accuracies(model, tiny_data.train, RADII, steps=3, restarts=2, batch_size=n) for n in (7, 48)]
+    assert result[0] == result[1]
+    assert result[0] == pgd_accuracies(model, tiny_data.train, RADII, steps=3, restarts=2)
 
 
 def test_network_is_unchanged(tiny_data: Data, tiny_model: Callable[..., Tapped], state_of: Any, changed: Any) -> None:
@@ -139,9 +139,9 @@ def test_unlabelled_samples_are_ignored(refused: Refused) -> None:
 
 def test_accuracy_is_zero_if_no_prediction_is_correct() -> None:
     split = part()
-    wrong = replace(split, labels=1 - predict(plane(), split, device="cpu").argmax(1))
-    found = pgd_accuracies(plane(), wrong, RADII)
-    assert (found.clean, set(found.accuracies.values())) == (0, {0})
+    mislabelled = replace(split, labels=1 - predict(plane(), split, device="cpu").argmax(1))
+    result = pgd_accuracies(plane(), mislabelled, RADII)
+    assert (result.clean, set(result.accuracies.values())) == (0, {0})
 
 
 class Rounded(nn.Module):
@@ -152,17 +152,17 @@ class Rounded(nn.Module):
         self.inside, self.share = plane(), share
 
     def forward(self, images: Tensor) -> Tensor:
-        kept = math.ceil(len(images) * self.share)
+        smooth = math.ceil(len(images) * self.share)
         stepped = (images * 255).round() / 255
-        logits: Tensor = self.inside(torch.cat([images[:kept], stepped[kept:]]))
+        logits: Tensor = self.inside(torch.cat([images[:smooth], stepped[smooth:]]))
         return logits
 
 
 def test_warning_if_gradients_are_masked() -> None:
     with pytest.warns(TutelageWarning, match=r"100% of the 120 attacked samples .* overestimated"):
-        found = pgd_accuracies(Rounded(0.0), part(), [0.02], steps=2)
-    assert found.zero_gradient_share == 1
-    assert found.accuracies[0.02] > pgd_accuracies(plane(), part(), [0.02]).accuracies[0.02]
+        result = pgd_accuracies(Rounded(0.0), part(), [0.02], steps=2)
+    assert result.zero_gradient_share == 1
+    assert result.accuracies[0.02] > pgd_accuracies(plane(), part(), [0.02]).accuracies[0.02]
     with pytest.warns(TutelageWarning, match="10% of the 120"):
         assert pgd_accuracies(Rounded(0.9), part(), [0.02], steps=2).zero_gradient_share == pytest.approx(0.1)
 
@@ -170,8 +170,8 @@ def test_warning_if_gradients_are_masked() -> None:
 def test_few_zero_gradients_are_reported_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = pgd_accuracies(Rounded(0.95), part(), [0.02], steps=2)
-    assert found.zero_gradient_share == pytest.approx(0.05)
+        result = pgd_accuracies(Rounded(0.95), part(), [0.02], steps=2)
+    assert result.zero_gradient_share == pytest.approx(0.05)
 
 
 def test_negative_radius_is_refused() -> None:
@@ -183,9 +183,9 @@ def test_negative_radius_is_refused() -> None:
 
 
 def test_auac_of_the_numbers_of_the_authors() -> None:
-    found = dict(zip(range(6), (96, 64.95, 34.52, 16.73, 7.81, 3.73), strict=True))
-    assert auac(found) == pytest.approx(34.775)
-    assert auac(dict(reversed(found.items()))) == auac(found)
+    result = dict(zip(range(6), (96, 64.95, 34.52, 16.73, 7.81, 3.73), strict=True))
+    assert auac(result) == pytest.approx(34.775)
+    assert auac(dict(reversed(result.items()))) == auac(result)
 
 
 def test_auac_of_simple_curves() -> None:
@@ -195,13 +195,13 @@ def test_auac_of_simple_curves() -> None:
 
 
 def test_auac_of_an_attack() -> None:
-    found = pgd_accuracies(plane(), part(), RADII)
-    assert found.auac == auac({0.0: found.clean, **found.accuracies})
-    assert found.accuracies[0.3] < found.auac < found.clean
+    result = pgd_accuracies(plane(), part(), RADII)
+    assert result.auac == auac({0.0: result.clean, **result.accuracies})
+    assert result.accuracies[0.3] < result.auac < result.clean
 
 
 @pytest.mark.parametrize(
-    ("curve", "said"),
+    ("curve", "message"),
     [
         ({0.1: 0.5, 0.2: 0.4}, "radius 0"),
         ({0.0: 0.5}, "radius 0 and at a positive radius"),
@@ -211,8 +211,8 @@ def test_auac_of_an_attack() -> None:
         ({0.0: 0.5, 0.1: float("nan")}, "must not increase"),
     ],
 )
-def test_invalid_curves_are_refused(curve: dict[float, float], said: str, refused: Refused) -> None:
-    with refused(said):
+def test_invalid_curves_are_refused(curve: dict[float, float], message: str, refused: Refused) -> None:
+    with refused(message):
         auac(curve)
 
 

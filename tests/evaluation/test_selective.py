@@ -53,8 +53,8 @@ def test_risk_equals_scikit_learn_at_every_coverage() -> None:
     logits, labels = some(200)
     order = logits.softmax(1).amax(1).argsort(descending=True)
     curve = risk_coverage(logits, labels)
-    said, true = logits.argmax(1)[order].numpy(), labels[order].numpy()
-    expected = [1 - accuracy_score(true[:k], said[:k]) for k in range(1, 201)]
+    predicted, true = logits.argmax(1)[order].numpy(), labels[order].numpy()
+    expected = [1 - accuracy_score(true[:k], predicted[:k]) for k in range(1, 201)]
     assert curve.risk.tolist() == pytest.approx(expected)
     assert curve.coverage.tolist() == pytest.approx([k / 200 for k in range(1, 201)])
     assert float(aurc(logits, labels)) == pytest.approx(sum(expected) / 200)
@@ -161,7 +161,7 @@ def test_risk_at_coverages() -> None:
     curve = risk_coverage(logits, labels)
     order = certainty(logits).argsort(descending=True)
     wrong = (logits.argmax(1) != labels)[order].double()
-    expected = [float(wrong[:kept].mean()) for kept in (40, 36, 32, 1)]
+    expected = [float(wrong[:selected].mean()) for selected in (40, 36, 32, 1)]
     assert curve.risk_at([1.0, 0.9, 0.8, 0.001]).tolist() == pytest.approx(expected)
     assert curve.risk_at([]).shape == (0,)
     for wrong_one in (0.0, 1.1, -0.5, math.nan):
@@ -197,9 +197,9 @@ def test_curve_without_labels_is_nan_and_invalid_scores_are_refused() -> None:
 def test_abstain_probability_and_its_log_odds() -> None:
     logits, _ = some(50)
     abstain = torch.linspace(-3, 3, 50, dtype=torch.float64)[:, None]
-    kept = abstain_probability(logits, abstain)
-    torch.testing.assert_close(kept, abstain[:, 0].exp() / (logits.exp().sum(1) + abstain[:, 0].exp()))
-    torch.testing.assert_close(selection_score(logits, abstain), ((1 - kept) / kept).log())
-    far = torch.tensor([[200.0, 0.0], [100.0, 0.0]])
-    assert abstain_probability(far, torch.zeros(2, 1)).tolist() == [0.0, pytest.approx(0, abs=1e-40)]
-    assert selection_score(far, torch.zeros(2, 1)).argsort(descending=True).tolist() == [0, 1]
+    probability = abstain_probability(logits, abstain)
+    torch.testing.assert_close(probability, abstain[:, 0].exp() / (logits.exp().sum(1) + abstain[:, 0].exp()))
+    torch.testing.assert_close(selection_score(logits, abstain), ((1 - probability) / probability).log())
+    extreme = torch.tensor([[200.0, 0.0], [100.0, 0.0]])
+    assert abstain_probability(extreme, torch.zeros(2, 1)).tolist() == [0.0, pytest.approx(0, abs=1e-40)]
+    assert selection_score(extreme, torch.zeros(2, 1)).argsort(descending=True).tolist() == [0, 1]

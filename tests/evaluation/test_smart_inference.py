@@ -21,7 +21,7 @@ from tutelage.evaluation.smart_inference import (
 )
 
 
-def drawn(samples: int, scale: float = 2.0, seed: int = 0) -> Tensor:
+def random_logits(samples: int, scale: float = 2.0, seed: int = 0) -> Tensor:
     return scale * torch.randn(samples, 13, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -37,17 +37,17 @@ def strings() -> Tensor:
 
 @pytest.mark.parametrize("candidates", [0, 1, 2, 4, 6])
 def test_reading_is_the_best_valid_string_of_all_substitutions(candidates: int) -> None:
-    logits = drawn(25)
+    logits = random_logits(25)
     reading = read(logits, EAN13, candidates)
     for sample in range(len(logits)):
         log_p = logits[sample].log_softmax(1)
         order = log_p.argsort(1, descending=True).tolist()
         p = log_p.exp()
         margin = [float(p[d, order[d][0]] - p[d, order[d][1]]) for d in range(13)]
-        places = sorted(range(13), key=margin.__getitem__)[:candidates]
+        positions = sorted(range(13), key=margin.__getitem__)[:candidates]
         best: tuple[float, list[int]] | None = None
         for count in range(candidates + 1):
-            for subset in combinations(places, count):
+            for subset in combinations(positions, count):
                 string = [order[d][1 if d in subset else 0] for d in range(13)]
                 if sum(w * d for w, d in zip((1, 3) * 6 + (1,), string, strict=True)) % 10 == 0:
                     total = math.fsum(float(log_p[d, digit]) for d, digit in enumerate(string))
@@ -62,7 +62,7 @@ def test_reading_is_the_best_valid_string_of_all_substitutions(candidates: int) 
 
 def test_accepted_strings_pass_the_checksum() -> None:
     for candidates in (0, 1, 3, 6):
-        reading = read(drawn(500), EAN13, candidates)
+        reading = read(random_logits(500), EAN13, candidates)
         assert EAN13.valid(reading.symbols[reading.accepted]).all()
         assert not EAN13.valid(reading.symbols[~reading.accepted]).any()
 
@@ -79,10 +79,10 @@ def test_valid_string_of_first_choices_is_unchanged(candidates: int, strings: Te
 @pytest.mark.parametrize("candidates", [1, 2, 4])
 def test_wrong_digit_with_the_smallest_margin_is_replaced_by_its_runner_up(candidates: int, strings: Tensor) -> None:
     logits = certain(strings)
-    samples, place = torch.arange(200), torch.arange(200) % 13
-    truth = strings[samples, place]
-    logits[samples, place, truth] = 1.0
-    logits[samples, place, (truth + 1 + samples % 9) % 10] = 1.1
+    samples, position = torch.arange(200), torch.arange(200) % 13
+    truth = strings[samples, position]
+    logits[samples, position, truth] = 1.0
+    logits[samples, position, (truth + 1 + samples % 9) % 10] = 1.1
     assert not (logits.argmax(2) == strings).all(1).any()
     assert not read(logits, EAN13, 0).accepted.any()
     reading = read(logits, EAN13, candidates)
@@ -92,7 +92,7 @@ def test_wrong_digit_with_the_smallest_margin_is_replaced_by_its_runner_up(candi
 
 def test_more_candidates_accept_more_strings_and_more_noise() -> None:
     """On random logits, K residue changes of 1 to 9 accept one tenth per distinct subset sum."""
-    logits = drawn(4000, seed=5)
+    logits = random_logits(4000, seed=5)
     shares = [float(read(logits, EAN13, k).accepted.double().mean()) for k in range(5)]
     assert shares == sorted(shares)
     for k, share in enumerate(shares[:4]):
@@ -107,7 +107,7 @@ def test_more_candidates_accept_more_strings_and_more_noise() -> None:
 
 def test_reading_does_not_depend_on_the_order_of_classes() -> None:
     """Multiplying each digit by 3 modulo 10 is a bijection that preserves validity."""
-    logits = drawn(300)
+    logits = random_logits(300)
     renamed = 3 * torch.arange(10) % 10
     other = torch.empty_like(logits)
     other[:, :, renamed] = logits
@@ -121,7 +121,7 @@ def test_reading_does_not_depend_on_the_order_of_classes() -> None:
 def test_candidates_out_of_range_are_refused(refused: Any) -> None:
     for candidates in (-1, 11):
         with refused("0 to 10", candidates):
-            read(drawn(1), EAN13, candidates)
+            read(random_logits(1), EAN13, candidates)
 
 
 def test_most_probable_valid_string_equals_brute_force() -> None:
@@ -138,7 +138,7 @@ def test_most_probable_valid_string_equals_brute_force() -> None:
 
 
 def test_search_without_pruning_is_at_least_as_probable() -> None:
-    logits = drawn(300)
+    logits = random_logits(300)
     best = most_probable(logits, EAN13)
     assert EAN13.valid(best.symbols).all()
     for candidates in (0, 2, 6):
@@ -175,7 +175,7 @@ def test_votes_are_counted_and_ties_go_to_the_more_probable(strings: Tensor) -> 
 
 
 def test_single_view_is_read_unchanged() -> None:
-    logits = drawn(200)
+    logits = random_logits(200)
     expected = read(logits, EAN13, 2)
     for policy in (fast_track, full_voting):
         reading = policy([logits], EAN13, 2)
