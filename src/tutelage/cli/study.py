@@ -128,12 +128,15 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the study.", **PATH)] = Path("runs/demo"),
-    methods: Annotated[str | None, typer.Option(help="Methods, comma-separated.  [default: the nine methods]")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 3,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Methods, comma-separated.  [default: hinton,fitnet,at,sp,rkd,dml]"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 8,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of every network.")] = 20,
     json_: Json = False,
 ) -> None:
-    """Compare nine methods with a plain student on handwritten digits, 40 % of which have wrong labels."""
+    """Compare six methods with a plain student on handwritten digits, 40 % of which have wrong labels."""
     from tutelage.studies.study import Study, read_study
     from tutelage.studies.workers import LocalWorkers
 
