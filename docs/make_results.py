@@ -44,7 +44,7 @@ test labels are correct. No augmentation.
 labels as the students, wrong ones included.
 
 **Training.** 20 epochs of batches of 128, SGD with a learning rate of 0.1, eight seeds, evaluation after the last epoch;
-float32 on a CPU, torch 2.13. The two stages of FitNets share the 20 epochs. DML trains two networks, so it costs twice
+bfloat16 autocast on a CPU, torch 2.13. The two stages of FitNets share the 20 epochs. DML trains two networks, so it costs twice
 as much. All methods have their default settings; the learning rate and the batch size were set for speed, not tuned
 for any method.
 
