@@ -34,8 +34,8 @@ from experiments import paired  # noqa: E402 - a folder beside the package
 DEMO_HEAD = """\
 # The demo
 
-**Question.** Do distillation methods help a student whose training labels are wrong? `tutelage demo` trains six of them,
-with eight seeds, in less than four minutes on two CPU cores.
+**Question.** Do distillation methods help a student whose training labels are wrong? `tutelage demo` trains six of
+them, with eight seeds, in less than four minutes on two CPU cores.
 
 **Data.** Handwritten digits from scikit-learn: 1,797 images of 8 x 8 pixels. 40 % of the training labels are wrong;
 test labels are correct. No augmentation.
@@ -43,10 +43,10 @@ test labels are correct. No augmentation.
 **Networks.** A `resnet14x0.5` teacher and `resnet8x0.5` students (channels 8-16-32). The teacher is trained on the same
 labels as the students, wrong ones included.
 
-**Training.** 20 epochs of batches of 128, SGD with a learning rate of 0.1, eight seeds, evaluation after the last epoch;
-bfloat16 autocast on a CPU, torch 2.13. The two stages of FitNets share the 20 epochs. DML trains two networks, so it costs twice
-as much. All methods have their default settings; the learning rate and the batch size were set for speed, not tuned
-for any method.
+**Training.** 20 epochs of batches of 128, SGD with a learning rate of 0.1, eight seeds, evaluation after the last
+epoch; bfloat16 autocast on a CPU, torch 2.13. The two stages of FitNets share the 20 epochs. DML trains two networks,
+so it costs twice as much. All methods have their default settings; the learning rate and the batch size were set for
+speed, not tuned for any method.
 
 **Table.** Means over seeds ± half the width of their 95 % t interval. *Difference to plain* is the mean paired
 difference to the plain student of the same seed, in percentage points. *Memorised* is the share of the wrong training
@@ -54,8 +54,8 @@ labels that the network predicts."""
 
 DEMO_TAIL = """\
 **Limits.** Students memorise many wrong labels here because there is no augmentation: with random crops by one pixel
-they memorise hardly any, and there is little to gain. [nine-methods.md](nine-methods.md) has all nine methods with crops
-and other data."""
+they memorise hardly any, and there is little to gain. [nine-methods.md](nine-methods.md) has all nine methods with
+crops and other data."""
 
 
 def demo_page() -> str:
