@@ -88,11 +88,11 @@ def test_compare_two_studies(run: Command, write_study: WriteStudy) -> None:
     assert "missing in B: seed 1 is missing, seed 2 is missing" in out
     assert "only in A: sp, digits, noise 0.4, big teaches small" in out
     code, out, _ = run("compare", a, b, "--metric", "ece", "--json")
-    told = json.loads(out)
-    assert (told["metric"], told["seeds"], len(told["differences"]), told["only_b"]) == ("ece", [1, 2], 6, [])
-    assert [row["missing"] is None for row in told["differences"]] == [True, True, False] * 2
-    assert all((row["low"] is None) == (row["missing"] is not None) for row in told["differences"])
-    assert told["only_a"][0]["method"] == "sp"
+    report = json.loads(out)
+    assert (report["metric"], report["seeds"], len(report["differences"]), report["only_b"]) == ("ece", [1, 2], 6, [])
+    assert [row["missing"] is None for row in report["differences"]] == [True, True, False] * 2
+    assert all((row["low"] is None) == (row["missing"] is not None) for row in report["differences"])
+    assert report["only_a"][0]["method"] == "sp"
 
 
 def test_studies_with_different_training_settings_are_not_compared(run: Command, write_study: WriteStudy) -> None:

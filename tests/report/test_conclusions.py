@@ -17,7 +17,7 @@ WriteStudy = Callable[..., Path]
 PLAIN = (0.80, 0.82, 0.78, 0.81, 0.79)
 
 
-def made_of(write: WriteStudy, values: Mapping[str, Sequence[float | None]], **more: Any) -> Results:
+def made_of(write: WriteStudy, values: Mapping[str, Sequence[float | None]], **options: Any) -> Results:
     """Results of a study with these accuracies on one condition; ``None`` is a failed run."""
 
     def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -27,8 +27,8 @@ def made_of(write: WriteStudy, values: Mapping[str, Sequence[float | None]], **m
         return {"accuracy": value, "ece": value}
 
     methods = [name for name in values if name not in ("plain", "teacher")]
-    more = {"noise": (None,), "seeds": range(len(PLAIN)), **more}
-    return Results.read(write(numbers=numbers, methods=methods, **more))
+    options = {"noise": (None,), "seeds": range(len(PLAIN)), **options}
+    return Results.read(write(numbers=numbers, methods=methods, **options))
 
 
 def plus(*differences: float) -> list[float]:
@@ -36,14 +36,21 @@ def plus(*differences: float) -> list[float]:
 
 
 CLEAR = plus(0.05, 0.051, 0.049, 0.0505, 0.0495)
-LOST = plus(0.01, 0.03, 0.02, 0.001, 0.03)  # the interval barely excludes 0
+UNCORRECTED = plus(0.01, 0.03, 0.02, 0.001, 0.03)  # the interval barely excludes 0
 UNSURE = plus(0.03, -0.02, 0.01, 0.0, -0.01)
 
 
 def test_conclusion_names_every_significance_category(write_study: WriteStudy) -> None:
     worse = [2 * a - b for a, b in zip(PLAIN, CLEAR, strict=True)]
-    gone = [*CLEAR[:4], None]
-    values = {"up": CLEAR, "down": worse, "lost": LOST, "same": plus(*5 * [0.05]), "unsure": UNSURE, "gone": gone}
+    failed = [*CLEAR[:4], None]
+    values = {
+        "up": CLEAR,
+        "down": worse,
+        "lost": UNCORRECTED,
+        "same": plus(*5 * [0.05]),
+        "unsure": UNSURE,
+        "gone": failed,
+    }
     rows = {row.cell.method: row for row in made_of(write_study, values).table()}
     assert {name: significance(rows[name]) for name in values} == {
         "up": "above",
@@ -74,10 +81,10 @@ def test_no_claim_without_the_corrected_p_value(write_study: WriteStudy) -> None
     for seed in range(12):
         draws = np.random.default_rng(seed).normal(0.01, 0.01, (5, 5))
         values = {f"m{number}": plus(*row) for number, row in enumerate(draws)}
-        results = made_of(lambda **more: write_study(f"study-{seed}", **more), values)  # noqa: B023
+        results = made_of(lambda **options: write_study(f"study-{seed}", **options), values)  # noqa: B023
         for interval in ("t", "bootstrap"):
             rows = results.table(interval=interval)
-            said = conclusion(rows)
+            sentence = conclusion(rows)
             second = summary(results, interval=interval)[1]
             for row in rows:
                 if row.gain is None:
@@ -85,7 +92,9 @@ def test_no_claim_without_the_corrected_p_value(write_study: WriteStudy) -> None
                 claimed = f"{row.cell.method} (" in second
                 assert claimed == (significance(row) in ("above", "below"))
                 assert not claimed or (row.holm is not None and row.holm < LEVEL and row.gain.low * row.gain.high > 0)
-            assert ("clearly better" in said or "clearly worse" in said) == ("none clearly differs" not in said)
+            assert ("clearly better" in sentence or "clearly worse" in sentence) == (
+                "none clearly differs" not in sentence
+            )
 
 
 def test_random_differences_are_not_called_significant(write_study: WriteStudy) -> None:
@@ -144,6 +153,6 @@ def test_study_of_only_the_plain_student(write_study: WriteStudy) -> None:
 @pytest.mark.parametrize("metric", ["calibration_gap", "memorised", "ood_auroc"])
 def test_metrics_without_direction_or_values_make_no_claim(write_study: WriteStudy, metric: str) -> None:
     results = made_of(write_study, {"a": CLEAR})
-    said = " ".join([conclusion(results.table(metric)), *summary(results, metric)])
-    assert "better" not in said
-    assert "nan" not in said
+    text = " ".join([conclusion(results.table(metric)), *summary(results, metric)])
+    assert "better" not in text
+    assert "nan" not in text

@@ -27,9 +27,9 @@ def test_progress_bars_show_condition_pair_failures_and_remaining_time(monkeypat
         watch(Status(runs=10, done=2, failed=0, skipped=2, running=()))
         work = ActiveJob("hinton-seed0-0123", "hinton, noise 0.4, big → small, seed 0", 0.5)
         watch(Status(runs=10, done=3, failed=1, skipped=2, running=(work,)))
-    shown = text.getvalue()
-    assert "hinton, noise 0.4, big → small, seed 0" in shown
-    assert "3 of 10 runs done, 1 failed, 0:02:12 left" in shown  # 2.5 runs in a minute, 5.5 are left
+    output = text.getvalue()
+    assert "hinton, noise 0.4, big → small, seed 0" in output
+    assert "3 of 10 runs done, 1 failed, 0:02:12 left" in output  # 2.5 runs in a minute, 5.5 are left
 
 
 def test_progress_outside_a_terminal_is_one_line_per_count() -> None:
@@ -44,8 +44,8 @@ def test_progress_outside_a_terminal_is_one_line_per_count() -> None:
 
 def test_console_tables_are_not_markdown(write_study: WriteStudy, capsys: pytest.CaptureFixture[str]) -> None:
     print_tables(Results.read(write_study(methods=("at", "[bold]sp"))))
-    shown = capsys.readouterr().out
-    assert "[bold]sp" in shown
-    assert "noise 0.4" in shown
-    assert "|" not in shown
-    assert "With ± half of its 95 % interval" in " ".join(shown.split())
+    output = capsys.readouterr().out
+    assert "[bold]sp" in output
+    assert "noise 0.4" in output
+    assert "|" not in output
+    assert "With ± half of its 95 % interval" in " ".join(output.split())

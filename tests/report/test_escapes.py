@@ -18,7 +18,7 @@ from tutelage.report.console import Terminal, print_plain, print_table
 Run = Callable[..., tuple[int, str, str]]
 
 EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnp"
-SHOWN = r"\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnp"
+ESCAPED = r"\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnp"
 
 
 @pytest.fixture(autouse=True)
@@ -46,19 +46,19 @@ def clean(*texts: str) -> bool:
 def test_names_of_classes_and_folders_are_printed_escaped(run: Run, evil_data: str) -> None:
     code, out, err = run("data", evil_data)
     assert code == 0
-    assert SHOWN in out
+    assert ESCAPED in out
     assert "[/]" in out
     assert clean(out, err)
     train = ["train", "--data", evil_data, "--model", "resnet8x0.25", "--epochs", "1", "--batch-size", "8"]
     for folder in ("x/[/]", f"{EVIL}[bold]"):
         code, out, err = run(*train, "--out", folder)
         assert code == 0, err
-        assert folder.replace(EVIL, SHOWN) in out
+        assert folder.replace(EVIL, ESCAPED) in out
         assert clean(out, err)
         code, out, err = run("evaluate", folder)
         assert code == 0
         assert clean(out, err)
-        assert SHOWN in out
+        assert ESCAPED in out
 
 
 def test_errors_and_warnings_contain_no_control_characters(run: Run) -> None:
@@ -67,8 +67,8 @@ def test_errors_and_warnings_contain_no_control_characters(run: Run) -> None:
         assert code == 2
         assert clean(out, err)
         assert err.splitlines()[-1].startswith("error: ")
-    assert str(TutelageError(f"a\n {EVIL}")) == f"a {SHOWN}"
-    assert str(TutelageWarning(f"a\r\n{EVIL}")) == f"a {SHOWN}"
+    assert str(TutelageError(f"a\n {EVIL}")) == f"a {ESCAPED}"
+    assert str(TutelageWarning(f"a\r\n{EVIL}")) == f"a {ESCAPED}"
 
 
 def test_length_of_messages_is_limited() -> None:
@@ -84,7 +84,7 @@ def test_tables_and_lines_are_printed_escaped(capsys: pytest.CaptureFixture[str]
     Terminal().print(EVIL)
     out, _ = capsys.readouterr()
     assert clean(out)
-    assert out.count(SHOWN) == 3
+    assert out.count(ESCAPED) == 3
     for text in ("[/]", "[/b]", "[red]"):
         assert text in out
 

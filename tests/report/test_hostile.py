@@ -42,7 +42,7 @@ PIECES = (
     *("\U0001f600", "é", "中", " ", "a", "0", "=1+1", "|", "#", "nan"),
 )
 HOSTILE = st.lists(st.sampled_from(PIECES), min_size=1, max_size=5).map("".join)
-PLACES = (
+FIELDS = (
     *("study", "data", "noise", "imbalance", "teacher", "student", "method", "function", "class", "setting", "value"),
     *("error", "command", "folder", "version", "train", "optimizer", "attack", "corruption", "term"),
 )
@@ -57,8 +57,8 @@ class Reader(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
-        self.said: list[str] = []
-        self.others: list[str] = []
+        self.texts: list[str] = []
+        self.declarations: list[str] = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -78,22 +78,22 @@ class Reader(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.said.append(data)
+        self.texts.append(data)
 
     def handle_comment(self, data: str) -> None:
-        self.others.append(data)
+        self.declarations.append(data)
 
     unknown_decl = handle_pi = handle_comment
 
 
 def written(folder: Path, write_study: Callable[..., Path], text: Mapping[str, str]) -> str:
     """The page of a study with these names, each made unique by its position."""
-    name = {place: f"{place}~{text[place]}" for place in PLACES}
+    name = {field: f"{field}~{text[field]}" for field in FIELDS}
     condition = {"data": name["data"], "imbalance": name["imbalance"]}
 
     def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
-        bad = record["method"] == name["method"] and record["seed"] == 0
-        more = {"error": name["error"], "status": "failed"} if bad else {}
+        hostile = record["method"] == name["method"] and record["seed"] == 0
+        more = {"error": name["error"], "status": "failed"} if hostile else {}
         return condition | {
             "function": name["function"],
             "settings": {name["setting"]: name["value"]},
@@ -111,7 +111,7 @@ def written(folder: Path, write_study: Callable[..., Path], text: Mapping[str, s
             **more,
         }
 
-    told = {
+    fields = {
         "data": [name["data"]],
         "imbalance": [name["imbalance"]],
         "train": {name["train"]: 1, "optimizer": name["optimizer"]},
@@ -120,7 +120,7 @@ def written(folder: Path, write_study: Callable[..., Path], text: Mapping[str, s
     shutil.rmtree(folder / "study", ignore_errors=True)
     pairs = [(name["teacher"], name["student"])]
     study = write_study(
-        "study", numbers, noise=(None, name["noise"]), pairs=pairs, methods=(name["method"],), seeds=(0, 1), **told
+        "study", numbers, noise=(None, name["noise"]), pairs=pairs, methods=(name["method"],), seeds=(0, 1), **fields
     )
     way = {"method": name["function"], "settings": {name["setting"]: name["value"]}}
     declared = json.loads((study / "study.json").read_text())
@@ -149,33 +149,33 @@ def opened(made: str) -> Reader:
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(text=st.fixed_dictionaries(dict.fromkeys(PLACES, HOSTILE)))
-@example(text=dict.fromkeys(PLACES, "<script>alert(1)</script>\"'><zz evil='1' onzz=\"2\">&lt;\n"))
-@example(text=dict.fromkeys(PLACES, "</title></style></script></svg><!-- ]]> <![CDATA[ <?x?>"))
+@given(text=st.fixed_dictionaries(dict.fromkeys(FIELDS, HOSTILE)))
+@example(text=dict.fromkeys(FIELDS, "<script>alert(1)</script>\"'><zz evil='1' onzz=\"2\">&lt;\n"))
+@example(text=dict.fromkeys(FIELDS, "</title></style></script></svg><!-- ]]> <![CDATA[ <?x?>"))
 def test_names_create_no_element_and_no_attribute(
     text: dict[str, str], write_study: Callable[..., Path], tmp_path: Path, plain_page: dict[str, Reader]
 ) -> None:
     if "usual" not in plain_page:
-        plain_page["usual"] = opened(written(tmp_path, write_study, dict.fromkeys(PLACES, "")))
-    usual = plain_page["usual"]
-    read = opened(written(tmp_path, write_study, {place: json.loads(json.dumps(each)) for place, each in text.items()}))
-    assert read.others == usual.others
+        plain_page["usual"] = opened(written(tmp_path, write_study, dict.fromkeys(FIELDS, "")))
+    plain = plain_page["usual"]
+    read = opened(written(tmp_path, write_study, {field: json.loads(json.dumps(raw)) for field, raw in text.items()}))
+    assert read.declarations == plain.declarations
     # A long name may be split into more elements of a figure; nothing else depends on its length.
-    drawn = {"text", "tspan", "g", "use", "path", "svg", "title"}
-    assert {tag: n for tag, n in Counter(read.tags).items() if tag not in drawn} == {
-        tag: n for tag, n in Counter(usual.tags).items() if tag not in drawn
+    svg_tags = {"text", "tspan", "g", "use", "path", "svg", "title"}
+    assert {tag: n for tag, n in Counter(read.tags).items() if tag not in svg_tags} == {
+        tag: n for tag, n in Counter(plain.tags).items() if tag not in svg_tags
     }
-    assert set(read.tags) == set(usual.tags)
-    assert {(tag, name) for tag, name, _ in read.attributes} == {(tag, name) for tag, name, _ in usual.attributes}
+    assert set(read.tags) == set(plain.tags)
+    assert {(tag, name) for tag, name, _ in read.attributes} == {(tag, name) for tag, name, _ in plain.attributes}
     ids = [value for _, name, value in read.attributes if name == "id"]
     assert len(ids) == len(set(ids))
     assert all(value.removeprefix("#") in ids for _, name, value in read.attributes if name == "href")
     for name in ("style", "class", "role", "type", "content"):
         values = {value for _, own, value in read.attributes if own == name}
         assert not any("~" in value for value in values), name
-    said = " ".join("".join(read.said).split())
-    for place in ("study", "data", "teacher", "student", "method", "error", "command", "value", "version"):
-        assert " ".join(printable(f"{place}~{text[place]}").split()) in said, place
+    words = " ".join("".join(read.texts).split())
+    for field in ("study", "data", "teacher", "student", "method", "error", "command", "value", "version"):
+        assert " ".join(printable(f"{field}~{text[field]}").split()) in words, field
 
 
 def test_templates_insert_only_figures_style_and_script_unescaped() -> None:
@@ -200,6 +200,6 @@ def test_page_with_lone_surrogates_is_written(write_study: Callable[..., Path], 
     strange = "\ud800<b>\udfff"
     runs = tuple({**run, "error": strange, "command": strange, "status": "failed"} for run in results.runs)
     made = page(replace(results, study={**results.study, "name": strange}, runs=runs))
-    assert "\\ud800<b>\\udfff" in "".join(opened(made).said)
+    assert "\\ud800<b>\\udfff" in "".join(opened(made).texts)
     write_page(replace(results, study={**results.study, "name": strange}), tmp_path / "page.html")
     assert b"\\ud800&lt;b&gt;" in (tmp_path / "page.html").read_bytes()

@@ -27,14 +27,14 @@ HOSTILE = '<script>alert("x")</script>&"\'$a_b$'
 VOID = {"meta", "link", "br", "input", "hr", "img", "path", "use"}
 
 
-def record(method: str, seed: int, place: tuple[Any, ...], rng: np.random.Generator) -> dict[str, Any]:
+def record(method: str, seed: int, condition: tuple[Any, ...], rng: np.random.Generator) -> dict[str, Any]:
     accuracy = float(rng.uniform(0.6, 0.9))
     measured = {name: float(rng.uniform(0, 1)) for name in METRICS} | {"accuracy": accuracy, "seconds": 3.0 + seed}
     return {
-        **dict(zip((*CONDITION, *PAIR), place, strict=True)),
+        **dict(zip((*CONDITION, *PAIR), condition, strict=True)),
         **measured,
-        "key": f"{abs(hash((method, seed, place))):016x}"[:16],
-        "folder": f"runs/{method}-{place[1]}-seed{seed}",
+        "key": f"{abs(hash((method, seed, condition))):016x}"[:16],
+        "folder": f"runs/{method}-{condition[1]}-seed{seed}",
         "status": "done",
         "error": None,
         "method": method,
@@ -113,7 +113,7 @@ class Reader(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.said: list[str] = []
+        self.texts: list[str] = []
         self.feed(text)
         self.close()
         assert not self.open
@@ -134,11 +134,11 @@ class Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open[-1:] not in (["style"], ["script"]):
-            self.said.append(data)
+            self.texts.append(data)
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.said).split())
+        return " ".join(" ".join(self.texts).split())
 
     def ids(self) -> list[str]:
         return [str(attributes["id"]) for _, attributes in self.tags if "id" in attributes]
@@ -279,11 +279,11 @@ def test_page_of_forty_methods_under_six_conditions(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
-    if not found:
+    browsers = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
+    if not browsers:
         pytest.skip("no Chromium on this machine")
     with sync.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found[0], args=["--no-sandbox"])
+        opened = playwright.chromium.launch(executable_path=browsers[0], args=["--no-sandbox"])
         yield opened
         opened.close()
 
@@ -295,25 +295,25 @@ def report(tmp_path: Path) -> str:
     return path.as_uri()
 
 
-def opened(browser: Any, address: str, **more: Any) -> Any:
+def opened(browser: Any, address: str, **options: Any) -> Any:
     """Open the page and record requests and console messages, of which there must be none."""
-    tab = browser.new_page(**more)
-    tab.heard = []
-    tab.on("console", lambda message: tab.heard.append(message.text))
-    tab.on("pageerror", lambda error: tab.heard.append(str(error)))
-    tab.on("dialog", lambda dialog: tab.heard.append(dialog.message))
-    tab.on("request", lambda request: tab.heard.append(request.url) if request.url != address else None)
+    tab = browser.new_page(**options)
+    tab.events = []
+    tab.on("console", lambda message: tab.events.append(message.text))
+    tab.on("pageerror", lambda error: tab.events.append(str(error)))
+    tab.on("dialog", lambda dialog: tab.events.append(dialog.message))
+    tab.on("request", lambda request: tab.events.append(request.url) if request.url != address else None)
     tab.goto(address)
     return tab
 
 
-def shown(tab: Any) -> list[str]:
+def visible_methods(tab: Any) -> list[str]:
     return [text.strip() for text in tab.locator("#numbers > tbody:visible > tr > th").all_inner_texts()]
 
 
 def test_page_opens_without_errors_sorts_filters_and_unfolds(browser: Any, report: str) -> None:
     tab = opened(browser, report)
-    assert len(shown(tab)) == 15
+    assert len(visible_methods(tab)) == 15
     head = tab.locator("#numbers > thead th", has_text="accuracy, %").first
     for order, sign in (("descending", -1), ("ascending", 1)):
         head.locator("button").click()
@@ -325,9 +325,9 @@ def test_page_opens_without_errors_sorts_filters_and_unfolds(browser: Any, repor
         numbers = [float(value) for value in values[:-3]]
         assert numbers == sorted(numbers, key=lambda value: sign * value)
     tab.fill("#search", "hinton")
-    assert shown(tab) == ["hinton"] * 3
+    assert visible_methods(tab) == ["hinton"] * 3
     tab.select_option("[data-filter=condition]", "noise 0.2")
-    assert shown(tab) == ["hinton"]
+    assert visible_methods(tab) == ["hinton"]
     assert tab.locator("#count").inner_text() == "1 of 15 lines"
     tab.locator(".open:visible").click()
     assert tab.locator(".behind:visible .folder").all_inner_texts() == [
@@ -336,8 +336,8 @@ def test_page_opens_without_errors_sorts_filters_and_unfolds(browser: Any, repor
     tab.fill("#search", "")
     tab.select_option("[data-filter=condition]", "")
     tab.select_option("[data-filter=method]", HOSTILE)
-    assert shown(tab) == [HOSTILE] * 3
-    assert tab.heard == []
+    assert visible_methods(tab) == [HOSTILE] * 3
+    assert tab.events == []
     tab.close()
 
 
@@ -353,7 +353,7 @@ def test_page_follows_the_colour_scheme_and_fits_the_window(
     ink = tab.evaluate("getComputedStyle(document.querySelector('figure svg text')).fill")
     assert (sum(int(part) for part in re.findall(r"\d+", ink)[:3]) < 384) == light
     assert tab.evaluate("document.documentElement.scrollWidth") == width
-    assert tab.heard == []
+    assert tab.events == []
     tab.close()
 
 
@@ -367,7 +367,7 @@ def test_wide_tables_keep_their_first_column_and_indicate_scrolling(browser: Any
     before = [cell.bounding_box()["x"] for cell in first]
     wide.evaluate("it => { it.scrollLeft = 200 }")
     assert [cell.bounding_box()["x"] for cell in first] == before
-    assert tab.heard == []
+    assert tab.events == []
     tab.close()
 
 
@@ -378,7 +378,7 @@ def test_page_prints(browser: Any, report: str) -> None:
     tab.emulate_media(media="print")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
     assert not tab.locator(".controls").is_visible()
-    assert tab.heard == []
+    assert tab.events == []
     tab.close()
 
 

@@ -117,8 +117,8 @@ def test_latex_has_one_escaped_booktabs_table_per_condition(write_study: WriteSt
 
 
 def test_missing_plain_run_is_marked_in_every_difference(write_study: WriteStudy) -> None:
-    gone = write_study(numbers=lambda r: {"status": "missing"} if r["method"] == "plain" and r["seed"] == 1 else {})
-    text = table_as(Results.read(gone), "md").decode()
+    folder = write_study(numbers=lambda r: {"status": "missing"} if r["method"] == "plain" and r["seed"] == 1 else {})
+    text = table_as(Results.read(folder), "md").decode()
     assert text.count("| missing: plain, seed 1 is missing |") == 2 * 3
     assert text.count("| plain | missing: seed 1 is missing |") == 2
 
@@ -154,7 +154,7 @@ def test_unknown_formats_metrics_and_missing_libraries_are_refused(
         table_as(results, "parquet")
 
 
-STRANGE = {
+FORMULAS = {
     '=HYPERLINK("http://x")': '\'=HYPERLINK("http://x")',
     "+1": "'+1",
     "-1": "'-1",
@@ -169,17 +169,17 @@ STRANGE = {
 
 
 def test_names_are_not_written_as_formulas(write_study: WriteStudy) -> None:
-    study = Results.read(write_study(methods=tuple(STRANGE), pairs=(("=teacher", "@student"),), seeds=(0, 1)))
+    study = Results.read(write_study(methods=tuple(FORMULAS), pairs=(("=teacher", "@student"),), seeds=(0, 1)))
     lines = list(csv.DictReader(io.StringIO(table_as(study, "csv").decode(), newline="")))
-    assert {line["method"] for line in lines} == {"plain", "teacher", *STRANGE.values()}
+    assert {line["method"] for line in lines} == {"plain", "teacher", *FORMULAS.values()}
     assert {(line["teacher"], line["student"]) for line in lines} == {("'=teacher", "'@student")}
     gains = [float(line["gain"]) for line in lines if line["gain"]]
     assert min(gains) < 0  # numbers keep their sign
-    assert {row["method"] for row in json.loads(table_as(study, "json"))} == {"plain", "teacher", *STRANGE}
+    assert {row["method"] for row in json.loads(table_as(study, "json"))} == {"plain", "teacher", *FORMULAS}
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "cell"),
     [
         ("<img src=x onerror=y>", "&lt;img src=x onerror=y&gt;"),
         ("a|b", r"a\|b"),
@@ -189,9 +189,9 @@ def test_names_are_not_written_as_formulas(write_study: WriteStudy) -> None:
         ("&lt;", "&amp;lt;"),
     ],
 )
-def test_markdown_displays_names_literally(write_study: WriteStudy, name: str, shown: str) -> None:
+def test_markdown_displays_names_literally(write_study: WriteStudy, name: str, cell: str) -> None:
     failed = {"status": "failed", "error": name}
     study = write_study(name, lambda run: failed if run["method"] == name else {}, methods=(name,), seeds=(0, 1))
     text = table_as(Results.read(study.rename(study.with_name("study"))), "md").decode()
-    assert f"| {shown} |" in text
-    assert text.count(shown) == 1 + 2 * 3  # the title; and of two conditions the row, the missing value and its error
+    assert f"| {cell} |" in text
+    assert text.count(cell) == 1 + 2 * 3  # the title; and of two conditions the row, the missing value and its error

@@ -355,5 +355,5 @@ def test_a_batch_too_small_for_a_method_is_refused(
 ) -> None:
     recipe = Recipe(epochs=1, batch_size=samples)
     run = Run(tiny_data, lambda: tiny_model(2), [tiny_model(1)], recipe=recipe, hardware=on_cpu)
-    with refused("batch", "take"):
+    with refused("use a batch size of"):
         find(method)(run)

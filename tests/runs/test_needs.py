@@ -131,7 +131,7 @@ def test_a_default_belongs_to_its_form(method: str, given: Any, name: str, value
 
 @pytest.mark.filterwarnings("ignore:.*chance level")
 def test_a_form_without_a_default_is_refused(tiny_model: Net, tiny_data: Data, refused: Any) -> None:
-    with refused("beta has no default", "reduction=paper", "give one"):
+    with refused("beta has no default", "reduction=paper", "set it"):
         distil(tiny_model(1), tiny_model(), tiny_data, "fitnet", settings={"mode": "joint", "reduction": "paper"})
 
 

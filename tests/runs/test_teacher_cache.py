@@ -113,5 +113,5 @@ def test_few_views_are_some_of_all_and_the_image_is_one_of_them() -> None:
 def test_the_number_of_views_comes_from_the_configuration(refused: Any) -> None:
     assert load_data(Config(data="digits", views=3)).views.count == 3
     assert open_data("digits").views.count == 9
-    with refused("at least one view", "0"):
+    with refused("the limit of views must be 1 or more", "0"):
         CropsAndFlips(pad=1, limit=0)

@@ -128,7 +128,7 @@ def test_trackers_do_not_change_the_identity_of_a_run(config: Config, notes: typ
     assert without_clock(followed.metrics) == without_clock(whole.metrics)
     for name in ("student.safetensors", "config.yaml", "inputs.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert "track" not in followed.metrics["command"]
+    assert "--track" not in followed.metrics["command"]
 
 
 # --- failures

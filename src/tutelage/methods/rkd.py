@@ -45,7 +45,7 @@ def rkd(
     """
     if run.recipe.batch_size < 3:
         raise TutelageError(
-            f"RKD compares three samples of a batch; a batch size of {run.recipe.batch_size} is too small"
+            f"RKD compares three samples of a batch of {run.recipe.batch_size}; use a batch size of 3 or more"
         )
     terms = run.label_terms(kd_alpha, kd_temperature) | {
         "distance": distance * DistanceRelations(),
