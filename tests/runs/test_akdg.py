@@ -350,7 +350,7 @@ def test_generator_is_refused_as_teacher_of_classifier(
 def test_other_networks_are_refused(tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any) -> None:
     with refused("TinyNet is no generator", "this method is for generation"):
         find("akdg")(Run(tiny_data, tiny_model, [dcgan(0.1)()]))
-    with refused("TinyNet is no generator", "give a network that makes images"):
+    with refused("TinyNet is no generator", "give a network that generates images"):
         find("akdg")(Run(tiny_data, dcgan(0.1), [tiny_model()]))
     with refused("needs a teacher"):
         find("akdg")(Run(tiny_data, dcgan(0.1)))
