@@ -180,7 +180,7 @@ TAIL = """
   do not collapse and whose interval includes 0.
 - Certainty of single results: about one interval in twenty excludes 0 by chance.
 - The paper's networks and data (ResNet-50 and ResNet-18 on CIFAR-10, among others), which were not run.
-- A teacher that was trained on other labels than the students: its predictions would contradict theirs more often.
+- A teacher trained on other labels than the students: its predictions would disagree with those labels more often.
 """
 
 EXPERIMENT = Experiment(

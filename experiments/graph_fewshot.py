@@ -215,8 +215,8 @@ crops by 2 pixels, flips on CIFAR-100. The learning rate (0.003 or 0.01) was cho
 
 **Evaluation.** The graph is not tuned: alpha = 0.5, kappa = 3, and k = 10 limited to s + q - 1 (s shots, q queries).
 These are the authors' constants except for the limit; *k = 10* has no limit. Logistic regression has C = 100. The
-support is centred by its own mean and the queries by theirs; for *one query at a time* the query is centred by the mean
-of the support. *Purity* is the share of the graph's weight within a class.
+support and the queries are each centred by their mean; for *one query at a time* the query is centred by the mean of
+the support. *Purity* is the share of the graph's weight within a class.
 """,
     measure=run,
     rows=("pixels", *BACKBONES),
