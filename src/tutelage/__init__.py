@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tutelage.studies.study import Study
     from tutelage.tasks import evaluate
     from tutelage.terms import CrossEntropy, SoftTargets, Term
-    from tutelage.training import Distiller, Learner, Run, fit
+    from tutelage.training import Distiller, Learner, ParameterOptions, Run, fit
 
 __version__ = "0.1.0"
 
@@ -39,7 +39,7 @@ _MODULES = {
     "tutelage.studies.runner": ("run_study",),
     "tutelage.studies.study": ("Study",),
     "tutelage.terms": ("CrossEntropy", "SoftTargets", "Term"),
-    "tutelage.training": ("Distiller", "Learner", "Run", "fit"),
+    "tutelage.training": ("Distiller", "Learner", "ParameterOptions", "Run", "fit"),
 }
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "Hardware",
     "Learner",
     "Outputs",
+    "ParameterOptions",
     "Peers",
     "Recipe",
     "Results",

@@ -112,7 +112,7 @@ class Recipe(Fields):
     lr: float = Field(default=0.05, gt=0, description="peak learning rate")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, for optimizers that have it")
     nesterov: bool = Field(default=True, description="Nesterov momentum, for optimizers that have it")
-    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay, applied to all parameters")
+    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay, except where the method sets another")
     schedule: Literal["step", "cosine", "constant"] = Field(
         default="step", description="learning-rate schedule: step, cosine or constant"
     )

@@ -23,7 +23,7 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen
 from tutelage.terms import CrossEntropy, Hint, SoftTargets, Term
-from tutelage.training import Learner, Run, Step, fit, together
+from tutelage.training import Learner, ParameterOptions, Run, Step, fit, together
 from tutelage.training.checkpoint import Checkpoints, read
 from tutelage.training.learner import ForwardPass
 
@@ -73,6 +73,15 @@ def with_regressor(run: Run) -> Tapped:
     return student
 
 
+@method(paper="none", family="test")
+def with_options(run: Run) -> Tapped:
+    """Other learning rates and weight decays for some parameters."""
+    student = run.student()
+    options = {"conv1.weight": ParameterOptions(lr=0.1), "fc.bias": ParameterOptions(weight_decay=0.0)}
+    run.fit(Learner(student, None, {"ce": CrossEntropy()}, options=options.get), optimizer="AdamW", lr=0.01)
+    return student
+
+
 METHODS: dict[str, Callable[[Run], Tapped]] = {
     "plain": find("plain"),
     "hinton": find("hinton"),
@@ -83,6 +92,7 @@ METHODS: dict[str, Callable[[Run], Tapped]] = {
     "ema and dropout": ema_and_dropout,
     "random numbers between fits": two_fits,
     "a regressor": with_regressor,
+    "options by parameter": with_options,
 }
 
 

@@ -3,6 +3,7 @@
 from tutelage.training.distiller import Distiller
 from tutelage.training.fit import FitResult, fit
 from tutelage.training.learner import Learner
+from tutelage.training.optim import ParameterOptions
 from tutelage.training.run import Run
 from tutelage.training.updates import Alternating, Step, UpdateRule, in_turn, together
 
@@ -11,6 +12,7 @@ __all__ = [
     "Distiller",
     "FitResult",
     "Learner",
+    "ParameterOptions",
     "Run",
     "Step",
     "UpdateRule",

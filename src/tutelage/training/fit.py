@@ -29,9 +29,10 @@ class FitResult:
     """The results of a fit, besides the trained models.
 
     Attributes:
-        history: one record per epoch: ``epoch``, ``lr``, ``learners`` (each one's terms and metrics), ``seconds`` and
-            ``forward_passes``, the number of samples that students and teachers processed, attacks on a teacher
-            included, summed over processes. Passes of the held-out split are not counted.
+        history: one record per epoch: ``epoch``, ``lr`` (the largest of the first learner's parameters), ``learners``
+            (each one's terms and metrics), ``seconds`` and ``forward_passes``, the number of samples that students and
+            teachers processed, attacks on a teacher included, summed over processes. Passes of the held-out split are
+            not counted.
         selected: the best epoch by learner's name; absent without a held-out split, and for learners that the task
             cannot evaluate.
     """

@@ -14,6 +14,8 @@ from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.sources.source import Source
 from tutelage.terms.term import Term, View, Weighted
+from tutelage.text import value_text
+from tutelage.training.optim import RECIPE_OPTIONS, ParameterOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,9 @@ class Learner:
         trainable: which parameters are trained, a function of their names in the model's own ``state_dict``; by default
             all. Parameters that do not require gradients stay frozen. Fully frozen submodules stay in eval mode:
             neither their parameters nor their buffers (running statistics) change.
+        options: the optimizer's options for a parameter of the model, a function of its name in the model's own
+            ``state_dict``; ``None`` for those of the recipe, which the parameters of terms have too. For example no
+            weight decay for biases and norms, or a lower learning rate for pretrained layers.
         sample_weight: a weight per sample, ``(forward_pass, progress) -> (B,)``, for all terms with a value per sample.
             It is called without gradients, once per step for each batch that such a term reads. An ``nn.Module`` is
             moved to the device and saved with the learner: its buffers are its state.
@@ -54,6 +59,7 @@ class Learner:
         terms: Mapping[str, Term | Weighted],
         *,
         trainable: Callable[[str], bool] | None = None,
+        options: Callable[[str], ParameterOptions | None] | None = None,
         sample_weight: Callable[[ForwardPass, float], Tensor] | None = None,
         deployed: Tapped | None = None,
         name: str = "student",
@@ -64,7 +70,7 @@ class Learner:
         self.model, self.source, self.name = model, source, name
         self.deployed = model if deployed is None else deployed
         self.terms = {key: term if isinstance(term, Weighted) else Weighted(term) for key, term in terms.items()}
-        self.trainable, self.sample_weight = trainable, sample_weight
+        self.trainable, self.options, self.sample_weight = trainable, options, sample_weight
         self.modules = nn.ModuleDict({key: weighted.term for key, weighted in self.terms.items()})
         """The terms as one module: their parameters are trained, moved and saved with the learner."""
         if isinstance(sample_weight, nn.Module):
@@ -108,6 +114,26 @@ class Learner:
             parameter for name, parameter in self.model.module.named_parameters() if self._is_trainable(name, parameter)
         )
         yield from (p for p in self.modules.parameters() if p.requires_grad)
+
+    def parameter_options(self) -> dict[str, ParameterOptions]:
+        """By name, the options of the model's trainable parameters that are not optimized as the recipe says.
+
+        Raises:
+            TutelageError: ``options`` returned something else.
+        """
+        chosen: dict[str, ParameterOptions] = {}
+        if self.options is None:
+            return chosen
+        for name, parameter in self.model.module.named_parameters():
+            choice = self.options(name) if self._is_trainable(name, parameter) else None
+            if not isinstance(choice, ParameterOptions | None):
+                raise TutelageError(
+                    f"options of learner {self.name!r} must return ParameterOptions, or None for those of the recipe; "
+                    f"for {name!r} it returned {value_text(choice)}"
+                )
+            if choice not in (None, RECIPE_OPTIONS):
+                chosen[name] = choice
+        return chosen
 
     def _is_trainable(self, name: str, parameter: nn.Parameter) -> bool:
         return parameter.requires_grad and (self.trainable is None or self.trainable(name))

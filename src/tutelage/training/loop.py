@@ -20,7 +20,7 @@ from tutelage.training.finite import FiniteChecks
 from tutelage.training.learner import Learner, roles_to_read
 from tutelage.training.meter import Meter
 from tutelage.training.optim import lr_factor, make_optimizer
-from tutelage.training.preparation import prepare, trainable_parameters
+from tutelage.training.preparation import parameter_options, prepare, trainable_parameters
 from tutelage.training.selection import Selection
 from tutelage.training.streams import Streams
 from tutelage.training.updates import Step, UpdateRule
@@ -64,17 +64,25 @@ class Loop:
         self._teachers = tuple(model for model in models if model not in self._students)
         self._roles = {learner: roles_to_read(learner, learners) for learner in learners}
         prepare(learners, self._roles, task, data, execution)
-        self.optimizers = {learner: make_optimizer(recipe, trainable_parameters(learner)) for learner in learners}
+        self.optimizers = {
+            learner: make_optimizer(recipe, trainable_parameters(learner), parameter_options(learner))
+            for learner in learners
+        }
         self._peak_lr = {
             learner: [group["lr"] for group in optimizer.param_groups] for learner, optimizer in self.optimizers.items()
         }
-        self._finite = FiniteChecks(self.batches, execution, {learner: lr[0] for learner, lr in self._peak_lr.items()})
+        self._finite = FiniteChecks(
+            self.batches, execution, {learner: max(lr) for learner, lr in self._peak_lr.items()}
+        )
         self.compiling = Compiling(models, execution.hardware.compile, recipe.epochs * len(self.batches))
         self.selection = Selection(task, data, execution.hardware)
         self.history: list[Record] = []
         has_name = isinstance(recipe.optimizer, str)
         contiguous = [model.contiguous for model in models]
-        self._settings = {"seed": self.batches.seed, "contiguous": contiguous} | recipe.model_dump(
+        options = [
+            {name: choice.model_dump() for name, choice in learner.parameter_options().items()} for learner in learners
+        ]
+        self._settings = {"seed": self.batches.seed, "contiguous": contiguous, "options": options} | recipe.model_dump(
             mode="json", exclude=set() if has_name else {"optimizer"}
         )
 
@@ -94,7 +102,7 @@ class Loop:
         processes = self._execution.processes
         counts = [after - before for after, before in zip(self._forward_passes(), passes_before, strict=True)]
         passes = processes.total(*counts)
-        lr = float(self.optimizers[self.learners[0]].param_groups[0]["lr"])
+        lr = max(float(group["lr"]) for group in self.optimizers[self.learners[0]].param_groups)
         record: Record = {"epoch": epoch + 1, "lr": lr, "learners": {}}
         for learner, meter in meters.items():
             entry = meter.means(processes) | self.selection.after_epoch(learner, epoch + 1)

@@ -1,29 +1,92 @@
-"""Optimizers by name, and the learning rate schedule as a function of the step."""
+"""Optimizers by name, options by parameter, and the learning rate schedule as a function of the step."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from tutelage.config import Recipe
+from tutelage.config import Fields, Recipe
 from tutelage.errors import TutelageError, one_line, unknown
 
 # Optimizers of torch.optim that need more than one backward pass per step, or sparse gradients.
 _UNSUPPORTED = {"LBFGS": "computes the loss several times per step", "SparseAdam": "takes sparse gradients only"}
 
 
-def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+class ParameterOptions(Fields):
+    """How a parameter is optimized, where that differs from the recipe.
+
+    Args:
+        lr: a factor on the learning rate, in each step of the schedule.
+        weight_decay: its weight decay; ``None`` for that of the recipe.
+
+    Raises:
+        TutelageError: a negative or infinite value, or a factor of 0.
+    """
+
+    noun: ClassVar[str] = "the options of a parameter"
+
+    lr: float = Field(default=1.0, gt=0)
+    weight_decay: float | None = Field(default=None, ge=0)
+
+
+RECIPE_OPTIONS = ParameterOptions()
+"""Those of a parameter that is optimized as the recipe says."""
+
+
+def make_optimizer(
+    recipe: Recipe,
+    parameters: Iterable[nn.Parameter],
+    options: Mapping[nn.Parameter, ParameterOptions] = MappingProxyType({}),
+) -> torch.optim.Optimizer:
     """The recipe's optimizer for these parameters.
 
     A name is looked up in ``torch.optim``; of lr, momentum, nesterov and weight decay, the optimizer gets those that
     it has. A callable is a factory, called with the list of parameters.
+
+    Args:
+        recipe: the optimizer and its settings.
+        parameters: what it updates.
+        options: of the parameters that the optimizer does not update as the recipe says.
+
+    Raises:
+        TutelageError: there is no such optimizer, it cannot be used here, or it does not accept its settings.
     """
-    parameters = list(parameters)
+    optimizer = _optimizer(recipe, list(parameters))
+    if options:  # after its construction, since a factory may have groups and a learning rate of its own
+        optimizer.param_groups = [
+            part for group in optimizer.param_groups for part in _divided(group, options, type(optimizer).__name__)
+        ]
+    return optimizer
+
+
+def _divided(
+    group: dict[str, Any], options: Mapping[nn.Parameter, ParameterOptions], name: str
+) -> list[dict[str, Any]]:
+    """Divide a parameter group by the options of its parameters."""
+    parts: dict[ParameterOptions, dict[str, Any]] = {}
+    for parameter in group["params"]:
+        choice = options.get(parameter, RECIPE_OPTIONS)
+        part = parts.setdefault(choice, group | {"params": [], "lr": group["lr"] * choice.lr})
+        part["params"].append(parameter)
+    for choice, part in parts.items():
+        if choice.weight_decay and "weight_decay" not in group:
+            raise TutelageError(
+                f"the optimizer {name} has no weight decay, and the options of a parameter set one of "
+                f"{choice.weight_decay:g}; choose SGD or AdamW, for example"
+            )
+        if choice.weight_decay is not None:
+            part["weight_decay"] = choice.weight_decay
+    return list(parts.values())
+
+
+def _optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     if callable(recipe.optimizer):
         custom = recipe.optimizer(parameters)
         if not isinstance(custom, torch.optim.Optimizer):

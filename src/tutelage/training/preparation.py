@@ -16,6 +16,7 @@ from tutelage.training.dry_run import dry_run, example_batch
 from tutelage.training.execution import Execution
 from tutelage.training.hardware import place
 from tutelage.training.learner import Learner
+from tutelage.training.optim import ParameterOptions
 
 
 def check_learners(learners: Sequence[Learner]) -> None:
@@ -102,3 +103,9 @@ def trainable_parameters(learner: Learner) -> list[nn.Parameter]:
             "Is its model also somebody's frozen teacher, or does trainable=... leave none?"
         )
     return parameters
+
+
+def parameter_options(learner: Learner) -> dict[nn.Parameter, ParameterOptions]:
+    """The optimizer's options by parameter, for those that are not optimized as the recipe says."""
+    parameters = dict(learner.model.module.named_parameters())
+    return {parameters[name]: choice for name, choice in learner.parameter_options().items()}

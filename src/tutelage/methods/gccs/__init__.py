@@ -38,9 +38,9 @@ def gccs(run: Run, *, scale: Positive = 70.0, tail: NonNegative = 0.2, full: boo
     the diagonal covariance, the mean over classes and balanced batches are [inferred].
 
     Deviations: the gradient norm is clipped at 20 if the recipe sets no clip, since the gradient for a distance of 70
-    would ruin the first steps. Weight decay applies to the last layer too, which it should not, because a recipe has
-    one value for all weights; with 5e-4 the means end 0.3 from their vertices on average on digits. With several
-    processes, each uses the statistics of its own share of the batch.
+    would ruin the first steps. Weight decay applies to the last layer too, which it should not; with 5e-4 the means
+    end 0.3 from their vertices on average on digits. With several processes, each uses the statistics of its own share
+    of the batch.
     """
     per_class = run.recipe.batch_size // run.processes.world // run.data.num_classes
     if per_class < MIN_SAMPLES:
