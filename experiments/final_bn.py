@@ -22,7 +22,7 @@ from tutelage.data.views import CropsAndFlips
 from tutelage.evaluation import ece, per_class_f1
 from tutelage.methods import find
 from tutelage.methods.final_bn import InverseFrequency
-from tutelage.models.surgery.final_bn import remove
+from tutelage.methods.final_bn.surgery.final_bn import remove
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
 from tutelage.terms import CrossEntropy

@@ -20,7 +20,7 @@ from tutelage.data.conditions import Subset
 from tutelage.evaluation import accuracy
 from tutelage.methods import find
 from tutelage.methods.maxdropout.layer import MaxDropout, replace_dropout
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
 from tutelage.training import Run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 
 
 def small_resnet8(num_classes: int, in_channels: int) -> nn.Module:

@@ -22,8 +22,8 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.evaluation.metrics import accuracy
 from tutelage.methods.occlusion import joined, train_students
+from tutelage.methods.occlusion.fronts.occlude import Half, normalised_black
 from tutelage.methods.occlusion.svm import select_svm
-from tutelage.models.fronts.occlude import Half, normalised_black
 from tutelage.models.surgery import front
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column

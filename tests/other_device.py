@@ -33,8 +33,8 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.data.loader import Batches
 from tutelage.methods import find
-from tutelage.models.barcode import BarcodeNet
-from tutelage.models.gan import DCGAN
+from tutelage.methods.akdg.networks.dcgan import DCGAN
+from tutelage.methods.barcode.networks.barcode import BarcodeNet
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 from tutelage.sources import TeacherCache

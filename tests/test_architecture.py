@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.parts import import_part, part_names
+
 SRC = Path(__file__).resolve().parent.parent / "src" / "tutelage"
 
 # From the lowest level up. A package may import from those before it.
 ROOMS = (
     ["text"],
     ["errors"],
-    ["parsing", "trust", "files"],
+    ["parsing", "trust", "files", "parts"],
     ["config", "ambient", "signals"],
     ["data"],
     ["models"],
@@ -128,3 +130,16 @@ def test_importing_the_package_does_not_import_torch() -> None:
         "import sys, tutelage; assert 'torch' not in sys.modules; tutelage.SoftTargets; assert 'torch' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attribute"),
+    [("networks", "FAMILY"), ("surgery", "apply"), ("fronts", "build"), ("operations", "metrics")],
+)
+def test_every_file_in_a_folder_of_parts_is_found_by_its_name(kind: str, attribute: str) -> None:
+    files = [path for path in FILES if path.parent.name == kind and not path.stem.startswith("_")]
+    assert sorted(path.stem for path in files) == sorted(part_names(kind))  # so no two have one name
+    for path in files:
+        module = import_part(kind, path.stem)
+        assert Path(str(module.__file__)) == path
+        assert hasattr(module, attribute)

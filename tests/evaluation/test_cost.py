@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage.evaluation import cost
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 
 
 def grey(*shape: int, count: int = 1) -> Tensor:

@@ -20,7 +20,7 @@ from tutelage.evaluation import (
     inception_score,
 )
 from tutelage.evaluation.generative import _shrunk
-from tutelage.models.gan import MLPGenerator
+from tutelage.methods.akdg.networks.mlp_gan import MLPGenerator
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 

@@ -11,7 +11,7 @@ import torch
 
 from tests.models.branching import EXAMPLE, NETWORKS, BranchedNetwork
 from tests.models.loading import USER_CODE, FakeTimm
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 from tutelage.models.surgery.branch import apply
 
 

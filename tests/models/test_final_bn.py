@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.methods.final_bn.surgery.final_bn import apply, fold, remove
 from tutelage.models.surgery import applied_operations, reapply
-from tutelage.models.surgery.final_bn import apply, fold, remove
 from tutelage.models.tapped import Tapped
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(5))

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from tutelage.data import Data
+from tutelage.methods.occlusion.fronts.occlude import normalised_black, occlude
 from tutelage.models import fronts
 from tutelage.models.attach import input_layer
-from tutelage.models.fronts.occlude import normalised_black, occlude
 from tutelage.models.surgery import applied_operations, reapply, record_operations
 from tutelage.models.surgery.front import apply
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, save_weights
+from tutelage.parts import import_part
 
 HALF: dict[str, Any] = {"kind": "occlude", "hidden": "upper", "fill": [0.0]}
 
@@ -130,9 +131,7 @@ def test_inputs_other_than_images_and_a_second_front_raise(tiny_model: Callable[
 
 def test_kinds_are_found_by_name() -> None:
     assert "occlude" in fronts.kinds()
-    assert all(
-        callable(__import__(f"tutelage.models.fronts.{kind}", fromlist=["build"]).build) for kind in fronts.kinds()
-    )
+    assert all(callable(import_part("fronts", kind).build) for kind in fronts.kinds())
 
 
 @pytest.mark.parametrize("value", [None, {"a": 1}, [[1.0]], [None], [0.0] * 5000])

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tutelage.models.gan import DCGAN, MLPGenerator
+from tutelage.methods.akdg.networks.dcgan import DCGAN
+from tutelage.methods.akdg.networks.mlp_gan import MLPGenerator
 from tutelage.models.generator import Generator
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import wrap_network
 

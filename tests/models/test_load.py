@@ -13,7 +13,7 @@ from torch import nn
 from tests.models.loading import load, refusal
 from tutelage.errors import TutelageError
 from tutelage.models.load import make_model
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 
 # --- built-in networks
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tutelage.errors import TutelageError
-from tutelage.models.resnet import BasicBlock, ResNet
+from tutelage.models.networks.resnet import BasicBlock, ResNet
 
 Array = NDArray[np.float64]
 

@@ -28,9 +28,9 @@ from tests.models.networks import (
     vgg,
     weight_normed,
 )
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
+from tutelage.models.networks.wrn import WRN
 from tutelage.models.tapped import Tapped
-from tutelage.models.wrn import WRN
 
 # --- found by tracing
 

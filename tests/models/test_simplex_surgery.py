@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from tutelage.data import Data
+from tutelage.methods.gccs.surgery.simplex import VERTICES, apply
 from tutelage.models.surgery import applied_operations, reapply
-from tutelage.models.surgery.simplex import VERTICES, apply
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, save_weights
 

@@ -18,7 +18,7 @@ from tests.models.networks import (
     hooks,
     tapped,
 )
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 from tutelage.models.tapped import Tapped
 
 # --- normalisation and precision

@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.models.saving import METADATA, equal_states, refusal
 from tutelage.errors import NonFiniteError, TutelageError
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 from tutelage.models.weights import load_weights, read_metadata, save_weights
 
 # --- saving and loading

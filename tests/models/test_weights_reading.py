@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.models.saving import METADATA, equal_states, refusal
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 from tutelage.models.weights import load_weights, read_metadata, save_weights
 
 # --- files of other programs
@@ -81,7 +81,7 @@ def test_a_file_that_would_run_code_raises(tmp_path: Path, other: ResNet, zipped
 
 def test_a_pickled_network_raises(tmp_path: Path, network: ResNet, other: ResNet) -> None:
     torch.save(network, tmp_path / "w.pth")
-    assert "would run code (tutelage.models.resnet.ResNet)" in refusal(tmp_path / "w.pth", other)
+    assert "would run code (tutelage.models.networks.resnet.ResNet)" in refusal(tmp_path / "w.pth", other)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
-from tutelage.models.wrn import WRN, WideBlock
+from tutelage.models.networks.wrn import WRN, WideBlock
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from tutelage.data import Data
 from tutelage.data.batch import Batch
 from tutelage.data.loader import Batches, mix_seeds
 from tutelage.methods import find, installed
+from tutelage.methods.akdg.networks.dcgan import DCGAN
+from tutelage.methods.akdg.networks.mlp_gan import MLPGenerator
 from tutelage.methods.akdg.views import GeneratedImages, TeacherImages
-from tutelage.models.gan import DCGAN, MLPGenerator
 from tutelage.models.generator import Generator
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped

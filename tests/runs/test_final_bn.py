@@ -17,9 +17,9 @@ from tutelage.data import Data, Split
 from tutelage.data.batch import Batch
 from tutelage.methods import find
 from tutelage.methods.final_bn import InverseFrequency
+from tutelage.methods.final_bn.surgery.final_bn import fold
 from tutelage.models.outputs import Outputs
 from tutelage.models.surgery import applied_operations
-from tutelage.models.surgery.final_bn import fold
 from tutelage.models.tapped import Tapped
 from tutelage.training import FitResult, Learner, Run
 from tutelage.training.learner import ForwardPass

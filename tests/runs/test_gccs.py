@@ -13,8 +13,8 @@ from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data
 from tutelage.evaluation import evaluate
 from tutelage.methods import find
+from tutelage.methods.gccs.surgery.simplex import VERTICES
 from tutelage.models.surgery import applied_operations
-from tutelage.models.surgery.simplex import VERTICES
 from tutelage.models.tapped import Tapped
 from tutelage.runs.execute import execute
 from tutelage.runs.models import open_model

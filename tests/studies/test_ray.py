@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.timeout(280), pytest.mark.filterwarnings("ignore:::ray
 ONCE = """
 import os, pathlib
 from torch import nn
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 
 class Net(nn.Module):
     def __init__(self, num_classes, in_channels):

@@ -29,7 +29,7 @@ Tiny = Callable[..., Study]
 
 BROKEN = """
 from torch import nn
-from tutelage.models.resnet import ResNet
+from tutelage.models.networks.resnet import ResNet
 
 class Broken(nn.Module):
     def __init__(self, num_classes, in_channels):

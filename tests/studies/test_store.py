@@ -174,7 +174,7 @@ def test_home_folder_is_expanded_in_all_paths(
     shutil.copy(tiny_npz.removeprefix("npz:"), home / "tiny.npz")
     tutelage.train("resnet8x0.25", "npz:~/tiny.npz", out="~/run", **TRAIN)
     (home / "net.py").write_text(
-        "from tutelage.models.resnet import ResNet\n"
+        "from tutelage.models.networks.resnet import ResNet\n"
         "def net(num_classes, in_channels):\n    return ResNet(8, num_classes, in_channels, width=0.25)\n"
     )
     weights = "resnet8x0.25@~/run/student.safetensors"

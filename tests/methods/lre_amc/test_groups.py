@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from tutelage.evaluation.cost import parameters
 from tutelage.methods.lre_amc.groups import compensate, drop, group_of, prunable, second_moments, takes_constant
 from tutelage.methods.lre_amc.redundancy import Elimination, eliminate
+from tutelage.models.networks.wrn import WRN
 from tutelage.models.surgery import applied_operations, reapply
 from tutelage.models.surgery.resize import apply
 from tutelage.models.weights import load_weights, save_weights
-from tutelage.models.wrn import WRN
 
 EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

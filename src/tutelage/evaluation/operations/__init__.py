@@ -1,13 +1,12 @@
 """Metrics that surgery operations (``models/surgery``) add to the evaluation of a classifier.
 
-A module of this folder has the name of an operation and a function ``metrics(model, split, logits, labels)``, which
-returns JSON values by name. It is called for networks to which that operation was applied.
+They are parts (``tutelage.parts``) of the kind ``operations``: a file that has the name of an operation, with a
+function ``metrics(model, split, logits, labels)`` that returns JSON values by name. It is called for networks to which
+that operation was applied.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from tutelage.data.data import Split
 from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
+from tutelage.parts import import_part, part_names
 
 
 def metrics_of(model: nn.Module, split: Split, logits: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -28,10 +28,9 @@ def metrics_of(model: nn.Module, split: Split, logits: Tensor, labels: Tensor) -
     """
     if not isinstance(model, Tapped):
         return {}
-    modules = [module.name for module in pkgutil.iter_modules(__path__)]
+    names = part_names("operations")
     added: dict[str, Any] = {}
     for operation in applied_operations(model.module):
-        if operation["operation"] in modules:
-            module = importlib.import_module(f"{__name__}.{operation['operation']}")
-            added |= module.metrics(model, split, logits, labels)
+        if operation["operation"] in names:
+            added |= import_part("operations", operation["operation"]).metrics(model, split, logits, labels)
     return added

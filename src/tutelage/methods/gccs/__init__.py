@@ -6,7 +6,7 @@ from tutelage.data.orders import class_balanced
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, method
 from tutelage.methods.gccs.loss import MIN_SAMPLES, GaussianSimplex
-from tutelage.models.surgery import simplex
+from tutelage.methods.gccs.surgery import simplex
 from tutelage.models.tapped import Tapped
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run

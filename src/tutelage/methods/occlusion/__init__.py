@@ -15,10 +15,10 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import labelled_samples
 from tutelage.methods import Positive, Share, method
 from tutelage.methods._start import start_from_teacher
+from tutelage.methods.occlusion.fronts.occlude import Half, normalised_black
 from tutelage.methods.occlusion.svm import fit_scale, select_svm
 from tutelage.methods.occlusion.triplet import CrossTriplets, cross_triplets
 from tutelage.models.attach import find_classifier
-from tutelage.models.fronts.occlude import Half, normalised_black
 from tutelage.models.surgery import front, join
 from tutelage.models.surgery.join import Joined
 from tutelage.models.tapped import Tapped

@@ -1,21 +1,21 @@
 """Surgery: operations that change a network's layers, and can be repeated when the network is loaded from a file.
 
-Each module of this folder is one operation, ``apply(network, example, ...)``. The network that it returns records its
-operations with their settings (``applied_operations``). A weights file stores this record, so that the network can be
-rebuilt before its weights are loaded.
+Each operation is a part (``tutelage.parts``) of the kind ``surgery``: a file with a function
+``apply(network, example, ...)``. The network that it returns records its operations with their settings
+(``applied_operations``). A weights file stores this record, so that the network can be rebuilt before its weights are
+loaded.
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.parts import import_part, part_names
 from tutelage.text import value_text
 
 _RECORD = "_tutelage_surgery"  # attribute of a network: its operations
@@ -42,7 +42,7 @@ def reapply(network: nn.Module, operations: Sequence[Mapping[str, Any]], example
 
     Args:
         network: it is changed.
-        operations: from ``applied_operations`` or from a file; only operations of this folder are called.
+        operations: from ``applied_operations`` or from a file; only operations of this package are called.
         example: inputs as the network takes them, (B, ...).
 
     Returns:
@@ -51,13 +51,13 @@ def reapply(network: nn.Module, operations: Sequence[Mapping[str, Any]], example
     Raises:
         TutelageError: an operation does not exist, or its settings are invalid.
     """
-    names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    names = part_names("surgery")
     for operation in operations:
         settings = dict(operation)
         name = str(settings.pop("operation", ""))
         if name not in names:
             raise unknown("operation on a network", name, names)
-        apply = importlib.import_module(f"{__name__}.{name}").apply
+        apply = import_part("surgery", name).apply
         parameters = inspect.signature(apply).parameters
         for setting, value in settings.items():
             _check_plain(name, setting, value)

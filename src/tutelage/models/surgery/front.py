@@ -20,7 +20,7 @@ def apply(network: nn.Module, example: Tensor, *, kind: str, **settings: Any) ->
     Args:
         network: it is changed.
         example: inputs as the network takes them, (B, ...).
-        kind: a module of ``tutelage.models.fronts``.
+        kind: one of ``tutelage.models.fronts.kinds``.
         settings: of the kind: text, numbers and flat lists of these.
 
     Raises:

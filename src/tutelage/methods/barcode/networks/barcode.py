@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
+from tutelage.models.family import Family
 
 COLUMNS = 48
 HIDDEN = 256
@@ -55,3 +58,12 @@ class BarcodeNet(nn.Module):
             images = convolution(images)
         logits: Tensor = self.heads(self.hidden(torch.flatten(self.columns(images), 1)))
         return logits.view(-1, *self.form)
+
+
+FAMILY = Family(
+    re.compile(r"barcode(?P<width>[0-9]+)"),
+    BarcodeNet,
+    ("barcode8", "barcode24"),
+    "reader of strings of 13 symbols: barcode<channels of the first convolution>",
+    "after Do et al. 2020, arXiv 2004.06297",
+)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
-from tutelage.models.resnet import he_initialise
+from tutelage.models.family import Family
+from tutelage.models.networks.resnet import he_initialise
 
 # Expansion, channels, blocks, stride of the first block.
 STAGES = (
@@ -106,3 +109,12 @@ def _rounded(channels: float) -> int:
     """The nearest multiple of 8, at least 8 and not less than nine tenths, as in the authors' code."""
     nearest = max(8, int(channels + 4) // 8 * 8)
     return nearest if nearest >= 0.9 * channels else nearest + 8
+
+
+FAMILY = Family(
+    re.compile(r"mobilenetv2(?:x(?P<width>[0-9]+(?:\.[0-9]+)?))?"),
+    MobileNetV2,
+    ("mobilenetv2", "mobilenetv2x0.5"),
+    "small network for photographs: mobilenetv2, or mobilenetv2x<width> with all channels x width",
+    "Sandler et al. 2018, arXiv 1801.04381",
+)

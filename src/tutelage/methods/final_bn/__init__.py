@@ -13,7 +13,7 @@ from tutelage.data.data import Split
 from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError
 from tutelage.methods import method
-from tutelage.models.surgery.final_bn import apply as add_final_bn
+from tutelage.methods.final_bn.surgery.final_bn import apply as add_final_bn
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
 from tutelage.training.learner import ForwardPass, Learner
@@ -36,8 +36,8 @@ def final_bn(
     Mean and variance are those of the batch in train mode and running statistics in eval mode. The method is meant for
     data in which at most one class is frequent. Accuracy and loss say little under class imbalance: see ``macro_f1``
     and ``per_class_f1``, on balanced test data. The confidence decreases, which does not mean calibration.
-    ``tutelage.models.surgery.final_bn.fold`` returns the same function as a network without the layer; use that as a
-    teacher, since unit variance gives the logits, and so a temperature, another meaning.
+    ``tutelage.methods.final_bn.surgery.final_bn.fold`` returns the same function as a network without the layer; use
+    that as a teacher, since unit variance gives the logits, and so a temperature, another meaning.
 
     Args:
         run: the run; a teacher is not used.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
-from tutelage.models.resnet import blocks_per_stage, he_initialise
+from tutelage.models.family import Family
+from tutelage.models.networks.resnet import blocks_per_stage, he_initialise
 
 
 class WideBlock(nn.Module):
@@ -88,3 +90,12 @@ class WRN(nn.Module):
 def _group(blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
     first = WideBlock(in_channels, channels, stride)
     return nn.Sequential(first, *(WideBlock(channels, channels, 1) for _ in range(blocks - 1)))
+
+
+FAMILY = Family(
+    re.compile(r"wrn-(?P<depth>[0-9]+)-(?P<width>[0-9]+)"),
+    WRN,
+    ("wrn-10-2", "wrn-16-2", "wrn-28-2", "wrn-40-2", "wrn-40-1", "wrn-28-10"),
+    "wide ResNet of depth 6n+4: wrn-<depth>-<width>",
+    "Zagoruyko, Komodakis 2016, arXiv 1605.07146",
+)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
+from tutelage.models.family import Family
 
 
 class BasicBlock(nn.Module):
@@ -110,3 +112,12 @@ def he_initialise(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+FAMILY = Family(
+    re.compile(r"resnet(?P<depth>[0-9]+)(?:x(?P<width>[0-9]+(?:\.[0-9]+)?))?"),
+    ResNet,
+    (*(f"resnet{depth}" for depth in (8, 14, 20, 26, 32, 44, 56, 110)), "resnet8x4", "resnet32x4"),
+    "CIFAR ResNet of depth 6n+2: resnet<depth>, or resnet<depth>x<width> with all channels x width",
+    "He, Zhang, Ren, Sun 2015, arXiv 1512.03385",
+)
