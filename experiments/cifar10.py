@@ -4,14 +4,16 @@
     python -m experiments.cifar10 noise --jobs 2
     python -m experiments.cifar10 imbalance --jobs 2
     python -m experiments.cifar10 human --jobs 2
+    python -m experiments.cifar10 gap --jobs 2
     python -m experiments.cifar10 clean --hours          # only measure, and print how long each row takes
 
 The runs of a question are the lines of ``docs/results/cifar10-QUESTION.jsonl``; a run with a line is not repeated, on
 any machine. Teachers of noisy or imbalanced labels are trained first; their weights are stored next to the lines. A
-stopped run resumes from its folder below ``runs/cifar10-QUESTION``.
+stopped run resumes from its folder below ``runs/cifar10-QUESTION``. The outputs of the teachers, feature maps too, are
+cached there (about 6 GB).
 
-``runs/data`` must contain ``cifar10.npz`` (all of CIFAR-10), ``cifar10-resnet56.safetensors`` (the teacher of correct
-labels) and, for ``human``, ``cifar10n-human-labels.npz``.
+``runs/data`` must contain ``cifar10.npz`` (all of CIFAR-10), ``cifar10-resnet56.safetensors`` and, for ``gap``,
+``cifar10-resnet20.safetensors`` (the teachers of correct labels) and, for ``human``, ``cifar10n-human-labels.npz``.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import argparse
 import functools
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,21 +36,21 @@ from tutelage.report.markdown import Column
 from tutelage.studies.functions import read_lines
 
 DATA = Path("runs") / "data"
-STUDENT, TEACHER = "experiments.nets:resnet8_half", "resnet14"
+STUDENT, OWN_TEACHER = "experiments.nets:resnet8_half", "experiments.nets:resnet20_half"
 SEEDS, TUNING = (0, 1, 2), 100
 COMMON: Mapping[str, Any] = MappingProxyType(
     {
-        "epochs": 24,
         "batch_size": 128,
         "schedule": "cosine",
         "warmup": 2.0,
-        "views": 12,
+        "views": 4,
         "device": "cpu",
         "precision": "bfloat16",
         "workers": 0,
     }
 )
-TUNED: Mapping[str, Any] = MappingProxyType({"epochs": 8, "warmup": 1.0, "validation": 0.1})
+CACHE: Mapping[str, Any] = MappingProxyType({"teacher_cache_dtype": "bfloat16"})
+TUNED: Mapping[str, Any] = MappingProxyType({"warmup": 1.0, "validation": 0.1})
 
 LR = 0.1
 TRIALS: Mapping[str, list[dict[str, Any]]] = MappingProxyType(
@@ -74,23 +76,29 @@ class Question:
 
     Attributes:
         title: the title of its page.
+        teacher: the pretrained teacher; unless given, one is trained on the same labels for each seed.
         fields: run fields in addition to ``COMMON``.
-        own_teacher: whether a teacher is trained on the same labels for each seed; otherwise it is that of correct
-            labels.
+        epochs: the length of a run. A trial takes a quarter of it.
+        images: the number of training images.
     """
 
     title: str
-    fields: Mapping[str, Any]
-    own_teacher: bool
+    teacher: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 20
+    images: int = 50_000
 
 
 HUMAN = f"human:{DATA / 'cifar10n-human-labels.npz'}:worst"
 QUESTIONS: Mapping[str, Question] = MappingProxyType(
     {
-        "clean": Question("correct labels", {}, own_teacher=False),
-        "noise": Question("40 % symmetric label noise", {"noise": "0.4"}, own_teacher=True),
-        "imbalance": Question("power-law class imbalance, gamma 0.2", {"imbalance": "powerlaw:0.2"}, own_teacher=True),
-        "human": Question('human labels, CIFAR-10N "worst"', {"noise": HUMAN}, own_teacher=True),
+        "clean": Question("correct labels", "resnet56"),
+        "noise": Question("40 % symmetric label noise", fields={"noise": "0.4"}),
+        "imbalance": Question(
+            "power-law class imbalance, gamma 0.2", fields={"imbalance": "powerlaw:0.2"}, epochs=40, images=8_662
+        ),
+        "human": Question('human labels, CIFAR-10N "worst"', fields={"noise": HUMAN}),
+        "gap": Question("correct labels, a smaller teacher", "resnet20"),
     }
 )
 
@@ -99,21 +107,21 @@ def run(question: str, condition: str, row: str, seed: int, folder: Path) -> Map
     """Train one teacher or student and return its metrics."""
     settings = QUESTIONS[question]
     fields: dict[str, Any] = {**COMMON, **settings.fields, "seed": seed, "out": folder, "lr": LR, "validation": 0.0}
+    fields["epochs"] = settings.epochs
     data = f"npz:{DATA / 'cifar10.npz'}"
     if row == "teacher":
-        result = tutelage.train(TEACHER, data, **{**fields, "views": None})
+        result = tutelage.train(OWN_TEACHER, data, **{**fields, "views": None})
         shutil.copy(folder / "student.safetensors", teacher_file(question, seed))
         return numbers_of(result)
     if condition.startswith("tuning"):
-        fields |= {**TUNED, **split(TRIALS[row][int(condition[-1])])}
+        fields |= {**TUNED, "epochs": settings.epochs // 4, **split(TRIALS[row][int(condition[-1])])}
     else:
         fields |= split(TRIALS[row][best_trial(question, row)])
     if row == "plain":
         result = tutelage.train(STUDENT, data, **fields)
     else:
-        teacher_cache = Path("runs") / f"cifar10-{question}" / "answers"
-        teacher = teacher_of(question, seed)
-        result = tutelage.distill(teacher, STUDENT, data, method=row, teacher_cache=str(teacher_cache), **fields)
+        fields |= CACHE | {"teacher_cache": str(Path("runs") / f"cifar10-{question}" / "teacher-outputs")}
+        result = tutelage.distill(teacher_of(question, seed), STUDENT, data, method=row, **fields)
     return numbers_of(result)
 
 
@@ -130,9 +138,10 @@ def teacher_file(question: str, seed: int) -> Path:
 
 def teacher_of(question: str, seed: int) -> str:
     """The teacher of a question's students, as ``MODEL@WEIGHTS``."""
-    if QUESTIONS[question].own_teacher:
-        return f"{TEACHER}@{teacher_file(question, seed)}"
-    return f"resnet56@{DATA / 'cifar10-resnet56.safetensors'}"
+    pretrained = QUESTIONS[question].teacher
+    if pretrained is None:
+        return f"{OWN_TEACHER}@{teacher_file(question, seed)}"
+    return f"{pretrained}@{DATA / f'cifar10-{pretrained}.safetensors'}"
 
 
 def best_trial(question: str, row: str) -> int:
@@ -176,19 +185,27 @@ HEAD = """
 
 **Question.** Do the nine methods help a small student on CIFAR-10 ({title})?
 
-**Data.** All {train} training images of CIFAR-10 and its 10,000 test images, which are evaluated once. Random crops and
-flips, with twelve fixed variants of each image.
+**Data.** {images:,} training images of CIFAR-10, and its 10,000 test images, which are evaluated once. Random crops and
+flips, with four fixed variants of each image.
 
 **Networks.** The student is a ResNet-8 whose first convolution has stride 2 (75,290 parameters); the teacher is
 {teacher}.
 
-**Training.** 24 epochs with batches of 128, SGD with Nesterov momentum 0.9, weight decay 0.0005, two epochs of warm-up
-and a cosine schedule; bfloat16. Evaluation is after the last epoch.
+**Training.** {epochs} epochs with batches of 128, SGD with Nesterov momentum 0.9, weight decay 0.0005, two epochs of
+warm-up and a cosine schedule; bfloat16. Evaluation is after the last epoch.
 
-**Tuning.** Each row has three trials of eight epochs, compared by accuracy on a held-out tenth of the training data,
-with a seed that is not reported. The plain student tries learning rates, a method its own parameters at a learning rate
-of {lr}.
+**Tuning.** Each row has three trials of {trial_epochs} epochs, compared by accuracy on a held-out tenth of the training
+data, with a seed that is not reported. The plain student tries learning rates, a method its own parameters at a
+learning rate of {lr}.
 """
+
+TEACHERS: Mapping[str | None, str] = MappingProxyType(
+    {
+        None: "a ResNet-20 with the same stride, trained on the same labels in the same way, for each seed its own",
+        "resnet20": "a ResNet-20 of 91.7 % test accuracy",
+        "resnet56": "a ResNet-56 of 93.4 % test accuracy",
+    }
+)
 
 
 def experiment(name: str) -> Experiment:
@@ -196,19 +213,21 @@ def experiment(name: str) -> Experiment:
     question = QUESTIONS[name]
     tuning = [f"tuning {number}" for number in range(3)]
     seeds: dict[str, tuple[int, ...]] = dict.fromkeys(tuning, (TUNING,)) | {"test": SEEDS}
-    teachers = {"teachers": (TUNING, *SEEDS)} if question.own_teacher else {}
+    teachers = {} if question.teacher else {"teachers": (TUNING, *SEEDS)}
     conditions = {**dict.fromkeys([*teachers, *tuning], ""), "test": question.title}
     skip = {(condition, "teacher") for condition in (*tuning, "test")}
     return Experiment(
         name=f"cifar10-{name}",
         head=HEAD.format(
             title=question.title,
-            train="50,000" if name != "imbalance" else "chosen (8,662 of 50,000)",
-            teacher="a ResNet-14 trained on the same labels" if question.own_teacher else "a ResNet-56 of 93.4 %",
+            images=question.images,
+            teacher=TEACHERS[question.teacher],
+            epochs=question.epochs,
+            trial_epochs=question.epochs // 4,
             lr=LR,
         ),
         measure=functools.partial(run, name),
-        rows=(*(["teacher"] if question.own_teacher else []), *TRIALS),
+        rows=(*([] if question.teacher else ["teacher"]), *TRIALS),
         columns={
             "accuracy": Column("test accuracy", digits=2),
             "memorised": Column("wrong labels memorised"),
@@ -229,22 +248,23 @@ EXPERIMENTS = {name: experiment(name) for name in QUESTIONS}
 
 
 def hours(question: str) -> None:
-    """Train each row for an epoch of 5,000 images in one thread, and print the time that the whole question takes."""
+    """Train each row for two epochs of 2,500 images in one thread, and print the time that a whole question takes."""
     torch.set_num_threads(1)
-    total = 0.0
+    settings, total = QUESTIONS[question], 0.0
+    teacher = f"resnet56@{DATA / 'cifar10-resnet56.safetensors'}" if settings.teacher else OWN_TEACHER
+    data = f"npz:{DATA / 'cifar10.npz'}"
     for row in TRIALS:
         fields = {**COMMON, "epochs": 2, "warmup": 0.0, "views": 1, "validation": 0.0, "per_class": 250}
-        teacher = f"resnet56@{DATA / 'cifar10-resnet56.safetensors'}"
-        data = f"npz:{DATA / 'cifar10.npz'}"
         if row == "plain":
             result = tutelage.train(STUDENT, data, **fields)
         else:
             cache = Path("runs") / "cifar10-hours"
-            result = tutelage.distill(teacher, STUDENT, data, method=row, teacher_cache=str(cache / row), **fields)
+            fields |= CACHE | {"teacher_cache": str(cache / row)}
+            result = tutelage.distill(teacher, STUDENT, data, method=row, **fields)
             shutil.rmtree(cache, ignore_errors=True)
         seconds = result.history[-1]["seconds"]  # the teacher's outputs are cached by then
-        hours_per_run = seconds / 2500 * 50_000 * COMMON["epochs"] / 3600
-        runs = len(SEEDS) + len(TRIALS[row]) * TUNED["epochs"] / COMMON["epochs"] * 0.9
+        hours_per_run = seconds / 2500 * settings.images * settings.epochs / 3600
+        runs = len(SEEDS) + len(TRIALS[row]) * 0.9 / 4
         total += hours_per_run * runs
         print(f"{row:8s} {hours_per_run:6.2f} hours a run, {hours_per_run * runs:6.2f} in all, one thread", flush=True)
     print(f"{question}: {total:.1f} hours of one thread, {total / 2:.1f} with --jobs 2")

@@ -96,6 +96,15 @@ class NoisyMLP(nn.Module):
 
 def resnet8_half(num_classes: int, in_channels: int) -> nn.Module:
     """ResNet-8 whose first convolution has stride 2, which makes the other layers four times cheaper."""
-    network = ResNet(8, num_classes, in_channels)
+    return _half(8, num_classes, in_channels)
+
+
+def resnet20_half(num_classes: int, in_channels: int) -> nn.Module:
+    """ResNet-20 whose first convolution has stride 2."""
+    return _half(20, num_classes, in_channels)
+
+
+def _half(depth: int, num_classes: int, in_channels: int) -> nn.Module:
+    network = ResNet(depth, num_classes, in_channels)
     network.conv1.stride = (2, 2)
     return network

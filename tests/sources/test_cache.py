@@ -31,7 +31,7 @@ Net = Callable[..., Tapped]
 ROLES = ("logits", "embedding")
 ATTENTION = DerivedRole(pooled_attention, "stage1", size=(4, 4), p=2.0)
 FLOW = DerivedRole(flow_matrix, "stage1", "stage2")
-OUTPUT_SIZES = {"logits": 4, "embedding": 8, ATTENTION: 16, FLOW: 32}
+OUTPUT_SIZES = {"logits": 4, "embedding": 8, ATTENTION: 16, FLOW: 32, "stage2": 128}
 """Roles, and the size of the tiny network's output for each."""
 
 
@@ -62,7 +62,7 @@ def test_cached_outputs_equal_computed_ones(
         assert (store.misses == 16) if filled else (store.misses > 16)  # shapes are read from the first batch
     sizes = {file.name.split("-", 2)[2]: file.stat().st_size for file in tmp_path.iterdir()}
     bytes_per_number = {"float32": 4, "float16": 2, "bfloat16": 2}[precision]
-    names = ("logits", "embedding", "pooled_attention-stage1-size-4-4-p-2.0", "flow_matrix-stage1-stage2")
+    names = ("logits", "embedding", "pooled_attention-stage1-size-4-4-p-2.0", "flow_matrix-stage1-stage2", "stage2")
     assert sizes == {
         f"{name}-{precision}.outputs": 4096 + 48 * (8 + 9 * (4 + size * bytes_per_number))
         for name, size in zip(names, OUTPUT_SIZES.values(), strict=True)
@@ -121,9 +121,10 @@ def test_every_precision_has_its_own_file(tiny_data: Data, tiny_model: Net, tmp_
 
 
 @pytest.mark.parametrize("roles", [("logits", "stage1"), (ATTENTION, "stage1"), ("stage2",)], ids=str)
-def test_full_feature_maps_are_not_cached(
-    roles: tuple[str, ...], tiny_data: Data, tiny_model: Net, tmp_path: Path
+def test_a_feature_map_with_too_large_a_file_is_not_cached(
+    roles: tuple[str, ...], tiny_data: Data, tiny_model: Net, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tutelage.sources.cache.LARGEST_MAP_FILE", 48 * 9 * 128 * 4 - 1)  # one byte less than stage2
     teacher = tiny_model(1)
     cached = Frozen(teacher, cache=TeacherCache(tmp_path, tiny_data))
     for batch in epochs(tiny_data, 2):
@@ -150,7 +151,7 @@ def used(data: Data, teacher: Tapped, folder: Path, role: str = "logits") -> tup
     return store.hits, store.misses
 
 
-@pytest.mark.parametrize("role", ["logits", ATTENTION, FLOW])
+@pytest.mark.parametrize("role", ["logits", ATTENTION, FLOW, "stage2"])
 def test_damaged_byte_of_an_entry_is_detected_and_repaired(
     role: str, tiny_data: Data, tiny_model: Net, tmp_path: Path
 ) -> None:

@@ -34,6 +34,9 @@ from tutelage.parsing import parse_json
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
+LARGEST_MAP_FILE = 4 * 2**30
+"""The largest file, in bytes, that is created for a whole feature map."""
+
 _MAGIC = b"tutelage teacher outputs 1\n"
 _NAME = re.compile("[0-9a-f]{16}-(float32|bfloat16)-")  # the beginning of a cache file's name
 _HEADER_SIZE = 4096  # bytes before the first sample
@@ -49,9 +52,10 @@ class TeacherCache:
     if its checksum matches, so one that was interrupted or damaged is computed again.
 
     With float32 an entry is bit-identical to the computed output; half precision halves the file and rounds.
-    Vectors (logits, embeddings) and derived roles (attention, flow) are cached. Whole feature maps are not: for
-    CIFAR-10 in 162 views those of one stage need a terabyte. Hints read whole maps, and similarities depend on the
-    other samples of the batch, so for these terms the teacher runs.
+    Vectors (logits, embeddings) and derived roles (attention, flow) are always cached. A whole feature map, which hints
+    and similarities read, is cached if its file is at most ``LARGEST_MAP_FILE``; otherwise the teacher runs. With few
+    views it is (the last stage of a ResNet-56 for CIFAR-10 in four views: 1.5 GiB in bfloat16), with all 162 it would
+    need a terabyte.
 
     A sample needs 8 bytes, and each of its views 4 bytes and the size of the output; the whole file is allocated when
     it is created. In float32, attention needs 4 H W bytes per stage and view: 5,376 for the three of a wide ResNet
@@ -93,7 +97,7 @@ class TeacherCache:
                 "teacher_cache="
             )
         self._files: dict[tuple[int, str, str], _File] = {}
-        self._maps: set[tuple[int, str]] = set()
+        self._too_large: set[tuple[int, str]] = set()
         self._fingerprints: dict[int, str] = {}
 
     def __call__(self, teacher: Tapped, batch: Batch, roles: Collection[str]) -> Outputs:
@@ -101,7 +105,7 @@ class TeacherCache:
 
         The teacher must be in eval mode. If the batch is none of the numbered views, the cache is not used.
         """
-        if batch.key is None or not roles or any((id(teacher), role) in self._maps for role in roles):
+        if batch.key is None or not roles or any((id(teacher), role) in self._too_large for role in roles):
             return teacher.tap(batch.inputs, roles)
         rows, views = batch.key.numpy().T
         autocast = "bfloat16" if torch.is_autocast_enabled(batch.inputs.device.type) else "float32"
@@ -119,9 +123,9 @@ class TeacherCache:
         missing = torch.from_numpy((~valid).nonzero()[0])
         inputs = batch.inputs[missing.to(batch.inputs.device)] if valid.any() else batch.inputs
         computed = teacher.tap(inputs, roles)
-        if maps := [role for role in roles if _is_map(role, computed[role])]:
-            self._maps |= {(id(teacher), role) for role in maps}
-            return computed  # for the whole batch, since maps have no entries
+        if too_large := [role for role in roles if self._is_too_large(role, computed[role])]:
+            self._too_large |= {(id(teacher), role) for role in too_large}
+            return computed  # for the whole batch, since these roles have no entries
         outputs: dict[str, Tensor] = {}
         for role in roles:
             values = computed[role].detach()
@@ -132,6 +136,13 @@ class TeacherCache:
             outputs[role] = entries[role].values
             outputs[role][missing] = values.cpu().to(outputs[role].dtype)  # rounded as a later read will return them
         return self._outputs(outputs, batch)
+
+    def _is_too_large(self, role: str, values: Tensor) -> bool:
+        """Whether a role is a whole feature map with too large a file. Logits of strings (B, L, C) are no map."""
+        if values.ndim <= 2 or role == "logits" or isinstance(role, DerivedRole):
+            return False
+        entry = values[0].numel() * getattr(torch, self.precision).itemsize
+        return self._rows * self.views.count * entry > LARGEST_MAP_FILE
 
     def _outputs(self, values: dict[str, Tensor], batch: Batch) -> Outputs:
         moved = {role: _to_device(value, batch.inputs.device).float() for role, value in values.items()}
@@ -155,11 +166,6 @@ class TeacherCache:
         file = _File(path, header, self._rows, self.views.count, self._codes)
         self._files[id(teacher), role, autocast] = file
         return file
-
-
-def _is_map(role: str, values: Tensor) -> bool:
-    """Whether a role is a whole feature map, too large to cache. Logits of strings (B, L, C) are not."""
-    return values.ndim > 2 and role != "logits" and not isinstance(role, DerivedRole)
 
 
 @dataclass(frozen=True, slots=True)
