@@ -14,10 +14,9 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from tutelage.report.conclusions import conclusion
-from tutelage.report.markdown import Column, markdown_table
+from tutelage.report.markdown import Column, detectable_note, markdown_table
 from tutelage.studies import PLAIN
 from tutelage.studies.functions import read_lines
 from tutelage.studies.metrics import metrics_of
@@ -221,25 +220,11 @@ def falling_short(results: Results) -> list[str]:
     return [f"Mean more than half a percentage point below the plain student: {'; '.join(names)}."] if names else []
 
 
-POWER = 0.8
-
-
 def detectable(results: Results) -> list[str]:
-    """A sentence with the differences that paired t-tests would detect, for the methods whose interval includes 0."""
-    limits = []
-    for row in results.table():
-        gain = row.gain
-        if row.cell.method == PLAIN or gain is None or gain.n < 2 or not gain.low <= 0 <= gain.high:
-            continue
-        t, t_power = stats.t.ppf([0.975, POWER], gain.n - 1)
-        limits.append(100 * (gain.high - gain.low) / 2 * (1 + t_power / t))
-    if not limits:
-        return []
-    low, high = f"{min(limits):.1f}", f"{max(limits):.1f}"
-    size = f"{low} percentage points" if low == high else f"{low} to {high} percentage points (depending on the method)"
-    return [
-        f"There, an uncorrected paired t-test would detect a difference of {size} with a power of {100 * POWER:.0f} %."
-    ]
+    """A sentence with the differences that would be detected for the methods whose interval includes 0, if any."""
+    methods = {row.cell.method: row for row in results.table() if row.cell.method != PLAIN}
+    note = detectable_note(COLUMNS["accuracy"], methods)
+    return [note] if note else []
 
 
 COLUMNS = {

@@ -95,7 +95,7 @@ QUESTIONS: Mapping[str, Question] = MappingProxyType(
         "clean": Question("correct labels", "resnet56"),
         "noise": Question("40 % symmetric label noise", fields={"noise": "0.4"}),
         "imbalance": Question(
-            "power-law class imbalance, gamma 0.2", fields={"imbalance": "powerlaw:0.2"}, epochs=40, images=8_662
+            "power-law class imbalance, gamma 0.2", fields={"imbalance": "powerlaw:0.2"}, epochs=30, images=8_662
         ),
         "human": Question('human labels, CIFAR-10N "worst"', fields={"noise": HUMAN}),
         "gap": Question("correct labels, a smaller teacher", "resnet20"),

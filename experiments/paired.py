@@ -20,7 +20,7 @@ from rich.console import Console
 import experiments
 from tutelage.errors import TutelageError
 from tutelage.report.console import study_progress
-from tutelage.report.markdown import Column, comparison_note, comparison_table
+from tutelage.report.markdown import Column, comparison_note, comparison_table, detectable_note
 from tutelage.studies.functions import FunctionRun, FunctionStudy, compare, missing_runs, run_function_study
 from tutelage.studies.workers import LocalWorkers
 
@@ -112,6 +112,8 @@ def page(experiment: Experiment) -> str:
         if title or len(experiment.conditions) == 1:
             compared = [compare(experiment, experiment.file, condition, metric) for metric in experiment.columns]
             parts.append(comparison_table([*experiment.columns.values()], compared))
+            if note := detectable_note(next(iter(experiment.columns.values())), compared[0]):
+                parts.append(note)
     parts.append(comparison_note(experiment.baseline))
     if experiment.tail:
         parts.append(experiment.tail.strip())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tutelage.report.markdown import SIGNIFICANT, Column, comparison_table, markdown_table
+from tutelage.report.markdown import SIGNIFICANT, Column, comparison_table, detectable_note, markdown_table
 from tutelage.studies.comparison import compare_rows
 
 
@@ -37,3 +37,15 @@ def test_difference_is_bold_by_its_own_interval_and_marked_by_holms_correction()
     assert unsure == "| unsure | 4 | 50.5 ± 6.7 (+0.5 ± 6.7) |"
     assert same == "| same | 4 | 70.0 ± 0.0 (**+20.0 ± 0.0**) |"
     assert absent == "| absent | 0 | – |"
+
+
+def test_note_says_what_would_be_detected_where_the_interval_includes_0() -> None:
+    seeds = range(4)
+    rows = {
+        "plain": dict.fromkeys(seeds, 0.5),
+        "sure": dict(zip(seeds, (0.61, 0.60, 0.59, 0.60), strict=True)),
+        "unsure": dict(zip(seeds, (0.55, 0.45, 0.52, 0.50), strict=True)),  # 6.69 (1 + 0.978 / 3.182)
+    }
+    column = Column("accuracy")
+    assert "a difference of 8.7 would be detected" in detectable_note(column, compare_rows(rows, "plain"))
+    assert not detectable_note(column, compare_rows({name: rows[name] for name in ("plain", "sure")}, "plain"))

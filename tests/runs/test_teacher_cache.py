@@ -20,8 +20,8 @@ from tutelage.sources import TeacherCache
 from tutelage.training import Run
 
 Net = Callable[..., Tapped]
-READ = {"hinton": 192, "rkd": 192, "bss": 192, "fitnet": 148, "at": 176, "fsp": 32}
-"""How many entries are read, of 4 x 48: logits; embeddings; logits and boundary samples; maps for an epoch, then
+READ = {"hinton": 192, "rkd": 192, "bss": 192, "fitnet": 196, "at": 176, "fsp": 32}
+"""How many entries are read, of 4 x 48: logits; embeddings; logits and boundary samples; a map for an epoch, then
 logits, with the dry run of its second fit twice; attention, but for the first batch, which shows its shape; flow, the
 same, in its one epoch."""
 

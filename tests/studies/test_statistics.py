@@ -15,6 +15,7 @@ from tutelage.studies.statistics import (
     bootstrap_difference,
     bootstrap_interval,
     critical_difference,
+    detectable_difference,
     friedman_p_value,
     holm,
     mean_interval,
@@ -231,3 +232,14 @@ def test_friedman_equals_its_equation() -> None:
     assert friedman_p_value([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]) == 1
     with pytest.raises(ValueError, match="three methods"):
         friedman_p_value([[1.0, 2.0]])
+
+
+@pytest.mark.parametrize("n", [5, 8, 20])
+def test_detectable_difference_is_detected_with_its_power(n: int) -> None:
+    from scipy import stats
+
+    half = float(stats.t.ppf(0.975, n - 1)) / n**0.5  # differences with a standard deviation of 1
+    difference = detectable_difference(Interval(0.1, 0.1 - half, 0.1 + half, n))
+    noncentral = stats.nct(n - 1, difference * n**0.5)
+    t = stats.t.ppf(0.975, n - 1)
+    assert noncentral.sf(t) + noncentral.cdf(-t) == pytest.approx(0.8, abs=0.03)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tutelage.report.conclusions import significance
 from tutelage.studies.comparison import Comparison
-from tutelage.studies.statistics import Interval
+from tutelage.studies.statistics import Interval, detectable_difference
 
 SIGNIFICANT = "†"
 
@@ -64,6 +64,20 @@ def comparison_table(columns: Sequence[Column], compared: Sequence[Mapping[str, 
         seeds = max((mean.n for mean in means if mean), default=0)
         lines.append([row, f"{seeds}", *cells])
     return markdown_table(["", "seeds", *(column.title for column in columns)], lines)
+
+
+def detectable_note(column: Column, comparisons: Mapping[str, Comparison]) -> str:
+    """Say which differences would have been detected in the rows whose interval includes 0; empty without such rows."""
+    gains = [row.gain for row in comparisons.values() if row.gain is not None and row.gain.n > 1]
+    limits = [detectable_difference(gain) for gain in gains if gain.low <= 0 <= gain.high]
+    if not limits:
+        return ""
+    low, high = column.number(min(limits)), column.number(max(limits))
+    size = low if low == high else f"{low} to {high}, depending on the row,"
+    return (
+        f"In *{column.title}*, where the interval includes 0, a difference of {size} would be detected with a power of "
+        "80 % (paired t-test, uncorrected)."
+    )
 
 
 def comparison_note(baseline: str) -> str:

@@ -63,6 +63,22 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     return mean_interval([x - y for x, y in zip(a, b, strict=True)], confidence)
 
 
+def detectable_difference(difference: Interval, power: float = 0.8) -> float:
+    """Return the smallest true difference that a paired t-test at 5 % would detect with this power.
+
+    It follows from the spread of the observed differences, that is from the width of their 95 % t interval, by the
+    usual approximation (t(0.975) + t(power)) standard errors.
+
+    Args:
+        difference: the result of ``paired_difference``, of two pairs or more.
+        power: in (0, 1).
+    """
+    from scipy import stats
+
+    t, t_power = stats.t.ppf([0.975, power], difference.n - 1)
+    return float((difference.high - difference.low) / 2 * (1 + t_power / t))
+
+
 def bootstrap_interval(
     values: Sequence[float], confidence: float = 0.95, resamples: int = 9999, seed: int = 0
 ) -> Interval:
