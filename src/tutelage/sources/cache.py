@@ -141,7 +141,7 @@ class TeacherCache:
         """Whether a role is a whole feature map with too large a file. Logits of strings (B, L, C) are no map."""
         if values.ndim <= 2 or role == "logits" or isinstance(role, DerivedRole):
             return False
-        entry = values[0].numel() * getattr(torch, self.precision).itemsize
+        entry = values[0].numel() * int(getattr(torch, self.precision).itemsize)
         return self._rows * self.views.count * entry > LARGEST_MAP_FILE
 
     def _outputs(self, values: dict[str, Tensor], batch: Batch) -> Outputs:

@@ -75,8 +75,8 @@ def detectable_difference(difference: Interval, power: float = 0.8) -> float:
     """
     from scipy import stats
 
-    t, t_power = stats.t.ppf([0.975, power], difference.n - 1)
-    return float((difference.high - difference.low) / 2 * (1 + t_power / t))
+    student_t = stats.t(difference.n - 1)
+    return float((difference.high - difference.low) / 2 * (1 + student_t.ppf(power) / student_t.ppf(0.975)))
 
 
 def bootstrap_interval(
