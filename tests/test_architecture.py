@@ -32,7 +32,9 @@ ROOMS = (
     ["runs"],
     ["studies"],
     ["report"],
-    ["api", "cli"],
+    ["api"],
+    ["labels"],
+    ["cli"],
     ["__init__", "__main__"],
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tutelage.config import Config, Hardware, Recipe
     from tutelage.data import Batch, Data, open_data
     from tutelage.errors import TutelageError, TutelageWarning
+    from tutelage.labels import LabelIssues, label_issues
     from tutelage.methods import method
     from tutelage.models import Outputs, Tapped
     from tutelage.sources import EMA, Frozen, Peers
@@ -31,6 +32,7 @@ _MODULES = {
     "tutelage.config": ("Config", "Hardware", "Recipe"),
     "tutelage.data": ("Batch", "Data", "open_data"),
     "tutelage.errors": ("TutelageError", "TutelageWarning"),
+    "tutelage.labels": ("LabelIssues", "label_issues"),
     "tutelage.tasks": ("evaluate",),
     "tutelage.methods": ("method",),
     "tutelage.models": ("Outputs", "Tapped"),
@@ -51,6 +53,7 @@ __all__ = [
     "Distiller",
     "Frozen",
     "Hardware",
+    "LabelIssues",
     "Learner",
     "Outputs",
     "ParameterOptions",
@@ -67,6 +70,7 @@ __all__ = [
     "distill",
     "evaluate",
     "fit",
+    "label_issues",
     "method",
     "open_data",
     "run_study",

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, Split
+from tutelage.data.stratified import stratified_folds
 from tutelage.methods import find
-from tutelage.methods.slr import mixed, refined, stratified_folds
+from tutelage.methods.slr import mixed, refined
 from tutelage.models.tapped import Tapped
 from tutelage.terms.cross_entropy import cross_entropy
 from tutelage.training import Learner, Run

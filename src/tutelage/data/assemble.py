@@ -78,7 +78,10 @@ def assemble(
     _, height, _, channels = splits["train"].inputs.shape
     entry |= {"resized_to": image_size, "in_memory": splits["train"].in_memory}
     entry |= {"skipped": skipped} if skipped else {}
-    return Data(name, classes, **splits, views=CropsAndFlips(pad=height // 8, flip=channels == 3), record=(entry,))
+    views = CropsAndFlips(pad=height // 8, flip=channels == 3)
+    train_files = encoded_splits["train"][0]
+    files = tuple(train_files.name(position) for position in range(len(train_files)))
+    return Data(name, classes, **splits, views=views, record=(entry,), files=files)
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Data:
         train, validation, test: the splits; ``validation`` is held out from the training split, or ``None``.
         views: the augmentation of training inputs; none by default.
         record: what was applied to the data, in order, as plain JSON values, for example realised noise rates.
+        files: the names of the training split's files as it was loaded, by ``Split.index``; empty if there are none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Data:
     validation: Split | None = None
     views: Views = None  # type: ignore[assignment]  # set to the modality's own below
     record: tuple[Mapping[str, Any], ...] = ()
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = tuple(str(name) for name in self.classes)
@@ -133,7 +135,9 @@ class Data:
         return cls(
             name,
             names,
-            **splits,
+            train_split,
+            splits["test"],
+            splits.get("validation"),
             views=modality.augmented(tuple(train_split.inputs.shape[1:])) if views is None else views,
             record=tuple(record),
         )

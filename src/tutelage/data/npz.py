@@ -88,7 +88,9 @@ def load(file: Path) -> Data:
     return Data(
         name=f"npz:{file}",
         classes=_classes(others.get("classes"), splits, file, novel=archive.novel),
-        **splits,
+        train=splits["train"],
+        test=splits["test"],
+        validation=splits.get("validation"),
         views=modality.augmented(tuple(splits["train"].inputs.shape[1:])),
         record=({"source": "npz", "rounded_to_uint8": rounded},) if rounded else (),
     )

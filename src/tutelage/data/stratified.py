@@ -1,8 +1,9 @@
-"""A split in two: which samples are held out, or used for testing, class by class."""
+"""Divisions of a split, class by class: which samples are held out, used for testing, or in which fold."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tutelage.data.batch import hard_labels
 from tutelage.data.split import Split
+from tutelage.data.targets import class_counts
 from tutelage.errors import TutelageError, TutelageWarning
 
 Indices = NDArray[Any]
@@ -51,6 +54,27 @@ def _proportional_split(labels: Indices, size: int, seed: int) -> tuple[Indices,
     order = np.argsort(rank, kind="stable")
     size = min(size, int((rank >= 0).sum()))
     return order[: len(order) - size], order[len(order) - size :]
+
+
+def stratified_folds(labels: Tensor, folds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The sorted indices of the other folds and of the fold, for each of the random stratified folds."""
+    from sklearn.model_selection import StratifiedKFold
+
+    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
+    with warnings.catch_warnings():  # about fewer samples without a label than folds, which is harmless
+        warnings.simplefilter("ignore", UserWarning)
+        splits = list(splitter.split(np.zeros(len(labels)), hard_labels(labels).numpy()))
+    for train_indices, fold in splits:
+        yield torch.from_numpy(train_indices), torch.from_numpy(fold)
+
+
+def check_folds(labels: Tensor, classes: Sequence[str], folds: int) -> None:
+    """Raise an error if a class has samples, but fewer than there are folds."""
+    for name, count in zip(classes, class_counts(labels, len(classes)), strict=True):
+        if 0 < count < folds:
+            raise TutelageError(
+                f"class {name!r} has {count} training samples, too few for {folds} folds; use fewer folds"
+            )
 
 
 def split_off_test(split: Split, share: float | None, name: str) -> tuple[Split, Split, dict[str, Any]]:

@@ -66,7 +66,15 @@ def load(folder: Path) -> Data:
     }
     cut = sum(len(text) > longest for texts in ids.values() for text in texts)
     record = {"source": "text", "length": longest, "cut": cut}
-    return Data(f"text:{folder}", classes, **splits, views=tokens.unaugmented, record=(record,))
+    return Data(
+        f"text:{folder}",
+        classes,
+        train=splits["train"],
+        test=splits["test"],
+        validation=splits.get("validation"),
+        views=tokens.unaugmented,
+        record=(record,),
+    )
 
 
 def make_tokenizer(folder: Path | str, size: int = 8000) -> Path:

@@ -69,7 +69,15 @@ def load(folder: Path) -> Data:
     splits = {split: _padded_split(clips[split], by_class, classes, length, waves) for split, by_class in files.items()}
     cut = sum(len(samples) > length for split in clips.values() for samples in split)
     record = {"source": "wav", "rate": waves.rate, "length": length, "cut": cut}
-    return Data(f"wav:{folder}", classes, **splits, views=waves.unaugmented, record=(record,))
+    return Data(
+        f"wav:{folder}",
+        classes,
+        train=splits["train"],
+        test=splits["test"],
+        validation=splits.get("validation"),
+        views=waves.unaugmented,
+        record=(record,),
+    )
 
 
 def to_int16(samples: NDArray[Any], what: str) -> NDArray[np.int16]:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from tutelage.data.batch import UNLABELLED, hard_labels
-from tutelage.data.data import Data, Split
+from tutelage.data.batch import UNLABELLED
+from tutelage.data.data import Split
 from tutelage.data.loader import mix_seeds
-from tutelage.data.targets import class_counts
-from tutelage.errors import TutelageError
+from tutelage.data.stratified import check_folds, stratified_folds
 from tutelage.methods import Share, method
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
@@ -72,7 +68,7 @@ def refined(run: Run, *, rounds: int, folds: int, share: float, anchor: Literal[
     With a share of 0 they are the given labels.
     """
     original = run.data.train
-    _check_counts(run.data, folds)
+    check_folds(run.data.train.labels, run.data.classes, folds)
     numbers = itertools.count(1)
     train = original
     for round_number in range(rounds):
@@ -86,18 +82,6 @@ def refined(run: Run, *, rounds: int, folds: int, share: float, anchor: Literal[
             base: Split = original if anchor == "original" else train
             train = replace(original, labels=mixed(base.labels, predictions, share))  # all folds at once
     return train.labels
-
-
-def stratified_folds(labels: Tensor, folds: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The sorted indices of the other folds and of the fold, for each of the random stratified folds."""
-    from sklearn.model_selection import StratifiedKFold
-
-    splitter = StratifiedKFold(folds, shuffle=True, random_state=seed % 2**32)
-    with warnings.catch_warnings():  # about fewer samples without a label than folds, which is harmless
-        warnings.simplefilter("ignore", UserWarning)
-        splits = list(splitter.split(np.zeros(len(labels)), hard_labels(labels).numpy()))
-    for train_indices, fold in splits:
-        yield torch.from_numpy(train_indices), torch.from_numpy(fold)
 
 
 def mixed(labels: Tensor, predictions: Tensor, share: float) -> Tensor:
@@ -117,12 +101,3 @@ def mixed(labels: Tensor, predictions: Tensor, share: float) -> Tensor:
         soft[missing] = predictions[missing] if share else 0.0
         labels = soft
     return (1 - share) * labels + share * predictions
-
-
-def _check_counts(data: Data, folds: int) -> None:
-    """Raise an error if a class has fewer samples than there are folds."""
-    for name, count in zip(data.classes, class_counts(data.train.labels, data.num_classes), strict=True):
-        if 0 < count < folds:
-            raise TutelageError(
-                f"class {name!r} has {count} training samples, too few for {folds} folds; use fewer folds"
-            )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from tutelage.ambient import default_settings
 from tutelage.config import OBJECT_PREFIX, Config
@@ -22,10 +24,11 @@ from tutelage.models.weights import save_weights
 from tutelage.parsing import parse_yaml
 from tutelage.runs.classes import with_classes
 from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
-from tutelage.runs.header import WEIGHTS_DIGEST
+from tutelage.runs.header import SAMPLES_DIGEST, WEIGHTS_DIGEST
 from tutelage.runs.inputs import input_fingerprints
 from tutelage.runs.measure import measure
 from tutelage.runs.models import TrainedModel, load_student, open_teachers, student_factory, weights_metadata
+from tutelage.runs.samples import read_samples, save_samples
 from tutelage.runs.student_cost import warn_if_costlier
 from tutelage.runs.teachers import announce_teachers
 from tutelage.runs.tracking import Trackers
@@ -49,6 +52,7 @@ class Result:
         history: one record per epoch.
         config: the resolved configuration.
         folder: the run's folder, if it has one.
+        samples: results of the method for each training sample, if it has any: (N, ...) tensors by name.
     """
 
     model: Tapped
@@ -56,6 +60,7 @@ class Result:
     history: tuple[Record, ...]
     config: Config
     folder: Path | None
+    samples: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.model.eval()
@@ -160,7 +165,7 @@ def execute(
         )
         student = method(run, **settings)
         if processes.main:
-            digest = _save(run_folder, config, student, data, task) if run_folder else {}
+            digest = _save(run_folder, config, student, data, task, run.samples) if run_folder else {}
             metrics = measure(config, task, data, student, teachers, run, history) | digest
             trackers.test(metrics["test"])
             if run_folder:
@@ -168,7 +173,7 @@ def execute(
         else:
             metrics = {}
         processes.wait()
-    return Result(student, metrics, tuple(history), config, folder)
+    return Result(student, metrics, tuple(history), config, folder, run.samples)
 
 
 def _teacher_cache(config: Config, data: Data) -> TeacherCache | None:
@@ -189,10 +194,13 @@ def _method_of(config: Config, overrides: Overrides, trust: Trust) -> Method:
     return method
 
 
-def _save(run_folder: RunFolder, config: Config, student: Tapped, data: Data, task: Task) -> dict[str, str]:
-    """Write the student's weights; returns their digest, an entry of the result."""
+def _save(
+    run_folder: RunFolder, config: Config, student: Tapped, data: Data, task: Task, samples: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """Write the student's weights and the results for each sample; returns their digests, entries of the result."""
     metadata = weights_metadata(config.student, student, data, task)
-    return {WEIGHTS_DIGEST: save_weights(run_folder.path / WEIGHTS, student.module, metadata, run_folder.write)}
+    digest = save_weights(run_folder.path / WEIGHTS, student.module, metadata, run_folder.write)
+    return {WEIGHTS_DIGEST: digest} | save_samples(run_folder.path, samples, run_folder.write)
 
 
 def _read_finished(
@@ -208,4 +216,5 @@ def _read_finished(
         ) from error
     if applied_operations(module):  # its layers have other roles than those of the plain network
         model = wrap_network(module, model.mean.flatten().tolist(), model.std.flatten().tolist())
-    return Result(model.to(config.device), metrics, run_folder.history(), config, run_folder.path)
+    samples = read_samples(run_folder.path) if SAMPLES_DIGEST in metrics else {}
+    return Result(model.to(config.device), metrics, run_folder.history(), config, run_folder.path, samples)

@@ -19,17 +19,18 @@ from tutelage.parsing import parse_json, parse_yaml, write_yaml
 from tutelage.runs.schema import check_result, read_epochs
 from tutelage.text import value_text
 
-CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, LOAD, TRACKING = (
+CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, SAMPLES, LOAD, TRACKING = (
     "config.yaml",
     "inputs.json",
     "versions.json",
     "metrics.jsonl",
     "result.json",
     "student.safetensors",
+    "samples.safetensors",
     "load.py",
     "tracking",
 )
-_FILES = {CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, LOAD}
+_FILES = {CONFIG, INPUTS, VERSIONS, METRICS, RESULT, WEIGHTS, SAMPLES, LOAD}
 
 DATA, NETWORK_CODE = "training data", "network source"
 """Keys of ``inputs.json``: the fingerprint of the data, and the hash of the source code of the user's networks."""
@@ -40,7 +41,8 @@ class RunFolder:
 
     ``config.yaml``: the resolved configuration; ``inputs.json``: fingerprints of data and teachers; ``versions.json``;
     ``metrics.jsonl``: one line per epoch; ``result.json``; ``student.safetensors``, and ``load.py``, which loads it in
-    plain PyTorch; ``checkpoints/``; ``tracking/``: files of experiment trackers.
+    plain PyTorch; ``samples.safetensors``: results for each training sample, of methods that have any;
+    ``checkpoints/``; ``tracking/``: files of experiment trackers.
     """
 
     def __init__(self, path: Path) -> None:

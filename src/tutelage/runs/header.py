@@ -14,10 +14,10 @@ from tutelage.errors import TutelageError, one_line
 from tutelage.files import read_file
 from tutelage.models.external.common import MeanStd
 from tutelage.models.weights import read_metadata
-from tutelage.runs.folder import RESULT, WEIGHTS, RunFolder
+from tutelage.runs.folder import RESULT, SAMPLES, WEIGHTS, RunFolder
 
-WEIGHTS_DIGEST = "student_sha256"
-"""Key of ``result.json``: the SHA-256 of the student's weights file."""
+WEIGHTS_DIGEST, SAMPLES_DIGEST = "student_sha256", "samples_sha256"
+"""Keys of ``result.json``: the SHA-256 of the student's weights file, and of the results for each sample."""
 
 _MAX_INPUT = 2**28  # values, 1 GiB: the network is run on such an input when it is opened
 _MAX_VALUE = 1e30  # float32 represents it and its inverse
@@ -101,23 +101,28 @@ def read_header(file: Path) -> Header:
             has a wrong type.
     """
     metadata = read_metadata(file)
-    _check_digest(file)
+    check_digest(file)
     try:
         return Header(**metadata)
     except TutelageError as error:
         raise TutelageError(f"{file}: {error}; save the weights again") from None
 
 
-def _check_digest(file: Path) -> None:
-    """Compare a student's file with the digest that its run recorded. Runs of older versions have none."""
+def check_digest(file: Path) -> None:
+    """Compare a file of a run with the digest that the run recorded. Runs of older versions have none.
+
+    Raises:
+        TutelageError: they differ, or the file cannot be read.
+    """
     folder = RunFolder(file.parent)
-    if file.name != WEIGHTS or not (file.parent / RESULT).is_file():
+    digests = {WEIGHTS: WEIGHTS_DIGEST, SAMPLES: SAMPLES_DIGEST}
+    if file.name not in digests or not (file.parent / RESULT).is_file():
         return
-    recorded = (folder.result() or {}).get(WEIGHTS_DIGEST)
+    recorded = (folder.result() or {}).get(digests[file.name])
     try:
         actual = hashlib.sha256(read_file(file, largest=None)).hexdigest()
     except OSError as error:
-        raise TutelageError(f"cannot read the weights {str(file)!r}: {one_line(error)}; check the path") from error
+        raise TutelageError(f"cannot read {str(file)!r}: {one_line(error)}; check the path") from error
     if recorded is not None and recorded != actual:
         raise TutelageError(
             f"{file} is damaged or was replaced: its SHA-256 is {actual[:16]}... and {RESULT} beside it says "

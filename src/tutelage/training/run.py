@@ -85,6 +85,7 @@ class Run:
         """The task of the student: that of the method, or else of the data's targets."""
         self._started = False
         self.notes: dict[str, Any] = {}
+        self.samples: dict[str, Tensor] = {}
         self.fits: list[FitResult] = []
         self.selected: dict[Tapped, Selected] = {}
 
@@ -100,6 +101,20 @@ class Run:
     def note(self, **values: Any) -> None:
         """Save results of the method that are no metrics under ``notes`` in ``result.json``: plain JSON values."""
         self.notes |= values
+
+    def note_samples(self, **values: Tensor) -> None:
+        """Save results of the method for each sample of the training split, as ``samples.safetensors``.
+
+        Args:
+            values: (N, ...) tensors by name, in the order of the split.
+
+        Raises:
+            ValueError: a tensor has another length.
+        """
+        for name, value in values.items():
+            if len(value) != len(self.data.train):
+                raise ValueError(f"{name} has {len(value)} rows for {len(self.data.train)} training samples")
+            self.samples[name] = value.detach().cpu().contiguous()
 
     @property
     def epochs(self) -> int:

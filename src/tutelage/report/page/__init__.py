@@ -82,7 +82,7 @@ def page(results: Results, metric: str | None = None, interval: str = "t") -> st
     rows = display_rows(results, metric, interval)
     sheet = Sheet()
     sections = _sections(results, rows, metric, interval, sheet)
-    style, script = (_static(name) for name in ("page.css", "page.js"))
+    style, script = style_sheet(), _static("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         _templates()
@@ -128,6 +128,11 @@ def _templates() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def style_sheet() -> str:
+    """The style sheet of all pages."""
+    return _static("page.css")
 
 
 def _static(name: str) -> str:

@@ -1,0 +1,184 @@
+"""The labels of a data set that look wrong, and the files in which they are listed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tutelage.data import Data
+from tutelage.data.batch import UNLABELLED
+from tutelage.files import as_path, atomic_write
+from tutelage.methods.clean_labels import doubted_labels
+from tutelage.studies.statistics import Interval, mean_interval
+
+EVIDENCE = ("out_of_sample", "differences", "agreement", "posterior")
+TABLE, SUMMARY, LABELS = "issues.csv", "issues.json", "labels.csv"
+
+
+@dataclass(frozen=True)
+class LabelIssues:
+    """The training labels of a data set, and what speaks against them.
+
+    Attributes:
+        data: the data set.
+        wrong: (N,) float64, the probability that each training label is wrong; NaN for a sample without a label.
+        suggested: (N,) int64, the most probable class other than the label; -1 for a sample without a label.
+        support: by kind of evidence (N,) in [0, 1], how much it supports the label.
+        noise_rate: the estimated share of wrong labels: the mean over the folds, whose networks differ, and its 95 %
+            interval.
+        noise_matrix: (C, C) float64, the estimated probability of each label (column) by true class (row).
+        plain_accuracy, cleaned_accuracy: test accuracy of the networks trained with all labels and without the doubted
+            ones, by the labels of the test split as they are; ``None`` if there is none.
+        repair: what the second network was trained on: doubted labels removed or replaced.
+    """
+
+    data: Data
+    wrong: Tensor
+    suggested: Tensor
+    support: Mapping[str, Tensor]
+    noise_rate: Interval
+    noise_matrix: Tensor
+    plain_accuracy: float | None
+    cleaned_accuracy: float | None
+    repair: Literal["remove", "replace"]
+
+    @classmethod
+    def of(
+        cls,
+        data: Data,
+        samples: Mapping[str, Tensor],
+        notes: Mapping[str, Any],
+        accuracies: tuple[float | None, float | None],
+        repair: Literal["remove", "replace"],
+    ) -> LabelIssues:
+        """From the results of a run of ``clean_labels``, and the test accuracies of both networks."""
+        wrong, fold = samples["wrong"].double(), samples["fold"]
+        by_fold = [float(wrong[fold == number].mean()) for number in sorted({*fold.tolist()} - {UNLABELLED})]
+        return cls(
+            data,
+            wrong,
+            samples["suggested"],
+            {name: samples[name] for name in EVIDENCE},
+            mean_interval(by_fold),
+            torch.tensor(notes["noise_matrix"], dtype=torch.float64),
+            *accuracies,
+            repair,
+        )
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64, the given labels."""
+        return self.data.train.labels
+
+    @property
+    def doubted(self) -> Tensor:
+        """(N,) bool, the labels that are more probably wrong than right."""
+        labelled = self.labels != UNLABELLED
+        doubted = torch.zeros(len(labelled), dtype=torch.bool)
+        doubted[labelled] = doubted_labels(self.wrong[labelled], self.labels[labelled])
+        return doubted
+
+    @property
+    def ranking(self) -> Tensor:
+        """(M,) int64, the rows of the labelled samples, the most doubtful label first."""
+        rows = (self.labels != UNLABELLED).nonzero()[:, 0]
+        support = torch.stack([*self.support.values()]).double().mean(0)
+        rows = rows[support[rows].argsort(stable=True)]  # among equal probabilities
+        return rows[self.wrong[rows].argsort(descending=True, stable=True)]
+
+    def cleaned_labels(self) -> Tensor:
+        """(N,) int64, the labels after the repair: a doubted label is -1 if removed, or the suggested class."""
+        replacement = self.suggested if self.repair == "replace" else torch.full_like(self.labels, UNLABELLED)
+        return self.labels.where(~self.doubted, replacement)
+
+    def file_of(self, row: int) -> str:
+        """The name of a sample's file; empty for data that is not made of files."""
+        index = int(self.data.train.index[row])
+        return self.data.files[index] if index < len(self.data.files) else ""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Each labelled sample, the most doubtful label first.
+
+        Yields:
+            ``sample`` (its index), ``file``, ``label``, ``suggested``, ``wrong`` (probability), ``doubted``, the four
+            kinds of evidence, and ``strongest``, the evidence that ranks the label lowest.
+        """
+        classes, doubted = self.data.classes, self.doubted
+        ranks = torch.stack([values.argsort(stable=True).argsort() for values in self.support.values()])
+        strongest = ranks.argmin(0)
+        for row in self.ranking.tolist():
+            yield {
+                "sample": int(self.data.train.index[row]),
+                "file": self.file_of(row),
+                "label": classes[int(self.labels[row])],
+                "suggested": classes[int(self.suggested[row])],
+                "wrong": round(float(self.wrong[row]), 4),
+                "doubted": bool(doubted[row]),
+                **{name: round(float(values[row]), 4) for name, values in self.support.items()},
+                "strongest": EVIDENCE[int(strongest[row])],
+            }
+
+    def summary(self) -> dict[str, Any]:
+        """The estimated noise and the doubted labels, as plain JSON values."""
+        return {
+            "data": self.data.name,
+            "classes": list(self.data.classes),
+            "labels": int((self.labels != UNLABELLED).sum()),
+            "doubted": int(self.doubted.sum()),
+            "noise_rate": self.noise_rate.mean,
+            "noise_rate_interval": None
+            if math.isnan(self.noise_rate.low)
+            else [self.noise_rate.low, self.noise_rate.high],
+            "noise_matrix": [[round(value, 6) for value in row] for row in self.noise_matrix.tolist()],
+            "plain_accuracy": self.plain_accuracy,
+            "cleaned_accuracy": self.cleaned_accuracy,
+            "repair": self.repair,
+            "issues": [row for row in self.rows() if row["doubted"]],
+        }
+
+    def save(self, folder: str | Path, *, apply: bool = False) -> list[Path]:
+        """Write ``issues.csv`` (every labelled sample, ranked), ``issues.json`` (the summary) and ``labels.html``.
+
+        Args:
+            folder: created if it does not exist.
+            apply: also write ``labels.csv``, a row for each sample of the training split as it was loaded, with the
+                columns ``cleaned``, the repaired labels, and ``clean``, the labels of the data set itself, by which
+                ``HumanLabels`` recognises it. ``--noise human:FOLDER/labels.csv:cleaned`` trains on the repaired
+                labels. The data set is never changed.
+
+        Returns:
+            The files.
+        """
+        from tutelage.labels.page import page
+
+        target = as_path(folder)
+        contents = {
+            TABLE: _csv([*self.rows()]),
+            SUMMARY: json.dumps(self.summary(), indent=1, allow_nan=False) + "\n",
+            "labels.html": page(self),
+        }
+        if apply:
+            columns = {"cleaned": self.cleaned_labels(), "clean": self.data.train.clean_labels}
+            by_index = torch.full((int(self.data.train.index.max()) + 1, len(columns)), UNLABELLED)
+            by_index[self.data.train.index] = torch.stack([*columns.values()], 1)
+            contents[LABELS] = _csv([dict(zip(columns, row, strict=True)) for row in by_index.tolist()])
+        for name, text in contents.items():
+            atomic_write(target / name, text.encode())
+        return [target / name for name in contents]
+
+
+def _csv(lines: list[dict[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, lines[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()

@@ -1,0 +1,143 @@
+"""The doubted labels as one HTML page that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from tutelage.data.modality import Pixels
+from tutelage.labels.duplicates import near_duplicates
+from tutelage.report.page import style_sheet
+from tutelage.text import printable, printable_values
+
+if TYPE_CHECKING:
+    from tutelage.labels.issues import LabelIssues
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+_PER_CLASS, _PICTURES, _PAIRS, _DUPLICATES = 12, 600, 12, 24
+_SIDE = 96  # pixels: pictures are scaled to at least this size, or at most twice of it
+_MATRIX = 25  # classes, up to which the whole noise matrix is shown
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample on the page; the picture is a data URI, empty if the inputs are no images."""
+
+    picture: str
+    label: str
+    suggested: str
+    wrong: str
+    name: str
+
+
+def page(issues: LabelIssues) -> str:
+    """Render the page."""
+    classes = [printable(name) for name in issues.data.classes]
+    return (
+        _templates()
+        .get_template("labels.html")
+        .render(
+            name=printable(issues.data.name),
+            policy=POLICY,
+            style=style_sheet(),
+            summary=printable_values({k: v for k, v in issues.summary().items() if k != "issues"}),
+            repair=issues.repair,
+            by_class=_by_class(issues, classes),
+            pairs=_pairs(issues, classes),
+            matrix=_matrix(issues, classes),
+            groups=_groups(issues, classes),
+            duplicates=_duplicates(issues, classes),
+        )
+    )
+
+
+def _by_class(issues: LabelIssues, classes: list[str]) -> list[dict[str, Any]]:
+    """By label: how many samples have it, and how many of these labels are doubted."""
+    totals = issues.labels[issues.labels >= 0].bincount(minlength=len(classes))
+    doubted = issues.labels[issues.doubted].bincount(minlength=len(classes))
+    return [
+        {"label": label, "total": total, "doubted": number, "share": number / max(total, 1)}
+        for label, total, number in zip(classes, totals.tolist(), doubted.tolist(), strict=True)
+    ]
+
+
+def _pairs(issues: LabelIssues, classes: list[str]) -> list[tuple[str, str, int]]:
+    """(label, suggested class, number of doubted labels), the most frequent pairs first."""
+    size = len(classes)
+    codes = (issues.labels * size + issues.suggested)[issues.doubted]
+    counts = codes.bincount(minlength=size**2)
+    top = counts.argsort(descending=True, stable=True)[:_PAIRS].tolist()
+    return [(classes[code // size], classes[code % size], int(counts[code])) for code in top if counts[code]]
+
+
+def _matrix(issues: LabelIssues, classes: list[str]) -> list[tuple[str, list[float]]]:
+    """The noise matrix with the names of its rows; empty for many classes."""
+    if len(classes) > _MATRIX:
+        return []
+    return list(zip(classes, issues.noise_matrix.tolist(), strict=True))
+
+
+def _groups(issues: LabelIssues, classes: list[str]) -> list[tuple[str, int, list[Sample]]]:
+    """By label, the number of doubted labels and the most doubtful samples; classes with most of them first."""
+    doubted = issues.doubted
+    rows = [row for row in issues.ranking.tolist() if doubted[row]]
+    by_label: dict[int, list[int]] = {}
+    for row in rows:
+        by_label.setdefault(int(issues.labels[row]), []).append(row)
+    groups = sorted(by_label.items(), key=lambda item: -len(item[1]))[: _PICTURES // _PER_CLASS]
+    return [
+        (classes[label], len(members), [_sample(issues, row, classes) for row in members[:_PER_CLASS]])
+        for label, members in groups
+    ]
+
+
+def _duplicates(issues: LabelIssues, classes: list[str]) -> list[tuple[Sample, Sample]]:
+    pairs = near_duplicates(issues.data.train)[:_DUPLICATES]
+    return [(_sample(issues, first, classes), _sample(issues, second, classes)) for first, second in pairs]
+
+
+def _sample(issues: LabelIssues, row: int, classes: list[str]) -> Sample:
+    return Sample(
+        _picture(issues, row),
+        classes[int(issues.labels[row])],
+        classes[int(issues.suggested[row])],
+        f"{100 * float(issues.wrong[row]):.0f} %",
+        printable(issues.file_of(row)) or f"sample {int(issues.data.train.index[row])}",
+    )
+
+
+def _picture(issues: LabelIssues, row: int) -> str:
+    """A PNG as a data URI."""
+    split = issues.data.train
+    if not isinstance(split.modality, Pixels):
+        return ""
+    pixels = split.inputs[torch.tensor([row])][0].cpu().numpy()
+    image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[:, :, :3])
+    largest = max(image.size)
+    if largest < _SIDE:  # whole multiples, so that pixels stay square
+        factor = -(-_SIDE // largest)
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    else:
+        image.thumbnail((2 * _SIDE, 2 * _SIDE))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+@cache
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("tutelage.labels"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,99 @@
+"""Training on the labels that look right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tutelage.data.batch import UNLABELLED
+from tutelage.errors import TutelageError
+from tutelage.methods import method
+from tutelage.methods.clean_labels.estimate import By, Verdict, judge
+from tutelage.methods.clean_labels.evidence import Evidence, gather
+from tutelage.models.tapped import Tapped
+from tutelage.training.learner import Learner
+from tutelage.training.run import Run
+
+__all__ = ["Evidence", "Verdict", "clean_labels", "doubted_labels", "gather", "judge"]
+
+
+@method(paper="Northcutt, Jiang, Chuang 2021, arXiv 1911.00068", family="noisy labels")
+def clean_labels(
+    run: Run,
+    *,
+    by: By = "combined",
+    folds: Annotated[int, Field(ge=2)] = 5,
+    repair: Literal["remove", "replace"] = "remove",
+) -> Tapped:
+    """Clean labels (label noise): find the labels that look wrong by cross-validation, and train without them.
+
+    For each of several stratified folds, a network is trained on the other folds over the full schedule. Four kinds of
+    evidence come from these networks, see ``judge``: the probability of the label by the network that was trained
+    without the sample; P-DIFF's difference, averaged over the epochs of the networks that were trained with it; the
+    mean probability of all networks; and the same under the estimated noise matrix. The student is trained on the
+    remaining labels: folds + 1 trainings in total.
+
+    The results are saved: for each sample ``wrong``, the probability that its label is wrong, ``suggested``, the most
+    probable other class, ``fold``, and the four kinds of evidence; for the run ``noise_rate`` and ``noise_matrix``.
+    ``tutelage labels`` shows them.
+
+    Args:
+        run: the run; a teacher is not used.
+        by: the evidence that decides: "out_of_sample" probabilities, "differences", "agreement",
+            "posterior", or all "combined".
+        folds: the number of networks.
+        repair: what happens to a label that is probably wrong: "remove" it, the sample is then not used; or "replace"
+            it with the suggested class.
+
+    Evidence: cross-validated probabilities as evidence, and training without the samples they doubt, are the procedure
+    of confident learning [from memory]. Deviations: the paper compares the probabilities with a threshold of each
+    class, which finds too many wrong labels where networks are weak; here the noise matrix is estimated from anchors,
+    and all evidence is combined. The combination is our own.
+    """
+    split = run.data.train
+    if split.labels.ndim == 2:
+        raise TutelageError("clean_labels needs class numbers as labels, and these labels are soft; use their argmax")
+    student = run.student()
+    rows = (split.labels != UNLABELLED).nonzero()[:, 0]
+    labelled = split.subset(rows)
+    evidence = gather(run, labelled, folds)
+    verdict = judge(evidence, labelled.labels, by)
+    wrong = verdict.wrong if labelled.trusted is None else verdict.wrong.where(~labelled.trusted, 0.0)
+    doubted = doubted_labels(wrong, labelled.labels)
+    run.note(noise_rate=float(wrong.mean()), noise_matrix=verdict.noise_matrix.tolist(), doubted=int(doubted.sum()))
+    run.note_samples(
+        wrong=_spread(wrong, rows, len(split)),
+        suggested=_spread(verdict.suggested, rows, len(split)),
+        fold=_spread(evidence.fold, rows, len(split)),
+        **{name: _spread(values, rows, len(split)) for name, values in verdict.support.items()},
+    )
+    if repair == "replace":
+        cleaned = replace(labelled, labels=labelled.labels.where(~doubted, verdict.suggested))
+    else:
+        cleaned = labelled.subset((~doubted).nonzero()[:, 0])
+    run.fit(Learner(student, None, run.label_terms()), data=replace(run.data, train=cleaned))
+    return student
+
+
+def doubted_labels(wrong: Tensor, labels: Tensor) -> Tensor:
+    """Return which labels are more probably wrong than right, (N,) bool; of each class at least one is not doubted.
+
+    Args:
+        wrong: (N,), the probability that each label is wrong.
+        labels: (N,) int64.
+    """
+    doubted = wrong > 0.5
+    for label in sorted(set(labels.tolist())):
+        members = (labels == label).nonzero()[:, 0]
+        doubted[members[wrong[members].argmin()]] = False
+    return doubted
+
+
+def _spread(values: Tensor, rows: Tensor, size: int) -> Tensor:
+    """Values of some rows among all: those of other rows are NaN, or -1 for integers."""
+    missing = float("nan") if values.is_floating_point() else UNLABELLED
+    return torch.full((size,), missing, dtype=values.dtype).index_put((rows,), values)

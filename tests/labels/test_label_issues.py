@@ -1,0 +1,151 @@
+"""Finding labels that look wrong: the ranking, the files, the repaired labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import tutelage
+from tutelage.data import Data, Split, open_data
+from tutelage.labels import LabelIssues
+from tutelage.studies.statistics import Interval
+
+FIELDS: dict[str, Any] = {"epochs": 15, "device": "cpu", "seed": 1, "folds": 3}
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+@pytest.fixture(scope="module")
+def swapped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """A folder of digits, 60 of each class, with twenty images in the folder of another class; and their names."""
+    folder = tmp_path_factory.mktemp("digits")
+    digits = open_data("digits").train
+    moved = set()
+    for label in range(10):
+        rows = (digits.labels == label).nonzero()[:60, 0].tolist()
+        for number, row in enumerate(rows):
+            given = (label + 3) % 10 if number < 2 else label
+            file = folder / "images" / f"class{given}" / f"{label}-{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits.inputs[row].squeeze(2).numpy()).save(file)  # type: ignore[arg-type]
+            if number < 2:
+                moved.add(f"class{given}/{file.name}")
+    return folder / "images", moved
+
+
+@pytest.fixture(scope="module")
+def issues(swapped: tuple[Path, set[str]], tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelIssues, Path]:
+    out = tmp_path_factory.mktemp("labels")
+    return tutelage.label_issues(f"folder:{swapped[0]}", mlp, out=out, test=0.2, augment=False, **FIELDS), out
+
+
+def test_swapped_images_are_at_the_top_of_the_list(
+    issues: tuple[LabelIssues, Path], swapped: tuple[Path, set[str]]
+) -> None:
+    found, _ = issues
+    rows = list(found.rows())
+    in_training = {name for name in swapped[1] if any(row["file"].endswith(name) for row in rows)}
+    assert len(in_training) > 10  # the others are in the test split
+    top = [row["file"] for row in rows[: len(in_training)]]
+    assert sum(any(file.endswith(name) for name in in_training) for file in top) >= 0.8 * len(in_training)
+    assert [row["wrong"] for row in rows] == sorted((row["wrong"] for row in rows), reverse=True)
+    found_swaps = [row for row in rows if row["doubted"] and row["file"].endswith(tuple(in_training))]
+    right = sum(int(row["suggested"][-1]) == (int(row["label"][-1]) - 3) % 10 for row in found_swaps)
+    assert right >= 0.8 * len(found_swaps) > 0.5 * len(in_training)
+
+
+def test_saved_files_agree(issues: tuple[LabelIssues, Path], tmp_path: Path) -> None:
+    found, _ = issues
+    files = found.save(tmp_path, apply=True)
+    assert [file.name for file in files] == ["issues.csv", "issues.json", "labels.html", "labels.csv"]
+    with files[0].open() as stream:
+        rows = list(csv.DictReader(stream))
+    summary = json.loads(files[1].read_text())
+    assert len(rows) == summary["labels"] == len(found.labels)
+    assert sum(row["doubted"] == "True" for row in rows) == summary["doubted"] == len(summary["issues"])
+    assert rows[0]["file"] == summary["issues"][0]["file"]
+    low, high = summary["noise_rate_interval"]
+    assert low <= summary["noise_rate"] <= high
+    assert 0 < summary["plain_accuracy"] <= 1
+    page = files[2].read_text()
+    assert page.count("data:image/png;base64,") >= summary["doubted"] / 2
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_repaired_labels_train(
+    issues: tuple[LabelIssues, Path], swapped: tuple[Path, set[str]], tmp_path: Path
+) -> None:
+    found, _ = issues
+    before = {file: file.read_bytes() for file in swapped[0].rglob("*.png")}
+    (*_, labels) = found.save(tmp_path, apply=True)
+    fields: dict[str, Any] = {"test": 0.2, "validation": 0.0, "epochs": 1, "device": "cpu"}
+    result = tutelage.train(mlp, f"folder:{swapped[0]}", noise=f"human:{labels}:cleaned", **fields)
+    doubted = int(found.doubted.sum())
+    assert result.metrics["test"]["accuracy"] > 0
+    with labels.open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert sum(row["cleaned"] == "-1" != row["clean"] for row in rows) == doubted
+    assert before == {file: file.read_bytes() for file in swapped[0].rglob("*.png")}
+
+
+def test_a_second_call_reads_the_finished_runs(
+    issues: tuple[LabelIssues, Path], swapped: tuple[Path, set[str]]
+) -> None:
+    found, out = issues
+    records: list[Any] = []
+    again = tutelage.label_issues(
+        f"folder:{swapped[0]}", mlp, out=out, test=0.2, augment=False, report=records.append, **FIELDS
+    )
+    assert not records
+    assert torch.equal(found.wrong, again.wrong)
+
+
+def made(labels: list[int], wrong: list[float], names: tuple[str, ...] = ("a", "b")) -> LabelIssues:
+    """Issues of black images with these labels."""
+    size = len(labels)
+    split = Split.of(torch.zeros(size, 4, 4, 1, dtype=torch.uint8), torch.tensor(labels))
+    data = Data("<script>", names, split, split)
+    support = {name: torch.linspace(0, 1, size) for name in ("out_of_sample", "differences", "agreement", "posterior")}
+    suggested = (1 - torch.tensor(labels)).clamp(-1, 1)
+    rate = Interval(0.1, float("nan"), float("nan"), 1)
+    return LabelIssues(
+        data, torch.tensor(wrong).double(), suggested, support, rate, torch.eye(2), None, None, "replace"
+    )
+
+
+def test_ties_are_ordered_by_the_evidence_and_unlabelled_samples_are_left_out() -> None:
+    found = made([0, 1, -1, 0, 1], [0.9, 0.2, float("nan"), 0.9, 0.2])
+    assert found.ranking.tolist() == [0, 3, 1, 4]
+    assert found.doubted.tolist() == [False, False, False, True, False]  # of each class one is not doubted
+    assert found.cleaned_labels().tolist() == [0, 1, -1, 1, 1]
+
+
+def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
+    found = made([0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8], names=("<b>x</b>", "y"))
+    page = found.save(tmp_path)[2].read_text()
+    assert "<script>" not in page
+    assert "<b>x</b>" not in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+
+
+def test_vectors_have_a_page_without_pictures(tmp_path: Path) -> None:
+    from tutelage.data.modality import Vectors
+
+    generator = np.random.default_rng(0)
+    labels = generator.integers(2, size=80)
+    inputs = (generator.normal(size=(80, 5)) + 2 * labels[:, None]).astype(np.float32)
+    data = Data.from_arrays((inputs, labels), (inputs, labels), modality=Vectors())
+    found = tutelage.label_issues(data, lambda: nn.Linear(5, 2), folds=2, epochs=2, compare=False, device="cpu")
+    page = found.save(tmp_path)[2].read_text()
+    assert "data:image" not in page
+    assert found.plain_accuracy is None

@@ -1,0 +1,109 @@
+"""Estimating which labels are wrong: calibration, noise matrix, true classes, order."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tutelage.methods.clean_labels import Evidence, judge
+from tutelage.methods.clean_labels.estimate import calibrated, noise_matrix, true_classes
+
+PAIR = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.3, 0.0, 0.7]], dtype=torch.float64)
+SYMMETRIC = torch.full((3, 3), 0.1, dtype=torch.float64) + 0.7 * torch.eye(3)
+
+
+def ideal(matrix: Tensor, true: Tensor, labels: Tensor) -> Evidence:
+    """Networks that know the true class of each sample and the noise: p[y] = T[true, y]."""
+    probabilities = matrix[true].float()
+    own = probabilities.gather(1, labels[:, None]).squeeze(1)
+    other = probabilities.scatter(1, labels[:, None], 0).amax(1)
+    return Evidence(probabilities, own - other, probabilities, torch.ones_like(labels))
+
+
+def noisy(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """True classes, and labels drawn by the noise matrix."""
+    true = torch.arange(count) % len(matrix)
+    return true, torch.multinomial(matrix[true], 1).squeeze(1)
+
+
+def test_calibration_finds_the_best_temperature_of_a_grid() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(4, (300,))
+    logits = 5 * (torch.randn(300, 4) + F.one_hot(labels, 4))
+    result = calibrated(logits.softmax(1), labels)
+    loss = float(F.nll_loss(result.log(), labels))
+    grid = [float(F.cross_entropy(logits.double() / t, labels)) for t in torch.linspace(0.2, 15, 500).tolist()]
+    assert loss <= 1.001 * min(grid)  # probabilities below 1e-9 count as 1e-9
+    assert torch.equal(result.argmax(1), logits.argmax(1))
+    assert float(F.cross_entropy(logits, labels)) > 1.2 * loss  # it was overconfident
+
+
+@pytest.mark.parametrize("matrix", [PAIR, SYMMETRIC], ids=["pair", "symmetric"])
+def test_noise_matrix_of_ideal_networks_is_exact(matrix: Tensor) -> None:
+    true, _ = noisy(matrix, 300)
+    assert torch.allclose(noise_matrix(matrix[true]), matrix, atol=1e-12)
+
+
+def test_anchors_are_the_samples_with_the_largest_probabilities() -> None:
+    torch.manual_seed(1)
+    probabilities = torch.randn(200, 4).double().mul(2).softmax(1)
+    expected = []
+    for k in range(4):
+        rows = sorted(probabilities.tolist(), key=lambda row, k=k: -row[k])[:10]  # 0.2 of 200 / 4
+        expected.append([sum(row[y] for row in rows) / 10 for y in range(4)])
+    assert torch.allclose(noise_matrix(probabilities, 0.2), torch.tensor(expected).double(), atol=1e-12)
+
+
+def test_true_classes_are_distributions_and_each_iteration_raises_the_likelihood() -> None:
+    torch.manual_seed(2)
+    probabilities = torch.randn(50, 3).double().softmax(1)
+
+    def likelihood(iterations: int) -> Tensor:
+        classes = true_classes(probabilities, PAIR, iterations)
+        assert torch.allclose(classes.sum(1), torch.ones(50).double())
+        assert (classes >= 0).all()
+        return (probabilities * (classes @ PAIR).clamp_min(1e-12).log()).sum(1)
+
+    values = [likelihood(n) for n in (0, 1, 2, 5, 20)]
+    assert all((after >= before - 1e-9).all() for before, after in pairwise(values))
+
+
+def test_true_classes_invert_the_noise() -> None:
+    classes = torch.tensor([[0.8, 0.2, 0.0], [0.1, 0.3, 0.6], [0.2, 0.5, 0.3]], dtype=torch.float64)
+    assert torch.allclose(true_classes(classes @ SYMMETRIC, SYMMETRIC, 20_000), classes, atol=1e-3)
+
+
+@pytest.mark.parametrize("matrix", [PAIR, SYMMETRIC], ids=["pair", "symmetric"])
+@pytest.mark.parametrize("by", ["combined", "out_of_sample", "differences", "agreement", "posterior"])
+def test_ideal_networks_find_every_wrong_label(matrix: Tensor, by: str) -> None:
+    torch.manual_seed(3)
+    true, labels = noisy(matrix, 600)
+    verdict = judge(ideal(matrix, true, labels), labels, by)  # type: ignore[arg-type]
+    corrupted = labels != true
+    assert torch.equal(verdict.wrong > 0.5, corrupted)
+    assert torch.equal(verdict.suggested[corrupted], true[corrupted])
+    assert float(verdict.wrong.mean()) == pytest.approx(float(corrupted.float().mean()), abs=0.05)
+    assert torch.allclose(verdict.noise_matrix, matrix, atol=0.04)  # calibrated for the labels that were drawn
+
+
+def test_correct_labels_are_not_doubted() -> None:
+    true = torch.arange(300) % 3
+    verdict = judge(ideal(torch.eye(3).double(), true, true), true)
+    assert float(verdict.wrong.max()) < 1e-6
+
+
+def test_the_probability_never_rises_with_the_evidence_for_the_label() -> None:
+    torch.manual_seed(4)
+    labels = torch.randint(3, (400,))
+    probabilities = torch.randn(400, 3).add(F.one_hot(labels, 3)).softmax(1)
+    evidence = Evidence(probabilities, 2 * torch.rand(400) - 1, probabilities.roll(1, 0), torch.ones_like(labels))
+    for by in ("out_of_sample", "differences", "agreement", "posterior"):
+        verdict = judge(evidence, labels, by)  # type: ignore[arg-type]
+        ordered = verdict.wrong[verdict.support[by].argsort()]
+        assert (ordered.diff() <= 1e-12).all()
+        assert (verdict.suggested != labels).all()
+        assert ((ordered >= 0) & (ordered <= 1)).all()
