@@ -96,11 +96,16 @@ def test_noisy_labels_page_runs(follow: Any, tmp_path: Path, monkeypatch: pytest
     write_images(tmp_path / "images" / "train", per_class=20)
     write_images(tmp_path / "images" / "test", per_class=4)
     namespace, _ = follow("noisy-labels.md")
-    data, files = namespace["data"], namespace["files"]
-    assert [file.parent.name for file in files] == [data.classes[label] for label in data.train.labels]
-    pixels = np.stack([np.asarray(Image.open(file).resize((32, 40)).crop((0, 4, 32, 36))) for file in files])
-    assert np.array_equal(pixels, data.train.inputs.numpy())  # so that a listed file is the image that was predicted
-    assert 0 <= namespace["of_label"].min() <= namespace["of_label"].max() <= 1
+    issues = namespace["issues"]
+    assert len({row["file"] for row in issues.rows()}) == 3 * 20
+    pixels = np.stack(
+        [
+            np.asarray(Image.open(issues.file_of(row)).resize((32, 40)).crop((0, 4, 32, 36)))
+            for row in range(len(issues.labels))
+        ]
+    )
+    assert np.array_equal(pixels, issues.data.train.inputs.numpy())  # a listed file is the image that was examined
+    assert (tmp_path / "runs" / "labels" / "labels.html").exists()
 
 
 @pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")

@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
-_PER_CLASS, _PICTURES, _PAIRS, _DUPLICATES = 12, 600, 12, 24
-_SIDE = 96  # pixels: pictures are scaled to at least this size, or at most twice of it
+_PER_CLASS, _IMAGES, _PAIRS, _DUPLICATES = 12, 600, 12, 24
+_SIDE = 96  # pixels: images are scaled to at least this size, or at most twice of it
 _MATRIX = 25  # classes, up to which the whole noise matrix is shown
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample on the page; the picture is a data URI, empty if the inputs are no images."""
+    """A sample on the page; the image is a data URI, empty if the inputs are no images."""
 
-    picture: str
+    image: str
     label: str
     suggested: str
     wrong: str
@@ -92,7 +92,7 @@ def _groups(issues: LabelIssues, classes: list[str]) -> list[tuple[str, int, lis
     by_label: dict[int, list[int]] = {}
     for row in rows:
         by_label.setdefault(int(issues.labels[row]), []).append(row)
-    groups = sorted(by_label.items(), key=lambda item: -len(item[1]))[: _PICTURES // _PER_CLASS]
+    groups = sorted(by_label.items(), key=lambda item: -len(item[1]))[: _IMAGES // _PER_CLASS]
     return [
         (classes[label], len(members), [_sample(issues, row, classes) for row in members[:_PER_CLASS]])
         for label, members in groups
@@ -106,7 +106,7 @@ def _duplicates(issues: LabelIssues, classes: list[str]) -> list[tuple[Sample, S
 
 def _sample(issues: LabelIssues, row: int, classes: list[str]) -> Sample:
     return Sample(
-        _picture(issues, row),
+        _image(issues, row),
         classes[int(issues.labels[row])],
         classes[int(issues.suggested[row])],
         f"{100 * float(issues.wrong[row]):.0f} %",
@@ -114,7 +114,7 @@ def _sample(issues: LabelIssues, row: int, classes: list[str]) -> Sample:
     )
 
 
-def _picture(issues: LabelIssues, row: int) -> str:
+def _image(issues: LabelIssues, row: int) -> str:
     """A PNG as a data URI."""
     split = issues.data.train
     if not isinstance(split.modality, Pixels):

@@ -46,8 +46,8 @@ def clean_labels(
         by: the evidence that decides: "out_of_sample" probabilities, "differences", "agreement",
             "posterior", or all "combined".
         folds: the number of networks.
-        repair: what happens to a label that is probably wrong: "remove" it, the sample is then not used; or "replace"
-            it with the suggested class.
+        repair: what happens to a label that is probably wrong: "remove" it, and the sample counts as one without a
+            label, so that batches stay those of other methods; or "replace" it with the suggested class.
 
     Evidence: cross-validated probabilities as evidence, and training without the samples they doubt, are the procedure
     of confident learning [from memory]. Deviations: the paper compares the probabilities with a threshold of each
@@ -71,11 +71,9 @@ def clean_labels(
         fold=_spread(evidence.fold, rows, len(split)),
         **{name: _spread(values, rows, len(split)) for name, values in verdict.support.items()},
     )
-    if repair == "replace":
-        cleaned = replace(labelled, labels=labelled.labels.where(~doubted, verdict.suggested))
-    else:
-        cleaned = labelled.subset((~doubted).nonzero()[:, 0])
-    run.fit(Learner(student, None, run.label_terms()), data=replace(run.data, train=cleaned))
+    replacement = verdict.suggested if repair == "replace" else torch.full_like(labelled.labels, UNLABELLED)
+    labels = split.labels.index_put((rows,), labelled.labels.where(~doubted, replacement))
+    run.fit(Learner(student, None, run.label_terms()), data=replace(run.data, train=replace(split, labels=labels)))
     return student
 
 
