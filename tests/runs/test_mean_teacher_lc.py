@@ -15,9 +15,12 @@ from torch import Tensor
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.batch import Batch
+from tutelage.data.loader import Batches
 from tutelage.data.orders import LabelledFirst
 from tutelage.methods import find
 from tutelage.methods.mean_teacher_lc import rise_from
+from tutelage.methods.mean_teacher_lc.local_clustering import local_clustering
+from tutelage.methods.mean_teacher_lc.part import Part
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.runs import execute, open_model
@@ -26,6 +29,8 @@ from tutelage.terms import View
 from tutelage.training import Learner, Run
 from tutelage.training.fit import FitResult
 from tutelage.training.learner import ForwardPass
+from tutelage.training.processes import Processes
+from tutelage.training.updates import together
 
 Net = Callable[..., Tapped]
 SHORT = Recipe(epochs=3, batch_size=10, lr=0.05)
@@ -112,11 +117,12 @@ def test_ramp_values(epoch: float, share: float) -> None:
 def test_weights_over_the_run(
     progress: float, consistency: float, clustering: float, recording_run: Callable[..., RecordingRun]
 ) -> None:
-    """At e0 the weight of the clustering is still 0."""
+    """At e0 the weight of the clustering is still 0. Two of ten samples have labels."""
     terms = recording_run().learner.terms
-    assert terms["consistency"].at(progress) == pytest.approx(consistency, abs=1e-5)
+    assert terms["consistency"].at(progress) == pytest.approx(0.8 * consistency, abs=1e-5)
+    assert terms["consistency_labelled"].at(progress) == pytest.approx(0.2 * consistency, abs=1e-5)
     assert terms["clustering"].at(progress) == pytest.approx(clustering, abs=1e-5)
-    assert terms["ce"].at(progress) == 5
+    assert terms["ce"].at(progress) == 1
 
 
 def test_the_loss_by_plain_loops(recording_run: Callable[..., RecordingRun]) -> None:
@@ -126,8 +132,15 @@ def test_the_loss_by_plain_loops(recording_run: Callable[..., RecordingRun]) -> 
     z, v, f = (torch.randn(10, size, dtype=torch.float64, generator=generator) for size in (4, 4, 3))
     targets, index = torch.tensor([1, 3, *[-1] * 8]), torch.arange(10)
     batch = Batch(torch.zeros(10, 1, 8, 8), targets, index, None)
-    passes: dict[View | None, ForwardPass] = {None: ForwardPass(batch, Outputs(z, {"embedding": f}), Outputs(v))}
-    found, _ = learner.loss(passes, 0.5)
+    passes: dict[View | None, ForwardPass] = {None: ForwardPass(batch, Outputs(None), None)}
+    for view in learner.views():
+        rows = view(batch, Outputs(None), None).index
+        passes[view] = ForwardPass(
+            batch.rows(slice(int(rows[0]), int(rows[-1]) + 1)),
+            Outputs(z[rows], {"embedding": f[rows]}),
+            Outputs(v[rows]),
+        )
+    result, _ = learner.loss(passes, 0.5)
     p, q = z.softmax(1).tolist(), v.softmax(1).tolist()
     ce = -(math.log(p[0][1]) + math.log(p[1][3])) / 2
     mse = sum((a - b) ** 2 for one, two in zip(p, q, strict=True) for a, b in zip(one, two, strict=True)) / 40
@@ -136,55 +149,126 @@ def test_the_loss_by_plain_loops(recording_run: Callable[..., RecordingRun]) -> 
         distances = [sum((x - y) ** 2 for x, y in zip(f[i], f[j], strict=True)) / 3 for i in rows for j in range(2, 10)]
         neighbours = [float(d) for d in distances if d <= 3]
         lc += sum(d * math.exp(-d / 3) for d in neighbours) / len(neighbours)
-    assert found.item() == pytest.approx(ce + 100 * mse + 10 * lc, rel=1e-6)
+    assert result.item() == pytest.approx(ce + 100 * mse + 10 * lc, rel=1e-6)
 
 
-def test_fully_labelled_samples_count_once(tiny_data: Data, recording_run: Callable[..., RecordingRun]) -> None:
-    assert recording_run(tiny_data).learner.terms["ce"].at(0) == 1
+def test_fully_labelled_samples_count_as_both_in_one_pass(
+    tiny_data: Data, recording_run: Callable[..., RecordingRun]
+) -> None:
+    learner = recording_run(tiny_data, threshold=3.0, clustering_start=0.0).learner
+    assert learner.views() == ()
+    generator = torch.Generator().manual_seed(0)
+    z, f = (torch.randn(4, size, dtype=torch.float64, generator=generator) for size in (4, 3))
+    batch = Batch(torch.zeros(4, 1, 8, 8), torch.arange(4), torch.arange(4), None)
+    outputs = Outputs(z, {"embedding": f})
+    _, values = learner.loss({None: ForwardPass(batch, outputs, Outputs(z))}, 0.5)
+    by_term = dict(zip(learner.terms, values.tolist(), strict=True))
+    assert by_term["ce"] == pytest.approx(torch.nn.functional.cross_entropy(z, batch.targets).item(), rel=1e-6)
+    assert by_term["consistency"] == 0
+    assert by_term["clustering"] == pytest.approx(2 * local_clustering(f, f, 3.0).item(), rel=1e-6)
 
 
 # --- its batches
 
 
-@pytest.mark.parametrize(
-    ("size", "share", "first", "weight"), [(160, 0.2, 10, 4.8), (10, 0.3, 3, 10 / 3), (10, 0.01, 1, 10)]
-)
+@pytest.mark.parametrize(("size", "share", "first", "of"), [(160, 0.2, 10, 48), (10, 0.3, 3, 10), (10, 0.01, 1, 10)])
 def test_a_share_of_each_batch_has_labels(
-    size: int, share: float, first: int, weight: float, recording_run: Callable[..., RecordingRun]
+    size: int, share: float, first: int, of: int, recording_run: Callable[..., RecordingRun]
 ) -> None:
     """A batch has at most the 48 samples of the data."""
     run = recording_run(recipe=SHORT.replace(batch_size=size), labelled=share)
     assert run.order == LabelledFirst(first)
-    assert run.learner.terms["ce"].at(0) == pytest.approx(weight)
+    assert run.learner.terms["consistency_labelled"].at(0.9) == pytest.approx(100 * first / of)
+
+
+@pytest.mark.parametrize(("world", "labelled"), [(2, 0.2), (2, 0.3), (5, 0.2)])
+def test_each_process_separates_its_labelled_samples(
+    world: int, labelled: float, few: Data, any_model: Callable[[], Tapped]
+) -> None:
+    learners = []
+    for rank in range(world):
+        processes = Processes(rank, world)
+        run = RecordingRun(few, any_model, recipe=SHORT, seed=3, processes=processes)
+        find("mean_teacher_lc")(run, labelled=labelled)
+        learners.append(run.learner)
+        first, others = run.learner.views()
+        for batch in Batches(few.train, batch_size=10, seed=3, order=run.order, rank=rank, world=world).epoch(0):
+            assert (first(batch, Outputs(None), None).targets >= 0).all()
+            assert (others(batch, Outputs(None), None).targets < 0).all()
 
 
 def test_inputs_of_student_and_average(few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> None:
-    """Labelled samples come first; the average gets another view of the same samples."""
-    passes: list[tuple[Batch, Tensor]] = []
+    """Each runs on the labelled samples, then on the others; the average gets another view of the same samples."""
+    passes: list[tuple[str, Batch, Tensor]] = []
 
     class Watched(Run):
         def fit(self, *learners: Learner, **options: Any) -> FitResult:
-            source = average_of(learners[0])
+            models = {"student": learners[0].model, "average": average_of(learners[0]).model}
 
             def watch(step: Any) -> None:
-                source.model.module.register_forward_pre_hook(
-                    lambda _, inputs: passes.append((step.batch, inputs[0].clone()))
-                )
-                step.update(step.learners[0], (step.forward(step.learners[0]), step.loss(step.learners[0]))[1])
-                source.model.module._forward_pre_hooks.clear()
+                handles = [
+                    model.module.register_forward_pre_hook(
+                        lambda _, inputs, name=name: passes.append((name, step.batch, inputs[0].clone()))
+                    )
+                    for name, model in models.items()
+                ]
+                together(step)
+                for handle in handles:
+                    handle.remove()
 
             return super().fit(*learners, update=watch, **options)
 
     model = find("mean_teacher_lc")(Watched(few, any_model, recipe=SHORT, hardware=on_cpu), labelled=0.2)
-    assert len(passes) == 3 * (40 // 8)
     unlabelled: list[int] = []
-    for batch, teacher_inputs in passes:
-        assert (batch.targets >= 0).tolist() == [True] * 2 + [False] * 8
-        unlabelled += batch.index[2:].tolist()
-        assert batch.second is not None
-        assert torch.equal(teacher_inputs, (batch.second - model.mean) / model.std)
-        assert not torch.equal(batch.second, batch.inputs)
-    assert sorted(unlabelled) == sorted(3 * list(range(8, 48)))  # an epoch is one pass over unlabelled samples
+    for network, attribute in (("student", "inputs"), ("average", "second")):
+        of_network = [(batch, inputs) for name, batch, inputs in passes if name == network]
+        assert len(of_network) == 2 * 3 * (40 // 8)
+        for number, (batch, inputs) in enumerate(of_network):
+            assert (batch.targets >= 0).tolist() == [True] * 2 + [False] * 8
+            rows = slice(2, None) if number % 2 else slice(2)
+            assert torch.equal(inputs, (getattr(batch, attribute)[rows] - model.mean) / model.std)
+            assert batch.second is not None
+            assert not torch.equal(batch.second, batch.inputs)
+        unlabelled += [index for batch, _ in of_network[::2] for index in batch.index[2:].tolist()]
+    assert sorted(unlabelled) == sorted(6 * list(range(8, 48)))  # an epoch is one pass over unlabelled samples
+
+
+def test_parts_do_not_share_batch_statistics(few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> None:
+    """The labelled samples' loss does not depend on the unlabelled ones."""
+    losses = []
+    for change in (0, 40):
+        assert isinstance(few.train.inputs, Tensor)
+        inputs = few.train.inputs.clone()
+        inputs[8:] = inputs[8:] // 2 + change
+        data = replace(few, train=replace(few.train, inputs=inputs))
+        run = Run(data, any_model, recipe=SHORT.replace(epochs=1, batch_size=48), hardware=on_cpu, seed=3)
+        find("mean_teacher_lc")(run, labelled=8 / 48)
+        losses.append(run.fits[0].history[0]["learners"]["student"])
+    assert losses[0]["ce"] == losses[1]["ce"]
+    assert losses[0]["consistency"] != losses[1]["consistency"]
+
+
+@pytest.mark.parametrize(("first", "size", "cut"), [(2, 5, 2), (5, 5, 2), (9, 4, 2), (1, 4, 1)])
+def test_parts_of_a_batch(first: int, size: int, cut: int) -> None:
+    """A batch that is not larger than the first part, as in the dry run, is halved."""
+    numbers = torch.arange(size)
+    batch = Batch(
+        numbers[:, None].float(), numbers, numbers, torch.stack([numbers] * 2, 1), numbers.float(), -numbers[:, None]
+    )
+    for part, expected in ((Part(first), numbers[:cut]), (Part(first, others=True), numbers[cut:])):
+        rows = part(batch, Outputs(None), None)
+        for field in (rows.targets, rows.index, rows.inputs[:, 0], rows.weight):
+            assert field is not None
+            assert field.tolist() == expected.tolist()
+        assert rows.key is not None
+        assert rows.key.tolist() == [[i, i] for i in expected]
+        assert rows.second is not None
+        assert rows.second[:, 0].tolist() == (-expected).tolist()
+
+
+def test_empty_parts_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one sample, got 0"):
+        Part(0)
 
 
 # --- the average
@@ -205,7 +289,7 @@ def test_average_starts_from_own_weights_and_follows_decay(
 
 def test_statistics_of_average_by_buffers_setting(trained: Callable[..., tuple[Tapped, Run]], state_of: Any) -> None:
     states = {kind: state_of(trained(buffers=kind)[0]) for kind in ("own", "average", "copy")}
-    assert states["own"]["module.bn1.num_batches_tracked"] == 15
+    assert states["own"]["module.bn1.num_batches_tracked"] == 2 * 15
     for kind in ("own", "average"):
         reference = states["copy"]["module.bn1.running_mean"]
         assert not torch.equal(states[kind]["module.bn1.running_mean"], reference)
@@ -214,7 +298,7 @@ def test_statistics_of_average_by_buffers_setting(trained: Callable[..., tuple[T
 def test_deployed_network(trained: Callable[..., tuple[Tapped, Run]], state_of: Any, changed: Any) -> None:
     """The average and the student come from the same training."""
     (average, first), (student, second) = trained(deploy="average"), trained(deploy="student")
-    keys = ("ce", "consistency", "clustering")
+    keys = ("ce", "consistency", "consistency_labelled", "clustering")
     histories = [[[r["learners"]["student"][k] for k in keys] for r in run.fits[0].history] for run in (first, second)]
     assert histories[0] == histories[1]
     assert changed(state_of(average), state_of(student))

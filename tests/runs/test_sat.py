@@ -12,13 +12,16 @@ import torch.nn.functional as F
 from tutelage.attacks import AdversarialSamples
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
+from tutelage.data.batch import Batch
 from tutelage.data.loader import Batches
 from tutelage.evaluation import pgd_accuracies
 from tutelage.losses import sinkhorn_divergence
 from tutelage.methods import find
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.training import Run
+from tutelage.training import Learner, Run
+from tutelage.training.fit import FitResult
+from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
 BRIEF = {"steps": 2}  # for the conformance tests
@@ -44,9 +47,34 @@ def test_loss_of_first_step(weight: float, tiny_data: Data, tiny_model: Net, on_
     assert entry["ce"] == pytest.approx(F.cross_entropy(attacked, batch.targets).item(), rel=1e-4)
     assert ("sinkhorn" in entry) == bool(weight)
     if weight:
-        assert entry["sinkhorn"] == pytest.approx(sinkhorn_divergence(attacked, clean).item(), abs=1e-5)
+        assert entry["sinkhorn"] == pytest.approx(sinkhorn_divergence(clean, attacked).item(), abs=1e-5)
     # per sample: the attack's steps, the attacked pass, and the clean pass if it is compared
     assert history[0]["forward_passes"]["student"] == 16 * (2 + 1 + bool(weight))
+
+
+def test_divergence_is_from_clean_to_attacked(tiny_data: Data, tiny_model: Net) -> None:
+    """The order of the authors' code; the iterations end before the divergence is symmetric."""
+    learners: list[Learner] = []
+
+    class RecordingRun(Run):
+        def fit(self, *trained: Learner, **_: Any) -> FitResult:
+            learners.extend(trained)
+            return FitResult((), {})
+
+    find("sat")(RecordingRun(tiny_data, lambda: tiny_model(2)), weight=0.7)
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randn(16, 4, dtype=torch.float64, generator=generator).requires_grad_()
+    attacked = clean.detach() + torch.randn(16, 4, dtype=torch.float64, generator=generator)
+    attacked.requires_grad_()
+    (view,) = learners[0].views()
+    batch = Batch(torch.zeros(16, 1, 8, 8), torch.zeros(16).long(), torch.arange(16), None)
+    passes = {None: ForwardPass(batch, Outputs(clean), None), view: ForwardPass(batch, Outputs(attacked), None)}
+    loss, _ = learners[0].loss(passes, 0.5)
+    forth, back = sinkhorn_divergence(clean, attacked), sinkhorn_divergence(attacked, clean)
+    assert abs(forth.item() - back.item()) > 1e-4
+    assert loss.item() == pytest.approx(F.cross_entropy(attacked, batch.targets).item() + 0.7 * forth.item(), rel=1e-6)
+    for gradient in torch.autograd.grad(loss, (clean, attacked)):
+        assert gradient.abs().max() > 0
 
 
 def test_variants_differ(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, state_of: Any, changed: Any) -> None:

@@ -316,6 +316,8 @@ def test_invalid_combinations_are_refused(pair: tuple[nn.Module, nn.Module], tin
         Distiller(student, teacher, {"loss": SoftTargets()})
     with refused("view", "fit"):
         Distiller(student, teacher, {"kd": SoftTargets().on(BoundarySamples(Tapped(teacher)))})
+    with refused("between", "fit"):
+        Distiller(student, teacher, {"kd": SoftTargets().between(None)})
     with refused("Peers", "fit"):
         Distiller(student, Peers(tiny_model(3)), {"kd": SoftTargets()})
     with refused("the student and its teacher have parameters or buffers in common"):

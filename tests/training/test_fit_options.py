@@ -169,6 +169,32 @@ def test_term_between_two_outputs_of_the_student(source: str | None, run_of: Any
         torch.testing.assert_close(a, b - 0.05 * b.grad, rtol=1e-4, atol=1e-5)  # type: ignore[operator]
 
 
+class Lighter(View):
+    def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
+        return replace(batch, inputs=(batch.inputs + 0.2).clamp(max=1))
+
+
+@pytest.mark.parametrize("views", [(0, 1), (1, 0), (None, 1), (0, None), (1, 1), (None, None)])
+def test_term_between_the_batches_of_two_views(views: tuple[int | None, int | None], run_of: Any) -> None:
+    run = run_of()
+    student, reference = run.student(), run.student().train()
+    one_batch = replace(run.data, train=run.data.train.subset(torch.arange(16)))
+    known = (Flipped(), Lighter())
+    first, second = (None if number is None else known[number] for number in views)
+    learner = Learner(student, None, {"distance": 0.5 * OutputDistance().between(first, second)})
+    assert learner.views() == tuple(dict.fromkeys(view for view in (first, second) if view))
+    changes = {"epochs": 1, "momentum": 0, "nesterov": False, "weight_decay": 0, "schedule": "constant"}
+    fitted = run.fit(learner, data=one_batch, **changes)
+    batch = next(Batches(one_batch.train, batch_size=16, views=one_batch.views, seed=4).epoch(0))
+    outputs = {
+        view: reference((view(batch, Outputs(None), None) if view else batch).inputs) for view in {first, second}
+    }
+    (0.5 * (outputs[first] - 2 * outputs[second]).square().sum(1).mean()).backward()
+    for a, b in zip(student.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a, b - 0.05 * b.grad, rtol=1e-4, atol=1e-5)  # type: ignore[operator]
+    assert fitted.history[0]["forward_passes"]["student"] == 16 * len(outputs)
+
+
 def test_unread_batch_is_not_run_and_the_learner_is_still_validated(run_of: Any) -> None:
     run = run_of()
     fitted = run.fit(Learner(run.student(), None, {"ce": CrossEntropy().on(Flipped())}))

@@ -38,6 +38,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.index)
 
+    def rows(self, rows: slice) -> Batch:
+        """The samples of these rows, as views of the same tensors."""
+        optional = (None if tensor is None else tensor[rows] for tensor in (self.key, self.weight, self.second))
+        return Batch(self.inputs[rows], self.targets[rows], self.index[rows], *optional)
+
 
 def hard_labels(labels: Tensor) -> Tensor:
     """Class numbers (N,) int64, as they are; of soft labels (N, C) the largest class."""

@@ -27,14 +27,14 @@ def sat(
 ) -> Tapped:
     """Sinkhorn adversarial training (SAT): match the distribution of the logits of attacked and clean images.
 
-        L = CE(z', y) + weight S(z', z),   S(a, b) = W(a, b) - W(a, a) / 2 - W(b, b) / 2
+        L = CE(z', y) + weight S(z, z'),   S(a, b) = W(a, b) - W(a, a) / 2 - W(b, b) / 2
 
     z are the logits of the batch and z' those of the attacked batch, each from its own forward pass. W is the cost
     (squared Euclidean) of an entropic transport plan between two batches with uniform weights, from at most 50 Sinkhorn
-    iterations, fewer once the change is below 0.1. Gradients flow into z' and z; there is no label loss on clean
-    images. The attack is projected gradient descent (PGD) on CE from a random start, against the network in train mode:
-    each step updates the running statistics of batch normalisation. A sample without a label is not attacked and counts
-    only in S.
+    iterations, fewer once the change is below 0.1, so that S is not exactly symmetric. Gradients flow into z' and z;
+    there is no label loss on clean images. The attack is projected gradient descent (PGD) on CE from a random start,
+    against the network in train mode: each step updates the running statistics of batch normalisation. A sample without
+    a label is not attacked and counts only in S.
 
     Args:
         run: the run; a teacher is not used.
@@ -56,6 +56,6 @@ def sat(
     attacked = AdversarialSamples(student, radius, step_size, steps, clamp=clamp)
     terms: dict[str, Term | Weighted] = {"ce": CrossEntropy().on(attacked)}
     if weight:
-        terms["sinkhorn"] = weight * SinkhornDivergence(regularisation).between(attacked)
+        terms["sinkhorn"] = weight * SinkhornDivergence(regularisation).between(None, attacked)
     run.fit(Learner(student, None, terms))
     return student

@@ -30,7 +30,7 @@ class SecondView(Source):
     def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """Return the source's outputs for ``batch.second``."""
         if batch.second is None:
-            raise ValueError("SecondView needs a batch with a second view, which batches of a term's view do not have")
+            raise ValueError("SecondView needs a batch with a second view, which this view of a term does not give")
         return self.source(replace(batch, inputs=batch.second, key=None), roles, cohort)
 
     def after_step(self) -> None:

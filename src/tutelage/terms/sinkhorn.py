@@ -76,8 +76,8 @@ def sinkhorn_divergence(
 class SinkhornDivergence(Term):
     """``sinkhorn_divergence`` of the student's and the teacher's logits for a batch: one value ().
 
-    It is meant for ``.between(view)``, where the student's own logits for the current batch take the teacher's place
-    and gradients flow through both. The logits of a source have no gradient.
+    It is meant for ``.between(view, other)``, where the student's own logits for the batch of ``other`` take the
+    teacher's place and gradients flow through both. The logits of a source have no gradient.
     """
 
     reads_labels = False

@@ -55,8 +55,7 @@ class Term(nn.Module):
     that reads no teacher. Each token of logits (B, T, C) and each pixel of (B, C, H, W) then counts as a sample.
 
     Multiply a term by a number or a schedule to weight it: ``0.9 * SoftTargets(4)``. ``term.on(view)`` applies it to
-    the batch of a view; ``term.between(view)`` compares the student's outputs for the batch of the view with its
-    outputs for the current batch.
+    the batch of a view; ``term.between(view, other)`` compares the student's outputs for the batches of two views.
     """
 
     roles: tuple[str, ...] = ("logits",)
@@ -168,16 +167,16 @@ class Term(nn.Module):
 
     __rmul__ = __mul__
 
-    def on(self, view: View) -> Weighted:
-        """This term on the batch that ``view`` derives from the current one."""
+    def on(self, view: View | None) -> Weighted:
+        """This term on the batch that ``view`` derives from the current one; with ``None`` on the current batch."""
         return Weighted(self, view=view)
 
-    def between(self, view: View) -> Weighted:
-        """This term on the batch of ``view``, with the student's outputs for the current batch in the teacher's place.
+    def between(self, view: View | None, other: View | None = None) -> Weighted:
+        """This term on the batch of ``view``, with the student's outputs for that of ``other`` in the teacher's place.
 
-        Gradients flow into both outputs, unless the term detaches the teacher's.
+        ``None`` is the current batch. Gradients flow into both outputs, unless the term detaches the teacher's.
         """
-        return Weighted(self, view=view, between=True)
+        return Weighted(self, view=view, between=True, other=other)
 
 
 class Weighted:
@@ -187,11 +186,20 @@ class Weighted:
         term: the term.
         weight: a number, or a function of the progress of the fit in [0, 1].
         view: the view whose batch the term is computed on; ``None`` for the current batch.
-        between: whether the student's outputs for the current batch take the teacher's place.
+        between: whether the student's outputs for the batch of ``other`` take the teacher's place.
+        other: a view; ``None`` for the current batch.
     """
 
-    def __init__(self, term: Term, weight: Weight = 1.0, view: View | None = None, *, between: bool = False) -> None:
-        self.term, self.weight, self.view, self.between = term, weight, view, between
+    def __init__(
+        self,
+        term: Term,
+        weight: Weight = 1.0,
+        view: View | None = None,
+        *,
+        between: bool = False,
+        other: View | None = None,
+    ) -> None:
+        self.term, self.weight, self.view, self.between, self.other = term, weight, view, between, other
 
     @property
     def is_off(self) -> bool:
@@ -210,6 +218,6 @@ class Weighted:
         return self._with(factor * weight)
 
     def _with(self, weight: Weight) -> Weighted:
-        return Weighted(self.term, weight, self.view, between=self.between)
+        return Weighted(self.term, weight, self.view, between=self.between, other=self.other)
 
     __rmul__ = __mul__

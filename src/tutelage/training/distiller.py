@@ -157,8 +157,8 @@ def _check(learner: Learner) -> None:
     source, network = learner.source, learner.model.module
     if TOTAL in learner.terms:
         raise TutelageError(f"a term is named {TOTAL!r}, which is the sum of all; give it another name")
-    if learner.views():
-        raise TutelageError("a term on a view needs a second pass, which only fit makes; pass the term itself")
+    if learner.views() or any(weighted.between for weighted in learner.terms.values()):
+        raise TutelageError("a term on or between views needs other passes, which only fit makes; pass the term itself")
     if source is not None and any(model is not learner.model for model in source.reads):
         raise TutelageError(f"{type(source).__name__} reads students that only fit trains; give another teacher")
     if isinstance(network, DistributedDataParallel) and "logits" not in learner.roles():

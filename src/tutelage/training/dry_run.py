@@ -139,7 +139,7 @@ def _try_terms(
         passes[view] = _try_view(learner, view, forward_pass, task, data)
     for name, weighted in learner.terms.items():
         term, forward_pass = weighted.term, passes[weighted.view]
-        teacher = passes[None].student if weighted.between else forward_pass.teacher
+        teacher = passes[weighted.other].student if weighted.between else forward_pass.teacher
         try:
             with torch.autocast(batch.inputs.device.type, enabled=False):
                 term.build(forward_pass.student, teacher)

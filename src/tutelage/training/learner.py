@@ -79,15 +79,16 @@ class Learner:
 
     def views(self, progress: float | None = None) -> tuple[View, ...]:
         """The views of its terms; with ``progress``, only of terms whose weight is not 0 then."""
-        return tuple(dict.fromkeys(w.view for w in self._active(progress) if w.view is not None))
+        views = (view for w in self._active(progress) for view in (w.view, w.other))
+        return tuple(dict.fromkeys(view for view in views if view is not None))
 
     def roles(self, view: View | None = None) -> tuple[str, ...]:
         """The student's roles that terms and views read on the current batch, or that terms read on a view's batch."""
         readers: list[Term | View] = [w.term for w in self._active(None) if w.view is view]
         readers += () if view else self.views()
         roles = [role for reader in readers for role in reader.roles]
-        if view is None:  # ``term.between(view)`` uses the student's outputs in place of a teacher's
-            roles += [role for w in self._active(None) if w.between for role in w.term.teacher_roles]
+        # ``term.between(view, other)`` uses the student's outputs in place of a teacher's.
+        roles += [role for w in self._active(None) if w.between and w.other is view for role in w.term.teacher_roles]
         return tuple(dict.fromkeys(roles))
 
     def reads(self, roles: Collection[str]) -> bool:
@@ -185,7 +186,7 @@ class Learner:
                 values.append(torch.zeros((), device=device))
                 continue
             forward_pass = passes[weighted.view]
-            teacher = passes[None].student if weighted.between else forward_pass.teacher
+            teacher = passes[weighted.other].student if weighted.between else forward_pass.teacher
             value = weighted.term(forward_pass.student, teacher, forward_pass.batch)
             if value.ndim:
                 if weighted.view not in weights:

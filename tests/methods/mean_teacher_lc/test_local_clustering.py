@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from tutelage.data.batch import Batch
 from tutelage.methods.mean_teacher_lc.local_clustering import LocalClustering, local_clustering, mean_squared_distances
 from tutelage.models.outputs import Outputs
 
-BatchOf = Callable[[Tensor], Batch]
 INFINITY = float("inf")
 
 
@@ -157,76 +153,64 @@ def test_nan_is_not_hidden() -> None:
 # --- the term
 
 
-def value(term: LocalClustering, embedding: Tensor, batch: Batch) -> Tensor:
-    return term(Outputs(None, {"embedding": embedding}), None, batch)
+def value(term: LocalClustering, labelled: Tensor, unlabelled: Tensor) -> Tensor:
+    return term(Outputs(None, {"embedding": unlabelled}), Outputs(None, {"embedding": labelled}), None)
 
 
-def test_pairs_of_two_labelled_samples_are_not_used(batch_of: BatchOf) -> None:
-    f, batch = features(6, 4), batch_of(torch.tensor([3, -1, 0, -1, -1, 2]))
-    has, none = f[[0, 2, 5]], f[[1, 3, 4]]
-    result = value(LocalClustering(2.0), f, batch)
+def test_pairs_of_two_labelled_samples_are_not_used() -> None:
+    has, none = features(2, 4), features(3, 4, seed=1)
+    result = value(LocalClustering(2.0), has, none)
     assert result.shape == ()
     assert result.item() == pytest.approx(by_hand(has, none, 2.0) + by_hand(none, none, 2.0), rel=1e-12)
 
 
-@pytest.mark.parametrize("targets", [torch.arange(4), F.one_hot(torch.arange(4), 5).float()], ids=["hard", "soft"])
-def test_fully_labelled_batch_counts_as_both(targets: Tensor, batch_of: BatchOf) -> None:
-    f = features(4, 3)
-    assert value(LocalClustering(2.0), f, batch_of(targets)).item() == pytest.approx(2 * by_hand(f, f, 2.0))
-
-
-def test_unlabelled_batch_has_second_summand_only(batch_of: BatchOf) -> None:
-    f = features(4, 3)
-    assert value(LocalClustering(2.0), f, batch_of(-torch.ones(4).long())).item() == pytest.approx(by_hand(f, f, 2.0))
-
-
 @pytest.mark.parametrize("quantile", [0.01, 0.1, 0.3, 1.0])
-def test_the_quantile_is_of_the_distances_between_different_unlabelled_samples(
-    quantile: float, batch_of: BatchOf
-) -> None:
-    f, targets = features(9, 4), torch.tensor([1, 0, *[-1] * 7])
+def test_the_quantile_is_of_the_distances_between_different_unlabelled_samples(quantile: float) -> None:
+    f = features(9, 4)
     distances = sorted((torch.pdist(f[2:]).square() / 4).tolist())
     threshold = distances[math.ceil(quantile * len(distances)) - 1]
     expected = by_hand(f[:2], f[2:], threshold * (1 + 1e-12)) + by_hand(f[2:], f[2:], threshold * (1 + 1e-12))
-    assert value(LocalClustering(None, quantile), f, batch_of(targets)).item() == pytest.approx(expected, rel=1e-6)
+    assert value(LocalClustering(None, quantile), f[:2], f[2:]).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_quantile_makes_loss_scale_equivariant(batch_of: BatchOf) -> None:
-    f, batch = features(9, 4), batch_of(torch.tensor([1, 0, *[-1] * 7]))
-    one = value(LocalClustering(), f, batch)
-    torch.testing.assert_close(value(LocalClustering(), 50 * f, batch), 2500 * one)
-    assert not torch.isclose(value(LocalClustering(2.0), 50 * f, batch), 2500 * value(LocalClustering(2.0), f, batch))
+def test_quantile_makes_loss_scale_equivariant() -> None:
+    has, none = features(2, 4), features(7, 4, seed=1)
+    torch.testing.assert_close(
+        value(LocalClustering(), 50 * has, 50 * none), 2500 * value(LocalClustering(), has, none)
+    )
+    fixed = LocalClustering(2.0)
+    assert not torch.isclose(value(fixed, 50 * has, 50 * none), 2500 * value(fixed, has, none))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 @pytest.mark.parametrize("equal", [True, False])
-def test_few_or_equal_unlabelled_samples_are_finite(count: int, equal: bool, batch_of: BatchOf) -> None:
+def test_few_or_equal_unlabelled_samples_are_finite(count: int, equal: bool) -> None:
     f = (torch.ones(4, 3) if equal else features(4, 3).float()).requires_grad_()
-    targets = torch.tensor([0, 1, 2, 3])
-    targets[4 - count :] = -1
-    result = value(LocalClustering(), f, batch_of(targets))
+    result = value(LocalClustering(), f[: 4 - count], f[4 - count :])
     result.backward()
     assert result.isfinite()
     assert f.grad is not None
     assert f.grad.isfinite().all()
 
 
-def test_no_gradient_flows_through_the_quantile(batch_of: BatchOf) -> None:
-    f, targets = features(9, 4).requires_grad_(), torch.tensor([1, 0, *[-1] * 7])
-    value(LocalClustering(), f, batch_of(targets)).backward()
-    distances = sorted((torch.pdist(f[2:].detach()).square() / 4).tolist())
-    threshold = distances[math.ceil(0.1 * len(distances)) - 1] * (1 + 1e-9)
-    g = f.detach().clone().requires_grad_()
-    value(LocalClustering(threshold), g, batch_of(targets)).backward()
-    assert f.grad is not None
-    torch.testing.assert_close(f.grad, g.grad, rtol=1e-6, atol=1e-9)
+def test_gradients_reach_both_batches_and_do_not_flow_through_the_quantile() -> None:
+    has, none = features(2, 4), features(7, 4, seed=1)
+    distances = sorted((torch.pdist(none).square() / 4).tolist())
+    fixed = LocalClustering(distances[math.ceil(0.1 * len(distances)) - 1] * (1 + 1e-9))
+    gradients = []
+    for term in (LocalClustering(), fixed):
+        sides = [side.clone().requires_grad_() for side in (0.3 * has, none)]
+        gradients.append(torch.autograd.grad(value(term, *sides), sides))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+        assert one.abs().max() > 1e-3
 
 
 def test_roles_and_invalid_settings_of_term() -> None:
     term = LocalClustering()
-    assert (term.roles, term.teacher_roles) == (("embedding",), ())
+    assert term.roles == term.teacher_roles == ("embedding",)
     assert list(term.parameters()) == []
-    with pytest.raises(ValueError, match="batch"):
+    with pytest.raises(ValueError, match="two batches"):
         term(Outputs(None, {"embedding": features(2, 2)}), None, None)
     for wrong in (0.0, -1.0, INFINITY, float("nan")):
         with pytest.raises(ValueError, match="threshold"):

@@ -10,6 +10,7 @@ from tutelage.data.batch import UNLABELLED
 from tutelage.data.orders import LabelledFirst
 from tutelage.methods import NonNegative, Positive, Share, method
 from tutelage.methods.mean_teacher_lc.local_clustering import LocalClustering
+from tutelage.methods.mean_teacher_lc.part import Part
 from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, SecondView
 from tutelage.terms import CrossEntropy, SoftmaxMSE, Term, Weighted
@@ -42,8 +43,9 @@ def mean_teacher_lc(
 
         L = CE(z_l, y) + w_c r(e) MSE(p, p') + w_lc r(e - e0) [LC(f_l, f_u) + LC(f_u, f_u)]
 
-    Each batch has samples with a label (l) and without (u; label -1, see ``--noise missing:RATE``). CE is the mean over
-    l. MSE is the mean over all samples and classes of the squared difference of the probabilities of the student and of
+    Each batch has samples with a label (l) and without (u; label -1, see ``--noise missing:RATE``). Student and average
+    run on the two parts separately, so that batch normalisation in train mode does not mix them. CE is the mean over l.
+    MSE is the mean over all samples and classes of the squared difference of the probabilities of the student and of
     its average, which runs on another view of each sample. LC, ``local_clustering``, pulls neighbouring embeddings f
     together, from epoch e0 on. r rises to 1 as exp(-5 (1 - t)^2). After each step, average <- decay average +
     (1 - decay) student; the average starts from its own random weights. With w_lc = 0 this is Mean Teacher. The
@@ -51,8 +53,9 @@ def mean_teacher_lc(
 
     Args:
         run: the run; a teacher is not used. An epoch is one pass over the samples without a label. If all samples have
-            labels, each counts as both.
-        labelled: the share of a batch that has labels; at least one sample.
+            labels, each counts as both, and a batch is one part.
+        labelled: the share of a batch that has labels; at least one sample of each process. Batch normalisation of
+            vectors needs two.
         consistency: w_c. For small data 100 can be far too large: try 10 first.
         consistency_ramp: the share of the run over which w_c r rises.
         decay: of the average.
@@ -68,23 +71,34 @@ def mean_teacher_lc(
 
     Deviations: tau is a quantile by default. Weights change with every step instead of every epoch. LC of a batch
     without neighbours is 0, not NaN as in the authors' code. Their network (13 layers, weight normalisation), their
-    augmentation and their schedule (constant for 80 % of the run, then linear to 0) are not built in.
+    augmentation and their schedule (constant for 80 % of the run, then linear to 0) are not built in. With several
+    processes, LC compares the samples of one process.
     """
     student = run.student()
     average = EMA(student, decay, buffers, warm_start=False, start=run.student(1))
-    size, labels = min(run.recipe.batch_size, len(run.data.train)), run.data.train.labels
-    first = max(1, round(labelled * size))
-    has_unlabelled = labels.ndim == 1 and bool((labels == UNLABELLED).any())
+    labels, world = run.data.train.labels, run.processes.world
+    size = min(run.recipe.batch_size, len(labels) // world * world)
+    first = max(1, round(labelled * size / world))  # in each process
+    has_label = labels != UNLABELLED
+    in_parts = labels.ndim == 1 and bool(has_label.any()) and not bool(has_label.all())
+    with_labels, without = (Part(first), Part(first, others=True)) if in_parts else (None, None)
+    share = first * world / size if in_parts else 0.0
+
+    def rising(progress: float) -> float:
+        return consistency * sigmoid_ramp_up(progress, consistency_ramp)
+
     terms: dict[str, Term | Weighted] = {
-        "ce": (size / first if has_unlabelled else 1.0) * CrossEntropy(),  # the learner divides by the whole batch
-        "consistency": (lambda progress: consistency * sigmoid_ramp_up(progress, consistency_ramp)) * SoftmaxMSE(),
+        "ce": CrossEntropy().on(with_labels),
+        "consistency": rising * ((1 - share) * SoftmaxMSE().on(without)),
     }
+    if in_parts:
+        terms["consistency_labelled"] = rising * (share * SoftmaxMSE().on(with_labels))
     if clustering:
-        terms["clustering"] = LocalClustering(threshold, quantile) * (
+        terms["clustering"] = LocalClustering(threshold, quantile).between(without, with_labels) * (
             lambda progress: clustering * rise_from(clustering_start, progress, clustering_ramp)
         )
     deployed = average.model if deploy == "average" else student
-    run.fit(Learner(student, SecondView(average), terms, deployed=deployed), order=LabelledFirst(first))
+    run.fit(Learner(student, SecondView(average), terms, deployed=deployed), order=LabelledFirst(first * world))
     return deployed
 
 

@@ -7,10 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.data.batch import Batch
 from tutelage.models.outputs import Outputs
 from tutelage.terms.precision import full_precision
-from tutelage.terms.targets import checked_labels
 from tutelage.terms.term import Term
 
 
@@ -37,21 +36,21 @@ def local_clustering(a: Tensor, b: Tensor, threshold: float | Tensor) -> Tensor:
     Returns:
         (), in the same unit.
     """
-    distances = mean_squared_distances(a.flatten(1), b.flatten(1))
-    return _pull(distances, threshold, torch.ones_like(distances, dtype=torch.bool))
+    return _pull(mean_squared_distances(a.flatten(1), b.flatten(1)), threshold)
 
 
-def _pull(distances: Tensor, threshold: float | Tensor, pairs: Tensor) -> Tensor:
-    neighbours = ~(distances > threshold) & pairs  # also for NaN, which stays visible
+def _pull(distances: Tensor, threshold: float | Tensor) -> Tensor:
+    neighbours = ~(distances > threshold)  # also for NaN, which stays visible
     values = (distances * (-distances / threshold).exp()).where(neighbours, 0.0)
     return values.sum() / neighbours.sum().clamp(min=1)
 
 
 class LocalClustering(Term):
-    """LC(f_l, f_u) + LC(f_u, f_u) of the embeddings of samples with (l) and without (u) a label: one value ().
+    """LC(f_l, f_u) + LC(f_u, f_u) of the embeddings of two batches, with (l) and without (u) labels: one value ().
 
-    In the second summand pairs count in both orders, and each sample with itself in the denominator, as in the authors'
-    code. If every sample of a batch has a label, each counts as both (our choice).
+    It is meant for ``.between(unlabelled, labelled)``, where the student's own embeddings of the labelled batch take
+    the teacher's place and gradients flow into both. In the second summand pairs count in both orders, and each sample
+    with itself in the denominator, as in the authors' code.
 
     Args:
         threshold: tau. ``None`` uses, in each batch, a quantile of the distances between different samples without a
@@ -70,34 +69,21 @@ class LocalClustering(Term):
             raise ValueError(f"the quantile must lie in (0, 1], got {quantile}")
         self.threshold, self.quantile = threshold, quantile
 
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(), in squared units of the features."""
-        features = student["embedding"].flatten(1)
-        # Masks instead of index lists, whose length the host would have to wait for.
-        labelled = checked_labels(self.required(batch, "the batch, for its targets").targets) != UNLABELLED
-        unlabelled = ~labelled | labelled.all()
-        distances, within = mean_squared_distances(features, features), unlabelled[:, None] & unlabelled
-        threshold = _quantile(distances, within, self.quantile) if self.threshold is None else self.threshold
-        across = labelled[:, None] & unlabelled
-        return _pull(distances, threshold, across) + _pull(distances, threshold, within)
+        unlabelled = student["embedding"].flatten(1)
+        labelled = self.required(teacher, "two batches of outputs; use it with .between(view)")["embedding"].flatten(1)
+        within = mean_squared_distances(unlabelled, unlabelled)
+        threshold = _quantile(within, self.quantile) if self.threshold is None else self.threshold
+        return _pull(mean_squared_distances(labelled, unlabelled), threshold) + _pull(within, threshold)
 
 
 @torch.no_grad()
-def _quantile(distances: Tensor, pairs: Tensor, share: float) -> Tensor:
-    """The quantile of the distances of these pairs, without those of a sample with itself: (1,), above 0.
-
-    Args:
-        distances: (n, n), of all samples.
-        pairs: (n, n) bool, all pairs of a subset of the samples, which is not empty.
-        share: the quantile.
-    """
-    count = pairs.diagonal().sum()
-    values = distances.masked_fill(torch.eye(len(pairs), dtype=torch.bool, device=pairs.device), 0)
-    values = values.masked_fill(~pairs, float("inf")).flatten().sort().values
-    index = count - 1 + (share * (count * (count - 1))).ceil().long()  # the diagonal sorts first
-    return values.gather(0, index[None]).clamp(min=torch.finfo(values.dtype).tiny)
+def _quantile(distances: Tensor, share: float) -> Tensor:
+    """The quantile of the distances (n, n) between different samples, () and above 0; the smallest number for n < 2."""
+    count = len(distances)
+    if count < 2:
+        return distances.new_tensor(torch.finfo(distances.dtype).tiny)
+    different = distances.flatten()[1:].view(count - 1, count + 1)[:, :-1]  # each row ends on the diagonal
+    values = different.flatten().sort().values
+    return values[math.ceil(share * len(values)) - 1].clamp(min=torch.finfo(values.dtype).tiny)
