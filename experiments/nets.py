@@ -78,10 +78,11 @@ def mlp(num_classes: int, inputs: int, width: int = 256) -> nn.Module:
 
 
 class NoisyMLP(nn.Module):
-    """Two hidden layers, 128 and 64 wide, with batch normalisation and, in training, input noise of 0.3."""
+    """Two hidden layers, 128 and 64 wide, with batch normalisation and, in training, Gaussian input noise."""
 
-    def __init__(self, num_classes: int, inputs: int) -> None:
+    def __init__(self, num_classes: int, inputs: int, noise: float) -> None:
         super().__init__()
+        self.noise = noise
         self.body = nn.Sequential(
             nn.Linear(inputs, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU()
         )
@@ -90,7 +91,7 @@ class NoisyMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, C)."""
         x = x.flatten(1)
-        logits: Tensor = self.fc(self.body(x + 0.3 * torch.randn_like(x) if self.training else x))
+        logits: Tensor = self.fc(self.body(x + self.noise * torch.randn_like(x) if self.training else x))
         return logits
 
 

@@ -108,7 +108,8 @@ transport plan's row sums from their marginals, at most 2.
 ## What it does not show
 
 The paper's networks, images and schedule; other weights of S or sigma; longer training, which SAT may need, since S
-limits the logits; AutoAttack.
+limits the logits; AutoAttack. These runs compare S(z', z) instead of S(z, z'), the order of the authors' code, which
+the method has now; the two differ only because the Sinkhorn iterations end early.
 """,
 )
 
