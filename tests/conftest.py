@@ -24,6 +24,7 @@ from tutelage.data import CropsAndFlips, Data, Split
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.models.tapped import Tapped
+from tutelage.training.execution import Execution
 
 torch.set_num_threads(1)  # tests run beside each other, and threads that wait for a busy core spin
 
@@ -162,7 +163,7 @@ def taught(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware)
     def make(seed: int = 1, **options: float) -> Tapped:
         model = tiny_model(seed, **options)
         recipe = Recipe(epochs=12, batch_size=16, lr=0.1)
-        fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+        fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu))
         return model.eval()
 
     return make

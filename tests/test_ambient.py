@@ -20,6 +20,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen, TeacherCache
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.training import Learner, fit
+from tutelage.training.execution import Execution
 
 Net = Callable[..., Tapped]
 
@@ -95,7 +96,12 @@ def test_a_fit_and_its_evaluation_are_the_same_in_every_bit(
 ) -> None:
     def go(student: Tapped, source: Frozen) -> tuple[dict[str, Tensor], list[Any]]:
         terms = {"ce": CrossEntropy(), "kd": SoftTargets()}
-        fit(Learner(student, source, terms), data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+        fit(
+            Learner(student, source, terms),
+            data=tiny_data,
+            recipe=Recipe(epochs=1, batch_size=16),
+            execution=Execution.on(on_cpu),
+        )
         numbers = [
             evaluate(student, tiny_data),
             memorisation(student, tiny_data),
@@ -126,4 +132,4 @@ def test_a_network_made_in_inference_mode_is_refused_in_one_line(
     with torch.inference_mode():
         network = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
         with refused("learner 'student'", "inference_mode", "outside"):
-            fit(Learner(network, None, {"ce": CrossEntropy()}), data=tiny_data, hardware=on_cpu)
+            fit(Learner(network, None, {"ce": CrossEntropy()}), data=tiny_data, execution=Execution.on(on_cpu))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tutelage.studies.study import Study
     from tutelage.tasks import evaluate
     from tutelage.terms import CrossEntropy, SoftTargets, Term
-    from tutelage.training import Distiller, Learner, ParameterOptions, Run, fit
+    from tutelage.training import Distiller, Execution, Learner, ParameterOptions, Run, fit
 
 __version__ = "0.1.0"
 
@@ -41,7 +41,7 @@ _MODULES = {
     "tutelage.studies.runner": ("run_study",),
     "tutelage.studies.study": ("Study",),
     "tutelage.terms": ("CrossEntropy", "SoftTargets", "Term"),
-    "tutelage.training": ("Distiller", "Learner", "ParameterOptions", "Run", "fit"),
+    "tutelage.training": ("Distiller", "Execution", "Learner", "ParameterOptions", "Run", "fit"),
 }
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "CrossEntropy",
     "Data",
     "Distiller",
+    "Execution",
     "Frozen",
     "Hardware",
     "LabelIssues",

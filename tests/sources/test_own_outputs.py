@@ -16,6 +16,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import OwnOutputs, Source
 from tutelage.terms import CrossEntropy, SoftTargets, Term, View
 from tutelage.training import Learner, fit
+from tutelage.training.execution import Execution
 
 Net = Callable[..., Tapped]
 
@@ -58,7 +59,7 @@ def test_missing_outputs_of_the_model_are_refused(cohort: str, tiny_model: Net, 
 def test_distance_to_own_outputs_in_a_fit_is_0(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     model = tiny_model(dropout=0.5)  # a second pass would differ
     learner = Learner(model, OwnOutputs(model), {"distance": LogitDistance(), "kd": SoftTargets(2.0)})
-    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
     values = fitted.history[0]["learners"]["student"]
     assert values["distance"] == 0
     assert values["kd"] == pytest.approx(0, abs=1e-6)
@@ -77,7 +78,10 @@ def test_features_read_only_from_the_teacher_are_captured(tiny_data: Data, tiny_
     model = tiny_model()
     recipe = Recipe(epochs=1, batch_size=16)
     fitted = fit(
-        Learner(model, OwnOutputs(model), {"stage": FeatureTarget()}), data=tiny_data, recipe=recipe, hardware=on_cpu
+        Learner(model, OwnOutputs(model), {"stage": FeatureTarget()}),
+        data=tiny_data,
+        recipe=recipe,
+        execution=Execution.on(on_cpu),
     )
     assert fitted.history[0]["learners"]["student"]["stage"] != 0
 
@@ -92,4 +96,4 @@ def test_own_outputs_on_a_view_are_refused(
     model = tiny_model()
     learner = Learner(model, OwnOutputs(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Identity())})
     with refused("teacher of learner 'student'", "only the outputs for the current batch"):  # type: ignore[attr-defined]
-        fit(learner, data=tiny_data, hardware=on_cpu)
+        fit(learner, data=tiny_data, execution=Execution.on(on_cpu))

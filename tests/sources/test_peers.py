@@ -15,6 +15,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import Peers
 from tutelage.terms import AttentionTransfer, CrossEntropy, Mimicry
 from tutelage.training import Learner, fit
+from tutelage.training.execution import Execution
 
 ROLES = ("logits", "stage1")
 
@@ -97,7 +98,7 @@ def test_attention_transfer_between_peers_in_two_fits(
     ]
     values = []
     for _ in range(2):
-        fitted = fit(*learners, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+        fitted = fit(*learners, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
         values += [entry["at"] for entry in fitted.history[-1]["learners"].values()]
     assert min(values) > 0
     assert values[0] == pytest.approx(values[1])  # the term is symmetric

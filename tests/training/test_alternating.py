@@ -12,6 +12,7 @@ from tutelage.data import Data
 from tutelage.models import Tapped
 from tutelage.terms import CrossEntropy
 from tutelage.training import Alternating, Learner, Step, fit
+from tutelage.training.execution import Execution
 
 
 class OnePerBatch:
@@ -36,7 +37,7 @@ def test_rule_may_update_one_learner_per_batch(
     before = [next(learner.model.parameters()).clone() for learner in learners]
     rule = OnePerBatch()
     recipe = Recipe(epochs=1, batch_size=16)
-    fitted = fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=rule)
+    fitted = fit(*learners, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu), update=rule)
     assert len(rule.names) >= 2
     assert set(rule.names[::2]) == {"a"}
     for learner, initial in zip(learners, before, strict=True):
@@ -56,7 +57,7 @@ def test_learner_that_is_never_updated_has_no_term_values(
     learners = [
         Learner(tiny_model(seed=seed), None, {"ce": CrossEntropy()}, name=name) for seed, name in enumerate("ab")
     ]
-    fitted = fit(*learners, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu, update=first_only)
+    fitted = fit(*learners, data=tiny_data, recipe=Recipe(epochs=1), execution=Execution.on(on_cpu), update=first_only)
     assert "ce" in fitted.history[0]["learners"]["a"]
     assert "ce" not in fitted.history[0]["learners"]["b"]
 
@@ -80,7 +81,7 @@ def test_alternating_updates_the_first_learner_last_and_on_every_nth_batch(
         updates.append("|")
 
     recipe = Recipe(epochs=2, batch_size=16)
-    fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=rule)
+    fit(*learners, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu), update=rule)
     assert [*"".join(updates).split("|")[:-1]] == ["bca" if number % every == 0 else "bc" for number in range(1, 7)]
     assert passes == [name for name in updates if name != "|"]  # only the updated learners are run
 
@@ -92,5 +93,5 @@ def test_fit_does_not_change_the_random_state_of_the_caller(
     expected = torch.rand(3)
     torch.manual_seed(5)
     learner = Learner(tiny_model(seed=0), None, {"ce": CrossEntropy()})
-    fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu)
+    fit(learner, data=tiny_data, recipe=Recipe(epochs=1), execution=Execution.on(on_cpu))
     assert torch.rand(3).tolist() == pytest.approx(expected.tolist())

@@ -18,6 +18,7 @@ from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run, fit
 from tutelage.training.checkpoint import Checkpoints
 from tutelage.training.compiling import FIRST, LAST, PAYS_AFTER, Compiling
+from tutelage.training.execution import Execution
 
 Net = Callable[..., Tapped]
 METHODS = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
@@ -78,7 +79,13 @@ def test_resume_keeps_the_decision_to_compile(
         learner = Learner(model, None, {"ce": CrossEntropy()})
         stop = lambda record: record["epoch"] == epochs  # noqa: E731
         hardware = on_cpu.replace(compile="auto")
-        fit(learner, data=tiny_data, recipe=recipe, hardware=hardware, checkpoints=Checkpoints(tmp_path), until=stop)
+        fit(
+            learner,
+            data=tiny_data,
+            recipe=recipe,
+            execution=Execution.on(hardware, checkpoints=Checkpoints(tmp_path)),
+            until=stop,
+        )
         return model
 
     calls: list[str] = []

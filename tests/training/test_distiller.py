@@ -23,6 +23,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen, OwnOutputs, Peers
 from tutelage.terms import AttentionTransfer, CrossEntropy, DistanceRelations, Hint, SoftTargets
 from tutelage.training import Distiller, Learner, fit
+from tutelage.training.execution import Execution
 
 Net = Callable[..., Tapped]
 IMAGES = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -106,7 +107,7 @@ def test_custom_loop_trains_to_the_same_weights_as_fit(
     recipe = Recipe(
         epochs=3, batch_size=16, lr=0.05, momentum=0.0, nesterov=False, weight_decay=0.0, schedule="constant"
     )
-    fit(Learner(students[0], Frozen(teacher), hinton()), data=data, recipe=recipe, hardware=on_cpu)
+    fit(Learner(students[0], Frozen(teacher), hinton()), data=data, recipe=recipe, execution=Execution.on(on_cpu))
     x = data.test.inputs.movedim(3, 1).float() / 255
     distiller = Distiller(students[1], teacher, hinton())
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.05)

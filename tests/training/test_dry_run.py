@@ -20,6 +20,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen, Peers
 from tutelage.terms import AttentionTransfer, CrossEntropy, Hint, SoftTargets, Term
 from tutelage.training import Learner, Run, fit
+from tutelage.training.execution import Execution
 from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
@@ -141,7 +142,7 @@ def test_mismatch_is_reported_in_one_line(
     make: Any, fragments: Any, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Callable[..., Any]
 ) -> None:
     with refused(*fragments):
-        fit(*make(tiny_model), data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu)
+        fit(*make(tiny_model), data=tiny_data, recipe=Recipe(epochs=1), execution=Execution.on(on_cpu))
 
 
 @pytest.mark.parametrize("as_teacher", [False, True])
@@ -161,8 +162,13 @@ def test_network_without_bfloat16_support_is_refused_with_advice_to_use_float32(
         else Learner(unsupported, None, {"ce": CrossEntropy()})
     )
     with refused("learner 'student'", "BFloat16; try --precision float32"):
-        fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu.replace(precision="bfloat16"))
-    fit(learner, data=tiny_data, recipe=Recipe(epochs=1), hardware=on_cpu)
+        fit(
+            learner,
+            data=tiny_data,
+            recipe=Recipe(epochs=1),
+            execution=Execution.on(on_cpu.replace(precision="bfloat16")),
+        )
+    fit(learner, data=tiny_data, recipe=Recipe(epochs=1), execution=Execution.on(on_cpu))
 
 
 def test_model_as_its_own_frozen_teacher_is_refused(
@@ -170,7 +176,11 @@ def test_model_as_its_own_frozen_teacher_is_refused(
 ) -> None:
     model = tiny_model()
     with refused("learner 'me' has nothing to train", "frozen teacher"):
-        fit(Learner(model, Frozen(model), {"kd": SoftTargets()}, name="me"), data=tiny_data, hardware=on_cpu)
+        fit(
+            Learner(model, Frozen(model), {"kd": SoftTargets()}, name="me"),
+            data=tiny_data,
+            execution=Execution.on(on_cpu),
+        )
 
 
 def test_same_model_in_two_learners_is_refused(
@@ -183,7 +193,7 @@ def test_same_model_in_two_learners_is_refused(
             Learner(model, None, {"ce": CrossEntropy()}, name="a"),
             Learner(model, None, {"ce": CrossEntropy()}, name="b"),
             data=tiny_data,
-            hardware=on_cpu,
+            execution=Execution.on(on_cpu),
         )
 
 
@@ -197,7 +207,10 @@ def test_dry_run_accepts_fewer_samples_than_its_batch(tiny_data: Data, tiny_mode
 
     data = replace(tiny_data, train=tiny_data.train.subset(torch.arange(2)))
     fitted = fit(
-        Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=data, recipe=Recipe(epochs=1), hardware=on_cpu
+        Learner(tiny_model(), None, {"ce": CrossEntropy()}),
+        data=data,
+        recipe=Recipe(epochs=1),
+        execution=Execution.on(on_cpu),
     )
     assert len(fitted.history) == 1
 
@@ -227,7 +240,7 @@ def test_dry_run_changes_no_state(
             Learner(tiny_model(seed=2), ema, {"kd": SoftTargets()}, name="b"),
             data=tiny_data,
             recipe=Recipe(epochs=1, batch_size=16, optimizer=make_optimizer),
-            hardware=on_cpu,
+            execution=Execution.on(on_cpu),
         )
     assert modes_after == modes
     after = [state_of(m) for m in (model, teacher, ema.model)]
@@ -243,7 +256,7 @@ def test_failed_dry_run_changes_no_weights_or_modes(
     model = tiny_model().train()
     before = state_of(model)
     with pytest.raises(TutelageError):
-        fit(Learner(model, None, {"kd": SoftTargets()}), data=tiny_data, hardware=on_cpu)
+        fit(Learner(model, None, {"kd": SoftTargets()}), data=tiny_data, execution=Execution.on(on_cpu))
     assert changed(before, state_of(model)) == set()
     assert all(module.training for module in model.modules())
 
@@ -260,7 +273,7 @@ def test_random_numbers_of_training_do_not_depend_on_built_regressors(
             return torch.ones(len(forward_pass.batch))
 
         learner = Learner(tiny_model(), Frozen(tiny_model(1)), {"ce": CrossEntropy()} | unused, sample_weight=weight)
-        fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+        fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
         runs.append(numbers)
     assert runs[0] == runs[1]
     assert len(runs[0]) == 9
@@ -273,7 +286,7 @@ def test_initial_regressor_depends_only_on_the_seed(tiny_data: Data, tiny_model:
         term = Hint("stage1", "stage1")
         no_updates = Recipe(epochs=1, batch_size=48, lr=1e-30, weight_decay=0)
         learner = Learner(tiny_model(), Frozen(tiny_model(1, width=6)), {"hint": term})
-        fit(learner, data=tiny_data, recipe=no_updates, hardware=on_cpu, seed=seed)
+        fit(learner, data=tiny_data, recipe=no_updates, execution=Execution.on(on_cpu), seed=seed)
         weights.append(copy.deepcopy(term.regressor.weight))  # type: ignore[union-attr]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])

@@ -20,6 +20,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen, Peers, Source
 from tutelage.terms import CrossEntropy, Hint, SoftTargets, Term
 from tutelage.training import Learner, Step, fit, in_turn, together
+from tutelage.training.execution import Execution
 from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
@@ -60,7 +61,13 @@ def batches_of(data: Data, recipe: Recipe, seed: int = 0) -> list[Batch]:
 def test_sgd_equals_a_hand_written_loop_bit_for_bit(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     recipe = Recipe(epochs=5, batch_size=16, lr=0.1, weight_decay=0.01, milestones=(0.4, 0.8), gamma=0.5, warmup=1)
     model, reference = tiny_model(), tiny_model()
-    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu, seed=3)
+    fit(
+        Learner(model, None, {"ce": CrossEntropy()}),
+        data=tiny_data,
+        recipe=recipe,
+        execution=Execution.on(on_cpu),
+        seed=3,
+    )
 
     optimizer = torch.optim.SGD(
         reference.module.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, fused=True
@@ -82,7 +89,7 @@ def test_sgd_equals_the_equations_of_nesterov_momentum(tiny_data: Data, tiny_mod
     """v <- m v + (g + d w); w <- w - lr ((g + d w) + m v)."""
     recipe = Recipe(epochs=2, batch_size=16, lr=0.05, weight_decay=0.02, schedule="constant")
     model, reference = tiny_model(), tiny_model().train()
-    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu))
     parameters = list(reference.module.parameters())
     velocity = [torch.zeros_like(p) for p in parameters]
     for batch in batches_of(tiny_data, recipe):
@@ -138,7 +145,7 @@ def test_loss_is_the_weighted_sum_of_means(
     data = replace(tiny_data, train=tiny_data.train.subset(torch.arange(16)))
     recipe = Recipe(epochs=1, batch_size=16, lr=0.1, momentum=0, weight_decay=0, schedule="constant")
     model, reference = tiny_model(), tiny_model().train()
-    fit(Learner(model, None, terms(), sample_weight=weights), data=data, recipe=recipe, hardware=on_cpu)
+    fit(Learner(model, None, terms(), sample_weight=weights), data=data, recipe=recipe, execution=Execution.on(on_cpu))
     (batch,) = batches_of(data, recipe)
     oracle(reference(batch.inputs), batch).backward()
     for a, b in zip(model.module.parameters(), reference.module.parameters(), strict=True):
@@ -154,7 +161,7 @@ def test_sample_weights_of_a_wrong_shape_are_refused(
         tiny_model(), None, {"ce": CrossEntropy()}, sample_weight=lambda forward_pass, progress: torch.ones(shape)
     )
     with refused("sample_weight of learner 'student'", "(16,)", str(shape)):
-        fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)
+        fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
 
 
 def test_unlabelled_samples_add_no_loss_and_count_in_the_mean(
@@ -166,7 +173,7 @@ def test_unlabelled_samples_add_no_loss_and_count_in_the_mean(
     data = replace(tiny_data, train=replace(split, labels=labels))
     recipe = Recipe(epochs=1, batch_size=16, lr=0.1, momentum=0, weight_decay=0, schedule="constant")
     model, reference = tiny_model(), tiny_model().train()
-    fitted = fit(Learner(model, None, {"ce": CrossEntropy()}), data=data, recipe=recipe, hardware=on_cpu)
+    fitted = fit(Learner(model, None, {"ce": CrossEntropy()}), data=data, recipe=recipe, execution=Execution.on(on_cpu))
     (batch,) = batches_of(data, recipe)
     labelled = batch.targets >= 0
     logits = reference(batch.inputs)
@@ -182,7 +189,9 @@ def test_unlabelled_samples_add_no_loss_and_count_in_the_mean(
 
 def test_training_on_soft_labels_lowers_the_loss(soft: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     recipe = Recipe(epochs=12, batch_size=16, lr=0.1)
-    fitted = fit(Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=soft, recipe=recipe, hardware=on_cpu)
+    fitted = fit(
+        Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=soft, recipe=recipe, execution=Execution.on(on_cpu)
+    )
     first, last = (fitted.history[index]["learners"]["student"] for index in (0, -1))
     assert last["ce"] < first["ce"]
     assert last["train_accuracy"] > 0.8
@@ -201,7 +210,12 @@ def test_clip_bounds_the_gradient_norm(optimizer: str, tiny_data: Data, tiny_mod
 
     for clip in (None, 0.01):
         recipe = Recipe(epochs=1, batch_size=16, optimizer=make_optimizer, clip=clip)
-        fit(Learner(tiny_model(), None, {"ce": 10 * CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+        fit(
+            Learner(tiny_model(), None, {"ce": 10 * CrossEntropy()}),
+            data=tiny_data,
+            recipe=recipe,
+            execution=Execution.on(on_cpu),
+        )
     assert min(norms[:3]) > 0.01
     assert max(norms[3:]) == pytest.approx(0.01, rel=1e-3)
 
@@ -210,7 +224,12 @@ def test_history_records_the_learning_rate_of_the_optimizer(tiny_data: Data, tin
     recipe = Recipe(
         epochs=2, batch_size=16, milestones=(0.5,), gamma=0.1, optimizer=lambda p: torch.optim.SGD(p, lr=0.3)
     )
-    fitted = fit(Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    fitted = fit(
+        Learner(tiny_model(), None, {"ce": CrossEntropy()}),
+        data=tiny_data,
+        recipe=recipe,
+        execution=Execution.on(on_cpu),
+    )
     assert [record["lr"] for record in fitted.history] == pytest.approx([0.3, 0.03])
 
 
@@ -225,7 +244,12 @@ def test_weight_schedule_gets_progress_from_0_to_1(tiny_data: Data, tiny_model: 
         return 1.0
 
     recipe = Recipe(epochs=2, batch_size=16)
-    fit(Learner(tiny_model(), None, {"ce": weight * CrossEntropy()}), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    fit(
+        Learner(tiny_model(), None, {"ce": weight * CrossEntropy()}),
+        data=tiny_data,
+        recipe=recipe,
+        execution=Execution.on(on_cpu),
+    )
     assert sorted(set(values)) == pytest.approx([step / 6 for step in range(6)])
 
 
@@ -247,7 +271,7 @@ def test_term_of_weight_0_is_not_computed(tiny_data: Data, tiny_model: Net, on_c
 
     source = RecordingSource(Frozen(tiny_model(seed=1)))
     terms = {"ce": CrossEntropy(), "x": 0 * Probe(never, teacher_roles=("stage1",)), "kd": 0.0 * SoftTargets()}
-    fitted = fit(Learner(tiny_model(), source, terms), data=tiny_data, recipe=short, hardware=on_cpu)
+    fitted = fit(Learner(tiny_model(), source, terms), data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     assert source.requests == []
     assert fitted.history[0]["learners"]["student"]["x"] == 0
 
@@ -262,7 +286,7 @@ def test_teacher_computes_only_the_roles_of_terms_with_nonzero_weight(
         "kd": (lambda progress: float(progress < 0.5)) * SoftTargets(),
         "x": (lambda progress: float(progress >= 0.5)) * later,
     }
-    fit(Learner(tiny_model(), source, terms), data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(Learner(tiny_model(), source, terms), data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     assert source.requests == [("logits",)] * 3 + [("stage1",)] * 3
 
 
@@ -271,7 +295,7 @@ def test_fit_with_only_terms_of_weight_0_changes_only_running_statistics(
 ) -> None:
     model = tiny_model()
     before = state_of(model)
-    fit(Learner(model, None, {"ce": 0 * CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(Learner(model, None, {"ce": 0 * CrossEntropy()}), data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     assert all("running" in name or "tracked" in name for name in changed(before, state_of(model)))
 
 
@@ -287,7 +311,12 @@ def test_parameters_outside_trainable_and_their_statistics_do_not_change(
     def upper(name: str) -> bool:
         return name.startswith(("conv2", "bn2", "fc"))
 
-    fit(Learner(model, None, {"ce": CrossEntropy()}, trainable=upper), data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(
+        Learner(model, None, {"ce": CrossEntropy()}, trainable=upper),
+        data=tiny_data,
+        recipe=short,
+        execution=Execution.on(on_cpu),
+    )
     updated = {name.removeprefix("module.") for name in changed(before, state_of(model))}
     names = {name.removeprefix("module.") for name in before}
     assert updated == {name for name in names if upper(name)}
@@ -301,7 +330,7 @@ def test_frozen_parameters_stay_frozen_without_a_predicate(
     model = tiny_model()
     model.module.get_submodule("conv1").requires_grad_(False)
     before = state_of(model)
-    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     updated = changed(before, state_of(model))
     assert "module.conv1.weight" not in updated
     assert "module.conv2.weight" in updated
@@ -317,7 +346,7 @@ def test_feature_terms_do_not_change_later_layers(
         Learner(model, Frozen(teacher), {"hint": Hint("stage1", "stage1", "mean")}),
         data=tiny_data,
         recipe=short,
-        hardware=on_cpu,
+        execution=Execution.on(on_cpu),
     )
     updated = {name.removeprefix("module.") for name in changed(before, state_of(model))}
     assert updated == {
@@ -335,7 +364,7 @@ def test_parameters_of_terms_are_trained(tiny_data: Data, tiny_model: Net, on_cp
         learner,
         data=tiny_data,
         recipe=short,
-        hardware=on_cpu,
+        execution=Execution.on(on_cpu),
         report=lambda _: weights.append(term.regressor.weight.detach().clone()),  # type: ignore[union-attr,operator]
     )
     assert not torch.equal(weights[0], weights[1])
@@ -356,7 +385,7 @@ def test_learners_are_in_train_mode_at_every_step(
         Learner(model, None, {"ce": CrossEntropy(), "x": term}),
         data=tiny_data,
         recipe=Recipe(epochs=2, batch_size=16),
-        hardware=on_cpu,
+        execution=Execution.on(on_cpu),
         report=lambda _: model.eval() and None,
     )
     assert modes == [True] * 6
@@ -381,7 +410,7 @@ def test_custom_train_method_may_keep_layers_in_eval_mode(
 
     model = Tapped(FixedStatistics())
     before = state_of(model)
-    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     updated = {name.removeprefix("module.net.") for name in changed(before, state_of(model)) if "running" in name}
     assert updated == {"bn2.running_mean", "bn2.running_var"}
 
@@ -392,7 +421,7 @@ def test_teacher_stays_in_eval_mode_and_unchanged(
     teacher = tiny_model(seed=1)
     before = state_of(teacher)
     terms = {"kd": SoftTargets(), "x": Probe(lambda *_: teacher.train() and None)}
-    fit(Learner(tiny_model(), Frozen(teacher), terms), data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(Learner(tiny_model(), Frozen(teacher), terms), data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     assert changed(before, state_of(teacher)) == set()
     assert all(p.grad is None for p in teacher.parameters())
 
@@ -402,7 +431,7 @@ def test_teacher_stays_in_eval_mode_and_unchanged(
 
 def fit_with_dropout(data: Data, model: Tapped, hardware: Hardware, **terms: Any) -> Tapped:
     learner = Learner(model, EMA(model, 0.5), {"ce": CrossEntropy(), "kd": SoftTargets()} | terms)
-    fit(learner, data=data, recipe=Recipe(epochs=3, batch_size=16), hardware=hardware)
+    fit(learner, data=data, recipe=Recipe(epochs=3, batch_size=16), execution=Execution.on(hardware))
     return model
 
 
@@ -432,7 +461,13 @@ def test_seed_determines_batches_and_dropout(
     for seed in (0, 0, 1):
         model = tiny_model(dropout=0.3)
         torch.rand(seed + 1)  # earlier draws must not matter
-        fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu, seed=seed)
+        fit(
+            Learner(model, None, {"ce": CrossEntropy()}),
+            data=tiny_data,
+            recipe=short,
+            execution=Execution.on(on_cpu),
+            seed=seed,
+        )
         states.append(state_of(model))
     assert changed(states[0], states[1]) == set()
     assert changed(states[0], states[2])
@@ -464,7 +499,7 @@ def test_together_runs_all_forward_passes_before_any_update(tiny_data: Data, tin
         )
         learners.append(Learner(model, StepRecorder(events, name), {"ce": CrossEntropy()}, name=name))
     data = replace(tiny_data, validation=None)
-    fit(*learners, data=data, recipe=Recipe(epochs=1, batch_size=24), hardware=on_cpu, update=together)
+    fit(*learners, data=data, recipe=Recipe(epochs=1, batch_size=24), execution=Execution.on(on_cpu), update=together)
     assert events == [*("forward a", "forward b", "forward c"), *("step a", "step b", "step c")] * 2
 
 
@@ -487,7 +522,7 @@ def test_together_gives_peers_outputs_from_before_the_step(tiny_data: Data, tiny
         Learner(net, Peers(nets[1 - number]), {"ce": CrossEntropy(), "x": probe(number)}, name=str(number))
         for number, net in enumerate(nets)
     ]
-    fit(*learners, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+    fit(*learners, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
     for number in (0, 1):
         assert len(targets[number]) == 3
         assert all(map(torch.equal, targets[number], outputs[1 - number]))
@@ -508,7 +543,13 @@ def test_in_turn_gives_the_second_network_updated_outputs_of_the_first(
         Learner(first, Peers(second), {"ce": CrossEntropy(), "kd": SoftTargets(1.0)}, name="first"),
         Learner(second, Peers(first), {"ce": CrossEntropy(), "x": Probe(look, teacher_roles=("logits",))}, name="2nd"),
     )
-    fit(*learners, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), hardware=on_cpu, update=in_turn)
+    fit(
+        *learners,
+        data=tiny_data,
+        recipe=Recipe(epochs=2, batch_size=16),
+        execution=Execution.on(on_cpu),
+        update=in_turn,
+    )
     assert matches == [True] * 6
 
 
@@ -524,7 +565,7 @@ def test_in_turn_updates_running_statistics_once_per_batch(
         )
         for k, net in enumerate(nets)
     ]
-    fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=in_turn)
+    fit(*learners, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu), update=in_turn)
     (batch,) = batches_of(tiny_data, recipe)
     for net, reference in zip(nets, references, strict=True):
         reference(batch.inputs)
@@ -541,7 +582,7 @@ def test_identical_networks_stay_identical_under_together_but_not_under_in_turn(
             Learner(net, Peers(nets[1 - k]), {"ce": CrossEntropy(), "kd": SoftTargets(1.0)}, name=str(k))
             for k, net in enumerate(nets)
         ]
-        fit(*learners, data=tiny_data, recipe=short, hardware=on_cpu, update=update)
+        fit(*learners, data=tiny_data, recipe=short, execution=Execution.on(on_cpu), update=update)
         assert bool(changed(state_of(nets[0]), state_of(nets[1]))) == differ
 
 
@@ -556,10 +597,10 @@ def test_gradients_do_not_reach_peers(
         Learner(imitated, None, {"ce": CrossEntropy()}, name="imitated"),
         data=tiny_data,
         recipe=short,
-        hardware=on_cpu,
+        execution=Execution.on(on_cpu),
         update=update,
     )
-    fit(Learner(alone, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(Learner(alone, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     assert changed(state_of(imitated), state_of(alone)) == set()
 
 
@@ -572,7 +613,7 @@ def test_peers_may_read_features_that_no_own_term_reads(
         Learner(second, Peers(first), {"ce": CrossEntropy(), "hint": Hint("stage1", "stage2", "mean")}, name="second"),
         data=tiny_data,
         recipe=short,
-        hardware=on_cpu,
+        execution=Execution.on(on_cpu),
     )
     assert fitted.history[-1]["learners"]["second"]["hint"] > 0
 
@@ -590,7 +631,7 @@ def test_train_accuracy_is_that_of_the_pass_before_the_update(
     recipe = Recipe(epochs=1, batch_size=48, lr=0.5)
     (batch,) = batches_of(tiny_data, recipe)
     expected = [(copy.deepcopy(n).train()(batch.inputs).argmax(1) == batch.targets).float().mean() for n in nets]
-    fitted = fit(*learners, data=tiny_data, recipe=recipe, hardware=on_cpu, update=update)
+    fitted = fit(*learners, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu), update=update)
     accuracies = [fitted.history[0]["learners"][str(k)]["train_accuracy"] for k in range(2)]
     assert accuracies == pytest.approx([float(accuracy) for accuracy in expected])
 
@@ -608,7 +649,13 @@ def test_custom_update_rule(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, 
         steps.append(1)
 
     model = tiny_model()
-    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu, update=alternate)
+    fit(
+        Learner(model, None, {"ce": CrossEntropy()}),
+        data=tiny_data,
+        recipe=short,
+        execution=Execution.on(on_cpu),
+        update=alternate,
+    )
     assert len(steps) == 6
 
 
@@ -631,7 +678,7 @@ def test_selected_state_is_that_of_the_best_epoch(
         Learner(model, None, {"ce": CrossEntropy()}),
         data=data,
         recipe=Recipe(epochs=6, batch_size=16, lr=0.1),
-        hardware=on_cpu,
+        execution=Execution.on(on_cpu),
         report=save_state,
     )
     accuracies = [record["learners"]["student"]["validation_accuracy"] for record in fitted.history]
@@ -648,7 +695,9 @@ def test_no_state_is_selected_without_a_validation_split(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe
 ) -> None:
     data = replace(tiny_data, validation=None)
-    fitted = fit(Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=data, recipe=short, hardware=on_cpu)
+    fitted = fit(
+        Learner(tiny_model(), None, {"ce": CrossEntropy()}), data=data, recipe=short, execution=Execution.on(on_cpu)
+    )
     assert fitted.selected == {}
     assert "validation_accuracy" not in fitted.history[0]["learners"]["student"]
 
@@ -663,7 +712,7 @@ def test_history_has_one_record_per_epoch_and_report_gets_the_same(
         Learner(tiny_model(), Frozen(tiny_model(seed=1)), terms, name="me"),
         data=tiny_data,
         recipe=recipe,
-        hardware=on_cpu,
+        execution=Execution.on(on_cpu),
         report=reported.append,
     )
     assert [record["epoch"] for record in fitted.history] == [1, 2, 3]
@@ -686,7 +735,7 @@ def test_recorded_term_values_are_unweighted_means_over_the_epoch(
 
     recipe = Recipe(epochs=1, batch_size=16)
     learner = Learner(tiny_model(), None, {"ce": CrossEntropy(), "x": 7 * Probe(square)})
-    fitted = fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu)
+    fitted = fit(learner, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu))
     assert fitted.history[0]["learners"]["student"]["x"] == pytest.approx(sum(values) / 3, rel=1e-5)
 
 
@@ -717,7 +766,7 @@ def test_fully_frozen_layers_stay_in_eval_mode(
         return torch.ones(len(forward_pass.batch))
 
     learner = Learner(model, None, {"ce": CrossEntropy()}, sample_weight=look)
-    fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     assert not any(name.startswith("module.backbone") for name in changed(before, state_of(model)))
     assert {name for name, training in modes.items() if not training} == {
         "backbone", *(f"backbone.{number}" for number in range(5))
@@ -731,7 +780,7 @@ def test_frozen_batch_normalisation_keeps_its_statistics(
     model = tiny_model()
     model.module.get_submodule("bn2").requires_grad_(False)
     before = state_of(model)
-    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, hardware=on_cpu)
+    fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     updated = changed(before, state_of(model))
     assert not any(".bn2." in name for name in updated)
     assert {"module.bn1.running_mean", "module.conv2.weight"} <= updated

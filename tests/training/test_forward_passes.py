@@ -18,6 +18,7 @@ from tutelage.runs import execute
 from tutelage.sources import EMA, Frozen
 from tutelage.terms import CrossEntropy, Hint, SoftTargets
 from tutelage.training import Learner, Run, Step, fit
+from tutelage.training.execution import Execution
 
 Net = Callable[..., Tapped]
 STEPS = 3  # per epoch of 48 samples
@@ -99,7 +100,7 @@ def test_attack_steps_count_each_sample(passes: Passes, monkeypatch: pytest.Monk
 
 def test_passes_of_all_teachers_are_counted(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
     learner = Learner(tiny_model(), Frozen(tiny_model(1), tiny_model(2)), {"kd": SoftTargets()})
-    fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)
+    fitted = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
     assert fitted.history[1]["forward_passes"] == {"student": 48, "teacher": 96}
 
 
@@ -110,7 +111,7 @@ def test_passes_before_the_fit_are_not_counted(
     model = tiny_model()
     for _ in range(2):
         learner = Learner(model, EMA(model, 0.9), {"ce": CrossEntropy(), "kd": SoftTargets()})
-        fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu)
+        fitted = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
         assert [record["forward_passes"] for record in fitted.history] == [{"student": 48, "teacher": 48}] * 2
 
 
@@ -125,7 +126,7 @@ def test_passes_of_a_custom_update_rule_are_counted(
 
     terms = {"hint": Hint("stage1", "stage1", "mean")}
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), terms)
-    fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu, update=extra_pass)
+    fitted = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu), update=extra_pass)
     assert fitted.history[0]["forward_passes"] == {"student": 48 + 3 * 5, "teacher": 48}
 
 
@@ -138,7 +139,7 @@ def test_passes_of_compiled_networks_are_counted(
     )
     terms = {"ce": CrossEntropy(), "hint": Hint("stage1", "stage1", "mean")}
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), terms)
-    fitted = fit(learner, data=tiny_data, recipe=short, hardware=on_cpu.replace(compile=True))
+    fitted = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu.replace(compile=True)))
     assert [record["forward_passes"] for record in fitted.history] == [{"student": 48, "teacher": 48}] * 2
 
 

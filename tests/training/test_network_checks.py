@@ -23,6 +23,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import AttentionTransfer, CrossEntropy, Hint, SoftTargets
 from tutelage.training import Learner, Run, fit
+from tutelage.training.execution import Execution
 
 Net = Callable[..., Tapped]
 SHORT = Recipe(epochs=1, batch_size=16)
@@ -71,7 +72,12 @@ def test_student_without_logits_is_refused_and_unchanged(
     generators = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]
     for hardware in (on_cpu, on_cpu.replace(channels_last=True)):
         with refused(f"Structured returns no logits in {mode_name}, but {name}", "returns logits (B, classes)"):
-            fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=SHORT, hardware=hardware)
+            fit(
+                Learner(model, None, {"ce": CrossEntropy()}),
+                data=tiny_data,
+                recipe=SHORT,
+                execution=Execution.on(hardware),
+            )
     assert changed(before, state_of(model)) == set()
     assert all(module.training for module in model.modules())
     assert torch.equal(generators[0], torch.get_rng_state())
@@ -88,7 +94,7 @@ def test_logits_are_found_in_structured_outputs(
         torch.manual_seed(0)
         student, teacher = (Tapped(Structured(WITH_LOGITS[name], modes)) for _ in range(2))
         terms = {"ce": CrossEntropy(), "kd": SoftTargets()}
-        fit(Learner(student, Frozen(teacher), terms), data=tiny_data, recipe=SHORT, hardware=on_cpu)
+        fit(Learner(student, Frozen(teacher), terms), data=tiny_data, recipe=SHORT, execution=Execution.on(on_cpu))
         states.append(state_of(student))
     assert changed(states[0], states[1]) == changed(states[0], states[2]) == set()
 
@@ -99,16 +105,25 @@ def test_teacher_without_logits_is_refused(
 ) -> None:
     teacher = Tapped(Structured(WITHOUT_LOGITS[name], (True, False)))
     with refused(f"Structured returns no logits in eval mode, but {name}", "returns logits (B, classes)"):
-        fit(Learner(tiny_model(), Frozen(teacher), {"kd": SoftTargets()}), data=tiny_data, hardware=on_cpu)
+        fit(
+            Learner(tiny_model(), Frozen(teacher), {"kd": SoftTargets()}),
+            data=tiny_data,
+            execution=Execution.on(on_cpu),
+        )
     # The mode of this one does not matter: a teacher never runs in train mode.
     train_mode_only = Frozen(Tapped(Structured(WITHOUT_LOGITS[name], (True,))))
-    fit(Learner(tiny_model(), train_mode_only, {"kd": SoftTargets()}), data=tiny_data, recipe=SHORT, hardware=on_cpu)
+    fit(
+        Learner(tiny_model(), train_mode_only, {"kd": SoftTargets()}),
+        data=tiny_data,
+        recipe=SHORT,
+        execution=Execution.on(on_cpu),
+    )
 
 
 def test_wrong_number_of_classes_only_in_train_mode_is_refused(tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
     model = Tapped(Structured(lambda logits: logits[:, :3], (True,)))
     with refused("learner 'student' in train mode", "(4, 3)", "4 classes"):
-        fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, hardware=on_cpu)
+        fit(Learner(model, None, {"ce": CrossEntropy()}), data=tiny_data, execution=Execution.on(on_cpu))
 
 
 class Stateful(nn.Module):
@@ -159,7 +174,7 @@ def test_probabilities_instead_of_logits_cause_one_warning(
     learner = Learner(networks["model"], Frozen(networks["teacher"], networks["teacher"]), {"kd": SoftTargets()})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(learner, data=tiny_data, recipe=SHORT, hardware=on_cpu.replace(precision=precision))
+        fit(learner, data=tiny_data, recipe=SHORT, execution=Execution.on(on_cpu.replace(precision=precision)))
     texts = [str(warning.message) for warning in caught]
     assert len(texts) == 1
     assert f"the {network} of learner 'student' gives probabilities" in texts[0]
@@ -168,7 +183,12 @@ def test_probabilities_instead_of_logits_cause_one_warning(
 
 def test_log_probabilities_are_accepted_as_logits(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     teacher = with_layer(tiny_model(1), nn.LogSoftmax(1))
-    fit(Learner(tiny_model(), Frozen(teacher), {"kd": SoftTargets()}), data=tiny_data, recipe=SHORT, hardware=on_cpu)
+    fit(
+        Learner(tiny_model(), Frozen(teacher), {"kd": SoftTargets()}),
+        data=tiny_data,
+        recipe=SHORT,
+        execution=Execution.on(on_cpu),
+    )
 
 
 # --- non-finite teacher outputs
@@ -194,7 +214,11 @@ def test_non_finite_teacher_is_reported_before_the_first_step(
 ) -> None:
     teacher = Tapped(NonFinite(tiny_model(1).module, value))
     with refused(f"the teacher of learner 'student' gives {value} for logits", "check its weights"):
-        fit(Learner(tiny_model(), Frozen(teacher), {"kd": SoftTargets()}), data=tiny_data, hardware=on_cpu)
+        fit(
+            Learner(tiny_model(), Frozen(teacher), {"kd": SoftTargets()}),
+            data=tiny_data,
+            execution=Execution.on(on_cpu),
+        )
 
 
 @pytest.mark.parametrize("role", ["logits", "stage2"])
@@ -216,7 +240,7 @@ def test_teacher_that_is_non_finite_on_some_samples_is_reported_with_them(
     terms = {"ce": CrossEntropy(), "term": SoftTargets() if role == "logits" else Hint("stage2", "stage2", "mean")}
     learner = Learner(tiny_model(), Frozen(Tapped(network)), terms)
     with pytest.raises(NonFiniteError) as caught:
-        fit(learner, data=replace(data, views=type(data.views)()), recipe=SHORT, hardware=on_cpu)
+        fit(learner, data=replace(data, views=type(data.views)()), recipe=SHORT, execution=Execution.on(on_cpu))
     text = str(caught.value)
     assert f"the teacher of learner 'student' gives nan for {role}" in text
     assert "learning rate" not in text
@@ -229,7 +253,7 @@ def test_divergence_of_the_student_is_not_reported_as_a_teacher_error(
 ) -> None:
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), {"ce": CrossEntropy(), "kd": SoftTargets()})
     with pytest.raises(NonFiniteError, match="lower the learning rate"):
-        fit(learner, data=tiny_data, recipe=SHORT.replace(lr=1e30), hardware=on_cpu)
+        fit(learner, data=tiny_data, recipe=SHORT.replace(lr=1e30), execution=Execution.on(on_cpu))
 
 
 # --- memory formats
@@ -257,8 +281,18 @@ def test_network_that_fails_in_channels_last_runs_contiguous_with_a_warning(
         torch.manual_seed(0)
         viewing, other = Tapped(Viewing(modes)), Tapped(Viewing(()))
         student, teacher = (viewing, other) if viewing_network == "student" else (other, viewing)
-        fit(Learner(student, Frozen(teacher), {"kd": SoftTargets()}), data=tiny_data, recipe=SHORT, hardware=hardware)
-        fit(Learner(student, None, {"ce": CrossEntropy()}), data=tiny_data, recipe=SHORT, hardware=hardware)
+        fit(
+            Learner(student, Frozen(teacher), {"kd": SoftTargets()}),
+            data=tiny_data,
+            recipe=SHORT,
+            execution=Execution.on(hardware),
+        )
+        fit(
+            Learner(student, None, {"ce": CrossEntropy()}),
+            data=tiny_data,
+            recipe=SHORT,
+            execution=Execution.on(hardware),
+        )
         evaluate(student, tiny_data)
         return student
 
@@ -283,6 +317,6 @@ def test_network_that_supports_channels_last_uses_it(tiny_data: Data, tiny_model
     model = tiny_model()
     terms = {"at": AttentionTransfer((("stage1", "stage1"),))}
     learner = Learner(model, Frozen(tiny_model(1)), terms)
-    fit(learner, data=tiny_data, recipe=SHORT, hardware=on_cpu.replace(channels_last=True))
+    fit(learner, data=tiny_data, recipe=SHORT, execution=Execution.on(on_cpu.replace(channels_last=True)))
     assert not model.contiguous
     assert model.module.get_submodule("conv2").weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[operator]

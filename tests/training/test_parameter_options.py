@@ -21,6 +21,7 @@ from tutelage.sources import Frozen
 from tutelage.terms import CrossEntropy, Hint
 from tutelage.training import Learner, ParameterOptions, fit
 from tutelage.training.checkpoint import Checkpoints
+from tutelage.training.execution import Execution
 from tutelage.training.optim import make_optimizer
 from tutelage.training.preparation import parameter_options, trainable_parameters
 
@@ -50,7 +51,7 @@ def test_options_equal_a_hand_written_loop_bit_for_bit(tiny_data: Data, tiny_mod
     """With warm-up and a step schedule, which act on every group in proportion."""
     recipe = Recipe(epochs=5, batch_size=16, lr=0.1, weight_decay=0.01, milestones=(0.4, 0.8), gamma=0.5, warmup=1)
     model, reference = tiny_model(), tiny_model()
-    fit(learner(model, options=slow_encoder), data=tiny_data, recipe=recipe, hardware=on_cpu, seed=3)
+    fit(learner(model, options=slow_encoder), data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu), seed=3)
 
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in reference.module.named_parameters():
@@ -149,7 +150,7 @@ def test_decay_of_zero_stops_the_decay(tiny_data: Data, tiny_model: Net, on_cpu:
     model, initial = tiny_model(), tiny_model()
     zero = Learner(model, None, {"zero": Zero()}, options=slow_encoder)
     recipe = Recipe(epochs=1, batch_size=16, lr=0.1, weight_decay=0.1, momentum=0, schedule="constant")
-    fit(zero, data=tiny_data, recipe=recipe, hardware=on_cpu)
+    fit(zero, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu))
     for (name, value), before in zip(model.module.named_parameters(), initial.module.parameters(), strict=True):
         factor = 1.0 if value.ndim == 1 else (1 - 0.1 * 0.1 * (1.0 if "fc" in name else 0.1)) ** 3
         torch.testing.assert_close(value, before * factor)
@@ -172,7 +173,7 @@ def test_parameters_of_terms_and_frozen_parameters_have_no_options(
         trainable=lambda name: not name.startswith("conv1"),
         options=options,
     )
-    fit(with_hint, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+    fit(with_hint, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
     assert sum(1 for _ in with_hint.modules.parameters()) > 0
     assert names
     assert not any(name.startswith("conv1") for name in names)
@@ -186,7 +187,9 @@ def test_parameters_of_terms_and_frozen_parameters_have_no_options(
 
 def test_history_records_the_largest_learning_rate(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     recipe = Recipe(epochs=2, batch_size=16, lr=0.2, milestones=(0.5,), gamma=0.5)
-    fitted = fit(learner(tiny_model(), options=slow_encoder), data=tiny_data, recipe=recipe, hardware=on_cpu)
+    fitted = fit(
+        learner(tiny_model(), options=slow_encoder), data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu)
+    )
     assert [record["lr"] for record in fitted.history] == [0.2, 0.1]
 
 
@@ -199,8 +202,7 @@ def test_checkpoint_of_other_options_is_refused(
             learner(tiny_model(), options=options),
             data=tiny_data,
             recipe=recipe,
-            hardware=on_cpu,
-            checkpoints=Checkpoints(tmp_path),
+            execution=Execution.on(on_cpu, checkpoints=Checkpoints(tmp_path)),
         )
 
     train(slow_encoder)
@@ -228,7 +230,7 @@ def test_invalid_options_are_refused(fields: dict[str, Any], pieces: tuple[str, 
 
 def test_result_of_another_type_is_refused(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any) -> None:
     with refused("options of learner 'student'", "ParameterOptions", "'conv1.weight'", "0.1"):
-        fit(learner(tiny_model(), options=lambda name: 0.1), data=tiny_data, hardware=on_cpu)
+        fit(learner(tiny_model(), options=lambda name: 0.1), data=tiny_data, execution=Execution.on(on_cpu))
 
 
 def test_weight_decay_of_an_optimizer_without_it_is_refused(
@@ -239,7 +241,7 @@ def test_weight_decay_of_an_optimizer_without_it_is_refused(
 
     recipe = Recipe(epochs=1, optimizer="Rprop")
     with refused("Rprop", "no weight decay", "0.25", "AdamW"):
-        fit(learner(tiny_model(), options=options), data=tiny_data, recipe=recipe, hardware=on_cpu)
+        fit(learner(tiny_model(), options=options), data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu))
 
 
 def test_options_are_frozen() -> None:

@@ -25,6 +25,7 @@ from tutelage.sources import EMA, Frozen
 from tutelage.terms import CrossEntropy, Hint, SoftTargets, Term
 from tutelage.training import Learner, ParameterOptions, Run, Step, fit, together
 from tutelage.training.checkpoint import Checkpoints, read
+from tutelage.training.execution import Execution
 from tutelage.training.learner import ForwardPass
 
 Net = Callable[..., Tapped]
@@ -242,8 +243,7 @@ def test_run_stopped_within_an_epoch_resumes_exactly(
                     learner,
                     data=tiny_data,
                     recipe=Recipe(epochs=3, batch_size=16),
-                    hardware=on_cpu,
-                    checkpoints=checkpoints,
+                    execution=Execution.on(on_cpu, checkpoints=checkpoints),
                 )
             except StoppedError:
                 continue
@@ -284,9 +284,8 @@ def test_state_of_an_update_rule_is_resumed(
             Learner(model, None, {"ce": CrossEntropy()}),
             data=tiny_data,
             recipe=Recipe(epochs=3, batch_size=16, lr=0.01),
-            hardware=on_cpu,
+            execution=Execution.on(on_cpu, checkpoints=Checkpoints(tmp_path / folder)),
             update=rule,
-            checkpoints=Checkpoints(tmp_path / folder),
             report=report,
         )
         return model, rule
@@ -398,7 +397,13 @@ def test_checkpoint_of_another_fit_is_refused(
     def train(width: int = 4, seed: int = 0, **fields: Any) -> None:
         learner = Learner(tiny_model(width=width), None, {"ce": CrossEntropy()})
         recipe = Recipe(**{"epochs": 2, **fields})
-        fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu, seed=seed, checkpoints=Checkpoints(tmp_path))
+        fit(
+            learner,
+            data=tiny_data,
+            recipe=recipe,
+            execution=Execution.on(on_cpu, checkpoints=Checkpoints(tmp_path)),
+            seed=seed,
+        )
 
     train()
     train()
@@ -423,7 +428,13 @@ def test_fit_with_an_optimizer_factory_is_resumed(
             learner = Learner(model, None, {"ce": CrossEntropy()})
             checkpoints = Checkpoints(tmp_path / folder)
             try:
-                fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu, checkpoints=checkpoints, report=report)
+                fit(
+                    learner,
+                    data=tiny_data,
+                    recipe=recipe,
+                    execution=Execution.on(on_cpu, checkpoints=checkpoints),
+                    report=report,
+                )
             except StoppedError:
                 continue
         states.append(state_of(model))
@@ -479,8 +490,7 @@ def test_non_finite_term_is_reported_with_its_samples(
             Learner(tiny_model(), None, {"fine": CrossEntropy(), "bad": bad}, name="non-finite"),
             data=shifted,
             recipe=Recipe(epochs=4, batch_size=16),
-            hardware=on_cpu,
-            checkpoints=checkpoints,
+            execution=Execution.on(on_cpu, checkpoints=checkpoints),
         )
     text = str(caught.value)
     assert f"epoch {epoch}, step {within}: term 'bad' of learner 'non-finite' became {word}" in text
@@ -504,7 +514,7 @@ def test_non_finite_term_is_reported_with_its_samples(
 def test_non_finite_single_value_is_reported(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     learner = Learner(tiny_model(), None, {"bad": NonFiniteLoss(1, float("nan"), one_value=True)})
     with pytest.raises(NonFiniteError, match="epoch 1, step 2: term 'bad'"):
-        fit(learner, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), hardware=on_cpu)
+        fit(learner, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), execution=Execution.on(on_cpu))
 
 
 @pytest.mark.parametrize("step", [2, 49, 50, 51, 99, 100, 110])
@@ -516,7 +526,12 @@ def test_long_epoch_is_checked_within_50_steps_and_the_error_has_the_right_step(
     data = replace(data, train=replace(data.train, index=torch.arange(120)))
     bad = NonFiniteLoss(step, float("nan"))
     with pytest.raises(NonFiniteError, match=f"epoch 1, step {step + 1}: ") as caught:
-        fit(Learner(tiny_model(), None, {"x": bad}), data=data, recipe=Recipe(epochs=1, batch_size=1), hardware=on_cpu)
+        fit(
+            Learner(tiny_model(), None, {"x": bad}),
+            data=data,
+            recipe=Recipe(epochs=1, batch_size=1),
+            execution=Execution.on(on_cpu),
+        )
     assert caught.value.indices == bad.batches[step]  # type: ignore[attr-defined]
     assert len(bad.batches) <= step + 51  # before the end of the epoch
 
@@ -547,9 +562,8 @@ def test_non_finite_weights_after_the_last_step_are_not_saved(
             Learner(tiny_model(), None, {"ce": CrossEntropy()}),
             data=tiny_data,
             recipe=Recipe(epochs=3, batch_size=16),
-            hardware=on_cpu,
+            execution=Execution.on(on_cpu, checkpoints=checkpoints),
             update=set_weight_after(5, value),
-            checkpoints=checkpoints,
         )
     assert len(str(e.value).splitlines()) == 1
     assert len(checkpoints.load()["history"]) == 1  # type: ignore[index]
@@ -570,9 +584,8 @@ def test_non_finite_running_statistics_are_not_saved(
             Learner(model, None, {"ce": CrossEntropy()}),
             data=replace(tiny_data, validation=None),
             recipe=Recipe(epochs=2, batch_size=16),
-            hardware=on_cpu,
+            execution=Execution.on(on_cpu, checkpoints=Checkpoints(tmp_path)),
             update=rule,
-            checkpoints=Checkpoints(tmp_path),
         )
     assert Checkpoints(tmp_path).load() is None
 

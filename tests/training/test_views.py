@@ -19,6 +19,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen, Peers, Source
 from tutelage.terms import AttentionTransfer, CrossEntropy, SoftTargets, Term, View, Weighted
 from tutelage.training import Learner, fit
+from tutelage.training.execution import Execution
 from tutelage.training.updates import Step, in_turn
 
 Net = Callable[..., Tapped]
@@ -297,7 +298,7 @@ def test_fit_trains_on_views_and_reports_their_terms(
     flipped = Flipped()
     learner = Learner(tiny_model(), Frozen(taught()), {"ce": CrossEntropy(), "kd": 2 * SoftTargets().on(flipped)})
     recipe = Recipe(epochs=4, batch_size=16, lr=0.1)
-    fitted = fit(learner, data=tiny_data, recipe=recipe, hardware=on_cpu)
+    fitted = fit(learner, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu))
     values = [record["learners"]["student"]["kd"] for record in fitted.history]
     assert values[-1] < values[0]
     assert len(flipped.calls) == 1 + 4 * 3  # the dry run and every step
@@ -306,7 +307,7 @@ def test_fit_trains_on_views_and_reports_their_terms(
 def test_ema_teaches_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     model = tiny_model()
     learner = Learner(model, EMA(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Flipped())})
-    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), hardware=on_cpu)
+    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), execution=Execution.on(on_cpu))
     assert fitted.history[-1]["learners"]["student"]["kd"] > 0
 
 
@@ -321,7 +322,13 @@ def test_peers_in_turn_may_have_label_losses_on_views(tiny_data: Data, tiny_mode
         )
         for n, model in enumerate(models)
     ]
-    fitted = fit(*learners, data=tiny_data, update=in_turn, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+    fitted = fit(
+        *learners,
+        data=tiny_data,
+        update=in_turn,
+        recipe=Recipe(epochs=1, batch_size=16),
+        execution=Execution.on(on_cpu),
+    )
     assert all(entry["ce"] > 0 for entry in fitted.history[0]["learners"].values())
 
 
@@ -335,7 +342,7 @@ def test_peers_refuse_terms_on_views(tiny_data: Data, tiny_model: Net, on_cpu: H
         Learner(models[1], Peers(models[0]), {"kd": SoftTargets()}, name="b"),
     ]
     with refused("teacher of learner 'a'", "only the outputs for the current batch", "need another source"):
-        fit(*learners, data=tiny_data, hardware=on_cpu)
+        fit(*learners, data=tiny_data, execution=Execution.on(on_cpu))
 
 
 class Raises(View):
@@ -387,7 +394,7 @@ def test_invalid_view_is_reported_in_one_line(
 ) -> None:
     model = tiny_model().train()
     with refused(*fragments):
-        fit(Learner(model, None, {"ce": CrossEntropy().on(view)}), data=tiny_data, hardware=on_cpu)
+        fit(Learner(model, None, {"ce": CrossEntropy().on(view)}), data=tiny_data, execution=Execution.on(on_cpu))
     assert all(module.training for module in model.modules())
 
 
@@ -398,7 +405,7 @@ def test_view_that_needs_a_teacher_is_refused_without_one(
 
     learner = Learner(tiny_model(), None, {"ce": CrossEntropy().on(BoundarySamples(tiny_model(1)))})
     with refused("BoundarySamples of learner 'student'", "needs a teacher's outputs"):
-        fit(learner, data=tiny_data, hardware=on_cpu)
+        fit(learner, data=tiny_data, execution=Execution.on(on_cpu))
 
 
 def test_regressor_of_a_term_on_a_view_is_built_from_its_outputs(
@@ -410,7 +417,7 @@ def test_regressor_of_a_term_on_a_view_is_built_from_its_outputs(
     learner = Learner(
         tiny_model(), Frozen(tiny_model(1, width=6)), {"ce": CrossEntropy(), "hint": hint.on(Flipped(samples=2))}
     )
-    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
+    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
     assert isinstance(hint.regressor, nn.Conv2d)
     assert fitted.history[0]["learners"]["student"]["hint"] > 0
 
@@ -434,7 +441,9 @@ def test_deployed_network_is_validated_and_selected(tiny_data: Data, tiny_model:
     deployed = Tapped(network.module.get_submodule("first"), *tiny_data.mean_std)
     learner = Learner(network, None, {"ce": 0.01 * CrossEntropy()}, deployed=deployed)
     assert Learner(network, None, {"ce": CrossEntropy()}).deployed is network
-    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=3, batch_size=16, lr=0.3), hardware=on_cpu)
+    fitted = fit(
+        learner, data=tiny_data, recipe=Recipe(epochs=3, batch_size=16, lr=0.3), execution=Execution.on(on_cpu)
+    )
     assert tiny_data.validation is not None
     expected = accuracy(predict(deployed, tiny_data.validation, device="cpu"), tiny_data.validation.labels)
     assert fitted.history[-1]["learners"]["student"]["validation_accuracy"] == float(expected)

@@ -1,6 +1,8 @@
 """Training: learners, update rules and the training loop."""
 
+from tutelage.training.checkpoint import Checkpoints
 from tutelage.training.distiller import Distiller
+from tutelage.training.execution import Execution
 from tutelage.training.fit import FitResult, fit
 from tutelage.training.learner import Learner
 from tutelage.training.optim import ParameterOptions
@@ -9,7 +11,9 @@ from tutelage.training.updates import Alternating, Step, UpdateRule, in_turn, to
 
 __all__ = [
     "Alternating",
+    "Checkpoints",
     "Distiller",
+    "Execution",
     "FitResult",
     "Learner",
     "ParameterOptions",

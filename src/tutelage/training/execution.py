@@ -20,7 +20,8 @@ class Execution:
     Attributes:
         hardware: resolved, without ``auto``.
         processes: which process this is, if several train together.
-        checkpoints: where the state is saved after each epoch; ``None`` saves nothing.
+        checkpoints: where the state is saved after each epoch and read when the fit is started again; ``None`` saves
+            nothing.
     """
 
     hardware: Hardware
@@ -29,9 +30,17 @@ class Execution:
 
     @classmethod
     def on(
-        cls, hardware: Hardware, processes: Processes | None = None, checkpoints: Checkpoints | None = None
+        cls,
+        hardware: Hardware | None = None,
+        processes: Processes | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> Execution:
-        """Resolve the hardware, and join the other processes of a launcher unless they are given."""
+        """Resolve every ``auto`` of the hardware, and join the other processes of a launcher unless they are given.
+
+        Raises:
+            TutelageError: there is no such device, or the other processes cannot be joined.
+        """
+        hardware = hardware or Hardware()
         if processes is None:
             processes = Processes.current(hardware.device)
         return cls(resolve(hardware, processes), processes, checkpoints)

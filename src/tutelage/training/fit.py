@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from tutelage.ambient import default_settings
-from tutelage.config import Hardware, Recipe
+from tutelage.config import Recipe
 from tutelage.data.data import Data, Split
 from tutelage.data.loader import mix_seeds
 from tutelage.data.orders import Order, shuffled
@@ -46,15 +46,13 @@ def fit(
     *learners: Learner,
     data: Data,
     recipe: Recipe | None = None,
-    hardware: Hardware | None = None,
+    execution: Execution | None = None,
     update: UpdateRule = together,
     seed: int = 0,
     order: Order = shuffled,
     streams: Mapping[str, Split] | None = None,
     until: Callable[[Record], bool] | None = None,
-    checkpoints: Checkpoints | None = None,
     report: Callable[[Record], None] | None = None,
-    processes: Processes | None = None,
     task: Task | None = None,
 ) -> FitResult:
     """Train learners on a data set, in place.
@@ -64,15 +62,14 @@ def fit(
         data: its training split is trained on; the validation split, if any, selects an epoch. The test split is not
             read.
         recipe: epochs, batch size, optimizer and learning rate schedule.
-        hardware: device, precision and memory format.
+        execution: the hardware, the processes, and the checkpoints from which the fit resumes; by default the best
+            device of this machine, and no checkpoints.
         update: how the cohort takes a step.
         seed: of batches, views, projections and random numbers in models.
         order: how the samples of an epoch are distributed over batches.
         streams: further splits by name, as endless streams of batches for ``Step.draw``.
         until: called with each epoch's record; if it returns true, the fit ends.
-        checkpoints: where the state is saved after each epoch; if it holds a state, the fit resumes from it.
         report: called with each epoch's record, and first with those of a resumed fit's earlier epochs.
-        processes: which process this is, if several train together.
         task: the task that evaluates the networks; by default that of the data's targets.
 
     Returns:
@@ -82,8 +79,8 @@ def fit(
         TutelageError: the learners do not fit the data or their sources; raised before training.
         NonFiniteError: a loss or a weight becomes NaN or infinite.
     """
-    recipe = recipe or Recipe()
-    execution = Execution.on(hardware or Hardware(), processes, checkpoints)
+    recipe, execution = recipe or Recipe(), execution or Execution.on()
+    checkpoints = execution.checkpoints
     with ExitStack() as stack:
         stack.enter_context(seeded(mix_seeds(seed, 1)))
         loop = make_loop(

@@ -25,7 +25,7 @@ from tutelage.terms.term import Term, Weighted
 from tutelage.training.checkpoint import Checkpoints, rng_state_restored, seeded
 from tutelage.training.execution import Execution
 from tutelage.training.fit import FitResult, fit, make_loop
-from tutelage.training.hardware import place, resolve
+from tutelage.training.hardware import place
 from tutelage.training.learner import Learner
 from tutelage.training.loop import Record
 from tutelage.training.processes import Processes
@@ -224,7 +224,7 @@ class Run:
         Returns:
             (N, C) logits, or (N, K) of roles that are vectors; float32 on the CPU.
         """
-        hardware = resolve(self.hardware, self.processes)
+        hardware = self._execution().hardware
         with rng_state_restored():
             example = next(evaluation_batches(split.subset(torch.arange(min(2, len(split)))), workers=0)).inputs
             place(model, hardware=hardware, example=example)
@@ -239,9 +239,8 @@ class Run:
             TutelageError: as ``fit``.
         """
         self.check_labels(learners)
-        execution = Execution.on(self.hardware, self.processes)
         with seeded(mix_seeds(self.seed, 1)):
-            make_loop(learners, self.data, self.recipe, execution, seed=self.seed, task=self.task)
+            make_loop(learners, self.data, self.recipe, self._execution(), seed=self.seed, task=self.task)
 
     def check_labels(self, learners: Sequence[Learner]) -> None:
         """Refuse training labels that the task cannot be trained on, if a term of these learners reads labels."""
@@ -253,6 +252,14 @@ class Run:
                 "give the teacher's outputs all the weight, where the method can: --set alpha=1 or --set kd_alpha=1"
             )
         self.task.check_labels(self.data)
+
+    def _execution(self, number: int | None = None) -> Execution:
+        """The execution of the fit of this number; without a number, one that saves no checkpoints."""
+        if self.folder is None or number is None:
+            checkpoints = None
+        else:
+            checkpoints = Checkpoints(self.folder / "checkpoints", number, write=self._write)
+        return Execution.on(self.hardware, self.processes, checkpoints)
 
     def fit(
         self,
@@ -283,21 +290,17 @@ class Run:
             if self._report:
                 self._report({"fit": number, "epochs": recipe.epochs, **record})
 
-        folder = self.folder / "checkpoints" if self.folder else None
-        checkpoints = Checkpoints(folder, number, write=self._write) if folder else None
         fitted = fit(
             *learners,
             data=self.data if data is None else data,
             recipe=recipe,
-            hardware=self.hardware,
+            execution=self._execution(number),
             update=update,
             order=order,
             streams=streams,
             until=until,
             seed=self.seed,
-            checkpoints=checkpoints,
             report=report,
-            processes=self.processes,
             task=self.task if task is None else task,
         )
         self.fits.append(fitted)
