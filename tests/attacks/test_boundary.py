@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tutelage.attacks import BoundarySamples, boundary_attack, draw_targets
 from tutelage.attacks.boundary import Norm, select_samples
 from tutelage.data.batch import Batch, hard_labels
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.terms import View
@@ -554,7 +555,7 @@ def test_batch_and_teacher_do_not_change(taught: Callable[..., Tapped], state_of
 
 def test_teacher_outputs_are_required(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:
     batch, outputs = classified
-    with pytest.raises(ValueError, match="needs a teacher's outputs"):
+    with pytest.raises(TutelageError, match="needs a teacher's outputs"):
         BoundarySamples(teacher)(batch, outputs, None)
 
 

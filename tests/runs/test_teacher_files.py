@@ -21,7 +21,7 @@ from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs import execute
-from tutelage.tasks import find_task
+from tutelage.tasks import find_task, incompatibility
 
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precision": "float32", "lr": 0.01}
 FEATURES = [("rkd", {}), ("sp", {}), ("at", {}), ("fsp", {}), ("fitnet", {"mode": "joint"})]
@@ -172,16 +172,16 @@ def test_a_run_taught_by_a_file_of_other_classes_is_evaluated(
 def test_an_embedding_is_found_as_evaluation_finds_it(tiny_data: Data, tiny_model: Callable[..., Tapped]) -> None:
     for task in (find_task("clustering"), find_task("few_shot")):
         headless = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 6)))
-        assert task.incompatibility(headless, tiny_data) is None
-        assert task.incompatibility(tiny_model(), tiny_data) is None
-        assert "embedding" in str(task.incompatibility(Tapped(nn.Conv2d(1, 2, 3)), tiny_data))
+        assert incompatibility(task, headless, tiny_data) is None
+        assert incompatibility(task, tiny_model(), tiny_data) is None
+        assert "embedding" in str(incompatibility(task, Tapped(nn.Conv2d(1, 2, 3)), tiny_data))
 
 
 def test_a_misfit_names_what_does_not_fit(tiny_data: Data, tiny_model: Callable[..., Tapped]) -> None:
     task = find_task("classification")
-    assert task.incompatibility(tiny_model(), tiny_data) is None
-    assert "(2, 7)" in str(task.incompatibility(tiny_model(classes=7), tiny_data))
-    assert "cannot take images of shape (1, 8, 8)" in str(task.incompatibility(tiny_model(channels=3), tiny_data))
+    assert incompatibility(task, tiny_model(), tiny_data) is None
+    assert "(2, 7)" in str(incompatibility(task, tiny_model(classes=7), tiny_data))
+    assert "cannot take images of shape (1, 8, 8)" in str(incompatibility(task, tiny_model(channels=3), tiny_data))
 
 
 @pytest.mark.filterwarnings("error:.*probabilities")

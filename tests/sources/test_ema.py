@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA
 
@@ -175,7 +176,7 @@ def test_without_a_warm_start_the_decay_is_constant(tiny_model: Callable[..., Ta
 
 @pytest.mark.parametrize("decay", [1, -0.1, 1.5, float("nan")])
 def test_decay_out_of_range_is_refused(decay: float, tiny_model: Callable[..., Tapped]) -> None:
-    with pytest.raises(ValueError, match=rf"\[0, 1\), got {decay}"):
+    with pytest.raises(TutelageError, match=rf"\[0, 1\), got {decay}"):
         EMA(tiny_model(), decay)
 
 

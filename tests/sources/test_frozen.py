@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
@@ -135,7 +136,7 @@ def test_layers_added_later_run_in_eval_mode_too(teacher: Tapped, batch: Batch) 
 
 
 def test_frozen_without_a_teacher_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one teacher"):
+    with pytest.raises(TutelageError, match="at least one teacher"):
         Frozen()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources import OwnOutputs, Source
@@ -52,7 +53,7 @@ def test_own_outputs_reads_the_model_and_runs_no_model(tiny_model: Net) -> None:
 @pytest.mark.parametrize("cohort", ["empty", "another"])
 def test_missing_outputs_of_the_model_are_refused(cohort: str, tiny_model: Net, batch: Batch) -> None:
     outputs: dict[nn.Module, Outputs] = {tiny_model(1): Outputs(torch.zeros(8, 4))} if cohort == "another" else {}
-    with pytest.raises(ValueError, match="only the outputs for the current batch, of a learner of this fit"):
+    with pytest.raises(TutelageError, match="only the outputs for the current batch, of a learner of this fit"):
         OwnOutputs(tiny_model())(batch, ("logits",), outputs)
 
 

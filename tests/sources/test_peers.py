@@ -10,6 +10,7 @@ import torch
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Peers
@@ -69,12 +70,12 @@ def test_peer_outside_the_fit_is_refused(
     peers: tuple[int, ...], text: str, nets: list[Tapped], cohort: dict[Tapped, Outputs], batch: Batch
 ) -> None:
     del cohort[nets[2]]
-    with pytest.raises(ValueError, match=f"{text} are not learners of this fit; fit them together"):
+    with pytest.raises(TutelageError, match=f"{text} are not learners of this fit; fit them together"):
         Peers(*(nets[peer] for peer in peers))(batch, ROLES, cohort)
 
 
 def test_peers_without_a_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one other model"):
+    with pytest.raises(TutelageError, match="at least one other model"):
         Peers()
 
 

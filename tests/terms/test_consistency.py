@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tutelage.errors import TutelageError
 from tutelage.losses import softmax_mse
 from tutelage.models.outputs import Outputs
 from tutelage.terms import SoftmaxMSE
@@ -69,5 +70,5 @@ def test_term_averages_probabilities_of_teachers() -> None:
     both = Outputs.ensemble((Outputs(one), Outputs(two)))
     torch.testing.assert_close(term(Outputs(logits(3, 4)), both, None), softmax_mse(logits(3, 4), mean.log()))
     assert (term.roles, term.teacher_roles) == (("logits",), ("logits",))
-    with pytest.raises(ValueError, match="teacher"):
+    with pytest.raises(TutelageError, match="teacher"):
         term(Outputs(one), None, None)

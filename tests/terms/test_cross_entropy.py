@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.losses import cross_entropy
 from tutelage.models.outputs import Outputs
 from tutelage.terms import CrossEntropy
@@ -115,5 +116,5 @@ def test_term_reads_labels_of_batch_and_no_teacher(batch_of: Callable[[Tensor], 
     term = CrossEntropy()
     assert (term.roles, term.teacher_roles) == (("logits",), ())
     assert torch.equal(term(Outputs(logits), None, batch_of(labels)), cross_entropy(logits, labels))
-    with pytest.raises(ValueError, match="CrossEntropy needs the batch"):
+    with pytest.raises(TutelageError, match="CrossEntropy needs the batch"):
         term(Outputs(logits), None, None)

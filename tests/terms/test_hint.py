@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tutelage.errors import TutelageError
 from tutelage.losses import hint_loss, regressor
 from tutelage.models.outputs import Outputs
 from tutelage.terms import Hint
@@ -176,7 +177,7 @@ def test_unbuilt_term_is_an_error() -> None:
     term = Hint("g", "h")
     term.build(both(guided, hint)[0], None)
     assert term.regressor is None
-    with pytest.raises(ValueError, match=r"a call of build\(student, teacher\)"):
+    with pytest.raises(TutelageError, match=r"call build\(student, teacher\)"):
         term(*both(guided, hint), None)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.losses import label_smooth_replacement, probability_shift, soft_targets
 from tutelage.models.outputs import Outputs
 from tutelage.terms import AdjustedSoftTargets, SoftTargets
@@ -153,14 +154,14 @@ def test_no_gradient_reaches_teacher_and_extreme_logits_are_finite(batch_of: Cal
 
 @pytest.mark.parametrize("temperature", [0, -1, math.inf, math.nan])
 def test_invalid_temperatures_are_refused(temperature: float) -> None:
-    with pytest.raises(ValueError, match="temperature"):
+    with pytest.raises(TutelageError, match="temperature"):
         AdjustedSoftTargets(temperature=temperature)
 
 
 def test_teacher_and_labels_are_required(batch_of: Callable[[Tensor], Batch]) -> None:
-    with pytest.raises(ValueError, match="teacher"):
+    with pytest.raises(TutelageError, match="teacher"):
         AdjustedSoftTargets()(outputs(0), None, batch_of(torch.zeros(6).long()))
-    with pytest.raises(ValueError, match="labels"):
+    with pytest.raises(TutelageError, match="labels"):
         AdjustedSoftTargets()(outputs(0), outputs(1), None)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.losses import cross_entropy, soft_targets
 from tutelage.models.outputs import Outputs
 from tutelage.terms import CrossEntropy, Hint, OnRole, SoftTargets, Term
@@ -112,5 +113,5 @@ def test_term_of_other_roles_is_an_error(refused: Any) -> None:
 
 
 def test_missing_teacher_is_an_error() -> None:
-    with pytest.raises(ValueError, match="SoftTargets needs a teacher"):
+    with pytest.raises(TutelageError, match="SoftTargets needs a teacher"):
         OnRole("branch", SoftTargets())(Outputs(None, {"branch": logits(0)}), None, None)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tutelage.data import Split
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.losses import cross_entropy, soft_targets
 from tutelage.methods.mslg.labels import Entropy, LearnedLabels
 from tutelage.models.outputs import Outputs, class_axis
@@ -124,13 +125,13 @@ def test_learned_labels_need_sample_numbers() -> None:
 
 def test_projection_must_be_built_first() -> None:
     term, (student, teacher) = Hint("stage1", "stage1", "mean"), (random_tensor(3, 2, 4, 4), random_tensor(3, 5, 4, 4))
-    with pytest.raises(ValueError, match=r"Hint needs .* build\(student, teacher\) .* before the optimiser"):
+    with pytest.raises(TutelageError, match=r"Hint needs .* build\(student, teacher\) .* create the optimizer"):
         term(student, teacher)
     term.build(student, teacher)
     assert len(list(term.parameters())) == 2
     assert term(student, teacher).shape == ()
     flow, layers = Flow((("stem", "stem"), ("stage1", "stage1"))), {"stem": student, "stage1": student}
-    with pytest.raises(ValueError, match=r"Flow needs .* build\(student, teacher\) .* before the optimiser"):
+    with pytest.raises(TutelageError, match=r"Flow needs .* build\(student, teacher\) .* create the optimizer"):
         flow(layers, {"stem": teacher, "stage1": teacher})
     flow.build(layers, {"stem": teacher, "stage1": teacher})
     assert flow(layers, {"stem": teacher, "stage1": teacher}).shape == ()

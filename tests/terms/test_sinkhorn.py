@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tutelage.errors import TutelageError
 from tutelage.losses import sinkhorn_divergence
 from tutelage.models.outputs import Outputs
 from tutelage.terms import SinkhornDivergence
@@ -170,7 +171,7 @@ def test_the_term_under_autocast() -> None:
 
 def test_settings_of_term() -> None:
     for wrong in (0.0, -1.0, float("inf"), float("nan")):
-        with pytest.raises(ValueError, match="regularisation must be"):
+        with pytest.raises(TutelageError, match="regularisation must be"):
             SinkhornDivergence(wrong)
-    with pytest.raises(ValueError, match="two batches"):
+    with pytest.raises(TutelageError, match="two batches"):
         SinkhornDivergence()(Outputs(torch.zeros(2, 3)), None, None)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.losses import kl_divergence, soft_targets
 from tutelage.models.outputs import Outputs
 from tutelage.terms import CrossEntropy, SoftTargets, labels_and_soft_targets
@@ -166,5 +167,5 @@ def test_softened_probabilities_of_teachers_are_averaged() -> None:
 
 @pytest.mark.parametrize("temperature", [0, -1, float("nan")])
 def test_a_temperature_must_be_positive(temperature: float) -> None:
-    with pytest.raises(ValueError, match=f"above 0, got {temperature}"):
+    with pytest.raises(TutelageError, match=f"above 0, got {temperature}"):
         SoftTargets(temperature)

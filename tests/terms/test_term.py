@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.terms import (
     AngleRelations,
@@ -176,7 +177,7 @@ def test_autocast_does_not_change_value(case: Case) -> None:
 def test_missing_teacher_is_an_error(case: Case) -> None:
     term = built(case, outputs(0), outputs(1))
     inner = term.term if isinstance(term, OnRole) else term
-    with pytest.raises(ValueError, match=f"{type(inner).__name__} needs"):
+    with pytest.raises(TutelageError, match=f"{type(inner).__name__} needs"):
         term(outputs(0), None, None)
 
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.losses import draw_triplets, triplet_loss
 from tutelage.models.outputs import Outputs
 from tutelage.terms import Triplets
@@ -236,7 +237,7 @@ def test_roles_and_invalid_settings_of_term() -> None:
     term = Triplets()
     assert (term.roles, term.teacher_roles, list(term.parameters())) == (("embedding",), (), [])
     assert (Triplets("relative").alpha, Triplets("bounded").alpha, Triplets("absolute").alpha) == (1, 1, 3)
-    with pytest.raises(ValueError, match="batch"):
+    with pytest.raises(TutelageError, match="batch"):
         term(Outputs(None, {"embedding": features(2, 2)}), None, None)
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"form": "hard"}, "form"),
@@ -247,7 +248,7 @@ def test_roles_and_invalid_settings_of_term() -> None:
         ({"form": "relative", "nested": True}, "nested"),
     ]
     for how, match in wrong:
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises(TutelageError, match=match):
             Triplets(**how)
 
 

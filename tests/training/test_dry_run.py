@@ -80,7 +80,7 @@ MISMATCHES: dict[str, tuple[Callable[[Net], list[Learner]], tuple[str, ...]]] = 
     ),
     "a term that raises": (
         lambda net: [Learner(net(), None, {"odd": Function(raise_error)})],
-        ("term 'odd' of learner 'student'", "logits (4, 4)", "teacher none", "a first line"),
+        ("term 'odd' of learner 'student'", "logits (4, 4)", "a first line"),
     ),
     "a term that needs a teacher": (
         lambda net: [Learner(net(), None, {"kd": SoftTargets()})],
@@ -198,7 +198,7 @@ def test_same_model_in_two_learners_is_refused(
 
 
 def test_learner_without_terms_is_refused(tiny_model: Net) -> None:
-    with pytest.raises(ValueError, match="at least one term"):
+    with pytest.raises(TutelageError, match="at least one term"):
         Learner(tiny_model(), None, {})
 
 

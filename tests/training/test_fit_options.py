@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Batch, Data
 from tutelage.data.loader import Batches
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, Frozen, Peers, SecondView
@@ -112,7 +113,7 @@ def test_teacher_gets_the_second_view(run_of: Any, tiny_model: Net) -> None:
 
 
 def test_second_view_of_peers_is_refused(tiny_model: Net) -> None:
-    with pytest.raises(ValueError, match="Peers"):
+    with pytest.raises(TutelageError, match="Peers"):
         SecondView(Peers(tiny_model()))
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch, hard_labels
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.terms.term import View
@@ -115,14 +116,14 @@ class BoundarySamples(View):
     ) -> None:
         check_tapped("BoundarySamples", teacher)
         if not 0 < share <= 1:
-            raise ValueError(f"the share of a batch must be in (0, 1], got {share}")
+            raise TutelageError(f"the share of a batch must be in (0, 1], got {share}")
         self.teacher, self.share, self.updates_statistics = teacher, share, updates_statistics
         self.steps, self.step_size, self.norm, self.discard_failed = steps, step_size, norm, discard_failed
 
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
         """The boundary samples, in pixels."""
         if teacher is None:
-            raise ValueError("BoundarySamples needs a teacher's outputs")
+            raise TutelageError("BoundarySamples needs a teacher's outputs; give the learner a source")
         labels = hard_labels(batch.targets)
         selected, first, valid = select_samples(
             student["logits"], teacher["logits"], labels, max(1, round(self.share * len(batch)))

@@ -48,7 +48,7 @@ def evaluate(
     from tutelage.evaluation import cost_of
     from tutelage.report.console import stderr_console
     from tutelage.runs.classes import check_classes, with_classes
-    from tutelage.tasks import Compute, find_task
+    from tutelage.tasks import Compute, find_task, incompatibility
     from tutelage.tasks import evaluate as evaluate_network
     from tutelage.training.hardware import resolve
 
@@ -65,7 +65,7 @@ def evaluate(
     task = find_task(network.task or opened.targets.task)
     if "logits" in task.roles:
         check_classes(run, network.classes, opened)
-    if teacher_model is not None and (reason := task.incompatibility(teacher_model, opened)):
+    if teacher_model is not None and (reason := incompatibility(task, teacher_model, opened)):
         stderr_console().print(f"teacher {teacher}: not compared: {reason}", highlight=False)
         teacher_model = None
     evaluated = opened.splits[split]

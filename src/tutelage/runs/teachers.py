@@ -18,7 +18,7 @@ from tutelage.parsing import parse_json
 from tutelage.runs.classes import warn_of_class_names
 from tutelage.runs.folder import RESULT
 from tutelage.runs.models import DEFAULT_TASK, TrainedModel
-from tutelage.tasks import Compute, Metric, Task, find_task
+from tutelage.tasks import Compute, Metric, Task, find_task, incompatibility
 
 
 def announce_teachers(
@@ -56,7 +56,7 @@ def _describe_score(text: str, model: Tapped, task: Task, data: Data, device: to
     """
     if not task.roles:
         return None
-    if reason := task.incompatibility(model, data):
+    if reason := incompatibility(task, model, data):
         return f"not evaluated here: {reason}"
     kind, split = ("training", data.train) if data.validation is None else ("held-out", data.validation)
     split = split.subset(torch.arange(min(2000, len(split))))
@@ -105,6 +105,6 @@ def _recorded_score(folder: Path | None) -> str | None:
 
 def reference_teacher(task: Task, teachers: Sequence[Tapped], data: Data) -> nn.Module | None:
     """The teachers as one network, to compare a student with; ``None`` if one cannot be evaluated on this data."""
-    if not teachers or any(task.incompatibility(teacher, data) for teacher in teachers):
+    if not teachers or any(incompatibility(task, teacher, data) for teacher in teachers):
         return None
     return task.ensemble(teachers)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.state import copy_network
@@ -53,7 +54,7 @@ class EMA(Source):
         start: nn.Module | None = None,
     ) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"the decay must be in [0, 1), got {decay}")
+            raise TutelageError(f"the decay must be in [0, 1), got {decay}")
         self.student, self.decay, self.buffers, self.warm_start = as_tapped("EMA", student), decay, buffers, warm_start
         initial = self.student if start is None else as_tapped("EMA", start)
         self.model = copy_network(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.inputs import as_batch
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, as_tapped
@@ -32,7 +33,7 @@ class Frozen(Source):
 
     def __init__(self, *teachers: nn.Module, cache: TeacherCache | None = None) -> None:
         if not teachers:
-            raise ValueError("Frozen needs at least one teacher")
+            raise TutelageError("Frozen needs at least one teacher, got none; give it a network")
         self.models, self.cache = tuple(as_tapped("Frozen", teacher) for teacher in teachers), cache
         for teacher in self.models:
             teacher.eval().requires_grad_(False)

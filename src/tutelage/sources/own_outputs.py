@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.sources.source import NO_COHORT, Cohort, Source
@@ -27,5 +28,8 @@ class OwnOutputs(Source):
     def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """Return the model's outputs for the current batch."""
         if self.reads[0] not in cohort:
-            raise ValueError("OwnOutputs has only the outputs for the current batch, of a learner of this fit")
+            raise TutelageError(
+                "OwnOutputs has only the outputs for the current batch, of a learner of this fit; give terms on a view "
+                "another source"
+            )
         return cohort[self.reads[0]].detach()

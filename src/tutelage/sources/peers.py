@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped, check_tapped
 from tutelage.sources.source import NO_COHORT, Cohort, Source
@@ -25,17 +26,17 @@ class Peers(Source):
 
     def __init__(self, *peers: Tapped) -> None:
         if not peers:
-            raise ValueError("Peers needs at least one other model")
+            raise TutelageError("Peers needs at least one other model, got none; give it the other learners' models")
         check_tapped("Peers", *peers)
         self.reads = peers
 
     def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """Return the peers' outputs for the current batch."""
         if not cohort:
-            raise ValueError("Peers has only the outputs for the current batch; terms on a view need another source")
+            raise TutelageError("Peers has only the outputs for the current batch; give terms on a view another source")
         absent = [peer for peer in self.reads if peer not in cohort]
         if absent:
-            raise ValueError(
+            raise TutelageError(
                 f"{len(absent)} of {len(self.reads)} peers are not learners of this fit; fit them together"
             )
         return Outputs.ensemble(tuple(cohort[peer].detach() for peer in self.reads))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.sources.source import NO_COHORT, Cohort, Source
 
@@ -22,7 +23,7 @@ class SecondView(Source):
 
     def __init__(self, source: Source) -> None:
         if source.reads:
-            raise ValueError(
+            raise TutelageError(
                 f"{type(source).__name__} returns outputs for the first view; give a source with networks of its own"
             )
         self.source, self.models = source, source.models
@@ -30,7 +31,10 @@ class SecondView(Source):
     def __call__(self, batch: Batch, roles: Collection[str] = ("logits",), cohort: Cohort = NO_COHORT) -> Outputs:
         """Return the source's outputs for ``batch.second``."""
         if batch.second is None:
-            raise ValueError("SecondView needs a batch with a second view, which this view of a term does not give")
+            raise TutelageError(
+                "SecondView needs a batch with a second view, which this view of a term does not give; give its terms "
+                "another source"
+            )
         return self.source(replace(batch, inputs=batch.second, key=None), roles, cohort)
 
     def after_step(self) -> None:

@@ -19,7 +19,7 @@ from tutelage.studies.plan import config_of, is_trained
 from tutelage.studies.reading import fields_of
 from tutelage.studies.rehearsal import reads_teacher
 from tutelage.studies.study import Study
-from tutelage.tasks import Task, find_task
+from tutelage.tasks import Task, find_task, incompatibility
 from tutelage.trust import Trust, check_trusted
 
 
@@ -63,7 +63,7 @@ def _check_plain(study: Study, task: Task, data: Data, networks: Mapping[str, Ta
     for name, network in networks.items():
         try:
             task.check_network(network)
-            reason = task.incompatibility(network, data)
+            reason = incompatibility(task, network, data)
         except TutelageError as error:
             reason = str(error)
         if reason:

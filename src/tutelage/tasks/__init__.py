@@ -4,9 +4,11 @@ The file ``tasks/NAME.py`` defines an instance of ``Task`` named ``task``; other
 point group ``tutelage.tasks``.
 """
 
+from tutelage.tasks.compatibility import incompatibility
 from tutelage.tasks.evaluate import evaluate
 from tutelage.tasks.lookup import find_task, task_names, task_of_network, wrap_network
-from tutelage.tasks.task import Compute, Curve, Metric, Task
+from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.task import Compute, Task
 
 __all__ = [
     "Compute",
@@ -15,6 +17,7 @@ __all__ = [
     "Task",
     "evaluate",
     "find_task",
+    "incompatibility",
     "task_names",
     "task_of_network",
     "wrap_network",

@@ -12,8 +12,8 @@ from tutelage.data.batch import UNLABELLED
 from tutelage.data.ean13 import EAN13
 from tutelage.evaluation.json_numbers import json_number
 from tutelage.evaluation.smart_inference import Reading, most_probable, read
+from tutelage.tasks.metric import Curve, Metric
 from tutelage.tasks.strings import Strings
-from tutelage.tasks.task import Curve, Metric
 
 CANDIDATES = (0, 1, 2, 3, 4, 6)
 DEFAULT_CANDIDATES = 2  # gives most of the gain, with few false reads

@@ -37,7 +37,8 @@ from tutelage.evaluation.selective import risk_coverage, subsampled
 from tutelage.models.ensemble import Ensemble
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.tasks.task import Compute, Curve, Metric, Task, check_single_label
+from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.task import Compute, Task, check_single_label
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.terms.term import Term
 

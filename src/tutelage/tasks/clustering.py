@@ -25,7 +25,8 @@ from tutelage.evaluation.clustering import (
 from tutelage.evaluation.embeddings import Embeddings, embeddings
 from tutelage.evaluation.json_numbers import json_number
 from tutelage.tasks._embeddings import EmbeddingTask
-from tutelage.tasks.task import Compute, Curve, Metric
+from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.task import Compute
 
 MAX_CUT_SAMPLES = 1000
 """The largest number of samples clustered by multicut, whose memory and time grow with its square."""

@@ -17,7 +17,8 @@ from tutelage.evaluation.few_shot_classifiers import nearest_mean
 from tutelage.evaluation.interpolation import prepared
 from tutelage.evaluation.json_numbers import json_number
 from tutelage.tasks._embeddings import EmbeddingTask
-from tutelage.tasks.task import Compute, Curve, Metric
+from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.task import Compute
 
 EPISODES = 600
 MAX_WAYS = 5

@@ -14,7 +14,8 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.generative import evaluate_generator
 from tutelage.models.generator import Generator, is_generator
 from tutelage.models.tapped import Tapped
-from tutelage.tasks.task import Compute, Curve, Metric, Task
+from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.task import Compute, Task
 
 
 class Generation(Task):

@@ -16,7 +16,8 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
-from tutelage.tasks.task import Compute, Curve, Metric, Task
+from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.task import Compute, Task
 from tutelage.terms.term import Term
 
 
@@ -33,10 +34,9 @@ class BinaryCrossEntropy(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,) nats."""
-        if batch is None:
-            raise ValueError("BinaryCrossEntropy needs the batch, for its targets")
-        known = batch.targets != UNLABELLED
-        losses = F.binary_cross_entropy_with_logits(student["logits"], batch.targets.clamp(min=0), reduction="none")
+        targets = self.required(batch, "the batch, for its targets").targets
+        known = targets != UNLABELLED
+        losses = F.binary_cross_entropy_with_logits(student["logits"], targets.clamp(min=0), reduction="none")
         return losses.where(known, 0.0).sum(1) / known.sum(1).clamp(min=1)
 
 

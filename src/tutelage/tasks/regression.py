@@ -14,7 +14,8 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
-from tutelage.tasks.task import Compute, Curve, Metric, Task
+from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.task import Compute, Task
 from tutelage.terms.term import Term
 
 SCALES = (1e-2, 1e2)  # outside this range a network with common initial weights takes long to fit its targets
@@ -33,10 +34,9 @@ class SquaredError(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,)."""
-        if batch is None:
-            raise ValueError("SquaredError needs the batch, for its targets")
-        known = ~batch.targets.isnan()
-        error = student["logits"] - batch.targets.where(known, 0.0)
+        targets = self.required(batch, "the batch, for its targets").targets
+        known = ~targets.isnan()
+        error = student["logits"] - targets.where(known, 0.0)
         return error.square().where(known, 0.0).sum(1) / known.sum(1).clamp(min=1)
 
 

@@ -15,7 +15,8 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.json_numbers import json_number, json_numbers
 from tutelage.evaluation.predict import predict
 from tutelage.models.outputs import Outputs
-from tutelage.tasks.task import Compute, Curve, Metric, Task
+from tutelage.tasks.metric import Curve, Metric
+from tutelage.tasks.task import Compute, Task
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.terms.term import Term
 

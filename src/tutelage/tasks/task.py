@@ -1,4 +1,4 @@
-"""The base class of tasks, and the types of their metrics."""
+"""The base class of tasks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,50 +14,11 @@ from torch import Tensor, nn
 from tutelage.config import ExtraEvaluation
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
-from tutelage.data.loader import evaluation_batches
-from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
-from tutelage.models.modes import eval_mode
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
-from tutelage.models.state import dtype_hint
 from tutelage.models.tapped import Tapped
+from tutelage.tasks.metric import Curve, Metric
 from tutelage.terms.term import Term
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """A number of an evaluation that tables can show.
-
-    Attributes:
-        title: its name in words.
-        better: which direction is better; ``None`` if neither is, or if it depends only on the condition.
-        percent: whether it is in [0, 1] and printed in percent, and its differences in percentage points.
-        in_studies: whether the records of a study contain it; ``result.json`` always does.
-    """
-
-    title: str
-    better: Literal["higher", "lower"] | None
-    percent: bool = False
-    in_studies: bool = True
-
-    @property
-    def short_title(self) -> str:
-        """The title without the prefix ``test``."""
-        return self.title.removeprefix("test ")
-
-    def text(self, value: float) -> str:
-        """A value as text."""
-        return f"{value:.2%}" if self.percent else f"{value:.4g}"
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Several related numbers of an evaluation: stored with a run and plotted, but not in tables.
-
-    Attributes:
-        title: its name in words.
-    """
-
-    title: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,25 +166,6 @@ class Task:
             TutelageError: the network has no such role.
         """
         return model
-
-    def incompatibility(self, model: Tapped, data: Data) -> str | None:
-        """Why a network's outputs cannot be evaluated on the data, from a pass over two training samples; or ``None``.
-
-        For example a backbone without a classifier, a network for other classes, or one for another input size. Such a
-        network may still be a teacher of features.
-        """
-        samples = data.train.subset(torch.arange(min(2, len(data.train))))
-        name = type(model.module).__name__
-        try:
-            batch = next(evaluation_batches(samples, device=model.mean.device, workers=0))
-            with eval_mode(model), torch.no_grad():
-                self.check(name, self.with_evaluated_roles(model, data).tap(batch.inputs, self.roles), data)
-        except TutelageError as error:
-            return str(error)
-        except NETWORK_ERRORS as error:
-            remedy = dtype_hint(model) or f"; give it one for such {data.modality.noun}"
-            return f"{name} cannot take {data.modality.noun} of shape {data.input_shape}: {one_line(error)}{remedy}"
-        return None
 
     def check_labels(self, data: Data) -> None:
         """Refuse training labels that cannot train a network for this task; called if a term reads labels.

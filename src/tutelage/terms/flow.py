@@ -137,11 +137,8 @@ class Flow(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), in squared units of the flow matrix; without unit if relative."""
-        if teacher is None or self.adapters is None:
-            raise ValueError(f"Flow needs a teacher's outputs, and {BUILD_FIRST}")
-        layers = [
-            adapter(at_least_float32(student[role])) for adapter, role in zip(self.adapters, self.roles, strict=True)
-        ]
+        teacher, adapters = self.required(teacher), self.required(self.adapters, "adapters", BUILD_FIRST)
+        layers = [adapter(at_least_float32(student[role])) for adapter, role in zip(adapters, self.roles, strict=True)]
         flows = zip(pairwise(layers), self._flows, strict=True)
         losses = torch.stack([flow_loss(flow_matrix(*pair), teacher[flow], self.reduction) for pair, flow in flows])
         return losses.mean(0) if self.reduction == "relative" else losses.sum(0)

@@ -123,9 +123,8 @@ class Hint(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), in squared units of the features; without unit if relative."""
-        if teacher is None or self.regressor is None:
-            raise ValueError(f"Hint needs a teacher's outputs, and {BUILD_FIRST}")
-        guided, target = self.regressor(at_least_float32(student[self.roles[0]])), at_least_float32(teacher[self.hint])
+        teacher, regressor = self.required(teacher), self.required(self.regressor, "a regressor", BUILD_FIRST)
+        guided, target = regressor(at_least_float32(student[self.roles[0]])), at_least_float32(teacher[self.hint])
         if self.reduction == "relative":  # scaled so that no square over- or underflows
             scale = scale_of(target)
             guided, target = guided / scale, target / scale

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, class_logits
 from tutelage.terms.precision import full_precision
 from tutelage.terms.soft_targets import kl_divergence
@@ -70,7 +71,7 @@ class AdjustedSoftTargets(Term):
     def __init__(self, adjustment: Adjustment = probability_shift, temperature: float = 4.0) -> None:
         super().__init__()
         if not 0 < temperature < float("inf"):
-            raise ValueError(f"the temperature must be a finite number above 0, got {temperature}")
+            raise TutelageError(f"the temperature must be a finite number above 0, got {temperature}")
         self.adjustment, self.temperature = adjustment, temperature
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
@@ -82,7 +83,7 @@ class AdjustedSoftTargets(Term):
 def adjusted(teacher: Outputs | None, batch: Batch | None, adjustment: Adjustment, temperature: float = 1.0) -> Tensor:
     """A(softmax(v / T), y), (B, m), without gradient."""
     if teacher is None or batch is None:
-        raise ValueError("an adjusted teacher needs a teacher's outputs and the batch, for its labels")
+        raise TutelageError("an adjusted teacher needs a teacher's outputs and the batch, for its labels; pass both")
     return adjustment(teacher.detach().log_probs(temperature).exp(), batch.targets)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.terms.precision import full_precision
 from tutelage.terms.term import Term
@@ -85,7 +86,7 @@ class SinkhornDivergence(Term):
     def __init__(self, regularisation: float = 1.0, iterations: int = 50, tolerance: float = 0.1) -> None:
         super().__init__()
         if not 0 < regularisation < float("inf"):
-            raise ValueError(f"the regularisation must be a finite number above 0, got {regularisation}")
+            raise TutelageError(f"the regularisation must be a finite number above 0, got {regularisation}")
         self.regularisation, self.iterations, self.tolerance = regularisation, iterations, tolerance
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:

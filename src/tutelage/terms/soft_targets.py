@@ -78,7 +78,7 @@ class SoftTargets(Term):
     def __init__(self, temperature: float = 4.0, ignore_index: int | None = None, axis: int | None = None) -> None:
         super().__init__()
         if not 0 < temperature < float("inf"):
-            raise ValueError(f"the temperature must be a finite number above 0, got {temperature}")
+            raise TutelageError(f"the temperature must be a finite number above 0, got {temperature}")
         self.temperature, self.ignore_index, self.axis = temperature, ignore_index, axis
         self.reads_labels = ignore_index is not None
 

@@ -18,7 +18,11 @@ T = TypeVar("T")
 
 Weight = float | Callable[[float], float]
 
-BUILD_FIRST = "a call of build(student, teacher) before its first use and before the optimiser, as it has parameters"
+PASS_ALL = "pass (student, teacher, batch), as a learner with a source does"
+"""The remedy for a term without outputs of a teacher or without a batch."""
+
+BUILD_FIRST = "call build(student, teacher) before its first use and before you create the optimizer"
+"""The remedy for a term without the parameters that ``build`` creates."""
 
 
 class View:
@@ -82,14 +86,14 @@ class Term(nn.Module):
         """Return the term's value, (B,) or ()."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(student, teacher, batch)")
 
-    def required(self, value: T | None, noun: str = "a teacher's outputs") -> T:
-        """Return an argument of ``forward`` that this term cannot do without.
+    def required(self, value: T | None, noun: str = "a teacher's outputs", remedy: str = PASS_ALL) -> T:
+        """Return something that this term cannot do without: an argument of ``forward``, or what ``build`` creates.
 
         Raises:
-            ValueError: it is ``None``.
+            TutelageError: it is ``None``; the message has the noun and the remedy.
         """
         if value is None:
-            raise ValueError(f"{type(self).__name__} needs {noun}")
+            raise TutelageError(f"{type(self).__name__} needs {noun} and has none; {remedy}")
         return value
 
     def mask(self, batch: Batch | None) -> Tensor | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.terms.precision import full_precision
 from tutelage.terms.targets import checked_labels
@@ -122,16 +123,16 @@ class Triplets(Term):
     ) -> None:
         super().__init__()
         if form not in get_args(Form):
-            raise ValueError(f"the form must be one of {', '.join(get_args(Form))}, got {form!r}")
+            raise TutelageError(f"the form must be one of {', '.join(get_args(Form))}, got {form!r}")
         alpha = MARGINS[form] if alpha is None else alpha
         if not 0 < alpha < math.inf:
-            raise ValueError(f"alpha must be a finite number above 0, got {alpha}")
+            raise TutelageError(f"alpha must be a finite number above 0, got {alpha}")
         if not 0 <= beta < math.inf:
-            raise ValueError(f"beta must be a finite number of at least 0, got {beta}")
+            raise TutelageError(f"beta must be a finite number of at least 0, got {beta}")
         if form == "absolute" and beta >= alpha:
-            raise ValueError(f"the absolute form needs beta < alpha, got {beta} and {alpha}")
+            raise TutelageError(f"the absolute form needs beta < alpha, got {beta} and {alpha}")
         if nested and form != "bounded":
-            raise ValueError(f"only the bounded form can be nested, not the {form} form")
+            raise TutelageError(f"only the bounded form can be nested, not the {form} form")
         self.form, self.alpha, self.beta, self.nested = form, alpha, beta, nested
 
     @property

@@ -145,8 +145,8 @@ def _try_terms(
                 term.build(forward_pass.student, teacher)
             term.to(batch.inputs.device)
             value = term(forward_pass.student, teacher, forward_pass.batch)
-        except TutelageError:
-            raise
+        except TutelageError as error:
+            raise TutelageError(f"term {name!r} of learner {learner.name!r}: {error}") from error
         except NETWORK_ERRORS as error:
             raise TutelageError(
                 f"term {name!r} of learner {learner.name!r} failed on a first batch, with student "
@@ -164,8 +164,8 @@ def _teacher(
         return None
     try:
         teacher = learner.source(batch, roles, cohort)
-    except TutelageError:
-        raise
+    except TutelageError as error:
+        raise TutelageError(f"the teacher of learner {learner.name!r}: {error}") from error
     except NETWORK_ERRORS as error:
         shape = tuple(batch.inputs.shape[1:])
         names = ", ".join(type(model.module).__name__ for model in learner.source.models)
@@ -186,8 +186,8 @@ def _try_view(learner: Learner, view: View, forward_pass: ForwardPass, task: Tas
     who = f"{type(view).__name__} of learner {learner.name!r}"
     try:
         batch: object = view(forward_pass.batch, forward_pass.student, forward_pass.teacher)
-    except TutelageError:
-        raise
+    except TutelageError as error:
+        raise TutelageError(f"{who}: {error}") from error
     except NETWORK_ERRORS as error:
         raise TutelageError(f"{who} failed on a first batch: {one_line(error)}") from error
     if not isinstance(batch, Batch):

@@ -65,7 +65,9 @@ class Learner:
         name: str = "student",
     ) -> None:
         if not terms:
-            raise ValueError("a learner needs at least one term")
+            raise TutelageError(
+                'a learner needs at least one term, got none; give it terms, such as {"ce": CrossEntropy()}'
+            )
         check_tapped("Learner", model, *([] if deployed is None else [deployed]))
         self.model, self.source, self.name = model, source, name
         self.deployed = model if deployed is None else deployed

@@ -183,9 +183,9 @@ def test_terms_read_abstention_output(batch_of: Callable[[Tensor], Batch]) -> No
 
 
 def test_missing_inputs_are_errors(batch_of: Callable[[Tensor], Batch]) -> None:
-    with pytest.raises(ValueError, match="batch"):
+    with pytest.raises(TutelageError, match="batch"):
         Gambler(2.2)(random_outputs(), None, None)
-    with pytest.raises(ValueError, match="teacher"):
+    with pytest.raises(TutelageError, match="teacher"):
         SoftBet(2.2)(random_outputs(), None, batch_of(torch.zeros(5).long()))
     with pytest.raises(TutelageError, match="abstain"):
         Gambler(2.2)(Outputs(random_outputs()["logits"]), None, batch_of(torch.zeros(5).long()))

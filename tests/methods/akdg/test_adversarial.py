@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.errors import TutelageError
 from tutelage.methods.akdg.adversarial import Fooling, Hinge, hinge
 from tutelage.methods.akdg.views import GeneratedImages, TeacherImages
 from tutelage.models.generator import Generator
@@ -125,5 +126,5 @@ def test_teacher_images_are_those_of_the_source(batch_of: Callable[[Tensor], Bat
     batch = TeacherImages()(batch_of(torch.arange(6)), Outputs(None), Outputs(None, {"image": images}))
     assert batch.inputs is images
     assert (batch.targets == UNLABELLED).all()
-    with pytest.raises(ValueError, match="source"):
+    with pytest.raises(TutelageError, match="source"):
         TeacherImages()(batch, Outputs(None), None)

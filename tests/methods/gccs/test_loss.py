@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.methods.gccs.loss import GaussianSimplex, gaussian_simplex
 from tutelage.models.outputs import Outputs
 
@@ -189,5 +190,5 @@ def test_the_term(batch_of: Callable[[Tensor], Batch]) -> None:
     assert (term.roles, term.teacher_roles) == (("vertices",), ())
     value = term(Outputs(None, {"vertices": outputs}), None, batch_of(labels))
     assert torch.equal(value, gaussian_simplex(outputs, labels, 7.0, 0.5))
-    with pytest.raises(ValueError, match="needs the batch"):
+    with pytest.raises(TutelageError, match="needs the batch"):
         term(Outputs(None, {"vertices": outputs}), None, None)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tutelage.errors import TutelageError
 from tutelage.methods.mean_teacher_lc.local_clustering import LocalClustering, local_clustering, mean_squared_distances
 from tutelage.models.outputs import Outputs
 
@@ -210,7 +211,7 @@ def test_roles_and_invalid_settings_of_term() -> None:
     term = LocalClustering()
     assert term.roles == term.teacher_roles == ("embedding",)
     assert list(term.parameters()) == []
-    with pytest.raises(ValueError, match="two batches"):
+    with pytest.raises(TutelageError, match="two batches"):
         term(Outputs(None, {"embedding": features(2, 2)}), None, None)
     for wrong in (0.0, -1.0, INFINITY, float("nan")):
         with pytest.raises(ValueError, match="threshold"):

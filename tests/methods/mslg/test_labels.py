@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tutelage.data import Data
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.methods.mslg.labels import Entropy, LearnedLabels, entropy, reverse_kl
 from tutelage.models.outputs import Outputs
 
@@ -128,7 +129,7 @@ def test_labels_belong_to_samples(tiny_data: Data) -> None:
     term.add(index, change)
     scores[[2, 0]] += change
     assert torch.equal(term.scores(split.index), scores)
-    with pytest.raises(ValueError, match="needs the batch"):
+    with pytest.raises(TutelageError, match="needs the batch"):
         term(Outputs(logits), None, None)
 
 

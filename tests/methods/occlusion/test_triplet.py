@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.errors import TutelageError
 from tutelage.methods.occlusion.triplet import CrossTriplets, cross_triplets
 from tutelage.models.outputs import Outputs
 
@@ -108,7 +109,7 @@ def test_term_compares_directions(batch_of: BatchOf) -> None:
 def test_different_widths_need_a_projection(batch_of: BatchOf) -> None:
     student, teacher, batch = vectors(6, 4), vectors(6, 7, seed=1), batch_of(torch.tensor([0, 0, 1, 1, 2, 2]))
     term = CrossTriplets(0.4)
-    with pytest.raises(ValueError, match="build"):
+    with pytest.raises(TutelageError, match="build"):
         term(outputs(student), outputs(teacher), batch)
     term.build(outputs(student), outputs(teacher))
     term(outputs(student), outputs(teacher), batch).mean().backward()
@@ -127,7 +128,7 @@ def test_soft_labels_count_as_their_largest_class(batch_of: BatchOf) -> None:
 
 @pytest.mark.parametrize("margin", [0.0, 4.0, -1.0, math.inf, math.nan])
 def test_invalid_margins_are_refused(margin: float) -> None:
-    with pytest.raises(ValueError, match="margin"):
+    with pytest.raises(TutelageError, match="margin"):
         CrossTriplets(margin)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.errors import TutelageError
 from tutelage.models.generator import Generator
 from tutelage.models.outputs import Outputs
 from tutelage.terms.term import View
@@ -38,7 +39,9 @@ class TeacherImages(View):
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
         """The images, without labels."""
         if teacher is None:
-            raise ValueError("TeacherImages needs a source that generates images")
+            raise TutelageError(
+                "TeacherImages needs a source that generates images; give the learner a frozen generator"
+            )
         return _of(teacher["image"], batch)
 
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.data.batch import UNLABELLED, Batch
+from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, at_least_float32
 from tutelage.terms.precision import full_precision
 from tutelage.terms.targets import checked_labels
-from tutelage.terms.term import Term
+from tutelage.terms.term import BUILD_FIRST, Term
 from tutelage.terms.triplets import squared_distances, triplet_loss
 from tutelage.terms.unit import unit
 
@@ -65,7 +66,7 @@ class CrossTriplets(Term):
     def __init__(self, margin: float = 0.3) -> None:
         super().__init__()
         if not 0 < margin < 4:
-            raise ValueError(f"the margin between squared distances of unit vectors must be in (0, 4), got {margin}")
+            raise TutelageError(f"the margin between squared distances of unit vectors must be in (0, 4), got {margin}")
         self.margin = margin
         self.projection: nn.Module | None = None
 
@@ -82,18 +83,16 @@ class CrossTriplets(Term):
         """Project and scale embeddings (B, D_s) and (B, D_t) to vectors (B, D_t) of length 1.
 
         Raises:
-            ValueError: ``build`` was not called.
+            TutelageError: ``build`` was not called.
         """
-        if self.projection is None:
-            raise ValueError("CrossTriplets needs a call of build(student, teacher) before its first use")
+        projection = self.required(self.projection, "a projection", BUILD_FIRST)
         return (
-            unit(self.projection(at_least_float32(student).flatten(1))),
+            unit(projection(at_least_float32(student).flatten(1))),
             unit(at_least_float32(teacher).flatten(1)),
         )
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), in units of squared distance."""
-        if teacher is None or batch is None:
-            raise ValueError("CrossTriplets needs a teacher's outputs, and the batch for its targets")
-        embeddings, targets = self.comparable(student["embedding"], teacher["embedding"])
-        return cross_triplets(embeddings, targets, batch.targets, self.margin)[0]
+        embeddings, targets = self.comparable(student["embedding"], self.required(teacher)["embedding"])
+        labels = self.required(batch, "the batch, for its targets").targets
+        return cross_triplets(embeddings, targets, labels, self.margin)[0]
