@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -433,10 +434,19 @@ def test_lists(run: Command, command: str) -> None:
 
 
 def test_the_page_of_a_method(run: Command) -> None:
-    code, out, _ = run("methods", "hinton")
+    code, out, _ = run("methods", "at")
     assert code == 0
-    assert "arXiv 1503.02531" in out
-    assert "temperature" in out
+    assert "arXiv 1612.03928" in out
+    assert "kd_alpha (number in [0, 1]; default 0)\n      combine with Hinton's loss" in out
+    assert not re.search(r"Annotated|NonNegative|Literal|Args:", out)
+
+
+@pytest.mark.parametrize("command", ["train", "study", "evaluate", "export", "report", "demo", "data"])
+def test_help_writes_all_types_in_one_style(run: Command, command: str) -> None:
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "--" in out
+    assert re.findall(r"^ +--[\w-]+ (?!<)\S+(?=  |$)", out, re.MULTILINE) == []
 
 
 def test_export(run: Command, teacher: Path) -> None:

@@ -113,7 +113,7 @@ def test_settings_become_their_types_and_keep_the_other_defaults(
 @pytest.mark.parametrize(
     ("settings", "pieces"),
     [
-        ({"temprature": 2}, ("'temprature'", "did you mean 'temperature", "share", "= 0.5")),
+        ({"temprature": 2}, ("'temprature'", "did you mean 'temperature", "share (number in [0, 1]; default 0.5)")),
         ({"temperature": "hot"}, ("example", "temperature", "valid number", "'hot'")),
         ({"temperature": 0}, ("temperature", "greater than 0", "got 0")),
         ({"temperature": float("nan")}, ("temperature", "nan")),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from tutelage.studies.jobs import Call, Outcome, Status, run_jobs
+import pytest
+
+from tutelage.errors import TutelageWarning
+from tutelage.studies.jobs import Call, Outcome, Status, run_jobs, warning_texts
 from tutelage.studies.workers import InlineWorkers
 
 
@@ -104,3 +108,26 @@ def test_progress_counts_running_jobs_in_part() -> None:
     ]
     assert [status.share for status in seen] == [0.25, 0.75, 1.0]
     assert len(changes) == 2
+
+
+class WarningMemory(Memory):
+    """A ledger whose jobs all cause one equal warning and one with their name."""
+
+    def _run(self, name: str) -> None:
+        warnings.warn("there is no test split", TutelageWarning, stacklevel=1)
+        warnings.warn(f"{name} is slow", TutelageWarning, stacklevel=1)
+
+
+def test_a_warning_of_many_jobs_is_shown_once() -> None:
+    with pytest.warns(TutelageWarning) as caught:
+        run_jobs([Step("a"), Step("b")], WarningMemory(), InlineWorkers())
+    texts = [str(warning.message) for warning in caught]
+    assert texts == ["a: there is no test split", "a: a is slow", "b: b is slow"]
+
+
+def test_a_warning_that_was_shown_before_the_jobs_is_not_repeated() -> None:
+    with pytest.warns(TutelageWarning, match="^there is no test split$"), warning_texts() as texts:
+        warnings.warn("there is no test split", TutelageWarning, stacklevel=1)
+    with pytest.warns(TutelageWarning) as caught:
+        run_jobs([Step("a")], WarningMemory(), InlineWorkers(), texts=texts)
+    assert [str(warning.message) for warning in caught] == ["a: a is slow"]

@@ -84,7 +84,7 @@ MISMATCHES: dict[str, tuple[Callable[[Net], list[Learner]], tuple[str, ...]]] = 
     ),
     "a term that needs a teacher": (
         lambda net: [Learner(net(), None, {"kd": SoftTargets()})],
-        ("term 'kd' of learner 'student'", "teacher none", "needs a teacher's outputs"),
+        ("term 'kd' of learner 'student'", "has none; pass (student, teacher, batch)", "needs a teacher's outputs"),
     ),
     "a role that the teacher does not have": (
         lambda net: [Learner(net(), Frozen(mlp()), {"at": AttentionTransfer((("stage1", "stage2"),))})],

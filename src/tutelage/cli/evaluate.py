@@ -28,7 +28,7 @@ def evaluate(
         bool, typer.Option("--corruptions", help="Evaluate on corrupted images too: noise, blur, contrast, ...")
     ] = False,
     pgd: Annotated[
-        str, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="RADII")
+        str, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="<radii>")
     ] = "",
     ood: Annotated[
         str | None, typer.Option(help="Out-of-distribution data set to detect; its images are resized to fit.")

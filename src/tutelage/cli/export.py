@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.options import PATH, Mean, Std, TrustAll
+from tutelage.cli.options import PATH_OPTION, Mean, Std, TrustAll
 from tutelage.cli.trained import open_networks, open_run_data
 
 
 def export(
     run: Annotated[str, typer.Argument(help="Folder of a finished run, or MODEL@WEIGHTS.")],
-    onnx: Annotated[Path, typer.Option(help="ONNX file to write: pixels in [0, 1] to logits.", **PATH)],
+    onnx: Annotated[Path, typer.Option(help="ONNX file to write: pixels in [0, 1] to logits.", **PATH_OPTION)],
     data: Annotated[
         str | None,
         typer.Option(help="Data set with the classes and image size.  [default: that of the run]"),

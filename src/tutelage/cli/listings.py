@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Annotated, TypeVar
@@ -22,14 +23,22 @@ def methods(
 ) -> None:
     """List the methods, or describe one."""
     from tutelage.methods import find, installed
+    from tutelage.methods._description import parse_docstring
     from tutelage.report.console import print_plain
 
     if name is not None:
         method = find(name)
         print_plain(f"{method.name} ({method.family}; {method.paper})")
         print_plain(f"task: {method.task or ANY_TASK}; written from: {method.evidence or NO_EVIDENCE}")
-        print_plain(f"\n{inspect.getdoc(method.function)}\n\nparameters:")
-        print_plain("\n".join(f"  {key}{text}" for key, text in method.parameters.items()) or "  none")
+        docstring = parse_docstring(inspect.getdoc(method.function) or "")
+        print_plain(f"\n{docstring.summary}\n\n{docstring.text}\n\nparameters, as in --set NAME=VALUE:")
+        for key, text in method.parameters.items():
+            print_plain(f"  {key} ({text})")
+            print_plain(textwrap.indent(textwrap.fill(docstring.arguments.get(key, ""), 110), "      "))
+        if not method.parameters:
+            print_plain("  none")
+        for title, text in docstring.sections.items():
+            print_plain(f"\n{title}: {text}")
         return
     available = _importable(find, installed())
     if json_:

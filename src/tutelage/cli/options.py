@@ -14,8 +14,11 @@ from tutelage.errors import TutelageError
 from tutelage.files import as_path
 from tutelage.text import value_text
 
-PATH: Any = {"parser": as_path, "metavar": "PATH"}
-"""Settings of options and arguments that are paths: ``~`` is expanded, also in ``--out=~/run``."""
+PATH: Any = {"parser": as_path}
+"""Settings of arguments that are paths: ``~`` is expanded."""
+
+PATH_OPTION: Any = {**PATH, "metavar": "<path>"}
+"""Settings of options that are paths: ``~`` is expanded, also in ``--out=~/run``."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Track = Annotated[
@@ -23,19 +26,19 @@ Track = Annotated[
     typer.Option(
         "--track",
         help="Experiment trackers, comma-separated: tensorboard, wandb, mlflow, trackio, ...",
-        metavar="NAMES",
+        metavar="<names>",
     ),
 ]
 
 Mean = Annotated[
     str | None,
     typer.Option(
-        help="Mean of each channel, for weights that record no normalization: 0.485,0.456,0.406.", metavar="NUMBERS"
+        help="Mean of each channel, for weights that record no normalization: 0.485,0.456,0.406.", metavar="<numbers>"
     ),
 ]
 Std = Annotated[
     str | None,
-    typer.Option(help="Standard deviation of each channel, with --mean: 0.229,0.224,0.225.", metavar="NUMBERS"),
+    typer.Option(help="Standard deviation of each channel, with --mean: 0.229,0.224,0.225.", metavar="<numbers>"),
 ]
 
 TrustAll = Annotated[
@@ -105,7 +108,7 @@ def config_options(
             if field.annotation in FLAG:
                 kind: Any = Annotated[bool | None, typer.Option(f"{option}/--no-{option[2:]}", help=text)]
             elif typing.get_origin(field.annotation) is tuple:
-                kind = Annotated[list[str] | None, typer.Option(option, help=text, metavar="TEXT")]
+                kind = Annotated[list[str] | None, typer.Option(option, help=text, metavar="<str>")]
             else:
                 kind = Annotated[str | None, typer.Option(option, help=text, metavar=_metavar(field.annotation))]
             parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
@@ -134,5 +137,6 @@ def _default_text(default: Any) -> str:
 
 
 def _metavar(annotation: Any) -> str:
-    names = {int: "INT", float: "FLOAT", int | None: "INT", float | None: "FLOAT"}
-    return names.get(annotation, "TEXT")
+    """The type of an option in its help, in the style of typer."""
+    types = {int: "<int>", float: "<float>", int | None: "<int>", float | None: "<float>"}
+    return types.get(annotation, "<str>")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli.options import PATH, Json, Track, TrustAll, config_options, settings_from, table_of
+from tutelage.cli.options import PATH, PATH_OPTION, Json, Track, TrustAll, config_options, settings_from, table_of
 from tutelage.config import Config
 from tutelage.errors import unknown
 from tutelage.files import is_read_only
@@ -29,7 +29,9 @@ _TRAIN = tuple(name for name in Config.model_fields if name not in (*_GRID, "wor
 @config_options(_TRAIN, {})
 def study(
     source: Annotated[str, typer.Argument(help="A study file (.toml, .yaml or .py), or a built-in study: nine, demo.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the study.  [default: runs/SOURCE]", **PATH)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study.  [default: runs/SOURCE]", **PATH_OPTION)
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Data sets, comma-separated.")] = None,
     noise: Annotated[str | None, typer.Option(help="Label noise levels, comma-separated: 0,0.2,pair:0.4.")] = None,
     imbalance: Annotated[str | None, typer.Option(help="Class imbalances, comma-separated: none,powerlaw:0.2.")] = None,
@@ -44,13 +46,13 @@ def study(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Set a field of every run: name=value. Repeatable.", metavar="NAME=VALUE"),
+        typer.Option("--set", help="Set a field of every run: name=value. Repeatable.", metavar="<name=value>"),
     ] = None,
     corruptions: Annotated[
         bool | None, typer.Option("--corruptions", help="Evaluate on corrupted images too: noise, blur, contrast, ...")
     ] = None,
     pgd: Annotated[
-        str | None, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="RADII")
+        str | None, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="<radii>")
     ] = None,
     ood: Annotated[str | None, typer.Option(help="Out-of-distribution data set to detect.")] = None,
     budget: Annotated[int | None, typer.Option(help="Number of settings to try for each method.")] = None,
@@ -127,7 +129,7 @@ def _run_study(study: Study, out: Path, workers: Callable[[], Workers], as_json:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of the study.", **PATH)] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder of the study.", **PATH_OPTION)] = Path("runs/demo"),
     methods: Annotated[
         str | None,
         typer.Option(help="Methods, comma-separated.  [default: hinton,fitnet,at,sp,rkd,dml]"),
@@ -162,7 +164,9 @@ def report(
     ] = "html",
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write.  [default: FOLDER/report.html or .parquet, or standard output]", **PATH),
+        typer.Option(
+            help="File to write.  [default: FOLDER/report.html or .parquet, or standard output]", **PATH_OPTION
+        ),
     ] = None,
     metric: Metric = None,
     interval: Annotated[str, typer.Option(help="95 % intervals: t (Student's t) or bootstrap.")] = "t",

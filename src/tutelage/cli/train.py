@@ -8,17 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.options import PATH, Json, Track, TrustAll, config_options, settings_from, table_of
+from tutelage.cli.options import PATH_OPTION, Json, Track, TrustAll, config_options, settings_from, table_of
 from tutelage.config import DEFAULT_METHOD, Config, read_config
 
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.  [default: runs/METHOD-seedN]", **PATH)]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the run.  [default: runs/METHOD-seedN]", **PATH_OPTION)
+]
 File = Annotated[
     Path | None,
-    typer.Option("--config", help="TOML or YAML file with these fields; options take precedence over it.", **PATH),
+    typer.Option(
+        "--config", help="TOML or YAML file with these fields; options take precedence over it.", **PATH_OPTION
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Set a method parameter: name=value. Repeatable.", metavar="NAME=VALUE"),
+    typer.Option("--set", help="Set a method parameter: name=value. Repeatable.", metavar="<name=value>"),
 ]
 
 

@@ -26,6 +26,7 @@ from tutelage.ambient import default_settings
 from tutelage.config import OBJECT_PREFIX, validation_error
 from tutelage.data.loader import mix_seeds
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.methods._description import parameter_text
 from tutelage.models.external.user_code import import_attribute
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import find_task
@@ -115,13 +116,8 @@ class Method:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """The type and default of each parameter, as text."""
-        signature = inspect.signature(self.function).parameters
-        return {
-            name: f": {_type_name(signature[name].annotation)} = "
-            + (repr(field.default) if field.default_factory is None else str(field.description))
-            for name, field in self.settings.model_fields.items()
-        }
+        """The type, range and default of each parameter in words."""
+        return {name: parameter_text(field) for name, field in self.settings.model_fields.items()}
 
     def check(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Validate settings: convert them to their types and add defaults.
@@ -132,7 +128,8 @@ class Method:
         try:
             checked = self.settings(**settings)
         except ValidationError as error:
-            raise validation_error(error, f"method {self.name}", self.parameters) from None
+            known = {name: f" ({text})" for name, text in self.parameters.items()}
+            raise validation_error(error, f"method {self.name}", known) from None
         values = {name: getattr(checked, name) for name in self.settings.model_fields}
         for name, value in values.items():
             if isinstance(value, float) and value != 0 and not 1 / _LARGEST <= abs(value) <= _LARGEST:
@@ -207,7 +204,3 @@ def _checked(name: str, value: object) -> Method:
     if not isinstance(value, Method):
         raise TutelageError(f"method {name!r} is a {type(value).__name__}; decorate its function with @method(...)")
     return value
-
-
-def _type_name(annotation: Any) -> str:
-    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)

@@ -6,8 +6,9 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
@@ -150,6 +151,7 @@ def run_jobs(
     *,
     unit: str = "runs",
     on_change: Callable[[], None] = lambda: None,
+    texts: set[str] | None = None,
 ) -> dict[str, str]:
     """Run the jobs that are not complete, and those that they depend on.
 
@@ -163,6 +165,7 @@ def run_jobs(
         watch: called with the progress several times a second.
         unit: noun for the jobs in the progress.
         on_change: called after an attempt ended.
+        texts: warnings that the user has seen, which are not repeated; the new ones are added.
 
     Returns:
         The error of each failed job, by key.
@@ -177,6 +180,7 @@ def run_jobs(
     awaited = {earlier.key for job in waiting.values() for earlier in job.before}
     done = {key for key, job in waiting.items() if ledger.is_complete(job)}
     skipped = len(done)
+    texts = set() if texts is None else texts
     errors: dict[str, str] = {}
     attempts: Counter[str] = Counter()
     running: dict[Future[Outcome], J] = {}
@@ -208,7 +212,9 @@ def run_jobs(
         for future in over:
             job, outcome = running.pop(future), _outcome(future)
             for text in outcome.warnings:
-                warnings.warn(f"{job.name}: {text}", TutelageWarning, stacklevel=3)
+                if text not in texts:
+                    texts.add(text)
+                    warnings.warn(f"{job.name}: {text}", TutelageWarning, stacklevel=3)
             ledger.record(job, outcome)
             if outcome.error is None:
                 done.add(job.key)
@@ -220,6 +226,23 @@ def run_jobs(
             on_change()
     report()
     return errors
+
+
+@contextmanager
+def warning_texts() -> Iterator[set[str]]:
+    """A context whose value collects the texts of the warnings that are shown in it."""
+    texts: set[str] = set()
+    show = warnings.showwarning
+
+    def collect(message: Warning | str, *arguments: Any, **keywords: Any) -> None:
+        texts.add(str(message))
+        show(message, *arguments, **keywords)
+
+    warnings.showwarning = collect
+    try:
+        yield texts
+    finally:
+        warnings.showwarning = show
 
 
 def attempt(function: Callable[..., Any], *arguments: Any) -> Outcome:

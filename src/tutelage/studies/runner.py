@@ -17,7 +17,7 @@ from tutelage.runs.tracking import Trackers
 from tutelage.signals import termination_signals_interrupt
 from tutelage.studies.failures import failure_summary
 from tutelage.studies.inspection import inspect
-from tutelage.studies.jobs import Call, Outcome, Watch, run_jobs
+from tutelage.studies.jobs import Call, Outcome, Watch, run_jobs, warning_texts
 from tutelage.studies.plan import Job, PlannedRun, Planner
 from tutelage.studies.reading import CONDITION, RECORDS, cell_key
 from tutelage.studies.records import Store
@@ -73,7 +73,8 @@ def run_study(
         folder = LockedFolder(out, "study")
         with nullcontext() if is_read_only(out) else folder.locked(), termination_signals_interrupt():
             Trackers(track, out)  # refuses one that is unknown or not installed
-            inspection = inspect(study, trust)
+            with warning_texts() as texts:
+                inspection = inspect(study, trust)
             task = inspection.task
             other = dict.fromkeys(inspection.other, task.name)
             planner = Planner(study, out, inspection.fingerprints, inspection.teacher_free, other)
@@ -82,7 +83,7 @@ def run_study(
                 _check_finished(planner, store, task)
             else:
                 store.begin()
-                _run(planner, store, task, workers, watch, track, trust)
+                _run(planner, store, task, workers, watch, track, trust, texts)
     finally:
         workers.stop()
     results = Results.read(out)
@@ -102,11 +103,16 @@ def _run(
     watch: Watch | None,
     track: str | None,
     trust: Trust | None,
+    texts: set[str],
 ) -> None:
-    """Run the trials of the tuning budget, then all runs with the settings that they selected."""
+    """Run the trials of the tuning budget, then all runs with the settings that they selected.
+
+    Warnings in ``texts`` are not repeated.
+    """
     trials = trials_of(planner)
     lines = [trial.run for trial in trials]
-    run_jobs([line.job for line in lines], _StoreLedger(store, lines, track, trust), workers, watch, unit="trials")
+    ledger = _StoreLedger(store, lines, track, trust)
+    run_jobs([line.job for line in lines], ledger, workers, watch, unit="trials", texts=texts)
     chosen = choose(trials, store, task)
     lines = planner.planned_runs(chosen.settings)
     _note_changed_code(store, lines)
@@ -116,6 +122,7 @@ def _run(
         workers,
         watch,
         on_change=_at_most_every(5.0, lambda: store.write(lines, chosen.trials)),
+        texts=texts,
     )
     store.write(lines, chosen.trials)
 
