@@ -102,7 +102,8 @@ class Paired(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(B,), squared pixels."""
-        return (student["image"] - self.teacher[0](student["latent"])).square().flatten(1).sum(1)
+        images: Tensor = self.teacher[0](student["latent"])
+        return (student["image"] - images).square().flatten(1).sum(1)
 
 
 @cache

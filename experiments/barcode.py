@@ -13,7 +13,6 @@ from torch import Tensor
 
 import tutelage
 from experiments.paired import Experiment, main
-from tutelage.api import Result
 from tutelage.data import Data, NoAugmentation, Split, open_data
 from tutelage.data.barcodes import CHUNK
 from tutelage.data.ean13 import EAN13
@@ -21,6 +20,7 @@ from tutelage.errors import TutelageError
 from tutelage.evaluation.predict import predict
 from tutelage.evaluation.smart_inference import Reading, Rotated, fast_track, full_voting, most_probable, read
 from tutelage.report.markdown import Column
+from tutelage.runs.execute import Result
 from tutelage.studies.functions import read_lines
 from tutelage.tasks.barcode import outcomes
 
@@ -162,8 +162,9 @@ def zxing(name: str) -> Reading:
     images = split_of(name).inputs
     assert isinstance(images, Tensor)
     symbols, accepted = torch.zeros(len(images), 13, dtype=torch.int64), torch.zeros(len(images), dtype=torch.bool)
+    formats: Any = zxingcpp.BarcodeFormat.EAN13  # its type hints know no conversion of one format to a set
     for index, image in enumerate(images[:, :, :, 0].numpy()):
-        matches = zxingcpp.read_barcodes(image, formats=zxingcpp.BarcodeFormat.EAN13)
+        matches = zxingcpp.read_barcodes(image, formats=formats)
         if matches:
             accepted[index] = True
             symbols[index] = torch.tensor([int(digit) for digit in matches[0].text])

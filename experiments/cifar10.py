@@ -120,7 +120,7 @@ def run(question: str, condition: str, row: str, seed: int, folder: Path) -> Map
     if row == "plain":
         result = tutelage.train(STUDENT, data, **fields)
     else:
-        fields |= CACHE | {"teacher_cache": str(Path("runs") / f"cifar10-{question}" / "teacher-outputs")}
+        fields |= {**CACHE, "teacher_cache": str(Path("runs") / f"cifar10-{question}" / "teacher-outputs")}
         result = tutelage.distill(teacher_of(question, seed), STUDENT, data, method=row, **fields)
     return numbers_of(result)
 
@@ -213,7 +213,7 @@ def experiment(name: str) -> Experiment:
     question = QUESTIONS[name]
     tuning = [f"tuning {number}" for number in range(3)]
     seeds: dict[str, tuple[int, ...]] = dict.fromkeys(tuning, (TUNING,)) | {"test": SEEDS}
-    teachers = {} if question.teacher else {"teachers": (TUNING, *SEEDS)}
+    teachers: dict[str, tuple[int, ...]] = {} if question.teacher else {"teachers": (TUNING, *SEEDS)}
     conditions = {**dict.fromkeys([*teachers, *tuning], ""), "test": question.title}
     skip = {(condition, "teacher") for condition in (*tuning, "test")}
     return Experiment(
@@ -259,7 +259,7 @@ def hours(question: str) -> None:
             result = tutelage.train(STUDENT, data, **fields)
         else:
             cache = Path("runs") / "cifar10-hours"
-            fields |= CACHE | {"teacher_cache": str(cache / row)}
+            fields |= {**CACHE, "teacher_cache": str(cache / row)}
             result = tutelage.distill(teacher, STUDENT, data, method=row, **fields)
             shutil.rmtree(cache, ignore_errors=True)
         seconds = result.history[-1]["seconds"]  # the teacher's outputs are cached by then

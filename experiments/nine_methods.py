@@ -70,7 +70,8 @@ def run(
     name: str, source: str, noise: str, rows: list[str], seeds: int, workers: int | None, compile_: str | None
 ) -> None:
     """Run the study of one data set and noise rate, for all rows or the given ones, and write its results."""
-    study = Study(name=f"The nine methods, {name}", data=source, noise=noise, seeds=seeds, **STUDIES[name])
+    fields: dict[str, Any] = {"data": source, "noise": noise, "seeds": seeds, **STUDIES[name]}
+    study = Study(name=f"The nine methods, {name}", **fields)
     if compile_:
         study = study.replace(train={**study.train, "compile": compile_})
     if rows:

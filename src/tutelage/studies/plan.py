@@ -55,7 +55,7 @@ class Job:
         name: the name of its folder.
         config: its configuration.
         needs: the job that trains its teacher, if any.
-        compared: the teachers to compare a student with that is trained without a teacher.
+        references: the teachers to compare a student with that is trained without a teacher.
         task: the study's task, if the method names none and the data's targets are for another task.
         code: hashes of source files outside this package that its numbers depend on, its teacher's included.
     """
@@ -64,31 +64,34 @@ class Job:
     name: str
     config: Config
     needs: Job | None
-    compared: tuple[ReferenceTeacher, ...]
+    references: tuple[ReferenceTeacher, ...]
     task: str | None
     code: Mapping[str, str]
 
     @property
     def trains_teacher(self) -> bool:
         """Whether it trains a teacher, which other jobs wait for."""
-        return not self.config.teacher and not self.compared
+        return not self.config.teacher and not self.references
 
     @property
     def before(self) -> tuple[Job, ...]:
         """The jobs that must end before this one is complete."""
-        jobs = (self.needs, *(reference.job for reference in self.compared))
+        jobs = (self.needs, *(reference.job for reference in self.references))
         return tuple(job for job in jobs if job is not None)
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A line of the results: a row in a case with a seed; ``beside`` names the reference teacher of the case."""
+    """A line of the results: a row in a case with a seed.
+
+    ``reference`` is the name of the case's teacher for students that are trained without it.
+    """
 
     case: Case
     row: str
     seed: int
     job: Job
-    beside: str | None = None
+    reference: str | None = None
 
 
 def is_trained(teacher: str) -> bool:
@@ -148,7 +151,7 @@ class Planner:
     def line(self, case: Case, row: str, seed: int, extra: Mapping[str, Any]) -> PlannedRun:
         """Return the planned run of a student, with settings in addition to the row's own."""
         job = self.student(case, row, seed, extra)
-        return PlannedRun(case, row, seed, job, self._compared(case, seed).name if job.compared else None)
+        return PlannedRun(case, row, seed, job, self._reference(case, seed).name if job.references else None)
 
     def teacher(self, case: Case, seed: int) -> Job:
         """Return the job of the teacher of a case and seed, which all methods share."""
@@ -167,11 +170,11 @@ class Planner:
         code = code_of_method(method) | self._code[case.student]
         # Unlike a number, another text or flag in the settings may make the method read a teacher.
         if row in self.teacher_free and not any(isinstance(value, str | bool) for value in extra.values()):
-            return self._job(case, row, fields, code, compared=self._all_compared(case, seed))
+            return self._job(case, row, fields, code, references=self._all_references(case, seed))
         teacher = None if is_trained(case.teacher) else self.teacher(case, seed)
         return self._job(case, row, fields, code | self._code[case.teacher], teacher_and_spec=(teacher, case.teacher))
 
-    def _all_compared(self, case: Case, seed: int) -> tuple[ReferenceTeacher, ...]:
+    def _all_references(self, case: Case, seed: int) -> tuple[ReferenceTeacher, ...]:
         """The reference teachers of all cases with the same student."""
         cases = [
             case._replace(teacher=teacher, teacher_labels=labels)
@@ -179,10 +182,10 @@ class Planner:
             for teacher, student in self.study.all_pairs
             if student == case.student
         ]
-        references = [self._compared(case, seed) for case in cases]
+        references = [self._reference(case, seed) for case in cases]
         return tuple({reference.name: reference for reference in references}.values())
 
-    def _compared(self, case: Case, seed: int) -> ReferenceTeacher:
+    def _reference(self, case: Case, seed: int) -> ReferenceTeacher:
         if is_trained(case.teacher):
             return ReferenceTeacher(case.teacher, None, config_of(self.study, teacher=(case.teacher,)))
         job = self.teacher(case, seed)
@@ -199,7 +202,7 @@ class Planner:
         code: Mapping[str, str],
         *,
         teacher_and_spec: tuple[Job | None, str] | None = None,
-        compared: tuple[ReferenceTeacher, ...] = (),
+        references: tuple[ReferenceTeacher, ...] = (),
     ) -> Job:
         config = config_of(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **fields)
         if teacher_and_spec is None:
@@ -212,7 +215,7 @@ class Planner:
         identity["answers"] = None
         identity["answers_as"] = config.teacher_cache_dtype if config.teacher_cache else "float32"
         teacher = None
-        if compared:
+        if references:
             identity["teacher"] = None  # so that the key differs from that of a teacher with the same network
         if teacher_and_spec:
             teacher, spec = teacher_and_spec
@@ -227,7 +230,7 @@ class Planner:
             identity["task"] = task
         key = hashlib.sha256(canonical(identity).encode()).hexdigest()[:16]
         slug = re.sub(r"[^\w.]+", "-", row).strip("-").lower() or "row"
-        return Job(key, f"{slug[:40]}-seed{config.seed}-{key}", config, teacher, compared, task, code)
+        return Job(key, f"{slug[:40]}-seed{config.seed}-{key}", config, teacher, references, task, code)
 
 
 def config_of(study: Study, **fields: Any) -> Config:

@@ -22,7 +22,7 @@ from tutelage.studies.study import Study
 from tutelage.tasks import Task
 from tutelage.text import value_text
 
-EXTRA, BESIDE, FAILURES = "extra.json", "beside.json", "failures"
+EXTRA, TEACHER_COMPARISONS, FAILURES = "extra.json", "teacher_comparisons.json", "failures"
 
 TRAIN = ("memorised", "wrong_labels")
 COST = ("parameters", "flops", "latency_ms")
@@ -82,23 +82,25 @@ class Store:
 
     def is_complete(self, job: Job) -> bool:
         """Whether the run is done and compared with all its reference teachers."""
-        compared = _read(self.folder(job) / BESIDE) or {}
-        return self.is_done(job) and all(teacher.name in compared for teacher in job.compared)
+        comparisons = _read(self.folder(job) / TEACHER_COMPARISONS) or {}
+        return self.is_done(job) and all(teacher.name in comparisons for teacher in job.references)
 
     def is_done(self, job: Job) -> bool:
         """Whether its run is finished and its extra evaluation is complete."""
         if not _read(self.folder(job) / RESULT):
             return False
-        requested = self.evaluate.model_dump(mode="json")
-        return self.evaluate == ExtraEvaluation() or (_read(self.folder(job) / EXTRA) or {}).get("asked") == requested
+        if self.evaluate == ExtraEvaluation():
+            return True
+        extra = _read(self.folder(job) / EXTRA) or {}
+        return extra.get("requested") == self.evaluate.model_dump(mode="json")
 
     def label(self, line: PlannedRun) -> str:
         """Describe a run: its row and seed, and the conditions and networks it depends on that vary in the study."""
         case, study = line.case._asdict(), self.study
         axes = [axis for axis in CONDITION if len(getattr(study, axis)) > 1]
-        words = [AXIS_WORDS[axis](case[axis]) for axis in axes if axis != "teacher_labels" or line.beside is None]
+        words = [AXIS_WORDS[axis](case[axis]) for axis in axes if axis != "teacher_labels" or line.reference is None]
         if len(study.all_pairs) > 1:
-            teacher = [] if line.beside is not None else [line.case.teacher]
+            teacher = [] if line.reference is not None else [line.case.teacher]
             student = [] if line.row == TEACHER else [line.case.student]
             words.append(" → ".join(teacher + student))
         return ", ".join([line.row, *words, f"seed {line.seed}"])
@@ -159,13 +161,13 @@ class Store:
             if measured["status"] != "done":
                 return declared | measured
             self._records[line.job.key] = measured
-        return declared | self._records[line.job.key] | self._beside(line)
+        return declared | self._records[line.job.key] | self._comparison(line)
 
-    def _beside(self, line: PlannedRun) -> dict[str, Any]:
+    def _comparison(self, line: PlannedRun) -> dict[str, Any]:
         """Return the metrics of a student trained without a teacher that compare it with the teacher of its case."""
-        if line.beside is None:
+        if line.reference is None:
             return {}
-        measured = (_read(self.folder(line.job) / BESIDE) or {}).get(line.beside)
+        measured = (_read(self.folder(line.job) / TEACHER_COMPARISONS) or {}).get(line.reference)
         if not isinstance(measured, dict):
             return {}
         return {name: measured[name] for name in self._test if name in measured}

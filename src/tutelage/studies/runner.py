@@ -174,9 +174,11 @@ class _StoreLedger:
         return self._labels.get(job.key, job.name)
 
     def call(self, job: Job, done: Collection[str]) -> Call:
-        compared = {other.name: other.config for other in job.compared if other.job is None or other.job.key in done}
+        references = {
+            other.name: other.config for other in job.references if other.job is None or other.job.key in done
+        }
         folder, extra = self.store.folder(job), self.store.evaluate
-        return Call(work, (WorkItem(job.config, folder, compared, job.task, extra, self.track, self.trust),))
+        return Call(work, (WorkItem(job.config, folder, references, job.task, extra, self.track, self.trust),))
 
     def share(self, job: Job, since: float) -> float | None:
         """By the epochs that the run has written."""

@@ -15,7 +15,7 @@ from tutelage.runs.execute import Overrides, Result, execute
 from tutelage.runs.models import open_teachers
 from tutelage.runs.teachers import reference_teacher
 from tutelage.studies.metrics import task_metrics
-from tutelage.studies.records import BESIDE, EXTRA
+from tutelage.studies.records import EXTRA, TEACHER_COMPARISONS
 from tutelage.tasks import Compute, find_task
 from tutelage.trust import Trust
 
@@ -26,7 +26,7 @@ class WorkItem(NamedTuple):
     Attributes:
         config: of the run.
         folder: of the run.
-        compared: by name a configuration of each teacher to compare the student with.
+        references: by name a configuration of each teacher to compare the student with.
         task: the task to train for; ``None`` where the method or the data determine it.
         extra: the extra evaluation.
         track: trackers, see ``train``.
@@ -35,7 +35,7 @@ class WorkItem(NamedTuple):
 
     config: Config
     folder: Path
-    compared: Mapping[str, Config]
+    references: Mapping[str, Config]
     task: str | None
     extra: ExtraEvaluation
     track: str | None
@@ -47,7 +47,7 @@ def work(item: WorkItem) -> None:
     data = load_data(item.config)
     overrides = Overrides(data=data, task=find_task(item.task) if item.task else None)
     result = execute(item.config, item.folder, overrides=overrides, track=item.track, trust=item.trust)
-    if item.compared:
+    if item.references:
         _compare(result, data, item)
     if item.extra != ExtraEvaluation():
         _evaluate_extra(result, data, item)
@@ -59,18 +59,18 @@ def _compare(result: Result, data: Data, item: WorkItem) -> None:
     task, compute = find_task(result.metrics["task"]), Compute(device)
     missing = [metric for metric in task_metrics(task) if result.metrics["test"].get(metric) is None]
     by_teacher = {}
-    for name, config in item.compared.items():
+    for name, config in item.references.items():
         models = [opened.model for opened in open_teachers(config, data, trust=item.trust)]
         teacher = reference_teacher(task, models, data)
         teacher = None if teacher is None else teacher.to(device)
         metrics = task.evaluate(result.model, data.test, data, compute, teacher=teacher)
         by_teacher[name] = {metric: metrics.get(metric) for metric in missing}
-    atomic_write(item.folder / BESIDE, json.dumps(by_teacher, allow_nan=False).encode(), follow=False)
+    atomic_write(item.folder / TEACHER_COMPARISONS, json.dumps(by_teacher, allow_nan=False).encode(), follow=False)
 
 
 def _evaluate_extra(result: Result, data: Data, item: WorkItem) -> None:
     config = result.config
     task, compute = find_task(result.metrics["task"]), Compute(config.device)
     metrics = task.evaluate_extra(result.model, data, item.extra, compute, seed=config.seed)
-    text = json.dumps({"asked": item.extra.model_dump(mode="json"), **metrics}, allow_nan=False)
+    text = json.dumps({"requested": item.extra.model_dump(mode="json"), **metrics}, allow_nan=False)
     atomic_write(item.folder / EXTRA, text.encode(), follow=False)
