@@ -50,7 +50,8 @@ def under_attack(model: Tapped, has_vertices: bool) -> dict[str, float]:
         generator = torch.Generator().manual_seed(0)
         settings = {"radius": RADIUS, "steps": steps, "restarts": restarts, "loss": loss, "generator": generator}
         with torch.no_grad():
-            return model(pgd(model, images, labels, **settings)).argmax(1) == labels  # type: ignore[arg-type]
+            logits: Tensor = model(pgd(model, images, labels, **settings))  # type: ignore[arg-type]
+            return logits.argmax(1) == labels
 
     survivors = {"ce": correct(50, 5, None), "margin": correct(50, 5, margin)}
     if has_vertices:
