@@ -112,21 +112,21 @@ def _execute(
         data = open_data(data, test=fields.pop("test", None))
     names = [os.fspath(t) if isinstance(t, os.PathLike) else t for t in teachers]
     config = Config(data=f"{OBJECT_PREFIX}{data.name}" if isinstance(data, Data) else spec_from_path(data), **fields)
-    opened = _held_out(data, config) if isinstance(data, Data) else load_data(config)
+    data_set = _held_out(data, config) if isinstance(data, Data) else load_data(config)
     student = os.fspath(student) if isinstance(student, os.PathLike) else student
-    make_student = None if isinstance(student, str) else _student_factory(student, opened, config.seed)
+    make_student = None if isinstance(student, str) else _student_factory(student, data_set, config.seed)
     config = config.replace(
         student=student if isinstance(student, str) else describe_object(student, weights=False),
         teacher=tuple(t if isinstance(t, str) else describe_object(t, weights=True) for t in names),
     )
     trusted: Trust = trust is True or typed_specs(config.student, *config.teacher, config.method)
     method = fields["method"] if isinstance(fields["method"], Method) else None
-    trained = open_teachers(config, opened, names, trusted)
-    overrides = Overrides(opened, make_student, trained, method)
+    teacher_models = open_teachers(config, data_set, names, trusted)
+    overrides = Overrides(data_set, make_student, teacher_models, method)
     warn_of_label_differences(config)
     folder = None if out is None else as_path(out)
     # Python prints warnings of loggers by default, and information only if the program configures logging.
-    announce = LOGGER.warning if any(teacher.normalisation_is_assumed for teacher in trained) else LOGGER.info
+    announce = LOGGER.warning if any(teacher.normalisation_is_assumed for teacher in teacher_models) else LOGGER.info
     result = execute(config, folder, overrides=overrides, report=report, announce=announce, track=track, trust=trusted)
     if result.folder is not None and result.metrics:
         add_loading_script(result.folder)

@@ -52,32 +52,32 @@ def evaluate(
     from tutelage.tasks import evaluate as evaluate_network
     from tutelage.training.hardware import resolve
 
-    opened = open_run_data(run, data, image_size, test, skip_bad)
-    if split not in opened.splits:
+    data_set = open_run_data(run, data, image_size, test, skip_bad)
+    if split not in data_set.splits:
         held_out = "A split held out during training is drawn in the run, whose result.json has its accuracy."
-        raise unknown("split", split, opened.splits, held_out if split == "validation" else "")
+        raise unknown("split", split, data_set.splits, held_out if split == "validation" else "")
     device = resolve(Hardware(device=device)).device
     names = [run, *([teacher] if teacher else [])]
-    network, *others = open_networks(names, opened, mean, std, trust)
+    network, *others = open_networks(names, data_set, mean, std, trust)
     model = network.model.to(device)
     teacher_model = others[0].model.to(device) if others else None
-    opened = with_classes(opened, model, network.classes)
-    task = find_task(network.task or opened.targets.task)
+    data_set = with_classes(data_set, model, network.classes)
+    task = find_task(network.task or data_set.targets.task)
     if "logits" in task.roles:
-        check_classes(run, network.classes, opened)
-    if teacher_model is not None and (reason := incompatibility(task, teacher_model, opened)):
+        check_classes(run, network.classes, data_set)
+    if teacher_model is not None and (reason := incompatibility(task, teacher_model, data_set)):
         stderr_console().print(f"teacher {teacher}: not compared: {reason}", highlight=False)
         teacher_model = None
-    evaluated = opened.splits[split]
-    if not bool(evaluated.targets.labelled(evaluated.labels).any()):
-        stderr_console().print(f"no {split} sample of {opened.name} has a label", highlight=False)
-    result = evaluate_network(model, opened, split=split, device=device, teacher=teacher_model, task=task.name)
-    result |= task.evaluate_extra(model, opened, extra, Compute(device), split=split)
-    result["cost"] = cost_of(model, task.example(model, opened))
+    evaluation_split = data_set.splits[split]
+    if not bool(evaluation_split.targets.labelled(evaluation_split.labels).any()):
+        stderr_console().print(f"no {split} sample of {data_set.name} has a label", highlight=False)
+    result = evaluate_network(model, data_set, split=split, device=device, teacher=teacher_model, task=task.name)
+    result |= task.evaluate_extra(model, data_set, extra, Compute(device), split=split)
+    result["cost"] = cost_of(model, task.example(model, data_set))
     if json_:
         print(json.dumps(result, allow_nan=False))
         return
-    _print_result(f"{run} on the {split} split of {opened.name}", result)
+    _print_result(f"{run} on the {split} split of {data_set.name}", result)
 
 
 def _print_result(title: str, result: dict[str, Any]) -> None:

@@ -30,17 +30,17 @@ def export(
     from tutelage.runs.models import weights_metadata
     from tutelage.tasks import find_task
 
-    opened = open_run_data(run, data, None)
-    (network,) = open_networks([run], opened, mean, std, trust)
-    opened = with_classes(opened, network.model, network.classes)
-    check_classes(run, network.classes, opened)
-    export_onnx(network.model, opened.image_shape, onnx, classes=opened.classes)
+    data_set = open_run_data(run, data, None)
+    (network,) = open_networks([run], data_set, mean, std, trust)
+    data_set = with_classes(data_set, network.model, network.classes)
+    check_classes(run, network.classes, data_set)
+    export_onnx(network.model, data_set.image_shape, onnx, classes=data_set.classes)
     print_plain(onnx)
-    task = find_task(network.task or opened.targets.task)
+    task = find_task(network.task or data_set.targets.task)
     if task.decision_rule:
         print_plain(
             f"the file contains the network only, without the decision rule of {task.name}: {task.decision_rule}"
         )
     if network.file is not None and network.file.suffix == ".safetensors":
-        metadata = weights_metadata(network.spec, network.model, opened, task)
+        metadata = weights_metadata(network.spec, network.model, data_set, task)
         print(f"\n{loading_script(metadata, repr(str(network.file)))}", end="")

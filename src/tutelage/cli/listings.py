@@ -117,8 +117,8 @@ def data(
     from tutelage.data import open_data
     from tutelage.report.console import print_table
 
-    opened = open_data(spec, image_size=image_size, test=test, skip_bad=skip_bad)
-    summary = opened.summary()
+    data_set = open_data(spec, image_size=image_size, test=test, skip_bad=skip_bad)
+    summary = data_set.summary()
     if json_:
         print(json.dumps(summary, allow_nan=False))
         return
@@ -126,15 +126,15 @@ def data(
     rows = [
         (name, *(str(summary["counts"][split][c]) for split in splits)) for c, name in enumerate(summary["classes"])
     ]
-    unlabelled = [int((~split.targets.labelled(split.labels)).sum()) for split in opened.splits.values()]
+    unlabelled = [int((~split.targets.labelled(split.labels)).sum()) for split in data_set.splits.values()]
     if any(unlabelled):
         rows.append(("without a label", *map(str, unlabelled)))
     rows.append(("total", *(str(summary["samples"][split]) for split in splits)))
-    print_table((opened.targets.noun, *splits), rows)
+    print_table((data_set.targets.noun, *splits), rows)
     mean, std = ([round(value, 4) for value in summary[name]] for name in ("mean", "std"))
     shape = tuple(summary["image_shape"])
-    normalised = f"; training {opened.modality.unit}: mean {mean}, std {std}" if opened.modality.unit else ""
-    print(f"{opened.modality.noun} {shape}, for {opened.targets.task}{normalised}")
+    statistics = f"; training {data_set.modality.unit}: mean {mean}, std {std}" if data_set.modality.unit else ""
+    print(f"{data_set.modality.noun} {shape}, for {data_set.targets.task}{statistics}")
 
 
 T = TypeVar("T")
@@ -142,13 +142,13 @@ T = TypeVar("T")
 
 def _importable(find: Callable[[str], T], names: Iterable[str]) -> list[T]:
     """The methods or tasks of these names; those of packages that cannot be imported are left out with a warning."""
-    found = []
+    items = []
     for name in names:
         try:
-            found.append(find(name))
+            items.append(find(name))
         except TutelageError as error:
             warnings.warn(str(error), TutelageWarning, stacklevel=2)
-    return found
+    return items
 
 
 def _print_list(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], *, wrap_names: bool = False) -> None:

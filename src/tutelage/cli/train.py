@@ -71,9 +71,9 @@ def _train(
     as_json: bool,
     fields: dict[str, Any],
 ) -> None:
-    read = read_config(file) if file else {}
-    settings = {**table_of(read.pop("settings", None), f"{file}: settings"), **settings_from(sets or [])}
-    config = Config(**{"method": DEFAULT_METHOD[verb], **read, **fields, "settings": settings})
+    recorded = read_config(file) if file else {}
+    settings = {**table_of(recorded.pop("settings", None), f"{file}: settings"), **settings_from(sets or [])}
+    config = Config(**{"method": DEFAULT_METHOD[verb], **recorded, **fields, "settings": settings})
     out = out or Path("runs") / f"{config.method.rpartition(':')[2]}-seed{config.seed}"
     from tutelage.report.console import print_result, run_progress, stderr_console
     from tutelage.runs import execute

@@ -28,12 +28,12 @@ def open_run_data(
     if spec is None:
         folder = run_folder(run)
         fields = read_config(folder / CONFIG) if folder is not None else {}
-        read = Config(**{name: fields[name] for name in ("data", "image_size", "test", "skip_bad") if name in fields})
-        if "data" not in fields or read.data.startswith(OBJECT_PREFIX):
+        config = Config(**{name: fields[name] for name in ("data", "image_size", "test", "skip_bad") if name in fields})
+        if "data" not in fields or config.data.startswith(OBJECT_PREFIX):
             raise TutelageError(f"{run} does not record a data set that can be opened by name; name one with --data")
-        spec, skip_bad = read.data, skip_bad or read.skip_bad
-        image_size = read.image_size if image_size is None else image_size
-        test = read.test if test is None else test
+        spec, skip_bad = config.data, skip_bad or config.skip_bad
+        image_size = config.image_size if image_size is None else image_size
+        test = config.test if test is None else test
     return open_data(spec, image_size=image_size, test=test, skip_bad=skip_bad)
 
 
@@ -49,10 +49,10 @@ def open_networks(names: list[str], data: Data, mean: str | None, std: str | Non
 
     fields: dict[str, Any] = {name: text for name, text in (("mean", mean), ("std", std)) if text is not None}
     mean_std = Normalization(**fields).pair
-    opened = [open_trained(name, data, mean_std, trust or typed_specs(*names)) for name in names]
+    networks = [open_trained(name, data, mean_std, trust or typed_specs(*names)) for name in names]
     if mean_std is not None:
-        check_normalisation_used("--mean and --std", opened)
-    for name, network in zip(names, opened, strict=True):
+        check_normalisation_used("--mean and --std", networks)
+    for name, network in zip(names, networks, strict=True):
         if network.normalisation != RECORDED:
             stderr_console().print(describe_normalisation(name, network), markup=False, highlight=False)
-    return opened
+    return networks

@@ -132,11 +132,11 @@ def _padded_split(
     length: int,
     waves: Waveforms,
 ) -> Split:
-    padded = np.zeros((len(clips), length), np.int16)
-    for row, samples in zip(padded, clips, strict=True):
+    samples_by_clip = np.zeros((len(clips), length), np.int16)
+    for row, samples in zip(samples_by_clip, clips, strict=True):
         row[: len(samples)] = samples[:length]
     labels = [classes.index(name) for name, paths in by_class.items() for _ in paths]
-    return Split.of(torch.from_numpy(padded), torch.tensor(labels), modality=waves)
+    return Split.of(torch.from_numpy(samples_by_clip), torch.tensor(labels), modality=waves)
 
 
 def _is_class(entry: Path) -> bool:

@@ -27,11 +27,11 @@ def memorisation(model: nn.Module, data: Data, device: torch.device | str = "cpu
         TutelageError: the network has another number of classes than the data.
     """
     logits = class_logits(model, "network", data, data.train, device)
-    given = hard_labels(data.train.labels).to(logits.device)
+    labels = hard_labels(data.train.labels).to(logits.device)
     clean = data.train.clean_labels.to(logits.device)
     return {
-        "wrong_labels": int(wrongly_labelled(given, clean).sum()),
-        "memorised": json_number(memorised(logits, given, clean)),
+        "wrong_labels": int(wrongly_labelled(labels, clean).sum()),
+        "memorised": json_number(memorised(logits, labels, clean)),
         "train_accuracy_clean": json_number(accuracy(logits, clean)),
-        "train_accuracy_given": json_number(accuracy(logits, given)),
+        "train_accuracy_given": json_number(accuracy(logits, labels)),
     }

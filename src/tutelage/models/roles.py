@@ -77,11 +77,11 @@ def find_roles(module: nn.Module, inputs: Any, manual: Mapping[str, Tap] = Mappi
         TutelageError: neither a stage nor an embedding was found; the message lists the traced layers.
     """
     traced = trace_layers(module, inputs)
-    found = _stages(traced) | _embedding(traced)
+    automatic_taps = _stages(traced) | _embedding(traced)
     if any(role.startswith("stage") for role in manual):
-        found = {role: tap for role, tap in found.items() if role == "embedding"}
+        automatic_taps = {role: tap for role, tap in automatic_taps.items() if role == "embedding"}
     outputs = {layer.name: _output_tap(layer) for layer in traced}  # with grids and the flag `overwritten`
-    taps = found | {role: tap if tap.of_input else outputs.get(tap.layer, tap) for role, tap in manual.items()}
+    taps = automatic_taps | {role: tap if tap.of_input else outputs.get(tap.layer, tap) for role, tap in manual.items()}
     if not taps:
         layers = (
             ", ".join(f"{layer.name} {tuple(layer.output.shape)}" for layer in traced[:12])

@@ -34,8 +34,8 @@ def is_pickle(file: str) -> bool:
     try:
         if Path(file).exists() and not Path(file).is_file():  # reading a pipe may never end
             raise OSError("it is not a regular file")
-        with Path(file).open("rb") as opened:
-            start = opened.read(9)
+        with Path(file).open("rb") as handle:
+            start = handle.read(9)
     except OSError as error:
         raise TutelageError(
             f"cannot read the weights {file!r}: {error.strerror or one_line(error)}; check the path"
@@ -52,8 +52,8 @@ def read_safetensors(file: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     metadata = metadata_of(file)
     try:
-        with safe_open(file, framework="pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118 (it is no dict)
+        with safe_open(file, framework="pt") as handle:
+            return {key: handle.get_tensor(key) for key in handle.keys()}, metadata  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError) as error:
         raise _damaged(file, error) from error
 
@@ -65,8 +65,8 @@ def metadata_of(file: str) -> dict[str, Any]:
         TutelageError: the file or its metadata is damaged.
     """
     try:
-        with safe_open(file, framework="pt") as opened:
-            header: Mapping[str, str] = opened.metadata() or {}
+        with safe_open(file, framework="pt") as handle:
+            header: Mapping[str, str] = handle.metadata() or {}
         metadata = parse_json(header.get(METADATA_KEY, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(file, error) from error

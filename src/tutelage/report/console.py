@@ -87,7 +87,7 @@ def study_progress(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
         TextColumn("{task.fields[note]}", markup=False),
     )
     bars: dict[str, Any] = {}
-    printed: list[str] = []
+    lines: list[str] = []
     remaining = _RemainingTime()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
 
@@ -102,8 +102,8 @@ def study_progress(console: Console, *, quiet: bool) -> Iterator[Watch | None]:
                 if name not in bars:
                     bars[name] = progress.add_task("", total=1.0, note="")
                 progress.update(bars[name], description=label, completed=share, note=note)
-            if not console.is_terminal and printed[-1:] != [count]:
-                printed.append(count)
+            if not console.is_terminal and lines[-1:] != [count]:
+                lines.append(count)
                 console.print(count, highlight=False)
 
         yield watch

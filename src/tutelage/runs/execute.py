@@ -116,14 +116,18 @@ def execute(
     processes = Processes.current(config.device)
     hardware = resolve(config.hardware(), processes)
     trackers = Trackers(track, folder / TRACKING if folder else None)
-    dumped = method.settings(**settings).model_dump(mode="json")
-    config = config.replace(settings=dumped, **hardware.model_dump())
+    plain_settings = method.settings(**settings).model_dump(mode="json")
+    config = config.replace(settings=plain_settings, **hardware.model_dump())
     data = overrides.data if overrides.data is not None else load_data(config)
     task = overrides.task if method.task is None and overrides.task else find_task(method.task or data.targets.task)
     task.check_data(data)
-    opened = overrides.teachers if overrides.teachers is not None else open_teachers(config, data, trust=trust)
-    teachers = tuple(teacher.model for teacher in opened)
-    data = with_classes(data, *((opened[0].model, opened[0].classes) if opened else (None, ())))
+    trained_teachers = (
+        overrides.teachers if overrides.teachers is not None else open_teachers(config, data, trust=trust)
+    )
+    teachers = tuple(teacher.model for teacher in trained_teachers)
+    data = with_classes(
+        data, *((trained_teachers[0].model, trained_teachers[0].classes) if trained_teachers else (None, ()))
+    )
     make_student = overrides.student or student_factory(config.student, data, pretrained=config.pretrained, trust=trust)
     inputs = input_fingerprints(data, teachers, method, task, config, by_name=overrides.student is None)
     run_folder = RunFolder(folder) if folder else None
@@ -133,7 +137,9 @@ def execute(
         if run_folder and processes.main:
             run_folder.claim(config, inputs)
         processes.wait()
-        announce_teachers(config.teacher, opened, task, data, hardware.device, announce if processes.main else None)
+        announce_teachers(
+            config.teacher, trained_teachers, task, data, hardware.device, announce if processes.main else None
+        )
         history: list[Record] = []
         if run_folder and processes.main:
             run_folder.start_metrics()

@@ -130,15 +130,15 @@ def open_teachers(
         TutelageError: as for ``open_trained``, or no teacher uses the configuration's ``teacher_mean``.
     """
     mean_std = (config.teacher_mean, config.teacher_std) if config.teacher_mean else None
-    opened = tuple(
+    networks = tuple(
         open_trained(teacher, data, mean_std, trust)
         if isinstance(teacher, str)
         else _from_module(teacher, data, mean_std)
         for teacher in (config.teacher if teachers is None else teachers)
     )
     if mean_std is not None:
-        check_normalisation_used("teacher_mean and teacher_std", opened)
-    return opened
+        check_normalisation_used("teacher_mean and teacher_std", networks)
+    return networks
 
 
 def check_normalisation_used(fields: str, opened: Sequence[TrainedModel]) -> None:
@@ -191,8 +191,8 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
             ``mean_std`` is for another number of channels.
     """
     trust = typed_specs(text) if trust is None else trust
-    located = locate(text)
-    spec, file, header = located or (text, None, Header())
+    location = locate(text)
+    spec, file, header = location or (text, None, Header())
     _check_inputs(text, header.shape, data)
     classes = len(header.classes) or data.num_classes
     if file is not None and not classes:
@@ -257,10 +257,10 @@ def _check_inputs(text: str, shape: Sequence[int], data: Data) -> None:
             f"{data_channels}; use images, or a network, with the same channels"
         )
     if size != data_size:
-        trained_on, given = (" x ".join(map(str, sides)) for sides in (size, data_size))
+        trained_pixels, data_pixels = (" x ".join(map(str, sides)) for sides in (size, data_size))
         warnings.warn(
-            f"{text} was trained on images of {trained_on} pixels and those of {data.name} have {given}: it may be far "
-            "less accurate on them; folder: and hf: data can be resized with --image-size",
+            f"{text} was trained on images of {trained_pixels} pixels and those of {data.name} have {data_pixels}: it "
+            "may be far less accurate on them; folder: and hf: data can be resized with --image-size",
             TutelageWarning,
             stacklevel=4,
         )

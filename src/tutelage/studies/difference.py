@@ -134,9 +134,9 @@ def compare_runs(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> RunDif
     unequal = _unequal(_test_split(measured_a), _test_split(measured_b))
     if not conditions:  # otherwise the training splits may differ
         unequal |= _data_differences(a, b)
-    moved = _fingerprint(a) is not None and _fingerprint(a) == _fingerprint(b)  # the same data under another name
+    is_renamed = _fingerprint(a) is not None and _fingerprint(a) == _fingerprint(b)  # the same data under another name
     for name in ("data", "image_size"):
-        if name in conditions and not moved:
+        if name in conditions and not is_renamed:
             unequal[name] = (config_a.get(name), config_b.get(name))
     _refuse(a, b, unequal)
     numbers = [dict(_numbers(measured)) for measured in (measured_a, measured_b)]
@@ -239,14 +239,14 @@ def _test_split(result: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        read = parse_json(read_file(path))
+        content = parse_json(read_file(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise TutelageError(f"{path} cannot be read: {one_line(error)}; run it again") from error
-    if not isinstance(read, dict):
+    if not isinstance(content, dict):
         raise TutelageError(f"{path} does not hold a table; run it again")
-    return read
+    return content
 
 
 def _unequal(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Both]:

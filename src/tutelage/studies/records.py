@@ -277,7 +277,7 @@ def _content(file: Path) -> bytes:
 def _read(file: Path) -> dict[str, Any] | None:
     """Return the content of a file; ``None`` if it is missing or damaged, so that its run is repeated."""
     try:
-        read = parse_json(_content(file))
+        content = parse_json(_content(file))
     except ValueError:
         return None
-    return read if isinstance(read, dict) else None
+    return content if isinstance(content, dict) else None

@@ -141,10 +141,10 @@ def trials_of(planner: Planner) -> list[Trial]:
         if not ranges:
             continue
         points = qmc.Halton(len(ranges), scramble=True, rng=0).random(study.budget - 1)
-        tried: list[dict[str, Any]] = [{}]
-        tried += [{name: r.at(x) for (name, r), x in zip(ranges.items(), point, strict=True)} for point in points]
+        candidates: list[dict[str, Any]] = [{}]
+        candidates += [{name: r.at(x) for (name, r), x in zip(ranges.items(), point, strict=True)} for point in points]
         for case in planner.cases:
-            trials += [Trial(planner.line(case, row, seed, settings), settings, ranges) for settings in tried]
+            trials += [Trial(planner.line(case, row, seed, settings), settings, ranges) for settings in candidates]
     return trials
 
 

@@ -73,15 +73,17 @@ def dry_run(
         with restore_state(learner.model, learner.modules), torch.no_grad():
             learner.train()
             for view, forward_pass in passes[learner].items():
-                read = roles[learner] if view is None else learner.roles(view)
-                if read:
+                view_roles = roles[learner] if view is None else learner.roles(view)
+                if view_roles:
                     who = f"learner {learner.name!r} in train mode"
-                    _check(task, who, _outputs(who, learner.model, forward_pass.batch, read, data), read, data)
+                    _check(
+                        task, who, _outputs(who, learner.model, forward_pass.batch, view_roles, data), view_roles, data
+                    )
 
 
-def _check(task: Task, who: str, outputs: Outputs, read: Sequence[str], data: Data) -> None:
+def _check(task: Task, who: str, outputs: Outputs, roles: Sequence[str], data: Data) -> None:
     """Refuse outputs that the task cannot evaluate, if it evaluates one of these roles."""
-    if any(role in task.roles for role in read):
+    if any(role in task.roles for role in roles):
         task.check(who, outputs, data)
 
 

@@ -40,17 +40,17 @@ class InstanceNoise(LabelNoise):
     Here the interval lies evenly about the rate, and the mean is the rate. From 0.3 to 0.7 the two differ by less
     than 0.3 % of the samples.
 
-    Which samples are hit depends on the seed and the number of samples alone; what they become, on the images and
-    on W. A higher rate hits those of a lower one, with the same wrong labels, and more.
+    Which labels flip depends on the seed and the number of samples alone; what they become, on the images and on W.
+    The labels that flip at a lower rate also flip at a higher one, and to the same classes.
     """
 
     def _relabel(self, data: Data, before: Labels) -> Labels:
         draws, coins, choices = stream("InstanceNoise", self.seed).random((3, len(before)))
-        hit = np.flatnonzero((coins < flip_rates(draws, self.rate)) & (before >= 0))
+        flips = np.flatnonzero((coins < flip_rates(draws, self.rate)) & (before >= 0))
         after = before.copy()
-        for label in np.unique(before[hit]).tolist():
+        for label in np.unique(before[flips]).tolist():
             directions = self._directions(data, label)
-            indices = hit[before[hit] == label]
+            indices = flips[before[flips] == label]
             for chunk in np.array_split(indices, -(-len(indices) // CHUNK)):
                 scores = (_normalised(data, torch.from_numpy(chunk)) @ directions).double().numpy()
                 after[chunk] = _choose(scores, label, choices[chunk])
@@ -83,7 +83,7 @@ def _choose(scores: Numbers, label: int, draws: Numbers) -> Labels:
     """A class other than ``label`` from the softmax of each row of scores (B, C), by draws (B,) in [0, 1)."""
     scores[:, label] = -np.inf
     weights = np.exp(scores - scores.max(1, keepdims=True))
-    up_to = weights.cumsum(1)
-    up_to /= up_to[:, -1:]
-    classes: Labels = (up_to <= draws[:, None]).sum(1)
+    cumulative = weights.cumsum(1)
+    cumulative /= cumulative[:, -1:]
+    classes: Labels = (cumulative <= draws[:, None]).sum(1)
     return classes

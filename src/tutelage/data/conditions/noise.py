@@ -41,8 +41,8 @@ class LabelNoise(Relabelling):
 
     def _relabel(self, data: Data, before: Labels) -> Labels:
         generator = stream(type(self).__name__, self.seed)
-        hit = (generator.random(len(before)) < self.rate) & (before >= 0)
-        return np.where(hit, self._redraw(generator, before, data.num_classes), before)
+        flips = (generator.random(len(before)) < self.rate) & (before >= 0)
+        return np.where(flips, self._redraw(generator, before, data.num_classes), before)
 
     def _settings(self) -> dict[str, Any]:
         return {"rate": float(self.rate), "seed": self.seed}
@@ -162,8 +162,8 @@ class AsymmetricNoise(Relabelling):
         up_to = matrix.cumsum(1)
         up_to /= up_to[:, -1:]
         draws = stream("AsymmetricNoise", self.seed).random(len(before))
-        drawn = (up_to[before] <= draws[:, None]).sum(1)
-        return np.where(before >= 0, drawn, before)
+        classes = (up_to[before] <= draws[:, None]).sum(1)
+        return np.where(before >= 0, classes, before)
 
     def _settings(self) -> dict[str, Any]:
         return {"matrix": np.array(self.matrix).tolist(), "seed": self.seed}

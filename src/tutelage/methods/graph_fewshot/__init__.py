@@ -85,14 +85,14 @@ def graph_fewshot(
         _check_square(data)
     student = run.trace(_backbone(run))
     classes, turns = BaseClasses(base, data.num_classes), Rotation()
-    mixed = MixedFeatures(student, mix_alpha, data.num_classes)
+    mixture = MixedFeatures(student, mix_alpha, data.num_classes)
 
     def rotated(share: float) -> dict[str, Term | Weighted]:
         view = Rotated(share)
         return {"rotated_ce": 0.5 * classes.on(view), "rotation": 0.5 * turns.on(view)}
 
     first = rotated(1.0) if rotation != "never" else {"ce": classes}
-    second = {"mixed_ce": classes.on(mixed)} | (rotated(ROTATED_SHARE) if rotation == "both" else {})
+    second = {"mixed_ce": classes.on(mixture)} | (rotated(ROTATED_SHARE) if rotation == "both" else {})
     second_epochs = round(mix_share * run.epochs)
     stages = [
         (Learner(student, None, terms), epochs, mixing)
@@ -100,7 +100,7 @@ def graph_fewshot(
         if epochs
     ]
     for learner, epochs, mixing in stages:
-        with mixed.hooked() if mixing else nullcontext():
+        with mixture.hooked() if mixing else nullcontext():
             run.fit(learner, data=data, epochs=epochs)
     return student
 
@@ -128,8 +128,8 @@ def _held_out(data: Data, share: float, seed: int) -> Data:
             f"need {MIN_CLASSES} classes each: choose another share, or 0"
         )
     order = torch.randperm(len(base), generator=torch.Generator().manual_seed(mix_seeds(seed, 4)))
-    held = torch.isin(hard_labels(data.train.labels).cpu(), base[order[:count]])
-    train, validation = (data.train.subset(mask.nonzero().squeeze(1)) for mask in (~held, held))
+    is_validation = torch.isin(hard_labels(data.train.labels).cpu(), base[order[:count]])
+    train, validation = (data.train.subset(mask.nonzero().squeeze(1)) for mask in (~is_validation, is_validation))
     return replace(data, train=train, validation=validation)
 
 

@@ -87,9 +87,9 @@ def group_of(network: nn.Module, layer: str, example: Tensor) -> Group | None:
 
         return hook
 
-    observed = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
-    observed |= {name: module for name, module in network.named_modules() if _weighted(module)}
-    handles = [module.register_forward_pre_hook(observe(name)) for name, module in observed.items()]
+    modules = {name: module for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+    modules |= {name: module for name, module in network.named_modules() if _weighted(module)}
+    handles = [module.register_forward_pre_hook(observe(name)) for name, module in modules.items()]
     handles.append(producer.register_forward_hook(set_nan))
     try:
         with eval_mode(network), torch.no_grad():
@@ -107,9 +107,9 @@ def group_of(network: nn.Module, layer: str, example: Tensor) -> Group | None:
         if not nan.any():
             continue
         columns = _columns(nan, units)
-        if columns is None or not resizable(observed[name]):
+        if columns is None or not resizable(modules[name]):
             return None
-        (norms if isinstance(observed[name], _BatchNorm) else consumers)[name] = columns
+        (norms if isinstance(modules[name], _BatchNorm) else consumers)[name] = columns
     return Group(layer, units, norms, consumers) if consumers and layer not in consumers else None
 
 
@@ -200,15 +200,15 @@ def drop(network: nn.Module, group: Group, removed: Iterable[int]) -> None:
 
 def _columns(nan: Tensor, units: int) -> Tensor | None:
     """The columns of each unit, (units, positions), decoded from NaN; ``None`` if a column depends on several units."""
-    touched = nan.any(0).nonzero().squeeze(1)
-    has_bit, has_not = nan[0::2, touched], nan[1::2, touched]
+    used_columns = nan.any(0).nonzero().squeeze(1)
+    has_bit, has_not = nan[0::2, used_columns], nan[1::2, used_columns]
     if not (has_bit ^ has_not).all():
         return None
     unit = (has_bit.long() << torch.arange(len(has_bit), device=nan.device)[:, None]).sum(0)
     counts = unit.bincount(minlength=units)
     if not (counts == counts[0]).all():
         return None
-    return touched[unit.argsort(stable=True)].view(units, -1)
+    return used_columns[unit.argsort(stable=True)].view(units, -1)
 
 
 def _weighted(module: nn.Module) -> bool:
