@@ -197,15 +197,8 @@ def evaluation_batches(
         pixels = (split.inputs[indices].to(device) for indices in chunks)
     else:
         images = split.inputs
-        pixels = (
-            batch
-            for rows in (
-                chunks[:-1],
-                chunks[-1:],
-            )  # the last one may be smaller, and rows must be of one length
-            if rows
-            for batch in stream(images, torch.stack(rows), device, workers)
-        )
+        parts = filter(None, (chunks[:-1], chunks[-1:]))  # the last chunk may be smaller, and those stacked are equal
+        pixels = (batch for part in parts for batch in stream(images, torch.stack(part), device, workers))
     for indices, stored in zip(chunks, pixels, strict=True):
         yield Batch(
             inputs=split.modality.to_input(split.modality.arrange(stored)),

@@ -7,7 +7,7 @@ assigned by the shapes:
   maps of their patch grid. If all maps have one resolution (a ViT, a ConvMixer), the stages are the blocks at a
   quarter, half, three quarters and the end of the depth; this choice is ours.
 * ``stem``: the output of the first layer with weights at the first of these resolutions, unless it is ``stage1``. It is
-  about the input of the first stage.
+  roughly the input of the first stage.
 * ``embedding``: the input of the classifier (the last layer with a weight matrix), (B, D).
 """
 

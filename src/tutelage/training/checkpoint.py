@@ -61,10 +61,9 @@ class Checkpoints:
             try:
                 state = read(path)
             except Exception as error:  # damaged or malicious files can raise anything
-                foreign = isinstance(
-                    error, pickle.UnpicklingError
-                )  # torch's message suggests loading it without weights_only
-                why = "it holds more than tensors and plain values" if foreign else one_line(error)
+                # torch's own message suggests loading such a file without weights_only.
+                is_foreign = isinstance(error, pickle.UnpicklingError)
+                why = "it holds more than tensors and plain values" if is_foreign else one_line(error)
                 then = "going on from the one before it" if older else "starting anew"
                 warnings.warn(f"checkpoint {path} is damaged ({why}); {then}", TutelageWarning, stacklevel=2)
             else:

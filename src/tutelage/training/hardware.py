@@ -35,9 +35,8 @@ def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        capabilities: dict[str, object] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # missing in older versions of torch
+        # Older versions of torch do not have this function.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 

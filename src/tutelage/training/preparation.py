@@ -28,7 +28,7 @@ def check_learners(learners: Sequence[Learner]) -> None:
     """
     names = [learner.name for learner in learners]
     if not names:
-        raise TutelageError("fit needs at least one learner")
+        raise TutelageError("fit needs at least one learner, got none; pass a Learner")
     if len(set(names)) < len(names):
         raise TutelageError(f"the learners of a fit need different names, got {names}")
     by_model: dict[nn.Module, str] = {}
