@@ -25,8 +25,9 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, NoAugmentation, open_data
 from tutelage.data.conditions import parse_noise
 from tutelage.data.stratified import stratified_split
-from tutelage.evaluation.clustering import ari, cut_costs, fit_cut, k_means, matched_accuracy, multicut, nmi
-from tutelage.evaluation.clustering import pair_distances as distances_of
+from tutelage.evaluation.clustering import ari, k_means, matched_accuracy, nmi
+from tutelage.evaluation.multicut import cut_costs, fit_cut, multicut
+from tutelage.evaluation.multicut import pair_distances as distances_of
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column

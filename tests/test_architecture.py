@@ -18,6 +18,7 @@ ROOMS = (
     ["text"],
     ["errors"],
     ["parsing", "trust", "files", "parts"],
+    ["fields"],
     ["config", "ambient", "signals"],
     ["data"],
     ["models"],

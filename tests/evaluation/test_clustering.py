@@ -13,19 +13,15 @@ from torch import Tensor, nn
 
 from tutelage.data.batch import Batch
 from tutelage.data.orders import PK
-from tutelage.evaluation.clustering import (
-    ari,
+from tutelage.evaluation.clustering import ari, k_means, matched_accuracy, nmi, variation_of_information
+from tutelage.evaluation.multicut import (
     contract_edges,
     cut_costs,
     fit_cut,
     improve_partition,
-    k_means,
-    matched_accuracy,
     multicut,
     multicut_objective,
-    nmi,
     pair_distances,
-    variation_of_information,
 )
 from tutelage.models.outputs import Outputs
 from tutelage.terms import Triplets

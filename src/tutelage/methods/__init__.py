@@ -23,9 +23,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from tutelage.ambient import default_settings
-from tutelage.config import OBJECT_PREFIX, validation_error
+from tutelage.config import OBJECT_PREFIX
 from tutelage.data.loader import mix_seeds
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.fields import validation_error
 from tutelage.methods._description import parameter_text
 from tutelage.models.external.user_code import import_attribute
 from tutelage.models.tapped import Tapped

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from tutelage.config import Fields
 from tutelage.errors import TutelageError, one_line
+from tutelage.fields import Fields
 from tutelage.files import read_file
 from tutelage.models.external.common import MeanStd
 from tutelage.models.weights import read_metadata

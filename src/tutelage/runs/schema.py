@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from tutelage.config import Fields
 from tutelage.errors import TutelageError, one_line
+from tutelage.fields import Fields
 from tutelage.files import read_file
 from tutelage.parsing import parse_json
 from tutelage.tasks import Metric, Task, find_task, task_names

@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tutelage.config import OBJECT_PREFIX, Config, ExtraEvaluation, Fields, MethodName, method_name, read_config
+from tutelage.config import OBJECT_PREFIX, Config, ExtraEvaluation, MethodName, method_name, read_config
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.fields import Fields
 from tutelage.files import as_path
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.trust import typed_specs

@@ -11,19 +11,10 @@ import torch
 from torch import nn
 
 from tutelage.data.data import Data, Split
-from tutelage.evaluation.clustering import (
-    ari,
-    cut_costs,
-    k_means,
-    matched_accuracy,
-    multicut,
-    multicut_objective,
-    nmi,
-    pair_distances,
-    variation_of_information,
-)
+from tutelage.evaluation.clustering import ari, k_means, matched_accuracy, nmi, variation_of_information
 from tutelage.evaluation.embeddings import Embeddings, embeddings
 from tutelage.evaluation.json_numbers import json_number
+from tutelage.evaluation.multicut import cut_costs, multicut, multicut_objective, pair_distances
 from tutelage.tasks._embeddings import EmbeddingTask
 from tutelage.tasks.metric import Curve, Metric
 from tutelage.tasks.task import Compute

@@ -12,8 +12,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from tutelage.config import Fields, Recipe
+from tutelage.config import Recipe
 from tutelage.errors import TutelageError, one_line, unknown
+from tutelage.fields import Fields
 
 # Optimizers of torch.optim that need more than one backward pass per step, or sparse gradients.
 _UNSUPPORTED = {"LBFGS": "computes the loss several times per step", "SparseAdam": "takes sparse gradients only"}
