@@ -83,13 +83,13 @@ def _value(task: Task, score: float) -> str:
     return f"{metric.short_title} " + (f"{score:.1%}" if metric.percent else f"{score:.4g}")
 
 
-def describe_normalisation(name: str, opened: TrainedModel) -> str:
+def describe_normalisation(name: str, network: TrainedModel) -> str:
     """One line: a network's normalisation, and where it comes from."""
     mean, std = (
         ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
-        for values in (opened.model.mean, opened.model.std)
+        for values in (network.model.mean, network.model.std)
     )
-    return f"{name}: images normalized with mean {mean} and std {std} ({opened.normalisation})"
+    return f"{name}: images normalized with mean {mean} and std {std} ({network.normalisation})"
 
 
 def _recorded_score(folder: Path | None) -> str | None:

@@ -29,14 +29,14 @@ def task_of(study: Study, data: Data) -> Task:
     Raises:
         TutelageError: the methods name different tasks, or the data cannot be evaluated for it.
     """
-    named = _named_tasks(study)
-    first = next(iter(named), PLAIN)
-    for row, name in named.items():
-        if name != named[first]:
+    task_by_row = _named_tasks(study)
+    first = next(iter(task_by_row), PLAIN)
+    for row, name in task_by_row.items():
+        if name != task_by_row[first]:
             raise TutelageError(
-                f"a study has one task: {first} is for {named[first]}, and {row} for {name}; make a study of each"
+                f"a study has one task: {first} is for {task_by_row[first]}, and {row} for {name}; make a study of each"
             )
-    task = find_task(named.get(first, data.targets.task))
+    task = find_task(task_by_row.get(first, data.targets.task))
     task.check_data(data)
     fields_of(task)
     task.check_extra(study.evaluate)
@@ -110,7 +110,7 @@ def inspect(study: Study, trust: Trust | None = None) -> Inspection:
         open_data(study.evaluate.ood)
     _warn_of_other_labels(study)
 
-    def opened(network: str, data: Data) -> Tapped:
+    def open_network(network: str, data: Data) -> Tapped:
         if is_trained(network):
             return open_teachers(config_of(study, teacher=(network,)), data, trust=trust)[0].model
         check_trusted(network, trust, "the study")
@@ -137,7 +137,9 @@ def inspect(study: Study, trust: Trust | None = None) -> Inspection:
                 f"a study has one task: {study.data[0]} is for {tasks[study.data[0]].name}, and {spec} for {task.name};"
                 " make a study of each"
             )
-        networks = {name: opened(name, plain) for name in dict.fromkeys(n for pair in study.all_pairs for n in pair)}
+        networks = {
+            name: open_network(name, plain) for name in dict.fromkeys(n for pair in study.all_pairs for n in pair)
+        }
         if task.name != plain.targets.task:
             other.add(spec)
             _check_plain(study, task, plain, networks)
@@ -155,8 +157,10 @@ def inspect(study: Study, trust: Trust | None = None) -> Inspection:
 
 def _warn_of_other_labels(study: Study) -> None:
     """Warn once if a trained teacher may have been trained on labels that a student of the study does not get."""
-    trained = {teacher for teacher, _ in study.all_pairs if is_trained(teacher)}
-    conditions = product(study.data, study.noise, study.imbalance, study.per_class, study.seeds, sorted(trained))
+    trained_teachers = {teacher for teacher, _ in study.all_pairs if is_trained(teacher)}
+    conditions = product(
+        study.data, study.noise, study.imbalance, study.per_class, study.seeds, sorted(trained_teachers)
+    )
     for data, noise, imbalance, per_class, seed, teacher in conditions:
         config = config_of(study, data=data, noise=noise, imbalance=imbalance, per_class=per_class, seed=seed)
         if text := label_differences(teacher, config):

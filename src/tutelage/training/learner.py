@@ -157,18 +157,18 @@ class Learner:
         A submodule without parameters counts as the module that contains it; but with ``trainable``, one that has
         buffers is frozen.
         """
-        trained: dict[str, bool] = {}  # by name of each submodule with parameters: whether one of them is trainable
+        has_trainable: dict[str, bool] = {}  # by name of each submodule that has parameters
         for name, parameter in self.model.module.named_parameters(remove_duplicate=False):
             is_trainable, ancestor = self._is_trainable(name, parameter), name
             while ancestor:
                 ancestor = ancestor.rpartition(".")[0]
-                trained[ancestor] = trained.get(ancestor, False) or is_trainable
+                has_trainable[ancestor] = has_trainable.get(ancestor, False) or is_trainable
         for name, module in self.model.module.named_modules():
             ancestor = name
-            while ancestor and ancestor not in trained:
+            while ancestor and ancestor not in has_trainable:
                 ancestor = ancestor.rpartition(".")[0]
-            only_buffers = name not in trained and next(module.buffers(recurse=False), None) is not None
-            if not trained.get(ancestor, True) or (only_buffers and self.trainable is not None):
+            only_buffers = name not in has_trainable and next(module.buffers(recurse=False), None) is not None
+            if not has_trainable.get(ancestor, True) or (only_buffers and self.trainable is not None):
                 yield module
 
     def loss(self, passes: Mapping[View | None, ForwardPass], progress: float) -> tuple[Tensor, Tensor]:

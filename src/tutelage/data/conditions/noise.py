@@ -32,7 +32,7 @@ class LabelNoise(Relabelling):
 
     def __post_init__(self) -> None:
         rate: object = self.rate
-        if not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= 1:  # as NaN is not
+        if not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= 1:  # refuses NaN too
             raise TutelageError(f"a noise rate is a number from 0 to 1, got {self.rate!r}")
 
     def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
