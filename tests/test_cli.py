@@ -441,7 +441,7 @@ def test_the_page_of_a_method(run: Command) -> None:
     assert not re.search(r"Annotated|NonNegative|Literal|Args:", out)
 
 
-@pytest.mark.parametrize("command", ["train", "study", "evaluate", "export", "report", "demo", "data"])
+@pytest.mark.parametrize("command", ["train", "study", "evaluate", "export", "report", "demo", "data", "labels"])
 def test_help_writes_all_types_in_one_style(run: Command, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tutelage.cli.options import PATH, Json, config_options
+from tutelage.cli.options import PATH_OPTION, Json, config_options
 from tutelage.config import Config
 
 _OTHER = {
@@ -32,7 +32,7 @@ def labels(
     ] = "remove",
     apply: Annotated[bool, typer.Option("--apply", help="Also write labels.csv, the repaired labels.")] = False,
     compare: Annotated[bool, typer.Option(help="Train a network with all labels too, to compare.")] = True,
-    out: Annotated[Path, typer.Option(help="Folder of the results.", **PATH)] = Path("runs") / "labels",
+    out: Annotated[Path, typer.Option(help="Folder of the results.", **PATH_OPTION)] = Path("runs") / "labels",
     json_: Json = False,
     **fields: Any,
 ) -> None:
