@@ -91,5 +91,5 @@ class SinkhornDivergence(Term):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(), in squared logits."""
-        target = self.required(teacher, "two batches of outputs; use it with .between(view)")["logits"]
+        target = self.required(teacher, "two batches of outputs", "use it with .between(...)")["logits"]
         return sinkhorn_divergence(student["logits"], target, self.regularisation, self.iterations, self.tolerance)

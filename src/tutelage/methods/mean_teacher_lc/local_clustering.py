@@ -72,7 +72,7 @@ class LocalClustering(Term):
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """(), in squared units of the features."""
         unlabelled = student["embedding"].flatten(1)
-        labelled = self.required(teacher, "two batches of outputs; use it with .between(view)")["embedding"].flatten(1)
+        labelled = self.required(teacher, "two batches of outputs", "use it with .between(...)")["embedding"].flatten(1)
         within = mean_squared_distances(unlabelled, unlabelled)
         threshold = _quantile(within, self.quantile) if self.threshold is None else self.threshold
         return _pull(mean_squared_distances(labelled, unlabelled), threshold) + _pull(within, threshold)
