@@ -111,9 +111,9 @@ def refused() -> Refused:
 
     @contextmanager
     def check(*pieces: object) -> Iterator[None]:
-        with pytest.raises(TutelageError) as caught:
+        with pytest.raises(TutelageError) as exc_info:
             yield
-        text = str(caught.value)
+        text = str(exc_info.value)
         assert len(text.splitlines()) == 1, text
         for piece in pieces:
             assert str(piece) in text, f"{piece!r} is not in: {text}"
@@ -126,8 +126,8 @@ def state_of() -> Callable[[nn.Module], State]:
     """A copy of every parameter and buffer, those outside the state_dict included."""
 
     def copy(module: nn.Module) -> State:
-        named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-        return {name: value.detach().clone() for name, value in named}
+        tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        return {name: value.detach().clone() for name, value in tensors}
 
     return copy
 
@@ -155,7 +155,7 @@ def soft(tiny_data: Data) -> Data:
 
 
 @pytest.fixture
-def taught(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> Callable[..., Tapped]:
+def trained_model(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> Callable[..., Tapped]:
     """``taught(seed=1, ...)``: a tiny model that knows its classes."""
     from tutelage.terms import CrossEntropy
     from tutelage.training import Learner, fit
@@ -209,19 +209,25 @@ def write_study(tmp_path: Path) -> WriteStudy:
         rows = ["plain", *methods]
         records = []
         for level, pair, row, seed in product(noise, pairs, ["teacher", *rows], seeds):
-            place = {"data": "digits", "noise": level, "imbalance": None, "per_class": None, "teacher_labels": "noisy"}
-            place |= {"teacher": pair[0], "student": pair[1], "method": row, "seed": seed}
+            identity = {
+                "data": "digits",
+                "noise": level,
+                "imbalance": None,
+                "per_class": None,
+                "teacher_labels": "noisy",
+            }
+            identity |= {"teacher": pair[0], "student": pair[1], "method": row, "seed": seed}
             run = {
                 "key": f"{len(records):016x}",
                 "folder": f"runs/{row}-{len(records)}",
                 "status": "done",
                 "error": None,
             }
-            run |= {**place, "function": "plain" if row == "teacher" else row, "settings": {}}
+            run |= {**identity, "function": "plain" if row == "teacher" else row, "settings": {}}
             run |= dict(zip(metrics, generator.uniform(0.1, 0.9, len(metrics)).tolist(), strict=True))
             run |= {"parameters": 19074, "flops": 378496, "wrong_labels": 517 if level else 0}
             run |= {} if level else {"memorised": None, "noise_rate": None}
-            of_teacher = [each for each in metrics if "teacher" in each or each == "agreement"]
+            of_teacher = [metric for metric in metrics if "teacher" in metric or metric == "agreement"]
             run |= dict.fromkeys(of_teacher) if row == "teacher" else {}
             run |= {"corruption_accuracy": None, "auac": None, "ood_auroc": None, "corruptions": None, "pgd": None}
             run["command"] = "tutelage train"
@@ -235,17 +241,17 @@ def write_study(tmp_path: Path) -> WriteStudy:
             run["curve"] = {"epoch": [1, 2], **curves, "loss": {}}
             run |= numbers(run)
             if run["status"] != "done":
-                kept = {*place, "key", "folder", "status", "error", "function", "settings"}
-                run = {field: value if field in kept else None for field, value in run.items()}
+                fields = {*identity, "key", "folder", "status", "error", "function", "settings"}
+                run = {field: value if field in fields else None for field, value in run.items()}
             records.append(run)
-        told = {"name": name, "data": ["digits"], "noise": list(noise), "imbalance": [None], "per_class": [None]}
-        told |= {"teacher_labels": ["noisy"], "pairs": [list(pair) for pair in pairs], "seeds": list(seeds)}
-        told |= {"methods": {row: {"method": row, "settings": {}} for row in rows}, "train": {"epochs": 5}}
-        told |= {"evaluate": {"corruptions": False, "pgd": [], "ood": None}, "budget": 0}
-        told |= {"task": task} if task != "classification" else {}  # as studies from before tasks
+        declaration = {"name": name, "data": ["digits"], "noise": list(noise), "imbalance": [None], "per_class": [None]}
+        declaration |= {"teacher_labels": ["noisy"], "pairs": [list(pair) for pair in pairs], "seeds": list(seeds)}
+        declaration |= {"methods": {row: {"method": row, "settings": {}} for row in rows}, "train": {"epochs": 5}}
+        declaration |= {"evaluate": {"corruptions": False, "pgd": [], "ood": None}, "budget": 0}
+        declaration |= {"task": task} if task != "classification" else {}  # as studies from before tasks
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "study.json").write_text(json.dumps({**told, **study}))
+        (folder / "study.json").write_text(json.dumps({**declaration, **study}))
         (folder / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
         return folder
 
@@ -276,22 +282,22 @@ class Graphs:
         self.calls.append(0)
         self.places.append([])
 
-        def run(*given: Any) -> list[Any]:
-            memory = {value.untyped_storage().data_ptr() for value in given if isinstance(value, Tensor)}
-            found = list(module(*given))
-            own = [
+        def run(*arguments: Any) -> list[Any]:
+            memory = {value.untyped_storage().data_ptr() for value in arguments if isinstance(value, Tensor)}
+            outputs = list(module(*arguments))
+            own_outputs = [
                 place
-                for place, value in enumerate(found)
+                for place, value in enumerate(outputs)
                 if isinstance(value, Tensor) and value.untyped_storage().data_ptr() not in memory
             ]
             if self.calls[number] == len(self.places[number]):
-                self.places[number].append([found[place].clone() for place in own])
+                self.places[number].append([outputs[place].clone() for place in own_outputs])
             kept = self.places[number][self.calls[number]]
             self.calls[number] += 1
-            for place, there in zip(own, kept, strict=True):
-                assert there.shape == found[place].shape
-                found[place] = there.copy_(found[place]).detach()
-            return found
+            for place, memory_output in zip(own_outputs, kept, strict=True):
+                assert memory_output.shape == outputs[place].shape
+                outputs[place] = memory_output.copy_(outputs[place]).detach()
+            return outputs
 
         from functorch.compile import make_boxed_func
 

@@ -48,9 +48,9 @@ def record(folder: Path) -> dict[str, Any]:
     teacher = folder / "teacher"
     runs = {"plain": tutelage.train("resnet14x0.5", "digits", out=teacher, **SHORT)}
     for method in ("hinton", "fitnet", "dml", "pdiff"):
-        taught = [] if method in ("dml", "pdiff") else [str(teacher)]
+        teachers = [] if method in ("dml", "pdiff") else [str(teacher)]
         runs[method] = tutelage.distill(
-            taught, "resnet8x0.5", "digits", method=method, out=folder / method, **SHORT | {"seed": 1}
+            teachers, "resnet8x0.5", "digits", method=method, out=folder / method, **SHORT | {"seed": 1}
         )
     generator = tutelage.train(
         "dcganx0.2", "digits", out=folder / "generator", **GAN | {"method": "akdg", "settings": CRITIC | {"weight": 0}}
@@ -64,15 +64,17 @@ def record(folder: Path) -> dict[str, Any]:
 def _described(run: Any) -> dict[str, Any]:
     file = run.folder / "student.safetensors"
     result = json.loads((run.folder / "result.json").read_text())
-    kept: dict[str, Any] = {key: result[key] for key in ("settings", "forward_passes", "selected") if key in result}
+    numbers: dict[str, Any] = {key: result[key] for key in ("settings", "forward_passes", "selected") if key in result}
     for part in ("test", "train"):  # the single numbers; curves are made of the same predictions
-        kept[part] = {name: value for name, value in result.get(part, {}).items() if not isinstance(value, list | dict)}
-    return {"student": hashlib.sha256(file.read_bytes()).hexdigest(), "result": kept}
+        numbers[part] = {
+            name: value for name, value in result.get(part, {}).items() if not isinstance(value, list | dict)
+        }
+    return {"student": hashlib.sha256(file.read_bytes()).hexdigest(), "result": numbers}
 
 
 def in_fixed_environment(folder: Path) -> dict[str, Any]:
     """``record`` in a process of its own, in which kernels and threads are those of the stored numbers."""
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tests.golden", "--record", str(folder)],
         env={**os.environ, **ENVIRONMENT},
         cwd=Path(__file__).parent.parent,
@@ -80,12 +82,12 @@ def in_fixed_environment(folder: Path) -> dict[str, Any]:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    recorded: dict[str, Any] = json.loads(done.stdout)
-    return recorded
+    assert process.returncode == 0, process.stderr
+    records: dict[str, Any] = json.loads(process.stdout)
+    return records
 
 
-def made_with() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
     """The software that the numbers depend on."""
     import torch
 
@@ -98,6 +100,6 @@ if __name__ == "__main__":
     else:
         print(
             json.dumps(
-                {"made_with": made_with(), "runs": in_fixed_environment(Path(sys.argv[1]))}, indent=1, sort_keys=True
+                {"versions": library_versions(), "runs": in_fixed_environment(Path(sys.argv[1]))}, indent=1, sort_keys=True
             )
         )

@@ -95,15 +95,15 @@ class Moment:
 
             files.LockedFolder.append = self._dying(append, half)  # type: ignore[method-assign]
 
-    def _dying(self, real: Callable[..., Any], last: Callable[..., Any]) -> Callable[..., Any]:
+    def _dying(self, original: Callable[..., Any], last: Callable[..., Any]) -> Callable[..., Any]:
         calls = 0
 
-        def call(*arguments: Any, **named: Any) -> Any:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             nonlocal calls
             calls += 1
             if calls != self.count:
-                return real(*arguments, **named)
-            (real if self.after else last)(*arguments, **named)
+                return original(*arguments, **keywords)
+            (original if self.after else last)(*arguments, **keywords)
             os.kill(os.getpid(), self.number)
             time.sleep(1)  # what a handler raises is raised here
             return None
@@ -111,9 +111,9 @@ class Moment:
         return call
 
 
-def _of_files(changed: Callable[[int], None], real: Callable[[int], None]) -> Callable[[int], None]:
+def _of_files(replacement: Callable[[int], None], original: Callable[[int], None]) -> Callable[[int], None]:
     """A changed ``os.fsync`` for files; folders are synced as ever."""
-    return lambda descriptor: (changed if stat.S_ISREG(os.fstat(descriptor).st_mode) else real)(descriptor)
+    return lambda descriptor: (replacement if stat.S_ISREG(os.fstat(descriptor).st_mode) else original)(descriptor)
 
 
 def _halve(descriptor: int) -> None:
@@ -133,10 +133,10 @@ class Counting:
         os.fsync = _of_files(self._counting("half", os.fsync), os.fsync)  # type: ignore[assignment]
         files.LockedFolder.append = self._counting("line", files.LockedFolder.append)  # type: ignore[method-assign]
 
-    def _counting(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **named: Any) -> Any:
+    def _counting(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
             self.counts[name] += 1
-            return real(*arguments, **named)
+            return original(*arguments, **keywords)
 
         return call
 
@@ -152,7 +152,7 @@ def start(
 
 
 def _run(words: Sequence[str], log: Path, prepare: Callable[[], None], counts: Path | None) -> NoReturn:
-    code, entered = 99, False
+    code, has_started = 99, False
     try:
         os.setsid()
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -166,7 +166,7 @@ def _run(words: Sequence[str], log: Path, prepare: Callable[[], None], counts: P
         prepare()
         from tutelage.cli import main
 
-        entered = True
+        has_started = True
         try:
             main()
         except SystemExit as end:
@@ -176,7 +176,7 @@ def _run(words: Sequence[str], log: Path, prepare: Callable[[], None], counts: P
         sys.stdout.flush()
         sys.stderr.flush()
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and not entered:  # the command has not begun
+        if isinstance(error, KeyboardInterrupt) and not has_started:  # the command has not begun
             code = 130
         else:
             traceback.print_exc()
@@ -210,55 +210,63 @@ class Command:
         words: Sequence[str],
         option: str = "--out",
         output: str = "out",
-        ignored: Collection[str] = CLOCKS,
+        ignored_fields: Collection[str] = CLOCKS,
     ) -> None:
-        self.name, self.words, self.option, self.output, self.ignored = name, list(words), option, output, ignored
-        self.whole: Path | None = None
+        self.name, self.words, self.option, self.output, self.ignored_fields = (
+            name,
+            list(words),
+            option,
+            output,
+            ignored_fields,
+        )
+        self.reference: Path | None = None
         self.counts: dict[str, int] = {}
         self.seconds = 0.0
 
     def line(self, folder: Path) -> list[str]:
         """The words of the command line whose output is in a folder."""
-        here = [word.replace("HERE", str(folder)) for word in self.words]
-        return [*here, self.option, str(folder / self.output)]
+        words = [word.replace("HERE", str(folder)) for word in self.words]
+        return [*words, self.option, str(folder / self.output)]
 
-    def run_whole(self, folder: Path) -> None:
+    def run_reference(self, folder: Path) -> None:
         """Run it without killing it, once."""
-        if self.whole is not None:
+        if self.reference is not None:
             return
         folder.mkdir(parents=True)
-        counting, began = Counting(), time.monotonic()
-        code = end(start(self.line(folder), folder / "log", counting.prepare, folder / "counts.json"))
-        self.seconds = time.monotonic() - began
+        counter, start_time = Counting(), time.monotonic()
+        code = end(start(self.line(folder), folder / "log", counter.prepare, folder / "counts.json"))
+        self.seconds = time.monotonic() - start_time
         if code != 0:
             raise FailedError(f"{self.name} without a kill: exit code {code}: {_tail(folder / 'log')}")
         self.counts = json.loads((folder / "counts.json").read_text())
-        self.whole = folder
+        self.reference = folder
 
     def compare(self, folder: Path) -> None:
         """Compare a case's output with that of the command that was not killed."""
-        assert self.whole is not None
-        here, there = (_outcome(place / self.output, self.ignored) for place in (folder, self.whole))
-        if here.keys() != there.keys():
-            raise FailedError(f"other files: {sorted(here.keys() ^ there.keys())}")
-        differing = [name for name in here if here[name] != there[name]]
-        if differing:
-            raise FailedError(f"other contents: {differing}")
-        left = [str(path) for path in folder.rglob("*") if path.name.endswith(".tmp")]
-        if left:
-            raise FailedError(f"temporary files are left: {left}")
+        assert self.reference is not None
+        outcome, expected_outcome = (
+            _outcome(root / self.output, self.ignored_fields) for root in (folder, self.reference)
+        )
+        if outcome.keys() != expected_outcome.keys():
+            raise FailedError(f"other files: {sorted(outcome.keys() ^ expected_outcome.keys())}")
+        differences = [name for name in outcome if outcome[name] != expected_outcome[name]]
+        if differences:
+            raise FailedError(f"other contents: {differences}")
+        temporary_files = [str(path) for path in folder.rglob("*") if path.name.endswith(".tmp")]
+        if temporary_files:
+            raise FailedError(f"temporary files are left: {temporary_files}")
 
 
-def _outcome(output: Path, ignored: Collection[str]) -> dict[str, Any]:
+def _outcome(output: Path, ignored_fields: Collection[str]) -> dict[str, Any]:
     """What must be equal: by name, bytes of files of weights and pages, numbers of the others."""
     files = sorted(path for path in (output.rglob("*") if output.is_dir() else [output]) if path.is_file())
     outcome: dict[str, Any] = {}
     for path in files:
         name = str(path.relative_to(output))
         if path.suffix == ".json":
-            outcome[name] = _without(ignored, json.loads(path.read_text()))
+            outcome[name] = _without(ignored_fields, json.loads(path.read_text()))
         elif path.suffix == ".jsonl":
-            outcome[name] = [_without(ignored, json.loads(line)) for line in path.read_text().splitlines()]
+            outcome[name] = [_without(ignored_fields, json.loads(line)) for line in path.read_text().splitlines()]
         elif path.suffix in (".safetensors", ".onnx"):
             outcome[name] = path.read_bytes()
         elif path.suffix != ".html":  # a page tells of times, too
@@ -266,10 +274,10 @@ def _outcome(output: Path, ignored: Collection[str]) -> dict[str, Any]:
     return outcome
 
 
-def _without(ignored: Collection[str], value: Any) -> Any:
+def _without(ignored_fields: Collection[str], value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _without(ignored, inside) for name, inside in value.items() if name not in ignored}
-    return [_without(ignored, inside) for inside in value] if isinstance(value, list) else value
+        return {name: _without(ignored_fields, inside) for name, inside in value.items() if name not in ignored_fields}
+    return [_without(ignored_fields, inside) for inside in value] if isinstance(value, list) else value
 
 
 def _tail(log: Path) -> str:
@@ -279,28 +287,28 @@ def _tail(log: Path) -> str:
 # --- the campaign
 
 
-def moment_of(command: Command, chance: random.Random) -> Moment:
+def moment_of(command: Command, rng: random.Random) -> Moment:
     """Some moment of a command's life."""
-    number = chance.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
-    names, after = command.counts["name"], chance.random() < 0.5
+    number = rng.choice([signal.SIGKILL] * 3 + [signal.SIGTERM, signal.SIGINT])
+    names, after = command.counts["name"], rng.random() < 0.5
     choices = [
-        Moment("as a file takes its name", "name", chance.randint(1, names), number, after),
-        Moment("in the middle of a file", "half", chance.randint(1, command.counts["half"]), number),
-        Moment("any time", "time", chance.uniform(0, command.seconds), number),
+        Moment("as a file takes its name", "name", rng.randint(1, names), number, after),
+        Moment("in the middle of a file", "half", rng.randint(1, command.counts["half"]), number),
+        Moment("any time", "time", rng.uniform(0, command.seconds), number),
     ]
     if command.counts["line"]:  # it trains; first come three files of inputs, the list of epochs and a checkpoint
         choices += [
-            Moment("before the first checkpoint", "name", chance.randint(1, 5), number),
+            Moment("before the first checkpoint", "name", rng.randint(1, 5), number),
             Moment("between the weights and the result", "name", names, number),
-            Moment("in the middle of a line", "line", chance.randint(1, command.counts["line"]), number),
+            Moment("in the middle of a line", "line", rng.randint(1, command.counts["line"]), number),
         ]
-    return chance.choice(choices)
+    return rng.choice(choices)
 
 
 def kill_and_resume(command: Command, moments: Sequence[Moment], folder: Path) -> bool:
     """Kill a command at each moment in turn, run it to its end and compare; false where no kill struck."""
     folder.mkdir(parents=True)
-    struck = False
+    was_killed = False
     for moment in moments:
         pid = start(command.line(folder), folder / "log", moment.prepare)
         if moment.at == "time":
@@ -311,28 +319,28 @@ def kill_and_resume(command: Command, moments: Sequence[Moment], folder: Path) -
             raise FailedError(f"exit code {code} of the killed one: {_tail(folder / 'log')}")
         if "Traceback" in (folder / "log").read_text(errors="replace"):
             raise FailedError(f"a traceback of the killed one: {_tail(folder / 'log')}")
-        struck |= code != 0
+        was_killed |= code != 0
     code = end(start(command.line(folder), folder / "log"))
     if code != 0:
         raise FailedError(f"exit code {code} of the resumed one: {_tail(folder / 'log')}")
     command.compare(folder)
-    return struck
+    return was_killed
 
 
-def kill_study(command: Command, who: str, chance: random.Random, folder: Path) -> bool:
+def kill_study(command: Command, victim: str, rng: random.Random, folder: Path) -> bool:
     """As ``kill_and_resume`` for a study, of which a worker or the parent is killed."""
     folder.mkdir(parents=True)
     pid = start(command.line(folder), folder / "log")
-    time.sleep(chance.uniform(0, command.seconds))
+    time.sleep(rng.uniform(0, command.seconds))
     workers = _children(pid)
-    parent = who == "the study's parent" or not workers
-    os.kill(pid if parent else chance.choice(workers), signal.SIGKILL)
+    parent = victim == "the study's parent" or not workers
+    os.kill(pid if parent else rng.choice(workers), signal.SIGKILL)
     first = end(pid)
     if first not in (0, -signal.SIGKILL):
         raise FailedError(f"exit code {first} of the killed one: {_tail(folder / 'log')}")
-    until = time.monotonic() + 60
+    deadline = time.monotonic() + 60
     while any(_alive(worker) for worker in workers):
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise FailedError("workers outlive the study")
         time.sleep(0.1)
     code = end(start(command.line(folder), folder / "log"))
@@ -353,28 +361,34 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def commands(place: Path) -> list[Command]:
+def commands(root: Path) -> list[Command]:
     """One command a method, and the commands that write other files."""
     from tutelage.methods import find, installed
 
-    teacher, generator = place / "teacher", place / "generator"
+    teacher, generator = root / "teacher", root / "generator"
     for folder, words in (
         (teacher, ["train", "--model", TEACHER, *SHORT]),
         (generator, ["train", "--model", "dcganx0.2", "--method", "akdg", "--set", "weight=0", *SHORT]),
     ):
-        if code := end(start([*words, "--out", str(folder)], place / "log")):
-            raise FailedError(f"{words}: exit code {code}: {_tail(place / 'log')}")
-    made = []
+        if code := end(start([*words, "--out", str(folder)], root / "log")):
+            raise FailedError(f"{words}: exit code {code}: {_tail(root / 'log')}")
+    result = []
     for name in installed():
-        own = generator if find(name).task == "generation" else teacher
-        words = ["distill", "--method", name, "--student", STUDENT, "--teacher", str(own), *SHORT]
-        made.append(Command(name, [*words, *NEEDS.get(name, [])]))
-    taught = ["distill", "--method", "at", "--student", STUDENT, "--teacher", str(teacher), *SHORT]
+        own_teacher = generator if find(name).task == "generation" else teacher
+        words = ["distill", "--method", name, "--student", STUDENT, "--teacher", str(own_teacher), *SHORT]
+        result.append(Command(name, [*words, *NEEDS.get(name, [])]))
+    trained_model = ["distill", "--method", "at", "--student", STUDENT, "--teacher", str(teacher), *SHORT]
     # The teacher runs less in an epoch that is done again, since its outputs are cached.
-    counted = (*CLOCKS, "forward_passes")
-    made.append(Command("at, with cached teacher outputs", [*taught, "--teacher-cache", "HERE/cache"], ignored=counted))
-    made.append(Command("export", ["export", str(teacher), "--data", "digits"], "--onnx", "student.onnx"))
-    return made
+    compared_fields = (*CLOCKS, "forward_passes")
+    result.append(
+        Command(
+            "at, with cached teacher outputs",
+            [*trained_model, "--teacher-cache", "HERE/cache"],
+            ignored_fields=compared_fields,
+        )
+    )
+    result.append(Command("export", ["export", str(teacher), "--data", "digits"], "--onnx", "student.onnx"))
+    return result
 
 
 class Campaign:
@@ -386,44 +400,44 @@ class Campaign:
         studies: whether studies are killed, too; they take longer.
     """
 
-    def __init__(self, place: Path, seed: int, *, studies: bool = True) -> None:
-        self.place, self.seed = place, seed
-        self.commands = commands(place)
+    def __init__(self, folder: Path, seed: int, *, studies: bool = True) -> None:
+        self.place, self.seed = folder, seed
+        self.commands = commands(folder)
         self.counts: Counter[tuple[str, str]] = Counter()
         self.victims: tuple[str, ...] = ()
         if studies:
             self.study, self.victims = Command("study", STUDY), ("the study's parent", "a study's worker")
-            self.study.run_whole(place / "whole-study")
+            self.study.run_reference(folder / "whole-study")
             self.commands.append(
-                Command("report", ["report", str(place / "whole-study" / "out")], "--out", "page.html")
+                Command("report", ["report", str(folder / "whole-study" / "out")], "--out", "page.html")
             )
 
     def case(self, number: int) -> str:
         """Do a case, which its number and the seed determine; a line that describes it."""
-        chance = random.Random(f"{self.seed}-{number}")
+        rng = random.Random(f"{self.seed}-{number}")
         folder = self.place / f"case-{number}"
         # Each in turn, so that a short campaign has all of them.
-        turn = number % (len(self.commands) + len(self.victims))
-        if turn < len(self.commands):
-            command = self.commands[turn]
-            command.run_whole(self.place / f"whole-{turn}")
-            moments = [moment_of(command, chance) for _ in range(chance.choice([1, 1, 2]))]
-            struck = kill_and_resume(command, moments, folder)
+        index = number % (len(self.commands) + len(self.victims))
+        if index < len(self.commands):
+            command = self.commands[index]
+            command.run_reference(self.place / f"whole-{index}")
+            moments = [moment_of(command, rng) for _ in range(rng.choice([1, 1, 2]))]
+            was_killed = kill_and_resume(command, moments, folder)
             kinds = [moment.kind for moment in moments]
         else:
-            command, kinds = self.study, [self.victims[turn - len(self.commands)]]
-            struck = kill_study(command, kinds[0], chance, folder)
+            command, kinds = self.study, [self.victims[index - len(self.commands)]]
+            was_killed = kill_study(command, kinds[0], rng, folder)
         kind = kinds[0] if len(kinds) == 1 else "twice"
-        self.counts[kind, "killed" if struck else "over before"] += 1
+        self.counts[kind, "killed" if was_killed else "over before"] += 1
         shutil.rmtree(folder)
-        return f"{command.name}: {', then '.join(kinds)}{'' if struck else ' (over before)'}"
+        return f"{command.name}: {', then '.join(kinds)}{'' if was_killed else ' (over before)'}"
 
     def table(self) -> str:
         """Counts by kind, as Markdown."""
         kinds = sorted({kind for kind, _ in self.counts})
         rows = [f"| {kind} | {self.counts[kind, 'killed']} | {self.counts[kind, 'over before']} |" for kind in kinds]
-        killed = sum(count for (_, how), count in self.counts.items() if how == "killed")
-        total = f"| all | {killed} | {sum(self.counts.values()) - killed} |"
+        killed_count = sum(count for (_, outcome), count in self.counts.items() if outcome == "killed")
+        total = f"| all | {killed_count} | {sum(self.counts.values()) - killed_count} |"
         return "\n".join(
             ["| moment | killed and resumed | over before the kill |", "| --- | --- | --- |", *rows, total]
         )
@@ -447,15 +461,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="file for the table")
     options = parser.parse_args()
     import_all()
-    until = time.monotonic() + 60 * options.minutes
+    deadline = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory() as folder:
         campaign = Campaign(Path(folder), options.seed)
-        number, failed = options.case or 0, False
-        while time.monotonic() < until and not failed:
+        number, has_failed = options.case or 0, False
+        while time.monotonic() < deadline and not has_failed:
             try:
                 print(f"{number}: {campaign.case(number)}", flush=True)
             except FailedError as error:
-                failed = True
+                has_failed = True
                 print(f"FAILED: {error}\nrepeat it: python -m tests.kill --seed {options.seed} --case {number}")
             if options.case is not None:
                 break
@@ -463,7 +477,7 @@ def main() -> int:
         print(campaign.table())
         if options.out:
             options.out.write_text(campaign.table() + "\n")
-    return 1 if failed else 0
+    return 1 if has_failed else 0
 
 
 if __name__ == "__main__":

@@ -67,10 +67,14 @@ class Watch:
     def __init__(self) -> None:
         self.on, self.seen = False, set[str]()
 
-    def note(self, why: str) -> None:
+    def note(self, reason: str) -> None:
         if self.on:
-            own = [frame for frame in traceback.extract_stack() if PROJECT in frame.filename]
-            self.seen.add(f"{why}: {own[-1].filename.rpartition(PROJECT)[2]}, line {own[-1].lineno}" if own else why)
+            project_frames = [frame for frame in traceback.extract_stack() if PROJECT in frame.filename]
+            self.seen.add(
+                f"{reason}: {project_frames[-1].filename.rpartition(PROJECT)[2]}, line {project_frames[-1].lineno}"
+                if project_frames
+                else reason
+            )
 
     @contextmanager
     def set(self, on: bool) -> Iterator[None]:
@@ -87,39 +91,39 @@ watch = Watch()
 class Far(Tensor):
     """A tensor that says it is elsewhere, around one that is here."""
 
-    near: Tensor
+    local_tensor: Tensor
 
     @staticmethod
-    def __new__(cls, near: Tensor) -> Far:
+    def __new__(cls, local_tensor: Tensor) -> Far:
         self = Tensor._make_wrapper_subclass(
             cls,
-            near.size(),
-            strides=near.stride(),
-            storage_offset=near.storage_offset(),
-            dtype=near.dtype,
-            layout=near.layout,
+            local_tensor.size(),
+            strides=local_tensor.stride(),
+            storage_offset=local_tensor.storage_offset(),
+            dtype=local_tensor.dtype,
+            layout=local_tensor.layout,
             device=torch.device(NAME, 0),
         )
-        self.near = near
+        self.local_tensor = local_tensor
         return self
 
     def tolist(self) -> Any:
         watch.note("tolist")
-        return self.near.detach().tolist()
+        return self.local_tensor.detach().tolist()
 
     def numpy(self, **_: Any) -> Any:
         raise TypeError("a tensor that is elsewhere has no numpy()")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.near.__reduce_ex__(protocol)
+        return self.local_tensor.__reduce_ex__(protocol)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(func, args, kwargs or {})
 
 
-def near(value: Any) -> Any:
-    return value.near if isinstance(value, Far) else value
+def local_of(value: Any) -> Any:
+    return value.local_tensor if isinstance(value, Far) else value
 
 
 def is_far(device: Any) -> bool:
@@ -130,37 +134,39 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Do an operation here, as it would be done there."""
     name = func._schema.name.split("::")[1]
     flat, _ = tree_flatten((args, kwargs))
-    far = [value for value in flat if isinstance(value, Far)]
+    remote_tensors = [value for value in flat if isinstance(value, Far)]
     device = kwargs.get("device")
-    if not far and not is_far(device):
+    if not remote_tensors and not is_far(device):
         return func(*args, **kwargs)
-    moved = name in MOVES and any(isinstance(value, Tensor) and not isinstance(value, Far) for value in flat)
-    if moved and not kwargs.get("non_blocking") and (is_far(device) or name == "copy_"):
+    is_move = name in MOVES and any(isinstance(value, Tensor) and not isinstance(value, Far) for value in flat)
+    if is_move and not kwargs.get("non_blocking") and (is_far(device) or name == "copy_"):
         watch.note(f"{name} from the host")
     if any(isinstance(value, torch.Generator) for value in flat):
         raise RuntimeError(f"{name}: a generator of the host for a tensor that is elsewhere")
-    _check_places(name, flat, far)
+    _check_places(name, flat, remote_tensors)
     stays = is_far(device) if device is not None else name not in MOVES or isinstance((args or [None])[0], Far)
     if not stays:
         watch.note(f"{name} to the host")
-    here = dict(kwargs) | ({"device": torch.device("cpu")} if device is not None else {})
-    found = func(*tree_map(near, args), **tree_map(near, here))
+    local_kwargs = dict(kwargs) | ({"device": torch.device("cpu")} if device is not None else {})
+    local_result = func(*tree_map(local_of, args), **tree_map(local_of, local_kwargs))
     if name == "copy_":
         return args[0]
     if not stays:
-        return found
-    known = {id(value.near): value for value in far}
-    out = tree_map(lambda t: known[id(t)] if id(t) in known else Far(t) if isinstance(t, Tensor) else t, found)
-    aliases = far and any(result.alias_info for result in func._schema.returns)
+        return local_result
+    remote_by_id = {id(value.local_tensor): value for value in remote_tensors}
+    out = tree_map(
+        lambda t: remote_by_id[id(t)] if id(t) in remote_by_id else Far(t) if isinstance(t, Tensor) else t, local_result
+    )
+    aliases = remote_tensors and any(result.alias_info for result in func._schema.returns)
     return return_and_correct_aliasing(func, args, kwargs, out) if aliases else out
 
 
-def _check_places(name: str, flat: list[Any], far: list[Far]) -> None:
+def _check_places(name: str, flat: list[Any], remote_tensors: list[Far]) -> None:
     if name in WAITS:
         watch.note(name)
-    if name in INDEXED and any(value.dtype in (torch.bool, torch.uint8) for value in far[1:]):
+    if name in INDEXED and any(value.dtype in (torch.bool, torch.uint8) for value in remote_tensors[1:]):
         watch.note(f"{name} by a mask")
-    for value in flat if far and name not in MOVES else ():
+    for value in flat if remote_tensors and name not in MOVES else ():
         if isinstance(value, Tensor) and not isinstance(value, Far) and value.ndim:
             if name not in INDEXED:
                 raise RuntimeError(f"{name}: tensors of two devices")
@@ -179,8 +185,8 @@ class Makes(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        made = func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor)
-        if made and is_far(kwargs.get("device")):
+        is_new_tensor = func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor)
+        if is_new_tensor and is_far(kwargs.get("device")):
             watch.note("numbers of the host")
             return func(*args, **kwargs | {"device": "cpu"}).to(kwargs["device"])
         return func(*args, **kwargs)
@@ -193,7 +199,7 @@ def empty_strided(size: Any, stride: Any, dtype: Any = None, **_: Any) -> Tensor
 
 @torch.library.impl("aten::_copy_from", "PrivateUse1")
 def copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
-    near(target).copy_(near(source))
+    local_of(target).copy_(local_of(source))
     return target
 
 
@@ -231,29 +237,31 @@ def data() -> Data:
 
 def barcodes() -> Data:
     """48 training and 16 held-out barcodes."""
-    whole = open_data("barcodes")
-    train, test = (part.subset(torch.arange(size)) for part, size in ((whole.train, 48), (whole.test, 16)))
-    return replace(whole, train=train, validation=test, test=test)
+    full_data = open_data("barcodes")
+    train, test = (part.subset(torch.arange(size)) for part, size in ((full_data.train, 48), (full_data.test, 16)))
+    return replace(full_data, train=train, validation=test, test=test)
 
 
-def trained(method: str, device: str, cache: Path | None = None) -> dict[str, Tensor]:
+def train_weights(method: str, device: str, cache: Path | None = None) -> dict[str, Tensor]:
     """The weights of a student, here."""
-    given = barcodes() if method == "barcode" else data()
-    outputs = TeacherCache(cache, given) if cache else None
+    training_data = barcodes() if method == "barcode" else data()
+    outputs = TeacherCache(cache, training_data) if cache else None
 
     def network(seed: int, width: int) -> Tapped:
         torch.manual_seed(seed)
         if method == "akdg":
             return Generator(DCGAN((1, 8, 8), 0.02 * width, latent=6))
         if method == "barcode":
-            return Tapped(BarcodeNet(width // 2), *given.mean_std)
-        return Tapped(TinyNet(width=width), *given.mean_std)
+            return Tapped(BarcodeNet(width // 2), *training_data.mean_std)
+        return Tapped(TinyNet(width=width), *training_data.mean_std)
 
     hardware = Hardware(device=device, precision="float32", channels_last=False, workers=0)
     recipe = Recipe(epochs=2, batch_size=16, lr=0.02)
     teachers = [network(1, 6)]
     settings = {"critic_width": 0.1} if method == "akdg" else {}
-    run = Run(given, lambda: network(2, 4), teachers, recipe=recipe, hardware=hardware, seed=3, teacher_cache=outputs)
+    run = Run(
+        training_data, lambda: network(2, 4), teachers, recipe=recipe, hardware=hardware, seed=3, teacher_cache=outputs
+    )
     student = find(method)(run, **settings)
     return {name: value.detach().cpu() for name, value in student.module.state_dict().items()}
 
@@ -263,20 +271,22 @@ def main() -> None:
     warnings.simplefilter("ignore")
     only_steps_count()
     for method in sys.argv[1:]:
-        name, _, stored = method.partition("+")
-        told: dict[str, Any] = {"method": method, "error": None, "apart": None}
+        name, _, with_cache = method.partition("+")
+        record: dict[str, Any] = {"method": method, "error": None, "apart": None}
         try:
             with Computes(), Makes(), TemporaryDirectory() as folder:
-                cache = Path(folder) if stored else None
-                if stored:  # what is not there yet is waited for
-                    trained(name, NAME, cache)
+                cache = Path(folder) if with_cache else None
+                if with_cache:  # what is not there yet is waited for
+                    train_weights(name, NAME, cache)
                 watch.seen.clear()
-                there = trained(name, NAME, cache)
-            here = trained(name, "cpu")
-            told["apart"] = max(float((there[key].double() - here[key].double()).abs().max()) for key in here)
+                remote_weights = train_weights(name, NAME, cache)
+            local_weights = train_weights(name, "cpu")
+            record["apart"] = max(
+                float((remote_weights[key].double() - local_weights[key].double()).abs().max()) for key in local_weights
+            )
         except Exception as error:
-            told["error"] = "".join(traceback.format_exception(error)[-2:])
-        print(json.dumps(told | {"waits": sorted(watch.seen)}), flush=True)
+            record["error"] = "".join(traceback.format_exception(error)[-2:])
+        print(json.dumps(record | {"waits": sorted(watch.seen)}), flush=True)
 
 
 if __name__ == "__main__":

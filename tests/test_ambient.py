@@ -94,7 +94,7 @@ def test_a_run_is_the_same_in_every_bit(
 def test_a_fit_and_its_evaluation_are_the_same_in_every_bit(
     name: str, tiny_data: Data, tiny_model: Net, on_cpu: Hardware, tmp_path: Path, changed: Callable[..., set[str]]
 ) -> None:
-    def go(student: Tapped, source: Frozen) -> tuple[dict[str, Tensor], list[Any]]:
+    def train(student: Tapped, source: Frozen) -> tuple[dict[str, Tensor], list[Any]]:
         terms = {"ce": CrossEntropy(), "kd": SoftTargets()}
         fit(
             Learner(student, source, terms),
@@ -112,10 +112,10 @@ def test_a_fit_and_its_evaluation_are_the_same_in_every_bit(
     def networks(folder: str) -> tuple[Tapped, Frozen]:
         return tiny_model(), Frozen(tiny_model(1), cache=TeacherCache(tmp_path / folder, tiny_data))
 
-    expected_state, expected = go(*networks("a"))
-    made = networks("b")  # the caller's own networks are made as the caller makes them
+    expected_state, expected = train(*networks("a"))
+    own_networks = networks("b")  # the caller's own networks are made as the caller makes them
     with AMBIENT[name]():
-        state, numbers = go(*made)
+        state, numbers = train(*own_networks)
     assert changed(state, expected_state) == set()
     assert numbers == expected
 

@@ -55,26 +55,28 @@ def imports(path: Path, *, module_level_only: bool = False) -> set[str]:
         for inner in ast.walk(node)
     }
     nodes = tree.body if module_level_only else list(ast.walk(tree))
-    found = set()
+    names = set()
     for node in nodes:
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+            names.add(node.module)
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return found
+            names |= {alias.name for alias in node.names}
+    return names
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SRC)))
 def test_a_package_imports_only_from_those_below_it(path: Path) -> None:
-    own = LEVEL[package_of(path)]
-    upwards = [name for name in imports(path) if name.startswith("tutelage.") and LEVEL[name.split(".")[1]] > own]
+    own_level = LEVEL[package_of(path)]
+    upwards = [name for name in imports(path) if name.startswith("tutelage.") and LEVEL[name.split(".")[1]] > own_level]
     assert not upwards
     sideways = [
         name
         for name in imports(path)
-        if name.startswith("tutelage.") and LEVEL[name.split(".")[1]] == own and name.split(".")[1] != package_of(path)
+        if name.startswith("tutelage.")
+        and LEVEL[name.split(".")[1]] == own_level
+        and name.split(".")[1] != package_of(path)
     ]
     assert not sideways
 
@@ -83,14 +85,14 @@ def test_no_circle_among_modules() -> None:
     modules = {"tutelage." + ".".join(p.relative_to(SRC).with_suffix("").parts): p for p in FILES}
     modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
     graph = {name: {i for i in imports(path, module_level_only=True) if i in modules} for name, path in modules.items()}
-    done: set[str] = set()
+    visited: set[str] = set()
 
     def visit(name: str, above: tuple[str, ...]) -> None:
         assert name not in above, " -> ".join([*above[above.index(name) :], name])
-        if name not in done:
+        if name not in visited:
             for other in sorted(graph[name]):
                 visit(other, (*above, name))
-            done.add(name)
+            visited.add(name)
 
     for name in graph:
         visit(name, ())
@@ -124,8 +126,8 @@ def test_help_and_argument_errors_do_not_wait_for_torch(command: str) -> None:
         "except SystemExit: pass\n"
         "print('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "False"
+    process = subprocess.run([sys.executable, "-c", code, *command.split()], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "False"
 
 
 def test_importing_the_package_does_not_import_torch() -> None:

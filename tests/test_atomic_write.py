@@ -20,7 +20,7 @@ def target(tmp_path: Path) -> Path:
     return path
 
 
-def alone(path: Path) -> bool:
+def is_only_file(path: Path) -> bool:
     """There is no temporary file."""
     return os.listdir(path.parent) == [path.name]
 
@@ -28,7 +28,7 @@ def alone(path: Path) -> bool:
 def test_atomic_write_replaces(target: Path) -> None:
     atomic_write(target, b"new")
     assert target.read_bytes() == b"new"
-    assert alone(target)
+    assert is_only_file(target)
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace"])
@@ -49,13 +49,13 @@ def test_a_failed_write_leaves_the_old_file(
         raise failure
 
     monkeypatch.setattr(os, function, fail)
-    with pytest.raises(KeyboardInterrupt if text is None else TutelageError) as caught:
+    with pytest.raises(KeyboardInterrupt if text is None else TutelageError) as exc_info:
         atomic_write(target, b"new")
     if text is not None:
-        assert str(caught.value).startswith(f"cannot write {str(target)!r}: {text}")
-        assert "\n" not in str(caught.value)
+        assert str(exc_info.value).startswith(f"cannot write {str(target)!r}: {text}")
+        assert "\n" not in str(exc_info.value)
     assert target.read_bytes() == b"old"
-    assert alone(target)
+    assert is_only_file(target)
 
 
 def test_data_is_synced_before_the_rename(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_file_permissions_follow_the_umask(tmp_path: Path) -> None:
 def test_unwritable_paths_raise(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(TutelageError) as caught:
+    with pytest.raises(TutelageError) as exc_info:
         atomic_write(tmp_path / name, b"new")
-    assert str(caught.value).endswith(text)
+    assert str(exc_info.value).endswith(text)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]

@@ -185,9 +185,9 @@ DOORS = {
 }
 
 
-@pytest.mark.parametrize(("command", "said"), DOORS.values(), ids=DOORS)
+@pytest.mark.parametrize(("command", "fragments"), DOORS.values(), ids=DOORS)
 def test_a_users_mistake_is_one_clear_line_and_code_2(
-    run: Command, teacher: Path, command: str, said: list[str]
+    run: Command, teacher: Path, command: str, fragments: list[str]
 ) -> None:
     Path("empty").mkdir()
     Path("unfinished").mkdir()
@@ -200,7 +200,7 @@ def test_a_users_mistake_is_one_clear_line_and_code_2(
     assert len(errors) == 1
     assert err.splitlines()[-1] == errors[0]
     assert "Traceback" not in err
-    for text in said:
+    for text in fragments:
         assert text.format(teacher=teacher) in errors[0]
 
 
@@ -230,14 +230,14 @@ def test_images_of_any_shape_may_be_out_of_distribution(run: Command, teacher: P
 def test_a_home_folder_is_expanded_where_no_shell_does_it(
     run: Command, teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    (home / "c.yaml").write_text("data: digits\nstudent: resnet8x0.25\nepochs: 1\nper_class: 20\n")
+    home_folder = tmp_path / "home"
+    home_folder.mkdir()
+    monkeypatch.setenv("HOME", str(home_folder))
+    (home_folder / "c.yaml").write_text("data: digits\nstudent: resnet8x0.25\nepochs: 1\nper_class: 20\n")
     words = ("train", "--config=~/c.yaml", "--out=~/run", "--json")
     assert run(*words)[0] == 0
-    assert (home / "run" / "result.json").exists()
-    assert (home / "run" / "load.py").exists()
+    assert (home_folder / "run" / "result.json").exists()
+    assert (home_folder / "run" / "load.py").exists()
     assert not Path("~").exists()
     assert run("evaluate", "~/run", "--json")[0] == 0
     code, _, err = run("train", "--config=~nobody-of-this-name/c.yaml")
@@ -255,21 +255,25 @@ def test_weights_without_a_normalization_are_evaluated_with_mean_and_std(run: Co
     from safetensors.torch import load_file
 
     torch.save(load_file(teacher / "student.safetensors"), "bare.pt")
-    evaluated = ("evaluate", "resnet8@bare.pt", "--data", "digits", "--json")
+    evaluate_words = ("evaluate", "resnet8@bare.pt", "--data", "digits", "--json")
     recorded = json.loads(run("evaluate", str(teacher), "--json")[1])
-    code, out, err = run(*evaluated)
+    code, out, err = run(*evaluate_words)
     assert code == 0
     assert "resnet8@bare.pt: images normalized with mean 0.3" in err
     assert "(those of digits: the network records none)" in err
     assert json.loads(out)["nll"] == pytest.approx(recorded["nll"], rel=1e-3)  # of nearly the same pixels
-    code, out, err = run(*evaluated, "--mean", "0", "--std", "1", "--teacher", str(teacher))
+    code, out, err = run(*evaluate_words, "--mean", "0", "--std", "1", "--teacher", str(teacher))
     assert code == 0
     assert "mean 0 and std 1 (as given)" in err
     assert json.loads(out)["nll"] != pytest.approx(recorded["nll"], rel=0.01)
-    for wrong, said in (("--mean 0.5", "go together"), ("--mean 0.5 --std 0", "std"), ("--mean a --std 1", "mean")):
-        code, _, err = run(*evaluated, *wrong.split())
+    for words_of_error, fragment in (
+        ("--mean 0.5", "go together"),
+        ("--mean 0.5 --std 0", "std"),
+        ("--mean a --std 1", "mean"),
+    ):
+        code, _, err = run(*evaluate_words, *words_of_error.split())
         assert code == 2
-        assert said in err
+        assert fragment in err
     code, _, err = run("export", str(teacher), "--mean", "0", "--std", "1", "--onnx", "s.onnx")
     assert code == 2
     assert "no effect here: the weights record their own" in err
@@ -296,8 +300,17 @@ def test_help_is_in_plain_english(run: Command, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     text = " ".join(out.split()).replace("- ", "-")  # a word may be divided at its hyphen
-    for word in ("so many", "the picture asks", "is kept", "are kept", "Who follows", "told", "Judge", "comes along"):
-        assert word not in text
+    for fragment in (
+        "so many",
+        "the picture asks",
+        "is kept",
+        "are kept",
+        "Who follows",
+        "told",
+        "Judge",
+        "comes along",
+    ):
+        assert fragment not in text
     if command == "distill":
         for term in ("Label noise", "instance-dependent", "Class imbalance", "cached", "Experiment trackers"):
             assert term in text
@@ -325,18 +338,18 @@ def test_another_runs_folder_is_refused(run: Command, teacher: Path) -> None:
 
 
 def test_extra_evaluation(run: Command, teacher: Path, tiny_npz: str) -> None:
-    asked = ("--corruptions", "--pgd", "0.1,0.01", "--ood", tiny_npz, "--samples", "40")
-    code, out, _ = run("evaluate", str(teacher), *asked, "--json")
+    options = ("--corruptions", "--pgd", "0.1,0.01", "--ood", tiny_npz, "--samples", "40")
+    code, out, _ = run("evaluate", str(teacher), *options, "--json")
     assert code == 0
-    found = json.loads(out)
-    assert len(found["corruptions"]["jpeg"]) == 5
-    assert 0 < found["corruption_accuracy"] < 1
-    assert list(found["pgd"]) == ["0.01", "0.1"]
-    assert 0 < found["ood_auroc"] < 1
-    code, out, _ = run("evaluate", str(teacher), *asked)
+    evaluation = json.loads(out)
+    assert len(evaluation["corruptions"]["jpeg"]) == 5
+    assert 0 < evaluation["corruption_accuracy"] < 1
+    assert list(evaluation["pgd"]) == ["0.01", "0.1"]
+    assert 0 < evaluation["ood_auroc"] < 1
+    code, out, _ = run("evaluate", str(teacher), *options)
     assert code == 0
-    for shown in ("corruption accuracy", "under gaussian blur", "accuracy by radius", "ood auroc", "aurc"):
-        assert shown in out
+    for label in ("corruption accuracy", "under gaussian blur", "accuracy by radius", "ood auroc", "aurc"):
+        assert label in out
     assert "{" not in out  # nothing nested in a cell
     assert "None" not in out
     code, out, _ = run("evaluate", str(teacher))
@@ -365,16 +378,16 @@ def test_a_hostile_teacher_does_not_run(run: Command, tmp_path: Path) -> None:
 def test_ctrl_c_prints_one_line_and_loses_nothing(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "tutelage", "train", "--model", "resnet8x0.5", "--out", str(tmp_path / "run")]
     # A shell that starts a job in the background makes it deaf to Ctrl-C; a person's does not.
-    listen = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    restore_sigint = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     job = subprocess.Popen(
         [*words, "--epochs", "500"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=listen,  # noqa: PLW1509
+        preexec_fn=restore_sigint,  # noqa: PLW1509
     )
-    until = time.monotonic() + 60
-    while not list((tmp_path / "run").glob("checkpoints/*.ckpt")) and time.monotonic() < until:
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "run").glob("checkpoints/*.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     job.send_signal(signal.SIGINT)
     _, err = job.communicate(timeout=60)
@@ -385,15 +398,15 @@ def test_ctrl_c_prints_one_line_and_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_fields_of_runs_are_options_of_a_study(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
 
     def keep(study: Any, *_: Any, **__: Any) -> None:
-        asked.update(study.train)
+        fields.update(study.train)
 
     monkeypatch.setattr(sys.modules["tutelage.cli.study"], "_run_study", keep)
     words = ["--epochs", "1", "--lr", "0.1", "--no-augment", "--device", "cpu", "--image-size", "16"]
     assert run("study", "nine", *words, "--milestones", "0.5", "--set", "momentum=0.5") == (0, "", "")
-    assert asked == {
+    assert fields == {
         "epochs": 1,
         "lr": 0.1,
         "augment": False,

@@ -109,24 +109,24 @@ def test_vectors_without_labels_are_distilled(run: Command, arrays: None) -> Non
 
 
 @pytest.fixture
-def pictures(run: Command) -> None:
+def write_images(run: Command) -> None:
     """Pictures in one folder, the same with a labelled test part, and a teacher of three classes."""
     random = np.random.default_rng(1)
     for number in range(30):
         pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
-        for place in (Path("flat"), Path("parts/unlabelled")):
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(place / f"{number}.png")
+        for path in (Path("flat"), Path("parts/unlabelled")):
+            path.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path / f"{number}.png")
     for number in range(12):
-        place = Path("parts/test") / "abc"[number % 3]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(place / f"{number}.png")
+        path = Path("parts/test") / "abc"[number % 3]
+        path.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(path / f"{number}.png")
     shutil.copytree("parts/test", "labelled")
     code, _, err = run("train", "--model", "resnet8x0.25", "--data", "folder:labelled", "--out", "t", *SHORT)
     assert code == 0, err
 
 
-def test_a_folder_of_unlabelled_pictures_is_distilled_and_evaluated(run: Command, pictures: None) -> None:
+def test_a_folder_of_unlabelled_pictures_is_distilled_and_evaluated(run: Command, write_images: None) -> None:
     words = ("distill", "--teacher", "t", "--student", "resnet8x0.25", "--set", "alpha=1", *SHORT)
     code, out, err = run(*words, "--data", "folder:flat/", "--out", "s")
     assert code == 0, err
@@ -149,7 +149,7 @@ def test_a_folder_of_unlabelled_pictures_is_distilled_and_evaluated(run: Command
     [("hinton", "alpha=1"), ("at", "kd_alpha=1"), ("rkd", "kd_alpha=1"), ("fitnet", "kd_alpha=1")],
 )
 def test_unlabelled_pictures_train_and_labelled_ones_test(
-    method: str, setting: str, run: Command, pictures: None
+    method: str, setting: str, run: Command, write_images: None
 ) -> None:
     words = ("--student", "resnet8x0.25", "--method", method, "--set", setting, "--data", "folder:parts", *SHORT)
     code, out, err = run("distill", "--teacher", "t", "--out", "s", *words)
@@ -160,7 +160,7 @@ def test_unlabelled_pictures_train_and_labelled_ones_test(
     assert "selected" not in result
 
 
-def test_a_network_without_a_teacher_needs_labels(run: Command, pictures: None) -> None:
+def test_a_network_without_a_teacher_needs_labels(run: Command, write_images: None) -> None:
     code, _, err = run("train", "--data", "folder:flat", "--out", "s", *SHORT)
     assert code == 2
     assert "no sample of folder:flat has a label, and there is no teacher" in err
@@ -172,10 +172,10 @@ def test_a_network_without_a_teacher_needs_labels(run: Command, pictures: None) 
 def test_methods_are_listed_with_task_and_evidence(run: Command) -> None:
     code, out, _ = run("methods", "--json")
     assert code == 0
-    listed = {entry["name"]: entry for entry in strict(out)}
-    assert listed["rkd"]["task"] is None
-    assert listed["triplets"]["task"] == "clustering"
-    assert (listed["mslg"]["evidence"], listed["slr"]["evidence"]) == ("code", "abstract")
+    entries = {entry["name"]: entry for entry in strict(out)}
+    assert entries["rkd"]["task"] is None
+    assert entries["triplets"]["task"] == "clustering"
+    assert (entries["mslg"]["evidence"], entries["slr"]["evidence"]) == ("code", "abstract")
     code, out, _ = run("methods", "triplets")
     assert code == 0
     assert "task: clustering; written from: abstract" in out
@@ -183,20 +183,20 @@ def test_methods_are_listed_with_task_and_evidence(run: Command) -> None:
 
 
 def test_every_method_records_its_evidence() -> None:
-    own = [find(name) for name in installed()]
-    silent = {m.name for m in own if m.function.__module__.startswith("tutelage.") and m.evidence is None}
+    methods = [find(name) for name in installed()]
+    silent = {m.name for m in methods if m.function.__module__.startswith("tutelage.") and m.evidence is None}
     assert silent == {"plain"}
 
 
 def test_tasks_are_listed_with_their_metrics(run: Command) -> None:
     code, out, _ = run("tasks", "--json")
     assert code == 0
-    listed = {entry["name"]: entry for entry in strict(out)}
-    assert set(listed) == set(task_names())
-    for entry in listed.values():
+    entries = {entry["name"]: entry for entry in strict(out)}
+    assert set(entries) == set(task_names())
+    for entry in entries.values():
         main = next(iter(entry["metrics"].values()))
         assert main["better"] in ("higher", "lower")
-    assert next(iter(listed["clustering"]["metrics"])) == "nmi"
+    assert next(iter(entries["clustering"]["metrics"])) == "nmi"
 
 
 # --- evaluation of runs of other tasks
@@ -274,15 +274,15 @@ def test_a_folder_of_sounds_is_described(run: Command) -> None:
     from scipy.io import wavfile
 
     for part, name, count in (("train", "low", 3), ("train", "high", 2), ("test", "low", 1)):
-        place = Path(part, name)
-        place.mkdir(parents=True)
+        path = Path(part, name)
+        path.mkdir(parents=True)
         for number in range(count):
-            wavfile.write(place / f"{number}.wav", 8000, np.arange(100, dtype=np.int16))
+            wavfile.write(path / f"{number}.wav", 8000, np.arange(100, dtype=np.int16))
     code, out, _ = run("data", "wav:.", "--json")
     assert code == 0
-    described = strict(out)
-    assert described["classes"] == ["high", "low"]
-    assert described["counts"] == {"train": [2, 3], "test": [0, 1]}
+    description = strict(out)
+    assert description["classes"] == ["high", "low"]
+    assert description["counts"] == {"train": [2, 3], "test": [0, 1]}
     code, out, _ = run("data", "wav:.")
     assert code == 0
     assert "waveforms (1, 100), for classification" in " ".join(out.split())

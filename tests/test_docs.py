@@ -28,43 +28,46 @@ def script(name: str) -> ModuleType:
 
 
 def test_result_pages_match_raw_files() -> None:
-    made = script("make_results")
-    assert (ROOT / "docs" / "results" / "demo.md").read_text() == made.demo_page()
-    assert (ROOT / "docs" / "results" / "nine-methods.md").read_text() == made.nine_page()
+    result_pages = script("make_results")
+    assert (ROOT / "docs" / "results" / "demo.md").read_text() == result_pages.demo_page()
+    assert (ROOT / "docs" / "results" / "nine-methods.md").read_text() == result_pages.nine_page()
 
 
 def test_each_experiment_has_its_page_and_enough_seeds() -> None:
-    paired = script("make_results").paired
-    for experiment in paired.installed():
+    paired_page = script("make_results").paired
+    for experiment in paired_page.installed():
         if not experiment.file.exists():  # nothing has been run yet
             continue
         page = (ROOT / "docs" / "results" / f"{experiment.name}.md").read_text()
-        assert page == paired.page(experiment), f"run python docs/make_results.py ({experiment.name})"
-        assert not paired.missing_runs(experiment, experiment.file) or "Not finished" in page
+        assert page == paired_page.page(experiment), f"run python docs/make_results.py ({experiment.name})"
+        assert not paired_page.missing_runs(experiment, experiment.file) or "Not finished" in page
         for condition, title in experiment.conditions.items():
             if title or len(experiment.conditions) == 1:
                 assert len(experiment.seeds_of(condition)) >= 3, (experiment.name, condition)
 
 
 def test_methods_that_lose_half_a_point_on_clean_labels_are_listed() -> None:
-    made = script("make_results")
+    result_pages = script("make_results")
     text = (ROOT / "docs" / "methods" / "weights.md").read_text()
-    _, said = text.split("As of now:")
-    for data in made.DATA:
-        results = made.nine(data, "0")
-        below = made.below(results)
-        assert {row.cell.method for row in results.table()} >= set(made.ORDER)
-        (line,) = [line for line in said.splitlines() if line.startswith(f"- {data}:")]
+    _, statement = text.split("As of now:")
+    for data in result_pages.DATA:
+        results = result_pages.nine(data, "0")
+        below = result_pages.below(results)
+        assert {row.cell.method for row in results.table()} >= set(result_pages.ORDER)
+        (line,) = [line for line in statement.splitlines() if line.startswith(f"- {data}:")]
         assert line.startswith(f"- {data}: {', '.join(f'`{name}`' for name in below) or 'none'}")
         assert f"({len(results.study['seeds'])} seeds)" in line
 
 
 def test_performance_tables_match_raw_files() -> None:
-    made = script("make_performance")
-    text = made.PAGE.read_text()
-    assert made.filled(text) == text, "run python docs/make_performance.py"
+    performance_tables = script("make_performance")
+    text = performance_tables.PAGE.read_text()
+    assert performance_tables.filled(text) == text, "run python docs/make_performance.py"
     tables = re.findall(r"<!-- ([\w/]+) -->\n", text)
-    files = [file.relative_to(made.RESULTS).with_suffix("").as_posix() for file in made.RESULTS.rglob("*.json")]
+    files = [
+        file.relative_to(performance_tables.RESULTS).with_suffix("").as_posix()
+        for file in performance_tables.RESULTS.rglob("*.json")
+    ]
     assert sorted({*tables} - {"end"}) == sorted(files)
 
 
@@ -92,16 +95,16 @@ def test_teacher_of_example_is_trained_on_the_labels_of_its_student(page: str, n
 @pytest.mark.parametrize("file", PAGES)
 def test_linked_files_exist(file: str) -> None:
     text = (ROOT / file).read_text()
-    here = (ROOT / file).parent
+    file_folder = (ROOT / file).parent
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    assert not [link for link in links if not (here / link).exists()]
+    assert not [link for link in links if not (file_folder / link).exists()]
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_files_named_in_text_exist(page: str) -> None:
     """``tests/x.py`` is a file of the repository, ``data/x.py`` one of the package."""
-    elsewhere = {"runs/student/load.py", "helper/loops.py"}
-    names = set(re.findall(r"`([\w/]+/[a-z_]+\.py)`", (ROOT / page).read_text())) - elsewhere
+    other_files = {"runs/student/load.py", "helper/loops.py"}
+    names = set(re.findall(r"`([\w/]+/[a-z_]+\.py)`", (ROOT / page).read_text())) - other_files
     assert not [name for name in names if not any((folder / name).exists() for folder in (ROOT, ROOT / "src/tutelage"))]
 
 
@@ -109,10 +112,10 @@ def test_every_dependency_is_explained() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    told = (ROOT / "docs" / "dependencies.md").read_text()
+    text_of_dependencies = (ROOT / "docs" / "dependencies.md").read_text()
     core = {re.split(r"[<>=\[]", name)[0] for name in project["dependencies"]}
-    assert core == set(re.findall(r"^\| ([a-z0-9-]+) \|", told, re.M)) - {"package", "extra", "---"}
-    assert set(project["optional-dependencies"]) == set(re.findall(r"^\| `([a-z]+)` \|", told, re.M))
+    assert core == set(re.findall(r"^\| ([a-z0-9-]+) \|", text_of_dependencies, re.M)) - {"package", "extra", "---"}
+    assert set(project["optional-dependencies"]) == set(re.findall(r"^\| `([a-z]+)` \|", text_of_dependencies, re.M))
 
 
 def python_of(page: str) -> list[str]:
@@ -147,9 +150,9 @@ def test_documented_study_file_is_valid() -> None:
     from tutelage.studies.study import Study
 
     text = (ROOT / "docs" / "studies.md").read_text()
-    (shown,) = re.findall(r"```toml\n(.*?)```", text, re.S)
-    study = Study(**tomllib.loads(shown))
+    (study_text,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    study = Study(**tomllib.loads(study_text))
     assert list(study.methods) == ["plain", "hinton", "dml", "at, published weight"]
-    assert set(Study.model_fields) - set(tomllib.loads(shown)) <= {"task", "pairs", "budget", "search"}
+    assert set(Study.model_fields) - set(tomllib.loads(study_text)) <= {"task", "pairs", "budget", "search"}
     for field in ("task", "pairs", "budget", "search"):
         assert field in text

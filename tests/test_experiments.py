@@ -44,16 +44,16 @@ def experiment(calls: list[tuple[str, int]]) -> Callable[..., paired.Experiment]
 def test_recorded_runs_are_not_repeated(
     experiment: Callable[..., paired.Experiment], calls: list[tuple[str, int]]
 ) -> None:
-    made_up = experiment()
-    paired.main(made_up, ("--seeds", "0", "--rows", "plain"))
-    paired.main(made_up, ())
+    example_experiment = experiment()
+    paired.main(example_experiment, ("--seeds", "0", "--rows", "plain"))
+    paired.main(example_experiment, ())
     assert calls == [("plain", 0), ("ours", 0), ("plain", 1), ("ours", 1)]
-    lines = read_lines(made_up.file)
+    lines = read_lines(example_experiment.file)
     assert [(line["row"], line["seed"]) for line in lines] == calls
     assert lines[0]["command"] == "python -m experiments.made-up --rows 'plain' --seeds 0"
     assert list(lines[0]) == ["condition", "row", "seed", "measured", "seconds", "command", "versions", "device"]
-    paired.main(made_up, ())
-    assert read_lines(made_up.file) == lines
+    paired.main(example_experiment, ())
+    assert read_lines(example_experiment.file) == lines
 
 
 def test_page_shows_paired_differences(experiment: Callable[..., paired.Experiment]) -> None:

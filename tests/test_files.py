@@ -179,23 +179,25 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         LockedFolder(tmp_path, "study").locked().__enter__()
 
 
-@pytest.mark.parametrize("place", ["/", ".", "", "folder"])
-def test_a_folder_is_not_written_to_as_a_file(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("target_path", ["/", ".", "", "folder"])
+def test_a_folder_is_not_written_to_as_a_file(
+    target_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     for follow in (True, False):
         with pytest.raises(TutelageError, match=r"cannot write .*: Is a directory; it is a folder: name a file in it"):
-            atomic_write(place, b"", follow=follow)
+            atomic_write(target_path, b"", follow=follow)
     assert os.listdir(tmp_path) == ["folder"]
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_link_is_replaced_where_it_is_not_to_be_followed(there: bool, tmp_path: Path) -> None:
-    if there:
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_is_replaced_where_it_is_not_to_be_followed(exists: bool, tmp_path: Path) -> None:
+    if exists:
         (tmp_path / "precious").write_text("mine")
     (tmp_path / "link").symlink_to("precious")
     atomic_write(tmp_path / "link", b"new", follow=False)
     assert not (tmp_path / "link").is_symlink()
     assert (tmp_path / "link").read_bytes() == b"new"
-    assert (tmp_path / "precious").exists() == there
-    assert not there or (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / "precious").exists() == exists
+    assert not exists or (tmp_path / "precious").read_text() == "mine"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.golden import GOLDEN, in_fixed_environment, made_with
+from tests.golden import GOLDEN, in_fixed_environment, library_versions
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="the stored numbers are of AVX2 kernels"
@@ -17,34 +17,34 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def stored() -> dict[str, Any]:
+def recorded_results() -> dict[str, Any]:
     golden: dict[str, Any] = json.loads(GOLDEN.read_text())
-    if made_with() != golden["made_with"]:
-        pytest.skip(f"the stored numbers are of {golden['made_with']}, this is {made_with()}")
+    if library_versions() != golden["versions"]:
+        pytest.skip(f"the stored numbers are of {golden['versions']}, this is {library_versions()}")
     return golden["runs"]  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
-def runs(stored: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def runs(recorded_results: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return in_fixed_environment(tmp_path_factory.mktemp("golden"))
 
 
 @pytest.mark.parametrize("method", ["plain", "hinton", "fitnet", "dml", "pdiff", "akdg"])
 def test_students_and_results_are_those_that_are_stored(
-    method: str, stored: dict[str, Any], runs: dict[str, Any]
+    method: str, recorded_results: dict[str, Any], runs: dict[str, Any]
 ) -> None:
-    _same(runs[method]["result"], stored[method]["result"], method)
-    assert runs[method]["student"] == stored[method]["student"]
+    _same(runs[method]["result"], recorded_results[method]["result"], method)
+    assert runs[method]["student"] == recorded_results[method]["student"]
 
 
-def _same(now: Any, then: Any, where: str) -> None:
+def _same(actual: Any, expected: Any, path: str) -> None:
     """Everything that is stored is there and equal; there may be more."""
-    if isinstance(then, dict):
-        for key, value in then.items():
-            assert key in now, f"{where}: {key} is missing"
-            _same(now[key], value, f"{where}.{key}")
+    if isinstance(expected, dict):
+        for key, value in expected.items():
+            assert key in actual, f"{path}: {key} is missing"
+            _same(actual[key], value, f"{path}.{key}")
     else:
-        assert now == then, where
+        assert actual == expected, path
 
 
 def test_one_number_that_moved_is_noticed(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
     return BLOCK.findall((DOCS / page).read_text())
 
 
-def shortened(code: str) -> str:
+def shorten(code: str) -> str:
     """The code with one epoch, two seeds, smaller networks and few digits."""
     code = re.sub(r"epochs([ =])\d+", r"epochs\g<1>1", code)
     code = re.sub(r"resnet8\b", "resnet8x0.5", code)
@@ -66,9 +66,9 @@ def follow(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any
             if file:
                 Path(file).write_text(code)
             elif language == "python":
-                exec(shortened(code), namespace)
+                exec(shorten(code), namespace)
             else:
-                for words in commands(shortened(code)):
+                for words in commands(shorten(code)):
                     code_, out, err = run(*words)
                     assert code_ == 0, (words, err)
                     output += out
@@ -118,7 +118,7 @@ def test_add_a_method_page_runs(follow: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_every_guide_is_tested() -> None:
-    tested = {"tutorial.md", "noisy-labels.md", "add-a-method.md"}
-    elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
+    tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md"}
+    tested_elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
     with_code = {page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text())}
-    assert with_code == tested | elsewhere.keys()
+    assert with_code == tested_guides | tested_elsewhere.keys()

@@ -17,7 +17,7 @@ from tests.kill import SHORT, Command, FailedError, Moment, import_all, kill_and
 import_all()
 place = Path(sys.argv[1])
 command = Command("plain", ["train", "--model", "resnet8x0.25", *SHORT])
-command.run_whole(place / "whole")
+command.run_reference(place / "whole")
 moments = {
     "first": [Moment("", "half", 2)],
     "last": [Moment("", "name", command.counts["name"])],
@@ -45,7 +45,7 @@ else:
 @pytest.mark.timeout(250)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the campaign forks")
 def test_a_run_that_is_killed_at_chosen_moments_ends_as_one_that_is_not(tmp_path: Path) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", CASES, str(tmp_path)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parent.parent,
@@ -54,4 +54,4 @@ def test_a_run_that_is_killed_at_chosen_moments_ends_as_one_that_is_not(tmp_path
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]

@@ -20,10 +20,10 @@ def test_versions_agree() -> None:
 
 
 def test_every_dependency_is_pinned() -> None:
-    pinned = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    pins = re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     extras = ("onnx", "lightning", "ray", "tensorboard", "text", "frame", "docs", "dev")  # timm and hf are not tested
     requirements = PROJECT["dependencies"] + [
         line for extra in extras for line in PROJECT["optional-dependencies"][extra]
     ]
     names = {re.split(r"[<>=\[]", line)[0] for line in requirements} - {"tutelage"}
-    assert not names - set(pinned)
+    assert not names - set(pins)

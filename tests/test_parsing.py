@@ -21,7 +21,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("parse", "text", "said"),
+    ("parse", "text", "pattern"),
     [
         (parse_yaml, BOMB + "lr: *i", "alias"),
         (parse_yaml, "a: &a [*a]", "alias"),
@@ -51,12 +51,12 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (parse_toml, "a = " + "9" * 30, "64 bits"),
     ],
 )
-def test_refused_text(parse: Callable[[Any], Any], text: Any, said: str) -> None:
-    began = time.monotonic()
-    with pytest.raises(ValueError, match=said) as caught:
+def test_refused_text(parse: Callable[[Any], Any], text: Any, pattern: str) -> None:
+    start_time = time.monotonic()
+    with pytest.raises(ValueError, match=pattern) as exc_info:
         parse(text)
-    assert time.monotonic() - began < 2
-    assert len(str(caught.value).splitlines()) == 1
+    assert time.monotonic() - start_time < 2
+    assert len(str(exc_info.value).splitlines()) == 1
 
 
 def test_ordinary_files_are_read() -> None:
@@ -71,16 +71,25 @@ def test_a_json_configuration_is_read_as_json(tmp_path: Path) -> None:
 
 
 def test_written_values_are_read_back() -> None:
-    same = [1, 2]
-    value = {"a": same, "b": same, "c": "x\x85y\u2028z\x1b", "é": "ü", "d": "a\nb", "e": 1e308, "f": "1", "g": None}
+    shared_list = [1, 2]
+    value = {
+        "a": shared_list,
+        "b": shared_list,
+        "c": "x\x85y\u2028z\x1b",
+        "é": "ü",
+        "d": "a\nb",
+        "e": 1e308,
+        "f": "1",
+        "g": None,
+    }
     assert parse_yaml(write_yaml(value)) == value
 
 
 def test_an_alias_bomb_in_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(BOMB + "lr: *i")
-    with pytest.raises(TutelageError, match="alias") as caught:
+    with pytest.raises(TutelageError, match="alias") as exc_info:
         read_config(tmp_path / "a.yaml")
-    assert len(str(caught.value)) < 300
+    assert len(str(exc_info.value)) < 300
 
 
 def test_values_in_messages_are_short() -> None:
@@ -89,9 +98,9 @@ def test_values_in_messages_are_short() -> None:
         deep = [deep] * 2
     for value in ("x" * 10**6, list(range(10**6)), 10**9999, deep, {"a" * 10**6: 1}, object()):
         assert len(value_text(value)) < 1000
-    with pytest.raises(TutelageError) as caught:
+    with pytest.raises(TutelageError) as exc_info:
         Config(lr="x" * 10**6)
-    assert len(str(caught.value)) < 400
+    assert len(str(exc_info.value)) < 400
     assert len(str(unknown("method", "x" * 10**6, ["a"]))) < 400
 
 
@@ -110,8 +119,8 @@ def test_values_in_messages_are_short() -> None:
 def test_fields_that_no_file_gives_back_are_refused(fields: dict[str, Any], name: str, text: str) -> None:
     with pytest.raises(TutelageError, match=f"the configuration: {name}: .*{text}"):
         Config(**fields)
-    good = Config(epochs=2**63 - 1, student="né", settings={"a": "\x1b"})
-    assert Config(**parse_yaml(good.as_yaml())) == good
+    valid_config = Config(epochs=2**63 - 1, student="né", settings={"a": "\x1b"})
+    assert Config(**parse_yaml(valid_config.as_yaml())) == valid_config
 
 
 @pytest.mark.parametrize("fields", [{"name": "\ud800"}, {"seeds": [10**30]}, {"train": {"lr": 0.1, "epochs": 10**30}}])

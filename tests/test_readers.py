@@ -59,20 +59,20 @@ BRIEF = settings(
 )
 
 
-def places(value: Any, at: Path_ = ()) -> Iterator[Path_]:
+def paths_in(value: Any, at: Path_ = ()) -> Iterator[Path_]:
     """The paths to a value and all its parts."""
     yield at
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, part in parts:
-        yield from places(part, (*at, name))
+        yield from paths_in(part, (*at, name))
 
 
 @st.composite
-def changed(draw: st.DrawFn, valid: Any) -> Any:
+def change_value(draw: st.DrawFn, valid: Any) -> Any:
     """A valid value of which one to three parts are replaced, removed or added to."""
     value = copy.deepcopy(valid)
     for _ in range(draw(st.integers(1, 3))):
-        *above, last = draw(st.sampled_from([place for place in places(value) if place] or [("",)]))
+        *above, last = draw(st.sampled_from([path for path in paths_in(value) if path] or [("",)]))
         holder = value
         for name in above:
             holder = holder[name]
@@ -90,16 +90,16 @@ def changed(draw: st.DrawFn, valid: Any) -> Any:
     return value
 
 
-def anything(valid: Any) -> st.SearchStrategy[Any]:
-    return st.one_of(changed(valid), changed(valid), VALUES)
+def any_value(valid: Any) -> st.SearchStrategy[Any]:
+    return st.one_of(change_value(valid), change_value(valid), VALUES)
 
 
-def written(value: Any) -> bytes:
+def as_json(value: Any) -> bytes:
     """As JSON with all that Python's writer allows: NaN, infinity, lone surrogates, integers of any size."""
     return json.dumps(value).encode()
 
 
-def good(read: Callable[[], object]) -> None:
+def check_reader(read: Callable[[], object]) -> None:
     """It gives a value or refuses in one line."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -155,9 +155,9 @@ STUDY = {
 
 
 @BRIEF
-@given(value=anything(CONFIG))
+@given(value=any_value(CONFIG))
 def test_configurations(value: Any, tmp_path: Path) -> None:
-    for name, content in (("a.json", written(value)), ("a.yaml", write_yaml(value).encode(errors="replace"))):
+    for name, content in (("a.json", as_json(value)), ("a.yaml", write_yaml(value).encode(errors="replace"))):
         (tmp_path / name).write_bytes(content)
 
         def read(file: Path = tmp_path / name) -> None:
@@ -165,7 +165,7 @@ def test_configurations(value: Any, tmp_path: Path) -> None:
             assert Config(**parse_yaml(config.as_yaml())) == config
             find("hinton").check(config.settings)
 
-        good(read)
+        check_reader(read)
 
 
 WRONG: dict[str, tuple[str, Any]] = {
@@ -189,8 +189,8 @@ WRONG: dict[str, tuple[str, Any]] = {
 def test_a_study_with_a_field_of_a_wrong_type(field: str, write_study: Callable[..., Path]) -> None:
     study = write_study(methods=("at",), seeds=(0,))
     name, value = WRONG[field]
-    first, *rest = (study / name).read_text().splitlines()
-    (study / name).write_text("\n".join([json.dumps(json.loads(first) | {field: value}), *rest]))
+    first, *other_lines = (study / name).read_text().splitlines()
+    (study / name).write_text("\n".join([json.dumps(json.loads(first) | {field: value}), *other_lines]))
     with pytest.raises(TutelageError, match=field):
         Results.read(study)
 
@@ -198,93 +198,93 @@ def test_a_study_with_a_field_of_a_wrong_type(field: str, write_study: Callable[
 @pytest.mark.parametrize("value", [{"test": {}}, {"test": 5}, 5, {}, {"data": []}, {"cost": {"flops": "many"}}])
 def test_a_result_with_wrong_types(value: Any, folder: Path, tmp_path: Path) -> None:
     result = json.loads((folder / "result.json").read_bytes())
-    changed = result | value if isinstance(value, dict) and value else value
-    (tmp_path / "result.json").write_text(json.dumps(changed))
+    changed_result = result | value if isinstance(value, dict) and value else value
+    (tmp_path / "result.json").write_text(json.dumps(changed_result))
     with pytest.raises(TutelageError, match=r"result\.json"):
         RunFolder(tmp_path).result()
 
 
 @BRIEF
-@given(value=anything(STUDY))
+@given(value=any_value(STUDY))
 def test_studies(value: Any, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_bytes(written(value))
+    (tmp_path / "a.json").write_bytes(as_json(value))
 
     def read() -> None:
         study = Study(**read_study(tmp_path / "a.json"))
         json.dumps(study.as_json(), allow_nan=False)
 
-    good(read)
+    check_reader(read)
 
 
 @BRIEF
 @given(text=st.one_of(TEXTS, VALUES.map(json.dumps), VALUES.map(write_yaml)))
 def test_settings(text: str) -> None:
-    good(lambda: find("hinton").check(settings_from([f"temperature={text}"])))
-    good(lambda: settings_from([text]))
-    good(lambda: ExtraEvaluation(pgd=text, samples=text))  # type: ignore[arg-type]
+    check_reader(lambda: find("hinton").check(settings_from([f"temperature={text}"])))
+    check_reader(lambda: settings_from([text]))
+    check_reader(lambda: ExtraEvaluation(pgd=text, samples=text))  # type: ignore[arg-type]
 
 
 @BRIEF
 @given(data=st.data())
 def test_results_of_runs(data: st.DataObject, folder: Path, tmp_path: Path) -> None:
-    copied = tmp_path / "run"
-    copied.mkdir(exist_ok=True)
+    copy_of_run = tmp_path / "run"
+    copy_of_run.mkdir(exist_ok=True)
     for name in ("config.yaml", "inputs.json", "versions.json", "result.json", "metrics.jsonl"):
-        (copied / name).write_bytes((folder / name).read_bytes())
+        (copy_of_run / name).write_bytes((folder / name).read_bytes())
     name = data.draw(st.sampled_from(["result.json", "result.json", "inputs.json", "versions.json", "config.yaml"]))
-    value = data.draw(anything(VALID[name]((folder / name).read_bytes())))
-    content = write_yaml(value).encode(errors="replace") if name == "config.yaml" else written(value)
-    (copied / name).write_bytes(content)
+    value = data.draw(any_value(VALID[name]((folder / name).read_bytes())))
+    content = write_yaml(value).encode(errors="replace") if name == "config.yaml" else as_json(value)
+    (copy_of_run / name).write_bytes(content)
 
     def read() -> None:
-        result = RunFolder(copied).result()
+        result = RunFolder(copy_of_run).result()
         if result is not None:
             json.dumps(result, allow_nan=False)
-            print_result(Result(Tapped(nn.Identity()), result, (), RUN, copied))
+            print_result(Result(Tapped(nn.Identity()), result, (), RUN, copy_of_run))
 
-    good(read)
-    good(lambda: RunFolder(copied).finished(RUN, json.loads((folder / "inputs.json").read_bytes())))
-    good(lambda: compare_runs(folder, copied))
-    good(lambda: compare_runs(copied, folder))
+    check_reader(read)
+    check_reader(lambda: RunFolder(copy_of_run).finished(RUN, json.loads((folder / "inputs.json").read_bytes())))
+    check_reader(lambda: compare_runs(folder, copy_of_run))
+    check_reader(lambda: compare_runs(copy_of_run, folder))
 
 
 @BRIEF
 @given(data=st.data())
 def test_epochs(data: st.DataObject, folder: Path, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_bytes().splitlines()]
-    value = data.draw(anything(lines))
-    content = b"\n".join(map(written, value)) if isinstance(value, list) else written(value)
+    value = data.draw(any_value(lines))
+    content = b"\n".join(map(as_json, value)) if isinstance(value, list) else as_json(value)
     (tmp_path / "metrics.jsonl").write_bytes(content)
-    good(lambda: read_epochs(tmp_path / "metrics.jsonl"))
-    good(lambda: RunFolder(tmp_path).history())
+    check_reader(lambda: read_epochs(tmp_path / "metrics.jsonl"))
+    check_reader(lambda: RunFolder(tmp_path).history())
 
 
 @BRIEF
 @given(data=st.data())
 def test_records_of_studies(data: st.DataObject, write_study: Callable[..., Path], tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    if not whole.exists():
+    reference = tmp_path / "whole"
+    if not reference.exists():
         write_study("whole", methods=("at",), seeds=(0, 1))
     study = tmp_path / "study"
     study.mkdir(exist_ok=True)
     for name in ("study.json", "results.jsonl"):
-        (study / name).write_bytes((whole / name).read_bytes())
+        (study / name).write_bytes((reference / name).read_bytes())
     if data.draw(st.booleans()):
-        value = data.draw(anything(json.loads((whole / "study.json").read_bytes())))
-        (study / "study.json").write_bytes(written(value))
+        value = data.draw(any_value(json.loads((reference / "study.json").read_bytes())))
+        (study / "study.json").write_bytes(as_json(value))
     else:
-        lines = [json.loads(line) for line in (whole / "results.jsonl").read_bytes().splitlines()]
+        lines = [json.loads(line) for line in (reference / "results.jsonl").read_bytes().splitlines()]
         number = data.draw(st.integers(0, len(lines) - 1))
-        lines[number] = data.draw(anything(lines[number]))
-        (study / "results.jsonl").write_bytes(b"\n".join(map(written, lines)))
+        lines[number] = data.draw(any_value(lines[number]))
+        (study / "results.jsonl").write_bytes(b"\n".join(map(as_json, lines)))
 
     def read() -> None:
         results = Results.read(study)
         for format_ in ("md", "csv", "json"):
             table_as(results, format_)
 
-    good(read)
-    good(lambda: compare_studies(whole, study))
+    check_reader(read)
+    check_reader(lambda: compare_studies(reference, study))
 
 
 @BRIEF
@@ -299,7 +299,7 @@ def test_headers_of_weights(data: st.DataObject, digits: Data, tmp_path: Path) -
         "std": [0.2],
         "surgery": [{"operation": "branch", "at": "layer2", "branches": 2}, {"operation": "abstain"}],
     }
-    value = data.draw(anything(about))
+    value = data.draw(any_value(about))
     save_file(network.state_dict(), tmp_path / "student.safetensors", metadata={"tutelage": json.dumps(value)})
-    good(lambda: open_model(str(tmp_path), digits))
-    good(lambda: open_model(f"resnet8x0.25@{tmp_path / 'student.safetensors'}", digits))
+    check_reader(lambda: open_model(str(tmp_path), digits))
+    check_reader(lambda: open_model(f"resnet8x0.25@{tmp_path / 'student.safetensors'}", digits))

@@ -21,8 +21,8 @@ def handlers() -> Iterator[Callable[..., None]]:
     """``handlers(SIGTERM=..., SIGHUP=...)`` for the length of a test."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
-    def set_(**given: signal.Handlers) -> None:
-        for name, handler in given.items():
+    def set_(**new_handlers: signal.Handlers) -> None:
+        for name, handler in new_handlers.items():
             signal.signal(getattr(signal, name), handler)
 
     yield set_
@@ -37,13 +37,13 @@ def raise_in_process(number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_that_end_a_process_are_keyboard_interrupts(number: int, handlers: Callable[..., None]) -> None:
-    inherited = signal.signal(number, signal.SIG_DFL)  # the tests may run where SIGHUP is ignored
+    previous_handler = signal.signal(number, signal.SIG_DFL)  # the tests may run where SIGHUP is ignored
     try:
         with pytest.raises(KeyboardInterrupt), termination_signals_interrupt():
             raise_in_process(number)
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
-        signal.signal(number, inherited)
+        signal.signal(number, previous_handler)
 
 
 def fail_after(number: int) -> None:
@@ -115,14 +115,14 @@ def test_a_command_stops_at_sigterm_as_at_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tutelage", *words, "--device", "cpu", "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        until = time.monotonic() + 100
+        deadline = time.monotonic() + 100
         while not list((folder / "checkpoints").glob("*.ckpt")):
             assert process.poll() is None
-            assert time.monotonic() < until
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.decode().splitlines()[-1] == "stopped; run the same command again to resume"
-    assert "Traceback" not in said.decode()
+    assert output.decode().splitlines()[-1] == "stopped; run the same command again to resume"
+    assert "Traceback" not in output.decode()
     assert not [path for path in folder.rglob("*") if path.name.endswith(".tmp")]

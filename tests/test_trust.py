@@ -38,7 +38,7 @@ class Net(nn.Module):
 """
 
 
-class Same(nn.Module):
+class NetworkOfForeignRun(nn.Module):
     """A network with the weights of the gift's."""
 
     def __init__(self) -> None:
@@ -47,11 +47,11 @@ class Same(nn.Module):
 
 
 @pytest.fixture
-def gift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def foreign_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A stranger's run folder in the current folder, with code beside the weights."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "gift"
-    save_weights(folder / "student.safetensors", Same(), {"model": "gift.code:Net"})
+    save_weights(folder / "student.safetensors", NetworkOfForeignRun(), {"model": "gift.code:Net"})
     (folder / "code.py").write_text(CODE)
     yield folder
     for name in ("gift", "gift.code"):
@@ -72,17 +72,17 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     return call
 
 
-def renamed(folder: Path, spec: str) -> None:
-    save_weights(folder / "student.safetensors", Same(), {"model": spec})
+def rename_model(folder: Path, spec: str) -> None:
+    save_weights(folder / "student.safetensors", NetworkOfForeignRun(), {"model": spec})
 
 
-def refused(said: str, *words: str) -> None:
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, said
-    assert "Traceback" not in said
+def check_refusal(output: str, *words: str) -> None:
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, output
+    assert "Traceback" not in output
     assert "--trust" in errors[0]
-    for word in words:
-        assert word in errors[0], said
+    for fragment in words:
+        assert fragment in errors[0], output
     assert not Path("it_ran").exists()
     assert "gift" not in sys.modules
 
@@ -101,16 +101,18 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_a_file_imports_nothing(run: Run, gift: Path, command: str) -> None:
+def test_a_file_imports_nothing(run: Run, foreign_run: Path, command: str) -> None:
     save_weights("own.safetensors", tutelage_net(), {})
-    (gift / "config.yaml").write_text("data: digits\nstudent: gift.code:Net\nepochs: 1\nper_class: 4\n")
-    (gift / "taught.yaml").write_text("data: digits\nteacher: gift\nepochs: 1\nper_class: 4\n")
-    (gift / "weights.yaml").write_text("data: digits\nteacher: 'gift.code:Net@gift/student.safetensors'\nepochs: 1\n")
-    (gift / "study.toml").write_text("data = 'digits'\nstudents = 'gift.code:Net'\nteachers = 'resnet8'\n")
-    (gift / "trained.toml").write_text("data = 'digits'\nstudents = 'resnet8'\nteachers = 'gift'\n")
-    code, said = run(*command.split())
+    (foreign_run / "config.yaml").write_text("data: digits\nstudent: gift.code:Net\nepochs: 1\nper_class: 4\n")
+    (foreign_run / "taught.yaml").write_text("data: digits\nteacher: gift\nepochs: 1\nper_class: 4\n")
+    (foreign_run / "weights.yaml").write_text(
+        "data: digits\nteacher: 'gift.code:Net@gift/student.safetensors'\nepochs: 1\n"
+    )
+    (foreign_run / "study.toml").write_text("data = 'digits'\nstudents = 'gift.code:Net'\nteachers = 'resnet8'\n")
+    (foreign_run / "trained.toml").write_text("data = 'digits'\nstudents = 'resnet8'\nteachers = 'gift'\n")
+    code, output = run(*command.split())
     assert code == 2
-    refused(said, "'gift.code:Net'", str(gift / "code.py"))
+    check_refusal(output, "'gift.code:Net'", str(foreign_run / "code.py"))
     assert not Path("out.onnx").exists()
     assert not Path("study/runs").exists()
 
@@ -132,27 +134,27 @@ def tutelage_net() -> nn.Module:
         ("timm/hf-hub:stranger/net", "timm"),
     ],
 )
-def test_nor_do_other_specifications(run: Run, gift: Path, spec: str, origin: str) -> None:
-    renamed(gift, spec)
-    code, said = run("evaluate", "gift", "--data", "digits")
+def test_nor_do_other_specifications(run: Run, foreign_run: Path, spec: str, origin: str) -> None:
+    rename_model(foreign_run, spec)
+    code, output = run("evaluate", "gift", "--data", "digits")
     assert code == 2
-    refused(said, spec, origin)
+    check_refusal(output, spec, origin)
     assert "this" not in sys.modules
 
 
-def test_a_method_of_a_file_is_not_imported_either(run: Run, gift: Path) -> None:
+def test_a_method_of_a_file_is_not_imported_either(run: Run, foreign_run: Path) -> None:
     for method in ("gift.code:Net", "gift/code.py:Net"):
-        (gift / "config.yaml").write_text(f"data: digits\nmethod: {method}\nepochs: 1\n")
-        (gift / "study.yaml").write_text(f"data: digits\nmethods: [{{method: '{method}'}}]\n")
+        (foreign_run / "config.yaml").write_text(f"data: digits\nmethod: {method}\nepochs: 1\n")
+        (foreign_run / "study.yaml").write_text(f"data: digits\nmethods: [{{method: '{method}'}}]\n")
         for words in (("train", "--config", "gift/config.yaml"), ("study", "gift/study.yaml", "--out", "study")):
-            code, said = run(*words)
+            code, output = run(*words)
             assert code == 2
-            refused(said, method, str(gift / "code.py"))
+            check_refusal(output, method, str(foreign_run / "code.py"))
 
 
-def test_typed_names_are_imported(run: Run, gift: Path) -> None:
-    code, said = run("evaluate", "gift.code:Net@gift/student.safetensors", "--data", "digits")
-    assert code == 0, said
+def test_typed_names_are_imported(run: Run, foreign_run: Path) -> None:
+    code, output = run("evaluate", "gift.code:Net@gift/student.safetensors", "--data", "digits")
+    assert code == 0, output
     assert Path("it_ran").exists()
 
 
@@ -167,14 +169,14 @@ def test_typed_names_are_imported(run: Run, gift: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
-def test_trusted_code_is_imported(run: Run, gift: Path, command: str) -> None:
-    (gift / "config.yaml").write_text("data: digits\nstudent: gift.code:Net\nepochs: 1\nper_class: 4\n")
-    code, said = run(*command.split())
-    assert code == 0, said
+def test_trusted_code_is_imported(run: Run, foreign_run: Path, command: str) -> None:
+    (foreign_run / "config.yaml").write_text("data: digits\nstudent: gift.code:Net\nepochs: 1\nper_class: 4\n")
+    code, output = run(*command.split())
+    assert code == 0, output
     assert Path("it_ran").exists()
 
 
-def test_a_users_own_run_is_opened_again_by_its_command(run: Run, gift: Path) -> None:
+def test_a_users_own_run_is_opened_again_by_its_command(run: Run, foreign_run: Path) -> None:
     command = [
         "train",
         "--model",
@@ -194,14 +196,14 @@ def test_a_users_own_run_is_opened_again_by_its_command(run: Run, gift: Path) ->
     Path("it_ran").unlink()
     for name in ("gift", "gift.code"):
         del sys.modules[name]
-    code, said = run("evaluate", "own")
+    code, output = run("evaluate", "own")
     assert code == 2
-    refused(said, "'gift.code:Net'")
+    check_refusal(output, "'gift.code:Net'")
     assert run("evaluate", "own", "--trust")[0] == 0
 
 
 @pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
-def test_the_same_in_python(gift: Path, tiny_npz: str) -> None:
+def test_the_same_in_python(foreign_run: Path, tiny_npz: str) -> None:
     data = tutelage.open_data("digits")
     short = {"data": data, "epochs": 1, "batch_size": 512, "device": "cpu"}
     with pytest.raises(TutelageError, match="trust=True"):
@@ -216,12 +218,12 @@ def test_the_same_in_python(gift: Path, tiny_npz: str) -> None:
         tutelage.run_study(study, "study")
 
 
-def test_no_parent_package_is_imported_to_say_where_code_lies(gift: Path) -> None:
-    (gift / "__init__.py").write_text(CODE)
-    with pytest.raises(TutelageError, match=str(gift / "code.py")):
+def test_no_parent_package_is_imported_to_say_where_code_lies(foreign_run: Path) -> None:
+    (foreign_run / "__init__.py").write_text(CODE)
+    with pytest.raises(TutelageError, match=str(foreign_run / "code.py")):
         check_trusted("gift.code:Net", (), "a file")
     assert not Path("it_ran").exists()
-    shutil.rmtree(gift)
+    shutil.rmtree(foreign_run)
     with pytest.raises(TutelageError, match=r"module 'gift\.code'"):
         check_trusted("gift.code:Net", False, "a file")
 
@@ -238,12 +240,12 @@ def test_typed_specs() -> None:
 # --- report and compare, which only read
 
 
-STRANGE = ("gift.code:Net", "gift/code.py:Net", "gift.code:Net@gift/student.safetensors", "given:gift.code.Net")
+SPECS = ("gift.code:Net", "gift/code.py:Net", "gift.code:Net@gift/student.safetensors", "given:gift.code.Net")
 
 
-@pytest.mark.parametrize("spec", STRANGE)
+@pytest.mark.parametrize("spec", SPECS)
 def test_report_and_compare_import_nothing_that_a_study_names(
-    run: Run, gift: Path, spec: str, write_study: Callable[..., Path]
+    run: Run, foreign_run: Path, spec: str, write_study: Callable[..., Path]
 ) -> None:
     def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
         return {"function": spec, "command": f"tutelage train --model {spec} --trust", "code": {"gift/code.py": "0"}}
@@ -255,9 +257,9 @@ def test_report_and_compare_import_nothing_that_a_study_names(
         for name in ("a", "b")
     ]
     for study in studies:
-        told = json.loads((study / "study.json").read_text())
-        told["methods"] = {row: {"method": spec, "settings": {"weight": spec}} for row in told["methods"]}
-        (study / "study.json").write_text(json.dumps({**told, "search": {spec: {"weight": [spec]}}}))
+        declaration = json.loads((study / "study.json").read_text())
+        declaration["methods"] = {row: {"method": spec, "settings": {"weight": spec}} for row in declaration["methods"]}
+        (study / "study.json").write_text(json.dumps({**declaration, "search": {spec: {"weight": [spec]}}}))
         folder = study / "runs" / "plain-0"
         folder.mkdir(parents=True)
         (folder / "config.yaml").write_text(f"student: {spec}\nmethod: {spec}\nteacher: {spec}\n")
@@ -265,14 +267,14 @@ def test_report_and_compare_import_nothing_that_a_study_names(
     commands = [("report", "a"), *(("report", "a", "--format", name) for name in ("md", "latex", "csv", "json"))]
     commands += [("report", "a", "--format", "parquet"), ("compare", "a", "b"), ("compare", "a", "b", "--json")]
     for words in commands:
-        code, said = run(*words)
-        assert code == 0, said
+        code, output = run(*words)
+        assert code == 0, output
         assert not Path("it_ran").exists()
         assert "gift" not in sys.modules
 
 
-@pytest.mark.parametrize("spec", STRANGE)
-def test_compare_imports_nothing_that_a_run_names(run: Run, gift: Path, spec: str) -> None:
+@pytest.mark.parametrize("spec", SPECS)
+def test_compare_imports_nothing_that_a_run_names(run: Run, foreign_run: Path, spec: str) -> None:
     short = ("--data", "digits", "--epochs", "1", "--per-class", "4", "--device", "cpu")
     assert run("train", "--model", "resnet8x0.25", *short, "--out", "a")[0] == 0
     shutil.copytree("a", "b")
@@ -280,13 +282,13 @@ def test_compare_imports_nothing_that_a_run_names(run: Run, gift: Path, spec: st
         config = parse_yaml((folder / "config.yaml").read_bytes())
         config |= {"student": spec, "method": spec, "teacher": [spec]}
         (folder / "config.yaml").write_text(write_yaml(config))
-        renamed(folder, spec)
+        rename_model(folder, spec)
         result = json.loads((folder / "result.json").read_text())
         del result["student_sha256"]
         (folder / "result.json").write_text(json.dumps({**result, "method": spec, "command": spec}))
     for words in (("compare", "a", "b"), ("compare", "a", "b", "--json")):
-        code, said = run(*words)
-        assert code == 0, said
+        code, output = run(*words)
+        assert code == 0, output
     for words in (
         ("evaluate", "a"),
         ("evaluate", "a", "--teacher", "b"),
@@ -323,10 +325,10 @@ def test_finished_folders_on_a_read_only_medium_are_evaluated_exported_reported_
         ("report", medium / "study", "--out", tmp_path / "page.html"),
     ]
     for words in commands:
-        code, said = run(*map(str, words))
-        assert code == 0, said
-    code, said = run("report", str(medium / "study"))
+        code, output = run(*map(str, words))
+        assert code == 0, output
+    code, output = run("report", str(medium / "study"))
     assert code == 2
-    assert "Read-only file system" in said
-    assert "Traceback" not in said
+    assert "Read-only file system" in output
+    assert "Traceback" not in output
     assert {file: file.read_bytes() for file in medium.rglob("*") if file.is_file()} == files

@@ -70,8 +70,8 @@ def attack_by_loops(
             flat, lows, highs = x.flatten().tolist(), low.expand_as(x).flatten(), high.expand_as(x).flatten()
             x = torch.tensor(  # noqa: PLW2901
                 [
-                    min(max(value - ETA * (gap + EPS) * g / divisor, float(least)), float(most))
-                    for value, g, least, most in zip(flat, gradient, lows, highs, strict=True)
+                    min(max(value - ETA * (gap + EPS) * g / divisor, float(lowest)), float(highest))
+                    for value, g, lowest, highest in zip(flat, gradient, lows, highs, strict=True)
                 ],
                 dtype=x.dtype,
             ).view_as(x)
@@ -86,8 +86,8 @@ def attack_by_loops(
 def test_first_norm_step_on_linear_teacher(steps: int, gap: float) -> None:
     """(1 - eta ||w||)^i (L_0 + eps) - eps, with L_0 = 2, ||w|| = 2."""
     network = two_planes(2.0)
-    moved = boundary_attack(network, at_gap(2.0, 2.0), BASE, TARGET, steps=steps)
-    frequencies = float(network(moved)[0, 0])
+    attack_points = boundary_attack(network, at_gap(2.0, 2.0), BASE, TARGET, steps=steps)
+    frequencies = float(network(attack_points)[0, 0])
     assert frequencies == pytest.approx(gap, rel=1e-5)
     assert frequencies == pytest.approx(0.4**steps * (2 + EPS) - EPS, rel=1e-9)
 
@@ -96,12 +96,12 @@ def test_first_norm_step_on_linear_teacher(steps: int, gap: float) -> None:
 def test_squared_norm_step_on_linear_teacher_is_scale_invariant(length: float) -> None:
     """(1 - eta)^i (L_0 + eps) - eps: ten steps do not cross from L_0 = 2."""
     network = two_planes(length)
-    moved = boundary_attack(network, at_gap(2.0, length), BASE, TARGET, norm="squared")
-    gap = float(network(moved)[0, 0])
+    attack_points = boundary_attack(network, at_gap(2.0, length), BASE, TARGET, norm="squared")
+    gap = float(network(attack_points)[0, 0])
     assert gap == pytest.approx(0.0563979, rel=1e-6)
     assert gap == pytest.approx(0.7**10 * (2 + EPS) - EPS, rel=1e-9)
     # only along the gradient
-    torch.testing.assert_close(moved, at_gap(gap, length))
+    torch.testing.assert_close(attack_points, at_gap(gap, length))
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_squared_norm_step_on_linear_teacher_is_scale_invariant(length: float) -
 def test_sample_stops_after_crossing_the_boundary(norm: Norm, length: float, crossing: int) -> None:
     network = two_planes(length)
 
-    def go(steps: int) -> Tensor:
+    def attack(steps: int) -> Tensor:
         return boundary_attack(network, at_gap(2.0, length), BASE, TARGET, steps=steps, norm=norm)
 
-    assert int(network(go(crossing - 1)).argmax()) == 0
-    assert int(network(go(crossing)).argmax()) == 1
-    assert torch.equal(go(crossing), go(crossing + 60))
-    assert not torch.equal(go(crossing - 1), go(crossing))
+    assert int(network(attack(crossing - 1)).argmax()) == 0
+    assert int(network(attack(crossing)).argmax()) == 1
+    assert torch.equal(attack(crossing), attack(crossing + 60))
+    assert not torch.equal(attack(crossing - 1), attack(crossing))
 
 
 def test_network_is_not_run_after_all_samples_crossed() -> None:
@@ -134,13 +134,13 @@ def test_network_is_not_run_after_all_samples_crossed() -> None:
 def test_a_sample_of_another_class_is_not_moved() -> None:
     network = mlp()
     inputs = torch.randn(40, 5, dtype=torch.float64)
-    says = network(inputs).argmax(1)
-    base, target = says.clone(), (says + 1) % 4
-    base[::2] = (says[::2] + 2) % 4  # the network predicts another class for these
-    moved = boundary_attack(network, inputs, base, target)
-    still = (moved == inputs).all(1)
-    assert still[::2].all()
-    assert not still[1::2].any()
+    predictions = network(inputs).argmax(1)
+    base, target = predictions.clone(), (predictions + 1) % 4
+    base[::2] = (predictions[::2] + 2) % 4  # the network predicts another class for these
+    attack_points = boundary_attack(network, inputs, base, target)
+    is_unmoved = (attack_points == inputs).all(1)
+    assert is_unmoved[::2].all()
+    assert not is_unmoved[1::2].any()
 
 
 @pytest.mark.parametrize("norm", ["first", "squared"])
@@ -154,13 +154,13 @@ def test_attack_equals_plain_loops_per_sample(norm: Norm, steps: int) -> None:
     inputs = inputs.clamp(low, high)
     base = network(inputs).argmax(1)
     target = torch.where(target == base, (base + 1) % 4, target)
-    moved = boundary_attack(network, inputs, base, target, low=low, high=high, steps=steps, norm=norm)
+    attack_points = boundary_attack(network, inputs, base, target, low=low, high=high, steps=steps, norm=norm)
     expected = attack_by_loops(network, inputs, base, target, low, high, steps, norm)
-    torch.testing.assert_close(moved, expected, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(attack_points, expected, rtol=1e-8, atol=1e-8)
     if steps == 60:
-        after = network(moved).argmax(1)
+        after = network(attack_points).argmax(1)
         assert int((after != base).sum()) > 0
-        assert ((moved == low) | (moved == high)).any()
+        assert ((attack_points == low) | (attack_points == high)).any()
 
 
 def test_images_are_moved_like_flat_inputs() -> None:
@@ -169,8 +169,8 @@ def test_images_are_moved_like_flat_inputs() -> None:
     inputs = torch.randn(6, 3, 2, 2, dtype=torch.float64)
     base = network(inputs.flatten(1)).argmax(1)
     target = (base + 1) % 4
-    moved = boundary_attack(lambda x: network(x.flatten(1)), inputs, base, target)
-    assert torch.equal(moved.flatten(1), boundary_attack(network, inputs.flatten(1), base, target))
+    attack_points = boundary_attack(lambda x: network(x.flatten(1)), inputs, base, target)
+    assert torch.equal(attack_points.flatten(1), boundary_attack(network, inputs.flatten(1), base, target))
 
 
 @pytest.mark.parametrize("norm", ["first", "squared"])
@@ -180,10 +180,10 @@ def test_zero_gradient_moves_nothing(norm: Norm) -> None:
         return torch.cat([1 + slope, 0 * slope], 1)
 
     inputs = torch.tensor([[-1.0, 2.0], [1.0, 2.0]])
-    moved = boundary_attack(network, inputs, torch.zeros(2).long(), torch.ones(2).long(), norm=norm)
-    assert torch.equal(moved[0], inputs[0])
-    assert torch.isfinite(moved).all()
-    assert moved[1, 0] < 1
+    attack_points = boundary_attack(network, inputs, torch.zeros(2).long(), torch.ones(2).long(), norm=norm)
+    assert torch.equal(attack_points[0], inputs[0])
+    assert torch.isfinite(attack_points).all()
+    assert attack_points[1, 0] < 1
 
 
 def test_inputs_and_network_do_not_change() -> None:
@@ -196,10 +196,10 @@ def test_inputs_and_network_do_not_change() -> None:
     original = inputs.detach().clone()
     base = network(inputs).argmax(1)
     with torch.no_grad():  # as in the dry run
-        moved = boundary_attack(network, inputs, base, (base + 1) % 3)
-    assert not torch.equal(moved, original)
-    assert not moved.requires_grad
-    assert moved.grad_fn is None
+        attack_points = boundary_attack(network, inputs, base, (base + 1) % 3)
+    assert not torch.equal(attack_points, original)
+    assert not attack_points.requires_grad
+    assert attack_points.grad_fn is None
     assert torch.equal(inputs, original)
     assert inputs.grad is None
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -221,9 +221,9 @@ def test_points_of_two_moons_reach_the_boundary(norm: Norm, step_size: float, st
     correct = teacher(x).argmax(1) == y
     assert correct.double().mean() > 0.97
     x, y = x[correct], y[correct]
-    moved = boundary_attack(teacher, x, y, 1 - y, steps=steps, step_size=step_size, norm=norm)
+    attack_points = boundary_attack(teacher, x, y, 1 - y, steps=steps, step_size=step_size, norm=norm)
     with torch.no_grad():
-        start, end = ((z[:, 0] - z[:, 1]).abs() for z in (teacher(x), teacher(moved)))
+        start, end = ((z[:, 0] - z[:, 1]).abs() for z in (teacher(x), teacher(attack_points)))
     assert (end < start).double().mean() >= 0.9
     assert (end / start).median() < 0.1
 
@@ -239,9 +239,9 @@ def test_targets_are_drawn_by_teacher_probabilities() -> None:
     torch.testing.assert_close(gap, torch.tensor([0.4, 0.0, 0.2, 0.4]), rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("sure", [40.0, 1e4, 3e38])
-def test_base_class_is_never_drawn(sure: float) -> None:
-    logits = torch.tensor([0.0, sure, 1.0])
+@pytest.mark.parametrize("confidence", [40.0, 1e4, 3e38])
+def test_base_class_is_never_drawn(confidence: float) -> None:
+    logits = torch.tensor([0.0, confidence, 1.0])
     assert float(logits.softmax(0)[1]) == 1.0
     targets = draw_targets(logits.expand(100_000, 3), torch.ones(100_000).long())
     gap = targets.bincount(minlength=3) / 100_000
@@ -269,12 +269,12 @@ def selected_by_loops(student: Tensor, teacher: Tensor, labels: Tensor, count: i
         powers = [math.exp(value - max(row)) for value in row]
         return [power / sum(powers) for power in powers]
 
-    scored = []
+    scores = []
     for n, (s, t, b) in enumerate(zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True)):
         if s.index(max(s)) == b and t.index(max(t)) == b:
             q_s, q_t = softmax(s), softmax(t)
-            scored.append((sum((q_t[c] - q_s[c]) ** 2 for c in range(len(s)) if c != b), n))
-    return [n for _, n in sorted(scored, reverse=True)[:count]]
+            scores.append((sum((q_t[c] - q_s[c]) ** 2 for c in range(len(s)) if c != b), n))
+    return [n for _, n in sorted(scores, reverse=True)[:count]]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -297,10 +297,10 @@ def test_correct_samples_with_largest_disagreement_are_selected(seed: int, count
 
 @pytest.mark.parametrize("network", ["student", "teacher", "both", "nobody knows the label"])
 def test_no_sample_counts_if_none_qualifies(network: str) -> None:
-    correct, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
-    wrong = correct.roll(1, dims=1)
-    student = wrong if network in ("student", "both") else correct
-    teacher = wrong if network in ("teacher", "both") else correct
+    correct_logits, labels = F.one_hot(torch.arange(6) % 3, 3).float(), torch.arange(6) % 3
+    wrong_logits = correct_logits.roll(1, dims=1)
+    student = wrong_logits if network in ("student", "both") else correct_logits
+    teacher = wrong_logits if network in ("teacher", "both") else correct_logits
     if network == "nobody knows the label":
         labels = torch.full((6,), -1)
     indices, _, counts = select_samples(student, teacher, labels, 4)
@@ -337,14 +337,14 @@ def teacher() -> Tapped:
 
 
 @pytest.fixture
-def classified(teacher: Tapped) -> tuple[Batch, Outputs]:
+def labelled_batch(teacher: Tapped) -> tuple[Batch, Outputs]:
     """Sixteen images that the teacher classifies correctly, and its outputs."""
     inputs = torch.rand(16, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     outputs = teacher.tap(inputs)
     return as_batch(inputs, outputs["logits"].argmax(1)), outputs
 
 
-def agreeing(batch: Batch, where: list[int]) -> Outputs:
+def agreeing_outputs(batch: Batch, where: list[int]) -> Outputs:
     """The outputs of a student that classifies exactly these correctly."""
     labels = hard_labels(batch.targets)
     logits = F.one_hot(labels, 3).float()
@@ -357,9 +357,9 @@ EVERY = list(range(16))
 
 
 def test_boundary_samples_equal_plain_loops_in_normalised_space(
-    teacher: Tapped, classified: tuple[Batch, Outputs], monkeypatch: pytest.MonkeyPatch
+    teacher: Tapped, labelled_batch: tuple[Batch, Outputs], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, outputs = classified
+    batch, outputs = labelled_batch
     draws: list[tuple[Tensor, Tensor]] = []
 
     def towards(logits: Tensor, base: Tensor) -> Tensor:
@@ -367,12 +367,12 @@ def test_boundary_samples_equal_plain_loops_in_normalised_space(
         return (base + 1) % 3
 
     monkeypatch.setattr("tutelage.attacks.boundary.draw_targets", towards)
-    student = agreeing(batch, EVERY)
-    made = BoundarySamples(teacher, share=0.5)(batch, student, outputs)
-    indices = (made.index - 100).tolist()
+    student = agreeing_outputs(batch, EVERY)
+    boundary_batch = BoundarySamples(teacher, share=0.5)(batch, student, outputs)
+    indices = (boundary_batch.index - 100).tolist()
     assert indices == selected_by_loops(student["logits"], outputs["logits"], batch.targets, 8)
-    assert torch.equal(made.targets, batch.targets[indices])
-    assert made.key is None  # not an augmentation of the data set
+    assert torch.equal(boundary_batch.targets, batch.targets[indices])
+    assert boundary_batch.key is None  # not an augmentation of the data set
     ((logits, base),) = draws
     assert torch.equal(logits, outputs["logits"][indices])
     assert torch.equal(base, batch.targets[indices])
@@ -380,18 +380,20 @@ def test_boundary_samples_equal_plain_loops_in_normalised_space(
     module = copy.deepcopy(teacher.module).double()
     images = (batch.inputs[indices].double() - mean) / std
     expected = attack_by_loops(module, images, base, (base + 1) % 3, (0 - mean) / std, (1 - mean) / std, 10, "first")
-    torch.testing.assert_close(made.inputs.double(), expected * std + mean, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(made.inputs, batch.inputs[indices], atol=1e-2)
+    torch.testing.assert_close(boundary_batch.inputs.double(), expected * std + mean, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(boundary_batch.inputs, batch.inputs[indices], atol=1e-2)
 
 
-def test_moved_images_stay_in_pixel_range_in_every_channel(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:
-    batch, outputs = classified
-    made = BoundarySamples(teacher, share=1.0, step_size=50.0)(batch, agreeing(batch, EVERY), outputs)
+def test_moved_images_stay_in_pixel_range_in_every_channel(
+    teacher: Tapped, labelled_batch: tuple[Batch, Outputs]
+) -> None:
+    batch, outputs = labelled_batch
+    boundary_batch = BoundarySamples(teacher, share=1.0, step_size=50.0)(batch, agreeing_outputs(batch, EVERY), outputs)
     for channel in range(3):
-        assert float(made.inputs[:, channel].min()) == pytest.approx(0, abs=1e-6)
-        assert float(made.inputs[:, channel].max()) == pytest.approx(1, abs=1e-6)
-    assert float(made.inputs.min()) >= 0
-    assert float(made.inputs.max()) <= 1
+        assert float(boundary_batch.inputs[:, channel].min()) == pytest.approx(0, abs=1e-6)
+        assert float(boundary_batch.inputs[:, channel].max()) == pytest.approx(1, abs=1e-6)
+    assert float(boundary_batch.inputs.min()) >= 0
+    assert float(boundary_batch.inputs.max()) <= 1
 
 
 def test_clamping_uses_bounds_of_each_channel() -> None:
@@ -400,48 +402,50 @@ def test_clamping_uses_bounds_of_each_channel() -> None:
     inputs = torch.full((1, 3, 2, 2), 0.5)
     down = boundary_attack(lambda x: x.flatten(1) @ rows.T, inputs, BASE, TARGET, low=low, high=high, step_size=100.0)
     assert torch.equal(down, low.expand(1, 3, 2, 2))
-    up = boundary_attack(
+    shifted_points = boundary_attack(
         lambda x: 20 - x.flatten(1) @ rows.T, inputs, BASE, TARGET, low=low, high=high, step_size=0.5, steps=1
     )
-    assert torch.equal(up, inputs)  # which predicts the other class already
-    up = boundary_attack(lambda x: x.flatten(1) @ rows.T, -inputs, TARGET, BASE, low=low, high=high, step_size=100.0)
-    assert torch.equal(up, high.expand(1, 3, 2, 2))
+    assert torch.equal(shifted_points, inputs)  # which predicts the other class already
+    shifted_points = boundary_attack(
+        lambda x: x.flatten(1) @ rows.T, -inputs, TARGET, BASE, low=low, high=high, step_size=100.0
+    )
+    assert torch.equal(shifted_points, high.expand(1, 3, 2, 2))
 
 
 @pytest.mark.parametrize("fitting", [1, 2, 3, 8, 11, 16])
 def test_mean_of_batch_is_over_counted_samples(
-    fitting: int, teacher: Tapped, classified: tuple[Batch, Outputs]
+    fitting: int, teacher: Tapped, labelled_batch: tuple[Batch, Outputs]
 ) -> None:
-    batch, outputs = classified
-    made = BoundarySamples(teacher, share=0.5)(batch, agreeing(batch, EVERY[:fitting]), outputs)
-    assert len(made) == len(made.inputs) == 8
-    assert made.weight is not None
-    assert made.weight.dtype == torch.float32
-    counted = (made.index - 100)[made.weight > 0].tolist()
-    assert len(counted) == len(set(counted)) == min(fitting, 8)
-    assert set(counted) <= set(EVERY[:fitting])
+    batch, outputs = labelled_batch
+    boundary_batch = BoundarySamples(teacher, share=0.5)(batch, agreeing_outputs(batch, EVERY[:fitting]), outputs)
+    assert len(boundary_batch) == len(boundary_batch.inputs) == 8
+    assert boundary_batch.weight is not None
+    assert boundary_batch.weight.dtype == torch.float32
+    counted_samples = (boundary_batch.index - 100)[boundary_batch.weight > 0].tolist()
+    assert len(counted_samples) == len(set(counted_samples)) == min(fitting, 8)
+    assert set(counted_samples) <= set(EVERY[:fitting])
     value = torch.rand(8)
-    mean = sum(value[made.weight > 0].tolist()) / min(fitting, 8)
-    assert float((made.weight * value).mean()) == pytest.approx(mean, rel=1e-6)
+    mean = sum(value[boundary_batch.weight > 0].tolist()) / min(fitting, 8)
+    assert float((boundary_batch.weight * value).mean()) == pytest.approx(mean, rel=1e-6)
 
 
 def test_loss_and_gradient_are_zero_without_boundary_samples(
-    teacher: Tapped, classified: tuple[Batch, Outputs]
+    teacher: Tapped, labelled_batch: tuple[Batch, Outputs]
 ) -> None:
     from tutelage.sources import Frozen
     from tutelage.terms import SoftTargets
     from tutelage.training import Learner
 
-    batch, outputs = classified
+    batch, outputs = labelled_batch
     student = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
     view = BoundarySamples(teacher, share=0.25)
-    made = view(batch, agreeing(batch, []), outputs)
-    assert made.weight is not None
-    assert made.weight.tolist() == [0.0] * 4
+    boundary_batch = view(batch, agreeing_outputs(batch, []), outputs)
+    assert boundary_batch.weight is not None
+    assert boundary_batch.weight.tolist() == [0.0] * 4
     learner = Learner(student, Frozen(teacher), {"boundary": SoftTargets(3.0).on(view)})
     passes: dict[View | None, ForwardPass] = {
         None: ForwardPass(batch, student.tap(batch.inputs), outputs),
-        view: ForwardPass(made, student.tap(made.inputs), teacher.tap(made.inputs)),
+        view: ForwardPass(boundary_batch, student.tap(boundary_batch.inputs), teacher.tap(boundary_batch.inputs)),
     }
     total, values = learner.loss(passes, 0.0)
     assert total.item() == 0
@@ -459,23 +463,25 @@ def test_samples_update_statistics_by_default(teacher: Tapped) -> None:
 
 @pytest.mark.parametrize(("share", "count"), [(0.001, 1), (0.25, 4), (0.3, 5), (1.0, 16)])
 def test_number_of_samples_is_a_share_of_the_batch(
-    share: float, count: int, teacher: Tapped, classified: tuple[Batch, Outputs]
+    share: float, count: int, teacher: Tapped, labelled_batch: tuple[Batch, Outputs]
 ) -> None:
-    batch, outputs = classified
-    assert len(BoundarySamples(teacher, share)(batch, agreeing(batch, EVERY), outputs)) == count
+    batch, outputs = labelled_batch
+    assert len(BoundarySamples(teacher, share)(batch, agreeing_outputs(batch, EVERY), outputs)) == count
 
 
 def test_samples_misclassified_by_teacher_are_never_selected(
-    teacher: Tapped, classified: tuple[Batch, Outputs]
+    teacher: Tapped, labelled_batch: tuple[Batch, Outputs]
 ) -> None:
-    batch, outputs = classified
+    batch, outputs = labelled_batch
     labels = batch.targets.clone()
     labels[:12] = (labels[:12] + 1) % 3
-    relabelled = as_batch(batch.inputs, labels)
-    made = BoundarySamples(teacher, share=0.5)(relabelled, agreeing(relabelled, EVERY), outputs)
-    assert made.weight is not None
-    assert set((made.index - 100).tolist()) == {12, 13, 14, 15}
-    assert made.weight.tolist() == [2.0] * 4 + [0.0] * 4
+    relabelled_batch = as_batch(batch.inputs, labels)
+    boundary_batch = BoundarySamples(teacher, share=0.5)(
+        relabelled_batch, agreeing_outputs(relabelled_batch, EVERY), outputs
+    )
+    assert boundary_batch.weight is not None
+    assert set((boundary_batch.index - 100).tolist()) == {12, 13, 14, 15}
+    assert boundary_batch.weight.tolist() == [2.0] * 4 + [0.0] * 4
 
 
 @pytest.mark.parametrize("discard", [False, True])
@@ -492,69 +498,73 @@ def test_failed_attacks_do_not_count_with_discard_failed(discard: bool, monkeypa
 
     def weights(step_size: float) -> list[float]:
         view = BoundarySamples(teacher, share=1.0, steps=1, step_size=step_size, discard_failed=discard)
-        made = view(batch, student, teacher.tap(inputs))
-        assert made.index.tolist() == list(range(100, 106))
-        says = teacher(made.inputs).argmax(1).tolist()
-        assert says == ([2] * 6 if step_size > 0.25 else [0] * 6)
-        assert made.weight is not None
-        return made.weight.tolist()
+        boundary_batch = view(batch, student, teacher.tap(inputs))
+        assert boundary_batch.index.tolist() == list(range(100, 106))
+        predictions = teacher(boundary_batch.inputs).argmax(1).tolist()
+        assert predictions == ([2] * 6 if step_size > 0.25 else [0] * 6)
+        assert boundary_batch.weight is not None
+        return boundary_batch.weight.tolist()
 
     assert weights(0.26) == ([0.0, 1.5, 0.0, 1.5, 1.5, 1.5] if discard else [1.0] * 6)
     assert weights(0.05) == ([0.0] * 6 if discard else [1.0] * 6)  # they still have their class
 
 
-def test_soft_labels_count_as_argmax_and_are_returned(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:
-    batch, outputs = classified
+def test_soft_labels_count_as_argmax_and_are_returned(teacher: Tapped, labelled_batch: tuple[Batch, Outputs]) -> None:
+    batch, outputs = labelled_batch
     soft = F.one_hot(batch.targets, 3).float() * 0.7 + 0.1
-    softened = as_batch(batch.inputs, soft)
-    student = agreeing(batch, EVERY[:6])
+    soft_batch = as_batch(batch.inputs, soft)
+    student = agreeing_outputs(batch, EVERY[:6])
     torch.manual_seed(0)
     hard = BoundarySamples(teacher, share=0.5)(batch, student, outputs)
     torch.manual_seed(0)
-    made = BoundarySamples(teacher, share=0.5)(softened, student, outputs)
-    assert torch.equal(made.inputs, hard.inputs)
-    assert torch.equal(made.index, hard.index)
-    assert made.weight is not None
+    boundary_batch = BoundarySamples(teacher, share=0.5)(soft_batch, student, outputs)
+    assert torch.equal(boundary_batch.inputs, hard.inputs)
+    assert torch.equal(boundary_batch.index, hard.index)
+    assert boundary_batch.weight is not None
     assert hard.weight is not None
-    assert torch.equal(made.weight, hard.weight)
-    assert torch.equal(made.targets, soft[made.index - 100])
+    assert torch.equal(boundary_batch.weight, hard.weight)
+    assert torch.equal(boundary_batch.targets, soft[boundary_batch.index - 100])
 
 
-def test_samples_without_a_label_never_count(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:
-    batch, outputs = classified
+def test_samples_without_a_label_never_count(teacher: Tapped, labelled_batch: tuple[Batch, Outputs]) -> None:
+    batch, outputs = labelled_batch
     labels = batch.targets.clone()
     labels[3:] = -1
-    made = BoundarySamples(teacher, share=0.5)(as_batch(batch.inputs, labels), agreeing(batch, EVERY), outputs)
-    assert made.weight is not None
-    assert sorted((made.index - 100)[made.weight > 0].tolist()) == [0, 1, 2]
+    boundary_batch = BoundarySamples(teacher, share=0.5)(
+        as_batch(batch.inputs, labels), agreeing_outputs(batch, EVERY), outputs
+    )
+    assert boundary_batch.weight is not None
+    assert sorted((boundary_batch.index - 100)[boundary_batch.weight > 0].tolist()) == [0, 1, 2]
     labels[:] = -1
-    none = BoundarySamples(teacher, share=0.5)(as_batch(batch.inputs, labels), agreeing(batch, EVERY), outputs)
+    none = BoundarySamples(teacher, share=0.5)(as_batch(batch.inputs, labels), agreeing_outputs(batch, EVERY), outputs)
     assert none.weight is not None
     assert not none.weight.any()
     assert torch.isfinite(none.inputs).all()
 
 
-def test_batch_and_teacher_do_not_change(taught: Callable[..., Tapped], state_of: Any, changed: Any) -> None:
+def test_batch_and_teacher_do_not_change(trained_model: Callable[..., Tapped], state_of: Any, changed: Any) -> None:
     """A teacher with batch normalisation whose parameters would take gradients."""
-    teacher = taught().requires_grad_()
+    teacher = trained_model().requires_grad_()
     teacher.zero_grad()
     before, modes = state_of(teacher), [module.training for module in teacher.modules()]
     inputs = torch.rand(16, 1, 8, 8)
     outputs = teacher.tap(inputs)
     batch = as_batch(inputs.clone(), outputs["logits"].argmax(1))
     student = Outputs(F.one_hot(batch.targets, 4).float().requires_grad_())
-    made = BoundarySamples(teacher, share=0.5, discard_failed=True)(batch, student, outputs)
-    assert not torch.equal(made.inputs, inputs[made.index - 100])
+    boundary_batch = BoundarySamples(teacher, share=0.5, discard_failed=True)(batch, student, outputs)
+    assert not torch.equal(boundary_batch.inputs, inputs[boundary_batch.index - 100])
     assert torch.equal(batch.inputs, inputs)
     assert changed(before, state_of(teacher)) == set()
     assert modes == [module.training for module in teacher.modules()]
     assert all(p.grad is None and p.requires_grad for p in teacher.parameters())
-    assert made.weight is not None
-    assert not any(tensor.requires_grad for tensor in (made.inputs, made.targets, made.weight))
+    assert boundary_batch.weight is not None
+    assert not any(
+        tensor.requires_grad for tensor in (boundary_batch.inputs, boundary_batch.targets, boundary_batch.weight)
+    )
 
 
-def test_teacher_outputs_are_required(teacher: Tapped, classified: tuple[Batch, Outputs]) -> None:
-    batch, outputs = classified
+def test_teacher_outputs_are_required(teacher: Tapped, labelled_batch: tuple[Batch, Outputs]) -> None:
+    batch, outputs = labelled_batch
     with pytest.raises(TutelageError, match="needs a teacher's outputs"):
         BoundarySamples(teacher)(batch, outputs, None)
 
@@ -566,8 +576,8 @@ def test_unqualified_samples_do_not_count_after_a_successful_attack() -> None:
     inputs = torch.tensor([0.9, 0.8, 0.7, 0.6]).view(4, 1, 1, 1)
     student = Outputs(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]))
     view = BoundarySamples(teacher, share=1.0, discard_failed=True)
-    made = view(as_batch(inputs, torch.zeros(4).long()), student, teacher.tap(inputs))
-    assert teacher(made.inputs).argmax(1).tolist() == [1] * 4
-    assert made.index.tolist() == [100] * 4
-    assert made.weight is not None
-    assert made.weight.tolist() == [4.0, 0.0, 0.0, 0.0]
+    boundary_batch = view(as_batch(inputs, torch.zeros(4).long()), student, teacher.tap(inputs))
+    assert teacher(boundary_batch.inputs).argmax(1).tolist() == [1] * 4
+    assert boundary_batch.index.tolist() == [100] * 4
+    assert boundary_batch.weight is not None
+    assert boundary_batch.weight.tolist() == [4.0, 0.0, 0.0, 0.0]

@@ -51,12 +51,12 @@ def test_linear_network_matches_closed_form(radius: float, steps: int) -> None:
     difference = weight[0] - weight[1]
     gap = (images.flatten(1) @ difference).abs()  # the label's logit minus the other
     holds = gap > radius * difference.abs().sum()
-    moved = pgd(model, images, labels, radius=radius, steps=steps, generator=draws())
-    assert torch.equal(is_correct(model, moved) == labels, holds)
+    adversarial_images = pgd(model, images, labels, radius=radius, steps=steps, generator=draws())
+    assert torch.equal(is_correct(model, adversarial_images) == labels, holds)
 
     side = torch.where(labels == 0, 1.0, -1.0)[:, None] * difference.sign()
     corner = images - radius * side.view_as(images)
-    torch.testing.assert_close(moved[holds], corner[holds], atol=1e-6, rtol=0)
+    torch.testing.assert_close(adversarial_images[holds], corner[holds], atol=1e-6, rtol=0)
 
 
 def test_corner_is_reached_after_clipping_to_pixels() -> None:
@@ -67,10 +67,10 @@ def test_corner_is_reached_after_clipping_to_pixels() -> None:
     side = torch.where(labels == 0, 1.0, -1.0)[:, None] * (weight[0] - weight[1]).sign()
     corner = (images - 0.15 * side.view_as(images)).clamp(0, 1)
     holds = is_correct(model, corner) == labels
-    moved = pgd(model, images, labels, radius=0.15, generator=draws())
+    adversarial_images = pgd(model, images, labels, radius=0.15, generator=draws())
     assert 0 < holds.sum() < 100
-    assert torch.equal(is_correct(model, moved) == labels, holds)
-    torch.testing.assert_close(moved[holds], corner[holds], atol=1e-6, rtol=0)
+    assert torch.equal(is_correct(model, adversarial_images) == labels, holds)
+    torch.testing.assert_close(adversarial_images[holds], corner[holds], atol=1e-6, rtol=0)
 
 
 def test_equals_plain_loop() -> None:
@@ -79,28 +79,28 @@ def test_equals_plain_loop() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh(), nn.Linear(12, 3)).double()
     images = inner(24).double()
     labels = is_correct(model, images)
-    radius, steps, pace = 0.15, 6, 0.05
+    radius, steps, step_size = 0.15, 6, 0.05
     starts = (2 * torch.rand(24, 1, 1, 4, 4, generator=draws(3)) - 1).mul(radius).squeeze(1)
     expected = []
     for image, start, label in zip(images, starts, labels.tolist(), strict=True):
         x = image + start
-        visited = [image]
+        path = [image]
         for step in range(steps + 1):
             x = torch.minimum(torch.maximum(x, image - radius), image + radius).clamp(0, 1)
-            visited.append(x)
+            path.append(x)
             if step == steps or int(model(x[None]).argmax()) != label:
                 break
 
             def loss(v: Tensor, label: int = label) -> Tensor:
                 return F.cross_entropy(model(v[None]), torch.tensor([label]))
 
-            x = x + pace * torch.autograd.functional.jacobian(loss, x).sign()  # type: ignore[no-untyped-call]
-        logits = [model(v[None])[0].detach() for v in visited]
+            x = x + step_size * torch.autograd.functional.jacobian(loss, x).sign()  # type: ignore[no-untyped-call]
+        logits = [model(v[None])[0].detach() for v in path]
         leads = [float(max(row[k] for k in range(3) if k != label) - row[label]) for row in logits]
-        expected.append(visited[leads.index(max(leads))])
-    moved = pgd(model, images, labels, radius=radius, steps=steps, step_size=pace, generator=draws(3))
-    torch.testing.assert_close(moved, torch.stack(expected), atol=1e-6, rtol=0)
-    assert 0 < int((is_correct(model, moved) == labels).sum()) < 24
+        expected.append(path[leads.index(max(leads))])
+    adversarial_images = pgd(model, images, labels, radius=radius, steps=steps, step_size=step_size, generator=draws(3))
+    torch.testing.assert_close(adversarial_images, torch.stack(expected), atol=1e-6, rtol=0)
+    assert 0 < int((is_correct(model, adversarial_images) == labels).sum()) < 24
 
 
 # --- properties
@@ -109,21 +109,23 @@ def test_equals_plain_loop() -> None:
 @pytest.mark.parametrize("radius", [0.0, 0.001, 0.03, 0.5, 1.0])
 @pytest.mark.parametrize("step_size", [None, 10.0])
 def test_perturbation_stays_in_radius_and_pixel_range(
-    taught: Callable[..., Tapped], radius: float, step_size: float | None
+    trained_model: Callable[..., Tapped], radius: float, step_size: float | None
 ) -> None:
-    model, images = taught(), torch.rand(16, 1, 8, 8, generator=draws())
+    model, images = trained_model(), torch.rand(16, 1, 8, 8, generator=draws())
     labels = torch.arange(16) % 4
-    moved = pgd(model, images, labels, radius=radius, steps=5, step_size=step_size, restarts=2, generator=draws())
-    assert (moved - images).abs().max() <= radius + 1e-6
-    assert moved.min() >= 0
-    assert moved.max() <= 1
-    assert not moved.requires_grad
+    adversarial_images = pgd(
+        model, images, labels, radius=radius, steps=5, step_size=step_size, restarts=2, generator=draws()
+    )
+    assert (adversarial_images - images).abs().max() <= radius + 1e-6
+    assert adversarial_images.min() >= 0
+    assert adversarial_images.max() <= 1
+    assert not adversarial_images.requires_grad
     if radius == 0:
-        assert torch.equal(moved, images)
+        assert torch.equal(adversarial_images, images)
 
 
-def test_misclassified_images_are_returned_unchanged(taught: Callable[..., Tapped]) -> None:
-    model, images = taught(), torch.rand(12, 1, 8, 8, generator=draws())
+def test_misclassified_images_are_returned_unchanged(trained_model: Callable[..., Tapped]) -> None:
+    model, images = trained_model(), torch.rand(12, 1, 8, 8, generator=draws())
     labels = (is_correct(model, images) + 1) % 4
     assert torch.equal(pgd(model, images, labels, radius=0.3, generator=draws()), images)
 
@@ -136,8 +138,10 @@ def test_more_restarts_succeed_at_least_as_often() -> None:
     labels = is_correct(model, images)
     successes = []
     for restarts in (1, 2, 8):
-        moved = pgd(model, images, labels, radius=0.08, steps=2, step_size=0.03, restarts=restarts, generator=draws())
-        successes.append(int((is_correct(model, moved) == labels).sum()))
+        adversarial_images = pgd(
+            model, images, labels, radius=0.08, steps=2, step_size=0.03, restarts=restarts, generator=draws()
+        )
+        successes.append(int((is_correct(model, adversarial_images) == labels).sum()))
     assert successes[0] >= successes[1] >= successes[2]
     assert successes[0] > successes[2]
 
@@ -147,13 +151,13 @@ def test_attack_is_independent_of_the_batch() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).double()
     images = inner(20).double()
     labels = is_correct(model, images)
-    whole = pgd(model, images, labels, radius=0.1, restarts=3, generator=draws())
+    all_images = pgd(model, images, labels, radius=0.1, restarts=3, generator=draws())
     source = draws()
     parts = [
-        pgd(model, some, their_labels, radius=0.1, restarts=3, generator=source)
-        for some, their_labels in zip(images.split([3, 9, 8]), labels.split([3, 9, 8]), strict=True)
+        pgd(model, part, part_labels, radius=0.1, restarts=3, generator=source)
+        for part, part_labels in zip(images.split([3, 9, 8]), labels.split([3, 9, 8]), strict=True)
     ]
-    torch.testing.assert_close(torch.cat(parts), whole)
+    torch.testing.assert_close(torch.cat(parts), all_images)
 
 
 @pytest.mark.parametrize("caller", [nullcontext, torch.no_grad, torch.inference_mode])
@@ -173,7 +177,7 @@ def test_network_is_unchanged_in_any_grad_mode(
         images = torch.rand(6, 1, 8, 8)
         labels = torch.arange(6) % 4
         original, randomness = images.clone(), torch.get_rng_state()
-        moved = pgd(model, images, labels, radius=0.1, steps=3, generator=draws())
+        adversarial_images = pgd(model, images, labels, radius=0.1, steps=3, generator=draws())
         logits, gradient = input_gradient(model.eval(), images, labels)
         assert torch.equal(images, original)
     model.train()
@@ -185,7 +189,7 @@ def test_network_is_unchanged_in_any_grad_mode(
         assert p.grad is not None
         assert torch.equal(p.grad, value)
     assert torch.equal(randomness, torch.get_rng_state())
-    assert not any(tensor.requires_grad for tensor in (moved, logits, gradient))
+    assert not any(tensor.requires_grad for tensor in (adversarial_images, logits, gradient))
 
 
 def test_modes_are_restored_after_an_error(tiny_model: Callable[..., Tapped]) -> None:
@@ -274,8 +278,8 @@ def test_nonfinite_gradients_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"radius": -0.1}, {"steps": 0}, {"restarts": 0}, {"step_size": -1.0}], ids=lambda w: next(iter(w))
+    "settings", [{"radius": -0.1}, {"steps": 0}, {"restarts": 0}, {"step_size": -1.0}], ids=lambda w: next(iter(w))
 )
-def test_invalid_settings_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be 0 or more"):
-        pgd(linear(), inner(2), torch.zeros(2).long(), **({"radius": 0.1} | wrong))
+        pgd(linear(), inner(2), torch.zeros(2).long(), **({"radius": 0.1} | settings))

@@ -70,8 +70,8 @@ def test_view_depends_on_its_number_and_not_on_the_batch(images: Tensor) -> None
 
 def test_distortions_differ_between_views_and_between_images(images: Tensor) -> None:
     views = Distortions()
-    one = views(images[:1].expand(6, -1, -1, -1), torch.arange(1, 7))
-    assert len(one.flatten(1).unique(dim=0)) == 6
+    distorted = views(images[:1].expand(6, -1, -1, -1), torch.arange(1, 7))
+    assert len(distorted.flatten(1).unique(dim=0)) == 6
     same_number = views(images, torch.ones(12, dtype=torch.int64)).float()
     noise_and_light = (same_number - images.float()).flatten(1).std(1)
     assert len(noise_and_light.unique()) == 12

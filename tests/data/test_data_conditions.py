@@ -43,14 +43,14 @@ def data(make_data) -> Data:
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.4, 0.9])
 @pytest.mark.parametrize(("noise", "wrong"), SHARES.items())
 def test_realised_rate_follows_the_convention_of_the_noise(data, noise, wrong, rate):
-    noisy = noise(rate, seed=3)(data)
+    noisy_data = noise(rate, seed=3)(data)
     expected = rate * wrong
     sigma = math.sqrt(expected * (1 - expected) / N)
-    realised = float((noisy.train.labels != data.train.labels).double().mean())
+    realised = float((noisy_data.train.labels != data.train.labels).double().mean())
     assert abs(realised - expected) < 3 * sigma
-    assert noisy.record[-1]["realised_rate"] == realised
-    wrong_now = (noisy.train.labels != data.train.labels) & (noisy.train.labels >= 0)
-    assert torch.equal(noisy.train.corrupted, wrong_now)
+    assert noisy_data.record[-1]["realised_rate"] == realised
+    wrong_labels = (noisy_data.train.labels != data.train.labels) & (noisy_data.train.labels >= 0)
+    assert torch.equal(noisy_data.train.corrupted, wrong_labels)
 
 
 @pytest.mark.parametrize(("noise", "unchanged_rate"), [(SymmetricNoise, 0.4), (UniformNoise, 0.4 + 0.6 / C)])
@@ -66,14 +66,14 @@ def test_transition_rows_are_uniform_off_the_diagonal(data, noise, unchanged_rat
 def test_recorded_transitions_and_rate_match_the_labels(data, noise):
     labels = data.train.labels.clone()
     labels[::7] = -1
-    noisy = noise(0.5)(replace(data, train=replace(data.train, labels=labels)))
+    noisy_data = noise(0.5)(replace(data, train=replace(data.train, labels=labels)))
     counts, labelled, changed = np.zeros((C, C), int), 0, 0
-    for before, after in zip(labels.tolist(), noisy.train.labels.tolist(), strict=True):
+    for before, after in zip(labels.tolist(), noisy_data.train.labels.tolist(), strict=True):
         labelled += before >= 0
         changed += before != after
         if before >= 0 and after >= 0:
             counts[before, after] += 1
-    entry = noisy.record[-1]
+    entry = noisy_data.record[-1]
     assert entry["transition_counts"] == counts.tolist()
     assert (entry["labelled"], entry["changed"]) == (labelled, changed)
     assert entry["realised_rate"] == changed / labelled
@@ -87,12 +87,12 @@ def test_rate_one_changes_all_labels_and_rate_zero_none(data, noise):
 
 @pytest.mark.parametrize("noise", RATED)
 def test_equal_seeds_corrupt_the_same_samples(data, noise):
-    noisy = noise(0.3, seed=5)(data)
-    assert torch.equal(noisy.train.labels, noise(0.3, seed=5)(data).train.labels)
-    assert not torch.equal(noisy.train.labels, noise(0.3, seed=6)(data).train.labels)
-    more = noise(0.5, seed=5)(data)
-    hit = noisy.train.labels != data.train.labels
-    assert torch.equal(more.train.labels[hit], noisy.train.labels[hit])
+    noisy_data = noise(0.3, seed=5)(data)
+    assert torch.equal(noisy_data.train.labels, noise(0.3, seed=5)(data).train.labels)
+    assert not torch.equal(noisy_data.train.labels, noise(0.3, seed=6)(data).train.labels)
+    larger_noise = noise(0.5, seed=5)(data)
+    hit = noisy_data.train.labels != data.train.labels
+    assert torch.equal(larger_noise.train.labels[hit], noisy_data.train.labels[hit])
 
 
 CONDITIONS = [
@@ -136,14 +136,14 @@ def test_record_is_json_and_describes_the_condition(make_data):
 
 def test_conditions_with_one_seed_use_independent_random_streams(data):
     symmetric, uniform = (noise(0.3, seed=1)(data).train.corrupted for noise in (SymmetricNoise, UniformNoise))
-    both = float((symmetric & uniform).double().mean())
-    assert abs(both - 0.3 * 0.3 * (C - 1) / C) < 0.02  # with one stream for both it would be 0.24
+    combined = float((symmetric & uniform).double().mean())
+    assert abs(combined - 0.3 * 0.3 * (C - 1) / C) < 0.02  # with one stream for both it would be 0.24
 
 
 def test_second_noise_is_counted_against_the_first_and_clean_labels_stay(data):
-    once = SymmetricNoise(0.3, seed=1)(data)
-    twice = UniformNoise(0.2, seed=1)(once)
-    changed = int((twice.train.labels != once.train.labels).sum())
+    once_noisy = SymmetricNoise(0.3, seed=1)(data)
+    twice = UniformNoise(0.2, seed=1)(once_noisy)
+    changed = int((twice.train.labels != once_noisy.train.labels).sum())
     assert twice.record[-1]["changed"] == changed > 0
     assert torch.equal(twice.train.clean_labels, data.train.labels)
     assert len(twice.record) == 2
@@ -153,9 +153,9 @@ def test_second_noise_is_counted_against_the_first_and_clean_labels_stay(data):
 def test_absent_labels_stay_absent(data, noise):
     labels = data.train.labels.clone()
     labels[::3] = -1
-    noisy = noise(0.9)(replace(data, train=replace(data.train, labels=labels)))
-    assert torch.equal(noisy.train.labels == -1, labels == -1)
-    entry = noisy.record[-1]
+    noisy_data = noise(0.9)(replace(data, train=replace(data.train, labels=labels)))
+    assert torch.equal(noisy_data.train.labels == -1, labels == -1)
+    entry = noisy_data.record[-1]
     assert entry["labelled"] == 4000 == np.sum(entry["transition_counts"])
     assert entry["realised_rate"] == entry["changed"] / 4000
 
@@ -344,30 +344,30 @@ def test_run_applies_imbalance_subset_noise_and_hold_out_in_this_order():
 
 
 def test_human_labels_are_applied_before_sample_selection(tmp_path):
-    whole = load_data(Config(validation=0.0)).train
-    people = (whole.labels + (torch.arange(len(whole)) % 3 == 0)) % 10
-    np.savetxt(tmp_path / "people.csv", people[:, None], fmt="%d", header="mine", comments="")
+    full = load_data(Config(validation=0.0)).train
+    human_labels = (full.labels + (torch.arange(len(full)) % 3 == 0)) % 10
+    np.savetxt(tmp_path / "people.csv", human_labels[:, None], fmt="%d", header="mine", comments="")
     settings = {"noise": f"human:{tmp_path / 'people.csv'}:mine", "imbalance": "longtail:0.1", "validation": 0.0}
     data = load_data(Config(**settings))
     assert [entry.get("condition") for entry in data.record[-2:]] == ["HumanLabels", "LongTail"]
-    assert torch.equal(data.train.labels, people[data.train.index])
-    assert torch.equal(data.train.clean_labels, whole.labels[data.train.index])
+    assert torch.equal(data.train.labels, human_labels[data.train.index])
+    assert torch.equal(data.train.clean_labels, full.labels[data.train.index])
     assert torch.bincount(data.train.clean_labels).tolist() == data.record[-1]["class_counts"]
     rare = load_data(Config(imbalance="longtail:0.1", validation=0.0))
     assert torch.equal(data.train.index, rare.train.index)
 
 
 def test_noises_are_applied_from_left_to_right_and_recorded_separately():
-    both = load_data(Config(noise="0.4+missing:0.5", validation=0.0, seed=3))
-    wrong = load_data(Config(noise="0.4", validation=0.0, seed=3))
-    first, second = both.record[-2:]
-    assert first == wrong.record[-1]
-    assert (second["condition"], second["labelled"]) == ("MissingLabels", len(both.train))
-    assert second == MissingLabels(0.5, 3)(wrong).record[-1]
-    labelled = both.train.labels >= 0
+    combined = load_data(Config(noise="0.4+missing:0.5", validation=0.0, seed=3))
+    noisy_only = load_data(Config(noise="0.4", validation=0.0, seed=3))
+    first, second = combined.record[-2:]
+    assert first == noisy_only.record[-1]
+    assert (second["condition"], second["labelled"]) == ("MissingLabels", len(combined.train))
+    assert second == MissingLabels(0.5, 3)(noisy_only).record[-1]
+    labelled = combined.train.labels >= 0
     assert 0.4 < labelled.float().mean() < 0.6
-    assert torch.equal(both.train.labels[labelled], wrong.train.labels[labelled])
-    assert torch.equal(both.train.clean_labels, wrong.train.clean_labels)
+    assert torch.equal(combined.train.labels[labelled], noisy_only.train.labels[labelled])
+    assert torch.equal(combined.train.clean_labels, noisy_only.train.clean_labels)
     other = load_data(Config(noise="missing:0.5+0.4", validation=0.0, seed=3))
     assert (
         other.record[-1]["labelled"] == (other.train.labels >= 0).sum()
@@ -375,16 +375,16 @@ def test_noises_are_applied_from_left_to_right_and_recorded_separately():
 
 
 def test_only_human_labels_among_several_noises_precede_sample_selection(tmp_path):
-    whole = load_data(Config(validation=0.0)).train
-    people = (whole.labels + (torch.arange(len(whole)) % 3 == 0)) % 10
-    np.savetxt(tmp_path / "people.csv", people[:, None], fmt="%d", header="mine", comments="")
+    full = load_data(Config(validation=0.0)).train
+    human_labels = (full.labels + (torch.arange(len(full)) % 3 == 0)) % 10
+    np.savetxt(tmp_path / "people.csv", human_labels[:, None], fmt="%d", header="mine", comments="")
     noise = f"human:{tmp_path / 'people.csv'}:mine+missing:0.5"
     data = load_data(Config(noise=noise, imbalance="longtail:0.1", per_class=5, validation=0.0))
     names = [entry.get("condition") for entry in data.record[-4:]]
     assert names == ["HumanLabels", "LongTail", "Subset", "MissingLabels"]
     assert data.record[-1]["labelled"] == len(data.train)
     labelled = data.train.labels >= 0
-    assert torch.equal(data.train.labels[labelled], people[data.train.index][labelled])
+    assert torch.equal(data.train.labels[labelled], human_labels[data.train.index][labelled])
 
 
 def test_run_with_few_labels_trains(tmp_path):

@@ -29,20 +29,20 @@ def test_every_substitution_of_one_digit_is_detected(strings: Tensor) -> None:
     assert EAN13.valid(strings).all()
     for position in range(13):
         for step in range(1, 10):
-            wrong = strings.clone()
-            wrong[:, position] = (wrong[:, position] + step) % 10
-            assert not EAN13.valid(wrong).any()
+            changed_strings = strings.clone()
+            changed_strings[:, position] = (changed_strings[:, position] + step) % 10
+            assert not EAN13.valid(changed_strings).any()
 
 
 def test_transpositions_are_undetected_exactly_if_digits_differ_by_five(strings: Tensor) -> None:
-    escaped = unequal = 0
+    undetected = unequal = 0
     for position in range(12):
-        swapped = strings.clone()
-        swapped[:, [position, position + 1]] = strings[:, [position + 1, position]]
+        swapped_strings = strings.clone()
+        swapped_strings[:, [position, position + 1]] = strings[:, [position + 1, position]]
         gap = (strings[:, position] - strings[:, position + 1]).abs()
-        assert torch.equal(EAN13.valid(swapped) & (gap > 0), gap == 5)
-        escaped, unequal = escaped + int((gap == 5).sum()), unequal + int((gap > 0).sum())
-    assert escaped / unequal == pytest.approx(1 / 9, abs=0.02)
+        assert torch.equal(EAN13.valid(swapped_strings) & (gap > 0), gap == 5)
+        undetected, unequal = undetected + int((gap == 5).sum()), unequal + int((gap > 0).sum())
+    assert undetected / unequal == pytest.approx(1 / 9, abs=0.02)
 
 
 def test_one_tenth_of_random_strings_is_valid() -> None:
@@ -54,9 +54,9 @@ def test_modules_equal_those_of_python_barcode(strings: Tensor) -> None:
     barcode = pytest.importorskip("barcode")
     every_first = torch.arange(10)[:, None].expand(10, 12)
     samples = torch.cat([strings[:50], with_check_digit(every_first)])
-    encoded = modules(samples)
-    assert encoded.shape == (60, MODULES)
-    for string, bars in zip(samples.tolist(), encoded.tolist(), strict=True):
+    modules_of_samples = modules(samples)
+    assert modules_of_samples.shape == (60, MODULES)
+    for string, bars in zip(samples.tolist(), modules_of_samples.tolist(), strict=True):
         (expected,) = barcode.EAN13("".join(map(str, string[:12]))).build()
         assert "".join(map(str, bars)) == expected.replace("G", "1")  # G marks a guard bar
 

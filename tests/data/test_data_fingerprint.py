@@ -96,7 +96,7 @@ def test_fingerprint_of_images_without_modification_times_depends_on_pixels(fold
         def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
             return self.images[index]
 
-        def fingerprint(self, place: int) -> None:
+        def fingerprint(self, index: int) -> None:
             return None
 
     data = load(folder)
@@ -112,8 +112,8 @@ def test_result_is_not_reused_after_image_files_were_overwritten(
     monkeypatch.setattr(load, "__kwdefaults__", {"in_memory_bytes": 0})
     run = {"epochs": 1, "batch_size": 8, "device": "cpu", "precision": "float32", "workers": 0, "validation": 0}
     first = tutelage.train("resnet8", f"folder:{folder}", out=tmp_path / "run", **run)
-    again = tutelage.train("resnet8", f"folder:{folder}", out=tmp_path / "run", **run)
-    assert again.metrics == first.metrics
+    second = tutelage.train("resnet8", f"folder:{folder}", out=tmp_path / "run", **run)
+    assert second.metrics == first.metrics
     for file in folder.glob(f"{part}/*/*.png"):
         Image.fromarray(np.full((8, 8, 3), 7, np.uint8)).save(file)
     with refused("different run", "training data"):

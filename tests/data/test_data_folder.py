@@ -26,7 +26,7 @@ def image(seed: int, shape: tuple[int, ...] = (16, 16, 3)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def put(file: Path, pixels: np.ndarray, **options: object) -> Path:
+def write_image(file: Path, pixels: np.ndarray, **options: object) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(file, **options)
     return file
@@ -38,7 +38,7 @@ def folder(tmp_path) -> Path:
     for part, count in (("train", 4), ("test", 2)):
         for number, name in enumerate(("cat", "dog")):
             for i in range(count):
-                put(tmp_path / part / name / f"{i}.png", image(100 * len(part) + 10 * number + i))
+                write_image(tmp_path / part / name / f"{i}.png", image(100 * len(part) + 10 * number + i))
     return tmp_path
 
 
@@ -65,7 +65,7 @@ def test_supported_formats_and_skipped_files(folder):
         ("e.jfif", {"quality": 95, "format": "JPEG"}),
         ("F.PNG", {}),
     ):
-        put(folder / "train" / "ant" / name, smooth, **options)
+        write_image(folder / "train" / "ant" / name, smooth, **options)
     (folder / "train" / "ant" / ".hidden.png").write_bytes(b"no image")
     (folder / "train" / "ant" / "notes.txt").write_text("no image")
     (folder / "train" / "ant" / "deeper.png").mkdir()
@@ -82,7 +82,7 @@ def test_supported_formats_and_skipped_files(folder):
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
 def test_validation_folder_is_read_and_replaces_a_missing_test_folder(folder, name):
-    put(folder / name / "dog" / "0.png", image(1))
+    write_image(folder / name / "dog" / "0.png", image(1))
     data = open_data(f"folder:{folder}")
     assert data.validation.labels.tolist() == [1]
     np.testing.assert_array_equal(data.validation.inputs[0], image(1))
@@ -122,7 +122,7 @@ def test_grey_images_have_one_channel(tmp_path, image, expected):
 def test_one_colour_image_makes_all_images_rgb(tmp_path, coloured):
     grey = image(3, (16, 16))
     for name in ("train/a", "train/b", "test/a", "test/b"):
-        put(tmp_path / name / "0.png", image(3) if name == coloured else grey)
+        write_image(tmp_path / name / "0.png", image(3) if name == coloured else grey)
     test = open_data(f"folder:{tmp_path}").test
     np.testing.assert_array_equal(test.inputs[0], grey[..., None].repeat(3, 2))
 
@@ -130,19 +130,19 @@ def test_one_colour_image_makes_all_images_rgb(tmp_path, coloured):
 def test_alpha_palette_and_cmyk_images_become_rgb_without_warnings(folder):
     flat = np.full((16, 16, 3), (200, 10, 60), np.uint8)
     rgb = Image.fromarray(flat)
-    cats = folder / "train" / "cat"
-    rgb.convert("RGBA").save(cats / "0.png")
+    cat_folder = folder / "train" / "cat"
+    rgb.convert("RGBA").save(cat_folder / "0.png")
     shades = flat.copy()
     shades[..., 0] += np.arange(16, dtype=np.uint8) // 4
     palette = Image.fromarray(shades).quantize(4)
-    palette.save(cats / "1.png", transparency=b"\x00\xff\x80\xff")  # Pillow warns when it converts this to RGB
-    rgb.convert("CMYK").save(cats / "2.jpg", quality=95)
+    palette.save(cat_folder / "1.png", transparency=b"\x00\xff\x80\xff")  # Pillow warns when it converts this to RGB
+    rgb.convert("CMYK").save(cat_folder / "2.jpg", quality=95)
     for image in open_data(f"folder:{folder}").train.inputs[:3]:  # sorted by name, so that 2.png comes after 2.jpg
         np.testing.assert_allclose(image.numpy().astype(float), flat, atol=4)
 
 
 def test_images_of_several_sizes_require_an_image_size(folder, refused):
-    put(folder / "test" / "dog" / "1.png", image(1, (20, 30, 3)))
+    write_image(folder / "test" / "dog" / "1.png", image(1, (20, 30, 3)))
     with refused("2 sizes", "16x16", folder / "test" / "dog" / "1.png", "20x30", "--image-size N"):
         open_data(f"folder:{folder}")
 
@@ -152,7 +152,7 @@ def test_image_size_scales_the_shorter_side_and_crops_the_centre(folder, shape):
     pixels = np.zeros((*shape, 3), np.uint8)
     pixels[..., 0] = np.linspace(0, 250, shape[1])[None, :]
     pixels[..., 1] = np.linspace(0, 250, shape[0])[:, None]
-    put(folder / "train" / "cat" / "0.png", pixels)
+    write_image(folder / "train" / "cat" / "0.png", pixels)
     data = open_data(f"folder:{folder}", image_size=8)
     assert data.image_shape == (3, 8, 8)
     assert data.views.pad == 1
@@ -161,18 +161,18 @@ def test_image_size_scales_the_shorter_side_and_crops_the_centre(folder, shape):
     centre = (np.arange(8) + 0.5) * short / 8 - 0.5  # source coordinates of the 8 pixels in the centre square
     across = (centre + (shape[1] - short) / 2) / (shape[1] - 1) * 250
     down = (centre + (shape[0] - short) / 2) / (shape[0] - 1) * 250
-    got = data.train.inputs[0].numpy().astype(float)
+    actual = data.train.inputs[0].numpy().astype(float)
     step = 250 / min(shape)
-    np.testing.assert_allclose(got[:, :, 0], np.broadcast_to(across, (8, 8)), atol=step)
-    np.testing.assert_allclose(got[:, :, 1], np.broadcast_to(down[:, None], (8, 8)), atol=step)
+    np.testing.assert_allclose(actual[:, :, 0], np.broadcast_to(across, (8, 8)), atol=step)
+    np.testing.assert_allclose(actual[:, :, 1], np.broadcast_to(down[:, None], (8, 8)), atol=step)
     if shape == (8, 8):
-        np.testing.assert_array_equal(got, pixels)
+        np.testing.assert_array_equal(actual, pixels)
 
 
 def test_shrinking_is_antialiased(folder):
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    put(folder / "train" / "cat" / "0.png", stripes)
+    write_image(folder / "train" / "cat" / "0.png", stripes)
     image = open_data(f"folder:{folder}", image_size=8).train.inputs[0]
     assert (image.float() - 127.5).abs().max() < 12  # without antialiasing all pixels would be black or white
 
@@ -214,9 +214,9 @@ def test_streamed_files_support_hold_out_pickling_and_statistics(folder):
     memory, files = load(folder), load(folder, in_memory_bytes=0)
     np.testing.assert_allclose(memory.mean_std, files.mean_std, rtol=1e-9)
     part = files.hold_out(0.5).validation
-    again = pickle.loads(pickle.dumps(part.inputs))
-    assert torch.equal(again[torch.arange(4)], memory.hold_out(0.5).validation.inputs)
-    assert again[torch.arange(0)].shape == (0, 16, 16, 3)
+    copy = pickle.loads(pickle.dumps(part.inputs))
+    assert torch.equal(copy[torch.arange(4)], memory.hold_out(0.5).validation.inputs)
+    assert copy[torch.arange(0)].shape == (0, 16, 16, 3)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -226,7 +226,7 @@ def test_image_damaged_after_opening_is_named_with_and_without_workers(folder, r
     file.write_bytes(file.read_bytes()[:200])
     with refused(file, "cannot be read", "replace or remove"):
         list(Batches(data.train, batch_size=4, workers=workers).epoch(0))
-    put(file, image(1, (9, 16, 3)))
+    write_image(file, image(1, (9, 16, 3)))
     with refused(file, "16x9", "16x16 before"):
         list(Batches(data.train, batch_size=4, workers=workers).epoch(0))
 
@@ -263,18 +263,18 @@ def test_unusable_image_is_named(folder, refused, name, content, pieces):
 
 
 def test_image_too_thin_to_scale_is_named(folder, refused):
-    file = put(folder / "train" / "cat" / "0.png", np.zeros((1, 9000, 3), np.uint8))
+    file = write_image(folder / "train" / "cat" / "0.png", np.zeros((1, 9000, 3), np.uint8))
     with refused(file, "9000x1", "too long and thin"):
         open_data(f"folder:{folder}", image_size=128)
 
 
-def remove(place: Path) -> None:
-    for file in place.rglob("*.png"):
+def remove(path: Path) -> None:
+    for file in path.rglob("*.png"):
         file.unlink()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "pieces"),
+    ("damage", "pieces"),
     [
         (lambda f: (f / "train").rename(f / "tarin"), ("no folder train", "train/CLASS/")),
         (lambda f: (f / "test").rename(f / "tset"), ("no folder test", "test/CLASS/")),
@@ -300,24 +300,24 @@ def remove(place: Path) -> None:
         "no classes",
     ],
 )
-def test_invalid_layouts_are_refused(folder, refused, spoil, pieces):
-    spoil(folder)
+def test_invalid_layouts_are_refused(folder, refused, damage, pieces):
+    damage(folder)
     with refused(folder, *pieces):
         open_data(f"folder:{folder}")
 
 
 def test_files_that_are_not_images_are_counted_in_one_warning(folder):
-    cats = folder / "train" / "cat"
+    cat_folder = folder / "train" / "cat"
     for name in ("a.tif", "b.TIF", "c.gif", "d"):
-        (cats / name).write_bytes(b"")
-    (cats / "more").mkdir()
-    put(cats / "more" / "0.png", image(1))
-    (cats / ".DS_Store").touch()
-    put(folder / "test" / "stray.png", image(1))
-    with pytest.warns(TutelageWarning) as caught:
+        (cat_folder / name).write_bytes(b"")
+    (cat_folder / "more").mkdir()
+    write_image(cat_folder / "more" / "0.png", image(1))
+    (cat_folder / ".DS_Store").touch()
+    write_image(folder / "test" / "stray.png", image(1))
+    with pytest.warns(TutelageWarning) as records:
         data = open_data(f"folder:{folder}")
-    assert len(caught) == 1
-    text = str(caught[0].message)
+    assert len(records) == 1
+    text = str(records[0].message)
     for piece in (f"folder:{folder}", "2 .tif", "1 .gif", "1 file without a suffix", "1 folder", "1 .png", ".jfif"):
         assert piece in text
     assert len(data.train) == 8
@@ -359,14 +359,21 @@ def test_exif_orientation_is_applied(tmp_path, suffix, memory):
     upright = np.zeros((16, 24, 3), np.uint8)
     upright[:8, :12, 0], upright[8:, 12:, 1], upright[8:, :12] = 255, 255, 128
     for part in ("train", "test"):
-        for orientation, turn in TURNS.items():
+        for orientation, transform in TURNS.items():
             exif = Image.Exif()
             exif[0x0112] = orientation
             # The stored image is upright after the rotation.
-            stored = next(p for p in (t(upright) for t in TURNS.values()) if np.array_equal(turn(p), upright))
+            stored_pixels = next(
+                p for p in (t(upright) for t in TURNS.values()) if np.array_equal(transform(p), upright)
+            )
             options = {"lossless": True} if suffix == "webp" else {"quality": 100, "subsampling": 0}
-            put(tmp_path / part / "cat" / f"{orientation}.{suffix}", np.ascontiguousarray(stored), exif=exif, **options)
-            put(tmp_path / part / "dog" / f"{orientation}.{suffix}", upright, **options)
+            write_image(
+                tmp_path / part / "cat" / f"{orientation}.{suffix}",
+                np.ascontiguousarray(stored_pixels),
+                exif=exif,
+                **options,
+            )
+            write_image(tmp_path / part / "dog" / f"{orientation}.{suffix}", upright, **options)
     data = load(tmp_path, in_memory_bytes=memory)
     assert data.image_shape == (3, 16, 24)
     for image in data.train.inputs[torch.arange(16)]:
@@ -374,14 +381,14 @@ def test_exif_orientation_is_applied(tmp_path, suffix, memory):
 
 
 def test_image_with_damaged_exif_block_is_read(folder):
-    put(folder / "train" / "cat" / "0.png", image(5), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
+    write_image(folder / "train" / "cat" / "0.png", image(5), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     np.testing.assert_array_equal(open_data(f"folder:{folder}").train.inputs[0], image(5))
 
 
 def flat(folder: Path, *sizes: int) -> Path:
     for label, size in enumerate(sizes):
         for number in range(size):
-            put(folder / f"class {label}" / f"{number:03}.png", image(100 * label + number, (8, 8, 3)))
+            write_image(folder / f"class {label}" / f"{number:03}.png", image(100 * label + number, (8, 8, 3)))
     return folder
 
 
@@ -403,8 +410,8 @@ def test_class_folders_without_splits_are_split_by_class_deterministically(tmp_p
         "resized_to": None,
         "in_memory": None,
     }
-    again = load(tmp_path, test=0.2, in_memory_bytes=memory)  # an explicit share gives no warning
-    assert torch.equal(again.test.index, data.test.index)
+    copy = load(tmp_path, test=0.2, in_memory_bytes=memory)  # an explicit share gives no warning
+    assert torch.equal(copy.test.index, data.test.index)
 
 
 def test_share_of_the_test_split_can_be_set(tmp_path, refused):
@@ -485,15 +492,15 @@ def test_names_that_are_not_utf_8_are_refused(tmp_path: Path, refused: Callable[
 
 def test_novel_split_has_its_own_classes(tmp_path, refused):
     for number, path in enumerate(("train/b", "train/d", "val/c", "novel/a", "novel/e")):
-        put(tmp_path / path / "1.png", image(number))
+        write_image(tmp_path / path / "1.png", image(number))
     data = open_data(f"folder:{tmp_path}")
     assert data.classes == ("b", "d", "a", "c", "e")
     assert [data.train.labels.tolist(), data.test.labels.tolist()] == [[0, 1], [2, 4]]
     assert data.validation.labels.tolist() == [3]
-    put(tmp_path / "novel" / "d" / "1.png", image(0))
+    write_image(tmp_path / "novel" / "d" / "1.png", image(0))
     with refused("novel/d is a class that", "train has too", "name the folder test"):
         open_data(f"folder:{tmp_path}")
-    put(tmp_path / "test" / "b" / "1.png", image(0))
+    write_image(tmp_path / "test" / "b" / "1.png", image(0))
     with refused(f"{tmp_path / 'test'} and {tmp_path / 'novel'} are both test splits"):
         open_data(f"folder:{tmp_path}")
 
@@ -501,5 +508,5 @@ def test_novel_split_has_its_own_classes(tmp_path, refused):
 def test_class_may_be_named_novel(tmp_path):
     for name in ("novel", "poem"):
         for number in range(5):
-            put(tmp_path / name / f"{number}.png", image(number))
+            write_image(tmp_path / name / f"{number}.png", image(number))
     assert open_data(f"folder:{tmp_path}", test=0.2).classes == ("novel", "poem")

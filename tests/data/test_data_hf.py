@@ -39,7 +39,7 @@ def pixels(seed: int) -> np.ndarray:
 
 
 @pytest.fixture
-def saved(datasets: Any, tmp_path: Path) -> Saved:
+def save_dataset(datasets: Any, tmp_path: Path) -> Saved:
     """A function that writes a data set in the format of the hub with the given labels per split."""
 
     def save(splits: dict[str, dict[str, list[int]]], names: dict[str, list[str]]) -> str:
@@ -49,18 +49,18 @@ def saved(datasets: Any, tmp_path: Path) -> Saved:
                 for column in columns
             }
             size = len(next(iter(columns.values())))
-            made = datasets.Dataset.from_dict(
+            dataset = datasets.Dataset.from_dict(
                 {"img": [Image.fromarray(pixels(i)) for i in range(size)], **columns},
                 features=datasets.Features({"img": datasets.Image(), **features}),
             )
-            made.to_parquet(tmp_path / "repo" / f"{split}-00000.parquet")
+            dataset.to_parquet(tmp_path / "repo" / f"{split}-00000.parquet")
         return f"hf:{tmp_path / 'repo'}"
 
     return save
 
 
-def test_images_and_labels_are_read_from_their_columns(saved):
-    data = open_data(saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]}))
+def test_images_and_labels_are_read_from_their_columns(save_dataset):
+    data = open_data(save_dataset({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]}))
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0, 1, 1, 0]
     for i in range(4):
@@ -71,8 +71,10 @@ def test_images_and_labels_are_read_from_their_columns(saved):
     assert (entry["source"], entry["image_column"], entry["label_column"]) == ("hf", "img", "y")
 
 
-def test_validation_split_replaces_an_unlabelled_test_split(saved):
-    spec = saved({"train": {"y": [0, 1]}, "validation": {"y": [1]}, "test": {"y": [-1, -1]}}, {"y": ["cat", "dog"]})
+def test_validation_split_replaces_an_unlabelled_test_split(save_dataset):
+    spec = save_dataset(
+        {"train": {"y": [0, 1]}, "validation": {"y": [1]}, "test": {"y": [-1, -1]}}, {"y": ["cat", "dog"]}
+    )
     with pytest.warns(TutelageWarning, match="no test split, so its validation split is the test split"):
         data = open_data(spec)
     assert data.test.labels.tolist() == [1]
@@ -80,19 +82,19 @@ def test_validation_split_replaces_an_unlabelled_test_split(saved):
 
 
 @pytest.mark.parametrize(("coarse", "expected"), [("coarse", "fine"), ("label", "label")])
-def test_column_named_label_or_with_most_classes_is_used(saved, coarse, expected):
+def test_column_named_label_or_with_most_classes_is_used(save_dataset, coarse, expected):
     columns = {coarse: [0, 0, 1], "fine": [0, 1, 2]}
     names = {coarse: ["a", "b"], "fine": ["x", "y", "z"]}
-    data = open_data(saved({"train": columns, "test": columns}, names))
+    data = open_data(save_dataset({"train": columns, "test": columns}, names))
     assert data.record[0]["label_column"] == expected
     assert data.classes == tuple(names[expected])
     assert data.train.labels.tolist() == columns[expected]
 
 
-def test_large_data_set_streams_the_same_batches(saved, tmp_path):
+def test_large_data_set_streams_the_same_batches(save_dataset, tmp_path):
     from tutelage.data import hf
 
-    spec = saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
+    spec = save_dataset({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
     memory, files = open_data(spec), hf.load(str(tmp_path / "repo"), in_memory_bytes=0)
     assert not files.train.in_memory
     expected = Batches(memory.train, batch_size=2).epoch(0)
@@ -110,8 +112,8 @@ def test_large_data_set_streams_the_same_batches(saved, tmp_path):
         ({"train": {"y": [0]}, "test": {"y": [0]}}, {}, ("no column of class labels", "img, y")),
     ],
 )
-def test_incomplete_data_sets_are_refused(saved, refused, splits, names, pieces):
-    spec = saved(splits, names)
+def test_incomplete_data_sets_are_refused(save_dataset, refused, splits, names, pieces):
+    spec = save_dataset(splits, names)
     with refused(spec, *pieces):
         open_data(spec)
 
@@ -122,14 +124,14 @@ def test_missing_data_set_is_refused(refused):
         open_data("hf:no/such-thing")
 
 
-def test_row_stamps_depend_on_the_fingerprint_of_the_table(saved, tmp_path):
+def test_row_stamps_depend_on_the_fingerprint_of_the_table(save_dataset, tmp_path):
     from tutelage.data import hf
 
-    saved({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
-    one, again = (hf.load(str(tmp_path / "repo"), in_memory_bytes=0) for _ in range(2))
-    assert one.train.inputs.fingerprint(0) == again.train.inputs.fingerprint(0) != one.train.inputs.fingerprint(1)
-    assert one.fingerprint == again.fingerprint
-    saved({"train": {"y": [0, 1, 1, 0, 1]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
+    save_dataset({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
+    first, second = (hf.load(str(tmp_path / "repo"), in_memory_bytes=0) for _ in range(2))
+    assert first.train.inputs.fingerprint(0) == second.train.inputs.fingerprint(0) != first.train.inputs.fingerprint(1)
+    assert first.fingerprint == second.fingerprint
+    save_dataset({"train": {"y": [0, 1, 1, 0, 1]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
     assert hf.load(str(tmp_path / "repo"), in_memory_bytes=0).train.inputs.fingerprint(
         0
-    ) != one.train.inputs.fingerprint(0)
+    ) != first.train.inputs.fingerprint(0)

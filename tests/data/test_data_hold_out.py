@@ -94,12 +94,12 @@ def test_soft_labels_are_stratified_by_their_argmax():
 
 
 def test_summary_contains_the_noise_rate_of_the_training_split():
-    noisy = SymmetricNoise(0.4)(open_data("digits"))
-    data = noisy.hold_out(0.3)
+    noisy_data = SymmetricNoise(0.4)(open_data("digits"))
+    data = noisy_data.hold_out(0.3)
     rates = data.summary()["noise_rate"]
     train = data.train
     assert rates["train"] == pytest.approx((train.labels != train.clean_labels).double().mean().item())
-    assert rates["train"] != noisy.record[0]["realised_rate"]
-    whole = (len(train) * rates["train"] + len(data.validation) * rates["validation"]) / len(noisy.train)
-    assert whole == pytest.approx(noisy.record[0]["realised_rate"])
+    assert rates["train"] != noisy_data.record[0]["realised_rate"]
+    overall_rate = (len(train) * rates["train"] + len(data.validation) * rates["validation"]) / len(noisy_data.train)
+    assert overall_rate == pytest.approx(noisy_data.record[0]["realised_rate"])
     assert rates["test"] == 0

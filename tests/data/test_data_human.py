@@ -21,7 +21,7 @@ def data(make_data) -> Data:
 
 
 @pytest.fixture
-def people(data) -> np.ndarray:
+def human_labels(data) -> np.ndarray:
     """Human labels: every fifth differs from the clean label, and one is missing."""
     labels = data.train.labels.numpy().copy()
     labels[::5] = (labels[::5] + 1 + np.arange(N // 5) % 3) % C
@@ -30,12 +30,12 @@ def people(data) -> np.ndarray:
 
 
 @pytest.fixture
-def saved(tmp_path, data, people):
+def save_labels(tmp_path, data, human_labels):
     """A function that writes columns (default: ``mine`` and ``clean``) to a file with the given suffix."""
 
     def save(suffix=".npz", **columns):
         file = tmp_path / f"labels{suffix}"
-        columns = columns or {"mine": people, "clean": data.train.labels.numpy()}
+        columns = columns or {"mine": human_labels, "clean": data.train.labels.numpy()}
         if suffix == ".npz":
             np.savez(file, **columns)
         else:
@@ -47,17 +47,17 @@ def saved(tmp_path, data, people):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
-def test_labels_are_replaced_by_those_of_the_file(data, saved, people, suffix):
-    file = saved(suffix)
-    relabelled = HumanLabels(file, "mine")(data)
-    assert relabelled.train.labels.tolist() == people.tolist()
-    assert torch.equal(relabelled.train.clean_labels, data.train.labels)
-    assert int(relabelled.train.corrupted.sum()) == N // 5
+def test_labels_are_replaced_by_those_of_the_file(data, save_labels, human_labels, suffix):
+    file = save_labels(suffix)
+    relabelled_data = HumanLabels(file, "mine")(data)
+    assert relabelled_data.train.labels.tolist() == human_labels.tolist()
+    assert torch.equal(relabelled_data.train.clean_labels, data.train.labels)
+    assert int(relabelled_data.train.corrupted.sum()) == N // 5
     counts = np.zeros((C, C), int)
-    for before, after in zip(data.train.labels.tolist(), people.tolist(), strict=True):
+    for before, after in zip(data.train.labels.tolist(), human_labels.tolist(), strict=True):
         if after >= 0:
             counts[before, after] += 1
-    assert relabelled.record[-1] == {
+    assert relabelled_data.record[-1] == {
         "condition": "HumanLabels",
         "file": str(file),
         "column": "mine",
@@ -67,40 +67,43 @@ def test_labels_are_replaced_by_those_of_the_file(data, saved, people, suffix):
         "transition_counts": counts.tolist(),
         "validation": "absent",
     }
-    assert torch.equal(relabelled.test.labels, data.test.labels)
+    assert torch.equal(relabelled_data.test.labels, data.test.labels)
 
 
-def test_integer_types_and_files_with_a_single_column_are_accepted(data, saved, people):
-    file = saved(mine=np.where(people < 0, 3, people).astype(np.uint8))
-    assert HumanLabels(str(file), "mine")(data).train.labels.tolist() == np.where(people < 0, 3, people).tolist()
+def test_integer_types_and_files_with_a_single_column_are_accepted(data, save_labels, human_labels):
+    file = save_labels(mine=np.where(human_labels < 0, 3, human_labels).astype(np.uint8))
+    assert (
+        HumanLabels(str(file), "mine")(data).train.labels.tolist()
+        == np.where(human_labels < 0, 3, human_labels).tolist()
+    )
 
 
-def test_human_labels_replace_absent_labels(data, saved, people):
+def test_human_labels_replace_absent_labels(data, save_labels, human_labels):
     labels = data.train.labels.clone()
     labels[:10] = -1
-    bare = replace(data, train=replace(data.train, labels=labels, clean_labels=labels))
-    relabelled = HumanLabels(saved(), "mine")(bare)
-    assert relabelled.train.labels.tolist() == people.tolist()
-    assert relabelled.record[-1]["labelled"] == N - 10
-    assert relabelled.record[-1]["changed"] == 10  # samples 10, 15, ..., 55; earlier ones had no label
+    unlabelled_data = replace(data, train=replace(data.train, labels=labels, clean_labels=labels))
+    relabelled_data = HumanLabels(save_labels(), "mine")(unlabelled_data)
+    assert relabelled_data.train.labels.tolist() == human_labels.tolist()
+    assert relabelled_data.record[-1]["labelled"] == N - 10
+    assert relabelled_data.record[-1]["changed"] == 10  # samples 10, 15, ..., 55; earlier ones had no label
 
 
 @pytest.mark.parametrize("choose", [Subset(5, seed=1), LongTail(0.2)])
-def test_human_labels_commute_with_sample_selection(data, saved, people, choose):
-    people[7] = 1  # a missing label would be dropped only if the selection came after the labels
-    human = HumanLabels(saved(), "mine")
+def test_human_labels_commute_with_sample_selection(data, save_labels, human_labels, choose):
+    human_labels[7] = 1  # a missing label would be dropped only if the selection came after the labels
+    human = HumanLabels(save_labels(), "mine")
     first, last = choose(human(data)), human(choose(data))
     assert torch.equal(first.train.index, last.train.index)
     assert torch.equal(first.train.labels, last.train.labels)
     assert torch.equal(first.train.clean_labels, last.train.clean_labels)
 
 
-def test_human_labels_replace_noisy_labels(data, saved, people):
-    relabelled = HumanLabels(saved(), "mine")(SymmetricNoise(0.5)(data))
-    assert relabelled.train.labels.tolist() == people.tolist()
+def test_human_labels_replace_noisy_labels(data, save_labels, human_labels):
+    relabelled_data = HumanLabels(save_labels(), "mine")(SymmetricNoise(0.5)(data))
+    assert relabelled_data.train.labels.tolist() == human_labels.tolist()
 
 
-def test_subset_of_a_published_set_is_matched_by_its_index(tmp_path, saved, data, people):
+def test_subset_of_a_published_set_is_matched_by_its_index(tmp_path, save_labels, data, human_labels):
     index = np.array([3, 50, 8, 21, 2, 57])
     arrays = {
         "train_images": data.train.inputs.numpy()[index],
@@ -113,7 +116,7 @@ def test_subset_of_a_published_set_is_matched_by_its_index(tmp_path, saved, data
     part = open_data(f"npz:{tmp_path / 'part.npz'}")
     assert part.train.index.tolist() == index.tolist()
     assert part.test.index.tolist() == list(range(20))
-    assert HumanLabels(saved(), "mine")(part).train.labels.tolist() == people[index].tolist()
+    assert HumanLabels(save_labels(), "mine")(part).train.labels.tolist() == human_labels[index].tolist()
 
 
 @pytest.mark.parametrize(
@@ -137,47 +140,47 @@ def test_invalid_index_is_refused(tmp_path, refused, index, pieces):
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
-def test_unknown_column_is_refused_and_available_columns_are_listed(data, saved, refused, suffix):
-    file = saved(suffix)
+def test_unknown_column_is_refused_and_available_columns_are_listed(data, save_labels, refused, suffix):
+    file = save_labels(suffix)
     with refused("unknown column 'mime'", "did you mean 'mine'", "clean, mine", file):
         HumanLabels(file, "mime")(data)
 
 
-def test_file_of_another_length_is_refused(data, saved, people, refused):
-    for rows in (people[:-1], np.append(people, 0)):
-        file = saved(mine=rows)
+def test_file_of_another_length_is_refused(data, save_labels, human_labels, refused):
+    for rows in (human_labels[:-1], np.append(human_labels, 0)):
+        file = save_labels(mine=rows)
         with refused(file, f"{len(rows)} rows", f"needs {N}", "original training split"):
             HumanLabels(file, "mine")(data)
-    few = data.train.subset(torch.tensor([1, 40]))
-    file = saved(mine=people[:40], clean=data.train.labels.numpy()[:40])
+    two_samples = data.train.subset(torch.tensor([1, 40]))
+    file = save_labels(mine=human_labels[:40], clean=data.train.labels.numpy()[:40])
     with refused("40 rows", "at least 41"):
-        HumanLabels(file, "mine")(replace(data, train=few))
+        HumanLabels(file, "mine")(replace(data, train=two_samples))
 
 
-def test_columns_of_different_lengths_are_refused(data, saved, people, refused):
-    file = saved(mine=people, clean=people[:-1])
+def test_columns_of_different_lengths_are_refused(data, save_labels, human_labels, refused):
+    file = save_labels(mine=human_labels, clean=human_labels[:-1])
     with refused(file, "different lengths", "'mine': 60", "'clean': 59"):
         HumanLabels(file, "mine")(data)
 
 
-def test_subset_that_cannot_be_verified_against_the_file_is_refused(data, saved, people, refused):
-    file = saved(mine=people)
+def test_subset_that_cannot_be_verified_against_the_file_is_refused(data, save_labels, human_labels, refused):
+    file = save_labels(mine=human_labels)
     with refused("a subset of 20 samples", file, "'clean'", "before the subset is selected"):
         HumanLabels(file, "mine")(Subset(5)(data))
 
 
 @pytest.mark.parametrize(("value", "row"), [(4, 9), (-2, 0), (255, 59)])
-def test_labels_out_of_range_are_refused(data, saved, people, refused, value, row):
-    people[row] = value
-    file = saved(mine=people)
+def test_labels_out_of_range_are_refused(data, save_labels, human_labels, refused, value, row):
+    human_labels[row] = value
+    file = save_labels(mine=human_labels)
     with refused(f"mine of {file} is {value}", f"row {row}", "0 to 3"):
         HumanLabels(file, "mine")(data)
 
 
-def test_rows_in_another_order_are_refused(data, saved, people, refused):
+def test_rows_in_another_order_are_refused(data, save_labels, human_labels, refused):
     clean = data.train.labels.numpy().copy()
     clean[[11, 12]] = clean[[12, 11]]
-    file = saved(mine=people, clean=clean)
+    file = save_labels(mine=human_labels, clean=clean)
     with refused("'clean'", file, "is 0 in row 11", "made has 3", "2 of 60 differ", "order"):
         HumanLabels(file, "mine")(data)
 
@@ -194,8 +197,8 @@ def test_rows_in_another_order_are_refused(data, saved, people, refused):
         (".csv", [0, "9" * 30, *[0] * (N - 2)], ("line 3", "whole numbers")),
     ],
 )
-def test_columns_that_are_not_labels_are_refused(data, saved, refused, suffix, column, pieces):
-    file = saved(suffix, mine=column)
+def test_columns_that_are_not_labels_are_refused(data, save_labels, refused, suffix, column, pieces):
+    file = save_labels(suffix, mine=column)
     with refused(file, *pieces):
         HumanLabels(file, "mine")(data)
 
@@ -225,10 +228,10 @@ def test_missing_files_and_folders_are_refused(data, tmp_path, refused):
         HumanLabels(tmp_path / "folder.csv", "mine")(data)
 
 
-def test_soft_labels_are_refused(data, saved, refused):
+def test_soft_labels_are_refused(data, save_labels, refused):
     soft = replace(data, train=replace(data.train, labels=torch.full((N, C), 0.25)))
     with refused("HumanLabels", "hard labels", "(60, 4)"):
-        HumanLabels(saved(), "mine")(soft)
+        HumanLabels(save_labels(), "mine")(soft)
 
 
 # --- CIFAR-10N
@@ -239,8 +242,8 @@ def cifar() -> tuple[Data, Path]:
     """The labels of the CIFAR-10 training split with images of one pixel, and the CIFAR-10N file."""
     folder = Path(os.environ.get("TUTELAGE_DATA", Path(__file__).parents[3] / "shared" / "data"))
     files = [folder / f"{name}.npz" for name in ("cifar10-train-1of2", "cifar10-train-2of2", "cifar10n-human-labels")]
-    if missing := [file.name for file in files if not file.is_file()]:
-        pytest.skip(f"no {', '.join(missing)} at TUTELAGE_DATA or in ../shared/data")
+    if missing_files := [file.name for file in files if not file.is_file()]:
+        pytest.skip(f"no {', '.join(missing_files)} at TUTELAGE_DATA or in ../shared/data")
     labels = np.concatenate([np.load(file, allow_pickle=False)["labels"] for file in files[:2]]).astype(np.int64)
     part = Split.of(torch.zeros(len(labels), 1, 1, 1, dtype=torch.uint8), torch.from_numpy(labels))
     return Data("cifar10", tuple("0123456789"), part, part.subset(torch.arange(10))), files[2]
@@ -253,9 +256,9 @@ def cifar() -> tuple[Data, Path]:
 def test_cifar10n_has_its_published_noise_rates(cifar, column, percent):
     """The rates of the paper [from memory]; ``aggregate`` of the published file is 9.01 %."""
     data, file = cifar
-    relabelled = HumanLabels(file, column)(data)
-    assert 100 * relabelled.record[-1]["realised_rate"] == pytest.approx(percent, abs=0.021)
-    assert torch.equal(relabelled.train.clean_labels, data.train.labels)
+    relabelled_data = HumanLabels(file, column)(data)
+    assert 100 * relabelled_data.record[-1]["realised_rate"] == pytest.approx(percent, abs=0.021)
+    assert torch.equal(relabelled_data.train.clean_labels, data.train.labels)
 
 
 def test_cifar10n_accepts_a_subset_and_refuses_another_order(cifar, refused):
@@ -264,7 +267,7 @@ def test_cifar10n_accepts_a_subset_and_refuses_another_order(cifar, refused):
     first, last = Subset(100)(human(data)), human(Subset(100)(data))
     assert torch.equal(first.train.labels, last.train.labels)
     assert torch.equal(first.train.index, last.train.index)
-    turned = data.train.subset(torch.arange(50_000).flip(0))
-    turned = replace(turned, index=torch.arange(50_000))
+    reversed_train = data.train.subset(torch.arange(50_000).flip(0))
+    reversed_train = replace(reversed_train, index=torch.arange(50_000))
     with refused("'clean'", "differ", "order"):
-        human(replace(data, train=turned))
+        human(replace(data, train=reversed_train))

@@ -19,7 +19,7 @@ IMAGES = {
 LABELS = {"train": np.arange(12, dtype=np.uint8) % 6, "t10k": np.arange(5, dtype=np.uint8)}
 
 
-def encoded(array: np.ndarray, magic: int | None = None) -> bytes:
+def encode(array: np.ndarray, magic: int | None = None) -> bytes:
     head = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim if magic is None else magic, *array.shape)
     return head + array.tobytes()
 
@@ -27,7 +27,7 @@ def encoded(array: np.ndarray, magic: int | None = None) -> bytes:
 def write(folder: Path, mark: str = "-", zipped: bool = False) -> None:
     for part in ("train", "t10k"):
         for stem, array in ((f"images{mark}idx3", IMAGES[part]), (f"labels{mark}idx1", LABELS[part])):
-            content = encoded(array)
+            content = encode(array)
             name = f"{part}-{stem}-ubyte" + (".gz" if zipped else "")
             (folder / name).write_bytes(gzip.compress(content, mtime=0) if zipped else content)
 
@@ -52,14 +52,14 @@ IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
     ("name", "content", "pieces"),
     [
         (IMAGE_FILE, b"\0\0\x08", ("truncated", "3 bytes")),
-        (IMAGE_FILE, encoded(IMAGES["train"])[:-1], ("claims 1728", "only 1727")),
-        (IMAGE_FILE, encoded(IMAGES["train"]) + b"\0", ("claims 1728", "more")),
-        (IMAGE_FILE, encoded(IMAGES["train"], magic=0x801), ("0x00000801", "0x00000803")),
-        (IMAGE_FILE, encoded(IMAGES["train"][:, :, :0]), ("9x0",)),
+        (IMAGE_FILE, encode(IMAGES["train"])[:-1], ("claims 1728", "only 1727")),
+        (IMAGE_FILE, encode(IMAGES["train"]) + b"\0", ("claims 1728", "more")),
+        (IMAGE_FILE, encode(IMAGES["train"], magic=0x801), ("0x00000801", "0x00000803")),
+        (IMAGE_FILE, encode(IMAGES["train"][:, :, :0]), ("9x0",)),
         (IMAGE_FILE, struct.pack(">4I", 0x803, *[2**32 - 1] * 3), ("claims", "only 0")),
-        (IMAGE_FILE, encoded(IMAGES["train"][:11]), ("11 images", LABEL_FILE, "12 labels")),
-        (LABEL_FILE, encoded(LABELS["train"][:0]), ("0 samples",)),
-        (LABEL_FILE, encoded(LABELS["train"], magic=0xD01), ("0x00000d01", "0x00000801")),
+        (IMAGE_FILE, encode(IMAGES["train"][:11]), ("11 images", LABEL_FILE, "12 labels")),
+        (LABEL_FILE, encode(LABELS["train"][:0]), ("0 samples",)),
+        (LABEL_FILE, encode(LABELS["train"], magic=0xD01), ("0x00000d01", "0x00000801")),
         (LABEL_FILE, b"PK\3\4 something else entirely", ("0x504b0304",)),
     ],
 )
@@ -70,7 +70,7 @@ def test_damaged_file_is_named(tmp_path, refused, name, content, pieces):
         open_data(f"idx:{tmp_path}")
 
 
-ZIPPED = gzip.compress(encoded(IMAGES["t10k"]), mtime=0)
+ZIPPED = gzip.compress(encode(IMAGES["t10k"]), mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,6 @@ def test_missing_file_is_named(tmp_path, refused):
 
 def test_label_above_all_training_labels_is_refused_in_the_test_split(tmp_path, refused):
     write(tmp_path)
-    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(encoded(LABELS["t10k"] + 3))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(encode(LABELS["t10k"] + 3))
     with refused("test split", "from 3 to 7", "6 classes"):
         open_data(f"idx:{tmp_path}")

@@ -108,10 +108,10 @@ def test_every_class_keeps_at_least_one_sample():
     assert StepImbalance(0.5, 0.01)(tiny([10] * 2)).record[-1]["class_counts"] == [10, 1]
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_first_samples_of_each_class_are_kept_in_order(law):
+@pytest.mark.parametrize("profile", LAWS)
+def test_first_samples_of_each_class_are_kept_in_order(profile):
     data = tiny([80] * 6, shuffled=True)
-    rare = law(data)
+    rare = profile(data)
     counts, expected = [0] * 6, []
     for index, label in enumerate(data.train.labels.tolist()):
         if counts[label] < rare.record[-1]["class_counts"][label]:
@@ -119,15 +119,15 @@ def test_first_samples_of_each_class_are_kept_in_order(law):
         counts[label] += 1
     assert rare.train.index.tolist() == expected
     assert rare.record[-1]["samples_before"] == 480
-    assert torch.equal(law(data).train.index, rare.train.index)
+    assert torch.equal(profile(data).train.index, rare.train.index)
     assert torch.equal(rare.test.labels, data.test.labels)
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_imbalance_commutes_with_noise(law):
+@pytest.mark.parametrize("profile", LAWS)
+def test_imbalance_commutes_with_noise(profile):
     data = tiny([80] * 6, shuffled=True)
-    first = law(SymmetricNoise(0.8)(data))
-    assert torch.equal(first.train.index, law(data).train.index)
+    first = profile(SymmetricNoise(0.8)(data))
+    assert torch.equal(first.train.index, profile(data).train.index)
     assert torch.bincount(first.train.clean_labels).tolist() == first.record[-1]["class_counts"]
     assert torch.bincount(first.train.labels).tolist() != first.record[-1]["class_counts"]
 
@@ -137,8 +137,8 @@ def test_unlabelled_samples_are_omitted_and_soft_labels_count_by_argmax():
     rare = LongTail(0.1)(MissingLabels(0.5)(data))
     assert (rare.train.labels >= 0).all()
     soft = torch.nn.functional.one_hot(data.train.labels, 6).float() * 0.4 + 0.1
-    softened = replace(data, train=replace(data.train, labels=soft))
-    assert torch.equal(LongTail(0.1)(softened).train.index, LongTail(0.1)(data).train.index)
+    soft_data = replace(data, train=replace(data.train, labels=soft))
+    assert torch.equal(LongTail(0.1)(soft_data).train.index, LongTail(0.1)(data).train.index)
 
 
 # --- errors
@@ -161,12 +161,12 @@ def test_invalid_parameters_are_refused(refused, make, pieces):
         make()
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_imbalance_requires_two_classes_with_samples(refused, law):
-    with refused(type(law).__name__, "2 classes", "has 1"):
-        law(tiny([10]))
+@pytest.mark.parametrize("profile", LAWS)
+def test_imbalance_requires_two_classes_with_samples(refused, profile):
+    with refused(type(profile).__name__, "2 classes", "has 1"):
+        profile(tiny([10]))
     with refused("0"):
-        law(tiny([10, 0, 10]))
+        profile(tiny([10, 0, 10]))
 
 
 def test_class_that_is_too_small_is_refused(refused):

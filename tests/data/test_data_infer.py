@@ -17,8 +17,8 @@ SEVERAL = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]] * 2)
 SOFT = np.array([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.1, 0.2, 0.7]] * 2)
 
 
-def saved(folder: Path, labels: np.ndarray | None, inputs: np.ndarray = VECTORS, **more: Any) -> str:
-    arrays = {"x_train": inputs, "x_test": inputs[:3], **more}
+def save_arrays(folder: Path, labels: np.ndarray | None, inputs: np.ndarray = VECTORS, **other_arrays: Any) -> str:
+    arrays = {"x_train": inputs, "x_test": inputs[:3], **other_arrays}
     if labels is not None:
         arrays |= {"y_train": labels, "y_test": labels[:3]}
     np.savez(folder / "d.npz", **arrays)
@@ -43,7 +43,7 @@ def saved(folder: Path, labels: np.ndarray | None, inputs: np.ndarray = VECTORS,
 def test_targets_are_inferred_from_dtype_and_shape_of_labels(
     labels: np.ndarray, kind: Any, shape: Any, classes: int, counts: list[int], tmp_path: Path
 ) -> None:
-    data = open_data(saved(tmp_path, labels))
+    data = open_data(save_arrays(tmp_path, labels))
     assert data.targets == kind
     assert data.test.targets == kind
     assert tuple(data.train.labels.shape) == shape
@@ -69,7 +69,7 @@ def test_ambiguous_labels_are_refused_with_the_remedy(
     labels: np.ndarray, pieces: Any, tmp_path: Path, refused: Any
 ) -> None:
     with refused("y_train", "d.npz", *pieces):
-        open_data(saved(tmp_path, labels))
+        open_data(save_arrays(tmp_path, labels))
 
 
 @pytest.mark.parametrize(
@@ -86,38 +86,38 @@ def test_ambiguous_labels_are_refused_with_the_remedy(
 def test_entry_targets_selects_the_targets(
     labels: np.ndarray, name: str, kind: Any, shape: Any, tmp_path: Path
 ) -> None:
-    data = open_data(saved(tmp_path, labels, targets=np.array(name)))
+    data = open_data(save_arrays(tmp_path, labels, targets=np.array(name)))
     assert (data.targets, tuple(data.train.labels.shape)) == (kind, shape)
 
 
 def test_unknown_value_of_entry_targets_is_refused(tmp_path: Path, refused: Any) -> None:
     with refused("'multilabel'", "did you mean 'multi_label'"):
-        open_data(saved(tmp_path, SEVERAL, targets=np.array("multilabel")))
+        open_data(save_arrays(tmp_path, SEVERAL, targets=np.array("multilabel")))
     with refused("targets of", "it is one text"):
-        open_data(saved(tmp_path, SEVERAL, targets=np.array(["multi_label"])))
+        open_data(save_arrays(tmp_path, SEVERAL, targets=np.array(["multi_label"])))
     with refused("y_train", "value 0.5", "or -1 for unknown"):
-        open_data(saved(tmp_path, SEVERAL - 0.5, targets=np.array("multi_label")))
+        open_data(save_arrays(tmp_path, SEVERAL - 0.5, targets=np.array("multi_label")))
 
 
 def test_images_are_recognised_with_any_labels(tmp_path: Path) -> None:
     images = RNG.integers(0, 256, (8, 6, 6, 3), dtype=np.uint8)
-    data = open_data(saved(tmp_path, np.linspace(0, 1.5, 8), images, classes=np.array(["age"])))
+    data = open_data(save_arrays(tmp_path, np.linspace(0, 1.5, 8), images, classes=np.array(["age"])))
     assert (data.modality, data.targets, data.classes) == (Pixels(), Quantities(), ("age",))
     assert data.views.count > 1
 
 
 def test_two_dimensional_integer_inputs_are_refused(tmp_path: Path, refused: Any) -> None:
     with refused("x_train", "int64 of shape (8, 5)", "vectors are (N, D) floats"):
-        open_data(saved(tmp_path, np.arange(8), np.ones((8, 5), int)))
+        open_data(save_arrays(tmp_path, np.arange(8), np.ones((8, 5), int)))
 
 
 def test_labels_may_be_omitted_from_the_training_split_or_all_splits(tmp_path: Path, refused: Any) -> None:
-    data = open_data(saved(tmp_path, None))
+    data = open_data(save_arrays(tmp_path, None))
     assert data.classes == ()
     assert data.train.labels.tolist() == [-1] * 8
-    data = open_data(saved(tmp_path, None, y_test=np.array([0, 2, 1])))
+    data = open_data(save_arrays(tmp_path, None, y_test=np.array([0, 2, 1])))
     assert (data.classes, data.test.labels.tolist()) == (("0", "1", "2"), [0, 2, 1])
     with refused("x_test without y_test", "add it"):
-        open_data(saved(tmp_path, None, y_train=np.arange(8)))
+        open_data(save_arrays(tmp_path, None, y_train=np.arange(8)))
     with refused("x_train without y_train", "y_trian"):  # misspelt, so it is not recognised
-        open_data(saved(tmp_path, None, y_trian=np.arange(8), y_test=np.array([0, 2, 1])))
+        open_data(save_arrays(tmp_path, None, y_trian=np.arange(8), y_test=np.array([0, 2, 1])))

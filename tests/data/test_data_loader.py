@@ -27,9 +27,9 @@ def test_batches_are_a_function_of_seed_and_epoch(make_data):
     split, views = make_data().train, CropsAndFlips(1, True)
     first = Batches(split, batch_size=16, views=views, seed=3)
     assert len(list(first.epoch(0))) == 3  # an earlier epoch must not affect later ones
-    again = Batches(split, batch_size=16, views=views, seed=3)
+    second = Batches(split, batch_size=16, views=views, seed=3)
     other = Batches(split, batch_size=16, views=views, seed=4)
-    assert same(contents(first.epoch(5)), contents(again.epoch(5)))
+    assert same(contents(first.epoch(5)), contents(second.epoch(5)))
     assert not same(contents(first.epoch(5)), contents(first.epoch(6)))
     assert not same(contents(first.epoch(5)), contents(other.epoch(5)))
 
@@ -37,14 +37,14 @@ def test_batches_are_a_function_of_seed_and_epoch(make_data):
 def test_epoch_contains_distinct_samples_in_their_views(make_data):
     data, views = make_data(train=70), CropsAndFlips(1, True)
     batches = Batches(data.train, batch_size=16, views=views)
-    seen = list(batches.epoch(2))
-    assert len(seen) == len(batches) == 4
-    index = torch.cat([batch.index for batch in seen])
+    samples = list(batches.epoch(2))
+    assert len(samples) == len(batches) == 4
+    index = torch.cat([batch.index for batch in samples])
     assert len(index.unique()) == len(index) == 64
-    view = torch.cat([batch.key[:, 1] for batch in seen])
+    view = torch.cat([batch.key[:, 1] for batch in samples])
     assert set(view.tolist()) <= set(range(18))
     assert len(view.unique()) > 9
-    for step, batch in enumerate(seen):
+    for step, batch in enumerate(samples):
         assert torch.equal(batch.index, batches.indices(2, step))
         assert torch.equal(batch.key[:, 0], batch.index)
         assert torch.equal(batch.targets, data.train.labels[batch.index])
@@ -54,19 +54,19 @@ def test_epoch_contains_distinct_samples_in_their_views(make_data):
 
 
 def test_epoch_contains_every_sample_if_batches_divide_the_split(make_data):
-    seen = torch.cat([batch.index for batch in Batches(make_data(train=64).train, batch_size=16).epoch(0)])
-    assert seen.sort().values.tolist() == list(range(64))
+    samples = torch.cat([batch.index for batch in Batches(make_data(train=64).train, batch_size=16).epoch(0)])
+    assert samples.sort().values.tolist() == list(range(64))
 
 
 def test_shards_of_two_processes_form_the_whole_batch(make_data):
     split = make_data().train
     options = {"batch_size": 12, "views": CropsAndFlips(1), "seed": 7}
-    whole = contents(Batches(split, **options).epoch(1))
+    full_batches = contents(Batches(split, **options).epoch(1))
     shares = [contents(Batches(split, rank=rank, world=2, **options).epoch(1)) for rank in (0, 1)]
-    for step, batch in enumerate(whole):
-        for whole_part, even, odd in zip(batch, shares[0][step], shares[1][step], strict=True):
-            assert torch.equal(whole_part[0::2], even)
-            assert torch.equal(whole_part[1::2], odd)
+    for step, batch in enumerate(full_batches):
+        for full_part, even, odd in zip(batch, shares[0][step], shares[1][step], strict=True):
+            assert torch.equal(full_part[0::2], even)
+            assert torch.equal(full_part[1::2], odd)
 
 
 def test_split_smaller_than_a_batch_is_one_batch(make_data):
@@ -123,8 +123,8 @@ def test_held_out_split_is_stratified_and_keeps_its_indices(make_data):
     data = make_data(train=200)
     held_out = data.hold_out(0.1, seed=3)
     assert torch.bincount(held_out.validation.labels).tolist() == [5, 5, 5, 5]
-    both = torch.cat([held_out.train.index, held_out.validation.index])
-    assert both.sort().values.tolist() == list(range(200))
+    indices = torch.cat([held_out.train.index, held_out.validation.index])
+    assert indices.sort().values.tolist() == list(range(200))
     for part in (held_out.train, held_out.validation):
         assert torch.equal(part.labels, data.train.labels[part.index])
         assert torch.equal(part.inputs, data.train.inputs[part.index])
@@ -170,7 +170,7 @@ class Files:
     def __getitem__(self, index):
         return index.to(torch.uint8)[:, None, None, None].expand(-1, 8, 8, 1)
 
-    def fingerprint(self, place):
+    def fingerprint(self, index):
         return None
 
 

@@ -39,15 +39,15 @@ def test_pair_noise_flips_to_the_next_class_cyclically(data):
 
 
 def test_missing_labels_keep_their_clean_labels(data):
-    thinned = MissingLabels(0.3, seed=2)(data)
-    missing = thinned.train.labels == -1
-    assert torch.equal(thinned.train.labels[~missing], data.train.labels[~missing])
-    assert torch.equal(thinned.train.clean_labels, data.train.labels)
-    assert not thinned.train.corrupted.any()
-    entry = thinned.record[-1]
-    assert entry["changed"] == int(missing.sum())
+    partly_labelled = MissingLabels(0.3, seed=2)(data)
+    is_missing = partly_labelled.train.labels == -1
+    assert torch.equal(partly_labelled.train.labels[~is_missing], data.train.labels[~is_missing])
+    assert torch.equal(partly_labelled.train.clean_labels, data.train.labels)
+    assert not partly_labelled.train.corrupted.any()
+    entry = partly_labelled.record[-1]
+    assert entry["changed"] == int(is_missing.sum())
     counts = np.array(entry["transition_counts"])
-    assert counts.tolist() == np.diag(torch.bincount(data.train.labels[~missing]).numpy()).tolist()
+    assert counts.tolist() == np.diag(torch.bincount(data.train.labels[~is_missing]).numpy()).tolist()
     assert (MissingLabels(1.0)(data).train.labels == -1).all()
 
 
@@ -55,28 +55,28 @@ def test_missing_labels_keep_their_clean_labels(data):
 
 
 def test_labels_are_sampled_from_the_rows_of_the_matrix(data):
-    noisy = AsymmetricNoise(MATRIX, seed=1)(data)
-    entry = noisy.record[-1]
+    noisy_data = AsymmetricNoise(MATRIX, seed=1)(data)
+    entry = noisy_data.record[-1]
     per_class = N // C
     counts = np.array(entry["transition_counts"])
     sigma = np.sqrt(MATRIX * (1 - MATRIX) / per_class)
     assert (np.abs(counts / per_class - MATRIX) <= 3 * sigma).all()  # and exactly equal for probabilities 0 and 1
-    wrong = float(1 - np.trace(MATRIX) / C)
-    assert abs(entry["realised_rate"] - wrong) < 3 * math.sqrt(wrong * (1 - wrong) / N)
-    assert entry["realised_rate"] == float((noisy.train.labels != data.train.labels).double().mean())
+    expected_rate = float(1 - np.trace(MATRIX) / C)
+    assert abs(entry["realised_rate"] - expected_rate) < 3 * math.sqrt(expected_rate * (1 - expected_rate) / N)
+    assert entry["realised_rate"] == float((noisy_data.train.labels != data.train.labels).double().mean())
     assert entry["matrix"] == MATRIX.tolist()
     assert entry["seed"] == 1
 
 
 def test_identity_matrix_changes_no_label_and_permutation_changes_all(data):
     assert torch.equal(AsymmetricNoise(np.eye(C))(data).train.labels, data.train.labels)
-    turned = AsymmetricNoise(np.roll(np.eye(C), 2, axis=1))(data)
-    assert torch.equal(turned.train.labels, (data.train.labels + 2) % C)
+    permuted_data = AsymmetricNoise(np.roll(np.eye(C), 2, axis=1))(data)
+    assert torch.equal(permuted_data.train.labels, (data.train.labels + 2) % C)
 
 
 def test_equal_seeds_give_equal_labels(data):
-    first, again, other = (AsymmetricNoise(MATRIX, seed)(data).train.labels for seed in (5, 5, 6))
-    assert torch.equal(first, again)
+    first, repeated, other = (AsymmetricNoise(MATRIX, seed)(data).train.labels for seed in (5, 5, 6))
+    assert torch.equal(first, repeated)
     assert not torch.equal(first, other)
 
 
@@ -90,9 +90,9 @@ def test_rounded_rows_are_normalised_and_absent_labels_stay_absent(make_data):
     data = make_data(train=900, classes=3)
     labels = data.train.labels.clone()
     labels[::2] = -1
-    noisy = AsymmetricNoise(np.full((3, 3), 0.333))(replace(data, train=replace(data.train, labels=labels)))
-    assert torch.equal(noisy.train.labels == -1, labels == -1)
-    assert set(noisy.train.labels.tolist()) == {-1, 0, 1, 2}
+    noisy_data = AsymmetricNoise(np.full((3, 3), 0.333))(replace(data, train=replace(data.train, labels=labels)))
+    assert torch.equal(noisy_data.train.labels == -1, labels == -1)
+    assert set(noisy_data.train.labels.tolist()) == {-1, 0, 1, 2}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_matrix_of_another_size_is_refused(make_data, refused):
 
 
 @pytest.fixture
-def written(tmp_path):
+def write_matrix(tmp_path):
     """A function that writes the matrix to a file with the given suffix."""
 
     def write(suffix):
@@ -138,8 +138,8 @@ def written(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npy", ".json"])
-def test_matrix_is_read_from_a_file(written, suffix):
-    file = written(suffix)
+def test_matrix_is_read_from_a_file(write_matrix, suffix):
+    file = write_matrix(suffix)
     assert AsymmetricNoise.read(file, seed=4) == AsymmetricNoise(MATRIX, seed=4)
     assert AsymmetricNoise.read(str(file)) == AsymmetricNoise(MATRIX)
     assert parse_noise(f"matrix:{file}", seed=4) == (AsymmetricNoise(MATRIX, seed=4),)
@@ -199,31 +199,33 @@ def test_flip_rates_have_mean_and_bounds_of_the_truncated_normal(rate):
     if 0 < rate < 1:
         from scipy.stats import truncnorm
 
-        law = truncnorm(-width / 0.1, width / 0.1, loc=rate, scale=0.1)
-        np.testing.assert_allclose(rates, law.ppf(draws), atol=1e-9)
-        assert float(rates.std()) == pytest.approx(law.std(), abs=1e-4)
+        distribution = truncnorm(-width / 0.1, width / 0.1, loc=rate, scale=0.1)
+        np.testing.assert_allclose(rates, distribution.ppf(draws), atol=1e-9)
+        assert float(rates.std()) == pytest.approx(distribution.std(), abs=1e-4)
 
 
 def test_instance_noise_equals_a_reference_per_sample(make_data):
     """The reference computes each label in float64 as the docstring of ``InstanceNoise`` defines it."""
     data, rate, seed = make_data(train=400, classes=4), 0.5, 3
-    noisy = InstanceNoise(rate, seed)(data).train.labels.tolist()
+    noisy_labels = InstanceNoise(rate, seed)(data).train.labels.tolist()
 
     def stream(name):
         return np.random.default_rng([seed, *name.encode()])
 
     mean, std = data.mean_std
     directions = [stream(f"InstanceNoise {y}").standard_normal((64, 4), dtype=np.float32) for y in range(4)]
-    draws, coins, choices = stream("InstanceNoise").random((3, 400))
+    draws, uniform, choices = stream("InstanceNoise").random((3, 400))
     rates = flip_rates(draws, rate)
     for i, label in enumerate(data.train.labels.tolist()):
         pixels = (data.train.inputs[i].numpy().astype(float) / 255 - mean[0]) / std[0]
         scores = pixels.reshape(-1) @ directions[label].astype(float)
-        others = [c for c in range(4) if c != label]
-        weights = np.array([math.exp(scores[c] - max(scores[o] for o in others)) for c in others])
+        other_classes = [c for c in range(4) if c != label]
+        weights = np.array([math.exp(scores[c] - max(scores[o] for o in other_classes)) for c in other_classes])
         up_to = np.cumsum(weights / weights.sum())
-        expected = others[int(np.searchsorted(up_to, choices[i], side="right"))] if coins[i] < rates[i] else label
-        assert noisy[i] == expected
+        expected = (
+            other_classes[int(np.searchsorted(up_to, choices[i], side="right"))] if uniform[i] < rates[i] else label
+        )
+        assert noisy_labels[i] == expected
 
 
 def test_instance_noise_gives_similar_images_the_same_wrong_class():
@@ -250,6 +252,6 @@ def test_streamed_images_get_the_same_noisy_labels_as_images_in_memory(data):
             return self.images[index]
 
     small = replace(data, train=data.train.subset(torch.arange(500)))
-    filed = replace(small, train=replace(small.train, inputs=Files(small.train.inputs)))
+    streamed = replace(small, train=replace(small.train, inputs=Files(small.train.inputs)))
     noise = InstanceNoise(0.4, seed=1)
-    assert torch.equal(noise(filed).train.labels, noise(small).train.labels)
+    assert torch.equal(noise(streamed).train.labels, noise(small).train.labels)

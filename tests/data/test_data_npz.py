@@ -28,7 +28,7 @@ ARRAYS = {
 
 
 @pytest.fixture
-def saved(tmp_path):
+def save_archive(tmp_path):
     def save(**changes: object) -> str:
         arrays = {key: value for key, value in {**ARRAYS, **changes}.items() if value is not None}
         np.savez(tmp_path / "d.npz", **arrays)
@@ -37,8 +37,8 @@ def saved(tmp_path):
     return save
 
 
-def test_arrays_are_read_back(saved):
-    data = open_data(saved(classes=np.array(["a", "b", "c", "d"]), train_index=np.arange(8)))
+def test_arrays_are_read_back(save_archive):
+    data = open_data(save_archive(classes=np.array(["a", "b", "c", "d"]), train_index=np.arange(8)))
     np.testing.assert_array_equal(data.train.inputs, ARRAYS["train_images"])
     np.testing.assert_array_equal(data.test.inputs, ARRAYS["test_images"])
     assert data.train.labels.dtype == torch.int64
@@ -70,20 +70,20 @@ def test_alternative_names_grey_images_and_a_validation_split(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
-def test_float_images_become_bytes_and_this_is_recorded(saved, dtype):
+def test_float_images_become_bytes_and_this_is_recorded(save_archive, dtype):
     floats = (ARRAYS["train_images"] / 255).astype(dtype)
-    data = open_data(saved(train_images=floats))
+    data = open_data(save_archive(train_images=floats))
     np.testing.assert_array_equal(data.train.inputs, ARRAYS["train_images"])
     assert data.record == ({"source": "npz", "rounded_to_uint8": ["train_images"]},)
 
 
-def test_soft_and_absent_labels(saved):
+def test_soft_and_absent_labels(save_archive):
     soft = RNG.dirichlet(np.ones(4), 8)
-    data = open_data(saved(train_labels=soft))
+    data = open_data(save_archive(train_labels=soft))
     assert data.train.labels.dtype == torch.float32
     np.testing.assert_allclose(data.train.labels, soft, rtol=1e-6)
     assert data.classes == tuple("0123")
-    partly = open_data(saved(train_labels=np.array([-1, 1, 2, 3, -1, 1, 2, 3])))
+    partly = open_data(save_archive(train_labels=np.array([-1, 1, 2, 3, -1, 1, 2, 3])))
     assert partly.train.labels.tolist() == [-1, 1, 2, 3, -1, 1, 2, 3]
 
 
@@ -97,9 +97,9 @@ SOFT = np.full((8, 4), 0.25)
 
 
 def soft_with(value: float) -> np.ndarray:
-    changed = SOFT.copy()
-    changed[5, 2] = value
-    return changed
+    labels = SOFT.copy()
+    labels[5, 2] = value
+    return labels
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ def soft_with(value: float) -> np.ndarray:
         ({"classes": np.array(["a", None], dtype=object)}, ("classes", "not as Python objects")),
     ],
 )
-def test_unusable_array_is_named(saved, refused, changes, pieces):
-    spec = saved(**changes)
+def test_unusable_array_is_named(save_archive, refused, changes, pieces):
+    spec = save_archive(**changes)
     with refused(*pieces):
         open_data(spec)
 
@@ -182,8 +182,8 @@ def test_pickles_are_never_executed(tmp_path, refused):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_damaged_array_in_the_archive_is_named(tmp_path, saved, refused):
-    spec = saved()
+def test_damaged_array_in_the_archive_is_named(tmp_path, save_archive, refused):
+    spec = save_archive()
     file = tmp_path / "d.npz"
     content = bytearray(file.read_bytes())
     at = content.find(ARRAYS["train_images"].tobytes()[:64])
@@ -193,8 +193,8 @@ def test_damaged_array_in_the_archive_is_named(tmp_path, saved, refused):
         open_data(spec)
 
 
-def test_member_that_is_not_an_array_is_named(tmp_path, saved, refused):
-    spec = saved(train_labels=None)
+def test_member_that_is_not_an_array_is_named(tmp_path, save_archive, refused):
+    spec = save_archive(train_labels=None)
     with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
         archive.writestr("train_labels", b"0 1 2 3")
     with refused("train_labels", "not an array", "np.savez"):
@@ -202,8 +202,8 @@ def test_member_that_is_not_an_array_is_named(tmp_path, saved, refused):
 
 
 def test_cifar10_test_split_has_its_known_statistics(tmp_path):
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    file = Path(os.environ.get("TUTELAGE_DATA", beside)) / "cifar10-test.npz"
+    data_folder = Path(__file__).parents[3] / "shared" / "data"
+    file = Path(os.environ.get("TUTELAGE_DATA", data_folder)) / "cifar10-test.npz"
     if not file.is_file():
         pytest.skip("no cifar10-test.npz at TUTELAGE_DATA or in ../shared/data")
     with np.load(file, allow_pickle=False) as archive:  # mosaics of 32x32 tiles, concatenated encoded images
@@ -266,8 +266,8 @@ def member(shape: str, descr: str = "|u1", content: bytes = b"\0" * 64, version:
         b"",
     ],
 )
-def test_false_headers_are_refused_before_memory_is_allocated(tmp_path, saved, refused, key, content):
-    spec = saved(**{key: None})
+def test_false_headers_are_refused_before_memory_is_allocated(tmp_path, save_archive, refused, key, content):
+    spec = save_archive(**{key: None})
     with zipfile.ZipFile(tmp_path / "d.npz", "a") as archive:
         archive.writestr(f"{key}.npy", content)
     tracemalloc.start()
@@ -290,27 +290,27 @@ def test_truncated_archives_are_refused(tmp_path, refused, share, compressed):
 
 
 @pytest.mark.filterwarnings("ignore:Reading `.npy`:UserWarning")
-def test_damaged_byte_gives_correct_arrays_or_a_one_line_error(tmp_path, saved):
-    spec = saved()
-    whole = (tmp_path / "d.npz").read_bytes()
-    for position in [*range(0, 300, 5), *range(len(whole) - 500, len(whole), 7)]:
-        damaged = bytearray(whole)
-        damaged[position] ^= 0xFF
-        (tmp_path / "d.npz").write_bytes(damaged)
+def test_damaged_byte_gives_correct_arrays_or_a_one_line_error(tmp_path, save_archive):
+    spec = save_archive()
+    archive_content = (tmp_path / "d.npz").read_bytes()
+    for position in [*range(0, 300, 5), *range(len(archive_content) - 500, len(archive_content), 7)]:
+        damaged_content = bytearray(archive_content)
+        damaged_content[position] ^= 0xFF
+        (tmp_path / "d.npz").write_bytes(damaged_content)
         with contextlib.suppress(TutelageError):
             open_data(spec)
 
 
 @pytest.mark.parametrize("key", sorted(ARRAYS))
 @pytest.mark.parametrize("value", [np.array(3), np.array(3.5), np.array("cat"), np.zeros(0)])
-def test_zero_dimensional_and_empty_arrays_are_refused(saved, refused, key, value):
+def test_zero_dimensional_and_empty_arrays_are_refused(save_archive, refused, key, value):
     with refused(key.partition("_")[0]):
-        open_data(saved(**{key: value}))
+        open_data(save_archive(**{key: value}))
 
 
-def test_fortran_order_arrays_are_read_back(saved):
+def test_fortran_order_arrays_are_read_back(save_archive):
     by_column = np.asfortranarray(ARRAYS["train_images"])
-    np.testing.assert_array_equal(open_data(saved(train_images=by_column)).train.inputs, ARRAYS["train_images"])
+    np.testing.assert_array_equal(open_data(save_archive(train_images=by_column)).train.inputs, ARRAYS["train_images"])
 
 
 @pytest.mark.parametrize(
@@ -327,28 +327,28 @@ def test_fortran_order_arrays_are_read_back(saved):
         ({"train_images": np.zeros((8, 16, 16, 7), np.uint8)}, ("7 channels", "NHWC")),
     ],
 )
-def test_invalid_names_targets_and_axes_are_named(saved, refused, changes, pieces):
+def test_invalid_names_targets_and_axes_are_named(save_archive, refused, changes, pieces):
     with refused(*pieces):
-        open_data(saved(**changes))
+        open_data(save_archive(**changes))
 
 
-def test_error_names_labels_that_start_at_1(saved, refused):
+def test_error_names_labels_that_start_at_1(save_archive, refused):
     names = np.array(["a", "b", "c", "d"])
     with refused("train split", "from 1 to 4", "they start at 1", "subtract 1"):
-        open_data(saved(train_labels=ARRAYS["train_labels"] + 1, classes=names))
+        open_data(save_archive(train_labels=ARRAYS["train_labels"] + 1, classes=names))
 
 
-def test_novel_split_has_its_own_classes(saved, refused):
+def test_novel_split_has_its_own_classes(save_archive, refused):
     novel = {"test_images": None, "test_labels": None, "novel_images": ARRAYS["test_images"]}
     labels = np.array([4, 5, 5, 4])
-    data = open_data(saved(**novel, novel_labels=labels, novel_index=np.arange(3, 7)))
+    data = open_data(save_archive(**novel, novel_labels=labels, novel_index=np.arange(3, 7)))
     assert data.classes == ("0", "1", "2", "3", "4", "5")
     assert data.test.labels.tolist() == labels.tolist()
     assert data.test.index.tolist() == [3, 4, 5, 6]
-    assert open_data(saved(**novel, novel_labels=labels, classes=np.array(list("abcdef")))).num_classes == 6
+    assert open_data(save_archive(**novel, novel_labels=labels, classes=np.array(list("abcdef")))).num_classes == 6
     with refused("novel_labels of", "have the class 3, which train_labels have too", "classes from 4"):
-        open_data(saved(**novel, novel_labels=labels - 1))
+        open_data(save_archive(**novel, novel_labels=labels - 1))
     with refused("has test_images and novel_images", "keep one"):
-        open_data(saved(novel_images=ARRAYS["test_images"], novel_labels=labels))
+        open_data(save_archive(novel_images=ARRAYS["test_images"], novel_labels=labels))
     with refused("has novel_labels without novel_images"):
-        open_data(saved(test_images=None, test_labels=None, novel_labels=labels))
+        open_data(save_archive(test_images=None, test_labels=None, novel_labels=labels))

@@ -34,18 +34,18 @@ def test_duplicate_sample_index_is_refused(tiny_data: Data, refused: Any) -> Non
 
 
 def test_trusted_labels_are_clean_and_stay_clean(tiny_data: Data) -> None:
-    noise, trusted = parse_noise("0.5+trusted:3", seed=2)
-    data = trusted(noise(tiny_data))
-    marked = data.train.trusted
-    assert marked is not None
-    assert torch.bincount(data.train.clean_labels[marked]).tolist() == [3, 3, 3, 3]
-    assert torch.equal(data.train.labels[marked], data.train.clean_labels[marked])
+    noise, select_trusted = parse_noise("0.5+trusted:3", seed=2)
+    data = select_trusted(noise(tiny_data))
+    is_trusted = data.train.trusted
+    assert is_trusted is not None
+    assert torch.bincount(data.train.clean_labels[is_trusted]).tolist() == [3, 3, 3, 3]
+    assert torch.equal(data.train.labels[is_trusted], data.train.clean_labels[is_trusted])
     before = noise(tiny_data).train.labels
-    assert torch.equal(data.train.labels[~marked], before[~marked])
+    assert torch.equal(data.train.labels[~is_trusted], before[~is_trusted])
     assert data.record[-1]["corrected"] == int((before != data.train.labels).sum()) > 0
-    again = SymmetricNoise(0.9, 5)(data)
-    assert torch.equal(again.train.labels[marked], data.train.clean_labels[marked])
-    assert again.train.subset(torch.arange(7)).trusted is not None
+    second_noise = SymmetricNoise(0.9, 5)(data)
+    assert torch.equal(second_noise.train.labels[is_trusted], data.train.clean_labels[is_trusted])
+    assert second_noise.train.subset(torch.arange(7)).trusted is not None
     assert torch.equal(Trusted(100)(tiny_data).train.trusted, torch.ones(48, dtype=torch.bool))  # type: ignore[arg-type]
 
 
@@ -56,21 +56,25 @@ def test_invalid_counts_are_refused(text: str, refused: Any) -> None:
 
 
 def test_second_stream_is_a_function_of_its_number(tiny_data: Data) -> None:
-    one, two = (Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=3) for _ in range(2))
-    told = [batch for epoch in (0, 1) for batch in one.epoch(epoch)]
+    first_stream, second_stream = (
+        Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=3) for _ in range(2)
+    )
+    epoch_batches = [batch for epoch in (0, 1) for batch in first_stream.epoch(epoch)]
     for number in (5, 0, 3):
-        assert torch.equal(two.at(number).inputs, told[number].inputs)
-        assert torch.equal(two.at(number).index, told[number].index)
+        assert torch.equal(second_stream.at(number).inputs, epoch_batches[number].inputs)
+        assert torch.equal(second_stream.at(number).index, epoch_batches[number].index)
 
 
 def test_second_view_has_the_same_samples_and_leaves_the_first_unchanged(tiny_data: Data) -> None:
-    alone, both = (Batches(tiny_data.train, batch_size=16, views=tiny_data.views, second=s) for s in (False, True))
-    first, pair = next(alone.epoch(0)), next(both.epoch(0))
+    single_batches, paired_batches = (
+        Batches(tiny_data.train, batch_size=16, views=tiny_data.views, second=s) for s in (False, True)
+    )
+    first, pair = next(single_batches.epoch(0)), next(paired_batches.epoch(0))
     assert first.second is None
     assert pair.second is not None
     assert torch.equal(first.inputs, pair.inputs)
-    same = [bool(torch.equal(a, b)) for a, b in zip(pair.inputs, pair.second, strict=True)]
-    assert not all(same)
+    is_equal = [bool(torch.equal(a, b)) for a, b in zip(pair.inputs, pair.second, strict=True)]
+    assert not all(is_equal)
     pixels = tiny_data.train.inputs[pair.index]  # type: ignore[index]
     for image, second in zip(pixels, pair.second, strict=True):
         views = tiny_data.views(image.expand(9, -1, -1, -1), torch.arange(9)).permute(0, 3, 1, 2) / 255

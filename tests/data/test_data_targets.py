@@ -18,19 +18,19 @@ NAN = float("nan")
 def test_vectors_are_float32_with_statistics_per_feature() -> None:
     inputs = np.array([[1, 10], [3, 30], [1, 10], [3, 30]])
     pair = (inputs, np.array([0, 1, 0, 1]))
-    made = Data.from_arrays(pair, pair, modality=Vectors())
-    assert isinstance(made.train.inputs, torch.Tensor)
-    assert made.train.inputs.dtype == torch.float32
-    assert made.mean_std == ((2.0, 20.0), (1.0, 10.0))
-    assert made.input_shape == (2,)
-    assert "4 train" in repr(made)
+    data = Data.from_arrays(pair, pair, modality=Vectors())
+    assert isinstance(data.train.inputs, torch.Tensor)
+    assert data.train.inputs.dtype == torch.float32
+    assert data.mean_std == ((2.0, 20.0), (1.0, 10.0))
+    assert data.input_shape == (2,)
+    assert "4 train" in repr(data)
 
 
 def test_waves_are_scaled_and_have_one_channel() -> None:
     waves = Waveforms(8000)
-    stored = waves.store(np.array([[0, 16384], [-32768, 32767]]), "x")
-    assert stored.dtype == torch.int16
-    ready = waves.to_input(waves.arrange(stored))
+    stored_waves = waves.store(np.array([[0, 16384], [-32768, 32767]]), "x")
+    assert stored_waves.dtype == torch.int16
+    ready = waves.to_input(waves.arrange(stored_waves))
     assert ready.shape == (2, 1, 2)
     assert ready[:, 0].tolist() == [[0.0, 0.5], [-1.0, 32767 / 32768]]
     assert waves.input_shape((2,)) == (1, 2)
@@ -99,9 +99,9 @@ def test_labels_must_match_the_class_names(
 
 
 def test_labelled_samples_and_counts_per_class() -> None:
-    many = torch.tensor([[1.0, 0.0], [-1.0, -1.0], [1.0, -1.0]])
-    assert MultiLabel().labelled(many).tolist() == [True, False, True]
-    assert MultiLabel().counts(many, "ab") == [2, 0]
+    multi_labels = torch.tensor([[1.0, 0.0], [-1.0, -1.0], [1.0, -1.0]])
+    assert MultiLabel().labelled(multi_labels).tolist() == [True, False, True]
+    assert MultiLabel().counts(multi_labels, "ab") == [2, 0]
     numbers = torch.tensor([[NAN, NAN], [1.0, NAN]])
     assert Quantities().labelled(numbers).tolist() == [False, True]
     assert Quantities().counts(numbers, "ab") == [1, 0]
@@ -114,9 +114,9 @@ def test_labelled_samples_and_counts_per_class() -> None:
 def test_splits_of_different_modalities_are_refused(refused: Any) -> None:
     inputs = np.array([[0, 1], [1, 0]])
     texts = Data.from_arrays((inputs, np.array([0, 1])), (inputs, np.array([0, 1])), modality=Tokens(3)).test
-    more = Data.from_arrays((inputs, np.array([0, 1])), (inputs, np.array([0, 1])), modality=Tokens(4)).train
+    token_split = Data.from_arrays((inputs, np.array([0, 1])), (inputs, np.array([0, 1])), modality=Tokens(4)).train
     with refused("different kinds"):
-        Data("mixed", ("a", "b"), more, texts)
+        Data("mixed", ("a", "b"), token_split, texts)
 
 
 def test_other_modalities_are_not_accepted_as_images(refused: Any) -> None:

@@ -27,7 +27,7 @@ from tutelage.data import (
 from tutelage.errors import TutelageWarning
 
 
-def put(folder: Path, count: int, start: int = 0) -> None:
+def write_images(folder: Path, count: int, start: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(start, start + count):
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -35,15 +35,15 @@ def put(folder: Path, count: int, start: int = 0) -> None:
 
 
 def test_flat_folder_of_images_has_no_labels_and_no_classes(tmp_path: Path) -> None:
-    put(tmp_path, 10)
+    write_images(tmp_path, 10)
     with pytest.warns(TutelageWarning, match="2 of its 10 samples"):
         data = open_data(f"folder:{tmp_path}")
     assert data.classes == ()
     assert (len(data.train), len(data.test)) == (8, 2)
     assert set(data.train.labels.tolist()) == set(data.test.labels.tolist()) == {-1}
     assert sorted({*data.train.index.tolist(), *data.test.index.tolist()}) == list(range(10))
-    again = open_data(f"folder:{tmp_path}", test=0.2)
-    assert torch.equal(again.test.inputs, data.test.inputs)  # type: ignore[arg-type]
+    second = open_data(f"folder:{tmp_path}", test=0.2)
+    assert torch.equal(second.test.inputs, data.test.inputs)  # type: ignore[arg-type]
     assert data.summary()["counts"] == {"train": [], "test": []}
 
 
@@ -51,9 +51,9 @@ def test_flat_folder_of_images_has_no_labels_and_no_classes(tmp_path: Path) -> N
 @pytest.mark.parametrize("part", ["test", "val"])
 @pytest.mark.filterwarnings("ignore:.*its validation split is the test split")
 def test_unlabelled_training_images_with_labelled_test_images(layout: str, part: str, tmp_path: Path) -> None:
-    put(tmp_path / layout, 5)
-    put(tmp_path / part / "cat", 2, 10)
-    put(tmp_path / part / "ant", 1, 20)
+    write_images(tmp_path / layout, 5)
+    write_images(tmp_path / part / "cat", 2, 10)
+    write_images(tmp_path / part / "ant", 1, 20)
     data = open_data(f"folder:{tmp_path}")
     assert data.classes == ("ant", "cat")
     assert data.train.labels.tolist() == [-1] * 5
@@ -64,11 +64,11 @@ def test_unlabelled_training_images_with_labelled_test_images(layout: str, part:
 
 
 def test_unlabelled_images_are_appended_to_labelled_training_images(tmp_path: Path) -> None:
-    put(tmp_path / "train" / "cat", 2)
-    put(tmp_path / "train" / "dog", 2, 2)
-    put(tmp_path / "unlabelled", 3, 4)
-    put(tmp_path / "train" / "unlabelled", 1, 7)
-    put(tmp_path / "test" / "dog", 1, 8)
+    write_images(tmp_path / "train" / "cat", 2)
+    write_images(tmp_path / "train" / "dog", 2, 2)
+    write_images(tmp_path / "unlabelled", 3, 4)
+    write_images(tmp_path / "train" / "unlabelled", 1, 7)
+    write_images(tmp_path / "test" / "dog", 1, 8)
     data = open_data(f"folder:{tmp_path}")
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0, 0, 1, 1, -1, -1, -1, -1]
@@ -76,9 +76,9 @@ def test_unlabelled_images_are_appended_to_labelled_training_images(tmp_path: Pa
 
 
 def test_automatic_test_split_contains_only_labelled_images(tmp_path: Path) -> None:
-    put(tmp_path / "cat", 5)
-    put(tmp_path / "dog", 5, 5)
-    put(tmp_path / "unlabelled", 6, 10)
+    write_images(tmp_path / "cat", 5)
+    write_images(tmp_path / "dog", 5, 5)
+    write_images(tmp_path / "unlabelled", 6, 10)
     data = open_data(f"folder:{tmp_path}", test=0.2)
     assert data.classes == ("cat", "dog")
     assert sorted(data.test.labels.tolist()) == [0, 1]
@@ -86,17 +86,17 @@ def test_automatic_test_split_contains_only_labelled_images(tmp_path: Path) -> N
 
 
 def test_test_split_may_be_unlabelled(tmp_path: Path) -> None:
-    put(tmp_path / "train" / "cat", 2)
-    put(tmp_path / "train" / "dog", 2, 2)
-    put(tmp_path / "test", 3, 4)
+    write_images(tmp_path / "train" / "cat", 2)
+    write_images(tmp_path / "train" / "dog", 2, 2)
+    write_images(tmp_path / "test", 3, 4)
     data = open_data(f"folder:{tmp_path}")
     assert data.test.labels.tolist() == [-1] * 3
 
 
 def test_images_outside_class_folders_are_skipped_and_counted(tmp_path: Path) -> None:
-    put(tmp_path / "train" / "cat", 2)
-    put(tmp_path / "train", 3, 2)
-    put(tmp_path / "test" / "cat", 1, 8)
+    write_images(tmp_path / "train" / "cat", 2)
+    write_images(tmp_path / "train", 3, 2)
+    write_images(tmp_path / "test" / "cat", 1, 8)
     with pytest.warns(TutelageWarning, match=r"passed over: 3 \.png"):
         assert len(open_data(f"folder:{tmp_path}").train) == 2
 
@@ -104,18 +104,18 @@ def test_images_outside_class_folders_are_skipped_and_counted(tmp_path: Path) ->
 def test_empty_folder_is_refused(tmp_path: Path, refused: Any) -> None:
     with refused("has no class folders and no images", "unlabelled/"):
         open_data(f"folder:{tmp_path}")
-    put(tmp_path / "test" / "cat", 1)
+    write_images(tmp_path / "test" / "cat", 1)
     (tmp_path / "unlabelled").mkdir()
     with refused("unlabelled", "has no image in it"):
         open_data(f"folder:{tmp_path}")
 
 
 def test_fingerprint_of_labelled_folders_is_unchanged(tmp_path: Path) -> None:
-    put(tmp_path / "train" / "cat", 2)
-    put(tmp_path / "test" / "cat", 1, 8)
+    write_images(tmp_path / "train" / "cat", 2)
+    write_images(tmp_path / "test" / "cat", 1, 8)
     before = open_data(f"folder:{tmp_path}")
     assert before.fingerprint == open_data(f"folder:{tmp_path}").fingerprint
-    put(tmp_path / "unlabelled", 1, 9)
+    write_images(tmp_path / "unlabelled", 1, 9)
     assert before.fingerprint != open_data(f"folder:{tmp_path}").fingerprint
 
 
@@ -142,18 +142,18 @@ def test_multilabel_targets_are_required(refused: Any) -> None:
 
 def test_class_names_are_set_only_once() -> None:
     data = Data.from_arrays((images(6), None), (images(3), None))
-    named = data.with_class_names(("a", "b"))
-    assert (named.classes, named.num_classes) == (("a", "b"), 2)
-    assert named.with_class_names(("c",)) is named
-    assert named.fingerprint != data.fingerprint
+    named_data = data.with_class_names(("a", "b"))
+    assert (named_data.classes, named_data.num_classes) == (("a", "b"), 2)
+    assert named_data.with_class_names(("c",)) is named_data
+    assert named_data.fingerprint != data.fingerprint
 
 
 def test_nothing_is_held_out_of_unlabelled_data() -> None:
     data = Data.from_arrays((images(20), None), (images(3), np.array([0, 2, 1])))
     assert data.hold_out(0.5) is data
-    some = np.full(20, -1)
-    some[:6] = np.arange(6) % 3
-    assert Data.from_arrays((images(20), some), (images(3), None)).hold_out(0.5).validation is not None
+    partial_labels = np.full(20, -1)
+    partial_labels[:6] = np.arange(6) % 3
+    assert Data.from_arrays((images(20), partial_labels), (images(3), None)).hold_out(0.5).validation is not None
 
 
 def test_data_objects_made_in_python_may_be_unlabelled() -> None:

@@ -138,8 +138,8 @@ def groups(clusters: Tensor) -> list[set[int]]:
 @pytest.mark.parametrize("seed", range(5))
 def test_contraction_equals_a_reference_over_all_pairs(seed: int) -> None:
     costs = random_costs(14, seed)
-    contracted = groups(torch.from_numpy(contract_edges(costs.numpy())))
-    assert sorted(map(sorted, contracted)) == sorted(map(sorted, naive_contraction(costs)))
+    actual = groups(torch.from_numpy(contract_edges(costs.numpy())))
+    assert sorted(map(sorted, actual)) == sorted(map(sorted, naive_contraction(costs)))
 
 
 @pytest.mark.parametrize("seed", [*range(10), 218, 882, 1297])
@@ -147,8 +147,8 @@ def test_contraction_with_equal_costs_leaves_no_attracting_clusters(seed: int) -
     samples = 6 + seed % 10
     costs = torch.randint(-2, 3, (samples, samples), generator=torch.Generator().manual_seed(seed)).double()
     costs = costs.triu(1) + costs.triu(1).T
-    contracted = groups(torch.from_numpy(contract_edges(costs.numpy())))
-    sums = [sum(float(costs[i, j]) for i in a for j in b) for a, b in itertools.combinations(contracted, 2)]
+    actual = groups(torch.from_numpy(contract_edges(costs.numpy())))
+    sums = [sum(float(costs[i, j]) for i in a for j in b) for a, b in itertools.combinations(actual, 2)]
     assert max(sums, default=0) <= 0
 
 
@@ -203,11 +203,11 @@ def test_embeddings_trained_by_absolute_margins_cluster_without_the_number_of_cl
     net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 32))
     term, optimiser = Triplets("absolute"), torch.optim.Adam(net.parameters(), 1e-3)
     for epoch in range(10):
-        for places in PK(8)(labels[train], 64, torch.Generator().manual_seed(epoch)):
-            drawn = train[places]
-            outputs = Outputs(None, {"embedding": net(inputs[drawn])})
+        for positions in PK(8)(labels[train], 64, torch.Generator().manual_seed(epoch)):
+            batch_samples = train[positions]
+            outputs = Outputs(None, {"embedding": net(inputs[batch_samples])})
             optimiser.zero_grad()
-            term(outputs, None, Batch(inputs[drawn], labels[drawn], drawn, None)).backward()
+            term(outputs, None, Batch(inputs[batch_samples], labels[batch_samples], batch_samples, None)).backward()
             optimiser.step()
     embeddings = net(inputs[test])
     clusters, costs = k_means(embeddings, 10), cut_costs(pair_distances(embeddings))
@@ -277,17 +277,17 @@ def test_variation_of_information_against_its_entropies() -> None:
         p = torch.bincount(values).double() / len(values)
         return float(-(p * p.log2()).nan_to_num().sum())
 
-    both = entropy(labels * 4 + clusters)
+    joint_entropy = entropy(labels * 4 + clusters)
     split, merge = variation_of_information(labels, clusters)
-    assert split == pytest.approx(both - entropy(labels))
-    assert merge == pytest.approx(both - entropy(clusters))
+    assert split == pytest.approx(joint_entropy - entropy(labels))
+    assert merge == pytest.approx(joint_entropy - entropy(clusters))
 
 
 def test_unlabelled_samples_are_ignored() -> None:
     labels, clusters = torch.tensor([0, 0, 1, -1, -1]), torch.tensor([1, 1, 0, 1, 4])
     assert (nmi(labels, clusters), ari(labels, clusters), matched_accuracy(labels, clusters)) == (1, 1, 1)
-    none = torch.full((5,), -1)
-    scores = [nmi(none, clusters), ari(none, clusters), matched_accuracy(none, clusters)]
-    assert all(math.isnan(score) for score in [*scores, *variation_of_information(none, clusters)])
+    no_labels = torch.full((5,), -1)
+    scores = [nmi(no_labels, clusters), ari(no_labels, clusters), matched_accuracy(no_labels, clusters)]
+    assert all(math.isnan(score) for score in [*scores, *variation_of_information(no_labels, clusters)])
     with pytest.raises(ValueError, match=r"\(3,\).*\(5,\)"):
         nmi(labels[:3], clusters)

@@ -40,9 +40,9 @@ Refused = Callable[..., AbstractContextManager[None]]
 @pytest.fixture(scope="module")
 def photos() -> list[Image.Image]:
     """Twelve 32x32 crops of two colour photographs."""
-    whole = [Image.fromarray(pixels) for pixels in load_sample_images().images]
+    full_photos = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     corners = [(left, top) for left in (0, 200, 400) for top in (0, 200)]
-    return [photo.crop((x, y, x + 128, y + 128)).resize((32, 32)) for photo in whole for x, y in corners]
+    return [photo.crop((x, y, x + 128, y + 128)).resize((32, 32)) for photo in full_photos for x, y in corners]
 
 
 def pixels_of(image: Image.Image) -> Tensor:
@@ -69,14 +69,14 @@ def corrupt(images: Tensor, name: str, severity: int, seed: int = 0) -> Tensor:
 def test_jpeg_equals_a_round_trip_through_pillow(
     photos: list[Image.Image], quality: int, mode: str, size: tuple[int, int]
 ) -> None:
-    images, decoded = [], []
+    images, decoded_images = [], []
     for photo in photos:
         image, file = photo.resize(size).convert(mode), io.BytesIO()
         image.save(file, "JPEG", quality=quality)
         images.append(pixels_of(image))
-        decoded.append(pixels_of(Image.open(file)))
+        decoded_images.append(pixels_of(Image.open(file)))
     batch = torch.cat(images)
-    torch.testing.assert_close(jpeg(batch, quality), torch.cat(decoded))
+    torch.testing.assert_close(jpeg(batch, quality), torch.cat(decoded_images))
     assert (jpeg(batch, quality) - batch).abs().mean() > 1 / 255
 
 
@@ -103,15 +103,15 @@ def test_pixelate_equals_the_box_filter_of_pillow(
     photos: list[Image.Image], scale: float, size: tuple[int, int]
 ) -> None:
     image = photos[0].resize(size)
-    downsampled = image.resize((int(size[0] * scale), int(size[1] * scale)), Image.Resampling.BOX)
-    upsampled = np.asarray(downsampled.resize(size, Image.Resampling.BOX)).astype(float)
+    small_image = image.resize((int(size[0] * scale), int(size[1] * scale)), Image.Resampling.BOX)
+    upsampled = np.asarray(small_image.resize(size, Image.Resampling.BOX)).astype(float)
     assert np.abs(levels_of(pixelate(pixels_of(image), scale)) - upsampled).max() < 1.01  # Pillow rounds twice
 
 
 def test_pixelate_is_idempotent() -> None:
     images = torch.rand(2, 3, 11, 17)
-    once = pixelate(images, 0.65)
-    torch.testing.assert_close(pixelate(once, 0.65), once)
+    first_pass = pixelate(images, 0.65)
+    torch.testing.assert_close(pixelate(first_pass, 0.65), first_pass)
     assert torch.allclose(pixelate(images, 0.01), images.mean((2, 3), keepdim=True))  # a single cell
 
 
@@ -128,12 +128,12 @@ def test_brightness_raises_the_value_of_hsv(shift: float) -> None:
     images = torch.rand(1, 3, 4, 4, dtype=torch.float64)
     images[0, :, 0, 0] = 0.0
     images[0, :, 0, 1] = torch.tensor([0.5, 0.5, 0.5])
-    changed = brightness(images, shift)
+    corrupted = brightness(images, shift)
     for row in range(4):
         for column in range(4):
             hue, saturation, value = colorsys.rgb_to_hsv(*images[0, :, row, column].tolist())
             expected = colorsys.hsv_to_rgb(hue, saturation, min(1.0, value + shift))
-            assert changed[0, :, row, column].tolist() == pytest.approx(expected)
+            assert corrupted[0, :, row, column].tolist() == pytest.approx(expected)
 
 
 def test_brightness_of_grey_is_an_addition() -> None:
@@ -143,9 +143,9 @@ def test_brightness_of_grey_is_an_addition() -> None:
 
 def test_contrast_keeps_the_mean_and_scales_the_deviation() -> None:
     images = torch.rand(3, 3, 8, 8)
-    changed = contrast(images, 0.4)
-    torch.testing.assert_close(changed.mean((2, 3)), images.mean((2, 3)))
-    torch.testing.assert_close(changed.std((2, 3)), 0.4 * images.std((2, 3)))
+    corrupted = contrast(images, 0.4)
+    torch.testing.assert_close(corrupted.mean((2, 3)), images.mean((2, 3)))
+    torch.testing.assert_close(corrupted.std((2, 3)), 0.4 * images.std((2, 3)))
 
 
 def test_noise_has_the_expected_mean_and_deviation() -> None:
@@ -153,13 +153,13 @@ def test_noise_has_the_expected_mean_and_deviation() -> None:
     noise = gaussian_noise(grey, 0.08, torch.Generator().manual_seed(0)) - grey
     assert float(noise.std()) == pytest.approx(0.08, rel=0.02)
     assert float(noise.mean()) == pytest.approx(0, abs=0.001)
-    shot = shot_noise(grey, 100, torch.Generator().manual_seed(0)) - grey
-    assert float(shot.std()) == pytest.approx((0.5 / 100) ** 0.5, rel=0.02)
-    assert float(shot.mean()) == pytest.approx(0, abs=0.001)
-    struck = impulse_noise(grey, 0.07, torch.Generator().manual_seed(0))
-    assert float((struck == 0).double().mean()) == pytest.approx(0.035, abs=0.002)
-    assert float((struck == 1).double().mean()) == pytest.approx(0.035, abs=0.002)
-    assert set(struck.unique().tolist()) == {0.0, 0.5, 1.0}
+    shot_residual = shot_noise(grey, 100, torch.Generator().manual_seed(0)) - grey
+    assert float(shot_residual.std()) == pytest.approx((0.5 / 100) ** 0.5, rel=0.02)
+    assert float(shot_residual.mean()) == pytest.approx(0, abs=0.001)
+    impulse_images = impulse_noise(grey, 0.07, torch.Generator().manual_seed(0))
+    assert float((impulse_images == 0).double().mean()) == pytest.approx(0.035, abs=0.002)
+    assert float((impulse_images == 1).double().mean()) == pytest.approx(0.035, abs=0.002)
+    assert set(impulse_images.unique().tolist()) == {0.0, 0.5, 1.0}
 
 
 def test_shot_noise_does_not_change_black() -> None:
@@ -176,12 +176,12 @@ def test_corrupted_pixels_stay_in_range(name: str, shape: tuple[int, ...]) -> No
     for images in (torch.rand(shape, generator=generator), torch.zeros(shape), torch.ones(shape)):
         before = images.clone()
         for severity in SEVERITIES:
-            changed = corrupt(images, name, severity)
-            assert changed.shape == shape
-            assert changed.dtype == images.dtype
-            assert changed.isfinite().all()
-            assert changed.min() >= 0
-            assert changed.max() <= 1
+            corrupted = corrupt(images, name, severity)
+            assert corrupted.shape == shape
+            assert corrupted.dtype == images.dtype
+            assert corrupted.isfinite().all()
+            assert corrupted.min() >= 0
+            assert corrupted.max() <= 1
         assert torch.equal(images, before)
 
 
@@ -196,11 +196,11 @@ def test_distance_from_the_image_grows_with_severity(photos: list[Image.Image], 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_results_do_not_depend_on_the_batch_size(name: str) -> None:
     images = torch.rand(10, 3, 7, 5)
-    whole = corrupt(images, name, 3)
+    corrupted = corrupt(images, name, 3)
     generator = noise_generator(name, 3)
     in_batches = torch.cat([CORRUPTIONS[name](batch, 3, generator) for batch in images.split([1, 6, 3])])
-    torch.testing.assert_close(in_batches, whole, atol=1e-6, rtol=0)
-    assert torch.equal(corrupt(images, name, 3), whole)
+    torch.testing.assert_close(in_batches, corrupted, atol=1e-6, rtol=0)
+    assert torch.equal(corrupt(images, name, 3), corrupted)
 
 
 @pytest.mark.parametrize("name", [name for name, each in CORRUPTIONS.items() if each.random])
@@ -221,8 +221,8 @@ def test_each_corruption_has_five_severities(severity: int) -> None:
 # --- the accuracy of a network
 
 
-def test_accuracies_equal_those_on_the_corrupted_split(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
-    model = taught()
+def test_accuracies_equal_those_on_the_corrupted_split(tiny_data: Data, trained_model: Callable[..., Tapped]) -> None:
+    model = trained_model()
     result = corruption_accuracies(model, tiny_data.test, batch_size=5)
     assert list(result) == list(CORRUPTIONS)
     images = tiny_data.test.inputs
@@ -249,8 +249,10 @@ def test_network_and_random_state_are_unchanged(
     assert torch.equal(randomness, torch.get_rng_state())
 
 
-def test_soft_and_absent_labels(tiny_data: Data, soft: Data, taught: Callable[..., Tapped], refused: Refused) -> None:
-    model = taught()
+def test_soft_and_absent_labels(
+    tiny_data: Data, soft: Data, trained_model: Callable[..., Tapped], refused: Refused
+) -> None:
+    model = trained_model()
     assert corruption_accuracies(model, soft.train) == corruption_accuracies(model, tiny_data.train)
     labels = tiny_data.test.labels.clone()
     labels[8:] = -1

@@ -87,17 +87,17 @@ def test_latency_quartiles_are_ordered() -> None:
 def test_latency_is_in_milliseconds_and_excludes_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fake clock that each forward pass advances: one minute during warm-up, then 1, 2, 3, 4 and 5 ms."""
     durations = iter([60.0] * cost.WARM_UP + [0.004, 0.001, 0.005, 0.003, 0.002])
-    now = 0.0
+    time = 0.0
     shapes = []
 
     class Timed(nn.Module):
         def forward(self, inputs: Tensor) -> Tensor:
-            nonlocal now
-            now += next(durations)
+            nonlocal time
+            time += next(durations)
             shapes.append(tuple(inputs.shape))
             return inputs
 
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: time)
     latency = cost.latency(Timed(), grey(3, 6, 8, count=2), repeats=5)
     assert (latency.first_quartile, latency.median, latency.third_quartile) == pytest.approx((2, 3, 4))
     assert shapes == [(2, 3, 6, 8)] * (cost.WARM_UP + 5)
@@ -126,9 +126,9 @@ class Products(nn.Module):
     """Operations that torch decomposes into other operations."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        found = torch.einsum("bi,bj->ij", inputs, inputs)
-        attended = nn.functional.scaled_dot_product_attention(*(found[None, None],) * 3)
-        return nn.functional.conv_transpose1d(attended[0], torch.ones(4, 2, 3))
+        products = torch.einsum("bi,bj->ij", inputs, inputs)
+        attention = nn.functional.scaled_dot_product_attention(*(products[None, None],) * 3)
+        return nn.functional.conv_transpose1d(attention[0], torch.ones(4, 2, 3))
 
 
 COUNTED: dict[str, tuple[nn.Module, Tensor]] = {
@@ -160,5 +160,5 @@ def test_networks_are_built_and_counted_without_importing_the_compiler() -> None
         "    assert flops(network, torch.zeros(1, size) if size else torch.zeros(1, 1, 8, 8)) > 0\n"
         "print('torch._dynamo' in sys.modules, 'sympy' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["False", "False"]

@@ -37,8 +37,8 @@ def vectors(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def drawn(labels: Tensor, count: int, seed: int = 0, **how: Any) -> Episodes:
-    return sample_episodes(labels, count, torch.Generator().manual_seed(seed), **how)
+def draw_episodes(labels: Tensor, count: int, seed: int = 0, **settings: Any) -> Episodes:
+    return sample_episodes(labels, count, torch.Generator().manual_seed(seed), **settings)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def digits() -> tuple[Tensor, Tensor]:
 
 def test_episode_has_the_requested_classes_shots_and_queries() -> None:
     labels = torch.cat([torch.arange(120) % 8, torch.full((9,), -1), torch.full((4,), 8)])
-    episodes = drawn(labels, 30, ways=4, shots=2, queries=5)
+    episodes = draw_episodes(labels, 30, ways=4, shots=2, queries=5)
     assert (episodes.support.shape, episodes.queries.shape, episodes.ways) == ((30, 8), (30, 20), 4)
     for support, queries in zip(episodes.support, episodes.queries, strict=True):
         assert len(torch.cat([support, queries]).unique()) == 28
@@ -66,7 +66,7 @@ def test_episode_has_the_requested_classes_shots_and_queries() -> None:
 
 def test_uneven_queries_are_assigned_to_random_classes() -> None:
     labels = torch.arange(200) % 5
-    episodes = drawn(labels, 40, ways=3, shots=1, queries=[9, 2, 0])
+    episodes = draw_episodes(labels, 40, ways=3, shots=1, queries=[9, 2, 0])
     assert episodes.query_targets.tolist() == [0] * 9 + [1] * 2
     assert len(labels[episodes.support[:, 0]].unique()) == 5
 
@@ -74,33 +74,33 @@ def test_uneven_queries_are_assigned_to_random_classes() -> None:
 def test_episodes_depend_only_on_the_generator() -> None:
     labels = torch.arange(100) % 5
     before = torch.get_rng_state()
-    first, again, other = drawn(labels, 5), drawn(labels, 5), drawn(labels, 5, seed=1)
-    assert torch.equal(first.support, again.support)
-    assert torch.equal(first.queries, again.queries)
+    first, second, other = draw_episodes(labels, 5), draw_episodes(labels, 5), draw_episodes(labels, 5, seed=1)
+    assert torch.equal(first.support, second.support)
+    assert torch.equal(first.queries, second.queries)
     assert not torch.equal(first.support, other.support)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_classes_and_samples_are_drawn_uniformly() -> None:
     labels = torch.arange(60) % 6
-    places = drawn(labels, 3000, ways=2, shots=1, queries=1).support
-    assert torch.bincount(places.flatten(), minlength=60).tolist() == pytest.approx([100] * 60, abs=45)
+    samples = draw_episodes(labels, 3000, ways=2, shots=1, queries=1).support
+    assert torch.bincount(samples.flatten(), minlength=60).tolist() == pytest.approx([100] * 60, abs=45)
 
 
 def test_invalid_episode_sizes_are_refused(refused: Any) -> None:
     labels = torch.tensor([0] * 16 + [1] * 16 + [2] * 3)
     with refused("episodes of 3 classes need 16 samples", "2 of 3 classes", "use fewer"):
-        drawn(labels, 1, ways=3)
-    wrong: list[dict[str, Any]] = [
+        draw_episodes(labels, 1, ways=3)
+    invalid_settings: list[dict[str, Any]] = [
         {"ways": 1},
         {"shots": 0},
         {"queries": 0},
         {"queries": [1, 2]},
         {"queries": [1, -1, 1, 1, 1]},
     ]
-    for how in wrong:
+    for settings in invalid_settings:
         with pytest.raises(ValueError, match="an episode needs"):
-            drawn(labels, 1, **how)
+            draw_episodes(labels, 1, **settings)
 
 
 # --- the graph
@@ -121,8 +121,8 @@ def test_graph_is_the_union_of_nearest_neighbours() -> None:
         nearest = [set(sorted((j for j in range(12) if j != i), key=lambda j: -cosines[i, j])[:3]) for i in range(12)]
         for i in range(12):
             for j in range(12):
-                kept = i != j and (j in nearest[i] or i in nearest[j])
-                assert float(graph[i, j]) == pytest.approx(cosines[i, j] if kept else 0.0, abs=1e-12)
+                is_edge = i != j and (j in nearest[i] or i in nearest[j])
+                assert float(graph[i, j]) == pytest.approx(cosines[i, j] if is_edge else 0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize("neighbours", [0, 11, 50])
@@ -137,8 +137,8 @@ def test_square_roots_of_degrees_are_an_eigenvector(neighbours: int) -> None:
     operator, root = diffusion(similarity), similarity.sum(-1).sqrt()
     torch.testing.assert_close((operator @ root[..., None])[..., 0], 3.375 * root)
     torch.testing.assert_close(operator, operator.mT)
-    once = torch.linalg.eigvalsh(diffusion(similarity, alpha=0.0, kappa=1))
-    assert once.abs().max() <= 1 + 1e-12
+    eigenvalues = torch.linalg.eigvalsh(diffusion(similarity, alpha=0.0, kappa=1))
+    assert eigenvalues.abs().max() <= 1 + 1e-12
     assert torch.linalg.eigvalsh(operator).abs().max().item() == pytest.approx(3.375)
 
 
@@ -184,18 +184,18 @@ def test_support_and_queries_are_centred_separately_and_normalised() -> None:
     raw = raw - raw.mean(1, keepdim=True)
     torch.testing.assert_close(queries, raw / raw.norm(dim=2, keepdim=True))
     assert support.norm(dim=2).tolist() == pytest.approx(np.ones((2, 5)))
-    alone = vectors(1, 4, seed=2)
-    torch.testing.assert_close(prepared(vectors(5, 4), alone)[1], alone / alone.norm())
+    single_episode = vectors(1, 4, seed=2)
+    torch.testing.assert_close(prepared(vectors(5, 4), single_episode)[1], single_episode / single_episode.norm())
 
 
 def test_inductive_preparation_treats_queries_independently() -> None:
     support, queries = vectors(5, 4), vectors(6, 4, seed=1)
-    whole = prepared_alone(support, queries)
-    torch.testing.assert_close(whole[0], prepared(support, queries)[0])
+    expected = prepared_alone(support, queries)
+    torch.testing.assert_close(expected[0], prepared(support, queries)[0])
     for number in range(6):
-        torch.testing.assert_close(prepared_alone(support, queries[number : number + 1])[1][0], whole[1][number])
+        torch.testing.assert_close(prepared_alone(support, queries[number : number + 1])[1][0], expected[1][number])
     raw = queries - support.mean(0)
-    torch.testing.assert_close(whole[1], raw / raw.norm(dim=1, keepdim=True))
+    torch.testing.assert_close(expected[1], raw / raw.norm(dim=1, keepdim=True))
 
 
 def test_interpolation_is_one_product_with_the_operator() -> None:
@@ -208,12 +208,14 @@ def test_interpolation_is_one_product_with_the_operator() -> None:
 def test_interpolation_without_edges_and_with_alpha_one_is_the_identity() -> None:
     """With the identity as operator this is ordinary logistic regression."""
     support, queries, targets = vectors(6, 4), vectors(5, 4, seed=1), torch.arange(6) // 2
-    same = interpolated(prepared(support, queries), torch.zeros(11, 11, dtype=torch.float64), alpha=1.0)
-    for found, expected in zip(same, prepared(support, queries), strict=True):
-        torch.testing.assert_close(found, expected)
+    interpolated_features = interpolated(
+        prepared(support, queries), torch.zeros(11, 11, dtype=torch.float64), alpha=1.0
+    )
+    for actual, expected in zip(interpolated_features, prepared(support, queries), strict=True):
+        torch.testing.assert_close(actual, expected)
     plain = prepared(support, queries)
     oracle = LogisticRegression(C=100, max_iter=5000, tol=1e-8).fit(plain[0].numpy(), targets.numpy())
-    probabilities = logistic_regression(same[0], targets, same[1], 3).softmax(-1)
+    probabilities = logistic_regression(interpolated_features[0], targets, interpolated_features[1], 3).softmax(-1)
     np.testing.assert_allclose(probabilities.numpy(), oracle.predict_proba(plain[1].numpy()), atol=1e-4)
 
 
@@ -232,19 +234,19 @@ def test_permuting_the_queries_permutes_the_logits() -> None:
 # --- classifiers
 
 
-@pytest.mark.parametrize("strength", [1.0, 100.0])
+@pytest.mark.parametrize("regularization", [1.0, 100.0])
 @pytest.mark.parametrize("shape", [(5, 40), (25, 40), (25, 8)], ids=str)
-def test_logistic_regression_equals_scikit_learn(strength: float, shape: tuple[int, int]) -> None:
+def test_logistic_regression_equals_scikit_learn(regularization: float, shape: tuple[int, int]) -> None:
     support, queries = prepared(vectors(4, *shape), vectors(4, 9, shape[1], seed=1))
     targets = torch.arange(5).repeat_interleave(shape[0] // 5)
-    found = logistic_regression(support, targets, queries, 5, strength)
-    assert found.shape == (4, 9, 5)
+    actual = logistic_regression(support, targets, queries, 5, regularization)
+    assert actual.shape == (4, 9, 5)
     for number in range(4):
-        oracle = LogisticRegression(C=strength, max_iter=10000, tol=1e-9)
+        oracle = LogisticRegression(C=regularization, max_iter=10000, tol=1e-9)
         oracle.fit(support[number].numpy(), targets.numpy())
         expected = torch.from_numpy(oracle.decision_function(queries[number].numpy()))
         torch.testing.assert_close(
-            found[number] - found[number].mean(1, keepdim=True),
+            actual[number] - actual[number].mean(1, keepdim=True),
             expected - expected.mean(1, keepdim=True),
             rtol=1e-3,
             atol=1e-3,
@@ -252,14 +254,17 @@ def test_logistic_regression_equals_scikit_learn(strength: float, shape: tuple[i
 
 
 def test_logistic_regression_of_one_point_and_of_equal_points_is_finite() -> None:
-    same = torch.ones(4, 3)
-    assert logistic_regression(same, torch.tensor([0, 0, 1, 1]), same, 2).softmax(1).tolist() == [[0.5, 0.5]] * 4
+    equal_scores = torch.ones(4, 3)
+    assert (
+        logistic_regression(equal_scores, torch.tensor([0, 0, 1, 1]), equal_scores, 2).softmax(1).tolist()
+        == [[0.5, 0.5]] * 4
+    )
     assert logistic_regression(1e4 * vectors(4, 3), torch.arange(4), vectors(2, 3), 4).isfinite().all()
 
 
 def test_adam_equals_the_loop_of_the_authors_for_each_episode() -> None:
     support, queries, targets = vectors(3, 6, 4), vectors(3, 5, 4, seed=1), torch.arange(6) // 2
-    found = adam_regression(support, targets, queries, 3, steps=50)
+    actual = adam_regression(support, targets, queries, 3, steps=50)
     for number in range(3):
         layer = nn.Linear(4, 3).double()
         nn.init.zeros_(layer.weight)
@@ -269,13 +274,13 @@ def test_adam_equals_the_loop_of_the_authors_for_each_episode() -> None:
             optimiser.zero_grad()
             nn.functional.cross_entropy(layer(support[number]), targets).backward()
             optimiser.step()
-        torch.testing.assert_close(found[number], layer(queries[number]).detach())
+        torch.testing.assert_close(actual[number], layer(queries[number]).detach())
 
 
 def test_nearest_mean_by_hand() -> None:
     support = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 5.0], [0.0, 7.0]])
-    found = nearest_mean(support, torch.tensor([0, 0, 1, 1]), torch.tensor([[1.0, 3.0], [1.0, 4.0]]), 2)
-    assert found.tolist() == [[-9, -10], [-16, -5]]
+    actual = nearest_mean(support, torch.tensor([0, 0, 1, 1]), torch.tensor([[1.0, 3.0], [1.0, 4.0]]), 2)
+    assert actual.tolist() == [[-9, -10], [-16, -5]]
 
 
 # --- evaluation
@@ -289,18 +294,18 @@ def test_mean_and_half_width() -> None:
 
 def test_query_classes_do_not_reach_the_classifier(digits: tuple[Tensor, Tensor]) -> None:
     """Inputs of the classifier do not depend on query classes, and no function before it accepts them."""
-    seen: list[Tensor] = []
+    inputs_of_classifier: list[Tensor] = []
 
-    def watching(support: Tensor, targets: Tensor, queries: Tensor, ways: int) -> Tensor:
-        seen.append(torch.cat([support, queries], 1))
-        return nearest_mean(support, targets, queries, ways)
+    def watching(support: Tensor, targets: Tensor, queries: Tensor, class_count: int) -> Tensor:
+        inputs_of_classifier.append(torch.cat([support, queries], 1))
+        return nearest_mean(support, targets, queries, class_count)
 
-    episodes = drawn(digits[1], 4)
-    wrong = replace(episodes, query_targets=episodes.query_targets.flip(0))
+    episodes = draw_episodes(digits[1], 4)
+    permuted = replace(episodes, query_targets=episodes.query_targets.flip(0))
     right = evaluate_episodes(digits[0], episodes, classifier=watching)
-    other = evaluate_episodes(digits[0], wrong, classifier=watching)
-    assert len(seen) == 4
-    assert all(torch.equal(*pair) for pair in zip(seen[:2], seen[2:], strict=True))
+    other = evaluate_episodes(digits[0], permuted, classifier=watching)
+    assert len(inputs_of_classifier) == 4
+    assert all(torch.equal(*pair) for pair in zip(inputs_of_classifier[:2], inputs_of_classifier[2:], strict=True))
     assert right["accuracy"] > other["accuracy"]
     assert right["neighbours"] == other["neighbours"]
     for function in (interpolated, prepared, neighbour_graph, logistic_regression, adam_regression, nearest_mean):
@@ -308,46 +313,46 @@ def test_query_classes_do_not_reach_the_classifier(digits: tuple[Tensor, Tensor]
 
 
 def test_result_is_the_mean_over_chunks_of_episodes(digits: tuple[Tensor, Tensor]) -> None:
-    episodes = drawn(digits[1], 103, ways=3, queries=3)
-    whole = evaluate_episodes(digits[0], episodes)
+    episodes = draw_episodes(digits[1], 103, ways=3, queries=3)
+    all_episodes = evaluate_episodes(digits[0], episodes)
     parts = [slice(0, 1), slice(1, 60), slice(60, 103)]
-    each = [
+    chunk_results = [
         evaluate_episodes(digits[0], replace(episodes, support=episodes.support[p], queries=episodes.queries[p]))
         for p in parts
     ]
     for name in ("accuracy", "without_graph", "nearest_mean", "inductive", "gain", "purity"):
-        mean = sum(one[name] * one["episodes"] for one in each) / 103
-        assert whole[name] == pytest.approx(mean)
-    assert whole["gain"] == pytest.approx(whole["accuracy"] - whole["without_graph"])
+        mean = sum(chunk[name] * chunk["episodes"] for chunk in chunk_results) / 103
+        assert all_episodes[name] == pytest.approx(mean)
+    assert all_episodes["gain"] == pytest.approx(all_episodes["accuracy"] - all_episodes["without_graph"])
 
 
 def test_inductive_query_is_classified_as_in_its_own_episode(digits: tuple[Tensor, Tensor]) -> None:
-    features, episodes = digits[0], drawn(digits[1], 8, ways=3, queries=[2, 0, 4])
+    features, episodes = digits[0], draw_episodes(digits[1], 8, ways=3, queries=[2, 0, 4])
     right = []
     for number in range(8):
         support = features[episodes.support[number]]
-        for place, label in ((0, 0), (2, 2)):  # the first query of each class that has one
-            query = features[episodes.queries[number, place]][None]
+        for position, label in ((0, 0), (2, 2)):  # the first query of each class that has one
+            query = features[episodes.queries[number, position]][None]
             similarity = neighbour_graph(torch.cat([support, query]), 10)
             smooth = interpolated(prepared_alone(support, query), similarity)
             logits = logistic_regression(smooth[0], episodes.support_targets, smooth[1], 3)
             right.append(int(logits.argmax()) == label)
-    found = evaluate_alone(features, episodes)
-    assert found["inductive_graph"] == pytest.approx(np.mean(right))
+    actual = evaluate_alone(features, episodes)
+    assert actual["inductive_graph"] == pytest.approx(np.mean(right))
     half = 1.96 * np.std(np.reshape(right, (8, 2)).mean(1), ddof=1) / math.sqrt(8)
-    assert found["inductive_graph_half_width"] == pytest.approx(half)
+    assert actual["inductive_graph_half_width"] == pytest.approx(half)
 
 
 def test_accuracy_gained_from_the_other_queries(digits: tuple[Tensor, Tensor]) -> None:
     """On pixels of digits a graph of one query and its support helps little, and one of all queries much."""
-    features, episodes = digits[0].float(), drawn(digits[1], 200)
-    found = evaluate_episodes(features, episodes) | evaluate_alone(features, episodes)
-    assert found["inductive"] < found["without_graph"] < found["accuracy"] - 0.05
-    assert found["inductive_graph"] < found["accuracy"] - 0.03
+    features, episodes = digits[0].float(), draw_episodes(digits[1], 200)
+    actual = evaluate_episodes(features, episodes) | evaluate_alone(features, episodes)
+    assert actual["inductive"] < actual["without_graph"] < actual["accuracy"] - 0.05
+    assert actual["inductive_graph"] < actual["accuracy"] - 0.03
 
 
 @pytest.mark.parametrize(
-    ("how", "neighbours", "without", "gain"),
+    ("settings", "neighbours", "unaided_accuracy", "gain"),
     [
         ({}, 10, 0.76, 0.086),
         ({"queries": 2}, 10, 0.764, -0.094),  # more neighbours than a class has: the graph lowers accuracy
@@ -357,18 +362,18 @@ def test_accuracy_gained_from_the_other_queries(digits: tuple[Tensor, Tensor]) -
     ids=["one shot", "two queries", "uneven", "five shots"],
 )
 def test_gains_on_the_pixels_of_digits(
-    how: dict[str, Any], neighbours: int, without: float, gain: float, digits: tuple[Tensor, Tensor]
+    settings: dict[str, Any], neighbours: int, unaided_accuracy: float, gain: float, digits: tuple[Tensor, Tensor]
 ) -> None:
     """Values measured by another program over 180 episodes."""
-    found = evaluate_episodes(digits[0].float(), drawn(digits[1], 100, **how), neighbours=neighbours)
-    assert found["without_graph"] == pytest.approx(without, abs=0.04)
-    assert found["gain"] == pytest.approx(gain, abs=0.04)
-    assert 0.1 < found["purity"] < 0.9
+    actual = evaluate_episodes(digits[0].float(), draw_episodes(digits[1], 100, **settings), neighbours=neighbours)
+    assert actual["without_graph"] == pytest.approx(unaided_accuracy, abs=0.04)
+    assert actual["gain"] == pytest.approx(gain, abs=0.04)
+    assert 0.1 < actual["purity"] < 0.9
 
 
 def test_default_limits_neighbours_to_the_class_size(digits: tuple[Tensor, Tensor]) -> None:
-    episodes = drawn(digits[1], 100, queries=2)
-    limited, fixed = (evaluate_episodes(digits[0], episodes, neighbours=k) for k in (None, 10))
-    assert (limited["neighbours"], fixed["neighbours"]) == (2, 10)
-    assert limited["purity"] > fixed["purity"] + 0.3
-    assert limited["accuracy"] > fixed["accuracy"]
+    episodes = draw_episodes(digits[1], 100, queries=2)
+    limited_result, fixed_result = (evaluate_episodes(digits[0], episodes, neighbours=k) for k in (None, 10))
+    assert (limited_result["neighbours"], fixed_result["neighbours"]) == (2, 10)
+    assert limited_result["purity"] > fixed_result["purity"] + 0.3
+    assert limited_result["accuracy"] > fixed_result["accuracy"]

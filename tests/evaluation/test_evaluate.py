@@ -27,12 +27,12 @@ class Reads(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        written = (inputs[:, 0, 0, 0] * 255).round().long()
-        return self.scale * nn.functional.one_hot(written, self.classes).float() + self.weight
+        predictions = (inputs[:, 0, 0, 0] * 255).round().long()
+        return self.scale * nn.functional.one_hot(predictions, self.classes).float() + self.weight
 
 
-def part(written: list[int], labels: list[int], clean: list[int] | None = None) -> Split:
-    images = torch.tensor(written, dtype=torch.uint8)[:, None, None, None].expand(-1, 2, 2, 1).contiguous()
+def part(predictions: list[int], labels: list[int], clean: list[int] | None = None) -> Split:
+    images = torch.tensor(predictions, dtype=torch.uint8)[:, None, None, None].expand(-1, 2, 2, 1).contiguous()
     split = Split.of(images, torch.tensor(labels))
     return split if clean is None else replace(split, clean_labels=torch.tensor(clean))
 
@@ -86,14 +86,14 @@ def test_requested_split_is_evaluated(name: str, samples: int, accuracy: float) 
 
 
 def test_soft_labels_count_as_their_argmax() -> None:
-    whole = data()
-    soft = replace(whole, test=replace(whole.test, labels=0.6 * torch.eye(3)[whole.test.labels] + 0.4 / 3))
-    assert evaluate(Reads(), soft) == evaluate(Reads(), whole)
+    full_data = data()
+    soft = replace(full_data, test=replace(full_data.test, labels=0.6 * torch.eye(3)[full_data.test.labels] + 0.4 / 3))
+    assert evaluate(Reads(), soft) == evaluate(Reads(), full_data)
 
 
 def test_json_is_strict_without_any_label() -> None:
-    nothing = replace(data(), test=part([0, 1], [-1, -1]))
-    result = evaluate(Reads(), nothing, teacher=Reads())
+    unlabelled_data = replace(data(), test=part([0, 1], [-1, -1]))
+    result = evaluate(Reads(), unlabelled_data, teacher=Reads())
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     assert result["accuracy"] is None
     assert result["worst_class_accuracy"] is None
@@ -108,8 +108,8 @@ def test_json_is_strict_without_any_label() -> None:
 @pytest.mark.parametrize("size", [100, 101, 102, 1000])
 def test_long_risk_coverage_curve_is_thinned_to_101_points(size: int) -> None:
     """All samples have equal confidence, and half of the predictions are wrong."""
-    whole = replace(data(), test=part([0, 1] * (size // 2) + [0] * (size % 2), [0] * size))
-    curve = evaluate(Reads(), whole)["risk_coverage"]
+    full_data = replace(data(), test=part([0, 1] * (size // 2) + [0] * (size % 2), [0] * size))
+    curve = evaluate(Reads(), full_data)["risk_coverage"]
     assert len(curve["coverage"]) == len(curve["risk"]) == min(size, 101)
     assert curve["coverage"][0] == pytest.approx(1 / size)
     assert curve["coverage"][-1] == 1
@@ -148,13 +148,13 @@ def test_cost_of() -> None:
 
 @pytest.mark.parametrize("classes", [4, 10])
 def test_other_number_of_classes_is_refused(classes: int) -> None:
-    wrong = f"returns {classes} logits, but toy has 3 classes: give its last layer 3 outputs"
-    with pytest.raises(TutelageError, match=f"the network {wrong}") as error:
+    message = f"returns {classes} logits, but toy has 3 classes: give its last layer 3 outputs"
+    with pytest.raises(TutelageError, match=f"the network {message}") as error:
         evaluate(Reads(classes), data())
     assert "\n" not in str(error.value)
-    with pytest.raises(TutelageError, match=f"the teacher {wrong}"):
+    with pytest.raises(TutelageError, match=f"the teacher {message}"):
         evaluate(Reads(), data(), teacher=Reads(classes))
-    with pytest.raises(TutelageError, match=f"the network {wrong}"):
+    with pytest.raises(TutelageError, match=f"the network {message}"):
         memorisation(Reads(classes), data())
 
 
@@ -182,8 +182,8 @@ def test_abstaining_network_is_also_ranked_by_its_abstain_output() -> None:
     assert result["risk_coverage_by_abstention"]["coverage"] == [0.25, 0.5, 0.75, 1.0]
     assert result["risk_coverage_by_abstention"]["risk"] == pytest.approx([1 / 2, 1 / 2, 1 / 3, 1 / 4])
     assert result["aurc_by_abstention"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 3 + 1 / 4) / 4)
-    by_zero, by_one = 1 / (math.e + 3), math.exp(-1) / (math.e + math.e**2 + 1 + math.exp(-1))
-    assert result["abstain_probability"] == pytest.approx((by_zero + by_one) / 2, rel=1e-5)
+    probability_of_0, probability_of_1 = 1 / (math.e + 3), math.exp(-1) / (math.e + math.e**2 + 1 + math.exp(-1))
+    assert result["abstain_probability"] == pytest.approx((probability_of_0 + probability_of_1) / 2, rel=1e-5)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     plain = evaluate(Tapped(nn.Sequential(nn.Flatten(), nn.Linear(4, 3))), data())
     assert plain.keys() == result.keys() - {"abstain_probability", "aurc_by_abstention", "risk_coverage_by_abstention"}

@@ -38,10 +38,10 @@ def model(digits: Data) -> nn.Module:
     """Logistic regression fitted by scikit-learn."""
     images = digits.train.inputs
     assert isinstance(images, Tensor)
-    fitted = LogisticRegression(max_iter=1000).fit(images.flatten(1).numpy() / 255.0, digits.train.labels.numpy())
+    fit_result = LogisticRegression(max_iter=1000).fit(images.flatten(1).numpy() / 255.0, digits.train.labels.numpy())
     layer = nn.Linear(64, 10)
-    layer.weight.data = torch.from_numpy(fitted.coef_).float()
-    layer.bias.data = torch.from_numpy(fitted.intercept_).float()
+    layer.weight.data = torch.from_numpy(fit_result.coef_).float()
+    layer.bias.data = torch.from_numpy(fit_result.intercept_).float()
     return Tapped(nn.Sequential(nn.Flatten(), layer))
 
 
@@ -63,18 +63,25 @@ def test_all_extra_evaluations_on_the_digits(digits: Data, model: nn.Module, tin
     assert clean > result["pgd"]["0.01"] > result["pgd"]["0.03"] > result["pgd"]["0.1"]
     assert result["pgd"]["0.1"] < 0.75 * clean
     shares = [clean, *result["pgd"].values()]
-    by_hand = 0.01 * (shares[0] + shares[1]) + 0.02 * (shares[1] + shares[2]) + 0.07 * (shares[2] + shares[3])
-    assert result["auac"] == pytest.approx(by_hand / 2 / 0.1)
+    expected_error = 0.01 * (shares[0] + shares[1]) + 0.02 * (shares[1] + shares[2]) + 0.07 * (shares[2] + shares[3])
+    assert result["auac"] == pytest.approx(expected_error / 2 / 0.1)
     assert result["zero_gradient_share"] == 0
     assert 0.5 < result["ood_auroc"] < 1
 
 
 def test_evaluations_not_requested_are_null(digits: Data, model: nn.Module) -> None:
     assert evaluate_extra(model, digits, ExtraEvaluation()) == NOTHING
-    only = evaluate_extra(model, digits, ExtraEvaluation(pgd=(0.02,), samples=20))
-    assert {name for name, value in only.items() if value is not None} == {"pgd", "auac", "zero_gradient_share"}
-    only = evaluate_extra(model, digits, ExtraEvaluation(corruptions=True, samples=20))
-    assert {name for name, value in only.items() if value is not None} == {"corruptions", "corruption_accuracy"}
+    partial_result = evaluate_extra(model, digits, ExtraEvaluation(pgd=(0.02,), samples=20))
+    assert {name for name, value in partial_result.items() if value is not None} == {
+        "pgd",
+        "auac",
+        "zero_gradient_share",
+    }
+    partial_result = evaluate_extra(model, digits, ExtraEvaluation(corruptions=True, samples=20))
+    assert {name for name, value in partial_result.items() if value is not None} == {
+        "corruptions",
+        "corruption_accuracy",
+    }
 
 
 def test_result_is_reproducible_and_depends_on_the_seed(digits: Data, model: nn.Module) -> None:
@@ -100,8 +107,8 @@ def test_limited_samples_contain_every_class(digits: Data, model: nn.Module) -> 
 
 def test_requested_split_is_evaluated(digits: Data, model: nn.Module, refused: Refused) -> None:
     settings = ExtraEvaluation(pgd=(0.02,))
-    swapped = replace(digits, test=digits.train, train=digits.test)
-    assert evaluate_extra(model, digits, settings, split="train") == evaluate_extra(model, swapped, settings)
+    swapped_data = replace(digits, test=digits.train, train=digits.test)
+    assert evaluate_extra(model, digits, settings, split="train") == evaluate_extra(model, swapped_data, settings)
     with refused("unknown split 'tset'", "'test'"):
         evaluate_extra(model, digits, settings, split="tset")
 

@@ -48,10 +48,10 @@ def test_frechet_distance_to_itself_is_zero_for_singular_covariances() -> None:
 
 
 def test_frechet_distance_against_sqrtm_of_scipy() -> None:
-    linalg = pytest.importorskip("scipy.linalg")
+    scipy_linalg = pytest.importorskip("scipy.linalg")
     first, second = gaussian(100, 6), gaussian(80, 6, seed=1)
     a, b = (torch.cov(x.T) for x in (first, second))
-    root = torch.from_numpy(linalg.sqrtm((a @ b).numpy()).real)
+    root = torch.from_numpy(scipy_linalg.sqrtm((a @ b).numpy()).real)
     gap = (first.mean(0) - second.mean(0)).square().sum()
     expected = float(gap + a.trace() + b.trace() - 2 * root.trace())
     assert frechet_distance_of(first, second) == pytest.approx(expected, rel=1e-9)
@@ -90,15 +90,15 @@ def test_inception_score_against_plain_loops() -> None:
 
 
 def test_coverage_against_plain_loops() -> None:
-    real, made = gaussian(40, 3), gaussian(15, 3, seed=0)[:15] * 1.5
+    real_samples, generated = gaussian(40, 3), gaussian(15, 3, seed=0)[:15] * 1.5
     hits = 0
     for i in range(40):
-        others = sorted(float((real[i] - real[j]).norm()) for j in range(40) if j != i)
-        hits += min(float((real[i] - x).norm()) for x in made) <= others[4]
-    assert coverage(real, made) == pytest.approx(hits / 40)
-    assert coverage(real, real) == 1
-    assert coverage(real, made + 1000) == 0
-    assert coverage(real[:2], real[:2]) == 1  # fewer samples than neighbours
+        distances = sorted(float((real_samples[i] - real_samples[j]).norm()) for j in range(40) if j != i)
+        hits += min(float((real_samples[i] - x).norm()) for x in generated) <= distances[4]
+    assert coverage(real_samples, generated) == pytest.approx(hits / 40)
+    assert coverage(real_samples, real_samples) == 1
+    assert coverage(real_samples, generated + 1000) == 0
+    assert coverage(real_samples[:2], real_samples[:2]) == 1  # fewer samples than neighbours
 
 
 class Copier(nn.Module):
@@ -120,24 +120,26 @@ def images_of(data: Data) -> Tensor:
     return data.test.inputs.permute(0, 3, 1, 2) / 255
 
 
-def test_generator_is_evaluated(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_generator_is_evaluated(tiny_data: Data, trained_model: Callable[..., Tapped]) -> None:
     images = images_of(tiny_data)
-    good, bad = Generator(Copier(images)), Generator(Copier(images, blur=True))
-    result = evaluate_generator(good, tiny_data, teacher=bad)
+    exact_generator, blurred_generator = Generator(Copier(images)), Generator(Copier(images, blur=True))
+    result = evaluate_generator(exact_generator, tiny_data, teacher=blurred_generator)
     assert result["samples"] == 2000
     assert "64 principal components of the test part's pixels" in result["features"]
     assert result["coverage"] == 1
-    blurred = evaluate_generator(bad, tiny_data)
+    blurred = evaluate_generator(blurred_generator, tiny_data)
     assert result["frechet_distance"] < 0.1 * blurred["frechet_distance"]
     assert result["teacher_frechet_distance"] == blurred["frechet_distance"]
-    assert evaluate_generator(good, tiny_data)["frechet_distance"] == result["frechet_distance"]
+    assert evaluate_generator(exact_generator, tiny_data)["frechet_distance"] == result["frechet_distance"]
 
-    classifier = taught()
+    classifier = trained_model()
     before = classifier.training
-    by_class = evaluate_generator(good, tiny_data, classifier=classifier)
+    by_class = evaluate_generator(exact_generator, tiny_data, classifier=classifier)
     assert by_class["features"] == "the embedding of a classifier, TinyNet"
     assert 1 < by_class["inception_score"] <= 4
-    assert evaluate_generator(bad, tiny_data, classifier=classifier)["inception_score"] == pytest.approx(1)
+    assert evaluate_generator(blurred_generator, tiny_data, classifier=classifier)["inception_score"] == pytest.approx(
+        1
+    )
     assert classifier.training == before
 
 

@@ -72,12 +72,14 @@ def slow_brier(logits: Tensor, labels: Tensor) -> float:
 
 def slow_ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
     pairs = labelled(logits, labels)
-    sure = [(max(softmax(row)), float(first_largest(row) == label)) for row, label in pairs]
+    certainties = [(max(softmax(row)), float(first_largest(row) == label)) for row, label in pairs]
     total = 0.0
     for b in range(bins):
-        members = [pair for pair in sure if b / bins < pair[0] <= (b + 1) / bins]
+        members = [pair for pair in certainties if b / bins < pair[0] <= (b + 1) / bins]
         if members:
-            total += len(members) / len(sure) * abs(mean([p for p, _ in members]) - mean([hit for _, hit in members]))
+            total += (
+                len(members) / len(certainties) * abs(mean([p for p, _ in members]) - mean([hit for _, hit in members]))
+            )
     return total
 
 
@@ -110,7 +112,7 @@ OF_PAIRS: list[tuple[Scored, Callable[[Tensor, Tensor], float]]] = [
 ]
 
 
-def sampled(seed: int, samples: int, classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def draw_predictions(seed: int, samples: int, classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of a student and a teacher, and labels that often match them; every fifth sample is unlabelled."""
     generator = torch.Generator().manual_seed(seed)
     teacher = 2 * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
@@ -133,7 +135,7 @@ def test_metric_equals_plain_loops(
     dtype: torch.dtype,
     size: tuple[int, int, int],
 ) -> None:
-    logits, _, labels = sampled(*size, dtype)
+    logits, _, labels = draw_predictions(*size, dtype)
     value = fast(logits, labels)
     assert value.shape == ()
     assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -149,7 +151,7 @@ def test_pair_metric_equals_plain_loops(
     dtype: torch.dtype,
     size: tuple[int, int, int],
 ) -> None:
-    student, teacher, _ = sampled(*size, dtype)
+    student, teacher, _ = draw_predictions(*size, dtype)
     value = fast(student, teacher)
     assert value.shape == ()
     assert value.item() == pytest.approx(slow(student, teacher), abs=PRECISION[dtype])
@@ -157,12 +159,12 @@ def test_pair_metric_equals_plain_loops(
 
 @pytest.mark.parametrize("bins", [1, 4, 40])
 def test_ece_with_other_bins(bins: int) -> None:
-    logits, _, labels = sampled(3, 90, 5, torch.float64)
+    logits, _, labels = draw_predictions(3, 90, 5, torch.float64)
     assert metrics.ece(logits, labels, bins).item() == pytest.approx(slow_ece(logits, labels, bins), abs=1e-12)
 
 
 def test_per_class_accuracy_equals_plain_loops() -> None:
-    logits, _, labels = sampled(4, 80, 6, torch.float64)
+    logits, _, labels = draw_predictions(4, 80, 6, torch.float64)
     labels[labels == 3] = -1
     value = metrics.per_class_accuracy(logits, labels)
     assert value[3].isnan()
@@ -174,15 +176,15 @@ def test_f1_equals_scikit_learn(classes: int) -> None:
     """scikit-learn averages over classes that occur as labels or predictions."""
     from sklearn.metrics import f1_score
 
-    logits, _, labels = sampled(7, 50, classes, torch.float32)
+    logits, _, labels = draw_predictions(7, 50, classes, torch.float32)
     logits = torch.cat([logits, torch.full((50, 1), -100.0)], 1)  # the last class is never predicted, nor a label
-    have = labels >= 0
-    expected = f1_score(labels[have], logits[have].argmax(1), average=None)
+    is_labelled = labels >= 0
+    expected = f1_score(labels[is_labelled], logits[is_labelled].argmax(1), average=None)
     value = metrics.per_class_f1(logits, labels)
     assert value.shape == (classes + 1,)
     assert value[-1].isnan()
     assert value[:-1].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
-    macro = f1_score(labels[have], logits[have].argmax(1), average="macro")
+    macro = f1_score(labels[is_labelled], logits[is_labelled].argmax(1), average="macro")
     assert metrics.macro_f1(logits, labels).item() == pytest.approx(macro, abs=1e-6)
 
 
@@ -195,23 +197,23 @@ def test_f1_by_hand() -> None:
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
 def test_metric_is_invariant_to_a_constant_added_to_logits(metric: Scored) -> None:
-    logits, _, labels = sampled(5, 50, 4, torch.float64)
+    logits, _, labels = draw_predictions(5, 50, 4, torch.float64)
     shift = torch.linspace(-30, 30, 50, dtype=torch.float64)[:, None]
     torch.testing.assert_close(metric(logits + shift, labels), metric(logits, labels), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in OF_PAIRS])
 def test_pair_metric_is_invariant_to_a_constant_added_to_either_logits(metric: Scored) -> None:
-    student, teacher, _ = sampled(5, 50, 4, torch.float64)
+    student, teacher, _ = draw_predictions(5, 50, 4, torch.float64)
     torch.testing.assert_close(metric(student + 9, teacher - 7), metric(student, teacher), atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
 def test_unlabelled_samples_are_ignored(metric: Scored) -> None:
-    logits, _, labels = sampled(6, 40, 4, torch.float64)
-    have = labels >= 0
-    assert 0 < have.sum() < len(labels)
-    torch.testing.assert_close(metric(logits, labels), metric(logits[have], labels[have]))
+    logits, _, labels = draw_predictions(6, 40, 4, torch.float64)
+    is_labelled = labels >= 0
+    assert 0 < is_labelled.sum() < len(labels)
+    torch.testing.assert_close(metric(logits, labels), metric(logits[is_labelled], labels[is_labelled]))
 
 
 @pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
@@ -311,9 +313,9 @@ def test_calibration_gap_is_signed_and_ece_does_not_cancel() -> None:
     modest, bold = torch.tensor([0, 0, 0, 0]), torch.tensor([1, 1, 1, 1])
     assert metrics.calibration_gap(logits, modest).item() == pytest.approx(-0.25)
     assert metrics.calibration_gap(logits, bold).item() == pytest.approx(0.75)
-    mixed = torch.tensor([0, 0, 1, 0])
-    assert metrics.calibration_gap(logits, mixed).item() == pytest.approx(0)
-    assert metrics.ece(logits, mixed).item() == pytest.approx(0.4)
+    labels = torch.tensor([0, 0, 1, 0])
+    assert metrics.calibration_gap(logits, labels).item() == pytest.approx(0)
+    assert metrics.ece(logits, labels).item() == pytest.approx(0.4)
 
 
 def test_ece_of_nan_logits_is_nan() -> None:
@@ -323,7 +325,7 @@ def test_ece_of_nan_logits_is_nan() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_ece_equals_torchmetrics(seed: int) -> None:
     reference = pytest.importorskip("torchmetrics.functional.classification")
-    logits, _, labels = sampled(seed, 200, 6, torch.float32)
+    logits, _, labels = draw_predictions(seed, 200, 6, torch.float32)
     expected = reference.multiclass_calibration_error(
         logits.softmax(1), labels, num_classes=6, n_bins=15, norm="l1", ignore_index=-1
     )
@@ -344,12 +346,12 @@ def test_kl_stays_finite_where_a_probability_is_zero_in_float32() -> None:
 
 
 def test_memorisation_by_hand() -> None:
-    noisy = torch.tensor([1, 2, 0, 0, 1, -1, 2])
+    noisy_labels = torch.tensor([1, 2, 0, 0, 1, -1, 2])
     clean = torch.tensor([0, 0, 0, 1, 2, 1, -1])
     predicted = torch.tensor([1, 0, 1, 0, 0, 1, 2])
     # Samples 0, 1, 3 and 4 are wrong: 0 and 3 are predicted as the noisy label, 1 as the clean one, 4 as neither.
-    assert metrics.wrongly_labelled(noisy, clean).tolist() == [True, True, False, True, True, False, False]
-    assert metrics.memorised(torch.eye(3)[predicted], noisy, clean).item() == 0.5
+    assert metrics.wrongly_labelled(noisy_labels, clean).tolist() == [True, True, False, True, True, False, False]
+    assert metrics.memorised(torch.eye(3)[predicted], noisy_labels, clean).item() == 0.5
 
 
 def test_memorisation_at_its_bounds_and_without_corrupted_labels() -> None:

@@ -20,13 +20,13 @@ from tutelage.models.tapped import Tapped
 Refused = Callable[..., AbstractContextManager[None]]
 
 
-def filled(levels: list[int], shape: tuple[int, int, int] = (8, 8, 1)) -> Split:
+def grey_split(levels: list[int], shape: tuple[int, int, int] = (8, 8, 1)) -> Split:
     images = torch.tensor(levels, dtype=torch.uint8)[:, None, None, None].expand(-1, *shape).contiguous()
     return Split.of(images, torch.zeros(len(levels), dtype=torch.int64))
 
 
-def of(levels: list[int], shape: tuple[int, int, int] = (8, 8, 1), name: str = "flat") -> Data:
-    return Data(name, ("a", "b"), filled(levels, shape), filled(levels, shape))
+def grey_data(levels: list[int], shape: tuple[int, int, int] = (8, 8, 1), name: str = "flat") -> Data:
+    return Data(name, ("a", "b"), grey_split(levels, shape), grey_split(levels, shape))
 
 
 class Brightness(nn.Module):
@@ -38,34 +38,36 @@ class Brightness(nn.Module):
 
 
 def test_auroc_counts_every_pair_and_ties_as_half() -> None:
-    own, foreign = [10, 200, 200, 90], [200, 5, 90]
-    won = [1.0 if a > b else 0.5 if a == b else 0.0 for a in own for b in foreign]
-    assert ood_auroc(Brightness(), of(own), of(foreign)) == pytest.approx(sum(won) / len(won))
+    own_scores, other_scores = [10, 200, 200, 90], [200, 5, 90]
+    wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a in own_scores for b in other_scores]
+    assert ood_auroc(Brightness(), grey_data(own_scores), grey_data(other_scores)) == pytest.approx(
+        sum(wins) / len(wins)
+    )
 
 
 def test_auroc_is_1_if_in_distribution_images_are_more_confident() -> None:
-    assert ood_auroc(Brightness(), of([200, 201]), of([3, 4])) == 1
-    assert ood_auroc(Brightness(), of([3, 4]), of([200, 201])) == 0
-    assert ood_auroc(Brightness(), of([3, 4]), of([3, 4])) == 0.5
+    assert ood_auroc(Brightness(), grey_data([200, 201]), grey_data([3, 4])) == 1
+    assert ood_auroc(Brightness(), grey_data([3, 4]), grey_data([200, 201])) == 0
+    assert ood_auroc(Brightness(), grey_data([3, 4]), grey_data([3, 4])) == 0.5
 
 
 def test_confidences_that_round_to_1_are_distinguished() -> None:
     """Both confidences are 1 in float32, so probabilities alone would give an AUROC of 0.5."""
     logits = Brightness()(torch.tensor([200 / 255, 250 / 255]).view(2, 1, 1, 1))
     assert logits.softmax(1).amax(1).tolist() == [1.0, 1.0]
-    assert ood_auroc(Brightness(), of([250]), of([200])) == 1
+    assert ood_auroc(Brightness(), grey_data([250]), grey_data([200])) == 1
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (20, 12, 1), (5, 31, 3), (8, 8, 4)])
 def test_other_image_shapes_are_converted(shape: tuple[int, int, int]) -> None:
     for own in ((8, 8, 1), (8, 8, 3)):
-        assert ood_auroc(Brightness(), of([10, 100], own), of([50, 60, 70], shape)) == 0.5
+        assert ood_auroc(Brightness(), grey_data([10, 100], own), grey_data([50, 60, 70], shape)) == 0.5
 
 
 def test_data_by_name_split_and_with_a_network(
-    tiny_data: Data, taught: Callable[..., Tapped], tiny_npz: str, refused: Refused
+    tiny_data: Data, trained_model: Callable[..., Tapped], tiny_npz: str, refused: Refused
 ) -> None:
-    model = taught()
+    model = trained_model()
     assert ood_auroc(model, tiny_data, tiny_npz) == 0.5
     against_digits = ood_auroc(model, tiny_data, "digits")
     assert against_digits == ood_auroc(model, tiny_data, open_data("digits"))
@@ -77,16 +79,16 @@ def test_data_by_name_split_and_with_a_network(
         ood_auroc(model, tiny_data, "digits", split="tset")
 
 
-def test_labels_of_the_other_data_are_ignored(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_labels_of_the_other_data_are_ignored(tiny_data: Data, trained_model: Callable[..., Tapped]) -> None:
     digits = open_data("digits")
     unlabelled = replace(digits, test=replace(digits.test, labels=torch.full((360,), -1)))
-    model = taught()
+    model = trained_model()
     assert ood_auroc(model, tiny_data, unlabelled) == ood_auroc(model, tiny_data, digits)
 
 
 def test_auroc_of_a_one_class_network_is_one_half() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
-    assert ood_auroc(model, of([1, 2]), of([3])) == 0.5
+    assert ood_auroc(model, grey_data([1, 2]), grey_data([3])) == 0.5
 
 
 def test_images_of_the_right_shape_are_unchanged() -> None:
@@ -105,5 +107,5 @@ def test_resizing_equals_bilinear_resizing_of_pillow(size: tuple[int, int]) -> N
     """Downsampling averages the covered pixels; Pillow computes in float mode, which does not round."""
     image = np.random.default_rng(0).random((24, 30), dtype=np.float32)
     expected = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
-    resized = ImagesAs((1, *size))(torch.from_numpy(image)[None, None])[0, 0]
-    torch.testing.assert_close(resized, torch.from_numpy(expected.copy()), atol=1e-5, rtol=0)
+    resized_image = ImagesAs((1, *size))(torch.from_numpy(image)[None, None])[0, 0]
+    torch.testing.assert_close(resized_image, torch.from_numpy(expected.copy()), atol=1e-5, rtol=0)

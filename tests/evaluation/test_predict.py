@@ -157,12 +157,12 @@ def test_outputs_of_roles_are_concatenated() -> None:
     """A network not traced before is evaluated in eval mode over several batches; its train mode is restored."""
     model = Tapped(network(), roles={"hidden": "3"}).train()
     split = part(600)
-    both = predict_roles(model, split, ("hidden", "logits"), device="cpu")
+    outputs = predict_roles(model, split, ("hidden", "logits"), device="cpu")
     assert model.training
-    assert torch.equal(both[:, 24:], predict(model, split, device="cpu"))
+    assert torch.equal(outputs[:, 24:], predict(model, split, device="cpu"))
     assert isinstance(split.inputs, Tensor)
     hidden = model.eval().module[:4](split.inputs.permute(0, 3, 1, 2) / 255)  # type: ignore[index]
-    torch.testing.assert_close(both[:, :24], hidden)
+    torch.testing.assert_close(outputs[:, :24], hidden)
     with pytest.raises(TutelageError, match="no role 'abstain'"):
         predict_roles(model, split, ("abstain",), device="cpu")
     with pytest.raises(TutelageError, match="the split is empty"):

@@ -63,16 +63,16 @@ def test_accuracy_of_a_linear_network_equals_the_closed_form() -> None:
     assert result.zero_gradient_share == 0
 
 
-def test_radius_0_is_the_clean_accuracy(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
-    model = taught()
+def test_radius_0_is_the_clean_accuracy(tiny_data: Data, trained_model: Callable[..., Tapped]) -> None:
+    model = trained_model()
     result = pgd_accuracies(model, tiny_data.test, [0.0])
     assert result.accuracies == {0.0: result.clean}
     assert result.clean == float(accuracy(predict(model, tiny_data.test, device="cpu"), tiny_data.test.labels))
 
 
-def test_accuracy_never_rises_with_the_radius(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_accuracy_never_rises_with_the_radius(tiny_data: Data, trained_model: Callable[..., Tapped]) -> None:
     """A weak attack of one step may miss at one radius an error that it finds at a smaller one."""
-    model = taught()
+    model = trained_model()
     result = pgd_accuracies(model, tiny_data.train, [0.3, 0.001, 0.01, 0.01, 0.1], steps=1)
     assert list(result.accuracies) == [0.001, 0.01, 0.1, 0.3]
     shares = [result.clean, *result.accuracies.values()]
@@ -96,17 +96,17 @@ def test_samples_broken_at_a_small_radius_stay_broken_at_larger_ones() -> None:
     split = part()
     assert isinstance(split.inputs, Tensor)
     # Within 0.05 of middle grey.
-    near = replace(split, inputs=(127.5 + (split.inputs.float() - 127.5) / 4).to(torch.uint8))
-    first = near.subset((predict(plane(), near, device="cpu").argmax(1) == 0).nonzero().squeeze(1))
+    near_split = replace(split, inputs=(127.5 + (split.inputs.float() - 127.5) / 4).to(torch.uint8))
+    first = near_split.subset((predict(plane(), near_split, device="cpu").argmax(1) == 0).nonzero().squeeze(1))
     zeros = replace(first, labels=torch.zeros_like(first.labels))
-    alone = pgd_accuracies(LocallyLinear(), zeros, [1.0]).accuracies[1.0]
-    both = pgd_accuracies(LocallyLinear(), zeros, [0.03, 1.0]).accuracies
-    assert alone == 1
-    assert both[1.0] == both[0.03] < 1
+    large_only = pgd_accuracies(LocallyLinear(), zeros, [1.0]).accuracies[1.0]
+    both_radii = pgd_accuracies(LocallyLinear(), zeros, [0.03, 1.0]).accuracies
+    assert large_only == 1
+    assert both_radii[1.0] == both_radii[0.03] < 1
 
 
-def test_accuracies_do_not_depend_on_the_batch_size(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
-    model = taught().double()
+def test_accuracies_do_not_depend_on_the_batch_size(tiny_data: Data, trained_model: Callable[..., Tapped]) -> None:
+    model = trained_model().double()
     model.forward = lambda images, forward=model.forward: forward(images.double())  # type: ignore[method-assign,misc]
     result = [pgd_accuracies(model, tiny_data.train, RADII, steps=3, restarts=2, batch_size=n) for n in (7, 48)]
     assert result[0] == result[1]
@@ -130,9 +130,9 @@ def test_unlabelled_samples_are_ignored(refused: Refused) -> None:
     split, model = part(), plane()
     labels = split.labels.clone()
     labels[50:] = -1
-    some = pgd_accuracies(model, replace(split, labels=labels), RADII)
+    partly_labelled = pgd_accuracies(model, replace(split, labels=labels), RADII)
     first = pgd_accuracies(model, split.subset(torch.arange(50)), RADII)
-    assert some == first
+    assert partly_labelled == first
     with refused("none of the 120 samples has a label"):
         pgd_accuracies(model, replace(split, labels=torch.full((120,), -1)), RADII)
 
@@ -153,8 +153,8 @@ class Rounded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         smooth = math.ceil(len(images) * self.share)
-        stepped = (images * 255).round() / 255
-        logits: Tensor = self.inside(torch.cat([images[:smooth], stepped[smooth:]]))
+        rounded_images = (images * 255).round() / 255
+        logits: Tensor = self.inside(torch.cat([images[:smooth], rounded_images[smooth:]]))
         return logits
 
 
@@ -216,17 +216,19 @@ def test_invalid_curves_are_refused(curve: dict[float, float], message: str, ref
         auac(curve)
 
 
-def test_margin_loss_is_not_hidden_by_a_saturated_softmax(tiny_data: Data, taught: Callable[..., Tapped]) -> None:
+def test_margin_loss_is_not_hidden_by_a_saturated_softmax(
+    tiny_data: Data, trained_model: Callable[..., Tapped]
+) -> None:
     """A saturated softmax hides its gradient from the cross-entropy, not from the margin."""
-    model = taught()
+    model = trained_model()
 
-    def loud(images: Tensor) -> Tensor:
+    def large_logits(images: Tensor) -> Tensor:
         return 1e4 * model(images)
 
-    hidden = nn.Module()
-    hidden.forward = loud  # type: ignore[method-assign]
+    saturated = nn.Module()
+    saturated.forward = large_logits  # type: ignore[method-assign]
     with pytest.warns(TutelageWarning, match="exactly 0"):
-        by_ce = pgd_accuracies(hidden, tiny_data.train, [0.1])
-    by_margin = pgd_accuracies(hidden, tiny_data.train, [0.1], loss=margin)
+        by_ce = pgd_accuracies(saturated, tiny_data.train, [0.1])
+    by_margin = pgd_accuracies(saturated, tiny_data.train, [0.1], loss=margin)
     assert by_margin.zero_gradient_share == 0
     assert by_margin.accuracies[0.1] < by_ce.accuracies[0.1]

@@ -14,18 +14,19 @@ from tutelage.evaluation import abstain_probability, aurc, risk_coverage, select
 from tutelage.evaluation.selective import certainty
 
 
-def some(samples: int, classes: int = 5, seed: int = 0, scale: float = 2.0) -> tuple[Tensor, Tensor]:
+def draw(samples: int, classes: int = 5, seed: int = 0, scale: float = 2.0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     logits = scale * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
     return logits, torch.randint(classes, (samples,), generator=generator)
 
 
-def risks_one_by_one(confidence: list[float], wrong: list[bool]) -> list[float]:
+def risks_one_by_one(confidence: list[float], is_wrong: list[bool]) -> list[float]:
     """The risk at each coverage, averaged over all orders of equally confident samples."""
-    samples = range(len(wrong))
+    samples = range(len(is_wrong))
     orders = [o for o in permutations(samples) if all(confidence[a] >= confidence[b] for a, b in pairwise(o))]
     return [
-        sum(sum(wrong[i] for i in order[:k]) / k for order in orders) / len(orders) for k in range(1, len(wrong) + 1)
+        sum(sum(is_wrong[i] for i in order[:k]) / k for order in orders) / len(orders)
+        for k in range(1, len(is_wrong) + 1)
     ]
 
 
@@ -50,7 +51,7 @@ def test_ties_are_the_mean_over_all_orders(seed: int) -> None:
 
 
 def test_risk_equals_scikit_learn_at_every_coverage() -> None:
-    logits, labels = some(200)
+    logits, labels = draw(200)
     order = logits.softmax(1).amax(1).argsort(descending=True)
     curve = risk_coverage(logits, labels)
     predicted, true = logits.argmax(1)[order].numpy(), labels[order].numpy()
@@ -62,23 +63,23 @@ def test_risk_equals_scikit_learn_at_every_coverage() -> None:
 
 
 def test_result_does_not_depend_on_the_order_of_samples_or_classes() -> None:
-    logits, labels = some(60)
+    logits, labels = draw(60)
     logits = torch.cat([logits, logits[:30] + 3.0]).float()  # the added constant does not change probabilities
     labels = torch.cat([labels, (labels[:30] + 1) % 5])
     before = risk_coverage(logits, labels)
     order = torch.randperm(90, generator=torch.Generator().manual_seed(1))
     classes = torch.tensor([3, 0, 4, 1, 2])  # class c moves to index classes.argsort()[c]
     shuffled = risk_coverage(logits[order], labels[order])
-    renamed = risk_coverage(logits[:, classes], classes.argsort()[labels])
-    for after in (shuffled, renamed):
+    permuted = risk_coverage(logits[:, classes], classes.argsort()[labels])
+    for after in (shuffled, permuted):
         torch.testing.assert_close(after.risk, before.risk)
 
 
 def test_perfect_ranking_has_the_closed_form() -> None:
     """With m of n wrong and ranked last, the risk at k is (k - (n - m))+ / k; this area is minimal."""
     n, m = 50, 12
-    sure = torch.arange(n, 0, -1.0)
-    logits = torch.stack([sure, torch.zeros(n)], 1)
+    ranking = torch.arange(n, 0, -1.0)
+    logits = torch.stack([ranking, torch.zeros(n)], 1)
     labels = (torch.arange(n) >= n - m).long()
     expected = [max(0, k - (n - m)) / k for k in range(1, n + 1)]
     assert risk_coverage(logits, labels).risk.tolist() == pytest.approx(expected)
@@ -102,7 +103,7 @@ def test_probabilities_that_round_to_1_are_still_ranked() -> None:
 
 
 def test_certainty_is_the_log_odds() -> None:
-    logits, _ = some(50)
+    logits, _ = draw(50)
     top = logits.softmax(1).amax(1)
     torch.testing.assert_close(certainty(logits), (top / (1 - top)).log())
     assert certainty(torch.tensor([[3.0]])).tolist() == [math.inf]
@@ -110,16 +111,16 @@ def test_certainty_is_the_log_odds() -> None:
 
 
 def test_unlabelled_samples_are_ignored() -> None:
-    logits, labels = some(20)
+    logits, labels = draw(20)
     with_more = torch.cat([logits, 100 * logits]), torch.cat([labels, torch.full((20,), -1)])
     assert torch.equal(risk_coverage(*with_more).risk, risk_coverage(logits, labels).risk)
-    nothing = risk_coverage(logits, torch.full((20,), -1))
-    assert nothing.coverage.shape == nothing.risk.shape == (0,)
+    unlabelled = risk_coverage(logits, torch.full((20,), -1))
+    assert unlabelled.coverage.shape == unlabelled.risk.shape == (0,)
     assert math.isnan(aurc(logits, torch.full((20,), -1)))
 
 
 def test_half_precision_is_computed_in_float32() -> None:
-    logits, labels = some(30)
+    logits, labels = draw(30)
     half = logits.to(torch.bfloat16)
     assert risk_coverage(half, labels).risk.dtype == torch.float32
     assert torch.equal(risk_coverage(half, labels).risk, risk_coverage(half.float(), labels).risk)
@@ -136,7 +137,7 @@ def test_invalid_shapes_and_labels_are_refused() -> None:
 
 
 def test_score_replaces_the_probability_in_the_ranking() -> None:
-    logits, labels = some(100)
+    logits, labels = draw(100)
     right = (logits.argmax(1) == labels).double()
     curve = risk_coverage(logits, labels, right)  # an oracle score: all errors rank last
     errors = int(100 - right.sum())
@@ -148,7 +149,7 @@ def test_score_replaces_the_probability_in_the_ranking() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_risk_at_full_coverage_is_the_error_for_any_score(seed: int) -> None:
-    logits, labels = some(70, seed=seed)
+    logits, labels = draw(70, seed=seed)
     error = 1 - float((logits.argmax(1) == labels).double().mean())
     score = torch.rand(70, generator=torch.Generator().manual_seed(seed))
     assert float(risk_coverage(logits, labels, score).risk[-1]) == pytest.approx(error)
@@ -157,32 +158,32 @@ def test_risk_at_full_coverage_is_the_error_for_any_score(seed: int) -> None:
 
 def test_risk_at_coverages() -> None:
     """Coverages select the 40, 36 and 32 most confident of 40 samples, and at least one."""
-    logits, labels = some(40)
+    logits, labels = draw(40)
     curve = risk_coverage(logits, labels)
     order = certainty(logits).argsort(descending=True)
-    wrong = (logits.argmax(1) != labels)[order].double()
-    expected = [float(wrong[:selected].mean()) for selected in (40, 36, 32, 1)]
+    is_wrong = (logits.argmax(1) != labels)[order].double()
+    expected = [float(is_wrong[:selected].mean()) for selected in (40, 36, 32, 1)]
     assert curve.risk_at([1.0, 0.9, 0.8, 0.001]).tolist() == pytest.approx(expected)
     assert curve.risk_at([]).shape == (0,)
-    for wrong_one in (0.0, 1.1, -0.5, math.nan):
+    for coverage in (0.0, 1.1, -0.5, math.nan):
         with pytest.raises(ValueError, match="coverages"):
-            curve.risk_at([1.0, wrong_one])
+            curve.risk_at([1.0, coverage])
 
 
 def test_excess_area_is_the_difference_from_a_perfect_ranking() -> None:
-    logits, labels = some(60)
+    logits, labels = draw(60)
     curve = risk_coverage(logits, labels)
-    wrong = sorted((logits.argmax(1) != labels).tolist())
-    best = sum(sum(wrong[:k]) / k for k in range(1, 61)) / 60
+    is_wrong = sorted((logits.argmax(1) != labels).tolist())
+    best = sum(sum(is_wrong[:k]) / k for k in range(1, 61)) / 60
     assert float(curve.excess_area) == pytest.approx(float(curve.area) - best)
     assert float(curve.excess_area) > 0
 
 
 def test_curve_without_labels_is_nan_and_invalid_scores_are_refused() -> None:
-    logits, labels = some(20)
-    nothing = risk_coverage(logits, torch.full((20,), -1), torch.arange(20.0))
-    assert nothing.risk_at([0.5, 1.0]).isnan().all()
-    assert math.isnan(nothing.excess_area)
+    logits, labels = draw(20)
+    unlabelled = risk_coverage(logits, torch.full((20,), -1), torch.arange(20.0))
+    assert unlabelled.risk_at([0.5, 1.0]).isnan().all()
+    assert math.isnan(unlabelled.excess_area)
     half = torch.cat([labels[:10], torch.full((10,), -1)])
     score = torch.arange(20.0)
     assert torch.equal(
@@ -195,7 +196,7 @@ def test_curve_without_labels_is_nan_and_invalid_scores_are_refused() -> None:
 
 
 def test_abstain_probability_and_its_log_odds() -> None:
-    logits, _ = some(50)
+    logits, _ = draw(50)
     abstain = torch.linspace(-3, 3, 50, dtype=torch.float64)[:, None]
     probability = abstain_probability(logits, abstain)
     torch.testing.assert_close(probability, abstain[:, 0].exp() / (logits.exp().sum(1) + abstain[:, 0].exp()))

@@ -25,7 +25,7 @@ def random_logits(samples: int, scale: float = 2.0, seed: int = 0) -> Tensor:
     return scale * torch.randn(samples, 13, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def certain(strings: Tensor, size: float = 20.0) -> Tensor:
+def certain_logits(strings: Tensor, size: float = 20.0) -> Tensor:
     """Logits whose probabilities for ``strings`` are nearly 1."""
     return size * nn.functional.one_hot(strings, 10).float()
 
@@ -69,7 +69,7 @@ def test_accepted_strings_pass_the_checksum() -> None:
 
 @pytest.mark.parametrize("candidates", [0, 1, 2, 4])
 def test_valid_string_of_first_choices_is_unchanged(candidates: int, strings: Tensor) -> None:
-    logits = certain(strings, 1.0) + 0.3 * torch.rand(200, 13, 10, generator=torch.Generator().manual_seed(4))
+    logits = certain_logits(strings, 1.0) + 0.3 * torch.rand(200, 13, 10, generator=torch.Generator().manual_seed(4))
     assert torch.equal(logits.argmax(2), strings)
     reading = read(logits, EAN13, candidates)
     assert reading.accepted.all()
@@ -78,11 +78,11 @@ def test_valid_string_of_first_choices_is_unchanged(candidates: int, strings: Te
 
 @pytest.mark.parametrize("candidates", [1, 2, 4])
 def test_wrong_digit_with_the_smallest_margin_is_replaced_by_its_runner_up(candidates: int, strings: Tensor) -> None:
-    logits = certain(strings)
+    logits = certain_logits(strings)
     samples, position = torch.arange(200), torch.arange(200) % 13
-    truth = strings[samples, position]
-    logits[samples, position, truth] = 1.0
-    logits[samples, position, (truth + 1 + samples % 9) % 10] = 1.1
+    label = strings[samples, position]
+    logits[samples, position, label] = 1.0
+    logits[samples, position, (label + 1 + samples % 9) % 10] = 1.1
     assert not (logits.argmax(2) == strings).all(1).any()
     assert not read(logits, EAN13, 0).accepted.any()
     reading = read(logits, EAN13, candidates)
@@ -96,11 +96,11 @@ def test_more_candidates_accept_more_strings_and_more_noise() -> None:
     shares = [float(read(logits, EAN13, k).accepted.double().mean()) for k in range(5)]
     assert shares == sorted(shares)
     for k, share in enumerate(shares[:4]):
-        reached = [
+        accepted = [
             len({sum(subset) % 10 for size in range(k + 1) for subset in combinations(changes, size)})
             for changes in product(range(1, 10), repeat=k)
         ]
-        assert share == pytest.approx(sum(reached) / len(reached) / 10, abs=0.025)
+        assert share == pytest.approx(sum(accepted) / len(accepted) / 10, abs=0.025)
     assert float(shares[0]) == pytest.approx(0.1, abs=0.02)
     assert float(shares[1]) == pytest.approx(0.2, abs=0.02)
 
@@ -108,14 +108,14 @@ def test_more_candidates_accept_more_strings_and_more_noise() -> None:
 def test_reading_does_not_depend_on_the_order_of_classes() -> None:
     """Multiplying each digit by 3 modulo 10 is a bijection that preserves validity."""
     logits = random_logits(300)
-    renamed = 3 * torch.arange(10) % 10
+    permutation = 3 * torch.arange(10) % 10
     other = torch.empty_like(logits)
-    other[:, :, renamed] = logits
+    other[:, :, permutation] = logits
     for candidates in (0, 2, 4):
-        one, two = read(logits, EAN13, candidates), read(other, EAN13, candidates)
-        assert torch.equal(one.accepted, two.accepted)
-        assert torch.equal(renamed[one.symbols], two.symbols)
-    assert torch.equal(renamed[most_probable(logits, EAN13).symbols], most_probable(other, EAN13).symbols)
+        first, second = read(logits, EAN13, candidates), read(other, EAN13, candidates)
+        assert torch.equal(first.accepted, second.accepted)
+        assert torch.equal(permutation[first.symbols], second.symbols)
+    assert torch.equal(permutation[most_probable(logits, EAN13).symbols], most_probable(other, EAN13).symbols)
 
 
 def test_candidates_out_of_range_are_refused(refused: Any) -> None:
@@ -151,25 +151,32 @@ def test_search_without_pruning_is_at_least_as_probable() -> None:
 
 def test_fast_track_prefers_valid_first_choices(strings: Tensor) -> None:
     first, second = strings[:1], strings[1:2]
-    doubtful = certain(first)
-    doubtful[0, 4, int(first[0, 4])] = 1.0
-    doubtful[0, 4, (int(first[0, 4]) + 3) % 10] = 1.1  # invalid, and repaired by one substitution
-    reading = fast_track([doubtful, certain(second)], EAN13, 1)
+    doubtful_logits = certain_logits(first)
+    doubtful_logits[0, 4, int(first[0, 4])] = 1.0
+    doubtful_logits[0, 4, (int(first[0, 4]) + 3) % 10] = 1.1  # invalid, and repaired by one substitution
+    reading = fast_track([doubtful_logits, certain_logits(second)], EAN13, 1)
     assert torch.equal(reading.symbols, second)
-    reading = fast_track([doubtful, doubtful], EAN13, 1)
+    reading = fast_track([doubtful_logits, doubtful_logits], EAN13, 1)
     assert torch.equal(reading.symbols, first)
     assert reading.accepted.all()
-    assert not fast_track([doubtful, doubtful], EAN13, 0).accepted.any()
+    assert not fast_track([doubtful_logits, doubtful_logits], EAN13, 0).accepted.any()
 
 
 def test_votes_are_counted_and_ties_go_to_the_more_probable(strings: Tensor) -> None:
-    one, two = strings[:1], strings[1:2]
-    assert torch.equal(full_voting([certain(one), certain(two), certain(two, 5.0)], EAN13, 0).symbols, two)
-    assert torch.equal(full_voting([certain(one), certain(two, 5.0)], EAN13, 0).symbols, one)
-    invalid = (one + torch.eye(13, dtype=torch.int64)[:1]) % 10
-    views = [certain(invalid), certain(invalid), certain(two)]
+    first_vote, second_vote = strings[:1], strings[1:2]
+    assert torch.equal(
+        full_voting(
+            [certain_logits(first_vote), certain_logits(second_vote), certain_logits(second_vote, 5.0)], EAN13, 0
+        ).symbols,
+        second_vote,
+    )
+    assert torch.equal(
+        full_voting([certain_logits(first_vote), certain_logits(second_vote, 5.0)], EAN13, 0).symbols, first_vote
+    )
+    invalid = (first_vote + torch.eye(13, dtype=torch.int64)[:1]) % 10
+    views = [certain_logits(invalid), certain_logits(invalid), certain_logits(second_vote)]
     reading = full_voting(views, EAN13, 0)
-    assert torch.equal(reading.symbols, two)
+    assert torch.equal(reading.symbols, second_vote)
     assert reading.accepted.all()
     assert not full_voting(views[:2], EAN13, 0).accepted.any()
 

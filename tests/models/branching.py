@@ -99,7 +99,7 @@ def sequential() -> nn.Module:
     )
 
 
-def named(name: str) -> Callable[[], nn.Module]:
+def zoo_network(name: str) -> Callable[[], nn.Module]:
     return lambda: make_model(name, num_classes=4, input_shape=(1, 8, 8)).module
 
 
@@ -109,9 +109,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, tuple[str, ...]]] = {
     "overwriting": (Overwriting, "bn2", ("conv1.", "bn1.", "twice.", "bn2.")),
     "a tuple": (Pair, "both", ("both.",)),
     "sequential": (sequential, "0", ("0.",)),
-    "resnet": (named("resnet8x0.25"), "layer2", ("conv1.", "bn1.", "layer1.", "layer2.")),
-    "wrn": (named("wrn-10-1"), "block2", ("conv1.", "block1.", "block2.")),
-    "within a block": (named("resnet8x0.25"), "layer2.0.conv1", ("conv1.", "bn1.", "layer1.", "layer2.0.conv1.")),
+    "resnet": (zoo_network("resnet8x0.25"), "layer2", ("conv1.", "bn1.", "layer1.", "layer2.")),
+    "wrn": (zoo_network("wrn-10-1"), "block2", ("conv1.", "block1.", "block2.")),
+    "within a block": (zoo_network("resnet8x0.25"), "layer2.0.conv1", ("conv1.", "bn1.", "layer1.", "layer2.0.conv1.")),
 }
 
 BranchedNetwork = tuple[Branched, list[nn.Module], str, Callable[[str], bool]]

@@ -80,9 +80,9 @@ def load(spec: str, *, shape: tuple[int, int, int] = (1, 8, 8), pretrained: bool
 
 def refusal(spec: str, **options: Any) -> str:
     """The one-line error message."""
-    with pytest.raises(TutelageError) as caught:
+    with pytest.raises(TutelageError) as exc_info:
         load(spec, **options)
-    message = str(caught.value)
+    message = str(exc_info.value)
     assert "\n" not in message
     assert len(message) < 400
     return message

@@ -64,8 +64,8 @@ class Attention(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = self.norm1(x)
-        x = x + self.attention(normed, normed, normed)[0]
+        norm_output = self.norm1(x)
+        x = x + self.attention(norm_output, norm_output, norm_output)[0]
         y: Tensor = x + self.mlp(self.norm2(x))
         return y
 
@@ -169,7 +169,7 @@ INPUTS = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
 
 
-def tapped(make: Callable[[], nn.Module], roles: Mapping[str, str] | None = None) -> Tapped:
+def tapped_network(make: Callable[[], nn.Module], roles: Mapping[str, str] | None = None) -> Tapped:
     torch.manual_seed(0)
     return Tapped(make(), MEAN, STD, roles)
 
@@ -184,19 +184,21 @@ def hooks(model: nn.Module) -> int:
 
 def captured_by_hooks(model: Tapped, layers: Mapping[str, str]) -> dict[str, Tensor]:
     """The inputs or outputs of these layers, copied by separate hooks."""
-    captured: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
     handles = []
     for role, text in layers.items():
         layer = model.module.get_submodule(text.removeprefix("input:"))
         if text.startswith("input:"):
             handles.append(
-                layer.register_forward_pre_hook(lambda _, inputs, role=role: captured.update({role: inputs[0].clone()}))
+                layer.register_forward_pre_hook(
+                    lambda _, inputs, role=role: activations.update({role: inputs[0].clone()})
+                )
             )
         else:
             handles.append(
-                layer.register_forward_hook(lambda _, __, out, role=role: captured.update({role: out.clone()}))
+                layer.register_forward_hook(lambda _, __, out, role=role: activations.update({role: out.clone()}))
             )
-    captured["logits"] = model.module((INPUTS - model.mean) / model.std)
+    activations["logits"] = model.module((INPUTS - model.mean) / model.std)
     for handle in handles:
         handle.remove()
-    return captured
+    return activations

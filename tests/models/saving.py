@@ -24,9 +24,9 @@ def equal_states(state: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def refusal(path: Path, module: nn.Module, kind: type[TutelageError] = TutelageError) -> str:
     """The one-line error message, which names the file; the module does not change."""
     before = copy.deepcopy(module.state_dict())
-    with pytest.raises(kind) as caught:
+    with pytest.raises(kind) as exc_info:
         load_weights(path, module)
-    message = str(caught.value)
+    message = str(exc_info.value)
     assert repr(str(path)) in message
     assert "\n" not in message
     assert equal_states(before, module.state_dict())

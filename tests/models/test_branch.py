@@ -50,8 +50,8 @@ def test_the_gate_receives_the_trunk_output(branched_network: BranchedNetwork, t
     """Before it is overwritten in place."""
     network, plain, at, _ = branched_network
     images = torch.rand(6, 1, 8, 8)
-    captured: list[Tensor] = []
-    network.gate.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].clone()))
+    trunk_outputs: list[Tensor] = []
+    network.gate.register_forward_pre_hook(lambda _, inputs: trunk_outputs.append(inputs[0].clone()))
     network.train(training)(images)
     expected: list[Tensor] = []
 
@@ -60,26 +60,26 @@ def test_the_gate_receives_the_trunk_output(branched_network: BranchedNetwork, t
 
     plain[0].train(training).get_submodule(at).register_forward_hook(keep)
     plain[0](images)
-    torch.testing.assert_close(captured[0], expected[0])
+    torch.testing.assert_close(trunk_outputs[0], expected[0])
 
 
 def test_in_place_dropout_is_independent_per_branch() -> None:
     """In eval mode, in which the network is traced, dropout does not overwrite its input."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.Dropout(0.5, inplace=True), nn.Linear(30, 4))
-    branched = apply(network, EXAMPLE, at="1", branches=3)
-    captured: list[Tensor] = []
-    branched.gate.register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].clone()))
-    for branch in branched.branches:
-        branch.get_submodule("3").register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0].clone()))
+    branched_module = apply(network, EXAMPLE, at="1", branches=3)
+    trunk_outputs: list[Tensor] = []
+    branched_module.gate.register_forward_pre_hook(lambda _, inputs: trunk_outputs.append(inputs[0].clone()))
+    for branch in branched_module.branches:
+        branch.get_submodule("3").register_forward_pre_hook(lambda _, inputs: trunk_outputs.append(inputs[0].clone()))
     images = torch.rand(6, 1, 8, 8)
-    branched.train()(images)
-    *dropped, shared = captured
+    branched_module.train()(images)
+    *dropout_outputs, shared = trunk_outputs
     torch.testing.assert_close(shared, network[1](images.flatten(1)))
-    for one in dropped:
-        torch.testing.assert_close(one, torch.where(one == 0, 0.0, 2 * shared))
-        assert 0.4 < float((one == 0).float().mean()) < 0.6
-    assert not any(torch.equal(a, b) for a, b in itertools.combinations(dropped, 2))
+    for output in dropout_outputs:
+        torch.testing.assert_close(output, torch.where(output == 0, 0.0, 2 * shared))
+        assert 0.4 < float((output == 0).float().mean()) < 0.6
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(dropout_outputs, 2))
 
 
 def test_tracing_draws_no_random_numbers() -> None:
@@ -147,10 +147,10 @@ def test_the_trunk_runs_once_and_updates_its_statistics_once(branched_network: B
         reference.train()(images)
     runs = {name: 2 if name.endswith("twice") else 1 for name in calls}
     assert calls == runs
-    firsts = {name.removeprefix("branches.0.") for name in calls if name.startswith("branches.0.")}
+    first_branch_layers = {name.removeprefix("branches.0.") for name in calls if name.startswith("branches.0.")}
     for n in (1, 2):
         actual = {name.removeprefix(f"branches.{n}.") for name in calls if name.startswith(f"branches.{n}.")}
-        assert actual == {name for name in firsts if not shared(f"{name}.")}
+        assert actual == {name for name in first_branch_layers if not shared(f"{name}.")}
     # The running statistics equal those of the plain networks.
     for n, reference in enumerate(plain):
         branch_state, state = network.branches[n].state_dict(), reference.state_dict()
@@ -176,16 +176,16 @@ def test_the_released_branch_is_a_plain_network(branched_network: BranchedNetwor
     network.train()(images)
     plain[0].train()(images)
     within = outputs(network.eval(), images)[0]
-    alone = network.release()
-    assert alone is network.branches[0]
-    assert type(alone) is type(plain[0])
-    assert list(alone.state_dict()) == list(plain[0].state_dict())
-    assert all(torch.equal(value, plain[0].state_dict()[key]) for key, value in alone.state_dict().items())
-    assert [type(m) for m in alone.modules()] == [type(m) for m in plain[0].modules()]
-    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in alone.modules())
-    assert torch.equal(alone.eval()(images), within)
-    assert torch.equal(alone(images), plain[0].eval()(images))
-    assert applied_operations(alone) == []
+    released_branch = network.release()
+    assert released_branch is network.branches[0]
+    assert type(released_branch) is type(plain[0])
+    assert list(released_branch.state_dict()) == list(plain[0].state_dict())
+    assert all(torch.equal(value, plain[0].state_dict()[key]) for key, value in released_branch.state_dict().items())
+    assert [type(m) for m in released_branch.modules()] == [type(m) for m in plain[0].modules()]
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in released_branch.modules())
+    assert torch.equal(released_branch.eval()(images), within)
+    assert torch.equal(released_branch(images), plain[0].eval()(images))
+    assert applied_operations(released_branch) == []
 
 
 def test_running_the_first_branch_alone_has_no_side_effects(branched_network: BranchedNetwork) -> None:
@@ -210,8 +210,8 @@ def test_a_deep_copy_is_independent(branched_network: BranchedNetwork) -> None:
             parameter.zero_()
     assert torch.equal(copied(images), expected)
     assert not torch.equal(network(images), expected)
-    alone = copied.release()
-    assert not any(m._forward_hooks for m in alone.modules())
+    released_branch = copied.release()
+    assert not any(m._forward_hooks for m in released_branch.modules())
     assert any(m._forward_hooks for m in network.branches[0].modules())
 
 
@@ -228,8 +228,8 @@ def test_other_batch_sizes_and_modes_after_tracing(branched_network: BranchedNet
     network, plain, _, _ = branched_network
     assert all(module.training for module in network.modules())
     network.branches[1].eval()
-    branched = apply(branched_network[1][0].train(), EXAMPLE, at=branched_network[2])
-    assert all(module.training for module in branched.modules())
+    branched_module = apply(branched_network[1][0].train(), EXAMPLE, at=branched_network[2])
+    assert all(module.training for module in branched_module.modules())
     for size in (3, 1, 9):
         images = torch.rand(size, 1, 8, 8)
         torch.testing.assert_close(outputs(network.eval(), images)[0], plain[0].eval()(images))
@@ -280,13 +280,13 @@ def test_compiled_outputs_equal_eager_outputs(training: bool) -> None:
     network = apply(networks[0], EXAMPLE, at="bn2", branches=3, others=networks[1:]).train(training)
     eager, compiled = (Tapped(copy.deepcopy(network), roles=roles) for _ in range(2))
     compiled.compile(backend="eager")
-    images, requested = torch.rand(6, 1, 8, 8), ("logits", *roles)
+    images, roles_to_read = torch.rand(6, 1, 8, 8), ("logits", *roles)
     for _ in range(2):
-        actual_outputs, expected = compiled.tap(images, requested), eager.tap(images, requested)
-        for role in requested:
+        actual_outputs, expected = compiled.tap(images, roles_to_read), eager.tap(images, roles_to_read)
+        for role in roles_to_read:
             torch.testing.assert_close(actual_outputs[role], expected[role])
         for values in (actual_outputs, expected):
-            sum(values[role].square().sum() for role in requested).backward()  # type: ignore[union-attr]
+            sum(values[role].square().sum() for role in roles_to_read).backward()  # type: ignore[union-attr]
         for actual, reference in zip(compiled.parameters(), eager.parameters(), strict=True):
             torch.testing.assert_close(actual.grad, reference.grad, rtol=1e-4, atol=1e-5)
         for actual_buffer, expected_buffer in zip(compiled.buffers(), eager.buffers(), strict=True):

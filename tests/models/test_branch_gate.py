@@ -29,11 +29,11 @@ def test_the_gate_is_pool_linear_norm_relu_softmax() -> None:
     offsets = torch.randn(8, 5, 2, 3)
     maps = pooled[:, :, None, None] + offsets - offsets.mean((2, 3), keepdim=True)
     z = pooled.double() @ gate.linear.weight.double().T + gate.linear.bias.double()
-    normed = (z - z.mean(0)) / (z.var(0, unbiased=False) + gate.norm.eps).sqrt()
-    normed = normed * gate.norm.weight.double() + gate.norm.bias.double()
-    exponentials = torch.where(normed > 0, normed, 0.0).exp()
+    normalized = (z - z.mean(0)) / (z.var(0, unbiased=False) + gate.norm.eps).sqrt()
+    normalized = normalized * gate.norm.weight.double() + gate.norm.bias.double()
+    exponentials = torch.where(normalized > 0, normalized, 0.0).exp()
     expected = (exponentials / exponentials.sum(1, keepdim=True)).float()
-    assert (normed < 0).any()
+    assert (normalized < 0).any()
     for shared in (pooled, maps, maps.flatten(2).transpose(1, 2)):
         torch.testing.assert_close(gate(shared), expected, rtol=1e-4, atol=1e-5)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.models.branching import EXAMPLE, BranchedNetwork, named, sequential
+from tests.models.branching import EXAMPLE, BranchedNetwork, sequential, zoo_network
 from tutelage.data import Data
 from tutelage.models.surgery import applied_operations, reapply
 from tutelage.models.surgery.branch import apply
@@ -76,7 +76,7 @@ INVALID_OPERATIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
 def test_invalid_operations_in_a_file_raise(
     surgery: Any, pieces: tuple[str, ...], tiny_data: Data, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
-    module = named("resnet8x0.25")()
+    module = zoo_network("resnet8x0.25")()
     network = apply(module, EXAMPLE, at="layer1", branches=2)
     save_weights(tmp_path / "w.safetensors", network, {"surgery": surgery})
     with refused(*pieces):
@@ -84,7 +84,7 @@ def test_invalid_operations_in_a_file_raise(
 
 
 def test_a_file_with_operations_is_opened(tiny_data: Data, tmp_path: Path) -> None:
-    network = apply(named("resnet8x0.25")(), EXAMPLE, at="layer1", branches=2).eval()
+    network = apply(zoo_network("resnet8x0.25")(), EXAMPLE, at="layer1", branches=2).eval()
     save_weights(tmp_path / "w.safetensors", network, {"surgery": [PLAIN], "mean": [0.0], "std": [1.0]})
     opened = open_model(f"resnet8x0.25@{tmp_path / 'w.safetensors'}", tiny_data).eval()
     images = torch.rand(6, 1, 8, 8)

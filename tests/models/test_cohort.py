@@ -72,8 +72,8 @@ def test_copies_of_built_in_networks_equal_new_networks_of_the_same_seed(name: s
     torch.manual_seed(5)
     copied = make().module
     torch.manual_seed(5)
-    fresh = zoo(name)
-    assert all(torch.equal(value, copied.state_dict()[key]) for key, value in fresh.state_dict().items())
+    new_network = zoo(name)
+    assert all(torch.equal(value, copied.state_dict()[key]) for key, value in new_network.state_dict().items())
 
 
 def test_false_warnings_are_rare() -> None:
@@ -158,9 +158,9 @@ def test_a_lost_initialisation_warns_once(initialise: Callable[[nn.Linear], None
     torch.manual_seed(0)
     network = mlp()
     initialise(network[1])
-    with pytest.warns(TutelageWarning, match="other networks of this cohort.*'1.*lost.*give a function") as caught:
+    with pytest.warns(TutelageWarning, match="other networks of this cohort.*'1.*lost.*give a function") as records:
         cohort(network, 4)
-    assert len(caught) == 1
+    assert len(records) == 1
 
 
 @pytest.mark.parametrize("make", [mlp, norms])
@@ -173,9 +173,9 @@ def test_lost_training_warns_once(make: Callable[[], nn.Module]) -> None:
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(images), labels).backward()
         optimizer.step()
-    with pytest.warns(TutelageWarning, match="training or initialisation is lost") as caught:
+    with pytest.warns(TutelageWarning, match="training or initialisation is lost") as records:
         first, second, _ = cohort(network)
-    assert len(caught) == 1
+    assert len(records) == 1
     assert first.module is network
     assert not second.module.state_dict().get("1.running_mean", torch.zeros(1)).any()
 
@@ -210,8 +210,8 @@ def test_a_single_network_is_not_copied() -> None:
 def test_a_function_that_returns_equal_weights_warns_once() -> None:
     network = mlp()
     make = ModelFactory(lambda: Tapped(copy.deepcopy(network)))
-    with pytest.warns(TutelageWarning, match="the same weights each time") as caught:
+    with pytest.warns(TutelageWarning, match="the same weights each time") as records:
         assert len([make() for _ in range(4)]) == 4
-    assert len(caught) == 1
+    assert len(records) == 1
     make = ModelFactory(lambda: Tapped(mlp()))
     assert equal(make(), make()) == []

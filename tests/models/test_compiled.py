@@ -53,9 +53,9 @@ def test_a_copy_of_a_compiled_network_runs_itself(lightly_compiled: Tapped) -> N
     with torch.no_grad():
         for parameter in copied.parameters():
             parameter.mul_(0.5)
-    for requested in (roles, ("logits",), ("stage1",)):
-        reference, actual = lightly_compiled.tap(inputs, requested), copied.tap(inputs, requested)
-        assert not torch.allclose(reference[requested[0]], actual[requested[0]])
+    for requested_roles in (roles, ("logits",), ("stage1",)):
+        reference, actual = lightly_compiled.tap(inputs, requested_roles), copied.tap(inputs, requested_roles)
+        assert not torch.allclose(reference[requested_roles[0]], actual[requested_roles[0]])
     torch.testing.assert_close(copied.tap(inputs)["logits"], copied(inputs))
 
 

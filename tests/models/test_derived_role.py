@@ -25,7 +25,7 @@ def product(first: Tensor, second: Tensor) -> Tensor:
     return first.mean((2, 3)).unsqueeze(2) @ second.mean((2, 3)).unsqueeze(1)
 
 
-def doubled(logits: Tensor) -> Tensor:
+def doubled_logits(logits: Tensor) -> Tensor:
     return 2 * logits
 
 
@@ -50,24 +50,24 @@ def test_copies_compute_the_same(copy_of: Callable[[DerivedRole], DerivedRole]) 
 REQUESTS: list[list[str]] = [[MEANS], [PRODUCT, MEANS], [MEANS, "stage1"], ["logits", PRODUCT], [MEANS, "embedding"]]
 
 
-@pytest.mark.parametrize("requested", REQUESTS, ids=str)
+@pytest.mark.parametrize("requested_roles", REQUESTS, ids=str)
 @pytest.mark.parametrize("compiled", [False, True])
-def test_tap_returns_exactly_the_requested_roles(requested: list[str], compiled: bool, tiny_model: Net) -> None:
+def test_tap_returns_exactly_the_requested_roles(requested_roles: list[str], compiled: bool, tiny_model: Net) -> None:
     model = tiny_model().eval()
     if compiled:
         model.compile(backend="eager")
     all_roles = model.tap(INPUTS, ("logits", "stage1", "stage2", "embedding"))
-    outputs = model.tap(INPUTS, requested)
-    assert outputs.features.keys() == set(requested) - {"logits"}
-    assert (outputs.logits is not None) == ("logits" in requested)
-    assert all(torch.equal(outputs[role], all_roles[role]) for role in requested)
+    outputs = model.tap(INPUTS, requested_roles)
+    assert outputs.features.keys() == set(requested_roles) - {"logits"}
+    assert (outputs.logits is not None) == ("logits" in requested_roles)
+    assert all(torch.equal(outputs[role], all_roles[role]) for role in requested_roles)
     assert torch.equal(all_roles[MEANS], means(all_roles["stage1"], 2.0))
     assert torch.equal(all_roles[PRODUCT], product(all_roles["stage1"], all_roles["stage2"]))
     assert model.passes == 2 * len(INPUTS)
 
 
 def test_roles_derived_from_logits_do_not_return_logits(tiny_model: Net) -> None:
-    model, role = tiny_model().eval(), DerivedRole(doubled, "logits")
+    model, role = tiny_model().eval(), DerivedRole(doubled_logits, "logits")
     outputs = model.tap(INPUTS, (role,))
     assert outputs.logits is None
     assert torch.equal(outputs[role], 2 * model(INPUTS))

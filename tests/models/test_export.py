@@ -23,7 +23,7 @@ def needs_onnx() -> Any:
 
 
 @pytest.fixture
-def trained(tiny_model: Callable[..., Tapped]) -> Tapped:
+def trained_network(tiny_model: Callable[..., Tapped]) -> Tapped:
     """In train mode, with dropout and updated running statistics."""
     model = tiny_model(dropout=0.5)
     model(torch.rand(16, 1, 8, 8))
@@ -31,35 +31,35 @@ def trained(tiny_model: Callable[..., Tapped]) -> Tapped:
 
 
 def test_onnxruntime_logits_equal_torch_for_any_batch_size(
-    trained: Tapped, tmp_path: Path, state_of: Any, changed: Any
+    trained_network: Tapped, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
     onnxruntime = needs_onnx()
-    before, path = state_of(trained), tmp_path / "new folder" / "student.onnx"
+    before, path = state_of(trained_network), tmp_path / "new folder" / "student.onnx"
     level, random = logging.root.manager.disable, torch.get_rng_state()
-    export_onnx(trained, (1, 8, 8), path)
+    export_onnx(trained_network, (1, 8, 8), path)
 
     assert list(path.parent.iterdir()) == [path]
-    assert all(module.training for module in trained.modules())
-    assert changed(before, state_of(trained)) == set()
+    assert all(module.training for module in trained_network.modules())
+    assert changed(before, state_of(trained_network)) == set()
     assert logging.root.manager.disable == level
     assert torch.equal(torch.get_rng_state(), random)
 
-    alone = tmp_path / "elsewhere.onnx"  # the file needs no other file
-    path.rename(alone)
-    session = onnxruntime.InferenceSession(str(alone), providers=["CPUExecutionProvider"])
+    other_file = tmp_path / "elsewhere.onnx"  # the file needs no other file
+    path.rename(other_file)
+    session = onnxruntime.InferenceSession(str(other_file), providers=["CPUExecutionProvider"])
     assert [value.name for value in session.get_inputs()] == ["pixels"]
     assert [value.name for value in session.get_outputs()] == ["logits"]
-    trained.eval()
+    trained_network.eval()
     for batch in (1, 5):
         pixels = torch.rand(batch, 1, 8, 8)
         (logits,) = session.run(None, {"pixels": pixels.numpy()})
         assert logits.shape == (batch, 4)
-        torch.testing.assert_close(torch.from_numpy(logits), trained(pixels).detach(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(logits), trained_network(pixels).detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_metadata_has_classes_and_shape_and_the_batch_is_dynamic(trained: Tapped, tmp_path: Path) -> None:
+def test_metadata_has_classes_and_shape_and_the_batch_is_dynamic(trained_network: Tapped, tmp_path: Path) -> None:
     onnxruntime = needs_onnx()
-    export_onnx(trained, (1, 8, 8), tmp_path / "s.onnx", classes=["a", "é", "c", "d"])
+    export_onnx(trained_network, (1, 8, 8), tmp_path / "s.onnx", classes=["a", "é", "c", "d"])
     session = onnxruntime.InferenceSession(str(tmp_path / "s.onnx"), providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     assert json.loads(metadata["classes"]) == ["a", "é", "c", "d"]
@@ -70,11 +70,11 @@ def test_metadata_has_classes_and_shape_and_the_batch_is_dynamic(trained: Tapped
 
 
 def test_without_the_extra_the_error_names_the_command(
-    trained: Tapped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
+    trained_network: Tapped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Any
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with refused("pip install 'tutelage[onnx]'"):
-        export_onnx(trained, (1, 8, 8), tmp_path / "student.onnx")
+        export_onnx(trained_network, (1, 8, 8), tmp_path / "student.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

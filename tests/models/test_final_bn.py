@@ -53,9 +53,9 @@ def test_an_offset_of_a_logit_has_no_effect_and_no_gradient(network: Any) -> Non
     apply(network.double(), IMAGES.double()).train()
     logits = network(IMAGES.double())
     network.fc.bias.data += torch.tensor([5.0, -3.0, 0.0, 100.0])
-    shifted = network(IMAGES.double())
-    torch.testing.assert_close(shifted, logits)
-    F.cross_entropy(shifted, LABELS).backward()
+    shifted_logits = network(IMAGES.double())
+    torch.testing.assert_close(shifted_logits, logits)
+    F.cross_entropy(shifted_logits, LABELS).backward()
     torch.testing.assert_close(network.fc.bias.grad, torch.zeros(4).double(), atol=1e-12, rtol=0)
     assert network.fc.weight.grad.any()
 
@@ -124,9 +124,9 @@ def test_folding_preserves_logits(position: str, affine: int, bias: bool, networ
     assert applied_operations(plain) == []
     assert all(torch.equal(value, before[name]) for name, value in state_of(network).items())
     assert applied_operations(network)  # the original is unchanged
-    removed = copy.deepcopy(network)
-    remove(removed)
-    assert not torch.allclose(removed(IMAGES), network(IMAGES), atol=1e-2)
+    network_without_layer = copy.deepcopy(network)
+    remove(network_without_layer)
+    assert not torch.allclose(network_without_layer(IMAGES), network(IMAGES), atol=1e-2)
 
 
 @pytest.mark.parametrize("position", ["logits", "penultimate"])

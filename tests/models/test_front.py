@@ -43,16 +43,16 @@ def test_the_hidden_half_is_black_after_normalisation() -> None:
     """It equals the normalised value of pixels of 0 in each channel."""
     images = pixels(2, 3, 6, 6)
     mean, std = torch.tensor([0.2, 0.5, 0.7]), torch.tensor([0.1, 0.2, 0.4])
-    captured: list[torch.Tensor] = []
+    inputs_of_network: list[torch.Tensor] = []
     network = nn.Sequential(nn.Conv2d(3, 4, 1))
-    network[0].register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    network[0].register_forward_pre_hook(lambda _, inputs: inputs_of_network.append(inputs[0]))
     black_model = Tapped(network, mean.tolist(), std.tolist())
     black_model(occlude(images, "lower"))
     fronted = nn.Sequential(nn.Conv2d(3, 4, 1))
     apply(fronted, images, kind="occlude", hidden="lower", fill=normalised_black(mean, std, 3))
-    fronted[0].register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+    fronted[0].register_forward_pre_hook(lambda _, inputs: inputs_of_network.append(inputs[0]))
     Tapped(fronted, mean.tolist(), std.tolist())(images)
-    assert torch.equal(captured[0], captured[1])
+    assert torch.equal(inputs_of_network[0], inputs_of_network[1])
     assert normalised_black(torch.tensor([0.5]), torch.tensor([0.25]), 3) == [-2.0, -2.0, -2.0]
 
 
@@ -83,14 +83,14 @@ def test_code_compiled_before_does_not_skip_the_front(tiny_model: Callable[..., 
     torch.compiler.reset()
     model = tiny_model().eval()
     model.compile(backend="eager")
-    without = model.tap(pixels())["logits"]
+    logits_without_front = model.tap(pixels())["logits"]
     model.uncompile()
     apply(model.module, pixels(), **HALF)
     model = model.rewrapped()
     eager = model.tap(pixels())["logits"]
     model.compile(backend="eager")
     assert torch.equal(model.tap(pixels())["logits"], eager)
-    assert not torch.equal(eager, without)
+    assert not torch.equal(eager, logits_without_front)
     torch.compiler.reset()
 
 

@@ -19,10 +19,10 @@ from tutelage.models.networks.resnet import ResNet
 
 
 def test_built_in_network() -> None:
-    built = load("resnet8")
-    assert isinstance(built.module, ResNet)
-    assert built.module(torch.rand(2, 1, 8, 8)).shape == (2, 5)
-    assert (built.mean_std, built.input_size) == (None, None)
+    model = load("resnet8")
+    assert isinstance(model.module, ResNet)
+    assert model.module(torch.rand(2, 1, 8, 8)).shape == (2, 5)
+    assert (model.mean_std, model.input_size) == (None, None)
 
 
 def test_unknown_names_get_a_suggestion() -> None:
@@ -36,10 +36,10 @@ def test_pretrained_without_published_weights_raises(spec: str) -> None:
 
 @pytest.mark.parametrize(("num_classes", "shape"), [(0, (1, 8, 8)), (5, (0, 8, 8)), (5, (1, 8, -8)), (5, ())])
 def test_invalid_sizes_raise(num_classes: int, shape: Any) -> None:
-    with pytest.raises(TutelageError) as caught:
+    with pytest.raises(TutelageError) as exc_info:
         make_model("resnet8", num_classes=num_classes, input_shape=shape)
-    assert f"{num_classes} classes" in str(caught.value)
-    assert str(shape) in str(caught.value)
+    assert f"{num_classes} classes" in str(exc_info.value)
+    assert str(shape) in str(exc_info.value)
 
 
 # --- module:attr
@@ -62,9 +62,9 @@ def test_invalid_sizes_raise(num_classes: int, shape: Any) -> None:
 def test_a_factory_gets_the_arguments_it_accepts(
     user_code: str, attribute: str, shape: tuple[int, int, int], called_with: object
 ) -> None:
-    built = load(f"{user_code}:{attribute}", shape=shape)
-    assert built.module.called_with == called_with
-    assert built.mean_std is None
+    model = load(f"{user_code}:{attribute}", shape=shape)
+    assert model.module.called_with == called_with
+    assert model.mean_std is None
 
 
 def test_a_factory_is_called_again_without_refused_keywords(user_code: str) -> None:
@@ -110,9 +110,9 @@ def test_invalid_attributes_raise(user_code: str, attribute: str, parts: list[st
 
 
 def test_the_original_error_is_the_cause(user_code: str) -> None:
-    with pytest.raises(TutelageError) as caught:
+    with pytest.raises(TutelageError) as exc_info:
         load(f"{user_code}:fails")
-    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert isinstance(exc_info.value.__cause__, RuntimeError)
 
 
 @pytest.mark.parametrize(

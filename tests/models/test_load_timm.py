@@ -13,23 +13,23 @@ from tutelage.errors import TutelageError
 
 
 def test_timm_without_weights_has_no_normalisation(timm: FakeTimm) -> None:
-    built = load("timm/resnet18", shape=(2, 16, 16))
+    model = load("timm/resnet18", shape=(2, 16, 16))
     assert timm.calls == [{"name": "resnet18", "pretrained": False, "num_classes": 5, "in_chans": 2}]
-    assert built.module(torch.rand(3, 2, 16, 16)).shape == (3, 5)
-    assert (built.mean_std, built.input_size) == (None, None)
+    assert model.module(torch.rand(3, 2, 16, 16)).shape == (3, 5)
+    assert (model.mean_std, model.input_size) == (None, None)
 
 
 @pytest.mark.parametrize(("channels", "mean", "std"), [(3, (0.3, 0.4, 0.8), (0.1, 0.2, 0.3)), (1, (0.5,), (0.2,))])
 def test_timm_with_weights_has_their_normalisation(
     timm: FakeTimm, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
-    built = load("timm/resnet18.a1_in1k", shape=(channels, 16, 16), pretrained=True)
+    model = load("timm/resnet18.a1_in1k", shape=(channels, 16, 16), pretrained=True)
     assert timm.calls[0]["name"] == "resnet18.a1_in1k"
     assert timm.calls[0]["pretrained"] is True
-    assert built.mean_std is not None
-    assert built.mean_std[0] == pytest.approx(mean)
-    assert built.mean_std[1] == pytest.approx(std)
-    assert built.input_size == (3, 224, 224)
+    assert model.mean_std is not None
+    assert model.mean_std[0] == pytest.approx(mean)
+    assert model.mean_std[1] == pytest.approx(std)
+    assert model.input_size == (3, 224, 224)
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_timm_without_torchvision_names_the_command(tmp_path: Path, monkeypatch:
 )
 def test_real_timm(name: str, shape: tuple[int, int, int]) -> None:
     importable("timm")
-    built = load(f"timm/{name}", shape=shape)
-    assert built.module(torch.rand(2, *shape)).shape == (2, 5)
+    model = load(f"timm/{name}", shape=shape)
+    assert model.module(torch.rand(2, *shape)).shape == (2, 5)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -85,32 +85,32 @@ def test_hf(
     std: tuple[float, ...],
 ) -> None:
     calls = transformers(preprocessor)
-    built = load("hf/owner/name", shape=(channels, 32, 32))
+    model = load("hf/owner/name", shape=(channels, 32, 32))
     assert calls[0]["name"] == "owner/name"
     assert calls[0]["num_labels"] == 5
     assert calls[0]["trust_remote_code"] is False
-    assert built.input_size == (3, 32, 32)
-    assert built.mean_std is not None
-    assert built.mean_std[0] == pytest.approx(mean)
-    assert built.mean_std[1] == pytest.approx(std)
+    assert model.input_size == (3, 32, 32)
+    assert model.mean_std is not None
+    assert model.mean_std[0] == pytest.approx(mean)
+    assert model.mean_std[1] == pytest.approx(std)
     images = torch.rand(2, channels, 32, 32)
-    assert isinstance(built.module, LogitsOf)
+    assert isinstance(model.module, LogitsOf)
     torch.testing.assert_close(
-        built.module(images), built.module.network(pixel_values=images.expand(-1, 3, -1, -1)).logits
+        model.module(images), model.module.network(pixel_values=images.expand(-1, 3, -1, -1)).logits
     )
 
 
 def test_hf_warns_of_an_unknown_normalisation(transformers: Fake) -> None:
     transformers(None)
-    with pytest.warns(TutelageWarning, match=r"'hf/owner/name' has no preprocessor_config\.json") as caught:
+    with pytest.warns(TutelageWarning, match=r"'hf/owner/name' has no preprocessor_config\.json") as records:
         assert make_model("hf/owner/name", num_classes=5, input_shape=(3, 32, 32)).mean_std is None
-    assert caught[0].filename == __file__  # the warning points to the caller
+    assert records[0].filename == __file__  # the warning points to the caller
 
 
 def test_hf_does_not_look_up_a_known_normalisation(transformers: Fake) -> None:
     transformers(None)  # without a preprocessor file
-    built = make_model("hf/owner/name", num_classes=5, input_shape=(3, 32, 32), normalised=True)
-    assert built.mean_std is None
+    model = make_model("hf/owner/name", num_classes=5, input_shape=(3, 32, 32), normalised=True)
+    assert model.mean_std is None
 
 
 def test_an_hf_student_is_opened_without_a_warning(transformers: Fake, tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_an_hf_student_is_opened_without_a_warning(transformers: Fake, tmp_path:
     save_weights(tmp_path / "own.safetensors", network, {"mean": [0.5], "std": [0.25]})
     save_weights(tmp_path / "bare.safetensors", network, {})
     assert open_model(f"hf/owner/name@{tmp_path / 'own.safetensors'}", data).std.item() == 0.25
-    opened = open_trained(f"hf/owner/name@{tmp_path / 'bare.safetensors'}", data, ((0.5,), (0.125,)))
-    assert opened.model.std.item() == 0.125
+    opened_model = open_trained(f"hf/owner/name@{tmp_path / 'bare.safetensors'}", data, ((0.5,), (0.125,)))
+    assert opened_model.model.std.item() == 0.125
     with pytest.warns(TutelageWarning, match="will not be normalised as in its training"):
         open_model(f"hf/owner/name@{tmp_path / 'bare.safetensors'}", data)
 
@@ -152,15 +152,15 @@ def test_real_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     config = transformers.ResNetConfig(
         embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", num_labels=3
     )
-    saved = transformers.AutoModelForImageClassification.from_config(config)
-    saved.save_pretrained(tmp_path / "tiny")
+    hf_model = transformers.AutoModelForImageClassification.from_config(config)
+    hf_model.save_pretrained(tmp_path / "tiny")
     (tmp_path / "tiny" / "preprocessor_config.json").write_text(json.dumps(COLOURS))
 
-    built = load(f"hf/{tmp_path / 'tiny'}", shape=(3, 32, 32))
-    assert built.mean_std == ((0.3, 0.4, 0.8), (0.1, 0.2, 0.3))
-    assert built.module(torch.rand(2, 3, 32, 32)).shape == (2, 5)
+    model = load(f"hf/{tmp_path / 'tiny'}", shape=(3, 32, 32))
+    assert model.mean_std == ((0.3, 0.4, 0.8), (0.1, 0.2, 0.3))
+    assert model.module(torch.rand(2, 3, 32, 32)).shape == (2, 5)
     stem = "resnet.embedder.embedder.convolution.weight"
-    assert torch.equal(built.module.state_dict()[stem], saved.state_dict()[stem])
+    assert torch.equal(model.module.state_dict()[stem], hf_model.state_dict()[stem])
 
     message = refusal(f"hf/{tmp_path / 'nowhere'}", shape=(3, 32, 32))
     assert "nowhere' cannot be built: OSError" in message

@@ -59,22 +59,22 @@ def test_nested_ensembles_weight_members_equally() -> None:
 
 
 def test_an_ensemble_of_one_is_its_member() -> None:
-    one = Outputs(random_logits())
-    assert Outputs.ensemble((one,)) is one
+    single_teacher = Outputs(random_logits())
+    assert Outputs.ensemble((single_teacher,)) is single_teacher
 
 
 def test_classes_with_probability_0() -> None:
-    sure, unsure = torch.tensor([[0.0, -INF, -INF]]), torch.tensor([[0.0, 0, -INF]])
-    result = Outputs.ensemble((Outputs(sure), Outputs(unsure))).log_probs()
+    certain_logits, uncertain_logits = torch.tensor([[0.0, -INF, -INF]]), torch.tensor([[0.0, 0, -INF]])
+    result = Outputs.ensemble((Outputs(certain_logits), Outputs(uncertain_logits))).log_probs()
     assert result.exp().tolist() == [pytest.approx([0.75, 0.25, 0])]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_log_probs_are_computed_in_float32(dtype: torch.dtype) -> None:
-    rounded = random_logits().to(dtype)
-    result = Outputs(rounded).log_probs(3)
+    rounded_logits = random_logits().to(dtype)
+    result = Outputs(rounded_logits).log_probs(3)
     assert result.dtype == torch.float32
-    assert torch.equal(result, Outputs(rounded.float()).log_probs(3))
+    assert torch.equal(result, Outputs(rounded_logits.float()).log_probs(3))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
@@ -127,9 +127,9 @@ def test_detach_removes_gradients_and_keeps_values() -> None:
     stage = torch.rand(4, 2, 3, 3, requires_grad=True)
     ensemble_outputs = Outputs.ensemble((Outputs(inputs[0], {"stage1": stage}), Outputs(inputs[1])))
     result = ensemble_outputs.detach()
-    detached = [result["logits"], *(m["logits"] for m in result.members), result.members[0]["stage1"]]
-    assert not any(tensor.requires_grad for tensor in [*detached, result.log_probs(4)])
-    for tensor, before in zip(detached, [ensemble_outputs["logits"], *inputs, stage], strict=True):
+    tensors = [result["logits"], *(m["logits"] for m in result.members), result.members[0]["stage1"]]
+    assert not any(tensor.requires_grad for tensor in [*tensors, result.log_probs(4)])
+    for tensor, before in zip(tensors, [ensemble_outputs["logits"], *inputs, stage], strict=True):
         assert torch.equal(tensor, before)
     assert ensemble_outputs["logits"].requires_grad  # the original is unchanged
     assert Outputs(None, {"stage1": stage}).detach().logits is None

@@ -38,7 +38,7 @@ def test_parameter_counts(depth: int, count: int) -> None:
 
 
 def test_width_multiplies_every_layer() -> None:
-    def by_hand(channels: int, classes: int) -> int:
+    def parameter_count(channels: int, classes: int) -> int:
         stem = 3 * channels * 9 + 2 * channels
         total, previous = stem, channels
         for stage in (channels, 2 * channels, 4 * channels):
@@ -48,8 +48,8 @@ def test_width_multiplies_every_layer() -> None:
 
     wide, narrow = ResNet(8, num_classes=100, width=4), ResNet(8, width=0.5)
     assert wide.conv1.out_channels == 64
-    assert parameters(wide) == by_hand(64, 100)
-    assert parameters(narrow) == by_hand(8, 10)
+    assert parameters(wide) == parameter_count(64, 100)
+    assert parameters(narrow) == parameter_count(8, 10)
 
 
 @pytest.mark.parametrize(
@@ -84,15 +84,15 @@ def test_block_against_plain_loops(channels_in: int, channels_out: int, stride: 
             nn.init.uniform_(vector.data, 0.2, 1.5)
     x = torch.randn(2, channels_in, height, width, dtype=torch.float64)
 
-    hidden = np.maximum(normalised(convolved(x.numpy(), block.conv1, stride), block.bn1), 0)
-    out = normalised(convolved(hidden, block.conv2, 1), block.bn2)
+    hidden_map = np.maximum(normalised(convolution(x.numpy(), block.conv1, stride), block.bn1), 0)
+    out = normalised(convolution(hidden_map, block.conv2, 1), block.bn2)
     previous = (channels_out - channels_in) // 2
     for b, c, i, j in np.ndindex(2, channels_in, *out.shape[2:]):
         out[b, previous + c, i, j] += x[b, c, stride * i, stride * j].item()
     np.testing.assert_allclose(block(x).detach().numpy(), np.maximum(out, 0), rtol=1e-10, atol=1e-12)
 
 
-def convolved(x: Array, layer: nn.Conv2d, stride: int) -> Array:
+def convolution(x: Array, layer: nn.Conv2d, stride: int) -> Array:
     """A 3x3 convolution with one pixel of zeros around, pixel by pixel."""
     kernel = layer.weight.detach().numpy()
     batch, _, height, width = x.shape
@@ -134,9 +134,9 @@ def test_every_parameter_gets_a_gradient() -> None:
     [(18, "14 and 20"), (34, "32 and 38"), (21, "20 and 26"), (2, "8 and 14"), (-4, "8 and 14")],
 )
 def test_invalid_depths_raise_and_name_the_nearest(depth: int, nearest: str) -> None:
-    with pytest.raises(TutelageError) as caught:
+    with pytest.raises(TutelageError) as exc_info:
         ResNet(depth)
-    message = str(caught.value)
+    message = str(exc_info.value)
     assert f"ResNet depth {depth} is not 6n+2" in message
     assert message.endswith(f"the nearest are {nearest}")
     assert "\n" not in message

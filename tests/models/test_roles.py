@@ -24,7 +24,7 @@ from tests.models.networks import (
     hooks,
     layers_of,
     mlp,
-    tapped,
+    tapped_network,
     vgg,
     weight_normed,
 )
@@ -73,7 +73,7 @@ every_network = pytest.mark.parametrize(("make", "layers"), EXPECTED_ROLES.value
 
 @every_network
 def test_roles_are_found_by_tracing(make: Callable[[], nn.Module], layers: dict[str, str]) -> None:
-    model = tapped(make)
+    model = tapped_network(make)
     assert layers_of(model) == dict(sorted(layers.items()))
     assert model.stages == tuple(role for role in sorted(layers) if role not in ("stem", "embedding"))
     assert model.maps == (("stem",) if "stem" in layers else ()) + model.stages
@@ -84,7 +84,7 @@ def test_roles_are_found_by_tracing(make: Callable[[], nn.Module], layers: dict[
 def test_captured_features_equal_layer_inputs_and_outputs(
     make: Callable[[], nn.Module], layers: dict[str, str], training: bool
 ) -> None:
-    model = tapped(make).train(training)
+    model = tapped_network(make).train(training)
     expected = captured_by_hooks(copy.deepcopy(model), layers)
     outputs = model.tap(INPUTS, ["logits", *layers])
     assert outputs.features.keys() == layers.keys()
@@ -98,7 +98,7 @@ def test_captured_features_equal_layer_inputs_and_outputs(
 
 @pytest.mark.parametrize("sides", [(64, 64), (48, 80)])
 def test_stages_and_shapes_of_an_imagenet_resnet(sides: tuple[int, int]) -> None:
-    model = tapped(ImageNetResNet)
+    model = tapped_network(ImageNetResNet)
     inputs = torch.rand(2, 3, *sides)
     outputs = model.tap(inputs, ("stage1", "stage2", "stage3", "stage4", "stage5", "embedding"))
     layers = {role: str(tap) for role, tap in model.taps.items() if role not in ("stem", "embedding")}
@@ -111,7 +111,7 @@ def test_stages_and_shapes_of_an_imagenet_resnet(sides: tuple[int, int]) -> None
 
 
 def test_resnet_features_equal_layer_by_layer_computation() -> None:
-    model = tapped(lambda: ResNet(8, 5)).eval()
+    model = tapped_network(lambda: ResNet(8, 5)).eval()
     net, x = model.module, (INPUTS - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     assert isinstance(net, ResNet)
     x = F.relu(net.bn1(net.conv1(x)))
@@ -125,7 +125,7 @@ def test_resnet_features_equal_layer_by_layer_computation() -> None:
 
 @pytest.mark.parametrize("prefix", [1, 5])
 def test_tokens_become_maps_of_their_patch_grid(prefix: int) -> None:
-    model = tapped(lambda: ViT(4, prefix)).eval()
+    model = tapped_network(lambda: ViT(4, prefix)).eval()
     inputs = torch.rand(2, 3, 8, 12)  # 2 x 3 patches
     tokens: list[Tensor] = []
     block = model.module.get_submodule("blocks.1")
@@ -139,7 +139,7 @@ def test_tokens_become_maps_of_their_patch_grid(prefix: int) -> None:
 
 
 def test_embedding_of_a_convolutional_classifier_is_pooled() -> None:
-    model = tapped(fully_convolutional).eval()
+    model = tapped_network(fully_convolutional).eval()
     layers = layers_of(model)
     assert layers["stage1"] == "2"
     assert layers["embedding"] == "input:7"
@@ -167,7 +167,7 @@ def test_embedding_of_a_convolutional_classifier_is_pooled() -> None:
     ],
 )
 def test_manual_roles_take_precedence(roles: dict[str, str], expected: dict[str, str]) -> None:
-    model = tapped(lambda: ResNet(8, 5), roles)
+    model = tapped_network(lambda: ResNet(8, 5), roles)
     assert layers_of(model) == dict(sorted(expected.items()))
     outputs = model.tap(INPUTS, list(expected))
     for role, value in captured_by_hooks(copy.deepcopy(model), expected).items():
@@ -176,42 +176,42 @@ def test_manual_roles_take_precedence(roles: dict[str, str], expected: dict[str,
 
 
 def test_input_and_output_of_a_layer_can_be_read() -> None:
-    model = tapped(lambda: ResNet(8, 5), {"output": "fc", "embedding": "input:fc"}).eval()
+    model = tapped_network(lambda: ResNet(8, 5), {"output": "fc", "embedding": "input:fc"}).eval()
     outputs = model.tap(INPUTS, ("logits", "output", "embedding"))
     assert torch.equal(outputs["output"], outputs["logits"])
     torch.testing.assert_close(F.linear(outputs["embedding"], *model.module.fc.parameters()), outputs["logits"])
 
 
 def test_roles_argument_replaces_the_roles_of_the_module() -> None:
-    assert layers_of(tapped(lambda: WRN(10, 1, 5), {}))["stage3"] == "bn"
+    assert layers_of(tapped_network(lambda: WRN(10, 1, 5), {}))["stage3"] == "bn"
 
 
 def test_manually_named_tokens_become_maps() -> None:
-    model = tapped(ViT, {"stage1": "norm"})
+    model = tapped_network(ViT, {"stage1": "norm"})
     assert model.tap(INPUTS, ("stage1",))["stage1"].shape == (4, 8, 4, 4)
 
 
 def test_only_numbered_roles_are_stages() -> None:
-    model = tapped(lambda: ResNet(8, 5), {"stage10": "layer3", "stage_last": "layer2", "stage2": "layer1"})
+    model = tapped_network(lambda: ResNet(8, 5), {"stage10": "layer3", "stage_last": "layer2", "stage2": "layer1"})
     assert model.stages == ("stage2", "stage10")
 
 
 @pytest.mark.parametrize("layer", ["layr1", "input:layr1"])
 def test_unknown_layer_names_get_a_suggestion(layer: str, refused: Any) -> None:
     with refused("layer for role 'stage1' in ResNet", "'layr1'", "did you mean 'layer1'?", "layer2.0.conv1"):
-        tapped(lambda: ResNet(8, 5), {"stage1": layer})
+        tapped_network(lambda: ResNet(8, 5), {"stage1": layer})
 
 
 @pytest.mark.parametrize("roles", [("stage1",), ("logits", "stage1")])
 def test_a_named_layer_that_does_not_run_raises(roles: tuple[str, ...], refused: Any) -> None:
-    model = tapped(SharedReLU, {"stage1": "unused"})
+    model = tapped_network(SharedReLU, {"stage1": "unused"})
     with refused("layer 'unused' of SharedReLU", "'stage1'", "does not run"):
         model.tap(INPUTS, roles)
 
 
 def test_an_unknown_role_raises_and_lists_the_roles(refused: Any) -> None:
     with refused("ResNet has no role 'stage4'", "stage1, stage2, stage3, embedding", "roles={"):
-        tapped(lambda: ResNet(8, 5)).tap(INPUTS, ("logits", "stage4"))
+        tapped_network(lambda: ResNet(8, 5)).tap(INPUTS, ("logits", "stage4"))
 
 
 def test_the_error_without_roles_lists_the_traced_layers(refused: Any) -> None:
@@ -225,24 +225,24 @@ def test_the_error_without_roles_lists_the_traced_layers(refused: Any) -> None:
             y: Tensor = self.flat(x) @ self.weight
             return y
 
-    model = tapped(Product)
+    model = tapped_network(Product)
     assert model.tap(INPUTS)["logits"].shape == (4, 5)  # logits are available
     with refused("no stage or embedding found in Product", "layers traced: flat (4, 768)", "roles={"):
         model.tap(INPUTS, ("embedding",))
-    assert layers_of(tapped(Product, {"embedding": "flat"})) == {"embedding": "flat"}
+    assert layers_of(tapped_network(Product, {"embedding": "flat"})) == {"embedding": "flat"}
 
 
 def test_tracing_does_not_change_the_network(state_of: Any, changed: Any) -> None:
-    model = tapped(lambda: ResNet(8, 5)).train()
+    model = tapped_network(lambda: ResNet(8, 5)).train()
     model.module.get_submodule("layer2").eval()
     modes, before, random = [m.training for m in model.modules()], state_of(model), torch.get_rng_state()
-    captured: list[tuple[bool, bool]] = []
+    recorded_modes: list[tuple[bool, bool]] = []
     with model.module.get_submodule("bn1").register_forward_hook(
-        lambda m, _, out: captured.append((m.training, out.requires_grad))
+        lambda m, _, out: recorded_modes.append((m.training, out.requires_grad))
     ):
         model.trace(INPUTS)
         model.trace(INPUTS)
-    assert captured == [(False, False)]  # once, in eval mode without gradients
+    assert recorded_modes == [(False, False)]  # once, in eval mode without gradients
     assert [m.training for m in model.modules()] == modes
     assert changed(before, state_of(model)) == set()
     assert torch.equal(torch.get_rng_state(), random)

@@ -83,9 +83,9 @@ def test_shared_tensors() -> None:
     a, b = nn.Sequential(stem, norm, nn.Linear(2, 3)), nn.Sequential(stem, norm, nn.Linear(2, 3))
     common = ["0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"]
     assert shared_tensors(a, b) == common
-    tied = nn.Linear(2, 3)
-    tied.weight = nn.Parameter(a[2].weight.data)  # another parameter in the same memory
-    assert shared_tensors(tied, a) == ["weight"]
+    tied_layer = nn.Linear(2, 3)
+    tied_layer.weight = nn.Parameter(a[2].weight.data)  # another parameter in the same memory
+    assert shared_tensors(tied_layer, a) == ["weight"]
     assert shared_tensors(nn.Linear(2, 2), a) == []
 
 

@@ -16,7 +16,7 @@ from tests.models.networks import (
     MEAN,
     STD,
     hooks,
-    tapped,
+    tapped_network,
 )
 from tutelage.models.networks.resnet import ResNet
 from tutelage.models.tapped import Tapped
@@ -36,7 +36,7 @@ def test_pixels_are_normalised_per_channel() -> None:
 
 @pytest.mark.parametrize("roles", [("logits",), ("logits", "stage1", "embedding"), ("stage1", "embedding")])
 def test_outputs_are_float32_under_autocast(roles: tuple[str, ...]) -> None:
-    model = tapped(lambda: ResNet(8, 5))
+    model = tapped_network(lambda: ResNet(8, 5))
     with torch.autocast("cpu", torch.bfloat16):
         assert model(INPUTS).dtype == torch.bfloat16
         outputs = model.tap(INPUTS, roles)
@@ -47,7 +47,7 @@ def test_outputs_are_float32_under_autocast(roles: tuple[str, ...]) -> None:
 
 
 def test_tap_returns_exactly_the_requested_roles() -> None:
-    model = tapped(lambda: ResNet(8, 5))
+    model = tapped_network(lambda: ResNet(8, 5))
     for roles in (["logits"], ["stage2"], ["stage2", "logits"], ["embedding", "stage1"], ["stage1", "stage1"]):
         outputs = model.tap(INPUTS, roles)
         assert (outputs.logits is not None) == ("logits" in roles)
@@ -57,29 +57,29 @@ def test_tap_returns_exactly_the_requested_roles() -> None:
 
 @pytest.mark.parametrize("roles", [["stage2"], ["stage2", "stage1"], ["stage1", "stage2"], ["stage2", "stage2"]])
 def test_without_logits_later_layers_are_not_updated(roles: list[str], state_of: Any, changed: Any) -> None:
-    model = tapped(lambda: ResNet(8, 5)).trace(INPUTS).train()
-    before, whole = state_of(model), copy.deepcopy(model)
+    model = tapped_network(lambda: ResNet(8, 5)).trace(INPUTS).train()
+    before, full_copy = state_of(model), copy.deepcopy(model)
     outputs = model.tap(INPUTS, roles)
-    updated = {name.split(".")[1] for name in changed(before, state_of(model))}
-    assert updated == {"bn1", "layer1", "layer2"}
+    updated_layers = {name.split(".")[1] for name in changed(before, state_of(model))}
+    assert updated_layers == {"bn1", "layer1", "layer2"}
     counts = {n: int(b) for n, b in model.module.named_buffers() if n.endswith("num_batches_tracked")}
     assert counts == {name: int(not name.startswith("layer3")) for name in counts}
 
     outputs["stage2"].square().mean().backward()
-    trained = {name.split(".")[0] for name, p in model.module.named_parameters() if p.grad is not None}
-    assert trained == {"conv1", "bn1", "layer1", "layer2"}
-    assert torch.equal(outputs["stage2"], whole.tap(INPUTS, ("logits", "stage2"))["stage2"])
+    layers_with_gradient = {name.split(".")[0] for name, p in model.module.named_parameters() if p.grad is not None}
+    assert layers_with_gradient == {"conv1", "bn1", "layer1", "layer2"}
+    assert torch.equal(outputs["stage2"], full_copy.tap(INPUTS, ("logits", "stage2"))["stage2"])
 
 
 def test_without_logits_later_layers_do_not_run() -> None:
-    model = tapped(lambda: ResNet(8, 5)).trace(INPUTS)
+    model = tapped_network(lambda: ResNet(8, 5)).trace(INPUTS)
     for name in ("layer3", "fc"):
         model.module.get_submodule(name).register_forward_pre_hook(lambda *_: pytest.fail("a later layer ran"))
     model.tap(INPUTS, ("stage1", "stage2"))
 
 
 def test_each_call_returns_new_tensors() -> None:
-    model, other = tapped(lambda: ResNet(8, 5)).eval(), INPUTS.flip(0, 2)
+    model, other = tapped_network(lambda: ResNet(8, 5)).eval(), INPUTS.flip(0, 2)
     first = model.tap(INPUTS, ("logits", "stage1"))
     first_stage = first["stage1"].detach().clone()
     second = model.tap(other, ("logits", "stage1"))
@@ -91,7 +91,7 @@ def test_each_call_returns_new_tensors() -> None:
 
 
 def test_hooks_are_removed_after_the_call() -> None:
-    model = tapped(lambda: ResNet(8, 5))
+    model = tapped_network(lambda: ResNet(8, 5))
     during: list[int] = []
     model.module.get_submodule("bn1").register_forward_hook(lambda *_: during.append(hooks(model)))
     for roles in (("logits",), ("logits", "stage1", "embedding"), ("stage1", "stage2")):
@@ -106,12 +106,14 @@ class BoomError(RuntimeError):
 
 
 @pytest.mark.parametrize("roles", [("logits", "stage1"), ("stage3",)])
-@pytest.mark.parametrize("when", ["tracing", "running"])
-def test_hooks_and_modes_are_restored_after_an_exception(when: str, roles: tuple[str, ...], refused: Any) -> None:
-    model = tapped(lambda: ResNet(8, 5)).train()
+@pytest.mark.parametrize("failing_step", ["tracing", "running"])
+def test_hooks_and_modes_are_restored_after_an_exception(
+    failing_step: str, roles: tuple[str, ...], refused: Any
+) -> None:
+    model = tapped_network(lambda: ResNet(8, 5)).train()
     model.module.get_submodule("layer1").eval()
     modes = {name: module.training for name, module in model.named_modules()}
-    if when == "running":
+    if failing_step == "running":
         model.trace(INPUTS)
 
     def boom(*_: object) -> None:
@@ -210,7 +212,7 @@ INPUT_FORMS: dict[str, Any] = {
 
 @pytest.mark.parametrize("inputs", INPUT_FORMS.values(), ids=INPUT_FORMS.keys())
 def test_among_several_inputs_only_images_are_normalised(inputs: Any) -> None:
-    model = tapped(TwoInputs).eval()
+    model = tapped_network(TwoInputs).eval()
     expected = model.module((INPUTS - model.mean) / model.std, TOKENS, MASK)
     assert torch.equal(model(inputs), expected)
     assert torch.equal(model(*INPUT_FORMS["tuple"]), expected)
@@ -248,7 +250,7 @@ OUTPUT_FORMS: dict[str, Callable[[Tensor], Any]] = {
 
 @pytest.mark.parametrize("returns", OUTPUT_FORMS.values(), ids=OUTPUT_FORMS.keys())
 def test_logits_are_found_in_structured_outputs(returns: Callable[[Tensor], Any]) -> None:
-    model, plain = tapped(lambda: TwoInputs(returns)), tapped(TwoInputs)
+    model, plain = tapped_network(lambda: TwoInputs(returns)), tapped(TwoInputs)
     for roles in (("logits",), ("logits", "embedding")):
         assert torch.equal(model.tap(INPUT_FORMS["dict"], roles)["logits"], plain(INPUT_FORMS["dict"]))
     assert torch.equal(model(INPUT_FORMS["dict"]), plain(INPUT_FORMS["dict"]))
@@ -266,7 +268,7 @@ def test_logits_are_found_in_structured_outputs(returns: Callable[[Tensor], Any]
 def test_the_error_without_logits_describes_the_output(
     returns: Callable[[Tensor], Any], description: str, refused: Any
 ) -> None:
-    model = tapped(lambda: TwoInputs(returns))
+    model = tapped_network(lambda: TwoInputs(returns))
     for run in (model, model.tap):
         with refused("TwoInputs returns no logits in train mode", description, "'logits'"):
             run(INPUT_FORMS["dict"])
@@ -275,4 +277,4 @@ def test_the_error_without_logits_describes_the_output(
 
 def test_inputs_without_a_tensor_raise(refused: Any) -> None:
     with refused("no input is a tensor", "dict"):
-        tapped(TwoInputs).tap({"pixels": None}, ("stage1",))
+        tapped_network(TwoInputs).tap({"pixels": None}, ("stage1",))

@@ -32,9 +32,9 @@ def test_round_trip(tmp_path: Path, network: ResNet, other: ResNet) -> None:
 
 def test_the_file_is_plain_safetensors_with_the_keys_of_the_module(tmp_path: Path, network: ResNet) -> None:
     save_weights(tmp_path / "w.safetensors", network, METADATA)
-    read = load_file(tmp_path / "w.safetensors")
-    assert equal_states(network.state_dict(), {key: read[key] for key in network.state_dict()})
-    assert set(read) == set(network.state_dict())
+    tensors = load_file(tmp_path / "w.safetensors")
+    assert equal_states(network.state_dict(), {key: tensors[key] for key in network.state_dict()})
+    assert set(tensors) == set(network.state_dict())
     with safe_open(tmp_path / "w.safetensors", framework="pt") as opened:
         assert list(opened.metadata()) == ["tutelage"]
 
@@ -95,10 +95,10 @@ class WithExtraState(nn.Linear):
 def test_states_that_cannot_be_saved_raise(
     tmp_path: Path, module: nn.Module, metadata: dict[str, Any], text: str
 ) -> None:
-    with pytest.raises(TutelageError) as caught:
+    with pytest.raises(TutelageError) as exc_info:
         save_weights(tmp_path / "w", module, metadata)
-    assert text in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert text in str(exc_info.value)
+    assert "\n" not in str(exc_info.value)
     assert os.listdir(tmp_path) == []
 
 
@@ -114,7 +114,7 @@ def test_another_number_of_classes_raises(tmp_path: Path, other: ResNet) -> None
 
 
 @pytest.mark.parametrize(
-    ("saved", "parts"),
+    ("saved_network", "parts"),
     [
         (ResNet(8, in_channels=1), ["conv1.weight is (16, 1, 3, 3) in the file and (16, 3, 3, 3)"]),
         (
@@ -126,8 +126,10 @@ def test_another_number_of_classes_raises(tmp_path: Path, other: ResNet) -> None
     ],
     ids=["channels", "width", "deeper", "another"],
 )
-def test_weights_of_another_network_raise(tmp_path: Path, other: ResNet, saved: nn.Module, parts: list[str]) -> None:
-    save_weights(tmp_path / "w", saved, {})
+def test_weights_of_another_network_raise(
+    tmp_path: Path, other: ResNet, saved_network: nn.Module, parts: list[str]
+) -> None:
+    save_weights(tmp_path / "w", saved_network, {})
     message = refusal(tmp_path / "w", other)
     assert [part for part in parts if part not in message] == []
     assert "this ResNet" in message

@@ -199,11 +199,11 @@ def test_a_compressed_archive_raises(tmp_path: Path) -> None:
     module = nn.Linear(1000, 1000)
     torch.save({"weight": torch.zeros(1000, 1000), "bias": torch.zeros(1000)}, tmp_path / "whole.pt")
     with (
-        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
-        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+        zipfile.ZipFile(tmp_path / "whole.pt") as archive,
+        zipfile.ZipFile(tmp_path / "w.pt", "w", zipfile.ZIP_DEFLATED) as compressed_archive,
     ):
-        for member in whole.infolist():
-            packed.writestr(member.filename, whole.read(member))
+        for member in archive.infolist():
+            compressed_archive.writestr(member.filename, archive.read(member))
     assert (tmp_path / "w.pt").stat().st_size < 20_000
     torch.load(tmp_path / "w.pt", weights_only=True)  # torch.load itself would unpack it
     assert "compressed entries" in refusal(tmp_path / "w.pt", module)

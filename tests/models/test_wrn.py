@@ -31,19 +31,21 @@ def test_parameter_counts(depth: int, width: int, count: int) -> None:
 )
 def test_shapes_of_logits_and_roles(shape: tuple[int, int, int], sides: tuple[int, int, int]) -> None:
     network = WRN(10, 2, num_classes=7, in_channels=shape[0])
-    captured: dict[str, Tensor] = {}
+    feature_maps: dict[str, Tensor] = {}
     normalised: list[Tensor] = []
     network.bn.register_forward_pre_hook(lambda _, inputs: normalised.append(inputs[0]))
     for role, layer in WRN.roles.items():
-        network.get_submodule(layer).register_forward_hook(lambda _, __, out, role=role: captured.update({role: out}))
+        network.get_submodule(layer).register_forward_hook(
+            lambda _, __, out, role=role: feature_maps.update({role: out})
+        )
     assert network(torch.rand(2, *shape)).shape == (2, 7)
-    assert tuple(captured.pop("stem").shape) == (2, 16, *shape[1:])
-    assert {role: tuple(out.shape) for role, out in captured.items()} == {
+    assert tuple(feature_maps.pop("stem").shape) == (2, 16, *shape[1:])
+    assert {role: tuple(out.shape) for role, out in feature_maps.items()} == {
         f"stage{index}": (2, channels, side, side)
         for index, channels, side in zip((1, 2, 3), (32, 64, 128), sides, strict=True)
     }
-    assert all(out.min() < 0 for out in captured.values())  # not activated
-    assert normalised[0] is captured["stage3"]  # nor normalised
+    assert all(out.min() < 0 for out in feature_maps.values())  # not activated
+    assert normalised[0] is feature_maps["stage3"]  # nor normalised
 
 
 def norm(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
@@ -69,8 +71,8 @@ def test_projection_shortcut_takes_the_activated_input(channels: int, stride: in
     active = norm(x, block.bn1).clamp(min=0)
     inner = F.conv2d(active, block.conv1.weight, stride=stride, padding=1)
     assert block.shortcut is not None
-    projected = torch.einsum("oc,bchw->bohw", block.shortcut.weight[:, :, 0, 0], active[:, :, ::stride, ::stride])
-    expected = projected + F.conv2d(norm(inner, block.bn2).clamp(min=0), block.conv2.weight, padding=1)
+    projection = torch.einsum("oc,bchw->bohw", block.shortcut.weight[:, :, 0, 0], active[:, :, ::stride, ::stride])
+    expected = projection + F.conv2d(norm(inner, block.bn2).clamp(min=0), block.conv2.weight, padding=1)
     torch.testing.assert_close(block(x), expected)
 
 

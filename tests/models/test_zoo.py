@@ -60,9 +60,9 @@ def test_families_of_one_method_are_built_by_name() -> None:
     ],
 )
 def test_unknown_names_get_a_suggestion(name: str, suggestion: str) -> None:
-    with pytest.raises(TutelageError) as caught:
+    with pytest.raises(TutelageError) as exc_info:
         zoo.build(name, num_classes=10, input_shape=(3, 32, 32))
-    message = str(caught.value)
+    message = str(exc_info.value)
     assert message.startswith(f"unknown model {name!r}; did you mean {suggestion!r}?")
     assert all(form in message for form in ("module:attr", "timm/NAME", "hf/NAME"))
     assert "\n" not in message
@@ -80,10 +80,10 @@ def test_invalid_depths_raise(name: str, text: str) -> None:
 )
 def test_too_large_networks_raise_immediately(name: str) -> None:
     start = time.monotonic()
-    with pytest.raises(TutelageError, match=r"too large|would have") as caught:
+    with pytest.raises(TutelageError, match=r"too large|would have") as exc_info:
         zoo.build(name, num_classes=10, input_shape=(3, 32, 32))
     assert time.monotonic() - start < 5
-    assert len(str(caught.value)) < 300
+    assert len(str(exc_info.value)) < 300
 
 
 def test_the_size_check_draws_no_random_numbers() -> None:

@@ -17,7 +17,7 @@ WriteStudy = Callable[..., Path]
 PLAIN = (0.80, 0.82, 0.78, 0.81, 0.79)
 
 
-def made_of(write: WriteStudy, values: Mapping[str, Sequence[float | None]], **options: Any) -> Results:
+def results_of_values(write: WriteStudy, values: Mapping[str, Sequence[float | None]], **options: Any) -> Results:
     """Results of a study with these accuracies on one condition; ``None`` is a failed run."""
 
     def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -42,16 +42,16 @@ UNSURE = plus(0.03, -0.02, 0.01, 0.0, -0.01)
 
 def test_conclusion_names_every_significance_category(write_study: WriteStudy) -> None:
     worse = [2 * a - b for a, b in zip(PLAIN, CLEAR, strict=True)]
-    failed = [*CLEAR[:4], None]
+    accuracies = [*CLEAR[:4], None]
     values = {
         "up": CLEAR,
         "down": worse,
         "lost": UNCORRECTED,
         "same": plus(*5 * [0.05]),
         "unsure": UNSURE,
-        "gone": failed,
+        "gone": accuracies,
     }
-    rows = {row.cell.method: row for row in made_of(write_study, values).table()}
+    rows = {row.cell.method: row for row in results_of_values(write_study, values).table()}
     assert {name: significance(rows[name]) for name in values} == {
         "up": "above",
         "down": "below",
@@ -70,7 +70,7 @@ def test_conclusion_names_every_significance_category(write_study: WriteStudy) -
 
 
 def test_better_and_worse_are_swapped_if_lower_is_better(write_study: WriteStudy) -> None:
-    results = made_of(write_study, {"up": CLEAR})
+    results = results_of_values(write_study, {"up": CLEAR})
     assert "clearly better than the plain student: up." in conclusion(results.table())
     assert "clearly worse than the plain student: up." in conclusion(results.table("ece"))
     assert "clearly worse than the plain student: up (+0.05)" in summary(results, "ece")[1]
@@ -81,7 +81,7 @@ def test_no_claim_without_the_corrected_p_value(write_study: WriteStudy) -> None
     for seed in range(12):
         draws = np.random.default_rng(seed).normal(0.01, 0.01, (5, 5))
         values = {f"m{number}": plus(*row) for number, row in enumerate(draws)}
-        results = made_of(lambda **options: write_study(f"study-{seed}", **options), values)  # noqa: B023
+        results = results_of_values(lambda **options: write_study(f"study-{seed}", **options), values)  # noqa: B023
         for interval in ("t", "bootstrap"):
             rows = results.table(interval=interval)
             sentence = conclusion(rows)
@@ -89,21 +89,21 @@ def test_no_claim_without_the_corrected_p_value(write_study: WriteStudy) -> None
             for row in rows:
                 if row.gain is None:
                     continue
-                claimed = f"{row.cell.method} (" in second
-                assert claimed == (significance(row) in ("above", "below"))
-                assert not claimed or (row.holm is not None and row.holm < LEVEL and row.gain.low * row.gain.high > 0)
+                claim = f"{row.cell.method} (" in second
+                assert claim == (significance(row) in ("above", "below"))
+                assert not claim or (row.holm is not None and row.holm < LEVEL and row.gain.low * row.gain.high > 0)
             assert ("clearly better" in sentence or "clearly worse" in sentence) == (
                 "none clearly differs" not in sentence
             )
 
 
 def test_random_differences_are_not_called_significant(write_study: WriteStudy) -> None:
-    results = made_of(write_study, {"a": UNSURE, "b": UNSURE})
+    results = results_of_values(write_study, {"a": UNSURE, "b": UNSURE})
     assert conclusion(results.table()) == (
         "After Holm's correction for 2 comparisons, none clearly differs from the plain student. "
         "For all 2 the interval contains 0."
     )
-    first, second, third = summary(results)
+    first, second, third_line = summary(results)
     assert first == (
         "2 methods (a; b) were compared with the plain student on digits, correct labels, big teaching small, "
         "over 5 seeds, by test accuracy."
@@ -111,40 +111,44 @@ def test_random_differences_are_not_called_significant(write_study: WriteStudy) 
     assert second == (
         "After Holm's correction within each condition and pair, no method clearly differs from the plain student."
     )
-    assert third.startswith("Missing or not significant: 2 of 2 comparisons are not significantly different from 0 (")
+    assert third_line.startswith(
+        "Missing or not significant: 2 of 2 comparisons are not significantly different from 0 ("
+    )
 
 
 def test_one_seed_is_not_enough(write_study: WriteStudy) -> None:
-    results = made_of(write_study, {"a": CLEAR, "b": UNSURE}, seeds=(2,))
+    results = results_of_values(write_study, {"a": CLEAR, "b": UNSURE}, seeds=(2,))
     assert conclusion(results.table()) == "Too few seeds: one seed does not show the variation between seeds."
-    first, second, third = summary(results)
+    first, second, third_line = summary(results)
     assert "over 1 seed," in first
     assert second == "One seed is not enough to compare any method with the plain student."
-    assert third == "Missing or not significant: 2 of 2 comparisons are not significantly different from 0."
+    assert third_line == "Missing or not significant: 2 of 2 comparisons are not significantly different from 0."
 
 
 def test_missing_runs_are_named_with_their_errors(write_study: WriteStudy) -> None:
-    results = made_of(write_study, {"plain": [*PLAIN[:4], None], "a": CLEAR})
+    results = results_of_values(write_study, {"plain": [*PLAIN[:4], None], "a": CLEAR})
     assert conclusion(results.table()) == (
         "Missing: plain (seed 4 failed: step 4: nan). Nothing can be compared with the plain student."
     )
-    _, second, third = summary(results)
+    _, second, third_line = summary(results)
     assert second == "No method could be compared with the plain student."
-    assert "plain with digits, correct labels is missing (seed 4 failed: step 4: nan)" in third
-    assert "1 comparison of 1 could not be made" in third
+    assert "plain with digits, correct labels is missing (seed 4 failed: step 4: nan)" in third_line
+    assert "1 comparison of 1 could not be made" in third_line
 
 
 def test_summary_names_conditions_with_improvements(write_study: WriteStudy) -> None:
-    results = made_of(write_study, {"a": CLEAR, "b": CLEAR}, noise=(None, "0.4"), pairs=(("x", "y"), ("z", "y")))
-    first, second, third = summary(results)
+    results = results_of_values(
+        write_study, {"a": CLEAR, "b": CLEAR}, noise=(None, "0.4"), pairs=(("x", "y"), ("z", "y"))
+    )
+    first, second, third_line = summary(results)
     assert "under 2 conditions (correct labels; noise 0.4), x teaching y; z teaching y, over" in first
     gain = "+5.00 percentage points"
     assert f"clearly better than the plain student: a ({gain}); b ({gain}) with correct labels, x" in second
-    assert third == "No run is missing, and every difference is significant."
+    assert third_line == "No run is missing, and every difference is significant."
 
 
 def test_study_of_only_the_plain_student(write_study: WriteStudy) -> None:
-    results = made_of(write_study, {})
+    results = results_of_values(write_study, {})
     rows: list[Row] = results.table()
     assert conclusion(rows) == "Nothing can be compared with the plain student."
     assert summary(results)[1] == "No method could be compared with the plain student."
@@ -152,7 +156,7 @@ def test_study_of_only_the_plain_student(write_study: WriteStudy) -> None:
 
 @pytest.mark.parametrize("metric", ["calibration_gap", "memorised", "ood_auroc"])
 def test_metrics_without_direction_or_values_make_no_claim(write_study: WriteStudy, metric: str) -> None:
-    results = made_of(write_study, {"a": CLEAR})
+    results = results_of_values(write_study, {"a": CLEAR})
     text = " ".join([conclusion(results.table(metric)), *summary(results, metric)])
     assert "better" not in text
     assert "nan" not in text

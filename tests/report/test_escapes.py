@@ -90,13 +90,13 @@ def test_tables_and_lines_are_printed_escaped(capsys: pytest.CaptureFixture[str]
 
 
 def test_ascii_terminal_prints_escapes_and_no_traceback(tmp_path: Path) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tutelage", "methods", "dml"],
         capture_output=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         check=False,
     )
-    assert done.returncode == 0
-    assert b"Traceback" not in done.stderr
-    done.stdout.decode("ascii")
+    assert process.returncode == 0
+    assert b"Traceback" not in process.stderr
+    process.stdout.decode("ascii")

@@ -86,14 +86,14 @@ class Reader(HTMLParser):
     unknown_decl = handle_pi = handle_comment
 
 
-def written(folder: Path, write_study: Callable[..., Path], text: Mapping[str, str]) -> str:
+def write_hostile_page(folder: Path, write_study: Callable[..., Path], text: Mapping[str, str]) -> str:
     """The page of a study with these names, each made unique by its position."""
     name = {field: f"{field}~{text[field]}" for field in FIELDS}
     condition = {"data": name["data"], "imbalance": name["imbalance"]}
 
     def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
         hostile = record["method"] == name["method"] and record["seed"] == 0
-        more = {"error": name["error"], "status": "failed"} if hostile else {}
+        failure = {"error": name["error"], "status": "failed"} if hostile else {}
         return condition | {
             "function": name["function"],
             "settings": {name["setting"]: name["value"]},
@@ -108,7 +108,7 @@ def written(folder: Path, write_study: Callable[..., Path], text: Mapping[str, s
                 "validation_accuracy": [None] * 2,
                 "loss": {name["term"]: [1.0, 0.5]},
             },
-            **more,
+            **failure,
         }
 
     fields = {
@@ -122,10 +122,12 @@ def written(folder: Path, write_study: Callable[..., Path], text: Mapping[str, s
     study = write_study(
         "study", numbers, noise=(None, name["noise"]), pairs=pairs, methods=(name["method"],), seeds=(0, 1), **fields
     )
-    way = {"method": name["function"], "settings": {name["setting"]: name["value"]}}
-    declared = json.loads((study / "study.json").read_text())
+    method_record = {"method": name["function"], "settings": {name["setting"]: name["value"]}}
+    declaration = json.loads((study / "study.json").read_text())
     (study / "study.json").write_text(
-        json.dumps(declared | {"name": name["study"], "methods": dict.fromkeys(declared["methods"], way)})
+        json.dumps(
+            declaration | {"name": name["study"], "methods": dict.fromkeys(declaration["methods"], method_record)}
+        )
     )
     (study / "runs" / "teacher-0").mkdir(parents=True)
     (study / "runs" / "teacher-0" / "versions.json").write_text(json.dumps({"tutelage": name["version"]}))
@@ -134,11 +136,11 @@ def written(folder: Path, write_study: Callable[..., Path], text: Mapping[str, s
     return page(results)
 
 
-def opened(made: str) -> Reader:
-    made.encode()  # no lone surrogate
-    for drawing in re.findall(r"<svg.*?</svg>", made, re.DOTALL):
+def parse_page(page_text: str) -> Reader:
+    page_text.encode()  # no lone surrogate
+    for drawing in re.findall(r"<svg.*?</svg>", page_text, re.DOTALL):
         ElementTree.fromstring(drawing)
-    return Reader(made)
+    return Reader(page_text)
 
 
 @settings(
@@ -156,36 +158,43 @@ def test_names_create_no_element_and_no_attribute(
     text: dict[str, str], write_study: Callable[..., Path], tmp_path: Path, plain_page: dict[str, Reader]
 ) -> None:
     if "usual" not in plain_page:
-        plain_page["usual"] = opened(written(tmp_path, write_study, dict.fromkeys(FIELDS, "")))
+        plain_page["usual"] = parse_page(write_hostile_page(tmp_path, write_study, dict.fromkeys(FIELDS, "")))
     plain = plain_page["usual"]
-    read = opened(written(tmp_path, write_study, {field: json.loads(json.dumps(raw)) for field, raw in text.items()}))
-    assert read.declarations == plain.declarations
+    reader = parse_page(
+        write_hostile_page(tmp_path, write_study, {field: json.loads(json.dumps(raw)) for field, raw in text.items()})
+    )
+    assert reader.declarations == plain.declarations
     # A long name may be split into more elements of a figure; nothing else depends on its length.
     svg_tags = {"text", "tspan", "g", "use", "path", "svg", "title"}
-    assert {tag: n for tag, n in Counter(read.tags).items() if tag not in svg_tags} == {
+    assert {tag: n for tag, n in Counter(reader.tags).items() if tag not in svg_tags} == {
         tag: n for tag, n in Counter(plain.tags).items() if tag not in svg_tags
     }
-    assert set(read.tags) == set(plain.tags)
-    assert {(tag, name) for tag, name, _ in read.attributes} == {(tag, name) for tag, name, _ in plain.attributes}
-    ids = [value for _, name, value in read.attributes if name == "id"]
+    assert set(reader.tags) == set(plain.tags)
+    assert {(tag, name) for tag, name, _ in reader.attributes} == {(tag, name) for tag, name, _ in plain.attributes}
+    ids = [value for _, name, value in reader.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    assert all(value.removeprefix("#") in ids for _, name, value in read.attributes if name == "href")
+    assert all(value.removeprefix("#") in ids for _, name, value in reader.attributes if name == "href")
     for name in ("style", "class", "role", "type", "content"):
-        values = {value for _, own, value in read.attributes if own == name}
+        values = {value for _, attribute_name, value in reader.attributes if attribute_name == name}
         assert not any("~" in value for value in values), name
-    words = " ".join("".join(read.texts).split())
+    words = " ".join("".join(reader.texts).split())
     for field in ("study", "data", "teacher", "student", "method", "error", "command", "value", "version"):
         assert " ".join(printable(f"{field}~{text[field]}").split()) in words, field
 
 
 def test_templates_insert_only_figures_style_and_script_unescaped() -> None:
     templates = files("tutelage.report.page") / "templates"
-    unescaped = {
+    unescaped_values = {
         expression
         for template in templates.iterdir()
         for expression in re.findall(r"{{([^}]*safe[^}]*)}}", template.read_text(encoding="utf-8"))
     }
-    assert {text.strip() for text in unescaped} == {"style|safe", "script|safe", "definitions|safe", "panel.svg|safe"}
+    assert {text.strip() for text in unescaped_values} == {
+        "style|safe",
+        "script|safe",
+        "definitions|safe",
+        "panel.svg|safe",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -197,9 +206,9 @@ def plain_page() -> dict[str, Reader]:
 def test_page_with_lone_surrogates_is_written(write_study: Callable[..., Path], tmp_path: Path) -> None:
     """Readers refuse files with lone surrogates, but records made in Python may contain them."""
     results = Results.read(write_study(methods=("at",), seeds=(0,)))
-    strange = "\ud800<b>\udfff"
-    runs = tuple({**run, "error": strange, "command": strange, "status": "failed"} for run in results.runs)
-    made = page(replace(results, study={**results.study, "name": strange}, runs=runs))
-    assert "\\ud800<b>\\udfff" in "".join(opened(made).texts)
-    write_page(replace(results, study={**results.study, "name": strange}), tmp_path / "page.html")
+    hostile_name = "\ud800<b>\udfff"
+    runs = tuple({**run, "error": hostile_name, "command": hostile_name, "status": "failed"} for run in results.runs)
+    page_text = page(replace(results, study={**results.study, "name": hostile_name}, runs=runs))
+    assert "\\ud800<b>\\udfff" in "".join(parse_page(page_text).texts)
+    write_page(replace(results, study={**results.study, "name": hostile_name}), tmp_path / "page.html")
     assert b"\\ud800&lt;b&gt;" in (tmp_path / "page.html").read_bytes()

@@ -25,18 +25,18 @@ def test_difference_is_bold_by_its_own_interval_and_marked_by_holms_correction()
         "same": dict.fromkeys(seeds, 0.7),  # no spread, so not marked
         "absent": {},
     }
-    compared = compare_rows(rows, "plain")
-    assert compared["uncorrected"].holm is not None
-    assert compared["uncorrected"].p is not None
-    assert compared["uncorrected"].p < 0.05 <= compared["uncorrected"].holm
-    table = comparison_table([Column("accuracy")], [compared])
-    plain, sure, uncorrected, unsure, same, absent = table.splitlines()[2:]
+    comparison = compare_rows(rows, "plain")
+    assert comparison["uncorrected"].holm is not None
+    assert comparison["uncorrected"].p is not None
+    assert comparison["uncorrected"].p < 0.05 <= comparison["uncorrected"].holm
+    table = comparison_table([Column("accuracy")], [comparison])
+    plain, certain_row, uncorrected_row, uncertain_row, same_row, absent_row = table.splitlines()[2:]
     assert plain == "| plain | 4 | 50.0 ± 0.0 |"
-    assert sure == f"| sure | 4 | 60.0 ± 1.3 (**+10.0 ± 1.3**{SIGNIFICANT}) |"
-    assert uncorrected == "| uncorrected | 4 | 54.0 ± 3.4 (**+4.0 ± 3.4**) |"
-    assert unsure == "| unsure | 4 | 50.5 ± 6.7 (+0.5 ± 6.7) |"
-    assert same == "| same | 4 | 70.0 ± 0.0 (**+20.0 ± 0.0**) |"
-    assert absent == "| absent | 0 | – |"
+    assert certain_row == f"| sure | 4 | 60.0 ± 1.3 (**+10.0 ± 1.3**{SIGNIFICANT}) |"
+    assert uncorrected_row == "| uncorrected | 4 | 54.0 ± 3.4 (**+4.0 ± 3.4**) |"
+    assert uncertain_row == "| unsure | 4 | 50.5 ± 6.7 (+0.5 ± 6.7) |"
+    assert same_row == "| same | 4 | 70.0 ± 0.0 (**+20.0 ± 0.0**) |"
+    assert absent_row == "| absent | 0 | – |"
 
 
 def test_note_says_what_would_be_detected_where_the_interval_includes_0() -> None:

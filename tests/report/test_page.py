@@ -29,10 +29,10 @@ VOID = {"meta", "link", "br", "input", "hr", "img", "path", "use"}
 
 def record(method: str, seed: int, condition: tuple[Any, ...], rng: np.random.Generator) -> dict[str, Any]:
     accuracy = float(rng.uniform(0.6, 0.9))
-    measured = {name: float(rng.uniform(0, 1)) for name in METRICS} | {"accuracy": accuracy, "seconds": 3.0 + seed}
+    measurements = {name: float(rng.uniform(0, 1)) for name in METRICS} | {"accuracy": accuracy, "seconds": 3.0 + seed}
     return {
         **dict(zip((*CONDITION, *PAIR), condition, strict=True)),
-        **measured,
+        **measurements,
         "key": f"{abs(hash((method, seed, condition))):016x}"[:16],
         "folder": f"runs/{method}-{condition[1]}-seed{seed}",
         "status": "done",
@@ -56,8 +56,8 @@ def study(
     methods: tuple[str, ...] = ("hinton", "at"),
     noise: tuple[str | None, ...] = (None, "0.2", "0.4"),
     seeds: int = 3,
-    broken: tuple[str, ...] = (),
-    tried: bool = False,
+    failed_methods: tuple[str, ...] = (),
+    with_trials: bool = False,
 ) -> Results:
     """Results of a study written to disk; all seeds of the ``broken`` methods failed."""
     rng = np.random.default_rng(0)
@@ -67,8 +67,8 @@ def study(
         for method in ("teacher", *names):
             for seed in range(seeds):
                 run = record(method, seed, ("digits", one, None, None, "noisy", "big", "small"), rng)
-                if method in broken:
-                    lost = (
+                if method in failed_methods:
+                    is_missing = (
                         *METRICS,
                         "per_class_accuracy",
                         "reliability",
@@ -77,9 +77,9 @@ def study(
                         "pgd",
                         "curve",
                     )
-                    run |= dict.fromkeys(lost) | {"status": "failed", "error": f"became nan {HOSTILE}"}
+                    run |= dict.fromkeys(is_missing) | {"status": "failed", "error": f"became nan {HOSTILE}"}
                 records.append(run)
-    declared = {
+    declaration = {
         "name": f"a study {HOSTILE}",
         "data": ["digits"],
         "noise": list(noise),
@@ -90,17 +90,17 @@ def study(
         "methods": {name: {"method": name, "settings": {}} for name in names},
         "seeds": list(range(seeds)),
         "train": {"epochs": 2},
-        "budget": 2 if tried else 0,
+        "budget": 2 if with_trials else 0,
         "evaluate": {"corruptions": True, "pgd": [0.01], "ood": None},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(json.dumps(declared))
+    (folder / "study.json").write_text(json.dumps(declaration))
     (folder / "results.jsonl").write_text("".join(json.dumps(run) + "\n" for run in records))
-    if tried:
+    if with_trials:
         trials = [
             records[-1]
-            | {"space": {"weight": HOSTILE}, "score": score, "chosen": chosen, "settings": {"weight": HOSTILE}}
-            for score, chosen in ((0.7, False), (0.8, True))
+            | {"space": {"weight": HOSTILE}, "score": score, "chosen": is_selected, "settings": {"weight": HOSTILE}}
+            for score, is_selected in ((0.7, False), (0.8, True))
         ]
         (folder / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in trials))
     return Results.read(folder)
@@ -163,38 +163,40 @@ EDGES: dict[str, dict[str, Any]] = {
 def test_page_is_complete_and_self_contained(edge: str, tmp_path: Path) -> None:
     results = study(tmp_path, **EDGES[edge])
     text = page(results)
-    read = Reader(text)
-    ids = read.ids()
+    reader = Reader(text)
+    ids = reader.ids()
     assert len(set(ids)) == len(ids)
-    named = {value for _, attributes in read.tags for name, value in attributes.items() if name == "href"}
-    assert {f"#{one}" for one in ids} >= named
+    targets = {value for _, attributes in reader.tags for name, value in attributes.items() if name == "href"}
+    assert {f"#{one}" for one in ids} >= targets
     assert not re.search(r"https?://|@import|src=|url\(", text)
-    assert sum(tag == "script" for tag, _ in read.tags) == 1
-    assert not any(name.startswith("on") for _, attributes in read.tags for name in attributes)
-    controlled = {value for _, attributes in read.tags for name, value in attributes.items() if name == "aria-controls"}
-    assert controlled <= set(ids)
-    assert all("aria-label" in attributes for tag, attributes in read.tags if tag == "svg" and "role" in attributes)
+    assert sum(tag == "script" for tag, _ in reader.tags) == 1
+    assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
+    controlled_ids = {
+        value for _, attributes in reader.tags for name, value in attributes.items() if name == "aria-controls"
+    }
+    assert controlled_ids <= set(ids)
+    assert all("aria-label" in attributes for tag, attributes in reader.tags if tag == "svg" and "role" in attributes)
     for run in results.runs:
-        assert run["folder"] in read.text
-        assert run["command"] in read.text
+        assert run["folder"] in reader.text
+        assert run["command"] in reader.text
     assert "nan" not in re.sub(r"[^<]*became nan.*?<", "<", " ".join(re.findall(r'd="[^"]*"', text)))
 
 
 def test_study_texts_are_escaped(tmp_path: Path) -> None:
-    text = page(study(tmp_path, methods=(HOSTILE,), broken=(HOSTILE,), tried=True))
+    text = page(study(tmp_path, methods=(HOSTILE,), failed_methods=(HOSTILE,), with_trials=True))
     assert "<script>alert" not in text
     assert HOSTILE in Reader(text).text
     assert f"Study report a study {HOSTILE}" in Reader(text).text
 
 
 def test_missing_run_is_marked_everywhere(tmp_path: Path) -> None:
-    text = page(study(tmp_path, methods=("hinton", "at"), broken=("at",)))
-    read = Reader(text)
+    text = page(study(tmp_path, methods=("hinton", "at"), failed_methods=("at",)))
+    reader = Reader(text)
     assert 'id="failed"' in text
-    assert "missing 3 of 3 runs" in read.text
-    assert "9 failed" in read.text
-    assert any("became nan" in str(attributes.get("title")) for tag, attributes in read.tags if tag == "abbr")
-    assert read.text.count("missing: seed 0 failed") >= 5  # in each kind of figure
+    assert "missing 3 of 3 runs" in reader.text
+    assert "9 failed" in reader.text
+    assert any("became nan" in str(attributes.get("title")) for tag, attributes in reader.tags if tag == "abbr")
+    assert reader.text.count("missing: seed 0 failed") >= 5  # in each kind of figure
 
 
 def test_empty_sections_are_omitted(tmp_path: Path) -> None:
@@ -204,25 +206,25 @@ def test_empty_sections_are_omitted(tmp_path: Path) -> None:
 
 
 def test_single_seed_has_no_interval(tmp_path: Path) -> None:
-    read = Reader(page(study(tmp_path, seeds=1)))
-    assert "One seed allows no interval" in read.text
-    assert "±" not in read.text
+    reader = Reader(page(study(tmp_path, seeds=1)))
+    assert "One seed allows no interval" in reader.text
+    assert "±" not in reader.text
 
 
 def test_two_seeds_have_no_interval_of_the_mean(tmp_path: Path) -> None:
-    read = Reader(page(study(tmp_path, seeds=2)))
-    assert "Two seeds: no interval of a mean." in read.text
-    assert "±" not in read.text.replace("intervals of up to ±", "")
-    assert "Two seeds: no interval of a mean, so there are no bands" in read.text
+    reader = Reader(page(study(tmp_path, seeds=2)))
+    assert "Two seeds: no interval of a mean." in reader.text
+    assert "±" not in reader.text.replace("intervals of up to ±", "")
+    assert "Two seeds: no interval of a mean, so there are no bands" in reader.text
 
 
 def test_overview_has_a_coloured_cell_per_method_and_condition(tmp_path: Path) -> None:
-    text = page(study(tmp_path, methods=("hinton", HOSTILE), broken=(HOSTILE,)))
+    text = page(study(tmp_path, methods=("hinton", HOSTILE), failed_methods=(HOSTILE,)))
     part = text[text.index('<section id="overview"') : text.index('<section id="table"')]
-    read = Reader(part)
-    assert "noise 0.2" in read.text
-    assert read.text.count("missing") == 3
-    heat = [str(attributes["style"]) for tag, attributes in read.tags if tag == "td" and "style" in attributes]
+    reader = Reader(part)
+    assert "noise 0.2" in reader.text
+    assert reader.text.count("missing") == 3
+    heat = [str(attributes["style"]) for tag, attributes in reader.tags if tag == "td" and "style" in attributes]
     assert len(heat) == 3  # only hinton: not the teacher, plain or missing methods
     assert max(int(style.rpartition(":")[2].rstrip("%")) for style in heat) == 100
     assert 'id="overview"' not in page(study(tmp_path, noise=(None,)))
@@ -239,15 +241,15 @@ def test_lower_is_better_for_error_metrics(tmp_path: Path) -> None:
 def test_runs_shared_by_several_pairs_are_counted_once(tmp_path: Path) -> None:
     results = study(tmp_path, noise=(None,))
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
-    again = [json.dumps(json.loads(line) | {"teacher": "huge"}) for line in lines]
-    (tmp_path / "results.jsonl").write_text("\n".join(lines + again))
+    repeated_lines = [json.dumps(json.loads(line) | {"teacher": "huge"}) for line in lines]
+    (tmp_path / "results.jsonl").write_text("\n".join(lines + repeated_lines))
     assert f"{len(results.runs)} of {len(results.runs)} runs done" in Reader(page(Results.read(tmp_path))).text
 
 
 def test_selected_trial_is_marked(tmp_path: Path) -> None:
-    read = Reader(page(study(tmp_path, tried=True)))
-    assert "✓ selected 80.00" in read.text
-    assert "✓ selected 70.00" not in read.text
+    reader = Reader(page(study(tmp_path, with_trials=True)))
+    assert "✓ selected 80.00" in reader.text
+    assert "✓ selected 70.00" not in reader.text
 
 
 def test_bands_equal_the_intervals_of_the_table() -> None:
@@ -283,19 +285,19 @@ def browser() -> Iterator[Any]:
     if not browsers:
         pytest.skip("no Chromium on this machine")
     with sync.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=browsers[0], args=["--no-sandbox"])
-        yield opened
-        opened.close()
+        chromium = playwright.chromium.launch(executable_path=browsers[0], args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
 def report(tmp_path: Path) -> str:
     path = tmp_path / "report.html"
-    write_page(study(tmp_path, methods=("hinton", "at", HOSTILE), broken=("at",)), path)
+    write_page(study(tmp_path, methods=("hinton", "at", HOSTILE), failed_methods=("at",)), path)
     return path.as_uri()
 
 
-def opened(browser: Any, address: str, **options: Any) -> Any:
+def open_page(browser: Any, address: str, **options: Any) -> Any:
     """Open the page and record requests and console messages, of which there must be none."""
     tab = browser.new_page(**options)
     tab.events = []
@@ -312,7 +314,7 @@ def visible_methods(tab: Any) -> list[str]:
 
 
 def test_page_opens_without_errors_sorts_filters_and_unfolds(browser: Any, report: str) -> None:
-    tab = opened(browser, report)
+    tab = open_page(browser, report)
     assert len(visible_methods(tab)) == 15
     head = tab.locator("#numbers > thead th", has_text="accuracy, %").first
     for order, sign in (("descending", -1), ("ascending", 1)):
@@ -346,7 +348,7 @@ def test_page_opens_without_errors_sorts_filters_and_unfolds(browser: Any, repor
 def test_page_follows_the_colour_scheme_and_fits_the_window(
     browser: Any, report: str, scheme: str, light: bool, width: int
 ) -> None:
-    tab = opened(browser, report, color_scheme=scheme, viewport={"width": width, "height": 800})
+    tab = open_page(browser, report, color_scheme=scheme, viewport={"width": width, "height": 800})
     colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     red, green, blue = (int(part) for part in re.findall(r"\d+", colour)[:3])
     assert (min(red, green, blue) > 200) if light else (max(red, green, blue) < 60)
@@ -359,7 +361,7 @@ def test_page_follows_the_colour_scheme_and_fits_the_window(
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_wide_tables_keep_their_first_column_and_indicate_scrolling(browser: Any, report: str, width: int) -> None:
-    tab = opened(browser, report, viewport={"width": width, "height": 800})
+    tab = open_page(browser, report, viewport={"width": width, "height": 800})
     wide = tab.locator("#table .wide")
     assert wide.evaluate("it => it.scrollWidth > it.clientWidth")
     assert "local" in wide.evaluate("it => getComputedStyle(it).backgroundAttachment")
@@ -372,9 +374,9 @@ def test_wide_tables_keep_their_first_column_and_indicate_scrolling(browser: Any
 
 
 def test_page_prints(browser: Any, report: str) -> None:
-    tab = opened(browser, report, color_scheme="dark")
-    printed = tab.pdf(prefer_css_page_size=True)
-    assert printed.startswith(b"%PDF")
+    tab = open_page(browser, report, color_scheme="dark")
+    pdf = tab.pdf(prefer_css_page_size=True)
+    assert pdf.startswith(b"%PDF")
     tab.emulate_media(media="print")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
     assert not tab.locator(".controls").is_visible()

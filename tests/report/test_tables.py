@@ -107,13 +107,13 @@ def test_latex_has_one_escaped_booktabs_table_per_condition(write_study: WriteSt
     text = table_as(Results.read(folder), "latex").decode()
     assert text.count(r"\begin{tabular}{lrrrr}") == text.count(r"\bottomrule") == 2
     row = next(line for line in text.splitlines() if line.startswith("50 "))
-    escaped = r"50 \% of \{a\_b\} \& c\textbackslash{}d \$x\textasciicircum{}2\$ \textasciitilde{} \# "
-    assert row.startswith(escaped + r"\textless{}i\textgreater{} & ")
+    escaped_name = r"50 \% of \{a\_b\} \& c\textbackslash{}d \$x\textasciicircum{}2\$ \textasciitilde{} \# "
+    assert row.startswith(escaped_name + r"\textless{}i\textgreater{} & ")
     assert row.endswith(r" \\")
     assert r" $\pm$ " in row
-    bare = text.replace(r"\&", "").replace(r"\{", "").replace(r"\}", "")
-    assert {line.count("&") for line in bare.splitlines() if line.endswith(r" \\")} == {4}
-    assert bare.count("{") == bare.count("}")
+    plain_text = text.replace(r"\&", "").replace(r"\{", "").replace(r"\}", "")
+    assert {line.count("&") for line in plain_text.splitlines() if line.endswith(r" \\")} == {4}
+    assert plain_text.count("{") == plain_text.count("}")
 
 
 def test_missing_plain_run_is_marked_in_every_difference(write_study: WriteStudy) -> None:
@@ -190,8 +190,8 @@ def test_names_are_not_written_as_formulas(write_study: WriteStudy) -> None:
     ],
 )
 def test_markdown_displays_names_literally(write_study: WriteStudy, name: str, cell: str) -> None:
-    failed = {"status": "failed", "error": name}
-    study = write_study(name, lambda run: failed if run["method"] == name else {}, methods=(name,), seeds=(0, 1))
+    failed_fields = {"status": "failed", "error": name}
+    study = write_study(name, lambda run: failed_fields if run["method"] == name else {}, methods=(name,), seeds=(0, 1))
     text = table_as(Results.read(study.rename(study.with_name("study"))), "md").decode()
     assert f"| {cell} |" in text
     assert text.count(cell) == 1 + 2 * 3  # the title; and of two conditions the row, the missing value and its error

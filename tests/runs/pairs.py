@@ -85,7 +85,7 @@ class ImageNetStyle(nn.Module):
         return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
 
 
-def by_hand(width: int = 4) -> Tapped:
+def network_with_named_roles(width: int = 4) -> Tapped:
     """Layers without names that tell anything, and their roles named by hand."""
     module = nn.Sequential(
         nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU()),
@@ -97,7 +97,7 @@ def by_hand(width: int = 4) -> Tapped:
     return Tapped(module, roles={"stage1": "0", "stage2": "1", "embedding": "input:4"})
 
 
-def named(name: str) -> Make:
+def zoo_network(name: str) -> Make:
     """A network of the zoo, of a quarter of the usual width."""
     return lambda: Tapped(make_model(name, num_classes=4, input_shape=(1, 8, 8)).module, [0.4], [0.3])
 
@@ -111,15 +111,15 @@ PAIRS: Mapping[str, tuple[Make, Make]] = MappingProxyType(
     {
         "a narrower student": (tiny(3), tiny(6)),
         "a transformer learns": (lambda: Tapped(Vit()), tiny(4)),
-        "roles named by hand": (by_hand, lambda: by_hand(6)),
+        "roles named by hand": (network_with_named_roles, lambda: network_with_named_roles(6)),
         "the same network": (tiny(4), tiny(4)),
         "a wider student": (tiny(7), tiny(4)),
-        "resnet teaches wrn": (named("wrn-10-1"), named("resnet8x0.25")),
-        "wrn teaches resnet": (named("resnet8x0.25"), named("wrn-10-1")),
+        "resnet teaches wrn": (zoo_network("wrn-10-1"), zoo_network("resnet8x0.25")),
+        "wrn teaches resnet": (zoo_network("resnet8x0.25"), zoo_network("wrn-10-1")),
         "a transformer teaches": (tiny(4), lambda: Tapped(Vit())),
-        "another depth": (named("resnet8x0.25"), named("resnet20x0.25")),
-        "torchvision's style learns": (lambda: Tapped(ImageNetStyle()), named("resnet8x0.25")),
-        "torchvision's style teaches, on smaller maps": (named("wrn-10-1"), lambda: Tapped(ImageNetStyle(6))),
+        "another depth": (zoo_network("resnet8x0.25"), zoo_network("resnet20x0.25")),
+        "torchvision's style learns": (lambda: Tapped(ImageNetStyle()), zoo_network("resnet8x0.25")),
+        "torchvision's style teaches, on smaller maps": (zoo_network("wrn-10-1"), lambda: Tapped(ImageNetStyle(6))),
     }
 )
 

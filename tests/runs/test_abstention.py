@@ -42,9 +42,9 @@ class RecordingRun(Run):
 
 
 @pytest.fixture
-def learner(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> Callable[..., Learner]:
+def learner(tiny_data: Data, tiny_model: Net, trained_model: Net, on_cpu: Hardware) -> Callable[..., Learner]:
     """``learner(**settings)``: the learner of the method before training, with a trained teacher."""
-    teacher = taught()
+    teacher = trained_model()
 
     def make(**settings: Any) -> Learner:
         run = RecordingRun(tiny_data, lambda: tiny_model(2), [teacher], hardware=on_cpu)
@@ -85,9 +85,9 @@ def test_the_two_term_loss(learner: Callable[..., Learner]) -> None:
     kd = kl(q, s, 3.0).mean()
     p = torch.cat([s, a], 1).softmax(1)
     is_labelled = LABELS >= 0
-    bet = -(p[range(6), LABELS.clamp(min=0)] + p[:, -1] / 2.5).log().where(is_labelled, 0.0).mean()
+    expected_loss = -(p[range(6), LABELS.clamp(min=0)] + p[:, -1] / 2.5).log().where(is_labelled, 0.0).mean()
     ce = torch.nn.functional.cross_entropy(s, LABELS, ignore_index=-1, reduction="none").mean()
-    assert total(method_learner, forward_pass, 0.25) == pytest.approx(float(kd + 0.7 * bet))
+    assert total(method_learner, forward_pass, 0.25) == pytest.approx(float(kd + 0.7 * expected_loss))
     assert total(method_learner, forward_pass, 0.24) == pytest.approx(float(kd + 0.7 * ce))
 
 
@@ -99,33 +99,33 @@ def test_the_soft_bet(learner: Callable[..., Learner]) -> None:
     assert forward_pass.teacher is not None
     q = probability_shift(forward_pass.teacher["logits"].softmax(1), LABELS)
     p = torch.cat([s, a], 1).softmax(1)
-    bet = -(q * (p[:, :-1] + p[:, -1:] / 3.5).log()).sum(1).mean()
-    assert total(method_learner, forward_pass, 0.5) == pytest.approx(float(bet))
+    expected_loss = -(q * (p[:, :-1] + p[:, -1:] / 3.5).log()).sum(1).mean()
+    assert total(method_learner, forward_pass, 0.5) == pytest.approx(float(expected_loss))
     assert total(method_learner, forward_pass, 0.49) == pytest.approx(float(kl(q, s).mean()))
 
 
 def test_warm_up_does_not_train_abstention_output(
-    tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
+    tiny_data: Data, tiny_model: Net, trained_model: Net, on_cpu: Hardware
 ) -> None:
     """It ends exactly after one of three epochs: the output first changes in the second."""
     rows: list[Tensor] = []
-    made: list[Tapped] = []
+    networks: list[Tapped] = []
 
     def student() -> Tapped:
-        made.append(tiny_model(2))
-        return made[-1]
+        networks.append(tiny_model(2))
+        return networks[-1]
 
     def report(_: Any) -> None:
-        rows.append(made[0].module.get_parameter("fc.abstain.weight").detach().clone())
+        rows.append(networks[0].module.get_parameter("fc.abstain.weight").detach().clone())
 
-    run = Run(tiny_data, student, [taught()], recipe=SHORT, hardware=on_cpu, report=report)
-    trained = find("abstention")(run, warm_up=1 / 3)
+    run = Run(tiny_data, student, [trained_model()], recipe=SHORT, hardware=on_cpu, report=report)
+    trained_student = find("abstention")(run, warm_up=1 / 3)
     torch.manual_seed(0)
-    assert trained.module is made[0].module
+    assert trained_student.module is networks[0].module
     assert not torch.equal(rows[1], rows[0])
     assert not torch.equal(rows[2], rows[1])
-    whole = Run(tiny_data, lambda: tiny_model(2), [taught()], recipe=SHORT, hardware=on_cpu)
-    untouched = find("abstention")(whole, warm_up=1.0)
+    reference_run = Run(tiny_data, lambda: tiny_model(2), [trained_model()], recipe=SHORT, hardware=on_cpu)
+    untouched = find("abstention")(reference_run, warm_up=1.0)
     assert torch.equal(untouched.module.get_parameter("fc.abstain.weight"), rows[0])
 
 
@@ -169,11 +169,14 @@ def test_payoff_of_number_of_classes_or_more_is_refused(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"variant": "both"}, {"adjustment": "none"}, {"temperature": 0}, {"weight": -1}, {"warm_up": 1.5}]
+    "invalid_settings",
+    [{"variant": "both"}, {"adjustment": "none"}, {"temperature": 0}, {"weight": -1}, {"warm_up": 1.5}],
 )
-def test_invalid_settings_are_refused(wrong: dict[str, Any], learner: Callable[..., Learner], refused: Any) -> None:
-    with refused(next(iter(wrong))):
-        learner(**wrong)
+def test_invalid_settings_are_refused(
+    invalid_settings: dict[str, Any], learner: Callable[..., Learner], refused: Any
+) -> None:
+    with refused(next(iter(invalid_settings))):
+        learner(**invalid_settings)
 
 
 def test_teacher_is_required(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any) -> None:
@@ -185,13 +188,13 @@ def test_teacher_is_required(tiny_data: Data, tiny_model: Net, on_cpu: Hardware,
 def test_uncertain_teacher_causes_warning_for_soft_bet(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     """The largest of an untrained teacher's four probabilities is about 0.3, below 1 / 2.2 = 0.45."""
 
-    def go(**settings: Any) -> None:
+    def train(**settings: Any) -> None:
         run = RecordingRun(tiny_data, lambda: tiny_model(2), [tiny_model(1), tiny_model(3)], hardware=on_cpu)
         find("abstention")(run, **settings)
 
     with pytest.warns(TutelageWarning, match=r"0\.\d\d on average.*abstain from everything; raise the payoff \(2\.2\)"):
-        go(variant="soft_bet")
-    go()
+        train(variant="soft_bet")
+    train()
 
 
 # --- training

@@ -143,11 +143,11 @@ def test_latents_are_drawn_independently(
         )
     run = Run(tiny_data, lambda: student, [teacher], recipe=Recipe(epochs=1, batch_size=16), hardware=on_cpu)
     find("akdg")(run, **SMALL)
-    trained = [(name, z) for name, z in latents if len(z) == 16]
+    training_latents = [(name, z) for name, z in latents if len(z) == 16]
     # per step: for D_S, D_KD's teacher, D_KD's student; and for the generator at each second of three steps
-    assert [name for name, _ in trained].count("student") == 3 * 2 + 1
-    assert [name for name, _ in trained].count("teacher") == 3
-    assert all(not torch.equal(a, b) for i, (_, a) in enumerate(trained) for _, b in trained[:i])
+    assert [name for name, _ in training_latents].count("student") == 3 * 2 + 1
+    assert [name for name, _ in training_latents].count("teacher") == 3
+    assert all(not torch.equal(a, b) for i, (_, a) in enumerate(training_latents) for _, b in training_latents[:i])
 
 
 def gradient(run: RecordingRun, weight: float | None = None) -> Tensor:
@@ -164,12 +164,12 @@ def gradient(run: RecordingRun, weight: float | None = None) -> Tensor:
 
 
 def test_generator_gradient_is_sum_of_two_terms(recording_run: Callable[..., RecordingRun]) -> None:
-    both = [gradient(recording_run(weight=weight)) for weight in (1.0, 2.0, 3.5)]
+    sum_of_gradients = [gradient(recording_run(weight=weight)) for weight in (1.0, 2.0, 3.5)]
     vanilla = gradient(recording_run(weight=0))
-    step = both[1] - both[0]
+    step = sum_of_gradients[1] - sum_of_gradients[0]
     assert step.norm() > 1e-6
-    assert torch.allclose(both[0] - vanilla, step, rtol=1e-4, atol=1e-7)
-    assert torch.allclose(both[2], vanilla + 3.5 * step, rtol=1e-4, atol=1e-7)
+    assert torch.allclose(sum_of_gradients[0] - vanilla, step, rtol=1e-4, atol=1e-7)
+    assert torch.allclose(sum_of_gradients[2], vanilla + 3.5 * step, rtol=1e-4, atol=1e-7)
 
 
 def test_without_real_images_only_the_teacher_counts(recording_run: Callable[..., RecordingRun]) -> None:
@@ -194,7 +194,7 @@ def test_optimiser_settings(recording_run: Callable[..., RecordingRun]) -> None:
 # --- the steps
 
 
-def by_hand(data: Data, student: nn.Module, critic: nn.Module, *, seed: int, epochs: int, every: int) -> None:
+def train_reference(data: Data, student: nn.Module, critic: nn.Module, *, seed: int, epochs: int, every: int) -> None:
     """An ordinary GAN in plain torch, trained in place."""
     optimizers = [torch.optim.Adam(m.parameters(), lr=2e-4, betas=(0.0, 0.9)) for m in (student, critic)]
     latent = int(student.latent)  # type: ignore[arg-type]
@@ -202,11 +202,11 @@ def by_hand(data: Data, student: nn.Module, critic: nn.Module, *, seed: int, epo
     with seeded(mix_seeds(seed, 1)):
         for epoch in range(epochs):
             for batch in Batches(data.train, batch_size=16, seed=seed).epoch(epoch):
-                real = critic((batch.inputs - 0.5) / 0.5)
+                real_scores = critic((batch.inputs - 0.5) / 0.5)
                 fake = student(torch.randn(16, latent)).detach()
                 scores = critic((fake - 0.5) / 0.5)
                 optimizers[1].zero_grad()
-                (torch.relu(1 - real).mean() + torch.relu(1 + scores).mean()).backward()
+                (torch.relu(1 - real_scores).mean() + torch.relu(1 + scores).mean()).backward()
                 optimizers[1].step()
                 number += 1
                 if number % every == 0:
@@ -228,7 +228,7 @@ def test_weight_zero_equals_ordinary_gan(
     start = RecordingRun(tiny_data, make, seed=4)
     find("akdg")(start, weight=0, **SMALL)
     student, critic = (copy.deepcopy(learner.model.module).train() for learner in start.learners)
-    by_hand(tiny_data, student, critic, seed=4, epochs=2, every=2)
+    train_reference(tiny_data, student, critic, seed=4, epochs=2, every=2)
     expected = state_of(student)
     assert changed({f"module.{name}": value for name, value in expected.items()}, _bare(states[0])) == set()
 
@@ -287,7 +287,7 @@ def test_method_trains_pairs_of_generators(
     before = state_of(teacher)
     initial: list[dict[str, Tensor]] = []
 
-    def go(folder: Path, stop: int | None) -> tuple[Tapped, Run]:
+    def train_method(folder: Path, stop: int | None) -> tuple[Tapped, Run]:
         reports: list[Any] = []
 
         def report(record: Any) -> None:
@@ -296,14 +296,14 @@ def test_method_trains_pairs_of_generators(
                 raise StoppedError
 
         def student() -> Tapped:
-            made = make()
-            initial.append(state_of(made))
-            return made
+            student_model = make()
+            initial.append(state_of(student_model))
+            return student_model
 
         run = Run(tiny_data, student, [teacher], recipe=RECIPE, hardware=on_cpu, seed=4, folder=folder, report=report)
         return find(method)(run), run
 
-    student, run = go(tmp_path / "whole", None)
+    student, run = train_method(tmp_path / "whole", None)
 
     # The student changed, and the teacher did not.
     after = state_of(student)
@@ -315,16 +315,16 @@ def test_method_trains_pairs_of_generators(
 
     # A stopped and resumed run is equal.
     with pytest.raises(StoppedError):
-        go(tmp_path / "stopped", 1)
-    repeated, resumed = go(tmp_path / "stopped", None)
-    assert changed(after, state_of(repeated)) == set()
-    assert [entry["learners"] for entry in resumed.fits[0].history] == [e["learners"] for e in run.fits[0].history]
+        train_method(tmp_path / "stopped", 1)
+    second_student, resumed_run = train_method(tmp_path / "stopped", None)
+    assert changed(after, state_of(second_student)) == set()
+    assert [entry["learners"] for entry in resumed_run.fits[0].history] == [e["learners"] for e in run.fits[0].history]
 
     # Only the student is saved.
     save_weights(tmp_path / "student.safetensors", student.module, {})
-    fresh = make()
-    load_weights(tmp_path / "student.safetensors", fresh.module)
-    images = [g.sample(5, torch.Generator().manual_seed(0)) for g in (fresh, student) if isinstance(g, Generator)]
+    new_model = make()
+    load_weights(tmp_path / "student.safetensors", new_model.module)
+    images = [g.sample(5, torch.Generator().manual_seed(0)) for g in (new_model, student) if isinstance(g, Generator)]
     assert torch.equal(*images)
 
 
@@ -377,21 +377,21 @@ def test_end_to_end_on_command_line(
         assert not stop.value.code
         return capsys.readouterr().out
 
-    alone = ("--method", "akdg", "--set", "critic_width=0.1", "--set", "critic_steps=2")
+    command = ("--method", "akdg", "--set", "critic_width=0.1", "--set", "critic_steps=2")
     assert "generated one nearby" in call(
-        "train", "--model", "dcganx0.2", *alone, "--set", "weight=0", "--out", "teacher"
+        "train", "--model", "dcganx0.2", *command, "--set", "weight=0", "--out", "teacher"
     )
-    words = ("distill", *alone, "--student", "mlp-ganx0.1", "--teacher", "teacher", "--out", "student")
+    words = ("distill", *command, "--student", "mlp-ganx0.1", "--teacher", "teacher", "--out", "student")
     images_by_view = call(*words)
     assert "the teacher's Fréchet distance" in images_by_view
     assert call(*words) == images_by_view  # finished, and loaded
     result = json.loads((tmp_path / "student" / "result.json").read_text())
     assert "train" not in result
     assert result["test"].keys() == {"samples", "features", "frechet_distance", "coverage", "teacher_frechet_distance"}
-    repeated = json.loads(call("evaluate", "student", "--teacher", "teacher", "--json"))
-    assert repeated["features"] == result["test"].pop("features")
-    assert {name: repeated[name] for name in result["test"]} == pytest.approx(result["test"], rel=1e-6)
-    assert repeated["cost"]["flops"] == result["cost"]["flops"]
+    second_evaluation = json.loads(call("evaluate", "student", "--teacher", "teacher", "--json"))
+    assert second_evaluation["features"] == result["test"].pop("features")
+    assert {name: second_evaluation[name] for name in result["test"]} == pytest.approx(result["test"], rel=1e-6)
+    assert second_evaluation["cost"]["flops"] == result["cost"]["flops"]
     assert "coverage" in call("evaluate", "student")
 
 
@@ -409,6 +409,6 @@ def test_run_is_loaded_as_generator(tiny_npz: str, tiny_data: Data, tmp_path: Pa
     settings = {"weight": 0, "critic_width": 0.1}
     config = Config(data=tiny_npz, student="dcganx0.1", method="akdg", settings=settings, epochs=1, device="cpu")
     result = execute(config, tmp_path / "run")
-    opened = open_model(str(tmp_path / "run"), tiny_data)
-    images = [m.sample(3, torch.Generator().manual_seed(0)) for m in (opened, result.model) if isinstance(m, Generator)]
+    model = open_model(str(tmp_path / "run"), tiny_data)
+    images = [m.sample(3, torch.Generator().manual_seed(0)) for m in (model, result.model) if isinstance(m, Generator)]
     assert torch.allclose(*images, atol=1e-6)  # in another memory layout

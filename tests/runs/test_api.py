@@ -45,9 +45,9 @@ def frozen_copy(module: nn.Module) -> dict[str, Tensor]:
 
 
 def test_a_module_is_trained_in_place_and_takes_raw_pixels(
-    tiny_data: Data, tiny_model: Net, taught: Net, changed: Any
+    tiny_data: Data, tiny_model: Net, trained_model: Net, changed: Any
 ) -> None:
-    student, teacher = tiny_model().module, taught(width=6).module
+    student, teacher = tiny_model().module, trained_model(width=6).module
     before, teaching = frozen_copy(student), frozen_copy(teacher)
     result = tutelage.distill(teacher, student, tiny_data, **SHORT | {"epochs": 20, "lr": 0.2})
     assert result.model.module is student
@@ -71,19 +71,19 @@ def test_a_wrapped_student_keeps_its_own_normalisation(tiny_data: Data, tiny_mod
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_factory_makes_the_student_from_the_seed(wrapped: bool, tiny_data: Data, changed: Any, state_of: Any) -> None:
-    made: list[nn.Module] = []
+    students: list[nn.Module] = []
 
     def factory() -> nn.Module:
-        made.append(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
-        return Tapped(made[-1], [0.5], [0.5]) if wrapped else made[-1]
+        students.append(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)))
+        return Tapped(students[-1], [0.5], [0.5]) if wrapped else students[-1]
 
     states = []
     for seed in (0, 0, 1):
         torch.rand(5)
         result = tutelage.train(factory, tiny_data, seed=seed, **SHORT)
-        assert result.model.module is made[-1]
+        assert result.model.module is students[-1]
         states.append(state_of(result.model))
-    assert len(made) == 3
+    assert len(students) == 3
     assert changed(states[0], states[1]) == set()
     assert changed(states[0], states[2])
     assert (result.model.mean.item() == 0.5) == wrapped
@@ -91,7 +91,7 @@ def test_a_factory_makes_the_student_from_the_seed(wrapped: bool, tiny_data: Dat
 
 def test_dml_with_a_single_module_initialises_its_peers_again(tiny_data: Data, tiny_model: Net, changed: Any) -> None:
     """Each net begins with other weights, the first with the ones it was given."""
-    begun: list[dict[str, Tensor]] = []
+    initial_states: list[dict[str, Tensor]] = []
 
     class Noted(nn.Module):
         def __init__(self) -> None:
@@ -101,21 +101,21 @@ def test_dml_with_a_single_module_initialises_its_peers_again(tiny_data: Data, t
         def forward(self, x: Tensor) -> Tensor:
             if torch.is_grad_enabled() and not hasattr(self, "seen"):
                 self.seen = True
-                begun.append({n: v.clone() for n, v in self.net.named_parameters()})
+                initial_states.append({n: v.clone() for n, v in self.net.named_parameters()})
             return self.net(x)  # type: ignore[no-any-return]
 
     student = Noted()
     before = {n: v.clone() for n, v in student.net.named_parameters()}
     result = tutelage.train(student, tiny_data, method="dml", settings={"peers": 3}, **SHORT)
     assert result.model.module is student
-    assert len(begun) == 3
-    assert changed(before, begun[0]) == set()
+    assert len(initial_states) == 3
+    assert changed(before, initial_states[0]) == set()
     for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert {"conv1.weight", "conv2.weight", "fc.weight"} <= changed(begun[a], begun[b])
+        assert {"conv1.weight", "conv2.weight", "fc.weight"} <= changed(initial_states[a], initial_states[b])
 
 
-def test_a_named_student(tiny_data: Data, taught: Net) -> None:
-    result = tutelage.distill(taught().module, "resnet8x0.25", tiny_data, **SHORT)
+def test_a_named_student(tiny_data: Data, trained_model: Net) -> None:
+    result = tutelage.distill(trained_model().module, "resnet8x0.25", tiny_data, **SHORT)
     assert type(result.model.module).__name__ == "ResNet"
 
 
@@ -124,9 +124,9 @@ def test_a_named_student(tiny_data: Data, taught: Net) -> None:
 
 @pytest.mark.parametrize("method", ["hinton", "at", "fitnet", "dml", "plain"])
 def test_no_method_changes_the_teacher(
-    method: str, tiny_data: Data, tiny_model: Net, taught: Net, state_of: Any, changed: Any
+    method: str, tiny_data: Data, tiny_model: Net, trained_model: Net, state_of: Any, changed: Any
 ) -> None:
-    teacher = taught(width=6)
+    teacher = trained_model(width=6)
     before = state_of(teacher)
     tutelage.distill(teacher.module.train(), tiny_model().module, tiny_data, method=method, **SHORT)
     assert changed(before, state_of(teacher)) == set()
@@ -155,29 +155,31 @@ def test_a_teacher_of_other_images_is_refused(tiny_data: Data, tiny_model: Net, 
 
 
 def test_a_student_of_other_classes_is_refused(
-    tiny_data: Data, tiny_model: Net, taught: Net, refused: Callable[..., Any]
+    tiny_data: Data, tiny_model: Net, trained_model: Net, refused: Callable[..., Any]
 ) -> None:
     with refused("'student'", "(4, 3)", "4 classes of tiny"):
-        tutelage.distill(taught().module, tiny_model(classes=3).module, tiny_data, **SHORT)
+        tutelage.distill(trained_model().module, tiny_model(classes=3).module, tiny_data, **SHORT)
 
 
-def test_several_teachers_are_averaged_as_probabilities(tiny_data: Data, tiny_model: Net, taught: Net) -> None:
-    teachers = [taught(seed=1), taught(seed=2, width=6), taught(seed=3)]
+def test_several_teachers_are_averaged_as_probabilities(tiny_data: Data, tiny_model: Net, trained_model: Net) -> None:
+    teachers = [trained_model(seed=1), trained_model(seed=2, width=6), trained_model(seed=3)]
     result = tutelage.distill([t.module for t in teachers], tiny_model().module, tiny_data, **SHORT)
     with torch.no_grad():
-        each = [teacher.eval()(pixels(tiny_data)).softmax(1) for teacher in teachers]
-        mean = torch.stack(each).mean(0)
-        ours = result.model.eval()(pixels(tiny_data)).log_softmax(1)
+        probabilities = [teacher.eval()(pixels(tiny_data)).softmax(1) for teacher in teachers]
+        mean = torch.stack(probabilities).mean(0)
+        log_probabilities = result.model.eval()(pixels(tiny_data)).log_softmax(1)
     test = result.metrics["test"]
     assert test["teacher_accuracy"] == pytest.approx((mean.argmax(1) == tiny_data.test.labels).float().mean().item())
-    assert test["kl_to_teacher"] == pytest.approx((mean * (mean.log() - ours)).sum(1).mean().item(), rel=1e-4)
+    assert test["kl_to_teacher"] == pytest.approx(
+        (mean * (mean.log() - log_probabilities)).sum(1).mean().item(), rel=1e-4
+    )
 
 
 def test_a_method_of_layers_takes_one_teacher(
-    tiny_data: Data, tiny_model: Net, taught: Net, refused: Callable[..., Any]
+    tiny_data: Data, tiny_model: Net, trained_model: Net, refused: Callable[..., Any]
 ) -> None:
     with refused("one teacher", "got 2"):
-        tutelage.distill([taught(), taught(2)], tiny_model().module, tiny_data, method="at", **SHORT)
+        tutelage.distill([trained_model(), trained_model(2)], tiny_model().module, tiny_data, method="at", **SHORT)
 
 
 def test_hinton_needs_a_teacher(tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]) -> None:
@@ -189,15 +191,17 @@ def test_hinton_needs_a_teacher(tiny_data: Data, tiny_model: Net, refused: Calla
 
 
 def test_hinton_with_alpha_0_equals_plain_bit_for_bit(
-    tiny_data: Data, tiny_model: Net, taught: Net, state_of: Any, changed: Any
+    tiny_data: Data, tiny_model: Net, trained_model: Net, state_of: Any, changed: Any
 ) -> None:
-    under = tutelage.distill(taught(width=6), tiny_model(dropout=0.3).module, tiny_data, settings={"alpha": 0}, **SHORT)
-    alone = tutelage.train(tiny_model(dropout=0.3).module, tiny_data, **SHORT)
-    assert changed(state_of(under.model), state_of(alone.model)) == set()
-    half = tutelage.distill(
-        taught(width=6), tiny_model(dropout=0.3).module, tiny_data, settings={"alpha": 0.5}, **SHORT
+    under = tutelage.distill(
+        trained_model(width=6), tiny_model(dropout=0.3).module, tiny_data, settings={"alpha": 0}, **SHORT
     )
-    assert changed(state_of(half.model), state_of(alone.model))
+    single_teacher = tutelage.train(tiny_model(dropout=0.3).module, tiny_data, **SHORT)
+    assert changed(state_of(under.model), state_of(single_teacher.model)) == set()
+    half = tutelage.distill(
+        trained_model(width=6), tiny_model(dropout=0.3).module, tiny_data, settings={"alpha": 0.5}, **SHORT
+    )
+    assert changed(state_of(half.model), state_of(single_teacher.model))
 
 
 # --- the data
@@ -215,8 +219,8 @@ def test_a_validation_split_is_held_out_if_there_is_none(tiny_data: Data, tiny_m
     data = replace(tiny_data, validation=None)
     result = tutelage.train(tiny_model().module, data, validation=0.25, **SHORT)
     assert result.metrics["data"]["samples"] == {"train": 36, "validation": 12, "test": 16}
-    kept = tutelage.train(tiny_model().module, tiny_data, validation=0.25, **SHORT)
-    assert kept.metrics["data"]["samples"] == {"train": 48, "validation": 16, "test": 16}
+    kept_result = tutelage.train(tiny_model().module, tiny_data, validation=0.25, **SHORT)
+    assert kept_result.metrics["data"]["samples"] == {"train": 48, "validation": 16, "test": 16}
 
 
 def test_a_class_without_samples_is_refused(tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]) -> None:
@@ -229,73 +233,75 @@ def test_a_class_without_samples_is_refused(tiny_data: Data, tiny_model: Net, re
 
 
 def test_repeating_a_stopped_call_resumes_it(
-    tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, state_of: Any, changed: Any
+    tiny_data: Data, tiny_model: Net, trained_model: Net, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
-    whole = tutelage.distill(taught(), tiny_model().module, tiny_data, out=tmp_path / "whole", **SHORT)
+    reference = tutelage.distill(trained_model(), tiny_model().module, tiny_data, out=tmp_path / "whole", **SHORT)
 
     def stop(record: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tutelage.distill(taught(), tiny_model().module, tiny_data, out=tmp_path / "run", report=stop, **SHORT)
-    again = tutelage.distill(taught(), tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
-    assert changed(state_of(whole.model), state_of(again.model)) == set()
+        tutelage.distill(trained_model(), tiny_model().module, tiny_data, out=tmp_path / "run", report=stop, **SHORT)
+    rerun = tutelage.distill(trained_model(), tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
+    assert changed(state_of(reference.model), state_of(rerun.model)) == set()
     student = tiny_model().module
-    read = tutelage.distill(taught(), student, tiny_data, out=str(tmp_path / "run"), **SHORT)
-    assert read.model.module is student
-    assert changed(state_of(whole.model), state_of(read.model)) == set()
-    assert read.metrics == again.metrics
+    second_result = tutelage.distill(trained_model(), student, tiny_data, out=str(tmp_path / "run"), **SHORT)
+    assert second_result.model.module is student
+    assert changed(state_of(reference.model), state_of(second_result.model)) == set()
+    assert second_result.metrics == rerun.metrics
 
 
 def test_a_run_of_python_objects_records_them_and_differs_from_others(
-    tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, refused: Callable[..., Any]
+    tiny_data: Data, tiny_model: Net, trained_model: Net, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     import yaml
 
-    tutelage.distill(taught(), tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
-    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert written["data"] == "given:tiny"
-    assert written["student"].startswith("given:")
-    assert "TinyNet" in written["student"]
-    assert written["teacher"][0].startswith("given:")
+    tutelage.distill(trained_model(), tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
+    written_config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written_config["data"] == "given:tiny"
+    assert written_config["student"].startswith("given:")
+    assert "TinyNet" in written_config["student"]
+    assert written_config["teacher"][0].startswith("given:")
     with refused("different run", "teacher"):
-        tutelage.distill(taught(seed=2), tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
+        tutelage.distill(trained_model(seed=2), tiny_model().module, tiny_data, out=tmp_path / "run", **SHORT)
     with refused("different run", "student"):
-        tutelage.distill(taught(), tiny_model(width=6).module, tiny_data, out=tmp_path / "run", **SHORT)
+        tutelage.distill(trained_model(), tiny_model(width=6).module, tiny_data, out=tmp_path / "run", **SHORT)
 
 
 @pytest.fixture
-def finished(tiny_npz: str, tmp_path: Path) -> Path:
+def finished_run(tiny_npz: str, tmp_path: Path) -> Path:
     folder = tmp_path / "finished"
     execute(Config(data=tiny_npz, student="resnet8x0.5", **SHORT | {"epochs": 10, "lr": 0.2}), folder)
     return folder
 
 
-def test_a_trained_network_is_named_by_folder_or_by_file(finished: Path, tiny_data: Data, tiny_npz: str) -> None:
-    by_folder = open_model(str(finished), tiny_data)
-    by_file = open_model(f"resnet8x0.5@{finished / 'student.safetensors'}", tiny_data)
+def test_a_trained_network_is_named_by_folder_or_by_file(finished_run: Path, tiny_data: Data, tiny_npz: str) -> None:
+    by_folder = open_model(str(finished_run), tiny_data)
+    by_file = open_model(f"resnet8x0.5@{finished_run / 'student.safetensors'}", tiny_data)
     x = pixels(tiny_data)
     assert torch.equal(by_folder.eval()(x), by_file.eval()(x))
     assert right(by_folder, tiny_data) > 0.6
     results = [
         tutelage.distill(teacher, "resnet8x0.25", tiny_npz, **SHORT)
-        for teacher in (str(finished), f"resnet8x0.5@{finished / 'student.safetensors'}", by_folder)
+        for teacher in (str(finished_run), f"resnet8x0.5@{finished_run / 'student.safetensors'}", by_folder)
     ]
     assert results[0].metrics["test"] == results[1].metrics["test"] == results[2].metrics["test"]
 
 
-def test_a_network_keeps_the_normalisation_it_was_trained_with(finished: Path, tiny_data: Data, tmp_path: Path) -> None:
+def test_a_network_keeps_the_normalisation_it_was_trained_with(
+    finished_run: Path, tiny_data: Data, tmp_path: Path
+) -> None:
     brighter = replace(tiny_data, train=replace(tiny_data.train, inputs=tiny_data.train.inputs // 2))
-    opened = open_model(str(finished), brighter)
-    assert opened.mean.item() == pytest.approx(tiny_data.mean_std[0][0])
+    opened_model = open_model(str(finished_run), brighter)
+    assert opened_model.mean.item() == pytest.approx(tiny_data.mean_std[0][0])
     # a file from elsewhere says nothing of itself: the data's own is the best guess
-    save_file(opened.module.state_dict(), tmp_path / "bare.safetensors")
-    bare = open_model(f"resnet8x0.5@{tmp_path / 'bare.safetensors'}", brighter)
-    assert bare.mean.item() == pytest.approx(brighter.mean_std[0][0])
+    save_file(opened_model.module.state_dict(), tmp_path / "bare.safetensors")
+    bare_model = open_model(f"resnet8x0.5@{tmp_path / 'bare.safetensors'}", brighter)
+    assert bare_model.mean.item() == pytest.approx(brighter.mean_std[0][0])
 
 
 def test_invalid_names_of_trained_networks(
-    finished: Path, tiny_data: Data, tmp_path: Path, refused: Callable[..., Any]
+    finished_run: Path, tiny_data: Data, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     (tmp_path / "empty").mkdir()
     with refused(f"{tmp_path / 'empty'} contains no student.safetensors", "finished run"):
@@ -305,10 +311,10 @@ def test_invalid_names_of_trained_networks(
     with refused("nowhere.safetensors", "No such file", "check the path"):
         open_model(f"resnet8@{tmp_path / 'nowhere.safetensors'}", tiny_data)
     with refused("student.safetensors", "in the file", "in the model"):
-        open_model(f"resnet8x0.25@{finished / 'student.safetensors'}", tiny_data)
+        open_model(f"resnet8x0.25@{finished_run / 'student.safetensors'}", tiny_data)
     three = replace(tiny_data, classes=("a", "b", "c", "d", "e"))
     with refused("was trained for 4 classes and tiny has 5"):
-        open_model(str(finished), three)
+        open_model(str(finished_run), three)
 
 
 def test_the_folder_of_a_student_object_requires_the_model_name(
@@ -390,17 +396,17 @@ def test_the_command_of_a_run_makes_the_same_configuration(
     from tutelage.runs.commands import as_command
 
     config = Config(**fields)
-    read: list[Config] = []
+    second_result: list[Config] = []
 
-    def instead(given: Config, *_: Any, **__: Any) -> None:
-        read.append(given)
+    def instead(actual_config: Config, *_: Any, **__: Any) -> None:
+        second_result.append(actual_config)
         raise TutelageError("enough")
 
     monkeypatch.setattr("tutelage.runs.execute", instead)
     monkeypatch.setattr("sys.argv", shlex.split(as_command(config)))
     with pytest.raises(SystemExit):
         main()
-    assert read == [config]
+    assert second_result == [config]
 
 
 def test_a_python_call_makes_the_same_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -408,19 +414,19 @@ def test_a_python_call_makes_the_same_configuration(monkeypatch: pytest.MonkeyPa
     import tutelage.api
     from tutelage.runs.commands import as_python
 
-    read: list[Config] = []
+    second_result: list[Config] = []
 
     def instead(
         teachers: Any, student: Any, data: Any, out: Any, report: Any, track: Any, fields: dict[str, Any]
     ) -> None:
         assert out == str(tmp_path)
-        read.append(Config(teacher=tuple(teachers), student=student, data=data, **fields))
+        second_result.append(Config(teacher=tuple(teachers), student=student, data=data, **fields))
 
     monkeypatch.setattr(tutelage.api, "_execute", instead)
     for name, fields in COMMANDS.items():
         config = Config(**fields)
         eval(as_python(config, tmp_path), {"tutelage": tutelage})
-        assert read.pop() == config, name
+        assert second_result.pop() == config, name
 
 
 def test_a_model_given_to_a_learner_is_not_wrapped_twice(tiny_data: Data, tiny_model: Net) -> None:
@@ -448,7 +454,7 @@ class Stats(nn.Module):
 
 
 def test_the_network_is_returned_in_eval_mode(
-    tiny_data: Data, tiny_npz: str, taught: Net, tmp_path: Path, state_of: Any, changed: Any
+    tiny_data: Data, tiny_npz: str, trained_model: Net, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
     results = {
         "a module": tutelage.train(Stats(), tiny_data, out=tmp_path / "run", **SHORT),
@@ -457,12 +463,12 @@ def test_the_network_is_returned_in_eval_mode(
         "a function": tutelage.train(Stats, tiny_data, **SHORT),
         "a Tapped": tutelage.train(Tapped(Stats()), tiny_data, method="dml", **SHORT),
         "branches": tutelage.train("resnet8x0.25", tiny_data, method="one", **SHORT),
-        "distilled": tutelage.distill(taught(width=6), Stats(), tiny_data, **SHORT),
+        "distilled": tutelage.distill(trained_model(width=6), Stats(), tiny_data, **SHORT),
         "a generator": tutelage.train("dcganx0.1", tiny_data, method="akdg", settings={"weight": 0}, **SHORT),
     }
-    for how, result in results.items():
+    for form, result in results.items():
         training = [name for name, module in result.model.named_modules() if module.training]
-        assert training == [], how
+        assert training == [], form
     before = state_of(results["a module"].model)
     x = pixels(tiny_data)
     one_by_one = torch.cat([results["a module"].model(x[i : i + 1]) for i in range(len(x))])
@@ -471,13 +477,13 @@ def test_the_network_is_returned_in_eval_mode(
 
 
 def test_networks_are_in_eval_mode_after_a_fit_and_when_they_are_opened(
-    finished: Path, tiny_data: Data, tiny_model: Net
+    finished_run: Path, tiny_data: Data, tiny_model: Net
 ) -> None:
     model = tiny_model()
     learner = tutelage.Learner(model, None, {"ce": CrossEntropy()})
     tutelage.fit(learner, data=tiny_data, recipe=tutelage.Recipe(epochs=1))
     assert not any(module.training for module in model.modules())
-    assert not any(module.training for module in open_model(str(finished), tiny_data).modules())
+    assert not any(module.training for module in open_model(str(finished_run), tiny_data).modules())
 
 
 def test_a_cohort_of_a_module_that_cannot_be_reinitialised_is_refused(
@@ -547,8 +553,8 @@ def test_lazy_students_are_initialised_from_the_seed(
     assert changed(states[0], states[1]) == changed(states[0], states[2]) == set()
     out = tmp_path / "run"
     first = tutelage.train(lazy(), tiny_data, out=out, **SHORT)
-    again = tutelage.train(lazy(), tiny_data, out=out, **SHORT)
-    assert changed(state_of(first.model), state_of(again.model)) == set()
+    rerun = tutelage.train(lazy(), tiny_data, out=out, **SHORT)
+    assert changed(state_of(first.model), state_of(rerun.model)) == set()
 
 
 class WithExtraState(nn.Sequential):
@@ -565,7 +571,7 @@ def with_extra_state() -> nn.Module:
 
 @pytest.mark.parametrize("student", [with_extra_state(), with_extra_state])
 def test_a_state_that_is_not_a_tensor_is_refused_before_training(
-    student: Any, tiny_data: Data, taught: Net, refused: Callable[..., Any]
+    student: Any, tiny_data: Data, trained_model: Net, refused: Callable[..., Any]
 ) -> None:
     with refused("'_extra_state' of its state is a dict"):
         tutelage.train(student, tiny_data, **SHORT)
@@ -578,11 +584,11 @@ def test_a_state_that_is_not_a_tensor_is_refused_before_training(
 def test_networks_of_another_dtype_are_refused_by_its_name(
     dtype: torch.dtype, precision: str, tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]
 ) -> None:
-    how = {**SHORT, "precision": precision}
+    options = {**SHORT, "precision": precision}
     with refused(str(dtype).removeprefix("torch."), ".float()"):
-        tutelage.train(Stats().to(dtype), tiny_data, **how)
+        tutelage.train(Stats().to(dtype), tiny_data, **options)
     with refused("the teacher", str(dtype).removeprefix("torch."), "network.float()"):
-        tutelage.distill(Stats().to(dtype), tiny_model().module, tiny_data, **how)
+        tutelage.distill(Stats().to(dtype), tiny_model().module, tiny_data, **options)
 
 
 OWN_ATTRIBUTES: dict[str, Any] = {
@@ -599,26 +605,30 @@ OWN_ATTRIBUTES: dict[str, Any] = {
 
 @pytest.mark.parametrize("method", ["plain", "gccs", "abstention", "final_bn"])
 def test_attributes_of_the_users_network_do_not_collide_with_ours(
-    method: str, tiny_data: Data, taught: Net, tmp_path: Path
+    method: str, tiny_data: Data, trained_model: Net, tmp_path: Path
 ) -> None:
     student = Stats()
     for name, value in OWN_ATTRIBUTES.items():
         setattr(student, name, value)
-    result = tutelage.distill(taught(), student, tiny_data, method=method, out=tmp_path, **SHORT | {"batch_size": 24})
+    result = tutelage.distill(
+        trained_model(), student, tiny_data, method=method, out=tmp_path, **SHORT | {"batch_size": 24}
+    )
     assert result.model.module is student
     assert {name: getattr(student, name) for name in OWN_ATTRIBUTES} == OWN_ATTRIBUTES
-    again = Stats()
+    rerun = Stats()
     for name, value in OWN_ATTRIBUTES.items():
-        setattr(again, name, value)
-    read = tutelage.distill(taught(), again, tiny_data, method=method, out=tmp_path, **SHORT | {"batch_size": 24})
-    assert torch.equal(read.model(pixels(tiny_data)), result.model(pixels(tiny_data)))
+        setattr(rerun, name, value)
+    second_result = tutelage.distill(
+        trained_model(), rerun, tiny_data, method=method, out=tmp_path, **SHORT | {"batch_size": 24}
+    )
+    assert torch.equal(second_result.model(pixels(tiny_data)), result.model(pixels(tiny_data)))
 
 
 # --- paths
 
 
 def test_paths_are_used_unchanged_and_expanded_from_the_home_folder(
-    finished: Path, tiny_data: Data, tiny_npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, tiny_data: Data, tiny_npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -626,8 +636,8 @@ def test_paths_are_used_unchanged_and_expanded_from_the_home_folder(
     results = [
         tutelage.distill(teacher, "resnet8x0.25", data, out=out, teacher_cache=cache, **SHORT)
         for teacher, data, out, cache in (
-            (str(finished), tiny_npz, tmp_path / "a", str(tmp_path / "cache")),
-            (finished, npz, "~/b", Path("~/cache")),
+            (str(finished_run), tiny_npz, tmp_path / "a", str(tmp_path / "cache")),
+            (finished_run, npz, "~/b", Path("~/cache")),
             ([Path("~/finished")], Path("~/tiny.npz"), Path("~/c"), "~/cache"),
         )
     ]

@@ -29,7 +29,7 @@ SHORT: dict[str, Any] = {
 
 
 @pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tutelage.data.barcodes.SIZES", {"train": 256, "validation": 64, "test": 64})
 
 
@@ -65,29 +65,29 @@ def test_a_stopped_run_resumes_exactly(method: str, teacher: Result, tmp_path: P
     def stop(record: Any) -> None:
         raise StoppedError
 
-    how: dict[str, Any] = {"method": method, "data": "barcodes:0.2", "student": "barcode2", **SHORT}
-    whole = distill(str(teacher.folder), out=tmp_path / "whole", **how)
+    options: dict[str, Any] = {"method": method, "data": "barcodes:0.2", "student": "barcode2", **SHORT}
+    reference = distill(str(teacher.folder), out=tmp_path / "whole", **options)
     with pytest.raises(StoppedError):
-        distill(str(teacher.folder), out=tmp_path / "parts", report=stop, **how)
-    parts = distill(str(teacher.folder), out=tmp_path / "parts", **how)
-    for name, value in state_of(whole.model).items():
+        distill(str(teacher.folder), out=tmp_path / "parts", report=stop, **options)
+    parts = distill(str(teacher.folder), out=tmp_path / "parts", **options)
+    for name, value in state_of(reference.model).items():
         assert torch.equal(value, state_of(parts.model)[name])
-    assert whole.metrics["test"] == parts.metrics["test"]
+    assert reference.metrics["test"] == parts.metrics["test"]
     files = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]
 
 
 def test_student_equals_hinton_and_k_is_recorded(teacher: Result, tmp_path: Path, state_of: Any) -> None:
-    how: dict[str, Any] = {"data": "barcodes:0.2", "student": "barcode2", **SHORT}
-    hinton = distill(str(teacher.folder), method="hinton", **how)
-    result = distill(str(teacher.folder), method="barcode", out=tmp_path / "run", **how)
+    options: dict[str, Any] = {"data": "barcodes:0.2", "student": "barcode2", **SHORT}
+    hinton = distill(str(teacher.folder), method="hinton", **options)
+    result = distill(str(teacher.folder), method="barcode", out=tmp_path / "run", **options)
     for name, value in state_of(hinton.model).items():
         assert torch.equal(value, state_of(result.model)[name])
     assert result.history[-1]["learners"]["student"]["kd"] > 0
-    written = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (written["task"], written["main"]) == ("barcode", "string_accuracy")
-    assert written["notes"]["smart_inference"]["candidates"] in (0, 1, 2, 3, 4, 6)
-    assert written["test"]["teacher_string_accuracy"] is not None
+    written_result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (written_result["task"], written_result["main"]) == ("barcode", "string_accuracy")
+    assert written_result["notes"]["smart_inference"]["candidates"] in (0, 1, 2, 3, 4, 6)
+    assert written_result["test"]["teacher_string_accuracy"] is not None
 
 
 def test_alpha_zero_equals_plain(teacher: Result, state_of: Any) -> None:
@@ -103,13 +103,13 @@ def test_run_can_be_loaded_and_evaluated(
     teacher: Result, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = command(["evaluate", str(teacher.folder), "--device", "cpu", "--json"], capsys, monkeypatch)
-    measured = json.loads(output)
+    metrics = json.loads(output)
     test = teacher.metrics["test"]
-    assert {name: measured[name] for name in test} == test
+    assert {name: metrics[name] for name in test} == test
     other = command(
         ["evaluate", str(teacher.folder), "--data", "barcodes:1.4", "--device", "cpu", "--json"], capsys, monkeypatch
     )
-    assert json.loads(other)["nll"] > measured["nll"]
+    assert json.loads(other)["nll"] > metrics["nll"]
 
 
 def test_export_reports_that_decision_rule_is_not_included(
@@ -147,12 +147,12 @@ def test_barcodes_as_data_specification(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_logits_of_strings_are_cached(teacher: Result, tmp_path: Path, state_of: Any) -> None:
-    how: dict[str, Any] = {"student": "barcode2", "data": "barcodes:0.2", "method": "hinton", "views": 2, **SHORT}
-    live = distill(str(teacher.folder), **how)
-    first, second = (distill(str(teacher.folder), teacher_cache=str(tmp_path / "cache"), **how) for _ in range(2))
+    options: dict[str, Any] = {"student": "barcode2", "data": "barcodes:0.2", "method": "hinton", "views": 2, **SHORT}
+    computed = distill(str(teacher.folder), **options)
+    first, second = (distill(str(teacher.folder), teacher_cache=str(tmp_path / "cache"), **options) for _ in range(2))
     for result in (first, second):
-        for name, value in state_of(live.model).items():
+        for name, value in state_of(computed.model).items():
             assert torch.equal(value, state_of(result.model)[name])
     assert len(list((tmp_path / "cache").glob("*.outputs"))) == 1
-    passes = [result.metrics["forward_passes"]["teacher"] for result in (live, first, second)]
+    passes = [result.metrics["forward_passes"]["teacher"] for result in (computed, first, second)]
     assert passes[0] > passes[1] > passes[2]

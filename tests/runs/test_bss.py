@@ -78,11 +78,11 @@ def test_gradient_equals_paper_loss(progress: float, temperature: float, learner
     z, z_moved = torch.randn(8, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
     v, v_moved = 3 * torch.randn(8, 4), 3 * torch.randn(2, 4)
     batch = Batch(torch.zeros(8, 1, 8, 8), labels, index, None)
-    moved = Batch(torch.zeros(2, 1, 8, 8), labels[:2], index[:2], None, torch.tensor([2.0, 0.0]))
+    boundary_batch = Batch(torch.zeros(2, 1, 8, 8), labels[:2], index[:2], None, torch.tensor([2.0, 0.0]))
     (view,) = bss_learner.views()
     passes: dict[View | None, ForwardPass] = {
         None: ForwardPass(batch, Outputs(z), Outputs(v)),
-        view: ForwardPass(moved, Outputs(z_moved), Outputs(v_moved)),
+        view: ForwardPass(boundary_batch, Outputs(z_moved), Outputs(v_moved)),
     }
     total, _ = bss_learner.loss(passes, progress)
     gradients = torch.autograd.grad(total, (z, z_moved), allow_unused=True)
@@ -142,12 +142,13 @@ def test_single_teacher_is_required(tiny_data: Data, tiny_model: Net, refused: A
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"share": 0}, {"share": 1.1}, {"steps": 0}, {"step_size": 0}, {"norm": "third"}, {"statistics": "lost"}]
+    "settings",
+    [{"share": 0}, {"share": 1.1}, {"steps": 0}, {"step_size": 0}, {"norm": "third"}, {"statistics": "lost"}],
 )
-def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
-    ((name, value),) = wrong.items()
+def test_invalid_settings_are_refused(settings: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
+    ((name, value),) = settings.items()
     with refused(name, value):
-        find("bss")(Run(tiny_data, tiny_model, [tiny_model(1)]), **wrong)
+        find("bss")(Run(tiny_data, tiny_model, [tiny_model(1)]), **settings)
 
 
 # --- training
@@ -155,7 +156,7 @@ def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, ti
 
 @pytest.mark.parametrize("labels", ["hard", "soft", "half of them missing", "none"])
 def test_trains_with_any_labels(
-    labels: str, tiny_data: Data, soft: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
+    labels: str, tiny_data: Data, soft: Data, tiny_model: Net, trained_model: Net, on_cpu: Hardware
 ) -> None:
     from dataclasses import replace
 
@@ -165,7 +166,7 @@ def test_trains_with_any_labels(
         labels_before[:: 2 if labels.startswith("half") else 1] = -1
         data = replace(tiny_data, train=replace(tiny_data.train, labels=labels_before))
     recipe = Recipe(epochs=4, batch_size=16, lr=0.1)
-    run = Run(data, tiny_model, [taught()], recipe=recipe, hardware=on_cpu)
+    run = Run(data, tiny_model, [trained_model()], recipe=recipe, hardware=on_cpu)
     student = find("bss")(run)
     values = [record["learners"]["student"]["boundary"] for record in run.fits[0].history]
     assert values[-1] == 0  # beta is 0 in the last quarter
@@ -174,30 +175,34 @@ def test_trains_with_any_labels(
 
 
 def test_frozen_statistics_are_those_of_clean_batches(
-    tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
+    tiny_data: Data, tiny_model: Net, trained_model: Net, on_cpu: Hardware
 ) -> None:
     """With a tiny learning rate, both runs have the same network on the clean batches."""
     recipe = Recipe(epochs=1, batch_size=16, lr=1e-30, weight_decay=0)
-    student, teacher = taught(2).state_dict(), taught()
+    student, teacher = trained_model(2).state_dict(), trained_model()
 
     def after(method: str, **settings: Any) -> dict[str, Tensor]:
         def make() -> Tapped:
-            made = tiny_model()
-            made.load_state_dict(student)
-            return made
+            model = tiny_model()
+            model.load_state_dict(student)
+            return model
 
         run = Run(tiny_data, make, [teacher], recipe=recipe, hardware=on_cpu)
         return find(method)(run, **settings).state_dict()
 
-    clean, frozen, updated = after("plain"), after("bss", statistics="frozen"), after("bss", statistics="updated")
+    clean, frozen, updated_statistics = (
+        after("plain"),
+        after("bss", statistics="frozen"),
+        after("bss", statistics="updated"),
+    )
     assert all(torch.equal(clean[name], frozen[name]) for name in clean)
-    assert updated["module.bn1.num_batches_tracked"] > clean["module.bn1.num_batches_tracked"]
-    assert not torch.equal(updated["module.bn1.running_mean"], clean["module.bn1.running_mean"])
+    assert updated_statistics["module.bn1.num_batches_tracked"] > clean["module.bn1.num_batches_tracked"]
+    assert not torch.equal(updated_statistics["module.bn1.running_mean"], clean["module.bn1.running_mean"])
 
 
-def test_repeated_sample_counts_once(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> None:
+def test_repeated_sample_counts_once(tiny_data: Data, tiny_model: Net, trained_model: Net, on_cpu: Hardware) -> None:
     """The recorded term is the mean over the boundary samples alone."""
-    run = RecordingRun(tiny_data, tiny_model, [taught()])
+    run = RecordingRun(tiny_data, tiny_model, [trained_model()])
     find("bss")(run, share=1.0)
     (bss_learner,) = run.learners
     (view,) = bss_learner.views()
@@ -208,22 +213,22 @@ def test_repeated_sample_counts_once(tiny_data: Data, tiny_model: Net, taught: N
     batch = Batch(images, tiny_data.train.labels[:16], index, None)
     teacher = bss_learner.source(batch, ("logits",), {})
     student = Outputs(F.one_hot(batch.targets, 4).float())
-    wrong = list(range(5, 16))
-    student["logits"][wrong] = student["logits"][wrong].roll(1, dims=1)
-    moved = view(batch, student, teacher)
-    assert len(moved) == 16
-    answer = bss_learner.model.eval().tap(moved.inputs)
-    teacher_outputs = bss_learner.source(moved, ("logits",), {})
+    misclassified = list(range(5, 16))
+    student["logits"][misclassified] = student["logits"][misclassified].roll(1, dims=1)
+    boundary_batch = view(batch, student, teacher)
+    assert len(boundary_batch) == 16
+    answer = bss_learner.model.eval().tap(boundary_batch.inputs)
+    teacher_outputs = bss_learner.source(boundary_batch, ("logits",), {})
     passes: dict[View | None, ForwardPass] = {
         None: ForwardPass(batch, student, teacher),
-        view: ForwardPass(moved, answer, teacher_outputs),
+        view: ForwardPass(boundary_batch, answer, teacher_outputs),
     }
     _, values = bss_learner.loss(passes, 0.0)
     p, q = (z["logits"].div(3).softmax(1) for z in (answer, teacher_outputs))
     kl = (q * (q / p).log()).sum(1).tolist()
     fitting = [n for n in range(5) if int(teacher["logits"][n].argmax()) == int(batch.targets[n])]
     assert len(fitting) >= 2
-    first = {int(i): kl[position] for position, i in reversed(list(enumerate(moved.index)))}
+    first = {int(i): kl[position] for position, i in reversed(list(enumerate(boundary_batch.index)))}
     assert set(first) == set(fitting)
     assert values[list(bss_learner.terms).index("boundary")].item() == pytest.approx(
         9 * sum(first.values()) / len(first), rel=1e-4

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.runs.pairs import FEW, PAIRS, STUDENTS, named
+from tests.runs.pairs import FEW, PAIRS, STUDENTS, zoo_network
 from tests.runs.uses import CLASSIFY, brief, representatives, use_of
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
@@ -59,8 +59,8 @@ def test_a_method_on_a_pair(
     teacher = make_teacher().train()
     before = state_of(teacher)
 
-    def go(folder: Path, stop: int | None) -> tuple[Tapped, Run, list[Tensor]]:
-        shown: list[Tensor] = []
+    def train_method(folder: Path, stop: int | None) -> tuple[Tapped, Run, list[Tensor]]:
+        input_batches: list[Tensor] = []
         reports: list[Any] = []
 
         def report(record: Any) -> None:
@@ -69,70 +69,78 @@ def test_a_method_on_a_pair(
                 raise StoppedError
 
         def student() -> Tapped:
-            made = make()
-            if not watched:
-                made.module.register_forward_pre_hook(_Seen(shown))
-                watched.append(state_of(made))
-            return made
+            model = make()
+            if not initial_state:
+                model.module.register_forward_pre_hook(_Seen(input_batches))
+                initial_state.append(state_of(model))
+            return model
 
-        watched: list[dict[str, Tensor]] = []
+        initial_state: list[dict[str, Tensor]] = []
         torch.rand(len(reports) + 1)
         run = Run(tiny_data, student, [teacher], recipe=RECIPE, hardware=on_cpu, seed=4, folder=folder, report=report)
-        trained = find(method)(run, **brief(method))
-        begun.append(watched[0])
-        return trained, run, shown
+        final_names = find(method)(run, **brief(method))
+        initial_states.append(initial_state[0])
+        return final_names, run, input_batches
 
-    begun: list[dict[str, Tensor]] = []
-    student, run, shown = go(tmp_path / "whole", None)
+    initial_states: list[dict[str, Tensor]] = []
+    student, run, input_batches = train_method(tmp_path / "whole", None)
 
     # It has trained, and the teacher has not.
     assert student is not teacher
     after = state_of(student)
-    trained = _where_they_are_now(begun[0], after)
-    assert trained
-    assert changed({name: begun[0][name] for name in trained}, {name: after[now] for name, now in trained.items()})
+    final_names = final_names_of(initial_states[0], after)
+    assert final_names
+    assert changed(
+        {name: initial_states[0][name] for name in final_names},
+        {name: after[final_name] for name, final_name in final_names.items()},
+    )
     assert all(torch.isfinite(value).all() for value in after.values() if value.is_floating_point())
     assert changed(before, state_of(teacher)) == set()
     assert all(p.grad is None for p in teacher.parameters())
 
     # Its first weights and batches are those of every other method with this seed.
-    assert changed(begun[0], state_of(Run(tiny_data, make, seed=4).student())) == set()
-    firsts = [
+    assert changed(initial_states[0], state_of(Run(tiny_data, make, seed=4).student())) == set()
+    first_batches = [
         next(Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=4, order=order).epoch(0)).inputs
         for order in (shuffled, class_balanced)
     ]
-    assert any(torch.equal(shown[0], (first - student.mean) / student.std) for first in firsts)
+    assert any(torch.equal(input_batches[0], (first - student.mean) / student.std) for first in first_batches)
 
     # Stopped and taken up again it is the same.
     with pytest.raises(StoppedError):
-        go(tmp_path / "stopped", 1)
-    again, resumed, _ = go(tmp_path / "stopped", None)
-    assert changed(after, state_of(again)) == set()
-    assert [len(fitted.history) for fitted in resumed.fits] == [len(fitted.history) for fitted in run.fits]
+        train_method(tmp_path / "stopped", 1)
+    resumed_student, resumed_run, _ = train_method(tmp_path / "stopped", None)
+    assert changed(after, state_of(resumed_student)) == set()
+    assert [len(fit_result.history) for fit_result in resumed_run.fits] == [
+        len(fit_result.history) for fit_result in run.fits
+    ]
 
     # What is written is the student alone.
     save_weights(tmp_path / "student.safetensors", student.module, {"surgery": applied_operations(student.module)})
-    fresh = make()
-    fresh.module = load_student(tmp_path / "student.safetensors", fresh.module, tiny_data)
+    new_student = make()
+    new_student.module = load_student(tmp_path / "student.safetensors", new_student.module, tiny_data)
     pixels = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
-    assert torch.equal(fresh.eval()(pixels), student.eval()(pixels))
+    assert torch.equal(new_student.eval()(pixels), student.eval()(pixels))
 
 
-def _where_they_are_now(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, str]:
+def final_names_of(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, str]:
     """The names of a student's weights to those that they have now, by themselves or in a part of a larger network.
 
     Surgery may have added some, or taken.
     """
     ends = {name: f".{name.removeprefix('module.')}" for name in before if name.startswith("module.")}
-    places = {name: [now for now in after if now == name or now.endswith(end)] for name, end in ends.items()}
-    return {name: name if name in now else now[0] for name, now in places.items() if now}
+    places = {
+        name: [final_name for final_name in after if final_name == name or final_name.endswith(end)]
+        for name, end in ends.items()
+    }
+    return {name: name if name in final_name else final_name[0] for name, final_name in places.items() if final_name}
 
 
 class _Seen:
     """Keeps the images that a network is given with gradients, as training gives them: normalised ones."""
 
-    def __init__(self, shown: list[Tensor]) -> None:
-        self.shown = shown
+    def __init__(self, input_batches: list[Tensor]) -> None:
+        self.shown = input_batches
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if module.training and torch.is_grad_enabled():  # a dry run may attack it, too
@@ -164,11 +172,11 @@ def test_a_method_under_each_option_of_the_hardware(
     def train(hardware: Hardware) -> dict[str, Tensor]:
         torch.manual_seed(0)
         recipe = Recipe(epochs=2, batch_size=24, lr=0.01, momentum=0.0, nesterov=False)
-        student, teacher = named("resnet8x0.25"), named("wrn-10-1")
+        student, teacher = zoo_network("resnet8x0.25"), zoo_network("wrn-10-1")
         run = Run(tiny_data, student, [teacher()], recipe=recipe, hardware=hardware, seed=2)
-        trained = find(method)(run, **brief(method))
-        assert all(value.isfinite().all() for value in trained.state_dict().values())
-        return trained.state_dict()
+        final_names = find(method)(run, **brief(method))
+        assert all(value.isfinite().all() for value in final_names.state_dict().values())
+        return final_names.state_dict()
 
     with torch.random.fork_rng():
         plain, other = train(on_cpu), train(on_cpu.replace(**OPTIONS[option]))
@@ -196,9 +204,9 @@ def test_the_pairs_follow_from_what_a_method_reads() -> None:
 
 
 def test_every_seam_has_a_representative() -> None:
-    chosen = representatives()
-    assert set().union(*(use_of(name).seams for name in chosen)) == set().union(*(use_of(n).seams for n in CLASSIFY))
-    assert len(chosen) < len(CLASSIFY) // 2 + 1
+    methods = representatives()
+    assert set().union(*(use_of(name).seams for name in methods)) == set().union(*(use_of(n).seams for n in CLASSIFY))
+    assert len(methods) < len(CLASSIFY) // 2 + 1
 
 
 def test_hints_are_learnt_in_the_first_stage(
@@ -207,16 +215,16 @@ def test_hints_are_learnt_in_the_first_stage(
     teacher = tiny_model(1, width=6)
     records: list[dict[str, Any]] = []
     states: list[dict[str, Tensor]] = []
-    made: list[Tapped] = []
+    model: list[Tapped] = []
 
     def student() -> Tapped:
-        made.append(tiny_model(2))
-        states.append(state_of(made[-1]))
-        return made[-1]
+        model.append(tiny_model(2))
+        states.append(state_of(model[-1]))
+        return model[-1]
 
     def report(record: dict[str, Any]) -> None:
         records.append(record)
-        states.append(state_of(made[-1]))
+        states.append(state_of(model[-1]))
 
     run = Run(
         tiny_data,
@@ -227,15 +235,15 @@ def test_hints_are_learnt_in_the_first_stage(
         report=report,
     )
     find("fitnet")(run, hint_share=0.5)
-    assert [len(fitted.history) for fitted in run.fits] == [4, 4]
+    assert [len(fit_result.history) for fit_result in run.fits] == [4, 4]
     hints = [record["learners"]["student"]["hint"] for record in records[:4]]
     assert hints[-1] < 0.8 * hints[0]
     assert [record["fit"] for record in records] == [0] * 4 + [1] * 4
     # the first stage moves the lower half alone, the second everything
     lower = {name for name in states[0] if name.startswith(("module.conv1", "module.bn1"))}
     assert changed(states[0], states[4]) == lower
-    everything = {name for name in states[0] if name.startswith("module.")}
-    assert changed(states[4], states[8]) == everything
+    all_names = {name for name in states[0] if name.startswith("module.")}
+    assert changed(states[4], states[8]) == all_names
 
 
 @pytest.mark.parametrize("update", ["sequential", "synchronous"])
@@ -245,9 +253,9 @@ def test_mutual_learning_has_its_forms(
 ) -> None:
     run = Run(tiny_data, lambda: tiny_model(int(torch.randint(9999, ()))), recipe=RECIPE, hardware=on_cpu, seed=1)
     find("dml")(run, update=update, target=target, peers=3)
-    (fitted,) = run.fits
-    assert set(fitted.selected) == set(fitted.history[-1]["learners"]) == {"net1", "net2", "net3"}
-    assert all(entry["mimicry"] > 0 for entry in fitted.history[-1]["learners"].values())
+    (fit_result,) = run.fits
+    assert set(fit_result.selected) == set(fit_result.history[-1]["learners"]) == {"net1", "net2", "net3"}
+    assert all(entry["mimicry"] > 0 for entry in fit_result.history[-1]["learners"].values())
 
 
 def test_the_forms_of_mutual_learning_differ(
@@ -275,9 +283,9 @@ def test_hintons_term_joins_any_method_with_a_teacher(
         run = Run(tiny_data, lambda: tiny_model(2), [tiny_model(1, width=6)], recipe=RECIPE, hardware=on_cpu)
         states.append(state_of(find(method)(run, kd_alpha=alpha)))
         runs.append(run)
-    without, joined = (run.fits[-1].history[-1]["learners"]["student"] for run in runs)
-    assert "kd" not in without
-    assert joined["kd"] > 0
+    plain_values, combined_values = (run.fits[-1].history[-1]["learners"]["student"] for run in runs)
+    assert "kd" not in plain_values
+    assert combined_values["kd"] > 0
     assert changed(*states)
 
 
@@ -298,8 +306,8 @@ def test_every_method_with_a_teacher_takes_it(
 def test_a_joint_hint_is_one_stage(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> None:
     run = Run(tiny_data, lambda: tiny_model(2), [tiny_model(1, width=6)], recipe=RECIPE, hardware=on_cpu)
     find("fitnet")(run, mode="joint")
-    (fitted,) = run.fits
-    entry = fitted.history[-1]["learners"]["student"]
+    (fit_result,) = run.fits
+    entry = fit_result.history[-1]["learners"]["student"]
     assert {"ce", "hint"} <= entry.keys()
     assert "soft" not in entry
 
@@ -308,12 +316,12 @@ def test_the_flow_is_learnt_in_the_first_stage(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
     states: list[dict[str, Tensor]] = []
-    made: list[Tapped] = []
+    model: list[Tapped] = []
 
     def student() -> Tapped:
-        made.append(tiny_model(2))
-        states.append(state_of(made[-1]))
-        return made[-1]
+        model.append(tiny_model(2))
+        states.append(state_of(model[-1]))
+        return model[-1]
 
     run = Run(
         tiny_data,
@@ -321,10 +329,10 @@ def test_the_flow_is_learnt_in_the_first_stage(
         [tiny_model(1, width=6)],
         recipe=Recipe(epochs=8, batch_size=16, lr=0.02),
         hardware=on_cpu,
-        report=lambda record: states.append(state_of(made[-1])),
+        report=lambda record: states.append(state_of(model[-1])),
     )
     find("fsp")(run, init_share=0.5, init_lr=1.0)
-    first, second = (fitted.history for fitted in run.fits)
+    first, second = (fit_result.history for fit_result in run.fits)
     assert (len(first), len(second)) == (4, 4)
     flow = [record["learners"]["student"]["flow"] for record in first]
     assert flow[-1] < flow[0]

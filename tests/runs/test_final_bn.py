@@ -49,8 +49,10 @@ def test_layer_is_trained_and_remains(
     assert applied_operations(student.module) == [
         {"operation": "final_bn", "position": position, "momentum": 0.2, "affine": int(affine)}
     ]
-    folded = fold(student.module.eval())
-    torch.testing.assert_close(folded(pixels(tiny_data)), student.module(pixels(tiny_data)), atol=1e-6, rtol=1e-5)
+    folded_network = fold(student.module.eval())
+    torch.testing.assert_close(
+        folded_network(pixels(tiny_data)), student.module(pixels(tiny_data)), atol=1e-6, rtol=1e-5
+    )
 
 
 def test_classifier_bias_is_not_updated(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> None:
@@ -81,9 +83,11 @@ def test_weights_are_inverse_class_frequencies(tiny_data: Data) -> None:
     assert weight(forward_pass(train.labels), 0.0).mean() == 1
     assert torch.equal(weight(forward_pass(F.one_hot(torch.arange(4)).float()), 0.0), expected)
     unlabelled = Split.of(train.inputs, train.labels.where(train.labels != 3, -1))
-    repeated = InverseFrequency(unlabelled, 4)
-    assert repeated(forward_pass(torch.tensor([0, 1, 2])), 0.0).tolist() == pytest.approx([22 / 48, 22 / 24, 22 / 16])
-    assert repeated.weights.isfinite().all()
+    repeated_weights = InverseFrequency(unlabelled, 4)
+    assert repeated_weights(forward_pass(torch.tensor([0, 1, 2])), 0.0).tolist() == pytest.approx(
+        [22 / 48, 22 / 24, 22 / 16]
+    )
+    assert repeated_weights.weights.isfinite().all()
 
 
 def test_weighted_form_equals_class_weighted_cross_entropy(
@@ -94,11 +98,11 @@ def test_weighted_form_equals_class_weighted_cross_entropy(
     learners: list[Learner] = []
     fit = run.fit
 
-    def keeping(learner: Learner, **changes: Any) -> FitResult:
+    def recording_fit(learner: Learner, **changes: Any) -> FitResult:
         learners.append(learner)
         return fit(learner, **changes)
 
-    run.fit = keeping  # type: ignore[method-assign, assignment]
+    run.fit = recording_fit  # type: ignore[method-assign, assignment]
     find("final_bn")(run, weighted=True)
     (learner,) = learners
     targets, logits = torch.tensor([0, 0, 1, 3, 2]), torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
@@ -113,11 +117,13 @@ def test_weighted_form_equals_class_weighted_cross_entropy(
 def test_weighted_training_differs(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
-    def go(data: Data, **settings: Any) -> Any:
+    def train_with(data: Data, **settings: Any) -> Any:
         return state_of(find("final_bn")(Run(data, tiny_model, recipe=SHORT, hardware=on_cpu), **settings))
 
-    assert changed(go(rare(tiny_data)), go(rare(tiny_data), weighted=True))
-    assert changed(go(tiny_data), go(tiny_data, weighted=True)) == set()  # all classes are equally frequent
+    assert changed(train_with(rare(tiny_data)), train_with(rare(tiny_data), weighted=True))
+    assert (
+        changed(train_with(tiny_data), train_with(tiny_data, weighted=True)) == set()
+    )  # all classes are equally frequent
 
 
 @pytest.mark.parametrize("name", ["resnet8x0.25", "wrn-10-1"])
@@ -135,9 +141,9 @@ def test_weights_file_is_loaded_with_the_layer(name: str, tiny_npz: str, tiny_da
             device="cpu",
         )
 
-    first, repeated = train(), train()
-    assert torch.equal(first.model.eval()(pixels(tiny_data)), repeated.model.eval()(pixels(tiny_data)))
-    assert repeated.model.module.get_submodule("fc.final_bn").num_batches_tracked == 6
+    first, repeated_weights = train(), train()
+    assert torch.equal(first.model.eval()(pixels(tiny_data)), repeated_weights.model.eval()(pixels(tiny_data)))
+    assert repeated_weights.model.module.get_submodule("fc.final_bn").num_batches_tracked == 6
     assert 0 <= first.metrics["test"]["macro_f1"] <= 1
     assert list(first.metrics["test"]["per_class_f1"]) == list(tiny_data.classes)
 
@@ -152,8 +158,12 @@ def test_a_network_without_a_linear_classifier_is_refused(tiny_data: Data, refus
         find("final_bn")(Run(tiny_data, lambda: Tapped(nn.Sequential(nn.Conv2d(1, 4, 8), nn.Flatten()))))
 
 
-@pytest.mark.parametrize("wrong", [{"position": "last"}, {"momentum": 0}, {"momentum": 1.5}, {"affine": "perhaps"}])
-def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Any, refused: Any) -> None:
-    ((name, value),) = wrong.items()
+@pytest.mark.parametrize(
+    "invalid_settings", [{"position": "last"}, {"momentum": 0}, {"momentum": 1.5}, {"affine": "perhaps"}]
+)
+def test_invalid_settings_are_refused(
+    invalid_settings: dict[str, Any], tiny_data: Data, tiny_model: Any, refused: Any
+) -> None:
+    ((name, value),) = invalid_settings.items()
     with refused(name, value):
-        find("final_bn")(Run(tiny_data, tiny_model), **wrong)
+        find("final_bn")(Run(tiny_data, tiny_model), **invalid_settings)

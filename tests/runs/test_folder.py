@@ -87,12 +87,12 @@ def test_a_finished_run_contains_the_documented_files(config: Config, tmp_path: 
     folder = tmp_path / "run"
     assert result.folder == folder
     assert {entry.name for entry in folder.iterdir()} == FILES
-    written = yaml.safe_load((folder / "config.yaml").read_text())
-    assert written == yaml.safe_load(result.config.as_yaml())
-    assert set(written) == set(Config.model_fields)
-    assert written["device"] == "cpu"
-    assert written["precision"] in ("float32", "bfloat16")  # decided, and recorded as that
-    assert isinstance(written["channels_last"], bool)
+    written_config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert written_config == yaml.safe_load(result.config.as_yaml())
+    assert set(written_config) == set(Config.model_fields)
+    assert written_config["device"] == "cpu"
+    assert written_config["precision"] in ("float32", "bfloat16")  # decided, and recorded as that
+    assert isinstance(written_config["channels_last"], bool)
     assert set(strict(folder / "inputs.json")) == {"training data"}
     versions = strict(folder / "versions.json")
     assert versions["torch"] == torch.__version__
@@ -102,20 +102,20 @@ def test_a_finished_run_contains_the_documented_files(config: Config, tmp_path: 
         "fit-00-epoch-00001.ckpt",
         "fit-00-epoch-00002.ckpt",
     ]
-    measured = strict(folder / "result.json")
-    assert measured == result.metrics
+    metrics = strict(folder / "result.json")
+    assert metrics == result.metrics
     assert [record["learners"] for record in epochs(folder)] == [record["learners"] for record in result.history]
-    (noise, *_) = measured["data"]["record"]
+    (noise, *_) = metrics["data"]["record"]
     assert noise["condition"] == "SymmetricNoise"
-    assert noise["changed"] == measured["train"]["wrong_labels"]
+    assert noise["changed"] == metrics["train"]["wrong_labels"]
     assert noise["realised_rate"] == noise["changed"] / 48
 
 
 def test_settings_are_written_with_their_defaults(config: Config, teacher: str, tmp_path: Path) -> None:
     execute(config.replace(method="hinton", teacher=teacher, settings={"alpha": 0.5}), tmp_path / "run")
-    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert written["settings"] == {"temperature": 4.0, "alpha": 0.5}
-    assert written["teacher"] == [teacher]
+    written_config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written_config["settings"] == {"temperature": 4.0, "alpha": 0.5}
+    assert written_config["teacher"] == [teacher]
     assert set(strict(tmp_path / "run" / "inputs.json")) == {"training data", "teacher 1"}
 
 
@@ -123,7 +123,7 @@ def flat(value: Any) -> list[float]:
     """What is nested in a JSON value, a null as NaN."""
     inside = value.values() if isinstance(value, dict) else value
     if isinstance(value, dict | list):
-        return [number for each in inside for number in flat(each)]
+        return [number for entry in inside for number in flat(entry)]
     return [math.nan if value is None else value]
 
 
@@ -132,18 +132,18 @@ def test_results_contain_the_last_and_the_selected_epoch(config: Config, tmp_pat
     config = config.replace(epochs=6, lr=0.3)
     result = execute(config, folder)
     data = open_data(config.data)
-    fresh = Tapped(make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module, *data.mean_std)
-    load_weights(folder / "student.safetensors", fresh.module)
-    for key, value in evaluate(fresh, data).items():
+    new_model = Tapped(make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module, *data.mean_std)
+    load_weights(folder / "student.safetensors", new_model.module)
+    for key, value in evaluate(new_model, data).items():
         assert flat(result.metrics["test"][key]) == pytest.approx(flat(value), rel=1e-5, nan_ok=True), key
 
     (latest,) = (folder / "checkpoints").glob("*-00006.ckpt")
     epoch, accuracy, state = read(latest)["selected"]["student"]
-    fresh.module.load_state_dict(state)
+    new_model.module.load_state_dict(state)
     assert result.metrics["selected"] == {
         "epoch": epoch,
         "validation_accuracy": accuracy,
-        "test_accuracy": evaluate(fresh, data)["accuracy"],
+        "test_accuracy": evaluate(new_model, data)["accuracy"],
     }
     shares = [record["learners"]["student"]["validation_accuracy"] for record in epochs(folder)]
     assert (epoch, accuracy) == (shares.index(max(shares)) + 1, max(shares))
@@ -165,38 +165,46 @@ def test_memorised_labels_and_fidelity(config: Config, teacher: str, tmp_path: P
     from tutelage.data.configured import load_data
 
     data = load_data(config)
-    wrong = data.train.labels != data.train.clean_labels
+    is_wrong = data.train.labels != data.train.clean_labels
     logits = result.model.eval()(data.train.inputs.permute(0, 3, 1, 2) / 255)  # type: ignore[union-attr]
     answers = logits.argmax(1)
-    told = result.metrics["train"]
-    assert told["wrong_labels"] == int(wrong.sum()) > 5
-    assert told["memorised"] == pytest.approx((answers == data.train.labels)[wrong].float().mean().item())
-    assert told["train_accuracy_clean"] == pytest.approx((answers == data.train.clean_labels).float().mean().item())
-    assert told["train_accuracy_given"] == pytest.approx((answers == data.train.labels).float().mean().item())
-    assert set(result.metrics["teacher"]) == set(told)
+    train_metrics = result.metrics["train"]
+    assert train_metrics["wrong_labels"] == int(is_wrong.sum()) > 5
+    assert train_metrics["memorised"] == pytest.approx((answers == data.train.labels)[is_wrong].float().mean().item())
+    assert train_metrics["train_accuracy_clean"] == pytest.approx(
+        (answers == data.train.clean_labels).float().mean().item()
+    )
+    assert train_metrics["train_accuracy_given"] == pytest.approx((answers == data.train.labels).float().mean().item())
+    assert set(result.metrics["teacher"]) == set(train_metrics)
     from tutelage.runs import open_model
 
     with torch.no_grad():
         pixels = data.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
-        theirs, ours = open_model(teacher, data).eval()(pixels), result.model.eval()(pixels)
+        teacher_logits, student_logits = open_model(teacher, data).eval()(pixels), result.model.eval()(pixels)
     test = result.metrics["test"]
-    assert test["agreement"] == pytest.approx((theirs.argmax(1) == ours.argmax(1)).float().mean().item())
-    divergence = (theirs.softmax(1) * (theirs.log_softmax(1) - ours.log_softmax(1))).sum(1).mean()
+    assert test["agreement"] == pytest.approx(
+        (teacher_logits.argmax(1) == student_logits.argmax(1)).float().mean().item()
+    )
+    divergence = (
+        (teacher_logits.softmax(1) * (teacher_logits.log_softmax(1) - student_logits.log_softmax(1))).sum(1).mean()
+    )
     assert test["kl_to_teacher"] == pytest.approx(divergence.item(), rel=1e-4)
-    assert test["teacher_accuracy"] == pytest.approx((theirs.argmax(1) == data.test.labels).float().mean().item())
+    assert test["teacher_accuracy"] == pytest.approx(
+        (teacher_logits.argmax(1) == data.test.labels).float().mean().item()
+    )
 
 
 @pytest.mark.parametrize("method", [name for name in installed() if find(name).task in (None, "classification")])
 def test_the_students_file_contains_only_the_student(method: str, config: Config, teacher: str, tmp_path: Path) -> None:
     execute(config.replace(method=method, teacher=teacher), tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
-    own = make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module
+    bare_network = make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module
     if operations := read_metadata(file)["surgery"]:  # what the file says was done to the network
-        own = reapply(own, operations, torch.zeros(2, 1, 8, 8))
+        bare_network = reapply(bare_network, operations, torch.zeros(2, 1, 8, 8))
     assert {name: value.shape for name, value in load_file(file).items()} == {
-        name: value.shape for name, value in own.state_dict().items()
+        name: value.shape for name, value in bare_network.state_dict().items()
     }
-    own.load_state_dict(load_file(file))  # as anybody would, without this library
+    bare_network.load_state_dict(load_file(file))  # as anybody would, without this library
 
 
 @pytest.mark.parametrize("method", ["plain", "hinton", "dml", "fitnet"])
@@ -207,8 +215,8 @@ def test_the_written_configuration_makes_the_same_run(
     config = config.replace(method=method, teacher=teachers, noise="0.2", seed=7, epochs=3)
     execute(config, tmp_path / "first")
     torch.rand(3)
-    again = Config(**read_config(tmp_path / "first" / "config.yaml"))
-    execute(again, tmp_path / "second")
+    second_config = Config(**read_config(tmp_path / "first" / "config.yaml"))
+    execute(second_config, tmp_path / "second")
     first, second = (tmp_path / name for name in ("first", "second"))
     assert (first / "student.safetensors").read_bytes() == (second / "student.safetensors").read_bytes()
     assert numbers(first) == numbers(second)
@@ -220,13 +228,13 @@ def test_the_written_configuration_makes_the_same_run(
 def test_without_a_folder_the_numbers_are_the_same(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state_of: Any, changed: Any
 ) -> None:
-    kept = execute(config, tmp_path / "run")
+    folder_result = execute(config, tmp_path / "run")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    loose = execute(config)
-    assert loose.folder is None
-    assert changed(state_of(kept.model), state_of(loose.model)) == set()
-    assert loose.metrics["test"] == kept.metrics["test"]
+    folderless_result = execute(config)
+    assert folderless_result.folder is None
+    assert changed(state_of(folder_result.model), state_of(folderless_result.model)) == set()
+    assert folderless_result.metrics["test"] == folder_result.metrics["test"]
     assert list(Path.cwd().iterdir()) == []
 
 
@@ -238,10 +246,10 @@ def test_training_does_not_read_the_test_split(config: Config, tiny_data: Data, 
     np.savez(tmp_path / "other.npz", **other)
     execute(config, tmp_path / "one")
     execute(config.replace(data=f"npz:{tmp_path / 'other.npz'}"), tmp_path / "two")
-    one, two = (tmp_path / name for name in ("one", "two"))
-    assert (one / "student.safetensors").read_bytes() == (two / "student.safetensors").read_bytes()
-    assert epochs(one) == epochs(two)
-    assert numbers(one)["test"] != numbers(two)["test"]
+    first_folder, second_folder = (tmp_path / name for name in ("one", "two"))
+    assert (first_folder / "student.safetensors").read_bytes() == (second_folder / "student.safetensors").read_bytes()
+    assert epochs(first_folder) == epochs(second_folder)
+    assert numbers(first_folder)["test"] != numbers(second_folder)["test"]
 
 
 # --- which run it belongs to
@@ -251,13 +259,13 @@ def test_a_finished_run_is_read_back_without_training(config: Config, tmp_path: 
     folder = tmp_path / "run"
     first = execute(config, folder)
     before = contents(folder)
-    reported: list[Any] = []
-    again = execute(config, folder, report=reported.append)
-    assert reported == []
+    reports: list[Any] = []
+    second_result = execute(config, folder, report=reports.append)
+    assert reports == []
     assert contents(folder) == before
-    assert again.metrics == first.metrics
+    assert second_result.metrics == first.metrics
     for name, value in state_of(first.model).items():
-        assert torch.equal(value, state_of(again.model)[name]), name
+        assert torch.equal(value, state_of(second_result.model)[name]), name
 
 
 def test_a_finished_run_without_its_weights_names_the_remedy(
@@ -265,13 +273,13 @@ def test_a_finished_run_without_its_weights_names_the_remedy(
 ) -> None:
     execute(config, tmp_path / "run")
     student = tmp_path / "run" / "student.safetensors"
-    whole = student.read_bytes()
-    student.write_bytes(whole[:-10])
+    content = student.read_bytes()
+    student.write_bytes(content[:-10])
     with refused("student.safetensors", "remove", "result.json", "finish the run from its checkpoint"):
         execute(config, tmp_path / "run")
     (tmp_path / "run" / "result.json").unlink()
     execute(config, tmp_path / "run")
-    assert student.read_bytes() == whole
+    assert student.read_bytes() == content
 
 
 @pytest.mark.parametrize(
@@ -299,10 +307,12 @@ def test_the_folder_of_another_run_is_not_changed(
 
 def test_a_teacher_at_another_path_is_the_same_teacher(config: Config, teacher: str, tmp_path: Path) -> None:
     config = config.replace(method="hinton", teacher=teacher)
-    whole = execute(config, tmp_path / "run").metrics["test"]
+    expected_metrics = execute(config, tmp_path / "run").metrics["test"]
     (tmp_path / "run" / "result.json").unlink()
     Path(teacher).rename(tmp_path / "moved")
-    assert execute(config.replace(teacher=str(tmp_path / "moved")), tmp_path / "run").metrics["test"] == whole
+    assert (
+        execute(config.replace(teacher=str(tmp_path / "moved")), tmp_path / "run").metrics["test"] == expected_metrics
+    )
 
 
 def test_the_same_names_with_another_content_are_another_run(
@@ -318,19 +328,19 @@ def test_the_same_names_with_another_content_are_another_run(
     execute(config, folder)
     other = tmp_path / "other"
     execute(config.replace(method="plain", teacher=(), student="resnet8x0.5", epochs=10, lr=0.2, seed=1), other)
-    whole = Path(teacher, "student.safetensors").read_bytes()
+    content = Path(teacher, "student.safetensors").read_bytes()
     result = Path(teacher, "result.json").read_bytes()
     for name in ("student.safetensors", "result.json"):
         shutil.copy(other / name, Path(teacher, name))
     with refused("different run", "teacher 1: "):
         execute(config, folder)
-    Path(teacher, "student.safetensors").write_bytes(whole)
+    Path(teacher, "student.safetensors").write_bytes(content)
     Path(teacher, "result.json").write_bytes(result)
     execute(config, folder)
     with np.load(tmp_path / "tiny.npz") as arrays:
-        changed = dict(arrays)
-    changed["train_images"][0, 0, 0] ^= 1
-    np.savez(tmp_path / "tiny.npz", **changed)
+        other_arrays = dict(arrays)
+    other_arrays["train_images"][0, 0, 0] ^= 1
+    np.savez(tmp_path / "tiny.npz", **other_arrays)
     with refused("different run", "training data: "):
         execute(config, folder)
 
@@ -365,8 +375,8 @@ def test_files_of_a_run_killed_before_its_first_epoch_are_replaced(config: Confi
 class NoSpace:
     """Lets so many writes of whole files through, then kills the process, as it were."""
 
-    def __init__(self, writes: int, real: Callable[..., None]) -> None:
-        self.left, self.real = writes, real
+    def __init__(self, writes: int, original: Callable[..., None]) -> None:
+        self.left, self.real = writes, original
 
     def __call__(self, *arguments: Any) -> None:
         if self.left == 0:
@@ -382,8 +392,8 @@ def test_a_run_stopped_before_any_of_its_writes_is_resumed(
     """Three files at the start, the list of epochs, two checkpoints, the student, the result."""
     execute(config, tmp_path / "whole")
     folder = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        patched.setattr("tutelage.files.os.replace", NoSpace(writes, os.replace))
+    with monkeypatch.context() as context:
+        context.setattr("tutelage.files.os.replace", NoSpace(writes, os.replace))
         if writes < 8:
             with pytest.raises(SystemExit):
                 execute(config, folder)
@@ -405,7 +415,7 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+def locked_folder(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
     """A folder that another process is using."""
     folder = tmp_path / "run"
     folder.mkdir()
@@ -418,9 +428,9 @@ def held(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
 
 
 def test_a_locked_folder_is_refused_until_its_process_ends(
-    held: tuple[Path, subprocess.Popen[str]], config: Config, refused: Callable[..., Any]
+    locked_folder: tuple[Path, subprocess.Popen[str]], config: Config, refused: Callable[..., Any]
 ) -> None:
-    folder, process = held
+    folder, process = locked_folder
     with refused("another process is using", str(folder), "wait for it, or choose another"):
         execute(config, folder)
     assert [entry.name for entry in folder.iterdir()] == [".lock"]
@@ -437,13 +447,13 @@ def test_the_lock_is_released_after_an_error(config: Config, tmp_path: Path) -> 
         pass
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nothing/here"])
+@pytest.mark.parametrize("location", ["file", "file/below", "/proc/nothing/here"])
 def test_a_path_at_which_no_folder_can_be_made(
-    place: str, config: Config, tmp_path: Path, refused: Callable[..., Any]
+    location: str, config: Config, tmp_path: Path, refused: Callable[..., Any]
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    with refused("cannot write to", place, "choose another folder"):
-        execute(config, tmp_path / place)
+    with refused("cannot write to", location, "choose another folder"):
+        execute(config, tmp_path / location)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -481,9 +491,9 @@ def test_numbers_that_json_cannot_represent_are_handled(tiny_data: Data, tmp_pat
 
     from tutelage.api import train
 
-    held = tiny_data.validation
-    assert held is not None
-    data = replace(tiny_data, validation=replace(held, labels=held.labels * 0 - 1))
+    held_out = tiny_data.validation
+    assert held_out is not None
+    data = replace(tiny_data, validation=replace(held_out, labels=held_out.labels * 0 - 1))
     result = train(STUDENT, data, epochs=1, out=tmp_path / "run")
     assert "selected" not in result.metrics
     assert all(math.isfinite(value) for value in epochs(tmp_path / "run")[0]["learners"]["student"].values())
@@ -493,9 +503,12 @@ def test_folder_of_an_older_version_is_resumed(config: Config, tmp_path: Path) -
     folder = tmp_path / "run"
     execute(config, folder)
     file = folder / "config.yaml"
-    kept = yaml.safe_load(file.read_text())
-    del kept["views"]
-    kept["answers"], kept["answers_as"] = kept.pop("teacher_cache"), kept.pop("teacher_cache_dtype")
-    file.write_text(yaml.safe_dump(kept))
+    folder_result = yaml.safe_load(file.read_text())
+    del folder_result["views"]
+    folder_result["answers"], folder_result["answers_as"] = (
+        folder_result.pop("teacher_cache"),
+        folder_result.pop("teacher_cache_dtype"),
+    )
+    file.write_text(yaml.safe_dump(folder_result))
     (folder / "result.json").unlink()
     assert execute(config.replace(teacher_cache=str(tmp_path / "cache")), folder).metrics["method"] == "plain"

@@ -55,9 +55,9 @@ def test_student_can_be_saved_and_loaded(tiny_npz: str, tmp_path: Path) -> None:
     images = torch.rand(5, 1, 8, 8)
     from tutelage.data import open_data
 
-    opened = open_model(str(tmp_path / "run"), open_data(tiny_npz))
-    assert torch.equal(opened.eval()(images), result.model.eval()(images))
-    assert torch.equal(execute(config, tmp_path / "run").model.eval()(images), opened(images))
+    opened_model = open_model(str(tmp_path / "run"), open_data(tiny_npz))
+    assert torch.equal(opened_model.eval()(images), result.model.eval()(images))
+    assert torch.equal(execute(config, tmp_path / "run").model.eval()(images), opened_model(images))
 
 
 def test_too_small_batches_are_refused(tiny_data: Data, tiny_model: Net, refused: Any) -> None:
@@ -65,8 +65,8 @@ def test_too_small_batches_are_refused(tiny_data: Data, tiny_model: Net, refused
         find("gccs")(Run(tiny_data, tiny_model, recipe=Recipe(batch_size=11)))
 
 
-@pytest.mark.parametrize("wrong", [{"scale": 0}, {"tail": -1}, {"full": "maybe"}])
-def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
-    ((name, value),) = wrong.items()
+@pytest.mark.parametrize("settings", [{"scale": 0}, {"tail": -1}, {"full": "maybe"}])
+def test_invalid_settings_are_refused(settings: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
+    ((name, value),) = settings.items()
     with refused(name, value):
-        find("gccs")(Run(tiny_data, tiny_model), **wrong)
+        find("gccs")(Run(tiny_data, tiny_model), **settings)

@@ -45,10 +45,16 @@ def novel(tiny_data: Data) -> Data:
     """``tiny_data`` with the classes c and d in the test split only."""
     classes = tiny_data.classes
 
-    def of(part: Split, *labels: int) -> Split:
+    def split_of(part: Split, *labels: int) -> Split:
         return part.subset(torch.isin(part.labels, torch.tensor(labels)).nonzero().squeeze(1))
 
-    return Data("novel", classes, of(tiny_data.train, 0, 1), of(tiny_data.train, 2, 3), of(tiny_data.test, 0, 1))
+    return Data(
+        "novel",
+        classes,
+        split_of(tiny_data.train, 0, 1),
+        split_of(tiny_data.train, 2, 3),
+        split_of(tiny_data.test, 0, 1),
+    )
 
 
 def batch_of(images: Tensor, targets: Tensor) -> Batch:
@@ -60,24 +66,24 @@ def batch_of(images: Tensor, targets: Tensor) -> Batch:
 
 def test_every_image_has_four_rotations() -> None:
     images = torch.rand(3, 2, 5, 5, generator=torch.Generator().manual_seed(0))
-    turned = Rotated()(batch_of(images, torch.tensor([4, -1, 6])), NOTHING, None)
-    assert turned.inputs.shape == (12, 2, 5, 5)
+    rotated_batch = Rotated()(batch_of(images, torch.tensor([4, -1, 6])), NOTHING, None)
+    assert rotated_batch.inputs.shape == (12, 2, 5, 5)
     for turns in range(4):
         for sample in range(3):
             expected = np.rot90(images[sample].numpy(), turns, axes=(1, 2))
-            np.testing.assert_array_equal(turned.inputs[3 * turns + sample].numpy(), expected)
-    assert turned.targets.tolist() == [4, -1, 6] * 4
-    assert turned.index.tolist() == [0, 1, 2] * 4
+            np.testing.assert_array_equal(rotated_batch.inputs[3 * turns + sample].numpy(), expected)
+    assert rotated_batch.targets.tolist() == [4, -1, 6] * 4
+    assert rotated_batch.index.tolist() == [0, 1, 2] * 4
 
 
 @pytest.mark.parametrize(("share", "samples"), [(1.0, 8), (0.25, 2), (0.01, 1)])
 def test_a_share_of_the_batch_is_rotated(share: float, samples: int) -> None:
     images = torch.rand(8, 1, 3, 3)
-    turned = Rotated(share)(replace(batch_of(images, torch.arange(8)), weight=torch.arange(8.0)), NOTHING, None)
-    assert len(turned) == 4 * samples
-    assert torch.equal(turned.inputs[:samples], images[:samples])
-    assert turned.weight is not None
-    assert turned.weight.tolist() == [*range(samples)] * 4
+    rotated_batch = Rotated(share)(replace(batch_of(images, torch.arange(8)), weight=torch.arange(8.0)), NOTHING, None)
+    assert len(rotated_batch) == 4 * samples
+    assert torch.equal(rotated_batch.inputs[:samples], images[:samples])
+    assert rotated_batch.weight is not None
+    assert rotated_batch.weight.tolist() == [*range(samples)] * 4
 
 
 # --- heads
@@ -136,7 +142,7 @@ def test_existing_head_is_not_recreated() -> None:
 # --- mix-up
 
 
-def whole(model: Tapped, inputs: Tensor) -> Tensor:
+def full_output(model: Tapped, inputs: Tensor) -> Tensor:
     return model.tap(inputs, ("embedding",))["embedding"]
 
 
@@ -147,15 +153,15 @@ def test_features_and_labels_are_mixed_consistently(tiny_data: Data, tiny_model:
     model.trace(images)
     net, batch = model.module, batch_of(images, torch.tensor([0, 1, 2, -1, 3]))
     view = MixedFeatures(model, 2.0, 4)
-    recorded = set()
+    layers = set()
     with view.hooked():
         for seed in range(12):
             torch.manual_seed(seed)
-            mixed = view(batch, NOTHING, None)
+            mixed_batch = view(batch, NOTHING, None)
             mix = view.pending
             assert mix is not None
-            recorded.add(mix.layer)
-            stages = whole(model, mixed.inputs)
+            layers.add(mix.layer)
+            stages = full_output(model, mixed_batch.inputs)
             assert view.pending is None
 
             def together(x: Tensor, index: str, mix: Any = mix) -> Tensor:
@@ -165,12 +171,14 @@ def test_features_and_labels_are_mixed_consistently(tiny_data: Data, tiny_model:
             x = F.relu(together(net.bn1(net.conv1(x)), "stage1"))  # type: ignore[operator]
             x = F.relu(together(net.bn2(net.conv2(x)), "stage2"))  # type: ignore[operator]
             torch.testing.assert_close(stages, x.mean((2, 3)))
-            known = F.one_hot(batch.targets.clamp(min=0), 4) * (batch.targets >= 0)[:, None]
-            torch.testing.assert_close(mixed.targets, mix.share * known + (1 - mix.share) * known[mix.partners])
+            one_hot_labels = F.one_hot(batch.targets.clamp(min=0), 4) * (batch.targets >= 0)[:, None]
             torch.testing.assert_close(
-                whole(model, images), whole(tiny_model(1).eval(), images)
+                mixed_batch.targets, mix.share * one_hot_labels + (1 - mix.share) * one_hot_labels[mix.partners]
+            )
+            torch.testing.assert_close(
+                full_output(model, images), full_output(tiny_model(1).eval(), images)
             )  # other passes are not mixed
-    assert recorded == {"input", "stage1", "stage2"}
+    assert layers == {"input", "stage1", "stage2"}
     assert not model.module._forward_pre_hooks
 
 
@@ -181,11 +189,11 @@ def test_mixed_labels_are_a_mixture_of_losses(tiny_model: Net) -> None:
     term.build(student, None)
     targets = torch.tensor([0, 1, 2, 3, 0, 1])
     batch = batch_of(torch.rand(6, 1, 8, 8), targets)
-    mixed = view(batch, NOTHING, None)
+    mixed_batch = view(batch, NOTHING, None)
     assert view.pending is not None
     share, partners = view.pending.share, view.pending.partners
     direct, other = (term(student, None, replace(batch, targets=t)) for t in (targets, targets[partners]))
-    torch.testing.assert_close(term(student, None, mixed), share * direct + (1 - share) * other)
+    torch.testing.assert_close(term(student, None, mixed_batch), share * direct + (1 - share) * other)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 2.0])
@@ -244,14 +252,14 @@ def test_losses_of_each_stage(rotation: str, mix_share: float, novel: Data, tiny
     if "mixed_ce" in expected[-1][1] and rotation == "both":
         passes[-1] = 2  # the batch, and a quarter of it in four rotations
     samples = 8 * (len(novel.train) // 8)
-    counted = [f.history[0]["forward_passes"]["student"] / samples for f in run.fits]
-    assert counted == pytest.approx(passes)
+    passes_per_sample = [f.history[0]["forward_passes"]["student"] / samples for f in run.fits]
+    assert passes_per_sample == pytest.approx(passes)
 
 
 def test_backbone_is_saved_and_loaded_without_head(novel: Data, tmp_path: Path) -> None:
     options: dict[str, Any] = {"epochs": 2, "batch_size": 8, "lr": 0.01, "out": tmp_path / "run"}
-    fixed: dict[str, Any] = {**CPU, "method": "graph_fewshot"}
-    result = train("resnet8x0.25", novel, **options, **fixed)
+    fixed_options: dict[str, Any] = {**CPU, "method": "graph_fewshot"}
+    result = train("resnet8x0.25", novel, **options, **fixed_options)
     network = result.model.module
     assert applied_operations(network) == [{"operation": "headless"}]
     assert not any(name.startswith("fc") for name in network.state_dict())
@@ -262,16 +270,16 @@ def test_backbone_is_saved_and_loaded_without_head(novel: Data, tmp_path: Path) 
         assert torch.equal(result.model(pixels), embedding["embedding"])
         assert result.model(pixels).shape == (3, 16)
         torch.testing.assert_close(embedding["stage3"].mean((2, 3)), embedding["embedding"])
-        repeated = train("resnet8x0.25", novel, **options, **fixed)
-        assert torch.equal(repeated.model(pixels), result.model(pixels))
-    assert repeated.metrics == result.metrics
+        second_run = train("resnet8x0.25", novel, **options, **fixed_options)
+        assert torch.equal(second_run.model(pixels), result.model(pixels))
+    assert second_run.metrics == result.metrics
     assert result.metrics["test"]["accuracy_1_shot"] is not None
 
 
 def test_stopped_run_resumes_exactly(
     novel: Data, tiny_model: Net, on_cpu: Hardware, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
-    def go(folder: Path, stop: int | None) -> Tapped:
+    def train_method(folder: Path, stop: int | None) -> Tapped:
         reports: list[Any] = []
 
         def report(record: Any) -> None:
@@ -283,40 +291,40 @@ def test_stopped_run_resumes_exactly(
         run = Run(novel, lambda: tiny_model(2), recipe=recipe, hardware=on_cpu, folder=folder, report=report)
         return find("graph_fewshot")(run)
 
-    straight = state_of(go(tmp_path / "whole", None))
+    expected_state = state_of(train_method(tmp_path / "whole", None))
     for stop in (1, 2, 3):
         folder = tmp_path / f"stopped{stop}"
         with pytest.raises(KeyboardInterrupt):
-            go(folder, stop)
+            train_method(folder, stop)
         torch.rand(stop)
-        assert changed(straight, state_of(go(folder, None))) == set()
+        assert changed(expected_state, state_of(train_method(folder, None))) == set()
 
 
 def test_second_stage_continues_heads_of_first(novel: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     """With a learning rate of 0 the heads keep their initial weights, which are drawn once."""
     run = Run(novel, lambda: tiny_model(2), recipe=Recipe(epochs=4, batch_size=8, lr=1e-12), hardware=on_cpu)
     find("graph_fewshot")(run)
-    first, second = (fitted.history[0]["learners"]["student"]["rotation"] for fitted in run.fits)
+    first, second = (fit_result.history[0]["learners"]["student"]["rotation"] for fit_result in run.fits)
     assert first == pytest.approx(second, abs=0.15)
 
 
 def test_held_out_classes_are_not_trained_on(novel: Data, tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
-    recorded: list[Tensor] = []
+    inputs: list[Tensor] = []
 
     def student() -> Tapped:
         model = Tapped(nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, 4)))
         model.module.register_forward_pre_hook(
-            lambda module, taken: recorded.append(taken[0]) if module.training else None
+            lambda module, arguments: inputs.append(arguments[0]) if module.training else None
         )
         return model
 
     data = replace(tiny_data, views=NoAugmentation())
     run = Run(data, student, recipe=Recipe(epochs=2, batch_size=8, lr=0.01), hardware=on_cpu)
     find("graph_fewshot")(run, rotation="never", mix_share=0.0, validation_classes=0.5)
-    rows = torch.cat(recorded).mul(255).round().to(torch.uint8).flatten(1)
+    rows = torch.cat(inputs).mul(255).round().to(torch.uint8).flatten(1)
     images = tiny_data.train.inputs.flatten(1)  # type: ignore[union-attr]
-    trained = {int(tiny_data.train.labels[(images == row).all(1)][0]) for row in rows}
-    assert len(trained) == 2
+    classes = {int(tiny_data.train.labels[(images == row).all(1)][0]) for row in rows}
+    assert len(classes) == 2
     assert run.fits[0].history[-1]["learners"]["student"]["validation_accuracy_1_shot"] > 0
     with refused("validation_classes=0.9 of 4 classes of tiny are 4", "choose another share"):
         find("graph_fewshot")(Run(tiny_data, student, hardware=on_cpu), validation_classes=0.9)
@@ -354,9 +362,9 @@ def test_command_line_evaluates_and_exports(
         return capsys.readouterr().out
 
     run = str(tmp_path / "run")
-    fixed = ["--device", "cpu", "--precision", "float32", "--workers", "0", "--no-augment"]
-    how = ["--model", "resnet8x0.25", "--method", "graph_fewshot", "--per-class", "12", "--epochs", "2"]
-    command("train", *how, *fixed, "--out", run)
+    hardware_options = ["--device", "cpu", "--precision", "float32", "--workers", "0", "--no-augment"]
+    training_options = ["--model", "resnet8x0.25", "--method", "graph_fewshot", "--per-class", "12", "--epochs", "2"]
+    command("train", *training_options, *hardware_options, "--out", run)
     text = command("evaluate", run, "--device", "cpu")
     for name in ("linear 1 shot", "graph 1 shot half width", "inductive 5 shot", "inductive graph 1 shot"):
         assert name in text

@@ -28,7 +28,7 @@ def digits() -> Data:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, made once; copy it to change it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     execute(RUN, folder)
@@ -39,16 +39,16 @@ RUN = Config(data="digits", student="resnet8x0.25", epochs=1, per_class=4, batch
 
 
 @pytest.fixture
-def folder(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+def folder(finished_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def refusal(act: Callable[[], object]) -> str:
-    with pytest.raises(TutelageError) as caught:
+    with pytest.raises(TutelageError) as exc_info:
         act()
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 1300
-    return str(caught.value)
+    assert "\n" not in str(exc_info.value)
+    assert len(str(exc_info.value)) < 1300
+    return str(exc_info.value)
 
 
 # --- the hash
@@ -170,12 +170,12 @@ def test_prefixes_and_containers(tmp_path: Path, prefix: str, container: str | N
     network(torch.ones(2, 2)).sum().backward()
     optimizer.step()
     state = {prefix + key: value for key, value in network.state_dict().items()}
-    saved = (
+    save_functions = (
         state
         if container is None
         else {"epoch": 3, container: state, "optimizer_state_dict": optimizer.state_dict(), "loss": torch.tensor(0.5)}
     )
-    torch.save(saved, tmp_path / "w.pt")
+    torch.save(save_functions, tmp_path / "w.pt")
     load_weights(tmp_path / "w.pt", other)
     assert all(torch.equal(value, other.state_dict()[key]) for key, value in network.state_dict().items())
 

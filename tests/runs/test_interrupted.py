@@ -57,7 +57,7 @@ def test_a_run_killed_before_its_first_checkpoint_is_resumed(before: list[str], 
 
 def test_leftovers_of_later_writes_are_removed_at_the_next_start(config: Config, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    whole = execute(config, folder)
+    reference = execute(config, folder)
     (folder / "result.json").unlink()
     names = (
         ".student.safetensors",
@@ -70,7 +70,7 @@ def test_leftovers_of_later_writes_are_removed_at_the_next_start(config: Config,
     users = [folder / ".thesis.tex.0123456789ab.tmp", folder / "notes.tmp", folder / "checkpoints" / ".mine.ckpt.tmp"]
     for path in users:
         path.write_text("mine")
-    assert execute(config, folder).metrics["test"] == whole.metrics["test"]
+    assert execute(config, folder).metrics["test"] == reference.metrics["test"]
     assert sorted(temporaries(folder)) == sorted(users)
 
 
@@ -149,16 +149,16 @@ def test_a_run_whose_folder_is_removed_ends_with_an_error(
     change: Callable[[Path], None], epoch: int, config: Config, tmp_path: Path, refused: Refused
 ) -> None:
     folder = tmp_path / "run"
-    left: list[Path] = []
+    files: list[Path] = []
 
-    def meddle(record: dict[str, Any]) -> None:
-        if record["epoch"] == epoch and not left:
+    def remove_folder(record: dict[str, Any]) -> None:
+        if record["epoch"] == epoch and not files:
             change(folder)
-            left.extend([tmp_path, *tmp_path.rglob("*")])
+            files.extend([tmp_path, *tmp_path.rglob("*")])
 
     with refused(str(folder), "was removed, moved or replaced", "run the same command again"):
-        execute(config, folder, report=meddle)
-    assert [tmp_path, *tmp_path.rglob("*")] == left  # nothing half-made
+        execute(config, folder, report=remove_folder)
+    assert [tmp_path, *tmp_path.rglob("*")] == files  # nothing half-made
     assert execute(config, folder).metrics["test"]["samples"] == 16  # and the folder is usable
 
 
@@ -189,8 +189,8 @@ def test_a_full_disk_at_any_write_is_reported_and_the_run_resumes(
     refused: Refused,
 ) -> None:
     folder = tmp_path / "run"
-    with monkeypatch.context() as patched, refused("cannot write", os.strerror(code)):
-        patched.setattr(os, function, Full(function, calls, code))
+    with monkeypatch.context() as context, refused("cannot write", os.strerror(code)):
+        context.setattr(os, function, Full(function, calls, code))
         execute(config, folder)
     assert temporaries(folder) == []
     assert execute(config, folder).metrics["test"]["samples"] == 16
@@ -206,9 +206,9 @@ def test_a_finished_run_on_a_read_only_medium_is_read_back(
     (tmp_path / "run" / ".lock").unlink()  # a copy on a medium may lack it
     (tmp_path / "run" / ".result.json.0123456789ab.tmp").touch()
     read_only(tmp_path)
-    again = execute(config, tmp_path / "run")
-    assert again.metrics == first.metrics
-    assert len(again.history) == 3
+    second_result = execute(config, tmp_path / "run")
+    assert second_result.metrics == first.metrics
+    assert len(second_result.history) == 3
     with refused("different run", "lr: 0.1 there, 0.2 here"):
         execute(config.replace(lr=0.2), tmp_path / "run")
     with refused("cannot write to", "Read-only file system", "choose another folder"):
@@ -244,31 +244,31 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize(("damage", "both"), [(shorten, False), (empty, True)])
+@pytest.mark.parametrize(("damage", "both_damaged"), [(shorten, False), (empty, True)])
 def test_a_damaged_newest_checkpoint_costs_an_epoch(
-    damage: Callable[[Path], None], both: bool, config: Config, tmp_path: Path
+    damage: Callable[[Path], None], both_damaged: bool, config: Config, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     execute(config, folder)
-    whole = (folder / "student.safetensors").read_bytes()
+    content = (folder / "student.safetensors").read_bytes()
     (folder / "result.json").unlink()
-    for epoch in (2, 3) if both else (3,):
+    for epoch in (2, 3) if both_damaged else (3,):
         damage(folder / "checkpoints" / f"fit-00-epoch-{epoch:05d}.ckpt")
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always", TutelageWarning)
         execute(config, folder)
-    assert ["starting anew" in str(each.message) for each in caught] == ([False, True] if both else [False])
-    assert (folder / "student.safetensors").read_bytes() == whole
+    assert ["starting anew" in str(entry.message) for entry in records] == ([False, True] if both_damaged else [False])
+    assert (folder / "student.safetensors").read_bytes() == content
 
 
 def test_a_folder_at_the_path_of_a_checkpoint_is_named(config: Config, tmp_path: Path, refused: Refused) -> None:
     folder = tmp_path / "run"
     execute(config, folder)
     (folder / "result.json").unlink()
-    newest = folder / "checkpoints" / "fit-00-epoch-00003.ckpt"
-    newest.unlink()
-    newest.mkdir()
-    with refused("cannot write", newest.name, "Is a directory", "it is a folder"):
+    newest_file = folder / "checkpoints" / "fit-00-epoch-00003.ckpt"
+    newest_file.unlink()
+    newest_file.mkdir()
+    with refused("cannot write", newest_file.name, "Is a directory", "it is a folder"):
         execute(config, folder)
 
 
@@ -278,11 +278,11 @@ def test_earlier_content_of_the_list_of_epochs_does_not_matter_on_resume(
 ) -> None:
     folder = tmp_path / "run"
     execute(config, folder)
-    whole = (folder / "metrics.jsonl").read_bytes().count(b"\n")
+    line_count = (folder / "metrics.jsonl").read_bytes().count(b"\n")
     (folder / "result.json").unlink()
     (folder / "metrics.jsonl").write_text(text)
     assert len(execute(config, folder).history) == 3
-    assert (folder / "metrics.jsonl").read_bytes().count(b"\n") == whole
+    assert (folder / "metrics.jsonl").read_bytes().count(b"\n") == line_count
 
 
 def test_clocks_that_run_backwards_do_not_matter(

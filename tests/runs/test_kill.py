@@ -25,10 +25,10 @@ def start(command: list[str]) -> subprocess.Popen[bytes]:
 
 def kill_after(process: subprocess.Popen[bytes], checkpoint: Path, delay: float) -> None:
     """SIGKILL, so long after the checkpoint has appeared."""
-    until = time.monotonic() + 120
+    deadline = time.monotonic() + 120
     while not checkpoint.exists():
         assert process.poll() is None, process.communicate()[1].decode()[-2000:]
-        assert time.monotonic() < until, f"{checkpoint} never came"
+        assert time.monotonic() < deadline, f"{checkpoint} never came"
         time.sleep(0.01)
     time.sleep(delay)
     process.kill()
@@ -46,25 +46,25 @@ def test_a_killed_run_ends_with_the_bytes_of_one_that_never_was(tmp_path: Path) 
     words = ["distill", "--teacher", str(tmp_path / "teacher"), "--data", "digits", "--student", "resnet8x0.5"]
     words += ["--noise", "0.3", "--epochs", str(EPOCHS), "--batch-size", "128", "--device", "cpu"]
     command = [sys.executable, "-m", "tutelage", *words, "--out", str(folder)]
-    chance = random.SystemRandom()
+    generator = random.SystemRandom()
     for epoch in (1, 3):
-        delay = chance.uniform(0, 0.3)
+        delay = generator.uniform(0, 0.3)
         print(f"killed {delay:.3f} s after epoch {epoch}")  # shown when the test fails
         kill_after(start(command), folder / "checkpoints" / f"fit-00-epoch-{epoch:05d}.ckpt", delay)
         assert not (folder / "result.json").exists()
     last = start(command)
-    _, said = last.communicate(timeout=200)
-    assert last.returncode == 0, said.decode()[-2000:]
+    _, output = last.communicate(timeout=200)
+    assert last.returncode == 0, output.decode()[-2000:]
 
     assert (folder / "student.safetensors").read_bytes() == (tmp_path / "whole" / "student.safetensors").read_bytes()
-    kept = {entry.name for entry in folder.iterdir()}
-    assert kept == {entry.name for entry in (tmp_path / "whole").iterdir()} | {"load.py"}  # which the command adds
+    entries = {entry.name for entry in folder.iterdir()}
+    assert entries == {entry.name for entry in (tmp_path / "whole").iterdir()} | {"load.py"}  # which the command adds
     histories = []
-    for place in (folder, tmp_path / "whole"):
-        records = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    for path in (folder, tmp_path / "whole"):
+        records = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         assert [record["epoch"] for record in records] == list(range(1, EPOCHS + 1))
         histories.append([{key: value for key, value in record.items() if key != "seconds"} for record in records])
     assert histories[0] == histories[1]
-    results = [json.loads((place / "result.json").read_text()) for place in (folder, tmp_path / "whole")]
+    results = [json.loads((path / "result.json").read_text()) for path in (folder, tmp_path / "whole")]
     for key in ("test", "train", "teacher", "selected", "data", "settings", "command"):
         assert results[0][key] == results[1][key], key

@@ -33,7 +33,7 @@ def make_run(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardwar
     return make
 
 
-def judged(run: Run, model: Tapped) -> float:
+def accuracy_of(run: Run, model: Tapped) -> float:
     part = run.data.validation
     assert part is not None
     return float((run.predict(model, part).argmax(1) == part.labels).float().mean())
@@ -44,64 +44,66 @@ def test_network_is_smaller_and_within_tolerance(make_run: Callable[..., Run], t
     student = find("lre_amc")(run, tolerance=0.1, keep=0.7)
     dense = run.fits[0].history[-1]["learners"]["student"]["validation_accuracy"]
     assert set(run.fits[0].history[-1]["learners"]["student"]) >= {"ce", "validation_accuracy"}
-    assert judged(run, student) >= dense - 0.1 - 1e-6
+    assert accuracy_of(run, student) >= dense - 0.1 - 1e-6
     assert parameters(student) < 0.8 * parameters(tiny_model(2, width=6))
     sizes = {entry["layer"]: (entry["inputs"], entry["outputs"]) for entry in applied_operations(student.module)}
     assert sizes["conv2"][0] == sizes["conv1"][1] == sizes["bn1"][0] == student.module.conv1.out_channels
     assert sizes["fc"] == (sizes["conv2"][1], 4)
 
 
-def test_pruning_uses_the_tolerance(make_run: Callable[..., Run], taught: Callable[..., Tapped]) -> None:
-    run = make_run(taught(2, width=6))
+def test_pruning_uses_the_tolerance(make_run: Callable[..., Run], trained_model: Callable[..., Tapped]) -> None:
+    run = make_run(trained_model(2, width=6))
     student = find("lre_amc")(run, dense="teacher", tolerance=1.0, floor=3)
     assert run.fits == []  # no accuracy is below this
     assert (student.module.conv1.out_channels, student.module.conv2.out_channels) == (3, 3)
 
 
 def test_failed_repair_restores_the_network(
-    make_run: Callable[..., Run], taught: Callable[..., Tapped], state_of: Any, changed: Any
+    make_run: Callable[..., Run], trained_model: Callable[..., Tapped], state_of: Any, changed: Any
 ) -> None:
-    teacher = taught(2, width=6)
+    teacher = trained_model(2, width=6)
     before = state_of(teacher)
     run = make_run(teacher)
     student = find("lre_amc")(run, dense="teacher", tolerance=0.0, repair_epochs=0)
-    dense = judged(run, teacher)
+    dense = accuracy_of(run, teacher)
     assert run.fits == []
-    assert judged(run, student) >= dense
+    assert accuracy_of(run, student) >= dense
     assert changed(before, state_of(teacher)) == set()
     # In each layer, removing another unit would have exceeded the tolerance.
     assert parameters(student) > parameters(find("lre_amc")(run, dense="teacher", tolerance=0.3, repair_epochs=0))
 
 
-def test_repair_stops_at_first_sufficient_epoch(make_run: Callable[..., Run], taught: Callable[..., Tapped]) -> None:
-    teacher = taught(2, width=6)
+def test_repair_stops_at_first_sufficient_epoch(
+    make_run: Callable[..., Run], trained_model: Callable[..., Tapped]
+) -> None:
+    teacher = trained_model(2, width=6)
     run = make_run(teacher)
     settings = {"dense": "teacher", "keep": 0.4, "tolerance": 0.05}
     student = find("lre_amc")(run, **settings, repair_epochs=30)
-    goal = judged(run, teacher) - 0.05 - 1e-6
+    goal = accuracy_of(run, teacher) - 0.05 - 1e-6
     assert run.fits
-    reached = []
-    for fitted in run.fits:
-        entries = [record["learners"]["student"] for record in fitted.history]
+    accuracies = []
+    for fit_result in run.fits:
+        entries = [record["learners"]["student"] for record in fit_result.history]
         assert all(entry["validation_accuracy"] < goal for entry in entries[:-1])
         assert entries[-1]["validation_accuracy"] >= goal or len(entries) == 30
-        reached.append(entries[-1]["validation_accuracy"] >= goal)
+        accuracies.append(entries[-1]["validation_accuracy"] >= goal)
         assert set(entries[0]) >= {"ce", "kd"}
-    assert any(reached)
-    bare = find("lre_amc")(make_run(teacher), **settings, repair_epochs=0)
-    assert parameters(student) < parameters(bare)
+    assert any(accuracies)
+    unrepaired = find("lre_amc")(make_run(teacher), **settings, repair_epochs=0)
+    assert parameters(student) < parameters(unrepaired)
     # The selected student, if any, has the same shape.
     if student in run.selected:
         student.module.load_state_dict(dict(run.selected[student].state))
 
 
-def test_repair_on_labels_without_teacher(make_run: Callable[..., Run], taught: Callable[..., Tapped]) -> None:
-    run = make_run(taught(2, width=6))
+def test_repair_on_labels_without_teacher(make_run: Callable[..., Run], trained_model: Callable[..., Tapped]) -> None:
+    run = make_run(trained_model(2, width=6))
     find("lre_amc")(run, dense="teacher", keep=0.4, label_weight=1, repair_epochs=2)
     assert run.fits
-    for fitted in run.fits:
-        assert all("kd" not in record["learners"]["student"] for record in fitted.history)
-        assert all(record["forward_passes"]["teacher"] == 0 for record in fitted.history)
+    for fit_result in run.fits:
+        assert all("kd" not in record["learners"]["student"] for record in fit_result.history)
+        assert all(record["forward_passes"]["teacher"] == 0 for record in fit_result.history)
 
 
 def test_finished_run_is_loaded_pruned(
@@ -114,9 +116,9 @@ def test_finished_run_is_loaded_pruned(
     first = execute(config, tmp_path / "run", overrides=overrides)
     cost = first.metrics["cost"]
     assert cost["parameters"] == parameters(first.model) < parameters(tiny_model(2, width=6))
-    reloaded = execute(config, tmp_path / "run", overrides=overrides)
-    assert changed(state_of(first.model.module), state_of(reloaded.model.module)) == set()
-    assert reloaded.metrics == first.metrics
+    second_result = execute(config, tmp_path / "run", overrides=overrides)
+    assert changed(state_of(first.model.module), state_of(second_result.model.module)) == set()
+    assert second_result.metrics == first.metrics
 
 
 def test_unsuitable_runs_are_refused(

@@ -29,43 +29,43 @@ def pixels(data: Data) -> Tensor:
     return data.test.inputs.permute(0, 3, 1, 2) / 255
 
 
-@pytest.mark.parametrize("where", ["stages", "dropout"])
+@pytest.mark.parametrize("position", ["stages", "dropout"])
 def test_layers_exist_only_during_training(
-    where: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
+    position: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
     run = a_run(tiny_data, lambda: tiny_model(dropout=0.2), on_cpu)
     fit, layers = run.fit, list[MaxDropout]()
 
-    def watched(learner: Learner, **changes: Any) -> FitResult:
+    def recording_fit(learner: Learner, **changes: Any) -> FitResult:
         layers.extend(m for m in learner.model.modules() if isinstance(m, MaxDropout))
         assert not learner.terms.keys() - {"ce"}
         return fit(learner, **changes)
 
-    run.fit = watched  # type: ignore[method-assign, assignment]
-    student = find("maxdropout")(run, where=where, rate=0.4)
-    units = 6 * 16 * (8 if where == "dropout" else 4 * 8 * 8)  # six steps; the held-out split is not counted
-    assert [layer.rate for layer in layers] == [0.4] * (2 if where == "stages" else 1)
+    run.fit = recording_fit  # type: ignore[method-assign, assignment]
+    student = find("maxdropout")(run, where=position, rate=0.4)
+    units = 6 * 16 * (8 if position == "dropout" else 4 * 8 * 8)  # six steps; the held-out split is not counted
+    assert [layer.rate for layer in layers] == [0.4] * (2 if position == "stages" else 1)
     assert layers[0].total == units
-    assert list(student.dropped) == (["stage1", "stage2"] if where == "stages" else ["drop"])  # type: ignore[arg-type]
+    assert list(student.dropped) == (["stage1", "stage2"] if position == "stages" else ["drop"])  # type: ignore[arg-type]
     assert all(0 < share < 1 for share in student.dropped.values())  # type: ignore[union-attr, operator]
-    fresh = tiny_model(dropout=0.2)
-    assert list(student.state_dict()) == list(fresh.state_dict())
-    assert repr(student.module) == repr(fresh.module)
+    new_model = tiny_model(dropout=0.2)
+    assert list(student.state_dict()) == list(new_model.state_dict())
+    assert repr(student.module) == repr(new_model.module)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in student.modules())
     expected = accuracy(student.eval()(pixels(tiny_data)), tiny_data.test.labels)
-    fresh.load_state_dict(student.state_dict())
-    assert expected == accuracy(fresh.eval()(pixels(tiny_data)), tiny_data.test.labels)
+    new_model.load_state_dict(student.state_dict())
+    assert expected == accuracy(new_model.eval()(pixels(tiny_data)), tiny_data.test.labels)
 
 
-@pytest.mark.parametrize("where", ["stages", "dropout"])
+@pytest.mark.parametrize("position", ["stages", "dropout"])
 def test_rate_zero_equals_plain(
-    where: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
+    position: str, tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware, state_of: Any, changed: Any
 ) -> None:
     """With where=stages nn.Dropout remains; with where=dropout it equals a network without dropout."""
-    dropout = 0.2 if where == "stages" else 0.0
+    dropout = 0.2 if position == "stages" else 0.0
     states = [
         state_of(find(method)(a_run(tiny_data, lambda: tiny_model(dropout=dropout), on_cpu), **settings))
-        for method, settings in (("plain", {}), ("maxdropout", {"rate": 0, "where": where}), ("maxdropout", {}))
+        for method, settings in (("plain", {}), ("maxdropout", {"rate": 0, "where": position}), ("maxdropout", {}))
     ]
     assert changed(states[0], states[1]) == set()
     assert changed(states[0], states[2])
@@ -74,20 +74,20 @@ def test_rate_zero_equals_plain(
 def test_layers_are_removed_after_an_error(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
-    made: list[Tapped] = []
+    networks: list[Tapped] = []
 
     def make() -> Tapped:
-        made.append(tiny_model(dropout=0.2))
-        return made[-1]
+        networks.append(tiny_model(dropout=0.2))
+        return networks[-1]
 
     def stop(record: Any) -> None:
         raise KeyboardInterrupt
 
-    for where in ("stages", "dropout"):
+    for position in ("stages", "dropout"):
         with pytest.raises(KeyboardInterrupt):
-            find("maxdropout")(a_run(tiny_data, make, on_cpu, report=stop), where=where)
-        assert repr(made[-1]) == repr(tiny_model(dropout=0.2))
-        assert not any(m._forward_hooks for m in made[-1].modules())
+            find("maxdropout")(a_run(tiny_data, make, on_cpu, report=stop), where=position)
+        assert repr(networks[-1]) == repr(tiny_model(dropout=0.2))
+        assert not any(m._forward_hooks for m in networks[-1].modules())
 
 
 def test_random_rate_changes_training(
@@ -107,8 +107,8 @@ def test_weights_file_is_that_of_plain_student(tiny_npz: str, tmp_path: Any, sta
             "resnet8x0.25", tiny_npz, method="maxdropout", out=tmp_path / "run", epochs=1, batch_size=16, device="cpu"
         )
 
-    first, repeated = train(), train()
-    assert changed(state_of(first.model), state_of(repeated.model)) == set()
+    first, second_run = train(), train()
+    assert changed(state_of(first.model), state_of(second_run.model)) == set()
 
 
 def test_networks_without_stages_or_dropout_are_refused(
@@ -121,8 +121,10 @@ def test_networks_without_stages_or_dropout_are_refused(
         find("maxdropout")(a_run(tiny_data, flat, on_cpu), where="dropout")
 
 
-@pytest.mark.parametrize("wrong", [{"rate": -0.1}, {"rate": 1.5}, {"where": "everywhere"}])
-def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Any, refused: Any) -> None:
-    ((name, value),) = wrong.items()
+@pytest.mark.parametrize("invalid_settings", [{"rate": -0.1}, {"rate": 1.5}, {"where": "everywhere"}])
+def test_invalid_settings_are_refused(
+    invalid_settings: dict[str, Any], tiny_data: Data, tiny_model: Any, refused: Any
+) -> None:
+    ((name, value),) = invalid_settings.items()
     with refused(name, value):
-        find("maxdropout")(Run(tiny_data, tiny_model), **wrong)
+        find("maxdropout")(Run(tiny_data, tiny_model), **invalid_settings)

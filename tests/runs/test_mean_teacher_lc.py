@@ -54,7 +54,7 @@ def any_model(tiny_model: Net) -> Callable[[], Tapped]:
 
 
 @pytest.fixture
-def few(tiny_data: Data) -> Data:
+def partly_labelled(tiny_data: Data) -> Data:
     """``tiny_data`` with two labels per class; 40 of 48 samples have none."""
     labels = tiny_data.train.labels.clone()
     labels[8:] = -1
@@ -62,10 +62,10 @@ def few(tiny_data: Data) -> Data:
 
 
 @pytest.fixture
-def recording_run(few: Data, any_model: Callable[[], Tapped]) -> Callable[..., RecordingRun]:
+def recording_run(partly_labelled: Data, any_model: Callable[[], Tapped]) -> Callable[..., RecordingRun]:
     """``recording_run(data=few, recipe=SHORT, **settings)``: the fit that the method requested."""
 
-    def make(data: Data = few, recipe: Recipe = SHORT, **settings: Any) -> RecordingRun:
+    def make(data: Data = partly_labelled, recipe: Recipe = SHORT, **settings: Any) -> RecordingRun:
         run = RecordingRun(data, any_model, recipe=recipe, seed=3)
         find("mean_teacher_lc")(run, **settings)
         return run
@@ -74,10 +74,12 @@ def recording_run(few: Data, any_model: Callable[[], Tapped]) -> Callable[..., R
 
 
 @pytest.fixture
-def trained(few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> Callable[..., tuple[Tapped, Run]]:
+def train_method(
+    partly_labelled: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
+) -> Callable[..., tuple[Tapped, Run]]:
     """``trained(data=few, **settings)``: the returned network, and the run."""
 
-    def make(data: Data = few, **settings: Any) -> tuple[Tapped, Run]:
+    def make(data: Data = partly_labelled, **settings: Any) -> tuple[Tapped, Run]:
         run = Run(data, any_model, recipe=SHORT, hardware=on_cpu, seed=3)
         return find("mean_teacher_lc")(run, **settings), run
 
@@ -143,7 +145,9 @@ def test_the_loss_by_plain_loops(recording_run: Callable[..., RecordingRun]) -> 
     result, _ = learner.loss(passes, 0.5)
     p, q = z.softmax(1).tolist(), v.softmax(1).tolist()
     ce = -(math.log(p[0][1]) + math.log(p[1][3])) / 2
-    mse = sum((a - b) ** 2 for one, two in zip(p, q, strict=True) for a, b in zip(one, two, strict=True)) / 40
+    mse = (
+        sum((a - b) ** 2 for row, other_row in zip(p, q, strict=True) for a, b in zip(row, other_row, strict=True)) / 40
+    )
     lc = 0.0
     for rows in (range(2), range(2, 10)):
         distances = [sum((x - y) ** 2 for x, y in zip(f[i], f[j], strict=True)) / 3 for i in rows for j in range(2, 10)]
@@ -183,21 +187,25 @@ def test_a_share_of_each_batch_has_labels(
 
 @pytest.mark.parametrize(("world", "labelled"), [(2, 0.2), (2, 0.3), (5, 0.2)])
 def test_each_process_separates_its_labelled_samples(
-    world: int, labelled: float, few: Data, any_model: Callable[[], Tapped]
+    world: int, labelled: float, partly_labelled: Data, any_model: Callable[[], Tapped]
 ) -> None:
     learners = []
     for rank in range(world):
         processes = Processes(rank, world)
-        run = RecordingRun(few, any_model, recipe=SHORT, seed=3, processes=processes)
+        run = RecordingRun(partly_labelled, any_model, recipe=SHORT, seed=3, processes=processes)
         find("mean_teacher_lc")(run, labelled=labelled)
         learners.append(run.learner)
         first, others = run.learner.views()
-        for batch in Batches(few.train, batch_size=10, seed=3, order=run.order, rank=rank, world=world).epoch(0):
+        for batch in Batches(
+            partly_labelled.train, batch_size=10, seed=3, order=run.order, rank=rank, world=world
+        ).epoch(0):
             assert (first(batch, Outputs(None), None).targets >= 0).all()
             assert (others(batch, Outputs(None), None).targets < 0).all()
 
 
-def test_inputs_of_student_and_average(few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> None:
+def test_inputs_of_student_and_average(
+    partly_labelled: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
+) -> None:
     """Each runs on the labelled samples, then on the others; the average gets another view of the same samples."""
     passes: list[tuple[str, Batch, Tensor]] = []
 
@@ -218,7 +226,7 @@ def test_inputs_of_student_and_average(few: Data, any_model: Callable[[], Tapped
 
             return super().fit(*learners, update=watch, **options)
 
-    model = find("mean_teacher_lc")(Watched(few, any_model, recipe=SHORT, hardware=on_cpu), labelled=0.2)
+    model = find("mean_teacher_lc")(Watched(partly_labelled, any_model, recipe=SHORT, hardware=on_cpu), labelled=0.2)
     unlabelled: list[int] = []
     for network, attribute in (("student", "inputs"), ("average", "second")):
         of_network = [(batch, inputs) for name, batch, inputs in passes if name == network]
@@ -233,14 +241,16 @@ def test_inputs_of_student_and_average(few: Data, any_model: Callable[[], Tapped
     assert sorted(unlabelled) == sorted(6 * list(range(8, 48)))  # an epoch is one pass over unlabelled samples
 
 
-def test_parts_do_not_share_batch_statistics(few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> None:
+def test_parts_do_not_share_batch_statistics(
+    partly_labelled: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
+) -> None:
     """The labelled samples' loss does not depend on the unlabelled ones."""
     losses = []
     for change in (0, 40):
-        assert isinstance(few.train.inputs, Tensor)
-        inputs = few.train.inputs.clone()
+        assert isinstance(partly_labelled.train.inputs, Tensor)
+        inputs = partly_labelled.train.inputs.clone()
         inputs[8:] = inputs[8:] // 2 + change
-        data = replace(few, train=replace(few.train, inputs=inputs))
+        data = replace(partly_labelled, train=replace(partly_labelled.train, inputs=inputs))
         run = Run(data, any_model, recipe=SHORT.replace(epochs=1, batch_size=48), hardware=on_cpu, seed=3)
         find("mean_teacher_lc")(run, labelled=8 / 48)
         losses.append(run.fits[0].history[0]["learners"]["student"])
@@ -287,17 +297,19 @@ def test_average_starts_from_own_weights_and_follows_decay(
         torch.testing.assert_close(value.detach(), 0.9 * before[name] + 0.1 * student[name].detach())
 
 
-def test_statistics_of_average_by_buffers_setting(trained: Callable[..., tuple[Tapped, Run]], state_of: Any) -> None:
-    states = {kind: state_of(trained(buffers=kind)[0]) for kind in ("own", "average", "copy")}
+def test_statistics_of_average_by_buffers_setting(
+    train_method: Callable[..., tuple[Tapped, Run]], state_of: Any
+) -> None:
+    states = {kind: state_of(train_method(buffers=kind)[0]) for kind in ("own", "average", "copy")}
     assert states["own"]["module.bn1.num_batches_tracked"] == 2 * 15
     for kind in ("own", "average"):
         reference = states["copy"]["module.bn1.running_mean"]
         assert not torch.equal(states[kind]["module.bn1.running_mean"], reference)
 
 
-def test_deployed_network(trained: Callable[..., tuple[Tapped, Run]], state_of: Any, changed: Any) -> None:
+def test_deployed_network(train_method: Callable[..., tuple[Tapped, Run]], state_of: Any, changed: Any) -> None:
     """The average and the student come from the same training."""
-    (average, first), (student, second) = trained(deploy="average"), trained(deploy="student")
+    (average, first), (student, second) = train_method(deploy="average"), train_method(deploy="student")
     keys = ("ce", "consistency", "consistency_labelled", "clustering")
     histories = [[[r["learners"]["student"][k] for k in keys] for r in run.fits[0].history] for run in (first, second)]
     assert histories[0] == histories[1]
@@ -310,25 +322,27 @@ def test_deployed_network(trained: Callable[..., tuple[Tapped, Run]], state_of: 
 
 
 def test_clustering_has_no_effect_before_its_start(
-    trained: Callable[..., tuple[Tapped, Run]], state_of: Any, changed: Any
+    train_method: Callable[..., tuple[Tapped, Run]], state_of: Any, changed: Any
 ) -> None:
     """With a weight of 0 the method is Mean Teacher."""
-    late, never = trained(clustering_start=1.0), trained(clustering=0)
-    assert changed(state_of(late[0]), state_of(never[0])) == set()
-    assert changed(state_of(trained()[0]), state_of(never[0]))
-    assert "clustering" not in never[1].fits[0].history[0]["learners"]["student"]
-    values = [record["learners"]["student"]["clustering"] for record in trained()[1].fits[0].history]
+    late, unclustered = train_method(clustering_start=1.0), train_method(clustering=0)
+    assert changed(state_of(late[0]), state_of(unclustered[0])) == set()
+    assert changed(state_of(train_method()[0]), state_of(unclustered[0]))
+    assert "clustering" not in unclustered[1].fits[0].history[0]["learners"]["student"]
+    values = [record["learners"]["student"]["clustering"] for record in train_method()[1].fits[0].history]
     assert values[:2] == [0, 0]  # the last step of the second of three epochs is at 0.6 itself
     assert values[2] > 0
 
 
-def test_clustering_reduces_distances(few: Data, trained: Callable[..., tuple[Tapped, Run]]) -> None:
+def test_clustering_reduces_distances(partly_labelled: Data, train_method: Callable[..., tuple[Tapped, Run]]) -> None:
     spreads = []
     for weight in (0, 100):
-        model, _ = trained(clustering=weight, clustering_start=0.0, threshold=50.0, consistency=1.0, deploy="student")
-        assert isinstance(few.train.inputs, Tensor)
+        model, _ = train_method(
+            clustering=weight, clustering_start=0.0, threshold=50.0, consistency=1.0, deploy="student"
+        )
+        assert isinstance(partly_labelled.train.inputs, Tensor)
         with torch.no_grad():
-            f = model.eval().tap(few.train.inputs.permute(0, 3, 1, 2) / 255, ("embedding",))["embedding"]
+            f = model.eval().tap(partly_labelled.train.inputs.permute(0, 3, 1, 2) / 255, ("embedding",))["embedding"]
         spreads.append(torch.pdist(f).square().mean())
     assert spreads[1] < 0.8 * spreads[0]
 
@@ -337,12 +351,17 @@ def test_clustering_reduces_distances(few: Data, trained: Callable[..., tuple[Ta
 
 
 def test_resumes_exactly_with_unlabelled_samples(
-    few: Data, any_model: Callable[[], Tapped], on_cpu: Hardware, tmp_path: Path, state_of: Any, changed: Any
+    partly_labelled: Data,
+    any_model: Callable[[], Tapped],
+    on_cpu: Hardware,
+    tmp_path: Path,
+    state_of: Any,
+    changed: Any,
 ) -> None:
     class StoppedError(Exception):
         pass
 
-    def go(folder: Path, stop: int = 0) -> Tapped:
+    def train(folder: Path, stop: int = 0) -> Tapped:
         reports: list[Any] = []
 
         def report(record: Any) -> None:
@@ -350,13 +369,13 @@ def test_resumes_exactly_with_unlabelled_samples(
             if len(reports) == stop:
                 raise StoppedError
 
-        run = Run(few, any_model, recipe=SHORT, hardware=on_cpu, seed=4, folder=folder, report=report)
+        run = Run(partly_labelled, any_model, recipe=SHORT, hardware=on_cpu, seed=4, folder=folder, report=report)
         return find("mean_teacher_lc")(run)
 
-    whole = state_of(go(tmp_path / "whole"))
+    expected_state = state_of(train(tmp_path / "whole"))
     with pytest.raises(StoppedError):
-        go(tmp_path / "stopped", 2)
-    assert changed(whole, state_of(go(tmp_path / "stopped"))) == set()
+        train(tmp_path / "stopped", 2)
+    assert changed(expected_state, state_of(train(tmp_path / "stopped"))) == set()
 
 
 def test_command_line_removes_labels(tiny_npz: str, tiny_data: Data, tmp_path: Path) -> None:
@@ -375,12 +394,12 @@ def test_command_line_removes_labels(tiny_npz: str, tiny_data: Data, tmp_path: P
     assert math.isfinite(result.metrics["test"]["nll"])
     assert isinstance(tiny_data.test.inputs, Tensor)
     pixels = tiny_data.test.inputs.permute(0, 3, 1, 2) / 255
-    opened = open_model(str(tmp_path / "run"), tiny_data).eval()
-    assert torch.equal(opened(pixels), result.model.eval()(pixels))
+    opened_model = open_model(str(tmp_path / "run"), tiny_data).eval()
+    assert torch.equal(opened_model(pixels), result.model.eval()(pixels))
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid_settings",
     [
         {"labelled": 1.5},
         {"consistency": 0},
@@ -393,15 +412,15 @@ def test_command_line_removes_labels(tiny_npz: str, tiny_data: Data, tmp_path: P
     ],
 )
 def test_invalid_settings_are_refused(
-    wrong: dict[str, Any], recording_run: Callable[..., RecordingRun], refused: Any
+    invalid_settings: dict[str, Any], recording_run: Callable[..., RecordingRun], refused: Any
 ) -> None:
-    ((name, value),) = wrong.items()
+    ((name, value),) = invalid_settings.items()
     with refused(name, value):
-        recording_run(**wrong)
+        recording_run(**invalid_settings)
 
 
 def test_batches_must_hold_labelled_and_unlabelled_samples(
-    trained: Callable[..., tuple[Tapped, Run]], refused: Any
+    train_method: Callable[..., tuple[Tapped, Run]], refused: Any
 ) -> None:
     with refused("batch of 10 cannot hold 10 samples with a label"):
-        trained(labelled=1.0)
+        train_method(labelled=1.0)

@@ -36,20 +36,20 @@ def test_every_file_of_the_folder_is_a_method() -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_the_attributes_of_a_method(name: str) -> None:
-    found = find(name)
-    assert isinstance(found, Method)
-    assert found.name == name
-    assert found.paper
-    assert found.family
-    assert len(found.summary) > 20
-    assert found.summary[-1] in ".:"
-    first, *others = inspect.signature(found.function).parameters.values()
+    method = find(name)
+    assert isinstance(method, Method)
+    assert method.name == name
+    assert method.paper
+    assert method.family
+    assert len(method.summary) > 20
+    assert method.summary[-1] in ".:"
+    first, *parameters = inspect.signature(method.function).parameters.values()
     assert first.name == "run"
-    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in others)
-    assert list(found.check({})) == [p.name for p in others]
-    plain = {p.name: p.default for p in others if not isinstance(p.default, FieldInfo)}  # others depend on these
-    assert found.check({}).items() >= plain.items()
-    assert list(found.parameters) == [p.name for p in others]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in parameters)
+    assert list(method.check({})) == [p.name for p in parameters]
+    plain = {p.name: p.default for p in parameters if not isinstance(p.default, FieldInfo)}  # others depend on these
+    assert method.check({}).items() >= plain.items()
+    assert list(method.parameters) == [p.name for p in parameters]
 
 
 def test_an_unknown_method_is_answered_with_the_nearest(refused: Callable[..., Any]) -> None:
@@ -207,8 +207,8 @@ def test_a_method_of_another_package_works_like_a_built_in_one(
 ) -> None:
     package(SMOOTHED, "smoothed = acme_methods:smoothed")
     assert installed() == sorted([*OWN, "smoothed"])
-    found = find("smoothed")
-    assert (found.name, found.family) == ("smoothed", "own")
+    method = find("smoothed")
+    assert (method.name, method.family) == ("smoothed", "own")
     common: dict[str, Any] = {"method": "smoothed", "epochs": 4, "batch_size": 16, "lr": 0.1}
     result = tutelage.train(tiny_model(), tiny_data, settings={"share": 0.5}, out=tmp_path / "run", **common)
     assert result.config.settings == {"share": 0.5, "decay": 0.9}
@@ -302,25 +302,27 @@ def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_method_is_named_by_its_file_its_module_or_itself(
     own_file: Path, tiny_data: Data, tiny_model: Net, tmp_path: Path
 ) -> None:
-    imported = importlib.import_module("own_methods").mine
+    method = importlib.import_module("own_methods").mine
     names = {
         "own_methods.py:mine": "own_methods.py:mine",
         str(own_file): f"{own_file}:mine",
         "own_methods:mine": "own_methods:mine",
-        "object": imported,
+        "object": method,
         "object of a file": find(f"{own_file}:mine"),
     }
     specs = {}
-    for how, name in names.items():
-        out = tmp_path / how.replace("/", "-")
-        result = tutelage.train(tiny_model().module, tiny_data, method=name, settings={"weight": 2}, out=out, **BRIEF)
-        specs[how] = result.config.method
-        assert f"method: {specs[how]}" in (out / "config.yaml").read_text()
-        assert find(specs[how]).name == "mine"  # the folder names it again
+    for form, name in names.items():
+        output = tmp_path / form.replace("/", "-")
+        result = tutelage.train(
+            tiny_model().module, tiny_data, method=name, settings={"weight": 2}, out=output, **BRIEF
+        )
+        specs[form] = result.config.method
+        assert f"method: {specs[form]}" in (output / "config.yaml").read_text()
+        assert find(specs[form]).name == "mine"  # the folder names it again
         assert result.config.settings == {"weight": 2.0}
     assert specs["object"] == "own_methods:mine"
     assert specs["object of a file"] == f"{own_file}:mine"
-    assert tutelage.Config(method=imported).method == "own_methods:mine"
+    assert tutelage.Config(method=method).method == "own_methods:mine"
 
 
 def test_own_methods_are_told_from_names(refused: Callable[..., Any], own_file: Path) -> None:
@@ -337,9 +339,9 @@ def test_own_methods_are_told_from_names(refused: Callable[..., Any], own_file: 
     own_file.write_text("1 / 0")
     with refused("importing 'own_methods.py'", "ZeroDivisionError"):
         find("own_methods.py:mine")
-    for strange in (lambda run: run, print, 5, None):
+    for invalid in (lambda run: run, print, 5, None):
         with refused("method"):
-            tutelage.Config(method=strange)
+            tutelage.Config(method=invalid)
     with refused("'given:__main__.mine' was an object", "FILE.py:mine"):
         find("given:__main__.mine")
 
@@ -465,23 +467,23 @@ def test_a_method_of_a_notebook_runs_and_is_recorded_as_an_object(
 def test_a_study_takes_methods_as_objects_and_by_file(own_file: Path) -> None:
     from tutelage.studies.inspection import inspect as inspect_study
 
-    imported = importlib.import_module("own_methods").mine
+    method = importlib.import_module("own_methods").mine
     rows = [
-        imported,
+        method,
         {"method": "own_methods.py:mine", "settings": {"weight": 2}},
-        {"method": imported, "row": "again"},
+        {"method": method, "row": "again"},
     ]
     study = tutelage.Study(methods=rows, seeds=1)
-    assert {row: way.method for row, way in study.methods.items()} == {
+    assert {row: entry.method for row, entry in study.methods.items()} == {
         "plain": "plain",
         "mine": "own_methods:mine",
         "mine, weight=2": "own_methods.py:mine",
         "again": "own_methods:mine",
     }
     inspect_study(study)
-    for strange in (5, {"method": 5}, [None]):
+    for invalid in (5, {"method": 5}, [None]):
         with pytest.raises(tutelage.TutelageError):
-            tutelage.Study(methods=strange)
+            tutelage.Study(methods=invalid)
 
 
 def test_a_folder_beside_the_methods_is_one_and_private_modules_are_none(
@@ -495,8 +497,8 @@ def test_a_folder_beside_the_methods_is_one_and_private_modules_are_none(
     (tmp_path / "hinton-copy.py").write_text("raise AssertionError('imported')\n")
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
     assert installed() == sorted([*OWN, "mine"])
-    found = find("mine")
-    assert (found.name, found.spec, digest_of_method(found)) == ("mine", "mine", None)
+    method = find("mine")
+    assert (method.name, method.spec, digest_of_method(method)) == ("mine", "mine", None)
     for name in ("_common", "hinton-copy"):
         with refused(f"unknown method '{name}'"):
             find(name)

@@ -86,8 +86,10 @@ class World:
         inner = (p * (p.log() - scores.log_softmax(1))).sum() / (4 * CLASSES)
         parameters = dict(self.model.named_parameters())
         gradients = torch.autograd.grad(inner, list(parameters.values()))
-        moved = {n: p - alpha * g for (n, p), g in zip(parameters.items(), gradients, strict=True)}
-        return F.cross_entropy(self.model.with_parameters(moved, self.meta.inputs), self.meta.targets).detach()
+        virtual_parameters = {n: p - alpha * g for (n, p), g in zip(parameters.items(), gradients, strict=True)}
+        return F.cross_entropy(
+            self.model.with_parameters(virtual_parameters, self.meta.inputs), self.meta.targets
+        ).detach()
 
 
 # --- update of labels
@@ -95,70 +97,73 @@ class World:
 
 @pytest.mark.parametrize("alpha", [0.5, 20.0])
 def test_the_meta_gradient_equals_central_differences(alpha: float) -> None:
-    world, h = World(), 1e-5
+    setup, h = World(), 1e-5
     expected = torch.zeros(4, CLASSES, dtype=torch.float64)
     for row in range(4):
         for label in range(CLASSES):
-            moved = torch.zeros(4, CLASSES, dtype=torch.float64)
-            moved[row, label] = h
-            scores = world.scores[world.places]
-            up, down = world.meta_loss(scores + moved, alpha), world.meta_loss(scores - moved, alpha)
-            expected[row, label] = (up - down) / (2 * h)
-    change = world.step(alpha, beta=3.0)[world.places]
+            score_change = torch.zeros(4, CLASSES, dtype=torch.float64)
+            score_change[row, label] = h
+            scores = setup.scores[setup.places]
+            higher_loss, lower_loss = (
+                setup.meta_loss(scores + score_change, alpha),
+                setup.meta_loss(scores - score_change, alpha),
+            )
+            expected[row, label] = (higher_loss - lower_loss) / (2 * h)
+    change = setup.step(alpha, beta=3.0)[setup.places]
     assert float(expected.abs().max()) > 1e-4
     torch.testing.assert_close(change, -3 * expected, atol=1e-10, rtol=0)
 
 
 def test_meta_gradient_equals_first_order_form() -> None:
     """dL_meta/ds_i = -alpha <grad L_meta(theta'), d/ds_i grad L_c(theta)>."""
-    world, alpha = World(), 0.5
-    parameters = dict(world.model.named_parameters())
-    scores = world.scores[world.places]
+    setup, alpha = World(), 0.5
+    parameters = dict(setup.model.named_parameters())
+    scores = setup.scores[setup.places]
 
     def inner_gradient(scores: Tensor) -> Tensor:
-        p = world.model(world.batch.inputs).softmax(1)
+        p = setup.model(setup.batch.inputs).softmax(1)
         loss = (p * (p.log() - scores.log_softmax(1))).mean()
         gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=True)
         return torch.cat([gradient.flatten() for gradient in gradients])
 
     jacobian = torch.autograd.functional.jacobian(inner_gradient, scores)  # (parameters, 4, 3)
     step, at = inner_gradient(scores).detach(), 0
-    moved = {}
+    virtual_parameters = {}
     for name, parameter in parameters.items():
         part = step[at : at + parameter.numel()].view_as(parameter)
-        moved[name] = (parameter - alpha * part).detach().requires_grad_()
+        virtual_parameters[name] = (parameter - alpha * part).detach().requires_grad_()
         at += parameter.numel()
-    loss = F.cross_entropy(world.model.with_parameters(moved, world.meta.inputs), world.meta.targets)
-    outer = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(moved.values()))])
+    loss = F.cross_entropy(setup.model.with_parameters(virtual_parameters, setup.meta.inputs), setup.meta.targets)
+    outer = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, list(virtual_parameters.values()))])
     expected = -alpha * torch.einsum("p,pbc->bc", outer, jacobian)
-    torch.testing.assert_close(world.step(alpha)[world.places], -expected)
+    torch.testing.assert_close(setup.step(alpha)[setup.places], -expected)
 
 
 def test_score_rows_keep_their_mean_and_other_rows_are_unchanged() -> None:
-    world = World()
-    change = world.step(beta=100.0)
-    other_rows = [row for row in range(SAMPLES) if row not in world.places.tolist()]
-    assert torch.equal(world.labels.store.values[other_rows], world.scores[other_rows])
-    assert bool(change[world.places].any(1).all())
+    setup = World()
+    change = setup.step(beta=100.0)
+    other_rows = [row for row in range(SAMPLES) if row not in setup.places.tolist()]
+    assert torch.equal(setup.labels.store.values[other_rows], setup.scores[other_rows])
+    assert bool(change[setup.places].any(1).all())
     assert float(change.sum(1).abs().max()) < 1e-12
 
 
 def test_labels_do_not_change_without_virtual_step() -> None:
-    world = World()
-    assert not world.step(alpha=0, beta=1e9).any()
-    assert len(world.losses) == 1
+    setup = World()
+    assert not setup.step(alpha=0, beta=1e9).any()
+    assert len(setup.losses) == 1
 
 
 def test_label_change_is_proportional_to_virtual_step() -> None:
-    one, two = (World().step(alpha) for alpha in (1e-5, 2e-5))
-    torch.testing.assert_close(two, 2 * one, rtol=1e-4, atol=0)
+    first_step, second_step = (World().step(alpha) for alpha in (1e-5, 2e-5))
+    torch.testing.assert_close(second_step, 2 * first_step, rtol=1e-4, atol=0)
 
 
 def test_label_update_reduces_meta_loss() -> None:
-    world = World()
-    before = world.meta_loss(world.scores[world.places], 0.5)
-    change = world.step(0.5, beta=1.0)[world.places]
-    after = world.meta_loss(world.scores[world.places] + change, 0.5)
+    setup = World()
+    before = setup.meta_loss(setup.scores[setup.places], 0.5)
+    change = setup.step(0.5, beta=1.0)[setup.places]
+    after = setup.meta_loss(setup.scores[setup.places] + change, 0.5)
     torch.testing.assert_close(after - before, -change.square().sum(), rtol=0.05, atol=0)
 
 
@@ -166,10 +171,10 @@ def test_max_step_shortens_only_long_steps() -> None:
     free = World().step(beta=100.0)
     lengths = free.norm(dim=1)
     longest = float(lengths[lengths > 0].median())
-    guarded = World().step(beta=100.0, max_step=longest)
+    limited_step = World().step(beta=100.0, max_step=longest)
     for row, length in enumerate(lengths.tolist()):
         factor = longest / length if length > longest else 1.0
-        torch.testing.assert_close(guarded[row], factor * free[row])
+        torch.testing.assert_close(limited_step[row], factor * free[row])
     assert not World().step(alpha=0, max_step=1.0).isnan().any()
 
 
@@ -177,39 +182,39 @@ def test_max_step_shortens_only_long_steps() -> None:
 
 
 def test_network_is_updated_on_new_labels_only() -> None:
-    world = World()
-    world.step(beta=100.0)
-    (loss,) = world.losses
-    p = world.model(world.batch.inputs).softmax(1)
-    label = world.labels.store.values[world.places]
+    setup = World()
+    setup.step(beta=100.0)
+    (loss,) = setup.losses
+    p = setup.model(setup.batch.inputs).softmax(1)
+    label = setup.labels.store.values[setup.places]
     expected = -(p * label.log_softmax(1)).mean()
     torch.testing.assert_close(loss, expected)
-    parameters = list(world.model.parameters())
-    for one, other in zip(
+    parameters = list(setup.model.parameters())
+    for tensor, other_tensor in zip(
         torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), strict=True
     ):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(tensor, other_tensor)
     assert all(parameter.grad is None for parameter in parameters)
     assert not label.requires_grad
 
 
 def test_running_statistics_are_updated_once(state_of: Any, changed: Any) -> None:
-    world, once = World(small(nn.BatchNorm1d(8))), small(nn.BatchNorm1d(8))
-    world.step()
-    once(world.batch.inputs)
-    assert changed(state_of(once), state_of(world.model)) == set()
-    assert int(world.model.module[2].num_batches_tracked) == 1  # type: ignore[index]
+    setup, network = World(small(nn.BatchNorm1d(8))), small(nn.BatchNorm1d(8))
+    setup.step()
+    network(setup.batch.inputs)
+    assert changed(state_of(network), state_of(setup.model)) == set()
+    assert int(setup.model.module[2].num_batches_tracked) == 1  # type: ignore[index]
 
 
 def test_virtual_and_real_step_share_dropout() -> None:
     """If labels do not change, the loss is that of the forward pass used by the virtual step."""
     torch.manual_seed(0)
-    world = World(small(nn.Dropout(0.5)))
-    world.step(beta=0.0)
+    setup = World(small(nn.Dropout(0.5)))
+    setup.step(beta=0.0)
     torch.manual_seed(0)
-    p = world.model(world.batch.inputs).softmax(1)
-    expected = -(p * world.scores[world.places].log_softmax(1)).mean()
-    torch.testing.assert_close(world.losses[0], expected)
+    p = setup.model(setup.batch.inputs).softmax(1)
+    expected = -(p * setup.scores[setup.places].log_softmax(1)).mean()
+    torch.testing.assert_close(setup.losses[0], expected)
 
 
 def test_frozen_and_unused_layers_are_not_updated() -> None:
@@ -224,12 +229,12 @@ def test_frozen_and_unused_layers_are_not_updated() -> None:
 
 
 def test_label_updates_under_autocast_equal_float32() -> None:
-    one, other = (
+    default_labels, autocast_labels = (
         World(dtype=torch.float32).step(beta=100.0, autocast=autocast)
         for autocast in (nullcontext, lambda: torch.autocast("cpu", torch.bfloat16))
     )
-    assert one.any()
-    assert torch.equal(one, other)
+    assert default_labels.any()
+    assert torch.equal(default_labels, autocast_labels)
 
 
 class Attention(nn.Module):
@@ -252,9 +257,9 @@ def test_compiled_code_is_not_run() -> None:
     def backend(graph: Any, inputs: Any) -> Any:
         raise AssertionError
 
-    world = World()
-    world.model.compile(backend=backend)
-    assert torch.equal(world.step(), World().step())
+    setup = World()
+    setup.model.compile(backend=backend)
+    assert torch.equal(setup.step(), World().step())
 
 
 # --- initial labels, and the meta set without trusted samples
@@ -299,7 +304,7 @@ Make = Callable[..., RecordingRun]
 
 
 @pytest.fixture
-def noisy(tiny_data: Data) -> Data:
+def noisy_data(tiny_data: Data) -> Data:
     """Twelve of 48 labels are wrong, and three samples of each class are trusted."""
     gradients = tiny_data
     for condition in parse_noise("0.4+trusted:3"):
@@ -308,27 +313,27 @@ def noisy(tiny_data: Data) -> Data:
 
 
 @pytest.fixture
-def make(noisy: Data, tiny_model: Net, on_cpu: Hardware) -> Make:
+def make(noisy_data: Data, tiny_model: Net, on_cpu: Hardware) -> Make:
     """``make(data=noisy, epochs=6, **options)``: a run."""
 
-    def run(data: Data = noisy, epochs: int = 6, **options: Any) -> RecordingRun:
+    def run(data: Data = noisy_data, epochs: int = 6, **options: Any) -> RecordingRun:
         recipe = Recipe(epochs=epochs, batch_size=16, lr=0.05)
         return RecordingRun(data, lambda: tiny_model(2), recipe=recipe, hardware=on_cpu, **options)
 
     return run
 
 
-def test_trusted_samples_are_the_meta_set(make: Make, noisy: Data) -> None:
+def test_trusted_samples_are_the_meta_set(make: Make, noisy_data: Data) -> None:
     run = make()
     student = find("mslg")(run)
     (first, before), (second, after) = run.fitted
-    trusted = noisy.train.trusted
-    assert trusted is not None
+    is_trusted = noisy_data.train.trusted
+    assert is_trusted is not None
     assert "data" not in before
     assert (before["epochs"], before["schedule"], after["epochs"]) == (2, "constant", 4)
-    assert sorted(after["streams"]["meta"].index.tolist()) == noisy.train.index[trusted].tolist()
-    assert sorted(after["data"].train.index.tolist()) == noisy.train.index[~trusted].tolist()
-    assert after["data"].validation is noisy.validation
+    assert sorted(after["streams"]["meta"].index.tolist()) == noisy_data.train.index[is_trusted].tolist()
+    assert sorted(after["data"].train.index.tolist()) == noisy_data.train.index[~is_trusted].tolist()
+    assert after["data"].validation is noisy_data.validation
     assert first[0].model is second[0].model is student
     history = [record["learners"]["student"] for record in run.fits[1].history]
     assert all({"labels", "entropy", "train_accuracy", "validation_accuracy"} <= record.keys() for record in history)
@@ -340,17 +345,17 @@ def test_trusted_samples_are_the_meta_set(make: Make, noisy: Data) -> None:
     assert not torch.equal(labels.store.values, initial)
 
 
-def test_the_first_stage_is_plain_training(make: Make, state_of: Any, changed: Any, noisy: Data) -> None:
+def test_the_first_stage_is_plain_training(make: Make, state_of: Any, changed: Any, noisy_data: Data) -> None:
     states: list[dict[str, Tensor]] = []
     run = make()
     fit = run.fit
 
-    def watched(*learners: Learner, **options: Any) -> FitResult:
-        fitted = fit(*learners, **options)
+    def recording_fit(*learners: Learner, **options: Any) -> FitResult:
+        fit_result = fit(*learners, **options)
         states.append(state_of(learners[0].model))
-        return fitted
+        return fit_result
 
-    run.fit = watched  # type: ignore[method-assign]
+    run.fit = recording_fit  # type: ignore[method-assign]
     find("mslg")(run)
     plain = make(epochs=2)
     student = plain.student()
@@ -361,9 +366,9 @@ def test_the_first_stage_is_plain_training(make: Make, state_of: Any, changed: A
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_resumes_exactly_in_second_stage(
-    trusted: bool, make: Make, noisy: Data, tmp_path: Path, state_of: Any, changed: Any
+    trusted: bool, make: Make, noisy_data: Data, tmp_path: Path, state_of: Any, changed: Any
 ) -> None:
-    data = noisy if trusted else replace(noisy, train=replace(noisy.train, trusted=None))
+    data = noisy_data if trusted else replace(noisy_data, train=replace(noisy_data.train, trusted=None))
 
     class StoppedError(Exception):
         pass
@@ -372,33 +377,33 @@ def test_resumes_exactly_in_second_stage(
         if (record["fit"], record["epoch"]) == (1, 2):
             raise StoppedError
 
-    whole = make(data)
-    student = find("mslg")(whole)
+    reference_run = make(data)
+    student = find("mslg")(reference_run)
     with pytest.raises(StoppedError):
         find("mslg")(make(data, folder=tmp_path, report=stopping))
-    repeated = make(data, folder=tmp_path)
-    assert changed(state_of(student), state_of(find("mslg")(repeated))) == set()
-    one, other = (run.fitted[1][1]["update"].labels.store.values for run in (whole, repeated))
-    assert torch.equal(one, other)
+    second_run = make(data, folder=tmp_path)
+    assert changed(state_of(student), state_of(find("mslg")(second_run))) == set()
+    labels, second_labels = (run.fitted[1][1]["update"].labels.store.values for run in (reference_run, second_run))
+    assert torch.equal(labels, second_labels)
 
 
-def test_meta_set_without_trusted_samples(make: Make, noisy: Data) -> None:
+def test_meta_set_without_trusted_samples(make: Make, noisy_data: Data) -> None:
     for trusted in (None, torch.zeros(48, dtype=torch.bool)):
-        run = make(replace(noisy, train=replace(noisy.train, trusted=trusted)))
+        run = make(replace(noisy_data, train=replace(noisy_data.train, trusted=trusted)))
         find("mslg")(run, meta_share=0.25)
-        meta, rest = run.fitted[1][1]["streams"]["meta"], run.fitted[1][1]["data"].train
+        meta, train_part = run.fitted[1][1]["streams"]["meta"], run.fitted[1][1]["data"].train
         assert meta.labels.bincount().tolist() == [3] * 4
-        assert sorted([*meta.index.tolist(), *rest.index.tolist()]) == list(range(48))
+        assert sorted([*meta.index.tolist(), *train_part.index.tolist()]) == list(range(48))
 
 
-def test_wrong_labels_move_towards_correct_labels(make: Make, noisy: Data) -> None:
+def test_wrong_labels_move_towards_correct_labels(make: Make, noisy_data: Data) -> None:
     run = make(epochs=24)
     find("mslg")(run, warmup_share=0.25)
     train, labels = run.fitted[1][1]["data"].train, run.fitted[1][1]["update"].labels.store.values
-    wrong = train.corrupted
+    is_wrong = train.corrupted
     change = labels - initial_scores(train.labels, 4, 10)
     towards = change.gather(1, train.clean_labels[:, None]) - change.gather(1, train.labels[:, None])
-    assert float(towards[wrong].mean()) > 0.1
+    assert float(towards[is_wrong].mean()) > 0.1
 
 
 def test_settings_reach_the_second_stage(make: Make) -> None:
@@ -413,12 +418,12 @@ def test_settings_reach_the_second_stage(make: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", ["soft labels", "some without a label"])
-def test_soft_and_missing_labels(kind: str, make: Make, noisy: Data, soft: Data) -> None:
+def test_soft_and_missing_labels(kind: str, make: Make, noisy_data: Data, soft: Data) -> None:
     data = soft
     if kind == "some without a label":
-        labels = noisy.train.labels.clone()
+        labels = noisy_data.train.labels.clone()
         labels[::3] = -1
-        data = replace(noisy, train=replace(noisy.train, labels=labels, trusted=None))
+        data = replace(noisy_data, train=replace(noisy_data.train, labels=labels, trusted=None))
     run = make(data, epochs=3)
     find("mslg")(run)
     meta = run.fitted[1][1]["streams"]["meta"].labels
@@ -426,13 +431,13 @@ def test_soft_and_missing_labels(kind: str, make: Make, noisy: Data, soft: Data)
 
 
 @pytest.mark.parametrize("trusted", ["all", "none with a label"])
-def test_invalid_meta_set_is_refused(trusted: str, make: Make, noisy: Data, refused: Any) -> None:
-    everybody = torch.ones(48, dtype=torch.bool)
-    train = replace(noisy.train, trusted=everybody)
+def test_invalid_meta_set_is_refused(trusted: str, make: Make, noisy_data: Data, refused: Any) -> None:
+    all_trusted = torch.ones(48, dtype=torch.bool)
+    train = replace(noisy_data.train, trusted=all_trusted)
     if trusted != "all":
-        train = replace(noisy.train, trusted=None, labels=torch.full((48,), -1))
+        train = replace(noisy_data.train, trusted=None, labels=torch.full((48,), -1))
     with refused("meta set is", "of the 48 training samples", "add samples"):
-        find("mslg")(make(replace(noisy, train=train)))
+        find("mslg")(make(replace(noisy_data, train=train)))
 
 
 def test_several_processes_are_refused(make: Make, refused: Any) -> None:

@@ -28,19 +28,19 @@ def backbone(tiny_model: Net) -> Tapped:
     return tiny_model(1, classes=64)
 
 
-def distil(teacher: nn.Module, student: Tapped, data: Data, method: str, **more: Any) -> tutelage.Result:
-    return tutelage.distill(teacher, student, data, method=method, **SHORT, **more)
+def distil(teacher: nn.Module, student: Tapped, data: Data, method: str, **options: Any) -> tutelage.Result:
+    return tutelage.distill(teacher, student, data, method=method, **SHORT, **options)
 
 
-@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("with_cache", [False, True])
 @pytest.mark.parametrize(
     ("method", "settings"), [("rkd", {}), ("sp", {}), ("at", {}), ("fsp", {}), ("fitnet", {"mode": "joint"})]
 )
 def test_a_network_without_classes_teaches_by_its_features(
-    method: str, settings: Any, stored: bool, backbone: Tapped, tiny_model: Net, tiny_data: Data, tmp_path: Path
+    method: str, settings: Any, with_cache: bool, backbone: Tapped, tiny_model: Net, tiny_data: Data, tmp_path: Path
 ) -> None:
-    more = {"teacher_cache": str(tmp_path / "cache")} if stored else {}
-    result = distil(backbone, tiny_model(), tiny_data, method, settings=settings, out=tmp_path / "run", **more)
+    options = {"teacher_cache": str(tmp_path / "cache")} if with_cache else {}
+    result = distil(backbone, tiny_model(), tiny_data, method, settings=settings, out=tmp_path / "run", **options)
     assert 0 <= result.metrics["test"]["accuracy"] <= 1
     assert "agreement" not in result.metrics["test"]
     assert "teacher" not in result.metrics
@@ -61,9 +61,9 @@ def test_it_is_refused_before_the_first_step_where_its_logits_are_read(
 
 @pytest.fixture
 def unlabelled(tiny_data: Data) -> Data:
-    none = torch.full_like(tiny_data.train.labels, -1)
+    no_labels = torch.full_like(tiny_data.train.labels, -1)
     parts = {
-        name: replace(part, labels=none[: len(part)], clean_labels=none[: len(part)])
+        name: replace(part, labels=no_labels[: len(part)], clean_labels=no_labels[: len(part)])
         for name, part in (("train", tiny_data.train), ("validation", tiny_data.validation))
         if part is not None
     }
@@ -82,7 +82,7 @@ LABEL_FREE = [
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "held_out"), [(*each, True) for each in LABEL_FREE] + [("hinton", {"alpha": 1}, False)]
+    ("method", "settings", "held_out"), [(*case, True) for case in LABEL_FREE] + [("hinton", {"alpha": 1}, False)]
 )
 def test_without_a_label_where_no_term_reads_one(
     method: str, settings: Any, held_out: bool, unlabelled: Data, tiny_model: Net, tmp_path: Path
@@ -93,8 +93,8 @@ def test_without_a_label_where_no_term_reads_one(
     assert result.metrics["train"]["memorised"] is None
     assert "selected" not in result.metrics
     assert result.metrics["test"]["accuracy"] is not None
-    again = distil(tiny_model(1), tiny_model(), data, method, settings=settings, out=tmp_path, validation=0.2)
-    assert again.metrics == result.metrics
+    second_result = distil(tiny_model(1), tiny_model(), data, method, settings=settings, out=tmp_path, validation=0.2)
+    assert second_result.metrics == result.metrics
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_refused_before_the_first_step_where_one_does(
 
 
 @pytest.mark.parametrize(
-    ("method", "given", "name", "value"),
+    ("method", "setting", "name", "value"),
     [
         ("at", {}, "beta", 250.0),
         ("at", {"form": "paper"}, "beta", 0.1),
@@ -125,8 +125,8 @@ def test_refused_before_the_first_step_where_one_does(
         ("fsp", {"reduction": "paper"}, "init_lr", 0.01),
     ],
 )
-def test_a_default_belongs_to_its_form(method: str, given: Any, name: str, value: float) -> None:
-    assert find(method).check(given)[name] == value
+def test_a_default_belongs_to_its_form(method: str, setting: Any, name: str, value: float) -> None:
+    assert find(method).check(setting)[name] == value
 
 
 @pytest.mark.filterwarnings("ignore:.*chance level")

@@ -43,12 +43,14 @@ STEPS: dict[str, Any] = {
 
 
 @pytest.fixture
-def run_of(tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware) -> Callable[..., Run]:
+def run_of(tiny_data: Data, tiny_model: Net, trained_model: Net, on_cpu: Hardware) -> Callable[..., Run]:
     """A run with a trained teacher of width 4; ``width`` is the student's."""
 
     def make(width: int = 4, epochs: int = 1, data: Data = tiny_data, **options: Any) -> Run:
         recipe = Recipe(epochs=epochs, batch_size=16, lr=0.05)
-        run = Run(data, lambda: tiny_model(2, width=width), [taught()], recipe=recipe, hardware=on_cpu, **options)
+        run = Run(
+            data, lambda: tiny_model(2, width=width), [trained_model()], recipe=recipe, hardware=on_cpu, **options
+        )
         run.begin(find_task("classification"))
         return run
 
@@ -128,19 +130,19 @@ def test_result_is_saved_as_one_network(tiny_npz: str, tmp_path: Path) -> None:
     )
     result = execute(config, tmp_path / "run")
     images, data = torch.rand(5, 1, 8, 8), open_data(tiny_npz)
-    opened = open_model(str(tmp_path / "run"), data)
-    assert [operation["operation"] for operation in applied_operations(opened.module)] == ["front", "join"]
-    assert torch.equal(opened(images), result.model.eval()(images))
-    reloaded = execute(config, tmp_path / "run")
-    assert torch.equal(reloaded.model.eval()(images), opened(images))
-    assert evaluate(opened, data)["accuracy"] == result.metrics["test"]["accuracy"]
+    opened_model = open_model(str(tmp_path / "run"), data)
+    assert [operation["operation"] for operation in applied_operations(opened_model.module)] == ["front", "join"]
+    assert torch.equal(opened_model(images), result.model.eval()(images))
+    second_result = execute(config, tmp_path / "run")
+    assert torch.equal(second_result.model.eval()(images), opened_model(images))
+    assert evaluate(opened_model, data)["accuracy"] == result.metrics["test"]["accuracy"]
     assert result.metrics["notes"]["start"] == "teacher"
 
     runtime = pytest.importorskip("onnxruntime")
-    export_onnx(opened, (1, 8, 8), tmp_path / "student.onnx")
+    export_onnx(opened_model, (1, 8, 8), tmp_path / "student.onnx")
     session = runtime.InferenceSession(str(tmp_path / "student.onnx"), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"pixels": images.numpy()})
-    np.testing.assert_allclose(logits, opened(images).detach().numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(logits, opened_model(images).detach().numpy(), rtol=1e-3, atol=1e-4)
 
 
 class Constant(nn.Module):
@@ -223,11 +225,11 @@ def test_scale_calibrates_probabilities() -> None:
 
 
 def test_c_is_selected_on_held_out_split(run_of: Callable[..., Run], tiny_data: Data) -> None:
-    without = run_of(data=replace(tiny_data, validation=None))
-    students = train_students(without, **STEPS)
+    without_validation = run_of(data=replace(tiny_data, validation=None))
+    students = train_students(without_validation, **STEPS)
     copies = [copy.deepcopy(model) for model in (students.soft, students.triplet)]
-    joined(without, students.soft, students.triplet)
-    assert without.notes["c"] == 1.0
-    fixed = run_of()
-    joined(fixed, *copies, c=3.0)
-    assert fixed.notes["c"] == 3.0
+    joined(without_validation, students.soft, students.triplet)
+    assert without_validation.notes["c"] == 1.0
+    run_with_fixed_c = run_of()
+    joined(run_with_fixed_c, *copies, c=3.0)
+    assert run_with_fixed_c.notes["c"] == 3.0

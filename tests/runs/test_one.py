@@ -139,8 +139,8 @@ def test_gate_gets_gradient_from_ensemble_labels_only(learner: Callable[..., Lea
     assert isinstance(network, Branched)
     parts = loss_terms(one_learner, a_batch(tiny_data))
     for name, part in parts.items():
-        moved = any(bool(gradient.any()) for gradient in gradients(part, network.gate))
-        assert moved == (name == "ensemble"), name
+        has_gradient = any(bool(gradient.any()) for gradient in gradients(part, network.gate))
+        assert has_gradient == (name == "ensemble"), name
     assert all(p.requires_grad for p in network.gate.parameters())
 
 
@@ -151,17 +151,17 @@ def test_branch_terms_reach_branch_and_trunk_only(learner: Callable[..., Learner
     heads = [network.get_submodule(f"branches.{n}.fc") for n in range(3)]
     trunk = network.get_submodule("branches.0.conv1")
     for name, part in parts.items():
-        reached = [any(bool(gradient.any()) for gradient in gradients(part, head)) for head in heads]
-        assert reached == [name in ("ensemble", f"ce branch{n}", f"kd branch{n}") for n in range(3)], name
+        has_gradients = [any(bool(gradient.any()) for gradient in gradients(part, head)) for head in heads]
+        assert has_gradients == [name in ("ensemble", f"ce branch{n}", f"kd branch{n}") for n in range(3)], name
         assert gradients(part, trunk)[0].any(), name
 
 
 def test_all_parameters_are_trained_once(learner: Callable[..., Learner]) -> None:
     one_learner = learner()
     network = one_learner.model.module
-    trained = list(one_learner.parameters())
-    assert len({id(p) for p in trained}) == len(trained)
-    assert {id(p) for p in trained} == {id(p) for p in network.parameters()}
+    parameters = list(one_learner.parameters())
+    assert len({id(p) for p in parameters}) == len(parameters)
+    assert {id(p) for p in parameters} == {id(p) for p in network.parameters()}
     names = {name for name, _ in network.named_parameters()}
     assert "gate.linear.weight" in names
     assert "gate.norm.bias" in names
@@ -216,20 +216,20 @@ def test_the_last_stage_is_branched(learner: Callable[..., Learner], tiny_data: 
 
 def test_returned_branch_is_a_plain_network(tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware) -> None:
     run = Run(tiny_data, any_model, recipe=Recipe(epochs=8, batch_size=16, lr=0.1), hardware=on_cpu, seed=3)
-    kept: list[Learner] = []
+    fitted_learners: list[Learner] = []
     fit = run.fit
 
-    def keeping(*learners: Learner, **changes: Any) -> FitResult:
-        kept.extend(learners)
+    def recording_fit(*learners: Learner, **changes: Any) -> FitResult:
+        fitted_learners.extend(learners)
         return fit(*learners, **changes)
 
-    run.fit = keeping  # type: ignore[method-assign]
+    run.fit = recording_fit  # type: ignore[method-assign]
     student = find("one")(run)
     plain = any_model()
     assert type(student.module) is type(plain.module)
     assert list(student.state_dict()) == list(plain.state_dict())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in student.modules())
-    (one_learner,) = kept
+    (one_learner,) = fitted_learners
     assert student is one_learner.deployed
     assert student.module is one_learner.model.module.get_submodule("branches.0")
     history = [record["learners"]["student"] for record in run.fits[0].history]
@@ -239,8 +239,10 @@ def test_returned_branch_is_a_plain_network(tiny_data: Data, any_model: Callable
     from tutelage.evaluation.predict import predict
 
     assert tiny_data.validation is not None
-    judged = float(accuracy(predict(student, tiny_data.validation, device="cpu"), tiny_data.validation.labels))
-    assert history[-1]["validation_accuracy"] == judged
+    expected_accuracy = float(
+        accuracy(predict(student, tiny_data.validation, device="cpu"), tiny_data.validation.labels)
+    )
+    assert history[-1]["validation_accuracy"] == expected_accuracy
     assert list(run.selected) == [student]
     assert list(run.selected[student].state) == list(plain.module.state_dict())
 
@@ -261,11 +263,11 @@ def test_statistics_are_updated_once_per_batch(
 def test_training_is_independent_of_deployment(
     tiny_data: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
 ) -> None:
-    branch, whole = (
+    branch, ensemble = (
         find("one")(Run(tiny_data, any_model, recipe=SHORT, hardware=on_cpu), deploy=deploy)
         for deploy in ("branch", "ensemble")
     )
-    within = whole.eval().tap(pixels(tiny_data), ("logits", "branch0", "branch1"))
+    within = ensemble.eval().tap(pixels(tiny_data), ("logits", "branch0", "branch1"))
     assert torch.equal(branch.eval()(pixels(tiny_data)), within["branch0"])
     assert not torch.allclose(within["logits"], within["branch0"])
 
@@ -291,15 +293,15 @@ def test_ensemble_can_be_saved_and_loaded(name: str, at: str, config: Config, ti
     file = tmp_path / "run" / "student.safetensors"
     assert read_metadata(file)["surgery"] == [{"operation": "branch", "at": at, "branches": 4}]
     expected = result.model.eval()(pixels(tiny_data))
-    opened = open_model(str(tmp_path / "run"), tiny_data)
-    reloaded = execute(config, tmp_path / "run").model
-    for model in (opened, reloaded, open_model(f"{name}@{file}", tiny_data)):
+    opened_model = open_model(str(tmp_path / "run"), tiny_data)
+    second_model = execute(config, tmp_path / "run").model
+    for model in (opened_model, second_model, open_model(f"{name}@{file}", tiny_data)):
         assert isinstance(model.module, Branched)
         assert torch.equal(model.eval()(pixels(tiny_data)), expected)
     assert result.metrics["test"]["samples"] == 16
     # it can be a teacher, by its logits or its maps
     for method in ("hinton", "at"):
-        for teacher in (str(tmp_path / "run"), opened, reloaded):
+        for teacher in (str(tmp_path / "run"), opened_model, second_model):
             teacher_outputs = tutelage.distill(
                 teacher, "resnet8x0.25", tiny_data, method=method, epochs=1, batch_size=16, device="cpu"
             )
@@ -307,7 +309,7 @@ def test_ensemble_can_be_saved_and_loaded(name: str, at: str, config: Config, ti
 
 
 def test_ensemble_of_given_student_can_be_loaded(tiny_data: Data, tiny_model: Net, tmp_path: Path) -> None:
-    def go() -> tutelage.Result:
+    def train() -> tutelage.Result:
         return tutelage.train(
             tiny_model().module,
             tiny_data,
@@ -319,12 +321,12 @@ def test_ensemble_of_given_student_can_be_loaded(tiny_data: Data, tiny_model: Ne
             device="cpu",
         )
 
-    first, second = go().model.eval(), go().model.eval()
+    first, second = train().model.eval(), train().model.eval()
     assert torch.equal(first(pixels(tiny_data)), second(pixels(tiny_data)))
 
 
 def test_loaded_plain_student_keeps_roles(tiny_data: Data, tmp_path: Path) -> None:
-    def go() -> tutelage.Result:
+    def train() -> tutelage.Result:
         student = Tapped(TwoConvs(), roles={"mine": "first"})
         return tutelage.train(student, tiny_data, out=tmp_path / "run", epochs=1, batch_size=16, device="cpu")
 
@@ -333,7 +335,7 @@ def test_loaded_plain_student_keeps_roles(tiny_data: Data, tmp_path: Path) -> No
             super().__init__()
             self.first, self.flat, self.fc = nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 4)
 
-    first, second = go().model, go().model
+    first, second = train().model, train().model
     assert "mine" in first.taps
     assert "mine" in second.taps
     assert torch.equal(
@@ -345,10 +347,12 @@ def test_branch_is_saved_as_plain_network(config: Config, tiny_data: Data, tmp_p
     plain = config.replace(settings={"deploy": "branch"})
     result = execute(plain, tmp_path / "run")
     assert read_metadata(tmp_path / "run" / "student.safetensors")["surgery"] == []
-    opened = open_model(str(tmp_path / "run"), tiny_data).eval()
-    assert type(opened.module).__name__ == "ResNet"
-    assert torch.equal(opened(pixels(tiny_data)), result.model.eval()(pixels(tiny_data)))
-    assert torch.equal(opened(pixels(tiny_data)), execute(plain, tmp_path / "run").model.eval()(pixels(tiny_data)))
+    opened_model = open_model(str(tmp_path / "run"), tiny_data).eval()
+    assert type(opened_model.module).__name__ == "ResNet"
+    assert torch.equal(opened_model(pixels(tiny_data)), result.model.eval()(pixels(tiny_data)))
+    assert torch.equal(
+        opened_model(pixels(tiny_data)), execute(plain, tmp_path / "run").model.eval()(pixels(tiny_data))
+    )
 
 
 def test_damaged_ensemble_file_is_a_one_line_error(
@@ -361,8 +365,8 @@ def test_damaged_ensemble_file_is_a_one_line_error(
     about = read_metadata(file)
     surgery = [{"operation": "branch", "at": "nowhere"}]
     digest = save_weights(file, result.model.module, about | {"surgery": surgery})
-    recorded = tmp_path / "run" / "result.json"
-    recorded.write_text(json.dumps(json.loads(recorded.read_text()) | {"student_sha256": digest}))
+    result_file = tmp_path / "run" / "result.json"
+    result_file.write_text(json.dumps(json.loads(result_file.read_text()) | {"student_sha256": digest}))
     with refused("unknown layer", "'nowhere'", "remove", "result.json"):
         execute(config, tmp_path / "run")
     with refused("unknown layer", "'nowhere'"):
@@ -410,11 +414,11 @@ def test_unbranchable_networks_are_refused(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"branches": 1}, {"branches": 65}, {"temperature": 0}, {"ramp": 1.5}, {"deploy": "all"}]
+    "invalid_settings", [{"branches": 1}, {"branches": 65}, {"temperature": 0}, {"ramp": 1.5}, {"deploy": "all"}]
 )
 def test_invalid_settings_are_refused(
-    wrong: dict[str, Any], tiny_data: Data, any_model: Callable[[], Tapped], refused: Any
+    invalid_settings: dict[str, Any], tiny_data: Data, any_model: Callable[[], Tapped], refused: Any
 ) -> None:
-    ((name, value),) = wrong.items()
+    ((name, value),) = invalid_settings.items()
     with refused(name, value):
-        find("one")(Run(tiny_data, any_model), **wrong)
+        find("one")(Run(tiny_data, any_model), **invalid_settings)

@@ -29,7 +29,7 @@ def forward_pass(logits: Tensor, targets: Tensor) -> ForwardPass:
     return ForwardPass(Batch(torch.zeros(size, 1, 2, 2), targets, torch.arange(size), None), Outputs(logits), None)
 
 
-def showing(differences: Sequence[float]) -> ForwardPass:
+def pass_with_differences(differences: Sequence[float]) -> ForwardPass:
     """Two classes, all labelled 0: d = 2 p - 1."""
     p = ((torch.tensor(differences) + 1) / 2).clamp(1e-9, 1 - 1e-9)
     return forward_pass(torch.stack([p.log(), (1 - p).log()], 1), torch.zeros(len(p), dtype=torch.int64))
@@ -42,10 +42,14 @@ def test_known_differences() -> None:
     logits = torch.tensor([[0.7, 0.2, 0.1]]).log().expand(3, 3)
     result = probability_difference(logits, torch.tensor([0, 1, 2]))
     assert torch.allclose(result, torch.tensor([0.5, -0.5, -0.6]))
-    certain = torch.tensor([[500.0, 0.0, 0.0]]).expand(3, 3)
-    assert probability_difference(certain, torch.tensor([0, 1, 2])).tolist() == [1, -1, -1]
-    two = torch.randn(9, 2)
-    assert torch.allclose(probability_difference(two, torch.ones(9).long()), 2 * two.softmax(1)[:, 1] - 1, atol=1e-6)
+    certain_logits = torch.tensor([[500.0, 0.0, 0.0]]).expand(3, 3)
+    assert probability_difference(certain_logits, torch.tensor([0, 1, 2])).tolist() == [1, -1, -1]
+    two_class_logits = torch.randn(9, 2)
+    assert torch.allclose(
+        probability_difference(two_class_logits, torch.ones(9).long()),
+        2 * two_class_logits.softmax(1)[:, 1] - 1,
+        atol=1e-6,
+    )
 
 
 def test_difference_equals_plain_loops() -> None:
@@ -73,14 +77,14 @@ def test_bins() -> None:
 
 
 def test_exactly_the_low_group_is_omitted() -> None:
-    sample = showing([-0.9] * 3 + [0.9] * 7)
-    known = ProbabilityDifference(10, steps=4, epochs=4, noise_rate=0.3, ramp=2, window=4)
+    sample = pass_with_differences([-0.9] * 3 + [0.9] * 7)
+    with_known_rate = ProbabilityDifference(10, steps=4, epochs=4, noise_rate=0.3, ramp=2, window=4)
     auto = ProbabilityDifference(10, steps=4, epochs=4, ramp=2, window=4)
     for step in range(16):
-        for weighting in (known, auto):
+        for weighting in (with_known_rate, auto):
             weights = weighting(sample, step / 16)
         if step + 1 >= 8:  # the ramp is over
-            assert known.weights.tolist() == auto.weights.tolist() == [0] * 3 + [1] * 7
+            assert with_known_rate.weights.tolist() == auto.weights.tolist() == [0] * 3 + [1] * 7
     assert float(auto.rate) == pytest.approx(0.3)
     assert weights is auto.weights
     assert torch.equal(auto.index, sample.batch.index)
@@ -88,8 +92,8 @@ def test_exactly_the_low_group_is_omitted() -> None:
 
 def test_ties_at_threshold_are_selected() -> None:
     weighting = ProbabilityDifference(4, steps=1, epochs=4, noise_rate=0.5, ramp=1, window=1)
-    weighting(showing([1.0] * 4), 0.0)
-    assert weighting(showing([1.0] * 4), 0.25).tolist() == [1] * 4
+    weighting(pass_with_differences([1.0] * 4), 0.0)
+    assert weighting(pass_with_differences([1.0] * 4), 0.25).tolist() == [1] * 4
 
 
 class ByHand:
@@ -127,7 +131,7 @@ def test_training_equals_plain_loops(noise_rate: float | None) -> None:
         batch, steps, epochs, noise_rate=noise_rate, ramp=3, window=window, saturation=0.8
     )
     expected = ByHand(batch, steps, ramp=3, window=window, tau=noise_rate, zeta=0.8)
-    rates, dropped = [], 0
+    rates, omitted_count = [], 0
     for step in range(steps * epochs):
         sharp = 12 if step < 50 else 1  # saturated, then not
         logits = sharp * torch.randn(batch, 4, generator=generator)
@@ -138,8 +142,8 @@ def test_training_equals_plain_loops(noise_rate: float | None) -> None:
         assert weights[has_label].tolist() == torch.tensor(expected(differences, targets.tolist()))[has_label].tolist()
         assert float(weighting.rate) == pytest.approx(expected.rate)
         rates.append(expected.rate)
-        dropped += int((weights[has_label] == 0).sum())
-    assert dropped > 20
+        omitted_count += int((weights[has_label] == 0).sum())
+    assert omitted_count > 20
     if noise_rate is None:  # frozen while the network is confident, then changing again
         assert len(set(rates[25:48])) < 5
         assert len(set(rates[54:])) > 3
@@ -153,18 +157,18 @@ def test_window_is_bounded_by_ramp() -> None:
 
 def test_processes_use_the_same_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
     settings: dict[str, Any] = {"noise_rate": 0.4, "ramp": 1, "window": 3, "mean_over": "selected"}
-    one = ProbabilityDifference(8, 2, 4, **settings)
-    two = [ProbabilityDifference(8, 2, 4, **settings) for _ in range(2)]
+    single_process = ProbabilityDifference(8, 2, 4, **settings)
+    two_class_logits = [ProbabilityDifference(8, 2, 4, **settings) for _ in range(2)]
     for step in range(8):
         logits, targets = torch.randn(8, 3), torch.randint(3, (8,))
-        whole = one(forward_pass(logits, targets), step / 8)
+        all_weights = single_process(forward_pass(logits, targets), step / 8)
         shares = [forward_pass(logits[rank::2], targets[rank::2]) for rank in range(2)]
-        everyone = torch.cat([bin_of(probability_difference(s.student["logits"], s.batch.targets)) for s in shares])
-        monkeypatch.setattr(pdiff, "gathered", lambda _own, everyone=everyone: everyone)
-        parts = [weighting(share, step / 8) for weighting, share in zip(two, shares, strict=True)]
-        assert torch.allclose(torch.stack(parts, 1).flatten(), whole)
+        all_bins = torch.cat([bin_of(probability_difference(s.student["logits"], s.batch.targets)) for s in shares])
+        monkeypatch.setattr(pdiff, "gathered", lambda _own, all_bins=all_bins: all_bins)
+        parts = [weighting(share, step / 8) for weighting, share in zip(two_class_logits, shares, strict=True)]
+        assert torch.allclose(torch.stack(parts, 1).flatten(), all_weights)
         monkeypatch.undo()
-    assert torch.equal(two[0].ring, two[1].ring)
+    assert torch.equal(two_class_logits[0].ring, two_class_logits[1].ring)
 
 
 class _NoWaiting(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -186,8 +190,8 @@ def test_never_waits_for_the_device(noise_rate: float | None) -> None:
 
 def test_state_can_be_restored() -> None:
     passes = [forward_pass(8 * torch.randn(4, 3), torch.randint(3, (4,))) for _ in range(12)]
-    whole = ProbabilityDifference(4, 2, 6, window=3)
-    weights = [whole(sample, step / 12) for step, sample in enumerate(passes)]
+    weighting = ProbabilityDifference(4, 2, 6, window=3)
+    weights = [weighting(sample, step / 12) for step, sample in enumerate(passes)]
     original, later = (ProbabilityDifference(4, 2, 6, window=3) for _ in range(2))
     for step in range(8):
         original(passes[step], step / 12)
@@ -224,8 +228,10 @@ def test_gradient_before_window_is_full(tiny_model: Callable[..., Tapped]) -> No
     for step in range(9):
         logits = torch.randn(4, 3, requires_grad=True)
         sample = forward_pass(logits, torch.randint(3, (4,)))
-        one, other = (torch.autograd.grad(loss_of(x, sample, step / 50), logits)[0] for x in (weighted_learner, plain))
-        assert torch.equal(one, other)
+        weighted_gradient, plain_gradient = (
+            torch.autograd.grad(loss_of(x, sample, step / 50), logits)[0] for x in (weighted_learner, plain)
+        )
+        assert torch.equal(weighted_gradient, plain_gradient)
 
 
 def test_noise_rate_zero_equals_plain(
@@ -235,13 +241,13 @@ def test_noise_rate_zero_equals_plain(
     labels[::5] = -1
     data = replace(tiny_data, train=replace(tiny_data.train, labels=labels))
 
-    def go(name: str, **settings: Any) -> dict[str, Tensor]:
+    def train(name: str, **settings: Any) -> dict[str, Tensor]:
         run = Run(data, lambda: tiny_model(2), recipe=Recipe(epochs=3, batch_size=16, lr=0.05), hardware=on_cpu)
         return state_of(find(name)(run, **settings))  # type: ignore[no-any-return]
 
-    plain = go("plain")
-    assert changed(go("pdiff", noise_rate=0), plain) == set()
-    assert changed(go("pdiff", noise_rate=0.4), plain)
+    plain = train("plain")
+    assert changed(train("pdiff", noise_rate=0), plain) == set()
+    assert changed(train("pdiff", noise_rate=0.4), plain)
 
 
 def test_wrong_labels_are_detected(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> None:
@@ -252,9 +258,9 @@ def test_wrong_labels_are_detected(tiny_data: Data, tiny_model: Callable[..., Ta
     weighting = ProbabilityDifference(48, 1, 30, noise_rate=0.2)
     run = Run(data, lambda: model, recipe=Recipe(epochs=30, batch_size=48, lr=0.1), hardware=on_cpu)
     run.fit(Learner(model, None, {"ce": CrossEntropy()}, sample_weight=weighting))
-    wrong = data.train.corrupted[weighting.index]
-    assert wrong[weighting.weights == 0].float().mean() > 0.8
-    assert wrong[weighting.weights == 1].float().mean() < 0.1
+    is_wrong = data.train.corrupted[weighting.index]
+    assert is_wrong[weighting.weights == 0].float().mean() > 0.8
+    assert is_wrong[weighting.weights == 1].float().mean() < 0.1
 
 
 # --- errors
@@ -266,11 +272,11 @@ def test_soft_labels_are_refused(soft: Data, tiny_model: Callable[..., Tapped], 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"noise_rate": 1}, {"noise_rate": -0.1}, {"ramp": 0}, {"window": 0}, {"mean_over": "all"}]
+    "settings", [{"noise_rate": 1}, {"noise_rate": -0.1}, {"ramp": 0}, {"window": 0}, {"mean_over": "all"}]
 )
 def test_invalid_settings_are_refused(
-    wrong: dict[str, Any], tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any
+    settings: dict[str, Any], tiny_data: Data, tiny_model: Callable[..., Tapped], refused: Any
 ) -> None:
-    ((name, value),) = wrong.items()
+    ((name, value),) = settings.items()
     with refused(name, value):
-        find("pdiff")(Run(tiny_data, tiny_model), **wrong)
+        find("pdiff")(Run(tiny_data, tiny_model), **settings)

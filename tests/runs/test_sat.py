@@ -41,13 +41,15 @@ def test_loss_of_first_step(weight: float, tiny_data: Data, tiny_model: Net, on_
     _, history = train(data, lambda: tiny_model(2), on_cpu, weight=weight, radius=1e-9)
     batch = next(Batches(data.train, batch_size=16, seed=3).epoch(0))
     model = tiny_model(2).train()
-    moved = AdversarialSamples(model, 1e-9, 0.05, 2)(batch, Outputs(None), None)
-    clean, attacked = model(batch.inputs), model(moved.inputs)
+    adversarial_batch = AdversarialSamples(model, 1e-9, 0.05, 2)(batch, Outputs(None), None)
+    clean_logits, adversarial_logits = model(batch.inputs), model(adversarial_batch.inputs)
     entry = history[0]["learners"]["student"]
-    assert entry["ce"] == pytest.approx(F.cross_entropy(attacked, batch.targets).item(), rel=1e-4)
+    assert entry["ce"] == pytest.approx(F.cross_entropy(adversarial_logits, batch.targets).item(), rel=1e-4)
     assert ("sinkhorn" in entry) == bool(weight)
     if weight:
-        assert entry["sinkhorn"] == pytest.approx(sinkhorn_divergence(clean, attacked).item(), abs=1e-5)
+        assert entry["sinkhorn"] == pytest.approx(
+            sinkhorn_divergence(clean_logits, adversarial_logits).item(), abs=1e-5
+        )
     # per sample: the attack's steps, the attacked pass, and the clean pass if it is compared
     assert history[0]["forward_passes"]["student"] == 16 * (2 + 1 + bool(weight))
 
@@ -63,17 +65,25 @@ def test_divergence_is_from_clean_to_attacked(tiny_data: Data, tiny_model: Net) 
 
     find("sat")(RecordingRun(tiny_data, lambda: tiny_model(2)), weight=0.7)
     generator = torch.Generator().manual_seed(0)
-    clean = torch.randn(16, 4, dtype=torch.float64, generator=generator).requires_grad_()
-    attacked = clean.detach() + torch.randn(16, 4, dtype=torch.float64, generator=generator)
-    attacked.requires_grad_()
+    clean_logits = torch.randn(16, 4, dtype=torch.float64, generator=generator).requires_grad_()
+    adversarial_logits = clean_logits.detach() + torch.randn(16, 4, dtype=torch.float64, generator=generator)
+    adversarial_logits.requires_grad_()
     (view,) = learners[0].views()
     batch = Batch(torch.zeros(16, 1, 8, 8), torch.zeros(16).long(), torch.arange(16), None)
-    passes = {None: ForwardPass(batch, Outputs(clean), None), view: ForwardPass(batch, Outputs(attacked), None)}
+    passes = {
+        None: ForwardPass(batch, Outputs(clean_logits), None),
+        view: ForwardPass(batch, Outputs(adversarial_logits), None),
+    }
     loss, _ = learners[0].loss(passes, 0.5)
-    forth, back = sinkhorn_divergence(clean, attacked), sinkhorn_divergence(attacked, clean)
+    forth, back = (
+        sinkhorn_divergence(clean_logits, adversarial_logits),
+        sinkhorn_divergence(adversarial_logits, clean_logits),
+    )
     assert abs(forth.item() - back.item()) > 1e-4
-    assert loss.item() == pytest.approx(F.cross_entropy(attacked, batch.targets).item() + 0.7 * forth.item(), rel=1e-6)
-    for gradient in torch.autograd.grad(loss, (clean, attacked)):
+    assert loss.item() == pytest.approx(
+        F.cross_entropy(adversarial_logits, batch.targets).item() + 0.7 * forth.item(), rel=1e-6
+    )
+    for gradient in torch.autograd.grad(loss, (clean_logits, adversarial_logits)):
         assert gradient.abs().max() > 0
 
 
@@ -96,8 +106,12 @@ def test_robustness_improves(tiny_data: Data, tiny_model: Net, on_cpu: Hardware)
     assert accuracies[1] > accuracies[0]
 
 
-@pytest.mark.parametrize("wrong", [{"radius": 0}, {"step_size": -1}, {"steps": 0}, {"weight": -1}, {"clamp": 3}])
-def test_invalid_settings_are_refused(wrong: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any) -> None:
-    ((name, value),) = wrong.items()
+@pytest.mark.parametrize(
+    "invalid_settings", [{"radius": 0}, {"step_size": -1}, {"steps": 0}, {"weight": -1}, {"clamp": 3}]
+)
+def test_invalid_settings_are_refused(
+    invalid_settings: dict[str, Any], tiny_data: Data, tiny_model: Net, refused: Any
+) -> None:
+    ((name, value),) = invalid_settings.items()
     with refused(name, value):
-        find("sat")(Run(tiny_data, tiny_model), **wrong)
+        find("sat")(Run(tiny_data, tiny_model), **invalid_settings)

@@ -45,7 +45,7 @@ class Watched(Run):
 
 
 @pytest.fixture
-def watched(tiny_data: Data, on_cpu: Hardware) -> Callable[..., Watched]:
+def recording_run(tiny_data: Data, on_cpu: Hardware) -> Callable[..., Watched]:
     def make(student: Callable[[], Tapped], data: Data = tiny_data, **options: Any) -> Watched:
         return Watched(data, student, **({"recipe": RECIPE, "hardware": on_cpu, "seed": 3} | options))
 
@@ -53,7 +53,7 @@ def watched(tiny_data: Data, on_cpu: Hardware) -> Callable[..., Watched]:
 
 
 @pytest.fixture
-def fresh(tiny_model: Callable[..., Tapped]) -> Callable[[], Tapped]:
+def new_model(tiny_model: Callable[..., Tapped]) -> Callable[[], Tapped]:
     """A new network at each call, seeded by the run."""
     return lambda: tiny_model(int(torch.randint(9999, ())))
 
@@ -106,16 +106,18 @@ def test_minimum_loss_is_entropy_of_targets() -> None:
 def test_folds_are_stratified_and_disjoint() -> None:
     labels = torch.cat([torch.zeros(40), torch.ones(20), torch.full((3,), -1.0)]).long()
     folds = list(stratified_folds(labels, 5, seed=1))
-    assert torch.equal(torch.cat([out for _, out in folds]).sort().values, torch.arange(63))
-    for train_indices, out in folds:
-        assert torch.equal(torch.cat([train_indices, out]).sort().values, torch.arange(63))
-        assert [(labels[out] == c).sum() for c in (0, 1)] == [8, 4]
+    assert torch.equal(torch.cat([held_out for _, held_out in folds]).sort().values, torch.arange(63))
+    for train_indices, held_out in folds:
+        assert torch.equal(torch.cat([train_indices, held_out]).sort().values, torch.arange(63))
+        assert [(labels[held_out] == c).sum() for c in (0, 1)] == [8, 4]
 
 
 def test_each_round_has_new_folds() -> None:
     labels = torch.arange(40) % 4
-    first, repeated, other = ([out.tolist() for _, out in stratified_folds(labels, 2, seed)] for seed in (1, 1, 2))
-    assert first == repeated
+    first, same_round, other = (
+        [held_out.tolist() for _, held_out in stratified_folds(labels, 2, seed)] for seed in (1, 1, 2)
+    )
+    assert first == same_round
     assert first != other
 
 
@@ -124,23 +126,25 @@ def test_each_round_has_new_folds() -> None:
 
 @pytest.mark.parametrize("anchor", ["original", "previous"])
 def test_predictions_are_out_of_fold(
-    anchor: Any, watched: Callable[..., Watched], fresh: Callable[[], Tapped], tiny_data: Data
+    anchor: Any, recording_run: Callable[..., Watched], new_model: Callable[[], Tapped], tiny_data: Data
 ) -> None:
     train = tiny_data.train
     labels = train.labels.clone()
     labels[[3, 4]] = -1
-    moved = replace(train, labels=labels, index=train.index + 100)
-    run = watched(fresh, replace(tiny_data, train=moved))
+    moved_train = replace(train, labels=labels, index=train.index + 100)
+    run = recording_run(new_model, replace(tiny_data, train=moved_train))
     find("slr")(run, rounds=2, folds=3, share=0.6, anchor=anchor)
     *fits, (last, data) = run.trained
     assert len(fits) == len(run.predicted) == 6
     assert last is not fits[0][0]
     assert len({model for model, _ in run.trained}) == 7  # a new network each
     targets = mixed(labels, torch.ones(48, 4), 0.0)
-    for turn in range(2):
+    for round_number in range(2):
         answers = torch.full((48, 4), float("nan"))
         for (model, training_data), (predicting_model, index, logits) in zip(
-            fits[3 * turn : 3 * turn + 3], run.predicted[3 * turn : 3 * turn + 3], strict=True
+            fits[3 * round_number : 3 * round_number + 3],
+            run.predicted[3 * round_number : 3 * round_number + 3],
+            strict=True,
         ):
             assert model is predicting_model
             assert training_data.validation is None
@@ -150,14 +154,14 @@ def test_predictions_are_out_of_fold(
             assert answers[index - 100].isnan().all()
             answers[index - 100] = logits.softmax(1)
             # all folds of a round use the targets of the previous round
-            expected = targets if turn else labels
+            expected = targets if round_number else labels
             assert torch.allclose(training_data.train.labels, expected[training_data.train.index - 100], atol=1e-6)
         old = targets if anchor == "previous" else mixed(labels, answers, 0.0)
         is_labelled = (old.sum(1) > 0)[:, None]
         targets = torch.where(is_labelled, 0.4 * old + 0.6 * answers, answers)
         assert torch.allclose(targets.sum(1), torch.ones(48))
     assert torch.allclose(data.train.labels, targets, atol=1e-6)
-    assert torch.equal(data.train.index, moved.index)
+    assert torch.equal(data.train.index, moved_train.index)
     assert data.validation is tiny_data.validation
 
 
@@ -172,38 +176,40 @@ class Constant(nn.Module):
         return self.logits.expand(len(x), -1)
 
 
-def test_constant_network_smooths_labels(watched: Callable[..., Watched]) -> None:
+def test_constant_network_smooths_labels(recording_run: Callable[..., Watched]) -> None:
     prior = torch.tensor([0.4, 0.3, 0.2, 0.1])
-    run = watched(lambda: Tapped(Constant(prior)), recipe=RECIPE.replace(lr=1e-9, weight_decay=0.0))
+    run = recording_run(lambda: Tapped(Constant(prior)), recipe=RECIPE.replace(lr=1e-9, weight_decay=0.0))
     result = refined(run, rounds=3, folds=4, share=0.25, anchor="original")
     expected = 0.75 * F.one_hot(run.data.train.labels, 4) + 0.25 * prior
     assert torch.allclose(result, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("absent", [False, True])
+@pytest.mark.parametrize("with_absent_labels", [False, True])
 def test_share_zero_equals_plain(
-    absent: bool,
+    with_absent_labels: bool,
     tiny_data: Data,
-    fresh: Callable[[], Tapped],
+    new_model: Callable[[], Tapped],
     on_cpu: Hardware,
     state_of: Any,
     changed: Any,
 ) -> None:
     labels = tiny_data.train.labels.clone()
-    labels[::7] = -1 if absent else labels[::7]
+    labels[::7] = -1 if with_absent_labels else labels[::7]
     data = replace(tiny_data, train=replace(tiny_data.train, labels=labels))
 
-    def go(name: str, **settings: Any) -> Any:
-        run = Run(data, fresh, recipe=RECIPE, hardware=on_cpu, seed=2)
+    def train_with(name: str, **settings: Any) -> Any:
+        run = Run(data, new_model, recipe=RECIPE, hardware=on_cpu, seed=2)
         return state_of(find(name)(run, **settings))
 
-    plain = go("plain")
-    assert changed(plain, go("slr", share=0.0, rounds=2, folds=2)) == set()
-    assert changed(plain, go("slr", share=0.5, rounds=1, folds=2))
+    plain = train_with("plain")
+    assert changed(plain, train_with("slr", share=0.0, rounds=2, folds=2)) == set()
+    assert changed(plain, train_with("slr", share=0.5, rounds=1, folds=2))
 
 
-def test_soft_labels_are_accepted(soft: Data, watched: Callable[..., Watched], fresh: Callable[[], Tapped]) -> None:
-    result = refined(watched(fresh, soft), rounds=1, folds=2, share=0.5, anchor="original")
+def test_soft_labels_are_accepted(
+    soft: Data, recording_run: Callable[..., Watched], new_model: Callable[[], Tapped]
+) -> None:
+    result = refined(recording_run(new_model, soft), rounds=1, folds=2, share=0.5, anchor="original")
     assert torch.allclose(result.sum(1), torch.ones(48))
     assert not torch.equal(result, soft.train.labels)
 
@@ -212,18 +218,21 @@ def test_soft_labels_are_accepted(soft: Data, watched: Callable[..., Watched], f
 
 
 def test_class_with_fewer_samples_than_folds_is_refused(
-    watched: Callable[..., Watched], fresh: Callable[[], Tapped], tiny_data: Data, refused: Any
+    recording_run: Callable[..., Watched], new_model: Callable[[], Tapped], tiny_data: Data, refused: Any
 ) -> None:
     indices = torch.cat([(tiny_data.train.labels != 2).nonzero().squeeze(1), torch.tensor([2, 6, 10])])
-    run = watched(fresh, replace(tiny_data, train=tiny_data.train.subset(indices)))
+    run = recording_run(new_model, replace(tiny_data, train=tiny_data.train.subset(indices)))
     with refused("class 'c' has 3 training samples", "5 folds", "fewer folds"):
         find("slr")(run)
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"folds": 1}, {"share": 1.2}, {"anchor": "none"}])
+@pytest.mark.parametrize("invalid_settings", [{"rounds": 0}, {"folds": 1}, {"share": 1.2}, {"anchor": "none"}])
 def test_invalid_settings_are_refused(
-    wrong: dict[str, Any], watched: Callable[..., Watched], fresh: Callable[[], Tapped], refused: Any
+    invalid_settings: dict[str, Any],
+    recording_run: Callable[..., Watched],
+    new_model: Callable[[], Tapped],
+    refused: Any,
 ) -> None:
-    ((name, value),) = wrong.items()
+    ((name, value),) = invalid_settings.items()
     with refused(name, value):
-        find("slr")(watched(fresh), **wrong)
+        find("slr")(recording_run(new_model), **invalid_settings)

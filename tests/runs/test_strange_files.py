@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import tutelage
-from tests.test_readers import good
+from tests.test_readers import check_reader
 from tutelage.cli import main
 from tutelage.config import Config, read_config
 from tutelage.data import open_data
@@ -72,7 +72,7 @@ def in_time() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
     execute(RUN, folder)
     return folder
@@ -80,21 +80,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [*NAMES, "fit-00-epoch-00001.ckpt"])
-def test_in_a_run_folder(name: str, kind: str, whole: Path, tmp_path: Path) -> None:
+def test_in_a_run_folder(name: str, kind: str, finished_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
-    place = next(folder.rglob(name))
-    place.unlink()
-    KINDS[kind](place)
+    shutil.copytree(finished_run, folder)
+    target = next(folder.rglob(name))
+    target.unlink()
+    KINDS[kind](target)
     inputs = {"training data": "0" * 64}
-    good(lambda: RunFolder(folder).finished(RUN, inputs))
-    good(lambda: RunFolder(folder).history())
-    good(lambda: compare_runs(whole, folder))
-    good(lambda: compare_runs(folder, whole))
-    good(lambda: open_model(str(folder), open_data("digits")))
-    good(lambda: open_model(f"resnet8x0.25@{folder / 'student.safetensors'}", open_data("digits")))
-    good(lambda: Checkpoints(folder / "checkpoints").load())
-    good(lambda: execute(RUN, folder))
+    check_reader(lambda: RunFolder(folder).finished(RUN, inputs))
+    check_reader(lambda: RunFolder(folder).history())
+    check_reader(lambda: compare_runs(finished_run, folder))
+    check_reader(lambda: compare_runs(folder, finished_run))
+    check_reader(lambda: open_model(str(folder), open_data("digits")))
+    check_reader(lambda: open_model(f"resnet8x0.25@{folder / 'student.safetensors'}", open_data("digits")))
+    check_reader(lambda: Checkpoints(folder / "checkpoints").load())
+    check_reader(lambda: execute(RUN, folder))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -103,8 +103,8 @@ def test_in_a_study(name: str, kind: str, write_study: Callable[..., Path]) -> N
     study, other = write_study("study", methods=("at",), seeds=(0,)), write_study("other", methods=("at",), seeds=(0,))
     (study / name).unlink(missing_ok=True)
     KINDS[kind](study / name)
-    good(lambda: page(Results.read(study)))
-    good(lambda: compare_studies(study, other))
+    check_reader(lambda: page(Results.read(study)))
+    check_reader(lambda: compare_studies(study, other))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,7 +122,7 @@ def test_that_a_user_names(kind: str, tmp_path: Path) -> None:
     for name, read in readers.items():
         if kind != "huge" or name not in ("e.json", "f.csv"):  # whose size nothing limits
             KINDS[kind](tmp_path / name)
-            good(lambda read=read, name=name: read(tmp_path / name))  # type: ignore[misc]
+            check_reader(lambda read=read, name=name: read(tmp_path / name))  # type: ignore[misc]
 
 
 def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
@@ -137,40 +137,40 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
 # --- links to files of the user's
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("name", [*NAMES, "load.py", ".lock"])
 def test_a_link_in_a_run_folder_is_never_written_through(
-    name: str, there: bool, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, exists: bool, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, precious = tmp_path / "run", tmp_path / "precious"
-    shutil.copytree(whole, folder)
+    folder, outside_file = tmp_path / "run", tmp_path / "precious"
+    shutil.copytree(finished_run, folder)
     (folder / "result.json").unlink()  # so that the run goes on
     (folder / name).unlink(missing_ok=True)
-    if there:
-        precious.write_bytes((whole / name).read_bytes() if (whole / name).exists() else b"mine")
-    before = precious.read_bytes() if there else None
-    (folder / name).symlink_to(precious)
-    good(lambda: tutelage.train("resnet8x0.25", "digits", out=folder, **WORDS))
-    assert (precious.read_bytes() if precious.exists() else None) == before
+    if exists:
+        outside_file.write_bytes((finished_run / name).read_bytes() if (finished_run / name).exists() else b"mine")
+    before = outside_file.read_bytes() if exists else None
+    (folder / name).symlink_to(outside_file)
+    check_reader(lambda: tutelage.train("resnet8x0.25", "digits", out=folder, **WORDS))
+    assert (outside_file.read_bytes() if outside_file.exists() else None) == before
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("format", ["html", "parquet"])
 def test_a_link_in_a_study_folder_is_never_written_through(
-    format: str, there: bool, write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    format: str, exists: bool, write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study, precious = write_study("study", methods=("at",), seeds=(0, 1)), tmp_path / "precious"
-    if there:
-        precious.write_text("mine")
+    study, outside_file = write_study("study", methods=("at",), seeds=(0, 1)), tmp_path / "precious"
+    if exists:
+        outside_file.write_text("mine")
     link = study / f"report.{format}"
-    link.symlink_to(precious)
+    link.symlink_to(outside_file)
     monkeypatch.setattr("sys.argv", ["tutelage", "report", str(study), "--format", format])
     with pytest.raises(SystemExit, match="0"):
         main()
     assert not link.is_symlink()
     assert link.stat().st_size > 100
-    assert precious.exists() == there
-    assert not there or precious.read_text() == "mine"
+    assert outside_file.exists() == exists
+    assert not exists or outside_file.read_text() == "mine"
 
 
 # --- checkpoints of another program with valid checksums
@@ -190,9 +190,9 @@ BAD_STATES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", BAD_STATES)
-def test_checkpoints_with_other_content(kind: str, whole: Path, tmp_path: Path, refused: Any) -> None:
+def test_checkpoints_with_other_content(kind: str, finished_run: Path, tmp_path: Path, refused: Any) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(whole, folder)
+    shutil.copytree(finished_run, folder)
     (folder / "result.json").unlink()
     (file,) = (folder / "checkpoints").glob("*.ckpt")
     state = read_checkpoint(file) if BAD_STATES[kind] else {}

@@ -82,8 +82,8 @@ def test_a_file_for_other_classes_can_teach_if_no_term_reads_logits(
     assert 0 <= result.metrics["test"]["accuracy"] <= 1
     assert not {"agreement", "teacher_accuracy"} & set(result.metrics["test"])
     assert "not evaluated here: ResNet returns outputs of shape (2, 6) for 4 classes" in lines[0]
-    again = execute(config, tmp_path / "run")
-    assert again.metrics == result.metrics
+    second_result = execute(config, tmp_path / "run")
+    assert second_result.metrics == result.metrics
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_a_run_taught_by_a_file_of_other_classes_is_evaluated(
     result = tutelage.distill(teacher, "resnet8x0.25", tiny_npz, method="at", out=folder, **SHORT)
     code, out, err = run("evaluate", folder, "--device", "cpu", "--json", "--teacher", teacher)
     assert code == 0
-    measured = json.loads(out)
-    assert measured["accuracy"] == result.metrics["test"]["accuracy"]
-    assert "agreement" not in measured
+    metrics = json.loads(out)
+    assert metrics["accuracy"] == result.metrics["test"]["accuracy"]
+    assert "agreement" not in metrics
     assert "not compared: ResNet returns outputs of shape (2, 6) for 4 classes" in err
     code, _, err = run("evaluate", teacher, "--data", tiny_npz, "--device", "cpu")
     assert code == 2
@@ -220,13 +220,13 @@ def test_a_teacher_names_the_classes_of_data_without_labels(
     result = tutelage.distill(
         file_of(6), "resnet8x0.25", unlabelled, method=method, settings=settings, out=tmp_path / "run", **SHORT
     )
-    written = strict(tmp_path / "run" / "result.json")
-    assert written["data"]["classes"] == list("abcdef")
-    assert written["test"]["accuracy"] is None
-    assert written["test"]["teacher_accuracy"] is None
-    assert 0 <= written["test"]["agreement"] <= 1
-    assert written["test"]["kl_to_teacher"] >= 0
-    assert "selected" not in written
+    record = strict(tmp_path / "run" / "result.json")
+    assert record["data"]["classes"] == list("abcdef")
+    assert record["test"]["accuracy"] is None
+    assert record["test"]["teacher_accuracy"] is None
+    assert 0 <= record["test"]["agreement"] <= 1
+    assert record["test"]["kl_to_teacher"] >= 0
+    assert "selected" not in record
     assert result.model(torch.zeros(1, 1, 8, 8)).shape == (1, 6)
 
 

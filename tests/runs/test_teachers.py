@@ -34,7 +34,7 @@ SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 16, "device": "cpu", "precis
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Callable[..., str]:
+def recorded_teacher(tmp_path: Path) -> Callable[..., str]:
     """A run's folder as far as its labels are recorded."""
 
     def record(name: str = "teacher", **fields: Any) -> str:
@@ -62,13 +62,13 @@ DENIED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("there", "here", "said"), DENIED.values(), ids=DENIED)
+@pytest.mark.parametrize(("teacher_fields", "student_fields", "message"), DENIED.values(), ids=DENIED)
 def test_a_teacher_that_may_have_seen_more_correct_labels_is_reported(
-    there: dict[str, Any], here: dict[str, Any], said: str, recorded: Callable[..., str]
+    teacher_fields: dict[str, Any], student_fields: dict[str, Any], message: str, recorded_teacher: Callable[..., str]
 ) -> None:
-    text = label_differences(recorded(**there), Config(**here))
+    text = label_differences(recorded_teacher(**teacher_fields), Config(**student_fields))
     assert text is not None
-    assert said in text
+    assert message in text
     assert "\n" not in text
 
 
@@ -86,17 +86,17 @@ FAIR: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("there", "here"), FAIR.values(), ids=FAIR)
+@pytest.mark.parametrize(("teacher_fields", "student_fields"), FAIR.values(), ids=FAIR)
 def test_a_teacher_that_has_seen_no_more_correct_labels_is_not_reported(
-    there: dict[str, Any], here: dict[str, Any], recorded: Callable[..., str]
+    teacher_fields: dict[str, Any], student_fields: dict[str, Any], recorded_teacher: Callable[..., str]
 ) -> None:
-    assert label_differences(recorded(**there), Config(**here)) is None
+    assert label_differences(recorded_teacher(**teacher_fields), Config(**student_fields)) is None
 
 
 def test_labels_are_compared_only_for_weights_in_the_folder_of_a_run(
-    recorded: Callable[..., str], tmp_path: Path
+    recorded_teacher: Callable[..., str], tmp_path: Path
 ) -> None:
-    folder = Path(recorded())
+    folder = Path(recorded_teacher())
     for name in (WEIGHTS, "other.safetensors"):
         (folder / name).touch()
     assert label_differences(f"resnet8@{folder / WEIGHTS}", Config(**NOISY)) is not None
@@ -106,31 +106,33 @@ def test_labels_are_compared_only_for_weights_in_the_folder_of_a_run(
 
 
 def test_two_spellings_of_one_path_are_the_same_data(
-    recorded: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded_teacher: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    teacher = recorded(data="npz:set.npz")
+    teacher = recorded_teacher(data="npz:set.npz")
     assert label_differences(teacher, Config(data=f"npz:{tmp_path}/./set.npz", **NOISY)) is not None
 
 
 def test_a_call_from_python_warns_and_a_run_by_itself_does_not(tmp_path: Path, tiny_npz: str) -> None:
     student: dict[str, Any] = {"data": tiny_npz, "student": "resnet8x0.25", **SHORT}
     execute(Config(**student | {"epochs": 10, "lr": 0.2}), tmp_path / "t")
-    with pytest.warns(TutelageWarning, match="may have seen labels that this student does not see") as caught:
+    with pytest.warns(TutelageWarning, match="may have seen labels that this student does not see") as records:
         tutelage.distill(str(tmp_path / "t"), "resnet8x0.25", tiny_npz, noise="0.3", **SHORT)
-    assert len([w for w in caught if "does not see" in str(w.message)]) == 1
+    assert len([w for w in records if "does not see" in str(w.message)]) == 1
     config = Config(**student, teacher=(str(tmp_path / "t"),), method="hinton", noise="0.3")
     execute(config)  # as a study does, which may have been asked for teachers of clean labels
 
 
-def test_a_study_warns_once_of_a_trained_teacher_and_not_of_teachers_it_trains(recorded: Callable[..., str]) -> None:
+def test_a_study_warns_once_of_a_trained_teacher_and_not_of_teachers_it_trains(
+    recorded_teacher: Callable[..., str],
+) -> None:
     from tutelage.studies.inspection import _warn_of_other_labels
     from tutelage.studies.study import Study
 
     grid: dict[str, Any] = {"noise": [0, 0.2, 0.4], "methods": "hinton", "seeds": 2}
-    with pytest.warns(TutelageWarning, match="does not see") as caught:
-        _warn_of_other_labels(Study(teachers=recorded(), **grid))
-    assert len(caught) == 1
+    with pytest.warns(TutelageWarning, match="does not see") as records:
+        _warn_of_other_labels(Study(teachers=recorded_teacher(), **grid))
+    assert len(records) == 1
     _warn_of_other_labels(Study(teachers="resnet8", teacher_labels="clean", **grid))
 
 
@@ -162,27 +164,37 @@ def test_the_normalisation_of_weights_is_recorded_given_or_of_the_data(tiny_data
     save_weights(tmp_path / "own.safetensors", module, {"mean": [0.25], "std": [2.0]})
     torch.save(module.state_dict(), tmp_path / "none.pt")
     name = f"resnet8x0.25@{tmp_path}/"
-    own = open_trained(f"{name}own.safetensors", tiny_data, ((0.1,), (0.2,)))
-    assert (own.model.mean.item(), own.model.std.item(), own.normalisation) == (0.25, 2.0, "recorded with the weights")
-    given = open_trained(f"{name}none.pt", tiny_data, ((0.125,), (0.5,)))
-    assert (given.model.mean.item(), given.model.std.item(), given.normalisation) == (0.125, 0.5, "as given")
-    guessed = open_trained(f"{name}none.pt", tiny_data)
-    assert guessed.model.mean.item() == pytest.approx(tiny_data.mean_std[0][0])
-    assert guessed.normalisation == "those of tiny: the network records none"
+    recorded_statistics = open_trained(f"{name}own.safetensors", tiny_data, ((0.1,), (0.2,)))
+    assert (
+        recorded_statistics.model.mean.item(),
+        recorded_statistics.model.std.item(),
+        recorded_statistics.normalisation,
+    ) == (0.25, 2.0, "recorded with the weights")
+    given_statistics = open_trained(f"{name}none.pt", tiny_data, ((0.125,), (0.5,)))
+    assert (given_statistics.model.mean.item(), given_statistics.model.std.item(), given_statistics.normalisation) == (
+        0.125,
+        0.5,
+        "as given",
+    )
+    data_statistics = open_trained(f"{name}none.pt", tiny_data)
+    assert data_statistics.model.mean.item() == pytest.approx(tiny_data.mean_std[0][0])
+    assert data_statistics.normalisation == "those of tiny: the network records none"
     with pytest.raises(TutelageError, match="3 channels does not fit the 1 of tiny; give 1"):
         open_trained(f"{name}none.pt", tiny_data, ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0)))
 
 
-def test_a_given_normalisation_reaches_a_teacher_from_python(tiny_data: Data, tiny_model: Net, taught: Net) -> None:
-    teacher = taught()
+def test_a_given_normalisation_reaches_a_teacher_from_python(
+    tiny_data: Data, tiny_model: Net, trained_model: Net
+) -> None:
+    teacher = trained_model()
     fields: dict[str, Any] = {
         "teacher_mean": teacher.mean.flatten().tolist(),
         "teacher_std": [1.25 * teacher.std.item()],
     }
     accuracies = []
     for network in (teacher.module, Tapped(teacher.module, *fields.values())):
-        how = fields if network is teacher.module else {}
-        result = tutelage.distill(network, tiny_model().module, tiny_data, **how, **SHORT)
+        options = fields if network is teacher.module else {}
+        result = tutelage.distill(network, tiny_model().module, tiny_data, **options, **SHORT)
         accuracies.append(result.metrics["test"]["teacher_accuracy"])
     assert accuracies[0] == accuracies[1]
     with pytest.raises(TutelageError, match="the weights record their own"):
@@ -192,7 +204,7 @@ def test_a_given_normalisation_reaches_a_teacher_from_python(tiny_data: Data, ti
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"teacher_mean": 0.5}, "go together"),
         ({"teacher_std": "0.5,0"}, "teacher_std.*greater than 0"),
@@ -200,8 +212,8 @@ def test_a_given_normalisation_reaches_a_teacher_from_python(tiny_data: Data, ti
         ({"teacher_mean": float("nan"), "teacher_std": 1}, "teacher_mean.*finite"),
     ],
 )
-def test_invalid_normalisations(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(TutelageError, match=said):
+def test_invalid_normalisations(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(TutelageError, match=message):
         Config(**fields)
 
 
@@ -214,21 +226,21 @@ def test_each_teacher_is_announced_before_training(tmp_path: Path, tiny_npz: str
     lines: list[str] = []
     config = Config(data=tiny_npz, student="resnet8x0.25", teacher=names, method="hinton", **SHORT)
     execute(config, announce=lines.append, report=lambda record: lines.append("epoch"))
-    first, second, *rest = lines
+    first, second, *training_lines = lines
     accuracy = json.loads((tmp_path / "t" / "result.json").read_text())["test"]["accuracy"]
     assert first.startswith(f"teacher {names[0]}: images normalized with mean ")
     assert "(recorded with the weights); accuracy " in first
     assert first.endswith(f"its run recorded accuracy {accuracy:.1%} on the test split of {tiny_npz}")
     assert "the network records none); accuracy " in second
     assert "recorded " not in second
-    assert rest == ["epoch"]
+    assert training_lines == ["epoch"]
 
 
 @pytest.mark.parametrize("kind", ["bare", "file", "wrap_network", "stated"])
 def test_the_announcement_is_a_warning_if_the_normalisation_is_assumed(
-    kind: str, tiny_data: Data, tiny_model: Net, taught: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str, tiny_data: Data, tiny_model: Net, trained_model: Net, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    teacher = taught()
+    teacher = trained_model()
     save_weights(tmp_path / "w.safetensors", build("resnet8x0.25", num_classes=4, input_shape=(1, 8, 8)), {})
     networks = {"bare": teacher.module, "wrap_network": teacher, "stated": teacher.module}
     fields: dict[str, Any] = {"teacher_mean": 0.25, "teacher_std": 0.5} if kind == "stated" else {}
@@ -237,14 +249,14 @@ def test_the_announcement_is_a_warning_if_the_normalisation_is_assumed(
         network = networks.get(kind, f"resnet8x0.25@{tmp_path / 'w.safetensors'}")
         tutelage.distill(network, tiny_model().module, tiny_data, **fields, **SHORT)
         tutelage.train(tiny_model().module, tiny_data, **SHORT)  # no teacher, no line
-    (record,) = (each for each in caplog.records if each.name == "tutelage")
-    said = {
+    (record,) = (entry for entry in caplog.records if entry.name == "tutelage")
+    message = {
         "bare": "(those of tiny: the network records none); accuracy ",
         "file": "(those of tiny: the network records none); accuracy ",
         "wrap_network": "(its own); accuracy ",
         "stated": "mean 0.25 and std 0.5 (as given); accuracy ",
     }
-    assert said[kind] in record.getMessage()
+    assert message[kind] in record.getMessage()
     assert record.levelname == ("WARNING" if kind in ("bare", "file") else "INFO")
 
 
@@ -282,6 +294,8 @@ def test_cost_is_compared_once_and_failing_students_are_left_to_the_dry_run(tiny
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("on purpose")
 
-    made = warn_if_costlier(lambda: Tapped(Fails()), [Tapped(Fails())], find_task("classification"), tiny_data, "fails")
-    assert isinstance(made().module, Fails)
-    assert isinstance(made().module, Fails)
+    warnings_made = warn_if_costlier(
+        lambda: Tapped(Fails()), [Tapped(Fails())], find_task("classification"), tiny_data, "fails"
+    )
+    assert isinstance(warnings_made().module, Fails)
+    assert isinstance(warnings_made().module, Fails)

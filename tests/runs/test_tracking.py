@@ -24,7 +24,7 @@ class Notes:
 
     requires_logging_directory = False
     fails_at: str | None = None
-    told: list[tuple[Any, ...]]
+    calls: list[tuple[Any, ...]]
 
     def __init__(self, run_name: str) -> None:
         self._note("made", run_name)
@@ -41,14 +41,14 @@ class Notes:
     def finish(self) -> None:
         self._note("finish")
 
-    def _note(self, what: str, *values: Any) -> None:
-        if what == self.fails_at:
-            raise ConnectionError(f"nobody answers to {what}")
-        self.told.append((what, *values))
+    def _note(self, event: str, *values: Any) -> None:
+        if event == self.fails_at:
+            raise ConnectionError(f"nobody answers to {event}")
+        self.calls.append((event, *values))
 
 
 @pytest.fixture
-def notes(monkeypatch: pytest.MonkeyPatch) -> type[Notes]:
+def tracker_class(monkeypatch: pytest.MonkeyPatch) -> type[Notes]:
     """A tracker by the name of ``notes``."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -69,66 +69,76 @@ def without_clock(metrics: dict[str, Any]) -> dict[str, Any]:
 # --- what is reported
 
 
-def test_a_tracker_gets_configuration_epochs_and_test_metrics(config: Config, notes: type[Notes]) -> None:
+def test_a_tracker_gets_configuration_epochs_and_test_metrics(config: Config, tracker_class: type[Notes]) -> None:
     result = execute(config, track="notes")
     order = ["made", "start", "configuration", "log 1", "log 2", "log 2", "finish"]
-    assert [what for what, *_ in notes.told] == order
-    told = notes.told
-    assert told[0][1] == "tutelage"
-    values = told[2][1]
+    assert [event for event, *_ in tracker_class.calls] == order
+    calls = tracker_class.calls
+    assert calls[0][1] == "tutelage"
+    values = calls[2][1]
     assert (values["lr"], values["clip"], values["milestones"]) == (0.1, None, "0.3, 0.6, 0.8")
     assert all(isinstance(value, str | int | float | None) for value in values.values())
-    for (_, logged), record in zip(told[3:5], result.history, strict=True):
+    for (_, metrics), record in zip(calls[3:5], result.history, strict=True):
         student = {f"fit0/student/{name}": value for name, value in record["learners"]["student"].items()}
         assert {"fit0/student/ce", "fit0/student/train_accuracy", "fit0/student/validation_accuracy"} <= set(student)
-        assert logged == {"fit0/lr": record["lr"], **student}
+        assert metrics == {"fit0/lr": record["lr"], **student}
     test = result.metrics["test"]
-    assert told[5][1]["test/accuracy"] == test["accuracy"]
-    assert "test/per_class_accuracy" not in told[5][1]
+    assert calls[5][1]["test/accuracy"] == test["accuracy"]
+    assert "test/per_class_accuracy" not in calls[5][1]
 
 
-def test_steps_continue_over_the_fits_of_a_run(config: Config, notes: type[Notes], tmp_path: Path) -> None:
+def test_steps_continue_over_the_fits_of_a_run(config: Config, tracker_class: type[Notes], tmp_path: Path) -> None:
     execute(config, tmp_path / "teacher")
     execute(config.replace(teacher=str(tmp_path / "teacher"), method="fitnet", epochs=4), track="notes")
-    logged = [(what, {name.split("/")[0] for name in rest[0]}) for what, *rest in notes.told if what[:3] == "log"]
-    assert logged == [
+    kinds = [
+        (event, {name.split("/")[0] for name in event_values[0]})
+        for event, *event_values in tracker_class.calls
+        if event[:3] == "log"
+    ]
+    assert kinds == [
         ("log 1", {"fit0"}),
         *[(f"log {step}", {"fit1"}) for step in (2, 3, 4)],
         ("log 4", {"test"}),
     ]
-    values = next(rest[0] for what, *rest in notes.told if what == "configuration")
+    values = next(event_values[0] for event, *event_values in tracker_class.calls if event == "configuration")
     assert any(name.startswith("settings.") for name in values)
 
 
-def test_train_and_distill_accept_trackers(tiny_data: Data, tiny_model: Net, taught: Net, notes: type[Notes]) -> None:
+def test_train_and_distill_accept_trackers(
+    tiny_data: Data, tiny_model: Net, trained_model: Net, tracker_class: type[Notes]
+) -> None:
     tutelage.train(tiny_model(), tiny_data, epochs=1, device="cpu", track="notes")
-    tutelage.distill(taught(), tiny_model(), tiny_data, epochs=1, device="cpu", track=" notes ")
-    assert [what for what, *_ in notes.told].count("finish") == 2
+    tutelage.distill(trained_model(), tiny_model(), tiny_data, epochs=1, device="cpu", track=" notes ")
+    assert [event for event, *_ in tracker_class.calls].count("finish") == 2
 
 
-def test_a_resumed_run_reports_its_earlier_epochs_again(config: Config, notes: type[Notes], tmp_path: Path) -> None:
+def test_a_resumed_run_reports_its_earlier_epochs_again(
+    config: Config, tracker_class: type[Notes], tmp_path: Path
+) -> None:
     def stop(record: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         execute(config, tmp_path / "run", report=stop, track="notes")
-    assert [what for what, *_ in notes.told[-2:]] == ["log 1", "finish"]
-    first = notes.told[-2]
-    notes.told.clear()
+    assert [event for event, *_ in tracker_class.calls[-2:]] == ["log 1", "finish"]
+    first = tracker_class.calls[-2]
+    tracker_class.calls.clear()
     execute(config, tmp_path / "run", track="notes")
-    assert notes.told[3] == first
-    assert [what for what, *_ in notes.told[3:]] == ["log 1", "log 2", "log 2", "finish"]
-    notes.told.clear()
+    assert tracker_class.calls[3] == first
+    assert [event for event, *_ in tracker_class.calls[3:]] == ["log 1", "log 2", "log 2", "finish"]
+    tracker_class.calls.clear()
     execute(config, tmp_path / "run", track="notes")  # finished: nothing is trained, and nobody told
-    assert notes.told == []
+    assert tracker_class.calls == []
 
 
-def test_trackers_do_not_change_the_identity_of_a_run(config: Config, notes: type[Notes], tmp_path: Path) -> None:
-    whole, followed = execute(config, tmp_path / "a"), execute(config, tmp_path / "b", track="notes")
-    assert without_clock(followed.metrics) == without_clock(whole.metrics)
+def test_trackers_do_not_change_the_identity_of_a_run(
+    config: Config, tracker_class: type[Notes], tmp_path: Path
+) -> None:
+    plain_result, tracked_result = execute(config, tmp_path / "a"), execute(config, tmp_path / "b", track="notes")
+    assert without_clock(tracked_result.metrics) == without_clock(plain_result.metrics)
     for name in ("student.safetensors", "config.yaml", "inputs.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert "--track" not in followed.metrics["command"]
+    assert "--track" not in tracked_result.metrics["command"]
 
 
 # --- failures
@@ -136,33 +146,33 @@ def test_trackers_do_not_change_the_identity_of_a_run(config: Config, notes: typ
 
 @pytest.mark.parametrize("at", ["made", "start", "configuration", "log 1", "log 2", "finish"])
 def test_a_tracker_that_fails_is_left_out_with_one_warning(
-    at: str, config: Config, notes: type[Notes], monkeypatch: pytest.MonkeyPatch
+    at: str, config: Config, tracker_class: type[Notes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     other = type("Other", (Notes,), {"told": []})
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "other", other)
-    notes.fails_at = at
-    with pytest.warns(TutelageWarning) as caught:
+    tracker_class.fails_at = at
+    with pytest.warns(TutelageWarning) as records:
         result = execute(config, track="notes,other")
-    (warning,) = caught
+    (warning,) = records
     assert str(warning.message) == f"tracker 'notes' failed (nobody answers to {at}); the run continues without it"
     assert result.metrics["test"]
-    assert other.told[-1] == ("finish",)
+    assert other.calls[-1] == ("finish",)
 
 
 def test_unknown_and_uninstalled_trackers_are_refused_first(
     config: Config, tmp_path: Path, refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "run"
+    output_folder = tmp_path / "run"
     with refused("unknown tracker 'tensorbord'", "did you mean 'tensorboard'", "mlflow", "wandb"):
-        execute(config, out, track="tensorbord")
+        execute(config, output_folder, track="tensorbord")
     with refused("unknown tracker ''"):
-        execute(config, out, track="")
+        execute(config, output_folder, track="")
     monkeypatch.setattr("accelerate.tracking._available_trackers", [])
     with refused("'wandb'", "pip install wandb"):
-        execute(config, out, track="wandb")
-    assert not out.exists()
+        execute(config, output_folder, track="wandb")
+    assert not output_folder.exists()
 
 
 # --- TensorBoard itself
@@ -173,48 +183,48 @@ def scalars() -> Callable[[Path], dict[str, list[tuple[int, float]]]]:
     """``scalars(folder)``: (step, value) of every curve in the folder of a run."""
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
 
-    def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    def read_events(folder: Path) -> dict[str, list[tuple[int, float]]]:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         events = EventAccumulator(str(folder / "tracking" / "tensorboard" / "tutelage")).Reload()
         return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
-    return read
+    return read_events
 
 
 def test_tensorboard_reads_the_metrics_also_after_a_stop(config: Config, tmp_path: Path, scalars: Any) -> None:
-    out = tmp_path / "run"
+    output_folder = tmp_path / "run"
 
     def stop(record: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute(config, out, report=stop, track="tensorboard")
-    assert [step for step, _ in scalars(out)["fit0/lr"]] == [1]
-    result = execute(config, out, track="tensorboard")
-    curves = scalars(out)
+        execute(config, output_folder, report=stop, track="tensorboard")
+    assert [step for step, _ in scalars(output_folder)["fit0/lr"]] == [1]
+    result = execute(config, output_folder, track="tensorboard")
+    curves = scalars(output_folder)
     for name in ("ce", "train_accuracy", "validation_accuracy"):
-        wanted = [(record["epoch"], record["learners"]["student"][name]) for record in result.history]
+        expected = [(record["epoch"], record["learners"]["student"][name]) for record in result.history]
         assert [step for step, _ in curves[f"fit0/student/{name}"]] == [1, 2]  # each once
-        assert [v for _, v in curves[f"fit0/student/{name}"]] == pytest.approx([v for _, v in wanted], rel=1e-6)
+        assert [v for _, v in curves[f"fit0/student/{name}"]] == pytest.approx([v for _, v in expected], rel=1e-6)
     assert curves["test/accuracy"] == [(2, pytest.approx(result.metrics["test"]["accuracy"], rel=1e-6))]
-    (stored,) = out.glob("tracking/tensorboard/tutelage/*/hparams.yml")
-    assert "resnet8x0.25" in stored.read_text()
-    assert execute(config, out).metrics == result.metrics  # and the folder is still this run's
+    (stored_file,) = output_folder.glob("tracking/tensorboard/tutelage/*/hparams.yml")
+    assert "resnet8x0.25" in stored_file.read_text()
+    assert execute(config, output_folder).metrics == result.metrics  # and the folder is still this run's
 
 
 def test_a_folder_of_a_run_that_never_trained_may_contain_tracking_files(
     config: Config, tmp_path: Path, scalars: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed between the tracker's start and the first checkpoint."""
-    out = tmp_path / "run"
-    with monkeypatch.context() as patched:
-        patched.setattr("tutelage.training.run.fit", lambda *_, **__: 1 / 0)
+    output_folder = tmp_path / "run"
+    with monkeypatch.context() as context:
+        context.setattr("tutelage.training.run.fit", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            execute(config, out, track="tensorboard")
-    assert (out / "tracking").is_dir()
-    execute(config, out)
-    assert json.loads((out / "result.json").read_text())["test"]
+            execute(config, output_folder, track="tensorboard")
+    assert (output_folder / "tracking").is_dir()
+    execute(config, output_folder)
+    assert json.loads((output_folder / "result.json").read_text())["test"]
 
 
 def test_trackers_that_write_files_need_a_folder(config: Config, scalars: Any, refused: Any) -> None:

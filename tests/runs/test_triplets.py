@@ -33,14 +33,14 @@ def embedder() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[dict[str, Any], Tapped]:
+def trained_run() -> tuple[dict[str, Any], Tapped]:
     """An embedder without classifier, trained by the absolute form on some of the digits."""
     result = train(embedder, "digits", per_class=80, epochs=30, optimizer="Adam", lr=3e-3, **SHORT)
     return result.metrics, result.model
 
 
-def test_clusters_become_the_classes(trained: tuple[dict[str, Any], Tapped]) -> None:
-    metrics, student = trained
+def test_clusters_become_the_classes(trained_run: tuple[dict[str, Any], Tapped]) -> None:
+    metrics, student = trained_run
     with torch.random.fork_rng():
         torch.manual_seed(0)
         untrained = Tapped(embedder(), student.mean.flatten().tolist(), student.std.flatten().tolist())
@@ -52,16 +52,16 @@ def test_clusters_become_the_classes(trained: tuple[dict[str, Any], Tapped]) -> 
     assert metrics["selected"]["validation_nmi"] > 0.8
 
 
-def test_single_threshold_finds_number_of_classes(trained: tuple[dict[str, Any], Tapped]) -> None:
-    test = trained[0]["test"]
+def test_single_threshold_finds_number_of_classes(trained_run: tuple[dict[str, Any], Tapped]) -> None:
+    test = trained_run[0]["test"]
     assert 8 <= test["multicut_clusters"] <= 13
     assert test["multicut_nmi"] > 0.8
 
 
-def by_hand(features: Tensor, batch: Any, form: str, alpha: float, beta: float) -> float:
+def reference_loss(features: Tensor, batch: Any, form: str, alpha: float, beta: float) -> float:
     """The mean over the triplets that the term draws with the same random numbers."""
-    positives, negatives, complete = draw_triplets(batch.targets)
-    assert complete.all()
+    positives, negatives, is_complete = draw_triplets(batch.targets)
+    assert is_complete.all()
     total = 0.0
     for index, (p, n) in enumerate(zip(positives.tolist(), negatives.tolist(), strict=True)):
         d_ap = float((features[index] - features[p]).square().sum())
@@ -78,12 +78,12 @@ def by_hand(features: Tensor, batch: Any, form: str, alpha: float, beta: float) 
 @pytest.mark.parametrize(("form", "alpha"), [("relative", 1.0), ("bounded", 1.0), ("absolute", 3.0)])
 def test_loss_of_first_step(form: str, alpha: float, tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     """For a batch of the whole split, it is among the losses of many draws of triplets."""
-    few = Data("tiny", tiny_data.classes, tiny_data.train.subset(torch.arange(8)), tiny_data.test)
-    run = Run(few, lambda: tiny_model(2), recipe=Recipe(epochs=1, batch_size=8, lr=1e-3), hardware=on_cpu)
+    small_data = Data("tiny", tiny_data.classes, tiny_data.train.subset(torch.arange(8)), tiny_data.test)
+    run = Run(small_data, lambda: tiny_model(2), recipe=Recipe(epochs=1, batch_size=8, lr=1e-3), hardware=on_cpu)
     find("triplets")(run, form=form, samples_per_class=2, beta=0.0)
-    batch = next(Batches(few.train, batch_size=8, seed=0, order=PK(2)).epoch(0))
+    batch = next(Batches(small_data.train, batch_size=8, seed=0, order=PK(2)).epoch(0))
     features = tiny_model(2).train().tap(batch.inputs, ("embedding",))["embedding"].detach()
-    expected = {by_hand(features, batch, form, alpha, 0.0) for _ in range(500)}
+    expected = {reference_loss(features, batch, form, alpha, 0.0) for _ in range(500)}
     assert min(expected) <= run.fits[0].history[0]["learners"]["student"]["triplets"] <= max(expected)
 
 
@@ -164,13 +164,13 @@ def test_stopped_run_resumes_exactly(tmp_path: Path, state_of: Any) -> None:
             raise KeyboardInterrupt
 
     options = SHORT | {"per_class": 20, "epochs": 3}
-    whole = train("resnet8x0.25", "digits", out=tmp_path / "whole", **options)
+    reference_run = train("resnet8x0.25", "digits", out=tmp_path / "whole", **options)
     with pytest.raises(KeyboardInterrupt):
         train("resnet8x0.25", "digits", out=tmp_path / "stopped", report=stop, **options)
-    resumed = train("resnet8x0.25", "digits", out=tmp_path / "stopped", **options)
-    for name, value in state_of(whole.model).items():
-        assert torch.equal(value, state_of(resumed.model)[name])
-    assert whole.metrics["test"] == resumed.metrics["test"]
+    second_run = train("resnet8x0.25", "digits", out=tmp_path / "stopped", **options)
+    for name, value in state_of(reference_run.model).items():
+        assert torch.equal(value, state_of(second_run.model)[name])
+    assert reference_run.metrics["test"] == second_run.metrics["test"]
 
 
 def test_run_is_evaluated_by_its_task(

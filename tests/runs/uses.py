@@ -74,7 +74,7 @@ class Recorder(Rehearsal):
             self.student_layers |= bool(student)
             self.seams |= {
                 name
-                for name, used in {
+                for name, is_used in {
                     f"source {type(learner.source).__name__}": learner.source is not None,
                     "features": bool(student or teacher),
                     "view": bool(learner.views()),
@@ -83,7 +83,7 @@ class Recorder(Rehearsal):
                     "part trained": learner.trainable is not None,
                     "surgery": bool(applied_operations(learner.model.module)),
                 }.items()
-                if used
+                if is_used
             }
         return super().fit(*learners, update=update, **options)
 
@@ -103,20 +103,20 @@ def use_of(method: str) -> Use:
             student = find(method)(run, **brief(method))
     except Exception:  # an imitation of a run has no results; the method's own tests show what is wrong
         return Use(True, True, frozenset({*run.seams, f"unknown ({method})"}))
-    changed = bool(applied_operations(student.module))
-    seams = run.seams | ({"surgery"} if changed else set())
-    return Use(run.teacher_features, run.student_layers or changed, frozenset(seams))
+    is_changed = bool(applied_operations(student.module))
+    seams = run.seams | ({"surgery"} if is_changed else set())
+    return Use(run.teacher_features, run.student_layers or is_changed, frozenset(seams))
 
 
 def representatives() -> list[str]:
     """A few methods that stand on every seam between them: the one with most seams not yet covered comes next."""
-    left = set().union(*(use_of(name).seams for name in CLASSIFY))
-    chosen: list[str] = []
-    while left:
-        best = max(CLASSIFY, key=lambda name: len(use_of(name).seams & left))
-        left -= use_of(best).seams
-        chosen.append(best)
-    return chosen
+    remaining = set().union(*(use_of(name).seams for name in CLASSIFY))
+    methods: list[str] = []
+    while remaining:
+        best = max(CLASSIFY, key=lambda name: len(use_of(name).seams & remaining))
+        remaining -= use_of(best).seams
+        methods.append(best)
+    return methods
 
 
 def brief(method: str) -> Mapping[str, Any]:

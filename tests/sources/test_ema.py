@@ -29,8 +29,8 @@ def train_one_step(student: Tapped, batch: Batch, seed: int) -> None:
 
 
 def numbers(model: nn.Module) -> dict[str, list[float]]:
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: value.detach().double().flatten().tolist() for name, value in named}
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return {name: value.detach().double().flatten().tolist() for name, value in tensors}
 
 
 @pytest.mark.parametrize("buffers", ["average", "copy"])
@@ -138,14 +138,14 @@ def test_saved_state_resumes_exactly(
     file = io.BytesIO()
     torch.save(ema.state_dict(), file)
     file.seek(0)
-    loaded = EMA(student, 0.6)
-    loaded.load_state_dict(torch.load(file, weights_only=True))
-    assert loaded.updates == 2
-    assert changed(state_of(ema.model), state_of(loaded.model)) == set()
+    loaded_ema = EMA(student, 0.6)
+    loaded_ema.load_state_dict(torch.load(file, weights_only=True))
+    assert loaded_ema.updates == 2
+    assert changed(state_of(ema.model), state_of(loaded_ema.model)) == set()
     train_one_step(student, batch, 2)
-    for source in (ema, loaded):
+    for source in (ema, loaded_ema):
         source.after_step()
-    assert changed(state_of(ema.model), state_of(loaded.model)) == set()
+    assert changed(state_of(ema.model), state_of(loaded_ema.model)) == set()
 
 
 def test_ema_of_a_network_without_buffers() -> None:
@@ -201,9 +201,9 @@ def test_only_running_statistics_are_averaged() -> None:
     for buffer in student.module.buffers():
         buffer.data = torch.full_like(buffer, 2.0)
     ema.after_step()
-    averaged = dict(ema.model.module.named_buffers())
-    assert averaged["running_centre"].unique().tolist() == [0.5]
-    assert averaged["positions"].unique().tolist() == averaged["scale"].unique().tolist() == [2.0]
+    buffers_of_average = dict(ema.model.module.named_buffers())
+    assert buffers_of_average["running_centre"].unique().tolist() == [0.5]
+    assert buffers_of_average["positions"].unique().tolist() == buffers_of_average["scale"].unique().tolist() == [2.0]
 
 
 @pytest.mark.parametrize("normalised", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
@@ -226,11 +226,11 @@ def test_ema_of_a_bare_module_in_a_custom_loop(
     tiny_model: Callable[..., Tapped], batch: Batch, state_of: Any, changed: Any
 ) -> None:
     """An EMA of a bare module equals that of a wrapped one: weights, buffers and outputs."""
-    wrapped, bare = Tapped(tiny_model().module), tiny_model().module
-    averages = EMA(wrapped, 0.6), EMA(bare, 0.6)
+    wrapped_model, bare_module = Tapped(tiny_model().module), tiny_model().module
+    averages = EMA(wrapped_model, 0.6), EMA(bare_module, 0.6)
     for step in range(1, 4):
-        train_one_step(wrapped, batch, step)
-        train_one_step(Tapped(bare), batch, step)
+        train_one_step(wrapped_model, batch, step)
+        train_one_step(Tapped(bare_module), batch, step)
         for average in averages:
             average.after_step()
             average.model.train()
@@ -238,5 +238,5 @@ def test_ema_of_a_bare_module_in_a_custom_loop(
     assert torch.equal(logits, averages[0](batch, ("logits",), {})["logits"])
     assert not logits.requires_grad
     assert changed(state_of(averages[0].model), state_of(averages[1].model)) == set()
-    assert all(parameter.requires_grad for parameter in bare.parameters())
-    assert isinstance(EMA(bare, start=copy.deepcopy(bare)).model, Tapped)
+    assert all(parameter.requires_grad for parameter in bare_module.parameters())
+    assert isinstance(EMA(bare_module, start=copy.deepcopy(bare_module)).model, Tapped)

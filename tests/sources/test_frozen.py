@@ -40,9 +40,9 @@ MODE_CHANGES: dict[str, Callable[[Tapped], object]] = {
 
 @pytest.mark.parametrize("change", MODE_CHANGES.values(), ids=MODE_CHANGES.keys())
 @pytest.mark.parametrize("roles", [("logits",), ROLES, ("stage1",)])
-@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("is_bare", [False, True])
 def test_frozen_teacher_runs_in_eval_mode_and_does_not_change(
-    bare: bool,
+    is_bare: bool,
     change: Callable[[Tapped], object],
     roles: tuple[str, ...],
     teacher: Tapped,
@@ -51,9 +51,9 @@ def test_frozen_teacher_runs_in_eval_mode_and_does_not_change(
     changed: Any,
 ) -> None:
     before = state_of(teacher)
-    expected = (Tapped(teacher.module) if bare else teacher).eval().tap(batch.inputs, roles)
+    expected = (Tapped(teacher.module) if is_bare else teacher).eval().tap(batch.inputs, roles)
     teacher.train()
-    source = Frozen(teacher.module if bare else teacher)
+    source = Frozen(teacher.module if is_bare else teacher)
     modes: list[bool] = []
     for module in teacher.modules():
         module.register_forward_pre_hook(lambda module, _: modes.append(module.training))
@@ -154,17 +154,17 @@ def test_bare_module_is_refused_by_objects_that_need_a_wrapped_network(
     from tutelage.terms import CrossEntropy
     from tutelage.training import Learner
 
-    bare = teacher.module
+    module = teacher.module
     makers: dict[str, Callable[[], object]] = {
-        "Peers": lambda: Peers(bare),  # type: ignore[arg-type]
-        "OwnOutputs": lambda: OwnOutputs(bare),  # type: ignore[arg-type]
-        "Learner": lambda: Learner(bare, None, {"ce": CrossEntropy()}),  # type: ignore[arg-type]
-        "AdversarialSamples": lambda: AdversarialSamples(bare, 0.1, 0.1, 1),  # type: ignore[arg-type]
-        "BoundarySamples": lambda: BoundarySamples(bare),  # type: ignore[arg-type]
+        "Peers": lambda: Peers(module),  # type: ignore[arg-type]
+        "OwnOutputs": lambda: OwnOutputs(module),  # type: ignore[arg-type]
+        "Learner": lambda: Learner(module, None, {"ce": CrossEntropy()}),  # type: ignore[arg-type]
+        "AdversarialSamples": lambda: AdversarialSamples(module, 0.1, 0.1, 1),  # type: ignore[arg-type]
+        "BoundarySamples": lambda: BoundarySamples(module),  # type: ignore[arg-type]
     }
     for name, make in makers.items():
-        with refused(f"{name} takes networks wrapped as Tapped(module, mean, std)", type(bare).__name__):
+        with refused(f"{name} takes networks wrapped as Tapped(module, mean, std)", type(module).__name__):
             make()
     with refused("Frozen takes networks", "given a str"):
         Frozen("resnet8")  # type: ignore[arg-type]
-    assert all(parameter.requires_grad for parameter in bare.parameters())
+    assert all(parameter.requires_grad for parameter in module.parameters())

@@ -32,12 +32,12 @@ class LogitDistance(Term):
 
 def test_outputs_equal_the_models_own_without_gradients(tiny_model: Net, batch: Batch) -> None:
     model = tiny_model()
-    own = model.tap(batch.inputs, ("logits", "stage1"))
+    own_outputs = model.tap(batch.inputs, ("logits", "stage1"))
     model.register_forward_pre_hook(lambda *_: pytest.fail("the model was run again"))
-    outputs = OwnOutputs(model)(batch, ("logits",), {tiny_model(1): Outputs(torch.zeros(8, 4)), model: own})
+    outputs = OwnOutputs(model)(batch, ("logits",), {tiny_model(1): Outputs(torch.zeros(8, 4)), model: own_outputs})
     for role in ("logits", "stage1"):
-        assert torch.equal(outputs[role], own[role])
-        assert own[role].requires_grad
+        assert torch.equal(outputs[role], own_outputs[role])
+        assert own_outputs[role].requires_grad
         assert not outputs[role].requires_grad
 
 
@@ -60,8 +60,8 @@ def test_missing_outputs_of_the_model_are_refused(cohort: str, tiny_model: Net, 
 def test_distance_to_own_outputs_in_a_fit_is_0(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     model = tiny_model(dropout=0.5)  # a second pass would differ
     learner = Learner(model, OwnOutputs(model), {"distance": LogitDistance(), "kd": SoftTargets(2.0)})
-    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
-    values = fitted.history[0]["learners"]["student"]
+    fit_result = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
+    values = fit_result.history[0]["learners"]["student"]
     assert values["distance"] == 0
     assert values["kd"] == pytest.approx(0, abs=1e-6)
 
@@ -78,13 +78,13 @@ def test_features_read_only_from_the_teacher_are_captured(tiny_data: Data, tiny_
 
     model = tiny_model()
     recipe = Recipe(epochs=1, batch_size=16)
-    fitted = fit(
+    fit_result = fit(
         Learner(model, OwnOutputs(model), {"stage": FeatureTarget()}),
         data=tiny_data,
         recipe=recipe,
         execution=Execution.on(on_cpu),
     )
-    assert fitted.history[0]["learners"]["student"]["stage"] != 0
+    assert fit_result.history[0]["learners"]["student"]["stage"] != 0
 
 
 def test_own_outputs_on_a_view_are_refused(

@@ -99,8 +99,10 @@ def test_attention_transfer_between_peers_in_two_fits(
     ]
     values = []
     for _ in range(2):
-        fitted = fit(*learners, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
-        values += [entry["at"] for entry in fitted.history[-1]["learners"].values()]
+        fit_result = fit(
+            *learners, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu)
+        )
+        values += [entry["at"] for entry in fit_result.history[-1]["learners"].values()]
     assert min(values) > 0
     assert values[0] == pytest.approx(values[1])  # the term is symmetric
     assert values[2] == pytest.approx(values[3])

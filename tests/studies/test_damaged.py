@@ -27,7 +27,7 @@ def study(tiny_npz: str) -> Study:
     )
 
 
-def folder_there(file: Path) -> None:
+def replace_by_folder(file: Path) -> None:
     file.unlink()
     file.mkdir()
 
@@ -49,7 +49,7 @@ DAMAGES = {
     "half a line": ("metrics.jsonl", text('{"learners": {"stu'), "line 1"),
     "deep": ("metrics.jsonl", text("[" * 100_000), "line 1"),
     "binary": ("metrics.jsonl", text(b"\xff\xfe\0\0"), "line 1"),
-    "directory": ("metrics.jsonl", folder_there, "it is a folder"),
+    "directory": ("metrics.jsonl", replace_by_folder, "it is a folder"),
     "huge": ("metrics.jsonl", huge, "1,099,511,627,776 bytes"),
     "no test": ("result.json", text('{"method": "plain"}'), "test has no accuracy"),
     "test": ("result.json", text('{"test": 5}'), "result.json, test is 5, not a table"),
@@ -61,30 +61,30 @@ DAMAGES = {
 
 
 def test_damaged_run_is_missing_with_the_reason(study: Study, tmp_path: Path) -> None:
-    whole = run_study(study, tmp_path, workers=InlineWorkers())
-    (damaged,) = (tmp_path / run["folder"] for run in whole.runs if run["method"] == "hinton")
+    reference = run_study(study, tmp_path, workers=InlineWorkers())
+    (damaged_folder,) = (tmp_path / run["folder"] for run in reference.runs if run["method"] == "hinton")
     for name, damage, reason in DAMAGES.values():
-        file = damaged / name
+        file = damaged_folder / name
         before = file.read_bytes()
         damage(file)
         with pytest.warns(TutelageWarning, match="1 of 3 runs"):
             runs = {run["method"]: run for run in run_study(study, tmp_path, workers=InlineWorkers()).runs}
         assert runs["hinton"]["status"] == "missing"
         assert reason in runs["hinton"]["error"]
-        assert f"remove {damaged} and run the study again" in runs["hinton"]["error"]
+        assert f"remove {damaged_folder} and run the study again" in runs["hinton"]["error"]
         assert len(runs["hinton"]["error"]) < 500
         assert runs["hinton"]["accuracy"] is None
         assert {run["status"] for name, run in runs.items() if name != "hinton"} == {"done"}
         assert all(row.mean is None for row in Results.read(tmp_path).table() if row.cell.method == "hinton")
         file.rmdir() if file.is_dir() else file.unlink()
         file.write_bytes(before)
-    assert run_study(study, tmp_path, workers=InlineWorkers()).runs == whole.runs
+    assert run_study(study, tmp_path, workers=InlineWorkers()).runs == reference.runs
 
 
 def test_partly_written_files_fail_no_run(study: Study, tmp_path: Path) -> None:
-    whole = run_study(study, tmp_path / "whole", workers=InlineWorkers())
+    reference = run_study(study, tmp_path / "whole", workers=InlineWorkers())
     out = tmp_path / "out"
-    for run in whole.runs:
+    for run in reference.runs:
         (out / run["folder"]).mkdir(parents=True)
         (out / run["folder"] / ".config.yaml.0123456789ab.tmp").touch()
     (out / "failures").mkdir()
@@ -100,12 +100,12 @@ def test_study_ends_if_its_folder_is_removed(study: Study, tmp_path: Path, refus
 
     out = tmp_path / "out"
 
-    def meddle(status: Any) -> None:
+    def remove_folder(status: Any) -> None:
         if status.done == 1 and out.exists():
             shutil.rmtree(out)
 
     with refused(str(out), "was removed, moved or replaced"):
-        run_study(study, out, workers=InlineWorkers(), watch=meddle)
+        run_study(study, out, workers=InlineWorkers(), watch=remove_folder)
 
 
 # --- programs that cannot start workers
@@ -124,26 +124,28 @@ except TutelageError as error:
 """
 
 
-def start(study: Study, out: Path, *command: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+def start(
+    study: Study, out: Path, *command: str, standard_input: str | None = None
+) -> subprocess.CompletedProcess[str]:
     fields = {**study.model_dump(mode="json", exclude_defaults=True)}
     words = [sys.executable, *command, json.dumps(fields), str(out)]
-    return subprocess.run(words, input=given, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(words, input=standard_input, capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_program_from_standard_input_is_refused_before_training(study: Study, tmp_path: Path) -> None:
-    done = start(study, tmp_path / "out", "-", given=PROGRAM)
-    assert done.returncode == 2, done.stderr
-    assert "<stdin> is no file: save the program as a file" in done.stdout
-    assert '__name__ == "__main__":' in done.stdout
+    process = start(study, tmp_path / "out", "-", standard_input=PROGRAM)
+    assert process.returncode == 2, process.stderr
+    assert "<stdin> is no file: save the program as a file" in process.stdout
+    assert '__name__ == "__main__":' in process.stdout
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.timeout(250)
 def test_program_without_main_guard_is_refused_in_one_line(study: Study, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    done = start(study, tmp_path / "out", str(tmp_path / "program.py"))
-    assert done.returncode == 2, done.stderr
-    (line,) = done.stdout.splitlines()
+    process = start(study, tmp_path / "out", str(tmp_path / "program.py"))
+    assert process.returncode == 2, process.stderr
+    (line,) = process.stdout.splitlines()
     assert f"main program {tmp_path / 'program.py'}: call run_study below if __name__ ==" in line
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in process.stderr
     assert not (tmp_path / "out" / "failures").exists()

@@ -34,17 +34,17 @@ def study(function: Measure = measure, **fields: object) -> FunctionStudy:
     return FunctionStudy("made up", function, **settings)  # type: ignore[arg-type]
 
 
-def done(file: Path) -> list[FunctionRun]:
+def read_runs(file: Path) -> list[FunctionRun]:
     return [FunctionRun(line["condition"], line["row"], line["seed"]) for line in read_lines(file)]
 
 
 def test_conditions_follow_each_other_and_seeds_and_pairs_are_selected(tmp_path: Path) -> None:
-    made_up = study(
+    example_study = study(
         conditions={"easy": "Easy", "hard": "Hard"}, seeds={"easy": (3,), "hard": (0, 1)}, skip={("hard", "b")}
     )
-    run_function_study(made_up, tmp_path / "lines.jsonl")
-    assert done(tmp_path / "lines.jsonl") == made_up.runs()
-    assert [run.name for run in made_up.runs()] == [
+    run_function_study(example_study, tmp_path / "lines.jsonl")
+    assert read_runs(tmp_path / "lines.jsonl") == example_study.runs()
+    assert [run.name for run in example_study.runs()] == [
         "easy · a · seed 3",
         "easy · b · seed 3",
         "hard · a · seed 0",
@@ -54,14 +54,14 @@ def test_conditions_follow_each_other_and_seeds_and_pairs_are_selected(tmp_path:
 
 def test_only_missing_runs_are_done(tmp_path: Path) -> None:
     file = tmp_path / "lines.jsonl"
-    seen: list[Status] = []
+    statuses: list[Status] = []
     run_function_study(study(), file, only=[FunctionRun("all", "b", 1)])
     first = file.read_text()
     assert missing_runs(study(), file) == [run for run in study().runs() if run != FunctionRun("all", "b", 1)]
-    run_function_study(study(), file, watch=seen.append)
+    run_function_study(study(), file, watch=statuses.append)
     assert file.read_text().startswith(first)
-    assert sorted(map(str, done(file))) == sorted(map(str, study().runs()))
-    assert (seen[-1].runs, seen[-1].done, seen[-1].skipped) == (4, 4, 1)
+    assert sorted(map(str, read_runs(file))) == sorted(map(str, study().runs()))
+    assert (statuses[-1].runs, statuses[-1].done, statuses[-1].skipped) == (4, 4, 1)
 
 
 def test_function_gets_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_failed_run_is_tried_twice_and_has_no_line_but_the_others_of_its_conditi
             raise ValueError("no luck")
         return {"score": 1.0}
 
-    broken = study(fail_once_each, conditions={"first": "", "second": ""})
+    failing_study = study(fail_once_each, conditions={"first": "", "second": ""})
     with pytest.raises(TutelageError, match="1 of 4 runs of made up failed; first · a · seed 1: no luck"):
-        run_function_study(broken, file)
-    failed = FunctionRun("first", "a", 1)
-    assert calls.count(failed) == 2
-    assert set(done(file)) == {run for run in broken.runs() if run.condition == "first"} - {failed}
+        run_function_study(failing_study, file)
+    failed_run = FunctionRun("first", "a", 1)
+    assert calls.count(failed_run) == 2
+    assert set(read_runs(file)) == {run for run in failing_study.runs() if run.condition == "first"} - {failed_run}
     run_function_study(study(conditions={"first": "", "second": ""}), file)  # repaired
-    assert set(done(file)) == set(broken.runs())
+    assert set(read_runs(file)) == set(failing_study.runs())
 
 
 def test_warnings_name_the_run(tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_unmeasured_metrics_are_left_out_of_the_comparison(tmp_path: Path) -> No
     file = tmp_path / "lines.jsonl"
     run_function_study(study(partly, seeds=3), file)
     assert [line["measured"]["score"] for line in read_lines(file)][-1] is None
-    compared = compare(study(partly, seeds=3), file, "all", "score")
-    assert compared["a"].mean is not None
-    assert compared["b"].mean is not None
-    assert compared["b"].gain is not None
-    assert (compared["a"].mean.n, compared["b"].mean.n, compared["b"].gain.n) == (3, 2, 2)
-    assert compared["b"].gain.mean == pytest.approx(1.5)  # 1 and 2 on the seeds that both have
-    assert compared["a"].gain is None
+    comparison = compare(study(partly, seeds=3), file, "all", "score")
+    assert comparison["a"].mean is not None
+    assert comparison["b"].mean is not None
+    assert comparison["b"].gain is not None
+    assert (comparison["a"].mean.n, comparison["b"].mean.n, comparison["b"].gain.n) == (3, 2, 2)
+    assert comparison["b"].gain.mean == pytest.approx(1.5)  # 1 and 2 on the seeds that both have
+    assert comparison["a"].gain is None

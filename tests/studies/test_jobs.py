@@ -46,11 +46,11 @@ class Memory:
     def label(self, job: Step) -> str:
         return f"the job {job.name}"
 
-    def call(self, job: Step, done: Collection[str]) -> Call:
-        self.done[job.name] = set(done)
+    def call(self, job: Step, complete_jobs: Collection[str]) -> Call:
+        self.done[job.name] = set(complete_jobs)
         return Call(self._run, (job.name,))
 
-    def share(self, job: Step, since: float) -> float | None:
+    def share(self, job: Step, start_time: float) -> float | None:
         return 0.5
 
     def record(self, job: Step, outcome: Outcome) -> None:
@@ -73,11 +73,11 @@ def test_jobs_that_others_wait_for_come_first_and_need_not_be_listed() -> None:
 
 def test_complete_jobs_are_skipped() -> None:
     teacher = Step("teacher")
-    memory, seen = Memory(complete={"teacher"}), list[Status]()
-    run_jobs([teacher, Step("student", needs=teacher)], memory, InlineWorkers(), seen.append)
+    memory, statuses = Memory(complete={"teacher"}), list[Status]()
+    run_jobs([teacher, Step("student", needs=teacher)], memory, InlineWorkers(), statuses.append)
     assert memory.called == ["student"]
-    assert seen[-1] == Status(runs=2, done=2, failed=0, skipped=1, running=())
-    assert seen[-1].share == 1.0
+    assert statuses[-1] == Status(runs=2, done=2, failed=0, skipped=1, running=())
+    assert statuses[-1].share == 1.0
 
 
 def test_job_that_fails_once_is_tried_again() -> None:
@@ -98,15 +98,15 @@ def test_job_that_fails_twice_takes_only_those_that_need_it_with_it() -> None:
 
 
 def test_progress_counts_running_jobs_in_part() -> None:
-    seen: list[Status] = []
+    statuses: list[Status] = []
     changes: list[None] = []
-    run_jobs([Step("a"), Step("b")], Memory(), InlineWorkers(), seen.append, on_change=lambda: changes.append(None))
-    assert [(status.done, [job.label for job in status.running]) for status in seen] == [
+    run_jobs([Step("a"), Step("b")], Memory(), InlineWorkers(), statuses.append, on_change=lambda: changes.append(None))
+    assert [(status.done, [job.label for job in status.running]) for status in statuses] == [
         (0, ["the job a"]),
         (1, ["the job b"]),
         (2, []),
     ]
-    assert [status.share for status in seen] == [0.25, 0.75, 1.0]
+    assert [status.share for status in statuses] == [0.25, 0.75, 1.0]
     assert len(changes) == 2
 
 

@@ -42,11 +42,11 @@ def cluster() -> Iterator[str]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        made.add_node(num_cpus=1, include_dashboard=False)
-        made.wait_for_nodes()
-        yield made.address
-        made.shutdown()
+        cluster_of_test = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        cluster_of_test.add_node(num_cpus=1, include_dashboard=False)
+        cluster_of_test.wait_for_nodes()
+        yield cluster_of_test.address
+        cluster_of_test.shutdown()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -41,30 +41,32 @@ def test_table_equals_pandas_and_scipy(write_study: WriteStudy, metric: str) -> 
     groups = {key: group.sort_values("seed") for key, group in raw.groupby(["noise", "teacher", "student", "method"])}
     rows = Results.read(folder).table(metric)
     assert len(rows) == len(groups) == 2 * 2 * 5
-    adjusted: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    adjusted_values: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for row in rows:
         noise = row.cell.condition[1] or "none"
-        own = groups[noise, *row.cell.pair, row.cell.method][metric].astype(float)
-        if own.isna().any():
+        own_values = groups[noise, *row.cell.pair, row.cell.method][metric].astype(float)
+        if own_values.isna().any():
             assert (row.mean, row.gain, row.p, row.wins) == (None, None, None, None)
             continue
         assert row.mean is not None
-        assert row.mean.mean == pytest.approx(own.mean())
-        assert row.deviation == pytest.approx(own.std())
+        assert row.mean.mean == pytest.approx(own_values.mean())
+        assert row.deviation == pytest.approx(own_values.std())
         if row.cell.method in ("teacher", "plain"):
             assert (row.gain, row.p, row.holm, row.wins) == (None, None, None, None)
             continue
         plain = groups[noise, *row.cell.pair, "plain"][metric].astype(float)
-        test = stats.ttest_rel(own, plain)
+        test = stats.ttest_rel(own_values, plain)
         low, high = test.confidence_interval(0.95)
         assert row.gain is not None
-        assert (row.gain.mean, row.gain.low, row.gain.high) == pytest.approx((own.mean() - plain.mean(), low, high))
+        assert (row.gain.mean, row.gain.low, row.gain.high) == pytest.approx(
+            (own_values.mean() - plain.mean(), low, high)
+        )
         assert row.p == pytest.approx(test.pvalue)
-        higher = own.to_numpy() > plain.to_numpy()
+        higher = own_values.to_numpy() > plain.to_numpy()
         assert row.wins == (higher if metric == "accuracy" else ~higher).sum()
         assert row.holm is not None
-        adjusted.setdefault((noise, row.cell.pair[0]), []).append((test.pvalue, row.holm))
-    for family in adjusted.values():
+        adjusted_values.setdefault((noise, row.cell.pair[0]), []).append((test.pvalue, row.holm))
+    for family in adjusted_values.values():
         ordered = sorted(family)
         expected = np.minimum(1, np.maximum.accumulate([p * (len(ordered) - i) for i, (p, _) in enumerate(ordered)]))
         assert [holm for _, holm in ordered] == pytest.approx(expected.tolist())
@@ -72,28 +74,42 @@ def test_table_equals_pandas_and_scipy(write_study: WriteStudy, metric: str) -> 
 
 def test_bootstrap_changes_only_the_intervals(write_study: WriteStudy) -> None:
     results = Results.read(write_study())
-    for ours, theirs in zip(results.table(), results.table(interval="bootstrap"), strict=True):
-        assert (ours.deviation, ours.p, ours.holm, ours.wins) == (theirs.deviation, theirs.p, theirs.holm, theirs.wins)
-        assert ours.mean is not None
-        assert theirs.mean is not None
-        assert ours.mean.mean == theirs.mean.mean
-        values = ours.cell.values("accuracy")
+    for t_row, bootstrap_row in zip(results.table(), results.table(interval="bootstrap"), strict=True):
+        assert (t_row.deviation, t_row.p, t_row.holm, t_row.wins) == (
+            bootstrap_row.deviation,
+            bootstrap_row.p,
+            bootstrap_row.holm,
+            bootstrap_row.wins,
+        )
+        assert t_row.mean is not None
+        assert bootstrap_row.mean is not None
+        assert t_row.mean.mean == bootstrap_row.mean.mean
+        values = t_row.cell.values("accuracy")
         assert values is not None
-        assert min(values) - 1e-9 <= theirs.mean.low < theirs.mean.high <= max(values) + 1e-9
-        assert ours.mean.low < theirs.mean.low
+        assert min(values) - 1e-9 <= bootstrap_row.mean.low < bootstrap_row.mean.high <= max(values) + 1e-9
+        assert t_row.mean.low < bootstrap_row.mean.low
 
 
 def test_failed_run_makes_the_cell_missing(write_study: WriteStudy) -> None:
     results = Results.read(write_study(numbers=failing("sp", "0.4", 1)))
     rows = {(row.cell.condition[1], row.cell.method): row for row in results.table()}
-    missing = rows["0.4", "sp"]
-    assert (missing.mean, missing.deviation, missing.gain, missing.p, missing.holm, missing.wins) == (None,) * 6
-    assert [run["seed"] for run in missing.cell.incomplete] == [1]
+    missing_row = rows["0.4", "sp"]
+    assert (
+        missing_row.mean,
+        missing_row.deviation,
+        missing_row.gain,
+        missing_row.p,
+        missing_row.holm,
+        missing_row.wins,
+    ) == (None,) * 6
+    assert [run["seed"] for run in missing_row.cell.incomplete] == [1]
     assert [run["error"] for run in results.failed] == ["step 4: 'flow' became nan"]
     assert all(row.mean.n == 3 for row in rows.values() if row.mean)
-    left = [rows["0.4", name] for name in ("at", "rkd")]
-    smallest = min(row.p or 0 for row in left)
-    assert min(row.holm or 0 for row in left) == pytest.approx(min(1, 2 * smallest))  # of the two that have one
+    complete_rows = [rows["0.4", name] for name in ("at", "rkd")]
+    smallest = min(row.p or 0 for row in complete_rows)
+    assert min(row.holm or 0 for row in complete_rows) == pytest.approx(
+        min(1, 2 * smallest)
+    )  # of the two that have one
 
 
 def test_no_gain_without_the_plain_student(write_study: WriteStudy) -> None:
@@ -117,13 +133,13 @@ def test_ties_count_half_and_direction_of_metric_is_respected(write_study: Write
     values = {"at": {"accuracy": 0.5, "ece": 0.5}, "sp": {"accuracy": 0.6, "ece": 0.6}}
     folder = write_study(numbers=lambda record: values.get(record["method"], {"accuracy": 0.5, "ece": 0.5}))
     results = Results.read(folder)
-    won = {
+    wins = {
         (metric, row.cell.method): row.wins
         for metric in ("accuracy", "ece", "calibration_gap")
         for row in results.table(metric)
     }
-    assert (won["accuracy", "at"], won["accuracy", "sp"], won["ece", "sp"]) == (1.5, 3, 0)
-    assert won["calibration_gap", "sp"] is None  # best at 0, on neither side
+    assert (wins["accuracy", "at"], wins["accuracy", "sp"], wins["ece", "sp"]) == (1.5, 3, 0)
+    assert wins["calibration_gap", "sp"] is None  # best at 0, on neither side
 
 
 # --- ranks
@@ -178,13 +194,13 @@ def test_no_block_if_no_method_has_the_metric(write_study: WriteStudy, refused: 
 
 
 def test_ranks_of_few_methods(write_study: WriteStudy) -> None:
-    two = Results.read(write_study("two", methods=("at",))).ranks()
-    assert two.p is None
-    assert two.critical_difference == critical_difference(2, 2)
-    alone = Results.read(write_study("alone", methods=())).ranks()
-    assert (dict(alone.average), alone.critical_difference) == ({"plain": 1}, None)
-    all_gone = write_study("gone", lambda r: {"status": "missing"} if r["seed"] == 0 and r["noise"] else {})
-    ranks = Results.read(all_gone).ranks()
+    two_rows = Results.read(write_study("two", methods=("at",))).ranks()
+    assert two_rows.p is None
+    assert two_rows.critical_difference == critical_difference(2, 2)
+    plain_only = Results.read(write_study("alone", methods=())).ranks()
+    assert (dict(plain_only.average), plain_only.critical_difference) == ({"plain": 1}, None)
+    incomplete_study = write_study("gone", lambda r: {"status": "missing"} if r["seed"] == 0 and r["noise"] else {})
+    ranks = Results.read(incomplete_study).ranks()
     assert (dict(ranks.average), ranks.critical_difference, len(ranks.unranked)) == ({}, None, 4)
 
 
@@ -192,17 +208,21 @@ def test_ranks_of_few_methods(write_study: WriteStudy) -> None:
 
 
 def test_conditions_are_described_by_varying_axes(write_study: WriteStudy) -> None:
-    one = Results.read(write_study("one", noise=(None,)))
-    assert one.label(("digits", None, None, None, "noisy")) == "digits, correct labels"
+    single_condition = Results.read(write_study("one", noise=(None,)))
+    assert single_condition.label(("digits", None, None, None, "noisy")) == "digits, correct labels"
     assert describe_condition(("digits", "0.4", "step:0.5:0.1", 100, "clean")) == (
         "digits, noise 0.4, imbalance step:0.5:0.1, 100 samples a class, teacher on clean labels"
     )
-    two = Results.read(write_study("two", pairs=(("big", "small"), ("huge", "small"))))
-    assert two.label(("digits", None, None, None, "noisy")) == "correct labels"
-    assert two.heading(("digits", "0.4", None, None, "noisy"), ("huge", "small")) == "noise 0.4, huge teaches small"
+    two_pairs = Results.read(write_study("two", pairs=(("big", "small"), ("huge", "small"))))
+    assert two_pairs.label(("digits", None, None, None, "noisy")) == "correct labels"
+    assert (
+        two_pairs.heading(("digits", "0.4", None, None, "noisy"), ("huge", "small")) == "noise 0.4, huge teaches small"
+    )
     changes: dict[str, dict[str, Any]] = {"0.4": {"data": "fashion", "per_class": 100, "teacher_labels": "clean"}}
-    many = Results.read(write_study("many", lambda r: {"imbalance": "step:0.5:0.1"} | changes.get(r["noise"], {})))
-    assert many.label(("fashion", "pair:0.2", "step:0.5:0.1", 100, "clean")) == (
+    many_conditions = Results.read(
+        write_study("many", lambda r: {"imbalance": "step:0.5:0.1"} | changes.get(r["noise"], {}))
+    )
+    assert many_conditions.label(("fashion", "pair:0.2", "step:0.5:0.1", 100, "clean")) == (
         "fashion, noise pair:0.2, 100 samples a class, teacher on clean labels"
     )
 
@@ -346,12 +366,12 @@ def test_missing_row_is_refused(write_study: WriteStudy, refused: Refused) -> No
 
 
 @pytest.mark.parametrize(
-    ("text", "piece"), [("{", "cannot be read"), ("[]", "lacks 'name'"), ('{"seeds": []}', "another version")]
+    ("text", "fragment"), [("{", "cannot be read"), ("[]", "lacks 'name'"), ('{"seeds": []}', "another version")]
 )
-def test_damaged_declaration_is_refused(write_study: WriteStudy, refused: Refused, text: str, piece: str) -> None:
+def test_damaged_declaration_is_refused(write_study: WriteStudy, refused: Refused, text: str, fragment: str) -> None:
     folder = write_study()
     (folder / "study.json").write_text(text)
-    with refused("study.json", piece):
+    with refused("study.json", fragment):
         Results.read(folder)
 
 
@@ -360,7 +380,7 @@ def test_declaration_of_wrong_types_is_refused(
     write_study: WriteStudy, refused: Refused, change: dict[str, Any]
 ) -> None:
     folder = write_study()
-    told = json.loads((folder / "study.json").read_text())
-    (folder / "study.json").write_text(json.dumps({**told, **change}))
+    declaration = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({**declaration, **change}))
     with refused("study.json", *change, "run the study again"):
         Results.read(folder)

@@ -49,8 +49,8 @@ def tiny(tiny_npz: str) -> Tiny:
 
     def make(**fields: Any) -> Study:
         train = {"epochs": 6, "batch_size": 8, "lr": 0.1, "device": "cpu", **fields.pop("train", {})}
-        told = {"data": tiny_npz, "students": "resnet8x0.25", "teachers": "resnet8x0.25", "seeds": 2}
-        return Study(**{**told, "methods": "hinton", "train": train, **fields})
+        study_fields = {"data": tiny_npz, "students": "resnet8x0.25", "teachers": "resnet8x0.25", "seeds": 2}
+        return Study(**{**study_fields, "methods": "hinton", "train": train, **fields})
 
     return make
 
@@ -59,31 +59,31 @@ def run(study: Study, out: Path, watch: Callable[[Status], None] | None = None) 
     return run_study(study, out, workers=InlineWorkers(), watch=watch)
 
 
-def written(out: Path) -> dict[str, float]:
+def file_times(out: Path) -> dict[str, float]:
     """When each run was finished."""
     return {file.parent.name: file.stat().st_mtime_ns for file in (out / "runs").glob("*/result.json")}
 
 
 def test_only_missing_runs_are_trained(tiny: Tiny, tmp_path: Path) -> None:
-    seen: list[Status] = []
-    first = run(tiny(noise=[0, 0.4]), tmp_path, seen.append)
+    statuses: list[Status] = []
+    first = run(tiny(noise=[0, 0.4]), tmp_path, statuses.append)
     assert len(first.runs) == 2 * 3 * 2
     assert {record["status"] for record in first.runs} == {"done"}
-    assert seen[-1] == Status(runs=12, done=12, failed=0, skipped=0, running=())
-    assert all(0 <= status.share <= 1 for status in seen)
-    before = written(tmp_path)
+    assert statuses[-1] == Status(runs=12, done=12, failed=0, skipped=0, running=())
+    assert all(0 <= status.share <= 1 for status in statuses)
+    before = file_times(tmp_path)
 
-    again = run(tiny(noise=[0, 0.4]), tmp_path, seen.append)
-    assert again.runs == first.runs
-    assert written(tmp_path) == before
-    assert seen[-1].skipped == 12
+    second_results = run(tiny(noise=[0, 0.4]), tmp_path, statuses.append)
+    assert second_results.runs == first.runs
+    assert file_times(tmp_path) == before
+    assert statuses[-1].skipped == 12
 
-    more = run(tiny(noise=[0, 0.4], methods="hinton,dml", seeds=3), tmp_path, seen.append)
-    assert before.items() <= written(tmp_path).items()
-    assert seen[-1].runs - seen[-1].skipped == 2 * 2 + 2 * 4  # dml of two seeds, and all of the third
+    third_results = run(tiny(noise=[0, 0.4], methods="hinton,dml", seeds=3), tmp_path, statuses.append)
+    assert before.items() <= file_times(tmp_path).items()
+    assert statuses[-1].runs - statuses[-1].skipped == 2 * 2 + 2 * 4  # dml of two seeds, and all of the third
     old = {(record["noise"], record["method"], record["seed"]): record for record in first.runs}
-    new = {(record["noise"], record["method"], record["seed"]): record for record in more.runs}
-    assert all(new[place] == record for place, record in old.items())
+    new = {(record["noise"], record["method"], record["seed"]): record for record in third_results.runs}
+    assert all(new[run_key] == record for run_key, record in old.items())
 
 
 def test_record_has_the_metrics_of_its_run(tiny: Tiny, tmp_path: Path) -> None:
@@ -118,9 +118,9 @@ def test_metrics_equal_those_of_a_single_run(tiny: Tiny, tmp_path: Path) -> None
 
 def test_extra_evaluation_is_added_without_training(tiny: Tiny, tmp_path: Path) -> None:
     run(tiny(seeds=1), tmp_path)
-    before = written(tmp_path)
+    before = file_times(tmp_path)
     results = run(tiny(seeds=1, evaluate={"pgd": [0.01, 0.1]}), tmp_path)
-    assert written(tmp_path) == before
+    assert file_times(tmp_path) == before
     for record in results.runs:
         assert list(record["pgd"]) == ["0.01", "0.1"]
         assert record["accuracy"] >= record["pgd"]["0.01"] >= record["pgd"]["0.1"]
@@ -138,8 +138,8 @@ def test_failed_run_is_recorded_with_its_error(tiny: Tiny, tmp_path: Path, monke
         assert status[row][0] == "failed"
         assert "no luck today" in status[row][1]
     assert all(row.mean is None for row in results.table() if row.cell.method != "teacher")
-    (kept,) = (out / "failures").glob("plain-*.json")
-    attempts = json.loads(kept.read_text())["attempts"]
+    (failure_file,) = (out / "failures").glob("plain-*.json")
+    attempts = json.loads(failure_file.read_text())["attempts"]
     assert len(attempts) == 2  # tried once more
     assert "RuntimeError" in attempts[0]["traceback"]
 
@@ -196,9 +196,9 @@ def test_command_exits_with_1_after_failures_and_writes_the_report(
     monkeypatch.setattr("sys.argv", ["tutelage", *failing_study(tiny_npz, teacher), "--out", "out"])
     with pytest.raises(SystemExit) as stop:
         main()
-    said = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert stop.value.code == 1
-    assert [line for line in said if line.startswith("error: ")] == [
+    assert [line for line in lines if line.startswith("error: ")] == [
         f"error: {count} runs of the study failed; their errors are in out/failures, and the same study tries them "
         "again"
     ]
@@ -207,9 +207,9 @@ def test_command_exits_with_1_after_failures_and_writes_the_report(
 
 
 def test_killed_worker_costs_one_attempt(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    once = f"import os, pathlib; mark = pathlib.Path({str(tmp_path / 'mark')!r}); "
-    once += "mark.exists() or (mark.touch(), os.kill(os.getpid(), 9))"
-    (tmp_path / "killed_net.py").write_text(BROKEN.format(once))
+    code_that_dies_once = f"import os, pathlib; mark = pathlib.Path({str(tmp_path / 'mark')!r}); "
+    code_that_dies_once += "mark.exists() or (mark.touch(), os.kill(os.getpid(), 9))"
+    (tmp_path / "killed_net.py").write_text(BROKEN.format(code_that_dies_once))
     monkeypatch.syspath_prepend(tmp_path)
     study = tiny(students="killed_net:Broken", seeds=1)
     results = run_study(study, tmp_path / "out", workers=LocalWorkers(1))
@@ -225,8 +225,8 @@ def test_run_that_ended_its_process_is_retried_alone(
     study = tiny(students="resnet8x0.25,fatal_net:Broken", seeds=1)
     with pytest.warns(TutelageWarning, match="2 of 5 runs of the study failed"):
         results = run_study(study, tmp_path / "out", workers=LocalWorkers(1))
-    ended = {(record["student"], record["method"]): record["status"] for record in results.runs}
-    for (student, method), status in ended.items():
+    status_of = {(record["student"], record["method"]): record["status"] for record in results.runs}
+    for (student, method), status in status_of.items():
         assert status == ("failed" if student.startswith("fatal") and method != "teacher" else "done")
 
 
@@ -248,10 +248,10 @@ def test_student_without_teacher_is_trained_once_and_compared_with_each(tiny: Ti
 
 def test_new_teacher_is_compared_with_trained_students(tiny: Tiny, tmp_path: Path) -> None:
     run(tiny(seeds=1), tmp_path)
-    before = written(tmp_path)
+    before = file_times(tmp_path)
     results = run(tiny(seeds=1, teachers="resnet8x0.25,resnet8x0.5"), tmp_path)
-    assert before.items() <= written(tmp_path).items()
-    assert len(written(tmp_path)) == len(before) + 2  # the teacher, and hinton
+    assert before.items() <= file_times(tmp_path).items()
+    assert len(file_times(tmp_path)) == len(before) + 2  # the teacher, and hinton
     assert all(r["agreement"] is not None for r in results.runs if r["method"] != "teacher")
 
 
@@ -281,8 +281,8 @@ def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("tutelage.methods._entry_points", lambda: {"own": EntryPoint("own", "own_method:own", "group")})
 
-    def write(factor: float = 1.0, taught: bool = False) -> None:
-        (tmp_path / "own_method.py").write_text(OWN_METHOD.replace("TAUGHT", str(taught)))
+    def write(factor: float = 1.0, with_training: bool = False) -> None:
+        (tmp_path / "own_method.py").write_text(OWN_METHOD.replace("TAUGHT", str(with_training)))
         (tmp_path / "own_part.py").write_text(f"FACTOR = {factor}")
         importlib.invalidate_caches()
         for name in ("own_method", "own_part"):
@@ -300,13 +300,13 @@ def test_only_runs_of_a_changed_method_are_repeated(
     assert set(first["own"]["code"]) == {"own_method.py", "own_part.py"}
     assert first["hinton"]["code"] == first["plain"]["code"] == {}
     own_method()
-    again = {record["method"]: record for record in run(study, out).runs}
-    assert again == first
+    second_records = {record["method"]: record for record in run(study, out).runs}
+    assert second_records == first
     own_method(factor=0.5)
     with pytest.warns(TutelageWarning, match=r"^own_part.py changed .* 1 run is trained again: own$"):
-        changed = {record["method"]: record for record in run(study, out).runs}
-    assert changed["own"]["nll"] != first["own"]["nll"]
-    assert {**changed, "own": None} == {**first, "own": None}
+        changed_records = {record["method"]: record for record in run(study, out).runs}
+    assert changed_records["own"]["nll"] != first["own"]["nll"]
+    assert {**changed_records, "own": None} == {**first, "own": None}
 
 
 def test_runs_of_a_method_file_are_repeated_if_it_changed(
@@ -317,9 +317,9 @@ def test_runs_of_a_method_file_are_repeated_if_it_changed(
     first = {record["method"]: record for record in run(study, tmp_path / "out").runs}
     own_method(taught=True)
     with pytest.warns(TutelageWarning, match=r"^own_method.py changed .* 1 run is trained again: own$"):
-        changed = {record["method"]: record for record in run(study, tmp_path / "out").runs}
-    assert changed["own"]["key"] != first["own"]["key"]
-    assert changed["plain"] == first["plain"]
+        changed_records = {record["method"]: record for record in run(study, tmp_path / "out").runs}
+    assert changed_records["own"]["key"] != first["own"]["key"]
+    assert changed_records["plain"] == first["plain"]
 
 
 def test_changed_network_and_its_students_are_trained_again(
@@ -333,9 +333,12 @@ def test_changed_network_and_its_students_are_trained_again(
     file.write_text(BROKEN.format("pass").replace("width=0.25", "width=0.5"))
     monkeypatch.delitem(sys.modules, "changing_net")
     with pytest.warns(TutelageWarning, match=r"^changing_net.py changed .* 2 runs are trained again: teacher, hinton$"):
-        changed = {record["method"]: record for record in run(study, tmp_path / "out").runs}
-    assert {name for name, record in changed.items() if record["key"] != first[name]["key"]} == {"teacher", "hinton"}
-    assert changed["plain"]["teacher_accuracy"] == changed["teacher"]["accuracy"]
+        changed_records = {record["method"]: record for record in run(study, tmp_path / "out").runs}
+    assert {name for name, record in changed_records.items() if record["key"] != first[name]["key"]} == {
+        "teacher",
+        "hinton",
+    }
+    assert changed_records["plain"]["teacher_accuracy"] == changed_records["teacher"]["accuracy"]
     monkeypatch.delitem(sys.modules, "changing_net")
 
 
@@ -429,15 +432,15 @@ def start(out: Path, tiny_npz: str) -> subprocess.Popen[bytes]:
     )
 
 
-def wait_for(found: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while not found():
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
         assert process.poll() is None, process.communicate()[1].decode()[-2000:]
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def alive(group: int) -> bool:
+def is_alive(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -447,32 +450,32 @@ def alive(group: int) -> bool:
 
 @pytest.mark.timeout(280)
 def test_stopped_and_killed_study_resumes_exactly(tiny_npz: str, tmp_path: Path) -> None:
-    whole = start(tmp_path / "whole", tiny_npz)
-    _, said = whole.communicate(timeout=200)
-    assert whole.returncode == 0, said.decode()[-2000:]
+    reference_process = start(tmp_path / "whole", tiny_npz)
+    _, output = reference_process.communicate(timeout=200)
+    assert reference_process.returncode == 0, output.decode()[-2000:]
 
     out = tmp_path / "out"
 
-    def at_work(since: float) -> bool:
+    def at_work(start_time: float) -> bool:
         """Whether a run that is not finished has written down an epoch since."""
         files = [file for file in out.glob("runs/*/metrics.jsonl") if not (file.parent / "result.json").exists()]
-        return any(file.stat().st_mtime >= since and file.stat().st_size for file in files)
+        return any(file.stat().st_mtime >= start_time and file.stat().st_size for file in files)
 
-    for how, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)):
-        since = time.time()
+    for signal_number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)):
+        start_time = time.time()
         process = start(out, tiny_npz)
-        wait_for(lambda since=since: at_work(since), process)
-        process.send_signal(how)
+        wait_for(lambda start_time=start_time: at_work(start_time), process)
+        process.send_signal(signal_number)
         process.communicate(timeout=60)
         assert process.returncode == code
-        until = time.monotonic() + 30
-        while alive(process.pid):  # no worker is left behind, not even by SIGKILL
-            assert time.monotonic() < until
+        deadline = time.monotonic() + 30
+        while is_alive(process.pid):  # no worker is left behind, not even by SIGKILL
+            assert time.monotonic() < deadline
             time.sleep(0.05)
     last = start(out, tiny_npz)
-    printed, said = last.communicate(timeout=200)
-    assert last.returncode == 0, said.decode()[-2000:]
-    assert b"| hinton |" in printed
+    standard_output, output = last.communicate(timeout=200)
+    assert last.returncode == 0, output.decode()[-2000:]
+    assert b"| hinton |" in standard_output
     assert (out / "report.html").exists()
 
     def numbers(folder: Path) -> list[dict[str, Any]]:

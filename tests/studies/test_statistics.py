@@ -30,22 +30,22 @@ from tutelage.studies.statistics import (
 def test_t_interval_equals_scipy(n: int, confidence: float) -> None:
     values = np.random.default_rng(n).normal(70, 3, n)
     low, high = stats.t.interval(confidence, n - 1, loc=values.mean(), scale=stats.sem(values))
-    got = mean_interval(values.tolist(), confidence)
-    assert (got.mean, got.low, got.high, got.n) == pytest.approx((values.mean(), low, high, n))
+    interval = mean_interval(values.tolist(), confidence)
+    assert (interval.mean, interval.low, interval.high, interval.n) == pytest.approx((values.mean(), low, high, n))
 
 
 def test_t_interval_by_hand() -> None:
     """1 .. 5: mean 3, s^2 = 2.5, and every table gives t = 2.776 for 4 degrees of freedom at 95 %."""
     half = 2.776 * math.sqrt(2.5 / 5)
-    got = mean_interval([1, 2, 3, 4, 5])
-    assert (got.mean, got.low, got.high) == pytest.approx((3, 3 - half, 3 + half), abs=1e-3)
+    interval = mean_interval([1, 2, 3, 4, 5])
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((3, 3 - half, 3 + half), abs=1e-3)
 
 
 def test_one_value_has_no_interval() -> None:
-    got = mean_interval([0.7])
-    assert (got.mean, got.n) == (0.7, 1)
-    assert math.isnan(got.low)
-    assert math.isnan(got.high)
+    interval = mean_interval([0.7])
+    assert (interval.mean, interval.n) == (0.7, 1)
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
 
 
 def test_interval_of_equal_values_is_a_point() -> None:
@@ -55,19 +55,19 @@ def test_interval_of_equal_values_is_a_point() -> None:
 def test_paired_difference_removes_variance_between_seeds() -> None:
     """Seeds that differ by far more than the two methods do: the difference is certain all the same."""
     a, b = [10.1, 20.2, 30.3], [10.0, 20.0, 30.0]
-    got = paired_difference(a, b, 0.9)
+    difference = paired_difference(a, b, 0.9)
     test = stats.ttest_rel(a, b)
     low, high = test.confidence_interval(0.9)
-    assert (got.mean, got.low, got.high, got.n) == pytest.approx((0.2, low, high, 3))
-    assert got.low > 0
+    assert (difference.mean, difference.low, difference.high, difference.n) == pytest.approx((0.2, low, high, 3))
+    assert difference.low > 0
     assert mean_interval(a, 0.9).low < mean_interval(b, 0.9).high
     assert paired_difference(b, a, 0.9).high == pytest.approx(-low)
 
 
 def test_difference_of_one_pair() -> None:
-    got = paired_difference([3.0], [1.0])
-    assert (got.mean, got.n) == (2.0, 1)
-    assert math.isnan(got.low)
+    difference = paired_difference([3.0], [1.0])
+    assert (difference.mean, difference.n) == (2.0, 1)
+    assert math.isnan(difference.low)
 
 
 def test_empty_and_unequal_samples_are_refused() -> None:
@@ -126,27 +126,27 @@ def test_holm_equals_its_definition() -> None:
 
 def test_bootstrap_is_close_to_t_interval_for_many_values() -> None:
     a, b = np.random.default_rng(0).normal((0.5, 0), 1, (200, 2)).T.tolist()
-    ours, theirs = bootstrap_difference(a, b), paired_difference(a, b)
-    assert (ours.mean, ours.n) == (theirs.mean, theirs.n)
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+    bootstrap, t_interval = bootstrap_difference(a, b), paired_difference(a, b)
+    assert (bootstrap.mean, bootstrap.n) == (t_interval.mean, t_interval.n)
+    assert (bootstrap.low, bootstrap.high) == pytest.approx((t_interval.low, t_interval.high), abs=0.02)
 
 
 def test_bca_equals_its_equations() -> None:
     """Efron 1987: percentiles of the same resamples, moved by the bias z0 and the acceleration of the jackknife."""
     values = np.random.default_rng(3).exponential(1, 12)
-    got = bootstrap_interval(values.tolist(), 0.9, resamples=2000, seed=5)
+    interval = bootstrap_interval(values.tolist(), 0.9, resamples=2000, seed=5)
     draws = stats.bootstrap(
         (values,), np.mean, n_resamples=2000, method="percentile", random_state=np.random.default_rng(5)
     ).bootstrap_distribution
-    left_out = (values.sum() - values) / 11
-    u = left_out.mean() - left_out
+    jackknife_means = (values.sum() - values) / 11
+    u = jackknife_means.mean() - jackknife_means
     acceleration = (u**3).sum() / (6 * (u**2).sum() ** 1.5)
     z0 = stats.norm.ppf(((draws < values.mean()).mean() + (draws <= values.mean()).mean()) / 2)
     ends = []
     for z in stats.norm.ppf([0.05, 0.95]):
         share = stats.norm.cdf(z0 + (z0 + z) / (1 - acceleration * (z0 + z)))
         ends.append(float(np.percentile(draws, 100 * share)))
-    assert [got.low, got.high] == pytest.approx(ends, rel=1e-3)
+    assert [interval.low, interval.high] == pytest.approx(ends, rel=1e-3)
 
 
 def test_bootstrap_is_reproducible_by_seed() -> None:
@@ -158,34 +158,34 @@ def test_bootstrap_is_reproducible_by_seed() -> None:
 
 def test_bootstrap_of_one_or_equal_values() -> None:
     assert bootstrap_difference([2.0, 3.0, 4.0], [1.0, 2.0, 3.0]) == Interval(1.0, 1.0, 1.0, 3)
-    one = bootstrap_difference([2.0], [0.5])
-    assert (one.mean, one.n) == (1.5, 1)
-    assert math.isnan(one.low)
-    assert math.isnan(one.high)
+    single_pair = bootstrap_difference([2.0], [0.5])
+    assert (single_pair.mean, single_pair.n) == (1.5, 1)
+    assert math.isnan(single_pair.low)
+    assert math.isnan(single_pair.high)
     with pytest.raises(ValueError, match="got 1 and 2"):
         bootstrap_difference([1.0], [1.0, 2.0])
 
 
 def test_percentiles_replace_undefined_bca(monkeypatch: pytest.MonkeyPatch) -> None:
     methods = []
-    drawn = stats.bootstrap
+    original = stats.bootstrap
 
-    def without_bca(*given: object, method: str, **more: object) -> object:
+    def without_bca(*arguments: object, method: str, **options: object) -> object:
         methods.append(method)
         if method == "BCa":
             return SimpleNamespace(confidence_interval=SimpleNamespace(low=math.nan, high=math.nan))
-        return drawn(*given, method=method, **more)  # type: ignore[arg-type]
+        return original(*arguments, method=method, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stats, "bootstrap", without_bca)
-    got = bootstrap_interval([1.0, 2.0, 4.0])
+    interval = bootstrap_interval([1.0, 2.0, 4.0])
     assert methods == ["BCa", "percentile"]
-    assert 1 <= got.low < got.mean < got.high <= 4
+    assert 1 <= interval.low < interval.mean < interval.high <= 4
 
 
 @pytest.mark.parametrize("values", [[0.0, 1.0], [1.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0, 1e-300], [1e15, 1e15 + 1, 1e15]])
 def test_bootstrap_of_few_values_is_finite(values: list[float]) -> None:
-    got = bootstrap_interval(values)
-    assert min(values) <= got.low <= got.high <= max(values)
+    interval = bootstrap_interval(values)
+    assert min(values) <= interval.low <= interval.high <= max(values)
 
 
 # --- wins and ranks
@@ -204,9 +204,9 @@ def test_average_ranks_by_hand() -> None:
     assert average_ranks(blocks) == [2.0, 2.25, 1.75, 4.0]
     assert average_ranks(blocks, higher_is_better=False) == [3.0, 2.75, 3.25, 1.0]
     assert average_ranks([[1.0]]) == [1.0]
-    for wrong in ([], [[1.0, 2.0], [1.0]]):
+    for ranks_input in ([], [[1.0, 2.0], [1.0]]):
         with pytest.raises(ValueError, match="a value of every method"):
-            average_ranks(wrong)
+            average_ranks(ranks_input)
 
 
 @pytest.mark.parametrize(("methods", "q"), [(2, 1.960), (3, 2.343), (5, 2.728), (9, 3.102), (10, 3.164)])

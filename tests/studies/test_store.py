@@ -28,8 +28,8 @@ TRAIN = {"epochs": 6, "batch_size": 8, "lr": 0.1, "device": "cpu"}
 
 @pytest.fixture
 def fields(tiny_npz: str) -> dict[str, Any]:
-    told = {"data": tiny_npz, "students": "resnet8x0.25", "teachers": "resnet8x0.25", "methods": "hinton"}
-    return {**told, "seeds": 1, "train": TRAIN}
+    study_fields = {"data": tiny_npz, "students": "resnet8x0.25", "teachers": "resnet8x0.25", "methods": "hinton"}
+    return {**study_fields, "seeds": 1, "train": TRAIN}
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ def test_finished_study_on_read_only_medium_is_read(
     (medium / "study" / ".lock").unlink()  # a copy on a medium may lack it
     before = contents(medium)
     read_only(medium)
-    code, said = run("study", tmp_path / "mine.json", "--out", medium / "study")
+    code, output = run("study", tmp_path / "mine.json", "--out", medium / "study")
     assert code == 0
-    assert "is not writable; tutelage report" in said
+    assert "is not writable; tutelage report" in output
     table = [line for line in first[1].splitlines() if line.startswith("|")]
     assert table
-    assert [line for line in said.splitlines() if line.startswith("|")] == table
-    again = run_study(Study(**fields), medium / "study", workers=InlineWorkers())
-    assert {run_["status"] for run_ in again.runs} == {"done"}
+    assert [line for line in output.splitlines() if line.startswith("|")] == table
+    second_results = run_study(Study(**fields), medium / "study", workers=InlineWorkers())
+    assert {run_["status"] for run_ in second_results.runs} == {"done"}
     assert contents(medium) == before
     with refused("cannot be written to", "lacks 3 runs of this study", "choose another folder"):
         run_study(Study(**{**fields, "seeds": [5]}), medium / "study", workers=InlineWorkers())
@@ -82,9 +82,9 @@ def test_finished_study_on_read_only_medium_is_read(
         ("report", medium / "study", "--format", "md"),
     ):
         assert run(*words)[0] == 0
-    code, said = run("report", medium / "study")
+    code, output = run("report", medium / "study")
     assert code == 2
-    assert "Read-only file system" in said
+    assert "Read-only file system" in output
     assert run("compare", medium / "study", medium / "study")[0] == 0
 
 
@@ -130,18 +130,18 @@ def test_declaration_of_killed_study_is_replaced(fields: dict[str, Any], tmp_pat
 
 def test_message_for_damaged_run_does_not_promise_a_retry(fields: dict[str, Any], tmp_path: Path) -> None:
     results = run_study(Study(**fields), tmp_path, workers=InlineWorkers())
-    (damaged,) = (tmp_path / run["folder"] for run in results.runs if run["method"] == "hinton")
-    (damaged / "metrics.jsonl").write_text("5\n")
-    with pytest.warns(TutelageWarning) as caught:
+    (damaged_folder,) = (tmp_path / run["folder"] for run in results.runs if run["method"] == "hinton")
+    (damaged_folder / "metrics.jsonl").write_text("5\n")
+    with pytest.warns(TutelageWarning) as records:
         run_study(Study(**fields), tmp_path, workers=InlineWorkers())
-    (text,) = (str(each.message) for each in caught if each.category is TutelageWarning)
+    (text,) = (str(entry.message) for entry in records if entry.category is TutelageWarning)
     assert "1 of 3 runs of the study cannot be read" in text
-    assert f"remove {damaged}, and the same study trains it again" in text
+    assert f"remove {damaged_folder}, and the same study trains it again" in text
     assert "tries" not in text
-    shutil.rmtree(damaged)  # what it says is true
-    again = run_study(Study(**fields), tmp_path, workers=InlineWorkers())
-    assert {run["status"] for run in again.runs} == {"done"}
-    assert [run["accuracy"] for run in again.runs] == [run["accuracy"] for run in results.runs]
+    shutil.rmtree(damaged_folder)  # what it says is true
+    second_results = run_study(Study(**fields), tmp_path, workers=InlineWorkers())
+    assert {run["status"] for run in second_results.runs} == {"done"}
+    assert [run["accuracy"] for run in second_results.runs] == [run["accuracy"] for run in results.runs]
 
 
 # --- a study in Python
@@ -153,11 +153,11 @@ def test_study_program_with_evaluation_runs_from_command_line(fields: dict[str, 
         "import tutelage\nfrom tutelage.config import ExtraEvaluation\n"
         f"study = tutelage.Study(**{ {**fields, 'seeds': [3]}!r}, evaluate=ExtraEvaluation(pgd=(0.1,)))\n"
     )
-    code, said = run("study", program, "--out", tmp_path / "study", "--lr", "0.05")
-    assert code == 0, said
-    declared = json.loads((tmp_path / "study" / "study.json").read_text())
-    assert declared["evaluate"]["pgd"] == [0.1]
-    assert (declared["train"]["lr"], declared["seeds"], declared["name"]) == (0.05, [3], "study")
+    code, output = run("study", program, "--out", tmp_path / "study", "--lr", "0.05")
+    assert code == 0, output
+    declaration = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert declaration["evaluate"]["pgd"] == [0.1]
+    assert (declaration["train"]["lr"], declaration["seeds"], declaration["name"]) == (0.05, [3], "study")
     assert Study(**read_study(program)).evaluate.pgd == (0.1,)
 
 
@@ -167,13 +167,13 @@ def test_study_program_with_evaluation_runs_from_command_line(fields: dict[str, 
 def test_home_folder_is_expanded_in_all_paths(
     fields: dict[str, Any], tiny_npz: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any
 ) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
+    home_folder = tmp_path / "home"
+    home_folder.mkdir()
+    monkeypatch.setenv("HOME", str(home_folder))
     monkeypatch.chdir(tmp_path)
-    shutil.copy(tiny_npz.removeprefix("npz:"), home / "tiny.npz")
+    shutil.copy(tiny_npz.removeprefix("npz:"), home_folder / "tiny.npz")
     tutelage.train("resnet8x0.25", "npz:~/tiny.npz", out="~/run", **TRAIN)
-    (home / "net.py").write_text(
+    (home_folder / "net.py").write_text(
         "from tutelage.models.networks.resnet import ResNet\n"
         "def net(num_classes, in_channels):\n    return ResNet(8, num_classes, in_channels, width=0.25)\n"
     )
@@ -188,17 +188,20 @@ def test_home_folder_is_expanded_in_all_paths(
         "teachers": ["~/run", weights],
     }
     inspect(Study(**study))
-    (home / "mine.json").write_text(json.dumps({**study, "students": "resnet8x0.25", "teachers": "~/run"}))
-    code, said = run("study", "~/mine.json", "--out=~/study")
-    assert code == 0, said
-    assert (home / "study" / "report.html").is_file()
-    runs = [json.loads(line) for line in (home / "study" / "results.jsonl").read_text().splitlines()]
-    assert {(one["method"], one["status"]) for one in runs} == {("plain", "done"), ("hinton", "done")}
-    (home / "x.yaml").write_text("data: npz:~/tiny.npz\nteacher: ~/run\nepochs: 1\nstudent: resnet8x0.25\n")
-    code, said = run("distill", "--config=~/x.yaml", "--out=~/distilled")
-    assert code == 0, said
-    assert (home / "distilled" / "result.json").is_file()
-    for named in ("~/distilled", weights):
-        code, said = run("evaluate", named, "--data", "npz:~/tiny.npz")
-        assert code == 0, said
+    (home_folder / "mine.json").write_text(json.dumps({**study, "students": "resnet8x0.25", "teachers": "~/run"}))
+    code, output = run("study", "~/mine.json", "--out=~/study")
+    assert code == 0, output
+    assert (home_folder / "study" / "report.html").is_file()
+    runs = [json.loads(line) for line in (home_folder / "study" / "results.jsonl").read_text().splitlines()]
+    assert {(run_record["method"], run_record["status"]) for run_record in runs} == {
+        ("plain", "done"),
+        ("hinton", "done"),
+    }
+    (home_folder / "x.yaml").write_text("data: npz:~/tiny.npz\nteacher: ~/run\nepochs: 1\nstudent: resnet8x0.25\n")
+    code, output = run("distill", "--config=~/x.yaml", "--out=~/distilled")
+    assert code == 0, output
+    assert (home_folder / "distilled" / "result.json").is_file()
+    for target in ("~/distilled", weights):
+        code, output = run("evaluate", target, "--data", "npz:~/tiny.npz")
+        assert code == 0, output
     assert not (tmp_path / "~").exists()

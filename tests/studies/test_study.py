@@ -19,8 +19,8 @@ Refused = Callable[..., AbstractContextManager[None]]
 
 def test_values_may_be_one_several_or_comma_separated() -> None:
     study = Study(data="digits", noise="0, 0.2,pair:0.4", seeds=2, methods="hinton,dml")
-    same = Study(data=["digits"], noise=[0, 0.2, "pair:0.4"], seeds=[0, 1], methods=["hinton", {"method": "dml"}])
-    assert study == same
+    list_study = Study(data=["digits"], noise=[0, 0.2, "pair:0.4"], seeds=[0, 1], methods=["hinton", {"method": "dml"}])
+    assert study == list_study
     assert study.noise == (None, "0.2", "pair:0.4")
     assert study.seeds == (0, 1)
     assert list(study.methods) == ["plain", "hinton", "dml"]
@@ -123,13 +123,13 @@ def test_study_is_read_from_file_program_or_name(tmp_path: Path, refused: Refuse
     (tmp_path / "mine.py").write_text(
         "import tutelage\nstudy = tutelage.Study(noise=[0, 0.4], methods='hinton', train={'epochs': 2})\n"
     )
-    mine = Study(**read_study(tmp_path / "mine.toml"))
-    assert mine == Study(**read_study(tmp_path / "mine.py"))
-    assert mine.replace(seeds=2).methods == mine.methods
-    nine = Study(**read_study("nine"))
-    assert len(nine.methods) == 10
-    assert nine.all_pairs == (("resnet14x0.5", "resnet8x0.5"),)
-    inspect(nine)
+    own_study = Study(**read_study(tmp_path / "mine.toml"))
+    assert own_study == Study(**read_study(tmp_path / "mine.py"))
+    assert own_study.replace(seeds=2).methods == own_study.methods
+    default_study = Study(**read_study("nine"))
+    assert len(default_study.methods) == 10
+    assert default_study.all_pairs == (("resnet14x0.5", "resnet8x0.5"),)
+    inspect(default_study)
     with refused("nin", "nine"):
         read_study("nin")
     with refused("gone.toml"):
@@ -189,8 +189,10 @@ def test_key_depends_on_every_condition() -> None:
         (other,) = {key for (_, row, _), key in planned(Study(**{**base, **change})).items() if row == "hinton"}
         assert other != key, change
     explicit_defaults = {"methods": [{"method": "hinton", "row": "hinton", "settings": {"temperature": 4.0}}]}
-    (same,) = {key for (_, row, _), key in planned(Study(**{**base, **explicit_defaults})).items() if row == "hinton"}
-    assert same == key
+    (equal_key,) = {
+        key for (_, row, _), key in planned(Study(**{**base, **explicit_defaults})).items() if row == "hinton"
+    }
+    assert equal_key == key
 
 
 def test_teacher_is_trained_once_for_all_students() -> None:

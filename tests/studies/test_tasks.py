@@ -55,9 +55,9 @@ def vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., St
     nets = tmp_path / "nets.py"
 
     def make(kind: str, **fields: Any) -> Study:
-        told = {"data": f"cases:{kind}", "students": f"{nets}:small", "teachers": f"{nets}:large", "seeds": 2}
+        study_fields = {"data": f"cases:{kind}", "students": f"{nets}:small", "teachers": f"{nets}:large", "seeds": 2}
         train = {"epochs": 4, "batch_size": 16, "lr": 0.05, "device": "cpu", "precision": "float32"}
-        return Study(**{**told, "methods": "rkd", "train": train, **fields})
+        return Study(**{**study_fields, "methods": "rkd", "train": train, **fields})
 
     return make
 
@@ -72,7 +72,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "entry_points", lambda group: points if group == "tutelage.tasks" else [])
 
 
-def written(out: Path) -> dict[str, int]:
+def file_times(out: Path) -> dict[str, int]:
     """When each run was finished."""
     return {file.parent.name: file.stat().st_mtime_ns for file in (out / "runs").glob("*/result.json")}
 
@@ -93,15 +93,15 @@ def test_regression_study_with_budget(vectors: Callable[..., Study], tmp_path: P
 
     scores = [trial["score"] for trial in results.trials]
     assert scores == [trial["curve"]["validation_rmse"][-1] for trial in results.trials]
-    (chosen,) = [trial for trial in results.trials if trial["chosen"]]
-    assert chosen["score"] == min(scores) < max(scores)  # lower is better
-    assert rkd["settings"] == chosen["settings"]
+    (selected_trial,) = [trial for trial in results.trials if trial["chosen"]]
+    assert selected_trial["score"] == min(scores) < max(scores)  # lower is better
+    assert rkd["settings"] == selected_trial["settings"]
     assert page(results).index(f"{min(scores):.3f}") < page(results).index(f"{max(scores):.3f}")  # the best first
 
-    before = written(out)
-    again = run_study(Study(**json.loads((out / "study.json").read_text())), out, workers=InlineWorkers())
-    assert again.runs == results.runs
-    assert written(out) == before
+    before = file_times(out)
+    second_results = run_study(Study(**json.loads((out / "study.json").read_text())), out, workers=InlineWorkers())
+    assert second_results.runs == results.runs
+    assert file_times(out) == before
 
 
 def test_tables_ranks_and_conclusions_use_the_main_metric(write_study: WriteStudy, refused: Refused) -> None:
@@ -109,8 +109,8 @@ def test_tables_ranks_and_conclusions_use_the_main_metric(write_study: WriteStud
     errors = {"plain": 2.0, "at": 1.0, "sp": 3.0, "rkd": 2.5}
 
     def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
-        place = [*errors, "teacher"].index(record["method"])
-        return {"rmse": errors.get(record["method"], 0.5) + 0.01 * record["seed"] * (1 + place)}
+        index = [*errors, "teacher"].index(record["method"])
+        return {"rmse": errors.get(record["method"], 0.5) + 0.01 * record["seed"] * (1 + index)}
 
     results = Results.read(write_study(task="regression", numbers=numbers))
     rows = {row.cell.method: row for row in results.table() if row.cell.condition[1] is None}
@@ -145,8 +145,8 @@ def test_tables_ranks_and_conclusions_use_the_main_metric(write_study: WriteStud
 def test_page_shows_metrics_of_the_task(write_study: WriteStudy) -> None:
     results = Results.read(write_study(task="regression", noise=(None, "0.2", "0.4")))
     text = page(results)
-    for piece in ("Root mean squared error of each method", "Cost against root mean squared error", "Average rank"):
-        assert piece in text
+    for fragment in ("Root mean squared error of each method", "Cost against root mean squared error", "Average rank"):
+        assert fragment in text
     assert "Down and to the left is better." in text
     assert "Left of 0 is better." in text
     assert "held-out root mean squared error" in text
@@ -158,9 +158,9 @@ def test_page_shows_metrics_of_the_task(write_study: WriteStudy) -> None:
 
 def test_studies_are_compared_by_task(write_study: WriteStudy, refused: Refused) -> None:
     a, b = write_study("a", task="regression"), write_study("b", task="regression", numbers=lambda r: {"rmse": 0.5})
-    found = compare_studies(a, b)
-    assert (found.metric, found.about) == ("rmse", find_task("regression").metrics["rmse"])
-    assert found.changes[0].difference is not None
+    difference = compare_studies(a, b)
+    assert (difference.metric, difference.about) == ("rmse", find_task("regression").metrics["rmse"])
+    assert difference.changes[0].difference is not None
     with refused("task is 'regression' in the first, 'classification' in the second"):
         compare_studies(a, write_study("c"))
 
@@ -189,9 +189,9 @@ def test_clustering_study_evaluates_plain_students_by_clustering(tiny_npz: str, 
     assert triplets["teacher_nmi"] == plain["teacher_nmi"] == teacher["nmi"]
     assert "normalised mutual information" in page(results)
 
-    classified = run_study(study.replace(methods={"dml": {"method": "dml"}}), tmp_path, workers=InlineWorkers())
-    assert classified.runs[1]["folder"] != plain["folder"]  # the same student, evaluated by other metrics
-    assert 0 <= classified.runs[1]["accuracy"] <= 1
+    results_of_dml = run_study(study.replace(methods={"dml": {"method": "dml"}}), tmp_path, workers=InlineWorkers())
+    assert results_of_dml.runs[1]["folder"] != plain["folder"]  # the same student, evaluated by other metrics
+    assert 0 <= results_of_dml.runs[1]["accuracy"] <= 1
 
 
 def test_study_of_a_task_of_another_package(package: None, vectors: Callable[..., Study], tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_study_of_a_task_of_another_package(package: None, vectors: Callable[...
     results = run_study(study, tmp_path / "out", workers=InlineWorkers())
     assert results.task.name == "grades"
     assert {run["status"] for run in results.runs} == {"done"}
-    _, plain, graded = results.runs
+    _, plain, graded_run = results.runs
     assert list(plain["curve"]["loss"]) == ["labels"]  # the loss of the task, not of the data's targets
-    assert plain["mean_distance"] == graded["mean_distance"]  # which is all that ``graded`` does, too
+    assert plain["mean_distance"] == graded_run["mean_distance"]  # which is all that ``graded`` does, too
     assert results.ranks().metric == "mean_distance"
     assert "mean distance of the grade" in page(results)
 
@@ -260,11 +260,11 @@ def test_commands_on_a_multi_label_study(
     assert code == 0, err
     assert "| rkd |" in text
     assert "mean average precision, %" in text
-    before = written(out)
+    before = file_times(out)
     code, text, _ = run("study", out / "study.json", "--out", out, "--json", "--trust")
     assert code == 0
     assert {line["metric"] for line in json.loads(text)} == {"mean_average_precision"}
-    assert written(out) == before
+    assert file_times(out) == before
     code, text, _ = run("report", out, "--format", "csv", "--metric", "hamming_loss")
     assert (code, "hamming_loss" in text) == (0, True)
     code, _, err = run("report", out, "--metric", "accuracy")

@@ -23,8 +23,8 @@ def planner(**fields: object) -> Planner:
 
 
 def test_default_search_ranges() -> None:
-    found = space(planner(methods="hinton,fitnet"), "hinton")
-    assert found == {"temperature": Range(1.0, 16.0, log=True), "alpha": Range(0.1, 0.9)}
+    search_space = space(planner(methods="hinton,fitnet"), "hinton")
+    assert search_space == {"temperature": Range(1.0, 16.0, log=True), "alpha": Range(0.1, 0.9)}
     fitnet = space(planner(methods="hinton,fitnet"), "fitnet")
     assert fitnet["mode"].choices == ("two_stage", "joint")
     assert "kd_alpha" not in fitnet or fitnet["kd_alpha"].low > 0  # what is off stays off
@@ -33,20 +33,20 @@ def test_default_search_ranges() -> None:
 
 def test_search_sets_ranges_and_row_settings_are_fixed() -> None:
     settings = {"hinton": {"method": "hinton", "settings": {"alpha": 0.5}}}
-    made = planner(methods=settings, search={"hinton": {"temperature": [2, 8.5]}})
-    assert space(made, "hinton") == {"temperature": Range(2, 8.5, log=True)}
+    planner_with_search = planner(methods=settings, search={"hinton": {"temperature": [2, 8.5]}})
+    assert space(planner_with_search, "hinton") == {"temperature": Range(2, 8.5, log=True)}
 
 
 @pytest.mark.parametrize(
-    ("search", "said"),
+    ("search", "fragments"),
     [
         ({"temprature": [1, 2]}, ["temprature", "temperature"]),
         ({"temperature": [8, 2]}, ["temperature", "8", "2"]),
         ({"temperature": []}, ["temperature", "empty"]),
     ],
 )
-def test_invalid_search_is_refused(search: dict[str, object], said: list[str], refused: Refused) -> None:
-    with refused(*said):
+def test_invalid_search_is_refused(search: dict[str, object], fragments: list[str], refused: Refused) -> None:
+    with refused(*fragments):
         space(planner(search={"hinton": search}), "hinton")
 
 
@@ -70,8 +70,8 @@ def test_fractions_cover_a_range() -> None:
 
 
 def test_every_method_gets_equal_trials_and_its_own_settings_first() -> None:
-    made = planner(noise=[0, 0.4], methods="hinton,rkd")
-    trials = trials_of(made)
+    planner_with_budget = planner(noise=[0, 0.4], methods="hinton,rkd")
+    trials = trials_of(planner_with_budget)
     counts: dict[tuple[object, str], int] = {}
     for trial in trials:
         counts[trial.run.case, trial.run.row] = counts.get((trial.run.case, trial.run.row), 0) + 1
@@ -81,7 +81,9 @@ def test_every_method_gets_equal_trials_and_its_own_settings_first() -> None:
     assert len(counts) == 2 * 2
     assert trials[0].settings == {}
     assert len({trial.run.job.key for trial in trials}) == len(trials)
-    assert [trial.settings for trial in trials] == [trial.settings for trial in trials_of(made)]  # reproducible
+    assert [trial.settings for trial in trials] == [
+        trial.settings for trial in trials_of(planner_with_budget)
+    ]  # reproducible
     assert trials_of(planner(budget=0)) == []
 
 
@@ -97,10 +99,12 @@ class FakeStore:
 def test_last_epoch_on_held_out_data_decides_and_ties_go_to_the_first() -> None:
     trials = [trial for trial in trials_of(planner(methods="hinton")) if trial.run.row == "hinton"]
     keys = [trial.run.job.key for trial in trials]
-    chosen = choose(trials, FakeStore(dict(zip(keys, [0.5, None, 0.7, 0.7], strict=True))), find_task("classification"))  # type: ignore[arg-type]
-    assert chosen.settings == {(trials[0].run.case, "hinton"): trials[2].settings}
-    assert [record["chosen"] for record in chosen.trials] == [False, False, True, False]
-    assert [record["score"] for record in chosen.trials] == [0.5, None, 0.7, 0.7]
+    selected = choose(
+        trials, FakeStore(dict(zip(keys, [0.5, None, 0.7, 0.7], strict=True))), find_task("classification")
+    )  # type: ignore[arg-type]
+    assert selected.settings == {(trials[0].run.case, "hinton"): trials[2].settings}
+    assert [record["chosen"] for record in selected.trials] == [False, False, True, False]
+    assert [record["score"] for record in selected.trials] == [0.5, None, 0.7, 0.7]
     without_scores = choose(trials, FakeStore(dict.fromkeys(keys)), find_task("classification"))  # type: ignore[arg-type]
     assert without_scores.settings == {}
 
@@ -126,8 +130,8 @@ def test_table_uses_the_chosen_settings(tiny_npz: str, tmp_path: Path) -> None:
     assert hinton["settings"] == best["settings"]
     assert hinton["seed"] == 0
     assert best["seed"] == 1
-    saved = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
-    assert [record["score"] for record in saved] == [record["score"] for record in results.trials]
+    trial_records = [json.loads(line) for line in (tmp_path / "trials.jsonl").read_text().splitlines()]
+    assert [record["score"] for record in trial_records] == [record["score"] for record in results.trials]
     assert run_study(study.replace(budget=0), tmp_path, workers=LocalWorkers(1)).trials == ()
 
 

@@ -14,14 +14,14 @@ from tutelage.studies.workers import LocalWorkers, cores
 
 
 @pytest.fixture
-def two() -> Iterator[LocalWorkers]:
+def pair_of_workers() -> Iterator[LocalWorkers]:
     workers = LocalWorkers(2)
     yield workers
     workers.stop()
     assert not multiprocessing.active_children()
 
 
-def who(seconds: float = 0.0) -> int:
+def process_id(seconds: float = 0.0) -> int:
     time.sleep(seconds)
     return os.getpid()
 
@@ -37,43 +37,43 @@ def fail() -> None:
 
 
 @pytest.mark.timeout(200)
-def test_killed_process_fails_only_its_call(two: LocalWorkers) -> None:
-    both = {future.result() for future in [two.submit(who, 1.0) for _ in range(2)]}
-    assert len(both) == 2
-    assert os.getpid() not in both
+def test_killed_process_fails_only_its_call(pair_of_workers: LocalWorkers) -> None:
+    ids = {future.result() for future in [pair_of_workers.submit(process_id, 1.0) for _ in range(2)]}
+    assert len(ids) == 2
+    assert os.getpid() not in ids
 
-    os.kill(both.pop(), signal.SIGKILL)  # one that has nothing to do
+    os.kill(ids.pop(), signal.SIGKILL)  # one that has nothing to do
     time.sleep(0.5)
-    (other,) = both
-    after = [future.result() for future in [two.submit(who, 1.0) for _ in range(2)]]
+    (other,) = ids
+    after = [future.result() for future in [pair_of_workers.submit(process_id, 1.0) for _ in range(2)]]
     assert other in after
     assert len(set(after)) == 2
 
-    lost, kept = two.submit(who, 60.0), None
-    while lost.running() is False:
+    lost_call, next_call = pair_of_workers.submit(process_id, 60.0), None
+    while lost_call.running() is False:
         time.sleep(0.01)
-    kept = two.submit(who, 1.0)
-    keeper = kept.result()
-    (victim,) = set(after) - {keeper}
+    next_call = pair_of_workers.submit(process_id, 1.0)
+    remaining_id = next_call.result()
+    (victim,) = set(after) - {remaining_id}
     os.kill(victim, signal.SIGKILL)  # one at work
     with pytest.raises(ChildProcessError, match="-9"):
-        lost.result(timeout=30)
-    assert two.submit(who).result() != victim
+        lost_call.result(timeout=30)
+    assert pair_of_workers.submit(process_id).result() != victim
 
 
-def test_call_that_raises_fails_as_its_process_would(two: LocalWorkers) -> None:
+def test_call_that_raises_fails_as_its_process_would(pair_of_workers: LocalWorkers) -> None:
     with pytest.raises(ChildProcessError):  # calls that may fail say so in what they return
-        two.submit(fail).result(timeout=60)
-    assert two.submit(who).result() > 0
+        pair_of_workers.submit(fail).result(timeout=60)
+    assert pair_of_workers.submit(process_id).result() > 0
 
 
-def test_cores_are_divided_among_workers(two: LocalWorkers) -> None:
-    assert two.submit(threads).result() == max(1, cores() // 2)
+def test_cores_are_divided_among_workers(pair_of_workers: LocalWorkers) -> None:
+    assert pair_of_workers.submit(threads).result() == max(1, cores() // 2)
 
 
 def test_stop_does_not_wait_for_calls() -> None:
     workers = LocalWorkers(1)
-    future, waiting = workers.submit(who, 600.0), workers.submit(who)
+    future, waiting = workers.submit(process_id, 600.0), workers.submit(process_id)
     while not multiprocessing.active_children():
         time.sleep(0.01)
     start = time.monotonic()

@@ -73,24 +73,29 @@ def test_random_embeddings_have_no_mutual_information() -> None:
 def test_metrics_do_not_depend_on_the_order_of_samples() -> None:
     data = data_of(torch.arange(300) % CLASSES)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    moved = Split.of(data.test.inputs[order], data.test.labels[order])
+    reordered = Split.of(data.test.inputs[order], data.test.labels[order])
     network = nn.Flatten()
-    first, second = (evaluate(network, replace(data, test=split), task="clustering") for split in (data.test, moved))
+    first, second = (
+        evaluate(network, replace(data, test=split), task="clustering") for split in (data.test, reordered)
+    )
     assert first == second == evaluate(network, data, task="clustering")
 
 
 def test_unlabelled_samples_are_ignored() -> None:
     labels = torch.arange(200) % CLASSES
-    some = data_of(labels)
-    hidden = Split.of(some.test.inputs, labels.where(torch.arange(200) < 100, -1))
-    few = Split.of(some.test.inputs[:100], labels[:100])
-    results = [evaluate(nn.Flatten(), replace(some, test=split), task="clustering") for split in (hidden, few)]
+    partly_labelled = data_of(labels)
+    half_unlabelled = Split.of(partly_labelled.test.inputs, labels.where(torch.arange(200) < 100, -1))
+    labelled_half = Split.of(partly_labelled.test.inputs[:100], labels[:100])
+    results = [
+        evaluate(nn.Flatten(), replace(partly_labelled, test=split), task="clustering")
+        for split in (half_unlabelled, labelled_half)
+    ]
     assert results[0] | {"samples": 100} == results[1]
 
 
 def test_unlabelled_split_has_no_metrics() -> None:
-    some = data_of(torch.arange(20) % CLASSES)
-    part = replace(some, test=Split.of(some.test.inputs, torch.full((20,), -1)))
+    partly_labelled = data_of(torch.arange(20) % CLASSES)
+    part = replace(partly_labelled, test=Split.of(partly_labelled.test.inputs, torch.full((20,), -1)))
     result = evaluate(CornerEmbedding(), part, task="clustering")
     assert result.pop("samples") == 20
     assert set(result.values()) == {None}
@@ -125,8 +130,8 @@ def test_named_embedding_is_used() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 7), nn.ReLU(), nn.Linear(7, CLASSES))
     assert embeddings(Tapped(network, roles={"embedding": ""}), data.test, data, "cpu").vectors.shape == (40, CLASSES)
     assert embeddings(Tapped(network, roles={"embedding": "1"}), data.test, data, "cpu").vectors.min() < 0
-    named = embedder(Tapped(network, roles={"embedding": "1"}), data)
-    assert named.manual_roles == {"embedding"}
+    named_embedder = embedder(Tapped(network, roles={"embedding": "1"}), data)
+    assert named_embedder.manual_roles == {"embedding"}
 
 
 def test_evaluation_changes_neither_the_network_nor_the_random_state() -> None:

@@ -52,19 +52,19 @@ def test_embeddings_equal_to_the_classes_are_classified_perfectly() -> None:
         assert result[f"gain_{shots}_shot"] == 0
 
 
-@pytest.mark.parametrize(("classes", "ways"), [(8, 5), (3, 3), (2, 2)])
-def test_random_embeddings_have_chance_accuracy(classes: int, ways: int) -> None:
+@pytest.mark.parametrize(("classes", "class_count"), [(8, 5), (3, 3), (2, 2)])
+def test_random_embeddings_have_chance_accuracy(classes: int, class_count: int) -> None:
     result = evaluate(WithoutCorner(), data_of(torch.arange(40 * classes) % classes), task="few_shot")
     for shots in (1, 5):
-        assert result[f"accuracy_{shots}_shot"] == pytest.approx(1 / ways, abs=0.08)
+        assert result[f"accuracy_{shots}_shot"] == pytest.approx(1 / class_count, abs=0.08)
         assert 0 < result[f"accuracy_{shots}_shot_half_width"] < 0.05
 
 
 def test_metrics_do_not_depend_on_the_order_of_samples() -> None:
     data = data_of(torch.arange(160) % 8)
     order = torch.randperm(160, generator=torch.Generator().manual_seed(1))
-    moved = Split.of(data.test.inputs[order], data.test.labels[order])
-    results = [evaluate(nn.Flatten(), replace(data, test=split), task="few_shot") for split in (data.test, moved)]
+    reordered = Split.of(data.test.inputs[order], data.test.labels[order])
+    results = [evaluate(nn.Flatten(), replace(data, test=split), task="few_shot") for split in (data.test, reordered)]
     assert results[0] == results[1] == evaluate(nn.Flatten(), data, task="few_shot")
 
 

@@ -63,7 +63,7 @@ class Grades(Task):
 
 
 @method(paper="none", family="baseline", task="grades")
-def graded(run: Run) -> Tapped:
+def graded_method(run: Run) -> Tapped:
     """The loss of the task."""
     student = run.student()
     run.fit(Learner(student, None, run.label_terms()))
@@ -76,8 +76,8 @@ def package(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("their_grades")
     module.task, module.number = Grades(), 3  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "their_grades", module)
-    named = {"grades": "their_grades:task", "number": "their_grades:number", "broken": "no_such_package:task"}
-    points = [EntryPoint(name, where, "tutelage.tasks") for name, where in named.items()]
+    entry_points = {"grades": "their_grades:task", "number": "their_grades:number", "broken": "no_such_package:task"}
+    points = [EntryPoint(name, target, "tutelage.tasks") for name, target in entry_points.items()]
     monkeypatch.setattr(lookup, "entry_points", lambda group: points if group == "tutelage.tasks" else [])
 
 
@@ -94,10 +94,10 @@ def test_task_is_found_by_its_entry_point(package: None, refused: Any) -> None:
 
 def test_task_of_another_package_trains_selects_and_is_read_back(package: None, tmp_path: Path) -> None:
     case = case_of("classification")
-    result = tutelage.train(case.make, case.data, method=graded, out=tmp_path, **SHORT)
+    result = tutelage.train(case.make, case.data, method=graded_method, out=tmp_path, **SHORT)
     assert result.metrics["task"] == "grades"
     assert result.metrics["test"].keys() == {"samples", "mean_distance"}
     scores = [record["learners"]["student"]["validation_mean_distance"] for record in result.history]
     assert result.metrics["selected"]["validation_mean_distance"] == min(scores)
     assert tutelage.evaluate(result.model, case.data, task="grades") == result.metrics["test"]
-    assert tutelage.train(case.make, case.data, method=graded, out=tmp_path, **SHORT).metrics == result.metrics
+    assert tutelage.train(case.make, case.data, method=graded_method, out=tmp_path, **SHORT).metrics == result.metrics

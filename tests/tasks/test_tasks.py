@@ -40,7 +40,7 @@ class StoppedError(Exception):
     """Raised to interrupt a run."""
 
 
-def made(case: Case, seed: int = 0) -> nn.Module:
+def make_network(case: Case, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return case.make()
@@ -75,48 +75,48 @@ def test_all_tasks_are_listed() -> None:
 
 def test_plain_training_records_every_metric(case: Case, tmp_path: Path) -> None:
     result = tutelage.train(case.make, case.data, out=tmp_path, **SHORT | {"epochs": 6})
-    written = strict(tmp_path / "result.json")
+    written_result = strict(tmp_path / "result.json")
     task = find_task(case.task)
-    assert (written["task"], written["main"]) == (case.task, task.main_metric)
+    assert (written_result["task"], written_result["main"]) == (case.task, task.main_metric)
     expected = {name for name in task.metrics if "teacher" not in name and name != "agreement"}
-    assert expected <= written["test"].keys()
-    assert written["test"]["samples"] == 16
+    assert expected <= written_result["test"].keys()
+    assert written_result["test"]["samples"] == 16
     losses = [record["learners"]["student"][task.loss_name] for record in result.history]
     assert losses[-1] < losses[0]
-    assert written["data"]["image_shape"] == list(case.data.input_shape)
+    assert written_result["data"]["image_shape"] == list(case.data.input_shape)
 
 
 def test_interrupted_run_equals_an_uninterrupted_one(case: Case, tmp_path: Path) -> None:
     def stop(record: dict[str, Any]) -> None:
         raise StoppedError
 
-    whole = tutelage.train(case.make, case.data, out=tmp_path / "whole", **SHORT)
+    reference = tutelage.train(case.make, case.data, out=tmp_path / "whole", **SHORT)
     with pytest.raises(StoppedError):
         tutelage.train(case.make, case.data, out=tmp_path / "parts", report=stop, **SHORT)
     parts = tutelage.train(case.make, case.data, out=tmp_path / "parts", **SHORT)
     files = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]
-    assert timeless(whole.metrics) == timeless(parts.metrics)
+    assert timeless(reference.metrics) == timeless(parts.metrics)
 
 
 def test_finished_run_is_read_back(case: Case, tmp_path: Path) -> None:
-    def never(record: dict[str, Any]) -> None:
+    def raise_error(record: dict[str, Any]) -> None:
         raise AssertionError("it trained again")
 
     first = tutelage.train(case.make, case.data, out=tmp_path, **SHORT)
-    again = tutelage.train(case.make, case.data, out=tmp_path, report=never, **SHORT)
-    assert first.metrics == again.metrics
-    assert tutelage.evaluate(again.model, case.data) == first.metrics["test"]
+    second_result = tutelage.train(case.make, case.data, out=tmp_path, report=raise_error, **SHORT)
+    assert first.metrics == second_result.metrics
+    assert tutelage.evaluate(second_result.model, case.data) == first.metrics["test"]
 
 
 def test_prediction_script_gives_equal_outputs(case: Case, tmp_path: Path) -> None:
     result = tutelage.train(case.make, case.data, out=tmp_path, **SHORT)
     script = (tmp_path / "load.py").read_text()
-    space: dict[str, Any] = {"network": case.make(), "__file__": str(tmp_path / "load.py")}
-    exec(compile(script.replace("network = ...", "pass"), "load.py", "exec"), space)
+    namespace: dict[str, Any] = {"network": case.make(), "__file__": str(tmp_path / "load.py")}
+    exec(compile(script.replace("network = ...", "pass"), "load.py", "exec"), namespace)
     inputs = case.data.modality.example(3, case.data.input_shape)
     with torch.no_grad():
-        assert torch.equal(space["student"](inputs), result.model(inputs))
+        assert torch.equal(namespace["student"](inputs), result.model(inputs))
 
 
 def test_best_epoch_is_selected_by_the_main_metric(case: Case) -> None:
@@ -139,17 +139,17 @@ def test_error_metrics_are_better_if_lower() -> None:
 
 
 def test_feature_method_trains_under_a_teacher(case: Case, tmp_path: Path) -> None:
-    trained = tutelage.train(made(case), case.data, **SHORT | {"epochs": 12, "lr": 0.2}).model.module
-    result = tutelage.distill(trained, case.make, case.data, method="rkd", out=tmp_path, **SHORT)
-    written = strict(tmp_path / "result.json")
-    assert written["method"] == "rkd"
-    assert written["forward_passes"]["teacher"] > 0
-    assert any(name.startswith("teacher_") for name in written["test"])
-    network = Tapped(trained, *case.data.mean_std)
+    state = tutelage.train(make_network(case), case.data, **SHORT | {"epochs": 12, "lr": 0.2}).model.module
+    result = tutelage.distill(state, case.make, case.data, method="rkd", out=tmp_path, **SHORT)
+    written_result = strict(tmp_path / "result.json")
+    assert written_result["method"] == "rkd"
+    assert written_result["forward_passes"]["teacher"] > 0
+    assert any(name.startswith("teacher_") for name in written_result["test"])
+    network = Tapped(state, *case.data.mean_std)
     teacher = tutelage.evaluate(network, case.data)[find_task(case.task).main_metric]
-    named = {"rmse": "teacher_rmse", "accuracy": "teacher_accuracy"}
+    teacher_metrics = {"rmse": "teacher_rmse", "accuracy": "teacher_accuracy"}
     main = find_task(case.task).main_metric
-    assert written["test"][named.get(main, f"teacher_{main}")] == pytest.approx(teacher)
+    assert written_result["test"][teacher_metrics.get(main, f"teacher_{main}")] == pytest.approx(teacher)
     assert result.history[-1]["learners"]["student"]["distance"] > 0
 
 
@@ -157,7 +157,7 @@ def test_feature_method_accepts_a_teacher_with_other_outputs(case: Case) -> None
     other = case_of("classification" if case.task != "classification" else "regression")
     if case.data.modality != other.data.modality:
         pytest.skip("another modality")
-    module = made(other)
+    module = make_network(other)
     module.append(nn.Linear(3, 5))  # type: ignore[operator]
     result = tutelage.distill(module, case.make, case.data, method="rkd", **SHORT | {"epochs": 1})
     assert not any(name.startswith("teacher_") for name in result.metrics["test"])
@@ -181,13 +181,13 @@ def test_mutual_learning_trains_on_texts(text: Case) -> None:
 def test_classification_methods_are_refused_on_other_targets(refused: Any) -> None:
     case = case_of("regression")
     with refused("quantities", "regression", "classification"):
-        tutelage.distill(made(case), case.make, case.data, method="dml", **SHORT)
+        tutelage.distill(make_network(case), case.make, case.data, method="dml", **SHORT)
 
 
 def test_soft_targets_are_refused_if_outputs_are_not_distributions(refused: Any) -> None:
     case = case_of("regression")
     with refused("soft targets need logits of classes", "regression"):
-        tutelage.distill(made(case), case.make, case.data, method="hinton", **SHORT)
+        tutelage.distill(make_network(case), case.make, case.data, method="hinton", **SHORT)
 
 
 def test_strings_are_distilled_position_by_position() -> None:
@@ -242,7 +242,9 @@ def test_run_without_notes_records_none(tmp_path: Path) -> None:
 
 
 def test_predictions_of_roles_are_concatenated(case: Case, on_cpu: Hardware) -> None:
-    run = Run(case.data, lambda: Tapped(made(case), *case.data.mean_std), recipe=Recipe(epochs=1), hardware=on_cpu)
+    run = Run(
+        case.data, lambda: Tapped(make_network(case), *case.data.mean_std), recipe=Recipe(epochs=1), hardware=on_cpu
+    )
     model = run.student()
     logits = run.predict(model, case.data.test)
     assert logits.shape[0] == 16
@@ -252,15 +254,15 @@ def test_predictions_of_roles_are_concatenated(case: Case, on_cpu: Hardware) -> 
     torch.testing.assert_close(logits, outputs["logits"])
     torch.testing.assert_close(run.predict(model, case.data.test, ["embedding"]), outputs["embedding"])
     if logits.ndim == 2:
-        both = run.predict(model, case.data.test, ["embedding", "logits"])
-        torch.testing.assert_close(both, torch.cat([outputs["embedding"], outputs["logits"]], 1))
+        predictions = run.predict(model, case.data.test, ["embedding", "logits"])
+        torch.testing.assert_close(predictions, torch.cat([outputs["embedding"], outputs["logits"]], 1))
 
 
 def test_validation_and_test_splits_are_created_for_any_targets(case: Case) -> None:
     data = replace(case.data, validation=None)
-    held = data.hold_out(0.25, seed=1)
-    assert held.validation is not None
-    assert len(held.validation) + len(held.train) == len(data.train)
-    whole = (data.train.inputs, data.train.labels)
-    split = Data.from_arrays(whole, test_share=0.25, modality=data.modality, targets=data.targets)  # type: ignore[arg-type]
+    data_with_validation = data.hold_out(0.25, seed=1)
+    assert data_with_validation.validation is not None
+    assert len(data_with_validation.validation) + len(data_with_validation.train) == len(data.train)
+    train_part = (data.train.inputs, data.train.labels)
+    split = Data.from_arrays(train_part, test_share=0.25, modality=data.modality, targets=data.targets)  # type: ignore[arg-type]
     assert len(split.test) + len(split.train) == len(data.train)

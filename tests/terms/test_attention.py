@@ -25,7 +25,7 @@ def features(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def by_hand(student: Tensor, teacher: Tensor, p: float, form: Form) -> list[float]:
+def reference_losses(student: Tensor, teacher: Tensor, p: float, form: Form) -> list[float]:
     values = []
     for pair in zip(student.tolist(), teacher.tolist(), strict=True):
         maps = []
@@ -63,7 +63,9 @@ def test_known_values(student: Tensor, teacher: Tensor, code: float, squares: fl
 @pytest.mark.parametrize("p", [1, 2, 3])  # 3: an odd power of a negative activation
 def test_equals_plain_loops(p: float, form: Form) -> None:
     student, teacher = features(3, 4, 2, 3), features(3, 5, 2, 3, seed=1)
-    assert attention_transfer(student, teacher, p, form).tolist() == pytest.approx(by_hand(student, teacher, p, form))
+    assert attention_transfer(student, teacher, p, form).tolist() == pytest.approx(
+        reference_losses(student, teacher, p, form)
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -95,20 +97,20 @@ def test_maps_are_flat_and_of_unit_length() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_samples_are_normalised_separately(form: Form) -> None:
     student, teacher = features(1, 4, 3, 3), features(1, 4, 3, 3, seed=1)
-    one = attention_transfer(student, teacher, form=form)
-    two = attention_transfer(student.repeat(2, 1, 1, 1), teacher.repeat(2, 1, 1, 1), form=form)
-    torch.testing.assert_close(two, one.repeat(2))
+    single_loss = attention_transfer(student, teacher, form=form)
+    repeated_losses = attention_transfer(student.repeat(2, 1, 1, 1), teacher.repeat(2, 1, 1, 1), form=form)
+    torch.testing.assert_close(repeated_losses, single_loss.repeat(2))
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("p", [1, 2])
-@pytest.mark.parametrize("dead", ["student", "teacher", "both"])
-def test_a_map_of_zeros_is_finite_in_value_and_gradient(dead: str, p: float, form: Form) -> None:
-    student = (torch.zeros(1, 2, 2, 2) if dead != "teacher" else spread(0, 1, 0, 0)).requires_grad_()
-    teacher = torch.zeros(1, 2, 2, 2) if dead != "student" else spread(0, 1, 0, 0)
+@pytest.mark.parametrize("zero_network", ["student", "teacher", "both"])
+def test_a_map_of_zeros_is_finite_in_value_and_gradient(zero_network: str, p: float, form: Form) -> None:
+    student = (torch.zeros(1, 2, 2, 2) if zero_network != "teacher" else spread(0, 1, 0, 0)).requires_grad_()
+    teacher = torch.zeros(1, 2, 2, 2) if zero_network != "student" else spread(0, 1, 0, 0)
     value = attention_transfer(student, teacher, p, form)
     value.sum().backward()
-    size = 0.0 if dead == "both" else 1.0
+    size = 0.0 if zero_network == "both" else 1.0
     assert value.tolist() == pytest.approx([size / 4 if form == "code" else size])
     assert student.grad is not None
     assert student.grad.isfinite().all()
@@ -186,7 +188,7 @@ def test_term_sums_over_pairs(form: Form, factor: float) -> None:
     term = AttentionTransfer(pairs, form=form)
     assert (term.roles, term.teacher_roles) == (("stage1", "stage2"), ("stage2", "stage4"))
     first, second = (
-        by_hand(student[student_size], teacher[teacher_size], 2, form) for student_size, teacher_size in pairs
+        reference_losses(student[student_size], teacher[teacher_size], 2, form) for student_size, teacher_size in pairs
     )
     expected = [factor * (a + b) for a, b in zip(first, second, strict=True)]
     assert term(student, teacher, None).tolist() == pytest.approx(expected)
@@ -196,7 +198,7 @@ def test_term_applies_power_and_form() -> None:
     student, teacher = features(3, 2, 3, 3), features(3, 2, 3, 3, seed=1)
     term = AttentionTransfer((("s", "t"),), 1, "paper")
     value = term(Outputs(None, {"s": student}), Outputs(None, {"t": teacher}), None)
-    assert value.tolist() == pytest.approx(by_hand(student, teacher, 1, "paper"))
+    assert value.tolist() == pytest.approx(reference_losses(student, teacher, 1, "paper"))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -207,20 +209,23 @@ def test_built_term_reads_attention_of_teacher_instead_of_stages(teacher_size: t
         None, {"t": features(3, 5, *teacher_size, seed=1).float(), "u": features(3, 3, 2, 2, seed=2).float()}
     )
     term = AttentionTransfer((("s", "t"), ("other", "u")), 2, form)
-    unbuilt = term(student, teacher, None)
+    unbuilt_value = term(student, teacher, None)
     term.build(student, teacher)
     assert term.teacher_roles == (
         "pooled_attention(t, size=(4, 4), p=2.0)",
         "pooled_attention(u, size=(2, 2), p=2.0)",
     )
-    derived = teacher.select(term.teacher_roles)
+    derived_outputs = teacher.select(term.teacher_roles)
     height, width = min(4, teacher_size[0]), min(4, teacher_size[1])
-    assert [tuple(value.shape) for value in derived.features.values()] == [(3, height, width), (3, 2, 2)]
+    assert [tuple(value.shape) for value in derived_outputs.features.values()] == [(3, height, width), (3, 2, 2)]
     for item in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
-        assert torch.equal(item(student, derived, None), unbuilt)
-    parts = [attention_transfer(student[student_size], teacher[their], 2, form) for student_size, their in term.pairs]
+        assert torch.equal(item(student, derived_outputs, None), unbuilt_value)
+    parts = [
+        attention_transfer(student[student_size], teacher[teacher_feature], 2, form)
+        for student_size, teacher_feature in term.pairs
+    ]
     factor = height * width / 1024 if form == "code" else 1
-    assert torch.equal(unbuilt, torch.stack(parts).sum(0) * factor)
+    assert torch.equal(unbuilt_value, torch.stack(parts).sum(0) * factor)
 
 
 def test_term_cannot_be_rebuilt_for_a_student_of_other_sizes(refused: Any) -> None:

@@ -18,7 +18,7 @@ def logits(*shape: int, seed: int = 0) -> Tensor:
     return 3 * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def by_hand(student: list[float], teacher: list[float]) -> float:
+def reference_loss(student: list[float], teacher: list[float]) -> float:
     sums = [sum(math.exp(z) for z in side) for side in (student, teacher)]
     gaps = [math.exp(z) / sums[0] - math.exp(v) / sums[1] for z, v in zip(student, teacher, strict=True)]
     return sum(gap * gap for gap in gaps) / len(gaps)
@@ -32,7 +32,7 @@ def test_value_on_two_classes() -> None:
 
 def test_equals_plain_loops_per_sample() -> None:
     student, teacher = logits(5, 7), logits(5, 7, seed=1)
-    expected = [by_hand(z, v) for z, v in zip(student.tolist(), teacher.tolist(), strict=True)]
+    expected = [reference_loss(z, v) for z, v in zip(student.tolist(), teacher.tolist(), strict=True)]
     assert softmax_mse(student, teacher).tolist() == pytest.approx(expected, rel=1e-12)
 
 
@@ -42,8 +42,8 @@ def test_loss_is_symmetric_shift_invariant_and_bounded_by_two_over_classes() -> 
     torch.testing.assert_close(softmax_mse(teacher, student), value)
     torch.testing.assert_close(softmax_mse(student + 9, teacher - 5), value)
     assert softmax_mse(student, student).tolist() == [0] * 5
-    sure = 1e4 * torch.eye(4)
-    assert softmax_mse(sure[:1], sure[1:2]).tolist() == [pytest.approx(2 / 4)]
+    certain_logits = 1e4 * torch.eye(4)
+    assert softmax_mse(certain_logits[:1], certain_logits[1:2]).tolist() == [pytest.approx(2 / 4)]
 
 
 def test_gradient_reaches_student_only() -> None:
@@ -65,10 +65,10 @@ def test_extreme_logits_and_half_precision() -> None:
 
 def test_term_averages_probabilities_of_teachers() -> None:
     term = SoftmaxMSE()
-    one, two = logits(3, 4, seed=1), logits(3, 4, seed=2)
-    mean = (one.softmax(1) + two.softmax(1)) / 2
-    both = Outputs.ensemble((Outputs(one), Outputs(two)))
-    torch.testing.assert_close(term(Outputs(logits(3, 4)), both, None), softmax_mse(logits(3, 4), mean.log()))
+    first, second = logits(3, 4, seed=1), logits(3, 4, seed=2)
+    mean = (first.softmax(1) + second.softmax(1)) / 2
+    ensemble = Outputs.ensemble((Outputs(first), Outputs(second)))
+    torch.testing.assert_close(term(Outputs(logits(3, 4)), ensemble, None), softmax_mse(logits(3, 4), mean.log()))
     assert (term.roles, term.teacher_roles) == (("logits",), ("logits",))
     with pytest.raises(TutelageError, match="teacher"):
-        term(Outputs(one), None, None)
+        term(Outputs(first), None, None)

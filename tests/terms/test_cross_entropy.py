@@ -20,7 +20,7 @@ from tutelage.terms import CrossEntropy
 INF = float("inf")
 
 
-def by_hand(logits: Tensor, targets: list[list[float]]) -> list[float]:
+def reference_losses(logits: Tensor, targets: list[list[float]]) -> list[float]:
     values = []
     for z, y in zip(logits.tolist(), targets, strict=True):
         total = math.log(sum(math.exp(x) for x in z))
@@ -38,7 +38,7 @@ def test_equals_plain_loops(kind: str) -> None:
     targets = F.one_hot(torch.tensor(labels), 4).double() if kind == "hard" else random_logits(5, 4).softmax(1)
     labels_or_targets = torch.tensor(labels) if kind == "hard" else targets
     assert cross_entropy(logits, labels_or_targets).tolist() == pytest.approx(
-        by_hand(logits, targets.tolist()), rel=1e-12
+        reference_losses(logits, targets.tolist()), rel=1e-12
     )
 
 

@@ -36,11 +36,11 @@ def outputs(shapes: Mapping[str, tuple[int, ...]], seed: int = 0, batch: int = 2
     return Outputs(None, {role: features(batch, *s, seed=10 * seed + i) for i, (role, s) in enumerate(shapes.items())})
 
 
-def times(factor: float, of: Outputs) -> Outputs:
-    return Outputs(None, {role: factor * value for role, value in of.features.items()})
+def times(factor: float, maps: Outputs) -> Outputs:
+    return Outputs(None, {role: factor * value for role, value in maps.features.items()})
 
 
-def built(student: Outputs, teacher: Outputs, *options: Any) -> Flow:
+def build_term(student: Outputs, teacher: Outputs, *options: Any) -> Flow:
     torch.manual_seed(0)
     term = Flow(LAYERS, *options)
     term.build(student, teacher)
@@ -67,7 +67,7 @@ def loss_by_hand(student: list[Any], teacher: list[Any], reduction: Reduction) -
     ]
     energy = sum(t * t for matrix in teacher for row in matrix for t in row) / len(teacher)
     divisor = {"paper": 1, "mean": len(squares[0]), "relative": energy}[reduction]
-    return [sum(each) / divisor for each in squares]
+    return [sum(squares_of_sample) / divisor for squares_of_sample in squares]
 
 
 def matrices_by_hand(first: Tensor, second: Tensor) -> list[list[list[float]]]:
@@ -103,32 +103,37 @@ def test_larger_map_is_max_pooled() -> None:
     ids=["one size", "first larger", "second larger", "each axis by itself", "a single place"],
 )
 def test_the_matrix_equals_plain_loops(first: tuple[int, ...], second: tuple[int, ...]) -> None:
-    one, two = features(*first), features(*second, seed=1)
-    result = flow_matrix(one, two)
+    first_map, second_map = features(*first), features(*second, seed=1)
+    result = flow_matrix(first_map, second_map)
     assert result.shape == (first[0], first[1], second[1])
-    torch.testing.assert_close(result, torch.tensor(matrices_by_hand(one, two), dtype=torch.float64))
+    torch.testing.assert_close(result, torch.tensor(matrices_by_hand(first_map, second_map), dtype=torch.float64))
 
 
 def test_sizes_that_do_not_divide_are_pooled() -> None:
-    one, two = features(2, 3, 5, 7), features(2, 4, 3, 2, seed=1)
-    torch.testing.assert_close(flow_matrix(one, two), flow_matrix(F.adaptive_max_pool2d(one, (3, 2)), two))
+    first_map, second_map = features(2, 3, 5, 7), features(2, 4, 3, 2, seed=1)
+    torch.testing.assert_close(
+        flow_matrix(first_map, second_map), flow_matrix(F.adaptive_max_pool2d(first_map, (3, 2)), second_map)
+    )
 
 
 def test_flow_matrix_is_bilinear() -> None:
-    one, two, three = features(2, 3, 4, 4), features(2, 5, 4, 4, seed=1), features(2, 5, 4, 4, seed=2)
-    torch.testing.assert_close(flow_matrix(2 * one, two), 2 * flow_matrix(one, two))
-    torch.testing.assert_close(flow_matrix(one, -3 * two), -3 * flow_matrix(one, two))
-    torch.testing.assert_close(flow_matrix(one, two + three), flow_matrix(one, two) + flow_matrix(one, three))
-    torch.testing.assert_close(flow_matrix(two, one), flow_matrix(one, two).transpose(1, 2))
+    first_map, second_map, third_map = features(2, 3, 4, 4), features(2, 5, 4, 4, seed=1), features(2, 5, 4, 4, seed=2)
+    torch.testing.assert_close(flow_matrix(2 * first_map, second_map), 2 * flow_matrix(first_map, second_map))
+    torch.testing.assert_close(flow_matrix(first_map, -3 * second_map), -3 * flow_matrix(first_map, second_map))
+    torch.testing.assert_close(
+        flow_matrix(first_map, second_map + third_map),
+        flow_matrix(first_map, second_map) + flow_matrix(first_map, third_map),
+    )
+    torch.testing.assert_close(flow_matrix(second_map, first_map), flow_matrix(first_map, second_map).transpose(1, 2))
 
 
 def test_invariant_to_permuted_pixels_but_not_channels() -> None:
-    one, two, order = features(2, 3, 2, 3), features(2, 5, 2, 3, seed=1), torch.tensor([4, 2, 0, 5, 1, 3])
-    moved = [f.flatten(2)[:, :, order].view_as(f) for f in (one, two)]
-    result = flow_matrix(one, two)
-    torch.testing.assert_close(flow_matrix(*moved), result)
-    assert not torch.allclose(flow_matrix(moved[0], two), result, rtol=1e-2)
-    permuted = flow_matrix(one[:, [2, 0, 1]], two)
+    first_map, second_map, order = features(2, 3, 2, 3), features(2, 5, 2, 3, seed=1), torch.tensor([4, 2, 0, 5, 1, 3])
+    permuted_maps = [f.flatten(2)[:, :, order].view_as(f) for f in (first_map, second_map)]
+    result = flow_matrix(first_map, second_map)
+    torch.testing.assert_close(flow_matrix(*permuted_maps), result)
+    assert not torch.allclose(flow_matrix(permuted_maps[0], second_map), result, rtol=1e-2)
+    permuted = flow_matrix(first_map[:, [2, 0, 1]], second_map)
     torch.testing.assert_close(permuted, result[:, [2, 0, 1]])
     assert (flow_loss(permuted, result) > 1e-2).all()
 
@@ -231,7 +236,7 @@ def test_term_compares_flows_between_consecutive_layers(batch: int, reduction: R
         expected += torch.tensor(loss_by_hand(*flows, reduction), dtype=torch.float64)
     if reduction == "relative":
         expected /= 2
-    term = built(student, teacher, reduction)
+    term = build_term(student, teacher, reduction)
     value = term(student, teacher, None)
     assert value.shape == (batch,)
     torch.testing.assert_close(value, expected)
@@ -244,7 +249,7 @@ def test_zero_at_equality(reduction: Reduction) -> None:
     for value in student.features.values():
         value.requires_grad_()
     teacher = Outputs(None, {teacher_role: student[student_role].detach() for student_role, teacher_role in LAYERS})
-    value = built(student, teacher, reduction)(student, teacher, None)
+    value = build_term(student, teacher, reduction)(student, teacher, None)
     value.sum().backward()
     assert value.tolist() == [0, 0]
     for inputs in student.features.values():
@@ -255,25 +260,25 @@ def test_zero_at_equality(reduction: Reduction) -> None:
 def test_only_relative_loss_is_scale_invariant() -> None:
     student, teacher = outputs(STUDENT), outputs(TEACHER, 1)
     for reduction, factor in (("relative", 1), ("paper", 1e4), ("mean", 1e4)):
-        term = built(student, teacher, reduction)
-        scaled = term(times(10, student), times(10, teacher), None)
-        torch.testing.assert_close(scaled, factor * term(student, teacher, None))
+        term = build_term(student, teacher, reduction)
+        scaled_loss = term(times(10, student), times(10, teacher), None)
+        torch.testing.assert_close(scaled_loss, factor * term(student, teacher, None))
 
 
 @pytest.mark.parametrize("teacher_role", [TEACHER, WIDER], ids=["as many channels", "through adapters"])
 def test_relative_loss_is_one_for_zero_student(teacher_role: Mapping[str, tuple[int, ...]]) -> None:
     student, teacher = times(0, outputs(STUDENT)), outputs(teacher_role, 1)
-    assert built(student, teacher)(student, teacher, None).mean().item() == pytest.approx(1)
+    assert build_term(student, teacher)(student, teacher, None).mean().item() == pytest.approx(1)
 
 
 @every_reduction
-@pytest.mark.parametrize("dead", ["student", "teacher", "both"])
-def test_maps_of_zeros_are_finite_in_value_and_gradient(dead: str, reduction: Reduction) -> None:
-    student = times(0 if dead != "teacher" else 1, outputs(STUDENT))
-    teacher = times(0 if dead != "student" else 1, outputs(TEACHER, 1))
+@pytest.mark.parametrize("zero_network", ["student", "teacher", "both"])
+def test_maps_of_zeros_are_finite_in_value_and_gradient(zero_network: str, reduction: Reduction) -> None:
+    student = times(0 if zero_network != "teacher" else 1, outputs(STUDENT))
+    teacher = times(0 if zero_network != "student" else 1, outputs(TEACHER, 1))
     for value in student.features.values():
         value.requires_grad_()
-    value = built(student, teacher, reduction)(student, teacher, None)
+    value = build_term(student, teacher, reduction)(student, teacher, None)
     value.sum().backward()
     assert value.isfinite().all()
     assert all(v.grad is not None and v.grad.isfinite().all() for v in student.features.values())
@@ -282,11 +287,11 @@ def test_maps_of_zeros_are_finite_in_value_and_gradient(dead: str, reduction: Re
 @pytest.mark.parametrize("teacher_role", [WIDER, NARROWER], ids=["wider teacher", "narrower teacher"])
 def test_adapter_is_built_only_for_different_channels(teacher_role: Mapping[str, tuple[int, ...]]) -> None:
     student, teacher = outputs(STUDENT), outputs(teacher_role, 1)
-    term = built(student, teacher)
+    term = build_term(student, teacher)
     assert term.adapters is not None
-    stem, one, two = term.adapters
-    assert type(one) is nn.Identity
-    for adapter, channels in ((stem, (2, teacher_role["conv1"][0])), (two, (5, teacher_role["layer2"][0]))):
+    stem, first_adapter, second_adapter = term.adapters
+    assert type(first_adapter) is nn.Identity
+    for adapter, channels in ((stem, (2, teacher_role["conv1"][0])), (second_adapter, (5, teacher_role["layer2"][0]))):
         assert isinstance(adapter, nn.Conv2d)
         assert (adapter.in_channels, adapter.out_channels) == channels
         assert (adapter.kernel_size, adapter.bias) == ((1, 1), None)
@@ -296,44 +301,48 @@ def test_adapter_is_built_only_for_different_channels(teacher_role: Mapping[str,
 
 def test_student_maps_pass_through_adapters() -> None:
     student, teacher = outputs(STUDENT), outputs(WIDER, 1)
-    term = built(student, teacher, "paper")
+    term = build_term(student, teacher, "paper")
     features_before = {role: value.clone() for role, value in student.features.items()}
     for role, parameter in zip(("stem", "two"), term.parameters(), strict=True):
         features_before[role] = torch.einsum("oi,bihw->bohw", parameter[:, :, 0, 0], student[role])
-    adapted = Outputs(None, features_before)
-    torch.testing.assert_close(term(student, teacher, None), built(adapted, teacher, "paper")(adapted, teacher, None))
+    adapted_outputs = Outputs(None, features_before)
+    torch.testing.assert_close(
+        term(student, teacher, None), build_term(adapted_outputs, teacher, "paper")(adapted_outputs, teacher, None)
+    )
 
 
 def test_gradient_reaches_student_and_adapters_but_not_teacher() -> None:
     student, teacher = outputs(STUDENT), outputs(WIDER, 1)
     for value in (*student.features.values(), *teacher.features.values()):
         value.requires_grad_()
-    term = built(student, teacher)
+    term = build_term(student, teacher)
     term(student, teacher, None).sum().backward()
-    trained = [*student.features.values(), *term.parameters()]
-    assert len(trained) == 5
-    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in trained)
+    tensors = [*student.features.values(), *term.parameters()]
+    assert len(tensors) == 5
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in tensors)
     assert [value.grad for value in teacher.features.values()] == [None, None, None]
 
 
 def test_adapter_never_refuses_different_channels(refused: Any) -> None:
     with refused("stem has 2 channels", "conv1 4", "adapter=auto"):
-        built(outputs(STUDENT), outputs(WIDER, 1), "relative", "never")
+        build_term(outputs(STUDENT), outputs(WIDER, 1), "relative", "never")
     with refused("stem has 2 channels", "conv1 1"):
-        built(outputs(STUDENT), outputs(NARROWER, 1), "relative", "never")
+        build_term(outputs(STUDENT), outputs(NARROWER, 1), "relative", "never")
     with refused("two has 5 channels", "layer2 6", "differs in depth alone"):
-        built(outputs(STUDENT), outputs({**WIDER, "conv1": (2, 4, 4)}, 1), "paper", "never")
+        build_term(outputs(STUDENT), outputs({**WIDER, "conv1": (2, 4, 4)}, 1), "paper", "never")
 
 
 def test_adapter_never_equals_auto_for_equal_channels() -> None:
     student, teacher = outputs(STUDENT), outputs(TEACHER, 1)
-    values = [built(student, teacher, "relative", use)(student, teacher, None) for use in ("never", "auto")]
+    values = [build_term(student, teacher, "relative", use)(student, teacher, None) for use in ("never", "auto")]
     assert torch.equal(*values)
 
 
-@pytest.mark.parametrize(("layers", "had"), [((), "(none)"), ((("one", "layer1"),), "(one and layer1)")], ids=str)
-def test_at_least_two_layers_are_required(layers: tuple[tuple[str, str], ...], had: str, refused: Any) -> None:
-    with refused("between two layers", had, "roles={"):
+@pytest.mark.parametrize(
+    ("layers", "layer_count"), [((), "(none)"), ((("one", "layer1"),), "(one and layer1)")], ids=str
+)
+def test_at_least_two_layers_are_required(layers: tuple[tuple[str, str], ...], layer_count: str, refused: Any) -> None:
+    with refused("between two layers", layer_count, "roles={"):
         Flow(layers)
 
 
@@ -345,38 +354,38 @@ def test_built_term_reads_flow_of_teacher_instead_of_layers(reduction: Reduction
     torch.manual_seed(0)
     term.build(student, teacher)
     assert term.teacher_roles == ("flow_matrix(conv1, layer1)", "flow_matrix(layer1, layer2)")
-    derived = teacher.select(term.teacher_roles)
-    assert [tuple(value.shape) for value in derived.features.values()] == [(2, 4, 3), (2, 3, 6)]
+    derived_outputs = teacher.select(term.teacher_roles)
+    assert [tuple(value.shape) for value in derived_outputs.features.values()] == [(2, 4, 3), (2, 3, 6)]
     for rows in (term, copy.deepcopy(term), pickle.loads(pickle.dumps(term))):
-        assert torch.equal(rows(student, derived, None), term(student, teacher, None))
+        assert torch.equal(rows(student, derived_outputs, None), term(student, teacher, None))
 
 
 def test_second_build_has_no_effect() -> None:
     student, teacher = outputs(STUDENT), outputs(WIDER, 1)
-    term = built(student, teacher)
+    term = build_term(student, teacher)
     before = term.adapters
     term.build(student, teacher)
     assert term.adapters is before
 
 
-@pytest.mark.parametrize("missing", ["teacher", "build"])
-def test_unbuilt_term_or_missing_teacher_is_an_error(missing: str) -> None:
+@pytest.mark.parametrize("missing_part", ["teacher", "build"])
+def test_unbuilt_term_or_missing_teacher_is_an_error(missing_part: str) -> None:
     student, teacher = outputs(STUDENT), outputs(TEACHER, 1)
     term = Flow(LAYERS)
-    term.build(student, None if missing == "build" else teacher)
-    assert (term.adapters is None) == (missing == "build")
-    remedy = {"teacher": "a teacher's outputs", "build": r"adapters .* call build\(student, teacher\)"}[missing]
+    term.build(student, None if missing_part == "build" else teacher)
+    assert (term.adapters is None) == (missing_part == "build")
+    remedy = {"teacher": "a teacher's outputs", "build": r"adapters .* call build\(student, teacher\)"}[missing_part]
     with pytest.raises(TutelageError, match=remedy):
-        term(student, None if missing == "teacher" else teacher, None)
+        term(student, None if missing_part == "teacher" else teacher, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
 def test_adapters_accept_any_precision(dtype: torch.dtype) -> None:
-    def to(of: Outputs, kind: torch.dtype) -> Outputs:
-        return Outputs(None, {role: value.to(kind) for role, value in of.features.items()})
+    def to(maps: Outputs, kind: torch.dtype) -> Outputs:
+        return Outputs(None, {role: value.to(kind) for role, value in maps.features.items()})
 
     student, teacher = to(outputs(STUDENT), dtype), to(outputs(WIDER, 1), dtype)
-    term = built(student, teacher)
+    term = build_term(student, teacher)
     value = term(student, teacher, None)
     full = torch.promote_types(dtype, torch.float32)
     assert {parameter.dtype for parameter in term.parameters()} == {full}

@@ -84,16 +84,16 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def called(name: str, *arguments: Any) -> Tensor:
+def call(name: str, *arguments: Any) -> Tensor:
     return LOSSES[name](*arguments, **({"genuine": True} if name in HINGE else {}))
 
 
 @pytest.mark.parametrize("name", {**FUNCTIONS, **HINGE})
 def test_autocast_does_not_change_results(name: str) -> None:
     arguments = {**FUNCTIONS, **HINGE}[name]
-    expected = called(name, *arguments)
+    expected = call(name, *arguments)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(called(name, *arguments), expected)
+        assert torch.equal(call(name, *arguments), expected)
     assert expected.dtype == torch.float32
 
 
@@ -101,11 +101,11 @@ def test_autocast_does_not_change_results(name: str) -> None:
 @pytest.mark.parametrize("name", {**FUNCTIONS, **HINGE})
 def test_half_precision_is_computed_in_float32(name: str, half: torch.dtype) -> None:
     arguments = {**FUNCTIONS, **HINGE}[name]
-    rounded = [a.to(half) if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
-    full = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in rounded]
-    value = called(name, *rounded)
+    rounded_arguments = [a.to(half) if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
+    full = [a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in rounded_arguments]
+    value = call(name, *rounded_arguments)
     assert value.dtype == torch.float32
-    assert torch.equal(value, called(name, *full))
+    assert torch.equal(value, call(name, *full))
 
 
 # --- NaN
@@ -118,7 +118,7 @@ def test_nan_is_propagated(name: str, index: int) -> None:
     if not arguments[index].is_floating_point():
         return
     arguments[index].view(-1)[0] = torch.nan
-    assert called(name, *arguments).isnan().any()
+    assert call(name, *arguments).isnan().any()
 
 
 def test_nan_of_teacher_is_propagated() -> None:
@@ -146,19 +146,19 @@ def test_losses_are_invariant_to_scale_of_either_side(name: str, scale: float, s
     """The value, and the gradient times the scale, which is the derivative by the logarithm of a length."""
     expected_at = [FEATURES.clone().requires_grad_(), FEATURES2.clone()]
     expected = FREE[name](*expected_at)
-    scaled = [FEATURES.clone(), FEATURES2.clone()]
-    scaled[side] = scaled[side] * scale
-    scaled[0].requires_grad_()
-    value = FREE[name](*scaled)
+    scaled_arguments = [FEATURES.clone(), FEATURES2.clone()]
+    scaled_arguments[side] = scaled_arguments[side] * scale
+    scaled_arguments[0].requires_grad_()
+    value = FREE[name](*scaled_arguments)
     torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-7)
     expected.sum().backward()
     value.sum().backward()
     factor = scale if side == 0 and 1e-19 <= scale <= 1e19 else 1.0
     if side == 0 and factor == 1.0 and scale != 1.0:
-        assert scaled[0].grad is not None
-        assert scaled[0].grad.isfinite().all()
+        assert scaled_arguments[0].grad is not None
+        assert scaled_arguments[0].grad.isfinite().all()
         return
-    torch.testing.assert_close(scaled[0].grad * factor, expected_at[0].grad, rtol=1e-3, atol=1e-6)  # type: ignore[operator]
+    torch.testing.assert_close(scaled_arguments[0].grad * factor, expected_at[0].grad, rtol=1e-3, atol=1e-6)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("scale", [2.0**-60, 2.0**-10, 2.0**10, 2.0**60])
@@ -233,16 +233,16 @@ LABEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("wrong", [-100, -2, 5])
+@pytest.mark.parametrize("class_number", [-100, -2, 5])
 @pytest.mark.parametrize("name", LABEL_LOSSES)
-def test_invalid_class_numbers_are_refused(name: str, wrong: int, refused: Any) -> None:
+def test_invalid_class_numbers_are_refused(name: str, class_number: int, refused: Any) -> None:
     labels = LABELS.clone()
-    labels[2] = wrong
-    if (name, wrong) == ("cross_entropy", -100):  # means no label, as in torch
+    labels[2] = class_number
+    if (name, class_number) == ("cross_entropy", -100):  # means no label, as in torch
         return
-    if name in ("LocalClustering", "draw_triplets") and wrong == 5:  # they do not know the number of classes
+    if name in ("LocalClustering", "draw_triplets") and class_number == 5:  # they do not know the number of classes
         return
-    with refused(f"label {wrong} does not exist", "-1 stands for no label"):
+    with refused(f"label {class_number} does not exist", "-1 stands for no label"):
         LABEL_LOSSES[name](labels)
 
 
@@ -271,7 +271,7 @@ def test_single_sample_is_not_broadcast(name: str, refused: Any) -> None:
     first, second = COMPARED[name]
     counts = ["(6,", "(1,"] if name != "flow_loss" else []
     with refused(*counts):
-        called(name, first, second)
+        call(name, first, second)
 
 
 def test_flows_and_hints_of_different_shapes_are_refused(refused: Any) -> None:

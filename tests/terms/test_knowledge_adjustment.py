@@ -23,10 +23,10 @@ def random_predictions(samples: int = 200, classes: int = 5) -> tuple[Tensor, Te
     return probs, torch.randint(classes, (samples,), generator=generator)
 
 
-def by_hand(probs: Tensor, labels: Tensor, smoothing: float | None = None) -> Tensor:
+def reference_adjustment(probs: Tensor, labels: Tensor, smoothing: float | None = None) -> Tensor:
     """Swap, or replace if a smoothing is given, for each sample."""
-    adjusted = probs.clone()
-    for row, y in zip(adjusted, labels.tolist(), strict=True):
+    result = probs.clone()
+    for row, y in zip(result, labels.tolist(), strict=True):
         top = row.tolist().index(max(row.tolist()))
         if y < 0 or row[y] == row[top]:
             continue
@@ -35,7 +35,7 @@ def by_hand(probs: Tensor, labels: Tensor, smoothing: float | None = None) -> Te
         else:
             row[:] = smoothing / (len(row) - 1)
             row[y] = 1 - smoothing
-    return adjusted
+    return result
 
 
 ADJUSTMENTS = pytest.mark.parametrize(
@@ -47,7 +47,9 @@ ADJUSTMENTS = pytest.mark.parametrize(
 def test_equals_plain_loops(adjust: Adjustment, smoothing: float | None) -> None:
     probs, labels = random_predictions()
     labels[::7] = -1
-    torch.testing.assert_close(adjust(probs, labels), by_hand(probs, labels, smoothing), rtol=0, atol=1e-15)
+    torch.testing.assert_close(
+        adjust(probs, labels), reference_adjustment(probs, labels, smoothing), rtol=0, atol=1e-15
+    )
 
 
 @ADJUSTMENTS
@@ -59,10 +61,10 @@ def test_correct_predictions_are_not_adjusted(adjust: Adjustment, smoothing: flo
 @ADJUSTMENTS
 def test_label_has_largest_probability_after_adjustment(adjust: Adjustment, smoothing: float | None) -> None:
     probs, labels = random_predictions()
-    once = adjust(probs, labels)
-    assert torch.equal(once.argmax(1), labels)
-    assert torch.equal(adjust(once, labels), once)
-    torch.testing.assert_close(once.sum(1), torch.ones(len(once), dtype=torch.float64))
+    first_result = adjust(probs, labels)
+    assert torch.equal(first_result.argmax(1), labels)
+    assert torch.equal(adjust(first_result, labels), first_result)
+    torch.testing.assert_close(first_result.sum(1), torch.ones(len(first_result), dtype=torch.float64))
 
 
 def test_shift_permutes_probabilities() -> None:
@@ -88,8 +90,8 @@ def test_missing_labels_adjust_nothing_and_soft_labels_count_as_argmax(
 
 
 def test_replacement_by_hand() -> None:
-    replaced = label_smooth_replacement(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([2]), 0.3)
-    torch.testing.assert_close(replaced, torch.tensor([[0.15, 0.15, 0.7]]))
+    replacement = label_smooth_replacement(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([2]), 0.3)
+    torch.testing.assert_close(replacement, torch.tensor([[0.15, 0.15, 0.7]]))
 
 
 # --- term
@@ -104,7 +106,7 @@ def outputs(seed: int, samples: int = 6, classes: int = 5) -> Outputs:
 def test_term_is_divergence_from_adjusted_teacher(temperature: float, batch_of: Callable[[Tensor], Batch]) -> None:
     student, teacher, labels = outputs(0), outputs(1), torch.tensor([0, 1, 2, 3, 4, -1])
     value = AdjustedSoftTargets(probability_shift, temperature)(student, teacher, batch_of(labels))
-    q = by_hand((teacher["logits"] / temperature).softmax(1), labels)
+    q = reference_adjustment((teacher["logits"] / temperature).softmax(1), labels)
     p = (student["logits"] / temperature).softmax(1)
     torch.testing.assert_close(value, temperature**2 * (q * (q / p).log()).sum(1))
 
@@ -131,11 +133,11 @@ def test_term_ignores_abstention_output(batch_of: Callable[[Tensor], Batch]) -> 
 
 def test_teachers_are_averaged_before_adjustment(batch_of: Callable[[Tensor], Batch]) -> None:
     """Two teachers are confident of different classes, and the label is a third: the swap applies to their mean."""
-    one, other = torch.tensor([[8.0, 0.0, 2.0]]), torch.tensor([[0.0, 7.0, 2.0]])
-    together = Outputs.ensemble((Outputs(one), Outputs(other)))
+    first_logits, second_logits = torch.tensor([[8.0, 0.0, 2.0]]), torch.tensor([[0.0, 7.0, 2.0]])
+    together = Outputs.ensemble((Outputs(first_logits), Outputs(second_logits)))
     labels = torch.tensor([2])
     value = AdjustedSoftTargets(temperature=1.0)(Outputs(torch.zeros(1, 3)), together, batch_of(labels))
-    q = by_hand((one.softmax(1) + other.softmax(1)) / 2, labels)
+    q = reference_adjustment((first_logits.softmax(1) + second_logits.softmax(1)) / 2, labels)
     assert value.item() == pytest.approx(float((q * q.log()).sum()) + math.log(3), abs=1e-5)
 
 

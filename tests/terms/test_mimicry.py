@@ -50,7 +50,7 @@ def test_mimicry_is_mean_over_peers_unlike_soft_targets_of_their_mean(temperatur
     for sample in range(5):
         p = (student[sample] / temperature).softmax(0).tolist()
         q = [(peer[sample] / temperature).softmax(0).tolist() for peer in peers]
-        per_peer.append(temperature**2 * sum(kl(one, p) for one in q) / 3)
+        per_peer.append(temperature**2 * sum(kl(student_probs, p) for student_probs in q) / 3)
         ensemble.append(temperature**2 * kl([sum(column) / 3 for column in zip(*q, strict=True)], p))
     dml, dml_e = (term(temperature)(Outputs(student), cohort, None) for term in (Mimicry, SoftTargets))
     assert dml.tolist() == pytest.approx(per_peer)

@@ -159,19 +159,19 @@ def test_invalid_class_axis_is_refused(shape: tuple[int, ...], axis: int | None,
         class_axis(torch.zeros(shape), axis)
 
 
-def softened(logits: list[float], temperature: float) -> list[float]:
+def softmax_at(logits: list[float], temperature: float) -> list[float]:
     powers = [math.exp(x / temperature) for x in logits]
     return [power / sum(powers) for power in powers]
 
 
-def by_hand(temperature: float) -> list[list[float]]:
+def reference_values(temperature: float) -> list[list[float]]:
     """T^2 KL at each token of TOKENS and TEACHER, in plain Python."""
     return [
         [
             temperature**2
             * sum(
                 q * math.log(q / p)
-                for p, q in zip(softened(z.tolist(), temperature), softened(v.tolist(), temperature), strict=True)
+                for p, q in zip(softmax_at(z.tolist(), temperature), softmax_at(v.tolist(), temperature), strict=True)
             )
             for z, v in zip(tokens, teacher_tokens, strict=True)
         ]
@@ -190,16 +190,16 @@ def test_soft_targets_of_tokens_and_maps(form: str, temperature: float) -> None:
         "maps, classes fourth": (lambda x: x.unflatten(1, (2, 3)), 3),
     }[form]
     student, teacher = change(TOKENS), change(TEACHER_TOKENS)
-    values = torch.tensor(by_hand(temperature), dtype=torch.float64)
+    values = torch.tensor(reference_values(temperature), dtype=torch.float64)
     torch.testing.assert_close(soft_targets(student, teacher, temperature, axis=axis), values.mean(1))
     term = SoftTargets(temperature, axis=axis)
     torch.testing.assert_close(term(Outputs(student), Outputs(teacher)), values.mean(1))
     torch.testing.assert_close(term(student, teacher), values.mean())
     token_labels = TOKEN_LABELS if student.ndim == 3 else TOKEN_LABELS.unflatten(1, (2, 3))
-    masked = values.where(TOKEN_LABELS != -100, 0.0)
-    mean = masked.sum() / (TOKEN_LABELS != -100).sum()
+    masked_values = values.where(TOKEN_LABELS != -100, 0.0)
+    mean = masked_values.sum() / (TOKEN_LABELS != -100).sum()
     torch.testing.assert_close(SoftTargets(temperature, -100, axis)(student, teacher, token_labels), mean)
-    in_samples = masked.sum(1) / (TOKEN_LABELS != -100).sum(1)
+    in_samples = masked_values.sum(1) / (TOKEN_LABELS != -100).sum(1)
     torch.testing.assert_close(
         soft_targets(student, teacher, temperature, mask=token_labels != -100, axis=axis), in_samples
     )
@@ -209,21 +209,21 @@ def test_soft_targets_of_tokens_and_maps(form: str, temperature: float) -> None:
     )
 
 
-@pytest.mark.parametrize("ignored", [-100, -1, 255])
-def test_cross_entropy_of_tokens_and_maps_equals_torch(ignored: int) -> None:
-    token_labels = TOKEN_LABELS.masked_fill(TOKEN_LABELS == -100, ignored)
-    expected = F.cross_entropy(TOKENS.transpose(1, 2), token_labels, ignore_index=ignored)
-    term = CrossEntropy(ignored)
+@pytest.mark.parametrize("ignore_index", [-100, -1, 255])
+def test_cross_entropy_of_tokens_and_maps_equals_torch(ignore_index: int) -> None:
+    token_labels = TOKEN_LABELS.masked_fill(TOKEN_LABELS == -100, ignore_index)
+    expected = F.cross_entropy(TOKENS.transpose(1, 2), token_labels, ignore_index=ignore_index)
+    term = CrossEntropy(ignore_index)
     for value in (
         term(TOKENS, token_labels),
-        CrossEntropy(ignored, axis=1)(TOKENS.transpose(1, 2), token_labels),
-        CrossEntropy(ignored, axis=2)(TOKENS, token_labels),
+        CrossEntropy(ignore_index, axis=1)(TOKENS.transpose(1, 2), token_labels),
+        CrossEntropy(ignore_index, axis=2)(TOKENS, token_labels),
         term(of_maps(TOKENS, 2, 3), token_labels.unflatten(1, (2, 3))),
     ):
         torch.testing.assert_close(value, expected)
-    values = F.cross_entropy(TOKENS.transpose(1, 2), token_labels, ignore_index=ignored, reduction="none")
-    mean = values.sum(1) / (token_labels != ignored).sum(1)
-    torch.testing.assert_close(cross_entropy(TOKENS, token_labels, ignore_index=ignored), mean)
+    values = F.cross_entropy(TOKENS.transpose(1, 2), token_labels, ignore_index=ignore_index, reduction="none")
+    mean = values.sum(1) / (token_labels != ignore_index).sum(1)
+    torch.testing.assert_close(cross_entropy(TOKENS, token_labels, ignore_index=ignore_index), mean)
     maps = Outputs(of_maps(TOKENS, 2, 3)), None, Batch(TOKENS, token_labels.unflatten(1, (2, 3)), torch.arange(3), None)
     torch.testing.assert_close(term(*maps), mean)
 

@@ -34,7 +34,7 @@ def huber(a: float, b: float) -> float:
 
 def distances_by_hand(inputs: Tensor) -> list[list[float]]:
     rows = inputs.flatten(1).tolist()
-    result = [[math.dist(one, other) for other in rows] for one in rows]
+    result = [[math.dist(point, other_row) for other_row in rows] for point in rows]
     nonzero = [d for row in result for d in row if d > 0]
     mean = sum(nonzero) / len(nonzero)
     return [[d / mean for d in row] for row in result]
@@ -230,11 +230,11 @@ def test_gradient_is_bounded_for_equal_samples(gap: float, dtype: torch.dtype, l
 
 
 @both_losses
-@pytest.mark.parametrize("dead", ["student", "teacher", "both"])
-def test_gradient_is_bounded_for_several_zero_embeddings(dead: str, loss: Loss) -> None:
+@pytest.mark.parametrize("zero_network", ["student", "teacher", "both"])
+def test_gradient_is_bounded_for_several_zero_embeddings(zero_network: str, loss: Loss) -> None:
     student, teacher = points(5, 4), points(5, 4, seed=1)
     for side, name in ((student, "teacher"), (teacher, "student")):
-        if dead != name:
+        if zero_network != name:
             side[[0, 2, 3]] = 0
     result = gradient(loss, student, teacher)
     assert loss(student, teacher).isfinite()
@@ -243,14 +243,14 @@ def test_gradient_is_bounded_for_several_zero_embeddings(dead: str, loss: Loss) 
 
 
 @both_losses
-@pytest.mark.parametrize("dead", ["student", "teacher", "both"])
-def test_value_and_gradient_are_finite_if_all_samples_coincide(dead: str, loss: Loss) -> None:
-    student = torch.zeros(4, 3) if dead != "teacher" else points(4, 3).float()
-    teacher = torch.ones(4, 3) if dead != "student" else points(4, 3, seed=1).float()
+@pytest.mark.parametrize("zero_network", ["student", "teacher", "both"])
+def test_value_and_gradient_are_finite_if_all_samples_coincide(zero_network: str, loss: Loss) -> None:
+    student = torch.zeros(4, 3) if zero_network != "teacher" else points(4, 3).float()
+    teacher = torch.ones(4, 3) if zero_network != "student" else points(4, 3, seed=1).float()
     result = gradient(loss, student, teacher)
     assert loss(student, teacher).isfinite()
     assert result.isfinite().all()
-    assert result.abs().max() < (1e3 if dead == "teacher" else 1e-12)
+    assert result.abs().max() < (1e3 if zero_network == "teacher" else 1e-12)
 
 
 def test_degenerate_triplets_count_with_a_cosine_of_zero() -> None:
@@ -318,10 +318,10 @@ def test_random_vertices_are_used_above_the_maximum(maximum: int, vertices: int)
     torch.manual_seed(0)
     losses = [angle_relations(student, teacher, maximum).item() for _ in range(400)]
     assert {round(value, 9) for value in losses} == {round(value, 9) for value in sets}
-    whole = angle_relations(student, teacher).item()
-    assert sum(sets) / len(sets) == pytest.approx(whole, rel=1e-12)
+    full_value = angle_relations(student, teacher).item()
+    assert sum(sets) / len(sets) == pytest.approx(full_value, rel=1e-12)
     error = torch.tensor(sets).std(correction=0).item() / math.sqrt(len(losses))
-    assert sum(losses) / len(losses) == pytest.approx(whole, abs=4 * error)
+    assert sum(losses) / len(losses) == pytest.approx(full_value, abs=4 * error)
 
 
 def test_both_sides_use_the_same_random_vertices() -> None:

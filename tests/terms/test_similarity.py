@@ -26,14 +26,14 @@ def features(*shape: int, seed: int = 0) -> Tensor:
 def rows_by_hand(inputs: Tensor) -> list[list[float]]:
     flat = inputs.flatten(1).tolist()
     rows = []
-    for one in flat:
-        row = [sum(a * b for a, b in zip(one, other, strict=True)) for other in flat]
+    for flat_row in flat:
+        row = [sum(a * b for a, b in zip(flat_row, other, strict=True)) for other in flat]
         length = math.sqrt(sum(x * x for x in row))
         rows.append([x / length for x in row])
     return rows
 
 
-def by_hand(student: Tensor, teacher: Tensor) -> float:
+def reference_loss(student: Tensor, teacher: Tensor) -> float:
     b, student_shape, teacher_shape = len(student), rows_by_hand(student), rows_by_hand(teacher)
     return sum((student_shape[i][j] - teacher_shape[i][j]) ** 2 for i in range(b) for j in range(b)) / b**2
 
@@ -61,7 +61,7 @@ def test_equals_plain_loops_for_different_shapes(
     student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]
 ) -> None:
     student, teacher = features(*student_shape), features(*teacher_shape, seed=1)
-    assert similarity_preserving(student, teacher).item() == pytest.approx(by_hand(student, teacher), rel=1e-12)
+    assert similarity_preserving(student, teacher).item() == pytest.approx(reference_loss(student, teacher), rel=1e-12)
 
 
 def test_rows_have_unit_length_and_matrix_is_not_symmetric() -> None:
@@ -112,14 +112,14 @@ def test_loss_of_single_sample_is_zero() -> None:
     assert student.grad.abs().max() == 0
 
 
-@pytest.mark.parametrize("dead", ["student", "teacher", "both"])
-def test_maps_of_zeros_are_finite_in_value_and_gradient(dead: str) -> None:
+@pytest.mark.parametrize("zero_network", ["student", "teacher", "both"])
+def test_maps_of_zeros_are_finite_in_value_and_gradient(zero_network: str) -> None:
     """Every row of the other side has length 1: b / b^2."""
-    student = (torch.zeros(4, 2, 2, 2) if dead != "teacher" else features(4, 2, 2, 2).float()).requires_grad_()
-    teacher = torch.zeros(4, 2, 2, 2) if dead != "student" else features(4, 2, 2, 2).float()
+    student = (torch.zeros(4, 2, 2, 2) if zero_network != "teacher" else features(4, 2, 2, 2).float()).requires_grad_()
+    teacher = torch.zeros(4, 2, 2, 2) if zero_network != "student" else features(4, 2, 2, 2).float()
     value = similarity_preserving(student, teacher)
     value.backward()
-    assert value.item() == pytest.approx(0 if dead == "both" else 1 / 4)
+    assert value.item() == pytest.approx(0 if zero_network == "both" else 1 / 4)
     assert student.grad is not None
     assert student.grad.isfinite().all()
     assert student.grad.abs().max() < 10
@@ -165,7 +165,7 @@ def test_inner_products_beyond_range_of_float16(half: torch.dtype) -> None:
     student, teacher = (300 * features(4, 3, 2, 2)).to(half), features(4, 5, seed=1).to(half)
     value = similarity_preserving(student, teacher)
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(by_hand(student.double(), teacher.double()), rel=1e-4)
+    assert value.item() == pytest.approx(reference_loss(student.double(), teacher.double()), rel=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 32, 64, 128])

@@ -23,26 +23,26 @@ def logits(scale: float = 1.0, seed: int = 0, size: int = 64) -> tuple[Tensor, T
 
 
 def transport_by_hand(a: Tensor, b: Tensor, sigma: float, iterations: int, tolerance: float) -> float:
-    xs, ys = a.tolist(), b.tolist()
-    cost = [[sum((p - q) ** 2 for p, q in zip(x, y, strict=True)) for y in ys] for x in xs]
-    u, v = [0.0] * len(xs), [0.0] * len(ys)
+    source_rows, target_rows = a.tolist(), b.tolist()
+    cost = [[sum((p - q) ** 2 for p, q in zip(x, y, strict=True)) for y in target_rows] for x in source_rows]
+    u, v = [0.0] * len(source_rows), [0.0] * len(target_rows)
 
     def plan(i: int, j: int) -> float:
         return math.exp((u[i] + v[j] - cost[i][j]) / sigma)
 
     for _ in range(iterations):
         new = [
-            u[i] + sigma * (math.log(1 / len(xs)) - math.log(sum(plan(i, j) for j in range(len(ys)))))
-            for i in range(len(xs))
+            u[i] + sigma * (math.log(1 / len(source_rows)) - math.log(sum(plan(i, j) for j in range(len(target_rows)))))
+            for i in range(len(source_rows))
         ]
         change, u = sum(abs(p - q) for p, q in zip(new, u, strict=True)), new
         v = [
-            v[j] + sigma * (math.log(1 / len(ys)) - math.log(sum(plan(i, j) for i in range(len(xs)))))
-            for j in range(len(ys))
+            v[j] + sigma * (math.log(1 / len(target_rows)) - math.log(sum(plan(i, j) for i in range(len(source_rows)))))
+            for j in range(len(target_rows))
         ]
         if change < tolerance:
             break
-    return sum(plan(i, j) * cost[i][j] for i in range(len(xs)) for j in range(len(ys)))
+    return sum(plan(i, j) * cost[i][j] for i in range(len(source_rows)) for j in range(len(target_rows)))
 
 
 @pytest.mark.parametrize(("iterations", "tolerance"), [(1, 0.0), (50, 0.1), (50, 3.0), (4, 0.0)])
@@ -72,11 +72,11 @@ def test_differs_from_entropic_sinkhorn_divergence(scale: float) -> None:
     a, b = logits(scale)
     entropic = 2 * geomloss.SamplesLoss("sinkhorn", p=2, blur=math.sqrt(0.5), scaling=0.95)(a, b).item()
 
-    def regularised(x: Tensor, y: Tensor) -> float:
+    def regularized_distance(x: Tensor, y: Tensor) -> float:
         plan, cost = transport_plan(x, y, 1.0, 2000, 1e-6)
         return float((plan * cost).sum() + (plan * (plan * len(x) * len(y)).log()).sum())
 
-    with_entropy = regularised(a, b) - (regularised(a, a) + regularised(b, b)) / 2
+    with_entropy = regularized_distance(a, b) - (regularized_distance(a, a) + regularized_distance(b, b)) / 2
     assert with_entropy == pytest.approx(entropic, rel=0.02)
     assert sinkhorn_divergence(a, b).item() > 1.04 * entropic
 
@@ -92,8 +92,8 @@ def test_properties_of_a_divergence() -> None:
     order = torch.randperm(64, generator=torch.Generator().manual_seed(3))
     assert sinkhorn_divergence(a, b[order]).item() == pytest.approx(value.item(), rel=1e-9)  # unlike logit pairing
     assert sinkhorn_divergence(a + 5, b + 5).item() == pytest.approx(value.item(), rel=1e-9)
-    moved = sinkhorn_divergence(a, a + 1.0, tolerance=1e-9, iterations=2000)
-    assert moved.item() == pytest.approx(10, rel=1e-4)  # a shift by d costs ||d||^2
+    value_of_shift = sinkhorn_divergence(a, a + 1.0, tolerance=1e-9, iterations=2000)
+    assert value_of_shift.item() == pytest.approx(10, rel=1e-4)  # a shift by d costs ||d||^2
 
 
 def test_marginal_error_of_plan() -> None:
@@ -101,9 +101,11 @@ def test_marginal_error_of_plan() -> None:
     plan, cost = transport_plan(a, b)
     torch.testing.assert_close(cost, (a[:, None] - b).square().sum(2))
     torch.testing.assert_close(plan.sum(0), torch.full((64,), 1 / 64).double())
-    missing = [float((transport_plan(a, b, 1.0, n, 0.0)[0].sum(1) - 1 / 64).abs().sum()) for n in (1, 5, 50, 500)]
-    assert missing == sorted(missing, reverse=True)
-    assert missing[-1] < 1e-6 < missing[0]
+    marginal_errors = [
+        float((transport_plan(a, b, 1.0, n, 0.0)[0].sum(1) - 1 / 64).abs().sum()) for n in (1, 5, 50, 500)
+    ]
+    assert marginal_errors == sorted(marginal_errors, reverse=True)
+    assert marginal_errors[-1] < 1e-6 < marginal_errors[0]
 
 
 def test_gradcheck_through_all_iterations_to_both_sides() -> None:
@@ -115,9 +117,9 @@ def test_iterations_after_convergence_have_no_gradient() -> None:
     """The masked iterations that run on a GPU change neither value nor gradient."""
     a, b = (side.requires_grad_() for side in logits(0.3))
     gradients = [torch.autograd.grad(sinkhorn_divergence(a, b, iterations=n), (a, b)) for n in (50, 60)]
-    for one, other in zip(*gradients, strict=True):
-        assert torch.equal(one, other)
-        assert one.abs().max() > 0
+    for default_gradient, long_gradient in zip(*gradients, strict=True):
+        assert torch.equal(default_gradient, long_gradient)
+        assert default_gradient.abs().max() > 0
 
 
 def test_equal_batches_have_zero_value_and_gradient() -> None:
@@ -170,8 +172,8 @@ def test_the_term_under_autocast() -> None:
 
 
 def test_settings_of_term() -> None:
-    for wrong in (0.0, -1.0, float("inf"), float("nan")):
+    for setting in (0.0, -1.0, float("inf"), float("nan")):
         with pytest.raises(TutelageError, match="regularisation must be"):
-            SinkhornDivergence(wrong)
+            SinkhornDivergence(setting)
     with pytest.raises(TutelageError, match="two batches"):
         SinkhornDivergence()(Outputs(torch.zeros(2, 3)), None, None)

@@ -19,15 +19,15 @@ Z, V = torch.tensor([[1.0, 2, 3]], dtype=torch.float64), torch.tensor([[3.0, 2, 
 INF = float("inf")
 
 
-def softened(logits: list[float], temperature: float) -> list[float]:
+def softmax_at(logits: list[float], temperature: float) -> list[float]:
     powers = [math.exp(x / temperature) for x in logits]
     return [power / sum(powers) for power in powers]
 
 
-def by_hand(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def reference_losses(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     values = []
     for z, v in zip(student.tolist(), teacher.tolist(), strict=True):
-        p, q = softened(z, temperature), softened(v, temperature)
+        p, q = softmax_at(z, temperature), softmax_at(v, temperature)
         values.append(temperature**2 * sum(b * math.log(b / a) for a, b in zip(p, q, strict=True)))
     return torch.tensor(values, dtype=torch.float64)
 
@@ -45,10 +45,10 @@ def test_kl_divergence_has_no_temperature_factor() -> None:
 
 
 def test_value_is_sum_over_classes() -> None:
-    wrong = 0.439877  # F.kl_div(reduction="mean") for this pair: C times too small
-    both = soft_targets(Z.repeat(2, 1), V.repeat(2, 1), 4)
-    assert both.shape == (2,)
-    assert both.mean().item() == pytest.approx(3 * wrong, abs=3e-6)
+    mean_over_classes = 0.439877  # F.kl_div(reduction="mean") for this pair: C times too small
+    repeated = soft_targets(Z.repeat(2, 1), V.repeat(2, 1), 4)
+    assert repeated.shape == (2,)
+    assert repeated.mean().item() == pytest.approx(3 * mean_over_classes, abs=3e-6)
 
 
 def test_known_gradient() -> None:
@@ -98,7 +98,9 @@ def test_temperature_of_labels_and_soft_targets() -> None:
 def test_equals_plain_loops(temperature: float) -> None:
     torch.manual_seed(0)
     student, teacher = torch.randn(2, 5, 7, dtype=torch.float64).unbind()
-    torch.testing.assert_close(soft_targets(student, teacher, temperature), by_hand(student, teacher, temperature))
+    torch.testing.assert_close(
+        soft_targets(student, teacher, temperature), reference_losses(student, teacher, temperature)
+    )
 
 
 def test_the_default_temperature_is_four() -> None:
@@ -132,14 +134,14 @@ def test_logits_of_ten_thousand(temperature: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("third", "expected"),
+    ("third_probability", "expected"),
     [
         (0.0, 0.25 * math.log(0.75) + 0.75 * math.log(2.25)),  # p is uniform over three
         (-INF, 0.25 * math.log(0.5) + 0.75 * math.log(1.5)),  # the student excludes the class too
     ],
 )
-def test_class_with_teacher_probability_zero(third: float, expected: float) -> None:
-    student = torch.tensor([[0.0, 0, third]], requires_grad=True)
+def test_class_with_teacher_probability_zero(third_probability: float, expected: float) -> None:
+    student = torch.tensor([[0.0, 0, third_probability]], requires_grad=True)
     value = soft_targets(student, torch.tensor([[0, math.log(3), -INF]]), 1)
     value.sum().backward()
     assert value.tolist() == pytest.approx([expected])
@@ -157,10 +159,10 @@ def test_softened_probabilities_of_teachers_are_averaged() -> None:
     value = SoftTargets(3)(Outputs(z), Outputs.ensemble(tuple(map(Outputs, teachers))), None)
     mean = [
         [sum(pair) / 2 for pair in zip(*rows, strict=True)]
-        for rows in zip(*([softened(row, 3) for row in teacher.tolist()] for teacher in teachers), strict=True)
+        for rows in zip(*([softmax_at(row, 3) for row in teacher.tolist()] for teacher in teachers), strict=True)
     ]
     logits = 3 * torch.tensor(mean, dtype=torch.float64).log()
-    torch.testing.assert_close(value, by_hand(z, logits, 3))
+    torch.testing.assert_close(value, reference_losses(z, logits, 3))
     of_mean_logits = SoftTargets(3)(Outputs(z), Outputs((teachers[0] + teachers[1]) / 2), None)
     assert not torch.allclose(value, of_mean_logits, rtol=1e-2)
 

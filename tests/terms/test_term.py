@@ -37,7 +37,7 @@ class Case:
     symmetric: bool
     by_sample: bool = True
     """No sample counts in another's value."""
-    whole: bool = False
+    one_value_per_batch: bool = False
     """One value for the batch."""
 
 
@@ -54,15 +54,17 @@ CASES = {
     "flow": Case(lambda: Flow(PAIRS), False, by_sample=False),
     "flow, paper": Case(lambda: Flow(PAIRS, "paper"), True),
     "flow, mean": Case(lambda: Flow(PAIRS, "mean"), True),
-    "similarity": Case(lambda: SimilarityPreserving("stage2", "stage2"), True, whole=True),
-    "distances": Case(DistanceRelations, True, whole=True),
-    "angles": Case(AngleRelations, True, whole=True),
+    "similarity": Case(lambda: SimilarityPreserving("stage2", "stage2"), True, one_value_per_batch=True),
+    "distances": Case(DistanceRelations, True, one_value_per_batch=True),
+    "angles": Case(AngleRelations, True, one_value_per_batch=True),
     "soft targets of a branch": Case(lambda: OnRole("branch", SoftTargets(4)), False),
 }
 
 
-def cases_where(which: Callable[[Case], bool]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items() if which(case)])
+def cases_where(condition: Callable[[Case], bool]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, id=name) for name, case in CASES.items() if condition(case)]
+    )
 
 
 every_term = cases_where(lambda case: True)
@@ -79,11 +81,11 @@ def outputs(seed: int, dtype: torch.dtype = torch.float32, requires_grad: bool =
     return Outputs(logits, features | {"branch": logits.detach().clone().requires_grad_(requires_grad)})
 
 
-def tensors(of: Outputs, roles: tuple[str, ...]) -> list[Tensor]:
-    return [of[role] for role in roles]
+def tensors(role_outputs: Outputs, roles: tuple[str, ...]) -> list[Tensor]:
+    return [role_outputs[role] for role in roles]
 
 
-def built(case: Case, student: Outputs, teacher: Outputs) -> Term:
+def build(case: Case, student: Outputs, teacher: Outputs) -> Term:
     term = case.make()
     term.build(student, teacher)
     return term
@@ -92,27 +94,27 @@ def built(case: Case, student: Outputs, teacher: Outputs) -> Term:
 @every_term
 def test_returns_value_per_sample_or_scalar(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
-    value = built(case, student, teacher)(student, teacher, None)
-    assert (value.shape, value.dtype) == (() if case.whole else (3,), torch.float32)
+    value = build(case, student, teacher)(student, teacher, None)
+    assert (value.shape, value.dtype) == (() if case.one_value_per_batch else (3,), torch.float32)
     assert (value > 0).all()
 
 
-@cases_where(lambda case: not case.whole)
+@cases_where(lambda case: not case.one_value_per_batch)
 def test_values_per_sample_are_independent_unless_scaled_by_batch(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
-    term = built(case, student, teacher)
-    alone = [
-        Outputs(of["logits"][1:2], {role: value[1:2] for role, value in of.features.items()})
-        for of in (student, teacher)
+    term = build(case, student, teacher)
+    single_outputs = [
+        Outputs(role_outputs["logits"][1:2], {role: value[1:2] for role, value in role_outputs.features.items()})
+        for role_outputs in (student, teacher)
     ]
     in_batch = term(student, teacher, None)[1:2]
-    assert torch.allclose(term(*alone, None), in_batch, rtol=1e-5) == case.by_sample
+    assert torch.allclose(term(*single_outputs, None), in_batch, rtol=1e-5) == case.by_sample
 
 
 @every_term
 def test_value_and_gradient_are_exactly_zero_at_equality(case: Case) -> None:
     student = outputs(0, requires_grad=True)
-    term = built(case, student, student)
+    term = build(case, student, student)
     value = term(student, student.detach(), None)
     value.sum().backward()
     assert value.abs().max() == 0
@@ -124,7 +126,7 @@ def test_value_and_gradient_are_exactly_zero_at_equality(case: Case) -> None:
 @every_term
 def test_gradient_reaches_the_student_and_never_the_teacher(case: Case) -> None:
     student, teacher = outputs(0, requires_grad=True), outputs(1, requires_grad=True)
-    term = built(case, student, teacher)
+    term = build(case, student, teacher)
     term(student, teacher, None).sum().backward()
     assert all(t.grad is not None and t.grad.abs().max() > 0 for t in tensors(student, term.roles))
     assert all(t.grad is None for t in (teacher["logits"], *teacher.features.values()))
@@ -133,7 +135,7 @@ def test_gradient_reaches_the_student_and_never_the_teacher(case: Case) -> None:
 @every_term
 def test_asymmetric_unless_declared_symmetric(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
-    term = built(case, student, teacher)
+    term = build(case, student, teacher)
     forth, back = term(student, teacher, None), term(teacher, student, None)
     assert torch.allclose(forth, back, rtol=1e-5) == case.symmetric
 
@@ -141,7 +143,7 @@ def test_asymmetric_unless_declared_symmetric(case: Case) -> None:
 @every_term
 def test_gradcheck(case: Case) -> None:
     student, teacher = outputs(0, torch.float64, requires_grad=True), outputs(1, torch.float64)
-    term = built(case, student, teacher)
+    term = build(case, student, teacher)
 
     def value(*values: Tensor) -> Tensor:
         features = dict(zip(term.roles, values, strict=True))
@@ -154,19 +156,20 @@ def test_gradcheck(case: Case) -> None:
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(case: Case, half: torch.dtype) -> None:
     student, teacher = outputs(0, half), outputs(1, half)
-    rounded = [
-        Outputs(of["logits"].float(), {role: v.float() for role, v in of.features.items()}) for of in (student, teacher)
+    rounded_outputs = [
+        Outputs(role_outputs["logits"].float(), {role: v.float() for role, v in role_outputs.features.items()})
+        for role_outputs in (student, teacher)
     ]
-    term = built(case, student, teacher)
+    term = build(case, student, teacher)
     value = term(student, teacher, None)
     assert value.dtype == torch.float32
-    assert torch.equal(value, term(*rounded, None))
+    assert torch.equal(value, term(*rounded_outputs, None))
 
 
 @every_term
 def test_autocast_does_not_change_value(case: Case) -> None:
     student, teacher = outputs(0), outputs(1)
-    term = built(case, student, teacher)
+    term = build(case, student, teacher)
     with torch.autocast("cpu", torch.bfloat16):
         value = term(student, teacher, None)
     assert value.dtype == torch.float32
@@ -175,7 +178,7 @@ def test_autocast_does_not_change_value(case: Case) -> None:
 
 @every_term
 def test_missing_teacher_is_an_error(case: Case) -> None:
-    term = built(case, outputs(0), outputs(1))
+    term = build(case, outputs(0), outputs(1))
     inner = term.term if isinstance(term, OnRole) else term
     with pytest.raises(TutelageError, match=f"{type(inner).__name__} needs"):
         term(outputs(0), None, None)
@@ -200,7 +203,7 @@ def ramp(progress: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("weighted", "early", "late"),
+    ("weighted_term", "early", "late"),
     [
         (Weighted(TERM), 1, 1),
         (0.5 * TERM, 0.5, 0.5),
@@ -216,10 +219,10 @@ def ramp(progress: float) -> float:
         (2 * (ramp * (0.5 * TERM)) * 3, 3, 27),
     ],
 )
-def test_weights_multiply(weighted: Weighted, early: float, late: float) -> None:
-    assert weighted.term is TERM
-    assert (weighted.at(0.1), weighted.at(0.9)) == (pytest.approx(early), pytest.approx(late))
-    assert isinstance(weighted.at(0.1), float)
+def test_weights_multiply(weighted_term: Weighted, early: float, late: float) -> None:
+    assert weighted_term.term is TERM
+    assert (weighted_term.at(0.1), weighted_term.at(0.9)) == (pytest.approx(early), pytest.approx(late))
+    assert isinstance(weighted_term.at(0.1), float)
 
 
 def test_multiplication_does_not_change_the_operand() -> None:
@@ -239,15 +242,15 @@ VIEW = Darker()
 
 
 def test_term_on_view_has_weight_one() -> None:
-    weighted = TERM.on(VIEW)
-    assert isinstance(weighted, Weighted)
-    assert weighted.term is TERM
-    assert weighted.view is VIEW
-    assert weighted.at(0.3) == 1
+    weighted_term = TERM.on(VIEW)
+    assert isinstance(weighted_term, Weighted)
+    assert weighted_term.term is TERM
+    assert weighted_term.view is VIEW
+    assert weighted_term.at(0.3) == 1
 
 
 @pytest.mark.parametrize(
-    ("weighted", "late"),
+    ("weighted_term", "late"),
     [
         (0.5 * TERM.on(VIEW), 0.5),
         (TERM.on(VIEW) * 3, 3),
@@ -260,15 +263,15 @@ def test_term_on_view_has_weight_one() -> None:
         (Weighted(TERM, 4, VIEW), 4),
     ],
 )
-def test_multiplication_preserves_the_view(weighted: Weighted, late: float) -> None:
-    assert weighted.view is VIEW
-    assert weighted.term is TERM
-    assert weighted.at(0.9) == pytest.approx(late)
+def test_multiplication_preserves_the_view(weighted_term: Weighted, late: float) -> None:
+    assert weighted_term.view is VIEW
+    assert weighted_term.term is TERM
+    assert weighted_term.at(0.9) == pytest.approx(late)
 
 
-@pytest.mark.parametrize("weighted", [Weighted(TERM), 0.5 * TERM, ramp * TERM, 2 * (ramp * TERM)])
-def test_term_has_no_view_by_default(weighted: Weighted) -> None:
-    assert weighted.view is None
+@pytest.mark.parametrize("weighted_term", [Weighted(TERM), 0.5 * TERM, ramp * TERM, 2 * (ramp * TERM)])
+def test_term_has_no_view_by_default(weighted_term: Weighted) -> None:
+    assert weighted_term.view is None
 
 
 def test_on_view_does_not_change_the_term() -> None:

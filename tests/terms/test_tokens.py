@@ -23,7 +23,7 @@ def random_tensor(*shape: int) -> Tensor:
 STUDENT, TEACHER = random_tensor(3, 5, 4), random_tensor(3, 5, 7)
 
 
-def by_hand(tokens: Tensor, p: float) -> list[list[float]]:
+def reference_attention(tokens: Tensor, p: float) -> list[list[float]]:
     maps = []
     for sample in tokens.tolist():
         energy = [sum(abs(x) ** p for x in token) for token in sample]
@@ -34,10 +34,12 @@ def by_hand(tokens: Tensor, p: float) -> list[list[float]]:
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 4.0])
 def test_attention_of_tokens_equals_plain_loops(p: float) -> None:
-    torch.testing.assert_close(attention_map(STUDENT, p), torch.tensor(by_hand(STUDENT, p), dtype=torch.float64))
+    torch.testing.assert_close(
+        attention_map(STUDENT, p), torch.tensor(reference_attention(STUDENT, p), dtype=torch.float64)
+    )
     difference = [
         [a - b for a, b in zip(s, t, strict=True)]
-        for s, t in zip(by_hand(STUDENT, p), by_hand(TEACHER, p), strict=True)
+        for s, t in zip(reference_attention(STUDENT, p), reference_attention(TEACHER, p), strict=True)
     ]
     mean = torch.tensor([sum(d * d for d in row) / 5 for row in difference], dtype=torch.float64)
     torch.testing.assert_close(attention_transfer(STUDENT, TEACHER, p), mean)
@@ -55,10 +57,10 @@ def test_tokens_of_a_grid_and_its_map_have_equal_attention() -> None:
 
 
 def test_class_token_counts_and_zero_tokens_do_not() -> None:
-    without = attention_transfer(STUDENT[:, 1:], TEACHER[:, 1:], form="paper")
-    assert not torch.isclose(attention_transfer(STUDENT, TEACHER, form="paper"), without).any()
+    without_class_token = attention_transfer(STUDENT[:, 1:], TEACHER[:, 1:], form="paper")
+    assert not torch.isclose(attention_transfer(STUDENT, TEACHER, form="paper"), without_class_token).any()
     mask = torch.tensor([0.0, 1, 1, 1, 1])[:, None]
-    torch.testing.assert_close(attention_transfer(STUDENT * mask, TEACHER * mask, form="paper"), without)
+    torch.testing.assert_close(attention_transfer(STUDENT * mask, TEACHER * mask, form="paper"), without_class_token)
 
 
 def test_built_term_reads_attention_of_token_teacher() -> None:
@@ -92,9 +94,9 @@ def test_hint_of_tokens_is_a_shared_linear_layer(reduction: Any) -> None:
     term.build(STUDENT, TEACHER)
     assert isinstance(term.regressor, torch.nn.Linear)
     weight, bias = term.regressor.weight, term.regressor.bias
-    guided = torch.stack([torch.stack([weight @ token + bias for token in sample]) for sample in STUDENT])
-    expected = 0.5 * (guided - TEACHER).square().sum((1, 2))
-    torch.testing.assert_close(hint_loss(guided, TEACHER), expected)
+    mapped_tokens = torch.stack([torch.stack([weight @ token + bias for token in sample]) for sample in STUDENT])
+    expected = 0.5 * (mapped_tokens - TEACHER).square().sum((1, 2))
+    torch.testing.assert_close(hint_loss(mapped_tokens, TEACHER), expected)
     if reduction != "paper":
         expected = expected * 2 / 35 / (TEACHER.square().mean() if reduction == "relative" else 1)
     torch.testing.assert_close(term(Outputs(None, {"a": STUDENT}), Outputs(None, {"b": TEACHER})), expected)

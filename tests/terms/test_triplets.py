@@ -31,7 +31,7 @@ def features(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def by_hand(positive: float, negative: float, form: str, nested: bool = False) -> float:
+def reference_loss(positive: float, negative: float, form: str, nested: bool = False) -> float:
     if form == "absolute":
         return max(3 - negative, 0) + max(positive - 1, 0)
     if form == "relative":
@@ -65,13 +65,14 @@ def test_nested_form_differs_for_wide_gaps() -> None:
     assert triplet_loss(positive, negative, "bounded", nested=True).tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("how", FORMS, ids=str)
-def test_equals_plain_arithmetic(how: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_equals_plain_arithmetic(settings: dict[str, Any]) -> None:
     positive, negative = (5 * features(2, 3, 4, seed=1).abs()).unbind()
     expected = [
-        by_hand(p, n, **how) for p, n in zip(positive.flatten().tolist(), negative.flatten().tolist(), strict=True)
+        reference_loss(p, n, **settings)
+        for p, n in zip(positive.flatten().tolist(), negative.flatten().tolist(), strict=True)
     ]
-    result = triplet_loss(positive, negative, **how)
+    result = triplet_loss(positive, negative, **settings)
     assert result.shape == (3, 4)
     assert result.flatten().tolist() == pytest.approx(expected, rel=1e-12)
 
@@ -93,13 +94,13 @@ def test_gradients_by_the_distances() -> None:
     assert torch.autograd.grad(triplet_loss(positive, negative, "bounded"), (positive, negative)) == (2.0, -1.0)
 
 
-@pytest.mark.parametrize("how", FORMS, ids=str)
-def test_gradcheck(how: dict[str, Any]) -> None:
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_gradcheck(settings: dict[str, Any]) -> None:
     points = features(3, 5, 4).requires_grad_()
 
     def loss(points: Tensor) -> Tensor:
         anchor, positive, negative = points
-        return triplet_loss((anchor - positive).square().sum(1), (anchor - negative).square().sum(1), **how)
+        return triplet_loss((anchor - positive).square().sum(1), (anchor - negative).square().sum(1), **settings)
 
     assert torch.autograd.gradcheck(loss, (points,))
 
@@ -115,7 +116,7 @@ def test_positives_and_negatives_are_drawn_uniformly() -> None:
     negatives = torch.stack([negative[0] for _, negative, _ in draws])
     assert torch.bincount(positives, minlength=8).tolist() == pytest.approx([0, 1000, 1000, 1000, 0, 0, 0, 0], abs=120)
     assert torch.bincount(negatives, minlength=8).tolist() == pytest.approx([0, 0, 0, 0, 1000, 1000, 1000, 0], abs=120)
-    assert all(complete.tolist() == [True] * 6 + [False] * 2 for _, _, complete in draws)
+    assert all(is_complete.tolist() == [True] * 6 + [False] * 2 for _, _, is_complete in draws)
 
 
 def test_draw_depends_on_torch_generator_only() -> None:
@@ -131,15 +132,15 @@ def test_draw_depends_on_torch_generator_only() -> None:
 # --- the term
 
 
-@pytest.mark.parametrize("how", FORMS, ids=str)
-def test_term_is_mean_over_all_drawn_triplets(how: dict[str, Any], batch_of: BatchOf) -> None:
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_term_is_mean_over_all_drawn_triplets(settings: dict[str, Any], batch_of: BatchOf) -> None:
     embedding, targets = features(12, 3), torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2, -1, 3, -1])
     torch.manual_seed(5)
-    result = value(Triplets(**how), embedding, batch_of(targets))
+    result = value(Triplets(**settings), embedding, batch_of(targets))
     torch.manual_seed(5)
-    positive, negative, complete = draw_triplets(targets)
+    positive, negative, is_complete = draw_triplets(targets)
     losses = []
-    for anchor in complete.nonzero().flatten().tolist():
+    for anchor in is_complete.nonzero().flatten().tolist():
         p, n = int(positive[anchor]), int(negative[anchor])
         assert p != anchor
         assert targets[p] == targets[anchor] != targets[n] != -1
@@ -150,7 +151,7 @@ def test_term_is_mean_over_all_drawn_triplets(how: dict[str, Any], batch_of: Bat
                 (embedding[anchor].tolist(), embedding[n].tolist()),
             )
         )
-        losses.append(by_hand(near, far, **how))
+        losses.append(reference_loss(near, far, **settings))
     assert len(losses) == 9
     assert 0 in losses
     assert result.shape == ()
@@ -186,12 +187,12 @@ def test_soft_labels_count_as_their_largest_class(batch_of: BatchOf) -> None:
     assert values[0] == values[1] > 0
 
 
-@pytest.mark.parametrize("how", FORMS, ids=str)
-def test_collapsed_embedding_has_margin_as_loss_and_no_gradient(how: dict[str, Any], batch_of: BatchOf) -> None:
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_collapsed_embedding_has_margin_as_loss_and_no_gradient(settings: dict[str, Any], batch_of: BatchOf) -> None:
     embedding = torch.full((8, 5), 0.3, requires_grad=True)
-    result = value(Triplets(**how), embedding, batch_of(torch.arange(8) % 2))
+    result = value(Triplets(**settings), embedding, batch_of(torch.arange(8) % 2))
     result.backward()
-    assert result.item() == (3 if how["form"] == "absolute" else 1)
+    assert result.item() == (3 if settings["form"] == "absolute" else 1)
     assert embedding.grad is not None
     assert (embedding.grad == 0).all()
     assert collapsed(embedding)
@@ -209,13 +210,13 @@ def test_collapse_threshold() -> None:
     assert collapsed(spread).dtype == torch.bool
 
 
-@pytest.mark.parametrize("how", FORMS, ids=str)
-def test_invariant_to_translation_but_not_scale(how: dict[str, Any], batch_of: BatchOf) -> None:
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_invariant_to_translation_but_not_scale(settings: dict[str, Any], batch_of: BatchOf) -> None:
     embedding, batch = features(12, 3), batch_of(torch.arange(12) % 3)
     values = []
-    for changed in (embedding, embedding + 40, 3 * embedding):
+    for changed_embedding in (embedding, embedding + 40, 3 * embedding):
         torch.manual_seed(2)
-        values.append(value(Triplets(**how), changed, batch).item())
+        values.append(value(Triplets(**settings), changed_embedding, batch).item())
     assert values[0] == pytest.approx(values[1], rel=1e-9)
     assert abs(values[0] - values[2]) > 0.1
 
@@ -239,7 +240,7 @@ def test_roles_and_invalid_settings_of_term() -> None:
     assert (Triplets("relative").alpha, Triplets("bounded").alpha, Triplets("absolute").alpha) == (1, 1, 3)
     with pytest.raises(TutelageError, match="batch"):
         term(Outputs(None, {"embedding": features(2, 2)}), None, None)
-    wrong: list[tuple[dict[str, Any], str]] = [
+    invalid_settings: list[tuple[dict[str, Any], str]] = [
         ({"form": "hard"}, "form"),
         ({"alpha": 0.0}, "alpha"),
         ({"alpha": math.nan}, "alpha"),
@@ -247,9 +248,9 @@ def test_roles_and_invalid_settings_of_term() -> None:
         ({"alpha": 1.0, "beta": 1.0}, "beta < alpha"),
         ({"form": "relative", "nested": True}, "nested"),
     ]
-    for how, match in wrong:
+    for settings, match in invalid_settings:
         with pytest.raises(TutelageError, match=match):
-            Triplets(**how)
+            Triplets(**settings)
 
 
 def test_training_separates_classes_by_the_margins(batch_of: BatchOf) -> None:

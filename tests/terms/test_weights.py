@@ -41,9 +41,9 @@ def test_attention_term_equals_authors_code_at_32_pixels() -> None:
 def test_similarity_term_is_independent_of_batch_size(times: int) -> None:
     student, teacher = maps(8, 3, 2, 2), maps(8, 5, 3, 3)
     term = SimilarityPreserving("stage1", "stage1")
-    repeated = [m.repeat(times, 1, 1, 1) for m in (student, teacher)]
+    repeated_maps = [m.repeat(times, 1, 1, 1) for m in (student, teacher)]
     torch.testing.assert_close(
-        term(outputs(repeated[0]), outputs(repeated[1]), None), term(outputs(student), outputs(teacher), None)
+        term(outputs(repeated_maps[0]), outputs(repeated_maps[1]), None), term(outputs(student), outputs(teacher), None)
     )
 
 

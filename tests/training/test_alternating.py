@@ -37,12 +37,12 @@ def test_rule_may_update_one_learner_per_batch(
     before = [next(learner.model.parameters()).clone() for learner in learners]
     rule = OnePerBatch()
     recipe = Recipe(epochs=1, batch_size=16)
-    fitted = fit(*learners, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu), update=rule)
+    fit_result = fit(*learners, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu), update=rule)
     assert len(rule.names) >= 2
     assert set(rule.names[::2]) == {"a"}
     for learner, initial in zip(learners, before, strict=True):
         assert not next(learner.model.parameters()).equal(initial)
-        entry = fitted.history[0]["learners"][learner.name]
+        entry = fit_result.history[0]["learners"][learner.name]
         assert entry["ce"] > 0
         assert 0 <= entry["train_accuracy"] <= 1
 
@@ -50,16 +50,18 @@ def test_rule_may_update_one_learner_per_batch(
 def test_learner_that_is_never_updated_has_no_term_values(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:
-    def first_only(step: Step) -> None:
+    def update_first(step: Step) -> None:
         step.forward(step.learners[0])
         step.update(step.learners[0], step.loss(step.learners[0]))
 
     learners = [
         Learner(tiny_model(seed=seed), None, {"ce": CrossEntropy()}, name=name) for seed, name in enumerate("ab")
     ]
-    fitted = fit(*learners, data=tiny_data, recipe=Recipe(epochs=1), execution=Execution.on(on_cpu), update=first_only)
-    assert "ce" in fitted.history[0]["learners"]["a"]
-    assert "ce" not in fitted.history[0]["learners"]["b"]
+    fit_result = fit(
+        *learners, data=tiny_data, recipe=Recipe(epochs=1), execution=Execution.on(on_cpu), update=update_first
+    )
+    assert "ce" in fit_result.history[0]["learners"]["a"]
+    assert "ce" not in fit_result.history[0]["learners"]["b"]
 
 
 @pytest.mark.parametrize("every", [1, 2, 4])

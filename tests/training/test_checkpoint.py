@@ -56,10 +56,10 @@ def test_load_returns_what_save_wrote(tmp_path: Path) -> None:
     assert checkpoints.load() is None
     assert checkpoints.latest() is None
     path = checkpoints.save(3, state(3))
-    loaded = checkpoints.load()
-    assert loaded is not None
-    assert torch.equal(loaded.pop("weights"), torch.full((50,), 3.0))
-    assert loaded == {"epoch": 3, "history": [{"lr": 0.1, "name": "é"}]}
+    loaded_state = checkpoints.load()
+    assert loaded_state is not None
+    assert torch.equal(loaded_state.pop("weights"), torch.full((50,), 3.0))
+    assert loaded_state == {"epoch": 3, "history": [{"lr": 0.1, "name": "é"}]}
     assert checkpoints.latest() == path
     assert read(path)["epoch"] == 3
 
@@ -107,17 +107,17 @@ def test_damaged_checkpoint_is_skipped_with_a_warning(damage: Any, tmp_path: Pat
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     first, second = checkpoints.save(1, state(1)), checkpoints.save(2, state(2))
     second.write_bytes(damage(second.read_bytes(), mark))
-    with pytest.warns(TutelageWarning, match=f"{second.name} is damaged .*the one before it") as caught:
-        loaded = checkpoints.load()
-    assert len(caught) == 1
-    assert len(str(caught[0].message).splitlines()) == 1
-    assert loaded is not None
-    assert loaded["epoch"] == 1
+    with pytest.warns(TutelageWarning, match=f"{second.name} is damaged .*the one before it") as records:
+        loaded_state = checkpoints.load()
+    assert len(records) == 1
+    assert len(str(records[0].message).splitlines()) == 1
+    assert loaded_state is not None
+    assert loaded_state["epoch"] == 1
     first.write_bytes(damage(first.read_bytes(), mark))
-    with pytest.warns(TutelageWarning) as caught:
+    with pytest.warns(TutelageWarning) as records:
         assert checkpoints.load() is None
-    assert ["starting anew" in str(warning.message) for warning in caught] == [False, True]
-    assert "weights_only" not in "".join(str(warning.message) for warning in caught)  # torch recommends an unsafe load
+    assert ["starting anew" in str(warning.message) for warning in records] == [False, True]
+    assert "weights_only" not in "".join(str(warning.message) for warning in records)  # torch recommends an unsafe load
     assert not mark.exists()
 
 
@@ -140,8 +140,8 @@ def test_full_disk_leaves_existing_checkpoints_unchanged(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patched:
-        patched.setattr(f"tutelage.files.os.{step}", full)
+    with monkeypatch.context() as context:
+        context.setattr(f"tutelage.files.os.{step}", full)
         with refused("cannot write", "fit-00-epoch-00002.ckpt", "No space left", "free some space"):
             checkpoints.save(2, state(2))
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -207,12 +207,12 @@ def test_old_checkpoints_that_a_killed_process_did_not_remove_are_removed_at_loa
     for epoch in (1, 2, 3):
         Checkpoints(tmp_path, keep=3).save(epoch, {"epoch": epoch})
     checkpoints = Checkpoints(tmp_path, keep=2)
-    newest = tmp_path / "fit-00-epoch-00003.ckpt"
-    content = newest.read_bytes()
-    newest.write_bytes(b"")
+    newest_file = tmp_path / "fit-00-epoch-00003.ckpt"
+    content = newest_file.read_bytes()
+    newest_file.write_bytes(b"")
     with pytest.warns(TutelageWarning, match="is damaged"):
         assert checkpoints.load() == {"epoch": 2}
     assert len(list(tmp_path.iterdir())) == 3  # none is removed while the newest is damaged
-    newest.write_bytes(content)
+    newest_file.write_bytes(content)
     assert checkpoints.load() == {"epoch": 3}
     assert [path.name[-10:] for path in sorted(tmp_path.iterdir())] == ["00002.ckpt", "00003.ckpt"]

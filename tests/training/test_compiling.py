@@ -35,17 +35,17 @@ def dynamo_only(monkeypatch: pytest.MonkeyPatch) -> None:
 class Clock:
     """A clock on which one training step takes ``pace`` seconds."""
 
-    def __init__(self, pace: float) -> None:
-        self.pace, self.time = pace, 0.0
+    def __init__(self, seconds_per_step: float) -> None:
+        self.seconds_per_step, self.time = seconds_per_step, 0.0
 
     def __call__(self) -> float:
-        self.time += self.pace * (LAST - FIRST)
+        self.time += self.seconds_per_step * (LAST - FIRST)
         return self.time
 
 
-def decision(model: Tapped, when: Any, pace: float, steps: int = 1000) -> tuple[int | None, bool | None]:
+def decision(model: Tapped, setting: Any, seconds_per_step: float, steps: int = 1000) -> tuple[int | None, bool | None]:
     """The step at which the network was compiled (None: never), and the decision."""
-    compiling = Compiling([model], when, steps, Clock(pace))
+    compiling = Compiling([model], setting, steps, Clock(seconds_per_step))
     compiling.start()
     try:
         for step in range(steps):
@@ -60,9 +60,9 @@ def decision(model: Tapped, when: Any, pace: float, steps: int = 1000) -> tuple[
 
 @pytest.mark.usefixtures("dynamo_only")
 def test_only_long_runs_are_compiled(tiny_model: Net) -> None:
-    pace = PAYS_AFTER / (1000 - LAST)  # at this pace the remaining steps take exactly PAYS_AFTER seconds
-    assert decision(tiny_model(), "auto", 1.01 * pace) == (LAST + 1, True)
-    assert decision(tiny_model(), "auto", 0.99 * pace) == (None, False)
+    seconds_per_step = PAYS_AFTER / (1000 - LAST)  # at this pace the remaining steps take exactly PAYS_AFTER seconds
+    assert decision(tiny_model(), "auto", 1.01 * seconds_per_step) == (LAST + 1, True)
+    assert decision(tiny_model(), "auto", 0.99 * seconds_per_step) == (None, False)
     assert decision(tiny_model(), "auto", 1e9, steps=LAST) == (None, None)
     assert decision(tiny_model(), True, 0.0) == (0, True)
     assert decision(tiny_model(), False, 1e9) == (None, False)

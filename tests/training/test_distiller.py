@@ -89,11 +89,13 @@ def test_student_and_terms_get_gradients_and_the_teacher_does_not_change(
     assert changed(before, state_of(teacher)) == set()
     assert not any(module.training for module in teacher.modules())
     assert all(parameter.grad is None for parameter in teacher.parameters())
-    updated = changed(start, state_of(distiller))
-    trained = {name for name, parameter in distiller.named_parameters() if parameter.grad is not None}
-    assert trained <= updated
-    assert ("student.module.fc.weight" in trained) == (terms is hinton)  # the feature terms do not reach the classifier
-    assert any(name.startswith("terms.hint.regressor") for name in trained) == (terms is features)
+    updated_names = changed(start, state_of(distiller))
+    names_with_gradient = {name for name, parameter in distiller.named_parameters() if parameter.grad is not None}
+    assert names_with_gradient <= updated_names
+    assert ("student.module.fc.weight" in names_with_gradient) == (
+        terms is hinton
+    )  # the feature terms do not reach the classifier
+    assert any(name.startswith("terms.hint.regressor") for name in names_with_gradient) == (terms is features)
     assert hook_count(student, teacher) == 0
 
 
@@ -214,8 +216,8 @@ def test_source_may_be_an_ensemble_none_an_ema_or_own_outputs(pair: tuple[nn.Mod
         average.after_step()
     assert average.updates == 2
     assert all(parameter.grad is None for parameter in average.model.parameters())
-    wrapped = Tapped(student)
-    assert Distiller(wrapped, OwnOutputs(wrapped), {"kd": SoftTargets()})(IMAGES)["kd"].item() == 0
+    wrapped_student = Tapped(student)
+    assert Distiller(wrapped_student, OwnOutputs(wrapped_student), {"kd": SoftTargets()})(IMAGES)["kd"].item() == 0
 
 
 class TokenClassifier(nn.Module):
@@ -228,10 +230,10 @@ class TokenClassifier(nn.Module):
         self.head = nn.Linear(width, 5)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
-        hidden = self.embed(input_ids)
+        hidden_features = self.embed(input_ids)
         for layer in self.layers:
-            hidden = layer(hidden).relu()
-        return {"logits": self.head(hidden)}
+            hidden_features = layer(hidden_features).relu()
+        return {"logits": self.head(hidden_features)}
 
 
 @pytest.mark.parametrize("form", ["dict", "tuple", "tensor"])

@@ -206,13 +206,13 @@ def test_dry_run_accepts_fewer_samples_than_its_batch(tiny_data: Data, tiny_mode
     from dataclasses import replace
 
     data = replace(tiny_data, train=tiny_data.train.subset(torch.arange(2)))
-    fitted = fit(
+    fit_result = fit(
         Learner(tiny_model(), None, {"ce": CrossEntropy()}),
         data=data,
         recipe=Recipe(epochs=1),
         execution=Execution.on(on_cpu),
     )
-    assert len(fitted.history) == 1
+    assert len(fit_result.history) == 1
 
 
 def test_dry_run_changes_no_state(
@@ -265,14 +265,16 @@ def test_random_numbers_of_training_do_not_depend_on_built_regressors(
     tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
     runs = []
-    for unused in ({}, {"hint": 0 * Hint("stage1", "stage1", use_regressor="always")}):
+    for unused_terms in ({}, {"hint": 0 * Hint("stage1", "stage1", use_regressor="always")}):
         numbers: list[float] = []
 
         def weight(forward_pass: ForwardPass, progress: float, numbers: list[float] = numbers) -> Tensor:
             numbers += [torch.rand(()).item(), float(np.random.rand()), random.random()]
             return torch.ones(len(forward_pass.batch))
 
-        learner = Learner(tiny_model(), Frozen(tiny_model(1)), {"ce": CrossEntropy()} | unused, sample_weight=weight)
+        learner = Learner(
+            tiny_model(), Frozen(tiny_model(1)), {"ce": CrossEntropy()} | unused_terms, sample_weight=weight
+        )
         fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
         runs.append(numbers)
     assert runs[0] == runs[1]

@@ -74,18 +74,18 @@ def test_fit_ends_early_by_until_also_after_resume(run_of: Any, tmp_path: Path, 
         return run, state_of(student)
 
     run, state = train(tmp_path / "a")
-    assert [len(fitted.history) for fitted in run.fits] == [2, 1]
-    resumed, resumed_state = train(tmp_path / "a")
+    assert [len(fit_result.history) for fit_result in run.fits] == [2, 1]
+    resumed_run, resumed_state = train(tmp_path / "a")
     assert changed(state, resumed_state) == set()
-    assert [len(fitted.history) for fitted in resumed.fits] == [2, 1]
+    assert [len(fit_result.history) for fit_result in resumed_run.fits] == [2, 1]
     assert changed(state, train(tmp_path / "b")[1]) == set()
 
 
 def test_fit_on_other_data_than_the_run(run_of: Any, tiny_data: Data) -> None:
     run = run_of()
     smaller = replace(tiny_data, train=tiny_data.train.subset(torch.arange(16)))
-    fitted = run.fit(Learner(run.student(), None, {"ce": CrossEntropy()}), data=smaller)
-    assert [record["forward_passes"]["student"] for record in fitted.history] == [16, 16, 16]
+    fit_result = run.fit(Learner(run.student(), None, {"ce": CrossEntropy()}), data=smaller)
+    assert [record["forward_passes"]["student"] for record in fit_result.history] == [16, 16, 16]
 
 
 def test_predictions_use_unaugmented_images(run_of: Any, tiny_data: Data) -> None:
@@ -198,11 +198,11 @@ def test_term_between_the_batches_of_two_views(views: tuple[int | None, int | No
 
 def test_unread_batch_is_not_run_and_the_learner_is_still_validated(run_of: Any) -> None:
     run = run_of()
-    fitted = run.fit(Learner(run.student(), None, {"ce": CrossEntropy().on(Flipped())}))
-    for record in fitted.history:
+    fit_result = run.fit(Learner(run.student(), None, {"ce": CrossEntropy().on(Flipped())}))
+    for record in fit_result.history:
         assert record["forward_passes"]["student"] == 48
         assert 0 <= record["learners"]["student"]["validation_accuracy"] <= 1
-    assert "student" in fitted.selected
+    assert "student" in fit_result.selected
 
 
 class CallCount(nn.Module):
@@ -243,9 +243,9 @@ def test_state_of_sample_weights_is_resumed(run_of: Any, tmp_path: Path, state_o
     assert weighting.progress == pytest.approx([step / 9 for step in range(9)])
     with pytest.raises(StoppedError):
         train(tmp_path / "b", True)
-    resumed, resumed_state = train(tmp_path / "b", False)
-    assert resumed.calls == 9
-    assert len(resumed.progress) == 6
+    resumed_run, resumed_state = train(tmp_path / "b", False)
+    assert resumed_run.calls == 9
+    assert len(resumed_run.progress) == 6
     assert changed(state, resumed_state) == set()
 
 
@@ -259,8 +259,8 @@ def test_with_parameters_allows_second_derivatives_and_does_not_change_the_netwo
     gradients = torch.autograd.grad(
         F.cross_entropy(model.with_parameters(parameters, inputs), labels), list(parameters.values()), create_graph=True
     )
-    stepped = {name: p - 0.5 * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
-    loss = F.cross_entropy(model.with_parameters(stepped, inputs), labels)
+    virtual_parameters = {name: p - 0.5 * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
+    loss = F.cross_entropy(model.with_parameters(virtual_parameters, inputs), labels)
     assert all(g.isfinite().all() for g in torch.autograd.grad(loss, list(parameters.values())))
     assert changed(before, state_of(model)) == set()
     assert model.passes == 16

@@ -73,12 +73,12 @@ def test_attack_steps_count_each_sample(passes: Passes, monkeypatch: pytest.Monk
     """The teacher also runs each attack step of each sample still attacked; the student also runs the view."""
     from tutelage.attacks import boundary
 
-    attacked: list[int] = []
+    attacked_counts: list[int] = []
 
     def attack(network: Callable[[Tensor], Tensor], *arguments: Any, **options: Any) -> Tensor:
         def counting(images: Tensor) -> Tensor:
             if training:
-                attacked.append(len(images))
+                attacked_counts.append(len(images))
             return network(images)
 
         return original(counting, *arguments, **options)
@@ -94,14 +94,14 @@ def test_attack_steps_count_each_sample(passes: Passes, monkeypatch: pytest.Monk
     assert first["student"] == STEPS * BATCH + view_samples
     assert second["student"] == STEPS * BATCH + 2 * BATCH // 4
     all_view_samples = 5 * BATCH // 4
-    assert first["teacher"] + second["teacher"] == 2 * STEPS * BATCH + all_view_samples + sum(attacked)
-    assert attacked
+    assert first["teacher"] + second["teacher"] == 2 * STEPS * BATCH + all_view_samples + sum(attacked_counts)
+    assert attacked_counts
 
 
 def test_passes_of_all_teachers_are_counted(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, short: Recipe) -> None:
     learner = Learner(tiny_model(), Frozen(tiny_model(1), tiny_model(2)), {"kd": SoftTargets()})
-    fitted = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
-    assert fitted.history[1]["forward_passes"] == {"student": 48, "teacher": 96}
+    fit_result = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
+    assert fit_result.history[1]["forward_passes"] == {"student": 48, "teacher": 96}
 
 
 def test_passes_before_the_fit_are_not_counted(
@@ -111,8 +111,8 @@ def test_passes_before_the_fit_are_not_counted(
     model = tiny_model()
     for _ in range(2):
         learner = Learner(model, EMA(model, 0.9), {"ce": CrossEntropy(), "kd": SoftTargets()})
-        fitted = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
-        assert [record["forward_passes"] for record in fitted.history] == [{"student": 48, "teacher": 48}] * 2
+        fit_result = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu))
+        assert [record["forward_passes"] for record in fit_result.history] == [{"student": 48, "teacher": 48}] * 2
 
 
 def test_passes_of_a_custom_update_rule_are_counted(
@@ -126,8 +126,8 @@ def test_passes_of_a_custom_update_rule_are_counted(
 
     terms = {"hint": Hint("stage1", "stage1", "mean")}
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), terms)
-    fitted = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu), update=extra_pass)
-    assert fitted.history[0]["forward_passes"] == {"student": 48 + 3 * 5, "teacher": 48}
+    fit_result = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu), update=extra_pass)
+    assert fit_result.history[0]["forward_passes"] == {"student": 48 + 3 * 5, "teacher": 48}
 
 
 def test_passes_of_compiled_networks_are_counted(
@@ -139,8 +139,8 @@ def test_passes_of_compiled_networks_are_counted(
     )
     terms = {"ce": CrossEntropy(), "hint": Hint("stage1", "stage1", "mean")}
     learner = Learner(tiny_model(), Frozen(tiny_model(1)), terms)
-    fitted = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu.replace(compile=True)))
-    assert [record["forward_passes"] for record in fitted.history] == [{"student": 48, "teacher": 48}] * 2
+    fit_result = fit(learner, data=tiny_data, recipe=short, execution=Execution.on(on_cpu.replace(compile=True)))
+    assert [record["forward_passes"] for record in fit_result.history] == [{"student": 48, "teacher": 48}] * 2
 
 
 def test_result_has_the_sum_over_epochs_and_fits_also_after_resume(tiny_npz: str, tmp_path: Path) -> None:
@@ -157,5 +157,5 @@ def test_result_has_the_sum_over_epochs_and_fits_also_after_resume(tiny_npz: str
 
     with pytest.raises(KeyboardInterrupt):
         execute(config, tmp_path / "stopped", report=stop)
-    resumed = execute(config, tmp_path / "stopped")
-    assert resumed.metrics["forward_passes"] == uninterrupted.metrics["forward_passes"]
+    second_result = execute(config, tmp_path / "stopped")
+    assert second_result.metrics["forward_passes"] == uninterrupted.metrics["forward_passes"]

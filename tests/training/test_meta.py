@@ -25,11 +25,11 @@ class Scalar(nn.Module):
 def test_gradient_equals_the_closed_form_of_two_quadratics() -> None:
     """d/dtheta L_j(theta') = (1 - alpha)(theta - alpha (theta - a) - b): 1.89, where a first-order step has 2.7."""
     model, a, b = Scalar(2.0), 1.0, -1.0
-    stepped = virtual_step(model, (model.theta - a) ** 2 / 2, 0.3)
-    assert stepped["theta"].item() == pytest.approx(2 - 0.3)
-    loss = (stepped["theta"] - b) ** 2 / 2
+    virtual_parameters = virtual_step(model, (model.theta - a) ** 2 / 2, 0.3)
+    assert virtual_parameters["theta"].item() == pytest.approx(2 - 0.3)
+    loss = (virtual_parameters["theta"] - b) ** 2 / 2
     assert torch.autograd.grad(loss, model.theta)[0].item() == pytest.approx(0.7 * 2.7)
-    assert torch.equal(stepped["unused"], model.unused)
+    assert torch.equal(virtual_parameters["unused"], model.unused)
     assert model.theta.item() == 2
     assert model.theta.grad is None
 
@@ -45,15 +45,15 @@ def test_virtual_step_equals_a_step_of_sgd(tiny_model: Callable[..., Tapped], st
     inputs, targets = torch.rand(6, 1, 8, 8), torch.arange(6) % 4
     loss = nn.functional.cross_entropy(model(inputs), targets)
     before = state_of(model)
-    stepped = virtual_step(model, loss, 0.5)
-    stepped_outputs = model.with_parameters(stepped, inputs)
+    virtual_parameters = virtual_step(model, loss, 0.5)
+    stepped_outputs = model.with_parameters(virtual_parameters, inputs)
     assert changed(before, state_of(model)) == set()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     loss.backward()
     optimizer.step()
-    assert stepped.keys() == dict(model.named_parameters()).keys()
+    assert virtual_parameters.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(stepped[name], parameter, atol=1e-7, rtol=1e-6)
+        torch.testing.assert_close(virtual_parameters[name], parameter, atol=1e-7, rtol=1e-6)
     torch.testing.assert_close(stepped_outputs, model(inputs))
 
 
@@ -64,8 +64,8 @@ def test_gradients_through_the_step_equal_finite_differences() -> None:
     weights = torch.rand(5, dtype=torch.float64)
 
     def loss_after_step(weights: Tensor) -> Tensor:
-        stepped = virtual_step(model, (weights * model(inputs).square().sum(1)).mean(), 0.3)
-        loss: Tensor = torch.func.functional_call(model, stepped, (held_out,)).square().mean()
+        virtual_parameters = virtual_step(model, (weights * model(inputs).square().sum(1)).mean(), 0.3)
+        loss: Tensor = torch.func.functional_call(model, virtual_parameters, (held_out,)).square().mean()
         return loss
 
     assert torch.autograd.gradcheck(loss_after_step, weights.requires_grad_())

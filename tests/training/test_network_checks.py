@@ -172,10 +172,10 @@ def test_probabilities_instead_of_logits_cause_one_warning(
     networks = {"teacher": tiny_model(1), "model": tiny_model()}
     networks[network] = with_layer(networks[network], nn.Softmax(1))
     learner = Learner(networks["model"], Frozen(networks["teacher"], networks["teacher"]), {"kd": SoftTargets()})
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as records:
         warnings.simplefilter("always")
         fit(learner, data=tiny_data, recipe=SHORT, execution=Execution.on(on_cpu.replace(precision=precision)))
-    texts = [str(warning.message) for warning in caught]
+    texts = [str(warning.message) for warning in records]
     assert len(texts) == 1
     assert f"the {network} of learner 'student' gives probabilities" in texts[0]
     assert "softmax" in texts[0]
@@ -239,13 +239,13 @@ def test_teacher_that_is_non_finite_on_some_samples_is_reported_with_them(
     network.get_submodule("fc" if role == "logits" else "bn2").register_forward_hook(add_nan)
     terms = {"ce": CrossEntropy(), "term": SoftTargets() if role == "logits" else Hint("stage2", "stage2", "mean")}
     learner = Learner(tiny_model(), Frozen(Tapped(network)), terms)
-    with pytest.raises(NonFiniteError) as caught:
+    with pytest.raises(NonFiniteError) as exc_info:
         fit(learner, data=replace(data, views=type(data.views)()), recipe=SHORT, execution=Execution.on(on_cpu))
-    text = str(caught.value)
+    text = str(exc_info.value)
     assert f"the teacher of learner 'student' gives nan for {role}" in text
     assert "learning rate" not in text
     assert len(text.splitlines()) == 1
-    assert 20 in caught.value.indices
+    assert 20 in exc_info.value.indices
 
 
 def test_divergence_of_the_student_is_not_reported_as_a_teacher_error(
@@ -299,9 +299,9 @@ def test_network_that_fails_in_channels_last_runs_contiguous_with_a_warning(
     if viewing_network == "teacher" and modes == (True,):
         run(on_cpu.replace(channels_last=True))  # a teacher never runs in train mode
         return
-    with pytest.warns(TutelageWarning, match=r"Viewing cannot run in channels-last .*channels_last=False") as caught:
+    with pytest.warns(TutelageWarning, match=r"Viewing cannot run in channels-last .*channels_last=False") as records:
         student = run(on_cpu.replace(channels_last=True))
-    assert len(caught) == 1
+    assert len(records) == 1
     assert student.contiguous is (viewing_network == "student")
     if viewing_network == "student":  # a channels-last student rounds differently
         torch.testing.assert_close(student.state_dict(), run(on_cpu).state_dict())

@@ -48,10 +48,10 @@ def test_simulated_device_refuses_and_waits_like_a_gpu() -> None:
 
 @pytest.mark.timeout(600)
 def test_every_method_on_the_simulated_device() -> None:
-    requested = [*installed(), "hinton+cache"]
-    process = subprocess.run([sys.executable, SCRIPT, *requested], capture_output=True, text=True, check=False)
+    methods = [*installed(), "hinton+cache"]
+    process = subprocess.run([sys.executable, SCRIPT, *methods], capture_output=True, text=True, check=False)
     results = {line["method"]: line for line in map(json.loads, process.stdout.splitlines())}
-    assert list(results) == requested, process.stderr
+    assert list(results) == methods, process.stderr
     assert {method: line["error"] for method, line in results.items() if line["error"]} == {}
     assert {method: line["waits"] for method, line in results.items() if line["waits"]} == {}
     assert {method: line["apart"] for method, line in results.items() if line["apart"] > 1e-6} == {}

@@ -101,18 +101,22 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     script.write_text(SCRIPT)
     # Not accelerate launch --cpu, which always starts one process.
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    run([sys.executable, str(script)], one)
-    run([*launch, str(script)], two)
+    single_folder, pair_folder = tmp_path / "one", tmp_path / "two"
+    run([sys.executable, str(script)], single_folder)
+    run([*launch, str(script)], pair_folder)
 
-    first, second = (json.loads((two / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    first, second = (json.loads((pair_folder / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert (first["world"], second["world"]) == (2, 2)
     for method in ("plain", "hinton", "dml"):
-        student, distributed = (load_file(folder / method / "student.safetensors") for folder in (one, two))
+        student, distributed = (
+            load_file(folder / method / "student.safetensors") for folder in (single_folder, pair_folder)
+        )
         assert student.keys() == distributed.keys()
         for name, value in student.items():
             torch.testing.assert_close(distributed[name], value, rtol=1e-3, atol=1e-4, msg=f"{method}: {name}")
-        lines = [(folder / method / "metrics.jsonl").read_text().splitlines() for folder in (one, two)]
+        lines = [
+            (folder / method / "metrics.jsonl").read_text().splitlines() for folder in (single_folder, pair_folder)
+        ]
         for line, other in zip(*lines, strict=True):
             assert json.loads(other)["forward_passes"] == json.loads(line)["forward_passes"]
             for learner, entry in json.loads(line)["learners"].items():
@@ -122,7 +126,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert "test" in first[method]["metrics"]
         assert (second[method]["history"], second[method]["metrics"]) == (0, [])
         assert second[method]["weights"] == first[method]["weights"]
-    for folder in (one, two):  # resumed after the kill
+    for folder in (single_folder, pair_folder):  # resumed after the kill
         assert (folder / "dml" / "student.safetensors").read_bytes() == (
             folder / "resumed" / "student.safetensors"
         ).read_bytes()
@@ -276,8 +280,8 @@ def test_shared_batch_normalisation_equals_batch_normalisation(
 def test_shared_batch_normalisation_under_autocast_keeps_its_dtype() -> None:
     layer = nn.BatchNorm2d(3)
     with Processes(rank=0, world=2).shared_statistics(layer):
-        out = layer(torch.randn(4, 3, 2, 2, dtype=torch.bfloat16))
-    assert out.dtype == torch.bfloat16
+        normalized = layer(torch.randn(4, 3, 2, 2, dtype=torch.bfloat16))
+    assert normalized.dtype == torch.bfloat16
     assert layer.running_mean is not None
     assert layer.running_mean.dtype == torch.float32
 

@@ -154,7 +154,9 @@ def comparable(value: Any) -> Any:
 
 def results_of(run: Run) -> Any:
     """History and selected states of every fit."""
-    return [(comparable(list(fitted.history)), comparable(selection_of(fitted.selected))) for fitted in run.fits]
+    return [
+        (comparable(list(fit_result.history)), comparable(selection_of(fit_result.selected))) for fit_result in run.fits
+    ]
 
 
 def selection_of(selected: Any) -> dict[str, Any]:
@@ -168,14 +170,14 @@ def test_resumed_run_equals_an_uninterrupted_one(
     """Stopped once after one of the epochs, or after all of them in turn."""
     student, run = start(name, tmp_path / "uninterrupted")
     expected, checkpoints = state_of(student), checkpoint_contents(tmp_path / "uninterrupted")
-    assert sum(len(fitted.history) for fitted in run.fits) == EPOCHS
+    assert sum(len(fit_result.history) for fit_result in run.fits) == EPOCHS
     for stops in [[1], [2], [3], [4], [1, 2, 3, 4]]:
         folder = tmp_path / "-".join(map(str, stops))
         for stop in stops:
             with pytest.raises(StoppedError):
                 start(name, folder, stop)
-        resumed, resumed_run = start(name, folder)
-        assert changed(expected, state_of(resumed)) == set(), stops
+        resumed_state, resumed_run = start(name, folder)
+        assert changed(expected, state_of(resumed_state)) == set(), stops
         assert results_of(resumed_run) == results_of(run), stops
         assert checkpoint_contents(folder) == checkpoints, stops
 
@@ -183,21 +185,21 @@ def test_resumed_run_equals_an_uninterrupted_one(
 def test_finished_run_is_not_trained_again(tmp_path: Path, start: Start, state_of: Any, changed: Any) -> None:
     student, _ = start("fitnet", tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").iterdir()}
-    repeated, run = start("fitnet", tmp_path)
-    assert changed(state_of(student), state_of(repeated)) == set()
+    second_state, run = start("fitnet", tmp_path)
+    assert changed(state_of(student), state_of(second_state)) == set()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").iterdir()} == files
-    assert [len(fitted.history) for fitted in run.fits] == [1, 3]
+    assert [len(fit_result.history) for fit_result in run.fits] == [1, 3]
 
 
 def test_resumed_run_reports_earlier_epochs_once(
     tmp_path: Path, tiny_data: Data, tiny_model: Net, on_cpu: Hardware
 ) -> None:
-    reported: list[list[int]] = []
+    reported_epochs: list[list[int]] = []
     for stop in (2, None):
-        reported.append([])
+        reported_epochs.append([])
 
         def report(record: dict[str, Any], stop: int | None = stop) -> None:
-            reported[-1].append(record["epoch"])
+            reported_epochs[-1].append(record["epoch"])
             if record["epoch"] == stop:
                 raise StoppedError
 
@@ -206,7 +208,7 @@ def test_resumed_run_reports_earlier_epochs_once(
             find("plain")(run)
         except StoppedError:
             continue
-    assert reported == [[1, 2], [1, 2, 3, 4]]
+    assert reported_epochs == [[1, 2], [1, 2, 3, 4]]
 
 
 class Interrupting(Term):
@@ -293,9 +295,9 @@ def test_state_of_an_update_rule_is_resumed(
     uninterrupted, _ = train("uninterrupted", None)
     with pytest.raises(StoppedError):
         train("stopped", 2)
-    resumed, rule = train("stopped", None)
+    resumed_state, rule = train("stopped", None)
     assert rule.steps == 9
-    assert changed(state_of(uninterrupted), state_of(resumed)) == set()
+    assert changed(state_of(uninterrupted), state_of(resumed_state)) == set()
 
 
 # --- damaged checkpoints
@@ -316,22 +318,22 @@ def damage_empty(path: Path, _: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_truncate, damage_flip, damage_empty])
-@pytest.mark.parametrize("damaged", ["last", "all"])
+@pytest.mark.parametrize("part_to_damage", ["last", "all"])
 def test_damaged_checkpoints_do_not_change_the_result(
-    damaged: str, damage: Any, tmp_path: Path, start: Start, state_of: Any, changed: Any
+    part_to_damage: str, damage: Any, tmp_path: Path, start: Start, state_of: Any, changed: Any
 ) -> None:
     student, _ = start("ema and dropout", tmp_path / "uninterrupted")
     with pytest.raises(StoppedError):
         start("ema and dropout", tmp_path / "damaged", 3)
     files = sorted((tmp_path / "damaged" / "checkpoints").iterdir())
     assert [path.name[-8:] for path in files] == ["002.ckpt", "003.ckpt"]
-    damaged_files = files if damaged == "all" else files[-1:]
+    damaged_files = files if part_to_damage == "all" else files[-1:]
     for path in damaged_files:
         damage(path, tmp_path / "mark")
-    with pytest.warns(TutelageWarning, match="is damaged") as caught:
-        resumed, _ = start("ema and dropout", tmp_path / "damaged")
-    assert len(caught) == len(damaged_files)
-    assert changed(state_of(student), state_of(resumed)) == set()
+    with pytest.warns(TutelageWarning, match="is damaged") as records:
+        resumed_state, _ = start("ema and dropout", tmp_path / "damaged")
+    assert len(records) == len(damaged_files)
+    assert changed(state_of(student), state_of(resumed_state)) == set()
     assert checkpoint_contents(tmp_path / "damaged") == checkpoint_contents(tmp_path / "uninterrupted")
 
 
@@ -343,8 +345,8 @@ def test_damaged_checkpoint_of_a_finished_first_fit(tmp_path: Path, start: Start
     for path in (tmp_path / "damaged" / "checkpoints").glob("fit-00-*"):
         damage_flip(path, tmp_path)
     with pytest.warns(TutelageWarning, match="fit-00"):
-        resumed, _ = start("fitnet", tmp_path / "damaged")
-    assert changed(state_of(student), state_of(resumed)) == set()
+        resumed_state, _ = start("fitnet", tmp_path / "damaged")
+    assert changed(state_of(student), state_of(resumed_state)) == set()
 
 
 def test_full_disk_stops_the_fit_with_one_line_and_the_fit_can_be_resumed(
@@ -363,13 +365,13 @@ def test_full_disk_stops_the_fit_with_one_line_and_the_fit_can_be_resumed(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patched:
-        patched.setattr("tutelage.files.os.fsync", full)
+    with monkeypatch.context() as context:
+        context.setattr("tutelage.files.os.fsync", full)
         with refused("No space left on device", "epoch-00003.ckpt"):
             start("hinton", tmp_path / "full")
     assert {path.name: path.read_bytes() for path in (tmp_path / "full" / "checkpoints").iterdir()} == before
-    resumed, _ = start("hinton", tmp_path / "full")
-    assert changed(state_of(student), state_of(resumed)) == set()
+    resumed_state, _ = start("hinton", tmp_path / "full")
+    assert changed(state_of(student), state_of(resumed_state)) == set()
 
 
 @pytest.mark.parametrize(
@@ -468,47 +470,49 @@ class NonFiniteLoss(Term):
         return loss.mean() if self.one_value else loss
 
 
-@pytest.mark.parametrize(("value", "word"), [(float("nan"), "nan"), (float("inf"), "inf"), (float("-inf"), "-inf")])
+@pytest.mark.parametrize(
+    ("value", "adjective"), [(float("nan"), "nan"), (float("inf"), "inf"), (float("-inf"), "-inf")]
+)
 @pytest.mark.parametrize(("step", "epoch", "within"), [(0, 1, 1), (4, 2, 2), (8, 3, 3)])
 def test_non_finite_term_is_reported_with_its_samples(
     step: int,
     epoch: int,
     within: int,
     value: float,
-    word: str,
+    adjective: str,
     tmp_path: Path,
     tiny_data: Data,
     tiny_model: Net,
     on_cpu: Hardware,
 ) -> None:
-    shifted = replace(tiny_data, train=replace(tiny_data.train, index=tiny_data.train.index + 1000))
+    shifted_data = replace(tiny_data, train=replace(tiny_data.train, index=tiny_data.train.index + 1000))
     bad = NonFiniteLoss(step, value)
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(NonFiniteError) as caught:
+    with pytest.raises(NonFiniteError) as exc_info:
         fit(
             Learner(tiny_model(1), None, {"ce": CrossEntropy()}, name="finite"),
             Learner(tiny_model(), None, {"fine": CrossEntropy(), "bad": bad}, name="non-finite"),
-            data=shifted,
+            data=shifted_data,
             recipe=Recipe(epochs=4, batch_size=16),
             execution=Execution.on(on_cpu, checkpoints=checkpoints),
         )
-    text = str(caught.value)
-    assert f"epoch {epoch}, step {within}: term 'bad' of learner 'non-finite' became {word}" in text
+    text = str(exc_info.value)
+    assert f"epoch {epoch}, step {within}: term 'bad' of learner 'non-finite' became {adjective}" in text
     assert "learning rate (now 0.05)" in text
     assert len(text.splitlines()) == 1
-    assert isinstance(caught.value, TutelageError)
-    assert caught.value.indices == bad.batches[step]  # type: ignore[attr-defined]
+    assert isinstance(exc_info.value, TutelageError)
+    assert exc_info.value.indices == bad.batches[step]  # type: ignore[attr-defined]
     assert min(bad.batches[step]) >= 1000
     assert str(bad.batches[step][0]) in text
-    saved = checkpoints.load()
+    saved_state = checkpoints.load()
     if epoch == 1:
-        assert saved is None
+        assert saved_state is None
         assert "checkpoint" not in text
     else:
-        assert saved is not None
-        assert len(saved["history"]) == epoch - 1
+        assert saved_state is not None
+        assert len(saved_state["history"]) == epoch - 1
         assert str(checkpoints.latest()) in text
-        assert all(torch.isfinite(v).all() for v in saved["learners"][1]["model"].values())
+        assert all(torch.isfinite(v).all() for v in saved_state["learners"][1]["model"].values())
 
 
 def test_non_finite_single_value_is_reported(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
@@ -525,14 +529,14 @@ def test_long_epoch_is_checked_within_50_steps_and_the_error_has_the_right_step(
     data = replace(tiny_data, train=tiny_data.train.subset(torch.arange(120) % 48), validation=None)
     data = replace(data, train=replace(data.train, index=torch.arange(120)))
     bad = NonFiniteLoss(step, float("nan"))
-    with pytest.raises(NonFiniteError, match=f"epoch 1, step {step + 1}: ") as caught:
+    with pytest.raises(NonFiniteError, match=f"epoch 1, step {step + 1}: ") as exc_info:
         fit(
             Learner(tiny_model(), None, {"x": bad}),
             data=data,
             recipe=Recipe(epochs=1, batch_size=1),
             execution=Execution.on(on_cpu),
         )
-    assert caught.value.indices == bad.batches[step]  # type: ignore[attr-defined]
+    assert exc_info.value.indices == bad.batches[step]  # type: ignore[attr-defined]
     assert len(bad.batches) <= step + 51  # before the end of the epoch
 
 
@@ -602,10 +606,10 @@ def test_too_high_learning_rate_is_reported_in_one_line(
         hardware=on_cpu,
         folder=tmp_path,
     )
-    with pytest.raises(NonFiniteError) as caught:
+    with pytest.raises(NonFiniteError) as exc_info:
         METHODS[name](run)
-    assert "lower the learning rate (now 1e+30)" in str(caught.value)
+    assert "lower the learning rate (now 1e+30)" in str(exc_info.value)
     for number in range(2):
-        saved = Checkpoints(tmp_path / "checkpoints", number).load()
-        for learner in saved["learners"] if saved else []:
+        saved_state = Checkpoints(tmp_path / "checkpoints", number).load()
+        for learner in saved_state["learners"] if saved_state else []:
             assert all(torch.isfinite(value).all() for value in learner["model"].values())

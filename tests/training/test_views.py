@@ -98,12 +98,12 @@ def test_loss_is_the_sum_over_both_batches(tiny_model: Net, batch: Batch) -> Non
     total, values = loss_of(Learner(model, Frozen(teacher), terms), batch)
     total.backward()  # type: ignore[no-untyped-call]
     gradients = [p.grad for p in model.parameters()]
-    reference, mirrored = tiny_model(), batch.inputs.flip(3)
+    reference, mirrored_images = tiny_model(), batch.inputs.flip(3)
     reference.train()
     expected = [
         F.cross_entropy(reference(batch.inputs), batch.targets),
-        kl(reference(mirrored), teacher(mirrored), 2.0).mean(),
-        F.cross_entropy(reference(mirrored), batch.targets),
+        kl(reference(mirrored_images), teacher(mirrored_images), 2.0).mean(),
+        F.cross_entropy(reference(mirrored_images), batch.targets),
     ]
     assert values == pytest.approx([value.item() for value in expected], rel=1e-5)
     (0.5 * expected[0] + expected[1] + 3 * expected[2]).backward()  # type: ignore[no-untyped-call]
@@ -141,12 +141,12 @@ def test_two_views_take_two_passes(tiny_model: Net, batch: Batch) -> None:
 
 
 def test_view_whose_terms_have_weight_0_is_not_made(tiny_model: Net, batch: Batch) -> None:
-    model, teacher, early, never = tiny_model(), tiny_model(1), ReadingView(), Flipped()
+    model, teacher, early, raise_error = tiny_model(), tiny_model(1), ReadingView(), Flipped()
     runs, teacher_runs = InputRecorder(model), InputRecorder(teacher)
     terms: Terms = {
         "ce": CrossEntropy(),
         "early": (lambda progress: 1.0 if progress < 0.5 else 0.0) * SoftTargets().on(early),
-        "never": 0 * CrossEntropy().on(never),
+        "never": 0 * CrossEntropy().on(raise_error),
     }
     learner = Learner(model, Frozen(teacher), terms)
     _, values = loss_of(learner, batch, 0.6)
@@ -157,9 +157,9 @@ def test_view_whose_terms_have_weight_0_is_not_made(tiny_model: Net, batch: Batc
     assert values[1] > 0
     assert (len(early.calls), len(runs.inputs)) == (1, 3)
     assert len([inputs for inputs in teacher_runs.inputs if len(inputs) == 8]) == 2  # for the view and on its batch
-    assert never.calls == []
+    assert raise_error.calls == []
     assert learner.views(0.4) == (early,)
-    assert learner.views() == (early, never)
+    assert learner.views() == (early, raise_error)
 
 
 # --- sample weights
@@ -176,12 +176,12 @@ def test_weights_of_a_view_multiply_the_sample_weights_of_the_learner(
     _, values = loss_of(Learner(model, None, terms, sample_weight=by_index), batch)
     reference = tiny_model().train()
     clean = F.cross_entropy(reference(batch.inputs), batch.targets, reduction="none").tolist()
-    mirrored = F.cross_entropy(reference(batch.inputs[:5].flip(3)), batch.targets[:5], reduction="none").tolist()
+    mirrored_images = F.cross_entropy(reference(batch.inputs[:5].flip(3)), batch.targets[:5], reduction="none").tolist()
     factors = [n + 1 if weighted else 1 for n in range(8)]
     assert values == pytest.approx(
         [
             sum(f * v for f, v in zip(factors, clean, strict=True)) / 8,
-            sum(w * f * v for w, f, v in zip(weight.tolist(), factors, mirrored, strict=False)) / 5,
+            sum(w * f * v for w, f, v in zip(weight.tolist(), factors, mirrored_images, strict=False)) / 5,
         ],
         rel=1e-5,
     )
@@ -293,13 +293,15 @@ def test_view_updates_running_statistics_unless_it_opts_out(
 
 
 def test_fit_trains_on_views_and_reports_their_terms(
-    tiny_data: Data, tiny_model: Net, taught: Net, on_cpu: Hardware
+    tiny_data: Data, tiny_model: Net, trained_model: Net, on_cpu: Hardware
 ) -> None:
     flipped = Flipped()
-    learner = Learner(tiny_model(), Frozen(taught()), {"ce": CrossEntropy(), "kd": 2 * SoftTargets().on(flipped)})
+    learner = Learner(
+        tiny_model(), Frozen(trained_model()), {"ce": CrossEntropy(), "kd": 2 * SoftTargets().on(flipped)}
+    )
     recipe = Recipe(epochs=4, batch_size=16, lr=0.1)
-    fitted = fit(learner, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu))
-    values = [record["learners"]["student"]["kd"] for record in fitted.history]
+    fit_result = fit(learner, data=tiny_data, recipe=recipe, execution=Execution.on(on_cpu))
+    values = [record["learners"]["student"]["kd"] for record in fit_result.history]
     assert values[-1] < values[0]
     assert len(flipped.calls) == 1 + 4 * 3  # the dry run and every step
 
@@ -307,8 +309,8 @@ def test_fit_trains_on_views_and_reports_their_terms(
 def test_ema_teaches_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
     model = tiny_model()
     learner = Learner(model, EMA(model), {"ce": CrossEntropy(), "kd": SoftTargets().on(Flipped())})
-    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), execution=Execution.on(on_cpu))
-    assert fitted.history[-1]["learners"]["student"]["kd"] > 0
+    fit_result = fit(learner, data=tiny_data, recipe=Recipe(epochs=2, batch_size=16), execution=Execution.on(on_cpu))
+    assert fit_result.history[-1]["learners"]["student"]["kd"] > 0
 
 
 def test_peers_in_turn_may_have_label_losses_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware) -> None:
@@ -322,14 +324,14 @@ def test_peers_in_turn_may_have_label_losses_on_views(tiny_data: Data, tiny_mode
         )
         for n, model in enumerate(models)
     ]
-    fitted = fit(
+    fit_result = fit(
         *learners,
         data=tiny_data,
         update=in_turn,
         recipe=Recipe(epochs=1, batch_size=16),
         execution=Execution.on(on_cpu),
     )
-    assert all(entry["ce"] > 0 for entry in fitted.history[0]["learners"].values())
+    assert all(entry["ce"] > 0 for entry in fit_result.history[0]["learners"].values())
 
 
 # --- refused views
@@ -417,9 +419,9 @@ def test_regressor_of_a_term_on_a_view_is_built_from_its_outputs(
     learner = Learner(
         tiny_model(), Frozen(tiny_model(1, width=6)), {"ce": CrossEntropy(), "hint": hint.on(Flipped(samples=2))}
     )
-    fitted = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
+    fit_result = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
     assert isinstance(hint.regressor, nn.Conv2d)
-    assert fitted.history[0]["learners"]["student"]["hint"] > 0
+    assert fit_result.history[0]["learners"]["student"]["hint"] > 0
 
 
 # --- validation of the deployed network
@@ -441,13 +443,13 @@ def test_deployed_network_is_validated_and_selected(tiny_data: Data, tiny_model:
     deployed = Tapped(network.module.get_submodule("first"), *tiny_data.mean_std)
     learner = Learner(network, None, {"ce": 0.01 * CrossEntropy()}, deployed=deployed)
     assert Learner(network, None, {"ce": CrossEntropy()}).deployed is network
-    fitted = fit(
+    fit_result = fit(
         learner, data=tiny_data, recipe=Recipe(epochs=3, batch_size=16, lr=0.3), execution=Execution.on(on_cpu)
     )
     assert tiny_data.validation is not None
     expected = accuracy(predict(deployed, tiny_data.validation, device="cpu"), tiny_data.validation.labels)
-    assert fitted.history[-1]["learners"]["student"]["validation_accuracy"] == float(expected)
-    best = fitted.selected["student"]
-    accuracies = [record["learners"]["student"]["validation_accuracy"] for record in fitted.history]
+    assert fit_result.history[-1]["learners"]["student"]["validation_accuracy"] == float(expected)
+    best = fit_result.selected["student"]
+    accuracies = [record["learners"]["student"]["validation_accuracy"] for record in fit_result.history]
     assert best.score == max(accuracies)
     assert set(best.state) == set(deployed.module.state_dict())

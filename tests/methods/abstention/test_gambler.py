@@ -30,16 +30,16 @@ def kelly(q: tuple[float, ...], payoff: float) -> list[float]:
     """
     order = sorted(range(len(q)), key=lambda j: -q[j])
     for size in range(len(q) + 1):
-        held = order[:size]
+        selected = order[:size]
         if size >= payoff:
             break
-        cash = (1 - sum(q[j] for j in held)) / (1 - size / payoff)
-        if all(q[j] <= cash / payoff + 1e-12 for j in order[size:]):
-            return [q[j] - cash / payoff if j in held else 0.0 for j in range(len(q))] + [cash]
+        reserve = (1 - sum(q[j] for j in selected)) / (1 - size / payoff)
+        if all(q[j] <= reserve / payoff + 1e-12 for j in order[size:]):
+            return [q[j] - reserve / payoff if j in selected else 0.0 for j in range(len(q))] + [reserve]
     raise AssertionError("no portfolio")
 
 
-def descended(q: tuple[float, ...], payoff: float) -> list[float]:
+def minimize(q: tuple[float, ...], payoff: float) -> list[float]:
     """The result of gradient descent on the m + 1 outputs."""
     s = torch.zeros(1, len(q) + 1, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([q], dtype=torch.float64)
@@ -59,21 +59,21 @@ def descended(q: tuple[float, ...], payoff: float) -> list[float]:
 @pytest.mark.parametrize(("q", "payoff", "expected"), ON_THE_CARD)
 def test_descent_reaches_kelly_portfolio(q: tuple[float, ...], payoff: float, expected: tuple[float, ...]) -> None:
     assert kelly(q, payoff) == pytest.approx(expected, abs=1e-4)
-    assert descended(q, payoff) == pytest.approx(kelly(q, payoff), abs=1e-4)
+    assert minimize(q, payoff) == pytest.approx(kelly(q, payoff), abs=1e-4)
 
 
-@pytest.mark.parametrize(("payoff", "cash"), [(0.9, 1.0), (3.5, 0.0)])
-def test_invalid_payoff_collapses(payoff: float, cash: float) -> None:
+@pytest.mark.parametrize(("payoff", "reserve"), [(0.9, 1.0), (3.5, 0.0)])
+def test_invalid_payoff_collapses(payoff: float, reserve: float) -> None:
     """At 1 or less the optimum abstains always; at m or more never."""
-    assert descended((0.6, 0.3, 0.1), payoff)[-1] == pytest.approx(cash, abs=1e-4)
+    assert minimize((0.6, 0.3, 0.1), payoff)[-1] == pytest.approx(reserve, abs=1e-4)
 
 
 @pytest.mark.parametrize("payoff", [-1, 0, 0.5, 1, 10, 11, math.inf, math.nan])
 def test_invalid_payoffs_are_refused(payoff: float) -> None:
     for make in (lambda: check_payoff(payoff, 10), lambda: Gambler(payoff).build(random_outputs(classes=10), None)):
-        with pytest.raises(TutelageError, match=r"the payoff must be between 1, .* use for example 2\.2$") as caught:
+        with pytest.raises(TutelageError, match=r"the payoff must be between 1, .* use for example 2\.2$") as exc_info:
             make()
-        assert len(str(caught.value).splitlines()) == 1
+        assert len(str(exc_info.value).splitlines()) == 1
     check_payoff(1.01, 10)
     check_payoff(9.99, 10)
 
@@ -152,14 +152,14 @@ def test_a_sample_without_a_label_has_no_value_and_no_gradient() -> None:
     assert logits.grad[1].any()
 
 
-@pytest.mark.parametrize("far", [-1e4, 1e4])
-def test_logits_of_ten_thousand(far: float) -> None:
+@pytest.mark.parametrize("magnitude", [-1e4, 1e4])
+def test_logits_of_ten_thousand(magnitude: float) -> None:
     """e^-10000 underflows but its logarithm does not: the loss is 10000, or log o."""
     logits = torch.tensor([[1e4, 0.0, -1e4]], requires_grad=True)
-    abstain = torch.tensor([[far]], requires_grad=True)
+    abstain = torch.tensor([[magnitude]], requires_grad=True)
     value = gambler(logits, abstain, torch.tensor([1]), 2.2)
     value.sum().backward()
-    expected = 1e4 if far < 0 else math.log(2) + math.log(2.2)
+    expected = 1e4 if magnitude < 0 else math.log(2) + math.log(2.2)
     assert value.item() == pytest.approx(expected)
     assert logits.grad is not None
     assert logits.grad.isfinite().all()

@@ -107,13 +107,13 @@ def test_nan_is_propagated() -> None:
 
 def test_generated_images_are_new_and_detached(batch_of: Callable[[Tensor], Batch]) -> None:
     generator = Generator(Dim())
-    batch, none = batch_of(torch.arange(6)), Outputs(None)
+    batch, no_outputs = batch_of(torch.arange(6)), Outputs(None)
     view = GeneratedImages(generator)
-    first, second = view(batch, none, None), view(batch, none, None)
+    first, second = view(batch, no_outputs, None), view(batch, no_outputs, None)
     assert first.inputs.shape == (6, 1, 2, 2)
     assert not first.inputs.requires_grad
     assert not torch.equal(first.inputs, second.inputs)
-    assert not torch.equal(first.inputs, GeneratedImages(generator)(batch, none, None).inputs)
+    assert not torch.equal(first.inputs, GeneratedImages(generator)(batch, no_outputs, None).inputs)
     assert (first.targets == UNLABELLED).all()
     assert first.weight is None
     assert generator.module.training  # still in train mode

@@ -19,7 +19,7 @@ def normal(samples: int, size: int = 10, seed: int = 0) -> Tensor:
     return torch.randn(samples, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def of(label: int, samples: int) -> Tensor:
+def outputs_of_class(label: int, samples: int) -> Tensor:
     return torch.full((samples,), label)
 
 
@@ -30,12 +30,12 @@ def test_known_values(shift: float, factor: float, expected: float) -> None:
     outputs = factor * normal(200_000)
     outputs[:, 3] += 70
     outputs[:, 5] += shift
-    value = gaussian_simplex(outputs, of(3, len(outputs)), tail=0.0)
+    value = gaussian_simplex(outputs, outputs_of_class(3, len(outputs)), tail=0.0)
     assert value.shape == ()
     assert value.item() == pytest.approx(expected, abs=0.03)
 
 
-def mixed(samples: int = 40, size: int = 4) -> tuple[Tensor, Tensor]:
+def mixed_outputs(samples: int = 40, size: int = 4) -> tuple[Tensor, Tensor]:
     labels = torch.arange(samples) % size
     outputs = normal(samples, size) @ normal(size, size, seed=1) + 3 * torch.eye(size).double()[labels] + 1
     return outputs, labels
@@ -43,7 +43,7 @@ def mixed(samples: int = 40, size: int = 4) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("full", [False, True])
 def test_equals_twice_torch_kl_divergence(full: bool) -> None:
-    outputs, labels = mixed()
+    outputs, labels = mixed_outputs()
     expected = []
     for label in range(4):
         members = outputs[labels == label]
@@ -60,7 +60,7 @@ def test_equals_twice_torch_kl_divergence(full: bool) -> None:
 def test_full_covariance_needs_enough_samples() -> None:
     """8 = 2 D samples of each class are enough, 7 are not; the gradient is finite in both cases."""
     for samples, equal in ((32, False), (28, True)):
-        outputs, labels = mixed(samples)
+        outputs, labels = mixed_outputs(samples)
         outputs.requires_grad_()
         values = [gaussian_simplex(outputs, labels, 7.0, full=full) for full in (True, False)]
         assert torch.equal(*values) == equal
@@ -81,12 +81,12 @@ def test_full_covariance_needs_enough_samples() -> None:
 def test_kurtosis_of_known_distributions(draw: torch.distributions.Distribution, excess: float) -> None:
     torch.manual_seed(0)
     outputs = draw.sample((400_000, 2)).double()
-    labels = of(1, len(outputs))
+    labels = outputs_of_class(1, len(outputs))
     tail = gaussian_simplex(outputs, labels, tail=1.0) - gaussian_simplex(outputs, labels, tail=0.0)
     assert tail.item() / 2 == pytest.approx(excess, abs=0.1)
 
 
-def by_hand(outputs: Tensor, labels: Tensor, scale: float, tail: float) -> float:
+def reference_loss(outputs: Tensor, labels: Tensor, scale: float, tail: float) -> float:
     total, classes = 0.0, 0
     for label in range(outputs.shape[1]):
         rows = outputs[labels == label].tolist()
@@ -96,16 +96,16 @@ def by_hand(outputs: Tensor, labels: Tensor, scale: float, tail: float) -> float
         for d, column in enumerate(zip(*rows, strict=True)):
             mean = sum(column) / len(column)
             variance = sum((z - mean) ** 2 for z in column) / len(column)
-            fourth = sum((z - mean) ** 4 for z in column) / len(column)
+            fourth_moment = sum((z - mean) ** 4 for z in column) / len(column)
             total += variance - torch.tensor(variance).log().item() - 1 + (mean - scale * (d == label)) ** 2
-            total += tail * abs(fourth / variance**2 - 3)
+            total += tail * abs(fourth_moment / variance**2 - 3)
     return total / classes
 
 
 def test_equals_plain_loops_and_ignores_small_classes() -> None:
-    outputs, labels = mixed(10)  # 3, 3, 2 and 2 of the four classes
+    outputs, labels = mixed_outputs(10)  # 3, 3, 2 and 2 of the four classes
     value = gaussian_simplex(outputs, labels, 7.0, 0.2)
-    assert value.item() == pytest.approx(by_hand(outputs, labels, 7.0, 0.2), rel=1e-6)
+    assert value.item() == pytest.approx(reference_loss(outputs, labels, 7.0, 0.2), rel=1e-6)
     outputs.requires_grad_()
     gaussian_simplex(outputs, labels).backward()
     assert outputs.grad is not None
@@ -114,11 +114,11 @@ def test_equals_plain_loops_and_ignores_small_classes() -> None:
 
 
 def test_invariant_to_permuted_classes() -> None:
-    outputs, labels = mixed()
+    outputs, labels = mixed_outputs()
     order = torch.tensor([2, 0, 3, 1])
-    renamed = torch.empty_like(outputs)
-    renamed[:, order] = outputs
-    torch.testing.assert_close(gaussian_simplex(renamed, order[labels]), gaussian_simplex(outputs, labels))
+    permuted = torch.empty_like(outputs)
+    permuted[:, order] = outputs
+    torch.testing.assert_close(gaussian_simplex(permuted, order[labels]), gaussian_simplex(outputs, labels))
 
 
 def test_loss_is_nonnegative() -> None:
@@ -154,16 +154,16 @@ def test_loss_is_zero_if_no_class_counts(labels: list[int]) -> None:
 
 
 def test_samples_without_a_label_and_soft_labels() -> None:
-    outputs, labels = mixed()
-    some = labels.clone()
-    some[20:] = -1
-    torch.testing.assert_close(gaussian_simplex(outputs, some), gaussian_simplex(outputs[:20], labels[:20]))
+    outputs, labels = mixed_outputs()
+    partial_labels = labels.clone()
+    partial_labels[20:] = -1
+    torch.testing.assert_close(gaussian_simplex(outputs, partial_labels), gaussian_simplex(outputs[:20], labels[:20]))
     soft = 0.6 * torch.eye(4)[labels] + 0.1
     assert torch.equal(gaussian_simplex(outputs, soft), gaussian_simplex(outputs, labels))
 
 
 def test_gradcheck() -> None:
-    outputs, labels = mixed(12)
+    outputs, labels = mixed_outputs(12)
     outputs = outputs[:, :3].clone().requires_grad_()
     for full in (False, True):
         assert torch.autograd.gradcheck(lambda z: gaussian_simplex(z, labels % 2, 2.0, full=full), outputs)  # noqa: B023
@@ -171,7 +171,7 @@ def test_gradcheck() -> None:
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_fourth_powers_beyond_range_of_float16(half: torch.dtype) -> None:
-    outputs, labels = mixed()
+    outputs, labels = mixed_outputs()
     outputs = (30 * outputs).to(half)
     value = gaussian_simplex(outputs, labels)
     assert value.dtype == torch.float32
@@ -179,13 +179,13 @@ def test_fourth_powers_beyond_range_of_float16(half: torch.dtype) -> None:
 
 
 def test_nan_is_not_hidden() -> None:
-    outputs, labels = mixed()
+    outputs, labels = mixed_outputs()
     outputs[3, 1] = float("nan")
     assert gaussian_simplex(outputs, labels).isnan()
 
 
 def test_the_term(batch_of: Callable[[Tensor], Batch]) -> None:
-    outputs, labels = mixed()
+    outputs, labels = mixed_outputs()
     term = GaussianSimplex("vertices", 7.0, 0.5)
     assert (term.roles, term.teacher_roles) == (("vertices",), ())
     value = term(Outputs(None, {"vertices": outputs}), None, batch_of(labels))

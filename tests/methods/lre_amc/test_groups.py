@@ -23,7 +23,7 @@ from tutelage.models.weights import load_weights, save_weights
 EXAMPLE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def straight() -> nn.Sequential:
+def sequential_network() -> nn.Sequential:
     """Sequential convolutions, pooling, flattening, a hidden layer; in-place activations."""
     return nn.Sequential(
         nn.Conv2d(1, 5, 3, padding=1, bias=False),
@@ -78,7 +78,7 @@ class Attention(nn.Module):
         return self.head(torch.relu(self.normed(x)).mean(1))  # type: ignore[no-any-return]
 
 
-def warmed(network: nn.Module) -> nn.Module:
+def with_statistics(network: nn.Module) -> nn.Module:
     """With non-trivial statistics and scales."""
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():
@@ -92,17 +92,17 @@ def warmed(network: nn.Module) -> nn.Module:
 
 
 def test_groups_of_sequential_network() -> None:
-    network = straight()
+    network = sequential_network()
     assert prunable(network, EXAMPLE) == ["0", "4", "9"]
-    first, second, third = (group_of(network, layer, EXAMPLE) for layer in ("0", "4", "9"))
+    first, second, third_group = (group_of(network, layer, EXAMPLE) for layer in ("0", "4", "9"))
     assert first
     assert second
-    assert third
+    assert third_group
     assert (first.units, list(first.norms), list(first.consumers)) == (5, ["1"], ["4"])
     assert torch.equal(first.norms["1"], torch.arange(5)[:, None])
     assert (second.units, list(second.norms), list(second.consumers)) == (6, ["7"], ["9"])
     assert torch.equal(second.consumers["9"], torch.arange(24).view(6, 4))  # 2 x 2 positions of each channel
-    assert (third.units, dict(third.norms), list(third.consumers)) == (7, {}, ["11"])
+    assert (third_group.units, dict(third_group.norms), list(third_group.consumers)) == (7, {}, ["11"])
 
 
 def test_concatenated_branches_are_prunable_and_summed_ones_are_not() -> None:
@@ -127,7 +127,7 @@ def test_two_units_remain() -> None:
 
 
 def test_detection_does_not_change_network(state_of: Any, changed: Any) -> None:
-    network = warmed(straight()).train()
+    network = with_statistics(sequential_network()).train()
     before = state_of(network)
     prunable(network, EXAMPLE)
     group = group_of(network, "0", EXAMPLE)
@@ -139,25 +139,25 @@ def test_detection_does_not_change_network(state_of: Any, changed: Any) -> None:
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in network.modules())
 
 
-@pytest.mark.parametrize("make", [straight, Branches, Attention])
+@pytest.mark.parametrize("make", [sequential_network, Branches, Attention])
 def test_dropping_units_equals_ignoring_them(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
-    network = warmed(make())
+    network = with_statistics(make())
     for layer in prunable(network, EXAMPLE):
         smaller = copy.deepcopy(network)
         group = group_of(network, layer, EXAMPLE)
         assert group
-        removed = list(range(0, group.units, 2))
-        silenced = copy.deepcopy(network)
+        indices = list(range(0, group.units, 2))
+        zeroed_network = copy.deepcopy(network)
         for name, columns in group.consumers.items():
-            silenced.get_parameter(f"{name}.weight").data[:, columns[removed].flatten()] = 0
-        drop(smaller, group, removed)
-        assert torch.allclose(smaller(EXAMPLE), silenced(EXAMPLE), atol=1e-6)
+            zeroed_network.get_parameter(f"{name}.weight").data[:, columns[indices].flatten()] = 0
+        drop(smaller, group, indices)
+        assert torch.allclose(smaller(EXAMPLE), zeroed_network(EXAMPLE), atol=1e-6)
         smaller(EXAMPLE).sum().backward()
 
 
 def test_parameters_add_up() -> None:
-    network = straight()
+    network = sequential_network()
     before = parameters(network)
     group = group_of(network, "4", EXAMPLE)
     assert group
@@ -174,7 +174,7 @@ def test_parameters_add_up() -> None:
 @pytest.mark.parametrize("layer", ["0", "4", "9"])
 def test_duplicate_unit_is_removed_without_loss(layer: str) -> None:
     torch.manual_seed(0)
-    network = warmed(straight()).double()
+    network = with_statistics(sequential_network()).double()
     group = group_of(network, layer, EXAMPLE.double())
     assert group
     for name, rows in ((layer, torch.arange(group.units)[:, None]), *group.norms.items()):
@@ -192,7 +192,7 @@ def test_duplicate_unit_is_removed_without_loss(layer: str) -> None:
     assert torch.allclose(network(images), expected, atol=1e-9)
 
 
-def shifted(padding: int) -> tuple[nn.Sequential, Tensor]:
+def padded_network(padding: int) -> tuple[nn.Sequential, Tensor]:
     """A network whose third unit is the first plus 5, before a 3x3 convolution."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 3, padding=padding), nn.Flatten(), nn.LazyLinear(2))
@@ -206,7 +206,7 @@ def shifted(padding: int) -> tuple[nn.Sequential, Tensor]:
 
 
 def test_constant_is_absorbed_by_the_bias() -> None:
-    network, images = shifted(padding=0)
+    network, images = padded_network(padding=0)
     group = group_of(network, "0", images)
     assert group
     assert takes_constant(network, group)
@@ -220,7 +220,7 @@ def test_constant_is_absorbed_by_the_bias() -> None:
 
 
 def test_constant_is_wrong_at_zero_padded_border() -> None:
-    network, images = shifted(padding=1)
+    network, images = padded_network(padding=1)
     group = group_of(network, "0", images)
     assert group
     assert not takes_constant(network, group)
@@ -236,7 +236,7 @@ def test_constant_is_wrong_at_zero_padded_border() -> None:
 
 
 def test_second_moments_are_those_of_consumer_inputs() -> None:
-    network = warmed(straight())
+    network = with_statistics(sequential_network())
     images = torch.randn(6, 1, 8, 8)
     consumer_inputs: dict[str, Tensor] = {}
     for name in ("4", "9"):
@@ -258,7 +258,7 @@ def test_second_moments_are_those_of_consumer_inputs() -> None:
 
 def test_weights_file_of_pruned_network_can_be_loaded(tmp_path: Path, refused: Any) -> None:
     torch.manual_seed(0)
-    network = warmed(straight())
+    network = with_statistics(sequential_network())
     for layer, removed in (("0", [0, 3]), ("4", [5]), ("0", [1])):
         group = group_of(network, layer, EXAMPLE)
         assert group
@@ -266,17 +266,17 @@ def test_weights_file_of_pruned_network_can_be_loaded(tmp_path: Path, refused: A
     operations = applied_operations(network)
     assert [entry["layer"] for entry in operations].count("0") == 1  # one entry per layer
     save_weights(tmp_path / "weights.safetensors", network, {})
-    rebuilt = reapply(straight(), operations, EXAMPLE)
+    second_network = reapply(sequential_network(), operations, EXAMPLE)
     with refused("do not fit"):
-        load_weights(tmp_path / "weights.safetensors", straight())
-    load_weights(tmp_path / "weights.safetensors", rebuilt)
-    assert torch.equal(rebuilt.eval()(EXAMPLE), network(EXAMPLE))
-    assert applied_operations(rebuilt) == operations
-    assert str(rebuilt) == str(network)
+        load_weights(tmp_path / "weights.safetensors", sequential_network())
+    load_weights(tmp_path / "weights.safetensors", second_network)
+    assert torch.equal(second_network.eval()(EXAMPLE), network(EXAMPLE))
+    assert applied_operations(second_network) == operations
+    assert str(second_network) == str(network)
 
 
 def test_invalid_sizes_are_refused(refused: Any) -> None:
-    network = straight()
+    network = sequential_network()
     with refused("'nine'", "layer to resize"):
         apply(network, EXAMPLE, layer="nine", inputs=1, outputs=1)
     with refused("'2'", "ReLU", "only a Conv2d"):

@@ -62,9 +62,9 @@ def test_downdated_inverse_equals_new_regression() -> None:
     for number, unit in enumerate(removed, 1):
         remaining = without(remaining, unit)
         stays = [column for column in range(9) if column not in removed[:number]]
-        fresh = inverse(gram[stays][:, stays], ridge)
+        new_inverse = inverse(gram[stays][:, stays], ridge)
         for row, column in enumerate(stays):
-            assert torch.allclose(regression(remaining, column)[stays], regression(fresh, row), rtol=0, atol=1e-8)
+            assert torch.allclose(regression(remaining, column)[stays], regression(new_inverse, row), rtol=0, atol=1e-8)
             assert (regression(remaining, column)[removed[:number]] == 0).all()
 
 
@@ -80,16 +80,18 @@ def test_elimination_equals_new_regression_at_each_step() -> None:
             # Ridge regression as ordinary least squares with additional rows.
             tall = torch.cat([z[:, other_columns], ridge**0.5 * torch.eye(len(other_columns), dtype=torch.float64)])
             expected = torch.cat([z[:, unit], torch.zeros(len(other_columns), dtype=torch.float64)])
-            solved, *_ = np.linalg.lstsq(tall.numpy(), expected.numpy(), rcond=None)
-            energies[unit] = float((expected - tall @ torch.from_numpy(solved)).norm())
+            solution, *_ = np.linalg.lstsq(tall.numpy(), expected.numpy(), rcond=None)
+            energies[unit] = float((expected - tall @ torch.from_numpy(solution)).norm())
         assert removed == min(energies, key=lambda unit: energies[unit])
         remaining.remove(removed)
     # The steps equal the regression of the removed units on the remaining ones.
-    others, pruned = [*remaining, 7], list(elimination.removed)
-    penalised = gram + ridge * torch.eye(8, dtype=torch.float64)
-    at_once = torch.linalg.solve(penalised[others][:, others], penalised[others][:, pruned])
-    assert torch.allclose(elimination.transfer[pruned][:, others], at_once.T, atol=1e-9)
-    assert torch.equal(elimination.transfer[others][:, others], torch.eye(4, dtype=torch.float64))
+    other_units, removed_units = [*remaining, 7], list(elimination.removed)
+    penalized_gram = gram + ridge * torch.eye(8, dtype=torch.float64)
+    at_once = torch.linalg.solve(
+        penalized_gram[other_units][:, other_units], penalized_gram[other_units][:, removed_units]
+    )
+    assert torch.allclose(elimination.transfer[removed_units][:, other_units], at_once.T, atol=1e-9)
+    assert torch.equal(elimination.transfer[other_units][:, other_units], torch.eye(4, dtype=torch.float64))
 
 
 def test_constant_is_never_removed() -> None:

@@ -26,11 +26,11 @@ def activations(*shape: int, seed: int = 0) -> Tensor:
 # --- the function
 
 
-@pytest.mark.parametrize(("rate", "dropped"), [(0.0, 0), (0.1, 1), (0.3, 3), (0.5, 5), (1.0, 10)])
-def test_number_of_dropped_units(rate: float, dropped: int) -> None:
+@pytest.mark.parametrize(("rate", "dropped_count"), [(0.0, 0), (0.1, 1), (0.3, 3), (0.5, 5), (1.0, 10)])
+def test_number_of_dropped_units(rate: float, dropped_count: int) -> None:
     """x = 0 .. 10: a unit exactly at 1 - r is not dropped; with r = 1 all but the minimum are."""
     x = torch.arange(11.0)
-    expected = torch.cat([x[: 11 - dropped], torch.zeros(dropped)])
+    expected = torch.cat([x[: 11 - dropped_count], torch.zeros(dropped_count)])
     assert torch.equal(max_dropout(x, rate), expected)
 
 
@@ -66,9 +66,9 @@ def test_rate_is_a_threshold_not_a_share() -> None:
 
 def test_extremes_are_over_the_whole_batch() -> None:
     x = activations(4, 10)
-    louder = torch.cat([x, 100 * x[:1]])
+    larger_batch = torch.cat([x, 100 * x[:1]])
     assert dominant(x, 0.5)[:4].any()
-    assert not dominant(louder, 0.5)[:4].any()
+    assert not dominant(larger_batch, 0.5)[:4].any()
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
@@ -260,8 +260,8 @@ def test_layers_follow_mode_and_copies_of_network(tiny_model: Callable[..., Tapp
         assert torch.equal(model.eval()(IMAGES), plain)
         # images do not affect each other in eval mode
         assert torch.allclose(model(IMAGES[:2]), plain[:2], atol=1e-6)
-        twin = copy.deepcopy(model).train()
-        twin(IMAGES)
+        copy_of_model = copy.deepcopy(model).train()
+        copy_of_model(IMAGES)
         assert all(layer.total == 0 for layer in layers.values())
         model.train()(IMAGES)
         model.double()(IMAGES.double())
@@ -274,10 +274,10 @@ def test_layers_are_removed_afterwards_and_after_errors(tiny_model: Callable[...
     for within, make in ((after_stages, tiny_model), (replace_dropout, partial(tiny_model, dropout=0.1))):
         model = make().trace(IMAGES)
         before, dropout = repr(model), model.module.drop
-        lent = within(model, HALF)
-        lent.__enter__()
+        inserted_layers = within(model, HALF)
+        inserted_layers.__enter__()
         assert repr(model) != before
-        assert not lent.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+        assert not inserted_layers.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
         assert repr(model) == before
         assert model.module.drop is dropout
         assert no_hooks(model)
@@ -293,10 +293,10 @@ def test_compiled_network_drops_units(tiny_model: Callable[..., Tapped]) -> None
         for roles in (("logits",), ("stage1", "logits")):
             assert torch.allclose(model.tap(IMAGES, roles)["logits"], expected["logits"], atol=1e-6)
         model.eval()
-        compiled = model.tap(IMAGES)["logits"]
+        compiled_logits = model.tap(IMAGES)["logits"]
         model.uncompile()
-        assert torch.allclose(compiled, model(IMAGES), atol=1e-6)
-    assert torch.allclose(compiled, model(IMAGES), atol=1e-6)
+        assert torch.allclose(compiled_logits, model(IMAGES), atol=1e-6)
+    assert torch.allclose(compiled_logits, model(IMAGES), atol=1e-6)
 
 
 class TwoDropouts(nn.Module):
@@ -320,8 +320,8 @@ def test_every_dropout_is_replaced() -> None:
     dropout = net.first
     with replace_dropout(model, HALF) as layers:
         assert list(layers) == ["first", "second"]
-        once = max_dropout(F.relu(net.conv(IMAGES)), 0.5)
-        assert torch.equal(model(IMAGES), net.fc(max_dropout(once, 0.5).mean((2, 3))))
+        single_output = max_dropout(F.relu(net.conv(IMAGES)), 0.5)
+        assert torch.equal(model(IMAGES), net.fc(max_dropout(single_output, 0.5).mean((2, 3))))
         model.eval()
         assert not net.first.training
     assert net.first is net.second is dropout

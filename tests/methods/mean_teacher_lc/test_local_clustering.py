@@ -19,11 +19,11 @@ def features(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def by_hand(a: Tensor, b: Tensor, threshold: float) -> float:
+def reference_loss(a: Tensor, b: Tensor, threshold: float) -> float:
     top, count = 0.0, 0
-    for one in a.flatten(1).tolist():
+    for row in a.flatten(1).tolist():
         for other in b.flatten(1).tolist():
-            distance = sum((x - y) ** 2 for x, y in zip(one, other, strict=True)) / len(one)
+            distance = sum((x - y) ** 2 for x, y in zip(row, other, strict=True)) / len(row)
             if distance <= threshold:
                 top, count = top + distance * math.exp(-distance / threshold), count + 1
     return top / max(count, 1)
@@ -49,13 +49,15 @@ def test_known_value() -> None:
 @pytest.mark.parametrize(("n", "m"), [(3, 5), (1, 1), (6, 2)])
 def test_equals_plain_loops(threshold: float, n: int, m: int) -> None:
     a, b = features(n, 4), features(m, 4, seed=1)
-    assert local_clustering(a, b, threshold).item() == pytest.approx(by_hand(a, b, threshold), rel=1e-12)
-    assert local_clustering(b, b, threshold).item() == pytest.approx(by_hand(b, b, threshold), rel=1e-12, abs=1e-15)
+    assert local_clustering(a, b, threshold).item() == pytest.approx(reference_loss(a, b, threshold), rel=1e-12)
+    assert local_clustering(b, b, threshold).item() == pytest.approx(
+        reference_loss(b, b, threshold), rel=1e-12, abs=1e-15
+    )
 
 
 def test_maps_are_flattened_and_distances_equal_cdist() -> None:
     a, b = features(3, 2, 2, 2), features(4, 2, 2, 2, seed=1)
-    assert local_clustering(a, b, 2.0).item() == pytest.approx(by_hand(a, b, 2.0), rel=1e-12)
+    assert local_clustering(a, b, 2.0).item() == pytest.approx(reference_loss(a, b, 2.0), rel=1e-12)
     expected = torch.cdist(a.flatten(1), b.flatten(1)).square() / 8
     torch.testing.assert_close(mean_squared_distances(a.flatten(1), b.flatten(1)), expected)
 
@@ -63,8 +65,8 @@ def test_maps_are_flattened_and_distances_equal_cdist() -> None:
 def test_distances_far_from_origin_are_precise() -> None:
     """Without centring, ||a||^2 + ||b||^2 - 2ab loses all digits here in float32."""
     a, b = features(3, 4).float(), features(5, 4, seed=1).float()
-    far = mean_squared_distances(a + 2000, b + 2000)
-    torch.testing.assert_close(far, mean_squared_distances(a, b), rtol=2e-3, atol=2e-4)
+    distant = mean_squared_distances(a + 2000, b + 2000)
+    torch.testing.assert_close(distant, mean_squared_distances(a, b), rtol=2e-3, atol=2e-4)
     assert (mean_squared_distances(a + 1e5, a + 1e5) >= 0).all()
 
 
@@ -141,7 +143,7 @@ def test_squares_beyond_range_of_float16(half: torch.dtype) -> None:
     a, b = (300 * features(3, 4)).to(half), (300 * features(4, 4, seed=1)).to(half)
     value = local_clustering(a, b, 2e5)
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(by_hand(a.double(), b.double(), 2e5), rel=1e-4)
+    assert value.item() == pytest.approx(reference_loss(a.double(), b.double(), 2e5), rel=1e-4)
 
 
 def test_nan_is_not_hidden() -> None:
@@ -159,10 +161,13 @@ def value(term: LocalClustering, labelled: Tensor, unlabelled: Tensor) -> Tensor
 
 
 def test_pairs_of_two_labelled_samples_are_not_used() -> None:
-    has, none = features(2, 4), features(3, 4, seed=1)
-    result = value(LocalClustering(2.0), has, none)
+    labelled_index, unlabelled_index = features(2, 4), features(3, 4, seed=1)
+    result = value(LocalClustering(2.0), labelled_index, unlabelled_index)
     assert result.shape == ()
-    assert result.item() == pytest.approx(by_hand(has, none, 2.0) + by_hand(none, none, 2.0), rel=1e-12)
+    assert result.item() == pytest.approx(
+        reference_loss(labelled_index, unlabelled_index, 2.0) + reference_loss(unlabelled_index, unlabelled_index, 2.0),
+        rel=1e-12,
+    )
 
 
 @pytest.mark.parametrize("quantile", [0.01, 0.1, 0.3, 1.0])
@@ -170,17 +175,22 @@ def test_the_quantile_is_of_the_distances_between_different_unlabelled_samples(q
     f = features(9, 4)
     distances = sorted((torch.pdist(f[2:]).square() / 4).tolist())
     threshold = distances[math.ceil(quantile * len(distances)) - 1]
-    expected = by_hand(f[:2], f[2:], threshold * (1 + 1e-12)) + by_hand(f[2:], f[2:], threshold * (1 + 1e-12))
+    expected = reference_loss(f[:2], f[2:], threshold * (1 + 1e-12)) + reference_loss(
+        f[2:], f[2:], threshold * (1 + 1e-12)
+    )
     assert value(LocalClustering(None, quantile), f[:2], f[2:]).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_quantile_makes_loss_scale_equivariant() -> None:
-    has, none = features(2, 4), features(7, 4, seed=1)
+    labelled_index, unlabelled_index = features(2, 4), features(7, 4, seed=1)
     torch.testing.assert_close(
-        value(LocalClustering(), 50 * has, 50 * none), 2500 * value(LocalClustering(), has, none)
+        value(LocalClustering(), 50 * labelled_index, 50 * unlabelled_index),
+        2500 * value(LocalClustering(), labelled_index, unlabelled_index),
     )
     fixed = LocalClustering(2.0)
-    assert not torch.isclose(value(fixed, 50 * has, 50 * none), 2500 * value(fixed, has, none))
+    assert not torch.isclose(
+        value(fixed, 50 * labelled_index, 50 * unlabelled_index), 2500 * value(fixed, labelled_index, unlabelled_index)
+    )
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -195,12 +205,12 @@ def test_few_or_equal_unlabelled_samples_are_finite(count: int, equal: bool) -> 
 
 
 def test_gradients_reach_both_batches_and_do_not_flow_through_the_quantile() -> None:
-    has, none = features(2, 4), features(7, 4, seed=1)
-    distances = sorted((torch.pdist(none).square() / 4).tolist())
+    labelled_index, unlabelled_index = features(2, 4), features(7, 4, seed=1)
+    distances = sorted((torch.pdist(unlabelled_index).square() / 4).tolist())
     fixed = LocalClustering(distances[math.ceil(0.1 * len(distances)) - 1] * (1 + 1e-9))
     gradients = []
     for term in (LocalClustering(), fixed):
-        sides = [side.clone().requires_grad_() for side in (0.3 * has, none)]
+        sides = [side.clone().requires_grad_() for side in (0.3 * labelled_index, unlabelled_index)]
         gradients.append(torch.autograd.grad(value(term, *sides), sides))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
@@ -213,9 +223,9 @@ def test_roles_and_invalid_settings_of_term() -> None:
     assert list(term.parameters()) == []
     with pytest.raises(TutelageError, match="two batches"):
         term(Outputs(None, {"embedding": features(2, 2)}), None, None)
-    for wrong in (0.0, -1.0, INFINITY, float("nan")):
+    for setting in (0.0, -1.0, INFINITY, float("nan")):
         with pytest.raises(ValueError, match="threshold"):
-            LocalClustering(wrong)
-    for wrong in (0.0, 1.5):
+            LocalClustering(setting)
+    for setting in (0.0, 1.5):
         with pytest.raises(ValueError, match="quantile"):
-            LocalClustering(None, wrong)
+            LocalClustering(None, setting)

@@ -61,8 +61,8 @@ def test_label_probability_of_score_ten() -> None:
 
 def test_sum_with_entropy_is_reverse_cross_entropy(pair: tuple[Tensor, Tensor]) -> None:
     for logits, scores in (pair, tuple(value.float() for value in pair)):
-        both = reverse_kl(logits, scores.log_softmax(1)) + entropy(logits)
-        torch.testing.assert_close(both, -(logits.softmax(1) * scores.log_softmax(1)).mean(1), atol=1e-6, rtol=0)
+        total = reverse_kl(logits, scores.log_softmax(1)) + entropy(logits)
+        torch.testing.assert_close(total, -(logits.softmax(1) * scores.log_softmax(1)).mean(1), atol=1e-6, rtol=0)
 
 
 def test_gradients_of_both_arguments(pair: tuple[Tensor, Tensor]) -> None:

@@ -23,7 +23,7 @@ def vectors(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def by_hand(student: Tensor, teacher: Tensor, targets: list[int], margin: float) -> list[float]:
+def reference_losses(student: Tensor, teacher: Tensor, targets: list[int], margin: float) -> list[float]:
     def squared(a: Tensor, b: Tensor) -> float:
         return sum((x - y) ** 2 for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
@@ -44,7 +44,9 @@ def by_hand(student: Tensor, teacher: Tensor, targets: list[int], margin: float)
 def test_plain_loops(targets: list[int], margin: float) -> None:
     student, teacher = vectors(7, 5), vectors(7, 5, seed=1)
     losses, _, _ = cross_triplets(student, teacher, torch.tensor(targets), margin)
-    torch.testing.assert_close(losses, torch.tensor(by_hand(student, teacher, targets, margin), dtype=torch.float64))
+    torch.testing.assert_close(
+        losses, torch.tensor(reference_losses(student, teacher, targets, margin), dtype=torch.float64)
+    )
 
 
 def test_loss_is_zero_for_satisfied_triplets() -> None:
