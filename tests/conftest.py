@@ -292,9 +292,9 @@ class Graphs:
             ]
             if self.calls[number] == len(self.places[number]):
                 self.places[number].append([outputs[place].clone() for place in own_outputs])
-            kept = self.places[number][self.calls[number]]
+            memory_outputs = self.places[number][self.calls[number]]
             self.calls[number] += 1
-            for place, memory_output in zip(own_outputs, kept, strict=True):
+            for place, memory_output in zip(own_outputs, memory_outputs, strict=True):
                 assert memory_output.shape == outputs[place].shape
                 outputs[place] = memory_output.copy_(outputs[place]).detach()
             return outputs
@@ -307,11 +307,11 @@ class Graphs:
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Graphs:
     """Compiling is with made-up CUDA graphs, and without its last stage, which would take half a minute a network."""
-    made, compiled = Graphs(), torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, mode: compiled(function, backend=made.backend))
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", made.begin_step)
+    imitation, compile_module = Graphs(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, mode: compile_module(function, backend=imitation.backend))
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", imitation.begin_step)
     torch.compiler.reset()
-    return made
+    return imitation
 
 
 class ReadOnly:

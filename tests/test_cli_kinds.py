@@ -126,7 +126,7 @@ def write_images(run: Command) -> None:
     assert code == 0, err
 
 
-def test_a_folder_of_unlabelled_pictures_is_distilled_and_evaluated(run: Command, write_images: None) -> None:
+def test_a_folder_of_unlabelled_images_is_distilled_and_evaluated(run: Command, write_images: None) -> None:
     words = ("distill", "--teacher", "t", "--student", "resnet8x0.25", "--set", "alpha=1", *SHORT)
     code, out, err = run(*words, "--data", "folder:flat/", "--out", "s")
     assert code == 0, err
@@ -148,7 +148,7 @@ def test_a_folder_of_unlabelled_pictures_is_distilled_and_evaluated(run: Command
     ("method", "setting"),
     [("hinton", "alpha=1"), ("at", "kd_alpha=1"), ("rkd", "kd_alpha=1"), ("fitnet", "kd_alpha=1")],
 )
-def test_unlabelled_pictures_train_and_labelled_ones_test(
+def test_training_on_unlabelled_and_testing_on_labelled_images(
     method: str, setting: str, run: Command, write_images: None
 ) -> None:
     words = ("--student", "resnet8x0.25", "--method", method, "--set", setting, "--data", "folder:parts", *SHORT)

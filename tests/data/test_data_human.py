@@ -31,11 +31,11 @@ def human_labels(data) -> np.ndarray:
 
 @pytest.fixture
 def save_labels(tmp_path, data, human_labels):
-    """A function that writes columns (default: ``mine`` and ``clean``) to a file with the given suffix."""
+    """A function that writes columns (default: ``worker`` and ``clean``) to a file with the given suffix."""
 
     def save(suffix=".npz", **columns):
         file = tmp_path / f"labels{suffix}"
-        columns = columns or {"mine": human_labels, "clean": data.train.labels.numpy()}
+        columns = columns or {"worker": human_labels, "clean": data.train.labels.numpy()}
         if suffix == ".npz":
             np.savez(file, **columns)
         else:
@@ -49,7 +49,7 @@ def save_labels(tmp_path, data, human_labels):
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
 def test_labels_are_replaced_by_those_of_the_file(data, save_labels, human_labels, suffix):
     file = save_labels(suffix)
-    relabelled_data = HumanLabels(file, "mine")(data)
+    relabelled_data = HumanLabels(file, "worker")(data)
     assert relabelled_data.train.labels.tolist() == human_labels.tolist()
     assert torch.equal(relabelled_data.train.clean_labels, data.train.labels)
     assert int(relabelled_data.train.corrupted.sum()) == N // 5
@@ -60,7 +60,7 @@ def test_labels_are_replaced_by_those_of_the_file(data, save_labels, human_label
     assert relabelled_data.record[-1] == {
         "condition": "HumanLabels",
         "file": str(file),
-        "column": "mine",
+        "column": "worker",
         "labelled": N,
         "changed": N // 5 + 1,
         "realised_rate": (N // 5 + 1) / N,
@@ -71,9 +71,9 @@ def test_labels_are_replaced_by_those_of_the_file(data, save_labels, human_label
 
 
 def test_integer_types_and_files_with_a_single_column_are_accepted(data, save_labels, human_labels):
-    file = save_labels(mine=np.where(human_labels < 0, 3, human_labels).astype(np.uint8))
+    file = save_labels(worker=np.where(human_labels < 0, 3, human_labels).astype(np.uint8))
     assert (
-        HumanLabels(str(file), "mine")(data).train.labels.tolist()
+        HumanLabels(str(file), "worker")(data).train.labels.tolist()
         == np.where(human_labels < 0, 3, human_labels).tolist()
     )
 
@@ -82,7 +82,7 @@ def test_human_labels_replace_absent_labels(data, save_labels, human_labels):
     labels = data.train.labels.clone()
     labels[:10] = -1
     unlabelled_data = replace(data, train=replace(data.train, labels=labels, clean_labels=labels))
-    relabelled_data = HumanLabels(save_labels(), "mine")(unlabelled_data)
+    relabelled_data = HumanLabels(save_labels(), "worker")(unlabelled_data)
     assert relabelled_data.train.labels.tolist() == human_labels.tolist()
     assert relabelled_data.record[-1]["labelled"] == N - 10
     assert relabelled_data.record[-1]["changed"] == 10  # samples 10, 15, ..., 55; earlier ones had no label
@@ -91,7 +91,7 @@ def test_human_labels_replace_absent_labels(data, save_labels, human_labels):
 @pytest.mark.parametrize("choose", [Subset(5, seed=1), LongTail(0.2)])
 def test_human_labels_commute_with_sample_selection(data, save_labels, human_labels, choose):
     human_labels[7] = 1  # a missing label would be dropped only if the selection came after the labels
-    human = HumanLabels(save_labels(), "mine")
+    human = HumanLabels(save_labels(), "worker")
     first, last = choose(human(data)), human(choose(data))
     assert torch.equal(first.train.index, last.train.index)
     assert torch.equal(first.train.labels, last.train.labels)
@@ -99,7 +99,7 @@ def test_human_labels_commute_with_sample_selection(data, save_labels, human_lab
 
 
 def test_human_labels_replace_noisy_labels(data, save_labels, human_labels):
-    relabelled_data = HumanLabels(save_labels(), "mine")(SymmetricNoise(0.5)(data))
+    relabelled_data = HumanLabels(save_labels(), "worker")(SymmetricNoise(0.5)(data))
     assert relabelled_data.train.labels.tolist() == human_labels.tolist()
 
 
@@ -116,7 +116,7 @@ def test_subset_of_a_published_set_is_matched_by_its_index(tmp_path, save_labels
     part = open_data(f"npz:{tmp_path / 'part.npz'}")
     assert part.train.index.tolist() == index.tolist()
     assert part.test.index.tolist() == list(range(20))
-    assert HumanLabels(save_labels(), "mine")(part).train.labels.tolist() == human_labels[index].tolist()
+    assert HumanLabels(save_labels(), "worker")(part).train.labels.tolist() == human_labels[index].tolist()
 
 
 @pytest.mark.parametrize(
@@ -142,47 +142,47 @@ def test_invalid_index_is_refused(tmp_path, refused, index, pieces):
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])
 def test_unknown_column_is_refused_and_available_columns_are_listed(data, save_labels, refused, suffix):
     file = save_labels(suffix)
-    with refused("unknown column 'mime'", "did you mean 'mine'", "clean, mine", file):
-        HumanLabels(file, "mime")(data)
+    with refused("unknown column 'worke'", "did you mean 'worker'", "clean, worker", file):
+        HumanLabels(file, "worke")(data)
 
 
 def test_file_of_another_length_is_refused(data, save_labels, human_labels, refused):
     for rows in (human_labels[:-1], np.append(human_labels, 0)):
-        file = save_labels(mine=rows)
+        file = save_labels(worker=rows)
         with refused(file, f"{len(rows)} rows", f"needs {N}", "original training split"):
-            HumanLabels(file, "mine")(data)
+            HumanLabels(file, "worker")(data)
     two_samples = data.train.subset(torch.tensor([1, 40]))
-    file = save_labels(mine=human_labels[:40], clean=data.train.labels.numpy()[:40])
+    file = save_labels(worker=human_labels[:40], clean=data.train.labels.numpy()[:40])
     with refused("40 rows", "at least 41"):
-        HumanLabels(file, "mine")(replace(data, train=two_samples))
+        HumanLabels(file, "worker")(replace(data, train=two_samples))
 
 
 def test_columns_of_different_lengths_are_refused(data, save_labels, human_labels, refused):
-    file = save_labels(mine=human_labels, clean=human_labels[:-1])
-    with refused(file, "different lengths", "'mine': 60", "'clean': 59"):
-        HumanLabels(file, "mine")(data)
+    file = save_labels(worker=human_labels, clean=human_labels[:-1])
+    with refused(file, "different lengths", "'worker': 60", "'clean': 59"):
+        HumanLabels(file, "worker")(data)
 
 
 def test_subset_that_cannot_be_verified_against_the_file_is_refused(data, save_labels, human_labels, refused):
-    file = save_labels(mine=human_labels)
+    file = save_labels(worker=human_labels)
     with refused("a subset of 20 samples", file, "'clean'", "before the subset is selected"):
-        HumanLabels(file, "mine")(Subset(5)(data))
+        HumanLabels(file, "worker")(Subset(5)(data))
 
 
 @pytest.mark.parametrize(("value", "row"), [(4, 9), (-2, 0), (255, 59)])
 def test_labels_out_of_range_are_refused(data, save_labels, human_labels, refused, value, row):
     human_labels[row] = value
-    file = save_labels(mine=human_labels)
-    with refused(f"mine of {file} is {value}", f"row {row}", "0 to 3"):
-        HumanLabels(file, "mine")(data)
+    file = save_labels(worker=human_labels)
+    with refused(f"worker of {file} is {value}", f"row {row}", "0 to 3"):
+        HumanLabels(file, "worker")(data)
 
 
 def test_rows_in_another_order_are_refused(data, save_labels, human_labels, refused):
     clean = data.train.labels.numpy().copy()
     clean[[11, 12]] = clean[[12, 11]]
-    file = save_labels(mine=human_labels, clean=clean)
+    file = save_labels(worker=human_labels, clean=clean)
     with refused("'clean'", file, "is 0 in row 11", "made has 3", "2 of 60 differ", "order"):
-        HumanLabels(file, "mine")(data)
+        HumanLabels(file, "worker")(data)
 
 
 @pytest.mark.parametrize(
@@ -192,46 +192,46 @@ def test_rows_in_another_order_are_refused(data, save_labels, human_labels, refu
         (".npz", np.zeros((N, 1), int), ("(60, 1)", "(N,) integers")),
         (".npz", np.array(["cat"] * N), ("<U3", "(N,) integers")),
         (".npz", np.array([None] * N), ("cannot be read", "Python objects")),
-        (".csv", ["cat", *[0] * (N - 1)], ("mine", "'cat'", "line 2", "whole numbers")),
+        (".csv", ["cat", *[0] * (N - 1)], ("worker", "'cat'", "line 2", "whole numbers")),
         (".csv", [0, "1.5", *[0] * (N - 2)], ("'1.5'", "line 3")),
         (".csv", [0, "9" * 30, *[0] * (N - 2)], ("line 3", "whole numbers")),
     ],
 )
 def test_columns_that_are_not_labels_are_refused(data, save_labels, refused, suffix, column, pieces):
-    file = save_labels(suffix, mine=column)
+    file = save_labels(suffix, worker=column)
     with refused(file, *pieces):
-        HumanLabels(file, "mine")(data)
+        HumanLabels(file, "worker")(data)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "pieces"),
     [
         ("d.npz", b"rubbish", ("d.npz", "not a readable .npz")),
-        ("d.csv", b"mine,clean\n1\n1,1\n", ("clean", "missing", "line 2")),
-        ("d.csv", b"", ("unknown column 'mine'", "d.csv")),
-        ("d.csv", b"mine\n", ("d.csv", "0 rows", "needs 60")),
-        ("d.csv", b"mine\n\xff\xff", ("d.csv", "labels")),
+        ("d.csv", b"worker,clean\n1\n1,1\n", ("clean", "missing", "line 2")),
+        ("d.csv", b"", ("unknown column 'worker'", "d.csv")),
+        ("d.csv", b"worker\n", ("d.csv", "0 rows", "needs 60")),
+        ("d.csv", b"worker\n\xff\xff", ("d.csv", "labels")),
         ("d.pt", b"", ("d.pt", ".npz, .csv")),
     ],
 )
 def test_files_without_labels_are_refused(data, tmp_path, refused, name, content, pieces):
     (tmp_path / name).write_bytes(content)
     with refused(*pieces):
-        HumanLabels(tmp_path / name, "mine")(data)
+        HumanLabels(tmp_path / name, "worker")(data)
 
 
 def test_missing_files_and_folders_are_refused(data, tmp_path, refused):
     with refused("nowhere.npz", "No such file", "check the path"):
-        HumanLabels(tmp_path / "nowhere.npz", "mine")(data)
+        HumanLabels(tmp_path / "nowhere.npz", "worker")(data)
     (tmp_path / "folder.csv").mkdir()
     with refused("folder.csv", "directory"):
-        HumanLabels(tmp_path / "folder.csv", "mine")(data)
+        HumanLabels(tmp_path / "folder.csv", "worker")(data)
 
 
 def test_soft_labels_are_refused(data, save_labels, refused):
     soft = replace(data, train=replace(data.train, labels=torch.full((N, C), 0.25)))
     with refused("HumanLabels", "hard labels", "(60, 4)"):
-        HumanLabels(save_labels(), "mine")(soft)
+        HumanLabels(save_labels(), "worker")(soft)
 
 
 # --- CIFAR-10N

@@ -151,11 +151,11 @@ EDGES: dict[str, dict[str, Any]] = {
     "no method": {"methods": ()},
     "one condition": {"noise": (None,)},
     "labels from a file": {"noise": ("human:labels.npz:worst", "human:labels.npz:random1")},
-    "a method failed": {"broken": ("at",)},
-    "plain failed": {"broken": ("plain",)},
-    "all failed": {"broken": ("teacher", "plain", "hinton", "at")},
+    "a method failed": {"failed_methods": ("at",)},
+    "plain failed": {"failed_methods": ("plain",)},
+    "all failed": {"failed_methods": ("teacher", "plain", "hinton", "at")},
     "hostile": {"methods": (HOSTILE, "a" * 200, "$", "\\frac{")},
-    "trials": {"tried": True},
+    "trials": {"with_trials": True},
 }
 
 

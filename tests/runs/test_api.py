@@ -219,8 +219,8 @@ def test_a_validation_split_is_held_out_if_there_is_none(tiny_data: Data, tiny_m
     data = replace(tiny_data, validation=None)
     result = tutelage.train(tiny_model().module, data, validation=0.25, **SHORT)
     assert result.metrics["data"]["samples"] == {"train": 36, "validation": 12, "test": 16}
-    kept_result = tutelage.train(tiny_model().module, tiny_data, validation=0.25, **SHORT)
-    assert kept_result.metrics["data"]["samples"] == {"train": 48, "validation": 16, "test": 16}
+    result = tutelage.train(tiny_model().module, tiny_data, validation=0.25, **SHORT)
+    assert result.metrics["data"]["samples"] == {"train": 48, "validation": 16, "test": 16}
 
 
 def test_a_class_without_samples_is_refused(tiny_data: Data, tiny_model: Net, refused: Callable[..., Any]) -> None:
@@ -604,7 +604,7 @@ OWN_ATTRIBUTES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("method", ["plain", "gccs", "abstention", "final_bn"])
-def test_attributes_of_the_users_network_do_not_collide_with_ours(
+def test_attributes_of_the_network_do_not_collide_with_those_of_the_package(
     method: str, tiny_data: Data, trained_model: Net, tmp_path: Path
 ) -> None:
     student = Stats()

@@ -140,11 +140,11 @@ class _Seen:
     """Keeps the images that a network is given with gradients, as training gives them: normalised ones."""
 
     def __init__(self, input_batches: list[Tensor]) -> None:
-        self.shown = input_batches
+        self.inputs = input_batches
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if module.training and torch.is_grad_enabled():  # a dry run may attack it, too
-            self.shown.append(inputs[0].clone())
+            self.inputs.append(inputs[0].clone())
 
     def __deepcopy__(self, memo: Any) -> _Seen:
         return _Seen([])  # an average of the student has its own

@@ -261,7 +261,7 @@ OWN_FILE = dedent(
 
     from dataclasses import dataclass
 
-    from helper_of_mine import WEIGHT
+    from own_helper import WEIGHT
     from tutelage import CrossEntropy, Learner, Run, Tapped, method
     from tutelage.methods import Positive
 
@@ -272,7 +272,7 @@ OWN_FILE = dedent(
 
 
     @method(paper="none", family="own")
-    def mine(run: Run, *, weight: Positive = WEIGHT) -> Tapped:
+    def simple(run: Run, *, weight: Positive = WEIGHT) -> Tapped:
         '''Label loss alone.'''
         student = run.student()
         run.fit(Learner(student, None, {"ce": weight * CrossEntropy()}))
@@ -291,10 +291,10 @@ def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "code"
     folder.mkdir()
     (folder / "own_methods.py").write_text(OWN_FILE)
-    (folder / "helper_of_mine.py").write_text("WEIGHT = 1.0\n")
+    (folder / "own_helper.py").write_text("WEIGHT = 1.0\n")
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))  # and forgets what was imported from there
-    for name in ("own_methods", "helper_of_mine"):
+    for name in ("own_methods", "own_helper"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return folder / "own_methods.py"
 
@@ -302,13 +302,13 @@ def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_method_is_named_by_its_file_its_module_or_itself(
     own_file: Path, tiny_data: Data, tiny_model: Net, tmp_path: Path
 ) -> None:
-    method = importlib.import_module("own_methods").mine
+    method = importlib.import_module("own_methods").simple
     names = {
-        "own_methods.py:mine": "own_methods.py:mine",
-        str(own_file): f"{own_file}:mine",
-        "own_methods:mine": "own_methods:mine",
+        "own_methods.py:simple": "own_methods.py:simple",
+        str(own_file): f"{own_file}:simple",
+        "own_methods:simple": "own_methods:simple",
         "object": method,
-        "object of a file": find(f"{own_file}:mine"),
+        "object of a file": find(f"{own_file}:simple"),
     }
     specs = {}
     for form, name in names.items():
@@ -318,39 +318,39 @@ def test_a_method_is_named_by_its_file_its_module_or_itself(
         )
         specs[form] = result.config.method
         assert f"method: {specs[form]}" in (output / "config.yaml").read_text()
-        assert find(specs[form]).name == "mine"  # the folder names it again
+        assert find(specs[form]).name == "simple"  # the folder names it again
         assert result.config.settings == {"weight": 2.0}
-    assert specs["object"] == "own_methods:mine"
-    assert specs["object of a file"] == f"{own_file}:mine"
-    assert tutelage.Config(method=method).method == "own_methods:mine"
+    assert specs["object"] == "own_methods:simple"
+    assert specs["object of a file"] == f"{own_file}:simple"
+    assert tutelage.Config(method=method).method == "own_methods:simple"
 
 
-def test_own_methods_are_told_from_names(refused: Callable[..., Any], own_file: Path) -> None:
-    with refused("no attribute 'mien'", "did you mean 'mine'", "@method"):
-        find("own_methods.py:mien")
+def test_invalid_names_and_objects_are_refused(refused: Callable[..., Any], own_file: Path) -> None:
+    with refused("no attribute 'simpel'", "did you mean 'simple'", "@method"):
+        find("own_methods.py:simpel")
     with refused("'own_methods.py:other' is a int", "@method"):
         find("own_methods.py:other")
     with refused("no module 'nowhere.py'", "no such file"):
-        find("nowhere.py:mine")
-    with refused("no module 'nowhere'", "method 'nowhere:mine'"):
-        find("nowhere:mine")
+        find("nowhere.py:simple")
+    with refused("no module 'nowhere'", "method 'nowhere:simple'"):
+        find("nowhere:simple")
     with refused("not of the form module:attr"):
         find("own_methods.py:")
     own_file.write_text("1 / 0")
     with refused("importing 'own_methods.py'", "ZeroDivisionError"):
-        find("own_methods.py:mine")
+        find("own_methods.py:simple")
     for invalid in (lambda run: run, print, 5, None):
         with refused("method"):
             tutelage.Config(method=invalid)
-    with refused("'given:__main__.mine' was an object", "FILE.py:mine"):
-        find("given:__main__.mine")
+    with refused("'given:__main__.simple' was an object", "FILE.py:simple"):
+        find("given:__main__.simple")
 
 
 def test_a_file_is_run_again_when_it_has_changed(own_file: Path) -> None:
-    first = find("own_methods.py:mine")
-    assert find("own_methods.py:mine") is first
+    first = find("own_methods.py:simple")
+    assert find("own_methods.py:simple") is first
     own_file.write_text(OWN_FILE.replace("weight: Positive = WEIGHT", "weight: Positive = 3"))
-    assert find("own_methods.py:mine").check({}) == {"weight": 3}
+    assert find("own_methods.py:simple").check({}) == {"weight": 3}
 
 
 def test_a_run_with_changed_method_code_is_another_run(
@@ -358,7 +358,7 @@ def test_a_run_with_changed_method_code_is_another_run(
 ) -> None:
     def train() -> Any:
         return tutelage.train(
-            tiny_model().module, tiny_data, method="own_methods.py:mine", out=tmp_path / "run", **BRIEF
+            tiny_model().module, tiny_data, method="own_methods.py:simple", out=tmp_path / "run", **BRIEF
         )
 
     assert train().metrics == train().metrics
@@ -373,38 +373,38 @@ def test_a_run_with_a_changed_imported_module_is_another_run(
 ) -> None:
     def train() -> Any:
         return tutelage.train(
-            tiny_model().module, tiny_data, method="own_methods.py:mine", out=tmp_path / "run", **BRIEF
+            tiny_model().module, tiny_data, method="own_methods.py:simple", out=tmp_path / "run", **BRIEF
         )
 
-    first = digest_of_method(find("own_methods.py:mine"))
+    first = digest_of_method(find("own_methods.py:simple"))
     assert train().metrics == train().metrics
     (own_file.parent / "unrelated.py").write_text("WEIGHT = 3.0\n")
     assert train().metrics
-    (own_file.parent / "helper_of_mine.py").write_text("WEIGHT = 2.0\n")
+    (own_file.parent / "own_helper.py").write_text("WEIGHT = 2.0\n")
     with refused("different run", "method source"):
         train()
-    assert digest_of_method(find("own_methods.py:mine")) != first
+    assert digest_of_method(find("own_methods.py:simple")) != first
 
 
 def test_a_file_that_imports_nothing_of_its_own_keeps_its_hash(own_file: Path) -> None:
-    own_file.write_text(OWN_FILE.replace("from helper_of_mine import WEIGHT", "WEIGHT = 1.0"))
+    own_file.write_text(OWN_FILE.replace("from own_helper import WEIGHT", "WEIGHT = 1.0"))
     expected = hashlib.sha256(own_file.read_bytes()).hexdigest()[:16]  # as older versions recorded it
-    assert digest_of_method(find("own_methods.py:mine")) == expected
+    assert digest_of_method(find("own_methods.py:simple")) == expected
 
 
 def test_the_other_files_of_a_package_count(own_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = own_file.parent / "package_of_mine"
+    folder = own_file.parent / "own_package"
     folder.mkdir()
     (folder / "__init__.py").touch()
-    (folder / "main.py").write_text(OWN_FILE.replace("from helper_of_mine import WEIGHT", "from .parts import WEIGHT"))
-    (folder / "parts.py").write_text("from package_of_mine import more\nWEIGHT = 1.0\n")
+    (folder / "main.py").write_text(OWN_FILE.replace("from own_helper import WEIGHT", "from .parts import WEIGHT"))
+    (folder / "parts.py").write_text("from own_package import more\nWEIGHT = 1.0\n")
     (folder / "more.py").write_text("A = 1\n")
-    for name in ("package_of_mine", "package_of_mine.main", "package_of_mine.parts", "package_of_mine.more"):
+    for name in ("own_package", "own_package.main", "own_package.parts", "own_package.more"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    digests = [digest_of_method(find("package_of_mine.main:mine"))]
+    digests = [digest_of_method(find("own_package.main:simple"))]
     for name in ("more.py", "parts.py", "__init__.py"):
         (folder / name).write_text((folder / name).read_text() + "B = 2\n")
-        digests.append(digest_of_method(find("package_of_mine.main:mine")))
+        digests.append(digest_of_method(find("own_package.main:simple")))
     assert len(set(digests)) == 4
 
 
@@ -467,18 +467,18 @@ def test_a_method_of_a_notebook_runs_and_is_recorded_as_an_object(
 def test_a_study_takes_methods_as_objects_and_by_file(own_file: Path) -> None:
     from tutelage.studies.inspection import inspect as inspect_study
 
-    method = importlib.import_module("own_methods").mine
+    method = importlib.import_module("own_methods").simple
     rows = [
         method,
-        {"method": "own_methods.py:mine", "settings": {"weight": 2}},
+        {"method": "own_methods.py:simple", "settings": {"weight": 2}},
         {"method": method, "row": "again"},
     ]
     study = tutelage.Study(methods=rows, seeds=1)
     assert {row: entry.method for row, entry in study.methods.items()} == {
         "plain": "plain",
-        "mine": "own_methods:mine",
-        "mine, weight=2": "own_methods.py:mine",
-        "again": "own_methods:mine",
+        "simple": "own_methods:simple",
+        "simple, weight=2": "own_methods.py:simple",
+        "again": "own_methods:simple",
     }
     inspect_study(study)
     for invalid in (5, {"method": 5}, [None]):
@@ -489,20 +489,20 @@ def test_a_study_takes_methods_as_objects_and_by_file(own_file: Path) -> None:
 def test_a_folder_beside_the_methods_is_one_and_private_modules_are_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Callable[..., Any]
 ) -> None:
-    source = OWN_FILE.replace("from helper_of_mine import WEIGHT", "from tutelage.methods.mine._parts import WEIGHT")
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "__init__.py").write_text(source)
-    (tmp_path / "mine" / "_parts.py").write_text("WEIGHT = 1.0\n")
+    source = OWN_FILE.replace("from own_helper import WEIGHT", "from tutelage.methods.simple._parts import WEIGHT")
+    (tmp_path / "simple").mkdir()
+    (tmp_path / "simple" / "__init__.py").write_text(source)
+    (tmp_path / "simple" / "_parts.py").write_text("WEIGHT = 1.0\n")
     (tmp_path / "_common.py").write_text("raise AssertionError('imported')\n")
     (tmp_path / "hinton-copy.py").write_text("raise AssertionError('imported')\n")
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    assert installed() == sorted([*OWN, "mine"])
-    method = find("mine")
-    assert (method.name, method.spec, digest_of_method(method)) == ("mine", "mine", None)
+    assert installed() == sorted([*OWN, "simple"])
+    method = find("simple")
+    assert (method.name, method.spec, digest_of_method(method)) == ("simple", "simple", None)
     for name in ("_common", "hinton-copy"):
         with refused(f"unknown method '{name}'"):
             find(name)
-    for name in ("tutelage.methods.mine", "tutelage.methods.mine._parts"):
+    for name in ("tutelage.methods.simple", "tutelage.methods.simple._parts"):
         monkeypatch.delitem(sys.modules, name)
 
 
@@ -511,13 +511,13 @@ def test_the_command_line_takes_a_method_of_a_file(
 ) -> None:
     from tutelage.cli import main
 
-    words = ["train", "--method", "own_methods.py:mine", "--model", "resnet8x0.25", "--epochs", "1", "--per-class", "5"]
+    words = ["train", "--method", "own_methods.py:simple", "--model", "resnet8x0.25", "--epochs", "1", "--per-class", "5"]
     monkeypatch.setattr("sys.argv", ["tutelage", *words, "--set", "weight=2", "--device", "cpu"])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 0
-    assert (own_file.parent / "runs" / "mine-seed0" / "result.json").is_file()
-    monkeypatch.setattr("sys.argv", ["tutelage", "train", "--config", "runs/mine-seed0/config.yaml"])
+    assert (own_file.parent / "runs" / "simple-seed0" / "result.json").is_file()
+    monkeypatch.setattr("sys.argv", ["tutelage", "train", "--config", "runs/simple-seed0/config.yaml"])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2  # a file does not run code

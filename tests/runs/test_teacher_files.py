@@ -150,7 +150,7 @@ def test_the_file_of_a_backbone_can_teach_by_its_features(
     assert "agreement" not in result.metrics["test"]
 
 
-def test_a_run_taught_by_a_file_of_other_classes_is_evaluated(
+def test_a_run_with_a_teacher_file_of_other_classes_is_evaluated(
     file_of: Callable[..., str], tiny_npz: str, tmp_path: Path, run: Command
 ) -> None:
     teacher, folder = file_of(6), str(tmp_path / "run")

@@ -294,8 +294,8 @@ def test_cost_is_compared_once_and_failing_students_are_left_to_the_dry_run(tiny
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("on purpose")
 
-    warnings_made = warn_if_costlier(
+    make_student = warn_if_costlier(
         lambda: Tapped(Fails()), [Tapped(Fails())], find_task("classification"), tiny_data, "fails"
     )
-    assert isinstance(warnings_made().module, Fails)
-    assert isinstance(warnings_made().module, Fails)
+    assert isinstance(make_student().module, Fails)
+    assert isinstance(make_student().module, Fails)

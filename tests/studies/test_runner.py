@@ -315,7 +315,7 @@ def test_runs_of_a_method_file_are_repeated_if_it_changed(
     study = tiny(methods=f"{tmp_path / 'own_method.py'}:own", seeds=1, train={"epochs": 1})
     own_method()
     first = {record["method"]: record for record in run(study, tmp_path / "out").runs}
-    own_method(taught=True)
+    own_method(with_training=True)
     with pytest.warns(TutelageWarning, match=r"^own_method.py changed .* 1 run is trained again: own$"):
         changed_records = {record["method"]: record for record in run(study, tmp_path / "out").runs}
     assert changed_records["own"]["key"] != first["own"]["key"]
@@ -343,7 +343,7 @@ def test_changed_network_and_its_students_are_trained_again(
 
 
 def test_key_includes_teacher_that_is_read_late(tiny: Tiny, tmp_path: Path, own_method: Callable[..., None]) -> None:
-    own_method(taught=True)
+    own_method(with_training=True)
     results = run(tiny(methods="own", seeds=1, teachers="resnet8x0.25,resnet8x0.5"), tmp_path / "out")
     assert len({record["key"] for record in results.runs if record["method"] == "own"}) == 2
 

@@ -339,7 +339,7 @@ def test_networks_without_stages_or_dropout_are_refused(tiny_model: Callable[...
 def test_stage_without_tensor_output_is_refused(refused: Any) -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> object:
-            self.kept = x
+            self.output = x
             return object()
 
     class Around(nn.Module):
@@ -349,7 +349,7 @@ def test_stage_without_tensor_output_is_refused(refused: Any) -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             self.odd(x)
-            logits: Tensor = self.fc(self.odd.kept.flatten(1))
+            logits: Tensor = self.fc(self.odd.output.flatten(1))
             return logits
 
     model = Tapped(Around(), roles={"stage1": "odd"})
