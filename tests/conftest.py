@@ -156,7 +156,7 @@ def soft(tiny_data: Data) -> Data:
 
 @pytest.fixture
 def trained_model(tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware) -> Callable[..., Tapped]:
-    """``taught(seed=1, ...)``: a tiny model that knows its classes."""
+    """``trained_model(seed=1, ...)``: a tiny model that was trained on ``tiny_data``."""
     from tutelage.terms import CrossEntropy
     from tutelage.training import Learner, fit
 

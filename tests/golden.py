@@ -98,8 +98,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "--record":
         print(json.dumps(record(Path(sys.argv[2]))))
     else:
-        print(
-            json.dumps(
-                {"versions": library_versions(), "runs": in_fixed_environment(Path(sys.argv[1]))}, indent=1, sort_keys=True
-            )
-        )
+        results = {"versions": library_versions(), "runs": in_fixed_environment(Path(sys.argv[1]))}
+        print(json.dumps(results, indent=1, sort_keys=True))

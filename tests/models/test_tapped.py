@@ -250,7 +250,7 @@ OUTPUT_FORMS: dict[str, Callable[[Tensor], Any]] = {
 
 @pytest.mark.parametrize("returns", OUTPUT_FORMS.values(), ids=OUTPUT_FORMS.keys())
 def test_logits_are_found_in_structured_outputs(returns: Callable[[Tensor], Any]) -> None:
-    model, plain = tapped_network(lambda: TwoInputs(returns)), tapped(TwoInputs)
+    model, plain = tapped_network(lambda: TwoInputs(returns)), tapped_network(TwoInputs)
     for roles in (("logits",), ("logits", "embedding")):
         assert torch.equal(model.tap(INPUT_FORMS["dict"], roles)["logits"], plain(INPUT_FORMS["dict"]))
     assert torch.equal(model(INPUT_FORMS["dict"]), plain(INPUT_FORMS["dict"]))

@@ -511,8 +511,8 @@ def test_the_command_line_takes_a_method_of_a_file(
 ) -> None:
     from tutelage.cli import main
 
-    words = ["train", "--method", "own_methods.py:simple", "--model", "resnet8x0.25", "--epochs", "1", "--per-class", "5"]
-    monkeypatch.setattr("sys.argv", ["tutelage", *words, "--set", "weight=2", "--device", "cpu"])
+    words = ["train", "--method", "own_methods.py:simple", "--model", "resnet8x0.25", "--per-class", "5"]
+    monkeypatch.setattr("sys.argv", ["tutelage", *words, "--set", "weight=2", "--epochs", "1", "--device", "cpu"])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 0
