@@ -1,11 +1,12 @@
-"""Every method on a device that is not the processor, on machines that have no other.
+"""Trains every method on a simulated device, on machines that have no device but the processor.
 
-``python other_device.py METHOD ...`` trains each (``METHOD+cache``: with cached teacher outputs) on a made-up device.
-Its tensors lie in the processor's memory and are computed there, but what a GPU would refuse is refused (tensors of two
-devices, a generator of another), and what would make the host wait for a GPU is written down. A line of JSON for each
-says where it waited within a step, what went wrong, and how far the weights are from those that the processor gives.
+``python -m tests.other_device METHOD ...`` trains each method (``METHOD+cache``: with cached teacher outputs). The
+device's tensors lie in the processor's memory and are computed there. What a GPU refuses (tensors of two devices, a
+generator of another device) is refused, and operations for which the host would wait for a GPU are recorded. Prints one
+line of JSON per method: where a step waited, the error, and the largest difference between its weights and those
+of training on the processor.
 
-A process of its own, since a device cannot be taken back.
+It runs in a process of its own, since torch cannot unregister a device.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from conftest import TinyNet
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
+from tests.conftest import TinyNet
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.data.loader import Batches
@@ -44,7 +45,7 @@ from tutelage.training.loop import Loop
 from tutelage.training.meter import Meter
 from tutelage.training.selection import Selection
 
-NAME = "elsewhere"
+NAME = "simulated"
 PROJECT = "src/tutelage/"
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive")
 INDEXED = ("index", "index_put", "index_put_", "_index_put_impl_")
@@ -52,7 +53,7 @@ MOVES = ("_to_copy", "copy_", "_copy_from", "lift_fresh")
 
 
 class Backend(_DummyBackendModule):
-    """What torch wants to know of a device."""
+    """What torch requires of a device's backend."""
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16]
@@ -62,7 +63,7 @@ _setup_privateuseone_for_python_backend(NAME, backend_module=Backend())
 
 
 class Watch:
-    """Where the host had to wait for the device, while it is on."""
+    """Records where the host had to wait for the device, while it is switched on."""
 
     def __init__(self) -> None:
         self.on, self.seen = False, set[str]()
@@ -88,13 +89,13 @@ class Watch:
 watch = Watch()
 
 
-class Far(Tensor):
-    """A tensor that says it is elsewhere, around one that is here."""
+class RemoteTensor(Tensor):
+    """A tensor of the simulated device, around a tensor of the processor."""
 
     local_tensor: Tensor
 
     @staticmethod
-    def __new__(cls, local_tensor: Tensor) -> Far:
+    def __new__(cls, local_tensor: Tensor) -> RemoteTensor:
         self = Tensor._make_wrapper_subclass(
             cls,
             local_tensor.size(),
@@ -112,7 +113,7 @@ class Far(Tensor):
         return self.local_tensor.detach().tolist()
 
     def numpy(self, **_: Any) -> Any:
-        raise TypeError("a tensor that is elsewhere has no numpy()")
+        raise TypeError("a tensor of another device has no numpy()")
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.local_tensor.__reduce_ex__(protocol)
@@ -123,28 +124,30 @@ class Far(Tensor):
 
 
 def local_of(value: Any) -> Any:
-    return value.local_tensor if isinstance(value, Far) else value
+    return value.local_tensor if isinstance(value, RemoteTensor) else value
 
 
-def is_far(device: Any) -> bool:
+def is_remote(device: Any) -> bool:
     return device is not None and torch.device(device).type == NAME
 
 
 def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Do an operation here, as it would be done there."""
+    """Run an operation on the processor with the checks of the simulated device."""
     name = func._schema.name.split("::")[1]
     flat, _ = tree_flatten((args, kwargs))
-    remote_tensors = [value for value in flat if isinstance(value, Far)]
+    remote_tensors = [value for value in flat if isinstance(value, RemoteTensor)]
     device = kwargs.get("device")
-    if not remote_tensors and not is_far(device):
+    if not remote_tensors and not is_remote(device):
         return func(*args, **kwargs)
-    is_move = name in MOVES and any(isinstance(value, Tensor) and not isinstance(value, Far) for value in flat)
-    if is_move and not kwargs.get("non_blocking") and (is_far(device) or name == "copy_"):
+    is_move = name in MOVES and any(isinstance(value, Tensor) and not isinstance(value, RemoteTensor) for value in flat)
+    if is_move and not kwargs.get("non_blocking") and (is_remote(device) or name == "copy_"):
         watch.note(f"{name} from the host")
     if any(isinstance(value, torch.Generator) for value in flat):
-        raise RuntimeError(f"{name}: a generator of the host for a tensor that is elsewhere")
-    _check_places(name, flat, remote_tensors)
-    stays = is_far(device) if device is not None else name not in MOVES or isinstance((args or [None])[0], Far)
+        raise RuntimeError(f"{name}: a generator of the host for a tensor of another device")
+    _check_devices(name, flat, remote_tensors)
+    stays = (
+        is_remote(device) if device is not None else name not in MOVES or isinstance((args or [None])[0], RemoteTensor)
+    )
     if not stays:
         watch.note(f"{name} to the host")
     local_kwargs = dict(kwargs) | ({"device": torch.device("cpu")} if device is not None else {})
@@ -155,38 +158,39 @@ def compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return local_result
     remote_by_id = {id(value.local_tensor): value for value in remote_tensors}
     out = tree_map(
-        lambda t: remote_by_id[id(t)] if id(t) in remote_by_id else Far(t) if isinstance(t, Tensor) else t, local_result
+        lambda t: remote_by_id[id(t)] if id(t) in remote_by_id else RemoteTensor(t) if isinstance(t, Tensor) else t,
+        local_result,
     )
     aliases = remote_tensors and any(result.alias_info for result in func._schema.returns)
     return return_and_correct_aliasing(func, args, kwargs, out) if aliases else out
 
 
-def _check_places(name: str, flat: list[Any], remote_tensors: list[Far]) -> None:
+def _check_devices(name: str, flat: list[Any], remote_tensors: list[RemoteTensor]) -> None:
     if name in WAITS:
         watch.note(name)
     if name in INDEXED and any(value.dtype in (torch.bool, torch.uint8) for value in remote_tensors[1:]):
         watch.note(f"{name} by a mask")
     for value in flat if remote_tensors and name not in MOVES else ():
-        if isinstance(value, Tensor) and not isinstance(value, Far) and value.ndim:
+        if isinstance(value, Tensor) and not isinstance(value, RemoteTensor) and value.ndim:
             if name not in INDEXED:
                 raise RuntimeError(f"{name}: tensors of two devices")
-            watch.note(f"{name} by places of the host")
+            watch.note(f"{name} by indices of the host")
 
 
-class Computes(TorchDispatchMode):
-    """Operations that are given no tensor, only the device."""
+class ComputeMode(TorchDispatchMode):
+    """Operations with a device but without a tensor argument."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return compute(func, args, kwargs or {})
 
 
-class Makes(TorchFunctionMode):
-    """Tensors made of plain numbers, which torch makes where no mode sees it."""
+class CreationMode(TorchFunctionMode):
+    """Tensors made of plain numbers, which torch does not dispatch."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         is_new_tensor = func in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor)
-        if is_new_tensor and is_far(kwargs.get("device")):
+        if is_new_tensor and is_remote(kwargs.get("device")):
             watch.note("numbers of the host")
             return func(*args, **kwargs | {"device": "cpu"}).to(kwargs["device"])
         return func(*args, **kwargs)
@@ -194,7 +198,7 @@ class Makes(TorchFunctionMode):
 
 @torch.library.impl("aten::empty_strided", "PrivateUse1")
 def empty_strided(size: Any, stride: Any, dtype: Any = None, **_: Any) -> Tensor:
-    return Far(torch.empty_strided(size, stride, dtype=dtype))
+    return RemoteTensor(torch.empty_strided(size, stride, dtype=dtype))
 
 
 @torch.library.impl("aten::_copy_from", "PrivateUse1")
@@ -203,17 +207,17 @@ def copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Ten
     return target
 
 
-def only_steps_count() -> None:
-    """Watch each epoch, but not its draws, its looks for NaN, its means and the held-out part."""
+def watch_steps_only() -> None:
+    """Watch each epoch except its batch order, checks for NaN, means and evaluation."""
 
     def during(on: bool, owner: type, name: str) -> None:
         function: Callable[..., Any] = getattr(owner, name)
 
-        def watched(*args: Any, **kwargs: Any) -> Any:
+        def watched_function(*args: Any, **kwargs: Any) -> Any:
             with watch.set(on):
                 return function(*args, **kwargs)
 
-        setattr(owner, name, watched)
+        setattr(owner, name, watched_function)
 
     during(True, Loop, "epoch")
     for name in ("losses", "weights"):
@@ -243,7 +247,7 @@ def barcodes() -> Data:
 
 
 def train_weights(method: str, device: str, cache: Path | None = None) -> dict[str, Tensor]:
-    """The weights of a student, here."""
+    """The weights of a student after training, on the processor."""
     training_data = barcodes() if method == "barcode" else data()
     outputs = TeacherCache(cache, training_data) if cache else None
 
@@ -269,19 +273,19 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    only_steps_count()
+    watch_steps_only()
     for method in sys.argv[1:]:
         name, _, with_cache = method.partition("+")
-        record: dict[str, Any] = {"method": method, "error": None, "apart": None}
+        record: dict[str, Any] = {"method": method, "error": None, "difference": None}
         try:
-            with Computes(), Makes(), TemporaryDirectory() as folder:
+            with ComputeMode(), CreationMode(), TemporaryDirectory() as folder:
                 cache = Path(folder) if with_cache else None
-                if with_cache:  # what is not there yet is waited for
+                if with_cache:  # filling the cache waits
                     train_weights(name, NAME, cache)
                 watch.seen.clear()
                 remote_weights = train_weights(name, NAME, cache)
             local_weights = train_weights(name, "cpu")
-            record["apart"] = max(
+            record["difference"] = max(
                 float((remote_weights[key].double() - local_weights[key].double()).abs().max()) for key in local_weights
             )
         except Exception as error:

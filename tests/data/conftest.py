@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tests.data.archives import ARRAYS
+from tests.data.image_files import random_pixels, write_image
 from tutelage.data import CropsAndFlips, Data, Split
 
 
@@ -31,3 +35,23 @@ def make_data() -> Callable[..., Data]:
         )
 
     return make
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder of two classes with four training and two test images each, 16x16 RGB."""
+    for part, count in (("train", 4), ("test", 2)):
+        for number, name in enumerate(("cat", "dog")):
+            for i in range(count):
+                write_image(tmp_path / part / name / f"{i}.png", random_pixels(100 * len(part) + 10 * number + i))
+    return tmp_path
+
+
+@pytest.fixture
+def save_archive(tmp_path):
+    def save(**changes: object) -> str:
+        arrays = {key: value for key, value in {**ARRAYS, **changes}.items() if value is not None}
+        np.savez(tmp_path / "d.npz", **arrays)
+        return f"npz:{tmp_path / 'd.npz'}"
+
+    return save

@@ -1,4 +1,4 @@
-"""Every metric against plain Python loops in float64, and against values worked out by hand."""
+"""Every metric against plain Python loops in float64, and against values calculated by hand."""
 
 from __future__ import annotations
 
@@ -9,32 +9,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.evaluation.metric_loops import (
+    CERTAIN,
+    CORRECT,
+    draw_predictions,
+    first_largest,
+    labelled,
+    mean,
+    of_confidence,
+    slow_accuracy,
+    slow_ece,
+    softmax,
+)
 from tutelage.evaluation import metrics
 
 Scored = Callable[[Tensor, Tensor], Tensor]
-
-
-def softmax(row: list[float]) -> list[float]:
-    top = max(row)
-    powers = [math.exp(value - top) for value in row]
-    return [power / sum(powers) for power in powers]
-
-
-def first_largest(row: list[float]) -> int:
-    return row.index(max(row))
-
-
-def labelled(logits: Tensor, labels: Tensor) -> list[tuple[list[float], int]]:
-    pairs = zip(logits.double().tolist(), labels.tolist(), strict=True)
-    return [(row, label) for row, label in pairs if label != -1]
-
-
-def mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
-
-
-def slow_accuracy(logits: Tensor, labels: Tensor) -> float:
-    return mean([float(first_largest(row) == label) for row, label in labelled(logits, labels)])
 
 
 def slow_per_class(logits: Tensor, labels: Tensor) -> list[float]:
@@ -70,19 +59,6 @@ def slow_brier(logits: Tensor, labels: Tensor) -> float:
     )
 
 
-def slow_ece(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    pairs = labelled(logits, labels)
-    certainties = [(max(softmax(row)), float(first_largest(row) == label)) for row, label in pairs]
-    total = 0.0
-    for b in range(bins):
-        members = [pair for pair in certainties if b / bins < pair[0] <= (b + 1) / bins]
-        if members:
-            total += (
-                len(members) / len(certainties) * abs(mean([p for p, _ in members]) - mean([hit for _, hit in members]))
-            )
-    return total
-
-
 def slow_gap(logits: Tensor, labels: Tensor) -> float:
     return mean([max(softmax(r)) - (first_largest(r) == label) for r, label in labelled(logits, labels)])
 
@@ -110,16 +86,6 @@ OF_PAIRS: list[tuple[Scored, Callable[[Tensor, Tensor], float]]] = [
     (metrics.agreement, slow_agreement),
     (metrics.kl_to_teacher, slow_kl),
 ]
-
-
-def draw_predictions(seed: int, samples: int, classes: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of a student and a teacher, and labels that often match them; every fifth sample is unlabelled."""
-    generator = torch.Generator().manual_seed(seed)
-    teacher = 2 * torch.randn(samples, classes, generator=generator, dtype=torch.float64)
-    student = (teacher + torch.randn(samples, classes, generator=generator, dtype=torch.float64)).to(dtype)
-    labels = teacher.argmax(1)
-    labels[::5] = -1
-    return student, teacher.to(dtype), labels
 
 
 SIZES = [(0, 1, 3), (1, 60, 2), (2, 101, 7)]  # seed, samples, classes
@@ -155,12 +121,6 @@ def test_pair_metric_equals_plain_loops(
     value = fast(student, teacher)
     assert value.shape == ()
     assert value.item() == pytest.approx(slow(student, teacher), abs=PRECISION[dtype])
-
-
-@pytest.mark.parametrize("bins", [1, 4, 40])
-def test_ece_with_other_bins(bins: int) -> None:
-    logits, _, labels = draw_predictions(3, 90, 5, torch.float64)
-    assert metrics.ece(logits, labels, bins).item() == pytest.approx(slow_ece(logits, labels, bins), abs=1e-12)
 
 
 def test_per_class_accuracy_equals_plain_loops() -> None:
@@ -222,11 +182,6 @@ def test_metric_without_any_label_is_nan(metric: Scored, samples: int) -> None:
     assert metric(torch.zeros(samples, 3), torch.full((samples,), -1)).isnan()
 
 
-# Six samples with probability 1 for one of three classes.
-CERTAIN = 1000.0 * torch.eye(3).repeat(2, 1)
-CORRECT = torch.tensor([0, 1, 2, 0, 1, 2])
-
-
 @pytest.mark.parametrize(
     ("metric", "right", "wrong"),
     [
@@ -262,74 +217,6 @@ def test_worst_class_is_not_the_mean_and_ignores_absent_classes() -> None:
     assert metrics.per_class_accuracy(logits, labels)[:2].tolist() == pytest.approx([1.0, 1 / 3])
     assert metrics.worst_class_accuracy(logits, labels).item() == pytest.approx(1 / 3)
     assert metrics.accuracy(logits, labels).item() == pytest.approx(3 / 5)
-
-
-def of_confidence(*confidences: float, dtype: torch.dtype = torch.float64) -> Tensor:
-    """Two-class logits whose softmax has these probabilities of class 0."""
-    first = torch.tensor(confidences, dtype=dtype)
-    return torch.stack([first.log(), (1 - first).log()], 1)
-
-
-@pytest.mark.parametrize(("bins", "index"), [(2, 0), (4, 1), (3, 1)])
-def test_confidence_on_a_bin_edge_belongs_to_the_bin_below(bins: int, index: int) -> None:
-    diagram = metrics.reliability(torch.zeros(1, 2), torch.tensor([0]), bins)
-    assert diagram.count.tolist() == [int(b == index) for b in range(bins)]
-
-
-@pytest.mark.parametrize(("classes", "bins"), [(3, 15), (5, 15), (15, 15), (2, 14), (5, 55)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_bin_edges_are_the_nearest_floats(classes: int, bins: int, dtype: torch.dtype) -> None:
-    """The confidence of uniform logits is the float nearest to 1/C, a bin edge; with 55 bins linspace is below it."""
-    diagram = metrics.reliability(torch.zeros(1, classes, dtype=dtype), torch.tensor([0]), bins)
-    assert diagram.count.nonzero().tolist() == [[bins // classes - 1]]
-
-
-def test_confidence_of_one_is_in_the_last_bin() -> None:
-    assert metrics.reliability(CERTAIN, CORRECT).count.tolist() == [0] * 14 + [6]
-
-
-def test_reliability_by_hand() -> None:
-    logits, labels = of_confidence(0.7, 0.72, 0.9, 0.6), torch.tensor([0, 1, 0, -1])
-    diagram = metrics.reliability(logits, labels, bins=4)
-    assert diagram.count.tolist() == [0, 0, 2, 1]
-    assert diagram.accuracy.tolist() == pytest.approx([math.nan, math.nan, 0.5, 1], nan_ok=True)
-    assert diagram.confidence.tolist() == pytest.approx([math.nan, math.nan, 0.71, 0.9], nan_ok=True)
-    assert diagram.error.item() == pytest.approx((2 * 0.21 + 1 * 0.1) / 3)
-
-
-def test_ece_with_all_samples_in_one_bin_is_the_gap() -> None:
-    logits, labels = of_confidence(0.81, 0.82, 0.83, 0.84), torch.tensor([0, 0, 0, 1])
-    assert metrics.ece(logits, labels).item() == pytest.approx(0.825 - 0.75)
-    assert metrics.calibration_gap(logits, labels).item() == pytest.approx(0.825 - 0.75)
-
-
-@pytest.mark.parametrize(("label", "expected"), [(0, 0.1), (1, 0.9)])
-def test_ece_of_one_sample(label: int, expected: float) -> None:
-    assert metrics.ece(of_confidence(0.9), torch.tensor([label])).item() == pytest.approx(expected)
-
-
-def test_calibration_gap_is_signed_and_ece_does_not_cancel() -> None:
-    logits = of_confidence(0.6, 0.6, 0.9, 0.9)
-    modest, bold = torch.tensor([0, 0, 0, 0]), torch.tensor([1, 1, 1, 1])
-    assert metrics.calibration_gap(logits, modest).item() == pytest.approx(-0.25)
-    assert metrics.calibration_gap(logits, bold).item() == pytest.approx(0.75)
-    labels = torch.tensor([0, 0, 1, 0])
-    assert metrics.calibration_gap(logits, labels).item() == pytest.approx(0)
-    assert metrics.ece(logits, labels).item() == pytest.approx(0.4)
-
-
-def test_ece_of_nan_logits_is_nan() -> None:
-    assert metrics.ece(torch.full((3, 2), math.nan), torch.tensor([0, 1, 0])).isnan()
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_ece_equals_torchmetrics(seed: int) -> None:
-    reference = pytest.importorskip("torchmetrics.functional.classification")
-    logits, _, labels = draw_predictions(seed, 200, 6, torch.float32)
-    expected = reference.multiclass_calibration_error(
-        logits.softmax(1), labels, num_classes=6, n_bins=15, norm="l1", ignore_index=-1
-    )
-    torch.testing.assert_close(metrics.ece(logits, labels), expected, atol=1e-5, rtol=0)
 
 
 def test_kl_is_from_teacher_to_student() -> None:
@@ -389,8 +276,3 @@ def test_memorisation_refuses_mismatched_shapes() -> None:
 def test_label_out_of_range_is_refused(label: int) -> None:
     with pytest.raises(ValueError, match=r"labels must lie in -1 \.\. 3"):
         metrics.accuracy(torch.zeros(2, 4), torch.tensor([0, label]))
-
-
-def test_zero_bins_are_refused() -> None:
-    with pytest.raises(ValueError, match="got 0"):
-        metrics.ece(torch.zeros(1, 2), torch.tensor([0]), 0)

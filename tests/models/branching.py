@@ -7,41 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tests.token_network import TokenNetwork
 from tutelage.models.load import make_model
 from tutelage.models.surgery.branch import Branched
 
 EXAMPLE = torch.zeros(2, 1, 8, 8)
-
-
-class Mixer(nn.Module):
-    """A block on tokens without attention."""
-
-    def __init__(self, width: int, tokens: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.across = nn.Linear(tokens, tokens)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.across(self.norm(x).transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
-
-
-class Vit(nn.Module):
-    """A transformer with a class token, which is a parameter outside of any layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(1, 8, 2, stride=2)
-        self.token = nn.Parameter(torch.randn(1, 1, 8))
-        self.blocks = nn.ModuleList([Mixer(8, 17) for _ in range(3)])
-        self.norm = nn.LayerNorm(8)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x)[:, 0])  # type: ignore[no-any-return]
 
 
 class Overwriting(nn.Module):
@@ -105,7 +75,7 @@ def zoo_network(name: str) -> Callable[[], nn.Module]:
 
 # The network, the last shared layer, and the prefixes of shared parameters.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, tuple[str, ...]]] = {
-    "tokens": (Vit, "blocks.1", ("patches.", "blocks.0.", "blocks.1.", "token")),
+    "tokens": (TokenNetwork, "blocks.1", ("patches.", "blocks.0.", "blocks.1.", "token")),
     "overwriting": (Overwriting, "bn2", ("conv1.", "bn1.", "twice.", "bn2.")),
     "a tuple": (Pair, "both", ("both.",)),
     "sequential": (sequential, "0", ("0.",)),

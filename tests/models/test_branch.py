@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.models.branching import EXAMPLE, BranchedNetwork, Overwriting, Vit, outputs
+from tests.models.branching import EXAMPLE, BranchedNetwork, Overwriting, outputs
+from tests.token_network import TokenNetwork
 from tutelage.models.surgery import applied_operations
 from tutelage.models.surgery.branch import apply
 from tutelage.models.tapped import Tapped
@@ -243,9 +244,9 @@ def test_other_batch_sizes_and_modes_after_tracing(branched_network: BranchedNet
     [
         (Overwriting, "twice", ("Overwriting cannot be branched at 'twice'", "runs 2 times")),
         (Overwriting, "relu", ("'relu'", "runs 3 times")),
-        (Vit, "blocks", ("'blocks'", "runs 0 times", "name a layer that runs once")),
-        (Vit, "blocks.7", ("unknown layer to branch at 'blocks.7'", "blocks.1")),
-        (Vit, "", ("unknown layer to branch at ''",)),
+        (TokenNetwork, "blocks", ("'blocks'", "runs 0 times", "name a layer that runs once")),
+        (TokenNetwork, "blocks.7", ("unknown layer to branch at 'blocks.7'", "blocks.1")),
+        (TokenNetwork, "", ("unknown layer to branch at ''",)),
         (
             lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 4)),
             "0",
@@ -261,7 +262,7 @@ def test_layers_that_cannot_be_branched_raise(
 
 
 def test_branching_a_branched_network_raises(refused: Callable[..., Any]) -> None:
-    network = apply(Vit(), EXAMPLE, at="blocks.0", branches=2)
+    network = apply(TokenNetwork(), EXAMPLE, at="blocks.0", branches=2)
     with refused("Branched has branches already"):
         apply(network, EXAMPLE, at="branches.0.blocks.1")
     with refused("Sequential has branches already"):

@@ -1,11 +1,10 @@
-"""The HTML page of a study: content, safety, and behaviour in a browser."""
+"""The HTML page of a study: content and safety."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,97 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.report.pages import HOSTILE, study
 from tutelage.errors import TutelageError
 from tutelage.report.figures.frame import over_seeds
 from tutelage.report.page import page, write_page
-from tutelage.studies.metrics import metrics_of
-from tutelage.studies.reading import CONDITION, PAIR
 from tutelage.studies.results import Results
 from tutelage.studies.statistics import mean_interval
-from tutelage.tasks import find_task
 
-METRICS = metrics_of(find_task("classification"))
-HOSTILE = '<script>alert("x")</script>&"\'$a_b$'
 VOID = {"meta", "link", "br", "input", "hr", "img", "path", "use"}
-
-
-def record(method: str, seed: int, condition: tuple[Any, ...], rng: np.random.Generator) -> dict[str, Any]:
-    accuracy = float(rng.uniform(0.6, 0.9))
-    measurements = {name: float(rng.uniform(0, 1)) for name in METRICS} | {"accuracy": accuracy, "seconds": 3.0 + seed}
-    return {
-        **dict(zip((*CONDITION, *PAIR), condition, strict=True)),
-        **measurements,
-        "key": f"{abs(hash((method, seed, condition))):016x}"[:16],
-        "folder": f"runs/{method}-{condition[1]}-seed{seed}",
-        "status": "done",
-        "error": None,
-        "method": method,
-        "function": method,
-        "settings": {"weight": 1.0},
-        "seed": seed,
-        "per_class_accuracy": {HOSTILE: accuracy, "b": accuracy / 2},
-        "reliability": {"count": [0, 5, 9], "accuracy": [None, 0.5, 0.8], "confidence": [None, 0.5, 0.9]},
-        "risk_coverage": {"coverage": [0.5, 1.0], "risk": [0.1, 1 - accuracy]},
-        "corruptions": {"noise": [0.8, 0.7, 0.6, 0.5, 0.4]},
-        "pgd": {"0.01": accuracy / 2},
-        "command": f"tutelage distill --method '{method}' --seed {seed}",
-        "curve": {"epoch": [1, 2], "train_accuracy": [None, 0.5], "validation_accuracy": [0.4, 0.5], "loss": {}},
-    }
-
-
-def study(
-    folder: Path,
-    methods: tuple[str, ...] = ("hinton", "at"),
-    noise: tuple[str | None, ...] = (None, "0.2", "0.4"),
-    seeds: int = 3,
-    failed_methods: tuple[str, ...] = (),
-    with_trials: bool = False,
-) -> Results:
-    """Results of a study written to disk; all seeds of the ``broken`` methods failed."""
-    rng = np.random.default_rng(0)
-    names = ["plain", *methods]
-    records = []
-    for one in noise:
-        for method in ("teacher", *names):
-            for seed in range(seeds):
-                run = record(method, seed, ("digits", one, None, None, "noisy", "big", "small"), rng)
-                if method in failed_methods:
-                    is_missing = (
-                        *METRICS,
-                        "per_class_accuracy",
-                        "reliability",
-                        "risk_coverage",
-                        "corruptions",
-                        "pgd",
-                        "curve",
-                    )
-                    run |= dict.fromkeys(is_missing) | {"status": "failed", "error": f"became nan {HOSTILE}"}
-                records.append(run)
-    declaration = {
-        "name": f"a study {HOSTILE}",
-        "data": ["digits"],
-        "noise": list(noise),
-        "imbalance": [None],
-        "per_class": [None],
-        "teacher_labels": ["noisy"],
-        "pairs": [["big", "small"]],
-        "methods": {name: {"method": name, "settings": {}} for name in names},
-        "seeds": list(range(seeds)),
-        "train": {"epochs": 2},
-        "budget": 2 if with_trials else 0,
-        "evaluate": {"corruptions": True, "pgd": [0.01], "ood": None},
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "study.json").write_text(json.dumps(declaration))
-    (folder / "results.jsonl").write_text("".join(json.dumps(run) + "\n" for run in records))
-    if with_trials:
-        trials = [
-            records[-1]
-            | {"space": {"weight": HOSTILE}, "score": score, "chosen": is_selected, "settings": {"weight": HOSTILE}}
-            for score, is_selected in ((0.7, False), (0.8, True))
-        ]
-        (folder / "trials.jsonl").write_text("".join(json.dumps(trial) + "\n" for trial in trials))
-    return Results.read(folder)
 
 
 class Reader(HTMLParser):
@@ -273,115 +189,6 @@ def test_page_of_forty_methods_under_six_conditions(tmp_path: Path) -> None:
     noise = (None, "0.1", "0.2", "pair:0.1", "pair:0.2", "instance:0.4")
     write_page(study(tmp_path, methods=methods, noise=noise, seeds=2), tmp_path / "report.html")
     assert (tmp_path / "report.html").stat().st_size < 8e6
-
-
-# --- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    browsers = [path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))]
-    if not browsers:
-        pytest.skip("no Chromium on this machine")
-    with sync.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browsers[0], args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def report(tmp_path: Path) -> str:
-    path = tmp_path / "report.html"
-    write_page(study(tmp_path, methods=("hinton", "at", HOSTILE), failed_methods=("at",)), path)
-    return path.as_uri()
-
-
-def open_page(browser: Any, address: str, **options: Any) -> Any:
-    """Open the page and record requests and console messages, of which there must be none."""
-    tab = browser.new_page(**options)
-    tab.events = []
-    tab.on("console", lambda message: tab.events.append(message.text))
-    tab.on("pageerror", lambda error: tab.events.append(str(error)))
-    tab.on("dialog", lambda dialog: tab.events.append(dialog.message))
-    tab.on("request", lambda request: tab.events.append(request.url) if request.url != address else None)
-    tab.goto(address)
-    return tab
-
-
-def visible_methods(tab: Any) -> list[str]:
-    return [text.strip() for text in tab.locator("#numbers > tbody:visible > tr > th").all_inner_texts()]
-
-
-def test_page_opens_without_errors_sorts_filters_and_unfolds(browser: Any, report: str) -> None:
-    tab = open_page(browser, report)
-    assert len(visible_methods(tab)) == 15
-    head = tab.locator("#numbers > thead th", has_text="accuracy, %").first
-    for order, sign in (("descending", -1), ("ascending", 1)):
-        head.locator("button").click()
-        assert head.get_attribute("aria-sort") == order
-        values = tab.eval_on_selector_all(
-            "#numbers > tbody > tr:first-child > td:nth-child(3)", "cells => cells.map(cell => cell.dataset.value)"
-        )
-        assert values[-3:] == [None] * 3  # missing values come last in both orders
-        numbers = [float(value) for value in values[:-3]]
-        assert numbers == sorted(numbers, key=lambda value: sign * value)
-    tab.fill("#search", "hinton")
-    assert visible_methods(tab) == ["hinton"] * 3
-    tab.select_option("[data-filter=condition]", "noise 0.2")
-    assert visible_methods(tab) == ["hinton"]
-    assert tab.locator("#count").inner_text() == "1 of 15 lines"
-    tab.locator(".open:visible").click()
-    assert tab.locator(".behind:visible .folder").all_inner_texts() == [
-        f"runs/hinton-0.2-seed{seed}" for seed in range(3)
-    ]
-    tab.fill("#search", "")
-    tab.select_option("[data-filter=condition]", "")
-    tab.select_option("[data-filter=method]", HOSTILE)
-    assert visible_methods(tab) == [HOSTILE] * 3
-    assert tab.events == []
-    tab.close()
-
-
-@pytest.mark.parametrize(("scheme", "light"), [("light", True), ("dark", False)])
-@pytest.mark.parametrize("width", [390, 1200])
-def test_page_follows_the_colour_scheme_and_fits_the_window(
-    browser: Any, report: str, scheme: str, light: bool, width: int
-) -> None:
-    tab = open_page(browser, report, color_scheme=scheme, viewport={"width": width, "height": 800})
-    colour = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    red, green, blue = (int(part) for part in re.findall(r"\d+", colour)[:3])
-    assert (min(red, green, blue) > 200) if light else (max(red, green, blue) < 60)
-    ink = tab.evaluate("getComputedStyle(document.querySelector('figure svg text')).fill")
-    assert (sum(int(part) for part in re.findall(r"\d+", ink)[:3]) < 384) == light
-    assert tab.evaluate("document.documentElement.scrollWidth") == width
-    assert tab.events == []
-    tab.close()
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_wide_tables_keep_their_first_column_and_indicate_scrolling(browser: Any, report: str, width: int) -> None:
-    tab = open_page(browser, report, viewport={"width": width, "height": 800})
-    wide = tab.locator("#table .wide")
-    assert wide.evaluate("it => it.scrollWidth > it.clientWidth")
-    assert "local" in wide.evaluate("it => getComputedStyle(it).backgroundAttachment")
-    first = tab.locator("#numbers > thead th").first, tab.locator("#numbers > tbody > tr > th").first
-    before = [cell.bounding_box()["x"] for cell in first]
-    wide.evaluate("it => { it.scrollLeft = 200 }")
-    assert [cell.bounding_box()["x"] for cell in first] == before
-    assert tab.events == []
-    tab.close()
-
-
-def test_page_prints(browser: Any, report: str) -> None:
-    tab = open_page(browser, report, color_scheme="dark")
-    pdf = tab.pdf(prefer_css_page_size=True)
-    assert pdf.startswith(b"%PDF")
-    tab.emulate_media(media="print")
-    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(253, 253, 252)"
-    assert not tab.locator(".controls").is_visible()
-    assert tab.events == []
-    tab.close()
 
 
 def test_page_with_control_characters_is_written(write_study: Callable[..., Path]) -> None:

@@ -1,8 +1,7 @@
-"""The method graph_fewshot: rotations, manifold mix-up, discarded heads, and held-out classes."""
+"""The method graph_fewshot: its stages, exact resume, held-out classes, and the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,27 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.methods.graph_fewshot.images import Net
 from tutelage import train
 from tutelage.cli import main
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Batch, Data, NoAugmentation, Split
+from tutelage.data import Data, NoAugmentation, Split
 from tutelage.data.conditions import SymmetricNoise
 from tutelage.data.modality import Vectors
 from tutelage.methods import find
-from tutelage.methods.graph_fewshot.heads import BaseClasses, Rotation
-from tutelage.methods.graph_fewshot.views import MixedFeatures, Rotated
-from tutelage.models.outputs import Outputs
 from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import few_shot
 from tutelage.training import Run
 
-Net = Callable[..., Tapped]
-NOTHING = Outputs(None)
 CPU: dict[str, Any] = {"device": "cpu", "precision": "float32", "channels_last": False, "workers": 0}
 
 
@@ -55,184 +49,6 @@ def novel(tiny_data: Data) -> Data:
         split_of(tiny_data.train, 2, 3),
         split_of(tiny_data.test, 0, 1),
     )
-
-
-def batch_of(images: Tensor, targets: Tensor) -> Batch:
-    return Batch(images, targets, torch.arange(len(images)), key=None)
-
-
-# --- rotations
-
-
-def test_every_image_has_four_rotations() -> None:
-    images = torch.rand(3, 2, 5, 5, generator=torch.Generator().manual_seed(0))
-    rotated_batch = Rotated()(batch_of(images, torch.tensor([4, -1, 6])), NOTHING, None)
-    assert rotated_batch.inputs.shape == (12, 2, 5, 5)
-    for turns in range(4):
-        for sample in range(3):
-            expected = np.rot90(images[sample].numpy(), turns, axes=(1, 2))
-            np.testing.assert_array_equal(rotated_batch.inputs[3 * turns + sample].numpy(), expected)
-    assert rotated_batch.targets.tolist() == [4, -1, 6] * 4
-    assert rotated_batch.index.tolist() == [0, 1, 2] * 4
-
-
-@pytest.mark.parametrize(("share", "samples"), [(1.0, 8), (0.25, 2), (0.01, 1)])
-def test_a_share_of_the_batch_is_rotated(share: float, samples: int) -> None:
-    images = torch.rand(8, 1, 3, 3)
-    rotated_batch = Rotated(share)(replace(batch_of(images, torch.arange(8)), weight=torch.arange(8.0)), NOTHING, None)
-    assert len(rotated_batch) == 4 * samples
-    assert torch.equal(rotated_batch.inputs[:samples], images[:samples])
-    assert rotated_batch.weight is not None
-    assert rotated_batch.weight.tolist() == [*range(samples)] * 4
-
-
-# --- heads
-
-
-def features(count: int, width: int = 6, seed: int = 0) -> Outputs:
-    values = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
-    return Outputs(None, {"embedding": values.requires_grad_()})
-
-
-def test_rotations_are_classified_in_their_order() -> None:
-    term, student = Rotation(), features(8)
-    term.build(student, None)
-    assert term.head is not None
-    with torch.no_grad():
-        term.head.weight.zero_()
-        term.head.bias.copy_(torch.tensor([3.0, 2.0, 1.0, 0.0]))
-    expected = -torch.tensor([3.0, 2.0, 1.0, 0.0]).log_softmax(0)
-    torch.testing.assert_close(term(student, None, None).detach(), expected.repeat_interleave(2))
-
-
-def test_a_head_without_weights_is_at_the_logarithm_of_the_classes() -> None:
-    term, student = BaseClasses(torch.tensor([1, 4, 5]), 7), features(4)
-    term.build(student, None)
-    assert term.head is not None
-    nn.init.zeros_(term.head.weight)
-    nn.init.zeros_(term.head.bias)
-    batch = batch_of(torch.zeros(4, 1), torch.tensor([1, 5, -1, 2]))  # class 2 is not trained on
-    assert term(student, None, batch).tolist() == pytest.approx([float(np.log(3))] * 2 + [0.0, 0.0])
-
-
-def test_classes_are_numbered_among_base_classes() -> None:
-    term, student = BaseClasses(torch.tensor([1, 4, 5]), 7), features(6)
-    term.build(student, None)
-    assert term.head is not None
-    targets = torch.tensor([4, 1, 5, 5, 1, 4])
-    values = term(student, None, batch_of(torch.zeros(6, 1), targets))
-    logits = (student["embedding"].double() @ term.head.weight.double().T + term.head.bias.double()).detach()
-    expected = [-float(logits[i].log_softmax(0)[{1: 0, 4: 1, 5: 2}[int(t)]]) for i, t in enumerate(targets)]
-    assert values.tolist() == pytest.approx(expected, rel=1e-5)
-    soft = F.one_hot(targets, 7).float()
-    torch.testing.assert_close(term(student, None, batch_of(torch.zeros(6, 1), soft)), values)
-    values.mean().backward()
-    assert student["embedding"].grad is not None
-    assert student["embedding"].grad.abs().sum() > 0
-
-
-def test_existing_head_is_not_recreated() -> None:
-    term = Rotation()
-    term.build(features(4), None)
-    before = term.head
-    term.build(features(4, seed=1), None)
-    assert term.head is before
-
-
-# --- mix-up
-
-
-def full_output(model: Tapped, inputs: Tensor) -> Tensor:
-    return model.tap(inputs, ("embedding",))["embedding"]
-
-
-def test_features_and_labels_are_mixed_consistently(tiny_data: Data, tiny_model: Net) -> None:
-    """The parts of the network are run by hand, with the mixture between them."""
-    model = tiny_model(1).eval()
-    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    model.trace(images)
-    net, batch = model.module, batch_of(images, torch.tensor([0, 1, 2, -1, 3]))
-    view = MixedFeatures(model, 2.0, 4)
-    layers = set()
-    with view.hooked():
-        for seed in range(12):
-            torch.manual_seed(seed)
-            mixed_batch = view(batch, NOTHING, None)
-            mix = view.pending
-            assert mix is not None
-            layers.add(mix.layer)
-            stages = full_output(model, mixed_batch.inputs)
-            assert view.pending is None
-
-            def together(x: Tensor, index: str, mix: Any = mix) -> Tensor:
-                return mix.share * x + (1 - mix.share) * x[mix.partners] if index == mix.layer else x
-
-            x = together((images - model.mean) / model.std, "input")
-            x = F.relu(together(net.bn1(net.conv1(x)), "stage1"))  # type: ignore[operator]
-            x = F.relu(together(net.bn2(net.conv2(x)), "stage2"))  # type: ignore[operator]
-            torch.testing.assert_close(stages, x.mean((2, 3)))
-            one_hot_labels = F.one_hot(batch.targets.clamp(min=0), 4) * (batch.targets >= 0)[:, None]
-            torch.testing.assert_close(
-                mixed_batch.targets, mix.share * one_hot_labels + (1 - mix.share) * one_hot_labels[mix.partners]
-            )
-            torch.testing.assert_close(
-                full_output(model, images), full_output(tiny_model(1).eval(), images)
-            )  # other passes are not mixed
-    assert layers == {"input", "stage1", "stage2"}
-    assert not model.module._forward_pre_hooks
-
-
-def test_mixed_labels_are_a_mixture_of_losses(tiny_model: Net) -> None:
-    model = tiny_model(1)
-    model.trace(torch.rand(2, 1, 8, 8))
-    view, term, student = MixedFeatures(model, 2.0, 4), BaseClasses(torch.arange(4), 4), features(6)
-    term.build(student, None)
-    targets = torch.tensor([0, 1, 2, 3, 0, 1])
-    batch = batch_of(torch.rand(6, 1, 8, 8), targets)
-    mixed_batch = view(batch, NOTHING, None)
-    assert view.pending is not None
-    share, partners = view.pending.share, view.pending.partners
-    direct, other = (term(student, None, replace(batch, targets=t)) for t in (targets, targets[partners]))
-    torch.testing.assert_close(term(student, None, mixed_batch), share * direct + (1 - share) * other)
-
-
-@pytest.mark.parametrize("alpha", [0.2, 2.0])
-def test_mixing_shares_follow_beta_distribution(alpha: float, tiny_model: Net) -> None:
-    model = tiny_model(1)
-    view, batch = MixedFeatures(model, alpha, 4), batch_of(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
-    shares = []
-    torch.manual_seed(0)
-    for _ in range(2000):
-        view.pending = None
-        view(batch, NOTHING, None)
-        assert view.pending is not None
-        shares.append(view.pending.share)
-    assert np.mean(shares) == pytest.approx(0.5, abs=0.03)
-    assert np.var(shares) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.15)
-
-
-class Late(nn.Module):
-    """Names a layer that runs after the embedding as a stage."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.fc, self.last = nn.Linear(64, 6), nn.Linear(6, 6), nn.Linear(6, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.last(self.fc(self.first(x.flatten(1))))
-        return logits
-
-
-def test_layer_after_embedding_is_refused(tiny_data: Data, on_cpu: Hardware, refused: Any) -> None:
-    def late() -> Tapped:
-        return Tapped(Late(), roles={"stage1": "fc", "embedding": "first"})
-
-    run = Run(tiny_data, late, recipe=Recipe(epochs=2, batch_size=8, lr=0.01), hardware=on_cpu)
-    with refused("stage1 of Late is not computed before the embedding", "roles="):
-        find("graph_fewshot")(run, rotation="never", mix_share=1.0)
-
-
-# --- the method
 
 
 @pytest.mark.parametrize("rotation", ["both", "first", "never"])

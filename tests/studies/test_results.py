@@ -1,33 +1,17 @@
-"""Reading of a study; its table recomputed with pandas and scipy."""
+"""Reading of a study; its table and ranks recomputed with pandas and scipy."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from tutelage.studies.results import Results, describe_condition
+from tests.studies.changes import Refused, WriteStudy, failing
+from tutelage.studies.results import Results
 from tutelage.studies.statistics import critical_difference
-
-Refused = Callable[..., AbstractContextManager[None]]
-WriteStudy = Callable[..., Path]
-
-
-def failing(method: str, noise: str | None, seed: int) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
-        hit = (record["method"], record["noise"], record["seed"]) == (method, noise, seed)
-        return {"status": "failed", "error": "step 4: 'flow' became nan"} if hit else {}
-
-    return numbers
-
 
 # --- the table, against other libraries
 
@@ -204,90 +188,6 @@ def test_ranks_of_few_methods(write_study: WriteStudy) -> None:
     assert (dict(ranks.average), ranks.critical_difference, len(ranks.unranked)) == ({}, None, 4)
 
 
-# --- names
-
-
-def test_conditions_are_described_by_varying_axes(write_study: WriteStudy) -> None:
-    single_condition = Results.read(write_study("one", noise=(None,)))
-    assert single_condition.label(("digits", None, None, None, "noisy")) == "digits, correct labels"
-    assert describe_condition(("digits", "0.4", "step:0.5:0.1", 100, "clean")) == (
-        "digits, noise 0.4, imbalance step:0.5:0.1, 100 samples a class, teacher on clean labels"
-    )
-    two_pairs = Results.read(write_study("two", pairs=(("big", "small"), ("huge", "small"))))
-    assert two_pairs.label(("digits", None, None, None, "noisy")) == "correct labels"
-    assert (
-        two_pairs.heading(("digits", "0.4", None, None, "noisy"), ("huge", "small")) == "noise 0.4, huge teaches small"
-    )
-    changes: dict[str, dict[str, Any]] = {"0.4": {"data": "fashion", "per_class": 100, "teacher_labels": "clean"}}
-    many_conditions = Results.read(
-        write_study("many", lambda r: {"imbalance": "step:0.5:0.1"} | changes.get(r["noise"], {}))
-    )
-    assert many_conditions.label(("fashion", "pair:0.2", "step:0.5:0.1", 100, "clean")) == (
-        "fashion, noise pair:0.2, 100 samples a class, teacher on clean labels"
-    )
-
-
-def test_unknown_names_are_refused(write_study: WriteStudy, refused: Refused) -> None:
-    results = Results.read(write_study())
-    with refused("metric", "'acuracy'", "did you mean 'accuracy'"):
-        results.table("acuracy")
-    with refused("metric", "'method'"):
-        results.ranks("method")
-    with refused("interval", "'boot'", "bootstrap"):
-        results.table(interval="boot")
-
-
-# --- the frame
-
-
-def test_frame_holds_the_records(write_study: WriteStudy) -> None:
-    pytest.importorskip("pandas", reason="extra frame is not installed")
-    results = Results.read(write_study(numbers=failing("sp", "0.4", 1)))
-    frame = results.frame()
-    assert len(frame) == len(results.runs)
-    assert all(frame[name].dtype == "float64" for name in results.metrics)
-    assert frame["accuracy"].isna().sum() == 1
-    assert frame["accuracy"].tolist()[:3] == [run["accuracy"] for run in results.runs[:3]]
-    assert frame["per_class_accuracy"][0] == {"a": 0.5, "b": 0.25}
-
-
-def test_grouping_the_frame_drops_no_record(write_study: WriteStudy) -> None:
-    pytest.importorskip("pandas", reason="extra frame is not installed")
-    results = Results.read(write_study(pairs=(("big", "small"), ("big", "tiny"), ("huge", "small"))))
-    frame = results.frame()
-    assert frame["noise"].dtype == "float64"
-    assert sorted(frame["noise"].unique()) == [0.0, 0.4]
-    by = ["data", "noise", "imbalance", "per_class", "teacher_labels", "pair", "student", "method"]
-    assert frame.groupby(by)["accuracy"].count().sum() == len(frame)
-    assert set(frame["pair"]) == {"big", "huge", "big → small", "big → tiny", "huge → small"}
-    teachers = frame[frame["method"] == "teacher"]
-    assert len(teachers) == 2 * 2 * 3  # networks, conditions, seeds
-    assert len(frame) == 12 + 3 * 2 * 4 * 3
-
-
-def test_frame_preserves_types_of_conditions(write_study: WriteStudy) -> None:
-    pytest.importorskip("pandas", reason="extra frame is not installed")
-
-    def numbers(record: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"per_class": 100, "imbalance": "step:0.5:0.1"} if record["noise"] else {}
-
-    frame = Results.read(write_study(numbers=numbers, noise=(None, "pair:0.4"))).frame()
-    assert set(frame["noise"]) == {"0.0", "pair:0.4"}
-    assert set(frame["per_class"]) == {"all", "100"}
-    assert set(frame["imbalance"]) == {"none", "step:0.5:0.1"}
-
-
-def test_frame_without_pandas_names_the_extra(
-    write_study: WriteStudy, refused: Refused, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    with refused("pandas", "pip install 'tutelage[frame]'"):
-        Results.read(write_study()).frame()
-
-
-# --- folders that are not as they should be
-
-
 def test_runs_are_ordered_by_seed(write_study: WriteStudy) -> None:
     folder = write_study(seeds=(5, 0, 3))
     lines = (folder / "results.jsonl").read_text().splitlines()
@@ -303,84 +203,4 @@ def test_trials_are_read(write_study: WriteStudy, refused: Refused) -> None:
     assert [trial["score"] for trial in Results.read(folder).trials] == [0.5]
     (folder / "trials.jsonl").write_text(json.dumps(first))
     with refused("trials.jsonl, line 1", "'score'"):
-        Results.read(folder)
-
-
-def test_folder_without_study_is_refused(tmp_path: Path, write_study: WriteStudy, refused: Refused) -> None:
-    with refused("no folder", "nowhere"):
-        Results.read(tmp_path / "nowhere")
-    (tmp_path / "file").write_text("x")
-    with refused("no folder", "file"):
-        Results.read(tmp_path / "file")
-    with refused("holds no study", "study.json"):
-        Results.read(tmp_path)
-    folder = write_study()
-    (folder / "results.jsonl").write_text("\n")
-    with refused("holds no run"):
-        Results.read(folder)
-    (folder / "results.jsonl").unlink()
-    with refused("no results.jsonl yet"):
-        Results.read(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "pieces"),
-    [
-        (lambda line: line[: len(line) // 2], ["line 4"]),
-        (lambda line: line.replace('"status": "done"', '"status": "well"'), ["line 4", "'well'"]),
-        (lambda line: line.replace('"seed": 0', '"seed": "0"'), ["line 4", "seed"]),
-        (lambda line: line.replace('"seed": 0', '"seed": true'), ["line 4", "seed"]),
-        (lambda line: line.replace('"seed": 0', '"seed": 9'), ["plain", "[0, 1, 2]", "run the study again"]),
-        (lambda line: line.replace('"flops": 378496', '"flops": NaN'), ["line 4", "NaN"]),
-        (lambda line: line.replace('"flops": 378496', '"flops": 1e999'), ["line 4", "flops", "inf"]),
-        (lambda line: line.replace('"flops": 378496', '"flops": "many"'), ["line 4", "flops", "'many'"]),
-        (lambda line: line.replace('"flops": 378496', '"flops": true'), ["line 4", "flops"]),
-        (lambda line: line.replace('"flops": 378496, ', ""), ["line 4", "'flops'", "another version"]),
-        (lambda line: line.replace('"noise": null', '"noise": [1]'), ["line 4", "noise", "[1]"]),
-        (lambda line: line.replace('"method": "plain"', '"method": null'), ["line 4", "method"]),
-        (lambda line: "[]", ["line 4", "not a record"]),
-        (lambda line: "3", ["line 4", "not a record"]),
-        (lambda line: "[" * 100_000, ["line 4"]),
-        (lambda line: line + "\n" + line, ["plain", "[0, 0, 1, 2]"]),
-        (lambda line: "", ["plain", "[1, 2]"]),
-        (lambda line: "\udcff\udcfe", ["line 4"]),
-    ],
-)
-def test_error_names_the_damaged_line(
-    write_study: WriteStudy, refused: Refused, change: Callable[[str], str], pieces: list[str]
-) -> None:
-    folder = write_study()
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    lines[3] = change(lines[3])
-    (folder / "results.jsonl").write_bytes("\n".join(lines).encode(errors="surrogateescape"))
-    with refused("results.jsonl", *pieces):
-        Results.read(folder)
-
-
-def test_missing_row_is_refused(write_study: WriteStudy, refused: Refused) -> None:
-    folder = write_study()
-    lines = (folder / "results.jsonl").read_text().splitlines()
-    (folder / "results.jsonl").write_text("\n".join(line for line in lines if '"method": "rkd"' not in line))
-    with refused("rkd", "run the study again"):
-        Results.read(folder)
-
-
-@pytest.mark.parametrize(
-    ("text", "fragment"), [("{", "cannot be read"), ("[]", "lacks 'name'"), ('{"seeds": []}', "another version")]
-)
-def test_damaged_declaration_is_refused(write_study: WriteStudy, refused: Refused, text: str, fragment: str) -> None:
-    folder = write_study()
-    (folder / "study.json").write_text(text)
-    with refused("study.json", fragment):
-        Results.read(folder)
-
-
-@pytest.mark.parametrize("change", [{"seeds": []}, {"seeds": ["0"]}, {"methods": {"at": {}}}, {"train": 3}])
-def test_declaration_of_wrong_types_is_refused(
-    write_study: WriteStudy, refused: Refused, change: dict[str, Any]
-) -> None:
-    folder = write_study()
-    declaration = json.loads((folder / "study.json").read_text())
-    (folder / "study.json").write_text(json.dumps({**declaration, **change}))
-    with refused("study.json", *change, "run the study again"):
         Results.read(folder)

@@ -1,10 +1,10 @@
-"""Relational distillation: known values, plain loops over pairs and triplets, and samples that coincide."""
+"""Relational distillation: known values, plain loops, invariances and random vertices."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import combinations, product
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -12,59 +12,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.terms.relations import (
+    Loss,
+    angles_by_hand,
+    both_losses,
+    distance_by_hand,
+    distances_by_hand,
+    gradient,
+    points,
+)
 from tutelage.losses import angle_relations, distance_relations
 from tutelage.models.outputs import Outputs
 from tutelage.terms import AngleRelations, DistanceRelations
 from tutelage.terms.relations import MAX_ANGLES, cosines, relative_distances
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
 S = torch.tensor([[0.0, 0], [1, 0], [0, 1]]).double()
 T = torch.tensor([[0.0, 0], [1, 0], [3, 0]]).double()
-both_losses = pytest.mark.parametrize("loss", [distance_relations, angle_relations])
-
-
-def points(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def huber(a: float, b: float) -> float:
-    return 0.5 * (a - b) ** 2 if abs(a - b) <= 1 else abs(a - b) - 0.5
-
-
-def distances_by_hand(inputs: Tensor) -> list[list[float]]:
-    rows = inputs.flatten(1).tolist()
-    result = [[math.dist(point, other_row) for other_row in rows] for point in rows]
-    nonzero = [d for row in result for d in row if d > 0]
-    mean = sum(nonzero) / len(nonzero)
-    return [[d / mean for d in row] for row in result]
-
-
-def distance_by_hand(student: Tensor, teacher: Tensor) -> float:
-    n, student_shape, teacher_shape = len(student), distances_by_hand(student), distances_by_hand(teacher)
-    return sum(huber(student_shape[i][j], teacher_shape[i][j]) for i, j in product(range(n), repeat=2)) / n**2
-
-
-def cosine_by_hand(rows: list[list[float]], i: int, j: int, k: int) -> float:
-    first, second = ([a - b for a, b in zip(rows[end], rows[j], strict=True)] for end in (i, k))
-    size = math.hypot(*first) * math.hypot(*second)
-    return sum(a * b for a, b in zip(first, second, strict=True)) / size if size else 0.0
-
-
-def angles_by_hand(student: Tensor, teacher: Tensor, at: int | None = None) -> float:
-    student_shape, teacher_shape = student.flatten(1).tolist(), teacher.flatten(1).tolist()
-    n = len(student_shape)
-    triplets = [(i, j, k) for i, j, k in product(range(n), repeat=3) if at in (None, j)]
-    return sum(huber(cosine_by_hand(student_shape, *t), cosine_by_hand(teacher_shape, *t)) for t in triplets) / len(
-        triplets
-    )
-
-
-def gradient(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:
-    student = student.clone().requires_grad_()
-    loss(student, teacher).backward()
-    assert student.grad is not None
-    return student.grad
 
 
 # --- values
@@ -181,121 +144,6 @@ def test_invariant_to_common_permutation_of_samples(loss: Loss) -> None:
     student, teacher, order = points(5, 4), points(5, 4, seed=1), torch.tensor([2, 0, 4, 3, 1])
     torch.testing.assert_close(loss(student[order], teacher[order]), loss(student, teacher))
     assert not torch.allclose(loss(student[order], teacher), loss(student, teacher), rtol=1e-2)
-
-
-# --- gradients
-
-
-@both_losses
-def test_gradcheck(loss: Loss) -> None:
-    teacher = points(4, 5, seed=1)
-    assert torch.autograd.gradcheck(lambda e: loss(e, teacher), points(4, 3).requires_grad_())
-
-
-@both_losses
-def test_gradient_is_orthogonal_to_scaling_and_translation(loss: Loss) -> None:
-    """With a detached mean distance, the gradient would not be orthogonal to scaling."""
-    student = points(5, 4)
-    result = gradient(loss, student, points(5, 4, seed=1))
-    assert result.norm() > 1e-3
-    assert (result * (student - student.mean(0))).sum().item() == pytest.approx(0, abs=1e-12)
-    assert result.sum(0).abs().max() < 1e-12
-
-
-@both_losses
-def test_no_gradient_reaches_the_teacher(loss: Loss) -> None:
-    teacher = points(5, 4, seed=1).requires_grad_()
-    assert gradient(loss, points(5, 4), teacher).abs().max() > 0
-    assert teacher.grad is None
-
-
-@both_losses
-def test_value_and_gradient_are_zero_at_equality(loss: Loss) -> None:
-    student = points(5, 4)
-    assert loss(student, student).item() == 0
-    assert gradient(loss, student, student).abs().max() == 0
-
-
-@both_losses
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("gap", [0, 1e-7])
-def test_gradient_is_bounded_for_equal_samples(gap: float, dtype: torch.dtype, loss: Loss) -> None:
-    """``F.normalize`` of a zero difference gives a gradient of 1e11."""
-    student, teacher = points(5, 4).to(dtype), points(5, 4, seed=1).to(dtype)
-    student[1] = student[3] + gap
-    result = gradient(loss, student, teacher)
-    assert loss(student, teacher).isfinite()
-    assert result.isfinite().all()
-    assert 1e-4 < result.abs().max() < 1e3
-
-
-@both_losses
-@pytest.mark.parametrize("zero_network", ["student", "teacher", "both"])
-def test_gradient_is_bounded_for_several_zero_embeddings(zero_network: str, loss: Loss) -> None:
-    student, teacher = points(5, 4), points(5, 4, seed=1)
-    for side, name in ((student, "teacher"), (teacher, "student")):
-        if zero_network != name:
-            side[[0, 2, 3]] = 0
-    result = gradient(loss, student, teacher)
-    assert loss(student, teacher).isfinite()
-    assert result.isfinite().all()
-    assert result.abs().max() < 1e3
-
-
-@both_losses
-@pytest.mark.parametrize("zero_network", ["student", "teacher", "both"])
-def test_value_and_gradient_are_finite_if_all_samples_coincide(zero_network: str, loss: Loss) -> None:
-    student = torch.zeros(4, 3) if zero_network != "teacher" else points(4, 3).float()
-    teacher = torch.ones(4, 3) if zero_network != "student" else points(4, 3, seed=1).float()
-    result = gradient(loss, student, teacher)
-    assert loss(student, teacher).isfinite()
-    assert result.isfinite().all()
-    assert result.abs().max() < (1e3 if zero_network == "teacher" else 1e-12)
-
-
-def test_degenerate_triplets_count_with_a_cosine_of_zero() -> None:
-    student, teacher = points(5, 3), points(5, 3, seed=1)
-    student[1] = student[3]
-    assert angle_relations(student, teacher).item() == pytest.approx(angles_by_hand(student, teacher), rel=1e-12)
-    assert distance_relations(student, teacher).item() == pytest.approx(distance_by_hand(student, teacher), rel=1e-12)
-
-
-# --- batches and precision
-
-
-@both_losses
-@pytest.mark.parametrize("samples", [1, 2])
-def test_loss_is_zero_for_fewer_than_three_samples(samples: int, loss: Loss) -> None:
-    """With two samples, the only distance is the mean, and there is no angle."""
-    student, teacher = points(samples, 4), points(samples, 3, seed=1)
-    assert loss(student, teacher).item() == pytest.approx(0, abs=1e-16)
-    assert gradient(loss, student, teacher).abs().max() < 1e-12
-
-
-@both_losses
-@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
-def test_half_precision_is_computed_in_float32(half: torch.dtype, loss: Loss) -> None:
-    """The square of 300 overflows in float16."""
-    student, teacher = (300 * points(5, 4)).to(half), points(5, 3, seed=1).to(half)
-    value = loss(student, teacher)
-    assert value.dtype == torch.float32
-    assert torch.equal(value, loss(student.float(), teacher.float()))
-    torch.testing.assert_close(value.double(), loss(student.double(), teacher.double()), rtol=1e-4, atol=0)
-
-
-@pytest.mark.parametrize("samples", [8, 40])  # torch.cdist uses matrix products from 25 samples on
-def test_small_distances_far_from_origin_are_precise(samples: int) -> None:
-    """Distances from a float32 Gram matrix would be noise."""
-    student, teacher = (100 + 0.01 * points(samples, 4)).float(), points(samples, 4, seed=1)
-    expected = distance_by_hand(student.double(), teacher)
-    assert distance_relations(student, teacher.float()).item() == pytest.approx(expected, rel=1e-4)
-
-
-@both_losses
-def test_nan_is_not_hidden(loss: Loss) -> None:
-    student = points(4, 6)
-    student[1, 2] = float("nan")
-    assert loss(student, points(4, 6, seed=1)).isnan()
 
 
 # --- random vertices

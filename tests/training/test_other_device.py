@@ -16,12 +16,13 @@ pytestmark = pytest.mark.skipif(
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="this version of torch cannot register a device from Python",
 )
-SCRIPT = Path(__file__).parents[1] / "other_device.py"
+ROOT = Path(__file__).parents[2]
 
 
 CHECKS = """
-import other_device as o, torch
-with o.Computes(), o.Makes(), o.watch.set(True):
+import torch
+from tests import other_device as o
+with o.ComputeMode(), o.CreationMode(), o.watch.set(True):
     remote, local = torch.randn(4, device=o.NAME), torch.randn(4)
     (remote @ torch.ones(4, device=o.NAME)).exp().add_(1)
     assert not o.watch.seen
@@ -43,15 +44,17 @@ with o.Computes(), o.Makes(), o.watch.set(True):
 
 
 def test_simulated_device_refuses_and_waits_like_a_gpu() -> None:
-    subprocess.run([sys.executable, "-c", CHECKS], check=True, cwd=SCRIPT.parent)
+    subprocess.run([sys.executable, "-c", CHECKS], check=True, cwd=ROOT)
 
 
 @pytest.mark.timeout(600)
 def test_every_method_on_the_simulated_device() -> None:
     methods = [*installed(), "hinton+cache"]
-    process = subprocess.run([sys.executable, SCRIPT, *methods], capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.other_device", *methods], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     results = {line["method"]: line for line in map(json.loads, process.stdout.splitlines())}
     assert list(results) == methods, process.stderr
     assert {method: line["error"] for method, line in results.items() if line["error"]} == {}
     assert {method: line["waits"] for method, line in results.items() if line["waits"]} == {}
-    assert {method: line["apart"] for method, line in results.items() if line["apart"] > 1e-6} == {}
+    assert {method: line["difference"] for method, line in results.items() if line["difference"] > 1e-6} == {}
