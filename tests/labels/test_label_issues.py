@@ -103,14 +103,14 @@ def test_a_second_call_reads_the_finished_runs(
 ) -> None:
     found, out = issues
     records: list[Any] = []
-    again = tutelage.label_issues(
+    second_result = tutelage.label_issues(
         f"folder:{swapped[0]}", mlp, out=out, test=0.2, augment=False, report=records.append, **FIELDS
     )
     assert not records
-    assert torch.equal(found.wrong, again.wrong)
+    assert torch.equal(found.wrong, second_result.wrong)
 
 
-def made(labels: list[int], wrong: list[float], names: tuple[str, ...] = ("a", "b")) -> LabelIssues:
+def issues_of(labels: list[int], wrong: list[float], names: tuple[str, ...] = ("a", "b")) -> LabelIssues:
     """Issues of black images with these labels."""
     size = len(labels)
     split = Split.of(torch.zeros(size, 4, 4, 1, dtype=torch.uint8), torch.tensor(labels))
@@ -124,21 +124,21 @@ def made(labels: list[int], wrong: list[float], names: tuple[str, ...] = ("a", "
 
 
 def test_ties_are_ordered_by_the_evidence_and_unlabelled_samples_are_left_out() -> None:
-    found = made([0, 1, -1, 0, 1], [0.9, 0.2, float("nan"), 0.9, 0.2])
+    found = issues_of([0, 1, -1, 0, 1], [0.9, 0.2, float("nan"), 0.9, 0.2])
     assert found.ranking.tolist() == [0, 3, 1, 4]
     assert found.doubted.tolist() == [False, False, False, True, False]  # of each class one is not doubted
     assert found.cleaned_labels().tolist() == [0, 1, -1, 1, 1]
 
 
 def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
-    found = made([0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8], names=("<b>x</b>", "y"))
+    found = issues_of([0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8], names=("<b>x</b>", "y"))
     page = found.save(tmp_path)[2].read_text()
     assert "<script>" not in page
     assert "<b>x</b>" not in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
 
 
-def test_vectors_have_a_page_without_pictures(tmp_path: Path) -> None:
+def test_vectors_have_a_page_without_images(tmp_path: Path) -> None:
     from tutelage.data.modality import Vectors
 
     generator = np.random.default_rng(0)
