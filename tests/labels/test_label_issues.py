@@ -52,8 +52,8 @@ def issues(swapped: tuple[Path, set[str]], tmp_path_factory: pytest.TempPathFact
 def test_swapped_images_are_at_the_top_of_the_list(
     issues: tuple[LabelIssues, Path], swapped: tuple[Path, set[str]]
 ) -> None:
-    found, _ = issues
-    rows = list(found.rows())
+    label_issues, _ = issues
+    rows = list(label_issues.rows())
     in_training = {name for name in swapped[1] if any(row["file"].endswith(name) for row in rows)}
     assert len(in_training) > 10  # the others are in the test split
     top = [row["file"] for row in rows[: len(in_training)]]
@@ -65,13 +65,13 @@ def test_swapped_images_are_at_the_top_of_the_list(
 
 
 def test_saved_files_agree(issues: tuple[LabelIssues, Path], tmp_path: Path) -> None:
-    found, _ = issues
-    files = found.save(tmp_path, apply=True)
+    label_issues, _ = issues
+    files = label_issues.save(tmp_path, apply=True)
     assert [file.name for file in files] == ["issues.csv", "issues.json", "labels.html", "labels.csv"]
     with files[0].open() as stream:
         rows = list(csv.DictReader(stream))
     summary = json.loads(files[1].read_text())
-    assert len(rows) == summary["labels"] == len(found.labels)
+    assert len(rows) == summary["labels"] == len(label_issues.labels)
     assert sum(row["doubted"] == "True" for row in rows) == summary["doubted"] == len(summary["issues"])
     assert rows[0]["file"] == summary["issues"][0]["file"]
     low, high = summary["noise_rate_interval"]
@@ -85,12 +85,12 @@ def test_saved_files_agree(issues: tuple[LabelIssues, Path], tmp_path: Path) -> 
 def test_repaired_labels_train(
     issues: tuple[LabelIssues, Path], swapped: tuple[Path, set[str]], tmp_path: Path
 ) -> None:
-    found, _ = issues
+    label_issues, _ = issues
     before = {file: file.read_bytes() for file in swapped[0].rglob("*.png")}
-    (*_, labels) = found.save(tmp_path, apply=True)
+    (*_, labels) = label_issues.save(tmp_path, apply=True)
     fields: dict[str, Any] = {"test": 0.2, "validation": 0.0, "epochs": 1, "device": "cpu"}
     result = tutelage.train(mlp, f"folder:{swapped[0]}", noise=f"human:{labels}:cleaned", **fields)
-    doubted = int(found.doubted.sum())
+    doubted = int(label_issues.doubted.sum())
     assert result.metrics["test"]["accuracy"] > 0
     with labels.open() as stream:
         rows = list(csv.DictReader(stream))
@@ -101,13 +101,13 @@ def test_repaired_labels_train(
 def test_a_second_call_reads_the_finished_runs(
     issues: tuple[LabelIssues, Path], swapped: tuple[Path, set[str]]
 ) -> None:
-    found, out = issues
+    label_issues, out = issues
     records: list[Any] = []
     second_result = tutelage.label_issues(
         f"folder:{swapped[0]}", mlp, out=out, test=0.2, augment=False, report=records.append, **FIELDS
     )
     assert not records
-    assert torch.equal(found.wrong, second_result.wrong)
+    assert torch.equal(label_issues.wrong, second_result.wrong)
 
 
 def issues_of(labels: list[int], wrong: list[float], names: tuple[str, ...] = ("a", "b")) -> LabelIssues:
@@ -124,15 +124,15 @@ def issues_of(labels: list[int], wrong: list[float], names: tuple[str, ...] = ("
 
 
 def test_ties_are_ordered_by_the_evidence_and_unlabelled_samples_are_left_out() -> None:
-    found = issues_of([0, 1, -1, 0, 1], [0.9, 0.2, float("nan"), 0.9, 0.2])
-    assert found.ranking.tolist() == [0, 3, 1, 4]
-    assert found.doubted.tolist() == [False, False, False, True, False]  # of each class one is not doubted
-    assert found.cleaned_labels().tolist() == [0, 1, -1, 1, 1]
+    label_issues = issues_of([0, 1, -1, 0, 1], [0.9, 0.2, float("nan"), 0.9, 0.2])
+    assert label_issues.ranking.tolist() == [0, 3, 1, 4]
+    assert label_issues.doubted.tolist() == [False, False, False, True, False]  # of each class one is not doubted
+    assert label_issues.cleaned_labels().tolist() == [0, 1, -1, 1, 1]
 
 
 def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
-    found = issues_of([0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8], names=("<b>x</b>", "y"))
-    page = found.save(tmp_path)[2].read_text()
+    label_issues = issues_of([0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8], names=("<b>x</b>", "y"))
+    page = label_issues.save(tmp_path)[2].read_text()
     assert "<script>" not in page
     assert "<b>x</b>" not in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
@@ -145,7 +145,7 @@ def test_vectors_have_a_page_without_images(tmp_path: Path) -> None:
     labels = generator.integers(2, size=80)
     inputs = (generator.normal(size=(80, 5)) + 2 * labels[:, None]).astype(np.float32)
     data = Data.from_arrays((inputs, labels), (inputs, labels), modality=Vectors())
-    found = tutelage.label_issues(data, lambda: nn.Linear(5, 2), folds=2, epochs=2, compare=False, device="cpu")
-    page = found.save(tmp_path)[2].read_text()
+    label_issues = tutelage.label_issues(data, lambda: nn.Linear(5, 2), folds=2, epochs=2, compare=False, device="cpu")
+    page = label_issues.save(tmp_path)[2].read_text()
     assert "data:image" not in page
-    assert found.plain_accuracy is None
+    assert label_issues.plain_accuracy is None

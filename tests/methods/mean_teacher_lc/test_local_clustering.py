@@ -161,11 +161,12 @@ def value(term: LocalClustering, labelled: Tensor, unlabelled: Tensor) -> Tensor
 
 
 def test_pairs_of_two_labelled_samples_are_not_used() -> None:
-    labelled_index, unlabelled_index = features(2, 4), features(3, 4, seed=1)
-    result = value(LocalClustering(2.0), labelled_index, unlabelled_index)
+    labelled_features, unlabelled_features = features(2, 4), features(3, 4, seed=1)
+    result = value(LocalClustering(2.0), labelled_features, unlabelled_features)
     assert result.shape == ()
     assert result.item() == pytest.approx(
-        reference_loss(labelled_index, unlabelled_index, 2.0) + reference_loss(unlabelled_index, unlabelled_index, 2.0),
+        reference_loss(labelled_features, unlabelled_features, 2.0)
+        + reference_loss(unlabelled_features, unlabelled_features, 2.0),
         rel=1e-12,
     )
 
@@ -182,14 +183,15 @@ def test_the_quantile_is_of_the_distances_between_different_unlabelled_samples(q
 
 
 def test_quantile_makes_loss_scale_equivariant() -> None:
-    labelled_index, unlabelled_index = features(2, 4), features(7, 4, seed=1)
+    labelled_features, unlabelled_features = features(2, 4), features(7, 4, seed=1)
     torch.testing.assert_close(
-        value(LocalClustering(), 50 * labelled_index, 50 * unlabelled_index),
-        2500 * value(LocalClustering(), labelled_index, unlabelled_index),
+        value(LocalClustering(), 50 * labelled_features, 50 * unlabelled_features),
+        2500 * value(LocalClustering(), labelled_features, unlabelled_features),
     )
     fixed = LocalClustering(2.0)
     assert not torch.isclose(
-        value(fixed, 50 * labelled_index, 50 * unlabelled_index), 2500 * value(fixed, labelled_index, unlabelled_index)
+        value(fixed, 50 * labelled_features, 50 * unlabelled_features),
+        2500 * value(fixed, labelled_features, unlabelled_features),
     )
 
 
@@ -205,12 +207,12 @@ def test_few_or_equal_unlabelled_samples_are_finite(count: int, equal: bool) -> 
 
 
 def test_gradients_reach_both_batches_and_do_not_flow_through_the_quantile() -> None:
-    labelled_index, unlabelled_index = features(2, 4), features(7, 4, seed=1)
-    distances = sorted((torch.pdist(unlabelled_index).square() / 4).tolist())
+    labelled_features, unlabelled_features = features(2, 4), features(7, 4, seed=1)
+    distances = sorted((torch.pdist(unlabelled_features).square() / 4).tolist())
     fixed = LocalClustering(distances[math.ceil(0.1 * len(distances)) - 1] * (1 + 1e-9))
     gradients = []
     for term in (LocalClustering(), fixed):
-        sides = [side.clone().requires_grad_() for side in (0.3 * labelled_index, unlabelled_index)]
+        sides = [side.clone().requires_grad_() for side in (0.3 * labelled_features, unlabelled_features)]
         gradients.append(torch.autograd.grad(value(term, *sides), sides))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
