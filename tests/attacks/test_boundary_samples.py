@@ -20,7 +20,6 @@ from tutelage.models.tapped import Tapped
 from tutelage.terms import View
 from tutelage.training.learner import ForwardPass
 
-
 MEAN, STD = (0.2, 0.5, 0.7), (0.1, 0.25, 0.4)
 
 
