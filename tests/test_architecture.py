@@ -40,6 +40,7 @@ ROOMS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 FILES = sorted(SRC.rglob("*.py"))
+ROOT = SRC.parent.parent
 
 
 def package_of(path: Path) -> str:
@@ -79,6 +80,12 @@ def test_a_package_imports_only_from_those_below_it(path: Path) -> None:
         and name.split(".")[1] != package_of(path)
     ]
     assert not sideways
+
+
+def test_no_file_has_more_than_350_lines() -> None:
+    files = [*FILES, *(path for folder in ("tests", "experiments", "docs") for path in (ROOT / folder).rglob("*.py"))]
+    sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert {path: size for path, size in sizes.items() if size > 350} == {}
 
 
 def test_no_circle_among_modules() -> None:

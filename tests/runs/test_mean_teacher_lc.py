@@ -1,10 +1,9 @@
-"""The method mean_teacher_lc: loss, batches, the average, and the resulting network."""
+"""The method mean_teacher_lc: loss, the average, clustering, and the resulting network."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,65 +11,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.config import Config, Hardware, Recipe
+from tests.runs.partly_labelled import SHORT_RECIPE, RecordingRun, average_of
+from tutelage.config import Config, Hardware
 from tutelage.data import Data
 from tutelage.data.batch import Batch
-from tutelage.data.loader import Batches
-from tutelage.data.orders import LabelledFirst
 from tutelage.methods import find
 from tutelage.methods.mean_teacher_lc import rise_from
 from tutelage.methods.mean_teacher_lc.local_clustering import local_clustering
-from tutelage.methods.mean_teacher_lc.part import Part
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.runs import execute, open_model
-from tutelage.sources import EMA, SecondView
 from tutelage.terms import View
-from tutelage.training import Learner, Run
-from tutelage.training.fit import FitResult
+from tutelage.training import Run
 from tutelage.training.learner import ForwardPass
-from tutelage.training.processes import Processes
-from tutelage.training.updates import together
-
-Net = Callable[..., Tapped]
-SHORT = Recipe(epochs=3, batch_size=10, lr=0.05)
-
-
-class RecordingRun(Run):
-    """A run that records its learners instead of training them."""
-
-    learner: Learner
-    order: Any
-
-    def fit(self, *learners: Learner, order: Any = None, **_: Any) -> FitResult:
-        (self.learner,), self.order = learners, order
-        return FitResult((), {})
-
-
-@pytest.fixture
-def any_model(tiny_model: Net) -> Callable[[], Tapped]:
-    """A tiny network with random weights."""
-    return lambda: tiny_model(int(torch.randint(9999, ())), dropout=0.2)
-
-
-@pytest.fixture
-def partly_labelled(tiny_data: Data) -> Data:
-    """``tiny_data`` with two labels per class; 40 of 48 samples have none."""
-    labels = tiny_data.train.labels.clone()
-    labels[8:] = -1
-    return replace(tiny_data, train=replace(tiny_data.train, labels=labels))
-
-
-@pytest.fixture
-def recording_run(partly_labelled: Data, any_model: Callable[[], Tapped]) -> Callable[..., RecordingRun]:
-    """``recording_run(data=few, recipe=SHORT, **settings)``: the fit that the method requested."""
-
-    def make(data: Data = partly_labelled, recipe: Recipe = SHORT, **settings: Any) -> RecordingRun:
-        run = RecordingRun(data, any_model, recipe=recipe, seed=3)
-        find("mean_teacher_lc")(run, **settings)
-        return run
-
-    return make
 
 
 @pytest.fixture
@@ -80,16 +33,10 @@ def train_method(
     """``trained(data=few, **settings)``: the returned network, and the run."""
 
     def make(data: Data = partly_labelled, **settings: Any) -> tuple[Tapped, Run]:
-        run = Run(data, any_model, recipe=SHORT, hardware=on_cpu, seed=3)
+        run = Run(data, any_model, recipe=SHORT_RECIPE, hardware=on_cpu, seed=3)
         return find("mean_teacher_lc")(run, **settings), run
 
     return make
-
-
-def average_of(learner: Learner) -> EMA:
-    assert isinstance(learner.source, SecondView)
-    assert isinstance(learner.source.source, EMA)
-    return learner.source.source
 
 
 # --- the loss
@@ -170,115 +117,6 @@ def test_fully_labelled_samples_count_as_both_in_one_pass(
     assert by_term["ce"] == pytest.approx(torch.nn.functional.cross_entropy(z, batch.targets).item(), rel=1e-6)
     assert by_term["consistency"] == 0
     assert by_term["clustering"] == pytest.approx(2 * local_clustering(f, f, 3.0).item(), rel=1e-6)
-
-
-# --- its batches
-
-
-@pytest.mark.parametrize(("size", "share", "first", "of"), [(160, 0.2, 10, 48), (10, 0.3, 3, 10), (10, 0.01, 1, 10)])
-def test_a_share_of_each_batch_has_labels(
-    size: int, share: float, first: int, of: int, recording_run: Callable[..., RecordingRun]
-) -> None:
-    """A batch has at most the 48 samples of the data."""
-    run = recording_run(recipe=SHORT.replace(batch_size=size), labelled=share)
-    assert run.order == LabelledFirst(first)
-    assert run.learner.terms["consistency_labelled"].at(0.9) == pytest.approx(100 * first / of)
-
-
-@pytest.mark.parametrize(("world", "labelled"), [(2, 0.2), (2, 0.3), (5, 0.2)])
-def test_each_process_separates_its_labelled_samples(
-    world: int, labelled: float, partly_labelled: Data, any_model: Callable[[], Tapped]
-) -> None:
-    learners = []
-    for rank in range(world):
-        processes = Processes(rank, world)
-        run = RecordingRun(partly_labelled, any_model, recipe=SHORT, seed=3, processes=processes)
-        find("mean_teacher_lc")(run, labelled=labelled)
-        learners.append(run.learner)
-        first, others = run.learner.views()
-        for batch in Batches(
-            partly_labelled.train, batch_size=10, seed=3, order=run.order, rank=rank, world=world
-        ).epoch(0):
-            assert (first(batch, Outputs(None), None).targets >= 0).all()
-            assert (others(batch, Outputs(None), None).targets < 0).all()
-
-
-def test_inputs_of_student_and_average(
-    partly_labelled: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
-) -> None:
-    """Each runs on the labelled samples, then on the others; the average gets another view of the same samples."""
-    passes: list[tuple[str, Batch, Tensor]] = []
-
-    class Watched(Run):
-        def fit(self, *learners: Learner, **options: Any) -> FitResult:
-            models = {"student": learners[0].model, "average": average_of(learners[0]).model}
-
-            def watch(step: Any) -> None:
-                handles = [
-                    model.module.register_forward_pre_hook(
-                        lambda _, inputs, name=name: passes.append((name, step.batch, inputs[0].clone()))
-                    )
-                    for name, model in models.items()
-                ]
-                together(step)
-                for handle in handles:
-                    handle.remove()
-
-            return super().fit(*learners, update=watch, **options)
-
-    model = find("mean_teacher_lc")(Watched(partly_labelled, any_model, recipe=SHORT, hardware=on_cpu), labelled=0.2)
-    unlabelled: list[int] = []
-    for network, attribute in (("student", "inputs"), ("average", "second")):
-        of_network = [(batch, inputs) for name, batch, inputs in passes if name == network]
-        assert len(of_network) == 2 * 3 * (40 // 8)
-        for number, (batch, inputs) in enumerate(of_network):
-            assert (batch.targets >= 0).tolist() == [True] * 2 + [False] * 8
-            rows = slice(2, None) if number % 2 else slice(2)
-            assert torch.equal(inputs, (getattr(batch, attribute)[rows] - model.mean) / model.std)
-            assert batch.second is not None
-            assert not torch.equal(batch.second, batch.inputs)
-        unlabelled += [index for batch, _ in of_network[::2] for index in batch.index[2:].tolist()]
-    assert sorted(unlabelled) == sorted(6 * list(range(8, 48)))  # an epoch is one pass over unlabelled samples
-
-
-def test_parts_do_not_share_batch_statistics(
-    partly_labelled: Data, any_model: Callable[[], Tapped], on_cpu: Hardware
-) -> None:
-    """The labelled samples' loss does not depend on the unlabelled ones."""
-    losses = []
-    for change in (0, 40):
-        assert isinstance(partly_labelled.train.inputs, Tensor)
-        inputs = partly_labelled.train.inputs.clone()
-        inputs[8:] = inputs[8:] // 2 + change
-        data = replace(partly_labelled, train=replace(partly_labelled.train, inputs=inputs))
-        run = Run(data, any_model, recipe=SHORT.replace(epochs=1, batch_size=48), hardware=on_cpu, seed=3)
-        find("mean_teacher_lc")(run, labelled=8 / 48)
-        losses.append(run.fits[0].history[0]["learners"]["student"])
-    assert losses[0]["ce"] == losses[1]["ce"]
-    assert losses[0]["consistency"] != losses[1]["consistency"]
-
-
-@pytest.mark.parametrize(("first", "size", "cut"), [(2, 5, 2), (5, 5, 2), (9, 4, 2), (1, 4, 1)])
-def test_parts_of_a_batch(first: int, size: int, cut: int) -> None:
-    """A batch that is not larger than the first part, as in the dry run, is halved."""
-    numbers = torch.arange(size)
-    batch = Batch(
-        numbers[:, None].float(), numbers, numbers, torch.stack([numbers] * 2, 1), numbers.float(), -numbers[:, None]
-    )
-    for part, expected in ((Part(first), numbers[:cut]), (Part(first, others=True), numbers[cut:])):
-        rows = part(batch, Outputs(None), None)
-        for field in (rows.targets, rows.index, rows.inputs[:, 0], rows.weight):
-            assert field is not None
-            assert field.tolist() == expected.tolist()
-        assert rows.key is not None
-        assert rows.key.tolist() == [[i, i] for i in expected]
-        assert rows.second is not None
-        assert rows.second[:, 0].tolist() == (-expected).tolist()
-
-
-def test_empty_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least one sample, got 0"):
-        Part(0)
 
 
 # --- the average
@@ -369,7 +207,9 @@ def test_resumes_exactly_with_unlabelled_samples(
             if len(reports) == stop:
                 raise StoppedError
 
-        run = Run(partly_labelled, any_model, recipe=SHORT, hardware=on_cpu, seed=4, folder=folder, report=report)
+        run = Run(
+            partly_labelled, any_model, recipe=SHORT_RECIPE, hardware=on_cpu, seed=4, folder=folder, report=report
+        )
         return find("mean_teacher_lc")(run)
 
     expected_state = state_of(train(tmp_path / "whole"))

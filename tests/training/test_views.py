@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.training.views import Flipped, Net
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Batch, Data
 from tutelage.models.outputs import Outputs
@@ -22,21 +21,15 @@ from tutelage.training import Learner, fit
 from tutelage.training.execution import Execution
 from tutelage.training.updates import Step, in_turn
 
-Net = Callable[..., Tapped]
 Terms = dict[str, Term | Weighted]
 
 
-class Flipped(View):
-    """The first ``samples`` images (default: all) of the batch, mirrored; records its arguments."""
-
-    def __init__(self, weight: Tensor | None = None, samples: int | None = None) -> None:
-        self.weight, self.samples = weight, samples
-        self.calls: list[tuple[Batch, Outputs, Outputs | None]] = []
-
-    def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        self.calls.append((batch, student, teacher))
-        rows = slice(None, self.samples)
-        return Batch(batch.inputs[rows].flip(3), batch.targets[rows], batch.index[rows], batch.key[rows], self.weight)
+@pytest.fixture
+def batch() -> Batch:
+    """Eight grey images."""
+    index = torch.arange(8)
+    inputs = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Batch(inputs, index % 4, index, torch.stack([index, index], 1))
 
 
 class ReadingView(Flipped):
@@ -58,14 +51,6 @@ class InputRecorder:
     def __init__(self, model: Tapped) -> None:
         self.inputs: list[Tensor] = []
         model.register_forward_pre_hook(lambda _, inputs: self.inputs.append(inputs[0].detach().clone()))
-
-
-@pytest.fixture
-def batch() -> Batch:
-    """Eight grey images."""
-    index = torch.arange(8)
-    inputs = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return Batch(inputs, index % 4, index, torch.stack([index, index], 1))
 
 
 def loss_of(learner: Learner, batch: Batch, progress: float = 0.0) -> tuple[Tensor, list[float]]:
@@ -332,96 +317,6 @@ def test_peers_in_turn_may_have_label_losses_on_views(tiny_data: Data, tiny_mode
         execution=Execution.on(on_cpu),
     )
     assert all(entry["ce"] > 0 for entry in fit_result.history[0]["learners"].values())
-
-
-# --- refused views
-
-
-def test_peers_refuse_terms_on_views(tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any) -> None:
-    models = [tiny_model(n) for n in range(2)]
-    learners = [
-        Learner(models[0], Peers(models[1]), {"kd": SoftTargets().on(Flipped())}, name="a"),
-        Learner(models[1], Peers(models[0]), {"kd": SoftTargets()}, name="b"),
-    ]
-    with refused("teacher of learner 'a'", "only the outputs for the current batch", "need another source"):
-        fit(*learners, data=tiny_data, execution=Execution.on(on_cpu))
-
-
-class Raises(View):
-    def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        raise ValueError("not today\nnor tomorrow")
-
-
-class FromFunction(View):
-    def __init__(self, function: Callable[[Batch], Any]) -> None:
-        self.function = function
-
-    def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        return self.function(batch)  # type: ignore[no-any-return]
-
-
-INVALID_VIEWS: dict[str, tuple[View, tuple[str, ...]]] = {
-    "a view that raises": (Raises(), ("Raises of learner 'student' failed on a first batch", "not today")),
-    "a view without __call__": (View(), ("View of learner 'student'", "must define __call__")),
-    "no batch": (
-        FromFunction(lambda batch: batch.inputs),
-        ("FromFunction of learner 'student'", "must return a Batch", "Tensor"),
-    ),
-    "None": (
-        FromFunction(lambda batch: None),
-        ("FromFunction of learner 'student'", "must return a Batch", "NoneType"),
-    ),
-    "weights of a wrong shape": (
-        FromFunction(lambda batch: replace(batch, weight=torch.ones(len(batch), 1))),
-        ("FromFunction of learner 'student'", "(4,)", "(4, 1)"),
-    ),
-    "one weight for all": (
-        FromFunction(lambda batch: replace(batch, weight=torch.ones(1))),
-        ("FromFunction of learner 'student'", "(4,)", "(1,)"),
-    ),
-    "images with another number of channels": (
-        FromFunction(lambda batch: replace(batch, inputs=batch.inputs.repeat(1, 3, 1, 1))),
-        ("learner 'student', on FromFunction,", "(3, 8, 8)"),
-    ),
-    "fewer labels than images": (
-        FromFunction(lambda batch: replace(batch, targets=batch.targets[:2])),
-        ("term 'ce' of learner 'student' failed on a first batch",),
-    ),
-}
-
-
-@pytest.mark.parametrize(("view", "fragments"), INVALID_VIEWS.values(), ids=list(INVALID_VIEWS))
-def test_invalid_view_is_reported_in_one_line(
-    view: View, fragments: tuple[str, ...], tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any
-) -> None:
-    model = tiny_model().train()
-    with refused(*fragments):
-        fit(Learner(model, None, {"ce": CrossEntropy().on(view)}), data=tiny_data, execution=Execution.on(on_cpu))
-    assert all(module.training for module in model.modules())
-
-
-def test_view_that_needs_a_teacher_is_refused_without_one(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware, refused: Any
-) -> None:
-    from tutelage.attacks import BoundarySamples
-
-    learner = Learner(tiny_model(), None, {"ce": CrossEntropy().on(BoundarySamples(tiny_model(1)))})
-    with refused("BoundarySamples of learner 'student'", "needs a teacher's outputs"):
-        fit(learner, data=tiny_data, execution=Execution.on(on_cpu))
-
-
-def test_regressor_of_a_term_on_a_view_is_built_from_its_outputs(
-    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
-) -> None:
-    from tutelage.terms import Hint
-
-    hint = Hint("stage1", "stage1")
-    learner = Learner(
-        tiny_model(), Frozen(tiny_model(1, width=6)), {"ce": CrossEntropy(), "hint": hint.on(Flipped(samples=2))}
-    )
-    fit_result = fit(learner, data=tiny_data, recipe=Recipe(epochs=1, batch_size=16), execution=Execution.on(on_cpu))
-    assert isinstance(hint.regressor, nn.Conv2d)
-    assert fit_result.history[0]["learners"]["student"]["hint"] > 0
 
 
 # --- validation of the deployed network
