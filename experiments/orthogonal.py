@@ -77,7 +77,7 @@ def train(row: str, seed: int, lr: float) -> dict[str, float]:
         is_own = torch.eye(10, dtype=torch.bool)
         notes = {"own_cosine": float(cosines[is_own].mean()), "other_cosine": float(cosines[~is_own].abs().mean())}
     else:
-        student = find("orthogonal")(run, **{"projection": False} | settings)
+        student = find("orthogonal")(run, **{"projection": False, **settings})
         notes = run.notes
     test, training = (float(accuracy(run.predict(student, part), part.labels)) for part in (data.test, data.train))
     return {"test": test, "train": training, "own": notes["own_cosine"], "other": notes["other_cosine"]}

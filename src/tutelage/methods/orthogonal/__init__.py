@@ -63,8 +63,9 @@ def orthogonal(
     features and "a set of loss functions", without formulas. All four forms, the bases, the defaults and the projection
     are [inferred]: they are not the authors' exact losses.
 
-    Deviations: the projection is on by default, since the features of most networks are behind a ReLU. Gradients are proportional to 1 / ||h||, so that batch normalisation before h is advisable.
-    That of energy with respect to u_y reaches 1e4 near u_y = 0: set a gradient clip, or use an adaptive optimizer.
+    Deviations: the projection is on by default, since the features of most networks are behind a ReLU. Gradients are
+    proportional to 1 / ||h||, so that batch normalisation before h is advisable. That of energy with respect to u_y
+    reaches 1e4 near u_y = 0: set a gradient clip, or use an adaptive optimizer.
     """
     student = run.student()
     add_places(
