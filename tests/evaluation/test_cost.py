@@ -162,3 +162,33 @@ def test_networks_are_built_and_counted_without_importing_the_compiler() -> None
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert process.stdout.split() == ["False", "False"]
+
+
+class Skips(nn.Module):
+    """Runs its second layer for bright images only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        x = self.first(inputs.flatten(1))
+        rows = (inputs.flatten(1).mean(1) > 0.5).nonzero()[:, 0]
+        return x.index_add(0, rows, self.second(x[rows])) if len(rows) else x
+
+
+def test_operations_that_depend_on_the_input_are_averaged_over_samples() -> None:
+    brightness = torch.tensor([0.1, 0.9, 0.9, 0.2, 0.8, 0.3, 0.7, 0.6, 0.9, 0.9])
+    samples = brightness[:, None, None, None].expand(10, 1, 2, 2)
+    result = cost.cost_of(Skips(), grey(1, 2, 2), samples)
+    assert result["flops"] == round((3 * 32 + 7 * 64) / 10)
+    assert result["flops_range"] == [32, 64]
+    assert result["flops_samples"] == 10
+    assert result["latency_ms"] > 0
+
+
+def test_samples_change_nothing_for_a_network_whose_operations_are_constant() -> None:
+    samples = torch.rand(10, 3, 6, 8)
+    plain, measured = (cost.cost_of(network(), grey(3, 6, 8), part) for part in (None, samples))
+    assert plain.keys() == measured.keys()
+    assert plain["flops"] == measured["flops"]

@@ -73,7 +73,7 @@ def evaluate(
         stderr_console().print(f"no {split} sample of {data_set.name} has a label", highlight=False)
     result = evaluate_network(model, data_set, split=split, device=device, teacher=teacher_model, task=task.name)
     result |= task.evaluate_extra(model, data_set, extra, Compute(device), split=split)
-    result["cost"] = cost_of(model, task.example(model, data_set))
+    result["cost"] = cost_of(model, task.example(model, data_set), task.samples(model, data_set, evaluation_split))
     if json_:
         print(json.dumps(result, allow_nan=False))
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from tutelage.ambient import default_settings
 from tutelage.models.modes import eval_mode
 
 WARM_UP = 5  # untimed forward passes, which allocate memory and choose kernels
+PROBES = 8  # inputs on which the operations of a network are counted to see whether they vary
 
 
 def parameters(model: nn.Module) -> int:
@@ -28,23 +29,39 @@ def parameters(model: nn.Module) -> int:
 
 
 @default_settings()
-def cost_of(model: nn.Module, example: Tensor) -> dict[str, Any]:
+def cost_of(model: nn.Module, example: Tensor, samples: Tensor | None = None) -> dict[str, Any]:
     """Measure a network's parameters, and the operations and latency of a forward pass of one input.
+
+    A network may execute other operations for other inputs, for example if it skips layers. If those of the first 8
+    samples and of the example are not all equal, operations and latency are measured on all samples, one at a time.
 
     Args:
         model: on the device of ``example``.
         example: (1, ...), an input of the network.
+        samples: (N, ...), real inputs.
 
     Returns:
         ``parameters``, ``flops`` (a multiply-add is 2), ``latency_ms`` (the median) and
-        ``latency_ms_quartiles`` (the first and third quartiles).
+        ``latency_ms_quartiles`` (the first and third quartiles). If the operations vary, ``flops`` is their mean over
+        the samples, rounded, and there are also ``flops_range``, the smallest and the largest, and ``flops_samples``,
+        N.
     """
-    measured = latency(model, example)
+    count = flops(model, example)
+    probes = [] if samples is None else [flops(model, sample[None]) for sample in samples[:PROBES]]
+    varied: dict[str, Any] = {}
+    inputs = [example]
+    if samples is not None and any(probe != count for probe in probes):
+        counts = [*probes, *(flops(model, sample[None]) for sample in samples[PROBES:])]
+        count = round(sum(counts) / len(counts))
+        varied = {"flops_range": [min(counts), max(counts)], "flops_samples": len(counts)}
+        inputs = [sample[None] for sample in samples]
+    measured = latency_over(model, inputs, repeats=max(30, len(inputs)))
     return {
         "parameters": parameters(model),
-        "flops": flops(model, example),
+        "flops": count,
         "latency_ms": measured.median,
         "latency_ms_quartiles": [measured.first_quartile, measured.third_quartile],
+        **varied,
     }
 
 
@@ -119,13 +136,19 @@ def latency(model: nn.Module, example: Tensor, repeats: int = 30) -> Latency:
     """
     if len(example) < 1 or repeats < 1:
         raise ValueError(f"the batch size and repeats must be at least 1, got {len(example)} and {repeats}")
-    device = example.device
+    return latency_over(model, [example], repeats)
+
+
+@default_settings()
+def latency_over(model: nn.Module, inputs: Sequence[Tensor], repeats: int) -> Latency:
+    """Time forward passes of several batches in turn, as ``latency`` does; ``repeats`` is the number of all passes."""
+    device = inputs[0].device
     seconds = []
     with eval_mode(model), torch.inference_mode():
-        for _ in range(WARM_UP + repeats):
+        for number in range(-WARM_UP, repeats):
             _wait(device)
             start = time.perf_counter()
-            model(example)
+            model(inputs[number % len(inputs)])
             _wait(device)
             seconds.append(time.perf_counter() - start)
     timed = torch.tensor(seconds[WARM_UP:], dtype=torch.float64) * 1000

@@ -46,7 +46,7 @@ def measure(
         if network is not None and (values := task.evaluate_training_labels(network, data, compute)):
             metrics[key] = values
     metrics |= {
-        "cost": cost_of(student, task.example(student, data)),
+        "cost": cost_of(student, task.example(student, data), task.samples(student, data, data.test)),
         "data": data.summary(),
         "seconds": round(sum(record["seconds"] for record in history), 3),
         "forward_passes": {

@@ -62,6 +62,10 @@ class Generation(Task):
         """Example latents, (count, latent)."""
         return torch.full((count, _generator(model).latent), 0.5, device=model.mean.device)
 
+    def samples(self, model: Tapped, data: Data, split: Split, count: int = 128) -> Tensor:
+        """One constant latent: the operations of a generator do not depend on data."""
+        return self.example(model, data)
+
 
 def _generator(model: nn.Module) -> Generator:
     if not isinstance(model, Generator):

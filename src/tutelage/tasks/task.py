@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tutelage.config import ExtraEvaluation
 from tutelage.data.batch import Batch
 from tutelage.data.data import Data, Split
+from tutelage.data.loader import evaluation_batches
 from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
@@ -111,6 +112,12 @@ class Task:
     def example(self, model: Tapped, data: Data, count: int = 1) -> Tensor:
         """Constant inputs (count, ...) on the network's device, for counting operations and exporting."""
         return data.modality.example(count, data.input_shape, model.mean.device)
+
+    def samples(self, model: Tapped, data: Data, split: Split, count: int = 128) -> Tensor:
+        """Real inputs of a network on its device, for measuring cost: at most ``count`` of a split, evenly spaced."""
+        rows = torch.arange(min(count, len(split))) * len(split) // min(count, len(split))
+        batches = evaluation_batches(split.subset(rows), device=model.mean.device, batch_size=count, workers=0)
+        return next(batches).inputs
 
     def check_data(self, data: Data) -> None:
         """Refuse data that cannot be evaluated for this task; by default, data with other targets.
