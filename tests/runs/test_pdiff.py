@@ -19,7 +19,8 @@ from tutelage.methods import find, pdiff
 from tutelage.methods.pdiff import ProbabilityDifference, bin_of, probability_difference
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
-from tutelage.terms import CrossEntropy
+from tutelage.sources import Frozen
+from tutelage.terms import CrossEntropy, SoftTargets, Term, Weighted
 from tutelage.training import Learner, Run
 from tutelage.training.learner import ForwardPass
 
@@ -219,6 +220,25 @@ def test_gradient_of_selected_samples(mean_over: Any, tiny_model: Callable[..., 
     assert weighting.weights.bool().tolist() == [True, True, True, False]
     assert torch.equal(gradient[3], torch.zeros(3))
     assert torch.allclose(gradient[:3], ordinary[:3])
+
+
+def test_term_for_all_samples_is_not_weighted(tiny_model: Callable[..., Tapped]) -> None:
+    logits = torch.tensor([[4.0, 0, 0], [0, 4, 0], [0, 0, 4], [4, 0, 0]], requires_grad=True)
+    teacher, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    sample = replace(forward_pass(logits, targets), teacher=Outputs(teacher))
+
+    def gradient(kd: Term | Weighted, weighting: ProbabilityDifference | None) -> Tensor:
+        terms = {"ce": CrossEntropy(), "kd": kd} if weighting else {"kd": kd}
+        learner = Learner(tiny_model(), Frozen(tiny_model()), terms, sample_weight=weighting)
+        return torch.autograd.grad(loss_of(learner, sample, 0.25), logits)[0]
+
+    def weighting() -> ProbabilityDifference:
+        return ProbabilityDifference(4, 1, 4, noise_rate=0.25, ramp=1, window=1)
+
+    kd = SoftTargets(2.0)
+    assert torch.equal(gradient(kd, weighting())[3], torch.zeros(3))  # omitted, with its soft targets
+    torch.testing.assert_close(gradient(kd.for_all_samples(), weighting())[3], gradient(kd, None)[3])
+    assert gradient(kd, None)[3].abs().max() > 0.01
 
 
 def test_gradient_before_window_is_full(tiny_model: Callable[..., Tapped]) -> None:

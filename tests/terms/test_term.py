@@ -285,3 +285,18 @@ def test_default_view_reads_nothing_and_updates_statistics(
     assert (VIEW.roles, VIEW.teacher_roles, VIEW.updates_statistics) == ((), (), True)
     with pytest.raises(NotImplementedError, match="Darker must define __call__"):
         VIEW(batch_of(torch.zeros(2)), outputs(0), None)
+
+
+@pytest.mark.parametrize(
+    "weighted",
+    [TERM.for_all_samples(), (0.5 * TERM).for_all_samples(), ramp * (2 * TERM.on(VIEW).for_all_samples())],
+)
+def test_multiplication_preserves_for_all_samples(weighted: Weighted) -> None:
+    assert weighted.all_samples
+    assert not TERM.on(VIEW).all_samples
+    assert not (2 * TERM).all_samples
+
+
+def test_for_all_samples_preserves_the_rest() -> None:
+    weighted = (3 * TERM.between(VIEW)).for_all_samples()
+    assert (weighted.term, weighted.view, weighted.between, weighted.at(0.5)) == (TERM, VIEW, True, 3)

@@ -89,6 +89,14 @@ ONE_STEP: dict[str, Any] = {
         _odd,
         lambda z, b: (F.cross_entropy(z, b.targets, reduction="none") * (b.index % 2)).sum() / len(b),
     ),
+    "a term for all samples": (
+        lambda: {"ce": CrossEntropy(), "x": 3 * Probe(lambda s, t, b: s["logits"].square().sum(1)).for_all_samples()},
+        _odd,
+        lambda z, b: (
+            (F.cross_entropy(z, b.targets, reduction="none") * (b.index % 2)).sum() / len(b)
+            + 3 * z.square().sum(1).mean()
+        ),
+    ),
     "sample weights do not affect a single value": (
         lambda: {"x": Probe(lambda s, t, b: s["logits"].sum())},
         _odd,

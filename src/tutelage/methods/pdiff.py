@@ -40,6 +40,8 @@ def pdiff(
     otherwise. No gradient flows through d. With a known noise rate tau, R = tau min(1, e / T_k) in epoch e. Otherwise R
     is the share of differences up to the threshold -1 + min(1, e / T_k); once e > T_k, R is kept constant while the
     mean of abs(d) is at least zeta. No sample is omitted until the window is full. There is one network and one pass.
+    The weights judge labels: in a learner of your own, a term that reads none (soft targets of a teacher, for example)
+    is better ``for_all_samples()`` [inferred]. Here the label loss is the only term.
 
     Args:
         run: the run; a teacher is not used.

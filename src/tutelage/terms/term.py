@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -182,6 +183,14 @@ class Term(nn.Module):
         """
         return Weighted(self, view=view, between=True, other=other)
 
+    def for_all_samples(self) -> Weighted:
+        """This term without the learner's ``sample_weight``: all samples of the batch count equally.
+
+        A weight that judges the label, for example, should not weight a term that does not read it. The weights of the
+        batch itself (``Batch.weight``) still apply.
+        """
+        return Weighted(self).for_all_samples()
+
 
 class Weighted:
     """A term with its weight and, if it has one, its view.
@@ -192,6 +201,7 @@ class Weighted:
         view: the view whose batch the term is computed on; ``None`` for the current batch.
         between: whether the student's outputs for the batch of ``other`` take the teacher's place.
         other: a view; ``None`` for the current batch.
+        all_samples: whether the learner's ``sample_weight`` does not apply.
     """
 
     def __init__(
@@ -202,8 +212,10 @@ class Weighted:
         *,
         between: bool = False,
         other: View | None = None,
+        all_samples: bool = False,
     ) -> None:
         self.term, self.weight, self.view, self.between, self.other = term, weight, view, between, other
+        self.all_samples = all_samples
 
     @property
     def is_off(self) -> bool:
@@ -222,6 +234,14 @@ class Weighted:
         return self._with(factor * weight)
 
     def _with(self, weight: Weight) -> Weighted:
-        return Weighted(self.term, weight, self.view, between=self.between, other=self.other)
+        changed = copy.copy(self)
+        changed.weight = weight
+        return changed
+
+    def for_all_samples(self) -> Weighted:
+        """The same without the learner's ``sample_weight``."""
+        changed = copy.copy(self)
+        changed.all_samples = True
+        return changed
 
     __rmul__ = __mul__

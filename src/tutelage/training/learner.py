@@ -27,6 +27,9 @@ class ForwardPass:
     teacher: Outputs | None
 
 
+SampleWeight = Callable[[ForwardPass, float], Tensor]
+
+
 class Learner:
     """A student with its source of teacher outputs and its terms.
 
@@ -45,9 +48,9 @@ class Learner:
         options: the optimizer's options for a parameter of the model, a function of its name in the model's own
             ``state_dict``; ``None`` for those of the recipe, which the parameters of terms have too. For example no
             weight decay for biases and norms, or a lower learning rate for pretrained layers.
-        sample_weight: a weight per sample, ``(forward_pass, progress) -> (B,)``, for all terms with a value per sample.
-            It is called without gradients, once per step for each batch that such a term reads. An ``nn.Module`` is
-            moved to the device and saved with the learner: its buffers are its state.
+        sample_weight: a weight per sample, ``(forward_pass, progress) -> (B,)``, for the terms with a value per sample,
+            except those ``for_all_samples``. It is called without gradients, once per step for each batch that such a
+            term reads. An ``nn.Module`` is moved to the device and saved with the learner: its buffers are its state.
         deployed: the network that is evaluated and saved, if that is a part of ``model`` rather than all of it.
         name: the learner's name in metrics and errors.
     """
@@ -60,7 +63,7 @@ class Learner:
         *,
         trainable: Callable[[str], bool] | None = None,
         options: Callable[[str], ParameterOptions | None] | None = None,
-        sample_weight: Callable[[ForwardPass, float], Tensor] | None = None,
+        sample_weight: SampleWeight | None = None,
         deployed: Tapped | None = None,
         name: str = "student",
     ) -> None:
@@ -178,7 +181,7 @@ class Learner:
             passes: by view, with the current batch under ``None``.
             progress: the completed share of the fit, in [0, 1).
         """
-        weights: dict[View | None, Tensor | None] = {}
+        weights: dict[View | None, Tensor] = {}
         device = passes[None].batch.inputs.device
         total: Tensor | float = 0.0
         values = []
@@ -191,9 +194,11 @@ class Learner:
             teacher = passes[weighted.other].student if weighted.between else forward_pass.teacher
             value = weighted.term(forward_pass.student, teacher, forward_pass.batch)
             if value.ndim:
-                if weighted.view not in weights:
-                    weights[weighted.view] = self._sample_weights(forward_pass, progress)
-                weight = weights[weighted.view]
+                weight = forward_pass.batch.weight
+                if self.sample_weight is not None and not weighted.all_samples:
+                    if weighted.view not in weights:
+                        weights[weighted.view] = self._sample_weights(self.sample_weight, forward_pass, progress)
+                    weight = weights[weighted.view]
                 value = (value if weight is None else value * weight.to(value)).mean()
             values.append(value.detach().float())
             total = total + factor * value
@@ -202,12 +207,10 @@ class Learner:
         return total, torch.stack(values)
 
     @torch.no_grad()
-    def _sample_weights(self, forward_pass: ForwardPass, progress: float) -> Tensor | None:
-        """The product of the batch's and the learner's sample weights, (B,); ``None`` if all are 1."""
+    def _sample_weights(self, sample_weight: SampleWeight, forward_pass: ForwardPass, progress: float) -> Tensor:
+        """The product of the batch's and the learner's sample weights, (B,)."""
         batch = forward_pass.batch
-        if self.sample_weight is None:
-            return batch.weight
-        weight = self.sample_weight(forward_pass, progress)
+        weight = sample_weight(forward_pass, progress)
         if weight.shape != (len(batch),):
             raise TutelageError(
                 f"sample_weight of learner {self.name!r} must return one number per sample, ({len(batch)},); "
