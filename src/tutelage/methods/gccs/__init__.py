@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
+from tutelage.data.batch import hard_labels
 from tutelage.data.orders import class_balanced
-from tutelage.errors import TutelageError
+from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.methods import NonNegative, Positive, method
 from tutelage.methods.gccs.loss import MIN_SAMPLES, GaussianSimplex
 from tutelage.methods.gccs.surgery import simplex
+from tutelage.methods.gccs.temperature import fitted_temperature
 from tutelage.models.tapped import Tapped
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
@@ -24,9 +28,16 @@ def gccs(run: Run, *, scale: Positive = 70.0, tail: NonNegative = 0.2, full: boo
 
     m_i and S_i are the mean and covariance of the outputs z in R^C (without softmax) of class i in the batch, and
     t_i = scale e_i is the vertex. S_i is diagonal unless ``full``. The prediction is the nearest vertex, which is
-    argmax z. The network's logits are z / scale, since the softmax of z itself would be 0 and 1 to the last bit.
-    Batches hold equally many samples of each class; a class with fewer than 3 does not count. Soft labels count as
-    their largest class.
+    argmax z. Batches hold equally many samples of each class; a class with fewer than 3 does not count. Soft labels
+    count as their largest class.
+
+    The loss defines no probabilities: the softmax of z is 0 and 1 to the last bit, and that of z / scale exceeds 0.23
+    for no vertex of ten classes. The network's logits are therefore z / (scale T). After training, T is fitted on the
+    held-out split (temperature scaling, Guo et al. 2017, arXiv 1706.04599); it is saved with the weights, and
+    ``notes`` in ``result.json`` has it as ``temperature``. It does not change predictions. With label noise, the
+    probabilities are those of the given labels, since the held-out labels are noisy too. Without a held-out split
+    (``validation=0``) T stays 1: the predictions are the same, but confidences are far too low, and a warning says so.
+    The training split cannot replace it, since its outputs are closer to the vertices than those of new samples.
 
     Args:
         run: the run; a teacher is not used.
@@ -56,4 +67,21 @@ def gccs(run: Run, *, scale: Positive = 70.0, tail: NonNegative = 0.2, full: boo
     clip = CLIP if run.recipe.clip is None else run.recipe.clip
     term = GaussianSimplex(simplex.VERTICES, scale, tail, full=full)
     run.fit(Learner(student, None, {"gccs": term}), order=class_balanced, clip=clip)
+    _calibrate(run, student)
     return student
+
+
+def _calibrate(run: Run, student: Tapped) -> None:
+    """Fit the temperature on the held-out split."""
+    split = run.data.validation
+    if split is None or not bool(run.data.targets.labelled(split.labels).any()):
+        warnings.warn(
+            "no labelled sample is held out to fit the temperature of gccs, so that the student's confidences are far "
+            "too low (its predictions are not affected); hold out a part of the training split, e.g. --validation 0.1",
+            TutelageWarning,
+            stacklevel=3,
+        )
+        return
+    temperature = fitted_temperature(run.predict(student, split), hard_labels(split.labels))
+    simplex.set_temperature(student.module, temperature)
+    run.note(temperature=temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from tutelage.errors import TutelageError
@@ -16,23 +17,32 @@ _NAME = "decision"
 
 
 class Decision(nn.Module):
-    """Logits z / scale for outputs z around the vertices scale e_i."""
+    """Logits z / (scale T) for outputs z around the vertices scale e_i, with a temperature T.
+
+    Attributes:
+        temperature: T, (); 1 until ``set_temperature``.
+    """
+
+    temperature: Tensor
 
     def __init__(self, scale: float) -> None:
         super().__init__()
         self.scale = scale
+        self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, outputs: Tensor) -> Tensor:
         """(B, classes) to the same shape."""
-        return outputs / self.scale
+        return outputs / self.scale / self.temperature
 
 
 def apply(network: nn.Module, example: Tensor, *, scale: float) -> nn.Module:
-    """Return z / scale as logits, with z the output of the classifier, which has the role ``vertices``.
+    """Return z / (scale T) as logits, with z the output of the classifier, which has the role ``vertices``.
 
     The largest logit belongs to the nearest vertex, since ||z - t_i||^2 = ||z||^2 + scale^2 - 2 scale z_i, and to the
-    most likely of Gaussians with one covariance around the vertices. The softmax of z itself would saturate at 0 and 1;
-    that of z / scale is usable for attacks, calibration and students. The operation adds no weights.
+    most likely of Gaussians with one covariance around the vertices. The softmax of z itself would saturate at 0 and 1,
+    and that of z / scale is almost uniform: at the vertex the largest of ten probabilities is e / (e + 9) = 0.23.
+    ``set_temperature`` calibrates it. The operation adds one value to the weights file, T, under ``decision`` of the
+    classifier.
 
     Args:
         network: inputs to (B, classes), with an ``nn.Linear`` as its last layer; it is changed.
@@ -49,3 +59,18 @@ def apply(network: nn.Module, example: Tensor, *, scale: float) -> nn.Module:
     add_role(network, VERTICES, f"input:{layer}.{_NAME}")
     append_operation(network, "simplex", scale=scale)
     return network
+
+
+def set_temperature(network: nn.Module, temperature: float) -> None:
+    """Set T of a network that ``apply`` changed; the predicted classes stay the same.
+
+    Raises:
+        TutelageError: the network was not changed by ``apply``, or T is not a finite number above 0.
+    """
+    if not 0 < temperature < float("inf"):
+        raise TutelageError(f"a temperature must be a finite number above 0, got {temperature}")
+    layers = [module for module in network.modules() if isinstance(module, Decision)]
+    if not layers:
+        raise TutelageError(f"{type(network).__name__} has no outputs around a simplex; train it with method=gccs")
+    for layer in layers:
+        layer.temperature.fill_(temperature)
