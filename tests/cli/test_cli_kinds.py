@@ -45,15 +45,18 @@ def arrays(run: Command) -> None:  # run changes the folder
         "several": (scores > 0).astype(int),
         "number": np.sin(scores[:, 0]),
         "two": np.sin(scores[:, :2]),
+        "grades": np.digitize(scores[:, 0], (-1, 1)),
     }
     Path("nets.py").write_text(NETS)
     for name, values in labels.items():
-        np.savez(f"{name}.npz", x_train=inputs[:48], y_train=values[:48], x_test=inputs[48:], y_test=values[48:])
+        splits = {"x_train": inputs[:48], "y_train": values[:48], "x_test": inputs[48:], "y_test": values[48:]}
+        np.savez(f"{name}.npz", **splits, **({"targets": "ordinal"} if name == "grades" else {}))
     np.savez("none.npz", x_train=inputs[:48], x_test=inputs[48:], y_test=labels["classes"][48:])
 
 
 OF_TARGETS = {
     "classes": ("classification", "accuracy", "classes"),
+    "grades": ("ordinal", "kappa", "grades"),
     "several": ("multi_label", "mean_average_precision", "several labels a sample"),
     "number": ("regression", "rmse", "quantities"),
     "two": ("regression", "rmse", "quantities"),

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import cohen_kappa_score
 from torch import Tensor, nn
 
-from tutelage.config import Hardware, Recipe
-from tutelage.data import Data, Split
+from tutelage.config import Config, Hardware, Recipe
+from tutelage.data import Data, Grades, Quantities, Split, Vectors
 from tutelage.data.stratified import stratified_folds
+from tutelage.evaluation import predict
+from tutelage.evaluation.ordinal import expected_grade
 from tutelage.methods import find
 from tutelage.methods.slr import mixed, refined
 from tutelage.models.tapped import Tapped
+from tutelage.runs.execute import Overrides, execute
 from tutelage.terms.cross_entropy import cross_entropy
 from tutelage.training import Learner, Run
 from tutelage.training.fit import FitResult
@@ -214,7 +219,28 @@ def test_soft_labels_are_accepted(
     assert not torch.equal(result, soft.train.labels)
 
 
+def test_grades_are_evaluated_by_kappa(tiny_data: Data, tmp_path: Path) -> None:
+    train, held_out, test = (
+        replace(split, targets=Grades()) for split in (tiny_data.train, tiny_data.validation, tiny_data.test) if split
+    )
+    data = replace(tiny_data, train=train, validation=held_out, test=test)
+    config = Config(student="resnet8x0.25", method="slr", epochs=1, batch_size=16, settings=BRIEF | {"rounds": 1})
+    config = config.replace(device="cpu", precision="float32", workers=0)
+    result = execute(config, tmp_path, overrides=Overrides(data=data))
+    assert (result.metrics["task"], result.metrics["main"]) == ("ordinal", "kappa")
+    logits = predict(result.model, data.test, device="cpu")
+    kappa = cohen_kappa_score(expected_grade(logits), data.test.labels, weights="quadratic")
+    assert result.metrics["test"]["kappa"] == pytest.approx(kappa, abs=1e-6)
+
+
 # --- errors
+
+
+def test_other_targets_are_refused(watched: Callable[..., Watched], fresh: Callable[[], Tapped], refused: Any) -> None:
+    labels = torch.rand(48, 1)
+    train = Split.of(torch.randn(48, 6), labels, Vectors(), Quantities())
+    with refused("slr needs one class for each sample", "quantities"):
+        find("slr")(watched(fresh, Data("numbers", ("a",), train, train)))
 
 
 def test_class_with_fewer_samples_than_folds_is_refused(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tutelage.data import Data
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors
-from tutelage.data.targets import Classes, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.targets import Classes, Grades, MultiLabel, Quantities, Strings, Targets
 
 FEATURES, TOKENS, LENGTH, SYMBOLS = 6, 12, 7, 4
 
@@ -75,6 +75,10 @@ def case_of(kind: str) -> Case:
         inputs = vectors(count)
         return inputs, (inputs @ matrix).argmax(1)
 
+    def grades(count: int) -> tuple[Tensor, Tensor]:
+        inputs = vectors(count)
+        return inputs, torch.bucketize(inputs @ matrix[:, 0], torch.tensor([-1.0, 1.0]))
+
     def labels(count: int) -> tuple[Tensor, Tensor]:
         inputs = vectors(count)
         targets = (inputs @ matrix > 0).float()
@@ -105,6 +109,7 @@ def case_of(kind: str) -> Case:
 
     cases: dict[str, Callable[[], Case]] = {
         "classification": lambda: Case(kind, _data("vector", classes, Vectors(), Classes()), lambda: of_vectors(3)),
+        "ordinal": lambda: Case(kind, _data("vector", grades, Vectors(), Grades()), lambda: of_vectors(3)),
         "multi_label": lambda: Case(kind, _data("label", labels, Vectors(), MultiLabel()), lambda: of_vectors(3)),
         "regression": lambda: Case(kind, _data("number", numbers, Vectors(), Quantities()), lambda: of_vectors(3)),
         "strings": lambda: Case(kind, _data("string", strings, Pixels(), Strings()), lambda: OfStrings(2, SYMBOLS)),

@@ -24,7 +24,7 @@ from tutelage.training import Run
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 16, "lr": 0.05, "device": "cpu", "precision": "float32"}
 
 
-@pytest.fixture(params=["classification", "multi_label", "regression", "strings", "text"])
+@pytest.fixture(params=["classification", "ordinal", "multi_label", "regression", "strings", "text"])
 def case(request: pytest.FixtureRequest) -> Case:
     """The case of each task, and of text classification."""
     return case_of(request.param)
@@ -64,7 +64,7 @@ def timeless(value: Any) -> Any:
 
 
 def test_all_tasks_are_listed() -> None:
-    assert {"classification", "generation", "multi_label", "regression", "strings"} <= set(task_names())
+    assert {"classification", "generation", "multi_label", "ordinal", "regression", "strings"} <= set(task_names())
     for name in task_names():
         task = find_task(name)
         assert task.name == name

@@ -25,7 +25,7 @@ from tutelage.data.data import Data, Split
 from tutelage.data.loader import Batches, evaluation_batches
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waveforms
 from tutelage.data.open import open_data
-from tutelage.data.targets import Classes, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.targets import Classes, Grades, MultiLabel, Quantities, Strings, Targets
 from tutelage.data.views import CropsAndFlips, NoAugmentation, Views
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Classes",
     "CropsAndFlips",
     "Data",
+    "Grades",
     "HumanLabels",
     "InstanceNoise",
     "LongTail",

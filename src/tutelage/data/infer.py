@@ -9,11 +9,11 @@ import numpy as np
 
 from tutelage.data.arrays import Array
 from tutelage.data.modality import Modality, Pixels, Vectors
-from tutelage.data.targets import Classes, MultiLabel, Quantities, Strings, Targets
+from tutelage.data.targets import Classes, Grades, MultiLabel, Quantities, Strings, Targets
 from tutelage.errors import TutelageError, unknown
 
 BY_TASK: Mapping[str, Targets] = MappingProxyType(
-    {kind.task: kind for kind in (Classes(), MultiLabel(), Quantities(), Strings())}
+    {kind.task: kind for kind in (Classes(), Grades(), MultiLabel(), Quantities(), Strings())}
 )
 """Kinds of targets by the name of their task, the possible values of the entry ``targets`` of a file."""
 

@@ -49,11 +49,11 @@ def load(file: Path) -> Data:
 
     Ambiguous labels are refused: floats that are whole numbers, one-hot integers, other integers in columns. For those,
     add the entry ``targets`` with the name of the task: ``"classification"``, ``"multi_label"``, ``"regression"`` or
-    ``"strings"``. The labels of the training split, or of all splits, are optional. ``classes`` (C,) may name the
-    classes, labels or quantities. ``novel_images`` and ``novel_labels`` replace the test split by one whose classes do
-    not occur in training, for tasks that evaluate on new classes. If the file is a subset of a published set,
-    ``{train,val,test}_index`` (N,) may hold each sample's number there, which becomes its ``index``. Nothing is ever
-    unpickled.
+    ``"strings"``. Classes that are ordered grades need ``"ordinal"``. The labels of the training split, or of all
+    splits, are optional. ``classes`` (C,) may name the classes, labels or quantities. ``novel_images`` and
+    ``novel_labels`` replace the test split by one whose classes do not occur in training, for tasks that evaluate on
+    new classes. If the file is a subset of a published set, ``{train,val,test}_index`` (N,) may hold each sample's
+    number there, which becomes its ``index``. Nothing is ever unpickled.
 
     Raises:
         TutelageError: the file, a key or a value is not as above; the text names it.

@@ -125,6 +125,14 @@ class Classes(Targets):
 
 
 @dataclass(frozen=True, slots=True)
+class Grades(Classes):
+    """One class, stored as ``Classes`` are; the classes are grades, ordered by their numbers."""
+
+    task: ClassVar[str] = "ordinal"
+    noun: ClassVar[str] = "grades"
+
+
+@dataclass(frozen=True, slots=True)
 class MultiLabel(Targets):
     """Any number of labels: (N, C) float32, 1 for a label that applies, 0 for one that does not, ``-1`` for unknown."""
 

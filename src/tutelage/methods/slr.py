@@ -17,12 +17,13 @@ from tutelage.data.loader import mix_seeds
 from tutelage.data.stratified import check_folds, stratified_folds
 from tutelage.methods import Share, method
 from tutelage.models.tapped import Tapped
+from tutelage.tasks.task import check_single_label
 from tutelage.terms import CrossEntropy
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
 
-@method(paper="Fang, Yang, Ni 2020, ICPR", family="label refinement", evidence="abstract")
+@method(paper="Fang, Yang, Ni 2020, ICPR", family="label refinement", task=None, evidence="abstract")
 def slr(
     run: Run,
     *,
@@ -53,8 +54,12 @@ def slr(
     samples left out, and the rounds. The numbers of rounds and folds and the weight of Q are [inferred]; neither text
     nor code could be read.
 
-    Deviations: ordinal regression, the paper's other task, is not implemented.
+    Ordered grades, the paper's other task, are trained as classes. On data whose targets are grades (the task
+    ``ordinal``, ``targets="ordinal"`` in an npz file) the student is evaluated by the rounded expectation of the grade
+    and by quadratically weighted kappa [inferred]. Compare it with ``plain`` on the same data: the decoding alone
+    raises kappa.
     """
+    check_single_label("slr", run.data)
     student = run.student()
     targets = refined(run, rounds=rounds, folds=folds, share=share, anchor=anchor)
     train = replace(run.data.train, labels=targets)
