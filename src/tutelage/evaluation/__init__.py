@@ -33,6 +33,7 @@ from tutelage.evaluation.metrics import (
 )
 from tutelage.evaluation.ood import ood_auroc
 from tutelage.evaluation.operations.abstain import abstain_probability, selection_score
+from tutelage.evaluation.ordinal import expected_grade, grade_error, quadratic_kappa
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.evaluation.robustness import Robustness, auac, pgd_accuracies
 from tutelage.evaluation.selective import RiskCoverage, aurc, risk_coverage
@@ -59,9 +60,11 @@ __all__ = [
     "evaluate",
     "evaluate_extra",
     "evaluate_generator",
+    "expected_grade",
     "flops",
     "frechet_distance",
     "frechet_distance_of",
+    "grade_error",
     "inception_score",
     "kl_to_teacher",
     "latency",
@@ -76,6 +79,7 @@ __all__ = [
     "pgd_accuracies",
     "predict",
     "predict_roles",
+    "quadratic_kappa",
     "reliability",
     "risk_coverage",
     "selection_score",
