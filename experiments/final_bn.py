@@ -121,6 +121,15 @@ def tapped(data: Data, make: Callable[[], nn.Module]) -> Callable[[], Tapped]:
     return lambda: Tapped(make(), *data.mean_std)
 
 
+CONDITIONS = {
+    "digits-16": "Digits, 602 and 8 images, batches of 16",
+    "digits-64": "Digits, 602 and 8 images, batches of 64",
+    "digits-256": "Digits, 602 and 8 images, batches of 256",
+    "digits-balanced": "Digits, 602 and 602 images, batches of 64",
+    "shoes": "Sneakers and ankle boots, 1,000 and 10 images, batches of 64",
+    "clothes": "Pullovers and coats, 1,000 and 10 images, batches of 64",
+}
+
 EXPERIMENT = Experiment(
     name="final_bn",
     head="""
@@ -138,8 +147,8 @@ of 0.05. Section titles say the number of training images of both classes. The t
 for all seeds.
 
 **Protocol.** SGD with Nesterov momentum 0.9, constant learning rate, no weight decay, no augmentation. Each seed draws
-its own training samples; rows of one seed share them, initial weights and batches. Five seeds. No tuning, no model
-selection: evaluation is after the last epoch.
+its own training samples; rows of one seed share them, initial weights and batches. Five seeds; fifteen with batches of
+16, since the gain there varied most. No tuning, no model selection: evaluation is after the last epoch.
 
 **Metrics.** *AUROC* ranks the test samples by the difference of their two logits, so it does not depend on the decision
 threshold, as F1 does. A classifier that always predicts the minority has an F1 of about 67 %. *Confidence* is the mean
@@ -162,20 +171,14 @@ largest probability. In rows *removed at test*, the final layer is taken out of 
         "ece": Column("ECE"),
     },
     baseline="plain",
-    conditions={
-        "digits-16": "Digits, 602 and 8 images, batches of 16",
-        "digits-64": "Digits, 602 and 8 images, batches of 64",
-        "digits-256": "Digits, 602 and 8 images, batches of 256",
-        "digits-balanced": "Digits, 602 and 602 images, batches of 64",
-        "shoes": "Sneakers and ankle boots, 1,000 and 10 images, batches of 64",
-        "clothes": "Pullovers and coats, 1,000 and 10 images, batches of 64",
-    },
-    seeds=5,
+    conditions=CONDITIONS,
+    seeds=dict.fromkeys(CONDITIONS, range(5)) | {"digits-16": range(15)},
     tail="""
 ## What it shows
 
-- On digits the layer as published raises the minority's F1 by more than 20 points with batches of 16 and 64, and hardly
-  with 256: what matters is how many batches contain a minority sample.
+- On digits the layer as published raises the minority's F1 by 21 points with batches of 16, by 40 with 64, and hardly
+  with 256: what matters is how many batches contain a minority sample. Batches of 16 were repeated with ten further
+  seeds, which alone gave +20.4 ± 6.7; single seeds range from 10 to 38 points, so that a few seeds do not suffice.
 - The network matters too. On the ResNet, which has batch normalisation in its blocks, the layer as published has no
   significant effect on the minority's F1; a difference of 20.5 points (sneakers and boots) or 4.9 points (pullovers and
   coats) would be detected with a power of 80 %. The paper's step from 0.29 to 0.95 is for a pre-trained VGG19 without
