@@ -112,7 +112,9 @@ def page(experiment: Experiment) -> str:
         if title or len(experiment.conditions) == 1:
             compared = [compare(experiment, experiment.file, condition, metric) for metric in experiment.columns]
             parts.append(comparison_table([*experiment.columns.values()], compared))
-            if note := detectable_note(next(iter(experiment.columns.values())), compared[0]):
+            pairs = zip(experiment.columns.values(), compared, strict=True)
+            measured = (pair for pair in pairs if any(row.mean is not None for row in pair[1].values()))
+            if note := detectable_note(*next(measured, (Column(""), {}))):
                 parts.append(note)
     parts.append(comparison_note(experiment.baseline))
     if experiment.tail:

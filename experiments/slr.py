@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import cohen_kappa_score
 from torch import Tensor
 
 from experiments.nets import mlp
 from experiments.paired import Experiment, main
 from tutelage.config import Hardware, Recipe
-from tutelage.data import CropsAndFlips, Data, Split, SymmetricNoise, open_data
+from tutelage.data import CropsAndFlips, Data, Grades, Split, SymmetricNoise, open_data
 from tutelage.evaluation.metrics import accuracy
+from tutelage.evaluation.ordinal import expected_grade, grade_error, quadratic_kappa
 from tutelage.methods.slr import mixed, refined
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
@@ -77,7 +77,9 @@ def grades(seed: int) -> Task:
     score = (score - score.mean()) / score.std() + 0.5 * torch.randn(2600, generator=generator)
     labels = torch.bucketize(score, score.quantile(torch.tensor([0.2, 0.4, 0.6, 0.8])))
     pixels = (128 + 32 * inputs).round().clamp(0, 255).to(torch.uint8).view(-1, 4, 5, 1)
-    train, test = Split.of(pixels[:600], labels[:600]), Split.of(pixels[600:], labels[600:])
+    train, test = (
+        Split.of(pixels[part], labels[part], targets=Grades()) for part in (slice(None, 600), slice(600, None))
+    )
     data = Data("grades", tuple("01234"), train, test)
     recipe = Recipe(epochs=20, batch_size=64, lr=0.05)
     return Task(data, lambda: Tapped(mlp(5, 20, 128), *data.mean_std), recipe, ordered=True)
@@ -129,7 +131,10 @@ def run(condition: str, row: str, seed: int, folder: Path) -> Mapping[str, float
         "nll": float(cross_entropy(logits, data.test.labels).mean()),
     }
     if task.ordered:
-        metrics["qwk"] = float(cohen_kappa_score(data.test.labels, logits.argmax(1), weights="quadratic"))
+        grades = expected_grade(logits)
+        metrics["kappa"] = float(quadratic_kappa(grades, data.test.labels))
+        metrics["qwk"] = float(quadratic_kappa(logits.argmax(1), data.test.labels))
+        metrics["grade error"] = float(grade_error(grades, data.test.labels))
     if task.people:
         metrics["people"] = float(cross_entropy(logits, task.people[1]).mean())
         if row != "plain":  # hard labels have no distribution over the other classes
@@ -152,50 +157,61 @@ EXPERIMENT = Experiment(
 # Stochastic label refinery: soft labels from out-of-fold predictions (`slr`)
 
 **Question.** SLR (Fang, Yang, Ni 2020) replaces labels by predictions of networks that were not trained on the sample.
-Are the refined targets closer to what human annotators answer, and does a student trained on them gain? The paper's
-text could not be read; its settings are inferred.
+Does a student trained on the refined targets gain where labels are truly ambiguous, and are the targets closer to what
+human annotators answer? The paper's text could not be read; its settings are inferred.
 
 **Rows.** *plain*: the labels; the baseline. *label smoothing*: 0.1, spread evenly over all classes. *SLR*: five folds,
 share a = 0.5 of the prediction. *SLR in sample*: the same with one network per round, trained on the very samples that
 it then predicts.
 
 **Networks and training.** MLPs with two hidden layers (256 units; 128 for the grades), SGD with Nesterov momentum 0.9
-and weight decay 0.0005, no augmentation, no held-out split; evaluation after the last epoch. Three seeds. Rows of a
-seed share data, initial weights and batches. Nothing was tuned.
-
-**CIFAR-10H.** 5,000 images of CIFAR-10's test split for training and the other 5,000 for testing, drawn by the seed,
-reduced to 8 x 8 pixels for speed; 20 epochs with batches of 128, learning rate 0.05, cosine schedule. About 50 people
-have labelled each image. *CE to people* is the cross-entropy to the distribution of their answers: of the student's
-predictions on the test half, or of the targets on the training half (infinite for hard labels). *Other classes* is the
-same for the distribution over the classes other than the label; an even distribution has ln 9 = 2.197. Lower is better
-in both.
-
-**Digits.** 1,437 training images, 30 % symmetric noise, 30 epochs with batches of 128, learning rate 0.1.
+and weight decay 0.0005, no augmentation, no held-out split; evaluation after the last epoch. Rows of a seed share data,
+initial weights and batches. Nothing was tuned.
 
 **Grades** (synthetic). 20 Gaussian numbers, stored as pixels of a 4 x 5 image; a smooth score of them plus noise of
 half its standard deviation, cut into quintiles. 600 training and 2,000 test samples, 20 epochs with batches of 64,
-learning rate 0.05. The noise makes labels disagree as annotators do. *Kappa* is quadratically weighted.
+learning rate 0.05. The noise makes labels disagree as annotators do; it is also in the test labels. Ten seeds. *Kappa*
+is quadratically weighted, and *error in grades* is the mean absolute error; both are those of the rounded expectation
+of the grade, the decision rule of the task `ordinal`. *Kappa, argmax* and *test accuracy* are those of the largest
+logit.
+
+**CIFAR-10H.** 5,000 images of CIFAR-10's test split for training and the other 5,000 for testing, drawn by the seed,
+reduced to 8 x 8 pixels for speed; 20 epochs with batches of 128, learning rate 0.05, cosine schedule. Three seeds.
+About 50 people have labelled each image. *CE to people* is the cross-entropy to the distribution of their answers: of
+the student's predictions on the test half, or of the targets on the training half (infinite for hard labels). *Other
+classes* is the same for the distribution over the classes other than the label; an even distribution has ln 9 = 2.197.
+Lower is better in both.
+
+**Digits.** 1,437 training images, 30 % symmetric noise, 30 epochs with batches of 128, learning rate 0.1. Three seeds.
 """,
     measure=run,
     rows=tuple(TARGETS),
     columns={
+        "kappa": Column("kappa"),
+        "qwk": Column("kappa, argmax"),
+        "grade error": Column("error in grades", share=False, digits=3),
         "accuracy": Column("test accuracy"),
         "nll": Column("test NLL", share=False, digits=3),
-        "qwk": Column("kappa"),
         "people": Column("student: CE to people", share=False, digits=3),
         "targets": Column("targets: CE to people", share=False, digits=3),
         "others": Column("targets: other classes", share=False, digits=3),
     },
     baseline="plain",
     conditions={
+        "grades": "Ordered grades with disagreeing annotators (synthetic), two rounds",
         "cifar10h": "CIFAR-10H at 8x8, one round",
         "digits": "Digits, 30 % symmetric noise, two rounds",
-        "grades": "Ordered grades with disagreeing annotators (synthetic), two rounds",
     },
-    seeds=3,
+    seeds={"grades": range(10), "cifar10h": range(3), "digits": range(3)},
     tail="""
 ## What it shows
 
+- **On ordered grades SLR improves the probabilities, and kappa only under the argmax.** Test NLL falls by 0.052 and
+  accuracy rises by 0.8 points on all ten seeds. Kappa of the argmax rises by 1.2 ± 0.4 points, also on all ten. But
+  **decoding alone gives more**: the rounded expectation raises the kappa of the plain student from 78.6 to 80.1 %, and
+  over that SLR gains +0.1 ± 0.3 (0.45 would be detected with a power of 80 %). The error in grades falls by
+  0.007 ± 0.005. Label smoothing, which spreads probability to distant grades, loses 2.2 points.
+- The variant in sample does as well: +0.4 ± 0.2 points of kappa. So out-of-fold prediction is not what helps here.
 - **On CIFAR-10H, SLR does not do what it is meant to.** With a network that is right for 46 % of the images, its
   targets are further from people's answers than evenly smoothed labels. Their distribution over the other classes is
   worse than an even one: out-of-fold predictions are confident in classes that no annotator names. The student's
@@ -203,13 +219,11 @@ learning rate 0.05. The noise makes labels disagree as annotators do. *Kappa* is
   Accuracy does not change significantly (a difference of 2.0 points would be detected with a power of 80 %).
 - **On digits with noise** it is about as good as label smoothing, and no better. Its +2.1 points over plain training
   are not significant (4.7 would be detected).
-- **On ordered grades**, the kind of task that the paper is about, it gains about one point of kappa, which label
-  smoothing does not.
 
 ## What it does not show
 
-That this gain comes mostly from predicting out of fold: the variant in sample gains almost as much. A better network
-may do better on CIFAR-10H. There are three seeds, small networks, and settings that are not the paper's.
+The paper's data (grading of retinal images) and networks; settings that are not inferred. A better network may do
+better on CIFAR-10H, where there are three seeds, as on digits.
 """,
 )
 
