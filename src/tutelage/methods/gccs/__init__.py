@@ -37,7 +37,8 @@ def gccs(run: Run, *, scale: Positive = 70.0, tail: NonNegative = 0.2, full: boo
     ``notes`` in ``result.json`` has it as ``temperature``. It does not change predictions. With label noise, the
     probabilities are those of the given labels, since the held-out labels are noisy too. Without a held-out split
     (``validation=0``) T stays 1: the predictions are the same, but confidences are far too low, and a warning says so.
-    The training split cannot replace it, since its outputs are closer to the vertices than those of new samples.
+    The training split does not replace it, since a network that memorises its labels is too confident there (on digits
+    with correct labels it would do as well: see the results).
 
     Args:
         run: the run; a teacher is not used.
