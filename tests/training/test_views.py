@@ -19,7 +19,6 @@ from tutelage.sources import EMA, Frozen, Peers, Source
 from tutelage.terms import AttentionTransfer, CrossEntropy, SoftTargets, Term, View, Weighted
 from tutelage.training import Learner, fit
 from tutelage.training.execution import Execution
-from tutelage.training.learner import ForwardPass
 from tutelage.training.updates import Step, in_turn
 
 Terms = dict[str, Term | Weighted]
@@ -171,29 +170,6 @@ def test_weights_of_a_view_multiply_the_sample_weights_of_the_learner(
         ],
         rel=1e-5,
     )
-
-
-def test_term_for_all_samples_has_only_the_weights_of_its_view(tiny_model: Net, batch: Batch) -> None:
-    weight = torch.tensor([2.0, 0.0, 0.5, 0.0, 1.0])
-    flipped, sizes = Flipped(weight, samples=5), []
-
-    def omit(forward_pass: ForwardPass, progress: float) -> Tensor:
-        sizes.append(len(forward_pass.batch))
-        return torch.zeros(len(forward_pass.batch))
-
-    terms: Terms = {
-        "omitted": CrossEntropy(),
-        "all": CrossEntropy().for_all_samples(),
-        "view": 0.5 * CrossEntropy().on(flipped).for_all_samples(),
-    }
-    loss, values = loss_of(Learner(tiny_model(), None, terms, sample_weight=omit), batch)
-    reference = tiny_model().train()
-    clean = F.cross_entropy(reference(batch.inputs), batch.targets)
-    mirrored = F.cross_entropy(reference(batch.inputs[:5].flip(3)), batch.targets[:5], reduction="none")
-    expected = [0.0, clean.item(), (weight * mirrored).mean().item()]
-    assert values == pytest.approx(expected, rel=1e-5)
-    assert loss.item() == pytest.approx(expected[1] + 0.5 * expected[2], rel=1e-5)
-    assert sizes == [8]  # not called for the view, whose only term has no sample weight
 
 
 def test_weights_of_a_view_do_not_affect_a_single_value(tiny_model: Net, batch: Batch) -> None:
