@@ -50,8 +50,8 @@ def oskd(
 
     Attraction alone, or many neighbours, pull a class to its centre and destroy the subclasses. With small batches the
     nearest neighbour is arbitrary: a batch should hold at least four samples of each expected subclass of each class.
-    Whether subclasses become purer also depends on the learning rate: on odd and even digits they do at 0.001 of Adam, and
-    the reverse at 0.01 (``docs/results/oskd.md``).
+    Whether subclasses become purer also depends on the learning rate: on odd and even digits they do at 0.001 of Adam,
+    and the reverse at 0.01 (``docs/results/oskd.md``).
 
     Args:
         run: the run; a teacher is not used.
