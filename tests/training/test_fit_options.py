@@ -69,7 +69,7 @@ def test_fit_ends_early_by_until_also_after_resume(run_of: Any, tmp_path: Path, 
     def train(folder: Path) -> tuple[Run, dict[str, Tensor]]:
         run = run_of(folder=folder)
         student = run.student()
-        run.fit(Learner(student, None, {"ce": CrossEntropy()}), until=lambda record: record["epoch"] == 2)
+        run.fit(Learner(student, None, {"ce": CrossEntropy()}), until=lambda history: history[-1]["epoch"] == 2)
         run.fit(Learner(student, None, {"ce": CrossEntropy()}), epochs=1)
         return run, state_of(student)
 

@@ -1,4 +1,4 @@
-"""Divisions of a split, class by class: which samples are held out, used for testing, or in which fold."""
+"""Divisions of a split, class by class: which samples are held out, for testing, in a fold or in a subset."""
 
 from __future__ import annotations
 
@@ -75,6 +75,27 @@ def check_folds(labels: Tensor, classes: Sequence[str], folds: int) -> None:
             raise TutelageError(
                 f"class {name!r} has {count} training samples, too few for {folds} folds; use fewer folds"
             )
+
+
+def ranks_in_strata(strata: Indices, generator: np.random.Generator) -> Indices:
+    """The rank of each sample among those of its stratum in a random order, from 0: (N,) int64 to (N,) int64."""
+    order = np.lexsort((generator.random(len(strata)), strata))
+    _, starts, counts = np.unique(strata[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(strata), np.int64)
+    ranks[order] = np.arange(len(strata)) - np.repeat(starts, counts)
+    return ranks
+
+
+def nested_order(strata: Indices, generator: np.random.Generator) -> Indices:
+    """A random order of all samples whose first n samples are a stratified subset, for every n: (N,) int64 indices.
+
+    A longer beginning contains the shorter ones. The first samples are one of each stratum; after them, strata have
+    their shares of n by Webster's method, within one sample of the exact share for strata of similar size.
+    """
+    ranks = ranks_in_strata(strata, generator)
+    _, inverse, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    position = np.where(ranks == 0, -1.0, (ranks + 0.5) / counts[inverse])
+    return np.lexsort((generator.permutation(len(counts))[inverse], position))
 
 
 def split_off_test(split: Split, share: float | None, name: str) -> tuple[Split, Split, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -79,15 +80,15 @@ def triplets(
     student = embedder(run.student(), run.data)
     subset = run.data.train.subset(torch.arange(min(CHECKED_SAMPLES, len(run.data.train))))
 
-    def check_spread(record: Record) -> bool:
+    def check_spread(history: Sequence[Record]) -> bool:
         if collapsed(run.predict(student, subset, ("embedding",))):
             raise TutelageError(
-                f"after epoch {record['epoch']} all samples have the same embedding, and no triplet has a gradient; "
+                f"after epoch {len(history)} all samples have the same embedding, and no triplet has a gradient; "
                 f"lower the learning rate (now {run.recipe.lr:g}) or use another seed"
             )
         return False
 
     fitted = run.fit(Learner(student, None, {"triplets": loss}), order=PK(samples_per_class), until=check_spread)
-    for record in fitted.history[-1:]:  # ``until`` is not called after the last epoch
-        check_spread(record)
+    if fitted.history:  # ``until`` is not called after the last epoch
+        check_spread(fitted.history)
     return student

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from tutelage.ambient import default_settings
 from tutelage.config import Recipe
@@ -35,10 +36,12 @@ class FitResult:
             not counted.
         selected: the best epoch by learner's name; absent without a held-out split, and for learners that the task
             cannot evaluate.
+        optimizers: the final ``state_dict`` of each learner's optimizer, by the learner's name.
     """
 
     history: tuple[Record, ...]
     selected: Mapping[str, Selected]
+    optimizers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @default_settings()
@@ -51,7 +54,8 @@ def fit(
     seed: int = 0,
     order: Order = shuffled,
     streams: Mapping[str, Split] | None = None,
-    until: Callable[[Record], bool] | None = None,
+    until: Callable[[Sequence[Record]], bool] | None = None,
+    optimizers: Mapping[str, dict[str, Any]] | None = None,
     report: Callable[[Record], None] | None = None,
     task: Task | None = None,
 ) -> FitResult:
@@ -68,7 +72,9 @@ def fit(
         seed: of batches, views, projections and random numbers in models.
         order: how the samples of an epoch are distributed over batches.
         streams: further splits by name, as endless streams of batches for ``Step.draw``.
-        until: called with each epoch's record; if it returns true, the fit ends.
+        until: called after each epoch with the records of all epochs; if it returns true, the fit ends.
+        optimizers: states that the optimizers start with, such as ``FitResult.optimizers`` of an earlier fit of these
+            learners. Learning rates and other options are those of this fit.
         report: called with each epoch's record, and first with those of a resumed fit's earlier epochs.
         task: the task that evaluates the networks; by default that of the data's targets.
 
@@ -86,6 +92,8 @@ def fit(
         loop = make_loop(
             learners, data, recipe, execution, update=update, seed=seed, order=order, streams=streams, task=task
         )
+        if optimizers:
+            loop.start_optimizers(optimizers)
         if checkpoints:
             _resume(loop, checkpoints)
         if not execution.processes.main:
@@ -97,7 +105,7 @@ def fit(
             stack.enter_context(execution.processes.shared_statistics(learner.model))
         stack.callback(loop.compiling.stop)
         loop.compiling.start()
-        while len(loop.history) < recipe.epochs and not (until and loop.history and until(loop.history[-1])):
+        while len(loop.history) < recipe.epochs and not (until and loop.history and until(loop.history)):
             record = loop.epoch(len(loop.history))
             if checkpoints:
                 _save(loop, checkpoints, execution.processes)
@@ -106,7 +114,8 @@ def fit(
     for learner in learners:
         learner.model.eval()
         learner.deployed.eval()
-    return FitResult(tuple(loop.history), loop.selection.selected)
+    states = {learner.name: optimizer.state_dict() for learner, optimizer in loop.optimizers.items()}
+    return FitResult(tuple(loop.history), loop.selection.selected, states)
 
 
 def make_loop(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -129,6 +130,7 @@ class Loop:
             roles=self._roles,
             apply=self._apply,
             autocast=self._execution.autocast,
+            lr={learner: optimizer.param_groups[0]["lr"] for learner, optimizer in self.optimizers.items()},
         )
 
     def _apply(self, learner: Learner, loss: Tensor) -> None:
@@ -153,6 +155,12 @@ class Loop:
     def _forward_passes(self) -> tuple[int, int]:
         """How many samples students and teachers have run in this process so far."""
         return sum(model.passes for model in self._students), sum(model.passes for model in self._teachers)
+
+    def start_optimizers(self, states: Mapping[str, dict[str, Any]]) -> None:
+        """Load copies of optimizers' states, by the learner's name, but keep the options of this fit."""
+        for learner, optimizer in self.optimizers.items():
+            options = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({**copy.deepcopy(states[learner.name]), "param_groups": options})
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, as tensors and plain values."""

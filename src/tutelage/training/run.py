@@ -268,7 +268,8 @@ class Run:
         data: Data | None = None,
         order: Order = shuffled,
         streams: Mapping[str, Split] | None = None,
-        until: Callable[[Record], bool] | None = None,
+        until: Callable[[Sequence[Record]], bool] | None = None,
+        optimizers: Mapping[str, dict[str, Any]] | None = None,
         task: Task | None = None,
         **changes: Any,
     ) -> FitResult:
@@ -278,7 +279,7 @@ class Run:
             learners: the cohort.
             update: how the cohort takes a step.
             data: the data set, by default the run's.
-            order, streams, until: as in ``tutelage.training.fit``.
+            order, streams, until, optimizers: as in ``tutelage.training.fit``.
             task: the task that evaluates the learners in this fit, by default the run's.
             changes: fields of the recipe that differ in this fit, for example ``epochs``.
         """
@@ -299,6 +300,7 @@ class Run:
             order=order,
             streams=streams,
             until=until,
+            optimizers=optimizers,
             seed=self.seed,
             report=report,
             task=self.task if task is None else task,

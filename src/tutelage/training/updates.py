@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -27,6 +28,7 @@ class Step:
         number: the number of the step in this fit, from 0.
         progress: the completed share of the fit, in [0, 1).
         learners: the cohort, in order.
+        lr: each learner's current learning rate; of several parameter groups, that of the first.
         outputs: each model's latest outputs for this batch, which ``Peers`` reads.
         term_values, trained_outputs: each learner's term values and outputs in the pass of its update, for the history.
     """
@@ -42,8 +44,9 @@ class Step:
         roles: Mapping[Learner, tuple[str, ...]],
         apply: Callable[[Learner, Tensor], None],
         autocast: Callable[[], AbstractContextManager[object]],
+        lr: Mapping[Learner, float] = MappingProxyType({}),
     ) -> None:
-        self.batch, self.number, self.progress, self.learners = batch, number, progress, learners
+        self.batch, self.number, self.progress, self.learners, self.lr = batch, number, progress, learners, lr
         self.outputs: dict[nn.Module, Outputs] = {}
         self.term_values: dict[Learner, Tensor] = {}
         self.trained_outputs: dict[Learner, Outputs] = {}

@@ -9,6 +9,7 @@ import torch
 
 from tutelage.data.conditions.condition import clean_classes, stream
 from tutelage.data.data import Data
+from tutelage.data.stratified import ranks_in_strata
 from tutelage.errors import TutelageError
 
 
@@ -36,9 +37,7 @@ class Subset:
                 f"the class {data.classes[rarest]!r} of {data.name} has {counts[rarest]} training samples, "
                 f"fewer than the {self.per_class} requested; request fewer or add samples of it"
             )
-        order = np.lexsort((stream("Subset", self.seed).random(len(labels)), labels))
-        order = order[np.count_nonzero(labels < 0) :]  # sorted by class, so those without one come first
-        rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-        indices = torch.from_numpy(np.sort(order[rank < self.per_class]))
+        ranks = ranks_in_strata(labels, stream("Subset", self.seed))
+        indices = torch.from_numpy(np.flatnonzero((ranks < self.per_class) & (labels >= 0)))
         entry = {"condition": "Subset", **asdict(self), "samples_before": len(labels), "samples": len(indices)}
         return replace(data, train=data.train.subset(indices), record=(*data.record, entry))

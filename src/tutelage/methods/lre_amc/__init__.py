@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -108,8 +108,8 @@ def lre_amc(
     max_epochs = run.epochs if repair_epochs is None else repair_epochs
     goal = _accuracy(run, student, held_out) - tolerance - 1e-6
 
-    def reached(record: Record) -> bool:
-        return bool(record["learners"]["student"]["validation_accuracy"] >= goal)
+    def reached(history: Sequence[Record]) -> bool:
+        return bool(history[-1]["learners"]["student"]["validation_accuracy"] >= goal)
 
     def repaired(smaller: Tapped) -> bool:
         if _accuracy(run, smaller, held_out) >= goal:
@@ -128,7 +128,7 @@ def lre_amc(
             warmup=0.0,
             clip=5.0,
         )
-        return reached(fitted.history[-1])
+        return reached(fitted.history)
 
     while open_layers:
         for layer in list(open_layers):

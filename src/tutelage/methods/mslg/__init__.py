@@ -16,7 +16,7 @@ from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
 from tutelage.terms.cross_entropy import cross_entropy
 from tutelage.training.learner import Learner
-from tutelage.training.meta import virtual_step
+from tutelage.training.meta import check_single_process, virtual_step
 from tutelage.training.run import Run
 from tutelage.training.updates import Step
 
@@ -70,10 +70,7 @@ def mslg(
     distribution [inferred]. Because of the second derivatives, stage 2 computes in float32, without ``torch.compile``
     and fused attention, in a single process.
     """
-    if run.processes.world > 1:
-        raise TutelageError(
-            f"MSLG differentiates through a step, which {run.processes.world} processes cannot share; use one process"
-        )
+    check_single_process("MSLG", run.processes)
     student, train = run.student(), run.data.train
     warmup = max(1, round(warmup_share * run.epochs))
     run.fit(Learner(student, None, {"ce": CrossEntropy()}), epochs=warmup, schedule="constant")

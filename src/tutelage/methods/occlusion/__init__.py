@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -158,17 +159,17 @@ def train_students(
     run.fit(Learner(soft, source, terms), lr=lr)
     subset = run.data.train.subset(torch.arange(min(CHECKED_SAMPLES, len(run.data.train))))
 
-    def check_spread(record: Record) -> bool:
+    def check_spread(history: Sequence[Record]) -> bool:
         if collapsed(unit(run.predict(metric, subset, ("embedding",)))):
             raise TutelageError(
-                f"after epoch {record['epoch']} of the triplet loss all samples have the same embedding; lower the "
+                f"after epoch {len(history)} of the triplet loss all samples have the same embedding; lower the "
                 f"learning rate (now {lr:g}, by tuning_lr) or the margin"
             )
         return False
 
     fitted = run.fit(Learner(metric, source, {"triplet": triplet}), order=order, until=check_spread, lr=lr)
-    for record in fitted.history[-1:]:  # ``until`` is not called after the last epoch
-        check_spread(record)
+    if fitted.history:  # ``until`` is not called after the last epoch
+        check_spread(fitted.history)
     _note_triplets(run, triplet, metric, teacher, order)
     return Students(fine_tuned, soft, metric)
 

@@ -1,0 +1,187 @@
+"""MLTP compared with ordinary training on the same number of samples, and the agreement of gradients.
+
+python -m experiments.mltp
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.nets import mlp
+from experiments.paired import Experiment, main
+from tutelage.config import Hardware, Recipe
+from tutelage.data import CropsAndFlips, Data, Split, open_data
+from tutelage.data.conditions import Subset
+from tutelage.errors import NonFiniteError
+from tutelage.evaluation import accuracy
+from tutelage.methods.mltp import LookAhead, Mode, loss_at
+from tutelage.models.tapped import Tapped
+from tutelage.report.markdown import Column
+from tutelage.terms import CrossEntropy
+from tutelage.training import Learner, Run, Step
+from tutelage.training.loop import Record
+from tutelage.training.meta import parameter_gradients
+
+EPOCHS = 30
+LOSSES = (1.0, 0.5, 0.2, 0.05)  # training losses at which the agreement of gradients is compared
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a row takes its steps.
+
+    Attributes:
+        lr: the peak learning rate.
+        alpha: of the look-ahead step; ``None`` for the current learning rate.
+        mode: of the look-ahead step.
+        rho: the radius of SAM; ``None`` for other rows.
+        epochs: a factor for the number of epochs.
+        batches: per step.
+    """
+
+    lr: float
+    alpha: float | None = 0.0
+    mode: Mode = "full"
+    rho: float | None = None
+    epochs: int = 1
+    batches: int = 2
+
+    @property
+    def update(self) -> Callable[[Step], None]:
+        """The update rule."""
+        return LookAhead(self.alpha, 1.0, self.mode) if self.rho is None else SharpnessAware(self.rho)
+
+
+@dataclass(frozen=True)
+class SharpnessAware:
+    """SAM (Foret et al. 2021, arXiv 2010.01412) on two batches: the gradient of their loss at theta + rho g / ||g||."""
+
+    rho: float
+
+    def __call__(self, step: Step) -> None:
+        """Update the learner."""
+        (learner,) = step.learners
+        other, parameters = step.draw("other"), dict(learner.model.named_parameters())
+        step.forward(learner, eager=True)
+        loss = step.loss(learner) + loss_at(step, learner, parameters, other)
+        gradients = parameter_gradients(learner.model, loss, create_graph=False)
+        length = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+        moved = {name: value + self.rho / length * gradients[name] for name, value in parameters.items()}
+        step.update(learner, sum(loss_at(step, learner, moved, batch) for batch in (step.batch, other)))
+
+
+ROWS: Mapping[str, Row] = {
+    "plain, half the samples": Row(0.1, batches=1),
+    "plain": Row(0.1, batches=1, epochs=2),
+    "two batches": Row(0.1),
+    "two batches, lr 0.05": Row(0.05),
+    "SAM": Row(0.05, rho=0.2),
+    "mltp, alpha = lr": Row(0.05, None),
+    "mltp, alpha 0.3": Row(0.05, 0.3),
+    "first order, alpha 0.3": Row(0.05, 0.3, "first_order"),
+    "maml, alpha 0.3": Row(0.05, 0.3, "maml"),
+    "taylor, alpha = lr": Row(0.05, None, "taylor"),
+}
+
+
+def data_of(seed: int) -> tuple[Data, Split]:
+    """Digits, of which each seed draws 15 training samples of each class, and the other training samples."""
+    digits = replace(open_data("digits"), views=CropsAndFlips())
+    data = Subset(15, seed)(digits)
+    others = torch.ones(len(digits.train), dtype=torch.bool)
+    others[data.train.index] = False
+    return data, digits.train.subset(others.nonzero().squeeze(1))
+
+
+def trained(row: Row, seed: int) -> tuple[Run, Tapped, list[tuple[float, float]]]:
+    """The run, the trained network, and the training loss and the agreement of gradients after each epoch."""
+    data, _ = data_of(seed)
+    training = Run(
+        data,
+        lambda: Tapped(mlp(data.num_classes, 64, width=128), *data.mean_std),
+        recipe=Recipe(epochs=EPOCHS * row.epochs, batch_size=32, lr=row.lr, schedule="cosine"),
+        hardware=Hardware(device="cpu", precision="float32"),
+        seed=seed,
+    )
+    student = training.student()
+    curve: list[tuple[float, float]] = []
+
+    def measure(history: Sequence[Record]) -> bool:
+        curve.append(agreement(student, data.train, seed))
+        return False
+
+    learner = Learner(student, None, {"ce": CrossEntropy()})
+    if row.batches == 1:
+        training.fit(learner, until=measure)
+    else:
+        training.fit(learner, streams={"other": data.train}, update=row.update, until=measure)
+    return training, student, curve
+
+
+def agreement(model: Tapped, split: Split, seed: int) -> tuple[float, float]:
+    """The training loss, and the mean cosine of the gradients of disjoint batches of 32."""
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+    assert isinstance(split.inputs, Tensor)
+    inputs = split.modality.to_input(split.modality.arrange(split.inputs[order]))
+    losses, gradients = [], []
+    for batch, labels in zip(inputs.split(32), split.labels[order].split(32), strict=True):
+        if len(labels) == 32:
+            loss = F.cross_entropy(model(batch), labels)
+            gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, [*model.parameters()])]))
+            losses.append(float(loss.detach()))
+    cosines = [float(F.cosine_similarity(a, b, dim=0)) for a, b in combinations(gradients, 2)]
+    return sum(losses) / len(losses), sum(cosines) / len(cosines)
+
+
+def at_loss(curve: list[tuple[float, float]], level: float) -> float:
+    """The agreement where the training loss first falls to a level, interpolated in its logarithm; NaN if never."""
+    for (loss, before), (next_loss, after) in pairwise(curve):
+        if loss >= level > next_loss:
+            share = math.log(loss / level) / math.log(loss / next_loss)
+            return before + share * (after - before)
+    return math.nan
+
+
+def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
+    """Train and measure one row; nothing is written to the folder, since it takes a second."""
+    try:
+        training, student, curve = trained(ROWS[row], seed)
+    except NonFiniteError:
+        return {"diverged": 1.0}
+    test = training.data.test
+    return {
+        "diverged": 0.0,
+        "accuracy": float(accuracy(training.predict(student, test), test.labels)),
+        "loss": curve[-1][0],
+        **{f"agreement at {level}": at_loss(curve, level) for level in LOSSES},
+        "samples": sum(record["forward_passes"]["student"] for record in training.fits[0].history),
+    }
+
+
+EXPERIMENT = Experiment(
+    name="mltp",
+    head="",
+    measure=run,
+    rows=tuple(ROWS),
+    columns={
+        "accuracy": Column("test accuracy"),
+        "diverged": Column("diverged"),
+        "loss": Column("final training loss", share=False, digits=4),
+        **{f"agreement at {level}": Column(f"agreement at loss {level}", share=False, digits=3) for level in LOSSES},
+    },
+    baseline="two batches",
+    seeds=20,
+    tail="",
+)
+
+
+if __name__ == "__main__":
+    main(EXPERIMENT)
