@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import product
 
 from experiments.mltp import Row, data_of, trained
-from tutelage.errors import TutelageError
+from tutelage.errors import NonFiniteError
 from tutelage.evaluation import accuracy
 
 SEEDS = range(100, 105)  # not reported
@@ -31,7 +31,7 @@ def main() -> None:
             for seed in SEEDS:
                 try:
                     run, student, _ = trained(row, seed)
-                except TutelageError:  # the weights became infinite
+                except NonFiniteError:
                     values.append(0.0)
                     continue
                 others = data_of(seed)[1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tutelage.terms import CrossEntropy, SoftTargets, Term
 from tutelage.terms.term import View
 from tutelage.training import Learner, Run, Step, together
 from tutelage.training.learner import ForwardPass
+from tutelage.training.loop import Record
 
 Net = Callable[..., Tapped]
 RECIPE = Recipe(epochs=3, batch_size=16, lr=0.05)
@@ -79,6 +81,60 @@ def test_fit_ends_early_by_until_also_after_resume(run_of: Any, tmp_path: Path, 
     assert changed(state, resumed_state) == set()
     assert [len(fit_result.history) for fit_result in resumed_run.fits] == [2, 1]
     assert changed(state, train(tmp_path / "b")[1]) == set()
+
+
+def test_until_gets_the_records_of_all_epochs_also_after_resume(run_of: Any, tmp_path: Path) -> None:
+    def train(stop: int) -> list[list[int]]:
+        run, calls = run_of(folder=tmp_path), []
+
+        def until(history: Sequence[Record]) -> bool:
+            calls.append([record["epoch"] for record in history])
+            return len(history) == stop
+
+        run.fit(Learner(run.student(), None, {"ce": CrossEntropy()}), until=until)
+        return calls
+
+    assert train(stop=1) == [[1]]
+    assert train(stop=0) == [[1], [1, 2]]  # it is not called after the last epoch
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+def test_optimizers_start_with_a_given_state(optimizer: str, run_of: Any, state_of: Any, changed: Any) -> None:
+    """Two fits with a constant rate equal one fit of their epochs, if the batches are the same in each epoch."""
+    states = []
+    for epochs in ([2], [1, 1], [1, 1]):
+        run = run_of()
+        learner = Learner(run.student(), None, {"ce": CrossEntropy()})
+        fitted: Any = None
+        for count in epochs:
+            carried = fitted.optimizers if fitted is not None and len(states) < 2 else None
+            if carried is not None:
+                before = copy.deepcopy(carried)
+            fitted = run.fit(
+                learner,
+                optimizers=carried,
+                order=lambda labels, size, generator: torch.arange(48).view(3, 16),
+                data=replace(run.data, views=run.data.modality.unaugmented),
+                epochs=count,
+                schedule="constant",
+                optimizer=optimizer,
+                lr=0.01,
+            )
+        states.append(state_of(learner.model))
+        if carried is not None:
+            (first, *_), (other, *_) = before["student"]["state"].values(), carried["student"]["state"].values()
+            assert all(torch.equal(first[name], other[name]) for name in first)  # the given state is not changed
+    assert changed(states[0], states[1]) == set()
+    assert changed(states[0], states[2])
+
+
+def test_given_states_of_optimizers_keep_the_options_of_the_fit(run_of: Any) -> None:
+    run = run_of()
+    learner = Learner(run.student(), None, {"ce": CrossEntropy()})
+    first = run.fit(learner, lr=0.01, weight_decay=0.1)
+    second = run.fit(learner, lr=0.02, weight_decay=0.2, schedule="constant", optimizers=first.optimizers)
+    (group,) = second.optimizers["student"]["param_groups"]
+    assert (group["lr"], group["weight_decay"]) == (0.02, 0.2)
 
 
 def test_fit_on_other_data_than_the_run(run_of: Any, tiny_data: Data) -> None:

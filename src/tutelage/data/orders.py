@@ -42,6 +42,23 @@ def class_balanced(labels: Tensor, batch_size: int, generator: torch.Generator) 
 
 
 @dataclass(frozen=True, slots=True)
+class FixedSteps:
+    """The same number of batches in an epoch, whatever the number of samples: all are shuffled, again and again.
+
+    No sample is left out. A sample is twice in a batch only where two passes over the samples meet.
+
+    Attributes:
+        steps: batches per epoch.
+    """
+
+    steps: int
+
+    def __call__(self, labels: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+        """(steps, batch) indices."""
+        return _repeated(torch.arange(len(labels)), self.steps * batch_size, generator).view(self.steps, -1)
+
+
+@dataclass(frozen=True, slots=True)
 class LabelledFirst:
     """Labelled samples first in each batch, followed by unlabelled ones.
 
