@@ -34,6 +34,17 @@ class Row:
     schedule: Literal["constant", "cosine"] = "constant"
 
 
+ROWS: Mapping[str, Row] = {
+    "all data": Row(0.2, "plain"),
+    "all data, cosine": Row(0.2, "plain", schedule="cosine"),
+    "all data, 12 epochs": Row(0.2, "plain", epochs=12),
+    "progressive": Row(0.2),
+    "progressive, constant batch": Row(0.2, settings={"batch": "constant"}),
+    "progressive, 32 epochs": Row(0.2, epochs=32),
+    "progressive, shrink 0.7": Row(0.2, settings={"shrink": 0.7}),
+}
+
+
 def trained(row: Row, data: Data, seed: int) -> tuple[Run, Tapped]:
     """Train a row."""
     recipe = Recipe(epochs=row.epochs, batch_size=64, lr=row.lr, schedule=row.schedule)
@@ -58,9 +69,50 @@ def run(condition: str, row: str, seed: int, folder: Path) -> dict[str, float]:
     test, records = training.data.test, [record for fitted in training.fits for record in fitted.history]
     return {
         "accuracy": float(accuracy(training.predict(student, test), test.labels)),
-        "visits": sum(record["forward_passes"]["student"] for record in records),
+        "visits": sum(record["forward_passes"]["student"] for record in records) / 1000,
         "epochs": len(records),
     }
 
 
-ROWS: Mapping[str, Row] = {}
+EXPERIMENT = Experiment(
+    name="progressive",
+    head="""
+# Training on growing data (`progressive`)
+
+**Question.** The abstract of Prasad et al. (2020) says that training on a growing part of the data, with a batch size
+and a learning rate for each part instead of a decay, needs less computation and is more accurate. Does a network of
+this size reach the same accuracy with fewer processed samples?
+
+**Data and network.** Digits: 1,437 training and 360 test images of 8 x 8, without augmentation. An MLP with two hidden
+layers of 256.
+
+**Training.** SGD with Nesterov momentum, weight decay 0.0005, batches of 64 and, unless a row says otherwise, 20 epochs
+and a constant learning rate. Evaluation is after the last epoch. *Samples* is the number of samples that the
+network processed in training, by the counter of the training loop, in thousands.
+
+**Rows.**
+
+- *all data*: ordinary training with a constant rate, the baseline. *cosine* has a cosine schedule; *12 epochs* has
+  about the samples of *progressive*.
+- *progressive*: the defaults: four stages of five epochs with a quarter, a half, three quarters and all of the samples,
+  and batches of 16, 32, 48 and 64. *32 epochs* has the samples of *all data*.
+- *constant batch*: batches of 64 in every stage, the negative control.
+- *shrink 0.7*: weights are multiplied by 0.7 and get noise of 0.01 between stages.
+
+TUNING
+""",
+    measure=run,
+    rows=tuple(ROWS),
+    columns={
+        "accuracy": Column("test accuracy"),
+        "visits": Column("samples", share=False, digits=1),
+        "epochs": Column("epochs", share=False, digits=0),
+    },
+    baseline="all data",
+    seeds=10,
+    tail="",
+)
+
+
+if __name__ == "__main__":
+    main(EXPERIMENT)

@@ -42,8 +42,8 @@ def mltp(run: Run, *, alpha: NonNegative | None = None, beta: NonNegative = 1.0,
             with them the inner product; "maml" leaves out L_i(theta); "taylor" is the second line.
 
     The second batch is drawn independently from the training split, in another order, so a few samples can be in both.
-    An epoch therefore processes each sample twice (``forward_passes``) and takes three to four times as long as one of
-    ``plain``. A fair comparison gives ``plain`` the same number of samples: twice the epochs, or alpha=0 here.
+    An epoch therefore processes each sample twice (``forward_passes``). A fair comparison gives ``plain`` the same
+    number of samples: twice the epochs, or alpha=0 here. The line of "taylor" has no lower bound and can diverge.
 
     Evidence: the abstract names the idea (after a step on the current batch, the loss on a new batch should fall too),
     and that no parameters are added. The form of J follows MAML (Finn 2017) and MLDG (Li 2018), which fit the abstract
