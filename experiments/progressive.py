@@ -38,10 +38,10 @@ ROWS: Mapping[str, Row] = {
     "all data": Row(0.2, "plain"),
     "all data, cosine": Row(0.2, "plain", schedule="cosine"),
     "all data, 12 epochs": Row(0.2, "plain", epochs=12),
-    "progressive": Row(0.2),
-    "progressive, constant batch": Row(0.2, settings={"batch": "constant"}),
-    "progressive, 32 epochs": Row(0.2, epochs=32),
-    "progressive, shrink 0.7": Row(0.2, settings={"shrink": 0.7}),
+    "progressive": Row(0.1),
+    "progressive, constant batch": Row(0.1, settings={"batch": "constant"}),
+    "progressive, 32 epochs": Row(0.1, epochs=32),
+    "progressive, shrink 0.7": Row(0.1, settings={"shrink": 0.7}),
 }
 
 
@@ -99,7 +99,9 @@ network processed in training, by the counter of the training loop, in thousands
 - *constant batch*: batches of 64 in every stage, the negative control.
 - *shrink 0.7*: weights are multiplied by 0.7 and get noise of 0.01 between stages.
 
-TUNING
+**Tuning.** By `python -m experiments.progressive_tuning`, on two other seeds and a fifth of the training split: a
+learning rate of 0.1 or 0.2 for *all data*, *cosine*, *progressive* and *constant batch*. The first two have 0.2, the
+other rows 0.1; with 0.2 and small batches, *progressive* reached only 48 % in the mean.
 """,
     measure=run,
     rows=tuple(ROWS),
@@ -109,7 +111,7 @@ TUNING
         "epochs": Column("epochs", share=False, digits=0),
     },
     baseline="all data",
-    seeds=10,
+    seeds=5,
     tail="",
 )
 
