@@ -21,7 +21,7 @@ from tutelage.models.surgery import applied_operations
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import save_weights
 from tutelage.runs.models import load_student
-from tutelage.training import Run
+from tutelage.training import FitResult, Learner, Run
 
 Case = tuple[str, str]
 
@@ -55,7 +55,7 @@ def test_a_method_on_a_pair(
     teacher = make_teacher().train()
     before = state_of(teacher)
 
-    def train_method(folder: Path, stop: int | None) -> tuple[Tapped, Run, list[Tensor]]:
+    def train_method(folder: Path, stop: int | None) -> tuple[Tapped, _FirstFit, list[Tensor]]:
         input_batches: list[Tensor] = []
         reports: list[Any] = []
 
@@ -73,7 +73,9 @@ def test_a_method_on_a_pair(
 
         initial_state: list[dict[str, Tensor]] = []
         torch.rand(len(reports) + 1)
-        run = Run(tiny_data, student, [teacher], recipe=RECIPE, hardware=on_cpu, seed=4, folder=folder, report=report)
+        run = _FirstFit(
+            tiny_data, student, [teacher], recipe=RECIPE, hardware=on_cpu, seed=4, folder=folder, report=report
+        )
         final_names = find(method)(run, **brief(method))
         initial_states.append(initial_state[0])
         return final_names, run, input_batches
@@ -94,10 +96,12 @@ def test_a_method_on_a_pair(
     assert changed(before, state_of(teacher)) == set()
     assert all(p.grad is None for p in teacher.parameters())
 
-    # Its first weights and batches are those of every other method with this seed.
+    # Its first weights and batches are those of every other method with this seed and these samples.
     assert changed(initial_states[0], state_of(Run(tiny_data, make, seed=4).student())) == set()
+    splits = [(tiny_data.train, 16), (run.first.get("data", tiny_data).train, run.first.get("batch_size", 16))]
     first_batches = [
-        next(Batches(tiny_data.train, batch_size=16, views=tiny_data.views, seed=4, order=order).epoch(0)).inputs
+        next(Batches(split, batch_size=size, views=tiny_data.views, seed=4, order=order).epoch(0)).inputs
+        for split, size in splits
         for order in (shuffled, class_balanced)
     ]
     assert any(torch.equal(input_batches[0], (first - student.mean) / student.std) for first in first_batches)
@@ -130,6 +134,18 @@ def final_names_of(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[
         for name, end in ends.items()
     }
     return {name: name if name in final_name else final_name[0] for name, final_name in places.items() if final_name}
+
+
+class _FirstFit(Run):
+    """Keeps the options of its first fit."""
+
+    def __init__(self, *parts: Any, **options: Any) -> None:
+        super().__init__(*parts, **options)
+        self.first: dict[str, Any] = {}
+
+    def fit(self, *learners: Learner, **options: Any) -> FitResult:
+        self.first = self.first or options
+        return super().fit(*learners, **options)
 
 
 class _Seen:

@@ -22,8 +22,6 @@ from tutelage.training.fit import FitResult
 
 Net = Callable[..., Tapped]
 
-BRIEF = {"stages": 2}
-
 # --- the schedule
 
 
@@ -85,9 +83,10 @@ def test_epochs_are_divided_among_the_stages() -> None:
         assert max(counts) - min(counts) <= 1
 
 
-def test_more_stages_than_epochs_are_refused(refused: Any) -> None:
-    with refused("4 stages need 4 epochs", "3", "stages=3"):
-        schedule(100, Recipe(epochs=3), shares(4, "linear"))
+def test_there_are_at_most_as_many_stages_as_epochs(make: Make) -> None:
+    run = make(epochs=3)
+    find("progressive")(run)
+    assert [(stage["samples"], stage["epochs"]) for stage in run.notes["stages"]] == [(16, 1), (32, 1), (48, 1)]
 
 
 def test_annealing_is_the_end_of_the_last_stage() -> None:

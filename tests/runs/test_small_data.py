@@ -95,7 +95,7 @@ def test_no_sample_is_left_out_of_fixed_steps(tiny_data: Data) -> None:
 
 def test_without_switches_it_is_plain_training(make: Make, state_of: Any, changed: Any) -> None:
     run = make()
-    state = state_of(find("small_data")(run, steps=None))
+    state = state_of(find("small_data")(run))
     assert list(run.learner.terms) == ["ce"]
     assert run.dropout == []
     plain = make()

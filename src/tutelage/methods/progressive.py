@@ -14,7 +14,6 @@ from tutelage.config import Recipe
 from tutelage.data.conditions.condition import stream
 from tutelage.data.loader import mix_seeds
 from tutelage.data.stratified import nested_order
-from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, Share, method
 from tutelage.models.tapped import Tapped
 from tutelage.training.fit import FitResult
@@ -54,7 +53,7 @@ def progressive(
 
     Args:
         run: the run; a teacher is not used. The recipe's schedule is not used.
-        stages: S; with 1, ordinary training with a constant learning rate.
+        stages: S, at most the epochs of the run; with 1, ordinary training with a constant learning rate.
         growth: of the shares [inferred].
         batch: "constant" has the recipe's batch size in every stage, and thus fewer steps per epoch in early ones.
         rate: "restart", or "linear": the recipe's rate times B_s / B, with a warm-up of one epoch in each stage; or
@@ -81,7 +80,7 @@ def progressive(
     plan = schedule(
         len(run.data.train),
         run.recipe,
-        shares(stages, growth),
+        shares(min(stages, run.epochs), growth),
         batch=batch,
         rate=rate,
         noise_factor=noise_factor,
@@ -160,18 +159,10 @@ def schedule(
     Args:
         samples: N, of the whole training split.
         recipe: has the epochs of all stages together, and the batch size and learning rate for the whole split.
-        parts: the share of the split in each stage.
+        parts: the share of the split in each stage; at most as many as epochs.
         batch, rate, noise_factor, anneal: see ``progressive``.
         multiple: batch sizes are rounded to a multiple of this number.
-
-    Raises:
-        TutelageError: there are more stages than epochs.
     """
-    if recipe.epochs < len(parts):
-        raise TutelageError(
-            f"{len(parts)} stages need {len(parts)} epochs or more, and the run has {recipe.epochs}; train longer, or "
-            f"set stages={recipe.epochs}"
-        )
     ends = [round(recipe.epochs * number / len(parts)) for number in range(len(parts) + 1)]
     plan = []
     for number, part in enumerate(parts):
