@@ -6,7 +6,7 @@ python -m experiments.mltp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -29,6 +29,7 @@ from tutelage.terms import CrossEntropy
 from tutelage.training import Learner, Run, Step
 from tutelage.training.loop import Record
 from tutelage.training.meta import parameter_gradients
+from tutelage.training.updates import UpdateRule
 
 EPOCHS = 30
 LOSSES = (1.0, 0.5, 0.2, 0.05)  # training losses at which the agreement of gradients is compared
@@ -55,7 +56,7 @@ class Row:
     batches: int = 2
 
     @property
-    def update(self) -> Callable[[Step], None]:
+    def update(self) -> UpdateRule:
         """The update rule."""
         return LookAhead(self.alpha, 1.0, self.mode) if self.rho is None else SharpnessAware(self.rho)
 
@@ -75,7 +76,7 @@ class SharpnessAware:
         gradients = parameter_gradients(learner.model, loss, create_graph=False)
         length = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
         moved = {name: value + self.rho / length * gradients[name] for name, value in parameters.items()}
-        step.update(learner, sum(loss_at(step, learner, moved, batch) for batch in (step.batch, other)))
+        step.update(learner, loss_at(step, learner, moved, step.batch) + loss_at(step, learner, moved, other))
 
 
 ROWS: Mapping[str, Row] = {
@@ -132,7 +133,7 @@ def agreement(model: Tapped, split: Split, seed: int) -> tuple[float, float]:
     assert isinstance(split.inputs, Tensor)
     inputs = split.modality.to_input(split.modality.arrange(split.inputs[order]))
     losses, gradients = [], []
-    for batch, labels in zip(inputs.split(32), split.labels[order].split(32), strict=True):
+    for batch, labels in zip(torch.split(inputs, 32), torch.split(split.labels[order], 32), strict=True):
         if len(labels) == 32:
             loss = F.cross_entropy(model(batch), labels)
             gradients.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, [*model.parameters()])]))
