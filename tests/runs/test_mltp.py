@@ -283,15 +283,6 @@ def test_fused_attention_is_supported(mode: Mode) -> None:
     assert World(Tapped(Attention())).gradient(mode=mode).any()
 
 
-def test_compiled_code_is_not_run() -> None:
-    def backend(graph: Any, inputs: Any) -> Any:
-        raise AssertionError
-
-    world = World()
-    world.model.compile(backend=backend)
-    assert torch.equal(world.gradient(), World().gradient())
-
-
 # --- training
 
 
