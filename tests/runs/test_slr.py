@@ -236,11 +236,13 @@ def test_grades_are_evaluated_by_kappa(tiny_data: Data, tmp_path: Path) -> None:
 # --- errors
 
 
-def test_other_targets_are_refused(watched: Callable[..., Watched], fresh: Callable[[], Tapped], refused: Any) -> None:
+def test_other_targets_are_refused(
+    recording_run: Callable[..., Watched], new_model: Callable[[], Tapped], refused: Any
+) -> None:
     labels = torch.rand(48, 1)
     train = Split.of(torch.randn(48, 6), labels, Vectors(), Quantities())
     with refused("slr needs one class for each sample", "quantities"):
-        find("slr")(watched(fresh, Data("numbers", ("a",), train, train)))
+        find("slr")(recording_run(new_model, Data("numbers", ("a",), train, train)))
 
 
 def test_class_with_fewer_samples_than_folds_is_refused(
