@@ -126,6 +126,22 @@ accuracy curve over 0, 0.05, 0.1, .., 0.3.
     },
     baseline="Madry",
     seeds=5,
+    tail="""
+## What it shows
+
+- With the weight of the authors' code, SAT is below Madry's training at every radius: 21 points at the training radius,
+  and 8 points of clean accuracy. Its logits are compressed: their gap is 0.6, against 4.9.
+- **With a tenth of this weight, part of the paper's claim holds.** SAT is as accurate as Madry's training at the
+  training radius (-0.2 ± 1.6 points) and 2.6 points more accurate at 0.25, above it, where few images withstand. It is
+  less accurate on clean images and at 0.05; AUAC differs by -0.2 ± 0.3.
+- The cross-entropy attack alone flatters SAT: at 0.15 the ensemble breaks 4 to 14 more images of a hundred, of Madry's
+  network 2. A comparison by this attack alone would put SAT 0.1 above Madry's training at the training radius.
+
+## What it does not show
+
+The paper's networks, images and schedule; other values of sigma; other seeds for the choice of the weight, of which two
+were tried; AutoAttack and black-box attacks.
+""",
 )
 
 if __name__ == "__main__":
