@@ -75,12 +75,13 @@ def survivors(
     model: Tapped, indices: Tensor, radius: float, seed: int, loss: Loss | None = None, restarts: int = 3
 ) -> Tensor:
     """Which of these test images PGD with 30 steps does not break: (N,) bool."""
-    images = DIGITS.test.inputs[indices].permute(0, 3, 1, 2) / 255  # type: ignore[index]
+    images = DIGITS.test.inputs[indices].permute(0, 3, 1, 2) / 255
     labels = DIGITS.test.labels[indices]
     generator = torch.Generator().manual_seed(seed)
     attacked = pgd(model, images, labels, radius=radius, steps=30, restarts=restarts, loss=loss, generator=generator)
     with torch.no_grad():
-        return model(attacked).argmax(1) == labels
+        correct: Tensor = model(attacked).argmax(1) == labels
+    return correct
 
 
 def accuracy(correct: Tensor) -> float:

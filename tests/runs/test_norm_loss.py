@@ -23,26 +23,6 @@ from tutelage.training import FitResult, Learner, Run
 
 Net = Callable[..., Tapped]
 
-LAYERS: dict[str, Callable[[], nn.Module]] = {
-    "linear": lambda: nn.Linear(5, 3),
-    "1-d": lambda: nn.Conv1d(2, 4, 3),
-    "2-d": lambda: nn.Conv2d(2, 4, 3),
-    "3-d": lambda: nn.Conv3d(2, 3, 2),
-    "grouped": lambda: nn.Conv2d(4, 6, 3, groups=2),
-    "depthwise": lambda: nn.Conv2d(4, 4, 3, groups=4),
-    "transposed": lambda: nn.ConvTranspose2d(2, 5, 3),
-    "transposed grouped": lambda: nn.ConvTranspose2d(4, 6, 3, groups=2),
-    "channels last": lambda: nn.Conv2d(2, 4, 3).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-}
-
-
-def double(name: str) -> nn.Module:
-    torch.manual_seed(1)
-    return LAYERS[name]().double()
-
-
-# --- the method
-
 
 def train(data: Data, net: Net, hardware: Hardware, recipe: Recipe, **settings: Any) -> tuple[Run, Tapped]:
     run = Run(data, net, recipe=recipe, hardware=hardware, seed=2)

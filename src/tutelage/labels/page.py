@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from tutelage.data.modality import Pixels
 from tutelage.labels.duplicates import near_duplicates
-from tutelage.report.page import style_sheet
+from tutelage.report.page import style_sheet, templates
 from tutelage.text import printable, printable_values
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ def page(issues: LabelIssues) -> str:
     """Render the page."""
     classes = [printable(name) for name in issues.data.classes]
     return (
-        _templates()
+        templates(__package__)
         .get_template("labels.html")
         .render(
             name=printable(issues.data.name),
@@ -130,14 +128,3 @@ def _image(issues: LabelIssues, row: int) -> str:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
-
-
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("tutelage.labels"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -15,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from tutelage.files import as_path, atomic_write
 from tutelage.report.conclusions import summary
@@ -85,7 +85,7 @@ def page(results: Results, metric: str | None = None, interval: str = "t") -> st
     style, script = style_sheet(), _static("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
-        _templates()
+        templates()
         .get_template("page.html")
         .render(
             name=str(results.study["name"]),
@@ -120,9 +120,14 @@ def _sections(results: Results, rows: Sequence[Row], metric: str, interval: str,
 
 
 @cache
-def _templates() -> Environment:
+def templates(package: str = __name__) -> Environment:
+    """The templates of a package, and those of this one, such as ``head.html``; every value is escaped.
+
+    Args:
+        package: has a folder ``templates``.
+    """
     return Environment(
-        loader=PackageLoader("tutelage.report.page"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader(__name__)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
