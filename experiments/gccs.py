@@ -175,7 +175,6 @@ network on the held-out split in the same way. NLL and ECE are those of the test
   breaks five points more (a gap of more than 2 suggests masked gradients). Over all attacks, both GCCS networks are 4
   to 5 points below the plain network, which is not significant: with three seeds a difference of 5.6 (scale 70) or 6.3
   points (scale 10) would be detected with a power of 80 %.
-
 - **Its confidences need the fitted temperature.** With T = 1 the NLL is 1.51 and the ECE 0.76 at an accuracy of 98.4 %;
   with T fitted on the held-out split they are 0.058 and 0.014, and the predictions are the same. The NLL is then less
   than half the plain network's (0.125), whose own temperature cannot be improved significantly. T fitted on the

@@ -45,7 +45,8 @@ def test_note_says_what_would_be_detected_where_the_interval_includes_0() -> Non
         "plain": dict.fromkeys(seeds, 0.5),
         "sure": dict(zip(seeds, (0.61, 0.60, 0.59, 0.60), strict=True)),
         "unsure": dict(zip(seeds, (0.55, 0.45, 0.52, 0.50), strict=True)),  # 6.69 (1 + 0.978 / 3.182)
+        "equal": dict.fromkeys(seeds, 0.5),
     }
     column = Column("accuracy")
     assert "a difference of 8.7 would be detected" in detectable_note(column, compare_rows(rows, "plain"))
-    assert not detectable_note(column, compare_rows({name: rows[name] for name in ("plain", "sure")}, "plain"))
+    assert not detectable_note(column, compare_rows({name: rows[name] for name in ("plain", "sure", "equal")}, "plain"))

@@ -67,9 +67,12 @@ def comparison_table(columns: Sequence[Column], compared: Sequence[Mapping[str, 
 
 
 def detectable_note(column: Column, comparisons: Mapping[str, Comparison]) -> str:
-    """Say which differences would have been detected in the rows whose interval includes 0; empty without such rows."""
+    """Say which differences would have been detected in the rows whose interval includes 0; empty without such rows.
+
+    Rows that equal the baseline on every seed are left out: without spread, nothing is known of what they would detect.
+    """
     gains = [row.gain for row in comparisons.values() if row.gain is not None and row.gain.n > 1]
-    limits = [detectable_difference(gain) for gain in gains if gain.low <= 0 <= gain.high]
+    limits = [detectable_difference(gain) for gain in gains if gain.low <= 0 <= gain.high and gain.low < gain.high]
     if not limits:
         return ""
     low, high = column.number(min(limits)), column.number(max(limits))
