@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from tutelage.text import message, value_text
 
@@ -47,18 +48,20 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def unknown(kind: str, name: str, known: Iterable[str] | Mapping[str, str], hint: str = "") -> TutelageError:
+def unknown(
+    kind: str, name: str, known: Iterable[str], hint: str = "", descriptions: Mapping[str, str] = MappingProxyType({})
+) -> TutelageError:
     """An error for an unknown name, with the most similar known name.
 
     Args:
         kind: what the name is for.
         name: the unknown name.
-        known: the known names; in a mapping, each with a text that follows it in their list.
+        known: the known names.
         hint: the last sentence of the message.
+        descriptions: a text that follows a name in the list of known names.
     """
-    texts = known if isinstance(known, Mapping) else dict.fromkeys(known, "")
-    known = sorted(texts)
+    known = sorted(known)
     similar = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"; did you mean {similar[0]!r}?" if similar else "."
-    choices = f" Known: {', '.join(f'{key}{texts[key]}' for key in known)}." if known else " There are none."
+    choices = f" Known: {', '.join(key + descriptions.get(key, '') for key in known)}." if known else " There are none."
     return TutelageError(f"unknown {kind} {value_text(name)}{guess}{choices}{' ' + hint if hint else ''}")

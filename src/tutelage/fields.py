@@ -26,7 +26,7 @@ def validation_error(error: ValidationError, noun: str, known: Mapping[str, str]
         (first["loc"] or ("",))[0]
     )
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return unknown(f"setting of {noun}", name, known)
+        return unknown(f"setting of {noun}", name, known, descriptions=known)
     problem = first["msg"].removeprefix("Value error, ")
     problem = problem[0].lower() + problem[1:]
     return TutelageError(f"{noun}: {f'{name}: ' if name else ''}{problem} (got {value_text(first['input'])})")

@@ -52,7 +52,7 @@ def tracker_class(monkeypatch: pytest.MonkeyPatch) -> type[Notes]:
     """A tracker by the name of ``notes``."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    kind = type("Fresh", (Notes,), {"told": []})
+    kind = type("Fresh", (Notes,), {"calls": []})
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "notes", kind)
     return kind
 
@@ -150,7 +150,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_warning(
 ) -> None:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    other = type("Other", (Notes,), {"told": []})
+    other = type("Other", (Notes,), {"calls": []})
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "other", other)
     tracker_class.fails_at = at
     with pytest.warns(TutelageWarning) as records:

@@ -195,13 +195,13 @@ def test_clustering_study_evaluates_plain_students_by_clustering(tiny_npz: str, 
 
 
 def test_study_of_a_task_of_another_package(package: None, vectors: Callable[..., Study], tmp_path: Path) -> None:
-    study = vectors("classification", methods="tests.tasks.test_outside:graded", seeds=1)
+    study = vectors("classification", methods="tests.tasks.test_outside:graded_method", seeds=1)
     results = run_study(study, tmp_path / "out", workers=InlineWorkers())
     assert results.task.name == "grades"
     assert {run["status"] for run in results.runs} == {"done"}
     _, plain, graded_run = results.runs
     assert list(plain["curve"]["loss"]) == ["labels"]  # the loss of the task, not of the data's targets
-    assert plain["mean_distance"] == graded_run["mean_distance"]  # which is all that ``graded`` does, too
+    assert plain["mean_distance"] == graded_run["mean_distance"]  # which is all that ``graded_method`` does, too
     assert results.ranks().metric == "mean_distance"
     assert "mean distance of the grade" in page(results)
 
@@ -213,7 +213,7 @@ def test_metric_with_name_of_a_record_field_is_refused(
     for name in ("seed", "seconds", "curve"):
         monkeypatch.setattr(Grades, "metrics", {**metrics, name: Metric("theirs", None)})
         with refused("grades", repr(name), "another name"):
-            inspect(vectors("classification", methods="tests.tasks.test_outside:graded"))
+            inspect(vectors("classification", methods="tests.tasks.test_outside:graded_method"))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def test_peers_refuse_terms_on_views(tiny_data: Data, tiny_model: Net, on_cpu: H
         Learner(models[0], Peers(models[1]), {"kd": SoftTargets().on(Flipped())}, name="a"),
         Learner(models[1], Peers(models[0]), {"kd": SoftTargets()}, name="b"),
     ]
-    with refused("teacher of learner 'a'", "only the outputs for the current batch", "need another source"):
+    with refused(
+        "teacher of learner 'a'", "only the outputs for the current batch", "give terms on a view another source"
+    ):
         fit(*learners, data=tiny_data, execution=Execution.on(on_cpu))
 
 

@@ -55,7 +55,7 @@ def evaluate(
     data_set = open_run_data(run, data, image_size, test, skip_bad)
     if split not in data_set.splits:
         held_out = "A split held out during training is drawn in the run, whose result.json has its accuracy."
-        raise unknown("split", split, list(data_set.splits), held_out if split == "validation" else "")
+        raise unknown("split", split, data_set.splits, held_out if split == "validation" else "")
     device = resolve(Hardware(device=device)).device
     names = [run, *([teacher] if teacher else [])]
     network, *others = open_networks(names, data_set, mean, std, trust)

@@ -66,8 +66,9 @@ def build(
             )
             _check_size(name, build)
             return build()
-    examples = [example for family in families().values() for example in family.examples]
-    raise unknown("model", name, examples, "Networks from elsewhere: module:attr (your own code), timm/NAME, hf/NAME.")
+    examples = [family.examples[0] for family in families().values()]
+    elsewhere = "tutelage models lists more; your own networks are module:attr, others timm/NAME or hf/NAME."
+    raise unknown("model", name, examples, elsewhere)
 
 
 def _number(text: str) -> int | float:

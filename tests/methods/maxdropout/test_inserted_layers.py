@@ -87,6 +87,7 @@ def test_after_stages_equals_explicit_network(tiny_model: Callable[..., Tapped])
 
 @pytest.mark.parametrize("kind", ["tuple", "list", "named", "mapping", "nested"])
 def test_layers_with_several_outputs(kind: str) -> None:
+    torch.manual_seed(1)
     model = Tapped(Unwrapping(kind), roles={"stage1": "a", "stage2": "b"})
     plain = model(IMAGES)
     with after_stages(model, HALF) as layers:

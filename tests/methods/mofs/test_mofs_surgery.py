@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.runs.pairs import Vit, by_hand
+from tests.runs.pairs import network_with_named_roles
+from tests.token_network import TokenNetwork
 from tutelage.methods.mofs.surgery.mofs import MultiOrder, apply, head_role
 from tutelage.models.export import export_onnx
 from tutelage.models.surgery import applied_operations, reapply
@@ -93,7 +94,8 @@ def test_roles_of_the_network_remain(tiny_model: Callable[..., Tapped]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "layers"), [(Vit, ["blocks.3", "blocks.1"]), (lambda: by_hand().module, ["1", "input:1"])]
+    ("make", "layers"),
+    [(TokenNetwork, ["blocks.3", "blocks.1"]), (lambda: network_with_named_roles().module, ["1", "input:1"])],
 )
 def test_tokens_and_inputs_of_layers(make: Callable[[], nn.Module], layers: list[str]) -> None:
     network = apply(make(), IMAGES, layers=layers).train()

@@ -21,7 +21,7 @@ from tutelage.training.run import Run
 __all__ = ["Evidence", "Verdict", "clean_labels", "doubted_labels", "gather", "judge"]
 
 
-@method(paper="Northcutt, Jiang, Chuang 2021, arXiv 1911.00068", family="noisy labels")
+@method(paper="Northcutt, Jiang, Chuang 2021, arXiv 1911.00068", family="noisy labels", evidence="abstract")
 def clean_labels(
     run: Run,
     *,
@@ -50,9 +50,9 @@ def clean_labels(
             label, so that batches stay those of other methods; or "replace" it with the suggested class.
 
     Evidence: cross-validated probabilities as evidence, and training without the samples they doubt, are the procedure
-    of confident learning [from memory]. Deviations: the paper compares the probabilities with a threshold of each
-    class, which finds too many wrong labels where networks are weak; here the noise matrix is estimated from anchors,
-    and all evidence is combined. The combination is our own.
+    of confident learning [from memory; its text was not read]. Deviations: the paper compares the probabilities with a
+    threshold of each class, which finds too many wrong labels where networks are weak; here the noise matrix is
+    estimated from anchors, and all evidence is combined. The combination is our own.
     """
     split = run.data.train
     if split.labels.ndim == 2:
