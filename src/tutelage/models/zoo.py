@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -66,9 +67,10 @@ def build(
             )
             _check_size(name, build)
             return build()
-    examples = [family.examples[0] for family in families().values()]
+    examples = [example for family in families().values() for example in family.examples]
+    listed = {family.examples[0] for family in families().values()} | {*get_close_matches(name, examples, 1, 0.5)}
     elsewhere = "tutelage models lists more; your own networks are module:attr, others timm/NAME or hf/NAME."
-    raise unknown("model", name, examples, elsewhere)
+    raise unknown("model", name, listed, elsewhere)
 
 
 def _number(text: str) -> int | float:
