@@ -287,3 +287,18 @@ def test_initial_regressor_depends_only_on_the_seed(tiny_data: Data, tiny_model:
         weights.append(copy.deepcopy(term.regressor.weight))  # type: ignore[union-attr]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_initial_regressor_does_not_depend_on_the_memory_format(
+    tiny_data: Data, tiny_model: Net, on_cpu: Hardware
+) -> None:
+    """A student with dropout draws random numbers in the trial passes of channels-last memory."""
+    weights = []
+    for channels_last in (False, True):
+        term = Hint("stage1", "stage1")
+        no_updates = Recipe(epochs=1, batch_size=48, lr=1e-30, weight_decay=0)
+        learner = Learner(tiny_model(dropout=0.3), Frozen(tiny_model(1, width=6)), {"hint": term})
+        hardware = on_cpu.replace(channels_last=channels_last)
+        fit(learner, data=tiny_data, recipe=no_updates, execution=Execution.on(hardware), seed=0)
+        weights.append(copy.deepcopy(term.regressor.weight))  # type: ignore[union-attr]
+    assert torch.equal(*weights)

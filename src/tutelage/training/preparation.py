@@ -82,8 +82,9 @@ def prepare(
     groups = [*((learner.model, learner.deployed) for learner in learners), *((teacher,) for teacher in teachers)]
     with rng_state_restored():
         batch = example_batch(data, execution.device)
-        for models in groups:
-            place(*dict.fromkeys(models), hardware=execution.hardware, example=batch.inputs)
+        with rng_state_restored():  # trial passes draw random numbers, on which the terms' weights must not depend
+            for models in groups:
+                place(*dict.fromkeys(models), hardware=execution.hardware, example=batch.inputs)
         with execution.autocast():
             dry_run(learners, roles, task, data, batch)
     for learner in learners:
