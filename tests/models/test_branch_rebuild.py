@@ -20,7 +20,7 @@ from tutelage.runs import open_model
 
 def test_it_is_rebuilt_from_its_recorded_operations(branched_network: BranchedNetwork) -> None:
     network, plain, at, _ = branched_network
-    assert applied_operations(network) == [{"operation": "branch", "at": at, "branches": 3}]
+    assert applied_operations(network) == [{"operation": "branch", "at": at, "branches": 3, "combine": "gate"}]
     operations = applied_operations(network)
     rebuilt = reapply(copy.deepcopy(plain[1]), operations, EXAMPLE)
     assert operations == applied_operations(network) == applied_operations(rebuilt)

@@ -40,7 +40,7 @@ def test_ensemble_can_be_saved_and_loaded(name: str, at: str, config: Config, ti
     config = config.replace(student=name, epochs=10, lr=0.2)
     result = execute(config, tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
-    assert read_metadata(file)["surgery"] == [{"operation": "branch", "at": at, "branches": 4}]
+    assert read_metadata(file)["surgery"] == [{"operation": "branch", "at": at, "branches": 4, "combine": "gate"}]
     expected = result.model.eval()(pixels(tiny_data))
     opened_model = open_model(str(tmp_path / "run"), tiny_data)
     second_model = execute(config, tmp_path / "run").model

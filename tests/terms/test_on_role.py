@@ -115,3 +115,22 @@ def test_term_of_other_roles_is_an_error(refused: Any) -> None:
 def test_missing_teacher_is_an_error() -> None:
     with pytest.raises(TutelageError, match="SoftTargets needs a teacher"):
         OnRole("branch", SoftTargets())(Outputs(None, {"branch": logits(0)}), None, None)
+
+
+def test_teacher_role_replaces_the_teachers_logits(refused: Any) -> None:
+    term = OnRole("branch", SoftTargets(3), teacher_role="ensemble")
+    assert (term.roles, term.teacher_roles) == (("branch",), ("ensemble",))
+    student = Outputs(None, {"branch": logits(1).requires_grad_()})
+    ensemble = logits(3).requires_grad_()
+    value = term(student, Outputs(logits(2), {"ensemble": ensemble}), None)
+    torch.testing.assert_close(value, soft_targets(student["branch"], ensemble, 3), rtol=0, atol=0)
+    value.sum().backward()
+    assert ensemble.grad is None
+    with refused("SoftTargets needs a teacher's outputs"):
+        term(student, None, None)
+
+
+@pytest.mark.parametrize(("term", "reads"), [(CrossEntropy(), "no outputs"), (Watched(), "logits, embedding")])
+def test_teacher_role_needs_a_term_of_the_teachers_logits_alone(term: Term, reads: str) -> None:
+    with pytest.raises(ValueError, match=f"teacher_role='ensemble' .* reads {reads} of the teacher"):
+        OnRole("branch", term, teacher_role="ensemble")

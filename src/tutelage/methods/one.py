@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tutelage.errors import TutelageError
 from tutelage.methods import Positive, method
-from tutelage.models.surgery import branch
+from tutelage.methods._branches import branched_student
 from tutelage.models.tapped import Tapped
 from tutelage.sources import OwnOutputs
 from tutelage.terms import CrossEntropy, OnRole, SoftTargets, Term, Weighted
@@ -49,18 +49,7 @@ def one(
     """
     if run.recipe.batch_size < 2:
         raise TutelageError("the gate of ONE normalises over the batch; use a batch size of 2 or more")
-    student = run.trace(run.student())
-    if len(student.stages) < 2:
-        raise TutelageError(
-            f"ONE branches the last stage, and {type(student.module).__name__} has {len(student.stages)} stage; "
-            'name two, for example roles={"stage1": "layer1", "stage2": "layer2"}'
-        )
-    at = student.taps[student.stages[-2]]
-    if at.of_input:
-        raise TutelageError(f"ONE shares the layers up to {at}; name that layer by its output, without 'input:'")
-    others = [run.student(number).module for number in range(1, branches)]
-    example = run.example(student)
-    network = branch.apply(student.module, example, at=at.layer, branches=branches, others=others)
+    student, network = branched_student(run, "ONE", branches, combine="gate")
     names = [f"branch{number}" for number in range(branches)]
     whole = Tapped(
         network,

@@ -1,4 +1,4 @@
-"""A term of logits, applied to another output of the student."""
+"""A term of logits, applied to other outputs of the student or the teacher."""
 
 from __future__ import annotations
 
@@ -14,24 +14,36 @@ class OnRole(Term):
 
     Args:
         role: the student's role, (B, C).
-        term: the term. It reads the same outputs of the teacher as without ``OnRole``.
+        term: the term.
+        teacher_role: the teacher's role that takes the place of its logits, (B, C), for a term that reads no other
+            output of the teacher; without it, the term reads the same outputs of the teacher as without ``OnRole``.
     """
 
-    def __init__(self, role: str, term: Term) -> None:
+    def __init__(self, role: str, term: Term, teacher_role: str | None = None) -> None:
         super().__init__()
-        self.roles, self.term = (role,), term
+        if teacher_role is not None and tuple(term.teacher_roles) != ("logits",):
+            raise ValueError(
+                f"teacher_role={teacher_role!r} replaces the teacher's logits, and {type(term).__name__} reads "
+                f"{', '.join(term.teacher_roles) or 'no outputs'} of the teacher"
+            )
+        self.roles, self.term, self.teacher_role = (role,), term, teacher_role
         self.reads_labels = term.reads_labels
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
-        """Those of the term."""
-        return self.term.teacher_roles
+        """Those of the term, or ``teacher_role``."""
+        return self.term.teacher_roles if self.teacher_role is None else (self.teacher_role,)
 
     def build(self, student: Outputs, teacher: Outputs | None) -> None:
-        """Build the term on that role."""
-        self.term.build(Outputs(student[self.roles[0]]), teacher)
+        """Build the term on these roles."""
+        self.term.build(Outputs(student[self.roles[0]]), self._teacher(teacher))
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
         """The term's value."""
-        value: Tensor = self.term(Outputs(student[self.roles[0]]), teacher, batch)
+        value: Tensor = self.term(Outputs(student[self.roles[0]]), self._teacher(teacher), batch)
         return value
+
+    def _teacher(self, teacher: Outputs | None) -> Outputs | None:
+        if self.teacher_role is None or teacher is None:
+            return teacher
+        return Outputs(teacher[self.teacher_role])

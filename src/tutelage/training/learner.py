@@ -52,6 +52,8 @@ class Learner:
             except those ``for_all_samples``. It is called without gradients, once per step for each batch that such a
             term reads. An ``nn.Module`` is moved to the device and saved with the learner: its buffers are its state.
         deployed: the network that is evaluated and saved, if that is a part of ``model`` rather than all of it.
+        evaluated: whether ``deployed`` is evaluated on the held-out split after each epoch; by default if a term reads
+            the logits or a role that the task evaluates.
         name: the learner's name in metrics and errors.
     """
 
@@ -65,6 +67,7 @@ class Learner:
         options: Callable[[str], ParameterOptions | None] | None = None,
         sample_weight: SampleWeight | None = None,
         deployed: Tapped | None = None,
+        evaluated: bool | None = None,
         name: str = "student",
     ) -> None:
         if not terms:
@@ -76,6 +79,7 @@ class Learner:
         self.deployed = model if deployed is None else deployed
         self.terms = {key: term if isinstance(term, Weighted) else Weighted(term) for key, term in terms.items()}
         self.trainable, self.options, self.sample_weight = trainable, options, sample_weight
+        self.evaluated = evaluated
         self.modules = nn.ModuleDict({key: weighted.term for key, weighted in self.terms.items()})
         """The terms as one module: their parameters are trained, moved and saved with the learner."""
         if isinstance(sample_weight, nn.Module):

@@ -17,6 +17,7 @@ from tutelage.data.orders import Order, shuffled
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.files import atomic_write
+from tutelage.models import zoo
 from tutelage.models.state import dtype_hint, shared_tensors, shared_tensors_error
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen, TeacherCache
@@ -130,6 +131,19 @@ class Run:
             model = self._student()
         self._check_unshared(model)
         return self._checked(model)
+
+    def network(self, name: str, number: int) -> Tapped:
+        """Return a built-in network (``models/zoo.py``) for the run's data, with the normalisation of the data.
+
+        Its initial weights depend on the seed and the number alone, as those of the student of this number.
+
+        Raises:
+            TutelageError: there is no such network.
+        """
+        data = self.data
+        with initial_weights(self.seed, number):
+            module = zoo.build(name, num_classes=data.num_classes, input_shape=data.input_shape, modality=data.modality)
+        return self._checked(Tapped(module, *data.mean_std))
 
     def _check_unshared(self, student: Tapped) -> None:
         """Refuse a student that shares tensors with a teacher."""

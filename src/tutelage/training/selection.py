@@ -35,8 +35,8 @@ class Selection:
     """Evaluates learners on the held-out split, and saves each one's best weights.
 
     Args:
-        task: the task that evaluates them. A learner is evaluated only if one of its terms reads the logits or a role
-            that the task evaluates.
+        task: the task that evaluates them. Unless ``Learner.evaluated`` says otherwise, a learner is evaluated only if
+            one of its terms reads the logits or a role that the task evaluates.
         data: its validation split is used; without one nothing is selected.
         hardware: resolved.
     """
@@ -49,7 +49,8 @@ class Selection:
     def after_epoch(self, learner: Learner, epoch: int) -> dict[str, float]:
         """The learner's main metric, for the epoch's record; empty where it is not evaluated."""
         roles = (*self.task.roles, "logits") if self.task.roles else ()
-        if self.data.validation is None or not learner.reads(roles):
+        evaluated = learner.reads(roles) if learner.evaluated is None else learner.evaluated
+        if self.data.validation is None or not evaluated:
             return {}
         score = self.task.score(learner.deployed, self.data.validation, self.data, self._compute)
         if math.isnan(score):  # no held-out sample has a label

@@ -1,4 +1,7 @@
-"""Several branches on a shared trunk, with a gate: the network of ONE (Lan, Zhu, Gong 2018, arXiv 1806.04606)."""
+"""Several branches on a shared trunk, whose logits are averaged or combined by a gate.
+
+With a gate it is the network of ONE (Lan, Zhu, Gong 2018, arXiv 1806.04606).
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class Gate(nn.Module):
 
 
 class Branched(nn.Module):
-    """Networks that share all layers up to a given one, and the gated sum of their logits.
+    """Networks that share all layers up to a given one, and the gated sum or the mean of their logits.
 
     The first branch is the original network, with its own layers and key names. In each other branch the layers up to
     the given one are replaced by the outputs of the first branch's layers. So the trunk runs once, its running
@@ -45,10 +48,12 @@ class Branched(nn.Module):
 
     Attributes:
         branches: the networks, each from images (B, C, H, W) to logits (B, classes).
-        gate: the trunk's output (B, ...) to (B, branches).
+        gate: the trunk's output (B, ...) to (B, branches); ``None`` for the mean.
     """
 
-    def __init__(self, first: nn.Module, others: Sequence[nn.Module], at: str, example: Tensor) -> None:
+    def __init__(
+        self, first: nn.Module, others: Sequence[nn.Module], at: str, example: Tensor, combine: str = "gate"
+    ) -> None:
         super().__init__()
         trunk = _trace(first, at, example)
         self.at, self._trunk_outputs, self._listening = at, dict[str, list[Any]](), False
@@ -60,15 +65,16 @@ class Branched(nn.Module):
             self._replays.append(replays)
             _share_loose_parameters(first, other)
         self.branches = nn.ModuleList([first, *others])
-        self.gate = Gate(trunk.channels, len(self.branches)).to(example.device)
+        self.gate = Gate(trunk.channels, len(self.branches)).to(example.device) if combine == "gate" else None
         self._hooks = [
             first.get_submodule(name).register_forward_hook(_Listener(self, name, name in trunk.overwritten))
             for name in trunk.layers
         ]
-        record_operations(self, [{"operation": "branch", "at": at, "branches": len(self.branches)}])
+        settings = {"at": at, "branches": len(self.branches), "combine": combine}
+        record_operations(self, [{"operation": "branch", **settings}])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) to z_e = sum_i g_i z_i, (B, classes)."""
+        """Images (B, C, H, W) to z_e = sum_i g_i z_i, (B, classes), with g_i = 1 / branches if there is no gate."""
         self._listening = True
         try:
             logits = [self.branches[0](images)]
@@ -81,6 +87,8 @@ class Branched(nn.Module):
         finally:
             self._listening = False
             self._trunk_outputs.clear()
+        if self.gate is None:
+            return torch.stack(logits).mean(0)
         if shared is None:
             raise TypeError(f"layer {self.at!r} of {type(self.branches[0]).__name__} returned no tensor in this pass")
         gates = self.gate(at_least_float32(shared))
@@ -95,7 +103,13 @@ class Branched(nn.Module):
 
 
 def apply(
-    network: nn.Module, example: Tensor, *, at: str, branches: int = 3, others: Sequence[nn.Module] | None = None
+    network: nn.Module,
+    example: Tensor,
+    *,
+    at: str,
+    branches: int = 3,
+    combine: str = "gate",
+    others: Sequence[nn.Module] | None = None,
 ) -> Branched:
     """Make a network of several branches that share the layers up to a given one.
 
@@ -104,6 +118,7 @@ def apply(
         example: images as the network takes them, (B, C, H, W).
         at: the name of the last shared layer.
         branches: their number, 2 to 64.
+        combine: "gate", or "mean" for the mean of the logits.
         others: networks of the same architecture with other weights, for the other branches; copies by default.
 
     Raises:
@@ -111,12 +126,14 @@ def apply(
     """
     if not 2 <= branches <= 64:
         raise TutelageError(f"a branched network has 2 to 64 branches, got {branches}")
+    if combine not in ("gate", "mean"):
+        raise unknown("way to combine branches", combine, ["gate", "mean"])
     if any(isinstance(module, Branched) for module in network.modules()):
         raise TutelageError(f"{type(network).__name__} has branches already; branch the original network")
     if at not in dict(network.named_modules()) or not at:
         raise unknown("layer to branch at", at, [name for name, _ in network.named_modules() if name])
     copies = [copy.deepcopy(network) for _ in range(branches - 1)] if others is None else others
-    return Branched(network, copies, at, example)
+    return Branched(network, copies, at, example, combine)
 
 
 @dataclass(frozen=True)
