@@ -34,6 +34,7 @@ NEEDS: dict[str, list[str]] = {
     "mslg": ["--noise", "0.4+trusted:4"],
     "mean_teacher_lc": ["--noise", "missing:0.5"],
     "pdiff": ["--noise", "0.4"],
+    "dmnn": ["--student", "dmnn11x0.25"],
     "akdg": ["--student", "mlp-ganx0.1", "--set", "critic_width=0.1", "--set", "critic_steps=2"],
 }
 STUDY = (  # noqa: SIM905

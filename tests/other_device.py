@@ -36,6 +36,7 @@ from tutelage.data.loader import Batches
 from tutelage.methods import find
 from tutelage.methods.akdg.networks.dcgan import DCGAN
 from tutelage.methods.barcode.networks.barcode import BarcodeNet
+from tutelage.methods.dmnn.networks.dmnn import DMNN
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 from tutelage.sources import TeacherCache
@@ -255,6 +256,8 @@ def train_weights(method: str, device: str, cache: Path | None = None) -> dict[s
         torch.manual_seed(seed)
         if method == "akdg":
             return Generator(DCGAN((1, 8, 8), 0.02 * width, latent=6))
+        if method == "dmnn" and seed == 2:
+            return Tapped(DMNN(11, 4, 1, (1, 8, 8), 0.25), *training_data.mean_std)
         if method == "barcode":
             return Tapped(BarcodeNet(width // 2), *training_data.mean_std)
         return Tapped(TinyNet(width=width), *training_data.mean_std)

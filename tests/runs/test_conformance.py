@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.runs.pairs import FEW, PAIRS, RECIPE, STUDENTS, zoo_network
-from tests.runs.uses import CLASSIFY, brief, representatives, use_of
+from tests.runs.uses import CLASSIFY, brief, networks, own_student, representatives, use_of
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.data.loader import Batches
@@ -50,7 +50,7 @@ def test_a_method_on_a_pair(
     state_of: Any,
     changed: Any,
 ) -> None:
-    make, make_teacher = PAIRS[pair]
+    make, make_teacher = networks(method, pair)
     torch.manual_seed(1)
     teacher = make_teacher().train()
     before = state_of(teacher)
@@ -184,7 +184,7 @@ def test_a_method_under_each_option_of_the_hardware(
     def train(hardware: Hardware) -> dict[str, Tensor]:
         torch.manual_seed(0)
         recipe = Recipe(epochs=2, batch_size=24, lr=0.01, momentum=0.0, nesterov=False)
-        student, teacher = zoo_network("resnet8x0.25"), zoo_network("wrn-10-1")
+        student, teacher = zoo_network(own_student(method, "resnet8x0.25")), zoo_network("wrn-10-1")
         run = Run(tiny_data, student, [teacher()], recipe=recipe, hardware=hardware, seed=2)
         final_names = find(method)(run, **brief(method))
         assert all(value.isfinite().all() for value in final_names.state_dict().values())

@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.runs.run_folders import FILES, STUDENT, epochs, numbers, strict
+from tests.runs.uses import own_student
 from tutelage.config import Config, read_config
 from tutelage.data import Data, open_data
 from tutelage.evaluation import evaluate
@@ -139,9 +140,10 @@ def test_memorised_labels_and_fidelity(config: Config, teacher: str, tmp_path: P
 
 @pytest.mark.parametrize("method", [name for name in installed() if find(name).task in (None, "classification")])
 def test_the_students_file_contains_only_the_student(method: str, config: Config, teacher: str, tmp_path: Path) -> None:
-    execute(config.replace(method=method, teacher=teacher), tmp_path / "run")
+    student = own_student(method, STUDENT)
+    execute(config.replace(method=method, teacher=teacher, student=student), tmp_path / "run")
     file = tmp_path / "run" / "student.safetensors"
-    bare_network = make_model(STUDENT, num_classes=4, input_shape=(1, 8, 8)).module
+    bare_network = make_model(student, num_classes=4, input_shape=(1, 8, 8)).module
     if operations := read_metadata(file)["surgery"]:  # what the file says was done to the network
         bare_network = reapply(bare_network, operations, torch.zeros(2, 1, 8, 8))
     assert {name: value.shape for name, value in load_file(file).items()} == {

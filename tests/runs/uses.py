@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tests.runs.pairs import FEW, PAIRS, STUDENTS
+from tests.runs.pairs import FEW, PAIRS, STUDENTS, Make, zoo_network
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data, Split
 from tutelage.methods import find, installed
@@ -34,15 +34,19 @@ class Use:
         teacher_features: whether it reads features of a teacher.
         student_layers: whether it reads features of its student, looks for layers in it, or changes them.
         seams: the parts of the library it stands on, for instance ``source Frozen``, ``view`` or ``surgery``.
+        own_student: whether it trains only networks of a family of its own.
     """
 
     teacher_features: bool
     student_layers: bool
     seams: frozenset[str]
+    own_student: bool = False
 
     @property
     def pairs(self) -> Sequence[str]:
         """The pairs of networks that can differ for it."""
+        if self.own_student:
+            return FEW[:1]
         if self.teacher_features:
             return tuple(PAIRS)
         return STUDENTS if self.student_layers else FEW
@@ -94,7 +98,7 @@ def use_of(method: str) -> Use:
     pixels = torch.arange(24 * 64, dtype=torch.uint8).view(24, 8, 8, 1)
     part = Split.of(pixels, torch.arange(24) % 4)
     data = Data("rehearsed", ("a", "b", "c", "d"), part, part, part)
-    make, teacher = PAIRS[FEW[0]]
+    make, teacher = networks(method, FEW[0])
     hardware = Hardware(device="cpu", precision="float32", channels_last=False, workers=0)
     run = Recorder(data, make, [teacher()], recipe=Recipe(epochs=2, batch_size=12), hardware=hardware)
     try:
@@ -105,7 +109,8 @@ def use_of(method: str) -> Use:
         return Use(True, True, frozenset({*run.seams, f"unknown ({method})"}))
     is_changed = bool(applied_operations(student.module))
     seams = run.seams | ({"surgery"} if is_changed else set())
-    return Use(run.teacher_features, run.student_layers or is_changed, frozenset(seams))
+    has_student = "STUDENT" in _constants(method)
+    return Use(run.teacher_features, run.student_layers or is_changed, frozenset(seams), has_student)
 
 
 def representatives() -> list[str]:
@@ -119,11 +124,29 @@ def representatives() -> list[str]:
     return methods
 
 
+def networks(method: str, pair: str) -> tuple[Make, Make]:
+    """The makers of student and teacher: those of the pair, but the student of ``STUDENT`` if the method needs one."""
+    make, teacher = PAIRS[pair]
+    own = _constants(method).get("STUDENT")
+    return make if own is None else zoo_network(own), teacher
+
+
 def brief(method: str) -> Mapping[str, Any]:
     """The settings ``BRIEF`` of a method's own test file, with which it trains less often; empty without one."""
+    return dict(_constants(method).get("BRIEF", {}))
+
+
+def own_student(method: str, otherwise: str) -> str:
+    """The name of a network that the method can train: ``STUDENT`` of its own test file, if there is one."""
+    return str(_constants(method).get("STUDENT", otherwise))
+
+
+def _constants(method: str) -> dict[str, Any]:
+    """The constants ``BRIEF`` and ``STUDENT`` of a method's own test file, where it has them."""
     file = Path(__file__).with_name(f"test_{method}.py")
-    if file.exists():
-        for statement in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "BRIEF":
-                return dict(ast.literal_eval(statement.value))
-    return {}
+    statements = ast.parse(file.read_text(encoding="utf-8")).body if file.exists() else []
+    return {
+        name: ast.literal_eval(statement.value)
+        for statement in statements
+        if isinstance(statement, ast.Assign) and (name := ast.unparse(statement.targets[0])) in ("BRIEF", "STUDENT")
+    }
