@@ -28,7 +28,7 @@ from tutelage.sources import Frozen, TeacherCache
 from tutelage.studies.runner import run_study
 from tutelage.studies.study import Study
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
-from tutelage.training import Learner, Run, fit
+from tutelage.training import Execution, Learner, Run, fit
 
 RECIPE = Recipe(batch_size=BATCH, schedule="constant")
 NINE = ("hinton", "bss", "fitnet", "fsp", "at", "sp", "rkd", "dml", "one")
@@ -44,7 +44,13 @@ def epochs(student: Tapped, source: Frozen | None, data: Data, **options: bool) 
 
     def work(end_round: Callable[[], None]) -> None:
         learner, hardware = _learner(student, source), Hardware(**options)
-        fit(learner, data=data, recipe=RECIPE.replace(epochs=1000), hardware=hardware, report=lambda _: end_round())
+        fit(
+            learner,
+            data=data,
+            recipe=RECIPE.replace(epochs=1000),
+            execution=Execution.on(hardware),
+            report=lambda _: end_round(),
+        )
 
     return Rounds(work)
 

@@ -37,7 +37,7 @@ from tutelage.data.loader import Batches
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import CrossEntropy, labels_and_soft_targets
-from tutelage.training import Learner, Step, fit, together
+from tutelage.training import Execution, Learner, Step, fit, together
 from tutelage.training.hardware import resolve
 
 
@@ -53,7 +53,7 @@ def fit_steps(student: Tapped, source: Frozen | None, data: Data, hardware: Hard
             together(step)
             end_step()
 
-        fit(Learner(student, source, terms), data=data, recipe=recipe, hardware=hardware, update=update)
+        fit(Learner(student, source, terms), data=data, recipe=recipe, execution=Execution.on(hardware), update=update)
 
     return Rounds(work)
 
