@@ -1,14 +1,14 @@
 """Write the pages of docs/results from the raw results beside them.
 
 ``demo.md`` shows ``tutelage demo``; ``nine-methods.md`` and its figure show ``experiments/nine_methods.py``; the raw
-results of both are written by ``experiments/raw.py``. Each other page shows an ``EXPERIMENT`` (see
-``experiments/paired.py``).
+results of both are written by ``experiments/raw.py``. ``cifar10.md`` and its figure sum up ``experiments/cifar10.py``.
+Each other page shows an ``EXPERIMENT`` (see ``experiments/paired.py``).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,13 +20,14 @@ from tutelage.report.markdown import Column, detectable_note, markdown_table
 from tutelage.studies import PLAIN
 from tutelage.studies.functions import read_lines
 from tutelage.studies.metrics import metrics_of
-from tutelage.studies.results import Results, Row
+from tutelage.studies.results import Results
+from tutelage.studies.statistics import Interval
 from tutelage.tasks import find_task
 
 FOLDER = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(FOLDER.parent.parent))
 
-from experiments import paired  # noqa: E402 - a folder beside the package
+from experiments import cifar10_summary, paired  # noqa: E402 - a folder beside the package
 
 # --- the demo
 
@@ -137,7 +138,9 @@ def nine_page() -> str:
 def nine_figure() -> None:
     """Write the figure: differences to the plain student, one panel for each data set and noise rate."""
     panels = {
-        f"{data}, {labels}": [row for row in results.table() if row.cell.method in ORDER]
+        f"{data}, {labels}": {
+            row.cell.method: row.gain for row in results.table() if row.cell.method in ORDER and row.gain is not None
+        }
         for data in DATA
         for noise, labels in NOISE.items()
         if (results := nine(data, noise))
@@ -148,20 +151,19 @@ def nine_figure() -> None:
 _ACCENT, _GREY = "#1f6f8b", "#8a8f98"
 
 
-def draw_gains(panels: Mapping[str, Sequence[Row]], path: Path) -> None:
+def draw_gains(panels: Mapping[str, Mapping[str, Interval]], path: Path) -> None:
     """Write a PNG: each method's difference to the plain student with its interval, one panel for each title."""
-    panels = {title: [row for row in rows if row.gain is not None] for title, rows in panels.items()}
-    panels = {title: rows for title, rows in panels.items() if rows}
-    most_rows = max(len(rows) for rows in panels.values())
+    panels = {title: gains for title, gains in panels.items() if gains}
+    most_rows = max(len(gains) for gains in panels.values())
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         lines = (len(panels) + 1) // 2
         figure = Figure(figsize=(10, lines * (1.1 + 0.3 * most_rows)), layout="constrained")
         axes = figure.subplots(lines, 2, squeeze=False).flatten()
-        for axis, (title, rows) in zip(axes, panels.items(), strict=False):
-            for index, row in enumerate(rows):
-                _draw_gain(axis, index, row)
+        for axis, (title, gains) in zip(axes, panels.items(), strict=False):
+            for index, gain in enumerate(gains.values()):
+                _draw_gain(axis, index, gain)
             axis.axvline(0, color="black", linewidth=0.8)
-            axis.set_yticks(range(len(rows)), [row.cell.method for row in rows])
+            axis.set_yticks(range(len(gains)), list(gains))
             axis.invert_yaxis()
             axis.set_title(title, loc="left", fontweight="bold", fontsize=10)
             axis.set_xlabel("difference to plain, percentage points (95 % interval)")
@@ -170,11 +172,8 @@ def draw_gains(panels: Mapping[str, Sequence[Row]], path: Path) -> None:
         figure.savefig(path, dpi=150)
 
 
-def _draw_gain(axis: Axes, index: int, row: Row) -> None:
+def _draw_gain(axis: Axes, index: int, gain: Interval) -> None:
     """A dot with its interval; grey if the interval includes 0."""
-    gain = row.gain
-    if gain is None:
-        return
     colour = _ACCENT if gain.low > 0 or gain.high < 0 else _GREY
     axis.plot([100 * gain.low, 100 * gain.high], [index, index], color=colour, linewidth=2, solid_capstyle="butt")
     axis.plot(100 * gain.mean, index, "o", color=colour, markersize=7)
@@ -251,6 +250,9 @@ if __name__ == "__main__":
     (FOLDER / "demo.md").write_text(demo_page(), encoding="utf-8")
     (FOLDER / "nine-methods.md").write_text(nine_page(), encoding="utf-8")
     nine_figure()
+    if panels := cifar10_summary.gains():
+        (FOLDER / "cifar10.md").write_text(cifar10_summary.page(), encoding="utf-8")
+        draw_gains(panels, FOLDER / "cifar10.png")
     for experiment in paired.installed():
         if not experiment.file.exists():  # nothing has been run yet
             continue

@@ -183,7 +183,8 @@ def numbers_of(result: tutelage.Result) -> dict[str, float]:
 HEAD = """
 # CIFAR-10, {title}
 
-**Question.** Do the nine methods help a small student on CIFAR-10 ({title})?
+**Question.** Do the nine methods help a small student on CIFAR-10? Here: {title}.
+[cifar10.md](cifar10.md) sums up all questions.
 
 **Data.** {images:,} training images of CIFAR-10, and its 10,000 test images, which are evaluated once. Random crops and
 flips, with four fixed variants of each image.
@@ -230,7 +231,7 @@ def experiment(name: str) -> Experiment:
         rows=(*([] if question.teacher else ["teacher"]), *TRIALS),
         columns={
             "accuracy": Column("test accuracy", digits=2),
-            "memorised": Column("wrong labels memorised"),
+            **({"memorised": Column("wrong labels memorised")} if "noise" in question.fields else {}),
             "ece": Column("calibration error", share=False, digits=3),
             "worst_class_accuracy": Column("worst class"),
             "forward_passes": Column("forward passes, millions", share=False),
