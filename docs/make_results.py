@@ -250,8 +250,8 @@ if __name__ == "__main__":
     (FOLDER / "demo.md").write_text(demo_page(), encoding="utf-8")
     (FOLDER / "nine-methods.md").write_text(nine_page(), encoding="utf-8")
     nine_figure()
+    (FOLDER / "cifar10.md").write_text(cifar10_summary.page(), encoding="utf-8")
     if panels := cifar10_summary.gains():
-        (FOLDER / "cifar10.md").write_text(cifar10_summary.page(), encoding="utf-8")
         draw_gains(panels, FOLDER / "cifar10.png")
     for experiment in paired.installed():
         if not experiment.file.exists():  # nothing has been run yet

@@ -20,11 +20,11 @@ HEAD = """
 improve a student consistently, and also with wrong labels and rare classes. How much of this does a small student on
 CIFAR-10 show?
 
-![Differences to the plain student by method, with 95 % intervals](cifar10.png)
-
-Each question has a page with its data, networks, tuning and raw results: {pages}. Each method was tuned with the same
-budget as the plain student, on a seed that is not reported. Three paired seeds; evaluation after the last epoch.
+Each question has a page with its data, networks, tuning and raw results. Each method is tuned with the same budget as
+the plain student, on a seed that is not reported. Three paired seeds; evaluation after the last epoch.
 """
+
+FIGURE = "![Differences to the plain student by method, with 95 % intervals](cifar10.png)"
 
 TAIL = """
 **The paper's claims** are those of its abstract; its tables were not available to us, so no number is compared with a
@@ -60,24 +60,31 @@ def gains() -> dict[str, dict[str, Interval]]:
 def page() -> str:
     """The page, in Markdown."""
     complete = accuracies()
-    pages = ", ".join(f"[{QUESTIONS[name].title}](cifar10-{name}.md)" for name in complete)
-    lines = [_line(QUESTIONS[name].title, rows) for name, rows in complete.items()]
-    titles = [
-        "",
-        "plain",
-        "mean gain of the nine",
-        "above plain",
-        "significant",
-        "below plain",
-        "significant",
-        "detectable",
-    ]
-    missing = [QUESTIONS[name].title for name in QUESTIONS if name not in complete]
-    parts = [HEAD.format(pages=pages).strip(), markdown_table(titles, lines), NOTE.strip()]
-    if missing:
-        parts.append(f"**Not finished:** {'; '.join(missing)}.")
+    parts = [HEAD.strip()]
+    if complete:
+        lines = [_line(f"[{QUESTIONS[name].title}](cifar10-{name}.md)", rows) for name, rows in complete.items()]
+        parts += [FIGURE, markdown_table(TITLES, lines), NOTE.strip()]
+    if unfinished := [name for name in QUESTIONS if name not in complete]:
+        states = (
+            f"[{QUESTIONS[name].title}](cifar10-{name}.md)"
+            if EXPERIMENTS[name].file.exists()
+            else QUESTIONS[name].title
+            for name in unfinished
+        )
+        parts.append(f"**Not finished:** {'; '.join(states)}.")
     return "\n\n".join([*parts, TAIL.strip()]) + "\n"
 
+
+TITLES = (
+    "",
+    "plain",
+    "mean gain of the nine",
+    "above plain",
+    "significant",
+    "below plain",
+    "significant",
+    "detectable",
+)
 
 NOTE = """
 *Plain*: test accuracy of the plain student, per cent. *Above* and *below plain*: how many of the nine methods have a
