@@ -124,6 +124,6 @@ def test_fields_that_no_file_gives_back_are_refused(fields: dict[str, Any], name
 
 
 @pytest.mark.parametrize("fields", [{"name": "\ud800"}, {"seeds": [10**30]}, {"train": {"lr": 0.1, "epochs": 10**30}}])
-def test_nor_those_of_a_study(fields: dict[str, Any]) -> None:
+def test_study_fields_that_cannot_be_saved_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(TutelageError, match=r"[Uu]nicode|64 bits|seeds"):
         Study(**fields)

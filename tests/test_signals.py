@@ -86,7 +86,7 @@ def test_a_signal_that_arrives_in_a_finaliser_is_not_lost(number: int) -> None:
     assert sys.unraisablehook is hook
 
 
-def test_one_that_is_ignored_stays_ignored(handlers: Callable[..., None]) -> None:
+def test_ignored_signal_stays_ignored(handlers: Callable[..., None]) -> None:
     handlers(SIGHUP=signal.SIG_IGN)
     with termination_signals_interrupt():
         os.kill(os.getpid(), signal.SIGHUP)

@@ -134,7 +134,7 @@ def tutelage_net() -> nn.Module:
         ("timm/hf-hub:stranger/net", "timm"),
     ],
 )
-def test_nor_do_other_specifications(run: Run, foreign_run: Path, spec: str, origin: str) -> None:
+def test_networks_named_by_other_files_are_refused(run: Run, foreign_run: Path, spec: str, origin: str) -> None:
     rename_model(foreign_run, spec)
     code, output = run("evaluate", "gift", "--data", "digits")
     assert code == 2
@@ -203,7 +203,7 @@ def test_a_users_own_run_is_opened_again_by_its_command(run: Run, foreign_run: P
 
 
 @pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
-def test_the_same_in_python(foreign_run: Path, tiny_npz: str) -> None:
+def test_python_functions_refuse_untrusted_code(foreign_run: Path, tiny_npz: str) -> None:
     data = tutelage.open_data("digits")
     short = {"data": data, "epochs": 1, "batch_size": 512, "device": "cpu"}
     with pytest.raises(TutelageError, match="trust=True"):

@@ -75,7 +75,7 @@ def _written(file: Path, text: str) -> str:
     return str(file)
 
 
-def test_what_normalises_itself_gets_its_inputs_as_they_are_and_text_is_quoted() -> None:
+def test_network_with_own_normalisation_gets_raw_inputs() -> None:
     about: dict[str, Any] = {
         "classes": ["a", "b'\n"],
         "image_shape": [3, 8, 8],

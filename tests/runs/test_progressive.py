@@ -279,7 +279,7 @@ def test_momentum_buffers_that_do_not_exist_are_left_as_they_are() -> None:
     assert without_momentum(state)["state"][1]["exp_avg"].all()
 
 
-def test_it_trains(make: Make) -> None:
+def test_student_learns_the_classes(make: Make) -> None:
     run = make(epochs=40, lr=0.1)
     student = find("progressive")(run)
     predictions = run.predict(student, run.data.test).argmax(1)

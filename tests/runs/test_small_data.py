@@ -265,7 +265,7 @@ def test_resume_with_all_switches_is_exact(make: Make, tmp_path: Path, state_of:
     assert changed(state_of(student), state_of(find("small_data")(make(folder=tmp_path), **settings))) == set()
 
 
-def test_it_trains(make: Make) -> None:
+def test_student_learns_the_classes(make: Make) -> None:
     run = make(epochs=2, lr=0.1)
     student = find("small_data")(run, steps=120, dropout=0.2)
     predictions = run.predict(student, run.data.test).argmax(1)

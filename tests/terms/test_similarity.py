@@ -96,7 +96,7 @@ def test_invariant_to_common_permutation_of_samples() -> None:
     [lambda q: torch.cat([3 * q[:1], q[1:]]), lambda q: q + 1, lambda q: F.normalize(q.flatten(1))],
     ids=["one sample scaled", "moved", "each sample normalised"],
 )
-def test_what_it_is_not_invariant_to(change: Callable[[Tensor], Tensor]) -> None:
+def test_loss_depends_on_other_changes(change: Callable[[Tensor], Tensor]) -> None:
     """Similarities are inner products, not cosines, which would not depend on the scale of one sample."""
     student = features(4, 3, 2, 2)
     assert similarity_preserving(change(student), student) > 1e-3

@@ -61,7 +61,7 @@ def test_extremes_are_over_the_whole_batch() -> None:
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection")
 @pytest.mark.parametrize("value", [0.0, -2.5, 1e30])
-def test_nothing_of_a_constant_is_dropped(value: float) -> None:
+def test_constant_input_is_unchanged(value: float) -> None:
     x = torch.full((3, 4), value, requires_grad=True)
     with torch.autograd.detect_anomaly(check_nan=True):
         y = max_dropout(x, 0.3)

@@ -77,7 +77,7 @@ def test_heads_pool_the_last_map_and_the_one_before(whole: Any) -> None:
 
 
 @pytest.mark.parametrize(("orders", "heads"), [("first", ["mid", "high", "all"]), ("second", ["covariance"])])
-def test_one_order_alone(orders: str, heads: list[str], tiny_model: Callable[..., Tapped]) -> None:
+def test_heads_of_a_single_order(orders: str, heads: list[str], tiny_model: Callable[..., Tapped]) -> None:
     network = apply(tiny_model().module, IMAGES, layers=LAYERS, orders=orders).eval()
     assert list(network.classifiers) == heads  # type: ignore[arg-type]
     outputs = Tapped(network).tap(IMAGES, ("logits", *map(head_role, heads)))
