@@ -15,7 +15,7 @@ from torch import nn
 
 import tutelage
 from tutelage.data import Data, Split, open_data
-from tutelage.labels import LabelIssues
+from tutelage.labels import LabelIssues, save_issues
 from tutelage.studies.statistics import Interval
 
 FIELDS: dict[str, Any] = {"epochs": 15, "device": "cpu", "seed": 1, "folds": 3}
@@ -66,7 +66,7 @@ def test_swapped_images_are_at_the_top_of_the_list(
 
 def test_saved_files_agree(issues: tuple[LabelIssues, Path], tmp_path: Path) -> None:
     label_issues, _ = issues
-    files = label_issues.save(tmp_path, apply=True)
+    files = save_issues(label_issues, tmp_path, apply=True)
     assert [file.name for file in files] == ["issues.csv", "issues.json", "labels.html", "labels.csv"]
     with files[0].open() as stream:
         rows = list(csv.DictReader(stream))
@@ -87,7 +87,7 @@ def test_repaired_labels_train(
 ) -> None:
     label_issues, _ = issues
     before = {file: file.read_bytes() for file in swapped[0].rglob("*.png")}
-    (*_, labels) = label_issues.save(tmp_path, apply=True)
+    (*_, labels) = save_issues(label_issues, tmp_path, apply=True)
     fields: dict[str, Any] = {"test": 0.2, "validation": 0.0, "epochs": 1, "device": "cpu"}
     result = tutelage.train(mlp, f"folder:{swapped[0]}", noise=f"human:{labels}:cleaned", **fields)
     doubted = int(label_issues.doubted.sum())
@@ -132,7 +132,7 @@ def test_ties_are_ordered_by_the_evidence_and_unlabelled_samples_are_left_out() 
 
 def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
     label_issues = issues_of([0, 1, 0, 1], [0.9, 0.1, 0.2, 0.8], names=("<b>x</b>", "y"))
-    page = label_issues.save(tmp_path)[2].read_text()
+    page = save_issues(label_issues, tmp_path)[2].read_text()
     assert "<script>" not in page
     assert "<b>x</b>" not in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
@@ -146,6 +146,6 @@ def test_vectors_have_a_page_without_images(tmp_path: Path) -> None:
     inputs = (generator.normal(size=(80, 5)) + 2 * labels[:, None]).astype(np.float32)
     data = Data.from_arrays((inputs, labels), (inputs, labels), modality=Vectors())
     label_issues = tutelage.label_issues(data, lambda: nn.Linear(5, 2), folds=2, epochs=2, compare=False, device="cpu")
-    page = label_issues.save(tmp_path)[2].read_text()
+    page = save_issues(label_issues, tmp_path)[2].read_text()
     assert "data:image" not in page
     assert label_issues.plain_accuracy is None

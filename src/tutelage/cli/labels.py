@@ -37,7 +37,7 @@ def labels(
     **fields: Any,
 ) -> None:
     """Find training labels that look wrong, without a teacher: a ranked list and a page with pictures."""
-    from tutelage.labels import label_issues
+    from tutelage.labels import label_issues, save_issues
     from tutelage.report.console import print_plain, run_progress, stderr_console
 
     with run_progress(stderr_console(), quiet=json_) as report:
@@ -52,7 +52,7 @@ def labels(
             report=report,
             **fields["fields"],
         )
-    files = issues.save(out, apply=apply)
+    files = save_issues(issues, out, apply=apply)
     summary = issues.summary()
     if json_:
         print(json.dumps({**{name: value for name, value in summary.items() if name != "issues"}, "folder": str(out)}))

@@ -2,5 +2,6 @@
 
 from tutelage.labels.find import label_issues
 from tutelage.labels.issues import LabelIssues
+from tutelage.labels.save import save_issues
 
-__all__ = ["LabelIssues", "label_issues"]
+__all__ = ["LabelIssues", "label_issues", "save_issues"]

@@ -44,7 +44,7 @@ def label_issues(
         by, folds, repair: the settings of ``clean_labels``.
         compare: whether to train a network with all labels too.
         out: a folder. The runs are saved in it, ``cleaned`` and ``plain``, so that the same call resumes;
-            ``LabelIssues.save`` writes the results into it.
+            ``tutelage.labels.save_issues`` writes the results into it.
         report: called with one record per epoch, which has the number of its fit.
         config: any other field of ``Config``: ``epochs``, ``seed``, ``lr``, ``noise``, ...
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,12 +12,10 @@ from torch import Tensor
 
 from tutelage.data import Data
 from tutelage.data.batch import UNLABELLED
-from tutelage.files import as_path, atomic_write
 from tutelage.methods.clean_labels import doubted_labels
 from tutelage.studies.statistics import Interval, mean_interval
 
 EVIDENCE = ("out_of_sample", "differences", "agreement", "posterior")
-TABLE, SUMMARY, LABELS = "issues.csv", "issues.json", "labels.csv"
 
 
 @dataclass(frozen=True)
@@ -144,41 +138,3 @@ class LabelIssues:
             "repair": self.repair,
             "issues": [row for row in self.rows() if row["doubted"]],
         }
-
-    def save(self, folder: str | Path, *, apply: bool = False) -> list[Path]:
-        """Write ``issues.csv`` (every labelled sample, ranked), ``issues.json`` (the summary) and ``labels.html``.
-
-        Args:
-            folder: created if it does not exist.
-            apply: also write ``labels.csv``, a row for each sample of the training split as it was loaded, with the
-                columns ``cleaned``, the repaired labels, and ``clean``, the labels of the data set itself, by which
-                ``HumanLabels`` recognises it. ``--noise human:FOLDER/labels.csv:cleaned`` trains on the repaired
-                labels. The data set is never changed.
-
-        Returns:
-            The files.
-        """
-        from tutelage.labels.page import page
-
-        target = as_path(folder)
-        contents = {
-            TABLE: _csv([*self.rows()]),
-            SUMMARY: json.dumps(self.summary(), indent=1, allow_nan=False) + "\n",
-            "labels.html": page(self),
-        }
-        if apply:
-            columns = {"cleaned": self.cleaned_labels(), "clean": self.data.train.clean_labels}
-            by_index = torch.full((int(self.data.train.index.max()) + 1, len(columns)), UNLABELLED)
-            by_index[self.data.train.index] = torch.stack([*columns.values()], 1)
-            contents[LABELS] = _csv([dict(zip(columns, row, strict=True)) for row in by_index.tolist()])
-        for name, text in contents.items():
-            atomic_write(target / name, text.encode())
-        return [target / name for name in contents]
-
-
-def _csv(lines: list[dict[str, Any]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, lines[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()

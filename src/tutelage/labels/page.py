@@ -5,18 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 
 from tutelage.data.modality import Pixels
 from tutelage.labels.duplicates import near_duplicates
+from tutelage.labels.issues import LabelIssues
 from tutelage.report.page import style_sheet, templates
 from tutelage.text import printable, printable_values
-
-if TYPE_CHECKING:
-    from tutelage.labels.issues import LabelIssues
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 
