@@ -25,7 +25,7 @@ class Evidence:
         probabilities: (N, C) float32, by the network that was trained without the sample.
         difference: (N,) float32 in [-1, 1], the probability of the label minus the largest other one, averaged over the
             epochs and over the networks that were trained with the sample. Wrong labels are learnt late or never, so
-            theirs is small.
+            that it is small for them.
         votes: (N, C) float32, the mean probabilities over all networks.
         fold: (N,) int64, the number of the fold, from 1.
     """

@@ -53,12 +53,15 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
     statistics are used and remain. In eval mode it is ordinary batch normalisation.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, input: Tensor, weight: Tensor | None = None) -> Tensor:
         """(B, C, H, W) to the same shape; ``weight`` is (B,), 0 or 1, without gradient; ``None`` means all 1."""
         if not self.training or weight is None:
             return super().forward(input)
-        assert self.running_mean is not None
-        assert self.running_var is not None
         values = at_least_float32(input)
         weight = weight.to(values.dtype)
         count = weight.sum() * input[0, 0].numel()
@@ -67,8 +70,6 @@ class MaskedBatchNorm2d(nn.BatchNorm2d):
         centred = values - mean[:, None, None]
         variance = (weight @ centred.square().sum((2, 3)) / count.clamp(min=1)).where(occupied, self.running_var)
         if self.track_running_stats:
-            assert self.momentum is not None
-            assert self.num_batches_tracked is not None
             with torch.no_grad():
                 rate = self.momentum * occupied
                 unbiased = variance * count / (count - 1).clamp(min=1)

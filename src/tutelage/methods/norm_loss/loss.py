@@ -47,8 +47,7 @@ def unit_weights(layer: nn.Module) -> Tensor:
     Args:
         layer: linear, a convolution or a transposed convolution; G is 1 except for the groups of the last.
     """
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
+    weight: Tensor = layer.weight  # type: ignore[assignment]
     if isinstance(layer, _ConvTransposeNd):  # (inputs, outputs / groups, ...), with the inputs of one group together
         grouped = weight.view(layer.groups, len(weight) // layer.groups, *weight.shape[1:])
         return grouped.transpose(1, 2)

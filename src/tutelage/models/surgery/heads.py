@@ -100,7 +100,8 @@ def apply(network: nn.Module, example: Tensor, *, kind: str, layers: Sequence[st
     taps = {name: roles[name] for name in names}
     with eval_mode(network), torch.no_grad():
         logits, captured = capture(lambda: logits_of(network, network(example)), network, taps, stop=False)
-    assert logits is not None
+    if logits is None:
+        raise TutelageError(f"{type(network).__name__} returns no logits, which a head reads; give it a classifier")
     if absent := [taps[name].layer for name in names if name not in captured]:
         raise TutelageError(
             f"layer {absent[0]!r} of {type(network).__name__} does not run, so that a head cannot read it; name another"
