@@ -9,6 +9,7 @@ over a split in an order that depends only on (seed, epoch).
 from tutelage.data.batch import Batch
 from tutelage.data.conditions import (
     AsymmetricNoise,
+    ClassBias,
     HumanLabels,
     InstanceNoise,
     LongTail,
@@ -32,6 +33,7 @@ __all__ = [
     "AsymmetricNoise",
     "Batch",
     "Batches",
+    "ClassBias",
     "Classes",
     "CropsAndFlips",
     "Data",

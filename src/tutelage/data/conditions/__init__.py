@@ -4,6 +4,7 @@ Each condition is a frozen value that turns one data set into another. Only the 
 stored, the same seed changes the same samples, and the record has the realised values. The test split never changes.
 """
 
+from tutelage.data.conditions.bias import ClassBias
 from tutelage.data.conditions.condition import Condition
 from tutelage.data.conditions.human import HumanLabels
 from tutelage.data.conditions.imbalance import LongTail, PowerLawImbalance, StepImbalance
@@ -15,6 +16,7 @@ from tutelage.data.conditions.trusted import Trusted
 
 __all__ = [
     "AsymmetricNoise",
+    "ClassBias",
     "Condition",
     "HumanLabels",
     "InstanceNoise",

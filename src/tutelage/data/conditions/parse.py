@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from tutelage.data.conditions.bias import ClassBias
 from tutelage.data.conditions.condition import Condition
 from tutelage.data.conditions.human import HumanLabels
 from tutelage.data.conditions.imbalance import LongTail, PowerLawImbalance, StepImbalance
@@ -24,10 +25,11 @@ def parse_noise(text: str | float, seed: int = 0) -> tuple[Condition, ...]:
 
     Args:
         text: ``0.4`` or ``symmetric:0.4``, ``uniform:0.4``, ``pair:0.4``, ``instance:0.4``, ``missing:0.4``,
-            ``matrix:FILE`` (see ``AsymmetricNoise.read``) or ``human:FILE:COLUMN`` (see ``HumanLabels``); or several,
-            each applied to the result of the previous one: ``0.4+missing:0.5``. ``trusted:10`` is the opposite of a
-            noise: it verifies labels (see ``Trusted``). Each kind may occur once, because the same seed would change
-            the same samples again. Human labels must come first, because they replace all others.
+            ``bias:0.4:cat:dog`` (see ``ClassBias``), ``matrix:FILE`` (see ``AsymmetricNoise.read``),
+            ``human:FILE:COLUMN`` (see ``HumanLabels``); or several, each applied to the result of the previous one:
+            ``0.4+missing:0.5``. ``trusted:10`` is the opposite of a noise: it verifies labels (see
+            ``Trusted``). Each kind may occur once, because the same seed would change the same samples again. Human
+            labels must come first, because they replace all others.
         seed: the random seed of the noises.
 
     Raises:
@@ -114,6 +116,16 @@ def _human(argument: str, seed: int, text: str) -> Condition:
     return HumanLabels(file, column)
 
 
+def _bias(argument: str, seed: int, text: str) -> Condition | None:
+    try:
+        rate, source, target = argument.split(":")
+    except ValueError:
+        raise TutelageError(
+            f"the noise {text!r} has no rate and two classes; write bias:0.4:cat:dog if cats are mistaken for dogs"
+        ) from None
+    return _by_rate(partial(ClassBias, source=source, target=target), rate, seed, text)
+
+
 def _trusted(argument: str, seed: int, text: str) -> Condition:
     if not argument.isdecimal() or int(argument) < 1:
         raise TutelageError(
@@ -127,6 +139,7 @@ NOISES: Mapping[str, Callable[[str, int, str], Condition | None]] = {
     "uniform": partial(_by_rate, UniformNoise),
     "pair": partial(_by_rate, PairFlip),
     "instance": partial(_by_rate, InstanceNoise),
+    "bias": _bias,
     "missing": partial(_by_rate, MissingLabels),
     "trusted": _trusted,
     "matrix": _matrix,
