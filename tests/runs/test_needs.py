@@ -78,6 +78,8 @@ LABEL_FREE = [
     ("fitnet", KD),
     ("fitnet", KD | {"mode": "joint"}),
     ("fsp", KD),
+    ("crd", KD | {"count": 8}),
+    ("mlkd", {"ce": 0.0}),
 ]
 
 

@@ -37,6 +37,22 @@ MAPS, MAPS2, FEATURES, FEATURES2, ONE = (
 PROBS = OTHER.softmax(1)
 
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "activation_boundaries": (MAPS, MAPS2),
+    "class_correlations": (PROBS, LOGITS.softmax(1)),
+    "correlation_congruence": (FEATURES, FEATURES2),
+    "decoupled_soft_targets": (LOGITS, OTHER, LABELS),
+    "factor_distance": (MAPS, MAPS2),
+    "gaussian_information": (MAPS, MAPS2, torch.tensor([1.0, 2.0, 3.0])),
+    "hierarchical_context": (MAPS, MAPS2),
+    "in_batch_contrast": (FEATURES, FEATURES2),
+    "inter_class_relation": (LOGITS, OTHER),
+    "intra_class_relation": (LOGITS, OTHER),
+    "neuron_selectivity": (MAPS, MAPS2),
+    "noise_contrast": (PROBS, 30),
+    "probabilistic_transfer": (FEATURES, FEATURES2),
+    "sample_correlations": (PROBS, LOGITS.softmax(1)),
+    "standardized_soft_targets": (LOGITS, OTHER),
+    "virtual_soft_targets": (LOGITS, LABELS),
     "angle_relations": (FEATURES, FEATURES2),
     "attention_map": (MAPS,),
     "attention_transfer": (MAPS, MAPS2),
@@ -115,7 +131,7 @@ def test_half_precision_is_computed_in_float32(name: str, half: torch.dtype) -> 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS.keys() - {"attention_map", "entropy", "flow_matrix"}))
 def test_nan_is_propagated(name: str, index: int) -> None:
     arguments = [a.clone() if isinstance(a, Tensor) else a for a in FUNCTIONS[name]]
-    if not arguments[index].is_floating_point():
+    if not isinstance(arguments[index], Tensor) or not arguments[index].is_floating_point():
         return
     arguments[index].view(-1)[0] = torch.nan
     assert call(name, *arguments).isnan().any()
@@ -136,6 +152,10 @@ FREE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "angle_relations": losses.angle_relations,
     "distance_relations": losses.distance_relations,
     "attention_transfer": lambda s, t: losses.attention_transfer(s.view(6, 1, 1, 7), t.view(6, 1, 1, 7)),
+    "correlation_congruence": losses.correlation_congruence,
+    "factor_distance": lambda s, t: losses.factor_distance(s.view(6, 1, 1, 7), t.view(6, 1, 1, 7)),
+    "neuron_selectivity": lambda s, t: losses.neuron_selectivity(s.view(6, 1, 1, 7), t.view(6, 1, 1, 7)),
+    "probabilistic_transfer": losses.probabilistic_transfer,
 }
 
 
@@ -197,6 +217,12 @@ OF_PLACES = {"SoftTargets", "Mimicry", "CrossEntropy", "OnRole"}  # also accept 
         terms.Mimicry(),
         terms.SoftmaxMSE(),
         terms.AdjustedSoftTargets(),
+        terms.DecoupledSoftTargets(),
+        terms.InterClassRelation(),
+        terms.IntraClassRelation(),
+        terms.MultiLevelCorrelations(),
+        terms.StandardizedSoftTargets(),
+        terms.VirtualTeacher(),
         terms.CrossEntropy(),
         Entropy(),
         Gambler(2.0),
@@ -215,7 +241,17 @@ def test_logits_with_other_axes_are_refused(term: terms.Term, shape: tuple[int, 
         term(outputs, outputs, batch(torch.zeros(shape[0], dtype=torch.int64)))
 
 
-@pytest.mark.parametrize("loss", [losses.soft_targets, losses.softmax_mse])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.soft_targets,
+        losses.softmax_mse,
+        losses.standardized_soft_targets,
+        losses.inter_class_relation,
+        losses.intra_class_relation,
+        lambda z, v: losses.decoupled_soft_targets(z, v, LABELS),
+    ],
+)
 def test_logits_that_would_be_broadcast_are_refused(loss: Callable[..., Tensor], refused: Any) -> None:
     for other in ((6, 1), (1, 5), (6, 4)):
         with refused("(6, 5)", other, "the same samples and classes"):
@@ -229,6 +265,8 @@ LABEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "label_smooth_replacement": lambda labels: losses.label_smooth_replacement(PROBS, labels),
     "gaussian_simplex": lambda labels: gaussian_simplex(LOGITS, labels),
     "draw_triplets": lambda labels: losses.draw_triplets(labels)[0],
+    "decoupled_soft_targets": lambda labels: losses.decoupled_soft_targets(LOGITS, OTHER, labels),
+    "virtual_soft_targets": lambda labels: losses.virtual_soft_targets(LOGITS, labels),
 }
 
 
@@ -262,6 +300,13 @@ COMPARED: dict[str, tuple[Tensor, Tensor]] = {
     "flow_matrix": (MAPS, MAPS2[:1]),
     "hint_loss": (MAPS, MAPS2[:1]),
     "similarity_preserving": (FEATURES, FEATURES2[:1]),
+    "activation_boundaries": (MAPS, MAPS2[:1]),
+    "correlation_congruence": (FEATURES, FEATURES2[:1]),
+    "factor_distance": (MAPS, MAPS2[:1]),
+    "hierarchical_context": (MAPS, MAPS2[:1]),
+    "in_batch_contrast": (FEATURES, FEATURES2[:1]),
+    "neuron_selectivity": (MAPS, MAPS2[:1]),
+    "probabilistic_transfer": (FEATURES, FEATURES2[:1]),
 }
 
 

@@ -4,37 +4,67 @@ The functions are exported by ``tutelage.losses``.
 """
 
 from tutelage.terms.attention import AttentionTransfer
+from tutelage.terms.boundaries import ActivationBoundaries
+from tutelage.terms.congruence import CorrelationCongruence
 from tutelage.terms.consistency import SoftmaxMSE
+from tutelage.terms.contrastive import InBatchContrast
+from tutelage.terms.contrastive_memory import MemoryContrast
+from tutelage.terms.correlation import InterClassRelation, IntraClassRelation
 from tutelage.terms.cross_entropy import CrossEntropy
+from tutelage.terms.decoupled import DecoupledSoftTargets
+from tutelage.terms.factor import FactorTransfer, Paraphrase
 from tutelage.terms.flow import Flow
 from tutelage.terms.hint import Hint
 from tutelage.terms.knowledge_adjustment import AdjustedSoftTargets
 from tutelage.terms.mimicry import Mimicry
+from tutelage.terms.multi_level import MultiLevelCorrelations
 from tutelage.terms.on_role import OnRole
+from tutelage.terms.probabilistic import ProbabilisticTransfer
 from tutelage.terms.relations import AngleRelations, DistanceRelations
+from tutelage.terms.review import KnowledgeReview
+from tutelage.terms.selectivity import NeuronSelectivity
 from tutelage.terms.similarity import SimilarityPreserving
 from tutelage.terms.sinkhorn import SinkhornDivergence
 from tutelage.terms.soft_targets import SoftTargets, labels_and_soft_targets
+from tutelage.terms.standardization import StandardizedSoftTargets
 from tutelage.terms.term import Term, View, Weighted
 from tutelage.terms.triplets import Triplets
+from tutelage.terms.variational import VariationalInformation
+from tutelage.terms.virtual_teacher import VirtualTeacher
 
 __all__ = [
+    "ActivationBoundaries",
     "AdjustedSoftTargets",
     "AngleRelations",
     "AttentionTransfer",
+    "CorrelationCongruence",
     "CrossEntropy",
+    "DecoupledSoftTargets",
     "DistanceRelations",
+    "FactorTransfer",
     "Flow",
     "Hint",
+    "InBatchContrast",
+    "InterClassRelation",
+    "IntraClassRelation",
+    "KnowledgeReview",
+    "MemoryContrast",
     "Mimicry",
+    "MultiLevelCorrelations",
+    "NeuronSelectivity",
     "OnRole",
+    "Paraphrase",
+    "ProbabilisticTransfer",
     "SimilarityPreserving",
     "SinkhornDivergence",
     "SoftTargets",
     "SoftmaxMSE",
+    "StandardizedSoftTargets",
     "Term",
     "Triplets",
+    "VariationalInformation",
     "View",
+    "VirtualTeacher",
     "Weighted",
     "labels_and_soft_targets",
 ]

@@ -9,6 +9,7 @@ from tutelage.errors import TutelageError
 from tutelage.models.outputs import Outputs, classes_last
 from tutelage.terms.cross_entropy import CrossEntropy
 from tutelage.terms.precision import full_precision
+from tutelage.terms.shapes import check_same_outputs
 from tutelage.terms.term import Term, Weighted
 
 
@@ -26,11 +27,7 @@ def kl_divergence(target_log_probs: Tensor, log_probs: Tensor) -> Tensor:
     Raises:
         TutelageError: the shapes differ.
     """
-    if target_log_probs.shape != log_probs.shape:
-        raise TutelageError(
-            f"outputs of shapes {tuple(log_probs.shape)} and {tuple(target_log_probs.shape)} cannot be compared; "
-            "student and teacher need the same samples and classes"
-        )
+    check_same_outputs(log_probs, target_log_probs)
     terms = target_log_probs.exp() * (target_log_probs - log_probs)
     return terms.where(target_log_probs != float("-inf"), 0.0).sum(-1)  # 0 log 0 = 0, and a NaN stays
 

@@ -118,7 +118,8 @@ class Term(nn.Module):
             isinstance(student, Outputs) and isinstance(teacher, Outputs | None) and isinstance(batch, Batch | None)
         ):
             return self._mean_of_tensors(student, teacher, batch)
-        with torch.autocast(student.device.type, enabled=False):
+        outputs = student if teacher is None or self.roles else teacher
+        with torch.autocast(outputs.device.type, enabled=False):
             value: Tensor = super().__call__(student, teacher, batch)
         return value
 
