@@ -55,7 +55,7 @@ def test_a_method_on_a_pair(
     teacher = make_teacher().train()
     before = state_of(teacher)
 
-    def train_method(folder: Path, stop: int | None) -> tuple[Tapped, _FirstFit, list[Tensor]]:
+    def train_method(folder: Path, stop: int | None) -> tuple[Tapped, _RecordedFits, list[Tensor]]:
         input_batches: list[Tensor] = []
         reports: list[Any] = []
 
@@ -73,7 +73,7 @@ def test_a_method_on_a_pair(
 
         initial_state: list[dict[str, Tensor]] = []
         torch.rand(len(reports) + 1)
-        run = _FirstFit(
+        run = _RecordedFits(
             tiny_data, student, [teacher], recipe=RECIPE, hardware=on_cpu, seed=4, folder=folder, report=report
         )
         final_names = find(method)(run, **brief(method))
@@ -98,7 +98,8 @@ def test_a_method_on_a_pair(
 
     # Its first weights and batches are those of every other method with this seed and these samples.
     assert changed(initial_states[0], state_of(Run(tiny_data, make, seed=4).student())) == set()
-    splits = [(tiny_data.train, 16), (run.first.get("data", tiny_data).train, run.first.get("batch_size", 16))]
+    splits = [(tiny_data.train, 16)]
+    splits += [(fit.get("data", tiny_data).train, fit.get("batch_size", 16)) for fit in run.options]
     first_batches = [
         next(Batches(split, batch_size=size, views=tiny_data.views, seed=4, order=order).epoch(0)).inputs
         for split, size in splits
@@ -136,15 +137,15 @@ def final_names_of(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[
     return {name: name if name in final_name else final_name[0] for name, final_name in places.items() if final_name}
 
 
-class _FirstFit(Run):
-    """Keeps the options of its first fit."""
+class _RecordedFits(Run):
+    """Records the options of its fits."""
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **options)
-        self.first: dict[str, Any] = {}
+        self.options: list[dict[str, Any]] = []
 
     def fit(self, *learners: Learner, **options: Any) -> FitResult:
-        self.first = self.first or options
+        self.options.append(options)
         return super().fit(*learners, **options)
 
 
