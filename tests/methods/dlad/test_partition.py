@@ -60,6 +60,12 @@ def test_concentration_of_dirichlet_shares() -> None:
     assert 0.25 <= largest_share(1000) < 0.32
 
 
+def test_dirichlet_shares_are_drawn_again_until_each_client_has_a_sample() -> None:
+    for seed in range(5):  # of ten classes with almost one client each, five clients rarely get all
+        parts = by_dirichlet(LABELS, 10, 5, 0.001, np.random.default_rng(seed))
+        assert min(map(len, parts)) > 0
+
+
 @pytest.mark.parametrize("per_client", [0, 1, 11])
 def test_invalid_number_of_classes_is_refused(per_client: int, refused: Any) -> None:
     with refused(f"5 clients of {per_client} classes", "from 2 to 10"):
@@ -70,5 +76,5 @@ def test_clients_without_a_sample_are_refused(refused: Any) -> None:
     few = np.arange(4)
     with refused("4 of 8 clients", "fewer clients"):
         by_classes(few, 4, 8, 1, np.random.default_rng(0))
-    with refused("of 4 clients", "larger alpha"):
-        by_dirichlet(few, 4, 4, 0.01, np.random.default_rng(0))
+    with refused("of 5 clients", "larger alpha"):
+        by_dirichlet(few, 4, 5, 1.0, np.random.default_rng(0))

@@ -9,6 +9,8 @@ from tutelage.errors import TutelageError
 
 Indices = NDArray[np.int64]
 
+DRAWS = 100
+
 
 def by_classes(
     labels: Indices, num_classes: int, clients: int, per_client: int, generator: np.random.Generator
@@ -55,6 +57,8 @@ def by_dirichlet(
 ) -> list[Indices]:
     """Draw the shares of the clients in each class from a symmetric Dirichlet distribution.
 
+    If a client has no sample, all shares are drawn again, up to 100 times.
+
     Args:
         labels: (M,) class numbers, -1 for no label.
         num_classes: C.
@@ -68,11 +72,14 @@ def by_dirichlet(
     Raises:
         TutelageError: a client would have no sample.
     """
-    owner = np.full(len(labels), -1)
-    for label in range(num_classes):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        ends = np.rint(generator.dirichlet(np.full(clients, alpha)).cumsum() * len(members)).astype(int)
-        owner[members] = np.searchsorted(ends, np.arange(len(members)), side="right").clip(max=clients - 1)
+    for _ in range(DRAWS):
+        owner = np.full(len(labels), -1)
+        for label in range(num_classes):
+            members = generator.permutation(np.flatnonzero(labels == label))
+            ends = np.rint(generator.dirichlet(np.full(clients, alpha)).cumsum() * len(members)).astype(int)
+            owner[members] = np.searchsorted(ends, np.arange(len(members)), side="right").clip(max=clients - 1)
+        if len(np.unique(owner[owner >= 0])) == clients:
+            break
     return _indices(owner, clients, "use fewer clients or a larger alpha")
 
 
