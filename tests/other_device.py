@@ -34,10 +34,10 @@ from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, Split, open_data
 from tutelage.data.loader import Batches
 from tutelage.methods import find
-from tutelage.methods.akdg.networks.dcgan import DCGAN
 from tutelage.methods.barcode.networks.barcode import BarcodeNet
 from tutelage.methods.dmnn.networks.dmnn import DMNN
 from tutelage.models.generator import Generator
+from tutelage.models.networks.dcgan import DCGAN
 from tutelage.models.tapped import Tapped
 from tutelage.sources import TeacherCache
 from tutelage.training import Run

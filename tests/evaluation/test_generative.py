@@ -20,8 +20,8 @@ from tutelage.evaluation import (
     inception_score,
 )
 from tutelage.evaluation.generative import _shrunk
-from tutelage.methods.akdg.networks.mlp_gan import MLPGenerator
 from tutelage.models.generator import Generator
+from tutelage.models.networks.mlp_gan import MLPGenerator
 from tutelage.models.tapped import Tapped
 
 

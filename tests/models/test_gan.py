@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tutelage.methods.akdg.networks.dcgan import DCGAN
-from tutelage.methods.akdg.networks.mlp_gan import MLPGenerator
 from tutelage.models.generator import Generator
+from tutelage.models.networks.dcgan import DCGAN
+from tutelage.models.networks.mlp_gan import MLPGenerator
 from tutelage.models.networks.resnet import ResNet
 from tutelage.models.tapped import Tapped
 from tutelage.tasks import wrap_network

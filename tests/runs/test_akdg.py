@@ -17,14 +17,15 @@ from tutelage.data import Data
 from tutelage.data.batch import Batch
 from tutelage.data.loader import Batches, mix_seeds
 from tutelage.methods import find, installed
-from tutelage.methods.akdg.networks.dcgan import DCGAN
-from tutelage.methods.akdg.networks.mlp_gan import MLPGenerator
-from tutelage.methods.akdg.views import GeneratedImages, TeacherImages
+from tutelage.methods.akdg.views import TeacherImages
 from tutelage.models.generator import Generator
+from tutelage.models.networks.dcgan import DCGAN
+from tutelage.models.networks.mlp_gan import MLPGenerator
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
 from tutelage.models.weights import load_weights, save_weights
 from tutelage.terms import View
+from tutelage.terms.generated import GeneratedImages
 from tutelage.training import Learner, Run
 from tutelage.training.checkpoint import seeded
 from tutelage.training.fit import FitResult

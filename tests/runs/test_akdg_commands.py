@@ -14,8 +14,8 @@ from tests.runs.generators import CustomGenerator
 from tutelage.cli import main
 from tutelage.config import Config
 from tutelage.data import Data
-from tutelage.methods.akdg.networks.mlp_gan import MLPGenerator
 from tutelage.models.generator import Generator
+from tutelage.models.networks.mlp_gan import MLPGenerator
 from tutelage.runs import execute, open_model
 
 # --- command line and Python

@@ -17,9 +17,9 @@ from tutelage.data.batch import Batch
 from tutelage.data.loader import Batches
 from tutelage.data.orders import LabelledFirst
 from tutelage.methods import find
-from tutelage.methods.mean_teacher_lc.part import Part
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
+from tutelage.terms.part import Part
 from tutelage.training import Learner, Run
 from tutelage.training.fit import FitResult
 from tutelage.training.processes import Processes

@@ -88,6 +88,39 @@ def test_alternating_updates_the_first_learner_last_and_on_every_nth_batch(
     assert passes == [name for name in updates if name != "|"]  # only the updated learners are run
 
 
+def test_alternating_gives_the_first_learner_batches_of_a_stream(
+    tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
+) -> None:
+    learners = [
+        Learner(tiny_model(seed=seed), None, {"ce": CrossEntropy()}, name=name) for seed, name in enumerate("ab")
+    ]
+    other = tiny_data.train.subset(torch.arange(20))
+    batches: list[tuple[str, bool]] = []
+    alternating = Alternating(2, "other")
+
+    def rule(step: Step) -> None:
+        forward, batch = step.forward, step.batch
+        step.forward = lambda learner, **options: (  # type: ignore[method-assign]
+            batches.append((learner.name, step.batch is batch)),
+            forward(learner, **options),
+        )[1]
+        alternating(step)
+        if step.number % 2:
+            assert torch.equal(step.batch.index, step.draw("other").index)
+            assert int(step.batch.index.max()) < 20
+
+    recipe = Recipe(epochs=2, batch_size=16)
+    fit(
+        *learners,
+        data=tiny_data,
+        recipe=recipe,
+        execution=Execution.on(on_cpu),
+        update=rule,
+        streams={"other": other},
+    )
+    assert batches == 3 * [("b", True), ("b", True), ("a", False)]
+
+
 def test_fit_does_not_change_the_random_state_of_the_caller(
     tiny_data: Data, tiny_model: Callable[..., Tapped], on_cpu: Hardware
 ) -> None:

@@ -150,15 +150,22 @@ class Alternating:
     """Update all learners but the first on each batch, and on each ``every``-th batch then the first, as in a GAN.
 
     On the other batches the first learner is not run. The rule has no state: the step's number determines the turn.
+
+    Args:
+        every: the number of batches between updates of the first learner.
+        stream: the stream (``streams=`` of the fit) from which the first learner gets its batches; ``None`` for the
+            batches of the others.
     """
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, every: int, stream: str | None = None) -> None:
+        self.every, self.stream = every, stream
 
     def __call__(self, step: Step) -> None:
         """Do the step: forward pass, loss and update of each learner before those of the next."""
         first, *others = step.learners
         for learner in [*others, first] if (step.number + 1) % self.every == 0 else others:
+            if learner is first and self.stream is not None:
+                step.batch = step.draw(self.stream)
             step.forward(learner)
             step.update(learner, step.loss(learner))
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.errors import TutelageError
 from tutelage.methods.akdg.adversarial import Fooling, Hinge, hinge
-from tutelage.methods.akdg.views import GeneratedImages, TeacherImages
+from tutelage.methods.akdg.views import TeacherImages
 from tutelage.models.generator import Generator
 from tutelage.models.outputs import Outputs
 from tutelage.models.tapped import Tapped
+from tutelage.terms.generated import GeneratedImages
 
 
 class Slope(nn.Module):

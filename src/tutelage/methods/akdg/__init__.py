@@ -14,11 +14,12 @@ from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, method
 from tutelage.methods.akdg.adversarial import Fooling, Hinge
 from tutelage.methods.akdg.critic import Critic
-from tutelage.methods.akdg.views import GeneratedImages, TeacherImages
+from tutelage.methods.akdg.views import TeacherImages
 from tutelage.models.generator import Generator
 from tutelage.models.tapped import Tapped
 from tutelage.sources import Frozen
 from tutelage.terms import Term, Weighted
+from tutelage.terms.generated import GeneratedImages
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 from tutelage.training.updates import Alternating

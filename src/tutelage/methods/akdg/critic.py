@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from tutelage.methods.akdg.sizes import halved_sizes, scaled_channels
+from tutelage.models.sizes import halved_sizes, scaled_channels
 
 
 class Critic(nn.Module):

@@ -1,34 +1,13 @@
-"""Batches of generated images for discriminators."""
+"""Batches of the teacher's images for a discriminator."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, Batch
 from tutelage.errors import TutelageError
-from tutelage.models.generator import Generator
 from tutelage.models.outputs import Outputs
 from tutelage.terms.term import View
-
-
-class GeneratedImages(View):
-    """New images of a generator in training, as many as the batch has; no gradient reaches the generator.
-
-    Each view draws its own latents. The generator stays in train mode, and these images update the running statistics
-    of its batch normalisation.
-
-    Args:
-        generator: the generator.
-    """
-
-    def __init__(self, generator: Generator) -> None:
-        self.generator = generator
-
-    def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
-        """The images, without labels."""
-        with torch.no_grad():
-            return _of(self.generator.tap(batch.inputs, ("image",))["image"], batch)
 
 
 class TeacherImages(View):
@@ -42,8 +21,4 @@ class TeacherImages(View):
             raise TutelageError(
                 "TeacherImages needs a source that generates images; give the learner a frozen generator"
             )
-        return _of(teacher["image"], batch)
-
-
-def _of(images: Tensor, batch: Batch) -> Batch:
-    return Batch(images, torch.full_like(batch.index, UNLABELLED), batch.index, None)
+        return Batch(teacher["image"], torch.full_like(batch.index, UNLABELLED), batch.index, None)

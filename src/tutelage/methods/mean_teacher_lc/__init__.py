@@ -6,11 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tutelage.data.batch import UNLABELLED
-from tutelage.data.orders import LabelledFirst
 from tutelage.methods import NonNegative, Positive, Share, method
+from tutelage.methods._parts import labelled_parts
 from tutelage.methods.mean_teacher_lc.local_clustering import LocalClustering
-from tutelage.methods.mean_teacher_lc.part import Part
 from tutelage.models.tapped import Tapped
 from tutelage.sources import EMA, SecondView
 from tutelage.terms import CrossEntropy, SoftmaxMSE, Term, Weighted
@@ -76,29 +74,23 @@ def mean_teacher_lc(
     """
     student = run.student()
     average = EMA(student, decay, buffers, warm_start=False, start=run.student(1))
-    labels, world = run.data.train.labels, run.processes.world
-    size = min(run.recipe.batch_size, len(labels) // world * world)
-    first = max(1, round(labelled * size / world))  # in each process
-    has_label = labels != UNLABELLED
-    in_parts = labels.ndim == 1 and bool(has_label.any()) and not bool(has_label.all())
-    with_labels, without = (Part(first), Part(first, others=True)) if in_parts else (None, None)
-    share = first * world / size if in_parts else 0.0
+    parts = labelled_parts(run, labelled)
 
     def rising(progress: float) -> float:
         return consistency * sigmoid_ramp_up(progress, consistency_ramp)
 
     terms: dict[str, Term | Weighted] = {
-        "ce": CrossEntropy().on(with_labels),
-        "consistency": rising * ((1 - share) * SoftmaxMSE().on(without)),
+        "ce": CrossEntropy().on(parts.labelled),
+        "consistency": rising * ((1 - parts.share) * SoftmaxMSE().on(parts.unlabelled)),
     }
-    if in_parts:
-        terms["consistency_labelled"] = rising * (share * SoftmaxMSE().on(with_labels))
+    if parts.labelled:
+        terms["consistency_labelled"] = rising * (parts.share * SoftmaxMSE().on(parts.labelled))
     if clustering:
-        terms["clustering"] = LocalClustering(threshold, quantile).between(without, with_labels) * (
+        terms["clustering"] = LocalClustering(threshold, quantile).between(parts.unlabelled, parts.labelled) * (
             lambda progress: clustering * rise_from(clustering_start, progress, clustering_ramp)
         )
     deployed = average.model if deploy == "average" else student
-    run.fit(Learner(student, SecondView(average), terms, deployed=deployed), order=LabelledFirst(first * world))
+    run.fit(Learner(student, SecondView(average), terms, deployed=deployed), order=parts.order)
     return deployed
 
 

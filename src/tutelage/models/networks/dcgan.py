@@ -7,8 +7,8 @@ import re
 import torch
 from torch import Tensor, nn
 
-from tutelage.methods.akdg.sizes import halved_sizes, scaled_channels
 from tutelage.models.family import Family
+from tutelage.models.sizes import halved_sizes, scaled_channels
 
 
 class DCGAN(nn.Module):

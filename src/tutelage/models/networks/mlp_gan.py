@@ -8,8 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from tutelage.methods.akdg.sizes import scaled_channels
 from tutelage.models.family import Family
+from tutelage.models.sizes import scaled_channels
 
 
 class MLPGenerator(nn.Module):

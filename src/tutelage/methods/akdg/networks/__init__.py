@@ -1,1 +1,0 @@
-"""Families of networks for this method."""
