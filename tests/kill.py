@@ -33,6 +33,7 @@ STUDENT, TEACHER = "resnet8x0.25", "resnet8x0.5"
 NEEDS: dict[str, list[str]] = {
     "mslg": ["--noise", "0.4+trusted:4"],
     "mean_teacher_lc": ["--noise", "missing:0.5"],
+    "i2gan": ["--noise", "missing:0.5", "--set", "generator=mlp-ganx0.1"],
     "pdiff": ["--noise", "0.4"],
     "dmnn": ["--student", "dmnn11x0.25"],
     "akdg": ["--student", "mlp-ganx0.1", "--set", "critic_width=0.1", "--set", "critic_steps=2"],

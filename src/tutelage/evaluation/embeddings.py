@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.data.batch import UNLABELLED, hard_labels
@@ -85,3 +86,22 @@ def embeddings(model: nn.Module, split: Split, data: Data, device: torch.device 
     labels, vectors = labels[indices], vectors[indices]
     order = torch.from_numpy(np.lexsort((labels.numpy(), *vectors.T.flip(0).numpy())))
     return Embeddings(vectors[order], labels[order])
+
+
+def variance_ratio(vectors: Tensor, labels: Tensor) -> float:
+    """The variance of embeddings between classes, divided by that within classes.
+
+        sum_i ||m_{y_i} - m||^2 / sum_i ||f_i - m_{y_i}||^2
+
+    f_i is an embedding divided by its length, m_c the mean of class c, and m the mean of all. The ratio is 0 if all
+    classes have the same mean, and infinite if all embeddings of each class have the same direction.
+
+    Args:
+        vectors: (N, D).
+        labels: (N,) class numbers, int64; samples without a label are excluded.
+    """
+    vectors, labels = vectors[labels != UNLABELLED].double(), labels[labels != UNLABELLED]
+    unit = F.normalize(vectors)
+    classes, row = torch.unique(labels, return_inverse=True)
+    means = torch.stack([unit[labels == label].mean(0) for label in classes])[row]
+    return float((means - unit.mean(0)).square().sum() / (unit - means).square().sum())
