@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from torch import nn
 
 import tutelage
@@ -91,6 +92,7 @@ COMMANDS = {
     "evaluate": "evaluate gift --data digits",
     "teacher to compare with": "evaluate resnet8@own.safetensors --data digits --teacher gift",
     "export": "export gift --data digits --onnx out.onnx",
+    "predict": "predict gift image.png",
     "distill": "distill --teacher gift --data digits --epochs 1 --per-class 4",
     "config": "train --config gift/config.yaml",
     "teacher in a config": "distill --config gift/taught.yaml",
@@ -103,6 +105,7 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_file_imports_nothing(run: Run, foreign_run: Path, command: str) -> None:
     save_weights("own.safetensors", tutelage_net(), {})
+    Image.new("L", (8, 8)).save("image.png")
     (foreign_run / "config.yaml").write_text("data: digits\nstudent: gift.code:Net\nepochs: 1\nper_class: 4\n")
     (foreign_run / "taught.yaml").write_text("data: digits\nteacher: gift\nepochs: 1\nper_class: 4\n")
     (foreign_run / "weights.yaml").write_text(

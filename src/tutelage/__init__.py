@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tutelage.labels import LabelIssues, label_issues
     from tutelage.methods import method
     from tutelage.models import Outputs, Tapped
+    from tutelage.runs.prediction import Predictions, predict_images
     from tutelage.sources import EMA, Frozen, Peers
     from tutelage.studies.results import Results
     from tutelage.studies.runner import run_study
@@ -36,6 +37,7 @@ _MODULES = {
     "tutelage.tasks": ("evaluate",),
     "tutelage.methods": ("method",),
     "tutelage.models": ("Outputs", "Tapped"),
+    "tutelage.runs.prediction": ("Predictions", "predict_images"),
     "tutelage.sources": ("EMA", "Frozen", "Peers"),
     "tutelage.studies.results": ("Results",),
     "tutelage.studies.runner": ("run_study",),
@@ -59,6 +61,7 @@ __all__ = [
     "Outputs",
     "ParameterOptions",
     "Peers",
+    "Predictions",
     "Recipe",
     "Results",
     "Run",
@@ -74,6 +77,7 @@ __all__ = [
     "label_issues",
     "method",
     "open_data",
+    "predict_images",
     "run_study",
     "train",
 ]

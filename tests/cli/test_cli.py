@@ -111,7 +111,9 @@ def test_a_home_folder_is_expanded_where_no_shell_does_it(
     assert "write the whole path" in err
 
 
-@pytest.mark.parametrize("command", ["train", "distill", "evaluate", "export", "data", "methods", "tasks", "models"])
+@pytest.mark.parametrize(
+    "command", ["train", "distill", "evaluate", "export", "predict", "data", "methods", "tasks", "models"]
+)
 def test_help_is_in_plain_english(run: Command, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -218,7 +220,9 @@ def test_the_page_of_a_method(run: Command) -> None:
     assert not re.search(r"Annotated|NonNegative|Literal|Args:", out)
 
 
-@pytest.mark.parametrize("command", ["train", "study", "evaluate", "export", "report", "demo", "data", "labels"])
+@pytest.mark.parametrize(
+    "command", ["train", "study", "evaluate", "export", "predict", "report", "demo", "data", "labels"]
+)
 def test_help_writes_all_types_in_one_style(run: Command, command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0

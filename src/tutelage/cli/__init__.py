@@ -15,6 +15,7 @@ from tutelage.cli.evaluate import evaluate
 from tutelage.cli.export import export
 from tutelage.cli.labels import labels
 from tutelage.cli.listings import data, methods, models, tasks
+from tutelage.cli.predict import predict
 from tutelage.cli.study import compare, demo, report, study
 from tutelage.cli.train import distill, train
 from tutelage.errors import TutelageError, TutelageWarning
@@ -29,7 +30,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, distill, evaluate, export, labels, study, report, compare, demo, methods, models, tasks, data):
+for command in (
+    train,
+    distill,
+    evaluate,
+    predict,
+    export,
+    labels,
+    study,
+    report,
+    compare,
+    demo,
+    methods,
+    models,
+    tasks,
+    data,
+):
     app.command()(command)
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of the click version that typer uses

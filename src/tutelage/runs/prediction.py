@@ -1,0 +1,181 @@
+"""The classes of image files, by a trained network."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tutelage.config import Hardware
+from tutelage.data.batch import UNLABELLED
+from tutelage.data.data import Data
+from tutelage.data.decode import ImageFiles, decodes
+from tutelage.data.folder import SUFFIXES
+from tutelage.data.split import Split
+from tutelage.errors import TutelageError, TutelageWarning
+from tutelage.evaluation.predict import predict
+from tutelage.files import as_path, atomic_write
+from tutelage.models.external.common import MeanStd
+from tutelage.runs.locate import locate
+from tutelage.runs.models import DEFAULT_TASK, open_trained
+from tutelage.text import csv_text
+from tutelage.training.hardware import resolve
+from tutelage.trust import Trust, typed_specs
+
+PUBLISHED_SIZE = 224
+"""The image size of published weights, whose header is not ours; ``image_size`` sets another."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted classes of image files.
+
+    Attributes:
+        files: the N files.
+        classes: the K class names; numbers if the weights record none.
+        probabilities: (N, K) float32, the softmax of the logits.
+        unreadable: the files that cannot be decoded and were left out.
+    """
+
+    files: tuple[Path, ...]
+    classes: tuple[str, ...]
+    probabilities: Tensor
+    unreadable: tuple[Path, ...] = ()
+
+    def rows(self, top: int = 1) -> Iterator[dict[str, Any]]:
+        """For each file its name and the ``top`` most probable classes with their probabilities, best first."""
+        values, numbers = self.probabilities.topk(min(top, len(self.classes)), dim=1)
+        for file, shares, columns in zip(self.files, values.tolist(), numbers.tolist(), strict=True):
+            best = {"file": str(file), "class": self.classes[columns[0]], "probability": shares[0]}
+            others = enumerate(zip(columns[1:], shares[1:], strict=True), 2)
+            yield best | {
+                name: value
+                for rank, (column, share) in others
+                for name, value in ((f"class_{rank}", self.classes[column]), (f"probability_{rank}", share))
+            }
+
+    def save(self, file: str | os.PathLike[str], top: int = 1) -> None:
+        """Write ``rows`` as a CSV file; a ``'`` precedes names that a spreadsheet would read as formulas."""
+        rows = [
+            {name: csv_text(value) if isinstance(value, str) else f"{value:.6f}" for name, value in row.items()}
+            for row in self.rows(top)
+        ]
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        atomic_write(as_path(file), stream.getvalue().encode())
+
+
+def predict_images(
+    run: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    image_size: int | None = None,
+    mean_std: MeanStd | None = None,
+    skip_bad: bool = False,
+    device: str = "auto",
+    workers: int = 2,
+    trust: Trust | None = None,
+) -> Predictions:
+    """Predict the classes of image files.
+
+    Images are scaled and cut to the size that the network was trained on, and converted to its channels.
+
+    Args:
+        run: the folder of a finished run, ``MODEL@WEIGHTS``, ``timm/NAME`` or ``hf/NAME``.
+        images: image files and folders, which are searched with their sub-folders.
+        image_size: pixels per side; by default the size that the weights record, or 224 if they record none.
+        mean_std: mean and standard deviation of each channel for weights that record none.
+        skip_bad: leave out images that cannot be decoded.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        workers: processes that decode images.
+        trust: whose code may be imported, as in ``open_model``.
+
+    Raises:
+        TutelageError: there is no such network or image, an image cannot be decoded, or the network does not classify
+            images.
+    """
+    name = os.fspath(run)
+    location = locate(name)
+    shape = location[2].shape if location else ()
+    if shape and len(shape) != 3:
+        raise TutelageError(
+            f"{name} was trained on inputs of shape {shape}, which are no images; use a network for images"
+        )
+    channels, height, width = shape or (3, PUBLISHED_SIZE, PUBLISHED_SIZE)
+    size = (height, width) if image_size is None else (image_size, image_size)
+    files = _ListedFiles(tuple(_image_files(images)))
+    readable = list(range(len(files)))
+    if skip_bad:
+        readable = [number for number in readable if decodes(files, number, image_size=size[0])]
+    if not readable:
+        raise TutelageError(f"none of the {len(files)} images can be read, first {files.name(0)}; check the files")
+    listed = _ListedFiles(tuple(files[number] for number in readable))
+    pixels = ImageFiles(listed, size, channels, resize=size[0] == size[1])
+    classes = tuple(location[2].classes) if location else ()
+    split = Split.of(pixels, torch.full((len(listed),), UNLABELLED))
+    data = Data("the images", classes, split, split)
+    network = open_trained(name, data, mean_std, typed_specs(name) if trust is None else trust)
+    if (network.task or DEFAULT_TASK) != DEFAULT_TASK:
+        raise TutelageError(f"{name} is a network for {network.task}, and predict is for {DEFAULT_TASK}; use another")
+    if network.normalisation_is_assumed:
+        warnings.warn(
+            f"{name} records no normalization, so that of these images is used; give the one it was trained with by "
+            "--mean and --std (mean_std=...)",
+            TutelageWarning,
+            stacklevel=2,
+        )
+    hardware = resolve(Hardware(device=device))
+    logits = predict(network.model.to(hardware.device), split, device=hardware.device, batch_size=64, workers=workers)
+    if logits.ndim != 2:
+        raise TutelageError(f"{name} returns logits {tuple(logits.shape)}; predict needs one row (classes) per image")
+    probabilities = logits.softmax(1).cpu()
+    names = network.classes or tuple(str(number) for number in range(probabilities.shape[1]))
+    unreadable = tuple(files[number] for number in range(len(files)) if number not in {*readable})
+    return Predictions(listed.paths, names, probabilities, unreadable)
+
+
+@dataclass(frozen=True)
+class _ListedFiles:
+    """Encoded images by their paths."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Path:
+        return self.paths[index]
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+    def fingerprint(self, index: int) -> str | None:
+        return None
+
+
+def _image_files(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The files among these paths, and the images in the folders among them, sorted within each folder."""
+    files: list[Path] = []
+    for path in map(as_path, [images] if isinstance(images, str | os.PathLike) else images):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            if not inside:
+                raise TutelageError(f"the folder {path} has no image ({', '.join(sorted(SUFFIXES))}); name another")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise TutelageError(f"there is no image or folder {path}; check the path")
+    if not files:
+        raise TutelageError("no image is given; name image files or folders")
+    return files
