@@ -92,7 +92,7 @@ COMMANDS = {
     "evaluate": "evaluate gift --data digits",
     "teacher to compare with": "evaluate resnet8@own.safetensors --data digits --teacher gift",
     "export": "export gift --data digits --onnx out.onnx",
-    "predict": "predict gift image.png",
+    "predict": "predict gift image.png --classes a,b,c",
     "distill": "distill --teacher gift --data digits --epochs 1 --per-class 4",
     "config": "train --config gift/config.yaml",
     "teacher in a config": "distill --config gift/taught.yaml",

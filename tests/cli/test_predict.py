@@ -15,6 +15,7 @@ from PIL import Image
 import tutelage
 from tutelage.data import open_data
 from tutelage.evaluation.predict import predict
+from tutelage.models.weights import save_weights
 from tutelage.runs.models import open_model
 
 Run = Callable[..., Any]
@@ -106,6 +107,15 @@ def test_unreadable_images_are_refused_or_left_out(
     assert f"1 images cannot be read and are left out, first {bad}" in " ".join(errors.split())
     with refused("none of the 1 images can be read"):
         tutelage.predict_images(teacher, bad, skip_bad=True)
+
+
+def test_weights_without_class_names_need_them(teacher: Path, images: Path, tmp_path: Path, refused: Any) -> None:
+    data = open_data("digits")
+    network = open_model(str(teacher), data)
+    save_weights(tmp_path / "bare.safetensors", network.module, {})
+    spec = f"resnet8@{tmp_path / 'bare.safetensors'}"
+    with refused("records no class names", "--classes"):
+        tutelage.predict_images(spec, images, image_size=8)
 
 
 def test_missing_paths_and_other_inputs_are_refused(teacher: Path, tmp_path: Path, refused: Any) -> None:

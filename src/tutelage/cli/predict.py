@@ -17,6 +17,9 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of images.")],
     top: Annotated[int, typer.Option(min=1, help="Number of classes to list for each image.")] = 1,
     csv: Annotated[Path | None, typer.Option(help="CSV file to write instead of a table.", **PATH_OPTION)] = None,
+    classes: Annotated[
+        str, typer.Option(help="Class names in order, if the weights record none: a,b,c.", metavar="<names>")
+    ] = "",
     image_size: Annotated[
         int | None, typer.Option(min=4, help="Resize images to this many pixels per side.  [default: as in training]")
     ] = None,
@@ -35,6 +38,7 @@ def predict(
     predictions = predict_images(
         run,
         images,
+        classes=[name for name in classes.split(",") if name],
         image_size=image_size,
         mean_std=Normalization(**fields).pair,
         skip_bad=skip_bad,

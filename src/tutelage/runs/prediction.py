@@ -79,6 +79,7 @@ def predict_images(
     run: str | os.PathLike[str],
     images: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
+    classes: Sequence[str] = (),
     image_size: int | None = None,
     mean_std: MeanStd | None = None,
     skip_bad: bool = False,
@@ -93,6 +94,7 @@ def predict_images(
     Args:
         run: the folder of a finished run, ``MODEL@WEIGHTS``, ``timm/NAME`` or ``hf/NAME``.
         images: image files and folders, which are searched with their sub-folders.
+        classes: the class names, for weights that record none.
         image_size: pixels per side; by default the size that the weights record, or 224 if they record none.
         mean_std: mean and standard deviation of each channel for weights that record none.
         skip_bad: leave out images that cannot be decoded.
@@ -121,9 +123,11 @@ def predict_images(
         raise TutelageError(f"none of the {len(files)} images can be read, first {files.name(0)}; check the files")
     listed = _ListedFiles(tuple(files[number] for number in readable))
     pixels = ImageFiles(listed, size, channels, resize=size[0] == size[1])
-    classes = tuple(location[2].classes) if location else ()
+    recorded = location[2].classes if location else []
+    if location and not recorded and not classes:
+        raise TutelageError(f"{name} records no class names; give them, in order, by --classes a,b,c (classes=[...])")
     split = Split.of(pixels, torch.full((len(listed),), UNLABELLED))
-    data = Data("the images", classes, split, split)
+    data = Data("the images", tuple(recorded or classes), split, split)
     network = open_trained(name, data, mean_std, typed_specs(name) if trust is None else trust)
     if (network.task or DEFAULT_TASK) != DEFAULT_TASK:
         raise TutelageError(f"{name} is a network for {network.task}, and predict is for {DEFAULT_TASK}; use another")
@@ -139,7 +143,7 @@ def predict_images(
     if logits.ndim != 2:
         raise TutelageError(f"{name} returns logits {tuple(logits.shape)}; predict needs one row (classes) per image")
     probabilities = logits.softmax(1).cpu()
-    names = network.classes or tuple(str(number) for number in range(probabilities.shape[1]))
+    names = data.classes or tuple(str(number) for number in range(probabilities.shape[1]))
     unreadable = tuple(files[number] for number in range(len(files)) if number not in {*readable})
     return Predictions(listed.paths, names, probabilities, unreadable)
 
