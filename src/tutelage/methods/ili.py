@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
@@ -11,10 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tutelage.data.batch import hard_labels
 from tutelage.data.data import Split
 from tutelage.data.loader import mix_seeds
 from tutelage.data.stratified import stratified_split
 from tutelage.errors import TutelageError
+from tutelage.evaluation.metrics import accuracy
 from tutelage.methods import Share, method
 from tutelage.models.tapped import Tapped
 from tutelage.training.learner import Learner
@@ -162,20 +165,25 @@ def _round(
     """Train a new network for each pass, and relabel its samples; returns the first network, too."""
     labels, confidence = labels.clone(), torch.empty(len(labels))
     models: list[Tapped] = []
-    scores: list[float | None] = []
     for source, target in passes:
         model = run.student(next(numbers))
-        learner = Learner(model, None, run.label_terms())
         split = replace(source.split, labels=labels[source.samples])
-        fitted = run.fit(learner, data=replace(run.data, train=split))
-        scores.append(fitted.history[-1]["learners"][learner.name].get("validation_accuracy"))
+        run.fit(Learner(model, None, run.label_terms()), data=replace(run.data, train=split))
         models.append(model)
         probabilities = run.predict(model, target.split).softmax(1)
         new, confidence[target.samples] = relabelled(labels[target.samples], probabilities, threshold)
         if (trusted := target.split.trusted) is not None:
             new = labels[target.samples].where(trusted, new)
         labels[target.samples] = new
-    return Round(scores[0], labels, confidence), models[0]
+    return Round(_held_out_accuracy(run, models[0]), labels, confidence), models[0]
+
+
+def _held_out_accuracy(run: Run, model: Tapped) -> float | None:
+    """The share of held-out samples whose label the network predicts; ``None`` if none has a label."""
+    if run.data.validation is None:
+        return None
+    score = float(accuracy(run.predict(model, run.data.validation), hard_labels(run.data.validation.labels)))
+    return None if math.isnan(score) else score
 
 
 def _note(run: Run, history: Sequence[Round], best_round: int) -> None:
