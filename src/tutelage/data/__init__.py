@@ -11,6 +11,7 @@ from tutelage.data.conditions import (
     AsymmetricNoise,
     ClassBias,
     HumanLabels,
+    Imprecise,
     InstanceNoise,
     LongTail,
     MissingLabels,
@@ -23,6 +24,7 @@ from tutelage.data.conditions import (
     UniformNoise,
 )
 from tutelage.data.data import Data, Split
+from tutelage.data.hierarchy import Hierarchy
 from tutelage.data.loader import Batches, evaluation_batches
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waveforms
 from tutelage.data.open import open_data
@@ -38,7 +40,9 @@ __all__ = [
     "CropsAndFlips",
     "Data",
     "Grades",
+    "Hierarchy",
     "HumanLabels",
+    "Imprecise",
     "InstanceNoise",
     "LongTail",
     "MissingLabels",

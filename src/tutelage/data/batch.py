@@ -45,5 +45,8 @@ class Batch:
 
 
 def hard_labels(labels: Tensor) -> Tensor:
-    """Class numbers (N,) int64, as they are; of soft labels (N, C) the largest class."""
-    return labels if labels.ndim == 1 else labels.argmax(1)
+    """Class numbers (N,) int64, as they are; of soft labels (N, C) the largest class, ``-1`` if several are largest."""
+    if labels.ndim == 1:
+        return labels
+    largest, classes = labels.max(1, keepdim=True)
+    return classes[:, 0].where((labels == largest).sum(1) == 1, UNLABELLED)

@@ -8,6 +8,7 @@ from tutelage.data.conditions.bias import ClassBias
 from tutelage.data.conditions.condition import Condition
 from tutelage.data.conditions.human import HumanLabels
 from tutelage.data.conditions.imbalance import LongTail, PowerLawImbalance, StepImbalance
+from tutelage.data.conditions.imprecise import Imprecise
 from tutelage.data.conditions.instance import InstanceNoise
 from tutelage.data.conditions.noise import AsymmetricNoise, MissingLabels, PairFlip, SymmetricNoise, UniformNoise
 from tutelage.data.conditions.parse import parse_imbalance, parse_noise
@@ -19,6 +20,7 @@ __all__ = [
     "ClassBias",
     "Condition",
     "HumanLabels",
+    "Imprecise",
     "InstanceNoise",
     "LongTail",
     "MissingLabels",

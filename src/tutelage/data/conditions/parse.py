@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import get_args
 
 from tutelage.data.conditions.bias import ClassBias
 from tutelage.data.conditions.condition import Condition
 from tutelage.data.conditions.human import HumanLabels
 from tutelage.data.conditions.imbalance import LongTail, PowerLawImbalance, StepImbalance
+from tutelage.data.conditions.imprecise import Imprecise, Model
 from tutelage.data.conditions.instance import InstanceNoise
 from tutelage.data.conditions.noise import AsymmetricNoise, MissingLabels, PairFlip, SymmetricNoise, UniformNoise
 from tutelage.data.conditions.trusted import Trusted
@@ -26,8 +28,9 @@ def parse_noise(text: str | float, seed: int = 0) -> tuple[Condition, ...]:
     Args:
         text: ``0.4`` or ``symmetric:0.4``, ``uniform:0.4``, ``pair:0.4``, ``instance:0.4``, ``missing:0.4``,
             ``bias:0.4:cat:dog`` (see ``ClassBias``), ``matrix:FILE`` (see ``AsymmetricNoise.read``),
-            ``human:FILE:COLUMN`` (see ``HumanLabels``); or several, each applied to the result of the previous one:
-            ``0.4+missing:0.5``. ``trusted:10`` is the opposite of a noise: it verifies labels (see
+            ``human:FILE:COLUMN`` (see ``HumanLabels``), ``imprecise:FILE:0.9`` or ``imprecise:FILE:geometric:0.5``
+            (see ``Imprecise``; after all others, since labels become soft); or several, each applied to the result of
+            the previous one: ``0.4+missing:0.5``. ``trusted:10`` is the opposite of a noise: it verifies labels (see
             ``Trusted``). Each kind may occur once, because the same seed would change the same samples again. Human
             labels must come first, because they replace all others.
         seed: the random seed of the noises.
@@ -126,6 +129,23 @@ def _bias(argument: str, seed: int, text: str) -> Condition | None:
     return _by_rate(partial(ClassBias, source=source, target=target), rate, seed, text)
 
 
+def _imprecise(argument: str, seed: int, text: str) -> Condition:
+    file, _, value = argument.rpartition(":")
+    named: list[Model] = [model for model in get_args(Model) if file.endswith(f":{model}")]
+    model = named[0] if named else "parent"
+    file = file.removesuffix(f":{model}")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not file or math.isnan(number):
+        raise TutelageError(
+            f"the noise {text!r} has no file of a hierarchy and number; write imprecise:FILE:0.9, "
+            "imprecise:FILE:geometric:0.5 or imprecise:FILE:poisson:1.5"
+        )
+    return Imprecise(file, number, model, seed)
+
+
 def _trusted(argument: str, seed: int, text: str) -> Condition:
     if not argument.isdecimal() or int(argument) < 1:
         raise TutelageError(
@@ -142,6 +162,7 @@ NOISES: Mapping[str, Callable[[str, int, str], Condition | None]] = {
     "bias": _bias,
     "missing": partial(_by_rate, MissingLabels),
     "trusted": _trusted,
+    "imprecise": _imprecise,
     "matrix": _matrix,
     "human": _human,
 }
