@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from tutelage.models.networks.resnet import ResNet
 
@@ -93,6 +94,33 @@ class NoisyMLP(nn.Module):
         x = x.flatten(1)
         logits: Tensor = self.fc(self.body(x + self.noise * torch.randn_like(x) if self.training else x))
         return logits
+
+
+class GaussianNoise(nn.Module):
+    """Adds N(0, std^2) to its input in training."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) to the same shape."""
+        return x + self.std * torch.randn_like(x) if self.training else x
+
+
+def discriminator(num_classes: int, inputs: int) -> nn.Module:
+    """ImprovedGAN's network for MNIST, with two hidden layers of 128: weight normalisation and Gaussian noise."""
+    return nn.Sequential(
+        nn.Flatten(),
+        GaussianNoise(0.3),
+        weight_norm(nn.Linear(inputs, 128)),
+        nn.ReLU(),
+        GaussianNoise(0.5),
+        weight_norm(nn.Linear(128, 128)),
+        nn.ReLU(),
+        GaussianNoise(0.5),
+        weight_norm(nn.Linear(128, num_classes)),
+    )
 
 
 def resnet8_half(num_classes: int, in_channels: int) -> nn.Module:
