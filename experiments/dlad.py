@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from experiments.paired import Experiment, main
+from experiments.samples import all_digits
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Data, Split, open_data
+from tutelage.data import Data
 from tutelage.evaluation import accuracy
 from tutelage.methods.dlad import (
     ClientOutputs,
@@ -81,18 +82,13 @@ def mlp(width: int) -> nn.Module:
 @functools.cache
 def digits(seed: int) -> Data:
     """Digits, all divided anew: 500 for testing, 600 shared samples without a label, and 697 private ones."""
-    data = open_data("digits")
-    inputs, labels = (
-        torch.cat([torch.as_tensor(part) for part in parts])
-        for parts in ((data.train.inputs, data.test.inputs), (data.train.labels, data.test.labels))
-    )
-    whole = Split.of(inputs, labels)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    whole = all_digits()
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
     test, train = order[:TESTED], order[TESTED:]
     training = whole.subset(train)
     shared = torch.arange(len(train)) < SHARED
     training = replace(training, labels=training.labels.masked_fill(shared, -1))
-    return Data("digits", data.classes, training, whole.subset(test))
+    return Data("digits", tuple("0123456789"), training, whole.subset(test))
 
 
 def make_run(seed: int, rate: float) -> Run:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from experiments.paired import Experiment, main
+from experiments.samples import all_digits
 from tutelage.config import Hardware, Recipe
-from tutelage.data import Data, Split, open_data
+from tutelage.data import Data
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.report.markdown import Column
@@ -71,16 +72,12 @@ def balanced_accuracy(predictions: Tensor, labels: Tensor) -> float:
 @functools.cache
 def digits(seed: int) -> Data:
     """Digits: 110, 77, .. 4 images of the classes 0 to 9 as the pool, drawn by the seed; the others for testing."""
-    data = open_data("digits")
-    inputs, labels = (
-        torch.cat([torch.as_tensor(part) for part in parts])
-        for parts in ((data.train.inputs, data.test.inputs), (data.train.labels, data.test.labels))
-    )
-    whole, order = Split.of(inputs, labels), torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    members = [order[labels[order] == label] for label in range(10)]
+    whole = all_digits()
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
+    members = [order[whole.labels[order] == label] for label in range(10)]
     pool = torch.cat([part[:size] for part, size in zip(members, SIZES, strict=True)]).sort().values
     rest = torch.cat([part[size:] for part, size in zip(members, SIZES, strict=True)]).sort().values
-    return Data("digits", data.classes, whole.subset(pool), whole.subset(rest))
+    return Data("digits", tuple("0123456789"), whole.subset(pool), whole.subset(rest))
 
 
 def trained(row: Row, seed: int) -> EvaluatedRun:
