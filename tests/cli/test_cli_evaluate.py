@@ -31,6 +31,19 @@ def test_images_of_any_shape_may_be_out_of_distribution(run: Command, teacher: P
     assert err == ""
 
 
+def test_most_confused_classes_are_listed(run: Command, teacher: Path) -> None:
+    metrics = json.loads(run("evaluate", str(teacher), "--json")[1])
+    counts = metrics["confusion"]
+    wrong = [
+        (counts[i][j], f"{i} as {j} {counts[i][j]} of {sum(counts[i])}") for i in range(10) for j in range(10) if i != j
+    ]
+    count, text = max(wrong, key=lambda entry: entry[0])
+    assert count > 0
+    output = " ".join(run("evaluate", str(teacher))[1].replace("│", " ").split())
+    assert f"most often confused {text}" in output
+    assert "top5 accuracy" in output
+
+
 def test_the_run_of_weights_says_on_which_data(run: Command, teacher: Path) -> None:
     by_folder = json.loads(run("evaluate", str(teacher), "--json")[1])
     by_weights = json.loads(run("evaluate", f"resnet8@{teacher / 'student.safetensors'}", "--json")[1])

@@ -53,10 +53,14 @@ def test_evaluate_by_hand() -> None:
     assert result == {
         "samples": 4,
         "accuracy": 0.75,
+        "top5_accuracy": None,
         "per_class_accuracy": {"ant": pytest.approx(2 / 3), "bee": 1.0, "cow": None},
         "worst_class_accuracy": pytest.approx(2 / 3),
+        "per_class_precision": {"ant": 1.0, "bee": 0.5, "cow": None},
         "per_class_f1": {"ant": pytest.approx(4 / 5), "bee": pytest.approx(2 / 3), "cow": None},
         "macro_f1": pytest.approx(11 / 15),
+        "macro_auroc": pytest.approx(5 / 6),  # of the pairs of an ant and a bee, two are ordered and one is tied
+        "confusion": [[2, 1, 0], [0, 1, 0], [0, 0, 0]],
         "nll": 250.0,
         "brier": 0.5,
         "ece": 0.25,

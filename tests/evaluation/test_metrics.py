@@ -155,6 +155,38 @@ def test_f1_by_hand() -> None:
     assert metrics.macro_f1(logits, labels).item() == pytest.approx(2 / 7)
 
 
+@pytest.mark.parametrize("classes", [2, 6])
+def test_auroc_precision_and_confusion_equal_scikit_learn(classes: int) -> None:
+    from sklearn.metrics import confusion_matrix, precision_score, roc_auc_score
+
+    logits, _, labels = draw_predictions(9, 70, classes, torch.float64)
+    logits = logits.round()  # many ties
+    is_labelled = labels >= 0
+    true, probabilities = labels[is_labelled].numpy(), logits[is_labelled].softmax(1).numpy()
+    areas = [roc_auc_score(true == c, probabilities[:, c]) for c in range(classes)]
+    assert metrics.macro_auroc(logits, labels).item() == pytest.approx(sum(areas) / classes, abs=1e-12)
+    predicted = logits[is_labelled].argmax(1).numpy()
+    assert metrics.confusion(logits, labels).tolist() == confusion_matrix(true, predicted).tolist()
+    precision = precision_score(true, predicted, average=None, zero_division=float("nan"))
+    assert metrics.per_class_precision(logits, labels).tolist() == pytest.approx(precision.tolist(), nan_ok=True)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_top_accuracy_equals_plain_loops(count: int) -> None:
+    logits, _, labels = draw_predictions(3, 60, 7, torch.float64)
+    pairs = labelled(logits.round(), labels)
+    hits = [label in sorted(range(7), key=lambda c: (-row[c], c))[:count] for row, label in pairs]
+    assert metrics.top_accuracy(logits.round(), labels, count).item() == pytest.approx(mean([*map(float, hits)]))
+    if count == 1:
+        assert metrics.top_accuracy(logits, labels, 1) == metrics.accuracy(logits, labels)
+
+
+def test_auroc_of_a_class_without_samples_is_left_out() -> None:
+    logits, labels = torch.tensor([[2.0, 1, 0], [1, 2, 0], [1, 2, 0]]), torch.tensor([0, 1, 1])
+    assert metrics.macro_auroc(logits, labels).item() == 1.0
+    assert metrics.macro_auroc(logits, torch.zeros(3, dtype=torch.int64)).isnan()
+
+
 @pytest.mark.parametrize("metric", [metric for metric, _ in WITH_LABELS])
 def test_metric_is_invariant_to_a_constant_added_to_logits(metric: Scored) -> None:
     logits, _, labels = draw_predictions(5, 50, 4, torch.float64)

@@ -86,17 +86,30 @@ def _print_result(title: str, result: dict[str, Any]) -> None:
     from tutelage.report.console import Terminal
 
     table = Table(title=title, show_header=False)
-    by_class = result.pop("per_class_accuracy", {})
+    by_class, counts = result.pop("per_class_accuracy", {}), result.pop("confusion", None)
     for name, value in {**result, **result.pop("cost")}.items():
         if value is not None and not isinstance(value, dict):
             table.add_row(name.replace("_", " "), f"{value:,.4f}" if isinstance(value, float) else str(value))
     if present := {name: accuracy for name, accuracy in by_class.items() if accuracy is not None}:
         table.add_row("accuracy by class", _by_name(present))
+    if confused := _most_confused([*by_class], counts or []):
+        table.add_row("most often confused", confused)
     if by_radius := result.get("pgd"):
         table.add_row("accuracy by radius", _by_name(by_radius))
     for name, accuracies in (result.get("corruptions") or {}).items():
         table.add_row(f"under {name.replace('_', ' ')}", "  ".join(f"{accuracy:.3f}" for accuracy in accuracies))
     Terminal().print(table)
+
+
+def _most_confused(classes: list[str], counts: list[list[int]], pairs: int = 5) -> str:
+    """The pairs of classes with the most wrong predictions, in words; empty if there are none."""
+    wrong = [
+        (count, f"{classes[true]} as {classes[predicted]} {count} of {sum(row)}")
+        for true, row in enumerate(counts)
+        for predicted, count in enumerate(row)
+        if count and predicted != true
+    ]
+    return ", ".join(text for _, text in sorted(wrong, key=lambda entry: -entry[0])[:pairs])
 
 
 def _by_name(accuracies: dict[str, float]) -> str:

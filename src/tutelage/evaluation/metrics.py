@@ -24,6 +24,50 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return _correct(logits, labels).mean()
 
 
+def top_accuracy(logits: Tensor, labels: Tensor, count: int = 5) -> Tensor:
+    """Return the share of samples whose label is among the ``count`` largest logits: 0-d, in [0, 1].
+
+    Among equal logits the lower class comes first.
+    """
+    logits, labels = only_labelled(logits, labels)
+    ranked = logits.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return (ranked == labels[:, None]).any(1).to(logits.dtype).mean()
+
+
+def confusion(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the confusion matrix, (C, C) int64: entry (i, j) counts samples of class i that are predicted as j."""
+    logits, labels = only_labelled(logits, labels)
+    classes = logits.shape[1]
+    return torch.bincount(labels * classes + logits.argmax(1), minlength=classes**2).view(classes, classes)
+
+
+def per_class_precision(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of each class's predictions that is correct: (C,), NaN for a class that is never predicted.
+
+    The recall of a class is its ``per_class_accuracy``.
+    """
+    counts = confusion(logits, labels)
+    return (counts.diagonal().double() / counts.sum(0)).to(at_least_float32(logits).dtype)
+
+
+def macro_auroc(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean over classes of the area under the ROC curve of a class against all others: 0-d, in [0, 1].
+
+    The score is the probability of the class; the area is the share of pairs of a sample of the class and another one
+    that it orders correctly, ties counting half. The mean is over classes with samples, unless all are of one class.
+    """
+    logits, labels = only_labelled(logits, labels)
+    areas = [_auroc(scores, labels == c) for c, scores in enumerate(logits.double().softmax(1).T.contiguous())]
+    return torch.stack(areas).nanmean().to(logits.dtype)
+
+
+def _auroc(scores: Tensor, positive: Tensor) -> Tensor:
+    ordered = scores.sort().values
+    ranks = 0.5 * (torch.searchsorted(ordered, scores) + torch.searchsorted(ordered, scores, right=True) + 1).double()
+    count = positive.sum()
+    return (ranks[positive].sum() - count * (count + 1) / 2) / (count * (len(scores) - count))
+
+
 def per_class_accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the share of each class's samples that is predicted correctly: (C,), NaN for a class without samples."""
     logits, labels = only_labelled(logits, labels)

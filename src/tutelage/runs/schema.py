@@ -128,10 +128,10 @@ def _check_number(field: str, fields: Mapping[str, Any], name: str) -> None:
 
 
 def _check_curve(field: str, fields: Mapping[str, Any], name: str) -> None:
-    """Check a curve: a list of numbers, or a table of numbers or lists of numbers."""
+    """Check a curve: a list or a table, whose entries are numbers or lists of numbers."""
     value = fields[name]
-    values = list(value.values()) if isinstance(value, dict) else [value]
-    flat = [number for entry in values for number in (entry if isinstance(entry, list) else [entry])]
+    entries: list[Any] = [*value.values()] if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    flat = [number for entry in entries for number in (entry if isinstance(entry, list) else [entry])]
     if not isinstance(value, dict | list) or any(
         isinstance(number, bool) or not isinstance(number, int | float | None) for number in flat
     ):

@@ -23,13 +23,17 @@ from tutelage.evaluation.metrics import (
     agreement,
     brier,
     calibration_gap,
+    confusion,
     ece,
     kl_to_teacher,
+    macro_auroc,
     macro_f1,
     nll,
     per_class_accuracy,
     per_class_f1,
+    per_class_precision,
     reliability,
+    top_accuracy,
     worst_class_accuracy,
 )
 from tutelage.evaluation.predict import class_logits, predict
@@ -42,6 +46,8 @@ from tutelage.tasks.task import Compute, Task, check_single_label
 from tutelage.terms import CrossEntropy, SoftTargets
 from tutelage.terms.term import Term
 
+TOP = 5
+LARGEST_CONFUSION = 100  # classes; a larger matrix would dominate result.json
 AT_CHANCE = 1.5  # times chance accuracy; a teacher below it causes a warning
 
 
@@ -56,10 +62,16 @@ class Classification(Task):
     metrics: ClassVar[Mapping[str, Metric | Curve]] = MappingProxyType(
         {
             "accuracy": Metric("test accuracy", "higher", percent=True),
+            "top5_accuracy": Metric(
+                "test accuracy, label among five classes", "higher", percent=True, in_studies=False
+            ),
             "per_class_accuracy": Curve("accuracy of each class"),
             "worst_class_accuracy": Metric("accuracy of the worst class", "higher", percent=True),
+            "per_class_precision": Curve("precision of each class"),
             "per_class_f1": Curve("F1 of each class"),
             "macro_f1": Metric("mean F1 of the classes", "higher", percent=True, in_studies=False),
+            "macro_auroc": Metric("mean AUROC of the classes", "higher", percent=True, in_studies=False),
+            "confusion": Curve("predicted classes by true class"),
             "nll": Metric("negative log-likelihood", "lower"),
             "brier": Metric("Brier score", "lower"),
             "ece": Metric("expected calibration error", "lower"),
@@ -153,10 +165,13 @@ class Classification(Task):
 
         Returns:
             ``samples`` (all of the split; unlabelled samples count only in the comparison with the teacher),
-            ``accuracy``, ``per_class_accuracy`` (by class name), ``worst_class_accuracy``, ``per_class_f1`` (by class
-            name), ``macro_f1``, ``nll``, ``brier``, ``ece``, ``calibration_gap``, ``aurc``, ``reliability`` (``count``,
-            ``accuracy`` and ``confidence`` of 15 bins, ``None`` if a bin is empty) and ``risk_coverage`` (``coverage``
-            and ``risk`` at 101 points at most, including the first and the last); with a teacher also
+            ``accuracy``, ``top5_accuracy`` (``None`` for five classes or fewer), ``per_class_accuracy`` (by class
+            name; it is also the recall), ``worst_class_accuracy``, ``per_class_precision`` and ``per_class_f1`` (by
+            class name), ``macro_f1``, ``macro_auroc``, ``confusion`` (rows are true classes, columns predicted ones;
+            for up to 100 classes), ``nll``, ``brier``, ``ece``, ``calibration_gap``, ``aurc``,
+            ``reliability`` (``count``, ``accuracy`` and ``confidence`` of 15 bins, ``None`` if a bin is empty) and
+            ``risk_coverage`` (``coverage`` and ``risk`` at 101 points at most, including the first and the last); with
+            a teacher also
             ``agreement``, ``kl_to_teacher`` and ``teacher_accuracy``. Operations on
             the network add their metrics, for example those of abstention.
 
@@ -169,10 +184,13 @@ class Classification(Task):
         result: dict[str, Any] = {
             "samples": len(split),
             "accuracy": json_number(accuracy(logits, labels)),
+            "top5_accuracy": json_number(top_accuracy(logits, labels, TOP)) if data.num_classes > TOP else None,
             "per_class_accuracy": _by_class(data, per_class_accuracy(logits, labels)),
             "worst_class_accuracy": json_number(worst_class_accuracy(logits, labels)),
+            "per_class_precision": _by_class(data, per_class_precision(logits, labels)),
             "per_class_f1": _by_class(data, per_class_f1(logits, labels)),
             "macro_f1": json_number(macro_f1(logits, labels)),
+            "macro_auroc": json_number(macro_auroc(logits, labels)),
             "nll": json_number(nll(logits, labels)),
             "brier": json_number(brier(logits, labels)),
             "ece": json_number(ece(logits, labels)),
@@ -186,6 +204,8 @@ class Classification(Task):
             "risk_coverage": subsampled(curve),
             **operations.metrics_of(model, split, logits, labels),
         }
+        if data.num_classes <= LARGEST_CONFUSION:
+            result["confusion"] = confusion(logits, labels).tolist()
         if teacher is not None:
             teacher_logits = class_logits(teacher, "teacher", data, split, compute.device)
             result["agreement"] = json_number(agreement(logits, teacher_logits))
