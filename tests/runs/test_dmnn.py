@@ -20,6 +20,7 @@ from tutelage.methods.dmnn.usage import gate_usage
 from tutelage.models.load import make_model
 from tutelage.models.tapped import Tapped
 from tutelage.runs.models import open_model
+from tutelage.studies.functions import read_lines
 from tutelage.training import Run
 
 STUDENT = "dmnn11x0.25"
@@ -103,6 +104,18 @@ def test_executed_share_follows_its_target_and_gates_depend_on_the_input(on_cpu:
     assert shares[0] + 0.15 < shares[1] < 0.95
     assert usage["class_information"] > usage["class_information_by_chance"]
     assert usage["gate_variance"] > 0.005
+
+
+def test_measured_shares_are_within_3_hundredths_of_their_targets_and_gates_depend_on_the_input() -> None:
+    """The results of ``experiments.dmnn``, whose trainings are too long for a test."""
+    lines = read_lines(Path(__file__).parents[2] / "docs" / "results" / "dmnn.jsonl")
+    measured = [(float(line["row"][-3:]), line["measured"]) for line in lines if line["row"].startswith("target ")]
+    assert len(measured) == 15
+    for target, values in measured:
+        assert values["executed"] == pytest.approx(target, abs=0.03)
+        assert values["masking"] <= 1e-6
+        assert values["variance"] > 0.02
+        assert values["information"] > 0.1
 
 
 def test_run_folder_is_opened_again_with_executed_operations(tiny_data: Data, tmp_path: Path) -> None:

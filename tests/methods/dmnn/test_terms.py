@@ -62,6 +62,22 @@ def test_a_constant_controller_reaches_the_target() -> None:
     assert 1 / (1 + math.exp(-sum(trace[-300:]) / 300)) == pytest.approx(0.7, abs=0.02)
 
 
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.7, 0.9])
+def test_executed_share_of_a_controller_reaches_the_target_against_a_pull(target: float) -> None:
+    """Gates of a linear function of the input, with a second loss that would open all of them."""
+    torch.manual_seed(0)
+    inputs, controller = torch.randn(256, 8), torch.nn.Linear(8, 3)
+    optimizer = torch.optim.SGD(controller.parameters(), lr=0.5)
+    for _ in range(300):
+        optimizer.zero_grad()
+        logits = controller(inputs)
+        (10 * rate(logits, target, sampled=False) - 0.02 * torch.sigmoid(logits).mean()).backward()
+        optimizer.step()
+    gates = (controller(inputs) > 0).float()
+    assert float(executed_share(gates, torch.tensor(COSTS)).mean()) == pytest.approx(target, abs=0.03)
+    assert float((gates.mean(0) * (1 - gates.mean(0))).max()) > 0.02
+
+
 def test_gradient_of_the_rate() -> None:
     assert torch.autograd.gradcheck(lambda gates: rate(gates, 0.3), GATES.clone().requires_grad_())
 

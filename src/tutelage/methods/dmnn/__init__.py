@@ -51,13 +51,15 @@ def dmnn(
     Args:
         run: the run; a teacher is not used. Its student has the roles ``gates``, ``gate_logits`` and ``states``.
         target: t.
-        rate_weight: the weight of the rate.
+        rate_weight: the weight of the rate. The gradient of the square vanishes at t, so that the share comes near it
+            slowly.
         category_weight: the weight of the categories.
         groups: the category of each class, as numbers from 0 with commas, for example "0,0,1,1" for four classes in two
             categories; without it each class is a category of its own.
         warm_up: the share of the steps in which all gates are 1 and the rate has no weight.
         rate_of: "executed" takes r of the gates without noise, which are those of the trained network; "sampled" takes
-            r of the gates with noise, whose mean can differ from the executed share.
+            r of the gates with noise, whose mean can differ from the executed share. Both are of batches in training,
+            whose normalisation differs from that of the trained network.
 
     Evidence: the paper could not be read, only its abstract and a review of its full text by others. That there are
     paths, gates, a previous state, categories and a target rate, and the number of paths, are from these. The layers of
