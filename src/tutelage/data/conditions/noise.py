@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.data.conditions.condition import Labels, Relabelling, stream
+from tutelage.data.conditions.exact import check_rate
 from tutelage.data.conditions.files import read_matrix
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError
@@ -31,9 +32,7 @@ class LabelNoise(Relabelling):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        rate: object = self.rate
-        if not isinstance(rate, (float, int, np.floating)) or not 0 <= rate <= 1:  # refuses NaN too
-            raise TutelageError(f"a noise rate is a number from 0 to 1, got {self.rate!r}")
+        check_rate(self.rate)
 
     def _redraw(self, generator: np.random.Generator, labels: Labels, num_classes: int) -> Labels:
         """The new label (N,) of each sample, if it changes."""

@@ -9,12 +9,15 @@ from functools import partial
 from typing import get_args
 
 from tutelage.data.conditions.bias import ClassBias
+from tutelage.data.conditions.class_flips import CIFARNoise, ClassFlips
 from tutelage.data.conditions.condition import Condition
+from tutelage.data.conditions.confusion import ConfusionNoise, FeatureNoise
 from tutelage.data.conditions.human import HumanLabels
 from tutelage.data.conditions.imbalance import LongTail, PowerLawImbalance, StepImbalance
 from tutelage.data.conditions.imprecise import Imprecise, Model
 from tutelage.data.conditions.instance import InstanceNoise
 from tutelage.data.conditions.noise import AsymmetricNoise, MissingLabels, PairFlip, SymmetricNoise, UniformNoise
+from tutelage.data.conditions.outside import OutsideImages
 from tutelage.data.conditions.trusted import Trusted
 from tutelage.errors import TutelageError, unknown
 
@@ -29,10 +32,13 @@ def parse_noise(text: str | float, seed: int = 0) -> tuple[Condition, ...]:
         text: ``0.4`` or ``symmetric:0.4``, ``uniform:0.4``, ``pair:0.4``, ``instance:0.4``, ``missing:0.4``,
             ``bias:0.4:cat:dog`` (see ``ClassBias``), ``matrix:FILE`` (see ``AsymmetricNoise.read``),
             ``human:FILE:COLUMN`` (see ``HumanLabels``), ``imprecise:FILE:0.9`` or ``imprecise:FILE:geometric:0.5``
-            (see ``Imprecise``; after all others, since labels become soft); or several, each applied to the result of
-            the previous one: ``0.4+missing:0.5``. ``trusted:10`` is the opposite of a noise: it verifies labels (see
-            ``Trusted``). Each kind may occur once, because the same seed would change the same samples again. Human
-            labels must come first, because they replace all others.
+            (see ``Imprecise``; after all others, since labels become soft),
+            ``asymmetric:0.4`` (see ``CIFARNoise``), ``flip:0.4:3:5,5:3`` (see ``ClassFlips``),
+            ``confusion:0.4:FILE`` (see ``ConfusionNoise``), ``features:0.4:FILE`` (see ``FeatureNoise``),
+            ``outside:0.4:DATA`` or ``outside:0.4:FILE:DATA`` (see ``OutsideImages``, FILE has the confusion); or
+            several, each applied to the result of the previous one: ``0.4+missing:0.5``. ``trusted:10`` is the opposite
+            of a noise: it verifies labels (see ``Trusted``). Each kind may occur once, because the same seed would
+            change the same samples again. Human labels must come first, because they replace all others.
         seed: the random seed of the noises.
 
     Raises:
@@ -95,6 +101,43 @@ def _by_rate(kind: Callable[[float, int], Condition], argument: str, seed: int, 
             f"the noise {text!r} has no rate from 0 to 1; write 0.4, symmetric:0.4 or uniform:0.4, for example"
         )
     return kind(rate, seed) if rate > 0 else None
+
+
+def _rate_and_rest(argument: str, text: str, example: str) -> tuple[float, str]:
+    """``0.4:REST`` as a rate from 0 to 1 and the rest."""
+    first, _, rest = argument.partition(":")
+    try:
+        rate = float(first)
+    except ValueError:
+        rate = math.nan
+    if not 0 <= rate <= 1 or not rest:
+        raise TutelageError(f"the noise {text!r} is not a rate from 0 to 1 and what it needs; write {example}")
+    return rate, rest
+
+
+def _flip(argument: str, seed: int, text: str) -> Condition | None:
+    rate, rest = _rate_and_rest(argument, text, "flip:0.4:3:5,5:3, for example (class 3 becomes 5, and 5 becomes 3)")
+    pairs = [tuple(name.strip() for name in pair.split(":")) for pair in rest.split(",")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise TutelageError(f"the flips of {text!r} are not pairs of classes; write flip:0.4:3:5,5:3, for example")
+    return ClassFlips(rate, seed, [(old, new) for old, new in pairs]) if rate else None
+
+
+def _confusion(argument: str, seed: int, text: str) -> Condition | None:
+    rate, file = _rate_and_rest(argument, text, "confusion:0.4:FILE, a .csv, .npy or .json of C x C")
+    return ConfusionNoise(rate, file, seed) if rate else None
+
+
+def _features(argument: str, seed: int, text: str) -> Condition | None:
+    rate, file = _rate_and_rest(argument, text, "features:0.4:FILE, an .npy of a network's class probabilities")
+    return FeatureNoise(rate, file) if rate else None
+
+
+def _outside(argument: str, seed: int, text: str) -> Condition | None:
+    rate, rest = _rate_and_rest(argument, text, "outside:0.4:DATA, for example outside:0.4:npz:FILE")
+    file, _, data = rest.partition(":")
+    matrix = file if data and file.endswith((".csv", ".npy", ".json")) else None
+    return OutsideImages(rate, data if matrix else rest, seed, matrix) if rate else None
 
 
 def _power_law(gamma: float, *ends: float) -> Condition:
@@ -160,6 +203,11 @@ NOISES: Mapping[str, Callable[[str, int, str], Condition | None]] = {
     "pair": partial(_by_rate, PairFlip),
     "instance": partial(_by_rate, InstanceNoise),
     "bias": _bias,
+    "asymmetric": partial(_by_rate, CIFARNoise),
+    "flip": _flip,
+    "confusion": _confusion,
+    "features": _features,
+    "outside": _outside,
     "missing": partial(_by_rate, MissingLabels),
     "trusted": _trusted,
     "imprecise": _imprecise,
