@@ -27,6 +27,9 @@ Start = Literal["warm-up", "random"]
 MILESTONES = {1: (75 / 130, 110 / 130), 2: (100 / 175, 150 / 175), 3: (150 / 300, 225 / 300)}
 """By phase, the shares of its epochs after which the learning rate falls to a tenth."""
 
+DETECTION_FITS = 3
+"""The fits of the first two phases, with the warm-up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
