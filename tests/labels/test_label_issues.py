@@ -16,6 +16,7 @@ from torch import nn
 import tutelage
 from tutelage.data import Data, Split, open_data
 from tutelage.labels import LabelIssues, save_issues
+from tutelage.labels.issues import matrix_interval
 from tutelage.studies.statistics import Interval
 
 FIELDS: dict[str, Any] = {"epochs": 15, "device": "cpu", "seed": 1, "folds": 3}
@@ -119,7 +120,16 @@ def issues_of(labels: list[int], wrong: list[float], names: tuple[str, ...] = ("
     suggested = (1 - torch.tensor(labels)).clamp(-1, 1)
     rate = Interval(0.1, float("nan"), float("nan"), 1)
     return LabelIssues(
-        data, torch.tensor(wrong).double(), suggested, support, rate, torch.eye(2), None, None, "replace"
+        data,
+        torch.tensor(wrong).double(),
+        suggested,
+        support,
+        rate,
+        torch.eye(2),
+        torch.eye(2).repeat(2, 1, 1),
+        None,
+        None,
+        "replace",
     )
 
 
@@ -136,6 +146,30 @@ def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
     assert "<script>" not in page
     assert "<b>x</b>" not in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
+
+
+def test_entries_of_the_noise_matrix_have_intervals_over_folds() -> None:
+    from scipy import stats
+
+    by_fold = torch.tensor([[[0.7, 0.3], [0.0, 1.0]], [[0.8, 0.2], [0.0, 1.0]], [[0.9, 0.1], [0.0, 1.0]]]).double()
+    low, high = matrix_interval(torch.tensor([[0.85, 0.15], [0.0, 1.0]]).double(), by_fold)
+    half = float(stats.t.ppf(0.975, 2)) * 0.1 / 3**0.5
+    assert low.flatten().tolist() == pytest.approx([0.85 - half, 0.0, 0.0, 1.0])
+    assert high.flatten().tolist() == pytest.approx([1.0, 0.15 + half, 0.0, 1.0])
+
+
+def test_drpl_orders_the_labels(tmp_path: Path) -> None:
+    records: list[Any] = []
+    fields = FIELDS | {"epochs": 3, "by": "drpl", "folds": 2, "per_class": 12, "report": records.append}
+    label_issues = tutelage.label_issues("digits", mlp, **fields)
+    assert {record["fit"] for record in records} == {*range(7)}  # folds, DRPL's three, cleaned, plain
+    assert set(label_issues.support) == {"out_of_sample", "differences", "agreement", "posterior", "drpl"}
+    by_support = label_issues.wrong[label_issues.support["drpl"].argsort()]
+    assert (by_support.diff() <= 1e-9).all()
+    summary = json.loads(save_issues(label_issues, tmp_path)[1].read_text())
+    low, high = (torch.tensor(end) for end in summary["noise_matrix_interval"])
+    assert (low <= torch.tensor(summary["noise_matrix"]) + 1e-6).all()
+    assert (high >= torch.tensor(summary["noise_matrix"]) - 1e-6).all()
 
 
 def test_vectors_have_a_page_without_images(tmp_path: Path) -> None:

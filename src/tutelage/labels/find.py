@@ -14,6 +14,7 @@ from tutelage.data.open import spec_from_path
 from tutelage.files import as_path
 from tutelage.labels.issues import LabelIssues
 from tutelage.methods.clean_labels.estimate import By
+from tutelage.methods.clean_labels.evidence import FURTHER_FITS
 from tutelage.runs.execute import Result
 from tutelage.training.loop import Record
 
@@ -67,7 +68,7 @@ def label_issues(
         )
 
     cleaned = run(CLEANED, 0, method="clean_labels", settings={"by": by, "folds": folds, "repair": repair})
-    plain = run(PLAIN, folds + 1) if compare else None
+    plain = run(PLAIN, folds + 1 + FURTHER_FITS.get(by, 0)) if compare else None
     known = {name: value for name, value in fields.items() if name in Config.model_fields}
     opened = data if isinstance(data, Data) else load_data(Config(data=spec_from_path(data), **known))
     accuracies = None if plain is None else _accuracy(plain), _accuracy(cleaned)

@@ -16,6 +16,20 @@ from tutelage.methods.clean_labels import doubted_labels
 from tutelage.studies.statistics import Interval, mean_interval
 
 EVIDENCE = ("out_of_sample", "differences", "agreement", "posterior")
+DRPL = "drpl"
+"""Further evidence, if it orders the labels."""
+
+
+def matrix_interval(matrix: Tensor, by_fold: Tensor) -> Tensor:
+    """The ends of the interval of each entry of a noise matrix, (2, C, C) float64.
+
+    Args:
+        matrix: (C, C), estimated from all samples.
+        by_fold: (folds, C, C), estimated from each fold.
+    """
+    halves = [(interval.high - interval.low) / 2 for interval in map(mean_interval, by_fold.flatten(1).T.tolist())]
+    half = torch.tensor(halves, dtype=torch.float64).view_as(matrix)
+    return torch.stack([matrix - half, matrix + half]).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -30,6 +44,8 @@ class LabelIssues:
         noise_rate: the estimated share of wrong labels: the mean over the folds, whose networks differ, and its 95 %
             interval.
         noise_matrix: (C, C) float64, the estimated probability of each label (column) by true class (row).
+        matrix_interval: (2, C, C) float64, the ends of the 95 % interval of each entry: the entry -+ the half width of
+            the interval of the mean over folds, within [0, 1].
         plain_accuracy, cleaned_accuracy: test accuracy of the networks trained with all labels and without the doubted
             ones, by the labels of the test split as they are; ``None`` if there is none.
         repair: what the second network was trained on: doubted labels removed or replaced.
@@ -41,6 +57,7 @@ class LabelIssues:
     support: Mapping[str, Tensor]
     noise_rate: Interval
     noise_matrix: Tensor
+    matrix_interval: Tensor
     plain_accuracy: float | None
     cleaned_accuracy: float | None
     repair: Literal["remove", "replace"]
@@ -56,14 +73,16 @@ class LabelIssues:
     ) -> LabelIssues:
         """From the results of a run of ``clean_labels``, and the test accuracies of both networks."""
         wrong, fold = samples["wrong"].double(), samples["fold"]
+        matrix = torch.tensor(notes["noise_matrix"], dtype=torch.float64)
         by_fold = [float(wrong[fold == number].mean()) for number in sorted({*fold.tolist()} - {UNLABELLED})]
         return cls(
             data,
             wrong,
             samples["suggested"],
-            {name: samples[name] for name in EVIDENCE},
+            {name: samples[name] for name in (*EVIDENCE, DRPL) if name in samples},
             mean_interval(by_fold),
-            torch.tensor(notes["noise_matrix"], dtype=torch.float64),
+            matrix,
+            matrix_interval(matrix, torch.tensor(notes["fold_matrices"], dtype=torch.float64)),
             *accuracies,
             repair,
         )
@@ -103,12 +122,12 @@ class LabelIssues:
         """Each labelled sample, the most doubtful label first.
 
         Yields:
-            ``sample`` (its index), ``file``, ``label``, ``suggested``, ``wrong`` (probability), ``doubted``, the four
+            ``sample`` (its index), ``file``, ``label``, ``suggested``, ``wrong`` (probability), ``doubted``, the
             kinds of evidence, and ``strongest``, the evidence that ranks the label lowest.
         """
         classes, doubted = self.data.classes, self.doubted
         ranks = torch.stack([values.argsort(stable=True).argsort() for values in self.support.values()])
-        strongest = ranks.argmin(0)
+        strongest, kinds = ranks.argmin(0), tuple(self.support)
         for row in self.ranking.tolist():
             yield {
                 "sample": int(self.data.train.index[row]),
@@ -118,7 +137,7 @@ class LabelIssues:
                 "wrong": round(float(self.wrong[row]), 4),
                 "doubted": bool(doubted[row]),
                 **{name: round(float(values[row]), 4) for name, values in self.support.items()},
-                "strongest": EVIDENCE[int(strongest[row])],
+                "strongest": kinds[int(strongest[row])],
             }
 
     def summary(self) -> dict[str, Any]:
@@ -133,6 +152,9 @@ class LabelIssues:
             if math.isnan(self.noise_rate.low)
             else [self.noise_rate.low, self.noise_rate.high],
             "noise_matrix": [[round(value, 6) for value in row] for row in self.noise_matrix.tolist()],
+            "noise_matrix_interval": [
+                [[round(value, 6) for value in row] for row in end.tolist()] for end in self.matrix_interval
+            ],
             "plain_accuracy": self.plain_accuracy,
             "cleaned_accuracy": self.cleaned_accuracy,
             "repair": self.repair,

@@ -74,11 +74,12 @@ def _pairs(issues: LabelIssues, classes: list[str]) -> list[tuple[str, str, int]
     return [(classes[code // size], classes[code % size], int(counts[code])) for code in top if counts[code]]
 
 
-def _matrix(issues: LabelIssues, classes: list[str]) -> list[tuple[str, list[float]]]:
-    """The noise matrix with the names of its rows; empty for many classes."""
+def _matrix(issues: LabelIssues, classes: list[str]) -> list[tuple[str, list[tuple[float, float, float]]]]:
+    """The noise matrix with the names of its rows, and the interval of each entry; empty for many classes."""
     if len(classes) > _MATRIX:
         return []
-    return list(zip(classes, issues.noise_matrix.tolist(), strict=True))
+    entries = torch.cat([issues.noise_matrix[None], issues.matrix_interval]).permute(1, 2, 0).tolist()
+    return [(name, [tuple(entry) for entry in row]) for name, row in zip(classes, entries, strict=True)]
 
 
 def _groups(issues: LabelIssues, classes: list[str]) -> list[tuple[str, int, list[Sample]]]:

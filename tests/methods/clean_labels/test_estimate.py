@@ -25,9 +25,11 @@ def ideal(matrix: Tensor, true: Tensor, labels: Tensor) -> Evidence:
 
 
 def noisy(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """True classes, and labels drawn by the noise matrix."""
-    true = torch.arange(count) % len(matrix)
-    return true, torch.multinomial(matrix[true], 1).squeeze(1)
+    """True classes, and labels in exactly the shares of the noise matrix."""
+    size = len(matrix)
+    true = torch.arange(size).repeat_interleave(count // size)
+    labels = [torch.arange(size).repeat_interleave((row * (count // size)).round().long()) for row in matrix]
+    return true, torch.cat(labels)
 
 
 def test_calibration_finds_the_best_temperature_of_a_grid() -> None:
@@ -43,19 +45,37 @@ def test_calibration_finds_the_best_temperature_of_a_grid() -> None:
 
 
 @pytest.mark.parametrize("matrix", [PAIR, SYMMETRIC], ids=["pair", "symmetric"])
-def test_noise_matrix_of_ideal_networks_is_exact(matrix: Tensor) -> None:
-    true, _ = noisy(matrix, 300)
-    assert torch.allclose(noise_matrix(matrix[true]), matrix, atol=1e-12)
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_noise_matrix_of_ideal_networks_is_exact(matrix: Tensor, rounds: int) -> None:
+    true, labels = noisy(matrix, 600)
+    assert torch.allclose(noise_matrix(matrix[true], labels, rounds), matrix, atol=0.01 if rounds else 1e-9)
 
 
-def test_anchors_are_the_samples_with_the_largest_probabilities() -> None:
+def test_confident_joint_equals_plain_loops() -> None:
     torch.manual_seed(1)
     probabilities = torch.randn(200, 4).double().mul(2).softmax(1)
-    expected = []
-    for k in range(4):
-        rows = sorted(probabilities.tolist(), key=lambda row, k=k: -row[k])[:10]  # 0.2 of 200 / 4
-        expected.append([sum(row[y] for row in rows) / 10 for y in range(4)])
-    assert torch.allclose(noise_matrix(probabilities, 0.2), torch.tensor(expected).double(), atol=1e-12)
+    labels = torch.randint(4, (200,))
+    rows, given = probabilities.tolist(), labels.tolist()
+    sizes = [given.count(y) for y in range(4)]
+    limits = [sum(row[y] for row, label in zip(rows, given, strict=True) if label == y) / sizes[y] for y in range(4)]
+    joint = [[0.0] * 4 for _ in range(4)]
+    for row, label in zip(rows, given, strict=True):
+        reached = [k for k in range(4) if row[k] >= limits[k]]
+        if reached:
+            joint[max(reached, key=lambda k: row[k])][label] += 1
+    for y in range(4):
+        total = sum(joint[k][y] for k in range(4))
+        for k in range(4):
+            joint[k][y] *= sizes[y] / total
+    expected = [[value / sum(row) for value in row] for row in joint]
+    assert torch.allclose(noise_matrix(probabilities, labels, 0), torch.tensor(expected).double(), atol=1e-9)
+
+
+def test_class_without_labels_has_no_noise() -> None:
+    torch.manual_seed(2)
+    result = noise_matrix(torch.randn(60, 3).double().softmax(1), torch.arange(60) % 2)
+    assert result[2].tolist() == [0, 0, 1]
+    assert torch.allclose(result.sum(1), torch.ones(3).double())
 
 
 def test_true_classes_are_distributions_and_each_iteration_raises_the_likelihood() -> None:
@@ -80,14 +100,14 @@ def test_true_classes_invert_the_noise() -> None:
 @pytest.mark.parametrize("matrix", [PAIR, SYMMETRIC], ids=["pair", "symmetric"])
 @pytest.mark.parametrize("by", ["combined", "out_of_sample", "differences", "agreement", "posterior"])
 def test_ideal_networks_find_every_wrong_label(matrix: Tensor, by: str) -> None:
-    torch.manual_seed(3)
     true, labels = noisy(matrix, 600)
     verdict = judge(ideal(matrix, true, labels), labels, by)  # type: ignore[arg-type]
     corrupted = labels != true
     assert torch.equal(verdict.wrong > 0.5, corrupted)
     assert torch.equal(verdict.suggested[corrupted], true[corrupted])
     assert float(verdict.wrong.mean()) == pytest.approx(float(corrupted.float().mean()), abs=0.05)
-    assert torch.allclose(verdict.noise_matrix, matrix, atol=0.04)  # calibrated for the labels that were drawn
+    assert torch.allclose(verdict.noise_matrix, matrix, atol=0.01)
+    assert torch.allclose(verdict.fold_matrices, verdict.noise_matrix[None], atol=1e-12)  # one fold
 
 
 def test_correct_labels_are_not_doubted() -> None:

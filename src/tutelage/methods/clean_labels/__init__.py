@@ -13,7 +13,7 @@ from tutelage.data.batch import UNLABELLED
 from tutelage.errors import TutelageError
 from tutelage.methods import method
 from tutelage.methods.clean_labels.estimate import By, Verdict, judge
-from tutelage.methods.clean_labels.evidence import Evidence, gather
+from tutelage.methods.clean_labels.evidence import FURTHER_FITS, Evidence, gather
 from tutelage.models.tapped import Tapped
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
@@ -38,21 +38,23 @@ def clean_labels(
     remaining labels: folds + 1 trainings in total.
 
     The results are saved: for each sample ``wrong``, the probability that its label is wrong, ``suggested``, the most
-    probable other class, ``fold``, and the four kinds of evidence; for the run ``noise_rate`` and ``noise_matrix``.
+    probable other class, ``fold``, and the four kinds of evidence; for the run ``noise_rate``, ``noise_matrix`` and
+    ``fold_matrices``, the matrix estimated from each fold alone.
     ``tutelage labels`` shows them.
 
     Args:
         run: the run; a teacher is not used.
-        by: the evidence that decides: "out_of_sample" probabilities, "differences", "agreement",
-            "posterior", or all "combined".
+        by: the evidence that decides: "out_of_sample" probabilities, "differences", "agreement", "posterior", the mean
+            rank of differences and posterior ("combined"), or P(noisy) of "drpl" with its default settings, which takes
+            three more fits (see ``drpl``).
         folds: the number of networks.
         repair: what happens to a label that is probably wrong: "remove" it, and the sample counts as one without a
             label, so that batches stay those of other methods; or "replace" it with the suggested class.
 
     Evidence: cross-validated probabilities as evidence, and training without the samples they doubt, are the procedure
-    of confident learning [from memory; its text was not read]. Deviations: the paper compares the probabilities with a
-    threshold of each class, which finds too many wrong labels where networks are weak; here the noise matrix is
-    estimated from anchors, and all evidence is combined. The combination is our own.
+    of confident learning [from memory; its text was not read]. Deviations: the paper removes as many labels as its
+    noise matrix says; here the matrix is improved, evidence is combined, and labels are removed that are more probably
+    wrong than right. The combination is our own.
     """
     split = run.data.train
     if split.labels.ndim == 2:
@@ -60,11 +62,16 @@ def clean_labels(
     student = run.student()
     rows = (split.labels != UNLABELLED).nonzero()[:, 0]
     labelled = split.subset(rows)
-    evidence = gather(run, labelled, folds)
+    evidence = gather(run, labelled, folds, drpl=by in FURTHER_FITS)
     verdict = judge(evidence, labelled.labels, by)
     wrong = verdict.wrong if labelled.trusted is None else verdict.wrong.where(~labelled.trusted, 0.0)
     doubted = doubted_labels(wrong, labelled.labels)
-    run.note(noise_rate=float(wrong.mean()), noise_matrix=verdict.noise_matrix.tolist(), doubted=int(doubted.sum()))
+    run.note(
+        noise_rate=float(wrong.mean()),
+        noise_matrix=verdict.noise_matrix.tolist(),
+        fold_matrices=verdict.fold_matrices.tolist(),
+        doubted=int(doubted.sum()),
+    )
     run.note_samples(
         wrong=_spread(wrong, rows, len(split)),
         suggested=_spread(verdict.suggested, rows, len(split)),

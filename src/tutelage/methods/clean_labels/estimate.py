@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tutelage.methods.clean_labels.evidence import Evidence
 
-By = Literal["combined", "out_of_sample", "differences", "agreement", "posterior"]
+By = Literal["combined", "out_of_sample", "differences", "agreement", "posterior", "drpl"]
 
-ANCHOR_SHARE = 0.1
-"""How many of the samples of an average class are its anchors."""
+ROUNDS = 3
+"""How often the noise matrix is improved."""
 
 _SMALLEST = 1e-9
 
@@ -31,12 +31,14 @@ class Verdict:
         support: by kind of evidence (N,) float32 in [0, 1]: how much it supports the label.
         noise_matrix: (C, C) float64, the estimated probability of each label (column) for samples of each true class
             (row).
+        fold_matrices: (folds, C, C) float64, the same estimated from the samples of each fold.
     """
 
     wrong: Tensor
     suggested: Tensor
     support: Mapping[str, Tensor]
     noise_matrix: Tensor
+    fold_matrices: Tensor
 
 
 def judge(evidence: Evidence, labels: Tensor, by: By = "combined") -> Verdict:
@@ -48,15 +50,17 @@ def judge(evidence: Evidence, labels: Tensor, by: By = "combined") -> Verdict:
     - differences: (d + 1) / 2, where d is P-DIFF's difference averaged over epochs and networks;
     - agreement: the mean probability of the label over all networks;
     - posterior: P(y | x, y) below, with the mean probabilities over all networks as p. It takes into account that some
-      classes are confused more often than others.
+      classes are confused more often than others;
+    - drpl: 1 - P(noisy) of DRPL, if its phases were trained.
 
-    The chosen one, or the mean rank of all four, orders the labels. Probabilities p of the given labels and the noise
-    matrix T give the probability of the true class k of a sample with the label y:
+    The chosen one, or the mean rank of differences and posterior ("combined"), orders the labels. Probabilities p of
+    the given labels and the noise matrix T give the probability of the true class k of a sample with the label y:
 
         P(k | x, y) = q[k] T[k, y] / sum_j q[j] T[j, y],   with q such that q T = p
 
-    The probability that a label is wrong is 1 - P(y | x, y), with the calibrated out-of-sample probabilities as p, made
-    monotone in the order by isotonic regression.
+    The probability that a label is wrong is 1 - P(y | x, y), the mean of the values with the calibrated out-of-sample
+    probabilities as p and with the mean probabilities over all networks, made monotone in the order by isotonic
+    regression.
 
     Args:
         evidence: of all networks.
@@ -72,26 +76,33 @@ def judge(evidence: Evidence, labels: Tensor, by: By = "combined") -> Verdict:
         "agreement": evidence.votes.gather(1, own).squeeze(1),
     }
     probabilities = calibrated(evidence.probabilities, labels)
-    matrix = noise_matrix(probabilities)
-    support["posterior"] = _posterior(evidence.votes.double(), matrix, labels).gather(1, own).squeeze(1).float()
-    score = torch.stack([_ranks(v) for v in support.values()]).mean(0) if by == "combined" else support[by].double()
-    posterior = _posterior(probabilities, matrix, labels)
+    matrix = noise_matrix(probabilities, labels)
+    by_votes = _posterior(evidence.votes.double(), matrix, labels)
+    posterior = (_posterior(probabilities, matrix, labels) + by_votes) / 2
+    support["posterior"] = by_votes.gather(1, own).squeeze(1).float()
+    combined = _ranks(support["differences"]) + _ranks(support["posterior"])
+    if evidence.noisy is not None:
+        support["drpl"] = (1 - evidence.noisy).float()
+    score = combined if by == "combined" else _ranks(support[by])  # close values fail in IsotonicRegression
     wrong = 1 - posterior.gather(1, own).squeeze(1)
     ordered = IsotonicRegression(increasing=False).fit_transform(score.numpy(), wrong.numpy())
-    return Verdict(torch.from_numpy(ordered).clamp(0, 1), posterior.scatter(1, own, -1.0).argmax(1), support, matrix)
+    members = [evidence.fold == fold for fold in sorted({*evidence.fold.tolist()})]
+    by_fold = [noise_matrix(probabilities[rows], labels[rows]) for rows in members]
+    suggested = posterior.scatter(1, own, -1.0).argmax(1)
+    return Verdict(torch.from_numpy(ordered).clamp(0, 1), suggested, support, matrix, torch.stack(by_fold))
 
 
-def _posterior(probabilities: Tensor, matrix: Tensor, labels: Tensor) -> Tensor:
+def _posterior(probabilities: Tensor, matrix: Tensor, labels: Tensor, iterations: int = 10) -> Tensor:
     """P(k | x, y) for each class k, (N, C) float64."""
-    posterior = true_classes(probabilities, matrix) * matrix[:, labels].T
+    posterior = true_classes(probabilities, matrix, iterations) * matrix[:, labels].T
     return posterior / posterior.sum(1, keepdim=True).clamp_min(_SMALLEST)
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """The rank of each value, equal values sharing their mean rank, (N,) float64 in (0, 1]."""
+    """The rank of each value, equal values sharing their mean rank, (N,) float64, exact multiples of 1/2."""
     from scipy.stats import rankdata
 
-    return torch.from_numpy(rankdata(values.numpy()) / len(values))
+    return torch.from_numpy(rankdata(values.numpy()))
 
 
 def calibrated(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -113,25 +124,40 @@ def calibrated(probabilities: Tensor, labels: Tensor) -> Tensor:
     return (logits / math.exp(float(fitted.x))).softmax(1)
 
 
-def noise_matrix(probabilities: Tensor, share: float = ANCHOR_SHARE) -> Tensor:
-    """Estimate the noise matrix T from anchors: Patrini, Rozza, Menon, Nock, Qu 2017, arXiv 1609.03683 [from memory].
+def noise_matrix(probabilities: Tensor, labels: Tensor, rounds: int = ROUNDS) -> Tensor:
+    """Estimate the noise matrix T: by the confident joint, then by expectation maximisation.
 
-    T[k, y] is the mean probability of the label y over the anchors of class k, the samples with the largest p[k]: they
-    almost certainly are of class k, so their p[y] is the probability that this class is labelled y. The paper takes one
-    anchor, or a quantile; the mean over several is ours.
+    A sample is counted for the true class k if p[k] is at least the mean of p[k] over the samples labelled k; of
+    several such classes, for the most probable one. The counts of true class and label, scaled to the number of each
+    label, are the confident joint of Northcutt, Jiang, Chuang 2021, arXiv 1911.00068 [from memory]. It has too many
+    wrong labels where networks are weak; a few rounds improve it (ours):
+
+        T[k, y] <- sum over samples labelled y of P(k | x, y), divided by its sum over y
 
     Args:
         probabilities: p, (N, C), calibrated for the given labels.
-        share: how many of N / C samples are anchors of a class, at least 5.
+        labels: (N,) int64.
+        rounds: the number of rounds. More of them make weak networks' errors self-fulfilling.
 
     Returns:
         (C, C) float64, rows sum to 1.
     """
-    size, classes = probabilities.shape
-    count = min(size, max(5, round(share * size / classes)))
-    return torch.stack(
-        [probabilities[probabilities[:, k].topk(count).indices].mean(0) for k in range(classes)]
-    ).double()
+    classes = probabilities.shape[1]
+    given = F.one_hot(labels, classes).double()
+    threshold = (given * probabilities).sum(0) / given.sum(0)  # NaN for a class without labels, which no sample reaches
+    confident = probabilities.where(probabilities >= threshold, 0.0)
+    counted = F.one_hot(confident.argmax(1), classes).double() * (confident.amax(1, keepdim=True) > 0)
+    joint = counted.T @ given
+    matrix = _rows_of_one(joint / joint.sum(0).clamp_min(1) * given.sum(0))
+    for _ in range(rounds):
+        matrix = _rows_of_one(_posterior(probabilities, matrix, labels, iterations=100).T @ given)
+    return matrix
+
+
+def _rows_of_one(counts: Tensor) -> Tensor:
+    """Rows divided by their sums; a row without counts is that of a class without noise."""
+    totals = counts.sum(1, keepdim=True)
+    return torch.where(totals > _SMALLEST, counts / totals.clamp_min(_SMALLEST), torch.eye(len(counts)).double())
 
 
 def true_classes(probabilities: Tensor, matrix: Tensor, iterations: int = 10) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,10 +12,14 @@ from tutelage.data.data import Split
 from tutelage.data.loader import mix_seeds
 from tutelage.data.per_sample import PerSample
 from tutelage.data.stratified import check_folds, stratified_folds
+from tutelage.methods.drpl.phases import DETECTION_FITS, Settings, detect
 from tutelage.methods.pdiff import probability_difference
 from tutelage.training.learner import ForwardPass, Learner
 from tutelage.training.processes import gathered
 from tutelage.training.run import Run
+
+FURTHER_FITS: Mapping[str, int] = {"drpl": DETECTION_FITS}
+"""The fits for a kind of evidence that the networks of the folds do not give."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +33,24 @@ class Evidence:
             that it is small for them.
         votes: (N, C) float32, the mean probabilities over all networks.
         fold: (N,) int64, the number of the fold, from 1.
+        noisy: (N,) float64, DRPL's probability that the label is noisy, if its phases were trained.
     """
 
     probabilities: Tensor
     difference: Tensor
     votes: Tensor
     fold: Tensor
+    noisy: Tensor | None = None
 
 
-def gather(run: Run, split: Split, folds: int) -> Evidence:
+def gather(run: Run, split: Split, folds: int, *, drpl: bool = False) -> Evidence:
     """Train one network for each fold, on all other folds, with the label loss.
 
     Args:
         run: its data are replaced by parts of the split.
         split: samples with labels.
         folds: the number of networks.
+        drpl: whether to train the first two phases of DRPL too, with its default settings.
 
     Raises:
         TutelageError: a class has fewer samples than there are folds.
@@ -64,7 +72,8 @@ def gather(run: Run, split: Split, folds: int) -> Evidence:
         totals = differences.samples.values.cpu()
         sums[others] += totals[:, 0]
         counts[others] += totals[:, 1]
-    return Evidence(probabilities, sums / counts.clamp_min(1), votes, folds_of)
+    noisy = detect(run, split, Settings(), folds + 1).noisy[1] if drpl else None
+    return Evidence(probabilities, sums / counts.clamp_min(1), votes, folds_of, noisy)
 
 
 class Differences(nn.Module):
