@@ -37,7 +37,7 @@ class SoftLabels(nn.Module):
         """Do the step."""
         (learner,) = step.learners
         epoch, number = divmod(step.number, self.steps)
-        self.to(step.batch.index.device)
+        self.to(step.batch.index.device, non_blocking=True)
         step.batch = replace(step.batch, targets=self.labels.values[self.labels.rows(step.batch.index)])
         outputs = step.forward(learner)
         step.update(learner, step.loss(learner))
@@ -123,5 +123,5 @@ class PseudoLabels(SoftLabels):
         size = len(self.unlabelled)
         self.labels.values[self.unlabelled] = self.predictions[self.unlabelled]
         order = torch.randperm(size, generator=torch.Generator().manual_seed(mix_seeds(self.seed, epoch)))
-        chosen = order[: int(self.uniform_share * size)].to(self.unlabelled.device)
+        chosen = order[: int(self.uniform_share * size)].to(self.unlabelled.device, non_blocking=True)
         self.labels.values[self.unlabelled[chosen]] = 1 / self.labels.values.shape[1]

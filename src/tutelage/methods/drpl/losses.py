@@ -63,7 +63,7 @@ class MixUp(View):
     def __call__(self, batch: Batch, student: Outputs, teacher: Outputs | None) -> Batch:
         """The mixed batch; the batch's targets are soft labels (B, C)."""
         share = float(torch.rand(()))
-        partners = torch.randperm(len(batch)).to(batch.index.device)
+        partners = torch.randperm(len(batch), device=batch.index.device)
         return replace(
             batch,
             inputs=share * batch.inputs + (1 - share) * batch.inputs[partners],
