@@ -16,8 +16,9 @@ from tutelage.methods.abstention.gambler import Gambler, SoftBet, gambler, soft_
 from tutelage.methods.akdg.adversarial import hinge
 from tutelage.methods.gccs.loss import GaussianSimplex, gaussian_simplex
 from tutelage.methods.mean_teacher_lc.local_clustering import local_clustering
-from tutelage.methods.mslg.labels import Entropy, entropy, reverse_kl
+from tutelage.methods.mslg.labels import reverse_kl
 from tutelage.models.outputs import Outputs
+from tutelage.terms.entropy import Entropy, entropy
 
 GENERATOR = torch.Generator().manual_seed(3)
 

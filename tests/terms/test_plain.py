@@ -15,7 +15,7 @@ from tutelage.data import Split
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
 from tutelage.losses import cross_entropy, soft_targets
-from tutelage.methods.mslg.labels import Entropy, LearnedLabels
+from tutelage.methods.mslg.labels import LearnedLabels
 from tutelage.models.outputs import Outputs, class_axis
 from tutelage.terms import (
     AttentionTransfer,
@@ -28,6 +28,7 @@ from tutelage.terms import (
     SoftmaxMSE,
     SoftTargets,
 )
+from tutelage.terms.entropy import Entropy
 
 GENERATOR = torch.Generator().manual_seed(5)
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from tutelage.data import Data
 from tutelage.data.batch import Batch
 from tutelage.errors import TutelageError
-from tutelage.methods.mslg.labels import Entropy, LearnedLabels, entropy, reverse_kl
+from tutelage.methods.mslg.labels import LearnedLabels, reverse_kl
 from tutelage.models.outputs import Outputs
+from tutelage.terms.entropy import Entropy, entropy
 
 INF = float("inf")
 

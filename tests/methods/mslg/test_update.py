@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from tutelage.data import Split
 from tutelage.data.batch import Batch
 from tutelage.methods.mslg import MetaLabels, initial_scores, smallest_losses
-from tutelage.methods.mslg.labels import Entropy, LearnedLabels
+from tutelage.methods.mslg.labels import LearnedLabels
 from tutelage.models.tapped import Tapped
+from tutelage.terms.entropy import Entropy
 from tutelage.training import Learner, Step
 
 CLASSES, SAMPLES = 3, 9

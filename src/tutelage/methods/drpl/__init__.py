@@ -91,17 +91,17 @@ def drpl(
     if split.labels.ndim == 2:
         raise TutelageError("drpl needs class numbers as labels, and these labels are soft; use their argmax")
     settings = Settings(
-        relabelling,
-        warmup,
-        detection,
-        relabel_from,
-        window,
-        detection_threshold,
-        threshold,
-        uniform_share,
-        prior,
-        entropy,
-        start,
+        relabelling=relabelling,
+        warmup=warmup,
+        detection=detection,
+        relabel_from=relabel_from,
+        window=window,
+        detection_threshold=detection_threshold,
+        threshold=threshold,
+        uniform_share=uniform_share,
+        prior=prior,
+        entropy=entropy,
+        start=start,
     )
     student = run.student()
     result = detect(run, split, settings)

@@ -15,10 +15,10 @@ from tutelage.data.loader import Batches, mix_seeds
 from tutelage.methods.drpl.labels import AveragedLabels, PseudoLabels
 from tutelage.methods.drpl.losses import MeanPrediction, MixUp
 from tutelage.methods.drpl.mixture import probability_noisy
-from tutelage.methods.mslg.labels import Entropy
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy, Term, Weighted
 from tutelage.terms.cross_entropy import cross_entropy
+from tutelage.terms.entropy import Entropy
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 

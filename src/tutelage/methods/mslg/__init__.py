@@ -11,10 +11,11 @@ from torch import Tensor
 from tutelage.data.batch import hard_labels
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, Positive, Share, method
-from tutelage.methods.mslg.labels import Entropy, LearnedLabels, reverse_kl
+from tutelage.methods.mslg.labels import LearnedLabels, reverse_kl
 from tutelage.models.tapped import Tapped
 from tutelage.terms import CrossEntropy
 from tutelage.terms.cross_entropy import cross_entropy
+from tutelage.terms.entropy import Entropy
 from tutelage.training.learner import Learner
 from tutelage.training.meta import check_single_process, virtual_step
 from tutelage.training.run import Run

@@ -18,7 +18,8 @@ from tutelage.terms.term import Term
 def reverse_kl(logits: Tensor, label_log_probs: Tensor) -> Tensor:
     """KL(p || y) / C per sample, 1/C sum_c p_c (log p_c - log y_c), with the prediction p = softmax(z).
 
-    The authors' mean over batch and classes causes the division by C, which makes gradients C times smaller.
+    The authors' mean over batch and classes causes the division by C, which makes gradients C times smaller. The sum
+    with ``terms.entropy.entropy`` is the reverse cross-entropy -1/C sum_c p_c log y_c.
 
     Args:
         logits: z, (B, C).
@@ -28,16 +29,6 @@ def reverse_kl(logits: Tensor, label_log_probs: Tensor) -> Tensor:
         (B,) nats divided by C.
     """
     return kl_divergence(class_logits(logits).log_softmax(-1), label_log_probs) / logits.shape[-1]
-
-
-@full_precision
-def entropy(logits: Tensor) -> Tensor:
-    """The entropy of the prediction divided by C, -1/C sum_c p_c log p_c, per sample: (B, C) to (B,).
-
-    The sum of ``reverse_kl`` and ``entropy`` is the reverse cross-entropy -1/C sum_c p_c log y_c.
-    """
-    log_probs = class_logits(logits).log_softmax(-1)
-    return -(log_probs.exp() * log_probs).where(log_probs != float("-inf"), 0.0).mean(-1)  # 0 log 0 = 0
 
 
 class LearnedLabels(Term):
@@ -74,18 +65,3 @@ class LearnedLabels(Term):
         """(B,) nats divided by C."""
         index = self.required(batch, "the batch, for its index").index
         return reverse_kl(student["logits"], self.scores(index).log_softmax(-1))
-
-
-class Entropy(Term):
-    """``entropy`` of the student's prediction, per sample (B,). Minimising it makes predictions more confident."""
-
-    reads_labels = False
-
-    @property
-    def teacher_roles(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch | None) -> Tensor:
-        """(B,) nats divided by C."""
-        return entropy(student["logits"])
