@@ -166,7 +166,7 @@ the method returns, *improved labels*.
 ## What it does not show
 
 The paper's images (MNIST, CIFAR, Tiny-ImageNet) and networks; other thresholds; noise that depends on the class
-(`bias:`).
+(`flip:`).
 """,
 )
 

@@ -161,7 +161,7 @@ class Config(Recipe, Hardware):
     noise: Annotated[str | None, BeforeValidator(_number_as_text)] = Field(
         default=None,
         description="label noise: RATE (symmetric), uniform:RATE, pair:RATE, instance:RATE (instance-dependent noise), "
-        "bias:RATE:CLASS:CLASS (one class mistaken for another), asymmetric:RATE (CIFAR), flip:RATE:CLASS:CLASS, "
+        "asymmetric:RATE (CIFAR), flip:RATE:CLASS:CLASS, "
         "confusion:RATE:FILE, features:RATE:FILE, outside:RATE:DATA (out-of-distribution images), matrix:FILE "
         "(transition matrix), human:FILE:COLUMN (human annotations), imprecise:FILE:RATE (groups of classes); missing "
         "labels: missing:RATE; verified labels: trusted:NUMBER per class; combined with +: 0.4+missing:0.5",

@@ -12,7 +12,6 @@ import torch
 
 from tutelage.data import (
     AsymmetricNoise,
-    ClassBias,
     Data,
     HumanLabels,
     InstanceNoise,
@@ -235,8 +234,6 @@ def test_subset_larger_than_a_class_is_refused(make_data, refused):
         ("uniform:0.25", [UniformNoise(0.25, 9)]),
         ("pair:0.4", [PairFlip(0.4, 9)]),
         ("instance:0.4", [InstanceNoise(0.4, 9)]),
-        ("bias:0.4:cat:a dog", [ClassBias(0.4, 9, source="cat", target="a dog")]),
-        ("bias:0:4:7", []),
         ("missing:0.3", [MissingLabels(0.3, 9)]),
         ("human:some/labels.npz:worst", [HumanLabels("some/labels.npz", "worst")]),
         ("human:C:\\labels.csv:worst", [HumanLabels("C:\\labels.csv", "worst")]),
@@ -267,9 +264,6 @@ def test_noise_is_parsed(text, expected):
         ],
         ("symetric:0.4", ("'symetric'", "did you mean 'symmetric'")),
         (":0.4", ("unknown noise ''", "symmetric, trusted, uniform")),
-        ("bias:0.4:4", ("'bias:0.4:4'", "two classes", "bias:0.4:cat:dog")),
-        ("bias:2:4:7", ("'bias:2:4:7'", "from 0 to 1")),
-        ("bias:0.4:4:4", ("'4'", "two classes")),
         ("matrix:", ("'matrix:'", "matrix:FILE", ".csv, .npy or .json")),
         ("matrix:nowhere.csv", ("nowhere.csv", "No such file")),
         ("human:labels.npz", ("'human:labels.npz'", "human:FILE:COLUMN")),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tutelage.data import AsymmetricNoise, ClassBias, Data, InstanceNoise, MissingLabels, PairFlip, Split
+from tutelage.data import AsymmetricNoise, Data, InstanceNoise, MissingLabels, PairFlip, Split
 from tutelage.data.conditions import parse_noise
 from tutelage.data.conditions.instance import flip_rates
 
@@ -36,27 +36,6 @@ def test_pair_noise_flips_to_the_next_class_cyclically(data):
     hit = labels != clean
     assert torch.equal(labels[hit], (clean[hit] + 1) % C)
     assert set(clean[hit].tolist()) == set(range(C))
-
-
-def test_bias_changes_labels_of_one_class_into_one_other(data):
-    noisy_data = ClassBias(0.4, seed=1, source="c3", target="c1")(data)
-    counts = np.array(noisy_data.record[-1]["transition_counts"])
-    assert abs(counts[3, 1] - 0.4 * N // C) < 4 * np.sqrt(0.24 * N / C)
-    assert counts[3, 3] + counts[3, 1] == N // C
-    counts[3] = 0
-    assert (counts == np.diag(np.diag(counts))).all()
-    assert noisy_data.record[-1] | {"rate": 0.4, "seed": 1, "source": "c3", "target": "c1"} == noisy_data.record[-1]
-    more = ClassBias(0.6, seed=1, source="c3", target="c1")(data).train.corrupted
-    assert (more | ~noisy_data.train.corrupted).all()
-    whole = ClassBias(1.0, source="c3", target="c1")(data).train.labels
-    assert torch.equal(whole, data.train.labels.where(data.train.labels != 3, 1))
-
-
-def test_bias_of_unknown_classes_is_refused(data, refused):
-    with refused("unknown class 'c7'", "classes of"):
-        ClassBias(0.4, source="c7", target="c1")(data)
-    with refused("'c3'", "itself", "two classes"):
-        ClassBias(0.4, source="c3", target="c3")
 
 
 def test_missing_labels_keep_their_clean_labels(data):

@@ -10,7 +10,6 @@ from tutelage.data.batch import Batch
 from tutelage.data.conditions import (
     AsymmetricNoise,
     CIFARNoise,
-    ClassBias,
     ClassFlips,
     ConfusionNoise,
     FeatureNoise,
@@ -41,7 +40,6 @@ __all__ = [
     "Batch",
     "Batches",
     "CIFARNoise",
-    "ClassBias",
     "ClassFlips",
     "Classes",
     "ConfusionNoise",

@@ -4,7 +4,6 @@ Each condition is a frozen value that turns one data set into another. Only the 
 stored, the same seed changes the same samples, and the record has the realised values. The test split never changes.
 """
 
-from tutelage.data.conditions.bias import ClassBias
 from tutelage.data.conditions.class_flips import CIFARNoise, ClassFlips
 from tutelage.data.conditions.condition import Condition
 from tutelage.data.conditions.confusion import ConfusionNoise, FeatureNoise
@@ -21,7 +20,6 @@ from tutelage.data.conditions.trusted import Trusted
 __all__ = [
     "AsymmetricNoise",
     "CIFARNoise",
-    "ClassBias",
     "ClassFlips",
     "Condition",
     "ConfusionNoise",

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import get_args
 
-from tutelage.data.conditions.bias import ClassBias
 from tutelage.data.conditions.class_flips import CIFARNoise, ClassFlips
 from tutelage.data.conditions.condition import Condition
 from tutelage.data.conditions.confusion import ConfusionNoise, FeatureNoise
@@ -30,7 +29,7 @@ def parse_noise(text: str | float, seed: int = 0) -> tuple[Condition, ...]:
 
     Args:
         text: ``0.4`` or ``symmetric:0.4``, ``uniform:0.4``, ``pair:0.4``, ``instance:0.4``, ``missing:0.4``,
-            ``bias:0.4:cat:dog`` (see ``ClassBias``), ``matrix:FILE`` (see ``AsymmetricNoise.read``),
+            ``matrix:FILE`` (see ``AsymmetricNoise.read``),
             ``human:FILE:COLUMN`` (see ``HumanLabels``), ``imprecise:FILE:0.9`` or ``imprecise:FILE:geometric:0.5``
             (see ``Imprecise``; after all others, since labels become soft),
             ``asymmetric:0.4`` (see ``CIFARNoise``), ``flip:0.4:3:5,5:3`` (see ``ClassFlips``),
@@ -162,16 +161,6 @@ def _human(argument: str, seed: int, text: str) -> Condition:
     return HumanLabels(file, column)
 
 
-def _bias(argument: str, seed: int, text: str) -> Condition | None:
-    try:
-        rate, source, target = argument.split(":")
-    except ValueError:
-        raise TutelageError(
-            f"the noise {text!r} has no rate and two classes; write bias:0.4:cat:dog if cats are mistaken for dogs"
-        ) from None
-    return _by_rate(partial(ClassBias, source=source, target=target), rate, seed, text)
-
-
 def _imprecise(argument: str, seed: int, text: str) -> Condition:
     file, _, value = argument.rpartition(":")
     named: list[Model] = [model for model in get_args(Model) if file.endswith(f":{model}")]
@@ -202,7 +191,6 @@ NOISES: Mapping[str, Callable[[str, int, str], Condition | None]] = {
     "uniform": partial(_by_rate, UniformNoise),
     "pair": partial(_by_rate, PairFlip),
     "instance": partial(_by_rate, InstanceNoise),
-    "bias": _bias,
     "asymmetric": partial(_by_rate, CIFARNoise),
     "flip": _flip,
     "confusion": _confusion,
