@@ -30,7 +30,7 @@ def save_arrays(folder: Path, labels: np.ndarray | None, inputs: np.ndarray = VE
     [
         (np.arange(8) % 3, Classes(), (8,), 3, [3, 3, 2]),
         ((np.arange(8) % 3)[:, None], Classes(), (8,), 3, [3, 3, 2]),
-        (SOFT, Classes(), (8, 3), 3, [6, 0, 2]),
+        (SOFT, Classes(), (8, 3), 3, [4, 0, 2]),
         (SEVERAL, MultiLabel(), (8, 3), 3, [4, 4, 4]),
         (SEVERAL.astype(bool), MultiLabel(), (8, 3), 3, [4, 4, 4]),
         (SEVERAL.astype(np.float32), MultiLabel(), (8, 3), 3, [4, 4, 4]),

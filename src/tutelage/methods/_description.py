@@ -20,6 +20,8 @@ _NOUNS: dict[object, str] = {
     int: "integer",
     bool: "true or false",
     str: "text",
+    tuple[float, ...]: "list of numbers",
+    tuple[str, ...]: "list of texts",
     types.NoneType: "None",
 }
 

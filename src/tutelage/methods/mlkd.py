@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tutelage.errors import TutelageError
 from tutelage.methods import NonNegative, method
 from tutelage.models.tapped import Tapped
@@ -16,7 +14,7 @@ from tutelage.training.run import Run
 def mlkd(
     run: Run,
     *,
-    temperatures: Sequence[float] = (2.0, 3.0, 4.0, 5.0, 6.0),
+    temperatures: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0),
     instance: NonNegative = 1.0,
     correlations: NonNegative = 1.0,
     ce: NonNegative = 1.0,
