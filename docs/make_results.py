@@ -2,8 +2,8 @@
 
 ``demo.md`` shows ``tutelage demo``; ``nine-methods.md`` and its figure show ``experiments/nine_methods.py``; the raw
 results of both are written by ``experiments/raw.py``. ``cifar10.md`` and its figure sum up ``experiments/cifar10.py``.
-``minority_al.png`` shows the rounds of ``experiments/minority_al.py``.
-Each other page shows an ``EXPERIMENT`` (see ``experiments/paired.py``).
+``minority_al.png`` shows the rounds of ``experiments/minority_al.py``, ``small_data.png`` the curves of
+``experiments/small_data.py``. Each other page shows an ``EXPERIMENT`` (see ``experiments/paired.py``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tutelage.tasks import find_task
 FOLDER = Path(__file__).resolve().parent / "results"
 sys.path.insert(0, str(FOLDER.parent.parent))
 
-from experiments import cifar10_summary, minority_al, paired  # noqa: E402 - a folder beside the package
+from experiments import cifar10_summary, minority_al, paired, small_data  # noqa: E402 - a folder beside the package
 
 # --- the demo
 
@@ -182,22 +182,37 @@ def _draw_gain(axis: Axes, index: int, gain: Interval) -> None:
 
 # --- rounds
 
-_COLOURS = ("#8a8f98", "#c8553d", "#e0a030", "#1f6f8b", "#5b8e4a")
+_COLOURS = ("#8a8f98", "#c8553d", "#e0a030", "#1f6f8b", "#5b8e4a", "#7a4fa3")
 
 
-def draw_curves(panels: Mapping[str, Mapping[str, Mapping[int, Interval]]], path: Path) -> None:
-    """Write a PNG: means by number of labels with bands for their intervals, a panel for each title, a line per row."""
+def draw_curves(
+    panels: Mapping[str, Mapping[str, Mapping[int, Interval]]], path: Path, position: str, *, scale: str = "linear"
+) -> None:
+    """Write a PNG: means with bands for their intervals, a panel for each title, a line per row.
+
+    Args:
+        panels: by title, row and position on the x-axis.
+        path: of the PNG.
+        position: the title of the x-axis.
+        scale: of the x-axis, "linear" or "log".
+    """
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(10, 4), layout="constrained")
-        for axis, (title, rows) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-            for colour, (row, means) in zip(_COLOURS, rows.items(), strict=True):
+        axes = figure.subplots(1, len(panels))
+        colours = dict(zip(next(iter(panels.values())), _COLOURS, strict=False))
+        for axis, (title, rows) in zip(axes, panels.items(), strict=True):
+            for row, means in rows.items():
                 numbers, values = [*means], [*means.values()]
-                axis.plot(numbers, [value.mean for value in values], color=colour, label=row)
+                axis.plot(numbers, [value.mean for value in values], color=colours[row], label=row)
                 low, high = [value.low for value in values], [value.high for value in values]
-                axis.fill_between(numbers, low, high, color=colour, alpha=0.15, linewidth=0)
+                axis.fill_between(numbers, low, high, color=colours[row], alpha=0.15, linewidth=0)
+            axis.set_xscale(scale)
+            if scale == "log":
+                axis.set_xticks(numbers, [f"{number}" for number in numbers])
+                axis.minorticks_off()
             axis.set_title(title, loc="left", fontweight="bold", fontsize=10)
-            axis.set_xlabel("labels requested")
-        axis.legend(frameon=False, loc="lower right")
+            axis.set_xlabel(position)
+        axes[0 if scale == "log" else -1].legend(frameon=False, loc="lower right")
         figure.savefig(path, dpi=150)
 
 
@@ -275,7 +290,8 @@ if __name__ == "__main__":
     (FOLDER / "cifar10.md").write_text(cifar10_summary.page(), encoding="utf-8")
     if panels := cifar10_summary.gains():
         draw_gains(panels, FOLDER / "cifar10.png")
-    draw_curves(minority_al.curves(), FOLDER / "minority_al.png")
+    draw_curves(minority_al.curves(), FOLDER / "minority_al.png", "labels requested")
+    draw_curves(small_data.curves(), FOLDER / "small_data.png", "training images of each class", scale="log")
     for experiment in paired.installed():
         if not experiment.file.exists():  # nothing has been run yet
             continue

@@ -14,6 +14,11 @@ def small_resnet8(num_classes: int, in_channels: int) -> nn.Module:
     return _strided(8, 0.5, num_classes, in_channels)
 
 
+def small_resnet8x2(num_classes: int, in_channels: int) -> nn.Module:
+    """Like ``small_resnet8``, twice as wide: channels 16-32-64."""
+    return _strided(8, 1.0, num_classes, in_channels)
+
+
 def small_resnet8x4(num_classes: int, in_channels: int) -> nn.Module:
     """Like ``small_resnet8``, four times as wide: channels 32-64-128."""
     return _strided(8, 2.0, num_classes, in_channels)
