@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import torch
 
 from experiments.ffl import PER_CLASS, ROWS, images, trained
+from experiments.held_out import hold_out
 from tutelage.data.conditions import Subset
 from tutelage.evaluation import accuracy
 
@@ -18,9 +18,7 @@ HELD_OUT = 5000
 
 def main() -> None:
     """Print the accuracy of the student, and of the fusion, with each rate, as the mean over the seeds."""
-    indices = torch.arange(len(images().train))
-    held_out = images().train.subset(indices[-HELD_OUT:])
-    remaining = replace(images(), train=images().train.subset(indices[:-HELD_OUT]))
+    remaining, held_out = hold_out(images(), HELD_OUT)
     for row in ROWS:
         for rate in RATES:
             shares, start = [], time.process_time()

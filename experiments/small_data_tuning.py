@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import torch
-
+from experiments.held_out import hold_out
 from experiments.small_data import ROWS, clothes, trained
 from tutelage.data.conditions import Subset
 from tutelage.evaluation import accuracy
@@ -18,9 +17,7 @@ PER_CLASS, HELD_OUT = 40, 3000
 
 def main() -> None:
     """Print the accuracy of each row with each rate, as the mean over the seeds."""
-    indices = torch.arange(len(clothes().train))
-    held_out = clothes().train.subset(indices[-HELD_OUT:])
-    remaining = replace(clothes(), train=clothes().train.subset(indices[:-HELD_OUT]))
+    remaining, held_out = hold_out(clothes(), HELD_OUT)
     for name, row in ROWS.items():
         for rate in RATES:
             shares, start = [], time.process_time()

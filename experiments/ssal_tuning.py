@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import torch
 
+from experiments.held_out import hold_out
 from experiments.ssal import PER_CLASS, ROWS, images, measured, trained
 from tutelage.data.conditions import Subset
 
@@ -17,9 +17,7 @@ HELD_OUT = 2000
 
 def main() -> None:
     """Print the accuracy of the network and of the joint prediction with each rate, as the mean over the seeds."""
-    indices = torch.arange(len(images().train))
-    held_out = images().train.subset(indices[-HELD_OUT:])
-    remaining = replace(images(), train=images().train.subset(indices[:-HELD_OUT]))
+    remaining, held_out = hold_out(images(), HELD_OUT)
     for row in ROWS:
         for rate in RATES:
             shares, start = [], time.process_time()

@@ -41,7 +41,7 @@ def dist(
         raise TutelageError("DIST correlates the samples of a batch; use a batch size of 2 or more")
     student = run.student()
     terms = {
-        **({"ce": ce * run.label_task.label_loss()} if ce else {}),
+        "ce": ce * run.label_task.label_loss(),
         "inter": beta * InterClassRelation(temperature),
         "intra": gamma * IntraClassRelation(temperature),
     }

@@ -46,6 +46,6 @@ def dkd(
     def weight(progress: float) -> float:
         return min(1.0, progress / warmup) if warmup else 1.0
 
-    terms = {**({"ce": ce * run.label_task.label_loss()} if ce else {}), "dkd": weight * loss}
+    terms = {"ce": ce * run.label_task.label_loss(), "dkd": weight * loss}
     run.fit(Learner(student, run.frozen(*run.teachers()), terms))
     return student

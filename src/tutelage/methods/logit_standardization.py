@@ -30,7 +30,7 @@ def logit_standardization(
     """
     student = run.student()
     terms = {
-        **({"ce": ce * run.label_task.label_loss()} if ce else {}),
+        "ce": ce * run.label_task.label_loss(),
         "standardized": weight * StandardizedSoftTargets(temperature),
     }
     run.fit(Learner(student, run.frozen(*run.teachers()), terms))

@@ -41,11 +41,10 @@ def mlkd(
         raise TutelageError("MLKD correlates the samples of a batch; use a batch size of 2 or more")
     student = run.student()
     levels = MultiLevelCorrelations(temperatures)
-    terms: dict[str, Term | Weighted] = {"ce": ce * run.label_task.label_loss()} if ce else {}
-    if instance:
-        terms |= {
-            f"kd {temperature:g}": instance / len(levels.temperatures) * SoftTargets(temperature)
-            for temperature in levels.temperatures
-        }
+    terms: dict[str, Term | Weighted] = {"ce": ce * run.label_task.label_loss()}
+    terms |= {
+        f"kd {temperature:g}": instance / len(levels.temperatures) * SoftTargets(temperature)
+        for temperature in levels.temperatures
+    }
     run.fit(Learner(student, run.frozen(*run.teachers()), terms | {"correlations": correlations * levels}))
     return student

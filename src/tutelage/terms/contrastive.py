@@ -35,7 +35,7 @@ def in_batch_contrast(student: Tensor, teacher: Tensor, temperature: float = 0.0
 
 @full_precision
 def noise_contrast(scores: Tensor, samples: int) -> Tensor:
-    """The noise-contrastive estimation of CRD, per sample: the positive is told from K negatives of a memory.
+    """The noise-contrastive estimation of CRD, per sample: the positive against K negatives of a memory.
 
         L = -log (h_0 / (h_0 + K / M + eps)) - sum_{k=1}^K log ((K / M) / (h_k + K / M + eps)),  eps = 1e-7
 

@@ -42,7 +42,7 @@ def chillax(run: Run, *, hierarchy: dict[str, Any] | str | None = None) -> Tappe
     Deviations: the gradient of log-probabilities is exact, where the authors clip probabilities at 1e-7. A sibling that
     shares classes with the label, as nodes with several parents can, is left out, since it may be true; and the label
     of a group with one member counts as that of the member. Weight decay is that of the recipe, 5e-4 by default
-    (theirs: 5e-5 times the squared weights of the last layer). Their optional weights of nodes are left out, and so is
+    (the authors': 5e-5 times the squared weights of the last layer). Optional weights of nodes are left out, and so is
     the replacement of labels during training, which is of a later paper.
     """
     graph = hierarchy_of(run, hierarchy)
