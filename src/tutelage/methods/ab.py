@@ -29,7 +29,7 @@ def ab(
 
     Args:
         run: the run. Both stages together take its epochs (at least one each).
-        margin: m, 1 in the authors' code [from memory].
+        margin: m, 1 in benchmarks (RepDistiller).
         share: the share of the epochs that stage 1 takes, our choice.
         kd_alpha: the weight of soft targets in stage 2: (1 - kd_alpha) CE + kd_alpha T^2 KL.
         kd_temperature: T.

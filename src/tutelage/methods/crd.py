@@ -42,11 +42,11 @@ def crd(
         run: the run.
         negatives: "memory", as above and in the paper; or "batch": the other samples of the batch are the negatives of
             a softmax in both directions (InfoNCE), without a memory.
-        count: K. The authors have 16384 [from memory]; that many cost more than a small student.
-        weight: the weight, 0.8 in benchmarks [from memory].
-        width: of the projections, 128 in the authors' code [from memory].
-        temperature: tau, 0.07 in the authors' code [from memory].
-        momentum: of the memories, 0.5 in the authors' code [from memory].
+        count: K. The authors have 16384; that many cost more than a small student.
+        weight: the weight, 0.8 in the authors' scripts.
+        width: of the projections, 128 in the authors' code.
+        temperature: tau, 0.07 in the authors' code.
+        momentum: of the memories, 0.5 in the authors' code.
         kd_alpha: combine with Hinton's loss: (1 - kd_alpha) CE + kd_alpha T^2 KL replaces CE.
         kd_temperature: T of Hinton's loss.
 

@@ -30,7 +30,7 @@ def dkd(
 
     Args:
         run: the run.
-        alpha: the weight of the target class, 1 in the authors' code [from memory], as all defaults here.
+        alpha: the weight of the target class, 1 in the authors' code, as all defaults here.
         beta: the weight of the other classes; 8 for CIFAR networks, and less for a teacher that is less certain.
         temperature: T.
         ce: the weight of the label loss.

@@ -31,11 +31,11 @@ def mlkd(
         temperatures: T.
         instance: the weight of the divergence of single predictions.
         correlations: the weight of the two matrices. All defaults are our choice; the temperatures are those of the
-            authors' code [from memory].
+            authors' code.
         ce: the weight of the label loss.
 
-    Deviations: the mean over temperatures in place of the sum. The authors also mask samples and classes of which the
-    teacher is certain, and add a strongly augmented copy of each image [from memory]; both are left out.
+    Deviations: the mean over temperatures in place of the sum. The authors also mask the half of the samples and
+    classes of which the teacher is most certain, and add a strongly augmented copy of each image; both are left out.
     """
     if run.recipe.batch_size < 2:
         raise TutelageError("MLKD correlates the samples of a batch; use a batch size of 2 or more")

@@ -21,7 +21,7 @@ def nst(run: Run, *, weight: NonNegative = 5.0, kd_alpha: Share = 0.0, kd_temper
 
     Args:
         run: the run.
-        weight: the weight, our choice. Benchmarks have 50 [from memory], under which small students on 8 x 8 digits
+        weight: the weight, our choice. Benchmarks have 50, under which small students on 8 x 8 digits
             fell far behind plain training.
         kd_alpha: combine with Hinton's loss: (1 - kd_alpha) CE + kd_alpha T^2 KL replaces CE.
         kd_temperature: T of Hinton's loss.

@@ -21,7 +21,7 @@ def pkt(run: Run, *, weight: NonNegative = 470.0, kd_alpha: Share = 0.0, kd_temp
 
     Args:
         run: the run.
-        weight: the weight. Benchmarks have 30000 times the mean over all pairs at batch 64 [from memory], for which 470
+        weight: the weight. Benchmarks have 30000 times the mean over all pairs at batch 64, for which 470
             is the equal value here, at any batch size.
         kd_alpha: combine with Hinton's loss: (1 - kd_alpha) CE + kd_alpha T^2 KL replaces CE.
         kd_temperature: T of Hinton's loss.

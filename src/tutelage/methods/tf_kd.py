@@ -39,7 +39,8 @@ def tf_kd(
             number of classes [from memory].
 
     Deviations: the divergence is summed over classes. The paper's equation softens the student by T, too; its authors'
-    code, as here, does not [from memory]. Samples without a label contribute nothing.
+    code, as here, does not. That code divides the probabilities u by T in place of their logarithms, which is nearly
+    uniform for T = 20. Samples without a label contribute nothing.
     """
     student = run.student()
     terms = {

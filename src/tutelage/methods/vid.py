@@ -33,8 +33,8 @@ def vid(
 
     Args:
         run: the run.
-        weight: the weight, 1 in benchmarks [from memory].
-        variance: the initial variance, 5 in the authors' code [from memory].
+        weight: the weight, 1 in benchmarks.
+        variance: the initial variance, 5 in benchmarks, after the authors' code.
         kd_alpha: combine with Hinton's loss: (1 - kd_alpha) CE + kd_alpha T^2 KL replaces CE.
         kd_temperature: T of Hinton's loss.
 

@@ -41,6 +41,8 @@ def gaussian_correlations(embeddings: Tensor, gamma: float = 0.4, order: int = 2
 def correlation_congruence(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int = 2) -> Tensor:
     """The loss of correlation congruence, 1/B^2 ||C_S - C_T||_F^2 with ``gaussian_correlations`` C.
 
+    RepDistiller's ``Correlation``, which benchmarks call CC, is another loss: it has no correlations.
+
     Args:
         student, teacher: embeddings (B, ...), of any widths. No gradient reaches the teacher's.
         gamma, order: as in ``gaussian_correlations``.

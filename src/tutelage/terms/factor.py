@@ -21,6 +21,8 @@ from tutelage.terms.unit import unit
 def factor_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """The mean absolute difference of two factors, F_S / ||F_S||_2 - F_T / ||F_T||_2, per sample.
 
+    RepDistiller's ``FactorTransfer`` compares the means of the squares over channels instead.
+
     Args:
         student, teacher: factors (B, C, H, W) of one shape. No gradient reaches the teacher's.
 

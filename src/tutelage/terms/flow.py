@@ -25,7 +25,8 @@ def flow_matrix(first: Tensor, second: Tensor) -> Tensor:
     """The FSP matrix of two maps of one network, G_ij = 1/(h w) sum_{s,t} F1_{i,s,t} F2_{j,s,t}.
 
     Args:
-        first, second: (B, m, h, w) and (B, n, h', w'); if the sizes differ, the larger is max-pooled to the smaller.
+        first, second: (B, m, h, w) and (B, n, h', w'); if the sizes differ, the larger is max-pooled to the
+            smaller (RepDistiller averages).
 
     Returns:
         (B, m, n), in squared units of the features.

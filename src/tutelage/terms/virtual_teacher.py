@@ -20,7 +20,8 @@ from tutelage.terms.term import Term
 def virtual_soft_targets(logits: Tensor, labels: Tensor, correct: float = 0.99, temperature: float = 20.0) -> Tensor:
     """KL(softmax(log(u) / T) || softmax(z)) per sample, of a teacher that gives the label the probability ``correct``.
 
-    u_y = correct, and u_k = (1 - correct) / (C - 1) for each other class k.
+    u_y = correct, and u_k = (1 - correct) / (C - 1) for each other class k. The authors' code has softmax(u / T), which
+    is nearly uniform for T = 20, and divides the sum over classes by C.
 
     Args:
         logits: z, (B, C), of two classes at least.
