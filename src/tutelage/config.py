@@ -176,6 +176,12 @@ class Config(Recipe, Hardware):
         description="network to train: resnet8, wrn-16-2, mobilenetv2, module:attr, timm/NAME or hf/NAME",
     )
     pretrained: bool = Field(default=False, description="initialize a timm or hf student with its published weights")
+    init: str | None = Field(
+        default=None,
+        min_length=1,
+        description="initialize the student with trained weights of the same network: a run's folder or MODEL@WEIGHTS; "
+        "a classifier for another number of classes is not loaded",
+    )
     teacher: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
         default=(),
         description="trained network to learn from: a run's folder, MODEL@WEIGHTS, timm/NAME or hf/NAME; the "
@@ -207,6 +213,12 @@ class Config(Recipe, Hardware):
     def _mean_with_std(self) -> Config:
         if bool(self.teacher_mean) != bool(self.teacher_std):
             raise TutelageError("teacher_mean and teacher_std go together; give both, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Config:
+        if self.init is not None and self.pretrained:
+            raise TutelageError("init and pretrained both give initial weights; leave one out")
         return self
 
     def recipe(self) -> Recipe:

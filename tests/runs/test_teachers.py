@@ -25,7 +25,7 @@ from tutelage.runs import execute
 from tutelage.runs.folder import WEIGHTS
 from tutelage.runs.locate import split_model_spec
 from tutelage.runs.models import open_trained
-from tutelage.runs.student_cost import warn_if_costlier
+from tutelage.runs.students import StudentStart, warn_if_costlier
 from tutelage.runs.teacher_labels import label_differences
 from tutelage.tasks import find_task
 
@@ -226,13 +226,15 @@ def test_each_teacher_is_announced_before_training(tmp_path: Path, tiny_npz: str
     lines: list[str] = []
     config = Config(data=tiny_npz, student="resnet8x0.25", teacher=names, method="hinton", **SHORT)
     execute(config, announce=lines.append, report=lambda record: lines.append("epoch"))
-    first, second, *training_lines = lines
+    first, second, student, *training_lines = lines
     accuracy = json.loads((tmp_path / "t" / "result.json").read_text())["test"]["accuracy"]
     assert first.startswith(f"teacher {names[0]}: images normalized with mean ")
     assert "(recorded with the weights); accuracy " in first
     assert first.endswith(f"its run recorded accuracy {accuracy:.1%} on the test split of {tiny_npz}")
     assert "the network records none); accuracy " in second
     assert "recorded " not in second
+    assert student.startswith("student resnet8x0.25: images normalized with mean ")
+    assert student.endswith(f"(those of {tiny_npz})")
     assert training_lines == ["epoch"]
 
 
@@ -248,8 +250,8 @@ def test_the_announcement_is_a_warning_if_the_normalisation_is_assumed(
         warnings.simplefilter("ignore", TutelageWarning)  # of accuracy at chance level
         network = networks.get(kind, f"resnet8x0.25@{tmp_path / 'w.safetensors'}")
         tutelage.distill(network, tiny_model().module, tiny_data, **fields, **SHORT)
-        tutelage.train(tiny_model().module, tiny_data, **SHORT)  # no teacher, no line
-    (record,) = (entry for entry in caplog.records if entry.name == "tutelage")
+    record, student = (entry for entry in caplog.records if entry.name == "tutelage")
+    assert student.getMessage().endswith("(those of tiny)")
     message = {
         "bare": "(those of tiny: the network records none); accuracy ",
         "file": "(those of tiny: the network records none); accuracy ",
@@ -276,7 +278,7 @@ def test_a_student_that_costs_more_than_its_teacher_gives_a_warning(tiny_data: D
 
     def pair(data: Data, student: str, *teachers: str) -> None:
         networks = [make_student(teacher, data) for teacher in teachers]
-        warn_if_costlier(lambda: make_student(student, data), networks, find_task("classification"), data, student)()
+        warn_if_costlier(make_student(student, data), networks, find_task("classification"), data, student)
 
     with pytest.warns(
         TutelageWarning, match=r"resnet14 costs \d+\.\d MFLOPs per image and its teacher \d+\.\d: choose"
@@ -289,13 +291,27 @@ def test_a_student_that_costs_more_than_its_teacher_gives_a_warning(tiny_data: D
     pair(tiny_data, "resnet8x0.5", "resnet8x0.25")  # too small for its cost to matter
 
 
-def test_cost_is_compared_once_and_failing_students_are_left_to_the_dry_run(tiny_data: Data) -> None:
+def test_a_student_with_more_parameters_than_its_teacher_gives_a_warning(tiny_data: Data) -> None:
+    """The teacher runs its few weights on more pixels: it has more FLOPs and fewer parameters."""
+    wide = nn.Sequential(nn.Conv2d(1, 64, 3), nn.ReLU(), nn.Conv2d(64, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    deep = nn.Sequential(
+        nn.AvgPool2d(4), nn.Flatten(), nn.Linear(4, 800), nn.ReLU(), nn.Linear(800, 800), nn.ReLU(), nn.Linear(800, 4)
+    )
+    task = find_task("classification")
+    teacher = nn.Sequential(nn.Upsample(scale_factor=4), wide)
+    with pytest.warns(TutelageWarning, match=r"deep has 648,004 parameters and its teacher \d,\d+: choose a smaller"):
+        warn_if_costlier(Tapped(deep), [Tapped(teacher)], task, tiny_data, "deep")
+
+
+def test_the_student_is_announced_once_and_failing_students_are_left_to_the_dry_run(tiny_data: Data) -> None:
     class Fails(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("on purpose")
 
-    make_student = warn_if_costlier(
-        lambda: Tapped(Fails()), [Tapped(Fails())], find_task("classification"), tiny_data, "fails"
-    )
-    assert isinstance(make_student().module, Fails)
-    assert isinstance(make_student().module, Fails)
+    lines: list[str] = []
+    networks = [Tapped(Fails()), Tapped(Fails())]
+    teachers = [Tapped(Fails())]
+    start = StudentStart(Config(student="fails"), tiny_data, None, teachers, find_task("classification"), lines.append)
+    assert [start(network) for network in networks] == networks
+    assert lines == ["student fails: images normalized with mean 0 and std 1 (its own)"]
+    assert start.record == {}

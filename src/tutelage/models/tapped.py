@@ -119,6 +119,15 @@ class Tapped(nn.Module):
         roles = {**self._roles_argument, **declared_roles(self.module), **roles}
         return Tapped(self.module, self.mean.flatten().tolist(), self.std.flatten().tolist(), roles or None)
 
+    def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> Tapped:
+        """A new ``Tapped`` of the same network with this normalisation and the same roles named by hand."""
+        return Tapped(self.module, mean, std, self._roles_argument or None)
+
+    def has_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> bool:
+        """Whether this is the normalisation, up to rounding."""
+        pairs = ((self.mean, mean), (self.std, std))
+        return all(torch.allclose(own.flatten().cpu(), torch.tensor(other, dtype=own.dtype)) for own, other in pairs)
+
     @property
     def manual_roles(self) -> frozenset[str]:
         """The roles named by hand, by the caller or by the network itself."""

@@ -85,12 +85,22 @@ def load_weights(path: str | os.PathLike[str], module: nn.Module) -> dict[str, A
         TutelageError: the file is missing, damaged, would run code, or belongs to another network.
     """
     file = str(as_path(path))
-    state, metadata = read_pickle(file) if is_pickle(file) else read_safetensors(file)
+    state, metadata = read_state(file)
     own_state = module.state_dict()
     state = without_prefix(state, own_state)
     check_fit(file, type(module).__name__, state, own_state)
     module.load_state_dict(state)
     return metadata
+
+
+def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file's weights under the file's own keys, and the metadata given to ``save_weights``, empty for other files.
+
+    Raises:
+        TutelageError: the file is missing, damaged or would run code.
+    """
+    file = str(as_path(path))
+    return read_pickle(file) if is_pickle(file) else read_safetensors(file)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

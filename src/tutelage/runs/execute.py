@@ -24,12 +24,13 @@ from tutelage.models.weights import save_weights
 from tutelage.parsing import parse_yaml
 from tutelage.runs.classes import with_classes
 from tutelage.runs.folder import TRACKING, WEIGHTS, RunFolder
-from tutelage.runs.header import SAMPLES_DIGEST, WEIGHTS_DIGEST
+from tutelage.runs.header import SAMPLES_DIGEST, WEIGHTS_DIGEST, read_header
+from tutelage.runs.initial_weights import open_initial_weights
 from tutelage.runs.inputs import input_fingerprints
 from tutelage.runs.measure import measure
 from tutelage.runs.models import TrainedModel, load_student, open_teachers, student_factory, weights_metadata
 from tutelage.runs.samples import read_samples, save_samples
-from tutelage.runs.student_cost import warn_if_costlier
+from tutelage.runs.students import StudentStart
 from tutelage.runs.teachers import announce_teachers
 from tutelage.runs.tracking import Trackers
 from tutelage.sources import TeacherCache
@@ -129,7 +130,8 @@ def execute(
         data, *((trained_teachers[0].model, trained_teachers[0].classes) if trained_teachers else (None, ()))
     )
     make_student = overrides.student or student_factory(config.student, data, pretrained=config.pretrained, trust=trust)
-    inputs = input_fingerprints(data, teachers, method, task, config, by_name=overrides.student is None)
+    weights = open_initial_weights(config.init) if config.init is not None else None
+    inputs = input_fingerprints(data, teachers, method, task, config, weights, by_name=overrides.student is None)
     run_folder = RunFolder(folder) if folder else None
     if run_folder and (metrics := run_folder.finished(config, inputs)) is not None:  # the folder may be read-only
         return _read_finished(config, run_folder, metrics, make_student, data)
@@ -154,9 +156,10 @@ def execute(
             if report:
                 report(record)
 
+        start = StudentStart(config, data, weights, teachers, task, announce if processes.main else None)
         run = Run(
             data,
-            warn_if_costlier(make_student, teachers, task, data, config.student),
+            make_student,
             teachers,
             recipe=config.recipe(),
             hardware=hardware,
@@ -166,13 +169,14 @@ def execute(
             teacher_cache=_teacher_cache(config, data),
             report=on_epoch,
             processes=processes,
+            start=start,
             check_labels=True,
             task=task,
         )
         student = method(run, **settings)
         if processes.main:
             digest = _save(run_folder, config, student, data, task, run.samples) if run_folder else {}
-            metrics = measure(config, task, data, student, teachers, run, history) | digest
+            metrics = measure(config, task, data, student, teachers, run, history) | start.record | digest
             trackers.test(metrics["test"])
             if run_folder:
                 run_folder.write_result(metrics)
@@ -213,14 +217,18 @@ def _read_finished(
     config: Config, run_folder: RunFolder, metrics: dict[str, Any], make_student: Callable[[], Tapped], data: Data
 ) -> Result:
     """Read the result of a finished run from its folder."""
-    model = make_student()
+    model, file = make_student(), run_folder.path / WEIGHTS
     try:
-        module = load_student(run_folder.path / WEIGHTS, model.module, data)
+        module = load_student(file, model.module, data)
     except TutelageError as error:
         raise TutelageError(
             f"{error}; remove {run_folder.path / 'result.json'} to finish the run from its checkpoint"
         ) from error
+    own = (model.mean.flatten().tolist(), model.std.flatten().tolist())
+    mean_std = read_header(file).mean_std(data.input_shape[0]) or own
     if applied_operations(module):  # its layers have other roles than those of the plain network
-        model = wrap_network(module, model.mean.flatten().tolist(), model.std.flatten().tolist())
+        model = wrap_network(module, *mean_std)
+    elif not model.has_normalisation(*mean_std):  # of the weights that it started from
+        model = model.with_normalisation(*mean_std)
     samples = read_samples(run_folder.path) if SAMPLES_DIGEST in metrics else {}
     return Result(model.to(config.device), metrics, run_folder.history(), config, run_folder.path, samples)

@@ -17,11 +17,19 @@ from tutelage.models.state import check_state
 from tutelage.models.tapped import Tapped
 from tutelage.runs.code import digest_of_method, digest_of_networks
 from tutelage.runs.folder import DATA, NETWORK_CODE
+from tutelage.runs.initial_weights import InitialWeights
 from tutelage.tasks import Task
 
 
 def input_fingerprints(
-    data: Data, teachers: Sequence[nn.Module], method: Method, task: Task, config: Config, *, by_name: bool
+    data: Data,
+    teachers: Sequence[nn.Module],
+    method: Method,
+    task: Task,
+    config: Config,
+    weights: InitialWeights | None = None,
+    *,
+    by_name: bool,
 ) -> dict[str, str]:
     """Fingerprints of the data, the teachers and the code that a run uses: a run with other inputs is another run.
 
@@ -31,10 +39,13 @@ def input_fingerprints(
         method: the training method; its code counts if it is not the package's own.
         task: counts where neither the method nor the data's targets determine it.
         config: whose teachers', and whose student's, code counts if it is not the package's own.
+        weights: from which the student starts.
         by_name: whether the student is built from its name in the configuration.
     """
     inputs = {DATA: data.fingerprint}
     inputs |= {f"teacher {number}": fingerprint(teacher) for number, teacher in enumerate(teachers, 1)}
+    if weights is not None:
+        inputs["initial weights"] = weights.fingerprint
     if method.task is None and task.name != data.targets.task:
         inputs["task"] = task.name
     networks = config.teacher

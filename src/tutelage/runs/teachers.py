@@ -85,11 +85,13 @@ def _value(task: Task, score: float) -> str:
 
 def describe_normalisation(name: str, network: TrainedModel) -> str:
     """One line: a network's normalisation, and where it comes from."""
-    mean, std = (
-        ", ".join(f"{value:.4g}" for value in values.flatten().tolist())
-        for values in (network.model.mean, network.model.std)
-    )
-    return f"{name}: images normalized with mean {mean} and std {std} ({network.normalisation})"
+    return f"{name}: {normalisation_text(network.model, network.normalisation)}"
+
+
+def normalisation_text(model: Tapped, origin: str, noun: str = "images") -> str:
+    """A network's normalisation of its inputs, and where it comes from, in words."""
+    mean, std = (", ".join(f"{value:.4g}" for value in values.flatten().tolist()) for values in (model.mean, model.std))
+    return f"{noun} normalized with mean {mean} and std {std} ({origin})"
 
 
 def _recorded_score(folder: Path | None) -> str | None:

@@ -18,6 +18,9 @@ from tutelage.runs.code import code_of_method, code_of_network
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.study import Study, canonical
 
+_LATER_FIELDS = ("teacher_mean", "teacher_std", "init")
+"""Fields of the configuration that are newer than the first keys."""
+
 
 class Case(NamedTuple):
     """A condition and a pair of networks, which the rows of one table share."""
@@ -157,7 +160,7 @@ class Planner:
         """Return the job of the teacher of a case and seed, which all methods share."""
         if (case, seed) not in self._teachers:
             noise = case.noise if case.teacher_labels == "noisy" else None
-            fields = {"seed": seed, "noise": noise, "student": case.teacher, "method": PLAIN}
+            fields = {"seed": seed, "noise": noise, "student": case.teacher, "method": PLAIN, "init": None}
             self._teachers[case, seed] = self._job(case, TEACHER, fields, self._code[case.teacher])
         return self._teachers[case, seed]
 
@@ -208,8 +211,9 @@ class Planner:
         if teacher_and_spec is None:
             config = config.replace(teacher_mean=(), teacher_std=())  # these apply to trained teachers only
         identity = config.model_dump(mode="json", exclude={"teacher", "workers"})
-        if not config.teacher_mean:  # absent, so that keys equal those of versions without these fields
-            del identity["teacher_mean"], identity["teacher_std"]
+        for name in _LATER_FIELDS:  # absent, so that keys equal those of versions without these fields
+            if getattr(config, name) == Config.model_fields[name].default:
+                del identity[name]
         # Numbers depend on the precision of the cache, not on its folder. Earlier versions hashed these names.
         del identity["teacher_cache"], identity["teacher_cache_dtype"]
         identity["answers"] = None

@@ -55,6 +55,7 @@ class Run:
         write: writes a file in that folder atomically.
         teacher_cache: caches the teachers' outputs; without one the teachers run in each step.
         report: called with a record per epoch, which has the number of its fit.
+        start: called with the new student of number 0; returns the one to train, for example with loaded weights.
         check_labels: whether to refuse labels that the task cannot be trained on, for example a class without samples,
             if a term reads labels.
         task: the task of methods that declare none; by default that of the data's targets.
@@ -74,10 +75,11 @@ class Run:
         teacher_cache: TeacherCache | None = None,
         report: Callable[[Record], None] | None = None,
         processes: Processes | None = None,
+        start: Callable[[Tapped], Tapped] | None = None,
         check_labels: bool = False,
         task: Task | None = None,
     ) -> None:
-        self._check_labels = check_labels
+        self._check_labels, self._start = check_labels, start
         self.data, self.recipe, self.hardware = data, recipe or Recipe(), hardware or Hardware()
         self.seed, self.folder, self.teacher_cache = seed, folder, teacher_cache
         self.processes = processes or Processes.current(self.hardware.device)
@@ -125,10 +127,13 @@ class Run:
     def student(self, number: int = 0) -> Tapped:
         """Return a student with its initial weights.
 
-        They depend on the seed and the number alone, so students of one seed and number are equal in all methods.
+        They depend on the seed and the number alone, so students of one seed and number are equal in all methods. Only
+        the student of number 0 starts from the weights that a configuration names; others are drawn.
         """
         with initial_weights(self.seed, number):
             model = self._student()
+            if number == 0 and self._start is not None:
+                model = self._start(model)
         self._check_unshared(model)
         return self._checked(model)
 
