@@ -19,6 +19,7 @@ ROOMS = (
     ["errors"],
     ["parsing", "trust", "files", "parts"],
     ["fields"],
+    ["recipe"],
     ["config", "ambient", "signals"],
     ["data"],
     ["models"],

@@ -1,4 +1,4 @@
-"""Frozen configurations: the training recipe, the hardware, and everything that a run depends on."""
+"""Frozen configurations: the hardware, everything that a run depends on, and the extra evaluation."""
 
 from __future__ import annotations
 
@@ -15,18 +15,27 @@ from tutelage.errors import TutelageError, one_line
 from tutelage.fields import Fields
 from tutelage.files import read_file
 from tutelage.parsing import parse_json, parse_toml, parse_yaml, write_yaml
+from tutelage.recipe import Numbers, Recipe, as_numbers
 
+__all__ = [
+    "DEFAULT_METHOD",
+    "FLAG",
+    "OBJECT_PREFIX",
+    "Compile",
+    "CompileWhen",
+    "Config",
+    "Deviations",
+    "ExtraEvaluation",
+    "Hardware",
+    "MethodName",
+    "Normalization",
+    "Numbers",
+    "Recipe",
+    "method_name",
+    "read_config",
+]
 
-def _as_numbers(value: Any) -> Any:
-    """Convert one number, a sequence of numbers, or a comma-separated text to a tuple."""
-    entries = value if isinstance(value, list | tuple) else (value,)
-    return tuple(part for entry in entries for part in (entry.split(",") if isinstance(entry, str) else (entry,)))
-
-
-Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_numbers)]
-
-
-Deviations = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_as_numbers)]
+Deviations = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(as_numbers)]
 
 
 class Normalization(Fields):
@@ -47,36 +56,6 @@ class Normalization(Fields):
     def pair(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Mean and standard deviation; ``None`` if neither is given."""
         return (self.mean, self.std) if self.mean else None
-
-
-class Recipe(Fields):
-    """The optimizer and its schedule. The defaults are those usual for CIFAR networks, scaled to batch size 64."""
-
-    epochs: int = Field(default=20, ge=1, description="number of passes over the training set")
-    batch_size: int = Field(default=64, ge=1, description="samples per step, over all processes")
-    optimizer: str | Callable[..., Any] = Field(
-        default="SGD", description="optimizer, by its class name in torch.optim"
-    )
-    lr: float = Field(default=0.05, gt=0, description="peak learning rate")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum, for optimizers that have it")
-    nesterov: bool = Field(default=True, description="Nesterov momentum, for optimizers that have it")
-    weight_decay: float = Field(default=5e-4, ge=0, description="weight decay, except where the method sets another")
-    schedule: Literal["step", "cosine", "constant"] = Field(
-        default="step", description="learning-rate schedule: step, cosine or constant"
-    )
-    milestones: Numbers = Field(
-        default=(0.3, 0.6, 0.8), description="when schedule 'step' lowers the rate, as fractions of the run"
-    )
-    gamma: float = Field(default=0.2, gt=0, le=1, description="factor by which schedule 'step' lowers the rate")
-    warmup: float = Field(default=0.0, ge=0, description="linear warm-up of the learning rate, in epochs")
-    clip: float | None = Field(default=None, gt=0, description="clip the gradient norm to this value")
-
-    @field_validator("milestones")
-    @classmethod
-    def _ordered(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if list(value) != sorted(value) or any(not 0 < share < 1 for share in value):
-            raise ValueError("milestones are increasing fractions of the run, each between 0 and 1")
-        return value
 
 
 CompileWhen = Literal["auto", "reduce-overhead", "max-autotune"]

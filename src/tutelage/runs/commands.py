@@ -16,7 +16,8 @@ def _non_defaults(config: Config) -> dict[str, object]:
     """The fields that differ from their defaults."""
     defaults = {name: field.default for name, field in Config.model_fields.items()}
     defaults["method"] = DEFAULT_METHOD[_command(config)]
-    return {name: getattr(config, name) for name in defaults if getattr(config, name) != defaults[name]}
+    fields = {name: getattr(config, name) for name in defaults if getattr(config, name) != defaults[name]}
+    return fields | ({"lr": config.lr} if "optimizer" in fields else {})  # other defaults may follow from no rate
 
 
 def as_command(config: Config) -> str:

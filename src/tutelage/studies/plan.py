@@ -18,8 +18,47 @@ from tutelage.runs.code import code_of_method, code_of_network
 from tutelage.studies import PLAIN, TEACHER
 from tutelage.studies.study import Study, canonical
 
-_LATER_FIELDS = ("teacher_mean", "teacher_std", "init")
-"""Fields of the configuration that are newer than the first keys."""
+FIRST_FIELDS = frozenset(
+    [
+        "epochs",
+        "batch_size",
+        "optimizer",
+        "lr",
+        "momentum",
+        "nesterov",
+        "weight_decay",
+        "schedule",
+        "milestones",
+        "gamma",
+        "warmup",
+        "clip",
+        "device",
+        "precision",
+        "channels_last",
+        "compile",
+        "data",
+        "image_size",
+        "test",
+        "skip_bad",
+        "per_class",
+        "imbalance",
+        "noise",
+        "validation",
+        "augment",
+        "views",
+        "student",
+        "pretrained",
+        "teacher_cache",
+        "teacher_cache_dtype",
+        "method",
+        "settings",
+        "seed",
+    ]
+)
+"""The fields of ``Config`` that are in the key of every run.
+
+Other fields are in it only if they do not have their default value, so that keys equal those of versions without them.
+"""
 
 
 class Case(NamedTuple):
@@ -160,7 +199,7 @@ class Planner:
         """Return the job of the teacher of a case and seed, which all methods share."""
         if (case, seed) not in self._teachers:
             noise = case.noise if case.teacher_labels == "noisy" else None
-            fields = {"seed": seed, "noise": noise, "student": case.teacher, "method": PLAIN, "init": None}
+            fields = {"seed": seed, "noise": noise, "student": case.teacher, "method": PLAIN}
             self._teachers[case, seed] = self._job(case, TEACHER, fields, self._code[case.teacher])
         return self._teachers[case, seed]
 
@@ -210,10 +249,11 @@ class Planner:
         config = config_of(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **fields)
         if teacher_and_spec is None:
             config = config.replace(teacher_mean=(), teacher_std=())  # these apply to trained teachers only
-        identity = config.model_dump(mode="json", exclude={"teacher", "workers"})
-        for name in _LATER_FIELDS:  # absent, so that keys equal those of versions without these fields
-            if getattr(config, name) == Config.model_fields[name].default:
-                del identity[name]
+        identity = {
+            name: value
+            for name, value in config.model_dump(mode="json", exclude={"teacher", "workers"}).items()
+            if name in FIRST_FIELDS or getattr(config, name) != Config.model_fields[name].default
+        }
         # Numbers depend on the precision of the cache, not on its folder. Earlier versions hashed these names.
         del identity["teacher_cache"], identity["teacher_cache_dtype"]
         identity["answers"] = None

@@ -66,7 +66,7 @@ class Loop:
         self._roles = {learner: roles_to_read(learner, learners) for learner in learners}
         prepare(learners, self._roles, task, data, execution)
         self.optimizers = {
-            learner: make_optimizer(recipe, trainable_parameters(learner), parameter_options(learner))
+            learner: make_optimizer(recipe, trainable_parameters(learner), parameter_options(learner, recipe))
             for learner in learners
         }
         self._peak_lr = {

@@ -7,16 +7,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from tutelage.config import Recipe
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError
 from tutelage.models.state import check_state, shared_tensors, shared_tensors_error
 from tutelage.tasks import Task
 from tutelage.training.checkpoint import rng_state_restored
+from tutelage.training.depth import layer_factors
 from tutelage.training.dry_run import dry_run, example_batch
 from tutelage.training.execution import Execution
 from tutelage.training.hardware import place
 from tutelage.training.learner import Learner
-from tutelage.training.optim import ParameterOptions
+from tutelage.training.optim import RECIPE_OPTIONS, ParameterOptions
+
+DEFAULT_RECIPE = Recipe()
 
 
 def check_learners(learners: Sequence[Learner]) -> None:
@@ -106,7 +110,22 @@ def trainable_parameters(learner: Learner) -> list[nn.Parameter]:
     return parameters
 
 
-def parameter_options(learner: Learner) -> dict[nn.Parameter, ParameterOptions]:
-    """The optimizer's options by parameter, for those that are not optimized as the recipe says."""
+def parameter_options(learner: Learner, recipe: Recipe = DEFAULT_RECIPE) -> dict[nn.Parameter, ParameterOptions]:
+    """The optimizer's options by parameter, for those that are not optimized as the recipe says for all.
+
+    Factors on the learning rate, of the learner and of the layer's depth, are multiplied; the learner's weight decay
+    has precedence over ``decay_norms``.
+    """
     parameters = dict(learner.model.module.named_parameters())
-    return {parameters[name]: choice for name, choice in learner.parameter_options().items()}
+    chosen = {parameters[name]: choice for name, choice in learner.parameter_options().items()}
+    factors = layer_factors(learner.model.module, recipe.layer_decay) if recipe.layer_decay < 1 else {}
+    options = {}
+    for parameter in learner.parameters():
+        choice = chosen.get(parameter, RECIPE_OPTIONS)
+        decay = choice.weight_decay
+        if decay is None and not recipe.decay_norms and parameter.ndim <= 1:
+            decay = 0.0
+        own = ParameterOptions(lr=choice.lr * factors.get(parameter, 1.0), weight_decay=decay)
+        if own != RECIPE_OPTIONS:
+            options[parameter] = own
+    return options
