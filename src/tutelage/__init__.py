@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tutelage.labels import LabelIssues, label_issues
     from tutelage.methods import method
     from tutelage.models import Outputs, Tapped
+    from tutelage.runs.calibrate import Calibrated, calibrate
     from tutelage.runs.prediction import Predictions, predict_images
     from tutelage.sources import EMA, Frozen, Peers
     from tutelage.studies.results import Results
@@ -37,6 +38,7 @@ _MODULES = {
     "tutelage.tasks": ("evaluate",),
     "tutelage.methods": ("method",),
     "tutelage.models": ("Outputs", "Tapped"),
+    "tutelage.runs.calibrate": ("Calibrated", "calibrate"),
     "tutelage.runs.prediction": ("Predictions", "predict_images"),
     "tutelage.sources": ("EMA", "Frozen", "Peers"),
     "tutelage.studies.results": ("Results",),
@@ -49,6 +51,7 @@ _MODULES = {
 __all__ = [
     "EMA",
     "Batch",
+    "Calibrated",
     "Config",
     "CrossEntropy",
     "Data",
@@ -71,6 +74,7 @@ __all__ = [
     "Term",
     "TutelageError",
     "TutelageWarning",
+    "calibrate",
     "distill",
     "evaluate",
     "fit",

@@ -118,6 +118,24 @@ def test_weights_without_class_names_need_them(teacher: Path, images: Path, tmp_
         tutelage.predict_images(spec, images, image_size=8)
 
 
+def test_weights_without_a_header_take_the_channels_of_their_first_layer(
+    teacher: Path, images: Path, tmp_path: Path, expected: torch.Tensor
+) -> None:
+    data = open_data("digits")
+    network = open_model(str(teacher), data)
+    torch.save(network.module.state_dict(), tmp_path / "grey.pt")
+    spec, mean_std = (
+        f"resnet8@{tmp_path / 'grey.pt'}",
+        (network.mean.flatten().tolist(), network.std.flatten().tolist()),
+    )
+    options: dict[str, Any] = {"classes": data.classes, "mean_std": mean_std, "device": "cpu", "workers": 0}
+    files = [images / f"{number:02d}.png" for number in range(4)]
+    predictions = tutelage.predict_images(spec, files, image_size=8, **options)
+    torch.testing.assert_close(predictions.probabilities, expected[:4])
+    with pytest.warns(tutelage.TutelageWarning, match="records no image size, so images are scaled to 224 pixels"):
+        tutelage.predict_images(spec, files[:1], **options)
+
+
 def test_missing_paths_and_other_inputs_are_refused(teacher: Path, tmp_path: Path, refused: Any) -> None:
     with refused("there is no image or folder", "nowhere.png"):
         tutelage.predict_images(teacher, tmp_path / "nowhere.png")

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import typer
 
+from tutelage.cli.calibrate import calibrate
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.export import export
 from tutelage.cli.labels import labels
@@ -35,6 +36,7 @@ for command in (
     distill,
     evaluate,
     predict,
+    calibrate,
     export,
     labels,
     study,

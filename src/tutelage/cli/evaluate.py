@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.cli.options import Json, Mean, SkipBad, Std, Test, TrustAll
-from tutelage.cli.trained import open_networks, open_run_data
+from tutelage.cli.trained import open_networks
 from tutelage.config import ExtraEvaluation
 from tutelage.errors import unknown
 
@@ -45,9 +45,14 @@ def evaluate(
     requested: dict[str, Any] = {"corruptions": corruptions, "pgd": pgd or (), "ood": ood, "samples": samples}
     extra = ExtraEvaluation(**requested)
     from tutelage.config import Hardware
+    from tutelage.data.batch import hard_labels
     from tutelage.evaluation import cost_of
+    from tutelage.evaluation.calibration import calibrated_metrics
+    from tutelage.evaluation.predict import class_logits
     from tutelage.report.console import stderr_console
     from tutelage.runs.classes import check_classes, with_classes
+    from tutelage.runs.models import DEFAULT_TASK
+    from tutelage.runs.run_data import open_run_data
     from tutelage.tasks import Compute, find_task, incompatibility
     from tutelage.tasks import evaluate as evaluate_network
     from tutelage.training.hardware import resolve
@@ -72,6 +77,10 @@ def evaluate(
     if not bool(evaluation_split.targets.labelled(evaluation_split.labels).any()):
         stderr_console().print(f"no {split} sample of {data_set.name} has a label", highlight=False)
     result = evaluate_network(model, data_set, split=split, device=device, teacher=teacher_model, task=task.name)
+    if network.calibration is not None and task.name == DEFAULT_TASK:
+        logits = class_logits(model, "network", data_set, evaluation_split, device)
+        labels = hard_labels(evaluation_split.labels).to(device)
+        result["calibrated"] = calibrated_metrics(logits, labels, network.calibration)
     result |= task.evaluate_extra(model, data_set, extra, Compute(device), split=split)
     result["cost"] = cost_of(model, task.example(model, data_set), task.samples(model, data_set, evaluation_split))
     if json_:
@@ -86,13 +95,22 @@ def _print_result(title: str, result: dict[str, Any]) -> None:
     from tutelage.report.console import Terminal
 
     table = Table(title=title, show_header=False)
-    by_class, counts = result.pop("per_class_accuracy", {}), result.pop("confusion", None)
-    for name, value in {**result, **result.pop("cost")}.items():
-        if value is not None and not isinstance(value, dict):
+    accuracies, counts = result.pop("per_class_accuracy", {}), result.pop("confusion", None)
+    by_class = {"recall": accuracies} | {
+        name: result.pop(f"per_class_{name}") for name in ("precision", "f1") if f"per_class_{name}" in result
+    }
+    calibrated = result.pop("calibrated", {})
+    for name, value in {
+        **result,
+        **result.pop("cost"),
+        **{f"calibrated {k}": v for k, v in calibrated.items()},
+    }.items():
+        if value is not None and not isinstance(value, dict | list):
             table.add_row(name.replace("_", " "), f"{value:,.4f}" if isinstance(value, float) else str(value))
-    if present := {name: accuracy for name, accuracy in by_class.items() if accuracy is not None}:
-        table.add_row("accuracy by class", _by_name(present))
-    if confused := _most_confused([*by_class], counts or []):
+    for name, values in by_class.items():
+        if present := {label: value for label, value in values.items() if value is not None}:
+            table.add_row(f"{name} by class", _by_name(present))
+    if confused := _most_confused([*accuracies], counts or []):
         table.add_row("most often confused", confused)
     if by_radius := result.get("pgd"):
         table.add_row("accuracy by radius", _by_name(by_radius))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli.options import PATH_OPTION, Mean, Std, TrustAll
-from tutelage.cli.trained import open_networks, open_run_data
+from tutelage.cli.trained import open_networks
 
 
 def export(
@@ -22,19 +22,20 @@ def export(
     std: Std = None,
     trust: TrustAll = False,
 ) -> None:
-    """Export a trained network to ONNX, including its normalization."""
+    """Export a trained network to ONNX, including its normalization and calibration."""
     from tutelage.models.export import export_onnx
     from tutelage.report.console import print_plain
     from tutelage.runs.classes import check_classes, with_classes
     from tutelage.runs.loading_script import loading_script
     from tutelage.runs.models import weights_metadata
+    from tutelage.runs.run_data import open_run_data
     from tutelage.tasks import find_task
 
     data_set = open_run_data(run, data, None)
     (network,) = open_networks([run], data_set, mean, std, trust)
     data_set = with_classes(data_set, network.model, network.classes)
     check_classes(run, network.classes, data_set)
-    export_onnx(network.model, data_set.image_shape, onnx, classes=data_set.classes)
+    export_onnx(network.model, data_set.image_shape, onnx, classes=data_set.classes, calibration=network.calibration)
     print_plain(onnx)
     task = find_task(network.task or data_set.targets.task)
     if task.decision_rule:
@@ -42,5 +43,5 @@ def export(
             f"the file contains the network only, without the decision rule of {task.name}: {task.decision_rule}"
         )
     if network.file is not None and network.file.suffix == ".safetensors":
-        metadata = weights_metadata(network.spec, network.model, data_set, task)
+        metadata = weights_metadata(network.spec, network.model, data_set, task, network.calibration)
         print(f"\n{loading_script(metadata, repr(str(network.file)))}", end="")

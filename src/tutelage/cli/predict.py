@@ -30,7 +30,11 @@ def predict(
     trust: TrustAll = False,
     json_: Json = False,
 ) -> None:
-    """Predict the classes of images with a trained network."""
+    """Predict the classes of images with a trained network.
+
+    After tutelage calibrate, probabilities are calibrated, and the set of classes that contains the true one with the
+    chosen probability is listed too.
+    """
     from tutelage.report.console import print_plain, stderr_console
     from tutelage.runs.prediction import predict_images
 
@@ -57,6 +61,11 @@ def predict(
         print(json.dumps([*predictions.rows(top)], allow_nan=False))
     else:
         for row in predictions.rows(top):
+            members = row.pop("set", None)
             file, *values = row.values()
             pairs = zip(values[::2], values[1::2], strict=True)
-            print_plain(f"{file}  " + "  ".join(f"{name} {100 * share:.1f} %" for name, share in pairs))
+            text = f"{file}  " + "  ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
+            print_plain(text if members is None else f"{text}  {{{', '.join(members)}}}")
+        if predictions.coverage is not None:
+            note = "calibrated probabilities; the set in braces contains the true class with probability {:.0%} or more"
+            stderr_console().print(note.format(predictions.coverage), highlight=False)

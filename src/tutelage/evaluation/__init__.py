@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from tutelage.evaluation.calibration import calibrated_metrics, conformal_threshold, fit_calibration, fit_temperature
 from tutelage.evaluation.corruptions import CORRUPTIONS, corruption_accuracies
 from tutelage.evaluation.cost import Latency, cost_of, flops, latency, parameters
 from tutelage.evaluation.extra import evaluate_extra
@@ -55,7 +56,9 @@ __all__ = [
     "auac",
     "aurc",
     "brier",
+    "calibrated_metrics",
     "calibration_gap",
+    "conformal_threshold",
     "confusion",
     "corruption_accuracies",
     "cost_of",
@@ -66,6 +69,8 @@ __all__ = [
     "evaluate_extra",
     "evaluate_generator",
     "expected_grade",
+    "fit_calibration",
+    "fit_temperature",
     "flops",
     "frechet_distance",
     "frechet_distance_of",

@@ -12,10 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from tutelage.ambient import default_settings
 from tutelage.errors import TutelageError, one_line
 from tutelage.files import atomic_write
+from tutelage.models.calibration import Calibration
 from tutelage.models.tapped import Tapped
 
 
@@ -32,8 +34,27 @@ def _quietly() -> Iterator[None]:
             logging.disable(before)
 
 
+class _Calibrated(nn.Module):
+    """Pixels to logits, calibrated probabilities and membership in the prediction set."""
+
+    def __init__(self, model: Tapped, calibration: Calibration) -> None:
+        super().__init__()
+        self.model, self.calibration = model, calibration
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = self.model(pixels)
+        return logits, self.calibration.probabilities(logits), self.calibration.in_set(logits)
+
+
 @default_settings()
-def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *, classes: Sequence[str] = ()) -> None:
+def export_onnx(
+    model: Tapped,
+    image_shape: tuple[int, int, int],
+    path: Path,
+    *,
+    classes: Sequence[str] = (),
+    calibration: Calibration | None = None,
+) -> None:
     """Write a network as one ONNX file: ``pixels`` (batch, C, H, W) float32 in [0, 1] to ``logits`` (batch, classes).
 
     If the network's output has a role such as ``embedding``, the output has this name instead of ``logits``. The batch
@@ -44,6 +65,8 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *,
         image_shape: (C, H, W) of the images.
         path: the file.
         classes: the class names, in the order of the logits.
+        calibration: adds the outputs ``probabilities`` (batch, classes), calibrated, and ``in_set`` (batch, classes)
+            bool, and the entry ``calibration`` of the metadata.
 
     Raises:
         TutelageError: the extra ``onnx`` is not installed, or the network cannot be exported.
@@ -54,14 +77,16 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *,
         raise TutelageError("ONNX needs the extra: pip install 'tutelage[onnx]'") from error
     model = copy.deepcopy(model).eval().cpu()
     output = next((role for role, tap in model.taps.items() if not str(tap)), "logits")
+    outputs = [output] if calibration is None else [output, "probabilities", "in_set"]
+    network = model if calibration is None else _Calibrated(model, calibration)
     try:
         with _quietly():
             program = torch.onnx.export(
-                model,
+                network,
                 (torch.zeros(2, *image_shape),),
                 dynamo=True,
                 input_names=["pixels"],
-                output_names=[output],
+                output_names=outputs,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
             )
         if program is None:
@@ -72,6 +97,8 @@ def export_onnx(model: Tapped, image_shape: tuple[int, int, int], path: Path, *,
     proto = program.model_proto
     metadata: dict[str, object] = {"classes": list(classes)} if output == "logits" else {}
     metadata["image_shape"] = list(image_shape)
+    if calibration is not None:
+        metadata["calibration"] = calibration.model_dump()
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=json.dumps(value))
     atomic_write(path, proto.SerializeToString())

@@ -42,12 +42,6 @@ def save_weights(
     Raises:
         TutelageError: ``metadata`` is not JSON, the state has other values than dense tensors, or writing failed.
     """
-    try:
-        text = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise TutelageError(
-            f"the metadata for the weights {str(path)!r} is not JSON: {one_line(error)}; give plain, finite values"
-        ) from error
     state = module.state_dict()
     no_tensors = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if no_tensors:
@@ -55,19 +49,39 @@ def save_weights(
             f"{type(module).__name__} keeps {short_list(no_tensors)} in its state_dict, which is no tensor:"
             " only tensors can be saved; register it as a buffer or leave it out"
         )
+    data = encode_weights(state, metadata, f"this {type(module).__name__}")
+    write(as_path(path), data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def encode_weights(state: Mapping[str, Tensor], metadata: Mapping[str, Any], name: str) -> bytes:
+    """The content of a weights file; equal weights and metadata give equal bytes.
+
+    Args:
+        state: dense tensors by key.
+        metadata: plain values that JSON can hold.
+        name: what the weights belong to, for error messages.
+
+    Raises:
+        TutelageError: ``metadata`` is not JSON, or a tensor cannot be saved.
+    """
+    try:
+        text = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TutelageError(
+            f"the metadata for the weights of {name} is not JSON: {one_line(error)}; give plain, finite values"
+        ) from error
     try:
         # Copies, since safetensors refuses tensors that share memory or have another layout.
         copies = {
             key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in state.items()
         }
-        data = save(copies, metadata={METADATA_KEY: text})
+        return save(copies, metadata={METADATA_KEY: text})
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise TutelageError(
-            f"the weights of this {type(module).__name__} cannot be saved: {one_line(error)};"
+            f"the weights of {name} cannot be saved: {one_line(error)};"
             " safetensors holds dense tensors of the ordinary types"
         ) from error
-    write(as_path(path), data)
-    return hashlib.sha256(data).hexdigest()
 
 
 def load_weights(path: str | os.PathLike[str], module: nn.Module) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from tutelage.errors import TutelageError, one_line
 from tutelage.fields import Fields
 from tutelage.files import read_file
+from tutelage.models.calibration import Calibration
 from tutelage.models.external.common import MeanStd
 from tutelage.models.weights import read_metadata
 from tutelage.runs.folder import RESULT, SAMPLES, WEIGHTS, RunFolder
 
-WEIGHTS_DIGEST, SAMPLES_DIGEST = "student_sha256", "samples_sha256"
-"""Keys of ``result.json``: the SHA-256 of the student's weights file, and of the results for each sample."""
+WEIGHTS_DIGEST, SAMPLES_DIGEST, CALIBRATED_DIGEST = "student_sha256", "samples_sha256", "calibrated_sha256"
+"""Keys of ``result.json``: the SHA-256 of the student's weights file, of the results for each sample, and of the
+weights file with a calibration in its header."""
 
 _MAX_INPUT = 2**28  # values, 1 GiB: the network is run on such an input when it is opened
 _MAX_VALUE = 1e30  # float32 represents it and its inverse
@@ -37,6 +39,7 @@ class Header(Fields):
     mean: list[float] = Field(default=[], min_length=1)
     std: list[float] = Field(default=[], min_length=1)
     surgery: list[dict[str, Any]] = Field(default=[])
+    calibration: Calibration | None = None
 
     @field_validator("surgery", mode="before")
     @classmethod
@@ -115,16 +118,18 @@ def check_digest(file: Path) -> None:
         TutelageError: they differ, or the file cannot be read.
     """
     folder = RunFolder(file.parent)
-    digests = {WEIGHTS: WEIGHTS_DIGEST, SAMPLES: SAMPLES_DIGEST}
+    digests = {WEIGHTS: (WEIGHTS_DIGEST, CALIBRATED_DIGEST), SAMPLES: (SAMPLES_DIGEST,)}
     if file.name not in digests or not (file.parent / RESULT).is_file():
         return
-    recorded = (folder.result() or {}).get(digests[file.name])
+    result = folder.result() or {}
+    recorded = [result[key] for key in digests[file.name] if key in result]
     try:
         actual = hashlib.sha256(read_file(file, largest=None)).hexdigest()
     except OSError as error:
         raise TutelageError(f"cannot read {str(file)!r}: {one_line(error)}; check the path") from error
-    if recorded is not None and recorded != actual:
+    if recorded and actual not in recorded:
         raise TutelageError(
             f"{file} is damaged or was replaced: its SHA-256 is {actual[:16]}... and {RESULT} beside it says "
-            f"{str(recorded)[:16]}...; copy the folder again, or remove {RESULT} to finish the run from its checkpoint"
+            f"{str(recorded[-1])[:16]}...; copy the folder again, or remove {RESULT} to finish the run from its "
+            "checkpoint"
         )

@@ -17,13 +17,15 @@ SAME_FOLDER = f'Path(__file__).with_name("{WEIGHTS}")'
 """A Python expression for the path of weights in the folder of the script."""
 
 
-def add_loading_script(folder: Path) -> None:
-    """Write ``load.py`` into the folder of a finished run, unless it exists or the folder is not writable.
+def add_loading_script(folder: Path, *, replace: bool = False) -> None:
+    """Write ``load.py`` into the folder of a finished run, unless the folder is not writable.
+
+    A script that exists stays unless ``replace``.
 
     Runs of a study have no such script; ``tutelage export`` prints it.
     """
     with suppress(TutelageError):  # for example a read-only medium; nothing depends on the script
-        if not (folder / LOAD).exists():
+        if replace or not (folder / LOAD).exists():
             script = loading_script(read_metadata(folder / WEIGHTS)).encode()
             atomic_write(folder / LOAD, script, follow=False)
 
@@ -36,9 +38,9 @@ def loading_script(metadata: Mapping[str, Any], file: str = SAME_FOLDER) -> str:
         file: a Python expression for the path of the weights.
 
     Returns:
-        Lines that define ``network``, ``classes`` and the function ``student``, and ``mean`` and ``std`` if the student
-        normalises its inputs. If the network was passed as an object, or its inputs are not images, the user fills in
-        the line that builds it.
+        Lines that define ``network``, ``classes`` and the function ``student``, ``mean`` and ``std`` if the student
+        normalises its inputs, and ``temperature`` if it is calibrated. If the network was passed as an object, or its
+        inputs are not images, the user fills in the line that builds it.
     """
     spec, operations, images = metadata["model"], metadata["surgery"], "image_shape" in metadata
     shape = tuple(metadata["image_shape" if images else "input_shape"])
@@ -58,6 +60,8 @@ def loading_script(metadata: Mapping[str, Any], file: str = SAME_FOLDER) -> str:
     statistics = [
         f"{name} = torch.tensor({metadata[name]}).view(1, -1{', 1' * (len(shape) - 1)})" for name in ("mean", "std")
     ]
+    calibration = metadata.get("calibration")
+    calibrated = f"temperature = {(calibration or {}).get('temperature')}  # for softmax(student(inputs) / temperature)"
     lines = [
         f"# Loads the student in plain PyTorch. {inputs}.",
         *imports,
@@ -66,6 +70,7 @@ def loading_script(metadata: Mapping[str, Any], file: str = SAME_FOLDER) -> str:
         f"network.load_state_dict(load_file({file}))",
         *(statistics if normalised else ()),
         f"classes = {classes}",
+        *([calibrated] if calibration else ()),
         "",
         "",
         "def student(inputs):",

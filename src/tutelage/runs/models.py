@@ -15,6 +15,7 @@ from tutelage.config import Config
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.files import as_path
+from tutelage.models.calibration import Calibration
 from tutelage.models.cohort import CopyFactory
 from tutelage.models.external.common import BuiltModel, MeanStd
 from tutelage.models.load import make_model
@@ -33,14 +34,17 @@ STATED = "as given"
 UNRECORDED = "the network records none"
 
 
-def weights_metadata(spec: str, model: Tapped, data: Data, task: Task) -> dict[str, Any]:
+def weights_metadata(
+    spec: str, model: Tapped, data: Data, task: Task, calibration: Calibration | None = None
+) -> dict[str, Any]:
     """The metadata that a weights file needs so that its network can be built again.
 
-    The task is recorded only if neither the network nor the data determines it.
+    The task is recorded only if neither the network nor the data determines it, the calibration if there is one.
     """
     implied = task.recognises(model.module) or task.name == data.targets.task == DEFAULT_TASK
     return {
         **({} if implied else {"task": task.name}),
+        **({} if calibration is None else {"calibration": calibration.model_dump()}),
         "model": spec,
         "classes": list(data.classes),
         ("image_shape" if len(data.input_shape) == 3 else "input_shape"): list(data.input_shape),
@@ -104,6 +108,7 @@ class TrainedModel:
         file: the weights file; ``None`` for published weights and for objects.
         task: the task that its file records or that the network implies; ``None`` if neither does.
         classes: the class names that its file records.
+        calibration: the calibration that its file records.
     """
 
     model: Tapped
@@ -113,6 +118,7 @@ class TrainedModel:
     file: Path | None = None
     task: str | None = None
     classes: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def normalisation_is_assumed(self) -> bool:
@@ -215,7 +221,7 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     own_task = task_of_network(module)
     task = header.task or (None if own_task is None else own_task.name)
     model = wrap_network(module, *mean_std_used).eval()
-    return TrainedModel(model, origin, run_folder(text), spec, file, task, tuple(header.classes))
+    return TrainedModel(model, origin, run_folder(text), spec, file, task, tuple(header.classes), header.calibration)
 
 
 def _normalisation(

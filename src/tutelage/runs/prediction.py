@@ -24,6 +24,7 @@ from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation.predict import predict
 from tutelage.files import as_path, atomic_write
 from tutelage.models.external.common import MeanStd
+from tutelage.models.weights import read_state
 from tutelage.runs.locate import locate
 from tutelage.runs.models import DEFAULT_TASK, open_trained
 from tutelage.text import csv_text
@@ -41,38 +42,56 @@ class Predictions:
     Attributes:
         files: the N files.
         classes: the K class names; numbers if the weights record none.
-        probabilities: (N, K) float32, the softmax of the logits.
+        probabilities: (N, K) float32, the softmax of the logits, calibrated if the weights record a calibration.
         unreadable: the files that cannot be decoded and were left out.
+        in_set: (N, K) bool, whether a class is in the prediction set; ``None`` without a calibration.
+        coverage: the probability, at least, that a set contains the true class; ``None`` without a calibration.
     """
 
     files: tuple[Path, ...]
     classes: tuple[str, ...]
     probabilities: Tensor
     unreadable: tuple[Path, ...] = ()
+    in_set: Tensor | None = None
+    coverage: float | None = None
 
     def rows(self, top: int = 1) -> Iterator[dict[str, Any]]:
-        """For each file its name and the ``top`` most probable classes with their probabilities, best first."""
+        """For each file its name and the ``top`` most probable classes with their probabilities, best first.
+
+        With a calibration also ``set``, the classes of the prediction set, the most probable one first.
+        """
         values, numbers = self.probabilities.topk(min(top, len(self.classes)), dim=1)
-        for file, shares, columns in zip(self.files, values.tolist(), numbers.tolist(), strict=True):
+        for row, (file, shares, columns) in enumerate(zip(self.files, values.tolist(), numbers.tolist(), strict=True)):
             best = {"file": str(file), "class": self.classes[columns[0]], "probability": shares[0]}
             others = enumerate(zip(columns[1:], shares[1:], strict=True), 2)
-            yield best | {
+            ranked = {
                 name: value
                 for rank, (column, share) in others
                 for name, value in ((f"class_{rank}", self.classes[column]), (f"probability_{rank}", share))
             }
+            yield best | ranked | ({} if self.in_set is None else {"set": self._set(row, self.in_set)})
+
+    def _set(self, row: int, in_set: Tensor) -> list[str]:
+        ranking = self.probabilities[row].argsort(descending=True).tolist()
+        return [self.classes[column] for column in ranking if in_set[row, column]]
 
     def save(self, file: str | os.PathLike[str], top: int = 1) -> None:
-        """Write ``rows`` as a CSV file; a ``'`` precedes names that a spreadsheet would read as formulas."""
-        rows = [
-            {name: csv_text(value) if isinstance(value, str) else f"{value:.6f}" for name, value in row.items()}
-            for row in self.rows(top)
-        ]
+        """Write ``rows`` as a CSV file; a ``'`` precedes names that a spreadsheet would read as formulas.
+
+        The classes of a set are separated by ``|``.
+        """
+        rows = [{name: _csv_cell(value) for name, value in row.items()} for row in self.rows(top)]
         stream = io.StringIO()
         writer = csv.DictWriter(stream, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         atomic_write(as_path(file), stream.getvalue().encode())
+
+
+def _csv_cell(value: str | float | list[str]) -> str:
+    if isinstance(value, float):
+        return f"{value:.6f}"
+    return csv_text(value if isinstance(value, str) else "|".join(value))
 
 
 def predict_images(
@@ -113,7 +132,14 @@ def predict_images(
         raise TutelageError(
             f"{name} was trained on inputs of shape {shape}, which are no images; use a network for images"
         )
-    channels, height, width = shape or (3, PUBLISHED_SIZE, PUBLISHED_SIZE)
+    if location and not shape and image_size is None:
+        warnings.warn(
+            f"{name} records no image size, so images are scaled to {PUBLISHED_SIZE} pixels; give the size that it was "
+            "trained on by --image-size (image_size=...)",
+            TutelageWarning,
+            stacklevel=2,
+        )
+    channels, height, width = shape or (_channels(location[1]) if location else 3, PUBLISHED_SIZE, PUBLISHED_SIZE)
     size = (height, width) if image_size is None else (image_size, image_size)
     files = _ListedFiles(tuple(_image_files(images)))
     readable = list(range(len(files)))
@@ -142,10 +168,18 @@ def predict_images(
     logits = predict(network.model.to(hardware.device), split, device=hardware.device, batch_size=64, workers=workers)
     if logits.ndim != 2:
         raise TutelageError(f"{name} returns logits {tuple(logits.shape)}; predict needs one row (classes) per image")
-    probabilities = logits.softmax(1).cpu()
+    calibration = network.calibration
+    probabilities = (logits.softmax(1) if calibration is None else calibration.probabilities(logits)).cpu()
     names = data.classes or tuple(str(number) for number in range(probabilities.shape[1]))
     unreadable = tuple(files[number] for number in range(len(files)) if number not in {*readable})
-    return Predictions(listed.paths, names, probabilities, unreadable)
+    in_set, coverage = (None, None) if calibration is None else (calibration.in_set(logits).cpu(), calibration.coverage)
+    return Predictions(listed.paths, names, probabilities, unreadable, in_set, coverage)
+
+
+def _channels(file: Path) -> int:
+    """The channels of the images of a network whose weights do not record them: those of its first convolution."""
+    kernels = (value for value in read_state(file)[0].values() if value.ndim == 4)
+    return 1 if (kernel := next(kernels, None)) is not None and kernel.shape[1] == 1 else 3
 
 
 @dataclass(frozen=True)

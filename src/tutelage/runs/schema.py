@@ -58,6 +58,24 @@ class DataSummary(Recorded):
     record: list[dict[str, Any]] = Field(default=[])
 
 
+class CalibrationResult(Recorded):
+    """The calibration of the student, and what it changes on the test split."""
+
+    noun: ClassVar[str] = "calibration"
+    temperature: float
+    coverage: float
+    samples: Count
+    test: dict[str, float | None]
+
+
+class InitialResult(Recorded):
+    """The weights that the student started from."""
+
+    noun: ClassVar[str] = "init"
+    weights: str
+    not_loaded: list[str]
+
+
 class RunResult(Recorded):
     """``result.json``."""
 
@@ -75,6 +93,9 @@ class RunResult(Recorded):
     forward_passes: dict[str, Count] = Field(default={})
     command: str = ""
     student_sha256: str | None = None
+    calibrated_sha256: str | None = None
+    calibration: CalibrationResult | None = None
+    init: InitialResult | None = None
 
 
 class Epoch(Recorded):
