@@ -12,7 +12,7 @@ import typer
 
 from tutelage.cli.options import PATH, PATH_OPTION, Json, Track, TrustAll, config_options, settings_from, table_of
 from tutelage.config import Config
-from tutelage.errors import unknown
+from tutelage.errors import TutelageError, unknown
 from tutelage.files import is_read_only
 from tutelage.text import message
 
@@ -158,7 +158,7 @@ Metric = Annotated[
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a study.", **PATH)],
+    folder: Annotated[Path, typer.Argument(help="Folder of a study or of a finished run.", **PATH)],
     format_: Annotated[
         str, typer.Option("--format", help="Format: html (the page), or the table as md, latex, csv, json or parquet.")
     ] = "html",
@@ -171,10 +171,17 @@ def report(
     metric: Metric = None,
     interval: Annotated[str, typer.Option(help="95 % intervals: t (Student's t) or bootstrap.")] = "t",
 ) -> None:
-    """Write the report of a study: a page, or its table."""
+    """Write the report of a study, a page or its table, or the page of a run with its worst mistakes."""
     from tutelage.report.console import print_plain
+    from tutelage.report.run import is_run, write_run_page
     from tutelage.report.tables import FORMATS, table_as, write_table
     from tutelage.studies.results import Results
+
+    if is_run(folder):
+        if format_ != "html" or metric is not None:
+            raise TutelageError(f"{folder} is a run, whose report is a page; leave out --format and --metric")
+        print_plain(write_run_page(folder, out))
+        return
 
     results = Results.read(folder)
     if format_ == "html":

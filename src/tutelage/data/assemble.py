@@ -79,9 +79,14 @@ def assemble(
     entry |= {"resized_to": image_size, "in_memory": splits["train"].in_memory}
     entry |= {"skipped": skipped} if skipped else {}
     views = CropsAndFlips(pad=height // 8, flip=channels == 3)
-    train_files = encoded_splits["train"][0]
-    files = tuple(train_files.name(position) for position in range(len(train_files)))
-    return Data(name, classes, **splits, views=views, record=(entry,), files=files)
+    # A test split that was split off has the positions of its samples among all files.
+    test_source = next(split for split in ("test", "validation", "train") if split in encoded_splits)
+    files, test_files = (_names(encoded_splits[split][0]) for split in ("train", test_source))
+    return Data(name, classes, **splits, views=views, record=(entry,), files=files, test_files=test_files)
+
+
+def _names(encoded: Encoded) -> tuple[str, ...]:
+    return tuple(encoded.name(position) for position in range(len(encoded)))
 
 
 @dataclass(frozen=True)

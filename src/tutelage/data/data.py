@@ -43,6 +43,7 @@ class Data:
         views: the augmentation of training inputs; none by default.
         record: what was applied to the data, in order, as plain JSON values, for example realised noise rates.
         files: the names of the training split's files as it was loaded, by ``Split.index``; empty if there are none.
+        test_files: the same for the test split.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Data:
     views: Views = None  # type: ignore[assignment]  # set to the modality's own below
     record: tuple[Mapping[str, Any], ...] = ()
     files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = tuple(str(name) for name in self.classes)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from PIL import Image
 
-from tutelage.data.modality import Pixels
 from tutelage.labels.duplicates import near_duplicates
 from tutelage.labels.issues import LabelIssues
+from tutelage.report.image import POLICY, data_uri
 from tutelage.report.page import style_sheet, templates
 from tutelage.text import printable, printable_values
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-
 _PER_CLASS, _IMAGES, _PAIRS, _DUPLICATES = 12, 600, 12, 24
-_SIDE = 96  # pixels: images are scaled to at least this size, or at most twice of it
 _MATRIX = 25  # classes, up to which the whole noise matrix is shown
 
 
@@ -103,27 +97,9 @@ def _duplicates(issues: LabelIssues, classes: list[str]) -> list[tuple[Sample, S
 
 def _sample(issues: LabelIssues, row: int, classes: list[str]) -> Sample:
     return Sample(
-        _image(issues, row),
+        data_uri(issues.data.train, row),
         classes[int(issues.labels[row])],
         classes[int(issues.suggested[row])],
         f"{100 * float(issues.wrong[row]):.0f} %",
         printable(issues.file_of(row)) or f"sample {int(issues.data.train.index[row])}",
     )
-
-
-def _image(issues: LabelIssues, row: int) -> str:
-    """A PNG as a data URI."""
-    split = issues.data.train
-    if not isinstance(split.modality, Pixels):
-        return ""
-    pixels = split.inputs[torch.tensor([row])][0].cpu().numpy()
-    image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels[:, :, :3])
-    largest = max(image.size)
-    if largest < _SIDE:  # whole multiples, so that pixels stay square
-        factor = -(-_SIDE // largest)
-        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    else:
-        image.thumbnail((2 * _SIDE, 2 * _SIDE))
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
