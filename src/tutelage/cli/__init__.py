@@ -17,6 +17,7 @@ from tutelage.cli.export import export
 from tutelage.cli.labels import labels
 from tutelage.cli.listings import data, methods, models, tasks
 from tutelage.cli.predict import predict
+from tutelage.cli.push import push
 from tutelage.cli.study import compare, demo, report, study
 from tutelage.cli.train import distill, train
 from tutelage.errors import TutelageError, TutelageWarning
@@ -38,6 +39,7 @@ for command in (
     predict,
     calibrate,
     export,
+    push,
     labels,
     study,
     report,
