@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -131,6 +133,13 @@ def test_python_of_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         exec(block, namespace)
     assert namespace["student"].metrics["train"]["memorised"] is not None
     assert namespace["student_logits"].grad is not None
+    trained = namespace["student"].model
+    assert all(
+        torch.equal(value, trained.module.state_dict()[k]) for k, value in namespace["network"].state_dict().items()
+    )
+    assert (float(trained.mean), float(trained.std)) == pytest.approx((0.305, 0.376), abs=2e-3)
+    *_, loading = python_of("README.md")
+    subprocess.run([sys.executable, "-c", loading], check=True)  # in a fresh interpreter
 
 
 def test_student_loads_in_plain_pytorch_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
