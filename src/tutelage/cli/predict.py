@@ -67,5 +67,8 @@ def predict(
             text = f"{file}  " + "  ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
             print_plain(text if members is None else f"{text}  {{{', '.join(members)}}}")
         if predictions.coverage is not None:
-            note = "calibrated probabilities; the set in braces contains the true class with probability {:.0%} or more"
-            stderr_console().print(note.format(predictions.coverage), highlight=False)
+            stderr_console().print(
+                "calibrated probabilities; the set in braces contains the true class with probability "
+                f"{predictions.coverage:.0%} or more",
+                highlight=False,
+            )

@@ -54,7 +54,7 @@ def write_run_page(
     try:
         mistakes = worst_mistakes(str(folder), device=device, trust=trust)
     except TutelageError as error:
-        mistakes = str(error)
+        mistakes = printable_values(str(error))
     target = folder / REPORT if path is None else as_path(path)
     text = _render(folder, result, run_folder.history(), mistakes)
     atomic_write(target, text.encode(), follow=path is not None)
