@@ -112,7 +112,21 @@ def test_a_home_folder_is_expanded_where_no_shell_does_it(
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "distill", "evaluate", "export", "predict", "data", "methods", "tasks", "models"]
+    "command",
+    [
+        "train",
+        "distill",
+        "evaluate",
+        "export",
+        "predict",
+        "calibrate",
+        "push",
+        "report",
+        "data",
+        "methods",
+        "tasks",
+        "models",
+    ],
 )
 def test_help_is_in_plain_english(run: Command, command: str) -> None:
     code, out, _ = run(command, "--help")
@@ -221,7 +235,8 @@ def test_the_page_of_a_method(run: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "study", "evaluate", "export", "predict", "report", "demo", "data", "labels"]
+    "command",
+    ["train", "study", "evaluate", "export", "predict", "calibrate", "push", "report", "demo", "data", "labels"],
 )
 def test_help_writes_all_types_in_one_style(run: Command, command: str) -> None:
     code, out, _ = run(command, "--help")

@@ -20,6 +20,7 @@ from tests.report.pages import HOSTILE
 from tutelage.config import Config
 from tutelage.data import Data, open_data
 from tutelage.evaluation.predict import predict
+from tutelage.models.weights import encode_weights, read_state
 from tutelage.report.run import write_run_page
 from tutelage.report.run.mistakes import worst_mistakes
 from tutelage.runs import execute
@@ -120,6 +121,26 @@ def test_without_its_data_the_page_has_no_mistakes_and_says_why(
     assert "does not record a data set that can be opened by name" in text
     with refused("is not the folder of a finished run"):
         write_run_page(tmp_path)
+
+
+def test_code_that_a_weights_file_names_is_not_imported(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from pathlib import Path\n\nPath(__file__).with_name('it_ran').touch()\n")
+    rename_model(finished, f"{tmp_path / 'net.py'}:Net")
+    text = write_run_page(finished, device="cpu").read_text()
+    assert "Not listed: " in text
+    assert "--trust" in text
+    assert not (tmp_path / "it_ran").exists()
+    write_run_page(finished, device="cpu", trust=True)
+    assert (tmp_path / "it_ran").exists()
+
+
+def rename_model(folder: Path, spec: str) -> None:
+    """Let the weights file of a run name another network."""
+    state, metadata = read_state(folder / "student.safetensors")
+    (folder / "student.safetensors").write_bytes(encode_weights(state, metadata | {"model": spec}, "the weights"))
+    result = json.loads((folder / "result.json").read_text())
+    del result["student_sha256"]
+    (folder / "result.json").write_text(json.dumps(result))
 
 
 def test_values_of_a_changed_result_are_text_or_refused(finished: Path, refused: Refused) -> None:

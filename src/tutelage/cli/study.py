@@ -170,6 +170,7 @@ def report(
     ] = None,
     metric: Metric = None,
     interval: Annotated[str, typer.Option(help="95 % intervals: t (Student's t) or bootstrap.")] = "t",
+    trust: TrustAll = False,
 ) -> None:
     """Write the report of a study, a page or its table, or the page of a run with its worst mistakes."""
     from tutelage.report.console import print_plain
@@ -180,7 +181,7 @@ def report(
     if is_run(folder):
         if format_ != "html" or metric is not None:
             raise TutelageError(f"{folder} is a run, whose report is a page; leave out --format and --metric")
-        print_plain(write_run_page(folder, out))
+        print_plain(write_run_page(folder, out, trust=True if trust else None))
         return
 
     results = Results.read(folder)
