@@ -7,10 +7,11 @@ teacher's decision boundary, on which ``soft_targets`` is computed; for ONE, ``s
 as teacher.
 
 Later losses on logits: ``decoupled_soft_targets`` (DKD), ``inter_class_relation`` and ``intra_class_relation`` (DIST),
-``standardized_soft_targets``, ``sample_correlations`` and ``class_correlations`` (MLKD); ``virtual_soft_targets``
-(Tf-KD) needs no teacher. On embeddings: ``probabilistic_transfer`` (PKT), ``correlation_congruence`` (CC),
-``in_batch_contrast`` and ``noise_contrast`` (CRD). On maps: ``neuron_selectivity`` (NST), ``gaussian_information``
-(VID), ``hierarchical_context`` (ReviewKD), ``factor_distance`` (FT), ``activation_boundaries`` (AB).
+``refined_soft_targets`` (RLD), ``standardized_soft_targets``, ``sample_correlations`` and ``class_correlations``
+(MLKD); ``virtual_soft_targets`` (Tf-KD) needs no teacher. On embeddings: ``probabilistic_transfer`` (PKT),
+``correlation_congruence`` (CC), ``in_batch_contrast`` and ``noise_contrast`` (CRD). On maps: ``neuron_selectivity``
+(NST), ``gaussian_information`` (VID), ``hierarchical_context`` (ReviewKD), ``factor_distance`` (FT),
+``activation_boundaries`` (AB).
 
 Each docstring has the equation, the shapes and the source.
 
@@ -36,6 +37,7 @@ from tutelage.terms.knowledge_adjustment import label_smooth_replacement, probab
 from tutelage.terms.mimicry import mimicry_loss
 from tutelage.terms.multi_level import class_correlations, sample_correlations
 from tutelage.terms.probabilistic import probabilistic_transfer
+from tutelage.terms.refined import refined_soft_targets
 from tutelage.terms.relations import angle_relations, distance_relations
 from tutelage.terms.review import hierarchical_context
 from tutelage.terms.selectivity import neuron_selectivity
@@ -74,6 +76,7 @@ __all__ = [
     "noise_contrast",
     "probabilistic_transfer",
     "probability_shift",
+    "refined_soft_targets",
     "regressor",
     "sample_correlations",
     "similarity_preserving",

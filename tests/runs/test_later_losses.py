@@ -11,7 +11,7 @@ import torch
 
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
-from tutelage.losses import decoupled_soft_targets
+from tutelage.losses import decoupled_soft_targets, refined_soft_targets
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
 from tutelage.training import FitResult, Learner, Run
@@ -109,24 +109,26 @@ def test_student_learns_classes_from_teacher_alone(
     assert accuracy(run, student, tiny_data) > 0.7  # chance is 0.25
 
 
+@pytest.mark.parametrize(("method", "loss"), [("dkd", decoupled_soft_targets), ("rld", refined_soft_targets)])
 def test_decoupled_loss_is_less_than_for_student_without_teacher(
-    teacher: Tapped, tiny_model: Net, tiny_data: Data, on_cpu: Hardware
+    method: str, loss: Any, teacher: Tapped, tiny_model: Net, tiny_data: Data, on_cpu: Hardware
 ) -> None:
-    students = [find(method)(make_run(tiny_data, tiny_model, on_cpu, teacher)) for method in ("dkd", "plain")]
+    students = [find(method)(make_run(tiny_data, tiny_model, on_cpu, teacher)) for method in (method, "plain")]
     run = make_run(tiny_data, tiny_model, on_cpu, teacher)
     distilled, plain = (
-        decoupled_soft_targets(
-            run.predict(student, tiny_data.test), run.predict(teacher, tiny_data.test), tiny_data.test.labels
-        ).mean()
+        loss(run.predict(student, tiny_data.test), run.predict(teacher, tiny_data.test), tiny_data.test.labels).mean()
         for student in students
     )
     assert distilled < plain
 
 
-def test_decoupled_loss_grows_over_warmup(teacher: Tapped, tiny_model: Net, tiny_data: Data, on_cpu: Hardware) -> None:
+@pytest.mark.parametrize("method", ["dkd", "rld"])
+def test_decoupled_loss_grows_over_warmup(
+    method: str, teacher: Tapped, tiny_model: Net, tiny_data: Data, on_cpu: Hardware
+) -> None:
     run = make_run(tiny_data, tiny_model, on_cpu, teacher, recipe=LONGER.replace(epochs=2))
-    find("dkd")(run, warmup=0.5)
-    weighted = run.learners[0].terms["dkd"]
+    find(method)(run, warmup=0.5)
+    weighted = run.learners[0].terms[method]
     assert [weighted.at(progress) for progress in (0.0, 0.25, 0.5, 0.9)] == [0.0, 0.5, 1.0, 1.0]
 
 

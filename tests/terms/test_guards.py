@@ -51,6 +51,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "neuron_selectivity": (MAPS, MAPS2),
     "noise_contrast": (PROBS, 30),
     "probabilistic_transfer": (FEATURES, FEATURES2),
+    "refined_soft_targets": (LOGITS, OTHER, LABELS),
     "sample_correlations": (PROBS, LOGITS.softmax(1)),
     "standardized_soft_targets": (LOGITS, OTHER),
     "virtual_soft_targets": (LOGITS, LABELS),
@@ -219,6 +220,7 @@ OF_PLACES = {"SoftTargets", "Mimicry", "CrossEntropy", "OnRole"}  # also accept 
         terms.SoftmaxMSE(),
         terms.AdjustedSoftTargets(),
         terms.DecoupledSoftTargets(),
+        terms.RefinedSoftTargets(),
         terms.InterClassRelation(),
         terms.IntraClassRelation(),
         terms.MultiLevelCorrelations(),
@@ -251,6 +253,7 @@ def test_logits_with_other_axes_are_refused(term: terms.Term, shape: tuple[int, 
         losses.inter_class_relation,
         losses.intra_class_relation,
         lambda z, v: losses.decoupled_soft_targets(z, v, LABELS),
+        lambda z, v: losses.refined_soft_targets(z, v, LABELS),
     ],
 )
 def test_logits_that_would_be_broadcast_are_refused(loss: Callable[..., Tensor], refused: Any) -> None:
@@ -267,6 +270,7 @@ LABEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
     "gaussian_simplex": lambda labels: gaussian_simplex(LOGITS, labels),
     "draw_triplets": lambda labels: losses.draw_triplets(labels)[0],
     "decoupled_soft_targets": lambda labels: losses.decoupled_soft_targets(LOGITS, OTHER, labels),
+    "refined_soft_targets": lambda labels: losses.refined_soft_targets(LOGITS, OTHER, labels),
     "virtual_soft_targets": lambda labels: losses.virtual_soft_targets(LOGITS, labels),
 }
 

@@ -1,4 +1,4 @@
-"""DKD, DIST, logit standardization, MLKD and Tf-KD: closed forms, plain loops in float64, and gradients."""
+"""DKD, RLD, DIST, logit standardization, MLKD and Tf-KD: closed forms, plain loops in float64, and gradients."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ STUDENT, TEACHER = logits(0), logits(1)
 Loss = Callable[[Tensor, Tensor], Tensor]
 PAIRS: dict[str, Loss] = {
     "decoupled_soft_targets": lambda z, v: losses.decoupled_soft_targets(z, v, LABELS, 1.0, 8.0, T),
+    "refined_soft_targets": lambda z, v: losses.refined_soft_targets(z, v, v.argmax(1), 1.0, 8.0, T),
     "inter_class_relation": lambda z, v: losses.inter_class_relation(z, v, T),
     "intra_class_relation": lambda z, v: losses.intra_class_relation(z, v, T),
     "standardized_soft_targets": lambda z, v: losses.standardized_soft_targets(z, v, T),
@@ -108,6 +109,7 @@ def test_samples_without_label_contribute_nothing() -> None:
     labels = torch.tensor([0, -1, 1, -1])
     value = losses.decoupled_soft_targets(STUDENT, TEACHER, labels)
     assert (value == 0).tolist() == [False, True, False, True]
+    assert (losses.refined_soft_targets(STUDENT, TEACHER, labels) == 0).tolist() == [False, True, False, True]
     assert (losses.virtual_soft_targets(STUDENT, labels) == 0).tolist() == [False, True, False, True]
 
 
@@ -118,6 +120,60 @@ def test_decoupled_term_reads_labels_of_batch_and_averages_teachers() -> None:
     value = terms.DecoupledSoftTargets(1.0, 2.0, T)(Outputs(STUDENT), Outputs.ensemble(members), batch)
     expected = losses.decoupled_soft_targets(STUDENT, T * mean.log(), LABELS, 1.0, 2.0, T)
     torch.testing.assert_close(value, expected)
+
+
+# --- RLD
+
+RIGHT = TEACHER.argmax(1)
+
+
+def test_refined_soft_targets_by_loops() -> None:
+    expected = []
+    for z, v, label in zip(STUDENT.tolist(), TEACHER.tolist(), LABELS.tolist(), strict=True):
+        p, q = softmax(z, T), softmax(v, T)
+        top = max(q)
+        confidence = top * math.log(top / p[label]) + (1 - top) * math.log((1 - top) / (1 - p[label]))
+        below = [k for k in range(5) if q[k] < q[label]]
+        rest_p, rest_q = sum(p[k] for k in below), sum(q[k] for k in below)
+        correlation = sum(q[k] / rest_q * math.log(q[k] / rest_q * rest_p / p[k]) for k in below)
+        expected.append(T**2 * (0.7 * confidence + 3 * correlation))
+    assert (TEACHER.argmax(1) != LABELS).any()
+    value = losses.refined_soft_targets(STUDENT, TEACHER, LABELS, 0.7, 3.0, T)
+    torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_refined_is_decoupled_where_the_teacher_is_right() -> None:
+    value = losses.refined_soft_targets(STUDENT, TEACHER, RIGHT, 0.7, 3.0, T)
+    torch.testing.assert_close(value, losses.decoupled_soft_targets(STUDENT, TEACHER, RIGHT, 0.7, 3.0, T))
+    assert losses.refined_soft_targets(TEACHER, TEACHER, RIGHT).abs().max() < 1e-12
+
+
+def test_refined_loss_does_not_read_classes_that_a_wrong_teacher_prefers() -> None:
+    """Label 2 is the teacher's third class."""
+    teacher = torch.tensor([[4.0, 3.0, 1.0, 0.0, -1.0]], dtype=torch.float64)
+    student = STUDENT[:1].clone().requires_grad_()
+    losses.refined_soft_targets(student, teacher, torch.tensor([2]), 0.0, 1.0, T).sum().backward()
+    assert student.grad is not None
+    assert student.grad[0, :3].abs().max() < 1e-15
+    assert student.grad[0, 3:].abs().min() > 1e-3
+
+
+def test_refined_loss_where_the_label_is_the_last_class_of_the_teacher_is_the_confidence_alone() -> None:
+    lowest = TEACHER.argmin(1)
+    assert (losses.refined_soft_targets(STUDENT, TEACHER, lowest, 0.0, 1.0, T) == 0).all()
+    student = STUDENT.clone().requires_grad_()
+    losses.refined_soft_targets(student, TEACHER, lowest, 1.0, 1.0, 1.0).sum().backward()
+    gap = STUDENT.softmax(1).gather(1, lowest[:, None]) - TEACHER.softmax(1).amax(1, keepdim=True)
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad.gather(1, lowest[:, None]), gap)  # p_y^S - max p^T
+
+
+def test_refined_term_reads_labels_of_batch_and_averages_teachers() -> None:
+    members = (Outputs(TEACHER), Outputs(logits(7)))
+    mean = torch.stack([(member["logits"] / T).softmax(1) for member in members]).mean(0)
+    batch = Batch(torch.zeros(4, 1, 2, 2), LABELS, torch.arange(4), None)
+    value = terms.RefinedSoftTargets(1.0, 2.0, T)(Outputs(STUDENT), Outputs.ensemble(members), batch)
+    torch.testing.assert_close(value, losses.refined_soft_targets(STUDENT, T * mean.log(), LABELS, 1.0, 2.0, T))
 
 
 # --- DIST
@@ -225,6 +281,7 @@ def test_virtual_teacher_at_temperature_one_is_label_smoothing() -> None:
     ("make", "pieces"),
     [
         (lambda: terms.DecoupledSoftTargets(temperature=0), ("temperature", "got 0")),
+        (lambda: terms.RefinedSoftTargets(temperature=-2), ("temperature", "got -2")),
         (lambda: terms.InterClassRelation(float("inf")), ("temperature", "got inf")),
         (lambda: terms.StandardizedSoftTargets(-1), ("temperature", "got -1")),
         (lambda: terms.MultiLevelCorrelations(()), ("temperatures", "got []")),

@@ -151,6 +151,11 @@ ROWS: dict[tuple[str, str, str], tuple[Callable[[], Tensor], float, float]] = {
         57.9707795012,
         1,
     ),
+    ("`refined_soft_targets`", "`rld_loss`, zju-SWJ/RLD", "1"): (
+        lambda: losses.refined_soft_targets(LOGITS, TEACHER_LOGITS, LABELS, 1, 8, 4.0).mean(),
+        33.233281506,
+        1,
+    ),
     ("`hierarchical_context`", "`hcl_loss`, mdistiller", "1"): (
         lambda: losses.hierarchical_context(MAPS, EQUAL).mean(),
         0.820843243596,

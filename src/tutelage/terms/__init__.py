@@ -20,6 +20,7 @@ from tutelage.terms.mimicry import Mimicry
 from tutelage.terms.multi_level import MultiLevelCorrelations
 from tutelage.terms.on_role import OnRole
 from tutelage.terms.probabilistic import ProbabilisticTransfer
+from tutelage.terms.refined import RefinedSoftTargets
 from tutelage.terms.relations import AngleRelations, DistanceRelations
 from tutelage.terms.review import KnowledgeReview
 from tutelage.terms.selectivity import NeuronSelectivity
@@ -55,6 +56,7 @@ __all__ = [
     "OnRole",
     "Paraphrase",
     "ProbabilisticTransfer",
+    "RefinedSoftTargets",
     "SimilarityPreserving",
     "SinkhornDivergence",
     "SoftTargets",

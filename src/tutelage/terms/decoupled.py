@@ -72,7 +72,7 @@ def _decoupled(
     log_q, log_p = (class_logits(outputs.log_probs(temperature)) for outputs in (teacher, student))
     check_same_outputs(log_p, log_q)
     labels = checked_labels(labels, log_p.shape[1])
-    (target_q, others_q), (target_p, others_p) = (_split(values, labels.clamp(min=0)) for values in (log_q, log_p))
+    (target_q, others_q), (target_p, others_p) = (split_label(values, labels.clamp(min=0)) for values in (log_q, log_p))
     rest_q, rest_p = others_q.logsumexp(1, keepdim=True), others_p.logsumexp(1, keepdim=True)
     target_class = kl_divergence(torch.cat([target_q, rest_q], 1), torch.cat([target_p, rest_p], 1))
     other_classes = kl_divergence(others_q - rest_q, others_p - rest_p)
@@ -80,7 +80,7 @@ def _decoupled(
     return value.where(labels >= 0, 0.0)
 
 
-def _split(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def split_label(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The log-probabilities (B, 1) of the labels and (B, C - 1) of the other classes."""
     columns = torch.arange(log_probs.shape[1] - 1, device=labels.device)
     others = columns + (columns >= labels[:, None]).long()  # skips the label, without a copy of unknown size
