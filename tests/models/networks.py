@@ -174,8 +174,10 @@ def tapped_network(make: Callable[[], nn.Module], roles: Mapping[str, str] | Non
     return Tapped(make(), MEAN, STD, roles)
 
 
-def layers_of(model: Tapped) -> dict[str, str]:
-    return {role: str(tap) for role, tap in sorted(model.trace(INPUTS).taps.items())}
+def layers_of(model: Tapped, *, preactivations: bool = False) -> dict[str, str]:
+    """Role to layer, either without the preactivations or these alone."""
+    taps = model.trace(INPUTS).taps
+    return {role: str(taps[role]) for role in sorted(taps) if role.startswith("preactivation") == preactivations}
 
 
 def hooks(model: nn.Module) -> int:

@@ -34,7 +34,7 @@ def test_shapes_of_logits_and_roles(shape: tuple[int, int, int], sides: tuple[in
     feature_maps: dict[str, Tensor] = {}
     normalised: list[Tensor] = []
     network.bn.register_forward_pre_hook(lambda _, inputs: normalised.append(inputs[0]))
-    for role, layer in WRN.roles.items():
+    for role, layer in list(WRN.roles.items())[:4]:
         network.get_submodule(layer).register_forward_hook(
             lambda _, __, out, role=role: feature_maps.update({role: out})
         )

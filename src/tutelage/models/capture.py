@@ -33,7 +33,7 @@ def capture(
     captured: dict[str, Any] = {}
     handles: list[RemovableHandle] = []
     try:
-        add_hooks(module, taps, captured, handles, stop_after=len(taps) if stop else None)
+        add_hooks(module, taps, captured, handles, stop=stop)
         return forward(), captured
     except _StopForward:
         return None, captured
@@ -46,14 +46,16 @@ def add_hooks(
     taps: Mapping[str, Tap],
     captured: dict[str, Any],
     handles: list[RemovableHandle],
-    stop_after: int | None = None,
+    stop: bool = False,
 ) -> None:
     """Add hooks that write each role's value to ``captured``, and their handles to ``handles``.
 
-    With ``stop_after``, the hook that captures that many roles ends the forward pass.
+    Of a layer that runs several times, the last call is captured. With ``stop``, the hook that captures the last of the
+    roles ends the forward pass.
     """
+    missing_calls = {role: tap.calls for role, tap in taps.items()} if stop else None
     for role, tap in taps.items():
-        handles.append(_add_hook(module.get_submodule(tap.layer), tap, role, captured, stop_after))
+        handles.append(_add_hook(module.get_submodule(tap.layer), tap, role, captured, missing_calls))
 
 
 def remove_hooks(handles: Sequence[RemovableHandle]) -> None:
@@ -63,13 +65,15 @@ def remove_hooks(handles: Sequence[RemovableHandle]) -> None:
 
 
 def _add_hook(
-    layer: nn.Module, tap: Tap, role: str, captured: dict[str, Any], stop_after: int | None
+    layer: nn.Module, tap: Tap, role: str, captured: dict[str, Any], missing_calls: dict[str, int] | None
 ) -> RemovableHandle:
     def store(value: Any) -> None:
         tensor = first_tensor(value)
         captured[role] = tensor.clone() if tap.overwritten and tensor is not None else value
-        if len(captured) == stop_after:
-            raise _StopForward
+        if missing_calls is not None:
+            missing_calls[role] -= 1
+            if all(count <= 0 for count in missing_calls.values()):
+                raise _StopForward
 
     if tap.of_input:
         return layer.register_forward_pre_hook(lambda _layer, inputs: store(inputs))

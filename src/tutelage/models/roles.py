@@ -9,6 +9,9 @@ assigned by the shapes:
 * ``stem``: the output of the first layer with weights at the first of these resolutions, unless it is ``stage1``. It is
   roughly the input of the first stage.
 * ``embedding``: the input of the classifier (the last layer with a weight matrix), (B, D).
+* ``preactivation1`` .. ``preactivationN``: the stages before the activation that ends them: the input of the module
+  whose output is the stage; the stage itself if no ReLU ends it, so that it has values below 0. A stage that ends in a
+  function, such as ``F.relu``, has none.
 """
 
 from __future__ import annotations
@@ -32,13 +35,18 @@ _ADDED = "_tutelage_roles"  # attribute of a network: roles added by surgery
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """The source of a role: a layer, its input or its output, and the patch grid if these are tokens."""
+    """The source of a role: a layer, its input or its output, and the patch grid if these are tokens.
+
+    If the layer runs several times, as a shared ReLU does, its last call counts.
+    """
 
     layer: str
     of_input: bool = False
     grid: tuple[int, int] | None = None
     overwritten: bool = False
     """Whether a later layer overwrites the tensor in place (as a ReLU may); it is then copied when it is captured."""
+    calls: int = 1
+    """How often the layer runs in a forward pass."""
 
     def __str__(self) -> str:
         return INPUT + self.layer if self.of_input else self.layer
@@ -76,12 +84,14 @@ def find_roles(module: nn.Module, inputs: Any, manual: Mapping[str, Tap] = Mappi
     Raises:
         TutelageError: neither a stage nor an embedding was found; the message lists the traced layers.
     """
-    traced = trace_layers(module, inputs)
+    calls = trace_layers(module, inputs)
+    traced = [layer for layer in calls if layer.calls == 1]
     automatic_taps = _stages(traced) | _embedding(traced)
     if any(role.startswith("stage") for role in manual):
         automatic_taps = {role: tap for role, tap in automatic_taps.items() if role == "embedding"}
-    outputs = {layer.name: _output_tap(layer) for layer in traced}  # with grids and the flag `overwritten`
-    taps = automatic_taps | {role: tap if tap.of_input else outputs.get(tap.layer, tap) for role, tap in manual.items()}
+    last = {layer.name: layer for layer in calls}  # calls of a layer; for grids, the flag `overwritten` and the number
+    taps = automatic_taps | {role: _traced_tap(tap, last) for role, tap in manual.items()}
+    taps = taps | _preactivations(calls, last, taps) | taps  # in this order, and those named by hand take precedence
     if not taps:
         layers = (
             ", ".join(f"{layer.name} {tuple(layer.output.shape)}" for layer in traced[:12])
@@ -137,9 +147,43 @@ def parse_roles(module: nn.Module, roles: Mapping[str, str]) -> dict[str, Tap]:
     return taps
 
 
+def preactivation(stage: str) -> str:
+    """The role of a stage before its activation: ``preactivation1`` of ``stage1``."""
+    return stage.replace("stage", "preactivation")
+
+
 def _output_tap(layer: TracedLayer) -> Tap:
     grid = layer.size if layer.output.ndim == 3 else None
-    return Tap(layer.name, grid=grid, overwritten=layer.output._version != layer.version)
+    return Tap(layer.name, grid=grid, overwritten=layer.output._version != layer.version, calls=layer.calls)
+
+
+def _input_tap(layer: TracedLayer) -> Tap:
+    overwritten = layer.input is not None and layer.input._version != layer.input_version
+    return Tap(layer.name, of_input=True, overwritten=overwritten, calls=layer.calls)
+
+
+def _traced_tap(tap: Tap, last: Mapping[str, TracedLayer]) -> Tap:
+    layer = last.get(tap.layer)
+    if layer is None:
+        return tap
+    return _input_tap(layer) if tap.of_input else _output_tap(layer)
+
+
+def _preactivations(
+    calls: list[TracedLayer], last: Mapping[str, TracedLayer], taps: Mapping[str, Tap]
+) -> dict[str, Tap]:
+    """The sources of the stages before their activations, for the stages among ``taps``."""
+    found_taps = {}
+    for role, tap in taps.items():
+        layer = last.get(tap.layer)
+        if layer is None or tap.of_input or not re.fullmatch(r"stage\d+", role):
+            continue
+        activations = [call for call in calls if call.is_activation and call.output is layer.output]
+        if activations and activations[-1] is last[activations[-1].name]:
+            found_taps[preactivation(role)] = _input_tap(activations[-1])
+        elif layer.minimum is not None and layer.minimum < 0:
+            found_taps[preactivation(role)] = tap
+    return found_taps
 
 
 def _stages(traced: list[TracedLayer]) -> dict[str, Tap]:

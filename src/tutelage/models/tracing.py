@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,22 +25,31 @@ class TracedLayer:
     input: Tensor | None
     output: Tensor
     size: tuple[int, int] | None  # the resolution of a map or a grid of tokens
+    minimum: Tensor | None  # of a map or of tokens
+    calls: int  # of the layer in the whole pass
+    is_activation: bool  # without weights and submodules, and with other values of the same shape
     has_matrix: bool
     has_weights: bool
     contains_weights: bool  # in itself or in a submodule
-    version: int  # of the output when the layer returned; a higher one later means that it was overwritten
+    input_version: int  # when the layer began; a higher one later means that the input was overwritten
+    version: int  # of the output when the layer returned; likewise
 
 
 def trace_layers(module: nn.Module, inputs: Any) -> list[TracedLayer]:
-    """The submodules that ran exactly once and returned a tensor, in the order in which they returned."""
+    """The calls of submodules that returned a tensor, in the order in which they returned."""
     example, (positional, keywords) = example_tensor(inputs), call_arguments(inputs)
     names = {child: name for name, child in module.named_modules() if name}
     calls: Counter[str] = Counter()
     traced: list[TracedLayer] = []
     map_sizes: list[tuple[int, int]] = []
+    versions: list[int] = []  # of the inputs of the layers that are running
+
+    def begin(_: nn.Module, layer_inputs: tuple[Any, ...]) -> None:
+        layer_input = first_tensor(layer_inputs)
+        versions.append(0 if layer_input is None else layer_input._version)
 
     def record(child: nn.Module, layer_inputs: tuple[Any, ...], output: Any) -> None:
-        tensor = first_tensor(output)
+        tensor, layer_input, input_version = first_tensor(output), first_tensor(layer_inputs), versions.pop()
         calls[names[child]] += 1
         if tensor is None or tensor.shape[:1] != example.shape[:1]:
             return
@@ -48,27 +57,42 @@ def trace_layers(module: nn.Module, inputs: Any) -> list[TracedLayer]:
             map_sizes.append((int(tensor.shape[2]), int(tensor.shape[3])))
         # A parametrised layer (weight norm) stores its weights in a child of this name.
         weights = [p for name, p in child.named_parameters() if "." not in name or name.startswith("parametrizations.")]
+        size = _resolution(tensor, map_sizes, example)
         traced.append(
             TracedLayer(
                 names[child],
-                first_tensor(layer_inputs),
+                layer_input,
                 tensor,
-                _resolution(tensor, map_sizes, example),
+                size,
+                minimum=tensor.min() if size is not None and tensor.is_floating_point() else None,
+                calls=0,
+                is_activation=_is_activation(child, layer_input, input_version, tensor),
                 has_matrix=any(p.ndim >= 2 for p in weights),
                 has_weights=bool(weights),
                 contains_weights=next(child.parameters(), None) is not None,
+                input_version=input_version,
                 version=tensor._version,
             )
         )
 
-    handles = [child.register_forward_hook(record) for child in names]
+    handles = [child.register_forward_pre_hook(begin) for child in names]
+    handles += [child.register_forward_hook(record) for child in names]
     try:
         with eval_mode(module), torch.no_grad():
             module(*positional, **keywords)
     finally:
         for handle in handles:
             handle.remove()
-    return [layer for layer in traced if calls[layer.name] == 1]
+    return [replace(layer, calls=calls[layer.name]) for layer in traced]
+
+
+def _is_activation(layer: nn.Module, layer_input: Tensor | None, input_version: int, output: Tensor) -> bool:
+    """Whether a layer without weights and submodules returns other values than it took, of the same shape."""
+    if layer_input is None or layer_input.shape != output.shape or next(layer.children(), None) is not None:
+        return False
+    if next(layer.parameters(), None) is not None:
+        return False
+    return layer_input._version != input_version or not torch.equal(layer_input, output)
 
 
 def _is_map(tensor: Tensor, example: Tensor) -> bool:

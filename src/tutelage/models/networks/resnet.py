@@ -24,6 +24,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)  # a module, so that its input can be read
         self.stride = stride
         self.before = (channels - in_channels) // 2
         self.after = channels - in_channels - self.before
@@ -35,7 +36,8 @@ class BasicBlock(nn.Module):
         shortcut = x[:, :, :: self.stride, :: self.stride]
         if self.before or self.after:  # padding by 0 would copy the tensor and its gradient
             shortcut = F.pad(shortcut, (0, 0, 0, 0, self.before, self.after))
-        return F.relu(out + shortcut, inplace=True)
+        activated: Tensor = self.relu(out + shortcut)
+        return activated
 
 
 class ResNet(nn.Module):

@@ -49,7 +49,8 @@ class WRN(nn.Module):
 
     Attributes:
         roles: the outputs of the groups, *before* the next batch norm and ReLU, as in the attention-transfer paper;
-            tracing would choose the activated ``bn`` as the last stage.
+            tracing would choose the activated ``bn`` as the last stage. The preactivations are the outputs of the next
+            batch norm, as in the code of Heo et al. 2019 (arXiv 1904.01866).
 
     Raises:
         TutelageError: the depth is not 6n+4, or the width is not positive.
@@ -60,6 +61,9 @@ class WRN(nn.Module):
         "stage1": "block1",
         "stage2": "block2",
         "stage3": "block3",
+        "preactivation1": "block2.0.bn1",
+        "preactivation2": "block3.0.bn1",
+        "preactivation3": "bn",
     }
 
     def __init__(self, depth: int, width: int, num_classes: int = 10, in_channels: int = 3) -> None:
