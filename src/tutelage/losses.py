@@ -11,7 +11,7 @@ Later losses on logits: ``decoupled_soft_targets`` (DKD), ``inter_class_relation
 (MLKD); ``virtual_soft_targets`` (Tf-KD) needs no teacher. On embeddings: ``probabilistic_transfer`` (PKT),
 ``correlation_congruence`` (CC), ``in_batch_contrast`` and ``noise_contrast`` (CRD). On maps: ``neuron_selectivity``
 (NST), ``gaussian_information`` (VID), ``hierarchical_context`` (ReviewKD), ``factor_distance`` (FT),
-``activation_boundaries`` (AB).
+``activation_boundaries`` (AB), ``partial_distance`` (OFD).
 
 Each docstring has the equation, the shapes and the source.
 
@@ -36,6 +36,7 @@ from tutelage.terms.hint import hint_loss, regressor
 from tutelage.terms.knowledge_adjustment import label_smooth_replacement, probability_shift
 from tutelage.terms.mimicry import mimicry_loss
 from tutelage.terms.multi_level import class_correlations, sample_correlations
+from tutelage.terms.overhaul import partial_distance
 from tutelage.terms.probabilistic import probabilistic_transfer
 from tutelage.terms.refined import refined_soft_targets
 from tutelage.terms.relations import angle_relations, distance_relations
@@ -74,6 +75,7 @@ __all__ = [
     "mimicry_loss",
     "neuron_selectivity",
     "noise_contrast",
+    "partial_distance",
     "probabilistic_transfer",
     "probability_shift",
     "refined_soft_targets",

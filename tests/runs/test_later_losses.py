@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tutelage.config import Hardware, Recipe
 from tutelage.data import Data
 from tutelage.losses import decoupled_soft_targets, refined_soft_targets
 from tutelage.methods import find
+from tutelage.models.networks.resnet import ResNet
 from tutelage.models.tapped import Tapped
 from tutelage.training import FitResult, Learner, Run
 
@@ -76,6 +78,7 @@ TERMS: dict[str, tuple[str, dict[str, Any]]] = {
     "vid": ("vid", {}),
     "reviewkd": ("review", {"warmup": 0.0}),
     "ft": ("factors", {}),
+    "ofd": ("overhaul", {}),
     "tf_kd": ("virtual", {}),
 }
 
@@ -144,6 +147,31 @@ def test_factor_transfer_trains_its_paraphraser_first_and_leaves_the_student_unc
     errors = [epoch["learners"]["student"]["paraphrase"] for epoch in first.history]
     assert errors[-1] < 0.8 * errors[0]
     assert "factors" in second.history[-1]["learners"]["student"]
+
+
+def test_overhaul_reads_maps_before_the_relu_and_refuses_a_teacher_without_them(
+    teacher: Tapped, tiny_model: Net, tiny_data: Data, on_cpu: Hardware, refused: Any
+) -> None:
+    recipe = LONGER.replace(epochs=1)
+    run = make_run(tiny_data, tiny_model, on_cpu, Tapped(ResNet(8, 4, 1, 0.25)), recipe=recipe)
+    find("ofd")(run)
+    term = run.learners[0].terms["overhaul"].term
+    assert term.teacher_roles == ("preactivation2", "preactivation3")
+    assert all((margin.mean < 0).any() for margin in term.margins)  # type: ignore[union-attr]
+    functional = Tapped(nn.Sequential(_Functional(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)))
+    with refused("before the ReLU", "stage1 of the teacher, Sequential, ends in a function", "preactivation1"):
+        find("ofd")(make_run(tiny_data, tiny_model, on_cpu, functional, recipe=recipe))
+
+
+class _Functional(nn.Module):
+    """A convolution and a ReLU that is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 3, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.convolution(x))
 
 
 def test_boundaries_are_learned_first_and_below_the_classifier(

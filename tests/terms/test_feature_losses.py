@@ -1,4 +1,4 @@
-"""PKT, CC, NST, VID, CRD, ReviewKD, AB and FT: closed forms, plain loops in float64, and gradients."""
+"""PKT, CC, NST, VID, CRD, ReviewKD, AB, OFD and FT: closed forms, plain loops in float64, and gradients."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ ON_MAPS: dict[str, Loss] = {
     "factor_distance": losses.factor_distance,
     "gaussian_information": lambda s, t: losses.gaussian_information(s, t, VARIANCE),
     "activation_boundaries": losses.activation_boundaries,
+    "partial_distance": lambda s, t: losses.partial_distance(s, t, MARGIN),
 }
+MARGIN = torch.tensor([-0.5, -0.1], dtype=torch.float64)
 NOT_ZERO = {"gaussian_information", "activation_boundaries"}
 
 
@@ -322,6 +324,7 @@ def test_factor_term_leaves_its_paraphraser_unchanged() -> None:
         terms.VariationalInformation,
         terms.KnowledgeReview,
         terms.ActivationBoundaries,
+        terms.FeatureOverhaul,
     ],
 )
 def test_missing_stages_and_features_that_are_no_maps_are_refused(make: Any, refused: Any) -> None:

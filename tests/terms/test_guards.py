@@ -50,6 +50,7 @@ FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "intra_class_relation": (LOGITS, OTHER),
     "neuron_selectivity": (MAPS, MAPS2),
     "noise_contrast": (PROBS, 30),
+    "partial_distance": (MAPS, MAPS2, torch.tensor([-0.5, -0.2, -1.0])),
     "probabilistic_transfer": (FEATURES, FEATURES2),
     "refined_soft_targets": (LOGITS, OTHER, LABELS),
     "sample_correlations": (PROBS, LOGITS.softmax(1)),

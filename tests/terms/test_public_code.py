@@ -32,6 +32,7 @@ MAPS, TARGETS = wave(8, 4, 8, 8, frequency=0.9), wave(8, 6, 8, 8, frequency=1.3)
 SMALL = wave(8, 4, 4, 4, frequency=0.8)
 EQUAL, DEEP, DEEP_EQUAL = (wave(8, c, s, s, frequency=f) for c, s, f in [(4, 8, 1.3), (5, 4, 1.7), (5, 4, 0.6)])
 SCORES = wave(8, 7).exp()
+MARGIN = torch.tensor([-0.5, -0.2, -1.0, -0.7], dtype=torch.float64)
 
 
 def fill(module: nn.Module) -> None:
@@ -139,6 +140,16 @@ ROWS: dict[tuple[str, str, str], tuple[Callable[[], Tensor], float, float]] = {
         sum_of_boundaries,
         1.00888771887,
         1000 / 3,
+    ),
+    ("`partial_distance`", "`distillation_loss` / B, clovaai/overhaul-distillation", "1"): (
+        lambda: losses.partial_distance(MAPS, EQUAL, MARGIN).mean(),
+        256.627798121,
+        1,
+    ),
+    ("`partial_distance`", "`feat_loss`, mdistiller", "1"): (
+        lambda: losses.partial_distance(MAPS, EQUAL, MARGIN).mean(),
+        256.627798121,
+        1,
     ),
     ("`noise_contrast`", "`ContrastLoss`, RepDistiller", "1"): (
         lambda: losses.noise_contrast(SCORES, 20).mean(),

@@ -19,6 +19,7 @@ from tutelage.terms.knowledge_adjustment import AdjustedSoftTargets
 from tutelage.terms.mimicry import Mimicry
 from tutelage.terms.multi_level import MultiLevelCorrelations
 from tutelage.terms.on_role import OnRole
+from tutelage.terms.overhaul import FeatureOverhaul
 from tutelage.terms.probabilistic import ProbabilisticTransfer
 from tutelage.terms.refined import RefinedSoftTargets
 from tutelage.terms.relations import AngleRelations, DistanceRelations
@@ -43,6 +44,7 @@ __all__ = [
     "DecoupledSoftTargets",
     "DistanceRelations",
     "FactorTransfer",
+    "FeatureOverhaul",
     "Flow",
     "Hint",
     "InBatchContrast",
