@@ -30,6 +30,7 @@ ROOMS = (
     ["evaluation"],
     ["tasks"],
     ["training"],
+    ["integrations"],
     ["methods"],
     ["runs"],
     ["studies"],

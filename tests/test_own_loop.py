@@ -21,6 +21,10 @@ def state_of(module):
     return {name: value.clone() for name, value in [*module.named_parameters(), *module.named_buffers()]}
 def changed(before, module):
     return [name for name, value in state_of(module).items() if not torch.equal(value, before[name])]
+def counted(source):
+    calls, after_step = [], source.after_step
+    source.after_step = lambda: calls.append(after_step())
+    return calls
 before = state_of(teacher)
 torch.manual_seed(1)
 """
@@ -41,9 +45,29 @@ assert not any(layer.training for layer in teacher.modules())
 assert module.distiller.student.module[1].num_batches_tracked == 8
 assert not any(key.startswith("distiller.source") for key in module.state_dict())
 assert len(module.state_dict()) == len(convnet(8).state_dict())
+assert module(images[:4]).shape == (4, 10)
+
+progress = []
+student = convnet(8)
+average = EMA(student, decay=0.5)
+updates = counted(average)
+terms = {"ce": CrossEntropy(), "consistency": (lambda p: progress.append(p) or 1 - p) * SoftTargets(1.0)}
+module = DistillationModule(Distiller(student, average, terms), lambda parameters: torch.optim.SGD(parameters, 0.1))
+options = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+trainer = L.Trainer(max_epochs=2, accumulate_grad_batches=2, num_sanity_val_steps=0, **options)
+trainer.fit(module, loader, DataLoader(TensorDataset(images, labels), batch_size=64))
+assert len(updates) == trainer.global_step == 4
+assert sorted(set(progress)) == [0.0, 0.25, 0.5, 0.75], progress
+assert {"val_ce", "val_consistency", "val_loss"} <= set(trainer.logged_metrics)
+assert changed(state_of(average.models[0].module), student)
+L.Trainer(**options).validate(module, loader)
 """,
     "transformers": """
 assert trainer.state.global_step == 8
+reports = [entry for entry in trainer.state.log_history if "kd" in entry]
+assert [set(entry) >= {"loss", "ce", "kd", "at", "hint"} for entry in reports] == [True, True]
+for entry in reports:
+    assert abs(entry["loss"] - sum(entry[name] for name in ("ce", "kd", "at", "hint"))) < 1e-3
 assert all(torch.isfinite(p).all() for p in distiller.parameters())
 saved = BertForSequenceClassification.from_pretrained("runs/bert/student")
 assert all(torch.equal(value, saved.state_dict()[name]) for name, value in small.state_dict().items())
@@ -58,6 +82,28 @@ assert torch.isfinite(torch.tensor(trainer.evaluate()["eval_loss"]))
 trainer.save_model("runs/bert/whole")
 from safetensors.torch import load_file
 assert load_file("runs/bert/whole/model.safetensors").keys() == distiller.state_dict().keys()
+
+progress = []
+network = bert(16, 1)
+average = EMA(network, decay=0.5)
+updates = counted(average)
+terms = {"ce": CrossEntropy(), "consistency": (lambda p: progress.append(p) or 1 - p) * SoftTargets(1.0)}
+arguments.gradient_accumulation_steps = 2
+trainer = DistillationTrainer(Distiller(network, average, terms), arguments, train_dataset=texts)
+trainer.train()
+assert len(updates) == trainer.state.global_step == 4
+assert sorted(set(progress)) == [0.0, 0.25, 0.5, 0.75], progress
+from tutelage.errors import TutelageError
+for model, settings, text in (
+    (network, arguments, "given a BertForSequenceClassification"),
+    (distiller, TrainingArguments("runs/bert", use_cpu=True), "remove_unused_columns=False"),
+):
+    try:
+        DistillationTrainer(model, settings)
+    except TutelageError as error:
+        assert text in str(error), error
+    else:
+        raise AssertionError(text)
 """,
 }
 
