@@ -66,9 +66,10 @@ class Hardware(Fields):
     """Device, precision and compilation. ``auto`` and ``None`` are resolved for the device, and recorded."""
 
     device: str = Field(default="auto", description="device: auto, cpu, cuda, cuda:1 or mps")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="float32, bfloat16 (autocast) or auto: bfloat16 if the hardware supports it",
+        description="float32, bfloat16 (autocast), float16 (autocast with scaled losses, for GPUs without bfloat16) or "
+        "auto: bfloat16 if the hardware supports it",
     )
     channels_last: bool | None = Field(
         default=None, description="channels-last memory format; on by default on CPUs and GPUs"
@@ -189,9 +190,14 @@ class Config(Recipe, Hardware):
     )
 
     @model_validator(mode="after")
-    def _mean_with_std(self) -> Config:
+    def _consistent(self) -> Config:
         if bool(self.teacher_mean) != bool(self.teacher_std):
             raise TutelageError("teacher_mean and teacher_std go together; give both, or neither")
+        if self.teacher_cache and (self.mixup is not None or self.cutmix is not None):
+            raise TutelageError(
+                "teacher_cache has no entries for the mixed images of mixup and cutmix, each of which is new; leave "
+                "teacher_cache out"
+            )
         return self
 
     @model_validator(mode="after")

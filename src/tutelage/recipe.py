@@ -18,7 +18,15 @@ def as_numbers(value: Any) -> Any:
     return tuple(part for entry in entries for part in (entry.split(",") if isinstance(entry, str) else (entry,)))
 
 
+def _as_class_weights(value: Any) -> Any:
+    return value if value is None or value == "balanced" else as_numbers(value)
+
+
 Numbers = Annotated[tuple[float, ...], BeforeValidator(as_numbers)]
+
+
+Weight = Annotated[float, Field(ge=0)]
+ClassWeights = Annotated[tuple[Weight, ...] | Literal["balanced"] | None, BeforeValidator(_as_class_weights)]
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
@@ -50,6 +58,9 @@ class Recipe(Fields):
     )
     epochs: int = Field(default=20, ge=1, description="number of passes over the training set")
     batch_size: int = Field(default=64, ge=1, description="samples per step, over all processes")
+    accumulate: int = Field(
+        default=1, ge=1, description="number of parts of a batch that are passed one after another, to save memory"
+    )
     optimizer: str | Callable[..., Any] = Field(
         default="SGD", description="optimizer, by its class name in torch.optim"
     )
@@ -75,6 +86,30 @@ class Recipe(Fields):
     gamma: float = Field(default=0.2, gt=0, le=1, description="factor by which schedule 'step' lowers the rate")
     warmup: float = Field(default=0.0, ge=0, description="linear warm-up of the learning rate, in epochs")
     clip: float | None = Field(default=None, gt=0, description="clip the gradient norm to this value")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="share of a label that is spread over all classes, such as 0.1"
+    )
+    class_weights: ClassWeights = Field(
+        default=None,
+        description="weights of the classes in losses on labels: balanced, or a number for each class: 1,2,5",
+    )
+    class_balanced: bool = Field(default=False, description="as many samples of each class in each batch")
+    mixup: float | None = Field(
+        default=None,
+        gt=0,
+        description="mix-up: blend pairs of samples, with shares from Beta(ALPHA, ALPHA), such as 0.2",
+    )
+    cutmix: float | None = Field(
+        default=None,
+        gt=0,
+        description="cut-mix: paste boxes of other images, with areas from Beta(ALPHA, ALPHA), such as 1",
+    )
+    ema: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="evaluate and save an average of the weights with this decay, such as 0.999",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -26,6 +26,7 @@ class Batch:
             1 for each.
         second: (B, C, H, W) float32, the same samples under another view, drawn independently; ``None`` unless a source
             needs it.
+        label_weight: (B,) float32, a further weight for losses that read labels, such as that of the sample's class.
     """
 
     inputs: Tensor
@@ -34,13 +35,15 @@ class Batch:
     key: Tensor | None
     weight: Tensor | None = None
     second: Tensor | None = None
+    label_weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def rows(self, rows: slice) -> Batch:
         """The samples of these rows, as views of the same tensors."""
-        optional = (None if tensor is None else tensor[rows] for tensor in (self.key, self.weight, self.second))
+        tensors = (self.key, self.weight, self.second, self.label_weight)
+        optional = (None if tensor is None else tensor[rows] for tensor in tensors)
         return Batch(self.inputs[rows], self.targets[rows], self.index[rows], *optional)
 
 

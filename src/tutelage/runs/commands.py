@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import typing
 from pathlib import Path
 
 from tutelage.config import DEFAULT_METHOD, FLAG, Config
@@ -27,6 +28,8 @@ def as_command(config: Config) -> str:
         option = "--" + ("model" if name == "student" and not config.teacher else name).replace("_", "-")
         if Config.model_fields[name].annotation in FLAG:
             words.append(option if value else "--no-" + option[2:])
+        elif isinstance(value, tuple) and typing.get_origin(Config.model_fields[name].annotation) is not tuple:
+            words += [option, ",".join(map(str, value))]  # one option with several numbers
         elif isinstance(value, tuple):
             words += [word for item in value for word in (option, str(item))]
         elif isinstance(value, dict):

@@ -32,7 +32,7 @@ Precision = Literal["float32", "float16", "bfloat16"]
 LARGEST_MAP_FILE = 4 * 2**30
 """The largest file, in bytes, that is created for a whole feature map."""
 
-_NAME = re.compile("[0-9a-f]{16}-(float32|bfloat16)-")  # the beginning of a cache file's name
+_NAME = re.compile("[0-9a-f]{16}-(float32|bfloat16|float16)-")  # the beginning of a cache file's name
 
 
 class TeacherCache:
@@ -100,7 +100,9 @@ class TeacherCache:
         if batch.key is None or not roles or any((id(teacher), role) in self._too_large for role in roles):
             return teacher.tap(batch.inputs, roles)
         rows, views = batch.key.numpy().T
-        autocast = "bfloat16" if torch.is_autocast_enabled(batch.inputs.device.type) else "float32"
+        device_type = batch.inputs.device.type
+        dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else torch.float32
+        autocast = str(dtype).removeprefix("torch.")
         files = {role: self._files.get((id(teacher), role, autocast)) for role in roles}
         entries = {role: file.read(rows, views) for role, file in files.items() if file is not None}
         valid = np.ones(len(rows), bool)

@@ -17,6 +17,8 @@ from tutelage.models.tapped import as_tapped
 from tutelage.sources.frozen import Frozen
 from tutelage.sources.source import NO_COHORT, Cohort, Source
 
+Buffers = Literal["average", "copy", "own"]
+
 
 class EMA(Source):
     """An exponential moving average of a student's weights, used as its teacher.
@@ -48,7 +50,7 @@ class EMA(Source):
         self,
         student: nn.Module,
         decay: float = 0.999,
-        buffers: Literal["average", "copy", "own"] = "average",
+        buffers: Buffers = "average",
         *,
         warm_start: bool = True,
         start: nn.Module | None = None,
@@ -72,23 +74,11 @@ class EMA(Source):
         with torch.no_grad():
             return self.model.train().tap(batch.inputs, roles)
 
-    @torch.no_grad()
     def after_step(self) -> None:
         """Update the average with the student's weights."""
         self.updates += 1
-        rate = 1 - (min(self.decay, 1 - 1 / self.updates) if self.warm_start else self.decay)
-        blended: tuple[list[Tensor], list[Tensor]] = ([], [])
-        copied: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for average, current in zip(self.model.parameters(), self.student.parameters(), strict=True):
-            _add(blended, average, current)
-        if self.buffers != "own":
-            for (name, held), now in zip(self.model.named_buffers(), self.student.buffers(), strict=True):
-                average_it = self.buffers == "average" and _is_statistic(name, held)
-                _add(blended if average_it else copied, held, now)
-        if blended[0]:
-            torch._foreach_lerp_(blended[0], blended[1], rate)
-        if copied[0]:
-            torch._foreach_copy_(copied[0], copied[1])
+        decay = min(self.decay, 1 - 1 / self.updates) if self.warm_start else self.decay
+        update_average(self.model, self.student, decay, self.buffers)
 
     def state_dict(self) -> dict[str, Any]:
         """The average and its number of updates."""
@@ -98,6 +88,30 @@ class EMA(Source):
         """Restore a saved average."""
         self.model.module.load_state_dict(state["model"])
         self.updates = state["updates"]
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, current: nn.Module, decay: float, buffers: Buffers = "average") -> None:
+    """average <- decay average + (1 - decay) current, in place, for all parameters; buffers are treated as in ``EMA``.
+
+    Args:
+        average: a copy of ``current``.
+        current: the network that is trained.
+        decay: in [0, 1).
+        buffers: as in ``EMA``.
+    """
+    blended: tuple[list[Tensor], list[Tensor]] = ([], [])
+    copied: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for average_parameter, parameter in zip(average.parameters(), current.parameters(), strict=True):
+        _add(blended, average_parameter, parameter)
+    if buffers != "own":
+        for (name, held), now in zip(average.named_buffers(), current.buffers(), strict=True):
+            average_it = buffers == "average" and _is_statistic(name, held)
+            _add(blended if average_it else copied, held, now)
+    if blended[0]:
+        torch._foreach_lerp_(blended[0], blended[1], 1 - decay)
+    if copied[0]:
+        torch._foreach_copy_(copied[0], copied[1])
 
 
 def _is_statistic(name: str, buffer: Tensor) -> bool:

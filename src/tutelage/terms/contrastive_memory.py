@@ -35,6 +35,7 @@ class MemoryContrast(ProjectedEmbeddings):
         TutelageError: an argument is out of range, or all samples are of one class.
     """
 
+    reads_index = True
     rows: Tensor
     by_class: Tensor
     start: Tensor

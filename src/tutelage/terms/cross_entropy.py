@@ -59,6 +59,8 @@ class CrossEntropy(Term):
         ignore_index, axis: as in ``cross_entropy``.
     """
 
+    uses_soft_labels = True
+
     def __init__(self, ignore_index: int = IGNORED, axis: int | None = None) -> None:
         super().__init__()
         self.ignore_index, self.axis = ignore_index, axis

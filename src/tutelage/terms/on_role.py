@@ -27,7 +27,8 @@ class OnRole(Term):
                 f"{', '.join(term.teacher_roles) or 'no outputs'} of the teacher"
             )
         self.roles, self.term, self.teacher_role = (role,), term, teacher_role
-        self.reads_labels = term.reads_labels
+        self.reads_labels, self.reads_index = term.reads_labels, term.reads_index
+        self.uses_soft_labels = term.uses_soft_labels
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:

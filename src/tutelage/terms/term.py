@@ -69,6 +69,12 @@ class Term(nn.Module):
     reads_labels: bool = True
     """Whether it needs labels. A class without labels is an error if any term with a non-zero weight needs them."""
 
+    uses_soft_labels: bool = False
+    """Whether all entries of soft labels enter its value, rather than their largest class; mixtures require it."""
+
+    reads_index: bool = False
+    """Whether it reads ``Batch.index``, for example for a memory of all samples; mixtures have none."""
+
     axis: int | None = None
     """The class axis of logits with more than two axes; ``None`` for the rule of ``class_axis``."""
 

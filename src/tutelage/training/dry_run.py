@@ -154,7 +154,12 @@ def _try_terms(
                 f"term {name!r} of learner {learner.name!r} failed on a first batch, with student "
                 f"{_shapes(forward_pass.student)} and teacher {_shapes(teacher)}: {one_line(error)}"
             ) from error
-        _check_value(f"term {name!r} of learner {learner.name!r}", value, len(forward_pass.batch))
+        who = f"term {name!r} of learner {learner.name!r}"
+        _check_value(who, value, len(forward_pass.batch))
+        if batch.label_weight is not None and term.reads_labels and value.ndim == 0:
+            raise TutelageError(
+                f"{who} has one value for the whole batch, which class_weights cannot weight; leave it out"
+            )
     return passes
 
 

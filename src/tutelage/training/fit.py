@@ -14,6 +14,7 @@ from tutelage.data.loader import mix_seeds
 from tutelage.data.orders import Order, shuffled
 from tutelage.errors import NETWORK_ERRORS, TutelageError, one_line
 from tutelage.tasks import Task, find_task
+from tutelage.training.batch_changes import check_changes
 from tutelage.training.checkpoint import Checkpoints, seeded
 from tutelage.training.execution import Execution
 from tutelage.training.learner import Learner
@@ -79,7 +80,8 @@ def fit(
         task: the task that evaluates the networks; by default that of the data's targets.
 
     Returns:
-        The history and the selected states. The models have the weights of the last epoch and are in eval mode.
+        The history and the selected states. The models have the weights of the last epoch, or with ``ema`` the deployed
+        networks their average, and are in eval mode.
 
     Raises:
         TutelageError: the learners do not fit the data or their sources; raised before training.
@@ -111,6 +113,7 @@ def fit(
                 _save(loop, checkpoints, execution.processes)
             if report:
                 report(record)
+    loop.averages.deploy()
     for learner in learners:
         learner.model.eval()
         learner.deployed.eval()
@@ -136,6 +139,7 @@ def make_loop(
         TutelageError: as ``fit``.
     """
     check_learners(learners)
+    check_changes(recipe, learners, update, data)
     batches = Streams.of(data, recipe, learners, execution, seed=seed, order=order, streams=streams or {})
     return Loop(learners, data, recipe, update, task or find_task(data.targets.task), batches, execution)
 

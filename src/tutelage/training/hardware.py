@@ -20,12 +20,24 @@ def resolve(hardware: Hardware, processes: Processes | None = None) -> Hardware:
     """Replace every ``auto``.
 
     Channels-last on GPUs and CPUs, whose convolutions are faster in it. bfloat16 if the hardware has instructions for
-    it; without them it is many times slower than float32.
+    it; without them it is many times slower than float32, and if it is requested there is a warning.
+
+    Raises:
+        TutelageError: there is no such device, or float16 is requested on another device than a CUDA GPU.
     """
     device = _device(hardware.device, processes)
     precision = hardware.precision
     if precision == "auto":
         precision = "bfloat16" if _has_bfloat16(device) else "float32"
+    elif precision == "bfloat16" and device.type in ("cpu", "cuda") and not _has_bfloat16(device):
+        kind, other = ("processor", "float32") if device.type == "cpu" else ("GPU", "float16")
+        warnings.warn(
+            f"this {kind} has no instructions for bfloat16, which is many times slower here; use --precision {other}",
+            TutelageWarning,
+            stacklevel=1,  # so that it is shown once, whoever resolves the hardware
+        )
+    elif precision == "float16" and device.type != "cuda":
+        raise TutelageError(f"float16 is for CUDA GPUs, and the device is {device}; use --precision float32 or auto")
     channels_last = device.type in ("cuda", "cpu") if hardware.channels_last is None else hardware.channels_last
     resolved: Hardware = hardware.replace(device=str(device), precision=precision, channels_last=channels_last)
     return resolved
@@ -55,10 +67,20 @@ def _device(name: str, processes: Processes | None) -> torch.device:
     return device
 
 
+def autocast_dtype(hardware: Hardware) -> torch.dtype | None:
+    """The dtype of autocast; ``None`` for float32."""
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(hardware.precision)
+
+
 def autocast(hardware: Hardware) -> AbstractContextManager[object]:
     """A context in which networks run in the configured precision, also inside another autocast."""
-    device_type, enabled = torch.device(hardware.device).type, hardware.precision == "bfloat16"
-    return torch.autocast(device_type, dtype=torch.bfloat16, enabled=enabled)
+    dtype = autocast_dtype(hardware)
+    return torch.autocast(torch.device(hardware.device).type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def grad_scaler(hardware: Hardware) -> torch.amp.GradScaler:
+    """A scaler of losses, whose gradients would be rounded to 0 in float16; in other precisions it does nothing."""
+    return torch.amp.GradScaler(torch.device(hardware.device).type, enabled=hardware.precision == "float16")
 
 
 def place(*models: Tapped, hardware: Hardware, example: Tensor) -> None:

@@ -203,7 +203,10 @@ class Learner:
                     if weighted.view not in weights:
                         weights[weighted.view] = self._sample_weights(self.sample_weight, forward_pass, progress)
                     weight = weights[weighted.view]
-                value = (value if weight is None else value * weight.to(value)).mean()
+                label_weight = forward_pass.batch.label_weight if weighted.term.reads_labels else None
+                for factors in (weight, label_weight):
+                    value = value if factors is None else value * factors.to(value)
+                value = value.mean()
             values.append(value.detach().float())
             total = total + factor * value
         if not isinstance(total, Tensor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,10 +15,12 @@ from tutelage.data.batch import Batch
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError
 from tutelage.tasks import Task
+from tutelage.training.averages import Averages
 from tutelage.training.checkpoint import restore_rng_state, rng_state
 from tutelage.training.compiling import Compiling
 from tutelage.training.execution import Execution
 from tutelage.training.finite import FiniteChecks
+from tutelage.training.hardware import grad_scaler
 from tutelage.training.learner import Learner, roles_to_read
 from tutelage.training.meter import Meter
 from tutelage.training.optim import lr_factor, make_optimizer
@@ -64,7 +67,8 @@ class Loop:
         self._students = tuple(learner.model for learner in learners)
         self._teachers = tuple(model for model in models if model not in self._students)
         self._roles = {learner: roles_to_read(learner, learners) for learner in learners}
-        prepare(learners, self._roles, task, data, execution)
+        self._changes = streams.changes
+        prepare(learners, self._roles, task, data, execution, self._changes)
         self.optimizers = {
             learner: make_optimizer(recipe, trainable_parameters(learner), parameter_options(learner, recipe))
             for learner in learners
@@ -76,6 +80,8 @@ class Loop:
             self.batches, execution, {learner: max(lr) for learner, lr in self._peak_lr.items()}
         )
         self.compiling = Compiling(models, execution.hardware.compile, recipe.epochs * len(self.batches))
+        self.averages = Averages(learners, recipe.ema)
+        self._scalers = {learner: grad_scaler(execution.hardware) for learner in learners}
         self.selection = Selection(task, data, execution.hardware)
         self.history: list[Record] = []
         has_name = isinstance(recipe.optimizer, str)
@@ -93,10 +99,13 @@ class Loop:
         steps = len(self.batches)
         meters = {learner: Meter(learner, self.task) for learner in self.learners}
         for number, batch in enumerate(self.batches.epoch(epoch)):
-            step = self._step(batch, epoch * steps + number)
-            self.update(step)
-            for learner, values in step.term_values.items():
-                meters[learner].add(number, values, step.trained_outputs[learner], batch)
+            changed = self._changes(batch, epoch * steps + number)
+            for part in range(self.recipe.accumulate):
+                samples = self._part(changed, part)
+                step = self._step(samples, epoch * steps + number, part)
+                self.update(step)
+                for learner, values in step.term_values.items():
+                    meters[learner].add(number, values, step.trained_outputs[learner], samples)
             if (number + 1) % CHECK_EVERY == 0 or number + 1 == steps:
                 self._finite.losses(meters, epoch)
         self._finite.weights(self.learners, epoch)
@@ -106,15 +115,25 @@ class Loop:
         lr = max(float(group["lr"]) for group in self.optimizers[self.learners[0]].param_groups)
         record: Record = {"epoch": epoch + 1, "lr": lr, "learners": {}}
         for learner, meter in meters.items():
-            entry = meter.means(processes) | self.selection.after_epoch(learner, epoch + 1)
-            record["learners"][learner.name] = entry
+            scores = self.selection.after_epoch(learner, self.averages.network(learner), epoch + 1)
+            record["learners"][learner.name] = meter.means(processes) | scores
         record["forward_passes"] = dict(zip(("student", "teacher"), passes, strict=True))
         record["seconds"] = round(time.perf_counter() - start, 3)
         self.history.append(record)
         return record
 
-    def _step(self, batch: Batch, number: int) -> Step:
-        """Prepare a step, counted from 0 over the whole fit: compilation, learning rate, train mode."""
+    def _part(self, batch: Batch, part: int) -> Batch:
+        """Part of a batch whose gradients are accumulated: every n-th sample, so that sorted batches stay mixed."""
+        return batch if self.recipe.accumulate == 1 else batch.rows(slice(part, None, self.recipe.accumulate))
+
+    def _step(self, batch: Batch, number: int, part: int = 0) -> Step:
+        """Prepare a step, counted from 0 over the whole fit: compilation, learning rate, train mode.
+
+        Args:
+            batch: the samples of the step, or of one of its parts.
+            number: of the step.
+            part: of the batch, counted from 0; the weights are updated after the last one.
+        """
         self.compiling.before(number)
         factor = lr_factor(self.recipe, number, len(self.batches))
         for learner in self.learners:
@@ -128,29 +147,38 @@ class Loop:
             self.learners,
             streams=self._streams,
             roles=self._roles,
-            apply=self._apply,
+            apply=partial(self._apply, part=part),
             autocast=self._execution.autocast,
             lr={learner: optimizer.param_groups[0]["lr"] for learner, optimizer in self.optimizers.items()},
         )
 
-    def _apply(self, learner: Learner, loss: Tensor) -> None:
-        """Backward pass, gradient averaging and clipping, optimizer step, and the source's reaction."""
+    def _apply(self, learner: Learner, loss: Tensor, part: int = 0) -> None:
+        """Backward pass and, after the last part of the batch, the update of the weights and the source's reaction.
+
+        Gradients are averaged over parts and processes, and clipped.
+        """
         if not loss.requires_grad:
             raise TutelageError(
                 f"no weight that learner {learner.name!r} trains acts on what its terms read, "
                 f"{', '.join(learner.roles())}; give a network with a layer before that, or name a later layer: "
                 'roles={"embedding": ""} is the output'
             )
-        optimizer = self.optimizers[learner]
-        optimizer.zero_grad(set_to_none=True)
+        optimizer, scaler, parts = self.optimizers[learner], self._scalers[learner], self.recipe.accumulate
+        if part == 0:
+            optimizer.zero_grad(set_to_none=True)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        loss.backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        scaler.scale(loss if parts == 1 else loss / parts).backward(inputs=parameters)  # type: ignore[no-untyped-call]
+        if part + 1 < parts:
+            return
         self._execution.processes.average_gradients(parameters)
         if self.recipe.clip is not None:
+            scaler.unscale_(optimizer)
             nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         if learner.source is not None:
             learner.source.after_step()
+        self.averages.after_step(learner)
 
     def _forward_passes(self) -> tuple[int, int]:
         """How many samples students and teachers have run in this process so far."""
@@ -172,10 +200,12 @@ class Loop:
                     "terms": learner.modules.state_dict(),
                     "optimizer": self.optimizers[learner].state_dict(),
                     "source": learner.source.state_dict() if learner.source is not None else {},
+                    "scaler": self._scalers[learner].state_dict(),
                 }
                 for learner in self.learners
             ],
             "update": self.update.state_dict() if hasattr(self.update, "state_dict") else {},
+            "averages": self.averages.state_dict(),
             "selected": self.selection.state_dict(),
             "history": self.history,
             "compiled": self.compiling.decided,
@@ -197,8 +227,11 @@ class Loop:
             self.optimizers[learner].load_state_dict(saved["optimizer"])
             if learner.source is not None:
                 learner.source.load_state_dict(saved["source"])
+            if self._scalers[learner].is_enabled():
+                self._scalers[learner].load_state_dict(saved["scaler"])
         if hasattr(self.update, "load_state_dict"):
             self.update.load_state_dict(state["update"])
+        self.averages.load_state_dict(state.get("averages", {}))
         self.selection.load_state_dict(state["selected"])
         self.history = [dict(record) for record in state["history"]]
         names = {learner.name for learner in self.learners}

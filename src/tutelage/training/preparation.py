@@ -12,6 +12,7 @@ from tutelage.data.data import Data
 from tutelage.errors import TutelageError
 from tutelage.models.state import check_state, shared_tensors, shared_tensors_error
 from tutelage.tasks import Task
+from tutelage.training.batch_changes import BatchChanges
 from tutelage.training.checkpoint import rng_state_restored
 from tutelage.training.depth import layer_factors
 from tutelage.training.dry_run import dry_run, example_batch
@@ -76,6 +77,7 @@ def prepare(
     task: Task,
     data: Data,
     execution: Execution,
+    changes: BatchChanges,
 ) -> None:
     """Move all networks to the device and try them on one batch. The random generators are left as they were.
 
@@ -90,7 +92,7 @@ def prepare(
             for models in groups:
                 place(*dict.fromkeys(models), hardware=execution.hardware, example=batch.inputs)
         with execution.autocast():
-            dry_run(learners, roles, task, data, batch)
+            dry_run(learners, roles, task, data, changes(batch, 0))
     for learner in learners:
         learner.modules.to(execution.device)
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tutelage.config import Hardware
 from tutelage.data.data import Data
+from tutelage.models.tapped import Tapped
 from tutelage.tasks import Compute, Task
+from tutelage.training.hardware import autocast_dtype
 from tutelage.training.learner import Learner
 
 
@@ -42,22 +43,22 @@ class Selection:
     """
 
     def __init__(self, task: Task, data: Data, hardware: Hardware) -> None:
-        amp = torch.bfloat16 if hardware.precision == "bfloat16" else None
-        self.task, self.data, self._compute = task, data, Compute(hardware.device, amp, hardware.workers)
+        compute = Compute(hardware.device, autocast_dtype(hardware), hardware.workers)
+        self.task, self.data, self._compute = task, data, compute
         self.selected: dict[str, Selected] = {}
 
-    def after_epoch(self, learner: Learner, epoch: int) -> dict[str, float]:
-        """The learner's main metric, for the epoch's record; empty where it is not evaluated."""
+    def after_epoch(self, learner: Learner, network: Tapped, epoch: int) -> dict[str, float]:
+        """The main metric of a learner's network, for the epoch's record; empty where it is not evaluated."""
         roles = (*self.task.roles, "logits") if self.task.roles else ()
         evaluated = learner.reads(roles) if learner.evaluated is None else learner.evaluated
         if self.data.validation is None or not evaluated:
             return {}
-        score = self.task.score(learner.deployed, self.data.validation, self.data, self._compute)
+        score = self.task.score(network, self.data.validation, self.data, self._compute)
         if math.isnan(score):  # no held-out sample has a label
             return {}
         best = self.selected.get(learner.name)
         if self.task.improves(score, None if best is None else best.score):
-            state = {name: value.detach().clone() for name, value in learner.deployed.module.state_dict().items()}
+            state = {name: value.detach().clone() for name, value in network.module.state_dict().items()}
             self.selected[learner.name] = Selected(epoch, score, state)
         return {f"validation_{self.task.main_metric}": score}
 

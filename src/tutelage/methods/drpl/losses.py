@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from tutelage.data.batch import Batch
+from tutelage.data.mixing import blended
 from tutelage.models.outputs import Outputs, class_logits
 from tutelage.terms.precision import full_precision
 from tutelage.terms.term import Term, View
@@ -64,8 +64,4 @@ class MixUp(View):
         """The mixed batch; the batch's targets are soft labels (B, C)."""
         share = float(torch.rand(()))
         partners = torch.randperm(len(batch), device=batch.index.device)
-        return replace(
-            batch,
-            inputs=share * batch.inputs + (1 - share) * batch.inputs[partners],
-            targets=share * batch.targets + (1 - share) * batch.targets[partners],
-        )
+        return blended(batch, share, partners)

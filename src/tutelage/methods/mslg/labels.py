@@ -42,6 +42,7 @@ class LearnedLabels(Term):
     """
 
     reads_labels = False
+    reads_index = True
 
     def __init__(self, split: Split, scores: Tensor) -> None:
         super().__init__()
