@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.images import images
 from benchmarks.pairs import Numbers
 from benchmarks.processes import imports, memory
 from benchmarks.repositories import repositories
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[[bool], Numbers]] = {
         overhead,
         floor,
         loader,
+        images,
         precision,
         compiled,
         research,

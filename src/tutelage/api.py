@@ -135,7 +135,7 @@ def _execute(
 
 def _held_out(data: Data, config: Config) -> Data:
     """Hold out the validation split of a ``Data`` that was passed as an object."""
-    conditions = ("noise", "imbalance", "per_class", "image_size", "test", "skip_bad", "augment", "views")
+    conditions = ("noise", "imbalance", "per_class", "image_size", "test", "skip_bad", "augment", "views", "cache")
     unusable = [name for name in conditions if getattr(config, name) != Config.model_fields[name].default]
     if unusable:
         raise TutelageError(f"{', '.join(unusable)} apply to data opened by name; apply them to the Data first")

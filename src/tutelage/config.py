@@ -90,6 +90,21 @@ class Hardware(Fields):
         return value
 
 
+AugmentName = Literal["crop", "standard", "strong"]
+_AUGMENT_FLAGS: Mapping[str, bool] = MappingProxyType({"none": False, "false": False, "default": True, "true": True})
+
+
+def _known_augment(value: Any) -> Any:
+    value = _AUGMENT_FLAGS.get(value, value) if isinstance(value, str) else value
+    if not isinstance(value, bool) and not (isinstance(value, str) and value in get_args(AugmentName)):
+        raise ValueError("must be none, crop, standard or strong")
+    return value
+
+
+Augment = Annotated[bool | AugmentName, BeforeValidator(_known_augment)]
+"""Files of runs have ``true`` for the data set's own augmentation and ``false`` for none."""
+
+
 FLAG: tuple[Any, ...] = (bool, bool | None)
 """Types of fields that are flags on the command line: --NAME or --no-NAME."""
 
@@ -149,8 +164,16 @@ class Config(Recipe, Hardware):
     validation: float = Field(
         default=0.1, ge=0, lt=1, description="fraction of the training set held out for model selection"
     )
-    augment: bool = Field(default=True, description="augment with the data set's random crops and flips")
-    views: int | None = Field(default=None, ge=1, description="use only this many fixed crops and flips per image")
+    augment: Augment = Field(
+        default=True,
+        description="augmentation: true (the data set's own, for images crop), none, crop (shifts by up to an eighth "
+        "of the height, and flips of coloured images), standard (random resized crops and flips, for photographs; "
+        "evaluation then sees the middle 7/8 of the shorter side) or strong (standard, RandAugment, random erasing)",
+    )
+    views: int | None = Field(default=None, ge=1, description="use only this many fixed views (crops, ...) per image")
+    cache: str | None = Field(
+        default=None, description="folder in which decoded image files are cached, for this and later runs"
+    )
     student: str = Field(
         default="resnet8",
         description="network to train: resnet8, wrn-16-2, mobilenetv2, module:attr, timm/NAME or hf/NAME",
@@ -205,6 +228,11 @@ class Config(Recipe, Hardware):
         if self.init is not None and self.pretrained:
             raise TutelageError("init and pretrained both give initial weights; leave one out")
         return self
+
+    @property
+    def reads_whole_images(self) -> bool:
+        """Whether image files are read as random boxes of whole images."""
+        return self.augment in ("standard", "strong")
 
     def recipe(self) -> Recipe:
         """The fields of the training recipe."""

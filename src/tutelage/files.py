@@ -95,16 +95,24 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, follow: bool = Tr
         publish(target, data)
 
 
-def publish(target: Path, data: bytes, *, overwrite: bool = True) -> None:
+def publish(target: Path, data: bytes | memoryview, *, overwrite: bool = True, durable: bool = True) -> None:
     """Write a file atomically in a folder that exists.
 
     The temporary file is locked while it is written. Unlocked temporary files belong to writers that were killed; those
     of the same target are removed first.
 
+    Args:
+        target: the file.
+        data: its content.
+        overwrite: whether an existing file is replaced.
+        durable: whether the file survives a power failure as soon as this returns. Without it, which is faster, it may
+            then be damaged, and abandoned files stay.
+
     Raises:
         OSError: of any kind; ``FileExistsError`` if the file exists and ``overwrite`` is false.
     """
-    remove_abandoned(target.parent, lambda name: name == target.name[:_LONGEST])
+    if durable:
+        remove_abandoned(target.parent, lambda name: name == target.name[:_LONGEST])
     while True:
         # Not tempfile.mkstemp, whose files only their owner may read.
         temporary = target.with_name(f".{target.name[:_LONGEST]}.{uuid.uuid4().hex[:12]}.tmp")
@@ -114,7 +122,8 @@ def publish(target: Path, data: bytes, *, overwrite: bool = True) -> None:
                     continue
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
                 if sys.platform == "win32":
                     file.close()  # an open file cannot be renamed there
                 (os.replace if overwrite else os.link)(temporary, target)
@@ -122,7 +131,8 @@ def publish(target: Path, data: bytes, *, overwrite: bool = True) -> None:
         finally:  # also after Ctrl-C
             with contextlib.suppress(OSError):
                 temporary.unlink()
-    _sync_folder(target.parent)
+    if durable:
+        _sync_folder(target.parent)
 
 
 def is_temporary(name: str, of: Callable[[str], bool]) -> bool:

@@ -200,6 +200,37 @@ def test_fields_of_runs_are_options_of_a_study(run: Command, monkeypatch: pytest
     assert "epochs" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "augment"),
+    [
+        (["--augment"], True),
+        (["--augment", "--seeds", "2"], True),
+        (["--no-augment"], False),
+        (["--augment", "none"], False),
+        (["--augment", "true"], True),
+        (["--augment=strong"], "strong"),
+        (["--augment", "standard"], "standard"),
+        (["--no-compile", "--augment", "crop"], "crop"),
+    ],
+)
+def test_augmentations_on_the_command_line(
+    run: Command, monkeypatch: pytest.MonkeyPatch, words: list[str], augment: object
+) -> None:
+    fields: dict[str, Any] = {}
+    monkeypatch.setattr(
+        sys.modules["tutelage.cli.study"], "_run_study", lambda study, *_, **__: fields.update(study.train)
+    )
+    assert run("study", "nine", *words) == (0, "", "")
+    assert fields["augment"] == augment
+
+
+def test_an_unknown_augmentation_is_one_line_with_the_known_ones(run: Command) -> None:
+    code, out, err = run("train", "--augment", "wild")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "wild" in err
+    assert "none, crop, standard or strong" in err
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_study_prints_tables_for_its_reader_and_the_answer_last(
     run: Command, monkeypatch: pytest.MonkeyPatch, write_study: Callable[..., Path], terminal: bool

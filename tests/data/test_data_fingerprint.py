@@ -14,6 +14,7 @@ from PIL import Image
 
 import tutelage
 from tutelage.data import CropsAndFlips, Data, open_data
+from tutelage.data.assemble import Reading
 from tutelage.data.folder import load
 
 
@@ -75,9 +76,9 @@ def test_fingerprint_depends_on_classes_views_trusted_labels_and_shape(tiny_data
 
 @pytest.mark.parametrize("part", ["train", "test"])
 def test_fingerprint_of_files_depends_on_modification_times(folder: Path, part: str):
-    data = load(folder, in_memory_bytes=0)
+    data = load(folder, reading=Reading(in_memory_bytes=0))
     before = data.fingerprint
-    assert load(folder, in_memory_bytes=0).fingerprint == before
+    assert load(folder, reading=Reading(in_memory_bytes=0)).fingerprint == before
     file = folder / part / "dog" / "2.png"
     status = file.stat()
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
@@ -108,8 +109,7 @@ def test_fingerprint_of_images_without_modification_times_depends_on_pixels(fold
 def test_result_is_not_reused_after_image_files_were_overwritten(
     folder: Path, tmp_path: Path, refused, monkeypatch, part
 ):
-    monkeypatch.setattr("tutelage.data.folder.IN_MEMORY", 0)
-    monkeypatch.setattr(load, "__kwdefaults__", {"in_memory_bytes": 0})
+    monkeypatch.setattr(Reading.__init__, "__defaults__", (False, None, 0))  # no images in memory
     run = {"epochs": 1, "batch_size": 8, "device": "cpu", "precision": "float32", "workers": 0, "validation": 0}
     first = tutelage.train("resnet8", f"folder:{folder}", out=tmp_path / "run", **run)
     second = tutelage.train("resnet8", f"folder:{folder}", out=tmp_path / "run", **run)

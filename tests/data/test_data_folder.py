@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.data.image_files import flat, random_pixels, write_image
 from tutelage.data import Batches, CropsAndFlips, evaluation_batches, open_data
+from tutelage.data.assemble import Reading
 from tutelage.data.folder import ImageFiles, load
 from tutelage.errors import TutelageWarning
 
@@ -69,7 +70,7 @@ def test_validation_folder_is_read_and_replaces_a_missing_test_folder(folder, na
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_streamed_batches_equal_those_from_memory(folder, workers):
-    memory, files = load(folder), load(folder, in_memory_bytes=1000)
+    memory, files = load(folder), load(folder, reading=Reading(in_memory_bytes=1000))
     assert memory.train.in_memory
     assert not files.train.in_memory
     assert files.record[0]["in_memory"] is False
@@ -95,7 +96,7 @@ def test_streamed_batches_equal_those_from_memory(folder, workers):
 
 
 def test_streamed_files_support_hold_out_pickling_and_statistics(folder):
-    memory, files = load(folder), load(folder, in_memory_bytes=0)
+    memory, files = load(folder), load(folder, reading=Reading(in_memory_bytes=0))
     np.testing.assert_allclose(memory.mean_std, files.mean_std, rtol=1e-9)
     part = files.hold_out(0.5).validation
     copy = pickle.loads(pickle.dumps(part.inputs))
@@ -107,7 +108,7 @@ def test_streamed_files_support_hold_out_pickling_and_statistics(folder):
 def test_class_folders_without_splits_are_split_by_class_deterministically(tmp_path, memory):
     flat(tmp_path, 20, 10, 1)
     with pytest.warns(TutelageWarning, match=r"no test split: 6 of its 31 samples.*--test 0\.2"):
-        data = load(tmp_path, in_memory_bytes=memory)
+        data = load(tmp_path, reading=Reading(in_memory_bytes=memory))
     assert data.classes == ("class 0", "class 1", "class 2")
     assert data.test.labels.bincount(minlength=3).tolist() == [4, 2, 0]
     assert data.train.labels.bincount().tolist() == [16, 8, 1]
@@ -121,7 +122,7 @@ def test_class_folders_without_splits_are_split_by_class_deterministically(tmp_p
         "resized_to": None,
         "in_memory": None,
     }
-    copy = load(tmp_path, test=0.2, in_memory_bytes=memory)  # an explicit share gives no warning
+    copy = load(tmp_path, test=0.2, reading=Reading(in_memory_bytes=memory))  # an explicit share gives no warning
     assert torch.equal(copy.test.index, data.test.index)
 
 

@@ -18,13 +18,14 @@ from PIL import Image
 
 from tests.data.image_files import random_pixels, write_image
 from tutelage.data import Batches, open_data
+from tutelage.data.assemble import Reading
 from tutelage.data.folder import load
 from tutelage.errors import TutelageWarning
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_image_damaged_after_opening_is_named_with_and_without_workers(folder, refused, workers):
-    data = load(folder, in_memory_bytes=0)
+    data = load(folder, reading=Reading(in_memory_bytes=0))
     file = folder / "train" / "dog" / "2.png"
     file.write_bytes(file.read_bytes()[:200])
     with refused(file, "cannot be read", "replace or remove"):
@@ -141,7 +142,7 @@ def test_only_documented_formats_are_decoded(folder, refused, monkeypatch):
         file.write_bytes(content)
         for memory in (2**30, 0):
             with refused(file, "not a PNG, JPEG, WebP or BMP file", "replace or remove"):
-                load(folder, in_memory_bytes=memory)
+                load(folder, reading=Reading(in_memory_bytes=memory))
 
 
 @pytest.mark.parametrize("memory", [2**30, 0])
@@ -152,10 +153,10 @@ def test_unreadable_images_are_skipped_on_request(folder, refused, content, memo
     file = folder / "train" / "cat" / "1.jpg"
     file.write_bytes(content)
     with refused(file, "--skip-bad"):
-        data = load(folder, in_memory_bytes=memory)
+        data = load(folder, reading=Reading(in_memory_bytes=memory))
         list(Batches(data.train, batch_size=9, workers=0).epoch(0))
     with pytest.warns(TutelageWarning, match=r"1 of 13 images cannot be read and are left out, first .*1\.jpg"):
-        data = load(folder, in_memory_bytes=memory, skip_bad=True)
+        data = load(folder, reading=Reading(in_memory_bytes=memory), skip_bad=True)
     assert data.record[0]["skipped"] == {"train": 1}
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
     pixels = data.train.inputs[torch.arange(8)]

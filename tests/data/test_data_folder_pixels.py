@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.data.image_files import random_pixels, write_image
 from tutelage.data import CropsAndFlips, open_data
+from tutelage.data.assemble import Reading
 from tutelage.data.folder import load
 
 DEEP = np.random.default_rng(4).integers(0, 2**16, (16, 16), dtype=np.uint16)
@@ -133,7 +134,7 @@ def test_exif_orientation_is_applied(tmp_path, suffix, memory):
                 **options,
             )
             write_image(tmp_path / part / "dog" / f"{orientation}.{suffix}", upright, **options)
-    data = load(tmp_path, in_memory_bytes=memory)
+    data = load(tmp_path, reading=Reading(in_memory_bytes=memory))
     assert data.image_shape == (3, 16, 24)
     for image in data.train.inputs[torch.arange(16)]:
         np.testing.assert_allclose(image.numpy().astype(float), upright, atol=12)

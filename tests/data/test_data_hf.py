@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from tutelage.data import Batches, CropsAndFlips, open_data
+from tutelage.data.assemble import Reading
 from tutelage.errors import TutelageWarning
 
 
@@ -95,7 +96,7 @@ def test_large_data_set_streams_the_same_batches(save_dataset, tmp_path):
     from tutelage.data import hf
 
     spec = save_dataset({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
-    memory, files = open_data(spec), hf.load(str(tmp_path / "repo"), in_memory_bytes=0)
+    memory, files = open_data(spec), hf.load(str(tmp_path / "repo"), reading=Reading(in_memory_bytes=0))
     assert not files.train.in_memory
     expected = Batches(memory.train, batch_size=2).epoch(0)
     streamed = Batches(files.train, batch_size=2, workers=1).epoch(0)
@@ -128,10 +129,10 @@ def test_row_stamps_depend_on_the_fingerprint_of_the_table(save_dataset, tmp_pat
     from tutelage.data import hf
 
     save_dataset({"train": {"y": [0, 1, 1, 0]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
-    first, second = (hf.load(str(tmp_path / "repo"), in_memory_bytes=0) for _ in range(2))
+    first, second = (hf.load(str(tmp_path / "repo"), reading=Reading(in_memory_bytes=0)) for _ in range(2))
     assert first.train.inputs.fingerprint(0) == second.train.inputs.fingerprint(0) != first.train.inputs.fingerprint(1)
     assert first.fingerprint == second.fingerprint
     save_dataset({"train": {"y": [0, 1, 1, 0, 1]}, "test": {"y": [1, 0]}}, {"y": ["cat", "dog"]})
-    assert hf.load(str(tmp_path / "repo"), in_memory_bytes=0).train.inputs.fingerprint(
+    assert hf.load(str(tmp_path / "repo"), reading=Reading(in_memory_bytes=0)).train.inputs.fingerprint(
         0
     ) != first.train.inputs.fingerprint(0)

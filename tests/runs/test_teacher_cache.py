@@ -13,6 +13,7 @@ from torch import nn
 
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, folder, open_data
+from tutelage.data.assemble import Reading
 from tutelage.data.configured import load_data
 from tutelage.methods import find
 from tutelage.models.tapped import Tapped
@@ -63,11 +64,11 @@ def test_images_may_be_files(method: str, train: Any, tiny_data: Data, tmp_path:
             file = tmp_path / "pictures" / part / tiny_data.classes[label] / f"{index:02}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.squeeze(2).numpy()).save(file)
-    data = folder.load(tmp_path / "pictures", in_memory_bytes=0)
+    data = folder.load(tmp_path / "pictures", reading=Reading(in_memory_bytes=0))
     assert not data.train.in_memory
     computed, _ = train(method, None, data=data)
     for _ in range(2):
-        store = TeacherCache(tmp_path / "cache", folder.load(tmp_path / "pictures", in_memory_bytes=0))
+        store = TeacherCache(tmp_path / "cache", folder.load(tmp_path / "pictures", reading=Reading(in_memory_bytes=0)))
         assert changed(computed, train(method, store, data=data)[0]) == set()
     assert store.hits == READ[method]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tests.sources.caching import Net, count_passes, fill_cache
 from tutelage.data import Data, folder
+from tutelage.data.assemble import Reading
 from tutelage.sources.cache import TeacherCache
 
 
@@ -33,7 +34,7 @@ def image_folder(tmp_path: Path) -> Path:
 
 
 def load(images: Path, image_size: int | None = None) -> Data:
-    return folder.load(images, image_size, in_memory_bytes=0)
+    return folder.load(images, image_size, reading=Reading(in_memory_bytes=0))
 
 
 def test_image_files_are_identified_without_decoding(

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -69,7 +70,9 @@ def main() -> NoReturn:
         warnings.showwarning = _show_warning
         try:
             with termination_signals_interrupt():
-                code = app(standalone_mode=False)  # at Ctrl-C, versions of typer raise or return 130
+                code = app(
+                    list(_with_values(sys.argv[1:])), standalone_mode=False
+                )  # at Ctrl-C, versions of typer raise or return 130
         except TutelageError as error:
             _fail(str(error))
         except UsageError as error:
@@ -83,6 +86,12 @@ def main() -> NoReturn:
         with suppress(OSError):  # after SIGHUP the terminal is closed
             print("stopped; run the same command again to resume", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_values(words: list[str]) -> Iterator[str]:
+    """The command line with a value after ``--augment``, which earlier versions had as a flag."""
+    for word, following in zip(words, [*words[1:], "-"], strict=True):
+        yield f"{word}=true" if word == "--augment" and following.startswith("-") else word
 
 
 def _usage(error: Any) -> str:

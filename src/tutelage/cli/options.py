@@ -20,6 +20,8 @@ PATH: Any = {"parser": as_path}
 PATH_OPTION: Any = {**PATH, "metavar": "<path>"}
 """Settings of options that are paths: ``~`` is expanded, also in ``--out=~/run``."""
 
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Track = Annotated[
     str | None,
@@ -105,16 +107,22 @@ def config_options(
             field = Config.model_fields[name]
             option = "--" + renamed.get(name, name).replace("_", "-")
             text = _sentence(field.description or "") + _default_text(defaults.get(name))
+            if bool in typing.get_args(field.annotation) and field.annotation not in FLAG:
+                off = Annotated[bool, typer.Option(f"--no-{option[2:]}", help=f"Like {option} false.", hidden=True)]
+                parameters.append(inspect.Parameter(f"no_{name}", _KEYWORD, default=False, annotation=off))
             if field.annotation in FLAG:
                 kind: Any = Annotated[bool | None, typer.Option(f"{option}/--no-{option[2:]}", help=text)]
             elif typing.get_origin(field.annotation) is tuple:
                 kind = Annotated[list[str] | None, typer.Option(option, help=text, metavar="<str>")]
             else:
                 kind = Annotated[str | None, typer.Option(option, help=text, metavar=_metavar(field.annotation))]
-            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind))
+            parameters.append(inspect.Parameter(name, _KEYWORD, default=None, annotation=kind))
 
         def command(**values: Any) -> None:
             fields = {name: values.pop(name) for name in names if name in values}
+            for name in names:
+                if values.pop(f"no_{name}", False):
+                    fields[name] = fields[name] or "false"
             function(fields={name: value for name, value in fields.items() if value not in (None, [])}, **values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
@@ -133,7 +141,8 @@ def _default_text(default: Any) -> str:
     """A default value as it would be typed; empty if there is none."""
     if default is None or default == ():
         return ""
-    return f"  [default: {','.join(map(str, default)) if isinstance(default, tuple) else default}]"
+    typed = str(default).lower() if isinstance(default, bool) else default
+    return f"  [default: {','.join(map(str, default)) if isinstance(default, tuple) else typed}]"
 
 
 def _metavar(annotation: Any) -> str:

@@ -33,7 +33,16 @@ from tutelage.data.loader import Batches, evaluation_batches
 from tutelage.data.modality import Modality, Pixels, Tokens, Vectors, Waveforms
 from tutelage.data.open import open_data
 from tutelage.data.targets import Classes, Grades, MultiLabel, Quantities, Strings, Targets
-from tutelage.data.views import CropsAndFlips, NoAugmentation, Views
+from tutelage.data.views import (
+    ColourJitter,
+    CropsAndFlips,
+    NoAugmentation,
+    RandAugment,
+    RandomErasing,
+    RandomResizedCrop,
+    RandomViews,
+    Views,
+)
 
 __all__ = [
     "AsymmetricNoise",
@@ -42,6 +51,7 @@ __all__ = [
     "CIFARNoise",
     "ClassFlips",
     "Classes",
+    "ColourJitter",
     "ConfusionNoise",
     "CropsAndFlips",
     "Data",
@@ -61,6 +71,10 @@ __all__ = [
     "Pixels",
     "PowerLawImbalance",
     "Quantities",
+    "RandAugment",
+    "RandomErasing",
+    "RandomResizedCrop",
+    "RandomViews",
     "Split",
     "StepImbalance",
     "Strings",

@@ -17,11 +17,29 @@ from torch import Tensor
 
 from tutelage.data.data import Data, Split
 from tutelage.data.decode import Encoded, ImageFiles, decodes, read_headers
+from tutelage.data.pixel_cache import PixelCache
 from tutelage.data.stratified import split_off_test
 from tutelage.data.views import CropsAndFlips
+from tutelage.data.whole_images import WholeImages
 from tutelage.errors import TutelageError, TutelageWarning
 
 IN_MEMORY = 2**30  # bytes of decoded pixels, over all splits
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the images of a data set are read during training.
+
+    Attributes:
+        whole: read random boxes of whole images, for random resized crops, if they are resized at all; evaluation then
+            reads the middle 7/8 of the shorter side. Otherwise every image is scaled and cut once.
+        cache: where decoded pixels are kept, if anywhere.
+        in_memory_bytes: decode all images into memory if they take at most so many bytes, unless they are whole.
+    """
+
+    whole: bool = False
+    cache: PixelCache | None = None
+    in_memory_bytes: int = IN_MEMORY
 
 
 def assemble(
@@ -33,7 +51,7 @@ def assemble(
     record: Mapping[str, Any],
     test: float | None = None,
     skip_bad: bool = False,
-    in_memory_bytes: int = IN_MEMORY,
+    reading: Reading = Reading(),
 ) -> Data:
     """A data set from encoded images and labels.
 
@@ -45,7 +63,7 @@ def assemble(
         record: the entry of the record about the source.
         test: the share of the training split for testing, if there is no test split.
         skip_bad: leave out images that cannot be decoded; a warning and the record say how many.
-        in_memory_bytes: decode all images into memory if they take at most so many bytes.
+        reading: how images are read during training.
     """
     if test is not None and len(encoded_splits) > 1:
         raise TutelageError(f"{name} has a test split already; leave out the test share of {test}")
@@ -63,7 +81,7 @@ def assemble(
             split: (EncodedSubset(encoded, decodable[split]), labels[decodable[split]])
             for split, (encoded, labels) in encoded_splits.items()
         }
-    images = _read({split: encoded for split, (encoded, _) in encoded_splits.items()}, image_size, in_memory_bytes)
+    images = _read({split: encoded for split, (encoded, _) in encoded_splits.items()}, image_size, reading)
     splits = {split: Split.of(images[split], labels) for split, (_, labels) in encoded_splits.items()}
     entry: dict[str, Any] = {**record, "test_from": "test"}
     if len(splits) == 1:
@@ -136,29 +154,36 @@ def _warn_of_skipped(name: str, splits: Mapping[str, Encoded], decodable: Mappin
 
 
 def _read(
-    splits: Mapping[str, Encoded], image_size: int | None, in_memory_bytes: int
-) -> dict[str, Tensor | ImageFiles]:
+    splits: Mapping[str, Encoded], image_size: int | None, reading: Reading
+) -> dict[str, Tensor | ImageFiles | WholeImages]:
     """The images of each split, of one shape: decoded if all fit into memory, otherwise only their headers are read."""
     if image_size is not None and image_size < 1:
         raise TutelageError(f"the image size must be 1 pixel or more, got {image_size}")
     names_by_size: dict[tuple[int, int], str] = {}
-    grey = True
-    for encoded in splits.values():
-        for index, header in enumerate(read_headers(encoded)):
+    headers = {split: read_headers(encoded) for split, encoded in splits.items()}
+    for split, encoded in splits.items():
+        for index, header in enumerate(headers[split]):
             names_by_size.setdefault(header.size, encoded.name(index))
-            grey = grey and header.grey
+    channels = 1 if all(header.grey for listed in headers.values() for header in listed) else 3
     if image_size is None and len(names_by_size) > 1:
         examples = " and ".join(f"{name} {h}x{w}" for (h, w), name in list(names_by_size.items())[:2])
         raise TutelageError(
             f"the images have {len(names_by_size)} sizes, for instance {examples}; give --image-size N (image_size=N)"
         )
     size = (image_size, image_size) if image_size else next(iter(names_by_size), (0, 0))
+    if reading.whole and image_size:
+        sizes = {split: torch.tensor([header.size for header in listed]) for split, listed in headers.items()}
+        return {
+            split: WholeImages(encoded, size, channels, sizes[split], reading.cache)
+            for split, encoded in splits.items()
+        }
     files = {
-        split: ImageFiles(encoded, size, 1 if grey else 3, resize=image_size is not None)
+        split: ImageFiles(encoded, size, channels, image_size is not None, reading.cache)
         for split, encoded in splits.items()
     }
     total = sum(int(np.prod(images.shape)) for images in files.values())
-    return {split: _decoded(images) for split, images in files.items()} if total <= in_memory_bytes else {**files}
+    fits = total <= reading.in_memory_bytes
+    return {split: _decoded(images) for split, images in files.items()} if fits else {**files}
 
 
 def _decoded(images: ImageFiles) -> Tensor:

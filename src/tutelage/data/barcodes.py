@@ -14,6 +14,7 @@ from tutelage.data.data import Data, Split
 from tutelage.data.ean13 import modules, with_check_digit
 from tutelage.data.modality import Pixels
 from tutelage.data.targets import Strings
+from tutelage.data.views.draws import hash_numbers
 from tutelage.errors import TutelageError
 
 HEIGHT, WIDTH = 24, 192  # pixels: 1.7 a module; below about 1.3 the parities become unreadable
@@ -120,9 +121,9 @@ class Distortions:
         """The name and the fields."""
         return {"views": "barcode distortions", **asdict(self)}
 
-    def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
+    def __call__(self, stored: Tensor, view: Tensor, index: Tensor | None = None) -> Tensor:
         """Apply view ``view[b]`` to image ``b``: (B, H, W, 1) uint8 and (B,) int64 to (B, H, W, 1) uint8."""
-        seed = _hash(_code(stored) + _hash(view))
+        seed = hash_numbers(_code(stored) + hash_numbers(view))
         draw = _Uniform(seed, self.severity)
         images = stored.permute(0, 3, 1, 2).float() / 255
         images = F.grid_sample(images, _grid(draw, images), padding_mode="border", align_corners=False)
@@ -143,7 +144,7 @@ class _Uniform:
     def share(self) -> Tensor:
         """Return the next numbers in [0, 1)."""
         self.count += 1
-        bits = _hash(self.seed + self.count) & 0xFFFFFF
+        bits = hash_numbers(self.seed + self.count) & 0xFFFFFF
         return (bits.float() / 2**24)[:, None, None, None]
 
     def __call__(self, low: float, high: float) -> Tensor:
@@ -151,18 +152,10 @@ class _Uniform:
         return self.severity * (low + (high - low) * self.share())
 
 
-def _hash(value: Tensor) -> Tensor:
-    """Hash int64 numbers (the finaliser of SplitMix64, modulo 2^64)."""
-    value = value * -7046029254386353131 + 1442695040888963407
-    value = (value ^ ((value >> 30) & (2**34 - 1))) * -4658895280553007687
-    value = (value ^ ((value >> 27) & (2**37 - 1))) * -7723592293110705685
-    return value ^ ((value >> 31) & (2**33 - 1))
-
-
 def _code(stored: Tensor) -> Tensor:
     """Hash the middle row of each image: (B, H, W, 1) uint8 to (B,) int64."""
     row = stored[:, stored.shape[1] // 2].flatten(1)
-    factors = _hash(torch.arange(row.shape[1], device=stored.device)) | 1
+    factors = hash_numbers(torch.arange(row.shape[1], device=stored.device)) | 1
     return (row.long() * factors).sum(1)
 
 
@@ -208,7 +201,7 @@ def _blurred(images: Tensor, sigma: Tensor) -> Tensor:
 def _noise(seed: Tensor, images: Tensor) -> Tensor:
     """Nearly Gaussian noise of mean 0 and variance 1 for each pixel: the sum of four uniform bytes."""
     pixels = torch.arange(images[0].numel(), device=images.device, dtype=torch.int32)
-    bits = (_hash(seed + 2**32) & 0x7FFFFFFF).to(torch.int32)[:, None] ^ (pixels * 0x27D4EB2D)
+    bits = (hash_numbers(seed + 2**32) & 0x7FFFFFFF).to(torch.int32)[:, None] ^ (pixels * 0x27D4EB2D)
     for factor in (0x2C1B3C6D, 0x297A2D39):  # a 32-bit hash; a 64-bit hash costs four times as much
         bits = (bits ^ (bits >> 15 & 0x1FFFF)) * factor
     bits = bits ^ (bits >> 15 & 0x1FFFF)

@@ -18,8 +18,18 @@ def load_data(config: Config) -> Data:
     Conditions are applied in this order: human labels, imbalance, subset, all other noise. A file of human labels has a
     row for each sample of the whole training split; other noise is drawn for the samples that remain.
     """
-    data = open_data(config.data, image_size=config.image_size, test=config.test, skip_bad=config.skip_bad)
-    if not config.augment:
+    data = open_data(
+        config.data,
+        image_size=config.image_size,
+        test=config.test,
+        skip_bad=config.skip_bad,
+        whole=config.reads_whole_images,
+        cache=config.cache,
+    )
+    if isinstance(config.augment, str):
+        stored = tuple(data.train.inputs.shape[1:])
+        data = replace(data, views=data.modality.named_views(config.augment, stored))
+    elif not config.augment:
         data = replace(data, views=data.modality.unaugmented)
     if config.views is not None:
         data = replace(data, views=data.views.limited(config.views))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from tutelage.data.pixel_cache import PixelCache
 from tutelage.errors import TutelageError, one_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -66,12 +70,14 @@ class ImageFiles:
         size: (H, W) of the images.
         channels: 1 for grey, 3 for RGB.
         resize: scale the shorter side to H = W and cut out the centre. Otherwise every image has this size.
+        cache: where decoded pixels are kept, if anywhere.
     """
 
     encoded: Encoded
     size: tuple[int, int]
     channels: int
     resize: bool = False
+    cache: PixelCache | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -82,8 +88,7 @@ class ImageFiles:
         """The images at these indices, (B, H, W, C) uint8."""
         batch = np.empty((len(indices), *self.shape[1:]), np.uint8)
         for row, index in zip(batch, indices.tolist(), strict=True):
-            with _open_image(self.encoded, index) as image:
-                row[:] = self._pixels(image)
+            row[:] = cached_pixels(self.cache, self.encoded, index, self._settings, partial(self._decoded, index))
         return torch.from_numpy(batch)
 
     def fingerprint(self, index: int) -> str | None:
@@ -94,17 +99,45 @@ class ImageFiles:
         """
         with _readable_or_error(self.encoded, index):
             source = self.encoded.fingerprint(index)
-        return source and f"{source} as {self.shape[1:]}{' resized' if self.resize else ''} upright"
+        return source and f"{source} {self._settings}"
+
+    @property
+    def _settings(self) -> str:
+        return f"as {self.shape[1:]}{' resized' if self.resize else ''} upright"
+
+    def _decoded(self, index: int) -> NDArray[np.uint8]:
+        with open_image(self.encoded, index) as image:
+            return self._pixels(image)
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        transpose = UPRIGHT.get(_orientation(image))
-        image = _eight_bits(image, "L" if self.channels == 1 else "RGB")
-        image = image if transpose is None else image.transpose(transpose)
+        image = upright(image, self.channels)
         if self.resize:
             image = _centre(image, self.size[0])
         if (image.height, image.width) != self.size:
             raise ValueError(f"{image.width}x{image.height} pixels, but it had {self.size[1]}x{self.size[0]} before")
         return np.asarray(image).reshape(self.shape[1:])
+
+
+def cached_pixels(
+    cache: PixelCache | None, encoded: Encoded, index: int, settings: str, decode: Callable[[], NDArray[np.uint8]]
+) -> NDArray[np.uint8]:
+    """The decoded pixels of an image, (H, W, C): from the cache if it has them, else decoded, and cached.
+
+    A file is identified by its path, size and time of change, other images by their content.
+
+    Raises:
+        TutelageError: the image cannot be read.
+    """
+    if cache is None:
+        return decode()
+    with _readable_or_error(encoded, index):
+        source = encoded[index]
+        if isinstance(source, bytes):
+            identity = hashlib.blake2b(source, digest_size=16).hexdigest()
+        else:
+            status = source.stat()
+            identity = f"{os.path.abspath(source)} {status.st_size} {status.st_mtime_ns}"
+    return cache.pixels(f"{identity} {settings}", decode)
 
 
 class Header(NamedTuple):
@@ -120,7 +153,7 @@ def read_headers(encoded: Encoded) -> list[Header]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for index in range(len(encoded)):
-            with _open_image(encoded, index) as image:
+            with open_image(encoded, index) as image:
                 grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
                 turned = _orientation(image) >= 5  # by 90 degrees
                 headers.append(Header(image.size if turned else (image.height, image.width), grey))
@@ -130,7 +163,7 @@ def read_headers(encoded: Encoded) -> list[Header]:
 def decodes(encoded: Encoded, index: int, *, image_size: int | None) -> bool:
     """Whether an image can be decoded and, if ``image_size`` is given, resized."""
     try:
-        with _open_image(encoded, index) as image:
+        with open_image(encoded, index) as image:
             image.load()
             if image_size is not None:
                 _scaled(image.size, image_size)
@@ -140,7 +173,7 @@ def decodes(encoded: Encoded, index: int, *, image_size: int | None) -> bool:
 
 
 @contextmanager
-def _open_image(encoded: Encoded, index: int) -> Iterator[Image.Image]:
+def open_image(encoded: Encoded, index: int) -> Iterator[Image.Image]:
     """One opened image; reading errors become one-line messages with its name."""
     with _readable_or_error(encoded, index):
         source = encoded[index]
@@ -169,12 +202,19 @@ def _readable_or_error(encoded: Encoded, index: int) -> Iterator[None]:
         ) from error
 
 
+def upright(image: Image.Image, channels: int) -> Image.Image:
+    """The image with 1 (grey) or 3 channels (RGB) of 8 bits, turned as its EXIF orientation says."""
+    transpose = UPRIGHT.get(_orientation(image))
+    image = _eight_bits(image, "L" if channels == 1 else "RGB")
+    return image if transpose is None else image.transpose(transpose)
+
+
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation of an image, 1 to 8; 1 if there is none or it cannot be read."""
     try:
         # Not image.getexif(): for a PNG it decodes the pixels to look behind them.
-        orientation = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-        return orientation if orientation in UPRIGHT else 1
+        number = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        return number if number in UPRIGHT else 1
     except Exception:  # a damaged EXIF block does not affect the pixels, and its errors share no class
         return 1
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from tutelage.data.assemble import IN_MEMORY, assemble
+from tutelage.data.assemble import Reading, assemble
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data
 from tutelage.data.decode import ImageFiles
@@ -38,7 +38,7 @@ def load(
     *,
     test: float | None = None,
     skip_bad: bool = False,
-    in_memory_bytes: int = IN_MEMORY,
+    reading: Reading = Reading(),  # noqa: B008 - a frozen value
 ) -> Data:
     """``train/CLASS/*`` and ``test/CLASS/*``, and ``val`` (or ``valid``, ``validation``); or just ``CLASS/*``.
 
@@ -60,7 +60,7 @@ def load(
         image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
         test: the share that becomes the test split where there is no such folder; by default 0.2.
         skip_bad: leave out images that cannot be decoded, and count them in a warning and the record.
-        in_memory_bytes: how many bytes the decoded pixels may take; above that they are read batch by batch.
+        reading: how images are read during training: in memory if their pixels fit, or batch by batch.
 
     Raises:
         TutelageError: a folder is missing or superfluous, or an image cannot be used; the text names it.
@@ -120,7 +120,7 @@ def load(
         record={"source": "folder"} | ({"passed_over": dict(passed_over)} if passed_over else {}),
         test=test,
         skip_bad=skip_bad,
-        in_memory_bytes=in_memory_bytes,
+        reading=reading,
     )
 
 

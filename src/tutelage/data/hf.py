@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.data.assemble import IN_MEMORY, assemble
+from tutelage.data.assemble import Reading, assemble
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, one_line
 
@@ -18,7 +18,13 @@ from tutelage.errors import TutelageError, one_line
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 
 
-def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in_memory_bytes: int = IN_MEMORY) -> Data:
+def load(
+    repo: str,
+    image_size: int | None = None,
+    *,
+    skip_bad: bool = False,
+    reading: Reading = Reading(),  # noqa: B008 - a frozen value
+) -> Data:
     """Load the splits of a data set with a column of images and a column of class labels.
 
     Without labelled test images the validation split becomes the test split; the record and a warning say so. If there
@@ -28,7 +34,7 @@ def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in
         repo: its name on the hub (``"owner/name"``), or a local folder that ``datasets.load_dataset`` reads.
         image_size: side in pixels to scale and cut every image to; ``None`` if they have one size already.
         skip_bad: leave out images that cannot be decoded, and count them in a warning and the record.
-        in_memory_bytes: the largest size of all decoded pixels in memory; larger data are read batch by batch.
+        reading: how images are read during training: in memory if their pixels fit, or batch by batch.
 
     Raises:
         TutelageError: the extra is missing, the data set cannot be fetched, or it lacks a column or a split.
@@ -75,7 +81,7 @@ def load(repo: str, image_size: int | None = None, *, skip_bad: bool = False, in
         image_size=image_size,
         record={"source": "hf", "image_column": image, "label_column": label},
         skip_bad=skip_bad,
-        in_memory_bytes=in_memory_bytes,
+        reading=reading,
     )
 
 

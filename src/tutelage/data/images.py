@@ -34,12 +34,31 @@ class Images(Protocol):
         ...
 
 
+@runtime_checkable
+class CroppableImages(Images, Protocol):
+    """Images of any size, of which boxes are read; without a box, their centres."""
+
+    @property
+    def sizes(self) -> Tensor:
+        """(N, 2) int64: the size (H, W) of each image."""
+        ...
+
+    def crops(self, indices: Tensor, boxes: Tensor) -> Tensor:
+        """A box of each image, scaled to one size: (B,), (B, 5) int64 to (B, H, W, C) uint8."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSubset:
     """A subset of the images in files."""
 
     images: Images
     indices: Tensor
+
+    @classmethod
+    def of(cls, images: Images, indices: Tensor) -> ImageSubset:
+        """The images at these indices, of which boxes can be read if they can of all."""
+        return CroppableSubset(images, indices) if isinstance(images, CroppableImages) else cls(images, indices)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -52,6 +71,22 @@ class ImageSubset:
     def fingerprint(self, position: int) -> str | None:
         """The fingerprint in the full set."""
         return self.images.fingerprint(int(self.indices[position]))
+
+
+@dataclass(frozen=True, eq=False)
+class CroppableSubset(ImageSubset):
+    """A subset of images of any size."""
+
+    images: CroppableImages
+
+    @property
+    def sizes(self) -> Tensor:
+        """(N, 2) int64: the size (H, W) of each image."""
+        return self.images.sizes[self.indices]
+
+    def crops(self, indices: Tensor, boxes: Tensor) -> Tensor:
+        """A box of each image, scaled to one size: (B,), (B, 5) int64 to (B, H, W, C) uint8."""
+        return self.images.crops(self.indices[indices], boxes)
 
 
 def image_hashes(images: Tensor | Images) -> NDArray[Any] | None:

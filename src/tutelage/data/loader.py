@@ -14,9 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tutelage.data.batch import Batch
 from tutelage.data.data import Split
-from tutelage.data.images import Images
+from tutelage.data.images import CroppableImages, Images
 from tutelage.data.orders import Order, shuffled
-from tutelage.data.views import Views
+from tutelage.data.views import CroppingViews, Views
 from tutelage.errors import TutelageError
 
 
@@ -69,6 +69,9 @@ class Batches:
         self._index, self._numbers = split.index.to(self.device), split.index.cpu()
         self._labels = split.labels.to(self.device)
         self._images = split.inputs.to(self.device) if isinstance(split.inputs, Tensor) else split.inputs
+        self._crops: tuple[CroppableImages, CroppingViews] | None = None  # of images that are cropped while read
+        if isinstance(self._images, CroppableImages) and isinstance(self.views, CroppingViews):
+            self._crops = self._images, self.views
         self._epoch_plan: tuple[int, list[Tensor], list[Tensor]] | None = None
 
     def __len__(self) -> int:
@@ -93,8 +96,8 @@ class Batches:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """This process's share of every batch of an epoch, in order."""
         plan, device_plan = self._plan_epoch(epoch)
-        for step, images in enumerate(self._pixels(device_plan[0])):
-            yield self._batch(_BatchPlan.of(plan, step), _BatchPlan.of(device_plan, step), images)
+        for step, stored in enumerate(self._stored(plan, device_plan[0])):
+            yield self._batch(_BatchPlan.of(plan, step), _BatchPlan.of(device_plan, step), stored)
 
     def at(self, number: int) -> Batch:
         """This process's share of batch ``number``, counted over all epochs from the first.
@@ -104,34 +107,51 @@ class Batches:
         epoch, step = divmod(number, len(self))
         if self._epoch_plan is None or self._epoch_plan[0] != epoch:
             self._epoch_plan = epoch, *self._plan_epoch(epoch)
-        plan, device_plan = (_BatchPlan.of(tensors, step) for tensors in self._epoch_plan[1:])
-        images = self._images[(device_plan if isinstance(self._images, Tensor) else plan).indices].to(self.device)
-        return self._batch(plan, device_plan, images)
+        plan, device_plan = self._epoch_plan[1:]
+        row = slice(step, step + 1)
+        (stored,) = self._stored([tensor[row] for tensor in plan], device_plan[0][row], workers=0)
+        return self._batch(_BatchPlan.of(plan, step), _BatchPlan.of(device_plan, step), stored)
 
     def _plan_epoch(self, epoch: int) -> tuple[list[Tensor], list[Tensor]]:
         """This process's share of an epoch's plan, on the host and, moved as a whole, on the device."""
         plan = [tensor[:, self.rank :: self.world] for tensor in self.plan(epoch)]
         return plan, [tensor.to(self.device) for tensor in plan]
 
-    def _batch(self, plan: _BatchPlan, device_plan: _BatchPlan, images: Tensor) -> Batch:
+    def _batch(self, plan: _BatchPlan, device_plan: _BatchPlan, stored: tuple[Tensor, Tensor]) -> Batch:
+        index = self._index[device_plan.indices]
         return Batch(
-            inputs=self._ready(images, device_plan.views),
+            inputs=self._ready(stored[0], device_plan.views, index),
             targets=self._split.targets.transformed(self._labels[device_plan.indices], self.views, device_plan.views),
-            index=self._index[device_plan.indices],
+            index=index,
             key=torch.stack([self._numbers[plan.indices], plan.views], 1),
-            second=self._ready(images, device_plan.second_views) if self.second else None,
+            second=self._ready(stored[1], device_plan.second_views, index) if self.second else None,
         )
 
-    def _ready(self, stored: Tensor, view: Tensor) -> Tensor:
+    def _ready(self, stored: Tensor, view: Tensor, index: Tensor) -> Tensor:
         """Stored samples under these views, as networks take them."""
-        modality = self._split.modality
-        return modality.to_input(modality.arrange(self.views(stored, view)), self.layout)
+        modality, augment = self._split.modality, self._crops[1].after_crop if self._crops else self.views
+        return modality.to_input(modality.arrange(augment(stored, view, index)), self.layout)
 
-    def _pixels(self, order: Tensor) -> Iterator[Tensor]:
-        if isinstance(self._images, Tensor):
-            yield from (self._images[indices] for indices in order)
+    def _stored(
+        self, plan: Sequence[Tensor], device_order: Tensor, workers: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The stored samples of each batch of a plan, for the first and for the second views."""
+        images = self._images
+        workers = self.workers if workers is None else workers
+        order, *both_views = plan
+        if isinstance(images, Tensor):
+            batches: Iterator[Tensor] = (images[indices] for indices in device_order)
+        elif self._crops:
+            images, views = self._crops
+            numbers = both_views if self.second else both_views[:1]
+            boxes = [_boxes(images, views, order, view, self._numbers[order]) for view in numbers]
+            repeated = torch.cat([order] * len(boxes), 1)
+            for batch in stream(images, repeated, self.device, workers, boxes=torch.cat(boxes, 1)):
+                yield batch[: order.shape[1]], batch[-order.shape[1] :]
+            return
         else:
-            yield from stream(self._images, order.cpu(), self.device, self.workers)
+            batches = stream(images, order, self.device, workers)
+        yield from ((batch, batch) for batch in batches)
 
 
 class _BatchPlan(NamedTuple):
@@ -147,15 +167,31 @@ class _BatchPlan(NamedTuple):
         return cls(indices, views, second_views)
 
 
-def stream(images: Images, order: Tensor, device: torch.device, workers: int) -> Iterator[Tensor]:
-    """Prefetch the images of each row of ``order`` in worker processes: (B, H, W, C) uint8 each."""
+def _boxes(images: CroppableImages, views: CroppingViews, order: Tensor, view: Tensor, index: Tensor) -> Tensor:
+    """The boxes of an epoch's images: (steps, batch) int64 each to (steps, batch, 5)."""
+    boxes = views.boxes(images.sizes[order.flatten()], view.flatten(), index.flatten())
+    return boxes.view(*order.shape, -1)
+
+
+def stream(
+    images: Images, order: Tensor, device: torch.device, workers: int, *, boxes: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Prefetch the images of each row of ``order`` in worker processes: (B, H, W, C) uint8 each.
+
+    Args:
+        images: the images.
+        order: (steps, batch) int64, indices.
+        device: where the batches go.
+        workers: how many processes; 0 for this one.
+        boxes: (steps, batch, 5) int64, which part of each image; only of ``CroppableImages``.
+    """
     pin = device.type == "cuda"
     workers = min(workers, os.cpu_count() or 1)  # more would wait for each other, and torch warns
     if multiprocessing.current_process().daemon:  # a daemon may not start processes
         workers = 0
     loader: DataLoader[Tensor | TutelageError] = DataLoader(
         # Its own generator: by default a DataLoader draws from the global one, which evaluation must not change.
-        _Rows(images, order),
+        _Rows(images, order, boxes),
         batch_size=None,
         num_workers=workers,
         pin_memory=pin,
@@ -174,14 +210,16 @@ class _Rows(Dataset[Tensor | TutelageError]):
     A ``TutelageError`` is returned as an item: raised in a worker it would be wrapped in the worker's traceback.
     """
 
-    def __init__(self, images: Images, order: Tensor) -> None:
-        self.images, self.order = images, order
+    def __init__(self, images: Images, order: Tensor, boxes: Tensor | None) -> None:
+        self.images, self.order, self.boxes = images, order, boxes
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, row: int) -> Tensor | TutelageError:
         try:
+            if self.boxes is not None and isinstance(self.images, CroppableImages):
+                return self.images.crops(self.order[row], self.boxes[row])
             return self.images[self.order[row]]
         except TutelageError as error:
             return error

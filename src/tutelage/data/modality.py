@@ -12,6 +12,7 @@ from torch import Tensor
 from tutelage.data.arrays import as_floats, as_images, as_integers, check_image_shape
 from tutelage.data.images import Images
 from tutelage.data.views import CropsAndFlips, NoAugmentation, Views
+from tutelage.data.views.random_views import standard, strong
 from tutelage.errors import TutelageError
 
 MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
@@ -39,6 +40,14 @@ class Modality:
     def augmented(self, stored: tuple[int, ...]) -> Views:
         """The default augmentation of samples of this stored shape; by default none."""
         return self.unaugmented
+
+    def named_views(self, name: str, stored: tuple[int, ...]) -> Views:
+        """The augmentation ``crop``, ``standard`` or ``strong`` of samples of this stored shape.
+
+        Raises:
+            TutelageError: this kind of input has none.
+        """
+        raise TutelageError(f"the augmentation {name} is for images, and these are {self.noun}; leave it out")
 
     def store(self, inputs: object, what: str) -> Tensor:
         """Convert an array or a tensor to the stored form of inputs, (N, ...).
@@ -102,6 +111,11 @@ class Pixels(Modality):
         """Crops of images padded by an eighth of their height, and flips of coloured ones."""
         height, _, channels = stored
         return CropsAndFlips(pad=height // 8, flip=channels == 3)
+
+    def named_views(self, name: str, stored: tuple[int, ...]) -> Views:
+        """Padded crops, or random resized crops; flips of coloured images; ``strong`` also changes the pixels."""
+        views = {"crop": self.augmented(stored), "standard": standard(stored[2]), "strong": strong(stored[2])}
+        return views[name]
 
     def store(self, inputs: object, what: str) -> Tensor:
         """(N, H, W) or (N, H, W, C), uint8 or floats in [0, 1], to (N, H, W, C) uint8."""

@@ -6,12 +6,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tutelage.ambient import default_settings
 from tutelage.data.data import Data
 from tutelage.errors import TutelageError, one_line, unknown
 from tutelage.files import as_path
 from tutelage.text import value_text
+
+if TYPE_CHECKING:
+    from tutelage.data.assemble import Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,22 @@ class Options:
         image_size: side in pixels to scale and cut images to.
         test: the share of the samples for the test split.
         skip_bad: leave out images that cannot be decoded.
+        whole: read random boxes of whole images, if they are image files that are resized.
+        cache: the folder in which decoded images are kept.
     """
 
     image_size: int | None = None
     test: float | None = None
     skip_bad: bool = False
+    whole: bool = False
+    cache: str | os.PathLike[str] | None = None
+
+    def reading(self) -> Reading:
+        """How image files are read."""
+        from tutelage.data.assemble import Reading
+        from tutelage.data.pixel_cache import PixelCache
+
+        return Reading(self.whole, None if self.cache is None else PixelCache(self.cache))
 
     def refuse(self, name: str, *fields: str) -> None:
         """Refuse these fields if they are set: data of this name do not support them."""
@@ -41,6 +56,11 @@ class Options:
             )
         if "skip_bad" in fields and self.skip_bad:
             raise TutelageError(f"skip_bad is for the images of folder: and hf: data; leave it out for {name}")
+        if "cache" in fields and self.cache is not None:
+            raise TutelageError(
+                f"the cache of decoded images {os.fspath(self.cache)} is for folder: and hf: data; leave it out for "
+                f"{name}"
+            )
 
 
 @default_settings()
@@ -50,6 +70,8 @@ def open_data(
     image_size: int | None = None,
     test: float | None = None,
     skip_bad: bool = False,
+    whole: bool = False,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Data:
     """Open a data set by name or path, or convert a Python object; a ``Data`` is returned unchanged.
 
@@ -63,18 +85,21 @@ def open_data(
         image_size: side in pixels to scale and cut images to, for ``folder`` and ``hf``.
         test: the share of the samples for the test split, for ``folder`` and objects without one; by default 0.2.
         skip_bad: leave out images that cannot be decoded, for ``folder`` and ``hf``.
+        whole: for ``folder`` and ``hf`` with an ``image_size``: read random boxes of whole images, which views such as
+            ``RandomViews`` choose, and for evaluation the middle 7/8 of the shorter side.
+        cache: for ``folder`` and ``hf``: a folder in which decoded images are kept for later epochs and runs.
 
     Raises:
         TutelageError: the name, the path or the content of the file cannot be used.
     """
-    options = Options(image_size, test, skip_bad)
+    options = Options(image_size, test, skip_bad, whole, cache)
     if isinstance(spec, Data):
-        options.refuse(spec.name, "image_size", "test", "skip_bad")
+        options.refuse(spec.name, "image_size", "test", "skip_bad", "cache")
         return spec
     if not isinstance(spec, str | os.PathLike):
         from tutelage.data.adapters import as_data
 
-        options.refuse("objects made in Python", "image_size", "skip_bad")
+        options.refuse("objects made in Python", "image_size", "skip_bad", "cache")
         return as_data(spec, test)
     spec = spec_from_path(spec)
     scheme, _, argument = spec.partition(":")
@@ -108,7 +133,7 @@ def _digits(argument: str, options: Options) -> Data:
 
     if argument:
         raise TutelageError(f"digits has no arguments, got 'digits:{argument}'; leave out ':{argument}'")
-    options.refuse("digits", "image_size", "test", "skip_bad")
+    options.refuse("digits", "image_size", "test", "skip_bad", "cache")
     return digits.load()
 
 
@@ -121,21 +146,21 @@ def _barcodes(argument: str, options: Options) -> Data:
         raise TutelageError(
             f"the severity of barcodes is a number, got {value_text(argument)}; write barcodes or barcodes:1.4"
         ) from None
-    options.refuse("barcodes", "image_size", "test", "skip_bad")
+    options.refuse("barcodes", "image_size", "test", "skip_bad", "cache")
     return barcodes.load(severity)
 
 
 def _idx(argument: str, options: Options) -> Data:
     from tutelage.data import idx
 
-    options.refuse("idx", "image_size", "test", "skip_bad")
+    options.refuse("idx", "image_size", "test", "skip_bad", "cache")
     return idx.load(_existing("idx", argument, "folder"))
 
 
 def _npz(argument: str, options: Options) -> Data:
     from tutelage.data import npz
 
-    options.refuse("npz", "image_size", "test", "skip_bad")
+    options.refuse("npz", "image_size", "test", "skip_bad", "cache")
     return npz.load(_existing("npz", argument, "file"))
 
 
@@ -143,7 +168,9 @@ def _folder(argument: str, options: Options) -> Data:
     from tutelage.data import folder
 
     path = _existing("folder", argument, "folder")
-    return folder.load(path, options.image_size, test=options.test, skip_bad=options.skip_bad)
+    return folder.load(
+        path, options.image_size, test=options.test, skip_bad=options.skip_bad, reading=options.reading()
+    )
 
 
 def _hf(argument: str, options: Options) -> Data:
@@ -152,20 +179,20 @@ def _hf(argument: str, options: Options) -> Data:
     if not argument:
         raise TutelageError("hf: needs the name of a data set, for instance hf:ylecun/mnist")
     options.refuse("hf", "test")
-    return hf.load(argument, options.image_size, skip_bad=options.skip_bad)
+    return hf.load(argument, options.image_size, skip_bad=options.skip_bad, reading=options.reading())
 
 
 def _text(argument: str, options: Options) -> Data:
     from tutelage.data import text
 
-    options.refuse("text", "image_size", "test", "skip_bad")
+    options.refuse("text", "image_size", "test", "skip_bad", "cache")
     return text.load(_existing("text", argument, "folder"))
 
 
 def _wav(argument: str, options: Options) -> Data:
     from tutelage.data import wav
 
-    options.refuse("wav", "image_size", "test", "skip_bad")
+    options.refuse("wav", "image_size", "test", "skip_bad", "cache")
     return wav.load(_existing("wav", argument, "folder"))
 
 

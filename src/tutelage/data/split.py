@@ -96,7 +96,7 @@ class Split:
 
     def subset(self, indices: Tensor) -> Split:
         """The samples at these indices of this split, in this order; their ``index`` is kept."""
-        inputs = self.inputs[indices] if isinstance(self.inputs, Tensor) else ImageSubset(self.inputs, indices)
+        inputs = self.inputs[indices] if isinstance(self.inputs, Tensor) else ImageSubset.of(self.inputs, indices)
         return replace(
             self,
             inputs=inputs,

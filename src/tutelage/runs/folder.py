@@ -99,7 +99,8 @@ class RunFolder:
         if NETWORK_CODE not in recorded:  # an older version did not record it
             requested.pop(NETWORK_CODE, None)
         differing = [name for name in {**recorded, **requested} if recorded.get(name) != requested.get(name)]
-        differing = [name for name in differing if name not in ("teacher_cache", "workers")]  # no effect on results
+        without_effect = ("teacher_cache", "cache", "workers")
+        differing = [name for name in differing if name not in without_effect]
         if not any(name.startswith("teacher ") for name in differing):  # the same fingerprints: the files have moved
             differing = [name for name in differing if name != "teacher"]
         if differing:

@@ -14,18 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tutelage.config import Hardware
+from tutelage.config import Config, Hardware, read_config
 from tutelage.data.batch import UNLABELLED
 from tutelage.data.data import Data
-from tutelage.data.decode import ImageFiles, decodes
+from tutelage.data.decode import Encoded, ImageFiles, decodes, read_headers
 from tutelage.data.folder import SUFFIXES
 from tutelage.data.split import Split
+from tutelage.data.whole_images import WholeImages
 from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation.predict import predict
 from tutelage.files import as_path, atomic_write
 from tutelage.models.external.common import MeanStd
 from tutelage.models.weights import read_state
-from tutelage.runs.locate import locate
+from tutelage.runs.folder import CONFIG
+from tutelage.runs.locate import locate, run_folder
 from tutelage.runs.models import DEFAULT_TASK, open_trained
 from tutelage.text import csv_text
 from tutelage.training.hardware import resolve
@@ -148,7 +150,7 @@ def predict_images(
     if not readable:
         raise TutelageError(f"none of the {len(files)} images can be read, first {files.name(0)}; check the files")
     listed = _ListedFiles(tuple(files[number] for number in readable))
-    pixels = ImageFiles(listed, size, channels, resize=size[0] == size[1])
+    pixels = _as_evaluated(name, listed, size, channels)
     recorded = location[2].classes if location else []
     if location and not recorded and not classes:
         raise TutelageError(f"{name} records no class names; give them, in order, by --classes a,b,c (classes=[...])")
@@ -217,3 +219,13 @@ def _image_files(images: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     if not files:
         raise TutelageError("no image is given; name image files or folders")
     return files
+
+
+def _as_evaluated(run: str, files: Encoded, size: tuple[int, int], channels: int) -> ImageFiles | WholeImages:
+    """The images, cut as those of the run's evaluation were; of other networks, to the shorter side."""
+    folder = run_folder(run)
+    fields = read_config(folder / CONFIG) if folder is not None else {}
+    if size[0] == size[1] and Config(augment=fields.get("augment", True)).reads_whole_images:
+        sizes = torch.tensor([header.size for header in read_headers(files)])
+        return WholeImages(files, size, channels, sizes)
+    return ImageFiles(files, size, channels, resize=size[0] == size[1])

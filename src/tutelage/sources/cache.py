@@ -29,6 +29,9 @@ from tutelage.sources.cache_file import CacheFile
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
+MOST_VIEWS = 2**16
+"""An augmentation with more views hardly ever shows one of them again, and its files would fill the disk."""
+
 LARGEST_MAP_FILE = 4 * 2**30
 """The largest file, in bytes, that is created for a whole feature map."""
 
@@ -64,7 +67,8 @@ class TeacherCache:
         hits, misses: how many entries were read, and how many had to be computed, so far.
 
     Raises:
-        TutelageError: the folder is a file, images cannot be identified, or two images have the same ``index``.
+        TutelageError: the folder is a file, there are more views than anybody can cache, images cannot be identified,
+            or two images have the same ``index``.
     """
 
     def __init__(self, folder: str | os.PathLike[str], data: Data, precision: Precision = "float32") -> None:
@@ -72,6 +76,12 @@ class TeacherCache:
         if self.folder.is_file():
             raise TutelageError(
                 f"{self.folder}, where the teacher's outputs are to be cached, is a file; name a folder"
+            )
+        if data.views.count > MOST_VIEWS:
+            raise TutelageError(
+                f"the augmentation of {data.name} has {data.views.count:,} views of each sample, so that cached "
+                "teacher outputs would hardly ever be read; limit them, for example to 16 (--views 16, views=16), or "
+                "train without teacher_cache="
             )
         self.hits = self.misses = 0
         remove_abandoned(self.folder, lambda name: _NAME.match(name) is not None)

@@ -251,7 +251,7 @@ class Planner:
             config = config.replace(teacher_mean=(), teacher_std=())  # these apply to trained teachers only
         identity = {
             name: value
-            for name, value in config.model_dump(mode="json", exclude={"teacher", "workers"}).items()
+            for name, value in config.model_dump(mode="json", exclude={"teacher", "workers", "cache"}).items()
             if name in FIRST_FIELDS or getattr(config, name) != Config.model_fields[name].default
         }
         # Numbers depend on the precision of the cache, not on its folder. Earlier versions hashed these names.

@@ -130,6 +130,6 @@ def static_copies(split: Split, views: Views, copies: int, seed: int) -> Split:
     indices = torch.arange(len(split)).repeat_interleave(copies)
     view = torch.randint(views.count, (len(indices),), generator=generator)
     chunks = zip(torch.split(indices, COPIED_AT_ONCE), torch.split(view, COPIED_AT_ONCE), strict=True)
-    inputs = torch.cat([views(split.inputs[part], numbers) for part, numbers in chunks])
+    inputs = torch.cat([views(split.inputs[part], numbers, split.index[part]) for part, numbers in chunks])
     repeated = split.subset(indices)
     return replace(repeated, inputs=inputs, labels=split.targets.transformed(repeated.labels, views, view))

@@ -1,80 +1,16 @@
-"""Views: numbered augmentations, whose results can be cached and replayed."""
+"""Crops of padded images, and mirror images: the augmentation of small images."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.errors import TutelageError
-
-
-class Views(Protocol):
-    """The augmentations of a data set, by number: view ``v`` of sample ``i`` is always the same input.
-
-    So a teacher's output for ``(i, v)`` can be cached, and a resumed run has the same inputs.
-    """
-
-    @property
-    def count(self) -> int:
-        """The number of views."""
-        ...
-
-    @property
-    def identity(self) -> int:
-        """The number of the view that leaves the sample unchanged."""
-        ...
-
-    def limited(self, count: int) -> Views:
-        """At most ``count`` of these views, including the unchanged sample."""
-        ...
-
-    def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
-        """Apply view ``view[b]`` to stored sample ``b``: (B, ...) and (B,) int64 to (B, ...)."""
-        ...
-
-    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """The shift (B, 2) in pixels to the right and down, and (B,) bool, whether the image is mirrored first."""
-        ...
-
-    def settings(self) -> dict[str, Any]:
-        """Settings that identify these views, as plain JSON values."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class NoAugmentation:
-    """No augmentation: the only view of a sample is the sample itself."""
-
-    @property
-    def count(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def identity(self) -> int:
-        """The only one."""
-        return 0
-
-    def limited(self, count: int) -> NoAugmentation:
-        """The same, since there is one view only."""
-        return self
-
-    def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
-        """(B, ...), unchanged."""
-        return stored
-
-    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """No shift and no mirroring."""
-        return torch.zeros(len(view), 2, device=view.device), torch.zeros_like(view, dtype=torch.bool)
-
-    def settings(self) -> dict[str, Any]:
-        """Its name."""
-        return {"views": "as is"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +77,7 @@ class CropsAndFlips:
         stride = next(n for n in range(round(0.382 * self._all), 2 * self._all) if math.gcd(n, self._all) == 1)
         return (self._centre + view * stride) % self._all
 
-    def __call__(self, stored: Tensor, view: Tensor) -> Tensor:
+    def __call__(self, stored: Tensor, view: Tensor, index: Tensor | None = None) -> Tensor:
         """Apply view ``view[b]`` to image ``b``: (B, H, W, C) uint8 and (B,) int64 to (B, H, W, C) uint8.
 
         One gather serves the whole batch.

@@ -1,0 +1,92 @@
+"""Views: numbered augmentations, whose results can be cached and replayed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+class Views(Protocol):
+    """The augmentations of a data set, by number: view ``v`` of sample ``i`` is always the same input.
+
+    So a teacher's output for ``(i, v)`` can be cached, and a resumed run has the same inputs.
+    """
+
+    @property
+    def count(self) -> int:
+        """The number of views."""
+        ...
+
+    @property
+    def identity(self) -> int:
+        """The number of the view that leaves the sample unchanged."""
+        ...
+
+    def limited(self, count: int) -> Views:
+        """At most ``count`` of these views, including the unchanged sample."""
+        ...
+
+    def __call__(self, stored: Tensor, view: Tensor, index: Tensor | None = None) -> Tensor:
+        """Apply view ``view[b]`` to stored sample ``b``: (B, ...) and (B,) int64 to (B, ...).
+
+        Random parameters are derived from the view and from ``index[b]``, the sample's number, (B,) int64.
+        """
+        ...
+
+    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """The shift (B, 2) in pixels to the right and down, and (B,) bool, whether the image is mirrored first."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """Settings that identify these views, as plain JSON values."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoAugmentation:
+    """No augmentation: the only view of a sample is the sample itself."""
+
+    @property
+    def count(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def identity(self) -> int:
+        """The only one."""
+        return 0
+
+    def limited(self, count: int) -> NoAugmentation:
+        """The same, since there is one view only."""
+        return self
+
+    def __call__(self, stored: Tensor, view: Tensor, index: Tensor | None = None) -> Tensor:
+        """(B, ...), unchanged."""
+        return stored
+
+    def shift_and_flip(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """No shift and no mirroring."""
+        return torch.zeros(len(view), 2, device=view.device), torch.zeros_like(view, dtype=torch.bool)
+
+    def settings(self) -> dict[str, Any]:
+        """Its name."""
+        return {"views": "as is"}
+
+
+@runtime_checkable
+class CroppingViews(Views, Protocol):
+    """Views whose crops can be cut out of whole images, of any size, while these are read."""
+
+    def boxes(self, sizes: Tensor, view: Tensor, index: Tensor) -> Tensor:
+        """The box of each image of size (H, W) that a view shows: (B, 2), (B,), (B,) int64 to (B, 5) int64.
+
+        A box is (top, left, height, width, mirrored), in pixels.
+        """
+        ...
+
+    def after_crop(self, cropped: Tensor, view: Tensor, index: Tensor) -> Tensor:
+        """The rest of the augmentation of images that are cut already: (B, H, W, C) uint8 to (B, H, W, C) uint8."""
+        ...
