@@ -11,7 +11,8 @@ from torch import Tensor
 
 from experiments.nets import mlp
 from experiments.paired import Experiment, main
-from tutelage.attacks import margin, pgd
+from tutelage.attacks import PGD, margin
+from tutelage.attacks.criteria import Loss
 from tutelage.config import Config, Hardware, Recipe
 from tutelage.data import CropsAndFlips, Data, open_data
 from tutelage.data.configured import load_data
@@ -86,11 +87,10 @@ def under_attack(model: Tapped, has_vertices: bool) -> dict[str, float]:
     images = DIGITS.test.inputs.permute(0, 3, 1, 2) / 255  # type: ignore[union-attr]
     labels = DIGITS.test.labels
 
-    def correct(steps: int, restarts: int, loss: object) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        settings = {"radius": RADIUS, "steps": steps, "restarts": restarts, "loss": loss, "generator": generator}
+    def correct(steps: int, restarts: int, loss: Loss | None) -> Tensor:
+        attack = PGD(radius=RADIUS, steps=steps, restarts=restarts, loss=loss or "ce")
         with torch.no_grad():
-            logits: Tensor = model(pgd(model, images, labels, **settings))  # type: ignore[arg-type]
+            logits: Tensor = model(attack(model, images, labels, torch.Generator().manual_seed(0)))
             return logits.argmax(1) == labels
 
     survivors = {"ce": correct(50, 5, None), "margin": correct(50, 5, margin)}

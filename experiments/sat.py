@@ -12,8 +12,8 @@ from torch import Tensor
 
 from experiments.nets import mlp
 from experiments.paired import Experiment, main
-from tutelage.attacks import margin, pgd
-from tutelage.attacks.pgd import Loss
+from tutelage.attacks import PGD, margin
+from tutelage.attacks.criteria import Loss
 from tutelage.config import Hardware, Recipe
 from tutelage.data import CropsAndFlips, open_data
 from tutelage.evaluation import auac, predict
@@ -78,7 +78,8 @@ def survivors(
     images = DIGITS.test.inputs[indices].permute(0, 3, 1, 2) / 255
     labels = DIGITS.test.labels[indices]
     generator = torch.Generator().manual_seed(seed)
-    attacked = pgd(model, images, labels, radius=radius, steps=30, restarts=restarts, loss=loss, generator=generator)
+    attack = PGD(radius=radius, steps=30, restarts=restarts, loss=loss or "ce")
+    attacked = attack(model, images, labels, generator)
     with torch.no_grad():
         correct: Tensor = model(attacked).argmax(1) == labels
     return correct

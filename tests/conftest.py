@@ -229,6 +229,7 @@ def write_study(tmp_path: Path) -> WriteStudy:
             of_teacher = [metric for metric in metrics if "teacher" in metric or metric == "agreement"]
             run |= dict.fromkeys(of_teacher) if row == "teacher" else {}
             run |= {"corruption_accuracy": None, "auac": None, "ood_auroc": None, "corruptions": None, "pgd": None}
+            run |= {"attacks": None, "robust_accuracy": None, "attack_curves": None}
             run["command"] = "tutelage train"
             curves: dict[str, Any] = {f"train_{main}": [0.4, 0.6], f"validation_{main}": [None] * 2}
             if task == "classification":

@@ -148,7 +148,13 @@ def test_importing_the_package_does_not_import_torch() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "attribute"),
-    [("networks", "FAMILY"), ("surgery", "apply"), ("fronts", "build"), ("operations", "metrics")],
+    [
+        ("networks", "FAMILY"),
+        ("surgery", "apply"),
+        ("fronts", "build"),
+        ("operations", "metrics"),
+        ("algorithms", "ATTACK"),
+    ],
 )
 def test_every_file_in_a_folder_of_parts_is_found_by_its_name(kind: str, attribute: str) -> None:
     files = [path for path in FILES if path.parent.name == kind and not path.stem.startswith("_")]

@@ -32,6 +32,7 @@ def shorten(code: str) -> str:
     code = re.sub(r"resnet8\b", "resnet8x0.5", code)
     code = re.sub(r"resnet(14|20)\b", "resnet8", code)
     code = code.replace("--noise 0.4", "--noise 0.4 --per-class 20").replace('noise="0.4"', 'noise="0.4", per_class=20')
+    code = code.replace(",den --samples 100", ",den:extra=20 --samples 20")
     return re.sub(r"--seeds \d+", "--seeds 2", code)
 
 
@@ -117,8 +118,16 @@ def test_add_a_method_page_runs(follow: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delitem(sys.modules, "my_methods")
 
 
+@pytest.mark.filterwarnings("ignore::tutelage.errors.TutelageWarning")
+def test_attacks_page_runs(follow: Any) -> None:
+    namespace, output = follow("attacks.md")
+    assert "worst of all" in output
+    assert (namespace["adversarial"] != namespace["images"]).any()
+    assert namespace["report"].robust_accuracy <= namespace["report"].clean
+
+
 def test_every_guide_is_tested() -> None:
-    tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md"}
+    tested_guides = {"tutorial.md", "noisy-labels.md", "add-a-method.md", "attacks.md"}
     tested_elsewhere = {"own-loop.md": "test_own_loop.py", "studies.md": "studies", "options.md": "test_docs.py"}
     with_code = {page.name for page in DOCS.glob("*.md") if BLOCK.search(page.read_text())}
     assert with_code == tested_guides | tested_elsewhere.keys()

@@ -38,6 +38,15 @@ __all__ = [
 Deviations = Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(as_numbers)]
 
 
+def _as_texts(value: Any) -> Any:
+    """Convert a sequence of texts, or a comma-separated text, to a tuple without empty texts."""
+    stripped = (part.strip() if isinstance(part, str) else part for part in as_numbers(value))
+    return tuple(part for part in stripped if part != "")
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_as_texts)]
+
+
 class Normalization(Fields):
     """Mean and standard deviation of each channel, for pixels in [0, 1]."""
 
@@ -261,6 +270,11 @@ class ExtraEvaluation(Fields):
     )
     pgd: Numbers = Field(
         default=(), description="evaluate under PGD attacks of these radii, as shares of the pixel range: 0.01,0.03"
+    )
+    attacks: Texts = Field(
+        default=(),
+        description="evaluate under these attacks and the worst of them: pgd:0.03,square:0.03,den; NAME:RADIUS, with "
+        "the radius as a share of the pixel range, or NAME, for the nearest adversarial image",
     )
     ood: str | None = Field(default=None, min_length=1, description="out-of-distribution data set to detect")
     samples: int | None = Field(

@@ -11,9 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.attacks import input_gradient, pgd, zero_gradients
-from tutelage.errors import NonFiniteError
+from tutelage.attacks import PGD, input_gradient, zero_gradients
+from tutelage.errors import NonFiniteError, TutelageError
 from tutelage.models.tapped import Tapped
+
+
+def pgd(
+    model: nn.Module, images: Tensor, labels: Tensor, *, generator: torch.Generator | None = None, **settings: Any
+) -> Tensor:
+    return PGD(**settings)(model, images, labels, generator)
 
 
 def linear(classes: int = 2, features: int = 16, seed: int = 0) -> nn.Module:
@@ -281,5 +287,5 @@ def test_nonfinite_gradients_are_refused() -> None:
     "settings", [{"radius": -0.1}, {"steps": 0}, {"restarts": 0}, {"step_size": -1.0}], ids=lambda w: next(iter(w))
 )
 def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be 0 or more"):
+    with pytest.raises(TutelageError, match="greater than or equal to"):
         pgd(linear(), inner(2), torch.zeros(2).long(), **({"radius": 0.1} | settings))

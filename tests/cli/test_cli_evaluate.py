@@ -94,6 +94,22 @@ def test_a_teacher_is_announced_and_label_differences_are_reported(run: Command,
     assert "images normalized" not in err
 
 
+def test_attacks(run: Command, teacher: Path) -> None:
+    attacks = "pgd:0.1:steps=2,square:0.1:queries=3,den:step_size=0.05:extra=5:steps=40"
+    options = ("--attacks", attacks, "--samples", "20")
+    code, out, _ = run("evaluate", str(teacher), *options, "--json")
+    assert code == 0
+    evaluation = json.loads(out)
+    assert list(evaluation["attacks"]) == attacks.split(",")[:2]
+    assert list(evaluation["attack_measures"]) == attacks.split(",")
+    code, out, _ = run("evaluate", str(teacher), *options)
+    assert code == 0
+    for label in ("under attack", "pgd:0.1:steps=2", "worst of all", "accuracy by l2 distance: 0 "):
+        assert label in out
+    assert "{" not in out
+    assert "None" not in out
+
+
 def test_extra_evaluation(run: Command, teacher: Path, tiny_npz: str) -> None:
     options = ("--corruptions", "--pgd", "0.1,0.01", "--ood", tiny_npz, "--samples", "40")
     code, out, _ = run("evaluate", str(teacher), *options, "--json")

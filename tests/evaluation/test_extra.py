@@ -25,6 +25,11 @@ NOTHING = {
     "auac": None,
     "zero_gradient_share": None,
     "ood_auroc": None,
+    "attacks": None,
+    "robust_accuracy": None,
+    "attack_curves": None,
+    "attack_measures": None,
+    "attack_refusals": None,
 }
 
 
@@ -67,6 +72,20 @@ def test_all_extra_evaluations_on_the_digits(digits: Data, model: nn.Module, tin
     assert result["auac"] == pytest.approx(expected_error / 2 / 0.1)
     assert result["zero_gradient_share"] == 0
     assert 0.5 < result["ood_auroc"] < 1
+
+
+def test_attacks_on_the_digits(digits: Data, model: nn.Module, refused: Refused) -> None:
+    what = ExtraEvaluation(attacks="pgd:0.05:steps=5,square:0.05:queries=20", samples=60)  # type: ignore[arg-type]
+    assert what.attacks == ("pgd:0.05:steps=5", "square:0.05:queries=20")
+    assert what == ExtraEvaluation(attacks=what.attacks, samples=60)
+    result = evaluate_extra(model, digits, what)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert list(result["attacks"]) == list(what.attacks)
+    assert result["robust_accuracy"] <= min(result["attacks"].values()) < result["attack_curves"]["linf"]["0"]
+    assert result["attack_curves"]["linf"]["0.05"] == result["robust_accuracy"]
+    assert result["attack_refusals"] == {}
+    with refused("did you mean 'pgd'"):
+        evaluate_extra(model, digits, ExtraEvaluation(attacks=("pdg:0.1",)))
 
 
 def test_evaluations_not_requested_are_null(digits: Data, model: nn.Module) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.attacks import margin
 from tutelage.data import Data, Split
-from tutelage.errors import TutelageWarning
+from tutelage.errors import TutelageError, TutelageWarning
 from tutelage.evaluation import accuracy, auac, pgd_accuracies, predict
 from tutelage.models.tapped import Tapped
 
@@ -175,7 +175,7 @@ def test_few_zero_gradients_are_reported_without_a_warning() -> None:
 
 
 def test_negative_radius_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be 0 or more"):
+    with pytest.raises(TutelageError, match="radius: input should be greater than or equal to 0"):
         pgd_accuracies(plane(), part(), [-0.1])
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from tests.studies.running import Refused, Tiny, run
 from tutelage.errors import TutelageWarning
+from tutelage.report.page import write_page
 from tutelage.studies.jobs import Status
+from tutelage.studies.results import Results
 from tutelage.studies.runner import run_study
 from tutelage.studies.workers import InlineWorkers
 
@@ -79,6 +81,42 @@ def test_extra_evaluation_is_added_without_training(tiny: Tiny, tmp_path: Path) 
     for record in results.runs:
         assert list(record["pgd"]) == ["0.01", "0.1"]
         assert record["accuracy"] >= record["pgd"]["0.01"] >= record["pgd"]["0.1"]
+
+
+def test_attacks_are_recorded_and_drawn(tiny: Tiny, tmp_path: Path) -> None:
+    evaluate = {"attacks": "pgd:0.1:steps=2,square:0.1:queries=3", "samples": 40}
+    results = run(tiny(seeds=1, evaluate=evaluate), tmp_path)
+    for record in results.runs:
+        assert list(record["attacks"]) == ["pgd:0.1:steps=2", "square:0.1:queries=3"]
+        assert record["robust_accuracy"] == record["attack_curves"]["linf"]["0.1"] <= min(record["attacks"].values())
+    text = write_page(results).read_text()
+    assert "Attacked images, worst of all attacks" in text
+    assert "distance, maximum norm" in text
+    before = file_times(tmp_path)
+
+    for record in (records := [dict(record) for record in results.runs]):  # as an earlier version wrote them
+        for name in ("attacks", "robust_accuracy", "attack_curves"):
+            del record[name]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert all(record["attacks"] is None for record in Results.read(tmp_path).runs)
+    assert run(tiny(seeds=1, evaluate=evaluate), tmp_path).runs == results.runs
+    assert file_times(tmp_path) == before
+
+
+def test_the_evaluation_of_an_earlier_version_is_not_repeated(tiny: Tiny, tmp_path: Path) -> None:
+    """Its declaration has no attacks."""
+    run(tiny(seeds=1, evaluate={"pgd": [0.1]}), tmp_path)
+    declaration = json.loads((tmp_path / "study.json").read_text())
+    del declaration["evaluate"]["attacks"]
+    (tmp_path / "study.json").write_text(json.dumps(declaration))
+    written = [*tmp_path.glob("runs/*/extra.json")]
+    for file in written:
+        content = json.loads(file.read_text())
+        del content["requested"]["attacks"]
+        file.write_text(json.dumps(content))
+    before = [file.stat().st_mtime_ns for file in written]
+    run(tiny(seeds=1, evaluate={"pgd": [0.1]}), tmp_path)
+    assert [file.stat().st_mtime_ns for file in written] == before
 
 
 def test_student_without_teacher_is_trained_once_and_compared_with_each(tiny: Tiny, tmp_path: Path) -> None:

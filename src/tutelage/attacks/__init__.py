@@ -1,16 +1,45 @@
-"""Attacks on a network: perturbed inputs, for views in training and for evaluation."""
+"""Attacks on a network: frozen values that perturb inputs, for evaluation; and views of perturbed inputs, for training.
+
+``PGD(radius=0.03)(model, inputs, labels)``, or ``find_attack("pgd:0.03")``.
+"""
 
 from tutelage.attacks.adversarial import AdversarialSamples
+from tutelage.attacks.algorithms.den import DEN
+from tutelage.attacks.algorithms.fgsm import FGSM
+from tutelage.attacks.algorithms.pgd import PGD
+from tutelage.attacks.algorithms.square import Square
+from tutelage.attacks.attack import Attack
 from tutelage.attacks.boundary import BoundarySamples, boundary_attack, draw_targets
-from tutelage.attacks.pgd import input_gradient, margin, pgd, zero_gradients
+from tutelage.attacks.criteria import Criterion, Misclassified, Targeted, margin
+from tutelage.attacks.foolbox import FoolboxAttack
+from tutelage.attacks.gradients import SurrogateGradient, input_gradient, without_gradient, zero_gradients
+from tutelage.attacks.lookup import attack_names, find_attack, find_attacks
+from tutelage.attacks.norms import Norm, distance
+from tutelage.attacks.worst import Worst
 
 __all__ = [
+    "DEN",
+    "FGSM",
+    "PGD",
     "AdversarialSamples",
+    "Attack",
     "BoundarySamples",
+    "Criterion",
+    "FoolboxAttack",
+    "Misclassified",
+    "Norm",
+    "Square",
+    "SurrogateGradient",
+    "Targeted",
+    "Worst",
+    "attack_names",
     "boundary_attack",
+    "distance",
     "draw_targets",
+    "find_attack",
+    "find_attacks",
     "input_gradient",
     "margin",
-    "pgd",
+    "without_gradient",
     "zero_gradients",
 ]

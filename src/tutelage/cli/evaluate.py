@@ -30,6 +30,12 @@ def evaluate(
     pgd: Annotated[
         str, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="<radii>")
     ] = "",
+    attacks: Annotated[
+        str,
+        typer.Option(
+            help="Evaluate under attacks too, and the worst of them: pgd:0.03,square:0.03,den.", metavar="<attacks>"
+        ),
+    ] = "",
     ood: Annotated[
         str | None, typer.Option(help="Out-of-distribution data set to detect; its images are resized to fit.")
     ] = None,
@@ -43,7 +49,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained network."""
     requested: dict[str, Any] = {"corruptions": corruptions, "pgd": pgd or (), "ood": ood, "samples": samples}
-    extra = ExtraEvaluation(**requested)
+    extra = ExtraEvaluation(**requested, attacks=attacks)  # type: ignore[arg-type]
     from tutelage.config import Hardware
     from tutelage.data.batch import hard_labels
     from tutelage.evaluation import cost_of
@@ -73,6 +79,7 @@ def evaluate(
     if teacher_model is not None and (reason := incompatibility(task, teacher_model, data_set)):
         stderr_console().print(f"teacher {teacher}: not compared: {reason}", highlight=False)
         teacher_model = None
+    task.check_extra(extra)
     evaluation_split = data_set.splits[split]
     if not bool(evaluation_split.targets.labelled(evaluation_split.labels).any()):
         stderr_console().print(f"no {split} sample of {data_set.name} has a label", highlight=False)
@@ -117,6 +124,35 @@ def _print_result(title: str, result: dict[str, Any]) -> None:
     for name, accuracies in (result.get("corruptions") or {}).items():
         table.add_row(f"under {name.replace('_', ' ')}", "  ".join(f"{accuracy:.3f}" for accuracy in accuracies))
     Terminal().print(table)
+    if result.get("attacks") is not None:
+        _print_attacks(result)
+
+
+def _print_attacks(result: dict[str, Any]) -> None:
+    """A table of the attacks, the worst of them, and the accuracy by distance."""
+    from rich.table import Table
+
+    from tutelage.report.console import Terminal
+
+    table = Table(title="under attack")
+    for column in ("attack", "accuracy", "broken", "L2", "Linf", "changed values"):
+        table.add_column(column, justify="left" if column == "attack" else "right")
+    for text, measures in result["attack_measures"].items():
+        accuracy = "refused" if text in result["attack_refusals"] else _share(result["attacks"].get(text))
+        medians = (f"{measures[name]:.4f}" if measures[name] is not None else "" for name in ("l2", "linf"))
+        table.add_row(text, accuracy, _share(measures["found"]), *medians, _share(measures["amsd_0"]))
+    table.add_row("worst of all", _share(result["robust_accuracy"]))
+    Terminal().print(table)
+    for norm, curve in result["attack_curves"].items():
+        until = next((n for n, share in enumerate(curve.values(), 1) if share == 0), len(curve))
+        points = list(curve.items())[:until]
+        Terminal().print(f"accuracy by {norm} distance: {_by_name(dict(points[:: max(1, -(-len(points) // 10))]))}")
+    for text, reason in result["attack_refusals"].items():
+        Terminal().print(f"{text}: refused: {reason}", highlight=False)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def _most_confused(classes: list[str], counts: list[list[int]], pairs: int = 5) -> str:

@@ -54,6 +54,12 @@ def study(
     pgd: Annotated[
         str | None, typer.Option(help="Evaluate under PGD attacks of these radii too: 0.01,0.03.", metavar="<radii>")
     ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(
+            help="Evaluate under attacks too, and the worst of them: pgd:0.03,square:0.03,den.", metavar="<attacks>"
+        ),
+    ] = None,
     ood: Annotated[str | None, typer.Option(help="Out-of-distribution data set to detect.")] = None,
     budget: Annotated[int | None, typer.Option(help="Number of settings to try for each method.")] = None,
     workers: Annotated[
@@ -87,7 +93,7 @@ def study(
         **typed_fields,
         **settings_from(set_ or []),
     }
-    extra = {"corruptions": corruptions, "pgd": pgd, "ood": ood}
+    extra = {"corruptions": corruptions, "pgd": pgd, "attacks": attacks, "ood": ood}
     evaluate = table_of(declaration.get("evaluate"), "the study: evaluate")
     declaration["evaluate"] = {**evaluate, **{name: value for name, value in extra.items() if value is not None}}
     make_workers = partial(RayWorkers, ray) if ray else partial(LocalWorkers, workers)

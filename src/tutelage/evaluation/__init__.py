@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+from tutelage.evaluation.attacked import AttackReport, AttackResult, evaluate_attacks
 from tutelage.evaluation.calibration import calibrated_metrics, conformal_threshold, fit_calibration, fit_temperature
 from tutelage.evaluation.corruptions import CORRUPTIONS, corruption_accuracies
 from tutelage.evaluation.cost import Latency, cost_of, flops, latency, parameters
@@ -39,6 +40,7 @@ from tutelage.evaluation.metrics import (
 from tutelage.evaluation.ood import ood_auroc
 from tutelage.evaluation.operations.abstain import abstain_probability, selection_score
 from tutelage.evaluation.ordinal import expected_grade, grade_error, quadratic_kappa
+from tutelage.evaluation.perturbations import perturbation_measures, rank_networks
 from tutelage.evaluation.predict import predict, predict_roles
 from tutelage.evaluation.robustness import Robustness, auac, pgd_accuracies
 from tutelage.evaluation.selective import RiskCoverage, aurc, risk_coverage
@@ -46,6 +48,8 @@ from tutelage.models.modes import eval_mode
 
 __all__ = [
     "CORRUPTIONS",
+    "AttackReport",
+    "AttackResult",
     "Latency",
     "Reliability",
     "RiskCoverage",
@@ -66,6 +70,7 @@ __all__ = [
     "ece",
     "eval_mode",
     "evaluate",
+    "evaluate_attacks",
     "evaluate_extra",
     "evaluate_generator",
     "expected_grade",
@@ -88,10 +93,12 @@ __all__ = [
     "per_class_accuracy",
     "per_class_f1",
     "per_class_precision",
+    "perturbation_measures",
     "pgd_accuracies",
     "predict",
     "predict_roles",
     "quadratic_kappa",
+    "rank_networks",
     "reliability",
     "risk_coverage",
     "selection_score",

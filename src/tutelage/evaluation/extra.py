@@ -1,4 +1,4 @@
-"""Extra evaluation beside accuracy on clean images: corruptions, PGD attacks, out-of-distribution detection."""
+"""Extra evaluation beside accuracy on clean images: corruptions, attacks, out-of-distribution detection."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
+from tutelage.attacks.lookup import find_attacks
 from tutelage.config import ExtraEvaluation
 from tutelage.data.data import Data
 from tutelage.errors import unknown
+from tutelage.evaluation.attacked import ATTACK_RESULTS, evaluate_attacks
 from tutelage.evaluation.corruptions import corruption_accuracies
 from tutelage.evaluation.ood import ood_auroc
 from tutelage.evaluation.predict import class_logits, labelled_samples
@@ -40,7 +42,8 @@ def evaluate_extra(
     Returns:
         ``corruptions`` (name to the accuracies at severities 1 to 5), ``corruption_accuracy`` (the mean of them all),
         ``pgd`` (radius, as text, to accuracy), ``auac`` (the area under that curve, from radius 0 to the largest),
-        ``zero_gradient_share`` (of the attacked samples; see ``Robustness``) and ``ood_auroc``.
+        ``zero_gradient_share`` (of the attacked samples; see ``Robustness``), ``ood_auroc``, and the five values of
+        ``AttackReport.as_json``.
 
     Raises:
         TutelageError: there is no such split, it has no labels, the network has another number of classes than the
@@ -51,11 +54,12 @@ def evaluate_extra(
     samples = data.splits[split]
     class_logits(model, "network", data, samples.subset(torch.arange(1)), device)  # checks the number of classes
     result: dict[str, Any] = dict.fromkeys(
-        ("corruptions", "corruption_accuracy", "pgd", "auac", "zero_gradient_share", "ood_auroc")
+        ("corruptions", "corruption_accuracy", "pgd", "auac", "zero_gradient_share", "ood_auroc", *ATTACK_RESULTS)
     )
+    attacks = find_attacks(what.attacks)  # before the slow measurements, as the other data set
     if what.ood is not None:  # first: a data set that cannot be opened fails before the slow measurements
         result["ood_auroc"] = ood_auroc(model, data, what.ood, split=split, device=device)
-    if what.corruptions or what.pgd:
+    if what.corruptions or what.pgd or attacks:
         samples = labelled_samples(samples)
         if what.samples is not None and what.samples < len(samples):
             # Evenly spaced over the split: the first images of a folder all have one class.
@@ -68,4 +72,6 @@ def evaluate_extra(
         robust = pgd_accuracies(model, samples, what.pgd, device=device, seed=seed)
         result["pgd"] = {str(radius): share for radius, share in robust.accuracies.items()}
         result |= {"auac": robust.auac, "zero_gradient_share": robust.zero_gradient_share}
+    if attacks:
+        result |= evaluate_attacks(model, samples, attacks, device=device, seed=seed).as_json()
     return result

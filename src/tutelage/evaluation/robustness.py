@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from tutelage.ambient import default_settings
-from tutelage.attacks.pgd import Loss, input_gradient, pgd, zero_gradients
+from tutelage.attacks.algorithms.pgd import PGD
+from tutelage.attacks.criteria import Loss
+from tutelage.attacks.gradients import input_gradient, zero_gradients
 from tutelage.data.data import Split
 from tutelage.data.loader import evaluation_batches, mix_seeds
 from tutelage.errors import TutelageError, TutelageWarning
@@ -86,7 +88,7 @@ def pgd_accuracies(
     batch_size: int = 256,
     workers: int = 2,
 ) -> Robustness:
-    """Measure the accuracy on a split under ``attacks.pgd`` of each radius.
+    """Measure the accuracy on a split under ``attacks.PGD`` of each radius.
 
     Threat model: untargeted white-box attack, with knowledge of the normalisation, that changes every pixel value by at
     most the radius within [0, 1]. A sample misclassified at a radius counts as misclassified at every larger radius,
@@ -98,7 +100,7 @@ def pgd_accuracies(
         split: the split; samples without a label are excluded.
         radii: in units of the pixel range [0, 1], in any order.
         device: where to compute.
-        steps, restarts, loss: as in ``pgd``, whose step size is 2.5 radius / steps.
+        steps, restarts, loss: as in ``PGD``, whose step size is 2.5 radius / steps.
         seed: seed of the random starts, which do not depend on the batch size.
         batch_size: images per batch; affects only speed and memory.
         workers: number of processes that read files.
@@ -108,8 +110,7 @@ def pgd_accuracies(
 
     Raises:
         NonFiniteError: a logit or a gradient is NaN or infinite.
-        TutelageError: no sample has a label.
-        ValueError: as ``pgd``.
+        TutelageError: no sample has a label, or a setting is invalid.
     """
     split = labelled_samples(split)
     generators = {
@@ -126,9 +127,8 @@ def pgd_accuracies(
         for radius, generator in generators.items():
             if not len(labels):
                 break
-            adversarial = pgd(
-                model, images, labels, radius=radius, steps=steps, restarts=restarts, loss=loss, generator=generator
-            )
+            attack = PGD(radius=radius, steps=steps, restarts=restarts, loss=loss or "ce")
+            adversarial = attack(model, images, labels, generator)
             with eval_mode(model), torch.no_grad():
                 correct = model(adversarial).argmax(1) == labels
             images, labels = images[correct], labels[correct]

@@ -19,6 +19,7 @@ COMMON_METRICS: Mapping[str, Metric] = MappingProxyType(
         "forward_passes": Metric("forward passes of training", "lower"),
         "corruption_accuracy": Metric("accuracy under corruptions", "higher", percent=True),
         "auac": Metric("area under the accuracy-perturbation curve", "higher", percent=True),
+        "robust_accuracy": Metric("accuracy under the worst attack", "higher", percent=True),
         "ood_auroc": Metric("out-of-distribution AUROC", "higher", percent=True),
     }
 )

@@ -40,6 +40,8 @@ DEFAULT_TASK = "classification"
 
 _DESCRIPTION = ("key", "folder", "status", "error", *CONDITION, *PAIR, "method", "function", "settings", "seed")
 _TABLES = ("corruptions", "pgd", "command", "curve")
+_ADDED = ("attacks", "robust_accuracy", "attack_curves")
+"""Fields that records of earlier versions lack; they are ``None`` there."""
 
 
 def fields_of(task: Task) -> tuple[str, ...]:
@@ -49,13 +51,13 @@ def fields_of(task: Task) -> tuple[str, ...]:
         TutelageError: a metric of the task has the name of another field.
     """
     if duplicates := [
-        name for name in task_metrics(task) if name in (*_DESCRIPTION, *COMMON_METRICS, *_TABLES, "code")
+        name for name in task_metrics(task) if name in (*_DESCRIPTION, *COMMON_METRICS, *_TABLES, *_ADDED, "code")
     ]:
         raise TutelageError(
             f"the task {task.name} has a metric named {duplicates[0]!r}, which is another field of a study's records; "
             "give it another name"
         )
-    return (*_DESCRIPTION, *metrics_of(task), *curves_of(task), *_TABLES)
+    return (*_DESCRIPTION, *metrics_of(task), *curves_of(task), *_TABLES, "attacks", "attack_curves")
 
 
 def task_named(study: Mapping[str, Any]) -> Task:
@@ -122,6 +124,8 @@ def read_records(path: Path, task: Task, more: Sequence[str] = ()) -> tuple[Reco
             continue
         try:
             record = parse_json(line)
+            if isinstance(record, dict):
+                record = {**dict.fromkeys(_ADDED), **record}
             problem = _problem(record, fields, numbers)
         except ValueError as error:
             problem = one_line(error)

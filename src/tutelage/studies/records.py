@@ -26,9 +26,19 @@ EXTRA, TEACHER_COMPARISONS, FAILURES = "extra.json", "teacher_comparisons.json",
 
 TRAIN = ("memorised", "wrong_labels")
 COST = ("parameters", "flops", "latency_ms")
-EXTRA_METRICS = ("corruption_accuracy", "corruptions", "pgd", "auac", "zero_gradient_share", "ood_auroc")
+EXTRA_METRICS = (
+    "corruption_accuracy",
+    "corruptions",
+    "pgd",
+    "auac",
+    "zero_gradient_share",
+    "attacks",
+    "robust_accuracy",
+    "attack_curves",
+    "ood_auroc",
+)
 
-_TABLES = ("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd")
+_TABLES = ("per_class_accuracy", "reliability", "risk_coverage", "corruptions", "pgd", "attacks", "attack_curves")
 _OTHER = ("noise_rate", "trained_noise_rate", "seconds", "forward_passes", "curve")
 
 
@@ -68,13 +78,9 @@ class Store:
 
     def is_declared(self) -> bool:
         """Whether the folder's ``study.json`` is this study's."""
-        declarations = [self.study.as_json()]
-        if self.task.name == DEFAULT_TASK:
-            declarations.append({name: value for name, value in declarations[0].items() if name != "task"})
-        try:
-            return read_file(self.path / STUDY) in map(_text, declarations)
-        except OSError:
-            return False
+        declared = {"task": DEFAULT_TASK, **(_read(self.path / STUDY) or {})}
+        evaluate = _requested(declared.get("evaluate"))  # of an earlier version, it may lack fields
+        return {**declared, "evaluate": evaluate} == {**self.study.as_json(), "evaluate": self.evaluate}
 
     def folder(self, job: Job) -> Path:
         """Return the folder of a job's run."""
@@ -92,7 +98,7 @@ class Store:
         if self.evaluate == ExtraEvaluation():
             return True
         extra = _read(self.folder(job) / EXTRA) or {}
-        return extra.get("requested") == self.evaluate.model_dump(mode="json")
+        return _requested(extra.get("requested")) == self.evaluate
 
     def label(self, line: PlannedRun) -> str:
         """Describe a run: its row and seed, and the conditions and networks it depends on that vary in the study."""
@@ -214,7 +220,7 @@ class Store:
         for name, value in numbers.items():
             if name in _TABLES:
                 for entry in _table(value if value is not None else {}, name).values():
-                    for number in entry if isinstance(entry, list) else [entry]:
+                    for number in _entries(entry):
                         _number(number, name)
             else:
                 _number(value, name)
@@ -253,6 +259,21 @@ def _as_written(file: Path) -> bool:
     """Whether a ``study.json`` has exactly the form in which studies write it."""
     declaration = _read(file) or {}
     return "pairs" in declaration and read_file(file) == _text(declaration)
+
+
+def _requested(fields: Any) -> ExtraEvaluation | None:
+    """A recorded extra evaluation; ``None`` if it is damaged."""
+    try:
+        return ExtraEvaluation(**_table(fields, "requested"))
+    except (TutelageError, ValueError, TypeError):
+        return None
+
+
+def _entries(entry: Any) -> list[Any]:
+    """The numbers of an entry of a table: of a list, of a table, or the entry."""
+    if isinstance(entry, dict):
+        return [*entry.values()]
+    return entry if isinstance(entry, list) else [entry]
 
 
 def _table(value: Any, name: str) -> dict[str, Any]:

@@ -101,6 +101,8 @@ class RunRecord(Recorded):
     risk_coverage: RiskCoverage | None = None
     corruptions: dict[str, Numbers] | None
     pgd: dict[str, float | None] | None
+    attacks: dict[str, float | None] | None = None
+    attack_curves: dict[str, dict[str, float]] | None = None
     curve: Curve | None
     space: dict[str, str] = Field(default={})
     score: float | None = None
@@ -110,4 +112,12 @@ class RunRecord(Recorded):
     def _by_radius(cls, value: dict[str, float | None] | None) -> dict[str, float | None] | None:
         for radius in value or ():
             float(radius)
+        return value
+
+    @field_validator("attack_curves")
+    @classmethod
+    def _by_distance(cls, value: dict[str, dict[str, float]] | None) -> dict[str, dict[str, float]] | None:
+        for curve in (value or {}).values():
+            for radius in curve:
+                float(radius)
         return value

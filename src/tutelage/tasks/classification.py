@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tutelage.attacks.lookup import find_attacks
 from tutelage.config import ExtraEvaluation
 from tutelage.data.batch import UNLABELLED, Batch, hard_labels
 from tutelage.data.data import Data, Split
@@ -218,7 +219,8 @@ class Classification(Task):
         return memorisation(model, data, compute.device)
 
     def check_extra(self, what: ExtraEvaluation) -> None:
-        """Accept all: classification supports every extra evaluation."""
+        """Accept all evaluations; refuse unknown attacks, before anything trains."""
+        find_attacks(what.attacks)
 
     def evaluate_extra(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from tutelage.report.figures.calibration import reliability
 from tutelage.report.figures.classes import per_class
 from tutelage.report.figures.cost import cost
-from tutelage.report.figures.curves import corruptions, pgd, risk_coverage, training
+from tutelage.report.figures.curves import attacks, corruptions, pgd, risk_coverage, training
 from tutelage.report.figures.frame import Section
 from tutelage.report.figures.gains import gains, ranks
 from tutelage.report.figures.levels import along
@@ -33,6 +33,7 @@ def sections(results: Results, rows: Sequence[Row], metric: str, sheet: Sheet) -
             risk_coverage(results, sheet),
             corruptions(results, sheet),
             pgd(results, sheet),
+            attacks(results, sheet),
             cost(results, rows, sheet),
             training(results, sheet),
         ]

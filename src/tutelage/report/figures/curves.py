@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -251,3 +251,36 @@ def pgd(results: Results, sheet: Sheet) -> Section | None:
         f"radius (pixels are in [0, 1]). {about_bands(results)}"
     )
     return Section("pgd", "Attacked images", note, blocks) if blocks else None
+
+
+_NORM_NAMES = {"linf": "maximum norm", "l2": "L2 norm", "l1": "L1 norm"}
+
+
+def attacks(results: Results, sheet: Sheet) -> Section | None:
+    """Accuracy by the distance of the nearest adversarial image that any of the attacks has found."""
+    blocks: list[Block] = []
+    for norm, title in _NORM_NAMES.items():
+        lines = _lines(results, lambda cell, norm=norm: _attack_line(cell, norm))  # type: ignore[misc]
+        x = f"distance, {title}"
+        for block in line_panels(sheet, lines, x=x, y="test accuracy, %", high=100):
+            blocks.append(replace(block, title=f"{block.title}, {title}" if block.title else title.capitalize()))
+    names = list(dict.fromkeys(name for run in results.runs for name in run["attacks"] or ()))
+    note = (
+        "Accuracy on test images if each is replaced by an adversarial one within a distance, for pixels in [0, 1]. An "
+        f"image counts as misclassified if any attack of the study found one ({', '.join(names)}, and those without a "
+        f"radius), so that the curves are upper bounds. {about_bands(results)}"
+    )
+    return Section("attacks", "Attacked images, worst of all attacks", note, tuple(blocks)) if blocks else None
+
+
+def _attack_line(cell: Cell, norm: str) -> Line | None:
+    """The curve of a norm, up to the first radius at which no run has a correct image left."""
+    curves = [(run["attack_curves"] or {}).get(norm) for run in cell.runs]
+    if not all(curves):
+        return None
+    radii = [radius for radius in curves[0] or () if all(radius in (curve or ()) for curve in curves)]
+    radii.sort(key=float)
+    values = 100 * np.asarray([[(curve or {})[radius] for radius in radii] for curve in curves], dtype=np.float64)
+    empty = np.flatnonzero(values.max(0) == 0)
+    end = int(empty[0]) + 1 if len(empty) else len(radii)
+    return _of_runs([float(radius) for radius in radii[:end]], values[:, :end])
