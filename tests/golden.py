@@ -1,6 +1,8 @@
-"""Six short runs whose students and numbers must never change: prints the hashes and the results as JSON.
+"""Six short runs whose students and numbers must never change.
 
-``python -m tests.golden FOLDER > tests/golden.json`` records them anew, after a change that is meant to move numbers.
+``tests/golden.json`` has a record of their hashes and results for each kind of machine. ``python -m tests.golden
+FOLDER`` makes or replaces that of this machine: on another kind of machine, or after a change that is meant to move
+numbers.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,16 +90,26 @@ def in_fixed_environment(folder: Path) -> dict[str, Any]:
     return records
 
 
-def library_versions() -> dict[str, str]:
-    """The software that the numbers depend on."""
+def this_machine() -> dict[str, str]:
+    """The software and the hardware that the numbers depend on: libraries have other kernels for each vendor."""
     import torch
 
-    return {"torch": torch.__version__, "machine": platform.machine()}
+    information = Path("/proc/cpuinfo")
+    vendor = re.search(r"vendor_id\s*: (\w+)", information.read_text() if information.exists() else "")
+    return {"torch": torch.__version__, "machine": platform.machine(), "vendor": vendor[1] if vendor else "unknown"}
+
+
+def stored() -> dict[str, Any] | None:
+    """The stored runs of this machine, if there are any."""
+    records: list[dict[str, Any]] = json.loads(GOLDEN.read_text())
+    return next((record["runs"] for record in records if record["machine"] == this_machine()), None)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--record":
         print(json.dumps(record(Path(sys.argv[2]))))
     else:
-        results = {"versions": library_versions(), "runs": in_fixed_environment(Path(sys.argv[1]))}
-        print(json.dumps(results, indent=1, sort_keys=True))
+        runs = in_fixed_environment(Path(sys.argv[1]))
+        others = [entry for entry in json.loads(GOLDEN.read_text()) if entry["machine"] != this_machine()]
+        records = [*others, {"machine": this_machine(), "runs": runs}]
+        GOLDEN.write_text(json.dumps(records, indent=1, sort_keys=True) + "\n")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.golden import GOLDEN, in_fixed_environment, library_versions
+from tests.golden import in_fixed_environment, stored, this_machine
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="the stored numbers are of AVX2 kernels"
@@ -18,10 +17,10 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def recorded_results() -> dict[str, Any]:
-    golden: dict[str, Any] = json.loads(GOLDEN.read_text())
-    if library_versions() != golden["versions"]:
-        pytest.skip(f"the stored numbers are of {golden['versions']}, this is {library_versions()}")
-    return golden["runs"]  # type: ignore[no-any-return]
+    runs = stored()
+    if runs is None:
+        pytest.skip(f"no numbers are stored for {this_machine()}")
+    return runs
 
 
 @pytest.fixture(scope="module")
