@@ -14,6 +14,9 @@ SIMILAR = 0.995
 
 _SIDE, _CHUNK = 8, 2048
 
+_DECIMALS = 4
+"""Of correlations, so that equal images are equal on every processor; of equal pairs the first rows are chosen."""
+
 
 def near_duplicates(split: Split) -> list[tuple[int, int]]:
     """Pairs of images that look the same and have different labels, as rows of the split; each row at most once.
@@ -31,17 +34,17 @@ def near_duplicates(split: Split) -> list[tuple[int, int]]:
     pairs: list[tuple[float, int, int]] = []
     for start in range(0, len(split), _CHUNK):
         part = vectors[start : start + _CHUNK]
-        similarity = part @ vectors.T
+        similarity = (part @ vectors.T).double().round(decimals=_DECIMALS)
         different = split.labels[start : start + _CHUNK, None] != split.labels[None]
         labelled = (split.labels[start : start + _CHUNK, None] >= 0) & (split.labels[None] >= 0)
         later = torch.arange(start, start + len(part))[:, None] < torch.arange(len(split))[None]
         eligible = different & labelled & later & valid[start : start + _CHUNK, None] & valid[None]
         best, partner = similarity.masked_fill(~eligible, -1.0).max(1)
         for offset in (best > SIMILAR).nonzero()[:, 0].tolist():
-            pairs.append((float(best[offset]), start + offset, int(partner[offset])))
+            pairs.append((-float(best[offset]), start + offset, int(partner[offset])))
     used: set[int] = set()
     chosen = []
-    for _, first, second in sorted(pairs, reverse=True):
+    for _, first, second in sorted(pairs):
         if not {first, second} & used:
             used |= {first, second}
             chosen.append((first, second))

@@ -199,7 +199,7 @@ class Planner:
         """Return the job of the teacher of a case and seed, which all methods share."""
         if (case, seed) not in self._teachers:
             noise = case.noise if case.teacher_labels == "noisy" else None
-            fields = {"seed": seed, "noise": noise, "student": case.teacher, "method": PLAIN}
+            fields = {"seed": seed, "noise": noise, "student": case.teacher, "method": PLAIN, "init": None}
             self._teachers[case, seed] = self._job(case, TEACHER, fields, self._code[case.teacher])
         return self._teachers[case, seed]
 
