@@ -47,7 +47,9 @@ def swapped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
 @pytest.fixture(scope="module")
 def issues(swapped: tuple[Path, set[str]], tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelIssues, Path]:
     out = tmp_path_factory.mktemp("labels")
-    return tutelage.label_issues(f"folder:{swapped[0]}", mlp, out=out, test=0.2, augment=False, **FIELDS), out
+    return tutelage.label_issues(
+        f"folder:{swapped[0]}", mlp, out=out, test=0.2, augment=False, repair="remove", **FIELDS
+    ), out
 
 
 def test_swapped_images_are_at_the_top_of_the_list(
@@ -105,7 +107,7 @@ def test_a_second_call_reads_the_finished_runs(
     label_issues, out = issues
     records: list[Any] = []
     second_result = tutelage.label_issues(
-        f"folder:{swapped[0]}", mlp, out=out, test=0.2, augment=False, report=records.append, **FIELDS
+        f"folder:{swapped[0]}", mlp, out=out, test=0.2, augment=False, repair="remove", report=records.append, **FIELDS
     )
     assert not records
     assert torch.equal(label_issues.wrong, second_result.wrong)

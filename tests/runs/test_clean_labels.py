@@ -86,7 +86,7 @@ def noisy(tiny_data: Data) -> Data:
 
 
 def test_the_student_is_trained_on_the_labels_that_are_not_doubted(trained: Any, noisy: Data) -> None:
-    run = trained(noisy)
+    run = trained(noisy, repair="remove")
     doubted = doubted_labels(run.samples["wrong"], noisy.train.labels)
     assert doubted.any()
     assert torch.equal(run.splits[-1].labels, noisy.train.labels.masked_fill(doubted, -1))
@@ -106,10 +106,31 @@ def test_samples_without_a_label_are_left_out_and_verified_labels_are_not_doubte
     trusted[:4] = True
     run = trained(replace(noisy, train=replace(noisy.train, labels=labels, trusted=trusted)))
     assert all(int(split.index.max()) < 40 for split in run.splits[:-1])
-    assert (run.splits[-1].labels[40:] == -1).all()
+    assert (run.splits[-1].labels[40:] == 0).all()  # soft labels of 0 are none
+    assert torch.equal(run.splits[-1].labels[:4], nn.functional.one_hot(labels[:4], 4).float())
     assert run.samples["wrong"][40:].isnan().all()
     assert (run.samples["suggested"][40:] == -1).all()
     assert (run.samples["wrong"][:4] == 0).all()
+
+
+def test_softened_labels_are_the_distributions_of_the_true_classes(trained: Any, noisy: Data) -> None:
+    run = trained(noisy)
+    soft, labels = run.splits[-1].labels, noisy.train.labels
+    torch.testing.assert_close(soft.sum(1), torch.ones(48))
+    assert torch.equal(run.splits[-1].index, noisy.train.index)
+    other = soft.scatter(1, labels[:, None], -1.0).argmax(1)
+    assert torch.equal(other, run.samples["suggested"])
+
+
+def test_softened_labels_are_closer_to_the_true_ones() -> None:
+    fields = FIELDS | {"noise": "pair:0.3"}
+    data = load_data(Config(data="digits", **fields))
+    run = Recorded(data, lambda: Tapped(mlp(), *data.mean_std), recipe=Recipe(epochs=15, lr=0.05), seed=1)
+    find("clean_labels")(run, folds=3)
+    true = data.train.clean_labels[:, None]
+    soft, wrong = run.splits[-1].labels.gather(1, true)[:, 0], data.train.corrupted
+    assert soft[wrong].mean() > 0.4  # that of the labels as they are: 0
+    assert soft[~wrong].mean() > 0.8
 
 
 def test_no_class_loses_all_its_labels() -> None:

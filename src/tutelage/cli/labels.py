@@ -28,9 +28,12 @@ def labels(
     ] = "combined",
     folds: Annotated[int, typer.Option(min=2, help="Number of networks, each trained without one fold.")] = 5,
     repair: Annotated[
-        Literal["remove", "replace"], typer.Option(help="Remove doubted labels, or replace them with the suggestion.")
-    ] = "remove",
-    apply: Annotated[bool, typer.Option("--apply", help="Also write labels.csv, the repaired labels.")] = False,
+        Literal["soften", "remove", "replace"],
+        typer.Option(help="Train on softened labels, without the doubted ones, or with them replaced."),
+    ] = "soften",
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Also write labels.csv, with doubted labels repaired.")
+    ] = False,
     compare: Annotated[bool, typer.Option(help="Train a network with all labels too, to compare.")] = True,
     out: Annotated[Path, typer.Option(help="Folder of the results.", **PATH_OPTION)] = Path("runs") / "labels",
     json_: Json = False,
@@ -38,6 +41,7 @@ def labels(
 ) -> None:
     """Find training labels that look wrong, without a teacher: a ranked list and a page with pictures."""
     from tutelage.labels import label_issues, save_issues
+    from tutelage.labels.issues import TRAINED_ON
     from tutelage.report.console import print_plain, run_progress, stderr_console
 
     with run_progress(stderr_console(), quiet=json_) as report:
@@ -64,8 +68,8 @@ def labels(
     )
     if issues.plain_accuracy is not None and issues.cleaned_accuracy is not None:
         print_plain(
-            f"test accuracy with all labels {100 * issues.plain_accuracy:.1f} %, with doubted labels "
-            f"{'removed' if repair == 'remove' else 'replaced'} {100 * issues.cleaned_accuracy:.1f} % (one seed)"
+            f"test accuracy with the labels as they are {100 * issues.plain_accuracy:.1f} %, with "
+            f"{TRAINED_ON[repair]} {100 * issues.cleaned_accuracy:.1f} % (one seed)"
         )
     for file in files:
         print_plain(file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from tutelage.api import Student, train
 from tutelage.config import Config
@@ -13,7 +13,7 @@ from tutelage.data.configured import load_data
 from tutelage.data.open import spec_from_path
 from tutelage.files import as_path
 from tutelage.labels.issues import LabelIssues
-from tutelage.methods.clean_labels.estimate import By
+from tutelage.methods.clean_labels.estimate import By, Repair
 from tutelage.methods.clean_labels.evidence import FURTHER_FITS
 from tutelage.runs.execute import Result
 from tutelage.training.loop import Record
@@ -28,7 +28,7 @@ def label_issues(
     *,
     by: By = "combined",
     folds: int = 5,
-    repair: Literal["remove", "replace"] = "remove",
+    repair: Repair = "soften",
     compare: bool = True,
     out: str | os.PathLike[str] | None = None,
     report: Callable[[Record], None] | None = None,
@@ -36,8 +36,8 @@ def label_issues(
 ) -> LabelIssues:
     """Find the training labels that look wrong, without a teacher, by the method ``clean_labels``.
 
-    It trains ``folds`` networks for the evidence, one network without the doubted labels and, to compare, one with all
-    labels. All training samples are examined (``validation`` is 0 unless given), and no test sample.
+    It trains ``folds`` networks for the evidence, one network on the repaired labels and, to compare, one on the labels
+    as they are. All training samples are examined (``validation`` is 0 unless given), and no test sample.
 
     Args:
         data: as ``tutelage.train`` takes it.

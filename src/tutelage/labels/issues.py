@@ -5,19 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tutelage.data import Data
 from tutelage.data.batch import UNLABELLED
-from tutelage.methods.clean_labels import doubted_labels
+from tutelage.methods.clean_labels import Repair, doubted_labels
 from tutelage.studies.statistics import Interval, mean_interval
 
 EVIDENCE = ("out_of_sample", "differences", "agreement", "posterior")
 DRPL = "drpl"
 """Further evidence, if it orders the labels."""
+
+TRAINED_ON: Mapping[Repair, str] = MappingProxyType(
+    {
+        "soften": "softened labels",
+        "remove": "doubted labels removed",
+        "replace": "doubted labels replaced",
+    }
+)
+"""What the network after the repair is trained on, in words."""
 
 
 def matrix_interval(matrix: Tensor, by_fold: Tensor) -> Tensor:
@@ -46,9 +56,9 @@ class LabelIssues:
         noise_matrix: (C, C) float64, the estimated probability of each label (column) by true class (row).
         matrix_interval: (2, C, C) float64, the ends of the 95 % interval of each entry: the entry -+ the half width of
             the interval of the mean over folds, within [0, 1].
-        plain_accuracy, cleaned_accuracy: test accuracy of the networks trained with all labels and without the doubted
-            ones, by the labels of the test split as they are; ``None`` if there is none.
-        repair: what the second network was trained on: doubted labels removed or replaced.
+        plain_accuracy, cleaned_accuracy: test accuracy of the networks trained on the labels as they are and on the
+            repaired ones, by the labels of the test split as they are; ``None`` if there is none.
+        repair: how the labels of the second network were repaired, see ``clean_labels``.
     """
 
     data: Data
@@ -60,7 +70,7 @@ class LabelIssues:
     matrix_interval: Tensor
     plain_accuracy: float | None
     cleaned_accuracy: float | None
-    repair: Literal["remove", "replace"]
+    repair: Repair
 
     @classmethod
     def of(
@@ -69,7 +79,7 @@ class LabelIssues:
         samples: Mapping[str, Tensor],
         notes: Mapping[str, Any],
         accuracies: tuple[float | None, float | None],
-        repair: Literal["remove", "replace"],
+        repair: Repair,
     ) -> LabelIssues:
         """From the results of a run of ``clean_labels``, and the test accuracies of both networks."""
         wrong, fold = samples["wrong"].double(), samples["fold"]
@@ -109,8 +119,11 @@ class LabelIssues:
         return rows[self.wrong[rows].argsort(descending=True, stable=True)]
 
     def cleaned_labels(self) -> Tensor:
-        """(N,) int64, the labels after the repair: a doubted label is -1 if removed, or the suggested class."""
-        replacement = self.suggested if self.repair == "replace" else torch.full_like(self.labels, UNLABELLED)
+        """(N,) int64, the labels with the doubted ones repaired: -1 if they are removed, otherwise the suggested class.
+
+        Softened labels have no class number; their doubted ones are given as the suggested class too.
+        """
+        replacement = torch.full_like(self.labels, UNLABELLED) if self.repair == "remove" else self.suggested
         return self.labels.where(~self.doubted, replacement)
 
     def file_of(self, row: int) -> str:

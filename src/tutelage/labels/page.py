@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tutelage.labels.duplicates import near_duplicates
-from tutelage.labels.issues import LabelIssues
+from tutelage.labels.issues import TRAINED_ON, LabelIssues
 from tutelage.report.image import POLICY, data_uri
 from tutelage.report.page import style_sheet, templates
 from tutelage.text import printable, printable_values
@@ -39,7 +39,7 @@ def page(issues: LabelIssues) -> str:
             policy=POLICY,
             style=style_sheet(),
             summary=printable_values({k: v for k, v in issues.summary().items() if k != "issues"}),
-            repair=issues.repair,
+            trained_on=TRAINED_ON[issues.repair],
             by_class=_by_class(issues, classes),
             pairs=_pairs(issues, classes),
             matrix=_matrix(issues, classes),

@@ -26,9 +26,9 @@ def save_issues(issues: LabelIssues, folder: str | os.PathLike[str], *, apply: b
         issues: what ``label_issues`` returned.
         folder: created if it does not exist.
         apply: also write ``labels.csv``, a row for each sample of the training split as it was loaded, with the columns
-            ``cleaned``, the repaired labels, and ``clean``, the labels of the data set itself, by which ``HumanLabels``
-            recognises it. ``--noise human:FOLDER/labels.csv:cleaned`` trains on the repaired labels. The data set is
-            never changed.
+            ``cleaned``, the labels with doubted ones repaired, and ``clean``, the labels of the data set itself, by
+            which ``HumanLabels`` recognises it. ``--noise human:FOLDER/labels.csv:cleaned`` trains on the repaired
+            labels. The data set is never changed.
 
     Returns:
         The files.

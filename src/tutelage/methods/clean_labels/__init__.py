@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED
+from tutelage.data.data import Split
 from tutelage.errors import TutelageError
 from tutelage.methods import method
-from tutelage.methods.clean_labels.estimate import By, Verdict, judge
+from tutelage.methods.clean_labels.estimate import By, Repair, Verdict, judge
 from tutelage.methods.clean_labels.evidence import FURTHER_FITS, Evidence, gather
 from tutelage.models.tapped import Tapped
 from tutelage.training.learner import Learner
 from tutelage.training.run import Run
 
-__all__ = ["Evidence", "Verdict", "clean_labels", "doubted_labels", "gather", "judge"]
+__all__ = ["Evidence", "Repair", "Verdict", "clean_labels", "doubted_labels", "gather", "judge"]
 
 
 @method(paper="Northcutt, Jiang, Chuang 2021, arXiv 1911.00068", family="noisy labels", evidence="abstract")
@@ -27,15 +29,15 @@ def clean_labels(
     *,
     by: By = "combined",
     folds: Annotated[int, Field(ge=2)] = 5,
-    repair: Literal["remove", "replace"] = "remove",
+    repair: Repair = "soften",
 ) -> Tapped:
-    """Clean labels (label noise): find the labels that look wrong by cross-validation, and train without them.
+    """Clean labels (label noise): find the labels that look wrong by cross-validation, and train on repaired ones.
 
     For each of several stratified folds, a network is trained on the other folds over the full schedule. Four kinds of
     evidence come from these networks, see ``judge``: the probability of the label by the network that was trained
     without the sample; P-DIFF's difference, averaged over the epochs of the networks that were trained with it; the
     mean probability of all networks; and the same under the estimated noise matrix. The student is trained on the
-    remaining labels: folds + 1 trainings in total.
+    repaired labels: folds + 1 trainings in total.
 
     The results are saved: for each sample ``wrong``, the probability that its label is wrong, ``suggested``, the most
     probable other class, ``fold``, and the four kinds of evidence; for the run ``noise_rate``, ``noise_matrix`` and
@@ -48,13 +50,15 @@ def clean_labels(
             rank of differences and posterior ("combined"), or P(noisy) of "drpl" with its default settings, which takes
             three more fits (see ``drpl``).
         folds: the number of networks.
-        repair: what happens to a label that is probably wrong: "remove" it, and the sample counts as one without a
-            label, so that batches stay those of other methods; or "replace" it with the suggested class.
+        repair: "soften" all labels: the target of a sample is the estimated distribution of its true class, P(k | x, y)
+            of ``judge``, so that the networks of the folds are the student's teachers; "remove" the labels that are
+            more probably wrong than right, and their samples count as ones without a label, so that batches stay those
+            of other methods; or "replace" these labels with the suggested class.
 
     Evidence: cross-validated probabilities as evidence, and training without the samples they doubt, are the procedure
     of confident learning [from memory; its text was not read]. Deviations: the paper removes as many labels as its
-    noise matrix says; here the matrix is improved, evidence is combined, and labels are removed that are more probably
-    wrong than right. The combination is our own.
+    noise matrix says; here the matrix is improved, evidence is combined, and by default no label is removed but all are
+    softened. Combination and soft labels are our own.
     """
     split = run.data.train
     if split.labels.ndim == 2:
@@ -78,10 +82,21 @@ def clean_labels(
         fold=_spread(evidence.fold, rows, len(split)),
         **{name: _spread(values, rows, len(split)) for name, values in verdict.support.items()},
     )
-    replacement = verdict.suggested if repair == "replace" else torch.full_like(labelled.labels, UNLABELLED)
-    labels = split.labels.index_put((rows,), labelled.labels.where(~doubted, replacement))
+    if repair == "soften":
+        labels = torch.zeros(len(split), run.data.num_classes).index_put((rows,), _soft_labels(verdict, labelled))
+    else:
+        replacement = verdict.suggested if repair == "replace" else torch.full_like(labelled.labels, UNLABELLED)
+        labels = split.labels.index_put((rows,), labelled.labels.where(~doubted, replacement))
     run.fit(Learner(student, None, run.label_terms()), data=replace(run.data, train=replace(split, labels=labels)))
     return student
+
+
+def _soft_labels(verdict: Verdict, labelled: Split) -> Tensor:
+    """The distribution of each sample's true class, (N, C) float32; verified labels are certain."""
+    soft = verdict.posterior.float()
+    if labelled.trusted is None:
+        return soft
+    return soft.where(~labelled.trusted[:, None], F.one_hot(labelled.labels, soft.shape[1]).float())
 
 
 def doubted_labels(wrong: Tensor, labels: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ By = Literal["combined", "out_of_sample", "differences", "agreement", "posterior
 ROUNDS = 3
 """How often the noise matrix is improved."""
 
+Repair = Literal["soften", "remove", "replace"]
+"""What happens to labels before the student is trained, see ``clean_labels``."""
+
 _SMALLEST = 1e-9
 
 
@@ -28,6 +31,7 @@ class Verdict:
     Attributes:
         wrong: (N,) float64, the probability that the label is wrong.
         suggested: (N,) int64, the most probable true class other than the label.
+        posterior: (N, C) float64, P(k | x, y) for each class k; rows sum to 1.
         support: by kind of evidence (N,) float32 in [0, 1]: how much it supports the label.
         noise_matrix: (C, C) float64, the estimated probability of each label (column) for samples of each true class
             (row).
@@ -36,6 +40,7 @@ class Verdict:
 
     wrong: Tensor
     suggested: Tensor
+    posterior: Tensor
     support: Mapping[str, Tensor]
     noise_matrix: Tensor
     fold_matrices: Tensor
@@ -89,7 +94,15 @@ def judge(evidence: Evidence, labels: Tensor, by: By = "combined") -> Verdict:
     members = [evidence.fold == fold for fold in sorted({*evidence.fold.tolist()})]
     by_fold = [noise_matrix(probabilities[rows], labels[rows]) for rows in members]
     suggested = posterior.scatter(1, own, -1.0).argmax(1)
-    return Verdict(torch.from_numpy(ordered).clamp(0, 1), suggested, support, matrix, torch.stack(by_fold))
+    wrong = torch.from_numpy(ordered).clamp(0, 1)
+    return Verdict(wrong, suggested, _distributions(posterior, labels), support, matrix, torch.stack(by_fold))
+
+
+def _distributions(posterior: Tensor, labels: Tensor) -> Tensor:
+    """Rows divided by their sums; the label alone where all classes have nearly no probability."""
+    totals = posterior.sum(1, keepdim=True)
+    given = F.one_hot(labels, posterior.shape[1]).double()
+    return torch.where(totals > _SMALLEST, posterior / totals.clamp_min(_SMALLEST), given)
 
 
 def _posterior(probabilities: Tensor, matrix: Tensor, labels: Tensor, iterations: int = 10) -> Tensor:
