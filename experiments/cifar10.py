@@ -31,9 +31,11 @@ import torch
 
 import tutelage
 from experiments.paired import RESULTS, Experiment, main
+from tutelage.config import Hardware
 from tutelage.errors import TutelageError
 from tutelage.report.markdown import Column
-from tutelage.studies.functions import read_lines
+from tutelage.studies.functions import FunctionRun, read_lines
+from tutelage.training.hardware import resolve
 
 DATA = Path("runs") / "data"
 STUDENT, OWN_TEACHER = "experiments.nets:resnet8_half", "experiments.nets:resnet20_half"
@@ -45,7 +47,6 @@ COMMON: Mapping[str, Any] = MappingProxyType(
         "warmup": 2.0,
         "views": 4,
         "device": "cpu",
-        "precision": "bfloat16",
         "workers": 0,
     }
 )
@@ -193,7 +194,8 @@ flips, with four fixed variants of each image.
 {teacher}.
 
 **Training.** {epochs} epochs with batches of 128, SGD with Nesterov momentum 0.9, weight decay 0.0005, two epochs of
-warm-up and a cosine schedule; bfloat16. Evaluation is after the last epoch.
+warm-up and a cosine schedule. Evaluation is after the last epoch. Runs take bfloat16 where the processor has
+instructions for it, else float32; each line of the raw results names its precision.
 
 **Tuning.** Each row has three trials of {trial_epochs} epochs, compared by accuracy on a held-out tenth of the training
 data, with a seed that is not reported. The plain student tries learning rates, a method its own parameters at a
@@ -209,6 +211,14 @@ TEACHERS: Mapping[str | None, str] = MappingProxyType(
 )
 
 
+class CifarExperiment(Experiment):
+    """An experiment whose lines name the precision, which depends on the processor."""
+
+    def provenance(self, run: FunctionRun) -> dict[str, Any]:
+        """As the base class; the precision of the networks in addition."""
+        return {**super().provenance(run), "precision": resolve(Hardware(device="cpu")).precision}
+
+
 def experiment(name: str) -> Experiment:
     """The experiment of a question: teachers, trials, then the rows."""
     question = QUESTIONS[name]
@@ -217,7 +227,7 @@ def experiment(name: str) -> Experiment:
     teachers: dict[str, tuple[int, ...]] = {} if question.teacher else {"teachers": (TUNING, *SEEDS)}
     conditions = {**dict.fromkeys([*teachers, *tuning], ""), "test": question.title}
     skip = {(condition, "teacher") for condition in (*tuning, "test")}
-    return Experiment(
+    return CifarExperiment(
         name=f"cifar10-{name}",
         head=HEAD.format(
             title=question.title,
