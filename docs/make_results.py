@@ -158,8 +158,9 @@ def draw_gains(panels: Mapping[str, Mapping[str, Interval]], path: Path) -> None
     most_rows = max(len(gains) for gains in panels.values())
     with mpl.rc_context({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False}):
         lines = (len(panels) + 1) // 2
-        figure = Figure(figsize=(10, lines * (1.1 + 0.3 * most_rows)), layout="constrained")
-        axes = figure.subplots(lines, 2, squeeze=False).flatten()
+        columns = min(2, len(panels))
+        figure = Figure(figsize=(5 * columns, lines * (1.1 + 0.3 * most_rows)), layout="constrained")
+        axes = figure.subplots(lines, columns, squeeze=False).flatten()
         for axis, (title, gains) in zip(axes, panels.items(), strict=False):
             for index, gain in enumerate(gains.values()):
                 _draw_gain(axis, index, gain)
