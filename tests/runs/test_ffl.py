@@ -256,10 +256,12 @@ def test_fused_network_can_be_saved_and_opened(
     file = tmp_path / "run" / "student.safetensors"
     operations = [operation["operation"] for operation in read_metadata(file)["surgery"]]
     assert operations == ["beside" if "others" in settings else "branch", "heads"]
-    expected = result.model.eval()(pixels(tiny_data))
+    expected, weights = result.model.eval()(pixels(tiny_data)), result.model.module.state_dict()
     for model in (open_model(str(tmp_path / "run"), tiny_data), execute(config, tmp_path / "run").model):
         assert isinstance(model.module, Headed)
-        assert torch.equal(model.eval()(pixels(tiny_data)), expected)
+        assert all(torch.equal(value, weights[name]) for name, value in model.module.state_dict().items())
+        # Equal weights at other addresses can differ in the last bit of a product.
+        torch.testing.assert_close(model.eval()(pixels(tiny_data)), expected, rtol=0, atol=1e-6)
 
 
 # --- errors

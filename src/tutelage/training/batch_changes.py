@@ -178,7 +178,9 @@ def check_parts(batches: Batches, recipe: Recipe) -> None:
     Raises:
         TutelageError: with the number of samples.
     """
-    samples = batches.plan(0)[0].shape[1] if recipe.accumulate > 1 else recipe.accumulate
+    if recipe.accumulate == 1:
+        return
+    samples = batches.plan(0)[0].shape[1]
     if samples % (batches.world * recipe.accumulate):
         processes = f" in each of {batches.world} processes" if batches.world > 1 else ""
         raise TutelageError(
