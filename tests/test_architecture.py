@@ -20,7 +20,7 @@ ROOMS = (
     ["parsing", "trust", "files", "parts"],
     ["fields"],
     ["recipe"],
-    ["config", "ambient", "signals"],
+    ["config", "ambient", "signals", "cores"],
     ["data"],
     ["models"],
     ["terms"],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 
 import numpy as np
 import pytest
 import torch
 
+from tutelage.cores import cores
 from tutelage.data import Batch, Batches, CropsAndFlips, Data, Split, evaluation_batches
-from tutelage.data.loader import mix_seeds
+from tutelage.data.loader import mix_seeds, stream
 from tutelage.tasks.classification import task as classification
 
 
@@ -186,3 +188,20 @@ def sums(_: int) -> list[float]:
 def test_pool_worker_reads_without_loader_workers():
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.map(sums, [0]) == [sums(0)]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity of processes")
+def test_no_more_workers_are_started_than_there_are_usable_cores(make_data, monkeypatch):
+    """In a container or under ``taskset``, where torch would warn of more."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    assert cores() == 1
+    started = []
+
+    def loader(*args, num_workers, **options):
+        started.append(num_workers)
+        return torch.utils.data.DataLoader(*args, num_workers=0, **options | {"prefetch_factor": None})
+
+    monkeypatch.setattr("tutelage.data.loader.DataLoader", loader)
+    rows = list(stream(make_data().train.inputs, torch.arange(4).view(2, 2), torch.device("cpu"), 8))
+    assert [len(row) for row in rows] == [2, 2]
+    assert started == [1]

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tutelage.studies.workers import LocalWorkers, cores
+from tutelage.cores import cores
+from tutelage.studies.workers import LocalWorkers
 
 
 @pytest.fixture

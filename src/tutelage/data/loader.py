@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tutelage.cores import cores
 from tutelage.data.batch import Batch
 from tutelage.data.data import Split
 from tutelage.data.images import CroppableImages, Images
@@ -186,7 +186,7 @@ def stream(
         boxes: (steps, batch, 5) int64, which part of each image; only of ``CroppableImages``.
     """
     pin = device.type == "cuda"
-    workers = min(workers, os.cpu_count() or 1)  # more would wait for each other, and torch warns
+    workers = min(workers, cores())  # more would wait for each other, and torch warns
     if multiprocessing.current_process().daemon:  # a daemon may not start processes
         workers = 0
     loader: DataLoader[Tensor | TutelageError] = DataLoader(

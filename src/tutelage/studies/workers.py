@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.spawn import get_preparation_data
 from typing import Any, Protocol
 
+from tutelage.cores import cores
 from tutelage.errors import TutelageError, one_line
 from tutelage.signals import ignore_termination_signals
 
@@ -34,11 +35,6 @@ class Workers(Protocol):
     def stop(self) -> None:
         """End all processes immediately."""
         ...
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def refuse_unguarded() -> None:
