@@ -54,8 +54,10 @@ def distill(
             ``hf/NAME``; or several, whose probabilities are averaged. The teacher's parameters are frozen. Images for a
             bare module, or for weights that record no normalization, are normalized with the mean and standard
             deviation of the data; for another normalization pass ``teacher_mean`` and ``teacher_std``, or wrap the
-            module as ``Tapped(module, mean, std)``. Before training, the logger ``tutelage`` reports the normalization
-            and accuracy of each teacher: as a warning if the normalization is that of the data.
+            module as ``Tapped(module, mean, std)``. A teacher of another image size resizes its copy of the images: to
+            the size that its weights record, to ``teacher_size``, or to that of ``Tapped(..., size=...)``. Before
+            training, the logger ``tutelage`` reports the size, normalization and accuracy of each teacher: as a warning
+            if the normalization is that of the data.
         student: a name, an ``nn.Module``, which is trained in place from its present weights, or a function that
             returns one. Methods that train several networks copy a module, and initialise the copies' weights again
             (``models/cohort.py``). Student and teacher must not share modules.

@@ -207,6 +207,13 @@ class Config(Recipe, Hardware):
     teacher_std: Deviations = Field(
         default=(), description="with teacher_mean: standard deviation of each channel, such as 0.229,0.224,0.225"
     )
+    teacher_size: int | None = Field(
+        default=None,
+        ge=4,
+        le=4096,
+        description="resize the teacher's images to this many pixels per side; by default to the size that its weights "
+        "record, if they record one",
+    )
     teacher_cache: str | None = Field(
         default=None, description="folder in which teacher outputs are cached, for this and later runs"
     )

@@ -12,8 +12,8 @@ from tutelage.cli.options import PATH_OPTION, Json, config_options
 from tutelage.config import Config
 
 _OTHER = {
-    "data", "student", "method", "settings", "validation", "teacher", "teacher_mean", "teacher_std", "teacher_cache",
-    "teacher_cache_dtype",
+    "data", "student", "method", "settings", "validation", "teacher", "teacher_mean", "teacher_std", "teacher_size",
+    "teacher_cache", "teacher_cache_dtype",
 }  # fmt: skip
 _FIELDS = tuple(name for name in Config.model_fields if name not in _OTHER)
 

@@ -73,6 +73,10 @@ class Generator(Tapped):
         with eval_mode(self), torch.no_grad():
             return torch.cat([self(part).float() for part in torch.split(latents.to(self.mean.device), 512)])
 
+    def with_size(self, size: tuple[int, int]) -> Tapped:
+        """The generator itself: it reads no images that could be resized."""
+        return self
+
     def _missing(self, feature: str) -> TutelageError:
         return TutelageError(
             f"{type(self.module).__name__} is a generator of images and has no {feature}; "

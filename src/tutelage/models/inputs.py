@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sized
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.data.batch import UNLABELLED, Batch
@@ -45,6 +46,32 @@ def example_tensor(inputs: Any) -> Tensor:
 def is_image(value: object) -> bool:
     """Whether the value is a batch of images: a floating-point tensor (B, C, H, W)."""
     return isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images scaled to another size by an antialiased bilinear filter, as Pillow's; differentiable.
+
+    Both axes are scaled independently, so that images of another ratio of width to height are distorted. Images of this
+    size are returned as they are.
+
+    Args:
+        images: floating point, (B, C, H, W).
+        size: height and width of the result, in pixels.
+
+    Returns:
+        (B, C, *size), of the same dtype and within the range of the images' values.
+
+    Raises:
+        TutelageError: ``images`` are no floating-point images (B, C, H, W).
+    """
+    if not is_image(images):
+        raise TutelageError(
+            f"inputs of shape {tuple(images.shape)} and type {images.dtype} cannot be resized; give floating-point "
+            "images (B, C, H, W), or a network without size="
+        )
+    if tuple(images.shape[2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
 def normalise(inputs: Tensor, mean: Tensor, std: Tensor) -> Tensor:

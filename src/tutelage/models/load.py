@@ -35,6 +35,7 @@ def make_model(
     trust: Trust = True,
     named_in: str = "the configuration",
     normalised: bool = False,
+    own_size: bool = False,
 ) -> BuiltModel:
     """Build the network that ``spec`` names.
 
@@ -59,6 +60,7 @@ def make_model(
             ``spec``; if ``spec`` comes from a file, pass what the user trusts.
         named_in: the file that contains ``spec``, for the error message.
         normalised: mean and standard deviation are known already, so do not look them up.
+        own_size: published weights keep their image size, whatever that of ``input_shape``.
 
     Raises:
         TutelageError: there is no such network, its package is missing, its code is not trusted, or building it failed.
@@ -70,7 +72,7 @@ def make_model(
             f"a model for {num_classes} classes and {modality.noun} of shape {tuple(input_shape)} cannot be built:"
             " give 1 class or more, and a shape of 1 or more along each axis"
         )
-    requirements = ModelSpec(num_classes, input_shape, modality, pretrained, normalised)
+    requirements = ModelSpec(num_classes, input_shape, modality, pretrained, normalised, own_size)
     for prefix, load in _LIBRARIES.items():
         if spec.startswith(prefix):
             return load(spec, spec.removeprefix(prefix), requirements)

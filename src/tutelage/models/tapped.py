@@ -12,7 +12,7 @@ from tutelage.errors import TutelageError
 from tutelage.models.capture import capture
 from tutelage.models.compiled import CompiledForward
 from tutelage.models.derived_role import DerivedRole
-from tutelage.models.inputs import call_arguments, is_image, normalise, sample_count
+from tutelage.models.inputs import call_arguments, is_image, normalise, resize, sample_count
 from tutelage.models.outputs import Outputs, at_least_float32, logits_of
 from tutelage.models.roles import Tap, declared_roles, find_roles, parse_roles
 
@@ -35,6 +35,8 @@ class Tapped(nn.Module):
             several inputs only images (B, C, H, W) are normalised. Integers, such as token ids, are never changed.
         roles: role to layer name; ``"input:fc"`` is the input of ``fc``. Otherwise the mapping ``roles`` of the module
             is used, if it has one, and all other roles are found by tracing.
+        size: (height, width) to which images are resized before the normalisation, by an antialiased bilinear filter on
+            their device: for a teacher of another image size than the student's. ``None`` for no change.
 
     Attributes:
         passes: how many samples ``tap`` has run, a measure of the cost of training. A pass that stops early counts
@@ -51,6 +53,7 @@ class Tapped(nn.Module):
         mean: Sequence[float] = (0.0,),
         std: Sequence[float] = (1.0,),
         roles: Mapping[str, str] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(module, Tapped):
@@ -61,6 +64,7 @@ class Tapped(nn.Module):
         self._identity = tuple(mean) == (0.0,) and tuple(std) == (1.0,)
         self._manual_taps = parse_roles(module, roles if roles is not None else declared_roles(module))
         self._roles_argument = dict(roles or {})
+        self.size = None if size is None else _checked_size(size)
         self.passes = 0
         self.contiguous = False
         self._taps: dict[str, Tap] | None = None
@@ -95,14 +99,19 @@ class Tapped(nn.Module):
         )
 
     def normalised(self, inputs: Tensor) -> Tensor:
-        """Raw inputs (B, ...) as ``module`` takes them: floats normalised along axis 1, integers unchanged.
+        """Raw inputs (B, ...) as ``module`` takes them: images resized to ``size``, floats normalised along axis 1.
+
+        Without a ``size``, integers are unchanged.
 
         Raises:
-            TutelageError: the inputs do not have the channels of the normalisation.
+            TutelageError: the inputs do not have the channels of the normalisation, or are no images and there is a
+                ``size``.
         """
         if self.contiguous:
             # A copy, since the strides of one channel count as contiguous and as channels-last at once.
             inputs = inputs.clone(memory_format=torch.contiguous_format)
+        if self.size is not None:
+            inputs = resize(inputs, self.size)
         if self._identity or not inputs.is_floating_point():
             return inputs
         return normalise(inputs, self.mean, self.std)
@@ -110,18 +119,27 @@ class Tapped(nn.Module):
     def rewrapped(self) -> Tapped:
         """A new ``Tapped`` of the same network, after surgery changed it; its roles are found again.
 
-        It has the same normalisation and the same roles named by hand, and the roles that the surgery added.
+        It has the same size and normalisation, the same roles named by hand, and the roles that the surgery added.
         """
         return self.with_roles({})
 
     def with_roles(self, roles: Mapping[str, str]) -> Tapped:
         """A new ``Tapped`` of the same network with more roles named by hand; the layer ``""`` is the whole network."""
         roles = {**self._roles_argument, **declared_roles(self.module), **roles}
-        return Tapped(self.module, self.mean.flatten().tolist(), self.std.flatten().tolist(), roles or None)
+        return Tapped(self.module, *self._mean_std, roles or None, self.size)
 
     def with_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> Tapped:
-        """A new ``Tapped`` of the same network with this normalisation and the same roles named by hand."""
-        return Tapped(self.module, mean, std, self._roles_argument or None)
+        """A new ``Tapped`` of the same network with this normalisation, and the same size and roles named by hand."""
+        return Tapped(self.module, mean, std, self._roles_argument or None, self.size)
+
+    def with_size(self, size: tuple[int, int]) -> Tapped:
+        """A new ``Tapped`` of the same network that resizes images to (height, width), with the same roles."""
+        resized = Tapped(self.module, *self._mean_std, self._roles_argument or None, size)
+        return resized.train(self.training)
+
+    @property
+    def _mean_std(self) -> tuple[list[float], list[float]]:
+        return self.mean.flatten().tolist(), self.std.flatten().tolist()
 
     def has_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> bool:
         """Whether this is the normalisation, up to rounding."""
@@ -232,6 +250,15 @@ class Tapped(nn.Module):
         """Restore a copy, which is not compiled: the compiled code would run the original network."""
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.uncompile()
+
+
+def _checked_size(size: object) -> tuple[int, int]:
+    """(height, width), after a check."""
+    sides = tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in sides):
+        raise TutelageError(f"size={size!r} is no image size; give (height, width) in pixels, such as (224, 224)")
+    height, width = sides
+    return height, width
 
 
 def as_tapped(caller: str, model: object) -> Tapped:

@@ -23,7 +23,7 @@ from tutelage.tasks import Task
 
 def input_fingerprints(
     data: Data,
-    teachers: Sequence[nn.Module],
+    teachers: Sequence[Tapped],
     method: Method,
     task: Task,
     config: Config,
@@ -43,7 +43,7 @@ def input_fingerprints(
         by_name: whether the student is built from its name in the configuration.
     """
     inputs = {DATA: data.fingerprint}
-    inputs |= {f"teacher {number}": fingerprint(teacher) for number, teacher in enumerate(teachers, 1)}
+    inputs |= {f"teacher {number}": _identity(teacher) for number, teacher in enumerate(teachers, 1)}
     if weights is not None:
         inputs["initial weights"] = weights.fingerprint
     if method.task is None and task.name != data.targets.task:
@@ -55,6 +55,12 @@ def input_fingerprints(
         networks = (config.student, *networks)
     code = {"method source": digest_of_method(method), NETWORK_CODE: digest_of_networks(networks)}
     return inputs | {name: digest for name, digest in code.items() if digest is not None}
+
+
+def _identity(teacher: Tapped) -> str:
+    """The fingerprint of a teacher's weights, and the size to which it resizes images, if it does."""
+    size = "" if teacher.size is None else " at {} x {} pixels".format(*teacher.size)
+    return f"{fingerprint(teacher)}{size}"
 
 
 def describe_object(value: object, *, weights: bool) -> str:

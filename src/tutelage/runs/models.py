@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -31,6 +31,8 @@ from tutelage.trust import Trust, typed_specs
 DEFAULT_TASK = "classification"  # of weights files that name no task
 RECORDED = "recorded with the weights"
 STATED = "as given"
+PUBLISHED = "of the published weights"
+OWN = "its own"
 UNRECORDED = "the network records none"
 
 
@@ -109,6 +111,7 @@ class TrainedModel:
         task: the task that its file records or that the network implies; ``None`` if neither does.
         classes: the class names that its file records.
         calibration: the calibration that its file records.
+        resizing: a few words on where the size comes from to which it resizes images; empty if it does not.
     """
 
     model: Tapped
@@ -119,6 +122,7 @@ class TrainedModel:
     task: str | None = None
     classes: tuple[str, ...] = ()
     calibration: Calibration | None = None
+    resizing: str = ""
 
     @property
     def normalisation_is_assumed(self) -> bool:
@@ -132,16 +136,28 @@ def open_teachers(
 ) -> tuple[TrainedModel, ...]:
     """Open the teachers of a configuration, or those in ``teachers``: names or networks.
 
+    A teacher of another image size than that of the data resizes its copy of the images, to the ``teacher_size`` of the
+    configuration, or else to the size that its file records or for which its weights were published.
+
     Raises:
-        TutelageError: as for ``open_trained``, or no teacher uses the configuration's ``teacher_mean``.
+        TutelageError: as for ``open_trained``, or no teacher uses the configuration's ``teacher_mean`` or
+            ``teacher_size``.
     """
     mean_std = (config.teacher_mean, config.teacher_std) if config.teacher_mean else None
+    side = config.teacher_size
+    if side is not None and len(data.input_shape) != 3:
+        raise TutelageError(
+            f"teacher_size={side} resizes images, and {data.name} has {data.modality.noun}; leave it out"
+        )
     networks = tuple(
-        open_trained(teacher, data, mean_std, trust)
+        open_trained(teacher, data, mean_std, trust, "recorded" if side is None else (side, side))
         if isinstance(teacher, str)
-        else _from_module(teacher, data, mean_std)
+        else _from_module(teacher, data, mean_std, None if side is None else (side, side))
         for teacher in (config.teacher if teachers is None else teachers)
     )
+    if side is not None and (side, side) != data.input_shape[1:] and not any(network.resizing for network in networks):
+        reason = "the teacher reads no images" if networks else "there is no teacher"
+        raise TutelageError(f"teacher_size={side} has no effect here: {reason}; leave it out")
     if mean_std is not None:
         check_normalisation_used("teacher_mean and teacher_std", networks)
     return networks
@@ -154,12 +170,24 @@ def check_normalisation_used(fields: str, opened: Sequence[TrainedModel]) -> Non
         raise TutelageError(f"{fields} have no effect here: {reason}; leave them out")
 
 
-def _from_module(module: nn.Module, data: Data, mean_std: MeanStd | None) -> TrainedModel:
-    """A network that was passed as an object: a ``Tapped`` with its normalisation, or a bare module."""
+def _from_module(module: nn.Module, data: Data, mean_std: MeanStd | None, size: tuple[int, int] | None) -> TrainedModel:
+    """A network that was passed as an object: a ``Tapped`` with its normalisation and size, or a bare module."""
     if isinstance(module, Tapped):
-        return TrainedModel(module, "its own")
-    mean_std_used, origin = _normalisation(Header(), BuiltModel(module), data, mean_std)
-    return TrainedModel(wrap_network(module, *mean_std_used), origin)
+        model, origin = module, OWN
+    else:
+        mean_std_used, origin = _normalisation(Header(), BuiltModel(module), data, mean_std)
+        model = wrap_network(module, *mean_std_used)
+    if size is not None and size != model.size:
+        model = _with_size(model, size, data)
+        return TrainedModel(model, origin, resizing="" if model.size is None else STATED)
+    return TrainedModel(model, origin, resizing="" if model.size in (None, data.input_shape[1:]) else OWN)
+
+
+def _with_size(model: Tapped, size: tuple[int, ...], data: Data) -> Tapped:
+    """The network resizing images to (height, width); itself if the images of the data have this size."""
+    height, width = size
+    same = (height, width) == data.input_shape[1:]
+    return model if same and model.size is None else model.with_size((height, width))
 
 
 @default_settings()
@@ -182,7 +210,13 @@ def open_model(text: str, data: Data, trust: Trust | None = None) -> Tapped:
 
 
 @default_settings()
-def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: Trust | None = None) -> TrainedModel:
+def open_trained(
+    text: str,
+    data: Data,
+    mean_std: MeanStd | None = None,
+    trust: Trust | None = None,
+    size: tuple[int, int] | Literal["recorded"] | None = None,
+) -> TrainedModel:
     """As ``open_model``, but for any number of classes and input size; also returns where the network comes from.
 
     Args:
@@ -191,6 +225,9 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
         mean_std: normalisation for weights that record none; mean and standard deviation each of length 1 or C. The
             default is that of the published weights, or else that of the data's training split.
         trust: see ``open_model``.
+        size: (height, width) to which the network is to resize images, or ``"recorded"``: that of the images on which
+            it was trained, as far as its file or the published weights tell. By default it gets the data's images as
+            they are, and a warning says so if they have another size than the file records.
 
     Raises:
         TutelageError: there is no such network, it needs code that is not trusted, it takes other inputs, or
@@ -199,7 +236,7 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     trust = typed_specs(text) if trust is None else trust
     location = locate(text)
     spec, file, header = location or (text, None, Header())
-    _check_inputs(text, header.shape, data)
+    _check_inputs(text, header.shape, data, warn=size is None)
     classes = len(header.classes) or data.num_classes
     if file is not None and not classes:
         raise TutelageError(
@@ -209,19 +246,42 @@ def open_trained(text: str, data: Data, mean_std: MeanStd | None = None, trust: 
     built = make_model(
         spec,
         num_classes=classes,
-        input_shape=header.shape or data.input_shape,
+        input_shape=header.shape or ((data.input_shape[0], *size) if isinstance(size, tuple) else data.input_shape),
         modality=data.modality,
         trust=trust,
         pretrained=file is None,
         normalised=file is not None and (bool(header.mean) or mean_std is not None),
         named_in=str(file) if as_path(text).is_dir() else "the configuration",
+        own_size=size == "recorded",
     )
     module = built.module if file is None else load_student(file, built.module, data)
     mean_std_used, origin = _normalisation(header, built, data, mean_std)
     own_task = task_of_network(module)
     task = header.task or (None if own_task is None else own_task.name)
-    model = wrap_network(module, *mean_std_used).eval()
-    return TrainedModel(model, origin, run_folder(text), spec, file, task, tuple(header.classes), header.calibration)
+    model = wrap_network(module, *mean_std_used)
+    size_origin = STATED
+    if size == "recorded":
+        size, size_origin = _trained_size(header, built)
+    if size is not None:
+        model = _with_size(model, size, data)
+    return TrainedModel(
+        model.eval(),
+        origin,
+        run_folder(text),
+        spec,
+        file,
+        task,
+        tuple(header.classes),
+        header.calibration,
+        "" if model.size is None else size_origin,
+    )
+
+
+def _trained_size(header: Header, built: BuiltModel) -> tuple[tuple[int, int] | None, str]:
+    """(height, width) of the images on which weights were trained, if known, and where it comes from."""
+    if len(header.shape) == 3:
+        return (header.shape[1], header.shape[2]), RECORDED
+    return (None, "") if built.input_size is None else (built.input_size[1:], PUBLISHED)
 
 
 def _normalisation(
@@ -241,12 +301,12 @@ def _normalisation(
                 )
         return mean_std, STATED
     if built.mean_std is not None:
-        return built.mean_std, "of the published weights"
+        return built.mean_std, PUBLISHED
     return data.mean_std, f"those of {data.name}: {UNRECORDED}"
 
 
-def _check_inputs(text: str, shape: Sequence[int], data: Data) -> None:
-    """Check that inputs have the kind and channels that a network was trained on; warn if their size differs."""
+def _check_inputs(text: str, shape: Sequence[int], data: Data, *, warn: bool) -> None:
+    """Check that inputs have the kind and channels that a network was trained on; ``warn`` if their size differs."""
     if not shape:
         return
     if len(shape) != len(data.input_shape):
@@ -262,7 +322,7 @@ def _check_inputs(text: str, shape: Sequence[int], data: Data) -> None:
             f"{text} was trained on images of {channels} channel{'s' * (channels > 1)} and those of {data.name} have "
             f"{data_channels}; use images, or a network, with the same channels"
         )
-    if size != data_size:
+    if warn and size != data_size:
         trained_pixels, data_pixels = (" x ".join(map(str, sides)) for sides in (size, data_size))
         warnings.warn(
             f"{text} was trained on images of {trained_pixels} pixels and those of {data.name} have {data_pixels}: it "

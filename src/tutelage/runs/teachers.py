@@ -29,7 +29,7 @@ def announce_teachers(
     device: torch.device | str,
     announce: Callable[[str], None] | None,
 ) -> None:
-    """Evaluate each teacher on the student's data, and announce its normalisation and its main metric.
+    """Evaluate each teacher on the student's data, and announce its size, its normalisation and its main metric.
 
     Args:
         names: the teachers' names, as the user typed them.
@@ -42,9 +42,19 @@ def announce_teachers(
     for name, teacher in zip(names, teachers, strict=True):
         model = teacher.model.to(device)
         warn_of_class_names(name, teacher.classes, data)
+        resizing = _describe_resizing(teacher, data)
         facts = [_describe_score(name, model, task, data, device), _recorded_score(teacher.folder)]
         if announce is not None:
-            announce("; ".join([f"teacher {describe_normalisation(name, teacher)}", *filter(None, facts)]))
+            facts = [resizing, normalisation_text(model, teacher.normalisation), *facts]
+            announce(f"teacher {name}: " + "; ".join(filter(None, facts)))
+
+
+def _describe_resizing(teacher: TrainedModel, data: Data) -> str | None:
+    """From which to which size a teacher resizes images, and where that comes from; ``None`` if it does not."""
+    if teacher.model.size is None:
+        return None
+    own, given = ("{} x {}".format(*size) for size in (teacher.model.size, data.input_shape[1:]))
+    return f"images resized from {given} to {own} pixels ({teacher.resizing})"
 
 
 def _describe_score(text: str, model: Tapped, task: Task, data: Data, device: torch.device | str) -> str | None:

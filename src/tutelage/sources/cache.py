@@ -35,16 +35,17 @@ MOST_VIEWS = 2**16
 LARGEST_MAP_FILE = 4 * 2**30
 """The largest file, in bytes, that is created for a whole feature map."""
 
-_NAME = re.compile("[0-9a-f]{16}-(float32|bfloat16|float16)-")  # the beginning of a cache file's name
+_NAME = re.compile(r"[0-9a-f]{16}-(\d+x\d+-)?(float32|bfloat16|float16)-")  # the beginning of a cache file's name
 
 
 class TeacherCache:
     """The outputs of frozen networks for the views of a data set's training samples, in a folder.
 
-    There is one memory-mapped file per teacher, role (``logits``, ``embedding``, a derived role) and autocast precision
-    of the teacher: one row per sample, with one entry per view. Batches fill it during training; every epoch, method,
-    seed and process with the same teacher reads it. Any number of processes may write at once: an entry is valid only
-    if its checksum matches, so one that was interrupted or damaged is computed again.
+    There is one memory-mapped file per teacher, size to which it resizes images (if it does), role (``logits``,
+    ``embedding``, a derived role) and autocast precision of the teacher: one row per sample, with one entry per view.
+    Batches fill it during training; every epoch, method, seed and process with the same teacher reads it. Any number of
+    processes may write at once: an entry is valid only if its checksum matches, so one that was interrupted or damaged
+    is computed again.
 
     With float32 an entry is bit-identical to the computed output; half precision halves the file and rounds.
     Vectors (logits, embeddings) and derived roles (attention, flow) are always cached. A whole feature map, which hints
@@ -164,9 +165,11 @@ class TeacherCache:
             "normalisation": [teacher.mean.flatten().tolist(), teacher.std.flatten().tolist()],
             "views": self.views.settings(),
             "passes": autocast,
+            "size": None if teacher.size is None else list(teacher.size),
         }
+        size = "" if teacher.size is None else "{}x{}-".format(*teacher.size)
         role_name = re.sub(r"[^\w.]+", "-", role).strip("-")
-        path = self.folder / f"{header['teacher']}-{autocast}-{role_name}-{self.precision}.outputs"
+        path = self.folder / f"{header['teacher']}-{size}{autocast}-{role_name}-{self.precision}.outputs"
         file = CacheFile(path, header, self._rows, self.views.count, self._codes)
         self._files[id(teacher), role, autocast] = file
         return file

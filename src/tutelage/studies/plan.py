@@ -248,7 +248,9 @@ class Planner:
     ) -> Job:
         config = config_of(self.study, data=case.data, imbalance=case.imbalance, per_class=case.per_class, **fields)
         if teacher_and_spec is None:
-            config = config.replace(teacher_mean=(), teacher_std=())  # these apply to trained teachers only
+            config = config.replace(
+                teacher_mean=(), teacher_std=(), teacher_size=None
+            )  # these apply to trained teachers only
         identity = {
             name: value
             for name, value in config.model_dump(mode="json", exclude={"teacher", "workers", "cache"}).items()

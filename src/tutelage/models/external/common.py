@@ -45,6 +45,7 @@ class ModelSpec:
         modality: kind of the inputs.
         pretrained: load the published weights.
         normalised: mean and standard deviation are known already, so do not look them up.
+        own_size: published weights keep their image size, whatever that of ``input_shape``.
     """
 
     num_classes: int
@@ -52,6 +53,7 @@ class ModelSpec:
     modality: Modality
     pretrained: bool
     normalised: bool = False
+    own_size: bool = False
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments that a user's function may accept."""

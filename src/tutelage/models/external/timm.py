@@ -38,7 +38,8 @@ def from_timm(spec: str, name: str, requirements: ModelSpec) -> BuiltModel:
         module: nn.Module = create()
         cfg = _pretrained_cfg(module)
         size = cfg.get("input_size")
-        if cfg.get("fixed_input_size") and size is not None and tuple(size[1:]) != shape[1:]:
+        fixed = cfg.get("fixed_input_size") and not (requirements.own_size and requirements.pretrained)
+        if fixed and size is not None and tuple(size[1:]) != shape[1:]:
             # A transformer with position embeddings: it must be built for the image size.
             module = create(img_size=shape[1:])
     if not requirements.pretrained:
