@@ -41,7 +41,7 @@ RANKINGS: Mapping[str, By] = {
     "tutelage, removed": "combined",
     "tutelage, drpl": "drpl",
 }
-HUMAN, CONVOLUTIONAL = "cifar10n", "cifar10n, convolutional"
+HUMAN, CONVOLUTIONAL, FASHION = "cifar10n", "cifar10n, convolutional", "fashion-mnist, symmetric:0.4"
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ def data_of(condition: str, seed: int) -> Data:
         data = open_data("npz:runs/data/cifar10.npz")
         data = Subset(500, seed)(HumanLabels("runs/data/cifar10n-human-labels.npz", "worst")(data))
         return small(data) if condition == HUMAN else data
-    data = replace(open_data("digits"), views=CropsAndFlips())
-    for noise in parse_noise(condition, seed):
+    data = Subset(500, seed)(open_data("idx:runs/data/fashion-mnist")) if condition == FASHION else open_data("digits")
+    data = replace(data, views=CropsAndFlips())
+    for noise in parse_noise(condition.rsplit(maxsplit=1)[-1], seed):
         data = noise(data)
     return data
 
@@ -99,7 +100,7 @@ def new_run(data: Data, seed: int) -> Run:
 def evidence_of(condition: str, seed: int) -> Evidence:
     """The evidence, which all rows of a seed share."""
     data = data_of(condition, seed)
-    return gather(new_run(data, seed), data.train, FOLDS, drpl=condition != CONVOLUTIONAL)
+    return gather(new_run(data, seed), data.train, FOLDS, drpl=condition not in (CONVOLUTIONAL, FASHION))
 
 
 @lru_cache(maxsize=1)
@@ -148,7 +149,7 @@ def ranking(condition: str, row: str, seed: int) -> Ranking:
         score = verdict.wrong - 1e-9 * support
         doubted = doubted_labels(verdict.wrong, labels)
         remaining = labels.masked_fill(doubted, UNLABELLED)
-        return Ranking(score, verdict.posterior.float() if row == SOFTENED else remaining)
+        return Ranking(score, verdict.soft_labels.float() if row == SOFTENED else remaining)
     probabilities = evidence.probabilities.double().numpy()
     quality = cleanlab("rank").get_label_quality_scores(labels.numpy(), probabilities)
     removed = cleanlab("filter").find_label_issues(labels.numpy(), probabilities, n_jobs=1)
@@ -219,11 +220,12 @@ by seed; the ± is half the width of the interval.
         "pair:0.35": "Digits, 35 % pair flips",
         "flip:0.4:9:1,2:0,3:5,5:3,4:7": "Digits, 40 % noise between similar classes",
         "0": "Digits, no noise",
+        FASHION: "Fashion-MNIST, 40 % symmetric noise",
         HUMAN: "CIFAR-10N, worst labels",
         CONVOLUTIONAL: "CIFAR-10N, worst labels, a convolutional network",
     },
     skip=frozenset(
-        {(HUMAN, SOFTENED), *((CONVOLUTIONAL, row) for row in ("cleanlab, defaults", SOFTENED, "tutelage, drpl"))}
+        (condition, row) for condition in (CONVOLUTIONAL, FASHION) for row in ("cleanlab, defaults", "tutelage, drpl")
     ),
     seeds=5,
     tail="""

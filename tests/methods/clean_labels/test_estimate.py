@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tutelage.methods.clean_labels import Evidence, judge
-from tutelage.methods.clean_labels.estimate import calibrated, noise_matrix, true_classes
+from tutelage.methods.clean_labels.estimate import calibrated, noise_matrix, softened, true_classes
 
 PAIR = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.3, 0.0, 0.7]], dtype=torch.float64)
 SYMMETRIC = torch.full((3, 3), 0.1, dtype=torch.float64) + 0.7 * torch.eye(3)
@@ -127,3 +128,65 @@ def test_the_probability_never_rises_with_the_evidence_for_the_label() -> None:
         assert (ordered.diff() <= 1e-12).all()
         assert (verdict.suggested != labels).all()
         assert ((ordered >= 0) & (ordered <= 1)).all()
+
+
+@pytest.mark.parametrize("matrix", [PAIR, SYMMETRIC], ids=["pair", "symmetric"])
+def test_soft_labels_of_ideal_networks_are_the_true_classes(matrix: Tensor) -> None:
+    true, labels = noisy(matrix, 6000)
+    soft = softened(matrix[true], matrix, labels)
+    assert torch.allclose(soft.sum(1), torch.ones(6000).double())
+    assert torch.allclose(soft, F.one_hot(true, 3).double(), atol=0.02)
+
+
+def test_soft_labels_equal_a_search_over_temperatures_in_plain_loops() -> None:
+    torch.manual_seed(5)
+    true, labels = noisy(SYMMETRIC, 300)
+    classes = (torch.randn(300, 3).double() + 2 * F.one_hot(true, 3)).softmax(1)
+    probabilities = classes @ SYMMETRIC
+    soft = softened(probabilities, SYMMETRIC, labels)
+
+    def tempered(matrix: Tensor) -> Tensor:
+        """P(k | x, y) with the best temperature of a grid."""
+        rows, best = true_classes(probabilities, matrix).tolist(), (-float("inf"), torch.empty(0))
+        for step in range(400):
+            power = math.exp(3 - step * 6 / 399)
+            total, posterior = 0.0, []
+            for row, y in zip(rows, labels.tolist(), strict=True):
+                weights = [q**power for q in row]
+                joint = [q / sum(weights) * float(matrix[k, y]) for k, q in enumerate(weights)]
+                total += math.log(sum(joint))
+                posterior.append([value / sum(joint) for value in joint])
+            best = max(best, (total, torch.tensor(posterior).double()), key=lambda found: found[0])
+        return best[1]
+
+    counts = tempered(SYMMETRIC).T @ F.one_hot(labels, 3).double()
+    for k in range(3):
+        off = sum(float(counts[k, y]) for y in range(3) if y != k)
+        for y in range(3):
+            counts[k, y] *= 1 if y == k else max(0.0, 1 - 2 / off)
+    expected = tempered(counts / counts.sum(1, keepdim=True))
+    assert torch.allclose(soft, expected, atol=0.01)
+
+
+def test_networks_that_are_too_flat_leave_as_many_labels_doubted_as_are_wrong() -> None:
+    torch.manual_seed(6)
+    true, labels = noisy(SYMMETRIC, 3000)
+    flat = (torch.rand(3000, 3).double() + 1.2 * F.one_hot(true, 3)).softmax(1)  # always right, never certain
+    probabilities = flat @ SYMMETRIC
+    own = labels[:, None]
+    unsharpened = true_classes(probabilities, SYMMETRIC) * SYMMETRIC[:, labels].T
+    unsharpened = unsharpened / unsharpened.sum(1, keepdim=True)
+    sharpened = softened(probabilities, SYMMETRIC, labels).gather(1, own)
+    assert float((unsharpened.gather(1, own) < 0.5).double().mean()) < 0.1
+    assert float((sharpened < 0.5).double().mean()) == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize(("hard", "changed"), [(2, False), (8, True)])
+def test_two_hard_samples_of_a_class_are_no_evidence_of_noise(hard: int, changed: bool) -> None:
+    true = torch.arange(3).repeat_interleave(100)
+    labels = true.clone()
+    seeming = torch.cat([torch.arange(hard) + 100 * k for k in range(3)])
+    probabilities = 0.97 * F.one_hot(true, 3).double() + 0.01
+    probabilities[seeming] = probabilities[seeming].roll(1, 1)  # networks take them for another class
+    soft = softened(probabilities, noise_matrix(probabilities, labels), labels).gather(1, labels[:, None])[seeming]
+    assert (soft < 0.5).all() if changed else (soft > 0.9).all()

@@ -51,9 +51,9 @@ def clean_labels(
             three more fits (see ``drpl``).
         folds: the number of networks.
         repair: "soften" all labels: the target of a sample is the estimated distribution of its true class, P(k | x, y)
-            of ``judge``, so that the networks of the folds are the student's teachers; "remove" the labels that are
-            more probably wrong than right, and their samples count as ones without a label, so that batches stay those
-            of other methods; or "replace" these labels with the suggested class.
+            of ``softened``, so that the networks that were not trained with it are its teachers; "remove" the labels
+            that are more probably wrong than right, and their samples count as ones without a label, so that batches
+            stay those of other methods; or "replace" these labels with the suggested class.
 
     Evidence: cross-validated probabilities as evidence, and training without the samples they doubt, are the procedure
     of confident learning [from memory; its text was not read]. Deviations: the paper removes as many labels as its
@@ -93,7 +93,7 @@ def clean_labels(
 
 def _soft_labels(verdict: Verdict, labelled: Split) -> Tensor:
     """The distribution of each sample's true class, (N, C) float32; verified labels are certain."""
-    soft = verdict.posterior.float()
+    soft = verdict.soft_labels.float()
     if labelled.trusted is None:
         return soft
     return soft.where(~labelled.trusted[:, None], F.one_hot(labelled.labels, soft.shape[1]).float())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,9 @@ By = Literal["combined", "out_of_sample", "differences", "agreement", "posterior
 ROUNDS = 3
 """How often the noise matrix is improved."""
 
+UNSUPPORTED = 2.0
+"""The number of wrong labels of a class that hard samples with correct labels may seem to have."""
+
 Repair = Literal["soften", "remove", "replace"]
 """What happens to labels before the student is trained, see ``clean_labels``."""
 
@@ -31,7 +34,7 @@ class Verdict:
     Attributes:
         wrong: (N,) float64, the probability that the label is wrong.
         suggested: (N,) int64, the most probable true class other than the label.
-        posterior: (N, C) float64, P(k | x, y) for each class k; rows sum to 1.
+        soft_labels: (N, C) float64, P(k | x, y) for each class k, see ``softened``; rows sum to 1.
         support: by kind of evidence (N,) float32 in [0, 1]: how much it supports the label.
         noise_matrix: (C, C) float64, the estimated probability of each label (column) for samples of each true class
             (row).
@@ -40,7 +43,7 @@ class Verdict:
 
     wrong: Tensor
     suggested: Tensor
-    posterior: Tensor
+    soft_labels: Tensor
     support: Mapping[str, Tensor]
     noise_matrix: Tensor
     fold_matrices: Tensor
@@ -93,16 +96,49 @@ def judge(evidence: Evidence, labels: Tensor, by: By = "combined") -> Verdict:
     ordered = IsotonicRegression(increasing=False).fit_transform(score.numpy(), wrong.numpy())
     members = [evidence.fold == fold for fold in sorted({*evidence.fold.tolist()})]
     by_fold = [noise_matrix(probabilities[rows], labels[rows]) for rows in members]
-    suggested = posterior.scatter(1, own, -1.0).argmax(1)
+    soft_labels = softened(probabilities, matrix, labels)
+    suggested = soft_labels.scatter(1, own, -1.0).argmax(1)
     wrong = torch.from_numpy(ordered).clamp(0, 1)
-    return Verdict(wrong, suggested, _distributions(posterior, labels), support, matrix, torch.stack(by_fold))
+    return Verdict(wrong, suggested, soft_labels, support, matrix, torch.stack(by_fold))
 
 
-def _distributions(posterior: Tensor, labels: Tensor) -> Tensor:
-    """Rows divided by their sums; the label alone where all classes have nearly no probability."""
-    totals = posterior.sum(1, keepdim=True)
-    given = F.one_hot(labels, posterior.shape[1]).double()
+def softened(probabilities: Tensor, matrix: Tensor, labels: Tensor) -> Tensor:
+    """Soft labels: the distribution of each sample's true class, by networks that were not trained with it.
+
+        P(k | x, y) = q[k]^(1/t) T[k, y] / sum_j q[j]^(1/t) T[j, y],   with q such that q T = p
+
+    The temperature t is the one that makes the labels most probable: sum_k q[k]^(1/t) T[k, y], divided by
+    sum_k q[k]^(1/t), is the probability of a label. This is the forward correction of Patrini et al. 2017,
+    arXiv 1609.03683 [from memory], with t as the only parameter; the rest is ours. Networks that learnt wrong labels
+    have too flat a q, which trusts the labels too much.
+
+    The noise matrix is improved once with these distributions, where ``UNSUPPORTED`` wrong labels of each class do not
+    count: hard samples with correct labels support a small probability of noise, which would soften their labels.
+
+    Args:
+        probabilities: p, (N, C) float64, calibrated for the given labels.
+        matrix: T, (C, C) float64, rows sum to 1.
+        labels: y, (N,) int64.
+
+    Returns:
+        (N, C) float64, rows sum to 1.
+    """
+    given = F.one_hot(labels, len(matrix)).double()
+    counts = _sharpened_posterior(probabilities, matrix, labels).T @ given
+    same = torch.eye(len(matrix)).bool()
+    wrong = counts.masked_fill(same, 0).sum(1, keepdim=True).clamp_min(UNSUPPORTED)
+    supported = _rows_of_one(counts.where(same, counts * (1 - UNSUPPORTED / wrong)))
+    posterior = _sharpened_posterior(probabilities, supported, labels)
+    totals = posterior.sum(1, keepdim=True)  # nearly 0 where no class explains the label
     return torch.where(totals > _SMALLEST, posterior / totals.clamp_min(_SMALLEST), given)
+
+
+def _sharpened_posterior(probabilities: Tensor, matrix: Tensor, labels: Tensor) -> Tensor:
+    """P(k | x, y) with the temperature that makes the labels most probable, (N, C) float64."""
+    given = matrix[:, labels].T
+    classes = true_classes(probabilities, matrix)
+    posterior = _tempered(classes, lambda q: (q * given).sum(1)) * given
+    return posterior / posterior.sum(1, keepdim=True).clamp_min(_SMALLEST)
 
 
 def _posterior(probabilities: Tensor, matrix: Tensor, labels: Tensor, iterations: int = 10) -> Tensor:
@@ -128,12 +164,19 @@ def calibrated(probabilities: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (N, C) float64.
     """
+    return _tempered(probabilities.double(), lambda p: p.gather(1, labels[:, None]))
+
+
+def _tempered(distributions: Tensor, likelihood: Callable[[Tensor], Tensor]) -> Tensor:
+    """Distributions p^(1/t) / sum p^(1/t), (N, C), with the t whose mean log-likelihood is largest."""
     from scipy.optimize import minimize_scalar
 
-    logits = probabilities.double().clamp_min(_SMALLEST).log()
-    fitted = minimize_scalar(
-        lambda log_t: float(F.cross_entropy(logits / math.exp(log_t), labels)), bounds=(-3.0, 3.0), method="bounded"
-    )
+    logits = distributions.clamp_min(_SMALLEST).log()
+
+    def loss(log_t: float) -> float:
+        return -float(likelihood((logits / math.exp(log_t)).softmax(1)).clamp_min(1e-300).log().mean())
+
+    fitted = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
     return (logits / math.exp(float(fitted.x))).softmax(1)
 
 
